@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One source, two compilers: clang with libbpf's conventions (the prebuilt object), and bcc.
+ *
+ * bcc rewrites `map.lookup()` in the source and creates maps by itself. This program lets it do
+ * neither: the maps exist before it is compiled, their descriptors come in as macros, and a map
+ * is referred to by the same pseudo instruction that bcc's rewriter would have emitted.
+ */
+#ifndef NDP_DIALECT_H
+#define NDP_DIALECT_H
+
+#ifdef NDXDP_BCC
+
+#include <uapi/linux/bpf.h>
+
+#define SEC(name)
+#define MAP(name) ((void *)bpf_pseudo_fd(1, NDXDP_FD_##name))
+#define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)
+
+#else
+
+#include <linux/types.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_endian.h>
+
+#define MAP(name) ((void *)&name)
+#define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)                         \
+	struct {                                                                               \
+		__uint(type, map_type);                                                        \
+		__type(key, map_key);                                                          \
+		__type(value, map_value);                                                      \
+		__uint(max_entries, entries);                                                  \
+		__uint(map_flags, flags);                                                      \
+	} name SEC(".maps")
+
+#endif
+
+/* The same calls for both: helpers by number, so that neither side's header wraps them. */
+static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*const map_update)(void *map, const void *key, const void *value,
+				__u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static __u64 (*const ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static long (*const xdp_adjust_tail)(struct xdp_md *ctx,
+				     int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
+static long (*const skb_pull_data)(struct __sk_buff *skb,
+				   __u32 len) = (void *)BPF_FUNC_skb_pull_data;
+static long (*const skb_change_tail)(struct __sk_buff *skb, __u32 len,
+				     __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
+static long (*const skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,
+				     __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
+
+#endif

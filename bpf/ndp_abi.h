@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the program in the kernel and the Python side share: reasons, map layouts, limits.
+ *
+ * This file is the single truth. ndxdp/kernel/abi.py mirrors it, and a test compares every
+ * struct, enum and map with the BTF of the compiled object. Any change here that an older
+ * program or an older ndxdp would misread takes a new NDP_ABI_VERSION, which is part of the
+ * pins' path: programs of two versions never meet on one map.
+ *
+ * The map names are the names of the pins. Byte order is the host's unless a field says
+ * "network". Addresses and MACs are bytes in network order.
+ */
+#ifndef NDP_ABI_H
+#define NDP_ABI_H
+
+#define NDP_ABI_VERSION 1
+
+/* A longer frame is no solicitation that any stack sends; the bound keeps the checksum loop
+ * short and the frame in one linear piece. 1500 bytes of IPv6 behind 14 of Ethernet.
+ */
+#define NDP_FRAME_MAX 1514
+
+#define NDP_MAX_ADDRESSES  131072  /* default size of `addresses`: its buckets take 2 MB */
+#define NDP_MAX_PREFIXES   1048576 /* `prefixes` costs nothing until it is filled */
+#define NDP_MAX_GROUPS	   1024
+#define NDP_MAX_SOLICITORS 8192 /* soliciting MACs that the limiter remembers */
+
+/*
+ * Why a solicitation was answered, or why it was not: exactly one each, in the order in which
+ * the program checks. The names, in lower case and without the prefix, are the metric's label.
+ */
+enum ndp_reason {
+	NDP_NOT_NS = 0,	       /* not a Neighbor Solicitation: never counted */
+	NDP_OWN_FRAME = 1,     /* Ethernet source is ours: a loop, or our own NS on a hub */
+	NDP_OTHER_HOST = 2,    /* Ethernet destination is neither ours nor the group's */
+	NDP_BAD_HOP_LIMIT = 3, /* not 255: it crossed a router (RFC 4861 7.1.1) */
+	NDP_BAD_CODE = 4,
+	NDP_BAD_LENGTH = 5, /* ICMPv6 length below 24, outside the frame, or a giant */
+	NDP_BAD_OPTION = 6, /* of length 0, overhanging, or an SLLAO that is not Ethernet's */
+	NDP_BAD_CHECKSUM = 7,
+	NDP_BAD_TARGET = 8, /* multicast, unspecified or loopback */
+	NDP_BAD_SOURCE = 9, /* multicast, or a malformed DAD probe */
+	NDP_PAUSED = 10,
+	NDP_NO_RULE = 11,
+	NDP_DENIED = 12,       /* the rule says never, or the host owns the target */
+	NDP_EXPIRED = 13,      /* a dynamic rule whose daemon has stopped beating */
+	NDP_NO_ROUTE = 14,     /* numbered here for `routed` and `neighbour` rules, */
+	NDP_NO_NEIGHBOUR = 15, /* which this version of the program does not have */
+	NDP_DAD_IGNORED = 16,
+	NDP_RATE_LIMITED = 17,	/* the only reason for which a frame is dropped */
+	NDP_RESIZE_FAILED = 18, /* the driver left no room to make it 86 bytes long */
+	NDP_ANSWERED = 19,
+	NDP_ANSWERED_DAD = 20,
+	NDP_REASON_MAX = 21,
+};
+
+enum ndp_answer {
+	NDP_NEVER = 0,
+	NDP_ALWAYS = 1,
+};
+
+/* Which address the advertisement comes from. */
+enum ndp_na_source {
+	NDP_SOURCE_TARGET = 0,
+	NDP_SOURCE_LINK_LOCAL = 1, /* the interface's; the target while it has none */
+	NDP_SOURCE_ADDRESS = 2,	   /* ndp_group.address */
+};
+
+enum ndp_group_flag {
+	NDP_GROUP_ROUTER = 1,	/* R: the answering host forwards */
+	NDP_GROUP_OVERRIDE = 2, /* O */
+	NDP_GROUP_DEFEND = 4,	/* answer Duplicate Address Detection */
+	NDP_GROUP_LLADDR = 8,	/* TLLAO is ndp_group.lladdr, not the interface's MAC */
+	NDP_GROUP_DYNAMIC = 16, /* subject to the dead man's switch */
+};
+
+enum ndp_rule_flag {
+	NDP_RULE_HELD =
+		1, /* the host or the gateway owns this address: denied, whatever the answer */
+};
+
+enum ndp_mode {
+	NDP_MODE_NATIVE = 1,
+	NDP_MODE_GENERIC = 2,
+	NDP_MODE_TC = 3,
+};
+
+/* What `detach` must put back. */
+enum ndp_left_flag {
+	NDP_LEFT_ALLMULTI = 1, /* attach switched allmulti on: it was off */
+	NDP_LEFT_CLSACT = 2,   /* attach made the clsact qdisc */
+	NDP_LEFT_NETLINK = 4,  /* attached by netlink, not by a BPF link */
+};
+
+/* Key of `prefixes`; the key of `addresses` is the 16 bytes alone. */
+struct ndp_prefix {
+	__u32 length;	  /* bits, 0 to 127 */
+	__u8 address[16]; /* network order, host bits zero */
+};
+
+/* Value of `addresses` and of `prefixes`. */
+struct ndp_rule {
+	__u16 group;	 /* index into `groups` and `group_counters` */
+	__u8 answer;	 /* enum ndp_answer */
+	__u8 flags;	 /* enum ndp_rule_flag */
+	__u8 prefix_len; /* bits: the key's, which a trie lookup does not return */
+	__u8 reserved[3];
+};
+
+/* Value of `groups`: what rules written together share, and the name they are counted under. */
+struct ndp_group {
+	__u8 na_source; /* enum ndp_na_source */
+	__u8 flags;	/* enum ndp_group_flag */
+	__u8 lladdr[6];
+	__u8 address[16];
+	char source[16]; /* who wrote the rules, NUL-padded; empty: the slot is free */
+	char label[48];	 /* the configured prefix or list, NUL-padded */
+};
+
+/* Value of `group_counters`, one per CPU: solicitations that reached a rule of the group. */
+struct ndp_group_count {
+	__u64 solicited;
+	__u64 answered;
+};
+
+/* The one value of `settings`. */
+struct ndp_settings {
+	__u64 heartbeat;	 /* CLOCK_MONOTONIC ns: the daemon was alive */
+	__u64 heartbeat_timeout; /* ns; 0: no dead man's switch */
+	__u64 rate_interval;	 /* ns between answers to one soliciting MAC; 0: unlimited */
+	__u64 rate_credit;	 /* ns a soliciting MAC may run ahead: (burst - 1) intervals */
+	__u8 link_local[16];	 /* the interface's, or :: */
+	__u8 mac[6];		 /* the interface's */
+	__u8 paused;		 /* 1: answer nothing */
+	/* From here on the program reads nothing: the Python side's own memory. */
+	__u8 mode;   /* enum ndp_mode */
+	__u64 netns; /* inode of the network namespace that ifindex belongs to */
+	__u32 ifindex;
+	__u8 left; /* enum ndp_left_flag */
+	__u8 bcc;  /* 1: compiled on this host by bcc, 0: the prebuilt object */
+	__u8 reserved[2];
+};
+
+/* The one value of `explained`: the verdict on the last dry run (see is_dry_run). */
+struct ndp_explained {
+	__u16 group;
+	__u8 reason;  /* enum ndp_reason */
+	__u8 matched; /* 1: the fields below and group are the rule's */
+	__u8 answer;  /* enum ndp_answer */
+	__u8 flags;   /* enum ndp_rule_flag */
+	__u8 prefix_len;
+	__u8 reserved;
+};
+
+#endif

@@ -1,0 +1,582 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Answers IPv6 Neighbor Solicitations for addresses that live behind this host.
+ *
+ * Read it top to bottom: the frame, the maps, then
+ *
+ *     is_solicitation -> validate -> decide -> advertise -> count
+ *
+ * once, for both entry points: ndp_xdp (native and generic XDP) and ndp_tc (clsact or tcx
+ * ingress). Section numbers are RFC 4861's unless they say otherwise. A frame that is not
+ * answered goes on to the kernel as it came; the one drop is the rate limit's.
+ *
+ * ndxdp/ndp.py says the same in Python; the tests hold the two together, byte for byte.
+ */
+#include "dialect.h"
+#include "ndp_abi.h"
+
+/* ---- the frame ----------------------------------------------------------------------------
+ */
+
+#define ETHERTYPE_IPV6	 0x86dd
+#define PROTOCOL_ICMPV6	 58
+#define TYPE_NS		 135
+#define TYPE_NA		 136
+#define OPTION_SLLAO	 1
+#define OPTION_TLLAO	 2
+#define FLAG_ROUTER	 0x80000000
+#define FLAG_SOLICITED	 0x40000000
+#define FLAG_OVERRIDE	 0x20000000
+#define LOOPBACK_IFINDEX 1
+
+#ifndef __always_inline
+#define __always_inline inline __attribute__((always_inline))
+#endif
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define net16(x) ((__be16)__builtin_bswap16(x))
+#define net32(x) ((__be32)__builtin_bswap32(x))
+#else
+#define net16(x) ((__be16)(x))
+#define net32(x) ((__be32)(x))
+#endif
+
+/* Every header is made of the widest words that its place in an Ethernet frame aligns: bytes
+ * would cost the program one load each.
+ */
+struct mac {
+	__u16 w[3];
+};
+
+struct address {
+	__be32 w[4];
+};
+
+struct ethernet {
+	struct mac dst;
+	struct mac src;
+	__be16 type;
+};
+
+struct ipv6 {
+	__be32 version_class_flow;
+	__be16 payload_len;
+	__u8 next_header;
+	__u8 hop_limit;
+	struct address src;
+	struct address dst;
+};
+
+struct icmpv6 {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+};
+
+/* Neighbor Solicitation and Neighbor Advertisement up to their options (4.3, 4.4). */
+struct neighbor {
+	struct icmpv6 icmp;
+	__be32 flags;
+	struct address target;
+};
+
+struct lladdr_option {
+	__u8 type;
+	__u8 len; /* units of 8 bytes */
+	struct mac mac;
+};
+
+/* The answer. The pad aligns what follows Ethernet; it is not sent. */
+struct advertisement {
+	__u16 pad;
+	struct ethernet eth;
+	struct ipv6 ip6;
+	struct neighbor na;
+	struct lladdr_option tllao;
+};
+
+#define HEADERS_LEN (sizeof(struct ethernet) + sizeof(struct ipv6) + sizeof(struct icmpv6))
+#define NS_LEN	    (sizeof(struct ethernet) + sizeof(struct ipv6) + sizeof(struct neighbor))
+#define NA_LEN	    (sizeof(struct advertisement) - sizeof(__u16))
+#define UNITS_MAX   ((NDP_FRAME_MAX - NS_LEN) / 8)
+
+_Static_assert(NS_LEN == 78, "a solicitation without options");
+_Static_assert(NA_LEN == 86, "the advertisement");
+
+/* ---- the maps -----------------------------------------------------------------------------
+ */
+
+/* Exact addresses in a hash: a trie would walk a node per differing bit for each of them. */
+DEFINE_MAP(addresses, BPF_MAP_TYPE_HASH, struct address, struct ndp_rule, NDP_MAX_ADDRESSES,
+	   BPF_F_NO_PREALLOC);
+DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
+	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
+DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_group, NDP_MAX_GROUPS, 0);
+DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_group_count,
+	   NDP_MAX_GROUPS, 0);
+DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, NDP_REASON_MAX, 0);
+DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
+/* Soliciting MAC -> the time up to which its answers are paid for. */
+DEFINE_MAP(limiter, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
+
+/* ---- one solicitation ---------------------------------------------------------------------
+ */
+
+/* What the decision and the answer need, copied out before the frame is resized. */
+struct solicitation {
+	struct address source;
+	struct address target;
+	struct mac eth_source; /* whose rate is limited */
+	struct mac peer; /* whom the answer goes to: the SLLAO, else the Ethernet source */
+	__u32 dad;	 /* the source is unspecified */
+	__u32 dry_run;
+};
+
+static __always_inline int same_mac(const struct mac *a, const struct mac *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2];
+}
+
+static __always_inline int is_unspecified(const struct address *a)
+{
+	return !(a->w[0] | a->w[1] | a->w[2] | a->w[3]);
+}
+
+static __always_inline int is_loopback(const struct address *a)
+{
+	return !(a->w[0] | a->w[1] | a->w[2]) && a->w[3] == net32(1);
+}
+
+static __always_inline int is_multicast(const struct address *a)
+{
+	return (a->w[0] & net32(0xff000000)) == net32(0xff000000);
+}
+
+/* ff02::1:ffXX:XXXX of the target's last 24 bits (RFC 4291 2.7.1). */
+static __always_inline int is_solicited_node_group(const struct address *a,
+						   const struct address *target)
+{
+	return a->w[0] == net32(0xff020000) && !a->w[1] && a->w[2] == net32(1) &&
+	       a->w[3] == (net32(0xff000000) | (target->w[3] & net32(0x00ffffff)));
+}
+
+/* The one's-complement sum of words, not yet folded: 64 bits hold four milliard of them. */
+static __always_inline __u64 sum_address(const struct address *a)
+{
+	return (__u64)a->w[0] + a->w[1] + a->w[2] + a->w[3];
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* 1 for zero, 0 for anything below 2^63. The compiler must not see through it: it would branch.
+ */
+static __always_inline __u64 is_zero(__u64 x)
+{
+	asm volatile("" : "+r"(x));
+	return (x - 1) >> 63;
+}
+
+/* `to` becomes `from` where `yes` is 1, and stays where it is 0. */
+static __always_inline void select_mac(struct mac *to, const struct mac *from, __u64 yes)
+{
+	to->w[0] ^= (to->w[0] ^ from->w[0]) & -yes;
+	to->w[1] ^= (to->w[1] ^ from->w[1]) & -yes;
+	to->w[2] ^= (to->w[2] ^ from->w[2]) & -yes;
+}
+
+/* Every frame of the interface comes through here, so the likeliest difference is asked first.
+ * A VLAN tag or an extension header in the way makes it "not a solicitation", as does a frame
+ * that ends before the ICMPv6 header does.
+ */
+static __always_inline int is_solicitation(const void *data, const void *end)
+{
+	const struct ethernet *eth = data;
+	const struct ipv6 *ip6 = data + sizeof(*eth);
+	const struct icmpv6 *icmp = (const void *)(ip6 + 1);
+
+	if ((const void *)(icmp + 1) > end)
+		return 0;
+	return eth->type == net16(ETHERTYPE_IPV6) && ip6->next_header == PROTOCOL_ICMPV6 &&
+	       icmp->type == TYPE_NS &&
+	       (ip6->version_class_flow & net32(0xf0000000)) == net32(0x60000000);
+}
+
+/* 7.1.1 whole, and what Ethernet asks before it. `frame_len` counts what of the frame lies
+ * outside of its linear part, too. `ns` is filled on NDP_NOT_NS, which here means that nothing
+ * speaks against an answer; the caller has seen is_solicitation().
+ */
+static __always_inline enum ndp_reason validate(const void *data, const void *end,
+						long frame_len,
+						const struct ndp_settings *config,
+						struct solicitation *ns)
+{
+	const struct ethernet *eth = data;
+	const struct ipv6 *ip6 = data + sizeof(*eth);
+	const struct neighbor *msg = (const void *)(ip6 + 1);
+	const struct mac *own = (const struct mac *)config->mac;
+	const __u16 *group_mac = (const __u16 *)&ip6->dst.w[3]; /* RFC 2464 7: behind 33:33 */
+	const void *cursor = msg + 1;
+	__u64 sum, left = 0, sllao = 0, bad = 0;
+	__u32 length, units, group, i;
+
+	if ((const void *)((const struct icmpv6 *)msg + 1) > end)
+		return NDP_BAD_LENGTH; /* never: it tells the verifier what the caller knows */
+	if (same_mac(&eth->src, own))
+		return NDP_OWN_FRAME;
+	if (!same_mac(&eth->dst, own) &&
+	    !(is_multicast(&ip6->dst) && eth->dst.w[0] == net16(0x3333) &&
+	      eth->dst.w[1] == group_mac[0] && eth->dst.w[2] == group_mac[1]))
+		return NDP_OTHER_HOST;
+	if (ip6->hop_limit != 255)
+		return NDP_BAD_HOP_LIMIT;
+	if (msg->icmp.code != 0)
+		return NDP_BAD_CODE;
+
+	/* The length is the IPv6 header's word: what follows it in the frame is padding. */
+	length = net16(ip6->payload_len);
+	if (length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
+	    end - data < (long)(sizeof(*eth) + sizeof(*ip6) + length) ||
+	    (const void *)(msg + 1) > end)
+		return NDP_BAD_LENGTH;
+
+	/* Pseudo-header (RFC 8200 8.1) and message, then the options along with their walk. */
+	sum = sum_address(&ip6->src) + sum_address(&ip6->dst);
+	sum += (__u64)net32(length) + net32(PROTOCOL_ICMPV6);
+	sum += *(const __u32 *)&msg->icmp;
+	sum += msg->flags + sum_address(&msg->target);
+
+	/* Copied before the options are walked: past the loop no pointer into the frame is
+	 * alive, so that the verifier sees the rest of the program once and not once for each
+	 * length.
+	 */
+	ns->source = ip6->src;
+	ns->target = msg->target;
+	ns->eth_source = eth->src;
+	ns->peer = eth->src;
+	group = is_solicited_node_group(&ip6->dst, &ns->target);
+
+	/* One step for 8 bytes, without a branch on what they hold: each would double the paths
+	 * that the verifier has to walk, and make minutes of its milliseconds. `left` is what
+	 * the option under the cursor still has.
+	 */
+	units = (length - sizeof(*msg)) / 8;
+	for (i = 0; i < UNITS_MAX; i++) {
+		const struct lladdr_option *option = cursor;
+		const __u32 *words = cursor;
+		__u64 begins, is_sllao;
+
+		if (i >= units || (const void *)(option + 1) > end)
+			break;
+		begins = is_zero(left);
+		left |= -begins & option->len;
+		bad |= is_zero(left);
+		/* 4.6.1: one unit on Ethernet; another size names no Ethernet address. */
+		is_sllao = begins & is_zero(option->type ^ OPTION_SLLAO);
+		bad |= is_sllao & ~is_zero(left ^ 1);
+		/* Of several the first counts, as in Linux. */
+		select_mac(&ns->peer, &option->mac, is_sllao & ~sllao);
+		sllao |= is_sllao;
+		sum += (__u64)words[0] + words[1];
+		left--;
+		cursor += 8;
+	}
+	if (bad || left || length % 8)
+		return NDP_BAD_OPTION;
+	if (fold(sum) != 0xffff)
+		return NDP_BAD_CHECKSUM;
+
+	if (is_multicast(&ns->target) || is_unspecified(&ns->target) ||
+	    is_loopback(&ns->target))
+		return NDP_BAD_TARGET;
+	ns->dad = is_unspecified(&ns->source);
+	if (is_multicast(&ns->source) || (ns->dad && (sllao || !group)))
+		return NDP_BAD_SOURCE;
+	return NDP_NOT_NS;
+}
+
+/* ---- the decision -------------------------------------------------------------------------
+ */
+
+/* The most specific rule: an exact address beats any prefix. */
+static __always_inline const struct ndp_rule *match(const struct address *target)
+{
+	const struct ndp_rule *rule = map_lookup(MAP(addresses), target);
+	struct {
+		__u32 length;
+		struct address address;
+	} key = {128, *target};
+
+	return rule ? rule : map_lookup(MAP(prefixes), &key);
+}
+
+/* A token bucket as one number, the time up to which a source's answers are paid for (GCRA).
+ * Two CPUs may read it at once and let one solicitation too many through; none is lost by that.
+ */
+static __always_inline int over_rate(const struct solicitation *ns,
+				     const struct ndp_settings *config)
+{
+	__u64 key = ns->eth_source.w[0] | (__u64)ns->eth_source.w[1] << 16 |
+		    (__u64)ns->eth_source.w[2] << 32;
+	__u64 now, until, *paid;
+
+	if (!config->rate_interval)
+		return 0;
+	now = ktime_get_ns();
+	paid = map_lookup(MAP(limiter), &key);
+	until = paid && *paid > now ? *paid : now;
+	if (until - now > config->rate_credit)
+		return 1;
+	until += config->rate_interval;
+	if (ns->dry_run)
+		return 0;
+	if (paid)
+		*paid = until;
+	else
+		map_update(MAP(limiter), &key, &until, BPF_ANY);
+	return 0;
+}
+
+static __always_inline enum ndp_reason decide(const struct solicitation *ns,
+					      const struct ndp_settings *config,
+					      const struct ndp_rule *rule,
+					      const struct ndp_group *group)
+{
+	if (!rule || !group)
+		return NDP_NO_RULE;
+	if (rule->answer != NDP_ALWAYS || rule->flags & NDP_RULE_HELD)
+		return NDP_DENIED;
+	if (group->flags & NDP_GROUP_DYNAMIC && config->heartbeat_timeout &&
+	    (__s64)(ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
+		return NDP_EXPIRED;
+	if (ns->dad && !(group->flags & NDP_GROUP_DEFEND))
+		return NDP_DAD_IGNORED;
+	if (over_rate(ns, config))
+		return NDP_RATE_LIMITED;
+	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
+}
+
+/* ---- the answer ---------------------------------------------------------------------------
+ */
+
+/* 7.2.4 with 7.2.8: a proxy's advertisement. For DAD it goes to all nodes and is not solicited.
+ */
+static __always_inline void advertise(struct advertisement *out, const struct solicitation *ns,
+				      const struct ndp_settings *config,
+				      const struct ndp_group *group)
+{
+	const struct address *link_local = (const void *)config->link_local;
+	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
+	__u64 sum;
+
+	if (group->flags & NDP_GROUP_ROUTER)
+		flags |= FLAG_ROUTER;
+	if (group->flags & NDP_GROUP_OVERRIDE)
+		flags |= FLAG_OVERRIDE;
+
+	*out = (struct advertisement){
+		.eth = {.dst = ns->peer,
+			.src = *(const struct mac *)config->mac,
+			.type = net16(ETHERTYPE_IPV6)},
+		.ip6 = {.version_class_flow = net32(0x60000000),
+			.payload_len = net16(sizeof(out->na) + sizeof(out->tllao)),
+			.next_header = PROTOCOL_ICMPV6,
+			.hop_limit = 255,
+			.src = ns->target,
+			.dst = ns->source},
+		.na = {.icmp = {.type = TYPE_NA}, .flags = net32(flags), .target = ns->target},
+		.tllao = {.type = OPTION_TLLAO, .len = 1},
+	};
+	if (ns->dad) {
+		out->eth.dst = (struct mac){{net16(0x3333), 0, net16(1)}};
+		out->ip6.dst = (struct address){{net32(0xff020000), 0, 0, net32(1)}};
+	}
+	if (group->na_source == NDP_SOURCE_ADDRESS)
+		out->ip6.src = *(const struct address *)group->address;
+	else if (group->na_source == NDP_SOURCE_LINK_LOCAL && !is_unspecified(link_local))
+		out->ip6.src = *link_local;
+	out->tllao.mac = group->flags & NDP_GROUP_LLADDR ? *(const struct mac *)group->lladdr
+							 : *(const struct mac *)config->mac;
+
+	sum = sum_address(&out->ip6.src) + sum_address(&out->ip6.dst);
+	sum += (__u64)net32(sizeof(out->na) + sizeof(out->tllao)) + net32(PROTOCOL_ICMPV6);
+	sum += *(__u32 *)&out->na.icmp;
+	sum += out->na.flags + sum_address(&out->na.target);
+	sum += *(__u16 *)&out->tllao;
+	sum += (__u64)out->tllao.mac.w[0] + out->tllao.mac.w[1] + out->tllao.mac.w[2];
+	out->na.icmp.checksum = ~fold(sum);
+}
+
+/* ---- one exit for every verdict -----------------------------------------------------------
+ */
+
+/* A test run comes in through the namespace's loopback device, where nobody attaches us: such a
+ * frame was made up by `ndxdp explain`. It is judged like any other, but neither counted nor
+ * charged to a rate, and the verdict is left in `explained`.
+ */
+static __always_inline int is_dry_run(__u32 ifindex)
+{
+	return ifindex == LOOPBACK_IFINDEX;
+}
+
+static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
+				  __u32 dry_run)
+{
+	__u32 key = reason;
+	struct ndp_group_count *group_count;
+	__u64 *total;
+
+	if (dry_run) {
+		struct ndp_explained verdict = {.reason = reason};
+
+		if (rule) {
+			verdict.matched = 1;
+			verdict.group = rule->group;
+			verdict.answer = rule->answer;
+			verdict.flags = rule->flags;
+			verdict.prefix_len = rule->prefix_len;
+		}
+		key = 0;
+		map_update(MAP(explained), &key, &verdict, BPF_ANY);
+		return;
+	}
+	total = map_lookup(MAP(reasons), &key);
+	if (total)
+		++*total;
+	if (!rule)
+		return;
+	key = rule->group;
+	group_count = map_lookup(MAP(group_counters), &key);
+	if (group_count) {
+		group_count->solicited++;
+		if (reason >= NDP_ANSWERED)
+			group_count->answered++;
+	}
+}
+
+/* Validate, decide and, if the verdict is to answer, write the advertisement to `out`. */
+static __always_inline enum ndp_reason respond(const void *data, const void *end,
+					       long frame_len, __u32 dry_run,
+					       const struct ndp_rule **rule,
+					       struct advertisement *out)
+{
+	__u32 zero = 0;
+	const struct ndp_settings *config = map_lookup(MAP(settings), &zero);
+	const struct ndp_group *group = 0;
+	struct solicitation ns = {.dry_run = dry_run};
+	enum ndp_reason reason;
+	__u32 key;
+
+	if (!config)
+		return NDP_PAUSED; /* never: an array's element is always there */
+	reason = validate(data, end, frame_len, config, &ns);
+	if (reason != NDP_NOT_NS)
+		return reason;
+	if (config->paused)
+		return NDP_PAUSED;
+	*rule = match(&ns.target);
+	if (*rule) {
+		key = (*rule)->group;
+		group = map_lookup(MAP(groups), &key);
+	}
+	reason = decide(&ns, config, *rule, group);
+	if (reason >= NDP_ANSWERED && group)
+		advertise(out, &ns, config, group);
+	return reason;
+}
+
+SEC("xdp.frags")
+int ndp_xdp(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	const struct ndp_rule *rule = 0;
+	struct advertisement na;
+	enum ndp_reason reason;
+	__u32 dry_run;
+
+	if (!is_solicitation(data, end))
+		return XDP_PASS;
+	dry_run = is_dry_run(ctx->ingress_ifindex);
+	reason = respond(data, end, end - data, dry_run, &rule, &na);
+
+	if (reason >= NDP_ANSWERED) {
+		int grow = (int)NA_LEN - (int)(ctx->data_end - ctx->data);
+
+		if (grow && xdp_adjust_tail(ctx, grow)) {
+			reason = NDP_RESIZE_FAILED;
+		} else {
+			data = (void *)(long)ctx->data;
+			end = (void *)(long)ctx->data_end;
+			if (data + NA_LEN > end)
+				return XDP_ABORTED; /* never: it was just made that long */
+			__builtin_memcpy(data, &na.eth, sizeof(na.eth));
+			__builtin_memcpy(data + sizeof(na.eth), &na.ip6,
+					 NA_LEN - sizeof(na.eth));
+		}
+	}
+	count(reason, rule, dry_run);
+	if (reason >= NDP_ANSWERED)
+		return XDP_TX;
+	return reason == NDP_RATE_LIMITED ? XDP_DROP : XDP_PASS;
+}
+
+/* "Not mine" is TC_ACT_UNSPEC: other filters and other programs of the hook get their turn. */
+#define PASS (-1)
+#define DROP 2 /* TC_ACT_SHOT */
+
+SEC("tc")
+int ndp_tc(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	const struct ndp_rule *rule = 0;
+	struct advertisement na;
+	enum ndp_reason reason;
+	__u32 dry_run;
+
+	/* A tag that the NIC took off the frame stands beside it. */
+	if (skb->protocol != net16(ETHERTYPE_IPV6) || skb->vlan_present)
+		return PASS;
+	/* Drivers put as little as the Ethernet header into the linear part. Pulling changes
+	 * how the frame lies in memory, not a byte of it.
+	 */
+	if (data + HEADERS_LEN > end) {
+		if (skb->len < HEADERS_LEN || skb_pull_data(skb, HEADERS_LEN))
+			return PASS;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	if (!is_solicitation(data, end))
+		return PASS;
+	if (end - data < skb->len && skb->len <= NDP_FRAME_MAX) {
+		if (skb_pull_data(skb, skb->len))
+			return PASS;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	dry_run = is_dry_run(skb->ifindex);
+	reason = respond(data, end, skb->len, dry_run, &rule, &na);
+
+	if (reason >= NDP_ANSWERED) {
+		if (skb->len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
+			reason = NDP_RESIZE_FAILED;
+		else if (skb_store_bytes(skb, 0, &na.eth, NA_LEN, BPF_F_RECOMPUTE_CSUM))
+			return DROP; /* never: it was just made that long */
+	}
+	count(reason, rule, dry_run);
+	if (reason >= NDP_ANSWERED)
+		return redirect(skb->ifindex, 0);
+	return reason == NDP_RATE_LIMITED ? DROP : PASS;
+}
+
+#ifndef NDXDP_BCC
+char LICENSE[] SEC("license") = "GPL";
+#endif
