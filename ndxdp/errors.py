@@ -1,0 +1,22 @@
+"""The one exception that reaches the user."""
+
+
+class NdxdpError(Exception):
+    """Something foreseeable went wrong: one sentence, and a hint what to do about it.
+
+    The command line prints both and exits with `exit_code`: 1, or 2 where the user's words
+    (arguments, prefixes, files) are at fault.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(NdxdpError):
+    """The words of a command, a file or a rule are wrong; nothing was touched."""
+
+    exit_code = 2

@@ -1,0 +1,251 @@
+"""Rules: which targets are answered for, how, and who said so. Pure."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from ndxdp.errors import UsageError
+from ndxdp.ndp import DEFAULT_PROFILE, Answer, Match, Profile
+
+HOST_SOURCE = "host"
+"""Source of the holes for the host's and the gateway's own addresses."""
+
+MANUAL_SOURCE = "manual"
+"""Source of the rules of `ndxdp attach -n` and `ndxdp prefix add`."""
+
+RUN_SOURCE = "run"
+"""Source of the rules of `ndxdp run -n`."""
+
+
+SOURCE_MAX = 15
+LABEL_MAX = 47
+"""Bytes of UTF-8 that the kernel's side keeps of a rule's source and label."""
+
+
+class Prefix(NamedTuple):
+    """An IPv6 prefix: 16 bytes in network order with the host bits zero, and 0 to 128 bits."""
+
+    address: bytes
+    length: int
+
+    def __str__(self) -> str:
+        text = socket.inet_ntop(socket.AF_INET6, self.address)
+        return text if self.length == 128 else f"{text}/{self.length}"
+
+    @classmethod
+    def around(cls, address: bytes, length: int) -> Prefix:
+        """The prefix of `length` bits that an address (16 bytes) is in."""
+        return cls(mask(address, length), length)
+
+
+def mask(address: bytes, length: int) -> bytes:
+    """The address with all but the first `length` bits cleared."""
+    bits = 128 - length
+    return (int.from_bytes(address, "big") >> bits << bits).to_bytes(16, "big")
+
+
+def parse_address(text: str) -> bytes:
+    """The 16 bytes of an IPv6 address; UsageError for anything else."""
+    try:
+        return socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):
+        pass
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        raise UsageError(f"'{text}' is not an IPv6 address", "write it as in 2001:db8::1") from None
+    raise UsageError(
+        f"'{text}' is an IPv4 address", "Neighbor Discovery is IPv6's: IPv4 has ARP (proxy_arp)"
+    )
+
+
+def parse_prefix(text: str) -> Prefix:
+    """`2001:db8::/64`, or an address alone, which is its /128.
+
+    UsageError for host bits, IPv4, a mask that is no number from 0 to 128, and anything else.
+    """
+    head, slash, tail = text.partition("/")
+    if not slash:
+        return Prefix(parse_address(text), 128)
+    address = parse_address(head)
+    if not (tail.isascii() and tail.isdecimal() and len(tail) <= 3 and int(tail) <= 128):
+        raise UsageError(
+            f"'{text}' has no prefix length from 0 to 128", "write it as in 2001:db8::/64"
+        )
+    prefix = Prefix.around(address, int(tail))
+    if prefix.address != address:
+        raise UsageError(
+            f"'{text}' has bits set behind the first {tail}",
+            f"{prefix} is the prefix, {head} the address alone",
+        )
+    return prefix
+
+
+def parse_mac(text: str) -> bytes:
+    """The 6 bytes of `02:00:5e:10:00:01`; UsageError for anything else and for group MACs."""
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}", text):
+        raise UsageError(f"'{text}' is not a MAC address", "write it as in 02:00:5e:10:00:01")
+    mac = bytes(int(part, 16) for part in text.split(":"))
+    if mac[0] & 1 or not any(mac):
+        raise UsageError(f"'{text}' is no MAC that a host can have", "it must be a unicast one")
+    return mac
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is answered for one prefix, and on whose word.
+
+    source: who wrote it; sources never delete each other's rules. label: what it is counted
+    under, the configured prefix or the list that it came from. dynamic: it is no longer
+    answered when the daemon's heartbeat is too old. held: the host or the gateway owns the
+    address, so that it is not answered whatever the rule says.
+    """
+
+    answer: Answer = Answer.ALWAYS
+    profile: Profile = DEFAULT_PROFILE
+    source: str = MANUAL_SOURCE
+    label: str = ""
+    dynamic: bool = False
+    held: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", _cut(self.source, SOURCE_MAX))
+        object.__setattr__(self, "label", _cut(self.label, LABEL_MAX))
+
+    def same_words(self, other: Rule) -> bool:
+        """Both say the same of a target, whoever wrote them and wherever they are counted."""
+        return (self.answer, self.profile, self.dynamic) == (
+            other.answer,
+            other.profile,
+            other.dynamic,
+        )
+
+
+def _cut(text: str, size: int) -> str:
+    """At most `size` bytes of UTF-8, not cut within a character."""
+    return text.encode()[:size].decode(errors="ignore")
+
+
+Rules = dict[Prefix, Rule]
+
+
+def hole(label: str) -> Rule:
+    """The rule of an address that the host or its gateway owns."""
+    return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
+
+
+def compile_rules(
+    answered: Iterable[str],
+    excepted: Iterable[str] = (),
+    *,
+    rule: Rule = Rule(),
+) -> Rules:
+    """The rules of a command line: `-n` prefixes as `rule` says, `--except` prefixes never.
+
+    Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
+    """
+    rules: Rules = {}
+    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE)
+    for texts, template in ((answered, rule), (excepted, never)):
+        for text in texts:
+            prefix = parse_prefix(text)
+            if prefix in rules:
+                raise UsageError(
+                    f"{prefix} is given twice"
+                    + ("" if rules[prefix].answer is template.answer else ", to answer and not to"),
+                    "name every prefix once",
+                )
+            rules[prefix] = template if template.label else replace(template, label=str(prefix))
+    return rules
+
+
+def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
+    """The rules of a list: one prefix or address a line, # starts a comment.
+
+    All share one rule, labelled with the list's name, and are counted together. UsageError
+    names the list and the line.
+    """
+    rule = replace(rule, label=name)
+    rules: Rules = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            prefix = parse_prefix(text)
+        except UsageError as error:
+            raise UsageError(f"{name}:{number}: {error.message}", error.hint) from None
+        if prefix in rules:
+            raise UsageError(f"{name}:{number}: {prefix} is given twice", "name every prefix once")
+        rules[prefix] = rule
+    return rules
+
+
+class Difference(NamedTuple):
+    """What makes `actual` into `desired`: entries to write (new or changed) and to remove."""
+
+    write: Rules
+    remove: list[Prefix]
+
+
+def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Difference:
+    """The least that has to be touched; an unchanged rule is not."""
+    write = {prefix: rule for prefix, rule in desired.items() if actual.get(prefix) != rule}
+    return Difference(write, [prefix for prefix in actual if prefix not in desired])
+
+
+def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:
+    """What keeps the holes in step with the addresses that the host and the gateway own.
+
+    owned: exact addresses and why each is owned. A rule that somebody else wrote for such an
+    address stays and is marked held, so that it comes back when the address goes; where there
+    is none a hole is made.
+    """
+    desired: Rules = {}
+    for prefix, rule in actual.items():
+        if rule.source != HOST_SOURCE and (rule.held or prefix in owned):
+            desired[prefix] = replace(rule, held=prefix in owned)
+    for prefix, why in owned.items():
+        desired.setdefault(prefix, hole(why))
+    concerned = {
+        prefix: rule
+        for prefix, rule in actual.items()
+        if rule.source == HOST_SOURCE or rule.held or prefix in owned
+    }
+    return difference(desired, concerned)
+
+
+@dataclass(slots=True)
+class Table:
+    """Rules by longest prefix, for the userspace path and the tests: the most specific wins."""
+
+    _lengths: dict[int, dict[bytes, Rule]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rules: Mapping[Prefix, Rule]) -> Table:
+        table = cls()
+        for prefix, rule in rules.items():
+            table._lengths.setdefault(prefix.length, {})[prefix.address] = rule
+        table._lengths = dict(sorted(table._lengths.items(), reverse=True))
+        return table
+
+    def lookup(self, target: bytes) -> tuple[Prefix, Rule] | None:
+        """The most specific prefix of a target (16 bytes) and its rule."""
+        for length, rules in self._lengths.items():
+            address = mask(target, length)
+            rule = rules.get(address)
+            if rule is not None:
+                return Prefix(address, length), rule
+        return None
+
+    def match(self, target: bytes) -> Match | None:
+        """The same, as ndp.decide() takes it."""
+        found = self.lookup(target)
+        if found is None:
+            return None
+        rule = found[1]
+        return Match(rule.answer, rule.profile, rule.held)

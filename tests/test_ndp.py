@@ -1,0 +1,433 @@
+"""ndp.py against the table of packets, and what the table cannot say: codec, limiter, garbage."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from ipaddress import IPv6Address
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6, in6_chksum
+from scapy.layers.l2 import Ether
+
+from ndxdp import ndp
+from ndxdp.ndp import Answer, Limiter, Match, Profile, Reason, Verdict
+from ndxdp.policy import Rules, Table, parse_address, parse_mac
+from tests import packets
+from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match | None]:
+    """What decides `expired`, which a Table knows nothing of."""
+    table = Table.of(rules)
+
+    def match(target: bytes) -> Match | None:
+        found = table.lookup(target)
+        if found is None:
+            return None
+        rule = found[1]
+        return Match(rule.answer, rule.profile, rule.held, rule.dynamic and daemon_dead)
+
+    return match
+
+
+ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matching({})
+
+
+def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> Verdict:
+    """The verdict on a case, its settings and its history as it says."""
+    match = match or (DEAD if case.daemon_dead else ALIVE)
+    limiter = Limiter(INTERVAL if case.rate_exceeded else 0, CREDIT, lambda: 0)
+    for _ in range(BURST if case.rate_exceeded else 0):
+        before = ndp.decide(case.frame, case.host, match, limiter.admit)
+        assert before.reason is not Reason.RATE_LIMITED, f"{case.name}: limited within its burst"
+    return ndp.decide(case.frame, case.host, match, limiter.admit)
+
+
+def explain(case: Case, verdict: Verdict) -> str:
+    lines = [
+        f"{case.name}: {verdict.reason.label}, not {case.reason.label}",
+        f"in:   {show(case.frame)}",
+    ]
+    if verdict.reply is not None:
+        lines.append(f"out:  {show(verdict.reply)}")
+    if case.reply is not None:
+        lines.append(f"want: {show(case.reply)}")
+    return "\n".join(lines)
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+@each_case
+def test_table(case: Case) -> None:
+    verdict = decide(case)
+    assert verdict == Verdict(case.reason, case.reply), explain(case, verdict)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.na is not None], ids=lambda case: case.name
+)
+def test_without_a_rule_it_is_untouched(case: Case) -> None:
+    verdict = decide(case, EMPTY)
+    assert verdict == Verdict(Reason.NO_RULE), explain(case, verdict)
+
+
+def test_table_is_whole() -> None:
+    assert len(CASES) >= 80
+    assert len(BY_NAME) == len(CASES), "two cases have one name"
+    elsewhere = {Reason.NO_ROUTE, Reason.NO_NEIGHBOUR, Reason.RESIZE_FAILED}
+    assert {case.reason for case in CASES} == set(Reason) - elsewhere
+    assert len(RULES) <= 20
+
+
+def test_table_is_sound() -> None:
+    for case in CASES:
+        assert case.reason.is_answer == (case.na is not None), case.name
+        assert case.reply is None or len(case.reply) == 86, case.name
+        assert 15 <= len(case.frame) <= 1522, case.name
+
+
+def test_rate_cases_have_a_source_each() -> None:
+    """So that one limiter map serves them all."""
+    sources = [case.frame[6:12] for case in CASES if case.rate_exceeded]
+    assert len(set(sources)) == len(sources)
+    assert not {case.frame[6:12] for case in CASES if not case.rate_exceeded} & set(sources)
+
+
+def test_show_gives_expression_and_hex() -> None:
+    frame = CASES[0].frame
+    text = show(frame)
+    assert frame.hex() in text
+    rebuilt = eval(text.splitlines()[0], vars(packets))
+    assert bytes(rebuilt) == frame
+    for length in range(len(frame)):
+        assert frame[:length].hex() in show(frame[:length])
+
+
+# ---- reasons and verdicts -----------------------------------------------------------------------
+
+
+def test_reasons() -> None:
+    assert Reason.BAD_HOP_LIMIT.label == "bad_hop_limit"
+    assert [reason for reason in Reason if reason.is_answer] == [
+        Reason.ANSWERED,
+        Reason.ANSWERED_DAD,
+    ]
+
+
+def test_only_an_answer_is_charged() -> None:
+    charged: list[bytes] = []
+
+    def admit(mac: bytes) -> bool:
+        charged.append(mac)
+        return True
+
+    for case in CASES:
+        if case.rate_exceeded:
+            continue
+        charged.clear()
+        ndp.decide(case.frame, case.host, DEAD if case.daemon_dead else ALIVE, admit)
+        assert charged == ([case.frame[6:12]] if case.na else []), case.name
+
+
+def test_the_rule_of_the_target_is_asked_for() -> None:
+    asked: list[bytes] = []
+
+    def match(target: bytes) -> Match | None:
+        asked.append(target)
+        return Match(Answer.ALWAYS)
+
+    for name in ("ns to another target's group", "dad"):
+        ndp.decide(BY_NAME[name].frame, HOST, match)
+    assert asked == [parse_address(packets.A)] * 2
+
+
+# ---- whatever comes in --------------------------------------------------------------------------
+
+VALID = [case for case in CASES if case.na is not None and not case.rate_exceeded]
+
+
+def test_no_truncation_raises() -> None:
+    names = (
+        "ns from a link-local source, with its sllao",
+        "ns without options grows",
+        "nud probe to the target, without sllao",
+        "dad",
+        "dad with a nonce (RFC 7527)",
+        "nonce before the sllao",
+    )
+    for case in (BY_NAME[name] for name in names):
+        whole = 54 + int.from_bytes(case.frame[18:20], "big")
+        for length in range(91):
+            frame = case.frame[:length]
+            reason = ndp.decide(frame, HOST, ALIVE).reason
+            if len(frame) < 58:
+                assert reason is Reason.NOT_NS, show(frame)
+            elif len(frame) < whole:
+                assert reason is Reason.BAD_LENGTH, show(frame)
+            else:
+                assert reason is case.reason, show(frame)
+
+
+def scapy_checksum(ip6: IPv6, message: bytes) -> int:
+    """Over the message with nothing in its checksum field."""
+    checksum: int = in6_chksum(  # type: ignore[no-untyped-call]
+        58, ip6, message[:2] + b"\0\0" + message[4:]
+    )
+    return checksum
+
+
+def is_valid_for_scapy(frame: bytes) -> bool:
+    """RFC 4861 7.1.1 once more, on what Scapy makes of the frame."""
+    ip6 = Ether(frame).payload
+    if not isinstance(ip6, IPv6) or not isinstance(ip6.payload, ICMPv6ND_NS):
+        return False
+    solicitation = ip6.payload
+    if (ip6.version, ip6.hlim, solicitation.code) != (6, 255, 0):
+        return False
+    if not 24 <= ip6.plen <= len(frame) - 54:
+        return False
+    message = frame[54 : 54 + ip6.plen]
+    if (solicitation.cksum - scapy_checksum(ip6, message)) % 0xFFFF:
+        return False
+    options, kinds = message[24:], set()
+    while options:
+        if len(options) < 2 or options[1] == 0 or len(options) < options[1] * 8:
+            return False
+        kinds.add(options[0])
+        options = options[options[1] * 8 :]
+    source, target = IPv6Address(ip6.src), IPv6Address(solicitation.tgt)
+    if target.is_multicast or target.is_unspecified or target.is_loopback or source.is_multicast:
+        return False
+    return not source.is_unspecified or (
+        1 not in kinds and ip6.dst == packets.group(solicitation.tgt)
+    )
+
+
+def refresh_checksum(frame: bytearray) -> None:
+    """Scapy's checksum over what payload_len covers, as far as it is there."""
+    end = min(54 + int.from_bytes(frame[18:20], "big"), len(frame))
+    if end >= 58:
+        checksum = scapy_checksum(IPv6(bytes(frame[14:54])), bytes(frame[54:end]))
+        frame[56:58] = checksum.to_bytes(2, "big")
+
+
+def mutate(frame: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 3))):
+        match rng.randrange(7):
+            case 0 | 1:
+                frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
+            case 2:
+                frame[rng.randrange(len(frame))] = rng.choice((0, 1, 2, 8, 0x7F, 0x80, 0xFF))
+            case 3 if len(frame) >= 20:  # payload_len by whole options and by bytes
+                length = int.from_bytes(frame[18:20], "big") + rng.choice((-8, -1, 1, 8))
+                frame[18:20] = (length % 65536).to_bytes(2, "big")
+            case 4:
+                del frame[rng.randrange(14, len(frame) + 1) :]
+            case 5:
+                frame += rng.randbytes(rng.randrange(1, 17))
+            case 6 if len(frame) >= 80:
+                at = rng.randrange(78, len(frame) - 1)
+                frame[at : at + 2] = bytes((rng.choice((1, 2, 14)), rng.randrange(4)))
+            case _:
+                pass
+        if len(frame) < 15:
+            frame += bytes(15 - len(frame))
+
+
+def test_random_frames() -> None:
+    """An answer only for what Scapy takes for a valid solicitation; and no exception ever."""
+    rng = random.Random(4861)
+    seeds = [case.frame for case in VALID if len(case.frame) < 200]
+    answered = refused = 0
+    for _ in range(20_000):
+        frame = bytearray(rng.choice(seeds))
+        mutate(frame, rng)
+        if rng.random() < 0.6 and len(frame) >= 58:
+            refresh_checksum(frame)
+        verdict = ndp.decide(bytes(frame), HOST, lambda target: Match(Answer.ALWAYS))
+        assert verdict.reason.is_answer == (verdict.reply is not None)
+        if verdict.reply is None:
+            refused += 1
+            continue
+        answered += 1
+        assert is_valid_for_scapy(bytes(frame)), f"{verdict.reason.label}: {show(bytes(frame))}"
+        advertisement = Ether(verdict.reply)
+        assert len(verdict.reply) == 86
+        assert advertisement[ICMPv6ND_NA].tgt == Ether(bytes(frame))[ICMPv6ND_NS].tgt
+        assert verdict.reply == bytes(without_checksum(verdict.reply)), show(verdict.reply)
+    assert answered > 2000, refused
+    assert refused > 2000, answered
+
+
+def test_random_bytes() -> None:
+    rng = random.Random(1)
+    for length in range(200):
+        for _ in range(10):
+            frame = rng.randbytes(length)
+            assert ndp.decide(frame, HOST, ALIVE).reason is Reason.NOT_NS, show(frame)
+
+
+def without_checksum(frame: bytes) -> Ether:
+    """The frame as Scapy builds it anew, lengths and checksum included."""
+    packet = Ether(frame)
+    del packet[ICMPv6ND_NA].cksum
+    del packet[IPv6].plen
+    return packet
+
+
+# ---- solicit ------------------------------------------------------------------------------------
+
+US = parse_mac(packets.MAC)
+PEER = parse_mac(packets.ROUTER_MAC)
+
+
+def test_solicit_is_what_scapy_builds() -> None:
+    target = parse_address(packets.A)
+    assert ndp.solicit(PEER, target) == bytes(packets.dad(packets.A) / packets.ns(packets.A))
+    assert ndp.solicit(PEER, target, source=parse_address(packets.ROUTER), sllao=PEER) == bytes(
+        packets.to_group(packets.A) / packets.ns(packets.A) / packets.sllao()
+    )
+    assert ndp.solicit(
+        PEER,
+        target,
+        source=parse_address(packets.GLOBAL),
+        eth_destination=US,
+        destination=target,
+    ) == bytes(packets.unicast(packets.A, packets.GLOBAL) / packets.ns(packets.A))
+
+
+def test_solicit_to_another_group() -> None:
+    """The Ethernet destination follows the IPv6 one."""
+    frame = ndp.solicit(
+        PEER, parse_address(packets.A), source=parse_address("fe80::1"), destination=ndp.ALL_NODES
+    )
+    assert frame[:6] == ndp.ALL_NODES_MAC
+    assert Ether(frame)[IPv6].dst == "ff02::1"
+
+
+@pytest.mark.parametrize("sllao", [None, parse_mac(packets.OTHER_MAC)])
+@pytest.mark.parametrize("source", ["::", "fe80::1", "2001:db8::1"])
+@pytest.mark.parametrize("target", ["2001:db8::ff:fffe", "fe80::1", "2001:db8::"])
+def test_solicit_round_trip(target: str, source: str, sllao: bytes | None) -> None:
+    dad = source == "::"
+    if dad:
+        sllao = None
+    frame = ndp.solicit(PEER, parse_address(target), source=parse_address(source), sllao=sllao)
+    assert ndp.is_solicitation(frame)
+    solicitation = ndp.validate(frame, US)
+    assert solicitation == ndp.Solicitation(
+        parse_address(source), parse_address(target), PEER, sllao or PEER
+    )
+    assert solicitation.dad is dad
+    assert Ether(frame).haslayer(ICMPv6NDOptSrcLLAddr) == (sllao is not None)
+    assert ndp.validate(frame, PEER) is Reason.OWN_FRAME
+
+
+def test_our_own_answer_is_no_solicitation() -> None:
+    for case in VALID:
+        assert case.reply is not None
+        assert ndp.decide(case.reply, HOST, ALIVE).reason is Reason.NOT_NS
+
+
+def test_advertise_defaults() -> None:
+    target = parse_address(packets.A)
+    solicitation = ndp.Solicitation(parse_address(packets.ROUTER), target, PEER, PEER)
+    assert ndp.advertise(solicitation, HOST) == bytes(packets.na(packets.A))
+    assert ndp.advertise(solicitation, HOST, Profile(override=True)) == bytes(
+        packets.na(packets.A, O=1)
+    )
+
+
+# ---- the limiter --------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self, now: int = 1_000_000) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def admitted(limiter: Limiter, mac: bytes, attempts: int) -> int:
+    return sum(limiter.admit(mac) for _ in range(attempts))
+
+
+def mac_of(number: int) -> bytes:
+    return (0x02 << 40 | number).to_bytes(6, "big")
+
+
+def test_limiter_burst_then_refill() -> None:
+    clock = Clock()
+    limiter = Limiter(100, 2 * 100, clock)
+    assert [limiter.admit(PEER) for _ in range(5)] == [True, True, True, False, False]
+    clock.now += 99
+    assert not limiter.admit(PEER)
+    clock.now += 1
+    assert limiter.admit(PEER)
+    assert not limiter.admit(PEER)
+
+
+def test_limiter_refusals_cost_nothing() -> None:
+    clock = Clock()
+    limiter = Limiter(100, 0, clock)
+    assert admitted(limiter, PEER, 1000) == 1
+    clock.now += 100
+    assert admitted(limiter, PEER, 1000) == 1
+
+
+def test_limiter_saves_up_no_more_than_the_burst() -> None:
+    clock = Clock()
+    limiter = Limiter(100, 2 * 100, clock)
+    assert admitted(limiter, PEER, 10) == 3
+    clock.now += 1_000_000
+    assert admitted(limiter, PEER, 10) == 3
+    clock.now += 200
+    assert admitted(limiter, PEER, 10) == 2
+
+
+def test_limiter_keeps_the_rate_over_time() -> None:
+    clock = Clock()
+    limiter = Limiter(100, 4 * 100, clock)
+    total = 0
+    for _ in range(10_000):
+        clock.now += 7
+        total += limiter.admit(PEER)
+    assert abs(total - (5 + 10_000 * 7 // 100)) <= 1
+
+
+def test_limiter_sources_are_independent() -> None:
+    limiter = Limiter(100, 2 * 100, Clock())
+    assert admitted(limiter, PEER, 10) == 3
+    assert admitted(limiter, US, 10) == 3
+    assert admitted(limiter, PEER, 10) == 0
+
+
+def test_limiter_without_an_interval_admits_all() -> None:
+    limiter = Limiter(0, 0, Clock(), size=2)
+    assert admitted(limiter, PEER, 1000) == 1000
+
+
+def test_limiter_memory_is_bounded() -> None:
+    limiter = Limiter(100, 0, Clock(), size=64)
+    for number in range(10_000):
+        assert limiter.admit(mac_of(number))
+    assert len(limiter._paid) == 64
+    assert not limiter.admit(mac_of(9_999))
+    assert limiter.admit(mac_of(0)), "forgotten, hence admitted anew"
+
+
+def test_limiter_forgets_the_longest_unheard() -> None:
+    clock = Clock()
+    limiter = Limiter(100, 100, clock, size=2)
+    for number in (1, 2, 1, 3):  # 3 pushes 2 out: 1 was heard of since
+        assert limiter.admit(mac_of(number))
+    assert not limiter.admit(mac_of(1))
+    assert admitted(limiter, mac_of(2), 3) == 2

@@ -1,0 +1,461 @@
+"""Rules: their words, the longest prefix, and what changes between two sets of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+from dataclasses import replace
+
+import pytest
+
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp import Answer, Match, NaSource, Profile
+from ndxdp.policy import (
+    HOST_SOURCE,
+    Difference,
+    Prefix,
+    Rule,
+    Rules,
+    Table,
+    compile_rules,
+    difference,
+    hold,
+    hole,
+    mask,
+    parse_address,
+    parse_mac,
+    parse_prefix,
+)
+
+
+def packed(text: str) -> bytes:
+    return ipaddress.IPv6Address(text).packed
+
+
+P = parse_prefix
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["::", "::1", "2001:db8::1", "2001:DB8:0:0::A", "fe80::1", "ff02::1", "::ffff:1.2.3.4"]
+)
+def test_parse_address(text: str) -> None:
+    assert parse_address(text) == packed(text)
+
+
+BAD_ADDRESSES = [
+    "",
+    " ",
+    ":",
+    ":::",
+    "2001:db8",
+    "2001:db8::1 ",
+    " 2001:db8::1",
+    "2001:db8::1\n",
+    "2001:db8::g",
+    "2001:db8::1::2",
+    "1:2:3:4:5:6:7:8:9",
+    "[::1]",
+    "::1/128",
+    "fe80::1%eth0",
+    "::12345",
+    "eth0",
+    "2001:db8::１",
+    "::\ud800",
+]
+
+
+@pytest.mark.parametrize("text", BAD_ADDRESSES)
+def test_parse_address_refuses(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an IPv6 address") as error:
+        parse_address(text)
+    assert error.value.hint
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["::1\0", "\0"])
+def test_parse_address_refuses_nul(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.1", "0.0.0.0"])
+def test_parse_address_knows_ipv4(text: str) -> None:
+    with pytest.raises(UsageError, match="is an IPv4 address") as error:
+        parse_address(text)
+    assert "ARP" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "length"),
+    [
+        ("2001:db8::/32", "2001:db8::", 32),
+        ("2001:db8::", "2001:db8::", 128),
+        ("2001:db8::1/128", "2001:db8::1", 128),
+        ("2001:db8::2/127", "2001:db8::2", 127),
+        ("::/0", "::", 0),
+        ("8000::/1", "8000::", 1),
+        ("2001:db8:f440:2:646f:636b:6572::/112", "2001:db8:f440:2:646f:636b:6572:0", 112),
+        ("2001:db8:0:10::/60", "2001:db8:0:10::", 60),
+    ],
+)
+def test_parse_prefix(text: str, address: str, length: int) -> None:
+    prefix = P(text)
+    assert prefix == Prefix(packed(address), length)
+    assert P(str(prefix)) == prefix
+
+
+def test_a_prefix_of_one_address_is_written_as_the_address() -> None:
+    assert str(P("2001:db8::1/128")) == "2001:db8::1"
+    assert str(P("2001:DB8:0:0::/64")) == "2001:db8::/64"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "::/",
+        "::/129",
+        "::/-1",
+        "::/+1",
+        "::/0x10",
+        "::/1e1",
+        "::/ 64",
+        "::/64 ",
+        "::/6_4",
+        "::/64/64",
+        "::/1000",
+        "::/0000000064",
+        "::/ffff::",
+        "::/٦٤",
+        "::/６４",
+        "::/²",
+    ],
+)
+def test_parse_prefix_refuses_a_mask(text: str) -> None:
+    with pytest.raises(UsageError, match="has no prefix length from 0 to 128"):
+        P(text)
+
+
+@pytest.mark.parametrize("text", ["", "/", "/64", "2001:db8/32", "eth0/64", *BAD_ADDRESSES[:8]])
+def test_parse_prefix_refuses_an_address(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an IPv6 address"):
+        P(text)
+
+
+@pytest.mark.parametrize("text", ["192.0.2.0/24", "192.0.2.1", "10.0.0.0/8"])
+def test_parse_prefix_knows_ipv4(text: str) -> None:
+    with pytest.raises(UsageError, match="is an IPv4 address"):
+        P(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("2001:db8::1/64", "2001:db8::/64"),
+        ("2001:db8::3/127", "2001:db8::2/127"),
+        ("::1/0", "::/0"),
+        ("2001:db8:0:18::/60", "2001:db8:0:10::/60"),
+    ],
+)
+def test_parse_prefix_refuses_host_bits_and_says_what_was_meant(text: str, prefix: str) -> None:
+    with pytest.raises(UsageError, match="has bits set behind the first") as error:
+        P(text)
+    assert error.value.hint.startswith(f"{prefix} is the prefix")
+
+
+@pytest.mark.parametrize("text", ["02:00:5e:10:00:01", "02:00:5E:10:00:01", "2:0:5e:10:0:1"])
+def test_parse_mac(text: str) -> None:
+    assert parse_mac(text) == bytes.fromhex("02005e100001")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":",
+        ":::::",
+        "02:00:5e:10:00",
+        "02:00:5e:10:00:01:02",
+        "02:00:5e:10:00:",
+        "02:00:5e:10:00:001",
+        "02:00:5e:10:00:0g",
+        "02:00:5e:10:00:-1",
+        "02-00-5e-10-00-01",
+        "02005e100001",
+        "02:00:5e::10:00:01",
+        "0x:02:00:5e:10:00",
+    ],
+)
+def test_parse_mac_refuses(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a MAC address"):
+        parse_mac(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "02:00:5e:10:00:+1",
+        "02:00:5e:10:00: 1",
+        "02:00:5e:10:00:1 ",
+        "02:00:5e:10:00:1\n",
+        "02:00:5e:10:00:０１",
+    ],
+)
+def test_parse_mac_refuses_what_int_takes(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a MAC address"):
+        parse_mac(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "33:33:00:00:00:01", "00:00:00:00:00:00"]
+)
+def test_parse_mac_refuses_what_no_host_has(text: str) -> None:
+    with pytest.raises(UsageError, match="is no MAC that a host can have"):
+        parse_mac(text)
+
+
+def test_a_usage_error_is_an_ndxdp_error() -> None:
+    with pytest.raises(NdxdpError):
+        P("eth0")
+
+
+# ---- prefixes -----------------------------------------------------------------------------------
+
+
+def test_mask() -> None:
+    ones = b"\xff" * 16
+    for length in range(129):
+        expected = ipaddress.IPv6Network((ones, length), strict=False).network_address.packed
+        assert mask(ones, length) == expected
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+def nearby(rng: random.Random) -> int:
+    """An address of a small world, so that prefixes nest and collide."""
+    address = 0x20010DB8 << 96
+    for shift in (0, 1, 8, 60, 63, 64, 79, 95):
+        address |= rng.randrange(2) << shift
+    return address
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_lookup_is_the_longest_prefix(seed: int) -> None:
+    rng = random.Random(seed)
+    networks: dict[ipaddress.IPv6Network, Rule] = {}
+    for number in range(rng.choice((0, 1, 5, 40))):
+        length = rng.choice((0, 1, 32, 33, 48, 63, 64, 65, 112, 120, 126, 127, 128))
+        network = ipaddress.IPv6Network((nearby(rng), length), strict=False)
+        networks[network] = Rule(label=str(number))
+    rules: Rules = {P(str(network)): rule for network, rule in networks.items()}
+    table = Table.of(rules)
+    for _ in range(300):
+        target = ipaddress.IPv6Address(nearby(rng) ^ rng.choice((0, 0, 2, 1 << 32, 1 << 127)))
+        covering = [network for network in networks if target in network]
+        found = table.lookup(target.packed)
+        if not covering:
+            assert found is None
+            continue
+        best = max(covering, key=lambda network: network.prefixlen)
+        assert found is not None
+        assert found[0] == P(str(best))
+        assert found[1] is networks[best]
+
+
+def test_match_carries_what_the_decision_needs() -> None:
+    profile = Profile(NaSource.LINK_LOCAL, override=True)
+    table = Table.of(
+        {
+            P("2001:db8::/64"): Rule(profile=profile),
+            P("2001:db8::1"): Rule(held=True),
+            P("2001:db8::2"): Rule(Answer.NEVER),
+        }
+    )
+    assert table.match(packed("2001:db8::9")) == Match(Answer.ALWAYS, profile)
+    assert table.match(packed("2001:db8::1")) == Match(Answer.ALWAYS, held=True)
+    assert table.match(packed("2001:db8::2")) == Match(Answer.NEVER)
+    assert table.match(packed("2001:db9::")) is None
+    assert Table().match(packed("::")) is None
+
+
+# ---- rules of a command line --------------------------------------------------------------------
+
+
+def test_compile_rules() -> None:
+    profile = Profile(router=False)
+    rules = compile_rules(
+        ["2001:db8::/64", "2001:db8::1/128"],
+        ["2001:db8::bad"],
+        rule=Rule(profile=profile, source="run"),
+    )
+    assert rules == {
+        P("2001:db8::/64"): Rule(profile=profile, source="run", label="2001:db8::/64"),
+        P("2001:db8::1"): Rule(profile=profile, source="run", label="2001:db8::1"),
+        P("2001:db8::bad"): Rule(Answer.NEVER, source="run", label="2001:db8::bad"),
+    }
+
+
+def test_compile_rules_with_a_label_for_all() -> None:
+    rules = compile_rules(["2001:db8::/64"], ["2001:db8::1"], rule=Rule(label="guests"))
+    assert {rule.label for rule in rules.values()} == {"guests"}
+
+
+def test_compile_rules_of_nothing() -> None:
+    assert compile_rules([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("answered", "excepted", "message"),
+    [
+        (["2001:db8::1", "2001:DB8::1/128"], [], "2001:db8::1 is given twice"),
+        ([], ["2001:db8::/64", "2001:db8::/64"], "2001:db8::/64 is given twice"),
+        (["::1"], ["::1"], "::1 is given twice, to answer and not to"),
+    ],
+)
+def test_compile_rules_refuses_a_prefix_given_twice(
+    answered: list[str], excepted: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        compile_rules(answered, excepted)
+    assert error.value.message == message
+
+
+def test_same_words() -> None:
+    rule = Rule(source="config", label="a")
+    assert rule.same_words(Rule(source="docker", label="b", held=True))
+    assert not rule.same_words(Rule(Answer.NEVER))
+    assert not rule.same_words(Rule(dynamic=True))
+    assert not rule.same_words(Rule(profile=Profile(router=False)))
+
+
+# ---- desired and actual -------------------------------------------------------------------------
+
+
+def apply(actual: Rules, change: Difference) -> Rules:
+    return {
+        prefix: rule for prefix, rule in actual.items() if prefix not in change.remove
+    } | change.write
+
+
+def test_difference() -> None:
+    kept, changed, gone, new = P("::1"), P("::2"), P("::3"), P("::/64")
+    actual = {kept: Rule(), changed: Rule(), gone: Rule()}
+    desired = {kept: Rule(), changed: Rule(Answer.NEVER), new: Rule()}
+    change = difference(desired, actual)
+    assert change == Difference({changed: Rule(Answer.NEVER), new: Rule()}, [gone])
+    assert apply(actual, change) == desired
+
+
+def test_difference_of_the_same_is_nothing() -> None:
+    rules = compile_rules(["2001:db8::/64", "2001:db8::1"])
+    assert difference(rules, dict(rules)) == Difference({}, [])
+    assert difference({}, {}) == Difference({}, [])
+
+
+@pytest.mark.parametrize("field", ["profile", "source", "label", "dynamic", "held"])
+def test_difference_sees_every_field(field: str) -> None:
+    other: dict[str, Rule] = {
+        "profile": Rule(profile=Profile(override=True)),
+        "source": Rule(source="docker"),
+        "label": Rule(label="x"),
+        "dynamic": Rule(dynamic=True),
+        "held": Rule(held=True),
+    }
+    assert difference({P("::1"): other[field]}, {P("::1"): Rule()}).write
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_difference_makes_actual_into_desired(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def some() -> Rules:
+        return {
+            Prefix(bytes(15) + bytes((number,)), 128): Rule(label=rng.choice("ab"))
+            for number in rng.sample(range(20), 10)
+        }
+
+    desired, actual = some(), some()
+    change = difference(desired, actual)
+    assert apply(actual, change) == desired
+    for prefix, rule in change.write.items():
+        assert actual.get(prefix) != rule
+    assert not set(change.write) & set(change.remove)
+
+
+# ---- the host's own addresses -------------------------------------------------------------------
+
+OURS = P("2001:db8::1")
+GATEWAY = P("fe80::1")
+LAN = P("2001:db8::/64")
+
+
+def test_hold_makes_a_hole_and_removes_it() -> None:
+    actual: Rules = {LAN: Rule()}
+    change = hold({OURS: "own", GATEWAY: "gateway"}, actual)
+    assert change == Difference({OURS: hole("own"), GATEWAY: hole("gateway")}, [])
+    actual = apply(actual, change)
+    assert actual[OURS].source == HOST_SOURCE
+    assert actual[OURS].answer is Answer.NEVER
+    assert hold({GATEWAY: "gateway"}, actual) == Difference({}, [OURS])
+    assert apply(actual, hold({}, actual)) == {LAN: Rule()}
+
+
+def test_hold_is_still_when_nothing_changes() -> None:
+    owned = {OURS: "own", GATEWAY: "gateway"}
+    actual: Rules = {LAN: Rule(), OURS: Rule(source="config", label="x")}
+    actual = apply(actual, hold(owned, actual))
+    assert hold(owned, actual) == Difference({}, [])
+
+
+def test_hold_marks_a_rule_and_restores_it() -> None:
+    written = Rule(profile=Profile(override=True), source="docker", label="net", dynamic=True)
+    actual: Rules = {OURS: written}
+    change = hold({OURS: "own"}, actual)
+    assert change == Difference({OURS: replace(written, held=True)}, [])
+    actual = apply(actual, change)
+    change = hold({}, actual)
+    assert change == Difference({OURS: written}, [])
+    assert apply(actual, change) == {OURS: written}
+
+
+def test_hold_marks_a_never_rule_too() -> None:
+    """It may become an `always` while the address is owned."""
+    rule = Rule(Answer.NEVER, source="config")
+    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, held=True)}
+
+
+def test_hold_leaves_what_others_wrote() -> None:
+    others: Rules = {
+        LAN: Rule(),
+        P("2001:db8::7"): Rule(source="docker"),
+        P("2001:db8::8"): Rule(Answer.NEVER, source="config"),
+        P("::/0"): Rule(Answer.NEVER),
+    }
+    actual = others | {P("2001:db8::2"): hole("own")}
+    change = hold({OURS: "own"}, actual)
+    assert change == Difference({OURS: hole("own")}, [P("2001:db8::2")])
+    assert apply(actual, change) == others | {OURS: hole("own")}
+
+
+def test_hold_corrects_why() -> None:
+    assert hold({OURS: "own"}, {OURS: hole("gateway")}) == Difference({OURS: hole("own")}, [])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
+    rng = random.Random(seed)
+    addresses = [Prefix(bytes(15) + bytes((number,)), 128) for number in range(12)]
+    written: Rules = {
+        address: Rule(rng.choice(list(Answer)), source=rng.choice(("config", "docker")))
+        for address in rng.sample(addresses, 6)
+    }
+    actual = dict(written)
+    for _ in range(10):
+        owned = dict.fromkeys(rng.sample(addresses, rng.randrange(8)), "own")
+        actual = apply(actual, hold(owned, actual))
+        assert {prefix for prefix, rule in actual.items() if rule.held} == set(owned)
+        assert hold(owned, actual) == Difference({}, [])
+    assert apply(actual, hold({}, actual)) == written
