@@ -1,0 +1,3 @@
+from ndxdp.cli import main
+
+main()

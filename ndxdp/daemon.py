@@ -1,0 +1,87 @@
+"""`ndxdp run`: attach, keep in step with the network, and go when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Mapping
+
+from ndxdp import responder
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel.pins import PinTree
+from ndxdp.policy import RUN_SOURCE, Prefix, Rule
+from ndxdp.responder import Instance, Options
+from ndxdp.wire import netlink
+from ndxdp.wire.membership import Allmulti
+from ndxdp.wire.netlink import Monitor
+
+_SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
+
+
+def run(
+    tree: PinTree,
+    interface: str,
+    options: Options,
+    rules: Mapping[Prefix, Rule],
+    *,
+    keep: bool,
+    ready: Callable[[Instance], None],
+) -> None:
+    """Answer on an interface until SIGINT or SIGTERM.
+
+    keep: leave the program attached, answering on its own. ready: called once, when it answers.
+    NdxdpError if it cannot attach, or if the interface goes away.
+    """
+    with contextlib.ExitStack() as at_exit:
+        # Listening comes first: what changes while we attach is seen afterwards.
+        monitor = netlink.Monitor()
+        at_exit.callback(monitor.close)
+        instance = responder.attach_interface(
+            tree, interface, options, rules, owned_source=RUN_SOURCE, keep=keep
+        )
+        at_exit.callback(instance.close)
+        if not keep:
+            at_exit.callback(_leave, tree, instance)
+            allmulti = Allmulti(instance.maps.settings().ifindex)
+            at_exit.callback(allmulti.close)
+        at_exit.enter_context(responder.running(tree, interface))
+        asyncio.run(_serve(tree, instance, monitor, ready))
+
+
+def _leave(tree: PinTree, instance: Instance) -> None:
+    with tree.lock():
+        responder.release(tree, instance)
+
+
+async def _serve(
+    tree: PinTree, instance: Instance, monitor: Monitor, ready: Callable[[Instance], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop, changed = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+
+    def on_netlink() -> None:
+        if monitor.drain():
+            changed.set()
+
+    loop.add_reader(monitor.fileno(), on_netlink)
+    ready(instance)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            changing = asyncio.ensure_future(changed.wait())
+            await asyncio.wait({changing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            changing.cancel()
+            if changed.is_set() and not stop.is_set():
+                await asyncio.sleep(_SETTLE)
+                changed.clear()
+                # In a thread: pyroute2 brings a loop of its own.
+                if not await asyncio.to_thread(responder.keep_in_step, tree, instance):
+                    raise NdxdpError(
+                        f"{instance.interface} has gone", "start again when it is back"
+                    )
+    finally:
+        stopping.cancel()
+        loop.remove_reader(monitor.fileno())

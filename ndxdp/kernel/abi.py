@@ -1,0 +1,172 @@
+"""The mirror of bpf/ndp_abi.h: struct layouts, maps, limits, flags.
+
+The header is the truth; tests/test_abi.py compares everything here with the BTF of the compiled
+object. All integers are in the host's byte order; addresses and MACs are bytes as on the wire.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import Any, NamedTuple
+
+from ndxdp.ndp import Reason
+
+VERSION = 1
+
+MAX_ADDRESSES = 131072
+MAX_PREFIXES = 1048576
+MAX_GROUPS = 1024
+MAX_SOLICITORS = 8192
+
+
+class Mode(IntEnum):
+    """enum ndp_mode: the hook that the program is attached to."""
+
+    NATIVE = 1
+    GENERIC = 2
+    TC = 3
+
+    @property
+    def label(self) -> str:
+        return self.name.lower()
+
+    @property
+    def program(self) -> str:
+        """The entry point that this hook runs."""
+        return "ndp_tc" if self is Mode.TC else "ndp_xdp"
+
+
+class Left(IntFlag):
+    """enum ndp_left_flag: what detaching must put back, and how the program is attached."""
+
+    ALLMULTI = 1
+    CLSACT = 2
+    NETLINK = 4
+
+
+class NaSourceCode(IntEnum):
+    """enum ndp_na_source."""
+
+    TARGET = 0
+    LINK_LOCAL = 1
+    ADDRESS = 2
+
+
+class GroupFlag(IntFlag):
+    """enum ndp_group_flag."""
+
+    ROUTER = 1
+    OVERRIDE = 2
+    DEFEND = 4
+    LLADDR = 8
+    DYNAMIC = 16
+
+
+class RuleFlag(IntFlag):
+    """enum ndp_rule_flag."""
+
+    HELD = 1
+
+
+class Layout:
+    """A C struct: its fields in order, each with its `struct` code. No hidden padding."""
+
+    def __init__(self, name: str, **fields: str) -> None:
+        self.name = name
+        self.fields = fields
+        self._struct = struct.Struct("=" + "".join(fields.values()))
+        self.size = self._struct.size
+
+    def pack(self, **values: Any) -> bytes:
+        """Bytes of the struct; a field that is not named is zero."""
+        zeros = (b"" if code.endswith("s") else 0 for code in self.fields.values())
+        return self._struct.pack(*(dict(zip(self.fields, zeros, strict=True)) | values).values())
+
+    def unpack(self, data: bytes) -> dict[str, Any]:
+        return dict(zip(self.fields, self._struct.unpack(data), strict=True))
+
+    def offsets(self) -> dict[str, tuple[int, int]]:
+        """Field -> (offset, size) in bytes."""
+        at, found = 0, {}
+        for field, code in self.fields.items():
+            size = struct.calcsize("=" + code)
+            found[field] = (at, size)
+            at += size
+        return found
+
+
+PREFIX = Layout("ndp_prefix", length="I", address="16s")
+RULE = Layout("ndp_rule", group="H", answer="B", flags="B", prefix_len="B", reserved="3s")
+GROUP = Layout(
+    "ndp_group",
+    na_source="B",
+    flags="B",
+    lladdr="6s",
+    address="16s",
+    source="16s",
+    label="48s",
+)
+GROUP_COUNT = Layout("ndp_group_count", solicited="Q", answered="Q")
+SETTINGS = Layout(
+    "ndp_settings",
+    heartbeat="Q",
+    heartbeat_timeout="Q",
+    rate_interval="Q",
+    rate_credit="Q",
+    link_local="16s",
+    mac="6s",
+    paused="B",
+    mode="B",
+    netns="Q",
+    ifindex="I",
+    left="B",
+    bcc="B",
+    reserved="2s",
+)
+EXPLAINED = Layout(
+    "ndp_explained",
+    group="H",
+    reason="B",
+    matched="B",
+    answer="B",
+    flags="B",
+    prefix_len="B",
+    reserved="B",
+)
+
+LAYOUTS = (PREFIX, RULE, GROUP, GROUP_COUNT, SETTINGS, EXPLAINED)
+
+# enum bpf_map_type and flags, linux/bpf.h
+_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
+_NO_PREALLOC = 1
+
+
+class MapSpec(NamedTuple):
+    """A map as the program declares it; sizes in bytes."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int = 0
+
+    @property
+    def per_cpu(self) -> bool:
+        return self.type == _PERCPU_ARRAY
+
+
+MAPS = {
+    spec.name: spec
+    for spec in (
+        MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
+        MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
+        MapSpec("groups", _ARRAY, 4, GROUP.size, MAX_GROUPS),
+        MapSpec("group_counters", _PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_GROUPS),
+        MapSpec("reasons", _PERCPU_ARRAY, 4, 8, len(Reason)),
+        MapSpec("settings", _ARRAY, 4, SETTINGS.size, 1),
+        MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
+        MapSpec("explained", _ARRAY, 4, EXPLAINED.size, 1),
+    )
+}

@@ -1,0 +1,679 @@
+"""bpf(2) through libbpf: the only ctypes of the project.
+
+One thin function per call. Every call that fails raises BpfError with the kernel's errno, and
+with what libbpf had to say (the verifier's log, netlink's extended message). Descriptors are
+plain ints that the caller closes. Constants are linux/bpf.h's, linux/if_link.h's and
+linux/pkt_sched.h's, under their names there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Iterator
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_int,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any, NamedTuple
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel.abi import MapSpec
+
+BPF_PROG_TYPE_SCHED_CLS = 3
+BPF_PROG_TYPE_XDP = 6
+BPF_XDP = 37
+BPF_TCX_INGRESS = 46
+BPF_F_XDP_HAS_FRAGS = 1 << 5
+
+XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+XDP_FLAGS_REPLACE = 1 << 4
+
+BPF_TC_INGRESS = 1
+BPF_TC_F_REPLACE = 1
+
+_BATCH = 16384
+_ENOTSUPP = 524  # the kernel's own "not supported", which libc does not know
+
+
+class BpfError(OSError):
+    """A call failed. `operation` says which, `log` what libbpf printed on the way."""
+
+    def __init__(self, code: int, operation: str, log: str = "") -> None:
+        super().__init__(code, os.strerror(code) if code != _ENOTSUPP else "Not supported")
+        self.operation = operation
+        self.log = log
+
+    def __str__(self) -> str:
+        return f"{self.operation}: {self.strerror}"
+
+
+class _Opts(ctypes.Structure):
+    """An options struct of libbpf: its first field is its own size."""
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(sz=ctypes.sizeof(self), **values)
+
+
+class _LinkCreateOpts(_Opts):
+    """As far as we fill it."""
+
+    _fields_ = [("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32)]
+
+
+class _MapCreateOpts(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("numa_node", c_uint32),
+        ("map_ifindex", c_uint32),
+    ]
+
+
+class _BatchOpts(_Opts):
+    _fields_ = [("sz", c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64)]
+
+
+class _ProgLoadOpts(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("attempts", c_int),
+        ("expected_attach_type", c_uint32),
+        ("prog_btf_fd", c_uint32),
+        ("prog_flags", c_uint32),
+        ("prog_ifindex", c_uint32),
+        ("kern_version", c_uint32),
+        ("attach_btf_id", c_uint32),
+        ("attach_prog_fd", c_uint32),
+        ("attach_btf_obj_fd", c_uint32),
+        ("_pad", c_uint32),
+        ("fd_array", c_void_p),
+        ("func_info", c_void_p),
+        ("func_info_cnt", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("line_info", c_void_p),
+        ("line_info_cnt", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("log_level", c_uint32),
+        ("log_size", c_uint32),
+        ("log_buf", c_void_p),
+    ]
+
+
+class _TestRunOpts(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("data_in", c_char_p),
+        ("data_out", c_void_p),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("ctx_in", c_char_p),
+        ("ctx_out", c_void_p),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("retval", c_uint32),
+        ("repeat", c_int),
+        ("duration", c_uint32),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+    ]
+
+
+class _XdpAttachOpts(_Opts):
+    _fields_ = [("sz", c_size_t), ("old_prog_fd", c_int), ("_pad", c_uint32)]
+
+
+class _XdpQueryOpts(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("prog_id", c_uint32),
+        ("drv_prog_id", c_uint32),
+        ("hw_prog_id", c_uint32),
+        ("skb_prog_id", c_uint32),
+        ("attach_mode", c_uint8),
+        ("_pad", c_uint8 * 7),
+    ]
+
+
+class _TcHook(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("ifindex", c_int),
+        ("attach_point", c_uint32),
+        ("parent", c_uint32),
+        ("_pad", c_uint32),
+    ]
+
+
+class _TcOpts(_Opts):
+    _fields_ = [
+        ("sz", c_size_t),
+        ("prog_fd", c_int),
+        ("flags", c_uint32),
+        ("prog_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+        ("_pad", c_uint32),
+    ]
+
+
+class _ProgInfo(ctypes.Structure):
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("tag", c_uint8 * 8),
+        ("jited_prog_len", c_uint32),
+        ("xlated_prog_len", c_uint32),
+        ("jited_prog_insns", c_uint64),
+        ("xlated_prog_insns", c_uint64),
+        ("load_time", c_uint64),
+        ("created_by_uid", c_uint32),
+        ("nr_map_ids", c_uint32),
+        ("map_ids", c_uint64),
+        ("name", ctypes.c_char * 16),
+    ]
+
+
+class _MapInfo(ctypes.Structure):
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+        ("name", ctypes.c_char * 16),
+    ]
+
+
+class _LinkInfo(ctypes.Structure):
+    """Up to the first field of the union, which for XDP and tcx is the ifindex."""
+
+    _fields_ = [
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("_pad", c_uint32),
+        ("ifindex", c_uint32),
+        ("attach_type", c_uint32),
+    ]
+
+
+class ProgInfo(NamedTuple):
+    """id: the kernel's number. tag: of the instructions, 16 hex digits. name: up to 15 bytes."""
+
+    id: int
+    tag: str
+    name: str
+    type: int
+
+
+class LinkInfo(NamedTuple):
+    """ifindex is 0 when the interface has gone from under the link."""
+
+    id: int
+    prog_id: int
+    ifindex: int
+
+
+class Run(NamedTuple):
+    """What a program returned, and the frame that it left."""
+
+    retval: int
+    data: bytes
+
+
+_PRINT_FN = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_printed: list[str] = []
+_SIGNATURES: dict[str, tuple[list[Any], Any]] = {
+    "libbpf_num_possible_cpus": ([], c_int),
+    "bpf_map_create": ([c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p], c_int),
+    "bpf_map_lookup_elem": ([c_int, c_char_p, c_void_p], c_int),
+    "bpf_map_update_elem": ([c_int, c_char_p, c_char_p, c_uint64], c_int),
+    "bpf_map_delete_elem": ([c_int, c_char_p], c_int),
+    "bpf_map_get_next_key": ([c_int, c_char_p, c_void_p], c_int),
+    "bpf_map_lookup_batch": (
+        [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
+        c_int,
+    ),
+    "bpf_map_update_batch": (
+        [c_int, c_char_p, c_char_p, POINTER(c_uint32), c_void_p],
+        c_int,
+    ),
+    "bpf_obj_pin": ([c_int, c_char_p], c_int),
+    "bpf_obj_get": ([c_char_p], c_int),
+    "bpf_obj_get_info_by_fd": ([c_int, c_void_p, POINTER(c_uint32)], c_int),
+    "bpf_prog_get_fd_by_id": ([c_uint32], c_int),
+    "bpf_prog_load": (
+        [c_int, c_char_p, c_char_p, c_void_p, c_size_t, c_void_p],
+        c_int,
+    ),
+    "bpf_prog_test_run_opts": ([c_int, c_void_p], c_int),
+    "bpf_prog_query": (
+        [c_int, c_int, c_uint32, c_void_p, c_void_p, POINTER(c_uint32)],
+        c_int,
+    ),
+    "bpf_link_create": ([c_int, c_int, c_int, c_void_p], c_int),
+    "bpf_link_update": ([c_int, c_int, c_void_p], c_int),
+    "bpf_xdp_attach": ([c_int, c_int, c_uint32, c_void_p], c_int),
+    "bpf_xdp_detach": ([c_int, c_uint32, c_void_p], c_int),
+    "bpf_xdp_query": ([c_int, c_int, c_void_p], c_int),
+    "bpf_tc_hook_create": ([c_void_p], c_int),
+    "bpf_tc_hook_destroy": ([c_void_p], c_int),
+    "bpf_tc_attach": ([c_void_p, c_void_p], c_int),
+    "bpf_tc_detach": ([c_void_p, c_void_p], c_int),
+    "bpf_tc_query": ([c_void_p, c_void_p], c_int),
+    "bpf_object__open_mem": ([c_char_p, c_size_t, c_void_p], c_void_p),
+    "bpf_object__load": ([c_void_p], c_int),
+    "bpf_object__close": ([c_void_p], None),
+    "bpf_object__next_program": ([c_void_p, c_void_p], c_void_p),
+    "bpf_object__find_map_by_name": ([c_void_p, c_char_p], c_void_p),
+    "bpf_program__name": ([c_void_p], c_char_p),
+    "bpf_program__set_autoload": ([c_void_p, ctypes.c_bool], c_int),
+    "bpf_program__flags": ([c_void_p], c_uint32),
+    "bpf_program__set_flags": ([c_void_p, c_uint32], c_int),
+    "bpf_program__fd": ([c_void_p], c_int),
+    "bpf_map__reuse_fd": ([c_void_p, c_int], c_int),
+}
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError:
+        raise NdxdpError(
+            "libbpf.so.1 is not installed", "on Debian and Ubuntu: apt install libbpf1"
+        ) from None
+    for name, (arguments, result) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result
+    # libbpf hands over a format string and a va_list, which only C can join.
+    vsnprintf = ctypes.CDLL(None).vsnprintf
+    vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
+
+    def keep(level: int, text: bytes, arguments: int) -> int:
+        if level <= 1:  # LIBBPF_WARN, LIBBPF_INFO
+            size = 1 << 20 if b"BEGIN PROG LOAD LOG" in text else 1 << 12
+            buffer = ctypes.create_string_buffer(size)
+            vsnprintf(buffer, size, text, arguments)
+            _printed.append(buffer.value.decode(errors="replace"))
+        return 0
+
+    library.libbpf_set_print.argtypes = [_PRINT_FN]
+    library.libbpf_set_print.restype = c_void_p
+    callback = _PRINT_FN(keep)
+    library.libbpf_set_print(callback)
+    setattr(library, "_callback", callback)  # noqa: B010 - C holds it: it must live as long
+    return library
+
+
+def _call(name: str, *arguments: Any) -> int:
+    """Call a function of libbpf 1.x, which returns a value or -errno."""
+    library = _library()
+    _printed.clear()
+    result: int = getattr(library, name)(*arguments)
+    if result < 0:
+        raise BpfError(-result, name, "".join(_printed))
+    return result
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many values an element of a per-CPU map has."""
+    return _call("libbpf_num_possible_cpus")
+
+
+# ---- maps ---------------------------------------------------------------------------------------
+
+
+def map_create(spec: MapSpec) -> int:
+    opts = _MapCreateOpts(map_flags=spec.flags)
+    return _call(
+        "bpf_map_create",
+        spec.type,
+        spec.name.encode()[:15],
+        spec.key_size,
+        spec.value_size,
+        spec.max_entries,
+        byref(opts),
+    )
+
+
+def map_spec(fd: int) -> MapSpec:
+    """What an open map really is; its name is cut to 15 bytes."""
+    info = _info(fd, _MapInfo)
+    return MapSpec(
+        info.name.decode(),
+        info.type,
+        info.key_size,
+        info.value_size,
+        info.max_entries,
+        info.map_flags,
+    )
+
+
+def map_lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """The value of `size` bytes (for a per-CPU map: of all CPUs), None without one."""
+    value = ctypes.create_string_buffer(size)
+    try:
+        _call("bpf_map_lookup_elem", fd, key, value)
+    except BpfError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    _call("bpf_map_update_elem", fd, key, value, 0)
+
+
+def map_update_batch(fd: int, keys: list[bytes], values: list[bytes]) -> None:
+    """Write entries; on BpfError some of them may have been written, in order."""
+    for start in range(0, len(keys), _BATCH):
+        chunk = keys[start : start + _BATCH], values[start : start + _BATCH]
+        try:
+            _call(
+                "bpf_map_update_batch",
+                fd,
+                b"".join(chunk[0]),
+                b"".join(chunk[1]),
+                byref(c_uint32(len(chunk[0]))),
+                byref(_BatchOpts()),
+            )
+        except BpfError as error:
+            if not _no_batch(error):
+                raise
+            for key, value in zip(*chunk, strict=True):
+                map_update(fd, key, value)
+
+
+def map_delete(fd: int, keys: list[bytes]) -> None:
+    """Remove entries; those that are not there are no error."""
+    for key in keys:
+        try:
+            _call("bpf_map_delete_elem", fd, key)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+
+def map_items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    """All (key, value) of a hash or a trie. Entries that come or go meanwhile may be missed."""
+    key_size, value_size = spec.key_size, spec.value_size
+    keys = ctypes.create_string_buffer(key_size * _BATCH)
+    values = ctypes.create_string_buffer(value_size * _BATCH)
+    token, after = None, ctypes.create_string_buffer(max(key_size, 4))
+    while True:
+        count = c_uint32(_BATCH)
+        finished = False
+        try:
+            _call(
+                "bpf_map_lookup_batch",
+                fd,
+                token,
+                after,
+                keys,
+                values,
+                byref(count),
+                byref(_BatchOpts()),
+            )
+        except BpfError as error:
+            if _no_batch(error) and token is None:
+                yield from _items_one_by_one(fd, spec)
+                return
+            if error.errno != errno.ENOENT:
+                raise
+            finished = True
+        for i in range(count.value):
+            yield (
+                keys.raw[i * key_size : (i + 1) * key_size],
+                values.raw[i * value_size : (i + 1) * value_size],
+            )
+        if finished:
+            return
+        token, after = after, ctypes.create_string_buffer(max(key_size, 4))
+
+
+def _items_one_by_one(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    key: bytes | None = None
+    following = ctypes.create_string_buffer(spec.key_size)
+    while True:
+        try:
+            _call("bpf_map_get_next_key", fd, key, following)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        key = following.raw
+        value = map_lookup(fd, key, spec.value_size)
+        if value is not None:
+            yield key, value
+
+
+def _no_batch(error: BpfError) -> bool:
+    """Batches came to tries in 5.13 and to hashes in 5.6; before, this is what they answer."""
+    return error.errno in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP)
+
+
+# ---- programs -----------------------------------------------------------------------------------
+
+
+def load_object(image: bytes, program: str, map_fds: dict[str, int]) -> int:
+    """Load one program of an ELF object with its maps replaced by open ones."""
+    library = _library()
+    _printed.clear()
+    ctypes.set_errno(0)
+    handle = library.bpf_object__open_mem(image, len(image), None)
+    if not handle:
+        raise BpfError(
+            ctypes.get_errno() or errno.EINVAL, "bpf_object__open_mem", "".join(_printed)
+        )
+    try:
+        chosen = None
+        current = library.bpf_object__next_program(handle, None)
+        while current:
+            wanted = library.bpf_program__name(current) == program.encode()
+            _call("bpf_program__set_autoload", current, wanted)
+            chosen = current if wanted else chosen
+            current = library.bpf_object__next_program(handle, current)
+        if chosen is None:
+            raise BpfError(errno.ENOENT, f"find program {program}")
+        for name, fd in map_fds.items():
+            found = library.bpf_object__find_map_by_name(handle, name.encode())
+            if not found:
+                raise BpfError(errno.ENOENT, f"find map {name}")
+            _call("bpf_map__reuse_fd", found, fd)
+        _call("bpf_object__load", handle)
+        return os.dup(library.bpf_program__fd(chosen))
+    finally:
+        library.bpf_object__close(handle)
+
+
+def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) -> int:
+    """Load raw instructions (8 bytes each) whose map references are open descriptors."""
+    log = ctypes.create_string_buffer(1 << 20)
+    kind = BPF_XDP if prog_type == BPF_PROG_TYPE_XDP else 0
+    opts = _ProgLoadOpts(
+        prog_flags=flags,
+        expected_attach_type=kind,
+        log_size=len(log),
+        log_buf=ctypes.cast(log, c_void_p),
+    )
+    try:
+        return _call(
+            "bpf_prog_load", prog_type, name.encode(), b"GPL", code, len(code) // 8, byref(opts)
+        )
+    except BpfError as error:
+        error.log += log.value.decode(errors="replace")
+        raise
+
+
+def prog_info(fd: int) -> ProgInfo:
+    info = _info(fd, _ProgInfo)
+    return ProgInfo(info.id, bytes(info.tag).hex(), info.name.decode(), info.type)
+
+
+def prog_name(prog_id: int) -> str:
+    """The name of any loaded program; '' where CAP_SYS_ADMIN is missing to ask."""
+    try:
+        fd = _call("bpf_prog_get_fd_by_id", prog_id)
+    except BpfError:
+        return ""
+    try:
+        return prog_info(fd).name
+    finally:
+        os.close(fd)
+
+
+def run_once(fd: int, frame: bytes) -> Run:
+    """Run a program on a frame of 14 bytes or more, as if it came in through `lo`."""
+    out = ctypes.create_string_buffer(4096)
+    opts = _TestRunOpts(
+        data_in=frame,
+        data_size_in=len(frame),
+        data_out=ctypes.cast(out, c_void_p),
+        data_size_out=len(out),
+        repeat=1,
+    )
+    _call("bpf_prog_test_run_opts", fd, byref(opts))
+    return Run(opts.retval, out.raw[: opts.data_size_out])
+
+
+# ---- pins and links -----------------------------------------------------------------------------
+
+
+def pin(fd: int, path: str) -> None:
+    _call("bpf_obj_pin", fd, path.encode())
+
+
+def get_pinned(path: str) -> int:
+    return _call("bpf_obj_get", path.encode())
+
+
+def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attach by a link, which is gone with its last descriptor and pin."""
+    return _call(
+        "bpf_link_create", prog_fd, ifindex, attach_type, byref(_LinkCreateOpts(flags=flags))
+    )
+
+
+def link_update(link_fd: int, prog_fd: int) -> None:
+    """Put another program in the link's place between two frames."""
+    _call("bpf_link_update", link_fd, prog_fd, None)
+
+
+def link_info(fd: int) -> LinkInfo:
+    info = _info(fd, _LinkInfo)
+    return LinkInfo(info.id, info.prog_id, info.ifindex)
+
+
+def xdp_attach(ifindex: int, prog_fd: int, flags: int, old_prog_fd: int | None = None) -> None:
+    """Attach by netlink; with `old_prog_fd` and XDP_FLAGS_REPLACE only in that one's place."""
+    opts = _XdpAttachOpts(old_prog_fd=-1 if old_prog_fd is None else old_prog_fd)
+    _call(
+        "bpf_xdp_attach",
+        ifindex,
+        prog_fd,
+        flags,
+        byref(opts) if flags & XDP_FLAGS_REPLACE else None,
+    )
+
+
+def xdp_detach(ifindex: int, flags: int, old_prog_fd: int) -> None:
+    """Detach by netlink, if `old_prog_fd` is what is attached (EEXIST if not)."""
+    opts = _XdpAttachOpts(old_prog_fd=old_prog_fd)
+    _call("bpf_xdp_detach", ifindex, flags | XDP_FLAGS_REPLACE, byref(opts))
+
+
+def xdp_program_ids(ifindex: int) -> list[int]:
+    """Ids of the XDP programs on an interface, in any mode; none if it has gone."""
+    opts = _XdpQueryOpts()
+    try:
+        _call("bpf_xdp_query", ifindex, 0, byref(opts))
+    except BpfError as error:
+        if error.errno in (errno.ENODEV, errno.EINVAL):
+            return []
+        raise
+    ids = (opts.prog_id, opts.drv_prog_id, opts.skb_prog_id, opts.hw_prog_id)
+    return sorted({prog_id for prog_id in ids if prog_id})
+
+
+def tcx_program_ids(ifindex: int) -> list[int]:
+    """Ids of the programs at tcx ingress, none on a kernel without tcx (before 6.6)."""
+    ids = (c_uint32 * 64)()
+    count = c_uint32(len(ids))
+    try:
+        _call("bpf_prog_query", ifindex, BPF_TCX_INGRESS, 0, None, ids, byref(count))
+    except BpfError as error:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
+            return []
+        raise
+    return list(ids[: count.value])
+
+
+def clsact_create(ifindex: int) -> bool:
+    """Make the clsact qdisc; False if it was there."""
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    try:
+        _call("bpf_tc_hook_create", byref(hook))
+    except BpfError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def clsact_destroy(ifindex: int) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS | 2)
+    _call("bpf_tc_hook_destroy", byref(hook))
+
+
+def tc_attach(ifindex: int, prog_fd: int, handle: int, priority: int, replace: bool) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    flags = BPF_TC_F_REPLACE if replace else 0
+    opts = _TcOpts(prog_fd=prog_fd, flags=flags, handle=handle, priority=priority)
+    _call("bpf_tc_attach", byref(hook), byref(opts))
+
+
+def tc_program_id(ifindex: int, handle: int, priority: int) -> int | None:
+    """The program of one filter at clsact ingress, None if there is no such filter."""
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    opts = _TcOpts(handle=handle, priority=priority)
+    try:
+        _call("bpf_tc_query", byref(hook), byref(opts))
+    except BpfError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    return int(opts.prog_id)
+
+
+def tc_detach(ifindex: int, handle: int, priority: int) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    _call("bpf_tc_detach", byref(hook), byref(_TcOpts(handle=handle, priority=priority)))
+
+
+def _info(fd: int, kind: type[Any]) -> Any:
+    info = kind()
+    _call("bpf_obj_get_info_by_fd", fd, byref(info), byref(c_uint32(ctypes.sizeof(info))))
+    return info

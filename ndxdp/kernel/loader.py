@@ -1,0 +1,78 @@
+"""From a program's name and open maps to a loaded program, by either loader."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from enum import Enum
+from importlib import resources
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import bcc_loader, libbpf
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.libbpf import BpfError
+
+log = logging.getLogger(__name__)
+
+OBJECT = resources.files("ndxdp") / "bpf" / "ndp_responder.o"
+
+
+class Loader(Enum):
+    """prebuilt: the object that came with ndxdp. bcc: compiled here from the source."""
+
+    PREBUILT = "prebuilt"
+    BCC = "bcc"
+
+
+def load(loader: Loader, mode: Mode, map_fds: dict[str, int], image: bytes | None = None) -> int:
+    """Load the entry point for `mode`; its descriptor is the caller's to close.
+
+    image: another object than the shipped one. NdxdpError where the kernel refuses; the
+    verifier's words go to the debug log.
+    """
+    try:
+        if loader is Loader.BCC:
+            return _load_bcc(mode, map_fds)
+        return libbpf.load_object(
+            _shipped_object() if image is None else image, mode.program, map_fds
+        )
+    except BpfError as error:
+        raise _refusal(error) from error
+
+
+def _shipped_object() -> bytes:
+    try:
+        return OBJECT.read_bytes()
+    except FileNotFoundError:
+        raise NdxdpError(
+            "this installation has no compiled program", "run `make build`, or use --loader bcc"
+        ) from None
+
+
+def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
+    code = bcc_loader.compile_program(mode.program, map_fds)
+    if mode is Mode.TC:
+        return libbpf.load_instructions(libbpf.BPF_PROG_TYPE_SCHED_CLS, mode.program, code)
+    return libbpf.load_instructions(
+        libbpf.BPF_PROG_TYPE_XDP, mode.program, code, libbpf.BPF_F_XDP_HAS_FRAGS
+    )
+
+
+def _refusal(error: BpfError) -> NdxdpError:
+    log.debug("%s", error.log.strip())
+    if error.errno == errno.EPERM:
+        return NdxdpError(
+            "the kernel does not let this process load a BPF program",
+            "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
+        )
+    if error.operation == "bpf_object__open_mem":
+        return NdxdpError("the program's object file is not one", "install ndxdp anew")
+    if error.operation.startswith("find "):
+        return NdxdpError(
+            f"the object and this ndxdp are not of one version ({error.operation} failed)",
+            "install ndxdp anew",
+        )
+    return NdxdpError(
+        f"the kernel's verifier refused the program ({error.strerror})",
+        "--debug shows its log; please report it with `uname -r`",
+    )

@@ -1,0 +1,399 @@
+"""The maps of one interface: rules, groups, settings and counters, in Python's terms."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi, libbpf, pins
+from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
+from ndxdp.policy import Difference, Prefix, Rule, Rules
+
+_U32 = struct.Struct("=I")
+_KEY0 = _U32.pack(0)
+_NOTHING_LEFT = abi.Left(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """struct ndp_settings. Times in ns of CLOCK_MONOTONIC; netns is an inode number."""
+
+    mac: bytes
+    ifindex: int
+    netns: int
+    mode: abi.Mode
+    link_local: bytes = UNSPECIFIED
+    paused: bool = False
+    heartbeat: int = 0
+    heartbeat_timeout: int = 0
+    rate_interval: int = 0
+    rate_credit: int = 0
+    left: abi.Left = _NOTHING_LEFT
+    bcc: bool = False
+
+    def pack(self) -> bytes:
+        return abi.SETTINGS.pack(**{name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Settings:
+        fields = abi.SETTINGS.unpack(data)
+        del fields["reserved"]
+        fields["mode"] = abi.Mode(fields["mode"])
+        fields["left"] = abi.Left(fields["left"])
+        return cls(**fields | {"paused": bool(fields["paused"]), "bcc": bool(fields["bcc"])})
+
+
+class Group(NamedTuple):
+    """What rules written together share: who wrote them, their label, how they answer."""
+
+    source: str
+    label: str
+    profile: Profile
+    dynamic: bool = False
+
+    def pack(self) -> bytes:
+        profile = self.profile
+        flags = abi.GroupFlag(0)
+        for flag, value in (
+            (abi.GroupFlag.ROUTER, profile.router),
+            (abi.GroupFlag.OVERRIDE, profile.override),
+            (abi.GroupFlag.DEFEND, profile.defend),
+            (abi.GroupFlag.LLADDR, profile.lladdr is not None),
+            (abi.GroupFlag.DYNAMIC, self.dynamic),
+        ):
+            flags |= flag if value else 0
+        is_address = isinstance(profile.source, bytes)
+        return abi.GROUP.pack(
+            na_source=_NA_SOURCE_CODES.get(profile.source, abi.NaSourceCode.ADDRESS),
+            flags=flags,
+            lladdr=profile.lladdr or b"",
+            address=profile.source if is_address else b"",
+            source=self.source.encode(),
+            label=self.label.encode(),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Group | None:
+        """None for a free slot."""
+        fields = abi.GROUP.unpack(data)
+        source = _text(fields["source"])
+        if not source:
+            return None
+        flags = abi.GroupFlag(fields["flags"])
+        na_source: NaSource | bytes = fields["address"]
+        for known, code in _NA_SOURCE_CODES.items():
+            na_source = known if fields["na_source"] == code else na_source
+        profile = Profile(
+            na_source,
+            router=bool(flags & abi.GroupFlag.ROUTER),
+            override=bool(flags & abi.GroupFlag.OVERRIDE),
+            defend=bool(flags & abi.GroupFlag.DEFEND),
+            lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
+        )
+        dynamic = bool(flags & abi.GroupFlag.DYNAMIC)
+        return cls(source, _text(fields["label"]), profile, dynamic)
+
+    @classmethod
+    def of(cls, rule: Rule) -> Group:
+        return cls(rule.source, rule.label, rule.profile, rule.dynamic)
+
+
+_NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
+    NaSource.TARGET: abi.NaSourceCode.TARGET,
+    NaSource.LINK_LOCAL: abi.NaSourceCode.LINK_LOCAL,
+}
+
+
+class GroupCount(NamedTuple):
+    """Solicitations that reached a rule of a group, and how many of them were answered."""
+
+    source: str
+    label: str
+    solicited: int
+    answered: int
+
+
+class Explained(NamedTuple):
+    """The verdict on a dry run, and the rule that matched, if one did."""
+
+    reason: Reason
+    prefix_len: int | None
+    rule: Rule | None
+
+
+class Maps:
+    """Open maps of one interface. `fds` are by map name; close() when done."""
+
+    def __init__(self, fds: dict[str, int]) -> None:
+        self.fds = fds
+
+    @classmethod
+    def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Maps:
+        """New, empty maps, which nothing pins yet."""
+        maps = cls({})
+        try:
+            for spec in abi.MAPS.values():
+                if spec.name == "addresses":
+                    spec = spec._replace(max_entries=max_addresses)
+                maps.fds[spec.name] = libbpf.map_create(spec)
+        except BaseException:
+            maps.close()
+            raise
+        return maps
+
+    @classmethod
+    def open(cls, directory: Path) -> Maps:
+        """The pinned maps of an interface; NdxdpError if they are not what this ABI has."""
+        maps = cls({})
+        try:
+            for spec in abi.MAPS.values():
+                path = directory / spec.name
+                fd = libbpf.get_pinned(str(path))
+                maps.fds[spec.name] = fd
+                found = libbpf.map_spec(fd)
+                if found._replace(max_entries=0) != spec._replace(
+                    name=spec.name[:15], max_entries=0
+                ):
+                    raise NdxdpError(
+                        f"{path} is not a map of ABI version {abi.VERSION}",
+                        f"another program pinned it: remove it with rm -r {directory}",
+                    )
+        except BaseException:
+            maps.close()
+            raise
+        return maps
+
+    def close(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds = {}
+
+    def __enter__(self) -> Maps:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def pin(self, directory: Path) -> None:
+        for name, fd in self.fds.items():
+            libbpf.pin(fd, str(directory / name))
+            pins.set_mode(directory / name)
+
+    def max_entries(self, name: str) -> int:
+        return libbpf.map_spec(self.fds[name]).max_entries
+
+    # ---- settings
+
+    def settings(self) -> Settings:
+        data = libbpf.map_lookup(self.fds["settings"], _KEY0, abi.SETTINGS.size)
+        assert data is not None, "an array always has its elements"
+        return Settings.unpack(data)
+
+    def set_settings(self, settings: Settings) -> None:
+        libbpf.map_update(self.fds["settings"], _KEY0, settings.pack())
+
+    # ---- rules
+
+    def rules(self) -> Rules:
+        """Every rule in the kernel."""
+        groups = self.groups()
+        known: dict[bytes, Rule] = {}
+        rules: Rules = {}
+        for name in ("addresses", "prefixes"):
+            for key, value in libbpf.map_items(self.fds[name], abi.MAPS[name]):
+                prefix = _prefix_of(name, key)
+                rule = known.get(value)
+                if rule is None:
+                    rule = known[value] = _rule_of(abi.RULE.unpack(value), groups)
+                rules[prefix] = rule
+        return rules
+
+    def apply(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
+        """Write and remove rules: all of them or, on NdxdpError, none.
+
+        actual: what rules() said under the same lock.
+        """
+        self._check_room(change, actual)
+        group_ids = self._assign_groups(change.write.values(), actual.values())
+        try:
+            self._write(change.write, group_ids)
+        except libbpf.BpfError as error:
+            written = [prefix for prefix in change.write if prefix not in actual]
+            before = {prefix: actual[prefix] for prefix in change.write if prefix in actual}
+            self._remove(written)
+            self._write(before, self._assign_groups(before.values(), ()))
+            raise NdxdpError(
+                f"the kernel did not take the rules ({error.strerror}); none was changed",
+                "is memory short? see dmesg",
+            ) from error
+        self._remove(change.remove)
+
+    def groups(self) -> dict[int, Group]:
+        """Slot -> group, for the slots in use."""
+        found = {}
+        for slot in range(self.max_entries("groups")):
+            data = libbpf.map_lookup(self.fds["groups"], _U32.pack(slot), abi.GROUP.size)
+            group = Group.unpack(data) if data else None
+            if group:
+                found[slot] = group
+        return found
+
+    def _check_room(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
+        removed = set(change.remove)
+        have = Counter(_map_of(prefix) for prefix in actual)
+        new = Counter(_map_of(prefix) for prefix in change.write if prefix not in actual)
+        # New entries come before old ones go, so that no target is left without a rule.
+        for name in new:
+            limit = self.max_entries(name)
+            if have[name] + new[name] <= limit:
+                continue
+            going = sum(1 for prefix in removed if _map_of(prefix) == name)
+            raise NdxdpError(
+                f"{have[name]} {name} and {new[name]} new ones are more than the limit of {limit}"
+                + (f" ({going} would go, but only afterwards)" if going else ""),
+                "attach with a larger --max-addresses, or use prefixes"
+                if name == "addresses"
+                else "use wider prefixes",
+            )
+
+    def _assign_groups(self, writing: Iterable[Rule], kept: Iterable[Rule]) -> dict[Group, int]:
+        """Slots for the groups of the rules to write; those of nobody's rules are used again."""
+        slots = self.groups()
+        ids = {group: slot for slot, group in slots.items()}
+        wanted = {Group.of(rule): None for rule in _distinct(writing)}
+        missing = [group for group in wanted if group not in ids]
+        if not missing:
+            return ids
+        limit = self.max_entries("groups")
+        free = [slot for slot in range(limit) if slot not in slots]
+        if len(free) < len(missing):
+            used = {Group.of(rule) for rule in _distinct(kept)} | set(wanted)
+            free += [slot for slot, group in slots.items() if group not in used]
+        if len(free) < len(missing):
+            raise NdxdpError(
+                f"{len(missing)} new rule groups are more than the limit of {limit} leaves"
+                f" ({len(free)} free)",
+                "give many prefixes in one file: they are counted as one group",
+            )
+        nothing = bytes(abi.GROUP_COUNT.size * libbpf.possible_cpus())
+        for slot, group in zip(free, missing, strict=False):
+            if slot in slots:
+                del ids[slots[slot]]
+            libbpf.map_update(self.fds["group_counters"], _U32.pack(slot), nothing)
+            libbpf.map_update(self.fds["groups"], _U32.pack(slot), group.pack())
+            ids[group] = slot
+        return ids
+
+    def _write(self, rules: Mapping[Prefix, Rule], group_ids: Mapping[Group, int]) -> None:
+        values: dict[tuple[int, int], bytes] = {}
+        batches: dict[str, tuple[list[bytes], list[bytes]]] = {
+            "addresses": ([], []),
+            "prefixes": ([], []),
+        }
+        for prefix, rule in rules.items():
+            known = (id(rule), prefix.length)
+            value = values.get(known)
+            if value is None:
+                value = values[known] = abi.RULE.pack(
+                    group=group_ids[Group.of(rule)],
+                    answer=rule.answer,
+                    flags=abi.RuleFlag.HELD if rule.held else 0,
+                    prefix_len=prefix.length,
+                )
+            keys, packed = batches[_map_of(prefix)]
+            keys.append(_key_of(prefix))
+            packed.append(value)
+        for name, (keys, packed) in batches.items():
+            libbpf.map_update_batch(self.fds[name], keys, packed)
+
+    def _remove(self, prefixes: Iterable[Prefix]) -> None:
+        for name in ("addresses", "prefixes"):
+            keys = [_key_of(prefix) for prefix in prefixes if _map_of(prefix) == name]
+            libbpf.map_delete(self.fds[name], keys)
+
+    def copy_addresses(self, other: Maps) -> None:
+        """Take over the raw entries of another instance's `addresses`."""
+        spec = abi.MAPS["addresses"]
+        entries = list(libbpf.map_items(other.fds[spec.name], spec))
+        libbpf.map_update_batch(
+            self.fds[spec.name], [key for key, _ in entries], [value for _, value in entries]
+        )
+
+    # ---- counters
+
+    def reasons(self) -> dict[Reason, int]:
+        """Solicitations by reason, over all CPUs."""
+        counts = {}
+        for reason in list(Reason)[1:]:
+            data = self._per_cpu("reasons", reason, 8)
+            counts[reason] = sum(struct.unpack(f"={len(data) // 8}Q", data))
+        return counts
+
+    def group_counts(self) -> list[GroupCount]:
+        counts = []
+        for slot, group in self.groups().items():
+            data = self._per_cpu("group_counters", slot, abi.GROUP_COUNT.size)
+            numbers = struct.unpack(f"={len(data) // 8}Q", data)
+            counts.append(
+                GroupCount(group.source, group.label, sum(numbers[::2]), sum(numbers[1::2]))
+            )
+        return counts
+
+    def _per_cpu(self, name: str, slot: int, size: int) -> bytes:
+        data = libbpf.map_lookup(self.fds[name], _U32.pack(slot), size * libbpf.possible_cpus())
+        assert data is not None, "an array always has its elements"
+        return data
+
+    def explained(self) -> Explained:
+        """The verdict of the last dry run."""
+        data = libbpf.map_lookup(self.fds["explained"], _KEY0, abi.EXPLAINED.size)
+        assert data is not None, "an array always has its elements"
+        fields = abi.EXPLAINED.unpack(data)
+        reason = Reason(fields["reason"])
+        if not fields["matched"]:
+            return Explained(reason, None, None)
+        return Explained(reason, fields["prefix_len"], _rule_of(fields, self.groups()))
+
+
+def _distinct(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """Each rule object once: a list of 100 000 addresses shares one."""
+    return iter({id(rule): rule for rule in rules}.values())
+
+
+def _map_of(prefix: Prefix) -> str:
+    return "addresses" if prefix.length == 128 else "prefixes"
+
+
+def _key_of(prefix: Prefix) -> bytes:
+    if prefix.length == 128:
+        return prefix.address
+    return abi.PREFIX.pack(length=prefix.length, address=prefix.address)
+
+
+def _prefix_of(name: str, key: bytes) -> Prefix:
+    if name == "addresses":
+        return Prefix(key, 128)
+    fields = abi.PREFIX.unpack(key)
+    return Prefix(fields["address"], fields["length"])
+
+
+def _rule_of(fields: Mapping[str, Any], groups: Mapping[int, Group]) -> Rule:
+    group = groups[fields["group"]]
+    return Rule(
+        Answer(fields["answer"]),
+        group.profile,
+        group.source,
+        group.label,
+        group.dynamic,
+        bool(fields["flags"] & abi.RuleFlag.HELD),
+    )
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,127 @@
+"""Where the maps, the program and the link of an interface are pinned.
+
+    <bpffs>/ndxdp/v<ABI>/<interface>/{addresses,prefixes,…,program,link}
+
+bpffs reserves dots in names, interfaces (`eth0.100`) have them: a dot is written as a colon,
+which no interface name holds. One lock on the `v<ABI>` directory serialises all who write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi
+
+DEFAULT_BPFFS = Path("/sys/fs/bpf")
+PROGRAM = "program"
+LINK = "link"
+_BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
+
+
+class PinTree:
+    """The pins of all interfaces below one BPF file system."""
+
+    def __init__(self, bpffs: Path = DEFAULT_BPFFS) -> None:
+        self.bpffs = bpffs
+        self.root = bpffs / "ndxdp"
+        self.base = self.root / f"v{abi.VERSION}"
+
+    def check(self) -> None:
+        """NdxdpError where there is no BPF file system, or it may not be entered."""
+        mounts = _mounts()
+        if mounts is not None and not any(
+            kind == "bpf" and _same_path(where, self.bpffs) for where, kind in mounts
+        ):
+            raise NdxdpError(
+                f"there is no BPF file system at {self.bpffs}",
+                f"mount it: mount -t bpf bpf {self.bpffs}"
+                " (`ip netns exec` hides it: use nsenter --net)",
+            )
+        if not os.access(self.bpffs, os.X_OK):
+            raise NdxdpError(f"{self.bpffs} may not be entered", "run this as root")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold off every other writer; makes the base directory where it is missing."""
+        try:
+            self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:
+            raise NdxdpError(f"{self.base} may not be written", "run this as root") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+            for directory in (self.base, self.root):
+                with contextlib.suppress(OSError):  # not empty: others' pins
+                    directory.rmdir()
+
+    def path(self, interface: str) -> Path:
+        return self.base / interface.replace(".", ":")
+
+    def interfaces(self) -> list[str]:
+        """Names of the interfaces that have pins of this ABI version."""
+        try:
+            names = os.listdir(self.base)
+        except FileNotFoundError:
+            return []
+        except PermissionError:
+            raise NdxdpError(f"{self.base} may not be read", "run this as root") from None
+        return sorted(name.replace(":", ".") for name in names)
+
+    def other_versions(self, interface: str) -> list[str]:
+        """ABI versions other than ours (`v2`) that have pins for the interface."""
+        name = interface.replace(".", ":")
+        try:
+            return sorted(
+                entry.name
+                for entry in os.scandir(self.root)
+                if entry.name != self.base.name and (Path(entry.path) / name).is_dir()
+            )
+        except FileNotFoundError:
+            return []
+
+    def make(self, interface: str) -> Path:
+        path = self.path(interface)
+        path.mkdir(mode=0o750)
+        return path
+
+    def remove(self, interface: str) -> None:
+        """Unpin everything of an interface; what nothing else holds is gone with it."""
+        path = self.path(interface)
+        with contextlib.suppress(FileNotFoundError):
+            # The link first: from then on nothing answers from maps that are being taken apart.
+            for name in sorted(os.listdir(path), key=lambda name: name != LINK):
+                (path / name).unlink()
+            path.rmdir()
+
+
+def set_mode(path: Path) -> None:
+    """Maps may be read by the group of the pin, written by the owner alone."""
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
+
+
+def _mounts() -> list[tuple[Path, str]] | None:
+    try:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return None
+    fields = [line.split() for line in lines]
+    return [(Path(field[1].encode().decode("unicode_escape")), field[2]) for field in fields]
+
+
+def _same_path(a: Path, b: Path) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
+            raise
+        return a == b

@@ -1,0 +1,26 @@
+"""Multicast reception that lasts as long as a process does."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+_SOL_PACKET = 263
+_PACKET_ADD_MEMBERSHIP = 1
+_PACKET_MR_ALLMULTI = 2
+
+
+class Allmulti:
+    """Keeps an interface in allmulti until closed, also by the process's death.
+
+    The kernel counts such memberships, so that nobody else's wish is undone. The socket is of
+    no protocol: it receives nothing itself.
+    """
+
+    def __init__(self, ifindex: int) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
+        self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,183 @@
+"""Links, addresses, gateways, and word of their changes. This alone imports pyroute2.
+
+Everything is of the network namespace that the process is in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from ndxdp.errors import NdxdpError, UsageError
+
+IFF_UP = 0x1
+IFF_ALLMULTI = 0x200
+_ARPHRD_ETHER = 1
+_SCOPE_LINK = 253
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
+_RTF_UP, _RTF_GATEWAY = 0x1, 0x2
+
+_RTMGRP_LINK, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x1, 0x100, 0x400
+_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+
+_INTERFACE_NAME_MAX = 15
+_ROUTES = Path("/proc/thread-self/net/ipv6_route")
+_NETNS = "/proc/thread-self/ns/net"
+
+
+class Link(NamedTuple):
+    """An interface. mac: 6 bytes, empty where it has none. kind: `veth`, `bridge`, … or ''."""
+
+    ifindex: int
+    name: str
+    mac: bytes
+    kind: str
+    ethernet: bool
+    up: bool
+    allmulti: bool
+
+
+def netns() -> int:
+    """The inode number of this process's network namespace."""
+    return os.stat(_NETNS).st_ino
+
+
+def find_link(name: str) -> Link | None:
+    if not name or len(name.encode()) > _INTERFACE_NAME_MAX:
+        raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=name)
+        if not found:
+            return None
+        message = netlink.get_links(found[0])[0]
+    address = message.get_attr("IFLA_ADDRESS") or ""
+    info = message.get_attr("IFLA_LINKINFO")
+    return Link(
+        ifindex=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        mac=bytes.fromhex(address.replace(":", "")),
+        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
+        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
+        up=bool(message["flags"] & IFF_UP),
+        allmulti=bool(message["flags"] & IFF_ALLMULTI),
+    )
+
+
+def answering_link(name: str) -> Link:
+    """An interface that solicitations can be answered on; NdxdpError for any other."""
+    link = find_link(name)
+    if link is None:
+        raise NdxdpError(f"there is no interface '{name}'", "see: ip -br link")
+    if not link.ethernet or len(link.mac) != 6 or not any(link.mac):
+        raise NdxdpError(
+            f"{name} has no MAC address: nobody solicits there",
+            "name the Ethernet interface that faces the upstream router",
+        )
+    if not link.up:
+        raise NdxdpError(f"{name} is down", f"ip link set dev {name} up")
+    return link
+
+
+def addresses(ifindex: int) -> Iterator[tuple[bytes, bool]]:
+    """The interface's IPv6 addresses (16 bytes), and whether each is a usable link-local one."""
+    with IPRoute() as netlink:
+        for message in netlink.get_addr(family=socket.AF_INET6, index=ifindex):
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            usable = not flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE)
+            link_local = message["scope"] == _SCOPE_LINK and usable
+            yield socket.inet_pton(socket.AF_INET6, text), link_local
+
+
+def gateways(name: str) -> set[bytes]:
+    """Addresses (16 bytes) of the default routers behind an interface, in any table.
+
+    From /proc, because netlink would have us parse a whole routing table in Python to find
+    them, and there are hosts with 200 000 routes.
+    """
+    found = set()
+    with _ROUTES.open() as routes:
+        for line in routes:
+            if not line.startswith("00000000000000000000000000000000 00 "):
+                continue
+            fields = line.split()  # dst len src len nexthop metric refs use flags device
+            flags = int(fields[8], 16)
+            if fields[9] == name and flags & _RTF_UP and flags & _RTF_GATEWAY:
+                found.add(bytes.fromhex(fields[4]))
+    return found
+
+
+def set_allmulti(ifindex: int, on: bool) -> None:
+    """Receive every multicast group, or just those that were joined."""
+    try:
+        with IPRoute() as netlink:
+            netlink.link("set", index=ifindex, flags=IFF_ALLMULTI if on else 0, change=IFF_ALLMULTI)
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise NdxdpError(
+                f"allmulti could not be set ({os.strerror(error.code)})", "run this as root"
+            ) from error
+
+
+def has_filters(ifindex: int) -> bool:
+    """Somebody has a filter at the interface's clsact qdisc."""
+    with IPRoute() as netlink:
+        return any(
+            True
+            for parent in (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_CLSACT | TC_H_MIN_{INGRESS,EGRESS}
+            for _ in netlink.get_filters(index=ifindex, parent=parent)
+        )
+
+
+class Monitor:
+    """Wakes its reader when links, IPv6 addresses or IPv6 default routes change.
+
+    It tells that, not what: the reader looks at the present state, so that a lost message
+    costs nothing. fileno() is readable when drain() has something to say.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> bool:
+        """Read what there is; True if any of it may concern the holes or the interface."""
+        concerns = False
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return concerns
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                concerns = True  # something was lost
+                continue
+            concerns = concerns or _concerns(data)
+
+
+def _concerns(data: bytes) -> bool:
+    """False if all messages are of routes that are no default routes."""
+    at = 0
+    while at + 18 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        if kind not in (_RTM_NEWROUTE, _RTM_DELROUTE) or data[at + 17] == 0:  # rtm_dst_len
+            return True
+        at += max((length + 3) & ~3, 16)
+    return False
