@@ -1,0 +1,113 @@
+"""What the hypervisor sees on the host's port, and which of it reaches the router."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Self
+
+_CLONE_NEWNET = 0x40000000  # linux/sched.h
+_ETH_P_ALL = 3  # linux/if_ether.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A Neighbor Solicitation to the host, or a Neighbor Advertisement from it."""
+
+    kind: str  # "NS" or "NA"
+    source: IPv6Address
+    destination: IPv6Address
+    target: IPv6Address
+    passed: bool  # the filter let it through (always True for an NS)
+    frame: bytes
+
+    @property
+    def flags(self) -> str:
+        """The R, S and O that an advertisement has set."""
+        names = zip("RSO", (0x80, 0x40, 0x20), strict=True)
+        return "".join(name for name, bit in names if self.kind == "NA" and self.frame[58] & bit)
+
+
+class Capture:
+    """Watches the link between hypervisor and host; `messages` is there once it is closed."""
+
+    def __init__(self, at_host: socket.socket, at_router: socket.socket) -> None:
+        self.messages: list[Message] = []
+        self._at_host = at_host
+        self._at_router = at_router
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def advertisements(self) -> list[Message]:
+        return [message for message in self.messages if message.kind == "NA"]
+
+    @property
+    def solicitations(self) -> list[Message]:
+        return [message for message in self.messages if message.kind == "NS"]
+
+    def close(self) -> None:
+        """Stop watching and sort out what was seen. The sockets have buffered it until now."""
+        time.sleep(0.05)  # what is on its way arrives
+        seen = _drain(self._at_host)
+        arrived = {frame for frame, outgoing in _drain(self._at_router) if not outgoing}
+        for frame, to_host in seen:
+            kind = {135: "NS", 136: "NA"}.get(_icmpv6_type(frame))
+            if kind == ("NS" if to_host else "NA"):
+                source, destination, target = (
+                    IPv6Address(frame[at : at + 16]) for at in (22, 38, 62)
+                )
+                passed = to_host or frame in arrived
+                self.messages.append(Message(kind, source, destination, target, passed, frame))
+
+
+def packet_socket(namespace: str, interface: str) -> socket.socket:
+    """An AF_PACKET socket on an interface in a named network namespace. Raises OSError."""
+    made: list[socket.socket | OSError] = []
+
+    def make() -> None:
+        try:
+            with open(f"/run/netns/{namespace}", "rb") as handle:
+                if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), f"setns to {namespace}")
+            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            opened.bind((interface, _ETH_P_ALL))
+            made.append(opened)
+        except OSError as error:
+            made.append(error)
+
+    # A socket stays in the namespace where it was made; the thread that went there ends.
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
+
+
+def _drain(packets: socket.socket) -> list[tuple[bytes, bool]]:
+    """The frames that a socket has buffered, each with whether it was outgoing; closes it."""
+    frames = []
+    with packets, contextlib.suppress(BlockingIOError):
+        packets.setblocking(False)
+        while True:
+            frame, address = packets.recvfrom(65536)
+            frames.append((frame, address[2] == socket.PACKET_OUTGOING))
+    return frames
+
+
+def _icmpv6_type(frame: bytes) -> int:
+    """The ICMPv6 type of an untagged frame that can hold an NS or NA, else -1."""
+    is_icmpv6 = len(frame) >= 78 and frame[12:14] == b"\x86\xdd" and frame[20] == 58
+    return frame[54] if is_icmpv6 else -1

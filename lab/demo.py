@@ -1,0 +1,334 @@
+"""Shows the problem, what ndppd makes of it, and ndxdp's answer: `make demo`. Needs root.
+
+Everything happens in namespaces of its own and is gone afterwards, however it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from ipaddress import IPv6Address
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lab import private
+from lab.capture import Capture, Message
+from lab.topology import (
+    CONTAINER_ADDRESS,
+    CONTAINER_PREFIX,
+    HOST,
+    HOST_ADDRESS,
+    HOST_LINK_LOCAL,
+    HOST_MAC,
+    INTERNET_ADDRESS,
+    ROUTER,
+    ROUTER_ADDRESS,
+    ROUTER_LINK_LOCAL,
+    UPLINK,
+    Lab,
+    LabError,
+    missing_tools,
+    stop,
+)
+
+PICTURE = """\
+  router ------ to-router [ br0 ] to-host ------ host ------ container
+  fe80::1                 hypervisor             fe80::2     2001:db8:0:1:c::10
+  2001:db8:0:1::1/64      lets pass from host    2001:db8:0:1::2/64
+  takes the whole /64     only sources in        answers for
+  to be on its link       2001:db8:0:1:c::/80    2001:db8:0:1:c::/80
+"""
+
+NDPPD_CONFIGURATION = f"""\
+proxy {UPLINK} {{
+    rule {CONTAINER_PREFIX} {{
+        static
+    }}
+}}
+"""
+
+# Where a ping comes from decides from which address the router solicits.
+SOLICITS_FROM = {
+    ROUTER_ADDRESS: ROUTER_ADDRESS,  # its own packets: from their source
+    INTERNET_ADDRESS: ROUTER_LINK_LOCAL,  # as what it forwards
+}
+
+SHELL_STARTUP = """\
+[ -f ~/.bashrc ] && . ~/.bashrc
+at() { local name=$1; shift; nsenter --net=/run/netns/"$name" "$@"; }
+PS1='lab# '
+"""
+
+
+class Demo:
+    """The steps, in their order; `differences` says what did not happen as told."""
+
+    def __init__(self, lab: Lab, ndxdp: Path, mode: str) -> None:
+        self.differences: list[str] = []
+        self._lab = lab
+        self._ndxdp = ndxdp
+        self._mode = mode
+        self._step = ""
+
+    def nobody_answers(self) -> None:
+        self._begin("1", "Nobody answers for the container")
+        capture = self._ask(ROUTER_ADDRESS, expect_answers=False)
+        self._expect(not capture.advertisements, "nobody advertises")
+
+    def ndppd_answers(self) -> None:
+        self._begin("2", "ndppd answers, but from an address of the host's")
+        ndppd = self._start_ndppd()
+        try:
+            for source in SOLICITS_FROM:
+                before = self._lab.dropped().advertisements
+                capture = self._ask(source, expect_answers=False)
+                dropped = self._lab.dropped().advertisements - before
+                say(f"    the filter dropped {dropped} advertisements")
+                sent = capture.advertisements
+                self._expect(bool(sent), "ndppd answers")
+                self._expect(
+                    all(na.source in (HOST_ADDRESS, HOST_LINK_LOCAL) for na in sent),
+                    "ndppd's source is the host's",
+                )
+                self._expect(dropped == len(sent), "the filter drops each of ndppd's answers")
+            self._expect(ndppd.poll() is None, "ndppd keeps running")
+        finally:
+            stop(ndppd)
+
+    def ndxdp_answers(self) -> None:
+        self._begin("3", f"ndxdp answers, from the target ({self._mode})")
+        ndxdp = self._start_ndxdp()
+        try:
+            before = self._lab.dropped().advertisements
+            for source in SOLICITS_FROM:
+                capture = self._ask(source, expect_answers=True)
+                self._expect_right_answers(capture, SOLICITS_FROM[source])
+                neighbour = self._lab.neighbour(ROUTER, CONTAINER_ADDRESS)
+                self._expect(neighbour.lladdr == HOST_MAC, "the router learns the host's MAC")
+            self._expect_right_answers(self._probe(), ROUTER_LINK_LOCAL)
+            dropped = self._lab.dropped().advertisements - before
+            self._expect(dropped == 0, "the filter drops none of ndxdp's answers")
+            self._expect(ndxdp.poll() is None, "ndxdp keeps running")
+            self._show_status()
+        finally:
+            stop(ndxdp)
+
+    # ---- asking -----------------------------------------------------------------------------
+
+    def _ask(self, source: IPv6Address, *, expect_answers: bool) -> Capture:
+        """Ping the container with the router's neighbour cache empty, and tell what happened."""
+        count = 3 if expect_answers else 1
+        self._lab.forget_neighbours()
+        with self._lab.capture() as capture:
+            received = self._lab.ping(ROUTER, CONTAINER_ADDRESS, source=source, count=count)
+        neighbour = self._lab.neighbour(ROUTER, CONTAINER_ADDRESS)
+        say(f"  router# ping -I {source} {CONTAINER_ADDRESS}")
+        show(capture.messages)
+        say(f"    {received} of {count} pings answered; {describe_neighbour(*neighbour)}")
+        if expect_answers:
+            self._expect(received == count, "every ping is answered")
+        else:
+            self._expect(received == 0, "no ping is answered")
+            self._expect(neighbour.state == "FAILED", "the router's neighbour entry is FAILED")
+        solicits_from = {ns.source for ns in capture.solicitations}
+        self._expect(
+            solicits_from == {SOLICITS_FROM[source]},
+            f"the router solicits from {SOLICITS_FROM[source]}",
+        )
+        return capture
+
+    def _probe(self) -> Capture:
+        """Let the router check by unicast whether its neighbour is still there."""
+        with self._lab.capture() as capture:
+            self._lab.probe_neighbour(CONTAINER_ADDRESS)
+            give_up = time.monotonic() + 2
+            while time.monotonic() < give_up:
+                neighbour = self._lab.neighbour(ROUTER, CONTAINER_ADDRESS)
+                if neighbour.state != "PROBE":
+                    break
+                time.sleep(0.05)
+        say("  router# ip neighbour change ... nud probe")
+        show(capture.messages)
+        say(f"    {describe_neighbour(*neighbour)}")
+        self._expect(neighbour.state == "REACHABLE", "the NUD probe leaves the entry REACHABLE")
+        self._expect(
+            any(ns.destination == CONTAINER_ADDRESS for ns in capture.solicitations),
+            "the NUD probe is unicast",
+        )
+        return capture
+
+    def _expect_right_answers(self, capture: Capture, solicits_from: IPv6Address) -> None:
+        answers = [na for na in capture.advertisements if na.target == CONTAINER_ADDRESS]
+        self._expect(bool(answers), f"ndxdp answers {solicits_from}")
+        self._expect(
+            all(na.source == CONTAINER_ADDRESS for na in answers), "source and target are the same"
+        )
+        self._expect(
+            all(na.destination == solicits_from for na in answers),
+            f"the answer goes to {solicits_from}",
+        )
+        self._expect(all(na.passed for na in answers), "the answer passes the filter")
+
+    # ---- the two responders -----------------------------------------------------------------
+
+    def _start_ndppd(self) -> subprocess.Popen[str]:
+        say(f"  host# ndppd -c ndppd.conf      # rule {CONTAINER_PREFIX} {{ static }}")
+        with tempfile.TemporaryFile("w+") as configuration:  # has no name to leave behind
+            configuration.write(NDPPD_CONFIGURATION)
+            configuration.seek(0)
+            process = self._lab.popen(
+                *(HOST, "ndppd", "-c", "/dev/stdin"),
+                stdin=configuration,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        # It listens once it has a packet socket; the host has no other.
+        give_up = time.monotonic() + 5
+        listing = Path(f"/proc/{process.pid}/net/packet")
+        while process.poll() is None and time.monotonic() < give_up:
+            if len(listing.read_text().splitlines()) > 1:
+                return process
+            time.sleep(0.02)
+        raise LabError("ndppd does not start.", "Try it by hand: python lab/demo.py --shell")
+
+    def _start_ndxdp(self) -> subprocess.Popen[str]:
+        options = ["run", "-i", UPLINK, "-n", str(CONTAINER_PREFIX), "--mode", self._mode]
+        say(f"  host# ndxdp {' '.join(options)}")
+        process = self._lab.popen(
+            *(HOST, str(self._ndxdp), *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert process.stdout is not None
+        said = b""
+        give_up = time.monotonic() + 10
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(max(0.0, give_up - time.monotonic())):
+                chunk = os.read(process.stdout.fileno(), 4096)
+                said += chunk
+                if re.search(rb"^ready\b", said, re.MULTILINE | re.IGNORECASE):
+                    return process
+                if not chunk:
+                    break
+        raise LabError("ndxdp did not say that it is ready.", said.decode(errors="replace"))
+
+    def _show_status(self) -> None:
+        say("  host# ndxdp status")
+        status = self._lab.run(HOST, str(self._ndxdp), "status", check=False)
+        for line in (status.stdout + status.stderr).splitlines():
+            say(f"    {line}".rstrip())
+        self._expect(status.returncode == 0 and status.stdout != "", "ndxdp status tells something")
+
+    # ---- telling ----------------------------------------------------------------------------
+
+    def _begin(self, step: str, title: str) -> None:
+        self._step = step
+        say(f"\n{step}. {title}")
+
+    def _expect(self, came_true: bool, told: str) -> None:
+        difference = f"step {self._step}: it is not so that {told}"
+        if not came_true and difference not in self.differences:
+            self.differences.append(difference)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def show(messages: list[Message]) -> None:
+    """Print each different message once."""
+    lines = Counter(map(describe, messages))
+    for line, times in lines.items():
+        say(f"    {line}" + (f"  ({times} times)" if times > 1 else ""))
+
+
+def describe(message: Message) -> str:
+    if message.kind == "NS":
+        way = " by unicast" if message.destination == message.target else ""
+        return f"NS from {message.source} for {message.target}{way}"
+    fate = "passed" if message.passed else "DROPPED by the filter"
+    return f"NA from {message.source} for {message.target}: {fate}"
+
+
+def describe_neighbour(state: str, lladdr: str) -> str:
+    return f"the router's neighbour entry: {' '.join((lladdr, state or 'none')).strip()}"
+
+
+def tell(ndxdp: Path, mode: str) -> int:
+    """All steps; returns the exit code."""
+    say("Four network namespaces on this machine, gone when this program ends:\n")
+    say(PICTURE.rstrip())
+    with Lab() as lab:
+        demo = Demo(lab, ndxdp, mode)
+        try:
+            demo.nobody_answers()
+            demo.ndppd_answers()
+            demo.ndxdp_answers()
+        except LabError as error:
+            demo.differences.append(str(error))
+    if demo.differences:
+        say("\nNOT as told:")
+        for difference in demo.differences:
+            say("  " + difference.strip().replace("\n", "\n    "))
+        return 1
+    say("\nAs told: ndppd's answers were dropped, ndxdp's were believed, and the container is up.")
+    return 0
+
+
+def shell() -> int:
+    """An interactive shell with the lab around it; returns the shell's exit code."""
+    with Lab():
+        say(PICTURE)
+        say("`at NAME COMMAND` runs a command in: router, hypervisor, host, container.")
+        startup = os.memfd_create("startup")
+        os.write(startup, SHELL_STARTUP.encode())
+        return subprocess.run(
+            ["bash", "--rcfile", f"/proc/self/fd/{startup}", "-i"], pass_fds=[startup]
+        ).returncode
+
+
+def check_machine(ndxdp: Path | None) -> None:
+    """Raises LabError if something is missing here; `ndxdp` is None if it is not needed."""
+    if os.geteuid() != 0:
+        raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
+    if missing := missing_tools():
+        raise LabError(
+            f"The lab needs {', '.join(missing)}.",
+            "Debian: apt install util-linux iproute2 procps nftables iputils-ping clang",
+        )
+    if ndxdp and not shutil.which("ndppd"):
+        raise LabError("ndppd, which step 2 shows, is not installed.", "Debian: apt install ndppd")
+    if ndxdp and not os.access(ndxdp, os.X_OK):
+        raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
+    parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
+    parser.add_argument("--mode", choices=("native", "generic", "tc"), default="native")
+    parser.add_argument("--shell", action="store_true", help="build the network, give a shell")
+    options = parser.parse_args()
+    ndxdp = options.ndxdp.absolute()
+    try:
+        check_machine(None if options.shell else ndxdp)
+        if not private.inside():
+            return private.run([sys.executable, *sys.argv])
+        return shell() if options.shell else tell(ndxdp, options.mode)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Namespaces of our own (network, mount, process) that vanish with everything in them.
+
+The kernel does the cleaning up: the first process inside is the init of a process namespace, and
+it is told to die with its parent. So nothing outlives the program, whatever signal ended it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from types import FrameType
+
+_OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
+
+# `unshare --mount` has made every mount private already, so these stay inside.
+_MOUNTS = (
+    "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns &&"
+    ' mount -t bpf bpf /sys/fs/bpf && exec "$@"'
+)
+
+
+def inside() -> bool:
+    """Whether this process was started by `run`."""
+    return os.environ.get(_OUTER_NAMESPACE, _here()) != _here()
+
+
+def run(command: Sequence[str]) -> int:
+    """Run `command` in fresh namespaces, with an empty /run/netns and an empty /sys/fs/bpf.
+
+    Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root.
+    """
+    # unshare blocks SIGTERM and SIGINT while it waits, so it cannot take our place by exec: we
+    # stay, and kill it. setpriv covers our own death by SIGKILL.
+    process = subprocess.Popen(
+        [
+            *("setpriv", "--pdeathsig", "KILL"),
+            *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("sh", "-c", _MOUNTS, "sh", *command),
+        ],
+        env=os.environ | {_OUTER_NAMESPACE: _here()},
+    )
+    stopped_by = 0
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped_by
+        stopped_by = number
+        process.kill()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    code = process.wait()
+    if stopped_by:
+        return 128 + stopped_by
+    return code if code >= 0 else 128 - code
+
+
+def _here() -> str:
+    return os.readlink("/proc/self/ns/net")

@@ -1,0 +1,356 @@
+"""The lab's network: a prefix that is on-link upstream, and a container that lives behind a host.
+
+    router ---- to-router [ br0, hypervisor ] to-host ---- host ---- container
+
+Four network namespaces, joined by veth pairs. The hypervisor's bridge filters as hosting
+companies do: from the host's port only sources of the container prefix pass.
+
+`Lab` takes the names `router`, `hypervisor`, `host` and `container` in /run/netns for itself, so
+run it in namespaces of its own: `lab.private`, or `unshare` with a tmpfs on /run/netns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Self
+
+from lab.capture import Capture, packet_socket
+
+ROUTER, HYPERVISOR, HOST, CONTAINER = "router", "hypervisor", "host", "container"
+
+UPLINK = "eth0"  # the router's, the host's and the container's way to their left or right
+ROUTER_PORT, HOST_PORT = "to-router", "to-host"  # of the hypervisor's bridge
+CONTAINER_LINK = "to-container"  # in the host
+
+ON_LINK_PREFIX = IPv6Network("2001:db8:0:1::/64")
+CONTAINER_PREFIX = IPv6Network("2001:db8:0:1:c::/80")
+
+ROUTER_ADDRESS = IPv6Address("2001:db8:0:1::1")
+ROUTER_LINK_LOCAL = IPv6Address("fe80::1")
+INTERNET_ADDRESS = IPv6Address("2001:db8:ffff::1")  # on the router's loopback
+HOST_ADDRESS = IPv6Address("2001:db8:0:1::2")
+HOST_LINK_LOCAL = IPv6Address("fe80::2")
+CONTAINER_ADDRESS = IPv6Address("2001:db8:0:1:c::10")
+CONTAINER_GATEWAY = IPv6Address("fe80::1")  # the host, as the container sees it
+
+ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Addresses are `nodad` and written out, and interfaces make no link-local address themselves:
+# nothing has to be waited for, and every address in a capture is known.
+_HYPERVISOR_LINKS = f"""
+link add br0 type bridge mcast_snooping 0
+link add {ROUTER_PORT} type veth peer name {UPLINK} address {ROUTER_MAC} netns {ROUTER}
+link add {HOST_PORT} type veth peer name {UPLINK} address {HOST_MAC} netns {HOST}
+link set {ROUTER_PORT} master br0 up
+link set {HOST_PORT} master br0 up
+link set br0 up
+"""
+
+# A packet that the router forwards has a source that is not on the link, so the router solicits
+# from its link-local address. A ping from INTERNET_ADDRESS is such a packet.
+_ROUTER_LINKS = f"""
+link set lo up
+link set {UPLINK} addrgenmode none up
+address add {ROUTER_LINK_LOCAL}/64 dev {UPLINK} nodad
+address add {ROUTER_ADDRESS}/{ON_LINK_PREFIX.prefixlen} dev {UPLINK} nodad
+address add {INTERNET_ADDRESS}/128 dev lo nodad
+"""
+
+# The filter eats the host's own solicitations too, as their source is the host's. Static entries
+# for the gateway are today's cure; they break when the gateway's MAC changes.
+_HOST_LINKS = f"""
+link set lo up
+link add {CONTAINER_LINK} type veth peer name {UPLINK} netns {CONTAINER}
+link set {UPLINK} addrgenmode none up
+link set {CONTAINER_LINK} addrgenmode none up
+address add {HOST_LINK_LOCAL}/64 dev {UPLINK} nodad
+address add {HOST_ADDRESS}/{ON_LINK_PREFIX.prefixlen} dev {UPLINK} nodad
+address add {CONTAINER_GATEWAY}/64 dev {CONTAINER_LINK} nodad
+neighbour add {ROUTER_LINK_LOCAL} lladdr {ROUTER_MAC} dev {UPLINK} nud permanent
+neighbour add {ROUTER_ADDRESS} lladdr {ROUTER_MAC} dev {UPLINK} nud permanent
+route add default via {ROUTER_LINK_LOCAL} dev {UPLINK}
+route add {CONTAINER_PREFIX} dev {CONTAINER_LINK}
+"""
+
+_CONTAINER_LINKS = f"""
+link set lo up
+link set {UPLINK} addrgenmode none up
+address add fe80::10/64 dev {UPLINK} nodad
+address add {CONTAINER_ADDRESS}/{CONTAINER_PREFIX.prefixlen} dev {UPLINK} nodad
+route add default via {CONTAINER_GATEWAY} dev {UPLINK}
+"""
+
+# Advertisements have a counter of their own: the host's kernel also sends MLD reports.
+_FILTER = f"""
+table bridge antispoof {{
+    counter dropped_advertisements {{ }}
+    counter dropped_others {{ }}
+    chain spoofed {{
+        icmpv6 type nd-neighbor-advert counter name dropped_advertisements drop
+        counter name dropped_others drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname "{HOST_PORT}" ip6 saddr != {CONTAINER_PREFIX} jump spoofed
+    }}
+}}
+"""
+
+# A kernel asks three times, by default a second apart, before it gives up.
+_SOLICIT_EVERY_400_MS = f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=400"
+
+_BEFORE_LINKS = {
+    ROUTER: ("net.ipv6.conf.all.forwarding=1",),
+    HYPERVISOR: ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"),
+    HOST: ("net.ipv6.conf.all.forwarding=1",),
+    CONTAINER: ("net.ipv6.conf.default.accept_ra=0",),
+}
+
+
+class LabError(Exception):
+    """The lab cannot be built or used: one sentence, and what may help."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message}\n{hint}" if hint else message)
+
+
+class Drops(NamedTuple):
+    """Frames that the hypervisor's filter threw away since the lab began."""
+
+    advertisements: int
+    others: int
+
+
+class Neighbour(NamedTuple):
+    """A kernel's entry for a neighbour; `state` is "" if it has none."""
+
+    state: str
+    lladdr: str
+
+
+class Lab:
+    """The four namespaces, built on construction and gone after `close` (or `with`).
+
+    With `peer_xdp` the host's bridge port runs a program that passes everything; without one,
+    what native XDP on the host's eth0 sends by XDP_TX is silently lost, as veth is made so.
+    Raises LabError, having undone what was built.
+    """
+
+    def __init__(self, *, peer_xdp: bool = True) -> None:
+        self._processes: list[subprocess.Popen[str]] = []
+        self._namespaces: list[str] = []
+        try:
+            for name, settings in _BEFORE_LINKS.items():
+                _run(["ip", "netns", "add", name])
+                self._namespaces.append(name)
+                self.run(name, "sysctl", "-qw", *settings)
+            # The hypervisor makes the router's and the host's eth0, the host the container's.
+            self._ip_batch(HYPERVISOR, _HYPERVISOR_LINKS)
+            self._ip_batch(ROUTER, _ROUTER_LINKS)
+            self.run(ROUTER, "sysctl", "-qw", _SOLICIT_EVERY_400_MS)
+            self._ip_batch(HOST, _HOST_LINKS)
+            self._ip_batch(CONTAINER, _CONTAINER_LINKS)
+            self.run(HYPERVISOR, "nft", "-f", "-", stdin=_FILTER)
+            if peer_xdp:
+                program = str(build_xdp_pass())
+                self.run(
+                    HYPERVISOR,
+                    *("ip", "link", "set", "dev", HOST_PORT, "xdp", "obj", program, "sec", "xdp"),
+                )
+            self._wait_for_links()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes of `popen`, then the namespaces. Twice is as good as once."""
+        while self._processes:
+            stop(self._processes.pop())
+        while self._namespaces:
+            _run(["ip", "netns", "delete", self._namespaces.pop()], check=False)
+
+    # ---- running things ---------------------------------------------------------------------
+
+    def run(
+        self,
+        namespace: str,
+        *args: str,
+        check: bool = True,
+        stdin: str = "",
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in a namespace to its end, and return what it printed.
+
+        Raises LabError if it fails and `check` is set, or if it takes longer than `timeout` s.
+        """
+        return _run(_enter(namespace, args), check=check, stdin=stdin, timeout=timeout)
+
+    def popen(
+        self,
+        namespace: str,
+        *args: str,
+        stdin: int | IO[str] | None = subprocess.DEVNULL,
+        stdout: int | IO[str] | None = None,
+        stderr: int | IO[str] | None = None,
+    ) -> subprocess.Popen[str]:
+        """Start a command in a namespace. Its pid is the command's own; `close` ends it."""
+        process = subprocess.Popen(
+            _enter(namespace, args), stdin=stdin, stdout=stdout, stderr=stderr, text=True
+        )
+        self._processes.append(process)
+        return process
+
+    def packet_socket(self, namespace: str, interface: str) -> socket.socket:
+        """An AF_PACKET socket of this process on an interface in another namespace.
+
+        It sees every frame of both directions, and sends raw frames.
+        """
+        return packet_socket(namespace, interface)
+
+    # ---- asking and looking -----------------------------------------------------------------
+
+    def ping(
+        self,
+        namespace: str,
+        address: IPv6Address | str,
+        *,
+        source: IPv6Address | str | None = None,
+        count: int = 1,
+    ) -> int:
+        """How many of `count` echo requests were answered. `source`: an address or interface.
+
+        From ROUTER_ADDRESS the router solicits from that; from INTERNET_ADDRESS from its
+        link-local address.
+        """
+        origin = ("-I", str(source)) if source else ()
+        options = ("-6", "-n", "-q", "-i", "0.2", "-W", "2", "-c", str(count))
+        done = self.run(namespace, "ping", *options, *origin, str(address), check=False)
+        received = re.search(r"(\d+) received", done.stdout)
+        if not received:
+            raise LabError(f"ping {address} in {namespace} says: {done.stderr.strip()}")
+        return int(received[1])
+
+    def capture(self) -> Capture:
+        """Watch the solicitations to the host and its advertisements, until closed."""
+        return Capture(packet_socket(HYPERVISOR, HOST_PORT), packet_socket(ROUTER, UPLINK))
+
+    def dropped(self) -> Drops:
+        """The counters of the hypervisor's filter."""
+        listing = self.run(HYPERVISOR, "nft", "-j", "list", "counters").stdout
+        objects: list[dict[str, Any]] = json.loads(listing)["nftables"]
+        packets = {
+            entry["counter"]["name"]: int(entry["counter"]["packets"])
+            for entry in objects
+            if "counter" in entry
+        }
+        return Drops(packets["dropped_advertisements"], packets["dropped_others"])
+
+    def neighbour(
+        self, namespace: str, address: IPv6Address | str, interface: str = UPLINK
+    ) -> Neighbour:
+        """What a namespace's kernel knows of a neighbour."""
+        shown = self.run(
+            namespace, "ip", "-6", "-j", "neighbour", "show", str(address), "dev", interface
+        ).stdout
+        entries: list[dict[str, Any]] = json.loads(shown or "[]")
+        if not entries:
+            return Neighbour("", "")
+        return Neighbour(" ".join(entries[0]["state"]), entries[0].get("lladdr", ""))
+
+    def forget_neighbours(self) -> None:
+        """Empty the router's neighbour cache: it has to solicit again."""
+        self.run(ROUTER, "ip", "-6", "neighbour", "flush", "dev", UPLINK)
+
+    def probe_neighbour(self, address: IPv6Address | str) -> None:
+        """Make the router check a neighbour that it knows by a unicast NS (a NUD probe)."""
+        lladdr = self.neighbour(ROUTER, address).lladdr
+        if not lladdr:
+            raise LabError(f"The router has no entry for {address} to probe.")
+        entry = (str(address), "lladdr", lladdr, "dev", UPLINK)
+        self.run(ROUTER, "ip", "-6", "neighbour", "change", *entry, "nud", "probe")
+
+    # ---- building ---------------------------------------------------------------------------
+
+    def _ip_batch(self, namespace: str, commands: str) -> None:
+        self.run(namespace, "ip", "-6", "-batch", "-", stdin=commands)
+
+    def _wait_for_links(self) -> None:
+        """Wait for the bridge: a port forwards once the kernel has noticed its carrier."""
+        give_up = time.monotonic() + 5
+        while True:
+            ports = json.loads(self.run(HYPERVISOR, "bridge", "-j", "link").stdout)
+            if all(port["state"] == "forwarding" for port in ports):
+                return
+            if time.monotonic() > give_up:
+                raise LabError("The bridge's ports do not come up.")
+            time.sleep(0.02)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a process that we started, the hard way if it does not listen."""
+    process.terminate()
+    try:
+        process.wait(timeout=3)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def build_xdp_pass() -> Path:
+    """Compile xdp_pass.c unless that was done; returns the object's path."""
+    source = Path(__file__).with_name("xdp_pass.c")
+    target = _REPOSITORY / "build" / "xdp_pass.o"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as work:
+            made = Path(work, target.name)
+            _run(["clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(made)])
+            made.replace(target)  # whole or not at all: others may be building too
+    return target
+
+
+def _enter(namespace: str, args: tuple[str, ...]) -> list[str]:
+    # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
+    return ["nsenter", f"--net=/run/netns/{namespace}", *args]
+
+
+def _run(
+    args: list[str], *, check: bool = True, stdin: str = "", timeout: float = 30
+) -> subprocess.CompletedProcess[str]:
+    try:
+        done = subprocess.run(args, input=stdin, capture_output=True, text=True, timeout=timeout)
+    except FileNotFoundError as error:
+        raise LabError(f"{args[0]} is not installed.") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"`{' '.join(args)}` did not end within {timeout:g} s.") from error
+    if check and done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise LabError(f"`{' '.join(args)}` failed ({done.returncode}).", said)
+    return done
+
+
+def missing_tools() -> list[str]:
+    """The commands that the lab needs and this machine lacks."""
+    needed = ("setpriv", "unshare", "nsenter", "ip", "bridge", "sysctl", "nft", "ping", "clang")
+    return [name for name in needed if not shutil.which(name)]
