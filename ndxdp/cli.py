@@ -23,8 +23,9 @@ from ndxdp.ndp import Answer, NaSource, Profile
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Prefix, Rule, Rules
 
 if TYPE_CHECKING:
+    from ndxdp.instance import Instance
     from ndxdp.kernel.pins import PinTree
-    from ndxdp.responder import Instance, Options
+    from ndxdp.responder import Options
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -118,7 +119,6 @@ def _attaching(command: _F) -> _F:
         click.option(
             "--rate",
             type=click.FloatRange(0, 1e9),
-            default=0,
             metavar="N",
             help="Answers per second to one soliciting MAC; the rest is dropped.",
         ),
@@ -132,9 +132,7 @@ def _attaching(command: _F) -> _F:
         click.option(
             "--mode",
             type=click.Choice(_MODES),
-            default="native",
-            show_default=True,
-            help="Where to answer: XDP in the driver, generic XDP, or tc ingress.",
+            help="Where to answer: XDP in the driver (the default), generic XDP, or tc ingress.",
         ),
         click.option(
             "--file",
@@ -170,12 +168,14 @@ def _interface_option(command: _F) -> _F:
     )(command)
 
 
-def _options(mode: str, loader: str, rate: float, burst: int, max_addresses: int | None) -> Options:
+def _options(
+    mode: str | None, loader: str, rate: float | None, burst: int, max_addresses: int | None
+) -> Options:
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
     from ndxdp.responder import Options
 
-    return Options(Mode[mode.upper()], Loader(loader), rate, burst, max_addresses)
+    return Options(Mode[mode.upper()] if mode else None, Loader(loader), rate, burst, max_addresses)
 
 
 def _rules(
@@ -207,7 +207,7 @@ def _tree() -> PinTree:
 
 def _open(interface: str | None) -> tuple[PinTree, Instance]:
     """The named interface's instance, or the only one there is."""
-    from ndxdp import responder
+    from ndxdp.instance import open_instance
 
     tree = _tree()
     tree.check()
@@ -218,7 +218,7 @@ def _open(interface: str | None) -> tuple[PinTree, Instance]:
         if len(attached) > 1:
             raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
         interface = attached[0]
-    return tree, responder.open_instance(tree, interface)
+    return tree, open_instance(tree, interface)
 
 
 def _print_json(data: Any) -> None:
@@ -296,7 +296,8 @@ def run(
     rules = _rules(answered, excepted, lists, Rule(source=RUN_SOURCE))
 
     def ready(instance: Instance) -> None:
-        click.echo(f"ready: {interface} answers for {len(rules)} rules, {how['mode']} mode")
+        mode = instance.maps.settings().mode.label
+        click.echo(f"ready: {interface} answers for {len(rules)} rules, {mode} mode")
 
     daemon.run(_tree(), interface, _options(**how), rules, keep=keep, ready=ready)
 
@@ -307,14 +308,15 @@ def run(
 @_verbosity
 def status(interface: str | None, as_json: bool) -> None:
     """Show what is attached, its rules, and what became of the solicitations."""
-    from ndxdp import render, responder
+    from ndxdp import render
+    from ndxdp.instance import open_instance
 
     tree = _tree()
     tree.check()
     found = []
     for name in [interface] if interface else tree.interfaces():
-        with responder.open_instance(tree, name) as instance:
-            found.append(render.status_data(instance, is_run=responder.is_run(tree, name)))
+        with open_instance(tree, name) as instance:
+            found.append(render.status_data(instance, is_held=tree.is_held(name)))
     if as_json:
         _print_json({"version": __version__, "interfaces": found})
         return
@@ -351,7 +353,8 @@ def explain(
 
     It is not sent, counted, or charged to a rate.
     """
-    from ndxdp import render, responder
+    from ndxdp import instance as instances
+    from ndxdp import render
 
     address, asking = policy.parse_address(target), policy.parse_mac(mac)
     soliciting = ndp.UNSPECIFIED if dad else policy.parse_address(source)
@@ -366,7 +369,7 @@ def explain(
             eth_destination=own if unicast else None,
             sllao=None if soliciting == ndp.UNSPECIFIED else asking,
         )
-        explanation = responder.explain(tree, instance, frame)
+        explanation = instances.explain(tree, instance, frame)
     if as_json:
         _print_json(render.explanation_data(explanation))
         return
@@ -423,7 +426,7 @@ def prefix_add(
     lladdr: str | None,
 ) -> None:
     """Add rules: all of them, or none."""
-    from ndxdp import responder
+    from ndxdp.instance import add_rules
 
     profile = Profile(
         _na_source(na_source),
@@ -437,7 +440,7 @@ def prefix_add(
     _need_some(rules)
     tree, instance = _open(interface)
     with instance:
-        responder.add_rules(tree, instance, rules)
+        add_rules(tree, instance, rules)
 
 
 @prefix.command("del")
@@ -467,7 +470,7 @@ def prefix_del(
     source: str,
 ) -> None:
     """Remove rules: all of them, or none."""
-    from ndxdp import responder
+    from ndxdp.instance import delete_rules
 
     named: list[Prefix] | None = list(_rules(prefixes, (), lists, Rule()))
     if all_of_them:
@@ -478,7 +481,7 @@ def prefix_del(
         _need_some(named)
     tree, instance = _open(interface)
     with instance:
-        responder.delete_rules(tree, instance, named, source)
+        delete_rules(tree, instance, named, source)
 
 
 @prefix.command("list")

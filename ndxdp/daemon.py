@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ndxdp import responder
 from ndxdp.errors import NdxdpError
+from ndxdp.instance import Instance
 from ndxdp.kernel.pins import PinTree
-from ndxdp.policy import RUN_SOURCE, Prefix, Rule
-from ndxdp.responder import Instance, Options
+from ndxdp.policy import RUN_SOURCE, Prefix, Rule, hold
+from ndxdp.responder import Options
 from ndxdp.wire import netlink
 from ndxdp.wire.membership import Allmulti
 from ndxdp.wire.netlink import Monitor
+
+log = logging.getLogger(__name__)
 
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 
@@ -45,7 +50,7 @@ def run(
             at_exit.callback(_leave, tree, instance)
             allmulti = Allmulti(instance.maps.settings().ifindex)
             at_exit.callback(allmulti.close)
-        at_exit.enter_context(responder.running(tree, interface))
+        at_exit.enter_context(tree.held(interface))
         asyncio.run(_serve(tree, instance, monitor, ready))
 
 
@@ -78,10 +83,33 @@ async def _serve(
                 await asyncio.sleep(_SETTLE)
                 changed.clear()
                 # In a thread: pyroute2 brings a loop of its own.
-                if not await asyncio.to_thread(responder.keep_in_step, tree, instance):
+                if not await asyncio.to_thread(_follow, tree, instance):
                     raise NdxdpError(
                         f"{instance.interface} has gone", "start again when it is back"
                     )
     finally:
         stopping.cancel()
         loop.remove_reader(monitor.fileno())
+
+
+def _follow(tree: PinTree, instance: Instance) -> bool:
+    """Bring holes, MAC and link-local address up to date; False if the interface has gone."""
+    link = netlink.find_link(instance.interface)
+    if link is None or link.ifindex != instance.maps.settings().ifindex:
+        return False
+    with tree.lock():
+        actual = instance.maps.rules()
+        change = hold(netlink.owned_addresses(link), actual)
+        if change.write or change.remove:
+            instance.maps.apply(change, actual)
+            for prefix, rule in change.write.items():
+                held = rule.held
+                log.info("%s is %s", prefix, f"{rule.label}: a hole" if held else "free again")
+            for prefix in change.remove:
+                log.info("%s: the hole is gone", prefix)
+        settings = instance.maps.settings()
+        fresh = replace(settings, mac=link.mac, link_local=netlink.link_local(link.ifindex))
+        if fresh != settings:
+            instance.maps.set_settings(fresh)
+            log.info("%s has MAC %s now", link.name, link.mac.hex(":"))
+    return True

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ndxdp.errors import UsageError
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, Answer, Match, Profile
 
 HOST_SOURCE = "host"
@@ -196,6 +196,26 @@ def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) ->
     """The least that has to be touched; an unchanged rule is not."""
     write = {prefix: rule for prefix, rule in desired.items() if actual.get(prefix) != rule}
     return Difference(write, [prefix for prefix in actual if prefix not in desired])
+
+
+def merged(rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Rules:
+    """`actual` with `rules` added; NdxdpError where both say different things of a prefix.
+
+    A rule for an address that the host owns is held from the start.
+    """
+    desired: Rules = dict(actual)
+    for prefix, rule in rules.items():
+        there = actual.get(prefix)
+        if there is None:
+            desired[prefix] = rule
+        elif there.source == HOST_SOURCE:
+            desired[prefix] = replace(rule, held=True)
+        elif there.source != rule.source or not there.same_words(rule):
+            raise NdxdpError(
+                f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'",
+                "ndxdp prefix list shows it; remove it there where it comes from",
+            )
+    return desired
 
 
 def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:

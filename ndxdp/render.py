@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ndxdp import ndp
+from ndxdp.instance import Explanation, Instance
 from ndxdp.kernel import libbpf
 from ndxdp.ndp import NaSource, Profile, Reason
 from ndxdp.policy import Prefix, Rule
-from ndxdp.responder import Explanation, Instance
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
 
@@ -24,7 +24,7 @@ def mac_text(mac: bytes) -> str:
     return mac.hex(":")
 
 
-def status_data(instance: Instance, *, is_run: bool) -> dict[str, Any]:
+def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
     """One interface, as `ndxdp status --json` gives it (docs/commands.md)."""
     maps = instance.maps
     settings = maps.settings()
@@ -37,7 +37,7 @@ def status_data(instance: Instance, *, is_run: bool) -> dict[str, Any]:
         "mode": settings.mode.label,
         "loader": "bcc" if settings.bcc else "prebuilt",
         "program": {"id": program.id, "tag": program.tag},
-        "held_by": "run" if is_run else "pins",
+        "held_by": "run" if is_held else "pins",
         "ifindex": settings.ifindex,
         "mac": mac_text(settings.mac),
         "link_local": address_text(settings.link_local),

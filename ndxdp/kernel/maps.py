@@ -182,8 +182,7 @@ class Maps:
 
     def pin(self, directory: Path) -> None:
         for name, fd in self.fds.items():
-            libbpf.pin(fd, str(directory / name))
-            pins.set_mode(directory / name)
+            pins.pin(fd, directory / name)
 
     def max_entries(self, name: str) -> int:
         return libbpf.map_spec(self.fds[name]).max_entries

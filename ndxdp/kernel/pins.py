@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel import abi
+from ndxdp.kernel import abi, libbpf
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
 PROGRAM = "program"
@@ -64,6 +64,39 @@ class PinTree:
                 with contextlib.suppress(OSError):  # not empty: others' pins
                     directory.rmdir()
 
+    @contextlib.contextmanager
+    def held(self, interface: str) -> Iterator[None]:
+        """Mark an interface as held by this process, for as long as the process lives."""
+        fd = self._lock_of(interface)
+        if fd is None:
+            raise _is_held(interface)
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def is_held(self, interface: str) -> bool:
+        """A living process holds the interface."""
+        fd = self._lock_of(interface)
+        if fd is None:
+            return True
+        os.close(fd)
+        return False
+
+    def refuse_if_held(self, interface: str) -> None:
+        if self.is_held(interface):
+            raise _is_held(interface)
+
+    def _lock_of(self, interface: str) -> int | None:
+        """A descriptor that holds the lock on an interface's directory; None if another does."""
+        fd = os.open(self.path(interface), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
     def path(self, interface: str) -> Path:
         return self.base / interface.replace(".", ":")
 
@@ -104,9 +137,22 @@ class PinTree:
             path.rmdir()
 
 
-def set_mode(path: Path) -> None:
-    """Maps may be read by the group of the pin, written by the owner alone."""
+def _is_held(interface: str) -> NdxdpError:
+    return NdxdpError(f"{interface} is held by a running `ndxdp run`", "stop that process first")
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin an object so that its group may read it and its owner alone may write."""
+    libbpf.pin(fd, str(path))
     path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
+
+
+def repin(fd: int, path: Path) -> None:
+    """Put another object behind a pin: at no moment is the path missing."""
+    fresh = path.with_name(f"{path.name}:new")
+    fresh.unlink(missing_ok=True)
+    pin(fd, fresh)
+    fresh.rename(path)
 
 
 def _mounts() -> list[tuple[Path, str]] | None:

@@ -17,6 +17,8 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp import UNSPECIFIED
+from ndxdp.policy import Prefix
 
 IFF_UP = 0x1
 IFF_ALLMULTI = 0x200
@@ -84,6 +86,19 @@ def answering_link(name: str) -> Link:
     if not link.up:
         raise NdxdpError(f"{name} is down", f"ip link set dev {name} up")
     return link
+
+
+def owned_addresses(link: Link) -> dict[Prefix, str]:
+    """Exact addresses that are never answered for: the interface's own and its gateways'."""
+    owned = {Prefix(address, 128): "gateway" for address in gateways(link.name)}
+    owned |= {Prefix(address, 128): "own" for address, _ in addresses(link.ifindex)}
+    return owned
+
+
+def link_local(ifindex: int) -> bytes:
+    """The interface's link-local address, :: while it has none."""
+    usable = (address for address, is_usable in addresses(ifindex) if is_usable)
+    return next(usable, UNSPECIFIED)
 
 
 def addresses(ifindex: int) -> Iterator[tuple[bytes, bool]]:

@@ -1,0 +1,155 @@
+"""What is pinned for one interface: opened, its rules changed, its program asked.
+
+Whoever writes holds the tree's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi, attach, libbpf, pins
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.libbpf import BpfError
+from ndxdp.kernel.maps import Explained, Maps, Settings
+from ndxdp.kernel.pins import PinTree
+from ndxdp.policy import HOST_SOURCE, Prefix, Rule, difference, hole, merged
+
+log = logging.getLogger(__name__)
+
+_TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
+
+
+@dataclass
+class Instance:
+    """An interface's open kernel objects. link_fd: None without a link, or somebody else's."""
+
+    interface: str
+    maps: Maps
+    prog_fd: int
+    link_fd: int | None
+
+    def close(self) -> None:
+        self.maps.close()
+        os.close(self.prog_fd)
+        if self.link_fd is not None:
+            os.close(self.link_fd)
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def is_attached(self, settings: Settings) -> bool:
+        """The program at our place on the hook is ours."""
+        return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the loaded program makes of a made-up solicitation. reply: its NA, if it answers."""
+
+    solicitation: bytes
+    verdict: Explained
+    reply: bytes | None
+
+
+class IncompletePins(NdxdpError):
+    """Some are missing: an attach was killed half-way."""
+
+
+def open_instance(tree: PinTree, interface: str) -> Instance:
+    """The pinned objects of an interface; NdxdpError where there are none."""
+    path = tree.path(interface)
+    if not path.is_dir():
+        others = tree.other_versions(interface)
+        if others:
+            raise other_version(interface, tree.root / others[0])
+        raise NdxdpError(f"ndxdp is not attached to {interface}", f"ndxdp attach {interface}")
+    try:
+        maps = Maps.open(path)
+        try:
+            prog_fd = libbpf.get_pinned(str(path / pins.PROGRAM))
+            link_fd = None
+            if (path / pins.LINK).exists():
+                link_fd = libbpf.get_pinned(str(path / pins.LINK))
+        except BaseException:
+            maps.close()
+            raise
+    except BpfError as error:
+        if error.errno in (errno.EPERM, errno.EACCES):
+            raise NdxdpError(
+                f"the pins of {interface} may not be opened", "run this as root"
+            ) from error
+        raise IncompletePins(
+            f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
+        ) from error
+    return Instance(interface, maps, prog_fd, link_fd)
+
+
+def other_version(interface: str, path: Path) -> NdxdpError:
+    return NdxdpError(
+        f"{interface} is held by an ndxdp of another ABI version ({path.name},"
+        f" this one has v{abi.VERSION})",
+        f"detach it with the ndxdp that attached it, or: rm -r {path}/{interface}",
+    )
+
+
+def add_rules(tree: PinTree, instance: Instance, rules: Mapping[Prefix, Rule]) -> None:
+    """Add rules to live maps; NdxdpError if any is there already, and none is added then."""
+    with tree.lock():
+        actual = instance.maps.rules()
+        for prefix, rule in rules.items():
+            there = actual.get(prefix)
+            if there and there.source == rule.source and there.same_words(rule):
+                raise NdxdpError(f"{prefix} has that rule already", "nothing was added")
+        desired = merged(rules, actual)
+        instance.maps.apply(difference(desired, actual), actual)
+
+
+def delete_rules(
+    tree: PinTree, instance: Instance, prefixes: list[Prefix] | None, source: str
+) -> int:
+    """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its."""
+    with tree.lock():
+        actual = instance.maps.rules()
+        if prefixes is None:
+            prefixes = [prefix for prefix, rule in actual.items() if rule.source == source]
+        desired = dict(actual)
+        for prefix in prefixes:
+            rule = actual.get(prefix)
+            if rule is None:
+                raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
+            if rule.source != source:
+                raise NdxdpError(
+                    f"the rule of {prefix} is not of source '{source}' but of '{rule.source}'",
+                    "the host's own and its gateway's addresses are never answered for"
+                    if rule.source == HOST_SOURCE
+                    else f"name it if you mean it: --source {rule.source}",
+                )
+            if rule.held:
+                desired[prefix] = hole("own")  # the host has the address still
+            else:
+                desired.pop(prefix, None)
+        instance.maps.apply(difference(desired, actual), actual)
+    return len(prefixes)
+
+
+def explain(tree: PinTree, instance: Instance, solicitation: bytes) -> Explanation:
+    """Run a made-up solicitation through the loaded program; it is not counted."""
+    with tree.lock():
+        try:
+            run = libbpf.run_once(instance.prog_fd, solicitation)
+        except BpfError as error:
+            raise NdxdpError(
+                f"the kernel did not run the program ({error.strerror})", "run this as root"
+            ) from error
+        verdict = instance.maps.explained()
+    answered = run.retval == _TX[instance.maps.settings().mode]
+    return Explanation(solicitation, verdict, run.data if answered else None)
