@@ -26,7 +26,7 @@ DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
 DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_group, NDP_MAX_GROUPS, 0);
 DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_group_count,
 	   NDP_MAX_GROUPS, 0);
-DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, NDP_REASON_MAX, 0);
+DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASON_MAX, 0);
 DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
 /* Soliciting MAC -> the time up to which its answers are paid for. */
 DEFINE_MAP(limiter, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);

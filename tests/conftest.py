@@ -1,0 +1,26 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from lab import private
+from ndxdp.kernel.pins import PinTree
+
+
+@pytest.fixture(scope="session")
+def privacy() -> None:
+    """Namespaces of our own, as root. Missing, this fails: it skips no test."""
+    if os.geteuid() != 0 or not private.inside():
+        pytest.fail("this needs root and namespaces of its own: make test", pytrace=False)
+
+
+@pytest.fixture(scope="module")
+def tree(privacy: None) -> Iterator[PinTree]:
+    """The pins of the private BPF file system, which must be empty again afterwards."""
+    tree = PinTree()
+    yield tree
+    assert tree.interfaces() == [], "a test left pins behind"

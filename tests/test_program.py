@@ -1,0 +1,171 @@
+"""The kernel's programs against the table of packets: test runs, and real frames over veth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ndxdp.instance import Instance, open_instance
+from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.loader import Loader
+from ndxdp.kernel.maps import Settings
+from ndxdp.kernel.pins import PinTree
+from ndxdp.ndp import Reason
+from ndxdp.policy import Difference
+from ndxdp.responder import Options, attach_interface, detach_interface
+from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.pair import RECEIVER, Pair, pair
+
+_PASS = {Mode.NATIVE: 2, Mode.GENERIC: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_ACT_UNSPEC
+_DROP = {Mode.NATIVE: 1, Mode.GENERIC: 1, Mode.TC: 2}  # XDP_DROP, TC_ACT_SHOT
+_TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
+
+TIMEOUT = 30_000_000_000  # ns without a heartbeat
+
+
+@dataclass
+class Bench:
+    """An attached program and the link it is attached to."""
+
+    mode: Mode
+    ends: Pair
+    instance: Instance
+    settings: Settings
+
+    def set_up(self, case: Case) -> None:
+        """The settings that the case asks for."""
+        now = time.monotonic_ns()
+        self.instance.maps.set_settings(
+            replace(
+                self.settings,
+                mac=HOST.mac,
+                link_local=case.host.link_local,
+                paused=case.paused,
+                heartbeat=now - TIMEOUT - 1 if case.daemon_dead else now,
+                heartbeat_timeout=TIMEOUT,
+                rate_interval=INTERVAL if case.rate_exceeded else 0,
+                rate_credit=CREDIT,
+            )
+        )
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(mode, loader) for mode in Mode for loader in Loader],
+    ids=lambda param: f"{param[0].label}-{param[1].value}",
+)
+def bench(request: pytest.FixtureRequest, tree: PinTree) -> Iterator[Bench]:
+    mode, loader = request.param
+    with pair(HOST.mac) as ends:
+        attach_interface(tree, RECEIVER, Options(mode, loader), {}).close()
+        with open_instance(tree, RECEIVER) as instance:
+            instance.maps.apply(Difference(RULES, []), {})
+            yield Bench(mode, ends, instance, instance.maps.settings())
+        detach_interface(tree, RECEIVER)
+
+
+def test_rules_read_back_as_written(bench: Bench) -> None:
+    assert bench.instance.maps.rules() == RULES
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_run(bench: Bench, case: Case) -> None:
+    """BPF_PROG_TEST_RUN, which is a dry run: reason and rule come by `explained`."""
+    instance, mode = bench.instance, bench.mode
+    bench.set_up(case)
+    libbpf.map_update(instance.maps.fds["explained"], bytes(4), bytes(abi.EXPLAINED.size))
+    if case.rate_exceeded:  # a dry run charges nothing, so the bucket is emptied by hand
+        empty = time.monotonic_ns() + CREDIT + INTERVAL
+        source = case.frame[6:12] + bytes(2)
+        libbpf.map_update(instance.maps.fds["limiter"], source, empty.to_bytes(8, "little"))
+
+    if mode is Mode.TC and len(case.frame) < 54 and case.frame[12:14] == b"\x86\xdd":
+        with pytest.raises(libbpf.BpfError, match="Invalid argument"):  # net/bpf/test_run.c
+            libbpf.run_once(instance.prog_fd, case.frame)
+        return
+
+    before = instance.maps.reasons()
+    run = libbpf.run_once(instance.prog_fd, case.frame)
+    verdict = instance.maps.explained()
+
+    assert verdict.reason is case.reason, show(case.frame)
+    if case.reply:
+        assert run.retval == _TX[mode]
+        assert run.data == case.reply, f"{show(run.data)}\n  wanted\n{show(case.reply)}"
+    else:
+        dropped = case.reason is Reason.RATE_LIMITED
+        assert run.retval == (_DROP if dropped else _PASS)[mode]
+        assert run.data == case.frame, show(run.data)
+    assert instance.maps.reasons() == before, "a dry run was counted"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_real_frame(bench: Bench, case: Case) -> None:
+    """A frame put on the link: its answer, or the frame itself behind the program, untouched."""
+    bench.set_up(case)
+    if case.rate_exceeded:
+        source = case.frame[6:12] + bytes(2)
+        libbpf.map_delete(bench.instance.maps.fds["limiter"], [source])
+        for _ in range(BURST):
+            bench.ends.send(case.frame)
+            assert any(bench.ends.outcome())
+    before = bench.instance.maps.reasons()
+    dropped = case.reason is Reason.RATE_LIMITED
+
+    bench.ends.send(case.frame)
+    reply, passed = bench.ends.outcome(nothing=dropped)
+
+    assert reply == case.reply, f"{show(case.frame)}\n  brought\n{reply and show(reply)}"
+    if reply or dropped:
+        assert passed is None
+    else:
+        assert passed == case.frame, f"{show(case.frame)}\n  became\n{passed and show(passed)}"
+    assert bench.ends.is_silent()
+    counted = {
+        reason: count - before[reason]
+        for reason, count in bench.instance.maps.reasons().items()
+        if count != before[reason]
+    }
+    assert counted == ({} if case.reason is Reason.NOT_NS else {case.reason: 1})
+
+
+def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
+    """Not to the SLLAO, which a flooder can choose anew for each frame."""
+    case = next(case for case in CASES if case.rate_exceeded)
+    bench.set_up(case)
+    limiter = bench.instance.maps.fds["limiter"]
+    source = case.frame[6:12]
+    libbpf.map_delete(limiter, [source + bytes(2)])
+
+    bench.ends.send(case.frame)
+
+    assert bench.ends.outcome()[0] is not None
+    paid = libbpf.map_lookup(limiter, source + bytes(2), 8)
+    assert paid is not None
+    now = time.monotonic_ns()
+    assert now < int.from_bytes(paid, "little") <= now + INTERVAL
+
+
+def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
+    """One solicitation more for a rule shows as one under its label, answered or not."""
+
+    def counts() -> dict[str, tuple[int, int]]:
+        return {
+            count.label: (count.solicited, count.answered)
+            for count in bench.instance.maps.group_counts()
+        }
+
+    for reason, answered in ((Reason.ANSWERED, 1), (Reason.DENIED, 0)):
+        case = next(case for case in CASES if case.reason is reason)
+        bench.set_up(case)
+        before = counts()
+        bench.ends.send(case.frame)
+        bench.ends.outcome()
+        changed = {label: n for label, n in counts().items() if n != before[label]}
+        assert [
+            (n[0] - before[label][0], n[1] - before[label][1]) for label, n in changed.items()
+        ] == [(1, answered)]
