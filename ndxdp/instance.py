@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, attach, libbpf, pins
-from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Explained, Maps, Settings
 from ndxdp.kernel.pins import PinTree
@@ -49,6 +49,12 @@ class Instance:
     def is_attached(self, settings: Settings) -> bool:
         """The program at our place on the hook is ours."""
         return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+
+    def is_dead(self, settings: Settings) -> bool:
+        """It can be attached nowhere: its interface has gone, or the process that held it."""
+        if self.link_fd is not None:
+            return libbpf.link_info(self.link_fd).ifindex == 0
+        return not settings.left & Left.NETLINK
 
 
 @dataclass(frozen=True, slots=True)

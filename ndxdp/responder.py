@@ -114,7 +114,7 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instan
         return None
     settings = present.maps.settings()
     refusal = None
-    if settings.netns != netlink.netns():
+    if settings.netns != netlink.netns() and not present.is_dead(settings):
         refusal = NdxdpError(
             f"{tree.path(link.name)} belongs to an interface of another network namespace",
             "give this one a BPF file system of its own: --bpffs",

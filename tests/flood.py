@@ -1,0 +1,90 @@
+"""`python -m tests.flood`: solicit at a steady rate, and name what was not answered.
+
+Run in the solicitor's network namespace. Every solicitation asks for another address of the
+prefix, so that each answer can be told from every other. Prints one JSON object when ended by
+SIGTERM or after --seconds: how many were sent, answered, and the gaps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+import sys
+import time
+
+from ndxdp import ndp
+from ndxdp.policy import parse_address, parse_mac
+
+_SO_RCVBUFFORCE = 33
+_LINGER = 0.5  # seconds for the last answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("interface")
+    parser.add_argument("--mac", type=parse_mac, required=True, help="ours")
+    parser.add_argument("--prefix", type=parse_address, required=True, help="a /96 or shorter")
+    parser.add_argument("--rate", type=int, default=12_000, help="solicitations per second")
+    parser.add_argument("--seconds", type=float, default=30)
+    arguments = parser.parse_args()
+
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
+    link.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
+    link.bind((arguments.interface, 0x86DD))
+    link.setblocking(False)
+
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    source = parse_address("fe80::f00d")
+    base = arguments.prefix[:12]
+    answered: set[bytes] = set()
+    started = time.monotonic()
+    deadline = started + arguments.seconds
+    sent = 0
+    print("soliciting", file=sys.stderr, flush=True)
+    while not stopping and (now := time.monotonic()) < deadline:
+        due = int((now - started) * arguments.rate)
+        while sent < due:
+            target = base + (sent + 1).to_bytes(4, "big")
+            link.send(ndp.solicit(arguments.mac, target, source=source, sllao=arguments.mac))
+            sent += 1
+        _collect(link, answered)
+        time.sleep(0.0005)
+    lasted = time.monotonic() - started
+    until = time.monotonic() + _LINGER
+    while time.monotonic() < until:
+        _collect(link, answered)
+        time.sleep(0.005)
+    missing = [n for n in range(1, sent + 1) if base + n.to_bytes(4, "big") not in answered]
+    print(
+        json.dumps(
+            {
+                "sent": sent,
+                "rate": round(sent / lasted),
+                "unanswered": len(missing),
+                "first_unanswered": [round(n / arguments.rate, 3) for n in missing[:5]],
+            }
+        )
+    )
+
+
+def _collect(link: socket.socket, answered: set[bytes]) -> None:
+    """The targets of the advertisements that have come."""
+    while True:
+        try:
+            frame = link.recv(2048)
+        except BlockingIOError:
+            return
+        if len(frame) == 86 and frame[54] == 136:
+            answered.add(frame[62:78])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The whole of it in the lab: a router, an anti-spoofing bridge, the host, a container."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab.topology import (
+    CONTAINER_ADDRESS,
+    CONTAINER_PREFIX,
+    HOST,
+    INTERNET_ADDRESS,
+    ROUTER,
+    ROUTER_ADDRESS,
+    ROUTER_MAC,
+    UPLINK,
+    Lab,
+)
+
+NDXDP = (sys.executable, "-m", "ndxdp")
+PREFIX = str(CONTAINER_PREFIX)
+MODES = ("native", "generic", "tc")
+
+
+@pytest.fixture
+def lab(privacy: None) -> Iterator[Lab]:
+    with Lab(peer_xdp=True) as lab:
+        yield lab
+        lab.run(HOST, *NDXDP, "detach", UPLINK, check=False)
+
+
+def ndxdp(lab: Lab, *arguments: str) -> str:
+    return lab.run(HOST, *NDXDP, *arguments).stdout
+
+
+def pings(lab: Lab) -> list[int]:
+    """Pings answered of 2, from a global and from a link-local soliciting source."""
+    answered = []
+    for source in (ROUTER_ADDRESS, INTERNET_ADDRESS):
+        lab.forget_neighbours()
+        answered.append(lab.ping(ROUTER, CONTAINER_ADDRESS, source=source, count=2))
+    return answered
+
+
+class Flood:
+    """Solicitations from the router at 12 000/s while the body runs."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.result: dict[str, Any] = {}
+
+    def __enter__(self) -> Flood:
+        self._process = self._lab.popen(
+            ROUTER,
+            *(sys.executable, "-m", "tests.flood", UPLINK),
+            *("--mac", ROUTER_MAC, "--prefix", str(CONTAINER_PREFIX.network_address)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._process.stderr is not None
+        assert "soliciting" in self._process.stderr.readline()
+        time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.5)
+        self._process.send_signal(signal.SIGTERM)
+        out, _ = self._process.communicate(timeout=30)
+        self.result = json.loads(out)
+        print(self.result)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_router_reaches_container(lab: Lab, mode: str) -> None:
+    """The main job: past a filter that lets nothing out but the prefix's own sources."""
+    assert pings(lab) == [0, 0]
+    ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--mode", mode)
+
+    with lab.capture() as capture:
+        assert pings(lab) == [2, 2]
+    solicited = {str(message.source) for message in capture.solicitations}
+    assert solicited == {"2001:db8:0:1::1", "fe80::1"}
+    assert {message.source for message in capture.advertisements} == {CONTAINER_ADDRESS}
+    assert all(message.passed for message in capture.advertisements)
+
+    ndxdp(lab, "detach", UPLINK)
+    assert pings(lab) == [0, 0]
+
+
+def test_demo(privacy: None) -> None:
+    """`make demo`'s program tells the story it promises, ndppd's failure included."""
+    done = subprocess.run(
+        [sys.executable, "lab/demo.py", "--ndxdp", f"{os.path.dirname(sys.executable)}/ndxdp"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DROPPED by the filter" in done.stdout
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
+    """Attach again and again, with the other loader's object each time, under load."""
+    ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--mode", mode)
+    with Flood(lab) as flood:
+        for loader in ("bcc", "prebuilt", "prebuilt"):
+            ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--loader", loader)
+        ndxdp(lab, "attach", UPLINK, "--max-addresses", "200000")
+        ndxdp(lab, "prefix", "add", "2001:db8:0:2::/64")
+        ndxdp(lab, "prefix", "del", "2001:db8:0:2::/64")
+    assert flood.result["sent"] > 0
+    assert flood.result["unanswered"] == 0
+
+
+@pytest.mark.parametrize("mode", ["native", "tc"])
+def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
+    """The way of older kernels: netlink replaces the program."""
+    attach = (
+        "from ndxdp import policy, responder;"
+        "from ndxdp.kernel.abi import Mode; from ndxdp.kernel.pins import PinTree;"
+        f"responder.attach_interface(PinTree(), '{UPLINK}',"
+        f" responder.Options(Mode.{mode.upper()}, links=False),"
+        f" policy.compile_rules(['{PREFIX}'])).close()"
+    )
+    lab.run(HOST, sys.executable, "-c", attach)
+    with Flood(lab) as flood:
+        for _ in range(3):
+            lab.run(HOST, sys.executable, "-c", attach)
+    assert flood.result["sent"] > 0
+    assert flood.result["unanswered"] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_end_of_a_keeping_run_loses_nothing(lab: Lab, number: signal.Signals) -> None:
+    command = (*NDXDP, "run", "-i", UPLINK, "-n", PREFIX, "--mode", "native", "--keep")
+    run = lab.popen(HOST, *command, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline().startswith("ready")
+    with Flood(lab) as flood:
+        run.send_signal(number)
+        run.wait(timeout=10)
+        time.sleep(0.5)
+    assert flood.result["sent"] > 0
+    assert flood.result["unanswered"] == 0
+
+
+def test_foreign_program_survives_every_command(lab: Lab) -> None:
+    """Somebody's XDP program on the interface is named, and still there after all of them."""
+    peer = lab.run(
+        HOST, "ip", "link", "set", UPLINK, "xdp", "obj", "build/xdp_pass.o", "sec", "xdp"
+    )
+    assert peer.returncode == 0
+
+    def program() -> int:
+        links = json.loads(
+            lab.run(HOST, "ip", "--json", "--details", "link", "show", UPLINK).stdout
+        )
+        return int(links[0]["xdp"]["prog"]["id"])
+
+    foreign = program()
+    for arguments in (
+        ("attach", UPLINK, "-n", PREFIX, "--mode", "native"),
+        ("attach", UPLINK, "-n", PREFIX, "--mode", "generic"),
+        ("run", "-i", UPLINK, "-n", PREFIX, "--mode", "native"),
+        ("detach", UPLINK),
+        ("status",),
+        ("explain", str(CONTAINER_ADDRESS)),
+        ("prefix", "list"),
+    ):
+        done = lab.run(HOST, *NDXDP, *arguments, check=False)
+        assert "Traceback" not in done.stderr
+        if "native" in arguments or "generic" in arguments:
+            assert done.returncode == 1
+            assert f"(id {foreign})" in done.stderr
+        assert program() == foreign
+    ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--mode", "tc")
+    assert pings(lab) == [2, 2]
+    assert program() == foreign
+
+
+@pytest.mark.parametrize("by", ["file", "stdin"])
+def test_long_lists(lab: Lab, by: str, tmp_path: Any) -> None:
+    """100 000 addresses and 10 000 prefixes; that it is fast, docs/rules.md shows."""
+    lines = [f"2001:db8:a:{i >> 16:x}::{i & 0xFFFF:x}" for i in range(1, 100_001)]
+    lines += [f"2001:db8:b:{i:x}::/64" for i in range(10_000)]
+    path = tmp_path / "list.txt"
+    path.write_text("\n".join(lines) + "\n")
+    ndxdp(lab, "attach", UPLINK, "--mode", "tc")
+    command = [*NDXDP, "prefix", "add", "--file", str(path) if by == "file" else "-"]
+    with path.open() as stream:
+        process = lab.popen(HOST, *command, **({"stdin": stream} if by == "stdin" else {}))
+        assert process.wait(timeout=60) == 0
+
+    status = json.loads(ndxdp(lab, "status", "--json"))["interfaces"][0]
+    assert status["rules"]["by_source"]["manual"] == 110_000
+    for target, reason in (
+        ("2001:db8:a:1::1", "answered"),
+        ("2001:db8:a::1", "answered"),
+        ("2001:db8:a::", "no_rule"),
+        ("2001:db8:b:270f::7", "answered"),
+        ("2001:db8:b:2710::7", "no_rule"),
+    ):
+        assert json.loads(ndxdp(lab, "explain", target, "--json"))["reason"] == reason
+
+    ndxdp(lab, "prefix", "del", "--all")
+    rules = json.loads(ndxdp(lab, "prefix", "list", "--json"))
+    assert {rule["source"] for rule in rules} == {"host"}
