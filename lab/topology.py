@@ -61,7 +61,8 @@ link set br0 up
 # from its link-local address. A ping from INTERNET_ADDRESS is such a packet.
 _ROUTER_LINKS = f"""
 link set lo up
-link set {UPLINK} addrgenmode none up
+link set {UPLINK} addrgenmode none
+link set {UPLINK} up
 address add {ROUTER_LINK_LOCAL}/64 dev {UPLINK} nodad
 address add {ROUTER_ADDRESS}/{ON_LINK_PREFIX.prefixlen} dev {UPLINK} nodad
 address add {INTERNET_ADDRESS}/128 dev lo nodad
@@ -72,8 +73,10 @@ address add {INTERNET_ADDRESS}/128 dev lo nodad
 _HOST_LINKS = f"""
 link set lo up
 link add {CONTAINER_LINK} type veth peer name {UPLINK} netns {CONTAINER}
-link set {UPLINK} addrgenmode none up
-link set {CONTAINER_LINK} addrgenmode none up
+link set {UPLINK} addrgenmode none
+link set {UPLINK} up
+link set {CONTAINER_LINK} addrgenmode none
+link set {CONTAINER_LINK} up
 address add {HOST_LINK_LOCAL}/64 dev {UPLINK} nodad
 address add {HOST_ADDRESS}/{ON_LINK_PREFIX.prefixlen} dev {UPLINK} nodad
 address add {CONTAINER_GATEWAY}/64 dev {CONTAINER_LINK} nodad
@@ -85,7 +88,8 @@ route add {CONTAINER_PREFIX} dev {CONTAINER_LINK}
 
 _CONTAINER_LINKS = f"""
 link set lo up
-link set {UPLINK} addrgenmode none up
+link set {UPLINK} addrgenmode none
+link set {UPLINK} up
 address add fe80::10/64 dev {UPLINK} nodad
 address add {CONTAINER_ADDRESS}/{CONTAINER_PREFIX.prefixlen} dev {UPLINK} nodad
 route add default via {CONTAINER_GATEWAY} dev {UPLINK}
