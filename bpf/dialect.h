@@ -43,6 +43,10 @@ static long (*const map_update)(void *map, const void *key, const void *value,
 static __u64 (*const ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*const xdp_adjust_tail)(struct xdp_md *ctx,
 				     int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
+/* Of the whole frame, pieces outside the linear part included; kernel 5.18. It is also the only
+ * way to learn it without CAP_PERFMON: `data_end - data` tells a kernel address apart.
+ */
+static __u64 (*const xdp_get_buff_len)(struct xdp_md *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
 static long (*const skb_pull_data)(struct __sk_buff *skb,
 				   __u32 len) = (void *)BPF_FUNC_skb_pull_data;
 static long (*const skb_change_tail)(struct __sk_buff *skb, __u32 len,

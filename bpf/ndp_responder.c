@@ -81,7 +81,7 @@ static __always_inline int is_solicitation(const void *data, const void *end)
  * speaks against an answer; the caller has seen is_solicitation().
  */
 static __always_inline enum ndp_reason validate(const void *data, const void *end,
-						long frame_len,
+						__u32 frame_len,
 						const struct ndp_settings *config,
 						struct solicitation *ns)
 {
@@ -110,8 +110,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	/* The length is the IPv6 header's word: what follows it in the frame is padding. */
 	length = net16(ip6->payload_len);
 	if (length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
-	    end - data < (long)(sizeof(*eth) + sizeof(*ip6) + length) ||
-	    (const void *)(msg + 1) > end)
+	    sizeof(*eth) + sizeof(*ip6) + length > frame_len || (const void *)(msg + 1) > end)
 		return NDP_BAD_LENGTH;
 
 	/* Pseudo-header (RFC 8200 8.1) and message, then the options along with their walk. */
@@ -154,7 +153,11 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		sum += (__u64)words[0] + words[1];
 		left--;
 		cursor += 8;
+		/* Or the compiler adds i * 8 to a pointer, which takes CAP_PERFMON. */
+		asm volatile("" : "+r"(cursor));
 	}
+	if (i < units)
+		return NDP_BAD_LENGTH; /* the rest of it lies in another piece of memory */
 	if (bad || left || length % 8)
 		return NDP_BAD_OPTION;
 	if (fold(sum) != 0xffff)
@@ -327,7 +330,7 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 
 /* Validate, decide and, if the verdict is to answer, write the advertisement to `out`. */
 static __always_inline enum ndp_reason respond(const void *data, const void *end,
-					       long frame_len, __u32 dry_run,
+					       __u32 frame_len, __u32 dry_run,
 					       const struct ndp_rule **rule,
 					       struct advertisement *out)
 {
@@ -364,17 +367,16 @@ int ndp_xdp(struct xdp_md *ctx)
 	const struct ndp_rule *rule = 0;
 	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 dry_run;
+	__u32 dry_run, frame_len;
 
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
 	dry_run = is_dry_run(ctx->ingress_ifindex);
-	reason = respond(data, end, end - data, dry_run, &rule, &na);
+	frame_len = xdp_get_buff_len(ctx);
+	reason = respond(data, end, frame_len, dry_run, &rule, &na);
 
 	if (reason >= NDP_ANSWERED) {
-		int grow = (int)NA_LEN - (int)(ctx->data_end - ctx->data);
-
-		if (grow && xdp_adjust_tail(ctx, grow)) {
+		if (frame_len != NA_LEN && xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len)) {
 			reason = NDP_RESIZE_FAILED;
 		} else {
 			data = (void *)(long)ctx->data;
@@ -404,7 +406,7 @@ int ndp_tc(struct __sk_buff *skb)
 	const struct ndp_rule *rule = 0;
 	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 dry_run;
+	__u32 dry_run, frame_len;
 
 	/* A tag that the NIC took off the frame stands beside it. */
 	if (skb->protocol != net16(ETHERTYPE_IPV6) || skb->vlan_present)
@@ -420,17 +422,18 @@ int ndp_tc(struct __sk_buff *skb)
 	}
 	if (!is_solicitation(data, end))
 		return PASS;
-	if (end - data < skb->len && skb->len <= NDP_FRAME_MAX) {
-		if (skb_pull_data(skb, skb->len))
+	frame_len = skb->len;
+	if (frame_len <= NDP_FRAME_MAX) {
+		if (skb_pull_data(skb, frame_len))
 			return PASS;
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
 	dry_run = is_dry_run(skb->ifindex);
-	reason = respond(data, end, skb->len, dry_run, &rule, &na);
+	reason = respond(data, end, frame_len, dry_run, &rule, &na);
 
 	if (reason >= NDP_ANSWERED) {
-		if (skb->len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
+		if (frame_len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
 			reason = NDP_RESIZE_FAILED;
 		else if (skb_store_bytes(skb, 0, &na.eth, NA_LEN, BPF_F_RECOMPUTE_CSUM))
 			return DROP; /* never: it was just made that long */

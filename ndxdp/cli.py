@@ -57,7 +57,6 @@ def _fail(error: NdxdpError) -> int:
     click.echo(f"ndxdp: {error.message}", err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
-    logging.getLogger(__name__).debug("traceback", exc_info=error)
     return error.exit_code
 
 

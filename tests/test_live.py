@@ -215,3 +215,17 @@ def test_long_lists(lab: Lab, by: str, tmp_path: Any) -> None:
     ndxdp(lab, "prefix", "del", "--all")
     rules = json.loads(ndxdp(lab, "prefix", "list", "--json"))
     assert {rule["source"] for rule in rules} == {"host"}
+
+
+@pytest.mark.parametrize("loader", ["prebuilt", "bcc"])
+@pytest.mark.parametrize("mode", MODES)
+def test_two_capabilities_suffice(lab: Lab, mode: str, loader: str) -> None:
+    """CAP_BPF and CAP_NET_ADMIN: the verifier is stricter with those who lack CAP_PERFMON."""
+    bounded = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
+    command = (*bounded, *NDXDP)
+    lab.run(HOST, *command, "attach", UPLINK, "-n", PREFIX, "--mode", mode, "--loader", loader)
+    lab.run(HOST, *command, "attach", UPLINK, "--loader", loader)
+    explained = lab.run(HOST, *command, "explain", str(CONTAINER_ADDRESS), "--json").stdout
+    assert json.loads(explained)["reason"] == "answered"
+    assert pings(lab) == [2, 2]
+    lab.run(HOST, *command, "detach", UPLINK)

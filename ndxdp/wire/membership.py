@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 
+from ndxdp.errors import NdxdpError
+
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_ALLMULTI = 2
@@ -18,7 +20,13 @@ class Allmulti:
     """
 
     def __init__(self, ifindex: int) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        try:
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        except PermissionError:
+            raise NdxdpError(
+                "this process may not open a packet socket, which keeps allmulti on",
+                "run this as root, or with CAP_NET_RAW too",
+            ) from None
         request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
         self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
 
