@@ -50,6 +50,9 @@ class BuildPy(build_py):
                 f"ndxdp: {error.filename} is missing, which compiles the BPF program\n"
                 "  hint: apt install clang llvm libbpf-dev linux-libc-dev"
             )
+        except subprocess.CalledProcessError:
+            # Not an Exception: setuptools would carry on with an editable install without it.
+            sys.exit("ndxdp: the BPF program does not compile")
         super().run()
 
 

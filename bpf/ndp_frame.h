@@ -95,6 +95,19 @@ static __always_inline int same_mac(const struct mac *a, const struct mac *b)
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2];
 }
 
+/* A MAC as one number, and back: what the limiter's key is made of, and easier to keep than
+ * three words.
+ */
+static __always_inline __u64 mac_number(const struct mac *m)
+{
+	return m->w[0] | (__u64)m->w[1] << 16 | (__u64)m->w[2] << 32;
+}
+
+static __always_inline struct mac number_mac(__u64 number)
+{
+	return (struct mac){{number, number >> 16, number >> 32}};
+}
+
 static __always_inline int is_unspecified(const struct address *a)
 {
 	return !(a->w[0] | a->w[1] | a->w[2] | a->w[3]);

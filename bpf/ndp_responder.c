@@ -38,9 +38,9 @@ DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
 struct solicitation {
 	struct address source;
 	struct address target;
-	struct mac eth_source; /* whose rate is limited */
-	struct mac peer; /* whom the answer goes to: the SLLAO, else the Ethernet source */
-	__u32 dad;	 /* the source is unspecified */
+	__u64 eth_source; /* MAC: whose rate is limited */
+	__u64 peer;	  /* MAC: whom the answer goes to, the SLLAO or the Ethernet source */
+	__u32 dad;	  /* the source is unspecified */
 	__u32 dry_run;
 };
 
@@ -49,14 +49,6 @@ static __always_inline __u64 is_zero(__u64 x)
 {
 	asm volatile("" : "+r"(x));
 	return (x - 1) >> 63;
-}
-
-/* `to` becomes `from` where `yes` is 1, and stays where it is 0. */
-static __always_inline void select_mac(struct mac *to, const struct mac *from, __u64 yes)
-{
-	to->w[0] ^= (to->w[0] ^ from->w[0]) & -yes;
-	to->w[1] ^= (to->w[1] ^ from->w[1]) & -yes;
-	to->w[2] ^= (to->w[2] ^ from->w[2]) & -yes;
 }
 
 /* Every frame of the interface comes through here, so the likeliest difference is asked first.
@@ -91,7 +83,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	const struct mac *own = (const struct mac *)config->mac;
 	const __u16 *group_mac = (const __u16 *)&ip6->dst.w[3]; /* RFC 2464 7: behind 33:33 */
 	const void *cursor = msg + 1;
-	__u64 sum, left = 0, sllao = 0, bad = 0;
+	__u64 sum, peer, left = 0, sllao = 0, bad = 0;
 	__u32 length, units, group, i;
 
 	if ((const void *)((const struct icmpv6 *)msg + 1) > end)
@@ -125,8 +117,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	 */
 	ns->source = ip6->src;
 	ns->target = msg->target;
-	ns->eth_source = eth->src;
-	ns->peer = eth->src;
+	ns->eth_source = peer = mac_number(&eth->src);
 	group = is_solicited_node_group(&ip6->dst, &ns->target);
 
 	/* One step for 8 bytes, without a branch on what they hold: each would double the paths
@@ -148,7 +139,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		is_sllao = begins & is_zero(option->type ^ OPTION_SLLAO);
 		bad |= is_sllao & ~is_zero(left ^ 1);
 		/* Of several the first counts, as in Linux. */
-		select_mac(&ns->peer, &option->mac, is_sllao & ~sllao);
+		peer ^= (peer ^ mac_number(&option->mac)) & -(is_sllao & ~sllao);
 		sllao |= is_sllao;
 		sum += (__u64)words[0] + words[1];
 		left--;
@@ -169,6 +160,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	ns->dad = is_unspecified(&ns->source);
 	if (is_multicast(&ns->source) || (ns->dad && (sllao || !group)))
 		return NDP_BAD_SOURCE;
+	ns->peer = peer;
 	return NDP_NOT_NS;
 }
 
@@ -181,8 +173,10 @@ static __always_inline const struct ndp_rule *match(const struct address *target
 	struct {
 		__u32 length;
 		struct address address;
-	} key = {128, *target};
+	} key;
 
+	key.length = 128;
+	key.address = *target;
 	return rule ? rule : map_lookup(MAP(prefixes), &key);
 }
 
@@ -192,14 +186,12 @@ static __always_inline const struct ndp_rule *match(const struct address *target
 static __always_inline int over_rate(const struct solicitation *ns,
 				     const struct ndp_settings *config)
 {
-	__u64 key = ns->eth_source.w[0] | (__u64)ns->eth_source.w[1] << 16 |
-		    (__u64)ns->eth_source.w[2] << 32;
 	__u64 now, until, *paid;
 
 	if (!config->rate_interval)
 		return 0;
 	now = ktime_get_ns();
-	paid = map_lookup(MAP(limiter), &key);
+	paid = map_lookup(MAP(limiter), &ns->eth_source);
 	until = paid && *paid > now ? *paid : now;
 	if (until - now > config->rate_credit)
 		return 1;
@@ -209,7 +201,7 @@ static __always_inline int over_rate(const struct solicitation *ns,
 	if (paid)
 		*paid = until;
 	else
-		map_update(MAP(limiter), &key, &until, BPF_ANY);
+		map_update(MAP(limiter), &ns->eth_source, &until, BPF_ANY);
 	return 0;
 }
 
@@ -250,7 +242,7 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 		flags |= FLAG_OVERRIDE;
 
 	*out = (struct advertisement){
-		.eth = {.dst = ns->peer,
+		.eth = {.dst = number_mac(ns->peer),
 			.src = *(const struct mac *)config->mac,
 			.type = net16(ETHERTYPE_IPV6)},
 		.ip6 = {.version_class_flow = net32(0x60000000),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -223,7 +224,15 @@ def test_two_capabilities_suffice(lab: Lab, mode: str, loader: str) -> None:
     """CAP_BPF and CAP_NET_ADMIN: the verifier is stricter with those who lack CAP_PERFMON."""
     bounded = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
     command = (*bounded, *NDXDP)
-    lab.run(HOST, *command, "attach", UPLINK, "-n", PREFIX, "--mode", mode, "--loader", loader)
+    attach = (*command, "attach", UPLINK, "-n", PREFIX, "--mode", mode, "--loader", loader)
+    # "bpf: fix check for attempt to corrupt spilled pointer", 6.8: a constant on the stack is
+    # no longer taken for one.
+    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 8):
+        refused = lab.run(HOST, *attach, check=False)
+        assert refused.returncode == 1
+        assert "CAP_PERFMON" in refused.stderr
+        return
+    lab.run(HOST, *attach)
     lab.run(HOST, *command, "attach", UPLINK, "--loader", loader)
     explained = lab.run(HOST, *command, "explain", str(CONTAINER_ADDRESS), "--json").stdout
     assert json.loads(explained)["reason"] == "answered"

@@ -24,7 +24,7 @@ _PASS = {Mode.NATIVE: 2, Mode.GENERIC: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_A
 _DROP = {Mode.NATIVE: 1, Mode.GENERIC: 1, Mode.TC: 2}  # XDP_DROP, TC_ACT_SHOT
 _TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
 
-TIMEOUT = 30_000_000_000  # ns without a heartbeat
+TIMEOUT = 5_000_000_000  # ns without a heartbeat
 
 
 @dataclass

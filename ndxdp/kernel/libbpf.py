@@ -44,6 +44,9 @@ BPF_TC_INGRESS = 1
 BPF_TC_F_REPLACE = 1
 
 _BATCH = 16384
+# Bytes, the most that every kernel takes. Where the verifier's log does not fit, the kernel says
+# ENOSPC and not what is wrong.
+_LOG_SIZE = (1 << 24) - 1
 _ENOTSUPP = 524  # the kernel's own "not supported", which libc does not know
 
 
@@ -312,7 +315,7 @@ def _library() -> ctypes.CDLL:
 
     def keep(level: int, text: bytes, arguments: int) -> int:
         if level <= 1:  # LIBBPF_WARN, LIBBPF_INFO
-            size = 1 << 20 if b"BEGIN PROG LOAD LOG" in text else 1 << 12
+            size = _LOG_SIZE if b"BEGIN PROG LOAD LOG" in text else 1 << 12
             buffer = ctypes.create_string_buffer(size)
             vsnprintf(buffer, size, text, arguments)
             _printed.append(buffer.value.decode(errors="replace"))
@@ -511,7 +514,7 @@ def load_object(image: bytes, program: str, map_fds: dict[str, int]) -> int:
 
 def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) -> int:
     """Load raw instructions (8 bytes each) whose map references are open descriptors."""
-    log = ctypes.create_string_buffer(1 << 20)
+    log = ctypes.create_string_buffer(_LOG_SIZE)
     kind = BPF_XDP if prog_type == BPF_PROG_TYPE_XDP else 0
     opts = _ProgLoadOpts(
         prog_flags=flags,

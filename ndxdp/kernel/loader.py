@@ -6,6 +6,7 @@ import errno
 import logging
 from enum import Enum
 from importlib import resources
+from pathlib import Path
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import bcc_loader, libbpf
@@ -13,6 +14,8 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.libbpf import BpfError
 
 log = logging.getLogger(__name__)
+
+_CAP_PERFMON = 38  # linux/capability.h
 
 OBJECT = resources.files("ndxdp") / "bpf" / "ndp_responder.o"
 
@@ -65,6 +68,11 @@ def _refusal(error: BpfError) -> NdxdpError:
             "the kernel does not let this process load a BPF program",
             "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
         )
+    if error.errno == errno.EACCES and not _has_capability(_CAP_PERFMON):
+        return NdxdpError(
+            "the kernel's verifier refused the program to a process without CAP_PERFMON",
+            "kernels before 6.8 want it beside CAP_BPF and CAP_NET_ADMIN",
+        )
     if error.operation == "bpf_object__open_mem":
         return NdxdpError("the program's object file is not one", "install ndxdp anew")
     if error.operation.startswith("find "):
@@ -76,3 +84,9 @@ def _refusal(error: BpfError) -> NdxdpError:
         f"the kernel's verifier refused the program ({error.strerror})",
         "--debug shows its log; please report it with `uname -r`",
     )
+
+
+def _has_capability(number: int) -> bool:
+    status = Path("/proc/thread-self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> number & 1)
