@@ -1,0 +1,122 @@
+"""Imports only ever point down. The lists below are the design; the code is held to them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "ndxdp"
+
+# A module imports only what stands below it. A new module needs its place here.
+LAYERS = (
+    "ndxdp.__main__",
+    "ndxdp.cli",
+    "ndxdp.daemon",
+    "ndxdp.render",
+    "ndxdp.responder",
+    "ndxdp.instance",
+    "ndxdp.wire.netlink",
+    "ndxdp.wire.membership",
+    "ndxdp.wire",
+    "ndxdp.kernel.loader",
+    "ndxdp.kernel.attach",
+    "ndxdp.kernel.maps",
+    "ndxdp.kernel.pins",
+    "ndxdp.kernel.bcc_loader",
+    "ndxdp.kernel.libbpf",
+    "ndxdp.kernel.abi",
+    "ndxdp.kernel",
+    "ndxdp.policy",
+    "ndxdp.ndp",
+    "ndxdp.errors",
+    "ndxdp",
+)
+
+# Run by another Python, by its path: imports nothing of ours, and is imported by nobody.
+APART = ("ndxdp.kernel.bcc_child",)
+
+# What costs or is dangerous has one door.
+DOORS = {
+    "bcc": "ndxdp.kernel.bcc_child",
+    "click": "ndxdp.cli",
+    "ctypes": "ndxdp.kernel.libbpf",
+    "prometheus_client": "ndxdp.metrics",
+    "pyroute2": "ndxdp.wire.netlink",
+}
+
+
+def module_of(path: Path) -> str:
+    """`ndxdp/kernel/abi.py` -> `ndxdp.kernel.abi`; a package is its __init__.py."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, those in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: write relative imports out"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield node.lineno, inner if inner in FILES else node.module
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(FILES) == {*LAYERS, *APART}
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_imports_point_down(module: str) -> None:
+    below = LAYERS[LAYERS.index(module) + 1 :] if module in LAYERS else ()
+    ours = [(line, name) for line, name in imports(module) if name.partition(".")[0] == "ndxdp"]
+    upward = [f"{module}:{line}: {name}" for line, name in ours if name not in below]
+    assert not upward
+
+
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_others_come_in_by_their_door(module: str) -> None:
+    for line, name in imports(module):
+        top = name.partition(".")[0]
+        if top == "ndxdp" or (top in sys.stdlib_module_names and top not in DOORS):
+            continue
+        assert DOORS.get(top) == module, f"{module}:{line}: {name}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import ndxdp.cli",
+        "import sys, ndxdp.cli; sys.argv[1:] = ['--help']; ndxdp.cli.main()",
+        "import sys, ndxdp.cli; sys.argv[1:] = ['attach', '--help']; ndxdp.cli.main()",
+    ],
+    ids=["import", "help", "attach-help"],
+)
+def test_the_command_line_pays_for_nothing_it_does_not_use(code: str) -> None:
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n" + code
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    loaded = set(done.stderr.split())
+    assert "ndxdp.cli" in loaded
+    costly = {"pyroute2", "prometheus_client", "asyncio", "ndxdp.kernel.libbpf", "ctypes"}
+    assert not loaded & costly

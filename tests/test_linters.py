@@ -1,0 +1,40 @@
+"""What the linters say of the repository, each as one test. `make format` mends the layout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def clean(*command: str) -> None:
+    """The command finds nothing to say; what it says is the failure's text."""
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def test_types() -> None:
+    clean(sys.executable, "-m", "mypy", "--strict")
+
+
+def test_types_of_lab_and_tests() -> None:
+    clean(sys.executable, "-m", "mypy", "--strict", "-p", "lab", "-p", "tests")
+
+
+def test_ruff() -> None:
+    clean(sys.executable, "-m", "ruff", "check")
+
+
+def test_python_layout() -> None:
+    clean(sys.executable, "-m", "ruff", "format", "--check")
+
+
+def test_c_layout() -> None:
+    sources = [*REPOSITORY.glob("bpf/*.[ch]"), *REPOSITORY.glob("lab/*.c")]
+    assert sources
+    clean("clang-format", "--dry-run", "-Werror", *map(str, sorted(sources)))

@@ -1,0 +1,191 @@
+"""The README's commands do what it shows, and the pages of docs/ name all that there is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ndxdp import render
+from ndxdp.ndp import Reason
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = REPOSITORY / "README.md"
+DOCS = REPOSITORY / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(REPOSITORY.glob("*/README.md"))]
+
+# The machine that the README shows.
+INTERFACE, PEER = "eth0", "eth0-peer"
+NETWORK = f"""
+link add {INTERFACE} address 52:54:00:12:34:56 type veth peer name {PEER}
+link set {INTERFACE} addrgenmode none
+link set {PEER} addrgenmode none
+link set {PEER} up
+link set {INTERFACE} up
+address add fe80::5054:ff:fe12:3456/64 dev {INTERFACE} nodad
+address add 2001:db8:0:1::2/64 dev {INTERFACE} nodad
+route add default via fe80::1 dev {INTERFACE}
+"""
+NDXDP = str(REPOSITORY / ".venv" / "bin" / "ndxdp")
+
+
+class Step(NamedTuple):
+    """A block of commands, and the output that the README shows below it, if it does."""
+
+    commands: list[str]
+    shown: str | None
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def steps() -> list[Step]:
+    found: list[Step] = []
+    for language, text in blocks(README):
+        if language == "sh":
+            lines = (line.partition(" #")[0].strip() for line in text.splitlines())
+            found.append(Step([line for line in lines if line], None))
+        elif language == "text":
+            assert found, "output without a command"
+            found[-1] = found[-1]._replace(shown=text)
+    return found
+
+
+def run(command: list[str], *, timeout: float = 60) -> str:
+    """Run to its end in the repository, which must be a good one; returns stdout."""
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def run_until_ready(command: list[str]) -> str:
+    """Run until it says that it is ready, then as Ctrl-C does; returns stdout."""
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first.startswith("ready"), f"{shlex.join(command)}\n{first}"
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    return first + rest
+
+
+def normal(output: str) -> str:
+    """The kernel numbers programs; everything else is the same each time."""
+    return re.sub(r"program \d+", "program N", output)
+
+
+@pytest.fixture
+def machine(privacy: None) -> Iterator[None]:
+    batch = ["ip", "-6", "-batch", "-"]
+    subprocess.run(batch, input=NETWORK, text=True, check=True)
+    yield
+    subprocess.run([NDXDP, "-q", "detach", INTERFACE], capture_output=True)
+    run(["ip", "link", "del", INTERFACE])
+
+
+def test_commands_do_what_the_readme_shows(machine: None) -> None:
+    seen = 0
+    for step in steps():
+        output = ""
+        for line in step.commands:
+            command = shlex.split(line)
+            seen += 1
+            if command[0] == "make":
+                run(["make", "--dry-run", *command[1:]])
+            elif command[0] == ".venv/bin/ndxdp":
+                is_run = command[1] == "run"
+                output += run_until_ready(command) if is_run else run(command)
+            else:
+                pytest.fail(f"no way is known to try: {line}")
+        if step.shown is not None:
+            assert normal(output) == normal(step.shown)
+    assert seen >= 8
+    assert run([NDXDP, "status"]) == "ndxdp is attached to no interface\n"
+
+
+def test_demo(privacy: None) -> None:
+    assert "As told:" in run([sys.executable, "lab/demo.py"], timeout=120)
+
+
+def shape(value: Any) -> Any:
+    """Keys and types, without the values."""
+    if isinstance(value, dict):
+        return {key: shape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value).__name__
+
+
+def test_json_has_the_fields_that_are_documented(machine: None) -> None:
+    documented = [text for name, text in blocks(DOCS / "commands.md") if name == "json"]
+    prefix = "2001:db8:0:1:c::"
+    run([NDXDP, "attach", INTERFACE, "-n", f"{prefix}/80", "--except", f"{prefix}dead"])
+    commands = (["status"], ["prefix", "list"], ["explain", f"{prefix}10"])
+    for command, text in zip(commands, documented, strict=True):
+        printed = json.loads(run([NDXDP, *command, "--json"]))
+        assert shape(printed) == shape(json.loads(text)), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^a-z0-9 -]", "", title.lower()) for title in titles]
+            assert anchor in (title.replace(" ", "-") for title in anchors), (
+                f"{page.name}: {target}"
+            )
+
+
+def test_every_reason_is_explained() -> None:
+    table = (DOCS / "wire.md").read_text()
+    named = re.findall(r"`([a-z_]+)`", table)
+    missing = [reason.label for reason in list(Reason)[1:] if reason.label not in named]
+    assert not missing
+    assert set(render._MEANING) == set(Reason)
+
+
+def test_every_error_is_explained() -> None:
+    page = " ".join((DOCS / "errors.md").read_text().split())
+    errors = {"NdxdpError", "UsageError"}
+    missing = []
+    for path in sorted(REPOSITORY.glob("ndxdp/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+                continue
+            if node.func.id in errors and node.args:
+                words = literal(node.args[0])
+                if words and words not in page:
+                    missing.append(f"{path.name}: {words}")
+    assert not missing
+
+
+def literal(message: ast.expr) -> str:
+    """The longest piece of a message that is the same each time; "" if it has no words."""
+    constants = [
+        node.value
+        for node in ast.walk(message)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    longest = max(constants, key=len, default="").strip()
+    return longest if " " in longest else ""
