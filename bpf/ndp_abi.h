@@ -90,6 +90,7 @@ enum ndp_left_flag {
 	NDP_LEFT_ALLMULTI = 1, /* attach switched allmulti on: it was off */
 	NDP_LEFT_CLSACT = 2,   /* attach made the clsact qdisc */
 	NDP_LEFT_NETLINK = 4,  /* attached by netlink, not by a BPF link */
+	NDP_LEFT_RUN = 8, /* attached for as long as a process runs: what it leaves is debris */
 };
 
 /* Key of `prefixes`; the key of `addresses` is the 16 bytes alone. */

@@ -49,24 +49,26 @@ def main() -> None:
         sys.stderr.close()
         code = 1
     except OSError as error:
-        code = _fail(_from_os(error))
+        code = _fail(_from_os(error), error)
     sys.exit(code)
 
 
-def _fail(error: NdxdpError) -> int:
+def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     click.echo(f"ndxdp: {error.message}", err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
+    logging.getLogger(__name__).debug("cause: %r", cause or error.__cause__)
     return error.exit_code
 
 
 def _from_os(error: OSError) -> NdxdpError:
-    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    said = str(error).partition("] ")[2] or str(error)  # without Python's "[Errno 28] "
+    what = f"{error.filename}: {error.strerror}" if error.filename else said
     if error.errno in (errno.EPERM, errno.EACCES):
         return NdxdpError(
             f"not permitted ({what})", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
         )
-    return NdxdpError(what, "--debug shows more")
+    return NdxdpError(what, "--debug names the call")
 
 
 # ---- options that commands share ----------------------------------------------------------------
@@ -174,6 +176,9 @@ def _options(
     from ndxdp.kernel.loader import Loader
     from ndxdp.responder import Options
 
+    # The kernel's side counts in ns, 64 bits of them.
+    if rate and not burst * 1e9 / rate < 1 << 62:  # nan, too
+        raise UsageError(f"--rate {rate:g} with --burst {burst} is no rate", "0 is no limit")
     return Options(Mode[mode.upper()] if mode else None, Loader(loader), rate, burst, max_addresses)
 
 
@@ -312,18 +317,22 @@ def status(interface: str | None, as_json: bool) -> None:
 
     tree = _tree()
     tree.check()
-    found = []
-    for name in [interface] if interface else tree.interfaces():
-        with open_instance(tree, name) as instance:
-            found.append(render.status_data(instance, is_held=tree.is_held(name)))
+    found, failed = [], None
+    for name in tree.interfaces() if interface is None else [interface]:
+        try:
+            with open_instance(tree, name) as instance:
+                found.append(render.status_data(instance, is_held=tree.is_held(name)))
+        except NdxdpError as error:  # the others are shown all the same
+            failed = error
     if as_json:
         _print_json({"version": __version__, "interfaces": found})
-        return
-    if not found:
+    elif not found and not failed:
         click.echo("ndxdp is attached to no interface")
-    for data in found:
+    for data in [] if as_json else found:
         for line in render.status_text(data):
             click.echo(line)
+    if failed:
+        raise failed
 
 
 @cli.command()
@@ -503,7 +512,12 @@ def prefix_list(interface: str | None, as_json: bool) -> None:
 
 def _na_source(text: str) -> NaSource | bytes:
     known = {source.value: source for source in NaSource}
-    return known[text] if text in known else policy.parse_address(text)
+    if text in known:
+        return known[text]
+    address = policy.parse_address(text)
+    if address == ndp.UNSPECIFIED or address[0] == 0xFF:
+        raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
+    return address
 
 
 def _need_some(prefixes: Any) -> None:

@@ -88,6 +88,8 @@ async def _serve(
                         f"{instance.interface} has gone", "start again when it is back"
                     )
     finally:
+        # asyncio is about to give both back to their defaults: nothing shall interrupt the end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         stopping.cancel()
         loop.remove_reader(monitor.fileno())
 

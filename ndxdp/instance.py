@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, attach, libbpf, pins
@@ -76,7 +75,7 @@ def open_instance(tree: PinTree, interface: str) -> Instance:
     if not path.is_dir():
         others = tree.other_versions(interface)
         if others:
-            raise other_version(interface, tree.root / others[0])
+            raise other_version(tree, interface, others[0])
         raise NdxdpError(f"ndxdp is not attached to {interface}", f"ndxdp attach {interface}")
     try:
         maps = Maps.open(path)
@@ -99,11 +98,12 @@ def open_instance(tree: PinTree, interface: str) -> Instance:
     return Instance(interface, maps, prog_fd, link_fd)
 
 
-def other_version(interface: str, path: Path) -> NdxdpError:
+def other_version(tree: PinTree, interface: str, version: str) -> NdxdpError:
+    path = tree.root / version / tree.path(interface).name
     return NdxdpError(
-        f"{interface} is held by an ndxdp of another ABI version ({path.name},"
+        f"{interface} is held by an ndxdp of another ABI version ({version},"
         f" this one has v{abi.VERSION})",
-        f"detach it with the ndxdp that attached it, or: rm -r {path}/{interface}",
+        f"detach it with the ndxdp that attached it, or: rm -r {path}",
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import DEFAULT_PROFILE, Answer, Match, Profile
+from ndxdp.ndp import DEFAULT_PROFILE, LOOPBACK, UNSPECIFIED, Answer, Match, Profile
 
 HOST_SOURCE = "host"
 """Source of the holes for the host's and the gateway's own addresses."""
@@ -21,6 +21,7 @@ RUN_SOURCE = "run"
 """Source of the rules of `ndxdp run -n`."""
 
 
+INTERFACE_MAX = 15
 SOURCE_MAX = 15
 LABEL_MAX = 47
 """Bytes of UTF-8 that the kernel's side keeps of a rule's source and label."""
@@ -85,6 +86,16 @@ def parse_prefix(text: str) -> Prefix:
     return prefix
 
 
+def check_interface(name: str) -> None:
+    """UsageError for what the kernel takes for no interface's name."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 1 <= size <= INTERFACE_MAX or name in (".", "..") or re.search(r"[/:\s]", name):
+        raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
+
+
 def parse_mac(text: str) -> bytes:
     """The 6 bytes of `02:00:5e:10:00:01`; UsageError for anything else and for group MACs."""
     if not re.fullmatch(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}", text):
@@ -127,7 +138,7 @@ class Rule:
 
 def _cut(text: str, size: int) -> str:
     """At most `size` bytes of UTF-8, not cut within a character."""
-    return text.encode()[:size].decode(errors="ignore")
+    return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
 Rules = dict[Prefix, Rule]
@@ -136,6 +147,16 @@ Rules = dict[Prefix, Rule]
 def hole(label: str) -> Rule:
     """The rule of an address that the host or its gateway owns."""
     return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
+
+
+def _parse_target(text: str) -> Prefix:
+    """A prefix that solicitations can be for; no target is multicast, :: or ::1 (RFC 4861)."""
+    prefix = parse_prefix(text)
+    if prefix.length >= 8 and prefix.address[0] == 0xFF:
+        raise UsageError(f"{prefix} is multicast: nobody solicits it", "name unicast addresses")
+    if prefix.length == 128 and prefix.address in (UNSPECIFIED, LOOPBACK):
+        raise UsageError(f"nobody solicits {prefix}", "name addresses behind this host")
+    return prefix
 
 
 def compile_rules(
@@ -152,7 +173,7 @@ def compile_rules(
     never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE)
     for texts, template in ((answered, rule), (excepted, never)):
         for text in texts:
-            prefix = parse_prefix(text)
+            prefix = _parse_target(text)
             if prefix in rules:
                 raise UsageError(
                     f"{prefix} is given twice"
@@ -176,7 +197,7 @@ def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
         if not text:
             continue
         try:
-            prefix = parse_prefix(text)
+            prefix = _parse_target(text)
         except UsageError as error:
             raise UsageError(f"{name}:{number}: {error.message}", error.hint) from None
         if prefix in rules:

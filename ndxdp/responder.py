@@ -27,7 +27,7 @@ from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.maps import Maps, Settings
 from ndxdp.kernel.pins import PinTree
-from ndxdp.policy import Difference, Prefix, Rule, difference, hold, merged
+from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, difference, hold, merged
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
@@ -89,8 +89,9 @@ def attach_interface(
     tree.check()
     others = tree.other_versions(interface)
     if others:
-        raise other_version(interface, tree.root / others[0])
+        raise other_version(tree, interface, others[0])
     with tree.lock():
+        _refuse_renamed(tree, link)
         path = tree.path(interface)
         present = _present(tree, link, options.mode, keep)
         if present is None:
@@ -115,12 +116,11 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instan
     settings = present.maps.settings()
     refusal = None
     if settings.netns != netlink.netns() and not present.is_dead(settings):
-        refusal = NdxdpError(
-            f"{tree.path(link.name)} belongs to an interface of another network namespace",
-            "give this one a BPF file system of its own: --bpffs",
-        )
+        refusal = _elsewhere(tree.path(link.name))
     elif settings.ifindex == link.ifindex and present.is_attached(settings):
-        if mode not in (None, settings.mode):
+        if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
+            _take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
+        elif mode not in (None, settings.mode):
             refusal = NdxdpError(
                 f"ndxdp is attached to {link.name} in {settings.mode.label} mode",
                 f"ndxdp detach {link.name} first, or --mode {settings.mode.label}",
@@ -134,6 +134,30 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instan
         present.close()
         raise refusal
     return present
+
+
+def _refuse_renamed(tree: PinTree, link: Link) -> None:
+    """An interface keeps its pins' name when it is renamed: it must not be attached to twice."""
+    here = (link.ifindex, netlink.netns())
+    for name in tree.interfaces():
+        if name == link.name:
+            continue
+        attached = False
+        with contextlib.suppress(NdxdpError), open_instance(tree, name) as other:
+            settings = other.maps.settings()
+            attached = (settings.ifindex, settings.netns) == here and other.is_attached(settings)
+        if attached:
+            raise NdxdpError(
+                f"ndxdp is attached to {link.name} under its former name, {name}",
+                f"ndxdp detach {name} first",
+            )
+
+
+def _elsewhere(path: Path) -> NdxdpError:
+    return NdxdpError(
+        f"{path} belongs to an interface of another network namespace",
+        f"give this one a BPF file system of its own (--bpffs); if that one has gone: rm -r {path}",
+    )
 
 
 def _attach_anew(tree: PinTree, plan: _Plan, rules: Mapping[Prefix, Rule]) -> Instance:
@@ -155,6 +179,7 @@ def _attach_anew(tree: PinTree, plan: _Plan, rules: Mapping[Prefix, Rule]) -> In
             pins.pin(prog_fd, plan.path / pins.PROGRAM)
             link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
+        log.info("attached to %s, %s mode", link.name, plan.mode.label)
         return Instance(link.name, maps, prog_fd, link_fd)
 
 
@@ -170,10 +195,10 @@ def _renew(
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
         desired = merged(rules, actual)
-        if owned_source:
-            for prefix, rule in actual.items():
-                if rule.source == owned_source and prefix not in rules:
-                    del desired[prefix]
+        stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
+        for prefix, rule in actual.items():
+            if rule.source in stale and prefix not in rules:
+                del desired[prefix]
         holes = hold(netlink.owned_addresses(link), desired)
         for prefix in holes.remove:
             del desired[prefix]
@@ -186,7 +211,7 @@ def _renew(
         with _uninterrupted():
             maps.apply(difference(desired, actual), actual)
             undo.callback(maps.apply, difference(actual, desired), desired)
-            settings = _settings(plan, before if attached else replace(before, left=Left(0)))
+            settings = _settings(plan, before)
             maps.set_settings(settings)
             undo.callback(maps.set_settings, before)
             if attached:
@@ -201,6 +226,7 @@ def _renew(
             if resized:
                 pins.repin(maps.fds["addresses"], plan.path / "addresses")
             pins.repin(prog_fd, plan.path / pins.PROGRAM)
+    log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
     return Instance(link.name, maps, prog_fd, link_fd)
 
 
@@ -213,11 +239,22 @@ def _hang(
         log.warning(
             "%s is a veth: native XDP sends only if its peer runs an XDP program too", link.name
         )
-    link_fd, left = attach.attach(
+    # Written down first: who is killed in between leaves word of what is to be put back.
+    left = settings.left & ~Left.NETLINK & ~Left.RUN
+    if not plan.keep:
+        left |= Left.RUN
+    if plan.keep and not link.allmulti:
+        left |= Left.ALLMULTI
+    planned = left
+    if plan.mode is Mode.TC and not netlink.has_clsact(link.ifindex):
+        planned |= Left.CLSACT
+    maps.set_settings(replace(settings, left=planned))
+    link_fd, how = attach.attach(
         link.name, link.ifindex, plan.mode, prog_fd, links=plan.options.links
     )
+    left |= how
     if link_fd is None:
-        undo.callback(_take_off, link.ifindex, plan.mode, prog_fd, left)
+        undo.callback(_take_off, link.ifindex, plan.mode, prog_fd, how)
     else:
         undo.callback(os.close, link_fd)
         if plan.keep:
@@ -225,7 +262,6 @@ def _hang(
     if plan.keep and not link.allmulti:
         netlink.set_allmulti(link.ifindex, True)
         undo.callback(netlink.set_allmulti, link.ifindex, False)
-        left |= Left.ALLMULTI
     maps.set_settings(replace(settings, left=left))
     return link_fd
 
@@ -261,11 +297,13 @@ def _settings(plan: _Plan, before: Settings | None) -> Settings:
         interval = round(1e9 / rate) if rate else 0
         credit = interval * (plan.options.burst - 1)
         settings = replace(settings, rate_interval=interval, rate_credit=credit)
+    here = (link.ifindex, netlink.netns())
+    if (settings.ifindex, settings.netns) != here:
+        settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))
     return replace(
         settings,
         mac=link.mac,
         link_local=netlink.link_local(link.ifindex),
-        ifindex=link.ifindex,
         mode=plan.mode,
         bcc=plan.options.loader is Loader.BCC,
     )
@@ -283,7 +321,7 @@ def _uninterrupted() -> Iterator[None]:
 
 def _take_off(ifindex: int, mode: Mode, prog_fd: int, left: Left) -> None:
     attach.detach(ifindex, mode, prog_fd)
-    if left & Left.CLSACT and not netlink.has_filters(ifindex):
+    if left & Left.CLSACT and netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
         libbpf.clsact_destroy(ifindex)
 
 
@@ -302,14 +340,20 @@ def detach_interface(tree: PinTree, interface: str) -> None:
             tree.remove(interface)
             return
         with instance:
+            settings = instance.maps.settings()
+            if settings.netns != netlink.netns() and not instance.is_dead(settings):
+                raise _elsewhere(tree.path(interface))
             release(tree, instance)
+        log.info("detached from %s", interface)
 
 
 def release(tree: PinTree, instance: Instance) -> None:
     """Undo what attach_interface() did, as far as it is still there."""
     settings = instance.maps.settings()
-    if instance.link_fd is None and instance.is_attached(settings):
-        _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
-    tree.remove(instance.interface)
-    if settings.left & Left.ALLMULTI:
-        netlink.set_allmulti(settings.ifindex, False)
+    with _uninterrupted():
+        if settings.netns == netlink.netns():
+            if instance.link_fd is None:
+                _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
+            if settings.left & Left.ALLMULTI:
+                netlink.set_allmulti(settings.ifindex, False)
+        tree.remove(instance.interface)

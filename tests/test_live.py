@@ -74,7 +74,7 @@ class Flood:
     def __exit__(self, *_: object) -> None:
         time.sleep(0.5)
         self._process.send_signal(signal.SIGTERM)
-        out, _ = self._process.communicate(timeout=30)
+        out = self._process.communicate(timeout=30)[0]
         self.result = json.loads(out)
         print(self.result)
 

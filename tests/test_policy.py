@@ -312,7 +312,7 @@ def test_compile_rules_of_nothing() -> None:
     [
         (["2001:db8::1", "2001:DB8::1/128"], [], "2001:db8::1 is given twice"),
         ([], ["2001:db8::/64", "2001:db8::/64"], "2001:db8::/64 is given twice"),
-        (["::1"], ["::1"], "::1 is given twice, to answer and not to"),
+        (["2001:db8::1"], ["2001:db8::1"], "2001:db8::1 is given twice, to answer and not to"),
     ],
 )
 def test_compile_rules_refuses_a_prefix_given_twice(

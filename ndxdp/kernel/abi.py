@@ -43,6 +43,7 @@ class Left(IntFlag):
     ALLMULTI = 1
     CLSACT = 2
     NETLINK = 4
+    RUN = 8
 
 
 class NaSourceCode(IntEnum):

@@ -61,6 +61,9 @@ class BpfError(OSError):
     def __str__(self) -> str:
         return f"{self.operation}: {self.strerror}"
 
+    def __repr__(self) -> str:
+        return f"BpfError({self})"
+
 
 class _Opts(ctypes.Structure):
     """An options struct of libbpf: its first field is its own size."""
@@ -447,10 +450,13 @@ def map_items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
             if error.errno != errno.ENOENT:
                 raise
             finished = True
+        # Copied once: `.raw` would copy the whole buffer for every entry.
+        key_bytes = ctypes.string_at(keys, count.value * key_size)
+        value_bytes = ctypes.string_at(values, count.value * value_size)
         for i in range(count.value):
             yield (
-                keys.raw[i * key_size : (i + 1) * key_size],
-                values.raw[i * value_size : (i + 1) * value_size],
+                key_bytes[i * key_size : (i + 1) * key_size],
+                value_bytes[i * value_size : (i + 1) * value_size],
             )
         if finished:
             return
@@ -665,7 +671,7 @@ def tc_program_id(ifindex: int, handle: int, priority: int) -> int | None:
     try:
         _call("bpf_tc_query", byref(hook), byref(opts))
     except BpfError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
             return None
         raise
     return int(opts.prog_id)

@@ -13,11 +13,13 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, libbpf
+from ndxdp.policy import check_interface
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
 PROGRAM = "program"
@@ -50,13 +52,9 @@ class PinTree:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold off every other writer; makes the base directory where it is missing."""
+        while (fd := self._locked_base()) is None:
+            pass
         try:
-            self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
-        except PermissionError:
-            raise NdxdpError(f"{self.base} may not be written", "run this as root") from None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
@@ -64,11 +62,39 @@ class PinTree:
                 with contextlib.suppress(OSError):  # not empty: others' pins
                     directory.rmdir()
 
+    def _locked_base(self) -> int | None:
+        """A descriptor that holds the lock; None if its last holder took the directory away."""
+        try:
+            self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            if not self.bpffs.is_dir():
+                raise
+            return None
+        except PermissionError:
+            raise NdxdpError(f"{self.base} may not be written", "run this as root") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(fd), os.stat(self.base)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        return None
+
     @contextlib.contextmanager
     def held(self, interface: str) -> Iterator[None]:
         """Mark an interface as held by this process, for as long as the process lives."""
-        fd = self._lock_of(interface)
-        if fd is None:
+        # Who asks is_held() holds a shared lock for a moment.
+        for _ in range(100):
+            fd = self._lock_of(interface, fcntl.LOCK_EX)
+            if fd is not None:
+                break
+            time.sleep(0.01)
+        else:
             raise _is_held(interface)
         try:
             yield
@@ -77,7 +103,7 @@ class PinTree:
 
     def is_held(self, interface: str) -> bool:
         """A living process holds the interface."""
-        fd = self._lock_of(interface)
+        fd = self._lock_of(interface, fcntl.LOCK_SH)
         if fd is None:
             return True
         os.close(fd)
@@ -87,17 +113,19 @@ class PinTree:
         if self.is_held(interface):
             raise _is_held(interface)
 
-    def _lock_of(self, interface: str) -> int | None:
+    def _lock_of(self, interface: str, kind: int) -> int | None:
         """A descriptor that holds the lock on an interface's directory; None if another does."""
         fd = os.open(self.path(interface), os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return None
         return fd
 
     def path(self, interface: str) -> Path:
+        """UsageError for what can be no interface: a path must not lead out of the tree."""
+        check_interface(interface)
         return self.base / interface.replace(".", ":")
 
     def interfaces(self) -> list[str]:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import NdxdpError
 from ndxdp.ndp import UNSPECIFIED
-from ndxdp.policy import Prefix
+from ndxdp.policy import Prefix, check_interface
 
 IFF_UP = 0x1
 IFF_ALLMULTI = 0x200
@@ -30,7 +30,6 @@ _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
 _RTMGRP_LINK, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x1, 0x100, 0x400
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 
-_INTERFACE_NAME_MAX = 15
 _ROUTES = Path("/proc/thread-self/net/ipv6_route")
 _NETNS = "/proc/thread-self/ns/net"
 
@@ -53,8 +52,7 @@ def netns() -> int:
 
 
 def find_link(name: str) -> Link | None:
-    if not name or len(name.encode()) > _INTERFACE_NAME_MAX:
-        raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
+    check_interface(name)
     with IPRoute() as netlink:
         found = netlink.link_lookup(ifname=name)
         if not found:
@@ -140,6 +138,15 @@ def set_allmulti(ifindex: int, on: bool) -> None:
             raise NdxdpError(
                 f"allmulti could not be set ({os.strerror(error.code)})", "run this as root"
             ) from error
+
+
+def has_clsact(ifindex: int) -> bool:
+    """The interface has a clsact qdisc."""
+    with IPRoute() as netlink:
+        return any(
+            message["index"] == ifindex and message.get_attr("TCA_KIND") == "clsact"
+            for message in netlink.get_qdiscs(index=ifindex)
+        )
 
 
 def has_filters(ifindex: int) -> bool:

@@ -1,0 +1,662 @@
+"""Every foreseeable misuse: one sentence, a hint, an exit code, and a kernel as it was before."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from lab.topology import build_xdp_pass
+from tests import network
+from tests.network import (
+    BEHIND,
+    BPFFS,
+    GATEWAY,
+    HOST,
+    NDXDP,
+    PINS,
+    REPOSITORY,
+    TARGET,
+    UPLINK,
+    Done,
+    Network,
+    call,
+    done,
+    ndxdp,
+    rules,
+    sh,
+    snapshot,
+    take_off,
+)
+
+CANNOT, USAGE = 1, 2
+OTHER = "2001:db8::d:0:0:1"
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    with network.network() as made:
+        yield made
+
+
+@pytest.fixture
+def attached(net: Network) -> Iterator[Network]:
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    yield net
+    take_off()
+
+
+def refused(result: Done, code: int, *said: str) -> None:
+    """One sentence that names what is wrong, one hint, and no more."""
+    assert (result.code, result.out) == (code, ""), result
+    assert "Traceback" not in result.err, result.err
+    lines = result.err.splitlines()
+    if lines[0].startswith("Usage: "):  # click's own
+        assert code == USAGE
+        assert lines[1].startswith("Try '")
+        sentence, hint = lines[-1].removeprefix("Error: "), lines[1]
+        assert sentence != lines[-1]
+    else:
+        assert len(lines) == 2, result.err
+        sentence, hint = lines[0].removeprefix("ndxdp: "), lines[1].removeprefix("  hint: ")
+        assert sentence != lines[0]
+        assert hint != lines[1]
+    assert len(hint) > 5
+    for words in said:
+        assert words in sentence, result.err
+
+
+def unchanged(run: Callable[[], Done], code: int, *said: str) -> None:
+    """`run` is refused, and has changed nothing."""
+    before = snapshot()
+    refused(run(), code, *said)
+    assert snapshot() == before
+
+
+def all_unchanged(
+    run: Callable[..., Done], commands: Iterable[tuple[str, ...]], code: int, *said: str
+) -> None:
+    """The same of several commands, side by side: what changes nothing disturbs nobody."""
+    before = snapshot()
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for result in pool.map(lambda words: run(*words), commands):
+            refused(result, code, *said)
+    assert snapshot() == before
+
+
+# ---- words, with an interface attached ----------------------------------------------------------
+
+
+class Bad(NamedTuple):
+    """A command line, what it ends with, and what its message names."""
+
+    words: tuple[str, ...]
+    code: int
+    said: tuple[str, ...]
+    stdin: str | bytes = ""
+
+    def __str__(self) -> str:
+        return ascii(" ".join(self.words))[1:-1][:40]
+
+
+def bad(line: str, code: int, *said: str, stdin: str | bytes = "") -> Bad:
+    """From a line split at blanks; `''` stands for an empty word."""
+    return Bad(tuple("" if word == "''" else word for word in line.split()), code, said, stdin)
+
+
+PREFIXES = [
+    ("2001:db8::1/64", "2001:db8::1/64"),
+    ("192.0.2.0/24", "192.0.2.0"),
+    ("2001:db8::/129", "2001:db8::/129"),
+    ("2001:db8::/", "2001:db8::/"),
+    ("''", "''"),
+    ("nonsense", "nonsense"),
+    ("fe80::1%up0", "fe80::1%up0"),
+    ("2001:db8::１", "2001:db8::１"),
+    ("2001:db8::\udcff", "is not an IPv6 address"),
+    ("x" * 5000, "xxx"),
+]
+
+WORDS = [
+    *(bad(f"prefix add {prefix}", USAGE, said) for prefix, said in PREFIXES),
+    bad("prefix del 2001:db8::1/64", USAGE, "2001:db8::1/64"),
+    bad(f"attach {UPLINK} --mode tc -n 192.0.2.1", USAGE, "192.0.2.1"),
+    bad(f"attach {UPLINK} --mode tc --except 2001:db8::1/64", USAGE, "2001:db8::1/64"),
+    bad(f"run -i {UPLINK} --mode tc -n nonsense", USAGE, "nonsense"),
+    bad("explain nonsense", USAGE, "nonsense"),
+    bad("explain 192.0.2.1", USAGE, "192.0.2.1"),
+    bad("explain 2001:db8::/64", USAGE, "2001:db8::/64"),
+    bad("explain 2001:db8::1 --from nonsense", USAGE, "nonsense"),
+    bad("explain 2001:db8::1 --mac nonsense", USAGE, "nonsense"),
+    bad("explain 2001:db8::1 --mac 01:00:5e:00:00:01", USAGE, "01:00:5e:00:00:01"),
+    bad("explain 2001:db8::1 --mac 02:00:00:00:00:0１", USAGE, "0１"),
+    bad("prefix add 2001:db8::1 --lladdr 02:00", USAGE, "02:00"),
+    bad("prefix add 2001:db8::1 --lladdr ff:ff:ff:ff:ff:ff", USAGE, "ff:ff"),
+    bad("prefix add 2001:db8::1 --na-source nonsense", USAGE, "nonsense"),
+    bad("prefix add 2001:db8::1 --answer perhaps", USAGE, "perhaps"),
+    bad("prefix add 2001:db8::1 --dad perhaps", USAGE, "perhaps"),
+    # twice
+    bad("prefix add 2001:db8::1 2001:db8::1", USAGE, "2001:db8::1", "twice"),
+    bad("prefix add 2001:db8::1 2001:0db8:0::1/128", USAGE, "2001:db8::1", "twice"),
+    bad(f"attach {UPLINK} --mode tc -n 2001:db8::1 -n 2001:db8::1", USAGE, "2001:db8::1"),
+    bad(f"attach {UPLINK} --mode tc -n 2001:db8::1 --except 2001:db8::1", USAGE, "2001:db8::1"),
+    bad(f"run -i {UPLINK} --mode tc -n 2001:db8::1 --except 2001:db8::1", USAGE, "2001:db8::1"),
+    # lists
+    bad("prefix add --file -", USAGE, "stdin:2", "nonsense", stdin="2001:db8::1\nnonsense\n"),
+    bad("prefix add --file -", USAGE, "stdin:3", "twice", stdin="2001:db8::1\n\n2001:db8::1"),
+    bad("prefix add --file -", USAGE, "stdin:1", "2001:db8::1/64", stdin="2001:db8::1/64"),
+    bad("prefix add --file -", USAGE, "stdin:1", stdin="2001:db8::1 2001:db8::2\n"),
+    bad("prefix add --file -", USAGE, "stdin:1", stdin="2001:db8::1\0\n"),
+    bad("prefix add --file -", USAGE, "stdin", stdin=b"\xff\xfe\x00\x01"),
+    bad("prefix add --file -", USAGE, "no prefix", stdin="# nothing\n"),
+    bad("prefix add --file - 2001:db8::1", USAGE, "2001:db8::1", "twice", stdin="2001:db8::1"),
+    bad("prefix add --file /nonexistent", USAGE, "/nonexistent"),
+    bad("prefix add --file /tmp", USAGE, "/tmp", "directory"),
+    bad(f"prefix add --file {sys.executable}", USAGE, "python", "not a text"),
+    bad(f"attach {UPLINK} --mode tc --file /nonexistent", USAGE, "/nonexistent"),
+    # numbers
+    *(bad(f"attach {UPLINK} --rate {rate}", USAGE, "--rate") for rate in ("-1", "nonsense", "inf")),
+    *(
+        bad(f"attach {UPLINK} --mode tc --{option} {number}", USAGE, number)
+        for option, number in (
+            ("burst", "0"),
+            ("max-addresses", "0"),
+            ("max-addresses", "16777217"),
+        )
+    ),
+    # words that are not there, or too many
+    bad("nonsense", USAGE, "nonsense"),
+    bad("--nonsense", USAGE, "--nonsense"),
+    bad("status --nonsense", USAGE, "--nonsense"),
+    bad("prefix nonsense", USAGE, "nonsense"),
+    bad(f"attach {UPLINK} --mode nonsense", USAGE, "nonsense"),
+    bad(f"attach {UPLINK} --loader nonsense", USAGE, "nonsense"),
+    bad("attach", USAGE, "IFACE"),
+    bad("detach", USAGE, "IFACE"),
+    bad(f"attach {UPLINK} second", USAGE, "second"),
+    bad("run", USAGE, "--interface"),
+    bad("explain", USAGE, "TARGET"),
+    bad("prefix add", USAGE, "no prefix"),
+    bad("prefix del", USAGE, "no prefix"),
+    bad(f"prefix del --all {BEHIND}", USAGE, "--all"),
+    # rules that are there, or not, or another's
+    bad(f"prefix add {BEHIND}", CANNOT, BEHIND, "already"),
+    bad(f"prefix add {OTHER} {BEHIND}", CANNOT, BEHIND),
+    bad(f"prefix add --answer never {BEHIND}", CANNOT, BEHIND, "always"),
+    bad(f"prefix add --override {BEHIND}", CANNOT, BEHIND),
+    bad(f"attach {UPLINK} --mode tc -n {OTHER} --except {BEHIND}", CANNOT, BEHIND, "manual"),
+    bad(f"prefix del {OTHER}", CANNOT, OTHER),
+    bad(f"prefix del {BEHIND} {OTHER}", CANNOT, OTHER),
+    bad(f"prefix del {HOST}", CANNOT, HOST, "host"),
+    bad(f"prefix del {GATEWAY}", CANNOT, GATEWAY, "host"),
+    bad(f"prefix del --source run {BEHIND}", CANNOT, BEHIND, "manual"),
+    # interfaces
+    *(
+        bad(f"{command} nosuch", CANNOT, "nosuch")
+        for command in (
+            "attach",
+            "detach",
+            "status",
+            "run -i",
+            "prefix list -i",
+            "prefix add 2001:db8::1 -i",
+            "prefix del 2001:db8::1 -i",
+            "explain 2001:db8::1 -i",
+        )
+    ),
+    *(
+        bad(f"{command} {name}", USAGE, "" if name == "''" else name)
+        for command in ("attach", "run -i")
+        for name in ("sixteen-letters-", "''")
+    ),
+    bad("attach lo", CANNOT, "lo", "MAC"),
+    # what is attached
+    bad(f"attach {UPLINK} --mode native", CANNOT, UPLINK, "tc"),
+    bad(f"attach {UPLINK} --mode generic", CANNOT, UPLINK, "tc"),
+    bad(f"run -i {UPLINK}", CANNOT, UPLINK, "already"),
+    bad(f"run -i {UPLINK} --mode tc", CANNOT, UPLINK, "already"),
+    bad(f"run -i {UPLINK} --mode generic --keep", CANNOT, UPLINK, "tc"),
+    bad(f"attach {UPLINK} --max-addresses 2", CANNOT, "2 addresses"),
+    # the BPF file system
+    bad("--bpffs /tmp status", CANNOT, "/tmp"),
+    bad("--bpffs /nonexistent status", CANNOT, "/nonexistent"),
+    bad(f"--bpffs /nonexistent attach {UPLINK} --mode tc", CANNOT, "/nonexistent"),
+    bad("--bpffs /tmp prefix list", CANNOT, "/tmp"),
+    bad(f"--bpffs /tmp detach {UPLINK}", CANNOT, "/tmp"),
+    bad(f"--bpffs /tmp run -i {UPLINK} --mode tc", CANNOT, "/tmp"),
+    bad(f"--bpffs {sys.executable} status", CANNOT, sys.executable),
+    bad("--bpffs '' status", CANNOT, "BPF file system"),
+    bad(f"--bpffs {BPFFS}/ndxdp status", CANNOT, "ndxdp"),
+    # names of interfaces, numbers and addresses that are none
+    *(
+        bad(f"{command} {name}", USAGE, "" if name == "''" else name)
+        for command, names in (
+            ("attach", ("with/slash", "/sys/fs/bpf", "..")),
+            ("detach", ("''", "with/slash", "/sys/fs/bpf", "..", "sixteen-letters-")),
+            ("status", ("''", "/sys/fs/bpf")),
+            ("prefix list -i", ("''", "/sys/fs/bpf")),
+        )
+        for name in names
+    ),
+    bad("attach bad\udcff", USAGE, "bad"),
+    bad("detach bad\udcff", USAGE, "bad"),
+    bad(f"attach {UPLINK} --rate nan", USAGE, "rate"),
+    bad(f"attach {UPLINK} --rate 1e-300", USAGE, "rate"),
+    bad(f"attach {UPLINK} --rate 1e-9 --burst 1000000", USAGE, "rate"),
+    bad(f"prefix add {OTHER} --na-source ff02::1", USAGE, "ff02::1"),
+    bad("prefix add 2001:db8::d:0:0:2 --na-source ::", USAGE, "::"),
+    # targets that nobody solicits
+    bad(f"attach {UPLINK} -n ff02::1", USAGE, "ff02::1"),
+    bad("prefix add ff00::/8", USAGE, "ff00::/8"),
+    bad("prefix add ::", USAGE, "::"),
+    bad("prefix add ::1", USAGE, "::1"),
+]
+
+
+class TestWords:
+    """The table. Its commands run side by side, as nothing that they do may matter to another."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def results(cls) -> Iterator[dict[Bad, Done]]:
+        with network.network(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+
+            def run(case: Bad) -> Done:
+                return ndxdp(*case.words, stdin=case.stdin)
+
+            done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+            before = snapshot()
+            ended = dict(zip(WORDS, pool.map(run, WORDS), strict=True))
+            if snapshot() != before:  # by which of them?
+                for case in WORDS:
+                    unchanged(partial(run, case), case.code, *case.said)
+            yield ended
+            take_off()
+
+    @pytest.mark.parametrize("case", WORDS, ids=str)
+    def test_refused(self, results: dict[Bad, Done], case: Bad) -> None:
+        refused(results[case], case.code, *case.said)
+
+
+def test_a_list_is_named_with_its_line(attached: Network, tmp_path: Path) -> None:
+    listing = tmp_path / "guests.txt"
+    listing.write_text(f"{OTHER}\n# a comment\n{OTHER}\n")
+    unchanged(lambda: ndxdp("prefix", "add", "--file", str(listing)), USAGE, "guests.txt:3", OTHER)
+    listing.write_text(f"{OTHER}\n\n2001:db8::1/64  # host bits\n")
+    unchanged(lambda: ndxdp("prefix", "del", "--file", str(listing)), USAGE, "guests.txt:3")
+    words = ("attach", UPLINK, "--mode", "tc", "--file", str(listing))
+    unchanged(lambda: ndxdp(*words), USAGE, "guests.txt:3")
+
+
+def test_a_list_whose_name_is_not_utf8(attached: Network, tmp_path: Path) -> None:
+    listing = tmp_path / "guests-\udcff"
+    listing.write_text(OTHER)
+    done("prefix", "add", "--file", str(listing))
+    assert OTHER in rules()
+
+
+def test_detach_keeps_its_hands_off_other_directories(attached: Network, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("data")
+    unchanged(lambda: ndxdp("detach", str(tmp_path)), USAGE, str(tmp_path))
+    assert precious.exists()
+
+
+def test_several_attached_and_none_named(attached: Network) -> None:
+    sh("ip", "link", "add", "second", "up", "type", "bridge")
+    try:
+        done("attach", "second", "--mode", "tc")
+        commands = [("prefix", "list"), ("prefix", "add", OTHER), ("explain", OTHER)]
+        all_unchanged(ndxdp, commands, USAGE, UPLINK, "second")
+        take_off("second")
+    finally:
+        sh("ip", "link", "delete", "second")
+
+
+def test_a_reader_that_has_gone(attached: Network) -> None:
+    for words in (("status", "--json"), ("prefix", "list")):
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run(
+                [*NDXDP, *words],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=REPOSITORY,
+                check=False,
+            )
+        refused(Done(ended.returncode, "", ended.stderr), CANNOT, "No space left")
+
+
+# ---- interfaces and hooks -----------------------------------------------------------------------
+
+EVERY_COMMAND = [
+    ("attach", UPLINK, "--mode", "tc", "-n", OTHER),
+    ("run", "-i", UPLINK, "--mode", "tc", "-n", OTHER),
+    ("detach", UPLINK),
+    ("status",),
+    ("status", UPLINK),
+    ("explain", TARGET, "-i", UPLINK),
+    ("prefix", "add", OTHER, "-i", UPLINK),
+    ("prefix", "del", BEHIND, "-i", UPLINK),
+    ("prefix", "list", "-i", UPLINK),
+]
+
+
+def test_nothing_is_attached(net: Network) -> None:
+    commands = [("prefix", "list"), ("prefix", "add", OTHER), ("explain", TARGET)]
+    all_unchanged(ndxdp, commands, CANNOT, "no interface")
+    all_unchanged(ndxdp, EVERY_COMMAND[2:3] + EVERY_COMMAND[4:], CANNOT, UPLINK, "not attached")
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_an_interface_that_is_down(net: Network, mode: str) -> None:
+    sh("ip", "link", "set", UPLINK, "down")
+    unchanged(lambda: ndxdp("attach", UPLINK, "--mode", mode), CANNOT, UPLINK, "down")
+
+
+def test_an_interface_without_a_mac(net: Network) -> None:
+    sh("ip", "tuntap", "add", "mode", "tun", "name", "tun0")
+    try:
+        sh("ip", "link", "set", "tun0", "up")
+        unchanged(lambda: ndxdp("attach", "tun0", "--mode", "tc"), CANNOT, "tun0", "MAC")
+        unchanged(lambda: ndxdp("run", "-i", "tun0", "--mode", "generic"), CANNOT, "tun0", "MAC")
+    finally:
+        sh("ip", "link", "delete", "tun0")
+
+
+def test_a_driver_without_xdp(net: Network) -> None:
+    sh("ip", "link", "add", "second", "up", "type", "bridge")
+    try:
+        unchanged(lambda: ndxdp("attach", "second"), CANNOT, "second", "driver")
+        unchanged(lambda: ndxdp("run", "-i", "second"), CANNOT, "second", "driver")
+    finally:
+        sh("ip", "link", "delete", "second")
+
+
+@pytest.mark.parametrize("theirs", ["xdpgeneric", "xdpdrv"])
+def test_anothers_xdp_program_survives(net: Network, theirs: str) -> None:
+    program = ("obj", str(build_xdp_pass()), "sec", "xdp")
+    sh("ip", "link", "set", "dev", UPLINK, theirs, *program)
+    (number,) = network.xdp_ids()
+    for words in (
+        ("attach", UPLINK, "-q", "-n", BEHIND),
+        ("attach", UPLINK, "--mode", "generic", "-n", BEHIND),
+        ("run", "-q", "-i", UPLINK),
+    ):
+        unchanged(partial(ndxdp, *words), CANNOT, UPLINK, "'pass'", f"id {number}")
+
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    assert network.xdp_ids() == [number]
+    assert net.answers()
+    done("detach", UPLINK)
+    assert network.xdp_ids() == [number]
+    sh("ip", "link", "set", "dev", UPLINK, theirs, "off")
+
+
+# ---- limits -------------------------------------------------------------------------------------
+
+
+def test_the_table_of_addresses_is_full(net: Network) -> None:
+    """The host's three holes take their room, too."""
+    fit = [word for number in range(7) for word in ("-n", f"2001:db8::c:0:0:{number:x}")]
+    words = ("attach", UPLINK, "--mode", "tc", "--max-addresses", "10", *fit)
+    unchanged(lambda: ndxdp(*words, "-n", OTHER), CANNOT, "addresses", "11", "10")
+    done(*words)
+    unchanged(lambda: ndxdp("prefix", "add", OTHER), CANNOT, "addresses", "limit of 10")
+    many = "\n".join(f"2001:db8::d:0:0:{number:x}" for number in range(100))
+    unchanged(
+        lambda: ndxdp("prefix", "add", BEHIND, "--file", "-", stdin=many), CANNOT, "limit of 10"
+    )
+    unchanged(lambda: ndxdp("attach", UPLINK, "--mode", "tc", "-n", OTHER), CANNOT, "limit of 10")
+    done("prefix", "del", "2001:db8::c:0:0:1")
+    done("prefix", "add", OTHER)
+    assert net.answers(OTHER)
+    take_off()
+
+
+def test_too_many_groups(attached: Network) -> None:
+    many = [f"2001:db8::d:0:0:{number:x}" for number in range(1023)]
+    unchanged(lambda: ndxdp("prefix", "add", *many), CANNOT, "groups", "1024")
+    words = [word for one in many for word in ("-n", one)]
+    unchanged(lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "groups", "1024")
+    done("prefix", "add", "--file", "-", stdin="\n".join(many))  # as the hint says
+    done("prefix", "del", "--file", "-", stdin="\n".join(many))
+    done("prefix", "add", *many[:1020])
+    assert attached.answers(many[1000])
+    unchanged(lambda: ndxdp("prefix", "add", many[1020], many[1021]), CANNOT, "groups", "1024")
+    done("prefix", "del", *many[:1020])
+    done("prefix", "add", *many[3:])  # slots of rules that have gone are free
+    assert attached.answers(many[1020])
+
+
+# ---- rights -------------------------------------------------------------------------------------
+
+NOBODY = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+
+
+def as_nobody(*words: str) -> Done:
+    result = call(*NOBODY, *NDXDP, *words)
+    assert "root" in result.err
+    return result
+
+
+def test_without_rights(net: Network) -> None:
+    all_unchanged(as_nobody, EVERY_COMMAND[:2], CANNOT)
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    all_unchanged(as_nobody, EVERY_COMMAND, CANNOT)
+    take_off()
+
+
+def test_with_too_few_capabilities(net: Network) -> None:
+    """CAP_NET_ADMIN alone loads no program, CAP_BPF alone attaches none."""
+    for keep in ("net_admin", "bpf"):
+        caps = f"-all,+{keep},+dac_override"
+        rights = ("setpriv", f"--inh-caps={caps}", f"--bounding-set={caps}")
+        before = snapshot()
+        result = call(*rights, *NDXDP, *EVERY_COMMAND[0])
+        refused(result, CANNOT)
+        assert "CAP_BPF and CAP_NET_ADMIN" in result.err
+        assert snapshot() == before
+
+
+# ---- the BPF file system and what is pinned there -----------------------------------------------
+
+
+def hidden(*preparation: str) -> Callable[..., Done]:
+    """Run ndxdp after a shell command in a mount namespace of its own."""
+
+    def run(*words: str) -> Done:
+        script = f'{" ".join(preparation)} && exec "$@"'
+        return call("unshare", "--mount", "sh", "-c", script, "sh", *NDXDP, *words)
+
+    return run
+
+
+def test_no_bpf_file_system(net: Network) -> None:
+    run = hidden("umount", str(BPFFS))
+    all_unchanged(run, EVERY_COMMAND, CANNOT, "no BPF file system", str(BPFFS))
+
+
+def test_pins_of_another_version(net: Network) -> None:
+    Path(PINS, "v999", UPLINK).mkdir(parents=True)
+    all_unchanged(ndxdp, EVERY_COMMAND[:3] + EVERY_COMMAND[4:], CANNOT, UPLINK, "v999")
+    assert done("status") == "ndxdp is attached to no interface\n"
+    shutil.rmtree(PINS)
+
+
+def test_a_foreign_map_is_among_the_pins(attached: Network) -> None:
+    (path,) = PINS.glob(f"v*/{UPLINK}/settings")
+    path.unlink()
+    kind = ("type", "array", "key", "4", "value", "8", "entries", "1", "name", "foreign")
+    sh("bpftool", "map", "create", str(path), *kind)
+    all_unchanged(ndxdp, EVERY_COMMAND, CANNOT, str(path))
+    assert attached.answers()
+
+
+@pytest.mark.parametrize("missing", ["program", "groups"])
+def test_incomplete_pins(attached: Network, missing: str) -> None:
+    """Debris: it is said what to do, attach and detach clean it up."""
+    (path,) = PINS.glob(f"v*/{UPLINK}/{missing}")
+    path.unlink()
+    unchanged(lambda: ndxdp("status"), CANNOT, UPLINK, "incomplete")
+    unchanged(lambda: ndxdp("prefix", "add", OTHER), CANNOT, UPLINK, "incomplete")
+    done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+    assert attached.answers()
+    path.unlink()
+    done("detach", UPLINK)
+    assert not PINS.exists()
+    assert network.tcx_ids() == []
+
+
+def there(net: Network) -> Callable[..., Done]:
+    return lambda *words: net.at_router(*NDXDP, *words)
+
+
+def test_pins_of_another_network_namespace(attached: Network) -> None:
+    """The same BPF file system, an interface of the same name: not the same instance."""
+    names = ("link", "add", UPLINK, "up", "type", "veth", "peer", "name", "far")
+    assert attached.at_router("ip", *names).code == 0
+    commands = [
+        ("attach", UPLINK, "--mode", "tc", "-n", OTHER),
+        ("attach", UPLINK, "--mode", "generic"),
+        ("run", "-i", UPLINK, "--mode", "tc"),
+        ("run", "-i", UPLINK, "--mode", "tc", "--keep"),
+    ]
+    all_unchanged(there(attached), commands, CANNOT, "network namespace")
+    assert attached.answers()
+
+
+def test_pins_of_a_network_namespace_that_has_gone(net: Network) -> None:
+    """What is attached nowhere any more is in nobody's way."""
+    names = ("link", "add", UPLINK, "up", "type", "veth", "peer", "name", "far")
+    assert net.at_router("ip", *names).code == 0
+    assert there(net)("attach", UPLINK, "--mode", "tc", "-n", BEHIND).code == 0
+    assert net.at_router("ip", "link", "delete", UPLINK).code == 0
+    done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+    assert net.answers()
+    renewal = ndxdp("attach", UPLINK)
+    take_off()
+    assert renewal == (0, "", "")
+
+
+def test_detach_from_another_network_namespace(attached: Network) -> None:
+    unchanged(lambda: there(attached)("detach", UPLINK), CANNOT, "network namespace")
+    assert attached.answers()
+
+
+# ---- programs and loaders -----------------------------------------------------------------------
+
+_WITH_OBJECT = """
+import pathlib, sys
+from ndxdp.kernel import loader
+loader.OBJECT = pathlib.Path(sys.argv.pop(1))
+from ndxdp.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def unverifiable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our program with a read behind the frame's end."""
+    directory = tmp_path_factory.mktemp("unverifiable")
+    for header in (REPOSITORY / "bpf").glob("*.h"):
+        shutil.copy(header, directory)
+    source = (REPOSITORY / "bpf" / "ndp_responder.c").read_text()
+    check = "if (!is_solicitation(data, end))"
+    assert source.count(check) == 2
+    source = source.replace(check, f"if (*((volatile char *)data + 4000))\n{check}")
+    (directory / "bad.c").write_text(source)
+    include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    options = ("-target", "bpf", "-mcpu=v2", "-O2", "-g", include)
+    sh("clang", *options, "-c", str(directory / "bad.c"), "-o", str(directory / "bad.o"))
+    return directory / "bad.o"
+
+
+def with_object(path: Path, *words: str) -> Done:
+    return call(sys.executable, "-c", _WITH_OBJECT, str(path), *words)
+
+
+@pytest.mark.parametrize("mode", ["tc", "generic"])
+def test_the_verifier_refuses(net: Network, unverifiable: Path, mode: str) -> None:
+    words = ("attach", UPLINK, "--mode", mode, "-n", BEHIND)
+    unchanged(lambda: with_object(unverifiable, *words), CANNOT, "verifier")
+    loud = with_object(unverifiable, "--debug", *words)
+    assert loud.code == CANNOT
+    assert "invalid access to packet" in loud.err
+
+    done(*words)
+    again = ("attach", UPLINK, "--mode", mode, "-n", OTHER, "--max-addresses", "100")
+    for renewal in (words, again):
+        unchanged(partial(with_object, unverifiable, *renewal), CANNOT, "verifier")
+    assert net.answers()
+    take_off()
+
+
+def test_an_object_that_is_none(attached: Network, tmp_path: Path) -> None:
+    words = ("attach", UPLINK, "--mode", "tc", "-n", OTHER)
+    for name, content in (
+        ("empty.o", b""),
+        ("text.o", b"this is no ELF"),
+        ("python.o", Path(sys.executable).read_bytes()),
+    ):
+        path = tmp_path / name
+        path.write_bytes(content)
+        refused(with_object(path, *words), CANNOT, "object")
+    unchanged(lambda: with_object(build_xdp_pass(), *words), CANNOT, "ndp_tc")
+    unchanged(lambda: with_object(tmp_path / "missing", *words), CANNOT, "compiled program")
+    assert attached.answers()
+
+
+_WITHOUT_LIBBPF = """
+import ctypes, sys
+real = ctypes.CDLL
+class CDLL(real):
+    def __init__(self, name, *args, **kwargs):
+        if name and "libbpf" in name:
+            raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+        super().__init__(name, *args, **kwargs)
+ctypes.CDLL = CDLL
+from ndxdp.cli import main
+main()
+"""
+
+
+def test_no_libbpf(attached: Network) -> None:
+    def run(*words: str) -> Done:
+        result = call(sys.executable, "-c", _WITHOUT_LIBBPF, *words)
+        assert "apt install libbpf1" in result.err
+        return result
+
+    all_unchanged(run, EVERY_COMMAND, CANNOT, "libbpf.so.1")
+
+
+_WITH_PYTHON = """
+import sys
+from ndxdp.kernel import bcc_loader
+bcc_loader.PYTHON = sys.argv.pop(1)
+from ndxdp.cli import main
+main()
+"""
+
+
+def test_bcc_cannot_be_had(attached: Network) -> None:
+    words = ("attach", UPLINK, "--mode", "tc", "--loader", "bcc", "-n", OTHER)
+    for python, said in (
+        (sys.executable, "bcc is not installed"),
+        ("/nonexistent/python3", "/nonexistent/python3 is missing"),
+        ("/bin/false", "bcc could not compile"),
+        ("/bin/true", "bcc could not compile"),
+    ):
+        refused(call(sys.executable, "-c", _WITH_PYTHON, python, *words), CANNOT, said)
+    run = hidden("mount -t tmpfs none /usr/src && mount -t tmpfs none /lib/modules")
+    unchanged(lambda: run(*words), CANNOT, "kernel-header")
+    assert attached.answers()

@@ -1,0 +1,1169 @@
+"""Each command, as a user runs it, with the kernel and a router on the wire as the judges."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import Ether
+
+from tests import network
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST,
+    HOST_LINK_LOCAL,
+    HOST_MAC,
+    NDXDP,
+    OTHER_GATEWAY,
+    REPOSITORY,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    allmulti_count,
+    call,
+    counts,
+    done,
+    eventually,
+    explain,
+    has_allmulti,
+    is_answered,
+    leftovers,
+    ndxdp,
+    python,
+    rules,
+    sh,
+    status,
+    take_off,
+)
+
+MODES = ("native", "generic", "tc")
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    with network.network() as made:
+        yield made
+
+
+@pytest.fixture
+def attached(net: Network) -> Iterator[Network]:
+    """Attached in tc mode, with one rule."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    yield net
+    take_off()
+
+
+def attach(mode: str = "tc", *args: str) -> None:
+    """As `ndxdp attach`, which says no word but of native XDP on a veth."""
+    result = ndxdp("attach", UPLINK, "--mode", mode, *args)
+    assert (result.code, result.out) == (0, ""), result
+    if mode == "native":
+        assert "veth" in result.err
+        assert len(result.err.splitlines()) == 1
+    else:
+        assert result.err == ""
+
+
+def programs() -> list[int]:
+    """Ids of whatever is at a hook of the uplink."""
+    found = [int(number) for line in network.filters() for number in re.findall(r"id (\d+) ", line)]
+    return [*network.xdp_ids(), *network.tcx_ids(), *found]
+
+
+# ---- attach and detach --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_attach_answers_until_detach(net: Network, mode: str) -> None:
+    if mode == "native":
+        net.pass_at_router()
+    assert net.silent()
+
+    attach(mode, "-n", BEHIND)
+    for source in (GATEWAY, ROUTER_LINK_LOCAL):
+        assert net.ask(TARGET, source=source) == (HOST_MAC, TARGET)
+    assert net.silent("2001:db8::d:0:0:99")
+    shown = status()
+    assert (shown["attached"], shown["mode"], shown["loader"]) == (True, mode, "prebuilt")
+    assert programs() == [shown["program"]["id"]] == [network.program_id()]
+    assert counts() == {"answered": 2, "no_rule": 1}
+
+    assert done("detach", UPLINK) == ""
+    assert leftovers() == []
+    assert net.silent()
+
+
+def test_each_loader_renews_what_the_other_attached(net: Network) -> None:
+    attach("tc", "--loader", "bcc", "-n", BEHIND)
+    for loader in ("bcc", "prebuilt", "bcc"):
+        assert status()["loader"] == loader
+        assert programs() == [network.program_id()]
+        with net.asked_all_the_while() as missed:
+            attach("tc", "--loader", "bcc" if loader == "prebuilt" else "prebuilt")
+        assert not missed
+    take_off()
+
+
+def test_attach_again_is_a_renewal(net: Network) -> None:
+    words = ("--rate", "20000", "--burst", "5000", "-n", BEHIND, "--except", "2001:db8::c:0:0:1")
+    attach("generic", *words)
+    done("prefix", "add", "2001:db8::d:0:0:1", "--na-source", "link-local")
+    assert net.answers()
+    before, listed = status(), rules()
+
+    with net.asked_all_the_while() as missed:
+        done("attach", UPLINK, "-n", "2001:db8:0:0:e::/96")
+    assert not missed
+
+    after = status()
+    assert (after["mode"], after["rate"]) == ("generic", 20000)
+    assert after["program"]["id"] != before["program"]["id"]
+    assert programs() == [after["program"]["id"]] == [network.program_id()]
+    assert after["reasons"]["answered"] > before["reasons"]["answered"]
+    renewed = rules()
+    assert set(renewed) - set(listed) == {"2001:db8:0:0:e::/96"}
+    assert {prefix: renewed[prefix] for prefix in listed} == listed
+    attach("generic", "-n", BEHIND, "--rate", "0")  # a rule that is there is no conflict
+    assert rules() == renewed
+    assert status()["rate"] == 0
+    done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def test_a_renewal_makes_room_for_more_addresses(net: Network) -> None:
+    addresses = [f"2001:db8::c:0:0:{number:x}" for number in range(1, 8)]
+    attach("tc", "--max-addresses", "10", *(word for one in addresses for word in ("-n", one)))
+    assert net.answers(addresses[0])
+    before = status()
+    assert before["rules"]["max_addresses"] == 10
+
+    with net.asked_all_the_while(addresses[3]) as missed:
+        attach("tc", "--max-addresses", "100", "-n", TARGET)
+    assert not missed
+
+    after = status()
+    assert after["rules"]["max_addresses"] == 100
+    assert after["rules"]["addresses"] == before["rules"]["addresses"] + 1
+    assert after["reasons"]["answered"] > before["reasons"]["answered"]
+    answered = {group["label"]: group["answered"] for group in after["groups"]}
+    assert answered[addresses[0]] == 1
+    assert all(net.answers(one) for one in [*addresses, TARGET])
+    done("prefix", "add", "2001:db8::d:0:0:1")  # into the map that the program reads
+    assert net.answers("2001:db8::d:0:0:1")
+    attach("tc")
+    assert status()["rules"]["max_addresses"] == 100
+    take_off()
+
+
+@pytest.mark.parametrize("found", ["off", "on"])
+def test_detach_leaves_allmulti_as_it_was_found(net: Network, found: str) -> None:
+    sh("ip", "link", "set", UPLINK, "allmulticast", found)
+    attach()
+    assert has_allmulti()
+    attach()
+    done("detach", UPLINK)
+    assert has_allmulti() is (found == "on")
+    assert allmulti_count() == (found == "on")
+    sh("ip", "link", "set", UPLINK, "allmulticast", "off")
+
+
+def test_detach_leaves_allmulti_off_that_was_switched_off_meanwhile(net: Network) -> None:
+    attach()
+    sh("ip", "link", "set", UPLINK, "allmulticast", "off")
+    done("detach", UPLINK)
+    assert not has_allmulti()
+    assert allmulti_count() == 0
+
+
+def test_detach_leaves_others_memberships(net: Network) -> None:
+    attach()
+    membership = struct.pack("=iHHQ", network.link_state()["ifindex"], 2, 0, 0)  # MR_ALLMULTI
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as somebody:
+        somebody.setsockopt(263, 1, membership)  # SOL_PACKET, PACKET_ADD_MEMBERSHIP
+        assert allmulti_count() == 2
+        done("detach", UPLINK)
+        assert allmulti_count() == 1
+        assert not has_allmulti()
+
+
+def test_names_with_a_dot(net: Network) -> None:
+    sh("ip", "link", "set", UPLINK, "name", "up0.7")
+    try:
+        done("attach", "up0.7", "--mode", "tc", "-n", BEHIND)
+        assert net.answers()
+        assert "up0.7  tc" in done("status")
+        assert BEHIND in done("prefix", "list", "-i", "up0.7")
+        done("detach", "up0.7")
+        assert leftovers("up0.7") == []
+    finally:
+        sh("ip", "link", "set", "up0.7", "name", UPLINK)
+
+
+@pytest.mark.parametrize("mode", ["tc", "generic"])
+def test_an_interface_that_went_and_came_back(net: Network, mode: str) -> None:
+    attach(mode, "-n", BEHIND)
+    sh("ip", "link", "delete", UPLINK)
+    assert "not attached" in done("status")
+
+    # Another interface of that name: its rules are there, the program is not.
+    sh("ip", "link", "add", UPLINK, "address", HOST_MAC, "type", "veth", "peer", "name", "far")
+    sh("ip", "link", "set", UPLINK, "up")
+    assert status()["attached"] is False
+    attach(mode)
+    assert programs() == [network.program_id()]
+    assert status()["rules"]["by_source"]["manual"] == 1
+    sh("ip", "link", "delete", UPLINK)
+    done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def test_commands_of_many_at_once(net: Network) -> None:
+    """All of them take the lock."""
+    names = [f"many{number}" for number in range(6)]
+    for name in names:
+        sh("ip", "link", "add", name, "up", "type", "bridge")
+
+    def at_once(*commands: list[str]) -> None:
+        started = [
+            subprocess.Popen(
+                [*NDXDP, *command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=REPOSITORY,
+            )
+            for command in commands
+        ]
+        ended = [process.communicate(timeout=30) for process in started]
+        codes = [process.returncode for process in started]
+        assert codes == [0] * len(codes), [said for _, said in ended if said]
+
+    attach()  # or the lock's directory comes and goes
+    try:
+        at_once(*(["attach", name, "--mode", "tc"] for name in names[:3]))
+        at_once(
+            *(["attach", name, "--mode", "tc"] for name in names[3:]),
+            *(["detach", name] for name in names[:3]),
+        )
+        assert status(names[5])["attached"]
+        at_once(*(["detach", name] for name in names[3:]))
+        assert [path.name for path in network.PINS.glob("*/*")] == [UPLINK]
+        take_off()
+    finally:
+        for name in names:
+            call("ip", "link", "delete", name)
+
+
+def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
+    """Who waits for the lock while another one tidies up gets it on what is no longer there."""
+    base = network.PINS / "v1"
+    base.mkdir(parents=True)
+    last = os.open(base, os.O_RDONLY)
+    fcntl.flock(last, fcntl.LOCK_EX)
+    waiting = subprocess.Popen(
+        [*NDXDP, "attach", UPLINK, "--mode", "tc"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    eventually(lambda: f" {waiting.pid} " in Path("/proc/locks").read_text())
+    base.rmdir()
+    network.PINS.rmdir()
+    os.close(last)
+    said = waiting.communicate(timeout=10)[1]
+    take_off()
+    assert (waiting.returncode, said) == (0, "")
+
+
+# ---- status -------------------------------------------------------------------------------------
+
+
+def test_status_json_has_its_documented_keys(attached: Network) -> None:
+    assert attached.answers()
+    assert attached.silent("2001:db8::d:0:0:1")
+    data = ndxdp("status", "--json").json()
+    assert set(data) == {"version", "interfaces"}
+    (entry,) = data["interfaces"]
+    program = entry["program"]
+    assert set(program) == {"id", "tag"}
+    assert re.fullmatch("[0-9a-f]{16}", program["tag"])
+    assert set(entry["rules"]) == {
+        "addresses",
+        "prefixes",
+        "max_addresses",
+        "max_prefixes",
+        "by_source",
+    }
+    assert entry["rules"]["by_source"] == {"host": 3, "manual": 1}
+    assert (entry["rules"]["addresses"], entry["rules"]["prefixes"]) == (3, 1)
+    reasons = entry["reasons"]
+    assert {name for name, count in reasons.items() if count} == {"answered", "no_rule"}
+    assert len(reasons) == 20
+    for group in entry["groups"]:
+        assert set(group) == {"source", "label", "solicited", "answered"}
+    assert {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1} in entry["groups"]
+    assert {
+        key: entry[key] for key in entry.keys() - {"program", "rules", "reasons", "groups"}
+    } == {
+        "interface": UPLINK,
+        "attached": True,
+        "mode": "tc",
+        "loader": "prebuilt",
+        "held_by": "pins",
+        "ifindex": network.link_state()["ifindex"],
+        "mac": HOST_MAC,
+        "link_local": HOST_LINK_LOCAL,
+        "paused": False,
+        "rate": 0,
+    }
+
+
+def test_status_for_people(attached: Network) -> None:
+    assert attached.answers()
+    text = done("status")
+    assert text == done("status", UPLINK)
+    assert text.splitlines()[0] == f"{UPLINK}  tc, prebuilt program {network.program_id()}"
+    assert "answered  1 of 1 solicitations" in text
+    assert f"1 of 1 answered: {BEHIND} (manual)" in text
+
+
+def test_status_of_nothing(net: Network) -> None:
+    assert done("status") == "ndxdp is attached to no interface\n"
+    assert ndxdp("status", "--json").json()["interfaces"] == []
+    assert leftovers() == []
+
+
+def test_status_of_several(attached: Network) -> None:
+    sh("ip", "link", "add", "second", "up", "type", "bridge")
+    try:
+        done("attach", "second", "--mode", "tc")
+        entries = ndxdp("status", "--json").json()["interfaces"]
+        assert [entry["interface"] for entry in entries] == ["second", UPLINK]
+        done("prefix", "add", "-i", "second", TARGET)
+        assert explain("-i", "second", TARGET)["rule"]["prefix"] == TARGET
+        assert explain("-i", UPLINK, TARGET)["rule"]["prefix"] == BEHIND
+        take_off("second")
+    finally:
+        sh("ip", "link", "delete", "second")
+
+
+# ---- prefix -------------------------------------------------------------------------------------
+
+
+def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
+    one, two, three, four, five = (f"2001:db8::d:0:0:{number}" for number in range(1, 6))
+    wide = "2001:db8:0:0:e::/96"
+    assert done("prefix", "add", one, wide) == ""
+    assert attached.answers(one)
+    assert attached.answers("2001:db8::e:0:0:5")
+    done("prefix", "add", "--answer", "never", TARGET)
+    assert attached.silent()
+
+    listing = tmp_path / "guests.txt"
+    listing.write_text(f"# guests\n\n{two}   # the second\n{three}/128\n")
+    done("prefix", "add", "--file", str(listing))
+    assert attached.answers(two)
+    done("prefix", "add", "--file", "-", four, stdin=f"{five}\r\n")
+    assert attached.answers(five)
+
+    listed = rules()
+    labels = {prefix: rule["label"] for prefix, rule in listed.items() if rule["source"] != "host"}
+    assert labels == {
+        BEHIND: BEHIND,
+        one: one,
+        wide: wide,
+        TARGET: TARGET,
+        two: "guests.txt",
+        three: "guests.txt",
+        four: four,
+        five: "stdin",
+    }
+    assert listed[TARGET]["answer"] == "never"
+    assert listed[one] == {
+        "prefix": one,
+        "answer": "always",
+        "held": False,
+        "source": "manual",
+        "label": one,
+        "profile": {
+            "source": "target",
+            "router": True,
+            "override": False,
+            "dad": "defend",
+            "lladdr": None,
+        },
+    }
+    text = done("prefix", "list").splitlines()
+    assert [line.split()[0] for line in text] == list(listed)
+    assert f"{two} always (manual, guests.txt)" in text
+    assert f"{BEHIND} always (manual)" in text
+    assert any(line.startswith(f"{HOST} never [held: ") for line in text)
+
+    assert done("prefix", "del", one, TARGET) == ""
+    assert attached.silent(one)
+    assert attached.answers()
+    done("prefix", "del", "--file", str(listing), "--file", "-", stdin=five)
+    assert attached.silent(two)
+    assert {prefix for prefix, rule in rules().items() if rule["source"] == "manual"} == {
+        BEHIND,
+        wide,
+        four,
+    }
+    done("prefix", "del", "--all")
+    assert {rule["source"] for rule in rules().values()} == {"host"}
+    assert attached.silent()
+
+
+def test_prefix_del_by_source(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, "-n", TARGET)
+    done("prefix", "add", "2001:db8::d:0:0:1")
+    refused = ndxdp("prefix", "del", BEHIND)
+    assert refused.code == 1
+    assert "'run'" in refused.err
+    done("prefix", "del", "--source", "run", TARGET)
+    done("prefix", "del", "--all", "--source", "run")
+    assert {rule["source"] for rule in rules().values()} == {"host", "manual"}
+    assert run.end().code == 0
+
+
+def test_a_profile_is_what_the_router_gets(attached: Network) -> None:
+    def advertised(target: str, source: str = GATEWAY) -> dict[str, Any]:
+        with attached.advertisements() as frames:
+            # Without waiting for it: ndisc6 does not take an answer that another address sends.
+            attached.ask(target, source=source, wait=0.1)
+        (frame,) = frames
+        packet = Ether(frame)
+        na, option = packet[ICMPv6ND_NA], packet[ICMPv6NDOptDstLLAddr]
+        wire = {
+            "eth_source": packet.src,
+            "eth_destination": packet.dst,
+            "source": packet[IPv6].src,
+            "destination": packet[IPv6].dst,
+            "hop_limit": packet[IPv6].hlim,
+            "router": bool(na.R),
+            "solicited": bool(na.S),
+            "override": bool(na.O),
+            "target": na.tgt,
+            "tllao": option.lladdr,
+            "checksum": na.cksum,
+            "checksum_correct": True,
+            "frame": frame.hex(),
+        }
+        asked = explain("--from", source, "--mac", ROUTER_MAC, target)
+        assert asked["advertisement"] == wire
+        return wire
+
+    usual = {
+        "eth_source": HOST_MAC,
+        "eth_destination": ROUTER_MAC,
+        "source": TARGET,
+        "destination": GATEWAY,
+        "hop_limit": 255,
+        "router": True,
+        "solicited": True,
+        "override": False,
+        "target": TARGET,
+        "tllao": HOST_MAC,
+        "checksum_correct": True,
+    }
+    assert usual.items() <= advertised(TARGET).items()
+    assert advertised(TARGET, ROUTER_LINK_LOCAL)["destination"] == ROUTER_LINK_LOCAL
+
+    other = "2001:db8::d:0:0:1"
+    mac = "02:00:00:00:00:77"
+    words = ("--na-source", "link-local", "--no-router", "--override", "--lladdr", mac)
+    done("prefix", "add", other, *words)
+    changed = {
+        "source": HOST_LINK_LOCAL,
+        "router": False,
+        "override": True,
+        "tllao": mac,
+        "target": other,
+        "eth_source": HOST_MAC,
+    }
+    assert changed.items() <= advertised(other).items()
+    done("prefix", "add", "2001:db8::d:0:0:2", "--na-source", "2001:db8::5")
+    assert advertised("2001:db8::d:0:0:2")["source"] == "2001:db8::5"
+    assert rules()["2001:db8::d:0:0:2"]["profile"]["source"] == "2001:db8::5"
+    assert " source=link-local router=false override=true" in done("prefix", "list")
+
+
+def test_the_routers_kernel_finds_a_duplicate(attached: Network) -> None:
+    """Who takes an address behind the host is told; unless the rule says `--dad ignore`."""
+    ignored = "2001:db8::d:0:0:1"
+    done("prefix", "add", ignored, "--dad", "ignore")
+    key = f"net.ipv6.conf.{ROUTER_LINK}"
+    attached.at_router("sysctl", "-qw", f"{key}.router_solicitation_delay=0", f"{key}.accept_dad=1")
+    for address in (TARGET, ignored):
+        attached.at_router("ip", "-6", "address", "add", f"{address}/128", "dev", ROUTER_LINK)
+
+    def flags() -> dict[str, bool] | None:
+        shown = attached.at_router("ip", "-6", "-j", "address", "show", "dev", ROUTER_LINK).json()
+        found = {entry["local"]: entry for entry in shown[0]["addr_info"]}
+        if any(entry.get("tentative") and not entry.get("dadfailed") for entry in found.values()):
+            return None
+        return {one: found[one].get("dadfailed", False) for one in (TARGET, ignored)}
+
+    assert eventually(flags) == {TARGET: True, ignored: False}
+    assert counts() == {"answered_dad": 1, "dad_ignored": 1}
+
+
+def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
+    attach("tc", "-n", "2001:db8::/64", "-n", "fe80::/64", "-n", HOST)
+
+    for own in (HOST, HOST_LINK_LOCAL):
+        assert net.ask(own) == (HOST_MAC, own)  # the kernel's own answer
+    assert net.silent(GATEWAY)
+    assert counts() == {"denied": 3}
+    assert net.answers()
+    assert rules()[HOST]["held"] is True
+    assert rules()[HOST]["source"] == "manual"
+    take_off()
+
+
+# ---- explain ------------------------------------------------------------------------------------
+
+
+EXPLAINED: list[tuple[tuple[str, ...], str, str | None]] = [
+    ((TARGET,), "answered", BEHIND),
+    ((TARGET, "--unicast"), "answered", BEHIND),
+    ((TARGET, "--dad"), "answered_dad", BEHIND),
+    (("2001:db8::d:0:0:1", "--dad"), "dad_ignored", "2001:db8::d:0:0:1"),
+    (("2001:db8::c:0:0:1",), "denied", "2001:db8::c:0:0:1"),
+    ((HOST,), "denied", HOST),
+    ((GATEWAY,), "denied", GATEWAY),
+    (("2001:db8::d:0:0:2",), "no_rule", None),
+    ((TARGET, "--mac", HOST_MAC), "own_frame", None),
+    ((TARGET, "--from", "ff02::1"), "bad_source", None),
+    (("ff02::1",), "bad_target", None),
+    (("::",), "bad_target", None),
+    (("::1",), "bad_target", None),
+    ((TARGET, "--dad", "--unicast"), "bad_source", None),
+]
+
+FOR_PEOPLE = [
+    (
+        (TARGET,),
+        [
+            f"asked    {TARGET} by fe80::1 (02:00:00:00:00:01) to ff02::1:ff00:99",
+            f"rule     {BEHIND} always (manual)",
+            "reason   answered: ",
+            f"answer   Ethernet  {HOST_MAC} > 02:00:00:00:00:01",
+            f"         IPv6      {TARGET} > fe80::1, hop limit 255",
+            f"         NA        R=1 S=1 O=0 target {TARGET}, checksum 0x",
+            f"         TLLAO     {HOST_MAC}",
+        ],
+    ),
+    (("2001:db8::d:0:0:2",), ["asked    ", "rule     none", "reason   no_rule: "]),
+    ((TARGET, "--from", "ff02::1"), ["asked    ", "rule     none was", "reason   bad_source: "]),
+]
+
+
+class TestExplain:
+    """The commands run side by side: each gets its own verdict."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def told(cls) -> Iterator[dict[tuple[str, ...], str]]:
+        with network.network():
+            attach("tc", "-n", BEHIND, "--except", "2001:db8::c:0:0:1")
+            done("prefix", "add", "2001:db8::d:0:0:1", "--dad", "ignore")
+            commands = [("--json", *words) for words, _, _ in EXPLAINED]
+            commands += [words for words, _ in FOR_PEOPLE]
+            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+                said = pool.map(lambda words: done("explain", *words), commands)
+                told = dict(zip(commands, said, strict=True))
+            assert counts() == {}
+            yield told
+            take_off()
+
+    @pytest.mark.parametrize(("words", "reason", "prefix"), EXPLAINED)
+    def test_explain(
+        self,
+        told: dict[tuple[str, ...], str],
+        words: tuple[str, ...],
+        reason: str,
+        prefix: str | None,
+    ) -> None:
+        verdict = json.loads(told["--json", *words])
+        assert set(verdict) == {"solicitation", "reason", "rule", "advertisement"}
+        assert verdict["reason"] == reason
+        assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix
+        answered = reason.startswith("answered")
+        assert (verdict["advertisement"] is not None) is answered
+        if answered:
+            assert verdict["advertisement"]["target"] == words[0]
+            assert verdict["advertisement"]["checksum_correct"] is True
+            assert verdict["advertisement"]["solicited"] is (reason == "answered")
+
+    @pytest.mark.parametrize(("words", "lines"), FOR_PEOPLE)
+    def test_for_people(
+        self, told: dict[tuple[str, ...], str], words: tuple[str, ...], lines: list[str]
+    ) -> None:
+        said = told[words].splitlines()
+        assert len(said) == len(lines)
+        for line, start in zip(said, lines, strict=True):
+            assert line.startswith(start)
+
+
+def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
+    attach("tc", "-n", BEHIND, "--rate", "0.001", "--burst", "2")
+    before = status()
+    assert before["rate"] == pytest.approx(0.001)
+    for _ in range(3):
+        assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "answered"
+    assert status() == before
+    assert net.answers()
+    assert net.answers()
+    assert net.silent()
+    assert counts() == {"answered": 2, "rate_limited": 1}
+    assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "rate_limited"
+    assert explain(TARGET, "--mac", "02:00:00:00:00:03")["reason"] == "answered"
+    assert counts() == {"answered": 2, "rate_limited": 1}
+    take_off()
+
+
+# ---- run ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mode", "number"), [("tc", signal.SIGINT), ("generic", signal.SIGTERM)], ids=("tc", "generic")
+)
+def test_run_until_interrupted(net: Network, mode: str, number: int) -> None:
+    run = net.run("-i", UPLINK, "--mode", mode, "-n", BEHIND)
+    assert run.ready.startswith(f"ready: {UPLINK} ")
+    assert net.answers()
+    shown = status()
+    assert (shown["attached"], shown["held_by"], shown["mode"]) == (True, "run", mode)
+    assert rules()[BEHIND]["source"] == "run"
+    assert allmulti_count() == 1
+    assert run.end(number) == (0, "", "")
+    assert leftovers() == []
+    assert net.silent()
+
+
+def test_an_impatient_user_leaves_nothing_either(net: Network) -> None:
+    """A second signal does not interrupt the tidying up that the first began."""
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    for _ in range(2000):
+        if run.process.poll() is not None:
+            break
+        run.process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    ended, left = run.wait(), leftovers()
+    take_off()
+    assert ended == (0, "", "")
+    assert left == []
+
+
+def test_run_follows_the_hosts_addresses_and_gateways(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    own = "2001:db8::c:0:0:22"
+    assert net.answers(own)
+    assert counts() == {"answered": 1}
+    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
+    eventually(lambda: is_answered(own) is False)
+    hole = rules()[own]
+    assert (hole["answer"], hole["held"], hole["source"]) == ("never", True, "host")
+    assert net.ask(own) == (HOST_MAC, own)  # by the kernel
+    assert counts() == {"answered": 1, "denied": 1}
+    sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)
+    eventually(lambda: is_answered(own) is None)
+    assert net.answers(own)
+    assert counts() == {"answered": 2, "denied": 1}
+
+    assert is_answered(GATEWAY) is False
+    assert is_answered(OTHER_GATEWAY) is None
+    sh("ip", "-6", "route", "replace", "default", "via", OTHER_GATEWAY, "dev", UPLINK)
+    eventually(lambda: is_answered(OTHER_GATEWAY) is False)
+    assert is_answered(GATEWAY) is None
+    sh("ip", "-6", "route", "delete", "default")
+    eventually(lambda: is_answered(OTHER_GATEWAY) is None)
+    assert run.end() == (0, "", "")
+
+
+def test_run_follows_the_mac_and_the_link_local_address(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    mac, local = "02:00:00:00:00:22", "fe80::22"
+    sh("ip", "link", "set", UPLINK, "address", mac)
+    eventually(lambda: net.ask(TARGET) == (mac, TARGET))
+    assert explain(TARGET)["advertisement"]["eth_source"] == mac
+    sh("ip", "address", "delete", f"{HOST_LINK_LOCAL}/64", "dev", UPLINK)
+    sh("ip", "address", "add", f"{local}/64", "dev", UPLINK, "nodad")
+    done("prefix", "add", "2001:db8::d:0:0:1", "--na-source", "link-local")
+    eventually(lambda: explain("2001:db8::d:0:0:1")["advertisement"]["source"] == local)
+    assert run.end() == (0, "", "")
+
+
+def test_a_rule_for_an_address_of_the_host_is_held_until_it_goes(net: Network) -> None:
+    other = "2001:db8::d:0:0:1"
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", TARGET)
+    done("prefix", "add", other)
+    for address in (TARGET, other):
+        assert net.answers(address)
+        sh("ip", "address", "add", f"{address}/128", "dev", UPLINK, "nodad")
+    eventually(lambda: [is_answered(one) for one in (TARGET, other)] == [False, False])
+    held = rules()[TARGET]
+    assert (held["answer"], held["held"], held["source"]) == ("always", True, "run")
+    assert explain(TARGET)["reason"] == "denied"
+    done("prefix", "del", other)
+    assert rules()[other]["source"] == "host"
+    for address in (TARGET, other):
+        sh("ip", "address", "delete", f"{address}/128", "dev", UPLINK)
+    eventually(lambda: [is_answered(one) for one in (TARGET, other)] == [True, None])
+    assert rules()[TARGET] == held | {"held": False}
+    assert net.answers()
+    assert counts() == {"answered": 3}
+    assert run.end() == (0, "", "")
+
+
+def test_a_killed_run_answers_no_more(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
+    eventually(lambda: not programs())
+    assert net.silent()
+    assert allmulti_count() == 0
+    assert status()["attached"] is False
+    attach("tc", "-n", TARGET)
+    assert net.answers()
+    shown = status()
+    assert shown["held_by"] == "pins"
+    done("detach", UPLINK)
+    assert leftovers() == []
+    assert shown["rules"]["by_source"] == {"host": 3, "manual": 1}
+
+
+def test_run_again_after_it_was_killed(net: Network) -> None:
+    net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND).end(signal.SIGKILL)
+    run = net.run("-i", UPLINK, "--mode", "generic", "-n", TARGET)
+    assert net.answers()
+    assert BEHIND not in rules()
+    assert run.end() == (0, "", "")
+    assert leftovers() == []
+
+
+def test_run_keep_leaves_it_answering(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, "--keep")
+    done("prefix", "add", "2001:db8::d:0:0:1")
+    assert run.end() == (0, "", "")
+    assert net.answers()
+    assert status()["held_by"] == "pins"
+    assert has_allmulti()
+
+    # Another one takes over: its rules are in the place of the first one's.
+    with net.asked_all_the_while() as missed:
+        run = net.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
+    assert not missed
+    by_source = {prefix: rule["source"] for prefix, rule in rules().items()}
+    assert by_source[TARGET] == "run"
+    assert by_source["2001:db8::d:0:0:1"] == "manual"
+    assert BEHIND not in by_source
+    assert status()["held_by"] == "run"
+    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
+    assert net.answers()
+    done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def test_run_keep_takes_over_what_is_attached(attached: Network) -> None:
+    before = status()["program"]["id"]
+    run = attached.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
+    assert status()["held_by"] == "run"
+    assert status()["program"]["id"] != before
+    assert {BEHIND, TARGET} <= set(rules())
+    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
+    eventually(lambda: is_answered("2001:db8::c:0:0:22") is False)
+    assert run.end() == (0, "", "")
+    assert attached.answers()
+
+
+def test_who_runs_holds_off_the_others(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    before = network.snapshot()
+    for words in (
+        ("attach", UPLINK, "-n", TARGET),
+        ("detach", UPLINK),
+        ("run", "-i", UPLINK),
+        ("run", "-i", UPLINK, "--keep"),
+    ):
+        refused = ndxdp(*words)
+        assert (refused.code, refused.out) == (1, "")
+        assert "held by a running" in refused.err
+    assert network.snapshot() == before
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+def test_run_does_not_take_what_is_meant_to_stay(attached: Network) -> None:
+    before = network.snapshot()
+    refused = ndxdp("run", "-i", UPLINK, "--mode", "tc", "-n", TARGET)
+    assert (refused.code, refused.out) == (1, "")
+    assert "--keep" in refused.err
+    assert network.snapshot() == before
+
+
+@pytest.mark.parametrize("keep", [(), ("--keep",)])
+def test_run_ends_when_its_interface_goes(net: Network, keep: tuple[str, ...]) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, *keep)
+    sh("ip", "link", "delete", UPLINK)
+    ended = run.wait()
+    assert (ended.code, ended.out) == (1, "")
+    assert [line.split(":")[0] for line in ended.err.splitlines()] == ["ndxdp", "  hint"]
+    assert f"{UPLINK} has gone" in ended.err
+    if keep:
+        done("detach", UPLINK)
+    assert leftovers() == []
+
+
+# ---- verbosity ----------------------------------------------------------------------------------
+
+
+def test_verbosity(net: Network) -> None:
+    assert "veth" in ndxdp("attach", UPLINK, "--mode", "native").err
+    take_off()
+    assert ndxdp("attach", "-q", UPLINK, "--mode", "native").err == ""
+    take_off()
+    sh("ip", "link", "add", "second", "up", "type", "bridge")
+    try:
+        for words in (("-q", "attach"), ("attach", "-v"), ("--debug", "attach", "-q")):
+            refused = ndxdp(*words, "second", "--mode", "native")
+            assert refused.code == 1
+            assert "second does not run XDP" in refused.err
+            assert (len(refused.err.splitlines()) > 2) is ("--debug" in words)
+    finally:
+        sh("ip", "link", "delete", "second")
+
+
+def test_verbosely_it_is_said_what_is_done(net: Network) -> None:
+    said = [
+        ndxdp(*words)
+        for words in (
+            ("-v", "attach", UPLINK, "--mode", "tc", "-n", BEHIND),
+            ("attach", "-v", UPLINK, "--loader", "prebuilt"),
+            ("detach", "-v", UPLINK),
+        )
+    ]
+    assert [result.code for result in said] == [0, 0, 0]
+    assert all(UPLINK in result.err for result in said)
+
+
+def test_run_verbosely_says_what_it_follows(net: Network) -> None:
+    run = net.run("-v", "-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
+    eventually(lambda: is_answered("2001:db8::c:0:0:22") is False)
+    ended = run.end()
+    assert (ended.code, ended.out) == (0, "")
+    assert "2001:db8::c:0:0:22" in ended.err
+
+
+_WITHOUT_LINKS = """
+import sys
+from ndxdp import policy, responder
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.pins import PinTree
+interface, mode, *prefixes = sys.argv[1:]
+options = responder.Options(mode=Mode[mode.upper()], links=False)
+responder.attach_interface(PinTree(), interface, options, policy.compile_rules(prefixes)).close()
+"""
+
+
+def attach_without_links(mode: str, *prefixes: str) -> None:
+    result = python(_WITHOUT_LINKS, UPLINK, mode, *prefixes)
+    assert result.code == 0, result
+
+
+# ---- interrupting -------------------------------------------------------------------------------
+
+_MOMENTS = random.Random(1).sample(range(100, 400, 5), 9)  # ms; attach takes some 300
+
+
+def test_an_interrupted_attach_is_complete_or_undone(net: Network) -> None:
+    """On three interfaces side by side, each with a signal of its own."""
+
+    def interrupt(name: str, number: int, moments: list[int]) -> None:
+        for moment in moments:
+            process = subprocess.Popen(
+                [*NDXDP, "attach", name, "--mode", "tc", "-n", BEHIND],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                cwd=REPOSITORY,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment / 1000)
+            process.send_signal(number)
+            process.communicate(timeout=10)
+            left = leftovers(name)
+            if left and number != signal.SIGKILL:
+                assert has_allmulti(name), moment
+                assert network.tcx_ids(name) == [network.program_id(name)], moment
+                assert BEHIND in done("prefix", "list", "-i", name), moment
+            if number == signal.SIGKILL and moment % 2:
+                done("attach", name, "--mode", "tc", "-n", BEHIND)
+                assert network.tcx_ids(name) == [network.program_id(name)], moment
+            if leftovers(name):
+                done("detach", name)
+            assert leftovers(name) == [], moment
+
+    attach()  # or the lock's directory comes and goes
+    signals = {"up1": signal.SIGINT, "up2": signal.SIGTERM, "up3": signal.SIGKILL}
+    for name in signals:
+        sh("ip", "link", "add", name, "up", "type", "bridge")
+    try:
+        with ThreadPoolExecutor() as pool:
+            ended = [
+                pool.submit(interrupt, name, number, _MOMENTS[index::3])
+                for index, (name, number) in enumerate(signals.items())
+            ]
+        for each in ended:
+            each.result()
+        take_off()
+    finally:
+        for name in signals:
+            sh("ip", "link", "delete", name)
+
+
+# ---- at the worst moment ------------------------------------------------------------------------
+
+# Preloaded, it sends a signal to its process right after the first call of a kind.
+_SIGNAL_AFTER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+static void reached(const char *call, long number)
+{
+	static int done;
+
+	if (done || strcmp(getenv("AFTER_CALL"), call) || atoi(getenv("AFTER_NUMBER")) != number)
+		return;
+	done = 1;
+	kill(getpid(), atoi(getenv("SIGNAL")));
+}
+
+long syscall(long number, ...)
+{
+	long (*real)(long, ...) = dlsym(RTLD_NEXT, "syscall");
+	long a[6], result;
+	va_list list;
+
+	va_start(list, number);
+	for (int i = 0; i < 6; i++)
+		a[i] = va_arg(list, long);
+	va_end(list);
+	result = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	if (number == SYS_bpf)
+		reached("bpf", a[0]);
+	return result;
+}
+
+ssize_t send(int fd, const void *data, size_t size, int flags)
+{
+	ssize_t (*real)(int, const void *, size_t, int) = dlsym(RTLD_NEXT, "send");
+	ssize_t result = real(fd, data, size, flags);
+
+	if (size >= 16)
+		reached("netlink", ((const unsigned short *)data)[2]);
+	return result;
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def signal_after(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("signal_after") / "signal_after.so"
+    options = ("-O1", "-shared", "-fPIC", "-x", "c", "-", "-o", str(made))
+    sh("clang", *options, stdin=_SIGNAL_AFTER)
+    return made
+
+
+OBJ_PIN, LINK_CREATE = ("bpf", "6"), ("bpf", "28")
+NEW_LINK, NEW_QDISC, DEL_FILTER = ("netlink", "16"), ("netlink", "36"), ("netlink", "45")
+
+
+@pytest.mark.parametrize(
+    ("command", "moment", "number"),
+    [
+        pytest.param("attach", OBJ_PIN, signal.SIGKILL, id="first pin"),
+        pytest.param("attach", LINK_CREATE, signal.SIGTERM, id="attached, TERM"),
+        pytest.param("attach", LINK_CREATE, signal.SIGKILL, id="attached"),
+        pytest.param("attach", NEW_LINK, signal.SIGTERM, id="allmulti on, TERM"),
+        pytest.param("attach", NEW_LINK, signal.SIGKILL, id="allmulti on"),
+        pytest.param("attach*", NEW_QDISC, signal.SIGKILL, id="clsact made"),
+        pytest.param("detach", NEW_LINK, signal.SIGKILL, id="allmulti off"),
+        pytest.param("detach*", DEL_FILTER, signal.SIGTERM, id="filter gone, TERM"),
+        pytest.param("detach*", DEL_FILTER, signal.SIGKILL, id="filter gone"),
+    ],
+)
+def test_the_worst_moments(
+    net: Network, signal_after: Path, command: str, moment: tuple[str, str], number: int
+) -> None:
+    """What a signal leaves is complete or nothing; what SIGKILL leaves `detach` puts right.
+
+    command: with a star, the way without BPF links.
+    """
+    if command == "detach":
+        attach("tc", "-n", BEHIND)
+    elif command == "detach*":
+        attach_without_links("tc", BEHIND)
+    words = {
+        "attach": [*NDXDP, "attach", UPLINK, "--mode", "tc", "-n", BEHIND],
+        "attach*": [sys.executable, "-c", _WITHOUT_LINKS, UPLINK, "tc", BEHIND],
+    }.get(command, [*NDXDP, "detach", UPLINK])
+    when = dict(zip(("AFTER_CALL", "AFTER_NUMBER"), moment, strict=True))
+    preload = {"LD_PRELOAD": str(signal_after), "SIGNAL": str(int(number))}
+    ended = call(*words, env=when | preload)
+    assert ended.code == (-number if number == signal.SIGKILL else 130), ended
+
+    left = leftovers()
+    if left and (number == signal.SIGKILL or (has_allmulti() and net.answers())):
+        done("detach", UPLINK)
+        left = leftovers()
+    take_off()
+    call("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
+    assert left == []
+
+
+# ---- kernels without BPF links ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_bpf_links(net: Network, mode: str) -> None:
+    if mode == "native":
+        net.pass_at_router()
+    attach_without_links(mode, BEHIND)
+    assert not any(path.endswith("/link") for path in network.pins())
+    assert net.answers()
+    assert programs() == [network.program_id()]
+    assert status()["attached"]
+    assert network.clsact() is (mode == "tc")
+
+    before = network.program_id()
+    with net.asked_all_the_while() as missed:
+        done("attach", UPLINK)  # where links are known, this stays what it is
+    assert not missed
+    assert programs() == [network.program_id()] != [before]
+    assert not any(path.endswith("/link") for path in network.pins())
+    done("detach", UPLINK)
+    assert leftovers() == []
+    assert net.silent()
+
+
+@pytest.mark.parametrize("mode", ["generic", "tc"])
+def test_without_bpf_links_the_interface_goes(net: Network, mode: str) -> None:
+    attach_without_links(mode, BEHIND)
+    sh("ip", "link", "delete", UPLINK)
+    shown, ended = ndxdp("status"), ndxdp("detach", UPLINK)
+    left = leftovers()
+    take_off()
+    assert "not attached" in shown.out
+    assert (ended, left) == ((0, "", ""), [])
+
+
+FOREIGN = ("protocol", "all", "pref", "7", "bpf", "bytecode", "1,6 0 0 0")  # matches nothing
+
+
+def test_filters_of_others_survive(net: Network) -> None:
+    sh("tc", "qdisc", "add", "dev", UPLINK, "clsact")
+    sh("tc", "filter", "add", "dev", UPLINK, "ingress", *FOREIGN)
+    foreign = network.filters()
+    assert foreign
+    attach_without_links("tc", BEHIND)
+    assert set(foreign) < set(network.filters())
+    assert net.answers()
+    done("detach", UPLINK)
+    assert network.filters() == foreign
+    sh("tc", "filter", "del", "dev", UPLINK, "ingress")
+    attach_without_links("tc", BEHIND)
+    done("detach", UPLINK)
+    assert network.clsact()  # it was there before us, though nobody uses it
+    sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
+
+
+@pytest.mark.parametrize("side", ["ingress", "egress"])
+def test_a_qdisc_of_ours_stays_for_who_uses_it(net: Network, side: str) -> None:
+    attach_without_links("tc", BEHIND)
+    sh("tc", "filter", "add", "dev", UPLINK, side, *FOREIGN)
+    attach_without_links("tc")
+    assert net.answers()
+    done("detach", UPLINK)
+    assert network.clsact()
+    assert "bytecode" in sh("tc", "filter", "show", "dev", UPLINK, side)
+    assert not programs()
+    sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
+
+
+@pytest.mark.parametrize("mode", ["tc", "generic"])
+def test_what_was_taken_off_by_hand_is_put_back(net: Network, mode: str) -> None:
+    attach_without_links(mode, BEHIND)
+    if mode == "tc":
+        sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
+    else:
+        sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
+    assert status()["attached"] is False
+    assert net.silent()
+    attach(mode)
+    assert status()["attached"] is True
+    assert net.answers()
+    done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def test_a_killed_run_is_followed_by_another(net: Network) -> None:
+    """Without BPF links the program of a killed run stays: the next one takes it off first."""
+    run = (
+        "import sys; from ndxdp import daemon, policy; from ndxdp.kernel.abi import Mode;"
+        "from ndxdp.kernel.pins import PinTree; from ndxdp.responder import Options;"
+        f"daemon.run(PinTree(), '{UPLINK}', Options(Mode.TC, links=False),"
+        f" policy.compile_rules(['{BEHIND}'], rule=policy.Rule(source='run')), keep=False,"
+        " ready=lambda instance: print('ready', flush=True))"
+    )
+    for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
+        process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(ending)
+        process.wait(timeout=10)
+    assert leftovers() == []
+
+
+def test_a_renamed_interface_is_not_attached_to_twice(net: Network) -> None:
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    sh("ip", "link", "set", UPLINK, "down")
+    sh("ip", "link", "set", UPLINK, "name", "renamed0")
+    sh("ip", "link", "set", "renamed0", "up")
+    try:
+        twice = ndxdp("attach", "renamed0", "--mode", "tc")
+        assert twice.code == 1
+        assert f"under its former name, {UPLINK}" in twice.err
+        take_off()
+        done("attach", "renamed0", "--mode", "tc")
+        take_off("renamed0")
+    finally:
+        sh("ip", "link", "set", "renamed0", "down")
+        sh("ip", "link", "set", "renamed0", "name", UPLINK)
