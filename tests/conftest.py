@@ -9,6 +9,8 @@ import pytest
 
 from lab import private
 from ndxdp.kernel.pins import PinTree
+from tests import network
+from tests.network import Network
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,18 @@ def tree(privacy: None) -> Iterator[PinTree]:
     tree = PinTree()
     yield tree
     assert tree.interfaces() == [], "a test left pins behind"
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    """A router on one side of a veth, this host on the other."""
+    with network.network() as made:
+        yield made
+
+
+@pytest.fixture
+def attached(net: Network) -> Iterator[Network]:
+    """The same, attached in tc mode, with one rule."""
+    network.done("attach", network.UPLINK, "--mode", "tc", "-n", network.BEHIND)
+    yield net
+    network.take_off()

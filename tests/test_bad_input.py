@@ -42,19 +42,6 @@ CANNOT, USAGE = 1, 2
 OTHER = "2001:db8::d:0:0:1"
 
 
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network.network() as made:
-        yield made
-
-
-@pytest.fixture
-def attached(net: Network) -> Iterator[Network]:
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    yield net
-    take_off()
-
-
 def refused(result: Done, code: int, *said: str) -> None:
     """One sentence that names what is wrong, one hint, and no more."""
     assert (result.code, result.out) == (code, ""), result

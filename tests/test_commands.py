@@ -59,20 +59,6 @@ from tests.network import (
 MODES = ("native", "generic", "tc")
 
 
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network.network() as made:
-        yield made
-
-
-@pytest.fixture
-def attached(net: Network) -> Iterator[Network]:
-    """Attached in tc mode, with one rule."""
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    yield net
-    take_off()
-
-
 def attach(mode: str = "tc", *args: str) -> None:
     """As `ndxdp attach`, which says no word but of native XDP on a veth."""
     result = ndxdp("attach", UPLINK, "--mode", mode, *args)

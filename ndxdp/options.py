@@ -1,0 +1,183 @@
+"""What the commands' arguments have in common: options, and what is made of their words."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ndxdp import policy
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.policy import Rule, Rules
+
+if TYPE_CHECKING:
+    from ndxdp.instance import Instance
+    from ndxdp.kernel.pins import PinTree
+    from ndxdp.responder import Options
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_MODES = ("native", "generic", "tc")
+_LOADERS = ("prebuilt", "bcc")
+
+
+def _set_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if not value:
+        return
+    logger = logging.getLogger("ndxdp")
+    if parameter.name == "debug":
+        logger.setLevel(logging.DEBUG)
+    elif logger.level != logging.DEBUG:
+        logger.setLevel(logging.INFO if parameter.name == "verbose" else logging.ERROR)
+
+
+def verbosity(command: _F) -> _F:
+    for names, text in (
+        (("--debug",), "Say everything, the kernel verifier's log included."),
+        (("-q", "--quiet"), "Say errors only."),
+        (("-v", "--verbose"), "Say what is done."),
+    ):
+        command = click.option(
+            *names,
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_set_verbosity,
+            help=text,
+        )(command)
+    return command
+
+
+def attaching(command: _F) -> _F:
+    for option in (
+        click.option(
+            "--max-addresses",
+            type=click.IntRange(1, 1 << 24),
+            metavar="N",
+            help="Room for so many exact addresses (131072).",
+        ),
+        click.option(
+            "--burst",
+            type=click.IntRange(1, 1_000_000),
+            default=100,
+            metavar="N",
+            show_default=True,
+            help="Answers at once before --rate counts.",
+        ),
+        click.option(
+            "--rate",
+            type=click.FloatRange(0, 1e9),
+            metavar="N",
+            help="Answers per second to one soliciting MAC; the rest is dropped.",
+        ),
+        click.option(
+            "--loader",
+            type=click.Choice(_LOADERS),
+            default="prebuilt",
+            show_default=True,
+            help="The shipped program, or compiled here by bcc.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice(_MODES),
+            help="Where to answer: XDP in the driver (the default), generic XDP, or tc ingress.",
+        ),
+        lists("A list of prefixes to answer for, one a line; - for stdin."),
+        click.option(
+            "--except",
+            "excepted",
+            multiple=True,
+            metavar="PREFIX",
+            help="Never answer for this prefix.",
+        ),
+        click.option(
+            "-n",
+            "--prefix",
+            "answered",
+            multiple=True,
+            metavar="PREFIX",
+            help="Answer for this prefix or address.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def one_interface(command: _F) -> _F:
+    return click.option(
+        "-i", "--interface", metavar="IFACE", help="Needed where several are attached."
+    )(command)
+
+
+def lists(text: str) -> Callable[[_F], _F]:
+    """--file, any number of times, `text` saying what for."""
+    return click.option(
+        "--file", "lists", type=click.File("r"), multiple=True, metavar="FILE", help=text
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def options_of(
+    mode: str | None, loader: str, rate: float | None, burst: int, max_addresses: int | None
+) -> Options:
+    from ndxdp.kernel.abi import Mode
+    from ndxdp.kernel.loader import Loader
+    from ndxdp.responder import Options
+
+    # The kernel's side counts in ns, 64 bits of them.
+    if rate and not burst * 1e9 / rate < 1 << 62:  # nan, too
+        raise UsageError(f"--rate {rate:g} with --burst {burst} is no rate", "0 is no limit")
+    return Options(Mode[mode.upper()] if mode else None, Loader(loader), rate, burst, max_addresses)
+
+
+def rules_of(
+    answered: Iterable[str],
+    excepted: Iterable[str],
+    lists: Iterable[IO[str]],
+    rule: Rule,
+) -> Rules:
+    rules = policy.compile_rules(answered, excepted, rule=rule)
+    for stream in lists:
+        name = "stdin" if stream.name == "<stdin>" else Path(stream.name).name
+        try:
+            more = policy.rules_of_lines(stream, name, rule)
+        except UnicodeDecodeError:
+            raise UsageError(f"{name} is not a text file", "one prefix a line") from None
+        twice = next((prefix for prefix in more if prefix in rules), None)
+        if twice is not None:
+            raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
+        rules |= more
+    return rules
+
+
+def pin_tree() -> PinTree:
+    from ndxdp.kernel.pins import PinTree
+
+    bpffs: str = click.get_current_context().find_root().params["bpffs"]
+    return PinTree(Path(bpffs))
+
+
+def open_one(interface: str | None) -> tuple[PinTree, Instance]:
+    """The named interface's instance, or the only one there is."""
+    from ndxdp.instance import open_instance
+
+    tree = pin_tree()
+    tree.check()
+    if interface is None:
+        attached = tree.interfaces()
+        if not attached:
+            raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
+        if len(attached) > 1:
+            raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
+        interface = attached[0]
+    return tree, open_instance(tree, interface)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2))
