@@ -142,7 +142,7 @@ def run(
 
     def ready(instance: Instance) -> None:
         mode = instance.maps.settings().mode.label
-        click.echo(f"ready: {interface} answers for {len(rules)} rules, {mode} mode")
+        click.echo(f"ready: {interface} answers in {mode} mode, rules: {len(rules)}")
 
     daemon.run(pin_tree(), interface, options_of(**how), rules, keep=keep, ready=ready)
 

@@ -83,7 +83,7 @@ async def _serve(
                 await asyncio.sleep(_SETTLE)
                 changed.clear()
                 # In a thread: pyroute2 brings a loop of its own.
-                if not await asyncio.to_thread(_follow, tree, instance):
+                if not await asyncio.to_thread(_followed, tree, instance):
                     raise NdxdpError(
                         f"{instance.interface} has gone", "start again when it is back"
                     )
@@ -92,6 +92,17 @@ async def _serve(
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         stopping.cancel()
         loop.remove_reader(monitor.fileno())
+
+
+def _followed(tree: PinTree, instance: Instance) -> bool:
+    """_follow(), but a failure is said and answering goes on: the next change tries again."""
+    try:
+        return _follow(tree, instance)
+    except NdxdpError as error:
+        log.error("not in step with the network: %s; %s", error.message, error.hint)
+    except OSError as error:
+        log.error("not in step with the network: %s", error)
+    return True
 
 
 def _follow(tree: PinTree, instance: Instance) -> bool:

@@ -64,9 +64,11 @@ def status_text(data: Mapping[str, Any]) -> Iterator[str]:
     if data["paused"]:
         yield "  paused: nothing is answered"
     yield f"  from      {data['mac']}  {data['link_local']}"
-    sources = ", ".join(f"{count} {source}" for source, count in rules["by_source"].items())
-    yield f"  rules     {rules['addresses']} addresses of {rules['max_addresses']} at most,"
-    yield f"            {rules['prefixes']} prefixes" + (f" ({sources})" if sources else "")
+    sources = ", ".join(f"{source} {count}" for source, count in rules["by_source"].items())
+    yield (
+        f"  rules     addresses {rules['addresses']} of {rules['max_addresses']},"
+        f" prefixes {rules['prefixes']}" + (f" (by {sources})" if sources else "")
+    )
     if data["rate"]:
         yield f"  limit     {data['rate']:g} answers/s for one soliciting MAC"
     answered = sum(reasons[reason.label] for reason in Reason if reason.is_answer)
