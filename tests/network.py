@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -334,6 +335,8 @@ def _tcx_ids(ifindex: int) -> list[int]:
     buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(number, prog_query, ctypes.byref(buffer), len(attributes)) != 0:
+        if ctypes.get_errno() == errno.EINVAL:  # before 6.6 there is no tcx
+            return []
         raise OSError(ctypes.get_errno(), "BPF_PROG_QUERY")
     (count,) = struct.unpack_from("=I", attributes, 24)
     return list(ids[:count])
