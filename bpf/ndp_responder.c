@@ -186,16 +186,20 @@ static __always_inline const struct ndp_rule *match(const struct address *target
 static __always_inline int over_rate(const struct solicitation *ns,
 				     const struct ndp_settings *config)
 {
-	__u64 now, until, *paid;
+	__u64 now, until, debt, *paid;
 
 	if (!config->rate_interval)
 		return 0;
 	now = ktime_get_ns();
 	paid = map_lookup(MAP(limiter), &ns->eth_source);
-	until = paid && *paid > now ? *paid : now;
-	if (until - now > config->rate_credit)
+	until = paid ? *paid : now;
+	debt = until > now ? until - now : 0;
+	/* More than the present rate can run up was owed under another one: forgiven. */
+	if (debt > config->rate_credit + config->rate_interval)
+		debt = 0;
+	if (debt > config->rate_credit)
 		return 1;
-	until += config->rate_interval;
+	until = now + debt + config->rate_interval;
 	if (ns->dry_run)
 		return 0;
 	if (paid)
@@ -360,15 +364,22 @@ int ndp_xdp(struct xdp_md *ctx)
 	struct advertisement na;
 	enum ndp_reason reason;
 	__u32 dry_run, frame_len;
+	__u64 split;
 
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
 	dry_run = is_dry_run(ctx->ingress_ifindex);
 	frame_len = xdp_get_buff_len(ctx);
+	/* In several pieces, of which the first does not hold an answer: resizing would change
+	 * another one. A number, so that no pointer into the frame outlives the option loop.
+	 */
+	split = frame_len >= NA_LEN && data + NA_LEN > end;
+	asm volatile("" : "+r"(split));
 	reason = respond(data, end, frame_len, dry_run, &rule, &na);
 
 	if (reason >= NDP_ANSWERED) {
-		if (frame_len != NA_LEN && xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len)) {
+		if (split || (frame_len != NA_LEN &&
+			      xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len))) {
 			reason = NDP_RESIZE_FAILED;
 		} else {
 			data = (void *)(long)ctx->data;

@@ -22,7 +22,7 @@ from ndxdp.options import (
     json_option,
     lists,
     one_interface,
-    open_one,
+    one_of,
     options_of,
     pin_tree,
     print_json,
@@ -207,10 +207,9 @@ def explain(
 
     address, asking = policy.parse_address(target), policy.parse_mac(mac)
     soliciting = ndp.UNSPECIFIED if dad else policy.parse_address(source)
-    tree, instance = open_one(interface)
-    with instance:
-        own = instance.maps.settings().mac
-        frame = ndp.solicit(
+
+    def solicitation(own: bytes) -> bytes:
+        return ndp.solicit(
             asking,
             address,
             source=soliciting,
@@ -218,7 +217,8 @@ def explain(
             eth_destination=own if unicast else None,
             sllao=None if soliciting == ndp.UNSPECIFIED else asking,
         )
-        explanation = instances.explain(tree, instance, frame)
+
+    explanation = instances.explain(*one_of(interface), solicitation)
     if as_json:
         print_json(render.explanation_data(explanation))
         return
@@ -280,9 +280,7 @@ def prefix_add(
     rule = Rule(Answer[answer.upper()], profile, MANUAL_SOURCE)
     rules = rules_of(prefixes, (), lists, rule)
     _need_some(rules)
-    tree, instance = open_one(interface)
-    with instance:
-        add_rules(tree, instance, rules)
+    add_rules(*one_of(interface), rules)
 
 
 @prefix.command("del")
@@ -314,9 +312,7 @@ def prefix_del(
         named = None
     else:
         _need_some(named)
-    tree, instance = open_one(interface)
-    with instance:
-        delete_rules(tree, instance, named, source)
+    delete_rules(*one_of(interface), named, source)
 
 
 @prefix.command("list")
@@ -326,9 +322,9 @@ def prefix_del(
 def prefix_list(interface: str | None, as_json: bool) -> None:
     """Show the rules, as the kernel has them."""
     from ndxdp import render
+    from ndxdp.instance import open_instance
 
-    _, instance = open_one(interface)
-    with instance:
+    with open_instance(*one_of(interface)) as instance:
         rules = sorted(instance.maps.rules().items())
     if as_json:
         print_json([render.rule_data(*item) for item in rules])

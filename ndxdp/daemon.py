@@ -13,7 +13,7 @@ from ndxdp import responder
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance
 from ndxdp.kernel.pins import PinTree
-from ndxdp.policy import RUN_SOURCE, Prefix, Rule, hold
+from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, hold
 from ndxdp.responder import Options
 from ndxdp.wire import netlink
 from ndxdp.wire.membership import Allmulti
@@ -21,6 +21,8 @@ from ndxdp.wire.netlink import Monitor
 
 log = logging.getLogger(__name__)
 
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+_RETRY = 5.0  # seconds after a failure to follow
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 
 
@@ -38,19 +40,27 @@ def run(
     keep: leave the program attached, answering on its own. ready: called once, when it answers.
     NdxdpError if it cannot attach, or if the interface goes away.
     """
+    # Held back until _serve() listens for them: an attach half done is nobody's wish.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     with contextlib.ExitStack() as at_exit:
         # Listening comes first: what changes while we attach is seen afterwards.
         monitor = netlink.Monitor()
         at_exit.callback(monitor.close)
         instance = responder.attach_interface(
-            tree, interface, options, rules, owned_source=RUN_SOURCE, keep=keep
+            tree,
+            interface,
+            options,
+            rules,
+            owned_source=RUN_SOURCE,
+            keep=keep,
+            holding=at_exit,
         )
         at_exit.callback(instance.close)
+        monitor.ifindex = instance.maps.settings().ifindex
         if not keep:
             at_exit.callback(_leave, tree, instance)
-            allmulti = Allmulti(instance.maps.settings().ifindex)
+            allmulti = Allmulti(monitor.ifindex)
             at_exit.callback(allmulti.close)
-        at_exit.enter_context(tree.held(interface))
         asyncio.run(_serve(tree, instance, monitor, ready))
 
 
@@ -64,8 +74,9 @@ async def _serve(
 ) -> None:
     loop = asyncio.get_running_loop()
     stop, changed = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ENDING:
         loop.add_signal_handler(number, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     def on_netlink() -> None:
         if monitor.drain():
@@ -74,6 +85,7 @@ async def _serve(
     loop.add_reader(monitor.fileno(), on_netlink)
     ready(instance)
     stopping = asyncio.ensure_future(stop.wait())
+    follower = _Follower(tree, instance)
     try:
         while not stop.is_set():
             changing = asyncio.ensure_future(changed.wait())
@@ -82,47 +94,64 @@ async def _serve(
             if changed.is_set() and not stop.is_set():
                 await asyncio.sleep(_SETTLE)
                 changed.clear()
-                # In a thread: pyroute2 brings a loop of its own.
-                if not await asyncio.to_thread(_followed, tree, instance):
-                    raise NdxdpError(
-                        f"{instance.interface} has gone", "start again when it is back"
-                    )
+                try:
+                    # In a thread: pyroute2 brings a loop of its own.
+                    await asyncio.to_thread(follower.follow)
+                except InterfaceGone:
+                    raise
+                except (NdxdpError, OSError) as error:  # answering goes on
+                    log.error("not in step with the network: %s", error)
+                    loop.call_later(_RETRY, changed.set)
     finally:
         # asyncio is about to give both back to their defaults: nothing shall interrupt the end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         stopping.cancel()
         loop.remove_reader(monitor.fileno())
 
 
-def _followed(tree: PinTree, instance: Instance) -> bool:
-    """_follow(), but a failure is said and answering goes on: the next change tries again."""
-    try:
-        return _follow(tree, instance)
-    except NdxdpError as error:
-        log.error("not in step with the network: %s; %s", error.message, error.hint)
-    except OSError as error:
-        log.error("not in step with the network: %s", error)
-    return True
+class InterfaceGone(NdxdpError):
+    """It was deleted or renamed: there is nothing to answer on."""
 
 
-def _follow(tree: PinTree, instance: Instance) -> bool:
-    """Bring holes, MAC and link-local address up to date; False if the interface has gone."""
-    link = netlink.find_link(instance.interface)
-    if link is None or link.ifindex != instance.maps.settings().ifindex:
-        return False
-    with tree.lock():
-        actual = instance.maps.rules()
-        change = hold(netlink.owned_addresses(link), actual)
-        if change.write or change.remove:
-            instance.maps.apply(change, actual)
-            for prefix, rule in change.write.items():
-                held = rule.held
-                log.info("%s is %s", prefix, f"{rule.label}: a hole" if held else "free again")
-            for prefix in change.remove:
-                log.info("%s: the hole is gone", prefix)
-        settings = instance.maps.settings()
-        fresh = replace(settings, mac=link.mac, link_local=netlink.link_local(link.ifindex))
-        if fresh != settings:
-            instance.maps.set_settings(fresh)
-            log.info("%s has MAC %s now", link.name, link.mac.hex(":"))
-    return True
+class _Follower:
+    """Keeps holes, MAC and link-local address as the network has them."""
+
+    def __init__(self, tree: PinTree, instance: Instance) -> None:
+        self._tree, self._instance = tree, instance
+        self._seen: tuple[object, ...] = ()
+
+    def follow(self) -> None:
+        """Look, and write what has changed; a look that finds nothing new reads no rule."""
+        instance = self._instance
+        link = netlink.find_link(instance.interface)
+        if link is None or link.ifindex != instance.maps.settings().ifindex:
+            raise InterfaceGone(f"{instance.interface} has gone", "start again when it is back")
+        owned = netlink.owned_addresses(link)
+        link_local = netlink.link_local(link.ifindex)
+        seen = (link.mac, link_local, owned)
+        if seen == self._seen:
+            return
+        with self._tree.lock():
+            settings = instance.maps.settings()
+            fresh = replace(settings, mac=link.mac, link_local=link_local)
+            if fresh != settings:
+                instance.maps.set_settings(fresh)
+                log.info("%s answers from %s now", link.name, link.mac.hex(":"))
+            self._keep_holes(owned)
+        self._seen = seen
+
+    def _keep_holes(self, owned: Mapping[Prefix, str]) -> None:
+        maps = self._instance.maps
+        actual = maps.rules()
+        change = hold(owned, actual)
+        # First what needs no room: rules of others are marked, and holes that went are closed.
+        marked = {prefix: rule for prefix, rule in change.write.items() if prefix in actual}
+        if marked or change.remove:
+            maps.apply(Difference(marked, change.remove), actual)
+        holes = {prefix: rule for prefix, rule in change.write.items() if prefix not in actual}
+        if holes:
+            maps.apply(Difference(holes, []), maps.rules())
+        for prefix, rule in change.write.items():
+            log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
+        for prefix in change.remove:
+            log.info("%s: the hole is gone", prefix)

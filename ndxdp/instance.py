@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel import abi, attach, libbpf, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -107,9 +107,9 @@ def other_version(tree: PinTree, interface: str, version: str) -> NdxdpError:
     )
 
 
-def add_rules(tree: PinTree, instance: Instance, rules: Mapping[Prefix, Rule]) -> None:
+def add_rules(tree: PinTree, interface: str, rules: Mapping[Prefix, Rule]) -> None:
     """Add rules to live maps; NdxdpError if any is there already, and none is added then."""
-    with tree.lock():
+    with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
         for prefix, rule in rules.items():
             there = actual.get(prefix)
@@ -119,11 +119,14 @@ def add_rules(tree: PinTree, instance: Instance, rules: Mapping[Prefix, Rule]) -
         instance.maps.apply(difference(desired, actual), actual)
 
 
-def delete_rules(
-    tree: PinTree, instance: Instance, prefixes: list[Prefix] | None, source: str
-) -> int:
+def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, source: str) -> int:
     """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its."""
-    with tree.lock():
+    if source == HOST_SOURCE:
+        raise UsageError(
+            f"rules of source '{HOST_SOURCE}' are ndxdp's own",
+            "the host's own and its gateway's addresses are never answered for",
+        )
+    with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
         if prefixes is None:
             prefixes = [prefix for prefix, rule in actual.items() if rule.source == source]
@@ -147,15 +150,20 @@ def delete_rules(
     return len(prefixes)
 
 
-def explain(tree: PinTree, instance: Instance, solicitation: bytes) -> Explanation:
-    """Run a made-up solicitation through the loaded program; it is not counted."""
-    with tree.lock():
+def explain(tree: PinTree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:
+    """Run a made-up solicitation through the loaded program; it is not counted.
+
+    solicitation: makes its frame, given the interface's MAC.
+    """
+    with tree.lock(), open_instance(tree, interface) as instance:
+        settings = instance.maps.settings()
+        frame = solicitation(settings.mac)
         try:
-            run = libbpf.run_once(instance.prog_fd, solicitation)
+            run = libbpf.run_once(instance.prog_fd, frame)
         except BpfError as error:
             raise NdxdpError(
                 f"the kernel did not run the program ({error.strerror})", "run this as root"
             ) from error
         verdict = instance.maps.explained()
-    answered = run.retval == _TX[instance.maps.settings().mode]
-    return Explanation(solicitation, verdict, run.data if answered else None)
+    answered = run.retval == _TX[settings.mode]
+    return Explanation(frame, verdict, run.data if answered else None)

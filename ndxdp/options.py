@@ -15,7 +15,6 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.policy import Rule, Rules
 
 if TYPE_CHECKING:
-    from ndxdp.instance import Instance
     from ndxdp.kernel.pins import PinTree
     from ndxdp.responder import Options
 
@@ -63,10 +62,8 @@ def attaching(command: _F) -> _F:
         click.option(
             "--burst",
             type=click.IntRange(1, 1_000_000),
-            default=100,
             metavar="N",
-            show_default=True,
-            help="Answers at once before --rate counts.",
+            help="Answers at once before --rate counts (100).",
         ),
         click.option(
             "--rate",
@@ -124,15 +121,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 
 
 def options_of(
-    mode: str | None, loader: str, rate: float | None, burst: int, max_addresses: int | None
+    mode: str | None,
+    loader: str,
+    rate: float | None,
+    burst: int | None,
+    max_addresses: int | None,
 ) -> Options:
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
     from ndxdp.responder import Options
 
     # The kernel's side counts in ns, 64 bits of them.
-    if rate and not burst * 1e9 / rate < 1 << 62:  # nan, too
-        raise UsageError(f"--rate {rate:g} with --burst {burst} is no rate", "0 is no limit")
+    if rate and not (burst or 1_000_000) * 1e9 / rate < 1 << 62:  # nan, too
+        raise UsageError(f"--rate {rate:g} is no rate", "0 is no limit")
     return Options(Mode[mode.upper()] if mode else None, Loader(loader), rate, burst, max_addresses)
 
 
@@ -163,10 +164,8 @@ def pin_tree() -> PinTree:
     return PinTree(Path(bpffs))
 
 
-def open_one(interface: str | None) -> tuple[PinTree, Instance]:
-    """The named interface's instance, or the only one there is."""
-    from ndxdp.instance import open_instance
-
+def one_of(interface: str | None) -> tuple[PinTree, str]:
+    """The interface that is named, or the only one that there are pins of."""
     tree = pin_tree()
     tree.check()
     if interface is None:
@@ -176,7 +175,7 @@ def open_one(interface: str | None) -> tuple[PinTree, Instance]:
         if len(attached) > 1:
             raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
         interface = attached[0]
-    return tree, open_instance(tree, interface)
+    return tree, interface
 
 
 def print_json(data: Any) -> None:

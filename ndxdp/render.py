@@ -43,6 +43,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "link_local": address_text(settings.link_local),
         "paused": settings.paused,
         "rate": 1e9 / settings.rate_interval if settings.rate_interval else 0,
+        "burst": settings.burst,
         "rules": {
             "addresses": kinds["addresses"],
             "prefixes": kinds["prefixes"],
@@ -70,7 +71,8 @@ def status_text(data: Mapping[str, Any]) -> Iterator[str]:
         f" prefixes {rules['prefixes']}" + (f" (by {sources})" if sources else "")
     )
     if data["rate"]:
-        yield f"  limit     {data['rate']:g} answers/s for one soliciting MAC"
+        limit = f"{data['rate']:g} answers/s, {data['burst']} at once"
+        yield f"  limit     {limit} for one soliciting MAC"
     answered = sum(reasons[reason.label] for reason in Reason if reason.is_answer)
     yield f"  answered  {answered} of {sum(reasons.values())} solicitations"
     for reason, count in reasons.items():

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import IncompletePins, Instance, open_instance, other_version
 from ndxdp.kernel import abi, attach, libbpf, loader, pins
 from ndxdp.kernel.abi import Left, Mode
@@ -33,21 +33,23 @@ from ndxdp.wire.netlink import Link
 
 log = logging.getLogger(__name__)
 
+_BURST = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to attach. None: as it is attached now, else the default.
 
     mode: native is the default. rate: answers per second and soliciting MAC, 0 (the default)
-    for no limit; burst: how many at once. max_addresses: size of the table of exact addresses.
-    links: False takes the way of a kernel without BPF links. image: another object than the
-    shipped one.
+    for no limit; burst: how many at once, 100 by default. max_addresses: size of the table of
+    exact addresses. links: False takes the way of a kernel without BPF links. image: another
+    object than the shipped one.
     """
 
     mode: Mode | None = None
     loader: Loader = Loader.PREBUILT
     rate: float | None = None
-    burst: int = 100
+    burst: int | None = None
     max_addresses: int | None = None
     links: bool = True
     image: bytes | None = None
@@ -75,6 +77,7 @@ def attach_interface(
     *,
     owned_source: str | None = None,
     keep: bool = True,
+    holding: contextlib.ExitStack | None = None,
 ) -> Instance:
     """Attach to an interface, or renew what is attached there without losing a frame.
 
@@ -82,6 +85,7 @@ def attach_interface(
     owned_source: rules of this source that are not among `rules` are removed.
     keep: pin the link, so that it outlives this process, and switch allmulti on for as long;
     else the returned instance holds the link, and allmulti is the caller's.
+    holding: a stack that takes a hold on the interface, before anybody else may touch it.
 
     NdxdpError if it cannot be done; then the kernel's state is what it was.
     """
@@ -96,11 +100,16 @@ def attach_interface(
         present = _present(tree, link, options.mode, keep)
         if present is None:
             plan = _Plan(link, options.mode or Mode.NATIVE, options, keep, path)
-            return _attach_anew(tree, plan, rules)
-        with present:
-            before = present.maps.settings()
-            mode = options.mode or (before.mode if present.is_attached(before) else Mode.NATIVE)
-            return _renew(present, _Plan(link, mode, options, keep, path), rules, owned_source)
+            instance = _attach_anew(tree, plan, rules)
+        else:
+            with present:
+                before = present.maps.settings()
+                mode = options.mode or (before.mode if present.is_attached(before) else Mode.NATIVE)
+                plan = _Plan(link, mode, options, keep, path)
+                instance = _renew(present, plan, rules, owned_source)
+        if holding is not None:
+            holding.enter_context(tree.held(interface))
+        return instance
 
 
 def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instance | None:
@@ -117,9 +126,15 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instan
     refusal = None
     if settings.netns != netlink.netns() and not present.is_dead(settings):
         refusal = _elsewhere(tree.path(link.name))
+    elif settings.ifindex != link.ifindex and present.is_attached(settings):
+        refusal = NdxdpError(
+            f"the pins of {link.name} belong to an interface that has another name now",
+            f"ndxdp detach {link.name} first",
+        )
     elif settings.ifindex == link.ifindex and present.is_attached(settings):
         if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
             _take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
+            present.maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
         elif mode not in (None, settings.mode):
             refusal = NdxdpError(
                 f"ndxdp is attached to {link.name} in {settings.mode.label} mode",
@@ -194,11 +209,9 @@ def _renew(
     resized = options.max_addresses not in (None, size)
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
-        desired = merged(rules, actual)
         stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
-        for prefix, rule in actual.items():
-            if rule.source in stale and prefix not in rules:
-                del desired[prefix]
+        kept = {prefix: rule for prefix, rule in actual.items() if rule.source not in stale}
+        desired = merged(rules, kept)
         holes = hold(netlink.owned_addresses(link), desired)
         for prefix in holes.remove:
             del desired[prefix]
@@ -283,20 +296,23 @@ def _with_room(maps: Maps, max_addresses: int, have: int) -> Maps:
     except BpfError as error:
         again.close()
         raise NdxdpError(
-            f"{max_addresses} addresses are too few for those that are there ({error.strerror})",
-            f"{have} rules are there: choose a larger --max-addresses",
+            f"a table of {max_addresses} addresses could not be filled ({error.strerror})",
+            f"{have} rules are there: is --max-addresses too small, or memory short?",
         ) from error
     return again
 
 
 def _settings(plan: _Plan, before: Settings | None) -> Settings:
     """Settings for a plan; what it does not say stays as it was before."""
-    rate, link = plan.options.rate, plan.link
+    rate, burst, link = plan.options.rate, plan.options.burst, plan.link
     settings = before or Settings(link.mac, link.ifindex, netlink.netns(), plan.mode)
+    if rate is None and burst and not settings.rate_interval:
+        raise UsageError("--burst without a rate limits nothing", "give --rate, too")
+    interval = settings.rate_interval
     if rate is not None:
         interval = round(1e9 / rate) if rate else 0
-        credit = interval * (plan.options.burst - 1)
-        settings = replace(settings, rate_interval=interval, rate_credit=credit)
+    credit = interval * ((burst or settings.burst or _BURST) - 1)
+    settings = replace(settings, rate_interval=interval, rate_credit=credit)
     here = (link.ifindex, netlink.netns())
     if (settings.ifindex, settings.netns) != here:
         settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))

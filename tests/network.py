@@ -279,7 +279,8 @@ def network() -> Iterator[Network]:
         sh("ip", "-6", "route", "add", "default", "via", GATEWAY, "dev", UPLINK)
         yield made
         made.close()
-        assert leftovers() == []
+        left = leftovers()
+        assert left == [], left
         assert not PINS.exists()
     finally:
         made.close()

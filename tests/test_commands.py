@@ -321,6 +321,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "link_local": HOST_LINK_LOCAL,
         "paused": False,
         "rate": 0,
+        "burst": 0,
     }
 
 
@@ -1187,3 +1188,49 @@ def rules_of_an_attach() -> dict[str, Any]:
     found = rules()
     take_off()
     return found
+
+
+def test_the_next_run_replaces_the_rules_of_the_last(net: Network) -> None:
+    """Also where it says otherwise of the same prefix."""
+    run = ("run", "-i", UPLINK, "--mode", "tc", "--keep")
+    for words, answer in ((("--except", TARGET), "never"), (("-n", TARGET), "always")):
+        with subprocess.Popen([*NDXDP, *run, *words], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("ready")
+            assert rules()[TARGET]["answer"] == answer
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=10) == 0
+    take_off()
+
+
+def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
+    """Another interface gets the old name: what answers on the first goes on."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    sh("ip", "link", "set", UPLINK, "down")
+    sh("ip", "link", "set", UPLINK, "name", "renamed0")
+    sh("ip", "link", "set", "renamed0", "up")
+    sh("ip", "link", "add", UPLINK, "up", "type", "bridge")
+    try:
+        refusal = ndxdp("attach", UPLINK, "--mode", "tc")
+        assert refusal.code == 1
+        assert "another name now" in refusal.err
+        done("detach", UPLINK)
+    finally:
+        sh("ip", "link", "del", UPLINK)
+        sh("ip", "link", "set", "renamed0", "down")
+        sh("ip", "link", "set", "renamed0", "name", UPLINK)
+
+
+def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None:
+    """A renewal with another table comes first: the rule must not go into the old one."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    base = os.open("/sys/fs/bpf/ndxdp/v1", os.O_RDONLY)
+    fcntl.flock(base, fcntl.LOCK_EX)
+    renewal = subprocess.Popen([*NDXDP, "attach", UPLINK, "--max-addresses", "200000"])
+    time.sleep(1)
+    addition = subprocess.Popen([*NDXDP, "prefix", "add", TARGET])
+    time.sleep(1)
+    os.close(base)
+    assert (renewal.wait(timeout=20), addition.wait(timeout=20)) == (0, 0)
+    assert TARGET in rules()
+    take_off()

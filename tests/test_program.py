@@ -169,3 +169,14 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
         assert [
             (n[0] - before[label][0], n[1] - before[label][1]) for label, n in changed.items()
         ] == [(1, answered)]
+
+
+def test_a_debt_of_another_rate_is_forgiven(bench: Bench) -> None:
+    """What the present rate cannot have run up was owed under a slower one, set before."""
+    case = next(case for case in CASES if case.rate_exceeded)
+    bench.set_up(case)
+    owed = time.monotonic_ns() + 2 * CREDIT + 2 * INTERVAL
+    source = case.frame[6:12] + bytes(2)
+    libbpf.map_update(bench.instance.maps.fds["limiter"], source, owed.to_bytes(8, "little"))
+    bench.ends.send(case.frame)
+    assert bench.ends.outcome()[0] is not None

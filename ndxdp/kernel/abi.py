@@ -153,10 +153,6 @@ class MapSpec(NamedTuple):
     max_entries: int
     flags: int = 0
 
-    @property
-    def per_cpu(self) -> bool:
-        return self.type == _PERCPU_ARRAY
-
 
 MAPS = {
     spec.name: spec

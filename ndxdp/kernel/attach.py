@@ -41,7 +41,7 @@ def attach(
         try:
             return _create_link(ifindex, mode, prog_fd), Left(0)
         except BpfError as error:
-            if error.errno in (errno.EBUSY, errno.EEXIST):
+            if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
                 refuse_foreign(interface, ifindex)
             # Anything else: a kernel that has no such link says EINVAL, and so does many a
             # driver, without a word. Netlink serves the first and gives the second's reason.
@@ -53,7 +53,7 @@ def attach(
         libbpf.xdp_attach(ifindex, prog_fd, flags)
         return None, Left.NETLINK
     except BpfError as error:
-        if error.errno in (errno.EBUSY, errno.EEXIST):
+        if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
             refuse_foreign(interface, ifindex)
         raise _refusal(interface, mode, error) from error
 

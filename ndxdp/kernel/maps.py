@@ -37,6 +37,11 @@ class Settings:
     left: abi.Left = _NOTHING_LEFT
     bcc: bool = False
 
+    @property
+    def burst(self) -> int:
+        """Answers at once to one soliciting MAC; 0 without a limit."""
+        return self.rate_credit // self.rate_interval + 1 if self.rate_interval else 0
+
     def pack(self) -> bytes:
         return abi.SETTINGS.pack(**{name: getattr(self, name) for name in self.__slots__})
 
@@ -200,17 +205,19 @@ class Maps:
     # ---- rules
 
     def rules(self) -> Rules:
-        """Every rule in the kernel."""
+        """Every rule in the kernel, without keeping anybody from writing meanwhile."""
+        names = ("addresses", "prefixes")
+        entries = {name: list(libbpf.map_items(self.fds[name], abi.MAPS[name])) for name in names}
+        # After the entries: a group is written before the first rule that refers to it.
         groups = self.groups()
         known: dict[bytes, Rule] = {}
         rules: Rules = {}
-        for name in ("addresses", "prefixes"):
-            for key, value in libbpf.map_items(self.fds[name], abi.MAPS[name]):
-                prefix = _prefix_of(name, key)
+        for name, items in entries.items():
+            for key, value in items:
                 rule = known.get(value)
                 if rule is None:
                     rule = known[value] = _rule_of(abi.RULE.unpack(value), groups)
-                rules[prefix] = rule
+                rules[_prefix_of(name, key)] = rule
         return rules
 
     def apply(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
@@ -226,7 +233,7 @@ class Maps:
             written = [prefix for prefix in change.write if prefix not in actual]
             before = {prefix: actual[prefix] for prefix in change.write if prefix in actual}
             self._remove(written)
-            self._write(before, self._assign_groups(before.values(), ()))
+            self._write(before, self._assign_groups(before.values(), actual.values()))
             raise NdxdpError(
                 f"the kernel did not take the rules ({error.strerror}); none was changed",
                 "is memory short? see dmesg",

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -57,10 +58,11 @@ class PinTree:
         try:
             yield
         finally:
-            os.close(fd)
+            # While it is locked: who waits for it sees that the directory has gone.
             for directory in (self.base, self.root):
                 with contextlib.suppress(OSError):  # not empty: others' pins
                     directory.rmdir()
+            os.close(fd)
 
     def _locked_base(self) -> int | None:
         """A descriptor that holds the lock; None if its last holder took the directory away."""
@@ -103,7 +105,10 @@ class PinTree:
 
     def is_held(self, interface: str) -> bool:
         """A living process holds the interface."""
-        fd = self._lock_of(interface, fcntl.LOCK_SH)
+        try:
+            fd = self._lock_of(interface, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
         if fd is None:
             return True
         os.close(fd)
@@ -185,11 +190,16 @@ def repin(fd: int, path: Path) -> None:
 
 def _mounts() -> list[tuple[Path, str]] | None:
     try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = Path("/proc/self/mounts").read_bytes().splitlines()
     except OSError:
         return None
     fields = [line.split() for line in lines]
-    return [(Path(field[1].encode().decode("unicode_escape")), field[2]) for field in fields]
+    return [(Path(_unescaped(field[1])), field[2].decode()) for field in fields]
+
+
+def _unescaped(path: bytes) -> str:
+    r"""The kernel writes a blank as \040, and so on."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path))
 
 
 def _same_path(a: Path, b: Path) -> bool:

@@ -5,13 +5,14 @@ Everything is of the network namespace that the process is in.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -46,6 +47,18 @@ class Link(NamedTuple):
     allmulti: bool
 
 
+@contextlib.contextmanager
+def _route() -> Iterator[Any]:
+    """A netlink socket, and one place that turns its errors into ours."""
+    try:
+        with IPRoute() as netlink:
+            yield netlink
+    except NetlinkError as error:
+        raise NdxdpError(
+            f"netlink said: {os.strerror(error.code)}", "does the interface come and go?"
+        ) from error
+
+
 def netns() -> int:
     """The inode number of this process's network namespace."""
     return os.stat(_NETNS).st_ino
@@ -53,11 +66,16 @@ def netns() -> int:
 
 def find_link(name: str) -> Link | None:
     check_interface(name)
-    with IPRoute() as netlink:
+    with _route() as netlink:
         found = netlink.link_lookup(ifname=name)
-        if not found:
-            return None
-        message = netlink.get_links(found[0])[0]
+        try:
+            message = netlink.get_links(found[0])[0] if found else None
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:  # it went while we looked
+                raise
+            message = None
+    if message is None:
+        return None
     address = message.get_attr("IFLA_ADDRESS") or ""
     info = message.get_attr("IFLA_LINKINFO")
     return Link(
@@ -101,7 +119,7 @@ def link_local(ifindex: int) -> bytes:
 
 def addresses(ifindex: int) -> Iterator[tuple[bytes, bool]]:
     """The interface's IPv6 addresses (16 bytes), and whether each is a usable link-local one."""
-    with IPRoute() as netlink:
+    with _route() as netlink:
         for message in netlink.get_addr(family=socket.AF_INET6, index=ifindex):
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
             flags = message.get_attr("IFA_FLAGS") or message["flags"]
@@ -130,11 +148,13 @@ def gateways(name: str) -> set[bytes]:
 
 def set_allmulti(ifindex: int, on: bool) -> None:
     """Receive every multicast group, or just those that were joined."""
-    try:
-        with IPRoute() as netlink:
-            netlink.link("set", index=ifindex, flags=IFF_ALLMULTI if on else 0, change=IFF_ALLMULTI)
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
+    with _route() as netlink:
+        try:
+            flags = IFF_ALLMULTI if on else 0
+            netlink.link("set", index=ifindex, flags=flags, change=IFF_ALLMULTI)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return
             raise NdxdpError(
                 f"allmulti could not be set ({os.strerror(error.code)})", "run this as root"
             ) from error
@@ -142,7 +162,7 @@ def set_allmulti(ifindex: int, on: bool) -> None:
 
 def has_clsact(ifindex: int) -> bool:
     """The interface has a clsact qdisc."""
-    with IPRoute() as netlink:
+    with _route() as netlink:
         return any(
             message["index"] == ifindex and message.get_attr("TCA_KIND") == "clsact"
             for message in netlink.get_qdiscs(index=ifindex)
@@ -151,7 +171,7 @@ def has_clsact(ifindex: int) -> bool:
 
 def has_filters(ifindex: int) -> bool:
     """Somebody has a filter at the interface's clsact qdisc."""
-    with IPRoute() as netlink:
+    with _route() as netlink:
         return any(
             True
             for parent in (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_CLSACT | TC_H_MIN_{INGRESS,EGRESS}
@@ -163,10 +183,12 @@ class Monitor:
     """Wakes its reader when links, IPv6 addresses or IPv6 default routes change.
 
     It tells that, not what: the reader looks at the present state, so that a lost message
-    costs nothing. fileno() is readable when drain() has something to say.
+    costs nothing. fileno() is readable when drain() has something to say. ifindex: whose links
+    and addresses concern the reader; None for all.
     """
 
     def __init__(self) -> None:
+        self.ifindex: int | None = None
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
@@ -191,15 +213,18 @@ class Monitor:
                     raise
                 concerns = True  # something was lost
                 continue
-            concerns = concerns or _concerns(data)
+            concerns = concerns or self._concerns(data)
 
-
-def _concerns(data: bytes) -> bool:
-    """False if all messages are of routes that are no default routes."""
-    at = 0
-    while at + 18 <= len(data):
-        length, kind = struct.unpack_from("=IH", data, at)
-        if kind not in (_RTM_NEWROUTE, _RTM_DELROUTE) or data[at + 17] == 0:  # rtm_dst_len
-            return True
-        at += max((length + 3) & ~3, 16)
-    return False
+    def _concerns(self, data: bytes) -> bool:
+        """False if all messages are of other interfaces, or of routes that are no defaults."""
+        at = 0
+        while at + 24 <= len(data):
+            length, kind = struct.unpack_from("=IH", data, at)
+            if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+                if data[at + 17] == 0:  # rtm_dst_len
+                    return True
+            # ifi_index and ifa_index lie at the same place.
+            elif self.ifindex in (None, struct.unpack_from("=i", data, at + 20)[0]):
+                return True
+            at += max((length + 3) & ~3, 16)
+        return False
