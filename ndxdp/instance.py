@@ -22,6 +22,7 @@ from ndxdp.policy import HOST_SOURCE, Prefix, Rule, difference, hole, merged
 log = logging.getLogger(__name__)
 
 _TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
+_NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
 @dataclass
@@ -119,12 +120,12 @@ def add_rules(tree: PinTree, interface: str, rules: Mapping[Prefix, Rule]) -> No
         instance.maps.apply(difference(desired, actual), actual)
 
 
-def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, source: str) -> int:
+def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, source: str) -> None:
     """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its."""
     if source == HOST_SOURCE:
         raise UsageError(
             f"rules of source '{HOST_SOURCE}' are ndxdp's own",
-            "the host's own and its gateway's addresses are never answered for",
+            _NEVER_ANSWERED,
         )
     with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
@@ -138,7 +139,7 @@ def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, s
             if rule.source != source:
                 raise NdxdpError(
                     f"the rule of {prefix} is not of source '{source}' but of '{rule.source}'",
-                    "the host's own and its gateway's addresses are never answered for"
+                    _NEVER_ANSWERED
                     if rule.source == HOST_SOURCE
                     else f"name it if you mean it: --source {rule.source}",
                 )
@@ -147,7 +148,6 @@ def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, s
             else:
                 desired.pop(prefix, None)
         instance.maps.apply(difference(desired, actual), actual)
-    return len(prefixes)
 
 
 def explain(tree: PinTree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:

@@ -17,7 +17,6 @@ from enum import Enum, IntEnum
 FRAME_MAX = 1514
 """Bytes. A longer frame is no solicitation that any stack sends (NDP_FRAME_MAX)."""
 
-ETHERNET_LEN = 14
 HEADERS_LEN = 58  # Ethernet, IPv6 and ICMPv6 headers
 OPTIONS_AT = 78
 NS_LEN = 24  # ICMPv6 length of a solicitation without options

@@ -123,15 +123,16 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Instan
         tree.remove(link.name)
         return None
     settings = present.maps.settings()
+    attached = present.is_attached(settings)
     refusal = None
     if settings.netns != netlink.netns() and not present.is_dead(settings):
         refusal = _elsewhere(tree.path(link.name))
-    elif settings.ifindex != link.ifindex and present.is_attached(settings):
+    elif attached and settings.ifindex != link.ifindex:
         refusal = NdxdpError(
             f"the pins of {link.name} belong to an interface that has another name now",
             f"ndxdp detach {link.name} first",
         )
-    elif settings.ifindex == link.ifindex and present.is_attached(settings):
+    elif attached:
         if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
             _take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
             present.maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))

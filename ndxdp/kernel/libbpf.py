@@ -229,7 +229,6 @@ class ProgInfo(NamedTuple):
     id: int
     tag: str
     name: str
-    type: int
 
 
 class LinkInfo(NamedTuple):
@@ -539,7 +538,7 @@ def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) ->
 
 def prog_info(fd: int) -> ProgInfo:
     info = _info(fd, _ProgInfo)
-    return ProgInfo(info.id, bytes(info.tag).hex(), info.name.decode(), info.type)
+    return ProgInfo(info.id, bytes(info.tag).hex(), info.name.decode())
 
 
 def prog_name(prog_id: int) -> str:
