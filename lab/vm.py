@@ -1,0 +1,308 @@
+"""The tests in a virtual machine that runs Debian 12's own kernel, whatever kernel runs here.
+
+    python -m lab.vm [--timeout SECONDS] [-- pytest's arguments]
+
+A kernel decides which programs it verifies and where it lets them be attached, so what holds on
+this machine's does not hold on the oldest that is promised. QEMU emulates the processor: it needs
+no /dev/kvm, but minutes where others take seconds. So only the program's tests are run unless
+others are named, and a test that fails by a timeout of its own proves nothing.
+
+What is slow to make stays below build/vm: a root file system by debootstrap, and the tests' Python
+packages. No run changes them, a guest writes to overlays that vanish with it. The repository is
+packed afresh for every run, with the objects that were compiled here: the guest has no compiler.
+
+The guest reaches nothing outside. It has two virtio-net NICs, eth0 and eth1, which a QEMU hub joins
+to each other and to nothing else (QEMU warns of that). They are down, and outside of the namespaces
+that the tests are run in. A test that wants a NIC's driver under it brings them in:
+
+    nsenter --net=$NDXDP_VM_NETNS ip link set eth0 netns $$
+
+When those namespaces go, the NICs are back where they were.
+
+It exits with what pytest exited with, or 1 for a guest that did not get to tell. A kernel that
+oopses is such a guest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.topology import LabError, build_xdp_pass
+
+DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.py")
+"""Run where they exist."""
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_CACHE = _REPOSITORY / "build" / "vm"
+_OBJECT = _REPOSITORY / "ndxdp" / "bpf" / "ndp_responder.o"
+
+_RELEASE = "bookworm"
+_GUEST_PYTHON = "3.11"
+_PACKAGES = (
+    *("linux-image-amd64", "initramfs-tools", "kmod", "udev", "util-linux", "procps"),
+    *("python3", "libbpf1", "python3-bpfcc", "linux-headers-amd64"),
+    *("bpftool", "ethtool", "iproute2", "iputils-ping", "ndisc6", "ndppd", "nftables"),
+)
+
+# All that the root file system knows of the tests. The rest comes with the archive, on /dev/vdc.
+_FIRST_PROCESS = """\
+#!/bin/sh
+mount -t tmpfs tmpfs /mnt && tar -x -C /mnt -f /dev/vdc && exec sh /mnt/run-tests
+"""
+
+# The first process in the guest. If it ends before its time, the kernel panics, which ends QEMU.
+# Modules are loaded beforehand for sysctls that tests set, and because not all load on demand.
+# The result has a serial line of its own, on which nobody else writes.
+_RUN_TESTS = """\
+set -eu
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+export PYTHONPATH=/opt/python PYTHONDONTWRITEBYTECODE=1
+export NDXDP_VM_NETNS=/run/vm-netns {environment}
+
+there() {{ mountpoint -q "$2" || {{ mkdir -p "$2"; mount -t "$1" "$1" "$2"; }}; }}
+there proc /proc
+there sysfs /sys
+there devtmpfs /dev
+there devpts /dev/pts
+there tmpfs /dev/shm
+there tmpfs /run
+there tmpfs /tmp
+there bpf /sys/fs/bpf
+mkdir /opt/python
+mount -o ro /dev/vdb /opt/python
+modprobe -a veth bridge br_netfilter macvlan 8021q bonding dummy tun virtio_net \\
+    nf_tables cls_bpf sch_ingress
+ip link set lo up
+touch $NDXDP_VM_NETNS
+mount --bind /proc/self/ns/net $NDXDP_VM_NETNS
+
+stty -F /dev/console -onlcr
+echo "Linux $(uname -r), $(nproc) processors, $(python3 --version)"
+cd /mnt/repository
+code=0
+python3 -m tests {arguments} </dev/null || code=$?
+echo "tests ended with $code" >/dev/ttyS1
+echo o >/proc/sysrq-trigger
+sleep infinity
+"""
+
+
+def run(arguments: Sequence[str], timeout: float) -> int:
+    """Run pytest in a guest; returns its exit code.
+
+    Raises LabError if the guest ends without having told it, or does not end within `timeout` s.
+    """
+    _check_machine()
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    root, packages = _root(), _python_packages()
+    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+        archive, report = Path(work, "repository.tar"), Path(work, "report")
+        _pack(archive, arguments)
+        _boot(root, packages, archive, report, timeout)
+        said = report.read_text(errors="replace") if report.exists() else ""
+    told = re.search(r"^tests ended with (\d+)\s*$", said, re.MULTILINE)
+    if not told:
+        raise LabError(
+            "The machine ended before the tests did.", "What it said last is above, if anything."
+        )
+    return int(told[1])
+
+
+def _check_machine() -> None:
+    needed = ("debootstrap", "mkfs.ext4", "qemu-system-x86_64", "setpriv", "unshare")
+    if missing := [name for name in needed if not shutil.which(name)]:
+        raise LabError(
+            f"The virtual machine needs {', '.join(missing)}.",
+            "Debian: apt install debootstrap e2fsprogs qemu-system-x86 util-linux",
+        )
+    if platform.machine() != "x86_64":
+        raise LabError(
+            f"The virtual machine's Debian is for x86_64, and this is {platform.machine()}.",
+            "debootstrap runs the programs that it installs.",
+        )
+    if not _OBJECT.exists():
+        raise LabError("The BPF program is not compiled.", "Try it after `make build`.")
+
+
+# ---- what is made once ---------------------------------------------------------------------------
+
+
+def _root() -> Path:
+    """The directory with Debian: `disk`, `kernel` and `initrd`."""
+    made, is_there = _cached("debian", _RELEASE, *_PACKAGES, _FIRST_PROCESS)
+    if is_there:
+        return made
+    if os.geteuid() != 0:
+        raise LabError("The first run makes a root file system, which takes root.", "Try sudo.")
+    print(f"making a root file system of Debian {_RELEASE}, once: some minutes", flush=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+        tree, result = Path(work, "tree"), Path(work, "result")
+        result.mkdir()
+        # What debootstrap mounts must not be there any more when the tree is deleted.
+        _make(
+            "debootstrap",
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}"),
+            *(_RELEASE, str(tree)),
+        )
+        first = tree / "run-tests"
+        first.write_text(_FIRST_PROCESS)
+        first.chmod(0o755)
+        (kernel,) = tree.glob("boot/vmlinuz-*")
+        (initrd,) = tree.glob("boot/initrd.img-*")
+        shutil.copy(kernel, result / "kernel")
+        shutil.copy(initrd, result / "initrd")
+        shutil.rmtree(tree / "var" / "cache" / "apt")
+        _make_disk(tree, result / "disk", "4G")
+        result.rename(made)
+    return made
+
+
+def _python_packages() -> Path:
+    """A disk with what pyproject.toml asks for, and nothing of this machine's own Python."""
+    project = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    made, is_there = _cached("python", _GUEST_PYTHON, *wanted)
+    if is_there:
+        return made
+    print("fetching the tests' Python packages for it, once", flush=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+        tree, result = Path(work, "tree"), Path(work, "result")
+        _make(
+            "pip",
+            *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check"),
+            *("--python-version", _GUEST_PYTHON, "--only-binary", ":all:", "--target", str(tree)),
+            *wanted,
+        )
+        _make_disk(tree, result, "1G")
+        result.rename(made)
+    return made
+
+
+def _cached(name: str, *ingredients: str) -> tuple[Path, bool]:
+    """Where a thing of these ingredients is kept, and whether it is there.
+
+    If it is not, those of other ingredients are deleted.
+    """
+    key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:12]
+    path = _CACHE / f"{name}-{key}"
+    if path.exists():
+        return path, True
+    for old in _CACHE.glob(f"{name}-*"):
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
+    return path, False
+
+
+def _make_disk(tree: Path, disk: Path, size: str) -> None:
+    """An ext4 file system with the files of a directory; what it does not use takes no space."""
+    features = ("-O", "^has_journal", "-E", "lazy_itable_init=0", "-m", "0")
+    _make("mkfs", "mkfs.ext4", "-q", *features, "-d", str(tree), str(disk), size)
+
+
+def _make(name: str, *command: str) -> None:
+    log = _CACHE / f"{name}.log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        said = log.read_text(errors="replace").strip().splitlines()
+        raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(said[-5:]))
+
+
+# ---- what is made every time ---------------------------------------------------------------------
+
+
+def _pack(archive: Path, arguments: Sequence[str]) -> None:
+    """The repository, the objects compiled for it, and the script that runs the tests."""
+    environment = f"COLUMNS={shutil.get_terminal_size().columns}"
+    if not sys.stdout.isatty():  # the guest takes its console for a terminal
+        environment += " NO_COLOR=1"
+    script = _RUN_TESTS.format(arguments=shlex.join(arguments), environment=environment)
+    with tarfile.open(archive, "w") as packed, tempfile.NamedTemporaryFile("w") as written:
+        written.write(script)
+        written.flush()
+        packed.add(written.name, "run-tests")
+        packed.add(_REPOSITORY, "repository", filter=_wanted)
+        packed.add(build_xdp_pass(), "repository/build/xdp_pass.o")
+
+
+def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """What people edit, and ndxdp/bpf; not what tools leave, nor what this machine runs."""
+    name = Path(member.name).name
+    unwanted = name in (".git", ".venv", "build", "__pycache__") or name.endswith(
+        ("_cache", ".egg-info")
+    )
+    return None if unwanted else member
+
+
+def _boot(root: Path, packages: Path, archive: Path, report: Path, timeout: float) -> None:
+    """Start the guest, and wait for its end; what it says goes to our stdout."""
+    # A guest in trouble waits for nobody: it panics and reboots, and -no-reboot makes that its end.
+    parameters = (
+        "root=/dev/vda rw init=/run-tests console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
+    )
+    disks = (root / "disk", packages, archive)
+    machine = [
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072"),
+        *("-nodefaults", "-display", "none", "-no-reboot", "-device", "virtio-rng-pci"),
+        *("-serial", "stdio", "-serial", f"file:{report}"),
+        *("-kernel", str(root / "kernel"), "-initrd", str(root / "initrd")),
+        *("-append", parameters),
+    ]
+    for disk in disks:
+        machine += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
+    for number, end in enumerate(("left", "right"), start=1):
+        device = f"virtio-net-pci,netdev={end},mac=02:00:00:00:ee:0{number},romfile="
+        machine += ["-netdev", f"hubport,id={end},hubid=0", "-device", device]
+    guest = subprocess.Popen(machine, stdin=subprocess.DEVNULL)
+    try:
+        guest.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(
+            f"The machine was still running after {timeout:g} s, and was stopped.",
+            "Give it longer with --timeout, or less to do.",
+        ) from error
+    finally:
+        guest.kill()
+        guest.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.vm", description="Run tests under Debian 12's kernel, emulated."
+    )
+    parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
+    parser.add_argument("arguments", nargs="*", help="pytest's, after `--`")
+    options = parser.parse_args()
+    existing = [path for path in DEFAULT_TESTS if (_REPOSITORY / path).exists()]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run(options.arguments or existing, options.timeout)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
