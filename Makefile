@@ -1,5 +1,7 @@
 # make demo    watch a router reach a container behind this host, and ndppd fail at it
 # make test    run every test
+# make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
+# make bench   answers per second from userspace, beside ndppd's
 # make build   leave .venv/bin/ndxdp
 # make format  lay out C and Python as the tests want it
 #
@@ -12,8 +14,10 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
+BENCH_PACKAGES := iproute2 ndppd procps util-linux
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool clang-format ethtool ndisc6 python3-bpfcc \
 	linux-headers-$(ARCH) tshark
+VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
 packages = @missing=$$(for name in $(1); do \
@@ -26,7 +30,8 @@ packages = @missing=$$(for name in $(1); do \
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: build demo test format clean packages-build packages-demo packages-test
+.PHONY: bench build demo test test-vm format clean
+.PHONY: packages-bench packages-build packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
 
@@ -36,6 +41,12 @@ demo: packages-demo build
 test: packages-test build .venv/tested
 	.venv/bin/python -m tests $(TESTS)
 
+test-vm: packages-vm build
+	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
+
+bench: packages-bench build
+	.venv/bin/python -m benchmarks.userspace
+
 format: build .venv/tested
 	clang-format -i bpf/*.[ch] lab/*.c
 	.venv/bin/ruff format .
@@ -44,10 +55,12 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-build packages-demo packages-test: | build-directory
+packages-bench packages-build packages-demo packages-test packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
+packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
+packages-vm: ; $(call packages,$(VM_PACKAGES))
 
 .PHONY: build-directory
 build-directory:

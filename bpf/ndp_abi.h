@@ -13,7 +13,7 @@
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 1
+#define NDP_ABI_VERSION 2
 
 /* A longer frame is no solicitation that any stack sends; the bound keeps the checksum loop
  * short and the frame in one linear piece. 1500 bytes of IPv6 behind 14 of Ethernet.
@@ -49,9 +49,10 @@ enum ndp_reason {
 	NDP_DAD_IGNORED = 16,
 	NDP_RATE_LIMITED = 17,	/* the only reason for which a frame is dropped */
 	NDP_RESIZE_FAILED = 18, /* the driver left no room to make it 86 bytes long */
-	NDP_ANSWERED = 19,
-	NDP_ANSWERED_DAD = 20,
-	NDP_REASON_MAX = 21,
+	NDP_SEND_FAILED = 19,	/* the userspace path's socket did not take the answer */
+	NDP_ANSWERED = 20,
+	NDP_ANSWERED_DAD = 21,
+	NDP_REASON_MAX = 22,
 };
 
 enum ndp_answer {
@@ -83,6 +84,8 @@ enum ndp_mode {
 	NDP_MODE_NATIVE = 1,
 	NDP_MODE_GENERIC = 2,
 	NDP_MODE_TC = 3,
+	NDP_MODE_USERSPACE =
+		4, /* no program: a process answers, and these structs are in files */
 };
 
 /* What `detach` must put back. */
@@ -140,6 +143,7 @@ struct ndp_settings {
 	__u8 left; /* enum ndp_left_flag */
 	__u8 bcc;  /* 1: compiled on this host by bcc, 0: the prebuilt object */
 	__u8 reserved[2];
+	char steps[256]; /* "mode: why not" for each better mode, a line each, NUL-padded */
 };
 
 /* The one value of `explained`: the verdict on the last dry run (see is_dry_run). */

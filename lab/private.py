@@ -16,8 +16,7 @@ _OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
 
 # `unshare --mount` has made every mount private already, so these stay inside.
 _MOUNTS = (
-    "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns &&"
-    ' mount -t bpf bpf /sys/fs/bpf && exec "$@"'
+    'mount -t tmpfs tmpfs /run && mkdir /run/netns && mount -t bpf bpf /sys/fs/bpf && exec "$@"'
 )
 
 
@@ -27,7 +26,7 @@ def inside() -> bool:
 
 
 def run(command: Sequence[str]) -> int:
-    """Run `command` in fresh namespaces, with an empty /run/netns and an empty /sys/fs/bpf.
+    """Run `command` in fresh namespaces, with an empty /run and an empty /sys/fs/bpf.
 
     Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root.
     """

@@ -24,9 +24,9 @@ from ndxdp.options import (
     one_interface,
     one_of,
     options_of,
-    pin_tree,
     print_json,
     rules_of,
+    trees,
     verbosity,
 )
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Prefix, Rule
@@ -83,8 +83,16 @@ def _from_os(error: OSError) -> NdxdpError:
     metavar="DIR",
     help="The BPF file system that holds the pins.",
 )
+@click.option(
+    "--run-directory",
+    default="/run/ndxdp",
+    show_default=True,
+    envvar="NDXDP_RUN_DIRECTORY",
+    metavar="DIR",
+    help="What the userspace mode keeps in files.",
+)
 @verbosity
-def cli(bpffs: str) -> None:
+def cli(bpffs: str, run_directory: str) -> None:
     """Answer IPv6 Neighbor Solicitations, in the kernel, for what is behind this host."""
     logging.basicConfig(stream=sys.stderr, format="ndxdp: %(message)s")
 
@@ -109,7 +117,7 @@ def attach(
 
     rules = rules_of(answered, excepted, lists, Rule(source=MANUAL_SOURCE))
     options = options_of(**how)
-    responder.attach_interface(pin_tree(), interface, options, rules).close()
+    responder.attach_interface(trees(), interface, options, rules).close()
 
 
 @cli.command()
@@ -119,7 +127,7 @@ def detach(interface: str) -> None:
     """Stop answering on IFACE and leave it as it was found."""
     from ndxdp import responder
 
-    responder.detach_interface(pin_tree(), interface)
+    responder.detach_interface(trees(), interface)
 
 
 @cli.command()
@@ -136,15 +144,17 @@ def run(
     **how: Any,
 ) -> None:
     """Answer on IFACE until interrupted, in step with its addresses and gateways."""
-    from ndxdp import daemon
+    from ndxdp import daemon, ladder
 
     rules = rules_of(answered, excepted, lists, Rule(source=RUN_SOURCE))
 
     def ready(instance: Instance) -> None:
-        mode = instance.maps.settings().mode.label
-        click.echo(f"ready: {interface} answers in {mode} mode, rules: {len(rules)}")
+        settings = instance.maps.settings()
+        why = "; ".join(ladder.told(ladder.unpack(settings.steps)))
+        mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
+        click.echo(f"ready: {interface} answers in {mode}, rules: {len(rules)}")
 
-    daemon.run(pin_tree(), interface, options_of(**how), rules, keep=keep, ready=ready)
+    daemon.run(trees(), interface, options_of(**how), rules, keep=keep, ready=ready)
 
 
 @cli.command()
@@ -156,11 +166,11 @@ def status(interface: str | None, as_json: bool) -> None:
     from ndxdp import render
     from ndxdp.instance import open_instance
 
-    tree = pin_tree()
-    tree.check()
+    both = trees()
     found, failed = [], None
-    for name in tree.interfaces() if interface is None else [interface]:
+    for name in both.interfaces() if interface is None else [interface]:
         try:
+            tree = both.of(name)
             with open_instance(tree, name) as instance:
                 found.append(render.status_data(instance, is_held=tree.is_held(name)))
         except NdxdpError as error:  # the others are shown all the same

@@ -20,3 +20,7 @@ class UsageError(NdxdpError):
     """The words of a command, a file or a rule are wrong; nothing was touched."""
 
     exit_code = 2
+
+
+class ModeUnavailable(NdxdpError):
+    """A mode cannot be had on this interface or this host: another one may."""

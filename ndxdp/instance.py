@@ -1,4 +1,4 @@
-"""What is pinned for one interface: opened, its rules changed, its program asked.
+"""What there is of one interface: opened, its rules changed, its verdict asked.
 
 Whoever writes holds the tree's lock.
 """
@@ -10,14 +10,18 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
+from ndxdp import ndp
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel import abi, attach, libbpf, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Explained, Maps, Settings
-from ndxdp.kernel.pins import PinTree
-from ndxdp.policy import HOST_SOURCE, Prefix, Rule, difference, hole, merged
+from ndxdp.kernel.pins import PinTree, Tree
+from ndxdp.ndp import Host
+from ndxdp.policy import HOST_SOURCE, Prefix, Rule, Table, difference, hole, merged
 
 log = logging.getLogger(__name__)
 
@@ -27,27 +31,43 @@ _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered
 
 @dataclass
 class Instance:
-    """An interface's open kernel objects. link_fd: None without a link, or somebody else's."""
+    """An interface's open maps."""
 
     interface: str
     maps: Maps
-    prog_fd: int
-    link_fd: int | None
 
     def close(self) -> None:
         self.maps.close()
-        os.close(self.prog_fd)
-        if self.link_fd is not None:
-            os.close(self.link_fd)
 
-    def __enter__(self) -> Instance:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
     def is_attached(self, settings: Settings) -> bool:
-        """The program at our place on the hook is ours."""
+        """Something of ours is at work there: our program on its hook, or our process."""
+        raise NotImplementedError
+
+    def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
+        """What would become of a frame, and its answer if there is one; it is not counted."""
+        raise NotImplementedError
+
+
+@dataclass
+class Pinned(Instance):
+    """With a program in the kernel. link_fd: None without a link, or somebody else's."""
+
+    prog_fd: int
+    link_fd: int | None
+
+    def close(self) -> None:
+        super().close()
+        os.close(self.prog_fd)
+        if self.link_fd is not None:
+            os.close(self.link_fd)
+
+    def is_attached(self, settings: Settings) -> bool:
         return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
 
     def is_dead(self, settings: Settings) -> bool:
@@ -56,28 +76,70 @@ class Instance:
             return libbpf.link_info(self.link_fd).ifindex == 0
         return not settings.left & Left.NETLINK
 
+    def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
+        try:
+            run = libbpf.run_once(self.prog_fd, frame)
+        except BpfError as error:
+            raise NdxdpError(
+                f"the kernel did not run the program ({error.strerror})", "run this as root"
+            ) from error
+        answered = run.retval == _TX[self.maps.settings().mode]
+        return self.maps.explained(), run.data if answered else None
+
+
+@dataclass
+class Served(Instance):
+    """With a process that answers. held: it lives."""
+
+    held: bool
+
+    def is_attached(self, settings: Settings) -> bool:
+        return self.held and settings.ifindex != 0
+
+    def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
+        settings = self.maps.settings()
+        table = Table.of(self.maps.rules(), expired=settings.daemon_dead)
+        host = Host(settings.mac, settings.link_local, settings.paused)
+        reason, reply, matched = ndp.decide(frame, host, table.match)
+        found = table.lookup(frame[62:78]) if matched else None
+        if found is None:
+            return Explained(reason, None, None), reply
+        return Explained(reason, found[0].length, found[1]), reply
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What the loaded program makes of a made-up solicitation. reply: its NA, if it answers."""
+    """What becomes of a made-up solicitation. reply: the NA, if it is answered."""
 
     solicitation: bytes
     verdict: Explained
     reply: bytes | None
 
 
-class IncompletePins(NdxdpError):
-    """Some are missing: an attach was killed half-way."""
+class Incomplete(NdxdpError):
+    """Some pins or files are missing: who made them was killed half-way."""
 
 
-def open_instance(tree: PinTree, interface: str) -> Instance:
+def open_instance(tree: Tree, interface: str) -> Instance:
+    """What there is of an interface; NdxdpError where there is nothing."""
+    if isinstance(tree, PinTree):
+        return open_pinned(tree, interface)
+    path = _directory(tree, interface)
+    try:
+        maps = Maps.open_files(path)
+    except PermissionError as error:
+        raise NdxdpError(f"the files of {interface} may not be read", "run this as root") from error
+    except OSError as error:
+        raise Incomplete(
+            f"the files of {interface} are incomplete ({error.strerror})",
+            f"ndxdp detach {interface}",
+        ) from error
+    return Served(interface, maps, tree.is_held(interface))
+
+
+def open_pinned(tree: PinTree, interface: str) -> Pinned:
     """The pinned objects of an interface; NdxdpError where there are none."""
-    path = tree.path(interface)
-    if not path.is_dir():
-        others = tree.other_versions(interface)
-        if others:
-            raise other_version(tree, interface, others[0])
-        raise NdxdpError(f"ndxdp is not attached to {interface}", f"ndxdp attach {interface}")
+    path = _directory(tree, interface)
     try:
         maps = Maps.open(path)
         try:
@@ -93,13 +155,23 @@ def open_instance(tree: PinTree, interface: str) -> Instance:
             raise NdxdpError(
                 f"the pins of {interface} may not be opened", "run this as root"
             ) from error
-        raise IncompletePins(
+        raise Incomplete(
             f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
         ) from error
-    return Instance(interface, maps, prog_fd, link_fd)
+    return Pinned(interface, maps, prog_fd, link_fd)
 
 
-def other_version(tree: PinTree, interface: str, version: str) -> NdxdpError:
+def _directory(tree: Tree, interface: str) -> Path:
+    path = tree.path(interface)
+    if not path.is_dir():
+        others = tree.other_versions(interface)
+        if others:
+            raise other_version(tree, interface, others[0])
+        raise NdxdpError(f"ndxdp is not attached to {interface}", f"ndxdp attach {interface}")
+    return path
+
+
+def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     path = tree.root / version / tree.path(interface).name
     return NdxdpError(
         f"{interface} is held by an ndxdp of another ABI version ({version},"
@@ -108,7 +180,7 @@ def other_version(tree: PinTree, interface: str, version: str) -> NdxdpError:
     )
 
 
-def add_rules(tree: PinTree, interface: str, rules: Mapping[Prefix, Rule]) -> None:
+def add_rules(tree: Tree, interface: str, rules: Mapping[Prefix, Rule]) -> None:
     """Add rules to live maps; NdxdpError if any is there already, and none is added then."""
     with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
@@ -120,7 +192,7 @@ def add_rules(tree: PinTree, interface: str, rules: Mapping[Prefix, Rule]) -> No
         instance.maps.apply(difference(desired, actual), actual)
 
 
-def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, source: str) -> None:
+def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, source: str) -> None:
     """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its."""
     if source == HOST_SOURCE:
         raise UsageError(
@@ -150,20 +222,12 @@ def delete_rules(tree: PinTree, interface: str, prefixes: list[Prefix] | None, s
         instance.maps.apply(difference(desired, actual), actual)
 
 
-def explain(tree: PinTree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:
-    """Run a made-up solicitation through the loaded program; it is not counted.
+def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:
+    """What would become of a made-up solicitation; it is not counted.
 
     solicitation: makes its frame, given the interface's MAC.
     """
     with tree.lock(), open_instance(tree, interface) as instance:
-        settings = instance.maps.settings()
-        frame = solicitation(settings.mac)
-        try:
-            run = libbpf.run_once(instance.prog_fd, frame)
-        except BpfError as error:
-            raise NdxdpError(
-                f"the kernel did not run the program ({error.strerror})", "run this as root"
-            ) from error
-        verdict = instance.maps.explained()
-    answered = run.retval == _TX[settings.mode]
-    return Explanation(frame, verdict, run.data if answered else None)
+        frame = solicitation(instance.maps.settings().mac)
+        verdict, reply = instance.verdict(frame)
+    return Explanation(frame, verdict, reply)

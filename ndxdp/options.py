@@ -15,12 +15,12 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.policy import Rule, Rules
 
 if TYPE_CHECKING:
-    from ndxdp.kernel.pins import PinTree
-    from ndxdp.responder import Options
+    from ndxdp.kernel.pins import Tree, Trees
+    from ndxdp.plan import Options
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_MODES = ("native", "generic", "tc")
+_MODES = ("auto", "native", "generic", "tc", "userspace")
 _LOADERS = ("prebuilt", "bcc")
 
 
@@ -81,7 +81,10 @@ def attaching(command: _F) -> _F:
         click.option(
             "--mode",
             type=click.Choice(_MODES),
-            help="Where to answer: XDP in the driver (the default), generic XDP, or tc ingress.",
+            default="auto",
+            show_default=True,
+            help="Where to answer: the best that can be had; XDP in the driver, generic XDP,"
+            " tc ingress; or, for run, userspace.",
         ),
         lists("A list of prefixes to answer for, one a line; - for stdin."),
         click.option(
@@ -121,7 +124,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For programs
 
 
 def options_of(
-    mode: str | None,
+    mode: str,
     loader: str,
     rate: float | None,
     burst: int | None,
@@ -129,12 +132,13 @@ def options_of(
 ) -> Options:
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
-    from ndxdp.responder import Options
+    from ndxdp.plan import Options
 
     # The kernel's side counts in ns, 64 bits of them.
     if rate and not (burst or 1_000_000) * 1e9 / rate < 1 << 62:  # nan, too
         raise UsageError(f"--rate {rate:g} is no rate", "0 is no limit")
-    return Options(Mode[mode.upper()] if mode else None, Loader(loader), rate, burst, max_addresses)
+    chosen = None if mode == "auto" else Mode[mode.upper()]
+    return Options(chosen, Loader(loader), rate, burst, max_addresses)
 
 
 def rules_of(
@@ -157,25 +161,24 @@ def rules_of(
     return rules
 
 
-def pin_tree() -> PinTree:
-    from ndxdp.kernel.pins import PinTree
+def trees() -> Trees:
+    from ndxdp.kernel.pins import FileTree, PinTree, Trees
 
-    bpffs: str = click.get_current_context().find_root().params["bpffs"]
-    return PinTree(Path(bpffs))
+    named = click.get_current_context().find_root().params
+    return Trees(PinTree(Path(named["bpffs"])), FileTree(Path(named["run_directory"])))
 
 
-def one_of(interface: str | None) -> tuple[PinTree, str]:
-    """The interface that is named, or the only one that there are pins of."""
-    tree = pin_tree()
-    tree.check()
+def one_of(interface: str | None) -> tuple[Tree, str]:
+    """The interface that is named, or the only one that there is something of."""
+    both = trees()
     if interface is None:
-        attached = tree.interfaces()
+        attached = both.interfaces()
         if not attached:
             raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
         if len(attached) > 1:
             raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
         interface = attached[0]
-    return tree, interface
+    return both.of(interface), interface
 
 
 def print_json(data: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
@@ -124,8 +124,8 @@ class Rule:
     held: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source", _cut(self.source, SOURCE_MAX))
-        object.__setattr__(self, "label", _cut(self.label, LABEL_MAX))
+        object.__setattr__(self, "source", cut(self.source, SOURCE_MAX))
+        object.__setattr__(self, "label", cut(self.label, LABEL_MAX))
 
     def same_words(self, other: Rule) -> bool:
         """Both say the same of a target, whoever wrote them and wherever they are counted."""
@@ -136,7 +136,7 @@ class Rule:
         )
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int) -> str:
     """At most `size` bytes of UTF-8, not cut within a character."""
     return text.encode(errors="replace")[:size].decode(errors="ignore")
 
@@ -260,33 +260,52 @@ def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Differen
     return difference(desired, concerned)
 
 
-@dataclass(slots=True)
 class Table:
     """Rules by longest prefix, for the userspace path and the tests: the most specific wins."""
 
-    _lengths: dict[int, dict[bytes, Rule]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        # For each length, longest first: how far an address is to be shifted, and the rules by
+        # what is left of it.
+        self._lengths: list[tuple[int, dict[int, tuple[Rule, Match]]]] = []
 
     @classmethod
-    def of(cls, rules: Mapping[Prefix, Rule]) -> Table:
-        table = cls()
+    def of(
+        cls,
+        rules: Mapping[Prefix, Rule],
+        *,
+        group: Callable[[Rule], int] = lambda rule: 0,
+        expired: bool = False,
+    ) -> Table:
+        """group: the number that a rule is counted under. expired: dynamic rules no longer hold."""
+        known: dict[int, tuple[Rule, Match]] = {}
+        lengths: dict[int, dict[int, tuple[Rule, Match]]] = {}
         for prefix, rule in rules.items():
-            table._lengths.setdefault(prefix.length, {})[prefix.address] = rule
-        table._lengths = dict(sorted(table._lengths.items(), reverse=True))
+            pair = known.get(id(rule))
+            if pair is None:
+                match = Match(
+                    rule.answer, rule.profile, rule.held, expired and rule.dynamic, group(rule)
+                )
+                pair = known[id(rule)] = rule, match
+            bits = 128 - prefix.length
+            lengths.setdefault(bits, {})[int.from_bytes(prefix.address, "big") >> bits] = pair
+        table = cls()
+        table._lengths = sorted(lengths.items())
         return table
 
     def lookup(self, target: bytes) -> tuple[Prefix, Rule] | None:
         """The most specific prefix of a target (16 bytes) and its rule."""
-        for length, rules in self._lengths.items():
-            address = mask(target, length)
-            rule = rules.get(address)
-            if rule is not None:
-                return Prefix(address, length), rule
+        address = int.from_bytes(target, "big")
+        for bits, rules in self._lengths:
+            found = rules.get(address >> bits)
+            if found is not None:
+                return Prefix.around(target, 128 - bits), found[0]
         return None
 
     def match(self, target: bytes) -> Match | None:
         """The same, as ndp.decide() takes it."""
-        found = self.lookup(target)
-        if found is None:
-            return None
-        rule = found[1]
-        return Match(rule.answer, rule.profile, rule.held)
+        address = int.from_bytes(target, "big")
+        for bits, rules in self._lengths:
+            found = rules.get(address >> bits)
+            if found is not None:
+                return found[1]
+        return None

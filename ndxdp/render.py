@@ -7,11 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ndxdp import ndp
-from ndxdp.instance import Explanation, Instance
+from ndxdp import ladder, ndp
+from ndxdp.instance import Explanation, Instance, Pinned
 from ndxdp.kernel import libbpf
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.maps import Settings
+from ndxdp.ladder import Step
 from ndxdp.ndp import NaSource, Profile, Reason
 from ndxdp.policy import Prefix, Rule
+from ndxdp.wire import offload
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
 
@@ -29,14 +33,21 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
     maps = instance.maps
     settings = maps.settings()
     rules = maps.rules()
-    program = libbpf.prog_info(instance.prog_fd)
+    program = loader = None
+    if isinstance(instance, Pinned):
+        info = libbpf.prog_info(instance.prog_fd)
+        program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     kinds = Counter("addresses" if prefix.length == 128 else "prefixes" for prefix in rules)
     return {
         "interface": instance.interface,
         "attached": instance.is_attached(settings),
         "mode": settings.mode.label,
-        "loader": "bcc" if settings.bcc else "prebuilt",
-        "program": {"id": program.id, "tag": program.tag},
+        "steps_down": [
+            {"mode": mode.label, "why": why} for mode, why in ladder.unpack(settings.steps)
+        ],
+        "loader": loader,
+        "program": program,
+        "socket": maps.socket_counts(),
         "held_by": "run" if is_held else "pins",
         "ifindex": settings.ifindex,
         "mac": mac_text(settings.mac),
@@ -53,15 +64,23 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         },
         "reasons": {reason.label: count for reason, count in maps.reasons().items()},
         "groups": [count._asdict() for count in maps.group_counts()],
+        "warnings": list(_warnings(instance.interface, settings)),
     }
 
 
 def status_text(data: Mapping[str, Any]) -> Iterator[str]:
     rules, reasons = data["rules"], data["reasons"]
-    attached = f"{data['mode']}, {data['loader']} program {data['program']['id']}"
+    attached = data["mode"]
+    if data["program"]:
+        attached += f", {data['loader']} program {data['program']['id']}"
     if data["held_by"] == "run":
         attached += ", held by a running ndxdp"
     yield f"{data['interface']}  {attached if data['attached'] else _NOT_ATTACHED}"
+    steps = [Step(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
+    for step in ladder.told(steps):
+        yield f"  not       {step}"
+    for warning in data["warnings"]:
+        yield f"  WARNING   {warning}"
     if data["paused"]:
         yield "  paused: nothing is answered"
     yield f"  from      {data['mac']}  {data['link_local']}"
@@ -78,11 +97,25 @@ def status_text(data: Mapping[str, Any]) -> Iterator[str]:
     for reason, count in reasons.items():
         if count:
             yield f"            {count:>10} {reason}"
+    if data["socket"] and any(data["socket"].values()):
+        overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
+        yield f"  socket    overflows {overflows}, errors {errors}"
     for group in data["groups"]:
         if group["solicited"]:
             yield (
                 f"  rule      {group['answered']:>10} of {group['solicited']} answered:"
                 f" {group['label']} ({group['source']})"
+            )
+
+
+def _warnings(interface: str, settings: Settings) -> Iterator[str]:
+    if settings.mode in (Mode.NATIVE, Mode.GENERIC):
+        hidden = offload.hidden_vlans(interface)
+        if hidden:
+            yield (
+                f"the VLAN tags of {', '.join(hidden)} are taken off before XDP sees them:"
+                " answers may go to the wrong VLAN; use tc, or ethtool -K"
+                f" {interface} rxvlan off"
             )
 
 
@@ -199,6 +232,7 @@ _MEANING = {
     Reason.DAD_IGNORED: "the rule leaves Duplicate Address Detection alone",
     Reason.RATE_LIMITED: "the soliciting MAC is over its rate; the frame is dropped",
     Reason.RESIZE_FAILED: "the driver left no room for the answer",
+    Reason.SEND_FAILED: "the interface did not take the answer",
     Reason.ANSWERED: "the solicitor gets an advertisement",
     Reason.ANSWERED_DAD: "all nodes get an advertisement: the address is in use",
 }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import private
-from ndxdp.kernel.pins import PinTree
+from ndxdp.kernel.pins import Trees
 from tests import network
 from tests.network import Network
 
@@ -21,11 +21,11 @@ def privacy() -> None:
 
 
 @pytest.fixture(scope="module")
-def tree(privacy: None) -> Iterator[PinTree]:
-    """The pins of the private BPF file system, which must be empty again afterwards."""
-    tree = PinTree()
-    yield tree
-    assert tree.interfaces() == [], "a test left pins behind"
+def trees(privacy: None) -> Iterator[Trees]:
+    """Pins and files of the private file systems, which must be empty again afterwards."""
+    trees = Trees()
+    yield trees
+    assert trees.interfaces() == [], "a test left something behind"
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +50,8 @@ TARGET = "2001:db8::c:0:0:99"
 
 BPFFS = Path("/sys/fs/bpf")
 PINS = BPFFS / "ndxdp"
+FILES = Path("/run/ndxdp")
+"""What the userspace path keeps."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 NDXDP = [sys.executable, "-m", "ndxdp"]
 
@@ -124,11 +126,14 @@ def eventually(look: Callable[[], _T], *, within: float = 5) -> _T:
 
 
 class Running:
-    """An `ndxdp run` that has said that it is ready."""
+    """An `ndxdp run` that has said that it is ready.
 
-    def __init__(self, args: tuple[str, ...]) -> None:
+    command: how to start ndxdp, in the process that this one starts.
+    """
+
+    def __init__(self, args: tuple[str, ...], command: Sequence[str] = NDXDP) -> None:
         self.process = subprocess.Popen(
-            [*NDXDP, "run", *args],
+            [*command, "run", *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -240,9 +245,9 @@ class Network:
 
     # ---- processes
 
-    def run(self, *args: str) -> Running:
+    def run(self, *args: str, command: Sequence[str] = NDXDP) -> Running:
         """Start `ndxdp run` and wait until it is ready."""
-        running = Running(args)
+        running = Running(args, command)
         self._running.append(running)
         return running
 
@@ -258,35 +263,42 @@ def network() -> Iterator[Network]:
     sh("ip", "netns", "add", ROUTER)
     made = Network()
     try:
-        # Nothing is waited for: addresses are `nodad`, and links make none of their own.
-        commands = f"""
-            link add {UPLINK} address {HOST_MAC} mtu {MTU} type veth
-                peer name {ROUTER_LINK} address {ROUTER_MAC} mtu {MTU} netns {ROUTER}
-            link set lo up
-            link set {UPLINK} addrgenmode none up
-            address add {HOST_LINK_LOCAL}/64 dev {UPLINK} nodad
-            address add {HOST}/64 dev {UPLINK} nodad
-        """
-        sh("ip", "-6", "-batch", "-", stdin=re.sub(r"\s+peer", " peer", commands))
-        far = f"""
-            link set lo up
-            link set {ROUTER_LINK} addrgenmode none up
-            address add {ROUTER_LINK_LOCAL}/64 dev {ROUTER_LINK} nodad
-            address add {GATEWAY}/64 dev {ROUTER_LINK} nodad
-            address add {OTHER_GATEWAY}/64 dev {ROUTER_LINK} nodad
-        """
-        sh("nsenter", f"--net=/run/netns/{ROUTER}", "ip", "-6", "-batch", "-", stdin=far)
-        sh("ip", "-6", "route", "add", "default", "via", GATEWAY, "dev", UPLINK)
+        connect()
         yield made
         made.close()
         left = leftovers()
         assert left == [], left
         assert not PINS.exists()
+        assert not FILES.exists()
     finally:
         made.close()
         call("ip", "link", "delete", UPLINK)
         call("ip", "netns", "delete", ROUTER)
         shutil.rmtree(PINS, ignore_errors=True)
+        shutil.rmtree(FILES, ignore_errors=True)
+
+
+def connect() -> None:
+    """Join the two ends, and give them their addresses; again, once the link was deleted."""
+    # Nothing is waited for: addresses are `nodad`, and links make none of their own.
+    commands = f"""
+        link add {UPLINK} address {HOST_MAC} mtu {MTU} type veth
+            peer name {ROUTER_LINK} address {ROUTER_MAC} mtu {MTU} netns {ROUTER}
+        link set lo up
+        link set {UPLINK} addrgenmode none up
+        address add {HOST_LINK_LOCAL}/64 dev {UPLINK} nodad
+        address add {HOST}/64 dev {UPLINK} nodad
+    """
+    sh("ip", "-6", "-batch", "-", stdin=re.sub(r"\s+peer", " peer", commands))
+    far = f"""
+        link set lo up
+        link set {ROUTER_LINK} addrgenmode none up
+        address add {ROUTER_LINK_LOCAL}/64 dev {ROUTER_LINK} nodad
+        address add {GATEWAY}/64 dev {ROUTER_LINK} nodad
+        address add {OTHER_GATEWAY}/64 dev {ROUTER_LINK} nodad
+    """
+    sh("nsenter", f"--net=/run/netns/{ROUTER}", "ip", "-6", "-batch", "-", stdin=far)
+    sh("ip", "-6", "route", "add", "default", "via", GATEWAY, "dev", UPLINK)
 
 
 # ---- the state of the kernel ---------------------------------------------------------------------
@@ -375,7 +387,8 @@ def pins() -> list[str]:
 
 def leftovers(name: str = UPLINK) -> list[str]:
     """What of ndxdp is still there."""
-    found = [str(path) for path in PINS.glob(f"*/{name.replace('.', ':')}")]
+    directory = name.replace(".", ":")
+    found = [str(path) for root in (PINS, FILES) for path in root.glob(f"*/{directory}")]
     shown = call("ip", "-j", "-d", "link", "show", "dev", name)
     if shown.code == 0:
         link = shown.json()[0]
@@ -409,17 +422,22 @@ def snapshot() -> dict[str, Any]:
 
 def counts() -> dict[str, int]:
     """Solicitations by reason that were counted, from the map; reasons without any are left out."""
-    header = (REPOSITORY / "bpf" / "ndp_abi.h").read_text()
-    enum = header.partition("enum ndp_reason {")[2].partition("}")[0]
-    names = {int(number): name for name, number in re.findall(r"NDP_(\w+) = (\d+)", enum)}
+    names = reason_names()
     (path,) = PINS.glob(f"v*/{UPLINK}/reasons")
     dump: list[dict[str, Any]] = json.loads(sh("bpftool", "-j", "map", "dump", "pinned", str(path)))
     found = {}
     for entry in dump:
         total = sum(_number(cpu["value"]) for cpu in entry["values"])
         if total:
-            found[names[_number(entry["key"])].lower()] = total
+            found[names[_number(entry["key"])]] = total
     return found
+
+
+def reason_names() -> dict[int, str]:
+    """The header's reasons, by number, as ndxdp writes them."""
+    header = (REPOSITORY / "bpf" / "ndp_abi.h").read_text()
+    enum = header.partition("enum ndp_reason {")[2].partition("}")[0]
+    return {int(number): name.lower() for name, number in re.findall(r"NDP_(\w+) = (\d+)", enum)}
 
 
 def is_answered(address: str) -> bool | None:

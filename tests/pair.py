@@ -59,6 +59,17 @@ class Pair:
                 return None, _receive(self._tap)
         return None, None
 
+    def passed(self) -> bytes | None:
+        """The frame that passed to the tap, None if none comes."""
+        return self._one(self._tap, _WAIT)
+
+    def reply(self, *, nothing: bool = False) -> bytes | None:
+        """The frame that came back to the sender, None if none comes."""
+        return self._one(self._sender, _SILENCE if nothing else _WAIT)
+
+    def _one(self, end: socket.socket, wait: float) -> bytes | None:
+        return _receive(end) if select.select([end], [], [], wait)[0] else None
+
     def is_silent(self) -> bool:
         return not select.select([self._sender, self._tap], [], [], 0)[0]
 

@@ -363,8 +363,9 @@ def test_an_interface_without_a_mac(net: Network) -> None:
 def test_a_driver_without_xdp(net: Network) -> None:
     sh("ip", "link", "add", "second", "up", "type", "bridge")
     try:
-        unchanged(lambda: ndxdp("attach", "second"), CANNOT, "second", "driver")
-        unchanged(lambda: ndxdp("run", "-i", "second"), CANNOT, "second", "driver")
+        native = ("--mode", "native")
+        unchanged(lambda: ndxdp("attach", "second", *native), CANNOT, "second", "driver")
+        unchanged(lambda: ndxdp("run", "-i", "second", *native), CANNOT, "second", "driver")
     finally:
         sh("ip", "link", "delete", "second")
 
@@ -375,9 +376,9 @@ def test_anothers_xdp_program_survives(net: Network, theirs: str) -> None:
     sh("ip", "link", "set", "dev", UPLINK, theirs, *program)
     (number,) = network.xdp_ids()
     for words in (
-        ("attach", UPLINK, "-q", "-n", BEHIND),
+        ("attach", UPLINK, "-q", "--mode", "native", "-n", BEHIND),
         ("attach", UPLINK, "--mode", "generic", "-n", BEHIND),
-        ("run", "-q", "-i", UPLINK),
+        ("run", "-q", "-i", UPLINK, "--mode", "native"),
     ):
         unchanged(partial(ndxdp, *words), CANNOT, UPLINK, "'pass'", f"id {number}")
 

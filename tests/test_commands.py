@@ -262,7 +262,7 @@ def test_commands_of_many_at_once(net: Network) -> None:
 
 def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
     """Who waits for the lock while another one tidies up gets it on what is no longer there."""
-    base = network.PINS / "v1"
+    base = network.PINS / "v2"
     base.mkdir(parents=True)
     last = os.open(base, os.O_RDONLY)
     fcntl.flock(last, fcntl.LOCK_EX)
@@ -304,7 +304,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     assert (entry["rules"]["addresses"], entry["rules"]["prefixes"]) == (3, 1)
     reasons = entry["reasons"]
     assert {name for name, count in reasons.items() if count} == {"answered", "no_rule"}
-    assert len(reasons) == 20
+    assert len(reasons) == 21
     for group in entry["groups"]:
         assert set(group) == {"source", "label", "solicited", "answered"}
     assert {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1} in entry["groups"]
@@ -314,7 +314,10 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "interface": UPLINK,
         "attached": True,
         "mode": "tc",
+        "steps_down": [],
         "loader": "prebuilt",
+        "socket": None,
+        "warnings": [],
         "held_by": "pins",
         "ifindex": network.link_state()["ifindex"],
         "mac": HOST_MAC,
@@ -810,13 +813,14 @@ def test_run_does_not_take_what_is_meant_to_stay(attached: Network) -> None:
 
 
 @pytest.mark.parametrize("keep", [(), ("--keep",)])
-def test_run_ends_when_its_interface_goes(net: Network, keep: tuple[str, ...]) -> None:
+def test_run_waits_when_its_interface_goes(net: Network, keep: tuple[str, ...]) -> None:
+    """tests/test_serving.py has the return."""
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, *keep)
     sh("ip", "link", "delete", UPLINK)
-    ended = run.wait()
-    assert (ended.code, ended.out) == (1, "")
-    assert [line.split(":")[0] for line in ended.err.splitlines()] == ["ndxdp", "  hint"]
-    assert f"{UPLINK} has gone" in ended.err
+    assert run.process.stderr is not None
+    assert run.process.stderr.readline() == f"ndxdp: {UPLINK} has gone; waiting for it\n"
+    ended = run.end()
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
     if keep:
         done("detach", UPLINK)
     assert leftovers() == []
@@ -865,12 +869,12 @@ def test_run_verbosely_says_what_it_follows(net: Network) -> None:
 
 _WITHOUT_LINKS = """
 import sys
-from ndxdp import policy, responder
+from ndxdp import plan, policy, responder
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import PinTree
+from ndxdp.kernel.pins import Trees
 interface, mode, *prefixes = sys.argv[1:]
-options = responder.Options(mode=Mode[mode.upper()], links=False)
-responder.attach_interface(PinTree(), interface, options, policy.compile_rules(prefixes)).close()
+options = plan.Options(mode=Mode[mode.upper()], links=False)
+responder.attach_interface(Trees(), interface, options, policy.compile_rules(prefixes)).close()
 """
 
 
@@ -1125,8 +1129,8 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     """Without BPF links the program of a killed run stays: the next one takes it off first."""
     run = (
         "import sys; from ndxdp import daemon, policy; from ndxdp.kernel.abi import Mode;"
-        "from ndxdp.kernel.pins import PinTree; from ndxdp.responder import Options;"
-        f"daemon.run(PinTree(), '{UPLINK}', Options(Mode.TC, links=False),"
+        "from ndxdp.kernel.pins import Trees; from ndxdp.plan import Options;"
+        f"daemon.run(Trees(), '{UPLINK}', Options(Mode.TC, links=False),"
         f" policy.compile_rules(['{BEHIND}'], rule=policy.Rule(source='run')), keep=False,"
         " ready=lambda instance: print('ready', flush=True))"
     )
@@ -1224,7 +1228,7 @@ def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
 def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None:
     """A renewal with another table comes first: the rule must not go into the old one."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    base = os.open("/sys/fs/bpf/ndxdp/v1", os.O_RDONLY)
+    base = os.open("/sys/fs/bpf/ndxdp/v2", os.O_RDONLY)
     fcntl.flock(base, fcntl.LOCK_EX)
     renewal = subprocess.Popen([*NDXDP, "attach", UPLINK, "--max-addresses", "200000"])
     time.sleep(1)

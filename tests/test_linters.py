@@ -23,7 +23,7 @@ def test_types() -> None:
 
 
 def test_types_of_lab_and_tests() -> None:
-    clean(sys.executable, "-m", "mypy", "--strict", "-p", "lab", "-p", "tests")
+    clean(sys.executable, "-m", "mypy", "--strict", "-p", "lab", "-p", "tests", "-p", "benchmarks")
 
 
 def test_ruff() -> None:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ndxdp.instance import Instance, open_instance
+from ndxdp.instance import Pinned, open_pinned
 from ndxdp.kernel import abi, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.maps import Settings
-from ndxdp.kernel.pins import PinTree
+from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
+from ndxdp.plan import Options
 from ndxdp.policy import Difference
-from ndxdp.responder import Options, attach_interface, detach_interface
+from ndxdp.responder import attach_interface, detach_interface
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
 
@@ -33,7 +34,7 @@ class Bench:
 
     mode: Mode
     ends: Pair
-    instance: Instance
+    instance: Pinned
     settings: Settings
 
     def set_up(self, case: Case) -> None:
@@ -55,17 +56,17 @@ class Bench:
 
 @pytest.fixture(
     scope="module",
-    params=[(mode, loader) for mode in Mode for loader in Loader],
+    params=[(mode, loader) for mode in _PASS for loader in Loader],
     ids=lambda param: f"{param[0].label}-{param[1].value}",
 )
-def bench(request: pytest.FixtureRequest, tree: PinTree) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
     mode, loader = request.param
     with pair(HOST.mac) as ends:
-        attach_interface(tree, RECEIVER, Options(mode, loader), {}).close()
-        with open_instance(tree, RECEIVER) as instance:
+        attach_interface(trees, RECEIVER, Options(mode, loader), {}).close()
+        with open_pinned(trees.pins, RECEIVER) as instance:
             instance.maps.apply(Difference(RULES, []), {})
             yield Bench(mode, ends, instance, instance.maps.settings())
-        detach_interface(tree, RECEIVER)
+        detach_interface(trees, RECEIVER)
 
 
 def test_rules_read_back_as_written(bench: Bench) -> None:

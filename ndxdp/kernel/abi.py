@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ndxdp.ndp import Reason
 
-VERSION = 1
+VERSION = 2
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576
@@ -21,11 +21,12 @@ MAX_SOLICITORS = 8192
 
 
 class Mode(IntEnum):
-    """enum ndp_mode: the hook that the program is attached to."""
+    """enum ndp_mode: the hook that the program is attached to, or a process without one."""
 
     NATIVE = 1
     GENERIC = 2
     TC = 3
+    USERSPACE = 4
 
     @property
     def label(self) -> str:
@@ -124,6 +125,7 @@ SETTINGS = Layout(
     left="B",
     bcc="B",
     reserved="2s",
+    steps="256s",
 )
 EXPLAINED = Layout(
     "ndp_explained",
@@ -139,7 +141,7 @@ EXPLAINED = Layout(
 LAYOUTS = (PREFIX, RULE, GROUP, GROUP_COUNT, SETTINGS, EXPLAINED)
 
 # enum bpf_map_type and flags, linux/bpf.h
-_HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
+_HASH, ARRAY, PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
 _NO_PREALLOC = 1
 
 
@@ -159,11 +161,20 @@ MAPS = {
     for spec in (
         MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
-        MapSpec("groups", _ARRAY, 4, GROUP.size, MAX_GROUPS),
-        MapSpec("group_counters", _PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_GROUPS),
-        MapSpec("reasons", _PERCPU_ARRAY, 4, 8, len(Reason)),
-        MapSpec("settings", _ARRAY, 4, SETTINGS.size, 1),
+        MapSpec("groups", ARRAY, 4, GROUP.size, MAX_GROUPS),
+        MapSpec("group_counters", PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_GROUPS),
+        MapSpec("reasons", PERCPU_ARRAY, 4, 8, len(Reason)),
+        MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
-        MapSpec("explained", _ARRAY, 4, EXPLAINED.size, 1),
+        MapSpec("explained", ARRAY, 4, EXPLAINED.size, 1),
     )
 }
+
+USERSPACE = Layout("userspace", changes="Q", overflows="Q", errors="Q")
+"""What the userspace path counts beside the reasons: changes of rules by anybody, solicitations
+that its socket had no room for, and the socket's errors. It has no counterpart in the header."""
+
+FILES = {name: spec for name, spec in MAPS.items() if name not in ("limiter", "explained")} | {
+    "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1)
+}
+"""What the userspace path keeps in files: the same maps, but for those of the program alone."""

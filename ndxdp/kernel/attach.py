@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -32,7 +32,7 @@ def attach(
     """Attach to an interface that has nothing of ours.
 
     Returns the link's descriptor (None where netlink did it) and what detach() must know.
-    links: False takes the way of a kernel without BPF links. NdxdpError if someone else holds
+    links: False takes the way of a kernel without BPF links. ModeUnavailable if someone else holds
     the hook or the driver refuses; then nothing has changed.
     """
     if mode is not Mode.TC:
@@ -98,11 +98,11 @@ def detach(ifindex: int, mode: Mode, prog_fd: int) -> None:
 
 
 def refuse_foreign(interface: str, ifindex: int) -> None:
-    """NdxdpError that names the XDP program on an interface, if there is one."""
+    """ModeUnavailable that names the XDP program on an interface, if there is one."""
     for prog_id in libbpf.xdp_program_ids(ifindex):
         name = libbpf.prog_name(prog_id)
         called = f"'{name}' (id {prog_id})" if name else f"with id {prog_id}"
-        raise NdxdpError(
+        raise ModeUnavailable(
             f"{interface} already runs an XDP program {called}, which is not ours to replace",
             f"--mode tc works beside it; or take it off: ip link set dev {interface} xdp off",
         )
@@ -129,7 +129,7 @@ def _is_filter(ifindex: int, prog_id: int) -> bool:
     return libbpf.tc_program_id(ifindex, TC_HANDLE, TC_PRIORITY) == prog_id
 
 
-def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
+def _refusal(interface: str, mode: Mode, error: BpfError) -> ModeUnavailable:
     """The kernel's own words, where netlink brought any."""
     said = [
         line.partition("Kernel error message:")[2].strip()
@@ -139,13 +139,13 @@ def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
     why = said[0] if said else error.strerror
     log.debug("%s: %s", error, error.log.strip())
     if error.errno == errno.EPERM:
-        return NdxdpError(
+        return ModeUnavailable(
             f"the kernel does not let this process attach to {interface}",
             "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
         )
     if mode is Mode.NATIVE:
-        return NdxdpError(
+        return ModeUnavailable(
             f"{interface} does not run XDP in its driver ({why})",
             "--mode tc works on every Ethernet interface",
         )
-    return NdxdpError(f"{interface} did not take the program ({why})", "--debug shows more")
+    return ModeUnavailable(f"{interface} did not take the program ({why})", "--debug shows more")

@@ -26,7 +26,7 @@ from ctypes import (
 )
 from typing import Any, NamedTuple
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel.abi import MapSpec
 
 BPF_PROG_TYPE_SCHED_CLS = 3
@@ -305,7 +305,7 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError:
-        raise NdxdpError(
+        raise ModeUnavailable(
             "libbpf.so.1 is not installed", "on Debian and Ubuntu: apt install libbpf1"
         ) from None
     for name, (arguments, result) in _SIGNATURES.items():

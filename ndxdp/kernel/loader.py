@@ -8,7 +8,7 @@ from enum import Enum
 from importlib import resources
 from pathlib import Path
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.kernel import bcc_loader, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -64,12 +64,12 @@ def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
 def _refusal(error: BpfError) -> NdxdpError:
     log.debug("%s", error.log.strip())
     if error.errno == errno.EPERM:
-        return NdxdpError(
+        return ModeUnavailable(
             "the kernel does not let this process load a BPF program",
             "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
         )
     if error.errno == errno.EACCES and not _has_capability(_CAP_PERFMON):
-        return NdxdpError(
+        return ModeUnavailable(
             "the kernel's verifier refused the program to a process without CAP_PERFMON",
             "kernels before 6.8 want it beside CAP_BPF and CAP_NET_ADMIN",
         )
@@ -80,7 +80,7 @@ def _refusal(error: BpfError) -> NdxdpError:
             f"the object and this ndxdp are not of one version ({error.operation} failed)",
             "install ndxdp anew",
         )
-    return NdxdpError(
+    return ModeUnavailable(
         f"the kernel's verifier refused the program ({error.strerror})",
         "--debug shows its log; please report it with `uname -r`",
     )

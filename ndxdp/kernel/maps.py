@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import errno
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.kernel import abi, libbpf, pins
+from ndxdp.kernel.abi import MapSpec
+from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
-from ndxdp.policy import Difference, Prefix, Rule, Rules
+from ndxdp.policy import Difference, Prefix, Rule, Rules, cut
 
+_STEPS_MAX = 255
 _U32 = struct.Struct("=I")
 _KEY0 = _U32.pack(0)
 _NOTHING_LEFT = abi.Left(0)
+_ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +42,34 @@ class Settings:
     rate_credit: int = 0
     left: abi.Left = _NOTHING_LEFT
     bcc: bool = False
+    steps: str = ""
+    """`mode: why not`, a line for each better mode that could not be had."""
 
     @property
     def burst(self) -> int:
         """Answers at once to one soliciting MAC; 0 without a limit."""
         return self.rate_credit // self.rate_interval + 1 if self.rate_interval else 0
 
+    @property
+    def daemon_dead(self) -> bool:
+        """Dynamic rules are no longer answered: no heartbeat for too long."""
+        if not self.heartbeat_timeout:
+            return False
+        return time.monotonic_ns() - self.heartbeat > self.heartbeat_timeout
+
     def pack(self) -> bytes:
-        return abi.SETTINGS.pack(**{name: getattr(self, name) for name in self.__slots__})
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return abi.SETTINGS.pack(**fields | {"steps": cut(self.steps, _STEPS_MAX).encode()})
 
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
         fields = abi.SETTINGS.unpack(data)
         del fields["reserved"]
-        fields["mode"] = abi.Mode(fields["mode"])
+        fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0: a file just made
         fields["left"] = abi.Left(fields["left"])
-        return cls(**fields | {"paused": bool(fields["paused"]), "bcc": bool(fields["bcc"])})
+        steps = _text(fields["steps"])
+        flags = {name: bool(fields[name]) for name in ("paused", "bcc")}
+        return cls(**fields | flags | {"steps": steps})
 
 
 class Group(NamedTuple):
@@ -133,51 +151,71 @@ class Explained(NamedTuple):
 
 
 class Maps:
-    """Open maps of one interface. `fds` are by map name; close() when done."""
+    """Open maps of one interface, by name; close() when done."""
 
-    def __init__(self, fds: dict[str, int]) -> None:
-        self.fds = fds
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._maps = dict(maps)
 
     @classmethod
     def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Maps:
-        """New, empty maps, which nothing pins yet."""
-        maps = cls({})
+        """New, empty maps in the kernel, which nothing pins yet."""
         try:
-            for spec in abi.MAPS.values():
-                if spec.name == "addresses":
-                    spec = spec._replace(max_entries=max_addresses)
-                maps.fds[spec.name] = libbpf.map_create(spec)
-        except BaseException:
-            maps.close()
-            raise
-        return maps
+            with _all_or_none() as maps:
+                for spec in _sized(abi.MAPS, max_addresses):
+                    maps[spec.name] = KernelMap.create(spec)
+        except libbpf.BpfError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+                raise
+            raise ModeUnavailable(
+                f"the kernel does not let this process make a BPF map ({error.strerror})",
+                "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
+            ) from error
+        return cls(maps)
 
     @classmethod
     def open(cls, directory: Path) -> Maps:
         """The pinned maps of an interface; NdxdpError if they are not what this ABI has."""
-        maps = cls({})
-        try:
+        with _all_or_none() as maps:
             for spec in abi.MAPS.values():
+                maps[spec.name] = KernelMap.open(directory / spec.name, spec)
+        return cls(maps)
+
+    @classmethod
+    def create_files(cls, directory: Path, max_addresses: int = abi.MAX_ADDRESSES) -> Maps:
+        """New, empty maps in files."""
+        for spec in _sized(abi.FILES, max_addresses):
+            if spec.type in _ARRAYS:
+                ArrayFile.create(directory / spec.name, spec).close()
+            else:
+                TableFile.create(directory / spec.name, spec)
+        return cls.open_files(directory)
+
+    @classmethod
+    def open_files(cls, directory: Path) -> Maps:
+        """The maps in an interface's files."""
+        with _all_or_none() as maps:
+            changes = ArrayFile(directory / "userspace", abi.FILES["userspace"])
+
+            def changed() -> None:
+                with changes.numbers() as numbers:
+                    numbers[0] += 1
+
+            maps["userspace"] = changes
+            for spec in abi.FILES.values():
+                if spec.name == "userspace":
+                    continue
                 path = directory / spec.name
-                fd = libbpf.get_pinned(str(path))
-                maps.fds[spec.name] = fd
-                found = libbpf.map_spec(fd)
-                if found._replace(max_entries=0) != spec._replace(
-                    name=spec.name[:15], max_entries=0
-                ):
-                    raise NdxdpError(
-                        f"{path} is not a map of ABI version {abi.VERSION}",
-                        f"another program pinned it: remove it with rm -r {directory}",
-                    )
-        except BaseException:
-            maps.close()
-            raise
-        return maps
+                maps[spec.name] = (
+                    ArrayFile(path, spec)
+                    if spec.type in _ARRAYS
+                    else TableFile(path, spec, changed)
+                )
+        return cls(maps)
 
     def close(self) -> None:
-        for fd in self.fds.values():
-            os.close(fd)
-        self.fds = {}
+        for each in self._maps.values():
+            each.close()
+        self._maps = {}
 
     def __enter__(self) -> Maps:
         return self
@@ -185,29 +223,61 @@ class Maps:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def fds(self) -> dict[str, int]:
+        """Descriptors of the maps in the kernel, by name."""
+        return {name: each.fd for name, each in self._maps.items() if isinstance(each, KernelMap)}
+
+    def file(self, name: str) -> ArrayFile:
+        """A map that is an array in a file."""
+        found = self._maps[name]
+        assert isinstance(found, ArrayFile), "asked for on the userspace path alone"
+        return found
+
+    def duplicate(self, max_addresses: int) -> Maps:
+        """The same maps in the kernel, opened once more, with room for so many addresses.
+
+        Another size takes another map, into which the entries are copied.
+        """
+        with _all_or_none() as maps:
+            for name, each in self._maps.items():
+                assert isinstance(each, KernelMap), "files are not renewed"
+                if name == "addresses" and each.max_entries != max_addresses:
+                    spec = abi.MAPS[name]._replace(max_entries=max_addresses)
+                    maps[name] = KernelMap.create(spec)
+                    entries = list(each.items())
+                    maps[name].update([key for key, _ in entries], [value for _, value in entries])
+                else:
+                    maps[name] = each.duplicate()
+        return Maps(maps)
+
     def pin(self, directory: Path) -> None:
         for name, fd in self.fds.items():
             pins.pin(fd, directory / name)
 
     def max_entries(self, name: str) -> int:
-        return libbpf.map_spec(self.fds[name]).max_entries
+        return self._maps[name].max_entries
+
+    def resize_addresses(self, max_addresses: int) -> None:
+        """Of maps in files: room for so many."""
+        table = self._maps["addresses"]
+        assert isinstance(table, TableFile), "a map in the kernel keeps its size"
+        table.resize(max_addresses)
 
     # ---- settings
 
     def settings(self) -> Settings:
-        data = libbpf.map_lookup(self.fds["settings"], _KEY0, abi.SETTINGS.size)
-        assert data is not None, "an array always has its elements"
-        return Settings.unpack(data)
+        return Settings.unpack(self._element("settings"))
 
     def set_settings(self, settings: Settings) -> None:
-        libbpf.map_update(self.fds["settings"], _KEY0, settings.pack())
+        self._maps["settings"].update([_KEY0], [settings.pack()])
 
     # ---- rules
 
     def rules(self) -> Rules:
         """Every rule in the kernel, without keeping anybody from writing meanwhile."""
         names = ("addresses", "prefixes")
-        entries = {name: list(libbpf.map_items(self.fds[name], abi.MAPS[name])) for name in names}
+        entries = {name: list(self._maps[name].items()) for name in names}
         # After the entries: a group is written before the first rule that refers to it.
         groups = self.groups()
         known: dict[bytes, Rule] = {}
@@ -229,7 +299,7 @@ class Maps:
         group_ids = self._assign_groups(change.write.values(), actual.values())
         try:
             self._write(change.write, group_ids)
-        except libbpf.BpfError as error:
+        except OSError as error:
             written = [prefix for prefix in change.write if prefix not in actual]
             before = {prefix: actual[prefix] for prefix in change.write if prefix in actual}
             self._remove(written)
@@ -244,11 +314,14 @@ class Maps:
         """Slot -> group, for the slots in use."""
         found = {}
         for slot in range(self.max_entries("groups")):
-            data = libbpf.map_lookup(self.fds["groups"], _U32.pack(slot), abi.GROUP.size)
-            group = Group.unpack(data) if data else None
+            group = Group.unpack(self._element("groups", slot))
             if group:
                 found[slot] = group
         return found
+
+    def group_ids(self) -> dict[Group, int]:
+        """The slot of each group, which it is counted under."""
+        return {group: slot for slot, group in self.groups().items()}
 
     def _check_room(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
         removed = set(change.remove)
@@ -291,8 +364,8 @@ class Maps:
         for slot, group in zip(free, missing, strict=False):
             if slot in slots:
                 del ids[slots[slot]]
-            libbpf.map_update(self.fds["group_counters"], _U32.pack(slot), nothing)
-            libbpf.map_update(self.fds["groups"], _U32.pack(slot), group.pack())
+            self._maps["group_counters"].update([_U32.pack(slot)], [nothing])
+            self._maps["groups"].update([_U32.pack(slot)], [group.pack()])
             ids[group] = slot
         return ids
 
@@ -316,20 +389,12 @@ class Maps:
             keys.append(_key_of(prefix))
             packed.append(value)
         for name, (keys, packed) in batches.items():
-            libbpf.map_update_batch(self.fds[name], keys, packed)
+            self._maps[name].update(keys, packed)
 
     def _remove(self, prefixes: Iterable[Prefix]) -> None:
         for name in ("addresses", "prefixes"):
             keys = [_key_of(prefix) for prefix in prefixes if _map_of(prefix) == name]
-            libbpf.map_delete(self.fds[name], keys)
-
-    def copy_addresses(self, other: Maps) -> None:
-        """Take over the raw entries of another instance's `addresses`."""
-        spec = abi.MAPS["addresses"]
-        entries = list(libbpf.map_items(other.fds[spec.name], spec))
-        libbpf.map_update_batch(
-            self.fds[spec.name], [key for key, _ in entries], [value for _, value in entries]
-        )
+            self._maps[name].delete(keys)
 
     # ---- counters
 
@@ -337,34 +402,56 @@ class Maps:
         """Solicitations by reason, over all CPUs."""
         counts = {}
         for reason in list(Reason)[1:]:
-            data = self._per_cpu("reasons", reason, 8)
+            data = self._element("reasons", reason)
             counts[reason] = sum(struct.unpack(f"={len(data) // 8}Q", data))
         return counts
 
     def group_counts(self) -> list[GroupCount]:
         counts = []
         for slot, group in self.groups().items():
-            data = self._per_cpu("group_counters", slot, abi.GROUP_COUNT.size)
+            data = self._element("group_counters", slot)
             numbers = struct.unpack(f"={len(data) // 8}Q", data)
             counts.append(
                 GroupCount(group.source, group.label, sum(numbers[::2]), sum(numbers[1::2]))
             )
         return counts
 
-    def _per_cpu(self, name: str, slot: int, size: int) -> bytes:
-        data = libbpf.map_lookup(self.fds[name], _U32.pack(slot), size * libbpf.possible_cpus())
-        assert data is not None, "an array always has its elements"
-        return data
+    def socket_counts(self) -> dict[str, int] | None:
+        """`overflows` and `errors` of the userspace path's socket; None if it is not that."""
+        if "userspace" not in self._maps:
+            return None
+        fields = abi.USERSPACE.unpack(self._element("userspace"))
+        return {"overflows": fields["overflows"], "errors": fields["errors"]}
 
     def explained(self) -> Explained:
         """The verdict of the last dry run."""
-        data = libbpf.map_lookup(self.fds["explained"], _KEY0, abi.EXPLAINED.size)
-        assert data is not None, "an array always has its elements"
-        fields = abi.EXPLAINED.unpack(data)
+        fields = abi.EXPLAINED.unpack(self._element("explained"))
         reason = Reason(fields["reason"])
         if not fields["matched"]:
             return Explained(reason, None, None)
         return Explained(reason, fields["prefix_len"], _rule_of(fields, self.groups()))
+
+    def _element(self, name: str, slot: int = 0) -> bytes:
+        data = self._maps[name].lookup(_U32.pack(slot))
+        assert data is not None, "an array always has its elements"
+        return data
+
+
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[dict[str, Map]]:
+    """Maps as they are opened; if that fails, those that are open are closed."""
+    maps: dict[str, Map] = {}
+    try:
+        yield maps
+    except BaseException:
+        for each in maps.values():
+            each.close()
+        raise
+
+
+def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec]:
+    for spec in specs.values():
+        yield spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec
 
 
 def _distinct(rules: Iterable[Rule]) -> Iterator[Rule]:

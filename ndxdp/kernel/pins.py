@@ -1,6 +1,7 @@
-"""Where the maps, the program and the link of an interface are pinned.
+"""Where the state of an interface lives: a directory of pins, or of files without BPF.
 
     <bpffs>/ndxdp/v<ABI>/<interface>/{addresses,prefixes,…,program,link}
+    <run directory>/v<ABI>/<interface>/{addresses,prefixes,…}
 
 bpffs reserves dots in names, interfaces (`eth0.100`) have them: a dot is written as a colon,
 which no interface name holds. One lock on the `v<ABI>` directory serialises all who write.
@@ -17,38 +18,25 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.kernel import abi, libbpf
 from ndxdp.policy import check_interface
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
+DEFAULT_RUN_DIRECTORY = Path("/run/ndxdp")
 PROGRAM = "program"
 LINK = "link"
 _BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
 
 
-class PinTree:
-    """The pins of all interfaces below one BPF file system."""
+class Tree:
+    """The directories of all interfaces below one root."""
 
-    def __init__(self, bpffs: Path = DEFAULT_BPFFS) -> None:
-        self.bpffs = bpffs
-        self.root = bpffs / "ndxdp"
-        self.base = self.root / f"v{abi.VERSION}"
-
-    def check(self) -> None:
-        """NdxdpError where there is no BPF file system, or it may not be entered."""
-        mounts = _mounts()
-        if mounts is not None and not any(
-            kind == "bpf" and _same_path(where, self.bpffs) for where, kind in mounts
-        ):
-            raise NdxdpError(
-                f"there is no BPF file system at {self.bpffs}",
-                f"mount it: mount -t bpf bpf {self.bpffs}"
-                " (`ip netns exec` hides it: use nsenter --net)",
-            )
-        if not os.access(self.bpffs, os.X_OK):
-            raise NdxdpError(f"{self.bpffs} may not be entered", "run this as root")
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.base = root / f"v{abi.VERSION}"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -70,11 +58,11 @@ class PinTree:
             self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
             fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            if not self.bpffs.is_dir():
+            if not self.root.parent.is_dir():
                 raise
             return None
         except PermissionError:
-            raise NdxdpError(f"{self.base} may not be written", "run this as root") from None
+            raise ModeUnavailable(f"{self.base} may not be written", "run this as root") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.path.samestat(os.fstat(fd), os.stat(self.base)):
@@ -134,7 +122,7 @@ class PinTree:
         return self.base / interface.replace(".", ":")
 
     def interfaces(self) -> list[str]:
-        """Names of the interfaces that have pins of this ABI version."""
+        """Names of the interfaces that have a directory of this ABI version."""
         try:
             names = os.listdir(self.base)
         except FileNotFoundError:
@@ -144,7 +132,7 @@ class PinTree:
         return sorted(name.replace(":", ".") for name in names)
 
     def other_versions(self, interface: str) -> list[str]:
-        """ABI versions other than ours (`v2`) that have pins for the interface."""
+        """ABI versions other than ours (`v3`) that have a directory for the interface."""
         name = interface.replace(".", ":")
         try:
             return sorted(
@@ -161,13 +149,67 @@ class PinTree:
         return path
 
     def remove(self, interface: str) -> None:
-        """Unpin everything of an interface; what nothing else holds is gone with it."""
+        """Remove an interface's directory; what nothing else holds is gone with its pin."""
         path = self.path(interface)
         with contextlib.suppress(FileNotFoundError):
             # The link first: from then on nothing answers from maps that are being taken apart.
             for name in sorted(os.listdir(path), key=lambda name: name != LINK):
                 (path / name).unlink()
             path.rmdir()
+
+
+class PinTree(Tree):
+    """The pins of all interfaces below one BPF file system."""
+
+    def __init__(self, bpffs: Path = DEFAULT_BPFFS) -> None:
+        super().__init__(bpffs / "ndxdp")
+        self.bpffs = bpffs
+
+    def check(self) -> None:
+        """ModeUnavailable where there is no BPF file system, or it may not be entered."""
+        mounts = _mounts()
+        if mounts is not None and not any(
+            kind == "bpf" and _same_path(where, self.bpffs) for where, kind in mounts
+        ):
+            raise ModeUnavailable(
+                f"there is no BPF file system at {self.bpffs}",
+                f"mount it: mount -t bpf bpf {self.bpffs}"
+                " (`ip netns exec` hides it: use nsenter --net)",
+            )
+        if not os.access(self.bpffs, os.X_OK):
+            raise ModeUnavailable(f"{self.bpffs} may not be entered", "run this as root")
+
+
+class FileTree(Tree):
+    """The files of interfaces that a process answers on, from userspace."""
+
+    def __init__(self, root: Path = DEFAULT_RUN_DIRECTORY) -> None:
+        super().__init__(root)
+
+
+class Trees(NamedTuple):
+    """Both places. An interface has a directory in one of them at most."""
+
+    pins: PinTree = PinTree()
+    files: FileTree = FileTree()
+
+    def of(self, interface: str) -> Tree:
+        """The one that has the interface; the pins' if none has, which must be usable then."""
+        if self.files.path(interface).is_dir():
+            return self.files
+        self.pins.check()
+        return self.pins
+
+    def interfaces(self) -> list[str]:
+        """Those of both. NdxdpError if there are none and BPF has no place to be."""
+        found = self.files.interfaces()
+        try:
+            self.pins.check()
+            found += self.pins.interfaces()
+        except NdxdpError:
+            if not found:
+                raise
+        return sorted(found)
 
 
 def _is_held(interface: str) -> NdxdpError:

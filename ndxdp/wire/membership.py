@@ -12,12 +12,17 @@ _PACKET_ADD_MEMBERSHIP = 1
 _PACKET_MR_ALLMULTI = 2
 
 
-class Allmulti:
-    """Keeps an interface in allmulti until closed, also by the process's death.
+def allmulti(packet_socket: socket.socket, ifindex: int) -> None:
+    """Keep an interface in allmulti until the socket is closed, also by the process's death.
 
-    The kernel counts such memberships, so that nobody else's wish is undone. The socket is of
-    no protocol: it receives nothing itself.
+    The kernel counts such memberships, so that nobody else's wish is undone.
     """
+    request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
+    packet_socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+
+
+class Allmulti:
+    """Keeps an interface in allmulti until closed; its socket receives nothing itself."""
 
     def __init__(self, ifindex: int) -> None:
         try:
@@ -27,8 +32,7 @@ class Allmulti:
                 "this process may not open a packet socket, which keeps allmulti on",
                 "run this as root, or with CAP_NET_RAW too",
             ) from None
-        request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
-        self._socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+        allmulti(self._socket, ifindex)
 
     def close(self) -> None:
         self._socket.close()

@@ -36,7 +36,10 @@ _NETNS = "/proc/thread-self/ns/net"
 
 
 class Link(NamedTuple):
-    """An interface. mac: 6 bytes, empty where it has none. kind: `veth`, `bridge`, … or ''."""
+    """An interface. mac: 6 bytes, empty where it has none. kind: `veth`, `bridge`, … or ''.
+
+    master: ifindex of the bridge or bond that it is a port of, 0 without one.
+    """
 
     ifindex: int
     name: str
@@ -45,6 +48,7 @@ class Link(NamedTuple):
     ethernet: bool
     up: bool
     allmulti: bool
+    master: int = 0
 
 
 @contextlib.contextmanager
@@ -86,6 +90,7 @@ def find_link(name: str) -> Link | None:
         ethernet=message["ifi_type"] == _ARPHRD_ETHER,
         up=bool(message["flags"] & IFF_UP),
         allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        master=message.get_attr("IFLA_MASTER") or 0,
     )
 
 
@@ -105,9 +110,19 @@ def answering_link(name: str) -> Link:
 
 
 def owned_addresses(link: Link) -> dict[Prefix, str]:
-    """Exact addresses that are never answered for: the interface's own and its gateways'."""
-    owned = {Prefix(address, 128): "gateway" for address in gateways(link.name)}
-    owned |= {Prefix(address, 128): "own" for address, _ in addresses(link.ifindex)}
+    """Exact addresses that are never answered for: the interface's own and its gateways'.
+
+    A port's addresses and gateways are those of its bridge.
+    """
+    here = [(link.ifindex, link.name)]
+    if link.master:
+        with contextlib.suppress(OSError):  # it went while we looked
+            here.append((link.master, socket.if_indextoname(link.master)))
+    owned: dict[Prefix, str] = {}
+    for _, name in here:
+        owned |= {Prefix(address, 128): "gateway" for address in gateways(name)}
+    for ifindex, _ in here:
+        owned |= {Prefix(address, 128): "own" for address, _ in addresses(ifindex)}
     return owned
 
 
@@ -183,12 +198,12 @@ class Monitor:
     """Wakes its reader when links, IPv6 addresses or IPv6 default routes change.
 
     It tells that, not what: the reader looks at the present state, so that a lost message
-    costs nothing. fileno() is readable when drain() has something to say. ifindex: whose links
+    costs nothing. fileno() is readable when drain() has something to say. ifindexes: whose links
     and addresses concern the reader; None for all.
     """
 
     def __init__(self) -> None:
-        self.ifindex: int | None = None
+        self.ifindexes: frozenset[int] | None = None
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
@@ -224,7 +239,10 @@ class Monitor:
                 if data[at + 17] == 0:  # rtm_dst_len
                     return True
             # ifi_index and ifa_index lie at the same place.
-            elif self.ifindex in (None, struct.unpack_from("=i", data, at + 20)[0]):
+            elif (
+                self.ifindexes is None
+                or struct.unpack_from("=i", data, at + 20)[0] in self.ifindexes
+            ):
                 return True
             at += max((length + 3) & ~3, 16)
         return False

@@ -1,0 +1,218 @@
+"""One map: in the kernel, or in a file for the path that has no BPF.
+
+Both hold the same bytes under the same names (abi.py), so that everything above reads and
+writes rules, settings and counters without knowing which it has.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel.abi import MapSpec
+
+_U32 = struct.Struct("=I")
+_HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
+
+
+class Map(Protocol):
+    """Keys and values are the bytes of abi.py's layouts."""
+
+    @property
+    def max_entries(self) -> int: ...
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The value, of all CPUs one after the other where there is one for each."""
+
+    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+        """Write entries. OSError if there is no room; some may have been written then."""
+
+    def delete(self, keys: list[bytes]) -> None:
+        """Remove entries; those that are not there are no error."""
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All entries of a hash or a trie. Those that come or go meanwhile may be missed."""
+
+    def close(self) -> None: ...
+
+
+class KernelMap:
+    """A BPF map, which its descriptor and its pins keep."""
+
+    def __init__(self, spec: MapSpec, fd: int) -> None:
+        self.fd = fd
+        self._spec = spec
+        cpus = libbpf.possible_cpus() if spec.type == abi.PERCPU_ARRAY else 1
+        self._value_size = spec.value_size * cpus
+
+    @classmethod
+    def create(cls, spec: MapSpec) -> KernelMap:
+        return cls(spec, libbpf.map_create(spec))
+
+    @classmethod
+    def open(cls, path: Path, spec: MapSpec) -> KernelMap:
+        """A pinned map; NdxdpError if it is not what this ABI has."""
+        opened = cls(spec, libbpf.get_pinned(str(path)))
+        expected = spec._replace(name=spec.name[:15], max_entries=0)
+        if libbpf.map_spec(opened.fd)._replace(max_entries=0) != expected:
+            opened.close()
+            raise not_ours(path)
+        return opened
+
+    def duplicate(self) -> KernelMap:
+        return KernelMap(self._spec, os.dup(self.fd))
+
+    @property
+    def max_entries(self) -> int:
+        return libbpf.map_spec(self.fd).max_entries
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return libbpf.map_lookup(self.fd, key, self._value_size)
+
+    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+        if len(keys) == 1:
+            libbpf.map_update(self.fd, keys[0], values[0])
+        else:
+            libbpf.map_update_batch(self.fd, keys, values)
+
+    def delete(self, keys: list[bytes]) -> None:
+        libbpf.map_delete(self.fd, keys)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return libbpf.map_items(self.fd, self._spec)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class ArrayFile:
+    """An array in memory that all who open it share. Where BPF has a value per CPU, it has one."""
+
+    def __init__(self, path: Path, spec: MapSpec) -> None:
+        size = spec.value_size * spec.max_entries
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except PermissionError:  # to look at it will do
+            fd, protection = os.open(path, os.O_RDONLY), mmap.PROT_READ
+        try:
+            if os.fstat(fd).st_size != size:
+                raise not_ours(path)
+            self.memory = mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
+        finally:
+            os.close(fd)
+        self._value_size = spec.value_size
+        self.max_entries = spec.max_entries
+
+    @classmethod
+    def create(cls, path: Path, spec: MapSpec) -> ArrayFile:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
+        try:
+            # Reserved now: a file system that is full later would kill who writes.
+            os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
+        finally:
+            os.close(fd)
+        return cls(path, spec)
+
+    def numbers(self) -> memoryview:
+        """All of it as integers of 64 bits; to be released before close()."""
+        return memoryview(self.memory).cast("Q")
+
+    def lookup(self, key: bytes) -> bytes | None:
+        at = _U32.unpack(key)[0] * self._value_size
+        return self.memory[at : at + self._value_size] or None
+
+    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+        for key, value in zip(keys, values, strict=True):
+            at = _U32.unpack(key)[0] * self._value_size
+            # A counter that is started anew comes with zeros for each CPU.
+            self.memory[at : at + self._value_size] = value[: self._value_size]
+
+    def delete(self, keys: list[bytes]) -> None:
+        raise NotImplementedError("an array always has its elements")
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        raise NotImplementedError("an array is looked up by its index")
+
+    def close(self) -> None:
+        self.memory.close()
+
+
+class TableFile:
+    """A hash or a trie: all its entries one after the other. Each change writes a new file."""
+
+    def __init__(self, path: Path, spec: MapSpec, changed: Callable[[], None]) -> None:
+        """changed: called after each change, when it can be read."""
+        self._path, self._spec, self._changed = path, spec, changed
+        self.max_entries: int = _HEADER.unpack(self._read()[: _HEADER.size])[0]
+
+    @staticmethod
+    def create(path: Path, spec: MapSpec) -> None:
+        _replace(path, _HEADER.pack(spec.max_entries, 0))
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return dict(self.items()).get(key)
+
+    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+        if keys:
+            entries = dict(self.items())
+            entries.update(zip(keys, values, strict=True))
+            self._write(entries.items())
+
+    def delete(self, keys: list[bytes]) -> None:
+        if keys:
+            entries = dict(self.items())
+            for key in keys:
+                entries.pop(key, None)
+            self._write(entries.items())
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
+        return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
+
+    def resize(self, max_entries: int) -> None:
+        self.max_entries = max_entries
+        self._write(self.items())
+
+    def close(self) -> None:
+        pass
+
+    def _read(self) -> bytes:
+        data = self._path.read_bytes()
+        entry_size = self._spec.key_size + self._spec.value_size
+        if len(data) < _HEADER.size or (len(data) - _HEADER.size) % entry_size:
+            raise not_ours(self._path)
+        return data
+
+    def _write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
+        parts = [_HEADER.pack(self.max_entries, 0)]
+        for entry in entries:
+            parts += entry
+        _replace(self._path, b"".join(parts))
+        self._changed()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """The file is the old or the new one, at each moment, also if there is no room for it."""
+    fresh = path.with_name(f"{path.name}:new")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        fresh.rename(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def not_ours(path: Path) -> NdxdpError:
+    return NdxdpError(
+        f"{path} is not a map of ABI version {abi.VERSION}",
+        f"another program made it: remove it with rm -r {path.parent}",
+    )

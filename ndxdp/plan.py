@@ -1,0 +1,118 @@
+"""What attaching to an interface and answering for it from userspace have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.instance import open_instance
+from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.loader import Loader
+from ndxdp.kernel.maps import Settings
+from ndxdp.kernel.pins import Tree
+from ndxdp.policy import HOST_SOURCE, RUN_SOURCE, Rules
+from ndxdp.wire import netlink
+from ndxdp.wire.netlink import Link
+
+_BURST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to attach. None: as it is attached now, else the default.
+
+    mode: None by default for `auto`: native, tc, and userspace where a process stays. rate:
+    answers per second and soliciting MAC, 0 (the default) for no limit; burst: how many at once,
+    100 by default. max_addresses: size of the table of exact addresses. links: False takes the
+    way of a kernel without BPF links. image: another object than the shipped one.
+    """
+
+    mode: Mode | None = None
+    loader: Loader = Loader.PREBUILT
+    rate: float | None = None
+    burst: int | None = None
+    max_addresses: int | None = None
+    links: bool = True
+    image: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One attachment, decided: where, how, and whether it outlives the process.
+
+    steps: the modes that could not be had, as the settings keep them.
+    """
+
+    link: Link
+    mode: Mode
+    options: Options
+    keep: bool
+    path: Path
+    steps: str
+
+
+def settings_of(plan: Plan, before: Settings | None) -> Settings:
+    """Settings for a plan; what it does not say stays as it was before."""
+    rate, burst, link = plan.options.rate, plan.options.burst, plan.link
+    settings = before or Settings(link.mac, link.ifindex, netlink.netns(), plan.mode)
+    if rate is None and burst and not settings.rate_interval:
+        raise UsageError("--burst without a rate limits nothing", "give --rate, too")
+    interval = settings.rate_interval
+    if rate is not None:
+        interval = round(1e9 / rate) if rate else 0
+    credit = interval * ((burst or settings.burst or _BURST) - 1)
+    settings = replace(settings, rate_interval=interval, rate_credit=credit)
+    here = (link.ifindex, netlink.netns())
+    if (settings.ifindex, settings.netns) != here:
+        settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))
+    return replace(
+        settings,
+        mac=link.mac,
+        link_local=netlink.link_local(link.ifindex),
+        mode=plan.mode,
+        bcc=plan.options.loader is Loader.BCC,
+        steps=plan.steps,
+    )
+
+
+def inherited(tree: Tree, interface: str) -> Rules:
+    """Rules that somebody added by hand, and that a killed process left in the other place."""
+    try:
+        with open_instance(tree, interface) as left:
+            rules = left.maps.rules()
+    except NdxdpError:
+        return {}
+    ours = (HOST_SOURCE, RUN_SOURCE)
+    return {
+        prefix: replace(rule, held=False)
+        for prefix, rule in rules.items()
+        if rule.source not in ours
+    }
+
+
+def attached_otherwise(interface: str, mode: Mode) -> NdxdpError:
+    return NdxdpError(
+        f"ndxdp is attached to {interface} in {mode.label} mode",
+        f"ndxdp detach {interface} first, or --mode {mode.label}",
+    )
+
+
+def too_small(max_addresses: int, have: int, why: str) -> NdxdpError:
+    return NdxdpError(
+        f"a table of {max_addresses} addresses could not be filled ({why})",
+        f"{have} rules are there: is --max-addresses too small, or memory short?",
+    )
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep SIGINT and SIGTERM waiting while several kernel objects change together."""
+    waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, waiting)

@@ -1,0 +1,194 @@
+"""The userspace path against the table of packets, on a real socket, and against garbage.
+
+A packet socket gets a copy of each frame before the bridge has it: a frame that has passed to the
+tap is in the socket's queue, if it ever will be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ndxdp import ndp
+from ndxdp.instance import Served
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.maps import Settings
+from ndxdp.kernel.pins import Trees
+from ndxdp.ndp import Reason
+from ndxdp.plan import Options
+from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.responder import release
+from ndxdp.serving import serve_interface
+from ndxdp.userspace import Userspace
+from ndxdp.wire import netlink
+from ndxdp.wire.packet import BATCH, PacketSocket, solicitation_filter
+from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.pair import RECEIVER, Pair, pair
+from tests.test_differential import mutated
+
+TIMEOUT = 5_000_000_000  # ns without a heartbeat
+SEED, FRAMES = 7527, 3000
+
+
+@dataclass
+class Bench:
+    """The path at one end of a link. It runs when asked to, so that nothing is waited for."""
+
+    ends: Pair
+    path: Userspace
+    instance: Served
+    settings: Settings
+
+    def set_up(self, case: Case) -> None:
+        now = time.monotonic_ns()
+        self.instance.maps.set_settings(
+            replace(
+                self.settings,
+                mac=HOST.mac,
+                link_local=case.host.link_local,
+                paused=case.paused,
+                heartbeat=now - TIMEOUT - 1 if case.daemon_dead else now,
+                heartbeat_timeout=TIMEOUT,
+                rate_interval=INTERVAL if case.rate_exceeded else 0,
+                rate_credit=CREDIT,
+            )
+        )
+
+    def put(self, frame: bytes) -> bytes | None:
+        """Put a frame on the link, let the path work; returns what passed on to the kernel."""
+        self.ends.send(frame)
+        passed = self.ends.passed()
+        self.path.on_readable()
+        return passed
+
+    def counted(self, before: dict[Reason, int]) -> dict[Reason, int]:
+        after = self.instance.maps.reasons()
+        return {reason: after[reason] - n for reason, n in before.items() if after[reason] != n}
+
+
+@pytest.fixture(scope="module")
+def bench(trees: Trees) -> Iterator[Bench]:
+    with pair(HOST.mac) as ends, contextlib.ExitStack() as held:
+        link = netlink.answering_link(RECEIVER)
+        packets = PacketSocket(link.ifindex)
+        held.callback(packets.close)
+        instance = serve_interface(
+            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+        )
+        instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
+        path = Userspace(instance.maps, packets)
+        yield Bench(ends, path, instance, instance.maps.settings())
+        path.close()
+        release(trees.files, instance)
+        instance.close()
+
+
+def test_rules_read_back_as_written(bench: Bench) -> None:
+    assert bench.instance.maps.rules() == RULES
+    assert bench.settings.mode is Mode.USERSPACE
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_real_frame(bench: Bench, case: Case) -> None:
+    """The same bytes and the same reasons as the program's; the frame itself always passes."""
+    bench.set_up(case)
+    if case.rate_exceeded:
+        for _ in range(BURST):
+            bench.put(case.frame)
+            limited = case.reason is Reason.RATE_LIMITED
+            assert (bench.ends.reply(nothing=not limited) is not None) == limited
+    before = bench.instance.maps.reasons()
+
+    passed = bench.put(case.frame)
+
+    assert passed == case.frame, f"{show(case.frame)}\n  became\n{passed and show(passed)}"
+    reply = bench.ends.reply(nothing=case.reply is None)
+    assert reply == case.reply, f"{show(case.frame)}\n  brought\n{reply and show(reply)}"
+    assert bench.ends.is_silent()
+    assert bench.counted(before) == ({} if case.reason is Reason.NOT_NS else {case.reason: 1})
+
+
+def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
+    def counts() -> dict[str, tuple[int, int]]:
+        return {
+            count.label: (count.solicited, count.answered)
+            for count in bench.instance.maps.group_counts()
+        }
+
+    for reason, answered in ((Reason.ANSWERED, 1), (Reason.DENIED, 0)):
+        case = next(case for case in CASES if case.reason is reason)
+        bench.set_up(case)
+        before = counts()
+        bench.put(case.frame)
+        bench.ends.reply(nothing=not answered)
+        changed = {label: n for label, n in counts().items() if n != before[label]}
+        assert [
+            (n[0] - before[label][0], n[1] - before[label][1]) for label, n in changed.items()
+        ] == [(1, answered)]
+
+
+def test_a_rule_holds_from_the_next_frame_on(bench: Bench) -> None:
+    """Nobody tells the path: it sees that the rules have changed when a frame comes."""
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED)
+    bench.set_up(case)
+    maps = bench.instance.maps
+    maps.apply(Difference({}, list(RULES)), RULES)
+    bench.put(case.frame)
+    assert bench.ends.reply(nothing=True) is None
+    maps.apply(Difference(RULES, []), {})
+    bench.put(case.frame)
+    assert bench.ends.reply() == case.reply
+
+
+# ---- garbage ------------------------------------------------------------------------------------
+
+
+def test_frames_cut_anywhere(bench: Bench) -> None:
+    """From the least that a link carries to a whole solicitation, and 4 bytes more."""
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED and len(case.frame) == 86)
+    bench.set_up(case)
+    for length in range(15, 91):
+        frame = (case.frame + bytes(4))[:length]
+        before = bench.instance.maps.reasons()
+        bench.put(frame)
+        wanted = ndp.decide(frame, HOST, Table.of(RULES).match)
+        assert bench.ends.reply(nothing=wanted.reply is None) == wanted.reply, length
+        expected = {} if wanted.reason is Reason.NOT_NS else {wanted.reason: 1}
+        assert bench.counted(before) == expected, length
+    assert wanted.reply is not None, "garbage behind a whole solicitation is padding"
+
+
+def test_random_frames(bench: Bench) -> None:
+    """Batches of them: each NS is counted once, and what comes back is what ndp.py says."""
+    rng, table = random.Random(SEED), Table.of(RULES)
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED)
+    before = bench.instance.maps.reasons()
+    expected: dict[Reason, int] = {}
+    for _ in range(FRAMES // BATCH):
+        bench.set_up(case)  # a heartbeat, before dynamic rules expire
+        frames = [mutated(rng)[:1990] for _ in range(BATCH + 7)]
+        wanted = [ndp.decide(frame, case.host, table.match) for frame in frames]
+        for frame in frames:
+            bench.ends.send(frame)
+        for _ in frames:
+            bench.ends.passed()
+        bench.path.on_readable()
+        for frame, verdict in zip(frames, wanted, strict=True):
+            if verdict.reason is not Reason.NOT_NS:
+                expected[verdict.reason] = expected.get(verdict.reason, 0) + 1
+            if verdict.reply is not None:
+                assert bench.ends.reply() == verdict.reply, show(frame)
+        assert bench.ends.is_silent()
+    assert bench.counted(before) == expected
+    assert len(expected) > 10, expected
+    assert bench.instance.maps.socket_counts() == {"overflows": 0, "errors": 0}
+
+
+def test_filter_is_small(bench: Bench) -> None:
+    """It runs for every packet of the interface."""
+    assert len(solicitation_filter()) // 8 <= 16
