@@ -1,0 +1,1 @@
+"""Figures against peers, each a ratio within one run: `make bench`."""
