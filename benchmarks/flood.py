@@ -85,7 +85,7 @@ def _send(interface: str, frames: list[bytes], rate: int, seconds: float) -> tup
     batches = []
     for at in range(0, len(frames), BATCH):
         batch = MessageBatch(len(frames[0]))
-        batch.bytes[:] = b"".join(frames[at : at + BATCH])
+        batch.bytes[:] = b"".join(frames[at : at + BATCH]).ljust(len(batch.bytes))
         batches.append(batch.address())
     sendmmsg = ctypes.CDLL(None).sendmmsg
     sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)

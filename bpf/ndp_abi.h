@@ -90,9 +90,10 @@ enum ndp_mode {
 
 /* What `detach` must put back. */
 enum ndp_left_flag {
-	NDP_LEFT_ALLMULTI = 1, /* attach switched allmulti on: it was off */
-	NDP_LEFT_CLSACT = 2,   /* attach made the clsact qdisc */
-	NDP_LEFT_NETLINK = 4,  /* attached by netlink, not by a BPF link */
+	NDP_LEFT_ALLMULTI = 1,	    /* attach switched allmulti on: it was off */
+	NDP_LEFT_CLSACT = 2,	    /* attach made the clsact qdisc */
+	NDP_LEFT_NETLINK = 4,	    /* attached by netlink, not by a BPF link */
+	NDP_LEFT_MCAST_ROUTER = 16, /* attach set the bridge's mcast_router to 2: it was 1 */
 	NDP_LEFT_RUN = 8, /* attached for as long as a process runs: what it leaves is debris */
 };
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ndxdp import ladder, responder, serving
-from ndxdp.errors import ModeUnavailable, NdxdpError
+from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.instance import Instance
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
@@ -44,6 +44,11 @@ def run(
     keep: leave the program attached, answering on its own. ready: called when it answers, each
     time that it has begun to. NdxdpError if it cannot begin to.
     """
+    if keep and options.mode is Mode.USERSPACE:
+        raise UsageError(
+            "in userspace mode a process answers, and nothing can go on without it",
+            "leave --keep out, or take another mode",
+        )
     # Held back until _listening(): an attach half done is nobody's wish.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     began = False
@@ -61,6 +66,8 @@ def run(
                 _answer(trees, interface, options, rules, keep, begin, monitor)
                 return
             except InterfaceGone as gone:
+                if not began:
+                    raise
                 log.warning("%s; waiting for it", gone)
             except NdxdpError as error:
                 if not began:
@@ -72,10 +79,6 @@ def run(
                     with contextlib.suppress(NdxdpError):  # there may be nothing left
                         responder.detach_interface(trees, interface)
                 return
-
-
-class InterfaceGone(NdxdpError):
-    """It was deleted or renamed: there is nothing to answer on."""
 
 
 @dataclass
@@ -98,21 +101,33 @@ def _answer(
 ) -> None:
     """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
     with contextlib.ExitStack() as held, contextlib.ExitStack() as at_end:
-        steps: list[Step] | None = None
-        if options.mode is not Mode.USERSPACE:
-            try:
-                answering = _attach(trees, interface, options, rules, keep, held, at_end)
-            except ModeUnavailable as error:
-                if options.mode is not None or keep:
-                    raise
-                steps = error.steps if isinstance(error, NoMode) else ladder.all_of(error)
-        if steps is not None or options.mode is Mode.USERSPACE:
-            answering = _open_userspace(trees, interface, options, rules, steps or [], held, at_end)
         try:
+            answering = _begin(trees, interface, options, rules, keep, held, at_end)
             asyncio.run(_serve(answering, monitor, ready))
         except InterfaceGone:
             at_end.pop_all()
             raise
+
+
+def _begin(
+    trees: Trees,
+    interface: str,
+    options: Options,
+    rules: Mapping[Prefix, Rule],
+    keep: bool,
+    held: contextlib.ExitStack,
+    at_end: contextlib.ExitStack,
+) -> _Answering:
+    """By a program if one can be had, else from userspace."""
+    steps: list[Step] = []
+    if options.mode is not Mode.USERSPACE:
+        try:
+            return _attach(trees, interface, options, rules, keep, held, at_end)
+        except ModeUnavailable as error:
+            if options.mode is not None or keep:
+                raise
+            steps = error.steps if isinstance(error, NoMode) else ladder.all_of(error)
+    return _open_userspace(trees, interface, options, rules, steps, held, at_end)
 
 
 def _attach(
@@ -130,7 +145,8 @@ def _attach(
     held.callback(instance.close)
     if not keep:
         at_end.callback(_leave, trees.pins, instance)
-        allmulti = Allmulti(instance.maps.settings().ifindex)
+        with netlink.present(interface):
+            allmulti = Allmulti(instance.maps.settings().ifindex)
         held.callback(allmulti.close)
     return _Answering(trees.pins, instance)
 
@@ -144,8 +160,10 @@ def _open_userspace(
     held: contextlib.ExitStack,
     at_end: contextlib.ExitStack,
 ) -> _Answering:
+    link = netlink.answering_link(interface)
     try:
-        packets = PacketSocket(netlink.answering_link(interface).ifindex)
+        with netlink.present(interface):
+            packets = PacketSocket(link.ifindex)
     except ModeUnavailable as error:
         if not steps:
             raise
@@ -217,7 +235,6 @@ def _path(answering: _Answering) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(answering.packets.fileno())
-        path.close()
 
 
 @contextlib.contextmanager
@@ -273,7 +290,7 @@ class _Follower:
         instance = self._instance
         link = netlink.find_link(instance.interface)
         if link is None or link.ifindex != self._ifindex:
-            raise InterfaceGone(f"{instance.interface} has gone", "start again when it is back")
+            raise netlink.gone(instance.interface)
         self._monitor.ifindexes = frozenset((link.ifindex, link.master))
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)

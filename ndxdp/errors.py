@@ -24,3 +24,11 @@ class UsageError(NdxdpError):
 
 class ModeUnavailable(NdxdpError):
     """A mode cannot be had on this interface or this host: another one may."""
+
+
+class InterfaceGone(NdxdpError):
+    """It was deleted or renamed: there is nothing to answer on."""
+
+
+class Damaged(NdxdpError):
+    """Pins or files are missing, or hold what ndxdp did not write."""

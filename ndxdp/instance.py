@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from ndxdp import ndp
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import Damaged, NdxdpError, UsageError
 from ndxdp.kernel import abi, attach, libbpf, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -116,10 +116,6 @@ class Explanation:
     reply: bytes | None
 
 
-class Incomplete(NdxdpError):
-    """Some pins or files are missing: who made them was killed half-way."""
-
-
 def open_instance(tree: Tree, interface: str) -> Instance:
     """What there is of an interface; NdxdpError where there is nothing."""
     if isinstance(tree, PinTree):
@@ -130,7 +126,7 @@ def open_instance(tree: Tree, interface: str) -> Instance:
     except PermissionError as error:
         raise NdxdpError(f"the files of {interface} may not be read", "run this as root") from error
     except OSError as error:
-        raise Incomplete(
+        raise Damaged(
             f"the files of {interface} are incomplete ({error.strerror})",
             f"ndxdp detach {interface}",
         ) from error
@@ -155,7 +151,7 @@ def open_pinned(tree: PinTree, interface: str) -> Pinned:
             raise NdxdpError(
                 f"the pins of {interface} may not be opened", "run this as root"
             ) from error
-        raise Incomplete(
+        raise Damaged(
             f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
         ) from error
     return Pinned(interface, maps, prog_fd, link_fd)

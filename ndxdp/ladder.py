@@ -43,11 +43,14 @@ def check(link: Link, mode: Mode, *, named: bool) -> None:
     """
     if mode not in (Mode.NATIVE, Mode.GENERIC):
         return
-    hidden = offload.hidden_vlans(link.name)
+    hidden = offload.hidden_vlans(link.name, link.kind)
     if hidden:
+        hint = "--mode tc sees them"
+        if link.kind != "veth":
+            hint += f"; or let them in the frames: ethtool -K {link.name} rxvlan off"
         raise ModeUnavailable(
             f"{link.name} takes the VLAN tags off before XDP sees them, and has {hidden[0]} on top",
-            f"--mode tc sees them; or let them in the frames: ethtool -K {link.name} rxvlan off",
+            hint,
         )
     if mode is Mode.GENERIC or named:
         return

@@ -97,7 +97,7 @@ def inherited(tree: Tree, interface: str) -> Rules:
 def attached_otherwise(interface: str, mode: Mode) -> NdxdpError:
     return NdxdpError(
         f"ndxdp is attached to {interface} in {mode.label} mode",
-        f"ndxdp detach {interface} first, or --mode {mode.label}",
+        f"ndxdp detach {interface} first",
     )
 
 

@@ -15,7 +15,7 @@ from ndxdp.kernel.maps import Settings
 from ndxdp.ladder import Step
 from ndxdp.ndp import NaSource, Profile, Reason
 from ndxdp.policy import Prefix, Rule
-from ndxdp.wire import offload
+from ndxdp.wire import netlink, offload
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
 
@@ -110,12 +110,12 @@ def status_text(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _warnings(interface: str, settings: Settings) -> Iterator[str]:
     if settings.mode in (Mode.NATIVE, Mode.GENERIC):
-        hidden = offload.hidden_vlans(interface)
+        link = netlink.find_link(interface)
+        hidden = offload.hidden_vlans(interface, link.kind) if link else []
         if hidden:
             yield (
                 f"the VLAN tags of {', '.join(hidden)} are taken off before XDP sees them:"
-                " answers may go to the wrong VLAN; use tc, or ethtool -K"
-                f" {interface} rxvlan off"
+                " answers may go to the wrong VLAN; attach in tc mode"
             )
 
 

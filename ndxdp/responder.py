@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ndxdp import ladder
-from ndxdp.errors import ModeUnavailable, NdxdpError, UsageError
-from ndxdp.instance import Incomplete, Instance, Pinned, open_instance, open_pinned, other_version
+from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
+from ndxdp.instance import Instance, Pinned, open_instance, open_pinned, other_version
 from ndxdp.kernel import abi, attach, libbpf, loader, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -124,7 +124,7 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
     tree.refuse_if_held(link.name)
     try:
         present = open_pinned(tree, link.name)
-    except Incomplete:  # an attach that was killed half-way
+    except Damaged:  # an attach that was killed half-way
         tree.remove(link.name)
         return None
     settings = present.maps.settings()
@@ -261,6 +261,8 @@ def _hang(
         left |= Left.RUN
     if plan.keep and not link.allmulti:
         left |= Left.ALLMULTI
+    if link.mcast_router == 1:
+        left |= Left.MCAST_ROUTER
     planned = left
     if plan.mode is Mode.TC and not netlink.has_clsact(link.ifindex):
         planned |= Left.CLSACT
@@ -278,6 +280,9 @@ def _hang(
     if plan.keep and not link.allmulti:
         netlink.set_allmulti(link.ifindex, True)
         undo.callback(netlink.set_allmulti, link.ifindex, False)
+    if link.mcast_router == 1:
+        netlink.set_mcast_router(link.ifindex, 2)
+        undo.callback(netlink.set_mcast_router, link.ifindex, 1)
     maps.set_settings(replace(settings, left=left))
     return link_fd
 
@@ -309,28 +314,28 @@ def detach_interface(trees: Trees, interface: str) -> None:
             tree.refuse_if_held(interface)
         try:
             instance = open_instance(tree, interface)
-        except Incomplete:
+        except Damaged:
             tree.remove(interface)
             return
         with instance:
-            settings = instance.maps.settings()
-            if (
-                isinstance(instance, Pinned)
-                and settings.netns != netlink.netns()
-                and not instance.is_dead(settings)
-            ):
-                raise _elsewhere(tree.path(interface))
+            if isinstance(instance, Pinned):
+                settings = instance.maps.settings()
+                if settings.netns != netlink.netns() and not instance.is_dead(settings):
+                    raise _elsewhere(tree.path(interface))
             release(tree, instance)
         log.info("detached from %s", interface)
 
 
 def release(tree: Tree, instance: Instance) -> None:
     """Undo what attach_interface() or serve_interface() did, as far as it is still there."""
-    settings = instance.maps.settings()
-    with uninterrupted():
-        if isinstance(instance, Pinned) and settings.netns == netlink.netns():
-            if instance.link_fd is None:
+    with uninterrupted(), contextlib.suppress(Damaged):
+        settings = instance.maps.settings()
+        if settings.netns == netlink.netns():
+            if isinstance(instance, Pinned) and instance.link_fd is None:
                 _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
             if settings.left & Left.ALLMULTI:
                 netlink.set_allmulti(settings.ifindex, False)
+            if settings.left & Left.MCAST_ROUTER:
+                netlink.set_mcast_router(settings.ifindex, 1)
+    with uninterrupted():
         tree.remove(instance.interface)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ndxdp import ladder
-from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.instance import Incomplete, Served, open_instance, open_pinned, other_version
-from ndxdp.kernel.abi import Mode
+from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
+from ndxdp.instance import Served, open_instance, open_pinned, other_version
+from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import FileTree, PinTree, Trees
 from ndxdp.ladder import Step
@@ -66,6 +67,13 @@ def serve_interface(
         told = ladder.pack(steps)
         plan = Plan(link, Mode.USERSPACE, options, False, tree.path(interface), told)
         settings = settings_of(plan, before)
+        if link.mcast_router == 1:
+            try:
+                netlink.set_mcast_router(link.ifindex, 2)
+                undo.callback(netlink.set_mcast_router, link.ifindex, 1)
+                settings = replace(settings, left=settings.left | Left.MCAST_ROUTER)
+            except NdxdpError as error:
+                log.warning("MLD snooping may keep solicitations from %s: %s", interface, error)
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
             maps.set_settings(settings)
@@ -82,7 +90,7 @@ def _files(tree: FileTree, interface: str, undo: contextlib.ExitStack) -> Maps:
         left = open_instance(tree, interface)
         undo.callback(left.close)
         return left.maps
-    except Incomplete:
+    except Damaged:
         tree.remove(interface)
     except NdxdpError:
         if tree.path(interface).is_dir():
@@ -114,6 +122,6 @@ def _left_by_program(tree: PinTree, interface: str) -> Rules:
             settings = left.maps.settings()
             if left.is_attached(settings) or not left.is_dead(settings):
                 raise attached_otherwise(interface, settings.mode)
-    except Incomplete:
+    except Damaged:
         return {}
     return inherited(tree, interface)

@@ -483,4 +483,5 @@ def take_off(interface: str = UPLINK) -> None:
     with contextlib.suppress(OSError):
         for path in (*PINS.glob("v*"), PINS):
             path.rmdir()
+    call("tc", "qdisc", "delete", "dev", interface, "clsact")  # where there are no tcx links
     call("ip", "link", "set", interface, "allmulticast", "off")

@@ -83,7 +83,6 @@ def bench(trees: Trees) -> Iterator[Bench]:
         instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
         path = Userspace(instance.maps, packets)
         yield Bench(ends, path, instance, instance.maps.settings())
-        path.close()
         release(trees.files, instance)
         instance.close()
 

@@ -45,6 +45,7 @@ class Left(IntFlag):
     CLSACT = 2
     NETLINK = 4
     RUN = 8
+    MCAST_ROUTER = 16
 
 
 class NaSourceCode(IntEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from ndxdp.errors import ModeUnavailable
+from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError
 from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -129,8 +129,10 @@ def _is_filter(ifindex: int, prog_id: int) -> bool:
     return libbpf.tc_program_id(ifindex, TC_HANDLE, TC_PRIORITY) == prog_id
 
 
-def _refusal(interface: str, mode: Mode, error: BpfError) -> ModeUnavailable:
+def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
     """The kernel's own words, where netlink brought any."""
+    if error.errno == errno.ENODEV:
+        return InterfaceGone(f"{interface} has gone", "start again when it is back")
     said = [
         line.partition("Kernel error message:")[2].strip()
         for line in error.log.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import struct
 import time
 from collections import Counter
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ndxdp.errors import ModeUnavailable, NdxdpError
+from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.kernel import abi, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
 from ndxdp.policy import Difference, Prefix, Rule, Rules, cut
+
+log = logging.getLogger(__name__)
 
 _STEPS_MAX = 255
 _U32 = struct.Struct("=I")
@@ -185,7 +188,7 @@ class Maps:
         """New, empty maps in files."""
         for spec in _sized(abi.FILES, max_addresses):
             if spec.type in _ARRAYS:
-                ArrayFile.create(directory / spec.name, spec).close()
+                ArrayFile.create(directory / spec.name, spec)
             else:
                 TableFile.create(directory / spec.name, spec)
         return cls.open_files(directory)
@@ -197,8 +200,7 @@ class Maps:
             changes = ArrayFile(directory / "userspace", abi.FILES["userspace"])
 
             def changed() -> None:
-                with changes.numbers() as numbers:
-                    numbers[0] += 1
+                changes.add(0, 1, 0, 0)
 
             maps["userspace"] = changes
             for spec in abi.FILES.values():
@@ -267,7 +269,10 @@ class Maps:
     # ---- settings
 
     def settings(self) -> Settings:
-        return Settings.unpack(self._element("settings"))
+        try:
+            return Settings.unpack(self._element("settings"))
+        except ValueError as error:
+            raise _damaged(f"the settings say that {error}") from error
 
     def set_settings(self, settings: Settings) -> None:
         self._maps["settings"].update([_KEY0], [settings.pack()])
@@ -477,7 +482,9 @@ def _prefix_of(name: str, key: bytes) -> Prefix:
 
 
 def _rule_of(fields: Mapping[str, Any], groups: Mapping[int, Group]) -> Rule:
-    group = groups[fields["group"]]
+    group = groups.get(fields["group"])
+    if group is None or fields["answer"] not in set(Answer):
+        raise _damaged(f"a rule says {fields}")
     return Rule(
         Answer(fields["answer"]),
         group.profile,
@@ -485,6 +492,13 @@ def _rule_of(fields: Mapping[str, Any], groups: Mapping[int, Group]) -> Rule:
         group.label,
         group.dynamic,
         bool(fields["flags"] & abi.RuleFlag.HELD),
+    )
+
+
+def _damaged(what: str) -> Damaged:
+    log.debug("%s", what)
+    return Damaged(
+        "the maps hold what ndxdp did not write", "detach the interface, attach it again"
     )
 
 

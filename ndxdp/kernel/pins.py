@@ -41,8 +41,12 @@ class Tree:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold off every other writer; makes the base directory where it is missing."""
-        while (fd := self._locked_base()) is None:
-            pass
+        for _ in range(1000):  # each time that another one took the directory away meanwhile
+            fd = self._locked_base()
+            if fd is not None:
+                break
+        else:
+            raise NdxdpError(f"{self.base} cannot be made", "is it on a file system of its own?")
         try:
             yield
         finally:
@@ -61,7 +65,9 @@ class Tree:
             if not self.root.parent.is_dir():
                 raise
             return None
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+                raise
             raise ModeUnavailable(f"{self.base} may not be written", "run this as root") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

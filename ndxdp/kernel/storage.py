@@ -6,18 +6,19 @@ writes rules, settings and counters without knowing which it has.
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import Damaged
 from ndxdp.kernel import abi, libbpf
 from ndxdp.kernel.abi import MapSpec
 
 _U32 = struct.Struct("=I")
+_U64_MAX = (1 << 64) - 1
 _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
 
 
@@ -57,7 +58,7 @@ class KernelMap:
 
     @classmethod
     def open(cls, path: Path, spec: MapSpec) -> KernelMap:
-        """A pinned map; NdxdpError if it is not what this ABI has."""
+        """A pinned map; Damaged if it is not what this ABI has."""
         opened = cls(spec, libbpf.get_pinned(str(path)))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
         if libbpf.map_spec(opened.fd)._replace(max_entries=0) != expected:
@@ -92,47 +93,60 @@ class KernelMap:
 
 
 class ArrayFile:
-    """An array in memory that all who open it share. Where BPF has a value per CPU, it has one."""
+    """An array. Where BPF has a value for each CPU, it has one.
+
+    Read and written by system calls: who maps a file is killed when somebody cuts it short.
+    """
 
     def __init__(self, path: Path, spec: MapSpec) -> None:
-        size = spec.value_size * spec.max_entries
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        try:
-            fd = os.open(path, os.O_RDWR)
-        except PermissionError:  # to look at it will do
-            fd, protection = os.open(path, os.O_RDONLY), mmap.PROT_READ
-        try:
-            if os.fstat(fd).st_size != size:
-                raise not_ours(path)
-            self.memory = mmap.mmap(fd, size, mmap.MAP_SHARED, protection)
-        finally:
-            os.close(fd)
-        self._value_size = spec.value_size
+        self._path, self._value_size = path, spec.value_size
         self.max_entries = spec.max_entries
+        try:
+            self._fd = os.open(path, os.O_RDWR)
+            self._writable = True
+        except PermissionError:  # to look at it will do
+            self._fd = os.open(path, os.O_RDONLY)
+            self._writable = False
+        if os.fstat(self._fd).st_size != spec.value_size * spec.max_entries:
+            os.close(self._fd)
+            raise not_ours(path)
 
-    @classmethod
-    def create(cls, path: Path, spec: MapSpec) -> ArrayFile:
+    @staticmethod
+    def create(path: Path, spec: MapSpec) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
-            # Reserved now: a file system that is full later would kill who writes.
+            # Reserved now, so that counting goes on in a file system that is full.
             os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
         finally:
             os.close(fd)
-        return cls(path, spec)
-
-    def numbers(self) -> memoryview:
-        """All of it as integers of 64 bits; to be released before close()."""
-        return memoryview(self.memory).cast("Q")
 
     def lookup(self, key: bytes) -> bytes | None:
         at = _U32.unpack(key)[0] * self._value_size
-        return self.memory[at : at + self._value_size] or None
+        value = os.pread(self._fd, self._value_size, at)
+        if len(value) != self._value_size:
+            raise not_ours(self._path)
+        return value
 
     def update(self, keys: list[bytes], values: list[bytes]) -> None:
+        if not self._writable:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
         for key, value in zip(keys, values, strict=True):
-            at = _U32.unpack(key)[0] * self._value_size
             # A counter that is started anew comes with zeros for each CPU.
-            self.memory[at : at + self._value_size] = value[: self._value_size]
+            start = _U32.unpack(key)[0] * self._value_size
+            os.pwrite(self._fd, value[: self._value_size], start)
+
+    def number(self, slot: int, index: int) -> int:
+        """One of the integers of 64 bits that a value is made of."""
+        value = self.lookup(_U32.pack(slot)) or b""
+        return int(struct.unpack_from("=Q", value, index * 8)[0])
+
+    def add(self, slot: int, *more: int) -> None:
+        """Count: the value is so many integers of 64 bits, and grows by these."""
+        key = _U32.pack(slot)
+        numbers = struct.Struct(f"={len(more)}Q")
+        value = self.lookup(key) or b""
+        grown = (n + m & _U64_MAX for n, m in zip(numbers.unpack(value), more, strict=True))
+        self.update([key], [numbers.pack(*grown)])
 
     def delete(self, keys: list[bytes]) -> None:
         raise NotImplementedError("an array always has its elements")
@@ -141,7 +155,7 @@ class ArrayFile:
         raise NotImplementedError("an array is looked up by its index")
 
     def close(self) -> None:
-        self.memory.close()
+        os.close(self._fd)
 
 
 class TableFile:
@@ -211,8 +225,8 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def not_ours(path: Path) -> NdxdpError:
-    return NdxdpError(
+def not_ours(path: Path) -> Damaged:
+    return Damaged(
         f"{path} is not a map of ABI version {abi.VERSION}",
         f"another program made it: remove it with rm -r {path.parent}",
     )

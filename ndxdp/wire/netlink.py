@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import InterfaceGone, NdxdpError
 from ndxdp.ndp import UNSPECIFIED
 from ndxdp.policy import Prefix, check_interface
 
@@ -39,6 +39,8 @@ class Link(NamedTuple):
     """An interface. mac: 6 bytes, empty where it has none. kind: `veth`, `bridge`, … or ''.
 
     master: ifindex of the bridge or bond that it is a port of, 0 without one.
+    mcast_router: of a bridge: 2 if every multicast frame is delivered to the host as well, 1 if
+    MLD snooping decides; 0 for all else.
     """
 
     ifindex: int
@@ -49,6 +51,7 @@ class Link(NamedTuple):
     up: bool
     allmulti: bool
     master: int = 0
+    mcast_router: int = 0
 
 
 @contextlib.contextmanager
@@ -82,6 +85,8 @@ def find_link(name: str) -> Link | None:
         return None
     address = message.get_attr("IFLA_ADDRESS") or ""
     info = message.get_attr("IFLA_LINKINFO")
+    is_bridge = info and info.get_attr("IFLA_INFO_KIND") == "bridge"
+    bridge = info.get_attr("IFLA_INFO_DATA") if is_bridge else None
     return Link(
         ifindex=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -91,6 +96,7 @@ def find_link(name: str) -> Link | None:
         up=bool(message["flags"] & IFF_UP),
         allmulti=bool(message["flags"] & IFF_ALLMULTI),
         master=message.get_attr("IFLA_MASTER") or 0,
+        mcast_router=(bridge.get_attr("IFLA_BR_MCAST_ROUTER") or 0) if bridge else 0,
     )
 
 
@@ -107,6 +113,21 @@ def answering_link(name: str) -> Link:
     if not link.up:
         raise NdxdpError(f"{name} is down", f"ip link set dev {name} up")
     return link
+
+
+def gone(name: str) -> InterfaceGone:
+    return InterfaceGone(f"{name} has gone", "start again when it is back")
+
+
+@contextlib.contextmanager
+def present(name: str) -> Iterator[None]:
+    """InterfaceGone where the kernel says that there is no such device."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.ENXIO):
+            raise
+        raise gone(name) from error
 
 
 def owned_addresses(link: Link) -> dict[Prefix, str]:
@@ -172,6 +193,20 @@ def set_allmulti(ifindex: int, on: bool) -> None:
                 return
             raise NdxdpError(
                 f"allmulti could not be set ({os.strerror(error.code)})", "run this as root"
+            ) from error
+
+
+def set_mcast_router(ifindex: int, value: int) -> None:
+    """Deliver every multicast frame to a bridge's host (2), or what MLD snooping finds (1)."""
+    with _route() as netlink:
+        try:
+            netlink.link("set", index=ifindex, kind="bridge", br_mcast_router=value)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return
+            raise NdxdpError(
+                f"the bridge's mcast_router could not be set ({os.strerror(error.code)})",
+                "run this as root, or with CAP_NET_ADMIN too",
             ) from error
 
 

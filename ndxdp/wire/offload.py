@@ -14,14 +14,17 @@ _ETHTOOL_GFLAGS = 0x25
 _ETH_FLAG_RXVLAN = 1 << 8
 
 
-def hidden_vlans(interface: str) -> list[str]:
+def hidden_vlans(interface: str, kind: str) -> list[str]:
     """VLAN interfaces on top of one whose driver or NIC takes their tags off (`rxvlan on`).
+
+    kind: of the interface. A veth hands on frames whose tag its peer has beside them already,
+    whatever its own features say.
 
     XDP on the interface takes their solicitations for its own. Empty where the tags stay in
     the frames. Of VLAN interfaces in other network namespaces it knows nothing.
     """
     stacked = vlans_on(interface)
-    return stacked if stacked and takes_tags_off(interface) else []
+    return stacked if stacked and (kind == "veth" or takes_tags_off(interface)) else []
 
 
 def vlans_on(interface: str, config: Path = _VLANS) -> list[str]:

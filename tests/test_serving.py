@@ -1,0 +1,1046 @@
+"""The userspace path as a user has it: `ndxdp run --mode userspace`, and every command beside it.
+
+What it answers is what the program answers (test_userspace.py). Here it is started, changed,
+stopped, killed, and robbed of its interface and its files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import shutil
+import signal
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.capture import packet_socket
+from tests import network, packets
+from tests.network import (
+    BEHIND,
+    FILES,
+    GATEWAY,
+    HOST,
+    HOST_LINK_LOCAL,
+    HOST_MAC,
+    NDXDP,
+    OTHER_GATEWAY,
+    PINS,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    Running,
+    allmulti_count,
+    call,
+    connect,
+    done,
+    eventually,
+    explain,
+    leftovers,
+    ndxdp,
+    reason_names,
+    rules,
+    sh,
+    status,
+)
+from tests.test_bad_input import refused
+
+CANNOT = 1
+OTHER, ANOTHER = "2001:db8::d:0:0:1", "2001:db8::d:0:0:2"
+USERSPACE = ("-i", UPLINK, "--mode", "userspace")
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+def serve(net: Network, *words: str) -> Running:
+    """A run on the userspace path, with one rule."""
+    return net.run(*USERSPACE, "-n", BEHIND, *words)
+
+
+def directory(interface: str = UPLINK) -> Path:
+    """The interface's files."""
+    (found,) = FILES.glob(f"v*/{interface}")
+    return found
+
+
+def counts() -> dict[str, int]:
+    """Solicitations by reason, from the file; reasons without any are left out."""
+    data = (directory() / "reasons").read_bytes()
+    names = reason_names()
+    numbers = enumerate(struct.unpack(f"={len(data) // 8}Q", data))
+    return {names[number]: count for number, count in numbers if count}
+
+
+def counted(expected: int) -> dict[str, int]:
+    """The counters, once so many solicitations have been counted."""
+    eventually(lambda: sum(counts().values()) >= expected)
+    return counts()
+
+
+def survived(run: Running) -> str:
+    """It ends with 0, leaves nothing, and has said no word that is Python's; returns stderr."""
+    result = run.end()
+    assert (result.code, "Traceback" in result.err) == (0, False), result.err
+    assert leftovers() == []
+    return result.err
+
+
+def reappear() -> None:
+    """The interface is deleted and made anew, with the addresses that it had."""
+    sh("ip", "link", "delete", UPLINK)
+    connect()
+
+
+# ---- run, and the commands beside it ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_until_interrupted(net: Network, number: int) -> None:
+    before = network.link_state()
+    run = serve(net)
+    assert run.ready == f"ready: {UPLINK} answers in userspace mode, rules: 1\n"
+    for source in (GATEWAY, ROUTER_LINK_LOCAL):
+        assert net.ask(TARGET, source=source) == (HOST_MAC, TARGET)
+    assert net.silent(OTHER)
+    assert counted(3) == {"answered": 2, "no_rule": 1}
+    assert allmulti_count() == 1
+    assert not PINS.exists()
+
+    assert run.end(number) == (0, "", "")
+    assert net.silent()
+    assert leftovers() == []
+    assert not FILES.exists()
+    after = network.link_state()
+    for key in ("flags", "promiscuity", "allmulti"):
+        assert after[key] == before[key]
+
+
+def test_an_impatient_user_leaves_nothing_either(net: Network) -> None:
+    run = serve(net)
+    for _ in range(50):
+        run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == (0, "", "")
+    assert leftovers() == []
+
+
+def test_status(net: Network) -> None:
+    run = serve(net)
+    assert net.answers()
+    assert net.silent(OTHER)
+    shown = status()
+    assert shown["reasons"].items() >= {"answered": 1, "no_rule": 1}.items()
+    assert {"source": "run", "label": BEHIND, "solicited": 1, "answered": 1} in shown["groups"]
+    assert shown["rules"] == {
+        "addresses": 3,
+        "prefixes": 1,
+        "max_addresses": 131072,
+        "max_prefixes": shown["rules"]["max_prefixes"],
+        "by_source": {"host": 3, "run": 1},
+    }
+    assert {key: shown[key] for key in shown.keys() - {"rules", "reasons", "groups"}} == {
+        "interface": UPLINK,
+        "attached": True,
+        "mode": "userspace",
+        "steps_down": [],
+        "loader": None,
+        "program": None,
+        "socket": {"overflows": 0, "errors": 0},
+        "held_by": "run",
+        "ifindex": network.link_state()["ifindex"],
+        "mac": HOST_MAC,
+        "link_local": HOST_LINK_LOCAL,
+        "paused": False,
+        "rate": 0,
+        "burst": 0,
+        "warnings": [],
+    }
+    text = done("status")
+    assert text == done("status", UPLINK)
+    assert text.splitlines()[0] == f"{UPLINK}  userspace, held by a running ndxdp"
+    assert "answered  1 of 2 solicitations" in text
+    assert f"1 of 1 answered: {BEHIND} (run)" in text
+    assert "socket" not in text  # there is nothing to tell of it
+    assert run.end() == (0, "", "")
+
+
+def test_the_same_keys_as_of_a_program(attached: Network) -> None:
+    program = status()
+    done("detach", UPLINK)
+    run = serve(attached)
+    assert set(status()) == set(program)
+    assert set(status()["reasons"]) == set(program["reasons"])
+    assert program["socket"] is None
+    assert run.end() == (0, "", "")
+
+
+def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) -> None:
+    run = serve(net)
+    assert net.silent(OTHER)
+    assert done("prefix", "add", OTHER, "2001:db8:0:0:e::/96") == ""
+    assert net.answers(OTHER)
+    assert net.answers("2001:db8::e:0:0:5")
+    done("prefix", "add", "--answer", "never", TARGET)
+    assert net.silent()
+    listing = tmp_path / "guests.txt"
+    listing.write_text(f"{ANOTHER}  # a guest\n")
+    done("prefix", "add", "--file", str(listing))
+    assert net.answers(ANOTHER)
+
+    listed = rules()
+    assert {prefix: rule["source"] for prefix, rule in listed.items()} == {
+        BEHIND: "run",
+        OTHER: "manual",
+        ANOTHER: "manual",
+        TARGET: "manual",
+        "2001:db8:0:0:e::/96": "manual",
+        HOST: "host",
+        HOST_LINK_LOCAL: "host",
+        GATEWAY: "host",
+    }
+    assert listed[ANOTHER]["label"] == "guests.txt"
+    text = done("prefix", "list").splitlines()
+    assert f"{ANOTHER} always (manual, guests.txt)" in text
+    assert f"{TARGET} never (manual)" in text
+
+    assert done("prefix", "del", OTHER, TARGET) == ""
+    assert net.silent(OTHER)
+    assert net.answers()
+    refused(ndxdp("prefix", "del", BEHIND), CANNOT, "'run'")
+    refused(ndxdp("prefix", "add", ANOTHER), CANNOT, ANOTHER)
+    refused(ndxdp("prefix", "add", "--answer", "never", ANOTHER), CANNOT, ANOTHER)
+    done("prefix", "del", "--source", "run", BEHIND)
+    assert net.silent()
+    done("prefix", "del", "--all")
+    assert {rule["source"] for rule in rules().values()} == {"host"}
+    assert net.silent(ANOTHER)
+    assert run.end() == (0, "", "")
+
+
+def test_a_profile_is_what_the_router_gets(net: Network) -> None:
+    run = serve(net)
+    words = ("--na-source", "link-local", "--no-router", "--override")
+    done("prefix", "add", OTHER, *words, "--lladdr", "02:00:00:00:00:77")
+    with net.advertisements() as frames:
+        # Without waiting for it: ndisc6 does not take an answer that another address sends.
+        net.ask(OTHER, source=GATEWAY, wait=0.1)
+    (frame,) = frames
+    said = explain("--from", GATEWAY, "--mac", ROUTER_MAC, OTHER)["advertisement"]
+    assert said["frame"] == frame.hex()
+    assert (said["source"], said["router"], said["override"], said["tllao"]) == (
+        HOST_LINK_LOCAL,
+        False,
+        True,
+        "02:00:00:00:00:77",
+    )
+    assert run.end() == (0, "", "")
+
+
+EXPLAINED: list[tuple[tuple[str, ...], str, str | None]] = [
+    ((TARGET,), "answered", BEHIND),
+    ((TARGET, "--unicast"), "answered", BEHIND),
+    ((TARGET, "--dad"), "answered_dad", BEHIND),
+    ((OTHER, "--dad"), "dad_ignored", OTHER),
+    ((ANOTHER,), "denied", ANOTHER),
+    ((HOST,), "denied", HOST),
+    ((GATEWAY,), "denied", GATEWAY),
+    (("2001:db8::f:0:0:2",), "no_rule", None),
+    ((TARGET, "--mac", HOST_MAC), "own_frame", None),
+    ((TARGET, "--from", "ff02::1"), "bad_source", None),
+    (("ff02::1",), "bad_target", None),
+    ((TARGET, "--dad", "--unicast"), "bad_source", None),
+]
+
+
+def test_explain_says_what_a_program_says(net: Network) -> None:
+    """To the letter, in both formats; and nothing is counted."""
+
+    def said() -> list[str]:
+        done("prefix", "add", OTHER, "--dad", "ignore")
+        done("prefix", "add", ANOTHER, "--answer", "never")
+        formats: tuple[tuple[str, ...], ...] = ((), ("--json",))
+        return [done("explain", *how, *words) for words, _, _ in EXPLAINED for how in formats]
+
+    run = serve(net)
+    in_userspace = said()
+    for words, reason, prefix in EXPLAINED:
+        verdict = explain(*words)
+        assert verdict["reason"] == reason, words
+        assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix, words
+    assert counts() == {}
+    assert run.end() == (0, "", "")
+
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    assert said() == in_userspace
+    assert run.end() == (0, "", "")
+
+
+# ---- counting -----------------------------------------------------------------------------------
+
+
+def solicitation(target: str = TARGET, **fields: Any) -> bytes:
+    """As the router's kernel sends it, but for what `fields` say of the headers."""
+    headers = packets.to_group(target, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC, **fields)
+    return bytes(headers / packets.ns(target) / packets.sllao(ROUTER_MAC))
+
+
+MIX: dict[str, tuple[bytes, int]] = {
+    "answered": (solicitation(), 5),
+    "answered_dad": (bytes(packets.dad(TARGET) / packets.ns(TARGET)), 2),
+    "no_rule": (solicitation(OTHER), 3),
+    "denied": (solicitation(GATEWAY), 4),
+    "bad_hop_limit": (solicitation(hlim=64), 2),
+    "bad_checksum": (solicitation()[:56] + bytes(2) + solicitation()[58:], 1),
+    "bad_length": (solicitation()[:70], 1),
+}
+"""A frame for each reason, and how often it is sent."""
+
+NOT_COUNTED = [
+    bytes(packets.to_group(TARGET) / packets.na(TARGET).payload.payload),
+    solicitation()[:40],
+    solicitation()[:12] + bytes.fromhex("81000064") + solicitation()[12:],
+    bytes(60),
+]
+
+
+def send(frames: list[bytes]) -> None:
+    with packet_socket(ROUTER, ROUTER_LINK) as far:
+        for frame in frames:
+            far.send(frame)
+
+
+def test_every_solicitation_is_counted_once(net: Network) -> None:
+    run = serve(net)
+    with net.advertisements() as frames:
+        send([frame for frame, times in MIX.values() for _ in range(times)] + NOT_COUNTED)
+        send([solicitation()])
+        found = counted(sum(times for _, times in MIX.values()) + 1)
+    assert found == {reason: times for reason, (_, times) in MIX.items()} | {"answered": 6}
+    assert len(frames) == 6 + 2
+    shown = status()
+    assert {reason: count for reason, count in shown["reasons"].items() if count} == found
+    by_label = {group["label"]: group for group in shown["groups"]}
+    assert (by_label[BEHIND]["solicited"], by_label[BEHIND]["answered"]) == (8, 8)
+    assert (by_label["gateway"]["solicited"], by_label["gateway"]["answered"]) == (4, 0)
+    assert shown["socket"] == {"overflows": 0, "errors": 0}
+    assert run.end() == (0, "", "")
+
+
+def test_what_finds_no_room_is_counted(net: Network) -> None:
+    """A process that does not get to read: no solicitation is lost without a word."""
+    run = serve(net)
+    sent = 4000
+    run.process.send_signal(signal.SIGSTOP)
+    send([solicitation(OTHER)] * sent)
+    run.process.send_signal(signal.SIGCONT)
+
+    def seen() -> bool:
+        return sum(counts().values()) + overflows() >= sent
+
+    def overflows() -> int:
+        found: int = status()["socket"]["overflows"]
+        return found
+
+    eventually(seen, within=20)
+    assert net.answers()
+    assert counted(sent - overflows() + 1) == {"no_rule": sent - overflows(), "answered": 1}
+    assert 0 < overflows() < sent
+    assert f"  socket    overflows {overflows()}, errors 0" in done("status").splitlines()
+    assert run.end() == (0, "", "")
+
+
+@pytest.fixture
+def nothing_leaves() -> Iterator[None]:
+    """The uplink's queue takes no frame: send() is told ENOBUFS, as on a busy NIC."""
+    sh("tc", "qdisc", "add", "dev", UPLINK, "root", "pfifo", "limit", "0")
+    yield
+    call("tc", "qdisc", "delete", "dev", UPLINK, "root")
+
+
+def test_an_answer_that_cannot_be_sent(net: Network, nothing_leaves: None) -> None:
+    run = serve(net)
+    sent = 200
+    with net.advertisements() as frames:
+        send([solicitation()] * sent + [solicitation(OTHER)] * 7)
+        assert counted(sent + 7) == {"send_failed": sent, "no_rule": 7}
+    assert frames == []
+    shown = status()
+    assert shown["socket"] == {"overflows": 0, "errors": sent}
+    assert f"  socket    overflows 0, errors {sent}" in done("status").splitlines()
+    by_label = {group["label"]: group for group in shown["groups"]}
+    assert (by_label[BEHIND]["solicited"], by_label[BEHIND]["answered"]) == (sent, 0)
+
+    sh("tc", "qdisc", "delete", "dev", UPLINK, "root")
+    assert net.answers()
+    assert counted(sent + 8) == {"send_failed": sent, "no_rule": 7, "answered": 1}
+    assert run.end() == (0, "", "")
+
+
+def test_some_answers_cannot_be_sent(net: Network) -> None:
+    """A queue that takes some frames of a batch: each one is counted as what became of it."""
+    run = serve(net)
+    # 1 byte/s after the first 1000: what is queued beyond them waits for ever.
+    tbf = ("tbf", "rate", "8bit", "burst", "1000", "limit", "500")
+    sh("tc", "qdisc", "add", "dev", UPLINK, "root", *tbf)
+    sent = 100
+    with net.advertisements() as frames:
+        send([solicitation(), solicitation(OTHER)] * sent)
+        found = counted(2 * sent)
+    sh("tc", "qdisc", "delete", "dev", UPLINK, "root")
+    assert sum(found.values()) == 2 * sent
+    assert found["no_rule"] == sent
+    assert found["answered"] + found["send_failed"] == sent
+    assert 0 < len(frames) <= found["answered"] < sent
+    assert status()["socket"]["errors"] == found["send_failed"]
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+def test_rate_limit(net: Network) -> None:
+    run = serve(net, "--rate", "0.001", "--burst", "3")
+    shown = status()
+    assert (shown["rate"], shown["burst"]) == (pytest.approx(0.001), 3)
+    assert [net.ask(TARGET, wait=0.3) is not None for _ in range(5)] == [True] * 3 + [False] * 2
+    assert counted(5) == {"answered": 3, "rate_limited": 2}
+    assert "limit     0.001 answers/s, 3 at once" in done("status")
+    # Another neighbour has a budget of its own.
+    other_mac = "02:00:00:00:00:03"
+    frame = packets.to_group(TARGET, ROUTER_LINK_LOCAL, eth_src=other_mac) / packets.ns(TARGET)
+    send([bytes(frame / packets.sllao(other_mac))])
+    assert counted(6) == {"answered": 4, "rate_limited": 2}
+    assert run.end() == (0, "", "")
+
+
+def test_the_table_of_addresses_is_full(net: Network) -> None:
+    words = [word for n in range(1, 8) for word in ("-n", f"2001:db8::c:0:0:{n:x}")]
+    run = net.run(*USERSPACE, *words, "--max-addresses", "10")  # three are the host's
+    assert net.answers("2001:db8::c:0:0:7")
+    assert status()["rules"]["max_addresses"] == 10
+    before = rules()
+    refusal = ndxdp("prefix", "add", OTHER, "2001:db8:0:0:e::/96")
+    refused(refusal, CANNOT, "10 addresses", "limit of 10")
+    assert "--max-addresses" in refusal.err
+    assert rules() == before
+    assert net.silent(OTHER)
+    assert net.silent("2001:db8::e:0:0:1")
+    done("prefix", "del", "--source", "run", "2001:db8::c:0:0:1")
+    done("prefix", "add", OTHER)
+    assert net.answers(OTHER)
+    assert run.end() == (0, "", "")
+
+    refusal = ndxdp("run", *USERSPACE, *words, "--max-addresses", "9")
+    refused(refusal, CANNOT, "more than the limit of 9")
+    assert leftovers() == []
+
+
+# ---- who comes second ---------------------------------------------------------------------------
+
+
+def test_who_runs_holds_off_the_others(net: Network) -> None:
+    run = serve(net)
+    before = {path.name: path.read_bytes() for path in directory().iterdir()}
+    for words in (
+        ("attach", UPLINK, "-n", TARGET),
+        ("attach", UPLINK, "--mode", "tc"),
+        ("detach", UPLINK),
+        ("run", *USERSPACE),
+        ("run", "-i", UPLINK),
+        ("run", "-i", UPLINK, "--mode", "tc"),
+        ("run", "-i", UPLINK, "--keep"),
+    ):
+        # `timeout`: a run that is not refused would stay.
+        refusal = call("timeout", "20", *NDXDP, *words)
+        refused(refusal, CANNOT, f"{UPLINK} is held by a running `ndxdp run`")
+    assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
+    assert network.tcx_ids() == []
+    assert net.answers()
+    assert run.end() == (0, "", "")
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("mode", ["tc", "generic"])
+def test_not_beside_what_is_attached(net: Network, mode: str) -> None:
+    done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
+    before = network.snapshot()
+    refusal = call("timeout", "20", *NDXDP, "run", *USERSPACE, "-n", BEHIND)
+    refused(refusal, CANNOT, f"attached to {UPLINK} in {mode} mode")
+    assert f"ndxdp detach {UPLINK}" in refusal.err
+    assert network.snapshot() == before
+    assert not FILES.exists()
+    done("detach", UPLINK)
+
+
+def test_not_beside_another_run(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    refusal = call("timeout", "20", *NDXDP, "run", *USERSPACE, "-n", BEHIND)
+    refused(refusal, CANNOT, "held by a running")
+    assert not FILES.exists()
+    assert run.end() == (0, "", "")
+
+
+def test_two_interfaces_side_by_side(net: Network) -> None:
+    sh("ip", "link", "add", "second", "up", "type", "bridge")
+    try:
+        first = serve(net)
+        done("attach", "second", "--mode", "tc", "-n", TARGET)
+        shown = ndxdp("status", "--json").json()["interfaces"]
+        assert [(entry["interface"], entry["mode"]) for entry in shown] == [
+            ("second", "tc"),
+            (UPLINK, "userspace"),
+        ]
+        assert explain("-i", UPLINK, TARGET)["rule"]["prefix"] == BEHIND
+        assert explain("-i", "second", TARGET)["rule"]["prefix"] == TARGET
+        done("detach", "second")
+        assert first.end() == (0, "", "")
+    finally:
+        sh("ip", "link", "delete", "second")
+
+
+def test_a_run_directory_of_ones_own(net: Network, tmp_path: Path) -> None:
+    own = tmp_path / "run"
+    run = net.run(*USERSPACE, "-n", BEHIND, command=(*NDXDP, "--run-directory", str(own)))
+    assert net.answers()
+    assert not FILES.exists()
+    assert "userspace" in done("--run-directory", str(own), "status")
+    said = ndxdp("status", env={"NDXDP_RUN_DIRECTORY": str(own)})
+    assert said.out == done("--run-directory", str(own), "status")
+    assert run.end() == (0, "", "")
+    assert not own.exists()
+
+
+# ---- killed -------------------------------------------------------------------------------------
+
+
+def kill(run: Running) -> None:
+    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
+
+
+@pytest.fixture
+def killed(net: Network) -> Network:
+    """A run that was killed: one solicitation was answered, one rule added by hand."""
+    run = serve(net)
+    done("prefix", "add", OTHER, "--no-router")
+    assert net.answers(OTHER)
+    kill(run)
+    return net
+
+
+def test_what_a_killed_run_leaves(killed: Network) -> None:
+    assert killed.silent()
+    assert allmulti_count() == 0
+    shown = status()
+    assert (shown["attached"], shown["mode"]) == (False, "userspace")
+    assert "not attached" in done("status").splitlines()[0]
+    assert set(rules()) >= {BEHIND, OTHER}
+    assert done("detach", UPLINK) == ""
+    assert leftovers() == []
+    assert not FILES.exists()
+    assert done("status") == "ndxdp is attached to no interface\n"
+
+
+def test_run_again_after_it_was_killed(killed: Network) -> None:
+    """Counters and rules added by hand are taken over, the rules of the last run are not."""
+    before = rules()[OTHER]
+    run = killed.run(*USERSPACE, "-n", TARGET)
+    assert counted(1) == {"answered": 1}
+    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
+    assert rules()[OTHER] == before
+    assert killed.answers()
+    assert killed.answers(OTHER)
+    assert counted(3) == {"answered": 3}
+    answered = {group["label"]: group["answered"] for group in status()["groups"]}
+    assert (answered[OTHER], answered[TARGET]) == (2, 1)
+    assert run.end() == (0, "", "")
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("words", [("attach", UPLINK), ("attach", UPLINK, "--mode", "generic")])
+def test_attach_after_a_run_was_killed(killed: Network, words: tuple[str, ...]) -> None:
+    before = rules()[OTHER]
+    done(*words, "-n", TARGET)
+    assert not FILES.exists()
+    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
+    assert rules()[OTHER] == before
+    assert killed.answers()
+    assert killed.answers(OTHER)
+    assert status()["attached"] is True
+    done("detach", UPLINK)
+
+
+@pytest.mark.parametrize("how", [("--mode", "tc"), ("--mode", "tc", "--keep")])
+def test_run_in_the_kernel_after_a_run_was_killed(killed: Network, how: tuple[str, ...]) -> None:
+    run = killed.run("-i", UPLINK, *how, "-n", TARGET)
+    assert not FILES.exists()
+    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
+    assert killed.answers(OTHER)
+    assert run.end() == (0, "", "")
+    if "--keep" in how:
+        done("detach", UPLINK)
+
+
+def test_a_refused_attach_leaves_what_a_killed_run_left(killed: Network) -> None:
+    before = {path.name: path.read_bytes() for path in directory().iterdir()}
+    assert ndxdp("attach", UPLINK, "--max-addresses", "1").code == CANNOT
+    assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
+    assert not PINS.exists()
+    done("detach", UPLINK)
+
+
+def test_rules_that_a_killed_run_in_the_kernel_left(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    done("prefix", "add", OTHER, "--no-router")
+    before = rules()[OTHER]
+    kill(run)
+    eventually(lambda: not network.tcx_ids())
+    run = net.run(*USERSPACE, "-n", TARGET)
+    assert not PINS.exists()
+    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
+    assert rules()[OTHER] == before
+    assert net.answers(OTHER)
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+def test_killed_at_any_moment(net: Network) -> None:
+    """What it leaves half done is taken over or cleaned up."""
+    for moment in range(150, 700, 50):
+        before = ["timeout", "-s", "KILL", str(moment / 1000), *NDXDP, "run", *USERSPACE]
+        call(*before, "-n", BEHIND)
+        if moment % 100:
+            run = serve(net)
+            assert run.end() == (0, "", ""), moment
+        elif leftovers():
+            done("detach", UPLINK)
+        assert leftovers() == [], moment
+    assert not FILES.exists()
+
+
+# ---- the interface changes under it -------------------------------------------------------------
+
+
+def test_down_and_up(net: Network) -> None:
+    run = serve(net)
+    sh("ip", "link", "set", UPLINK, "down")
+    eventually(lambda: status()["socket"]["errors"])
+    assert run.process.poll() is None
+    assert done("prefix", "add", OTHER) == ""
+    sh("ip", "link", "set", UPLINK, "up")
+    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET))
+    assert net.answers(OTHER)
+    # The kernel took the addresses away with the link: they are no holes any more.
+    assert {rule["source"] for rule in rules().values()} == {"run", "manual"}
+    assert "errors " in done("status")
+    assert survived(run) == ""
+
+
+def test_down_in_the_middle_of_a_flood(net: Network) -> None:
+    run = serve(net)
+    for state in ("down", "up") * 3:
+        with contextlib.suppress(OSError):  # the far end has no carrier
+            send([solicitation()] * 50)
+        sh("ip", "link", "set", UPLINK, state)
+    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET))
+    found = counts()
+    assert set(found) <= {"answered", "send_failed"}
+    assert survived(run) == ""
+
+
+def test_it_follows_mac_and_addresses(net: Network) -> None:
+    run = serve(net)
+    mac, own = "02:00:00:00:00:22", "2001:db8::c:0:0:22"
+    assert net.answers(own)
+    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
+    eventually(lambda: own in rules())
+    assert explain(own)["reason"] == "denied"
+    assert net.ask(own) == (HOST_MAC, own)  # by the kernel
+    assert counted(2) == {"answered": 1, "denied": 1}
+    sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)
+    eventually(lambda: own not in rules())
+    assert net.answers(own)
+    assert counted(3) == {"answered": 2, "denied": 1}
+
+    sh("ip", "-6", "route", "replace", "default", "via", OTHER_GATEWAY, "dev", UPLINK)
+    eventually(lambda: OTHER_GATEWAY in rules())
+    assert GATEWAY not in rules()
+
+    sh("ip", "link", "set", UPLINK, "address", mac)
+    eventually(lambda: net.ask(TARGET) == (mac, TARGET))
+    assert explain(TARGET)["advertisement"]["eth_source"] == mac
+    sh("ip", "address", "delete", f"{HOST_LINK_LOCAL}/64", "dev", UPLINK)
+    sh("ip", "address", "add", "fe80::22/64", "dev", UPLINK, "nodad")
+    done("prefix", "add", OTHER, "--na-source", "link-local")
+    eventually(lambda: explain(OTHER)["advertisement"]["source"] == "fe80::22")
+    assert run.end() == (0, "", "")
+
+
+def test_a_rule_for_an_address_of_the_host_is_held_until_it_goes(net: Network) -> None:
+    run = serve(net, "-n", TARGET)
+    assert net.answers()
+    sh("ip", "address", "add", f"{TARGET}/128", "dev", UPLINK, "nodad")
+    eventually(lambda: rules()[TARGET]["held"])
+    assert explain(TARGET)["reason"] == "denied"
+    sh("ip", "address", "delete", f"{TARGET}/128", "dev", UPLINK)
+    eventually(lambda: not rules()[TARGET]["held"])
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+REAPPEARING = {
+    "userspace": ("--mode", "userspace"),
+    "tc": ("--mode", "tc"),
+    "tc, kept": ("--mode", "tc", "--keep"),
+    "generic": ("--mode", "generic"),
+    "auto": (),
+}
+
+
+@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
+def test_the_interface_is_deleted_and_made_anew(net: Network, how: tuple[str, ...]) -> None:
+    """As when a container or its network is started anew: nobody has to start ndxdp again."""
+    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
+    done("prefix", "add", OTHER)
+    assert net.answers()
+    first = status()
+    for times in (1, 2):
+        reappear()
+        eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=10)
+        assert net.answers(OTHER)
+        shown = status()
+        assert (shown["attached"], shown["mode"]) == (True, first["mode"])
+        assert shown["ifindex"] == network.link_state()["ifindex"]
+        assert shown["steps_down"] == first["steps_down"]
+        assert shown["rules"]["by_source"] == {"host": 3, "manual": 1, "run": 1}
+        assert shown["reasons"]["answered"] >= 1 + 2 * times
+        assert allmulti_count() == 1
+
+    # Neither the wait nor the new beginning has left anything that is not as before.
+    own = "2001:db8::c:0:0:22"
+    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
+    eventually(lambda: own in rules())
+    ended = run.end()
+    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
+    assert [line for line in ended.err.splitlines() if f"{UPLINK} has gone" in line] != []
+    if "--keep" in how:
+        assert net.answers()
+        done("detach", UPLINK)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
+def test_the_interface_comes_and_goes(net: Network, how: tuple[str, ...]) -> None:
+    """Also in the middle of a new beginning, whatever it is that it had just come to."""
+    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
+    done("prefix", "add", OTHER)
+    mode = status()["mode"]
+    moments = random.Random(1).sample(range(0, 400, 10), 16)  # ms; it begins within some 300
+    for moment in moments:
+        reappear()
+        time.sleep(moment / 1000)
+    is_over = run.process.poll
+    eventually(
+        lambda: is_over() is not None or net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=20
+    )
+    assert is_over() is None, run.wait()
+    assert net.answers(OTHER)
+    assert status()["mode"] == mode  # that it went is no reason for a lesser one
+    ended = run.end()
+    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
+    if "--keep" in how:
+        done("detach", UPLINK)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
+def test_told_to_end_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
+    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
+    sh("ip", "link", "delete", UPLINK)
+    gone = waits(run)
+    ended = run.end()
+    assert (ended.code, ended.out) == (0, "")
+    assert f"{UPLINK} has gone" in gone
+    assert ended.err == ""
+    if "--keep" in how:  # as `attach` leaves it, when its interface goes
+        assert status()["attached"] is False
+        done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def waits(run: Running) -> str:
+    """The line in which it says that it waits for the interface."""
+    assert run.process.stderr is not None
+    readable, _, _ = select.select([run.process.stderr], [], [], 10)
+    return run.process.stderr.readline() if readable else ""
+
+
+@pytest.mark.parametrize("how", [("--mode", "userspace"), ("--mode", "tc")], ids=lambda how: how[1])
+def test_commands_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
+    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
+    sh("ip", "link", "delete", UPLINK)
+    assert waits(run)
+    assert status()["attached"] is False
+    assert "not attached" in done("status").splitlines()[0]
+    done("prefix", "add", OTHER)
+    connect()
+    eventually(lambda: net.ask(OTHER, wait=0.2) == (HOST_MAC, OTHER), within=10)
+    survived(run)
+
+
+@pytest.mark.parametrize("how", [("--mode", "userspace"), ("--mode", "tc")], ids=lambda how: how[1])
+def test_killed_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
+    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
+    done("prefix", "add", OTHER)
+    sh("ip", "link", "delete", UPLINK)
+    assert waits(run)
+    kill(run)
+    connect()
+    run = net.run("-i", UPLINK, *how, "-n", TARGET)
+    assert net.answers(OTHER)
+    assert BEHIND not in rules()
+    assert run.end() == (0, "", "")
+
+
+def test_the_interface_is_renamed(net: Network) -> None:
+    """Under another name it is another interface: it is waited for until it is itself again."""
+    run = serve(net)
+    sh("ip", "link", "set", UPLINK, "down")
+    sh("ip", "link", "set", UPLINK, "name", "renamed0")
+    try:
+        assert waits(run)
+        sh("ip", "link", "set", "renamed0", "up")
+        assert net.silent()
+        sh("ip", "link", "set", "renamed0", "down")
+    finally:
+        sh("ip", "link", "set", "renamed0", "name", UPLINK)
+    sh("ip", "link", "set", UPLINK, "up")
+    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=10)
+    survived(run)
+
+
+# ---- its files change under it ------------------------------------------------------------------
+
+ARRAYS = ("settings", "reasons", "groups", "group_counters", "userspace")
+TABLES = ("addresses", "prefixes")
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 3)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def garble(path: Path) -> None:
+    """As many bytes as before, and none of them makes sense."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:  # who has mapped it sees it
+        file.write(b"\xa5" * size)
+
+
+def replace(path: Path) -> None:
+    """By another file, so that who has it open keeps the old one."""
+    fresh = path.with_name("fresh")
+    fresh.write_bytes(b"no map of ndxdp")
+    fresh.rename(path)
+
+
+DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
+    *((name, damage) for name in (*ARRAYS, *TABLES) for damage in (truncate, empty, replace)),
+    *((name, damage) for name in (*ARRAYS, *TABLES) for damage in (os.unlink,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), DAMAGES, ids=[f"{name}, {damage.__name__}" for name, damage in DAMAGES]
+)
+def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) -> None:
+    """Commands say so, in a sentence; who answers goes on with the rules that it had."""
+    run = serve(net, "-n", OTHER)
+    assert net.answers()
+    damage(directory() / name)
+    for words in (
+        ("status",),
+        ("status", "--json"),
+        ("prefix", "list"),
+        ("prefix", "add", ANOTHER),
+        ("prefix", "del", "--source", "run", OTHER),
+        ("explain", TARGET),
+    ):
+        said = ndxdp(*words)
+        assert said.code == CANNOT, words
+        assert "Traceback" not in said.err, said.err
+        lines = said.err.splitlines()
+        assert len(lines) == 2, said.err
+        assert lines[1].startswith("  hint: ")
+    assert net.answers()
+    assert net.answers(OTHER)
+    assert run.process.poll() is None
+    assert "Traceback" not in run.end().err
+    call(*NDXDP, "detach", UPLINK)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("name", [*ARRAYS, *TABLES])
+def test_files_of_nonsense(net: Network, name: str) -> None:
+    """Of the right size. A command may find it, or not; it does not fall over it."""
+    run = serve(net, "-n", OTHER)
+    assert net.answers()
+    garble(directory() / name)
+    for words in (("status",), ("prefix", "list"), ("explain", TARGET), ("prefix", "add", ANOTHER)):
+        said = ndxdp(*words)
+        assert said.code in (0, CANNOT), (words, said.err)
+        assert "Traceback" not in said.err, said.err
+    net.ask(TARGET, wait=0.2)
+    assert run.process.poll() is None
+    ended = run.end()
+    assert "Traceback" not in ended.err, ended.err
+    call(*NDXDP, "detach", UPLINK)
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked before", "not yet asked"])
+def test_all_files_are_removed(net: Network, asked: bool) -> None:
+    """By who tidies up /run: it goes on with the rules that it had, and ends as it should."""
+    run = serve(net)
+    assert not asked or net.answers()
+    shutil.rmtree(FILES)
+    assert net.answers()
+    assert done("status") == "ndxdp is attached to no interface\n"
+    refused(ndxdp("prefix", "add", OTHER), CANNOT, "attached to no interface")
+    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
+    assert net.answers()
+    result = run.end()
+    assert (result.code, "Traceback" in result.err) == (0, False), result.err
+    assert not FILES.exists()
+
+
+@contextlib.contextmanager
+def small_file_system(where: Path, size: str) -> Iterator[Path]:
+    sh("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where))
+    try:
+        yield where / "ndxdp"
+    finally:
+        sh("umount", str(where))
+
+
+def test_a_file_system_that_is_too_small(net: Network, tmp_path: Path) -> None:
+    with small_file_system(tmp_path, "8k") as own:
+        refusal = call(*NDXDP, "--run-directory", str(own), "run", *USERSPACE, "-n", BEHIND)
+        refused(refusal, CANNOT, "No space left")
+        assert not own.exists()
+
+
+def test_a_file_system_that_is_full(net: Network, tmp_path: Path) -> None:
+    """What there is goes on; a command that finds no room changes nothing, and says so."""
+    with small_file_system(tmp_path, "4m") as own:
+        command = (*NDXDP, "--run-directory", str(own))
+        run = net.run(*USERSPACE, "-n", BEHIND, command=command)
+        filling = tmp_path / "filling"
+        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        before = call(*command, "prefix", "list")
+        refused(call(*command, "prefix", "add", OTHER, "2001:db8:0:0:e::/96"), CANNOT)
+        assert call(*command, "prefix", "list") == before
+        assert net.answers()
+        assert net.silent(OTHER)
+        filling.unlink()
+        assert call(*command, "prefix", "add", OTHER) == (0, "", "")
+        assert net.answers(OTHER)
+        assert run.end() == (0, "", "")
+        assert not own.exists()
+
+
+@pytest.mark.parametrize("where", ["/proc/ndxdp", "/sys/ndxdp", "/dev/null/ndxdp"])
+def test_a_run_directory_that_cannot_be(net: Network, where: str) -> None:
+    # `timeout`: it shall not try for ever, either.
+    command = ("timeout", "-s", "KILL", "10", *NDXDP, "--run-directory", where)
+    refusal = call(*command, "run", *USERSPACE, "-n", BEHIND)
+    refused(refusal, CANNOT, where)
+
+
+def test_debris_of_files(killed: Network) -> None:
+    """What was left is damaged: `run` and `attach` begin anew, `detach` removes it."""
+    for command in (("detach", UPLINK), ("attach", UPLINK), ("run", *USERSPACE, "-n", BEHIND)):
+        run = serve(killed)
+        kill(run)
+        (directory() / "settings").unlink()
+        if command[0] == "run":
+            run = serve(killed)
+            assert killed.answers()
+            assert run.end() == (0, "", "")
+        else:
+            done(*command)
+            assert not FILES.exists()
+        if command[0] == "attach":
+            done("detach", UPLINK)
+        assert leftovers() == []
+
+
+# ---- who may not write --------------------------------------------------------------------------
+
+
+def as_nobody(*words: str) -> network.Done:
+    """ndxdp, run by a user without any right."""
+    return call(*NOBODY, *NDXDP, *words)
+
+
+COMMANDS = [
+    ("status",),
+    ("status", UPLINK),
+    ("prefix", "list"),
+    ("explain", TARGET),
+    ("prefix", "add", OTHER),
+    ("prefix", "del", "--all", "--source", "run"),
+    ("detach", UPLINK),
+    ("attach", UPLINK),
+    ("run", *USERSPACE),
+]
+
+
+def test_by_a_user_without_any_right(net: Network) -> None:
+    run = serve(net)
+    before = {path.name: path.read_bytes() for path in directory().iterdir()}
+    for words in COMMANDS:
+        said = as_nobody(*words)
+        refused(said, CANNOT)
+    assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+def test_by_a_user_who_may_read(net: Network) -> None:
+    """The group of the files may look, and change nothing."""
+    run = serve(net)
+    for path in (directory(), *directory().iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640)
+        os.chown(path, -1, 65534)
+    assert net.answers()
+    eventually(lambda: counts().get("answered") == 1)  # which comes a moment after the answer
+    before = {path.name: path.read_bytes() for path in directory().iterdir()}
+    for words in COMMANDS[:4]:
+        assert as_nobody(*words) == (0, done(*words), "")
+    for words in COMMANDS[4:]:
+        refused(as_nobody(*words), CANNOT)
+    assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
+    assert net.answers()
+    assert run.end() == (0, "", "")
+
+
+def test_an_interface_that_cannot_be(net: Network) -> None:
+    """As for a program: one sentence, and nothing is left."""
+    refused(ndxdp("run", "-i", "nowhere0", "--mode", "userspace"), CANNOT, "nowhere0")
+    refused(ndxdp("run", "-i", "lo", "--mode", "userspace"), CANNOT, "lo")
+    sh("ip", "link", "set", UPLINK, "down")
+    refused(ndxdp("run", *USERSPACE), CANNOT, f"{UPLINK} is down")
+    assert leftovers() == []
+    assert not FILES.exists()
