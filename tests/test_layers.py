@@ -41,6 +41,8 @@ LAYERS = (
     "ndxdp.kernel",
     "ndxdp.policy",
     "ndxdp.ndp",
+    "ndxdp.document",
+    "ndxdp.locator",
     "ndxdp.errors",
     "ndxdp",
 )
