@@ -160,6 +160,27 @@ def run(
 
 
 @cli.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    default="/etc/ndxdp/ndxdp.toml",
+    show_default=True,
+    metavar="FILE",
+    help="The configuration file.",
+)
+@verbosity
+def check(path: str) -> None:
+    """Read a configuration file, and say what it means for each interface. Touches nothing."""
+    from ndxdp import config
+
+    found = config.load(path)
+    click.echo(f"{path}: good")
+    for interface in found.interfaces:
+        click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
+
+
+@cli.command()
 @click.argument("interface", metavar="[IFACE]", required=False)
 @json_option
 @verbosity

@@ -39,6 +39,7 @@ LAYERS = (
     "ndxdp.kernel.libbpf",
     "ndxdp.kernel.abi",
     "ndxdp.kernel",
+    "ndxdp.config",
     "ndxdp.policy",
     "ndxdp.ndp",
     "ndxdp.document",
