@@ -16,7 +16,7 @@ import click
 
 from ndxdp import __version__, ndp, policy
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Answer, NaSource, Profile
+from ndxdp.ndp import Answer, Profile
 from ndxdp.options import (
     attaching,
     json_option,
@@ -59,6 +59,8 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     click.echo(f"ndxdp: {error.message}", err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
+    for sentence in error.also:
+        click.echo(f"  also: {sentence}", err=True)
     logging.getLogger(__name__).debug("cause: %r", cause or error.__cause__)
     return error.exit_code
 
@@ -155,6 +157,27 @@ def run(
         click.echo(f"ready: {interface} answers in {mode}, rules: {len(rules)}")
 
     daemon.run(trees(), interface, options_of(**how), rules, keep=keep, ready=ready)
+
+
+@cli.command()
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    default="/etc/ndxdp/ndxdp.toml",
+    show_default=True,
+    metavar="FILE",
+    help="The configuration file.",
+)
+@verbosity
+def check(path: str) -> None:
+    """Read a configuration file, and say what it means for each interface. Touches nothing."""
+    from ndxdp import config
+
+    found = config.load(path)
+    click.echo(f"{path}: good")
+    for interface in found.interfaces:
+        click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
 
 
 @cli.command()
@@ -281,7 +304,7 @@ def prefix_add(
     from ndxdp.instance import add_rules
 
     profile = Profile(
-        _na_source(na_source),
+        policy.parse_source(na_source),
         router,
         override,
         dad == "defend",
@@ -341,16 +364,6 @@ def prefix_list(interface: str | None, as_json: bool) -> None:
         return
     for item in rules:
         click.echo(render.rule_text(*item))
-
-
-def _na_source(text: str) -> NaSource | bytes:
-    known = {source.value: source for source in NaSource}
-    if text in known:
-        return known[text]
-    address = policy.parse_address(text)
-    if address == ndp.UNSPECIFIED or address[0] == 0xFF:
-        raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
-    return address
 
 
 def _need_some(prefixes: Any) -> None:

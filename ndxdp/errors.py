@@ -5,15 +5,17 @@ class NdxdpError(Exception):
     """Something foreseeable went wrong: one sentence, and a hint what to do about it.
 
     The command line prints both and exits with `exit_code`: 1, or 2 where the user's words
-    (arguments, prefixes, files) are at fault.
+    (arguments, prefixes, files) are at fault. also: what else went wrong, where several things
+    were found in one go; each a sentence of its own.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", also: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.also = also
 
 
 class UsageError(NdxdpError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import DEFAULT_PROFILE, LOOPBACK, UNSPECIFIED, Answer, Match, Profile
+from ndxdp.ndp import DEFAULT_PROFILE, LOOPBACK, UNSPECIFIED, Answer, Match, NaSource, Profile
 
 HOST_SOURCE = "host"
 """Source of the holes for the host's and the gateway's own addresses."""
@@ -106,6 +106,20 @@ def parse_mac(text: str) -> bytes:
     return mac
 
 
+def parse_unicast(text: str) -> bytes:
+    """The 16 bytes of an address that a host can send from; UsageError for anything else."""
+    address = parse_address(text)
+    if address == UNSPECIFIED or address[0] == 0xFF:
+        raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
+    return address
+
+
+def parse_source(text: str) -> NaSource | bytes:
+    """A profile's source: `target`, `link-local`, or an address; UsageError for anything else."""
+    known = {source.value: source for source in NaSource}
+    return known[text] if text in known else parse_unicast(text)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What is answered for one prefix, and on whose word.
@@ -149,7 +163,7 @@ def hole(label: str) -> Rule:
     return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
 
 
-def _parse_target(text: str) -> Prefix:
+def parse_target(text: str) -> Prefix:
     """A prefix that solicitations can be for; no target is multicast, :: or ::1 (RFC 4861)."""
     prefix = parse_prefix(text)
     if prefix.length >= 8 and prefix.address[0] == 0xFF:
@@ -173,7 +187,7 @@ def compile_rules(
     never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE)
     for texts, template in ((answered, rule), (excepted, never)):
         for text in texts:
-            prefix = _parse_target(text)
+            prefix = parse_target(text)
             if prefix in rules:
                 raise UsageError(
                     f"{prefix} is given twice"
@@ -197,7 +211,7 @@ def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
         if not text:
             continue
         try:
-            prefix = _parse_target(text)
+            prefix = parse_target(text)
         except UsageError as error:
             raise UsageError(f"{name}:{number}: {error.message}", error.hint) from None
         if prefix in rules:

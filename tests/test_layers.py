@@ -39,8 +39,11 @@ LAYERS = (
     "ndxdp.kernel.libbpf",
     "ndxdp.kernel.abi",
     "ndxdp.kernel",
+    "ndxdp.config",
     "ndxdp.policy",
     "ndxdp.ndp",
+    "ndxdp.document",
+    "ndxdp.locator",
     "ndxdp.errors",
     "ndxdp",
 )

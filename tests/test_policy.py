@@ -25,6 +25,7 @@ from ndxdp.policy import (
     parse_address,
     parse_mac,
     parse_prefix,
+    parse_source,
 )
 
 
@@ -214,6 +215,24 @@ def test_parse_mac_refuses_what_int_takes(text: str) -> None:
 def test_parse_mac_refuses_what_no_host_has(text: str) -> None:
     with pytest.raises(UsageError, match="is no MAC that a host can have"):
         parse_mac(text)
+
+
+def test_parse_source() -> None:
+    assert parse_source("target") is NaSource.TARGET
+    assert parse_source("link-local") is NaSource.LINK_LOCAL
+    assert parse_source("2001:db8::1") == packed("2001:db8::1")
+
+
+@pytest.mark.parametrize("text", ["::", "ff02::1", "ff00::"])
+def test_parse_source_refuses_what_no_host_sends_from(text: str) -> None:
+    with pytest.raises(UsageError, match="is no source that a host can have"):
+        parse_source(text)
+
+
+@pytest.mark.parametrize("text", ["", "Target", "link_local", "2001:db8::/64"])
+def test_parse_source_refuses_other_words(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an IPv6 address"):
+        parse_source(text)
 
 
 def test_a_usage_error_is_an_ndxdp_error() -> None:

@@ -1,0 +1,517 @@
+"""The configuration file: TOML in, frozen dataclasses out, or one sentence with its line. Pure.
+
+Nothing is read but the file and the lists that it names, and nothing is known of the kernel. Equal
+content makes equal dataclasses, so that a reload can tell what changed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.document import Document, Table, printable
+from ndxdp.errors import UsageError
+from ndxdp.ndp import Answer, Profile
+from ndxdp.policy import (
+    Prefix,
+    Rule,
+    Rules,
+    check_interface,
+    compile_rules,
+    parse_mac,
+    parse_source,
+    parse_target,
+    parse_unicast,
+    rules_of_lines,
+)
+
+CONFIG_SOURCE = "config"
+"""Source of the rules that the file holds."""
+
+DOCKER_SOURCE = "docker"
+"""Source of the rules for containers that the file selects."""
+
+LOG_LEVELS = ("error", "warning", "info", "debug")
+LOG_FORMATS = ("text", "json")
+MODES = ("auto", "native", "generic", "tc", "userspace")
+LOADERS = ("prebuilt", "bcc")
+ON_STOP = ("keep", "detach")
+
+_ANSWERS = ("always", "never")
+_LATER = ("routed", "neighbour")
+_PROFILE_KEYS = ("source", "router", "override", "dad", "lladdr")
+_SELECTORS = ("network", "network_label", "container_label", "within")
+_ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
+
+_PORT_MAX = 65535
+_UNIX_PATH_MAX = 107  # bytes, unix(7)
+_DAY = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Where the exporter listens. host: an address without brackets, or a name."""
+
+    host: str = "::1"
+    port: int = 9877
+
+
+class Label(NamedTuple):
+    """A label that a network or container has: any value of `key`, or just one."""
+
+    key: str
+    value: str | None = None
+
+    def __str__(self) -> str:
+        return self.key if self.value is None else f"{self.key}={self.value}"
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether an object with these labels has this one."""
+        return self.key in labels and self.value in (None, labels[self.key])
+
+
+@dataclass(frozen=True, slots=True)
+class Containers:
+    """Which containers an interface answers for. Exactly one of the first four is not None.
+
+    network: all on the network of this name. network_label: all on networks with this label.
+    container_label: those with this label. within: all on networks that have an IPv6 subnet
+    inside this prefix. except_label: but none with this label, nor on a network with it.
+    rule: what becomes the rule of each address.
+    """
+
+    rule: Rule
+    network: str | None = None
+    network_label: Label | None = None
+    container_label: Label | None = None
+    within: Prefix | None = None
+    except_label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """What the upstream is told of an exact address without being asked.
+
+    solicit_gateway: solicit the gateway from the address. probe: a DAD-style solicitation.
+    advertise: an unsolicited advertisement. interval: seconds between rounds, 0 for on events
+    only. rate: frames per second at most.
+    """
+
+    solicit_gateway: bool = False
+    probe: bool = False
+    advertise: bool = False
+    interval: float = 0.0
+    rate: float = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Whether the neighbour entry of the gateway is kept reachable.
+
+    source: the address (16 bytes) to solicit from; None leaves the choice to ndxdp. interval:
+    seconds between looks.
+    """
+
+    keep: bool = False
+    source: bytes | None = None
+    interval: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Own addresses that are kept deprecated; `preferred` (16 bytes) never is."""
+
+    preferred: bytes | None = None
+    deprecate: tuple[Prefix, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """rate: answers per second to one soliciting MAC, 0 for no limit. burst: how many at once."""
+
+    rate: float = 0.0
+    burst: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What is to be done on one interface.
+
+    mode, loader, on_stop: words of MODES, LOADERS, ON_STOP. max_addresses: room for exact
+    addresses, None for as it is. heartbeat_timeout: seconds after which the rules for containers
+    lapse without a daemon, 0 for never. rules: those that the file holds.
+    """
+
+    name: str
+    mode: str = "auto"
+    loader: str = "prebuilt"
+    max_addresses: int | None = None
+    on_stop: str = "keep"
+    heartbeat_timeout: float = 0.0
+    rules: Rules = field(default_factory=dict)
+    docker: tuple[Containers, ...] = ()
+    announce: Announce = Announce()
+    gateway: Gateway = Gateway()
+    addresses: Addresses = Addresses()
+    limit: Limit = Limit()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole file. metrics: None for no exporter. docker_socket: path of the engine's socket."""
+
+    log_level: str = "info"
+    log_format: str = "text"
+    metrics: Metrics | None = None
+    docker_socket: str = "/var/run/docker.sock"
+    interfaces: tuple[Interface, ...] = ()
+
+
+def load(path: str | Path) -> Config:
+    """The configuration of a file; UsageError names it, and where it can the line and the key."""
+    return parse(_read(Path(path), str(path)), str(path))
+
+
+def parse(text: str, name: str) -> Config:
+    """The configuration that a text holds.
+
+    name: the file's, for messages; lists are looked for in its directory. UsageError for the first
+    thing that is wrong, with the others in its `also`.
+    """
+    document = Document(text, name)
+    config = _config(document.root, Path(name).parent)
+    document.finish()
+    return config
+
+
+def summary(interface: Interface) -> list[str]:
+    """What is to be done on an interface, in a few words each; what is off is left out."""
+    never = sum(rule.answer is Answer.NEVER for rule in interface.rules.values())
+    said = [f"{interface.mode} mode" + (", by bcc" if interface.loader == "bcc" else "")]
+    said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
+    if interface.docker:
+        said.append(f"Docker: {', '.join(each.rule.label for each in interface.docker)}")
+    announced = [key for key in _ANNOUNCEMENTS if getattr(interface.announce, key)]
+    if announced:
+        every = f" every {interface.announce.interval:g} s" if interface.announce.interval else ""
+        said.append(f"announces: {', '.join(announced)}{every}")
+    if interface.gateway.keep:
+        said.append("keeps its gateway")
+    if interface.addresses.deprecate:
+        said.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
+    if interface.limit.rate:
+        said.append(f"limit: {interface.limit.rate:g}/s, burst {interface.limit.burst}")
+    return said
+
+
+def _read(path: Path, name: str) -> str:
+    """The text of a regular file: what a reload reads must come to an end."""
+    name = printable(name)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"{name} is not a regular file", "name a file of text")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no file {name}", "is its name spelled as it should be?"
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UsageError(f"{name} could not be read ({why})", "see: ls -l, namei -l") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{name}:{line}: this is not UTF-8 text", "save it as UTF-8") from None
+
+
+# ---- tables, top down ---------------------------------------------------------------------------
+
+
+def _config(root: Table, directory: Path) -> Config:
+    log_level = root.choice("log_level", LOG_LEVELS, "info")
+    log_format = root.choice("log_format", LOG_FORMATS, "text")
+    metrics = root.table("metrics")
+    listen = metrics.parsed("listen", _parse_listen) or Metrics()
+    socket_path = root.table("docker").parsed("socket", _parse_socket)
+    interfaces: list[Interface] = []
+    places: dict[str, Table] = {}
+    for table in root.tables("interface"):
+        interface = _interface(table, directory)
+        interfaces.append(interface)
+        there = places.setdefault(interface.name, table) if interface.name else table
+        if there is not table:
+            table.complain(
+                f"{interface.name} is configured twice",
+                f"line {there.line('name')} has it first: put both into one table",
+                "name",
+            )
+    if not interfaces and "interface" not in root:
+        root.complain("no interface is configured", "write [[interface]], and its name below")
+    return Config(
+        log_level,
+        log_format,
+        listen if metrics.given else None,
+        socket_path or Config().docker_socket,
+        tuple(interfaces),
+    )
+
+
+def _interface(table: Table, directory: Path) -> Interface:
+    table.require("name", 'name = "eth0"')
+    name = table.parsed("name", _parse_interface)
+    mode = table.choice("mode", MODES, "auto")
+    loader = table.choice("loader", LOADERS, "prebuilt")
+    max_addresses = table.integer("max_addresses", 1, 1 << 24)
+    on_stop = table.choice("on_stop", ON_STOP, "keep")
+    heartbeat = table.number("heartbeat_timeout", 1, _DAY, zero=True)
+    if mode == "userspace":
+        other = "remove this key, or take another mode"
+        if loader == "bcc":
+            table.complain("userspace mode loads no program", other, "loader")
+        if "on_stop" in table and on_stop == "keep":
+            table.complain(
+                "in userspace mode nothing answers once the process stops", other, "on_stop"
+            )
+    return Interface(
+        name or "",
+        mode,
+        loader,
+        max_addresses,
+        on_stop,
+        heartbeat or 0.0,
+        _rules(table, directory),
+        _docker(table),
+        _announce(table.table("announce")),
+        _gateway(table.table("gateway")),
+        _addresses(table.table("addresses")),
+        _limit(table.table("limit")),
+    )
+
+
+def _rules(interface: Table, directory: Path) -> Rules:
+    """The rules of all [[interface.prefix]]."""
+    rules: Rules = {}
+    places: dict[Prefix, tuple[Table, str]] = {}
+    for table in interface.tables("prefix"):
+        key, more = _rules_of_table(table, directory)
+        twice = [prefix for prefix in more if prefix in rules]
+        if twice:
+            others = f", and {len(twice) - 1} more are" if len(twice) > 1 else ""
+            there, its_key = places[twice[0]]
+            table.complain(
+                f"{twice[0]} is given twice{others}",
+                f"line {there.line(its_key)} has it first: name every prefix once",
+                key,
+            )
+        place = (table, key)
+        for prefix in more:
+            places.setdefault(prefix, place)
+        rules |= more
+    return rules
+
+
+def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
+    """The rules of one [[interface.prefix]], and the key that holds them."""
+    answer = Answer[table.choice("answer", _ANSWERS, "always", planned=_LATER).upper()]
+    rule = Rule(answer, _profile(table), CONFIG_SOURCE)
+    if answer is Answer.NEVER:
+        for key in _PROFILE_KEYS:
+            if key in table:
+                table.complain(
+                    "this says how to answer, and answer says never", "remove one of them", key
+                )
+        rule = Rule(answer, source=CONFIG_SOURCE)
+    _exactly_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
+    prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
+    listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
+    return ("prefix", prefix or {}) if "prefix" in table else ("file", listed or {})
+
+
+def _rules_of_file(directory: Path, text: str, rule: Rule) -> Rules:
+    path = directory / text
+    return rules_of_lines(_read(path, str(path)).split("\n"), path.name, rule)
+
+
+def _profile(table: Table) -> Profile:
+    default = Profile()
+    return Profile(
+        table.parsed("source", parse_source) or default.source,
+        table.boolean("router", default.router),
+        table.boolean("override", default.override),
+        table.choice("dad", ("defend", "ignore"), "defend") == "defend",
+        table.parsed("lladdr", parse_mac),
+    )
+
+
+def _docker(interface: Table) -> tuple[Containers, ...]:
+    """All [[interface.docker]]."""
+    found: list[Containers] = []
+    places: dict[tuple[str, str], Table] = {}
+    for table in interface.tables("docker"):
+        containers = _containers(table)
+        found.append(containers)
+        for key in _SELECTORS:
+            value = getattr(containers, key)
+            if value is None:
+                continue
+            there = places.setdefault((key, str(value)), table)
+            if there is not table:
+                hint = f"line {there.line(key)} has it first"
+                table.complain(f"{value} is given twice", hint, key)
+    return tuple(found)
+
+
+def _containers(table: Table) -> Containers:
+    network = table.parsed("network", _parse_network)
+    network_label = table.parsed("network_label", _parse_label)
+    container_label = table.parsed("container_label", _parse_label)
+    within = table.parsed("within", parse_target)
+    _exactly_one(table, _SELECTORS, 'network = "name"')
+    except_label = table.parsed("except_label", _parse_label)
+    same = network_label or container_label
+    if except_label is not None and same is not None and except_label in (same, Label(same.key)):
+        table.complain(
+            f"'{except_label}' excepts all that have '{same}'",
+            "name another label, or none",
+            "except_label",
+        )
+    chosen = network or network_label or container_label or within
+    rule = Rule(
+        profile=_profile(table),
+        source=DOCKER_SOURCE,
+        label="" if chosen is None else str(chosen),
+        dynamic=True,
+    )
+    return Containers(rule, network, network_label, container_label, within, except_label)
+
+
+def _announce(table: Table) -> Announce:
+    all_three = table.given and not any(key in table for key in _ANNOUNCEMENTS)
+    # One that is there, but is no boolean, counts as true: it has its complaint already.
+    gateway, probe, advertise = (
+        table.boolean(key, all_three or key in table) for key in _ANNOUNCEMENTS
+    )
+    if table.given and not (gateway or probe or advertise):
+        table.complain(
+            "of what could be announced nothing is",
+            "set solicit_gateway, probe or advertise to true, or remove the table",
+        )
+    default = Announce()
+    interval = table.number("interval", 1, _DAY, zero=True)
+    rate = table.number("rate", 1, 1_000_000)
+    return Announce(gateway, probe, advertise, interval or 0.0, rate or default.rate)
+
+
+def _gateway(table: Table) -> Gateway:
+    return Gateway(
+        table.boolean("keep", table.given),
+        table.parsed("source", parse_unicast),
+        table.number("interval", 1, 3600) or Gateway().interval,
+    )
+
+
+def _addresses(table: Table) -> Addresses:
+    preferred = table.parsed("preferred", parse_unicast)
+    table.require("deprecate", 'deprecate = ["2001:db8::1"]')
+    deprecate: dict[Prefix, int] = {}
+    for number, prefix in table.parsed_all("deprecate", parse_target):
+        where = ("deprecate", number)
+        if prefix in deprecate:
+            first = f"line {table.line('deprecate', deprecate[prefix])} has it first"
+            table.complain(f"{prefix} is given twice", first, *where)
+        elif preferred is not None and prefix == Prefix(preferred, 128):
+            hint = "a prefix around it may be: it is excepted from that"
+            table.complain(f"{prefix} cannot be both preferred and deprecated", hint, *where)
+        deprecate.setdefault(prefix, number)
+    return Addresses(preferred, tuple(deprecate))
+
+
+def _limit(table: Table) -> Limit:
+    default = Limit()
+    rate = table.number("rate", 1e-3, 1e9, zero=True)
+    burst = table.integer("burst", 1, 1_000_000)
+    if burst and (rate == 0 or "rate" not in table):
+        table.complain("a burst without a rate limits nothing", "give a rate, too", "burst")
+    return Limit(rate or default.rate, burst or default.burst)
+
+
+def _exactly_one(table: Table, keys: tuple[str, ...], example: str) -> None:
+    given = [key for key in keys if key in table]
+    if not given:
+        table.complain(f"one of {', '.join(keys)} is missing", f"write it as in {example}")
+    for key in given[1:]:
+        table.complain(
+            f"one table cannot have {given[0]} as well",
+            f"it takes one of {', '.join(keys)}",
+            key,
+        )
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+def _parse_interface(text: str) -> str:
+    check_interface(text)
+    return text
+
+
+def _parse_listen(text: str) -> Metrics:
+    """`[::1]:9877`, `127.0.0.1:9877` or `localhost:9877`."""
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text, re.ASCII)
+    if match is None or not 1 <= int(match[3]) <= _PORT_MAX:
+        raise UsageError(
+            f"'{text}' is not an address and a port", "write it as in [::1]:9877 or 127.0.0.1:9877"
+        )
+    host = match[1] or match[2]
+    if match[1]:
+        good = _is_address(socket.AF_INET6, host.partition("%")[0])
+    elif re.fullmatch(r"[0-9.]+", host):
+        good = _is_address(socket.AF_INET, host)
+    else:
+        good = re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})", host) is not None
+    if not good:
+        raise UsageError(
+            f"'{text}' names no host to listen on", "[::]:9877 is every address of this host"
+        )
+    return Metrics(host, int(match[3]))
+
+
+def _is_address(family: socket.AddressFamily, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _parse_socket(text: str) -> str:
+    """The path of a unix socket, as DOCKER_HOST would name it or alone."""
+    path = text.removeprefix("unix://")
+    if not path.startswith("/") or "\0" in path or not _fits(path, _UNIX_PATH_MAX):
+        raise UsageError(
+            f"'{text}' is no path of a unix socket", "write it as in /var/run/docker.sock"
+        )
+    return path
+
+
+def _parse_network(text: str) -> str:
+    if not text.strip() or not text.isprintable():  # the engine takes all others
+        raise UsageError(f"'{text}' is no name of a Docker network", "see: docker network ls")
+    return text
+
+
+def _parse_label(text: str) -> Label:
+    key, equals, value = text.partition("=")
+    if not key.strip() or key != key.strip() or not key.isprintable():
+        raise UsageError(f"'{text}' is no label", "write it as in key or key=value")
+    return Label(key, value if equals else None)
+
+
+def _fits(text: str, size: int) -> bool:
+    return len(text.encode(errors="replace")) <= size

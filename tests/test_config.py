@@ -1,0 +1,840 @@
+"""The configuration file: each key good and bad, with the words, the line and the key's path."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from ndxdp import config, locator
+from ndxdp.config import (
+    Addresses,
+    Announce,
+    Config,
+    Containers,
+    Gateway,
+    Interface,
+    Label,
+    Limit,
+    Metrics,
+    load,
+    parse,
+)
+from ndxdp.errors import UsageError
+from ndxdp.ndp import Answer, NaSource, Profile
+from ndxdp.policy import Rule, parse_address, parse_prefix
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGE = REPOSITORY / "docs" / "configuration.md"
+NDXDP = str(Path(sys.executable).with_name("ndxdp"))
+
+P = parse_prefix
+A = parse_address
+
+HEAD = '[[interface]]\nname = "eth0"\n'
+
+
+def fenced(language: str) -> list[str]:
+    """The page's blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+EXAMPLE = fenced("toml")[0]
+
+
+def interface(text: str) -> Interface:
+    """What `text` below the name makes of an interface."""
+    return parse(HEAD + text, "ndxdp.toml").interfaces[0]
+
+
+def refused(text: str) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        parse(text, "ndxdp.toml")
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.hint
+    for sentence in (error.message, error.hint, *error.also):
+        assert sentence.isprintable(), sentence
+    return error
+
+
+# ---- good ---------------------------------------------------------------------------------------
+
+PREFIX = '[[interface.prefix]]\nprefix = "2001:db8::/64"\n'
+DOCKER = '[[interface.docker]]\nnetwork = "web"\n'
+
+
+def rule(**other: Any) -> dict[str, Any]:
+    """The rules of PREFIX with another profile."""
+    made = Rule(profile=Profile(**other), source="config", label="2001:db8::/64")
+    return {"rules": {P("2001:db8::/64"): made}}
+
+
+def docker(label: str, profile: Profile | None = None, **selected: Any) -> dict[str, Any]:
+    made = Rule(profile=profile or Profile(), source="docker", label=label, dynamic=True)
+    return {"docker": (Containers(made, **selected),)}
+
+
+# Text below an interface's name, and what it changes of Interface("eth0").
+INTERFACES: list[tuple[str, dict[str, Any]]] = [
+    ("", {}),
+    *((f'mode = "{mode}"', {"mode": mode}) for mode in config.MODES),
+    ('loader = "prebuilt"', {"loader": "prebuilt"}),
+    ('loader = "bcc"', {"loader": "bcc"}),
+    ("max_addresses = 1", {"max_addresses": 1}),
+    ("max_addresses = 0x1000000", {"max_addresses": 1 << 24}),
+    ('on_stop = "keep"', {}),
+    ('on_stop = "detach"', {"on_stop": "detach"}),
+    ('mode = "userspace"\non_stop = "detach"', {"mode": "userspace", "on_stop": "detach"}),
+    ("heartbeat_timeout = 0", {}),
+    ("heartbeat_timeout = 30", {"heartbeat_timeout": 30.0}),
+    ("heartbeat_timeout = 1.5", {"heartbeat_timeout": 1.5}),
+    (PREFIX, rule()),
+    (PREFIX + 'answer = "always"', rule()),
+    (
+        PREFIX + 'answer = "never"',
+        {"rules": {P("2001:db8::/64"): Rule(Answer.NEVER, source="config", label="2001:db8::/64")}},
+    ),
+    (PREFIX + 'source = "target"', rule()),
+    (PREFIX + 'source = "link-local"', rule(source=NaSource.LINK_LOCAL)),
+    (PREFIX + 'source = "2001:db8::1"', rule(source=A("2001:db8::1"))),
+    (PREFIX + "router = true", rule()),
+    (PREFIX + "router = false", rule(router=False)),
+    (PREFIX + "override = true", rule(override=True)),
+    (PREFIX + 'dad = "defend"', rule()),
+    (PREFIX + 'dad = "ignore"', rule(defend=False)),
+    (PREFIX + 'lladdr = "02:00:5e:10:00:01"', rule(lladdr=bytes.fromhex("02005e100001"))),
+    (
+        'prefix = [{ prefix = "2001:db8::1" }, { prefix = "2001:db8::2", router = false }]',
+        {
+            "rules": {
+                P("2001:db8::1"): Rule(source="config", label="2001:db8::1"),
+                P("2001:db8::2"): Rule(
+                    profile=Profile(router=False), source="config", label="2001:db8::2"
+                ),
+            }
+        },
+    ),
+    (DOCKER, docker("web", network="web")),
+    (
+        DOCKER + 'source = "link-local"\nrouter = false\noverride = true\ndad = "ignore"',
+        docker("web", Profile(NaSource.LINK_LOCAL, False, True, False), network="web"),
+    ),
+    (
+        '[[interface.docker]]\nnetwork_label = "v6"',
+        docker("v6", network_label=Label("v6")),
+    ),
+    (
+        '[[interface.docker]]\ncontainer_label = "v6=a=b"',
+        docker("v6=a=b", container_label=Label("v6", "a=b")),
+    ),
+    (
+        '[[interface.docker]]\nwithin = "2001:db8::/48"\nexcept_label = "v6="',
+        docker("2001:db8::/48", within=P("2001:db8::/48"), except_label=Label("v6", "")),
+    ),
+    ("[interface.announce]", {"announce": Announce(True, True, True)}),
+    (
+        "[interface.announce]\ninterval = 60\nrate = 5",
+        {"announce": Announce(True, True, True, 60.0, 5.0)},
+    ),
+    ("[interface.announce]\nprobe = true", {"announce": Announce(probe=True)}),
+    ("announce.solicit_gateway = true", {"announce": Announce(solicit_gateway=True)}),
+    ("announce = { advertise = true, probe = false }", {"announce": Announce(advertise=True)}),
+    ("[interface.gateway]", {"gateway": Gateway(True)}),
+    ("[interface.gateway]\nkeep = false", {}),
+    (
+        '[interface.gateway]\nsource = "2001:db8::9"\ninterval = 7.5',
+        {"gateway": Gateway(True, A("2001:db8::9"), 7.5)},
+    ),
+    (
+        '[interface.addresses]\npreferred = "fd00::1"\ndeprecate = ["2001:db8::/64", "fd00::/64"]',
+        {"addresses": Addresses(A("fd00::1"), (P("2001:db8::/64"), P("fd00::/64")))},
+    ),
+    ("[interface.addresses]\ndeprecate = []", {}),
+    ("[interface.limit]", {}),
+    ("[interface.limit]\nrate = 0", {}),
+    ("[interface.limit]\nrate = 10", {"limit": Limit(10.0)}),
+    ("[interface.limit]\nrate = 0.5\nburst = 3", {"limit": Limit(0.5, 3)}),
+]
+
+
+@pytest.mark.parametrize(("text", "changes"), INTERFACES, ids=[case[0] for case in INTERFACES])
+def test_interface(text: str, changes: dict[str, Any]) -> None:
+    assert interface(text) == Interface("eth0", **changes)
+    assert config.summary(interface(text))
+
+
+# Text above the interface, and what it changes of the whole.
+TOPS: list[tuple[str, dict[str, Any]]] = [
+    ("", {}),
+    *((f'log_level = "{level}"', {"log_level": level}) for level in config.LOG_LEVELS),
+    *((f'log_format = "{name}"', {"log_format": name}) for name in config.LOG_FORMATS),
+    ("[metrics]", {"metrics": Metrics("::1", 9877)}),
+    ('[metrics]\nlisten = "[::]:1"', {"metrics": Metrics("::", 1)}),
+    ('metrics.listen = "127.0.0.1:65535"', {"metrics": Metrics("127.0.0.1", 65535)}),
+    ('metrics = { listen = "localhost:9877" }', {"metrics": Metrics("localhost", 9877)}),
+    ('[metrics]\nlisten = "[fe80::1%eth0]:99"', {"metrics": Metrics("fe80::1%eth0", 99)}),
+    ("[docker]", {}),
+    ('[docker]\nsocket = "/run/podman/podman.sock"', {"docker_socket": "/run/podman/podman.sock"}),
+    ('[docker]\nsocket = "unix:///a"', {"docker_socket": "/a"}),
+]
+
+
+@pytest.mark.parametrize(("text", "changes"), TOPS, ids=[case[0] for case in TOPS])
+def test_top(text: str, changes: dict[str, Any]) -> None:
+    found = parse(f"{text}\n{HEAD}", "ndxdp.toml")
+    assert found == Config(interfaces=(Interface("eth0"),), **changes)
+
+
+def test_equal_content_is_equal() -> None:
+    again = "# moved\n\n" + EXAMPLE.replace("= ", "=  ").replace(
+        "2001:db8:0:1:c::/80", "2001:DB8:0:1:C:0::/80"
+    )
+    assert parse(again, "other") == parse(EXAMPLE, "ndxdp.toml")
+    for old, new in (("rate = 50", "rate = 51"), ("dead", "deae"), ("ipv6exposed", "web")):
+        assert parse(EXAMPLE.replace(old, new), "x") != parse(EXAMPLE, "x")
+
+
+def test_a_good_file_is_not_walked_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines are for complaints; a daemon's start does not pay for them."""
+    monkeypatch.setattr(locator, "lines", None)
+    assert parse(EXAMPLE, "ndxdp.toml").interfaces
+
+
+def test_long_labels_that_begin_alike() -> None:
+    text = "".join(f'[[interface.docker]]\nnetwork = "{"n" * 60}{end}"\n' for end in "ab")
+    assert [each.network for each in interface(text).docker] == ["n" * 60 + "a", "n" * 60 + "b"]
+
+
+def test_several_interfaces_in_their_order() -> None:
+    names = ["eth1", "eth0", "br-0"]
+    text = "".join(f'[[interface]]\nname = "{name}"\n{PREFIX}' for name in names)
+    found = parse(text, "ndxdp.toml")
+    assert [each.name for each in found.interfaces] == names
+    assert all(len(each.rules) == 1 for each in found.interfaces)
+
+
+def test_label_matches() -> None:
+    labels = {"a": "1", "b": ""}
+    for label, expected in (
+        (Label("a"), True),
+        (Label("a", "1"), True),
+        (Label("a", ""), False),
+        (Label("b"), True),
+        (Label("b", ""), True),
+        (Label("c"), False),
+    ):
+        assert label.matches(labels) is expected, label
+
+
+# ---- bad ----------------------------------------------------------------------------------------
+
+
+class Bad(NamedTuple):
+    """A text below an interface's name (line 3 on), and the complaint behind `ndxdp.toml:`."""
+
+    text: str
+    said: str
+    hint: str = ""
+    also: int = 0  # how much else is wrong
+
+
+def in_prefix(key: str, said: str, hint: str = "") -> Bad:
+    return Bad(PREFIX + key, f"5: interface[0].prefix[0].{said}", hint)
+
+
+def in_docker(key: str, said: str, hint: str = "") -> Bad:
+    return Bad(DOCKER + key, f"5: interface[0].docker[0].{said}", hint)
+
+
+def within(table: str, line: str, said: str, hint: str = "") -> Bad:
+    """In a table of the interface with one line, which is line 4."""
+    return Bad(f"[interface.{table}]\n{line}", f"4: interface[0].{table}.{said}", hint)
+
+
+TWICE = '[[interface.prefix]]\nprefix = "2001:db8::/64"\nrouter = false'
+
+BAD_INTERFACES = [
+    Bad(
+        'mode = "fast"',
+        "3: interface[0].mode: 'fast' is not one of auto, native, generic, tc, userspace",
+        "without this key it is auto",
+    ),
+    Bad(
+        '\nmode = "natve"',
+        "4: interface[0].mode: 'natve' is not one of auto, native, generic, tc, userspace",
+        "did you mean 'native'?",
+    ),
+    Bad(
+        "mode = 1", "3: interface[0].mode: an integer, not a string", 'put it in quotes: mode = "…"'
+    ),
+    Bad("mode = true", "3: interface[0].mode: a boolean, not a string"),
+    Bad('mode = ["tc"]', "3: interface[0].mode: an array, not a string"),
+    Bad("mode = 2024-01-01", "3: interface[0].mode: a date or time, not a string"),
+    Bad("mode.x = 1", "3: interface[0].mode: a table, not a string"),
+    Bad('loader = "libbpf"', "3: interface[0].loader: 'libbpf' is not one of prebuilt, bcc"),
+    Bad(
+        'mode = "userspace"\nloader = "bcc"',
+        "4: interface[0].loader: userspace mode loads no program",
+        "remove this key, or take another mode",
+    ),
+    Bad(
+        'mode = "userspace"\non_stop = "keep"',
+        "4: interface[0].on_stop: in userspace mode nothing answers once the process stops",
+    ),
+    Bad(
+        "max_addresses = 0",
+        "3: interface[0].max_addresses: 0 is out of range",
+        "it may be from 1 to 16777216",
+    ),
+    Bad("max_addresses = 16777217", "3: interface[0].max_addresses: 16777217 is out of range"),
+    Bad("max_addresses = -1", "3: interface[0].max_addresses: -1 is out of range"),
+    Bad(
+        f"max_addresses = 0x{'f' * 5000}",
+        "3: interface[0].max_addresses: this number is out of range",
+    ),
+    Bad("max_addresses = 1.0", "3: interface[0].max_addresses: a number, not an integer"),
+    Bad("max_addresses = true", "3: interface[0].max_addresses: a boolean, not an integer"),
+    Bad(
+        'max_addresses = "1"',
+        "3: interface[0].max_addresses: a string, not an integer",
+        "write it without quotes or brackets",
+    ),
+    Bad('on_stop = "stay"', "3: interface[0].on_stop: 'stay' is not one of keep, detach"),
+    Bad(
+        "heartbeat_timeout = 0.5",
+        "3: interface[0].heartbeat_timeout: 0.5 is out of range",
+        "it may be 0, or from 1 to 86400",
+    ),
+    *(
+        Bad(
+            f"heartbeat_timeout = {number}",
+            f"3: interface[0].heartbeat_timeout: {number} is out of range",
+        )
+        for number in ("-1", "nan", "inf", "86401")
+    ),
+    Bad("heartbeat_timeout = false", "3: interface[0].heartbeat_timeout: a boolean, not a number"),
+    # unknown keys, and tables that are none
+    Bad("mod = 1", "3: interface[0].mod: [[interface]] has no such key", "did you mean 'mode'?"),
+    Bad(
+        '"a b\\n" = 1',
+        '3: interface[0]."a b\\n": [[interface]] has no such key',
+        "the keys are name, mode, loader, max_addresses, on_stop, heartbeat_timeout, prefix,"
+        " docker, announce, gateway, addresses, limit",
+    ),
+    Bad(
+        "rate = 1",
+        "3: interface[0].rate: [[interface]] has no such key",
+        "it is a key of [interface.announce] and [interface.limit]",
+    ),
+    Bad(
+        PREFIX + "mode = 1",
+        "5: interface[0].prefix[0].mode: [[interface.prefix]] has no such key",
+        "it is a key of [[interface]]",
+    ),
+    Bad(
+        'log_level = "info"',
+        "3: interface[0].log_level: [[interface]] has no such key",
+        "it belongs at the top of the file, above all tables",
+    ),
+    Bad("\n[interface.gateways]", "4: interface[0].gateways: [[interface]] has no such key"),
+    Bad("x.y.z = 1", "3: interface[0].x: [[interface]] has no such key"),
+    Bad(
+        '[interface.prefix]\nprefix = "::2"',
+        "3: interface[0].prefix: a table, not an array of tables",
+        "write it as [[interface.prefix]]",
+    ),
+    Bad("prefix = []", "3: interface[0].prefix: an empty array, not an array of tables"),
+    Bad('prefix = "::2"', "3: interface[0].prefix: a string, not an array of tables"),
+    Bad('prefix = [\n"::2"]', "4: interface[0].prefix[0]: a string, not a table"),
+    Bad(
+        "[[interface.gateway]]",
+        "3: interface[0].gateway: an array, not a table",
+        "write it as [interface.gateway]",
+    ),
+    Bad("gateway = true", "3: interface[0].gateway: a boolean, not a table"),
+    # prefixes
+    Bad(
+        "\n[[interface.prefix]]\nrouter = false",
+        "4: interface[0].prefix[0]: one of prefix, file is missing",
+        'write it as in prefix = "2001:db8::/64"',
+    ),
+    Bad(
+        PREFIX + 'file = "x"',
+        "5: interface[0].prefix[0].file: one table cannot have prefix as well",
+        "it takes one of prefix, file",
+        also=1,  # there is no such file, either
+    ),
+    in_prefix('answer = "sometimes"', "answer: 'sometimes' is not one of always, never"),
+    in_prefix('answer = "routed"', "answer: 'routed' is not there yet", "there are always, never"),
+    in_prefix('answer = "neighbour"', "answer: 'neighbour' is not there yet"),
+    in_prefix('answer = "Never"', "answer: 'Never' is not one of", "did you mean 'never'?"),
+    in_prefix("answer = true", "answer: a boolean, not a string"),
+    in_prefix('source = "nowhere"', "source: 'nowhere' is not an IPv6 address"),
+    in_prefix('source = "ff02::1"', "source: 'ff02::1' is no source that a host can have"),
+    in_prefix('source = "::"', "source: '::' is no source that a host can have"),
+    in_prefix('source = "192.0.2.1"', "source: '192.0.2.1' is an IPv4 address"),
+    in_prefix("router = 1", "router: an integer, not true or false"),
+    in_prefix('override = "yes"', "override: a string, not true or false"),
+    in_prefix('dad = "defnd"', "dad: 'defnd' is not one of defend, ignore"),
+    in_prefix('lladdr = "02:00"', "lladdr: '02:00' is not a MAC address"),
+    in_prefix('lladdr = "ff:ff:ff:ff:ff:ff"', "lladdr: 'ff:ff:ff:ff:ff:ff' is no MAC that"),
+    Bad(
+        PREFIX + 'answer = "never"\nrouter = true',
+        "6: interface[0].prefix[0].router: this says how to answer, and answer says never",
+    ),
+    *(
+        Bad(
+            f'[[interface.prefix]]\n\nprefix = "{prefix}"',
+            f"5: interface[0].prefix[0].prefix: {said}",
+        )
+        for prefix, said in (
+            ("2001:db8::1/64", "'2001:db8::1/64' has bits set behind the first 64"),
+            ("2001:db8::/129", "'2001:db8::/129' has no prefix length from 0 to 128"),
+            ("", "'' is not an IPv6 address"),
+            ("a\\nb\\u001b", "'a\\nb\\x1b' is not an IPv6 address"),
+            ("ff02::1", "ff02::1 is multicast: nobody solicits it"),
+            ("::1", "nobody solicits ::1"),
+        )
+    ),
+    Bad(
+        PREFIX + TWICE,
+        "6: interface[0].prefix[1].prefix: 2001:db8::/64 is given twice",
+        "line 4 has it first: name every prefix once",
+    ),
+    # Docker
+    Bad(
+        "\n\n[[interface.docker]]",
+        "5: interface[0].docker[0]: one of network, network_label, container_label, within is",
+        'write it as in network = "name"',
+    ),
+    in_docker(
+        'within = "2001:db8::/48"',
+        "within: one table cannot have network as well",
+        "it takes one of network, network_label, container_label, within",
+    ),
+    in_docker('answer = "always"', "answer: [[interface.docker]] has no such key"),
+    in_docker('except_label = "=x"', "except_label: '=x' is no label", "write it as in key or"),
+    in_docker('except_label = " "', "except_label: ' ' is no label"),
+    in_docker('lladdr = "x"', "lladdr: 'x' is not a MAC address"),
+    Bad(DOCKER + DOCKER, "6: interface[0].docker[1].network: web is given twice", "line 4 has"),
+    Bad('[[interface.docker]]\nnetwork = " "', "4: interface[0].docker[0].network: ' ' is no name"),
+    Bad(
+        '[[interface.docker]]\nwithin = "::/x"',
+        "4: interface[0].docker[0].within: '::/x' has no prefix length from 0 to 128",
+    ),
+    Bad(
+        '[[interface.docker]]\nnetwork_label = "a=b"\nexcept_label = "a"',
+        "5: interface[0].docker[0].except_label: 'a' excepts all that have 'a=b'",
+    ),
+    # the other tables
+    Bad(
+        "\n[interface.announce]\nprobe = false",
+        "4: interface[0].announce: of what could be announced nothing is",
+    ),
+    within("announce", "probe = 1", "probe: an integer, not true or false"),
+    within("announce", "interval = 0.1", "interval: 0.1 is out of range", "it may be 0, or from"),
+    within("announce", "interval = 86401", "interval: 86401 is out of range"),
+    within("announce", "rate = 0", "rate: 0 is out of range", "it may be from 1 to 1000000"),
+    within("announce", "announce = true", "announce: [interface.announce] has no such key"),
+    within("gateway", "keep = 1", "keep: an integer, not true or false"),
+    within("gateway", 'source = "::"', "source: '::' is no source that a host can have"),
+    within("gateway", "interval = 0", "interval: 0 is out of range", "it may be from 1 to 3600"),
+    Bad(
+        '\n[interface.addresses]\npreferred = "::2"',
+        "4: interface[0].addresses.deprecate: this key is missing",
+        'write it as in deprecate = ["2001:db8::1"]',
+    ),
+    within(
+        "addresses", 'deprecate = "::2"', "deprecate: a string, not an array", "put it in brackets"
+    ),
+    Bad(
+        '[interface.addresses]\ndeprecate = [\n"::2",\n3, "::g"]',
+        "6: interface[0].addresses.deprecate[1]: an integer, not a string",
+        also=1,
+    ),
+    Bad(
+        '[interface.addresses]\ndeprecate = [\n"::2",\n"::3",\n"::2/128"]',
+        "7: interface[0].addresses.deprecate[2]: ::2 is given twice",
+        "line 5 has it first",
+    ),
+    Bad(
+        '[interface.addresses]\npreferred = "::2"\ndeprecate = ["::/64",\n"::2"]',
+        "6: interface[0].addresses.deprecate[1]: ::2 cannot be both preferred and deprecated",
+    ),
+    within("limit", "rate = -1", "rate: -1 is out of range"),
+    within("limit", "rate = nan", "rate: nan is out of range"),
+    within("limit", "rate = 1e-9", "rate: 1e-09 is out of range"),
+    within("limit", "rate = 1e10", "rate: 10000000000 is out of range"),
+    within(
+        "limit", "burst = 5", "burst: a burst without a rate limits nothing", "give a rate, too"
+    ),
+    within("limit", "burst = 0", "burst: 0 is out of range"),
+    within("limit", "burst = 1.5", "burst: a number, not an integer"),
+    Bad(
+        "[interface.limit]\nburst = 2\nrate = 0",
+        "4: interface[0].limit.burst: a burst without a rate limits nothing",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", BAD_INTERFACES, ids=lambda case: case.text[:60])
+def test_bad_interface(case: Bad) -> None:
+    error = refused(HEAD + case.text)
+    assert error.message.startswith(f"ndxdp.toml:{case.said}")
+    assert error.hint.startswith(case.hint)
+    assert len(error.also) == case.also, error.also
+
+
+# Whole texts.
+BAD_TEXTS = [
+    Bad("", "1: no interface is configured", "write [[interface]], and its name below"),
+    Bad("interface = []", "1: interface: an empty array, not an array of tables"),
+    Bad(
+        '[interface]\nname = "eth0"',
+        "1: interface: a table, not an array of tables",
+        "write it as [[",
+    ),
+    Bad(
+        "\n[[interface]]",
+        "2: interface[0].name: this key is missing",
+        'write it as in name = "eth0"',
+    ),
+    Bad("[[interface]]\nname = 1", "2: interface[0].name: an integer, not a string"),
+    *(
+        Bad(
+            f'[[interface]]\nname = "{name}"',
+            f"2: interface[0].name: '{name}' is no interface name",
+        )
+        for name in ("", "..", "a/b", "sixteen-letters-")
+    ),
+    Bad(
+        f"{HEAD}{HEAD}",
+        "4: interface[1].name: eth0 is configured twice",
+        "line 2 has it first: put both into one table",
+    ),
+    Bad(
+        'log_level = "warn"', "1: log_level: 'warn' is not one of error,", "did you mean 'warning'?"
+    ),
+    Bad("log_format = 1", "1: log_format: an integer, not a string"),
+    Bad('log_format = "xml"', "1: log_format: 'xml' is not one of text, json"),
+    Bad("loglevel = 1", "1: loglevel: the file has no such key", "did you mean 'log_level'?"),
+    Bad('name = "eth0"', "1: name: the file has no such key"),
+    Bad("metrics = true", "1: metrics: a boolean, not a table", "write it as [metrics]"),
+    Bad("\n[[metrics]]", "2: metrics: an array, not a table"),
+    Bad("[metrics]\nport = 1", "2: metrics.port: [metrics] has no such key", "the keys are listen"),
+    Bad("[metrics]\nlisten = 9877", "2: metrics.listen: an integer, not a string"),
+    *(
+        Bad(
+            f'[metrics]\nlisten = "{text}"',
+            f"2: metrics.listen: '{text}' is not an address and a port",
+        )
+        for text in (
+            "",
+            "9877",
+            ":9877",
+            "::1",
+            "::1:9877",
+            "[::1]",
+            "[::1]:",
+            "[::1]:0",
+            "[::1]:65536",
+            "[::1]:+1",
+            "localhost",
+            "[]:1",
+            "localhost:１",
+        )
+    ),
+    *(
+        Bad(
+            f'[metrics]\nlisten = "{text}"',
+            f"2: metrics.listen: '{text}' names no host to listen on",
+        )
+        for text in ("[::g]:1", "[127.0.0.1]:1", "127.0.0.256:1", "*:1", "a b:1", "-a:1")
+    ),
+    Bad("[docker]\nhost = 1", "2: docker.host: [docker] has no such key"),
+    *(
+        Bad(f'docker.socket = "{text}"', f"1: docker.socket: '{text}' is no path of a unix socket")
+        for text in ("", "docker.sock", "tcp://[::1]:2375", "/" + "a" * 107)
+    ),
+    # what tomllib says
+    Bad("a = ", "1: this is not TOML: invalid value", "strings want quotes"),
+    Bad('\n\na = "', "3: this is not TOML: unterminated string"),
+    Bad("a = [1,\n2", "2: this is not TOML: "),
+    Bad('a = """\n\n', "2: this is not TOML: unterminated string"),
+    Bad("mode = tc", "1: this is not TOML: invalid value (column 8)"),
+    Bad("a = 1\na = 2", "2: this is not TOML: this key or table is there already"),
+    Bad("[a]\n[b]\n[a]", "3: this is not TOML: cannot declare 'a' twice", "name every key once"),
+    Bad("[a.b]\n[a.b]", "2: this is not TOML: cannot declare 'a.b' twice (column 5)"),
+    Bad("a = 1\r\n\rb", "2: this is not TOML: "),
+    Bad("a = 1 b", "1: this is not TOML: expected newline or end of document"),
+    Bad("a = '\x00'", "1: this is not TOML: "),
+    Bad(f"a = 1\nb = {'9' * 5000}", "2: this is not TOML: a number has too many digits"),
+]
+
+
+@pytest.mark.parametrize("case", BAD_TEXTS, ids=lambda case: case.text[:60])
+def test_bad_text(case: Bad) -> None:
+    error = refused(case.text)
+    found = [sentence for sentence in (error.message, *error.also) if case.said in sentence]
+    assert found, (error.message, error.also)
+    assert found[0].startswith(f"ndxdp.toml:{case.said}")
+    if found[0] == error.message:
+        assert error.hint.startswith(case.hint)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{a=" * 100_000])
+def test_brackets_without_end(text: str) -> None:
+    assert "ndxdp.toml: brackets are nested too deeply" in refused(text).message or (
+        "this is not TOML" in refused(text).message
+    )
+
+
+def test_every_depth_that_tomllib_takes_has_a_line() -> None:
+    for depth in range(50, 600, 7):
+        error = refused(f"{HEAD}x = {'[' * depth}{']' * depth}")
+        assert "no such key" in error.message or "too deeply" in error.message
+
+
+def test_all_that_is_wrong_is_said_in_the_order_of_the_lines() -> None:
+    error = refused(
+        "[[interface]]\nmode = 1\n"
+        '[[interface.prefix]]\nprefix = "::g"\nanswer = "maybe"\nx = 1\n'
+        "[metrics]\nlisten = 0\n"
+    )
+    assert [text.split(": ")[:2] for text in (error.message, *error.also)] == [
+        ["ndxdp.toml:1", "interface[0].name"],
+        ["ndxdp.toml:2", "interface[0].mode"],
+        ["ndxdp.toml:4", "interface[0].prefix[0].prefix"],
+        ["ndxdp.toml:5", "interface[0].prefix[0].answer"],
+        ["ndxdp.toml:6", "interface[0].prefix[0].x"],
+        ["ndxdp.toml:8", "metrics.listen"],
+    ]
+
+
+def test_a_hopeless_file_is_not_told_line_by_line() -> None:
+    error = refused(HEAD + "".join(f"x{number} = 1\n" for number in range(100)))
+    assert len(error.also) == 21
+    assert error.also[-1] == "and 79 more"
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def written(directory: Path, text: str | bytes, name: str = "ndxdp.toml") -> Path:
+    path = directory / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def said_of(path: Path) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert caught.value.hint
+    return caught.value.message
+
+
+def test_load(tmp_path: Path) -> None:
+    assert load(written(tmp_path, HEAD)) == parse(HEAD, "ndxdp.toml")
+    assert load(str(written(tmp_path, b"\xef\xbb\xbf" + HEAD.encode()))) == load(
+        tmp_path / "ndxdp.toml"
+    )
+
+
+def test_a_file_that_cannot_be_loaded(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.toml"
+    assert said_of(missing) == f"there is no file {missing}"
+    assert said_of(tmp_path) == f"{tmp_path} is not a regular file"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert said_of(pipe) == f"{pipe} is not a regular file"
+    path = written(tmp_path, "a = 1\nb = '\xfc'\n".encode("latin-1"))
+    assert said_of(path) == f"{path}:2: this is not UTF-8 text"
+    below = path / "x"
+    assert said_of(below) == f"{below} could not be read (Not a directory)"
+    long = tmp_path / ("x" * 300)
+    assert said_of(long) == f"{long} could not be read (File name too long)"
+    assert "could not be read" in said_of(Path("a\0b"))
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert "could not be read" in said_of(loop)
+
+
+LISTED = HEAD + '[[interface.prefix]]\nfile = "guests.txt"\n'
+
+
+def test_a_list(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    written(tmp_path, "# guests\r\n2001:db8::1\r\n\n2001:db8::/64 # all\n", "lists/guests.txt")
+    text = LISTED.replace("guests.txt", "lists/guests.txt") + "router = false"
+    made = Rule(profile=Profile(router=False), source="config", label="guests.txt")
+    expected = {P("2001:db8::1"): made, P("2001:db8::/64"): made}
+    assert load(written(tmp_path, text)).interfaces[0].rules == expected
+    absolute = text.replace("lists/", f"{tmp_path}/lists/")
+    assert parse(absolute, "elsewhere/x").interfaces[0].rules == expected
+    never = load(written(tmp_path, LISTED.replace("guests", "lists/guests") + 'answer = "never"'))
+    assert {rule.answer for rule in never.interfaces[0].rules.values()} == {Answer.NEVER}
+
+
+def test_a_bad_list_is_named_with_its_line(tmp_path: Path) -> None:
+    path = written(tmp_path, LISTED)
+    where = f"{path}:4: interface[0].prefix[0].file: "
+    assert said_of(path) == f"{where}there is no file {tmp_path}/guests.txt"
+    written(tmp_path, "2001:db8::1\n\n2001:db8::1/64\n", "guests.txt")
+    assert (
+        said_of(path) == f"{where}guests.txt:3: '2001:db8::1/64' has bits set behind the first 64"
+    )
+    written(tmp_path, "2001:db8::1\n2001:db8::2\n2001:db8::1", "guests.txt")
+    assert said_of(path) == f"{where}guests.txt:3: 2001:db8::1 is given twice"
+    written(tmp_path, "2001:db8::1\u2028\n\x0c\n::g", "guests.txt")
+    assert said_of(path).startswith(f"{where}guests.txt:3: ")
+    written(tmp_path, b"\n\xff", "guests.txt")
+    assert said_of(path) == f"{where}{tmp_path}/guests.txt:2: this is not UTF-8 text"
+    written(tmp_path, LISTED.replace("guests.txt", "."))
+    assert said_of(path) == f"{where}{tmp_path} is not a regular file"
+    written(tmp_path, LISTED.replace("guests.txt", "a\\u0000b"))
+    assert said_of(path).startswith(f"{where}{tmp_path}/a\\x00b could not be read (")
+
+
+def test_the_same_prefix_by_way_of_a_list(tmp_path: Path) -> None:
+    written(tmp_path, "2001:db8::1\n2001:db8::2\n", "guests.txt")
+    path = written(tmp_path, LISTED + '[[interface.prefix]]\nfile = "guests.txt"\n')
+    where = f"{path}:6: interface[0].prefix[1]"
+    assert said_of(path) == f"{where}.file: 2001:db8::1 is given twice, and 1 more are"
+    path = written(tmp_path, LISTED + '[[interface.prefix]]\nprefix = "2001:db8::2"\n')
+    assert said_of(path) == f"{where}.prefix: 2001:db8::2 is given twice"
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert caught.value.hint == "line 4 has it first: name every prefix once"
+
+
+# ---- the page -----------------------------------------------------------------------------------
+
+
+def check(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [NDXDP, "check", *words]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=30)
+
+
+def test_the_example_is_what_check_says(tmp_path: Path) -> None:
+    written(tmp_path, EXAMPLE)
+    done = check(tmp_path, "-c", "ndxdp.toml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == fenced("text")[0]
+
+
+def test_check_refuses(tmp_path: Path) -> None:
+    text = "\n" * 10 + '[[interface]]\nname = "eth0"\n' + PREFIX
+    text = text.replace("\n\n", "\n", 1) + PREFIX.replace("/64", "/65") + 'answer = "sometimes"\n'
+    text += "\n[interface.limit]\nburst = 5\n"
+    written(tmp_path, text)
+    done = check(tmp_path, "-c", "ndxdp.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    shape = [re.sub(r":\d+:", ":N:", line) for line in fenced("text")[1].splitlines()]
+    assert [re.sub(r":\d+:", ":N:", line) for line in lines] == shape
+    done = check(tmp_path, "-c", "missing.toml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ndxdp: there is no file missing.toml\n  hint: ")
+
+
+def test_check_loads_nothing_of_the_kernel(tmp_path: Path) -> None:
+    written(tmp_path, HEAD)
+    script = (
+        "import atexit, sys, ndxdp.cli\n"
+        "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n"
+        "sys.argv[1:] = ['check', '-c', 'ndxdp.toml']\n"
+        "ndxdp.cli.main()"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    loaded = set(done.stderr.split())
+    assert "ndxdp.config" in loaded
+    assert not {name for name in loaded if name.startswith(("ndxdp.kernel", "ndxdp.wire"))}
+
+
+def test_the_page_has_every_key() -> None:
+    """Every key that a table takes stands in the page's table of that name, and no other does."""
+    sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    page: dict[str, set[str]] = {}
+    for section in sections:
+        title, _, body = section.partition("\n")
+        cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", body, re.MULTILINE)
+        page[title] = {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
+    tables = {"metrics", "docker", "interface", "prefix"}
+    tables |= {"announce", "gateway", "addresses", "limit"}
+    for title, good in {
+        "The file": "",
+        "[metrics]": "",
+        "[docker]": "",
+        "[[interface]]": "",
+        "[[interface.prefix]]": 'prefix = "2001:db8::/64"\n',
+        "[[interface.docker]]": 'network = "web"\n',
+        "[interface.announce]": "",
+        "[interface.gateway]": "",
+        "[interface.addresses]": "deprecate = []\n",
+        "[interface.limit]": "",
+    }.items():
+        header = "" if title in ("The file", "[[interface]]") else title
+        unknown = f"{header}\n{good}zzzzzzzz = 1\n"
+        error = refused(HEAD + unknown if "interface" in title else unknown + HEAD)
+        known = error.hint.removeprefix("the keys are ").split(", ")
+        assert set(known) - tables == page.pop(title) - tables, title
+    assert not any(page.values())
+
+
+# ---- anything -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_but_usage_errors_leaves(seed: int) -> None:
+    """The example with random damage: it is taken, or refused in words with a line."""
+    rng = random.Random(seed)
+    rows = EXAMPLE.splitlines()
+    values = re.findall(r"= ([^#\n]+?) *(?:#.*)?$", EXAMPLE, re.MULTILINE)
+    values += ["-1", "1e400", "nan", "[]", "{}", "''", "true", "2024-01-01", "[[]]", '"\\u0000"']
+    bits = [*"[]{}\"'=.,#\\\n \0\r\x1b", "[[", '"""', "\ud800", "é", "\u2028", "0x", "9" * 30]
+    taken = 0
+    for _ in range(400):
+        damaged = list(rows)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(damaged))
+            row = damaged[at]
+            kind = rng.randrange(6)
+            if kind == 0:
+                del damaged[at]
+            elif kind == 1:
+                damaged.insert(at, rng.choice(rows))
+            elif kind == 2 and "=" in row:
+                damaged[at] = row.partition("=")[0] + "= " + rng.choice(values)
+            elif kind == 3:
+                place = rng.randrange(len(row) + 1)
+                damaged[at] = row[:place] + rng.choice(bits) + row[place:]
+            elif kind == 4 and row:
+                place = rng.randrange(len(row))
+                damaged[at] = row[:place] + row[place + 1 :]
+            else:
+                other = rng.randrange(len(damaged))
+                damaged[at], damaged[other] = damaged[other], damaged[at]
+        text = "\n".join(damaged)
+        try:
+            parse(text, "ndxdp.toml")
+            taken += 1
+            continue
+        except UsageError as error:
+            caught = error
+        lines = text.count("\n") + 1
+        assert caught.hint.isprintable()
+        for sentence in (caught.message, *caught.also):
+            assert sentence.isprintable()
+            found = re.match(r"ndxdp\.toml:(\d+): ", sentence)
+            assert found or sentence.startswith("and "), sentence
+            assert found is None or 1 <= int(found[1]) <= lines
+    assert 10 < taken < 390
