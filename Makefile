@@ -15,8 +15,8 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := iproute2 ndppd procps util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) bpftool clang-format ethtool ndisc6 python3-bpfcc \
-	linux-headers-$(ARCH) tshark
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool ndisc6 \
+	python3-bpfcc linux-headers-$(ARCH) tshark
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)

@@ -9,7 +9,8 @@ import pytest
 
 from lab import private
 from ndxdp.kernel.pins import Trees
-from tests import network
+from tests import engine, network
+from tests.engine import Engine
 from tests.network import Network
 
 
@@ -41,3 +42,10 @@ def attached(net: Network) -> Iterator[Network]:
     network.done("attach", network.UPLINK, "--mode", "tc", "-n", network.BEHIND)
     yield net
     network.take_off()
+
+
+@pytest.fixture(scope="module")
+def docker_engine(privacy: None) -> Iterator[Engine]:
+    """A real Docker engine with an image. It is up after 0.2 s, so each module has its own."""
+    with engine.engine() as made:
+        yield made

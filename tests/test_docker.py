@@ -1,0 +1,828 @@
+"""Docker's networks: what is picked, a client that survives all, and a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ndxdp.errors import UsageError
+from ndxdp.ndp import NaSource, Profile
+from ndxdp.policy import Prefix, Rule, parse_address, parse_prefix
+from ndxdp.sources import docker
+from ndxdp.sources.docker import Docker, Endpoint, Selector, label_keys, rules
+from ndxdp.sources.json_pieces import Objects
+from tests.engine import Engine
+from tests.network import eventually
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+# ---- which are answered for ----------------------------------------------------------------------
+
+
+def endpoint(
+    address: str,
+    container: str = "one",
+    network: str = "six",
+    *,
+    labels: dict[str, str] | None = None,
+    network_labels: dict[str, str] | None = None,
+    subnets: tuple[str, ...] = ("2001:db8:0:1:c::/80",),
+) -> Endpoint:
+    return Endpoint(
+        parse_address(address),
+        container,
+        network,
+        tuple(sorted((labels or {}).items())),
+        tuple(sorted((network_labels or {}).items())),
+        tuple(parse_prefix(subnet) for subnet in subnets),
+    )
+
+
+def picked(endpoints: list[Endpoint], *selectors: Selector) -> dict[str, str]:
+    """Address and label of each rule."""
+    return {str(prefix): rule.label for prefix, rule in rules(endpoints, selectors).items()}
+
+
+def test_a_rule_is_an_exact_address_on_dockers_word() -> None:
+    profile = Profile(source=NaSource.LINK_LOCAL)
+    made = rules([endpoint("2001:db8::2")], [Selector(network="six", profile=profile)])
+    rule = Rule(source="docker", label="six", dynamic=True, profile=profile)
+    assert made == {Prefix(parse_address("2001:db8::2"), 128): rule}
+
+
+def test_by_network() -> None:
+    endpoints = [endpoint("2001:db8::2"), endpoint("2001:db8::3", network="seven")]
+    assert picked(endpoints, Selector(network="six")) == {"2001:db8::2": "six"}
+    assert picked(endpoints) == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("ndxdp", {"2001:db8::2", "2001:db8::3"}),
+        ("ndxdp=yes", {"2001:db8::2"}),
+        ("ndxdp=", {"2001:db8::3"}),
+        ("ndx", set()),
+        ("ndxdp=y", set()),
+    ],
+)
+def test_by_label(wanted: str, found: set[str]) -> None:
+    labels: list[dict[str, str]] = [{"a": "b", "ndxdp": "yes"}, {"ndxdp": ""}, {"a": "ndxdp"}]
+    by_container = [endpoint(f"2001:db8::{i}", labels=own) for i, own in enumerate(labels, 2)]
+    by_network = [endpoint(f"2001:db8::{i}", network_labels=own) for i, own in enumerate(labels, 2)]
+    text = f"container:{wanted}"
+    assert picked(by_container, Selector(container_label=wanted)) == dict.fromkeys(found, text)
+    assert picked(by_container, Selector(network_label=wanted)) == {}
+    text = f"network:{wanted}"
+    assert picked(by_network, Selector(network_label=wanted)) == dict.fromkeys(found, text)
+    assert picked(by_network, Selector(container_label=wanted)) == {}
+
+
+def test_by_prefix() -> None:
+    endpoints = [
+        endpoint("2001:db8:0:1:c::2"),
+        endpoint("2001:db8:0:1:d::2", subnets=("2001:db8:0:1:d::/80", "2001:db8:0:1:c::/80")),
+        endpoint("2001:db8:0:1:c::3", subnets=("2001:db8:0:1::/64",)),
+        endpoint("2001:db8:0:1:c::4", subnets=()),
+    ]
+    within = Selector(within=parse_prefix("2001:db8:0:1:c::/80"))
+    assert picked(endpoints, within) == {"2001:db8:0:1:c::2": "2001:db8:0:1:c::/80"}
+    wide = Selector(within=parse_prefix("2001:db8::/32"))
+    assert len(picked(endpoints, wide)) == 3
+    assert picked(endpoints, Selector(within=parse_prefix("2001:db8:0:2::/64"))) == {}
+
+
+def test_opting_out() -> None:
+    endpoints = [
+        endpoint("2001:db8::2"),
+        endpoint("2001:db8::3", labels={"hidden": "1"}),
+        endpoint("2001:db8::4", network_labels={"hidden": "0"}),
+    ]
+    out = Selector(network="six", except_label="hidden")
+    assert picked(endpoints, out) == {"2001:db8::2": "six"}
+    out = Selector(network="six", except_label="hidden=1")
+    assert set(picked(endpoints, out)) == {"2001:db8::2", "2001:db8::4"}
+    # It is out of one selector, not of all.
+    everything = Selector(within=parse_prefix("2001:db8::/32"))
+    assert len(picked([endpoint("2001:db8::3", labels={"hidden": ""})], out, everything)) == 1
+
+
+def test_the_first_selector_wins_whatever_the_order_of_the_set() -> None:
+    twice = [endpoint("2001:db8::2", "b", "six"), endpoint("2001:db8::2", "a", "seven")]
+    first, second = Selector(network="six"), Selector(network="seven")
+    for order in (twice, twice[::-1]):
+        assert picked(order, first, second) == {"2001:db8::2": "six"}
+        assert picked(order, second, first) == {"2001:db8::2": "seven"}
+
+
+def test_a_selectors_rules_are_counted_together() -> None:
+    endpoints = [endpoint(f"2001:db8::{i:x}") for i in range(2, 102)]
+    made = rules(endpoints, [Selector(within=parse_prefix("2001:db8::/32"))])
+    assert len(made) == 100
+    assert len({id(rule) for rule in made.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {},
+        {"network": "six", "container_label": "a"},
+        {"network": ""},
+        {"container_label": "=b"},
+        {"network": "six", "except_label": ""},
+    ],
+)
+def test_words_that_pick_nothing_sensible(words: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Selector(**words)
+
+
+def test_labels_that_matter() -> None:
+    selectors = [
+        Selector(network="six", except_label="a"),
+        Selector(network_label="b=c"),
+        Selector(container_label="d"),
+    ]
+    assert label_keys(selectors) == {"a", "b", "d"}
+
+
+# ---- JSON in pieces ------------------------------------------------------------------------------
+
+SAID = [
+    {"n": i, "text": "ü]}" * i, "deep": {"list": [1, {}, []], "\x01": [True, None, -1.5e-7]}}
+    for i in range(30)
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100000])
+@pytest.mark.parametrize("array", [True, False], ids=["array", "stream"])
+def test_objects_in_pieces(size: int, array: bool) -> None:
+    texts = [json.dumps(one, ensure_ascii=False) for one in SAID]
+    text = f" [{' ,'.join(texts)}]\n" if array else "\n".join(texts) + "\n"
+    raw, objects = text.encode(), Objects(array=array)
+    found: list[dict[str, Any]] = []
+    for at in range(0, len(raw), size):
+        found += objects.feed(raw[at : at + size])
+    found += objects.end()
+    assert found == SAID
+
+
+@pytest.mark.parametrize("text", ["[]", " null\n", "[ ]"])
+def test_no_objects(text: str) -> None:
+    objects = Objects(array=True)
+    assert [*objects.feed(text.encode()), *objects.end()] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"[", b"[{}", b"nul", b"{}", b"[1]", b"[{}]x", b"[{}]]", b"[\xff]", b"[{]"),
+        *(b"[" * 10000, b'[{"a":' + b"[" * 100000),
+    ],
+    ids=lambda text: text[:6].decode(errors="replace"),
+)
+def test_what_is_no_array_of_objects(text: bytes) -> None:
+    objects = Objects(array=True)
+    with pytest.raises(ValueError, match=r"answer|JSON|utf-8"):
+        _ = [*objects.feed(text), *objects.end()]
+
+
+# ---- a watcher, and an engine that does what it is told ------------------------------------------
+
+
+class Watching:
+    """A watcher at work in a thread. `sets`: what it has yielded."""
+
+    def __init__(self, path: Path, keys: frozenset[str] | None = None) -> None:
+        self.docker = Docker(str(path), keys)
+        self.sets: list[frozenset[Endpoint]] = []
+        self.error: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        async def watch() -> None:
+            async with contextlib.aclosing(self.docker.watch()) as sets:
+                async for found in sets:
+                    self.sets.append(found)
+
+        try:
+            self._task = self._loop.create_task(watch())
+            self._loop.run_until_complete(self._task)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def addresses(self) -> dict[str, str] | None:
+        """Address and network of each endpoint in the last set."""
+        if not self.sets:
+            return None
+        return {str(Prefix(one.address, 128)): one.network for one in self.sets[-1]}
+
+    def becomes(self, wanted: dict[str, str], *, within: float = 1) -> None:
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: self.addresses() == wanted, within=within)
+        assert self.addresses() == wanted
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+        self._thread.join(timeout=10)
+        assert not self._thread.is_alive()
+        assert isinstance(self.error, asyncio.CancelledError), self.error
+
+
+@contextlib.contextmanager
+def watching(path: Path, keys: frozenset[str] | None = None) -> Iterator[Watching]:
+    made = Watching(path, keys)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+Say = Callable[[socket.socket], None]
+
+
+class Fake:
+    """An engine on a unix socket. `containers` and `networks` are what it lists.
+
+    says: by path, what to do instead of answering. slices: bytes that are sent at once. asked: the
+    paths of all requests.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.containers: list[dict[str, Any]] = []
+        self.networks: list[dict[str, Any]] = [network()]
+        self.says: dict[str, Say] = {}
+        self.slices: int | None = None
+        self.asked: list[str] = []
+        self.streams: list[socket.socket] = []
+        self._listener: socket.socket | None = None
+        self.open()
+
+    def open(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self.path))
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        self.cut()
+
+    def cut(self) -> None:
+        while self.streams:
+            with contextlib.suppress(OSError):
+                self.streams.pop().shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += connection.recv(65536)
+            path = head.split()[1].decode().partition("?")[0]
+            self.asked.append(path)
+            name = path.rpartition("/")[2]
+            if name in self.says:
+                self.says[name](connection)
+            elif name == "events":
+                self.streams.append(connection)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                return
+            else:
+                lists = {"json": self.containers, "networks": self.networks}
+                versions = {"ApiVersion": "1.51", "MinAPIVersion": "1.24"}
+                self.send(connection, json.dumps(lists.get(name, versions)).encode())
+            connection.close()
+
+    def send(self, connection: socket.socket, body: bytes) -> None:
+        """A good answer, in chunks that end anywhere."""
+        chunks = [body[at : at + 1000] for at in range(0, len(body), 1000)] or [b""]
+        parts = [b"%x;ext=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks if chunk]
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        raw = head + b"".join(parts) + b"0\r\nTrailer: x\r\n\r\n"
+        size = self.slices or len(raw)
+        for at in range(0, len(raw), size):
+            connection.sendall(raw[at : at + size])
+
+    def tell(self, event: dict[str, Any] | None = None) -> None:
+        """An event, to all that listen."""
+        eventually(lambda: self.streams)
+        raw = json.dumps(event or {"Type": "container", "Action": "start"}).encode() + b"\n"
+        for stream in self.streams:
+            stream.sendall(b"%x\r\n%s\r\n" % (len(raw), raw))
+
+    def lists(self) -> int:
+        return sum(path.endswith("/containers/json") for path in self.asked)
+
+
+def network(name: str = "six", subnet: str = "2001:db8::/64", **labels: str) -> dict[str, Any]:
+    config = [{"Subnet": "172.17.0.0/16"}, {"Subnet": subnet}]
+    return {"Name": name, "Id": f"id-{name}", "IPAM": {"Config": config}, "Labels": labels}
+
+
+def container(number: int, name: str = "six", **labels: str) -> dict[str, Any]:
+    joined = {"GlobalIPv6Address": f"2001:db8::{number:x}", "NetworkID": f"id-{name}"}
+    return {
+        "Names": [f"/other/link{number}", f"/web{number}"],
+        "Labels": labels,
+        "NetworkSettings": {"Networks": {name: joined}},
+    }
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Fake]:
+    made = Fake(tmp_path / "engine.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def states(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The levels of the lines that were logged: one for each change of state."""
+    caplog.set_level(logging.INFO, docker.__name__)
+    return lambda: [record.levelname for record in caplog.records if record.name == docker.__name__]
+
+
+def test_lists_once_and_then_after_events(fake: Fake) -> None:
+    fake.networks = [network("six", kind="a"), network("seven", "2001:db8:7::/64")]
+    fake.containers = [container(2, tier="web"), container(3, "seven")]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        one, other = sorted(watcher.sets[0])
+        assert one == endpoint(
+            "2001:db8::2",
+            "web2",
+            labels={"tier": "web"},
+            network_labels={"kind": "a"},
+            subnets=("2001:db8::/64",),
+        )
+        assert (other.container, other.network) == ("web3", "seven")
+        assert watcher.docker.connected
+        fake.containers.append(container(4))
+        fake.tell()
+        eventually(lambda: len(watcher.sets) == 2, within=0.5)
+        fake.containers = []
+        fake.tell({"Type": "network", "Action": "disconnect"})
+        watcher.becomes({}, within=0.5)
+        fake.tell()
+        time.sleep(0.2)
+        assert len(watcher.sets) == 3  # nothing is yielded that is no change
+    assert not watcher.docker.connected
+    # The version is the newest that both know.
+    assert {path for path in fake.asked if path != "/version"} == {
+        "/v1.44/containers/json",
+        "/v1.44/networks",
+        "/v1.44/events",
+    }
+    assert fake.asked.index("/v1.44/events") < fake.asked.index("/v1.44/containers/json")
+
+
+def test_only_the_labels_that_matter(fake: Fake) -> None:
+    fake.networks = [network("six", kind="a", note="b")]
+    fake.containers = [container(2, kind="c", other="d")]
+    with watching(fake.path, frozenset(["kind"])) as watcher:
+        (one,) = eventually(lambda: watcher.sets)[0]
+        assert (one.container_labels, one.network_labels) == ((("kind", "c"),), (("kind", "a"),))
+
+
+def test_a_burst_is_one_look_and_then_two_more(fake: Fake) -> None:
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        time.sleep(2.5)
+        before = fake.lists()
+        for _ in range(50):
+            fake.tell()
+        time.sleep(0.3)
+        assert fake.lists() == before + 1
+        # A late word: an engine may tell of what its list has not got yet.
+        fake.containers.append(container(2))
+        watcher.becomes({"2001:db8::2": "six"}, within=0.6)
+        time.sleep(2)
+        assert fake.lists() == before + 3
+        fake.tell({"Type": "container", "Action": "exec_start"})
+        fake.tell({"Type": "container", "Action": {"no": "text"}})
+        time.sleep(0.2)
+        assert fake.lists() == before + 3
+
+
+def test_pieces_that_end_anywhere(fake: Fake) -> None:
+    fake.containers = [container(number, text="ü" * number) for number in range(2, 12)]
+    fake.slices = 3
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        assert len(watcher.sets[0]) == 10
+        fake.containers.pop()
+        eventually(lambda: fake.streams)
+        for byte in b"14\r\n" + b'{"Action": "start"}\n' + b"\r\n":
+            fake.streams[0].sendall(bytes([byte]))
+        eventually(lambda: len(watcher.sets) == 2)
+
+
+def test_a_huge_list(fake: Fake) -> None:
+    fake.containers = [container(number) for number in range(2, 5002)]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        assert len(watcher.sets[0]) == 5000
+
+
+def test_null_for_what_is_empty(fake: Fake) -> None:
+    bare: dict[str, Any] = {"Names": ["/bare"], "Labels": None, "NetworkSettings": None}
+    off = {"GlobalIPv6Address": "", "NetworkID": "id-six"}
+    unusable = {"GlobalIPv6Address": "fe80::1", "NetworkID": "id-six"}
+    networks = {"six": off, "seven": unusable, "eight": None}
+    fake.containers = [bare, {"Names": ["/off"], "NetworkSettings": {"Networks": networks}}]
+    fake.networks = [{"Name": "host", "Id": "h", "IPAM": {"Config": None}, "Labels": None}]
+    with watching(fake.path) as watcher:
+        watcher.becomes({})
+
+
+def test_a_network_that_is_listed_late(fake: Fake) -> None:
+    """It was made, and joined, between the two requests."""
+    fake.containers = [container(2, "new")]
+    lists = [[network()], [network(), network("new", hidden="")]]
+    fake.says["networks"] = lambda s: fake.send(s, json.dumps(lists.pop(0)).encode())
+    with watching(fake.path) as watcher:
+        (one,) = eventually(lambda: watcher.sets)[0]
+        assert one.network_labels == (("hidden", ""),)
+
+
+def test_podman_calls_networks_by_name(fake: Fake) -> None:
+    fake.containers = [container(2)]
+    fake.containers[0]["NetworkSettings"]["Networks"]["six"]["NetworkID"] = "six"
+    with watching(fake.path) as watcher:
+        (one,) = eventually(lambda: watcher.sets)[0]
+        assert one.subnets == (parse_prefix("2001:db8::/64"),)
+
+
+def test_an_engine_that_begins_the_stream_with_the_first_event(fake: Fake) -> None:
+    begin = threading.Event()
+
+    def silent(connection: socket.socket) -> None:
+        begin.wait(10)
+        connection.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"Action": "start"}')
+        time.sleep(1)
+
+    fake.says["events"] = silent
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets, within=1)
+        fake.containers = [container(2)]
+        begin.set()
+        watcher.becomes({"2001:db8::2": "six"}, within=0.5)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+BROKEN: dict[str, bytes] = {
+    "nothing": b"",
+    "garbage": b"\x00\xff" * 5000,
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "half a head": HEAD,
+    "a head without end": HEAD + b"X: y\r\n" * 1000,
+    "a line without end": HEAD + b"X" * 200000,
+    "no header": HEAD + b"nonsense\r\n\r\n",
+    "half a body": HEAD + b"Content-Length: 100\r\n\r\n[{",
+    "a negative length": HEAD + b"Content-Length: -1\r\n\r\n",
+    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\n[{",
+    "no chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n[{",
+    "a chunk too long": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n[]\r\n0\r\n\r\n",
+    "half a list": HEAD + b"\r\n[{}",
+    "no JSON": HEAD + b"\r\n<html>",
+    "no UTF-8": HEAD + b'\r\n[{"\xff": 1}]',
+    "no list": HEAD + b'\r\n{"message": "hello"}',
+    "no objects": HEAD + b"\r\n[1, 2]",
+    "depth": HEAD + b'\r\n[{"a":' + b"[" * 100000,
+    "error": b'HTTP/1.1 500 Oh\r\nContent-Length: 18\r\n\r\n{"message": "oh!"}',
+    "an error without words": b"HTTP/1.1 503 Oh\r\n\r\n",
+    "moved": b"HTTP/1.1 301 There\r\nLocation: http://x/\r\n\r\n",
+    "names": HEAD + b'\r\n[{"Names": 1, "Name": [], "ApiVersion": "x"}]',
+    "labels": HEAD + b'\r\n[{"Names": ["/a"], "Labels": {"a": 1}}]',
+    "an address": HEAD
+    + b'\r\n[{"Names":[],"NetworkSettings":{"Networks":{"n":{"GlobalIPv6Address":"x"}}},'
+    b'"IPAM":{"Config":[{"Subnet":"2001:db8::/x"}]}}]',
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_makes_no_sense_changes_nothing(
+    fake: Fake, what: str, states: Callable[[], list[str]]
+) -> None:
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        for name in ("json", "networks", "version", "events"):
+            fake.says[name] = lambda connection: connection.sendall(BROKEN[what])
+            fake.cut()
+            eventually(lambda: not watcher.docker.connected)
+            time.sleep(0.05)
+            del fake.says[name]
+            fake.open()  # a new file: no back-off is waited for
+            eventually(lambda: watcher.docker.connected)
+        assert len(watcher.sets) == 1
+        fake.containers = []
+        fake.tell()
+        watcher.becomes({})
+    assert states() == ["INFO"] + ["WARNING", "INFO"] * 4
+
+
+def test_a_stream_that_ends_and_what_happened_meanwhile(fake: Fake) -> None:
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        fake.containers = [container(3)]
+        fake.cut()
+        watcher.becomes({"2001:db8::3": "six"})
+
+
+def test_an_event_that_is_none(fake: Fake) -> None:
+    """It ends the stream with the next one at the latest: no later one is waited for in vain."""
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        time.sleep(2.5)
+        eventually(lambda: fake.streams)
+        fake.streams[0].sendall(b'9\r\n{"a": no}\r\n')
+        fake.containers = []
+        fake.tell()
+        watcher.becomes({})
+
+
+def test_silence_is_an_end(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "_WITHIN", 0.3)
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        eventually(lambda: watcher.sets)
+        fake.says["json"] = lambda connection: time.sleep(3)
+        fake.tell()
+        eventually(lambda: not watcher.docker.connected)
+        del fake.says["json"]
+        eventually(lambda: watcher.docker.connected)
+        assert len(watcher.sets) == 1
+
+
+def test_a_slow_list_is_waited_for(fake: Fake) -> None:
+    def slow(connection: socket.socket) -> None:
+        time.sleep(1)
+        fake.send(connection, json.dumps(fake.containers).encode())
+
+    fake.says["json"] = slow
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        watcher.becomes({"2001:db8::2": "six"}, within=3)
+
+
+def test_attempts_get_rare_and_then_are_early_again(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, states: Callable[[], list[str]]
+) -> None:
+    pauses: list[float] = []
+    pause = Docker._pause
+
+    async def noted(self: Docker, delay: float, tried: object) -> bool:
+        pauses.append(delay)
+        return await pause(self, min(delay, 0.01), tried)
+
+    monkeypatch.setattr(Docker, "_pause", noted)
+    monkeypatch.setattr(docker, "_SOUND", 0.5)
+    fake.says["version"] = lambda connection: connection.sendall(BROKEN["error"])
+    with watching(fake.path) as watcher:
+        eventually(lambda: len(pauses) >= 12)
+        assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
+        assert pauses[11] == 30
+        del fake.says["version"]
+        eventually(lambda: watcher.docker.connected)
+        time.sleep(0.6)
+        pauses.clear()
+        fake.cut()
+        eventually(lambda: pauses)
+        assert pauses[0] == 0.1
+    assert states()[:2] == ["WARNING", "INFO"]
+
+
+def test_a_socket_that_appears_late(tmp_path: Path, states: Callable[[], list[str]]) -> None:
+    path = tmp_path / "late" / "engine.sock"
+    with watching(path) as watcher:
+        time.sleep(2)  # the next attempt would be 1.6 s away
+        path.parent.mkdir()
+        fake = Fake(path)
+        began = time.monotonic()
+        eventually(lambda: watcher.sets)
+        assert time.monotonic() - began < 0.6
+        # Gone for good, and its file as well; nothing new comes.
+        fake.close()
+        path.unlink()
+        eventually(lambda: not watcher.docker.connected)
+        assert len(watcher.sets) == 1
+        assert states() == ["WARNING", "INFO", "WARNING"]
+
+
+def test_a_socket_that_may_not_be_opened(
+    fake: Fake, privacy: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a process of nobody's: root may open all."""
+    fake.path.chmod(0o600)
+    for parent in [fake.path.parent, *fake.path.parent.parents][:3]:
+        parent.chmod(0o755)
+    script = f"""if True:
+        import asyncio, logging, os, sys
+        sys.path.insert(0, {str(REPOSITORY)!r})
+        from ndxdp.sources.docker import Docker
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+        async def main():
+            async for found in Docker({str(fake.path)!r}).watch():
+                return
+        os.setgid(65534); os.setuid(65534)
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-uc", script]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        assert "permission denied" in process.stdout.readline()
+        fake.path.chmod(0o666)
+        out, _ = process.communicate(timeout=5)
+        assert "connected" in out
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/", "a" * 200, "zero\0byte", ""])
+def test_a_path_that_is_no_socket(path: str) -> None:
+    with watching(Path("/unused")) as watcher:
+        watcher.docker.socket_path = path
+        time.sleep(0.4)
+        assert watcher.error is None
+
+
+def test_memory_of_a_process_that_only_watches(fake: Fake) -> None:
+    """With 10 000 containers as Compose labels them. The daemon has 40 MB in all."""
+    labels = {f"com.docker.compose.{key}": "0123456789abcdef" * 4 for key in "abcdef"}
+    fake.containers = [container(number, **labels) for number in range(2, 10002)]
+    script = f"""if True:
+        import asyncio, sys
+        sys.path.insert(0, {str(REPOSITORY)!r})
+        from ndxdp.sources.docker import Docker
+        async def main():
+            async for found in Docker({str(fake.path)!r}, frozenset(["ndxdp"])).watch():
+                assert len(found) == 10000
+                await asyncio.sleep(3)  # the looks that follow the first
+                return
+        asyncio.run(main())
+        print(*(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+    """
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert (
+        int(done.stdout.split()[1]) < 32_000
+    )  # kB; 27 MB were seen, 22 of them Python and asyncio
+
+
+# ---- a real engine -------------------------------------------------------------------------------
+
+SIX, SEVEN = "2001:db8:0:1:c::/80", "2001:db8:0:1:d::/80"
+
+
+@pytest.fixture
+def live(docker_engine: Engine) -> Iterator[tuple[Engine, Watching]]:
+    """An engine without containers, and a watcher that has listed it."""
+    with watching(docker_engine.socket) as watcher:
+        watcher.becomes({}, within=5)
+        yield docker_engine, watcher
+        docker_engine.clear()
+        watcher.becomes({}, within=2)
+
+
+def test_real_start_connect_disconnect_kill(live: tuple[Engine, Watching]) -> None:
+    engine, watcher = live
+    engine.make_network("six", "172.30.6.0/24", SIX, labels={"ndxdp": "yes"})
+    engine.make_network("seven", "172.30.7.0/24", SEVEN)
+    engine.make_network("four", "172.30.4.0/24")
+    engine.run("web", "six", address="2001:db8:0:1:c::10", labels={"tier": "front"})
+    watcher.becomes({"2001:db8:0:1:c::10": "six"})
+    (one,) = watcher.sets[-1]
+    labels = {"container": {"tier": "front"}, "network": {"ndxdp": "yes"}}
+    assert one == endpoint(
+        "2001:db8:0:1:c::10", "web", labels=labels["container"], network_labels=labels["network"]
+    )
+
+    engine.run("old", "four")
+    engine.connect("web", "seven", address="2001:db8:0:1:d::11")
+    both = {"2001:db8:0:1:c::10": "six", "2001:db8:0:1:d::11": "seven"}
+    watcher.becomes(both)
+    engine.disconnect("web", "six")
+    watcher.becomes({"2001:db8:0:1:d::11": "seven"})
+    engine.connect("web", "six", address="2001:db8:0:1:c::10")
+    watcher.becomes(both)
+
+    engine.ask("POST", "/containers/web/pause")
+    time.sleep(0.7)
+    assert watcher.addresses() == both  # its addresses are in its network namespace all the same
+    engine.ask("POST", "/containers/web/unpause")
+
+    engine.ask("POST", "/containers/web/kill")
+    watcher.becomes({})
+    engine.ask("POST", "/containers/web/start")
+    watcher.becomes(both)
+    engine.ask("POST", "/containers/web/rename", name="shop")
+    eventually(lambda: {one.container for one in watcher.sets[-1]} == {"shop"}, within=1)
+    engine.ask("DELETE", "/containers/shop", force="1")
+    watcher.becomes({})
+
+
+def test_real_labels_and_prefixes(live: tuple[Engine, Watching]) -> None:
+    engine, watcher = live
+    engine.make_network("six", "172.30.6.0/24", SIX, labels={"expose": "yes"})
+    engine.make_network("seven", "172.30.7.0/24", SEVEN)
+    engine.run("plain", "six", address="2001:db8:0:1:c::10")
+    engine.run("secret", "six", address="2001:db8:0:1:c::11", labels={"hidden": ""})
+    engine.run("asked", "seven", address="2001:db8:0:1:d::12", labels={"expose": "yes"})
+    eventually(lambda: len(watcher.sets[-1]) == 3, within=2)
+    found = list(watcher.sets[-1])
+
+    assert picked(found, Selector(network="seven")) == {"2001:db8:0:1:d::12": "seven"}
+    opted_in = picked(found, Selector(container_label="expose=yes"))
+    assert opted_in == {"2001:db8:0:1:d::12": "container:expose=yes"}
+    opted_out = picked(found, Selector(network_label="expose", except_label="hidden"))
+    assert opted_out == {"2001:db8:0:1:c::10": "network:expose"}
+    within = picked(found, Selector(within=parse_prefix(SIX)))
+    assert within == {"2001:db8:0:1:c::10": SIX, "2001:db8:0:1:c::11": SIX}
+    assert len(picked(found, Selector(within=parse_prefix("2001:db8:0:1::/64")))) == 3
+
+
+def test_real_burst(live: tuple[Engine, Watching]) -> None:
+    engine, watcher = live
+    engine.make_network("six", "172.30.6.0/24", SIX)
+    addresses = [f"2001:db8:0:1:c::{number:x}" for number in range(0x10, 0x16)]
+    for number, address in enumerate(addresses):
+        engine.run(f"web{number}", "six", address=address)
+    watcher.becomes(dict.fromkeys(addresses, "six"))
+    for number in range(len(addresses)):
+        engine.ask("POST", f"/containers/web{number}/kill")
+    watcher.becomes({})
+
+
+def test_real_engine_killed_and_restarted(
+    live: tuple[Engine, Watching], states: Callable[[], list[str]]
+) -> None:
+    engine, watcher = live
+    engine.make_network("six", "172.30.6.0/24", SIX)
+    engine.run("web", "six", address="2001:db8:0:1:c::10")
+    watcher.becomes({"2001:db8:0:1:c::10": "six"})
+    seen = len(watcher.sets)
+
+    engine.kill()
+    eventually(lambda: not watcher.docker.connected, within=1)
+    time.sleep(0.5)
+    assert len(watcher.sets) == seen  # the container lives on, and so does what is known of it
+    engine.launch()
+    eventually(lambda: watcher.docker.connected, within=20)
+    # An engine that finds containers alive ends them, unless it runs with live-restore.
+    watcher.becomes({}, within=20)
+    engine.ask("POST", "/containers/web/start")
+    watcher.becomes({"2001:db8:0:1:c::10": "six"})
+    assert states().count("WARNING") == 1
+
+
+def test_real_engine_that_comes_after_the_watcher(docker_engine: Engine) -> None:
+    engine = docker_engine
+    engine.make_network("six", "172.30.6.0/24", SIX)
+    engine.kill(15)
+    assert not os.path.exists(engine.socket)
+    with watching(engine.socket) as watcher:
+        time.sleep(1)
+        assert watcher.sets == []
+        engine.launch()
+        watcher.becomes({}, within=20)
+        engine.run("web", "six", address="2001:db8:0:1:c::10")
+        watcher.becomes({"2001:db8:0:1:c::10": "six"})
+        engine.clear()
+        watcher.becomes({}, within=2)
