@@ -40,6 +40,7 @@ LAYERS = (
     "ndxdp.kernel.abi",
     "ndxdp.kernel",
     "ndxdp.policy",
+    "ndxdp.neighbour",
     "ndxdp.ndp",
     "ndxdp.errors",
     "ndxdp",
