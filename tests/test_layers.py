@@ -29,6 +29,7 @@ LAYERS = (
     "ndxdp.wire.offload",
     "ndxdp.wire.netlink",
     "ndxdp.wire.membership",
+    "ndxdp.wire.raw",
     "ndxdp.wire",
     "ndxdp.kernel.loader",
     "ndxdp.kernel.attach",
