@@ -25,6 +25,7 @@ LAYERS = (
     "ndxdp.plan",
     "ndxdp.instance",
     "ndxdp.ladder",
+    "ndxdp.wire.announce",
     "ndxdp.wire.packet",
     "ndxdp.wire.offload",
     "ndxdp.wire.netlink",
