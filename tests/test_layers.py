@@ -26,6 +26,7 @@ LAYERS = (
     "ndxdp.instance",
     "ndxdp.ladder",
     "ndxdp.wire.gateway",
+    "ndxdp.wire.hygiene",
     "ndxdp.wire.announce",
     "ndxdp.wire.packet",
     "ndxdp.wire.offload",
