@@ -31,8 +31,8 @@ ALL_NODES_MAC = bytes.fromhex("333300000001")
 
 _ETHERTYPE_IPV6 = b"\x86\xdd"
 _ICMPV6 = 58
-_TYPE_NS = 135
-_TYPE_NA = 136
+TYPE_NS = 135
+TYPE_NA = 136
 _SLLAO = 1
 _TLLAO = 2
 _ROUTER, _SOLICITED, _OVERRIDE = 0x80, 0x40, 0x20
@@ -216,7 +216,7 @@ def is_solicitation(frame: bytes) -> bool:
         len(frame) >= HEADERS_LEN
         and frame[12:14] == _ETHERTYPE_IPV6
         and frame[20] == _ICMPV6
-        and frame[54] == _TYPE_NS
+        and frame[54] == TYPE_NS
         and frame[14] >> 4 == 6
     )
 
@@ -344,8 +344,8 @@ def advertise(ns: Solicitation, host: Host, profile: Profile = DEFAULT_PROFILE) 
     mac = host.mac
     addresses = source + destination
     rest = target + b"\2\1" + (profile.lladdr or mac)
-    checksum = -_sum(addresses + rest, NA_LEN + (_TYPE_NA << 8) + (flags << 8)) % 0xFFFF
-    middle = _NA_MIDDLE(_TYPE_NA << 8, checksum, flags << 24)
+    checksum = -_sum(addresses + rest, NA_LEN + (TYPE_NA << 8) + (flags << 8)) % 0xFFFF
+    middle = _NA_MIDDLE(TYPE_NA << 8, checksum, flags << 24)
     return b"".join((peer, mac, _NA_HEAD, addresses, middle, rest))
 
 
@@ -375,7 +375,7 @@ def solicit(
         eth_destination or b"\x33\x33" + destination[12:],
         source,
         destination,
-        _TYPE_NS,
+        TYPE_NS,
         body,
     )
 
@@ -383,7 +383,6 @@ def solicit(
 def decode_advertisement(frame: bytes) -> Advertisement:
     """Take our own advertisement of 86 bytes apart."""
     flags = frame[58]
-    length = len(frame) - 54
     return Advertisement(
         eth_source=frame[6:12],
         eth_destination=frame[0:6],
@@ -396,7 +395,7 @@ def decode_advertisement(frame: bytes) -> Advertisement:
         target=frame[62:78],
         tllao=frame[80:86],
         checksum=int.from_bytes(frame[56:58], "big"),
-        checksum_correct=not _sum(frame[22:], length),
+        checksum_correct=checksum_correct(frame),
     )
 
 
@@ -425,6 +424,11 @@ def icmpv6_frame(
 def solicited_node_group(address: bytes) -> bytes:
     """ff02::1:ffXX:XXXX of the address's last 24 bits (RFC 4291 2.7.1)."""
     return b"\xff\x02" + bytes(9) + b"\x01\xff" + address[13:]
+
+
+def checksum_correct(frame: bytes) -> bool:
+    """Of a frame of one ICMPv6 message, from its Ethernet header to the message's end."""
+    return not _sum(frame[22:], len(frame) - 54)
 
 
 def _sum(data: bytes, more: int) -> int:

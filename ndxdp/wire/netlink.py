@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,14 @@ _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 _RTF_UP, _RTF_GATEWAY = 0x1, 0x2
 
 _RTMGRP_LINK, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x1, 0x100, 0x400
-_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
+_RTM_NEWADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 20, 24, 25
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE = 0x1, 0x4, 0x100
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS = 1, 2, 6, 8
+_IFA_RT_PRIORITY, _IFA_PROTO = 9, 11
+_NTF_ROUTER = 0x80
+
+FOREVER = 0xFFFFFFFF
+"""Seconds: the lifetime of an address that does not expire (INFINITY_LIFE_TIME)."""
 
 _ROUTES = Path("/proc/thread-self/net/ipv6_route")
 _NETNS = "/proc/thread-self/ns/net"
@@ -52,6 +60,45 @@ class Link(NamedTuple):
     allmulti: bool
     master: int = 0
     mcast_router: int = 0
+
+
+class NudState(IntEnum):
+    """A neighbour entry's state (linux/neighbour.h); NONE also where there is no entry."""
+
+    NONE = 0x00
+    INCOMPLETE = 0x01
+    REACHABLE = 0x02
+    STALE = 0x04
+    DELAY = 0x08
+    PROBE = 0x10
+    FAILED = 0x20
+    NOARP = 0x40
+    PERMANENT = 0x80
+
+
+class Neighbour(NamedTuple):
+    """The kernel's entry for a neighbour. mac: 6 bytes, None while it is not known."""
+
+    state: NudState
+    mac: bytes | None
+
+
+class OwnAddress(NamedTuple):
+    """An address of an interface. preferred, valid: seconds that are left, FOREVER for no end.
+
+    peer: 16 bytes where there is one. flags: IFA_F_*. metric: of its prefix route, 0 for the
+    kernel's. origin: who set it (IFA_PROTO), 0 for unknown.
+    """
+
+    address: bytes
+    length: int
+    flags: int
+    preferred: int
+    valid: int
+    link_local: bool = False
+    peer: bytes | None = None
+    metric: int = 0
+    origin: int = 0
 
 
 @contextlib.contextmanager
@@ -162,6 +209,107 @@ def addresses(ifindex: int) -> Iterator[tuple[bytes, bool]]:
             usable = not flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE)
             link_local = message["scope"] == _SCOPE_LINK and usable
             yield socket.inet_pton(socket.AF_INET6, text), link_local
+
+
+def own_addresses(ifindex: int) -> list[OwnAddress]:
+    """The interface's IPv6 addresses, with their lifetimes."""
+    found = []
+    with _route() as netlink:
+        for message in netlink.get_addr(family=socket.AF_INET6, index=ifindex):
+            lifetimes = message.get_attr("IFA_CACHEINFO")
+            far, near = message.get_attr("IFA_ADDRESS"), message.get_attr("IFA_LOCAL")
+            found.append(
+                OwnAddress(
+                    address=socket.inet_pton(socket.AF_INET6, near or far),
+                    length=message["prefixlen"],
+                    flags=message.get_attr("IFA_FLAGS") or message["flags"],
+                    preferred=lifetimes["ifa_preferred"],
+                    valid=lifetimes["ifa_valid"],
+                    link_local=message["scope"] == _SCOPE_LINK,
+                    peer=socket.inet_pton(socket.AF_INET6, far) if near else None,
+                    metric=message.get_attr("IFA_RT_PRIORITY") or 0,
+                    origin=message.get_attr("IFA_PROTO") or 0,
+                )
+            )
+    return found
+
+
+def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
+    """Give an address another preferred lifetime (s); all else is said as it was.
+
+    The kernel takes what is not said for a wish to have it otherwise. pyroute2 does not let us
+    say all of it, so the message is made here.
+    """
+    attributes = [
+        _attribute(_IFA_ADDRESS, own.peer or own.address),
+        _attribute(_IFA_LOCAL, own.address),
+        _attribute(_IFA_CACHEINFO, struct.pack("=IIII", preferred, own.valid, 0, 0)),
+        _attribute(_IFA_FLAGS, struct.pack("=I", own.flags)),
+    ]
+    if own.metric:
+        attributes.append(_attribute(_IFA_RT_PRIORITY, struct.pack("=I", own.metric)))
+    if own.origin:
+        attributes.append(_attribute(_IFA_PROTO, bytes((own.origin,))))
+    header = struct.pack("=BBBBi", socket.AF_INET6, own.length, own.flags & 0xFF, 0, ifindex)
+    error = _request(_RTM_NEWADDR, _NLM_F_REPLACE, header + b"".join(attributes))
+    if error:
+        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        raise NdxdpError(
+            f"the lifetime of {text} could not be set ({os.strerror(error)})",
+            "that needs CAP_NET_ADMIN, and an address that stays for a moment",
+        )
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _request(kind: int, flags: int, body: bytes) -> int:
+    """One message to rtnetlink; returns 0 or the errno of its acknowledgement."""
+    flags |= _NLM_F_REQUEST | _NLM_F_ACK
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.sendto(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body, (0, 0))
+        answer = netlink.recv(65536)
+    return -int(struct.unpack_from("=i", answer, 16)[0])  # struct nlmsgerr
+
+
+def neighbour(ifindex: int, address: bytes) -> Neighbour:
+    """What the kernel knows of a neighbour (16 bytes)."""
+    text = socket.inet_ntop(socket.AF_INET6, address)
+    with _route() as netlink:
+        try:
+            found = netlink.neigh("get", dst=text, ifindex=ifindex, family=socket.AF_INET6)
+        except NetlinkError as error:
+            if error.code in (errno.ENOENT, errno.ENODEV):
+                return Neighbour(NudState.NONE, None)
+            raise
+    mac = found[0].get_attr("NDA_LLADDR")
+    return Neighbour(
+        NudState(found[0]["state"]), bytes.fromhex(mac.replace(":", "")) if mac else None
+    )
+
+
+def confirm_neighbour(ifindex: int, address: bytes, mac: bytes, *, router: bool) -> None:
+    """Enter a neighbour as reachable, as the kernel does when it hears a solicited answer.
+
+    Its MAC (6 bytes) takes the place of another one; the state ages like any other.
+    """
+    with _route() as netlink:
+        try:
+            netlink.neigh(
+                "replace",
+                family=socket.AF_INET6,
+                dst=socket.inet_ntop(socket.AF_INET6, address),
+                lladdr=mac.hex(":"),
+                ifindex=ifindex,
+                state=int(NudState.REACHABLE),
+                flags=_NTF_ROUTER if router else 0,
+            )
+        except NetlinkError as error:
+            raise NdxdpError(
+                f"the neighbour table could not be written ({os.strerror(error.code)})",
+                "gateway care needs CAP_NET_ADMIN",
+            ) from error
 
 
 def gateways(name: str) -> set[bytes]:

@@ -6,7 +6,6 @@ batch of 64 costs two system calls; one call for each frame would cost a quarter
 
 from __future__ import annotations
 
-import array
 import ctypes
 import errno
 import mmap
@@ -17,6 +16,7 @@ from ctypes import c_int, c_size_t, c_uint, c_void_p
 
 from ndxdp.errors import ModeUnavailable
 from ndxdp.wire.membership import allmulti
+from ndxdp.wire.raw import LD_B, LD_H, VLAN_TAG_PRESENT, Condition, attach_filter, program
 
 BATCH = 64
 """Frames for one system call."""
@@ -30,41 +30,24 @@ _BUFFER = 1 << 18  # bytes, as the kernel counts them: about 340 solicitations; 
 # linux/if_packet.h, asm-generic/socket.h
 _SOL_PACKET = 263
 _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 6, 23
-_SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
+_SO_RCVBUFFORCE = 33
 _ETH_P_ALL = 3
 
-# linux/bpf_common.h and linux/filter.h: load a half-word or a byte at a constant offset, mask,
-# jump if equal, return. A load from beyond the frame's end returns 0.
-_LD_H, _LD_B, _AND, _JEQ, _RET = 0x28, 0x30, 0x54, 0x15, 0x06
-_VLAN_TAG_PRESENT = 0xFFFFF000 + 48  # SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT
-
 _PASSES = (
-    (_LD_B, 0, _VLAN_TAG_PRESENT, 0),  # a tag that the NIC or the kernel took off
-    (_LD_H, 0, 12, 0x86DD),
-    (_LD_B, 0xF0, 14, 0x60),
-    (_LD_B, 0, 20, 58),
-    (_LD_B, 0, 54, 135),
+    Condition(LD_B, VLAN_TAG_PRESENT, 0),  # a tag that the NIC or the kernel took off
+    Condition(LD_H, 12, 0x86DD),
+    Condition(LD_B, 14, 0x60, mask=0xF0),
+    Condition(LD_B, 20, 58),
+    Condition(LD_B, 54, 135),
 )
-"""What ndp.is_solicitation() asks for: (load, mask or 0, offset, value)."""
+"""What ndp.is_solicitation() asks for."""
 
 _LAST_HEADER_BYTE = 57
 
 
 def solicitation_filter() -> bytes:
-    """The classic BPF program, of 8 bytes an instruction (struct sock_filter)."""
-    steps: list[tuple[int, int]] = []  # code and operand
-    for load, mask, offset, value in _PASSES:
-        steps.append((load, offset))
-        if mask:
-            steps.append((_AND, mask))
-        steps.append((_JEQ, value))
-    steps += [(_LD_B, _LAST_HEADER_BYTE), (_RET, _RECEIVE_MAX), (_RET, 0)]
-    reject = len(steps) - 1
-    return b"".join(
-        # A jump counts from the next instruction on; only the comparisons have one, if unequal.
-        struct.pack("=HBBI", code, 0, reject - at - 1 if code == _JEQ else 0, operand)
-        for at, (code, operand) in enumerate(steps)
-    )
+    """The classic BPF program, of 8 bytes an instruction."""
+    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX)
 
 
 class _IoVec(ctypes.Structure):
@@ -133,7 +116,7 @@ class PacketSocket:
                 "this process may not open a packet socket", "run this as root, or with CAP_NET_RAW"
             ) from None
         try:
-            self._attach_filter(solicitation_filter())
+            attach_filter(self._socket, solicitation_filter())
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             self._enlarge_buffer()
             self._socket.setblocking(False)
@@ -191,13 +174,6 @@ class PacketSocket:
         """Solicitations that found no room since this was last asked for."""
         data = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         return int(struct.unpack("=II", data)[1])
-
-    def _attach_filter(self, program: bytes) -> None:
-        # struct sock_fprog: number of instructions, their address
-        code = array.array("B", program)
-        address, size = code.buffer_info()
-        request = struct.pack("@HP", size // 8, address)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, request)
 
     def _enlarge_buffer(self) -> None:
         try:

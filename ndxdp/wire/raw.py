@@ -1,0 +1,86 @@
+"""Packet sockets that receive nothing yet, and classic BPF, which says what they do receive."""
+
+from __future__ import annotations
+
+import array
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ndxdp.errors import NdxdpError
+
+# linux/bpf_common.h and linux/filter.h: load a word, half-word or byte at a constant offset, mask,
+# jump if equal, return. A load from beyond the frame's end returns 0.
+LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
+_AND, _JEQ, _RET = 0x54, 0x15, 0x06
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+
+VLAN_TAG_PRESENT = 0xFFFFF000 + 48
+"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT) of 1 where a tag was taken off the frame."""
+
+
+class Condition(NamedTuple):
+    """Passes what has `value` at `offset`, in network byte order. mask: which bits; 0 for all."""
+
+    load: int
+    offset: int
+    value: int
+    mask: int = 0
+
+
+def address_conditions(offset: int, address: bytes) -> list[Condition]:
+    """The 16 bytes of an address at an offset."""
+    return [Condition(LD_W, offset + at, word) for at, (word,) in _words(address)]
+
+
+def _words(data: bytes) -> Iterable[tuple[int, tuple[int]]]:
+    return ((at, struct.unpack_from("!I", data, at)) for at in range(0, len(data), 4))
+
+
+def program(conditions: Iterable[Condition], *, last: int, keep: int) -> bytes:
+    """What meets all conditions and has a byte at offset `last`, cut to `keep` bytes.
+
+    8 bytes an instruction (struct sock_filter).
+    """
+    code: list[tuple[int, bool, int]] = []  # operation, whether it may reject, operand
+    for condition in conditions:
+        code.append((condition.load, False, condition.offset))
+        if condition.mask:
+            code.append((_AND, False, condition.mask))
+        code.append((_JEQ, True, condition.value))
+    code.append((LD_B, False, last))
+    code.append((_RET, False, keep))
+    code.append((_RET, False, 0))
+    reject = len(code) - 1
+    return b"".join(
+        struct.pack("=HBBI", operation, 0, reject - at - 1 if rejects else 0, operand)
+        for at, (operation, rejects, operand) in enumerate(code)
+    )
+
+
+NOTHING = struct.pack("=HBBI", _RET, 0, 0, 0)
+"""The program that passes nothing."""
+
+
+def attach_filter(opened: socket.socket, code: bytes) -> None:
+    """Put a program on a socket, in the place of the one before."""
+    # struct sock_fprog: number of instructions, their address
+    instructions = array.array("B", code)
+    address, size = instructions.buffer_info()
+    request = struct.pack("@HP", size // 8, address)
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, request)
+
+
+def packet_socket(purpose: str) -> socket.socket:
+    """One of no protocol: it receives no frame until it is bound to one.
+
+    purpose: what it does, for the sentence of the NdxdpError without CAP_NET_RAW.
+    """
+    try:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    except PermissionError:
+        raise NdxdpError(
+            f"this process may not open a packet socket, which {purpose}",
+            "run this as root, or with CAP_NET_RAW too",
+        ) from None

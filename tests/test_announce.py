@@ -1,0 +1,440 @@
+"""Announcements, on a real link and against a provider that delivers nothing before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from scapy.layers.inet6 import (
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+)
+from scapy.layers.l2 import Ether
+
+from ndxdp.ndp import Profile
+from ndxdp.policy import parse_address, parse_mac
+from ndxdp.wire.announce import Announcements, Announcer, Kind, Pace
+from tests.network import BEHIND, GATEWAY, HOST_MAC, ROUTER_LINK_LOCAL, UPLINK, call, python, sh
+from tests.segment import (
+    GATEWAY_BYTES,
+    HOST_MAC_BYTES,
+    ROUTER_LINK_LOCAL_BYTES,
+    SO_RCVBUFFORCE,
+    SWITCH,
+    Segment,
+    at,
+    segment,
+)
+
+ADDRESS = "2001:db8::c:0:0:99"
+ADDRESS_BYTES = parse_address(ADDRESS)
+PREFIX = ADDRESS_BYTES[:12]
+ALL = Announcements(probe=True, rate=1000)
+NOBODY_BYTES = parse_mac("02:00:00:00:00:dd")
+
+
+def behind(number: int) -> bytes:
+    """An address of BEHIND."""
+    return PREFIX + number.to_bytes(4, "big")
+
+
+@pytest.fixture
+def wired(privacy: None) -> Iterator[Segment]:
+    with segment() as made:
+        yield made
+
+
+class Seen:
+    """What of Neighbor Discovery left the host by a packet socket, as the switch sees it."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        self._wire = wire
+        self._wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
+        self._wire.setblocking(False)
+
+    def frames(self) -> list[bytes]:
+        """Those about addresses of BEHIND; the kernels' own are not."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = self._wire.recvfrom(2000)
+                incoming = address[2] != socket.PACKET_OUTGOING
+                about = frame[62:74] == PREFIX or frame[22:34] == PREFIX
+                if incoming and about and frame[20] == 58 and frame[54] in (135, 136):
+                    found.append(frame)
+        return found
+
+    def about(self) -> list[tuple[Kind, bytes]]:
+        """Kind and address of each."""
+        return [named(frame) for frame in self.frames()]
+
+
+def named(frame: bytes) -> tuple[Kind, bytes]:
+    if frame[54] == 136:
+        return Kind.ADVERTISE, frame[62:78]
+    if frame[22:38] == bytes(16):
+        return Kind.PROBE, frame[62:78]
+    return Kind.SOLICIT, frame[22:38]
+
+
+@contextlib.asynccontextmanager
+async def announcing(
+    made: Segment, what: Announcements = ALL, gateways: tuple[bytes, ...] = (GATEWAY_BYTES,)
+) -> AsyncIterator[Announcer]:
+    announcer = Announcer(made.ifindex(), HOST_MAC_BYTES, what, gateways)
+    running = asyncio.create_task(announcer.run())
+    try:
+        yield announcer
+        assert not running.done(), running
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        announcer.close()
+
+
+async def until(look: Callable[[], object], within: float = 5) -> None:
+    deadline = time.monotonic() + within
+    while not look():
+        assert time.monotonic() < deadline, f"not within {within} s"
+        await asyncio.sleep(0.005)
+
+
+async def settled(announcer: Announcer) -> None:
+    await until(lambda: not announcer.waiting)
+    await asyncio.sleep(0.05)
+
+
+# ---- what is sent --------------------------------------------------------------------------------
+
+
+def test_what_is_said_of_an_address(wired: Segment) -> None:
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            gateways = (GATEWAY_BYTES, ROUTER_LINK_LOCAL_BYTES)
+            async with announcing(wired, gateways=gateways) as announcer:
+                announcer.announce([ADDRESS_BYTES])
+                await settled(announcer)
+                assert announcer.sent == {Kind.PROBE: 1, Kind.SOLICIT: 2, Kind.ADVERTISE: 1}
+                assert not any(announcer.failed.values())
+            probe, first, second, advertisement = (Ether(frame) for frame in seen.frames())
+        assert (probe[IPv6].src, probe[ICMPv6ND_NS].tgt) == ("::", ADDRESS)
+        for solicitation, gateway in ((first, GATEWAY), (second, ROUTER_LINK_LOCAL)):
+            assert solicitation.src == HOST_MAC
+            assert solicitation[IPv6].src == ADDRESS
+            assert solicitation[IPv6].dst == "ff02::1:ff00:1"
+            assert solicitation.dst == "33:33:ff:00:00:01"
+            assert solicitation[ICMPv6ND_NS].tgt == gateway
+            assert solicitation[ICMPv6NDOptSrcLLAddr].lladdr == HOST_MAC
+        said = advertisement[ICMPv6ND_NA]
+        assert (said.R, said.S, said.O, said.tgt) == (1, 0, 1, ADDRESS)
+        assert advertisement[IPv6].dst == "ff02::1"
+        assert advertisement[ICMPv6NDOptDstLLAddr].lladdr == HOST_MAC
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_each_kind_alone(wired: Segment, kind: Kind) -> None:
+    what = Announcements(
+        probe=kind is Kind.PROBE,
+        solicit_gateway=kind is Kind.SOLICIT,
+        advertise=kind is Kind.ADVERTISE,
+    )
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            async with announcing(wired, what) as announcer:
+                announcer.announce([ADDRESS_BYTES])
+                await settled(announcer)
+            assert Seen(wire).about() == [(kind, ADDRESS_BYTES)]
+
+    asyncio.run(main())
+
+
+def test_profile_says_flag_and_lladdr(wired: Segment) -> None:
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            what = Announcements(solicit_gateway=False)
+            async with announcing(wired, what) as announcer:
+                announcer.announce([ADDRESS_BYTES], Profile(router=False, lladdr=NOBODY_BYTES))
+                await settled(announcer)
+            (frame,) = Seen(wire).frames()
+            assert frame[58] == 0x20
+            assert frame[80:86] == NOBODY_BYTES
+
+    asyncio.run(main())
+
+
+def test_tshark_finds_no_fault(wired: Segment, tmp_path: Path) -> None:
+    async def main() -> list[bytes]:
+        with wired.at_switch() as wire:
+            async with announcing(wired) as announcer:
+                announcer.announce(behind(number) for number in range(20))
+                await settled(announcer)
+            return Seen(wire).frames()
+
+    frames = asyncio.run(main())
+    assert len(frames) == 60
+    capture = tmp_path / "announcements.pcap"
+    with capture.open("wb") as file:
+        file.write(struct.pack("=IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+        for frame in frames:
+            file.write(struct.pack("=IIII", 0, 0, len(frame), len(frame)) + frame)
+    checks = ("-o", "ipv6.use_geoip:FALSE", "-Y", "_ws.malformed || _ws.expert.severity >= 4194304")
+    assert call("tshark", "-n", "-r", str(capture), *checks).out == ""
+    fields = ("-T", "fields", "-e", "icmpv6.checksum.status", "-e", "icmpv6.type")
+    lines = call("tshark", "-n", "-r", str(capture), *fields).out.split("\n")[:-1]
+    assert sorted(set(lines)) == ["1\t135", "1\t136"]
+    assert len({frame[80:86] for frame in frames if named(frame)[0] is Kind.PROBE}) == 20
+
+
+# ---- when ----------------------------------------------------------------------------------------
+
+
+def test_changes_are_followed(wired: Segment) -> None:
+    one, two = behind(1), behind(2)
+    what = Announcements(solicit_gateway=True, advertise=False, rate=1000)
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            async with announcing(wired, what, ()) as announcer:
+                announcer.announce([one, two])
+                await settled(announcer)
+                assert seen.frames() == [], "no gateway, no solicitation"
+
+                announcer.set_gateways([GATEWAY_BYTES])
+                await settled(announcer)
+                assert sorted(seen.about()) == [(Kind.SOLICIT, one), (Kind.SOLICIT, two)]
+
+                announcer.set_gateways([GATEWAY_BYTES])
+                announcer.set_mac(HOST_MAC_BYTES)
+                announcer.set_gateways([])
+                await settled(announcer)
+                assert seen.frames() == [], "nothing has come"
+
+                announcer.set_gateways([GATEWAY_BYTES])
+                await settled(announcer)
+                assert len(seen.frames()) == 2
+
+                announcer.set_mac(NOBODY_BYTES)
+                await settled(announcer)
+                frames = seen.frames()
+                assert {(frame[6:12], frame[80:86]) for frame in frames} == {
+                    (NOBODY_BYTES, NOBODY_BYTES)
+                }
+                assert len(frames) == 2
+
+                announcer.forget([one])
+                announcer.announce_all()
+                await settled(announcer)
+                assert seen.about() == [(Kind.SOLICIT, two)]
+
+    asyncio.run(main())
+
+
+def test_interval(wired: Segment) -> None:
+    what = Announcements(solicit_gateway=False, interval=0.2)
+
+    async def main() -> None:
+        async with announcing(wired, what) as announcer:
+            announcer.announce([ADDRESS_BYTES])
+            await asyncio.sleep(1.1)
+            assert 5 <= announcer.sent[Kind.ADVERTISE] <= 6
+
+    asyncio.run(main())
+
+
+def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
+    addresses = [behind(number) for number in range(300)]
+    what = Announcements(rate=400, solicit_gateway=False)
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            async with announcing(wired, what) as announcer:
+                began = time.monotonic()
+                for _ in range(3):
+                    announcer.announce(addresses)
+                assert announcer.waiting == 300
+                await until(lambda: not announcer.waiting)
+                took = time.monotonic() - began
+                await asyncio.sleep(0.05)
+            assert 0.65 <= took <= 1.0, took  # 300 / 400, less a burst of 20
+            assert seen.about() == [(Kind.ADVERTISE, address) for address in addresses]
+
+    asyncio.run(main())
+
+
+def test_new_ones_go_first(wired: Segment) -> None:
+    what = Announcements(rate=100, solicit_gateway=False)
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            async with announcing(wired, what) as announcer:
+                announcer.announce(behind(number) for number in range(30))
+                await settled(announcer)
+                seen.frames()
+                announcer.announce_all()
+                await asyncio.sleep(0.1)
+                announcer.announce([ADDRESS_BYTES])
+                await settled(announcer)
+            said = [address for _, address in seen.about()]
+            assert len(said) == 31
+            assert said.index(ADDRESS_BYTES) < 25
+
+    asyncio.run(main())
+
+
+def test_bound(wired: Segment) -> None:
+    what = Announcements(solicit_gateway=False, rate=10000, max_addresses=100)
+
+    async def main() -> None:
+        async with announcing(wired, what) as announcer:
+            announcer.announce(behind(number) for number in range(130))
+            assert (announcer.known, announcer.waiting, announcer.dropped) == (100, 100, 30)
+            await settled(announcer)
+            assert announcer.sent[Kind.ADVERTISE] == 100
+            announcer.forget([behind(1), behind(7)])
+            announcer.announce([behind(129)])
+            await settled(announcer)
+            assert announcer.sent[Kind.ADVERTISE] == 101
+
+    asyncio.run(main())
+
+
+def test_cancelled_it_goes_on_later(wired: Segment) -> None:
+    addresses = [behind(number) for number in range(40)]
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            announcer = Announcer(
+                wired.ifindex(), HOST_MAC_BYTES, Announcements(rate=100), [GATEWAY_BYTES]
+            )
+            announcer.announce(addresses)
+            for _ in range(8):
+                running = asyncio.create_task(announcer.run())
+                await asyncio.sleep(0.04)
+                running.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await running
+            assert announcer.waiting
+            running = asyncio.create_task(announcer.run())
+            await settled(announcer)
+            running.cancel()
+            announcer.close()
+            said = Seen(wire).about()
+            assert set(said) == {
+                (kind, address) for kind in (Kind.SOLICIT, Kind.ADVERTISE) for address in addresses
+            }
+
+    asyncio.run(main())
+
+
+def test_link_down_is_counted_and_survived(wired: Segment) -> None:
+    async def main() -> None:
+        async with announcing(wired) as announcer:
+            sh("ip", "link", "set", UPLINK, "down")
+            announcer.announce([ADDRESS_BYTES])
+            await settled(announcer)
+            assert announcer.failed == dict.fromkeys(Kind, 1)
+            sh("ip", "link", "set", UPLINK, "up")
+            announcer.announce_all()
+            await settled(announcer)
+            assert announcer.sent == dict.fromkeys(Kind, 1)
+
+    asyncio.run(main())
+
+
+def test_pace() -> None:
+    now = 0.0
+    pace = Pace(10, 3, lambda: now)
+    sent = []
+    while now < 2:
+        while not pace.delay():
+            pace.charge()
+            sent.append(round(now, 6))
+        now += pace.delay()
+    assert sent[:5] == [0, 0, 0, 0.1, 0.2]
+    assert len(sent) == 22
+    now += 100
+    assert pace.delay() == 0
+    for _ in range(3):
+        pace.charge()
+    assert pace.delay() == pytest.approx(0.1)
+
+
+def test_without_privileges() -> None:
+    code = """if True:
+        import os
+        from ndxdp.errors import NdxdpError
+        from ndxdp.wire.announce import Announcements, Announcer
+        os.setgid(65534), os.setuid(65534)
+        try:
+            Announcer(1, bytes(6), Announcements())
+        except NdxdpError as error:
+            print(error.message)
+    """
+    said = python(code)
+    assert said.out == "this process may not open a packet socket, which announces addresses\n"
+
+
+# ---- the provider --------------------------------------------------------------------------------
+
+# Delivers to an address only when it has seen it solicit the gateway.
+_PROVIDER = f"""
+table bridge provider {{
+    set heard {{ type ipv6_addr; flags dynamic; size 65535; }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname "to-host" icmpv6 type nd-neighbor-solicit ip6 saddr {BEHIND} \
+            add @heard {{ ip6 saddr }}
+        iifname "to-router" ip6 daddr {BEHIND} ip6 daddr != @heard drop
+    }}
+}}
+"""
+
+
+def test_provider_that_wants_to_hear_it_first(wired: Segment) -> None:
+    at(SWITCH, "nft", "-f", "-", stdin=_PROVIDER)
+    wired.behind(ADDRESS)
+    wired.static_neighbour(ADDRESS)
+
+    async def main() -> None:
+        quiet = Announcements(solicit_gateway=False)
+        async with announcing(wired, quiet) as announcer:
+            announcer.announce([ADDRESS_BYTES])
+            await settled(announcer)
+            assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
+        async with announcing(wired, Announcements()) as announcer:
+            announcer.announce([ADDRESS_BYTES])
+            await settled(announcer)
+            assert await asyncio.to_thread(wired.ping, ADDRESS, count=3) == 3
+
+    asyncio.run(main())
+
+
+def test_its_own_solicitation_teaches_the_router(wired: Segment) -> None:
+    """With nobody to answer for the address: the SLLAO alone makes the router's entry."""
+    wired.behind(ADDRESS)
+
+    async def main() -> None:
+        assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
+        async with announcing(wired, Announcements(advertise=False)) as announcer:
+            announcer.announce([ADDRESS_BYTES])
+            await settled(announcer)
+            assert await asyncio.to_thread(wired.ping, ADDRESS) == 1
+
+    asyncio.run(main())

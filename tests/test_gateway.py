@@ -1,0 +1,432 @@
+"""Gateway care, against an upstream that ignores what the host solicits from its own addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import Ether
+
+from lab.capture import packet_socket
+from ndxdp.errors import NdxdpError
+from ndxdp.neighbour import Fault
+from ndxdp.policy import parse_address, parse_mac
+from ndxdp.wire import netlink
+from ndxdp.wire.gateway import GatewayCare
+from ndxdp.wire.neighbours import NeighbourWatch
+from ndxdp.wire.netlink import NudState
+from tests.network import (
+    GATEWAY,
+    HOST_MAC,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    UPLINK,
+    eventually,
+    python,
+    sh,
+)
+from tests.segment import (
+    GATEWAY_BYTES,
+    HOST_MAC_BYTES,
+    ROUTER_MAC_BYTES,
+    SO_RCVBUFFORCE,
+    SWITCH,
+    Segment,
+    at,
+    segment,
+)
+from tests.test_neighbour import na, tllao
+
+SOURCE = "2001:db8::c:0:0:99"
+SOURCE_BYTES = parse_address(SOURCE)
+NEW_MAC = "02:00:00:00:00:aa"
+BASE = 500
+"""Milliseconds of base reachable time: an entry that nobody confirms fails within 2.5 s."""
+
+# The upstream: what the host solicits from its own addresses is thrown away.
+_DEAF = """
+table bridge upstream {
+    counter ignored { }
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "to-host" icmpv6 type nd-neighbor-solicit ip6 saddr { fe80::2, 2001:db8::2 } \
+            counter name ignored drop
+    }
+}
+"""
+
+
+@pytest.fixture
+def deaf(privacy: None) -> Iterator[Segment]:
+    """An upstream that answers a container's solicitations only."""
+    with segment(reachable_ms=BASE) as made:
+        at(SWITCH, "nft", "-f", "-", stdin=_DEAF)
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def caring(made: Segment, *, interval: float | None = None) -> AsyncIterator[GatewayCare]:
+    care = GatewayCare(
+        made.ifindex(), GATEWAY_BYTES, SOURCE_BYTES, HOST_MAC_BYTES, interval=interval
+    )
+    running = asyncio.create_task(care.run())
+    try:
+        yield care
+        assert not running.done(), running
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+        care.close()
+
+
+async def until(look: Callable[[], object], within: float = 5) -> float:
+    """Wait for it to be true; returns how long it took, in seconds."""
+    began = time.monotonic()
+    while not look():
+        assert time.monotonic() - began < within, f"not within {within} s"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began
+
+
+def traffic(seconds: float) -> tuple[int, int]:
+    """Datagrams that were sent beyond the gateway, one each 20 ms, and those that reached it.
+
+    UDP: ping tells the kernel of each answer (MSG_CONFIRM), which then asks for no other.
+    """
+    count, arrived = round(seconds / 0.02), 0
+    with (
+        packet_socket(ROUTER, ROUTER_LINK) as wire,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+    ):
+        wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
+        for number in range(count):
+            with contextlib.suppress(OSError):
+                sender.sendto(b"%04d" % number, ("2001:db8:ffff::1", 9))
+            time.sleep(0.02)
+        wire.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = wire.recvfrom(2000)
+                incoming = address[2] != socket.PACKET_OUTGOING
+                arrived += incoming and frame[20] == socket.IPPROTO_UDP
+    return count, arrived
+
+
+def test_without_care_the_gateway_is_lost(deaf: Segment) -> None:
+    netlink.confirm_neighbour(deaf.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
+    sent, arrived = traffic(6)
+    assert 0 < arrived < sent
+    assert deaf.entry()[0] in ("FAILED", "INCOMPLETE")
+
+
+def test_with_care_nothing_is_lost(deaf: Segment) -> None:
+    async def main() -> None:
+        async with caring(deaf) as care:
+            await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            assert care.interval() == pytest.approx(0.2)
+            sent, arrived = await asyncio.to_thread(traffic, 6)
+            assert (sent, arrived) == (300, 300)
+            status = care.status()
+            assert status.state is NudState.REACHABLE
+            assert status.mac == ROUTER_MAC_BYTES
+            assert status.seen is not None
+            assert status.seen < 1
+            assert status.asked == status.answered >= 20
+            assert (status.moved, status.ignored) == (0, {})
+            assert "router" in sh("ip", "-6", "neighbour", "show", GATEWAY, "dev", UPLINK)
+
+    asyncio.run(main())
+    assert "PERMANENT" not in sh("ip", "-6", "neighbour", "show")
+
+
+def test_events_alone_keep_it(deaf: Segment) -> None:
+    """With an interval beyond the test, the kernel's PROBE brings each solicitation in time."""
+
+    async def main() -> None:
+        async with caring(deaf, interval=600) as care:
+            await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            sent, arrived = await asyncio.to_thread(traffic, 6)
+            assert (sent, arrived) == (300, 300)
+            # A cycle: half a second or so REACHABLE, a second of DELAY, then PROBE.
+            assert 3 <= care.status().asked <= 12
+
+    asyncio.run(main())
+
+
+def test_link_local_gateway(deaf: Segment) -> None:
+    """The common one; the source's scope is another."""
+
+    async def main() -> None:
+        gateway = parse_address(ROUTER_LINK_LOCAL)
+        care = GatewayCare(deaf.ifindex(), gateway, SOURCE_BYTES, HOST_MAC_BYTES)
+        running = asyncio.create_task(care.run())
+        await until(lambda: deaf.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
+        running.cancel()
+        care.close()
+
+    asyncio.run(main())
+
+
+def test_removed_entry_comes_back(deaf: Segment) -> None:
+    async def main() -> None:
+        async with caring(deaf, interval=600):
+            await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            sh("ip", "-6", "neighbour", "delete", GATEWAY, "dev", UPLINK)
+            took = await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            assert took < 1
+
+    asyncio.run(main())
+
+
+def test_gateway_changes_its_mac(deaf: Segment) -> None:
+    interval = 1.0
+
+    async def main() -> None:
+        async with caring(deaf, interval=interval) as care:
+            await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            # Its own unsolicited advertisement, which the kernel heeds by itself, is not sent.
+            at(ROUTER, "ip", "link", "set", ROUTER_LINK, "address", NEW_MAC)
+            took = await until(lambda: deaf.entry()[1] == NEW_MAC)
+            assert took < interval + 0.3
+            assert await asyncio.to_thread(traffic, 0.5) == (25, 25)
+            assert care.status().moved == 1
+            assert care.status().mac == parse_mac(NEW_MAC)
+
+    asyncio.run(main())
+
+
+def test_own_mac_changes(deaf: Segment) -> None:
+    async def main() -> None:
+        async with caring(deaf, interval=600) as care:
+            await until(lambda: deaf.entry()[0] == "REACHABLE")
+            asked = care.status().answered
+            sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:bb")
+            care.set_mac(parse_mac("02:00:00:00:00:bb"))
+            await until(lambda: care.status().answered > asked)
+            assert deaf.entry() == ("REACHABLE", ROUTER_MAC)
+
+    asyncio.run(main())
+
+
+def test_link_goes_down_and_up(deaf: Segment, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with caring(deaf, interval=0.3) as care:
+            await until(lambda: deaf.entry()[0] == "REACHABLE")
+            sh("ip", "link", "set", UPLINK, "down")
+            await asyncio.sleep(1)
+            sh("ip", "link", "set", UPLINK, "up")
+            care.wake()
+            await until(lambda: deaf.entry()[0] == "REACHABLE")
+
+    asyncio.run(main())
+    said = [record.message for record in caplog.records if "Network is down" in record.message]
+    assert len(said) == 1, "once, not with each try"
+
+
+def test_a_permanent_entry_is_left_alone(deaf: Segment) -> None:
+    set_to = f"neighbour replace {GATEWAY} lladdr 02:00:00:00:00:55 dev {UPLINK} nud permanent"
+    sh("ip", "-6", *set_to.split())
+
+    async def main() -> None:
+        async with caring(deaf) as care:
+            await asyncio.sleep(0.7)
+            assert care.status().asked == 0
+            assert care.status().state is NudState.PERMANENT
+            assert deaf.entry() == ("PERMANENT", "02:00:00:00:00:55")
+
+    asyncio.run(main())
+
+
+# ---- forged answers ------------------------------------------------------------------------------
+
+ROGUE_MAC = "02:00:00:00:00:66"
+
+FORGED = {
+    "unsolicited": na(tllao(ROGUE_MAC), S=0),
+    "hop limit": na(tllao(ROGUE_MAC), ip6={"hlim": 254}),
+    "other target": na(tllao(ROGUE_MAC), tgt="2001:db8::7"),
+    "other destination": na(tllao(ROGUE_MAC), ip6={"dst": "2001:db8::c:0:0:98"}),
+    "all nodes": na(tllao(ROGUE_MAC), S=0, ip6={"dst": "ff02::1"}, ether={"dst": HOST_MAC}),
+    "other host": na(tllao(ROGUE_MAC), ether={"dst": "02:00:00:00:00:77"}),
+    "our own MAC": na(tllao(HOST_MAC)),
+    "no TLLAO": na(ether={"src": ROGUE_MAC}),
+}
+FORGED["checksum"] = FORGED["our own MAC"][:80] + parse_mac(ROGUE_MAC)
+
+COUNTED = {
+    "unsolicited": Fault.NOT_SOLICITED,
+    "hop limit": Fault.BAD_HOP_LIMIT,
+    "our own MAC": Fault.BAD_LLADDR,
+    "other host": Fault.OTHER_HOST,
+    "no TLLAO": Fault.NO_LLADDR,
+    "checksum": Fault.BAD_CHECKSUM,
+}
+"""Of those that the socket's filter lets pass."""
+
+
+@contextlib.contextmanager
+def silent_router() -> Iterator[socket.socket]:
+    """The router's place on the link, without a router that answers."""
+    at(ROUTER, "sysctl", "-qw", f"net.ipv6.conf.{ROUTER_LINK}.disable_ipv6=1")
+    with packet_socket(ROUTER, ROUTER_LINK) as wire:
+        wire.setblocking(False)
+        yield wire
+
+
+async def solicitation(wire: socket.socket) -> bytes:
+    """The next one from SOURCE for the gateway."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(5):
+        while True:
+            frame = await loop.sock_recv(wire, 2000)
+            if frame[20] == 58 and frame[54] == 135 and frame[22:38] == SOURCE_BYTES:
+                return frame
+
+
+@pytest.mark.parametrize("name", sorted(FORGED))
+def test_forged_answers_are_ignored(deaf: Segment, name: str) -> None:
+    async def main() -> None:
+        with silent_router() as wire:
+            async with caring(deaf, interval=600) as care:
+                await solicitation(wire)
+                wire.send(FORGED[name])
+                await asyncio.sleep(0.2)
+                assert care.status().answered == 0
+                assert deaf.entry()[1] == ""
+                expected = {COUNTED[name]: 1} if name in COUNTED else {}
+                assert care.status().ignored == expected
+                # The listening goes on: the true one is heard within the same wait.
+                wire.send(na(tllao()))
+                await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+
+    asyncio.run(main())
+
+
+def test_answers_to_nothing_are_ignored(deaf: Segment) -> None:
+    """A perfect one counts only within the wait for one that was asked for."""
+
+    async def main() -> None:
+        with silent_router() as wire:
+            wire.send(na(tllao(ROGUE_MAC)))  # before
+            async with caring(deaf, interval=600) as care:
+                for _ in range(3):
+                    await solicitation(wire)
+                await asyncio.sleep(1.2)  # the last wait is over
+                assert care.status().asked == 3
+                for _ in range(100):
+                    wire.send(na(tllao(ROGUE_MAC)))
+                await asyncio.sleep(0.2)
+                assert care.status().answered == 0
+                assert deaf.entry()[1] == ""
+                care.wake()
+                await solicitation(wire)
+                await asyncio.sleep(0.2)
+                assert care.status().answered == 0, "it was kept from before"
+
+    asyncio.run(main())
+
+
+def test_a_proxy_does_not_take_over(deaf: Segment) -> None:
+    """O=0 and another MAC: only where the one that is known keeps silent."""
+    proxy = na(tllao(ROGUE_MAC), O=0)
+
+    async def main() -> None:
+        with silent_router() as wire:
+            async with caring(deaf, interval=600) as care:
+                await solicitation(wire)
+                wire.send(na(tllao()))
+                await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+
+                care.wake()
+                await solicitation(wire)
+                wire.send(proxy)
+                wire.send(na(tllao(), O=0))
+                await until(lambda: care.status().answered == 2)
+                assert deaf.entry() == ("REACHABLE", ROUTER_MAC)
+
+                care.wake()
+                await solicitation(wire)
+                wire.send(proxy)
+                await until(lambda: deaf.entry()[1] == ROGUE_MAC)
+
+    asyncio.run(main())
+
+
+def test_the_solicitation(deaf: Segment) -> None:
+    async def main() -> None:
+        with silent_router() as wire:
+            async with caring(deaf, interval=600):
+                seen = Ether(await solicitation(wire))
+        assert (seen.src, seen.dst) == (HOST_MAC, "33:33:ff:00:00:01")
+        assert (seen[IPv6].src, seen[IPv6].dst, seen[IPv6].hlim) == (SOURCE, "ff02::1:ff00:1", 255)
+        assert seen[ICMPv6ND_NS].tgt == GATEWAY
+        assert seen[ICMPv6NDOptSrcLLAddr].lladdr == HOST_MAC
+
+    asyncio.run(main())
+
+
+# ---- the parts -----------------------------------------------------------------------------------
+
+
+def test_watch_sees_its_neighbour_only(deaf: Segment) -> None:
+    watch = NeighbourWatch(deaf.ifindex(), parse_address("2001:db8::77"))
+
+    def news() -> NudState | None:
+        time.sleep(0.05)
+        return watch.drain()
+
+    def neigh(words: str) -> None:
+        sh("ip", "-6", "neighbour", *words.split())
+
+    with contextlib.closing(watch):
+        neigh(f"replace 2001:db8::78 lladdr {NEW_MAC} dev {UPLINK} nud reachable")
+        neigh(f"replace 2001:db8::77 lladdr {NEW_MAC} dev behind0 nud reachable")
+        assert news() is None
+        neigh(f"replace 2001:db8::77 lladdr {NEW_MAC} dev {UPLINK} nud stale")
+        assert news() is NudState.STALE
+        neigh(f"replace 2001:db8::77 lladdr {NEW_MAC} dev {UPLINK} nud reachable")
+        assert news() is NudState.REACHABLE
+        neigh(f"delete 2001:db8::77 dev {UPLINK}")
+        assert news() is not None
+        eventually(lambda: news() in (None, NudState.NONE))
+
+
+def test_table_is_read_and_written(deaf: Segment) -> None:
+    ifindex, somebody = deaf.ifindex(), parse_address("2001:db8::77")
+    assert netlink.neighbour(ifindex, somebody) == (NudState.NONE, None)
+    assert netlink.neighbour(9999, somebody) == (NudState.NONE, None)
+    netlink.confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
+    assert netlink.neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
+    with pytest.raises(NdxdpError, match="neighbour table could not be written"):
+        netlink.confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
+
+
+def test_interval_follows_the_kernel(deaf: Segment) -> None:
+    care = GatewayCare(deaf.ifindex(), GATEWAY_BYTES, SOURCE_BYTES, HOST_MAC_BYTES)
+    with contextlib.closing(care):
+        for base, interval in ((30000, 12.0), (100, 0.1), (3600000, 60.0)):
+            sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms={base}")
+            assert care.interval() == pytest.approx(interval)
+
+
+def test_without_privileges() -> None:
+    code = """if True:
+        import os
+        from ndxdp.errors import NdxdpError
+        from ndxdp.wire.gateway import GatewayCare
+        os.setgid(65534), os.setuid(65534)
+        try:
+            GatewayCare(1, bytes(16), bytes(16), bytes(6))
+        except NdxdpError as error:
+            print(error.message)
+    """
+    said = python(code)
+    assert said.out == "this process may not open a packet socket, which solicits the gateway\n"

@@ -1,0 +1,220 @@
+"""Own addresses stay deprecated, whoever sets their lifetimes anew, and nothing else changes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from ndxdp.errors import NdxdpError
+from ndxdp.policy import Prefix, parse_address, parse_prefix
+from ndxdp.wire import netlink
+from ndxdp.wire.hygiene import Hygiene, changes
+from ndxdp.wire.netlink import FOREVER, Monitor, OwnAddress
+from tests.network import HOST, UPLINK, Network, sh
+
+OTHER, THIRD = "2001:db8::22", "2001:db8::33"
+ON_LINK = parse_prefix("2001:db8::/64")
+OUTSIDE = "2001:db8::1"
+
+
+def address(text: str) -> dict[str, Any]:
+    """What `ip` says of an address."""
+    shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", UPLINK))
+    (found,) = (one for one in shown[0]["addr_info"] if one.get("local") == text)
+    return dict(found)
+
+
+def is_deprecated(text: str) -> bool:
+    return bool(address(text).get("deprecated"))
+
+
+def source() -> str:
+    """From which address the kernel would send."""
+    shown = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:db8:ffff::1"))
+    return str(shown[0]["prefsrc"])
+
+
+def add(text: str, options: str = "") -> None:
+    sh("ip", "-6", "address", "add", f"{text}/64", "dev", UPLINK, *options.split())
+
+
+@pytest.fixture
+def host(net: Network) -> int:
+    """The interface, with three addresses of a prefix: HOST, OTHER, THIRD."""
+    add(OTHER, "nodad")
+    add(THIRD, "nodad")
+    return socket.if_nametoindex(UPLINK)
+
+
+@contextlib.asynccontextmanager
+async def keeping(hygiene: Hygiene) -> AsyncIterator[list[int]]:
+    """Run it as a daemon does; yields how many events there were."""
+    changed, events = asyncio.Event(), [0]
+    loop = asyncio.get_running_loop()
+    with contextlib.closing(Monitor()) as monitor:
+
+        def on_netlink() -> None:
+            if monitor.drain():
+                events[0] += 1
+                changed.set()
+
+        loop.add_reader(monitor.fileno(), on_netlink)
+        running = asyncio.create_task(hygiene.run(changed))
+        try:
+            yield events
+            assert not running.done(), running
+        finally:
+            loop.remove_reader(monitor.fileno())
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+async def until(look: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not look():
+            await asyncio.sleep(0.01)
+
+
+# ---- what is to change, pure ---------------------------------------------------------------------
+
+
+def own(text: str, *, preferred: int = FOREVER, link_local: bool = False) -> OwnAddress:
+    return OwnAddress(parse_address(text), 64, 0x80, preferred, FOREVER, link_local)
+
+
+def test_what_changes() -> None:
+    addresses = [
+        own("fe80::2", link_local=True),
+        own(HOST),
+        own(OTHER),
+        own(THIRD, preferred=0),
+        own("2001:db8:9::1"),
+    ]
+    everything = [Prefix(bytes(16), 0)]
+    assert changes(addresses, [], None) == []
+    assert changes(addresses, [ON_LINK], parse_address(HOST)) == [(addresses[2], 0)]
+    assert changes(addresses, [parse_prefix(HOST)], None) == [(addresses[1], 0)]
+    assert [change.own for change in changes(addresses, everything, parse_address(OTHER))] == [
+        addresses[1],
+        addresses[4],
+    ]
+    assert changes(addresses, [ON_LINK], parse_address(THIRD)) == [
+        (addresses[1], 0),
+        (addresses[2], 0),
+        (addresses[3], FOREVER),
+    ]
+
+
+def test_a_finite_life_is_preferred_to_its_end() -> None:
+    short = OwnAddress(parse_address(HOST), 64, 0, 0, 1234)
+    assert changes([short], [ON_LINK], short.address) == [(short, 1234)]
+
+
+# ---- the kernel ----------------------------------------------------------------------------------
+
+
+def test_one_is_preferred_and_used(host: int) -> None:
+    for chosen in (THIRD, HOST, OTHER):
+        hygiene = Hygiene(host, [ON_LINK], parse_address(chosen))
+        assert hygiene.apply() > 0
+        preferred = [text for text in (HOST, OTHER, THIRD) if not is_deprecated(text)]
+        assert preferred == [chosen]
+        assert source() == chosen
+        assert hygiene.apply() == 0
+
+
+FLAGS = ["nodad", "noprefixroute", "mngtmpaddr", "home", "nodad noprefixroute mngtmpaddr"]
+LIVES = ["", "valid_lft 5000 preferred_lft 4000"]
+
+
+@pytest.mark.parametrize("life", LIVES, ids=["forever", "finite"])
+@pytest.mark.parametrize("flags", FLAGS)
+def test_nothing_else_changes(host: int, flags: str, life: str) -> None:
+    text = "2001:db8:5::44"
+    add(text, f"{flags} {life} metric 77")
+    for _ in range(100):
+        if not address(text).get("tentative"):
+            break
+        sh("sleep", "0.05")
+    before, routes = address(text), sh("ip", "-6", "route", "show", "dev", UPLINK)
+    assert Hygiene(host, [parse_prefix(text)]).apply() == 1
+    after = address(text)
+    assert after.pop("deprecated") is True
+    assert after.pop("preferred_life_time") == 0
+    before.pop("preferred_life_time")
+    valid, valid_before = after.pop("valid_life_time"), before.pop("valid_life_time")
+    assert valid_before - valid in (0, 1)
+    assert after == before
+    after_routes = sh("ip", "-6", "route", "show", "dev", UPLINK)
+    assert _without_expiry(after_routes) == _without_expiry(routes)
+
+
+def _without_expiry(routes: str) -> list[str]:
+    return [line.partition(" expires")[0] for line in routes.splitlines()]
+
+
+def test_a_host_address_with_a_peer(host: int) -> None:
+    sh(*f"ip -6 address add 2001:db8:7::1 peer 2001:db8:7::2/128 dev {UPLINK} nodad".split())
+    before = address("2001:db8:7::1")
+    assert Hygiene(host, [parse_prefix("2001:db8:7::/48")]).apply() == 1
+    after = address("2001:db8:7::1")
+    assert after["deprecated"]
+    assert after["address"] == before["address"] == "2001:db8:7::2"
+
+
+def test_its_origin_stays(host: int) -> None:
+    """IFA_PROTO, which tells who set an address; `ip` of Debian 12 cannot say it."""
+
+    def one() -> OwnAddress:
+        wanted = parse_address(HOST)
+        (found,) = (own for own in netlink.own_addresses(host) if own.address == wanted)
+        return found
+
+    netlink.set_preferred(host, one()._replace(origin=2), FOREVER)
+    assert one().origin == 2
+    assert Hygiene(host, [ON_LINK]).apply() == 3
+    assert (one().preferred, one().origin) == (0, 2)
+
+
+def test_managers_set_it_anew(host: int) -> None:
+    hygiene = Hygiene(host, [ON_LINK], parse_address(HOST))
+
+    async def main() -> None:
+        async with keeping(hygiene) as events:
+            await until(lambda: is_deprecated(OTHER) and is_deprecated(THIRD))
+            for _ in range(3):
+                sh("ip", "-6", "address", "change", f"{OTHER}/64", "dev", UPLINK)
+                assert not is_deprecated(OTHER)
+                await until(lambda: is_deprecated(OTHER))
+            sh("ip", "-6", "address", "delete", f"{OTHER}/64", "dev", UPLINK)
+            add(OTHER, "nodad")
+            await until(lambda: is_deprecated(OTHER))
+            change = f"ip -6 address change {HOST}/64 dev {UPLINK} preferred_lft 0"
+            sh(*change.split())
+            await until(lambda: not is_deprecated(HOST))
+            # And there it ends.
+            await asyncio.sleep(0.3)
+            applied, seen = hygiene.applied, events[0]
+            await asyncio.sleep(0.7)
+            assert (hygiene.applied, events[0]) == (applied, seen)
+            assert applied == 2 + 3 + 1 + 1
+
+    asyncio.run(main())
+
+
+def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
+    assert Hygiene(host, [parse_prefix("2001:db8:6::/64")], parse_address(OUTSIDE)).apply() == 0
+    assert Hygiene(9999, [ON_LINK]).apply() == 0
+
+
+def test_refusal_is_a_sentence(host: int) -> None:
+    (one,) = (own for own in netlink.own_addresses(host) if own.address == parse_address(HOST))
+    with pytest.raises(NdxdpError, match="the lifetime of 2001:db8::2 could not be set"):
+        netlink.set_preferred(9999, one, 0)

@@ -1,0 +1,278 @@
+"""Solicited-node groups: joined, reported, forwarded by a switch that snoops MLD."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import resource
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.capture import packet_socket
+from ndxdp.ndp import solicit, solicited_node_group
+from ndxdp.policy import parse_address
+from ndxdp.wire.membership import Groups
+from tests.network import ROUTER, ROUTER_LINK, UPLINK, eventually, python, sh
+from tests.segment import BRIDGE, HOST_PORT, ROUTER_MAC_BYTES, SWITCH, Segment, at, segment
+
+ADDRESS = "2001:db8::c:0:0:99"
+ADDRESS_BYTES = parse_address(ADDRESS)
+GROUP = "ff02::1:ff00:99"
+_IF_INET6_GROUPS = Path("/proc/thread-self/net/igmp6")
+
+
+def behind(number: int) -> bytes:
+    return ADDRESS_BYTES[:12] + number.to_bytes(4, "big")
+
+
+def kernel_groups() -> dict[bytes, int]:
+    """The interface's solicited-node groups, and how many hold each."""
+    lines = (line.split() for line in _IF_INET6_GROUPS.read_text().splitlines())
+    prefix = solicited_node_group(bytes(16))[:13]
+    return {
+        group: int(fields[3])
+        for fields in lines
+        if fields[1] == UPLINK and (group := bytes.fromhex(fields[2]))[:13] == prefix
+    }
+
+
+@pytest.fixture
+def wired(privacy: None) -> Iterator[Segment]:
+    with segment() as made:
+        yield made
+
+
+@pytest.fixture
+def snooped(privacy: None) -> Iterator[Segment]:
+    with segment(snooping=True) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def joining(made: Segment) -> Iterator[Groups]:
+    groups = Groups(made.ifindex())
+    try:
+        yield groups
+    finally:
+        groups.close()
+
+
+@contextlib.contextmanager
+def small_sockets(made: Segment) -> Iterator[int]:
+    """Sockets with room for few memberships, if this kernel has that for a namespace; how many."""
+    path = Path("/proc/sys/net/core/optmem_max")
+    before = path.read_text() if path.exists() else ""
+    if before:
+        path.write_text(str(56 * 10 + 8))
+    try:
+        yield capacity(made.ifindex())
+    finally:
+        if before:
+            path.write_text(before)
+
+
+def capacity(ifindex: int) -> int:
+    """Memberships that one socket can hold."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as opened:
+        for number in range(100_000):
+            group = solicited_node_group(behind(0x800000 + number))
+            request = group + struct.pack("=I", ifindex)
+            try:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, request)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                return number
+    raise AssertionError("no limit is left to be tested")
+
+
+def snooped_groups() -> set[str]:
+    """What `bridge mdb` knows of the host's port."""
+    shown: list[dict[str, Any]] = json.loads(at(SWITCH, "bridge", "-j", "mdb", "show").out)
+    return {entry["grp"] for entry in shown[0]["mdb"] if entry["port"] == HOST_PORT}
+
+
+# ---- the switch ----------------------------------------------------------------------------------
+
+
+def heard_at_host(made: Segment) -> bool:
+    """A solicitation of the router's for ADDRESS comes as far as the host."""
+    frame = solicit(ROUTER_MAC_BYTES, ADDRESS_BYTES, source=parse_address("fe80::1"))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as here:
+        here.bind((UPLINK, 3))
+        here.settimeout(0.3)
+        with packet_socket(ROUTER, ROUTER_LINK) as wire:
+            wire.send(frame)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if here.recv(2000) == frame:
+                    return True
+    return False
+
+
+def test_snooping_switch_forwards_after_the_join(snooped: Segment) -> None:
+    # Until the bridge knows of a querier it floods what nobody has reported.
+    eventually(lambda: not heard_at_host(snooped), within=20)
+    assert GROUP not in snooped_groups()
+    with joining(snooped) as groups:
+        groups.keep([ADDRESS_BYTES])
+        eventually(lambda: GROUP in snooped_groups())
+        assert heard_at_host(snooped)
+
+        # The kernel reports anew when the link comes up again.
+        at(SWITCH, "ip", "link", "set", HOST_PORT, "nomaster")
+        at(SWITCH, "ip", "link", "set", HOST_PORT, "master", BRIDGE)
+        sh("ip", "link", "set", UPLINK, "down")
+        sh("ip", "link", "set", UPLINK, "up")
+        eventually(lambda: GROUP in snooped_groups())
+    eventually(lambda: GROUP not in snooped_groups())
+
+
+# ---- counting ------------------------------------------------------------------------------------
+
+
+def test_groups_are_shared_and_kept_in_step(wired: Segment) -> None:
+    same = parse_address("2001:db8:0:0:d::99")  # its last 24 bits are those of ADDRESS
+    group = solicited_node_group(ADDRESS_BYTES)
+    before = kernel_groups()
+    with joining(wired) as groups:
+        groups.keep([ADDRESS_BYTES, same, behind(1)])
+        assert (groups.joined, groups.failed, groups.sockets) == (2, 0, 1)
+        assert kernel_groups()[group] == 1
+        groups.keep([same])
+        assert groups.joined == 1
+        assert group in kernel_groups()
+        groups.change([same, same], [ADDRESS_BYTES, behind(5)])
+        assert groups.joined == 1
+        groups.change([behind(2)], [same])
+        assert solicited_node_group(behind(2)) in kernel_groups()
+        assert group not in kernel_groups()
+        groups.keep([])
+        assert (groups.joined, groups.sockets) == (0, 0)
+        assert kernel_groups() == before
+        groups.keep([ADDRESS_BYTES])
+    assert kernel_groups() == before
+
+
+def test_the_hosts_own_group_is_not_left(wired: Segment) -> None:
+    own = parse_address("2001:db8::2")
+    group = solicited_node_group(own)
+    count = kernel_groups()[group]
+    with joining(wired) as groups:
+        groups.keep([own[:12] + bytes(3) + b"\2"])
+        assert kernel_groups()[group] == count + 1
+        groups.keep([])
+        assert kernel_groups()[group] == count
+
+
+def test_process_death_leaves_nothing(wired: Segment) -> None:
+    before = kernel_groups()
+    code = f"""if True:
+        import os
+        from ndxdp.wire.membership import Groups
+        groups = Groups({wired.ifindex()})
+        groups.keep([bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)])
+        print(groups.joined, flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    assert python(code).out == "100\n"
+    assert kernel_groups() == before
+
+
+def test_interface_goes(wired: Segment) -> None:
+    with joining(wired) as groups:
+        groups.keep([behind(number) for number in range(20)])
+        sh("ip", "link", "delete", UPLINK)
+        groups.keep([])
+        groups.keep([ADDRESS_BYTES])
+        assert (groups.joined, groups.failed) == (0, 1)
+
+
+def test_no_privilege_is_needed(wired: Segment) -> None:
+    code = f"""if True:
+        import os
+        from ndxdp.wire.membership import Groups
+        os.setgid(65534), os.setuid(65534)
+        groups = Groups({wired.ifindex()})
+        groups.keep([bytes(16)])
+        print(groups.joined, groups.failed)
+    """
+    assert python(code).out == "1 0\n"
+
+
+# ---- limits --------------------------------------------------------------------------------------
+
+
+def test_ten_thousand(wired: Segment) -> None:
+    addresses = [behind(number) for number in range(10_000)]
+    before = kernel_groups()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with joining(wired) as groups:
+        began = time.monotonic()
+        groups.keep(addresses)
+        joined = time.monotonic() - began
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+        assert (groups.joined, groups.failed) == (10_000, 0)
+        assert 2 <= groups.sockets <= 40
+        assert len(kernel_groups()) >= 10_000
+        began = time.monotonic()
+        groups.change([behind(20_000)], [behind(5)])
+        assert time.monotonic() - began < 0.1
+        began = time.monotonic()
+        groups.keep(addresses[:10])
+        left = time.monotonic() - began
+        print(f"10 000 groups: joined {joined:.2f} s, left {left:.2f} s, {grown} kB")
+        assert joined < 5
+        assert left < 5
+        assert grown < 10_000
+        assert groups.joined == 10
+    assert kernel_groups() == before
+
+
+def test_a_full_socket_is_followed_by_another(wired: Segment) -> None:
+    with small_sockets(wired) as room, joining(wired) as groups:
+        count = 9 * room + room // 2
+        groups.keep([behind(number) for number in range(count)])
+        assert (groups.joined, groups.sockets) == (count, 10)
+        # Room that becomes free is used.
+        groups.keep([behind(number) for number in range(count) if number % room != 4])
+        assert groups.joined == count - 10
+        groups.change([behind(count + number) for number in range(room // 2 + 9)], [])
+        assert (groups.joined, groups.sockets) == (count - 1 + room // 2, 10)
+    assert solicited_node_group(behind(count)) not in kernel_groups()
+
+
+def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> None:
+    """With no socket to be had any more: counted, said once, and made good later."""
+    caplog.set_level(logging.WARNING)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with small_sockets(wired) as room, joining(wired) as groups:
+        groups.keep([behind(number) for number in range(room)])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays open
+        try:
+            groups.keep([behind(number) for number in range(3 * room)])
+            assert (groups.joined, groups.failed) == (room, 2 * room)
+            groups.change([behind(4 * room)], [])
+            assert (groups.joined, groups.failed) == (room, 2 * room + 1)
+            assert len(caplog.records) == 1, caplog.records
+            words = f"{2 * room} of {3 * room} solicited-node groups could not be joined"
+            assert words in caplog.text
+            assert "Too many open files" in caplog.text
+            # Two leave: two others get in.
+            groups.change([], [behind(0), behind(1)])
+            assert (groups.joined, groups.failed) == (room, 2 * room - 1)
+            groups.change([], [behind(4 * room)])
+            assert (groups.joined, groups.failed) == (room, 2 * room - 2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        groups.change([], [])
+        assert (groups.joined, groups.failed) == (3 * room - 2, 0)
+        assert len(caplog.records) == 1
