@@ -19,6 +19,7 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.options import (
     attaching,
+    job_of,
     json_option,
     lists,
     one_interface,
@@ -26,6 +27,7 @@ from ndxdp.options import (
     options_of,
     print_json,
     rules_of,
+    set_log,
     trees,
     verbosity,
 )
@@ -133,30 +135,96 @@ def detach(interface: str) -> None:
 
 
 @cli.command()
-@click.option("-i", "--interface", required=True, metavar="IFACE", help="Where to answer.")
+@click.option("-i", "--interface", metavar="IFACE", help="Where to answer.")
+@click.option(
+    "-c", "--config", "file", metavar="FILE", help="Do what this file says; SIGHUP reads it anew."
+)
+@click.option(
+    "-N",
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NETWORK",
+    help="Answer for the containers of this Docker network.",
+)
 @attaching
 @click.option("--keep", is_flag=True, help="Go on answering after this process.")
 @verbosity
 def run(
-    interface: str,
+    interface: str | None,
+    file: str | None,
+    networks: tuple[str, ...],
     answered: tuple[str, ...],
     excepted: tuple[str, ...],
     lists: tuple[IO[str], ...],
     keep: bool,
     **how: Any,
 ) -> None:
-    """Answer on IFACE until interrupted, in step with its addresses and gateways."""
-    from ndxdp import daemon, ladder
+    """Answer until interrupted, in step with addresses, gateways and containers."""
+    from ndxdp import config, daemon, ladder
+    from ndxdp.sources.docker import SOCKET, Selector
+    from ndxdp.uplink import Job
 
-    rules = rules_of(answered, excepted, lists, Rule(source=RUN_SOURCE))
+    if (interface is None) == (file is None):
+        raise UsageError("run needs an interface or a configuration", "-i IFACE, or -c FILE")
 
-    def ready(instance: Instance) -> None:
+    def ready(job: Job, instance: Instance) -> None:
         settings = instance.maps.settings()
         why = "; ".join(ladder.told(ladder.unpack(settings.steps)))
         mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
-        click.echo(f"ready: {interface} answers in {mode}, rules: {len(rules)}")
+        click.echo(f"ready: {job.interface} answers in {mode}, rules: {len(job.rules)}")
 
-    daemon.run(trees(), interface, options_of(**how), rules, keep=keep, ready=ready)
+    if file is not None:
+        # What the command line says of an interface has no place beside the file.
+        if answered or excepted or lists or networks or keep:
+            raise UsageError("-c excludes -n, --except, --file, -N and --keep", "write it there")
+        path = file
+
+        def read() -> list[Job]:
+            return [job_of(each) for each in config.load(path).interfaces]
+
+        whole = config.load(path)
+        set_log(whole.log_level, whole.log_format)
+        daemon.run(
+            trees(),
+            [job_of(each) for each in whole.interfaces],
+            ready=ready,
+            docker_socket=whole.docker_socket,
+            reread=read,
+        )
+        return
+    assert interface is not None
+    rules = rules_of(answered, excepted, lists, Rule(source=RUN_SOURCE))
+    job = Job(
+        interface,
+        options_of(**how),
+        rules,
+        keep=keep,
+        insist=keep,
+        detach=not keep,
+        selectors=tuple(Selector(network=name) for name in networks),
+    )
+    daemon.run(trees(), [job], ready=ready, docker_socket=SOCKET)
+
+
+@cli.command()
+@click.argument("interface", metavar="IFACE")
+@verbosity
+def pause(interface: str) -> None:
+    """Answer nothing on IFACE until `ndxdp resume`; counters and rules stay."""
+    from ndxdp.instance import set_paused
+
+    set_paused(*one_of(interface), paused=True)
+
+
+@cli.command()
+@click.argument("interface", metavar="IFACE")
+@verbosity
+def resume(interface: str) -> None:
+    """Answer on IFACE again."""
+    from ndxdp.instance import set_paused
+
+    set_paused(*one_of(interface), paused=False)
 
 
 @cli.command()

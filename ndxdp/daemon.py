@@ -1,4 +1,4 @@
-"""`ndxdp run`: attach, keep in step with the network, and go when told to."""
+"""`ndxdp run`: a loop that wires the network, Docker and the configuration to the uplinks."""
 
 from __future__ import annotations
 
@@ -6,318 +6,196 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
-from ndxdp import ladder, responder, serving
-from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, UsageError
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import Instance
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Tree, Trees
-from ndxdp.ladder import NoMode, Step
-from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, hold
-from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink
-from ndxdp.wire.membership import Allmulti
+from ndxdp.kernel.pins import Trees
+from ndxdp.notify import Notifier
+from ndxdp.policy import Rules
+from ndxdp.sources import docker
+from ndxdp.sources.docker import Docker, Endpoint
+from ndxdp.uplink import Job, Uplink
 from ndxdp.wire.netlink import Monitor
-from ndxdp.wire.packet import PacketSocket
 
 log = logging.getLogger(__name__)
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
-_RETRY = 5.0  # seconds after a failure to follow
-_SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
+_SIGNALS = _ENDING | {signal.SIGHUP}
 
 
 def run(
     trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Mapping[Prefix, Rule],
+    jobs: list[Job],
     *,
-    keep: bool,
-    ready: Callable[[Instance], None],
+    ready: Callable[[Job, Instance], None],
+    docker_socket: str = docker.SOCKET,
+    reread: Callable[[], list[Job]] | None = None,
 ) -> None:
-    """Answer on an interface until SIGINT or SIGTERM; when it goes away, wait for it.
+    """Do the jobs until SIGINT or SIGTERM.
 
-    keep: leave the program attached, answering on its own. ready: called when it answers, each
-    time that it has begun to. NdxdpError if it cannot begin to.
+    ready: called for each job when it answers, each time that it has begun to. reread: what
+    SIGHUP asks for anew; None: there is nothing to read, and SIGHUP ends as it does by default.
+    NdxdpError if one that is not patient cannot begin.
     """
-    if keep and options.mode is Mode.USERSPACE:
-        raise UsageError(
-            "in userspace mode a process answers, and nothing can go on without it",
-            "leave --keep out, or take another mode",
-        )
-    # Held back until _listening(): an attach half done is nobody's wish.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    began = False
-
-    def begin(instance: Instance) -> None:
-        nonlocal began
-        began = True
-        ready(instance)
-
+    for job in jobs:
+        if job.insist and job.options.mode is Mode.USERSPACE:
+            raise UsageError(
+                "in userspace mode a process answers, and nothing can go on without it",
+                "leave --keep out, or take another mode",
+            )
+    # Held back until the loop listens for them: an attach half done is nobody's wish.
+    waiting = _SIGNALS if reread else _ENDING
+    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     # The monitor comes first: what changes while we attach is seen afterwards.
-    with contextlib.closing(Monitor()) as monitor:
-        while True:
-            pause = 0.0
-            try:
-                _answer(trees, interface, options, rules, keep, begin, monitor)
-                return
-            except InterfaceGone as gone:
-                if not began:
-                    raise
-                log.warning("%s; waiting for it", gone)
-            except NdxdpError as error:
-                if not began:
-                    raise
-                log.error("%s; trying again", error)
-                pause = _RETRY
-            if not asyncio.run(_is_back(interface, monitor, pause)):
-                if not keep:
-                    with contextlib.suppress(NdxdpError):  # there may be nothing left
-                        responder.detach_interface(trees, interface)
-                return
+    with contextlib.closing(Monitor()) as monitor, ThreadPoolExecutor(1) as executor:
+        asyncio.run(_Daemon(trees, monitor, executor, ready, docker_socket, reread).run(jobs))
 
 
-@dataclass
-class _Answering:
-    """What answers: a program that is pinned in `tree`, or the userspace path."""
+class _Daemon:
+    def __init__(
+        self,
+        trees: Trees,
+        monitor: Monitor,
+        executor: ThreadPoolExecutor,
+        ready: Callable[[Job, Instance], None],
+        docker_socket: str,
+        reread: Callable[[], list[Job]] | None,
+    ) -> None:
+        self._trees, self._monitor, self._executor = trees, monitor, executor
+        self._ready, self._docker_socket, self._reread = ready, docker_socket, reread
+        self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
+        self._stop = asyncio.Event()
+        self._notifier = Notifier()
+        self._endpoints: frozenset[Endpoint] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
-    tree: Tree
-    instance: Instance
-    packets: PacketSocket | None = None
+    async def run(self, jobs: list[Job]) -> None:
+        with self._listening():
+            for job in jobs:
+                self._start(job)
+            self._watch_docker()
+            began = asyncio.gather(*(uplink.began.wait() for uplink, _ in self._uplinks.values()))
+            await self._first(began, self._stop.wait(), *self._tasks())
+            if began.done():
+                self._notifier.ready(self._summary())
+            beating = asyncio.ensure_future(self._stay_alive())
+            stopping = asyncio.ensure_future(self._stop.wait())
+            while not self._stop.is_set():
+                done, _ = await asyncio.wait(
+                    {stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED
+                )
+                if any(task in done for task in self._tasks()):
+                    break
+            self._notifier.stopping()
+            for task in (began, beating, stopping, self._watching):
+                if task:
+                    task.cancel()
+            for uplink, _ in self._uplinks.values():
+                uplink.stop()
+            ended = await asyncio.gather(*self._tasks(), return_exceptions=True)
+        for outcome in ended:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [task for _, task in self._uplinks.values()]
 
-def _answer(
-    trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Mapping[Prefix, Rule],
-    keep: bool,
-    ready: Callable[[Instance], None],
-    monitor: Monitor,
-) -> None:
-    """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
-    with contextlib.ExitStack() as held, contextlib.ExitStack() as at_end:
+    @staticmethod
+    async def _first(*events: Any) -> None:
+        waits = {asyncio.ensure_future(event) for event in events}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+
+    def _start(self, job: Job) -> None:
+        uplink = Uplink(self._trees, job, self._executor, self._ready)
+        self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
+        self._tell_containers(uplink)
+
+    def _summary(self) -> str:
+        return f"interfaces: {', '.join(self._uplinks)}"
+
+    async def _stay_alive(self) -> None:
+        while self._notifier.watchdog:
+            self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog / 3)
+
+    # ---- Docker
+
+    def _watch_docker(self) -> None:
+        """Watch the engine if any job selects containers; with other labels watch it anew."""
+        if self._watching:
+            self._watching.cancel()
+        selectors = [one for uplink, _ in self._uplinks.values() for one in uplink.job.selectors]
+        self._watching = None
+        if selectors:
+            keys = docker.label_keys(selectors)
+            self._watching = asyncio.ensure_future(self._watch(Docker(self._docker_socket, keys)))
+
+    async def _watch(self, engine: Docker) -> None:
+        async with contextlib.aclosing(engine.watch()) as looks:
+            async for endpoints in looks:
+                self._endpoints = endpoints
+                for uplink, _ in self._uplinks.values():
+                    self._tell_containers(uplink)
+
+    def _tell_containers(self, uplink: Uplink) -> None:
+        if not uplink.job.selectors:
+            uplink.set_containers(Rules())
+        elif self._endpoints is not None:
+            uplink.set_containers(docker.rules(self._endpoints, uplink.job.selectors))
+
+    # ---- the configuration
+
+    def _reload(self) -> None:
+        """Apply what differs; a bad file changes nothing."""
+        assert self._reread
+        self._notifier.reloading()
         try:
-            answering = _begin(trees, interface, options, rules, keep, held, at_end)
-            asyncio.run(_serve(answering, monitor, ready))
-        except InterfaceGone:
-            at_end.pop_all()
-            raise
-
-
-def _begin(
-    trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Mapping[Prefix, Rule],
-    keep: bool,
-    held: contextlib.ExitStack,
-    at_end: contextlib.ExitStack,
-) -> _Answering:
-    """By a program if one can be had, else from userspace."""
-    steps: list[Step] = []
-    if options.mode is not Mode.USERSPACE:
-        try:
-            return _attach(trees, interface, options, rules, keep, held, at_end)
-        except ModeUnavailable as error:
-            if options.mode is not None or keep:
-                raise
-            steps = error.steps if isinstance(error, NoMode) else ladder.all_of(error)
-    return _open_userspace(trees, interface, options, rules, steps, held, at_end)
-
-
-def _attach(
-    trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Mapping[Prefix, Rule],
-    keep: bool,
-    held: contextlib.ExitStack,
-    at_end: contextlib.ExitStack,
-) -> _Answering:
-    instance = responder.attach_interface(
-        trees, interface, options, rules, owned_source=RUN_SOURCE, keep=keep, holding=held
-    )
-    held.callback(instance.close)
-    if not keep:
-        at_end.callback(_leave, trees.pins, instance)
-        with netlink.present(interface):
-            allmulti = Allmulti(instance.maps.settings().ifindex)
-        held.callback(allmulti.close)
-    return _Answering(trees.pins, instance)
-
-
-def _open_userspace(
-    trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Mapping[Prefix, Rule],
-    steps: list[Step],
-    held: contextlib.ExitStack,
-    at_end: contextlib.ExitStack,
-) -> _Answering:
-    link = netlink.answering_link(interface)
-    try:
-        with netlink.present(interface):
-            packets = PacketSocket(link.ifindex)
-    except ModeUnavailable as error:
-        if not steps:
-            raise
-        steps = [*steps, ladder.step(Mode.USERSPACE, error)]
-        hint = "run this as root, or with CAP_NET_RAW; with CAP_BPF and CAP_NET_ADMIN for a program"
-        raise NoMode(interface, steps, hint) from error
-    held.callback(packets.close)
-    instance = serving.serve_interface(
-        trees, interface, options, rules, owned_source=RUN_SOURCE, steps=steps, holding=held
-    )
-    held.callback(instance.close)
-    at_end.callback(_leave, trees.files, instance)
-    if steps:
-        log.warning("answering from userspace (%s)", "; ".join(ladder.told(steps)))
-    return _Answering(trees.files, instance, packets)
-
-
-def _leave(tree: Tree, instance: Instance) -> None:
-    with tree.lock():
-        responder.release(tree, instance)
-
-
-# ---- the event loop -----------------------------------------------------------------------------
-
-
-async def _serve(
-    answering: _Answering, monitor: Monitor, ready: Callable[[Instance], None]
-) -> None:
-    """Until a signal comes. InterfaceGone when there is nothing left to answer on."""
-    follower = _Follower(answering, monitor)
-    loop = asyncio.get_running_loop()
-    with _listening(monitor) as (stop, changed), _path(answering):
-        ready(answering.instance)
-        async for _ in _until(stop, changed):
-            try:
-                # In a thread: pyroute2 brings a loop of its own.
-                await asyncio.to_thread(follower.follow)
-            except InterfaceGone:
-                raise
-            except (NdxdpError, OSError) as error:  # answering goes on
-                log.error("not in step with the network: %s", error)
-                loop.call_later(_RETRY, changed.set)
-
-
-async def _is_back(interface: str, monitor: Monitor, pause: float) -> bool:
-    """Wait for an interface to be there and up; False if a signal comes first."""
-    monitor.ifindexes = None
-    loop = asyncio.get_running_loop()
-    with _listening(monitor) as (stop, changed):
-        loop.call_later(pause, changed.set)
-        async for _ in _until(stop, changed):
-            try:
-                await asyncio.to_thread(netlink.answering_link, interface)
-                return True
-            except NdxdpError as error:
-                log.debug("not yet: %s", error)
-    return False
-
-
-@contextlib.contextmanager
-def _path(answering: _Answering) -> Iterator[None]:
-    """The userspace path at work, if it is that which answers."""
-    if answering.packets is None:
-        yield
-        return
-    loop, path = asyncio.get_running_loop(), Userspace(answering.instance.maps, answering.packets)
-    loop.add_reader(answering.packets.fileno(), path.on_readable)
-    try:
-        yield
-    finally:
-        loop.remove_reader(answering.packets.fileno())
-
-
-@contextlib.contextmanager
-def _listening(monitor: Monitor) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
-    """Two events: to stop, by a signal; and that the network has changed."""
-    loop = asyncio.get_running_loop()
-    stop, changed = asyncio.Event(), asyncio.Event()
-    for number in _ENDING:
-        loop.add_signal_handler(number, stop.set)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-
-    def on_netlink() -> None:
-        if monitor.drain():
-            changed.set()
-
-    loop.add_reader(monitor.fileno(), on_netlink)
-    try:
-        yield stop, changed
-    finally:
-        # asyncio is about to give both back to their defaults: nothing shall interrupt the end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-        loop.remove_reader(monitor.fileno())
-
-
-async def _until(stop: asyncio.Event, changed: asyncio.Event) -> AsyncIterator[None]:
-    """One round for each burst of changes, until `stop`."""
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        while not stop.is_set():
-            changing = asyncio.ensure_future(changed.wait())
-            await asyncio.wait({changing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            changing.cancel()
-            if changed.is_set() and not stop.is_set():
-                await asyncio.sleep(_SETTLE)
-                changed.clear()
-                yield
-    finally:
-        stopping.cancel()
-
-
-class _Follower:
-    """Keeps holes, MAC and link-local address as the network has them."""
-
-    def __init__(self, answering: _Answering, monitor: Monitor) -> None:
-        self._tree, self._instance = answering.tree, answering.instance
-        self._monitor = monitor
-        self._ifindex = answering.instance.maps.settings().ifindex
-        self._seen: tuple[object, ...] = ()
-        monitor.ifindexes = None  # until the first look tells whose port it is
-
-    def follow(self) -> None:
-        """Look, and write what has changed; a look that finds nothing new reads no rule."""
-        instance = self._instance
-        link = netlink.find_link(instance.interface)
-        if link is None or link.ifindex != self._ifindex:
-            raise netlink.gone(instance.interface)
-        self._monitor.ifindexes = frozenset((link.ifindex, link.master))
-        owned = netlink.owned_addresses(link)
-        link_local = netlink.link_local(link.ifindex)
-        seen = (link.mac, link_local, owned)
-        if seen == self._seen:
+            jobs = {job.interface: job for job in self._reread()}
+        except NdxdpError as error:
+            log.error("not reloaded: %s", error)
+            self._notifier.ready(f"not reloaded: {error.message}")
             return
-        with self._tree.lock():
-            settings = instance.maps.settings()
-            fresh = replace(settings, mac=link.mac, link_local=link_local)
-            if fresh != settings:
-                instance.maps.set_settings(fresh)
-                log.info("%s answers from %s now", link.name, link.mac.hex(":"))
-            self._keep_holes(owned)
-        self._seen = seen
+        for name in set(self._uplinks) - set(jobs):
+            uplink, task = self._uplinks.pop(name)
+            uplink.set_job(replace(uplink.job, detach=True))
+            uplink.stop()
+            task.add_done_callback(lambda task: task.exception())
+        for name, job in jobs.items():
+            if name in self._uplinks:
+                self._uplinks[name][0].set_job(job)
+                self._tell_containers(self._uplinks[name][0])
+            else:
+                self._start(job)
+        self._watch_docker()
+        log.info("reloaded")
+        self._notifier.ready(self._summary())
 
-    def _keep_holes(self, owned: Mapping[Prefix, str]) -> None:
-        maps = self._instance.maps
-        actual = maps.rules()
-        change = hold(owned, actual)
-        # First what needs no room: rules of others are marked, and holes that went are closed.
-        marked = {prefix: rule for prefix, rule in change.write.items() if prefix in actual}
-        if marked or change.remove:
-            maps.apply(Difference(marked, change.remove), actual)
-        holes = {prefix: rule for prefix, rule in change.write.items() if prefix not in actual}
-        if holes:
-            maps.apply(Difference(holes, []), maps.rules())
-        for prefix, rule in change.write.items():
-            log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
-        for prefix in change.remove:
-            log.info("%s: the hole is gone", prefix)
+    # ---- signals and netlink
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _ENDING:
+            loop.add_signal_handler(number, self._stop.set)
+        if self._reread:
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS if self._reread else _ENDING)
+        loop.add_reader(self._monitor.fileno(), self._on_netlink)
+        try:
+            yield
+        finally:
+            # asyncio is about to give them back to their defaults: nothing shall interrupt the end.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS if self._reread else _ENDING)
+            loop.remove_reader(self._monitor.fileno())
+
+    def _on_netlink(self) -> None:
+        """An uplink is woken by what concerns it, and by all while it waits for its interface."""
+        concerns = self._monitor.drain()
+        for uplink, _ in self._uplinks.values():
+            if concerns is None or uplink.ifindexes is None or concerns & uplink.ifindexes:
+                uplink.network_changed()

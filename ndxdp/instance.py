@@ -9,7 +9,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -216,6 +216,13 @@ def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, sour
             else:
                 desired.pop(prefix, None)
         instance.maps.apply(difference(desired, actual), actual)
+
+
+def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
+    """Answer nothing, or answer again; one write, and the next solicitation is judged by it."""
+    with tree.lock(), open_instance(tree, interface) as instance:
+        settings = instance.maps.settings()
+        instance.maps.set_settings(replace(settings, paused=paused))
 
 
 def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:

@@ -15,8 +15,10 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.policy import Rule, Rules
 
 if TYPE_CHECKING:
+    from ndxdp.config import Interface, Label
     from ndxdp.kernel.pins import Tree, Trees
     from ndxdp.plan import Options
+    from ndxdp.uplink import Job
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -32,6 +34,27 @@ def _set_verbosity(context: click.Context, parameter: click.Parameter, value: An
         logger.setLevel(logging.DEBUG)
     elif logger.level != logging.DEBUG:
         logger.setLevel(logging.INFO if parameter.name == "verbose" else logging.ERROR)
+
+
+def set_log(level: str, form: str) -> None:
+    """As a configuration says; -v, -q and --debug, which were given at the terminal, say more."""
+    logger = logging.getLogger("ndxdp")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(level.upper())
+    if form == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_JsonLines())
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        return json.dumps(line)
 
 
 def verbosity(command: _F) -> _F:
@@ -159,6 +182,48 @@ def rules_of(
             raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
         rules |= more
     return rules
+
+
+def job_of(interface: Interface) -> Job:
+    """What the daemon does for an interface of the configuration."""
+    from ndxdp.config import CONFIG_SOURCE
+    from ndxdp.sources.docker import Selector
+    from ndxdp.uplink import Job
+
+    def text(label: Label | None) -> str | None:
+        return None if label is None else str(label)
+
+    options = options_of(
+        interface.mode,
+        interface.loader,
+        interface.limit.rate,
+        interface.limit.burst if interface.limit.rate else None,
+        interface.max_addresses,
+    )
+    return Job(
+        interface.name,
+        options,
+        interface.rules,
+        source=CONFIG_SOURCE,
+        keep=interface.mode != "userspace",
+        detach=interface.on_stop == "detach",
+        patient=True,
+        selectors=tuple(
+            Selector(
+                one.network,
+                text(one.network_label),
+                text(one.container_label),
+                one.within,
+                text(one.except_label),
+                one.rule.profile,
+            )
+            for one in interface.docker
+        ),
+        heartbeat_timeout=interface.heartbeat_timeout,
+        announce=interface.announce,
+        gateway=interface.gateway,
+        addresses=interface.addresses,
+    )
 
 
 def trees() -> Trees:

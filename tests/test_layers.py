@@ -19,6 +19,8 @@ LAYERS = (
     "ndxdp.options",
     "ndxdp.daemon",
     "ndxdp.render",
+    "ndxdp.notify",
+    "ndxdp.uplink",
     "ndxdp.userspace",
     "ndxdp.responder",
     "ndxdp.serving",

@@ -380,13 +380,11 @@ def has_filters(ifindex: int) -> bool:
 class Monitor:
     """Wakes its reader when links, IPv6 addresses or IPv6 default routes change.
 
-    It tells that, not what: the reader looks at the present state, so that a lost message
-    costs nothing. fileno() is readable when drain() has something to say. ifindexes: whose links
-    and addresses concern the reader; None for all.
+    It tells where, not what: the reader looks at the present state, so that a lost message costs
+    nothing. fileno() is readable when drain() has something to say.
     """
 
     def __init__(self) -> None:
-        self.ifindexes: frozenset[int] | None = None
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
@@ -398,34 +396,31 @@ class Monitor:
     def close(self) -> None:
         self._socket.close()
 
-    def drain(self) -> bool:
-        """Read what there is; True if any of it may concern the holes or the interface."""
-        concerns = False
+    def drain(self) -> frozenset[int] | None:
+        """Read what there is: the interfaces that it is about, None if it may concern all."""
+        concerned: set[int] = set()
+        everybody = False
         while True:
             try:
                 data = self._socket.recv(65536)
             except BlockingIOError:
-                return concerns
+                return None if everybody else frozenset(concerned)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                concerns = True  # something was lost
+                everybody = True  # something was lost
                 continue
-            concerns = concerns or self._concerns(data)
+            everybody = self._read(data, concerned) or everybody
 
-    def _concerns(self, data: bytes) -> bool:
-        """False if all messages are of other interfaces, or of routes that are no defaults."""
-        at = 0
+    @staticmethod
+    def _read(data: bytes, concerned: set[int]) -> bool:
+        """Note the interfaces; True for a default route. Other routes concern nobody."""
+        at, everybody = 0, False
         while at + 24 <= len(data):
             length, kind = struct.unpack_from("=IH", data, at)
             if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-                if data[at + 17] == 0:  # rtm_dst_len
-                    return True
-            # ifi_index and ifa_index lie at the same place.
-            elif (
-                self.ifindexes is None
-                or struct.unpack_from("=i", data, at + 20)[0] in self.ifindexes
-            ):
-                return True
+                everybody = everybody or data[at + 17] == 0  # rtm_dst_len
+            else:  # ifi_index and ifa_index lie at the same place
+                concerned.add(struct.unpack_from("=i", data, at + 20)[0])
             at += max((length + 3) & ~3, 16)
-        return False
+        return everybody
