@@ -328,14 +328,18 @@ def detach_interface(trees: Trees, interface: str) -> None:
 
 def release(tree: Tree, instance: Instance) -> None:
     """Undo what attach_interface() or serve_interface() did, as far as it is still there."""
-    with uninterrupted(), contextlib.suppress(Damaged):
-        settings = instance.maps.settings()
-        if settings.netns == netlink.netns():
-            if isinstance(instance, Pinned) and instance.link_fd is None:
-                _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
-            if settings.left & Left.ALLMULTI:
-                netlink.set_allmulti(settings.ifindex, False)
-            if settings.left & Left.MCAST_ROUTER:
-                netlink.set_mcast_router(settings.ifindex, 1)
     with uninterrupted():
+        with contextlib.suppress(Damaged):
+            _put_back(instance, instance.maps.settings())
         tree.remove(instance.interface)
+
+
+def _put_back(instance: Instance, settings: Settings) -> None:
+    if settings.netns != netlink.netns():
+        return
+    if isinstance(instance, Pinned) and instance.link_fd is None:
+        _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
+    if settings.left & Left.ALLMULTI:
+        netlink.set_allmulti(settings.ifindex, False)
+    if settings.left & Left.MCAST_ROUTER:
+        netlink.set_mcast_router(settings.ifindex, 1)

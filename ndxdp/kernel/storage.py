@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ndxdp.errors import Damaged
+from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.kernel import abi, libbpf
 from ndxdp.kernel.abi import MapSpec
 
@@ -58,12 +58,12 @@ class KernelMap:
 
     @classmethod
     def open(cls, path: Path, spec: MapSpec) -> KernelMap:
-        """A pinned map; Damaged if it is not what this ABI has."""
+        """A pinned map; NdxdpError if it is somebody else's, which is not ours to remove."""
         opened = cls(spec, libbpf.get_pinned(str(path)))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
         if libbpf.map_spec(opened.fd)._replace(max_entries=0) != expected:
             opened.close()
-            raise not_ours(path)
+            raise NdxdpError(*_not_ours(path))
         return opened
 
     def duplicate(self) -> KernelMap:
@@ -109,7 +109,7 @@ class ArrayFile:
             self._writable = False
         if os.fstat(self._fd).st_size != spec.value_size * spec.max_entries:
             os.close(self._fd)
-            raise not_ours(path)
+            raise Damaged(*_not_ours(path))
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
@@ -124,7 +124,7 @@ class ArrayFile:
         at = _U32.unpack(key)[0] * self._value_size
         value = os.pread(self._fd, self._value_size, at)
         if len(value) != self._value_size:
-            raise not_ours(self._path)
+            raise Damaged(*_not_ours(self._path))
         return value
 
     def update(self, keys: list[bytes], values: list[bytes]) -> None:
@@ -201,7 +201,7 @@ class TableFile:
         data = self._path.read_bytes()
         entry_size = self._spec.key_size + self._spec.value_size
         if len(data) < _HEADER.size or (len(data) - _HEADER.size) % entry_size:
-            raise not_ours(self._path)
+            raise Damaged(*_not_ours(self._path))
         return data
 
     def _write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -225,8 +225,8 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def not_ours(path: Path) -> Damaged:
-    return Damaged(
+def _not_ours(path: Path) -> tuple[str, str]:
+    return (
         f"{path} is not a map of ABI version {abi.VERSION}",
         f"another program made it: remove it with rm -r {path.parent}",
     )
