@@ -166,7 +166,7 @@ def run(
     from ndxdp.uplink import Job
 
     if (interface is None) == (file is None):
-        raise UsageError("run needs an interface or a configuration", "-i IFACE, or -c FILE")
+        raise UsageError("run needs one of --interface and --config", "-i IFACE, or -c FILE")
 
     def ready(job: Job, instance: Instance) -> None:
         settings = instance.maps.settings()

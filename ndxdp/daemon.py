@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import Instance
@@ -52,7 +51,11 @@ def run(
     waiting = _SIGNALS if reread else _ENDING
     signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
     # The monitor comes first: what changes while we attach is seen afterwards.
-    with contextlib.closing(Monitor()) as monitor, ThreadPoolExecutor(1) as executor:
+    # The thread has its own mask: a signal must not reach it when nobody handles it any more.
+    masked = ThreadPoolExecutor(
+        1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
+    )
+    with contextlib.closing(Monitor()) as monitor, masked as executor:
         asyncio.run(_Daemon(trees, monitor, executor, ready, docker_socket, reread).run(jobs))
 
 
@@ -75,24 +78,18 @@ class _Daemon:
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self, jobs: list[Job]) -> None:
+        asyncio.get_running_loop().set_default_executor(self._executor)
         with self._listening():
             for job in jobs:
                 self._start(job)
             self._watch_docker()
-            began = asyncio.gather(*(uplink.began.wait() for uplink, _ in self._uplinks.values()))
-            await self._first(began, self._stop.wait(), *self._tasks())
-            if began.done():
-                self._notifier.ready(self._summary())
-            beating = asyncio.ensure_future(self._stay_alive())
+            telling = asyncio.ensure_future(self._tell_systemd())
             stopping = asyncio.ensure_future(self._stop.wait())
-            while not self._stop.is_set():
-                done, _ = await asyncio.wait(
-                    {stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED
-                )
-                if any(task in done for task in self._tasks()):
-                    break
+            # An uplink that ends by itself could not begin.
+            while not self._stop.is_set() and not any(task.done() for task in self._tasks()):
+                await asyncio.wait({stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED)
             self._notifier.stopping()
-            for task in (began, beating, stopping, self._watching):
+            for task in (telling, stopping, self._watching):
                 if task:
                     task.cancel()
             for uplink, _ in self._uplinks.values():
@@ -105,11 +102,6 @@ class _Daemon:
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for _, task in self._uplinks.values()]
 
-    @staticmethod
-    async def _first(*events: Any) -> None:
-        waits = {asyncio.ensure_future(event) for event in events}
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-
     def _start(self, job: Job) -> None:
         uplink = Uplink(self._trees, job, self._executor, self._ready)
         self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
@@ -118,7 +110,10 @@ class _Daemon:
     def _summary(self) -> str:
         return f"interfaces: {', '.join(self._uplinks)}"
 
-    async def _stay_alive(self) -> None:
+    async def _tell_systemd(self) -> None:
+        for uplink, _ in list(self._uplinks.values()):
+            await uplink.began.wait()
+        self._notifier.ready(self._summary())
         while self._notifier.watchdog:
             self._notifier.alive()
             await asyncio.sleep(self._notifier.watchdog / 3)

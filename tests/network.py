@@ -131,7 +131,9 @@ class Running:
     command: how to start ndxdp, in the process that this one starts.
     """
 
-    def __init__(self, args: tuple[str, ...], command: Sequence[str] = NDXDP) -> None:
+    def __init__(
+        self, args: tuple[str, ...], command: Sequence[str] = NDXDP, *, wait: bool = True
+    ) -> None:
         self.process = subprocess.Popen(
             [*command, "run", *args],
             stdin=subprocess.DEVNULL,
@@ -140,6 +142,9 @@ class Running:
             text=True,
             cwd=REPOSITORY,
         )
+        self.ready = ""
+        if not wait:
+            return
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], 20)
         self.ready = self.process.stdout.readline() if readable else ""

@@ -1130,9 +1130,9 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     run = (
         "import sys; from ndxdp import daemon, policy; from ndxdp.kernel.abi import Mode;"
         "from ndxdp.kernel.pins import Trees; from ndxdp.plan import Options;"
-        f"daemon.run(Trees(), '{UPLINK}', Options(Mode.TC, links=False),"
-        f" policy.compile_rules(['{BEHIND}'], rule=policy.Rule(source='run')), keep=False,"
-        " ready=lambda instance: print('ready', flush=True))"
+        f"rules = policy.compile_rules(['{BEHIND}'], rule=policy.Rule(source='run'));"
+        f"job = daemon.Job('{UPLINK}', Options(Mode.TC, links=False), rules);"
+        "daemon.run(Trees(), [job], ready=lambda job, instance: print('ready', flush=True))"
     )
     for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)
