@@ -530,6 +530,7 @@ def killed(net: Network) -> Network:
     run = serve(net)
     done("prefix", "add", OTHER, "--no-router")
     assert net.answers(OTHER)
+    assert counted(1) == {"answered": 1}  # a moment after the answer
     kill(run)
     return net
 
