@@ -185,6 +185,8 @@ def run(
 
         whole = config.load(path)
         set_log(whole.log_level, whole.log_format)
+        if whole.metrics:
+            logging.getLogger("ndxdp").warning("[metrics]: there is no exporter yet")
         daemon.run(
             trees(),
             [job_of(each) for each in whole.interfaces],

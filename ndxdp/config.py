@@ -119,7 +119,7 @@ class Gateway:
 
     keep: bool = False
     source: bytes | None = None
-    interval: float = 20.0
+    interval: float = 12.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,13 +204,17 @@ class Uplink:
                 try:
                     if self._stale_rules:
                         self._stale_rules = False
-                        await self._call(lambda: self._reconcile(answering))
+                        try:
+                            await self._call(lambda: self._reconcile(answering))
+                        except (NdxdpError, OSError):
+                            self._stale_rules = True
+                            raise
                     link = await self._call(lambda: self._follow(answering))
                 except InterfaceGone:
                     raise
                 except (NdxdpError, OSError) as error:  # answering goes on
                     log.error("%s is not in step: %s", self.job.interface, error)
-                    asyncio.get_running_loop().call_later(_RETRY, self._retry)
+                    asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
                     continue
                 now = answering.targets
                 if now != targets:
@@ -253,10 +257,6 @@ class Uplink:
                 return
             except NdxdpError as error:
                 log.debug("not yet: %s", error)
-
-    def _retry(self) -> None:
-        self._stale_rules = True
-        self._changed.set()
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
