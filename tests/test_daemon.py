@@ -137,6 +137,11 @@ def test_a_rate_is_reloaded_without_a_gap(net: Network, daemon: Running, file: F
         file.write(BEHIND, more="[interface.limit]\nrate = 100000\nburst = 1000")
         reload(daemon)
         eventually(lambda: status()["rate"] == 100000)
+        for _ in range(5):
+            assert net.answers()
+        file.write(BEHIND)
+        reload(daemon)
+        eventually(lambda: status()["rate"] == 0)
     assert missed == []
 
 
