@@ -186,7 +186,7 @@ class Uplink:
 
     async def _attend(self, answering: _Answering) -> None:
         async with contextlib.AsyncExitStack() as attendants:
-            link = await self._call(lambda: self._follow(answering))
+            link = await self._call(lambda: self._find(answering))
             groups = Groups(answering.ifindex)
             attendants.callback(groups.close)
             announcer = self._announcer(answering, link, attendants)
@@ -201,36 +201,42 @@ class Uplink:
             targets: frozenset[bytes] = frozenset()
             was_up = link.up
             async for _ in self._rounds():
-                try:
-                    if self._stale_rules:
+                if self._stale_rules:
+                    with self._going_on():
                         self._stale_rules = False
                         try:
                             await self._call(lambda: self._reconcile(answering))
                         except (NdxdpError, OSError):
                             self._stale_rules = True
                             raise
+                with self._going_on():
                     link = await self._call(lambda: self._follow(answering))
-                except InterfaceGone:
-                    raise
-                except (NdxdpError, OSError) as error:  # answering goes on
-                    log.error("%s is not in step: %s", self.job.interface, error)
-                    asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
-                    continue
-                now = answering.targets
-                if now != targets:
-                    await self._call(lambda: groups.change(now - targets, targets - now))  # noqa: B023
-                if announcer:
-                    announcer.set_mac(link.mac)
-                    announcer.set_gateways(answering.gateways)
-                    announcer.forget(targets - now)
-                    announcer.announce(now - targets)
-                    if link.up and not was_up:
-                        announcer.announce_all()
-                care.look(link, answering.gateways, now)
-                hygiene.set()
-                targets, was_up = now, link.up
+                    now = answering.targets
+                    if now != targets:
+                        await self._call(lambda: groups.change(now - targets, targets - now))  # noqa: B023
+                    if announcer:
+                        announcer.set_mac(link.mac)
+                        announcer.set_gateways(answering.gateways)
+                        announcer.forget(targets - now)
+                        announcer.announce(now - targets)
+                        if link.up and not was_up:
+                            announcer.announce_all()
+                    care.look(link, answering.gateways, now)
+                    hygiene.set()
+                    targets, was_up = now, link.up
                 if self._again:
                     return
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """What fails is said and tried again; answering goes on. InterfaceGone ends it."""
+        try:
+            yield
+        except InterfaceGone:
+            raise
+        except (NdxdpError, OSError) as error:
+            log.error("%s is not in step: %s", self.job.interface, error)
+            asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
 
     async def _rounds(self) -> Any:
         """One for each burst of changes, until the end."""
@@ -382,13 +388,16 @@ class Uplink:
                 )
         answering.seen = ()
 
+    def _find(self, answering: _Answering) -> Link:
+        link = netlink.find_link(self.job.interface)
+        if link is None or link.ifindex != answering.ifindex:
+            raise netlink.gone(self.job.interface)
+        self.ifindexes = frozenset((link.ifindex, link.master))
+        return link
+
     def _follow(self, answering: _Answering) -> Link:
         """Look at the network, and write what has changed: holes, MAC, link-local address."""
-        instance = answering.instance
-        link = netlink.find_link(instance.interface)
-        if link is None or link.ifindex != answering.ifindex:
-            raise netlink.gone(instance.interface)
-        self.ifindexes = frozenset((link.ifindex, link.master))
+        instance, link = answering.instance, self._find(answering)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
         seen = (link.mac, link_local, owned)

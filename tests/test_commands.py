@@ -1165,24 +1165,20 @@ def test_a_hole_that_finds_no_room_does_not_end_a_run(net: Network) -> None:
     own = len(rules_of_an_attach())
     full = [f"2001:db8::c:0:0:{n:x}" for n in range(1, 4)]
     words = [word for target in full for word in ("-n", target)]
-    command = ["run", "-i", UPLINK, "--mode", "tc", "--max-addresses", str(own + len(full))]
-    with subprocess.Popen(
-        [*NDXDP, *command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline().startswith("ready")
-        sh("ip", "address", "add", "2001:db8::77/128", "dev", UPLINK, "nodad")
-        assert "more than the limit" in process.stderr.readline()
-        assert is_answered(full[0])
-        done("prefix", "del", "--source", "run", full[1])
-        sh("ip", "address", "add", "2001:db8::78/128", "dev", UPLINK, "nodad")
-        assert "more than the limit" in process.stderr.readline()
-        done("prefix", "del", "--source", "run", full[2])
-        sh("ip", "address", "del", "2001:db8::78/128", "dev", UPLINK)
-        assert eventually(lambda: "2001:db8::77" in rules())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0
+    room = ("--max-addresses", str(own + len(full)))
+    run = net.run("-i", UPLINK, "--mode", "tc", *room, *words)
+    said = run.process.stderr
+    assert said is not None
+    sh("ip", "address", "add", "2001:db8::77/128", "dev", UPLINK, "nodad")
+    assert "more than the limit" in said.readline()
+    assert is_answered(full[0])
+    done("prefix", "del", "--source", "run", full[1])
+    sh("ip", "address", "add", "2001:db8::78/128", "dev", UPLINK, "nodad")
+    assert "more than the limit" in said.readline()
+    done("prefix", "del", "--source", "run", full[2])
+    sh("ip", "address", "del", "2001:db8::78/128", "dev", UPLINK)
+    assert eventually(lambda: "2001:db8::77" in rules())
+    assert run.end().code == 0
     sh("ip", "address", "del", "2001:db8::77/128", "dev", UPLINK)
 
 
