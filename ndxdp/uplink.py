@@ -425,6 +425,8 @@ class Uplink:
         with answering.tree.lock():
             settings = answering.instance.maps.settings()
             timeout = round(self.job.heartbeat_timeout * 1e9)
+            if not timeout and not settings.heartbeat_timeout:
+                return
             now = time.monotonic_ns()
             fresh = replace(settings, heartbeat=now, heartbeat_timeout=timeout)
             answering.instance.maps.set_settings(fresh)
