@@ -1,7 +1,12 @@
 # make demo    watch a router reach a container behind this host, and ndppd fail at it
 # make test    run every test
 # make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
+# make test-long   the gateway under a minute's traffic
+# make test-service  the systemd service, in the same machine under a real systemd
 # make bench   answers per second from userspace, beside ndppd's
+# make bench-daemon, bench-following, bench-routes, bench-trace
+#              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
+# make dashboards  write dashboard, alerts and recording rules anew
 # make build   leave .venv/bin/ndxdp
 # make format  lay out C and Python as the tests want it
 #
@@ -14,9 +19,10 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
-BENCH_PACKAGES := iproute2 ndppd procps util-linux
-TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool ndisc6 \
-	python3-bpfcc linux-headers-$(ARCH) tshark
+BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
+BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
+	python3-bpfcc linux-headers-$(ARCH) systemd tshark
 VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
@@ -30,22 +36,44 @@ packages = @missing=$$(for name in $(1); do \
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench build demo test test-vm format clean
-.PHONY: packages-bench packages-build packages-demo packages-test packages-vm
+.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards
+.PHONY: demo test test-long test-service test-vm format clean
+.PHONY: packages-bench packages-bench-daemon packages-build packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
 
 demo: packages-demo build
 	python3 lab/demo.py
 
-test: packages-test build .venv/tested
+test: packages-test build .venv/tested build/prometheus
 	.venv/bin/python -m tests $(TESTS)
+
+test-long: packages-test build .venv/tested
+	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
 
 test-vm: packages-vm build
 	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
+test-service: packages-vm build
+	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
+
 bench: packages-bench build
 	.venv/bin/python -m benchmarks.userspace
+
+bench-routes: packages-bench build
+	.venv/bin/python -m benchmarks.routes
+
+bench-trace: packages-bench build
+	.venv/bin/python -m benchmarks.tracing
+
+dashboards:
+	python3 dashboards/mixin.py
+
+bench-daemon: packages-bench-daemon build
+	.venv/bin/python -m benchmarks.daemon
+
+bench-following: packages-bench build
+	.venv/bin/python -m benchmarks.following
 
 format: build .venv/tested
 	clang-format -i bpf/*.[ch] lab/*.c
@@ -55,12 +83,23 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-build packages-demo packages-test packages-vm: | build-directory
+packages-bench packages-bench-daemon packages-build: | build-directory
+packages-demo packages-test packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
+packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))
+
+# Unpacked, not installed: Debian's package would start it as a service.
+build/prometheus: | packages-test
+	cd build && rm -f prometheus_*.deb && apt-get download prometheus >apt.log 2>&1 || \
+		{ apt-get update && apt-get download prometheus; } >apt.log 2>&1 || \
+		{ tail apt.log; exit 1; }
+	dpkg-deb -x build/prometheus_*.deb build/prometheus:new
+	rm build/prometheus_*.deb
+	mv build/prometheus:new $@
 
 .PHONY: build-directory
 build-directory:

@@ -10,13 +10,11 @@ a long queue. A sample of the answers is taken apart and checked.
 from __future__ import annotations
 
 import argparse
-import array
 import ctypes
 import json
 import os
 import random
 import socket
-import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -24,6 +22,7 @@ from pathlib import Path
 from ndxdp import ndp
 from ndxdp.policy import parse_address, parse_mac
 from ndxdp.wire.packet import BATCH, MessageBatch
+from ndxdp.wire.raw import JEQ, LD_B, LD_H, LD_W, RET, assemble, attach_filter
 
 FRAMES = 8192
 """Different solicitations, sent in turn."""
@@ -33,8 +32,7 @@ _SAMPLE = 1 / 2000
 
 _SOL_PACKET = 263
 _PACKET_QDISC_BYPASS, _PACKET_IGNORE_OUTGOING = 20, 23
-_SO_ATTACH_FILTER = 26
-_LD_W, _LD_H, _LD_B, _JEQ, _JGT, _RET = 0x20, 0x28, 0x30, 0x15, 0x25, 0x06
+_JGT = 0x25
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 
 
@@ -82,13 +80,14 @@ def _send(interface: str, frames: list[bytes], rate: int, seconds: float) -> tup
     out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     out.bind((interface, 0))
     out.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
-    batches = []
+    batches: list[MessageBatch] = []  # they hold the memory that the kernel reads
     for at in range(0, len(frames), BATCH):
         batch = MessageBatch(len(frames[0]))
         batch.bytes[:] = b"".join(frames[at : at + BATCH]).ljust(len(batch.bytes))
-        batches.append(batch.address())
+        batches.append(batch)
     sendmmsg = ctypes.CDLL(None).sendmmsg
     sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+    addresses = [batch.address() for batch in batches]
     number, turn = out.fileno(), 0
     sent = skipped = 0
     started = time.monotonic()
@@ -97,8 +96,8 @@ def _send(interface: str, frames: list[bytes], rate: int, seconds: float) -> tup
         if due - sent > _CATCH_UP:
             skipped += due - sent - _CATCH_UP
         if due - sent >= BATCH:
-            sent += max(sendmmsg(number, batches[turn], BATCH, 0), 0)
-            turn = (turn + 1) % len(batches)
+            sent += max(sendmmsg(number, addresses[turn], BATCH, 0), 0)
+            turn = (turn + 1) % len(addresses)
     return sent, lasted
 
 
@@ -113,19 +112,17 @@ def _received(interface: str) -> int:
 def _sampling_socket(interface: str) -> socket.socket:
     """Some of the received advertisements, chosen by the kernel's dice."""
     program = (
-        (_LD_H, 0, 0, 12),
-        (_JEQ, 0, 5, 0x86DD),
-        (_LD_B, 0, 0, 54),
-        (_JEQ, 0, 3, 136),
-        (_LD_W, 0, 0, _RANDOM),
+        (LD_H, 0, 0, 12),
+        (JEQ, 0, 5, 0x86DD),
+        (LD_B, 0, 0, 54),
+        (JEQ, 0, 3, 136),
+        (LD_W, 0, 0, _RANDOM),
         (_JGT, 1, 0, int(_SAMPLE * (1 << 32))),
-        (_RET, 0, 0, 2048),
-        (_RET, 0, 0, 0),
+        (RET, 0, 0, 2048),
+        (RET, 0, 0, 0),
     )
-    code = array.array("B", b"".join(struct.pack("=HBBI", *each) for each in program))
     sample = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    request = struct.pack("@HP", len(program), code.buffer_info()[0])
-    sample.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, request)
+    attach_filter(sample, assemble(program))
     sample.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     sample.bind((interface, 3))
     sample.setblocking(False)

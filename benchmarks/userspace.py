@@ -57,13 +57,13 @@ def main() -> int:
     if (os.cpu_count() or 1) < 2:
         raise SystemExit("The flood and who answers it need a core each.")
 
-    _build()
+    build()
     turns: list[dict[str, Any]] = []
     for _ in range(arguments.repeats):
         turn: dict[str, Any] = {}
         for name, start in (("ndppd", _ndppd), ("ndxdp", _ndxdp)):
             with start() as process:
-                turn[name] = _flood(arguments.rate, arguments.seconds)
+                turn[name] = flood(arguments.rate, arguments.seconds)
                 turn[name]["resident_kB"] = _resident(process.pid)
         turn["ratio"] = turn["ndxdp"]["answered"] / turn["ndppd"]["answered"]
         turns.append(turn)
@@ -74,12 +74,12 @@ def main() -> int:
         f" from {ratios[0]:.2f} to {ratios[-1]:.2f}"
     )
     arguments.output.parent.mkdir(exist_ok=True)
-    machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": _cpu()}
+    machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": cpu_name()}
     arguments.output.write_text(json.dumps({"machine": machine, "turns": turns}, indent=2) + "\n")
     return 0
 
 
-def _build() -> None:
+def build() -> None:
     subprocess.run(["ip", "-6", "-batch", "-"], input=_LINKS, text=True, check=True)
     _in_router("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     _in_router("ip", "link", "set", "eth0", "up")
@@ -91,7 +91,7 @@ def _in_router(*command: str) -> str:
     return subprocess.run(entered, check=True, capture_output=True, text=True).stdout
 
 
-def _flood(rate: int, seconds: float) -> dict[str, Any]:
+def flood(rate: int, seconds: float) -> dict[str, Any]:
     command = [
         *(sys.executable, "-m", "benchmarks.flood", "eth0", "--mac", ROUTER_MAC),
         *("--prefix", PREFIX, "--rate", str(rate), "--seconds", str(seconds)),
@@ -146,7 +146,7 @@ def _resident(pid: int) -> int:
     return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 

@@ -16,6 +16,7 @@
 #define SEC(name)
 #define MAP(name) ((void *)bpf_pseudo_fd(1, NDXDP_FD_##name))
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)
+#define DEFINE_RING(name, bytes)
 
 #else
 
@@ -33,6 +34,11 @@
 		__uint(max_entries, entries);                                                  \
 		__uint(map_flags, flags);                                                      \
 	} name SEC(".maps")
+#define DEFINE_RING(name, bytes)                                                               \
+	struct {                                                                               \
+		__uint(type, BPF_MAP_TYPE_RINGBUF);                                            \
+		__uint(max_entries, bytes);                                                    \
+	} name SEC(".maps")
 
 #endif
 
@@ -40,6 +46,17 @@
 static void *(*const map_lookup)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*const map_update)(void *map, const void *key, const void *value,
 				__u64 flags) = (void *)BPF_FUNC_map_update_elem;
+static void *(*const ringbuf_reserve)(void *ring, __u64 size,
+				      __u64 flags) = (void *)BPF_FUNC_ringbuf_reserve;
+static void (*const ringbuf_submit)(void *data, __u64 flags) = (void *)BPF_FUNC_ringbuf_submit;
+static long (*const ringbuf_output)(void *ring, const void *data, __u64 size,
+				    __u64 flags) = (void *)BPF_FUNC_ringbuf_output;
+static long (*const xdp_load_bytes)(struct xdp_md *ctx, __u32 offset, void *to,
+				    __u32 len) = (void *)BPF_FUNC_xdp_load_bytes;
+static long (*const skb_load_bytes)(const void *skb, __u32 offset, void *to,
+				    __u32 len) = (void *)BPF_FUNC_skb_load_bytes;
+static long (*const fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
+				__u32 flags) = (void *)BPF_FUNC_fib_lookup;
 static __u64 (*const ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static long (*const xdp_adjust_tail)(struct xdp_md *ctx,
 				     int delta) = (void *)BPF_FUNC_xdp_adjust_tail;

@@ -13,7 +13,7 @@
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 2
+#define NDP_ABI_VERSION 3
 
 /* A longer frame is no solicitation that any stack sends; the bound keeps the checksum loop
  * short and the frame in one linear piece. 1500 bytes of IPv6 behind 14 of Ethernet.
@@ -23,7 +23,12 @@
 #define NDP_MAX_ADDRESSES  131072  /* default size of `addresses`: its buckets take 2 MB */
 #define NDP_MAX_PREFIXES   1048576 /* `prefixes` costs nothing until it is filled */
 #define NDP_MAX_GROUPS	   1024
-#define NDP_MAX_SOLICITORS 8192 /* soliciting MACs that the limiter remembers */
+#define NDP_MAX_SOLICITORS 8192	 /* soliciting MACs that each limiter remembers */
+#define NDP_MAX_VIAS	   65536 /* interfaces that rules name, for each group that does */
+#define NDP_MAX_LOCALS	   65536
+#define NDP_EVENTS	   262144 /* bytes: about a thousand events */
+#define NDP_EVENT_FRAME	   128	  /* bytes of a solicitation that an event keeps */
+#define NDP_REQUESTS	   65536  /* bytes: about 800 requests, more than are let wait */
 
 /*
  * Why a solicitation was answered, or why it was not: exactly one each, in the order in which
@@ -42,22 +47,34 @@ enum ndp_reason {
 	NDP_BAD_SOURCE = 9, /* multicast, or a malformed DAD probe */
 	NDP_PAUSED = 10,
 	NDP_NO_RULE = 11,
-	NDP_DENIED = 12,       /* the rule says never, or the host owns the target */
-	NDP_EXPIRED = 13,      /* a dynamic rule whose daemon has stopped beating */
-	NDP_NO_ROUTE = 14,     /* numbered here for `routed` and `neighbour` rules, */
-	NDP_NO_NEIGHBOUR = 15, /* which this version of the program does not have */
-	NDP_DAD_IGNORED = 16,
-	NDP_RATE_LIMITED = 17,	/* the only reason for which a frame is dropped */
-	NDP_RESIZE_FAILED = 18, /* the driver left no room to make it 86 bytes long */
-	NDP_SEND_FAILED = 19,	/* the userspace path's socket did not take the answer */
-	NDP_ANSWERED = 20,
-	NDP_ANSWERED_DAD = 21,
-	NDP_REASON_MAX = 22,
+	NDP_DENIED = 12,  /* the rule says never, or the host owns the target */
+	NDP_EXPIRED = 13, /* a dynamic rule whose daemon has stopped beating */
+	/* Of a `routed` or a `neighbour` rule, what the FIB says of a packet for the target: */
+	NDP_NOT_FORWARDING = 14, /* the interface's sysctl `forwarding` is 0 */
+	NDP_NO_ROUTE = 15,	 /* none, or `throw` and nothing behind it */
+	NDP_ROUTE_LOCAL = 16,	 /* it is for this host itself */
+	NDP_ROUTE_BLACKHOLE = 17,
+	NDP_ROUTE_UNREACHABLE = 18,
+	NDP_ROUTE_PROHIBIT = 19,
+	NDP_ROUTE_BACK = 20,	  /* it leaves by the interface that it came in by */
+	NDP_ROUTE_ELSEWHERE = 21, /* by one that the rule's `via` does not name */
+	NDP_ROUTE_ENCAP = 22,	  /* by a lightweight tunnel, of which no more is told */
+	NDP_ROUTE_GATEWAY = 23,	  /* `neighbour`: by another router, so it is no neighbour */
+	NDP_NO_NEIGHBOUR = 24,	  /* `neighbour`: not known there, or not alive */
+	NDP_DAD_IGNORED = 25,
+	NDP_RATE_LIMITED = 26,	/* the only reason for which a frame is dropped */
+	NDP_RESIZE_FAILED = 27, /* the driver left no room to make it 86 bytes long */
+	NDP_SEND_FAILED = 28,	/* the userspace path's socket did not take the answer */
+	NDP_ANSWERED = 29,
+	NDP_ANSWERED_DAD = 30,
+	NDP_REASON_MAX = 31,
 };
 
 enum ndp_answer {
 	NDP_NEVER = 0,
 	NDP_ALWAYS = 1,
+	NDP_ROUTED = 2,	   /* if the kernel would forward a packet for the target */
+	NDP_NEIGHBOUR = 3, /* and has the target as a live neighbour where it would */
 };
 
 /* Which address the advertisement comes from. */
@@ -73,6 +90,7 @@ enum ndp_group_flag {
 	NDP_GROUP_DEFEND = 4,	/* answer Duplicate Address Detection */
 	NDP_GROUP_LLADDR = 8,	/* TLLAO is ndp_group.lladdr, not the interface's MAC */
 	NDP_GROUP_DYNAMIC = 16, /* subject to the dead man's switch */
+	NDP_GROUP_VIA = 32,	/* a route counts if it leaves by an interface of `vias` */
 };
 
 enum ndp_rule_flag {
@@ -120,6 +138,32 @@ struct ndp_group {
 	__u8 address[16];
 	char source[16]; /* who wrote the rules, NUL-padded; empty: the slot is free */
 	char label[48];	 /* the configured prefix or list, NUL-padded */
+	char via[128];	 /* patterns of interface names, spaces between, NUL-padded */
+};
+
+/* Key of `vias`, whose value is 1: an interface that matches one of the group's patterns. */
+struct ndp_via {
+	__u32 group;
+	__u32 ifindex;
+};
+
+/* What the daemon finds in `requests`: a solicitation for a neighbour that is not known. */
+struct ndp_request {
+	__u64 time;	    /* CLOCK_MONOTONIC ns */
+	__u8 source[16];    /* the soliciting address */
+	__u8 target[16];    /* whose MAC the kernel is to find out */
+	__u8 eth_source[6]; /* MAC: who solicits */
+	__u8 peer[6];	    /* MAC: whom the answer is to go to */
+	__u16 group;
+	__u8 reserved[2];
+};
+
+/* The one value of `resolver`: what the daemon made of the requests. It alone writes there. */
+struct ndp_resolver {
+	__u64 asked;	/* neighbours that the kernel was asked to find */
+	__u64 answered; /* advertisements, each within its deadline */
+	__u64 failed;	/* neighbours that the kernel did not find */
+	__u64 refused;	/* requests without a place among those that wait */
 };
 
 /* Value of `group_counters`, one per CPU: solicitations that reached a rule of the group. */
@@ -134,16 +178,23 @@ struct ndp_settings {
 	__u64 heartbeat_timeout; /* ns; 0: no dead man's switch */
 	__u64 rate_interval;	 /* ns between answers to one soliciting MAC; 0: unlimited */
 	__u64 rate_credit;	 /* ns a soliciting MAC may run ahead: (burst - 1) intervals */
-	__u8 link_local[16];	 /* the interface's, or :: */
-	__u8 mac[6];		 /* the interface's */
-	__u8 paused;		 /* 1: answer nothing */
+	__u64 resolve_interval;	 /* the same two of requests; 0: nobody reads them */
+	__u64 resolve_credit;
+	__u64 trace_until;   /* CLOCK_MONOTONIC ns: somebody reads `events`; 0: nobody */
+	__u8 link_local[16]; /* the interface's, or :: */
+	__u8 mac[6];	     /* the interface's */
+	__u8 paused;	     /* 1: answer nothing */
+	__u8 pad;
+	__u32 l3_ifindex;  /* where the FIB sees it come in: of a port, its bridge's */
+	__u32 trace_every; /* of so many solicitations one is traced */
 	/* From here on the program reads nothing: the Python side's own memory. */
-	__u8 mode;   /* enum ndp_mode */
-	__u64 netns; /* inode of the network namespace that ifindex belongs to */
 	__u32 ifindex;
-	__u8 left; /* enum ndp_left_flag */
-	__u8 bcc;  /* 1: compiled on this host by bcc, 0: the prebuilt object */
-	__u8 reserved[2];
+	__u8 reserved1[4];
+	__u64 netns; /* inode of the network namespace that ifindex belongs to */
+	__u8 mode;   /* enum ndp_mode */
+	__u8 left;   /* enum ndp_left_flag */
+	__u8 bcc;    /* 1: compiled on this host by bcc, 0: the prebuilt object */
+	__u8 reserved[5];
 	char steps[256]; /* "mode: why not" for each better mode, a line each, NUL-padded */
 };
 
@@ -156,6 +207,24 @@ struct ndp_explained {
 	__u8 flags;   /* enum ndp_rule_flag */
 	__u8 prefix_len;
 	__u8 reserved;
+};
+
+/* What a tracer finds in `events`: one solicitation, and what became of it. */
+struct ndp_event {
+	__u64 time;   /* CLOCK_MONOTONIC ns */
+	__u32 length; /* bytes of the frame */
+	__u32 kept;   /* bytes of it in `frame` */
+	struct ndp_explained verdict;
+	__u8 frame[NDP_EVENT_FRAME];
+	__u8 reply[86]; /* the advertisement's frame, if the reason is an answer */
+	__u8 reserved[2];
+};
+
+/* The one value of `tracers`, one per CPU: an event in the making, which is no stack's size. */
+struct ndp_tracer {
+	__u64 seen; /* solicitations while somebody traced */
+	__u64 lost; /* events that `events` had no room for */
+	struct ndp_event event;
 };
 
 #endif

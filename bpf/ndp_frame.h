@@ -18,6 +18,7 @@
 #define FLAG_SOLICITED	 0x40000000
 #define FLAG_OVERRIDE	 0x20000000
 #define LOOPBACK_IFINDEX 1
+#define FAMILY_INET6	 10 /* AF_INET6 */
 
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
@@ -106,6 +107,12 @@ static __always_inline __u64 mac_number(const struct mac *m)
 static __always_inline struct mac number_mac(__u64 number)
 {
 	return (struct mac){{number, number >> 16, number >> 32}};
+}
+
+static __always_inline int same_address(const struct address *a, const struct address *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] &&
+	       a->w[3] == b->w[3];
 }
 
 static __always_inline int is_unspecified(const struct address *a)

@@ -28,8 +28,17 @@ DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_group_co
 	   NDP_MAX_GROUPS, 0);
 DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASON_MAX, 0);
 DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
-/* Soliciting MAC -> the time up to which its answers are paid for. */
+/* Soliciting MAC -> the time up to which its answers, or its requests, are paid for. */
 DEFINE_MAP(limiter, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+DEFINE_MAP(requesters, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+DEFINE_RING(requests, NDP_REQUESTS);
+DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
+DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_via, __u8, NDP_MAX_VIAS, BPF_F_NO_PREALLOC);
+/* The host's local and anycast routes, which the FIB does not tell from no route. */
+DEFINE_MAP(locals, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, __u8, NDP_MAX_LOCALS,
+	   BPF_F_NO_PREALLOC);
+DEFINE_RING(events, NDP_EVENTS);
+DEFINE_MAP(tracers, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_tracer, 1, 0);
 DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
 
 /* ---- one solicitation ----------------------------------------------------------------- */
@@ -37,6 +46,7 @@ DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
 /* What the decision and the answer need, copied out before the frame is resized. */
 struct solicitation {
 	struct address source;
+	__u32 whole; /* 128: with the target, the key of a trie */
 	struct address target;
 	__u64 eth_source; /* MAC: whose rate is limited */
 	__u64 peer;	  /* MAC: whom the answer goes to, the SLLAO or the Ethernet source */
@@ -167,63 +177,139 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 /* ---- the decision --------------------------------------------------------------------- */
 
 /* The most specific rule: an exact address beats any prefix. */
-static __always_inline const struct ndp_rule *match(const struct address *target)
+static __always_inline const struct ndp_rule *match(const struct solicitation *ns)
 {
-	const struct ndp_rule *rule = map_lookup(MAP(addresses), target);
-	struct {
-		__u32 length;
-		struct address address;
-	} key;
+	const struct ndp_rule *rule = map_lookup(MAP(addresses), &ns->target);
 
-	key.length = 128;
-	key.address = *target;
-	return rule ? rule : map_lookup(MAP(prefixes), &key);
+	return rule ? rule : map_lookup(MAP(prefixes), &ns->whole);
 }
 
-/* A token bucket as one number, the time up to which a source's answers are paid for (GCRA).
- * Two CPUs may read it at once and let one solicitation too many through; none is lost by that.
+/* A token bucket as one number, the time up to which a MAC's tokens are paid for (GCRA). Two
+ * CPUs may read it at once and let one too many through; none is lost by that.
  */
-static __always_inline int over_rate(const struct solicitation *ns,
-				     const struct ndp_settings *config)
+static __always_inline int over_rate(void *buckets, const struct solicitation *ns,
+				     __u64 interval, __u64 credit)
 {
 	__u64 now, until, debt, *paid;
 
-	if (!config->rate_interval)
+	if (!interval)
 		return 0;
 	now = ktime_get_ns();
-	paid = map_lookup(MAP(limiter), &ns->eth_source);
+	paid = map_lookup(buckets, &ns->eth_source);
 	until = paid ? *paid : now;
 	debt = until > now ? until - now : 0;
 	/* More than the present rate can run up was owed under another one: forgiven. */
-	if (debt > config->rate_credit + config->rate_interval)
+	if (debt > credit + interval)
 		debt = 0;
-	if (debt > config->rate_credit)
+	if (debt > credit)
 		return 1;
-	until = now + debt + config->rate_interval;
+	until = now + debt + interval;
 	if (ns->dry_run)
 		return 0;
 	if (paid)
 		*paid = until;
 	else
-		map_update(MAP(limiter), &ns->eth_source, &until, BPF_ANY);
+		map_update(buckets, &ns->eth_source, &until, BPF_ANY);
 	return 0;
 }
 
-static __always_inline enum ndp_reason decide(const struct solicitation *ns,
+/* Ask the daemon to have the neighbour found. RFC 6583: who scans a prefix must not fill the
+ * neighbour table, so that each soliciting MAC may ask so often and not more.
+ */
+static __always_inline void request(const struct solicitation *ns,
+				    const struct ndp_settings *config,
+				    const struct ndp_rule *rule)
+{
+	struct ndp_request *wanted;
+
+	if (ns->dry_run || !config->resolve_interval ||
+	    over_rate(MAP(requesters), ns, config->resolve_interval, config->resolve_credit))
+		return;
+	wanted = ringbuf_reserve(MAP(requests), sizeof(*wanted), 0);
+	if (!wanted)
+		return;
+	wanted->time = ktime_get_ns();
+	*(struct address *)wanted->source = ns->source;
+	*(struct address *)wanted->target = ns->target;
+	*(struct mac *)wanted->eth_source = number_mac(ns->eth_source);
+	*(struct mac *)wanted->peer = number_mac(ns->peer);
+	wanted->group = rule->group;
+	*(__u16 *)wanted->reserved = 0;
+	ringbuf_submit(wanted, 0);
+}
+
+/* What the kernel would do with a packet for the target that came in here, from the unspecified
+ * address: it forwards none from a link-local one, which most solicitations have. NDP_NOT_NS
+ * means that it would forward it, for `neighbour` to a neighbour that it has.
+ */
+static __always_inline enum ndp_reason forwarding(void *ctx, const struct solicitation *ns,
+						  const struct ndp_settings *config,
+						  const struct ndp_rule *rule,
+						  const struct ndp_group *group)
+{
+	struct bpf_fib_lookup fib = {.family = FAMILY_INET6, .ifindex = config->l3_ifindex};
+	struct address *next_hop = (struct address *)fib.ipv6_dst;
+	struct ndp_via via = {.group = rule->group};
+	long found;
+
+	*next_hop = ns->target;
+	found = fib_lookup(ctx, &fib, sizeof(fib), 0);
+	switch (found) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		break;
+	case BPF_FIB_LKUP_RET_BLACKHOLE:
+		return NDP_ROUTE_BLACKHOLE;
+	case BPF_FIB_LKUP_RET_UNREACHABLE:
+		return NDP_ROUTE_UNREACHABLE;
+	case BPF_FIB_LKUP_RET_PROHIBIT:
+		return NDP_ROUTE_PROHIBIT;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return NDP_NOT_FORWARDING;
+	case BPF_FIB_LKUP_RET_UNSUPP_LWT:
+		return NDP_ROUTE_ENCAP;
+	default:
+		return map_lookup(MAP(locals), &ns->whole) ? NDP_ROUTE_LOCAL : NDP_NO_ROUTE;
+	}
+	if (fib.ifindex == config->l3_ifindex)
+		return NDP_ROUTE_BACK;
+	via.ifindex = fib.ifindex;
+	if (group->flags & NDP_GROUP_VIA && !map_lookup(MAP(vias), &via))
+		return NDP_ROUTE_ELSEWHERE;
+	if (rule->answer != NDP_NEIGHBOUR)
+		return NDP_NOT_NS;
+	if (!same_address(next_hop, &ns->target))
+		return NDP_ROUTE_GATEWAY;
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		request(ns, config, rule);
+		return NDP_NO_NEIGHBOUR;
+	}
+	return NDP_NOT_NS;
+}
+
+static __always_inline enum ndp_reason decide(void *ctx, const struct solicitation *ns,
 					      const struct ndp_settings *config,
 					      const struct ndp_rule *rule,
 					      const struct ndp_group *group)
 {
+	enum ndp_reason reason;
+
 	if (!rule || !group)
 		return NDP_NO_RULE;
-	if (rule->answer != NDP_ALWAYS || rule->flags & NDP_RULE_HELD)
+	if (rule->answer == NDP_NEVER || rule->flags & NDP_RULE_HELD)
 		return NDP_DENIED;
 	if (group->flags & NDP_GROUP_DYNAMIC && config->heartbeat_timeout &&
 	    (__s64)(ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
 		return NDP_EXPIRED;
+	if (rule->answer != NDP_ALWAYS) {
+		reason = forwarding(ctx, ns, config, rule, group);
+		if (reason != NDP_NOT_NS)
+			return reason;
+	}
 	if (ns->dad && !(group->flags & NDP_GROUP_DEFEND))
 		return NDP_DAD_IGNORED;
-	if (over_rate(ns, config))
+	if (over_rate(MAP(limiter), ns, config->rate_interval, config->rate_credit))
 		return NDP_RATE_LIMITED;
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
@@ -286,29 +372,73 @@ static __always_inline void advertise(struct advertisement *out, const struct so
  */
 static __always_inline int is_dry_run(__u32 ifindex)
 {
-	return ifindex == LOOPBACK_IFINDEX;
+	return is_zero(ifindex ^ LOOPBACK_IFINDEX);
+}
+
+/* Somebody is tracing, and it is this one's turn: where its event is made. A tracer that was
+ * killed does not put out its own light, so it says how long it is to burn.
+ */
+static __always_inline struct ndp_tracer *traced(const struct ndp_settings *config,
+						 const struct solicitation *ns)
+{
+	struct ndp_tracer *tracer;
+	__u32 zero = 0;
+	__u64 now, seen;
+
+	if (!config || !config->trace_until || ns->dry_run)
+		return 0;
+	now = ktime_get_ns();
+	tracer = map_lookup(MAP(tracers), &zero);
+	if (!tracer || now > config->trace_until)
+		return 0;
+	seen = tracer->seen++;
+	if (config->trace_every > 1 && seen % config->trace_every)
+		return 0;
+	tracer->event.time = now;
+	return tracer;
+}
+
+/* How much of the frame the event keeps. frame_len: asked for anew; as a bound the one that the
+ * option loop has seen would have the verifier tell all its ways through that loop apart.
+ */
+static __always_inline __u32 kept(struct ndp_tracer *tracer, __u32 frame_len)
+{
+	__u64 length = frame_len;
+
+	asm volatile("" : "+r"(length)); /* or the bounds are put on a copy */
+	if (length > NDP_EVENT_FRAME)
+		length = NDP_EVENT_FRAME;
+	if (length < HEADERS_LEN)
+		length = HEADERS_LEN; /* never: is_solicitation() has seen them */
+	tracer->event.length = frame_len;
+	tracer->event.kept = length;
+	return length;
 }
 
 static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
-				  __u32 dry_run)
+				  __u32 dry_run, struct ndp_tracer *tracer)
 {
-	__u32 key = reason;
+	struct ndp_explained verdict = {.reason = reason};
 	struct ndp_group_count *group_count;
+	__u32 key = reason;
 	__u64 *total;
 
+	if (rule) {
+		verdict.matched = 1;
+		verdict.group = rule->group;
+		verdict.answer = rule->answer;
+		verdict.flags = rule->flags;
+		verdict.prefix_len = rule->prefix_len;
+	}
 	if (dry_run) {
-		struct ndp_explained verdict = {.reason = reason};
-
-		if (rule) {
-			verdict.matched = 1;
-			verdict.group = rule->group;
-			verdict.answer = rule->answer;
-			verdict.flags = rule->flags;
-			verdict.prefix_len = rule->prefix_len;
-		}
 		key = 0;
 		map_update(MAP(explained), &key, &verdict, BPF_ANY);
 		return;
+	}
+	if (tracer) {
+		tracer->event.verdict = verdict;
+		if (ringbuf_output(MAP(events), &tracer->event, sizeof(tracer->event), 0))
+			tracer->lost++;
 	}
 	total = map_lookup(MAP(reasons), &key);
 	if (total)
@@ -324,35 +454,40 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 	}
 }
 
-/* Validate, decide and, if the verdict is to answer, write the advertisement to `out`. */
-static __always_inline enum ndp_reason respond(const void *data, const void *end,
-					       __u32 frame_len, __u32 dry_run,
-					       const struct ndp_rule **rule,
-					       struct advertisement *out)
-{
-	__u32 zero = 0;
-	const struct ndp_settings *config = map_lookup(MAP(settings), &zero);
-	const struct ndp_group *group = 0;
-	struct solicitation ns = {.dry_run = dry_run};
+/* What respond() found. The pointers are null as far as it did not get. */
+struct verdict {
 	enum ndp_reason reason;
-	__u32 key;
+	const struct ndp_settings *config;
+	const struct ndp_rule *rule;
+	const struct ndp_group *group;
+};
 
+/* Validate and decide. The advertisement is made by the caller: nothing that the option loop has
+ * left on the stack may be where the verifier expects one.
+ */
+static __always_inline void respond(void *ctx, const void *data, const void *end,
+				    __u32 frame_len, struct solicitation *ns,
+				    struct verdict *verdict)
+{
+	__u32 zero = 0, slot;
+	const struct ndp_settings *config = map_lookup(MAP(settings), &zero);
+
+	verdict->reason = NDP_PAUSED;
 	if (!config)
-		return NDP_PAUSED; /* never: an array's element is always there */
-	reason = validate(data, end, frame_len, config, &ns);
-	if (reason != NDP_NOT_NS)
-		return reason;
+		return; /* never: an array's element is always there */
+	verdict->config = config;
+	verdict->reason = validate(data, end, frame_len, config, ns);
+	if (verdict->reason != NDP_NOT_NS)
+		return;
+	verdict->reason = NDP_PAUSED;
 	if (config->paused)
-		return NDP_PAUSED;
-	*rule = match(&ns.target);
-	if (*rule) {
-		key = (*rule)->group;
-		group = map_lookup(MAP(groups), &key);
+		return;
+	verdict->rule = match(ns);
+	if (verdict->rule) {
+		slot = verdict->rule->group;
+		verdict->group = map_lookup(MAP(groups), &slot);
 	}
-	reason = decide(&ns, config, *rule, group);
-	if (reason >= NDP_ANSWERED && group)
-		advertise(out, &ns, config, group);
-	return reason;
+	verdict->reason = decide(ctx, ns, config, verdict->rule, verdict->group);
 }
 
 SEC("xdp.frags")
@@ -360,26 +495,36 @@ int ndp_xdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	const struct ndp_rule *rule = 0;
+	struct solicitation ns = {.whole = 128};
+	struct verdict verdict = {};
+	struct ndp_tracer *tracer;
 	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 dry_run, frame_len;
-	__u64 split;
+	__u32 frame_len;
 
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
-	dry_run = is_dry_run(ctx->ingress_ifindex);
+	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
 	frame_len = xdp_get_buff_len(ctx);
-	/* In several pieces, of which the first does not hold an answer: resizing would change
-	 * another one. A number, so that no pointer into the frame outlives the option loop.
-	 */
-	split = frame_len >= NA_LEN && data + NA_LEN > end;
-	asm volatile("" : "+r"(split));
-	reason = respond(data, end, frame_len, dry_run, &rule, &na);
+	respond(ctx, data, end, frame_len, &ns, &verdict);
+	reason = verdict.reason;
+	tracer = traced(verdict.config, &ns);
+	if (tracer &&
+	    xdp_load_bytes(ctx, 0, tracer->event.frame, kept(tracer, xdp_get_buff_len(ctx))))
+		tracer = 0;
 
-	if (reason >= NDP_ANSWERED) {
-		if (split || (frame_len != NA_LEN &&
-			      xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len))) {
+	if (reason >= NDP_ANSWERED && verdict.config && verdict.group) {
+		advertise(&na, &ns, verdict.config, verdict.group);
+		if (tracer)
+			__builtin_memcpy(tracer->event.reply, &na.eth, NA_LEN);
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+		/* In several pieces, of which the first does not hold an answer, resizing would
+		 * change another one.
+		 */
+		if ((frame_len >= NA_LEN && data + NA_LEN > end) ||
+		    (frame_len != NA_LEN &&
+		     xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len))) {
 			reason = NDP_RESIZE_FAILED;
 		} else {
 			data = (void *)(long)ctx->data;
@@ -391,7 +536,7 @@ int ndp_xdp(struct xdp_md *ctx)
 					 NA_LEN - sizeof(na.eth));
 		}
 	}
-	count(reason, rule, dry_run);
+	count(reason, verdict.rule, ns.dry_run, tracer);
 	if (reason >= NDP_ANSWERED)
 		return XDP_TX;
 	return reason == NDP_RATE_LIMITED ? XDP_DROP : XDP_PASS;
@@ -406,10 +551,12 @@ int ndp_tc(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	const struct ndp_rule *rule = 0;
+	struct solicitation ns = {.whole = 128};
+	struct verdict verdict = {};
+	struct ndp_tracer *tracer;
 	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 dry_run, frame_len;
+	__u32 frame_len;
 
 	/* A tag that the NIC took off the frame stands beside it. */
 	if (skb->protocol != net16(ETHERTYPE_IPV6) || skb->vlan_present)
@@ -432,16 +579,23 @@ int ndp_tc(struct __sk_buff *skb)
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
-	dry_run = is_dry_run(skb->ifindex);
-	reason = respond(data, end, frame_len, dry_run, &rule, &na);
+	ns.dry_run = is_dry_run(skb->ifindex);
+	respond(skb, data, end, frame_len, &ns, &verdict);
+	reason = verdict.reason;
+	tracer = traced(verdict.config, &ns);
+	if (tracer && skb_load_bytes(skb, 0, tracer->event.frame, kept(tracer, skb->len)))
+		tracer = 0;
 
-	if (reason >= NDP_ANSWERED) {
+	if (reason >= NDP_ANSWERED && verdict.config && verdict.group) {
+		advertise(&na, &ns, verdict.config, verdict.group);
+		if (tracer)
+			__builtin_memcpy(tracer->event.reply, &na.eth, NA_LEN);
 		if (frame_len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
 			reason = NDP_RESIZE_FAILED;
 		else if (skb_store_bytes(skb, 0, &na.eth, NA_LEN, BPF_F_RECOMPUTE_CSUM))
 			return DROP; /* never: it was just made that long */
 	}
-	count(reason, rule, dry_run);
+	count(reason, verdict.rule, ns.dry_run, tracer);
 	if (reason >= NDP_ANSWERED)
 		return redirect(skb->ifindex, 0);
 	return reason == NDP_RATE_LIMITED ? DROP : PASS;

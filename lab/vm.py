@@ -1,6 +1,7 @@
 """The tests in a virtual machine that runs Debian 12's own kernel, whatever kernel runs here.
 
     python -m lab.vm [--timeout SECONDS] [-- pytest's arguments]
+    python -m lab.vm --systemd [--timeout SECONDS]
 
 A kernel decides which programs it verifies and where it lets them be attached, so what holds on
 this machine's does not hold on the oldest that is promised. QEMU emulates the processor: it needs
@@ -11,6 +12,9 @@ What is slow to make stays below build/vm: a root file system by debootstrap, an
 packages. No run changes them, a guest writes to overlays that vanish with it. The repository is
 packed afresh for every run, with the objects that were compiled here: the guest has no compiler.
 
+With --systemd the guest is booted by systemd, which runs tests/systemd_service.py. Otherwise the
+first process is a script.
+
 The guest reaches nothing outside. It has two virtio-net NICs, eth0 and eth1, which a QEMU hub joins
 to each other and to nothing else (QEMU warns of that). They are down, and outside of the namespaces
 that the tests are run in. A test that wants a NIC's driver under it brings them in:
@@ -19,7 +23,7 @@ that the tests are run in. A test that wants a NIC's driver under it brings them
 
 When those namespaces go, the NICs are back where they were.
 
-It exits with what pytest exited with, or 1 for a guest that did not get to tell. A kernel that
+It exits with what the tests exited with, or 1 for a guest that did not get to tell. A kernel that
 oopses is such a guest.
 """
 
@@ -56,6 +60,7 @@ _PACKAGES = (
     *("linux-image-amd64", "initramfs-tools", "kmod", "udev", "util-linux", "procps"),
     *("python3", "libbpf1", "python3-bpfcc", "linux-headers-amd64"),
     *("bpftool", "ethtool", "iproute2", "iputils-ping", "ndisc6", "ndppd", "nftables"),
+    *("systemd", "docker.io", "busybox-static"),
 )
 
 # All that the root file system knows of the tests. The rest comes with the archive, on /dev/vdc.
@@ -64,7 +69,7 @@ _FIRST_PROCESS = """\
 mount -t tmpfs tmpfs /mnt && tar -x -C /mnt -f /dev/vdc && exec sh /mnt/run-tests
 """
 
-# The first process in the guest. If it ends before its time, the kernel panics, which ends QEMU.
+# The first process for pytest. If it ends before its time, the kernel panics, which ends QEMU.
 # Modules are loaded beforehand for sysctls that tests set, and because not all load on demand.
 # The result has a serial line of its own, on which nobody else writes.
 _RUN_TESTS = """\
@@ -100,9 +105,39 @@ echo o >/proc/sysrq-trigger
 sleep infinity
 """
 
+# The first process for tests of the service: systemd, as Debian boots it, but without the units
+# that packages have enabled. Docker is there, and started by the tests.
+_RUN_SYSTEMD = """\
+set -eu
+mkdir /opt/python
+mount -o ro /dev/vdb /opt/python
+rm -f /etc/systemd/system/*.wants/*
+[ -s /etc/machine-id ] || echo 00000000000000000000000000000001 >/etc/machine-id
+cat >/etc/systemd/system/tests.service <<'END'
+[Unit]
+After=multi-user.target
 
-def run(arguments: Sequence[str], timeout: float) -> int:
-    """Run pytest in a guest; returns its exit code.
+[Service]
+Type=oneshot
+WorkingDirectory=/mnt/repository
+Environment=PYTHONPATH=/opt/python PYTHONDONTWRITEBYTECODE=1 HOME=/root LANG=C.UTF-8
+Environment=NDXDP_VM_SYSTEMD=1 {environment}
+ExecStart=/usr/bin/python3 -u -m tests.systemd_service {arguments}
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+ExecStopPost=/bin/sh -c 'echo "tests ended with $$EXIT_STATUS" >/dev/ttyS1'
+ExecStopPost=/bin/sh -c 'echo o >/proc/sysrq-trigger'
+END
+mkdir -p /etc/systemd/system/graphical.target.wants
+ln -s ../tests.service /etc/systemd/system/graphical.target.wants/
+ln -s /dev/null /etc/systemd/system/serial-getty@ttyS0.service
+exec /lib/systemd/systemd
+"""
+
+
+def run(arguments: Sequence[str], timeout: float, *, systemd: bool = False) -> int:
+    """Run pytest, or the tests of the service, in a guest; returns its exit code.
 
     Raises LabError if the guest ends without having told it, or does not end within `timeout` s.
     """
@@ -111,7 +146,7 @@ def run(arguments: Sequence[str], timeout: float) -> int:
     root, packages = _root(), _python_packages()
     with tempfile.TemporaryDirectory(dir=_CACHE) as work:
         archive, report = Path(work, "repository.tar"), Path(work, "report")
-        _pack(archive, arguments)
+        _pack(archive, arguments, _RUN_SYSTEMD if systemd else _RUN_TESTS)
         _boot(root, packages, archive, report, timeout)
         said = report.read_text(errors="replace") if report.exists() else ""
     told = re.search(r"^tests ended with (\d+)\s*$", said, re.MULTILINE)
@@ -230,12 +265,12 @@ def _make(name: str, *command: str) -> None:
 # ---- what is made every time ---------------------------------------------------------------------
 
 
-def _pack(archive: Path, arguments: Sequence[str]) -> None:
+def _pack(archive: Path, arguments: Sequence[str], script: str) -> None:
     """The repository, the objects compiled for it, and the script that runs the tests."""
     environment = f"COLUMNS={shutil.get_terminal_size().columns}"
     if not sys.stdout.isatty():  # the guest takes its console for a terminal
         environment += " NO_COLOR=1"
-    script = _RUN_TESTS.format(arguments=shlex.join(arguments), environment=environment)
+    script = script.format(arguments=shlex.join(arguments), environment=environment)
     with tarfile.open(archive, "w") as packed, tempfile.NamedTemporaryFile("w") as written:
         written.write(script)
         written.flush()
@@ -258,6 +293,7 @@ def _boot(root: Path, packages: Path, archive: Path, report: Path, timeout: floa
     # A guest in trouble waits for nobody: it panics and reboots, and -no-reboot makes that its end.
     parameters = (
         "root=/dev/vda rw init=/run-tests console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
+        " systemd.show_status=no"
     )
     disks = (root / "disk", packages, archive)
     machine = [
@@ -291,12 +327,15 @@ def main() -> int:
         prog="python -m lab.vm", description="Run tests under Debian 12's kernel, emulated."
     )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
+    parser.add_argument("--systemd", action="store_true", help="run tests/systemd_service.py")
     parser.add_argument("arguments", nargs="*", help="pytest's, after `--`")
     options = parser.parse_args()
-    existing = [path for path in DEFAULT_TESTS if (_REPOSITORY / path).exists()]
+    arguments = options.arguments
+    if not arguments and not options.systemd:
+        arguments = [path for path in DEFAULT_TESTS if (_REPOSITORY / path).exists()]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run(options.arguments or existing, options.timeout)
+        return run(arguments, options.timeout, systemd=options.systemd)
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

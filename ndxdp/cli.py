@@ -10,15 +10,19 @@ import errno
 import logging
 import signal
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ndxdp import __version__, ndp, policy
+from ndxdp import __version__, cli_trace, ndp, policy
+from ndxdp.cli_doctor import doctor
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Answer, Profile
+from ndxdp.ndp import Profile
 from ndxdp.options import (
+    answering,
     attaching,
+    begin_log,
     job_of,
     json_option,
     lists,
@@ -28,13 +32,18 @@ from ndxdp.options import (
     print_json,
     rules_of,
     set_log,
+    to_journal,
     trees,
     verbosity,
+    via_option,
 )
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Prefix, Rule
 
 if TYPE_CHECKING:
+    from ndxdp.config import Metrics
+    from ndxdp.exporter import Exporter
     from ndxdp.instance import Instance
+    from ndxdp.status import Look
 
 
 def main() -> None:
@@ -58,11 +67,12 @@ def main() -> None:
 
 
 def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
-    click.echo(f"ndxdp: {error.message}", err=True)
+    priority = "<3>" if to_journal() else ""  # of an error
+    click.echo(f"{priority}ndxdp: {error.message}", err=True)
     if error.hint:
-        click.echo(f"  hint: {error.hint}", err=True)
+        click.echo(f"{priority}  hint: {error.hint}", err=True)
     for sentence in error.also:
-        click.echo(f"  also: {sentence}", err=True)
+        click.echo(f"{priority}  also: {sentence}", err=True)
     logging.getLogger(__name__).debug("cause: %r", cause or error.__cause__)
     return error.exit_code
 
@@ -98,7 +108,7 @@ def _from_os(error: OSError) -> NdxdpError:
 @verbosity
 def cli(bpffs: str, run_directory: str) -> None:
     """Answer IPv6 Neighbor Solicitations, in the kernel, for what is behind this host."""
-    logging.basicConfig(stream=sys.stderr, format="ndxdp: %(message)s")
+    begin_log()
 
 
 @cli.command()
@@ -110,6 +120,8 @@ def attach(
     answered: tuple[str, ...],
     excepted: tuple[str, ...],
     lists: tuple[IO[str], ...],
+    answer: str,
+    via: tuple[str, ...],
     **how: Any,
 ) -> None:
     """Answer on IFACE until `ndxdp detach`; no process stays.
@@ -119,7 +131,7 @@ def attach(
     """
     from ndxdp import responder
 
-    rules = rules_of(answered, excepted, lists, Rule(source=MANUAL_SOURCE))
+    rules = rules_of(answered, excepted, lists, answering(answer, via, MANUAL_SOURCE))
     options = options_of(**how)
     responder.attach_interface(trees(), interface, options, rules).close()
 
@@ -129,9 +141,9 @@ def attach(
 @verbosity
 def detach(interface: str) -> None:
     """Stop answering on IFACE and leave it as it was found."""
-    from ndxdp import responder
+    from ndxdp import detaching
 
-    responder.detach_interface(trees(), interface)
+    detaching.detach_interface(trees(), interface)
 
 
 @cli.command()
@@ -157,13 +169,21 @@ def run(
     answered: tuple[str, ...],
     excepted: tuple[str, ...],
     lists: tuple[IO[str], ...],
+    answer: str,
+    via: tuple[str, ...],
     keep: bool,
     **how: Any,
 ) -> None:
     """Answer until interrupted, in step with addresses, gateways and containers."""
+    from ndxdp import lean
+
+    # OpenSSL is 4 MB. asyncio does without, as in a Python that has none; nobody here speaks TLS.
+    lean.import_without("ssl", "asyncio")
+    lean.one_heap()
     from ndxdp import config, daemon, ladder
+    from ndxdp.job import Job
     from ndxdp.sources.docker import SOCKET, Selector
-    from ndxdp.uplink import Job
+    from ndxdp.state import State
 
     if (interface is None) == (file is None):
         raise UsageError("run needs one of --interface and --config", "-i IFACE, or -c FILE")
@@ -176,27 +196,40 @@ def run(
 
     if file is not None:
         # What the command line says of an interface has no place beside the file.
-        if answered or excepted or lists or networks or keep:
-            raise UsageError("-c excludes -n, --except, --file, -N and --keep", "write it there")
+        if answered or excepted or lists or via or networks or keep or answer != "always":
+            raise UsageError(
+                "-c excludes -n, --except, --file, --answer, --via, -N and --keep",
+                "write it there",
+            )
         path = file
 
+        both, state = trees(), State()
+        serving: Exporter | None = None
+
+        def export(where: Metrics | None) -> None:
+            nonlocal serving
+            if serving is None and where:  # Prometheus' client is 9 MB
+                from ndxdp.exporter import Exporter
+
+                serving = Exporter(both, state)
+            if serving:
+                serving.listen(where)
+
         def read() -> list[Job]:
-            return [job_of(each) for each in config.load(path).interfaces]
+            fresh = config.load(path)
+            jobs = [job_of(each) for each in fresh.interfaces]
+            export(fresh.metrics)
+            return jobs
 
         whole = config.load(path)
         set_log(whole.log_level, whole.log_format)
-        if whole.metrics:
-            logging.getLogger("ndxdp").warning("[metrics]: there is no exporter yet")
-        daemon.run(
-            trees(),
-            [job_of(each) for each in whole.interfaces],
-            ready=ready,
-            docker_socket=whole.docker_socket,
-            reread=read,
-        )
+        export(whole.metrics)
+        jobs, docker_socket = [job_of(each) for each in whole.interfaces], whole.docker_socket
+        del whole  # after a reload its rules would be a second copy
+        daemon.run(both, jobs, ready=ready, docker_socket=docker_socket, reread=read, state=state)
         return
     assert interface is not None
-    rules = rules_of(answered, excepted, lists, Rule(source=RUN_SOURCE))
+    rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE))
     job = Job(
         interface,
         options_of(**how),
@@ -250,33 +283,170 @@ def check(path: str) -> None:
         click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
 
 
+@cli.command("install-service")
+@click.option(
+    "-c",
+    "--config",
+    "path",
+    default="/etc/ndxdp/ndxdp.toml",
+    show_default=True,
+    metavar="FILE",
+    help="The configuration file; an example is put there if there is none.",
+)
+@click.option("--print", "only_print", is_flag=True, help="Show the unit; write nothing.")
+@click.option("--force", is_flag=True, help="Overwrite a unit that was edited.")
+@click.option(
+    "--directory",
+    default="/etc/systemd/system",
+    show_default=True,
+    metavar="DIR",
+    help="Where systemd looks for units.",
+)
+@verbosity
+def install_service(path: str, only_print: bool, force: bool, directory: str) -> None:
+    """Write a systemd unit that does `run -c FILE` with this ndxdp. Starts nothing."""
+    from ndxdp import service
+
+    config = Path(path).absolute()
+    unit = service.unit(service.command(), config)
+    if only_print:
+        click.echo(unit, nl=False)
+        return
+    written = service.install(unit, Path(directory), force=force)
+    where = Path(directory) / service.NAME
+    click.echo(f"{'wrote' if written else 'as it was:'} {where}")
+    if service.install_example(config):
+        click.echo(f"wrote {config}, an example: say there what to answer for")
+    click.echo("next: systemctl daemon-reload; systemctl enable --now ndxdp")
+
+
+@cli.command()
+@click.argument("path", metavar="[NDPPD.CONF]", required=False)
+@click.option("--ndpresponder", "line", metavar="ARGS", help="A command line of ndpresponder.")
+@click.option("-o", "--output", metavar="FILE", help="Write there, not to stdout.")
+@click.option("--force", is_flag=True, help="Even if that file is there already.")
+@verbosity
+def convert(path: str | None, line: str | None, output: str | None, force: bool) -> None:
+    """Write a configuration file that does what another responder's does.
+
+    What has no counterpart is said on stderr, and in comments.
+    """
+    from ndxdp.convert import ndppd, ndpresponder
+
+    if path is not None and line is None:
+        origin, draft = path, ndppd.convert(ndppd.read(path), path)
+    elif line is not None and path is None:
+        origin, draft = "ndpresponder's arguments", ndpresponder.convert(line)
+    else:
+        raise UsageError(
+            "convert needs one of a file and --ndpresponder", "as in ndxdp convert ndppd.conf"
+        )
+    text = draft.text(origin)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        try:
+            with open(output, "w" if force else "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise NdxdpError(f"{output} is there already", "--force writes over it") from None
+        except OSError as error:
+            raise NdxdpError(
+                f"{output} could not be written ({error.strerror})", "see: ls -l, namei -l"
+            ) from None
+    for sentence in draft.warnings(origin):
+        logging.getLogger("ndxdp").warning(sentence)
+
+
 @cli.command()
 @click.argument("interface", metavar="[IFACE]", required=False)
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0.1, max=86400),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Go on, every 2 seconds or so many, until interrupted.",
+)
 @json_option
 @verbosity
-def status(interface: str | None, as_json: bool) -> None:
-    """Show what is attached, its rules, and what became of the solicitations."""
-    from ndxdp import render
-    from ndxdp.instance import open_instance
+def status(interface: str | None, watch: float | None, as_json: bool) -> None:
+    """Show what is attached, its rules, and what becomes of the solicitations.
+
+    It counts for a second, to show what happens now; not so with --json.
+    """
+    from ndxdp import status as statuses
+
+    if as_json and watch:
+        raise UsageError("--json and --watch exclude each other", "run --json again and again")
+    if as_json:
+        seen = statuses.look(trees(), interface)
+        print_json({"version": __version__, "interfaces": list(seen.data.values())})
+    else:
+        for before, seen in statuses.looks(trees(), interface, watch or 1.0):
+            if watch and sys.stdout.isatty():
+                click.clear()
+            _show(before, seen)
+            if not watch or seen.error:
+                break
+    if seen.error:
+        raise seen.error
+
+
+def _show(before: Look, after: Look) -> None:
+    from ndxdp import status as statuses
+
+    if not after.data and not after.error:
+        click.echo("ndxdp is attached to no interface")
+    for name, data in after.data.items():
+        for line in statuses.status_text(data, statuses.rates(before, after, name)):
+            click.echo(line)
+
+
+@cli.command()
+@click.option(
+    "--listen",
+    default="[::1]:9877",
+    show_default=True,
+    metavar="ADDRESS:PORT",
+    help="Where to listen; [::]:9877 is every address.",
+)
+@click.option("--ipv6only", is_flag=True, help="Not for IPv4, where the address is [::].")
+@verbosity
+def exporter(listen: str, ipv6only: bool) -> None:
+    """Serve metrics to Prometheus, and a status page, until interrupted.
+
+    For interfaces that no daemon answers on: `run -c` does it by [metrics]. It needs no privilege
+    but to read the pins.
+    """
+    from dataclasses import replace
+
+    from ndxdp.config import parse_listen
+    from ndxdp.exporter import Exporter
+
+    ending = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    serving = Exporter(trees())
+    serving.listen(replace(parse_listen(listen), ipv6only=ipv6only))
+    click.echo(f"ready: {serving}")
+    signal.sigwait(ending)
+    serving.close()
+
+
+@cli.command()
+@verbosity
+def metrics() -> None:
+    """Print the metrics once, for the textfile collector of Prometheus' node_exporter."""
+    from ndxdp.metrics import Exposition
 
     both = trees()
-    found, failed = [], None
-    for name in both.interfaces() if interface is None else [interface]:
-        try:
-            tree = both.of(name)
-            with open_instance(tree, name) as instance:
-                found.append(render.status_data(instance, is_held=tree.is_held(name)))
-        except NdxdpError as error:  # the others are shown all the same
-            failed = error
-    if as_json:
-        print_json({"version": __version__, "interfaces": found})
-    elif not found and not failed:
-        click.echo("ndxdp is attached to no interface")
-    for data in [] if as_json else found:
-        for line in render.status_text(data):
-            click.echo(line)
-    if failed:
-        raise failed
+    both.interfaces()  # an error is one here, where somebody reads it
+    click.echo(Exposition(both, process=False).text(), nl=False)
+
+
+cli.add_command(cli_trace.trace)
+cli.add_command(cli_trace.top)
+cli.add_command(doctor)
 
 
 @cli.command()
@@ -339,8 +509,12 @@ def prefix() -> None:
 @one_interface
 @lists("A list of prefixes, one a line; - for stdin.")
 @click.option(
-    "--answer", type=click.Choice(["always", "never"]), default="always", show_default=True
+    "--answer",
+    type=click.Choice(["always", "routed", "neighbour", "never"]),
+    default="always",
+    show_default=True,
 )
+@via_option
 @click.option(
     "--na-source",
     default="target",
@@ -364,6 +538,7 @@ def prefix_add(
     interface: str | None,
     lists: tuple[IO[str], ...],
     answer: str,
+    via: tuple[str, ...],
     na_source: str,
     router: bool,
     override: bool,
@@ -380,8 +555,7 @@ def prefix_add(
         dad == "defend",
         policy.parse_mac(lladdr) if lladdr else None,
     )
-    rule = Rule(Answer[answer.upper()], profile, MANUAL_SOURCE)
-    rules = rules_of(prefixes, (), lists, rule)
+    rules = rules_of(prefixes, (), lists, answering(answer, via, MANUAL_SOURCE, profile))
     _need_some(rules)
     add_rules(*one_of(interface), rules)
 

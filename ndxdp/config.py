@@ -10,7 +10,7 @@ import re
 import socket
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from ndxdp.policy import (
     parse_source,
     parse_target,
     parse_unicast,
+    parse_via,
     rules_of_lines,
 )
 
@@ -42,8 +43,7 @@ MODES = ("auto", "native", "generic", "tc", "userspace")
 LOADERS = ("prebuilt", "bcc")
 ON_STOP = ("keep", "detach")
 
-_ANSWERS = ("always", "never")
-_LATER = ("routed", "neighbour")
+_ANSWERS = ("always", "routed", "neighbour", "never")
 _PROFILE_KEYS = ("source", "router", "override", "dad", "lladdr")
 _SELECTORS = ("network", "network_label", "container_label", "within")
 _ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
@@ -55,10 +55,14 @@ _DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Where the exporter listens. host: an address without brackets, or a name."""
+    """Where the exporter listens. host: an address without brackets, or a name.
+
+    ipv6only: `::` is not IPv4's too.
+    """
 
     host: str = "::1"
     port: int = 9877
+    ipv6only: bool = False
 
 
 class Label(NamedTuple):
@@ -139,6 +143,30 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolve:
+    """What becomes of solicitations for neighbours that the kernel does not know.
+
+    deadline: seconds that one waits for its answer. rate: neighbours per second that one soliciting
+    MAC may have looked for; burst: how many at once. pending: how many are looked for at a time.
+    """
+
+    deadline: float = 0.5
+    rate: float = 100.0
+    burst: int = 100
+    pending: int = 128
+
+    @property
+    def interval(self) -> int:
+        """ns between two of one soliciting MAC."""
+        return round(1e9 / self.rate)
+
+    @property
+    def credit(self) -> int:
+        """ns that it may run ahead."""
+        return (self.burst - 1) * self.interval
+
+
+@dataclass(frozen=True, slots=True)
 class Interface:
     """What is to be done on one interface.
 
@@ -159,6 +187,7 @@ class Interface:
     gateway: Gateway = Gateway()
     addresses: Addresses = Addresses()
     limit: Limit = Limit()
+    resolve: Resolve = Resolve()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +266,10 @@ def _config(root: Table, directory: Path) -> Config:
     log_level = root.choice("log_level", LOG_LEVELS, "info")
     log_format = root.choice("log_format", LOG_FORMATS, "text")
     metrics = root.table("metrics")
-    listen = metrics.parsed("listen", _parse_listen) or Metrics()
+    listen = replace(
+        metrics.parsed("listen", parse_listen) or Metrics(),
+        ipv6only=metrics.boolean("ipv6only", False),
+    )
     socket_path = root.table("docker").parsed("socket", _parse_socket)
     interfaces: list[Interface] = []
     places: dict[str, Table] = {}
@@ -291,6 +323,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         _gateway(table.table("gateway")),
         _addresses(table.table("addresses")),
         _limit(table.table("limit")),
+        _resolve(table.table("resolve")),
     )
 
 
@@ -318,8 +351,8 @@ def _rules(interface: Table, directory: Path) -> Rules:
 
 def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     """The rules of one [[interface.prefix]], and the key that holds them."""
-    answer = Answer[table.choice("answer", _ANSWERS, "always", planned=_LATER).upper()]
-    rule = Rule(answer, _profile(table), CONFIG_SOURCE)
+    answer = Answer[table.choice("answer", _ANSWERS, "always").upper()]
+    rule = Rule(answer, _profile(table), CONFIG_SOURCE, via=_via(table, answer))
     if answer is Answer.NEVER:
         for key in _PROFILE_KEYS:
             if key in table:
@@ -331,6 +364,21 @@ def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
     listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
     return ("prefix", prefix or {}) if "prefix" in table else ("file", listed or {})
+
+
+def _via(table: Table, answer: Answer) -> tuple[str, ...]:
+    patterns = [text for _, (text,) in table.parsed_all("via", lambda text: parse_via([text]))]
+    if "via" in table and not answer.asks_kernel:
+        table.complain(
+            "interfaces limit where a route leads, and this rule asks for none",
+            'write answer = "routed" or answer = "neighbour", or remove this key',
+            "via",
+        )
+    try:
+        return parse_via(patterns)
+    except UsageError as error:
+        table.complain(error.message, error.hint, "via")
+        return ()
 
 
 def _rules_of_file(directory: Path, text: str, rule: Rule) -> Rules:
@@ -441,6 +489,16 @@ def _limit(table: Table) -> Limit:
     return Limit(rate or default.rate, burst or default.burst)
 
 
+def _resolve(table: Table) -> Resolve:
+    default = Resolve()
+    return Resolve(
+        table.number("deadline", 0.01, 60) or default.deadline,
+        table.number("rate", 1, 1_000_000) or default.rate,
+        table.integer("burst", 1, 1_000_000) or default.burst,
+        table.integer("pending", 1, 65536) or default.pending,
+    )
+
+
 def _exactly_one(table: Table, keys: tuple[str, ...], example: str) -> None:
     given = [key for key in keys if key in table]
     if not given:
@@ -461,8 +519,8 @@ def _parse_interface(text: str) -> str:
     return text
 
 
-def _parse_listen(text: str) -> Metrics:
-    """`[::1]:9877`, `127.0.0.1:9877` or `localhost:9877`."""
+def parse_listen(text: str) -> Metrics:
+    """`[::1]:9877`, `127.0.0.1:9877` or `localhost:9877`; UsageError for anything else."""
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})", text, re.ASCII)
     if match is None or not 1 <= int(match[3]) <= _PORT_MAX:
         raise UsageError(

@@ -12,13 +12,15 @@ from dataclasses import replace
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import Instance
+from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.notify import Notifier
 from ndxdp.policy import Rules
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
-from ndxdp.uplink import Job, Uplink
+from ndxdp.state import Attended, State
+from ndxdp.uplink import Uplink
 from ndxdp.wire.netlink import Monitor
 
 log = logging.getLogger(__name__)
@@ -34,12 +36,13 @@ def run(
     ready: Callable[[Job, Instance], None],
     docker_socket: str = docker.SOCKET,
     reread: Callable[[], list[Job]] | None = None,
+    state: State | None = None,
 ) -> None:
     """Do the jobs until SIGINT or SIGTERM.
 
     ready: called for each job when it answers, each time that it has begun to. reread: what
     SIGHUP asks for anew; None: there is nothing to read, and SIGHUP ends as it does by default.
-    NdxdpError if one that is not patient cannot begin.
+    NdxdpError if one that is not patient cannot begin. jobs: emptied. state: kept in step.
     """
     for job in jobs:
         if job.insist and job.options.mode is Mode.USERSPACE:
@@ -56,7 +59,8 @@ def run(
         1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
     )
     with contextlib.closing(Monitor()) as monitor, masked as executor:
-        asyncio.run(_Daemon(trees, monitor, executor, ready, docker_socket, reread).run(jobs))
+        daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state or State())
+        asyncio.run(daemon.run(jobs))
 
 
 class _Daemon:
@@ -68,28 +72,31 @@ class _Daemon:
         ready: Callable[[Job, Instance], None],
         docker_socket: str,
         reread: Callable[[], list[Job]] | None,
+        state: State,
     ) -> None:
         self._trees, self._monitor, self._executor = trees, monitor, executor
         self._ready, self._docker_socket, self._reread = ready, docker_socket, reread
         self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
-        self._stop = asyncio.Event()
+        self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
+        self._state = state
         self._endpoints: frozenset[Endpoint] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self, jobs: list[Job]) -> None:
         asyncio.get_running_loop().set_default_executor(self._executor)
         with self._listening():
-            for job in jobs:
-                self._start(job)
+            while jobs:  # not kept: after a reload their rules would be a second copy
+                self._start(jobs.pop(0))
             self._watch_docker()
             telling = asyncio.ensure_future(self._tell_systemd())
+            reloading = asyncio.ensure_future(self._reload_when_asked())
             stopping = asyncio.ensure_future(self._stop.wait())
             # An uplink that ends by itself could not begin.
             while not self._stop.is_set() and not any(task.done() for task in self._tasks()):
                 await asyncio.wait({stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED)
             self._notifier.stopping()
-            for task in (telling, stopping, self._watching):
+            for task in (telling, reloading, stopping, self._watching):
                 if task:
                     task.cancel()
             for uplink, _ in self._uplinks.values():
@@ -103,7 +110,10 @@ class _Daemon:
         return [task for _, task in self._uplinks.values()]
 
     def _start(self, job: Job) -> None:
-        uplink = Uplink(self._trees, job, self._executor, self._ready)
+        self._state.interfaces.setdefault(job.interface, Attended())
+        uplink = Uplink(
+            self._trees, job, self._executor, self._ready, self._wake_waiting, self._state
+        )
         self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
         self._tell_containers(uplink)
 
@@ -125,10 +135,12 @@ class _Daemon:
         if self._watching:
             self._watching.cancel()
         selectors = [one for uplink, _ in self._uplinks.values() for one in uplink.job.selectors]
-        self._watching = None
+        self._watching = self._state.docker_connected = None
         if selectors:
             keys = docker.label_keys(selectors)
-            self._watching = asyncio.ensure_future(self._watch(Docker(self._docker_socket, keys)))
+            engine = Docker(self._docker_socket, keys)
+            self._state.docker_connected = lambda: engine.connected
+            self._watching = asyncio.ensure_future(self._watch(engine))
 
     async def _watch(self, engine: Docker) -> None:
         async with contextlib.aclosing(engine.watch()) as looks:
@@ -145,17 +157,28 @@ class _Daemon:
 
     # ---- the configuration
 
-    def _reload(self) -> None:
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self._reload()
+
+    async def _reload(self) -> None:
         """Apply what differs; a bad file changes nothing."""
         assert self._reread
         self._notifier.reloading()
+        # In the executor: a list of 100 000 takes half a second, in which this thread may have to
+        # answer.
         try:
-            jobs = {job.interface: job for job in self._reread()}
+            read = await asyncio.get_running_loop().run_in_executor(self._executor, self._reread)
+            jobs = {job.interface: job for job in read}
         except NdxdpError as error:
+            self._state.note_reload(False)
             log.error("not reloaded: %s", error)
             self._notifier.ready(f"not reloaded: {error.message}")
             return
         for name in set(self._uplinks) - set(jobs):
+            self._state.interfaces.pop(name, None)
             uplink, task = self._uplinks.pop(name)
             uplink.set_job(replace(uplink.job, detach=True))
             uplink.stop()
@@ -167,6 +190,7 @@ class _Daemon:
             else:
                 self._start(job)
         self._watch_docker()
+        self._state.note_reload(True)
         log.info("reloaded")
         self._notifier.ready(self._summary())
 
@@ -178,7 +202,7 @@ class _Daemon:
         for number in _ENDING:
             loop.add_signal_handler(number, self._stop.set)
         if self._reread:
-            loop.add_signal_handler(signal.SIGHUP, self._reload)
+            loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS if self._reread else _ENDING)
         loop.add_reader(self._monitor.fileno(), self._on_netlink)
         try:
@@ -187,6 +211,11 @@ class _Daemon:
             # asyncio is about to give them back to their defaults: nothing shall interrupt the end.
             signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS if self._reread else _ENDING)
             loop.remove_reader(self._monitor.fileno())
+
+    def _wake_waiting(self) -> None:
+        for uplink, _ in self._uplinks.values():
+            if uplink.ifindexes is None:
+                uplink.network_changed()
 
     def _on_netlink(self) -> None:
         """An uplink is woken by what concerns it, and by all while it waits for its interface."""

@@ -8,11 +8,10 @@ UsageError, which also names the keys that nobody asked for.
 from __future__ import annotations
 
 import datetime
-import difflib
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from ndxdp import locator
@@ -150,20 +149,14 @@ class Table:
         value = self._get(key, (str,), "a string")
         return None if value is None else str(value)
 
-    def choice(
-        self, key: str, words: tuple[str, ...], default: str, planned: tuple[str, ...] = ()
-    ) -> str:
-        """One of a few words. planned: those that will be some day."""
+    def choice(self, key: str, words: tuple[str, ...], default: str) -> str:
+        """One of a few words."""
         value = self.string(key)
         if value is None or value in words:
             return value or default
-        near = difflib.get_close_matches(value, words, 1)
-        if value in planned:
-            message, hint = f"'{value}' is not there yet", f"there are {', '.join(words)}"
-        else:
-            message = f"'{value}' is not one of {', '.join(words)}"
-            hint = f"did you mean '{near[0]}'?" if near else f"without this key it is {default}"
-        self.complain(message, hint, key)
+        near = _near(value, words)
+        hint = f"did you mean '{near[0]}'?" if near else f"without this key it is {default}"
+        self.complain(f"'{value}' is not one of {', '.join(words)}", hint, key)
         return default
 
     def integer(self, key: str, least: int, most: int) -> int | None:
@@ -232,7 +225,7 @@ class Table:
         for key in self._data:
             if key in self.asked:
                 continue
-            near = difflib.get_close_matches(key, self.asked, 1)
+            near = _near(key, self.asked)
             if _ROOT in homes.get(key, ()):
                 hint = "it belongs at the top of the file, above all tables"
             elif key in homes:
@@ -327,3 +320,10 @@ def _syntax_error(text: str, name: str, said: str) -> UsageError:
         hint = "name every key once, and every [table]; only [[tables]] repeat"
     words = words[:1].lower() + words[1:]
     return UsageError(printable(f"{name}:{line}: this is not TOML: {words}{where}"), hint)
+
+
+def _near(word: str, known: Sequence[str]) -> list[str]:
+    """The known word that may have been meant, if any."""
+    import difflib  # 10 ms, for a mistake only
+
+    return difflib.get_close_matches(word, known, 1)

@@ -34,3 +34,7 @@ class InterfaceGone(NdxdpError):
 
 class Damaged(NdxdpError):
     """Pins or files are missing, or hold what ndxdp did not write."""
+
+
+def gone(interface: str) -> InterfaceGone:
+    return InterfaceGone(f"{interface} has gone", "start again when it is back")

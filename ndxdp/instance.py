@@ -5,27 +5,31 @@ Whoever writes holds the tree's lock.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from ndxdp import ndp
 from ndxdp.errors import Damaged, NdxdpError, UsageError
-from ndxdp.kernel import abi, attach, libbpf, pins
+from ndxdp.kernel import abi, attach, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Explained, Maps, Settings
 from ndxdp.kernel.pins import PinTree, Tree
-from ndxdp.ndp import Host
+from ndxdp.ndp import Host, Match, Reason
 from ndxdp.policy import HOST_SOURCE, Prefix, Rule, Table, difference, hole, merged
+from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
 
 log = logging.getLogger(__name__)
 
 _TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
+_NETNS = "/proc/thread-self/ns/net"  # netlink.netns() would load pyroute2
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
@@ -49,6 +53,19 @@ class Instance:
         """Something of ours is at work there: our program on its hook, or our process."""
         raise NotImplementedError
 
+    def device(self) -> str | None:
+        """What the device that it answers on is called now, which a rename may have changed.
+
+        None if it answers nowhere, or in another network namespace.
+        """
+        settings = self.maps.settings()
+        if os.stat(_NETNS).st_ino != settings.netns or not self.is_attached(settings):
+            return None
+        try:
+            return socket.if_indextoname(settings.ifindex)
+        except OSError:
+            return None
+
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         """What would become of a frame, and its answer if there is one; it is not counted."""
         raise NotImplementedError
@@ -56,10 +73,14 @@ class Instance:
 
 @dataclass
 class Pinned(Instance):
-    """With a program in the kernel. link_fd: None without a link, or somebody else's."""
+    """With a program in the kernel. link_fd: None without a link, or somebody else's.
+
+    link_unseen: there is a link, but who may only read cannot open it.
+    """
 
     prog_fd: int
     link_fd: int | None
+    link_unseen: bool = False
 
     def close(self) -> None:
         super().close()
@@ -68,7 +89,18 @@ class Pinned(Instance):
             os.close(self.link_fd)
 
     def is_attached(self, settings: Settings) -> bool:
-        return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+        try:
+            return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+        except BpfError as error:
+            if not self.link_unseen or error.errno not in (errno.EPERM, errno.EACCES):
+                raise
+        # The kernel shows tcx to nobody without CAP_NET_ADMIN. While a link is pinned, it is
+        # attached for as long as its interface is there.
+        try:
+            socket.if_indextoname(settings.ifindex)
+        except OSError:
+            return False
+        return True
 
     def is_dead(self, settings: Settings) -> bool:
         """It can be attached nowhere: its interface has gone, or the process that held it."""
@@ -100,26 +132,53 @@ class Served(Instance):
         settings = self.maps.settings()
         table = Table.of(self.maps.rules(), expired=settings.daemon_dead)
         host = Host(settings.mac, settings.link_local, settings.paused)
-        reason, reply, matched = ndp.decide(frame, host, table.match)
+        with Fib() as fib:
+
+            def refuse(target: bytes, rule: Match) -> Reason | None:
+                return refusal(fib, settings.l3_ifindex, target, rule)
+
+            reason, reply, matched = ndp.decide(frame, host, table.match, refuse=refuse)
         found = table.lookup(frame[62:78]) if matched else None
         if found is None:
             return Explained(reason, None, None), reply
         return Explained(reason, found[0].length, found[1]), reply
 
 
+class Forwarding(NamedTuple):
+    """What the kernel's tables say of a target.
+
+    route: the entry that a packet for it takes, None where there is no such entry or the kernel
+    does not show it. interface: that it leaves by, '' for none. state: of the target's neighbour
+    entry there. forwards: the sysctl of the interface that it comes in by.
+    """
+
+    type: RouteType
+    route: Route | None
+    interface: str
+    state: NudState
+    forwards: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What becomes of a made-up solicitation. reply: the NA, if it is answered."""
+    """What becomes of a made-up solicitation. reply: the NA, if it is answered.
+
+    forwarding: of a rule that asks the kernel's tables.
+    """
 
     solicitation: bytes
     verdict: Explained
     reply: bytes | None
+    forwarding: Forwarding | None = None
 
 
-def open_instance(tree: Tree, interface: str) -> Instance:
-    """What there is of an interface; NdxdpError where there is nothing."""
+def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Instance:
+    """What there is of an interface; NdxdpError where there is nothing.
+
+    readonly: to look at it, for which read permission will do.
+    """
     if isinstance(tree, PinTree):
-        return open_pinned(tree, interface)
+        return open_pinned(tree, interface, readonly=readonly)
     path = _directory(tree, interface)
     try:
         maps = Maps.open_files(path)
@@ -133,28 +192,34 @@ def open_instance(tree: Tree, interface: str) -> Instance:
     return Served(interface, maps, tree.is_held(interface))
 
 
-def open_pinned(tree: PinTree, interface: str) -> Pinned:
+def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Pinned:
     """The pinned objects of an interface; NdxdpError where there are none."""
     path = _directory(tree, interface)
     try:
-        maps = Maps.open(path)
-        try:
-            prog_fd = libbpf.get_pinned(str(path / pins.PROGRAM))
-            link_fd = None
+        with contextlib.ExitStack() as undo:
+            maps = Maps.open(path, readonly=readonly)
+            undo.callback(maps.close)
+            prog_fd = libbpf.get_pinned(str(path / pins.PROGRAM), readonly=readonly)
+            undo.callback(os.close, prog_fd)
+            link_fd, link_unseen = None, False
             if (path / pins.LINK).exists():
-                link_fd = libbpf.get_pinned(str(path / pins.LINK))
-        except BaseException:
-            maps.close()
-            raise
-    except BpfError as error:
+                try:
+                    link_fd = libbpf.get_pinned(str(path / pins.LINK))
+                except BpfError as error:
+                    link_unseen = readonly and error.errno in (errno.EPERM, errno.EACCES)
+                    if not link_unseen:
+                        raise
+            undo.pop_all()
+    except (BpfError, PermissionError) as error:
         if error.errno in (errno.EPERM, errno.EACCES):
             raise NdxdpError(
-                f"the pins of {interface} may not be opened", "run this as root"
+                f"the pins of {interface} may not be opened",
+                "run this as root, or in the group that may read them",
             ) from error
         raise Damaged(
             f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
         ) from error
-    return Pinned(interface, maps, prog_fd, link_fd)
+    return Pinned(interface, maps, prog_fd, link_fd, link_unseen)
 
 
 def _directory(tree: Tree, interface: str) -> Path:
@@ -186,6 +251,15 @@ def add_rules(tree: Tree, interface: str, rules: Mapping[Prefix, Rule]) -> None:
                 raise NdxdpError(f"{prefix} has that rule already", "nothing was added")
         desired = merged(rules, actual)
         instance.maps.apply(difference(desired, actual), actual)
+        note_locals(instance.maps)
+        watch.touch(tree.path(interface))
+
+
+def note_locals(maps: Maps) -> None:
+    """Let the program know what ends at this host, of which only a daemon hears later."""
+    if maps.for_program:
+        with Fib() as fib:
+            maps.set_locals(fib.local_prefixes())
 
 
 def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, source: str) -> None:
@@ -216,6 +290,7 @@ def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, sour
             else:
                 desired.pop(prefix, None)
         instance.maps.apply(difference(desired, actual), actual)
+        watch.touch(tree.path(interface))
 
 
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
@@ -231,6 +306,23 @@ def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) 
     solicitation: makes its frame, given the interface's MAC.
     """
     with tree.lock(), open_instance(tree, interface) as instance:
-        frame = solicitation(instance.maps.settings().mac)
+        settings = instance.maps.settings()
+        frame = solicitation(settings.mac)
         verdict, reply = instance.verdict(frame)
-    return Explanation(frame, verdict, reply)
+        forwarding = None
+        if verdict.rule and verdict.rule.answer.asks_kernel:
+            forwarding = _forwarding(frame[62:78], settings.l3_ifindex)
+    return Explanation(frame, verdict, reply, forwarding)
+
+
+def _forwarding(target: bytes, ifindex: int) -> Forwarding:
+    with Fib() as fib:
+        route = fib.route(target, ifindex)
+        entry = fib.route(target, ifindex, matched=True)
+        name, state = "", NudState.NONE
+        if route.ifindex:
+            with contextlib.suppress(OSError):  # it went while we looked
+                name = socket.if_indextoname(route.ifindex)
+            state = fib.neighbour(route.ifindex, target)
+        known = entry._replace(gateway=route.gateway) if entry.prefix else None
+        return Forwarding(route.type, known, name, state, fib.forwards(ifindex))

@@ -8,12 +8,14 @@ without a word, is refused here.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.kernel.abi import Mode
 from ndxdp.wire import offload
-from ndxdp.wire.netlink import Link
+
+if TYPE_CHECKING:
+    from ndxdp.wire.netlink import Link
 
 AUTO = (Mode.NATIVE, Mode.TC)
 """In the kernel, best first. Below them is userspace, for which a process has to stay."""

@@ -55,14 +55,23 @@ class Reason(IntEnum):
     NO_RULE = 11
     DENIED = 12
     EXPIRED = 13
-    NO_ROUTE = 14
-    NO_NEIGHBOUR = 15
-    DAD_IGNORED = 16
-    RATE_LIMITED = 17
-    RESIZE_FAILED = 18
-    SEND_FAILED = 19
-    ANSWERED = 20
-    ANSWERED_DAD = 21
+    NOT_FORWARDING = 14
+    NO_ROUTE = 15
+    ROUTE_LOCAL = 16
+    ROUTE_BLACKHOLE = 17
+    ROUTE_UNREACHABLE = 18
+    ROUTE_PROHIBIT = 19
+    ROUTE_BACK = 20
+    ROUTE_ELSEWHERE = 21
+    ROUTE_ENCAP = 22
+    ROUTE_GATEWAY = 23
+    NO_NEIGHBOUR = 24
+    DAD_IGNORED = 25
+    RATE_LIMITED = 26
+    RESIZE_FAILED = 27
+    SEND_FAILED = 28
+    ANSWERED = 29
+    ANSWERED_DAD = 30
 
     @property
     def label(self) -> str:
@@ -79,6 +88,13 @@ class Answer(IntEnum):
 
     NEVER = 0
     ALWAYS = 1
+    ROUTED = 2
+    NEIGHBOUR = 3
+
+    @property
+    def asks_kernel(self) -> bool:
+        """The kernel's tables decide."""
+        return self >= Answer.ROUTED
 
 
 class NaSource(Enum):
@@ -116,6 +132,7 @@ class Match:
     held: the host or the gateway owns the address.
     expired: the rule is dynamic and its daemon has stopped beating.
     group: the number that the rule is counted under; the decision passes it on.
+    via: patterns of interfaces by which a route may leave; () for any.
     """
 
     answer: Answer
@@ -123,6 +140,7 @@ class Match:
     held: bool = False
     expired: bool = False
     group: int = 0
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +150,9 @@ class Host:
     mac: bytes
     link_local: bytes = UNSPECIFIED
     paused: bool = False
+
+
+Refuse = Callable[[bytes, Match], Reason | None]
 
 
 class Verdict(NamedTuple):
@@ -226,22 +247,25 @@ def decide(
     host: Host,
     match: Callable[[bytes], Match | None],
     admit: Callable[[bytes], bool] | None = None,
+    refuse: Refuse | None = None,
 ) -> Verdict:
     """What becomes of one frame.
 
     match: the most specific rule of a target (16 bytes), None without one.
-    admit: charge an answer to a soliciting MAC (6 bytes); False if it is over its rate. None for
-    no rate. A reason that is no answer leaves the frame to the kernel, except RATE_LIMITED, which
-    drops.
+    refuse: why the kernel's tables speak against a target (16 bytes) of a rule that asks them,
+    None if they do not. admit: charge an answer to a soliciting MAC (6 bytes); False if it is
+    over its rate. None for no rate. A reason that is no answer leaves the frame to the kernel,
+    except RATE_LIMITED, which drops.
     """
     if not is_solicitation(frame):
         return Verdict(Reason.NOT_NS)
-    return judge(frame, host, match, admit)
+    return judge(frame, host, match, admit, refuse)
 
 
 # A member of an Enum takes 75 ns to look up, the constructor of a NamedTuple 250 ns; the
 # userspace path has 5 µs for a frame.
-_ALWAYS, _ANSWERED, _ANSWERED_DAD = Answer.ALWAYS, Reason.ANSWERED, Reason.ANSWERED_DAD
+_NEVER, _ALWAYS = Answer.NEVER, Answer.ALWAYS
+_ANSWERED, _ANSWERED_DAD = Reason.ANSWERED, Reason.ANSWERED_DAD
 _FROM_TARGET = NaSource.TARGET
 _verdict: Callable[[tuple[Reason, bytes, Match]], Verdict] = partial(tuple.__new__, Verdict)
 _solicitation: Callable[[tuple[bytes, bytes, bytes, bytes]], Solicitation] = partial(
@@ -254,6 +278,7 @@ def judge(
     host: Host,
     match: Callable[[bytes], Match | None],
     admit: Callable[[bytes], bool] | None,
+    refuse: Refuse | None,
 ) -> Verdict:
     """decide(), of a frame that is_solicitation()."""
     ns = validate(frame, host.mac)
@@ -265,10 +290,14 @@ def judge(
     rule = match(target)
     if rule is None:
         return Verdict(Reason.NO_RULE)
-    if rule.answer is not _ALWAYS or rule.held:
+    if rule.answer is _NEVER or rule.held:
         return Verdict(Reason.DENIED, None, rule)
     if rule.expired:
         return Verdict(Reason.EXPIRED, None, rule)
+    if rule.answer is not _ALWAYS:
+        against = refuse(target, rule) if refuse else Reason.NO_ROUTE
+        if against is not None:
+            return Verdict(against, None, rule)
     reason = _ANSWERED
     if source == UNSPECIFIED:
         reason = _ANSWERED_DAD

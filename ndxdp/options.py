@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -12,13 +14,14 @@ import click
 
 from ndxdp import policy
 from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Rule, Rules
 
 if TYPE_CHECKING:
     from ndxdp.config import Interface, Label
+    from ndxdp.job import Job
     from ndxdp.kernel.pins import Tree, Trees
     from ndxdp.plan import Options
-    from ndxdp.uplink import Job
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -36,14 +39,48 @@ def _set_verbosity(context: click.Context, parameter: click.Parameter, value: An
         logger.setLevel(logging.INFO if parameter.name == "verbose" else logging.ERROR)
 
 
+def to_journal() -> bool:
+    """systemd has connected stderr to the journal, and says so (systemd.exec(5))."""
+    named = os.environ.get("JOURNAL_STREAM")
+    try:
+        stream = os.fstat(2)
+    except OSError:  # it is closed
+        return False
+    return named == f"{stream.st_dev}:{stream.st_ino}"
+
+
+def begin_log() -> None:
+    """Log to stderr: warnings and worse, until somebody says otherwise."""
+    logging.basicConfig(stream=sys.stderr)
+    _set_format(logging.Formatter("%(message)s" if to_journal() else "ndxdp: %(message)s"))
+
+
+def _set_format(form: logging.Formatter) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Journal(form) if to_journal() else form)
+
+
 def set_log(level: str, form: str) -> None:
     """As a configuration says; -v, -q and --debug, which were given at the terminal, say more."""
     logger = logging.getLogger("ndxdp")
     if logger.level == logging.NOTSET:
         logger.setLevel(level.upper())
     if form == "json":
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(_JsonLines())
+        _set_format(_JsonLines())
+
+
+class _Journal(logging.Formatter):
+    """Each line with its priority in front, as sd-daemon(3) has it; the journal takes it off."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        steps = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+        priority = next((number for level, number in steps if record.levelno >= level), 7)
+        lines = self._inner.format(record).splitlines()
+        return "\n".join(f"<{priority}>{line}" for line in lines)
 
 
 class _JsonLines(logging.Formatter):
@@ -72,6 +109,14 @@ def verbosity(command: _F) -> _F:
             help=text,
         )(command)
     return command
+
+
+via_option = click.option(
+    "--via",
+    multiple=True,
+    metavar="PATTERN",
+    help="Of routes, those by these interfaces: docker0, br-*.",
+)
 
 
 def attaching(command: _F) -> _F:
@@ -110,6 +155,14 @@ def attaching(command: _F) -> _F:
             " tc ingress; or, for run, userspace.",
         ),
         lists("A list of prefixes to answer for, one a line; - for stdin."),
+        via_option,
+        click.option(
+            "--answer",
+            type=click.Choice(["always", "routed", "neighbour"]),
+            default="always",
+            show_default=True,
+            help="Whether the kernel's tables are asked: its routes, its neighbours, too.",
+        ),
         click.option(
             "--except",
             "excepted",
@@ -164,6 +217,14 @@ def options_of(
     return Options(chosen, Loader(loader), rate, burst, max_addresses)
 
 
+def answering(answer: str, via: Iterable[str], source: str, profile: Profile | None = None) -> Rule:
+    """The rule that --answer and --via speak of."""
+    chosen, patterns = Answer[answer.upper()], policy.parse_via(via)
+    if patterns and not chosen.asks_kernel:
+        raise UsageError("--via says where a route leads", "add --answer routed, or neighbour")
+    return Rule(chosen, profile or Profile(), source, via=patterns)
+
+
 def rules_of(
     answered: Iterable[str],
     excepted: Iterable[str],
@@ -187,8 +248,8 @@ def rules_of(
 def job_of(interface: Interface) -> Job:
     """What the daemon does for an interface of the configuration."""
     from ndxdp.config import CONFIG_SOURCE
+    from ndxdp.job import Job
     from ndxdp.sources.docker import Selector
-    from ndxdp.uplink import Job
 
     def text(label: Label | None) -> str | None:
         return None if label is None else str(label)
@@ -223,6 +284,7 @@ def job_of(interface: Interface) -> Job:
         announce=interface.announce,
         gateway=interface.gateway,
         addresses=interface.addresses,
+        resolve=interface.resolve,
     )
 
 

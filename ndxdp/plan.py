@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError, UsageError
@@ -19,6 +19,7 @@ from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
 _BURST = 100
+_NOTHING_LEFT = Left(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,20 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Legacy:
+    """What pins leave to files, or files to pins. left: what is still to be put back."""
+
+    rules: Rules = field(default_factory=dict)
+    paused: bool = False
+    left: Left = _NOTHING_LEFT
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One attachment, decided: where, how, and whether it outlives the process.
 
-    steps: the modes that could not be had, as the settings keep them.
+    steps: the modes that could not be had, as the settings keep them. legacy: what the other
+    place leaves to this one.
     """
 
     link: Link
@@ -53,6 +64,7 @@ class Plan:
     keep: bool
     path: Path
     steps: str
+    legacy: Legacy
 
 
 def settings_of(plan: Plan, before: Settings | None) -> Settings:
@@ -71,27 +83,34 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))
     return replace(
         settings,
+        left=settings.left | plan.legacy.left,
+        paused=settings.paused or plan.legacy.paused,
         mac=link.mac,
         link_local=netlink.link_local(link.ifindex),
+        l3_ifindex=link.l3_ifindex,
         mode=plan.mode,
         bcc=plan.options.loader is Loader.BCC,
         steps=plan.steps,
     )
 
 
-def inherited(tree: Tree, interface: str) -> Rules:
-    """Rules that somebody added by hand, and that a killed process left in the other place."""
+def inherited(tree: Tree, interface: str) -> Legacy:
+    """What is in the other place: rules that are not a process's own, and what is to be put back.
+
+    Taking them over is the caller's, who then removes them there.
+    """
     try:
         with open_instance(tree, interface) as left:
-            rules = left.maps.rules()
+            rules, settings = left.maps.rules(), left.maps.settings()
     except NdxdpError:
-        return {}
+        return Legacy()
     ours = (HOST_SOURCE, RUN_SOURCE)
-    return {
+    kept = {
         prefix: replace(rule, held=False)
         for prefix, rule in rules.items()
         if rule.source not in ours
     }
+    return Legacy(kept, settings.paused, settings.left & Left.MCAST_ROUTER)
 
 
 def attached_otherwise(interface: str, mode: Mode) -> NdxdpError:

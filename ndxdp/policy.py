@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
@@ -24,7 +25,8 @@ RUN_SOURCE = "run"
 INTERFACE_MAX = 15
 SOURCE_MAX = 15
 LABEL_MAX = 47
-"""Bytes of UTF-8 that the kernel's side keeps of a rule's source and label."""
+VIA_MAX = 127
+"""Bytes of UTF-8 that the kernel's side keeps of a rule's source, its label, and all of `via`."""
 
 
 class Prefix(NamedTuple):
@@ -127,7 +129,8 @@ class Rule:
     source: who wrote it; sources never delete each other's rules. label: what it is counted
     under, the configured prefix or the list that it came from. dynamic: it is no longer
     answered when the daemon's heartbeat is too old. held: the host or the gateway owns the
-    address, so that it is not answered whatever the rule says.
+    address, so that it is not answered whatever the rule says. via: of an answer that asks the
+    kernel: patterns of the interfaces by which a route may leave; () for any.
     """
 
     answer: Answer = Answer.ALWAYS
@@ -136,6 +139,7 @@ class Rule:
     label: str = ""
     dynamic: bool = False
     held: bool = False
+    via: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", cut(self.source, SOURCE_MAX))
@@ -143,10 +147,11 @@ class Rule:
 
     def same_words(self, other: Rule) -> bool:
         """Both say the same of a target, whoever wrote them and wherever they are counted."""
-        return (self.answer, self.profile, self.dynamic) == (
+        return (self.answer, self.profile, self.dynamic, self.via) == (
             other.answer,
             other.profile,
             other.dynamic,
+            other.via,
         )
 
 
@@ -161,6 +166,25 @@ Rules = dict[Prefix, Rule]
 def hole(label: str) -> Rule:
     """The rule of an address that the host or its gateway owns."""
     return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
+
+
+def parse_via(texts: Iterable[str]) -> tuple[str, ...]:
+    """Patterns of interface names: `docker0`, `br-*`, `vnet[0-9]`; UsageError for others."""
+    patterns = tuple(dict.fromkeys(texts))
+    for pattern in patterns:
+        if not pattern or not pattern.isprintable() or re.search(r"[/:\s]", pattern):
+            raise UsageError(f"'{pattern}' matches no interface's name", "as in docker0, or br-*")
+    if len(" ".join(patterns).encode(errors="replace")) > VIA_MAX:
+        raise UsageError(
+            f"the interfaces of one rule take more than {VIA_MAX} bytes",
+            "use a pattern, as in br-*",
+        )
+    return patterns
+
+
+def leaves_by(name: str, via: tuple[str, ...]) -> bool:
+    """Whether an interface's name matches one of the patterns; any does where there are none."""
+    return not via or any(fnmatchcase(name, pattern) for pattern in via)
 
 
 def parse_target(text: str) -> Prefix:
@@ -184,7 +208,7 @@ def compile_rules(
     Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
     """
     rules: Rules = {}
-    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE)
+    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, via=())
     for texts, template in ((answered, rule), (excepted, never)):
         for text in texts:
             prefix = parse_target(text)
@@ -274,13 +298,39 @@ def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Differen
     return difference(desired, concerned)
 
 
+def with_holes(
+    rules: Mapping[Prefix, Rule], kept: Mapping[Prefix, Rule], owned: Mapping[Prefix, str]
+) -> Rules:
+    """merged(), with the holes for what is owned in step (see hold())."""
+    desired = merged(rules, kept)
+    holes = hold(owned, desired)
+    for prefix in holes.remove:
+        del desired[prefix]
+    return desired | holes.write
+
+
+class Entry(NamedTuple):
+    """A rule as a Table holds it: whole, and as ndp.decide() takes it."""
+
+    rule: Rule
+    match: Match
+
+
 class Table:
     """Rules by longest prefix, for the userspace path and the tests: the most specific wins."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, exact: dict[bytes, Entry] | None = None, wider: Iterable[tuple[Prefix, Entry]] = ()
+    ) -> None:
+        """exact: by address (16 bytes), not copied. wider: all the others."""
+        self._exact = exact or {}
         # For each length, longest first: how far an address is to be shifted, and the rules by
         # what is left of it.
-        self._lengths: list[tuple[int, dict[int, tuple[Rule, Match]]]] = []
+        lengths: dict[int, dict[int, Entry]] = {}
+        for prefix, entry in wider:
+            bits = 128 - prefix.length
+            lengths.setdefault(bits, {})[int.from_bytes(prefix.address, "big") >> bits] = entry
+        self._lengths = sorted(lengths.items())
 
     @classmethod
     def of(
@@ -291,35 +341,45 @@ class Table:
         expired: bool = False,
     ) -> Table:
         """group: the number that a rule is counted under. expired: dynamic rules no longer hold."""
-        known: dict[int, tuple[Rule, Match]] = {}
-        lengths: dict[int, dict[int, tuple[Rule, Match]]] = {}
+        known: dict[int, Entry] = {}
+        exact: dict[bytes, Entry] = {}
+        wider: list[tuple[Prefix, Entry]] = []
         for prefix, rule in rules.items():
-            pair = known.get(id(rule))
-            if pair is None:
-                match = Match(
-                    rule.answer, rule.profile, rule.held, expired and rule.dynamic, group(rule)
-                )
-                pair = known[id(rule)] = rule, match
-            bits = 128 - prefix.length
-            lengths.setdefault(bits, {})[int.from_bytes(prefix.address, "big") >> bits] = pair
-        table = cls()
-        table._lengths = sorted(lengths.items())
-        return table
+            entry = known.get(id(rule))
+            if entry is None:
+                entry = known[id(rule)] = entry_of(rule, group(rule), expired=expired)
+            if prefix.length == 128:
+                exact[prefix.address] = entry
+            else:
+                wider.append((prefix, entry))
+        return cls(exact, wider)
 
     def lookup(self, target: bytes) -> tuple[Prefix, Rule] | None:
         """The most specific prefix of a target (16 bytes) and its rule."""
+        entry = self._exact.get(target)
+        if entry is not None:
+            return Prefix(target, 128), entry.rule
         address = int.from_bytes(target, "big")
         for bits, rules in self._lengths:
-            found = rules.get(address >> bits)
-            if found is not None:
-                return Prefix.around(target, 128 - bits), found[0]
+            entry = rules.get(address >> bits)
+            if entry is not None:
+                return Prefix.around(target, 128 - bits), entry.rule
         return None
 
     def match(self, target: bytes) -> Match | None:
         """The same, as ndp.decide() takes it."""
+        entry = self._exact.get(target)
+        if entry is not None:
+            return entry[1]
         address = int.from_bytes(target, "big")
         for bits, rules in self._lengths:
-            found = rules.get(address >> bits)
-            if found is not None:
-                return found[1]
+            entry = rules.get(address >> bits)
+            if entry is not None:
+                return entry[1]
         return None
+
+
+def entry_of(rule: Rule, group: int, *, expired: bool) -> Entry:
+    """expired: dynamic rules no longer hold."""
+    lapsed = expired and rule.dynamic
+    return Entry(rule, Match(rule.answer, rule.profile, rule.held, lapsed, group, rule.via))

@@ -1,23 +1,16 @@
-"""What the commands print: the same facts as text for people and as data for `--json`."""
+"""Rules and verdicts, as text for people and as data for `--json`."""
 
 from __future__ import annotations
 
 import socket
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from ndxdp import ladder, ndp
-from ndxdp.instance import Explanation, Instance, Pinned
-from ndxdp.kernel import libbpf
-from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.maps import Settings
-from ndxdp.ladder import Step
+from ndxdp import ndp
+from ndxdp.instance import Explanation, Forwarding
 from ndxdp.ndp import NaSource, Profile, Reason
 from ndxdp.policy import Prefix, Rule
-from ndxdp.wire import netlink, offload
-
-_NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
+from ndxdp.wire.fib import RouteType
 
 
 def address_text(address: bytes) -> str:
@@ -26,97 +19,6 @@ def address_text(address: bytes) -> str:
 
 def mac_text(mac: bytes) -> str:
     return mac.hex(":")
-
-
-def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
-    """One interface, as `ndxdp status --json` gives it (docs/commands.md)."""
-    maps = instance.maps
-    settings = maps.settings()
-    rules = maps.rules()
-    program = loader = None
-    if isinstance(instance, Pinned):
-        info = libbpf.prog_info(instance.prog_fd)
-        program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
-    kinds = Counter("addresses" if prefix.length == 128 else "prefixes" for prefix in rules)
-    return {
-        "interface": instance.interface,
-        "attached": instance.is_attached(settings),
-        "mode": settings.mode.label,
-        "steps_down": [
-            {"mode": mode.label, "why": why} for mode, why in ladder.unpack(settings.steps)
-        ],
-        "loader": loader,
-        "program": program,
-        "socket": maps.socket_counts(),
-        "held_by": "run" if is_held else "pins",
-        "ifindex": settings.ifindex,
-        "mac": mac_text(settings.mac),
-        "link_local": address_text(settings.link_local),
-        "paused": settings.paused,
-        "rate": 1e9 / settings.rate_interval if settings.rate_interval else 0,
-        "burst": settings.burst,
-        "rules": {
-            "addresses": kinds["addresses"],
-            "prefixes": kinds["prefixes"],
-            "max_addresses": maps.max_entries("addresses"),
-            "max_prefixes": maps.max_entries("prefixes"),
-            "by_source": dict(sorted(Counter(rule.source for rule in rules.values()).items())),
-        },
-        "reasons": {reason.label: count for reason, count in maps.reasons().items()},
-        "groups": [count._asdict() for count in maps.group_counts()],
-        "warnings": list(_warnings(instance.interface, settings)),
-    }
-
-
-def status_text(data: Mapping[str, Any]) -> Iterator[str]:
-    rules, reasons = data["rules"], data["reasons"]
-    attached = data["mode"]
-    if data["program"]:
-        attached += f", {data['loader']} program {data['program']['id']}"
-    if data["held_by"] == "run":
-        attached += ", held by a running ndxdp"
-    yield f"{data['interface']}  {attached if data['attached'] else _NOT_ATTACHED}"
-    steps = [Step(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
-    for step in ladder.told(steps):
-        yield f"  not       {step}"
-    for warning in data["warnings"]:
-        yield f"  WARNING   {warning}"
-    if data["paused"]:
-        yield "  paused: nothing is answered"
-    yield f"  from      {data['mac']}  {data['link_local']}"
-    sources = ", ".join(f"{source} {count}" for source, count in rules["by_source"].items())
-    yield (
-        f"  rules     addresses {rules['addresses']} of {rules['max_addresses']},"
-        f" prefixes {rules['prefixes']}" + (f" (by {sources})" if sources else "")
-    )
-    if data["rate"]:
-        limit = f"{data['rate']:g} answers/s, {data['burst']} at once"
-        yield f"  limit     {limit} for one soliciting MAC"
-    answered = sum(reasons[reason.label] for reason in Reason if reason.is_answer)
-    yield f"  answered  {answered} of {sum(reasons.values())} solicitations"
-    for reason, count in reasons.items():
-        if count:
-            yield f"            {count:>10} {reason}"
-    if data["socket"] and any(data["socket"].values()):
-        overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
-        yield f"  socket    overflows {overflows}, errors {errors}"
-    for group in data["groups"]:
-        if group["solicited"]:
-            yield (
-                f"  rule      {group['answered']:>10} of {group['solicited']} answered:"
-                f" {group['label']} ({group['source']})"
-            )
-
-
-def _warnings(interface: str, settings: Settings) -> Iterator[str]:
-    if settings.mode in (Mode.NATIVE, Mode.GENERIC):
-        link = netlink.find_link(interface)
-        hidden = offload.hidden_vlans(interface, link.kind) if link else []
-        if hidden:
-            yield (
-                f"the VLAN tags of {', '.join(hidden)} are taken off before XDP sees them:"
-                " answers may go to the wrong VLAN; attach in tc mode"
-            )
 
 
 def profile_data(profile: Profile) -> dict[str, Any]:
@@ -135,6 +37,7 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
         "prefix": str(prefix),
         "answer": rule.answer.name.lower(),
         "held": rule.held,
+        "via": list(rule.via),
         "source": rule.source,
         "label": rule.label,
         "profile": profile_data(rule.profile),
@@ -146,6 +49,8 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
     data = profile_data(rule.profile)
     usual = profile_data(ndp.DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
+    if rule.via:
+        words.append(f"via={','.join(rule.via)}")
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
     if rule.held:
         words.append("[held: an address of this host or of its gateway]")
@@ -180,8 +85,40 @@ def explanation_data(explanation: Explanation) -> dict[str, Any]:
         "solicitation": explanation.solicitation.hex(),
         "reason": verdict.reason.label,
         "rule": matched,
+        "forwarding": _forwarding_data(explanation.forwarding),
         "advertisement": reply,
     }
+
+
+def _forwarding_data(told: Forwarding | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    return {
+        "forwards": told.forwards,
+        "type": told.type.name.lower(),
+        "prefix": str(told.route.prefix) if told.route else None,
+        "table": told.route.table if told.route else None,
+        "interface": told.interface or None,
+        "gateway": address_text(told.route.gateway) if told.route and told.route.gateway else None,
+        "neighbour": told.state.name.lower(),
+    }
+
+
+def _forwarding_text(told: Forwarding) -> str:
+    """`2001:db8:c::/64 dev docker0 table 254, neighbour reachable`, as `ip` has it."""
+    words = [] if told.type is RouteType.UNICAST else [told.type.name.lower()]
+    if told.route:
+        words.append(str(told.route.prefix))
+        if told.route.gateway:
+            words.append(f"via {address_text(told.route.gateway)}")
+    if told.interface:
+        words.append(f"dev {told.interface}")
+    if told.route:
+        words.append(f"table {told.route.table}")
+    text = " ".join(words)
+    if told.type is RouteType.UNICAST:
+        text += f", neighbour {told.state.name.lower()}"
+    return text if told.forwards else f"{text}; forwarding is off"
 
 
 def explanation_text(explanation: Explanation) -> Iterator[str]:
@@ -194,6 +131,8 @@ def explanation_text(explanation: Explanation) -> Iterator[str]:
         yield f"rule     {rule_text(_matched(explanation, verdict.prefix_len), verdict.rule)}"
     else:
         yield "rule     none was asked" if verdict.reason is not Reason.NO_RULE else "rule     none"
+    if explanation.forwarding:
+        yield f"route    {_forwarding_text(explanation.forwarding)}"
     yield f"reason   {verdict.reason.label}: {_MEANING[verdict.reason]}"
     if explanation.reply:
         na = ndp.decode_advertisement(explanation.reply)
@@ -227,8 +166,17 @@ _MEANING = {
     Reason.NO_RULE: "no prefix covers the target",
     Reason.DENIED: "the rule says never, or the host or its gateway owns the target",
     Reason.EXPIRED: "the rule's daemon has stopped",
-    Reason.NO_ROUTE: "the kernel has no route to the target behind this host",
-    Reason.NO_NEIGHBOUR: "the kernel has no live neighbour of that address",
+    Reason.NOT_FORWARDING: "the interface does not forward: its sysctl `forwarding` is 0",
+    Reason.NO_ROUTE: "the kernel has no route to the target",
+    Reason.ROUTE_LOCAL: "the route to the target ends at this host",
+    Reason.ROUTE_BLACKHOLE: "the route to the target is a black hole",
+    Reason.ROUTE_UNREACHABLE: "the route to the target says unreachable",
+    Reason.ROUTE_PROHIBIT: "the route to the target says prohibit",
+    Reason.ROUTE_BACK: "the route to the target leads back out of this interface",
+    Reason.ROUTE_ELSEWHERE: "the route leaves by an interface that the rule's via does not name",
+    Reason.ROUTE_ENCAP: "the route goes into a lightweight tunnel: where to is not told",
+    Reason.ROUTE_GATEWAY: "the route goes by another router, so the target is no neighbour",
+    Reason.NO_NEIGHBOUR: "the kernel does not know the target as a live neighbour",
     Reason.DAD_IGNORED: "the rule leaves Duplicate Address Detection alone",
     Reason.RATE_LIMITED: "the soliciting MAC is over its rate; the frame is dropped",
     Reason.RESIZE_FAILED: "the driver left no room for the answer",

@@ -1,4 +1,4 @@
-"""Attaching to an interface, renewing what is attached, detaching.
+"""Attaching to an interface, and renewing what is attached.
 
 The life of what is there then:
 
@@ -17,12 +17,12 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from ndxdp import ladder
+from ndxdp.detaching import elsewhere, take_off, unhang
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
-from ndxdp.instance import Instance, Pinned, open_instance, open_pinned, other_version
-from ndxdp.kernel import abi, attach, libbpf, loader, pins
+from ndxdp.instance import Pinned, note_locals, open_pinned, other_version
+from ndxdp.kernel import abi, attach, loader, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Maps, Settings
@@ -37,7 +37,8 @@ from ndxdp.plan import (
     too_small,
     uninterrupted,
 )
-from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, difference, hold, merged
+from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, difference, with_holes
+from ndxdp.renames import adopt
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
@@ -55,6 +56,9 @@ def attach_interface(
     owned_source: str | None = None,
     keep: bool = True,
     holding: contextlib.ExitStack | None = None,
+    down: bool = False,
+    claimed: Tree | None = None,
+    switch: bool = False,
 ) -> Pinned:
     """Attach a program to an interface, or renew what is attached without losing a frame.
 
@@ -63,6 +67,9 @@ def attach_interface(
     keep: pin the link, so that it outlives this process, and switch allmulti on for as long;
     else the returned instance holds the link, and allmulti is the caller's.
     holding: a stack that takes a hold on the interface, before anybody else may touch it.
+    down: the interface may be down. claimed: where the caller holds the interface already.
+    switch: take the program to another hook, and look for the best one anew if no mode is named;
+    without it an attached one stays in its mode.
 
     ModeUnavailable if no program can be had there, NdxdpError for all else; then the kernel's
     state is what it was.
@@ -72,33 +79,42 @@ def attach_interface(
             "in userspace mode a process answers, and attach leaves none",
             f"ndxdp run -i {interface} --mode userspace",
         )
-    link = netlink.answering_link(interface)
+    link = netlink.answering_link(interface, down=down)
     tree = trees.pins
     tree.check()
     others = tree.other_versions(interface)
     if others:
         raise other_version(tree, interface, others[0])
     with tree.lock(), contextlib.ExitStack() as opened:
-        trees.files.refuse_if_held(interface)
-        _refuse_renamed(tree, link)
-        present = _present(tree, link, options.mode, keep)
+        if claimed is not trees.files:
+            trees.files.refuse_if_held(interface)
+        if claimed is not tree and tree.path(interface).is_dir():
+            tree.refuse_if_held(interface)
+        adopt(tree, link)
+        present = _present(tree, link, None if switch else options.mode, keep)
         modes: tuple[Mode, ...] = ladder.AUTO if options.mode is None else (options.mode,)
         attached = None
         if present is not None:
             opened.enter_context(present)
             before = present.maps.settings()
             if present.is_attached(before):
-                attached, modes = before, (before.mode,)
-        rules = inherited(trees.files, interface) | dict(rules)
+                attached = before
+                if not switch:
+                    modes = (before.mode,)
+        legacy = inherited(trees.files, interface)
+        rules = legacy.rules | dict(rules)
         steps: list[Step] = []
         for mode in modes:
-            told = attached.steps if attached else ladder.pack(steps)
-            plan = Plan(link, mode, options, keep, tree.path(interface), told)
+            stays = attached is not None and attached.mode is mode
+            told = attached.steps if attached and not switch else ladder.pack(steps)
+            plan = Plan(link, mode, options, keep, tree.path(interface), told, legacy)
             try:
-                if not attached:
+                if not stays:
                     ladder.check(link, mode, named=options.mode is not None)
                 if present is None:
                     instance = _attach_anew(tree, plan, rules)
+                elif attached and not stays:
+                    instance = _switch(present, plan, rules, owned_source)
                 else:
                     instance = _renew(present, plan, rules, owned_source)
             except ModeUnavailable as error:
@@ -111,7 +127,7 @@ def attach_interface(
             if trees.files.path(interface).is_dir():
                 with trees.files.lock():
                     trees.files.remove(interface)
-            if holding is not None:
+            if holding is not None and claimed is not tree:
                 holding.enter_context(tree.held(interface))
             return instance
         raise ladder.NoMode(interface, steps, hint)
@@ -121,7 +137,6 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
     """What is pinned for an interface, whether or not it is attached; debris is removed."""
     if not tree.path(link.name).is_dir():
         return None
-    tree.refuse_if_held(link.name)
     try:
         present = open_pinned(tree, link.name)
     except Damaged:  # an attach that was killed half-way
@@ -131,7 +146,7 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
     attached = present.is_attached(settings)
     refusal = None
     if settings.netns != netlink.netns() and not present.is_dead(settings):
-        refusal = _elsewhere(tree.path(link.name))
+        refusal = elsewhere(tree.path(link.name))
     elif attached and settings.ifindex != link.ifindex:
         refusal = NdxdpError(
             f"the pins of {link.name} belong to an interface that has another name now",
@@ -139,7 +154,7 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
         )
     elif attached:
         if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
-            _take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
+            take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
             present.maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
         elif mode not in (None, settings.mode):
             refusal = attached_otherwise(link.name, settings.mode)
@@ -154,30 +169,6 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
     return present
 
 
-def _refuse_renamed(tree: PinTree, link: Link) -> None:
-    """An interface keeps its pins' name when it is renamed: it must not be attached to twice."""
-    here = (link.ifindex, netlink.netns())
-    for name in tree.interfaces():
-        if name == link.name:
-            continue
-        attached = False
-        with contextlib.suppress(NdxdpError), open_pinned(tree, name) as other:
-            settings = other.maps.settings()
-            attached = (settings.ifindex, settings.netns) == here and other.is_attached(settings)
-        if attached:
-            raise NdxdpError(
-                f"ndxdp is attached to {link.name} under its former name, {name}",
-                f"ndxdp detach {name} first",
-            )
-
-
-def _elsewhere(path: Path) -> NdxdpError:
-    return NdxdpError(
-        f"{path} belongs to an interface of another network namespace",
-        f"give this one a BPF file system of its own (--bpffs); if that one has gone: rm -r {path}",
-    )
-
-
 def _attach_anew(tree: PinTree, plan: Plan, rules: Mapping[Prefix, Rule]) -> Pinned:
     link, options = plan.link, plan.options
     with contextlib.ExitStack() as undo:
@@ -185,9 +176,9 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Mapping[Prefix, Rule]) -> Pin
         undo.callback(maps.close)
         settings = settings_of(plan, None)
         maps.set_settings(settings)
-        desired = merged(rules, {})
-        desired |= hold(netlink.owned_addresses(link), desired).write
+        desired = with_holes(rules, {}, netlink.owned_addresses(link))
         maps.apply(Difference(desired, []), {})
+        note_locals(maps)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():
@@ -201,24 +192,42 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Mapping[Prefix, Rule]) -> Pin
         return Pinned(link.name, maps, prog_fd, link_fd)
 
 
+def _switch(
+    present: Pinned, plan: Plan, rules: Mapping[Prefix, Rule], owned_source: str | None
+) -> Pinned:
+    """Take what is attached to another hook: it answers there before it is off here.
+
+    An interface has one XDP program, native or generic: between these two tc answers.
+    """
+    before = present.maps.settings().mode
+    if Mode.TC in (before, plan.mode):
+        return _renew(present, plan, rules, owned_source)
+    with _renew(present, replace(plan, mode=Mode.TC), rules, owned_source) as between:
+        try:
+            return _renew(between, plan, rules, owned_source)
+        except NdxdpError:
+            _renew(between, replace(plan, mode=before), rules, owned_source).close()
+            raise
+
+
 def _renew(
     present: Pinned, plan: Plan, rules: Mapping[Prefix, Rule], owned_source: str | None
 ) -> Pinned:
-    """Put a new program in the place of the present one, on the same maps."""
+    """Put a new program in the place of the present one, on the same maps.
+
+    In another mode, it is put beside it, and then the present one is taken off.
+    """
     link, options = plan.link, plan.options
     before = present.maps.settings()
     attached = before.ifindex == link.ifindex and present.is_attached(before)
+    switching = attached and before.mode is not plan.mode
     size = present.maps.max_entries("addresses")
     resized = options.max_addresses not in (None, size)
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
         stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
         kept = {prefix: rule for prefix, rule in actual.items() if rule.source not in stale}
-        desired = merged(rules, kept)
-        holes = hold(netlink.owned_addresses(link), desired)
-        for prefix in holes.remove:
-            del desired[prefix]
-        desired |= holes.write
+        desired = with_holes(rules, kept, netlink.owned_addresses(link))
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
@@ -226,24 +235,42 @@ def _renew(
         undo.callback(os.close, prog_fd)
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
+            note_locals(maps)
             undo.callback(maps.apply, difference(actual, desired), desired)
             settings = settings_of(plan, before)
             maps.set_settings(settings)
             undo.callback(maps.set_settings, before)
-            if attached:
+            if attached and not switching:
                 attach.replace(
                     link.name, link.ifindex, plan.mode, prog_fd, present.link_fd, present.prog_fd
                 )
                 link_fd = os.dup(present.link_fd) if present.link_fd is not None else None
             else:
-                (plan.path / pins.LINK).unlink(missing_ok=True)
+                if not switching:
+                    (plan.path / pins.LINK).unlink(missing_ok=True)
+                elif present.link_fd is not None:
+                    undo.callback(pins.repin, present.link_fd, plan.path / pins.LINK)
                 link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
             if resized:
                 pins.repin(maps.fds["addresses"], plan.path / "addresses")
             pins.repin(prog_fd, plan.path / pins.PROGRAM)
+            if switching:
+                _leave_hook(present, before, plan, maps, link_fd)
     log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
     return Pinned(link.name, maps, prog_fd, link_fd)
+
+
+def _leave_hook(
+    present: Pinned, before: Settings, plan: Plan, maps: Maps, link_fd: int | None
+) -> None:
+    """Take off what answered before the switch. link_fd: what answers now; None for netlink's."""
+    if link_fd is None:
+        (plan.path / pins.LINK).unlink(missing_ok=True)
+    unhang(present, before)
+    if before.mode is Mode.TC:
+        settings = maps.settings()
+        maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
 
 
 def _hang(
@@ -272,11 +299,11 @@ def _hang(
     )
     left |= how
     if link_fd is None:
-        undo.callback(_take_off, link.ifindex, plan.mode, prog_fd, how)
+        undo.callback(take_off, link.ifindex, plan.mode, prog_fd, how)
     else:
         undo.callback(os.close, link_fd)
         if plan.keep:
-            pins.pin(link_fd, plan.path / pins.LINK)
+            pins.repin(link_fd, plan.path / pins.LINK)
     if plan.keep and not link.allmulti:
         netlink.set_allmulti(link.ifindex, True)
         undo.callback(netlink.set_allmulti, link.ifindex, False)
@@ -293,53 +320,3 @@ def _with_room(maps: Maps, max_addresses: int, have: int) -> Maps:
         return maps.duplicate(max_addresses)
     except BpfError as error:
         raise too_small(max_addresses, have, str(error.strerror)) from error
-
-
-def _take_off(ifindex: int, mode: Mode, prog_fd: int, left: Left) -> None:
-    attach.detach(ifindex, mode, prog_fd)
-    if left & Left.CLSACT and netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
-        libbpf.clsact_destroy(ifindex)
-
-
-# ---- detaching ----------------------------------------------------------------------------------
-
-
-def detach_interface(trees: Trees, interface: str) -> None:
-    """Take the program off, remove pins or files, put allmulti back as it was found."""
-    tree = trees.of(interface)
-    if isinstance(tree, PinTree):
-        tree.check()
-    with tree.lock():
-        if tree.path(interface).is_dir():
-            tree.refuse_if_held(interface)
-        try:
-            instance = open_instance(tree, interface)
-        except Damaged:
-            tree.remove(interface)
-            return
-        with instance:
-            if isinstance(instance, Pinned):
-                settings = instance.maps.settings()
-                if settings.netns != netlink.netns() and not instance.is_dead(settings):
-                    raise _elsewhere(tree.path(interface))
-            release(tree, instance)
-        log.info("detached from %s", interface)
-
-
-def release(tree: Tree, instance: Instance) -> None:
-    """Undo what attach_interface() or serve_interface() did, as far as it is still there."""
-    with uninterrupted():
-        with contextlib.suppress(Damaged):
-            _put_back(instance, instance.maps.settings())
-        tree.remove(instance.interface)
-
-
-def _put_back(instance: Instance, settings: Settings) -> None:
-    if settings.netns != netlink.netns():
-        return
-    if isinstance(instance, Pinned) and instance.link_fd is None:
-        _take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
-    if settings.left & Left.ALLMULTI:
-        netlink.set_allmulti(settings.ifindex, False)
-    if settings.left & Left.MCAST_ROUTER:
-        netlink.set_mcast_router(settings.ifindex, 1)

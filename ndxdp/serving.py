@@ -12,9 +12,10 @@ from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.instance import Served, open_instance, open_pinned, other_version
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.maps import Maps
-from ndxdp.kernel.pins import FileTree, PinTree, Trees
+from ndxdp.kernel.pins import FileTree, PinTree, Tree, Trees
 from ndxdp.ladder import Step
 from ndxdp.plan import (
+    Legacy,
     Options,
     Plan,
     attached_otherwise,
@@ -23,7 +24,8 @@ from ndxdp.plan import (
     too_small,
     uninterrupted,
 )
-from ndxdp.policy import RUN_SOURCE, Prefix, Rule, Rules, difference, hold, merged
+from ndxdp.policy import RUN_SOURCE, Prefix, Rule, difference, with_holes
+from ndxdp.renames import adopt
 from ndxdp.wire import netlink
 
 log = logging.getLogger(__name__)
@@ -38,34 +40,42 @@ def serve_interface(
     owned_source: str,
     steps: list[Step],
     holding: contextlib.ExitStack,
+    down: bool = False,
+    claimed: Tree | None = None,
 ) -> Served:
     """What attach_interface() does, for a path that this process itself is: files, no program.
 
-    steps: the modes that were tried before.
+    steps: the modes that were tried before. claimed: where the caller holds the interface already.
+    If those are pins, their program goes on, and it is the caller's to release() them.
     """
-    link = netlink.answering_link(interface)
+    link = netlink.answering_link(interface, down=down)
     tree = trees.files
     others = tree.other_versions(interface)
     if others:
         raise other_version(tree, interface, others[0])
     with _pins_locked(trees.pins), tree.lock(), contextlib.ExitStack() as undo:
-        tree.refuse_if_held(interface)
-        added = _left_by_program(trees.pins, interface) | dict(rules)
+        if claimed is not tree:
+            tree.refuse_if_held(interface)
+        taking_over = claimed is trees.pins
+        if taking_over:
+            legacy = inherited(trees.pins, interface)
+        else:
+            with contextlib.suppress(ModeUnavailable):
+                trees.pins.check()
+                adopt(trees.pins, link)
+            legacy = _left_by_program(trees.pins, interface)
+        added = legacy.rules | dict(rules)
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_SOURCE)
         kept = {prefix: rule for prefix, rule in actual.items() if rule.source not in stale}
-        desired = merged(added, kept)
-        holes = hold(netlink.owned_addresses(link), desired)
-        for prefix in holes.remove:
-            del desired[prefix]
-        desired |= holes.write
+        desired = with_holes(added, kept, netlink.owned_addresses(link))
         if options.max_addresses is not None:
             if options.max_addresses < sum(prefix.length == 128 for prefix in actual):
                 raise too_small(options.max_addresses, len(actual), "too small")
             maps.resize_addresses(options.max_addresses)
         told = ladder.pack(steps)
-        plan = Plan(link, Mode.USERSPACE, options, False, tree.path(interface), told)
+        plan = Plan(link, Mode.USERSPACE, options, False, tree.path(interface), told, legacy)
         settings = settings_of(plan, before)
         if link.mcast_router == 1:
             try:
@@ -77,9 +87,13 @@ def serve_interface(
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
             maps.set_settings(settings)
-            holding.enter_context(tree.held(interface))
+            if claimed is not tree:
+                holding.enter_context(tree.held(interface))
             undo.pop_all()
-        trees.pins.remove(interface)
+            if taking_over:
+                _leave_to_us(trees.pins, interface)
+            else:
+                trees.pins.remove(interface)
     log.info("answering on %s in userspace mode", interface)
     return Served(interface, maps, held=True)
 
@@ -112,10 +126,10 @@ def _pins_locked(tree: PinTree) -> Iterator[None]:
         yield
 
 
-def _left_by_program(tree: PinTree, interface: str) -> Rules:
-    """Rules that are pinned; NdxdpError if they are at work, and two would answer."""
+def _left_by_program(tree: PinTree, interface: str) -> Legacy:
+    """What is pinned; NdxdpError if it is at work, and two would answer."""
     if not tree.path(interface).is_dir():
-        return {}
+        return Legacy()
     tree.refuse_if_held(interface)
     try:
         with open_pinned(tree, interface) as left:
@@ -123,5 +137,12 @@ def _left_by_program(tree: PinTree, interface: str) -> Rules:
             if left.is_attached(settings) or not left.is_dead(settings):
                 raise attached_otherwise(interface, settings.mode)
     except Damaged:
-        return {}
+        return Legacy()
     return inherited(tree, interface)
+
+
+def _leave_to_us(tree: PinTree, interface: str) -> None:
+    """What was taken over is not put back when the program goes."""
+    with open_pinned(tree, interface) as before:
+        settings = before.maps.settings()
+        before.maps.set_settings(replace(settings, left=settings.left & ~Left.MCAST_ROUTER))

@@ -9,38 +9,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
-from ndxdp import ladder, responder, serving
-from ndxdp.config import Addresses, Announce, Gateway
-from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError
+from ndxdp import detaching, ladder, reconcile, renames, responder, serving
+from ndxdp.attendants import Attendants
+from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
 from ndxdp.instance import Instance
+from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
-from ndxdp.ndp import Answer
-from ndxdp.plan import Options
-from ndxdp.policy import (
-    HOST_SOURCE,
-    RUN_SOURCE,
-    Difference,
-    Prefix,
-    Rules,
-    difference,
-    hold,
-    hole,
-)
+from ndxdp.ndp import Answer, Profile
+from ndxdp.policy import Rules
+from ndxdp.resolver import Resolver
 from ndxdp.sources.docker import SOURCE as DOCKER_SOURCE
-from ndxdp.sources.docker import Selector
+from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
-from ndxdp.wire.announce import Announcements, Announcer
-from ndxdp.wire.gateway import GatewayCare
-from ndxdp.wire.hygiene import Hygiene
+from ndxdp.wire.fib import Fib
 from ndxdp.wire.membership import Allmulti, Groups
 from ndxdp.wire.netlink import Link
 from ndxdp.wire.packet import PacketSocket
@@ -48,72 +39,59 @@ from ndxdp.wire.packet import PacketSocket
 log = logging.getLogger(__name__)
 
 _RETRY = 5.0  # seconds after a failure
+_SLICE = 500  # groups: a fraction of a second
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What is to be done on one interface.
-
-    rules: those that the daemon was given, of `source`. keep: the program outlives the process.
-    insist: and where no program can be had, that is an error. detach: it is taken off at the end
-    all the same. patient: an interface that is not there is waited for from the start.
-    selectors: of containers. heartbeat_timeout: s, after which dynamic rules lapse; 0 for never.
-    """
-
-    interface: str
-    options: Options
-    rules: Rules
-    source: str = RUN_SOURCE
-    keep: bool = False
-    insist: bool = False
-    detach: bool = True
-    patient: bool = False
-    selectors: tuple[Selector, ...] = ()
-    heartbeat_timeout: float = 0.0
-    announce: Announce = field(default_factory=Announce)
-    gateway: Gateway = field(default_factory=Gateway)
-    addresses: Addresses = field(default_factory=Addresses)
-
-    def same_but_rules(self, other: Job) -> bool:
-        """Nothing but rules and selectors differs, which are changed as it runs."""
-        return replace(self, rules={}, selectors=()) == replace(other, rules={}, selectors=())
-
-
 @dataclass
 class _Answering:
-    """What answers: a program that is pinned in `tree`, or the userspace path."""
+    """What answers: a program that is pinned in `tree`, or the userspace path.
+
+    leaves: nothing of it stays at an orderly end. held: what it needs as long as it answers.
+    claim: that nobody else answers there.
+    """
 
     tree: Tree
     instance: Instance
     ifindex: int
     packets: PacketSocket | None = None
+    leaves: bool = False
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    claim: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     seen: tuple[object, ...] = ()
-    link: Link | None = None
     gateways: frozenset[bytes] = frozenset()
-    targets: frozenset[bytes] = field(default_factory=frozenset)
+    targets: dict[bytes, Profile] = field(default_factory=dict)
+    asks_kernel: bool = False
 
 
 class Uplink:
     """Does a job until stop() is called. Of the loop's thread only.
 
-    ready: called each time that answering has begun. ifindexes: whose events concern it; None
-    for all.
+    ready: called each time that answering has begun. let_go: called when it has ended because the
+    interface has gone, which under another name may be what another uplink waits for. ifindexes:
+    whose events concern it; None for all.
     """
 
     def __init__(
-        self, trees: Trees, job: Job, executor: Executor, ready: Callable[[Job, Instance], None]
+        self,
+        trees: Trees,
+        job: Job,
+        executor: Executor,
+        ready: Callable[[Job, Instance], None],
+        let_go: Callable[[], None],
+        state: State,
     ) -> None:
         self.job = job
         self.ifindexes: frozenset[int] | None = None
         self.began = asyncio.Event()
         self._trees, self._executor, self._ready = trees, executor, ready
+        self._let_go, self._state = let_go, state
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
-        self._again = False
+        self._again = self._switching = self._unmet = False
         self._containers: Rules | None = None
-        self._stale_rules = False
+        self._stale_rules = self._look_again = False
 
     # ---- what the daemon tells
 
@@ -131,13 +109,10 @@ class Uplink:
 
     def set_job(self, job: Job) -> None:
         """Another job on the same interface: just what differs is touched."""
-        if job == self.job:
+        if job == self.job and not self._unmet:
             return
-        mode = self.job.options.mode
-        if job.options.mode != mode:
-            log.warning("%s: another mode takes `ndxdp detach` and a restart", job.interface)
-            job = replace(job, options=replace(job.options, mode=mode))
-        self._again = self._again or not job.same_but_rules(self.job)
+        self._again = self._again or self._unmet or not job.same_but_rules(self.job)
+        self._switching = self._switching or job.options.mode != self.job.options.mode
         self._stale_rules = True
         self.job = job
         self._changed.set()
@@ -150,82 +125,129 @@ class Uplink:
             pause = 0.0
             try:
                 await self._answer()
-            except InterfaceGone as gone:
+            except InterfaceGone as lost:
                 if not self.began.is_set() and not self.job.patient:
                     raise
-                log.warning("%s; waiting for it", gone)
+                log.warning("%s; waiting for it", lost)
             except NdxdpError as error:
                 if not self.began.is_set() and not self.job.patient:
                     raise
                 log.error("%s: %s; trying again", self.job.interface, error)
                 pause = _RETRY
             self.began.set()
-            if not self._again and not self._stop.is_set():
+            if not self._stop.is_set():
+                self._let_go()
                 await self._is_back(pause)
         if self.job.detach:
             await self._call(self._clean_up)
 
     async def _answer(self) -> None:
         """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
-        with contextlib.ExitStack() as held:
-            at_end = contextlib.ExitStack()
-            self._again = False
-            try:
-                answering = await self._call(lambda: self._begin(held, at_end))
-                with self._path(answering):
-                    self.began.set()
-                    self._ready(self.job, answering.instance)
+        self._again = lost = False
+        answering = await self._call(partial(self._begin, None, switching=False))
+        said: _Answering | None = None
+        try:
+            while not self._stop.is_set() or answering is not said:
+                with self._resolving(answering) as resolver, self._path(answering, resolver):
+                    if said is not None and answering is not said:
+                        # Not before its socket is read from, which holds little.
+                        await self._call(partial(self._retire, said, answering))
+                    if answering is not said:
+                        said = answering
+                        self.began.set()
+                        self._ready(self.job, answering.instance)
                     await self._attend(answering)
-            except InterfaceGone:
-                at_end.pop_all()
-                raise
-            finally:
-                if self._again:  # the program goes on while it is renewed
-                    at_end.pop_all()
-                await self._call(at_end.close)
+                    if self._again and not self._stop.is_set():
+                        answering = await self._renewed(answering)
+        except InterfaceGone:
+            lost = True
+            raise
+        finally:
+            await self._call(partial(self._end, answering, lost=lost))
+
+    async def _renewed(self, answering: _Answering) -> _Answering:
+        """What answers as the job wants it now; the old one does so until that is there."""
+        switching, self._again, self._switching, self._unmet = self._switching, False, False, False
+        try:
+            return await self._call(partial(self._begin, answering, switching=switching))
+        except InterfaceGone:
+            raise
+        except (NdxdpError, OSError) as error:
+            self._unmet, self._switching = True, self._switching or switching
+            log.error("%s: %s; it goes on as before", self.job.interface, error)
+            return answering
 
     async def _attend(self, answering: _Answering) -> None:
-        async with contextlib.AsyncExitStack() as attendants:
-            link = await self._call(lambda: self._find(answering))
-            groups = Groups(answering.ifindex)
-            attendants.callback(groups.close)
-            announcer = self._announcer(answering, link, attendants)
-            hygiene = self._hygiene(answering, attendants)
-            care = _Care(answering.ifindex, self.job.gateway, attendants)
-            if self.job.heartbeat_timeout:
-                _start(self._keep_beating(answering), attendants)
-            else:
-                await self._call(lambda: self._beat(answering))
-            self._stale_rules = True
-            self._changed.set()
-            targets: frozenset[bytes] = frozenset()
-            was_up = link.up
-            async for _ in self._rounds():
-                if self._stale_rules:
-                    with self._going_on():
-                        self._stale_rules = False
-                        try:
-                            await self._call(lambda: self._reconcile(answering))
-                        except (NdxdpError, OSError):
-                            self._stale_rules = True
-                            raise
+        link = await self._call(lambda: self._find(answering))
+        with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
+            attendants = Attendants(self.job, link)
+            attending = self._state.attending(
+                self.job.interface, attendants.announced, attendants.gateways
+            )
+            try:
+                with attending:
+                    if self.job.heartbeat_timeout:
+                        attendants.start(self._keep_beating(answering))
+                    else:
+                        await self._call(lambda: self._beat(answering))
+                    await self._keep_in_step(answering, groups, attendants)
+            finally:
+                await attendants.leave()
+
+    async def _keep_in_step(
+        self, answering: _Answering, groups: Groups, attendants: Attendants
+    ) -> None:
+        self._stale_rules = True
+        self._changed.set()
+        joined: dict[bytes, Profile] = {}
+        async for _ in self._rounds():
+            if self._stale_rules:
                 with self._going_on():
-                    link = await self._call(lambda: self._follow(answering))
-                    now = answering.targets
-                    if now != targets:
-                        await self._call(lambda: groups.change(now - targets, targets - now))  # noqa: B023
-                    if announcer:
-                        announcer.set_mac(link.mac)
-                        announcer.set_gateways(answering.gateways)
-                        announcer.forget(targets - now)
-                        announcer.announce(now - targets)
-                        if link.up and not was_up:
-                            announcer.announce_all()
-                    care.look(link, answering.gateways, now)
-                    hygiene.set()
-                    targets, was_up = now, link.up
-                if self._again:
-                    return
+                    self._stale_rules = False
+                    try:
+                        await self._call(lambda: self._reconcile(answering))
+                    except (NdxdpError, OSError):
+                        self._stale_rules = True
+                        raise
+            if self._look_again:
+                self._look_again, answering.seen = False, ()
+            with self._going_on():
+                link = await self._call(lambda: self._follow(answering))
+                if answering.targets is not joined and await self._join(groups, answering.targets):
+                    joined = answering.targets
+                attendants.look(link, answering.gateways, joined)
+            if self._again:
+                return
+
+    async def _join(self, groups: Groups, targets: Iterable[bytes]) -> bool:
+        """In slices; False if something else came in between, and there are more."""
+        more = True
+        while more and not self._changed.is_set() and not self._stop.is_set():
+            more = await self._call(partial(groups.keep, targets, _SLICE))
+        return not more
+
+    @contextlib.contextmanager
+    def _watching(self, answering: _Answering) -> Iterator[None]:
+        """Rules that are changed by hand are seen: groups are joined, addresses announced."""
+        loop = asyncio.get_running_loop()
+        try:
+            watch = Watch(answering.tree.path(self.job.interface))
+        except OSError as error:  # somebody's rm -r, or no more of them
+            log.warning("%s: rules by hand are not announced (%s)", self.job.interface, error)
+            yield
+            return
+
+        def on_touch() -> None:
+            watch.drain()
+            self._look_again = True
+            self._changed.set()
+
+        with contextlib.closing(watch):
+            loop.add_reader(watch.fileno(), on_touch)
+            try:
+                yield
+            finally:
+                loop.remove_reader(watch.fileno())
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -254,34 +276,64 @@ class Uplink:
             stopping.cancel()
 
     async def _is_back(self, pause: float) -> None:
-        """Wait for the interface to be there and up, or for the end."""
+        """Wait for the interface to be there, or for the end."""
         self.ifindexes = None
         asyncio.get_running_loop().call_later(pause, self._changed.set)
         async for _ in self._rounds():
             try:
-                await self._call(lambda: netlink.answering_link(self.job.interface))
+                await self._call(self._look)
                 return
-            except NdxdpError as error:
+            except (NdxdpError, OSError) as error:
                 log.debug("not yet: %s", error)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
-    # ---- beginning, in the executor's thread
+    # ---- beginning and ending, in the executor's thread
 
-    def _begin(self, held: contextlib.ExitStack, at_end: contextlib.ExitStack) -> _Answering:
-        """By a program if one can be had, else from userspace."""
+    def _look(self) -> None:
+        """NdxdpError if the interface is not there, or a process answers there by another name."""
+        with contextlib.suppress(ModeUnavailable):
+            renames.settle(self._trees.pins, self.job.interface)
+        netlink.answering_link(self.job.interface, down=self._may_be_down)
+
+    @property
+    def _may_be_down(self) -> bool:
+        """So that the first solicitation finds an answer when the interface comes up."""
+        return self.job.patient or self.began.is_set()
+
+    def _begin(self, before: _Answering | None, *, switching: bool) -> _Answering:
+        """By a program if one can be had, else from userspace.
+
+        before: what answers now, to be retired once this does. switching: in another mode.
+        """
         job, steps = self.job, list[Step]()
-        if job.options.mode is not Mode.USERSPACE:
-            try:
-                return self._attach(held, at_end)
-            except ModeUnavailable as error:
-                if job.options.mode is not None or job.insist:
-                    raise
-                steps = error.steps if isinstance(error, NoMode) else ladder.all_of(error)
-        return self._open_userspace(steps, held, at_end)
+        if not self.began.is_set():  # else it has been looked for
+            self._look()
+        claimed = before.tree if before else None
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as claim:
+            answering = None
+            if job.options.mode is not Mode.USERSPACE:
+                try:
+                    answering = self._attach(held, claim, claimed, switching)
+                except ModeUnavailable as error:
+                    if job.options.mode is not None or job.insist:
+                        raise
+                    steps = error.steps if isinstance(error, NoMode) else ladder.all_of(error)
+            if answering is None:
+                answering = self._open_userspace(steps, held, claim, claimed)
+            answering.held = held.pop_all()
+            kept = before.claim if before and before.tree is answering.tree else claim
+            answering.claim = kept.pop_all()
+            return answering
 
-    def _attach(self, held: contextlib.ExitStack, at_end: contextlib.ExitStack) -> _Answering:
+    def _attach(
+        self,
+        held: contextlib.ExitStack,
+        claim: contextlib.ExitStack,
+        claimed: Tree | None,
+        switching: bool,
+    ) -> _Answering:
         job, trees = self.job, self._trees
         instance = responder.attach_interface(
             trees,
@@ -290,21 +342,33 @@ class Uplink:
             job.rules,
             owned_source=job.source,
             keep=job.keep,
-            holding=held,
+            holding=claim,
+            down=self._may_be_down,
+            claimed=claimed,
+            # What an earlier daemon left in another mode than the file names is not what is wanted.
+            switch=switching or (job.patient and job.options.mode is not None),
         )
         held.callback(instance.close)
-        ifindex = instance.maps.settings().ifindex
+        answering = _Answering(trees.pins, instance, instance.maps.settings().ifindex)
         if not job.keep:
-            at_end.callback(_leave, trees.pins, instance)
-            with netlink.present(job.interface):
-                held.callback(Allmulti(ifindex).close)
-        return _Answering(trees.pins, instance, ifindex)
+            answering.leaves = True
+            try:
+                with netlink.present(job.interface):
+                    held.callback(Allmulti(answering.ifindex).close)
+            except BaseException as error:
+                self._leave(answering, lost=isinstance(error, InterfaceGone))
+                raise
+        return answering
 
     def _open_userspace(
-        self, steps: list[Step], held: contextlib.ExitStack, at_end: contextlib.ExitStack
+        self,
+        steps: list[Step],
+        held: contextlib.ExitStack,
+        claim: contextlib.ExitStack,
+        claimed: Tree | None,
     ) -> _Answering:
         job, trees = self.job, self._trees
-        link = netlink.answering_link(job.interface)
+        link = netlink.answering_link(job.interface, down=self._may_be_down)
         try:
             with netlink.present(job.interface):
                 packets = PacketSocket(link.ifindex)
@@ -325,111 +389,119 @@ class Uplink:
             job.rules,
             owned_source=job.source,
             steps=steps,
-            holding=held,
+            holding=claim,
+            down=self._may_be_down,
+            claimed=claimed,
         )
         held.callback(instance.close)
-        at_end.callback(_leave, trees.files, instance)
         if steps:
             log.warning("answering from userspace (%s)", "; ".join(ladder.told(steps)))
-        return _Answering(trees.files, instance, link.ifindex, packets)
+        return _Answering(trees.files, instance, link.ifindex, packets, leaves=True)
+
+    def _retire(self, before: _Answering, now: _Answering) -> None:
+        """Close what answered before; a program is taken off if now a process answers."""
+        with before.claim, before.held:
+            if before.tree is not now.tree and before.packets is None:
+                self._leave(before, lost=False)
+
+    def _end(self, answering: _Answering, *, lost: bool) -> None:
+        with answering.claim, answering.held:
+            if lost or answering.leaves:
+                self._leave(answering, lost=lost)
+
+    @staticmethod
+    def _leave(answering: _Answering, *, lost: bool) -> None:
+        """Take everything off; what was lost leaves its rules for when it is back."""
+        tree, instance = answering.tree, answering.instance
+        with tree.lock():
+            if lost:
+                detaching.let_go(tree, instance)
+            else:
+                detaching.release(tree, instance)
 
     def _clean_up(self) -> None:
         with contextlib.suppress(NdxdpError):  # there may be nothing left
-            responder.detach_interface(self._trees, self.job.interface)
+            detaching.detach_interface(self._trees, self.job.interface)
 
     @contextlib.contextmanager
-    def _path(self, answering: _Answering) -> Iterator[None]:
+    def _resolving(self, answering: _Answering) -> Iterator[Resolver]:
+        """The resolver at work; the program makes requests for as long."""
+        wanted, maps = self.job.resolve, answering.instance.maps
+        with netlink.present(self.job.interface):
+            resolver = Resolver(answering.ifindex, maps, wanted)
+        with contextlib.closing(resolver):
+            reconcile.let_request(answering.tree, answering.instance, wanted)
+            try:
+                yield resolver
+            finally:
+                reconcile.let_request(answering.tree, answering.instance, None)
+
+    @contextlib.contextmanager
+    def _path(self, answering: _Answering, resolver: Resolver) -> Iterator[None]:
         """The userspace path at work, if it is that which answers."""
         if answering.packets is None:
             yield
             return
         loop = asyncio.get_running_loop()
-        path = Userspace(answering.instance.maps, answering.packets)
-        loop.add_reader(answering.packets.fileno(), path.on_readable)
-        try:
-            yield
-        finally:
-            loop.remove_reader(answering.packets.fileno())
+        with Fib() as fib:
+            path = Userspace(
+                answering.instance.maps, answering.packets, fib, unresolved=resolver.ask_for
+            )
+            loop.add_reader(answering.packets.fileno(), path.on_readable)
+            try:
+                yield
+            finally:
+                loop.remove_reader(answering.packets.fileno())
+                path.on_readable()  # what is in the queue came before whoever answers now
 
     # ---- keeping in step, in the executor's thread
 
     def _reconcile(self, answering: _Answering) -> None:
-        """Make the rules of our sources what they should be; an unchanged one is not touched."""
+        """Make the rules of our sources what they should be."""
         desired_by = {self.job.source: self.job.rules}
         if self._containers is not None:
             desired_by[DOCKER_SOURCE] = self._containers
         elif not self.job.selectors:
             desired_by[DOCKER_SOURCE] = {}
-        with answering.tree.lock():
-            maps = answering.instance.maps
-            actual = maps.rules()
-            desired = {
-                prefix: rule for prefix, rule in actual.items() if rule.source not in desired_by
-            }
-            for rules in desired_by.values():
-                for prefix, rule in rules.items():
-                    there = desired.get(prefix)
-                    if there is None or there.source == HOST_SOURCE:
-                        held = there is not None or (prefix in actual and actual[prefix].held)
-                        desired[prefix] = replace(rule, held=True) if held else rule
-                    else:
-                        log.warning("%s has a rule by '%s' already", prefix, there.source)
-            for prefix, rule in actual.items():
-                if rule.held and prefix not in desired:
-                    desired[prefix] = hole("own")
-            change = difference(desired, actual)
-            if change.write or change.remove:
-                maps.apply(change, actual)
-                log.info(
-                    "%s: rules written %d, removed %d",
-                    self.job.interface,
-                    len(change.write),
-                    len(change.remove),
-                )
+        reconcile.apply_sources(answering.tree, answering.instance, desired_by)
         answering.seen = ()
 
     def _find(self, answering: _Answering) -> Link:
         link = netlink.find_link(self.job.interface)
         if link is None or link.ifindex != answering.ifindex:
-            raise netlink.gone(self.job.interface)
-        self.ifindexes = frozenset((link.ifindex, link.master))
+            raise gone(self.job.interface)
+        # Where a route leads may change with any interface.
+        ours = frozenset((link.ifindex, link.master))
+        self.ifindexes = None if answering.asks_kernel else ours
         return link
 
     def _follow(self, answering: _Answering) -> Link:
         """Look at the network, and write what has changed: holes, MAC, link-local address."""
-        instance, link = answering.instance, self._find(answering)
+        link = self._find(answering)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
-        seen = (link.mac, link_local, owned)
-        answering.link = link
+        seen = (link.mac, link_local, link.l3_ifindex, owned)
         if seen != answering.seen:
-            with answering.tree.lock():
-                settings = instance.maps.settings()
-                fresh = replace(settings, mac=link.mac, link_local=link_local)
-                if fresh != settings:
-                    instance.maps.set_settings(fresh)
-                if fresh.mac != settings.mac:
-                    log.info("%s answers from %s now", link.name, link.mac.hex(":"))
-                rules = _keep_holes(instance, owned)
-            answering.gateways = frozenset(netlink.gateways(link.name))
-            answering.targets = frozenset(
-                prefix.address
+            rules = reconcile.apply_host(
+                answering.tree, answering.instance, link, link_local, owned
+            )
+            answering.gateways = frozenset(netlink.gateways(link.ifindex))
+            # Of the maps' bytes and the job's, which are equal, one is enough.
+            known = {prefix: prefix.address for prefix in self.job.rules}
+            answering.targets = {
+                known.get(prefix, prefix.address): rule.profile
                 for prefix, rule in rules.items()
                 if prefix.length == 128 and rule.answer is Answer.ALWAYS and not rule.held
-            )
+            }
+            answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.values())
             answering.seen = seen
+        if answering.asks_kernel:
+            self.ifindexes = None
+            reconcile.note_tables(answering.tree, answering.instance)
         return link
 
     def _beat(self, answering: _Answering) -> None:
-        """The heartbeat, without which dynamic rules lapse."""
-        with answering.tree.lock():
-            settings = answering.instance.maps.settings()
-            timeout = round(self.job.heartbeat_timeout * 1e9)
-            if not timeout and not settings.heartbeat_timeout:
-                return
-            now = time.monotonic_ns()
-            fresh = replace(settings, heartbeat=now, heartbeat_timeout=timeout)
-            answering.instance.maps.set_settings(fresh)
+        reconcile.beat(answering.tree, answering.instance, self.job.heartbeat_timeout)
 
     async def _keep_beating(self, answering: _Answering) -> None:
         while True:
@@ -438,109 +510,3 @@ class Uplink:
             except (NdxdpError, OSError) as error:
                 log.error("%s: no heartbeat: %s", self.job.interface, error)
             await asyncio.sleep(self.job.heartbeat_timeout / 3)
-
-    # ---- what stands beside the answering
-
-    def _announcer(
-        self, answering: _Answering, link: Link, attendants: contextlib.AsyncExitStack
-    ) -> Announcer | None:
-        wanted = self.job.announce
-        if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
-            return None
-        what = Announcements(
-            probe=wanted.probe,
-            solicit_gateway=wanted.solicit_gateway,
-            advertise=wanted.advertise,
-            rate=wanted.rate,
-            interval=wanted.interval,
-        )
-        with netlink.present(link.name):
-            announcer = Announcer(answering.ifindex, link.mac, what, answering.gateways)
-        attendants.callback(announcer.close)
-        _start(announcer.run(), attendants)
-        return announcer
-
-    def _hygiene(
-        self, answering: _Answering, attendants: contextlib.AsyncExitStack
-    ) -> asyncio.Event:
-        changed = asyncio.Event()
-        wanted = self.job.addresses
-        if wanted.deprecate:
-            hygiene = Hygiene(answering.ifindex, wanted.deprecate, wanted.preferred)
-            _start(hygiene.run(changed), attendants)
-        return changed
-
-
-class _Care:
-    """Gateway care for whichever gateways there are."""
-
-    def __init__(
-        self, ifindex: int, wanted: Gateway, attendants: contextlib.AsyncExitStack
-    ) -> None:
-        self._ifindex, self._wanted = ifindex, wanted
-        self._attendants = attendants
-        self._cared: dict[bytes, tuple[GatewayCare, asyncio.Task[None]]] = {}
-        attendants.push_async_callback(self._end)
-
-    def look(self, link: Link, gateways: frozenset[bytes], targets: frozenset[bytes]) -> None:
-        if not self._wanted.keep:
-            return
-        source = self._wanted.source or min(targets, default=None)
-        for gateway in set(self._cared) - gateways:
-            care, task = self._cared.pop(gateway)
-            task.cancel()
-            care.close()
-        if source is None:
-            return
-        for gateway in gateways:
-            if gateway in self._cared:
-                self._cared[gateway][0].set_mac(link.mac)
-                continue
-            with netlink.present(link.name):
-                care = GatewayCare(
-                    self._ifindex, gateway, source, link.mac, interval=self._wanted.interval
-                )
-            self._cared[gateway] = care, asyncio.ensure_future(care.run())
-
-    async def _end(self) -> None:
-        for care, task in self._cared.values():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            care.close()
-
-
-def _start(work: Coroutine[Any, Any, None], attendants: contextlib.AsyncExitStack) -> None:
-    """Run it beside, until the attendants are sent away."""
-    task = asyncio.ensure_future(work)
-
-    async def end() -> None:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-    attendants.push_async_callback(end)
-
-
-def _leave(tree: Tree, instance: Instance) -> None:
-    with tree.lock():
-        responder.release(tree, instance)
-
-
-def _keep_holes(instance: Instance, owned: Mapping[Prefix, str]) -> Rules:
-    """Holes for just these addresses; returns all the rules."""
-    maps = instance.maps
-    actual = maps.rules()
-    change = hold(owned, actual)
-    # First what needs no room: rules of others are marked, and holes that went are closed.
-    marked = {prefix: rule for prefix, rule in change.write.items() if prefix in actual}
-    if marked or change.remove:
-        maps.apply(Difference(marked, change.remove), actual)
-    holes = {prefix: rule for prefix, rule in change.write.items() if prefix not in actual}
-    if holes:
-        maps.apply(Difference(holes, []), maps.rules())
-    for prefix, rule in change.write.items():
-        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
-    for prefix in change.remove:
-        log.info("%s: the hole is gone", prefix)
-    return maps.rules() if change.write or change.remove else actual

@@ -10,13 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ndxdp import ndp
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.maps import Group, Maps
-from ndxdp.ndp import Host, Limiter, Reason, Verdict
-from ndxdp.policy import Rule, Table
+from ndxdp.kernel import abi
+from ndxdp.kernel.events import EventSender
+from ndxdp.kernel.maps import Maps
+from ndxdp.kernel.pins import TRACER
+from ndxdp.ndp import Host, Limiter, Match, Reason, Solicitation, Verdict
+from ndxdp.policy import Table
+from ndxdp.wire.fib import Fib, refusal
 from ndxdp.wire.packet import BATCH, PacketSocket
 
 log = logging.getLogger(__name__)
@@ -24,18 +28,29 @@ log = logging.getLogger(__name__)
 _ROUNDS = 16
 """Batches in a row before others in the process get their turn."""
 
-_FAILED = Reason.SEND_FAILED
+_TRACER_REST = 2_000_000
+"""ns for a tracer to make room, before it is told more: an event takes half an answer's time."""
+
+_FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
 _FIRST = bytes(4)  # the key of an array's first element
 
 
 class Userspace:
-    """Answers on one interface. Socket and maps are the caller's, and are to outlive it.
+    """Answers on one interface. Sockets and maps are the caller's, and are to outlive it.
 
+    unresolved: called with a solicitation for a neighbour that the kernel does not know.
     on_readable() is for an event loop to call; it never raises.
     """
 
-    def __init__(self, maps: Maps, packets: PacketSocket) -> None:
-        self._maps, self._packets = maps, packets
+    def __init__(
+        self,
+        maps: Maps,
+        packets: PacketSocket,
+        fib: Fib,
+        unresolved: Callable[[Solicitation, Match], None] = lambda ns, rule: None,
+    ) -> None:
+        self._maps, self._packets, self._fib = maps, packets, fib
+        self._unresolved = unresolved
         self._reasons = maps.file("reasons")
         self._groups = maps.file("group_counters")
         self._own = maps.file("userspace")
@@ -46,11 +61,15 @@ class Userspace:
         self._seen_dead = False
         self._host = Host(bytes(6))
         self._table = Table()
+        self._some_unknown = False
         self._limiter = Limiter(
             self._settings.rate_interval, self._settings.rate_credit, time.monotonic_ns
         )
         self._verdicts: Counter[tuple[Reason, int | None]] = Counter()
         self._errors = 0
+        self._tracer = EventSender(maps.directory / TRACER)
+        self._tracer_rests = 0
+        self._seen_by_tracer = 0
         self._refresh()
 
     def on_readable(self) -> None:
@@ -73,14 +92,73 @@ class Userspace:
     def _answer(self, frames: list[bytes]) -> None:
         judge, host, match = ndp.judge, self._host, self._table.match
         admit = self._limiter.admit if self._settings.rate_interval else None
-        verdicts = [judge(frame, host, match, admit) for frame in frames]
+        refuse = self._refuse
+        verdicts = [judge(frame, host, match, admit, refuse) for frame in frames]
         replies = [verdict[1] for verdict in verdicts if verdict[1] is not None]
         failed = self._packets.send(replies) if replies else {}
         if failed:
             verdicts = self._without(verdicts, failed)
+        if self._settings.trace_until:
+            self._trace(frames, verdicts)
+        if self._some_unknown:
+            self._some_unknown = False
+            self._tell_unresolved(frames, verdicts)
         self._verdicts.update(
             [(reason, None if rule is None else rule.group) for reason, _, rule in verdicts]
         )
+
+    def _tell_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+        for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
+            if reason is _UNKNOWN:
+                ns = ndp.validate(frame, self._host.mac)
+                if isinstance(ns, Solicitation) and rule:  # as it was a moment ago
+                    self._unresolved(ns, rule)
+
+    def _trace(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+        """Tell the tracer, if there is one; what it has no room for is counted."""
+        now, until = time.monotonic_ns(), self._settings.trace_until
+        if now > until:
+            return
+        every = self._settings.trace_every or 1
+        chosen = range(-self._seen_by_tracer % every, len(frames), every)
+        self._seen_by_tracer += len(frames)
+        told = not chosen
+        if chosen and now >= self._tracer_rests:
+            told = self._tracer.send([self._event(now, frames[n], verdicts[n]) for n in chosen])
+            self._tracer_rests = 0 if told else now + _TRACER_REST
+        try:
+            self._own.add(0, 0, 0, 0, len(frames), 0 if told else len(chosen))
+        except (OSError, NdxdpError) as error:
+            log.debug("not counted: %s", error)
+
+    def _event(self, now: int, frame: bytes, verdict: Verdict) -> bytes:
+        """As the program makes it."""
+        reason, reply, matched = verdict
+        found = self._table.lookup(frame[62:78]) if matched else None
+        told: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
+        if matched and found:
+            prefix, rule = found
+            held = abi.RuleFlag.HELD if rule.held else 0
+            told = (matched.group, reason, 1, rule.answer, held, prefix.length)
+        return abi.EVENT.pack_all(
+            now,
+            len(frame),
+            min(len(frame), abi.EVENT_FRAME),
+            abi.EXPLAINED.pack_all(*told, 0),
+            frame[: abi.EVENT_FRAME],
+            reply or b"",
+            b"",
+        )
+
+    def _refuse(self, target: bytes, rule: Match) -> Reason | None:
+        try:
+            reason = refusal(self._fib, self._settings.l3_ifindex, target, rule)
+        except OSError as error:
+            self._errors += 1
+            log.debug("routes: %s", error)
+            return Reason.NO_ROUTE
+        self._some_unknown = self._some_unknown or reason is _UNKNOWN
+        return reason
 
     def _count(self, overflows: int) -> None:
         """Write down what has been counted since the last time."""
@@ -92,7 +170,7 @@ class Userspace:
                 if group is not None:
                     self._groups.add(group, count, count if reason.is_answer else 0)
             if overflows or errors:
-                self._own.add(0, 0, overflows, errors)
+                self._own.add(0, 0, overflows, errors, 0, 0)
         except (OSError, NdxdpError) as error:
             log.error("the counters could not be written: %s", error)
 
@@ -131,9 +209,4 @@ class Userspace:
             self._limiter = Limiter(interval, credit, time.monotonic_ns)
 
     def _read_rules(self) -> None:
-        rules, ids = self._maps.rules(), self._maps.group_ids()
-
-        def group(rule: Rule) -> int:
-            return ids.get(Group.of(rule), 0)
-
-        self._table = Table.of(rules, group=group, expired=self._seen_dead)
+        self._table = self._maps.table(expired=self._seen_dead)

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lab import private
-from tests.network import call, eventually
+from tests.network import call, eventually, sh
 
 IMAGE = "tiny:1"
 BUSYBOX = Path("/bin/busybox")
@@ -231,6 +231,7 @@ def engine() -> Iterator[Engine]:
     assert private.inside(), "these tests need namespaces of their own: run `make test`"
     folder = Path("/run/ndxdp-test-engine")
     folder.mkdir()
+    sh("ip", "link", "set", "lo", "up")  # as the tests' networks have it
     before = (call("ip", "-o", "link").out, _elsewhere())
     made = Engine(folder)
     try:

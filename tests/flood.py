@@ -2,12 +2,15 @@
 
 Run in the solicitor's network namespace. Every solicitation asks for another address of the
 prefix, so that each answer can be told from every other. Prints one JSON object when ended by
-SIGTERM or after --seconds: how many were sent, answered, and the gaps.
+SIGTERM or after --seconds: how many were sent, answered, and the gaps. It goes on while the link
+is down, or another one takes its place: what it sends then is unanswered.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
 import signal
 import socket
@@ -29,12 +32,10 @@ def main() -> None:
     parser.add_argument("--prefix", type=parse_address, required=True, help="a /96 or shorter")
     parser.add_argument("--rate", type=int, default=12_000, help="solicitations per second")
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--list", action="store_true", help="number each that was not answered")
     arguments = parser.parse_args()
 
-    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
-    link.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
-    link.bind((arguments.interface, 0x86DD))
-    link.setblocking(False)
+    link = _open(arguments.interface)
 
     stopping = False
 
@@ -60,6 +61,13 @@ def main() -> None:
                 link.send(ndp.solicit(arguments.mac, target, source=source, sllao=arguments.mac))
             except BlockingIOError:
                 break
+            except OSError as error:  # down, or gone
+                if error.errno != errno.ENOBUFS:
+                    with contextlib.suppress(OSError):
+                        fresh = _open(arguments.interface)
+                        _collect(link, answered)
+                        link.close()
+                        link = fresh
             sent += 1
         _collect(link, answered)
         time.sleep(0.0005)
@@ -75,10 +83,23 @@ def main() -> None:
                 "sent": sent,
                 "rate": round(sent / lasted),
                 "unanswered": len(missing),
+                "missing": missing if arguments.list else [],
                 "first_unanswered": [round(n / arguments.rate, 3) for n in missing[:5]],
             }
         )
     )
+
+
+def _open(interface: str) -> socket.socket:
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
+    try:
+        link.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 64 << 20)
+        link.bind((interface, 0x86DD))
+        link.setblocking(False)
+    except BaseException:
+        link.close()
+        raise
+    return link
 
 
 def _collect(link: socket.socket, answered: set[bytes]) -> None:
@@ -88,6 +109,8 @@ def _collect(link: socket.socket, answered: set[bytes]) -> None:
             frame = link.recv(2048)
         except BlockingIOError:
             return
+        except OSError:  # said once, when the link goes down
+            continue
         if len(frame) == 86 and frame[54] == 136:
             answered.add(frame[62:78])
 

@@ -92,6 +92,9 @@ RULES: Rules = {
     }.items()
 }
 
+BY_TABLES = {each for each in Reason if Reason.NOT_FORWARDING <= each <= Reason.NO_NEIGHBOUR}
+"""Reasons that the kernel's tables give, of which no packet knows: tests/test_routed.py."""
+
 BURST = 3
 """Answers in a row that the limiter admits to one soliciting MAC where `rate_exceeded` is set."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sysconfig
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,35 @@ from ndxdp.kernel import abi
 from ndxdp.kernel.loader import OBJECT
 
 BTF = dict[int, dict[str, Any]]
+HEADER = Path(__file__).parent.parent / "bpf" / "ndp_abi.h"
 
 
 @cache
 def btf() -> BTF:
+    """Type id -> type of the object."""
+    return dumped(OBJECT)
+
+
+def dumped(path: object) -> BTF:
     """Type id -> type, as bpftool prints it."""
     done = subprocess.run(
-        ["bpftool", "--json", "btf", "dump", "file", str(OBJECT)], check=True, capture_output=True
+        ["bpftool", "--json", "btf", "dump", "file", str(path)], check=True, capture_output=True
     )
     return {entry["id"]: entry for entry in json.loads(done.stdout)["types"]}
 
 
-def named(kind: str, name: str) -> dict[str, Any]:
-    found = [entry for entry in btf().values() if (entry["kind"], entry["name"]) == (kind, name)]
+def named(kind: str, name: str, types: BTF | None = None) -> dict[str, Any]:
+    types = types or btf()
+    found = [entry for entry in types.values() if (entry["kind"], entry["name"]) == (kind, name)]
     assert len(found) == 1, f"{kind} {name} stands {len(found)} times in the object"
     return found[0]
 
 
-def size_of(type_id: int) -> int:
-    entry = btf()[type_id]
+def size_of(type_id: int, types: BTF | None = None) -> int:
+    entry = (types or btf())[type_id]
     if entry["kind"] == "ARRAY":
-        return int(entry["nr_elems"]) * size_of(entry["type_id"])
-    return int(entry["size"]) if "size" in entry else size_of(entry["type_id"])
+        return int(entry["nr_elems"]) * size_of(entry["type_id"], types)
+    return int(entry["size"]) if "size" in entry else size_of(entry["type_id"], types)
 
 
 def number(type_id: int) -> int:
@@ -44,11 +52,32 @@ def number(type_id: int) -> int:
     return int(btf()[btf()[type_id]["type_id"]]["nr_elems"])
 
 
-@pytest.mark.parametrize("layout", abi.LAYOUTS, ids=lambda layout: layout.name)
+IN_NO_MAP = (abi.REQUEST, abi.EVENT)
+"""The object does not tell the type of a ring buffer's records."""
+
+
+@pytest.mark.parametrize(
+    "layout", [each for each in abi.LAYOUTS if each not in IN_NO_MAP], ids=lambda each: each.name
+)
 def test_struct(layout: abi.Layout) -> None:
-    struct = named("STRUCT", layout.name)
+    check_struct(layout, btf())
+
+
+@pytest.mark.parametrize("layout", IN_NO_MAP, ids=lambda each: each.name)
+def test_struct_of_the_header(layout: abi.Layout, tmp_path: Path) -> None:
+    made = tmp_path / "header.o"
+    code = f"#include <linux/types.h>\n#include <ndp_abi.h>\nstruct {layout.name} one;\n"
+    clang = ["clang", "-target", "bpf", "-g", "-xc", "-", "-c", "-o", str(made)]
+    multiarch = sysconfig.get_config_var("MULTIARCH")
+    clang += [f"-I{HEADER.parent}", f"-I/usr/include/{multiarch}"]
+    subprocess.run(clang, input=code.encode(), check=True)
+    check_struct(layout, dumped(made))
+
+
+def check_struct(layout: abi.Layout, types: BTF) -> None:
+    struct = named("STRUCT", layout.name, types)
     fields = {
-        member["name"]: (member["bits_offset"] // 8, size_of(member["type_id"]))
+        member["name"]: (member["bits_offset"] // 8, size_of(member["type_id"], types))
         for member in struct["members"]
     }
     assert layout.offsets() == fields
@@ -92,10 +121,10 @@ def test_maps() -> None:
         found[entry["name"]] = abi.MapSpec(
             entry["name"],
             number(members["type"]),
-            size_of(btf()[members["key"]]["type_id"]),
-            size_of(btf()[members["value"]]["type_id"]),
+            size_of(btf()[members["key"]]["type_id"]) if "key" in members else 0,
+            size_of(btf()[members["value"]]["type_id"]) if "value" in members else 0,
             number(members["max_entries"]),
-            number(members["map_flags"]),
+            number(members["map_flags"]) if "map_flags" in members else 0,
         )
     assert found == abi.MAPS
 
@@ -107,14 +136,18 @@ def test_constants() -> None:
     assert defines["NDP_MAX_PREFIXES"] == abi.MAX_PREFIXES
     assert defines["NDP_MAX_GROUPS"] == abi.MAX_GROUPS
     assert defines["NDP_MAX_SOLICITORS"] == abi.MAX_SOLICITORS
+    assert defines["NDP_MAX_VIAS"] == abi.MAX_VIAS
+    assert defines["NDP_MAX_LOCALS"] == abi.MAX_LOCALS
+    assert defines["NDP_EVENTS"] == abi.EVENTS
+    assert defines["NDP_EVENT_FRAME"] == abi.EVENT_FRAME
+    assert defines["NDP_REQUESTS"] == abi.REQUESTS
     assert defines["NDP_FRAME_MAX"] == ndp.FRAME_MAX
 
 
 @cache
 def preprocessed(*flags: str) -> str:
-    header = Path(__file__).parent.parent / "bpf" / "ndp_abi.h"
     done = subprocess.run(
-        ["clang", "-E", "-P", *flags, str(header)], check=True, capture_output=True, text=True
+        ["clang", "-E", "-P", *flags, str(HEADER)], check=True, capture_output=True, text=True
     )
     return done.stdout
 

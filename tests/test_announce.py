@@ -394,7 +394,7 @@ def test_without_privileges() -> None:
 # ---- the provider --------------------------------------------------------------------------------
 
 # Delivers to an address only when it has seen it solicit the gateway.
-_PROVIDER = f"""
+PROVIDER = f"""
 table bridge provider {{
     set heard {{ type ipv6_addr; flags dynamic; size 65535; }}
     chain forward {{
@@ -408,7 +408,7 @@ table bridge provider {{
 
 
 def test_provider_that_wants_to_hear_it_first(wired: Segment) -> None:
-    at(SWITCH, "nft", "-f", "-", stdin=_PROVIDER)
+    at(SWITCH, "nft", "-f", "-", stdin=PROVIDER)
     wired.behind(ADDRESS)
     wired.static_neighbour(ADDRESS)
 

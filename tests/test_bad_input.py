@@ -428,7 +428,10 @@ def test_too_many_groups(attached: Network) -> None:
 
 # ---- rights -------------------------------------------------------------------------------------
 
-NOBODY = ("setpriv", "--reuid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all")
+NOBODY = (
+    *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+    *("--inh-caps=-all", "--bounding-set=-all"),
+)
 
 
 def as_nobody(*words: str) -> Done:

@@ -23,6 +23,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import Ether
 
+from ndxdp.kernel import abi
 from tests import network
 from tests.network import (
     BEHIND,
@@ -57,6 +58,7 @@ from tests.network import (
 )
 
 MODES = ("native", "generic", "tc")
+ELSEWHERE, ELSEWHERE_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:99"
 
 
 def attach(mode: str = "tc", *args: str) -> None:
@@ -262,7 +264,7 @@ def test_commands_of_many_at_once(net: Network) -> None:
 
 def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
     """Who waits for the lock while another one tidies up gets it on what is no longer there."""
-    base = network.PINS / "v2"
+    base = network.PINS / f"v{abi.VERSION}"
     base.mkdir(parents=True)
     last = os.open(base, os.O_RDONLY)
     fcntl.flock(last, fcntl.LOCK_EX)
@@ -304,7 +306,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     assert (entry["rules"]["addresses"], entry["rules"]["prefixes"]) == (3, 1)
     reasons = entry["reasons"]
     assert {name for name, count in reasons.items() if count} == {"answered", "no_rule"}
-    assert len(reasons) == 21
+    assert set(reasons) == set(network.reason_names().values()) - {"not_ns", "reason_max"}
     for group in entry["groups"]:
         assert set(group) == {"source", "label", "solicited", "answered"}
     assert {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1} in entry["groups"]
@@ -317,6 +319,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "steps_down": [],
         "loader": "prebuilt",
         "socket": None,
+        "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
         "warnings": [],
         "held_by": "pins",
         "ifindex": network.link_state()["ifindex"],
@@ -393,6 +396,7 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
         "prefix": one,
         "answer": "always",
         "held": False,
+        "via": [],
         "source": "manual",
         "label": one,
         "profile": {
@@ -596,7 +600,8 @@ class TestExplain:
         prefix: str | None,
     ) -> None:
         verdict = json.loads(told["--json", *words])
-        assert set(verdict) == {"solicitation", "reason", "rule", "advertisement"}
+        assert set(verdict) == {"solicitation", "reason", "rule", "forwarding", "advertisement"}
+        assert verdict["forwarding"] is None
         assert verdict["reason"] == reason
         assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix
         answered = reason.startswith("answered")
@@ -1143,21 +1148,56 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     assert leftovers() == []
 
 
-def test_a_renamed_interface_is_not_attached_to_twice(net: Network) -> None:
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    sh("ip", "link", "set", UPLINK, "down")
-    sh("ip", "link", "set", UPLINK, "name", "renamed0")
-    sh("ip", "link", "set", "renamed0", "up")
+@contextlib.contextmanager
+def renamed(name: str = "renamed0") -> Iterator[str]:
+    """The uplink under another name, while it is up, as kernels since 6.2 allow."""
+    sh("ip", "link", "set", UPLINK, "name", name)
     try:
-        twice = ndxdp("attach", "renamed0", "--mode", "tc")
-        assert twice.code == 1
-        assert f"under its former name, {UPLINK}" in twice.err
-        take_off()
-        done("attach", "renamed0", "--mode", "tc")
-        take_off("renamed0")
+        yield name
     finally:
-        sh("ip", "link", "set", "renamed0", "down")
-        sh("ip", "link", "set", "renamed0", "name", UPLINK)
+        sh("ip", "link", "set", name, "name", UPLINK)
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_attach_follows_a_rename(net: Network, mode: str) -> None:
+    """It is said, and under the new name all goes on: rules, counters, not one answer lost."""
+    net.pass_at_router()
+    assert ndxdp("attach", UPLINK, "--mode", mode, "-n", BEHIND).code == 0
+    assert net.answers()
+    with net.asked_all_the_while() as missed, renamed() as name:
+        assert [name in warning for warning in status()["warnings"]] == [True]
+        assert ndxdp("attach", name, "-n", ELSEWHERE).code == 0
+        assert status(name)["warnings"] == []
+        assert {BEHIND, ELSEWHERE} <= set(rules())
+        assert status(name)["reasons"]["answered"] > 0
+        assert ndxdp("detach", UPLINK).code == 1
+    assert missed == []
+    assert ndxdp("attach", UPLINK).code == 0
+    done("detach", UPLINK)
+
+
+@pytest.mark.parametrize("mode", ["generic", "tc"])
+def test_detach_by_a_former_name(net: Network, mode: str) -> None:
+    done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
+    with renamed() as name:
+        done("detach", UPLINK)
+        assert leftovers(name) == []
+
+
+def test_two_sets_of_pins_for_one_device(net: Network) -> None:
+    """Which of them is meant is not ours to guess."""
+    sh("ip", "link", "add", "renamed0", "up", "type", "bridge")
+    done("attach", "renamed0", "--mode", "tc", "-n", ELSEWHERE)
+    sh("ip", "link", "del", "renamed0")
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    with renamed() as name:
+        refusal = ndxdp("attach", name)
+        assert refusal.code == 1
+        assert f"under its former name, {UPLINK}" in refusal.err
+        done("detach", UPLINK)
+        done("attach", name)
+        assert net.answers(ELSEWHERE_TARGET)
+        done("detach", name)
 
 
 def test_a_hole_that_finds_no_room_does_not_end_a_run(net: Network) -> None:
@@ -1224,7 +1264,7 @@ def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
 def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None:
     """A renewal with another table comes first: the rule must not go into the old one."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    base = os.open("/sys/fs/bpf/ndxdp/v2", os.O_RDONLY)
+    base = os.open(network.PINS / f"v{abi.VERSION}", os.O_RDONLY)
     fcntl.flock(base, fcntl.LOCK_EX)
     renewal = subprocess.Popen([*NDXDP, "attach", UPLINK, "--max-addresses", "200000"])
     time.sleep(1)

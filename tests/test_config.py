@@ -23,6 +23,7 @@ from ndxdp.config import (
     Label,
     Limit,
     Metrics,
+    Resolve,
     load,
     parse,
 )
@@ -157,6 +158,11 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
         {"addresses": Addresses(A("fd00::1"), (P("2001:db8::/64"), P("fd00::/64")))},
     ),
     ("[interface.addresses]\ndeprecate = []", {}),
+    ("[interface.resolve]", {}),
+    (
+        "[interface.resolve]\ndeadline = 1.5\nrate = 20\nburst = 4\npending = 16",
+        {"resolve": Resolve(1.5, 20.0, 4, 16)},
+    ),
     ("[interface.limit]", {}),
     ("[interface.limit]\nrate = 0", {}),
     ("[interface.limit]\nrate = 10", {"limit": Limit(10.0)}),
@@ -371,9 +377,19 @@ BAD_INTERFACES = [
         "it takes one of prefix, file",
         also=1,  # there is no such file, either
     ),
-    in_prefix('answer = "sometimes"', "answer: 'sometimes' is not one of always, never"),
-    in_prefix('answer = "routed"', "answer: 'routed' is not there yet", "there are always, never"),
-    in_prefix('answer = "neighbour"', "answer: 'neighbour' is not there yet"),
+    in_prefix(
+        'answer = "sometimes"', "answer: 'sometimes' is not one of always, routed, neighbour, never"
+    ),
+    in_prefix(
+        'via = ["docker0"]',
+        "via: interfaces limit where a route leads, and this rule asks for none",
+    ),
+    in_prefix('via = ["br 0"]\nanswer = "routed"', "via[0]: 'br 0' matches no interface's name"),
+    in_prefix('via = "docker0"\nanswer = "routed"', "via: a string, not an array"),
+    in_prefix(
+        "via = " + str([f"interface{n:06}" for n in range(9)]) + '\nanswer = "neighbour"',
+        "via: the interfaces of one rule take more than 127 bytes",
+    ),
     in_prefix('answer = "Never"', "answer: 'Never' is not one of", "did you mean 'never'?"),
     in_prefix("answer = true", "answer: a boolean, not a string"),
     in_prefix('source = "nowhere"', "source: 'nowhere' is not an IPv6 address"),
@@ -769,7 +785,7 @@ def test_the_page_has_every_key() -> None:
         cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", body, re.MULTILINE)
         page[title] = {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
     tables = {"metrics", "docker", "interface", "prefix"}
-    tables |= {"announce", "gateway", "addresses", "limit"}
+    tables |= {"announce", "gateway", "addresses", "limit", "resolve"}
     for title, good in {
         "The file": "",
         "[metrics]": "",
@@ -781,6 +797,7 @@ def test_the_page_has_every_key() -> None:
         "[interface.gateway]": "",
         "[interface.addresses]": "deprecate = []\n",
         "[interface.limit]": "",
+        "[interface.resolve]": "",
     }.items():
         header = "" if title in ("The file", "[[interface]]") else title
         unknown = f"{header}\n{good}zzzzzzzz = 1\n"

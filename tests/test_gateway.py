@@ -17,9 +17,9 @@ from ndxdp.errors import NdxdpError
 from ndxdp.neighbour import Fault
 from ndxdp.policy import parse_address, parse_mac
 from ndxdp.wire import netlink
+from ndxdp.wire.fib import NudState
 from ndxdp.wire.gateway import GatewayCare
 from ndxdp.wire.neighbours import NeighbourWatch
-from ndxdp.wire.netlink import NudState
 from tests.network import (
     GATEWAY,
     HOST_MAC,
@@ -51,7 +51,7 @@ BASE = 500
 """Milliseconds of base reachable time: an entry that nobody confirms fails within 2.5 s."""
 
 # The upstream: what the host solicits from its own addresses is thrown away.
-_DEAF = """
+DEAF = """
 table bridge upstream {
     counter ignored { }
     chain forward {
@@ -67,7 +67,7 @@ table bridge upstream {
 def deaf(privacy: None) -> Iterator[Segment]:
     """An upstream that answers a container's solicitations only."""
     with segment(reachable_ms=BASE) as made:
-        at(SWITCH, "nft", "-f", "-", stdin=_DEAF)
+        at(SWITCH, "nft", "-f", "-", stdin=DEAF)
         yield made
 
 

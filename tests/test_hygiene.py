@@ -77,7 +77,7 @@ async def keeping(hygiene: Hygiene) -> AsyncIterator[list[int]]:
 
 
 async def until(look: Callable[[], object]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not look():
             await asyncio.sleep(0.01)
 

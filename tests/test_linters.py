@@ -23,7 +23,8 @@ def test_types() -> None:
 
 
 def test_types_of_lab_and_tests() -> None:
-    clean(sys.executable, "-m", "mypy", "--strict", "-p", "lab", "-p", "tests", "-p", "benchmarks")
+    packages = ("-p", "lab", "-p", "tests", "-p", "benchmarks", "-p", "dashboards")
+    clean(sys.executable, "-m", "mypy", "--strict", *packages)
 
 
 def test_ruff() -> None:

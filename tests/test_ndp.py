@@ -14,7 +14,7 @@ from ndxdp import ndp
 from ndxdp.ndp import Answer, Limiter, Match, Profile, Reason, Verdict
 from ndxdp.policy import Rules, Table, parse_address, parse_mac
 from tests import packets
-from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.packets import BURST, BY_TABLES, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -81,12 +81,7 @@ def test_without_a_rule_it_is_untouched(case: Case) -> None:
 def test_table_is_whole() -> None:
     assert len(CASES) >= 80
     assert len(BY_NAME) == len(CASES), "two cases have one name"
-    elsewhere = {
-        Reason.NO_ROUTE,
-        Reason.NO_NEIGHBOUR,
-        Reason.RESIZE_FAILED,
-        Reason.SEND_FAILED,
-    }
+    elsewhere = {*BY_TABLES, Reason.RESIZE_FAILED, Reason.SEND_FAILED}
     assert {case.reason for case in CASES} == set(Reason) - elsewhere
     assert len(RULES) <= 20
 

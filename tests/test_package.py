@@ -86,6 +86,7 @@ def test_it_holds_the_object_and_its_sources(wheel: Path) -> None:
         assert archive.read("ndxdp/bpf/ndp_responder.o").startswith(b"\x7fELF")
         for source in REPOSITORY.glob("bpf/*.[ch]"):
             assert archive.read(f"ndxdp/bpf/{source.name}") == source.read_bytes()
+    assert {"ndxdp/data/ndxdp.service", "ndxdp/data/ndxdp.toml"} <= names
     modules = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob("ndxdp/**/*.py")}
     assert modules <= names
     tops = {name.partition("/")[0] for name in names}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from ndxdp.detaching import detach_interface
 from ndxdp.instance import Pinned, open_pinned
 from ndxdp.kernel import abi, libbpf
 from ndxdp.kernel.abi import Mode
@@ -17,7 +18,7 @@ from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
 from ndxdp.policy import Difference
-from ndxdp.responder import attach_interface, detach_interface
+from ndxdp.responder import attach_interface
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
 

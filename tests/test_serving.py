@@ -163,6 +163,7 @@ def test_status(net: Network) -> None:
         "rate": 0,
         "burst": 0,
         "warnings": [],
+        "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
     }
     text = done("status")
     assert text == done("status", UPLINK)

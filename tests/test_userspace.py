@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from ndxdp import ndp
+from ndxdp.detaching import release
 from ndxdp.instance import Served
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.maps import Settings
@@ -22,10 +23,10 @@ from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
-from ndxdp.responder import release
 from ndxdp.serving import serve_interface
 from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
+from ndxdp.wire.fib import Fib
 from ndxdp.wire.packet import BATCH, PacketSocket, solicitation_filter
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
@@ -81,7 +82,8 @@ def bench(trees: Trees) -> Iterator[Bench]:
             trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
         )
         instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
-        path = Userspace(instance.maps, packets)
+        fib = held.enter_context(Fib())
+        path = Userspace(instance.maps, packets, fib)
         yield Bench(ends, path, instance, instance.maps.settings())
         release(trees.files, instance)
         instance.close()

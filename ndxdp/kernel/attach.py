@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError, gone
 from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -132,7 +132,7 @@ def _is_filter(ifindex: int, prog_id: int) -> bool:
 def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
     """The kernel's own words, where netlink brought any."""
     if error.errno == errno.ENODEV:
-        return InterfaceGone(f"{interface} has gone", "start again when it is back")
+        return gone(interface)
     said = [
         line.partition("Kernel error message:")[2].strip()
         for line in error.log.splitlines()

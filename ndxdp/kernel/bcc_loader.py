@@ -76,7 +76,7 @@ def _header_directories() -> list[Path]:
         *sorted(Path("/usr/src/kernels").glob("*"), key=_version, reverse=True),
     ]
     for candidate in candidates:
-        if (candidate / "include/generated").is_dir():
+        if os.path.isdir(candidate / "include/generated"):  # also False where it may not look
             makefile = candidate / "Makefile"
             named = (
                 re.search(r"^include\s+(/\S+)/Makefile$", makefile.read_text(), re.MULTILINE)

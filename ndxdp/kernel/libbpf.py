@@ -12,6 +12,7 @@ import ctypes
 import errno
 import functools
 import os
+import threading
 from collections.abc import Iterator
 from ctypes import (
     POINTER,
@@ -40,10 +41,13 @@ XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
 XDP_FLAGS_REPLACE = 1 << 4
 
+BPF_F_RDONLY = 1 << 3
+
 BPF_TC_INGRESS = 1
 BPF_TC_F_REPLACE = 1
 
 _BATCH = 16384
+_RECORDS = 1024
 # Bytes, the most that every kernel takes. Where the verifier's log does not fit, the kernel says
 # ENOSPC and not what is wrong.
 _LOG_SIZE = (1 << 24) - 1
@@ -95,6 +99,10 @@ class _MapCreateOpts(_Opts):
 
 class _BatchOpts(_Opts):
     _fields_ = [("sz", c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64)]
+
+
+class _ObjGetOpts(_Opts):
+    _fields_ = [("sz", c_size_t), ("file_flags", c_uint32), ("_pad", c_uint32)]
 
 
 class _ProgLoadOpts(_Opts):
@@ -195,6 +203,28 @@ class _ProgInfo(ctypes.Structure):
         ("nr_map_ids", c_uint32),
         ("map_ids", c_uint64),
         ("name", ctypes.c_char * 16),
+        ("ifindex", c_uint32),
+        ("gpl_compatible", c_uint32),
+        ("netns_dev", c_uint64),
+        ("netns_ino", c_uint64),
+        ("nr_jited_ksyms", c_uint32),
+        ("nr_jited_func_lens", c_uint32),
+        ("jited_ksyms", c_uint64),
+        ("jited_func_lens", c_uint64),
+        ("btf_id", c_uint32),
+        ("func_info_rec_size", c_uint32),
+        ("func_info", c_uint64),
+        ("nr_func_info", c_uint32),
+        ("nr_line_info", c_uint32),
+        ("line_info", c_uint64),
+        ("jited_line_info", c_uint64),
+        ("nr_jited_line_info", c_uint32),
+        ("line_info_rec_size", c_uint32),
+        ("jited_line_info_rec_size", c_uint32),
+        ("nr_prog_tags", c_uint32),
+        ("prog_tags", c_uint64),
+        ("run_time_ns", c_uint64),
+        ("run_cnt", c_uint64),
     ]
 
 
@@ -224,11 +254,16 @@ class _LinkInfo(ctypes.Structure):
 
 
 class ProgInfo(NamedTuple):
-    """id: the kernel's number. tag: of the instructions, 16 hex digits. name: up to 15 bytes."""
+    """id: the kernel's number. tag: of the instructions, 16 hex digits. name: up to 15 bytes.
+
+    run_time_ns, run_count: of real frames, while the sysctl kernel.bpf_stats_enabled was 1.
+    """
 
     id: int
     tag: str
     name: str
+    run_time_ns: int = 0
+    run_count: int = 0
 
 
 class LinkInfo(NamedTuple):
@@ -246,8 +281,16 @@ class Run(NamedTuple):
     data: bytes
 
 
+class _Printed(threading.local):
+    """What libbpf has printed since the thread's last call began."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+
+_printed = _Printed()
 _PRINT_FN = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-_printed: list[str] = []
+_SAMPLE_FN = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "libbpf_num_possible_cpus": ([], c_int),
     "bpf_map_create": ([c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p], c_int),
@@ -264,7 +307,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
         c_int,
     ),
     "bpf_obj_pin": ([c_int, c_char_p], c_int),
-    "bpf_obj_get": ([c_char_p], c_int),
+    "bpf_obj_get_opts": ([c_char_p, c_void_p], c_int),
     "bpf_obj_get_info_by_fd": ([c_int, c_void_p, POINTER(c_uint32)], c_int),
     "bpf_prog_get_fd_by_id": ([c_uint32], c_int),
     "bpf_prog_load": (
@@ -277,6 +320,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
         c_int,
     ),
     "bpf_link_create": ([c_int, c_int, c_int, c_void_p], c_int),
+    "bpf_link_detach": ([c_int], c_int),
     "bpf_link_update": ([c_int, c_int, c_void_p], c_int),
     "bpf_xdp_attach": ([c_int, c_int, c_uint32, c_void_p], c_int),
     "bpf_xdp_detach": ([c_int, c_uint32, c_void_p], c_int),
@@ -297,6 +341,10 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "bpf_program__set_flags": ([c_void_p, c_uint32], c_int),
     "bpf_program__fd": ([c_void_p], c_int),
     "bpf_map__reuse_fd": ([c_void_p, c_int], c_int),
+    "ring_buffer__new": ([c_int, _SAMPLE_FN, c_void_p, c_void_p], c_void_p),
+    "ring_buffer__epoll_fd": ([c_void_p], c_int),
+    "ring_buffer__consume": ([c_void_p], c_int),
+    "ring_buffer__free": ([c_void_p], None),
 }
 
 
@@ -320,7 +368,7 @@ def _library() -> ctypes.CDLL:
             size = _LOG_SIZE if b"BEGIN PROG LOAD LOG" in text else 1 << 12
             buffer = ctypes.create_string_buffer(size)
             vsnprintf(buffer, size, text, arguments)
-            _printed.append(buffer.value.decode(errors="replace"))
+            _printed.lines.append(buffer.value.decode(errors="replace"))
         return 0
 
     library.libbpf_set_print.argtypes = [_PRINT_FN]
@@ -334,10 +382,10 @@ def _library() -> ctypes.CDLL:
 def _call(name: str, *arguments: Any) -> int:
     """Call a function of libbpf 1.x, which returns a value or -errno."""
     library = _library()
-    _printed.clear()
+    _printed.lines.clear()
     result: int = getattr(library, name)(*arguments)
     if result < 0:
-        raise BpfError(-result, name, "".join(_printed))
+        raise BpfError(-result, name, "".join(_printed.lines))
     return result
 
 
@@ -423,13 +471,28 @@ def map_delete(fd: int, keys: list[bytes]) -> None:
 
 
 def map_items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) of a hash or a trie. Entries that come or go meanwhile may be missed."""
+    """All (key, value) of a map. Entries that come or go meanwhile may be missed.
+
+    spec: its sizes; of a per-CPU map the value's over all CPUs.
+    """
     key_size, value_size = spec.key_size, spec.value_size
-    keys = ctypes.create_string_buffer(key_size * _BATCH)
-    values = ctypes.create_string_buffer(value_size * _BATCH)
+    for keys, values in map_pieces(fd, spec):
+        for i in range(len(keys) // key_size):
+            yield (
+                keys[i * key_size : (i + 1) * key_size],
+                values[i * value_size : (i + 1) * value_size],
+            )
+
+
+def map_pieces(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    """The same in pieces of many entries: their keys one after the other, and their values."""
+    key_size, value_size = spec.key_size, spec.value_size
+    most = min(_BATCH, spec.max_entries)
+    keys = ctypes.create_string_buffer(key_size * most)
+    values = ctypes.create_string_buffer(value_size * most)
     token, after = None, ctypes.create_string_buffer(max(key_size, 4))
     while True:
-        count = c_uint32(_BATCH)
+        count = c_uint32(most)
         finished = False
         try:
             _call(
@@ -449,14 +512,11 @@ def map_items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
             if error.errno != errno.ENOENT:
                 raise
             finished = True
-        # Copied once: `.raw` would copy the whole buffer for every entry.
-        key_bytes = ctypes.string_at(keys, count.value * key_size)
-        value_bytes = ctypes.string_at(values, count.value * value_size)
-        for i in range(count.value):
-            yield (
-                key_bytes[i * key_size : (i + 1) * key_size],
-                value_bytes[i * value_size : (i + 1) * value_size],
-            )
+        # Not `.raw`, which copies the whole buffer, however little it holds.
+        yield (
+            ctypes.string_at(keys, count.value * key_size),
+            ctypes.string_at(values, count.value * value_size),
+        )
         if finished:
             return
         token, after = after, ctypes.create_string_buffer(max(key_size, 4))
@@ -483,18 +543,53 @@ def _no_batch(error: BpfError) -> bool:
     return error.errno in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP)
 
 
+class RingBuffer:
+    """A ring buffer's only reader. fileno() is readable when consume() has something."""
+
+    def __init__(self, map_fd: int) -> None:
+        self._records: list[bytes] = []
+
+        def keep(context: int, data: int, size: int) -> int:
+            self._records.append(ctypes.string_at(data, size))
+            return 0 if len(self._records) < _RECORDS else -errno.ENOBUFS
+
+        self._callback = _SAMPLE_FN(keep)  # C holds it
+        self._ring = _library().ring_buffer__new(map_fd, self._callback, None, None)
+        if not self._ring:
+            raise BpfError(ctypes.get_errno(), "ring_buffer__new", "".join(_printed.lines))
+
+    def fileno(self) -> int:
+        return _call("ring_buffer__epoll_fd", self._ring)
+
+    def consume(self) -> list[bytes]:
+        """What has been written since the last time, up to a thousand records."""
+        # libbpf reads for as long as somebody writes; an error has it stop behind the record.
+        try:
+            _call("ring_buffer__consume", self._ring)
+        except BpfError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        records = self._records[:]
+        self._records.clear()
+        return records
+
+    def close(self) -> None:
+        _library().ring_buffer__free(self._ring)
+        self._ring = None
+
+
 # ---- programs -----------------------------------------------------------------------------------
 
 
 def load_object(image: bytes, program: str, map_fds: dict[str, int]) -> int:
     """Load one program of an ELF object with its maps replaced by open ones."""
     library = _library()
-    _printed.clear()
+    _printed.lines.clear()
     ctypes.set_errno(0)
     handle = library.bpf_object__open_mem(image, len(image), None)
     if not handle:
         raise BpfError(
-            ctypes.get_errno() or errno.EINVAL, "bpf_object__open_mem", "".join(_printed)
+            ctypes.get_errno() or errno.EINVAL, "bpf_object__open_mem", "".join(_printed.lines)
         )
     try:
         chosen = None
@@ -538,7 +633,9 @@ def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) ->
 
 def prog_info(fd: int) -> ProgInfo:
     info = _info(fd, _ProgInfo)
-    return ProgInfo(info.id, bytes(info.tag).hex(), info.name.decode())
+    return ProgInfo(
+        info.id, bytes(info.tag).hex(), info.name.decode(), info.run_time_ns, info.run_cnt
+    )
 
 
 def prog_name(prog_id: int) -> str:
@@ -574,8 +671,10 @@ def pin(fd: int, path: str) -> None:
     _call("bpf_obj_pin", fd, path.encode())
 
 
-def get_pinned(path: str) -> int:
-    return _call("bpf_obj_get", path.encode())
+def get_pinned(path: str, *, readonly: bool = False) -> int:
+    """Open what is pinned. readonly: read permission for the file will do; links want both."""
+    opts = _ObjGetOpts(file_flags=BPF_F_RDONLY if readonly else 0)
+    return _call("bpf_obj_get_opts", path.encode(), byref(opts))
 
 
 def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
@@ -588,6 +687,11 @@ def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) ->
 def link_update(link_fd: int, prog_fd: int) -> None:
     """Put another program in the link's place between two frames."""
     _call("bpf_link_update", link_fd, prog_fd, None)
+
+
+def link_detach(link_fd: int) -> None:
+    """Take the program off at once, however many have the link open."""
+    _call("bpf_link_detach", link_fd)
 
 
 def link_info(fd: int) -> LinkInfo:

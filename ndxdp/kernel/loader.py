@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 from enum import Enum
-from importlib import resources
 from pathlib import Path
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.kernel import bcc_loader, libbpf
+from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.libbpf import BpfError
 
@@ -17,7 +16,7 @@ log = logging.getLogger(__name__)
 
 _CAP_PERFMON = 38  # linux/capability.h
 
-OBJECT = resources.files("ndxdp") / "bpf" / "ndp_responder.o"
+OBJECT = Path(__file__).parents[1] / "bpf" / "ndp_responder.o"
 
 
 class Loader(Enum):
@@ -53,6 +52,8 @@ def _shipped_object() -> bytes:
 
 
 def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
+    from ndxdp.kernel import bcc_loader  # with subprocess, zipfile and more: 1 MB
+
     code = bcc_loader.compile_program(mode.program, map_fds)
     if mode is Mode.TC:
         return libbpf.load_instructions(libbpf.BPF_PROG_TYPE_SCHED_CLS, mode.program, code)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import socket
 import struct
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +19,14 @@ from ndxdp.kernel import abi, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
-from ndxdp.policy import Difference, Prefix, Rule, Rules, cut
+from ndxdp.policy import Difference, Entry, Prefix, Rule, Rules, Table, cut, entry_of, leaves_by
 
 log = logging.getLogger(__name__)
 
 _STEPS_MAX = 255
 _U32 = struct.Struct("=I")
 _KEY0 = _U32.pack(0)
+_SOURCE_AT = abi.GROUP.offsets()["source"][0]
 _NOTHING_LEFT = abi.Left(0)
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 
@@ -43,6 +45,11 @@ class Settings:
     heartbeat_timeout: int = 0
     rate_interval: int = 0
     rate_credit: int = 0
+    resolve_interval: int = 0
+    resolve_credit: int = 0
+    trace_until: int = 0
+    trace_every: int = 0
+    l3_ifindex: int = 0
     left: abi.Left = _NOTHING_LEFT
     bcc: bool = False
     steps: str = ""
@@ -67,7 +74,7 @@ class Settings:
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
         fields = abi.SETTINGS.unpack(data)
-        del fields["reserved"]
+        del fields["pad"], fields["reserved"], fields["reserved1"]
         fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0: a file just made
         fields["left"] = abi.Left(fields["left"])
         steps = _text(fields["steps"])
@@ -82,6 +89,7 @@ class Group(NamedTuple):
     label: str
     profile: Profile
     dynamic: bool = False
+    via: tuple[str, ...] = ()
 
     def pack(self) -> bytes:
         profile = self.profile
@@ -92,6 +100,7 @@ class Group(NamedTuple):
             (abi.GroupFlag.DEFEND, profile.defend),
             (abi.GroupFlag.LLADDR, profile.lladdr is not None),
             (abi.GroupFlag.DYNAMIC, self.dynamic),
+            (abi.GroupFlag.VIA, bool(self.via)),
         ):
             flags |= flag if value else 0
         is_address = isinstance(profile.source, bytes)
@@ -102,15 +111,16 @@ class Group(NamedTuple):
             address=profile.source if is_address else b"",
             source=self.source.encode(),
             label=self.label.encode(),
+            via=" ".join(self.via).encode(),
         )
 
     @classmethod
     def unpack(cls, data: bytes) -> Group | None:
         """None for a free slot."""
+        if not data[_SOURCE_AT]:
+            return None
         fields = abi.GROUP.unpack(data)
         source = _text(fields["source"])
-        if not source:
-            return None
         flags = abi.GroupFlag(fields["flags"])
         na_source: NaSource | bytes = fields["address"]
         for known, code in _NA_SOURCE_CODES.items():
@@ -123,17 +133,33 @@ class Group(NamedTuple):
             lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
         )
         dynamic = bool(flags & abi.GroupFlag.DYNAMIC)
-        return cls(source, _text(fields["label"]), profile, dynamic)
+        via = tuple(_text(fields["via"]).split())
+        return cls(source, _text(fields["label"]), profile, dynamic, via)
 
     @classmethod
     def of(cls, rule: Rule) -> Group:
-        return cls(rule.source, rule.label, rule.profile, rule.dynamic)
+        return cls(rule.source, rule.label, rule.profile, rule.dynamic, rule.via)
 
 
 _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
     NaSource.TARGET: abi.NaSourceCode.TARGET,
     NaSource.LINK_LOCAL: abi.NaSourceCode.LINK_LOCAL,
 }
+
+
+class RuleCount(NamedTuple):
+    """How many rules there are, and by whom."""
+
+    addresses: int
+    prefixes: int
+    by_source: dict[str, int]
+
+
+class Solicitors(NamedTuple):
+    """Soliciting MACs that the limiter remembers, and those of them that are over their rate."""
+
+    remembered: int
+    limited: int
 
 
 class GroupCount(NamedTuple):
@@ -143,6 +169,26 @@ class GroupCount(NamedTuple):
     label: str
     solicited: int
     answered: int
+
+
+class Resolved(NamedTuple):
+    """What became of the solicitations for neighbours that were not known.
+
+    asked: neighbours that the kernel was asked to find; failed: those that it did not find.
+    answered: advertisements sent. refused: requests that found no place among those that wait.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+class Traced(NamedTuple):
+    """Solicitations while somebody traced, and events that found no room."""
+
+    seen: int
+    lost: int
 
 
 class Explained(NamedTuple):
@@ -156,8 +202,9 @@ class Explained(NamedTuple):
 class Maps:
     """Open maps of one interface, by name; close() when done."""
 
-    def __init__(self, maps: Mapping[str, Map]) -> None:
+    def __init__(self, maps: Mapping[str, Map], directory: Path | None = None) -> None:
         self._maps = dict(maps)
+        self._directory = directory
 
     @classmethod
     def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Maps:
@@ -176,11 +223,14 @@ class Maps:
         return cls(maps)
 
     @classmethod
-    def open(cls, directory: Path) -> Maps:
-        """The pinned maps of an interface; NdxdpError if they are not what this ABI has."""
+    def open(cls, directory: Path, *, readonly: bool = False) -> Maps:
+        """The pinned maps of an interface; NdxdpError if they are not what this ABI has.
+
+        readonly: read permission for the pins will do.
+        """
         with _all_or_none() as maps:
             for spec in abi.MAPS.values():
-                maps[spec.name] = KernelMap.open(directory / spec.name, spec)
+                maps[spec.name] = KernelMap.open(directory / spec.name, spec, readonly=readonly)
         return cls(maps)
 
     @classmethod
@@ -200,7 +250,7 @@ class Maps:
             changes = ArrayFile(directory / "userspace", abi.FILES["userspace"])
 
             def changed() -> None:
-                changes.add(0, 1, 0, 0)
+                changes.add(0, 1, 0, 0, 0, 0)
 
             maps["userspace"] = changes
             for spec in abi.FILES.values():
@@ -212,7 +262,7 @@ class Maps:
                     if spec.type in _ARRAYS
                     else TableFile(path, spec, changed)
                 )
-        return cls(maps)
+        return cls(maps, directory)
 
     def close(self) -> None:
         for each in self._maps.values():
@@ -235,6 +285,12 @@ class Maps:
         found = self._maps[name]
         assert isinstance(found, ArrayFile), "asked for on the userspace path alone"
         return found
+
+    @property
+    def directory(self) -> Path:
+        """Of maps in files: where they are."""
+        assert self._directory is not None, "asked for on the userspace path alone"
+        return self._directory
 
     def duplicate(self, max_addresses: int) -> Maps:
         """The same maps in the kernel, opened once more, with room for so many addresses.
@@ -281,19 +337,36 @@ class Maps:
 
     def rules(self) -> Rules:
         """Every rule in the kernel, without keeping anybody from writing meanwhile."""
-        names = ("addresses", "prefixes")
-        entries = {name: list(self._maps[name].items()) for name in names}
+        values: dict[bytes, bytes] = {}  # each once: there are as many as groups, more or less
+        entries = {
+            _prefix_of(name, key): values.setdefault(value, value)
+            for name in ("addresses", "prefixes")
+            for key, value in self._maps[name].items()
+        }
         # After the entries: a group is written before the first rule that refers to it.
         groups = self.groups()
-        known: dict[bytes, Rule] = {}
-        rules: Rules = {}
-        for name, items in entries.items():
-            for key, value in items:
-                rule = known.get(value)
-                if rule is None:
-                    rule = known[value] = _rule_of(abi.RULE.unpack(value), groups)
-                rules[_prefix_of(name, key)] = rule
-        return rules
+        known = {value: _rule_of(abi.RULE.unpack(value), groups) for value in values}
+        return {prefix: known[value] for prefix, value in entries.items()}
+
+    def table(self, *, expired: bool) -> Table:
+        """The rules of maps in files, as the userspace path takes them, counted by group's slot.
+
+        Without a Prefix for each address: it answers nobody meanwhile, and that takes 4 times as
+        long. expired: dynamic rules no longer hold.
+        """
+        # Both files are read now, before the groups; see rules().
+        addresses, prefixes = self._maps["addresses"].items(), self._maps["prefixes"].items()
+        groups = self.groups()
+        known: dict[bytes, Entry] = {}
+
+        def entry(value: bytes) -> Entry:
+            fields = abi.RULE.unpack(value)
+            known[value] = entry_of(_rule_of(fields, groups), fields["group"], expired=expired)
+            return known[value]
+
+        exact = {key: known.get(value) or entry(value) for key, value in addresses}
+        wider = ((_prefix_of("prefixes", key), known.get(v) or entry(v)) for key, v in prefixes)
+        return Table(exact, wider)
 
     def apply(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
         """Write and remove rules: all of them or, on NdxdpError, none.
@@ -302,6 +375,7 @@ class Maps:
         """
         self._check_room(change, actual)
         group_ids = self._assign_groups(change.write.values(), actual.values())
+        self.match_vias()
         try:
             self._write(change.write, group_ids)
         except OSError as error:
@@ -315,14 +389,33 @@ class Maps:
             ) from error
         self._remove(change.remove)
 
+    def group(self, slot: int) -> Group | None:
+        """What the slot holds; None for a free one."""
+        return Group.unpack(self._element("groups", slot))
+
     def groups(self) -> dict[int, Group]:
         """Slot -> group, for the slots in use."""
         found = {}
-        for slot in range(self.max_entries("groups")):
-            group = Group.unpack(self._element("groups", slot))
+        for key, value in self._maps["groups"].items():
+            group = Group.unpack(value) if value[_SOURCE_AT] else None
             if group:
-                found[slot] = group
+                found[_U32.unpack(key)[0]] = group
         return found
+
+    def rule_count(self) -> RuleCount:
+        """What rules() would have, counted without making a rule of each: 100 000 take 15 ms."""
+        totals, by_slot = [], Counter[int]()
+        for name in ("addresses", "prefixes"):
+            before = by_slot.total()
+            for words in self._maps[name].leading("H"):
+                by_slot.update(words.tolist())
+            totals.append(by_slot.total() - before)
+        groups, by_source = self.groups(), Counter[str]()
+        for slot, count in by_slot.items():
+            if slot not in groups:
+                raise _damaged(f"a rule says group {slot}")
+            by_source[groups[slot].source] += count
+        return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())))
 
     def group_ids(self) -> dict[Group, int]:
         """The slot of each group, which it is counted under."""
@@ -401,25 +494,102 @@ class Maps:
             keys = [_key_of(prefix) for prefix in prefixes if _map_of(prefix) == name]
             self._maps[name].delete(keys)
 
+    # ---- what the program cannot ask the kernel
+
+    @property
+    def for_program(self) -> bool:
+        """They are in the kernel, and a program reads them."""
+        return "vias" in self._maps
+
+    def match_vias(self) -> None:
+        """Let the groups' `via` mean the interfaces that there are now, in this namespace."""
+        if not self.for_program:
+            return  # the userspace path asks for an interface's name
+        interfaces = socket.if_nameindex()
+        wanted = {
+            abi.VIA.pack(group=slot, ifindex=ifindex)
+            for slot, group in self.groups().items()
+            if group.via
+            for ifindex, name in interfaces
+            if leaves_by(name, group.via)
+        }
+        self._make_set("vias", wanted)
+
+    def set_locals(self, prefixes: Iterable[Prefix]) -> None:
+        """What ends at this host, for the reason `route_local`."""
+        if self.for_program:
+            self._make_set(
+                "locals",
+                {abi.PREFIX.pack(length=each.length, address=each.address) for each in prefixes},
+            )
+
+    def _make_set(self, name: str, wanted: set[bytes]) -> None:
+        """Make a map's keys these; what finds no room is left out."""
+        present = {key for key, _ in self._maps[name].items()}
+        self._maps[name].delete(list(present - wanted))
+        new = list(wanted - present)
+        try:
+            self._maps[name].update(new, [b"\1"] * len(new))
+        except OSError as error:
+            log.warning("not all of %d %s found room (%s)", len(wanted), name, error.strerror)
+
+    def requests(self) -> libbpf.RingBuffer:
+        """The program's requests for neighbours; close() it when done."""
+        return libbpf.RingBuffer(self.fds["requests"])
+
+    # ---- what a tracer sees
+
+    def events(self) -> libbpf.RingBuffer:
+        """The program's events, abi.EVENT each; close() it when done."""
+        return libbpf.RingBuffer(self.fds["events"])
+
+    def set_trace(self, until: int, every: int = 1) -> None:
+        """Have events made until a time (ns of CLOCK_MONOTONIC), one of `every` solicitations."""
+        self.set_settings(replace(self.settings(), trace_until=until, trace_every=every))
+
+    def traced(self) -> Traced:
+        """Counts of all tracers that there ever were."""
+        if not self.for_program:
+            fields = abi.USERSPACE.unpack(self._element("userspace"))
+            return Traced(fields["seen"], fields["lost"])
+        data = self._element("tracers")
+        each = [
+            abi.TRACER.unpack(data[at : at + abi.TRACER.size])
+            for at in range(0, len(data), abi.TRACER.size)
+        ]
+        return Traced(sum(one["seen"] for one in each), sum(one["lost"] for one in each))
+
     # ---- counters
 
     def reasons(self) -> dict[Reason, int]:
         """Solicitations by reason, over all CPUs."""
         counts = {}
-        for reason in list(Reason)[1:]:
-            data = self._element("reasons", reason)
+        for key, data in self._maps["reasons"].items():
+            reason = Reason(_U32.unpack(key)[0])
             counts[reason] = sum(struct.unpack(f"={len(data) // 8}Q", data))
+        del counts[Reason.NOT_NS]
         return counts
 
     def group_counts(self) -> list[GroupCount]:
-        counts = []
-        for slot, group in self.groups().items():
-            data = self._element("group_counters", slot)
+        counts, groups = [], self.groups()
+        for key, data in self._maps["group_counters"].items():
+            group = groups.get(_U32.unpack(key)[0])
+            if group is None:
+                continue
             numbers = struct.unpack(f"={len(data) // 8}Q", data)
             counts.append(
                 GroupCount(group.source, group.label, sum(numbers[::2]), sum(numbers[1::2]))
             )
         return counts
+
+    def solicitors(self, settings: Settings) -> Solicitors | None:
+        """None on the userspace path, whose process keeps them to itself."""
+        if not self.for_program:
+            return None
+        paid = [until for each in self._maps["limiter"].leading("Q") for until in each.tolist()]
+        least = time.monotonic_ns() + settings.rate_credit
+        most = least + settings.rate_interval  # whoever owes more owed it under another rate
+        return Solicitors(len(paid), sum(least < until <= most for until in paid))
 
     def socket_counts(self) -> dict[str, int] | None:
         """`overflows` and `errors` of the userspace path's socket; None if it is not that."""
@@ -428,18 +598,32 @@ class Maps:
         fields = abi.USERSPACE.unpack(self._element("userspace"))
         return {"overflows": fields["overflows"], "errors": fields["errors"]}
 
+    def resolved(self) -> Resolved:
+        return Resolved(**abi.RESOLVER.unpack(self._element("resolver")))
+
+    def count_resolved(self, more: Resolved) -> None:
+        """Of the one process that resolves."""
+        there = self.resolved()
+        grown = {name: getattr(there, name) + getattr(more, name) for name in more._fields}
+        self._maps["resolver"].update([_KEY0], [abi.RESOLVER.pack(**grown)])
+
     def explained(self) -> Explained:
         """The verdict of the last dry run."""
-        fields = abi.EXPLAINED.unpack(self._element("explained"))
-        reason = Reason(fields["reason"])
-        if not fields["matched"]:
-            return Explained(reason, None, None)
-        return Explained(reason, fields["prefix_len"], _rule_of(fields, self.groups()))
+        return explained_of(self._element("explained"), self.groups())
 
     def _element(self, name: str, slot: int = 0) -> bytes:
         data = self._maps[name].lookup(_U32.pack(slot))
         assert data is not None, "an array always has its elements"
         return data
+
+
+def explained_of(verdict: bytes, groups: Mapping[int, Group]) -> Explained:
+    """What an abi.EXPLAINED says; Damaged if it names a group that is not there."""
+    fields = abi.EXPLAINED.unpack(verdict)
+    reason = Reason(fields["reason"])
+    if not fields["matched"]:
+        return Explained(reason, None, None)
+    return Explained(reason, fields["prefix_len"], _rule_of(fields, groups))
 
 
 @contextlib.contextmanager
@@ -492,6 +676,7 @@ def _rule_of(fields: Mapping[str, Any], groups: Mapping[int, Group]) -> Rule:
         group.label,
         group.dynamic,
         bool(fields["flags"] & abi.RuleFlag.HELD),
+        group.via,
     )
 
 

@@ -1,7 +1,7 @@
 """Where the state of an interface lives: a directory of pins, or of files without BPF.
 
-    <bpffs>/ndxdp/v<ABI>/<interface>/{addresses,prefixes,…,program,link}
-    <run directory>/v<ABI>/<interface>/{addresses,prefixes,…}
+    <bpffs>/ndxdp/v<ABI>/<interface>/{addresses,prefixes,…,program,link,tracer/}
+    <run directory>/v<ABI>/<interface>/{addresses,prefixes,…,tracer/events}
 
 bpffs reserves dots in names, interfaces (`eth0.100`) have them: a dot is written as a colon,
 which no interface name holds. One lock on the `v<ABI>` directory serialises all who write.
@@ -28,6 +28,7 @@ DEFAULT_BPFFS = Path("/sys/fs/bpf")
 DEFAULT_RUN_DIRECTORY = Path("/run/ndxdp")
 PROGRAM = "program"
 LINK = "link"
+TRACER = "tracer"
 _BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
 
 
@@ -71,10 +72,8 @@ class Tree:
             raise ModeUnavailable(f"{self.base} may not be written", "run this as root") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(fd), os.stat(self.base)):
+            if _is_at(fd, self.base):
                 return fd
-        except FileNotFoundError:
-            pass
         except BaseException:
             os.close(fd)
             raise
@@ -107,6 +106,38 @@ class Tree:
             return True
         os.close(fd)
         return False
+
+    @contextlib.contextmanager
+    def traced(self, interface: str) -> Iterator[Path]:
+        """Mark an interface as traced by this process; yields the tracer's own directory.
+
+        A directory, for bpffs has no files to lock. What a killed tracer left is taken over.
+        """
+        path = self.path(interface) / TRACER
+        with self.lock():
+            path.mkdir(mode=0o750, exist_ok=True)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _empty(path)
+            except BlockingIOError:
+                os.close(fd)
+                raise NdxdpError(
+                    f"{interface} is being traced already",
+                    "end the other `ndxdp trace` or `ndxdp top` first",
+                ) from None
+            except BaseException:
+                os.close(fd)
+                raise
+        try:
+            yield path
+        finally:
+            with self.lock():
+                # Another one's, if the interface was detached and attached anew.
+                if _is_at(fd, path):
+                    _empty(path)
+                    path.rmdir()
+            os.close(fd)
 
     def refuse_if_held(self, interface: str) -> None:
         if self.is_held(interface):
@@ -154,13 +185,21 @@ class Tree:
         path.mkdir(mode=0o750)
         return path
 
+    def rename(self, interface: str, name: str) -> None:
+        """Give an interface's directory another name, which has none. Who holds it goes on to."""
+        self.path(interface).rename(self.path(name))
+
     def remove(self, interface: str) -> None:
         """Remove an interface's directory; what nothing else holds is gone with its pin."""
         path = self.path(interface)
         with contextlib.suppress(FileNotFoundError):
             # The link first: from then on nothing answers from maps that are being taken apart.
             for name in sorted(os.listdir(path), key=lambda name: name != LINK):
-                (path / name).unlink()
+                if name == TRACER:
+                    _empty(path / name)
+                    (path / name).rmdir()
+                else:
+                    (path / name).unlink()
             path.rmdir()
 
 
@@ -216,6 +255,19 @@ class Trees(NamedTuple):
             if not found:
                 raise
         return sorted(found)
+
+
+def _empty(path: Path) -> None:
+    for entry in path.iterdir():
+        entry.unlink()
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """The directory that is open is still there."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _is_held(interface: str) -> NdxdpError:

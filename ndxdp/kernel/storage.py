@@ -38,7 +38,10 @@ class Map(Protocol):
         """Remove entries; those that are not there are no error."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries of a hash or a trie. Those that come or go meanwhile may be missed."""
+        """All entries. Of a hash or a trie those that come or go meanwhile may be missed."""
+
+    def leading(self, code: str) -> Iterator[memoryview]:
+        """The integer that each value begins with, many at a time. code: `struct`'s, H or Q."""
 
     def close(self) -> None: ...
 
@@ -57,9 +60,9 @@ class KernelMap:
         return cls(spec, libbpf.map_create(spec))
 
     @classmethod
-    def open(cls, path: Path, spec: MapSpec) -> KernelMap:
+    def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
         """A pinned map; NdxdpError if it is somebody else's, which is not ours to remove."""
-        opened = cls(spec, libbpf.get_pinned(str(path)))
+        opened = cls(spec, libbpf.get_pinned(str(path), readonly=readonly))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
         if libbpf.map_spec(opened.fd)._replace(max_entries=0) != expected:
             opened.close()
@@ -86,7 +89,12 @@ class KernelMap:
         libbpf.map_delete(self.fd, keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return libbpf.map_items(self.fd, self._spec)
+        return libbpf.map_items(self.fd, self._spec._replace(value_size=self._value_size))
+
+    def leading(self, code: str) -> Iterator[memoryview]:
+        step = self._spec.value_size // struct.calcsize(code)
+        for _, values in libbpf.map_pieces(self.fd, self._spec):
+            yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
 
     def close(self) -> None:
         os.close(self.fd)
@@ -152,7 +160,13 @@ class ArrayFile:
         raise NotImplementedError("an array always has its elements")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        raise NotImplementedError("an array is looked up by its index")
+        size = self._value_size
+        data = os.pread(self._fd, size * self.max_entries, 0)
+        for slot in range(len(data) // size):
+            yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
+
+    def leading(self, code: str) -> Iterator[memoryview]:
+        raise NotImplementedError("of tables alone")
 
     def close(self) -> None:
         os.close(self._fd)
@@ -189,6 +203,12 @@ class TableFile:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
         return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
+
+    def leading(self, code: str) -> Iterator[memoryview]:
+        size = struct.calcsize(code)
+        key, value = self._spec.key_size // size, self._spec.value_size // size
+        entries = memoryview(self._read())[_HEADER.size :]
+        yield entries.cast(code)[key :: key + value]  # type: ignore[call-overload]
 
     def resize(self, max_entries: int) -> None:
         self.max_entries = max_entries

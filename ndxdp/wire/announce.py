@@ -19,6 +19,7 @@ from enum import Enum
 
 from ndxdp.ndp import DEFAULT_PROFILE, Profile, solicit
 from ndxdp.neighbour import NONCE_LEN, probe, unsolicited
+from ndxdp.state import Announced
 from ndxdp.wire.raw import packet_socket
 
 ADDRESSES_MAX = 131072
@@ -133,6 +134,10 @@ class Announcer:
     def known(self) -> int:
         """Addresses that are remembered."""
         return len(self._known)
+
+    def total(self) -> Announced:
+        """Frames of all kinds."""
+        return Announced(sum(self.sent.values()), sum(self.failed.values()))
 
     # ---- what the caller tells
 

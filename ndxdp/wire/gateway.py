@@ -23,8 +23,8 @@ from ndxdp.errors import NdxdpError
 from ndxdp.ndp import FRAME_MAX, solicit
 from ndxdp.neighbour import Fault, Question, Reply, reply_to
 from ndxdp.wire import netlink
+from ndxdp.wire.fib import NudState
 from ndxdp.wire.neighbours import NeighbourWatch
-from ndxdp.wire.netlink import NudState
 from ndxdp.wire.raw import (
     LD_B,
     LD_H,
@@ -69,7 +69,7 @@ class GatewayStatus:
     state: the kernel's entry, as far as it told. mac: 6 bytes, what the gateway said last; None
     before. seen: seconds since it answered, None before it did. asked, answered: solicitations.
     moved: how often it answered with another MAC than before. ignored: advertisements that were
-    not used, by reason.
+    not used, by reason. silent: it did not answer the last time.
     """
 
     gateway: bytes
@@ -81,6 +81,7 @@ class GatewayStatus:
     answered: int
     moved: int
     ignored: dict[Fault, int]
+    silent: bool
 
 
 class GatewayCare:
@@ -153,6 +154,7 @@ class GatewayCare:
             answered=self._answered,
             moved=self._moved,
             ignored=dict(self._ignored),
+            silent=self._silent,
         )
 
     def set_mac(self, mac: bytes) -> None:
@@ -201,8 +203,7 @@ class GatewayCare:
     async def _round(self) -> None:
         """Solicit until there is an answer, TRIES times at most, and put it into the table."""
         try:
-            # In a thread: pyroute2 brings a loop of its own.
-            entry = await asyncio.to_thread(netlink.neighbour, self._ifindex, self._gateway)
+            entry = netlink.neighbour(self._ifindex, self._gateway)
             self._state = entry.state
             if entry.state in _NOT_OURS:
                 return
@@ -213,12 +214,8 @@ class GatewayCare:
                     break
             self._note(reply)
             if reply:
-                await asyncio.to_thread(
-                    netlink.confirm_neighbour,
-                    self._ifindex,
-                    self._gateway,
-                    reply.mac,
-                    router=reply.router,
+                netlink.confirm_neighbour(
+                    self._ifindex, self._gateway, reply.mac, router=reply.router
                 )
                 self._state = NudState.REACHABLE
             self._troubled = ""

@@ -73,10 +73,7 @@ class Hygiene:
         self._deprecated, self._preferred = tuple(deprecated), preferred
 
     def apply(self) -> int:
-        """Look, and change what has to be; returns how many that were. NdxdpError if refused.
-
-        Not in a thread that runs an asyncio loop: pyroute2 brings its own.
-        """
+        """Look, and change what has to be; returns how many that were. NdxdpError if refused."""
         own = netlink.own_addresses(self._ifindex)
         wanted = changes(own, self._deprecated, self._preferred)
         # The preferred one first: there is never a moment without one.

@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
+from itertools import islice
 
 from ndxdp.ndp import solicited_node_group
 from ndxdp.wire.raw import packet_socket
@@ -43,6 +44,10 @@ class Allmulti:
         self._socket.close()
 
 
+GROUPS_MAX = 16384
+"""Groups that are joined on one interface."""
+
+
 class _Holder:
     """A socket that holds memberships, and nothing else. full: the kernel gave it no more."""
 
@@ -65,16 +70,19 @@ class Groups:
     needed. Groups that even so could not be joined are tried again whenever something changes;
     their addresses are still answered for wherever the switch does not snoop.
 
-    Not for several threads at once; 10 000 joins take half a second, so a large change wants a
-    thread of its own. No capability is needed.
+    The kernel looks through all groups of the interface for each one that is joined: 10 000 take
+    half a second, 20 000 two. So a large change wants a thread of its own, and slices; and beyond
+    GROUPS_MAX addresses are served by allmulti alone. Not for several threads at once. No
+    capability is needed.
     """
 
     def __init__(self, ifindex: int) -> None:
         self._ifindex = ifindex
-        self._addresses: set[bytes] = set()
-        self._wanted: dict[bytes, int] = {}  # group -> its addresses
-        self._joined: dict[bytes, _Holder] = {}
-        self._failed: dict[bytes, None] = {}
+        self._addresses: frozenset[bytes] = frozenset()
+        # Groups are the last 24 bits of their addresses: half the memory of 16 bytes.
+        self._joined: dict[int, _Holder] = {}
+        self._missing: dict[int, None] = {}
+        self._shared: dict[int, int] = {}  # group -> its addresses but for one
         self._holders: list[_Holder] = []
         self._told = False
 
@@ -82,10 +90,10 @@ class Groups:
         """Leave all groups."""
         while self._holders:
             self._holders.pop().socket.close()
-        self._addresses.clear()
-        self._wanted.clear()
+        self._addresses = frozenset()
         self._joined.clear()
-        self._failed.clear()
+        self._missing.clear()
+        self._shared.clear()
 
     @property
     def joined(self) -> int:
@@ -94,50 +102,50 @@ class Groups:
 
     @property
     def failed(self) -> int:
-        """Groups that could not be joined."""
-        return len(self._failed)
+        """Groups that are not joined, as they could not be, or not yet."""
+        return len(self._missing)
 
     @property
     def sockets(self) -> int:
         return len(self._holders)
 
-    def keep(self, addresses: Iterable[bytes]) -> None:
-        """Be a listener of the groups of just these addresses (16 bytes)."""
-        desired = set(addresses)
-        self.change(desired - self._addresses, self._addresses - desired)
+    def keep(self, addresses: Iterable[bytes], at_most: int | None = None) -> bool:
+        """Be a listener of the groups of just these addresses (16 bytes).
+
+        at_most: groups to join now. True if there are more of them: call it again.
+        """
+        before, self._addresses = self._addresses, frozenset(addresses)
+        fresh: dict[int, None] = {}
+        for address in self._addresses - before:
+            group = _group_of(address)
+            if group in self._joined or group in self._missing or group in fresh:
+                self._shared[group] = self._shared.get(group, 0) + 1
+            else:
+                fresh[group] = None
+        for address in before - self._addresses:
+            group = _group_of(address)
+            if group not in self._shared:
+                self._leave(group)
+            elif self._shared[group] > 1:
+                self._shared[group] -= 1
+            else:
+                del self._shared[group]
+        self._missing |= fresh
+        for group in list(islice(self._missing, at_most)):
+            room = len(self._joined) < GROUPS_MAX
+            trouble = self._join(group) if room else errno.ENOSPC
+            if trouble:  # it is the same for all the others
+                self._tell(trouble)
+                return False
+            del self._missing[group]
+        self._told = self._told and bool(self._missing)
+        return bool(self._missing)
 
     def change(self, appeared: Iterable[bytes], gone: Iterable[bytes]) -> None:
         """The same, told by what is different; what is known already changes nothing."""
-        fresh: list[bytes] = []
-        for address in appeared:
-            if address not in self._addresses:
-                self._addresses.add(address)
-                group = solicited_node_group(address)
-                self._wanted[group] = self._wanted.get(group, 0) + 1
-                if self._wanted[group] == 1:
-                    fresh.append(group)
-        for address in gone:
-            if address in self._addresses:
-                self._addresses.discard(address)
-                group = solicited_node_group(address)
-                self._wanted[group] -= 1
-                if not self._wanted[group]:
-                    del self._wanted[group]
-                    self._leave(group)
-        before = tuple(self._failed)
-        for at, group in enumerate((*before, *fresh)):
-            if group not in self._wanted or group in self._joined:
-                continue
-            trouble = self._join(group)
-            if trouble:  # it is the same for all the others
-                rest = (*before, *fresh)[at:]
-                self._failed.update((left, None) for left in rest if left in self._wanted)
-                self._tell(trouble)
-                return
-            self._failed.pop(group, None)
-        self._told = False
+        self.keep(self._addresses.union(appeared).difference(gone))
 
-    def _join(self, group: bytes) -> int:
+    def _join(self, group: int) -> int:
         """0, or the errno of a kernel that has no more memberships to give."""
         request = self._request(group)
         for holder in reversed(self._holders):
@@ -160,13 +168,13 @@ class Groups:
         self._holders.append(holder)
         return self._hold(group, holder)
 
-    def _hold(self, group: bytes, holder: _Holder) -> int:
+    def _hold(self, group: int, holder: _Holder) -> int:
         holder.held += 1
         self._joined[group] = holder
         return 0
 
-    def _leave(self, group: bytes) -> None:
-        self._failed.pop(group, None)
+    def _leave(self, group: int) -> None:
+        self._missing.pop(group, None)
         holder = self._joined.pop(group, None)
         if holder is None:
             return
@@ -179,8 +187,9 @@ class Groups:
             self._holders.remove(holder)
             holder.socket.close()
 
-    def _request(self, group: bytes) -> bytes:
-        return group + struct.pack("=I", self._ifindex)  # struct ipv6_mreq
+    def _request(self, group: int) -> bytes:
+        address = solicited_node_group(bytes(13) + group.to_bytes(3, "big"))
+        return address + struct.pack("=I", self._ifindex)  # struct ipv6_mreq
 
     def _tell(self, number: int) -> None:
         """Once, until all is well again."""
@@ -188,11 +197,15 @@ class Groups:
             log.warning(
                 "%d of %d solicited-node groups could not be joined (%s): a switch that snoops MLD"
                 " does not forward the solicitations for them",
-                len(self._failed),
-                len(self._wanted),
+                len(self._missing),
+                len(self._missing) + len(self._joined),
                 os.strerror(number),
             )
         self._told = True
+
+
+def _group_of(address: bytes) -> int:
+    return int.from_bytes(address[13:], "big")
 
 
 def _option(opened: socket.socket, option: int, request: bytes) -> int:

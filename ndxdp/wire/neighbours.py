@@ -1,12 +1,14 @@
-"""Word of one neighbour's entry, by netlink, as the kernel's state machine changes it."""
+"""Word of neighbours' entries, by netlink, as the kernel's state machine changes them."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from typing import NamedTuple
 
-from ndxdp.wire.netlink import NudState
+from ndxdp.wire.fib import NudState, attributes
 from ndxdp.wire.raw import LD_B, LD_W, Condition, attach_filter, program
 
 _RTMGRP_NEIGH = 0x4
@@ -62,23 +64,62 @@ class NeighbourWatch:
             state = self._latest(data, state)
 
     def _latest(self, data: bytes, state: NudState | None) -> NudState | None:
-        at = 0
-        while at + _ATTRIBUTES_AT <= len(data):
-            length, kind = struct.unpack_from("=IH", data, at)
-            message = data[at : at + length]
-            if kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH) and self._concerns(message):
-                (number,) = struct.unpack_from("=H", message, _STATE_AT)
-                state = NudState(number) if kind == _RTM_NEWNEIGH else NudState.NONE
-            at += max((length + 3) & ~3, 16)
+        for news in _messages(data):
+            if (news.ifindex, news.address) == (self._ifindex, self._address):
+                state = news.state
         return state
 
-    def _concerns(self, message: bytes) -> bool:
-        if struct.unpack_from("=i", message, _IFINDEX_AT)[0] != self._ifindex:
-            return False
-        at = _ATTRIBUTES_AT
-        while at + 4 <= len(message):
-            length, kind = struct.unpack_from("=HH", message, at)
-            if kind == _NDA_DST:
-                return message[at + 4 : at + length] == self._address
-            at += max((length + 3) & ~3, 4)
-        return False
+
+class News(NamedTuple):
+    """A neighbour (16 bytes) and the state of its entry now; NONE where it was removed."""
+
+    ifindex: int
+    address: bytes
+    state: NudState
+
+
+class NeighbourNews:
+    """Tells of every IPv6 neighbour's entry. fileno() is readable when drain() has news."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        of_ipv6 = (Condition(LD_B, _FAMILY_AT, socket.AF_INET6),)
+        attach_filter(self._socket, program(of_ipv6, last=_ATTRIBUTES_AT, keep=65536))
+        self._socket.bind((0, _RTMGRP_NEIGH))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> list[News] | None:
+        """What there is; None where some was lost: look for yourself."""
+        news: list[News] = []
+        lost = False
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return None if lost else news
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                lost = True
+                continue
+            news += _messages(data)
+
+
+def _messages(data: bytes) -> Iterator[News]:
+    at = 0
+    while at + _ATTRIBUTES_AT <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        message = data[at : at + length]
+        at += max((length + 3) & ~3, 16)
+        address = attributes(message[_ATTRIBUTES_AT:]).get(_NDA_DST)
+        if kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH) and address is not None:
+            ifindex, number = struct.unpack_from("=iH", message, _IFINDEX_AT)
+            state = NudState(number) if kind == _RTM_NEWNEIGH else NudState.NONE
+            yield News(ifindex, address, state)

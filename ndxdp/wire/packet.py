@@ -80,7 +80,6 @@ class MessageBatch:
     """BATCH messages of one buffer each, of `size` bytes, that lie one after the other."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
         # A slice of a mmap is bytes at once; that of a memoryview would have to be copied.
         self.bytes = mmap.mmap(-1, BATCH * size)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))

@@ -13,7 +13,8 @@ from ndxdp.errors import NdxdpError
 # linux/bpf_common.h and linux/filter.h: load a word, half-word or byte at a constant offset, mask,
 # jump if equal, return. A load from beyond the frame's end returns 0.
 LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
-_AND, _JEQ, _RET = 0x54, 0x15, 0x06
+JEQ, RET = 0x15, 0x06
+_AND = 0x54
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 VLAN_TAG_PRESENT = 0xFFFFF000 + 48
@@ -48,18 +49,23 @@ def program(conditions: Iterable[Condition], *, last: int, keep: int) -> bytes:
         code.append((condition.load, False, condition.offset))
         if condition.mask:
             code.append((_AND, False, condition.mask))
-        code.append((_JEQ, True, condition.value))
+        code.append((JEQ, True, condition.value))
     code.append((LD_B, False, last))
-    code.append((_RET, False, keep))
-    code.append((_RET, False, 0))
+    code.append((RET, False, keep))
+    code.append((RET, False, 0))
     reject = len(code) - 1
-    return b"".join(
-        struct.pack("=HBBI", operation, 0, reject - at - 1 if rejects else 0, operand)
+    return assemble(
+        (operation, 0, reject - at - 1 if rejects else 0, operand)
         for at, (operation, rejects, operand) in enumerate(code)
     )
 
 
-NOTHING = struct.pack("=HBBI", _RET, 0, 0, 0)
+def assemble(code: Iterable[tuple[int, int, int, int]]) -> bytes:
+    """Instructions: operation, how many to skip if it is true, and if it is not, operand."""
+    return b"".join(struct.pack("=HBBI", *each) for each in code)
+
+
+NOTHING = assemble([(RET, 0, 0, 0)])
 """The program that passes nothing."""
 
 

@@ -1,0 +1,281 @@
+"""What the daemon costs while it has nothing to do, and how soon it answers. Needs root.
+
+    python -m benchmarks.daemon [--addresses 10000] [--idle 60] [--starts 7]
+
+Resident memory of `ndxdp run -c FILE` with its children, beside ndppd's for the same addresses and
+a Python's that does nothing; its CPU while idle; the time from exec to the first answer, on an
+interface that nothing is attached to. With a real Docker engine if there is one here, and with the
+engine's socket missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab import private
+from ndxdp import ndp
+from ndxdp.policy import parse_address, parse_mac
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = REPOSITORY / "benchmarks" / "results" / "daemon.json"
+
+FEW = 5
+NETWORK = "ipv6exposed"
+ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+_EVERY = 0.001  # seconds between two solicitations
+_WITHIN = 20.0  # seconds for an answer to come, at most
+_SETTLE = 20.0  # seconds: what follows a start, and attempts to find an engine that come soon
+_TICK = os.sysconf("SC_CLK_TCK")
+
+# The solicitor's kernel has no IPv6: nobody else says anything here.
+_LINKS = f"""
+netns add router
+link add eth0 address {HOST_MAC} type veth peer name eth0 address {ROUTER_MAC} netns router
+link set lo up
+link set eth0 up
+address add fe80::2/64 dev eth0 nodad
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--addresses", type=int, default=10_000)
+    parser.add_argument("--idle", type=float, default=60, help="seconds")
+    parser.add_argument("--settle", type=float, default=_SETTLE, help="seconds before that")
+    parser.add_argument("--starts", type=int, default=7, help="how many are timed")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument("--solicit", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.solicit:
+        return _solicit(parse_address(arguments.solicit))
+    if not private.inside():
+        return private.run([sys.executable, "-m", "benchmarks.daemon", *sys.argv[1:]])
+
+    _build()
+    idle = (arguments.settle, arguments.idle)
+    found: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        missing = str(folder / "docker.sock")
+        sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
+        found["python"] = _say("python, asleep", _watch(sleeping, None, 1, 0))
+        ndppd = ["ndppd", "-c", str(_ndppd(folder, arguments.addresses))]
+        found["ndppd"] = _say(f"ndppd, {arguments.addresses}", _watch(ndppd, None, *idle))
+        starts = [_start(folder, arguments.addresses, missing) for _ in range(arguments.starts)]
+        for count in (FEW, arguments.addresses):
+            command = _command(folder, count, missing)
+            found[f"{count}, no engine"] = _say(
+                f"ndxdp, {count}, no engine", _watch(command, "ready", *idle)
+            )
+        engine = stack.enter_context(_engine())
+        if engine is not None:
+            command = _command(folder, arguments.addresses, engine)
+            found[f"{arguments.addresses}, Docker"] = _say(
+                f"ndxdp, {arguments.addresses}, Docker", _watch(command, "ready", *idle)
+            )
+    lasted = [round(seconds, 4) for seconds, _ in starts]
+    spent = [round(seconds, 4) for _, seconds in starts]
+    found["starts"] = {"s": lasted, "cpu_s": spent}
+    print(
+        f"exec to the first answer: median {statistics.median(lasted) * 1000:.0f} ms,"
+        f" from {min(lasted) * 1000:.0f} to {max(lasted) * 1000:.0f} ms;"
+        f" on a CPU {statistics.median(spent) * 1000:.0f} ms of them"
+    )
+    machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": sys.version[:7]}
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n")
+    return 0
+
+
+def _build() -> None:
+    subprocess.run(["ip", "-6", "-batch", "-"], input=_LINKS, text=True, check=True)
+    _run_in_router("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    _run_in_router("ip", "link", "set", "eth0", "up")
+    time.sleep(0.5)  # the carrier
+
+
+def _in_router(*command: str) -> list[str]:
+    return ["nsenter", "--net=/run/netns/router", *command]
+
+
+def _run_in_router(*command: str) -> None:
+    subprocess.run(_in_router(*command), check=True)
+
+
+def _address(number: int) -> str:
+    return f"2001:db8:0:1:c::{number:x}"
+
+
+def _command(folder: Path, count: int, docker_socket: str) -> list[str]:
+    """`ndxdp run` on a configuration with so many addresses; its end takes the program off."""
+    (folder / "addresses").write_text("".join(f"{_address(n + 1)}\n" for n in range(count)))
+    configuration = folder / "ndxdp.toml"
+    configuration.write_text(
+        f'[docker]\nsocket = "{docker_socket}"\n'
+        '[[interface]]\nname = "eth0"\non_stop = "detach"\n'
+        '[[interface.prefix]]\nfile = "addresses"\n'
+        f'[[interface.docker]]\nnetwork = "{NETWORK}"\n'
+    )
+    return [sys.executable, "-m", "ndxdp", "-q", "run", "-c", str(configuration)]
+
+
+def _ndppd(folder: Path, count: int) -> Path:
+    rules = "".join(f"  rule {_address(n + 1)} {{ static }}\n" for n in range(count))
+    configuration = folder / "ndppd.conf"
+    configuration.write_text(f"proxy eth0 {{\n{rules}}}\n")
+    return configuration
+
+
+@contextlib.contextmanager
+def _engine() -> Iterator[str | None]:
+    """The socket of a Docker engine with a container on the network; None where there is none."""
+    if not shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        print("There is no dockerd here.")
+        yield None
+        return
+    from tests import engine  # it is what the tests have, too
+
+    with engine.engine() as made:
+        made.make_network(NETWORK, "2001:db8:0:1:d::/80")
+        made.run("one", NETWORK, address="2001:db8:0:1:d::10")
+        yield str(made.socket)
+
+
+# ---- memory and CPU -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+
+
+def _watch(command: list[str], word: str | None, settle: float, idle: float) -> dict[str, Any]:
+    """Figures of a process with its children, from when it has said the word."""
+    with _process(command) as process:
+        assert process.stdout is not None
+        if word and not process.stdout.readline().startswith(word):
+            raise SystemExit(f"It did not start: {' '.join(command)}")
+        time.sleep(settle)
+        before = _cpu(process.pid)
+        time.sleep(idle)
+        ticks, spent = (after - was for after, was in zip(_cpu(process.pid), before, strict=True))
+        family = _family(process.pid)
+        return {
+            "processes": len(family),
+            "resident_kB": sum(_kilobytes(pid, "status", "VmRSS:") for pid in family),
+            "proportional_kB": sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in family),
+            "idle_s": idle,
+            "idle_ticks": ticks,
+            "idle_cpu": spent / 1e9 / idle if idle else None,
+        }
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _family(int(child))
+    return found
+
+
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def _cpu(pid: int) -> tuple[int, int]:
+    """Ticks in user and kernel mode, and ns on a CPU, which is exact where ticks are a sample."""
+    ticks = spent = 0
+    for each in _family(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+        for task in Path(f"/proc/{each}/task").iterdir():
+            spent += int((task / "schedstat").read_text().split()[0])
+    return ticks, spent
+
+
+def _say(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+    line = (
+        f"{name + ':':<27} {figures['resident_kB'] / 1024:5.1f} MB resident,"
+        f" {figures['proportional_kB'] / 1024:5.1f} MB its share"
+    )
+    if figures["idle_s"]:
+        line += (
+            f", {figures['idle_ticks']} ticks of {1000 // _TICK} ms in {figures['idle_s']:.0f} s,"
+            f" {figures['idle_cpu'] * 100:.3f} % of a core"
+        )
+    print(line, flush=True)
+    return figures
+
+
+# ---- the first answer ---------------------------------------------------------------------------
+
+
+def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
+    """Seconds from exec to the first answer, and seconds on a CPU until then."""
+    command = _command(folder, count, docker_socket)
+    asking = _in_router(sys.executable, "-m", "benchmarks.daemon", "--solicit", _address(count))
+    with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as asker:
+        assert asker.stdout is not None
+        asker.stdout.readline()  # it has begun
+        began = time.monotonic()
+        with _process(command) as process:
+            answered = asker.stdout.readline()
+            _, spent = _cpu(process.pid)
+    if not answered:
+        raise SystemExit("There was no answer.")
+    return float(answered) - began, spent / 1e9
+
+
+def _solicit(target: bytes) -> int:
+    """Solicit until there is an answer; print when that was, in seconds of CLOCK_MONOTONIC."""
+    mac, source = parse_mac(ROUTER_MAC), parse_address("fe80::1")
+    question = ndp.solicit(mac, target, source=source, sllao=mac)
+    link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
+    link.bind(("eth0", 0x86DD))
+    link.settimeout(_EVERY)
+    print("asking", flush=True)
+    give_up = time.monotonic() + _WITHIN
+    while (now := time.monotonic()) < give_up:
+        link.send(question)
+        until = now + _EVERY
+        while time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                frame = link.recv(2048)
+                heard = time.monotonic()
+                if len(frame) == 86 and _answers(frame, target, source):
+                    print(heard, flush=True)
+                    return 0
+    return 1
+
+
+def _answers(frame: bytes, target: bytes, source: bytes) -> bool:
+    said = ndp.decode_advertisement(frame)
+    right = (said.source, said.target, said.destination) == (target, target, source)
+    return right and said.solicited and said.checksum_correct
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""What a solicitation costs in the program: without tracing code, with it, traced. Needs root.
+
+    python -m benchmarks.tracing [--runs 200000] [--rounds 25] [--before COMMIT]
+
+BPF_PROG_TEST_RUN, of a target that is denied: of an answered one the second run would see its own
+answer. The kinds take turns, and the least counts: the rest is what the machine does besides.
+`before` is the program of the commit before the first that could trace, compiled here from the
+repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.userspace import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
+from lab import private
+from lab.topology import build_xdp_pass
+from ndxdp import ndp
+from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel.abi import Layout
+from ndxdp.kernel.loader import OBJECT
+from ndxdp.kernel.maps import Group
+from ndxdp.ndp import Answer, Profile, Reason
+from ndxdp.policy import parse_address, parse_mac
+
+RESULTS = REPOSITORY / "benchmarks" / "results" / "tracing.json"
+BPFFS = Path("/sys/fs/bpf")
+TARGET = parse_address(f"{PREFIX}1")
+
+_CHUNK = 1000  # events, fewer than the ring holds
+_EVERY = 100
+_TRACING = ("trace_until", "trace_every", "reserved1")  # what the settings had not, before
+_XDP_PASS = 2
+_HOUR = 3_600_000_000_000
+
+# A test run that is no dry run comes in by an interface that receives for XDP.
+_LINK = "link add eth0 type veth peer name far\nlink set far up\nlink set eth0 up\n"
+
+
+@dataclass
+class Program:
+    """Loaded, with its maps, below a directory of its own."""
+
+    directory: Path
+    settings: Layout
+
+    def set(self, **fields: Any) -> None:
+        packed = self.settings.pack(mac=parse_mac(HOST_MAC), **fields)
+        self._update("settings", bytes(4), packed)
+
+    def deny(self, target: bytes) -> None:
+        group = Group("manual", PREFIX, Profile())
+        self._update("groups", bytes(4), group.pack())
+        self._update("addresses", target, abi.RULE.pack(answer=Answer.NEVER, prefix_len=128))
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[int]:
+        fd = libbpf.get_pinned(str(self.directory / "maps" / name))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _update(self, name: str, key: bytes, value: bytes) -> None:
+        with self.open(name) as fd:
+            libbpf.map_update(fd, key, value)
+
+    def denied(self) -> int:
+        """Solicitations that were."""
+        key = Reason.DENIED.to_bytes(4, sys.byteorder)
+        with self.open("reasons") as fd:
+            data = libbpf.map_lookup(fd, key, 8 * libbpf.possible_cpus())
+        assert data is not None
+        return sum(struct.unpack(f"={libbpf.possible_cpus()}Q", data))
+
+    def run(self, repeat: int) -> int:
+        """ns that a run took on average."""
+        pinned = ["pinned", str(self.directory / "ndp_xdp")]
+        files = ["data_in", "build/tracing.frame", "ctx_in", "build/tracing.context"]
+        denied = self.denied()
+        said = _say("bpftool", "-j", "prog", "run", *pinned, *files, "repeat", str(repeat))
+        found = json.loads(said)
+        assert found["retval"] == _XDP_PASS, found
+        assert self.denied() - denied >= repeat, "another verdict than was meant"
+        return int(found["duration"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200_000, help="of each kind in each round")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--before", help="a commit; without one it is found, where there is git")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    arguments = parser.parse_args()
+    if not private.inside():
+        return private.run([sys.executable, "-m", "benchmarks.tracing", *sys.argv[1:]])
+
+    os.chdir(REPOSITORY)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    _make_link()
+    program = _load(OBJECT, "now", abi.SETTINGS)
+    before = None
+    commit = arguments.before or _before_tracing()
+    if commit:
+        fields = {name: code for name, code in abi.SETTINGS.fields.items() if name not in _TRACING}
+        before = _load(_compiled(commit), "before", Layout("ndp_settings", **fields))
+
+    rounds: list[dict[str, float]] = []
+    for _ in range(arguments.rounds):
+        one: dict[str, float] = {}
+        if before:
+            before.set()
+            one["before"] = before.run(arguments.runs)
+        program.set()
+        one["off"] = program.run(arguments.runs)
+        one["sampled"] = _traced(program, arguments.runs, _EVERY)
+        one["on"] = _traced(program, arguments.runs // _EVERY, 1)
+        program.set(trace_until=time.monotonic_ns() + _HOUR, trace_every=1)
+        one["unread"] = program.run(arguments.runs)
+        rounds.append(one)
+    _print(rounds)
+    machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": cpu_name()}
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps({"machine": machine, "rounds": rounds}, indent=2) + "\n")
+    return 0
+
+
+def _traced(program: Program, runs: int, every: int) -> float:
+    """ns a run, in pieces that the ring has room for, each read before the next."""
+    program.set(trace_until=time.monotonic_ns() + _HOUR, trace_every=every)
+    took = []
+    with program.open("events") as fd, contextlib.closing(libbpf.RingBuffer(fd)) as ring:
+        while ring.consume():
+            pass
+        for _ in range(max(runs // (_CHUNK * every), 1)):
+            took.append(program.run(_CHUNK * every))
+            records = ring.consume()
+            assert len(records) in (_CHUNK, _CHUNK + 1), len(records)  # and bpftool's warm-up
+            verdict = abi.EXPLAINED.unpack(abi.EVENT.unpack(records[-1])["verdict"])
+            assert verdict["reason"] == Reason.DENIED, verdict
+    return statistics.mean(took)
+
+
+def _make_link() -> None:
+    subprocess.run(["ip", "-batch", "-"], input=_LINK, text=True, check=True)
+    _say("ip", "link", "set", "eth0", "xdpdrv", "obj", str(build_xdp_pass()), "sec", "xdp")
+    mac = parse_mac(ROUTER_MAC)
+    frame = ndp.solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
+    ifindex = socket.if_nametoindex("eth0")
+    # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)
+    Path("build/tracing.frame").write_bytes(frame)
+    Path("build/tracing.context").write_bytes(context)
+
+
+def _load(image: Path, name: str, settings: Layout) -> Program:
+    directory = BPFFS / name
+    directory.mkdir()
+    _say("bpftool", "prog", "loadall", str(image), str(directory), "pinmaps", f"{directory}/maps")
+    program = Program(directory, settings)
+    program.deny(TARGET)
+    return program
+
+
+def _before_tracing() -> str | None:
+    """The commit before the first whose settings name trace_until; None without git's history."""
+    search = ("log", "--format=%H", "--reverse", "-Strace_until", "--", "bpf/ndp_abi.h")
+    found = subprocess.run(["git", *search], capture_output=True, text=True, check=False)
+    if found.returncode or not found.stdout:
+        print("there is no history to take the program from that could not trace")
+        return None
+    return f"{found.stdout.split()[0]}^"
+
+
+def _compiled(commit: str) -> Path:
+    """The program's object as of a commit."""
+    image = REPOSITORY / "build" / "before.o"
+    multiarch = f"-I/usr/include/{platform.machine()}-linux-gnu"
+    flags = ("-target", "bpf", "-mcpu=v2", "-O2", "-g", multiarch)
+    with tempfile.TemporaryDirectory() as directory:
+        for path in _say("git", "ls-tree", "--name-only", commit, "bpf/").split():
+            Path(directory, Path(path).name).write_text(_say("git", "show", f"{commit}:{path}"))
+        source = f"{directory}/ndp_responder.c"
+        _say("clang", *flags, "-c", source, "-o", str(image))
+    return image
+
+
+def _say(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+_KINDS = {
+    "before": "a program without tracing",
+    "off": "nobody traces",
+    "sampled": f"one of {_EVERY} traced",
+    "on": "each traced",
+    "unread": "each traced, nobody reads",
+}
+
+
+def _print(rounds: list[dict[str, float]]) -> None:
+    for kind, text in _KINDS.items():
+        took = sorted(one[kind] for one in rounds if kind in one)
+        if took:
+            median = statistics.median(took)
+            print(f"  {text:<26} {took[0]:4.0f} ns, median {median:.0f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

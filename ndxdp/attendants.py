@@ -1,0 +1,148 @@
+"""What stands beside the answering on one interface: announcements, gateway care, hygiene.
+
+Each is what the job wants of it, and told of what changes. All are of the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from ndxdp.config import Gateway
+from ndxdp.job import Job
+from ndxdp.ndp import Profile
+from ndxdp.state import Announced, GatewayNews
+from ndxdp.wire import netlink
+from ndxdp.wire.announce import Announcements, Announcer
+from ndxdp.wire.gateway import GatewayCare
+from ndxdp.wire.hygiene import Hygiene
+from ndxdp.wire.netlink import Link
+
+
+class Attendants:
+    """Those of one job on one device, until leave().
+
+    NdxdpError without CAP_NET_RAW, InterfaceGone if there is no such device.
+    """
+
+    def __init__(self, job: Job, link: Link) -> None:
+        self._stack = contextlib.AsyncExitStack()
+        self._targets: Mapping[bytes, Profile] = {}
+        self._was_up = link.up
+        self._addresses = asyncio.Event()
+        self._care = _Care(link.ifindex, job.gateway)
+        self._announcer = self._announce(job, link)
+        self._stack.push_async_callback(self._care.end)
+        if job.addresses.deprecate:
+            hygiene = Hygiene(link.ifindex, job.addresses.deprecate, job.addresses.preferred)
+            self.start(hygiene.run(self._addresses))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it beside, until the attendants leave."""
+        task = asyncio.ensure_future(work)
+
+        async def end() -> None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        self._stack.push_async_callback(end)
+
+    async def leave(self) -> None:
+        await self._stack.aclose()
+
+    def look(
+        self, link: Link, gateways: frozenset[bytes], targets: Mapping[bytes, Profile]
+    ) -> None:
+        """What there is now. targets: exact addresses (16 bytes) that are answered for, and how."""
+        came_up = link.up and not self._was_up
+        if self._announcer:
+            self._announcer.set_mac(link.mac)
+            self._announcer.set_gateways(gateways)
+            if targets is not self._targets:
+                self._announcer.forget(self._targets.keys() - targets.keys())
+                for address, profile in targets.items():
+                    if self._targets.get(address) != profile:
+                        self._announcer.announce((address,), profile)
+            if came_up:
+                self._announcer.announce_all()
+        self._care.look(link, gateways, targets, came_up=came_up)
+        self._addresses.set()
+        self._targets, self._was_up = targets, link.up
+
+    @property
+    def announced(self) -> Callable[[], Announced] | None:
+        """Asked for the frames that told the upstream of addresses; None: nothing is announced."""
+        return self._announcer.total if self._announcer else None
+
+    def gateways(self) -> list[GatewayNews]:
+        """Of the gateways that were solicited."""
+        return self._care.news()
+
+    def _announce(self, job: Job, link: Link) -> Announcer | None:
+        wanted = job.announce
+        if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
+            return None
+        what = Announcements(
+            probe=wanted.probe,
+            solicit_gateway=wanted.solicit_gateway,
+            advertise=wanted.advertise,
+            rate=wanted.rate,
+            interval=wanted.interval,
+        )
+        with netlink.present(link.name):
+            announcer = Announcer(link.ifindex, link.mac, what)
+        self._stack.callback(announcer.close)
+        self.start(announcer.run())
+        return announcer
+
+
+class _Care:
+    """Gateway care for whichever gateways there are."""
+
+    def __init__(self, ifindex: int, wanted: Gateway) -> None:
+        self._ifindex, self._wanted = ifindex, wanted
+        self._cared: dict[bytes, tuple[GatewayCare, asyncio.Task[None]]] = {}
+
+    def look(
+        self,
+        link: Link,
+        gateways: frozenset[bytes],
+        targets: Mapping[bytes, Profile],
+        *,
+        came_up: bool,
+    ) -> None:
+        if not self._wanted.keep:
+            return
+        source = self._wanted.source or min(targets, default=None)
+        for gateway in set(self._cared) - gateways:
+            care, task = self._cared.pop(gateway)
+            task.cancel()
+            care.close()
+        if source is None:
+            return
+        for gateway in gateways:
+            if gateway in self._cared:
+                care, _ = self._cared[gateway]
+                care.set_mac(link.mac)
+                if came_up:
+                    care.wake()
+                continue
+            with netlink.present(link.name):
+                care = GatewayCare(
+                    self._ifindex, gateway, source, link.mac, interval=self._wanted.interval
+                )
+            self._cared[gateway] = care, asyncio.ensure_future(care.run())
+
+    def news(self) -> list[GatewayNews]:
+        each = [care.status() for care, _ in list(self._cared.values())]
+        return [GatewayNews(one.silent, one.seen) for one in each if one.asked]
+
+    async def end(self) -> None:
+        for care, task in self._cared.values():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            care.close()

@@ -1,0 +1,79 @@
+"""`ndxdp doctor`: arguments, printing, exit code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ndxdp.options import json_option, print_json, trees, verbosity
+
+if TYPE_CHECKING:
+    from ndxdp.doctor.examination import Section
+
+
+@click.command()
+@click.argument("interface", metavar="[IFACE]", required=False)
+@json_option
+@click.option(
+    "--docker-socket",
+    default="/run/docker.sock",
+    show_default=True,
+    metavar="PATH",
+    help="Where Docker or Podman listens.",
+)
+@click.option("--probe", is_flag=True, help="Solicit routers and gateways, for up to 3 s.")
+@verbosity
+def doctor(interface: str | None, as_json: bool, docker_socket: str, probe: bool) -> int:
+    """Say why IPv6 does not work on this host, and how to mend it. Changes nothing.
+
+    Exit code: 0 all well, 1 warnings, 2 failures.
+    """
+    from ndxdp.doctor import examination
+    from ndxdp.doctor.finding import exit_code
+
+    both = trees()
+    names = [interface] if interface is not None else examination.interfaces(both)
+    looked = {
+        name: list(examination.examine(name, both, docker_socket, probing=probe)) for name in names
+    }
+    code = exit_code(
+        finding for sections in looked.values() for each in sections for finding in each.findings
+    )
+    if as_json:
+        print_json({"exit_code": code, "interfaces": [_data(*item) for item in looked.items()]})
+        return code
+    for name, sections in looked.items():
+        _show(name, sections)
+    click.echo(("all is well", "there are warnings", "there are failures")[code])
+    return code
+
+
+def _data(name: str, sections: list[Section]) -> dict[str, object]:
+    return {
+        "interface": name,
+        "findings": [
+            {
+                "check": check,
+                "level": finding.level.value,
+                "what": finding.what,
+                "why": finding.why,
+                "cure": finding.cure,
+            }
+            for check, findings in sections
+            for finding in findings
+        ],
+    }
+
+
+def _show(name: str, sections: list[Section]) -> None:
+    """A line each; below what is wrong, why it matters and what mends it."""
+    click.echo(name)
+    for _, findings in sections:
+        for level, what, why, cure in findings:
+            said = {"unseen": "not seen"}.get(level.value, level.value)
+            click.echo(f"  {said + ':':9} {what}")
+            if why:
+                click.echo(f"            {why}")
+            if cure:
+                click.echo(f"            $ {cure}")

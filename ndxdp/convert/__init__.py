@@ -1,0 +1,1 @@
+"""Configurations of other responders, read and written as ours."""

@@ -1,0 +1,299 @@
+"""What a configuration of ndppd 0.2 means, as a draft of ours. Pure but for `read`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ndxdp.convert import ndppd_syntax
+from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
+from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
+from ndxdp.convert.ndppd_syntax import Entry
+from ndxdp.document import printable
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.policy import Prefix, check_interface, parse_address, parse_target
+
+_CACHE = "the kernel's neighbor table is the cache, and has times of its own"
+_ASKS = "the kernel asks and asks again as for every neighbor of its own"
+_FOLLOWED = "the kernel is asked for each solicitation, nothing is read again"
+
+_WITHOUT_COUNTERPART = {
+    "route-ttl": _FOLLOWED,
+    "address-ttl": _FOLLOWED,
+    "ttl": _CACHE,
+    "deadtime": _CACHE,
+    "retries": _ASKS,
+    "keepalive": _ASKS,
+}
+_WITHOUT_COUNTERPART_IF_ON = {
+    "promiscuous": "multicast is received by group and allmulti, and frames for others are not",
+    "autowire": "ndxdp sets no routes; have one to the targets",
+    "autovia": "ndxdp sets no routes; have one to the targets",
+}
+_AT_TOP = ("proxy", "route-ttl", "address-ttl")
+_IN_PROXY = (
+    *("rule", "router", "timeout", "ttl", "deadtime"),
+    *("retries", "keepalive", "promiscuous", "autowire"),
+)
+_IN_RULE = (*METHODS, "autovia")
+
+_PREFIX = re.compile(r"[ \t\n\v\f\r]*([0-9A-Fa-f:]+)[ \t\n\v\f\r]*(?:/[ \t\n\v\f\r]*([0-9]{1,4}))?")
+_NUMBER = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]{1,9})")
+_TIMEOUT = 500  # ms
+
+_ALSO_MAX = 20
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A text that is being read, and the complaints about it so far: line, sentence, hint."""
+
+    name: str
+    problems: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def complain(self, line: int, message: str, hint: str) -> None:
+        self.problems.append((line, message, hint))
+
+    def attempt(self, parse: Callable[[str], object], value: str, line: int) -> bool:
+        """Whether `parse` takes the value; its error becomes a complaint."""
+        try:
+            parse(value)
+        except UsageError as error:
+            self.complain(line, error.message, error.hint)
+            return False
+        return True
+
+    def finish(self) -> None:
+        """NdxdpError, if anything is wrong: the first complaint, the others in its `also`."""
+        if not self.problems:
+            return
+        self.problems.sort(key=lambda problem: problem[0])
+        said = [printable(f"{self.name}:{line}: {what}") for line, what, _ in self.problems]
+        raise NdxdpError(said[0], self.problems[0][2], tuple(said[1 : 1 + _ALSO_MAX]))
+
+
+def read(path: str) -> str:
+    """The text of a file; bytes that are not UTF-8, as comments may have, become surrogates."""
+    try:
+        return Path(path).read_bytes().decode(errors="surrogateescape")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise NdxdpError(
+            f"{printable(path)} could not be read ({why})", "see: ls -l, namei -l"
+        ) from None
+
+
+def convert(text: str, name: str) -> Draft:
+    """The draft that a text comes to. name: the file's, for messages.
+
+    NdxdpError with the line for what ndppd refuses, and for what it takes for something else.
+    """
+    name = printable(name)
+    file = ndppd_syntax.parse(text, name)
+    reading = _Reading(name)
+    draft = Draft()
+    _note(draft.notes, file.root, _AT_TOP, "at the top")
+    if file.unread is not None:
+        draft.notes.append(
+            Note(file.unread, "this } closes nothing: ndppd reads no further, and nor does this")
+        )
+    made: dict[str, DraftInterface] = {}
+    methods: dict[str, dict[Prefix, Method]] = {}
+    for proxy in file.root.find_all("proxy"):
+        if not proxy.value:
+            reading.complain(
+                proxy.line, "this proxy names no interface", "write it as in proxy eth0 { … }"
+            )
+        elif reading.attempt(check_interface, proxy.value, proxy.line):
+            interface = made.setdefault(proxy.value, DraftInterface(proxy.value))
+            if proxy.value in methods:
+                interface.notes.append(
+                    Note(
+                        proxy.line,
+                        f"{proxy.value} has several proxy sections: ndppd 0.2.5 heeds the last"
+                        " alone, here all count",
+                    )
+                )
+            _read_proxy(reading, proxy, interface, methods.setdefault(proxy.value, {}))
+    if not made and not reading.problems:
+        reading.complain(1, "there is no proxy section: ndppd answers nothing", "add one")
+    reading.finish()
+    for interface in made.values():
+        settle(interface, methods[interface.name])
+        draft.interfaces.append(interface)
+    for proxy in file.root.find_all("proxy"):
+        timed, interface = proxy.find("timeout"), made[proxy.value]
+        if timed and interface.deadline is None and _timeout([], proxy) is not None:
+            left_out = "timeout is left out: no rule here waits for a neighbor"
+            interface.notes.append(Note(timed.line, left_out))
+    return draft
+
+
+def _read_proxy(
+    reading: _Reading, proxy: Entry, interface: DraftInterface, methods: dict[Prefix, Method]
+) -> None:
+    """Note what a section says; its rules have the methods that they name themselves."""
+    notes = interface.notes
+    _note(notes, proxy, _IN_PROXY, "in a proxy section")
+    router = _is_on(notes, proxy, "router", True)
+    timeout = _timeout(notes, proxy)
+    for rule in proxy.find_all("rule"):
+        prefix = _prefix(reading, rule)
+        method = _method(reading, rule)
+        if prefix is None or method is None:
+            continue
+        _note(notes, rule, _IN_RULE, "in a rule")
+        if _nobody_solicits(prefix):
+            sentence = f"the rule for {prefix} is left out: nobody solicits that"
+            notes.append(Note(rule.line, sentence))
+            continue
+        if interface.name in method.ways:
+            notes.append(
+                Note(
+                    rule.line,
+                    f"the rule for {prefix} is left out: what is on {interface.name} itself"
+                    " answers for itself",
+                )
+            )
+            continue
+        if method.name != "static" and timeout is not None:
+            interface.deadline = max(timeout / 1000, interface.deadline or 0)
+        twin = methods.get(prefix)
+        if twin is None:
+            interface.rules.append(DraftRule(prefix, router=router))
+            methods[prefix] = method
+        else:
+            sentence = f"{prefix} has a rule in line {twin.line} already: here they are one"
+            notes.append(Note(rule.line, sentence))
+            methods[prefix] = both(twin, method)
+
+
+# ---- one entry ----------------------------------------------------------------------------------
+
+
+def _prefix(reading: _Reading, rule: Entry) -> Prefix | None:
+    """The rule's prefix, bits behind its length cut off as ndppd does."""
+    if not rule.value:
+        reading.complain(
+            rule.line, "this rule names no prefix", "write it as in rule 2001:db8::/64 { static }"
+        )
+        return None
+    found = _PREFIX.fullmatch(rule.value)
+    if found is None:
+        reading.complain(
+            rule.line,
+            f"'{rule.value}' is no prefix: ndppd runs, but with another in its place",
+            "write it as in 2001:db8::/64",
+        )
+        return None
+    if not reading.attempt(parse_address, found[1], rule.line):
+        return None
+    length = int(found[2] or 128)
+    if length > 128:
+        reading.complain(
+            rule.line,
+            f"'{rule.value}' has no prefix length from 0 to 128",
+            "ndppd takes it for 128",
+        )
+        return None
+    return Prefix.around(parse_address(found[1]), length)
+
+
+def _nobody_solicits(prefix: Prefix) -> bool:
+    try:
+        parse_target(str(prefix))
+    except UsageError:
+        return True
+    return False
+
+
+def _method(reading: _Reading, rule: Entry) -> Method | None:
+    given = [word for word in METHODS if rule.find(word)]
+    if not given:
+        reading.complain(
+            rule.line,
+            "this rule has none of static, auto and iface",
+            "name one; it meant static before ndppd required it",
+        )
+        return None
+    if len(given) > 1:
+        reading.complain(
+            rule.line, f"this rule has {' and '.join(given)}: they exclude each other", "keep one"
+        )
+        return None
+    ways: tuple[str, ...] = ()
+    entry = rule.find(given[0])
+    assert entry is not None
+    if given[0] == "iface":
+        if not entry.value:
+            reading.complain(entry.line, "this iface names no interface", "as in iface docker0")
+            return None
+        if not reading.attempt(check_interface, entry.value, entry.line):
+            return None
+        ways = (entry.value,)
+    return Method(given[0], ways, rule.line)
+
+
+def _is_on(notes: list[Note], block: Entry, keyword: str, default: bool) -> bool:
+    entry = block.find(keyword)
+    if entry is None:
+        return default
+    value = entry.value.lower()
+    if value not in ("yes", "true", "no", "false"):
+        notes.append(
+            Note(entry.line, f"{keyword} is neither yes nor no: ndppd takes '{entry.value}' for no")
+        )
+    return value in ("yes", "true")
+
+
+def _timeout(notes: list[Note], proxy: Entry) -> int | None:
+    """Milliseconds, as ndppd takes them; None where it says nothing."""
+    entry = proxy.find("timeout")
+    if entry is None:
+        return None
+    found = _NUMBER.match(entry.value)
+    value = int(found[1]) if found else 0
+    if value < 0:
+        return _TIMEOUT
+    if value == 0:
+        notes.append(Note(entry.line, "timeout is 0 for ndppd, which hardly waits: left out"))
+        return None
+    return value
+
+
+def _note(notes: list[Note], block: Entry, known: tuple[str, ...], where: str) -> None:
+    """Note the entries of a block that ndppd does not heed, or ndxdp has nothing for."""
+    seen: set[str] = set()
+    for entry in block.entries or ():
+        keyword, value = entry.keyword, entry.value
+        if keyword not in known:
+            sentence = _unheeded(entry, where)
+        elif keyword in seen:
+            again = keyword in ("proxy", "rule")
+            sentence = None if again else f"{keyword} is given twice: the first counts"
+        elif keyword in ("static", "auto"):
+            idle = value not in ("", ";")
+            sentence = f"{keyword} takes no value: ndppd ignores '{value}'" if idle else None
+        else:
+            why = _WITHOUT_COUNTERPART.get(keyword)
+            if keyword in _WITHOUT_COUNTERPART_IF_ON and _is_on(notes, block, keyword, False):
+                why = _WITHOUT_COUNTERPART_IF_ON[keyword]
+            sentence = f"{keyword} has no counterpart: {why}" if why else None
+        if sentence:
+            notes.append(Note(entry.line, sentence))
+        seen.add(keyword)
+
+
+def _unheeded(entry: Entry, where: str) -> str | None:
+    if entry.keyword:
+        return f"ndppd knows no keyword '{entry.keyword}' {where}"
+    if not entry.quoted:
+        what = f"'{entry.value}'" if entry.value else "a { … }"
+        return f"ndppd ignores {what}, which is behind no keyword"
+    # Every quote at the end of a string makes such an entry; a comment there is as good as one.
+    rest = entry.value.strip()
+    if not rest or rest.startswith(("#", "//")):
+        return None
+    return f"ndppd ignores '{rest}', which is behind a quoted word"

@@ -1,0 +1,130 @@
+"""What a command line of ndpresponder means, as a draft of ours. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
+from ndxdp.errors import UsageError
+from ndxdp.policy import Prefix, check_interface, parse_address, parse_target
+
+_FLAGS = {
+    "i": "ifname",
+    "ifname": "ifname",
+    "n": "subnet",
+    "subnet": "subnet",
+    "N": "docker-network",
+    "docker-network": "docker-network",
+}
+_LEVELS = {
+    "debug": "debug",
+    "info": "info",
+    "warn": "warning",
+    "error": "error",
+    "dpanic": "error",
+    "panic": "error",
+    "fatal": "error",
+}
+_LOG = re.compile(r"NDPRESPONDER_LOG=(.*)", re.DOTALL)
+_PROGRAM = re.compile(r"(?:.*/)?ndpresponder(?::[^/]*)?")
+_HELP = ("h", "help")
+
+
+def convert(line: str) -> Draft:
+    """The draft that a command line comes to: the options, or all of it from a shell or a unit.
+
+    UsageError for what ndpresponder refuses.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        raise UsageError(
+            "the command line of ndpresponder has a quote that is not closed",
+            "give it as in --ndpresponder '-i eth0 -n 2001:db8::/120'",
+        ) from None
+    draft = Draft()
+    before, given = _options(words)
+    for found in filter(None, map(_LOG.fullmatch, before)):
+        # A level that it does not know leaves the default.
+        draft.log_level = _LEVELS.get(found[1].lower(), draft.log_level)
+    names = given["ifname"]
+    if not names or not names[-1]:
+        raise UsageError("ndpresponder needs -i", "as in --ndpresponder '-i eth0 -N web'")
+    check_interface(names[-1])
+    interface = DraftInterface(names[-1])
+    if len(names) > 1:
+        interface.notes.append(Note(0, f"-i is given {len(names)} times: the last counts"))
+    for text in given["subnet"]:
+        _add_subnet(interface, text)
+    interface.networks = list(dict.fromkeys(given["docker-network"]))
+    for name in interface.networks:
+        if not name or not name.isprintable():
+            raise UsageError(f"'{name}' is no name of a Docker network", "see: docker network ls")
+    if interface.networks:
+        interface.announce = ("solicit_gateway", "probe")
+    draft.interfaces.append(interface)
+    return draft
+
+
+def _options(words: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """What stands before the options, and the options' values.
+
+    The program's name may stand before; and in `docker run --name ndpresponder …` that name is
+    not yet the program.
+    """
+    starts = [number + 1 for number, word in enumerate(words) if _PROGRAM.fullmatch(word)]
+    if not words or words[0].startswith("-") or not starts:
+        return [], _values(words)
+    for start in starts[:-1]:
+        try:
+            return words[:start], _values(words[start:])
+        except UsageError:
+            continue
+    return words[: starts[-1]], _values(words[starts[-1] :])
+
+
+def _values(words: list[str]) -> dict[str, list[str]]:
+    """Values by option, split at commas as ndpresponder does; in the manner of Go's flags."""
+    found: dict[str, list[str]] = {"ifname": [], "subnet": [], "docker-network": []}
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            break
+        option = re.fullmatch(r"--?([^-=][^=]*)(?:=(.*))?", word, re.DOTALL)
+        if option is None:  # the first word that is no option ends them
+            break
+        if option[1] in _HELP:
+            raise UsageError(f"{word} makes ndpresponder print its help", "leave it out")
+        if option[1] not in _FLAGS:
+            raise UsageError(
+                f"ndpresponder has no option {word}", "it has -i, -n and -N, and their long names"
+            )
+        value = option[2] if option[2] is not None else next(rest, None)
+        if value is None:
+            raise UsageError(f"the option {word} of ndpresponder lacks a value", "give it one")
+        key = _FLAGS[option[1]]
+        found[key] += [value] if key == "ifname" else [part.strip() for part in value.split(",")]
+    return found
+
+
+def _add_subnet(interface: DraftInterface, text: str) -> None:
+    head, slash, tail = text.partition("/")
+    if not slash:
+        raise UsageError(f"ndpresponder takes '{text}' for no subnet", f"as in {text}/128")
+    if re.fullmatch(r"[0-9.]+", head):
+        interface.notes.append(Note(0, f"-n {text} is left out: nobody solicits IPv4"))
+        return
+    address = parse_address(head)
+    if not re.fullmatch(r"[0-9]{1,3}", tail) or int(tail) > 128:
+        raise UsageError(
+            f"'{text}' has no prefix length from 0 to 128", "write it as in 2001:db8::/64"
+        )
+    prefix = Prefix.around(address, int(tail))
+    try:
+        parse_target(str(prefix))
+    except UsageError as error:
+        interface.notes.append(Note(0, f"-n {text} is left out: {error.message}"))
+        return
+    if prefix not in (rule.prefix for rule in interface.rules):
+        interface.rules.append(DraftRule(prefix))

@@ -1,0 +1,90 @@
+"""Taking off what is attached: for good, or to leave rules and counters for a later attachment."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from ndxdp.errors import Damaged, NdxdpError
+from ndxdp.instance import Instance, Pinned, open_instance
+from ndxdp.kernel import attach, libbpf, pins
+from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.maps import Settings
+from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.plan import uninterrupted
+from ndxdp.wire import netlink
+
+log = logging.getLogger(__name__)
+
+
+def detach_interface(trees: Trees, interface: str) -> None:
+    """Take the program off, remove pins or files, put allmulti back as it was found."""
+    tree = trees.of(interface)
+    with tree.lock():
+        if tree.path(interface).is_dir():
+            tree.refuse_if_held(interface)
+        try:
+            instance = open_instance(tree, interface)
+        except Damaged:
+            tree.remove(interface)
+            return
+        with instance:
+            if isinstance(instance, Pinned):
+                settings = instance.maps.settings()
+                if settings.netns != netlink.netns() and not instance.is_dead(settings):
+                    raise elsewhere(tree.path(interface))
+            release(tree, instance)
+        log.info("detached from %s", interface)
+
+
+def release(tree: Tree, instance: Instance) -> None:
+    """Undo what attach_interface() or serve_interface() did, as far as it is still there."""
+    with uninterrupted():
+        with contextlib.suppress(Damaged):
+            _put_back(instance, instance.maps.settings())
+        tree.remove(instance.interface)
+
+
+def let_go(tree: Tree, instance: Instance) -> None:
+    """The same, but rules, counters and settings stay where they are."""
+    with uninterrupted(), contextlib.suppress(Damaged):
+        settings = instance.maps.settings()
+        if isinstance(instance, Pinned):
+            (tree.path(instance.interface) / pins.LINK).unlink(missing_ok=True)
+        _put_back(instance, settings)
+        instance.maps.set_settings(replace(settings, left=Left(0)))
+
+
+def unhang(instance: Pinned, settings: Settings) -> None:
+    """Take the program off its hook, whoever has the link open."""
+    if instance.link_fd is None:
+        take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
+    elif libbpf.link_info(instance.link_fd).ifindex:
+        libbpf.link_detach(instance.link_fd)
+
+
+def take_off(ifindex: int, mode: Mode, prog_fd: int, left: Left) -> None:
+    """Take off what netlink attached, and the qdisc that was made for it."""
+    attach.detach(ifindex, mode, prog_fd)
+    if left & Left.CLSACT and netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
+        libbpf.clsact_destroy(ifindex)
+
+
+def elsewhere(path: Path) -> NdxdpError:
+    return NdxdpError(
+        f"{path} belongs to an interface of another network namespace",
+        f"give this one a BPF file system of its own (--bpffs); if that one has gone: rm -r {path}",
+    )
+
+
+def _put_back(instance: Instance, settings: Settings) -> None:
+    if settings.netns != netlink.netns():
+        return
+    if isinstance(instance, Pinned):
+        unhang(instance, settings)
+    if settings.left & Left.ALLMULTI:
+        netlink.set_allmulti(settings.ifindex, False)
+    if settings.left & Left.MCAST_ROUTER:
+        netlink.set_mcast_router(settings.ifindex, 1)

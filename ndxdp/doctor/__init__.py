@@ -1,0 +1,1 @@
+"""`ndxdp doctor`: looks at the host, judges, and changes nothing."""

@@ -1,0 +1,132 @@
+"""All checks of an interface, in the order in which a packet meets what they are about."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.doctor import (
+    containers,
+    firewall,
+    forwarding,
+    gateway,
+    limits,
+    listeners,
+    manager,
+    probe,
+    program,
+    reception,
+    source,
+)
+from ndxdp.doctor.finding import Finding, failure
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel.pins import Trees
+from ndxdp.ndp import Answer
+from ndxdp.policy import Rules
+from ndxdp.wire import netlink
+from ndxdp.wire.fib import DefaultRoute, Fib
+
+_IPV4_ROUTES = Path("/proc/thread-self/net/route")
+
+
+class Section(NamedTuple):
+    """What one check found; nothing at all where all is well."""
+
+    check: str
+    findings: list[Finding]
+
+
+def routes() -> dict[str, list[DefaultRoute]]:
+    """The IPv6 default routes by the names of their interfaces."""
+    found: dict[str, list[DefaultRoute]] = {}
+    with Fib() as fib:
+        for route in fib.default_routes():
+            try:
+                found.setdefault(socket.if_indextoname(route.ifindex), []).append(route)
+            except OSError:  # it went
+                continue
+    return found
+
+
+def interfaces(trees: Trees) -> list[str]:
+    """Those to look at where none is named: the answering ones, else those of default routes.
+
+    NdxdpError if there is none.
+    """
+    try:
+        found = trees.interfaces()
+    except NdxdpError:  # no BPF file system
+        found = []
+    # A tunnel may be the way out, but nobody solicits there.
+    found = found or [name for name in sorted(routes()) or _of_ipv4() if _is_ethernet(name)]
+    if not found:
+        raise NdxdpError(
+            "no interface with a MAC address has a default route, nor does ndxdp answer on any",
+            "ndxdp doctor IFACE",
+        )
+    return found
+
+
+def _is_ethernet(name: str) -> bool:
+    link = netlink.find_link(name)
+    return link is not None and link.ethernet
+
+
+def _of_ipv4() -> list[str]:
+    """The interfaces of IPv4 default routes: their destination is zero, and so is the mask."""
+    try:
+        lines = [line.split() for line in _IPV4_ROUTES.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+    zero = "00000000"
+    return sorted({line[0] for line in lines if (line[1], line[7]) == (zero, zero)})
+
+
+def examine(
+    name: str, trees: Trees, docker_socket: str, *, probing: bool = False
+) -> Iterator[Section]:
+    """Look at an interface; NdxdpError where there is none, or it has no MAC address.
+
+    probing: send solicitations.
+    """
+    link = netlink.answering_link(name, down=True)
+    if not link.up:
+        down = failure(
+            f"{name} is down", "nothing comes in or goes out there", f"ip link set dev {name} up"
+        )
+        yield Section("link", [down])
+        return
+    # A port's addresses, routes and sysctls are its bridge's.
+    ifindex = link.l3_ifindex
+    above = socket.if_indextoname(ifindex)
+    by_interface = routes()
+    here = by_interface.get(above, [])
+    addresses = netlink.own_addresses(ifindex)
+    has_global = any(not own.link_local for own in addresses)
+    found = program.gather(trees, link)
+    rules: Rules = found.answering.rules if found.answering else {}
+    table = found.answering.table if found.answering else None
+    managed = manager.gather(above, ifindex)
+
+    yield Section("manager", manager.judge(above, managed))
+    passing = forwarding.gather(above, by_interface, has_global, managed)
+    yield Section("forwarding", forwarding.judge(passing))
+    yield Section("gateway", gateway.judge(gateway.gather(above, ifindex, here, addresses)))
+    if probing:
+        asking = netlink.answering_link(above) if above != name else link
+        gateways = sorted({route.gateway for route in here if route.gateway})
+        behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
+        wider = sorted(prefix for prefix in behind if prefix.length < 128)
+        yield Section("probe", probe.judge(probe.gather(asking, gateways, wider)))
+    yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
+    attached = bool(found.answering and found.answering.attached)
+    yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
+    yield Section("program", program.judge(found))
+    yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
+    advertised = any(route.by_ra for route in here)
+    yield Section("firewall", firewall.judge(firewall.gather(above, advertised, rules)))
+    engine = containers.gather(name, addresses, table, docker_socket)
+    yield Section("containers", containers.judge(engine) if engine else [])
+    yield Section("limits", limits.judge(limits.gather(rules)))

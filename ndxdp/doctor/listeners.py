@@ -1,0 +1,219 @@
+"""Who else hears solicitations: raw ICMPv6 sockets, packet sockets, the kernel's proxy_ndp."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.doctor import sysctl
+from ndxdp.doctor.finding import Finding, note, unseen, warning
+from ndxdp.ndp import Answer
+from ndxdp.policy import Table
+from ndxdp.wire import rtnetlink
+from ndxdp.wire.fib import attributes
+
+_PROC = Path("/proc")
+_ICMPV6 = 58
+_ETH_P_IPV6, _ETH_P_ALL = 0x86DD, 0x0003
+
+_RTM_GETNEIGH = 30
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NTF_PROXY, _NDA_DST = 0x08, 1
+_NDMSG = struct.Struct("=BBHiHBB")
+
+RESPONDERS = ("ndppd", "npd6", "ndpresponder", "pndpd", "ndp-proxy-go", "odhcpd", "ndprbrd")
+"""Programs that answer solicitations, by the names of their processes."""
+
+_PURPOSES = {
+    "NetworkManager": "router advertisements",
+    "systemd-network": "router advertisements",  # the kernel cuts names after 15 bytes
+    "dhcpcd": "router advertisements",
+    "rdnssd": "router advertisements",
+    "radvd": "router solicitations",
+    "dnsmasq": "router solicitations",
+}
+
+
+class Listener(NamedTuple):
+    """raw: an ICMPv6 socket, else a packet socket. unit: of systemd, '' if it is not one's."""
+
+    pid: int
+    name: str
+    unit: str
+    raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """unknown: ICMPv6 sockets whose process this one may not see.
+
+    proxied: addresses (16 bytes) with a proxy entry on the interface. proxy_all: the sysctl
+    conf.all.proxy_ndp. table: of ndxdp's rules there, None if it answers nothing.
+    """
+
+    interface: str
+    listeners: tuple[Listener, ...]
+    unknown: int
+    proxied: tuple[bytes, ...]
+    proxy_all: bool
+    table: Table | None
+
+
+def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
+    raw = set(_raw_sockets())
+    wanted = raw | set(_packet_sockets(ifindex))
+    owners: dict[int, Listener] = {}
+    seen: set[int] = set()
+    for inode, pid in _holders(wanted):
+        seen.add(inode)
+        before = owners.get(pid)
+        is_raw = inode in raw or (before is not None and before.raw)
+        owners[pid] = Listener(pid, _name(pid), _unit(pid), is_raw)
+    return Facts(
+        interface,
+        tuple(owners[pid] for pid in sorted(owners)),
+        len(raw - seen),
+        tuple(_proxied(ifindex)),
+        bool(sysctl.conf("all", "proxy_ndp")),
+        table,
+    )
+
+
+def _lines(path: Path) -> list[list[str]]:
+    """The fields of each line but the heading's; none where the kernel has no such table."""
+    try:
+        return [line.split() for line in path.read_text().splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _raw_sockets() -> Iterator[int]:
+    """Inodes; the local port of a raw socket is its protocol."""
+    for fields in _lines(_PROC / "thread-self/net/raw6"):
+        if int(fields[1].rpartition(":")[2], 16) == _ICMPV6:
+            yield int(fields[9])
+
+
+def _packet_sockets(ifindex: int) -> Iterator[int]:
+    """Inodes of those that get IPv6 frames of the interface."""
+    for fields in _lines(_PROC / "thread-self/net/packet"):
+        protocol, bound = int(fields[3], 16), int(fields[4])
+        if protocol in (_ETH_P_IPV6, _ETH_P_ALL) and bound in (0, ifindex):
+            yield int(fields[8])
+
+
+def _holders(inodes: set[int]) -> Iterator[tuple[int, int]]:
+    """Inode and process, as far as this process may see it."""
+    if not inodes:
+        return
+    names = {f"socket:[{inode}]": inode for inode in inodes}
+    for process in _PROC.glob("[0-9]*"):
+        try:
+            descriptors = os.listdir(process / "fd")
+        except OSError:  # not ours to see, or it has ended
+            continue
+        for descriptor in descriptors:
+            with contextlib.suppress(OSError):
+                inode = names.get(os.readlink(process / "fd" / descriptor))
+                if inode is not None:
+                    yield inode, int(process.name)
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return (_PROC / str(pid) / "comm").read_text().strip()
+    return "?"
+
+
+def _unit(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        found = re.search(
+            r"/system\.slice/(?:.*/)?([^/]+\.service)", (_PROC / str(pid) / "cgroup").read_text()
+        )
+        if found:
+            return found[1]
+    return ""
+
+
+def _proxied(ifindex: int) -> list[bytes]:
+    body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, _NTF_PROXY, 0)
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGH, flags, 1, 0)
+    found = []
+    for message in rtnetlink.exchange(header + body):
+        entry = _NDMSG.unpack_from(message, 16)
+        address = attributes(message[16 + _NDMSG.size :]).get(_NDA_DST)
+        if address and entry[3] == ifindex and entry[5] & _NTF_PROXY:
+            found.append(address)
+    return sorted(found)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    found = [*_processes(facts), *_proxies(facts)]
+    if facts.unknown:
+        found.append(
+            unseen(
+                f"the processes of {facts.unknown} ICMPv6 sockets: only root sees them",
+                "ss -6 -l -w -p",
+            )
+        )
+    return found
+
+
+def _processes(facts: Facts) -> Iterator[Finding]:
+    for listener in facts.listeners:
+        called = f"{listener.name} (pid {listener.pid})"
+        if listener.name not in RESPONDERS:
+            purpose = _PURPOSES.get(listener.name)
+            if listener.raw and purpose:
+                yield note(f"{called} listens to ICMPv6, for {purpose}")
+            elif listener.raw:
+                yield note(f"{called} listens to ICMPv6")
+        elif facts.table is None:
+            yield note(f"{called} answers solicitations")
+        else:
+            yield warning(
+                f"{called} answers solicitations beside ndxdp",
+                "what ndxdp leaves unanswered, holes and `never` rules too, it may answer",
+                f"systemctl disable --now {listener.unit}"
+                if listener.unit
+                else f"kill {listener.pid}",
+            )
+
+
+def _proxies(facts: Facts) -> Iterator[Finding]:
+    """The kernel answers multicast solicitations with proxy_ndp of the interface or of `all`, but
+    unicast ones, which it forwards, only with that of `all` (ip6_forward)."""
+    alone = []
+    for address in facts.proxied:
+        matched = facts.table.lookup(address) if facts.table else None
+        text = socket.inet_ntop(socket.AF_INET6, address)
+        if matched is None:
+            alone.append(text)
+        elif matched[1].answer is Answer.NEVER:
+            yield warning(
+                f"the kernel's proxy_ndp answers for {text}, though ndxdp's rule says never",
+                "what ndxdp does not answer goes on to the kernel, which does",
+                f"ip -6 neighbour delete proxy {text} dev {facts.interface}",
+            )
+        else:
+            yield note(f"ndxdp answers for {text} before the kernel's proxy_ndp does")
+    if not alone:
+        return
+    several = f"{alone[0]} and {len(alone) - 1} more" if len(alone) > 1 else alone[0]
+    if facts.proxy_all:
+        yield note(f"the kernel's proxy_ndp answers for {several}")
+        return
+    yield warning(
+        f"proxy_ndp for {several} does not answer unicast solicitations",
+        "the router probes its neighbours by unicast: they work, and drop after some minutes;"
+        " only conf.all.proxy_ndp helps",
+        sysctl.cure(sysctl.setting("all", "proxy_ndp", 1)),
+    )

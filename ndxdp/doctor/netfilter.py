@@ -1,0 +1,237 @@
+"""What an nftables ruleset does with a packet, as far as that is certain.
+
+Three values: a rule matches, does not, or nobody knows (named sets, expressions that are not read
+here, extensions of iptables). What is not known counts as both.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Packet = Mapping[str, object]
+"""What is known of a packet, by nft's words: `icmpv6 type`, `meta iifname`, `ct state`, …"""
+
+Statement = dict[str, Any]
+"""As in a rule's `expr` of `nft -j`: `{"match": {…}}`, `{"accept": null}`, …"""
+
+ACCEPT, DROP, END, NEXT = "accept", "drop", "end", "next"
+"""What may come of a chain or a statement: NEXT is the next statement, END the chain's end."""
+
+_DEPTH = 16  # of jumps, as in the kernel (NFT_JUMP_STACK_SIZE)
+
+_VERDICTS = {"accept": ACCEPT, "drop": DROP, "reject": DROP, "return": END}
+
+_SILENT = ("counter", "log", "mangle", "set", "map", "notrack", "flow", "dup", "ct helper")
+"""Statements that neither match nor decide."""
+
+_XT = {"REJECT": DROP, "LOG": NEXT, "NFLOG": NEXT, "MARK": NEXT, "CONNMARK": NEXT, "TCPMSS": NEXT}
+"""Targets of iptables that nft shows by their names only."""
+
+_TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "esp")
+"""Headers that no packet of ICMPv6 has."""
+
+_TYPES = {
+    "133": "nd-router-solicit",
+    "134": "nd-router-advert",
+    "135": "nd-neighbor-solicit",
+    "136": "nd-neighbor-advert",
+}
+
+_ANYTHING = frozenset((ACCEPT, DROP, NEXT))
+
+
+class Chain(NamedTuple):
+    """hook: '' for one that is only jumped to."""
+
+    family: str
+    table: str
+    name: str
+    hook: str
+    policy: str
+    rules: list[list[Statement]]
+
+
+@dataclass(slots=True)
+class Ruleset:
+    """chains: by family, table and name."""
+
+    chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, said: Any) -> Ruleset:
+        """From what `nft -j list ruleset` prints. ValueError if it is something else."""
+        made = cls()
+        try:
+            for entry in said["nftables"]:
+                if "chain" in entry:
+                    chain = entry["chain"]
+                    key = chain["family"], chain["table"], chain["name"]
+                    hook, policy = chain.get("hook", ""), chain.get("policy", ACCEPT)
+                    made.chains[key] = Chain(*key, hook, policy, [])
+                elif "rule" in entry:
+                    rule = entry["rule"]
+                    key = rule["family"], rule["table"], rule["chain"]
+                    made.chains[key].rules.append(rule["expr"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no ruleset of nft: {error!r}") from None
+        return made
+
+    def refine(self, saved: str) -> None:
+        """Put in what `ip6tables-save -t filter` says of matches that nft shows by name only."""
+        lines: dict[str, list[str]] = {}
+        for line in saved.splitlines():
+            if line.startswith("-A "):
+                lines.setdefault(line.split()[1], []).append(line)
+        for chain in self.chains.values():
+            said = lines.get(chain.name, [])
+            if chain[:2] == ("ip6", "filter") and len(said) == len(chain.rules):
+                for rule, line in zip(chain.rules, said, strict=True):
+                    rule[:] = [_refined(statement, line) for statement in rule]
+
+    def dropping(self, hook: str, packet: Packet) -> Chain | None:
+        """The first base chain at a hook that certainly drops an IPv6 packet."""
+        for chain in self.chains.values():
+            if chain.hook == hook and chain.family in ("ip6", "inet"):
+                outcomes = self._run(chain, packet, 0)
+                if END in outcomes:
+                    outcomes = outcomes - {END} | {chain.policy}
+                if outcomes == {DROP}:
+                    return chain
+        return None
+
+    def _run(self, chain: Chain, packet: Packet, depth: int) -> frozenset[str]:
+        """All that may come of a chain: ACCEPT, DROP, END."""
+        outcomes: frozenset[str] = frozenset()
+        for rule in chain.rules:
+            found, goes_on = self._apply(chain, rule, packet, depth)
+            outcomes |= found
+            if not goes_on:
+                return outcomes
+        return outcomes | {END}
+
+    def _apply(
+        self, chain: Chain, rule: list[Statement], packet: Packet, depth: int
+    ) -> tuple[frozenset[str], bool]:
+        """What a rule may decide, and whether the packet may come to the next one."""
+        is_certain = True
+        for statement in rule:
+            if "match" in statement:
+                matched = _match(statement["match"], packet)
+                if matched is False:
+                    return frozenset(), True
+                is_certain = is_certain and matched is True
+                continue
+            if statement.get("xt", {}).get("type") == "match" or "limit" in statement:
+                is_certain = False
+                continue
+            verdicts = self._verdicts(chain, statement, packet, depth)
+            if verdicts != {NEXT}:
+                return verdicts - {NEXT}, not is_certain or NEXT in verdicts
+        return frozenset(), True
+
+    def _verdicts(
+        self, chain: Chain, statement: Statement, packet: Packet, depth: int
+    ) -> frozenset[str]:
+        """What may come of a statement that is not a condition."""
+        if len(statement) != 1:
+            return _ANYTHING
+        ((kind, inner),) = statement.items()
+        if kind in _VERDICTS:
+            return frozenset((_VERDICTS[kind],))
+        if kind in _SILENT:
+            return frozenset((NEXT,))
+        if kind == "xt":
+            return frozenset((_XT[inner["name"]],)) if inner.get("name") in _XT else _ANYTHING
+        if kind in ("jump", "goto"):
+            target = self.chains.get((chain.family, chain.table, inner["target"]))
+            if target is None or depth >= _DEPTH:
+                return _ANYTHING
+            outcomes = self._run(target, packet, depth + 1)
+            if kind == "jump" and END in outcomes:
+                return outcomes - {END} | {NEXT}
+            return outcomes
+        if kind == "vmap":
+            return self._mapped(chain, inner, packet, depth)
+        return _ANYTHING
+
+    def _mapped(self, chain: Chain, vmap: Statement, packet: Packet, depth: int) -> frozenset[str]:
+        name = _name(vmap["key"])
+        listed = vmap["data"]["set"] if isinstance(vmap["data"], dict) else None
+        if listed is None or name not in packet:
+            return _ANYTHING
+        verdicts: frozenset[str] = frozenset()
+        for key, statement in listed:
+            is_it = _equals(packet[name], key)
+            if is_it is not False:
+                verdicts |= self._verdicts(chain, statement, packet, depth)
+            if is_it:
+                return verdicts
+        return verdicts | {NEXT}
+
+
+def _refined(statement: Statement, line: str) -> Statement:
+    """A statement with the words of its rule; as it was where they say more than is read here."""
+    if statement.get("xt", {}).get("type") != "match":
+        return statement
+    name = statement["xt"]["name"]
+    if name in ("conntrack", "state"):
+        found = re.findall(r"(! )?--(?:ct)?state (\S+)", line)
+        if len(found) == 1 and len(re.findall(r" --ct", line)) <= 1:
+            ((negated, states),) = found
+            left, right = {"ct": {"key": "state"}}, states.lower().split(",")
+            return {"match": {"op": "!=" if negated else "in", "left": left, "right": right}}
+    if name == "icmp6":
+        found = re.findall(r"(! )?--icmpv6-type (\d+)(?= |$)", line)
+        if len(found) == 1:
+            ((negated, number),) = found
+            left = {"payload": {"protocol": "icmpv6", "field": "type"}}
+            right = [_TYPES.get(number, f"type {number}")]
+            return {"match": {"op": "!=" if negated else "==", "left": left, "right": right}}
+    return statement
+
+
+def _name(expression: Any) -> str:
+    """Of a left side, as in Packet; '' for what is not read here."""
+    if isinstance(expression, dict) and len(expression) == 1:
+        ((kind, inner),) = expression.items()
+        if kind in ("meta", "ct") and "dir" not in inner:
+            return f"{kind} {inner.get('key')}"
+        if kind == "payload" and "protocol" in inner:
+            return f"{inner['protocol']} {inner.get('field')}"
+    return ""
+
+
+def _match(match: Statement, packet: Packet) -> bool | None:
+    name = _name(match["left"])
+    # Nft checks for the protocol of a header first.
+    protocol = name.partition(" ")[0]
+    if protocol in ("ip", "arp"):
+        return False
+    if protocol in _TRANSPORTS and packet.get("meta l4proto") == "ipv6-icmp":
+        return False
+    if name not in packet:
+        return None
+    found = _equals(packet[name], match["right"])
+    if found is None or match["op"] in ("==", "in"):
+        return found
+    return not found if match["op"] == "!=" else None
+
+
+def _equals(value: object, right: Any) -> bool | None:
+    """Whether a value is the right side, or one of the set that it is."""
+    if isinstance(right, dict):
+        if list(right) != ["set"]:
+            return None
+        right = right["set"]
+    if isinstance(right, list):
+        each = [_equals(value, one) for one in right]
+        return True if True in each else None if None in each else False
+    if isinstance(right, str) and isinstance(value, str):
+        if right.startswith("@"):
+            return None
+        return fnmatch.fnmatchcase(value, right) if right.endswith("*") else value == right
+    return value == right if isinstance(right, int) and isinstance(value, int) else None

@@ -1,0 +1,230 @@
+"""Asks the routers who they are, and the gateways whether they answer: as rdisc6 and ndisc6 do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ndxdp.doctor.finding import Finding, note, unseen
+from ndxdp.ndp import solicited_node_group
+from ndxdp.policy import Prefix
+from ndxdp.wire.netlink import Link
+
+_RS, _RA, _NS, _NA = 133, 134, 135, 136
+_ALL_ROUTERS = "ff02::2"
+_HOPS = 255  # RFC 4861 6.1.2, 7.1.2: else it came from afar
+_SLLAO, _PREFIX, _MTU = 1, 3, 5
+_ICMP6_FILTER = 1  # linux/icmpv6.h
+_ANCILLARY = 128  # bytes: one hop limit
+
+_ROUNDS = 3  # MAX_RTR_SOLICITATIONS
+_WAIT = 1.0  # seconds for each; routers wait up to 0.5 s with an advertisement (RFC 4861 6.2.6)
+
+
+class Offered(NamedTuple):
+    """A prefix of an advertisement. Lifetimes in seconds, 2^32 - 1 for ever."""
+
+    prefix: Prefix
+    on_link: bool
+    autonomous: bool
+    valid: int
+    preferred: int
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """What one says of itself. lifetime: seconds as a default router, 0 if it is none. mtu: 0 if
+    it says none."""
+
+    address: str
+    lifetime: int
+    managed: bool
+    other: bool
+    mtu: int
+    prefixes: tuple[Offered, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """trouble: why nothing could be asked, '' if it could. answered: gateways, and their MACs.
+
+    behind: prefixes that ndxdp answers for.
+    """
+
+    interface: str
+    trouble: str
+    routers: tuple[Router, ...]
+    asked: tuple[bytes, ...]
+    answered: dict[bytes, str]
+    behind: tuple[Prefix, ...]
+
+
+def gather(link: Link, gateways: Iterable[bytes], behind: Iterable[Prefix]) -> Facts:
+    """Up to three rounds of solicitations, a second each, until everybody has answered."""
+    asked = tuple(gateways)
+    routers: dict[str, Router] = {}
+    answered: dict[bytes, str] = {}
+    trouble = ""
+    try:
+        with _socket(link) as opened:
+            for _ in range(_ROUNDS):
+                _ask(opened, link, [each for each in asked if each not in answered], not routers)
+                _listen(opened, asked, routers, answered)
+                if routers and len(answered) == len(asked):
+                    break
+    except OSError as error:
+        trouble = error.strerror or str(error)
+    found = tuple(routers[address] for address in sorted(routers))
+    return Facts(link.name, trouble, found, asked, answered, tuple(behind))
+
+
+def _socket(link: Link) -> socket.socket:
+    """A raw one on the interface that hears advertisements, of routers and of neighbours."""
+    opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    try:
+        blocked = bytearray(b"\xff" * 32)
+        for kind in (_RA, _NA):
+            word, bit = divmod(kind, 32)
+            value = struct.unpack_from("=I", blocked, word * 4)[0] & ~(1 << bit)
+            struct.pack_into("=I", blocked, word * 4, value)
+        opened.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, bytes(blocked))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.name.encode())
+        for option in (socket.IPV6_UNICAST_HOPS, socket.IPV6_MULTICAST_HOPS):
+            opened.setsockopt(socket.IPPROTO_IPV6, option, _HOPS)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, link.ifindex)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _ask(opened: socket.socket, link: Link, gateways: Iterable[bytes], routers: bool) -> None:
+    """The kernel puts in the checksum, and chooses the source."""
+    own = bytes((_SLLAO, 1)) + link.mac
+    for gateway in gateways:
+        group = socket.inet_ntop(socket.AF_INET6, solicited_node_group(gateway))
+        solicitation = bytes((_NS, 0, 0, 0)) + bytes(4) + gateway + own
+        opened.sendto(solicitation, (group, 0, 0, link.ifindex))
+    if routers:
+        opened.sendto(bytes((_RS, 0, 0, 0)) + bytes(4) + own, (_ALL_ROUTERS, 0, 0, link.ifindex))
+
+
+def _listen(
+    opened: socket.socket,
+    asked: tuple[bytes, ...],
+    routers: dict[str, Router],
+    answered: dict[bytes, str],
+) -> None:
+    until = time.monotonic() + _WAIT
+    while (left := until - time.monotonic()) > 0:
+        opened.settimeout(left)
+        try:
+            data, ancillary, _, sender = opened.recvmsg(65536, _ANCILLARY)
+        except TimeoutError:
+            return
+        hops = [struct.unpack("=i", value)[0] for _, kind, value in ancillary if len(value) == 4]
+        if hops != [_HOPS]:
+            continue
+        if data[0] == _RA and len(data) >= 16:
+            with contextlib.suppress(ValueError):
+                address = sender[0].partition("%")[0]
+                routers[address] = parse(address, data)
+        elif data[0] == _NA and len(data) >= 24 and data[8:24] in asked:
+            with contextlib.suppress(ValueError):
+                macs = [value[2:8].hex(":") for kind, value in _options(data[24:]) if kind == 2]
+                answered[data[8:24]] = macs[0] if macs else ""
+        if routers and len(answered) == len(asked):
+            return
+
+
+def parse(address: str, data: bytes) -> Router:
+    """An advertisement from its ICMPv6 type on; ValueError if its options are broken."""
+    flags, lifetime = struct.unpack_from("!BH", data, 5)
+    mtu, prefixes = 0, []
+    for kind, value in _options(data[16:]):
+        if kind == _MTU and len(value) == 8:
+            mtu = struct.unpack_from("!I", value, 4)[0]
+        elif kind == _PREFIX and len(value) == 32:
+            length, how, valid, preferred = struct.unpack_from("!BBII", value, 2)
+            if length <= 128:
+                prefix = Prefix.around(value[16:32], length)
+                prefixes.append(
+                    Offered(prefix, bool(how & 0x80), bool(how & 0x40), valid, preferred)
+                )
+    managed, other = bool(flags & 0x80), bool(flags & 0x40)
+    return Router(address, lifetime, managed, other, mtu, tuple(prefixes))
+
+
+def _options(data: bytes) -> list[tuple[int, bytes]]:
+    """Type and whole bytes of each option."""
+    found, at = [], 0
+    while at < len(data):
+        length = data[at + 1] * 8 if at + 1 < len(data) else 0
+        if not length or at + length > len(data):
+            raise ValueError("a broken option")
+        found.append((data[at], data[at : at + length]))
+        at += length
+    return found
+
+
+def judge(facts: Facts) -> list[Finding]:
+    if facts.trouble:
+        return [unseen(f"what routers say: nothing could be sent ({facts.trouble})")]
+    found = []
+    for gateway in facts.asked:
+        text = socket.inet_ntop(socket.AF_INET6, gateway)
+        mac = facts.answered.get(gateway)
+        if mac is None:
+            found.append(note(f"the gateway {text} answered none of {_ROUNDS} solicitations"))
+        else:
+            found.append(note(f"the gateway {text} answers{mac and f' with {mac}'}"))
+    if not facts.routers:
+        found.append(note(f"no router answered {_ROUNDS} solicitations on {facts.interface}"))
+    for router in facts.routers:
+        found += _router(router)
+    found += _behind(facts)
+    return found
+
+
+def _router(router: Router) -> list[Finding]:
+    words = [f"default for {router.lifetime} s" if router.lifetime else "not a default router"]
+    words += [f"MTU {router.mtu}"] if router.mtu else []
+    words += ["addresses by DHCPv6"] if router.managed else []
+    words += ["more by DHCPv6"] if router.other and not router.managed else []
+    found = [note(f"router {router.address}: {', '.join(words)}")]
+    for each in router.prefixes:
+        how = ["on-link" if each.on_link else "not on-link"]
+        how += ["autonomous"] if each.autonomous else []
+        life = "for ever" if each.valid == 0xFFFFFFFF else f"for {each.valid} s"
+        found.append(note(f"router {router.address}: {each.prefix} {', '.join(how)}, {life}"))
+    return found
+
+
+def _behind(facts: Facts) -> list[Finding]:
+    """Whether what ndxdp answers for is on-link for the routers, as far as they say."""
+    on_link = [each.prefix for router in facts.routers for each in router.prefixes if each.on_link]
+    if not on_link:
+        return []
+    found = []
+    for prefix in facts.behind:
+        around = [
+            str(each)
+            for each in on_link
+            if each.length <= prefix.length and Prefix.around(prefix.address, each.length) == each
+        ]
+        if around:
+            found.append(note(f"{prefix} is in {around[0]}, which is on-link: the router solicits"))
+        else:
+            found.append(
+                note(
+                    f"{prefix} is in no advertised on-link prefix: if it is routed to this host,"
+                    " no responder is needed"
+                )
+            )
+    return found

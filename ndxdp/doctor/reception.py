@@ -1,0 +1,84 @@
+"""Whether solicitations reach the host at all: multicast filters, and bridges that snoop MLD."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+from ndxdp.doctor.finding import Finding, warning
+from ndxdp.wire import rtnetlink
+from ndxdp.wire.fib import attributes
+
+_RTM_GETLINK = 18
+_NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
+_HEADERS = 32  # struct nlmsghdr and struct ifinfomsg
+_IFLA_LINKINFO, _IFLA_PROMISCUITY, _IFLA_ALLMULTI = 18, 30, 61
+_INFO_KIND, _INFO_DATA = 1, 2
+_BR_MCAST_ROUTER, _BR_MCAST_SNOOPING = 22, 23
+_DELIVER_ALL = 2  # mcast_router: as to a multicast router
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """counts: of those who keep the interface promiscuous or in allmulti, None before Linux 6.0.
+
+    filtered: it is a bridge that snoops MLD, and delivers to the host only the groups that it
+    joined.
+    """
+
+    interface: str
+    attached: bool
+    counts: int | None
+    filtered: bool = False
+
+
+def gather(interface: str, ifindex: int, attached: bool) -> Facts:
+    link = _link(ifindex)
+    counts = None
+    if _IFLA_ALLMULTI in link:
+        keys = (_IFLA_ALLMULTI, _IFLA_PROMISCUITY)
+        counts = sum(struct.unpack("=I", link.get(key, bytes(4)))[0] for key in keys)
+    info = attributes(link.get(_IFLA_LINKINFO, b""))
+    if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
+        return Facts(interface, attached, counts)
+    data = attributes(info.get(_INFO_DATA, b""))
+    router, snooping = data.get(_BR_MCAST_ROUTER, b"\1")[0], data.get(_BR_MCAST_SNOOPING, b"\0")[0]
+    filtered = bool(snooping) and router != _DELIVER_ALL
+    return Facts(interface, attached, counts, filtered)
+
+
+def _link(ifindex: int) -> dict[int, bytes]:
+    """A link's attributes (IFLA_*), none where it has gone."""
+    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    flags = _NLM_F_REQUEST | _NLM_F_ACK
+    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETLINK, flags, 1, 0)
+    try:
+        (message,) = rtnetlink.exchange(header + body)
+    except OSError:
+        return {}
+    return attributes(message[_HEADERS:])
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """While nothing of ndxdp is attached, it has not asked for reception either."""
+    if not facts.attached:
+        return []
+    found = []
+    if facts.counts == 0:
+        found.append(
+            warning(
+                f"{facts.interface} is not in allmulti",
+                "its multicast filter lets pass the groups of the host's own addresses only",
+                f"ip link set dev {facts.interface} allmulticast on",
+            )
+        )
+    if facts.filtered:
+        found.append(
+            warning(
+                f"the bridge {facts.interface} snoops MLD, and is no multicast router",
+                "once there is a querier, it keeps solicitations for what is behind from the host",
+                f"ip link set dev {facts.interface} type bridge mcast_router 2",
+            )
+        )
+    return found

@@ -1,0 +1,217 @@
+"""The metrics and a page for people, by HTTP, from a thread of its own.
+
+Each request reads pins and files; it takes no lock that answering waits for. There is neither TLS
+nor authentication: who wants them puts a reverse proxy in front.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any, cast
+
+from ndxdp import page, status
+from ndxdp.config import Metrics
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel.pins import Trees
+from ndxdp.metrics import Exposition
+from ndxdp.state import State
+
+log = logging.getLogger(__name__)
+
+_CONNECTIONS = 16
+"""At a time; more are closed at once. Prometheus needs one."""
+
+_PATIENCE = 10  # seconds for a request to come, and for an answer to be taken
+
+_SAMPLE = 1.0  # seconds between the two looks that the page's rates are made of
+
+
+class Exporter:
+    """Listens where listen() says, and nowhere before. state: of the daemon that this is."""
+
+    def __init__(self, trees: Trees, state: State | None = None) -> None:
+        self._trees, self._state = trees, state
+        self._exposition = Exposition(trees, state)
+        self._serving: _Serving | None = None
+
+    def listen(self, where: Metrics | None) -> None:
+        """Listen there alone; None for nowhere. NdxdpError if it cannot: all stays as it was."""
+        before = self._serving
+        if where == (before.where if before else None):
+            return
+        self._serving = _Serving(where, self) if where else None
+        if before:
+            before.close()
+        log.info("metrics: %s", self if where else "no longer served")
+
+    def close(self) -> None:
+        self.listen(None)
+
+    def __str__(self) -> str:
+        """Where to point Prometheus, and whether that is IPv4's too."""
+        return str(self._serving) if self._serving else "nowhere"
+
+    def metrics(self, accept: str) -> tuple[bytes, str]:
+        return self._exposition.negotiated(accept)
+
+    def page(self) -> str:
+        """Takes a second: it shows what happens in it."""
+        before = status.look(self._trees)
+        time.sleep(_SAMPLE)
+        return page.html(before, status.look(self._trees), self._state, str(self))
+
+
+class _Serving:
+    """One listening socket and its thread, until close()."""
+
+    def __init__(self, where: Metrics, exporter: Exporter) -> None:
+        self.where = where
+        self._server = _Server(where, exporter)
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="exporter", daemon=True)
+        # The process's signals are the main thread's; threads begin with the mask of their maker.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def close(self) -> None:
+        self._closing = True
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        self._thread.join()
+        self._server.server_close()
+
+    def __str__(self) -> str:
+        both = self.where.host == "::" and not self.where.ipv6only
+        return f"http://{_written(self.where)}/metrics" + (", by IPv4 too" if both else "")
+
+    def _serve(self) -> None:
+        # Not serve_forever(), which wakes up twice a second.
+        while not self._closing:
+            self._server.handle_request()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, where: Metrics, exporter: Exporter) -> None:
+        self.exporter = exporter
+        self._ipv6only = where.ipv6only
+        self._free = threading.Semaphore(_CONNECTIONS)
+        try:
+            found = socket.getaddrinfo(
+                where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            self.address_family, address = found[0][0], found[0][4]
+            super().__init__(cast(tuple[str, int], address), _Handler, bind_and_activate=False)
+            self.server_bind()
+            self.server_activate()
+        except OSError as error:
+            if hasattr(self, "socket"):
+                self.server_close()
+            raise _refusal(where, error) from error
+
+    def server_bind(self) -> None:
+        if self.address_family is socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._ipv6only)
+        TCPServer.server_bind(self)  # HTTPServer's asks the DNS for a name
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.1)  # it would be asked again at once
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a request was not answered", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version, sys_version = "ndxdp", ""
+    timeout = _PATIENCE
+
+    def do_GET(self) -> None:
+        exporter, path = self.server.exporter, self.path.partition("?")[0]
+        try:
+            if path == "/metrics":
+                body, kind = exporter.metrics(self.headers.get("Accept", ""))
+            elif path == "/":
+                body, kind = exporter.page().encode(), "text/html; charset=utf-8"
+            else:
+                self._send(404, b"there are / and /metrics\n", "text/plain; charset=utf-8")
+                return
+        except (NdxdpError, OSError) as error:
+            log.warning("%s was asked for and could not be told: %s", path, error)
+            self._send(500, f"{error}\n".encode(), "text/plain; charset=utf-8")
+            return
+        self._send(200, body, kind)
+
+    do_HEAD = do_GET
+
+    def _send(self, code: int, body: bytes, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("%s: %s", self.address_string(), format % args)
+
+
+def _written(where: Metrics) -> str:
+    return f"[{where.host}]:{where.port}" if ":" in where.host else f"{where.host}:{where.port}"
+
+
+def _refusal(where: Metrics, error: OSError) -> NdxdpError:
+    place = _written(where)
+    if isinstance(error, socket.gaierror):
+        return NdxdpError(
+            f"{place}: that host has no address ({error.strerror})", "give an address: [::1]:9877"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return NdxdpError(
+            f"another process listens on {place} already",
+            f"see who: ss -Hltnp 'sport = :{where.port}'; or choose another port",
+        )
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.EINVAL):
+        return NdxdpError(
+            f"{place} is no address of this host", "see: ip -br address; [::] is all of them"
+        )
+    return NdxdpError(
+        f"cannot listen on {place} ({os.strerror(error.errno or 0)})",
+        "ports below 1024 are root's: choose another one",
+    )

@@ -1,0 +1,40 @@
+"""What is to be done on one interface, decided: by a command line, or by the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ndxdp.config import Addresses, Announce, Gateway, Resolve
+from ndxdp.plan import Options
+from ndxdp.policy import RUN_SOURCE, Rules
+from ndxdp.sources.docker import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One interface's part of a configuration.
+
+    rules: those that the daemon was given, of `source`. keep: the program outlives the process.
+    insist: and where no program can be had, that is an error. detach: it is taken off at the end
+    all the same. patient: an interface that is not there is waited for from the start.
+    selectors: of containers. heartbeat_timeout: s, after which dynamic rules lapse; 0 for never.
+    """
+
+    interface: str
+    options: Options
+    rules: Rules
+    source: str = RUN_SOURCE
+    keep: bool = False
+    insist: bool = False
+    detach: bool = True
+    patient: bool = False
+    selectors: tuple[Selector, ...] = ()
+    heartbeat_timeout: float = 0.0
+    announce: Announce = field(default_factory=Announce)
+    gateway: Gateway = field(default_factory=Gateway)
+    addresses: Addresses = field(default_factory=Addresses)
+    resolve: Resolve = field(default_factory=Resolve)
+
+    def same_but_rules(self, other: Job) -> bool:
+        """Nothing but rules and selectors differs, which are changed as it runs."""
+        return replace(self, rules={}, selectors=()) == replace(other, rules={}, selectors=())

@@ -1,0 +1,241 @@
+"""Answers for neighbours that the kernel did not know when they were solicited for.
+
+The program answers for a `neighbour` rule's target if the kernel has it as a neighbour. If not, it
+tells us, and lets the solicitation go. We have the kernel solicit the target, on the interface
+where its route leads, and send the advertisement as soon as the kernel has found it. The next
+solicitation is answered by the program.
+
+Who scans a prefix makes the kernel solicit what does not exist (RFC 6583). So each soliciting MAC
+may make us ask so often and not more, it has at most half of the places for those that wait, and
+an entry of ours that failed is taken out of the neighbour table at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ndxdp import ndp
+from ndxdp.config import Resolve
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi
+from ndxdp.kernel.libbpf import RingBuffer
+from ndxdp.kernel.maps import Maps, Resolved
+from ndxdp.ndp import Answer, Host, Limiter, Match, Solicitation
+from ndxdp.policy import leaves_by
+from ndxdp.wire.fib import Fib, NudState, Route, RouteType
+from ndxdp.wire.neighbours import NeighbourNews
+from ndxdp.wire.raw import packet_socket
+
+log = logging.getLogger(__name__)
+
+_ASKERS_MAX = 8
+"""Solicitors that one neighbour's advertisement is sent to."""
+
+_PATIENCE = 5.0
+"""Seconds that a place is taken. The kernel gives up after mcast_solicit (3) times a second."""
+
+
+class _Asker(NamedTuple):
+    """Who waits for an advertisement. until: s of CLOCK_MONOTONIC."""
+
+    solicitation: Solicitation
+    rule: Match
+    until: float
+
+
+@dataclass
+class _Wanted:
+    """A neighbour that the kernel is looking for."""
+
+    ifindex: int
+    first: bytes  # soliciting MAC, whose place it takes
+    giving_up: asyncio.TimerHandle
+    askers: dict[tuple[bytes, bytes], _Asker] = field(default_factory=dict)
+
+
+class Resolver:
+    """Of one interface, in a running event loop. Maps are the caller's; close() before them.
+
+    OSError if there is no such interface, NdxdpError without CAP_NET_RAW.
+    """
+
+    def __init__(self, ifindex: int, maps: Maps, limits: Resolve) -> None:
+        self._maps, self._limits = maps, limits
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[bytes, _Wanted] = {}
+        self._shares: Counter[bytes] = Counter()
+        self._news: NeighbourNews | None = None
+        self._requests: RingBuffer | None = None
+        self._in_trouble = False
+        interval, credit = limits.interval, limits.credit
+        self._limiter = Limiter(interval, credit, time.monotonic_ns, abi.MAX_SOLICITORS)
+        self._fib = Fib()
+        self._socket = packet_socket("answers for neighbours that were just found")
+        try:
+            self._socket.bind((socket.if_indextoname(ifindex), 0))
+            if maps.for_program:
+                self._requests = maps.requests()
+                self._loop.add_reader(self._requests.fileno(), self._on_requests)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._requests is not None:
+            self._loop.remove_reader(self._requests.fileno())
+            self._requests.close()
+            self._requests = None
+        for target in list(self._pending):
+            self._drop(target)
+        self._fib.close()
+        self._socket.close()
+
+    # ---- who asks
+
+    def ask_for(self, ns: Solicitation, rule: Match) -> None:
+        """The same for the userspace path, whose soliciting MACs are limited here."""
+        if self._limiter.admit(ns.eth_source):
+            self._ask(ns, rule, time.monotonic() + self._limits.deadline)
+
+    def _on_requests(self) -> None:
+        assert self._requests
+        for record in self._requests.consume():
+            fields = abi.REQUEST.unpack(record)
+            until = fields["time"] / 1e9 + self._limits.deadline
+            group = self._maps.group(fields["group"])
+            if group is None or until < time.monotonic():
+                continue  # its rule has gone, or nobody read this for long
+            ns = Solicitation(
+                fields["source"], fields["target"], fields["eth_source"], fields["peer"]
+            )
+            rule = Match(Answer.NEIGHBOUR, group.profile, group=fields["group"], via=group.via)
+            self._ask(ns, rule, until)
+
+    def _ask(self, ns: Solicitation, rule: Match, until: float) -> None:
+        wanted = self._pending.get(ns.target)
+        if wanted is None:
+            wanted = self._seek(ns, rule)
+        if wanted is None:
+            return
+        if len(wanted.askers) < _ASKERS_MAX or (ns.source, ns.peer) in wanted.askers:
+            wanted.askers[ns.source, ns.peer] = _Asker(ns, rule, until)
+        # It may be there by now, of which nobody would tell.
+        if self._fib.neighbour(wanted.ifindex, ns.target).is_valid:
+            self._found(ns.target)
+
+    def _seek(self, ns: Solicitation, rule: Match) -> _Wanted | None:
+        """Have the kernel look for it; None if there is no place, or nowhere to look."""
+        target, mac = ns.target, ns.eth_source
+        places = self._limits.pending
+        if len(self._pending) >= places or self._shares[mac] >= max(places // 2, 1):
+            self._count(Resolved(refused=1))
+            return None
+        try:
+            settings = self._maps.settings()
+            route = self._fib.route(target, settings.l3_ifindex)
+            if not _leads_to_a_neighbour(route, settings.l3_ifindex, rule.via):
+                return None
+            if self._news is None:
+                self._news = NeighbourNews()
+                self._loop.add_reader(self._news.fileno(), self._on_news)
+            self._fib.seek(route.ifindex, target)
+        except OSError as error:  # ENOBUFS: the neighbour table is full
+            if not self._in_trouble:
+                self._in_trouble = True
+                log.warning("neighbours are not looked for: %s", os.strerror(error.errno or 0))
+            self._count(Resolved(refused=1))
+            self._rest()
+            return None
+        self._in_trouble = False
+        self._count(Resolved(asked=1))
+        giving_up = self._loop.call_later(_PATIENCE, self._failed, target)
+        wanted = self._pending[target] = _Wanted(route.ifindex, mac, giving_up)
+        self._shares[mac] += 1
+        return wanted
+
+    # ---- what the kernel says
+
+    def _on_news(self) -> None:
+        assert self._news
+        news = self._news.drain()
+        if news is None:
+            states = [
+                (target, wanted.ifindex, self._fib.neighbour(wanted.ifindex, target))
+                for target, wanted in self._pending.items()
+            ]
+        else:
+            states = [(each.address, each.ifindex, each.state) for each in news]
+        for target, ifindex, state in states:
+            wanted = self._pending.get(target)
+            if wanted is None or wanted.ifindex != ifindex:
+                continue
+            if state.is_valid:
+                self._found(target)
+            elif state is NudState.FAILED:
+                self._failed(target)
+
+    def _found(self, target: bytes) -> None:
+        now = time.monotonic()
+        for asker in self._drop(target).askers.values():
+            if asker.until >= now:
+                self._answer(asker)
+
+    def _failed(self, target: bytes) -> None:
+        """Leave no entry behind: a scan would fill the kernel's table with them."""
+        wanted = self._drop(target)
+        self._count(Resolved(failed=1))
+        try:
+            if not self._fib.neighbour(wanted.ifindex, target).is_valid:
+                self._fib.forget(wanted.ifindex, target)
+        except OSError as error:
+            log.debug("an entry was not removed: %s", error)
+
+    def _drop(self, target: bytes) -> _Wanted:
+        wanted = self._pending.pop(target)
+        wanted.giving_up.cancel()
+        self._shares -= Counter((wanted.first,))  # and forgets who has none
+        self._rest()
+        return wanted
+
+    def _rest(self) -> None:
+        """Hear of neighbours only while one is wanted: a hypervisor has thousands."""
+        if not self._pending and self._news is not None:
+            self._loop.remove_reader(self._news.fileno())
+            self._news.close()
+            self._news = None
+
+    # ---- the answer
+
+    def _answer(self, asker: _Asker) -> None:
+        ns, profile = asker.solicitation, asker.rule.profile
+        try:
+            settings = self._maps.settings()
+            if settings.paused or (ns.dad and not profile.defend):
+                return
+            host = Host(settings.mac, settings.link_local)
+            self._socket.send(ndp.advertise(ns, host, profile))
+        except (OSError, NdxdpError) as error:
+            log.debug("not answered: %s", error)
+            return
+        self._count(Resolved(answered=1))
+
+    def _count(self, more: Resolved) -> None:
+        try:
+            self._maps.count_resolved(more)
+        except (OSError, NdxdpError, struct.error) as error:
+            log.debug("not counted: %s", error)
+
+
+def _leads_to_a_neighbour(route: Route, ifindex: int, via: tuple[str, ...]) -> bool:
+    """As the program judged, unless the tables changed meanwhile."""
+    if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
+        return False
+    return route.ifindex != ifindex and leaves_by(socket.if_indextoname(route.ifindex), via)

@@ -1,0 +1,232 @@
+"""How an interface fares: what `ndxdp status` and the exporter's page show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ndxdp import ladder
+from ndxdp.errors import NdxdpError
+from ndxdp.instance import Instance, Pinned, open_instance
+from ndxdp.kernel import libbpf
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.maps import RuleCount, Settings
+from ndxdp.kernel.pins import Trees
+from ndxdp.ladder import Step
+from ndxdp.ndp import Reason
+from ndxdp.render import address_text, mac_text
+from ndxdp.wire import offload
+
+_NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
+_NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All interfaces at one moment. time: s of CLOCK_MONOTONIC. data: of each, as status_data().
+    error: the last of those that could not be read."""
+
+    time: float
+    data: dict[str, dict[str, Any]]
+    error: NdxdpError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What was counted between two looks at an interface, per second: solicitations by reason,
+    and by group (source, label) those that reached it."""
+
+    by_reason: dict[str, float]
+    by_group: dict[tuple[str, str], float]
+
+
+def look(trees: Trees, interface: str | None = None) -> Look:
+    """At all interfaces, or at one. NdxdpError if nothing can be looked at."""
+    found: dict[str, dict[str, Any]] = {}
+    failed = None
+    for name in trees.interfaces() if interface is None else [interface]:
+        try:
+            tree = trees.of(name)
+            with open_instance(tree, name, readonly=True) as instance:
+                found[name] = status_data(instance, is_held=tree.is_held(name))
+        except NdxdpError as error:  # the others are shown all the same
+            failed = error
+    return Look(time.monotonic(), found, failed)
+
+
+def looks(trees: Trees, interface: str | None, seconds: float) -> Iterator[tuple[Look, Look]]:
+    """Two looks to compare, so many seconds apart, again and again. The first pair comes within a
+    second, at once where there is nothing to count."""
+    before, pause = look(trees, interface), min(seconds, 1.0)
+    while True:
+        if before.data:
+            time.sleep(pause)
+        after = look(trees, interface)
+        yield before, after
+        if not after.data:
+            time.sleep(seconds)
+        before, pause = after, seconds
+
+
+def rates(before: Look, after: Look, interface: str) -> Rates | None:
+    """None where the interface was not there, or counts began anew meanwhile."""
+    then, now = before.data.get(interface), after.data[interface]
+    took = after.time - before.time
+    if then is None or took <= 0:
+        return None
+    groups = {(each["source"], each["label"]): each["solicited"] for each in then["groups"]}
+    more = {reason: count - then["reasons"][reason] for reason, count in now["reasons"].items()}
+    if min(more.values()) < 0:
+        return None
+    return Rates(
+        {reason: count / took for reason, count in more.items()},
+        {
+            key: max(each["solicited"] - groups.get(key, 0), 0) / took
+            for each in now["groups"]
+            for key in [(each["source"], each["label"])]
+        },
+    )
+
+
+def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
+    """One interface, as `ndxdp status --json` gives it (docs/commands.md)."""
+    maps = instance.maps
+    settings = maps.settings()
+    rules = maps.rule_count()
+    program = loader = None
+    if isinstance(instance, Pinned):
+        info = libbpf.prog_info(instance.prog_fd)
+        program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
+    limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
+    return {
+        "interface": instance.interface,
+        "attached": instance.is_attached(settings),
+        "mode": settings.mode.label,
+        "steps_down": [
+            {"mode": mode.label, "why": why} for mode, why in ladder.unpack(settings.steps)
+        ],
+        "loader": loader,
+        "program": program,
+        "socket": maps.socket_counts(),
+        "held_by": "run" if is_held else "pins",
+        "ifindex": settings.ifindex,
+        "mac": mac_text(settings.mac),
+        "link_local": address_text(settings.link_local),
+        "paused": settings.paused,
+        "rate": 1e9 / settings.rate_interval if settings.rate_interval else 0,
+        "burst": settings.burst,
+        "rules": {
+            "addresses": rules.addresses,
+            "prefixes": rules.prefixes,
+            "max_addresses": limits["addresses"],
+            "max_prefixes": limits["prefixes"],
+            "by_source": rules.by_source,
+        },
+        "reasons": {reason.label: count for reason, count in maps.reasons().items()},
+        "resolver": maps.resolved()._asdict(),
+        "groups": [count._asdict() for count in maps.group_counts()],
+        "warnings": list(_warnings(instance, settings, rules, limits)),
+    }
+
+
+def answered(counts: Mapping[str, float]) -> float:
+    """Of what is counted by reason, that which was answered."""
+    return sum(counts[reason.label] for reason in Reason if reason.is_answer)
+
+
+def headline(data: Mapping[str, Any]) -> str:
+    """Mode and program, or that there is none."""
+    if not data["attached"]:
+        return _NOT_ATTACHED
+    said: str = data["mode"]
+    if data["program"]:
+        said += f", {data['loader']} program {data['program']['id']}"
+    return said + (", held by a running ndxdp" if data["held_by"] == "run" else "")
+
+
+def steps_down(data: Mapping[str, Any]) -> list[str]:
+    """The better modes that could not be had, and why."""
+    steps = [Step(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
+    return ladder.told(steps)
+
+
+def per_second(rate: float) -> str:
+    """`12/s`, `0.33/s`."""
+    return f"{rate:.0f}/s" if rate >= 9.95 else f"{rate:.2g}/s"
+
+
+def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[str]:
+    """The same for people, with what is going on at present."""
+    rules, reasons = data["rules"], data["reasons"]
+    by_reason, by_group = (now.by_reason, now.by_group) if now else ({}, {})
+    yield f"{data['interface']}  {headline(data)}"
+    for step in steps_down(data):
+        yield f"  not       {step}"
+    for warning in data["warnings"]:
+        yield f"  WARNING   {warning}"
+    if data["paused"]:
+        yield "  paused: nothing is answered"
+    yield f"  from      {data['mac']}  {data['link_local']}"
+    sources = ", ".join(f"{source} {count}" for source, count in rules["by_source"].items())
+    yield (
+        f"  rules     addresses {rules['addresses']} of {rules['max_addresses']},"
+        f" prefixes {rules['prefixes']}" + (f" (by {sources})" if sources else "")
+    )
+    if data["rate"]:
+        limit = f"{data['rate']:g} answers/s, {data['burst']} at once"
+        yield f"  limit     {limit} for one soliciting MAC"
+    total = f"  answered  {answered(reasons)} of {sum(reasons.values())} solicitations"
+    if now:
+        solicited = per_second(sum(now.by_reason.values()))
+        total += f", now {per_second(answered(now.by_reason))} of {solicited}"
+    yield total
+    for reason, count in reasons.items():
+        if count:
+            yield f"            {count:>10} {reason}{_rate(by_reason.get(reason, 0))}"
+    if any(data["resolver"].values()):
+        told = ", ".join(f"{key} {count}" for key, count in data["resolver"].items())
+        yield f"  resolver  {told}"
+    if data["socket"] and any(data["socket"].values()):
+        overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
+        yield f"  socket    overflows {overflows}, errors {errors}"
+    for group in data["groups"]:
+        if group["solicited"]:
+            rate = by_group.get((group["source"], group["label"]), 0)
+            yield (
+                f"  rule      {group['answered']:>10} of {group['solicited']} answered:"
+                f" {group['label']} ({group['source']}){_rate(rate)}"
+            )
+
+
+def _rate(rate: float) -> str:
+    return f", now {per_second(rate)}" if rate else ""
+
+
+def _warnings(
+    instance: Instance, settings: Settings, rules: RuleCount, limits: Mapping[str, int]
+) -> Iterator[str]:
+    interface, device = instance.interface, instance.device()
+    if device not in (None, interface):
+        yield (
+            f"this interface is called {device} now: `ndxdp attach {device}` goes on under that"
+            f" name, `ndxdp detach {interface}` ends it"
+        )
+        return
+    if settings.mode in (Mode.NATIVE, Mode.GENERIC) and offload.vlans_on(interface):
+        from ndxdp.wire import netlink  # pyroute2: the other lines do without
+
+        link = netlink.find_link(interface)
+        hidden = offload.hidden_vlans(interface, link.kind) if link else []
+        if hidden:
+            yield (
+                f"the VLAN tags of {', '.join(hidden)} are taken off before XDP sees them:"
+                " answers may go to the wrong VLAN; attach in tc mode"
+            )
+    if settings.daemon_dead:
+        age = (time.monotonic_ns() - settings.heartbeat) / 1e9
+        yield f"no sign of life of the daemon for {age:.0f} s: containers are not answered for"
+    for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
+        if count > _NEARLY_FULL * limits[name]:
+            yield f"there is room for {limits[name] - count} more {name} only"

@@ -1,0 +1,866 @@
+"""`ndxdp convert`: what it makes of other responders' configurations, beside the real ndppd."""
+
+from __future__ import annotations
+
+import random
+import re
+import socket
+import time
+import tomllib
+from collections.abc import Iterator
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from lab.capture import packet_socket
+from ndxdp import config, ndp
+from ndxdp.convert import ndppd, ndppd_syntax, ndpresponder
+from ndxdp.convert.draft import Draft, DraftInterface
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.policy import parse_address, parse_mac
+from tests import network, peer
+from tests.network import Done, Network, ndxdp
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
+
+
+def text_of(text: str) -> str:
+    return ndppd.convert(text, "ndppd.conf").text("ndppd.conf")
+
+
+def notes_of(draft: Draft) -> list[str]:
+    """Line and beginning of each note."""
+    return [f"{line}: {sentence}" for line, sentence in draft.all_notes()]
+
+
+def prefixes(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The TOML of a file with one interface, eth0."""
+    return {"interface": [{"name": "eth0", "prefix": list(rules), **more}]}
+
+
+def rule(prefix: str, answer: str = "always", **more: Any) -> dict[str, Any]:
+    return {"prefix": prefix, "answer": answer, **more}
+
+
+# ---- ndppd: good --------------------------------------------------------------------------------
+
+DB8 = "2001:db8::/64"
+ALWAYS = prefixes(rule(DB8))
+RULE = f"rule {DB8} {{ static }}"
+
+
+class Good(NamedTuple):
+    """A configuration, the TOML it comes to, and pieces of what is noted, in their order."""
+
+    text: str
+    toml: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+CACHE = "no counterpart: the kernel's neighbor table"
+ASKS = "no counterpart: the kernel asks"
+FOLLOWED = "no counterpart: the kernel is asked"
+
+GOOD = {
+    "static": Good(f"proxy eth0 {{\n  {RULE}\n}}\n", ALWAYS),
+    "auto": Good(
+        f"proxy eth0 {{\n rule {DB8} {{\n auto\n }}\n}}",
+        prefixes(rule(DB8, "neighbour")),
+    ),
+    "iface": Good(
+        f"proxy eth0 {{ rule {DB8} {{ iface docker0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["docker0"])),
+    ),
+    "an address": Good("proxy eth0 { rule 2001:db8::9 { static } }", prefixes(rule("2001:db8::9"))),
+    "/128": Good("proxy eth0 { rule 2001:db8::9/128 { static } }", prefixes(rule("2001:db8::9"))),
+    "/0": Good("proxy eth0 { rule ::/0 { static } }", prefixes(rule("::/0"))),
+    "host bits": Good("proxy eth0 { rule 2001:db8::9/64 { static } }", ALWAYS),
+    "zeros in the length": Good("proxy eth0 { rule 2001:db8::/064 { static } }", ALWAYS),
+    "spaces": Good(f"proxy eth0\t{{\r\n\v\f{RULE}\r\n}}\r\n", ALWAYS),
+    "equals signs": Good(f"proxy = eth0 {{ rule = {DB8} {{ static }} router = yes }}", ALWAYS),
+    "semicolons": Good(f"proxy eth0 {{ rule {DB8} {{ static; }} }}", ALWAYS),
+    "router yes": Good(f"proxy eth0 {{ router YES\n{RULE} }}", ALWAYS),
+    "router true": Good(f"proxy eth0 {{ router true {RULE} }}", ALWAYS),
+    "router no": Good(f"proxy eth0 {{ {RULE} router no }}", prefixes(rule(DB8, router=False))),
+    "router false": Good(
+        f"proxy eth0 {{ router False {RULE} }}", prefixes(rule(DB8, router=False))
+    ),
+    "router off": Good(
+        f"proxy eth0 {{ router on {RULE} }}",
+        prefixes(rule(DB8, router=False)),
+        ("1: router is neither yes nor no: ndppd takes 'on' for no",),
+    ),
+    "router twice": Good(
+        f"proxy eth0 {{ router no\nrouter yes {RULE} }}",
+        prefixes(rule(DB8, router=False)),
+        ("2: router is given twice: the first counts",),
+    ),
+    "timeout": Good(
+        f"proxy eth0 {{ timeout 700 rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.7}),
+    ),
+    "timeout like C": Good(
+        f"proxy eth0 {{ timeout 1500ms; rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 1.5}),
+    ),
+    "timeout below 0": Good(
+        f"proxy eth0 {{ timeout -1 rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.5}),
+    ),
+    "timeout 0": Good(
+        f"proxy eth0 {{ timeout none rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        ("1: timeout is 0 for ndppd",),
+    ),
+    "timeout for nothing": Good(
+        f"proxy eth0 {{\ntimeout 700 {RULE} }}", ALWAYS, ("2: timeout is left out",)
+    ),
+    "times": Good(
+        f"route-ttl 1\naddress-ttl 2\nproxy eth0 {{ {RULE}\nttl 3\ndeadtime 4\n}}",
+        ALWAYS,
+        (
+            f"1: route-ttl has {FOLLOWED}",
+            f"2: address-ttl has {FOLLOWED}",
+            f"4: ttl has {CACHE}",
+            f"5: deadtime has {CACHE}",
+        ),
+    ),
+    "of later versions": Good(
+        f"proxy eth0 {{ retries 3\nkeepalive no\npromiscuous yes\nautowire yes\nrule {DB8} {{"
+        " iface br0\nautovia yes } }",
+        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        (
+            f"1: retries has {ASKS}",
+            f"2: keepalive has {ASKS}",
+            "3: promiscuous has no counterpart: multicast is received",
+            "4: autowire has no counterpart: ndxdp sets no routes",
+            "6: autovia has no counterpart: ndxdp sets no routes",
+        ),
+    ),
+    "of later versions, off": Good(
+        f"proxy eth0 {{ promiscuous no autowire no rule {DB8} {{ iface br0 autovia no }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"])),
+    ),
+    "comments": Good(
+        f"# proxy no {{\n// proxy no {{\n/* proxy\nno {{ */proxy/**/eth0 {{ # }}\n"
+        f"rule {DB8} /* no {{ */ {{ static// }}\n}} /*/ }} /* never closed",
+        ALWAYS,
+    ),
+    "no comment in a word": Good(
+        "proxy eth0#1 { rule 2001:db8::/64 { static } }",
+        {"interface": [{"name": "eth0#1", "prefix": [rule(DB8)]}]},
+    ),
+    "after NUL": Good(f"proxy eth0 {{ {RULE} }}\0 proxy {{", ALWAYS),
+    "static with a word": Good(
+        f"proxy eth0 {{ rule {DB8} {{ static auto }} }}",
+        ALWAYS,
+        ("1: static takes no value: ndppd ignores 'auto'",),
+    ),
+    "quotes": Good(
+        f"proxy eth0 {{ rule {DB8} {{\niface 'br0'\n}}\n}}",
+        prefixes(rule(DB8, "neighbour", via=["br0"])),
+    ),
+    "a quote and a comment": Good(
+        f'proxy eth0 {{ rule {DB8} {{ iface "br0" # the bridge\n }} }}',
+        prefixes(rule(DB8, "neighbour", via=["br0"])),
+    ),
+    "a { behind a quote": Good(
+        f'proxy "eth0" {{\n{RULE}\n}}\n',
+        {"interface": [{"name": "eth0"}]},
+        (
+            "1: ndppd ignores '{', which is behind a quoted word",
+            "2: ndppd knows no keyword 'rule' at the top",
+            "3: this } closes nothing",
+        ),
+    ),
+    "a { on its own line": Good(
+        f"proxy eth0\n{{\n{RULE}\n}}\n",
+        {"interface": [{"name": "eth0"}]},
+        ("2: ndppd ignores a { … }, which is behind no keyword",),
+    ),
+    "a } too many": Good(
+        f"proxy eth0 {{ {RULE} }}\n}} proxy eth1 {{ {RULE} }}",
+        ALWAYS,
+        ("2: this } closes nothing",),
+    ),
+    "no keyword": Good(
+        f"proxy eth0 {{ {RULE}\nttl-of 9\n;\n}}\nttl 9",
+        ALWAYS,
+        (
+            "2: ndppd knows no keyword 'ttl-of' in a proxy section",
+            "3: ndppd ignores ';', which is behind no keyword",
+            "5: ndppd knows no keyword 'ttl' at the top",
+        ),
+    ),
+    "no rule": Good("proxy eth0 {}", {"interface": [{"name": "eth0"}]}),
+    "several interfaces": Good(
+        f"proxy eth0 {{ {RULE} }} proxy eth1 {{ router no {RULE} }}",
+        {
+            "interface": [
+                {"name": "eth0", "prefix": [rule(DB8)]},
+                {"name": "eth1", "prefix": [rule(DB8, router=False)]},
+            ]
+        },
+    ),
+    "one interface in two sections": Good(
+        f"proxy eth0 {{ {RULE} }}\nproxy eth0 {{ router no rule 2001:db8:1::/64 {{ static }} }}",
+        prefixes(rule(DB8), rule("2001:db8:1::/64", router=False)),
+        ("2: eth0 has several proxy sections",),
+    ),
+    "nobody solicits it": Good(
+        f"proxy eth0 {{ {RULE}\nrule ff02::/16 {{ static }}\nrule :: {{ auto }} }}",
+        ALWAYS,
+        ("2: the rule for ff02::/16 is left out", "3: the rule for :: is left out"),
+    ),
+    "iface is the proxy's": Good(
+        f"proxy eth0 {{ {RULE}\nrule 2001:db8:1::/64 {{ iface eth0 }} }}",
+        ALWAYS,
+        ("2: the rule for 2001:db8:1::/64 is left out: what is on eth0",),
+    ),
+    "twice": Good(
+        f"proxy eth0 {{ rule {DB8} {{ iface br0 }}\nrule {DB8} {{ iface br1 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0", "br1"])),
+        (f"2: {DB8} has a rule in line 1 already",),
+    ),
+    "auto in static": Good(
+        f"proxy eth0 {{ rule 2001:db8::/80 {{ auto }}\n{RULE} timeout 9 }}",
+        prefixes(rule("2001:db8::/80"), rule(DB8)),
+        ("1: in ndppd the wider rule in line 2 answers here, too", "2: timeout is left out"),
+    ),
+    "static in auto": Good(
+        f"proxy eth0 {{ rule {DB8} {{ auto }} rule 2001:db8::/80 {{ static }} }}",
+        prefixes(rule(DB8, "neighbour"), rule("2001:db8::/80")),
+    ),
+    "iface in iface in iface": Good(
+        f"proxy eth0 {{ rule 2001:db8::1 {{ iface br0 }}\nrule {DB8} {{ iface br2 }}\n"
+        "rule 2001:db8::/80 { iface br1 } }",
+        prefixes(
+            rule("2001:db8::1", "neighbour", via=["br0", "br1", "br2"]),
+            rule(DB8, "neighbour", via=["br2"]),
+            rule("2001:db8::/80", "neighbour", via=["br1", "br2"]),
+        ),
+        ("1: in ndppd the wider rule in line 2", "3: in ndppd the wider rule in line 2"),
+    ),
+    "iface in static, timed": Good(
+        f"proxy eth0 {{ timeout 700 rule 2001:db8::1 {{ iface br0 }} {RULE} }}",
+        prefixes(rule("2001:db8::1"), rule(DB8)),
+        (
+            "1: timeout is left out",
+            "1: in ndppd the wider rule in line 1",
+        ),
+    ),
+    "escapes": Good(
+        "proxy 'a\\\"b\x01\x7f'\nproxy 'ä'\n",
+        {"interface": [{"name": 'a\\"b\x01\x7f'}, {"name": "ä"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("good", GOOD.values(), ids=GOOD)
+def test_ndppd_comes_to(good: Good) -> None:
+    draft = ndppd.convert(good.text, "ndppd.conf")
+    assert tomllib.loads(draft.text("ndppd.conf")) == good.toml
+    noted = notes_of(draft)
+    assert len(noted) == len(good.notes), noted
+    for found, wanted in zip(noted, good.notes, strict=True):
+        line, _, words = wanted.partition(": ")
+        assert found.startswith(f"{line}: "), noted
+        assert words in found
+
+
+@pytest.mark.parametrize("text", [pytest.param(good.text, id=name) for name, good in GOOD.items()])
+def test_check_takes_what_ndppd_comes_to(text: str) -> None:
+    found = config.parse(text_of(text), "ndxdp.toml")
+    assert found.interfaces
+
+
+def test_every_keyword_is_tried_and_documented() -> None:
+    page = PAGE.read_text()
+    known = {*ndppd._AT_TOP, *ndppd._IN_PROXY, *ndppd._IN_RULE}
+    tried = " ".join(good.text for good in GOOD.values())
+    for keyword in known:
+        assert re.search(rf"\b{keyword}\b", tried), keyword
+        assert re.search(rf"`{keyword}[ `]", page), keyword
+
+
+# ---- ndppd: bad ---------------------------------------------------------------------------------
+
+
+class Bad(NamedTuple):
+    """A configuration, and what is said of it. ndppd: it refuses it, too."""
+
+    text: str
+    message: str
+    ndppd: bool = True
+
+
+BAD = {
+    "proxy without a name": Bad(f"\nproxy {{ {RULE} }}", ":2: this proxy names no interface"),
+    "interface": Bad("proxy eth/0 {}", ":1: 'eth/0' is no interface name"),
+    "long interface": Bad("proxy a234567890123456 {}", ":1: 'a234567890123456' is no interface"),
+    "rule without a prefix": Bad("proxy e0 {\nrule { static } }", ":2: this rule names no prefix"),
+    "no method": Bad(f"proxy e0 {{ rule {DB8} {{ }} }}", ":1: this rule has none of static"),
+    "no block": Bad(f"proxy e0 {{\n\nrule {DB8}\n}}", ":3: this rule has none of static"),
+    "method on the rule's line": Bad(f"proxy e0 {{ rule {DB8} static }}", ":1: this rule has none"),
+    "two methods": Bad(
+        f"proxy e0 {{ rule {DB8} {{ auto\nstatic }} }}",
+        ":1: this rule has auto and static: they exclude each other",
+    ),
+    "two other methods": Bad(
+        f"proxy e0 {{ rule {DB8} {{ static\niface e1 }} }}", ":1: this rule has iface and static"
+    ),
+    "iface and auto": Bad(
+        f"proxy e0 {{ rule {DB8} {{ auto\niface e1 }} }}", ":1: this rule has iface and auto"
+    ),
+    "iface without a name": Bad(
+        f"proxy e0 {{ rule {DB8} {{\niface\ne1 }} }}", ":2: this iface names no interface"
+    ),
+    "proxy not closed": Bad(f"\nproxy e0 {{\n{RULE}", ":2: the { of this entry is not closed"),
+    "rule not closed": Bad(
+        f"proxy e0 {{\nrule {DB8} {{ static\n", ":2: the { of this entry is not closed"
+    ),
+    "closed in a comment": Bad("proxy e0 { # }", ":1: the { of this entry is not closed"),
+    "swallowed by a comment": Bad("proxy e0 { /* }", ":1: the { of this entry is not closed"),
+    "swallowed by a quote": Bad(
+        f"proxy e0 {{\nrule {DB8} {{ iface 'e1' }}\n}}", ":1: the { of this entry is not closed"
+    ),
+    "umlaut": Bad("proxy e0 {}\nä", ":2: ndppd does not get past the character '\\xe4'"),
+    "umlaut in a word": Bad("proxy eä0 {}", ":1: ndppd does not get past the character '\\xe4'"),
+    "control character": Bad("proxy e0 { \x01 }", ":1: ndppd does not get past the character"),
+    # What ndppd takes for something that nobody wrote.
+    "no proxy": Bad("route-ttl 1", ":1: there is no proxy section", False),
+    "nothing": Bad("", ":1: there is no proxy section", False),
+    "word for a prefix": Bad(
+        "proxy e0 {\nrule garbage { static } }", ":2: 'garbage' is no prefix", False
+    ),
+    "IPv4": Bad("proxy e0 { rule 192.0.2.0/24 { static } }", ":1: '192.0.2.0/24' is no", False),
+    "address": Bad(
+        "proxy e0 { rule 2001::db8::/64 { static } }", ":1: '2001::db8::' is not", False
+    ),
+    "no length": Bad("proxy e0 { rule 2001:db8::/ { static } }", ":1: '2001:db8::/' is no", False),
+    "bad length": Bad("proxy e0 { rule 2001:db8::/6x { static } }", ":1: '2001:db8::/6x'", False),
+    "long length": Bad(
+        "proxy e0 { rule 2001:db8::/129 { static } }", ":1: '2001:db8::/129' has no", False
+    ),
+    "iface": Bad(f"proxy e0 {{ rule {DB8} {{\niface e/1 }} }}", ":2: 'e/1' is no", False),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_ndppd_is_refused(bad: Bad, links: None) -> None:
+    with pytest.raises(NdxdpError) as caught:
+        ndppd.convert(bad.text, "ndppd.conf")
+    error = caught.value
+    assert error.exit_code == 1
+    assert error.message.startswith(f"ndppd.conf{bad.message}")
+    assert error.message.isprintable()
+    assert error.hint
+    verdict = peer.judge(bad.text.encode())
+    assert verdict.accepted != bad.ndppd, verdict.said
+
+
+def test_all_that_is_wrong_is_named() -> None:
+    text = "proxy eth0 {\nrule x { static }\nrule 2001:db8::1 {}\n}\nproxy {}\n"
+    with pytest.raises(NdxdpError) as caught:
+        ndppd.convert(text, "ndppd.conf")
+    said = (caught.value.message, *caught.value.also)
+    assert [re.findall(r":(\d):", sentence) for sentence in said] == [["2"], ["3"], ["5"]]
+
+
+# ---- beside the real ndppd ----------------------------------------------------------------------
+
+LINKS = ("e0", "e1", "e2", "e3")
+
+
+@pytest.fixture(scope="module")
+def links(privacy: None) -> Iterator[None]:
+    """Interfaces that ndppd can open: it refuses a proxy on one that is not there."""
+    pairs = (LINKS[:2], LINKS[2:])
+    for one, other in pairs:
+        network.sh("ip", "link", "add", one, "type", "veth", "peer", "name", other)
+    for name in LINKS:
+        network.sh("ip", "link", "set", name, "addrgenmode", "none")
+        network.sh("ip", "link", "set", name, "up")
+    yield
+    for one, _ in pairs:
+        network.sh("ip", "link", "delete", one)
+
+
+def test_ndppd_reads_the_same_entries(links: None) -> None:
+    """Its log shows what it read: all good texts, and 300 that nobody would write."""
+    random_texts = [random_text(random.Random(seed)) for seed in range(300)]
+    accepted = refused = differing = 0
+    for text in [good.text.replace("eth0", "e0") for good in GOOD.values()] + random_texts:
+        verdict = peer.judge(text.encode(errors="surrogateescape"))
+        try:
+            root = ndppd_syntax.parse(text, "x").root
+        except NdxdpError:
+            assert not verdict.accepted, text
+            assert not verdict.tree, text
+            refused += 1
+            continue
+        assert peer.tree_of(root) == verdict.tree, text
+        found = problems_of(text)
+        # ndppd looks for the interfaces of its proxies, when all is read.
+        opens = all(proxy.value in LINKS for proxy in root.find_all("proxy"))
+        if all(differs(problem) for problem in found):
+            assert verdict.accepted == opens, (text, found, verdict.said)
+        else:
+            assert not verdict.accepted, (text, found)
+        accepted += verdict.accepted
+        refused += not verdict.accepted
+        differing += bool(found) and verdict.accepted
+    assert min(accepted, refused) > 80, (accepted, refused, differing)
+    assert differing > 5
+
+
+def problems_of(text: str) -> list[str]:
+    """All that is wrong with a text, for convert."""
+    try:
+        ndppd.convert(text, "x")
+    except NdxdpError as error:
+        return [error.message, *error.also]
+    return []
+
+
+def differs(problem: str) -> bool:
+    """Whether this is one of the things that ndppd takes for something else: docs/migrating.md."""
+    kinds = ("no proxy section", "is no prefix", "no prefix length", "is not an IPv6 address")
+    return any(kind in problem for kind in (*kinds, "is no interface name"))
+
+
+_PREFIXES = (
+    "2001:db8::/64",
+    "2001:db8::/80",
+    "2001:db8::9",
+    "2001:db8:1::/48",
+    "::/0",
+    "fe80::/10",
+)
+_ODD = ("x", "2001:db8::/", "2001:db8::/200", "1.2.3.4", "", "ff02::/16", "2001:db8::1/64")
+_PROXY_WORDS = (
+    "router yes",
+    "router no",
+    "ttl 9",
+    "timeout 600",
+    "timeout",
+    "retries 3",
+    "wrong x",
+)
+_METHODS = ("static", "auto", "iface e1", "iface e2", 'iface "e3"\n', "iface nope")
+
+
+def random_text(choose: random.Random) -> str:
+    """A configuration as somebody might write it; every second one damaged by an editor."""
+
+    def gap() -> str:
+        return choose.choice((" ", " ", " ", "\t", "  ", " = ", " /* c { */ ", "/**/", " \r"))
+
+    def end() -> str:
+        return choose.choice(("\n", "\n", "\n", " ", " # c }\n", " // '\n", ";\n", "\r\n", "\n\n"))
+
+    def block(lines: list[str]) -> str:
+        return "{" + end() + "".join(line + end() for line in lines) + "}"
+
+    def some(words: tuple[str, ...], most: int) -> list[str]:
+        return [choose.choice(words) for _ in range(choose.randrange(most + 1))]
+
+    text = ""
+    for _ in range(choose.choice((0, 1, 1, 1, 2, 3))):
+        lines = some(_PROXY_WORDS, 2)
+        for _ in range(choose.randrange(4)):
+            prefix = choose.choice(_PREFIXES if choose.random() < 0.9 else _ODD)
+            methods = some(_METHODS, 2) if choose.random() < 0.2 else [choose.choice(_METHODS)]
+            lines.append(f"rule{gap()}{prefix}{gap()}{block(methods)}")
+        choose.shuffle(lines)
+        name = choose.choice((*LINKS, *LINKS, "'e0'\n", "", "nope"))
+        text += f"proxy{gap()}{name}{gap()}{block(lines)}{end()}"
+    if choose.random() < 0.5:
+        for _ in range(choose.randrange(1, 4)):
+            at = choose.randrange(len(text) + 1)
+            to = min(len(text), at + choose.choice((0, 0, 1, 1, 5)))
+            text = (
+                text[:at]
+                + choose.choice(("", "{", "}", "'", '"', "#", "/*", "\n", "ä", "="))
+                + text[to:]
+            )
+    return text
+
+
+def test_the_most_specific_rule_answers_as_all_of_ndppd_do() -> None:
+    """ndppd's way to judge a target, done here in full, and the lookup in what it came to."""
+    asked = set()
+    for seed in range(200):
+        choose = random.Random(seed)
+        rules = [
+            (
+                IPv6Network(
+                    (int(IPv6Address("2001:db8::")) | choose.getrandbits(4), length), False
+                ),
+                how,
+            )
+            for length in (choose.randrange(122, 129) for _ in range(choose.randrange(1, 9)))
+            for how in [choose.choice(("static", "auto", "iface br0", "iface br1", "iface br2"))]
+        ]
+        text = "".join(f"rule {prefix} {{ {how} }}\n" for prefix, how in rules)
+        draft = ndppd.convert(f"proxy eth0 {{ {text} }}", "ndppd.conf").interfaces[0]
+        for last in range(64):
+            target = IPv6Address("2001:db8::") + last
+            matching = {how for prefix, how in rules if target in prefix}
+            wanted: tuple[str, set[str]] | None = None
+            if "static" in matching:
+                wanted = ("always", set())
+            elif "auto" in matching:
+                wanted = ("neighbour", set())
+            elif matching:
+                wanted = ("neighbour", {how.removeprefix("iface ") for how in matching})
+            assert looked_up(draft, target) == wanted, (text, target)
+            asked.add(wanted[0] if wanted else None)
+    assert asked == {"always", "neighbour", None}
+
+
+def looked_up(draft: DraftInterface, target: IPv6Address) -> tuple[str, set[str]] | None:
+    around = [
+        (rule.prefix.length, rule.answer, set(rule.via))
+        for rule in draft.rules
+        if target in IPv6Network(str(rule.prefix))
+    ]
+    return max(around, key=lambda found: found[0])[1:] if around else None
+
+
+def test_the_example_that_ndppd_ships() -> None:
+    text = Path(peer.EXAMPLE).read_text()
+    draft = ndppd.convert(text, "ndppd.conf-dist")
+    (interface,) = tomllib.loads(draft.text("x"))["interface"]
+    assert interface["prefix"] == [rule("1111::", "neighbour")]
+    assert interface["resolve"] == {"deadline": 0.5}
+    said = [sentence.partition(": ")[2].split()[0] for sentence in notes_of(draft)]
+    assert said == ["route-ttl", "ttl"]
+
+
+def test_check_takes_the_example_that_ndppd_ships() -> None:
+    assert config.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
+
+
+# ---- on the wire --------------------------------------------------------------------------------
+
+LIVE = "2001:db8::c:0:0:99"
+"""The container's address, behind the host."""
+NOBODY = "2001:db8::c:0:0:98"
+ALL = (LIVE, NOBODY, "2001:db8::c:0:1:5", "2001:db8::c:1:0:1")
+TARGETS = (*ALL, "2001:db8::d:0:0:1", "2001:db8:ffff::1")
+C80, C112 = "2001:db8:0:0:c::/80", "2001:db8:0:0:c::/112"
+
+
+class Served(NamedTuple):
+    """What goes in the proxy section, and the targets that ndppd answers for with it."""
+
+    text: str
+    answered: tuple[str, ...]
+    router: bool = True
+
+
+SERVED = {
+    "prefix": Served(f"rule {C80} {{ static }}", ALL),
+    "smaller prefix": Served(f"rule {C112} {{ static }}", (LIVE, NOBODY)),
+    "host bits": Served(f"rule {LIVE}/112 {{ static }}", (LIVE, NOBODY)),
+    "addresses": Served(
+        f"rule {LIVE} {{ static }} rule 2001:db8:ffff::1 {{ static }}", (LIVE, "2001:db8:ffff::1")
+    ),
+    "no router": Served(f"rule {C112} {{ static }} router no", (LIVE, NOBODY), router=False),
+    "auto in static": Served(f"rule {C112} {{ auto }} rule {C80} {{ static }}", ALL),
+    "auto": Served(f"rule {C80} {{ auto }}", (LIVE,)),
+    "iface": Served(f"rule {C80} {{ iface to-container }}", (LIVE,)),
+}
+
+
+def section(served: Served) -> str:
+    return f"proxy {network.UPLINK} {{ {served.text} }}"
+
+
+@pytest.fixture
+def container(net: Network) -> Iterator[Network]:
+    """The router, this host, and a container behind it that has the address LIVE."""
+    enter = ("nsenter", "--net=/run/netns/container")
+    network.sh("ip", "netns", "add", "container")
+    try:
+        network.sh(
+            *("ip", "link", "add", "to-container", "type", "veth"),
+            *("peer", "name", "eth0", "netns", "container"),
+        )
+        here = """
+            link set to-container addrgenmode none up
+            address add fe80::c/64 dev to-container nodad
+            route add 2001:db8:0:0:c::/80 dev to-container
+        """
+        there = f"""
+            link set eth0 addrgenmode none up
+            address add fe80::d/64 dev eth0 nodad
+            address add {LIVE}/80 dev eth0 nodad
+        """
+        network.sh("ip", "-6", "-batch", "-", stdin=here)
+        network.sh(*enter, "ip", "-6", "-batch", "-", stdin=there)
+        # ndppd answers also where nothing is forwarded, ndxdp does not.
+        for name in ("to-container", network.UPLINK):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/forwarding").write_text("1")
+        yield net
+    finally:
+        network.call("ip", "link", "delete", "to-container")
+        network.call("ip", "netns", "delete", "container")
+
+
+class Router:
+    """Solicits from the router's link, and keeps the advertisements that come."""
+
+    def __init__(self, packets: socket.socket) -> None:
+        self._packets = packets
+        packets.setblocking(False)
+        self.flags: dict[str, int] = {}
+        """First byte of the flags, by target."""
+
+    def solicit(self, targets: tuple[str, ...]) -> None:
+        mac = parse_mac(network.ROUTER_MAC)
+        source = parse_address(network.ROUTER_LINK_LOCAL)
+        for target in targets:
+            frame = ndp.solicit(mac, parse_address(target), source=source, sllao=mac)
+            self._packets.send(frame)
+
+    def listen(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                frame, address = self._packets.recvfrom(65536)
+            except BlockingIOError:
+                time.sleep(0.01)
+                continue
+            is_icmpv6 = frame[12:14] == b"\x86\xdd" and frame[20] == 58
+            if address[2] != socket.PACKET_OUTGOING and is_icmpv6 and frame[54] == 136:
+                self.flags[str(IPv6Address(frame[62:78]))] = frame[58]
+
+    def asks(self, wanted: tuple[str, ...]) -> dict[str, int]:
+        """The flags of the answers, by target; asked until all that are wanted have come."""
+        self.flags.clear()
+        for _ in range(20):
+            self.solicit(TARGETS)
+            self.listen(0.3)
+            if set(wanted) <= set(self.flags):
+                break
+        # Once more, so that one who had to get ready first has seen each target.
+        self.solicit(TARGETS)
+        self.listen(0.7)
+        return {target: flags for target, flags in self.flags.items() if target in TARGETS}
+
+
+@pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
+def test_ndppd_answers(container: Network, served: Served) -> None:
+    """The table is true of the real one; the next test holds ndxdp to it."""
+    with (
+        packet_socket(network.ROUTER, network.ROUTER_LINK) as packets,
+        peer.serving(section(served)),
+    ):
+        found = Router(packets).asks(served.answered)
+    assert set(found) == set(served.answered)
+    assert {flags & 0x80 for flags in found.values()} == {0x80 if served.router else 0}
+
+
+@pytest.mark.parametrize(
+    "served",
+    [pytest.param(served, id=name) for name, served in SERVED.items()],
+)
+def test_answers_what_ndppd_answers(container: Network, served: Served, tmp_path: Path) -> None:
+    source, target = tmp_path / "ndppd.conf", tmp_path / "ndxdp.toml"
+    source.write_text(section(served))
+    assert ndxdp("convert", str(source), "-o", str(target)).code == 0
+    with packet_socket(network.ROUTER, network.ROUTER_LINK) as packets:
+        running = container.run("-c", str(target))
+        try:
+            found = Router(packets).asks(served.answered)
+        finally:
+            running.end()
+            network.done("detach", network.UPLINK)
+    assert set(found) >= set(served.answered)
+    ruled = [IPv6Network(word, strict=False) for word in served.text.split() if ":" in word]
+    assert all(any(IPv6Address(each) in prefix for prefix in ruled) for each in found)
+    assert {flags & 0x80 for flags in found.values()} == {0x80 if served.router else 0}
+
+
+# ---- ndpresponder -------------------------------------------------------------------------------
+
+DOCKER = {"docker": [{"network": "web"}], "announce": {"solicit_gateway": True, "probe": True}}
+TWO = [rule("2001:db8::/120"), rule("2001:db8:1::/120")]
+
+COMMAND_LINES: dict[str, dict[str, Any]] = {
+    "-i eth0": {"interface": [{"name": "eth0"}]},
+    "-i eth0 -n 2001:db8::/64": ALWAYS,
+    "--ifname eth0 --subnet 2001:db8::/64": ALWAYS,
+    "-ifname=eth0 -subnet=2001:db8::/64": ALWAYS,
+    "-i=eth0 -n='2001:db8::9/64'": ALWAYS,
+    "-n 2001:db8::/120 -i eth0 -n 2001:db8:1::/120": prefixes(*TWO),
+    "-i eth0 -n 2001:db8::/120,2001:db8:1::/120": prefixes(*TWO),
+    "-i eth0 -n 2001:db8::/64 -n 2001:db8::1/64": ALWAYS,
+    "-i eth1 -i eth0 -n 2001:db8::/64": ALWAYS,
+    "-i eth0 -N web": {"interface": [{"name": "eth0", **DOCKER}]},
+    "-i eth0 --docker-network web,web -n 2001:db8::/64": prefixes(rule(DB8), **DOCKER),
+    "-i eth0 -n 192.0.2.0/24 -n 2001:db8::/64 -n ff02::/16": ALWAYS,
+    "-i eth0 -n 2001:db8::/64 -- -n x": ALWAYS,
+    "-i eth0 -n 2001:db8::/64 then -n x": ALWAYS,
+    "sudo ndpresponder -i eth0 -n 2001:db8::/64": ALWAYS,
+    "NDPRESPONDER_LOG=WARN ndpresponder -i eth0 -n 2001:db8::/64": {
+        "log_level": "warning",
+        **ALWAYS,
+    },
+    "docker run -e NDPRESPONDER_LOG=debug --name ndpresponder --network host"
+    " localhost/ndpresponder:main -i eth0 -N web": {
+        "log_level": "debug",
+        "interface": [{"name": "eth0", **DOCKER}],
+    },
+    "NDPRESPONDER_LOG=loud /usr/bin/ndpresponder -i eth0 -n 2001:db8::/64": ALWAYS,
+    "ndpresponder -i eth0 -N ndpresponder": {
+        "interface": [{"name": "eth0", **DOCKER, "docker": [{"network": "ndpresponder"}]}]
+    },
+}
+
+
+@pytest.mark.parametrize("line", COMMAND_LINES)
+def test_ndpresponder_comes_to(line: str) -> None:
+    text = ndpresponder.convert(line).text("ndpresponder")
+    assert tomllib.loads(text) == COMMAND_LINES[line]
+    assert config.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
+
+
+def test_ndpresponder_leaves_out() -> None:
+    line = "-i eth1 -i eth0 -n 192.0.2.0/24 -n ff02::/16"
+    assert notes_of(ndpresponder.convert(line)) == [
+        "0: -i is given 2 times: the last counts",
+        "0: -n 192.0.2.0/24 is left out: nobody solicits IPv4",
+        "0: -n ff02::/16 is left out: ff02::/16 is multicast: nobody solicits it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "ndpresponder needs -i"),
+        ("-n 2001:db8::/64", "ndpresponder needs -i"),
+        ("-i ''", "ndpresponder needs -i"),
+        ("-i", "the option -i of ndpresponder lacks a value"),
+        ("-i eth0 -n", "the option -n of ndpresponder lacks a value"),
+        ("-i eth/0", "'eth/0' is no interface name"),
+        ("-i eth0 -x 5", "ndpresponder has no option -x"),
+        ("ndpresponder -i eth0 -in", "ndpresponder has no option -in"),
+        ("-i eth0 -h", "-h makes ndpresponder print its help"),
+        ("-i eth0 -n 2001:db8::1", "ndpresponder takes '2001:db8::1' for no subnet"),
+        ("-i eth0 -n 2001:db8::/129", "'2001:db8::/129' has no prefix length from 0 to 128"),
+        ("-i eth0 -n 2001:db8::/x", "'2001:db8::/x' has no prefix length from 0 to 128"),
+        ("-i eth0 -n x/64", "'x' is not an IPv6 address"),
+        ("-i eth0 -N ''", "'' is no name of a Docker network"),
+        ("-i 'eth0", "the command line of ndpresponder has a quote that is not closed"),
+    ],
+)
+def test_ndpresponder_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        ndpresponder.convert(line)
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+TEXT = f"proxy eth0 {{\n  ttl 30000\n  {RULE}\n}}\nproxy eth1 {{\n  ttl 5\n}}\n"
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "ndppd.conf"
+    path.write_text(TEXT)
+    return path
+
+
+def test_prints_a_configuration_that_check_takes(conf: Path, tmp_path: Path) -> None:
+    result = ndxdp("convert", str(conf))
+    assert result.code == 0
+    # What says the same is said once, and stands at both places.
+    assert result.err == (
+        f"ndxdp: {conf}:2, 6: ttl has no counterpart: the kernel's neighbor table is the cache,"
+        " and has times of its own\n"
+    )
+    assert result.out.startswith(f"# Made from {conf} by ndxdp convert.\n")
+    assert result.out.count("ttl has no counterpart") == 2
+    made = tmp_path / "ndxdp.toml"
+    made.write_text(result.out)
+    assert network.done("check", "-c", str(made)).splitlines()[1:] == [
+        "eth0  auto mode; rules: 1",
+        "eth1  auto mode; rules: 0",
+    ]
+
+
+def test_writes_over_nothing(conf: Path, tmp_path: Path) -> None:
+    made = tmp_path / "ndxdp.toml"
+    words = ("-q", str(conf), "-o", str(made))
+    assert network.done("convert", *words) == ""
+    first = made.read_text()
+    assert tomllib.loads(first)["interface"][0]["name"] == "eth0"
+    conf.write_text("proxy eth9 {}")
+    assert ndxdp("convert", *words) == Done(
+        1, "", f"ndxdp: {made} is there already\n  hint: --force writes over it\n"
+    )
+    assert made.read_text() == first
+    network.done("convert", *words, "--force")
+    assert tomllib.loads(made.read_text()) == {"interface": [{"name": "eth9"}]}
+
+
+def test_a_bad_file_writes_nothing(conf: Path, tmp_path: Path) -> None:
+    made = tmp_path / "ndxdp.toml"
+    conf.write_text("proxy eth0 {\nrule { static }\nrule x { static }\n}")
+    assert ndxdp("convert", str(conf), "-o", str(made), "--force") == Done(
+        1,
+        "",
+        f"ndxdp: {conf}:2: this rule names no prefix\n"
+        "  hint: write it as in rule 2001:db8::/64 { static }\n"
+        f"  also: {conf}:3: 'x' is no prefix: ndppd runs, but with another in its place\n",
+    )
+    assert not made.exists()
+
+
+def test_bytes_that_are_no_text(conf: Path) -> None:
+    """A comment may be of any encoding; a word may not."""
+    conf.write_bytes(b"# f\xfcr\n" + TEXT.encode())
+    assert ndxdp("convert", str(conf)).code == 0
+    conf.write_bytes(b"proxy 'f\xfcr'\n")
+    result = ndxdp("convert", str(conf))
+    assert (result.code, result.out) == (1, "")
+    assert "is no interface name" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["/nowhere"], 1, "/nowhere could not be read (No such file or directory)"),
+        (["/"], 1, "/ could not be read (Is a directory)"),
+        ([], 2, "convert needs one of a file and --ndpresponder"),
+        (["x", "--ndpresponder", "-i eth0"], 2, "convert needs one of a file and --ndpresponder"),
+        (["--ndpresponder", "-n ::"], 2, "ndpresponder needs -i"),
+        (["--ndpresponder", "-i eth0", "-o", "/nowhere/x"], 1, "/nowhere/x could not be written"),
+    ],
+)
+def test_refuses_words(words: list[str], code: int, message: str) -> None:
+    result = ndxdp("convert", *words)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith(f"ndxdp: {message}")
+    assert "  hint: " in result.err
+
+
+def test_converts_a_command_line() -> None:
+    result = ndxdp("convert", "--ndpresponder", "-i eth0 -n 2001:db8::/64 -n 192.0.2.0/24")
+    assert result.code == 0
+    assert tomllib.loads(result.out) == ALWAYS
+    assert "-n 192.0.2.0/24 is left out" in result.err
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (before,) = [text for kind, text in blocks if kind == "nginx"]
+    (after,) = [text for kind, text in blocks if kind == "toml"]
+    assert ndppd.convert(before, "/etc/ndppd.conf").text("/etc/ndppd.conf") == after

@@ -1,0 +1,681 @@
+"""Doctor finds what was broken, its own command mends it, and then it has nothing to say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.l2 import Ether
+
+from lab.capture import packet_socket
+from lab.topology import build_xdp_pass
+from ndxdp import ndp
+from ndxdp.doctor import limits, source
+from ndxdp.doctor.finding import Level
+from ndxdp.policy import parse_address
+from ndxdp.wire.netlink import FOREVER, OwnAddress
+from tests.engine import Engine
+from tests.network import (
+    BEHIND,
+    BPFFS,
+    GATEWAY,
+    HOST,
+    HOST_MAC,
+    PINS,
+    REPOSITORY,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    call,
+    done,
+    eventually,
+    ndxdp,
+    python,
+    sh,
+    snapshot,
+    take_off,
+)
+from tests.tap import tap
+
+OFFERED = "2001:db8:5::"
+"""A prefix that the router advertises."""
+
+
+def findings(*args: str, interface: str = UPLINK) -> list[dict[str, str]]:
+    """What doctor says, with the right exit code."""
+    result = ndxdp("doctor", interface, "--json", *args)
+    said = json.loads(result.out)
+    (one,) = said["interfaces"]
+    assert one["interface"] == interface
+    levels = {each["level"] for each in one["findings"]}
+    code = 2 if "failure" in levels else 1 if "warning" in levels else 0
+    assert (result.code, said["exit_code"], result.err) == (code, code, "")
+    found: list[dict[str, str]] = one["findings"]
+    return found
+
+
+def bad(*args: str, interface: str = UPLINK) -> list[dict[str, str]]:
+    levels = ("warning", "failure")
+    return [each for each in findings(*args, interface=interface) if each["level"] in levels]
+
+
+def notes(interface: str = UPLINK) -> list[str]:
+    return [each["what"] for each in findings(interface=interface) if each["level"] == "note"]
+
+
+def found_one(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
+    """The only thing that is wrong."""
+    (found,) = bad(*args, interface=interface)
+    assert found["check"] == check
+    assert words in found["what"]
+    assert found["why"]
+    return found
+
+
+def follow(cure: str) -> None:
+    """Run the command as it is printed."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
+    result = call("sh", "-c", cure, env={"PATH": path})
+    assert result.code == 0, (cure, result)
+
+
+def mends(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
+    """It is the only finding, and its command leaves none."""
+    found = found_one(check, words, *args, interface=interface)
+    follow(found["cure"])
+    assert bad(*args, interface=interface) == []
+    return found
+
+
+def ip(line: str) -> None:
+    sh("ip", *line.split())
+
+
+def sysctl(*settings: str) -> None:
+    sh("sysctl", "-qw", *settings)
+
+
+def conf(key: str, value: int, interface: str = UPLINK) -> None:
+    sysctl(f"net.ipv6.conf.{interface}.{key}={value}")
+
+
+@pytest.fixture
+def healthy(net: Network) -> Iterator[Network]:
+    """A host that forwards, with a static default route."""
+    conf("forwarding", 1, "all")
+    assert bad() == []
+    yield net
+    conf("forwarding", 0, "all")
+
+
+@pytest.fixture
+def answering(healthy: Network) -> Iterator[Network]:
+    """The same, with ndxdp at tc."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    assert bad() == []
+    yield healthy
+    take_off()
+
+
+def advertise() -> None:
+    """The router says that it is one, and offers a prefix."""
+    frame = (
+        Ether(src=ROUTER_MAC, dst="33:33:00:00:00:01")
+        / IPv6(src=ROUTER_LINK_LOCAL, dst="ff02::1", hlim=255)
+        / ICMPv6ND_RA(routerlifetime=1800)
+        / ICMPv6NDOptPrefixInfo(prefix=OFFERED, prefixlen=64, L=1, A=1)
+    )
+    with packet_socket(ROUTER, ROUTER_LINK) as packets:
+        packets.send(bytes(frame))
+
+
+def default_route() -> str:
+    return sh("ip", "-6", "route", "show", "default", "dev", UPLINK)
+
+
+@pytest.fixture
+def advertised(net: Network) -> Network:
+    """A host that has its default route from the router's advertisement; it does not forward."""
+    sh("ip", "-6", "route", "delete", "default")
+    conf("forwarding", 0, "all")
+    advertise()
+    eventually(lambda: "proto ra" in default_route())
+    return net
+
+
+# ---- a healthy host, and words ------------------------------------------------------------------
+
+
+def test_a_healthy_host(answering: Network) -> None:
+    sh("ping", "-c1", "-W2", GATEWAY)
+    assert f"gateway {GATEWAY}: reachable, {ROUTER_MAC}" in notes()
+    assert f"ndxdp answers on {UPLINK} in tc mode" in notes()
+    result = ndxdp("doctor")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[0] == UPLINK
+    assert result.out.splitlines()[-1] == "all is well"
+
+
+def test_it_changes_nothing(answering: Network) -> None:
+    def state() -> list[object]:
+        return [
+            snapshot(),
+            sh("sysctl", "-a", "-r", r"^net\.ipv6\.conf\."),
+            sh("ip", "-6", "neighbour", "show"),
+            sh("nft", "list", "ruleset"),
+        ]
+
+    before = state()
+    assert findings()
+    assert state() == before
+
+
+def test_text(net: Network) -> None:
+    result = ndxdp("doctor", UPLINK)
+    assert (result.code, result.err) == (2, "")
+    lines = [line.strip() for line in result.out.splitlines()]
+    at = lines.index("failure:  this host does not forward IPv6")
+    assert lines[at + 2] == "$ sysctl -w net.ipv6.conf.all.forwarding=1"
+    assert lines[-1] == "there are failures"
+
+
+def unseen_by_nobody() -> list[str]:
+    """What doctor says that it could not see, run by a user without any right."""
+    # All is imported before, as Python itself may be in a directory of root's.
+    script = (
+        "import json, os, sys, ndxdp.cli, ndxdp.doctor.examination\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "sys.argv[1:] = ['doctor', 'up0', '--json']; ndxdp.cli.main()"
+    )
+    result = python(script)
+    assert (result.code, result.err) == (0, "")
+    said = json.loads(result.out)["interfaces"][0]["findings"]
+    return [each["what"] for each in said if each["level"] == "unseen"]
+
+
+def test_without_root(answering: Network) -> None:
+    """It looks at what it may, says what it may not, and guesses nothing."""
+    hidden = unseen_by_nobody()
+    assert "the pins of up0 may not be opened" in hidden
+    assert "the firewall's rules: only root may list them" in hidden
+
+
+def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
+    mode = BPFFS.stat().st_mode
+    BPFFS.chmod(0o700)
+    try:
+        assert f"{BPFFS} may not be entered" in unseen_by_nobody()
+    finally:
+        BPFFS.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["eth9"], "there is no interface 'eth9'"),
+        (["lo"], "lo has no MAC address"),
+    ],
+)
+def test_no_interface_to_look_at(privacy: None, args: list[str], sentence: str) -> None:
+    result = ndxdp("doctor", *args)
+    assert result.code == 1
+    assert sentence in result.err
+    assert "hint: " in result.err
+
+
+def test_nothing_to_begin_with(privacy: None) -> None:
+    result = ndxdp("doctor")
+    assert result.code == 1
+    assert "no interface with a MAC address has a default route" in result.err
+
+
+def test_the_interface_of_the_ipv4_default_route(healthy: Network) -> None:
+    sh("ip", "-6", "route", "delete", "default")
+    sh("ip", "address", "add", "192.0.2.2/24", "dev", UPLINK)
+    sh("ip", "route", "add", "default", "via", "192.0.2.1")
+    result = ndxdp("doctor")
+    assert result.out.splitlines()[0] == UPLINK
+    assert result.code == 2  # it has no IPv6 default route
+
+
+def test_a_tunnel_is_not_looked_at(healthy: Network) -> None:
+    ip("tuntap add tun7 mode tun")
+    try:
+        ip("link set tun7 up")
+        ip("-6 route add default dev tun7 metric 1")
+        assert ndxdp("doctor").out.splitlines()[0] == UPLINK
+        assert ndxdp("doctor", "tun7").code == 1
+    finally:
+        ip("link delete tun7")
+
+
+def test_an_interface_that_is_down(privacy: None) -> None:
+    with tap("tap7"):
+        conf("forwarding", 1, "all")
+        found = found_one("link", "tap7 is down", interface="tap7")
+        follow(found["cure"])
+        assert not any(each["check"] == "link" for each in findings(interface="tap7"))
+    conf("forwarding", 0, "all")
+
+
+# ---- forwarding, router advertisements -----------------------------------------------------------
+
+
+def test_no_forwarding(healthy: Network) -> None:
+    conf("forwarding", 0, "all")
+    mends("forwarding", "this host does not forward IPv6")
+
+
+def test_forwarding_everywhere_but_here(healthy: Network) -> None:
+    conf("forwarding", 0)
+    mends("forwarding", f"forwarding is off on {UPLINK} itself")
+
+
+def test_ipv6_switched_off(healthy: Network) -> None:
+    conf("disable_ipv6", 1)
+    found = next(each for each in bad() if each["check"] == "forwarding")
+    assert found["what"] == f"IPv6 is switched off on {UPLINK}"
+    follow(found["cure"])
+    assert not any("switched off" in each["what"] for each in bad())
+
+
+def test_turning_forwarding_on_keeps_the_default_route(advertised: Network) -> None:
+    mends("forwarding", "this host does not forward IPv6")
+    assert "proto ra" in default_route()
+
+
+def test_the_plain_command_would_lose_it(advertised: Network) -> None:
+    """Why the printed one has two settings; and what doctor says of it then."""
+    conf("forwarding", 1, "all")
+    assert default_route() == ""
+    found = found_one("forwarding", f"there is no IPv6 default route by {UPLINK}")
+    assert "ignores router advertisements" in found["why"]
+    follow(found["cure"])
+    advertise()
+    eventually(default_route)
+    assert bad() == []
+
+
+def test_accept_ra_of_all_is_a_trap(advertised: Network) -> None:
+    conf("accept_ra", 2)
+    conf("forwarding", 1, "all")
+    assert bad() == []
+    conf("accept_ra", 1)
+    conf("accept_ra", 2, "all")
+    found = mends("forwarding", f"the default route of {UPLINK} is gone in 1")
+    assert "conf.all.accept_ra=2 has no effect" in found["why"]
+
+
+def test_no_default_route_of_the_advertisement(net: Network) -> None:
+    sh("ip", "-6", "route", "delete", "default")
+    conf("accept_ra", 2)
+    conf("accept_ra_defrtr", 0)
+    conf("forwarding", 1, "all")
+    found = found_one("forwarding", "there is no IPv6 default route")
+    follow(found["cure"])
+    advertise()
+    eventually(default_route)
+    assert bad() == []
+
+
+def test_no_address_of_the_advertisement(net: Network) -> None:
+    sh("ip", "-6", "route", "delete", "default")
+    sh("ip", "-6", "address", "delete", f"{HOST}/64", "dev", UPLINK)
+    conf("accept_ra", 2)
+    conf("accept_ra_pinfo", 0)
+    conf("autoconf", 0)
+    conf("forwarding", 1, "all")
+    advertise()
+    eventually(default_route)
+    found = found_one("forwarding", f"{UPLINK} makes itself no address")
+    follow(found["cure"])
+    advertise()
+    eventually(lambda: OFFERED in sh("ip", "-6", "address", "show", "dev", UPLINK))
+    assert bad() == []
+
+
+def test_an_interface_with_dots(healthy: Network) -> None:
+    ip("link add up0.5 type veth peer name far5")
+    try:
+        ip("link set up0.5 up")
+        sysctl("net/ipv6/conf/up0.5/forwarding=0")
+        found = next(each for each in bad(interface="up0.5") if "itself" in each["what"])
+        follow(found["cure"])
+        assert not any("itself" in each["what"] for each in bad(interface="up0.5"))
+    finally:
+        ip("link delete up0.5")
+
+
+def test_the_default_route_is_elsewhere(healthy: Network) -> None:
+    ip("link add other0 type veth peer name far0")
+    try:
+        ip("link set other0 up")
+        assert f"the IPv6 default route leads out of {UPLINK}, not other0" in notes("other0")
+    finally:
+        ip("link delete other0")
+
+
+# ---- gateway, source -----------------------------------------------------------------------------
+
+
+def test_a_gateway_that_does_not_answer(healthy: Network) -> None:
+    ip(f"-6 route replace default via 2001:db8::77 dev {UPLINK}")
+    call("ping", "-c1", "-W5", "2001:db8::77")
+    found = found_one("gateway", "the gateway 2001:db8::77 does not answer")
+    assert found["cure"] == f"ndisc6 -s {HOST} 2001:db8::77 {UPLINK}"
+
+
+def test_a_permanent_entry(healthy: Network) -> None:
+    ip(f"-6 neighbour replace {GATEWAY} lladdr {ROUTER_MAC} dev {UPLINK} nud permanent")
+    mends("gateway", f"the entry of the gateway {GATEWAY} is permanent")
+    assert f"gateway {GATEWAY}: stale, {ROUTER_MAC}" in notes()
+
+
+def test_several_gateways_and_one_outside(healthy: Network) -> None:
+    hops = [
+        f"nexthop via {GATEWAY} dev {UPLINK}",
+        f"nexthop via 2001:db8:77::1 dev {UPLINK} onlink",
+    ]
+    ip(f"-6 route replace default {' '.join(hops)}")
+    said = notes()
+    assert f"gateway {GATEWAY}: not asked for yet" in said
+    outside = "gateway 2001:db8:77::1: not asked for yet, outside of the interface's prefixes"
+    assert outside in said
+
+
+def test_a_duplicate_address(healthy: Network) -> None:
+    ip(f"-6 address add {GATEWAY}/64 dev {UPLINK}")
+    eventually(lambda: "dadfailed" in sh("ip", "-6", "address", "show", "dev", UPLINK))
+    mends("source", f"{GATEWAY} on {UPLINK} is a duplicate")
+
+
+def test_a_deprecated_source(healthy: Network) -> None:
+    ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
+    # Towards the gateway, and towards the Internet.
+    first, second = bad()
+    assert (first["check"], first["cure"]) == ("source", second["cure"])
+    assert f"the host sends from {HOST}, which is deprecated" in first["what"]
+    follow(first["cure"])
+    assert bad() == []
+
+
+def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress:
+    return OwnAddress(parse_address(text), 64, flags, FOREVER, FOREVER, link_local)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "others", "destination", "words"),
+    [
+        ("2001:db8::2", [], "2000::1", ""),
+        ("2001:db8::2", [own("fe80::2", link_local=True)], "2000::1", "scope"),
+        ("2001:db8::2", [own("2001:db8::3", 0xA0)], "2000::1", "the others are deprecated"),
+        ("2001:db8::2", [own("fd00::3")], "2000::1", "label"),
+        ("2001:db8::2", [own("2001:db8::3", 0x01)], "2000::1", "temporary"),
+        ("2001:db8:1::2", [own("2001:db8:2::2")], "2001:db8:1::9", "most in common"),
+        ("2001:db8::2", [own("2001:db8::3")], "2000::1", "as good as the others"),
+        ("2001:db8::2", [own("2001:db8:1::3")], "2001:db8:1::9", "the route names it"),
+        ("2001:db8::2", [own("2001:db8::3", 0x48)], "2000::1", ""),
+    ],
+)
+def test_why_a_source(chosen: str, others: list[OwnAddress], destination: str, words: str) -> None:
+    ours = own(chosen)
+    said = source.reason(ours, [ours, *others], parse_address(destination))
+    assert words in said
+    assert bool(words) == bool(said)
+
+
+def test_why_is_the_kernels_reason(healthy: Network) -> None:
+    ip(f"-6 address add fd00::2/64 dev {UPLINK} nodad")
+    said = f"towards the Internet the host sends from {HOST}: of the same label (RFC 6724 2.1)"
+    assert said in notes()
+    ip(f"-6 address add 2001:db8:6::2/64 dev {UPLINK} nodad")
+    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src 2001:db8:6::2")
+    assert any("2001:db8:6::2" in said for said in notes() if "the Internet" in said)
+
+
+# ---- reception, program --------------------------------------------------------------------------
+
+
+def test_allmulti_switched_off(answering: Network) -> None:
+    sh("ip", "link", "set", UPLINK, "allmulticast", "off")
+    mends("reception", f"{UPLINK} is not in allmulti")
+
+
+@contextmanager
+def bridge() -> Iterator[str]:
+    ip("link add br7 address 02:00:00:00:00:77 type bridge")
+    try:
+        ip("link set br7 up")
+        ip(f"-6 address add {HOST}7/64 dev br7 nodad")
+        ip("-6 route add default via 2001:db8::1 dev br7 metric 9")
+        yield "br7"
+    finally:
+        ip("link delete br7")
+
+
+def test_a_bridge_that_snoops(healthy: Network) -> None:
+    with bridge() as name:
+        done("attach", name, "--mode", "tc", "-n", BEHIND)
+        try:
+            assert bad(interface=name) == []
+            ip(f"link set {name} type bridge mcast_router 1")
+            mends("reception", f"the bridge {name} snoops MLD", interface=name)
+        finally:
+            ndxdp("detach", name)
+
+
+def test_paused(answering: Network) -> None:
+    done("pause", UPLINK)
+    mends("program", f"answering on {UPLINK} is paused")
+
+
+def test_the_program_was_taken_off(answering: Network) -> None:
+    (link,) = PINS.glob(f"v*/{UPLINK}/link")
+    link.unlink()
+    mends("program", f"ndxdp has rules for {UPLINK}, but answers nothing there")
+    assert answering.answers(TARGET)
+
+
+def test_damaged_pins(answering: Network) -> None:
+    (rules,) = PINS.glob(f"v*/{UPLINK}/addresses")
+    rules.unlink()
+    mends("program", f"the pins of {UPLINK} are incomplete")
+    assert not list(PINS.glob(f"v*/{UPLINK}"))
+
+
+def test_no_bpf_file_system(healthy: Network) -> None:
+    sh("umount", str(BPFFS))
+    try:
+        mends("program", f"ndxdp could answer on {UPLINK} from userspace only")
+    finally:
+        if not os.path.ismount(BPFFS):
+            sh("mount", "-t", "bpf", "bpf", str(BPFFS))
+
+
+def test_what_auto_would_take(healthy: Network) -> None:
+    assert any("`auto` takes tc: what XDP sends from a veth" in said for said in notes())
+    with tap("tap7"):
+        ip("link set tap7 up")
+        assert "ndxdp does not answer on tap7; `auto` tries native first, then tc" in notes("tap7")
+
+
+def test_somebody_elses_xdp_program(healthy: Network) -> None:
+    program = str(build_xdp_pass())
+    sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "obj", program, "sec", "xdp")
+    assert any(said.startswith(f"XDP on {UPLINK} is taken by 'pass'") for said in notes())
+    assert bad() == []
+    sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
+
+
+# ---- other responders ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ndppd(healthy: Network, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    configuration = tmp_path / "ndppd.conf"
+    configuration.write_text(f"proxy {UPLINK} {{ rule {BEHIND} {{ static }} }}\n")
+    process = subprocess.Popen(["ndppd", "-c", str(configuration)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: any("ndppd" in said for said in notes()))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
+    assert f"ndppd (pid {ndppd.pid}) answers solicitations" in notes()
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND, "--except", TARGET)
+    try:
+        found = found_one("listeners", f"ndppd (pid {ndppd.pid}) answers solicitations beside")
+        follow(found["cure"])
+        ndppd.wait(timeout=10)
+        # It puts the interface's allmulti back as it found it, whoever else needs it.
+        mends("reception", f"{UPLINK} is not in allmulti")
+    finally:
+        take_off()
+
+
+def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
+    """One solicitation of the router; one for the host's own address shows when it is over."""
+    router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
+    host = bytes.fromhex(HOST_MAC.replace(":", ""))
+    wanted = parse_address(target)
+    frame = ndp.solicit(
+        mac,
+        wanted,
+        source=router,
+        destination=wanted if unicast else None,
+        eth_destination=host if unicast else None,
+        sllao=mac,
+    )
+    with net.advertisements() as frames, packet_socket(ROUTER, ROUTER_LINK) as packets:
+        packets.send(frame)
+        assert net.answers(HOST)
+    targets = [frame[62:78] for frame in frames]
+    assert parse_address(HOST) in targets
+    return wanted in targets
+
+
+def test_proxy_ndp_works_and_drops(healthy: Network) -> None:
+    conf("proxy_ndp", 1)
+    sysctl(f"net.ipv6.neigh.{UPLINK}.proxy_delay=0")
+    ip(f"-6 neighbour add proxy {TARGET} dev {UPLINK}")
+    ip("link add behind0 type veth peer name far0")
+    try:
+        ip("link set behind0 up")
+        ip(f"-6 route add {BEHIND} dev behind0")
+        assert is_answered(healthy, TARGET, unicast=False)
+        assert not is_answered(healthy, TARGET, unicast=True)
+        mends("listeners", f"proxy_ndp for {TARGET} does not answer unicast solicitations")
+        assert is_answered(healthy, TARGET, unicast=True)
+    finally:
+        ip("link delete behind0")
+        conf("proxy_ndp", 0, "all")
+
+
+def test_proxy_ndp_against_a_rule(answering: Network) -> None:
+    conf("proxy_ndp", 1, "all")
+    ip(f"-6 neighbour add proxy {TARGET} dev {UPLINK}")
+    try:
+        assert f"ndxdp answers for {TARGET} before the kernel's proxy_ndp does" in notes()
+        done("prefix", "add", TARGET, "--answer", "never")
+        mends("listeners", f"the kernel's proxy_ndp answers for {TARGET}")
+    finally:
+        conf("proxy_ndp", 0, "all")
+
+
+# ---- limits, containers --------------------------------------------------------------------------
+
+
+def test_limits() -> None:
+    well = limits.Facts(jit=1, unprivileged=2, most=1024, entries=800, addresses=1000)
+    assert limits.judge(well) == []
+
+    def said(**changes: Any) -> list[tuple[Level, str]]:
+        return [(each.level, each.cure) for each in limits.judge(replace(well, **changes))]
+
+    assert said(jit=0) == [(Level.WARNING, "sysctl -w net.core.bpf_jit_enable=1")]
+    assert said(unprivileged=0) == [(Level.NOTE, "")]
+    assert said(most=None) == [(Level.UNSEEN, "")]
+    of = "net.ipv6.neigh.default.gc_thresh"
+    ((_, cure),) = said(entries=820)
+    assert cure == f"sysctl -w {of}3=4096 {of}2=2048 {of}1=1024"
+    ((_, cure),) = said(addresses=5000)
+    assert cure == f"sysctl -w {of}3=32768 {of}2=16384 {of}1=8192"
+
+
+@pytest.fixture
+def container(healthy: Network, docker_engine: Engine) -> Iterator[Engine]:
+    """A container in a network within the uplink's prefix, and one in another."""
+    docker_engine.make_network("six", BEHIND)
+    docker_engine.make_network("far", "2001:db8:9::/64")
+    docker_engine.run("web", "six", address=TARGET)
+    docker_engine.run("db", "far")
+    yield docker_engine
+    docker_engine.clear()
+
+
+def test_containers_that_nobody_answers_for(container: Engine, healthy: Network) -> None:
+    engine = ("--docker-socket", str(container.socket))
+    assert bad() == []  # without the engine
+    assert healthy.silent(TARGET)
+    try:
+        found = mends("containers", f"for the containers of six: {TARGET}", *engine)
+        assert found["cure"] == f"ndxdp attach {UPLINK} -n {TARGET}"
+        assert healthy.answers(TARGET)
+        done("prefix", "del", TARGET)
+        found = mends("containers", f"for the containers of six: {TARGET}", *engine)
+        assert found["cure"] == f"ndxdp prefix add {TARGET} -i {UPLINK}"
+        assert healthy.answers(TARGET)
+    finally:
+        take_off()
+
+
+def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        said = findings("--docker-socket", str(path))
+        whats = [each["what"] for each in said if each["level"] == "unseen"]
+        assert f"the containers: {path} does not answer" in whats
+
+
+# ---- its page ------------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_check(answering: Network) -> None:
+    page = (REPOSITORY / "docs" / "doctor.md").read_text()
+    listed = re.findall(r"^- \*\*(\w+)\*\*:", page, re.MULTILINE)
+    looked = re.findall(
+        r'Section\("(\w+)"', (REPOSITORY / "ndxdp/doctor/examination.py").read_text()
+    )
+    assert listed == [check for check in looked if check != "link"]
+
+
+def test_json_is_as_documented(net: Network) -> None:
+    page = (REPOSITORY / "docs" / "doctor.md").read_text()
+    (text,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    documented = json.loads(text)
+    said = json.loads(ndxdp("doctor", UPLINK, "--json").out)
+    assert said.keys() == documented.keys()
+    (one,), (other,) = said["interfaces"], documented["interfaces"]
+    assert one.keys() == other.keys()
+    mended = {**other["findings"][0], "why": other["findings"][0]["why"].replace("eth0", UPLINK)}
+    assert mended in one["findings"]

@@ -1,0 +1,209 @@
+"""Each decision is one event for who traces, in every mode: the table of packets, in process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ndxdp.detaching import detach_interface, release
+from ndxdp.instance import Instance, open_instance
+from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.maps import Settings
+from ndxdp.kernel.pins import Trees
+from ndxdp.ndp import Reason
+from ndxdp.plan import Options
+from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.responder import attach_interface
+from ndxdp.serving import serve_interface
+from ndxdp.trace import Event, Tracer
+from ndxdp.userspace import Userspace
+from ndxdp.wire import netlink
+from ndxdp.wire.fib import Fib
+from ndxdp.wire.packet import PacketSocket
+from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.pair import RECEIVER, Pair, pair
+
+MINUTE = 60_000_000_000
+SILENCE = 10_000_000_000  # ns without a heartbeat; a virtual machine may be up for less than more
+
+
+@dataclass
+class Bench:
+    """Something that answers, and its tracer. put: a frame, until it has been dealt with."""
+
+    instance: Instance
+    tracer: Tracer
+    put: Callable[[bytes, bool], None]
+    settings: Settings
+
+    def set_up(self, case: Case) -> None:
+        now = time.monotonic_ns()
+        self.instance.maps.set_settings(
+            replace(
+                self.settings,
+                mac=HOST.mac,
+                link_local=case.host.link_local,
+                paused=case.paused,
+                heartbeat=now - SILENCE - 1 if case.daemon_dead else now,
+                heartbeat_timeout=SILENCE,
+                rate_interval=INTERVAL if case.rate_exceeded else 0,
+                rate_credit=CREDIT,
+                trace_until=now + MINUTE,
+                trace_every=1,
+            )
+        )
+
+    def events(self, count: int) -> list[Event]:
+        """So many, or what there is of them; and no more of them may be there."""
+        found: list[Event] = []
+        for _ in range(100):
+            found += self.tracer.wait(0.02)[0]
+            if len(found) >= count:
+                break
+        return found + self.tracer.wait(0)[0]
+
+
+@pytest.fixture(scope="module", params=list(Mode), ids=lambda mode: mode.label)
+def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
+    open_bench = _userspace if request.param is Mode.USERSPACE else _program
+    with pair(HOST.mac) as ends, open_bench(trees, request.param, ends) as (instance, put):
+        actual = instance.maps.rules()
+        instance.maps.apply(difference(RULES, actual), actual)
+        with Tracer(trees, [RECEIVER]) as tracer:
+            yield Bench(instance, tracer, put, instance.maps.settings())
+
+
+Opened = tuple[Instance, Callable[[bytes, bool], None]]
+
+
+@contextlib.contextmanager
+def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
+    attach_interface(trees, RECEIVER, Options(mode), {}).close()
+
+    def put(frame: bytes, dropped: bool) -> None:
+        ends.send(frame)
+        assert any(ends.outcome(nothing=dropped)) is not dropped
+
+    with open_instance(trees.pins, RECEIVER) as instance:
+        yield instance, put
+    detach_interface(trees, RECEIVER)
+
+
+@contextlib.contextmanager
+def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
+    with contextlib.ExitStack() as held:
+        frames = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
+        held.callback(frames.close)
+        instance = serve_interface(
+            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+        )
+        path = Userspace(instance.maps, frames, held.enter_context(Fib()))
+
+        def put(frame: bytes, dropped: bool) -> None:
+            ends.send(frame)
+            assert ends.passed() == frame
+            path.on_readable()
+            while ends.reply(nothing=True) is not None:
+                pass
+
+        yield instance, put
+        release(trees.files, instance)
+        instance.close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
+    bench.set_up(case)
+    if case.rate_exceeded:
+        if bench.instance.maps.for_program:
+            limiter = bench.instance.maps.fds["limiter"]
+            libbpf.map_delete(limiter, [case.frame[6:12] + bytes(2)])
+        for _ in range(BURST):
+            bench.put(case.frame, False)
+        bench.events(BURST)
+    before, began = bench.tracer.counts(), time.time_ns()
+
+    bench.put(case.frame, case.reason is Reason.RATE_LIMITED)
+    if case.reason is Reason.NOT_NS:
+        assert bench.tracer.wait(0)[0] == []
+        assert bench.tracer.counts() == before
+        return
+    (event,) = bench.events(1)
+
+    assert event.reason is case.reason, show(case.frame)
+    assert (event.frame, event.length) == (case.frame[: abi.EVENT_FRAME], len(case.frame))
+    assert event.reply == case.reply, show(event.reply or b"")
+    assert event.interface == RECEIVER
+    assert (event.source, event.mac) == (case.frame[22:38], case.frame[6:12])
+    matched = None
+    if event.reason >= Reason.DENIED:
+        matched = Table.of(RULES).lookup(case.frame[62:78])
+    assert (event.prefix, event.rule) == (matched or (None, None))
+    assert began - MINUTE < event.time < time.time_ns() + MINUTE, "that is no wall-clock time"
+    after = bench.tracer.counts()
+    assert (after.seen - before.seen, after.lost) == (1, 0)
+
+
+def test_every_tenth(bench: Bench) -> None:
+    """Sampling counts on each CPU for itself: here there is one."""
+    case = next(case for case in CASES if case.reason is Reason.NO_RULE)
+    bench.set_up(case)
+    settings = replace(bench.instance.maps.settings(), trace_every=10)
+    bench.instance.maps.set_settings(settings)
+    before = bench.tracer.counts().seen
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        for _ in range(50):
+            bench.put(case.frame, False)
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert len(bench.events(5)) == 5
+    assert bench.tracer.counts().seen - before == 50
+
+
+def test_without_a_tracer_nothing_is_made(bench: Bench) -> None:
+    """Not when there never was one, nor when its time is over."""
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED)
+    for until in (0, time.monotonic_ns()):
+        bench.set_up(case)
+        settings = replace(bench.instance.maps.settings(), trace_until=until)
+        bench.instance.maps.set_settings(settings)
+        before = bench.tracer.counts()
+        bench.put(case.frame, False)
+        assert bench.tracer.wait(0)[0] == []
+        assert bench.tracer.counts() == before
+
+
+def test_a_dry_run_is_no_event(bench: Bench) -> None:
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED)
+    bench.set_up(case)
+    assert bench.instance.verdict(case.frame)[1] == case.reply
+    assert bench.tracer.wait(0)[0] == []
+
+
+def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
+    """Between the event and its being read the rule was deleted, and its group with it."""
+    case = next(case for case in CASES if case.reason is Reason.DENIED)
+    bench.set_up(case)
+    maps = bench.instance.maps
+    bench.put(case.frame, False)
+    slots = maps.groups()
+    for slot in slots:
+        maps._maps["groups"].update([slot.to_bytes(4, sys.byteorder)], [bytes(abi.GROUP.size)])
+    try:
+        bench.tracer._renew()
+        (event,) = bench.events(1)
+        assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
+    finally:
+        for slot, group in slots.items():
+            maps._maps["groups"].update([slot.to_bytes(4, sys.byteorder)], [group.pack()])
+        bench.tracer._renew()
+        maps.apply(Difference(RULES, []), maps.rules())

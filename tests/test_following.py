@@ -1,0 +1,527 @@
+"""`ndxdp run -c` in a network that changes under it: names, links, MACs, rules by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.topology import build_xdp_pass
+from ndxdp.policy import parse_address, parse_mac
+from ndxdp.wire import netlink
+from tests.network import (
+    BEHIND,
+    HOST_MAC,
+    PINS,
+    REPOSITORY,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    Running,
+    allmulti_count,
+    done,
+    eventually,
+    ndxdp,
+    rules,
+    sh,
+    status,
+    tcx_ids,
+    xdp_ids,
+)
+from tests.segment import (
+    BEHIND_LINK,
+    GATEWAY_BYTES,
+    ROUTER_MAC_BYTES,
+    SO_RCVBUFFORCE,
+    SWITCH,
+    Segment,
+    at,
+    segment,
+)
+from tests.test_announce import PROVIDER
+from tests.test_gateway import DEAF, traffic
+
+OTHER = "2001:db8:0:0:d::/80"
+OTHER_TARGET = "2001:db8::d:0:0:99"
+RENAMED = "wan0"
+FLOODED = parse_address(BEHIND.partition("/")[0])[:12]
+_SO_TIMESTAMPNS = 35  # asm-generic/socket.h: with two integers of 64 bits, on 64-bit kernels
+
+
+def configuration(path: Path, keys: str = "", **interfaces: str) -> str:
+    """A file that answers on each of them for one prefix; returns its name."""
+    path.write_text(
+        "".join(
+            f'[[interface]]\nname = "{name}"\n{keys}\n[[interface.prefix]]\nprefix = "{prefix}"\n'
+            for name, prefix in interfaces.items()
+        )
+    )
+    return str(path)
+
+
+@contextlib.contextmanager
+def daemon(net: Network, tmp_path: Path, **interfaces: str) -> Iterator[Running]:
+    """At work on interfaces that need not be there."""
+    run = Running(("-c", configuration(tmp_path / "ndxdp.toml", **interfaces)), wait=False)
+    try:
+        yield run
+        if run.process.poll() is None:
+            assert run.end()[0] == 0
+    finally:
+        run.close()
+        for name in interfaces:
+            ndxdp("-q", "detach", name)
+
+
+def rename(old: str, new: str) -> None:
+    """While it is up, as kernels since 6.2 allow."""
+    sh("ip", "link", "set", old, "name", new)
+
+
+def answered(net: Network, target: str = TARGET) -> None:
+    eventually(lambda: net.ask(target, wait=0.2) == (HOST_MAC, target), within=10)
+
+
+def is_free(name: str) -> bool:
+    """Nothing of ours is on the device."""
+    return not (tcx_ids(name) or xdp_ids(name) or allmulti_count(name))
+
+
+class Flood:
+    """So many solicitations a second from the router, each for another target of BEHIND."""
+
+    def __init__(self, rate: int = 5000) -> None:
+        self._rate = rate
+        self.sent = self.unanswered = 0
+        self.missing: set[int] = set()
+
+    def __enter__(self) -> Flood:
+        words = ("-m", "tests.flood", ROUTER_LINK, "--mac", ROUTER_MAC)
+        self._process = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, *words),
+                *("--prefix", BEHIND.partition("/")[0], "--rate", str(self._rate), "--list"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        assert self._process.stderr is not None
+        assert "soliciting" in self._process.stderr.readline()
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.3)
+        self._process.terminate()
+        found = json.loads(self._process.communicate(timeout=30)[0])
+        self.sent, self.unanswered = found["sent"], found["unanswered"]
+        self.missing = set(found["missing"])
+
+
+# ---- names --------------------------------------------------------------------------------------
+
+
+def test_renamed_away_and_back(net: Network, tmp_path: Path) -> None:
+    """A device of a name that the configuration does not have is not answered on."""
+    with daemon(net, tmp_path, up0=BEHIND):
+        answered(net)
+        done("prefix", "add", OTHER)
+        rename(UPLINK, RENAMED)
+        eventually(lambda: is_free(RENAMED))
+        assert net.silent()
+        assert status()["attached"] is False
+        rename(RENAMED, UPLINK)
+        answered(net)
+        assert net.answers(OTHER_TARGET), "rules by hand are still there"
+
+
+def test_the_configured_name_appears_by_rename(net: Network, tmp_path: Path) -> None:
+    with daemon(net, tmp_path, wan0=BEHIND):
+        assert net.silent()
+        rename(UPLINK, RENAMED)
+        answered(net)
+        rename(RENAMED, UPLINK)
+        eventually(lambda: is_free(UPLINK))
+
+
+def test_one_configured_name_becomes_another(net: Network, tmp_path: Path) -> None:
+    """Each name has its own rules, wherever it goes."""
+    with daemon(net, tmp_path, up0=BEHIND, wan0=OTHER):
+        answered(net)
+        assert net.silent(OTHER_TARGET)
+        rename(UPLINK, RENAMED)
+        answered(net, OTHER_TARGET)
+        assert net.silent()
+        assert len(tcx_ids(RENAMED)) == 1
+        rename(RENAMED, UPLINK)
+        answered(net)
+        assert net.silent(OTHER_TARGET)
+        assert len(tcx_ids(UPLINK)) == 1
+
+
+@pytest.fixture
+def other(net: Network) -> Iterator[str]:
+    """A second interface of this host, which leads nowhere."""
+    sh("ip", "link", "add", "other0", "up", "type", "veth", "peer", "name", "other0-end")
+    yield "other0"
+    sh("ip", "link", "delete", "other0-end")
+
+
+def swap(one: str, two: str) -> None:
+    for old, new in ((one, "tmp0"), (two, one), ("tmp0", two)):
+        rename(old, new)
+
+
+def each_has_its_own(*names: str) -> bool:
+    """One program on each device, under the pins of its name."""
+    return all(
+        len(tcx_ids(name)) == 1
+        and status(name)["attached"]
+        and status(name)["ifindex"] == socket.if_nametoindex(name)
+        for name in names
+    )
+
+
+@pytest.mark.parametrize("looks", [True, False], ids=["running", "killed"])
+def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool) -> None:
+    """Also while no daemon looks: the next one sets it right."""
+    names = {UPLINK: BEHIND, other: OTHER}
+    with daemon(net, tmp_path, **names) as run:
+        eventually(lambda: each_has_its_own(*names))
+        if looks:
+            swap(*names)
+            answered(net, OTHER_TARGET)
+        else:
+            run.process.kill()
+            run.process.wait(10)
+            swap(*names)
+            assert net.answers(TARGET), "nobody takes it off"
+            with contextlib.closing(Running(("-c", str(tmp_path / "ndxdp.toml")))):
+                answered(net, OTHER_TARGET)
+        assert net.silent()
+        eventually(lambda: each_has_its_own(*names))
+        swap(*names)
+        if looks:
+            answered(net)
+
+
+def test_renamed_and_configured_anew_while_it_was_stopped(net: Network, tmp_path: Path) -> None:
+    """The pins move to the new name, and not one answer is lost."""
+    with daemon(net, tmp_path, up0=BEHIND) as first:
+        answered(net)
+        done("prefix", "add", OTHER)
+        first.process.kill()
+        first.process.wait(10)
+        with contextlib.ExitStack() as second:
+            with net.asked_all_the_while() as missed:
+                rename(UPLINK, RENAMED)
+                second.enter_context(daemon(net, tmp_path, wan0=BEHIND))
+                eventually(lambda: [path.name for path in PINS.glob("v*/*")] == [RENAMED])
+                eventually(lambda: status(RENAMED)["held_by"] == "run")
+            assert missed == []
+            assert OTHER in rules()
+        rename(RENAMED, UPLINK)
+
+
+# ---- modes --------------------------------------------------------------------------------------
+
+MODES = ("native", "tc", "generic", "userspace")
+
+
+def test_mode_and_loader_are_reloaded_under_a_flood(net: Network, tmp_path: Path) -> None:
+    """From each mode to each other: rules by hand and the pause of answering go along."""
+    net.pass_at_router()
+    file = tmp_path / "ndxdp.toml"
+    pairs = [(one, two) for one in MODES for two in MODES if one != two]
+    lost = {}
+
+    def reload(mode: str, loader: str = "prebuilt") -> None:
+        configuration(file, f'mode = "{mode}"\nloader = "{loader}"', up0=BEHIND)
+        run.process.send_signal(signal.SIGHUP)
+        eventually(lambda: (status()["mode"], status()["held_by"]) == (mode, "run"))
+        eventually(lambda: len(ndxdp("status", "--json").json()["interfaces"]) == 1)
+
+    with daemon(net, tmp_path, up0=BEHIND) as run:
+        answered(net)
+        done("prefix", "add", OTHER)
+        for one, two in pairs:
+            reload(one)
+            # A packet socket's queue holds 340: that much may come while others have the processor.
+            with Flood(1000 if "userspace" in (one, two) else 5000) as flood:
+                reload(two)
+            assert flood.sent > 500
+            lost[one, two] = flood.unanswered
+        assert lost == dict.fromkeys(pairs, 0), lost
+        assert rules()[OTHER]["source"] == "manual"
+        assert net.answers(OTHER_TARGET)
+
+        done("pause", UPLINK)
+        for mode in ("tc", "userspace", "native"):
+            reload(mode)
+            assert status()["paused"] is True
+        done("resume", UPLINK)
+
+        with Flood() as flood:
+            reload("native", "bcc")
+            eventually(lambda: status()["loader"] == "bcc", within=20)
+        assert (flood.unanswered, flood.sent > 500) == (0, True)
+
+
+def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: Path) -> None:
+    """And `auto` looks for the best there is anew."""
+    file = tmp_path / "ndxdp.toml"
+    configuration(file, 'mode = "generic"', up0=BEHIND)
+    with contextlib.ExitStack() as stack:
+        run = Running(("-c", str(file)), wait=False)
+        stack.callback(lambda: ndxdp("-q", "detach", UPLINK))
+        stack.callback(run.close)
+        answered(net)
+        foreign = str(build_xdp_pass())
+        with net.asked_all_the_while() as missed:
+            configuration(file, 'mode = "auto"', up0=BEHIND)
+            run.process.send_signal(signal.SIGHUP)
+            eventually(lambda: status()["mode"] == "tc")
+            sh("ip", "link", "set", UPLINK, "xdpgeneric", "obj", foreign, "sec", "xdp")
+            configuration(file, 'mode = "native"', up0=BEHIND)
+            run.process.send_signal(signal.SIGHUP)
+            assert run.process.stderr is not None
+            while "it goes on as before" not in (said := run.process.stderr.readline()):
+                pass
+        assert missed == []
+        assert "not ours to replace" in said
+        assert status()["mode"] == "tc"
+        sh("ip", "link", "set", UPLINK, "xdpgeneric", "off")
+        assert run.end()[0] == 0
+
+
+# ---- rules by hand ------------------------------------------------------------------------------
+
+EXACT = "2001:db8::d:0:0:7"
+GROUP = "ff0200000000000000000001ff000007"
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_addresses_by_hand_are_joined_and_announced(
+    net: Network, tmp_path: Path, mode: str
+) -> None:
+    """As those of the configuration are; and left, and no longer announced."""
+    file = tmp_path / "ndxdp.toml"
+    keys = f'mode = "{mode}"\n[interface.announce]\nadvertise = true\ninterval = 1'
+    run = net.run("-c", configuration(file, keys, up0=BEHIND))
+    groups = Path("/proc/net/igmp6").read_text
+    target = socket.inet_pton(socket.AF_INET6, EXACT)
+    try:
+        with net.advertisements() as heard:
+            done("prefix", "add", "--no-router", EXACT)
+            eventually(lambda: GROUP in groups())
+            time.sleep(0.3)
+        said = [frame[58] for frame in heard if frame[62:78] == target]
+        assert said == [0x20], "O=1; R=0 as the rule says; once"
+        done("prefix", "del", EXACT)
+        eventually(lambda: GROUP not in groups())
+        with net.advertisements() as heard:
+            time.sleep(1.5)
+        assert heard == []
+        assert run.end()[0] == 0
+    finally:
+        run.close()
+        ndxdp("-q", "detach", UPLINK)
+
+
+# ---- links --------------------------------------------------------------------------------------
+
+
+class Witness:
+    """Which solicitations reached the uplink, and when: what a tap there sees, before tc does.
+
+    What it does not see did not arrive: there was no link.
+    """
+
+    def __init__(self) -> None:
+        self._taps: list[socket.socket] = []
+        self._changing: list[tuple[float, float]] = []
+        self.look()
+
+    def look(self) -> None:
+        """At the interface that there is now."""
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
+        tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        tap.bind((UPLINK, 3))
+        tap.setblocking(False)
+        self._taps.append(tap)
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """The link goes up or down here: what comes meanwhile is nobody's loss."""
+        began = time.time()
+        yield
+        self._changing.append((began, time.time()))
+
+    def arrived(self) -> set[int]:
+        """The numbers of those that came while the link was up. Closes."""
+        found = set()
+        for tap in self._taps:
+            with tap, contextlib.suppress(BlockingIOError):
+                while True:
+                    try:
+                        frame, ancillary, _, _ = tap.recvmsg(100, 64)
+                    except BlockingIOError:
+                        raise
+                    except OSError:  # said once, when it goes down
+                        continue
+                    seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2])
+                    at = seconds + nanoseconds / 1e9
+                    if (
+                        frame[54:55] == b"\x87"
+                        and frame[62:74] == FLOODED
+                        and not any(began <= at <= ended for began, ended in self._changing)
+                    ):
+                        found.add(int.from_bytes(frame[74:78], "big"))
+        return found
+
+
+def test_flapping_link_under_a_flood(net: Network, tmp_path: Path) -> None:
+    with daemon(net, tmp_path, up0=BEHIND):
+        answered(net)
+        with Flood() as flood:
+            witness = Witness()
+            for _ in range(3):
+                for state in ("down", "up"):
+                    with witness.changing():
+                        sh("ip", "link", "set", UPLINK, state)
+                    time.sleep(0.3)
+        arrived = witness.arrived()
+        missed = set(range(1, flood.sent + 1)) - arrived
+        assert len(arrived) > 1000
+        assert len(missed) > 1000, "the link was never down"
+        assert arrived & flood.missing == set()
+
+
+def test_recreated_link_under_a_flood(net: Network, tmp_path: Path) -> None:
+    """It is answered on before it is up, so that the first solicitation finds an answer."""
+    far_end = f"peer name {ROUTER_LINK} address {ROUTER_MAC} netns {ROUTER}"
+    with daemon(net, tmp_path, up0=BEHIND):
+        answered(net)
+        with Flood() as flood:
+            witness = Witness()
+            for _ in range(2):
+                with witness.changing():
+                    sh("ip", "link", "delete", UPLINK)
+                    sh("ip", *f"link add {UPLINK} address {HOST_MAC} type veth {far_end}".split())
+                eventually(lambda: each_has_its_own(UPLINK))
+                witness.look()
+                with witness.changing():
+                    assert net.at_router("ip", "link", "set", ROUTER_LINK, "up").code == 0
+                    sh("ip", "link", "set", UPLINK, "up")
+                time.sleep(0.5)
+        arrived = witness.arrived()
+        assert len(arrived) > 1000
+        assert arrived & flood.missing == set()
+
+
+def test_the_mac_changes_under_a_flood(net: Network, tmp_path: Path) -> None:
+    """From one answer on all have the new one, and the unsolicited advertisement says so, too."""
+    mac = "02:00:00:00:00:33"
+    old, new = parse_mac(HOST_MAC), parse_mac(mac)
+    file = tmp_path / "ndxdp.toml"
+    more = f'[interface.announce]\nadvertise = true\n[[interface.prefix]]\nprefix = "{EXACT}"'
+    run = net.run("-c", configuration(file, more, up0=BEHIND))
+    try:
+        answered(net)
+        with net.advertisements() as heard, Flood(100) as flood:
+            sh("ip", "link", "set", UPLINK, "address", mac)
+            eventually(lambda: status()["mac"] == mac)
+        assert flood.missing == set()
+        said = [(frame[6:12], frame[80:86]) for frame in heard if frame[62:74] == FLOODED]
+        turn = said.index((new, new))
+        assert turn > 0
+        assert set(said[:turn]) == {(old, old)}
+        assert set(said[turn:]) == {(new, new)}
+        unsolicited = [frame for frame in heard if frame[62:78] == parse_address(EXACT)]
+        assert {frame[58] & 0x60 for frame in unsolicited} == {0x20}, "O=1, S=0"
+        assert unsolicited[-1][80:86] == new
+        assert run.end()[0] == 0
+    finally:
+        run.close()
+        ndxdp("-q", "detach", UPLINK)
+        sh("ip", "link", "set", UPLINK, "address", HOST_MAC)
+
+
+# ---- upstreams ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wired(privacy: None) -> Iterator[Segment]:
+    with segment() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def at_work(tmp_path: Path, keys: str) -> Iterator[Running]:
+    """The daemon, on the uplink, for one address behind it; off and away at the end."""
+    run = Running(("-c", configuration(tmp_path / "ndxdp.toml", keys, up0=f"{EXACT}/128")))
+    try:
+        yield run
+        assert run.end()[0] == 0
+    finally:
+        run.close()
+        ndxdp("-q", "detach", UPLINK)
+
+
+@pytest.mark.parametrize("announcing", [True, False])
+def test_provider_that_wants_to_hear_it_first(
+    wired: Segment, tmp_path: Path, announcing: bool
+) -> None:
+    """It is solicited and answered all the same, and delivers nothing: announcing is what helps."""
+    at(SWITCH, "nft", "-f", "-", stdin=PROVIDER.replace(BEHIND, OTHER))
+    sh("ip", "-6", "route", "add", OTHER, "dev", BEHIND_LINK)
+    wired.behind(EXACT)
+    keys = "[interface.announce]\nsolicit_gateway = true" if announcing else ""
+    with at_work(tmp_path, keys):
+        time.sleep(0.5)
+        assert wired.ping(EXACT, count=3) == (3 if announcing else 0)
+        # Who was announced is known to the router, which does not ask.
+        assert announcing or status()["reasons"]["answered"] > 0
+
+
+@pytest.mark.parametrize("caring", [True, False])
+def test_upstream_that_ignores_the_host(privacy: None, tmp_path: Path, caring: bool) -> None:
+    """Traffic for NDXDP_TRAFFIC_SECONDS; then the gateway gets another MAC."""
+    seconds = float(os.environ.get("NDXDP_TRAFFIC_SECONDS", "6"))
+    keys = f"[interface.gateway]\nkeep = {str(caring).lower()}\ninterval = 1"
+    with segment(reachable_ms=500) as made:
+        at(SWITCH, "nft", "-f", "-", stdin=DEAF)
+        made.behind(EXACT)
+        with at_work(tmp_path, keys):
+            if not caring:
+                netlink.confirm_neighbour(
+                    made.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True
+                )
+            eventually(lambda: made.entry() == ("REACHABLE", ROUTER_MAC))
+            sent, arrived = traffic(seconds)
+            if not caring:
+                assert 0 < arrived < sent
+                assert made.entry()[0] in ("FAILED", "INCOMPLETE")
+                return
+            assert arrived == sent
+            moved = "02:00:00:00:00:aa"
+            at(ROUTER, "ip", "link", "set", ROUTER_LINK, "address", moved)
+            eventually(lambda: made.entry()[1] == moved, within=1.5)
+            sent, arrived = traffic(1)
+            assert arrived == sent

@@ -1,0 +1,719 @@
+"""What is told of ndxdp: each counter against known packets, the exporter, a real Prometheus."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from dashboards import mixin
+from ndxdp import metrics, page, status
+from ndxdp.config import Metrics
+from ndxdp.detaching import detach_interface, release
+from ndxdp.errors import NdxdpError
+from ndxdp.exporter import Exporter
+from ndxdp.instance import open_pinned
+from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.pins import Trees
+from ndxdp.ndp import Reason
+from ndxdp.plan import Options
+from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.responder import attach_interface
+from ndxdp.serving import serve_interface
+from ndxdp.state import Announced, GatewayNews, State
+from ndxdp.userspace import Userspace
+from ndxdp.wire import netlink
+from ndxdp.wire.fib import Fib
+from ndxdp.wire.packet import PacketSocket
+from tests import network, test_program, test_userspace
+from tests.engine import Engine
+from tests.network import (
+    BEHIND,
+    NDXDP,
+    REPOSITORY,
+    TARGET,
+    UPLINK,
+    Network,
+    Running,
+    call,
+    done,
+    eventually,
+    ndxdp,
+    sh,
+)
+from tests.packets import BURST, CASES, RULES, Case
+from tests.packets import HOST as BENCH_HOST
+from tests.pair import RECEIVER, pair
+from tests.prometheus import Prometheus, get, parsed, prometheus, promtool
+
+PORT = 9877
+URL = f"http://[::1]:{PORT}"
+DASHBOARDS = REPOSITORY / "dashboards"
+DOCS = REPOSITORY / "docs"
+
+# ---- counters: a known mix, and what it must come to ---------------------------------------------
+
+Send = Callable[[Case, Reason], None]
+"""Put a case's frame on the link, and wait until it has been judged: it gets this reason."""
+
+
+@contextmanager
+def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
+    with pair(BENCH_HOST.mac) as ends:
+        attach_interface(trees, RECEIVER, Options(mode), {}).close()
+        with open_pinned(trees.pins, RECEIVER) as instance:
+            instance.maps.apply(Difference(RULES, []), {})
+            bench = test_program.Bench(mode, ends, instance, instance.maps.settings())
+
+            def set_up(case: Case) -> None:
+                bench.set_up(case)
+                if case.rate_exceeded:
+                    for key, _ in list(instance.maps._maps["limiter"].items()):
+                        instance.maps._maps["limiter"].delete([key])
+
+            def send(case: Case, reason: Reason) -> None:
+                ends.send(case.frame)
+                assert any(ends.outcome(nothing=reason is Reason.RATE_LIMITED)) == (
+                    reason is not Reason.RATE_LIMITED
+                )
+
+            yield set_up, send
+        detach_interface(trees, RECEIVER)
+
+
+@contextmanager
+def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
+    with pair(BENCH_HOST.mac) as ends, ExitStack() as held:
+        packets = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
+        held.callback(packets.close)
+        instance = serve_interface(
+            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+        )
+        there = instance.maps.rules()
+        instance.maps.apply(difference(RULES, there), there)
+        path = Userspace(instance.maps, packets, held.enter_context(Fib()))
+        bench = test_userspace.Bench(ends, path, instance, instance.maps.settings())
+
+        def set_up(case: Case) -> None:
+            bench.set_up(case)
+            if case.rate_exceeded:  # another rate and back: the path forgets whom it knew
+                path._limiter._paid.clear()
+
+        def send(case: Case, reason: Reason) -> None:
+            bench.put(case.frame)
+            if reason.is_answer:
+                assert ends.reply() is not None
+
+        yield set_up, send
+        with trees.files.lock():
+            release(trees.files, instance)
+        instance.close()
+
+
+@pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.label)
+def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
+    """Every case of the table, some of them twice or three times."""
+    bench = userspace_bench(trees) if mode is Mode.USERSPACE else program_bench(mode, trees)
+    reasons, solicited, answered = Counter[str](), Counter[Any](), Counter[Any]()
+    table = Table.of(RULES)
+
+    def count(case: Case, reason: Reason) -> None:
+        if reason is Reason.NOT_NS:
+            return
+        reasons[reason.label] += 1
+        if reason > Reason.NO_RULE:
+            found = table.lookup(case.frame[62:78])
+            assert found is not None
+            key = RECEIVER, found[1].label, found[1].source
+            solicited[key] += 1
+            answered[key] += reason.is_answer
+
+    with bench as (set_up, send):
+        for nth, case in enumerate(CASES):
+            set_up(case)
+            if case.rate_exceeded:
+                before = case.reason
+                if before is Reason.RATE_LIMITED:
+                    before = Reason.ANSWERED if any(case.frame[22:38]) else Reason.ANSWERED_DAD
+                for _ in range(BURST):
+                    send(case, before)
+                    count(case, before)
+            for _ in range(1 if case.rate_exceeded else 1 + nth % 3):
+                send(case, case.reason)
+                count(case, case.reason)
+        told = parsed(done("metrics"))
+    assert len(reasons) >= 16
+    expected = {(RECEIVER, each.label): reasons[each.label] for each in list(Reason)[1:]}
+    assert told["ndxdp_solicitations_total"] == expected
+    total = reasons["answered"] + reasons["answered_dad"]
+    assert told["ndxdp_advertisements_total"] == {(RECEIVER, mode.label): total}
+    for name, counted in (("solicitations", solicited), ("advertisements", answered)):
+        shown = told[f"ndxdp_group_{name}_total"]
+        assert {key: value for key, value in shown.items() if value} == +counted
+    by_source = Counter(rule.source for rule in RULES.values())
+    assert told["ndxdp_rules"] == {(RECEIVER, source): n for source, n in by_source.items()}
+    addresses = sum(prefix.length == 128 for prefix in RULES)
+    assert told["ndxdp_map_entries"][RECEIVER, "addresses"] == addresses
+    assert told["ndxdp_map_entries"][RECEIVER, "prefixes"] == len(RULES) - addresses
+    modes = {(RECEIVER, each.label): float(each is mode) for each in Mode}
+    assert told["ndxdp_mode"] == modes
+    if mode is Mode.USERSPACE:
+        assert told["ndxdp_socket_errors_total"] == {(RECEIVER,): 0}
+    else:
+        assert told["ndxdp_driver_transmit_failures_total"] == {(RECEIVER,): 0}
+
+
+def test_who_is_over_the_rate_is_counted(attached: Network) -> None:
+    done("attach", UPLINK, "--rate", "0.01", "--burst", "2")
+    shown = []
+    for _ in range(3):
+        shown.append(parsed(done("metrics"))["ndxdp_rate_limited_sources"][(UPLINK,)])
+        attached.ask(TARGET, wait=0.2)
+    shown.append(parsed(done("metrics"))["ndxdp_rate_limited_sources"][(UPLINK,)])
+    assert shown == [0, 0, 1, 1]
+    assert parsed(done("metrics"))["ndxdp_limiter_sources"] == {(UPLINK,): 1}
+
+
+# ---- the exporter --------------------------------------------------------------------------------
+
+
+@contextmanager
+def exporter(*args: str, command: tuple[str, ...] = ()) -> Iterator[str]:
+    """`ndxdp exporter` at work; yields what it said."""
+    process = subprocess.Popen(
+        [*command, *NDXDP, "exporter", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        ready = process.stdout.readline()
+        assert ready, process.stderr.read()
+        yield ready
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+        assert (process.returncode, out, err) == (0, "", "")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_exporter_shows_what_no_daemon_answers_on(attached: Network) -> None:
+    with exporter() as ready:
+        assert ready == f"ready: {URL}/metrics\n"
+        assert attached.answers()
+        told = parsed(get(f"{URL}/metrics"))
+        assert told["ndxdp_solicitations_total"][UPLINK, "answered"] == 1
+        assert told["ndxdp_attached"] == {(UPLINK,): 1}
+        assert "process_resident_memory_bytes" in told
+        assert "ndxdp_config_reload_success" not in told
+        take_off_by_hand()
+        eventually(lambda: "ndxdp_attached" not in parsed(get(f"{URL}/metrics")))
+        with pytest.raises(HTTPError, match="404"):
+            get(f"{URL}/nothing")
+
+
+def take_off_by_hand() -> None:
+    done("detach", UPLINK)
+
+
+def test_what_is_not_attached_is_told(attached: Network) -> None:
+    sh("ip", "link", "delete", UPLINK)
+    assert parsed(done("metrics"))["ndxdp_attached"] == {(UPLINK,): 0}
+
+
+@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
+def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
+    """A group may read the pins; nobody else may."""
+    done("-q", "attach", UPLINK, "--mode", mode, "-n", BEHIND)
+    group = 4711
+    (path,) = network.PINS.glob(f"v*/{UPLINK}")
+    for each in (path, *path.iterdir()):
+        shutil.chown(each, group=group)
+    nobody = ("setpriv", "--reuid=65534", "--inh-caps=-all", "--bounding-set=-all")
+    member = (*nobody, f"--regid={group}", "--clear-groups")
+    with exporter(command=member):
+        told = parsed(get(f"{URL}/metrics"))
+        assert told["ndxdp_readable"] == {(UPLINK,): 1}
+        assert told["ndxdp_attached"] == {(UPLINK,): 1}
+        sh("ip", "link", "delete", UPLINK)
+        assert parsed(get(f"{URL}/metrics"))["ndxdp_attached"] == {(UPLINK,): 0}
+    with exporter(command=(*nobody, "--regid=65534", "--clear-groups")):
+        told = parsed(get(f"{URL}/metrics"))
+        assert told["ndxdp_readable"] == {(UPLINK,): 0}
+        assert "ndxdp_attached" not in told
+    shutil.rmtree(path)
+    network.take_off()
+
+
+@pytest.mark.parametrize(
+    ("options", "by_ipv4"),
+    [(("--listen", "[::]:9877"), True), (("--listen", "[::]:9877", "--ipv6only"), False)],
+)
+def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> None:
+    with exporter(*options) as ready:
+        assert ("IPv4" in ready) == by_ipv4
+        assert "ndxdp_build_info" in get(f"{URL}/metrics")
+        if by_ipv4:
+            assert "ndxdp_build_info" in get(f"http://127.0.0.1:{PORT}/metrics")
+        else:
+            with pytest.raises(OSError, match="refused"):
+                get(f"http://127.0.0.1:{PORT}/metrics")
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "said"),
+    [
+        (f"[::1]:{PORT}", 1, "another process listens"),
+        ("[2001:db8::99]:1", 1, "is no address of this host"),
+        ("no-such-host.invalid:1", 1, "that host has no address"),
+        ("9877", 2, "is not an address and a port"),
+    ],
+)
+def test_where_it_cannot_listen(net: Network, where: str, code: int, said: str) -> None:
+    with closing(Exporter(Trees())) as taken:
+        taken.listen(Metrics())
+        result = ndxdp("exporter", "--listen", where)
+    assert result.code == code
+    assert said in result.err
+    assert len(result.err.splitlines()) == 2, "a sentence and a hint"
+
+
+def test_it_listens_where_it_is_told(net: Network) -> None:
+    """Elsewhere, and nowhere; what cannot be had leaves all as it was."""
+    with closing(Exporter(Trees())) as serving, closing(Exporter(Trees())) as other:
+        serving.listen(Metrics(port=PORT))
+        other.listen(Metrics(port=PORT + 1))
+        with pytest.raises(NdxdpError):
+            serving.listen(Metrics(port=PORT + 1))
+        assert "ndxdp_build_info" in get(f"{URL}/metrics")
+        serving.listen(Metrics(port=PORT + 2))
+        assert "ndxdp_build_info" in get(f"http://[::1]:{PORT + 2}/metrics")
+        with pytest.raises(OSError, match="refused"):
+            get(f"{URL}/metrics")
+        serving.listen(None)
+        with pytest.raises(OSError, match="refused"):
+            get(f"http://[::1]:{PORT + 2}/metrics")
+    assert threading.active_count() == 1
+
+
+def test_who_keeps_connections_open_keeps_nobody_out_for_good(net: Network) -> None:
+    with closing(Exporter(Trees())) as serving, ExitStack() as held:
+        serving.listen(Metrics())
+        for _ in range(40):
+            held.callback(socket.create_connection(("::1", PORT)).close)
+        with pytest.raises(OSError, match=r"closed|reset"):
+            get(f"{URL}/metrics")
+        held.close()
+
+        def is_served() -> bool:
+            try:
+                return "ndxdp_build_info" in get(f"{URL}/metrics")
+            except OSError:
+                return False
+
+        assert eventually(is_served)
+
+
+def test_openmetrics_for_who_wants_it(net: Network) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        text = get(f"{URL}/metrics", accept="application/openmetrics-text; version=1.0.0")
+    assert text.endswith("# EOF\n")
+
+
+def test_promtool_finds_nothing_wrong(attached: Network) -> None:
+    with exporter():
+        served = get(f"{URL}/metrics")
+    for text in (served, done("metrics")):
+        checked = promtool("check", "metrics", stdin=text)
+        assert (checked.code, checked.out + checked.err) == (0, "")
+
+
+def test_the_textfile_has_nothing_of_the_process(attached: Network) -> None:
+    """node_exporter has `process_*` of its own, and refuses what comes twice."""
+    assert all(name.startswith("ndxdp_") for name in parsed(done("metrics")))
+
+
+def test_without_metrics_the_client_is_not_imported(net: Network) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ndxdp"]
+    running = net.run("-i", UPLINK, "-n", BEHIND, command=command)
+    imported = running.end().err
+    assert "ndxdp.uplink" in imported
+    assert "prometheus_client" not in imported
+    assert "http.server" not in imported
+
+
+# ---- the daemon ----------------------------------------------------------------------------------
+
+CONFIG = """
+[metrics]
+listen = "[::1]:{port}"
+[[interface]]
+name = "{uplink}"
+[[interface.prefix]]
+prefix = "{prefix}"
+"""
+
+
+def test_reload_moves_the_exporter(net: Network, tmp_path: Path) -> None:
+    path = tmp_path / "ndxdp.toml"
+
+    def write(port: int, prefix: str = BEHIND) -> None:
+        path.write_text(CONFIG.format(port=port, uplink=UPLINK, prefix=prefix))
+
+    def reloads_well(port: int) -> bool:
+        told = parsed(get(f"http://[::1]:{port}/metrics"))
+        return told["ndxdp_config_reload_success"] == {(): 1}
+
+    write(PORT)
+    running = net.run("-c", str(path))
+    assert reloads_well(PORT)
+    with closing(Exporter(Trees())) as other:
+        other.listen(Metrics(port=PORT + 1))
+        write(PORT + 1)
+        running.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not reloads_well(PORT))
+        write(PORT, prefix="nonsense")
+        running.process.send_signal(signal.SIGHUP)
+        assert not reloads_well(PORT)
+    write(PORT + 1)
+    running.process.send_signal(signal.SIGHUP)
+
+    def has_moved() -> bool:
+        try:
+            return reloads_well(PORT + 1)
+        except OSError:
+            return False
+
+    eventually(has_moved)
+    ended = running.end()
+    assert ended.code == 0
+    assert f"another process listens on [::1]:{PORT + 1} already" in ended.err
+    done("detach", UPLINK)
+
+
+def test_an_interface_that_is_waited_for_is_not_attached(net: Network, tmp_path: Path) -> None:
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(CONFIG.format(port=PORT, uplink="later0", prefix=BEHIND))
+    running = Running(("-c", str(path)), wait=False)
+
+    def told() -> dict[Any, Any]:
+        try:
+            return dict(parsed(get(f"{URL}/metrics")).get("ndxdp_attached", {}))
+        except OSError:
+            return {}
+
+    assert eventually(told) == {("later0",): 0}
+    assert running.end().code == 0
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+class Outside(HTMLParser):
+    """Tags, and whatever makes a browser ask for something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.asked: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.asked += [name for name, _ in attrs if name in ("src", "href", "action", "data")]
+
+
+def test_the_page_shows_what_status_shows(attached: Network) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        assert attached.answers()
+        html = get(f"{URL}/")
+    outside = Outside()
+    outside.feed(html)
+    assert outside.asked == []
+    assert not outside.tags & {"script", "link", "img", "iframe", "object"}
+    assert "url(" not in html
+    assert "viewport" in html
+    for shown in (UPLINK, "tc, prebuilt program", "1 of 1", BEHIND, network.HOST_MAC):
+        assert shown in html
+
+
+def test_the_page_writes_what_others_chose_as_text(attached: Network) -> None:
+    """A container's name, or a list's, may hold anything."""
+    (data,) = status.look(Trees()).data.values()
+    evil = "<script>alert(1)</script>"
+    data["groups"][0].update(label=evil, source=evil, solicited=1)
+    data["warnings"].append(evil)
+    look = status.Look(0.0, {UPLINK: data})
+    state = State(docker_connected=lambda: False, reload_ok=False)
+    with state.attending(
+        UPLINK, lambda: Announced(3, 0), lambda: [GatewayNews(True, None), GatewayNews(False, 7)]
+    ):
+        html = page.html(look, look, state, evil)
+    assert "<script" not in html
+    assert html.count("&lt;script") >= 4
+    for shown in ("answered never", "answered 7 s ago", "reload it failed", "engine is away"):
+        assert shown in html
+
+
+# ---- status --------------------------------------------------------------------------------------
+
+
+def test_status_shows_what_happens_now(attached: Network) -> None:
+    with attached.asked_all_the_while() as missed:
+        text = done("status")
+    assert missed == []
+    found = re.search(r"answered  \d+ of \d+ solicitations, now (\S+)/s of (\S+)/s", text)
+    assert found is not None
+    assert 0 < float(found[1]) <= float(found[2])
+    assert re.search(r"\d+ answered, now \S+/s$", text, re.MULTILINE)
+    assert re.search(rf"{re.escape(BEHIND)} \(manual\), now \S+/s$", text, re.MULTILINE)
+
+
+def test_status_watches(attached: Network) -> None:
+    process = subprocess.Popen(
+        [*NDXDP, "status", "--watch", "0.1"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    try:
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += line.startswith(f"{UPLINK}  tc")
+            if seen == 3:
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    refused = ndxdp("status", "--watch", "--json")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 2)
+
+
+def test_status_warns(net: Network) -> None:
+    done("attach", UPLINK, "--mode", "tc", "--max-addresses", "10", "-n", BEHIND)
+    done("prefix", "add", *(f"2001:db8::d:0:0:{n:x}" for n in range(1, 8)))
+    assert network.status()["warnings"] == ["there is room for 0 more addresses only"]
+    done("detach", UPLINK)
+
+
+# ---- dashboards, alerts --------------------------------------------------------------------------
+
+METRIC = re.compile(r"\b((?:ndxdp|process)_[a-z_]+|up)\b(?=\{)")
+
+
+def expressions() -> dict[str, str]:
+    """Each query of the dashboard, by panel."""
+    found = {}
+    for panel in mixin.dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            found[f"{panel['id']} {panel['title']} {target['refId']}"] = target["expr"]
+    return found
+
+
+def test_generated_files_are_current() -> None:
+    for name, content in mixin.files().items():
+        assert (DASHBOARDS / name).read_text() == content, f"{name}: make dashboards"
+
+
+def test_promtool_accepts_the_rules() -> None:
+    for name in ("alerts.yaml", "rules.yaml"):
+        checked = promtool("check", "rules", str(DASHBOARDS / name))
+        assert checked.code == 0, checked
+    tested = promtool("test", "rules", str(DASHBOARDS / "tests.yaml"))
+    assert tested.code == 0, tested
+
+
+def test_every_alert_is_tested_and_explained() -> None:
+    tests, runbook = (DASHBOARDS / "tests.yaml").read_text(), (DOCS / "runbook.md").read_text()
+    names = [alert.name for alert in mixin.alerts()]
+    assert re.findall(r"^  - name: (\w+)$", tests, re.MULTILINE) == names
+    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == names
+    assert all(re.fullmatch(r"Ndxdp[A-Za-z]+", name) for name in names)
+    assert {alert.severity for alert in mixin.alerts()} <= {"info", "warning", "critical"}
+
+
+def test_every_metric_is_explained() -> None:
+    page = (DOCS / "monitoring.md").read_text()
+    rows = re.findall(r"^\| `(ndxdp_\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert documented == {name: set(kind.labels) for name, kind in metrics.KINDS.items()}
+
+
+def test_what_is_shown_is_measured() -> None:
+    """No query, alert or recording speaks of a metric that there is not."""
+    asked = [*expressions().values(), *(alert.expr for alert in mixin.alerts())]
+    asked += [expr for _, expr in mixin.recordings()]
+    named = {name for expr in asked for name in METRIC.findall(expr)}
+    assert len(named) > 25
+    unknown = {name for name in named if name.startswith("ndxdp_")} - set(metrics.KINDS)
+    assert not unknown
+
+
+def test_dashboard_is_in_order() -> None:
+    """What Grafana's own linter asks, and that no panel covers another."""
+    model = mixin.dashboard()
+    panels = model["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"])
+                 for y in range(at["y"], at["y"] + at["h"])}  # fmt: skip
+        assert at["x"] + at["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+        if panel["type"] == "row":
+            continue
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            for selector in re.findall(r"\{([^}]*)\}", target["expr"]):
+                assert 'job=~"$job",instance=~"$instance"' in selector
+            for counter in re.findall(r"(\w+)_total\{", target["expr"]):
+                assert re.search(
+                    rf"rate\({counter}_total\{{[^}}]*\}}\[\$__rate_interval\]\)", target["expr"]
+                )
+    assert [row["repeat"] for row in panels if row.get("repeat")] == ["interface"]
+    names = [variable["name"] for variable in model["templating"]["list"]]
+    assert names == ["datasource", "job", "instance", "interface"]
+
+
+# ---- a real Prometheus ---------------------------------------------------------------------------
+
+LAB = """
+[metrics]
+listen = "[::1]:{port}"
+[docker]
+socket = "{docker}"
+[[interface]]
+name = "{uplink}"
+mode = "tc"
+heartbeat_timeout = 30
+[[interface.prefix]]
+prefix = "{behind}"
+[[interface.prefix]]
+prefix = "2001:db8::d:0:0:1"
+[[interface.docker]]
+network = "web"
+[interface.announce]
+solicit_gateway = true
+interval = 1
+[interface.gateway]
+interval = 1
+[interface.limit]
+rate = 1000
+[[interface]]
+name = "{other}"
+mode = "userspace"
+[[interface.prefix]]
+prefix = "2001:db8:0:9::/64"
+"""
+OTHER = "up1"
+
+
+@contextmanager
+def program_is_measured() -> Iterator[None]:
+    """BPF_ENABLE_STATS, for as long as the descriptor lives: no sysctl is left changed."""
+    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    attributes = (ctypes.c_uint32 * 32)(0)  # BPF_STATS_RUN_TIME
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(number, 32, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
+    """A daemon on two interfaces, asked all the while, and a Prometheus that scrapes it."""
+    sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
+    for name in (OTHER, "far1"):
+        sh("ip", "link", "set", name, "up")
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(
+        LAB.format(
+            port=PORT, docker=docker_engine.socket, uplink=UPLINK, behind=BEHIND, other=OTHER
+        )
+    )
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            for target in (TARGET, "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"):
+                net.ask(target, wait=0.05)
+            call("ndisc6", "-1", "-q", "-r", "1", "-w", "50", "2001:db8:0:9::1", "far1")
+
+    asking = threading.Thread(target=keep_asking)
+    with program_is_measured():
+        running = net.run("-c", str(path))
+        asking.start()
+        try:
+            rules = [DASHBOARDS / "alerts.yaml", DASHBOARDS / "rules.yaml"]
+            with prometheus(tmp_path, PORT, rules) as server:
+                yield server
+        finally:
+            stop.set()
+            asking.join()
+            running.close()
+            for name in (UPLINK, OTHER):
+                ndxdp("-q", "detach", name)
+            call("ip", "link", "delete", OTHER)
+
+
+def test_everything_that_is_shown_has_data(scraped: Prometheus) -> None:
+    """Each query of the dashboard, each alert without its comparison, each recording."""
+    variables = {"$__rate_interval": "10s", "$job": "ndxdp", "$instance": ".+", "$interface": ".+"}
+    wanted = expressions()
+    wanted |= {alert.name: alert.value for alert in mixin.alerts()}
+    wanted |= {name: name for name, _ in mixin.recordings()}
+    assert len(wanted) > 50
+    for what, expression in wanted.items():
+        for name, value in variables.items():
+            expression = expression.replace(name, value)
+        try:
+            eventually(partial(scraped.query, expression), within=30)
+        except AssertionError:
+            pytest.fail(f"no data for {what}: {expression}", pytrace=False)
+    # All of them are known to Prometheus, in good health, and the comparisons parse as well.
+    groups = scraped.ask("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert len(rules) == len(mixin.alerts()) + len(mixin.recordings())
+    for alert in mixin.alerts():
+        scraped.query(alert.expr)
+    # Variables of the dashboard.
+    for label in ("job", "instance", "interface"):
+        assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
+    # And all that there is is scraped: nothing in KINDS is but a name.
+    names = set(scraped.ask("label/__name__/values"))
+    assert set(metrics.KINDS) - names == set()
+    connected = scraped.query("ndxdp_docker_connected")
+    assert [sample["value"][1] for sample in connected] == ["1"]
+    answering = scraped.query("ndxdp_gateway_answering")
+    assert [sample["value"][1] for sample in answering] == ["1"]

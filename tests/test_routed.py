@@ -1,0 +1,484 @@
+"""`routed` and `neighbour` rules against the kernel's own tables, in every mode.
+
+[netns router] eth0 ==== up0 [this namespace] down0 ==== eth0 [netns guest]
+                                              other0 ... (nobody)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine import Engine
+from tests.network import (
+    BEHIND,
+    HOST_MAC,
+    REPOSITORY,
+    ROUTER,
+    UPLINK,
+    Network,
+    Running,
+    call,
+    done,
+    eventually,
+    explain,
+    ndxdp,
+    sh,
+    status,
+)
+
+DOWN, OTHER, GUEST = "down0", "other0", "guest"
+GUEST_MAC = "02:00:00:00:00:0c"
+MODES = ("native", "generic", "tc", "userspace")
+
+AREA = "2001:db8:0:c::/64"
+"""On-link behind DOWN. Everything below is routed in some way of its own."""
+KNOWN = "2001:db8:0:c::99"
+
+ROUTES = {
+    # prefix: (what `ip route` is told, the reason for `routed`, the one for `neighbour`)
+    "2001:db8:0:20::/64": (f"dev {DOWN}", "answered", "no_neighbour"),
+    "2001:db8:0:21::/64": (f"via fe80::c dev {DOWN}", "answered", "route_gateway"),
+    "2001:db8:0:22::/64": ("blackhole", "route_blackhole", "route_blackhole"),
+    "2001:db8:0:23::/64": ("unreachable", "route_unreachable", "route_unreachable"),
+    "2001:db8:0:24::/64": ("prohibit", "route_prohibit", "route_prohibit"),
+    "2001:db8:0:25::/64": ("throw", "no_route", "no_route"),  # no other table
+    "2001:db8:0:26::/64": (f"dev {UPLINK}", "route_back", "route_back"),
+    "2001:db8:0:27::/64": ("local dev lo", "route_local", "route_local"),
+    "2001:db8:0:28::/64": (f"dev {OTHER}", "route_elsewhere", "route_elsewhere"),
+    "2001:db8:0:29::/64": (
+        f"encap seg6 mode encap segs 2001:db8::5 dev {DOWN}",
+        "route_encap",
+        "route_encap",
+    ),
+    "2001:db8:0:2a::/64": (
+        f"nexthop via fe80::c dev {DOWN} nexthop via fe80::d dev {DOWN}",
+        "answered",
+        "route_gateway",
+    ),
+}
+
+NEIGHBOURS = {
+    # state that `ip neighbour` is told: whether it is answered for
+    "permanent": True,
+    "noarp": True,
+    "reachable": True,
+    "stale": True,
+    "delay": True,
+    "probe": True,
+    "incomplete": False,
+    "failed": False,
+    "none": False,
+}
+
+
+@pytest.fixture(scope="module")
+def behind(privacy: None) -> Iterator[None]:
+    """What is behind this host: a guest, and tables with one of each kind."""
+    sh("ip", "netns", "add", GUEST)
+    before = {name: sysctl(name).read_text() for name in ("all", "default")}
+    try:
+        peer = f"peer name eth0 address {GUEST_MAC} netns {GUEST}"
+        sh(*f"ip link add {DOWN} type veth {peer}".split())
+        sh(*f"ip link add {OTHER} type veth peer name {OTHER}x".split())
+        sysctl("all").write_text("1")
+        for name in (DOWN, OTHER):
+            sh("ip", "link", "set", name, "addrgenmode", "none", "up")
+        sh("ip", "-6", "address", "add", "2001:db8:0:c::1/64", "dev", DOWN, "nodad")
+        sh("ip", "-6", "address", "add", "fe80::1/64", "dev", DOWN, "nodad")
+        in_guest("ip link set lo up")
+        in_guest("ip link set eth0 addrgenmode none up")
+        in_guest("ip -6 address add fe80::c/64 dev eth0 nodad")
+        in_guest(f"ip -6 address add {KNOWN}/64 dev eth0 nodad")
+        in_guest("ip -6 route add default via 2001:db8:0:c::1")
+        yield
+    finally:
+        for name in (DOWN, OTHER):
+            call("ip", "link", "delete", name)
+        call("ip", "netns", "delete", GUEST)
+        for name, value in before.items():
+            sysctl(name).write_text(value)
+
+
+@pytest.fixture
+def routes(behind: None, net: Network) -> Iterator[Network]:
+    sh("ip", "link", "set", OTHER, "up")
+    sysctl(UPLINK).write_text("1")
+    for prefix, (words, _, _) in ROUTES.items():
+        kind, _, rest = words.partition(" ")
+        typed = kind in ("blackhole", "unreachable", "prohibit", "throw", "local")
+        line = [kind, prefix, *rest.split()] if typed else [prefix, *words.split()]
+        sh("ip", "-6", "route", "add", *line)
+    yield net
+    for prefix in ROUTES:
+        call("ip", "-6", "route", "delete", prefix)
+        call("ip", "-6", "route", "delete", "local", prefix, "table", "local")
+
+
+def sysctl(name: str) -> Path:
+    return Path(f"/proc/sys/net/ipv6/conf/{name}/forwarding")
+
+
+def in_guest(command: str) -> str:
+    return sh("nsenter", f"--net=/run/netns/{GUEST}", *command.split())
+
+
+def in_prefix(prefix: str) -> str:
+    return prefix.replace("::/64", "::5")
+
+
+@contextlib.contextmanager
+def answering(net: Network, mode: str, *args: str) -> Iterator[None]:
+    """Attached in a mode, or run in userspace, for the length of a block."""
+    if mode == "native":
+        net.pass_at_router()
+    if mode == "userspace":
+        running = net.run("-i", UPLINK, "--mode", mode, *args)
+        try:
+            yield
+        finally:
+            running.end()
+    else:
+        done("attach", UPLINK, "--mode", mode, "-q", *args)
+        try:
+            yield
+        finally:
+            done("detach", UPLINK)
+
+
+# ---- each kind of route, each state of a neighbour -----------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("answer", ["routed", "neighbour"])
+def test_routes(routes: Network, mode: str, answer: str) -> None:
+    """The verdict on the wire, and the reason that is counted."""
+    words = [word for prefix in ROUTES for word in ("-n", prefix)]
+    with answering(routes, mode, "--answer", answer, "--via", "down*", *words):
+        before, wanted = reasons(), Counter[str]()
+        for prefix, (route, routed, neighbour) in ROUTES.items():
+            reason = routed if answer == "routed" else neighbour
+            target, is_answered = in_prefix(prefix), reason == "answered"
+            heard = routes.ask(target, wait=2 if is_answered else 0.15)
+            assert heard == ((HOST_MAC, target) if is_answered else None), route
+            wanted[reason] += 1
+        # A process writes them down a moment after the answer.
+        eventually(lambda: counted(before) == wanted)
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+@pytest.mark.parametrize("answer", ["routed", "neighbour"])
+def test_explain_gives_the_reason(routes: Network, mode: str, answer: str) -> None:
+    words = [word for prefix in ROUTES for word in ("-n", prefix)]
+    with answering(routes, mode, "--answer", answer, "--via", "down*", *words):
+        for prefix, (route, routed, neighbour) in ROUTES.items():
+            told = explain(in_prefix(prefix))
+            assert told["reason"] == (routed if answer == "routed" else neighbour), route
+            assert (told["rule"]["answer"], told["rule"]["via"]) == (answer, ["down*"])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_neighbour_states(routes: Network, mode: str) -> None:
+    with answering(routes, mode, "--answer", "neighbour", "-n", AREA):
+        for number, (state, is_answered) in enumerate(NEIGHBOURS.items(), 0x30):
+            target = f"2001:db8:0:c::{number:x}"
+            enter(target, state)
+            heard = routes.ask(target, wait=2 if is_answered else 0.15)
+            assert heard == ((HOST_MAC, target) if is_answered else None), state
+    sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+
+
+def enter(address: str, state: str) -> None:
+    """Put a neighbour into the table in that state, as near as the kernel lets one."""
+    if state == "none":
+        return
+    words = ["lladdr", GUEST_MAC] if state not in ("incomplete", "failed") else []
+    sh("ip", "-6", "neighbour", "replace", address, "dev", DOWN, "nud", state, *words)
+
+
+def reasons() -> dict[str, int]:
+    found: dict[str, int] = status()["reasons"]
+    return found
+
+
+def counted(before: dict[str, int]) -> dict[str, int]:
+    """What has been counted since."""
+    return {name: n - before[name] for name, n in reasons().items() if n != before[name]}
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_forwarding_off(routes: Network, mode: str) -> None:
+    target = "2001:db8:0:20::5"
+    with answering(routes, mode, "--answer", "routed", "-n", "2001:db8:0:20::/64"):
+        assert routes.answers(target)
+        sysctl(UPLINK).write_text("0")
+        assert routes.silent(target)
+        assert explain(target)["reason"] == "not_forwarding"
+        assert "forwarding is off" in done("explain", target)
+        sysctl(UPLINK).write_text("1")
+        assert routes.answers(target)
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_never_stale(routes: Network, mode: str) -> None:
+    """The very next solicitation after a change of the tables is judged by them."""
+    target = "2001:db8:0:40::5"
+    with answering(routes, mode, "--answer", "routed", "-n", "2001:db8::/32"):
+        assert routes.silent(target)
+        for _ in range(5):
+            sh("ip", "-6", "route", "add", "2001:db8:0:40::/64", "dev", DOWN)
+            assert routes.answers(target)
+            sh("ip", "-6", "route", "delete", "2001:db8:0:40::/64", "dev", DOWN)
+            assert routes.silent(target)
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_holes_within_and_the_reverse(routes: Network, mode: str) -> None:
+    """The most specific rule wins, whatever it asks."""
+    with answering(routes, mode, "--answer", "routed", "-n", "2001:db8:0:20::/60"):
+        add = ("prefix", "add", "--answer")
+        done(*add, "always", "2001:db8:0:22::/64")
+        done(*add, "never", "2001:db8:0:20::/64")
+        done(*add, "routed", "2001:db8:0:20::/112")
+        assert routes.answers("2001:db8:0:22::5")  # a black hole, but always
+        assert routes.silent("2001:db8:0:20:1::5")
+        assert routes.answers("2001:db8:0:20::5")
+        assert routes.answers("2001:db8:0:21::5")
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_a_bridge_port(routes: Network, mode: str) -> None:
+    """What comes in by a port comes in by its bridge, as routing has it, and leaves not by that."""
+    sh("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+    try:
+        sysctl("br0").write_text("1")
+        sh("ip", "link", "set", "br0", "up")
+        sh("ip", "link", "set", UPLINK, "master", "br0")
+        sysctl(UPLINK).write_text("0")  # of no account: nothing is routed from a port
+        sh("ip", "-6", "route", "add", "2001:db8:0:42::/64", "dev", "br0")
+        words = ("-n", "2001:db8:0:20::/64", "-n", "2001:db8:0:42::/64")
+        with answering(routes, mode, "--answer", "routed", *words):
+            assert routes.answers("2001:db8:0:20::5")
+            assert routes.silent("2001:db8:0:42::5")
+            assert explain("2001:db8:0:42::5")["reason"] == "route_back"
+    finally:
+        sh("ip", "link", "delete", "br0")
+
+
+def test_explain_shows_the_route(routes: Network) -> None:
+    prefix = "2001:db8:0:21::/64"
+    with answering(routes, "tc", "--answer", "routed", "-n", prefix, "-n", AREA):
+        said = done("explain", "2001:db8:0:21::5")
+        assert f"route    {prefix} via fe80::c dev {DOWN} table 254" in said
+        enter("2001:db8:0:c::77", "reachable")
+        assert f"dev {DOWN} table 254, neighbour reachable" in done("explain", "2001:db8:0:c::77")
+        told = explain("2001:db8:0:21::5")["forwarding"]
+        assert (told["type"], told["interface"], told["gateway"]) == ("unicast", DOWN, "fe80::c")
+    sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+
+
+# ---- via -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_via_follows_the_interfaces(routes: Network, mode: str) -> None:
+    """Those that match now, whenever they came, by the name that they have."""
+    prefix, target = "2001:db8:0:41::/64", "2001:db8:0:41::5"
+    running = routes.run(
+        "-i", UPLINK, "--mode", mode, "--answer", "routed", "--via", "vnet*", "-n", prefix
+    )
+    try:
+        for name in ("vnet0", "vnet1"):
+            sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}x")
+            sh("ip", "link", "set", name, "up")
+            sh("ip", "-6", "route", "add", prefix, "dev", name)
+            assert eventually(lambda: routes.ask(target, wait=0.1))
+            sh("ip", "link", "set", name, "down")
+            sh("ip", "link", "set", name, "name", "else0", "up")
+            sh("ip", "-6", "route", "replace", prefix, "dev", "else0")
+            eventually(lambda: routes.silent(target))
+            sh("ip", "link", "delete", "else0")
+    finally:
+        running.end()
+
+
+def test_bad_via(routes: Network) -> None:
+    for args, message in (
+        (("--via", "down0", "-n", AREA), "--via says where a route leads"),
+        (("--answer", "routed", "--via", "a b", "-n", AREA), "'a b' matches no interface's name"),
+        (("--answer", "routed", "--via", "x" * 128, "-n", AREA), "more than 127 bytes"),
+    ):
+        refused = ndxdp("attach", UPLINK, *args)
+        assert (refused.code, message in refused.err) == (2, True), refused
+
+
+# ---- neighbours that the kernel did not know -----------------------------------------------------
+
+
+@contextlib.contextmanager
+def resolving(net: Network, mode: str, *args: str) -> Iterator[Running]:
+    running = net.run("-i", UPLINK, "--mode", mode, "--answer", "neighbour", "-n", AREA, *args)
+    try:
+        yield running
+    finally:
+        assert running.end() == (0, "", ""), "it said something"
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_reachable_at_the_first_ping(routes: Network, mode: str) -> None:
+    """Nobody has heard of the guest, the router pings it once, and once only."""
+    with resolving(routes, mode):
+        for _ in range(3):
+            sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+            routes.at_router("ip", "-6", "neighbour", "flush", "dev", "eth0")
+            routes.at_router("ip", "-6", "route", "replace", AREA, "dev", "eth0")
+            pinged = routes.at_router("ping", "-6", "-c", "1", "-W", "2", KNOWN)
+            assert pinged.code == 0, pinged
+        resolver = status()["resolver"]
+        assert resolver == {"asked": 3, "answered": 3, "failed": 0, "refused": 0}
+        assert explain(KNOWN)["reason"] == "answered"
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_nobody_there(routes: Network, mode: str) -> None:
+    """It stays silent, and no entry is left in the kernel's table."""
+    nobody = "2001:db8:0:c::404"
+    with resolving(routes, mode):
+        assert routes.silent(nobody)
+        assert nobody in neighbours()
+        eventually(lambda: status()["resolver"]["failed"] == 1, within=8)
+        assert nobody not in neighbours()
+        assert status()["resolver"]["answered"] == 0
+
+
+def test_a_stopped_guest_falls_silent(routes: Network) -> None:
+    """After the kernel's own timeout, once packets that are on their way find nobody."""
+    with resolving(routes, "tc"):
+        routes.at_router("ip", "-6", "route", "replace", AREA, "dev", "eth0")
+        quick = Path(f"/proc/sys/net/ipv6/neigh/{DOWN}/delay_first_probe_time")
+        before = quick.read_text()
+        quick.write_text("1")
+        try:
+            assert routes.at_router("ping", "-6", "-c", "1", "-W", "2", KNOWN).code == 0
+            in_guest("ip link set eth0 down")
+            sh(
+                "ip",
+                "-6",
+                "neighbour",
+                "replace",
+                KNOWN,
+                "dev",
+                DOWN,
+                "lladdr",
+                GUEST_MAC,
+                "nud",
+                "stale",
+            )
+            assert routes.answers(KNOWN)
+            assert routes.at_router("ping", "-6", "-c", "1", "-W", "1", KNOWN).code == 1
+            eventually(lambda: routes.silent(KNOWN), within=10)
+        finally:
+            quick.write_text(before)
+            in_guest("ip link set eth0 up")
+            in_guest(f"ip -6 address replace {KNOWN}/64 dev eth0 nodad")
+            in_guest("ip -6 address replace fe80::c/64 dev eth0 nodad")
+            in_guest("ip -6 route replace default via 2001:db8:0:c::1")
+    sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+
+
+def test_a_real_container(net: Network, docker_engine: Engine) -> None:
+    """Nothing is configured but a prefix: it is reached at the first ping, and gone when it is."""
+    engine, address = docker_engine, "2001:db8:0:0:c::10"
+    sysctl("all").write_text("1")
+    engine.make_network("exposed", "172.30.7.0/24", BEHIND)
+    run = net.run("-i", UPLINK, "--answer", "neighbour", "-n", BEHIND)
+    try:
+        assert net.silent(address)
+        engine.run("web", "exposed", address=address)
+        pinged = net.at_router("ping", "-6", "-c", "1", "-W", "3", address)
+        assert pinged.code == 0, pinged
+        engine.ask("POST", "/containers/web/stop", t="0")
+        net.at_router("ping", "-6", "-c", "1", "-W", "1", address)
+        eventually(lambda: net.silent(address), within=30)
+        assert explain(address)["reason"] in ("no_neighbour", "no_route")
+        assert run.end() == (0, "", "")
+    finally:
+        engine.clear()
+        sysctl("all").write_text("0")
+
+
+def neighbours() -> set[str]:
+    shown: list[dict[str, Any]] = json.loads(sh("ip", "-6", "-j", "neighbour", "show", "dev", DOWN))
+    return {entry["dst"] for entry in shown}
+
+
+def test_paused_means_paused(routes: Network) -> None:
+    """Also for what was just found."""
+    with resolving(routes, "tc"):
+        sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+        done("pause", UPLINK)
+        assert routes.silent(KNOWN)
+        assert status()["resolver"]["answered"] == 0
+        done("resume", UPLINK)
+        assert routes.answers(KNOWN)
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("tc", 5000), ("userspace", 1000)])
+def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path: Path) -> None:
+    """RFC 6583: thousands of solicitations a second for a /112 that is nearly empty.
+
+    The kernel's table holds no more than there are places; a legitimate router, which asks for
+    neighbours old and new all the while, misses none.
+    """
+    young = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 21)]
+    for address in young:
+        in_guest(f"ip -6 address add {address}/64 dev eth0 nodad")
+    places = 64
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\nmode = "{mode}"\non_stop = "detach"\n'
+        f'[[interface.prefix]]\nprefix = "{AREA}"\nanswer = "neighbour"\n'
+        f"[interface.resolve]\npending = {places}\n"
+    )
+    running = routes.run("-c", str(path))
+    try:
+        assert routes.answers(KNOWN)
+        before, most, began = resident(running), 0, time.monotonic()
+        scan = [
+            *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.flood"),
+            *("eth0", "--mac", "02:00:00:00:00:99", "--prefix", "2001:db8:0:c::"),
+            *("--rate", str(rate), "--seconds", "120"),
+        ]
+        with subprocess.Popen(scan, stdout=subprocess.PIPE, cwd=REPOSITORY) as scanner:
+            missed = []
+            for address in young * 2:
+                most = max(most, len(neighbours()))
+                missed += [each for each in (address, KNOWN) if not routes.answers(each)]
+            scanner.terminate()
+            scanned = json.loads(scanner.communicate()[0])
+        assert missed == []
+        assert scanned["sent"] > 2 * places
+        assert scanned["unanswered"] >= scanned["sent"] - 1  # KNOWN is in the /112
+        assert most <= places + len(young) + 5
+        assert resident(running) - before < 2048
+        allowed = 100 * (2 + time.monotonic() - began)  # 100 at once, 100 a second; two solicitors
+        assert status()["resolver"]["asked"] <= allowed
+    finally:
+        running.end()
+        for address in young:
+            in_guest(f"ip -6 address delete {address}/64 dev eth0")
+
+
+def resident(running: Running) -> int:
+    """kB."""
+    said = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(said.partition("VmRSS:")[2].split()[0])
