@@ -165,10 +165,12 @@ class Userspace:
         counted, errors = self._verdicts, self._errors
         self._verdicts, self._errors = Counter(), 0
         try:
+            # Groups first: who sees a reason counted sees its group counted, also if we are killed.
             for (reason, group), count in counted.items():
-                self._reasons.add(reason, count)
                 if group is not None:
                     self._groups.add(group, count, count if reason.is_answer else 0)
+            for (reason, _), count in counted.items():
+                self._reasons.add(reason, count)
             if overflows or errors:
                 self._own.add(0, 0, overflows, errors, 0, 0)
         except (OSError, NdxdpError) as error:

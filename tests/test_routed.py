@@ -404,6 +404,9 @@ def test_a_real_container(net: Network, docker_engine: Engine) -> None:
     try:
         assert net.silent(address)
         engine.run("web", "exposed", address=address)
+        # Its first container gives the bridge a carrier, whereupon the bridge's addresses are
+        # tentative for up to 2 s. The kernel solicits nobody from a tentative address.
+        eventually(lambda: not tentative("exposed"), within=10)
         pinged = net.at_router("ping", "-6", "-c", "1", "-W", "3", address)
         assert pinged.code == 0, pinged
         engine.ask("POST", "/containers/web/stop", t="0")
@@ -414,6 +417,10 @@ def test_a_real_container(net: Network, docker_engine: Engine) -> None:
     finally:
         engine.clear()
         sysctl("all").write_text("0")
+
+
+def tentative(device: str) -> str:
+    return sh("ip", "-6", "address", "show", "dev", device, "tentative")
 
 
 def neighbours() -> set[str]:
