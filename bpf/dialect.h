@@ -58,6 +58,7 @@ static long (*const skb_load_bytes)(const void *skb, __u32 offset, void *to,
 static long (*const fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int size,
 				__u32 flags) = (void *)BPF_FUNC_fib_lookup;
 static __u64 (*const ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
+static __u64 (*const jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
 static long (*const xdp_adjust_tail)(struct xdp_md *ctx,
 				     int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
 /* Of the whole frame, pieces outside the linear part included; kernel 5.18. It is also the only

@@ -170,6 +170,7 @@ struct ndp_resolver {
 struct ndp_group_count {
 	__u64 solicited;
 	__u64 answered;
+	__u64 last_answer; /* jiffies: the one clock that costs no call */
 };
 
 /* The one value of `settings`. */

@@ -449,8 +449,10 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 	group_count = map_lookup(MAP(group_counters), &key);
 	if (group_count) {
 		group_count->solicited++;
-		if (reason >= NDP_ANSWERED)
+		if (reason >= NDP_ANSWERED) {
 			group_count->answered++;
+			group_count->last_answer = jiffies64();
+		}
 	}
 }
 

@@ -403,6 +403,18 @@ INTERFACE = (
         ),
     ),
     Panel(
+        "Last answer",
+        "Seconds since one for each configured prefix, list or network.",
+        "s",
+        (
+            (
+                "time() - max by (source, label)"
+                f" (ndxdp_group_last_answer_timestamp_seconds{{{_S}}})",
+                "{{label}} ({{source}})",
+            ),
+        ),
+    ),
+    Panel(
         "Rules",
         "By who wrote them.",
         "short",

@@ -61,6 +61,9 @@ KINDS = {
     "ndxdp_group_advertisements_total": Kind(
         "Those of them that were answered.", (*_I, "source", "label")
     ),
+    "ndxdp_group_last_answer_timestamp_seconds": Kind(
+        "When the last of them was answered, to within a second.", (*_I, "source", "label")
+    ),
     "ndxdp_rules": Kind("Rules, by who wrote them.", (*_I, "source")),
     "ndxdp_map_entries": Kind("Entries of a map.", (*_I, "map")),
     "ndxdp_map_max_entries": Kind("Room for entries.", (*_I, "map")),
@@ -209,12 +212,19 @@ class _Reading:
             answered += count if reason.is_answer else 0
         self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
         solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        last: dict[tuple[str, str], int] = {}
         for group in maps.group_counts():  # several may differ in how they answer alone
-            solicited[group.source, group.label] += group.solicited
-            advertised[group.source, group.label] += group.answered
+            key = group.source, group.label
+            solicited[key] += group.solicited
+            advertised[key] += group.answered
+            last[key] = max(last.get(key, 0), group.last_answer or 0)
+        began = time.time() - time.monotonic()
         for key, count in solicited.items():
             self.add("ndxdp_group_solicitations_total", count, name, *key)
             self.add("ndxdp_group_advertisements_total", advertised[key], name, *key)
+            if last[key]:
+                moment = began + last[key] / 1e9
+                self.add("ndxdp_group_last_answer_timestamp_seconds", moment, name, *key)
         solicitors = maps.solicitors(settings)
         if solicitors:
             self.add("ndxdp_limiter_sources", solicitors.remembered, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ndxdp import __version__
 from ndxdp.state import State
-from ndxdp.status import Look, Rates, answered, headline, per_second, rates, steps_down
+from ndxdp.status import Look, Rates, answered, headline, per_second, rates, since, steps_down
 
 _REFRESH = 15  # seconds
 _GROUPS = 20
@@ -68,7 +68,8 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
         yield f'<p><span class="big">{per_second(answered(now.by_reason))}</span>'
         yield f"answered of {solicited}</p>"
     yield f"<p>{_number(answered(reasons))} of {_number(sum(reasons.values()))}"
-    yield "solicitations answered in all</p>"
+    last = data["last_answer"]
+    yield f"solicitations answered in all{f', the last {since(last)}' if last else ''}</p>"
     sources = ", ".join(f"{source} {_number(n)}" for source, n in rules["by_source"].items())
     limit = _number(rules["max_addresses"])
     yield f"<p>Rules: {_number(rules['addresses'])} addresses of {limit},"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ndxdp import ladder
@@ -100,6 +101,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         info = libbpf.prog_info(instance.prog_fd)
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
+    counts = maps.group_counts()
     return {
         "interface": instance.interface,
         "attached": instance.is_attached(settings),
@@ -126,9 +128,27 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         },
         "reasons": {reason.label: count for reason, count in maps.reasons().items()},
         "resolver": maps.resolved()._asdict(),
-        "groups": [count._asdict() for count in maps.group_counts()],
+        "last_answer": _moment(max((each.last_answer or 0 for each in counts), default=0)),
+        "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
         "warnings": list(_warnings(instance, settings, rules, limits)),
     }
+
+
+def _moment(monotonic: int | None) -> str | None:
+    """ns of CLOCK_MONOTONIC, as the second that it was; None for never."""
+    if not monotonic:
+        return None
+    moment = datetime.now(UTC) - timedelta(microseconds=(time.monotonic_ns() - monotonic) / 1000)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def since(moment: str) -> str:
+    """`3 s ago`, `5 min ago`."""
+    passed = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
+        if passed >= 2 * seconds:
+            return f"{passed / seconds:.0f} {unit} ago"
+    return f"{max(passed, 0):.0f} s ago"
 
 
 def answered(counts: Mapping[str, float]) -> float:
@@ -182,6 +202,8 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         solicited = per_second(sum(now.by_reason.values()))
         total += f", now {per_second(answered(now.by_reason))} of {solicited}"
     yield total
+    if data["last_answer"]:
+        yield f"  last      answered {since(data['last_answer'])}"
     for reason, count in reasons.items():
         if count:
             yield f"            {count:>10} {reason}{_rate(by_reason.get(reason, 0))}"

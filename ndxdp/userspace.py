@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from ndxdp import ndp
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel import abi
+from ndxdp.kernel import abi, jiffies
 from ndxdp.kernel.events import EventSender
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import TRACER
@@ -32,6 +32,7 @@ _TRACER_REST = 2_000_000
 """ns for a tracer to make room, before it is told more: an event takes half an answer's time."""
 
 _FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
+_LAST_ANSWER = list(abi.GROUP_COUNT.fields).index("last_answer")
 _FIRST = bytes(4)  # the key of an array's first element
 
 
@@ -169,6 +170,8 @@ class Userspace:
             for (reason, group), count in counted.items():
                 if group is not None:
                     self._groups.add(group, count, count if reason.is_answer else 0)
+                    if reason.is_answer:
+                        self._groups.put(group, _LAST_ANSWER, jiffies.now())
             for (reason, _), count in counted.items():
                 self._reasons.add(reason, count)
             if overflows or errors:

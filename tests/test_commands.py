@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,11 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     reasons = entry["reasons"]
     assert {name for name, count in reasons.items() if count} == {"answered", "no_rule"}
     assert set(reasons) == set(network.reason_names().values()) - {"not_ns", "reason_max"}
+    moments = {group["label"]: group.pop("last_answer") for group in entry["groups"]}
+    assert {label for label, moment in moments.items() if moment} == {BEHIND}
+    assert moments[BEHIND] == entry.pop("last_answer")
+    passed = datetime.now(UTC) - datetime.fromisoformat(moments[BEHIND])
+    assert timedelta() <= passed < timedelta(minutes=1)
     for group in entry["groups"]:
         assert set(group) == {"source", "label", "solicited", "answered"}
     assert {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1} in entry["groups"]
@@ -333,9 +339,10 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
 
 def test_status_for_people(attached: Network) -> None:
     assert attached.answers()
-    text = done("status")
-    assert text == done("status", UPLINK)
+    text, of_one = (re.sub(r"\d+ s ago", "N s ago", done("status", *of)) for of in ((), (UPLINK,)))
+    assert text == of_one
     assert text.splitlines()[0] == f"{UPLINK}  tc, prebuilt program {network.program_id()}"
+    assert "  last      answered N s ago\n" in text
     assert "answered  1 of 1 solicitations" in text
     assert f"1 of 1 answered: {BEHIND} (manual)" in text
 

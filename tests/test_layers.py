@@ -76,6 +76,7 @@ LAYERS = (
     "ndxdp.kernel.attach",
     "ndxdp.kernel.maps",
     "ndxdp.kernel.storage",
+    "ndxdp.kernel.jiffies",
     "ndxdp.kernel.events",
     "ndxdp.kernel.pins",
     "ndxdp.kernel.watch",

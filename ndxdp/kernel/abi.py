@@ -133,7 +133,7 @@ REQUEST = Layout(
     reserved="2s",
 )
 RESOLVER = Layout("ndp_resolver", asked="Q", answered="Q", failed="Q", refused="Q")
-GROUP_COUNT = Layout("ndp_group_count", solicited="Q", answered="Q")
+GROUP_COUNT = Layout("ndp_group_count", solicited="Q", answered="Q", last_answer="Q")
 SETTINGS = Layout(
     "ndp_settings",
     heartbeat="Q",

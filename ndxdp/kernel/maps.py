@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.kernel import abi, libbpf, pins
+from ndxdp.kernel import abi, jiffies, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
@@ -163,12 +163,16 @@ class Solicitors(NamedTuple):
 
 
 class GroupCount(NamedTuple):
-    """Solicitations that reached a rule of a group, and how many of them were answered."""
+    """Solicitations that reached a rule of a group, and how many of them were answered.
+
+    last_answer: when, ns of CLOCK_MONOTONIC to within a second; None if there was none.
+    """
 
     source: str
     label: str
     solicited: int
     answered: int
+    last_answer: int | None
 
 
 class Resolved(NamedTuple):
@@ -577,8 +581,15 @@ class Maps:
             if group is None:
                 continue
             numbers = struct.unpack(f"={len(data) // 8}Q", data)
+            last = max(numbers[2::3])
             counts.append(
-                GroupCount(group.source, group.label, sum(numbers[::2]), sum(numbers[1::2]))
+                GroupCount(
+                    group.source,
+                    group.label,
+                    sum(numbers[::3]),
+                    sum(numbers[1::3]),
+                    jiffies.to_monotonic(last) if last else None,
+                )
             )
         return counts
 

@@ -149,12 +149,18 @@ class ArrayFile:
         return int(struct.unpack_from("=Q", value, index * 8)[0])
 
     def add(self, slot: int, *more: int) -> None:
-        """Count: the value is so many integers of 64 bits, and grows by these."""
+        """Count: the value begins with so many integers of 64 bits, which grow by these."""
         key = _U32.pack(slot)
         numbers = struct.Struct(f"={len(more)}Q")
         value = self.lookup(key) or b""
-        grown = (n + m & _U64_MAX for n, m in zip(numbers.unpack(value), more, strict=True))
+        grown = (n + m & _U64_MAX for n, m in zip(numbers.unpack_from(value), more, strict=True))
         self.update([key], [numbers.pack(*grown)])
+
+    def put(self, slot: int, index: int, number: int) -> None:
+        """Write one of the integers of 64 bits that a value is made of."""
+        value = bytearray(self.lookup(_U32.pack(slot)) or b"")
+        struct.pack_into("=Q", value, index * 8, number)
+        self.update([_U32.pack(slot)], [bytes(value)])
 
     def delete(self, keys: list[bytes]) -> None:
         raise NotImplementedError("an array always has its elements")
