@@ -7,6 +7,7 @@
 # make bench-daemon, bench-following, bench-routes, bench-trace
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
 # make dashboards  write dashboard, alerts and recording rules anew
+# make check-dashboards  hold the dashboard to Grafana's schema; needs npm
 # make build   leave .venv/bin/ndxdp
 # make format  lay out C and Python as the tests want it
 #
@@ -34,9 +35,11 @@ packages = @missing=$$(for name in $(1); do \
 		{ apt-get update && apt-get install -y --no-install-recommends $$missing; } \
 			>build/apt.log 2>&1 || { tail build/apt.log; exit 1; }; }
 
+GRAFANA_SCHEMA := 13.2.3
+
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards
+.PHONY: bench bench-daemon bench-following bench-routes bench-trace build check-dashboards dashboards
 .PHONY: demo test test-long test-service test-vm format clean
 .PHONY: packages-bench packages-bench-daemon packages-build packages-demo packages-test packages-vm
 
@@ -68,6 +71,14 @@ bench-trace: packages-bench build
 
 dashboards:
 	python3 dashboards/mixin.py
+
+# As Grafana's own types have it; grafana.ts says which. Needs npm.
+check-dashboards: | build-directory
+	npm install --silent --no-save --no-package-lock --prefix build/grafana \
+		@grafana/schema@$(GRAFANA_SCHEMA) typescript@5
+	cat dashboards/grafana.ts dashboards/ndxdp.json >build/grafana/dashboard.ts
+	cd build/grafana && node_modules/.bin/tsc --noEmit --strict --skipLibCheck \
+		--module nodenext --moduleResolution nodenext dashboard.ts
 
 bench-daemon: packages-bench-daemon build
 	.venv/bin/python -m benchmarks.daemon

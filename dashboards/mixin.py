@@ -575,7 +575,7 @@ def _row(number: int, title: str, y: int, repeat: str | None = None) -> dict[str
         "gridPos": {"x": 0, "y": y, "w": _WIDTH, "h": 1},
         "panels": [],
     }
-    return row | ({"repeat": repeat, "repeatDirection": "h"} if repeat else {})
+    return row | ({"repeat": repeat} if repeat else {})
 
 
 def _lay(panels: list[dict[str, Any]], new: tuple[Panel, ...], y: int) -> int:
@@ -620,7 +620,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
             "stacking": {"mode": "normal" if panel.stacked else "none", "group": "A"},
         }
     options: dict[str, Any] = {
-        "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": True},
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
     if is_stat:
@@ -629,6 +629,9 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
             "graphMode": "none" if panel.mappings else "area",
             "justifyMode": "auto",
             "orientation": "auto",
+            "percentChangeColorMode": "standard",
+            "showPercentChange": False,
+            "wideLayout": True,
             "textMode": "value_and_name" if panel.mappings else "auto",
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         }

@@ -1,0 +1,29 @@
+// What Grafana's schema says of such a dashboard. `make check-dashboards` puts ndxdp.json behind it.
+import type * as raw from '@grafana/schema/dist/esm/raw/dashboard/x/Dashboard_types.gen';
+import type * as graph from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
+import type * as stat from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
+
+// In JSON an enum's members are the strings and numbers that they stand for.
+type Json<T> = T extends string ? `${T}`
+  : T extends number ? number
+  : T extends object ? { [K in keyof T]: Json<T[K]> }
+  : T;
+
+// The schema leaves to each kind of panel what its options and its fields are.
+type Fields<Custom> = Omit<raw.FieldConfigSource, 'defaults'> & {
+  defaults: Omit<raw.FieldConfig, 'custom'> & { custom?: Custom };
+};
+type Panel<Type, Options, Custom> = Omit<raw.Panel, 'type' | 'options' | 'fieldConfig'> & {
+  type: Type;
+  options: Options;
+  fieldConfig: Fields<Custom>;
+};
+type Dashboard = Omit<raw.Dashboard, 'panels'> & {
+  panels: (
+    | Panel<'timeseries', graph.Options, graph.FieldConfig>
+    | Panel<'stat', stat.Options, never>
+    | raw.RowPanel
+  )[];
+};
+
+export const dashboard: Json<Dashboard> =
