@@ -17,7 +17,7 @@ from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Table
 from ndxdp.wire import rtnetlink
-from ndxdp.wire.fib import attributes
+from ndxdp.wire.rtnetlink import attributes
 
 _PROC = Path("/proc")
 _ICMPV6 = 58

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, warning
 from ndxdp.wire import rtnetlink
-from ndxdp.wire.fib import attributes
+from ndxdp.wire.rtnetlink import attributes
 
 _RTM_GETLINK = 18
 _NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
