@@ -23,6 +23,7 @@ from ndxdp.options import (
     answering,
     attaching,
     begin_log,
+    config_file,
     job_of,
     json_option,
     lists,
@@ -263,15 +264,7 @@ def resume(interface: str) -> None:
 
 
 @cli.command()
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    default="/etc/ndxdp/ndxdp.toml",
-    show_default=True,
-    metavar="FILE",
-    help="The configuration file.",
-)
+@config_file("The configuration file.")
 @verbosity
 def check(path: str) -> None:
     """Read a configuration file, and say what it means for each interface. Touches nothing."""
@@ -284,15 +277,7 @@ def check(path: str) -> None:
 
 
 @cli.command("install-service")
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    default="/etc/ndxdp/ndxdp.toml",
-    show_default=True,
-    metavar="FILE",
-    help="The configuration file; an example is put there if there is none.",
-)
+@config_file("The configuration file; an example is put there if there is none.")
 @click.option("--print", "only_print", is_flag=True, help="Show the unit; write nothing.")
 @click.option("--force", is_flag=True, help="Overwrite a unit that was edited.")
 @click.option(

@@ -18,6 +18,8 @@ from ndxdp.document import Document, Table, printable
 from ndxdp.errors import UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import (
+    CONFIG_SOURCE,
+    DOCKER_SOURCE,
     Prefix,
     Rule,
     Rules,
@@ -30,12 +32,6 @@ from ndxdp.policy import (
     parse_via,
     rules_of_lines,
 )
-
-CONFIG_SOURCE = "config"
-"""Source of the rules that the file holds."""
-
-DOCKER_SOURCE = "docker"
-"""Source of the rules for containers that the file selects."""
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 LOG_FORMATS = ("text", "json")

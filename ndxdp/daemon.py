@@ -51,8 +51,7 @@ def run(
                 "leave --keep out, or take another mode",
             )
     # Held back until the loop listens for them: an attach half done is nobody's wish.
-    waiting = _SIGNALS if reread else _ENDING
-    signal.pthread_sigmask(signal.SIG_BLOCK, waiting)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(reread))
     # The monitor comes first: what changes while we attach is seen afterwards.
     # The thread has its own mask: a signal must not reach it when nobody handles it any more.
     masked = ThreadPoolExecutor(
@@ -61,6 +60,10 @@ def run(
     with contextlib.closing(Monitor()) as monitor, masked as executor:
         daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state or State())
         asyncio.run(daemon.run(jobs))
+
+
+def _awaited(reread: Callable[[], list[Job]] | None) -> set[signal.Signals]:
+    return _SIGNALS if reread else _ENDING
 
 
 class _Daemon:
@@ -203,13 +206,13 @@ class _Daemon:
             loop.add_signal_handler(number, self._stop.set)
         if self._reread:
             loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS if self._reread else _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _awaited(self._reread))
         loop.add_reader(self._monitor.fileno(), self._on_netlink)
         try:
             yield
         finally:
             # asyncio is about to give them back to their defaults: nothing shall interrupt the end.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS if self._reread else _ENDING)
+            signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(self._reread))
             loop.remove_reader(self._monitor.fileno())
 
     def _wake_waiting(self) -> None:

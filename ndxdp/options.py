@@ -189,6 +189,17 @@ def one_interface(command: _F) -> _F:
     )(command)
 
 
+def config_file(text: str) -> Callable[[_F], _F]:
+    """-c, as `path`, `text` saying what it is."""
+    return click.option(
+        *("-c", "--config", "path"),
+        default="/etc/ndxdp/ndxdp.toml",
+        show_default=True,
+        metavar="FILE",
+        help=text,
+    )
+
+
 def lists(text: str) -> Callable[[_F], _F]:
     """--file, any number of times, `text` saying what for."""
     return click.option(
@@ -247,7 +258,6 @@ def rules_of(
 
 def job_of(interface: Interface) -> Job:
     """What the daemon does for an interface of the configuration."""
-    from ndxdp.config import CONFIG_SOURCE
     from ndxdp.job import Job
     from ndxdp.sources.docker import Selector
 
@@ -265,7 +275,7 @@ def job_of(interface: Interface) -> Job:
         interface.name,
         options,
         interface.rules,
-        source=CONFIG_SOURCE,
+        source=policy.CONFIG_SOURCE,
         keep=interface.mode != "userspace",
         detach=interface.on_stop == "detach",
         patient=True,

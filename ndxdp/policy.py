@@ -21,6 +21,12 @@ MANUAL_SOURCE = "manual"
 RUN_SOURCE = "run"
 """Source of the rules of `ndxdp run -n`."""
 
+CONFIG_SOURCE = "config"
+"""Source of the rules that the configuration file holds."""
+
+DOCKER_SOURCE = "docker"
+"""Source of the rules for containers."""
+
 
 INTERFACE_MAX = 15
 SOURCE_MAX = 15

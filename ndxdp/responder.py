@@ -231,11 +231,11 @@ def _renew(
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
+        note_locals(maps)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
-            note_locals(maps)
             undo.callback(maps.apply, difference(actual, desired), desired)
             settings = settings_of(plan, before)
             maps.set_settings(settings)

@@ -25,9 +25,8 @@ from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
 from ndxdp.ndp import Answer, Profile
-from ndxdp.policy import Rules
+from ndxdp.policy import DOCKER_SOURCE, Rules
 from ndxdp.resolver import Resolver
-from ndxdp.sources.docker import SOURCE as DOCKER_SOURCE
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink

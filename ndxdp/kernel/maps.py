@@ -421,10 +421,6 @@ class Maps:
             by_source[groups[slot].source] += count
         return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())))
 
-    def group_ids(self) -> dict[Group, int]:
-        """The slot of each group, which it is counted under."""
-        return {group: slot for slot, group in self.groups().items()}
-
     def _check_room(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
         removed = set(change.remove)
         have = Counter(_map_of(prefix) for prefix in actual)

@@ -27,7 +27,7 @@ from urllib.parse import quote
 from ndxdp import policy
 from ndxdp.errors import UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, Profile
-from ndxdp.policy import Prefix, Rule, mask
+from ndxdp.policy import DOCKER_SOURCE, Prefix, Rule, mask
 from ndxdp.sources.answers import (
     Endpoint as Endpoint,
 )
@@ -44,9 +44,6 @@ from ndxdp.sources.json_pieces import Objects
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-SOURCE = "docker"
-"""Source of the rules for containers."""
 
 SOCKET = "/run/docker.sock"
 """Where Docker listens; Podman: /run/podman/podman.sock."""
@@ -137,7 +134,9 @@ def rules(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> polic
     # Sorted: two networks may use an address twice, and the outcome shall not be a set's whim.
     ordered = sorted(endpoints, key=lambda one: (one.address, one.network, one.container))
     for selector in selectors:
-        rule = Rule(profile=selector.profile, source=SOURCE, label=str(selector), dynamic=True)
+        rule = Rule(
+            profile=selector.profile, source=DOCKER_SOURCE, label=str(selector), dynamic=True
+        )
         for endpoint in ordered:
             prefix = Prefix(endpoint.address, 128)
             if prefix not in made and selector.picks(endpoint):
