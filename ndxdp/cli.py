@@ -360,13 +360,20 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
 
     It counts for a second, to show what happens now; not so with --json.
     """
+    from ndxdp import beacon
     from ndxdp import status as statuses
 
     if as_json and watch:
         raise UsageError("--json and --watch exclude each other", "run --json again and again")
     if as_json:
         seen = statuses.look(trees(), interface)
-        print_json({"version": __version__, "interfaces": list(seen.data.values())})
+        print_json(
+            {
+                "version": __version__,
+                "interfaces": list(seen.data.values()),
+                "exporters": beacon.seen(),
+            }
+        )
     else:
         for before, seen in statuses.looks(trees(), interface, watch or 1.0):
             if watch and sys.stdout.isatty():
@@ -379,6 +386,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
 
 
 def _show(before: Look, after: Look) -> None:
+    from ndxdp import beacon
     from ndxdp import status as statuses
 
     if not after.data and not after.error:
@@ -386,6 +394,8 @@ def _show(before: Look, after: Look) -> None:
     for name, data in after.data.items():
         for line in statuses.status_text(data, statuses.rates(before, after, name)):
             click.echo(line)
+    for exporter in beacon.seen():
+        click.echo(f"metrics at {exporter}")
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from socketserver import TCPServer
 from typing import Any, cast
 
 from ndxdp import page, status
+from ndxdp.beacon import Beacon
 from ndxdp.config import Metrics
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
@@ -75,6 +76,7 @@ class _Serving:
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.where = where
         self._server = _Server(where, exporter)
+        self._beacon = Beacon(str(self))
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="exporter", daemon=True)
         # The process's signals are the main thread's; threads begin with the mask of their maker.
@@ -89,6 +91,7 @@ class _Serving:
         self._server.socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread
         self._thread.join()
         self._server.server_close()
+        self._beacon.close()
 
     def __str__(self) -> str:
         both = self.where.host == "::" and not self.where.ipv6only

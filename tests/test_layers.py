@@ -46,6 +46,7 @@ LAYERS = (
     "ndxdp.pcap",
     "ndxdp.busiest",
     "ndxdp.notify",
+    "ndxdp.beacon",
     "ndxdp.uplink",
     "ndxdp.resolver",
     "ndxdp.attendants",

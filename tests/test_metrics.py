@@ -273,12 +273,16 @@ def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
 def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> None:
     with exporter(*options) as ready:
         assert ("IPv4" in ready) == by_ipv4
+        told = f"http://[::]:{PORT}/metrics" + (", by IPv4 too" if by_ipv4 else "")
+        assert ndxdp("status", "--json").json()["exporters"] == [told]
+        assert f"metrics at {told}\n" in ndxdp("status").out
         assert "ndxdp_build_info" in get(f"{URL}/metrics")
         if by_ipv4:
             assert "ndxdp_build_info" in get(f"http://127.0.0.1:{PORT}/metrics")
         else:
             with pytest.raises(OSError, match="refused"):
                 get(f"http://127.0.0.1:{PORT}/metrics")
+    assert ndxdp("status", "--json").json()["exporters"] == []
 
 
 @pytest.mark.parametrize(
