@@ -8,6 +8,7 @@
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
 # make dashboards  write dashboard, alerts and recording rules anew
 # make build   leave .venv/bin/ndxdp
+# make deb     the Debian package, below build; VERSION=… gives it another version
 # make format  lay out C and Python as the tests want it
 #
 # Each sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
@@ -18,6 +19,7 @@ SHELL := /bin/bash
 ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
+DEB_PACKAGES := debhelper dh-python dpkg-dev
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
@@ -36,9 +38,10 @@ packages = @missing=$$(for name in $(1); do \
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards
+.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards deb
 .PHONY: demo test test-long test-service test-vm format clean
-.PHONY: packages-bench packages-bench-daemon packages-build packages-demo packages-test packages-vm
+.PHONY: packages-bench packages-bench-daemon packages-build packages-deb
+.PHONY: packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
 
@@ -47,6 +50,9 @@ demo: packages-demo build
 
 test: packages-test build .venv/tested build/prometheus
 	.venv/bin/python -m tests $(TESTS)
+
+deb: packages-deb build
+	@.venv/bin/python packaging/deb.py $(if $(VERSION),--version $(VERSION))
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
@@ -83,9 +89,10 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-bench-daemon packages-build: | build-directory
+packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
 packages-demo packages-test packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
+packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
