@@ -29,7 +29,7 @@ CLANG = [
     "-Wshadow",
     "-Werror",
     # BTF names the files: not by where they were built, but alike everywhere.
-    f"-ffile-prefix-map={HERE}=ndxdp",
+    f"-ffile-prefix-map={HERE}=/ndxdp",
 ]
 
 
