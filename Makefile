@@ -9,6 +9,7 @@
 # make dashboards  write dashboard, alerts and recording rules anew
 # make build   leave .venv/bin/ndxdp
 # make deb     the Debian package, below build; VERSION=… gives it another version
+# make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04 (in a chroot each)
 # make format  lay out C and Python as the tests want it
 #
 # Each sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
@@ -39,7 +40,7 @@ packages = @missing=$$(for name in $(1); do \
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards deb
-.PHONY: demo test test-long test-service test-vm format clean
+.PHONY: demo test test-deb test-long test-service test-vm format clean
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb
 .PHONY: packages-demo packages-test packages-vm
 
@@ -53,6 +54,11 @@ test: packages-test build .venv/tested build/prometheus
 
 deb: packages-deb build
 	@.venv/bin/python packaging/deb.py $(if $(VERSION),--version $(VERSION))
+
+test-deb: packages-test packages-vm deb .venv/tested
+	.venv/bin/python packaging/deb.py --directory build/newer --version 9~test
+	.venv/bin/python -m tests.debian_releases build/ndxdp_*_all.deb build/newer/ndxdp_9~test_all.deb \
+		$(RELEASES)
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream

@@ -1,4 +1,4 @@
-"""The .deb on Debian 12 and 13, from installation to purge: `make test-deb`.
+"""The .deb on Debian 12, 13 and Ubuntu 24.04, from installation to purge: `make test-deb`.
 
 Each release's root file system is made by debootstrap below build/roots, with what apt needs to
 fetch; no run changes it. The package is installed in an overlay, in namespaces that vanish with
@@ -25,14 +25,12 @@ from ndxdp import __version__
 from tests import network
 from tests.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
 
-RELEASES = {"bookworm": "3.11", "trixie": "3.13"}
-"""By the version of Python that each has."""
+RELEASES = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
+"""With the version of Python that each has. Trixie comes before noble: it has its keyring."""
 ROOTS = REPOSITORY / "build" / "roots"
 
-# What a package leaves by being known to dpkg and apt; ours is not among them by then.
-_DPKG = re.compile(r"/var/(lib/(dpkg|apt|systemd)|cache|log)(/|$)|/etc/ld\.so\.cache$|/root/")
-# Python's own packages, which leave these to the next installation.
-_PYTHON = re.compile(r"/(usr/lib|etc)/python3[^/]*(/|$)|/usr/local/lib/python3")
+# What dpkg and apt keep of any package that was once there.
+_DPKG = re.compile(r"/var/(lib/dpkg|lib/apt|lib/systemd|cache|log)(/|$)")
 
 CONFIG = f"""
 [[interface]]
@@ -84,19 +82,26 @@ def check(function: Callable[[Host, Network], str | None]) -> Callable[[Host, Ne
     return function
 
 
-@check
-def installed(host: Host, net: Network) -> str:
-    """apt installs it with what it depends on, and it starts nothing"""
-    said = host.apt("install", "./package.deb")
+def needed(host: Host) -> list[str]:
+    """The packages that apt would install for ours. They come first, so as to see what is ours."""
+    said = host.apt("install", "--simulate", "./package.deb")
     new = re.search(r"following NEW packages will be installed:\n((?:  .*\n)+)", said)
     assert new, said
+    return [name for name in new[1].split() if name != "ndxdp"]
+
+
+@check
+def installed(host: Host, net: Network) -> str:
+    """apt installs it, and it starts nothing"""
+    assert needed(host) == []
+    host.apt("install", "./package.deb")
     assert host.path("/etc/ndxdp/ndxdp.toml").is_file()
     assert not list(host.path("/etc/systemd/system").rglob("ndxdp*"))
     assert network.leftovers() == []
     version = host.sh("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
     assert version == RELEASES[host.release]
     assert list(host.path("/usr/lib/ndxdp/ndxdp/__pycache__").glob("cli.cpython-*.pyc"))
-    return f"Python {version}, with {len(new[1].split()) - 1} other packages"
+    return f"Python {version}"
 
 
 @check
@@ -182,14 +187,12 @@ def installed_again(host: Host, net: Network) -> None:
 
 def purged(host: Host, net: Network, before: set[str]) -> str:
     """purge leaves the host as it was: files, pins, links"""
-    host.apt("purge", "--autoremove", "ndxdp")
+    host.apt("purge", "ndxdp")
     assert net.silent()
     left = [*network.leftovers(), *(pin for pin in network.pins() if "ndxdp" in pin)]
     assert not left, left
     after = host.files()
-    changed = sorted(
-        name for name in before ^ after if not _DPKG.match(name) and not _PYTHON.match(name)
-    )
+    changed = sorted(name for name in before ^ after if not _DPKG.match(name))
     assert not changed, changed
     ours = [name for name in after if "ndxdp" in name]
     assert not ours, ours
@@ -199,27 +202,47 @@ def purged(host: Host, net: Network, before: set[str]) -> str:
 # ---- where ---------------------------------------------------------------------------------------
 
 
-def prepare(release: str, package: Path) -> Path:
-    """The root file system, with what apt will want to install. This alone needs the network."""
+def prepare(release: str, package: Path) -> None:
+    """Make the root file system, with what apt will want. This alone needs the network."""
     root = ROOTS / release
     if root.is_dir():
-        return root
+        return
     fresh = ROOTS / f"{release}.new"
     shutil.rmtree(fresh, ignore_errors=True)
     ROOTS.mkdir(parents=True, exist_ok=True)
-    _tell("debootstrap", "--variant=minbase", release, str(fresh))
+    options, origin = ["--variant=minbase"], [release, str(fresh)]
+    if release == "noble":
+        prepare("trixie", package)
+        options += [f"--keyring={_keyring()}"]
+        origin += ["http://archive.ubuntu.com/ubuntu", "gutsy"]  # the script of all of Ubuntu's
+    _tell("debootstrap", *options, *origin)
     shutil.copy(package, fresh / "package.deb")
-    apt = "apt-get -o APT::Sandbox::User=root -o APT::Keep-Downloaded-Packages=true"
-    script = (
-        f"mount -t proc proc /proc; cp /fetch-from /etc/resolv.conf; {apt} update"
-        f" && {apt} install -y --no-install-recommends --download-only ./package.deb"
-    )
-    shutil.copy("/etc/resolv.conf", fresh / "fetch-from")
-    _tell("unshare", "--mount", "chroot", str(fresh), "sh", "-c", script)
-    for name in ("package.deb", "fetch-from"):
-        (fresh / name).unlink()
+    keep = "-o APT::Keep-Downloaded-Packages=true"
+    install = "install -y --no-install-recommends --download-only ./package.deb"
+    _fetch(fresh, f"apt-get $APT update && apt-get $APT {keep} {install}")
+    (fresh / "package.deb").unlink()
     fresh.rename(root)
-    return root
+
+
+def _keyring() -> Path:
+    """Ubuntu's keys, in a package that Debian 13 has and 12 has not."""
+    keys = ROOTS / "keys"
+    if not keys.is_dir():
+        root = ROOTS / "trixie"
+        _fetch(root, "cd /root && apt-get $APT download ubuntu-keyring")
+        (fetched,) = root.glob("root/ubuntu-keyring_*.deb")
+        _tell("dpkg-deb", "-x", str(fetched), str(keys))
+        fetched.unlink()
+    return keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+
+
+def _fetch(root: Path, script: str) -> None:
+    """Run lines of shell in a root file system, with this host's network."""
+    known = root / "etc" / "resolv.conf"
+    known.unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", known)
+    lines = f"mount -t proc proc /proc; APT='-o APT::Sandbox::User=root'; {script}"
+    _tell("unshare", "--mount", "chroot", str(root), "sh", "-c", lines)
 
 
 def _tell(*command: str) -> None:
@@ -249,6 +272,9 @@ def inside(release: str, package: Path, newer: Path) -> int:
     host = Host(release, overlay(ROOTS / release))
     shutil.copy(package, host.path("package.deb"))
     shutil.copy(newer, host.path("newer.deb"))
+    packages = needed(host)
+    host.apt("install", *packages)
+    print(f"ok      {release}: apt knows what it depends on ({len(packages)} packages)", flush=True)
     before, failed = host.files(), 0
     checks = [*CHECKS, lambda host, net: purged(host, net, before)]
     with network.network() as net:
@@ -276,6 +302,9 @@ def main() -> int:
     again = (sys.executable, "-m", "tests.debian_releases", "--inside")
     codes = []
     for release in chosen:
+        if release not in RELEASES:
+            print(f"{release} is none of {', '.join(RELEASES)}")
+            return 2
         prepare(release, Path(package))
         codes.append(private.run([*again, release, package, newer]))
     return max(codes)
