@@ -20,7 +20,7 @@ SHELL := /bin/bash
 ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
-DEB_PACKAGES := debhelper dh-python dpkg-dev
+DEB_PACKAGES := debhelper dh-python dpkg-dev fish lintian man-db zsh
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
@@ -49,16 +49,19 @@ build: packages-build .venv/built
 demo: packages-demo build
 	python3 lab/demo.py
 
-test: packages-test build .venv/tested build/prometheus
+test: packages-test packages-deb build .venv/tested build/prometheus build/wheels
 	.venv/bin/python -m tests $(TESTS)
 
 deb: packages-deb build
 	@.venv/bin/python packaging/deb.py $(if $(VERSION),--version $(VERSION))
 
-test-deb: packages-test packages-vm deb .venv/tested
-	.venv/bin/python packaging/deb.py --directory build/newer --version 9~test
-	.venv/bin/python -m tests.debian_releases build/ndxdp_*_all.deb build/newer/ndxdp_9~test_all.deb \
-		$(RELEASES)
+test-deb: packages-test packages-vm packages-deb build .venv/tested
+	rm -rf build/try
+	.venv/bin/python packaging/deb.py --directory build/try
+	.venv/bin/python packaging/deb.py --directory build/try/again
+	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
+	cmp build/try/ndxdp_0*.deb build/try/again/ndxdp_0*.deb
+	.venv/bin/python -m tests.debian_releases build/try/ndxdp_0*.deb build/try/ndxdp_9*.deb $(RELEASES)
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
@@ -104,6 +107,11 @@ packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))
+
+# What the Debian package carries. Tests, which build one, have no network.
+build/wheels: packaging/requirements.txt | .venv/built
+	.venv/bin/python packaging/deb.py --fetch
+	@touch $@
 
 # Unpacked, not installed: Debian's package would start it as a service.
 build/prometheus: | packages-test

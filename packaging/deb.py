@@ -1,9 +1,9 @@
 """Build the Debian package: deb.py [--version VERSION] [--directory DIR]. `make deb` runs it.
 
-Debian's tools want a tree with debian/ at its top. It is laid out below build/deb: the sources as a
-clone would hold them, the wheel of ndxdp, and the wheels of what it needs, checked against the
-digests in requirements.txt. From there on nothing is fetched. The same sources give the same
-package, byte for byte.
+Debian's tools want a tree with debian/ at its top. It is laid out in a temporary directory: the
+sources as a clone would hold them, the wheel of ndxdp, and the wheels of what it needs, checked
+against the digests in requirements.txt. From there on nothing is fetched. The same sources give
+the same package, byte for byte, wherever they are.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from email.utils import formatdate
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGING = REPOSITORY / "packaging"
-WORK = REPOSITORY / "build" / "deb"
+WHEELS = REPOSITORY / "build" / "wheels"
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
@@ -39,18 +40,16 @@ def copy_sources(to: Path) -> None:
             shutil.copy(REPOSITORY / name, to / name)
 
 
-def fetch_needed(to: Path) -> None:
+def fetch_needed() -> list[Path]:
     """The wheels that requirements.txt names. Those that are here already are not fetched again."""
-    kept, listed = WORK / "wheels", PACKAGING / "requirements.txt"
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download")
-    exactly = ("--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(listed))
-    done = WORK / "wheels" / listed.name
+    listed, done = PACKAGING / "requirements.txt", WHEELS / "requirements.txt"
     if not (done.is_file() and done.read_bytes() == listed.read_bytes()):
-        shutil.rmtree(kept, ignore_errors=True)
-        run(*pip, *exactly, "--dest", kept)
+        shutil.rmtree(WHEELS, ignore_errors=True)
+        pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download")
+        exactly = ("--no-deps", "--only-binary", ":all:", "--require-hashes")
+        run(*pip, *exactly, "-r", listed, "--dest", WHEELS)
         shutil.copy(listed, done)
-    for wheel in kept.glob("*.whl"):
-        shutil.copy(wheel, to)
+    return sorted(WHEELS.glob("*.whl"))
 
 
 def build_wheel(source: Path, to: Path) -> None:
@@ -72,29 +71,32 @@ def amend_changelog(tree: Path, version: str) -> None:
 def build(directory: Path, version: str | None = None) -> Path:
     """Returns the path of the .deb, in `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    tree = WORK / "tree"
-    shutil.rmtree(tree, ignore_errors=True)
-    (tree / "wheels").mkdir(parents=True)
-    copy_sources(tree)
-    build_wheel(tree, tree / "wheels")
-    fetch_needed(tree / "wheels")
-    shutil.copytree(tree / "packaging" / "debian", tree / "debian")
-    if version is not None:
-        amend_changelog(tree, version)
-    for old in WORK.glob("ndxdp_*"):
-        old.unlink()
-    # What it builds lands beside the tree.
-    run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=tree)
-    (built,) = WORK.glob("ndxdp_*.deb")
-    return Path(shutil.move(built, directory / built.name))
+    with tempfile.TemporaryDirectory(prefix="ndxdp-deb-") as work:
+        tree = Path(work) / "tree"
+        (tree / "wheels").mkdir(parents=True)
+        copy_sources(tree)
+        build_wheel(tree, tree / "wheels")
+        for wheel in fetch_needed():
+            shutil.copy(wheel, tree / "wheels")
+        shutil.copytree(tree / "packaging" / "debian", tree / "debian")
+        if version is not None:
+            amend_changelog(tree, version)
+        # What it builds lands beside the tree.
+        run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=tree)
+        (built,) = Path(work).glob("ndxdp_*.deb")
+        return Path(shutil.copy(built, directory))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--version", help="another one than debian/changelog has")
     parser.add_argument("--directory", type=Path, default=REPOSITORY / "build")
+    parser.add_argument("--fetch", action="store_true", help="fetch what it takes, build nothing")
     given = parser.parse_args()
-    print(build(given.directory.absolute(), given.version))
+    if given.fetch:
+        fetch_needed()
+    else:
+        print(build(given.directory.absolute(), given.version))
 
 
 if __name__ == "__main__":

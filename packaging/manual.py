@@ -140,9 +140,7 @@ def records(command: click.Command, context: click.Context) -> list[tuple[str, s
 
 
 def options(records: list[tuple[str, str]]) -> str:
-    return "".join(
-        f".TP\n.B {escape(names)}\n{escape(meaning)}\n" for names, meaning in records
-    )
+    return "".join(f".TP\n.B {escape(names)}\n{escape(meaning)}\n" for names, meaning in records)
 
 
 def paragraphs(help_text: str | None) -> str:

@@ -10,6 +10,7 @@ of `make test-service` and of the lab are for. It prints a line for each thing t
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -73,10 +74,11 @@ class Host:
         return {name.removeprefix(str(self.root)) for name in found}
 
 
-CHECKS: list[Callable[[Host, Network], str | None]] = []
+Check = Callable[[Host, Network], str | None]
+CHECKS: list[Check] = []
 
 
-def check(function: Callable[[Host, Network], str | None]) -> Callable[[Host, Network], str | None]:
+def check(function: Check) -> Check:
     """In the order in which they stand. The docstring is the line; what is returned follows it."""
     CHECKS.append(function)
     return function
@@ -276,10 +278,10 @@ def inside(release: str, package: Path, newer: Path) -> int:
     host.apt("install", *packages)
     print(f"ok      {release}: apt knows what it depends on ({len(packages)} packages)", flush=True)
     before, failed = host.files(), 0
-    checks = [*CHECKS, lambda host, net: purged(host, net, before)]
+    checks: list[tuple[Check, str | None]] = [(each, each.__doc__) for each in CHECKS]
+    checks.append((functools.partial(purged, before=before), purged.__doc__))
     with network.network() as net:
-        for function in checks:
-            what = function.__doc__ or purged.__doc__
+        for function, what in checks:
             try:
                 more = function(host, net)
             except Exception:
