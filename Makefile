@@ -8,6 +8,7 @@
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
 # make dashboards  write dashboard, alerts and recording rules anew
 # make build   leave .venv/bin/ndxdp
+# make dist    wheel and sdist, below build/dist
 # make deb     the Debian package, below build; VERSION=… gives it another version
 # make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04 (in a chroot each)
 # make format  lay out C and Python as the tests want it
@@ -39,7 +40,7 @@ packages = @missing=$$(for name in $(1); do \
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards deb
+.PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards deb dist
 .PHONY: demo test test-deb test-long test-service test-vm format clean
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb
 .PHONY: packages-demo packages-test packages-vm
@@ -49,13 +50,19 @@ build: packages-build .venv/built
 demo: packages-demo build
 	python3 lab/demo.py
 
-test: packages-test packages-deb build .venv/tested build/prometheus build/wheels
+test: packages-test packages-deb build .venv/tested .venv/packages build/prometheus build/wheels
 	.venv/bin/python -m tests $(TESTS)
 
-deb: packages-deb build
+dist: build .venv/packages
+	rm -rf build/dist
+	.venv/bin/python -m build --no-isolation --outdir build/dist . >build/dist.log 2>&1 || \
+		{ tail build/dist.log; exit 1; }
+	@ls build/dist/*
+
+deb: packages-deb build .venv/packages
 	@.venv/bin/python packaging/deb.py $(if $(VERSION),--version $(VERSION))
 
-test-deb: packages-test packages-vm packages-deb build .venv/tested
+test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packages
 	rm -rf build/try
 	.venv/bin/python packaging/deb.py --directory build/try
 	.venv/bin/python packaging/deb.py --directory build/try/again
@@ -133,4 +140,8 @@ build-directory:
 
 .venv/tested: .venv/built
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/packages: .venv/built
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[package]'
 	@touch $@

@@ -54,7 +54,7 @@ def fetch_needed() -> list[Path]:
 
 def build_wheel(source: Path, to: Path) -> None:
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel")
-    run(*pip, "--no-deps", "--wheel-dir", to, source)
+    run(*pip, "--no-build-isolation", "--no-deps", "--wheel-dir", to, source)
 
 
 def amend_changelog(tree: Path, version: str) -> None:
