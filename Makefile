@@ -9,6 +9,9 @@
 # make dashboards  write dashboard, alerts and recording rules anew
 # make check-dashboards  hold the dashboard to Grafana's schema; needs npm
 # make build   leave .venv/bin/ndxdp
+# make dist    wheel and sdist, below build/dist
+# make deb     the Debian package, below build; VERSION=… gives it another version
+# make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04 (in a chroot each)
 # make format  lay out C and Python as the tests want it
 #
 # Each sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
@@ -19,6 +22,7 @@ SHELL := /bin/bash
 ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
+DEB_PACKAGES := debhelper dh-python dpkg-dev fish lintian man-db zsh
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
@@ -39,17 +43,36 @@ GRAFANA_SCHEMA := 13.2.3
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace build check-dashboards dashboards
-.PHONY: demo test test-long test-service test-vm format clean
-.PHONY: packages-bench packages-bench-daemon packages-build packages-demo packages-test packages-vm
+.PHONY: bench bench-daemon bench-following bench-routes bench-trace
+.PHONY: build check-dashboards clean dashboards deb demo dist format
+.PHONY: test test-deb test-long test-service test-vm
+.PHONY: packages-bench packages-bench-daemon packages-build packages-deb
+.PHONY: packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
 
 demo: packages-demo build
 	python3 lab/demo.py
 
-test: packages-test build .venv/tested build/prometheus
+test: packages-test packages-deb build .venv/tested .venv/packages build/prometheus build/wheels
 	.venv/bin/python -m tests $(TESTS)
+
+dist: build .venv/packages
+	rm -rf build/dist
+	.venv/bin/python -m build --no-isolation --outdir build/dist . >build/dist.log 2>&1 || \
+		{ tail build/dist.log; exit 1; }
+	@ls build/dist/*
+
+deb: packages-deb build .venv/packages
+	@.venv/bin/python packaging/deb.py $(if $(VERSION),--version $(VERSION))
+
+test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packages
+	rm -rf build/try
+	.venv/bin/python packaging/deb.py --directory build/try
+	.venv/bin/python packaging/deb.py --directory build/try/again
+	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
+	cmp build/try/ndxdp_0*.deb build/try/again/ndxdp_0*.deb
+	.venv/bin/python -m tests.debian_releases build/try/ndxdp_0*.deb build/try/ndxdp_9*.deb $(RELEASES)
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
@@ -94,14 +117,20 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-bench-daemon packages-build: | build-directory
+packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
 packages-demo packages-test packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
+packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))
+
+# What the Debian package carries. Tests, which build one, have no network.
+build/wheels: packaging/requirements.txt | .venv/built
+	.venv/bin/python packaging/deb.py --fetch
+	@touch $@
 
 # Unpacked, not installed: Debian's package would start it as a service.
 build/prometheus: | packages-test
@@ -123,4 +152,8 @@ build-directory:
 
 .venv/tested: .venv/built
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+.venv/packages: .venv/built
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[package]'
 	@touch $@

@@ -28,6 +28,8 @@ CLANG = [
     "-Wextra",
     "-Wshadow",
     "-Werror",
+    # BTF names the files: not by where they were built, but alike everywhere.
+    f"-ffile-prefix-map={HERE}=/ndxdp",
 ]
 
 

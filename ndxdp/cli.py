@@ -138,13 +138,28 @@ def attach(
 
 
 @cli.command()
-@click.argument("interface", metavar="IFACE")
+@click.argument("interface", metavar="[IFACE]", required=False)
+@click.option("--all", "all_of_them", is_flag=True, help="On every interface.")
 @verbosity
-def detach(interface: str) -> None:
+def detach(interface: str | None, all_of_them: bool) -> None:
     """Stop answering on IFACE and leave it as it was found."""
     from ndxdp import detaching
 
-    detaching.detach_interface(trees(), interface)
+    if (interface is None) is not all_of_them:
+        raise UsageError("detach needs one of IFACE and --all", "as in ndxdp detach eth0")
+    both = trees()
+    if interface is not None:
+        detaching.detach_interface(both, interface)
+        return
+    failed = []
+    for name in both.interfaces():
+        try:
+            detaching.detach_interface(both, name)
+        except NdxdpError as error:  # the others come off all the same
+            failed.append(error)
+    if failed:
+        also = tuple(error.message for error in failed[1:])
+        raise NdxdpError(failed[0].message, failed[0].hint, also)
 
 
 @cli.command()

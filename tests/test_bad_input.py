@@ -169,6 +169,7 @@ WORDS = [
     bad(f"attach {UPLINK} --loader nonsense", USAGE, "nonsense"),
     bad("attach", USAGE, "IFACE"),
     bad("detach", USAGE, "IFACE"),
+    bad(f"detach --all {UPLINK}", USAGE, "--all"),
     bad(f"attach {UPLINK} second", USAGE, "second"),
     bad("run", USAGE, "--interface"),
     bad("explain", USAGE, "TARGET"),

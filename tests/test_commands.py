@@ -102,6 +102,36 @@ def test_attach_answers_until_detach(net: Network, mode: str) -> None:
     assert net.silent()
 
 
+@pytest.fixture
+def second(net: Network) -> Iterator[str]:
+    """Another interface, to nobody."""
+    sh("ip", "link", "add", "up1", "up", "type", "veth", "peer", "far1")
+    yield "up1"
+    sh("ip", "link", "delete", "up1")
+
+
+def test_detach_all_is_on_every_interface(net: Network, second: str) -> None:
+    assert done("detach", "--all") == ""
+    attach("tc", "-n", BEHIND)
+    done("attach", second, "--mode", "generic", "-n", "2001:db8:0:0:e::/96")
+    assert net.answers()
+    assert done("detach", "--all") == ""
+    assert net.silent()
+    assert leftovers() == leftovers(second) == []
+
+
+def test_detach_all_goes_on_after_one_that_fails(net: Network, second: str) -> None:
+    done("attach", second, "--mode", "tc", "-n", "2001:db8:0:0:e::/96")
+    running = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    said = ndxdp("detach", "--all")
+    assert said.code == 1
+    assert UPLINK in said.err, "a process holds it"
+    assert second not in said.err
+    assert leftovers(second) == []
+    assert net.answers()
+    assert running.end().code == 0
+
+
 def test_each_loader_renews_what_the_other_attached(net: Network) -> None:
     attach("tc", "--loader", "bcc", "-n", BEHIND)
     for loader in ("bcc", "prebuilt", "bcc"):

@@ -22,6 +22,12 @@ def test_types() -> None:
     clean(sys.executable, "-m", "mypy", "--strict")
 
 
+def test_types_of_packaging() -> None:
+    scripts = sorted(REPOSITORY.glob("packaging/*.py"))
+    assert scripts
+    clean(sys.executable, "-m", "mypy", "--strict", *map(str, scripts))
+
+
 def test_types_of_lab_and_tests() -> None:
     packages = ("-p", "lab", "-p", "tests", "-p", "benchmarks", "-p", "dashboards")
     clean(sys.executable, "-m", "mypy", "--strict", *packages)

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that a machine without a compiler can use it."""
+"""Sdist and wheel: what is in them, and that a machine without a compiler can use the wheel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,12 +41,17 @@ def copy_sources(to: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make dist`: the sdist, and the wheel built from that."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     copy_sources(source)
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", out, source)
-    (built,) = out.iterdir()
-    return built
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    return dist / f"ndxdp-{__version__}-py3-none-any.whl"
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,17 @@ def interface(privacy: None) -> Iterator[str]:
     run("ip", "link", "set", FAR, "up")
     yield NEAR
     run("ip", "link", "del", NEAR)
+
+
+def test_the_sdist_holds_what_it_takes_to_build(dist: Path) -> None:
+    with tarfile.open(dist / f"ndxdp-{__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for pattern in ("bpf/*.[ch]", "ndxdp/**/*.py", "ndxdp/data/*", "docs/*.md", "dashboards/*.*"):
+        wanted = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob(pattern)}
+        assert wanted
+        assert wanted <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= names
+    assert not [name for name in names if name.startswith("ndxdp/bpf/")], "copies, and the object"
 
 
 def test_it_holds_the_object_and_its_sources(wheel: Path) -> None:

@@ -1,0 +1,27 @@
+"""Write click's completion for bash, zsh and fish: completion.py DIRECTORY."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from click.shell_completion import get_completion_class
+
+from ndxdp.cli import cli
+
+# As each shell looks for them by name.
+FILES = {"bash": "ndxdp", "zsh": "_ndxdp", "fish": "ndxdp.fish"}
+
+
+def main(directory: Path) -> None:
+    """Ask click for each shell's script; they ask `ndxdp` itself what fits."""
+    for shell, name in FILES.items():
+        found = get_completion_class(shell)
+        assert found, shell
+        path = directory / shell / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found(cli, {}, "ndxdp", "_NDXDP_COMPLETE").source().lstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

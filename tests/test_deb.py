@@ -1,0 +1,208 @@
+"""The Debian package: what is in it, and what lintian, man and the shells make of that.
+
+`make test-deb` installs, upgrades and purges it on the releases that it is for.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from ndxdp import __version__
+from ndxdp.cli import cli
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGING = REPOSITORY / "packaging"
+
+
+def run(*command: str | Path, timeout: float = 120) -> str:
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        pytest.fail(f"{command} gave {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("deb")
+    built = run(sys.executable, PACKAGING / "deb.py", "--directory", directory)
+    return Path(built.strip())
+
+
+@pytest.fixture(scope="module")
+def tree(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is in it, unpacked."""
+    directory = tmp_path_factory.mktemp("tree")
+    run("dpkg-deb", "-x", package, directory)
+    return directory
+
+
+def field(package: Path, name: str) -> str:
+    return run("dpkg-deb", "-f", package, name).strip()
+
+
+def manual(tree: Path, page: str) -> str:
+    """As man shows it, in one line: words are kept whole, and lines are not filled."""
+    path = tree / "usr/share/man" / f"man{page[-1]}" / f"{page}.gz"
+    command = ("man", "--no-hyphenation", "--no-justification", "-Tutf8", "-l", str(path))
+    text = run("env", "LC_ALL=C.UTF-8", "MANWIDTH=1000", "MAN_KEEP_FORMATTING=", *command)
+    return " ".join(re.sub(r".\x08|\x1b\[[0-9;]*m", "", text).split())
+
+
+# ---- control -------------------------------------------------------------------------------------
+
+
+def test_it_needs_what_every_release_has(package: Path) -> None:
+    assert package.name == f"ndxdp_{__version__}_all.deb", "debian/changelog is of this version"
+    assert field(package, "Architecture") == "all"
+    needed = {name.strip() for name in field(package, "Depends").split(",")}
+    assert needed == {"libbpf1", "python3 (>= 3.11)", "python3:any"}
+    assert field(package, "Recommends") == "python3-bpfcc"
+
+
+def test_lintian_has_nothing_to_say(package: Path) -> None:
+    assert run("lintian", "--fail-on", "error,warning", "--allow-root", package) == ""
+
+
+def test_the_needed_modules_are_those_of_pyproject() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[<>=]", each)[0] for each in project["dependencies"]}
+    lines = (PACKAGING / "requirements.txt").read_text()
+    assert set(re.findall(r"^([\w-]+)==", lines, re.MULTILINE)) == wanted
+
+
+# ---- contents ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_for_one_python_or_machine_only(tree: Path) -> None:
+    elf = {
+        str(path.relative_to(tree))
+        for path in tree.rglob("*")
+        if path.is_file() and path.read_bytes()[:4] == b"\x7fELF"
+    }
+    assert elf == {"usr/lib/ndxdp/ndxdp/bpf/ndp_responder.o"}, "BPF's, which is one for all"
+    names = [path.name for path in tree.rglob("*")]
+    assert not [name for name in names if "cpython" in name or name.endswith((".so", ".pyc"))]
+    assert not (tree / "usr/lib/python3").exists(), "private: no other program sees it"
+
+
+def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
+    installed = tree / "usr/lib/ndxdp/ndxdp"
+    for path in REPOSITORY.glob("ndxdp/**/*.py"):
+        packed = installed / path.relative_to(REPOSITORY / "ndxdp")
+        assert packed.read_bytes() == path.read_bytes()
+    for source, target in (
+        ("ndxdp/data/ndxdp.service", "lib/systemd/system/ndxdp.service"),
+        ("dashboards/ndxdp.json", "share/ndxdp/dashboards/ndxdp.json"),
+        ("dashboards/alerts.yaml", "share/ndxdp/dashboards/alerts.yaml"),
+        ("dashboards/rules.yaml", "share/ndxdp/dashboards/rules.yaml"),
+        ("docs/configuration.md", "share/doc/ndxdp/docs/configuration.md"),
+    ):
+        assert (tree / "usr" / target).read_bytes() == (REPOSITORY / source).read_bytes()
+    assert not (tree / "etc").exists(), "the configuration is no conffile, the unit not enabled"
+    assert not [path for path in tree.rglob("*") if path.stat().st_mode & stat.S_IWOTH]
+
+
+def test_the_object_does_not_tell_where_it_was_built(tree: Path) -> None:
+    found = (tree / "usr/lib/ndxdp/ndxdp/bpf/ndp_responder.o").read_bytes()
+    assert b"/ndxdp/bpf/ndp_responder.c" in found
+    assert b"/tree" not in found
+    assert str(REPOSITORY).encode() not in found
+
+
+def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:
+    """By the system's Python, which knows neither click nor pyroute2."""
+    launcher = tree / "usr/bin/ndxdp"
+    text = launcher.read_text()
+    assert text.startswith("#!/usr/bin/python3 -I\n")
+    assert launcher.stat().st_mode & 0o777 == 0o755
+    moved = text.replace('"/usr/lib/ndxdp"', repr(str(tree / "usr/lib/ndxdp")))
+    assert moved != text
+    python = ("/usr/bin/python3", "-I", "-B", "-c", moved)
+    assert __version__ in run(*python, "--version")
+    assert "eth0" in run(*python, "convert", "--ndpresponder", "-i eth0 -n 2001:db8::/64")
+    imported = "import click, prometheus_client, pyroute2, ndxdp.metrics, ndxdp.wire.netlink"
+    lines = moved.replace("main()", f"{imported}\nprint(click.__file__, pyroute2.__file__)")
+    for path in run("/usr/bin/python3", "-I", "-B", "-c", lines).split():
+        assert path.startswith(str(tree))
+
+
+# ---- man pages and completion --------------------------------------------------------------------
+
+
+def test_the_manual_has_every_command_and_option(tree: Path) -> None:
+    page = manual(tree, "ndxdp.8")
+    general, _, rest = page.partition(" COMMANDS ndxdp ")
+    # A command's part begins with its usage, and ends where the next one's begins.
+    parts = re.split(r"\b(ndxdp(?: [a-z-]+)+) \[OPTIONS\]", f"ndxdp {rest}")
+    said = dict(zip(parts[1::2], parts[2::2], strict=True))
+    missing = []
+
+    def look(command: click.Command, path: str) -> None:
+        if isinstance(command, click.Group):
+            for name, inner in command.commands.items():
+                look(inner, f"{path} {name}")
+            part = general
+        else:
+            part = general + said.pop(path, "")
+        for parameter in command.params:
+            for name in parameter.opts if isinstance(parameter, click.Option) else ():
+                if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", part):
+                    missing.append(f"{path} {name}")
+
+    assert len(said) > 15
+    look(cli, "ndxdp")
+    assert not missing
+    assert not said, "commands that there are not"
+
+
+def test_the_manual_has_every_key(tree: Path) -> None:
+    page = manual(tree, "ndxdp.toml.5")
+    markdown = (REPOSITORY / "docs/configuration.md").read_text()
+    tables = re.findall(r"^## (\[.*\])$", markdown, re.MULTILINE)
+    keys = re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|", markdown, re.MULTILINE)
+    assert len(tables) > 7
+    assert len(keys) > 30
+    missing = [table for table in tables if table not in page]
+    missing += [key for key, kind in keys if f"{key} ({kind}" not in page]
+    assert not missing
+    assert "`" not in page
+    assert "](" not in page, "no Markdown is left"
+
+
+@pytest.mark.parametrize("page", ["ndxdp.8", "ndxdp.toml.5"])
+def test_groff_has_no_complaint(tree: Path, page: str) -> None:
+    path = tree / "usr/share/man" / f"man{page[-1]}" / f"{page}.gz"
+    command = ("man", "--warnings", "-E", "UTF-8", "-Tutf8", "-Z", "-l", str(path))
+    done = subprocess.run(("env", "LC_ALL=C.UTF-8", *command), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+COMPLETIONS = {
+    "bash": "bash-completion/completions/ndxdp",
+    "zsh": "zsh/vendor-completions/_ndxdp",
+    "fish": "fish/vendor_completions.d/ndxdp.fish",
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETIONS)
+def test_the_shells_take_the_completion(tree: Path, shell: str) -> None:
+    script = tree / "usr/share" / COMPLETIONS[shell]
+    run(shell, "-n", script)
+    assert "_NDXDP_COMPLETE" in script.read_text()
+
+
+def test_bash_completes(tree: Path) -> None:
+    """`make test-deb` has the same of the installed command; this one is the repository's."""
+    script = (
+        f"PATH={REPOSITORY}/.venv/bin:$PATH; source {tree}/usr/share/{COMPLETIONS['bash']};"
+        " COMP_WORDS=(ndxdp pref); COMP_CWORD=1; _ndxdp_completion ndxdp; echo ${COMPREPLY[@]}"
+    )
+    assert run("bash", "-c", script) == "prefix\n"
