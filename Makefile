@@ -1,6 +1,7 @@
 # make demo    watch a router reach a container behind this host, and ndppd fail at it
 # make test    run every test
 # make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
+# make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make test-service  the systemd service, in the same machine under a real systemd
 # make bench   answers per second from userspace, beside ndppd's
@@ -23,7 +24,7 @@ BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
 	python3-bpfcc linux-headers-$(ARCH) systemd tshark
-VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 util-linux
+VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
 packages = @missing=$$(for name in $(1); do \
@@ -37,7 +38,7 @@ packages = @missing=$$(for name in $(1); do \
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace build dashboards
-.PHONY: demo test test-long test-service test-vm format clean
+.PHONY: demo test test-kernels test-long test-service test-vm format clean
 .PHONY: packages-bench packages-bench-daemon packages-build packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
@@ -53,6 +54,10 @@ test-long: packages-test build .venv/tested
 
 test-vm: packages-vm build
 	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
+
+test-kernels: packages-vm build
+	nice -n 10 .venv/bin/python -m lab.kernel_matrix $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
+		$(if $(TESTS),--groups $(TESTS)) $(KERNELS)
 
 test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)

@@ -1,0 +1,72 @@
+"""Groups of tests, one after the other, for another kernel than the one that runs here.
+
+`python -m tests.kernel_groups [NAME …]`, run by `make test-kernels` in the virtual machine of
+lab/vm.py. A line of JSON for each group goes to /dev/ttyS1, for lab/kernel_matrix.py to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    # Every packet, in each mode and by both loaders: test runs, and real frames.
+    "packets": ("tests/test_program.py",),
+    # Which mode `auto` gives on each kind of interface, and why no better one.
+    "ladder": ("tests/test_auto.py", "tests/virtio_nic.py"),
+    # Attach, renew, detach; kills and renames; without BPF links; under a flood.
+    "lifecycle": ("tests/test_commands.py", "tests/test_live.py"),
+    # The packet socket, which needs little of the kernel.
+    "userspace": ("tests/test_serving.py",),
+    # The answers that depend on the kernel's own tables.
+    "routes": ("tests/test_routed.py",),
+}
+
+_REPORT = Path("/dev/ttyS1")
+
+
+def main() -> int:
+    code = 0
+    with tempfile.TemporaryDirectory() as directory, _REPORT.open("w") as report:
+        for name in sys.argv[1:] or GROUPS:
+            print(f"---- {name}", flush=True)
+            result = Path(directory, name)
+            started = time.monotonic()
+            command = [sys.executable, "-m", "tests", *GROUPS[name], "-q", "--tb=short"]
+            ended = subprocess.run([*command, f"--junitxml={result}"])
+            seconds = round(time.monotonic() - started)
+            found = {"group": name, "seconds": seconds, **_read(result)}
+            print(json.dumps(found), file=report, flush=True)
+            code = code or ended.returncode
+        print(json.dumps({"release": os.uname().release}), file=report)
+    return code
+
+
+def _read(result: Path) -> dict[str, Any]:
+    """What pytest wrote: how many ended how, which failed, and what the tests noted."""
+    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    failed: list[str] = []
+    skipped: set[str] = set()
+    noted: list[list[str | None]] = []
+    if not result.exists():
+        return {**counts, "failed": 1, "names": ["pytest itself"], "why": [], "noted": []}
+    for case in ElementTree.parse(result).iter("testcase"):
+        outcome = next((part.tag for part in case if part.tag != "properties"), "passed")
+        outcome = {"error": "failed", "failure": "failed"}.get(outcome, outcome)
+        counts[outcome if outcome in counts else "passed"] += 1
+        if outcome == "failed":
+            failed.append(f"{case.get('classname', '')}.{case.get('name')}")
+        skipped |= {str(part.get("message")) for part in case.iter("skipped")}
+        noted += [[part.get("name"), part.get("value")] for part in case.iter("property")]
+    return {**counts, "names": failed, "why": sorted(skipped), "noted": noted}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
