@@ -42,7 +42,6 @@ def main() -> int:
     for wrong in {*groups} - {*GROUPS} | {*names} - {*kernels.SOURCES}:
         parser.error(f"there is no {wrong}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    results = read()
     code = 0
     try:
         for name in names:
@@ -59,11 +58,12 @@ def main() -> int:
                 code = 1
                 continue
             code = code or told.code
+            results = read()  # anew: another run may have written meanwhile
             _keep(results, name, told.report)
             write(results)
     except KeyboardInterrupt:
         return 130
-    print(table(results), end="")
+    print(table(read()), end="")
     return code
 
 

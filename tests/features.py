@@ -6,6 +6,7 @@ have it: so no skip hides that ndxdp, or the probe, is broken.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -49,7 +50,10 @@ FEATURES = {
     "rename": Feature((6, 2), "renaming of interfaces that are up", _renames_what_is_up),
 }
 
-_missing: dict[str, bool] = {}
+
+@functools.cache
+def lacks(name: str) -> bool:
+    return not FEATURES[name].is_there()
 
 
 def check(item: pytest.Item) -> None:
@@ -59,10 +63,8 @@ def check(item: pytest.Item) -> None:
         words = re.split(r"[-\[\]]", item.callspec.id)
         names += ["xdp"] if {"native", "generic"} & set(words) else []
     for name in names:
-        feature = FEATURES[name]
-        if name not in _missing:
-            _missing[name] = not feature.is_there()
-        if _missing[name]:
+        if lacks(name):
+            feature = FEATURES[name]
             release = os.uname().release
             version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
             if version >= feature.since:
