@@ -1,6 +1,7 @@
 # make demo    watch a router reach a container behind this host, and ndppd fail at it
 # make test    run every test
 # make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
+# make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make test-service  the systemd service, in the same machine under a real systemd
 # make bench   answers per second from userspace, beside ndppd's
@@ -28,7 +29,7 @@ BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
 	python3-bpfcc linux-headers-$(ARCH) systemd tshark
-VM_PACKAGES := debootstrap e2fsprogs qemu-system-x86 util-linux
+VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
 packages = @missing=$$(for name in $(1); do \
@@ -45,7 +46,7 @@ SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace
 .PHONY: build check-dashboards clean dashboards deb demo dist format
-.PHONY: test test-deb test-long test-service test-vm
+.PHONY: test test-deb test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb
 .PHONY: packages-demo packages-test packages-vm
 
@@ -79,6 +80,10 @@ test-long: packages-test build .venv/tested
 
 test-vm: packages-vm build
 	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
+
+test-kernels: packages-vm build
+	nice -n 10 .venv/bin/python -m lab.kernel_matrix $(if $(TIMEOUT),--timeout $(TIMEOUT)) \
+		$(if $(TESTS),--groups $(TESTS)) $(KERNELS)
 
 test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)

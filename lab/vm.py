@@ -23,6 +23,8 @@ that the tests are run in. A test that wants a NIC's driver under it brings them
 
 When those namespaces go, the NICs are back where they were.
 
+Another kernel can be booted on the same root file system (lab/kernels.py).
+
 It exits with what the tests exited with, or 1 for a guest that did not get to tell. A kernel that
 oopses is such a guest.
 """
@@ -44,6 +46,7 @@ import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from lab.topology import LabError, build_xdp_pass
 
@@ -51,7 +54,9 @@ DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.
 """Run where they exist."""
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-_CACHE = _REPOSITORY / "build" / "vm"
+CACHE = _REPOSITORY / "build" / "vm"
+"""What is made once, and kept."""
+
 _OBJECT = _REPOSITORY / "ndxdp" / "bpf" / "ndp_responder.o"
 
 _RELEASE = "bookworm"
@@ -76,7 +81,7 @@ _RUN_TESTS = """\
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 export PYTHONPATH=/opt/python PYTHONDONTWRITEBYTECODE=1
-export NDXDP_VM_NETNS=/run/vm-netns {environment}
+export NDXDP_VM_NETNS=/mnt/netns {environment}
 
 there() {{ mountpoint -q "$2" || {{ mkdir -p "$2"; mount -t "$1" "$1" "$2"; }}; }}
 there proc /proc
@@ -89,6 +94,7 @@ there tmpfs /tmp
 there bpf /sys/fs/bpf
 mkdir /opt/python
 mount -o ro /dev/vdb /opt/python
+{modules}
 modprobe -a veth bridge br_netfilter macvlan 8021q bonding dummy tun virtio_net \\
     nf_tables cls_bpf sch_ingress
 ip link set lo up
@@ -99,7 +105,7 @@ stty -F /dev/console -onlcr
 echo "Linux $(uname -r), $(nproc) processors, $(python3 --version)"
 cd /mnt/repository
 code=0
-python3 -m tests {arguments} </dev/null || code=$?
+python3 -m {module} {arguments} </dev/null || code=$?
 echo "tests ended with $code" >/dev/ttyS1
 echo o >/proc/sysrq-trigger
 sleep infinity
@@ -111,6 +117,7 @@ _RUN_SYSTEMD = """\
 set -eu
 mkdir /opt/python
 mount -o ro /dev/vdb /opt/python
+{modules}
 rm -f /etc/systemd/system/*.wants/*
 [ -s /etc/machine-id ] || echo 00000000000000000000000000000001 >/etc/machine-id
 cat >/etc/systemd/system/tests.service <<'END'
@@ -122,7 +129,7 @@ Type=oneshot
 WorkingDirectory=/mnt/repository
 Environment=PYTHONPATH=/opt/python PYTHONDONTWRITEBYTECODE=1 HOME=/root LANG=C.UTF-8
 Environment=NDXDP_VM_SYSTEMD=1 {environment}
-ExecStart=/usr/bin/python3 -u -m tests.systemd_service {arguments}
+ExecStart=/usr/bin/python3 -u -m {module} {arguments}
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/console
@@ -136,28 +143,61 @@ exec /lib/systemd/systemd
 """
 
 
-def run(arguments: Sequence[str], timeout: float, *, systemd: bool = False) -> int:
-    """Run pytest, or the tests of the service, in a guest; returns its exit code.
+class Kernel(NamedTuple):
+    """What boots the root file system. modules: a disk for /lib/modules, None if it has them."""
 
-    Raises LabError if the guest ends without having told it, or does not end within `timeout` s.
+    image: Path
+    initrd: Path
+    modules: Path | None = None
+
+
+class Told(NamedTuple):
+    """What a guest said at its end: the exit code of its tests, and all that they wrote there."""
+
+    code: int
+    report: str
+
+
+def run(
+    arguments: Sequence[str],
+    timeout: float,
+    *,
+    systemd: bool = False,
+    module: str = "tests",
+    kernel: Kernel | None = None,
+) -> Told:
+    """Run a Python module of the repository in a guest, or the tests of the service.
+
+    What it writes to /dev/ttyS1 is in the report. kernel: another than the root file system's.
+    LabError if the guest ends without having told its code, or does not end within `timeout` s.
     """
-    _check_machine()
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    root, packages = _root(), _python_packages()
-    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+    check_machine()
+    made, packages = root(), _python_packages()
+    kernel = kernel or own_kernel()
+    with tempfile.TemporaryDirectory(dir=CACHE) as work:
         archive, report = Path(work, "repository.tar"), Path(work, "report")
-        _pack(archive, arguments, _RUN_SYSTEMD if systemd else _RUN_TESTS)
-        _boot(root, packages, archive, report, timeout)
+        script = (_RUN_SYSTEMD if systemd else _RUN_TESTS).format(
+            module="tests.systemd_service" if systemd else module,
+            modules="mount -o ro /dev/vdd /lib/modules" if kernel.modules else "",
+            arguments=shlex.join(arguments),
+            environment=_environment(),
+        )
+        _pack(archive, script)
+        disks = [made / "disk", packages, archive]
+        if kernel.modules:
+            disks.append(kernel.modules)
+        _boot(kernel, disks, report, timeout)
         said = report.read_text(errors="replace") if report.exists() else ""
     told = re.search(r"^tests ended with (\d+)\s*$", said, re.MULTILINE)
     if not told:
         raise LabError(
             "The machine ended before the tests did.", "What it said last is above, if anything."
         )
-    return int(told[1])
+    return Told(int(told[1]), said[: told.start()])
 
 
-def _check_machine() -> None:
+def check_machine() -> None:
+    """LabError that says what is missing here."""
     needed = ("debootstrap", "mkfs.ext4", "qemu-system-x86_64", "setpriv", "unshare")
     if missing := [name for name in needed if not shutil.which(name)]:
         raise LabError(
@@ -176,19 +216,19 @@ def _check_machine() -> None:
 # ---- what is made once ---------------------------------------------------------------------------
 
 
-def _root() -> Path:
+def root() -> Path:
     """The directory with Debian: `disk`, `kernel` and `initrd`."""
-    made, is_there = _cached("debian", _RELEASE, *_PACKAGES, _FIRST_PROCESS)
+    made, is_there = cached("debian", _RELEASE, *_PACKAGES, _FIRST_PROCESS)
     if is_there:
         return made
     if os.geteuid() != 0:
         raise LabError("The first run makes a root file system, which takes root.", "Try sudo.")
     print(f"making a root file system of Debian {_RELEASE}, once: some minutes", flush=True)
-    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+    with tempfile.TemporaryDirectory(dir=CACHE) as work:
         tree, result = Path(work, "tree"), Path(work, "result")
         result.mkdir()
         # What debootstrap mounts must not be there any more when the tree is deleted.
-        _make(
+        make(
             "debootstrap",
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("debootstrap", "--variant=minbase", f"--include={','.join(_PACKAGES)}"),
@@ -202,42 +242,48 @@ def _root() -> Path:
         shutil.copy(kernel, result / "kernel")
         shutil.copy(initrd, result / "initrd")
         shutil.rmtree(tree / "var" / "cache" / "apt")
-        _make_disk(tree, result / "disk", "4G")
+        make_disk(tree, result / "disk", "4G")
         result.rename(made)
     return made
+
+
+def own_kernel() -> Kernel:
+    """That of the root file system."""
+    return Kernel(root() / "kernel", root() / "initrd")
 
 
 def _python_packages() -> Path:
     """A disk with what pyproject.toml asks for, and nothing of this machine's own Python."""
     project = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    made, is_there = _cached("python", _GUEST_PYTHON, *wanted)
+    made, is_there = cached("python", _GUEST_PYTHON, *wanted)
     if is_there:
         return made
     print("fetching the tests' Python packages for it, once", flush=True)
-    with tempfile.TemporaryDirectory(dir=_CACHE) as work:
+    with tempfile.TemporaryDirectory(dir=CACHE) as work:
         tree, result = Path(work, "tree"), Path(work, "result")
-        _make(
+        make(
             "pip",
             *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check"),
             *("--python-version", _GUEST_PYTHON, "--only-binary", ":all:", "--target", str(tree)),
             *wanted,
         )
-        _make_disk(tree, result, "1G")
+        make_disk(tree, result, "1G")
         result.rename(made)
     return made
 
 
-def _cached(name: str, *ingredients: str) -> tuple[Path, bool]:
+def cached(name: str, *ingredients: str) -> tuple[Path, bool]:
     """Where a thing of these ingredients is kept, and whether it is there.
 
     If it is not, those of other ingredients are deleted.
     """
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:12]
-    path = _CACHE / f"{name}-{key}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    path = CACHE / f"{name}-{key}"
     if path.exists():
         return path, True
-    for old in _CACHE.glob(f"{name}-*"):
+    for old in CACHE.glob(f"{name}-*"):
         if old.is_dir():
             shutil.rmtree(old)
         else:
@@ -245,18 +291,17 @@ def _cached(name: str, *ingredients: str) -> tuple[Path, bool]:
     return path, False
 
 
-def _make_disk(tree: Path, disk: Path, size: str) -> None:
+def make_disk(tree: Path, disk: Path, size: str) -> None:
     """An ext4 file system with the files of a directory; what it does not use takes no space."""
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=0", "-m", "0")
-    _make("mkfs", "mkfs.ext4", "-q", *features, "-d", str(tree), str(disk), size)
+    make("mkfs", "mkfs.ext4", "-q", *features, "-d", str(tree), str(disk), size)
 
 
-def _make(name: str, *command: str) -> None:
-    log = _CACHE / f"{name}.log"
+def make(name: str, *command: str, stdin: bytes = b"") -> None:
+    """Run a command whose output goes to a log; LabError that names it if the command fails."""
+    log = CACHE / f"{name}.log"
     with log.open("w") as output:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
+        done = subprocess.run(command, input=stdin, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode:
         said = log.read_text(errors="replace").strip().splitlines()
         raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(said[-5:]))
@@ -265,12 +310,13 @@ def _make(name: str, *command: str) -> None:
 # ---- what is made every time ---------------------------------------------------------------------
 
 
-def _pack(archive: Path, arguments: Sequence[str], script: str) -> None:
+def _environment() -> str:
+    words = f"COLUMNS={shutil.get_terminal_size().columns}"
+    return words if sys.stdout.isatty() else words + " NO_COLOR=1"  # its console looks like one
+
+
+def _pack(archive: Path, script: str) -> None:
     """The repository, the objects compiled for it, and the script that runs the tests."""
-    environment = f"COLUMNS={shutil.get_terminal_size().columns}"
-    if not sys.stdout.isatty():  # the guest takes its console for a terminal
-        environment += " NO_COLOR=1"
-    script = script.format(arguments=shlex.join(arguments), environment=environment)
     with tarfile.open(archive, "w") as packed, tempfile.NamedTemporaryFile("w") as written:
         written.write(script)
         written.flush()
@@ -288,20 +334,19 @@ def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if unwanted else member
 
 
-def _boot(root: Path, packages: Path, archive: Path, report: Path, timeout: float) -> None:
+def _boot(kernel: Kernel, disks: list[Path], report: Path, timeout: float) -> None:
     """Start the guest, and wait for its end; what it says goes to our stdout."""
     # A guest in trouble waits for nobody: it panics and reboots, and -no-reboot makes that its end.
     parameters = (
         "root=/dev/vda rw init=/run-tests console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
         " systemd.show_status=no"
     )
-    disks = (root / "disk", packages, archive)
     machine = [
         *("setpriv", "--pdeathsig", "KILL"),
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "3072"),
         *("-nodefaults", "-display", "none", "-no-reboot", "-device", "virtio-rng-pci"),
         *("-serial", "stdio", "-serial", f"file:{report}"),
-        *("-kernel", str(root / "kernel"), "-initrd", str(root / "initrd")),
+        *("-kernel", str(kernel.image), "-initrd", str(kernel.initrd)),
         *("-append", parameters),
     ]
     for disk in disks:
@@ -335,7 +380,7 @@ def main() -> int:
         arguments = [path for path in DEFAULT_TESTS if (_REPOSITORY / path).exists()]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run(arguments, options.timeout, systemd=options.systemd)
+        return run(arguments, options.timeout, systemd=options.systemd).code
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

@@ -9,9 +9,18 @@ import pytest
 
 from lab import private
 from ndxdp.kernel.pins import Trees
-from tests import engine, network
+from tests import engine, features, network
 from tests.engine import Engine
 from tests.network import Network
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(feature): of the kernel, see tests/features.py")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture attaches a program that this kernel does not take."""
+    features.check(item)
 
 
 @pytest.fixture(scope="session")

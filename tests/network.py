@@ -204,7 +204,9 @@ class Network:
         return self.ask(target, wait=0.15) is None
 
     @contextlib.contextmanager
-    def asked_all_the_while(self, only: str = TARGET) -> Iterator[list[str]]:
+    def asked_all_the_while(
+        self, only: str = TARGET, *, link: str = ROUTER_LINK
+    ) -> Iterator[list[str]]:
         """Ask again and again during the block; what was not answered is in the list."""
         missed: list[str] = []
         stop = threading.Event()
@@ -214,7 +216,7 @@ class Network:
             nonlocal asked
             while not stop.is_set():
                 asked += 1
-                if self.ask(only, wait=0.5) is None:
+                if self.ask(only, wait=0.5, link=link) is None:
                     missed.append(only)
                     return
                 time.sleep(0.002)
@@ -321,8 +323,17 @@ def has_allmulti(name: str = UPLINK) -> bool:
 
 
 def allmulti_count(name: str = UPLINK) -> int:
-    count: int = link_state(name)["allmulti"]
-    return count
+    """Who wants all multicast: the administrator, and processes."""
+    return _allmulti_count(link_state(name))
+
+
+def _allmulti_count(link: dict[str, Any]) -> int:
+    if "allmulti" in link:
+        return int(link["allmulti"])
+    # Before 6.0 nobody is told how many; that there is one, sysfs says.
+    show = 'mount -t sysfs sysfs /sys && cat "/sys/class/net/$0/flags"'
+    flags = sh("unshare", "--mount", "sh", "-c", show, link["ifname"])
+    return int(flags, 16) >> 9 & 1  # IFF_ALLMULTI
 
 
 def xdp_ids(name: str = UPLINK) -> list[int]:
@@ -337,9 +348,13 @@ def _xdp_ids(link: dict[str, Any]) -> list[int]:
     return [entry["prog"]["id"] for entry in xdp.get("attached", [xdp])]
 
 
-def tcx_ids(name: str = UPLINK) -> list[int]:
-    """Ids of the programs at a link's tcx ingress. (bpftool 7.1 does not know tcx.)"""
-    return _tcx_ids(link_state(name)["ifindex"])
+def tc_ids(name: str = UPLINK) -> list[int]:
+    """Ids of the programs at a link's tc ingress, whichever way the kernel has for it.
+
+    (bpftool 7.1 does not know tcx.)
+    """
+    found = [re.search(r" id (\d+)", line) for line in filters(name)]
+    return [*_tcx_ids(link_state(name)["ifindex"]), *(int(each[1]) for each in found if each)]
 
 
 def _tcx_ids(ifindex: int) -> list[int]:
@@ -400,7 +415,7 @@ def leftovers(name: str = UPLINK) -> list[str]:
         found += [f"XDP program {number}" for number in _xdp_ids(link)]
         found += [f"tcx program {number}" for number in _tcx_ids(link["ifindex"])]
         found += ["clsact"] if clsact(name) else []
-        found += ["allmulti"] if link["allmulti"] else []
+        found += ["allmulti"] if _allmulti_count(link) else []
     return found
 
 

@@ -7,6 +7,7 @@ a mode that attaches and is not heard would be the worst of choices.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -23,9 +24,14 @@ from scapy.layers.l2 import Ether
 from lab.topology import build_xdp_pass
 from ndxdp import ladder
 from ndxdp.errors import ModeUnavailable
-from ndxdp.kernel.abi import Mode
+from ndxdp.kernel import libbpf
+from ndxdp.kernel.abi import MapSpec, Mode
+from ndxdp.kernel.pins import Trees
+from ndxdp.plan import Options
+from ndxdp.policy import compile_rules
+from ndxdp.responder import attach_interface
 from ndxdp.wire import netlink, offload
-from tests import network, packets
+from tests import features, network, packets
 from tests.network import (
     BEHIND,
     GATEWAY,
@@ -72,7 +78,12 @@ def steps_down(interface: str = UPLINK) -> dict[str, str]:
 
 
 def without_driver(interface: str) -> str:
-    """How the refusal of a driver that has no XDP begins; the kernel's words follow."""
+    """How the refusal of a driver that has no XDP begins; the kernel's words follow.
+
+    A kernel whose XDP does not do is not asked about its driver.
+    """
+    if features.lacks("xdp"):
+        return "the kernel has no XDP for frames in several pieces, which came with Linux 5.18"
     return f"{interface} does not run XDP in its driver ("
 
 
@@ -327,6 +338,7 @@ def tap(net: Network, request: pytest.FixtureRequest) -> Iterator[Tap]:
         made.close()
 
 
+@features.needs("xdp")
 def test_tap(net: Network, tap: Tap) -> None:
     done("attach", Tap.name, "-n", BEHIND)
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)
@@ -339,6 +351,7 @@ def test_tap(net: Network, tap: Tap) -> None:
     done("detach", Tap.name)
 
 
+@features.needs("xdp")
 def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
     """Who made it deletes it, as when a virtual machine is started anew."""
 
@@ -361,6 +374,7 @@ def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
 # ---- somebody else has the XDP slot -------------------------------------------------------------
 
 
+@features.needs("xdp")
 def test_occupied_slot(net: Network, tap: Tap) -> None:
     """Native would do, but for a program that is not ours to replace: tc works beside it."""
     sh("ip", "link", "set", Tap.name, "xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
@@ -390,6 +404,58 @@ def test_occupied_slot_without_bpf(net: Network, tap: Tap) -> None:
     assert status(Tap.name)["mode"] == "userspace"
     assert run.end().code == 0
     sh("ip", "link", "set", Tap.name, "xdp", "off")
+
+
+# ---- what an older kernel says, told by this one (tests/kernel_groups.py has the real ones) -----
+
+
+def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says EINVAL to the program. Why, is found out, and tc is taken."""
+    load = libbpf.load_object
+
+    def refuse_xdp(image: bytes, program: str, map_fds: dict[str, int]) -> int:
+        if program == Mode.NATIVE.program:
+            raise libbpf.BpfError(errno.EINVAL, "bpf_object__load")
+        return load(image, program, map_fds)
+
+    monkeypatch.setattr(libbpf, "load_object", refuse_xdp)
+    monkeypatch.setattr(libbpf, "xdp_has_frags", lambda: False)
+    attach_interface(Trees(), Tap.name, Options(), compile_rules([BEHIND])).close()
+    why = "the kernel has no XDP for frames in several pieces, which came with Linux 5.18"
+    assert (status(Tap.name)["mode"], steps_down(Tap.name)) == ("tc", {"native": why})
+    assert tap.ask(TARGET) == (HOST_MAC, TARGET)
+    done("detach", Tap.name)
+    with pytest.raises(ModeUnavailable, match=why):
+        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), {})
+
+    # Another EINVAL is not explained away.
+    monkeypatch.setattr(libbpf, "xdp_has_frags", lambda: True)
+    with pytest.raises(ModeUnavailable, match="refused the program"):
+        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), {})
+
+
+@pytest.mark.parametrize(
+    ("number", "small", "why"),
+    [
+        (errno.EPERM, True, "the kernel lets this process lock too little memory"),
+        (errno.EPERM, False, "the kernel does not let this process make a BPF map"),
+        (errno.EINVAL, True, "the kernel does not know the kind of BPF map that 'requests' is"),
+    ],
+)
+def test_maps_of_an_older_kernel(
+    net: Network, monkeypatch: pytest.MonkeyPatch, number: int, small: bool, why: str
+) -> None:
+    create = libbpf.map_create
+
+    def refuse(spec: MapSpec) -> int:
+        if spec.name == "requests" or (spec.name == "small" and not small):
+            raise libbpf.BpfError(number, "bpf_map_create")
+        return create(spec)
+
+    monkeypatch.setattr(libbpf, "map_create", refuse)
+    with pytest.raises(ModeUnavailable, match=why):
+        attach_interface(Trees(), UPLINK, Options(Mode.TC), {})
+    assert leftovers() == []
 
 
 # ---- a process that may not use BPF -------------------------------------------------------------
@@ -672,6 +738,7 @@ def test_tags_that_a_veths_peer_keeps_outside(vlan: Network, mode: str) -> None:
         assert (answer, answered) == (None, 0)
 
 
+@features.needs("xdp")
 def test_vlan_on_a_tap(net: Network, tap: Tap) -> None:
     """Its driver leaves the tags in the frames, so that native it is, and leaves them alone."""
     name = f"{Tap.name}.100"

@@ -506,7 +506,7 @@ def test_incomplete_pins(attached: Network, missing: str) -> None:
     path.unlink()
     done("detach", UPLINK)
     assert not PINS.exists()
-    assert network.tcx_ids() == []
+    assert network.tc_ids() == []
 
 
 def there(net: Network) -> Callable[..., Done]:

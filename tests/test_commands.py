@@ -26,6 +26,7 @@ from scapy.layers.l2 import Ether
 
 from ndxdp.kernel import abi
 from tests import network
+from tests.features import needs
 from tests.network import (
     BEHIND,
     GATEWAY,
@@ -75,8 +76,7 @@ def attach(mode: str = "tc", *args: str) -> None:
 
 def programs() -> list[int]:
     """Ids of whatever is at a hook of the uplink."""
-    found = [int(number) for line in network.filters() for number in re.findall(r"id (\d+) ", line)]
-    return [*network.xdp_ids(), *network.tcx_ids(), *found]
+    return [*network.xdp_ids(), *network.tc_ids()]
 
 
 # ---- attach and detach --------------------------------------------------------------------------
@@ -214,6 +214,7 @@ def test_detach_leaves_allmulti_off_that_was_switched_off_meanwhile(net: Network
     assert allmulti_count() == 0
 
 
+@needs("allmulti")
 def test_detach_leaves_others_memberships(net: Network) -> None:
     attach()
     membership = struct.pack("=iHHQ", network.link_state()["ifindex"], 2, 0, 0)  # MR_ALLMULTI
@@ -225,6 +226,7 @@ def test_detach_leaves_others_memberships(net: Network) -> None:
         assert not has_allmulti()
 
 
+@needs("rename")
 def test_names_with_a_dot(net: Network) -> None:
     sh("ip", "link", "set", UPLINK, "name", "up0.7")
     try:
@@ -948,11 +950,11 @@ def test_an_interrupted_attach_is_complete_or_undone(net: Network) -> None:
             left = leftovers(name)
             if left and number != signal.SIGKILL:
                 assert has_allmulti(name), moment
-                assert network.tcx_ids(name) == [network.program_id(name)], moment
+                assert network.tc_ids(name) == [network.program_id(name)], moment
                 assert BEHIND in done("prefix", "list", "-i", name), moment
             if number == signal.SIGKILL and moment % 2:
                 done("attach", name, "--mode", "tc", "-n", BEHIND)
-                assert network.tcx_ids(name) == [network.program_id(name)], moment
+                assert network.tc_ids(name) == [network.program_id(name)], moment
             if leftovers(name):
                 done("detach", name)
             assert leftovers(name) == [], moment
@@ -1195,6 +1197,7 @@ def renamed(name: str = "renamed0") -> Iterator[str]:
         sh("ip", "link", "set", name, "name", UPLINK)
 
 
+@needs("rename")
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 def test_attach_follows_a_rename(net: Network, mode: str) -> None:
     """It is said, and under the new name all goes on: rules, counters, not one answer lost."""
@@ -1213,6 +1216,7 @@ def test_attach_follows_a_rename(net: Network, mode: str) -> None:
     done("detach", UPLINK)
 
 
+@needs("rename")
 @pytest.mark.parametrize("mode", ["generic", "tc"])
 def test_detach_by_a_former_name(net: Network, mode: str) -> None:
     done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
@@ -1221,6 +1225,7 @@ def test_detach_by_a_former_name(net: Network, mode: str) -> None:
         assert leftovers(name) == []
 
 
+@needs("rename")
 def test_two_sets_of_pins_for_one_device(net: Network) -> None:
     """Which of them is meant is not ours to guess."""
     sh("ip", "link", "add", "renamed0", "up", "type", "bridge")

@@ -19,6 +19,7 @@ import pytest
 from lab.topology import build_xdp_pass
 from ndxdp.policy import parse_address, parse_mac
 from ndxdp.wire import netlink
+from tests.features import needs
 from tests.network import (
     BEHIND,
     HOST_MAC,
@@ -38,7 +39,7 @@ from tests.network import (
     rules,
     sh,
     status,
-    tcx_ids,
+    tc_ids,
     xdp_ids,
 )
 from tests.segment import (
@@ -97,7 +98,7 @@ def answered(net: Network, target: str = TARGET) -> None:
 
 def is_free(name: str) -> bool:
     """Nothing of ours is on the device."""
-    return not (tcx_ids(name) or xdp_ids(name) or allmulti_count(name))
+    return not (tc_ids(name) or xdp_ids(name) or allmulti_count(name))
 
 
 class Flood:
@@ -136,6 +137,7 @@ class Flood:
 # ---- names --------------------------------------------------------------------------------------
 
 
+@needs("rename")
 def test_renamed_away_and_back(net: Network, tmp_path: Path) -> None:
     """A device of a name that the configuration does not have is not answered on."""
     with daemon(net, tmp_path, up0=BEHIND):
@@ -150,6 +152,7 @@ def test_renamed_away_and_back(net: Network, tmp_path: Path) -> None:
         assert net.answers(OTHER_TARGET), "rules by hand are still there"
 
 
+@needs("rename")
 def test_the_configured_name_appears_by_rename(net: Network, tmp_path: Path) -> None:
     with daemon(net, tmp_path, wan0=BEHIND):
         assert net.silent()
@@ -159,6 +162,7 @@ def test_the_configured_name_appears_by_rename(net: Network, tmp_path: Path) -> 
         eventually(lambda: is_free(UPLINK))
 
 
+@needs("rename")
 def test_one_configured_name_becomes_another(net: Network, tmp_path: Path) -> None:
     """Each name has its own rules, wherever it goes."""
     with daemon(net, tmp_path, up0=BEHIND, wan0=OTHER):
@@ -167,11 +171,11 @@ def test_one_configured_name_becomes_another(net: Network, tmp_path: Path) -> No
         rename(UPLINK, RENAMED)
         answered(net, OTHER_TARGET)
         assert net.silent()
-        assert len(tcx_ids(RENAMED)) == 1
+        assert len(tc_ids(RENAMED)) == 1
         rename(RENAMED, UPLINK)
         answered(net)
         assert net.silent(OTHER_TARGET)
-        assert len(tcx_ids(UPLINK)) == 1
+        assert len(tc_ids(UPLINK)) == 1
 
 
 @pytest.fixture
@@ -190,13 +194,14 @@ def swap(one: str, two: str) -> None:
 def each_has_its_own(*names: str) -> bool:
     """One program on each device, under the pins of its name."""
     return all(
-        len(tcx_ids(name)) == 1
+        len(tc_ids(name)) == 1
         and status(name)["attached"]
         and status(name)["ifindex"] == socket.if_nametoindex(name)
         for name in names
     )
 
 
+@needs("rename")
 @pytest.mark.parametrize("looks", [True, False], ids=["running", "killed"])
 def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool) -> None:
     """Also while no daemon looks: the next one sets it right."""
@@ -220,6 +225,7 @@ def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool
             answered(net)
 
 
+@needs("rename")
 def test_renamed_and_configured_anew_while_it_was_stopped(net: Network, tmp_path: Path) -> None:
     """The pins move to the new name, and not one answer is lost."""
     with daemon(net, tmp_path, up0=BEHIND) as first:

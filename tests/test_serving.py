@@ -462,7 +462,7 @@ def test_who_runs_holds_off_the_others(net: Network) -> None:
         refusal = call("timeout", "20", *NDXDP, *words)
         refused(refusal, CANNOT, f"{UPLINK} is held by a running `ndxdp run`")
     assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
-    assert network.tcx_ids() == []
+    assert network.tc_ids() == []
     assert net.answers()
     assert run.end() == (0, "", "")
     assert leftovers() == []
@@ -602,7 +602,7 @@ def test_rules_that_a_killed_run_in_the_kernel_left(net: Network) -> None:
     done("prefix", "add", OTHER, "--no-router")
     before = rules()[OTHER]
     kill(run)
-    eventually(lambda: not network.tcx_ids())
+    eventually(lambda: not network.tc_ids())
     run = net.run(*USERSPACE, "-n", TARGET)
     assert not PINS.exists()
     assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}

@@ -631,6 +631,23 @@ def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) ->
         raise
 
 
+def xdp_has_frags() -> bool:
+    """The kernel has XDP for frames in several pieces (5.18), with the helpers that came with it.
+
+    Tried with the smallest program. BpfError where not even a plain one may be loaded.
+    """
+    passes = bytes.fromhex("b700000002000000 9500000000000000")  # r0 = XDP_PASS; exit
+    os.close(load_instructions(BPF_PROG_TYPE_XDP, "probe", passes))
+    try:
+        fd = load_instructions(BPF_PROG_TYPE_XDP, "probe", passes, BPF_F_XDP_HAS_FRAGS)
+    except BpfError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    os.close(fd)
+    return True
+
+
 def prog_info(fd: int) -> ProgInfo:
     info = _info(fd, _ProgInfo)
     return ProgInfo(

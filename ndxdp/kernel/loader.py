@@ -39,7 +39,7 @@ def load(loader: Loader, mode: Mode, map_fds: dict[str, int], image: bytes | Non
             _shipped_object() if image is None else image, mode.program, map_fds
         )
     except BpfError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, mode) from error
 
 
 def _shipped_object() -> bytes:
@@ -62,7 +62,7 @@ def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
     )
 
 
-def _refusal(error: BpfError) -> NdxdpError:
+def _refusal(error: BpfError, mode: Mode) -> NdxdpError:
     log.debug("%s", error.log.strip())
     if error.errno == errno.EPERM:
         return ModeUnavailable(
@@ -80,6 +80,11 @@ def _refusal(error: BpfError) -> NdxdpError:
         return NdxdpError(
             f"the object and this ndxdp are not of one version ({error.operation} failed)",
             "install ndxdp anew",
+        )
+    if error.errno == errno.EINVAL and mode is not Mode.TC and not libbpf.xdp_has_frags():
+        return ModeUnavailable(
+            "the kernel has no XDP for frames in several pieces, which came with Linux 5.18",
+            "--mode tc does without",
         )
     return ModeUnavailable(
         f"the kernel's verifier refused the program ({error.strerror})",

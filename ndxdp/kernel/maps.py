@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 import struct
 import time
@@ -218,12 +219,9 @@ class Maps:
                 for spec in _sized(abi.MAPS, max_addresses):
                     maps[spec.name] = KernelMap.create(spec)
         except libbpf.BpfError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL):
                 raise
-            raise ModeUnavailable(
-                f"the kernel does not let this process make a BPF map ({error.strerror})",
-                "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
-            ) from error
+            raise _not_made(error, spec.name) from error
         return cls(maps)
 
     @classmethod
@@ -643,6 +641,31 @@ def _all_or_none() -> Iterator[dict[str, Map]]:
         for each in maps.values():
             each.close()
         raise
+
+
+def _not_made(error: libbpf.BpfError, name: str) -> ModeUnavailable:
+    if error.errno == errno.EINVAL:
+        return ModeUnavailable(
+            f"the kernel does not know the kind of BPF map that '{name}' is",
+            "Linux 5.10 knows all of them; --mode userspace needs none",
+        )
+    if error.errno == errno.EPERM and _makes_a_small_map():
+        return ModeUnavailable(
+            f"the kernel lets this process lock too little memory for BPF maps ({error.strerror})",
+            "before Linux 5.11 they count: ulimit -l unlimited, or with CAP_SYS_RESOURCE",
+        )
+    return ModeUnavailable(
+        f"the kernel does not let this process make a BPF map ({error.strerror})",
+        "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
+    )
+
+
+def _makes_a_small_map() -> bool:
+    try:
+        os.close(libbpf.map_create(MapSpec("small", abi.ARRAY, 4, 4, 1, 0)))
+    except libbpf.BpfError:
+        return False
+    return True
 
 
 def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec]:

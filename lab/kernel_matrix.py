@@ -1,0 +1,137 @@
+"""The tests that depend on the kernel, on each kernel of lab/kernels.py, and a table of them.
+
+    python -m lab.kernel_matrix [--timeout SECONDS] [--groups NAME,…] [KERNEL …]
+
+What came out is kept in lab/results/kernels.json, from which the table in docs/kernels.md is
+written. A kernel or a group that was not run keeps what it had. It exits with 1 if a test failed,
+or a machine did not get to tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from lab import kernels, vm
+from lab.topology import LabError
+from tests.kernel_groups import GROUPS
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+RESULTS = _REPOSITORY / "lab" / "results" / "kernels.json"
+PAGE = _REPOSITORY / "docs" / "kernels.md"
+_BEGIN, _END = "<!-- made by `make test-kernels` -->\n", "<!-- end -->\n"
+
+Results = dict[str, dict[str, Any]]
+"""By the beginning of the kernel's version: `release`, `of`, `date`, `groups`, `auto`, `not`."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.kernel_matrix", description=__doc__)
+    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="of each")
+    parser.add_argument("--groups", default=",".join(GROUPS), help="of tests/kernel_groups.py")
+    parser.add_argument(
+        "kernels", nargs="*", metavar="KERNEL", help=f"of {', '.join(kernels.SOURCES)}"
+    )
+    options = parser.parse_args()
+    groups, names = options.groups.split(","), options.kernels or list(kernels.SOURCES)
+    for wrong in {*groups} - {*GROUPS} | {*names} - {*kernels.SOURCES}:
+        parser.error(f"there is no {wrong}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    code = 0
+    try:
+        for name in names:
+            print(f"==== Linux {name} ({kernels.release(name)})", flush=True)
+            try:
+                told = vm.run(
+                    groups,
+                    options.timeout,
+                    module="tests.kernel_groups",
+                    kernel=kernels.kernel(name),
+                )
+            except LabError as error:
+                print(error, file=sys.stderr)
+                code = 1
+                continue
+            code = code or told.code
+            results = read()  # anew: another run may have written meanwhile
+            _keep(results, name, told.report)
+            write(results)
+    except KeyboardInterrupt:
+        return 130
+    print(table(read()), end="")
+    return code
+
+
+def read() -> Results:
+    """What is known of each kernel."""
+    found: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    return found
+
+
+def write(results: Results) -> None:
+    """Keep it, and put its table on the page."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
+    before, _, rest = PAGE.read_text().partition(_BEGIN)
+    PAGE.write_text(before + _BEGIN + "\n" + table(results) + "\n" + _END + rest.partition(_END)[2])
+
+
+def table(results: Results) -> str:
+    """A row for each kernel, and beneath it what is to be said of the rows."""
+    head = ["kernel", "of", *GROUPS, "`auto` on virtio-net"]
+    lines = [_row(head), _row(["---"] * len(head))]
+    remarks = []
+    for name in kernels.SOURCES:
+        if name not in results:
+            continue
+        found = results[name]
+        cells = [_cell(found["groups"].get(group)) for group in GROUPS]
+        lines.append(_row([found["release"], found["of"], *cells, found.get("auto", "")]))
+        why = {reason for group in found["groups"].values() for reason in group["why"]}
+        remarks += [f"- {name}, skipped: {reason}" for reason in sorted(why)]
+        remarks += [f"- {name}, {step}" for step in found.get("not", [])]
+        remarks += [
+            f"- {name}, failed: {test}"
+            for group in found["groups"].values()
+            for test in group["names"]
+        ]
+    return "\n".join([*lines, "", *remarks]) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(group: dict[str, Any] | None) -> str:
+    if group is None:
+        return "not run"
+    said = [f"{group['passed']} passed"]
+    said += [f"{group[how]} {how}" for how in ("skipped", "failed") if group[how]]
+    return ", ".join(said)
+
+
+def _keep(results: Results, name: str, report: str) -> None:
+    """Take over what a guest has written."""
+    found = results.setdefault(name, {"groups": {}})
+    found["of"] = kernels.release(name)
+    found["date"] = datetime.date.today().isoformat()
+    for line in report.splitlines():
+        said = json.loads(line)
+        if "release" in said:
+            found["release"] = said["release"]
+            continue
+        noted = said.pop("noted")
+        found["groups"][said.pop("group")] = said
+        for key in ("auto", "not"):
+            values = [value for of, value in noted if of == key]
+            if values or (key == "not" and any(of == "auto" for of, _ in noted)):
+                found[key] = values[0] if key == "auto" else values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

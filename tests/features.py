@@ -1,0 +1,72 @@
+"""What older kernels lack, found out by trying, and the tests that need it.
+
+A test that needs one is skipped where it is missing, but fails where the kernel is new enough to
+have it: so no skip hides that ndxdp, or the probe, is broken.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from ndxdp.kernel import libbpf
+
+needs = pytest.mark.needs
+"""`@needs("xdp")`: the test needs that feature. Those with a mode's name in their parameters are
+known to need XDP without it."""
+
+
+class Feature(NamedTuple):
+    """since: the first kernel that has it."""
+
+    since: tuple[int, int]
+    what: str
+    is_there: Callable[[], bool]
+
+
+def _renames_what_is_up() -> bool:
+    link = ("ip", "link")
+    subprocess.run([*link, "add", "probe1", "up", "type", "bridge"], check=True)
+    renamed = subprocess.run([*link, "set", "probe1", "name", "probe2"], capture_output=True)
+    name = "probe1" if renamed.returncode else "probe2"
+    subprocess.run([*link, "delete", name], check=True)
+    return renamed.returncode == 0
+
+
+def _tells_allmulti() -> bool:
+    shown = subprocess.run(("ip", "-d", "link", "show", "lo"), stdout=subprocess.PIPE, text=True)
+    return " allmulti " in shown.stdout
+
+
+FEATURES = {
+    "xdp": Feature((5, 18), "XDP for frames in several pieces", libbpf.xdp_has_frags),
+    "allmulti": Feature((6, 0), "count of who wants all multicast", _tells_allmulti),
+    "rename": Feature((6, 2), "renaming of interfaces that are up", _renames_what_is_up),
+}
+
+
+@functools.cache
+def lacks(name: str) -> bool:
+    return not FEATURES[name].is_there()
+
+
+def check(item: pytest.Item) -> None:
+    """Skip a test whose needs this kernel does not meet; fail it where it should meet them."""
+    names = [str(name) for mark in item.iter_markers("needs") for name in mark.args]
+    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        words = re.split(r"[-\[\]]", item.callspec.id)
+        names += ["xdp"] if {"native", "generic"} & set(words) else []
+    for name in names:
+        if lacks(name):
+            feature = FEATURES[name]
+            release = os.uname().release
+            version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+            if version >= feature.since:
+                pytest.fail(f"Linux {release} has no {feature.what}, it seems", pytrace=False)
+            pytest.skip(f"this kernel has no {feature.what}")

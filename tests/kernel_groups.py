@@ -1,0 +1,96 @@
+"""Groups of tests, one after the other, for another kernel than the one that runs here.
+
+`python -m tests.kernel_groups [NAME …]`, run by `make test-kernels` in the virtual machine of
+lab/vm.py. A line of JSON for each group goes to /dev/ttyS1, for lab/kernel_matrix.py to read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+# Emulated, a command takes two seconds; so not everything is run of files that are long.
+GROUPS: dict[str, tuple[str, ...]] = {
+    # Every packet, in each mode and by both loaders: test runs, and real frames.
+    "packets": ("tests/test_program.py",),
+    # Which mode `auto` gives on each kind of interface, and why no better one.
+    "ladder": (
+        "tests/virtio_nic.py",
+        "tests/test_auto.py",
+        "-k",
+        "virtio or not (userspace or stay or renewal or read_only or any_capability or snooping)",
+    ),
+    # Attach, renew and detach, with links and without; kills, renames, others' programs; and that
+    # none of it loses an answer.
+    "lifecycle": (
+        "tests/test_commands.py",
+        "tests/test_live.py",
+        "-k",
+        "until_detach or each_loader or detach_leaves or came_back or run_until_interrupted"
+        " or killed_run or run_again or keep_leaves or bpf_links or others_survive or qdisc_of_ours"
+        " or by_hand or follows_a_rename or former_name or loses_nothing or capabilities_suffice"
+        " or foreign_program or reaches_container",
+    ),
+    # The packet socket, which needs little of the kernel.
+    "userspace": (
+        "tests/test_serving.py",
+        "-k",
+        "interrupted or status or hold or profile or counted or rate_limit or what_a_killed"
+        " or again_after or down_and_up or mac_and_addresses or made_anew",
+    ),
+    # The answers that depend on the kernel's own tables.
+    "routes": (
+        "tests/test_routed.py",
+        "-k",
+        "test_routes or states or forwarding_off or stale or bridge_port or first_ping or via",
+    ),
+}
+
+_REPORT = Path("/dev/ttyS1")
+
+
+def main() -> int:
+    code = 0
+    with tempfile.TemporaryDirectory() as directory, _REPORT.open("w") as report:
+        for name in sys.argv[1:] or GROUPS:
+            print(f"---- {name}", flush=True)
+            result = Path(directory, name)
+            started = time.monotonic()
+            command = [sys.executable, "-m", "tests", *GROUPS[name], "-q", "--tb=short"]
+            ended = subprocess.run([*command, f"--junitxml={result}"])
+            seconds = round(time.monotonic() - started)
+            found = {"group": name, "seconds": seconds, **_read(result)}
+            print(json.dumps(found), file=report, flush=True)
+            code = code or ended.returncode
+        print(json.dumps({"release": os.uname().release}), file=report)
+    return code
+
+
+def _read(result: Path) -> dict[str, Any]:
+    """What pytest wrote: how many ended how, which failed, and what the tests noted."""
+    counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
+    failed: list[str] = []
+    skipped: set[str] = set()
+    noted: list[list[str | None]] = []
+    if not result.exists():
+        return {**counts, "failed": 1, "names": ["pytest itself"], "why": [], "noted": []}
+    for case in ElementTree.parse(result).iter("testcase"):
+        outcome = next((part.tag for part in case if part.tag != "properties"), "passed")
+        outcome = {"error": "failed", "failure": "failed"}.get(outcome, outcome)
+        counts[outcome if outcome in counts else "passed"] += 1
+        if outcome == "failed":
+            failed.append(f"{case.get('classname', '')}.{case.get('name')}")
+        skipped |= {str(part.get("message")) for part in case.iter("skipped")}
+        noted += [[part.get("name"), part.get("value")] for part in case.iter("property")]
+    return {**counts, "names": failed, "why": sorted(skipped), "noted": noted}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
