@@ -20,6 +20,7 @@ LAYERS = (
     "ndxdp.cli_doctor",
     "ndxdp.options",
     "ndxdp.doctor.examination",
+    "ndxdp.doctor.arrival",
     "ndxdp.doctor.containers",
     "ndxdp.doctor.firewall",
     "ndxdp.doctor.netfilter",

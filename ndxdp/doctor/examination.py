@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.doctor import (
+    arrival,
     containers,
     firewall,
     forwarding,
@@ -85,11 +86,11 @@ def _of_ipv4() -> list[str]:
 
 
 def examine(
-    name: str, trees: Trees, docker_socket: str, *, probing: bool = False
+    name: str, trees: Trees, docker_socket: str, *, probing: bool = False, watching: float = 0
 ) -> Iterator[Section]:
     """Look at an interface; NdxdpError where there is none, or it has no MAC address.
 
-    probing: send solicitations.
+    probing: send solicitations. watching: seconds to look at what comes, where ndxdp answers.
     """
     link = netlink.answering_link(name, down=True)
     if not link.up:
@@ -124,6 +125,9 @@ def examine(
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
     yield Section("program", program.judge(found))
+    if watching and table is not None and attached:
+        seen = arrival.gather(trees, link, table, addresses, watching)
+        yield Section("arrival", arrival.judge(seen))
     yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
     advertised = any(route.by_ra for route in here)
     yield Section("firewall", firewall.judge(firewall.gather(above, advertised, rules)))
