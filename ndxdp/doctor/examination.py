@@ -75,6 +75,11 @@ def _is_ethernet(name: str) -> bool:
     return link is not None and link.ethernet
 
 
+def _is_bridge(name: str) -> bool:
+    link = netlink.find_link(name)
+    return link is not None and link.kind == "bridge"
+
+
 def _of_ipv4() -> list[str]:
     """The interfaces of IPv4 default routes: their destination is zero, and so is the mask."""
     try:
@@ -130,7 +135,14 @@ def examine(
         yield Section("arrival", arrival.judge(seen))
     yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
     advertised = any(route.by_ra for route in here)
-    yield Section("firewall", firewall.judge(firewall.gather(above, advertised, rules)))
+    walls = firewall.gather(
+        above,
+        advertised,
+        rules,
+        port=name if above != name else "",
+        bridged=_is_bridge(above),
+    )
+    yield Section("firewall", firewall.judge(walls))
     engine = containers.gather(name, addresses, table, docker_socket)
     yield Section("containers", containers.judge(engine) if engine else [])
     yield Section("limits", limits.judge(limits.gather(rules)))
