@@ -270,7 +270,7 @@ def test_reverse_path_filter(asymmetric: Network, line: str) -> None:
 
 
 def test_reverse_path_filter_of_ip6tables(asymmetric: Network) -> None:
-    sh("ip6tables", "-t", "raw", "-A", "PREROUTING", *"-m rpfilter --invert -j DROP".split())
+    sh("ip6tables", "-t", "raw", "-A", "PREROUTING", *["-m", "rpfilter", "--invert", "-j", "DROP"])
     assert not reaches_from_internet(asymmetric)
     mends("firewall", "the way back leads out of other0")
     assert reaches_from_internet(asymmetric)
@@ -284,7 +284,7 @@ def test_reverse_path_filter_that_is_right(reached: Network, line: str) -> None:
 
 
 def test_loose_reverse_path_filter(asymmetric: Network) -> None:
-    sh(*"ip6tables -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP".split())
+    follow("ip6tables -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP")
     rules("prerouting", "fib saddr oif missing drop", policy="accept")
     assert bad() == []
     assert reaches_from_internet(asymmetric)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ndxdp.doctor import (
     arrival,
     containers,
+    exposure,
     firewall,
     forwarding,
     gateway,
@@ -143,6 +144,8 @@ def examine(
         bridged=_is_bridge(above),
     )
     yield Section("firewall", firewall.judge(walls))
+    exporter = exposure.gather(trees, name, above, addresses, walls.ruleset, walls.legacy)
+    yield Section("exporter", exposure.judge(exporter) if exporter else [])
     engine = containers.gather(name, addresses, table, docker_socket)
     yield Section("containers", containers.judge(engine) if engine else [])
     yield Section("limits", limits.judge(limits.gather(rules)))

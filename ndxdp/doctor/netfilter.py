@@ -20,8 +20,8 @@ Addresses are IPv6Network: all of them, as far as rules tell them apart. `fib oi
 whether there is a way back to the source by the same interface, `fib oif saddr` by any.
 """
 
-IP, BRIDGE = ("ip6", "inet"), ("bridge",)
-"""Families of chains: those that IPv6 packets meet, and those that a bridge's frames meet."""
+IP, IPV4, BRIDGE = ("ip6", "inet"), ("ip", "inet"), ("bridge",)
+"""Families of chains: those that IPv6 packets meet, those of IPv4, and of a bridge's frames."""
 
 STRICT, LOOSE = "fib oif saddr,iif", "fib oif saddr"
 
@@ -273,7 +273,8 @@ def _match(match: Statement, packet: Packet) -> bool | None:
     name = _name(match["left"])
     # Nft checks for the protocol of a header first.
     protocol = name.partition(" ")[0]
-    if protocol in ("ip", "arp"):
+    absent = ("ip6", "icmpv6") if packet.get("meta nfproto") == "ipv4" else ("ip",)
+    if protocol in (*absent, "arp"):
         return False
     transport = packet.get("meta l4proto")
     if transport == "ipv6-icmp":
