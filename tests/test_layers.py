@@ -22,6 +22,7 @@ LAYERS = (
     "ndxdp.doctor.examination",
     "ndxdp.doctor.arrival",
     "ndxdp.doctor.containers",
+    "ndxdp.doctor.engine",
     "ndxdp.doctor.exposure",
     "ndxdp.doctor.firewall",
     "ndxdp.doctor.netfilter",

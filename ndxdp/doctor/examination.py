@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ndxdp.doctor import (
     arrival,
     containers,
+    engine,
     exposure,
     firewall,
     forwarding,
@@ -110,6 +111,7 @@ def examine(
     above = socket.if_indextoname(ifindex)
     by_interface = routes()
     here = by_interface.get(above, [])
+    gateways = [route.gateway for route in here if route.gateway]
     addresses = netlink.own_addresses(ifindex)
     has_global = any(not own.link_local for own in addresses)
     found = program.gather(trees, link)
@@ -123,10 +125,9 @@ def examine(
     yield Section("gateway", gateway.judge(gateway.gather(above, ifindex, here, addresses)))
     if probing:
         asking = netlink.answering_link(above) if above != name else link
-        gateways = sorted({route.gateway for route in here if route.gateway})
         behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
         wider = sorted(prefix for prefix in behind if prefix.length < 128)
-        yield Section("probe", probe.judge(probe.gather(asking, gateways, wider)))
+        yield Section("probe", probe.judge(probe.gather(asking, sorted(set(gateways)), wider)))
     yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
@@ -146,6 +147,8 @@ def examine(
     yield Section("firewall", firewall.judge(walls))
     exporter = exposure.gather(trees, name, above, addresses, walls.ruleset, walls.legacy)
     yield Section("exporter", exposure.judge(exporter) if exporter else [])
-    engine = containers.gather(name, addresses, table, docker_socket)
-    yield Section("containers", containers.judge(engine) if engine else [])
+    running = containers.gather(name, addresses, table, docker_socket)
+    yield Section("containers", containers.judge(running) if running else [])
+    docker = engine.gather(above, addresses, gateways, docker_socket)
+    yield Section("engine", engine.judge(docker) if docker else [])
     yield Section("limits", limits.judge(limits.gather(rules)))
