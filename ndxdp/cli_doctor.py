@@ -11,6 +11,9 @@ from ndxdp.options import json_option, print_json, trees, verbosity
 if TYPE_CHECKING:
     from ndxdp.doctor.examination import Section
 
+_WATCHED = 10.0
+"""Seconds: a router that gets no answer asks again twice within two of them."""
+
 
 @click.command()
 @click.argument("interface", metavar="[IFACE]", required=False)
@@ -22,9 +25,17 @@ if TYPE_CHECKING:
     metavar="PATH",
     help="Where Docker or Podman listens.",
 )
-@click.option("--probe", is_flag=True, help="Solicit routers and gateways, for up to 3 s.")
+@click.option("--probe", is_flag=True, help="Solicit routers and gateways; takes longer.")
+@click.option(
+    "--watch",
+    type=click.FloatRange(0, 3600),
+    metavar="S",
+    help="See whether answers arrive, for so long: 10 s with --probe, else 0.",
+)
 @verbosity
-def doctor(interface: str | None, as_json: bool, docker_socket: str, probe: bool) -> int:
+def doctor(
+    interface: str | None, as_json: bool, docker_socket: str, probe: bool, watch: float | None
+) -> int:
     """Say why IPv6 does not work on this host, and how to mend it. Changes nothing.
 
     Exit code: 0 all well, 1 warnings, 2 failures.
@@ -34,8 +45,10 @@ def doctor(interface: str | None, as_json: bool, docker_socket: str, probe: bool
 
     both = trees()
     names = [interface] if interface is not None else examination.interfaces(both)
+    watching = (_WATCHED if probe else 0) if watch is None else watch
     looked = {
-        name: list(examination.examine(name, both, docker_socket, probing=probe)) for name in names
+        name: list(examination.examine(name, both, docker_socket, probing=probe, watching=watching))
+        for name in names
     }
     code = exit_code(
         finding for sections in looked.values() for each in sections for finding in each.findings

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
 import pytest
 
+from lab.capture import packet_socket
 from ndxdp.doctor.netfilter import Ruleset
-from tests.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, Network, call, done, sh, take_off
+from ndxdp.policy import parse_address
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST,
+    HOST_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    call,
+    done,
+    sh,
+    take_off,
+)
 from tests.test_doctor import bad, conf, follow, found_one, ip, mends
 
 BASE = "type filter hook {0} priority 0; policy {1};"
@@ -189,3 +204,166 @@ def test_no_ruleset() -> None:
         with pytest.raises(ValueError, match="no ruleset of nft"):
             Ruleset.of(said)
     assert Ruleset.of(json.loads('{"nftables": [{"metainfo": {}}]}')).chains == {}
+
+
+# ---- before routing ------------------------------------------------------------------------------
+
+
+def test_one_container_is_dropped(reached: Network) -> None:
+    """As Docker does from version 28 on: what comes in elsewhere than by its bridge."""
+    done("prefix", "add", TARGET, "-i", UPLINK)
+    condition = f'ip6 daddr {TARGET} iifname != "br9"'
+    rules("prerouting", f"{condition} drop", policy="accept")
+    assert not reaches(reached)
+    found = mends("firewall", f"forwarded from up0 for {TARGET}, in inet guard prerouting")
+    assert found["cure"].endswith(f"ip6 daddr {{ {TARGET} }} accept'")
+    assert reaches(reached)
+
+
+def test_ip6tables_before_routing(reached: Network) -> None:
+    sh("ip6tables", "-t", "raw", "-A", "PREROUTING", "-d", BEHIND, "!", "-i", "br9", "-j", "DROP")
+    assert not reaches(reached)
+    found = mends("firewall", "drops all that is forwarded from up0, in ip6 raw PREROUTING")
+    assert found["cure"].startswith("ip6tables -t raw -I PREROUTING -i up0 -d")
+    assert reaches(reached)
+
+
+ELSEWHERE = {
+    "another address": "ip6 daddr 2001:db8::c:0:0:98 drop",
+    "another prefix": "ip6 daddr 2001:db8:0:0:d::/80 drop",
+    "some of them": "ip6 daddr 2001:db8::c:0:0:0-2001:db8::c:0:0:98 drop",
+    "a set": "ip6 daddr { 2001:db8:0:0:d::/80, 2001:db8::1 } drop",
+}
+
+
+@pytest.mark.parametrize("line", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_others_are_dropped(reached: Network, line: str) -> None:
+    rules("prerouting", line, policy="accept")
+    assert bad() == []
+    assert reaches(reached)
+
+
+@pytest.fixture
+def asymmetric(reached: Network) -> Iterator[Network]:
+    """The way to the Internet is another one: a tunnel, or a second provider."""
+    ip("link add other0 type veth peer name far0")
+    sh("ip", "link", "set", "other0", "up")
+    ip("-6 route delete default")
+    ip("-6 route add default via fe80::77 dev other0")
+    yield reached
+    sh("ip", "link", "delete", "other0")
+
+
+RPFILTERS = {
+    "firewalld": "meta nfproto ipv6 fib saddr . mark . iif oif missing drop",
+    "strict": "fib saddr . iif oif 0 drop",
+}
+
+
+@pytest.mark.parametrize("line", RPFILTERS.values(), ids=RPFILTERS)
+def test_reverse_path_filter(asymmetric: Network, line: str) -> None:
+    rules("prerouting", "icmpv6 type { 134, 135 } accept", line, policy="accept")
+    assert not reaches_from_internet(asymmetric)
+    found = mends("firewall", "the way back leads out of other0")
+    assert "inet guard prerouting" in found["what"]
+    assert reaches_from_internet(asymmetric)
+
+
+def test_reverse_path_filter_of_ip6tables(asymmetric: Network) -> None:
+    sh("ip6tables", "-t", "raw", "-A", "PREROUTING", *["-m", "rpfilter", "--invert", "-j", "DROP"])
+    assert not reaches_from_internet(asymmetric)
+    mends("firewall", "the way back leads out of other0")
+    assert reaches_from_internet(asymmetric)
+
+
+@pytest.mark.parametrize("line", [*RPFILTERS.values(), "fib saddr oif missing drop"])
+def test_reverse_path_filter_that_is_right(reached: Network, line: str) -> None:
+    rules("prerouting", line, policy="accept")
+    assert bad() == []
+    assert reaches_from_internet(reached)
+
+
+def test_loose_reverse_path_filter(asymmetric: Network) -> None:
+    follow("ip6tables -t raw -A PREROUTING -m rpfilter --loose --invert -j DROP")
+    rules("prerouting", "fib saddr oif missing drop", policy="accept")
+    assert bad() == []
+    assert reaches_from_internet(asymmetric)
+
+
+def reaches_from_internet(net: Network) -> bool:
+    """What an address of the Internet sends comes to the container."""
+    with packet_socket("container", "eth9") as packets:
+        packets.settimeout(0.5)
+        ping = ("ping", "-c1", "-W1", "-I", "2001:db8:ffff::1", TARGET)
+        net.at_router("ip", "-6", "address", "replace", "2001:db8:ffff::1/128", "dev", "lo")
+        net.at_router(*ping)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                frame = packets.recv(2048)
+                if frame[38:54] == parse_address(TARGET) and frame[54:55] == b"\x80":
+                    return True
+    return False
+
+
+# ---- bridges -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bridge(healthy: Network) -> Iterator[Network]:
+    """The host's addresses are on br7, of which the uplink is a port."""
+    ip(f"link add br7 address {HOST_MAC} type bridge mcast_snooping 0")
+    try:
+        sh("ip", "-6", "address", "flush", "dev", UPLINK)
+        sh("ip", "link", "set", UPLINK, "master", "br7")
+        ip("link set br7 addrgenmode none up")
+        ip(f"-6 address add {HOST}/64 dev br7 nodad")
+        ip("-6 address add fe80::2/64 dev br7 nodad")
+        ip(f"-6 route replace default via {GATEWAY} dev br7")
+        assert bad(interface="br7") == []
+        yield healthy
+    finally:
+        sh("ip", "link", "delete", "br7")
+
+
+BRIDGED = {
+    "all of IPv6": "ebtables -A INPUT -p IPv6 -j DROP",
+    "solicitations": "ebtables -A INPUT -p IPv6 --ip6-proto ipv6-icmp --ip6-icmp-type"
+    " neighbour-solicitation -j DROP",
+    "the policy": "ebtables -P INPUT DROP",
+    "by nft": "nft add table bridge b; nft add chain bridge b c"
+    " '{ type filter hook input priority 0; policy drop; }'",
+    "answers": "ebtables -A OUTPUT -p IPv6 --ip6-proto ipv6-icmp -j DROP",
+}
+
+
+@pytest.mark.parametrize("command", BRIDGED.values(), ids=BRIDGED)
+def test_a_bridge_that_eats(bridge: Network, command: str) -> None:
+    assert bridge.ask(HOST) is not None
+    follow(command)
+    assert bridge.silent(HOST)
+    found = mends("firewall", "nd-neighbor-solicit", interface="br7")
+    assert "in bridge " in found["what"]
+    assert bridge.ask(HOST) is not None
+
+
+BRIDGED_WELL = {
+    "IPv4": "ebtables -A INPUT -p IPv4 -j DROP",
+    "advertisements of routers": "ebtables -A INPUT -p IPv6 --ip6-proto ipv6-icmp --ip6-icmp-type"
+    " router-advertisement -j DROP",
+    "another port": "ebtables -A INPUT -i tap9 -j DROP",
+    "another source": "ebtables -A INPUT -p IPv6 --ip6-src 2001:db8:9::/64 -j DROP",
+}
+
+
+@pytest.mark.parametrize("command", BRIDGED_WELL.values(), ids=BRIDGED_WELL)
+def test_a_bridge_that_lets_in(bridge: Network, command: str) -> None:
+    follow(command)
+    assert bad(interface="br7") == []
+    assert bridge.ask(HOST) is not None
+
+
+def test_a_port_whose_bridge_eats(bridge: Network) -> None:
+    follow(f"ebtables -A INPUT -i {UPLINK} -p IPv6 -j DROP")
+    found = found_one("firewall", "in bridge filter INPUT")
+    follow(found["cure"])
+    assert bad() == []

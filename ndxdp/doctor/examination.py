@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.doctor import (
+    arrival,
     containers,
+    engine,
+    exposure,
     firewall,
     forwarding,
     gateway,
@@ -74,6 +77,11 @@ def _is_ethernet(name: str) -> bool:
     return link is not None and link.ethernet
 
 
+def _is_bridge(name: str) -> bool:
+    link = netlink.find_link(name)
+    return link is not None and link.kind == "bridge"
+
+
 def _of_ipv4() -> list[str]:
     """The interfaces of IPv4 default routes: their destination is zero, and so is the mask."""
     try:
@@ -85,11 +93,11 @@ def _of_ipv4() -> list[str]:
 
 
 def examine(
-    name: str, trees: Trees, docker_socket: str, *, probing: bool = False
+    name: str, trees: Trees, docker_socket: str, *, probing: bool = False, watching: float = 0
 ) -> Iterator[Section]:
     """Look at an interface; NdxdpError where there is none, or it has no MAC address.
 
-    probing: send solicitations.
+    probing: send solicitations. watching: seconds to look at what comes, where ndxdp answers.
     """
     link = netlink.answering_link(name, down=True)
     if not link.up:
@@ -103,6 +111,7 @@ def examine(
     above = socket.if_indextoname(ifindex)
     by_interface = routes()
     here = by_interface.get(above, [])
+    gateways = [route.gateway for route in here if route.gateway]
     addresses = netlink.own_addresses(ifindex)
     has_global = any(not own.link_local for own in addresses)
     found = program.gather(trees, link)
@@ -116,17 +125,30 @@ def examine(
     yield Section("gateway", gateway.judge(gateway.gather(above, ifindex, here, addresses)))
     if probing:
         asking = netlink.answering_link(above) if above != name else link
-        gateways = sorted({route.gateway for route in here if route.gateway})
         behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
         wider = sorted(prefix for prefix in behind if prefix.length < 128)
-        yield Section("probe", probe.judge(probe.gather(asking, gateways, wider)))
+        yield Section("probe", probe.judge(probe.gather(asking, sorted(set(gateways)), wider)))
     yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
     yield Section("program", program.judge(found))
+    if watching and table is not None and attached:
+        seen = arrival.gather(trees, link, table, addresses, watching)
+        yield Section("arrival", arrival.judge(seen))
     yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
     advertised = any(route.by_ra for route in here)
-    yield Section("firewall", firewall.judge(firewall.gather(above, advertised, rules)))
-    engine = containers.gather(name, addresses, table, docker_socket)
-    yield Section("containers", containers.judge(engine) if engine else [])
+    walls = firewall.gather(
+        above,
+        advertised,
+        rules,
+        port=name if above != name else "",
+        bridged=_is_bridge(above),
+    )
+    yield Section("firewall", firewall.judge(walls))
+    exporter = exposure.gather(trees, name, above, addresses, walls.ruleset, walls.legacy)
+    yield Section("exporter", exposure.judge(exporter) if exporter else [])
+    running = containers.gather(name, addresses, table, docker_socket)
+    yield Section("containers", containers.judge(running) if running else [])
+    docker = engine.gather(above, addresses, gateways, docker_socket)
+    yield Section("engine", engine.judge(docker) if docker else [])
     yield Section("limits", limits.judge(limits.gather(rules)))

@@ -1,4 +1,4 @@
-"""Rules of nftables that eat neighbor discovery, or what is forwarded.
+"""Rules of nftables and ebtables that eat neighbor discovery, or what is forwarded.
 
 The kernel's own solicitations and answers pass the firewall; what a BPF program of ndxdp answers
 does not. Conntrack does not track neighbor discovery (nf_conntrack_icmpv6), so that
@@ -11,21 +11,29 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from pathlib import Path
 
 from ndxdp.doctor.finding import Finding, failure, unseen
-from ndxdp.doctor.netfilter import Chain, Packet, Ruleset
+from ndxdp.doctor.netfilter import BRIDGE, DROP, LOOSE, STRICT, Chain, Packet, Ruleset
+from ndxdp.doctor.source import INTERNET
 from ndxdp.ndp import Answer
 from ndxdp.policy import Prefix, Rules
+from ndxdp.wire.fib import Fib
 
 log = logging.getLogger(__name__)
 
 _LEGACY = Path("/proc/thread-self/net/ip6_tables_names")
 _WITHIN = 0.8  # seconds for each listing of all rules
 _PREFIXES_MAX = 8  # in a command; beyond them one would not read it any more
+_LOOKED_AT = 256  # prefixes, one by one: of more, a tenth of a second is not enough
+
+_INTO, _OUT = ("prerouting", "input"), ("output", "postrouting")
+"""The hooks that a packet for this host, or of this host, meets."""
 
 _TYPES = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
 
@@ -35,7 +43,9 @@ class Facts:
     """ruleset: None if it could not be read: then why says so.
 
     legacy: there are rules of ip6tables-legacy, which nft does not show. advertisements: the
-    kernel takes those of routers. behind: prefixes that ndxdp answers for.
+    kernel takes those of routers. behind: prefixes that ndxdp answers for. port: the interface, if
+    it is a bridge's port; bridged: it is one, or a bridge. way_back: the interface that leads to
+    the Internet, '' if none does.
     """
 
     interface: str
@@ -44,17 +54,39 @@ class Facts:
     legacy: bool
     advertisements: bool
     behind: tuple[Prefix, ...]
+    port: str = ""
+    bridged: bool = False
+    way_back: str = ""
 
 
-def gather(interface: str, advertisements: bool, rules: Rules) -> Facts:
-    ruleset, why = _list()
+def gather(
+    interface: str, advertisements: bool, rules: Rules, *, port: str = "", bridged: bool = False
+) -> Facts:
+    ruleset, why = _list(bridged)
     behind = tuple(
         sorted(prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER)
     )
-    return Facts(interface, ruleset, why, _has_legacy(), advertisements, behind)
+    return Facts(
+        interface,
+        ruleset,
+        why,
+        _has_legacy(),
+        advertisements,
+        behind,
+        port,
+        bridged,
+        _way_back(),
+    )
 
 
-def _list() -> tuple[Ruleset | None, str]:
+def _way_back() -> str:
+    """The interface that leads to the Internet, '' if none does."""
+    with Fib() as fib, contextlib.suppress(OSError):
+        return socket.if_indextoname(fib.route(INTERNET, 0).ifindex)
+    return ""
+
+
+def _list(bridged: bool) -> tuple[Ruleset | None, str]:
     """Terse: without the elements of named sets, of which there may be a million."""
     try:
         done = _run("nft", "--json", "--terse", "list", "ruleset")
@@ -70,10 +102,13 @@ def _list() -> tuple[Ruleset | None, str]:
     except ValueError as error:
         log.debug("nft: %s", error)
         return None, "what nft says makes no sense"
-    if any(chain[:2] == ("ip6", "filter") for chain in ruleset.chains.values()):
-        with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
-            saved = _run("ip6tables-save", "-t", "filter")
-            ruleset.refine(saved.stdout.decode(errors="replace"))
+    tables = {(family, chain.isupper()) for family, _, chain in ruleset.chains}
+    commands = [("ip6", "ip6tables-save")] + ([("bridge", "ebtables-save")] if bridged else [])
+    for family, command in commands:
+        if (family, True) in tables:
+            with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+                saved = _run(command)
+                ruleset.refine(saved.stdout.decode(errors="replace"), family)
     return ruleset, ""
 
 
@@ -111,20 +146,20 @@ def judge(facts: Facts) -> list[Finding]:
 def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
     """One finding for each chain, with all that it eats."""
     cases = [
-        (
-            "input",
-            "nd-neighbor-advert",
-            "the host does not learn its neighbours, the gateway's MAC",
-        ),
-        ("input", "nd-neighbor-solicit", "nobody learns the MAC of the host's own addresses"),
-        ("output", "nd-neighbor-solicit", "the host cannot ask for its neighbours, the gateway"),
-        ("output", "nd-neighbor-advert", "nobody learns the MAC of the host's own addresses"),
+        (_INTO, "nd-neighbor-advert", "the host does not learn its neighbours, the gateway's MAC"),
+        (_INTO, "nd-neighbor-solicit", "nobody learns the MAC of the host's own addresses"),
+        (_OUT, "nd-neighbor-solicit", "the host cannot ask for its neighbours, the gateway"),
+        (_OUT, "nd-neighbor-advert", "nobody learns the MAC of the host's own addresses"),
     ]
     if facts.advertisements:
-        cases.append(("input", "nd-router-advert", "the default route is not renewed"))
+        cases.append((_INTO, "nd-router-advert", "the default route is not renewed"))
     eaten: dict[tuple[str, str, str], tuple[Chain, list[str], str]] = {}
-    for hook, kind, why in cases:
-        chain = ruleset.dropping(hook, _neighbor_discovery(facts.interface, hook, kind))
+    for hooks, kind, why in cases:
+        packet = _neighbor_discovery(facts.interface, hooks is _INTO, kind)
+        chain = ruleset.dropping(hooks, packet)
+        if chain is None and facts.bridged:
+            frame = _bridged(facts.port, hooks is _INTO, kind)
+            chain = ruleset.dropping(hooks, frame, BRIDGE)
         if chain is not None:
             eaten.setdefault(chain[:3], (chain, [], why))[1].append(kind)
     for chain, kinds, why in eaten.values():
@@ -133,10 +168,21 @@ def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
         )
 
 
-def _neighbor_discovery(interface: str, hook: str, kind: str) -> Packet:
+def _bridged(port: str, comes: bool, kind: str) -> Packet:
+    """The same as a frame of the bridge; by which port is known only where that was named."""
+    frame = _neighbor_discovery(port, comes, kind) | {"ether type": "ip6"}
+    if not port:
+        del frame["meta iifname" if comes else "meta oifname"]
+        del frame["meta iif" if comes else "meta oif"]
+    return frame
+
+
+def _neighbor_discovery(interface: str, comes: bool, kind: str) -> dict[str, object]:
     return {
-        "meta iifname" if hook == "input" else "meta oifname": interface,
-        "meta iif" if hook == "input" else "meta oif": interface,
+        "meta iifname" if comes else "meta oifname": interface,
+        "meta iif" if comes else "meta oif": interface,
+        STRICT: True,  # a neighbour: the way back is the link
+        LOOSE: True,
         "meta nfproto": "ipv6",
         "meta protocol": "ip6",
         "meta l4proto": "ipv6-icmp",
@@ -153,47 +199,116 @@ def _where(chain: Chain) -> str:
 
 
 def _by_iptables(chain: Chain) -> bool:
-    """`ip6tables` made it, and is confused by rules of another shape."""
-    return chain.family == "ip6" and chain.table == "filter" and chain.name.isupper()
+    """`ip6tables` or `ebtables` made it, and is confused by rules of another shape."""
+    tables = ("filter", "raw", "mangle", "security")
+    return chain.family in ("ip6", "bridge") and chain.table in tables and chain.name.isupper()
+
+
+def _iptables(chain: Chain) -> str:
+    if chain.family == "bridge":
+        return f"ebtables -I {chain.name} -p IPv6"
+    table = "" if chain.table == "filter" else f" -t {chain.table}"
+    return f"ip6tables{table} -I {chain.name}"
 
 
 def _let_in(chain: Chain) -> str:
     if _by_iptables(chain):
-        return f"ip6tables -I {chain.name} -p icmpv6 -m hl --hl-eq 255 -j ACCEPT"
+        if chain.family == "bridge":
+            return f"{_iptables(chain)} --ip6-proto ipv6-icmp -j ACCEPT"
+        return f"{_iptables(chain)} -p icmpv6 -m hl --hl-eq 255 -j ACCEPT"
     return f"nft 'insert rule {_where(chain)} icmpv6 type {_TYPES} accept'"
 
 
 def _forwarding(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
-    """Even what belongs to a connection that was let through in the other direction."""
-    for way, option, address, state in (
-        ("iifname", "-i", "daddr", "established"),
-        ("oifname", "-o", "saddr", None),
-    ):
-        packet: dict[str, object] = {
-            f"meta {way}": facts.interface,
-            f"meta {way.removesuffix('name')}": facts.interface,
-            "meta nfproto": "ipv6",
-            "meta protocol": "ip6",
+    """What certainly does not pass; even what belongs to a connection that was let through."""
+    eaten: dict[tuple[bool, bool, tuple[str, str, str]], tuple[Chain, list[Prefix]]] = {}
+    for comes in (True, False):
+        for prefix in facts.behind[:_LOOKED_AT]:
+            found = _dropped(ruleset, _forwarded(facts, prefix, comes), comes)
+            if found is not None:
+                chain, back = found
+                eaten.setdefault((comes, back, chain[:3]), (chain, []))[1].append(prefix)
+    for (comes, back, _), (chain, prefixes) in eaten.items():
+        if not back:
+            yield _eaten(facts, chain, prefixes, comes)
+        elif facts.way_back:  # that there is none has its own finding
+            yield _spoofed(facts, chain)
+
+
+def _dropped(ruleset: Ruleset, packet: dict[str, object], comes: bool) -> tuple[Chain, bool] | None:
+    """The chain, and whether it would not if the way back were by the same interface."""
+    if not comes:  # by which interface it came in, nobody knows
+        chain = ruleset.dropping(("forward", "postrouting"), packet)
+        return (chain, False) if chain else None
+    friendly = {STRICT: True, LOOSE: True}
+    chain = ruleset.dropping(("prerouting", "forward"), packet)
+    if chain is not None:
+        return chain, DROP not in ruleset.outcomes(chain, packet | friendly)
+    # ICMPv6 is often let pass before the way back is looked at. To drop TCP alone may be a wish.
+    packet = packet | {"meta l4proto": "tcp"}
+    chain = ruleset.dropping(("prerouting",), packet)
+    if chain is not None and DROP not in ruleset.outcomes(chain, packet | friendly):
+        return chain, True
+    return None
+
+
+def _forwarded(facts: Facts, prefix: Prefix, comes: bool) -> dict[str, object]:
+    way = "iif" if comes else "oif"
+    network = IPv6Network((prefix.address, prefix.length))
+    packet: dict[str, object] = {
+        f"meta {way}name": facts.interface,
+        f"meta {way}": facts.interface,
+        "meta nfproto": "ipv6",
+        "meta protocol": "ip6",
+        "ip6 daddr" if comes else "ip6 saddr": network,
+    }
+    if comes:
+        packet |= {
+            "ct state": "established",
+            STRICT: facts.way_back == facts.interface,
+            LOOSE: bool(facts.way_back),
         }
-        if state:
-            packet["ct state"] = state
-        chain = ruleset.dropping("forward", packet)
-        if chain is None:
-            continue
-        some = ", ".join(str(prefix) for prefix in facts.behind[:_PREFIXES_MAX])
-        if _by_iptables(chain):
-            flag = "-d" if way == "iifname" else "-s"
-            among = some.replace(", ", ",")
-            cure = f"ip6tables -I {chain.name} {option} {facts.interface} {flag} {among} -j ACCEPT"
-        else:
-            cure = (
-                f'nft \'insert rule {_where(chain)} {way} "{facts.interface}"'
-                f" ip6 {address} {{ {some} }} accept'"
-            )
-        direction = "from" if way == "iifname" else "to"
-        yield failure(
-            f"the firewall drops all that is forwarded {direction} {facts.interface},"
-            f" in {_where(chain)}",
-            "solicitations are answered, but what then comes does not reach its target",
-            cure,
+    return packet
+
+
+def _eaten(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bool) -> Finding:
+    way, option, flag, address = (
+        ("iifname", "-i", "-d", "daddr") if comes else ("oifname", "-o", "-s", "saddr")
+    )
+    some = ", ".join(str(prefix) for prefix in prefixes[:_PREFIXES_MAX])
+    if _by_iptables(chain):
+        among = some.replace(", ", ",")
+        cure = f"{_iptables(chain)} {option} {facts.interface} {flag} {among} -j ACCEPT"
+    else:
+        cure = (
+            f'nft \'insert rule {_where(chain)} {way} "{facts.interface}"'
+            f" ip6 {address} {{ {some} }} accept'"
         )
+    way_to = "from" if comes else "to"
+    what = f"all that is forwarded {way_to} {facts.interface}"
+    if len(prefixes) < len(facts.behind[:_LOOKED_AT]):
+        more = f" and {len(prefixes) - 1} more" if len(prefixes) > 1 else ""
+        whom = "for" if comes else "by"
+        what = f"what is forwarded {way_to} {facts.interface} {whom} {prefixes[0]}{more}"
+    return failure(
+        f"the firewall drops {what}, in {_where(chain)}",
+        "solicitations are answered, but what then comes does not reach its target",
+        cure,
+    )
+
+
+def _spoofed(facts: Facts, chain: Chain) -> Finding:
+    """Reverse path filtering, which IPv6 has in the firewall only."""
+    if _by_iptables(chain):
+        cure = f"{_iptables(chain)} -i {facts.interface} -m rpfilter --loose -j ACCEPT"
+    else:
+        way = f'iifname "{facts.interface}" fib saddr oif exists'
+        cure = f"nft 'insert rule {_where(chain)} {way} accept'"
+    lasting = "; so that it stays, IPv6_rpfilter=loose in firewalld.conf"
+    return failure(
+        f"the firewall drops what the Internet sends by {facts.interface}, in {_where(chain)}:"
+        f" the way back leads out of {facts.way_back}",
+        "its reverse path filter takes that for spoofed; a loose one wants any way back"
+        f"{lasting if chain.table == 'firewalld' else ''}",
+        cure,
+    )

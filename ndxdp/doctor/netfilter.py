@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
 Packet = Mapping[str, object]
-"""What is known of a packet, by nft's words: `icmpv6 type`, `meta iifname`, `ct state`, …"""
+"""What is known of a packet, by nft's words: `icmpv6 type`, `meta iifname`, `ct state`, …
+
+Addresses are IPv6Network: all of them, as far as rules tell them apart. `fib oif saddr,iif` is
+whether there is a way back to the source by the same interface, `fib oif saddr` by any.
+"""
+
+IP, IPV4, BRIDGE = ("ip6", "inet"), ("ip", "inet"), ("bridge",)
+"""Families of chains: those that IPv6 packets meet, those of IPv4, and of a bridge's frames."""
+
+STRICT, LOOSE = "fib oif saddr,iif", "fib oif saddr"
 
 Statement = dict[str, Any]
 """As in a rule's `expr` of `nft -j`: `{"match": {…}}`, `{"accept": null}`, …"""
@@ -31,14 +41,21 @@ _SILENT = ("counter", "log", "mangle", "set", "map", "notrack", "flow", "dup", "
 _XT = {"REJECT": DROP, "LOG": NEXT, "NFLOG": NEXT, "MARK": NEXT, "CONNMARK": NEXT, "TCPMSS": NEXT}
 """Targets of iptables that nft shows by their names only."""
 
-_TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "esp")
-"""Headers that no packet of ICMPv6 has."""
+_TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "esp")
+"""Headers of which a packet has one at most."""
 
 _TYPES = {
     "133": "nd-router-solicit",
     "134": "nd-router-advert",
     "135": "nd-neighbor-solicit",
     "136": "nd-neighbor-advert",
+}
+
+_EBTABLES_TYPES = {
+    "router-solicitation": "nd-router-solicit",
+    "router-advertisement": "nd-router-advert",
+    "neighbour-solicitation": "nd-neighbor-solicit",
+    "neighbour-advertisement": "nd-neighbor-advert",
 }
 
 _ANYTHING = frozenset((ACCEPT, DROP, NEXT))
@@ -80,28 +97,40 @@ class Ruleset:
             raise ValueError(f"no ruleset of nft: {error!r}") from None
         return made
 
-    def refine(self, saved: str) -> None:
-        """Put in what `ip6tables-save -t filter` says of matches that nft shows by name only."""
-        lines: dict[str, list[str]] = {}
-        for line in saved.splitlines():
-            if line.startswith("-A "):
-                lines.setdefault(line.split()[1], []).append(line)
-        for chain in self.chains.values():
-            said = lines.get(chain.name, [])
-            if chain[:2] == ("ip6", "filter") and len(said) == len(chain.rules):
-                for rule, line in zip(chain.rules, said, strict=True):
-                    rule[:] = [_refined(statement, line) for statement in rule]
+    def refine(self, saved: str, family: str = "ip6") -> None:
+        """Put in what `ip6tables-save` says of matches that nft shows by name only.
 
-    def dropping(self, hook: str, packet: Packet) -> Chain | None:
-        """The first base chain at a hook that certainly drops an IPv6 packet."""
+        family `bridge`: what `ebtables-save` says.
+        """
+        lines: dict[tuple[str, str], list[str]] = {}
+        table = ""
+        for line in saved.splitlines():
+            if line.startswith("*"):
+                table = line[1:].strip()
+            elif line.startswith("-A "):
+                lines.setdefault((table, line.split()[1]), []).append(line)
         for chain in self.chains.values():
-            if chain.hook == hook and chain.family in ("ip6", "inet"):
-                outcomes = self._run(chain, packet, 0)
-                if END in outcomes:
-                    outcomes = outcomes - {END} | {chain.policy}
-                if outcomes == {DROP}:
+            said = lines.get((chain.table, chain.name), [])
+            if chain.family == family and len(said) == len(chain.rules):
+                for rule, line in zip(chain.rules, said, strict=True):
+                    rule[:] = [one for statement in rule for one in _refined(statement, line)]
+
+    def dropping(
+        self, hooks: Iterable[str], packet: Packet, families: Container[str] = IP
+    ) -> Chain | None:
+        """The first base chain at one of these hooks that certainly drops an IPv6 packet."""
+        for hook in hooks:
+            for chain in self.chains.values():
+                if chain.hook != hook or chain.family not in families:
+                    continue
+                if self.outcomes(chain, packet) == {DROP}:
                     return chain
         return None
+
+    def outcomes(self, chain: Chain, packet: Packet) -> frozenset[str]:
+        """All that may come of a packet at a base chain: ACCEPT, DROP."""
+        outcomes = self._run(chain, packet, 0)
+        return outcomes - {END} | {chain.policy} if END in outcomes else outcomes
 
     def _run(self, chain: Chain, packet: Packet, depth: int) -> frozenset[str]:
         """All that may come of a chain: ACCEPT, DROP, END."""
@@ -173,25 +202,56 @@ class Ruleset:
         return verdicts | {NEXT}
 
 
-def _refined(statement: Statement, line: str) -> Statement:
+def _refined(statement: Statement, line: str) -> list[Statement]:
     """A statement with the words of its rule; as it was where they say more than is read here."""
     if statement.get("xt", {}).get("type") != "match":
-        return statement
+        return [statement]
     name = statement["xt"]["name"]
     if name in ("conntrack", "state"):
         found = re.findall(r"(! )?--(?:ct)?state (\S+)", line)
         if len(found) == 1 and len(re.findall(r" --ct", line)) <= 1:
             ((negated, states),) = found
-            left, right = {"ct": {"key": "state"}}, states.lower().split(",")
-            return {"match": {"op": "!=" if negated else "in", "left": left, "right": right}}
+            match = {
+                "op": "!=" if negated else "in",
+                "left": {"ct": {"key": "state"}},
+                "right": states.lower().split(","),
+            }
+            return [{"match": match}]
     if name == "icmp6":
         found = re.findall(r"(! )?--icmpv6-type (\d+)(?= |$)", line)
         if len(found) == 1:
             ((negated, number),) = found
-            left = {"payload": {"protocol": "icmpv6", "field": "type"}}
             right = [_TYPES.get(number, f"type {number}")]
-            return {"match": {"op": "!=" if negated else "==", "left": left, "right": right}}
-    return statement
+            return [_comparison("icmpv6", "type", right, bool(negated))]
+    if name == "rpfilter" and "--accept-local" not in line and line.count(" -m rpfilter") == 1:
+        flags = ["saddr"] if "--loose" in line else ["saddr", "iif"]
+        left = {"fib": {"result": "oif", "flags": flags}}
+        return [{"match": {"op": "==", "left": left, "right": "--invert" not in line}}]
+    if name == "ip6":
+        return _of_ebtables(line) or [statement]
+    return [statement]
+
+
+def _of_ebtables(line: str) -> list[Statement]:
+    """The options of `ebtables -p IPv6`; none where there is one that is not read here."""
+    found = []
+    for option, negated, value in re.findall(r"--ip6-(\S+) (! )?(\S+)", line):
+        if option == "proto" and value == "ipv6-icmp":
+            found.append(_comparison("ip6", "nexthdr", value, bool(negated)))
+        elif option == "icmp-type" and value in _EBTABLES_TYPES:
+            found.append(_comparison("icmpv6", "type", _EBTABLES_TYPES[value], bool(negated)))
+        elif option in ("src", "dst") and re.fullmatch(r"[0-9a-f:]+(/\d+)?", value):
+            address, _, length = value.partition("/")
+            right = {"prefix": {"addr": address, "len": int(length or 128)}}
+            found.append(_comparison("ip6", f"{option[0]}addr", right, bool(negated)))
+        else:
+            return []
+    return found
+
+
+def _comparison(protocol: str, field: str, right: object, negated: bool) -> Statement:
+    left = {"payload": {"protocol": protocol, "field": field}}
+    return {"match": {"op": "!=" if negated else "==", "left": left, "right": right}}
 
 
 def _name(expression: Any) -> str:
@@ -202,6 +262,10 @@ def _name(expression: Any) -> str:
             return f"{kind} {inner.get('key')}"
         if kind == "payload" and "protocol" in inner:
             return f"{inner['protocol']} {inner.get('field')}"
+        if kind == "fib":
+            # Without marks: nobody knows which a packet will have, most have none.
+            flags = [flag for flag in inner.get("flags", ()) if flag != "mark"]
+            return f"fib {inner.get('result')} {','.join(sorted(flags, reverse=True))}"
     return ""
 
 
@@ -209,9 +273,13 @@ def _match(match: Statement, packet: Packet) -> bool | None:
     name = _name(match["left"])
     # Nft checks for the protocol of a header first.
     protocol = name.partition(" ")[0]
-    if protocol in ("ip", "arp"):
+    absent = ("ip6", "icmpv6") if packet.get("meta nfproto") == "ipv4" else ("ip",)
+    if protocol in (*absent, "arp"):
         return False
-    if protocol in _TRANSPORTS and packet.get("meta l4proto") == "ipv6-icmp":
+    transport = packet.get("meta l4proto")
+    if transport == "ipv6-icmp":
+        transport = "icmpv6"
+    if protocol in _TRANSPORTS and transport is not None and protocol != transport:
         return False
     if name not in packet:
         return None
@@ -223,15 +291,39 @@ def _match(match: Statement, packet: Packet) -> bool | None:
 
 def _equals(value: object, right: Any) -> bool | None:
     """Whether a value is the right side, or one of the set that it is."""
-    if isinstance(right, dict):
-        if list(right) != ["set"]:
-            return None
+    if isinstance(right, dict) and list(right) == ["set"]:
         right = right["set"]
     if isinstance(right, list):
         each = [_equals(value, one) for one in right]
         return True if True in each else None if None in each else False
+    if isinstance(value, bool):
+        return value != (right in (False, "0", 0)) if not isinstance(right, dict) else None
+    if isinstance(value, IPv6Network):
+        return _within(value, right)
+    if isinstance(right, dict):
+        first, last = right.get("range", (None, None))
+        if isinstance(value, int) and isinstance(first, int) and isinstance(last, int):
+            return first <= value <= last
+        return None
     if isinstance(right, str) and isinstance(value, str):
         if right.startswith("@"):
             return None
         return fnmatch.fnmatchcase(value, right) if right.endswith("*") else value == right
     return value == right if isinstance(right, int) and isinstance(value, int) else None
+
+
+def _within(addresses: IPv6Network, right: Any) -> bool | None:
+    """Whether all addresses are the right side's; False if none is, None for some."""
+    try:
+        if isinstance(right, str):
+            first = last = IPv6Address(right)
+        elif "prefix" in right:
+            network = IPv6Network((right["prefix"]["addr"], right["prefix"]["len"]), strict=False)
+            first, last = network[0], network[-1]
+        else:
+            first, last = map(IPv6Address, right["range"])
+    except (ValueError, KeyError, TypeError):  # a named set, an expression
+        return None
+    if addresses[-1] < first or last < addresses[0]:
+        return False
+    return True if first <= addresses[0] and addresses[-1] <= last else None

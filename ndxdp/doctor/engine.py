@@ -1,0 +1,199 @@
+"""How Docker or Podman hands out IPv6: its daemon's settings, its networks, and who has none."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ndxdp.doctor.finding import Finding, failure, note, warning
+from ndxdp.policy import Prefix
+from ndxdp.sources.answers import networks_of
+from ndxdp.sources.http import NoAnswer, get
+from ndxdp.wire.netlink import OwnAddress
+
+_WITHIN = 1.0  # seconds for the engine to answer both questions
+_DEFAULT = "bridge"
+"""The network that Docker makes itself, by its daemon's settings."""
+
+_PART = 16  # bits: a network's share of the prefix on the link, a /80 of a /64
+
+SETTINGS = Path("/etc/docker/daemon.json")
+
+
+class Network(NamedTuple):
+    """Of a driver that joins containers by a bridge. subnets: IPv6 ones. joined: names of its
+    running containers, without: of those the ones that have no IPv6 address there."""
+
+    name: str
+    ipv6: bool
+    subnets: tuple[Prefix, ...]
+    joined: tuple[str, ...]
+    without: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """on_link: prefixes of the interface's addresses; taken: addresses there, 16 bytes each.
+
+    settings: of daemon.json; broken: why that could not be read, '' if it could or is not there.
+    """
+
+    interface: str
+    networks: tuple[Network, ...]
+    on_link: tuple[Prefix, ...]
+    taken: frozenset[bytes]
+    settings: Mapping[str, Any]
+    broken: str = ""
+
+
+def gather(
+    interface: str,
+    addresses: list[OwnAddress],
+    gateways: Iterable[bytes],
+    socket_path: str,
+    file: Path = SETTINGS,
+) -> Facts | None:
+    """None where there is no engine, or it does not answer, which the containers' check says."""
+    if not os.access(socket_path, os.W_OK):
+        return None
+    try:
+        networks = asyncio.run(_networks(socket_path))
+    except (NoAnswer, TimeoutError, ValueError):
+        return None
+    settings, broken = _settings(file)
+    on_link = {
+        Prefix.around(own.address, own.length)
+        for own in addresses
+        if not own.link_local and own.length < 128
+    }
+    taken = frozenset(own.address for own in addresses) | frozenset(gateways)
+    return Facts(interface, networks, tuple(sorted(on_link)), taken, settings, broken)
+
+
+async def _networks(socket_path: str) -> tuple[Network, ...]:
+    async with asyncio.timeout(_WITHIN):
+        networks = await _get(socket_path, "/networks")
+        containers = await _get(socket_path, "/containers/json")
+    joined: dict[str, list[tuple[str, bool]]] = {}
+    for container in containers:
+        name = next(iter(container.get("Names") or ["?"])).removeprefix("/")
+        for network, said in (container["NetworkSettings"]["Networks"] or {}).items():
+            has_address = bool(said.get("GlobalIPv6Address"))
+            joined.setdefault(network, []).append((name, has_address))
+    return tuple(
+        Network(
+            found.name,
+            bool(said.get("EnableIPv6")),
+            found.subnets,
+            tuple(sorted(name for name, _ in joined.get(found.name, ()))),
+            tuple(sorted(name for name, has in joined.get(found.name, ()) if not has)),
+        )
+        for said in sorted(networks, key=lambda network: str(network.get("Name")))
+        for found in networks_of(said, ())
+        if said.get("Driver") == "bridge"
+    )
+
+
+async def _get(socket_path: str, target: str) -> Any:
+    """The whole answer; ValueError if it is no list of objects."""
+    async with get(socket_path, target, within=_WITHIN, silence=_WITHIN) as response:
+        pieces = []
+        while piece := await response.read():
+            pieces.append(piece)
+    said = json.loads(b"".join(pieces))
+    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+        raise ValueError(target)
+    return said
+
+
+def _settings(file: Path) -> tuple[Mapping[str, Any], str]:
+    try:
+        said = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}, ""
+    except OSError as error:
+        return {}, error.strerror or str(error)
+    except ValueError as error:
+        return {}, f"no JSON ({error})"
+    return (said, "") if isinstance(said, dict) else ({}, "no JSON object")
+
+
+def judge(facts: Facts) -> list[Finding]:
+    found = []
+    if facts.broken:
+        found.append(
+            warning(
+                f"{SETTINGS}: {facts.broken}",
+                "Docker does not start with it the next time",
+                f"python3 -m json.tool {SETTINGS}",
+            )
+        )
+    for network in facts.networks:
+        found += _overlap(facts, network)
+        if network.without and not network.ipv6:
+            found.append(_without(facts, network))
+    return found
+
+
+def _overlap(facts: Facts, network: Network) -> list[Finding]:
+    for subnet in network.subnets:
+        for on_link in facts.on_link:
+            if subnet.length > on_link.length:
+                continue
+            if Prefix.around(on_link.address, subnet.length) == subnet:
+                return [_both(facts, network, subnet, on_link)]
+    return []
+
+
+def _both(facts: Facts, network: Network, subnet: Prefix, on_link: Prefix) -> Finding:
+    part = _free_part(facts, on_link)
+    what = f"the network {network.name} has {subnet}, and {facts.interface} is in it as well"
+    why = (
+        "the kernel has two ways to the same addresses, and takes one: the gateway or the"
+        f" containers are not reached. Containers need a part of it: {part}"
+    )
+    if network.name == _DEFAULT:
+        return failure(
+            f"{what}", f"{why}, as fixed-cidr-v6 in {SETTINGS}", "systemctl restart docker"
+        )
+    steps = [f"docker network disconnect -f {network.name} {name}" for name in network.joined]
+    steps.append(f"docker network rm {network.name}")
+    steps.append(f"docker network create --ipv6 --subnet {part} {network.name}")
+    steps += [f"docker network connect {network.name} {name}" for name in network.joined]
+    return failure(
+        what, f"{why} (labels and options of the network have to be given anew)", " && ".join(steps)
+    )
+
+
+def _free_part(facts: Facts, on_link: Prefix) -> Prefix:
+    """The first part of a prefix in which nobody is known to be; not the very first."""
+    length = min(on_link.length + _PART, 126)
+    used = {Prefix.around(address, length) for address in facts.taken}
+    used |= {
+        Prefix.around(subnet.address, length)
+        for network in facts.networks
+        for subnet in network.subnets
+        if subnet.length > on_link.length
+    }
+    parts = ipaddress.IPv6Network((on_link.address, on_link.length)).subnets(new_prefix=length)
+    next(parts)
+    made = (Prefix(part.network_address.packed, length) for part in parts)
+    return next((part for part in made if part not in used), on_link)
+
+
+def _without(facts: Facts, network: Network) -> Finding:
+    names = network.without
+    some = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+    if network.name == _DEFAULT:
+        hint = f"ipv6 and fixed-cidr-v6 in {SETTINGS}"
+    elif facts.settings.get("ipv6"):
+        hint = f"ipv6 in {SETTINGS} is for the default network alone; make it with --ipv6"
+    else:
+        hint = "make it with --ipv6"
+    return note(f"the network {network.name} gives no IPv6 address, to {some}: {hint}")

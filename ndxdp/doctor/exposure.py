@@ -1,0 +1,197 @@
+"""Who can reach the exporter: where it really listens, and what the firewall makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.doctor.finding import Finding, note, unseen, warning
+from ndxdp.doctor.netfilter import ACCEPT, IP, IPV4, Ruleset
+from ndxdp.kernel.pins import Trees
+from ndxdp.wire.fib import attributes
+from ndxdp.wire.netlink import OwnAddress
+
+_PROC = Path("/proc")
+
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
+_MESSAGE = struct.Struct("=BBBBHH16s16sI8sIIIII")  # struct inet_diag_msg; ports in network order
+_SKV6ONLY = 11  # INET_DIAG_SKV6ONLY
+_LISTEN = 1 << 10  # of TCP_LISTEN
+
+_LOCAL = ipaddress.IPv6Network("fc00::/7")
+
+
+class Listener(NamedTuple):
+    """A listening TCP socket. both: it is `::`, and takes IPv4 as well."""
+
+    address: str
+    port: int
+    both: bool
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """listeners: of the processes that answer on the interface. trouble: why they could not be
+    seen, '' if they could. is_public: the interface has an address of the Internet. ruleset: None
+    if the firewall could not be read; legacy: it has rules that nft does not show.
+    """
+
+    interface: str
+    listeners: tuple[Listener, ...]
+    trouble: str
+    is_public: bool
+    ruleset: Ruleset | None
+    legacy: bool
+
+
+def gather(
+    trees: Trees,
+    name: str,
+    interface: str,
+    addresses: list[OwnAddress],
+    ruleset: Ruleset | None,
+    legacy: bool,
+) -> Facts | None:
+    """name: what is answered on; interface: what has its addresses. None where no process is."""
+    processes = list(_holders(trees, name))
+    if not processes:
+        return None
+    found: tuple[Listener, ...] = ()
+    trouble = ""
+    try:
+        inodes = {inode for process in processes for inode in _sockets(process)}
+        found = tuple(sorted({each for each in _listening() if each.inode in inodes}))
+    except OSError as error:
+        trouble = error.strerror or str(error)
+    is_public = any(
+        not own.link_local and ipaddress.IPv6Address(own.address) not in _LOCAL for own in addresses
+    )
+    return Facts(interface, found, trouble, is_public, ruleset, legacy)
+
+
+def _holders(trees: Trees, name: str) -> Iterator[int]:
+    """Processes that have locked an interface's directory, which each daemon does."""
+    wanted = set()
+    for tree in trees:
+        with contextlib.suppress(OSError):
+            found = tree.path(name).stat()
+            device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+            wanted.add(f"{device}:{found.st_ino}")
+    try:
+        lines = (_PROC / "locks").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # `1: FLOCK  ADVISORY  WRITE 1234 00:20:42 0 EOF`; `->` is one that waits.
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[3] == "WRITE" and fields[5] in wanted:
+            yield int(fields[4])
+
+
+def _sockets(process: int) -> Iterator[int]:
+    """Inodes of a process's sockets; PermissionError for another user's."""
+    directory = _PROC / str(process) / "fd"
+    for descriptor in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(directory / descriptor)
+            if target.startswith("socket:["):
+                yield int(target[8:-1])
+
+
+def _listening() -> Iterator[Listener]:
+    """All listening TCP sockets of this network namespace. /proc/net/tcp6 lacks IPV6_V6ONLY."""
+    for family in (socket.AF_INET6, socket.AF_INET):
+        for message in _ask(_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)):
+            fields = _MESSAGE.unpack_from(message)
+            packed = fields[6] if family is socket.AF_INET6 else fields[6][:4]
+            address = socket.inet_ntop(family, packed)
+            only = attributes(message[_MESSAGE.size :]).get(_SKV6ONLY, b"\1")[0]
+            both = address == "::" and not only
+            yield Listener(address, socket.ntohs(fields[4]), both, fields[14])
+
+
+def _ask(body: bytes) -> Iterator[bytes]:
+    """What the kernel's table of sockets answers; OSError where it has none."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        flags = _NLM_F_REQUEST | _NLM_F_DUMP
+        kernel.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body)
+        while True:
+            data, at = kernel.recv(65536), 0
+            while at + 16 <= len(data):
+                length, kind = struct.unpack_from("=IH", data, at)
+                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                    number = -struct.unpack_from("=i", data, at + 16)[0]
+                    if number > 0:
+                        raise OSError(number, os.strerror(number))
+                    return
+                yield data[at + 16 : at + length]
+                at += max((length + 3) & ~3, 16)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    if facts.trouble:
+        return [unseen(f"who reaches the exporter: {facts.trouble}", "ss -ltnp")]
+    return [_judge_one(facts, listener) for listener in facts.listeners]
+
+
+def _judge_one(facts: Facts, listener: Listener) -> Finding:
+    parsed = ipaddress.ip_address(listener.address)
+    shown = f"[{listener.address}]" if parsed.version == 6 else listener.address
+    at = f"metrics at {shown}:{listener.port}"
+    if parsed.is_loopback:
+        return note(f"{at}: for this host alone")
+    by = ["IPv6"] if parsed.version == 6 else ["IPv4"]
+    by += ["IPv4"] if listener.both else []
+    said = f"{at}, by {' and '.join(by)}"
+    if facts.ruleset is None or facts.legacy:
+        return note(f"{said}: the firewall says for whom, which was not seen")
+    fates = {version: _fate(facts, facts.ruleset, listener.port, version) for version in by}
+    if set(fates.values()) == {False}:
+        return note(f"{said}: the firewall drops what comes in by {facts.interface}")
+    open_to = [version for version, passes in fates.items() if passes]
+    if "IPv6" not in open_to or not facts.is_public:
+        return note(f"{said}: for whom the firewall lets in by {facts.interface}")
+    rule = f'iifname "{facts.interface}" tcp dport {listener.port} drop'
+    return warning(
+        f"{at} is open to the Internet, by {' and '.join(open_to)}",
+        "whoever asks is told rules, gateways and rates; if that is not meant, let it listen on"
+        " [::1] (listen in [metrics]), or have the firewall say for whom it is",
+        "nft 'add table inet ndxdp_metrics; add chain inet ndxdp_metrics input"
+        f" {{ type filter hook input priority 0; }}; add rule inet ndxdp_metrics input {rule}'",
+    )
+
+
+def _fate(facts: Facts, ruleset: Ruleset, port: int, version: str) -> bool | None:
+    """What becomes of a new connection: True if it passes, False if it is dropped, None if nobody
+    knows."""
+    ip = "ipv6" if version == "IPv6" else "ipv4"
+    packet = {
+        "meta iifname": facts.interface,
+        "meta iif": facts.interface,
+        "meta nfproto": ip,
+        "meta protocol": "ip6" if ip == "ipv6" else "ip",
+        "meta l4proto": "tcp",
+        "ip6 nexthdr": "tcp",
+        "tcp dport": port,
+        "th dport": port,
+        "ct state": "new",
+    }
+    families = IP if ip == "ipv6" else IPV4
+    hooks = ("prerouting", "input")
+    if ruleset.dropping(hooks, packet, families):
+        return False
+    chains = ruleset.chains.values()
+    on_the_way = [one for one in chains if one.hook in hooks and one.family in families]
+    certain = all(ruleset.outcomes(chain, packet) == {ACCEPT} for chain in on_the_way)
+    return True if certain else None
