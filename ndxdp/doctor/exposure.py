@@ -15,8 +15,8 @@ from typing import NamedTuple
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.doctor.netfilter import ACCEPT, IP, IPV4, Ruleset
 from ndxdp.kernel.pins import Trees
-from ndxdp.wire.fib import attributes
 from ndxdp.wire.netlink import OwnAddress
+from ndxdp.wire.rtnetlink import attributes
 
 _PROC = Path("/proc")
 
