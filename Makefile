@@ -28,7 +28,7 @@ DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
-	python3-bpfcc linux-headers-$(ARCH) systemd tshark
+	npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
