@@ -23,6 +23,7 @@ from pathlib import Path
 
 from lab import private
 from ndxdp import __version__
+from ndxdp.kernel import abi
 from tests import network
 from tests.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
 
@@ -167,6 +168,26 @@ def upgraded(host: Host, net: Network) -> str:
 
 
 @check
+def laid_out_anew(host: Host, net: Network) -> None:
+    """where a newer package's maps have another layout, the old program takes itself off first"""
+    assert net.answers()
+    host.sh("dpkg-deb", "-R", "/newer.deb", "/other")
+    preinst = host.path("/other/DEBIAN/preinst")
+    text = preinst.read_text()
+    changed = text.replace(f'"v{abi.VERSION}"', f'"v{abi.VERSION + 1}"')
+    assert changed != text
+    preinst.write_text(changed)
+    host.sh("dpkg-deb", "-b", "/other", "/other.deb")
+    said = host.apt("install", "--reinstall", "./other.deb")
+    assert "another layout" in said
+    assert net.silent()
+    assert network.leftovers() == []
+    shutil.rmtree(host.path("/other"))
+    host.path("/other.deb").unlink()
+    host.sh("ndxdp", "attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+
+
+@check
 def removed(host: Host, net: Network) -> None:
     """removal takes the program off and its pins away, and keeps the configuration"""
     assert net.answers()
@@ -230,12 +251,17 @@ def _keyring() -> Path:
     """Ubuntu's keys, in a package that Debian 13 has and 12 has not."""
     keys = ROOTS / "keys"
     if not keys.is_dir():
-        root = ROOTS / "trixie"
-        _fetch(root, "cd /root && apt-get $APT download ubuntu-keyring")
-        (fetched,) = root.glob("root/ubuntu-keyring_*.deb")
-        _tell("dpkg-deb", "-x", str(fetched), str(keys))
-        fetched.unlink()
+        for package in download("trixie", "ubuntu-keyring"):
+            _tell("dpkg-deb", "-x", str(package), str(keys))
+            package.unlink()
     return keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+
+
+def download(release: str, *packages: str) -> list[Path]:
+    """Packages of a release that is prepared. They are the caller's to take away."""
+    root = ROOTS / release
+    _fetch(root, f"cd /root && apt-get $APT download {' '.join(packages)}")
+    return sorted(root.glob("root/*.deb"))
 
 
 def _fetch(root: Path, script: str) -> None:
