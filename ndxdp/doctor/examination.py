@@ -23,7 +23,7 @@ from ndxdp.doctor import (
     reception,
     source,
 )
-from ndxdp.doctor.finding import Finding, failure
+from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
@@ -32,6 +32,8 @@ from ndxdp.wire import netlink
 from ndxdp.wire.fib import DefaultRoute, Fib
 
 _IPV4_ROUTES = Path("/proc/thread-self/net/route")
+
+_SOURCES = 4  # addresses behind the host from which a gateway is asked, half a second each
 
 
 class Section(NamedTuple):
@@ -122,12 +124,18 @@ def examine(
     yield Section("manager", manager.judge(above, managed))
     passing = forwarding.gather(above, by_interface, has_global, managed)
     yield Section("forwarding", forwarding.judge(passing))
-    yield Section("gateway", gateway.judge(gateway.gather(above, ifindex, here, addresses)))
+    probed = None
     if probing:
         asking = netlink.answering_link(above) if above != name else link
         behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
         wider = sorted(prefix for prefix in behind if prefix.length < 128)
-        yield Section("probe", probe.judge(probe.gather(asking, sorted(set(gateways)), wider)))
+        exact = sorted(prefix.address for prefix in behind if prefix.length == 128)
+        sources = [*(own.address for own in addresses), *exact[:_SOURCES]]
+        probed = probe.gather(asking, sorted(set(gateways)), wider, sources)
+    known = gateway.gather(above, ifindex, here, addresses, probed)
+    yield Section("gateway", gateway.judge(known))
+    if probed is not None:
+        yield Section("probe", probe.judge(probed))
     yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
@@ -135,6 +143,9 @@ def examine(
     if watching and table is not None and attached:
         seen = arrival.gather(trees, link, table, addresses, watching)
         yield Section("arrival", arrival.judge(seen))
+    elif watching:
+        nothing = unseen(f"whether answers arrive: ndxdp is not seen to answer on {name}")
+        yield Section("arrival", [nothing])
     yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
     advertised = any(route.by_ra for route in here)
     walls = firewall.gather(
@@ -149,6 +160,8 @@ def examine(
     yield Section("exporter", exposure.judge(exporter) if exporter else [])
     running = containers.gather(name, addresses, table, docker_socket)
     yield Section("containers", containers.judge(running) if running else [])
-    docker = engine.gather(above, addresses, gateways, docker_socket)
+    docker = None
+    if running and running.endpoints is not None:  # else it is silent, and was waited for once
+        docker = engine.gather(above, addresses, gateways, docker_socket)
     yield Section("engine", engine.judge(docker) if docker else [])
     yield Section("limits", limits.judge(limits.gather(rules)))
