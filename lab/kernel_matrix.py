@@ -114,6 +114,11 @@ def table(results: Results) -> str:
             for group in found["groups"].values()
             for test in group["names"]
         ]
+        remarks += [
+            f"- {name}, passed when it was run once more: {test}"
+            for group in found["groups"].values()
+            for test in group.get("again", [])
+        ]
     return "\n".join([*lines, "", *remarks]) + "\n"
 
 

@@ -48,6 +48,22 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert text.count(f"- 5.10, {remark}") == 1
 
 
+def test_what_failed_is_run_once_more(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(JUNIT)
+    second.write_text(
+        '<testsuite><testcase classname="tests.test_auto" name="test_bad"/>'
+        '<testcase classname="tests.test_auto" name="test_fixture"><error/></testcase></testsuite>'
+    )
+    found = kernel_groups.merged(kernel_groups.read(first), kernel_groups.read(second))
+    assert (found["passed"], found["failed"], found["skipped"]) == (3, 1, 1)
+    assert found["names"] == ["tests.test_auto.test_fixture"]
+    assert found["again"] == ["tests.test_auto.test_bad"]
+    # Where pytest did not get to write its second report, nothing has passed.
+    found = kernel_groups.merged(kernel_groups.read(first), kernel_groups.read(tmp_path / "none"))
+    assert (found["passed"], found["failed"]) == (2, 2)
+
+
 def test_page_shows_what_was_kept() -> None:
     assert kernel_matrix.table(kernel_matrix.read()) in kernel_matrix.PAGE.read_text()
     assert set(kernel_matrix.read()) == set(kernels.SOURCES)
