@@ -72,7 +72,16 @@ def main() -> int:
 
 def _run(name: str, directory: Path) -> dict[str, Any]:
     """One group; what failed is run once more, as on a busy machine some wait too short."""
-    command = [sys.executable, "-m", "tests", *GROUPS[name], "-q", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests",
+        *GROUPS[name],
+        "-q",
+        "--tb=short",
+        "-o",
+        "junit_family=xunit1",
+    ]
     results = [directory / f"{name}-{number}" for number in (1, 2)]
     subprocess.run([*command, f"--junitxml={results[0]}"])
     found = read(results[0])
