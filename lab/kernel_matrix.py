@@ -14,6 +14,7 @@ import datetime
 import json
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +47,28 @@ def main() -> int:
     try:
         for name in names:
             print(f"==== Linux {name} ({kernels.release(name)})", flush=True)
-            try:
-                told = vm.run(
-                    groups,
-                    options.timeout,
-                    module="tests.kernel_groups",
-                    kernel=kernels.kernel(name),
-                )
-            except LabError as error:
-                print(error, file=sys.stderr)
-                code = 1
-                continue
-            code = code or told.code
-            keep(name, told.report)
+            code = _run(name, groups, options.timeout) or code
     except KeyboardInterrupt:
         return 130
     print(table(read()), end="")
     return code
+
+
+def _run(name: str, groups: list[str], timeout: float) -> int:
+    """One kernel; what it told is kept even if it did not get to the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory, "report")
+        try:
+            kernel = kernels.kernel(name)
+            return vm.run(
+                groups, timeout, module="tests.kernel_groups", kernel=kernel, report=report
+            )
+        except LabError as error:
+            print(error, file=sys.stderr)
+            return 1
+        finally:
+            if report.exists():
+                keep(name, report.read_text(errors="replace"))
 
 
 def read() -> Results:
@@ -75,9 +81,12 @@ def keep(name: str, report: str) -> None:
     """Take over what a guest has written, and put the table on the page."""
     results = read()  # anew: another run may have written meanwhile
     found = results.setdefault(name, {"groups": {}})
+    found.setdefault("release", name)
     found["of"] = kernels.release(name)
     found["date"] = datetime.date.today().isoformat()
     for line in report.splitlines():
+        if not (line.startswith("{") and line.endswith("}")):
+            continue  # the guest's code, or cut short
         said = json.loads(line)
         if "release" in said:
             found["release"] = said["release"]
