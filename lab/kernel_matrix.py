@@ -14,6 +14,7 @@ import datetime
 import json
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.kernel_groups import GROUPS
 _REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = _REPOSITORY / "lab" / "results" / "kernels.json"
 PAGE = _REPOSITORY / "docs" / "kernels.md"
-_BEGIN, _END = "<!-- made by `make test-kernels` -->\n", "<!-- end -->\n"
+BEGIN, END = "<!-- made by `make test-kernels` -->\n", "<!-- end -->\n"
 
 Results = dict[str, dict[str, Any]]
 """By the beginning of the kernel's version: `release`, `of`, `date`, `groups`, `auto`, `not`."""
@@ -46,25 +47,28 @@ def main() -> int:
     try:
         for name in names:
             print(f"==== Linux {name} ({kernels.release(name)})", flush=True)
-            try:
-                told = vm.run(
-                    groups,
-                    options.timeout,
-                    module="tests.kernel_groups",
-                    kernel=kernels.kernel(name),
-                )
-            except LabError as error:
-                print(error, file=sys.stderr)
-                code = 1
-                continue
-            code = code or told.code
-            results = read()  # anew: another run may have written meanwhile
-            _keep(results, name, told.report)
-            write(results)
+            code = _run(name, groups, options.timeout) or code
     except KeyboardInterrupt:
         return 130
     print(table(read()), end="")
     return code
+
+
+def _run(name: str, groups: list[str], timeout: float) -> int:
+    """One kernel; what it told is kept even if it did not get to the end."""
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory, "report")
+        try:
+            kernel = kernels.kernel(name)
+            return vm.run(
+                groups, timeout, module="tests.kernel_groups", kernel=kernel, report=report
+            )
+        except LabError as error:
+            print(error, file=sys.stderr)
+            return 1
+        finally:
+            if report.exists():
+                keep(name, report.read_text(errors="replace"))
 
 
 def read() -> Results:
@@ -73,12 +77,31 @@ def read() -> Results:
     return found
 
 
-def write(results: Results) -> None:
-    """Keep it, and put its table on the page."""
+def keep(name: str, report: str) -> None:
+    """Take over what a guest has written, and put the table on the page."""
+    results = read()  # anew: another run may have written meanwhile
+    found = results.setdefault(name, {"groups": {}})
+    found.setdefault("release", name)
+    found["of"] = kernels.release(name)
+    found["date"] = datetime.date.today().isoformat()
+    for line in report.splitlines():
+        if not (line.startswith("{") and line.endswith("}")):
+            continue  # the guest's code, or cut short
+        said = json.loads(line)
+        if "release" in said:
+            found["release"] = said["release"]
+            continue
+        noted = said.pop("noted")
+        found["groups"][said.pop("group")] = said
+        for mode in [value for of, value in noted if of == "auto"]:
+            found["auto"] = mode
+            found["not"] = [value for of, value in noted if of == "not"]
+
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n")
-    before, _, rest = PAGE.read_text().partition(_BEGIN)
-    PAGE.write_text(before + _BEGIN + "\n" + table(results) + "\n" + _END + rest.partition(_END)[2])
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    page = [before, BEGIN, "\n", table(results), "\n", END, rest.partition(END)[2]]
+    PAGE.write_text("".join(page))
 
 
 def table(results: Results) -> str:
@@ -100,6 +123,11 @@ def table(results: Results) -> str:
             for group in found["groups"].values()
             for test in group["names"]
         ]
+        remarks += [
+            f"- {name}, passed when it was run once more: {test}"
+            for group in found["groups"].values()
+            for test in group.get("again", [])
+        ]
     return "\n".join([*lines, "", *remarks]) + "\n"
 
 
@@ -113,24 +141,6 @@ def _cell(group: dict[str, Any] | None) -> str:
     said = [f"{group['passed']} passed"]
     said += [f"{group[how]} {how}" for how in ("skipped", "failed") if group[how]]
     return ", ".join(said)
-
-
-def _keep(results: Results, name: str, report: str) -> None:
-    """Take over what a guest has written."""
-    found = results.setdefault(name, {"groups": {}})
-    found["of"] = kernels.release(name)
-    found["date"] = datetime.date.today().isoformat()
-    for line in report.splitlines():
-        said = json.loads(line)
-        if "release" in said:
-            found["release"] = said["release"]
-            continue
-        noted = said.pop("noted")
-        found["groups"][said.pop("group")] = said
-        for key in ("auto", "not"):
-            values = [value for of, value in noted if of == key]
-            if values or (key == "not" and any(of == "auto" for of, _ in noted)):
-                found[key] = values[0] if key == "auto" else values
 
 
 if __name__ == "__main__":

@@ -57,6 +57,10 @@ NDXDP = [sys.executable, "-m", "ndxdp"]
 
 _RULES = ("addresses", "prefixes", "groups", "settings")  # maps that only commands write
 
+PATIENCE = float(os.environ.get("NDXDP_TEST_PATIENCE", "1"))
+"""How many times longer than usual something may take that is waited for: an emulated machine is
+slow. What must not happen is waited for no longer."""
+
 _T = TypeVar("_T")
 
 
@@ -100,7 +104,7 @@ def call(*args: str, stdin: str | bytes = b"", env: dict[str, str] | None = None
         args,
         input=stdin.encode() if isinstance(stdin, str) else stdin,
         capture_output=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
         cwd=REPOSITORY,
         env=os.environ | (env or {}),
@@ -118,7 +122,7 @@ def sh(*args: str, stdin: str = "") -> str:
 
 def eventually(look: Callable[[], _T], *, within: float = 5) -> _T:
     """The first true thing that `look` returns."""
-    give_up = time.monotonic() + within
+    give_up = time.monotonic() + within * PATIENCE
     while not (found := look()):
         assert time.monotonic() < give_up, f"not within {within} s, but: {found!r}"
         time.sleep(0.02)
@@ -146,7 +150,7 @@ class Running:
         if not wait:
             return
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 20)
+        readable, _, _ = select.select([self.process.stdout], [], [], 20 * PATIENCE)
         self.ready = self.process.stdout.readline() if readable else ""
         if not self.ready:
             self.process.kill()
@@ -159,7 +163,7 @@ class Running:
 
     def wait(self, within: float = 10) -> Done:
         try:
-            out, err = self.process.communicate(timeout=within)
+            out, err = self.process.communicate(timeout=within * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             out, err = self.process.communicate()
@@ -188,6 +192,8 @@ class Network:
         self, target: str, *, source: str | None = None, wait: float = 2, link: str = ROUTER_LINK
     ) -> Neighbour | None:
         """One solicitation, and the first answer within `wait` seconds."""
+        if wait >= 0.5:  # less is for who must not answer
+            wait *= PATIENCE
         options = ["-1", "-n", "-v", "-r", "1", "-w", str(round(wait * 1000))]
         if source:
             options += ["-s", source]
