@@ -4,6 +4,8 @@
 # make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make test-service  the systemd service, in the same machine under a real systemd
+# make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
+# make lab-vagrant  have Vagrant look at the Vagrantfile
 # make bench   answers per second from userspace, beside ndppd's
 # make bench-daemon, bench-following, bench-routes, bench-trace
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
@@ -30,6 +32,8 @@ BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
 	python3-bpfcc linux-headers-$(ARCH) systemd tshark
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
+LAB_PACKAGES := $(VM_PACKAGES) qemu-utils
+VAGRANT_PACKAGES := vagrant vagrant-libvirt
 
 # Install those packages that are missing: $(call packages,NAMES)
 packages = @missing=$$(for name in $(1); do \
@@ -45,10 +49,10 @@ GRAFANA_SCHEMA := 13.2.3
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace
-.PHONY: build check-dashboards clean dashboards deb demo dist format
+.PHONY: build check-dashboards clean dashboards deb demo dist format lab-vagrant lab-vm
 .PHONY: test test-deb test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb
-.PHONY: packages-demo packages-test packages-vm
+.PHONY: packages-demo packages-lab packages-test packages-vagrant packages-vm
 
 build: packages-build .venv/built
 
@@ -88,6 +92,14 @@ test-kernels: packages-vm build
 test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
+lab-vm: packages-lab deb
+	.venv/bin/python -m lab.life $(CHECKS)
+
+lab-vagrant: packages-vagrant
+	cd vagrant && VAGRANT_DEFAULT_PROVIDER=libvirt VAGRANT_CHECKPOINT_DISABLE=1 \
+		VAGRANT_HOME=$(CURDIR)/build/vagrant VAGRANT_DOTFILE_PATH=$(CURDIR)/build/vagrant/dot \
+		vagrant validate
+
 bench: packages-bench build
 	.venv/bin/python -m benchmarks.userspace
 
@@ -123,7 +135,7 @@ clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
 packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
-packages-demo packages-test packages-vm: | build-directory
+packages-demo packages-lab packages-test packages-vagrant packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
@@ -131,6 +143,8 @@ packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))
+packages-lab: ; $(call packages,$(LAB_PACKAGES))
+packages-vagrant: ; $(call packages,$(VAGRANT_PACKAGES))
 
 # What the Debian package carries. Tests, which build one, have no network.
 build/wheels: packaging/requirements.txt | .venv/built
