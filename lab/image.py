@@ -1,8 +1,7 @@
 """The disks of the lab's machines: Debian 12 as it is installed anywhere, and this repository.
 
-A Debian is made once, by debootstrap, and stays below build/lab; no machine writes to it. What the
-provisioning scripts install is fetched with it, but not installed: apt finds the packages in its
-cache, as the machines reach nothing outside.
+A Debian is made once, by debootstrap, and stays below build/lab; no machine writes to it. It has
+the packages that the provisioning scripts ask for, as the machines reach nothing outside.
 """
 
 from __future__ import annotations
@@ -26,16 +25,31 @@ REPOSITORY_DISK = "ndxdp"
 _RELEASE = "bookworm"
 _INSTALLED = (
     *("linux-image-amd64", "initramfs-tools", "kmod", "udev", "systemd", "systemd-sysv", "dbus"),
-    *("iproute2", "iputils-ping", "procps", "python3", "qemu-guest-agent"),
+    *("iproute2", "iputils-ping", "procps", "python3", "libbpf1", "qemu-guest-agent"),
 )
-_FETCHED = ("prometheus", "nftables", "docker.io", "apparmor", "busybox-static", "libbpf1")
+_LATER = ("prometheus", "nftables", "docker.io", "apparmor", "busybox-static")
+_SERVICES = (
+    "prometheus",
+    "prometheus-node-exporter",
+    "nftables",
+    "docker.service",
+    "docker.socket",
+    "containerd",
+)
 
-# Debian's own way of keeping what was fetched, which the image needs for its scripts.
-_FETCH = f"""\
+# What the scripts install is there: to unpack it takes an emulated processor minutes. But nothing
+# of it runs before a script says so.
+_PREPARE = f"""\
 set -eu
 export DEBIAN_FRONTEND=noninteractive
+printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
 apt-get update
-apt-get install -y --no-install-recommends --download-only {" ".join(_FETCHED)}
+apt-get install -y --no-install-recommends {" ".join(_LATER)}
+for service in {" ".join(_SERVICES)}; do
+    systemctl disable $service
+done
+rm /usr/sbin/policy-rc.d
 echo 'LABEL={REPOSITORY_DISK} /ndxdp ext4 ro 0 0' >>/etc/fstab
 mkdir /ndxdp
 rm -f /etc/hostname /etc/resolv.conf
@@ -60,7 +74,7 @@ def check_machine() -> None:
 
 def debian() -> Path:
     """The directory with `disk`, `kernel` and `initrd`; made if it is not there."""
-    ingredients = "\n".join((_RELEASE, *_INSTALLED, _FETCH))
+    ingredients = "\n".join((_RELEASE, *_INSTALLED, _PREPARE))
     made = CACHE / f"debian-{hashlib.sha256(ingredients.encode()).hexdigest()[:12]}"
     if made.exists():
         return made
@@ -77,7 +91,7 @@ def debian() -> Path:
         apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
         bootstrap = ("debootstrap", "--variant=minbase", f"--include={','.join(_INSTALLED)}")
         _make("debootstrap", *apart, *bootstrap, _RELEASE, str(tree))
-        _make("apt", *apart, "chroot", str(tree), "sh", "-c", _FETCH)
+        _make("apt", *apart, "chroot", str(tree), "sh", "-c", _PREPARE)
         (kernel,) = tree.glob("boot/vmlinuz-*")
         (initrd,) = tree.glob("boot/initrd.img-*")
         shutil.copy(kernel, result / "kernel")

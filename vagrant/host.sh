@@ -65,6 +65,7 @@ systemctl enable -q --now container
 
 # No registry is asked: the image is a busybox, as the package has it.
 install_packages docker.io apparmor busybox-static
+systemctl enable -q --now docker
 if ! docker inspect web >/dev/null 2>&1; then
 	tar -C / -c --transform 's,^,/,' "$(readlink -f /bin/busybox | cut -c 2-)" | docker import - busybox
 	docker network create --ipv6 --subnet 2001:db8:0:1:d::/80 exposed

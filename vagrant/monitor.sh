@@ -19,6 +19,7 @@ install -m 644 /ndxdp/vagrant/prometheus.yml /etc/prometheus/prometheus.yml
 install -m 644 /ndxdp/dashboards/alerts.yaml /etc/prometheus/ndxdp-alerts.yaml
 install -m 644 /ndxdp/dashboards/rules.yaml /etc/prometheus/ndxdp-rules.yaml
 promtool check config /etc/prometheus/prometheus.yml
+systemctl enable -q prometheus
 systemctl restart prometheus
 
 # Debian has no Grafana. With a repository that has it in /etc/apt/sources.list.d, run this again.
