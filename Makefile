@@ -4,6 +4,8 @@
 # make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make test-service  the systemd service, in the same machine under a real systemd
+# make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
+# make lab-vagrant  have Vagrant look at the Vagrantfile
 # make bench   answers per second from userspace, beside ndppd's
 # make bench-daemon, bench-following, bench-routes, bench-trace
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
@@ -33,6 +35,8 @@ BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables lintian \
 	man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
+LAB_PACKAGES := $(VM_PACKAGES) qemu-utils
+VAGRANT_PACKAGES := vagrant vagrant-libvirt
 
 # Install those packages that are missing: $(call packages,NAMES)
 packages = @missing=$$(for name in $(1); do \
@@ -49,10 +53,10 @@ DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace
-.PHONY: build check-dashboards clean dashboards deb demo dist format image
+.PHONY: build check-dashboards clean dashboards deb demo dist format image lab-vagrant lab-vm
 .PHONY: test test-deb test-image test-kernels test-long test-service test-vm
-.PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-image
-.PHONY: packages-demo packages-test packages-vm
+.PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
+.PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
 build: packages-build .venv/built
 
@@ -102,6 +106,14 @@ test-kernels: packages-vm build
 test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
+lab-vm: packages-lab deb
+	.venv/bin/python -m lab.life $(CHECKS)
+
+lab-vagrant: packages-vagrant
+	cd vagrant && VAGRANT_DEFAULT_PROVIDER=libvirt VAGRANT_CHECKPOINT_DISABLE=1 \
+		VAGRANT_HOME=$(CURDIR)/build/vagrant VAGRANT_DOTFILE_PATH=$(CURDIR)/build/vagrant/dot \
+		vagrant validate
+
 bench: packages-bench build
 	.venv/bin/python -m benchmarks.userspace
 
@@ -136,8 +148,8 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-bench-daemon packages-build packages-deb packages-image: | build-directory
-packages-demo packages-test packages-vm: | build-directory
+packages-bench packages-bench-daemon packages-build packages-deb packages-demo: | build-directory
+packages-image packages-lab packages-test packages-vagrant packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-image: ; $(call packages,$(IMAGE_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
@@ -146,6 +158,8 @@ packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))
+packages-lab: ; $(call packages,$(LAB_PACKAGES))
+packages-vagrant: ; $(call packages,$(VAGRANT_PACKAGES))
 
 # What the Debian package carries. Tests, which build one, have no network.
 build/wheels: packaging/requirements.txt | .venv/built

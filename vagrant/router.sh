@@ -1,9 +1,51 @@
 #!/bin/bash
-# The router: it has 2001:db8:0:1::/64 on-link, and solicits every address of it.
+# The router and hypervisor: a bridge with a filter against spoofing, and a router on it that takes
+# 2001:db8:0:1::/64 to be on-link, so that it solicits every address of it.
 set -euo pipefail
-link=$(basename "$(dirname "$(grep -il 02:00:00:5e:10:01 /sys/class/net/*/address | head -n 1)")")
+. /ndxdp/vagrant/links.sh
 
-sysctl -qw net.ipv6.conf.all.forwarding=1
-ip link set dev "$link" up
-ip -6 address replace fe80::1/64 dev "$link" nodad
-ip -6 address replace 2001:db8:0:1::1/64 dev "$link" nodad
+install_packages nftables
+call_link 02:00:00:5e:10:01 to-host
+call_link 02:00:00:5e:10:03 to-monitor
+
+cd /etc/systemd/network
+cat >20-ports.network <<'END'
+[Match]
+Name=to-host to-monitor
+
+[Network]
+Bridge=br0
+LinkLocalAddressing=no
+END
+cat >20-br0.netdev <<'END'
+[NetDev]
+Name=br0
+Kind=bridge
+MACAddress=02:00:00:5e:10:10
+END
+cat >20-br0.network <<'END'
+[Match]
+Name=br0
+
+[Network]
+LinkLocalAddressing=no
+IPv6AcceptRA=no
+Address=fe80::1/64
+Address=2001:db8:0:1::1/64
+END
+# A ping from here has a source that is not on the link, as all of the Internet has. The router
+# solicits from its link-local address then.
+cat >20-internet.network <<'END'
+[Match]
+Name=lo
+
+[Network]
+Address=2001:db8:ffff::1/128
+END
+echo net.ipv6.conf.all.forwarding=1 >/etc/sysctl.d/50-router.conf
+sysctl -qp /etc/sysctl.d/50-router.conf
+
+install -m 644 /ndxdp/vagrant/antispoof.nft /etc/nftables.conf
+systemctl enable -q nftables
+systemctl restart nftables
+start_networkd

@@ -1,0 +1,225 @@
+"""Three virtual machines, provisioned by the scripts of vagrant/, and what is asked of them.
+
+    router: br0, filter ---- host: uplink, ndxdp, two containers
+                       \\--- monitor: uplink, Prometheus
+
+Commands are given to them by QEMU's guest agent, so that no question depends on the network that it
+is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lab import image
+from lab.machine import Card, Machine
+from lab.topology import LabError
+
+CONTAINER, WEB = "2001:db8:0:1:c::10", "2001:db8:0:1:d::77"  # in a namespace; Docker's
+SOLICITED = "2001:db8:0:1:c::"  # the load asks for one address after the other of it
+INTERNET = "2001:db8:ffff::1"  # of the router, not on the link
+ROUTER_MAC = "02:00:00:5e:10:10"  # br0's
+
+RATE = 200  # solicitations per second; an emulated processor answers many more
+SCRAPED = 60  # seconds within which Prometheus knows what changed
+
+_ASK_PROMETHEUS = (
+    "import sys, urllib.parse, urllib.request as r; "
+    "url = 'http://[::1]:9090/api/v1/query?' + urllib.parse.urlencode({'query': sys.argv[1]}); "
+    "print(r.urlopen(url, timeout=30).read().decode())"
+)
+
+
+class Packages(NamedTuple):
+    """Where the machines find them. `newer` differs by its version alone."""
+
+    version: str
+    newer_version: str
+    path: str = "/ndxdp/build/ndxdp.deb"
+    newer: str = "/ndxdp/build/ndxdp-newer.deb"
+
+
+class Testbed:
+    """The three machines, and what the checks hand on to each other."""
+
+    def __init__(self, router: Machine, host: Machine, monitor: Machine, packages: Packages):
+        self.router, self.host, self.monitor = router, host, monitor
+        self.packages = packages
+        self.before = ""
+
+    # ---- asking ----------------------------------------------------------------------------------
+
+    def reaches(self, target: str) -> bool:
+        """Whether an answer comes to a ping from the Internet, which the router solicits for."""
+        forget = f"ip -6 neighbour flush to {target} dev br0"
+        ping = f"ping -6 -q -c 1 -W 3 -I {INTERNET} {target}"
+        return self.router.run(f"{forget}; {ping}", check=False).code == 0
+
+    def reached(self, *targets: str, within: float = 60) -> str:
+        """Wait until all are reached; how long that took."""
+        began = time.monotonic()
+        what = f"{' and '.join(targets)} reached"
+        eventually(what, lambda: all(map(self.reaches, targets)), within)
+        return f"after {time.monotonic() - began:.0f} s"
+
+    @contextlib.contextmanager
+    def solicited(self) -> Iterator[dict[str, int]]:
+        """The router solicits all the while; afterwards there is how many were sent, unanswered."""
+        flood = (
+            f"cd /ndxdp && exec python3 -m tests.flood br0 --mac {ROUTER_MAC} --prefix {SOLICITED}"
+            f" --rate {RATE} --seconds 3600 2>/run/flood"
+        )
+        self.router.run("rm -f /run/flood")
+        pid = self.router.start(flood)
+        result: dict[str, int] = {}
+        begun = "grep -q soliciting /run/flood"
+        eventually(
+            "solicitations are sent", lambda: not self.router.run(begun, check=False).code, 60
+        )
+        time.sleep(2)
+        try:
+            yield result
+            time.sleep(2)
+        finally:
+            self.router.run(f"kill {pid}", check=False)
+            done = self.router.finish(pid)
+        result.update(json.loads(done.out))
+
+    def dropped(self) -> int:
+        """Advertisements that the router's filter threw away."""
+        said = self.router.run("nft -j list counter bridge antispoof advertisements_dropped").out
+        (packets,) = (
+            part["counter"]["packets"] for part in json.loads(said)["nftables"] if "counter" in part
+        )
+        found: int = packets
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Of the host's uplink."""
+        (found,) = json.loads(self.host.run("ndxdp status --json").out)["interfaces"]
+        status: dict[str, Any] = found
+        return status
+
+    def service(self, name: str) -> str:
+        """A property of the host's service."""
+        return self.host.run(f"systemctl show --value -p {name} ndxdp").out.strip()
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The samples that the monitor's Prometheus has."""
+        ask = f"python3 -c {shlex.quote(_ASK_PROMETHEUS)} {shlex.quote(expression)}"
+        done = self.monitor.run(ask, check=False)
+        if done.code:
+            return []
+        found: list[dict[str, Any]] = json.loads(done.out)["data"]["result"]
+        return found
+
+    def known(self, expression: str) -> None:
+        """Wait until Prometheus has a sample for it."""
+        eventually(expression, lambda: bool(self.query(expression)), SCRAPED)
+
+
+def eventually(what: str, holds: Callable[[], bool], within: float) -> None:
+    """Ask again and again; LabError if it does not hold in time."""
+    deadline = time.monotonic() + within
+    while not holds():
+        if time.monotonic() > deadline:
+            raise LabError(f"Not so within {within:g} s: {what}.")
+        time.sleep(1)
+
+
+def expect(holds: bool, what: str) -> None:
+    """LabError unless it holds."""
+    if not holds:
+        raise LabError(what)
+
+
+@contextlib.contextmanager
+def started(package: Path) -> Iterator[Testbed]:
+    """The machines, as they boot for the first time; gone afterwards, but for their consoles."""
+    image.check_machine()
+    image.debian()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=image.CACHE)))
+        packages = _repository(package, folder)
+        to_host, to_monitor = folder / "to-host", folder / "to-monitor"
+
+        def machine(name: str, *cards: Card, memory: int, processors: int = 1) -> Machine:
+            made = Machine(name, folder, cards, memory=memory, processors=processors)
+            stack.callback(_keep_console, made)
+            return stack.enter_context(made)
+
+        router = machine(
+            "router",
+            Card(to_host, "02:00:00:5e:10:01", listens=True),
+            Card(to_monitor, "02:00:00:5e:10:03", listens=True),
+            memory=512,
+        )
+        host = machine("host", Card(to_host, "02:00:00:5e:10:02"), memory=1536, processors=2)
+        monitor = machine("monitor", Card(to_monitor, "02:00:00:5e:10:04"), memory=768)
+        yield Testbed(router, host, monitor, packages)
+
+
+def _repository(package: Path, folder: Path) -> Packages:
+    """The disk with what the machines need of the repository, as /ndxdp."""
+    tree = folder / "tree"
+    for name in ("vagrant", "dashboards", "ndxdp", "tests"):
+        ignored = shutil.ignore_patterns("__pycache__", ".vagrant", "*.o")
+        shutil.copytree(image.REPOSITORY / name, tree / name, ignore=ignored)
+    packages = pack(package, tree / "build")
+    image.repository(tree, folder / "repository")
+    return packages
+
+
+def _keep_console(machine: Machine) -> None:
+    with contextlib.suppress(OSError):
+        shutil.copy(machine.console, image.CACHE / machine.console.name)
+
+
+def pack(package: Path, build: Path) -> Packages:
+    """Put the package, and a newer one, where the machines find them."""
+    if not package.is_file():
+        raise LabError(f"There is no package {package}.", "`make deb` makes one.")
+    build.mkdir()
+    shutil.copy(package, build / "ndxdp.deb")
+    with tempfile.TemporaryDirectory(dir=image.CACHE) as work:
+        tree = Path(work, "tree")
+        _dpkg("--raw-extract", str(package), str(tree))
+        control = tree / "DEBIAN" / "control"
+        found = re.search(r"^Version: (\S+)$", control.read_text(), re.MULTILINE)
+        if not found:
+            raise LabError(f"{package} has no version.", "`make deb` makes one that has.")
+        version = found[1]
+        newer = f"{version}+newer"
+        control.write_text(control.read_text().replace(found[0], f"Version: {newer}"))
+        # What the program itself says of its version is how the upgrade is told from the old one.
+        (module,) = (path for path in tree.rglob("ndxdp/__init__.py"))
+        text, changes = re.subn(r'(__version__ = "[^"]*)"', r'\1+newer"', module.read_text())
+        if changes != 1:
+            raise LabError(f"{package} has no __version__ in {module.relative_to(tree)}.")
+        module.write_text(text)
+        _dpkg("--build", "--root-owner-group", str(tree), str(build / "ndxdp-newer.deb"))
+    return Packages(version.partition("-")[0], "+newer")
+
+
+def _dpkg(*arguments: str) -> None:
+    done = subprocess.run(["dpkg-deb", *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise LabError(f"dpkg-deb {arguments[0]} failed.", done.stderr.strip())
+
+
+def newest_package() -> Path:
+    """What `make deb` left."""
+    found = sorted(image.REPOSITORY.glob("build/**/ndxdp_*.deb"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise LabError("There is no package of ndxdp below build.", "Try it after `make deb`.")
+    return found[-1]

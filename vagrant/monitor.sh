@@ -1,0 +1,38 @@
+#!/bin/bash
+# The monitor: Prometheus scrapes the host. Grafana shows it, where apt knows a package of it.
+set -euo pipefail
+. /ndxdp/vagrant/links.sh
+
+call_link 02:00:00:5e:10:04 uplink
+cat >/etc/systemd/network/20-uplink.network <<'END'
+[Match]
+Name=uplink
+
+[Network]
+IPv6AcceptRA=no
+Address=2001:db8:0:1::3/64
+END
+start_networkd
+
+install_packages prometheus
+install -m 644 /ndxdp/vagrant/prometheus.yml /etc/prometheus/prometheus.yml
+install -m 644 /ndxdp/dashboards/alerts.yaml /etc/prometheus/ndxdp-alerts.yaml
+install -m 644 /ndxdp/dashboards/rules.yaml /etc/prometheus/ndxdp-rules.yaml
+promtool check config /etc/prometheus/prometheus.yml
+systemctl enable -q prometheus
+systemctl restart prometheus
+
+# Debian has no Grafana. With a repository that has it in /etc/apt/sources.list.d, run this again.
+if apt-cache show grafana >/dev/null 2>&1; then
+	install_packages grafana
+	install -m 644 -D /ndxdp/dashboards/ndxdp.json /var/lib/grafana/dashboards/ndxdp.json
+	install -m 644 /ndxdp/vagrant/grafana-datasource.yaml \
+		/etc/grafana/provisioning/datasources/ndxdp.yaml
+	install -m 644 /ndxdp/vagrant/grafana-dashboards.yaml \
+		/etc/grafana/provisioning/dashboards/ndxdp.yaml
+	systemctl enable grafana-server
+	systemctl restart grafana-server
+	echo "Grafana is at port 3000, with the dashboard ndxdp"
+else
+	echo "apt knows no package grafana: the dashboard was not installed, Prometheus is at port 9090"
+fi
