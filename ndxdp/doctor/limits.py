@@ -12,7 +12,7 @@ from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Rules
 from ndxdp.wire import rtnetlink
-from ndxdp.wire.fib import attributes
+from ndxdp.wire.rtnetlink import attributes
 
 _RTM_GETNEIGHTBL = 66
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
