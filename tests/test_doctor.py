@@ -376,11 +376,14 @@ def test_the_default_route_is_elsewhere(healthy: Network) -> None:
 # ---- gateway, source -----------------------------------------------------------------------------
 
 
-def test_a_gateway_that_does_not_answer(healthy: Network) -> None:
-    ip(f"-6 route replace default via 2001:db8::77 dev {UPLINK}")
-    call("ping", "-c1", "-W5", "2001:db8::77")
-    found = found_one("gateway", "the gateway 2001:db8::77 does not answer")
-    assert found["cure"] == f"ndisc6 -s {HOST} 2001:db8::77 {UPLINK}"
+def test_a_gateway_that_was_away(healthy: Network) -> None:
+    healthy.at_router("ip", "link", "set", ROUTER_LINK, "down")
+    call("ping", "-c1", "-W5", GATEWAY)
+    healthy.at_router("ip", "link", "set", ROUTER_LINK, "up")
+    healthy.at_router("ip", "address", "replace", f"{GATEWAY}/64", "dev", ROUTER_LINK, "nodad")
+    found = mends("gateway", f"the gateway {GATEWAY} does not answer on {UPLINK}")
+    assert found["cure"] == f"ping -6 -c 3 -I {UPLINK} {GATEWAY}"
+    assert f"gateway {GATEWAY}: reachable, {ROUTER_MAC}" in notes()
 
 
 def test_a_permanent_entry(healthy: Network) -> None:

@@ -30,6 +30,7 @@ from tests.network import (
     ROUTER_LINK,
     ROUTER_LINK_LOCAL,
     ROUTER_MAC,
+    TARGET,
     UPLINK,
     Network,
     call,
@@ -38,7 +39,9 @@ from tests.network import (
     sh,
     take_off,
 )
-from tests.test_doctor import bad, conf, findings
+from tests.segment import Segment, segment
+from tests.test_doctor import bad, conf, findings, found_one, mends
+from tests.test_doctor_arrival import switch_drops
 
 RS = b"\x85"
 PROBE = ("--probe", "--watch", "0")
@@ -141,6 +144,50 @@ def test_nobody_answers(host: Network) -> None:
         f"no router answered 3 solicitations on {UPLINK}",
     ]
     assert len(solicitations) == 3
+
+
+def test_the_wrong_gateway(host: Network) -> None:
+    sh("ip", "-6", "route", "replace", "default", "via", "2001:db8::77", "dev", UPLINK)
+    call("ping", "-c1", "-W5", "2001:db8::77")
+    with router():
+        found = found_one("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
+        assert "is the gateway the one that your provider says" in found["why"]
+    with router(advertisement(routerlifetime=1800)):
+        found = mends("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
+        assert found["cure"] == (
+            f"ip -6 route replace default via {ROUTER_LINK_LOCAL} dev {UPLINK}"
+        )
+    sh("ping", "-c1", "-W2", GATEWAY)
+
+
+@pytest.fixture
+def behind_a_switch(privacy: None) -> Iterator[Segment]:
+    with segment() as made:
+        made.behind(TARGET)
+        yield made
+        take_off()
+
+
+def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> None:
+    """The kernel asks from the host's addresses, which the switch lets not pass."""
+    switch_drops(f"ip6 saddr != {BEHIND}")
+    done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+    call("ping", "-c1", "-W5", GATEWAY)
+    found = mends("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
+    assert found["why"].startswith(f"it answers {TARGET}, but ignores whom the kernel asks from")
+    assert f'source = "{TARGET}"' in found["why"]
+    assert behind_a_switch.entry()[1] == ROUTER_MAC
+
+
+def test_a_gateway_that_answers_again(host: Network) -> None:
+    """The kernel has asked in vain, and was not told to ask again."""
+    sh("nft", "add table inet guard; add chain inet guard c { type filter hook input priority 0; }")
+    sh("nft", "add rule inet guard c icmpv6 type nd-neighbor-advert drop")
+    call("ping", "-c1", "-W5", GATEWAY)
+    sh("nft", "flush", "ruleset")
+    with router():
+        found = mends("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
+    assert f"lladdr {ROUTER_MAC}" in found["cure"]
 
 
 def test_what_came_from_afar_is_no_router(host: Network) -> None:

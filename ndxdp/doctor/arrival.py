@@ -7,7 +7,6 @@ it. A router to which a prefix is routed never asks.
 
 from __future__ import annotations
 
-import select
 import socket
 import time
 from collections import Counter
@@ -15,16 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import open_instance
 from ndxdp.kernel.pins import PinTree, Tree, Trees
-from ndxdp.ndp import FRAME_MAX, UNSPECIFIED, Answer, NaSource, Profile, solicit
-from ndxdp.neighbour import Fault, Question, reply_to
+from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile
 from ndxdp.policy import Prefix, Rule, Table
 from ndxdp.trace import Event, Tracer
 from ndxdp.wire.netlink import Link, OwnAddress
-from ndxdp.wire.raw import LD_B, LD_H, Condition, attach_filter, packet_socket, program
+from ndxdp.wire.raw import LD_H, Condition, attach_filter, packet_socket, program
 
 _ETH_P_IPV6 = 0x86DD
 _NEXT_HEADER, _ICMPV6, _TYPES = 20, 58, range(133, 138)  # router and neighbor discovery
@@ -42,8 +41,6 @@ _REPEATS = 2
 _SETTLED = 60.0
 """Seconds after attaching. Entries that others had answered for are probed by then: after at most
 45 s they are in doubt, and 5 s later a solicitation is sent (RFC 4861 10)."""
-
-_WAIT = 0.5  # seconds for an answer to a solicitation, of which two are sent
 
 
 class Asked(NamedTuple):
@@ -193,30 +190,8 @@ def _try_sources(
 ) -> None:
     """Solicit the asking router from each address that an answer might come from."""
     for source in dict.fromkeys((asked.target, *own)):
-        heard = any(_is_answered(packets, link, source, asked.source) for _ in range(2))
+        heard = any(probe.ask_from(packets, link, source, asked.source) for _ in range(2))
         (found.passing if heard else found.stopped).append(source)
-
-
-def _is_answered(packets: socket.socket, link: Link, source: bytes, router: bytes) -> bool:
-    """One solicitation, and whether the router answers it.
-
-    What it then knows of the source is what an answer of ours would have told it.
-    """
-    conditions = [
-        Condition(LD_H, 12, _ETH_P_IPV6),
-        Condition(LD_B, _NEXT_HEADER, _ICMPV6),
-        Condition(LD_B, 54, 136),
-    ]
-    attach_filter(packets, program(conditions, last=77, keep=FRAME_MAX + 1))
-    question = Question(link.mac, source, router)
-    packets.send(solicit(link.mac, router, source=source, sllao=link.mac))
-    until = time.monotonic() + _WAIT
-    while (left := until - time.monotonic()) > 0:
-        if not select.select([packets], [], [], left)[0]:
-            break
-        if not isinstance(reply_to(question, packets.recv(FRAME_MAX + 1), None), Fault):
-            return True
-    return False
 
 
 def _solicited(tree: Tree, interface: str) -> Counter[tuple[str, str]]:

@@ -33,6 +33,8 @@ from ndxdp.wire.fib import DefaultRoute, Fib
 
 _IPV4_ROUTES = Path("/proc/thread-self/net/route")
 
+_SOURCES = 4  # addresses behind the host from which a gateway is asked, half a second each
+
 
 class Section(NamedTuple):
     """What one check found; nothing at all where all is well."""
@@ -122,12 +124,18 @@ def examine(
     yield Section("manager", manager.judge(above, managed))
     passing = forwarding.gather(above, by_interface, has_global, managed)
     yield Section("forwarding", forwarding.judge(passing))
-    yield Section("gateway", gateway.judge(gateway.gather(above, ifindex, here, addresses)))
+    probed = None
     if probing:
         asking = netlink.answering_link(above) if above != name else link
         behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
         wider = sorted(prefix for prefix in behind if prefix.length < 128)
-        yield Section("probe", probe.judge(probe.gather(asking, sorted(set(gateways)), wider)))
+        exact = sorted(prefix.address for prefix in behind if prefix.length == 128)
+        sources = [*(own.address for own in addresses), *exact[:_SOURCES]]
+        probed = probe.gather(asking, sorted(set(gateways)), wider, sources)
+    known = gateway.gather(above, ifindex, here, addresses, probed)
+    yield Section("gateway", gateway.judge(known))
+    if probed is not None:
+        yield Section("probe", probe.judge(probed))
     yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.policy import Prefix
 from ndxdp.wire import netlink
@@ -25,15 +26,19 @@ class Gateway(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """own: a global address of the interface, None without one."""
+    """probed: what solicitations found; None where none were sent."""
 
     interface: str
     gateways: tuple[Gateway, ...]
-    own: bytes | None
+    probed: probe.Facts | None = None
 
 
 def gather(
-    interface: str, ifindex: int, routes: list[DefaultRoute], addresses: list[OwnAddress]
+    interface: str,
+    ifindex: int,
+    routes: list[DefaultRoute],
+    addresses: list[OwnAddress],
+    probed: probe.Facts | None,
 ) -> Facts:
     prefixes = [Prefix.around(own.address, own.length) for own in addresses]
     found = tuple(
@@ -44,8 +49,7 @@ def gather(
         )
         for address in sorted({route.gateway for route in routes if route.gateway})
     )
-    own = next((own.address for own in addresses if not own.link_local), None)
-    return Facts(interface, found, own)
+    return Facts(interface, found, probed)
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -56,13 +60,7 @@ def _judge_one(facts: Facts, gateway: Gateway) -> Finding:
     text = socket.inet_ntop(socket.AF_INET6, gateway.address)
     state, mac = gateway.neighbour
     if state is NudState.FAILED:
-        source = f"-s {socket.inet_ntop(socket.AF_INET6, facts.own)} " if facts.own else ""
-        return failure(
-            f"the gateway {text} does not answer on {facts.interface}",
-            "it is away, or ignores whom the kernel asks from; if it answers this address, let"
-            " ndxdp ask from there: [interface.gateway]",
-            f"ndisc6 {source}{text} {facts.interface}",
-        )
+        return _failed(facts, gateway.address)
     if state is NudState.PERMANENT:
         return warning(
             f"the entry of the gateway {text} is permanent",
@@ -74,3 +72,49 @@ def _judge_one(facts: Facts, gateway: Gateway) -> Finding:
     outside = ", outside of the interface's prefixes" if is_global and not gateway.within else ""
     words = "not asked for yet" if state is NudState.NONE else state.name.lower()
     return note(f"gateway {text}: {words}{known}{outside}")
+
+
+def _failed(facts: Facts, address: bytes) -> Finding:
+    """The kernel asks again with the next packet; what else helps, a probe can tell."""
+    text, name, probed = _text(address), facts.interface, facts.probed
+    what = f"the gateway {text} does not answer on {name}"
+    if probed and address in probed.selective:
+        source, mac = probed.selective[address]
+        return failure(
+            what,
+            f"it answers {_text(source)}, but ignores whom the kernel asks from. So that it lasts,"
+            f' let ndxdp ask from there: [interface.gateway] with source = "{_text(source)}"',
+            f"ip -6 neighbour replace {text} lladdr {mac.hex(':')} dev {name} nud reachable",
+        )
+    if probed and probed.answered.get(address):
+        return failure(
+            what,
+            "it does now: it was away, or the kernel asks from an address that it ignores, which"
+            " [interface.gateway] helps",
+            f"ip -6 neighbour replace {text} lladdr {probed.answered[address]} dev {name}"
+            " nud reachable",
+        )
+    others = [router.address for router in probed.routers if router.lifetime] if probed else []
+    if others and text not in others:
+        return failure(
+            what,
+            f"there is another router, which calls itself a default one: {others[0]}",
+            f"ip -6 route replace default via {others[0]} dev {name}",
+        )
+    if probed:
+        return failure(
+            what,
+            "it answers no address of this host, nor is another router there: is the gateway the"
+            " one that your provider says, and the link the right one?",
+            f"ip -6 route replace default via fe80::1 dev {name}",
+        )
+    return failure(
+        what,
+        "it was away, and is asked again when something is sent; or it ignores whom the kernel asks"
+        " from, which --probe finds out",
+        f"ping -6 -c 3 -I {name} {text}",
+    )
+
+
+def _text(address: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET6, address)

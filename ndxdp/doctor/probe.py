@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndxdp.doctor.finding import Finding, note, unseen
-from ndxdp.ndp import solicited_node_group
+from ndxdp.errors import NdxdpError
+from ndxdp.ndp import FRAME_MAX, solicit, solicited_node_group
+from ndxdp.neighbour import Fault, Question, Reply, reply_to
 from ndxdp.policy import Prefix
 from ndxdp.wire.netlink import Link
+from ndxdp.wire.raw import LD_B, LD_H, Condition, attach_filter, packet_socket, program
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
 _ALL_ROUTERS = "ff02::2"
@@ -24,6 +28,10 @@ _ANCILLARY = 128  # bytes: one hop limit
 
 _ROUNDS = 3  # MAX_RTR_SOLICITATIONS
 _WAIT = 1.0  # seconds for each; routers wait up to 0.5 s with an advertisement (RFC 4861 6.2.6)
+
+
+_ETH_P_IPV6 = 0x86DD
+_WAIT_EACH = 0.5  # seconds for an answer to a solicitation from one of several sources
 
 
 class Offered(NamedTuple):
@@ -53,7 +61,8 @@ class Router:
 class Facts:
     """trouble: why nothing could be asked, '' if it could. answered: gateways, and their MACs.
 
-    behind: prefixes that ndxdp answers for.
+    selective: gateways that answered from another source alone: which, and their MACs. behind:
+    prefixes that ndxdp answers for.
     """
 
     interface: str
@@ -62,10 +71,16 @@ class Facts:
     asked: tuple[bytes, ...]
     answered: dict[bytes, str]
     behind: tuple[Prefix, ...]
+    selective: dict[bytes, tuple[bytes, bytes]]
 
 
-def gather(link: Link, gateways: Iterable[bytes], behind: Iterable[Prefix]) -> Facts:
-    """Up to three rounds of solicitations, a second each, until everybody has answered."""
+def gather(
+    link: Link, gateways: Iterable[bytes], behind: Iterable[Prefix], sources: Iterable[bytes]
+) -> Facts:
+    """Up to three rounds of solicitations, a second each, until everybody has answered.
+
+    sources: from which a gateway is asked that does not answer whom the kernel chooses.
+    """
     asked = tuple(gateways)
     routers: dict[str, Router] = {}
     answered: dict[bytes, str] = {}
@@ -80,7 +95,49 @@ def gather(link: Link, gateways: Iterable[bytes], behind: Iterable[Prefix]) -> F
     except OSError as error:
         trouble = error.strerror or str(error)
     found = tuple(routers[address] for address in sorted(routers))
-    return Facts(link.name, trouble, found, asked, answered, tuple(behind))
+    silent = [] if trouble else [each for each in asked if each not in answered]
+    selective = _ask_again(link, silent, tuple(sources)) if silent else {}
+    return Facts(link.name, trouble, found, asked, answered, tuple(behind), selective)
+
+
+def _ask_again(
+    link: Link, gateways: list[bytes], sources: tuple[bytes, ...]
+) -> dict[bytes, tuple[bytes, bytes]]:
+    """The first source from which each answers, and its MAC."""
+    found = {}
+    with contextlib.suppress(NdxdpError, OSError), packet_socket("asks gateways") as packets:
+        packets.bind((link.name, _ETH_P_IPV6))
+        for gateway in gateways:
+            for source in sources:
+                reply = ask_from(packets, link, source, gateway)
+                if reply is not None:
+                    found[gateway] = source, reply.mac
+                    break
+    return found
+
+
+def ask_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -> Reply | None:
+    """Solicit a router from an address, which need not be the host's; None without an answer.
+
+    packets: bound to the interface. What the router then knows of the source is what an answer of
+    ours would have told it.
+    """
+    conditions = [
+        Condition(LD_H, 12, _ETH_P_IPV6),
+        Condition(LD_B, 20, socket.IPPROTO_ICMPV6),
+        Condition(LD_B, 54, _NA),
+    ]
+    attach_filter(packets, program(conditions, last=77, keep=FRAME_MAX + 1))
+    question = Question(link.mac, source, router)
+    packets.send(solicit(link.mac, router, source=source, sllao=link.mac))
+    until = time.monotonic() + _WAIT_EACH
+    while (left := until - time.monotonic()) > 0:
+        if not select.select([packets], [], [], left)[0]:
+            break
+        reply = reply_to(question, packets.recv(FRAME_MAX + 1), None)
+        if not isinstance(reply, Fault):
+            return reply
+    return None
 
 
 def _socket(link: Link) -> socket.socket:
@@ -180,7 +237,10 @@ def judge(facts: Facts) -> list[Finding]:
     for gateway in facts.asked:
         text = socket.inet_ntop(socket.AF_INET6, gateway)
         mac = facts.answered.get(gateway)
-        if mac is None:
+        if gateway in facts.selective:
+            source = socket.inet_ntop(socket.AF_INET6, facts.selective[gateway][0])
+            found.append(note(f"the gateway {text} answers {source}, but not whom the kernel asks"))
+        elif mac is None:
             found.append(note(f"the gateway {text} answered none of {_ROUNDS} solicitations"))
         else:
             found.append(note(f"the gateway {text} answers{mac and f' with {mac}'}"))
