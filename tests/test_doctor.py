@@ -116,6 +116,14 @@ def conf(key: str, value: int, interface: str = UPLINK) -> None:
     sysctl(f"net.ipv6.conf.{interface}.{key}={value}")
 
 
+def lose(neighbour: str) -> None:
+    """Have the kernel ask for a neighbour that does not answer, until its entry has failed."""
+    sysctl(f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=100")
+    call("ping", "-c1", "-W5", neighbour)
+    assert "FAILED" in sh("ip", "-6", "neighbour", "show", neighbour, "dev", UPLINK)
+    sysctl(f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=1000")
+
+
 @pytest.fixture
 def healthy(net: Network) -> Iterator[Network]:
     """A host that forwards, with a static default route."""
@@ -378,7 +386,7 @@ def test_the_default_route_is_elsewhere(healthy: Network) -> None:
 
 def test_a_gateway_that_was_away(healthy: Network) -> None:
     healthy.at_router("ip", "link", "set", ROUTER_LINK, "down")
-    call("ping", "-c1", "-W5", GATEWAY)
+    lose(GATEWAY)
     healthy.at_router("ip", "link", "set", ROUTER_LINK, "up")
     healthy.at_router("ip", "address", "replace", f"{GATEWAY}/64", "dev", ROUTER_LINK, "nodad")
     found = mends("gateway", f"the gateway {GATEWAY} does not answer on {UPLINK}")
@@ -624,6 +632,23 @@ def test_limits() -> None:
     assert cure == f"sysctl -w {of}3=4096 {of}2=2048 {of}1=1024"
     ((_, cure),) = said(addresses=5000)
     assert cure == f"sysctl -w {of}3=32768 {of}2=16384 {of}1=8192"
+
+
+def test_more_addresses_than_the_neighbour_table_holds(healthy: Network) -> None:
+    shown = sh("ip", "-s", "ntable", "show", "name", "ndisc_cache")
+    (most,) = re.findall(r"thresh3 (\d+)", shown)[:1]
+    many = "".join(f"2001:db8::c:0:1:{number:x}\n" for number in range(1, int(most) + 2))
+    done("attach", UPLINK, "--mode", "tc")
+    try:
+        done("prefix", "add", "--file", "-", stdin=many.partition("\n")[2])
+        assert bad() == []
+        done("prefix", "add", many.partition("\n")[0])
+        said = f"has room for {most} entries, and rules answer for {int(most) + 1} addresses"
+        # The table is the machine's: no test sets its size.
+        found = found_one("limits", said)
+        assert found["cure"].startswith("sysctl -w net.ipv6.neigh.default.gc_thresh3=")
+    finally:
+        take_off()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from tests.network import (
     take_off,
 )
 from tests.segment import Segment, segment
-from tests.test_doctor import bad, conf, findings, found_one, mends
+from tests.test_doctor import bad, conf, findings, found_one, lose, mends
 from tests.test_doctor_arrival import switch_drops
 
 RS = b"\x85"
@@ -148,7 +148,7 @@ def test_nobody_answers(host: Network) -> None:
 
 def test_the_wrong_gateway(host: Network) -> None:
     sh("ip", "-6", "route", "replace", "default", "via", "2001:db8::77", "dev", UPLINK)
-    call("ping", "-c1", "-W5", "2001:db8::77")
+    lose("2001:db8::77")
     with router():
         found = found_one("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
         assert "is the gateway the one that your provider says" in found["why"]
@@ -172,7 +172,7 @@ def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> Non
     """The kernel asks from the host's addresses, which the switch lets not pass."""
     switch_drops(f"ip6 saddr != {BEHIND}")
     done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
-    call("ping", "-c1", "-W5", GATEWAY)
+    lose(GATEWAY)
     found = mends("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
     assert found["why"].startswith(f"it answers {TARGET}, but ignores whom the kernel asks from")
     assert f'source = "{TARGET}"' in found["why"]
@@ -183,7 +183,7 @@ def test_a_gateway_that_answers_again(host: Network) -> None:
     """The kernel has asked in vain, and was not told to ask again."""
     sh("nft", "add table inet guard; add chain inet guard c { type filter hook input priority 0; }")
     sh("nft", "add rule inet guard c icmpv6 type nd-neighbor-advert drop")
-    call("ping", "-c1", "-W5", GATEWAY)
+    lose(GATEWAY)
     sh("nft", "flush", "ruleset")
     with router():
         found = mends("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)

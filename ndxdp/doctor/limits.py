@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Rules
+from ndxdp.wire import rtnetlink
+from ndxdp.wire.fib import attributes
 
-_NEIGHBOURS = Path("/proc/thread-self/net/stat/ndisc_cache")
+_RTM_GETNEIGHTBL = 66
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_HEADERS = 20  # struct nlmsghdr and struct ndtmsg
+_NDTA_NAME, _NDTA_THRESH3, _NDTA_CONFIG = 1, 4, 5
+_ENTRIES_AT = 4  # struct ndt_config
 _ROOM = 4  # times what is needed: entries of addresses that nobody has linger, too
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """None: this network namespace does not show it.
+    """None: nobody says. The sysctls are the first network namespace's, netlink has the table's
+    limits in all.
 
     entries: of the neighbour table now, all network namespaces'. addresses: that rules answer for,
     one by one.
@@ -33,21 +42,29 @@ def gather(rules: Rules) -> Facts:
     exact = sum(
         prefix.length == 128 and rule.answer is not Answer.NEVER for prefix, rule in rules.items()
     )
+    most, entries = _neighbours()
     return Facts(
         sysctl.read("net", "core", "bpf_jit_enable"),
         sysctl.read("kernel", "unprivileged_bpf_disabled"),
-        sysctl.read("net", "ipv6", "neigh", "default", "gc_thresh3"),
-        _entries(),
+        most,
+        entries,
         exact,
     )
 
 
-def _entries() -> int:
-    """The first column of the first CPU's line, in hex, is the table's."""
-    try:
-        return int(_NEIGHBOURS.read_text().splitlines()[1].split()[0], 16)
-    except (OSError, ValueError, IndexError):
-        return 0
+def _neighbours() -> tuple[int | None, int]:
+    """gc_thresh3 of the IPv6 neighbour table, and how many entries it has."""
+    body = struct.pack("=B3x", socket.AF_INET6)
+    flags = _NLM_F_REQUEST | _NLM_F_DUMP
+    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGHTBL, flags, 1, 0)
+    with contextlib.suppress(OSError):
+        for message in rtnetlink.exchange(header + body):
+            found = attributes(message[_HEADERS:])
+            if found.get(_NDTA_NAME, b"").rstrip(b"\0") == b"ndisc_cache" and _NDTA_CONFIG in found:
+                (most,) = struct.unpack("=I", found[_NDTA_THRESH3])
+                (entries,) = struct.unpack_from("=I", found[_NDTA_CONFIG], _ENTRIES_AT)
+                return most, entries
+    return None, 0
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -65,7 +82,7 @@ def judge(facts: Facts) -> list[Finding]:
             note("every user may load BPF programs: kernel.unprivileged_bpf_disabled is 0")
         )
     if facts.most is None:
-        found.append(unseen("the neighbour table's limits: this network namespace hides them"))
+        found.append(unseen("the neighbour table's limits: the kernel does not say"))
         return found
     if facts.entries > facts.most * 8 // 10:
         found.append(_small(f"holds {facts.entries} entries of {facts.most}", facts.entries))
