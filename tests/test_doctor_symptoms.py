@@ -1,0 +1,269 @@
+"""Each page of a symptom ends in what doctor says where the symptom is provoked, word by word."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.engine import Engine
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST_LINK_LOCAL,
+    PINS,
+    REPOSITORY,
+    ROUTER,
+    TARGET,
+    UPLINK,
+    done,
+    eventually,
+    ndxdp,
+    network,
+    sh,
+    take_off,
+)
+from tests.segment import at, segment
+from tests.test_doctor import advertise, conf, default_route, ip, lose
+from tests.test_doctor_arrival import attach, switch_drops, traffic
+
+FOLDER = REPOSITORY / "docs" / "symptoms"
+PAGES = {page.stem: page for page in sorted(FOLDER.glob("*.md"))}
+
+Options = tuple[str, ...]
+"""Of `ndxdp doctor`, beside the interface's name."""
+
+FORWARDING = "add table inet guard; add chain inet guard {0} {{ type filter hook {0} priority 0; }}"
+
+
+@contextlib.contextmanager
+def host() -> Iterator[None]:
+    """A host that forwards, and the router."""
+    with network():
+        conf("forwarding", 1, "all")
+        try:
+            yield
+        finally:
+            conf("forwarding", 0, "all")
+            sh("nft", "flush", "ruleset")
+            take_off()
+
+
+@contextlib.contextmanager
+def switched() -> Iterator[None]:
+    """The same on the two ports of a switch, with an address behind the host."""
+    with segment() as made:
+        made.behind(TARGET)
+        at(ROUTER, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=300")
+        try:
+            yield
+        finally:
+            take_off()
+
+
+@contextlib.contextmanager
+def drops_after_minutes() -> Iterator[Options]:
+    with host():
+        conf("proxy_ndp", 1)
+        ip(f"-6 neighbour add proxy {TARGET} dev {UPLINK}")
+        yield ()
+
+
+@contextlib.contextmanager
+def advertised() -> Iterator[None]:
+    with host():
+        sh("ip", "-6", "route", "delete", "default")
+        conf("forwarding", 0, "all")
+        advertise()
+        eventually(lambda: "proto ra" in default_route())
+        yield
+
+
+@contextlib.contextmanager
+def default_route_disappears() -> Iterator[Options]:
+    with advertised():
+        conf("forwarding", 1, "all")
+        yield ()
+
+
+@contextlib.contextmanager
+def default_route_expires() -> Iterator[Options]:
+    with advertised():
+        conf("accept_ra", 2)
+        conf("forwarding", 1, "all")
+        conf("accept_ra", 1)
+        conf("accept_ra", 2, "all")
+        try:
+            yield ()
+        finally:
+            conf("accept_ra", 1, "all")
+
+
+@contextlib.contextmanager
+def one_vps_not_the_other() -> Iterator[Options]:
+    with switched():
+        attach("--na-source", "link-local")
+        switch_drops(f"ip6 saddr != {BEHIND}")
+        with traffic():
+            yield "--watch", "1.5"
+
+
+@contextlib.contextmanager
+def docker(engine: Engine, subnet: str, address: str | None) -> Iterator[Options]:
+    with host():
+        engine.make_network("six", subnet)
+        engine.run("web", "six", address=address)
+        try:
+            yield "--docker-socket", str(engine.socket)
+        finally:
+            engine.clear()
+
+
+@contextlib.contextmanager
+def no_forwarding() -> Iterator[Options]:
+    with host():
+        conf("forwarding", 0, "all")
+        yield ()
+
+
+@contextlib.contextmanager
+def ping_works_from_the_host() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        sh("ip6tables", "-P", "FORWARD", "DROP")
+        yield ()
+
+
+@contextlib.contextmanager
+def second_uplink() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        ip("link add other0 type veth peer name far0")
+        try:
+            sh("ip", "link", "set", "other0", "up")
+            ip("-6 route delete default")
+            ip("-6 route add default via fe80::77 dev other0")
+            sh("nft", FORWARDING.format("prerouting"))
+            sh("nft", "add rule inet guard prerouting fib saddr . iif oif missing drop")
+            yield ()
+        finally:
+            sh("ip", "link", "delete", "other0")
+
+
+@contextlib.contextmanager
+def gateway_failed() -> Iterator[Options]:
+    with switched():
+        switch_drops(f"ip6 saddr != {BEHIND}")
+        done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+        lose(GATEWAY)
+        yield "--probe", "--watch", "0"
+
+
+@contextlib.contextmanager
+def since_ndppd_was_stopped() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        sh("ip", "link", "set", UPLINK, "allmulticast", "off")
+        yield ()
+
+
+@contextlib.contextmanager
+def firewall_blocks_icmpv6() -> Iterator[Options]:
+    with host():
+        sh("nft", FORWARDING.format("input"))
+        sh("nft", "add rule inet guard input ct state established,related accept")
+        sh("nft", "add rule inet guard input tcp dport 22 accept")
+        sh("nft", "add rule inet guard input drop")
+        yield ()
+
+
+@contextlib.contextmanager
+def do_i_need_a_responder() -> Iterator[Options]:
+    with switched():
+        attach()
+        (pin,) = PINS.glob(f"v*/{UPLINK}/group_counters")
+        before = time.time() - 120
+        os.utime(pin, (before, before))
+        at(ROUTER, "ip", "-6", "route", "add", BEHIND, "via", HOST_LINK_LOCAL, "dev", "eth0")
+        with traffic():
+            yield "--watch", "1"
+
+
+@contextlib.contextmanager
+def neighbour_table_overflow() -> Iterator[Options]:
+    with host():
+        shown = sh("ip", "-s", "ntable", "show", "name", "ndisc_cache")
+        most = int(re.findall(r"thresh3 (\d+)", shown)[0])
+        done("attach", UPLINK, "--mode", "tc")
+        many = "".join(f"2001:db8::c:0:1:{number:x}\n" for number in range(1, most + 2))
+        done("prefix", "add", "--file", "-", stdin=many)
+        yield ()
+
+
+SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (
+        drops_after_minutes,
+        default_route_disappears,
+        default_route_expires,
+        one_vps_not_the_other,
+        no_forwarding,
+        ping_works_from_the_host,
+        second_uplink,
+        gateway_failed,
+        since_ndppd_was_stopped,
+        firewall_blocks_icmpv6,
+        do_i_need_a_responder,
+        neighbour_table_overflow,
+    )
+}
+ENGINES = {
+    "containers-not-reachable": (BEHIND, TARGET),
+    "docker-network-takes-the-prefix": ("2001:db8::/64", None),
+}
+
+
+def last_block(page: Path) -> list[str]:
+    """What the page says that doctor says."""
+    (*_, block) = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [line.strip() for line in block.replace("eth0", UPLINK).splitlines()]
+
+
+def steady(lines: list[str]) -> str:
+    """Without what changes with each second, and with the size of the machine's tables."""
+    return re.sub(r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)", "N", "\n".join(lines))
+
+
+def is_said(page: str, options: Options) -> None:
+    result = ndxdp("doctor", UPLINK, *options)
+    assert result.err == ""
+    said = [line.strip() for line in result.out.splitlines()]
+    assert steady(last_block(PAGES[page])) in steady(said), result.out
+
+
+@pytest.mark.parametrize("page", SYMPTOMS)
+def test_doctor_says_so(privacy: None, page: str) -> None:
+    with SYMPTOMS[page]() as options:
+        is_said(page, options)
+
+
+@pytest.mark.parametrize("page", ENGINES)
+def test_doctor_says_so_of_docker(docker_engine: Engine, page: str) -> None:
+    with docker(docker_engine, *ENGINES[page]) as options:
+        is_said(page, options)
+
+
+def test_every_page_is_provoked_and_listed() -> None:
+    assert set(PAGES) == {*SYMPTOMS, *ENGINES}
+    index = (FOLDER.parent / "symptoms.md").read_text()
+    assert set(re.findall(r"\(symptoms/([\w-]+)\.md\)", index)) == set(PAGES)
+    for page in PAGES.values():
+        lines = page.read_text().splitlines()
+        assert lines[0].startswith("# ")
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (FOLDER / target).exists(), f"{page.name}: {target}"
