@@ -109,7 +109,7 @@ def _network_manager(interface: str, ifindex: int, root: Path) -> Manager | None
         "run/NetworkManager/system-connections",
     ):
         for file in sorted(root.glob(f"{folder}/*")):
-            if uuid and re.search(rf"^uuid={re.escape(uuid)}$", _read(file), re.MULTILINE):
+            if uuid and _is_connection(_read(file), uuid, interface):
                 path = f"/{file.relative_to(root)}"
                 if file.name.startswith("netplan-"):
                     above = _netplan(interface, root)
@@ -117,6 +117,13 @@ def _network_manager(interface: str, ifindex: int, root: Path) -> Manager | None
                 above = "cloud-init" if _cloud_init(path, _read(file)) else ""
                 return Manager("NetworkManager", path, above, cure)
     return Manager("NetworkManager", accept_ra=cure)
+
+
+def _is_connection(text: str, uuid: str, interface: str) -> bool:
+    """A keyfile without a UUID, as netplan writes it, gets one made of its own name."""
+    if "\nuuid=" in text:
+        return f"\nuuid={uuid}\n" in text
+    return f"\ninterface-name={interface}\n" in text
 
 
 def _ifupdown(interface: str, root: Path) -> Manager | None:
