@@ -110,6 +110,10 @@ def test_nobody_asks(host: Segment) -> None:
     assert not PINS.joinpath("v3", UPLINK, "tracer").exists()
 
 
+def test_there_are_no_answers(host: Segment) -> None:
+    assert said() == [f"whether answers arrive: ndxdp is not seen to answer on {UPLINK}"]
+
+
 def test_the_switch_passes_containers_only(host: Segment) -> None:
     """Where ndppd's habit, to answer from the link-local address, fails."""
     attach("--na-source", "link-local", "--no-router", "--dad", "ignore")

@@ -23,7 +23,7 @@ from ndxdp.doctor import (
     reception,
     source,
 )
-from ndxdp.doctor.finding import Finding, failure
+from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
@@ -143,6 +143,9 @@ def examine(
     if watching and table is not None and attached:
         seen = arrival.gather(trees, link, table, addresses, watching)
         yield Section("arrival", arrival.judge(seen))
+    elif watching:
+        nothing = unseen(f"whether answers arrive: ndxdp is not seen to answer on {name}")
+        yield Section("arrival", [nothing])
     yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
     advertised = any(route.by_ra for route in here)
     walls = firewall.gather(
@@ -157,6 +160,8 @@ def examine(
     yield Section("exporter", exposure.judge(exporter) if exporter else [])
     running = containers.gather(name, addresses, table, docker_socket)
     yield Section("containers", containers.judge(running) if running else [])
-    docker = engine.gather(above, addresses, gateways, docker_socket)
+    docker = None
+    if running and running.endpoints is not None:  # else it is silent, and was waited for once
+        docker = engine.gather(above, addresses, gateways, docker_socket)
     yield Section("engine", engine.judge(docker) if docker else [])
     yield Section("limits", limits.judge(limits.gather(rules)))

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _LEGACY = Path("/proc/thread-self/net/ip6_tables_names")
 _WITHIN = 0.8  # seconds for each listing of all rules
 _PREFIXES_MAX = 8  # in a command; beyond them one would not read it any more
-_LOOKED_AT = 256  # prefixes, one by one: of more, a tenth of a second is not enough
+_LOOKED_AT = 16  # prefixes, one by one: each is led through all chains
 
 _INTO, _OUT = ("prerouting", "input"), ("output", "postrouting")
 """The hooks that a packet for this host, or of this host, meets."""
