@@ -40,7 +40,7 @@ from tests.network import (
     take_off,
 )
 from tests.segment import Segment, segment
-from tests.test_doctor import bad, conf, findings, found_one, lose, mends
+from tests.test_doctor import bad, conf, findings, follow, found_one, lose, mends
 from tests.test_doctor_arrival import switch_drops
 
 RS = b"\x85"
@@ -173,7 +173,9 @@ def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> Non
     switch_drops(f"ip6 saddr != {BEHIND}")
     done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
     lose(GATEWAY)
-    found = mends("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
+    found = found_one("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
+    follow(found["cure"])
+    assert bad() == []
     assert found["why"].startswith(f"it answers {TARGET}, but ignores whom the kernel asks from")
     assert f'source = "{TARGET}"' in found["why"]
     assert behind_a_switch.entry()[1] == ROUTER_MAC

@@ -11,8 +11,7 @@ from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Rules
-from ndxdp.wire import rtnetlink
-from ndxdp.wire.rtnetlink import attributes
+from ndxdp.wire.rtnetlink import attributes, exchange
 
 _RTM_GETNEIGHTBL = 66
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
@@ -58,7 +57,7 @@ def _neighbours() -> tuple[int | None, int]:
     flags = _NLM_F_REQUEST | _NLM_F_DUMP
     header = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGHTBL, flags, 1, 0)
     with contextlib.suppress(OSError):
-        for message in rtnetlink.exchange(header + body):
+        for message in exchange(header + body):
             found = attributes(message[_HEADERS:])
             if found.get(_NDTA_NAME, b"").rstrip(b"\0") == b"ndisc_cache" and _NDTA_CONFIG in found:
                 (most,) = struct.unpack("=I", found[_NDTA_THRESH3])
