@@ -16,13 +16,11 @@ from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.doctor.netfilter import ACCEPT, IP, IPV4, Ruleset
 from ndxdp.kernel.pins import Trees
 from ndxdp.wire.netlink import OwnAddress
-from ndxdp.wire.rtnetlink import attributes
+from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
 _PROC = Path("/proc")
 
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2
 _MESSAGE = struct.Struct("=BBBBHH16s16sI8sIIIII")  # struct inet_diag_msg; ports in network order
 _SKV6ONLY = 11  # INET_DIAG_SKV6ONLY
@@ -111,32 +109,16 @@ def _sockets(process: int) -> Iterator[int]:
 
 def _listening() -> Iterator[Listener]:
     """All listening TCP sockets of this network namespace. /proc/net/tcp6 lacks IPV6_V6ONLY."""
-    for family in (socket.AF_INET6, socket.AF_INET):
-        for message in _ask(_REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)):
-            fields = _MESSAGE.unpack_from(message)
-            packed = fields[6] if family is socket.AF_INET6 else fields[6][:4]
-            address = socket.inet_ntop(family, packed)
-            only = attributes(message[_MESSAGE.size :]).get(_SKV6ONLY, b"\1")[0]
-            both = address == "::" and not only
-            yield Listener(address, socket.ntohs(fields[4]), both, fields[14])
-
-
-def _ask(body: bytes) -> Iterator[bytes]:
-    """What the kernel's table of sockets answers; OSError where it has none."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        flags = _NLM_F_REQUEST | _NLM_F_DUMP
-        kernel.send(struct.pack("=IHHII", 16 + len(body), _SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body)
-        while True:
-            data, at = kernel.recv(65536), 0
-            while at + 16 <= len(data):
-                length, kind = struct.unpack_from("=IH", data, at)
-                if kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    number = -struct.unpack_from("=i", data, at + 16)[0]
-                    if number > 0:
-                        raise OSError(number, os.strerror(number))
-                    return
-                yield data[at + 16 : at + length]
-                at += max((length + 3) & ~3, 16)
+    with Rtnetlink(_NETLINK_SOCK_DIAG) as kernel:
+        for family in (socket.AF_INET6, socket.AF_INET):
+            request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)
+            for message in kernel.ask(_SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request):
+                fields = _MESSAGE.unpack_from(message)
+                packed = fields[6] if family is socket.AF_INET6 else fields[6][:4]
+                address = socket.inet_ntop(family, packed)
+                only = attributes(message[_MESSAGE.size :]).get(_SKV6ONLY, b"\1")[0]
+                both = address == "::" and not only
+                yield Listener(address, socket.ntohs(fields[4]), both, fields[14])
 
 
 def judge(facts: Facts) -> list[Finding]:

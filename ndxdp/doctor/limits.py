@@ -11,11 +11,10 @@ from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Rules
-from ndxdp.wire.rtnetlink import attributes, exchange
+from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
 _RTM_GETNEIGHTBL = 66
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
-_HEADERS = 20  # struct nlmsghdr and struct ndtmsg
+_HEADER = 4  # struct ndtmsg
 _NDTA_NAME, _NDTA_THRESH3, _NDTA_CONFIG = 1, 4, 5
 _ENTRIES_AT = 4  # struct ndt_config
 _ROOM = 4  # times what is needed: entries of addresses that nobody has linger, too
@@ -54,11 +53,9 @@ def gather(rules: Rules) -> Facts:
 def _neighbours() -> tuple[int | None, int]:
     """gc_thresh3 of the IPv6 neighbour table, and how many entries it has."""
     body = struct.pack("=B3x", socket.AF_INET6)
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGHTBL, flags, 1, 0)
-    with contextlib.suppress(OSError):
-        for message in exchange(header + body):
-            found = attributes(message[_HEADERS:])
+    with contextlib.suppress(OSError), Rtnetlink() as kernel:
+        for message in kernel.ask(_RTM_GETNEIGHTBL, NLM_F_DUMP, body):
+            found = attributes(message[_HEADER:])
             if found.get(_NDTA_NAME, b"").rstrip(b"\0") == b"ndisc_cache" and _NDTA_CONFIG in found:
                 (most,) = struct.unpack("=I", found[_NDTA_THRESH3])
                 (entries,) = struct.unpack_from("=I", found[_NDTA_CONFIG], _ENTRIES_AT)

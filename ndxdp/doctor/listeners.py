@@ -16,15 +16,13 @@ from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Table
-from ndxdp.wire import rtnetlink
-from ndxdp.wire.rtnetlink import attributes
+from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
 _PROC = Path("/proc")
 _ICMPV6 = 58
 _ETH_P_IPV6, _ETH_P_ALL = 0x86DD, 0x0003
 
 _RTM_GETNEIGH = 30
-_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _NTF_PROXY, _NDA_DST = 0x08, 1
 _NDMSG = struct.Struct("=BBHiHBB")
 
@@ -144,12 +142,12 @@ def _unit(pid: int) -> str:
 
 def _proxied(ifindex: int) -> list[bytes]:
     body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, _NTF_PROXY, 0)
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETNEIGH, flags, 1, 0)
+    with Rtnetlink() as kernel:
+        messages = kernel.ask(_RTM_GETNEIGH, NLM_F_DUMP, body)
     found = []
-    for message in rtnetlink.exchange(header + body):
-        entry = _NDMSG.unpack_from(message, 16)
-        address = attributes(message[16 + _NDMSG.size :]).get(_NDA_DST)
+    for message in messages:
+        entry = _NDMSG.unpack_from(message)
+        address = attributes(message[_NDMSG.size :]).get(_NDA_DST)
         if address and entry[3] == ifindex and entry[5] & _NTF_PROXY:
             found.append(address)
     return sorted(found)

@@ -7,12 +7,10 @@ import struct
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, warning
-from ndxdp.wire import rtnetlink
-from ndxdp.wire.rtnetlink import attributes
+from ndxdp.wire.rtnetlink import Rtnetlink, attributes
 
 _RTM_GETLINK = 18
-_NLM_F_REQUEST, _NLM_F_ACK = 0x1, 0x4
-_HEADERS = 32  # struct nlmsghdr and struct ifinfomsg
+_HEADER = 16  # struct ifinfomsg
 _IFLA_LINKINFO, _IFLA_PROMISCUITY, _IFLA_ALLMULTI = 18, 30, 61
 _INFO_KIND, _INFO_DATA = 1, 2
 _BR_MCAST_ROUTER, _BR_MCAST_SNOOPING = 22, 23
@@ -51,13 +49,12 @@ def gather(interface: str, ifindex: int, attached: bool) -> Facts:
 def _link(ifindex: int) -> dict[int, bytes]:
     """A link's attributes (IFLA_*), none where it has gone."""
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, ifindex, 0, 0)
-    flags = _NLM_F_REQUEST | _NLM_F_ACK
-    header = struct.pack("=IHHII", 16 + len(body), _RTM_GETLINK, flags, 1, 0)
     try:
-        (message,) = rtnetlink.exchange(header + body)
+        with Rtnetlink() as kernel:
+            (message,) = kernel.ask(_RTM_GETLINK, 0, body)
     except OSError:
         return {}
-    return attributes(message[_HEADERS:])
+    return attributes(message[_HEADER:])
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -29,10 +29,13 @@ _TRIES = 8  # of a dump that a change came in between
 
 
 class Rtnetlink:
-    """An open socket, of one thread. close() when done."""
+    """An open socket, of one thread. close() when done.
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    protocol: another of netlink's that is spoken in the same way, as NETLINK_SOCK_DIAG.
+    """
+
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         # A dump of one interface's addresses is that, and not everybody's.
         with contextlib.suppress(OSError):  # before Linux 4.20
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
