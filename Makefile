@@ -13,6 +13,8 @@
 # make dist    wheel and sdist, below build/dist
 # make deb     the Debian package, below build; VERSION=… gives it another version
 # make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04 (in a chroot each)
+# make image   a container image with it, by docker build
+# make test-image  run that by the compose file that ships, with two versions of Docker
 # make format  lay out C and Python as the tests want it
 #
 # Each sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
@@ -24,6 +26,7 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEB_PACKAGES := debhelper dh-python dpkg-dev fish lintian man-db zsh
+IMAGE_PACKAGES := docker.io docker-compose
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
@@ -42,12 +45,13 @@ packages = @missing=$$(for name in $(1); do \
 
 GRAFANA_SCHEMA := 13.2.3
 
+RELEASE := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace
-.PHONY: build check-dashboards clean dashboards deb demo dist format
-.PHONY: test test-deb test-kernels test-long test-service test-vm
-.PHONY: packages-bench packages-bench-daemon packages-build packages-deb
+.PHONY: build check-dashboards clean dashboards deb demo dist format image
+.PHONY: test test-deb test-image test-kernels test-long test-service test-vm
+.PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-image
 .PHONY: packages-demo packages-test packages-vm
 
 build: packages-build .venv/built
@@ -74,6 +78,16 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
 	cmp build/try/ndxdp_0*.deb build/try/again/ndxdp_0*.deb
 	.venv/bin/python -m tests.debian_releases build/try/ndxdp_0*.deb build/try/ndxdp_9*.deb $(RELEASES)
+
+test-image: packages-test packages-vm packages-deb packages-image build .venv/tested .venv/packages
+	.venv/bin/python packaging/deb.py --directory build/try
+	.venv/bin/python -m tests.container_image build/try/ndxdp_0*.deb
+
+image: deb
+	mkdir -p build/image
+	cp packaging/container/Containerfile build/image
+	cp build/ndxdp_$(or $(VERSION),$(RELEASE))_all.deb build/image/ndxdp.deb
+	docker build --tag ndxdp --file build/image/Containerfile build/image
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
@@ -122,9 +136,10 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
+packages-bench packages-bench-daemon packages-build packages-deb packages-image: | build-directory
 packages-demo packages-test packages-vm: | build-directory
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
+packages-image: ; $(call packages,$(IMAGE_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))

@@ -230,12 +230,17 @@ def _keyring() -> Path:
     """Ubuntu's keys, in a package that Debian 13 has and 12 has not."""
     keys = ROOTS / "keys"
     if not keys.is_dir():
-        root = ROOTS / "trixie"
-        _fetch(root, "cd /root && apt-get $APT download ubuntu-keyring")
-        (fetched,) = root.glob("root/ubuntu-keyring_*.deb")
-        _tell("dpkg-deb", "-x", str(fetched), str(keys))
-        fetched.unlink()
+        for package in download("trixie", "ubuntu-keyring"):
+            _tell("dpkg-deb", "-x", str(package), str(keys))
+            package.unlink()
     return keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+
+
+def download(release: str, *packages: str) -> list[Path]:
+    """Packages of a release that is prepared. They are the caller's to take away."""
+    root = ROOTS / release
+    _fetch(root, f"cd /root && apt-get $APT download {' '.join(packages)}")
+    return sorted(root.glob("root/*.deb"))
 
 
 def _fetch(root: Path, script: str) -> None:
