@@ -23,6 +23,7 @@ from pathlib import Path
 
 from lab import private
 from ndxdp import __version__
+from ndxdp.kernel import abi
 from tests import network
 from tests.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
 
@@ -164,6 +165,26 @@ def upgraded(host: Host, net: Network) -> str:
     assert daemon.end().code == 0
     assert net.answers(), "the program stays"
     return host.sh("dpkg-query", "-W", "-f", "${Version}", "ndxdp")
+
+
+@check
+def laid_out_anew(host: Host, net: Network) -> None:
+    """where a newer package's maps have another layout, the old program takes itself off first"""
+    assert net.answers()
+    host.sh("dpkg-deb", "-R", "/newer.deb", "/other")
+    preinst = host.path("/other/DEBIAN/preinst")
+    text = preinst.read_text()
+    changed = text.replace(f'"v{abi.VERSION}"', f'"v{abi.VERSION + 1}"')
+    assert changed != text
+    preinst.write_text(changed)
+    host.sh("dpkg-deb", "-b", "/other", "/other.deb")
+    said = host.apt("install", "--reinstall", "./other.deb")
+    assert "another layout" in said
+    assert net.silent()
+    assert network.leftovers() == []
+    shutil.rmtree(host.path("/other"))
+    host.path("/other.deb").unlink()
+    host.sh("ndxdp", "attach", UPLINK, "--mode", "tc", "-n", BEHIND)
 
 
 @check

@@ -17,6 +17,7 @@ import pytest
 
 from ndxdp import __version__
 from ndxdp.cli import cli
+from ndxdp.kernel import abi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGING = REPOSITORY / "packaging"
@@ -69,6 +70,10 @@ def test_it_needs_what_every_release_has(package: Path) -> None:
 
 def test_lintian_has_nothing_to_say(package: Path) -> None:
     assert run("lintian", "--fail-on", "error,warning", "--allow-root", package) == ""
+
+
+def test_preinst_knows_the_layout_of_the_maps(package: Path) -> None:
+    assert f'= "v{abi.VERSION}" ]' in run("dpkg-deb", "-I", package, "preinst")
 
 
 def test_the_needed_modules_are_those_of_pyproject() -> None:
