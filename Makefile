@@ -25,13 +25,13 @@ SHELL := /bin/bash
 ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
-DEB_PACKAGES := debhelper dh-python dpkg-dev fish lintian man-db zsh
+DEB_PACKAGES := debhelper dh-python dpkg-dev
 IMAGE_PACKAGES := docker.io docker-compose
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
-TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
-	npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
+	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 
 # Install those packages that are missing: $(call packages,NAMES)
@@ -45,7 +45,7 @@ packages = @missing=$$(for name in $(1); do \
 
 GRAFANA_SCHEMA := 13.2.3
 
-RELEASE := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)
+DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-routes bench-trace
@@ -76,17 +76,17 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	.venv/bin/python packaging/deb.py --directory build/try
 	.venv/bin/python packaging/deb.py --directory build/try/again
 	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
-	cmp build/try/ndxdp_0*.deb build/try/again/ndxdp_0*.deb
-	.venv/bin/python -m tests.debian_releases build/try/ndxdp_0*.deb build/try/ndxdp_9*.deb $(RELEASES)
+	cmp build/try/$(DEB) build/try/again/$(DEB)
+	.venv/bin/python -m tests.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
 
 test-image: packages-test packages-vm packages-deb packages-image build .venv/tested .venv/packages
 	.venv/bin/python packaging/deb.py --directory build/try
-	.venv/bin/python -m tests.container_image build/try/ndxdp_0*.deb
+	.venv/bin/python -m tests.container_image build/try/$(DEB)
 
 image: deb
 	mkdir -p build/image
 	cp packaging/container/Containerfile build/image
-	cp build/ndxdp_$(or $(VERSION),$(RELEASE))_all.deb build/image/ndxdp.deb
+	cp build/$(if $(VERSION),ndxdp_$(VERSION)_all.deb,$(DEB)) build/image/ndxdp.deb
 	docker build --tag ndxdp --file build/image/Containerfile build/image
 
 test-long: packages-test build .venv/tested
