@@ -21,6 +21,7 @@
 /* Exact addresses in a hash: a trie would walk a node per differing bit for each of them. */
 DEFINE_MAP(addresses, BPF_MAP_TYPE_HASH, struct address, struct ndp_rule, NDP_MAX_ADDRESSES,
 	   BPF_F_NO_PREALLOC);
+DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
 DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
 	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
 DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_group, NDP_MAX_GROUPS, 0);
@@ -176,11 +177,17 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 
 /* ---- the decision --------------------------------------------------------------------- */
 
-/* The most specific rule: an exact address beats any prefix. */
+/* The most specific rule: an exact address beats any prefix. Most targets that a prefix covers have
+ * no rule of their own, which `hints` knows in a tenth of the time that a hash takes to say so.
+ */
 static __always_inline const struct ndp_rule *match(const struct solicitation *ns)
 {
-	const struct ndp_rule *rule = map_lookup(MAP(addresses), &ns->target);
+	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
+	const __u64 *bits = map_lookup(MAP(hints), &word);
+	const struct ndp_rule *rule = 0;
 
+	if (bits && *bits >> hint % 64 & 1)
+		rule = map_lookup(MAP(addresses), &ns->target);
 	return rule ? rule : map_lookup(MAP(prefixes), &ns->whole);
 }
 
@@ -364,6 +371,18 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	out->na.icmp.checksum = ~fold(sum);
 }
 
+/* Into the frame, header by header: a copy of bytes would be one store for each of them. */
+static __always_inline void put(void *frame, const struct advertisement *na)
+{
+	struct ipv6 *ip6 = frame + sizeof(na->eth);
+	struct neighbor *msg = (void *)(ip6 + 1);
+
+	*(struct ethernet *)frame = na->eth;
+	*ip6 = na->ip6;
+	*msg = na->na;
+	*(struct lladdr_option *)(msg + 1) = na->tllao;
+}
+
 /* ---- one exit for every verdict ------------------------------------------------------- */
 
 /* A test run comes in through the namespace's loopback device, where nobody attaches us: such a
@@ -415,13 +434,11 @@ static __always_inline __u32 kept(struct ndp_tracer *tracer, __u32 frame_len)
 	return length;
 }
 
-static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
-				  __u32 dry_run, struct ndp_tracer *tracer)
+/* The verdict for those who are to see it. */
+static __always_inline struct ndp_explained explanation(enum ndp_reason reason,
+							const struct ndp_rule *rule)
 {
 	struct ndp_explained verdict = {.reason = reason};
-	struct ndp_group_count *group_count;
-	__u32 key = reason;
-	__u64 *total;
 
 	if (rule) {
 		verdict.matched = 1;
@@ -430,13 +447,25 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 		verdict.flags = rule->flags;
 		verdict.prefix_len = rule->prefix_len;
 	}
+	return verdict;
+}
+
+static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
+				  __u32 dry_run, struct ndp_tracer *tracer)
+{
+	struct ndp_group_count *group_count;
+	__u32 key = reason;
+	__u64 *total;
+
 	if (dry_run) {
+		struct ndp_explained verdict = explanation(reason, rule);
+
 		key = 0;
 		map_update(MAP(explained), &key, &verdict, BPF_ANY);
 		return;
 	}
 	if (tracer) {
-		tracer->event.verdict = verdict;
+		tracer->event.verdict = explanation(reason, rule);
 		if (ringbuf_output(MAP(events), &tracer->event, sizeof(tracer->event), 0))
 			tracer->lost++;
 	}
@@ -507,7 +536,12 @@ int ndp_xdp(struct xdp_md *ctx)
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
 	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
-	frame_len = xdp_get_buff_len(ctx);
+	/* A frame that goes on in other pieces of memory has at least a buffer's worth in the first:
+	 * one of the answer's length is whole, and need not be asked for what it may have besides.
+	 */
+	frame_len = NA_LEN;
+	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
+		frame_len = xdp_get_buff_len(ctx);
 	respond(ctx, data, end, frame_len, &ns, &verdict);
 	reason = verdict.reason;
 	tracer = traced(verdict.config, &ns);
@@ -533,9 +567,7 @@ int ndp_xdp(struct xdp_md *ctx)
 			end = (void *)(long)ctx->data_end;
 			if (data + NA_LEN > end)
 				return XDP_ABORTED; /* never: it was just made that long */
-			__builtin_memcpy(data, &na.eth, sizeof(na.eth));
-			__builtin_memcpy(data + sizeof(na.eth), &na.ip6,
-					 NA_LEN - sizeof(na.eth));
+			put(data, &na);
 		}
 	}
 	count(reason, verdict.rule, ns.dry_run, tracer);
