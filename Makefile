@@ -4,7 +4,8 @@
 # make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make test-service  the systemd service, in the same machine under a real systemd
-# make bench   answers per second from userspace, beside ndppd's
+# make bench   how fast it is, beside its peers and the limit: docs/performance.md; 15 minutes
+# make bench-quick  the same in two minutes, without a million addresses; prints it alone
 # make bench-daemon, bench-following, bench-routes, bench-trace
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
 # make dashboards  write dashboard, alerts and recording rules anew
@@ -25,7 +26,7 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null)
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEB_PACKAGES := debhelper dh-python dpkg-dev fish lintian man-db zsh
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
-BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
+BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool iptables ndisc6 \
 	npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark
@@ -44,7 +45,7 @@ GRAFANA_SCHEMA := 13.2.3
 
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace
+.PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean dashboards deb demo dist format
 .PHONY: test test-deb test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb
@@ -89,7 +90,10 @@ test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
 bench: packages-bench build
-	.venv/bin/python -m benchmarks.userspace
+	.venv/bin/python -m benchmarks --page docs/performance.md
+
+bench-quick: packages-bench build
+	.venv/bin/python -m benchmarks --quick --output build/bench-quick.json
 
 bench-routes: packages-bench build
 	.venv/bin/python -m benchmarks.routes
@@ -115,7 +119,7 @@ bench-following: packages-bench build
 	.venv/bin/python -m benchmarks.following
 
 format: build .venv/tested
-	clang-format -i bpf/*.[ch] lab/*.c
+	clang-format -i bpf/*.[ch] lab/*.c benchmarks/*.c
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 

@@ -67,13 +67,13 @@ class _Process:
         time.sleep(0.3)
 
 
-def losses(wire: Wire, repeats: int) -> dict[str, list[dict[str, float]]]:
+def losses(wire: Wire, modes: tuple[str, ...], repeats: int) -> dict[str, list[dict[str, float]]]:
     """Solicitations sent while something was done, and how many stayed unanswered."""
     wire.spread(SPREAD)
     found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for mode in ("native", "tc", "userspace"):
+        for mode in modes:
             one = _Process([*NDXDP, "run", "-c", str(_configure(folder, mode))], "ready")
             try:
                 for _ in range(repeats):

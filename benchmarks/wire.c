@@ -17,10 +17,10 @@
 #include "../bpf/ndp_frame.h"
 
 #define TARGETS	     1310720 /* a million, and the rest of those that are compared */
-#define SOURCES	     16 /* a power of two: soliciting routers take turns */
+#define SOURCES	     16	     /* a power of two: soliciting routers take turns */
 #define STAMPS	     1024
 #define BUCKETS	     4096
-#define SAMPLE_EVERY 4096
+#define SAMPLE_EVERY 1024
 #define FLOOD	     0x100  /* the first of the other sources and MACs */
 #define BESIDE	     0xfeed /* the legitimate router: the end of its address and MAC */
 #define MILLISECOND  1000000
@@ -99,7 +99,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 65536);
+	__uint(max_entries, 524288);
 } sample SEC(".maps");
 
 struct {

@@ -51,7 +51,9 @@ struct solicitation {
 	struct address target;
 	__u64 eth_source; /* MAC: whose rate is limited */
 	__u64 peer;	  /* MAC: whom the answer goes to, the SLLAO or the Ethernet source */
-	__u32 dad;	  /* the source is unspecified */
+	__u64 source_sum; /* sum_address() of both: the answer's checksum is made of them, too */
+	__u64 target_sum;
+	__u32 dad; /* the source is unspecified */
 	__u32 dry_run;
 };
 
@@ -117,10 +119,12 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		return NDP_BAD_LENGTH;
 
 	/* Pseudo-header (RFC 8200 8.1) and message, then the options along with their walk. */
-	sum = sum_address(&ip6->src) + sum_address(&ip6->dst);
+	ns->source_sum = sum_address(&ip6->src);
+	ns->target_sum = sum_address(&msg->target);
+	sum = ns->source_sum + sum_address(&ip6->dst);
 	sum += (__u64)net32(length) + net32(PROTOCOL_ICMPV6);
 	sum += *(const __u32 *)&msg->icmp;
-	sum += msg->flags + sum_address(&msg->target);
+	sum += msg->flags + ns->target_sum;
 
 	/* Copied before the options are walked: past the loop no pointer into the frame is
 	 * alive, so that the verifier sees the rest of the program once and not once for each
@@ -331,7 +335,7 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 {
 	const struct address *link_local = (const void *)config->link_local;
 	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
-	__u64 sum;
+	__u64 sum = ns->target_sum + ns->source_sum; /* of where it comes from and goes to */
 
 	if (group->flags & NDP_GROUP_ROUTER)
 		flags |= FLAG_ROUTER;
@@ -351,21 +355,23 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 		.na = {.icmp = {.type = TYPE_NA}, .flags = net32(flags), .target = ns->target},
 		.tllao = {.type = OPTION_TLLAO, .len = 1},
 	};
-	if (ns->dad) {
+	if (ns->dad) { /* whose source is zero, and so is its sum */
 		out->eth.dst = (struct mac){{net16(0x3333), 0, net16(1)}};
 		out->ip6.dst = (struct address){{net32(0xff020000), 0, 0, net32(1)}};
+		sum += sum_address(&out->ip6.dst);
 	}
 	if (group->na_source == NDP_SOURCE_ADDRESS)
 		out->ip6.src = *(const struct address *)group->address;
 	else if (group->na_source == NDP_SOURCE_LINK_LOCAL && !is_unspecified(link_local))
 		out->ip6.src = *link_local;
+	if (group->na_source != NDP_SOURCE_TARGET)
+		sum += sum_address(&out->ip6.src) - ns->target_sum;
 	out->tllao.mac = group->flags & NDP_GROUP_LLADDR ? *(const struct mac *)group->lladdr
 							 : *(const struct mac *)config->mac;
 
-	sum = sum_address(&out->ip6.src) + sum_address(&out->ip6.dst);
 	sum += (__u64)net32(sizeof(out->na) + sizeof(out->tllao)) + net32(PROTOCOL_ICMPV6);
 	sum += *(__u32 *)&out->na.icmp;
-	sum += out->na.flags + sum_address(&out->na.target);
+	sum += out->na.flags + ns->target_sum;
 	sum += *(__u16 *)&out->tllao;
 	sum += (__u64)out->tllao.mac.w[0] + out->tllao.mac.w[1] + out->tllao.mac.w[2];
 	out->na.icmp.checksum = ~fold(sum);
