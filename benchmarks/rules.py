@@ -21,6 +21,7 @@ from ndxdp.kernel import libbpf
 from ndxdp.kernel.pins import Trees
 
 _BASE = IPv6Address("2001:db8:0:1:c::").packed
+_IDLE = 0.5  # seconds
 _WITHIN = 60  # seconds for a daemon to do what it was told
 
 EXACT = (1, 1_000, 100_000, 1_000_000)
@@ -152,9 +153,10 @@ def _run(configuration: Path) -> dict[str, float]:
             if not started.stdout.readline().startswith("ready"):
                 raise SystemExit("The daemon did not start.")
             loaded = time.monotonic() - began
-            time.sleep(1)
+            _settle(started.pid)
             resident, most = _status(started.pid, "VmRSS:"), _status(started.pid, "VmHWM:")
             reload = _reloaded(started, log.fileno())
+            _settle(started.pid)
             after = _status(started.pid, "VmRSS:")
         finally:
             started.send_signal(signal.SIGTERM)
@@ -194,6 +196,18 @@ def _reloaded(started: subprocess.Popen[str], log: int) -> float:
             return time.monotonic() - began
         time.sleep(0.002)
     raise SystemExit("The daemon does not reload.")
+
+
+def _settle(pid: int) -> None:
+    """Wait until a process has done what it was told, and has been idle for a while."""
+    spent, since = -1, time.monotonic()
+    give_up = since + _WITHIN
+    while time.monotonic() < min(since + _IDLE, give_up):
+        time.sleep(0.05)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        now = int(fields[11]) + int(fields[12])
+        if now > spent + 1:  # a tick now and then is no work
+            spent, since = now, time.monotonic()
 
 
 def _status(pid: int, name: str) -> int:
