@@ -6,7 +6,8 @@
 # make test-service  the systemd service, in the same machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
 # make lab-vagrant  have Vagrant look at the Vagrantfile
-# make bench   answers per second from userspace, beside ndppd's
+# make bench   how fast it is, beside its peers and the limit: docs/performance.md; 15 minutes
+# make bench-quick  the same in two minutes, without a million addresses; prints it alone
 # make bench-daemon, bench-following, bench-routes, bench-trace
 #              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
 # make dashboards  write dashboard, alerts and recording rules anew
@@ -30,7 +31,7 @@ BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEB_PACKAGES := debhelper dh-python dpkg-dev
 IMAGE_PACKAGES := docker.io docker-compose
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
-BENCH_PACKAGES := bpftool iproute2 ndppd procps util-linux
+BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
 	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark zsh
@@ -52,7 +53,7 @@ GRAFANA_SCHEMA := 13.2.3
 DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-routes bench-trace
+.PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean dashboards deb demo dist format image lab-vagrant lab-vm
 .PHONY: test test-deb test-image test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
@@ -115,7 +116,10 @@ lab-vagrant: packages-vagrant
 		vagrant validate
 
 bench: packages-bench build
-	.venv/bin/python -m benchmarks.userspace
+	.venv/bin/python -m benchmarks --page docs/performance.md
+
+bench-quick: packages-bench build
+	.venv/bin/python -m benchmarks --quick --output build/bench-quick.json
 
 bench-routes: packages-bench build
 	.venv/bin/python -m benchmarks.routes
@@ -141,7 +145,7 @@ bench-following: packages-bench build
 	.venv/bin/python -m benchmarks.following
 
 format: build .venv/tested
-	clang-format -i bpf/*.[ch] lab/*.c
+	clang-format -i bpf/*.[ch] lab/*.c benchmarks/*.c
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 

@@ -27,30 +27,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.wire import REPOSITORY, ROUTER_MAC, host_command, make_links
 from lab import private
 from ndxdp import ndp
 from ndxdp.policy import parse_address, parse_mac
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "daemon.json"
 
 FEW = 5
 NETWORK = "ipv6exposed"
-ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 _EVERY = 0.001  # seconds between two solicitations
 _WITHIN = 20.0  # seconds for an answer to come, at most
 _SETTLE = 20.0  # seconds: what follows a start, and attempts to find an engine that come soon
 _TICK = os.sysconf("SC_CLK_TCK")
-
-# The solicitor's kernel has no IPv6: nobody else says anything here.
-_LINKS = f"""
-netns add router
-link add eth0 address {HOST_MAC} type veth peer name eth0 address {ROUTER_MAC} netns router
-link set lo up
-link set eth0 up
-address add fe80::2/64 dev eth0 nodad
-"""
 
 
 def main() -> int:
@@ -67,7 +57,7 @@ def main() -> int:
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks.daemon", *sys.argv[1:]])
 
-    _build()
+    make_links()
     idle = (arguments.settle, arguments.idle)
     found: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
@@ -101,21 +91,6 @@ def main() -> int:
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n")
     return 0
-
-
-def _build() -> None:
-    subprocess.run(["ip", "-6", "-batch", "-"], input=_LINKS, text=True, check=True)
-    _run_in_router("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-    _run_in_router("ip", "link", "set", "eth0", "up")
-    time.sleep(0.5)  # the carrier
-
-
-def _in_router(*command: str) -> list[str]:
-    return ["nsenter", "--net=/run/netns/router", *command]
-
-
-def _run_in_router(*command: str) -> None:
-    subprocess.run(_in_router(*command), check=True)
 
 
 def _address(number: int) -> str:
@@ -162,7 +137,9 @@ def _engine() -> Iterator[str | None]:
 
 @contextlib.contextmanager
 def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True)
+    process = subprocess.Popen(
+        host_command(*command), stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
+    )
     try:
         yield process
     finally:
@@ -236,7 +213,7 @@ def _say(name: str, figures: dict[str, Any]) -> dict[str, Any]:
 def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
     """Seconds from exec to the first answer, and seconds on a CPU until then."""
     command = _command(folder, count, docker_socket)
-    asking = _in_router(sys.executable, "-m", "benchmarks.daemon", "--solicit", _address(count))
+    asking = [sys.executable, "-m", "benchmarks.daemon", "--solicit", _address(count)]
     with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as asker:
         assert asker.stdout is not None
         asker.stdout.readline()  # it has begun

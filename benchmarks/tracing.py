@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.userspace import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
+from benchmarks.wire import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
 from lab import private
 from lab.topology import build_xdp_pass
 from ndxdp import ndp
@@ -66,6 +66,10 @@ class Program:
     def deny(self, target: bytes) -> None:
         group = Group("manual", PREFIX, Profile())
         self._update("groups", bytes(4), group.pack())
+        at = abi.hint(target)
+        if (self.directory / "maps" / "hints").exists():  # not in every older program
+            word = struct.pack("=Q", 1 << at % 64)
+            self._update("hints", struct.pack("=I", at // 64), word)
         self._update("addresses", target, abi.RULE.pack(answer=Answer.NEVER, prefix_len=128))
 
     @contextlib.contextmanager

@@ -21,6 +21,7 @@
 /* Exact addresses in a hash: a trie would walk a node per differing bit for each of them. */
 DEFINE_MAP(addresses, BPF_MAP_TYPE_HASH, struct address, struct ndp_rule, NDP_MAX_ADDRESSES,
 	   BPF_F_NO_PREALLOC);
+DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
 DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
 	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
 DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_group, NDP_MAX_GROUPS, 0);
@@ -50,7 +51,9 @@ struct solicitation {
 	struct address target;
 	__u64 eth_source; /* MAC: whose rate is limited */
 	__u64 peer;	  /* MAC: whom the answer goes to, the SLLAO or the Ethernet source */
-	__u32 dad;	  /* the source is unspecified */
+	__u64 source_sum; /* sum_address() of both: the answer's checksum is made of them, too */
+	__u64 target_sum;
+	__u32 dad; /* the source is unspecified */
 	__u32 dry_run;
 };
 
@@ -116,10 +119,12 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		return NDP_BAD_LENGTH;
 
 	/* Pseudo-header (RFC 8200 8.1) and message, then the options along with their walk. */
-	sum = sum_address(&ip6->src) + sum_address(&ip6->dst);
+	ns->source_sum = sum_address(&ip6->src);
+	ns->target_sum = sum_address(&msg->target);
+	sum = ns->source_sum + sum_address(&ip6->dst);
 	sum += (__u64)net32(length) + net32(PROTOCOL_ICMPV6);
 	sum += *(const __u32 *)&msg->icmp;
-	sum += msg->flags + sum_address(&msg->target);
+	sum += msg->flags + ns->target_sum;
 
 	/* Copied before the options are walked: past the loop no pointer into the frame is
 	 * alive, so that the verifier sees the rest of the program once and not once for each
@@ -176,11 +181,17 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 
 /* ---- the decision --------------------------------------------------------------------- */
 
-/* The most specific rule: an exact address beats any prefix. */
+/* The most specific rule: an exact address beats any prefix. Most targets that a prefix covers have
+ * no rule of their own, which `hints` knows in a tenth of the time that a hash takes to say so.
+ */
 static __always_inline const struct ndp_rule *match(const struct solicitation *ns)
 {
-	const struct ndp_rule *rule = map_lookup(MAP(addresses), &ns->target);
+	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
+	const __u64 *bits = map_lookup(MAP(hints), &word);
+	const struct ndp_rule *rule = 0;
 
+	if (bits && *bits >> hint % 64 & 1)
+		rule = map_lookup(MAP(addresses), &ns->target);
 	return rule ? rule : map_lookup(MAP(prefixes), &ns->whole);
 }
 
@@ -324,7 +335,7 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 {
 	const struct address *link_local = (const void *)config->link_local;
 	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
-	__u64 sum;
+	__u64 sum = ns->target_sum + ns->source_sum; /* of where it comes from and goes to */
 
 	if (group->flags & NDP_GROUP_ROUTER)
 		flags |= FLAG_ROUTER;
@@ -344,24 +355,38 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 		.na = {.icmp = {.type = TYPE_NA}, .flags = net32(flags), .target = ns->target},
 		.tllao = {.type = OPTION_TLLAO, .len = 1},
 	};
-	if (ns->dad) {
+	if (ns->dad) { /* whose source is zero, and so is its sum */
 		out->eth.dst = (struct mac){{net16(0x3333), 0, net16(1)}};
 		out->ip6.dst = (struct address){{net32(0xff020000), 0, 0, net32(1)}};
+		sum += sum_address(&out->ip6.dst);
 	}
 	if (group->na_source == NDP_SOURCE_ADDRESS)
 		out->ip6.src = *(const struct address *)group->address;
 	else if (group->na_source == NDP_SOURCE_LINK_LOCAL && !is_unspecified(link_local))
 		out->ip6.src = *link_local;
+	if (group->na_source != NDP_SOURCE_TARGET)
+		sum += sum_address(&out->ip6.src) - ns->target_sum;
 	out->tllao.mac = group->flags & NDP_GROUP_LLADDR ? *(const struct mac *)group->lladdr
 							 : *(const struct mac *)config->mac;
 
-	sum = sum_address(&out->ip6.src) + sum_address(&out->ip6.dst);
 	sum += (__u64)net32(sizeof(out->na) + sizeof(out->tllao)) + net32(PROTOCOL_ICMPV6);
 	sum += *(__u32 *)&out->na.icmp;
-	sum += out->na.flags + sum_address(&out->na.target);
+	sum += out->na.flags + ns->target_sum;
 	sum += *(__u16 *)&out->tllao;
 	sum += (__u64)out->tllao.mac.w[0] + out->tllao.mac.w[1] + out->tllao.mac.w[2];
 	out->na.icmp.checksum = ~fold(sum);
+}
+
+/* Into the frame, header by header: a copy of bytes would be one store for each of them. */
+static __always_inline void put(void *frame, const struct advertisement *na)
+{
+	struct ipv6 *ip6 = frame + sizeof(na->eth);
+	struct neighbor *msg = (void *)(ip6 + 1);
+
+	*(struct ethernet *)frame = na->eth;
+	*ip6 = na->ip6;
+	*msg = na->na;
+	*(struct lladdr_option *)(msg + 1) = na->tllao;
 }
 
 /* ---- one exit for every verdict ------------------------------------------------------- */
@@ -415,13 +440,11 @@ static __always_inline __u32 kept(struct ndp_tracer *tracer, __u32 frame_len)
 	return length;
 }
 
-static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
-				  __u32 dry_run, struct ndp_tracer *tracer)
+/* The verdict for those who are to see it. */
+static __always_inline struct ndp_explained explanation(enum ndp_reason reason,
+							const struct ndp_rule *rule)
 {
 	struct ndp_explained verdict = {.reason = reason};
-	struct ndp_group_count *group_count;
-	__u32 key = reason;
-	__u64 *total;
 
 	if (rule) {
 		verdict.matched = 1;
@@ -430,13 +453,25 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 		verdict.flags = rule->flags;
 		verdict.prefix_len = rule->prefix_len;
 	}
+	return verdict;
+}
+
+static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
+				  __u32 dry_run, struct ndp_tracer *tracer)
+{
+	struct ndp_group_count *group_count;
+	__u32 key = reason;
+	__u64 *total;
+
 	if (dry_run) {
+		struct ndp_explained verdict = explanation(reason, rule);
+
 		key = 0;
 		map_update(MAP(explained), &key, &verdict, BPF_ANY);
 		return;
 	}
 	if (tracer) {
-		tracer->event.verdict = verdict;
+		tracer->event.verdict = explanation(reason, rule);
 		if (ringbuf_output(MAP(events), &tracer->event, sizeof(tracer->event), 0))
 			tracer->lost++;
 	}
@@ -507,7 +542,12 @@ int ndp_xdp(struct xdp_md *ctx)
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
 	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
-	frame_len = xdp_get_buff_len(ctx);
+	/* A frame that goes on in other pieces of memory has at least a buffer's worth in the first:
+	 * one of the answer's length is whole, and need not be asked for what it may have besides.
+	 */
+	frame_len = NA_LEN;
+	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
+		frame_len = xdp_get_buff_len(ctx);
 	respond(ctx, data, end, frame_len, &ns, &verdict);
 	reason = verdict.reason;
 	tracer = traced(verdict.config, &ns);
@@ -533,9 +573,7 @@ int ndp_xdp(struct xdp_md *ctx)
 			end = (void *)(long)ctx->data_end;
 			if (data + NA_LEN > end)
 				return XDP_ABORTED; /* never: it was just made that long */
-			__builtin_memcpy(data, &na.eth, sizeof(na.eth));
-			__builtin_memcpy(data + sizeof(na.eth), &na.ip6,
-					 NA_LEN - sizeof(na.eth));
+			put(data, &na);
 		}
 	}
 	count(reason, verdict.rule, ns.dry_run, tracer);

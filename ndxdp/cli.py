@@ -130,8 +130,9 @@ def attach(
     On an attached interface this renews the program without losing a frame, and adds to its
     rules.
     """
-    from ndxdp import responder
+    from ndxdp import lean, responder
 
+    lean.collect_seldom()
     rules = rules_of(answered, excepted, lists, answering(answer, via, MANUAL_SOURCE))
     options = options_of(**how)
     responder.attach_interface(trees(), interface, options, rules).close()
@@ -196,6 +197,7 @@ def run(
     # OpenSSL is 4 MB. asyncio does without, as in a Python that has none; nobody here speaks TLS.
     lean.import_without("ssl", "asyncio")
     lean.one_heap()
+    lean.collect_seldom()
     from ndxdp import config, daemon, ladder
     from ndxdp.job import Job
     from ndxdp.sources.docker import SOCKET, Selector

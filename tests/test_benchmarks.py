@@ -6,7 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from ipaddress import IPv6Address
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import report, wire
+from benchmarks.__main__ import CURVES
+from benchmarks.contestants import CONTESTANTS
+from ndxdp import ndp
+from ndxdp.policy import parse_mac
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(name: str, figures: Path, *words: str) -> str:
@@ -15,7 +29,7 @@ def run(name: str, figures: Path, *words: str) -> str:
         name: value for name, value in os.environ.items() if not name.startswith("NDXDP_LAB")
     }
     done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", "--output", str(figures), *words],
+        [sys.executable, "-m", f"benchmarks.{name}".rstrip("."), "--output", str(figures), *words],
         capture_output=True,
         text=True,
         timeout=120,
@@ -34,14 +48,70 @@ def test_following(privacy: None, tmp_path: Path) -> None:
     assert all(name in printed for name in found)
 
 
-def test_userspace_beside_ndppd(privacy: None, tmp_path: Path) -> None:
+def test_everything(privacy: None, tmp_path: Path) -> None:
+    """In half a minute: each table is filled, each answer looked at, and nothing is left out."""
     figures = tmp_path / "figures.json"
-    words = ("--seconds", "0.5", "--repeats", "1", "--rate", "20000")
-    printed = run("userspace", figures, *words)
-    (turn,) = json.loads(figures.read_text())["turns"]
-    for name in ("ndppd", "ndxdp"):
-        assert set(turn[name]["sample"]) == {"good"}, turn
-    assert f"{turn['ratio']:.2f}" in printed
+    printed = run("", figures, "--test")
+    found = json.loads(figures.read_text())
+    for name in CURVES:
+        (points,) = found["curves"][name]
+        checked = sum(point["checked"] for point in points)
+        assert max(point["answered"] for point in points) > 10_000, points
+        assert (checked > 0) == (name != "reflector"), points
+    assert found["native/reflector"][0]["ratio"] < 1.5
+    assert all(one["lost"] == 0 for one in found["scan"]["native, limit"])
+    assert {what for what in found["upkeep"] if what.startswith("native")} == {
+        f"native: {what}" for what in ("reload", "restart", "kill and start", "upgrade")
+    }
+    assert printed.strip() == report.text(found).strip()
+    for name, picture in report.pictures(found).items():
+        drawn = figures.with_name(f"figures-{name}.svg").read_text()
+        assert drawn == picture
+        assert ElementTree.fromstring(drawn).tag.endswith("svg")
+
+
+def test_the_page_shows_the_figures() -> None:
+    """docs/performance.md has what the last full run measured, and nothing by hand."""
+    found = json.loads((REPOSITORY / "benchmarks" / "results" / "bench.json").read_text())
+    assert not found["quick"]
+    page = (REPOSITORY / "docs" / "performance.md").read_text()
+    shown = page.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert shown.strip() == report.text(found).strip()
+    for name, picture in report.pictures(found).items():
+        assert (REPOSITORY / "benchmarks" / "results" / f"bench-{name}.svg").read_text() == picture
+
+
+def test_a_wrong_answer_ends_it() -> None:
+    """Nobody is fast by answering wrongly: one bit is enough."""
+    target = IPv6Address("2001:db8::7").packed
+    right = wire.advertisement(target, wire.FLOOD, source=target, flags=0xC0)
+    link = SimpleNamespace(targets=[target])
+    counts = wire.Counts(1, 1, 0, 0, 0, 0)
+    native = CONTESTANTS["native"]
+    assert native.check(wire.Flood(1, 1, 0, counts, [right]), cast(wire.Wire, link)) == 1
+    for bit in range(len(right) * 8):
+        wrong = (int.from_bytes(right, "big") ^ 1 << bit).to_bytes(len(right), "big")
+        with pytest.raises(SystemExit):
+            native.check(wire.Flood(1, 1, 0, counts, [wrong]), cast(wire.Wire, link))
+
+
+def test_what_is_expected_is_what_ndp_says() -> None:
+    """Apart from the code that is measured, the benchmarks have written down the same bytes."""
+    target, mac = IPv6Address("2001:db8::7").packed, parse_mac("02:00:00:00:01:00")
+    solicited = ndp.Solicitation(IPv6Address("fe80::100").packed, target, mac, mac)
+    host = ndp.Host(parse_mac(wire.HOST_MAC))
+    wanted = wire.advertisement(target, wire.FLOOD, source=target, flags=0xC0)
+    assert ndp.advertise(solicited, host, ndp.Profile()) == wanted
+
+
+def test_bars() -> None:
+    at_least = report.Bar("", 2, [1.9, 2.1, 2.2, 2.3], at_least=True)
+    assert at_least.met
+    assert not at_least._replace(figures=[1.9, 1.9, 2.2, 2.3]).met
+    at_most = report.Bar("", 2, [1.9, 2.0, 2.0, 3.0])
+    assert not at_most.met
+    assert at_most._replace(figures=[1.9, 1.9, 1.9, 2.0]).met
+    assert "not measured" in at_most._replace(figures=[]).row()
 
 
 def test_the_idle_daemon(privacy: None, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from ndxdp.doctor import arrival
 from ndxdp.doctor.arrival import Asked, Facts, Unheard
 from ndxdp.doctor.finding import Level
+from ndxdp.kernel import abi
 from ndxdp.ndp import Answer, NaSource, Profile, Reason
 from ndxdp.policy import Prefix, Rule, parse_address, parse_mac, parse_prefix
 from ndxdp.trace import Event
@@ -107,7 +108,7 @@ def test_answers_arrive(host: Segment) -> None:
 def test_nobody_asks(host: Segment) -> None:
     attach()
     assert said() == ["whether answers arrive: nobody solicited anything in 1.5 s"]
-    assert not PINS.joinpath("v3", UPLINK, "tracer").exists()
+    assert not PINS.joinpath(f"v{abi.VERSION}", UPLINK, "tracer").exists()
 
 
 def test_there_are_no_answers(host: Segment) -> None:

@@ -42,6 +42,10 @@ def test_python_layout() -> None:
 
 
 def test_c_layout() -> None:
-    sources = [*REPOSITORY.glob("bpf/*.[ch]"), *REPOSITORY.glob("lab/*.c")]
+    sources = [
+        path
+        for pattern in ("bpf/*.[ch]", "lab/*.c", "benchmarks/*.c")
+        for path in REPOSITORY.glob(pattern)
+    ]
     assert sources
     clean("clang-format", "--dry-run", "-Werror", *map(str, sorted(sources)))

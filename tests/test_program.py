@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Reason
+from ndxdp.ndp import Answer, Reason, solicit
 from ndxdp.plan import Options
-from ndxdp.policy import Difference
+from ndxdp.policy import Difference, Prefix, Rule, parse_address, parse_mac
 from ndxdp.responder import attach_interface
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
@@ -26,6 +27,8 @@ _PASS = {Mode.NATIVE: 2, Mode.GENERIC: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_A
 _DROP = {Mode.NATIVE: 1, Mode.GENERIC: 1, Mode.TC: 2}  # XDP_DROP, TC_ACT_SHOT
 _TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
 
+ROUTER, SOURCE = parse_mac("02:00:00:00:00:aa"), parse_address("fe80::aa")
+RANDOM = Prefix(parse_address("2001:db8:dead:beef::"), 64)
 TIMEOUT = 5_000_000_000  # ns without a heartbeat
 
 
@@ -72,6 +75,31 @@ def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
 
 def test_rules_read_back_as_written(bench: Bench) -> None:
     assert bench.instance.maps.rules() == RULES
+
+
+@pytest.mark.parametrize("most_hints", [1 << 16, 100], ids=["hinted", "all-hinted"])
+def test_every_address_is_found(
+    bench: Bench, most_hints: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the random holes in a prefix none is answered for: the program looks for each."""
+    monkeypatch.setattr("ndxdp.kernel.maps.MOST_HINTS", most_hints)
+    rng = random.Random(most_hints)
+    holes = {
+        Prefix(RANDOM.address[:8] + rng.randbytes(8), 128): Rule(Answer.NEVER) for _ in range(500)
+    }
+    maps = bench.instance.maps
+    bench.set_up(next(case for case in CASES if case.reply))
+    maps.apply(Difference({RANDOM: Rule(Answer.ALWAYS)} | holes, []), maps.rules())
+    try:
+        for hole in holes:
+            beside = hole.address[:15] + bytes([hole.address[15] ^ 1])
+            for target, reason in ((hole.address, Reason.DENIED), (beside, Reason.ANSWERED)):
+                frame = solicit(ROUTER, target, source=SOURCE, sllao=ROUTER)
+                libbpf.run_once(bench.instance.prog_fd, frame)
+                assert maps.explained().reason is reason, target.hex()
+    finally:
+        maps.apply(Difference({}, [RANDOM, *holes]), maps.rules())
+    assert maps.rules() == RULES
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

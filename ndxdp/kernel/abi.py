@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from ndxdp.ndp import Reason
 
-VERSION = 3
+VERSION = 4
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576
+HINTS = 4096
 MAX_GROUPS = 1024
 MAX_SOLICITORS = 8192
 MAX_VIAS = 65536
@@ -107,6 +108,16 @@ class Layout:
             found[field] = (at, size)
             at += size
         return found
+
+
+_WORDS = struct.Struct("=4I")
+
+
+def hint(address: bytes) -> int:
+    """ndp_hint(): the number of an address's bit in `hints`."""
+    words: tuple[int, int, int, int] = _WORDS.unpack(address)
+    a, b, c, d = words
+    return ((a * 0x85EBCA6B ^ b * 0xC2B2AE35 ^ c * 0x27D4EB2F ^ d * 0x9E3779B1) & 0xFFFFFFFF) >> 14
 
 
 PREFIX = Layout("ndp_prefix", length="I", address="16s")
@@ -205,6 +216,7 @@ MAPS = {
     spec.name: spec
     for spec in (
         MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
+        MapSpec("hints", ARRAY, 4, 8, HINTS),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
         MapSpec("groups", ARRAY, 4, GROUP.size, MAX_GROUPS),
         MapSpec("group_counters", PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_GROUPS),
@@ -228,7 +240,17 @@ that its socket had no room for, the socket's errors, and what ndp_tracer counts
 counterpart in the header."""
 
 _PROGRAM_ALONE = {
-    *("limiter", "requesters", "requests", "vias", "locals", "events", "tracers", "explained")
+    *(
+        "hints",
+        "limiter",
+        "requesters",
+        "requests",
+        "vias",
+        "locals",
+        "events",
+        "tracers",
+        "explained",
+    )
 }
 
 FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE} | {

@@ -42,6 +42,7 @@ XDP_FLAGS_DRV_MODE = 1 << 2
 XDP_FLAGS_REPLACE = 1 << 4
 
 BPF_F_RDONLY = 1 << 3
+BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
 
 BPF_TC_INGRESS = 1
 BPF_TC_F_REPLACE = 1
@@ -275,10 +276,11 @@ class LinkInfo(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a program returned, and the frame that it left."""
+    """What a program returned, the frame that it left, and the ns of a run on average."""
 
     retval: int
     data: bytes
+    duration: int = 0
 
 
 class _Printed(threading.local):
@@ -669,16 +671,45 @@ def prog_name(prog_id: int) -> str:
 
 def run_once(fd: int, frame: bytes) -> Run:
     """Run a program on a frame of 14 bytes or more, as if it came in through `lo`."""
+    return run_often(fd, frame, 1)
+
+
+def run_often(fd: int, frame: bytes, times: int, context: bytes = b"") -> Run:
+    """The same so many times, each on what the last left. context: a struct xdp_md, or none."""
     out = ctypes.create_string_buffer(4096)
     opts = _TestRunOpts(
         data_in=frame,
         data_size_in=len(frame),
         data_out=ctypes.cast(out, c_void_p),
         data_size_out=len(out),
-        repeat=1,
+        ctx_in=context or None,
+        ctx_size_in=len(context),
+        repeat=times,
     )
     _call("bpf_prog_test_run_opts", fd, byref(opts))
-    return Run(opts.retval, out.raw[: opts.data_size_out])
+    return Run(opts.retval, out.raw[: opts.data_size_out], opts.duration)
+
+
+def run_live(fd: int, frame: bytes, times: int, context: bytes, batch: int = 64) -> None:
+    """Run an XDP program on real frames, which go where it says; `batch` of them at once.
+
+    context: a struct xdp_md with the interface on which XDP_TX sends. Each frame is `frame` when
+    its page is new, and what the page's last journey left of it after that. Ends early on a signal.
+    """
+    opts = _TestRunOpts(
+        data_in=frame,
+        data_size_in=len(frame),
+        ctx_in=context,
+        ctx_size_in=len(context),
+        repeat=times,
+        flags=BPF_F_TEST_XDP_LIVE_FRAMES,
+        batch_size=batch,
+    )
+    try:
+        _call("bpf_prog_test_run_opts", fd, byref(opts))
+    except BpfError as error:
+        if error.errno != errno.EINTR:
+            raise
 
 
 # ---- pins and links -----------------------------------------------------------------------------

@@ -25,10 +25,13 @@ from ndxdp.policy import Difference, Entry, Prefix, Rule, Rules, Table, cut, ent
 log = logging.getLogger(__name__)
 
 _STEPS_MAX = 255
-_U32 = struct.Struct("=I")
+_U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _KEY0 = _U32.pack(0)
 _SOURCE_AT = abi.GROUP.offsets()["source"][0]
 _NOTHING_LEFT = abi.Left(0)
+_U64_MAX = (1 << 64) - 1
+MOST_HINTS = 1 << 16
+"""Addresses at once that are hinted at one by one: more would set most of the bits."""
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 
 
@@ -484,8 +487,26 @@ class Maps:
             keys, packed = batches[_map_of(prefix)]
             keys.append(_key_of(prefix))
             packed.append(value)
+        self._hint_at(batches["addresses"][0])
         for name, (keys, packed) in batches.items():
             self._maps[name].update(keys, packed)
+
+    def _hint_at(self, addresses: list[bytes]) -> None:
+        """Let the program look for these: before they are there, so that it misses none."""
+        if not addresses or not self.for_program:
+            return
+        if len(addresses) > MOST_HINTS:
+            words = dict.fromkeys(range(abi.HINTS), _U64_MAX)
+        else:
+            words = {}
+            for address in addresses:
+                at = abi.hint(address)
+                words[at // 64] = words.get(at // 64, 0) | 1 << at % 64
+            for index in words:
+                words[index] |= _U64.unpack(self._maps["hints"].lookup(_U32.pack(index)) or b"")[0]
+        self._maps["hints"].update(
+            [_U32.pack(index) for index in words], [_U64.pack(word) for word in words.values()]
+        )
 
     def _remove(self, prefixes: Iterable[Prefix]) -> None:
         for name in ("addresses", "prefixes"):

@@ -1,0 +1,320 @@
+"""From figures to what is read: the bars, the tables of docs/performance.md, the pictures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import plot, saturation
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+_ONE, _MILLION = "1 address", "1 000 000 addresses"
+
+
+class Bar(NamedTuple):
+    """What was to be reached, and each round's figure. at_least: more is better."""
+
+    name: str
+    limit: float
+    figures: list[float]
+    at_least: bool = False
+    unit: str = ""
+
+    @property
+    def text(self) -> str:
+        return f"{'≥' if self.at_least else '≤'} {self.limit:g}{self.unit}"
+
+    @property
+    def met(self) -> bool:
+        """In three of four rounds, so that neither a lucky one decides nor an unlucky one."""
+        low, high = quartiles(self.figures)
+        return low >= self.limit if self.at_least else high <= self.limit
+
+    def row(self) -> list[str]:
+        if not self.figures:
+            return [self.name, self.text, "not measured", "", ""]
+        low, high = quartiles(self.figures)
+        middle = f"{statistics.median(self.figures):.4g}{self.unit}"
+        verdict = "met" if self.met else "**not met**"
+        return [self.name, self.text, middle, f"{low:.4g} to {high:.4g}", verdict]
+
+
+def quartiles(figures: Sequence[float]) -> tuple[float, float]:
+    """The first and the third; of fewer than three figures the least and the most."""
+    if len(figures) < 3:
+        return min(figures), max(figures)
+    first, _, third = statistics.quantiles(figures, n=4, method="inclusive")
+    return first, third
+
+
+def bars(found: dict[str, Any]) -> list[Bar]:
+    """All that the figures can tell."""
+    curves, latency = found["curves"], found["latency"]
+    others = found["others"]
+    rules = found["rules"]
+    daemons = found["daemon"]
+    worst = max(others, key=lambda kind: _median(others[kind], "added"))
+    exact = (
+        [a / b for a, b in zip(rules[_MILLION]["ns"], rules[_ONE]["ns"], strict=True)]
+        if _MILLION in rules
+        else []
+    )
+    million, few = daemons.get("1000000", []), daemons["10000"]
+    return [
+        Bar(
+            "native, answers per second against the bare reflector",
+            0.85,
+            _column(found["native/reflector"], "ratio"),
+            at_least=True,
+        ),
+        Bar(
+            "native against ndppd",
+            25,
+            [
+                saturation.best(ours) / saturation.best(theirs)
+                for ours, theirs in zip(curves["native"], curves["ndppd"], strict=True)
+            ],
+            at_least=True,
+        ),
+        Bar(
+            "tc against the kernel's proxy_ndp",
+            1.5,
+            _column(found["tc/proxy_ndp"], "ratio"),
+            at_least=True,
+        ),
+        Bar(
+            "userspace against ndppd, sustained",
+            2.2,
+            _column(found["userspace/ndppd"], "ratio"),
+            at_least=True,
+        ),
+        Bar(
+            f"added to a frame that is no solicitation ({worst})",
+            5,
+            _column(others[worst], "added"),
+            unit=" ns",
+        ),
+        Bar("ns per solicitation, 1 000 000 addresses against 1", 1.5, exact),
+        Bar("1 000 000 addresses loaded", 4, _column(million, "load_s"), unit=" s"),
+        Bar(
+            "reloaded with nothing changed, beyond reading the file",
+            1,
+            _column(million, "beyond_reading_s"),
+            unit=" s",
+        ),
+        *(
+            Bar(
+                f"p99 latency, native against the kernel for its own address, {when}",
+                1.0,
+                [
+                    ours[key]["p99"] / theirs[key]["p99"]
+                    for ours, theirs in zip(latency["native"], latency["own address"], strict=True)
+                ],
+            )
+            for key, when in (("1000/s", "1 000/s"), ("half", "half of what each can"))
+        ),
+        Bar(
+            "resident memory, 1 000 000 addresses from a file",
+            120,
+            _column(million, "resident_MB"),
+            unit=" MB",
+        ),
+        Bar("the same, 10 000", 40, _column(few, "resident_MB"), unit=" MB"),
+        *(
+            Bar(
+                f"legitimate router's loss beside a flood, {mode}, limit on",
+                0,
+                _column(found["scan"][f"{mode}, limit"], "lost"),
+            )
+            for mode in ("native", "tc")
+        ),
+    ]
+
+
+def _column(rounds: Iterable[dict[str, float]], name: str) -> list[float]:
+    return [one[name] for one in rounds]
+
+
+def _median(rounds: Iterable[dict[str, float]], name: str) -> float:
+    return statistics.median(_column(rounds, name))
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def text(found: dict[str, Any]) -> str:
+    """All tables, as Markdown."""
+    machine = found["machine"]
+    return "\n".join(
+        [
+            f"Measured on {found['date']}: {machine['cpu']}, {machine['cpus']} CPUs,"
+            f" {machine['memory_GB']} GB, Linux {machine['kernel']}"
+            f" ({'virtual' if machine['virtual'] else 'no virtual machine'}), load average"
+            f" {machine['load']} before; clang {machine['clang']}, Python {machine['python']}.\n",
+            _table(("bar", "", "median", "middle half", ""), [bar.row() for bar in bars(found)]),
+            "\n**Answers per second**, each at the rate that suits it best:\n",
+            _table(("", "median", "least", "most", "of ndppd's"), _speeds(found)),
+            "\n**Latency** in µs, at 1 000/s and at half of what each can:\n",
+            _table(("", "p50", "p99", "p99.9", "at", "p50", "p99", "p99.9"), _latencies(found)),
+            "\n**ns of a frame that is no solicitation**, an empty program's and what ours adds:\n",
+            _table(("", "empty", "added", "middle half"), _others(found)),
+            f"\nA solicitation: {_median(found['solicitation'], 'native'):.0f} ns more than an"
+            " empty program, where the bare reflector takes"
+            f" {_median(found['solicitation'], 'reflector'):.0f}.\n",
+            "**UDP packets per second through the host**, of nothing's:\n",
+            _table(("", "median", "of nothing's"), _forwarding(found)),
+            "\n**Number of rules**, all of them asked for in random order:\n",
+            _table(("", "attach", "kernel memory", "ns a solicitation"), _rules(found)),
+            "\n**Daemon**, addresses from a file:\n",
+            _table(
+                ("addresses", "loaded", "of it reading", "reloaded", "resident", "at most"),
+                _daemons(found),
+            ),
+            f"\nndppd with 10 000: {found['ndppd']['resident_MB']} MB resident.\n",
+            f"**Unanswered meanwhile**, of {_count(found['upkeep_rate'])} asked a second:\n",
+            _table(("", "sent", "unanswered"), _upkeep(found)),
+            "\n**A scanning flood beside a legitimate router**:\n",
+            _table(("", "flood", "answers", "router's asked", "unanswered"), _scan(found)),
+        ]
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def _speeds(found: dict[str, Any]) -> Iterable[list[str]]:
+    bests = {
+        name: [saturation.best(points) for points in rounds]
+        for name, rounds in found["curves"].items()
+    }
+    base = statistics.median(bests["ndppd"])
+    for name, figures in bests.items():
+        middle = statistics.median(figures)
+        numbers = [_count(number) for number in (middle, min(figures), max(figures))]
+        yield [name, *numbers, f"{middle / base:.3g}"]
+
+
+def _latencies(found: dict[str, Any]) -> Iterable[list[str]]:
+    for name, rounds in found["latency"].items():
+        row = [name]
+        for key in ("1000/s", "half"):
+            if key == "half":
+                row.append(f"{_count(statistics.median(one[key]['rate'] for one in rounds))}/s")
+            row += [
+                f"{statistics.median(one[key][share] for one in rounds):.3g}"
+                for share in ("p50", "p99", "p99.9")
+            ]
+        yield row
+
+
+def _others(found: dict[str, Any]) -> Iterable[list[str]]:
+    for kind, rounds in found["others"].items():
+        low, high = quartiles(_column(rounds, "added"))
+        yield [
+            kind,
+            f"{_median(rounds, 'empty'):.1f}",
+            f"{_median(rounds, 'added'):+.1f}",
+            f"{low:+.1f} to {high:+.1f}",
+        ]
+
+
+def _forwarding(found: dict[str, Any]) -> Iterable[list[str]]:
+    rounds = found["forwarding"]
+    for name in rounds[0]:
+        shares = [one[name] / one["nothing"] for one in rounds]
+        yield [name, _count(_median(rounds, name)), f"{statistics.median(shares):.2f}"]
+
+
+def _rules(found: dict[str, Any]) -> Iterable[list[str]]:
+    for name, one in found["rules"].items():
+        low, high = quartiles(one["ns"])
+        yield [
+            name,
+            f"{one['attach_s']:.2f} s",
+            f"{one['kernel_MB']} MB",
+            f"{statistics.median(one['ns']):.0f} ({low:.0f} to {high:.0f})",
+        ]
+
+
+def _daemons(found: dict[str, Any]) -> Iterable[list[str]]:
+    for count, rounds in found["daemon"].items():
+        seconds = [f"{_median(rounds, name):.2f} s" for name in ("load_s", "read_s", "reload_s")]
+        megabytes = [f"{_median(rounds, name):.0f} MB" for name in ("resident_MB", "most_MB")]
+        yield [_count(int(count)), *seconds, *megabytes]
+
+
+def _upkeep(found: dict[str, Any]) -> Iterable[list[str]]:
+    for what, rounds in found["upkeep"].items():
+        yield [what, *(_count(sum(_column(rounds, name))) for name in ("sent", "lost"))]
+
+
+def _scan(found: dict[str, Any]) -> Iterable[list[str]]:
+    for what, rounds in found["scan"].items():
+        asked, lost = (sum(_column(rounds, name)) for name in ("asked", "lost"))
+        rates = [f"{_count(_median(rounds, name))}/s" for name in ("flood", "answers")]
+        yield [what, *rates, _count(asked), f"{lost:.0f} ({lost / asked * 100:.1f} %)"]
+
+
+def put_into(page: Path, found: dict[str, Any]) -> None:
+    """Write the tables between the page's markers."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    page.write_text(f"{before}{BEGIN}\n{text(found)}\n{END}{after}")
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def pictures(found: dict[str, Any]) -> dict[str, str]:
+    """SVG by name."""
+    shares = {1.0: "p50", 2.0: "p99", 4.0: "p99.9"}
+    rules = {
+        name: (one["rules"], statistics.median(one["ns"])) for name, one in found["rules"].items()
+    }
+    return {
+        "saturation": plot.lines(
+            "Answers against solicitations",
+            ("solicitations per second", "answers per second"),
+            {name: _points(rounds) for name, rounds in found["curves"].items()},
+        ),
+        "latency": plot.lines(
+            "From a solicitation to its answer, at 1 000 a second",
+            ("share of the answers", "µs"),
+            {
+                name: [
+                    (x, statistics.median(one["1000/s"][share] for one in rounds))
+                    for x, share in shares.items()
+                ]
+                for name, rounds in found["latency"].items()
+            },
+            shares,
+        ),
+        "rules": plot.lines(
+            "A solicitation against the number of rules",
+            ("rules", "ns"),
+            {
+                "exact addresses": [p for name, p in rules.items() if "address" in name],
+                "prefixes": [p for name, p in rules.items() if "prefix" in name],
+            },
+        ),
+    }
+
+
+def _points(rounds: list[list[dict[str, float]]]) -> list[tuple[float, float]]:
+    """The medians of those points that every round has."""
+    return sorted(
+        (
+            statistics.median(point["offered"] for point in points),
+            statistics.median(point["answered"] for point in points),
+        )
+        for points in zip(*rounds, strict=False)
+    )

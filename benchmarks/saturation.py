@@ -1,0 +1,73 @@
+"""Solicitations answered in a second: against the rate offered, and two beside each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.contestants import CONTESTANTS, SINGLE, is_single
+from benchmarks.wire import SPREAD, Wire
+
+RATES = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 0)
+"""Solicitations a second; 0: at what the machine has."""
+
+_WORTH = 1.5  # beyond so many times its best, a process is not asked faster, but for the last rate
+
+
+def curves(wire: Wire, names: tuple[str, ...], seconds: float, repeats: int) -> dict[str, Any]:
+    """Of each contestant the rounds, of each round a point for each rate."""
+    found: dict[str, Any] = {name: [] for name in names}
+    for _ in range(repeats):
+        for name in names:
+            found[name].append(_curve(wire, name, seconds))
+    return found
+
+
+def _curve(wire: Wire, name: str, seconds: float) -> list[dict[str, float]]:
+    contestant = CONTESTANTS[name]
+    wire.spread(SINGLE if is_single(name) else SPREAD)
+    points: list[dict[str, float]] = []
+    with contestant.serve(wire):
+        for rate in RATES:
+            best = max((point["answered"] for point in points), default=0)
+            if rate and best and rate > _WORTH * 2 * best:
+                continue
+            flood = wire.flood(rate, seconds)
+            checked = contestant.check(flood, wire)
+            answered = flood.counts.reflected if name == "reflector" else flood.counts.answers
+            points.append(
+                {
+                    "offered": round(flood.offered),
+                    "answered": round(answered / flood.seconds),
+                    "lost": round(1 - min(answered / flood.sent, 1), 5),
+                    "checked": checked,
+                }
+            )
+    return points
+
+
+def best(points: list[dict[str, float]]) -> float:
+    """Answers a second, at the rate that suits it best."""
+    return max(point["answered"] for point in points)
+
+
+def duel(
+    wire: Wire, names: tuple[str, str], seconds: float, rounds: int, *, single: bool = False
+) -> list[dict[str, float]]:
+    """Two at what the machine has, in turn: answers a second of each, and the ratio.
+
+    single: both are asked for the few addresses that a table of single ones is made for.
+    """
+    wire.spread(SINGLE if single else SPREAD)
+    found = []
+    for number in range(rounds):
+        # Who begins takes turns as well: what the machine does besides has no favourite.
+        order = names if number % 2 else names[::-1]
+        rates: dict[str, float] = {}
+        for name in order:
+            with CONTESTANTS[name].serve(wire):
+                flood = wire.flood(0, seconds)
+            CONTESTANTS[name].check(flood, wire)
+            back = flood.counts.reflected if name == "reflector" else flood.counts.answers
+            rates[name] = round(back / flood.seconds)
+        found.append(rates | {"ratio": round(rates[names[0]] / rates[names[1]], 4)})
+    return found

@@ -1,0 +1,366 @@
+"""The link that every benchmark measures on: here is who solicits, in netns `host` who answers.
+
+    eth0 ======== eth0 [netns host] behind ======== container
+    (here)                                          (here)
+
+Solicitations are made by an XDP program on live frames, which saturates whatever answers; what
+comes back is counted by another one, in the driver, and a sample of it kept. Both are of wire.c.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.kernel import libbpf
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NDXDP = (sys.executable, "-m", "ndxdp")
+HOST = "host"
+LINK, BEHIND, CONTAINER = "eth0", "behind", "container"
+
+ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+BEHIND_MAC, CONTAINER_MAC = "02:00:00:00:00:03", "02:00:00:00:00:04"
+HOST_LINK_LOCAL = "fe80::2"
+PREFIX = "2001:db8:0:1:c::"
+"""Of a /80, behind the host."""
+
+ROUTER_CPU, HOST_CPU = 0, 1
+"""The wire and the kernel have one, a process that answers the other."""
+
+# wire.c has the same
+SOURCES, FLOOD, BESIDE = 16, 0x100, 0xFEED
+STAMPS, BUCKETS = 1024, 4096
+SPREAD = 8192
+"""Targets, where nothing else is said."""
+
+_PLAN = struct.Struct("=8Q4I")
+_COUNTS = struct.Struct("=6Q")
+_BPFFS = Path("/sys/fs/bpf/bench")
+_MANY = (1 << 31) - 1
+_PARTS = 4
+_TRIES = 20  # of a flood so short that it may be over before the first frame
+
+_LINKS = f"""
+link add {LINK} address {ROUTER_MAC} type veth peer name {LINK} address {HOST_MAC} netns {HOST}
+link add {CONTAINER} address {CONTAINER_MAC} type veth \
+ peer name {BEHIND} address {BEHIND_MAC} netns {HOST}
+link set {LINK} up
+link set {CONTAINER} up
+"""
+_HOST_LINKS = f"""
+link set lo up
+link set {LINK} up
+link set {BEHIND} up
+address add {HOST_LINK_LOCAL}/64 dev {LINK} nodad
+route add {PREFIX}/80 dev {BEHIND}
+"""
+
+
+class Counts(NamedTuple):
+    """What came back, as `struct counts` of wire.c has it."""
+
+    received: int
+    answers: int
+    beside: int
+    reflected: int
+    timed: int
+    lost: int
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+class Flood(NamedTuple):
+    """What one run sent and got. Rates are per second."""
+
+    seconds: float
+    sent: int
+    beside_sent: int
+    counts: Counts
+    sample: list[bytes]
+
+    @property
+    def offered(self) -> float:
+        return self.sent / self.seconds
+
+    @property
+    def answered(self) -> float:
+        return self.counts.answers / self.seconds
+
+    @property
+    def received(self) -> float:
+        return self.counts.received / self.seconds
+
+
+class Wire:
+    """Generator and far end, loaded and attached."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, int] = {}
+        self._programs: dict[str, int] = {}
+        self._load()
+        self._sample = libbpf.RingBuffer(self._maps["sample"])
+        ifindex = socket.if_nametoindex(LINK)
+        self._ifindex = ifindex
+        self._cpus = libbpf.possible_cpus()
+        self.targets: list[bytes] = []
+        self.spread(SPREAD)
+
+    def _load(self) -> None:
+        image = compile_programs()
+        run("mkdir", "-p", str(_BPFFS))
+        run("bpftool", "prog", "loadall", str(image), str(_BPFFS), "pinmaps", f"{_BPFFS}/maps")
+        for pin in _BPFFS.iterdir():
+            if pin.name != "maps":
+                self._programs[pin.name] = libbpf.get_pinned(str(pin))
+        for pin in (_BPFFS / "maps").iterdir():
+            if not pin.name.startswith("."):
+                self._maps[pin.name] = libbpf.get_pinned(str(pin))
+        for link in (LINK, CONTAINER):
+            flags = libbpf.XDP_FLAGS_DRV_MODE
+            libbpf.xdp_attach(socket.if_nametoindex(link), self._programs["receive"], flags)
+
+    def program(self, name: str) -> int:
+        """The descriptor of a program of wire.c."""
+        return self._programs[name]
+
+    # ---- what to ask for
+
+    def spread(self, count: int) -> None:
+        """Ask for so many random addresses of the prefix's last /96."""
+        rng = random.Random(4861)
+        base = IPv6Address(PREFIX).packed[:12]
+        self.ask([base + rng.randbytes(4) for _ in range(count)])
+
+    def ask(self, targets: Sequence[bytes]) -> None:
+        """Ask for these in turn."""
+        keys = [n.to_bytes(4, sys.byteorder) for n in range(len(targets))]
+        libbpf.map_update_batch(self._maps["targets"], keys, list(targets))
+        self.targets = list(targets)
+
+    # ---- asking
+
+    def flood(
+        self,
+        rate: float,
+        seconds: float,
+        *,
+        timed: bool = False,
+        plain: bool = False,
+        beside: int = 0,
+        macs: int = SOURCES,
+        batch: int = 64,
+        program: str = "solicit",
+    ) -> Flood:
+        """Solicit for so long at so many a second; 0: at what the machine has."""
+        descriptor, frame = self._programs[program], bytes(78 if plain else 86)
+        signal.signal(signal.SIGALRM, lambda *_: None)  # it only has to end the system call
+        for _ in range(_TRIES):
+            self._plan(rate, timed=timed, beside=beside, macs=macs)
+            self._kept()
+            before = self.counts()
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            libbpf.run_live(descriptor, frame, _MANY, self._context(len(frame)), batch)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            counts = self.counts() - before
+            sent, dues, lasted = self._sent()
+            if lasted:
+                return Flood(lasted, sent, dues, counts, self._kept())
+        raise SystemExit("The machine is too busy to send anything.")
+
+    def _kept(self) -> list[bytes]:
+        """What the far end has kept since the last time."""
+        found: list[bytes] = []
+        while more := self._sample.consume():
+            found += more
+        return found
+
+    def stop(self) -> None:
+        """End the flood that another thread is in."""
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    def _plan(
+        self,
+        rate: float,
+        *,
+        timed: bool = False,
+        beside: int = 0,
+        macs: int = SOURCES,
+        first: int = 0,
+        targets: int = 0,
+    ) -> None:
+        interval = round(1e9 / rate) if rate else 0
+        now = time.monotonic_ns()
+        packed = _PLAN.pack(
+            interval, now, 0, 0, beside, first, 0, 0, targets or len(self.targets), timed, 0, macs
+        )
+        libbpf.map_update(self._maps["plan"], bytes(4), packed)
+
+    def _sent(self) -> tuple[int, int, float]:
+        packed = libbpf.map_lookup(self._maps["plan"], bytes(4), _PLAN.size)
+        assert packed
+        fields = _PLAN.unpack(packed)
+        return fields[2], fields[3], (fields[7] - fields[6]) / 1e9
+
+    def latencies(self) -> dict[int, int]:
+        """ns from a solicitation to its answer -> how many; each call begins anew."""
+        empty = struct.pack(f"={self._cpus}Q", *[0] * self._cpus)
+        found: dict[int, int] = {}
+        keys = []
+        spec = libbpf.map_spec(self._maps["took"])._replace(value_size=8 * self._cpus)
+        for key, value in libbpf.map_items(self._maps["took"], spec):
+            count = sum(struct.unpack(f"={self._cpus}Q", value))
+            if count:
+                found[_middle(int.from_bytes(key, sys.byteorder))] = count
+                keys.append(key)
+        for key in keys:
+            libbpf.map_update(self._maps["took"], key, empty)
+        return found
+
+    def carry(self, packet: bytes, seconds: float) -> Flood:
+        """Send a packet's headers as fast as it goes, to be forwarded to the container."""
+        libbpf.map_update(self._maps["offered"], bytes(4), packet[:62])
+        return self.flood(0, seconds, program="offer")
+
+    def ns_per_run(self, program: int, times: int, *, first: int = 0, targets: int = 0) -> float:
+        """Of a program that gets a fresh solicitation each time, with the making of it.
+
+        first, targets: of what ask() was given, those that are asked for; all without.
+        """
+        libbpf.map_update(self._maps["under_test"], bytes(4), struct.pack("=i", program))
+        self._plan(0, first=first, targets=targets)
+        return self.ns_per_frame(self._programs["fresh"], bytes(86), times)
+
+    def ns_per_frame(self, program: int, frame: bytes, times: int, *, skb: bool = False) -> float:
+        """Of a program that leaves the frame as it is, by the kernel's clock.
+
+        Not by ours: the kernel first patches a call to the program into its own code, which takes
+        longer than the runs. skb: it is one of tc, and the frame comes in by the loopback device.
+        """
+        context = b"" if skb else self._context(len(frame))
+        # The kernel gives whole ns: several short runs tell the parts.
+        return statistics.fmean(
+            libbpf.run_often(program, frame, times // _PARTS, context).duration
+            for _ in range(_PARTS)
+        )
+
+    def _context(self, length: int) -> bytes:
+        # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+        return struct.pack("=6I", 0, length, 0, self._ifindex, 0, 0)
+
+    def counts(self) -> Counts:
+        """Of the far end, since it was loaded."""
+        size = _COUNTS.size
+        packed = libbpf.map_lookup(self._maps["counts"], bytes(4), size * self._cpus)
+        assert packed
+        each = [_COUNTS.unpack_from(packed, size * n) for n in range(self._cpus)]
+        return Counts(*map(sum, zip(*each, strict=True)))
+
+
+def _middle(bucket: int) -> int:
+    """ns that a bucket of wire.c stands for."""
+    if bucket < 128:
+        return bucket
+    power = bucket // 64 - 1
+    return (bucket - power * 64 << power) + (1 << power >> 1)
+
+
+@contextlib.contextmanager
+def wire() -> Iterator[Wire]:
+    """Build the links, and load the programs."""
+    os.sched_setaffinity(0, {ROUTER_CPU})
+    make_links()
+    yield Wire()
+
+
+def make_links() -> None:
+    """In the private namespaces of lab.private, which take them away again.
+
+    Here is no IPv6: what is received is counted, and costs nothing more.
+    """
+    run("ip", "netns", "add", HOST)
+    run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    batch(_LINKS)
+    in_host("ip", "-6", "-batch", "-", stdin=_HOST_LINKS + _neighbours())
+    in_host("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv6.auto_flowlabels=0")
+    in_host("ethtool", "-K", LINK, "gro", "on")  # live frames go to who has NAPI
+
+
+def advertisement(target: bytes, who: int, *, source: bytes, flags: int) -> bytes:
+    """What a solicitor of wire.c should get: the bytes written down, by none of the code measured.
+
+    who: the end of its address and MAC.
+    """
+    solicitor = IPv6Address(f"fe80::{who:x}").packed
+    host = bytes.fromhex(HOST_MAC.replace(":", ""))
+    message = bytes((136, 0, 0, 0, flags, 0, 0, 0)) + target + b"\x02\x01" + host
+    pseudo = source + solicitor + struct.pack("!II", len(message), 58)
+    # A one's-complement sum is the number modulo 65535.
+    checksum = 0xFFFF - int.from_bytes(pseudo + message, "big") % 0xFFFF
+    message = message[:2] + struct.pack("!H", checksum) + message[4:]
+    ip6 = struct.pack("!IHBB", 0x60000000, len(message), 58, 255) + source + solicitor
+    return b"\x02\0\0\0" + who.to_bytes(2, "big") + host + b"\x86\xdd" + ip6 + message
+
+
+def _neighbours() -> str:
+    """The solicitors, as the host's kernel knows them."""
+    return "".join(
+        f"neighbour add fe80::{end:x} lladdr 02:00:00:00:{end >> 8:02x}:{end & 255:02x}"
+        f" dev {LINK} nud permanent\n"
+        for end in (*range(FLOOD, FLOOD + SOURCES), BESIDE)
+    )
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+
+
+def compile_programs() -> Path:
+    """Compile wire.c unless that was done; returns the object's path."""
+    source, target = REPOSITORY / "benchmarks" / "wire.c", REPOSITORY / "build" / "wire.o"
+    newest = max(file.stat().st_mtime for file in (source, REPOSITORY / "bpf" / "ndp_frame.h"))
+    if not target.exists() or target.stat().st_mtime < newest:
+        target.parent.mkdir(exist_ok=True)
+        include = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+        flags = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", include)
+        with tempfile.TemporaryDirectory(dir=target.parent) as work:
+            made = Path(work, target.name)
+            run("clang", *flags, "-c", str(source), "-o", str(made))
+            made.replace(target)
+    return target
+
+
+def batch(commands: str) -> None:
+    run("ip", "-6", "-batch", "-", stdin=commands)
+
+
+def host_command(*command: str) -> list[str]:
+    # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
+    return ["nsenter", f"--net=/run/netns/{HOST}", *command]
+
+
+def in_host(*command: str, stdin: str = "") -> str:
+    return run(*host_command(*command), stdin=stdin)
+
+
+def run(*command: str, stdin: str = "") -> str:
+    """A command that has to succeed; what it printed."""
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
