@@ -106,7 +106,7 @@ def keep(name: str, report: str) -> None:
 
 def table(results: Results) -> str:
     """A row for each kernel, and beneath it what is to be said of the rows."""
-    head = ["kernel", "of", *GROUPS, "`auto` on virtio-net"]
+    head = ["kernel", "of", "`auto` on virtio-net", *GROUPS]
     lines = [_row(head), _row(["---"] * len(head))]
     remarks = []
     for name in kernels.SOURCES:
@@ -114,7 +114,7 @@ def table(results: Results) -> str:
             continue
         found = results[name]
         cells = [_cell(found["groups"].get(group)) for group in GROUPS]
-        lines.append(_row([found["release"], found["of"], *cells, found.get("auto", "")]))
+        lines.append(_row([found["release"], found["of"], found.get("auto", "not run"), *cells]))
         why = {reason for group in found["groups"].values() for reason in group["why"]}
         remarks += [f"- {name}, skipped: {reason}" for reason in sorted(why)]
         remarks += [f"- {name}, {step}" for step in found.get("not", [])]

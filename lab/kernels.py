@@ -160,7 +160,8 @@ def _with_dependencies(modules: Path) -> set[str]:
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")
         needs[path] = others.split()
-    found = {"modules.order", "modules.builtin", "modules.builtin.modinfo"}
+    lists = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+    found = {name for name in lists if (modules / name).exists()}
     for path, dependencies in needs.items():
         if Path(path).name.partition(".")[0] in _FOR_INITRD:
             found |= {path, *dependencies}

@@ -41,8 +41,8 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert (
-        "| 5.10.0-46-amd64 | Debian 11 | 0 passed, 1 failed | 2 passed, 1 skipped, 2 failed "
-        "| not run | not run | not run | tc |\n"
+        "| 5.10.0-46-amd64 | Debian 11 | tc | 0 passed, 1 failed | not run "
+        "| 2 passed, 1 skipped, 2 failed | not run | not run | not run |\n"
     ) in text
     for remark in ("skipped: no rename", "native: it has none", "failed: tests.test_auto.test_bad"):
         assert text.count(f"- 5.10, {remark}") == 1
@@ -66,4 +66,4 @@ def test_what_failed_is_run_once_more(tmp_path: Path) -> None:
 
 def test_page_shows_what_was_kept() -> None:
     assert kernel_matrix.table(kernel_matrix.read()) in kernel_matrix.PAGE.read_text()
-    assert set(kernel_matrix.read()) == set(kernels.SOURCES)
+    assert set(kernel_matrix.read()) <= set(kernels.SOURCES)
