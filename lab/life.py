@@ -43,7 +43,7 @@ _SNAPSHOT = f"""\
 find / \\( {" -o ".join(f"-path {path}" for path in _GROWS)} \\) -prune -o \\
     ! -type d -printf '%p %M %u %s\\n' -o -printf '%p %M %u\\n' | sort
 dpkg-query -W -f '${{Package}} ${{db:Status-Abbrev}}\\n'
-sysctl -a 2>/dev/null | grep '^net\\.' | grep -v '[-_.]count\\b'
+sysctl -a 2>/dev/null | grep '^net\\.' | grep -v -e '[-_.]count\\b' -e '\\.veth'
 find /sys/fs/bpf | sort
 ip -d -o link show dev uplink | sed 's/qlen [0-9]*//'
 ip -6 maddr show dev uplink
@@ -102,7 +102,7 @@ def provisioned(lab: Testbed) -> str:
 
 
 def provision(machine: Machine, script: str) -> Done:
-    return machine.run(f"bash /ndxdp/vagrant/{script}", within=900)
+    return machine.run(f"bash /ndxdp/vagrant/{script}", within=1200)
 
 
 @first
@@ -256,7 +256,7 @@ def reconfigured(lab: Testbed) -> str:
 def rebooted(lab: Testbed) -> str:
     """the host reboots: the containers are reached again without anybody's help"""
     state = lab.host.reboot()
-    took = lab.reached(CONTAINER, WEB, within=120)
+    took = lab.reached(CONTAINER, WEB)
     expect(state == "running", f"{state}: {lab.host.run('systemctl --failed --no-pager').out}")
     expect(lab.status()["mode"] == "native", json.dumps(lab.status()))
     return f"{took} of systemd's end of starting"

@@ -13,8 +13,8 @@ from lab import image
 from lab.agent import PORT, Agent, AgentError, Done
 from lab.topology import LabError
 
-BOOT = 240  # seconds for a boot, which takes some 30 where nothing else runs
-PATIENCE = 300  # seconds for a command
+BOOT = 900  # seconds for a boot, which takes some 30 where nothing else runs
+PATIENCE = 600  # seconds for a command
 
 
 class Card(NamedTuple):
