@@ -33,6 +33,22 @@ END
 echo net.ipv6.conf.all.forwarding=1 >/etc/sysctl.d/50-host.conf
 sysctl -qp /etc/sysctl.d/50-host.conf
 
+# Metrics are the monitor's alone: there is no authentication.
+install_packages nftables
+cat >/etc/nftables.conf <<'END'
+table inet metrics
+delete table inet metrics
+table inet metrics {
+	chain input {
+		type filter hook input priority filter; policy accept;
+		iifname "uplink" tcp dport 9877 ip6 saddr 2001:db8:0:1::3 accept
+		iifname "uplink" tcp dport 9877 drop
+	}
+}
+END
+systemctl enable -q nftables
+systemctl restart nftables
+
 cat >/usr/local/sbin/start-container <<'END'
 #!/bin/sh
 set -eu
