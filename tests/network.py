@@ -94,6 +94,11 @@ def done(*args: str, stdin: str | bytes = b"") -> str:
     return result.out
 
 
+def timeless(status: str) -> str:
+    """A text of `ndxdp status` that is the same a moment later."""
+    return re.sub(r"\d+ s ago", "N s ago", status)
+
+
 def python(code: str, *args: str) -> Done:
     """Run a few lines of Python, for what no command offers."""
     return call(sys.executable, "-c", code, *args)
