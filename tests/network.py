@@ -234,7 +234,7 @@ class Network:
         finally:
             stop.set()
             thread.join()
-        assert asked > 10
+        assert asked > 10 / PATIENCE
 
     @contextlib.contextmanager
     def advertisements(self) -> Iterator[list[bytes]]:
