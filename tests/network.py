@@ -239,7 +239,7 @@ class Network:
         finally:
             stop.set()
             thread.join()
-        assert asked > 10
+        assert asked > 10 / PATIENCE
 
     @contextlib.contextmanager
     def advertisements(self) -> Iterator[list[bytes]]:
