@@ -15,8 +15,8 @@ _INITIAL = 2**32 - 300 * round(1e9 / _TICK)
 
 
 def to_monotonic(ticks: int) -> int:
-    """ns of CLOCK_MONOTONIC, to within a second."""
-    return (ticks - _INITIAL) * _TICK
+    """ns of CLOCK_MONOTONIC, to within a second; now, for what is yet to come."""
+    return max(0, min((ticks - _INITIAL) * _TICK, time.monotonic_ns()))
 
 
 def now() -> int:
