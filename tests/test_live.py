@@ -26,6 +26,7 @@ from lab.topology import (
     UPLINK,
     Lab,
 )
+from tests.features import needs
 
 NDXDP = (sys.executable, "-m", "ndxdp")
 PREFIX = str(CONTAINER_PREFIX)
@@ -143,6 +144,7 @@ def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
     assert flood.result["unanswered"] == 0
 
 
+@needs("xdp")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_end_of_a_keeping_run_loses_nothing(lab: Lab, number: signal.Signals) -> None:
     command = (*NDXDP, "run", "-i", UPLINK, "-n", PREFIX, "--mode", "native", "--keep")
@@ -157,6 +159,7 @@ def test_end_of_a_keeping_run_loses_nothing(lab: Lab, number: signal.Signals) ->
     assert flood.result["unanswered"] == 0
 
 
+@needs("xdp")
 def test_foreign_program_survives_every_command(lab: Lab) -> None:
     """Somebody's XDP program on the interface is named, and still there after all of them."""
     peer = lab.run(

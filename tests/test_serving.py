@@ -123,7 +123,7 @@ def test_run_until_interrupted(net: Network, number: int) -> None:
     assert not FILES.exists()
     after = network.link_state()
     for key in ("flags", "promiscuity", "allmulti"):
-        assert after[key] == before[key]
+        assert after.get(key) == before.get(key)  # older kernels do not tell the last
 
 
 def test_an_impatient_user_leaves_nothing_either(net: Network) -> None:
