@@ -284,6 +284,9 @@ def network() -> Iterator[Network]:
         connect()
         yield made
         made.close()
+        # The kernel takes a link off some time after its last pin has gone (bpf_link_put()).
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not leftovers())
         left = leftovers()
         assert left == [], left
         assert not PINS.exists()
