@@ -72,7 +72,7 @@ def _refusal(error: BpfError, mode: Mode) -> NdxdpError:
     if error.errno == errno.EACCES and not _has_capability(_CAP_PERFMON):
         return ModeUnavailable(
             "the kernel's verifier refused the program to a process without CAP_PERFMON",
-            "kernels before 6.8 want it beside CAP_BPF and CAP_NET_ADMIN",
+            "kernels before 6.18 want it beside CAP_BPF and CAP_NET_ADMIN",
         )
     if error.operation == "bpf_object__open_mem":
         return NdxdpError("the program's object file is not one", "install ndxdp anew")
