@@ -9,6 +9,7 @@ tables also go into that page.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import platform
@@ -141,9 +142,15 @@ def _sustained(link: Wire, effort: Effort) -> list[dict[str, float]]:
 def _prefer_us() -> None:
     """On a machine that has other things to do, they wait: it is for seconds at a time."""
     os.setpriority(os.PRIO_PROCESS, 0, -20)
-    autogroup = Path("/proc/self/autogroup")
-    if autogroup.exists():
-        autogroup.write_text("-20")
+    try:
+        # Where there are autogroups, a nice value only counts within one (sched(7)).
+        Path("/proc/self/autogroup").write_text("-20")
+    except FileNotFoundError:
+        pass  # a kernel without them
+    except OSError as error:
+        # EINVAL: nobody ever gave this process a session (setsid), so it has no group of its own.
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _machine() -> dict[str, Any]:
