@@ -10,6 +10,7 @@ Frames are 15 to 1522 bytes long: a link must have an MTU above 1500 to carry al
 from __future__ import annotations
 
 import socket
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
+from ndxdp.kernel.maps import Settings
 from ndxdp.ndp import Answer, Host, NaSource, Profile, Reason
 from ndxdp.policy import Rule, Rules, hole, parse_address, parse_prefix
 
@@ -102,6 +104,9 @@ INTERVAL = 3_600_000_000_000
 """ns, the limiter's interval there: so long that no test is slow enough to earn another answer."""
 
 CREDIT = (BURST - 1) * INTERVAL
+
+_TIMEOUT = 10_000_000_000
+"""ns without a heartbeat; a virtual machine may be up for less than more."""
 
 
 # ---- how the packets are written ----------------------------------------------------------------
@@ -268,6 +273,20 @@ class Case:
         """HOST with the case's settings."""
         link_local = bytes(16) if self.no_link_local else HOST.link_local
         return replace(HOST, paused=self.paused, link_local=link_local)
+
+    def settings(self, present: Settings) -> Settings:
+        """What the maps hold while the case is tried; `present` has where it is."""
+        now = time.monotonic_ns()
+        return replace(
+            present,
+            mac=HOST.mac,
+            link_local=self.host.link_local,
+            paused=self.paused,
+            heartbeat=now - _TIMEOUT - 1 if self.daemon_dead else now,
+            heartbeat_timeout=_TIMEOUT,
+            rate_interval=INTERVAL if self.rate_exceeded else 0,
+            rate_credit=CREDIT,
+        )
 
 
 def show(frame: bytes) -> str:

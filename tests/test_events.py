@@ -27,11 +27,10 @@ from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.packet import PacketSocket
-from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.packets import BURST, CASES, HOST, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
 
 MINUTE = 60_000_000_000
-SILENCE = 10_000_000_000  # ns without a heartbeat; a virtual machine may be up for less than more
 
 
 @dataclass
@@ -44,20 +43,9 @@ class Bench:
     settings: Settings
 
     def set_up(self, case: Case) -> None:
-        now = time.monotonic_ns()
+        until = time.monotonic_ns() + MINUTE
         self.instance.maps.set_settings(
-            replace(
-                self.settings,
-                mac=HOST.mac,
-                link_local=case.host.link_local,
-                paused=case.paused,
-                heartbeat=now - SILENCE - 1 if case.daemon_dead else now,
-                heartbeat_timeout=SILENCE,
-                rate_interval=INTERVAL if case.rate_exceeded else 0,
-                rate_credit=CREDIT,
-                trace_until=now + MINUTE,
-                trace_every=1,
-            )
+            replace(case.settings(self.settings), trace_until=until, trace_every=1)
         )
 
     def events(self, count: int) -> list[Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -29,7 +29,6 @@ _TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
 
 ROUTER, SOURCE = parse_mac("02:00:00:00:00:aa"), parse_address("fe80::aa")
 RANDOM = Prefix(parse_address("2001:db8:dead:beef::"), 64)
-TIMEOUT = 5_000_000_000  # ns without a heartbeat
 
 
 @dataclass
@@ -43,19 +42,7 @@ class Bench:
 
     def set_up(self, case: Case) -> None:
         """The settings that the case asks for."""
-        now = time.monotonic_ns()
-        self.instance.maps.set_settings(
-            replace(
-                self.settings,
-                mac=HOST.mac,
-                link_local=case.host.link_local,
-                paused=case.paused,
-                heartbeat=now - TIMEOUT - 1 if case.daemon_dead else now,
-                heartbeat_timeout=TIMEOUT,
-                rate_interval=INTERVAL if case.rate_exceeded else 0,
-                rate_credit=CREDIT,
-            )
-        )
+        self.instance.maps.set_settings(case.settings(self.settings))
 
 
 @pytest.fixture(

@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
@@ -28,11 +28,10 @@ from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.packet import BATCH, PacketSocket, solicitation_filter
-from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
+from tests.packets import BURST, CASES, HOST, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
 from tests.test_differential import mutated
 
-TIMEOUT = 5_000_000_000  # ns without a heartbeat
 SEED, FRAMES = 7527, 3000
 
 
@@ -46,19 +45,7 @@ class Bench:
     settings: Settings
 
     def set_up(self, case: Case) -> None:
-        now = time.monotonic_ns()
-        self.instance.maps.set_settings(
-            replace(
-                self.settings,
-                mac=HOST.mac,
-                link_local=case.host.link_local,
-                paused=case.paused,
-                heartbeat=now - TIMEOUT - 1 if case.daemon_dead else now,
-                heartbeat_timeout=TIMEOUT,
-                rate_interval=INTERVAL if case.rate_exceeded else 0,
-                rate_credit=CREDIT,
-            )
-        )
+        self.instance.maps.set_settings(case.settings(self.settings))
 
     def put(self, frame: bytes) -> bytes | None:
         """Put a frame on the link, let the path work; returns what passed on to the kernel."""
