@@ -14,9 +14,12 @@ from types import FrameType
 
 _OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
 
-# `unshare --mount` has made every mount private already, so these stay inside.
+# `unshare --mount` has made every mount private already, so these stay inside. The machine's own
+# BPF file systems go first: below ours they would come to light where ours is taken away.
 _MOUNTS = (
-    'mount -t tmpfs tmpfs /run && mkdir /run/netns && mount -t bpf bpf /sys/fs/bpf && exec "$@"'
+    "mount -t tmpfs tmpfs /run && mkdir /run/netns && "
+    "{ while umount /sys/fs/bpf 2>&-; do :; done; } && "
+    'mount -t bpf bpf /sys/fs/bpf && exec "$@"'
 )
 
 

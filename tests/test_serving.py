@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.ndp import solicited_node_group
+from ndxdp.policy import parse_address
 from tests import network, packets
 from tests.network import (
     BEHIND,
@@ -66,6 +68,12 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 def serve(net: Network, *words: str) -> Running:
     """A run on the userspace path, with one rule."""
     return net.run(*USERSPACE, "-n", BEHIND, *words)
+
+
+def settled() -> None:
+    """Wait for what a run does after it is ready; the group of an exact address, OTHER, is last."""
+    group = solicited_node_group(parse_address(OTHER)).hex()
+    eventually(lambda: group in Path("/proc/thread-self/net/igmp6").read_text())
 
 
 def directory(interface: str = UPLINK) -> Path:
@@ -871,6 +879,7 @@ def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) 
     """Commands say so, in a sentence; who answers goes on with the rules that it had."""
     run = serve(net, "-n", OTHER)
     assert net.answers()
+    settled()  # it would write what is damaged anew
     damage(directory() / name)
     for words in (
         ("status",),
