@@ -30,7 +30,8 @@ from lab.capture import packet_socket
 from ndxdp import ndp
 from ndxdp.instance import add_rules, delete_rules
 from ndxdp.kernel.pins import Trees
-from ndxdp.policy import MANUAL_SOURCE, Rule, compile_rules, parse_address, parse_mac
+from ndxdp.policy import MANUAL_SOURCE, Rule, parse_address, parse_mac
+from ndxdp.rules import compile_rules
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "following.json"
@@ -166,7 +167,7 @@ class Events:
         configure(self._file)
         self._daemon.send_signal(signal.SIGHUP)
         yield "address added by hand: announced", self._first(BY_HAND, self._by_hand, _is_announced)
-        delete_rules(Trees().pins, "eth0", list(compile_rules([BY_HAND])), MANUAL_SOURCE)
+        delete_rules(Trees().pins, "eth0", compile_rules([BY_HAND]), MANUAL_SOURCE)
         time.sleep(_QUIET)
 
     def _mac(self) -> Iterator[tuple[str, float]]:

@@ -121,7 +121,10 @@ def _memory() -> float:
 
 
 def daemon(count: int, repeats: int) -> list[dict[str, float]]:
-    """`ndxdp run -c` with so many exact addresses from a file: loading, reloading, memory."""
+    """`ndxdp run -c` with so many exact addresses from a file: loading, reloading, memory.
+
+    A reload ends when the daemon has compared the kernel's rules with the file's, and is idle.
+    """
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,8 +158,10 @@ def _run(configuration: Path) -> dict[str, float]:
             loaded = time.monotonic() - began
             _settle(started.pid)
             resident, most = _status(started.pid, "VmRSS:"), _status(started.pid, "VmHWM:")
-            reload = _reloaded(started, log.fileno())
+            before = _spent(started.pid)
+            _reload(started, log.fileno())
             _settle(started.pid)
+            reload = _spent(started.pid) - before
             after = _status(started.pid, "VmRSS:")
         finally:
             started.send_signal(signal.SIGTERM)
@@ -188,26 +193,30 @@ def _reading(configuration: Path) -> float:
     return float(done.stdout)
 
 
-def _reloaded(started: subprocess.Popen[str], log: int) -> float:
-    began = time.monotonic()
+def _reload(started: subprocess.Popen[str], log: int) -> None:
+    give_up = time.monotonic() + _WITHIN
     started.send_signal(signal.SIGHUP)
-    while time.monotonic() - began < _WITHIN:
-        if b"reloaded" in os.pread(log, 1 << 16, 0):
-            return time.monotonic() - began
-        time.sleep(0.002)
-    raise SystemExit("The daemon does not reload.")
+    while b"reloaded" not in os.pread(log, 1 << 16, 0):
+        if time.monotonic() > give_up:
+            raise SystemExit("The daemon does not reload.")
+        time.sleep(0.01)
 
 
 def _settle(pid: int) -> None:
     """Wait until a process has done what it was told, and has been idle for a while."""
-    spent, since = -1, time.monotonic()
+    spent, since = -1.0, time.monotonic()
     give_up = since + _WITHIN
     while time.monotonic() < min(since + _IDLE, give_up):
         time.sleep(0.05)
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        now = int(fields[11]) + int(fields[12])
-        if now > spent + 1:  # a tick now and then is no work
+        now = _spent(pid)
+        if now > spent + 0.011:  # a tick now and then is no work
             spent, since = now, time.monotonic()
+
+
+def _spent(pid: int) -> float:
+    """Seconds of a CPU that a process has had: what it is at takes one, without waiting."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int, name: str) -> int:

@@ -148,8 +148,9 @@ class Wire:
 
     def ask(self, targets: Sequence[bytes]) -> None:
         """Ask for these in turn."""
-        keys = [n.to_bytes(4, sys.byteorder) for n in range(len(targets))]
-        libbpf.map_update_batch(self._maps["targets"], keys, list(targets))
+        keys = b"".join(n.to_bytes(4, sys.byteorder) for n in range(len(targets)))
+        fd = self._maps["targets"]
+        libbpf.map_update_batch(fd, libbpf.map_spec(fd), keys, b"".join(targets))
         self.targets = list(targets)
 
     # ---- asking

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from ndxdp.addresses import NONE, Addresses
 from ndxdp.config import Gateway
 from ndxdp.job import Job
 from ndxdp.ndp import Profile
@@ -29,7 +30,7 @@ class Attendants:
 
     def __init__(self, job: Job, link: Link) -> None:
         self._stack = contextlib.AsyncExitStack()
-        self._targets: Mapping[bytes, Profile] = {}
+        self._targets: Mapping[Profile, Addresses] = {}
         self._was_up = link.up
         self._addresses = asyncio.Event()
         self._care = _Care(link.ifindex, job.gateway)
@@ -54,18 +55,18 @@ class Attendants:
         await self._stack.aclose()
 
     def look(
-        self, link: Link, gateways: frozenset[bytes], targets: Mapping[bytes, Profile]
+        self, link: Link, gateways: frozenset[bytes], targets: Mapping[Profile, Addresses]
     ) -> None:
-        """What there is now. targets: exact addresses (16 bytes) that are answered for, and how."""
+        """What there is now. targets: exact addresses that are answered for, by how they are."""
         came_up = link.up and not self._was_up
         if self._announcer:
             self._announcer.set_mac(link.mac)
             self._announcer.set_gateways(gateways)
             if targets is not self._targets:
-                self._announcer.forget(self._targets.keys() - targets.keys())
-                for address, profile in targets.items():
-                    if self._targets.get(address) != profile:
-                        self._announcer.announce((address,), profile)
+                for profile, addresses in self._targets.items():
+                    self._announcer.forget(addresses - targets.get(profile, NONE))
+                for profile, addresses in targets.items():
+                    self._announcer.announce(addresses - self._targets.get(profile, NONE), profile)
             if came_up:
                 self._announcer.announce_all()
         self._care.look(link, gateways, targets, came_up=came_up)
@@ -110,13 +111,14 @@ class _Care:
         self,
         link: Link,
         gateways: frozenset[bytes],
-        targets: Mapping[bytes, Profile],
+        targets: Mapping[Profile, Addresses],
         *,
         came_up: bool,
     ) -> None:
         if not self._wanted.keep:
             return
-        source = self._wanted.source or min(targets, default=None)
+        least = (next(iter(addresses)) for addresses in targets.values())
+        source = self._wanted.source or min(least, default=None)
         for gateway in set(self._cared) - gateways:
             care, task = self._cared.pop(gateway)
             task.cancel()

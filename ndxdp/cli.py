@@ -38,7 +38,8 @@ from ndxdp.options import (
     verbosity,
     via_option,
 )
-from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Prefix, Rule
+from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Rule
+from ndxdp.rules import Rules
 
 if TYPE_CHECKING:
     from ndxdp.config import Metrics
@@ -594,7 +595,7 @@ def prefix_del(
     """Remove rules: all of them, or none."""
     from ndxdp.instance import delete_rules
 
-    named: list[Prefix] | None = list(rules_of(prefixes, (), lists, Rule()))
+    named: Rules | None = rules_of(prefixes, (), lists, Rule())
     if all_of_them:
         if named:
             raise UsageError("--all and prefixes exclude each other", "give one of them")
@@ -614,7 +615,7 @@ def prefix_list(interface: str | None, as_json: bool) -> None:
     from ndxdp.instance import open_instance
 
     with open_instance(*one_of(interface)) as instance:
-        rules = sorted(instance.maps.rules().items())
+        rules = sorted(instance.maps.rules().pairs())
     if as_json:
         print_json([render.rule_data(*item) for item in rules])
         return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,16 +22,14 @@ from ndxdp.policy import (
     DOCKER_SOURCE,
     Prefix,
     Rule,
-    Rules,
     check_interface,
-    compile_rules,
     parse_mac,
     parse_source,
     parse_target,
     parse_unicast,
     parse_via,
-    rules_of_lines,
 )
+from ndxdp.rules import Rules, compile_rules, rules_of_lines
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 LOG_FORMATS = ("text", "json")
@@ -177,7 +175,7 @@ class Interface:
     max_addresses: int | None = None
     on_stop: str = "keep"
     heartbeat_timeout: float = 0.0
-    rules: Rules = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     docker: tuple[Containers, ...] = ()
     announce: Announce = Announce()
     gateway: Gateway = Gateway()
@@ -216,7 +214,7 @@ def parse(text: str, name: str) -> Config:
 
 def summary(interface: Interface) -> list[str]:
     """What is to be done on an interface, in a few words each; what is off is left out."""
-    never = sum(rule.answer is Answer.NEVER for rule in interface.rules.values())
+    never = len(interface.rules.only(lambda rule: rule.answer is Answer.NEVER))
     said = [f"{interface.mode} mode" + (", by bcc" if interface.loader == "bcc" else "")]
     said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
     if interface.docker:
@@ -325,22 +323,21 @@ def _interface(table: Table, directory: Path) -> Interface:
 
 def _rules(interface: Table, directory: Path) -> Rules:
     """The rules of all [[interface.prefix]]."""
-    rules: Rules = {}
-    places: dict[Prefix, tuple[Table, str]] = {}
+    rules = Rules()
+    before: list[tuple[Table, str, Rules]] = []
     for table in interface.tables("prefix"):
         key, more = _rules_of_table(table, directory)
-        twice = [prefix for prefix in more if prefix in rules]
+        twice = more.among(rules)
         if twice:
+            first = min(twice)
             others = f", and {len(twice) - 1} more are" if len(twice) > 1 else ""
-            there, its_key = places[twice[0]]
+            line = next(there.line(its_key) for there, its_key, has in before if first in has)
             table.complain(
-                f"{twice[0]} is given twice{others}",
-                f"line {there.line(its_key)} has it first: name every prefix once",
+                f"{first} is given twice{others}",
+                f"line {line} has it first: name every prefix once",
                 key,
             )
-        place = (table, key)
-        for prefix in more:
-            places.setdefault(prefix, place)
+        before.append((table, key, more))
         rules |= more
     return rules
 
@@ -359,7 +356,7 @@ def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     _exactly_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
     prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
     listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
-    return ("prefix", prefix or {}) if "prefix" in table else ("file", listed or {})
+    return ("prefix", prefix or Rules()) if "prefix" in table else ("file", listed or Rules())
 
 
 def _via(table: Table, answer: Answer) -> tuple[str, ...]:
@@ -379,7 +376,16 @@ def _via(table: Table, answer: Answer) -> tuple[str, ...]:
 
 def _rules_of_file(directory: Path, text: str, rule: Rule) -> Rules:
     path = directory / text
-    return rules_of_lines(_read(path, str(path)).split("\n"), path.name, rule)
+    return rules_of_lines(_lines(_read(path, str(path))), path.name, rule)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One after the other: a list of a million would take 80 MB beside the text."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def _profile(table: Table) -> Profile:

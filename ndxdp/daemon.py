@@ -16,7 +16,7 @@ from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.notify import Notifier
-from ndxdp.policy import Rules
+from ndxdp.rules import Rules
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State

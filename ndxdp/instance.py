@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -23,7 +23,8 @@ from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Explained, Maps, Settings
 from ndxdp.kernel.pins import PinTree, Tree
 from ndxdp.ndp import Host, Match, Reason
-from ndxdp.policy import HOST_SOURCE, Prefix, Rule, Table, difference, hole, merged
+from ndxdp.policy import HOST_SOURCE, Table, hole
+from ndxdp.rules import Rules, difference, merged
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
 
 log = logging.getLogger(__name__)
@@ -241,13 +242,12 @@ def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     )
 
 
-def add_rules(tree: Tree, interface: str, rules: Mapping[Prefix, Rule]) -> None:
+def add_rules(tree: Tree, interface: str, rules: Rules) -> None:
     """Add rules to live maps; NdxdpError if any is there already, and none is added then."""
     with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
-        for prefix, rule in rules.items():
-            there = actual.get(prefix)
-            if there and there.source == rule.source and there.same_words(rule):
+        for prefix, rule, there in rules.both(actual):
+            if there.source == rule.source and there.same_words(rule):
                 raise NdxdpError(f"{prefix} has that rule already", "nothing was added")
         desired = merged(rules, actual)
         instance.maps.apply(difference(desired, actual), actual)
@@ -262,8 +262,11 @@ def note_locals(maps: Maps) -> None:
             maps.set_locals(fib.local_prefixes())
 
 
-def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, source: str) -> None:
-    """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its."""
+def delete_rules(tree: Tree, interface: str, named: Rules | None, source: str) -> None:
+    """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its.
+
+    named: of any rules; their prefixes are meant.
+    """
     if source == HOST_SOURCE:
         raise UsageError(
             f"rules of source '{HOST_SOURCE}' are ndxdp's own",
@@ -271,24 +274,21 @@ def delete_rules(tree: Tree, interface: str, prefixes: list[Prefix] | None, sour
         )
     with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
-        if prefixes is None:
-            prefixes = [prefix for prefix, rule in actual.items() if rule.source == source]
-        desired = dict(actual)
-        for prefix in prefixes:
-            rule = actual.get(prefix)
-            if rule is None:
-                raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
-            if rule.source != source:
-                raise NdxdpError(
-                    f"the rule of {prefix} is not of source '{source}' but of '{rule.source}'",
-                    _NEVER_ANSWERED
-                    if rule.source == HOST_SOURCE
-                    else f"name it if you mean it: --source {rule.source}",
-                )
-            if rule.held:
-                desired[prefix] = hole("own")  # the host has the address still
-            else:
-                desired.pop(prefix, None)
+        if named is None:
+            named = actual.only(lambda rule: rule.source == source)
+        for prefix in named.without(actual):
+            raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
+        going = actual.among(named)
+        for prefix, rule in going.only(lambda rule: rule.source != source).pairs():
+            raise NdxdpError(
+                f"the rule of {prefix} is not of source '{source}' but of '{rule.source}'",
+                _NEVER_ANSWERED
+                if rule.source == HOST_SOURCE
+                else f"name it if you mean it: --source {rule.source}",
+            )
+        # Of these the host has the address still.
+        held = going.only(lambda rule: rule.held)
+        desired = actual.without(going) | dict.fromkeys(held, hole("own"))
         instance.maps.apply(difference(desired, actual), actual)
         watch.touch(tree.path(interface))
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from ndxdp.config import Addresses, Announce, Gateway, Resolve
 from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Rules
+from ndxdp.policy import RUN_SOURCE
+from ndxdp.rules import Rules
 from ndxdp.sources.docker import Selector
 
 
@@ -37,4 +38,4 @@ class Job:
 
     def same_but_rules(self, other: Job) -> bool:
         """Nothing but rules and selectors differs, which are changed as it runs."""
-        return replace(self, rules={}, selectors=()) == replace(other, rules={}, selectors=())
+        return replace(self, rules=other.rules, selectors=other.selectors) == other

@@ -15,7 +15,8 @@ import click
 from ndxdp import policy
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Answer, Profile
-from ndxdp.policy import Rule, Rules
+from ndxdp.policy import Rule
+from ndxdp.rules import Rules, compile_rules, rules_of_lines
 
 if TYPE_CHECKING:
     from ndxdp.config import Interface, Label
@@ -242,15 +243,14 @@ def rules_of(
     lists: Iterable[IO[str]],
     rule: Rule,
 ) -> Rules:
-    rules = policy.compile_rules(answered, excepted, rule=rule)
+    rules = compile_rules(answered, excepted, rule=rule)
     for stream in lists:
         name = "stdin" if stream.name == "<stdin>" else Path(stream.name).name
         try:
-            more = policy.rules_of_lines(stream, name, rule)
+            more = rules_of_lines(stream, name, rule)
         except UnicodeDecodeError:
             raise UsageError(f"{name} is not a text file", "one prefix a line") from None
-        twice = next((prefix for prefix in more if prefix in rules), None)
-        if twice is not None:
+        for twice in more.among(rules):
             raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
         rules |= more
     return rules

@@ -14,7 +14,8 @@ from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Tree
-from ndxdp.policy import HOST_SOURCE, RUN_SOURCE, Rules
+from ndxdp.policy import HOST_SOURCE, RUN_SOURCE
+from ndxdp.rules import Rules
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
@@ -45,7 +46,7 @@ class Options:
 class Legacy:
     """What pins leave to files, or files to pins. left: what is still to be put back."""
 
-    rules: Rules = field(default_factory=dict)
+    rules: Rules = field(default_factory=Rules)
     paused: bool = False
     left: Left = _NOTHING_LEFT
 
@@ -104,13 +105,10 @@ def inherited(tree: Tree, interface: str) -> Legacy:
             rules, settings = left.maps.rules(), left.maps.settings()
     except NdxdpError:
         return Legacy()
-    ours = (HOST_SOURCE, RUN_SOURCE)
-    kept = {
-        prefix: replace(rule, held=False)
-        for prefix, rule in rules.items()
-        if rule.source not in ours
-    }
-    return Legacy(kept, settings.paused, settings.left & Left.MCAST_ROUTER)
+    kept = rules.only(lambda rule: rule.source not in (HOST_SOURCE, RUN_SOURCE))
+    held = kept.only(lambda rule: rule.held)
+    freed = {prefix: replace(rule, held=False) for prefix, rule in held.pairs()}
+    return Legacy(kept | freed, settings.paused, settings.left & Left.MCAST_ROUTER)
 
 
 def attached_otherwise(interface: str, mode: Mode) -> NdxdpError:

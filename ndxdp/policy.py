@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, LOOPBACK, UNSPECIFIED, Answer, Match, NaSource, Profile
 
 HOST_SOURCE = "host"
@@ -166,9 +166,6 @@ def cut(text: str, size: int) -> str:
     return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
-Rules = dict[Prefix, Rule]
-
-
 def hole(label: str) -> Rule:
     """The rule of an address that the host or its gateway owns."""
     return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
@@ -201,118 +198,6 @@ def parse_target(text: str) -> Prefix:
     if prefix.length == 128 and prefix.address in (UNSPECIFIED, LOOPBACK):
         raise UsageError(f"nobody solicits {prefix}", "name addresses behind this host")
     return prefix
-
-
-def compile_rules(
-    answered: Iterable[str],
-    excepted: Iterable[str] = (),
-    *,
-    rule: Rule = Rule(),
-) -> Rules:
-    """The rules of a command line: `-n` prefixes as `rule` says, `--except` prefixes never.
-
-    Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
-    """
-    rules: Rules = {}
-    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, via=())
-    for texts, template in ((answered, rule), (excepted, never)):
-        for text in texts:
-            prefix = parse_target(text)
-            if prefix in rules:
-                raise UsageError(
-                    f"{prefix} is given twice"
-                    + ("" if rules[prefix].answer is template.answer else ", to answer and not to"),
-                    "name every prefix once",
-                )
-            rules[prefix] = template if template.label else replace(template, label=str(prefix))
-    return rules
-
-
-def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
-    """The rules of a list: one prefix or address a line, # starts a comment.
-
-    All share one rule, labelled with the list's name, and are counted together. UsageError
-    names the list and the line.
-    """
-    rule = replace(rule, label=name)
-    rules: Rules = {}
-    for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip()
-        if not text:
-            continue
-        try:
-            prefix = parse_target(text)
-        except UsageError as error:
-            raise UsageError(f"{name}:{number}: {error.message}", error.hint) from None
-        if prefix in rules:
-            raise UsageError(f"{name}:{number}: {prefix} is given twice", "name every prefix once")
-        rules[prefix] = rule
-    return rules
-
-
-class Difference(NamedTuple):
-    """What makes `actual` into `desired`: entries to write (new or changed) and to remove."""
-
-    write: Rules
-    remove: list[Prefix]
-
-
-def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Difference:
-    """The least that has to be touched; an unchanged rule is not."""
-    write = {prefix: rule for prefix, rule in desired.items() if actual.get(prefix) != rule}
-    return Difference(write, [prefix for prefix in actual if prefix not in desired])
-
-
-def merged(rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Rules:
-    """`actual` with `rules` added; NdxdpError where both say different things of a prefix.
-
-    A rule for an address that the host owns is held from the start.
-    """
-    desired: Rules = dict(actual)
-    for prefix, rule in rules.items():
-        there = actual.get(prefix)
-        if there is None:
-            desired[prefix] = rule
-        elif there.source == HOST_SOURCE:
-            desired[prefix] = replace(rule, held=True)
-        elif there.source != rule.source or not there.same_words(rule):
-            raise NdxdpError(
-                f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'",
-                "ndxdp prefix list shows it; remove it there where it comes from",
-            )
-    return desired
-
-
-def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:
-    """What keeps the holes in step with the addresses that the host and the gateway own.
-
-    owned: exact addresses and why each is owned. A rule that somebody else wrote for such an
-    address stays and is marked held, so that it comes back when the address goes; where there
-    is none a hole is made.
-    """
-    desired: Rules = {}
-    for prefix, rule in actual.items():
-        if rule.source != HOST_SOURCE and (rule.held or prefix in owned):
-            desired[prefix] = replace(rule, held=prefix in owned)
-    for prefix, why in owned.items():
-        desired.setdefault(prefix, hole(why))
-    concerned = {
-        prefix: rule
-        for prefix, rule in actual.items()
-        if rule.source == HOST_SOURCE or rule.held or prefix in owned
-    }
-    return difference(desired, concerned)
-
-
-def with_holes(
-    rules: Mapping[Prefix, Rule], kept: Mapping[Prefix, Rule], owned: Mapping[Prefix, str]
-) -> Rules:
-    """merged(), with the holes for what is owned in step (see hold())."""
-    desired = merged(rules, kept)
-    holes = hold(owned, desired)
-    for prefix in holes.remove:
-        del desired[prefix]
-    return desired | holes.write
 
 
 class Entry(NamedTuple):

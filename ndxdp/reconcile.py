@@ -14,50 +14,15 @@ from dataclasses import replace
 from ndxdp.config import Resolve
 from ndxdp.instance import Instance, note_locals
 from ndxdp.kernel.pins import Tree
-from ndxdp.policy import HOST_SOURCE, Difference, Prefix, Rules, difference, hold, hole
+from ndxdp.policy import HOST_SOURCE, Prefix
+from ndxdp.rules import Difference, Rules, difference, hold
 from ndxdp.wire.netlink import Link
 
 log = logging.getLogger(__name__)
 
 
-def apply_sources(tree: Tree, instance: Instance, desired_by: Mapping[str, Rules]) -> None:
-    """Make the rules of these sources what they should be; those of others stay.
-
-    A rule of another source, for the same prefix, wins. NdxdpError if there is no room.
-    """
-    with tree.lock():
-        maps = instance.maps
-        actual = maps.rules()
-        desired = {prefix: rule for prefix, rule in actual.items() if rule.source not in desired_by}
-        for rules in desired_by.values():
-            for prefix, rule in rules.items():
-                there = desired.get(prefix)
-                if there is None or there.source == HOST_SOURCE:
-                    held = there is not None or (prefix in actual and actual[prefix].held)
-                    desired[prefix] = replace(rule, held=True) if held else rule
-                else:
-                    log.warning("%s has a rule by '%s' already", prefix, there.source)
-        for prefix, rule in actual.items():
-            if rule.held and prefix not in desired:
-                desired[prefix] = hole("own")
-        change = difference(desired, actual)
-        if change.write or change.remove:
-            maps.apply(change, actual)
-            log.info(
-                "%s: rules written %d, removed %d",
-                instance.interface,
-                len(change.write),
-                len(change.remove),
-            )
-
-
-def apply_host(
-    tree: Tree, instance: Instance, link: Link, link_local: bytes, owned: Mapping[Prefix, str]
-) -> Rules:
-    """Answer from this MAC and link-local address, and never for what the host owns.
-
-    Returns all the rules that there are then.
-    """
+def apply_host(tree: Tree, instance: Instance, link: Link, link_local: bytes) -> None:
+    """Answer from this MAC and link-local address."""
     with tree.lock():
         settings = instance.maps.settings()
         fresh = replace(settings, mac=link.mac, link_local=link_local, l3_ifindex=link.l3_ifindex)
@@ -65,7 +30,57 @@ def apply_host(
             instance.maps.set_settings(fresh)
         if fresh.mac != settings.mac:
             log.info("%s answers from %s now", link.name, link.mac.hex(":"))
-        return _apply_holes(instance, owned)
+
+
+def apply_rules(
+    tree: Tree,
+    instance: Instance,
+    owned: Mapping[Prefix, str],
+    desired_by: Mapping[str, Rules] | None = None,
+) -> Rules:
+    """Never answer for what the host owns; returns all the rules that there are then.
+
+    desired_by: what the rules of these sources shall be; those of others stay, and win. NdxdpError
+    if there is no room for them: the holes are there all the same.
+    """
+    with tree.lock():
+        actual = _apply_holes(instance, owned, instance.maps.rules())
+        if desired_by is None:
+            return actual
+        desired = actual.only(lambda rule: rule.source not in {*desired_by, HOST_SOURCE})
+        for rules in desired_by.values():
+            for prefix, _, there in rules.both(desired):
+                log.warning("%s has a rule by '%s' already", prefix, there.source)
+            desired = rules | desired
+        desired = hold(owned, desired).applied_to(desired)
+        change = difference(desired, actual)
+        if change:
+            instance.maps.apply(change, actual)
+            log.info(
+                "%s: rules written %d, removed %d",
+                instance.interface,
+                len(change.write),
+                len(change.remove),
+            )
+        return desired
+
+
+def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules) -> Rules:
+    change = hold(owned, actual)
+    # First what needs no room: rules of others are marked, and holes that went are closed.
+    marked = Difference(change.write.among(actual), change.remove)
+    if marked:
+        instance.maps.apply(marked, actual)
+        actual = marked.applied_to(actual)
+    holes = Difference(change.write.without(actual), Rules())
+    if holes:
+        instance.maps.apply(holes, actual)
+        actual = holes.applied_to(actual)
+    for prefix, rule in change.write.pairs():
+        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
+    for prefix in change.remove:
+        log.info("%s: the hole is gone", prefix)
+    return actual
 
 
 def beat(tree: Tree, instance: Instance, timeout: float) -> None:
@@ -96,21 +111,3 @@ def let_request(tree: Tree, instance: Instance, limits: Resolve | None) -> None:
             resolve_credit=limits.credit if limits else 0,
         )
         instance.maps.set_settings(settings)
-
-
-def _apply_holes(instance: Instance, owned: Mapping[Prefix, str]) -> Rules:
-    maps = instance.maps
-    actual = maps.rules()
-    change = hold(owned, actual)
-    # First what needs no room: rules of others are marked, and holes that went are closed.
-    marked = {prefix: rule for prefix, rule in change.write.items() if prefix in actual}
-    if marked or change.remove:
-        maps.apply(Difference(marked, change.remove), actual)
-    holes = {prefix: rule for prefix, rule in change.write.items() if prefix not in actual}
-    if holes:
-        maps.apply(Difference(holes, []), maps.rules())
-    for prefix, rule in change.write.items():
-        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
-    for prefix in change.remove:
-        log.info("%s: the hole is gone", prefix)
-    return maps.rules() if change.write or change.remove else actual

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ndxdp import ladder
@@ -37,8 +36,9 @@ from ndxdp.plan import (
     too_small,
     uninterrupted,
 )
-from ndxdp.policy import RUN_SOURCE, Difference, Prefix, Rule, difference, with_holes
+from ndxdp.policy import RUN_SOURCE
 from ndxdp.renames import adopt
+from ndxdp.rules import Rules, difference, with_holes
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
@@ -51,7 +51,7 @@ def attach_interface(
     trees: Trees,
     interface: str,
     options: Options,
-    rules: Mapping[Prefix, Rule],
+    rules: Rules,
     *,
     owned_source: str | None = None,
     keep: bool = True,
@@ -102,7 +102,7 @@ def attach_interface(
                 if not switch:
                     modes = (before.mode,)
         legacy = inherited(trees.files, interface)
-        rules = legacy.rules | dict(rules)
+        rules = legacy.rules | rules
         steps: list[Step] = []
         for mode in modes:
             stays = attached is not None and attached.mode is mode
@@ -169,15 +169,16 @@ def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned
     return present
 
 
-def _attach_anew(tree: PinTree, plan: Plan, rules: Mapping[Prefix, Rule]) -> Pinned:
+def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
     link, options = plan.link, plan.options
     with contextlib.ExitStack() as undo:
         maps = Maps.create(options.max_addresses or abi.MAX_ADDRESSES)
         undo.callback(maps.close)
         settings = settings_of(plan, None)
         maps.set_settings(settings)
-        desired = with_holes(rules, {}, netlink.owned_addresses(link))
-        maps.apply(Difference(desired, []), {})
+        nothing = Rules()
+        desired = with_holes(rules, nothing, netlink.owned_addresses(link))
+        maps.apply(difference(desired, nothing), nothing)
         note_locals(maps)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
@@ -192,9 +193,7 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Mapping[Prefix, Rule]) -> Pin
         return Pinned(link.name, maps, prog_fd, link_fd)
 
 
-def _switch(
-    present: Pinned, plan: Plan, rules: Mapping[Prefix, Rule], owned_source: str | None
-) -> Pinned:
+def _switch(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
     """Take what is attached to another hook: it answers there before it is off here.
 
     An interface has one XDP program, native or generic: between these two tc answers.
@@ -210,9 +209,7 @@ def _switch(
             raise
 
 
-def _renew(
-    present: Pinned, plan: Plan, rules: Mapping[Prefix, Rule], owned_source: str | None
-) -> Pinned:
+def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
     """Put a new program in the place of the present one, on the same maps.
 
     In another mode, it is put beside it, and then the present one is taken off.
@@ -226,7 +223,7 @@ def _renew(
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
         stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
-        kept = {prefix: rule for prefix, rule in actual.items() if rule.source not in stale}
+        kept = actual.only(lambda rule: rule.source not in stale)
         desired = with_holes(rules, kept, netlink.owned_addresses(link))
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))

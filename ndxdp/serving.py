@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ndxdp import ladder
@@ -24,8 +24,9 @@ from ndxdp.plan import (
     too_small,
     uninterrupted,
 )
-from ndxdp.policy import RUN_SOURCE, Prefix, Rule, difference, with_holes
+from ndxdp.policy import RUN_SOURCE
 from ndxdp.renames import adopt
+from ndxdp.rules import Rules, difference, with_holes
 from ndxdp.wire import netlink
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def serve_interface(
     trees: Trees,
     interface: str,
     options: Options,
-    rules: Mapping[Prefix, Rule],
+    rules: Rules,
     *,
     owned_source: str,
     steps: list[Step],
@@ -64,14 +65,14 @@ def serve_interface(
                 trees.pins.check()
                 adopt(trees.pins, link)
             legacy = _left_by_program(trees.pins, interface)
-        added = legacy.rules | dict(rules)
+        added = legacy.rules | rules
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_SOURCE)
-        kept = {prefix: rule for prefix, rule in actual.items() if rule.source not in stale}
+        kept = actual.only(lambda rule: rule.source not in stale)
         desired = with_holes(added, kept, netlink.owned_addresses(link))
         if options.max_addresses is not None:
-            if options.max_addresses < sum(prefix.length == 128 for prefix in actual):
+            if options.max_addresses < len(actual.addresses):
                 raise too_small(options.max_addresses, len(actual), "too small")
             maps.resize_addresses(options.max_addresses)
         told = ladder.pack(steps)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Any, TypeVar
 
 from ndxdp import detaching, ladder, reconcile, renames, responder, serving
+from ndxdp.addresses import NONE, Addresses
 from ndxdp.attendants import Attendants
 from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
 from ndxdp.instance import Instance
@@ -25,8 +27,9 @@ from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
 from ndxdp.ndp import Answer, Profile
-from ndxdp.policy import DOCKER_SOURCE, Rules
+from ndxdp.policy import DOCKER_SOURCE
 from ndxdp.resolver import Resolver
+from ndxdp.rules import Rules
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
@@ -61,7 +64,7 @@ class _Answering:
     claim: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     seen: tuple[object, ...] = ()
     gateways: frozenset[bytes] = frozenset()
-    targets: dict[bytes, Profile] = field(default_factory=dict)
+    targets: dict[Profile, Addresses] = field(default_factory=dict)
     asks_kernel: bool = False
 
 
@@ -198,29 +201,30 @@ class Uplink:
     ) -> None:
         self._stale_rules = True
         self._changed.set()
-        joined: dict[bytes, Profile] = {}
+        joined: dict[Profile, Addresses] = {}
         async for _ in self._rounds():
+            if self._look_again:
+                self._look_again, answering.seen = False, ()
+            # Rules that find no room do not keep the rest from being followed.
             if self._stale_rules:
                 with self._going_on():
                     self._stale_rules = False
                     try:
-                        await self._call(lambda: self._reconcile(answering))
+                        await self._call(partial(self._follow, answering, self._desired_by()))
                     except (NdxdpError, OSError):
                         self._stale_rules = True
                         raise
-            if self._look_again:
-                self._look_again, answering.seen = False, ()
             with self._going_on():
-                link = await self._call(lambda: self._follow(answering))
+                link = await self._call(partial(self._follow, answering))
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
                 attendants.look(link, answering.gateways, joined)
             if self._again:
                 return
 
-    async def _join(self, groups: Groups, targets: Iterable[bytes]) -> bool:
+    async def _join(self, groups: Groups, by_profile: Mapping[Profile, Addresses]) -> bool:
         """In slices; False if something else came in between, and there are more."""
-        more = True
+        targets, more = reduce(or_, by_profile.values(), NONE), True
         while more and not self._changed.is_set() and not self._stop.is_set():
             more = await self._call(partial(groups.keep, targets, _SLICE))
         return not more
@@ -455,15 +459,14 @@ class Uplink:
 
     # ---- keeping in step, in the executor's thread
 
-    def _reconcile(self, answering: _Answering) -> None:
-        """Make the rules of our sources what they should be."""
+    def _desired_by(self) -> dict[str, Rules]:
+        """What the rules of our sources should be."""
         desired_by = {self.job.source: self.job.rules}
         if self._containers is not None:
             desired_by[DOCKER_SOURCE] = self._containers
         elif not self.job.selectors:
-            desired_by[DOCKER_SOURCE] = {}
-        reconcile.apply_sources(answering.tree, answering.instance, desired_by)
-        answering.seen = ()
+            desired_by[DOCKER_SOURCE] = Rules()
+        return desired_by
 
     def _find(self, answering: _Answering) -> Link:
         link = netlink.find_link(self.job.interface)
@@ -474,25 +477,25 @@ class Uplink:
         self.ifindexes = None if answering.asks_kernel else ours
         return link
 
-    def _follow(self, answering: _Answering) -> Link:
-        """Look at the network, and write what has changed: holes, MAC, link-local address."""
+    def _follow(self, answering: _Answering, desired_by: Mapping[str, Rules] | None = None) -> Link:
+        """Look at the network, and write what has changed: holes, MAC, link-local address.
+
+        desired_by: the rules of our sources, if these are to be written, too.
+        """
         link = self._find(answering)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
         seen = (link.mac, link_local, link.l3_ifindex, owned)
-        if seen != answering.seen:
-            rules = reconcile.apply_host(
-                answering.tree, answering.instance, link, link_local, owned
-            )
+        if seen != answering.seen or desired_by is not None:
+            reconcile.apply_host(answering.tree, answering.instance, link, link_local)
+            rules = reconcile.apply_rules(answering.tree, answering.instance, owned, desired_by)
             answering.gateways = frozenset(netlink.gateways(link.ifindex))
-            # Of the maps' bytes and the job's, which are equal, one is enough.
-            known = {prefix: prefix.address for prefix in self.job.rules}
-            answering.targets = {
-                known.get(prefix, prefix.address): rule.profile
-                for prefix, rule in rules.items()
-                if prefix.length == 128 and rule.answer is Answer.ALWAYS and not rule.held
-            }
-            answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.values())
+            targets: dict[Profile, Addresses] = {}
+            for rule, addresses in rules.exact.items():
+                if rule.answer is Answer.ALWAYS and not rule.held:
+                    targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
+            answering.targets = targets
+            answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
             answering.seen = seen
         if answering.asks_kernel:
             self.ifindexes = None

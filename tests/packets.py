@@ -32,7 +32,8 @@ from scapy.packet import Packet, Padding, Raw
 
 from ndxdp.kernel.maps import Settings
 from ndxdp.ndp import Answer, Host, NaSource, Profile, Reason
-from ndxdp.policy import Rule, Rules, hole, parse_address, parse_prefix
+from ndxdp.policy import Rule, hole, parse_address, parse_prefix
+from ndxdp.rules import Rules
 
 # ---- who talks ----------------------------------------------------------------------------------
 
@@ -62,37 +63,39 @@ DYNAMIC_NO_DAD = "2001:db8:0:1::de"
 
 _NO_DAD = Profile(defend=False)
 
-RULES: Rules = {
-    parse_prefix(prefix): rule if rule.label else replace(rule, label=prefix)
-    for prefix, rule in {
-        "2001:db8:0:1::/64": Rule(),
-        "2001:db8:0:1::d:0/112": Rule(profile=Profile(override=True)),
-        EXACT: Rule(profile=Profile(router=False), source="config"),
-        NEVER: Rule(Answer.NEVER),
-        "2001:db8:0:1::f:0/112": Rule(Answer.NEVER),
-        "2001:db8:0:1::f:1": Rule(),
-        HELD: Rule(held=True),
-        GATEWAY: hole("gateway"),
-        DYNAMIC: Rule(source="docker", label="ipv6exposed", dynamic=True),
-        DYNAMIC_NO_DAD: Rule(profile=_NO_DAD, source="docker", label="quiet", dynamic=True),
-        "2001:db8:0:2::/64": Rule(profile=Profile(source=NaSource.LINK_LOCAL)),
-        "2001:db8:0:3::/64": Rule(profile=Profile(source=parse_address(FIXED_SOURCE))),
-        "2001:db8:0:4::/64": Rule(profile=Profile(lladdr=bytes.fromhex("02005e10aaaa"))),
-        "2001:db8:0:5::/64": Rule(profile=_NO_DAD),
-        "2001:db8:0:6::/64": Rule(
-            profile=Profile(
-                NaSource.LINK_LOCAL,
-                router=False,
-                override=True,
-                lladdr=bytes.fromhex("02005e10aaaa"),
-            )
-        ),
-        "2001:db8:0:10::/60": Rule(),
-        "2001:db8:0:30::2/127": Rule(),
-        "fe80::d003": Rule(),
-        "::2": Rule(),
-    }.items()
-}
+RULES = Rules.of(
+    {
+        parse_prefix(prefix): rule if rule.label else replace(rule, label=prefix)
+        for prefix, rule in {
+            "2001:db8:0:1::/64": Rule(),
+            "2001:db8:0:1::d:0/112": Rule(profile=Profile(override=True)),
+            EXACT: Rule(profile=Profile(router=False), source="config"),
+            NEVER: Rule(Answer.NEVER),
+            "2001:db8:0:1::f:0/112": Rule(Answer.NEVER),
+            "2001:db8:0:1::f:1": Rule(),
+            HELD: Rule(held=True),
+            GATEWAY: hole("gateway"),
+            DYNAMIC: Rule(source="docker", label="ipv6exposed", dynamic=True),
+            DYNAMIC_NO_DAD: Rule(profile=_NO_DAD, source="docker", label="quiet", dynamic=True),
+            "2001:db8:0:2::/64": Rule(profile=Profile(source=NaSource.LINK_LOCAL)),
+            "2001:db8:0:3::/64": Rule(profile=Profile(source=parse_address(FIXED_SOURCE))),
+            "2001:db8:0:4::/64": Rule(profile=Profile(lladdr=bytes.fromhex("02005e10aaaa"))),
+            "2001:db8:0:5::/64": Rule(profile=_NO_DAD),
+            "2001:db8:0:6::/64": Rule(
+                profile=Profile(
+                    NaSource.LINK_LOCAL,
+                    router=False,
+                    override=True,
+                    lladdr=bytes.fromhex("02005e10aaaa"),
+                )
+            ),
+            "2001:db8:0:10::/60": Rule(),
+            "2001:db8:0:30::2/127": Rule(),
+            "fe80::d003": Rule(),
+            "::2": Rule(),
+        }.items()
+    }
+)
 
 BY_TABLES = {each for each in Reason if Reason.NOT_FORWARDING <= each <= Reason.NO_NEIGHBOUR}
 """Reasons that the kernel's tables give, of which no packet knows: tests/test_routed.py."""

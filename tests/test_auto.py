@@ -28,8 +28,8 @@ from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import MapSpec, Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.plan import Options
-from ndxdp.policy import compile_rules
 from ndxdp.responder import attach_interface
+from ndxdp.rules import Rules, compile_rules
 from ndxdp.wire import netlink, offload
 from tests import features, network, packets
 from tests.network import (
@@ -427,12 +427,12 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)
     done("detach", Tap.name)
     with pytest.raises(ModeUnavailable, match=why):
-        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), {})
+        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
 
     # Another EINVAL is not explained away.
     monkeypatch.setattr(libbpf, "xdp_has_frags", lambda: True)
     with pytest.raises(ModeUnavailable, match="refused the program"):
-        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), {})
+        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
 
 
 @pytest.mark.parametrize(
@@ -455,7 +455,7 @@ def test_maps_of_an_older_kernel(
 
     monkeypatch.setattr(libbpf, "map_create", refuse)
     with pytest.raises(ModeUnavailable, match=why):
-        attach_interface(Trees(), UPLINK, Options(Mode.TC), {})
+        attach_interface(Trees(), UPLINK, Options(Mode.TC), Rules())
     assert leftovers() == []
 
 

@@ -918,12 +918,12 @@ def test_run_verbosely_says_what_it_follows(net: Network) -> None:
 
 _WITHOUT_LINKS = """
 import sys
-from ndxdp import plan, policy, responder
+from ndxdp import plan, responder, rules
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 interface, mode, *prefixes = sys.argv[1:]
 options = plan.Options(mode=Mode[mode.upper()], links=False)
-responder.attach_interface(Trees(), interface, options, policy.compile_rules(prefixes)).close()
+responder.attach_interface(Trees(), interface, options, rules.compile_rules(prefixes)).close()
 """
 
 
@@ -1178,8 +1178,9 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     """Without BPF links the program of a killed run stays: the next one takes it off first."""
     run = (
         "import sys; from ndxdp import daemon, policy; from ndxdp.kernel.abi import Mode;"
+        "from ndxdp.rules import compile_rules;"
         "from ndxdp.kernel.pins import Trees; from ndxdp.plan import Options;"
-        f"rules = policy.compile_rules(['{BEHIND}'], rule=policy.Rule(source='run'));"
+        f"rules = compile_rules(['{BEHIND}'], rule=policy.Rule(source='run'));"
         f"job = daemon.Job('{UPLINK}', Options(Mode.TC, links=False), rules);"
         "daemon.run(Trees(), [job], ready=lambda job, instance: print('ready', flush=True))"
     )

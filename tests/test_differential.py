@@ -16,8 +16,9 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
-from ndxdp.policy import Difference, Table
+from ndxdp.policy import Table
 from ndxdp.responder import attach_interface
+from ndxdp.rules import Rules, difference
 from tests.packets import BY_TABLES, CASES, HOST, RULES, show
 from tests.pair import RECEIVER, pair
 
@@ -75,9 +76,9 @@ def instances(trees: Trees) -> Iterator[dict[Mode, Pinned]]:
     opened = {}
     with pair(HOST.mac):
         for mode in (Mode.TC, Mode.NATIVE):
-            attach_interface(trees, RECEIVER, Options(mode), {}).close()
+            attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
             instance = open_pinned(trees.pins, RECEIVER)
-            instance.maps.apply(Difference(RULES, []), {})
+            instance.maps.apply(difference(RULES, {}), Rules())
             opened[mode] = instance
             detach_interface(trees, RECEIVER)  # its maps and program live on in `instance`
         yield opened

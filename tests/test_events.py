@@ -19,8 +19,9 @@ from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.policy import RUN_SOURCE, Table
 from ndxdp.responder import attach_interface
+from ndxdp.rules import Rules, difference
 from ndxdp.serving import serve_interface
 from ndxdp.trace import Event, Tracer
 from ndxdp.userspace import Userspace
@@ -73,7 +74,7 @@ Opened = tuple[Instance, Callable[[bytes, bool], None]]
 
 @contextlib.contextmanager
 def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
-    attach_interface(trees, RECEIVER, Options(mode), {}).close()
+    attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
 
     def put(frame: bytes, dropped: bool) -> None:
         ends.send(frame)
@@ -90,7 +91,7 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
         frames = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
         held.callback(frames.close)
         instance = serve_interface(
-            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
         )
         path = Userspace(instance.maps, frames, held.enter_context(Fib()))
 
@@ -112,7 +113,7 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     if case.rate_exceeded:
         if bench.instance.maps.for_program:
             limiter = bench.instance.maps.fds["limiter"]
-            libbpf.map_delete(limiter, [case.frame[6:12] + bytes(2)])
+            libbpf.map_delete(limiter, 8, case.frame[6:12] + bytes(2))
         for _ in range(BURST):
             bench.put(case.frame, False)
         bench.events(BURST)
@@ -185,13 +186,13 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
     bench.put(case.frame, False)
     slots = maps.groups()
     for slot in slots:
-        maps._maps["groups"].update([slot.to_bytes(4, sys.byteorder)], [bytes(abi.GROUP.size)])
+        maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.GROUP.size))
     try:
         bench.tracer._renew()
         (event,) = bench.events(1)
         assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
     finally:
         for slot, group in slots.items():
-            maps._maps["groups"].update([slot.to_bytes(4, sys.byteorder)], [group.pack()])
+            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), group.pack())
         bench.tracer._renew()
-        maps.apply(Difference(RULES, []), maps.rules())
+        maps.apply(difference(RULES, {}), maps.rules())

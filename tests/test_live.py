@@ -130,11 +130,11 @@ def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
 def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
     """The way of older kernels: netlink replaces the program."""
     attach = (
-        "from ndxdp import plan, policy, responder;"
+        "from ndxdp import plan, responder, rules;"
         "from ndxdp.kernel.abi import Mode; from ndxdp.kernel.pins import Trees;"
         f"responder.attach_interface(Trees(), '{UPLINK}',"
         f" plan.Options(Mode.{mode.upper()}, links=False),"
-        f" policy.compile_rules(['{PREFIX}'])).close()"
+        f" rules.compile_rules(['{PREFIX}'])).close()"
     )
     lab.run(HOST, sys.executable, "-c", attach)
     with Flood(lab) as flood:

@@ -10,13 +10,14 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.addresses import Addresses
 from ndxdp.ndp import solicit, solicited_node_group
 from ndxdp.policy import parse_address
 from ndxdp.wire import membership
@@ -57,9 +58,22 @@ def snooped(privacy: None) -> Iterator[Segment]:
         yield made
 
 
+class Joining(Groups):
+    """Told by what is different, too."""
+
+    known: frozenset[bytes] = frozenset()
+
+    def listen(self, addresses: Iterable[bytes], at_most: int | None = None) -> bool:
+        self.known = frozenset(addresses)
+        return self.keep(Addresses.of(self.known), at_most)
+
+    def change(self, appeared: Iterable[bytes], gone: Iterable[bytes]) -> None:
+        self.listen(self.known.union(appeared).difference(gone))
+
+
 @contextlib.contextmanager
-def joining(made: Segment) -> Iterator[Groups]:
-    groups = Groups(made.ifindex())
+def joining(made: Segment) -> Iterator[Joining]:
+    groups = Joining(made.ifindex())
     try:
         yield groups
     finally:
@@ -124,7 +138,7 @@ def test_snooping_switch_forwards_after_the_join(snooped: Segment) -> None:
     eventually(lambda: not heard_at_host(snooped), within=20)
     assert GROUP not in snooped_groups()
     with joining(snooped) as groups:
-        groups.keep([ADDRESS_BYTES])
+        groups.listen([ADDRESS_BYTES])
         eventually(lambda: GROUP in snooped_groups())
         assert heard_at_host(snooped)
 
@@ -145,10 +159,10 @@ def test_groups_are_shared_and_kept_in_step(wired: Segment) -> None:
     group = solicited_node_group(ADDRESS_BYTES)
     before = kernel_groups()
     with joining(wired) as groups:
-        groups.keep([ADDRESS_BYTES, same, behind(1)])
+        groups.listen([ADDRESS_BYTES, same, behind(1)])
         assert (groups.joined, groups.failed, groups.sockets) == (2, 0, 1)
         assert kernel_groups()[group] == 1
-        groups.keep([same])
+        groups.listen([same])
         assert groups.joined == 1
         assert group in kernel_groups()
         groups.change([same, same], [ADDRESS_BYTES, behind(5)])
@@ -156,10 +170,10 @@ def test_groups_are_shared_and_kept_in_step(wired: Segment) -> None:
         groups.change([behind(2)], [same])
         assert solicited_node_group(behind(2)) in kernel_groups()
         assert group not in kernel_groups()
-        groups.keep([])
+        groups.listen([])
         assert (groups.joined, groups.sockets) == (0, 0)
         assert kernel_groups() == before
-        groups.keep([ADDRESS_BYTES])
+        groups.listen([ADDRESS_BYTES])
     assert kernel_groups() == before
 
 
@@ -168,18 +182,19 @@ def test_the_hosts_own_group_is_not_left(wired: Segment) -> None:
     group = solicited_node_group(own)
     count = kernel_groups()[group]
     with joining(wired) as groups:
-        groups.keep([own[:12] + bytes(3) + b"\2"])
+        groups.listen([own[:12] + bytes(3) + b"\2"])
         assert kernel_groups()[group] == count + 1
-        groups.keep([])
+        groups.listen([])
         assert kernel_groups()[group] == count
 
 
 def test_process_death_leaves_nothing(wired: Segment) -> None:
     code = f"""if True:
         import os
+        from ndxdp.addresses import Addresses
         from ndxdp.wire.membership import Groups
         groups = Groups({wired.ifindex()})
-        groups.keep([bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)])
+        groups.keep(Addresses.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
         print(groups.joined, flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -190,20 +205,21 @@ def test_process_death_leaves_nothing(wired: Segment) -> None:
 
 def test_interface_goes(wired: Segment) -> None:
     with joining(wired) as groups:
-        groups.keep([behind(number) for number in range(20)])
+        groups.listen([behind(number) for number in range(20)])
         sh("ip", "link", "delete", UPLINK)
-        groups.keep([])
-        groups.keep([ADDRESS_BYTES])
+        groups.listen([])
+        groups.listen([ADDRESS_BYTES])
         assert (groups.joined, groups.failed) == (0, 1)
 
 
 def test_no_privilege_is_needed(wired: Segment) -> None:
     code = f"""if True:
         import os
+        from ndxdp.addresses import Addresses
         from ndxdp.wire.membership import Groups
         os.setgid(65534), os.setuid(65534)
         groups = Groups({wired.ifindex()})
-        groups.keep([bytes(16)])
+        groups.keep(Addresses.of([bytes(16)]))
         print(groups.joined, groups.failed)
     """
     assert python(code).out == "1 0\n"
@@ -218,7 +234,7 @@ def test_ten_thousand(wired: Segment) -> None:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with joining(wired) as groups:
         began = time.monotonic()
-        groups.keep(addresses)
+        groups.listen(addresses)
         joined = time.monotonic() - began
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
         assert (groups.joined, groups.failed) == (10_000, 0)
@@ -226,7 +242,7 @@ def test_ten_thousand(wired: Segment) -> None:
         assert len(kernel_groups()) >= 10_000
         groups.change([behind(20_000)], [behind(5)])
         began = time.monotonic()
-        groups.keep(addresses[:10])
+        groups.listen(addresses[:10])
         left = time.monotonic() - began
         print(f"10 000 groups: joined {joined:.2f} s, left {left:.2f} s, {grown} kB")
         assert grown < 10_000
@@ -237,10 +253,10 @@ def test_ten_thousand(wired: Segment) -> None:
 def test_a_full_socket_is_followed_by_another(wired: Segment) -> None:
     with small_sockets(wired) as room, joining(wired) as groups:
         count = 9 * room + room // 2
-        groups.keep([behind(number) for number in range(count)])
+        groups.listen([behind(number) for number in range(count)])
         assert (groups.joined, groups.sockets) == (count, 10)
         # Room that becomes free is used.
-        groups.keep([behind(number) for number in range(count) if number % room != 4])
+        groups.listen([behind(number) for number in range(count) if number % room != 4])
         assert groups.joined == count - 10
         groups.change([behind(count + number) for number in range(room // 2 + 9)], [])
         assert (groups.joined, groups.sockets) == (count - 1 + room // 2, 10)
@@ -252,10 +268,10 @@ def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.WARNING)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with small_sockets(wired) as room, joining(wired) as groups:
-        groups.keep([behind(number) for number in range(room)])
+        groups.listen([behind(number) for number in range(room)])
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays open
         try:
-            groups.keep([behind(number) for number in range(3 * room)])
+            groups.listen([behind(number) for number in range(3 * room)])
             assert (groups.joined, groups.failed) == (room, 2 * room)
             groups.change([behind(4 * room)], [])
             assert (groups.joined, groups.failed) == (room, 2 * room + 1)
@@ -281,11 +297,11 @@ def test_in_slices_and_no_more_than_the_limit(
     """Others get their turn in between; what finds no place is served by allmulti alone."""
     addresses = [b"\x20\x01" + bytes(10) + number.to_bytes(4, "big") for number in range(25)]
     with joining(wired) as groups:
-        assert [groups.keep(addresses, 10) for _ in range(3)] == [True, True, False]
+        assert [groups.listen(addresses, 10) for _ in range(3)] == [True, True, False]
         assert (groups.joined, groups.failed) == (25, 0)
         monkeypatch.setattr(membership, "GROUPS_MAX", 27)
         more = [b"\x20\x02" + address[2:13] + b"\1" + address[14:] for address in addresses]
-        assert not groups.keep(addresses + more)
+        assert not groups.listen(addresses + more)
         assert (groups.joined, groups.failed) == (27, 23)
-        assert not groups.keep(more)
+        assert not groups.listen(more)
         assert (groups.joined, groups.failed) == (25, 0)

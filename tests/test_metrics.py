@@ -34,8 +34,9 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.policy import RUN_SOURCE, Table
 from ndxdp.responder import attach_interface
+from ndxdp.rules import Rules, difference
 from ndxdp.serving import serve_interface
 from ndxdp.state import Announced, GatewayNews, State
 from ndxdp.userspace import Userspace
@@ -77,16 +78,16 @@ Send = Callable[[Case, Reason], None]
 @contextmanager
 def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
     with pair(BENCH_HOST.mac) as ends:
-        attach_interface(trees, RECEIVER, Options(mode), {}).close()
+        attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
         with open_pinned(trees.pins, RECEIVER) as instance:
-            instance.maps.apply(Difference(RULES, []), {})
+            instance.maps.apply(difference(RULES, {}), Rules())
             bench = test_program.Bench(mode, ends, instance, instance.maps.settings())
 
             def set_up(case: Case) -> None:
                 bench.set_up(case)
                 if case.rate_exceeded:
                     for key, _ in list(instance.maps._maps["limiter"].items()):
-                        instance.maps._maps["limiter"].delete([key])
+                        instance.maps._maps["limiter"].delete(key)
 
             def send(case: Case, reason: Reason) -> None:
                 ends.send(case.frame)
@@ -104,7 +105,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
         packets = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
         held.callback(packets.close)
         instance = serve_interface(
-            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
         )
         there = instance.maps.rules()
         instance.maps.apply(difference(RULES, there), there)

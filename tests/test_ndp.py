@@ -12,7 +12,8 @@ from scapy.layers.l2 import Ether
 
 from ndxdp import ndp
 from ndxdp.ndp import Answer, Limiter, Match, Profile, Reason, Verdict
-from ndxdp.policy import Rules, Table, parse_address, parse_mac
+from ndxdp.policy import Table, parse_address, parse_mac
+from ndxdp.rules import Rules
 from tests import packets
 from tests.packets import BURST, BY_TABLES, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 
@@ -33,7 +34,7 @@ def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match
     return match
 
 
-ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matching({})
+ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matching(Rules())
 
 
 def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> Verdict:

@@ -1,26 +1,18 @@
-"""Rules: their words, the longest prefix, and what changes between two sets of them."""
+"""Rules: their words, and the longest prefix."""
 
 from __future__ import annotations
 
 import ipaddress
 import random
-from dataclasses import replace
 
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Answer, Match, NaSource, Profile
 from ndxdp.policy import (
-    HOST_SOURCE,
-    Difference,
     Prefix,
     Rule,
-    Rules,
     Table,
-    compile_rules,
-    difference,
-    hold,
-    hole,
     mask,
     parse_address,
     parse_mac,
@@ -269,7 +261,7 @@ def test_lookup_is_the_longest_prefix(seed: int) -> None:
         length = rng.choice((0, 1, 32, 33, 48, 63, 64, 65, 112, 120, 126, 127, 128))
         network = ipaddress.IPv6Network((nearby(rng), length), strict=False)
         networks[network] = Rule(label=str(number))
-    rules: Rules = {P(str(network)): rule for network, rule in networks.items()}
+    rules = {P(str(network)): rule for network, rule in networks.items()}
     table = Table.of(rules)
     for _ in range(300):
         target = ipaddress.IPv6Address(nearby(rng) ^ rng.choice((0, 0, 2, 1 << 32, 1 << 127)))
@@ -300,46 +292,7 @@ def test_match_carries_what_the_decision_needs() -> None:
     assert Table().match(packed("::")) is None
 
 
-# ---- rules of a command line --------------------------------------------------------------------
-
-
-def test_compile_rules() -> None:
-    profile = Profile(router=False)
-    rules = compile_rules(
-        ["2001:db8::/64", "2001:db8::1/128"],
-        ["2001:db8::bad"],
-        rule=Rule(profile=profile, source="run"),
-    )
-    assert rules == {
-        P("2001:db8::/64"): Rule(profile=profile, source="run", label="2001:db8::/64"),
-        P("2001:db8::1"): Rule(profile=profile, source="run", label="2001:db8::1"),
-        P("2001:db8::bad"): Rule(Answer.NEVER, source="run", label="2001:db8::bad"),
-    }
-
-
-def test_compile_rules_with_a_label_for_all() -> None:
-    rules = compile_rules(["2001:db8::/64"], ["2001:db8::1"], rule=Rule(label="guests"))
-    assert {rule.label for rule in rules.values()} == {"guests"}
-
-
-def test_compile_rules_of_nothing() -> None:
-    assert compile_rules([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("answered", "excepted", "message"),
-    [
-        (["2001:db8::1", "2001:DB8::1/128"], [], "2001:db8::1 is given twice"),
-        ([], ["2001:db8::/64", "2001:db8::/64"], "2001:db8::/64 is given twice"),
-        (["2001:db8::1"], ["2001:db8::1"], "2001:db8::1 is given twice, to answer and not to"),
-    ],
-)
-def test_compile_rules_refuses_a_prefix_given_twice(
-    answered: list[str], excepted: list[str], message: str
-) -> None:
-    with pytest.raises(UsageError) as error:
-        compile_rules(answered, excepted)
-    assert error.value.message == message
+# ---- rules --------------------------------------------------------------------------------------
 
 
 def test_same_words() -> None:
@@ -348,133 +301,3 @@ def test_same_words() -> None:
     assert not rule.same_words(Rule(Answer.NEVER))
     assert not rule.same_words(Rule(dynamic=True))
     assert not rule.same_words(Rule(profile=Profile(router=False)))
-
-
-# ---- desired and actual -------------------------------------------------------------------------
-
-
-def apply(actual: Rules, change: Difference) -> Rules:
-    return {
-        prefix: rule for prefix, rule in actual.items() if prefix not in change.remove
-    } | change.write
-
-
-def test_difference() -> None:
-    kept, changed, gone, new = P("::1"), P("::2"), P("::3"), P("::/64")
-    actual = {kept: Rule(), changed: Rule(), gone: Rule()}
-    desired = {kept: Rule(), changed: Rule(Answer.NEVER), new: Rule()}
-    change = difference(desired, actual)
-    assert change == Difference({changed: Rule(Answer.NEVER), new: Rule()}, [gone])
-    assert apply(actual, change) == desired
-
-
-def test_difference_of_the_same_is_nothing() -> None:
-    rules = compile_rules(["2001:db8::/64", "2001:db8::1"])
-    assert difference(rules, dict(rules)) == Difference({}, [])
-    assert difference({}, {}) == Difference({}, [])
-
-
-@pytest.mark.parametrize("field", ["profile", "source", "label", "dynamic", "held"])
-def test_difference_sees_every_field(field: str) -> None:
-    other: dict[str, Rule] = {
-        "profile": Rule(profile=Profile(override=True)),
-        "source": Rule(source="docker"),
-        "label": Rule(label="x"),
-        "dynamic": Rule(dynamic=True),
-        "held": Rule(held=True),
-    }
-    assert difference({P("::1"): other[field]}, {P("::1"): Rule()}).write
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_difference_makes_actual_into_desired(seed: int) -> None:
-    rng = random.Random(seed)
-
-    def some() -> Rules:
-        return {
-            Prefix(bytes(15) + bytes((number,)), 128): Rule(label=rng.choice("ab"))
-            for number in rng.sample(range(20), 10)
-        }
-
-    desired, actual = some(), some()
-    change = difference(desired, actual)
-    assert apply(actual, change) == desired
-    for prefix, rule in change.write.items():
-        assert actual.get(prefix) != rule
-    assert not set(change.write) & set(change.remove)
-
-
-# ---- the host's own addresses -------------------------------------------------------------------
-
-OURS = P("2001:db8::1")
-GATEWAY = P("fe80::1")
-LAN = P("2001:db8::/64")
-
-
-def test_hold_makes_a_hole_and_removes_it() -> None:
-    actual: Rules = {LAN: Rule()}
-    change = hold({OURS: "own", GATEWAY: "gateway"}, actual)
-    assert change == Difference({OURS: hole("own"), GATEWAY: hole("gateway")}, [])
-    actual = apply(actual, change)
-    assert actual[OURS].source == HOST_SOURCE
-    assert actual[OURS].answer is Answer.NEVER
-    assert hold({GATEWAY: "gateway"}, actual) == Difference({}, [OURS])
-    assert apply(actual, hold({}, actual)) == {LAN: Rule()}
-
-
-def test_hold_is_still_when_nothing_changes() -> None:
-    owned = {OURS: "own", GATEWAY: "gateway"}
-    actual: Rules = {LAN: Rule(), OURS: Rule(source="config", label="x")}
-    actual = apply(actual, hold(owned, actual))
-    assert hold(owned, actual) == Difference({}, [])
-
-
-def test_hold_marks_a_rule_and_restores_it() -> None:
-    written = Rule(profile=Profile(override=True), source="docker", label="net", dynamic=True)
-    actual: Rules = {OURS: written}
-    change = hold({OURS: "own"}, actual)
-    assert change == Difference({OURS: replace(written, held=True)}, [])
-    actual = apply(actual, change)
-    change = hold({}, actual)
-    assert change == Difference({OURS: written}, [])
-    assert apply(actual, change) == {OURS: written}
-
-
-def test_hold_marks_a_never_rule_too() -> None:
-    """It may become an `always` while the address is owned."""
-    rule = Rule(Answer.NEVER, source="config")
-    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, held=True)}
-
-
-def test_hold_leaves_what_others_wrote() -> None:
-    others: Rules = {
-        LAN: Rule(),
-        P("2001:db8::7"): Rule(source="docker"),
-        P("2001:db8::8"): Rule(Answer.NEVER, source="config"),
-        P("::/0"): Rule(Answer.NEVER),
-    }
-    actual = others | {P("2001:db8::2"): hole("own")}
-    change = hold({OURS: "own"}, actual)
-    assert change == Difference({OURS: hole("own")}, [P("2001:db8::2")])
-    assert apply(actual, change) == others | {OURS: hole("own")}
-
-
-def test_hold_corrects_why() -> None:
-    assert hold({OURS: "own"}, {OURS: hole("gateway")}) == Difference({OURS: hole("own")}, [])
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
-    rng = random.Random(seed)
-    addresses = [Prefix(bytes(15) + bytes((number,)), 128) for number in range(12)]
-    written: Rules = {
-        address: Rule(rng.choice(list(Answer)), source=rng.choice(("config", "docker")))
-        for address in rng.sample(addresses, 6)
-    }
-    actual = dict(written)
-    for _ in range(10):
-        owned = dict.fromkeys(rng.sample(addresses, rng.randrange(8)), "own")
-        actual = apply(actual, hold(owned, actual))
-        assert {prefix for prefix, rule in actual.items() if rule.held} == set(owned)
-        assert hold(owned, actual) == Difference({}, [])
-    assert apply(actual, hold({}, actual)) == written

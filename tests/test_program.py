@@ -18,8 +18,9 @@ from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer, Reason, solicit
 from ndxdp.plan import Options
-from ndxdp.policy import Difference, Prefix, Rule, parse_address, parse_mac
+from ndxdp.policy import Prefix, Rule, parse_address, parse_mac
 from ndxdp.responder import attach_interface
+from ndxdp.rules import Rules, difference
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 from tests.pair import RECEIVER, Pair, pair
 
@@ -53,9 +54,9 @@ class Bench:
 def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
     mode, loader = request.param
     with pair(HOST.mac) as ends:
-        attach_interface(trees, RECEIVER, Options(mode, loader), {}).close()
+        attach_interface(trees, RECEIVER, Options(mode, loader), Rules()).close()
         with open_pinned(trees.pins, RECEIVER) as instance:
-            instance.maps.apply(Difference(RULES, []), {})
+            instance.maps.apply(difference(RULES, {}), Rules())
             yield Bench(mode, ends, instance, instance.maps.settings())
         detach_interface(trees, RECEIVER)
 
@@ -76,7 +77,9 @@ def test_every_address_is_found(
     }
     maps = bench.instance.maps
     bench.set_up(next(case for case in CASES if case.reply))
-    maps.apply(Difference({RANDOM: Rule(Answer.ALWAYS)} | holes, []), maps.rules())
+    actual = maps.rules()
+    more = actual | {RANDOM: Rule(Answer.ALWAYS)} | holes
+    maps.apply(difference(more, actual), actual)
     try:
         for hole in holes:
             beside = hole.address[:15] + bytes([hole.address[15] ^ 1])
@@ -85,7 +88,7 @@ def test_every_address_is_found(
                 libbpf.run_once(bench.instance.prog_fd, frame)
                 assert maps.explained().reason is reason, target.hex()
     finally:
-        maps.apply(Difference({}, [RANDOM, *holes]), maps.rules())
+        maps.apply(difference(RULES, more), more)
     assert maps.rules() == RULES
 
 
@@ -126,7 +129,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
     bench.set_up(case)
     if case.rate_exceeded:
         source = case.frame[6:12] + bytes(2)
-        libbpf.map_delete(bench.instance.maps.fds["limiter"], [source])
+        libbpf.map_delete(bench.instance.maps.fds["limiter"], 8, source)
         for _ in range(BURST):
             bench.ends.send(case.frame)
             assert any(bench.ends.outcome())
@@ -156,7 +159,7 @@ def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
     bench.set_up(case)
     limiter = bench.instance.maps.fds["limiter"]
     source = case.frame[6:12]
-    libbpf.map_delete(limiter, [source + bytes(2)])
+    libbpf.map_delete(limiter, 8, source + bytes(2))
 
     bench.ends.send(case.frame)
 

@@ -22,7 +22,8 @@ from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Difference, Table, difference
+from ndxdp.policy import RUN_SOURCE, Table
+from ndxdp.rules import Rules, difference
 from ndxdp.serving import serve_interface
 from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
@@ -66,7 +67,7 @@ def bench(trees: Trees) -> Iterator[Bench]:
         packets = PacketSocket(link.ifindex)
         held.callback(packets.close)
         instance = serve_interface(
-            trees, RECEIVER, Options(), {}, owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
         )
         instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
         fib = held.enter_context(Fib())
@@ -127,10 +128,10 @@ def test_a_rule_holds_from_the_next_frame_on(bench: Bench) -> None:
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     bench.set_up(case)
     maps = bench.instance.maps
-    maps.apply(Difference({}, list(RULES)), RULES)
+    maps.apply(difference({}, RULES), RULES)
     bench.put(case.frame)
     assert bench.ends.reply(nothing=True) is None
-    maps.apply(Difference(RULES, []), {})
+    maps.apply(difference(RULES, {}), Rules())
     bench.put(case.frame)
     assert bench.ends.reply() == case.reply
 

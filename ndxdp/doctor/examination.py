@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
-from ndxdp.policy import Rules
+from ndxdp.rules import Rules
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import DefaultRoute, Fib
 
@@ -117,7 +118,7 @@ def examine(
     addresses = netlink.own_addresses(ifindex)
     has_global = any(not own.link_local for own in addresses)
     found = program.gather(trees, link)
-    rules: Rules = found.answering.rules if found.answering else {}
+    rules = found.answering.rules if found.answering else Rules()
     table = found.answering.table if found.answering else None
     managed = manager.gather(above, ifindex)
 
@@ -127,11 +128,10 @@ def examine(
     probed = None
     if probing:
         asking = netlink.answering_link(above) if above != name else link
-        behind = [prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER]
-        wider = sorted(prefix for prefix in behind if prefix.length < 128)
-        exact = sorted(prefix.address for prefix in behind if prefix.length == 128)
-        sources = [*(own.address for own in addresses), *exact[:_SOURCES]]
-        probed = probe.gather(asking, sorted(set(gateways)), wider, sources)
+        behind = rules.only(lambda rule: rule.answer is not Answer.NEVER)
+        exact = islice(behind.addresses, _SOURCES)
+        sources = [*(own.address for own in addresses), *exact]
+        probed = probe.gather(asking, sorted(set(gateways)), sorted(behind.wider), sources)
     known = gateway.gather(above, ifindex, here, addresses, probed)
     yield Section("gateway", gateway.judge(known))
     if probed is not None:

@@ -22,7 +22,8 @@ from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.doctor.netfilter import BRIDGE, DROP, LOOSE, STRICT, Chain, Packet, Ruleset
 from ndxdp.doctor.source import INTERNET
 from ndxdp.ndp import Answer
-from ndxdp.policy import Prefix, Rules
+from ndxdp.policy import Prefix
+from ndxdp.rules import Rules
 from ndxdp.wire.fib import Fib
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,7 @@ def gather(
     interface: str, advertisements: bool, rules: Rules, *, port: str = "", bridged: bool = False
 ) -> Facts:
     ruleset, why = _list(bridged)
-    behind = tuple(
-        sorted(prefix for prefix, rule in rules.items() if rule.answer is not Answer.NEVER)
-    )
+    behind = tuple(sorted(rules.only(lambda rule: rule.answer is not Answer.NEVER)))
     return Facts(
         interface,
         ruleset,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.ndp import Answer
-from ndxdp.policy import Rules
+from ndxdp.rules import Rules
 from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
 _RTM_GETNEIGHTBL = 66
@@ -37,9 +37,7 @@ class Facts:
 
 
 def gather(rules: Rules) -> Facts:
-    exact = sum(
-        prefix.length == 128 and rule.answer is not Answer.NEVER for prefix, rule in rules.items()
-    )
+    exact = sum(len(some) for rule, some in rules.exact.items() if rule.answer is not Answer.NEVER)
     most, entries = _neighbours()
     return Facts(
         sysctl.read("net", "core", "bpf_jit_enable"),

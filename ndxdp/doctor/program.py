@@ -11,7 +11,8 @@ from ndxdp.instance import Pinned, open_instance
 from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
-from ndxdp.policy import Rules, Table
+from ndxdp.policy import Table
+from ndxdp.rules import Rules
 from ndxdp.wire.netlink import Link
 
 

@@ -442,34 +442,49 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
     _call("bpf_map_update_elem", fd, key, value, 0)
 
 
-def map_update_batch(fd: int, keys: list[bytes], values: list[bytes]) -> None:
-    """Write entries; on BpfError some of them may have been written, in order."""
-    for start in range(0, len(keys), _BATCH):
-        chunk = keys[start : start + _BATCH], values[start : start + _BATCH]
+def map_update_batch(fd: int, spec: MapSpec, keys: bytes, values: bytes) -> None:
+    """Write entries, given one after the other. On BpfError some, the first, may be written.
+
+    spec: its sizes; of a per-CPU map the value's over all CPUs.
+    """
+    for key_piece, value_piece in zip(
+        _pieces(keys, spec.key_size * _BATCH),
+        _pieces(values, spec.value_size * _BATCH),
+        strict=True,
+    ):
+        count = c_uint32(len(key_piece) // spec.key_size)
         try:
             _call(
                 "bpf_map_update_batch",
                 fd,
-                b"".join(chunk[0]),
-                b"".join(chunk[1]),
-                byref(c_uint32(len(chunk[0]))),
+                key_piece,
+                value_piece,
+                byref(count),
                 byref(_BatchOpts()),
             )
         except BpfError as error:
             if not _no_batch(error):
                 raise
-            for key, value in zip(*chunk, strict=True):
+            for key, value in zip(
+                _pieces(key_piece, spec.key_size),
+                _pieces(value_piece, spec.value_size),
+                strict=True,
+            ):
                 map_update(fd, key, value)
 
 
-def map_delete(fd: int, keys: list[bytes]) -> None:
-    """Remove entries; those that are not there are no error."""
-    for key in keys:
+def map_delete(fd: int, key_size: int, keys: bytes) -> None:
+    """Remove entries, given one after the other; those that are not there are no error."""
+    for key in _pieces(keys, key_size):
         try:
             _call("bpf_map_delete_elem", fd, key)
         except BpfError as error:
             if error.errno != errno.ENOENT:
                 raise
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def map_items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:

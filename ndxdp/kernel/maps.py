@@ -15,17 +15,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ndxdp.addresses import Addresses
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.kernel import abi, jiffies, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
-from ndxdp.policy import Difference, Entry, Prefix, Rule, Rules, Table, cut, entry_of, leaves_by
+from ndxdp.policy import Entry, Prefix, Rule, Table, cut, entry_of, leaves_by
+from ndxdp.rules import Difference, Rules
 
 log = logging.getLogger(__name__)
 
 _STEPS_MAX = 255
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
+_ADDRESS, _RULE = struct.Struct("16s"), struct.Struct(f"{abi.RULE.size}s")
 _KEY0 = _U32.pack(0)
 _SOURCE_AT = abi.GROUP.offsets()["source"][0]
 _NOTHING_LEFT = abi.Left(0)
@@ -308,8 +311,8 @@ class Maps:
                 if name == "addresses" and each.max_entries != max_addresses:
                     spec = abi.MAPS[name]._replace(max_entries=max_addresses)
                     maps[name] = KernelMap.create(spec)
-                    entries = list(each.items())
-                    maps[name].update([key for key, _ in entries], [value for _, value in entries])
+                    for keys, values in each.pieces():
+                        maps[name].update(keys, values)
                 else:
                     maps[name] = each.duplicate()
         return Maps(maps)
@@ -336,22 +339,32 @@ class Maps:
             raise _damaged(f"the settings say that {error}") from error
 
     def set_settings(self, settings: Settings) -> None:
-        self._maps["settings"].update([_KEY0], [settings.pack()])
+        self._maps["settings"].update(_KEY0, settings.pack())
 
     # ---- rules
 
     def rules(self) -> Rules:
         """Every rule in the kernel, without keeping anybody from writing meanwhile."""
-        values: dict[bytes, bytes] = {}  # each once: there are as many as groups, more or less
-        entries = {
-            _prefix_of(name, key): values.setdefault(value, value)
-            for name in ("addresses", "prefixes")
-            for key, value in self._maps[name].items()
-        }
+        packed: dict[bytes, bytearray] = {}  # by the rule's bytes: there are as many as groups
+        for keys, values in self._maps["addresses"].pieces():
+            first = values[: abi.RULE.size]
+            if first and values == first * (len(keys) // _ADDRESS.size):
+                packed.setdefault(first, bytearray()).extend(keys)
+                continue
+            entries = zip(_ADDRESS.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
+            for (key,), (value,) in entries:
+                packed.setdefault(value, bytearray()).extend(key)
+        prefixes = dict(self._maps["prefixes"].items())
         # After the entries: a group is written before the first rule that refers to it.
         groups = self.groups()
-        known = {value: _rule_of(abi.RULE.unpack(value), groups) for value in values}
-        return {prefix: known[value] for prefix, value in entries.items()}
+        known = {
+            value: _rule_of(abi.RULE.unpack(value), groups)
+            for value in {*packed, *prefixes.values()}
+        }
+        return Rules(
+            {known[value]: Addresses(packed.pop(value)) for value in list(packed)},
+            {_prefix_of(key): known[value] for key, value in prefixes.items()},
+        )
 
     def table(self, *, expired: bool) -> Table:
         """The rules of maps in files, as the userspace path takes them, counted by group's slot.
@@ -370,24 +383,23 @@ class Maps:
             return known[value]
 
         exact = {key: known.get(value) or entry(value) for key, value in addresses}
-        wider = ((_prefix_of("prefixes", key), known.get(v) or entry(v)) for key, v in prefixes)
+        wider = ((_prefix_of(key), known.get(value) or entry(value)) for key, value in prefixes)
         return Table(exact, wider)
 
-    def apply(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
+    def apply(self, change: Difference, actual: Rules) -> None:
         """Write and remove rules: all of them or, on NdxdpError, none.
 
         actual: what rules() said under the same lock.
         """
         self._check_room(change, actual)
-        group_ids = self._assign_groups(change.write.values(), actual.values())
+        group_ids = self._assign_groups(change.write, actual)
         self.match_vias()
         try:
             self._write(change.write, group_ids)
         except OSError as error:
-            written = [prefix for prefix in change.write if prefix not in actual]
-            before = {prefix: actual[prefix] for prefix in change.write if prefix in actual}
-            self._remove(written)
-            self._write(before, self._assign_groups(before.values(), actual.values()))
+            before = actual.among(change.write)
+            self._remove(change.write.without(actual))
+            self._write(before, self._assign_groups(before, actual))
             raise NdxdpError(
                 f"the kernel did not take the rules ({error.strerror}); none was changed",
                 "is memory short? see dmesg",
@@ -422,36 +434,34 @@ class Maps:
             by_source[groups[slot].source] += count
         return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())))
 
-    def _check_room(self, change: Difference, actual: Mapping[Prefix, Rule]) -> None:
-        removed = set(change.remove)
-        have = Counter(_map_of(prefix) for prefix in actual)
-        new = Counter(_map_of(prefix) for prefix in change.write if prefix not in actual)
+    def _check_room(self, change: Difference, actual: Rules) -> None:
+        new = change.write.without(actual)
         # New entries come before old ones go, so that no target is left without a rule.
-        for name in new:
+        for name in ("addresses", "prefixes"):
+            have, more, going = (_count(name, rules) for rules in (actual, new, change.remove))
             limit = self.max_entries(name)
-            if have[name] + new[name] <= limit:
+            if not more or have + more <= limit:
                 continue
-            going = sum(1 for prefix in removed if _map_of(prefix) == name)
             raise NdxdpError(
-                f"{have[name]} {name} and {new[name]} new ones are more than the limit of {limit}"
+                f"{have} {name} and {more} new ones are more than the limit of {limit}"
                 + (f" ({going} would go, but only afterwards)" if going else ""),
                 "attach with a larger --max-addresses, or use prefixes"
                 if name == "addresses"
                 else "use wider prefixes",
             )
 
-    def _assign_groups(self, writing: Iterable[Rule], kept: Iterable[Rule]) -> dict[Group, int]:
+    def _assign_groups(self, writing: Rules, kept: Rules) -> dict[Group, int]:
         """Slots for the groups of the rules to write; those of nobody's rules are used again."""
         slots = self.groups()
         ids = {group: slot for slot, group in slots.items()}
-        wanted = {Group.of(rule): None for rule in _distinct(writing)}
+        wanted = dict.fromkeys(map(Group.of, writing.kinds))
         missing = [group for group in wanted if group not in ids]
         if not missing:
             return ids
         limit = self.max_entries("groups")
         free = [slot for slot in range(limit) if slot not in slots]
         if len(free) < len(missing):
-            used = {Group.of(rule) for rule in _distinct(kept)} | set(wanted)
+            used = {*map(Group.of, kept.kinds), *wanted}
             free += [slot for slot, group in slots.items() if group not in used]
         if len(free) < len(missing):
             raise NdxdpError(
@@ -463,37 +473,35 @@ class Maps:
         for slot, group in zip(free, missing, strict=False):
             if slot in slots:
                 del ids[slots[slot]]
-            self._maps["group_counters"].update([_U32.pack(slot)], [nothing])
-            self._maps["groups"].update([_U32.pack(slot)], [group.pack()])
+            self._maps["group_counters"].update(_U32.pack(slot), nothing)
+            self._maps["groups"].update(_U32.pack(slot), group.pack())
             ids[group] = slot
         return ids
 
-    def _write(self, rules: Mapping[Prefix, Rule], group_ids: Mapping[Group, int]) -> None:
-        values: dict[tuple[int, int], bytes] = {}
-        batches: dict[str, tuple[list[bytes], list[bytes]]] = {
-            "addresses": ([], []),
-            "prefixes": ([], []),
-        }
-        for prefix, rule in rules.items():
-            known = (id(rule), prefix.length)
-            value = values.get(known)
-            if value is None:
-                value = values[known] = abi.RULE.pack(
-                    group=group_ids[Group.of(rule)],
-                    answer=rule.answer,
-                    flags=abi.RuleFlag.HELD if rule.held else 0,
-                    prefix_len=prefix.length,
-                )
-            keys, packed = batches[_map_of(prefix)]
-            keys.append(_key_of(prefix))
-            packed.append(value)
-        self._hint_at(batches["addresses"][0])
-        for name, (keys, packed) in batches.items():
-            self._maps[name].update(keys, packed)
+    def _write(self, rules: Rules, group_ids: Mapping[Group, int]) -> None:
+        def value(rule: Rule, length: int) -> bytes:
+            return abi.RULE.pack(
+                group=group_ids[Group.of(rule)],
+                answer=rule.answer,
+                flags=abi.RuleFlag.HELD if rule.held else 0,
+                prefix_len=length,
+            )
 
-    def _hint_at(self, addresses: list[bytes]) -> None:
+        for rule, addresses in rules.exact.items():
+            self._hint_at(addresses)
+            self._maps["addresses"].update(addresses.packed, value(rule, 128) * len(addresses))
+        known: dict[tuple[int, int], bytes] = {}  # a list of 100 000 prefixes shares one rule
+        for prefix, rule in rules.wider.items():
+            kind = (id(rule), prefix.length)
+            known[kind] = known.get(kind) or value(rule, prefix.length)
+        self._maps["prefixes"].update(
+            _keys_of(rules.wider),
+            b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items()),
+        )
+
+    def _hint_at(self, addresses: Addresses) -> None:
         """Let the program look for these: before they are there, so that it misses none."""
-        if not addresses or not self.for_program:
+        if not self.for_program:
             return
         if len(addresses) > MOST_HINTS:
             words = dict.fromkeys(range(abi.HINTS), _U64_MAX)
@@ -505,13 +513,12 @@ class Maps:
             for index in words:
                 words[index] |= _U64.unpack(self._maps["hints"].lookup(_U32.pack(index)) or b"")[0]
         self._maps["hints"].update(
-            [_U32.pack(index) for index in words], [_U64.pack(word) for word in words.values()]
+            b"".join(map(_U32.pack, words)), b"".join(map(_U64.pack, words.values()))
         )
 
-    def _remove(self, prefixes: Iterable[Prefix]) -> None:
-        for name in ("addresses", "prefixes"):
-            keys = [_key_of(prefix) for prefix in prefixes if _map_of(prefix) == name]
-            self._maps[name].delete(keys)
+    def _remove(self, rules: Rules) -> None:
+        self._maps["addresses"].delete(rules.addresses.packed)
+        self._maps["prefixes"].delete(_keys_of(rules.wider))
 
     # ---- what the program cannot ask the kernel
 
@@ -545,10 +552,10 @@ class Maps:
     def _make_set(self, name: str, wanted: set[bytes]) -> None:
         """Make a map's keys these; what finds no room is left out."""
         present = {key for key, _ in self._maps[name].items()}
-        self._maps[name].delete(list(present - wanted))
-        new = list(wanted - present)
+        self._maps[name].delete(b"".join(present - wanted))
+        new = wanted - present
         try:
-            self._maps[name].update(new, [b"\1"] * len(new))
+            self._maps[name].update(b"".join(new), b"\1" * len(new))
         except OSError as error:
             log.warning("not all of %d %s found room (%s)", len(wanted), name, error.strerror)
 
@@ -631,7 +638,7 @@ class Maps:
         """Of the one process that resolves."""
         there = self.resolved()
         grown = {name: getattr(there, name) + getattr(more, name) for name in more._fields}
-        self._maps["resolver"].update([_KEY0], [abi.RESOLVER.pack(**grown)])
+        self._maps["resolver"].update(_KEY0, abi.RESOLVER.pack(**grown))
 
     def explained(self) -> Explained:
         """The verdict of the last dry run."""
@@ -694,24 +701,16 @@ def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec
         yield spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec
 
 
-def _distinct(rules: Iterable[Rule]) -> Iterator[Rule]:
-    """Each rule object once: a list of 100 000 addresses shares one."""
-    return iter({id(rule): rule for rule in rules}.values())
+def _count(name: str, rules: Rules) -> int:
+    """How many of the rules are in that map."""
+    return len(rules.addresses) if name == "addresses" else len(rules.wider)
 
 
-def _map_of(prefix: Prefix) -> str:
-    return "addresses" if prefix.length == 128 else "prefixes"
+def _keys_of(prefixes: Iterable[Prefix]) -> bytes:
+    return b"".join(abi.PREFIX.pack(length=each.length, address=each.address) for each in prefixes)
 
 
-def _key_of(prefix: Prefix) -> bytes:
-    if prefix.length == 128:
-        return prefix.address
-    return abi.PREFIX.pack(length=prefix.length, address=prefix.address)
-
-
-def _prefix_of(name: str, key: bytes) -> Prefix:
-    if name == "addresses":
-        return Prefix(key, 128)
+def _prefix_of(key: bytes) -> Prefix:
     fields = abi.PREFIX.unpack(key)
     return Prefix(fields["address"], fields["length"])
 

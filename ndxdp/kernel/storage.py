@@ -23,7 +23,7 @@ _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
 
 
 class Map(Protocol):
-    """Keys and values are the bytes of abi.py's layouts."""
+    """Keys and values are the bytes of abi.py's layouts; several of them follow one another."""
 
     @property
     def max_entries(self) -> int: ...
@@ -31,14 +31,17 @@ class Map(Protocol):
     def lookup(self, key: bytes) -> bytes | None:
         """The value, of all CPUs one after the other where there is one for each."""
 
-    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+    def update(self, keys: bytes, values: bytes) -> None:
         """Write entries. OSError if there is no room; some may have been written then."""
 
-    def delete(self, keys: list[bytes]) -> None:
+    def delete(self, keys: bytes) -> None:
         """Remove entries; those that are not there are no error."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries. Of a hash or a trie those that come or go meanwhile may be missed."""
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same, many at a time: their keys, and their values."""
 
     def leading(self, code: str) -> Iterator[memoryview]:
         """The integer that each value begins with, many at a time. code: `struct`'s, H or Q."""
@@ -53,7 +56,7 @@ class KernelMap:
         self.fd = fd
         self._spec = spec
         cpus = libbpf.possible_cpus() if spec.type == abi.PERCPU_ARRAY else 1
-        self._value_size = spec.value_size * cpus
+        self._sizes = spec._replace(value_size=spec.value_size * cpus)
 
     @classmethod
     def create(cls, spec: MapSpec) -> KernelMap:
@@ -77,19 +80,22 @@ class KernelMap:
         return libbpf.map_spec(self.fd).max_entries
 
     def lookup(self, key: bytes) -> bytes | None:
-        return libbpf.map_lookup(self.fd, key, self._value_size)
+        return libbpf.map_lookup(self.fd, key, self._sizes.value_size)
 
-    def update(self, keys: list[bytes], values: list[bytes]) -> None:
-        if len(keys) == 1:
-            libbpf.map_update(self.fd, keys[0], values[0])
+    def update(self, keys: bytes, values: bytes) -> None:
+        if len(keys) == self._sizes.key_size:
+            libbpf.map_update(self.fd, keys, values)
         else:
-            libbpf.map_update_batch(self.fd, keys, values)
+            libbpf.map_update_batch(self.fd, self._sizes, keys, values)
 
-    def delete(self, keys: list[bytes]) -> None:
-        libbpf.map_delete(self.fd, keys)
+    def delete(self, keys: bytes) -> None:
+        libbpf.map_delete(self.fd, self._sizes.key_size, keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return libbpf.map_items(self.fd, self._spec._replace(value_size=self._value_size))
+        return libbpf.map_items(self.fd, self._sizes)
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        return libbpf.map_pieces(self.fd, self._sizes)
 
     def leading(self, code: str) -> Iterator[memoryview]:
         step = self._spec.value_size // struct.calcsize(code)
@@ -135,13 +141,14 @@ class ArrayFile:
             raise Damaged(*_not_ours(self._path))
         return value
 
-    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+    def update(self, keys: bytes, values: bytes) -> None:
         if not self._writable:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
-        for key, value in zip(keys, values, strict=True):
+        size = len(values) * _U32.size // len(keys)
+        for n, (slot,) in enumerate(_U32.iter_unpack(keys)):
             # A counter that is started anew comes with zeros for each CPU.
-            start = _U32.unpack(key)[0] * self._value_size
-            os.pwrite(self._fd, value[: self._value_size], start)
+            value = values[n * size : (n + 1) * size][: self._value_size]
+            os.pwrite(self._fd, value, slot * self._value_size)
 
     def number(self, slot: int, index: int) -> int:
         """One of the integers of 64 bits that a value is made of."""
@@ -154,15 +161,15 @@ class ArrayFile:
         numbers = struct.Struct(f"={len(more)}Q")
         value = self.lookup(key) or b""
         grown = (n + m & _U64_MAX for n, m in zip(numbers.unpack_from(value), more, strict=True))
-        self.update([key], [numbers.pack(*grown)])
+        self.update(key, numbers.pack(*grown))
 
     def put(self, slot: int, index: int, number: int) -> None:
         """Write one of the integers of 64 bits that a value is made of."""
         value = bytearray(self.lookup(_U32.pack(slot)) or b"")
         struct.pack_into("=Q", value, index * 8, number)
-        self.update([_U32.pack(slot)], [bytes(value)])
+        self.update(_U32.pack(slot), bytes(value))
 
-    def delete(self, keys: list[bytes]) -> None:
+    def delete(self, keys: bytes) -> None:
         raise NotImplementedError("an array always has its elements")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
@@ -170,6 +177,9 @@ class ArrayFile:
         data = os.pread(self._fd, size * self.max_entries, 0)
         for slot in range(len(data) // size):
             yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        raise NotImplementedError("of tables alone")
 
     def leading(self, code: str) -> Iterator[memoryview]:
         raise NotImplementedError("of tables alone")
@@ -193,22 +203,26 @@ class TableFile:
     def lookup(self, key: bytes) -> bytes | None:
         return dict(self.items()).get(key)
 
-    def update(self, keys: list[bytes], values: list[bytes]) -> None:
+    def update(self, keys: bytes, values: bytes) -> None:
         if keys:
             entries = dict(self.items())
-            entries.update(zip(keys, values, strict=True))
+            entries.update(zip(self._keys(keys), self._values(values), strict=True))
             self._write(entries.items())
 
-    def delete(self, keys: list[bytes]) -> None:
+    def delete(self, keys: bytes) -> None:
         if keys:
             entries = dict(self.items())
-            for key in keys:
+            for key in self._keys(keys):
                 entries.pop(key, None)
             self._write(entries.items())
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
         return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        entries = list(self.items())
+        yield b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
 
     def leading(self, code: str) -> Iterator[memoryview]:
         size = struct.calcsize(code)
@@ -222,6 +236,12 @@ class TableFile:
 
     def close(self) -> None:
         pass
+
+    def _keys(self, packed: bytes) -> Iterator[bytes]:
+        return (key for (key,) in struct.iter_unpack(f"{self._spec.key_size}s", packed))
+
+    def _values(self, packed: bytes) -> Iterator[bytes]:
+        return (value for (value,) in struct.iter_unpack(f"{self._spec.value_size}s", packed))
 
     def _read(self) -> bytes:
         data = self._path.read_bytes()

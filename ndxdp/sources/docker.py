@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from ndxdp import policy
 from ndxdp.errors import UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, Profile
 from ndxdp.policy import DOCKER_SOURCE, Prefix, Rule, mask
+from ndxdp.rules import Rules
 from ndxdp.sources.answers import (
     Endpoint as Endpoint,
 )
@@ -125,12 +125,12 @@ def label_keys(selectors: Iterable[Selector]) -> frozenset[str]:
     )
 
 
-def rules(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> policy.Rules:
+def rules(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> Rules:
     """A rule for each address that a selector picks, its /128; the first that does wins.
 
     All of a selector are one Rule, labelled with the network's name or the selector's text.
     """
-    made: policy.Rules = {}
+    made: dict[Prefix, Rule] = {}
     # Sorted: two networks may use an address twice, and the outcome shall not be a set's whim.
     ordered = sorted(endpoints, key=lambda one: (one.address, one.network, one.container))
     for selector in selectors:
@@ -141,7 +141,7 @@ def rules(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> polic
             prefix = Prefix(endpoint.address, 128)
             if prefix not in made and selector.picks(endpoint):
                 made[prefix] = rule
-    return made
+    return Rules.of(made)
 
 
 # ---- what there is -------------------------------------------------------------------------------

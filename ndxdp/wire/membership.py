@@ -7,9 +7,8 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable
-from itertools import islice
 
+from ndxdp.addresses import NONE, Addresses
 from ndxdp.ndp import solicited_node_group
 from ndxdp.wire.raw import packet_socket
 
@@ -78,11 +77,9 @@ class Groups:
 
     def __init__(self, ifindex: int) -> None:
         self._ifindex = ifindex
-        self._addresses: frozenset[bytes] = frozenset()
+        self._addresses = NONE
         # Groups are the last 24 bits of their addresses: half the memory of 16 bytes.
         self._joined: dict[int, _Holder] = {}
-        self._missing: dict[int, None] = {}
-        self._shared: dict[int, int] = {}  # group -> its addresses but for one
         self._holders: list[_Holder] = []
         self._told = False
 
@@ -90,10 +87,8 @@ class Groups:
         """Leave all groups."""
         while self._holders:
             self._holders.pop().socket.close()
-        self._addresses = frozenset()
+        self._addresses = NONE
         self._joined.clear()
-        self._missing.clear()
-        self._shared.clear()
 
     @property
     def joined(self) -> int:
@@ -103,47 +98,39 @@ class Groups:
     @property
     def failed(self) -> int:
         """Groups that are not joined, as they could not be, or not yet."""
-        return len(self._missing)
+        wanted = bytearray(1 << 21)  # a bit for each group that there can be
+        for group in map(_group_of, self._addresses):
+            wanted[group >> 3] |= 1 << (group & 7)
+        return int.from_bytes(wanted).bit_count() - len(self._joined)
 
     @property
     def sockets(self) -> int:
         return len(self._holders)
 
-    def keep(self, addresses: Iterable[bytes], at_most: int | None = None) -> bool:
-        """Be a listener of the groups of just these addresses (16 bytes).
+    def keep(self, addresses: Addresses, at_most: int | None = None) -> bool:
+        """Be a listener of the groups of just these addresses.
 
         at_most: groups to join now. True if there are more of them: call it again.
         """
-        before, self._addresses = self._addresses, frozenset(addresses)
-        fresh: dict[int, None] = {}
-        for address in self._addresses - before:
-            group = _group_of(address)
-            if group in self._joined or group in self._missing or group in fresh:
-                self._shared[group] = self._shared.get(group, 0) + 1
-            else:
-                fresh[group] = None
-        for address in before - self._addresses:
-            group = _group_of(address)
-            if group not in self._shared:
+        before, self._addresses = self._addresses, addresses
+        leaving = self._joined.keys() & set(map(_group_of, before - addresses))
+        if leaving:
+            for group in leaving.difference(map(_group_of, addresses)):
                 self._leave(group)
-            elif self._shared[group] > 1:
-                self._shared[group] -= 1
-            else:
-                del self._shared[group]
-        self._missing |= fresh
-        for group in list(islice(self._missing, at_most)):
+        count = 0
+        for group in map(_group_of, addresses):
+            if group in self._joined:
+                continue
+            if count == at_most:
+                return True
             room = len(self._joined) < GROUPS_MAX
             trouble = self._join(group) if room else errno.ENOSPC
             if trouble:  # it is the same for all the others
                 self._tell(trouble)
                 return False
-            del self._missing[group]
-        self._told = self._told and bool(self._missing)
-        return bool(self._missing)
-
-    def change(self, appeared: Iterable[bytes], gone: Iterable[bytes]) -> None:
-        """The same, told by what is different; what is known already changes nothing."""
-        self.keep(self._addresses.union(appeared).difference(gone))
+            count += 1
+        self._told = False
+        return False
 
     def _join(self, group: int) -> int:
         """0, or the errno of a kernel that has no more memberships to give."""
@@ -174,10 +161,7 @@ class Groups:
         return 0
 
     def _leave(self, group: int) -> None:
-        self._missing.pop(group, None)
-        holder = self._joined.pop(group, None)
-        if holder is None:
-            return
+        holder = self._joined.pop(group)
         holder.held -= 1
         if holder.held:
             # When the interface has gone, so have its memberships: an error changes nothing.
@@ -194,11 +178,12 @@ class Groups:
     def _tell(self, number: int) -> None:
         """Once, until all is well again."""
         if not self._told:
+            failed = self.failed
             log.warning(
                 "%d of %d solicited-node groups could not be joined (%s): a switch that snoops MLD"
                 " does not forward the solicitations for them",
-                len(self._missing),
-                len(self._missing) + len(self._joined),
+                failed,
+                failed + len(self._joined),
                 os.strerror(number),
             )
         self._told = True

@@ -1,0 +1,126 @@
+"""Sets of addresses in 16 bytes each: as Python's own objects a million take 130 MB. Pure."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import filterfalse, groupby
+
+_SIZE = 16
+_PIECE = 4096 * _SIZE
+"""Bytes that are compared at once, and become objects where they differ."""
+
+_FEW = 64
+"""Addresses are found one by one in a set of so many times as many."""
+
+
+class Addresses:
+    """A set of IPv6 addresses, each 16 bytes in network order. Immutable.
+
+    packed: all of them one after the other, in ascending order. Between two sets, `|`, `-` and
+    `&` cost what a comparison of bytes does as far as the sets are the same.
+    """
+
+    __slots__ = ("packed",)
+
+    def __init__(self, packed: bytes | bytearray = b"") -> None:
+        """packed: addresses one after the other, in any order and any number of times."""
+        self.packed = _in_order(packed)
+
+    @classmethod
+    def of(cls, addresses: Iterable[bytes]) -> Addresses:
+        return cls(b"".join(addresses))
+
+    def __len__(self) -> int:
+        return len(self.packed) // _SIZE
+
+    def __iter__(self) -> Iterator[bytes]:
+        return _each(self.packed)
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, bytes) and self._at(self._place(address)) == address
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Addresses) and self.packed == other.packed
+
+    def __hash__(self) -> int:
+        return hash(self.packed)
+
+    def __repr__(self) -> str:
+        return f"Addresses.of({list(self)})"
+
+    def __or__(self, other: Addresses) -> Addresses:
+        few, many = (self, other) if len(self) < len(other) else (other, self)
+        if not few or few == many:
+            return many
+        if len(few) * _FEW > len(many):
+            return Addresses(few.packed + many.packed)
+        pieces: list[bytes] = []
+        start = 0
+        for address in few:
+            place = many._place(address)
+            if many._at(place) != address:
+                pieces += many.packed[start : place * _SIZE], address
+                start = place * _SIZE
+        return _ordered(b"".join((*pieces, many.packed[start:])))
+
+    def __sub__(self, other: Addresses) -> Addresses:
+        pieces: list[bytes] = []
+        for start in range(0, len(self.packed), _PIECE):
+            ours = self.packed[start : start + _PIECE]
+            theirs = other._between(ours[:_SIZE], ours[-_SIZE:])
+            if not theirs:
+                pieces.append(ours)
+            elif len(theirs) > len(ours) * _FEW:
+                pieces += filterfalse(other.__contains__, _each(ours))
+            elif theirs != ours:
+                pieces += filterfalse(set(_each(theirs)).__contains__, _each(ours))
+        left = _ordered(b"".join(pieces))
+        return self if len(left) == len(self) else left
+
+    def __and__(self, other: Addresses) -> Addresses:
+        return self - (self - other)
+
+    def _at(self, place: int) -> bytes:
+        return self.packed[place * _SIZE : (place + 1) * _SIZE]
+
+    def _place(self, address: bytes) -> int:
+        """Where it is, or would be."""
+        return bisect_left(range(len(self)), address, key=self._at)
+
+    def _between(self, first: bytes, last: bytes) -> bytes:
+        start, end = self._place(first), self._place(last)
+        return self.packed[start * _SIZE : (end + (self._at(end) == last)) * _SIZE]
+
+
+def _each(packed: bytes | bytearray) -> Iterator[bytes]:
+    return (address for (address,) in struct.iter_unpack(f"{_SIZE}s", packed))
+
+
+def _ordered(packed: bytes) -> Addresses:
+    """Of what is in ascending order."""
+    made = Addresses.__new__(Addresses)
+    made.packed = packed
+    return made
+
+
+def _in_order(packed: bytes | bytearray) -> bytes:
+    """Ascending, and each once.
+
+    Sorted in up to 256 parts by the first byte that differs: that takes a third of the time that
+    sorting a million takes, and the objects of one part at a time.
+    """
+    if len(packed) <= _PIECE:
+        return b"".join(address for address, _ in groupby(sorted(_each(packed))))
+    least, most = min(_each(packed)), max(_each(packed))
+    if least == most:
+        return least
+    at = next(i for i in range(_SIZE) if least[i] != most[i])
+    parts = [bytearray() for _ in range(256)]
+    for address in _each(packed):
+        parts[address[at]] += address
+    return b"".join(map(_in_order, parts))
+
+
+NONE = Addresses()

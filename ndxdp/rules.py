@@ -1,0 +1,281 @@
+"""Sets of rules: as they are written, as the maps hold them, and what differs. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple
+
+from ndxdp.addresses import NONE, Addresses
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp import DEFAULT_PROFILE, Answer
+from ndxdp.policy import HOST_SOURCE, Prefix, Rule, hole, parse_target
+
+
+class Rules(Mapping[Prefix, Rule]):
+    """Which prefix has which rule. Immutable; equal to any mapping that says the same.
+
+    Few rules differ and many addresses share one, so it is kept the other way round. exact: by
+    rule, the addresses that have it; no address has two. wider: all prefixes below 128 bits.
+    """
+
+    def __init__(
+        self,
+        exact: Mapping[Rule, Addresses] | None = None,
+        wider: Mapping[Prefix, Rule] | None = None,
+    ) -> None:
+        self.exact = {rule: some for rule, some in (exact or {}).items() if some}
+        self.wider = dict(wider or {})
+
+    @classmethod
+    def of(cls, rules: Mapping[Prefix, Rule]) -> Rules:
+        if isinstance(rules, Rules):
+            return rules
+        exact: dict[Rule, list[bytes]] = {}
+        wider: dict[Prefix, Rule] = {}
+        for prefix, rule in rules.items():
+            if prefix.length == 128:
+                exact.setdefault(rule, []).append(prefix.address)
+            else:
+                wider[prefix] = rule
+        return cls({rule: Addresses.of(some) for rule, some in exact.items()}, wider)
+
+    @cached_property
+    def addresses(self) -> Addresses:
+        """All that have a rule of their own."""
+        *few, most = sorted(self.exact.values(), key=len) or [NONE]
+        return most | Addresses(b"".join(some.packed for some in few))
+
+    @property
+    def kinds(self) -> Iterable[Rule]:
+        """Each rule that there is, once."""
+        return dict.fromkeys((*self.exact, *self.wider.values()))
+
+    def __getitem__(self, prefix: Prefix) -> Rule:
+        if prefix.length == 128:
+            for rule, some in self.exact.items():
+                if prefix.address in some:
+                    return rule
+        return self.wider[prefix]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.exact.values())) + len(self.wider)
+
+    def __iter__(self) -> Iterator[Prefix]:
+        return (prefix for prefix, _ in self.pairs())
+
+    def pairs(self) -> Iterator[tuple[Prefix, Rule]]:
+        """What items() has, one after the other, where that would make an object of each."""
+        for rule, some in self.exact.items():
+            for address in some:
+                yield Prefix(address, 128), rule
+        yield from self.wider.items()
+
+    def items(self) -> ItemsView[Prefix, Rule]:
+        return dict(self.pairs()).items()
+
+    def values(self) -> ValuesView[Rule]:
+        return dict(self.pairs()).values()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        there = Rules.of(other)
+        return self.exact == there.exact and self.wider == there.wider
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Rules.of({dict(self.pairs())})"
+
+    def __or__(self, other: Mapping[Prefix, Rule]) -> Rules:
+        """Both; what `other` says where both have a prefix."""
+        more = Rules.of(other)
+        kept = self.without(more)
+        exact = kept.exact
+        for rule, some in more.exact.items():
+            exact[rule] = exact.get(rule, NONE) | some
+        return Rules(exact, kept.wider | more.wider)
+
+    def only(self, wanted: Callable[[Rule], bool]) -> Rules:
+        """Those whose rule is wanted."""
+        return Rules(
+            {rule: some for rule, some in self.exact.items() if wanted(rule)},
+            {prefix: rule for prefix, rule in self.wider.items() if wanted(rule)},
+        )
+
+    def without(self, other: Rules) -> Rules:
+        """Those of prefixes that `other` has no rule for."""
+        return Rules(
+            {rule: some - other.addresses for rule, some in self.exact.items()},
+            {prefix: rule for prefix, rule in self.wider.items() if prefix not in other.wider},
+        )
+
+    def among(self, other: Rules) -> Rules:
+        """Those of prefixes that `other` has a rule for, too."""
+        return self.without(self.without(other))
+
+    def unlike(self, other: Rules) -> Rules:
+        """Those that `other` does not have, or has otherwise."""
+        return Rules(
+            {rule: some - other.exact.get(rule, NONE) for rule, some in self.exact.items()},
+            {
+                prefix: rule
+                for prefix, rule in self.wider.items()
+                if other.wider.get(prefix) != rule
+            },
+        )
+
+    def both(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
+        """Prefixes that both have, with what this and what the other says."""
+        common = self.addresses & other.addresses
+        for rule, some in self.exact.items() if common else ():
+            ours = some & common
+            for there, theirs in other.exact.items() if ours else ():
+                for address in ours & theirs:
+                    yield Prefix(address, 128), rule, there
+        for prefix, rule in self.wider.items():
+            if prefix in other.wider:
+                yield prefix, rule, other.wider[prefix]
+
+
+# ---- as they are written ------------------------------------------------------------------------
+
+_ALWAYS = Rule()
+
+
+def compile_rules(
+    answered: Iterable[str],
+    excepted: Iterable[str] = (),
+    *,
+    rule: Rule = _ALWAYS,
+) -> Rules:
+    """The rules of a command line: `-n` prefixes as `rule` says, `--except` prefixes never.
+
+    Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
+    """
+    rules: dict[Prefix, Rule] = {}
+    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, via=())
+    for texts, template in ((answered, rule), (excepted, never)):
+        for text in texts:
+            prefix = parse_target(text)
+            if prefix in rules:
+                raise UsageError(
+                    f"{prefix} is given twice"
+                    + ("" if rules[prefix].answer is template.answer else ", to answer and not to"),
+                    "name every prefix once",
+                )
+            rules[prefix] = template if template.label else replace(template, label=str(prefix))
+    return Rules.of(rules)
+
+
+def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
+    """The rules of a list: one prefix or address a line, # starts a comment.
+
+    All share one rule, labelled with the list's name, and are counted together. UsageError
+    names the list and the line.
+    """
+    rule = replace(rule, label=name)
+    wider: dict[Prefix, Rule] = {}
+    packed, lines_of = bytearray(), array("Q")
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        try:
+            prefix = parse_target(text)
+        except UsageError as error:
+            raise UsageError(f"{name}:{number}: {error.message}", error.hint) from None
+        if prefix.length == 128:
+            packed += prefix.address
+            lines_of.append(number)
+        elif prefix in wider:
+            raise _twice(prefix, name, number)
+        else:
+            wider[prefix] = rule
+    addresses = Addresses(packed)
+    if len(addresses) < len(lines_of):
+        seen: set[bytes] = set()
+        for at, number in enumerate(lines_of):
+            address = bytes(packed[at * 16 : (at + 1) * 16])
+            if address in seen:
+                raise _twice(Prefix(address, 128), name, number)
+            seen.add(address)
+    return Rules({rule: addresses}, wider)
+
+
+def _twice(prefix: Prefix, name: str, line: int) -> UsageError:
+    return UsageError(f"{name}:{line}: {prefix} is given twice", "name every prefix once")
+
+
+# ---- desired and actual -------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """What makes `actual` into `desired`: rules to write (new or changed), and to remove."""
+
+    write: Rules
+    remove: Rules
+
+    def __bool__(self) -> bool:
+        return bool(self.write or self.remove)
+
+    def applied_to(self, actual: Rules) -> Rules:
+        return actual.without(self.remove) | self.write
+
+
+def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Difference:
+    """The least that has to be touched; an unchanged rule is not."""
+    desired, actual = Rules.of(desired), Rules.of(actual)
+    return Difference(desired.unlike(actual), actual.without(desired))
+
+
+def merged(rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Rules:
+    """`actual` with `rules` added; NdxdpError where both say different things of a prefix.
+
+    A rule for an address that the host owns is held from the start.
+    """
+    rules, actual = Rules.of(rules), Rules.of(actual)
+    held: dict[Prefix, Rule] = {}
+    for prefix, rule, there in rules.both(actual):
+        if there.source == HOST_SOURCE:
+            held[prefix] = replace(rule, held=True)
+        elif there.source != rule.source or not there.same_words(rule):
+            raise NdxdpError(
+                f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'",
+                "ndxdp prefix list shows it; remove it there where it comes from",
+            )
+    return rules | actual | held
+
+
+def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:
+    """What keeps the holes in step with the addresses that the host and the gateway own.
+
+    owned: exact addresses and why each is owned. A rule that somebody else wrote for such an
+    address stays and is marked held, so that it comes back when the address goes; where there
+    is none a hole is made.
+    """
+    actual = Rules.of(actual)
+    concerned = dict(actual.only(lambda rule: rule.held or rule.source == HOST_SOURCE).pairs())
+    for prefix in owned:
+        rule = actual.get(prefix)
+        if rule is not None:
+            concerned[prefix] = rule
+    desired = {
+        prefix: replace(rule, held=prefix in owned)
+        for prefix, rule in concerned.items()
+        if rule.source != HOST_SOURCE
+    }
+    for prefix, why in owned.items():
+        desired.setdefault(prefix, hole(why))
+    return difference(desired, concerned)
+
+
+def with_holes(
+    rules: Mapping[Prefix, Rule], kept: Mapping[Prefix, Rule], owned: Mapping[Prefix, str]
+) -> Rules:
+    """merged(), with the holes for what is owned in step (see hold())."""
+    desired = merged(rules, kept)
+    return hold(owned, desired).applied_to(desired)

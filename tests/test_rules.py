@@ -1,0 +1,312 @@
+"""Sets of rules: of a command line and of lists, and what changes between two of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from ndxdp.addresses import Addresses
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp import Answer, Profile
+from ndxdp.policy import HOST_SOURCE, Prefix, Rule, hole
+from ndxdp.policy import parse_prefix as P
+from ndxdp.rules import (
+    Difference,
+    Rules,
+    compile_rules,
+    difference,
+    hold,
+    merged,
+    rules_of_lines,
+    with_holes,
+)
+
+# ---- the set itself -----------------------------------------------------------------------------
+
+LAN, ONE, TWO = P("2001:db8::/64"), P("2001:db8::1"), P("2001:db8::2")
+
+
+def some_rules(rng: random.Random) -> dict[Prefix, Rule]:
+    """Of a small world, so that two of them have prefixes in common."""
+    every = [Prefix(bytes(15) + bytes((n,)), 128) for n in range(20)]
+    every += [Prefix(bytes(15) + bytes((n & 0xF0,)), 124) for n in range(0, 256, 16)]
+    return {prefix: Rule(label=rng.choice("abc")) for prefix in rng.sample(every, 14)}
+
+
+def test_is_the_mapping_that_it_is_made_of() -> None:
+    plain = {LAN: Rule(), ONE: Rule(label="x"), TWO: Rule(label="x")}
+    rules = Rules.of(plain)
+    assert rules == plain
+    assert plain == rules
+    assert rules != plain | {TWO: Rule()}
+    assert (len(rules), set(rules), dict(rules.pairs())) == (3, set(plain), plain)
+    assert (dict(rules.items()), list(rules.values())) == (plain, [*map(rules.get, rules)])
+    assert [rules[prefix] for prefix in plain] == list(plain.values())
+    assert rules.get(P("2001:db8::3")) is None
+    assert rules.get(P("2001:db8::/63")) is None
+    assert rules.addresses == Addresses.of([ONE.address, TWO.address])
+    assert set(rules.kinds) == {Rule(), Rule(label="x")}
+    assert Rules.of(rules) is rules
+    assert not Rules()
+    assert "2001" not in repr(Rules())
+
+
+def test_cannot_be_a_key() -> None:
+    with pytest.raises(TypeError):
+        hash(Rules())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_as_dicts_would_do_it(seed: int) -> None:
+    rng = random.Random(seed)
+    a, b = some_rules(rng), some_rules(rng)
+    ours, theirs = Rules.of(a), Rules.of(b)
+    assert ours | theirs == a | b
+    assert ours | b == a | b
+    assert ours.without(theirs) == {p: rule for p, rule in a.items() if p not in b}
+    assert ours.among(theirs) == {p: rule for p, rule in a.items() if p in b}
+    assert ours.unlike(theirs) == {p: rule for p, rule in a.items() if b.get(p) != rule}
+    assert ours.only(lambda rule: rule.label == "a") == {
+        p: rule for p, rule in a.items() if rule.label == "a"
+    }
+    expected = sorted((p, rule.label, b[p].label) for p, rule in a.items() if p in b)
+    assert sorted((p, one.label, two.label) for p, one, two in ours.both(theirs)) == expected
+    assert ours == a
+    assert theirs == b
+
+
+# ---- lists --------------------------------------------------------------------------------------
+
+
+def test_rules_of_lines() -> None:
+    lines = ["# addresses", "2001:db8::2  # two", "", " 2001:db8::/64", "2001:db8::1/128"]
+    rules = rules_of_lines(lines, "guests", Rule(source="config"))
+    rule = Rule(source="config", label="guests")
+    assert rules == {LAN: rule, ONE: rule, TWO: rule}
+    assert rules_of_lines([], "guests", Rule()) == {}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["::2", "", "::3", "# ::2", "::3/128", "::2"], "l:5: ::3 is given twice"),
+        (["::/64", "::2", "::/64", "::2"], "l:3: ::/64 is given twice"),
+        (["::2", "eth0"], "l:2: 'eth0' is not an IPv6 address"),
+    ],
+)
+def test_rules_of_lines_names_the_line(lines: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        rules_of_lines(lines, "l", Rule())
+    assert error.value.message == message
+
+
+# ---- rules of a command line --------------------------------------------------------------------
+
+
+def test_compile_rules() -> None:
+    profile = Profile(router=False)
+    rules = compile_rules(
+        ["2001:db8::/64", "2001:db8::1/128"],
+        ["2001:db8::bad"],
+        rule=Rule(profile=profile, source="run"),
+    )
+    assert rules == {
+        P("2001:db8::/64"): Rule(profile=profile, source="run", label="2001:db8::/64"),
+        P("2001:db8::1"): Rule(profile=profile, source="run", label="2001:db8::1"),
+        P("2001:db8::bad"): Rule(Answer.NEVER, source="run", label="2001:db8::bad"),
+    }
+
+
+def test_compile_rules_with_a_label_for_all() -> None:
+    rules = compile_rules(["2001:db8::/64"], ["2001:db8::1"], rule=Rule(label="guests"))
+    assert {rule.label for rule in rules.values()} == {"guests"}
+
+
+def test_compile_rules_of_nothing() -> None:
+    assert compile_rules([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("answered", "excepted", "message"),
+    [
+        (["2001:db8::1", "2001:DB8::1/128"], [], "2001:db8::1 is given twice"),
+        ([], ["2001:db8::/64", "2001:db8::/64"], "2001:db8::/64 is given twice"),
+        (["2001:db8::1"], ["2001:db8::1"], "2001:db8::1 is given twice, to answer and not to"),
+    ],
+)
+def test_compile_rules_refuses_a_prefix_given_twice(
+    answered: list[str], excepted: list[str], message: str
+) -> None:
+    with pytest.raises(UsageError) as error:
+        compile_rules(answered, excepted)
+    assert error.value.message == message
+
+
+# ---- desired and actual -------------------------------------------------------------------------
+
+
+def apply(actual: Mapping[Prefix, Rule], change: Difference) -> dict[Prefix, Rule]:
+    left = {prefix: rule for prefix, rule in actual.items() if prefix not in change.remove}
+    after = left | dict(change.write.pairs())
+    assert change.applied_to(Rules.of(actual)) == after
+    return after
+
+
+def changes(write: dict[Prefix, Rule], remove: list[Prefix], change: Difference) -> bool:
+    """Whether these are what a difference writes and removes."""
+    assert bool(change) is bool(write or remove)
+    return change.write == write and set(change.remove) == set(remove)
+
+
+def test_difference() -> None:
+    kept, changed, gone, new = P("::1"), P("::2"), P("::3"), P("::/64")
+    actual = {kept: Rule(), changed: Rule(), gone: Rule()}
+    desired = {kept: Rule(), changed: Rule(Answer.NEVER), new: Rule()}
+    change = difference(desired, actual)
+    assert changes({changed: Rule(Answer.NEVER), new: Rule()}, [gone], change)
+    assert apply(actual, change) == desired
+
+
+def test_difference_of_the_same_is_nothing() -> None:
+    rules = compile_rules(["2001:db8::/64", "2001:db8::1"])
+    assert changes({}, [], difference(rules, dict(rules)))
+    assert changes({}, [], difference({}, {}))
+
+
+@pytest.mark.parametrize("field", ["profile", "source", "label", "dynamic", "held"])
+def test_difference_sees_every_field(field: str) -> None:
+    other: dict[str, Rule] = {
+        "profile": Rule(profile=Profile(override=True)),
+        "source": Rule(source="docker"),
+        "label": Rule(label="x"),
+        "dynamic": Rule(dynamic=True),
+        "held": Rule(held=True),
+    }
+    assert difference({P("::1"): other[field]}, {P("::1"): Rule()}).write
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_difference_makes_actual_into_desired(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def some() -> dict[Prefix, Rule]:
+        return {
+            Prefix(bytes(15) + bytes((number,)), 128): Rule(label=rng.choice("ab"))
+            for number in rng.sample(range(20), 10)
+        }
+
+    desired, actual = some(), some()
+    change = difference(desired, actual)
+    assert apply(actual, change) == desired
+    for prefix, rule in change.write.items():
+        assert actual.get(prefix) != rule
+    assert not set(change.write) & set(change.remove)
+
+
+# ---- the host's own addresses -------------------------------------------------------------------
+
+OURS, GATEWAY = ONE, P("fe80::1")
+
+
+def test_hold_makes_a_hole_and_removes_it() -> None:
+    actual: dict[Prefix, Rule] = {LAN: Rule()}
+    change = hold({OURS: "own", GATEWAY: "gateway"}, actual)
+    assert changes({OURS: hole("own"), GATEWAY: hole("gateway")}, [], change)
+    actual = apply(actual, change)
+    assert actual[OURS].source == HOST_SOURCE
+    assert actual[OURS].answer is Answer.NEVER
+    assert changes({}, [OURS], hold({GATEWAY: "gateway"}, actual))
+    assert apply(actual, hold({}, actual)) == {LAN: Rule()}
+
+
+def test_hold_is_still_when_nothing_changes() -> None:
+    owned = {OURS: "own", GATEWAY: "gateway"}
+    actual: dict[Prefix, Rule] = {LAN: Rule(), OURS: Rule(source="config", label="x")}
+    actual = apply(actual, hold(owned, actual))
+    assert changes({}, [], hold(owned, actual))
+
+
+def test_hold_marks_a_rule_and_restores_it() -> None:
+    written = Rule(profile=Profile(override=True), source="docker", label="net", dynamic=True)
+    actual: dict[Prefix, Rule] = {OURS: written}
+    change = hold({OURS: "own"}, actual)
+    assert changes({OURS: replace(written, held=True)}, [], change)
+    actual = apply(actual, change)
+    change = hold({}, actual)
+    assert changes({OURS: written}, [], change)
+    assert apply(actual, change) == {OURS: written}
+
+
+def test_hold_marks_a_never_rule_too() -> None:
+    """It may become an `always` while the address is owned."""
+    rule = Rule(Answer.NEVER, source="config")
+    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, held=True)}
+
+
+def test_hold_leaves_what_others_wrote() -> None:
+    others: dict[Prefix, Rule] = {
+        LAN: Rule(),
+        P("2001:db8::7"): Rule(source="docker"),
+        P("2001:db8::8"): Rule(Answer.NEVER, source="config"),
+        P("::/0"): Rule(Answer.NEVER),
+    }
+    actual = others | {P("2001:db8::2"): hole("own")}
+    change = hold({OURS: "own"}, actual)
+    assert changes({OURS: hole("own")}, [P("2001:db8::2")], change)
+    assert apply(actual, change) == others | {OURS: hole("own")}
+
+
+def test_hold_corrects_why() -> None:
+    assert changes({OURS: hole("own")}, [], hold({OURS: "own"}, {OURS: hole("gateway")}))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
+    rng = random.Random(seed)
+    addresses = [Prefix(bytes(15) + bytes((number,)), 128) for number in range(12)]
+    written: dict[Prefix, Rule] = {
+        address: Rule(rng.choice(list(Answer)), source=rng.choice(("config", "docker")))
+        for address in rng.sample(addresses, 6)
+    }
+    actual = dict(written)
+    for _ in range(10):
+        owned = dict.fromkeys(rng.sample(addresses, rng.randrange(8)), "own")
+        actual = apply(actual, hold(owned, actual))
+        assert {prefix for prefix, rule in actual.items() if rule.held} == set(owned)
+        assert changes({}, [], hold(owned, actual))
+    assert apply(actual, hold({}, actual)) == written
+
+
+# ---- rules beside rules that are there ----------------------------------------------------------
+
+
+def test_merged() -> None:
+    """What is there stays; what the host owns is held."""
+    there = {LAN: Rule(label="old"), ONE: hole("own")}
+    rules = {LAN: Rule(label="new"), ONE: Rule(), TWO: Rule()}
+    assert merged(rules, there) == {
+        LAN: Rule(label="old"),
+        ONE: Rule(held=True),
+        TWO: Rule(),
+    }
+
+
+@pytest.mark.parametrize("there", [Rule(source="config"), Rule(Answer.NEVER)])
+@pytest.mark.parametrize("prefix", [ONE, LAN])
+def test_merged_refuses_another_rule(there: Rule, prefix: Prefix) -> None:
+    with pytest.raises(
+        NdxdpError, match=f"^{prefix} has a rule already: {there.answer.name.lower()}"
+    ):
+        merged({prefix: Rule()}, {prefix: there, TWO: Rule()})
+
+
+def test_with_holes() -> None:
+    kept = {TWO: hole("gateway"), LAN: Rule()}
+    assert with_holes({ONE: Rule()}, kept, {ONE: "own", GATEWAY: "gateway"}) == {
+        LAN: Rule(),
+        ONE: Rule(held=True),
+        GATEWAY: hole("gateway"),
+    }
