@@ -53,7 +53,7 @@ def import_without(missing: str, name: str) -> None:
 def collect_seldom() -> None:
     """Look for garbage in cycles after 20 000 new objects, not after 700: rules are in none.
 
-    A list of a million addresses is read in 1.5 s then, not in 2.0 to 2.3.
+    A list of 100 000 prefixes is read in 0.20 s then, not in 0.25.
     """
     gc.set_threshold(20_000)
 
