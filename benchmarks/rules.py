@@ -180,8 +180,8 @@ def _run(configuration: Path) -> dict[str, float]:
 def _reading(configuration: Path) -> float:
     """Seconds to read the configuration with its file, and no more."""
     code = (
-        "import sys, time; from ndxdp import config; began = time.monotonic();"
-        " config.load(sys.argv[1]); print(time.monotonic() - began)"
+        "import sys, time; from ndxdp import config_reader; began = time.monotonic();"
+        " config_reader.load(sys.argv[1]); print(time.monotonic() - began)"
     )
     done = subprocess.run(
         [NDXDP[0], "-c", code, str(configuration)],

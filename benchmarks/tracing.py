@@ -31,10 +31,10 @@ from benchmarks.wire import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
 from lab import private
 from lab.topology import build_xdp_pass
 from ndxdp import ndp
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
-from ndxdp.kernel.maps import Group
+from ndxdp.kernel.records import Group
 from ndxdp.ndp import Answer, Profile, Reason
 from ndxdp.policy import parse_address, parse_mac
 
@@ -82,15 +82,15 @@ class Program:
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
         with self.open(name) as fd:
-            libbpf.map_update(fd, key, value)
+            bpf_maps.update(fd, key, value)
 
     def denied(self) -> int:
         """Solicitations that were."""
         key = Reason.DENIED.to_bytes(4, sys.byteorder)
         with self.open("reasons") as fd:
-            data = libbpf.map_lookup(fd, key, 8 * libbpf.possible_cpus())
+            data = bpf_maps.lookup(fd, key, 8 * bpf_maps.possible_cpus())
         assert data is not None
-        return sum(struct.unpack(f"={libbpf.possible_cpus()}Q", data))
+        return sum(struct.unpack(f"={bpf_maps.possible_cpus()}Q", data))
 
     def run(self, repeat: int) -> int:
         """ns that a run took on average."""
@@ -148,7 +148,7 @@ def _traced(program: Program, runs: int, every: int) -> float:
     """ns a run, in pieces that the ring has room for, each read before the next."""
     program.set(trace_until=time.monotonic_ns() + _HOUR, trace_every=every)
     took = []
-    with program.open("events") as fd, contextlib.closing(libbpf.RingBuffer(fd)) as ring:
+    with program.open("events") as fd, contextlib.closing(bpf_maps.RingBuffer(fd)) as ring:
         while ring.consume():
             pass
         for _ in range(max(runs // (_CHUNK * every), 1)):

@@ -25,7 +25,7 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_hooks, bpf_maps, bpf_programs, libbpf
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NDXDP = (sys.executable, "-m", "ndxdp")
@@ -113,10 +113,10 @@ class Wire:
         self._maps: dict[str, int] = {}
         self._programs: dict[str, int] = {}
         self._load()
-        self._sample = libbpf.RingBuffer(self._maps["sample"])
+        self._sample = bpf_maps.RingBuffer(self._maps["sample"])
         ifindex = socket.if_nametoindex(LINK)
         self._ifindex = ifindex
-        self._cpus = libbpf.possible_cpus()
+        self._cpus = bpf_maps.possible_cpus()
         self.targets: list[bytes] = []
         self.spread(SPREAD)
 
@@ -131,8 +131,8 @@ class Wire:
             if not pin.name.startswith("."):
                 self._maps[pin.name] = libbpf.get_pinned(str(pin))
         for link in (LINK, CONTAINER):
-            flags = libbpf.XDP_FLAGS_DRV_MODE
-            libbpf.xdp_attach(socket.if_nametoindex(link), self._programs["receive"], flags)
+            flags = bpf_hooks.XDP_FLAGS_DRV_MODE
+            bpf_hooks.xdp_attach(socket.if_nametoindex(link), self._programs["receive"], flags)
 
     def program(self, name: str) -> int:
         """The descriptor of a program of wire.c."""
@@ -150,7 +150,7 @@ class Wire:
         """Ask for these in turn."""
         keys = b"".join(n.to_bytes(4, sys.byteorder) for n in range(len(targets)))
         fd = self._maps["targets"]
-        libbpf.map_update_batch(fd, libbpf.map_spec(fd), keys, b"".join(targets))
+        bpf_maps.update_batch(fd, bpf_maps.spec_of(fd), keys, b"".join(targets))
         self.targets = list(targets)
 
     # ---- asking
@@ -175,7 +175,7 @@ class Wire:
             self._kept()
             before = self.counts()
             signal.setitimer(signal.ITIMER_REAL, seconds)
-            libbpf.run_live(descriptor, frame, _MANY, self._context(len(frame)), batch)
+            bpf_programs.run_live(descriptor, frame, _MANY, self._context(len(frame)), batch)
             signal.setitimer(signal.ITIMER_REAL, 0)
             counts = self.counts() - before
             sent, dues, lasted = self._sent()
@@ -209,10 +209,10 @@ class Wire:
         packed = _PLAN.pack(
             interval, now, 0, 0, beside, first, 0, 0, targets or len(self.targets), timed, 0, macs
         )
-        libbpf.map_update(self._maps["plan"], bytes(4), packed)
+        bpf_maps.update(self._maps["plan"], bytes(4), packed)
 
     def _sent(self) -> tuple[int, int, float]:
-        packed = libbpf.map_lookup(self._maps["plan"], bytes(4), _PLAN.size)
+        packed = bpf_maps.lookup(self._maps["plan"], bytes(4), _PLAN.size)
         assert packed
         fields = _PLAN.unpack(packed)
         return fields[2], fields[3], (fields[7] - fields[6]) / 1e9
@@ -222,19 +222,19 @@ class Wire:
         empty = struct.pack(f"={self._cpus}Q", *[0] * self._cpus)
         found: dict[int, int] = {}
         keys = []
-        spec = libbpf.map_spec(self._maps["took"])._replace(value_size=8 * self._cpus)
-        for key, value in libbpf.map_items(self._maps["took"], spec):
+        spec = bpf_maps.spec_of(self._maps["took"])._replace(value_size=8 * self._cpus)
+        for key, value in bpf_maps.items(self._maps["took"], spec):
             count = sum(struct.unpack(f"={self._cpus}Q", value))
             if count:
                 found[_middle(int.from_bytes(key, sys.byteorder))] = count
                 keys.append(key)
         for key in keys:
-            libbpf.map_update(self._maps["took"], key, empty)
+            bpf_maps.update(self._maps["took"], key, empty)
         return found
 
     def carry(self, packet: bytes, seconds: float) -> Flood:
         """Send a packet's headers as fast as it goes, to be forwarded to the container."""
-        libbpf.map_update(self._maps["offered"], bytes(4), packet[:62])
+        bpf_maps.update(self._maps["offered"], bytes(4), packet[:62])
         return self.flood(0, seconds, program="offer")
 
     def ns_per_run(self, program: int, times: int, *, first: int = 0, targets: int = 0) -> float:
@@ -242,7 +242,7 @@ class Wire:
 
         first, targets: of what ask() was given, those that are asked for; all without.
         """
-        libbpf.map_update(self._maps["under_test"], bytes(4), struct.pack("=i", program))
+        bpf_maps.update(self._maps["under_test"], bytes(4), struct.pack("=i", program))
         self._plan(0, first=first, targets=targets)
         return self.ns_per_frame(self._programs["fresh"], bytes(86), times)
 
@@ -255,7 +255,7 @@ class Wire:
         context = b"" if skb else self._context(len(frame))
         # The kernel gives whole ns: several short runs tell the parts.
         return statistics.fmean(
-            libbpf.run_often(program, frame, times // _PARTS, context).duration
+            bpf_programs.run_often(program, frame, times // _PARTS, context).duration
             for _ in range(_PARTS)
         )
 
@@ -266,7 +266,7 @@ class Wire:
     def counts(self) -> Counts:
         """Of the far end, since it was loaded."""
         size = _COUNTS.size
-        packed = libbpf.map_lookup(self._maps["counts"], bytes(4), size * self._cpus)
+        packed = bpf_maps.lookup(self._maps["counts"], bytes(4), size * self._cpus)
         assert packed
         each = [_COUNTS.unpack_from(packed, size * n) for n in range(self._cpus)]
         return Counts(*map(sum, zip(*each, strict=True)))

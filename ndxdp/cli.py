@@ -199,7 +199,7 @@ def run(
     lean.import_without("ssl", "asyncio")
     lean.one_heap()
     lean.collect_seldom()
-    from ndxdp import config, daemon, ladder
+    from ndxdp import config_reader, daemon, ladder
     from ndxdp.job import Job
     from ndxdp.sources.docker import SOCKET, Selector
     from ndxdp.state import State
@@ -235,12 +235,12 @@ def run(
                 serving.listen(where)
 
         def read() -> list[Job]:
-            fresh = config.load(path)
+            fresh = config_reader.load(path)
             jobs = [job_of(each) for each in fresh.interfaces]
             export(fresh.metrics)
             return jobs
 
-        whole = config.load(path)
+        whole = config_reader.load(path)
         set_log(whole.log_level, whole.log_format)
         export(whole.metrics)
         jobs, docker_socket = [job_of(each) for each in whole.interfaces], whole.docker_socket
@@ -286,9 +286,9 @@ def resume(interface: str) -> None:
 @verbosity
 def check(path: str) -> None:
     """Read a configuration file, and say what it means for each interface. Touches nothing."""
-    from ndxdp import config
+    from ndxdp import config, config_reader
 
-    found = config.load(path)
+    found = config_reader.load(path)
     click.echo(f"{path}: good")
     for interface in found.interfaces:
         click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
@@ -434,7 +434,7 @@ def exporter(listen: str, ipv6only: bool) -> None:
     """
     from dataclasses import replace
 
-    from ndxdp.config import parse_listen
+    from ndxdp.config_reader import parse_listen
     from ndxdp.exporter import Exporter
 
     ending = {signal.SIGINT, signal.SIGTERM}

@@ -22,7 +22,7 @@ from ndxdp.ndp import Reason
 from ndxdp.options import json_option, trees, verbosity
 
 if TYPE_CHECKING:
-    from ndxdp.kernel.maps import Traced
+    from ndxdp.kernel.records import Traced
     from ndxdp.trace import Event, Filter, Stop, Tracer
 
 log = logging.getLogger(__name__)

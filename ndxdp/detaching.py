@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
-from ndxdp.kernel import attach, libbpf, pins
+from ndxdp.kernel import attach, bpf_hooks, pins
 from ndxdp.kernel.abi import Left, Mode
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.plan import uninterrupted
 from ndxdp.wire import netlink
 
@@ -61,15 +61,15 @@ def unhang(instance: Pinned, settings: Settings) -> None:
     """Take the program off its hook, whoever has the link open."""
     if instance.link_fd is None:
         take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
-    elif libbpf.link_info(instance.link_fd).ifindex:
-        libbpf.link_detach(instance.link_fd)
+    elif bpf_hooks.link_info(instance.link_fd).ifindex:
+        bpf_hooks.link_detach(instance.link_fd)
 
 
 def take_off(ifindex: int, mode: Mode, prog_fd: int, left: Left) -> None:
     """Take off what netlink attached, and the qdisc that was made for it."""
     attach.detach(ifindex, mode, prog_fd)
     if left & Left.CLSACT and netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
-        libbpf.clsact_destroy(ifindex)
+        bpf_hooks.clsact_destroy(ifindex)
 
 
 def elsewhere(path: Path) -> NdxdpError:

@@ -17,11 +17,12 @@ from typing import NamedTuple, Self
 
 from ndxdp import ndp
 from ndxdp.errors import Damaged, NdxdpError, UsageError
-from ndxdp.kernel import abi, attach, libbpf, pins, watch
+from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
-from ndxdp.kernel.maps import Explained, Maps, Settings
+from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree
+from ndxdp.kernel.records import Explained, Settings
 from ndxdp.ndp import Host, Match, Reason
 from ndxdp.policy import HOST_SOURCE, Table, hole
 from ndxdp.rules import Rules, difference, merged
@@ -106,12 +107,12 @@ class Pinned(Instance):
     def is_dead(self, settings: Settings) -> bool:
         """It can be attached nowhere: its interface has gone, or the process that held it."""
         if self.link_fd is not None:
-            return libbpf.link_info(self.link_fd).ifindex == 0
+            return bpf_hooks.link_info(self.link_fd).ifindex == 0
         return not settings.left & Left.NETLINK
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         try:
-            run = libbpf.run_once(self.prog_fd, frame)
+            run = bpf_programs.run_once(self.prog_fd, frame)
         except BpfError as error:
             raise NdxdpError(
                 f"the kernel did not run the program ({error.strerror})", "run this as root"

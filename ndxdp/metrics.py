@@ -22,10 +22,10 @@ from prometheus_client.registry import Collector
 from ndxdp import __version__
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.state import State
 from ndxdp.wire import transmit
 
@@ -261,7 +261,7 @@ class _Reading:
                 self.add("ndxdp_driver_transmit_failures_total", failed, name)
         if not isinstance(instance, Pinned):
             return
-        program = libbpf.prog_info(instance.prog_fd)
+        program = bpf_programs.info_of(instance.prog_fd)
         # The sysctl does not show that a process has the kernel measure for as long as it lives.
         if self._stats_enabled or program.run_count:
             self.add("ndxdp_program_run_seconds_total", program.run_time_ns / 1e9, name)

@@ -12,8 +12,8 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import open_instance
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.loader import Loader
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Tree
+from ndxdp.kernel.records import Settings
 from ndxdp.policy import HOST_SOURCE, RUN_SOURCE
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink

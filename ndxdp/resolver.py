@@ -26,8 +26,9 @@ from ndxdp import ndp
 from ndxdp.config import Resolve
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi
-from ndxdp.kernel.libbpf import RingBuffer
-from ndxdp.kernel.maps import Maps, Resolved
+from ndxdp.kernel.bpf_maps import RingBuffer
+from ndxdp.kernel.maps import Maps
+from ndxdp.kernel.records import Resolved
 from ndxdp.ndp import Answer, Host, Limiter, Match, Solicitation
 from ndxdp.policy import leaves_by
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType

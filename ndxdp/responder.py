@@ -24,8 +24,9 @@ from ndxdp.instance import Pinned, note_locals, open_pinned, other_version
 from ndxdp.kernel import abi, attach, loader, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
-from ndxdp.kernel.maps import Maps, Settings
+from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree, Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.ladder import Step
 from ndxdp.plan import (
     Options,

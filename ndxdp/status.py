@@ -11,10 +11,10 @@ from typing import Any
 from ndxdp import ladder
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.maps import RuleCount, Settings
 from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
 from ndxdp.ndp import Reason
 from ndxdp.render import address_text, mac_text
@@ -98,7 +98,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
     rules = maps.rule_count()
     program = loader = None
     if isinstance(instance, Pinned):
-        info = libbpf.prog_info(instance.prog_fd)
+        info = bpf_programs.info_of(instance.prog_fd)
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
     counts = maps.group_counts()

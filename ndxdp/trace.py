@@ -21,10 +21,11 @@ from typing import Any, NamedTuple, Self
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.instance import open_instance
 from ndxdp.kernel import abi
+from ndxdp.kernel.bpf_maps import RingBuffer
 from ndxdp.kernel.events import EventReceiver
-from ndxdp.kernel.libbpf import RingBuffer
-from ndxdp.kernel.maps import Explained, Maps, Traced, explained_of
+from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.kernel.records import Explained, Traced, explained_of
 from ndxdp.ndp import Reason
 from ndxdp.plan import uninterrupted
 from ndxdp.policy import Prefix, Rule

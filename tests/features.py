@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_hooks, bpf_programs
 
 needs = pytest.mark.needs
 """`@needs("xdp")`: the test needs that feature. Those with a mode's name in their parameters are
@@ -43,7 +43,7 @@ def _renames_what_is_up() -> bool:
 
 
 def _has_tcx() -> bool:
-    query = (ctypes.c_uint32 * 16)(1, libbpf.BPF_TCX_INGRESS)  # what is on `lo`
+    query = (ctypes.c_uint32 * 16)(1, bpf_hooks.BPF_TCX_INGRESS)  # what is on `lo`
     number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.syscall(number, 16, ctypes.byref(query), ctypes.sizeof(query)) == 0)
@@ -66,7 +66,7 @@ def _tells_encap() -> bool:
 
 
 FEATURES = {
-    "xdp": Feature((5, 18), "XDP for frames in several pieces", libbpf.xdp_has_frags),
+    "xdp": Feature((5, 18), "XDP for frames in several pieces", bpf_programs.xdp_has_frags),
     "allmulti": Feature((6, 0), "count of who wants all multicast", _tells_allmulti),
     # Since when exactly was not tried: 5.10 has it not, 6.1 has it.
     "encap": Feature((6, 1), "word of a route's encapsulation when it is asked", _tells_encap),

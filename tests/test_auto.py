@@ -24,7 +24,7 @@ from scapy.layers.l2 import Ether
 from lab.topology import build_xdp_pass
 from ndxdp import ladder
 from ndxdp.errors import ModeUnavailable
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import MapSpec, Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.plan import Options
@@ -412,15 +412,15 @@ def test_occupied_slot_without_bpf(net: Network, tap: Tap) -> None:
 
 def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says EINVAL to the program. Why, is found out, and tc is taken."""
-    load = libbpf.load_object
+    load = bpf_programs.load_object
 
     def refuse_xdp(image: bytes, program: str, map_fds: dict[str, int]) -> int:
         if program == Mode.NATIVE.program:
             raise libbpf.BpfError(errno.EINVAL, "bpf_object__load")
         return load(image, program, map_fds)
 
-    monkeypatch.setattr(libbpf, "load_object", refuse_xdp)
-    monkeypatch.setattr(libbpf, "xdp_has_frags", lambda: False)
+    monkeypatch.setattr(bpf_programs, "load_object", refuse_xdp)
+    monkeypatch.setattr(bpf_programs, "xdp_has_frags", lambda: False)
     attach_interface(Trees(), Tap.name, Options(), compile_rules([BEHIND])).close()
     why = "the kernel has no XDP for frames in several pieces, which came with Linux 5.18"
     assert (status(Tap.name)["mode"], steps_down(Tap.name)) == ("tc", {"native": why})
@@ -430,7 +430,7 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
         attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
 
     # Another EINVAL is not explained away.
-    monkeypatch.setattr(libbpf, "xdp_has_frags", lambda: True)
+    monkeypatch.setattr(bpf_programs, "xdp_has_frags", lambda: True)
     with pytest.raises(ModeUnavailable, match="refused the program"):
         attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
 
@@ -446,14 +446,14 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
 def test_maps_of_an_older_kernel(
     net: Network, monkeypatch: pytest.MonkeyPatch, number: int, small: bool, why: str
 ) -> None:
-    create = libbpf.map_create
+    create = bpf_maps.create
 
     def refuse(spec: MapSpec) -> int:
         if spec.name == "requests" or (spec.name == "small" and not small):
             raise libbpf.BpfError(number, "bpf_map_create")
         return create(spec)
 
-    monkeypatch.setattr(libbpf, "map_create", refuse)
+    monkeypatch.setattr(bpf_maps, "create", refuse)
     with pytest.raises(ModeUnavailable, match=why):
         attach_interface(Trees(), UPLINK, Options(Mode.TC), Rules())
     assert leftovers() == []

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ndxdp import config, locator
+from ndxdp import config, config_reader, locator
 from ndxdp.config import (
     Addresses,
     Announce,
@@ -24,9 +24,8 @@ from ndxdp.config import (
     Limit,
     Metrics,
     Resolve,
-    load,
-    parse,
 )
+from ndxdp.config_reader import load, parse
 from ndxdp.errors import UsageError
 from ndxdp.ndp import Answer, NaSource, Profile
 from ndxdp.policy import Rule, parse_address, parse_prefix
@@ -85,7 +84,7 @@ def docker(label: str, profile: Profile | None = None, **selected: Any) -> dict[
 # Text below an interface's name, and what it changes of Interface("eth0").
 INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
-    *((f'mode = "{mode}"', {"mode": mode}) for mode in config.MODES),
+    *((f'mode = "{mode}"', {"mode": mode}) for mode in config_reader.MODES),
     ('loader = "prebuilt"', {"loader": "prebuilt"}),
     ('loader = "bcc"', {"loader": "bcc"}),
     ("max_addresses = 1", {"max_addresses": 1}),
@@ -179,8 +178,8 @@ def test_interface(text: str, changes: dict[str, Any]) -> None:
 # Text above the interface, and what it changes of the whole.
 TOPS: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
-    *((f'log_level = "{level}"', {"log_level": level}) for level in config.LOG_LEVELS),
-    *((f'log_format = "{name}"', {"log_format": name}) for name in config.LOG_FORMATS),
+    *((f'log_level = "{level}"', {"log_level": level}) for level in config_reader.LOG_LEVELS),
+    *((f'log_format = "{name}"', {"log_format": name}) for name in config_reader.LOG_FORMATS),
     ("[metrics]", {"metrics": Metrics("::1", 9877)}),
     ('[metrics]\nlisten = "[::]:1"', {"metrics": Metrics("::", 1)}),
     ('metrics.listen = "127.0.0.1:65535"', {"metrics": Metrics("127.0.0.1", 65535)}),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp import config, ndp
+from ndxdp import config_reader, ndp
 from ndxdp.convert import ndppd, ndppd_syntax, ndpresponder
 from ndxdp.convert.draft import Draft, DraftInterface
 from ndxdp.errors import NdxdpError, UsageError
@@ -272,7 +272,7 @@ def test_ndppd_comes_to(good: Good) -> None:
 
 @pytest.mark.parametrize("text", [pytest.param(good.text, id=name) for name, good in GOOD.items()])
 def test_check_takes_what_ndppd_comes_to(text: str) -> None:
-    found = config.parse(text_of(text), "ndxdp.toml")
+    found = config_reader.parse(text_of(text), "ndxdp.toml")
     assert found.interfaces
 
 
@@ -541,7 +541,7 @@ def test_the_example_that_ndppd_ships() -> None:
 
 
 def test_check_takes_the_example_that_ndppd_ships() -> None:
-    assert config.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
+    assert config_reader.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
 
 
 # ---- on the wire --------------------------------------------------------------------------------
@@ -727,7 +727,7 @@ COMMAND_LINES: dict[str, dict[str, Any]] = {
 def test_ndpresponder_comes_to(line: str) -> None:
     text = ndpresponder.convert(line).text("ndpresponder")
     assert tomllib.loads(text) == COMMAND_LINES[line]
-    assert config.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
+    assert config_reader.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
 
 
 def test_ndpresponder_leaves_out() -> None:

@@ -11,7 +11,7 @@ import pytest
 from ndxdp import ndp
 from ndxdp.detaching import detach_interface
 from ndxdp.instance import Pinned, open_pinned
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_maps, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Reason
@@ -97,12 +97,12 @@ def test_programs_agree(instances: dict[Mode, Pinned], mode: Mode) -> None:
         frame = mutated(rng)
         if mode is Mode.TC and len(frame) < 54:
             continue  # the kernel does not test-run those
-        libbpf.map_update(maps.fds["explained"], bytes(4), nothing)
+        bpf_maps.update(maps.fds["explained"], bytes(4), nothing)
 
-        run = libbpf.run_once(instance.prog_fd, frame)
+        run = bpf_programs.run_once(instance.prog_fd, frame)
 
         fields = abi.EXPLAINED.unpack(
-            libbpf.map_lookup(maps.fds["explained"], bytes(4), abi.EXPLAINED.size) or b""
+            bpf_maps.lookup(maps.fds["explained"], bytes(4), abi.EXPLAINED.size) or b""
         )
         wanted = ndp.decide(frame, host, table.match)
         assert Reason(fields["reason"]) is wanted.reason, f"frame {number}: {show(frame)}"

@@ -13,10 +13,10 @@ import pytest
 
 from ndxdp.detaching import detach_interface, release
 from ndxdp.instance import Instance, open_instance
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Table
@@ -113,7 +113,7 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     if case.rate_exceeded:
         if bench.instance.maps.for_program:
             limiter = bench.instance.maps.fds["limiter"]
-            libbpf.map_delete(limiter, 8, case.frame[6:12] + bytes(2))
+            bpf_maps.delete(limiter, 8, case.frame[6:12] + bytes(2))
         for _ in range(BURST):
             bench.put(case.frame, False)
         bench.events(BURST)

@@ -11,11 +11,11 @@ import pytest
 
 from ndxdp.detaching import detach_interface
 from ndxdp.instance import Pinned, open_pinned
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.ndp import Answer, Reason, solicit
 from ndxdp.plan import Options
 from ndxdp.policy import Prefix, Rule, parse_address, parse_mac
@@ -85,7 +85,7 @@ def test_every_address_is_found(
             beside = hole.address[:15] + bytes([hole.address[15] ^ 1])
             for target, reason in ((hole.address, Reason.DENIED), (beside, Reason.ANSWERED)):
                 frame = solicit(ROUTER, target, source=SOURCE, sllao=ROUTER)
-                libbpf.run_once(bench.instance.prog_fd, frame)
+                bpf_programs.run_once(bench.instance.prog_fd, frame)
                 assert maps.explained().reason is reason, target.hex()
     finally:
         maps.apply(difference(RULES, more), more)
@@ -97,19 +97,19 @@ def test_run(bench: Bench, case: Case) -> None:
     """BPF_PROG_TEST_RUN, which is a dry run: reason and rule come by `explained`."""
     instance, mode = bench.instance, bench.mode
     bench.set_up(case)
-    libbpf.map_update(instance.maps.fds["explained"], bytes(4), bytes(abi.EXPLAINED.size))
+    bpf_maps.update(instance.maps.fds["explained"], bytes(4), bytes(abi.EXPLAINED.size))
     if case.rate_exceeded:  # a dry run charges nothing, so the bucket is emptied by hand
         empty = time.monotonic_ns() + CREDIT + INTERVAL
         source = case.frame[6:12] + bytes(2)
-        libbpf.map_update(instance.maps.fds["limiter"], source, empty.to_bytes(8, "little"))
+        bpf_maps.update(instance.maps.fds["limiter"], source, empty.to_bytes(8, "little"))
 
     if mode is Mode.TC and len(case.frame) < 54 and case.frame[12:14] == b"\x86\xdd":
         with pytest.raises(libbpf.BpfError, match="Invalid argument"):  # net/bpf/test_run.c
-            libbpf.run_once(instance.prog_fd, case.frame)
+            bpf_programs.run_once(instance.prog_fd, case.frame)
         return
 
     before = instance.maps.reasons()
-    run = libbpf.run_once(instance.prog_fd, case.frame)
+    run = bpf_programs.run_once(instance.prog_fd, case.frame)
     verdict = instance.maps.explained()
 
     assert verdict.reason is case.reason, show(case.frame)
@@ -129,7 +129,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
     bench.set_up(case)
     if case.rate_exceeded:
         source = case.frame[6:12] + bytes(2)
-        libbpf.map_delete(bench.instance.maps.fds["limiter"], 8, source)
+        bpf_maps.delete(bench.instance.maps.fds["limiter"], 8, source)
         for _ in range(BURST):
             bench.ends.send(case.frame)
             assert any(bench.ends.outcome())
@@ -159,12 +159,12 @@ def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
     bench.set_up(case)
     limiter = bench.instance.maps.fds["limiter"]
     source = case.frame[6:12]
-    libbpf.map_delete(limiter, 8, source + bytes(2))
+    bpf_maps.delete(limiter, 8, source + bytes(2))
 
     bench.ends.send(case.frame)
 
     assert bench.ends.outcome()[0] is not None
-    paid = libbpf.map_lookup(limiter, source + bytes(2), 8)
+    paid = bpf_maps.lookup(limiter, source + bytes(2), 8)
     assert paid is not None
     now = time.monotonic_ns()
     assert now < int.from_bytes(paid, "little") <= now + INTERVAL
@@ -199,6 +199,6 @@ def test_a_debt_of_another_rate_is_forgiven(bench: Bench) -> None:
     bench.set_up(case)
     owed = time.monotonic_ns() + 2 * CREDIT + 2 * INTERVAL
     source = case.frame[6:12] + bytes(2)
-    libbpf.map_update(bench.instance.maps.fds["limiter"], source, owed.to_bytes(8, "little"))
+    bpf_maps.update(bench.instance.maps.fds["limiter"], source, owed.to_bytes(8, "little"))
     bench.ends.send(case.frame)
     assert bench.ends.outcome()[0] is not None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp import config, service
+from ndxdp import config_reader, service
 from ndxdp.errors import NdxdpError, UsageError
 from tests.network import Done
 from tests.test_bad_input import CANNOT, USAGE, refused
@@ -176,11 +176,11 @@ def test_the_sandbox_is_tight(place: Path) -> None:
 
 def test_the_example_is_a_configuration_once_it_is_uncommented(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no interface is configured"):
-        config.load(str(EXAMPLE))
+        config_reader.load(str(EXAMPLE))
     text = re.sub(r"^# (?=\[|\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     assert len(tomllib.loads(text)["interface"]) == 1
     (tmp_path / "ndxdp.toml").write_text(text)
-    assert config.load(str(tmp_path / "ndxdp.toml")).interfaces[0].name == "eth0"
+    assert config_reader.load(str(tmp_path / "ndxdp.toml")).interfaces[0].name == "eth0"
 
 
 # ---- the command ---------------------------------------------------------------------------------

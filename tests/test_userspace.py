@@ -18,8 +18,8 @@ from ndxdp import ndp
 from ndxdp.detaching import release
 from ndxdp.instance import Served
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.maps import Settings
 from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.records import Settings
 from ndxdp.ndp import Reason
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Table

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_programs
 from tests import network
 from tests.network import (
     BEHIND,
@@ -105,7 +105,7 @@ def test_mode(nic: Network, mode: str, record_property: Callable[[str, object], 
 def test_a_kernel_without_the_xdp_that_it_takes(nic: Network, mode: str) -> None:
     """It is said which, and with what kernel it came; on a newer one both are had."""
     result = ndxdp("attach", NIC, "--mode", mode, "-n", BEHIND)
-    if libbpf.xdp_has_frags():
+    if bpf_programs.xdp_has_frags():
         assert result == (0, "", "")
         done("detach", NIC)
     else:

@@ -8,7 +8,7 @@ from ndxdp import ladder
 from ndxdp.doctor.finding import Finding, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.instance import Pinned, open_instance
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.policy import Table
@@ -81,7 +81,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
             settings.daemon_dead,
             tuple(ladder.told(ladder.unpack(settings.steps))),
             instance.maps.rules(),
-            libbpf.prog_info(instance.prog_fd).id if isinstance(instance, Pinned) else None,
+            bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
         )
 
 
@@ -104,10 +104,10 @@ def _no_native(link: Link) -> str | None:
 def _foreign(link: Link, answering: Answering | None) -> tuple[str, ...]:
     ours = answering.program if answering else None
     try:
-        ids = [number for number in libbpf.xdp_program_ids(link.ifindex) if number != ours]
+        ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
     except OSError:  # it went
         return ()
-    return tuple(f"'{libbpf.prog_name(number)}' (id {number})" for number in ids)
+    return tuple(f"'{bpf_programs.name_of(number)}' (id {number})" for number in ids)
 
 
 def judge(facts: Facts) -> list[Finding]:

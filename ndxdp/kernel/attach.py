@@ -11,7 +11,7 @@ import errno
 import logging
 
 from ndxdp.errors import ModeUnavailable, NdxdpError, gone
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 
@@ -21,8 +21,8 @@ TC_HANDLE = 0x6E64  # "nd"
 TC_PRIORITY = 0x6E64
 
 _XDP_FLAGS = {
-    Mode.NATIVE: libbpf.XDP_FLAGS_DRV_MODE,
-    Mode.GENERIC: libbpf.XDP_FLAGS_SKB_MODE,
+    Mode.NATIVE: bpf_hooks.XDP_FLAGS_DRV_MODE,
+    Mode.GENERIC: bpf_hooks.XDP_FLAGS_SKB_MODE,
 }
 
 
@@ -49,8 +49,8 @@ def attach(
     try:
         if mode is Mode.TC:
             return None, _attach_filter(ifindex, prog_fd) | Left.NETLINK
-        flags = _XDP_FLAGS[mode] | libbpf.XDP_FLAGS_UPDATE_IF_NOEXIST
-        libbpf.xdp_attach(ifindex, prog_fd, flags)
+        flags = _XDP_FLAGS[mode] | bpf_hooks.XDP_FLAGS_UPDATE_IF_NOEXIST
+        bpf_hooks.xdp_attach(ifindex, prog_fd, flags)
         return None, Left.NETLINK
     except BpfError as error:
         if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
@@ -64,12 +64,12 @@ def replace(
     """Put a new program in the place of our old one, between two frames."""
     try:
         if link_fd is not None:
-            libbpf.link_update(link_fd, prog_fd)
+            bpf_hooks.link_update(link_fd, prog_fd)
         elif mode is Mode.TC:
-            libbpf.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=True)
+            bpf_hooks.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=True)
         else:
-            flags = _XDP_FLAGS[mode] | libbpf.XDP_FLAGS_REPLACE
-            libbpf.xdp_attach(ifindex, prog_fd, flags, old_prog_fd)
+            flags = _XDP_FLAGS[mode] | bpf_hooks.XDP_FLAGS_REPLACE
+            bpf_hooks.xdp_attach(ifindex, prog_fd, flags, old_prog_fd)
     except BpfError as error:
         raise _refusal(interface, mode, error) from error
 
@@ -81,26 +81,26 @@ def is_attached(ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None = No
     hook is asked, whoever holds the link.
     """
     if link_fd is not None:
-        return libbpf.link_info(link_fd).ifindex == ifindex
-    ours = libbpf.prog_info(prog_fd).id
+        return bpf_hooks.link_info(link_fd).ifindex == ifindex
+    ours = bpf_programs.info_of(prog_fd).id
     if mode is not Mode.TC:
-        return ours in libbpf.xdp_program_ids(ifindex)
-    return ours in libbpf.tcx_program_ids(ifindex) or _is_filter(ifindex, ours)
+        return ours in bpf_hooks.xdp_program_ids(ifindex)
+    return ours in bpf_hooks.tcx_program_ids(ifindex) or _is_filter(ifindex, ours)
 
 
 def detach(ifindex: int, mode: Mode, prog_fd: int) -> None:
     """Take off what netlink attached, if it is still ours. A link goes with its last holder."""
     if mode is Mode.TC:
-        if _is_filter(ifindex, libbpf.prog_info(prog_fd).id):
-            libbpf.tc_detach(ifindex, TC_HANDLE, TC_PRIORITY)
+        if _is_filter(ifindex, bpf_programs.info_of(prog_fd).id):
+            bpf_hooks.tc_detach(ifindex, TC_HANDLE, TC_PRIORITY)
     elif is_attached(ifindex, mode, prog_fd):
-        libbpf.xdp_detach(ifindex, _XDP_FLAGS[mode], prog_fd)
+        bpf_hooks.xdp_detach(ifindex, _XDP_FLAGS[mode], prog_fd)
 
 
 def refuse_foreign(interface: str, ifindex: int) -> None:
     """ModeUnavailable that names the XDP program on an interface, if there is one."""
-    for prog_id in libbpf.xdp_program_ids(ifindex):
-        name = libbpf.prog_name(prog_id)
+    for prog_id in bpf_hooks.xdp_program_ids(ifindex):
+        name = bpf_programs.name_of(prog_id)
         called = f"'{name}' (id {prog_id})" if name else f"with id {prog_id}"
         raise ModeUnavailable(
             f"{interface} already runs an XDP program {called}, which is not ours to replace",
@@ -110,23 +110,23 @@ def refuse_foreign(interface: str, ifindex: int) -> None:
 
 def _create_link(ifindex: int, mode: Mode, prog_fd: int) -> int:
     if mode is Mode.TC:
-        return libbpf.link_create(prog_fd, ifindex, libbpf.BPF_TCX_INGRESS)
-    return libbpf.link_create(prog_fd, ifindex, libbpf.BPF_XDP, _XDP_FLAGS[mode])
+        return bpf_hooks.link_create(prog_fd, ifindex, bpf_hooks.BPF_TCX_INGRESS)
+    return bpf_hooks.link_create(prog_fd, ifindex, bpf_hooks.BPF_XDP, _XDP_FLAGS[mode])
 
 
 def _attach_filter(ifindex: int, prog_fd: int) -> Left:
-    made = Left.CLSACT if libbpf.clsact_create(ifindex) else Left(0)
+    made = Left.CLSACT if bpf_hooks.clsact_create(ifindex) else Left(0)
     try:
-        libbpf.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=False)
+        bpf_hooks.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=False)
     except BpfError:
         if made:
-            libbpf.clsact_destroy(ifindex)
+            bpf_hooks.clsact_destroy(ifindex)
         raise
     return made
 
 
 def _is_filter(ifindex: int, prog_id: int) -> bool:
-    return libbpf.tc_program_id(ifindex, TC_HANDLE, TC_PRIORITY) == prog_id
+    return bpf_hooks.tc_program_id(ifindex, TC_HANDLE, TC_PRIORITY) == prog_id
 
 
 def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.libbpf import BpfError
 
@@ -35,7 +35,7 @@ def load(loader: Loader, mode: Mode, map_fds: dict[str, int], image: bytes | Non
     try:
         if loader is Loader.BCC:
             return _load_bcc(mode, map_fds)
-        return libbpf.load_object(
+        return bpf_programs.load_object(
             _shipped_object() if image is None else image, mode.program, map_fds
         )
     except BpfError as error:
@@ -56,9 +56,11 @@ def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
 
     code = bcc_loader.compile_program(mode.program, map_fds)
     if mode is Mode.TC:
-        return libbpf.load_instructions(libbpf.BPF_PROG_TYPE_SCHED_CLS, mode.program, code)
-    return libbpf.load_instructions(
-        libbpf.BPF_PROG_TYPE_XDP, mode.program, code, libbpf.BPF_F_XDP_HAS_FRAGS
+        return bpf_programs.load_instructions(
+            bpf_programs.BPF_PROG_TYPE_SCHED_CLS, mode.program, code
+        )
+    return bpf_programs.load_instructions(
+        bpf_programs.BPF_PROG_TYPE_XDP, mode.program, code, bpf_programs.BPF_F_XDP_HAS_FRAGS
     )
 
 
@@ -81,7 +83,7 @@ def _refusal(error: BpfError, mode: Mode) -> NdxdpError:
             f"the object and this ndxdp are not of one version ({error.operation} failed)",
             "install ndxdp anew",
         )
-    if error.errno == errno.EINVAL and mode is not Mode.TC and not libbpf.xdp_has_frags():
+    if error.errno == errno.EINVAL and mode is not Mode.TC and not bpf_programs.xdp_has_frags():
         return ModeUnavailable(
             "the kernel has no XDP for frames in several pieces, which came with Linux 5.18",
             "--mode tc does without",

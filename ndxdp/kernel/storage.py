@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ndxdp.errors import Damaged, NdxdpError
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
 
 _U32 = struct.Struct("=I")
@@ -55,19 +55,19 @@ class KernelMap:
     def __init__(self, spec: MapSpec, fd: int) -> None:
         self.fd = fd
         self._spec = spec
-        cpus = libbpf.possible_cpus() if spec.type == abi.PERCPU_ARRAY else 1
+        cpus = bpf_maps.possible_cpus() if spec.type == abi.PERCPU_ARRAY else 1
         self._sizes = spec._replace(value_size=spec.value_size * cpus)
 
     @classmethod
     def create(cls, spec: MapSpec) -> KernelMap:
-        return cls(spec, libbpf.map_create(spec))
+        return cls(spec, bpf_maps.create(spec))
 
     @classmethod
     def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
         """A pinned map; NdxdpError if it is somebody else's, which is not ours to remove."""
         opened = cls(spec, libbpf.get_pinned(str(path), readonly=readonly))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
-        if libbpf.map_spec(opened.fd)._replace(max_entries=0) != expected:
+        if bpf_maps.spec_of(opened.fd)._replace(max_entries=0) != expected:
             opened.close()
             raise NdxdpError(*_not_ours(path))
         return opened
@@ -77,29 +77,29 @@ class KernelMap:
 
     @property
     def max_entries(self) -> int:
-        return libbpf.map_spec(self.fd).max_entries
+        return bpf_maps.spec_of(self.fd).max_entries
 
     def lookup(self, key: bytes) -> bytes | None:
-        return libbpf.map_lookup(self.fd, key, self._sizes.value_size)
+        return bpf_maps.lookup(self.fd, key, self._sizes.value_size)
 
     def update(self, keys: bytes, values: bytes) -> None:
         if len(keys) == self._sizes.key_size:
-            libbpf.map_update(self.fd, keys, values)
+            bpf_maps.update(self.fd, keys, values)
         else:
-            libbpf.map_update_batch(self.fd, self._sizes, keys, values)
+            bpf_maps.update_batch(self.fd, self._sizes, keys, values)
 
     def delete(self, keys: bytes) -> None:
-        libbpf.map_delete(self.fd, self._sizes.key_size, keys)
+        bpf_maps.delete(self.fd, self._sizes.key_size, keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return libbpf.map_items(self.fd, self._sizes)
+        return bpf_maps.items(self.fd, self._sizes)
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        return libbpf.map_pieces(self.fd, self._sizes)
+        return bpf_maps.pieces(self.fd, self._sizes)
 
     def leading(self, code: str) -> Iterator[memoryview]:
         step = self._spec.value_size // struct.calcsize(code)
-        for _, values in libbpf.map_pieces(self.fd, self._spec):
+        for _, values in bpf_maps.pieces(self.fd, self._spec):
             yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
 
     def close(self) -> None:

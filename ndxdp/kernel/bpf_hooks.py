@@ -1,0 +1,194 @@
+"""Calls that are about what programs are attached to, XDP and tc; see libbpf.py."""
+
+from __future__ import annotations
+
+import errno
+from ctypes import Structure, byref, c_int, c_size_t, c_uint8, c_uint32
+from typing import NamedTuple
+
+from ndxdp.kernel import libbpf
+from ndxdp.kernel.libbpf import BpfError, Opts, call
+
+BPF_XDP = 37
+BPF_TCX_INGRESS = 46
+
+XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
+XDP_FLAGS_SKB_MODE = 1 << 1
+XDP_FLAGS_DRV_MODE = 1 << 2
+XDP_FLAGS_REPLACE = 1 << 4
+
+BPF_TC_INGRESS = 1
+BPF_TC_F_REPLACE = 1
+
+
+class _LinkCreateOpts(Opts):
+    """As far as we fill it."""
+
+    _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32))
+
+
+class _XdpAttachOpts(Opts):
+    _fields_ = (("sz", c_size_t), ("old_prog_fd", c_int), ("_pad", c_uint32))
+
+
+class _XdpQueryOpts(Opts):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("prog_id", c_uint32),
+        ("drv_prog_id", c_uint32),
+        ("hw_prog_id", c_uint32),
+        ("skb_prog_id", c_uint32),
+        ("attach_mode", c_uint8),
+        ("_pad", c_uint8 * 7),
+    )
+
+
+class _TcHook(Opts):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("ifindex", c_int),
+        ("attach_point", c_uint32),
+        ("parent", c_uint32),
+        ("_pad", c_uint32),
+    )
+
+
+class _TcOpts(Opts):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("prog_fd", c_int),
+        ("flags", c_uint32),
+        ("prog_id", c_uint32),
+        ("handle", c_uint32),
+        ("priority", c_uint32),
+        ("_pad", c_uint32),
+    )
+
+
+class _LinkInfo(Structure):
+    """Up to the first field of the union, which for XDP and tcx is the ifindex."""
+
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("prog_id", c_uint32),
+        ("_pad", c_uint32),
+        ("ifindex", c_uint32),
+        ("attach_type", c_uint32),
+    )
+
+
+class LinkInfo(NamedTuple):
+    """ifindex is 0 when the interface has gone from under the link."""
+
+    id: int
+    prog_id: int
+    ifindex: int
+
+
+def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attach by a link, which is gone with its last descriptor and pin."""
+    return call(
+        "bpf_link_create", prog_fd, ifindex, attach_type, byref(_LinkCreateOpts(flags=flags))
+    )
+
+
+def link_update(link_fd: int, prog_fd: int) -> None:
+    """Put another program in the link's place between two frames."""
+    call("bpf_link_update", link_fd, prog_fd, None)
+
+
+def link_detach(link_fd: int) -> None:
+    """Take the program off at once, however many have the link open."""
+    call("bpf_link_detach", link_fd)
+
+
+def link_info(fd: int) -> LinkInfo:
+    found = libbpf.info(fd, _LinkInfo)
+    return LinkInfo(found.id, found.prog_id, found.ifindex)
+
+
+def xdp_attach(ifindex: int, prog_fd: int, flags: int, old_prog_fd: int | None = None) -> None:
+    """Attach by netlink; with `old_prog_fd` and XDP_FLAGS_REPLACE only in that one's place."""
+    opts = _XdpAttachOpts(old_prog_fd=-1 if old_prog_fd is None else old_prog_fd)
+    call(
+        "bpf_xdp_attach",
+        ifindex,
+        prog_fd,
+        flags,
+        byref(opts) if flags & XDP_FLAGS_REPLACE else None,
+    )
+
+
+def xdp_detach(ifindex: int, flags: int, old_prog_fd: int) -> None:
+    """Detach by netlink, if `old_prog_fd` is what is attached (EEXIST if not)."""
+    opts = _XdpAttachOpts(old_prog_fd=old_prog_fd)
+    call("bpf_xdp_detach", ifindex, flags | XDP_FLAGS_REPLACE, byref(opts))
+
+
+def xdp_program_ids(ifindex: int) -> list[int]:
+    """Ids of the XDP programs on an interface, in any mode; none if it has gone."""
+    opts = _XdpQueryOpts()
+    try:
+        call("bpf_xdp_query", ifindex, 0, byref(opts))
+    except BpfError as error:
+        if error.errno in (errno.ENODEV, errno.EINVAL):
+            return []
+        raise
+    ids = (opts.prog_id, opts.drv_prog_id, opts.skb_prog_id, opts.hw_prog_id)
+    return sorted({prog_id for prog_id in ids if prog_id})
+
+
+def tcx_program_ids(ifindex: int) -> list[int]:
+    """Ids of the programs at tcx ingress, none on a kernel without tcx (before 6.6)."""
+    ids = (c_uint32 * 64)()
+    count = c_uint32(len(ids))
+    try:
+        call("bpf_prog_query", ifindex, BPF_TCX_INGRESS, 0, None, ids, byref(count))
+    except BpfError as error:
+        if error.errno in (errno.EINVAL, errno.ENODEV):
+            return []
+        raise
+    return list(ids[: count.value])
+
+
+def clsact_create(ifindex: int) -> bool:
+    """Make the clsact qdisc; False if it was there."""
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    try:
+        call("bpf_tc_hook_create", byref(hook))
+    except BpfError as error:
+        if error.errno == errno.EEXIST:
+            return False
+        raise
+    return True
+
+
+def clsact_destroy(ifindex: int) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS | 2)
+    call("bpf_tc_hook_destroy", byref(hook))
+
+
+def tc_attach(ifindex: int, prog_fd: int, handle: int, priority: int, replace: bool) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    flags = BPF_TC_F_REPLACE if replace else 0
+    opts = _TcOpts(prog_fd=prog_fd, flags=flags, handle=handle, priority=priority)
+    call("bpf_tc_attach", byref(hook), byref(opts))
+
+
+def tc_program_id(ifindex: int, handle: int, priority: int) -> int | None:
+    """The program of one filter at clsact ingress, None if there is no such filter."""
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    opts = _TcOpts(handle=handle, priority=priority)
+    try:
+        call("bpf_tc_query", byref(hook), byref(opts))
+    except BpfError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
+            return None
+        raise
+    return int(opts.prog_id)
+
+
+def tc_detach(ifindex: int, handle: int, priority: int) -> None:
+    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
+    call("bpf_tc_detach", byref(hook), byref(_TcOpts(handle=handle, priority=priority)))

@@ -1,0 +1,245 @@
+"""Calls that are about BPF maps; see libbpf.py."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+from collections.abc import Iterator
+from ctypes import byref, c_size_t, c_uint32, c_uint64
+
+from ndxdp.kernel.abi import MapSpec
+from ndxdp.kernel.libbpf import ENOTSUPP, SAMPLE_FN, BpfError, Opts, call, info, library, pointer
+
+_BATCH = 16384
+_RECORDS = 1024
+
+
+class _MapCreateOpts(Opts):
+    _fields_ = (
+        ("sz", c_size_t),
+        ("btf_fd", c_uint32),
+        ("btf_key_type_id", c_uint32),
+        ("btf_value_type_id", c_uint32),
+        ("btf_vmlinux_value_type_id", c_uint32),
+        ("inner_map_fd", c_uint32),
+        ("map_flags", c_uint32),
+        ("map_extra", c_uint64),
+        ("numa_node", c_uint32),
+        ("map_ifindex", c_uint32),
+    )
+
+
+class _BatchOpts(Opts):
+    _fields_ = (("sz", c_size_t), ("elem_flags", c_uint64), ("flags", c_uint64))
+
+
+class _MapInfo(ctypes.Structure):
+    _fields_ = (
+        ("type", c_uint32),
+        ("id", c_uint32),
+        ("key_size", c_uint32),
+        ("value_size", c_uint32),
+        ("max_entries", c_uint32),
+        ("map_flags", c_uint32),
+        ("name", ctypes.c_char * 16),
+    )
+
+
+@functools.cache
+def possible_cpus() -> int:
+    """How many values an element of a per-CPU map has."""
+    return call("libbpf_num_possible_cpus")
+
+
+def create(spec: MapSpec) -> int:
+    opts = _MapCreateOpts(map_flags=spec.flags)
+    return call(
+        "bpf_map_create",
+        spec.type,
+        spec.name.encode()[:15],
+        spec.key_size,
+        spec.value_size,
+        spec.max_entries,
+        byref(opts),
+    )
+
+
+def spec_of(fd: int) -> MapSpec:
+    """What an open map really is; its name is cut to 15 bytes."""
+    found = info(fd, _MapInfo)
+    return MapSpec(
+        found.name.decode(),
+        found.type,
+        found.key_size,
+        found.value_size,
+        found.max_entries,
+        found.map_flags,
+    )
+
+
+def lookup(fd: int, key: bytes, size: int) -> bytes | None:
+    """The value of `size` bytes (for a per-CPU map: of all CPUs), None without one."""
+    value = ctypes.create_string_buffer(size)
+    try:
+        call("bpf_map_lookup_elem", fd, key, value)
+    except BpfError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes) -> None:
+    call("bpf_map_update_elem", fd, key, value, 0)
+
+
+def update_batch(fd: int, spec: MapSpec, keys: bytes, values: bytes) -> None:
+    """Write entries, given one after the other. On BpfError some, the first, may be written.
+
+    spec: its sizes; of a per-CPU map the value's over all CPUs.
+    """
+    for key_piece, value_piece in zip(
+        _pieces(keys, spec.key_size * _BATCH),
+        _pieces(values, spec.value_size * _BATCH),
+        strict=True,
+    ):
+        count = c_uint32(len(key_piece) // spec.key_size)
+        try:
+            call(
+                "bpf_map_update_batch",
+                fd,
+                key_piece,
+                value_piece,
+                byref(count),
+                byref(_BatchOpts()),
+            )
+        except BpfError as error:
+            if not _no_batch(error):
+                raise
+            for key, value in zip(
+                _pieces(key_piece, spec.key_size),
+                _pieces(value_piece, spec.value_size),
+                strict=True,
+            ):
+                update(fd, key, value)
+
+
+def delete(fd: int, key_size: int, keys: bytes) -> None:
+    """Remove entries, given one after the other; those that are not there are no error."""
+    for key in _pieces(keys, key_size):
+        try:
+            call("bpf_map_delete_elem", fd, key)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    """All (key, value) of a map. Entries that come or go meanwhile may be missed.
+
+    spec: its sizes; of a per-CPU map the value's over all CPUs.
+    """
+    key_size, value_size = spec.key_size, spec.value_size
+    for keys, values in pieces(fd, spec):
+        for i in range(len(keys) // key_size):
+            yield (
+                keys[i * key_size : (i + 1) * key_size],
+                values[i * value_size : (i + 1) * value_size],
+            )
+
+
+def pieces(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    """The same in pieces of many entries: their keys one after the other, and their values."""
+    key_size, value_size = spec.key_size, spec.value_size
+    most = min(_BATCH, spec.max_entries)
+    keys = ctypes.create_string_buffer(key_size * most)
+    values = ctypes.create_string_buffer(value_size * most)
+    token, after = None, ctypes.create_string_buffer(max(key_size, 4))
+    while True:
+        count = c_uint32(most)
+        finished = False
+        try:
+            call(
+                "bpf_map_lookup_batch",
+                fd,
+                token,
+                after,
+                keys,
+                values,
+                byref(count),
+                byref(_BatchOpts()),
+            )
+        except BpfError as error:
+            if _no_batch(error) and token is None:
+                yield from _items_one_by_one(fd, spec)
+                return
+            if error.errno != errno.ENOENT:
+                raise
+            finished = True
+        # Not `.raw`, which copies the whole buffer, however little it holds.
+        yield (
+            ctypes.string_at(keys, count.value * key_size),
+            ctypes.string_at(values, count.value * value_size),
+        )
+        if finished:
+            return
+        token, after = after, ctypes.create_string_buffer(max(key_size, 4))
+
+
+def _items_one_by_one(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
+    key: bytes | None = None
+    following = ctypes.create_string_buffer(spec.key_size)
+    while True:
+        try:
+            call("bpf_map_get_next_key", fd, key, following)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        key = following.raw
+        value = lookup(fd, key, spec.value_size)
+        if value is not None:
+            yield key, value
+
+
+def _no_batch(error: BpfError) -> bool:
+    """Batches came to tries in 5.13 and to hashes in 5.6; before, this is what they answer."""
+    return error.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP)
+
+
+class RingBuffer:
+    """A ring buffer's only reader. fileno() is readable when consume() has something."""
+
+    def __init__(self, map_fd: int) -> None:
+        self._records: list[bytes] = []
+
+        def keep(context: int, data: int, size: int) -> int:
+            self._records.append(ctypes.string_at(data, size))
+            return 0 if len(self._records) < _RECORDS else -errno.ENOBUFS
+
+        self._callback = SAMPLE_FN(keep)  # C holds it
+        self._ring = pointer("ring_buffer__new", map_fd, self._callback, None, None)
+
+    def fileno(self) -> int:
+        return call("ring_buffer__epoll_fd", self._ring)
+
+    def consume(self) -> list[bytes]:
+        """What has been written since the last time, up to a thousand records."""
+        # libbpf reads for as long as somebody writes; an error has it stop behind the record.
+        try:
+            call("ring_buffer__consume", self._ring)
+        except BpfError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+        records = self._records[:]
+        self._records.clear()
+        return records
+
+    def close(self) -> None:
+        library().ring_buffer__free(self._ring)
+        self._ring = 0
