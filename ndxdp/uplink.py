@@ -455,7 +455,7 @@ class Uplink:
                 yield
             finally:
                 loop.remove_reader(answering.packets.fileno())
-                path.on_readable()  # what is in the queue came before whoever answers now
+                path.finish()  # what is in the queues came before whoever answers now
 
     # ---- keeping in step, in the executor's thread
 

@@ -21,7 +21,7 @@ from ndxdp.kernel.pins import TRACER
 from ndxdp.ndp import Host, Limiter, Match, Reason, Solicitation, Verdict
 from ndxdp.policy import Table
 from ndxdp.wire.fib import Fib, refusal
-from ndxdp.wire.packet import BATCH, PacketSocket
+from ndxdp.wire.packet import BATCH, HELD_MAX, PacketSocket
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Userspace:
     """Answers on one interface. Sockets and maps are the caller's, and are to outlive it.
 
     unresolved: called with a solicitation for a neighbour that the kernel does not know.
-    on_readable() is for an event loop to call; it never raises.
+    on_readable() is for an event loop to call; it and finish() never raise.
     """
 
     def __init__(
@@ -75,9 +75,16 @@ class Userspace:
 
     def on_readable(self) -> None:
         """Answer what has come, up to a thousand frames."""
+        self._work(_ROUNDS)
+
+    def finish(self) -> None:
+        """Answer all that had come when this was called."""
+        self._work(HELD_MAX // BATCH)
+
+    def _work(self, rounds: int) -> None:
         packets, overflows = self._packets, 0
         try:
-            for _ in range(_ROUNDS):
+            for _ in range(rounds):
                 frames = packets.receive()
                 if frames:
                     self._refresh()

@@ -44,9 +44,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # The packet socket, which needs little of the kernel.
     "userspace": (
         "tests/test_serving.py",
+        "tests/test_fanout.py",
         "-k",
-        "until_interrupted or test_status or counted_once or rate_limit or what_a_killed"
-        " or again_after or down_and_up",
+        "test_fanout or until_interrupted or test_status or counted_once or rate_limit"
+        " or what_a_killed or again_after or down_and_up",
     ),
     # The answers that depend on the kernel's own tables.
     "routes": ("tests/test_routed.py", "-k", "test_routes or states or stale or first_ping"),

@@ -72,6 +72,7 @@ LAYERS = (
     "ndxdp.wire.neighbours",
     "ndxdp.wire.netlink",
     "ndxdp.wire.membership",
+    "ndxdp.wire.fanout",
     "ndxdp.wire.fib",
     "ndxdp.wire.rtnetlink",
     "ndxdp.wire.raw",

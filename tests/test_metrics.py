@@ -110,7 +110,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
         there = instance.maps.rules()
         instance.maps.apply(difference(RULES, there), there)
         path = Userspace(instance.maps, packets, held.enter_context(Fib()))
-        bench = test_userspace.Bench(ends, path, instance, instance.maps.settings())
+        bench = test_userspace.Bench(ends, packets, path, instance, instance.maps.settings())
 
         def set_up(case: Case) -> None:
             bench.set_up(case)

@@ -15,6 +15,7 @@ import signal
 import stat
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -370,6 +371,38 @@ def test_what_finds_no_room_is_counted(net: Network) -> None:
     assert run.end() == (0, "", "")
 
 
+def test_a_flood_leaves_room_for_others(net: Network) -> None:
+    """One MAC fills its queue; what others ask meanwhile is answered, if theirs is another.
+
+    Which share a queue nobody can say beforehand, but that each is in one, and that few share.
+    """
+    run = serve(net, "--rate", "0.001", "--burst", "10")
+    macs = [f"02:00:00:00:01:{n:02x}" for n in range(64)]
+    asked = [
+        packets.to_group(TARGET, ROUTER_LINK_LOCAL, eth_src=mac)
+        / packets.ns(TARGET)
+        / packets.sllao(mac)
+        for mac in macs
+    ]
+    run.process.send_signal(signal.SIGSTOP)
+    flood = 2000
+    send([solicitation()] * flood)
+    with net.advertisements() as frames:
+        send([bytes(frame) for frame in asked])
+        run.process.send_signal(signal.SIGCONT)
+
+        def all_are_counted() -> bool:
+            overflows: int = status()["socket"]["overflows"]
+            return sum(counts().values()) + overflows >= flood + len(macs)
+
+        eventually(all_are_counted, within=20)
+    answers = Counter(frame[:6].hex(":") for frame in frames)
+    assert answers.pop(ROUTER_MAC) == 10
+    assert set(answers.values()) == {1}
+    assert len(macs) / 2 < len(answers) <= len(macs)
+    assert run.end() == (0, "", "")
+
+
 @pytest.fixture
 def nothing_leaves() -> Iterator[None]:
     """The uplink's queue takes no frame: send() is told ENOBUFS, as on a busy NIC."""
@@ -626,7 +659,9 @@ def test_rules_that_a_killed_run_in_the_kernel_left(net: Network) -> None:
 def test_killed_at_any_moment(net: Network) -> None:
     """What it leaves half done is taken over or cleaned up."""
     for moment in range(150, 700, 50):
-        before = ["timeout", "-s", "KILL", str(moment / 1000), *NDXDP, "run", *USERSPACE]
+        # --foreground: or it kills itself as well, and nobody waits until the sockets are closed.
+        until = ("timeout", "--foreground", "-s", "KILL", str(moment / 1000))
+        before = [*until, *NDXDP, "run", *USERSPACE]
         call(*before, "-n", BEHIND)
         if moment % 100:
             run = serve(net)

@@ -1,4 +1,4 @@
-"""A packet socket that receives solicitations, and nothing else, and sends frames, in batches.
+"""Packet sockets that receive solicitations, and nothing else, and send frames, in batches.
 
 Python's socket module has no recvmmsg() and sendmmsg(): they are called in the C library. A
 batch of 64 costs two system calls; one call for each frame would cost a quarter of the speed.
@@ -6,17 +6,33 @@ batch of 64 costs two system calls; one call for each frame would cost a quarter
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import logging
 import mmap
 import os
+import select
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_size_t, c_uint, c_void_p
 
 from ndxdp.errors import ModeUnavailable
+from ndxdp.wire.fanout import SOCKETS, Group
 from ndxdp.wire.membership import allmulti
-from ndxdp.wire.raw import LD_B, LD_H, VLAN_TAG_PRESENT, Condition, attach_filter, program
+from ndxdp.wire.raw import (
+    LD_B,
+    LD_H,
+    NOTHING,
+    PACKET_TYPE,
+    VLAN_TAG_PRESENT,
+    Condition,
+    attach_filter,
+    program,
+)
+
+log = logging.getLogger(__name__)
 
 BATCH = 64
 """Frames for one system call."""
@@ -25,7 +41,11 @@ _RECEIVE_MAX = 1600
 """Bytes that are received of a frame. More than ndp.FRAME_MAX, so that a giant is seen as one."""
 
 _SEND_MAX = 86
-_BUFFER = 1 << 18  # bytes, as the kernel counts them: about 340 solicitations; more slows it
+
+_BUFFER = 1 << 18  # bytes of a queue, as the kernel counts them: about 340 solicitations
+
+HELD_MAX = SOCKETS * _BUFFER // 512
+"""Solicitations; all queues hold fewer."""
 
 # linux/if_packet.h, asm-generic/socket.h
 _SOL_PACKET = 263
@@ -39,8 +59,12 @@ _PASSES = (
     Condition(LD_B, 14, 0x60, mask=0xF0),
     Condition(LD_B, 20, 58),
     Condition(LD_B, 54, 135),
+    Condition(LD_B, PACKET_TYPE, 0, mask=4),  # neither PACKET_OUTGOING nor PACKET_LOOPBACK
 )
-"""What ndp.is_solicitation() asks for."""
+"""What ndp.is_solicitation() asks for; and that this host did not send it.
+
+A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
+"""
 
 _LAST_HEADER_BYTE = 57
 
@@ -92,9 +116,8 @@ class MessageBatch:
         stride = ctypes.sizeof(_MMsgHdr) // 4
         self.lengths = words[_MMsgHdr.len.offset // 4 :: stride]
         self.starts = range(0, BATCH * size, size)
-
-    def address(self, index: int = 0) -> int:
-        return ctypes.addressof(self._messages) + index * ctypes.sizeof(_MMsgHdr)
+        headers = ctypes.addressof(self._messages)
+        self.addresses = range(headers, headers + ctypes.sizeof(self._messages), 4 * stride)
 
 
 class PacketSocket:
@@ -103,45 +126,77 @@ class PacketSocket:
     Tagged ones are left alone: their interface is another one. So is what this host sends. The
     interface is kept in allmulti for as long as the socket is open. Frames are bytes from the
     Ethernet header on, without FCS.
+
+    It is several sockets, each the queue of some soliciting MACs (fanout.py), and takes turns
+    between them: a neighbour that solicits more than can be answered fills one queue. Where the
+    kernel has no groups of sockets, there is one queue for all.
     """
 
     def __init__(self, ifindex: int) -> None:
         """ModeUnavailable without CAP_NET_RAW; OSError if there is no such interface."""
+        self._sockets: dict[int, socket.socket] = {}  # by their descriptors
+        self._polled = select.epoll()
+        self._turns: list[int] = []  # queues that had something and have not been asked
+        self._asked: set[int] = set()  # since overflows() was
+        self._failed = 0
+        self._was_down = False
         try:
-            # Of no protocol it receives nothing: no frame comes in before the filter is there.
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        except PermissionError:
-            raise ModeUnavailable(
-                "this process may not open a packet socket", "run this as root, or with CAP_NET_RAW"
-            ) from None
-        try:
-            attach_filter(self._socket, solicitation_filter())
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._enlarge_buffer()
-            self._socket.setblocking(False)
-            # ETH_P_ALL and not ETH_P_IPV6, which would come after bridge and VLAN interfaces.
-            self._socket.bind((socket.if_indextoname(ifindex), _ETH_P_ALL))
-            allmulti(self._socket, ifindex)
+            self._address = (socket.if_indextoname(ifindex), _ETH_P_ALL)
+            try:
+                self._first = self._open(solicitation_filter())
+            except PermissionError:
+                raise ModeUnavailable(
+                    "this process may not open a packet socket",
+                    "run this as root, or with CAP_NET_RAW",
+                ) from None
+            self._add(self._first)
+            allmulti(self._first, ifindex)
+            self._spread()
         except BaseException:
-            self._socket.close()
+            self.close()
             raise
         self._in, self._out = MessageBatch(_RECEIVE_MAX), MessageBatch(_SEND_MAX)
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        """Readable when any queue is."""
+        return self._polled.fileno()
 
     def close(self) -> None:
-        self._socket.close()
+        self._polled.close()
+        # Each waits for what is at work in the kernel to end (synchronize_net() in
+        # packet_release()), some 15 ms: all at a time, or a restart would take that much longer.
+        with contextlib.suppress(RuntimeError), ThreadPoolExecutor(SOCKETS) as threads:
+            list(threads.map(socket.socket.close, self._sockets.values()))
+        for each in self._sockets.values():  # where no more threads are to be had
+            each.close()
 
     def receive(self) -> list[bytes]:
-        """Up to BATCH frames, none if none are there. OSError when the interface goes down."""
-        batch = self._in
-        count = _recvmmsg(self._socket.fileno(), batch.address(), BATCH, socket.MSG_DONTWAIT, None)
-        if count < 0:
-            number = ctypes.get_errno()
-            if number in (errno.EAGAIN, errno.EINTR):
-                return []
+        """Up to BATCH frames; fewer if no more are there. OSError when the interface goes down.
+
+        Each queue that has something gets one turn, of what is left of a batch, in each round.
+        """
+        batch, addresses = self._in, self._in.addresses
+        count, polled = 0, False
+        while count < BATCH:
+            if not self._turns:
+                if polled:
+                    break
+                polled = True
+                self._turns = [queue for queue, _ in self._polled.poll(0)]
+                continue
+            queue = self._turns.pop()
+            self._asked.add(queue)
+            found = _recvmmsg(queue, addresses[count], BATCH - count, socket.MSG_DONTWAIT, None)
+            if found >= 0:
+                count += found
+            elif (number := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):
+                self._failed, self._was_down = number, True
+        if self._failed and not count:  # what others held is not to be lost for it
+            number, self._failed = self._failed, 0
             raise OSError(number, os.strerror(number))
+        if self._was_down and count:
+            self._was_down = False
+            self._spread()
         data = batch.bytes
         lengths: list[int] = batch.lengths[:count].tolist()
         return [data[at : at + size] for at, size in zip(batch.starts, lengths, strict=False)]
@@ -149,14 +204,15 @@ class PacketSocket:
     def send(self, frames: list[bytes]) -> dict[int, int]:
         """Send frames of 86 bytes; returns those that were not sent: index -> errno."""
         failed: dict[int, int] = {}
+        sender = self._first.fileno()
         for start in range(0, len(frames), BATCH):
             some = frames[start : start + BATCH]
             self._out.bytes[: len(some) * _SEND_MAX] = b"".join(some)
             at = 0
             while at < len(some):
                 sent = _sendmmsg(
-                    self._socket.fileno(),
-                    self._out.address(at),
+                    sender,
+                    self._out.addresses[at],
                     len(some) - at,
                     socket.MSG_DONTWAIT,
                 )
@@ -171,11 +227,62 @@ class PacketSocket:
 
     def overflows(self) -> int:
         """Solicitations that found no room since this was last asked for."""
-        data = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
-        return int(struct.unpack("=II", data)[1])
+        lost = 0
+        for queue in self._asked:  # a full one is readable, so that it is there or will be
+            data = self._sockets[queue].getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+            lost += struct.unpack("=II", data)[1]
+        self._asked.clear()
+        return lost
 
-    def _enlarge_buffer(self) -> None:
+    def _open(self, code: bytes) -> socket.socket:
+        # Of no protocol it receives nothing: no frame comes in before the filter is there.
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER // 2)
-        except PermissionError:  # that takes CAP_NET_ADMIN; as far as net.core.rmem_max lets us
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER // 2)
+            attach_filter(opened, code)
+            opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            _enlarge_buffer(opened)
+            # ETH_P_ALL and not ETH_P_IPV6, which would come after bridge and VLAN interfaces.
+            opened.bind(self._address)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def _add(self, opened: socket.socket) -> None:
+        self._polled.register(opened, select.EPOLLIN)
+        self._sockets[opened.fileno()] = opened
+
+    def _spread(self) -> None:
+        """Make a queue into many, if it is one yet.
+
+        Before Linux 6.13 (2cee3e6e2e4b) none can join while the interface is down; so this is tried
+        again with the first frames afterwards.
+        """
+        if len(self._sockets) > 1:
+            return
+        try:
+            group = Group(self._first)
+            try:
+                while len(self._sockets) < SOCKETS:
+                    self._add_to(group)
+            finally:
+                group.spread()
+        except OSError as error:
+            log.debug("%d of %d queues: %s", len(self._sockets), SOCKETS, error)
+
+    def _add_to(self, group: Group) -> None:
+        opened = self._open(NOTHING)
+        try:
+            group.join(opened)
+            attach_filter(opened, solicitation_filter())
+            self._add(opened)
+        except BaseException:
+            opened.close()
+            raise
+
+
+def _enlarge_buffer(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER // 2)
+    except PermissionError:  # that takes CAP_NET_ADMIN; as far as net.core.rmem_max lets us
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER // 2)

@@ -17,6 +17,9 @@ JEQ, RET = 0x15, 0x06
 _AND = 0x54
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
+PACKET_TYPE = 0xFFFFF000 + 4
+"""Offset (SKF_AD_OFF + SKF_AD_PKTTYPE) of whom the frame is for: PACKET_HOST and so on."""
+
 VLAN_TAG_PRESENT = 0xFFFFF000 + 48
 """Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT) of 1 where a tag was taken off the frame."""
 
@@ -71,11 +74,15 @@ NOTHING = assemble([(RET, 0, 0, 0)])
 
 def attach_filter(opened: socket.socket, code: bytes) -> None:
     """Put a program on a socket, in the place of the one before."""
+    attach_program(opened, socket.SOL_SOCKET, _SO_ATTACH_FILTER, code)
+
+
+def attach_program(opened: socket.socket, level: int, option: int, code: bytes) -> None:
+    """The same for any option that takes a program."""
     # struct sock_fprog: number of instructions, their address
     instructions = array.array("B", code)
     address, size = instructions.buffer_info()
-    request = struct.pack("@HP", size // 8, address)
-    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, request)
+    opened.setsockopt(level, option, struct.pack("@HP", size // 8, address))
 
 
 def packet_socket(purpose: str) -> socket.socket:

@@ -1,0 +1,327 @@
+"""The queues of the packet socket: who shares one, what a flood costs whom, and that none is lost.
+
+A frame is on its way to its queue when send() returns: what has to come is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ndxdp import ndp
+from ndxdp.wire import fanout, packet
+from ndxdp.wire.packet import BATCH, HELD_MAX, PacketSocket
+from tests.network import eventually, sh
+from tests.packets import HOST
+from tests.pair import RECEIVER, Pair, pair
+
+SALT = bytes(range(0x31, 0x3D))
+SEED = 4861
+FLOODER = bytes.fromhex("020000000001")
+FLOOD = 4000  # solicitations: more than a queue holds, fewer than all do
+_SOL_PACKET, _PACKET_FANOUT = 263, 18
+
+
+def queue_of(mac: bytes, salt: bytes = SALT) -> int:
+    """As the program is meant to compute it."""
+    parts = (salt[:4], salt[4:8], salt[8:])
+    first, second, third = (int.from_bytes(part, sys.byteorder) | 1 for part in parts)
+    high, low = int.from_bytes(mac[:4], "big"), int.from_bytes(mac[4:], "big")
+    mixed = (high * first + low * second) & 0xFFFFFFFF
+    return ((mixed ^ mixed >> 15) * third & 0xFFFFFFFF) >> 28
+
+
+def solicitation(mac: bytes, nth: int = 0) -> bytes:
+    """From a MAC, each for another target."""
+    target = bytes.fromhex("20010db8000000000000000c") + nth.to_bytes(4, "big")
+    return ndp.solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
+
+
+def neighbours(count: int) -> list[bytes]:
+    rng = random.Random(SEED)
+    return [b"\x02" + rng.randbytes(5) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def ends(privacy: None) -> Iterator[Pair]:
+    with pair(HOST.mac) as ends:
+        yield ends
+
+
+@pytest.fixture(autouse=True)
+def salt(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_source_mac = fanout.by_source_mac
+    monkeypatch.setattr(fanout, "by_source_mac", lambda _: by_source_mac(SALT))
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[PacketSocket]:
+    packets = PacketSocket(socket.if_nametoindex(RECEIVER))
+    try:
+        yield packets
+    finally:
+        packets.close()
+
+
+def taken(packets: PacketSocket, count: int) -> list[bytes]:
+    """So many frames, once they have come."""
+    found: list[bytes] = []
+
+    def take() -> bool:
+        while frames := packets.receive():
+            found.extend(frames)
+        return len(found) >= count
+
+    eventually(take)
+    return found
+
+
+def bring_up(ends: Pair, packets: PacketSocket) -> None:
+    """And wait until the link carries frames, which takes the kernel a while."""
+    sh("ip", "link", "set", RECEIVER, "up")
+
+    def carries() -> list[bytes]:
+        ends.send(solicitation(FLOODER))
+        return packets.receive()
+
+    eventually(carries)
+    last = solicitation(FLOODER, 1)
+    ends.send(last)
+    eventually(lambda: last in packets.receive())
+
+
+def macs(frames: list[bytes]) -> Counter[bytes]:
+    return Counter(frame[6:12] for frame in frames)
+
+
+def test_a_mac_has_one_queue(ends: Pair) -> None:
+    """That which the hash says; all queues have some."""
+    sources = neighbours(256)
+    with opened() as packets:
+        for nth in range(2):
+            for mac in sources:
+                ends.send(solicitation(mac, nth))
+        for number, queue in enumerate(packets._sockets.values()):
+            wanted = [mac for mac in sources if queue_of(mac) == number] * 2
+            found = []
+            queue.settimeout(5)
+            for _ in wanted:
+                found.append(queue.recv(2000)[6:12])
+            assert found == wanted
+            assert wanted
+        assert packets.receive() == []
+
+
+def test_neighbours_of_one_vendor_do_not_meet_more_often() -> None:
+    """However their MACs differ: in one bit, in their ends, or in the vendor alone."""
+    bits = [bytes.fromhex("020000000000"), *((2 << 40 | 1 << n).to_bytes(6) for n in range(40))]
+    ends = [bytes.fromhex("020000") + n.to_bytes(3) for n in range(256)]
+    vendors = [n.to_bytes(3) + bytes(3) for n in range(0, 1 << 24, 1 << 16)]
+    rng = random.Random(SEED)
+    for sources in (bits, ends, vendors):
+        pairs = [rng.sample(sources, 2) for _ in range(200)]
+        met = total = 0
+        for _ in range(100):
+            salt = rng.randbytes(12)
+            met += sum(queue_of(one, salt) == queue_of(other, salt) for one, other in pairs)
+            total += len(pairs)
+        assert met / total < 1.5 / fanout.SOCKETS
+
+
+def test_a_flood_fills_its_own_queue(ends: Pair) -> None:
+    """Nobody reads meanwhile: the others' are all there, and what found no room is counted."""
+    others = [mac for mac in neighbours(32) if queue_of(mac) != queue_of(FLOODER)]
+    with opened() as packets:
+        for nth in range(FLOOD):
+            ends.send(solicitation(FLOODER, nth))
+        for nth in range(5):
+            for mac in others:
+                ends.send(solicitation(mac, nth))
+        found, lost = list[bytes](), 0
+
+        def settled() -> bool:
+            nonlocal lost
+            while frames := packets.receive():
+                found.extend(frames)
+            lost += packets.overflows()
+            return len(found) + lost >= FLOOD + 5 * len(others)
+
+        eventually(settled)
+    by_mac = macs(found)
+    assert by_mac.pop(FLOODER) == FLOOD - lost
+    assert by_mac == dict.fromkeys(others, 5)
+    assert 0 < lost < FLOOD
+    assert len(set(found)) == len(found) < HELD_MAX
+
+
+def test_full_queues_take_turns(ends: Pair) -> None:
+    """Who has solicited once is heard in the first round, whoever floods."""
+    floods = [FLOODER, next(mac for mac in neighbours(32) if queue_of(mac) != queue_of(FLOODER))]
+    other = next(mac for mac in neighbours(64) if queue_of(mac) not in map(queue_of, floods))
+    with opened() as packets:
+        for nth in range(200):
+            for mac in floods:
+                ends.send(solicitation(mac, nth))
+        ends.send(solicitation(other))
+        eventually(lambda: len(packets._polled.poll(0)) == 3)
+        first = [packets.receive() for _ in range(3)]
+        assert [len(frames) for frames in first] == [BATCH] * 3
+        assert macs([frame for frames in first for frame in frames])[other] == 1
+        assert min(macs(first[0] + first[1] + first[2])[mac] for mac in floods) >= BATCH // 2
+        taken(packets, 2 * 200 + 1 - 3 * BATCH)
+
+
+@pytest.mark.parametrize("flag", [fanout._IGNORE_OUTGOING, 0], ids=["ignored", "filtered"])
+def test_what_this_host_solicits_is_not_received(
+    ends: Pair, flag: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the group's flag, or by the filter where the kernel does not know that."""
+    monkeypatch.setattr(fanout, "_IGNORE_OUTGOING", flag)
+    with opened() as packets, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as own:
+        own.bind((RECEIVER, 0))
+        for mac in neighbours(32):
+            own.send(solicitation(mac))
+        ends.send(solicitation(FLOODER))
+        assert taken(packets, 1) == [solicitation(FLOODER)]
+        assert packets.overflows() == 0
+    while not ends.is_silent():
+        ends.outcome()
+
+
+def test_nothing_is_lost_or_doubled_while_it_opens(ends: Pair) -> None:
+    """From the first solicitation on that came."""
+    sources = neighbours(16)
+    sent, ending = 0, threading.Event()
+
+    def ask() -> None:
+        nonlocal sent
+        while not ending.is_set() and sent < 1 << 20:
+            ends.send(solicitation(sources[sent % 16], sent))
+            sent += 1
+            time.sleep(5e-5)  # the one queue of the beginning holds little
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with opened() as packets:
+            found = taken(packets, 2000)
+            ending.set()
+            asking.join()
+            found += taken(packets, 0)
+            assert packets.overflows() == 0
+    finally:
+        ending.set()
+        asking.join()
+    numbers = sorted(int.from_bytes(frame[74:78], "big") for frame in found)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def test_groups_do_not_clash(ends: Pair) -> None:
+    """Two of ours on one interface, beside somebody else's of each number that comes to mind."""
+    with contextlib.ExitStack() as held:
+        for number in range(8):
+            other = held.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+            other.bind((RECEIVER, 3))
+            with contextlib.suppress(OSError):
+                other.setsockopt(_SOL_PACKET, _PACKET_FANOUT, number)
+        both = [held.enter_context(opened()) for _ in range(2)]
+        sources = neighbours(64)
+        for mac in sources:
+            ends.send(solicitation(mac))
+        for packets in both:
+            assert macs(taken(packets, len(sources))) == dict.fromkeys(sources, 1)
+
+
+def test_down_and_up(ends: Pair) -> None:
+    """One error, and then everybody is heard again, once."""
+    sources = neighbours(64)
+    with opened() as packets:
+        sh("ip", "link", "set", RECEIVER, "down")
+        with pytest.raises(OSError, match="is down"):
+            eventually(packets.receive)
+        assert packets.receive() == []
+        bring_up(ends, packets)
+        for mac in sources:
+            ends.send(solicitation(mac))
+        assert macs(taken(packets, len(sources))) == dict.fromkeys(sources, 1)
+
+
+def refuse(number: int) -> Callable[[socket.socket], fanout.Group]:
+    def group(first: socket.socket) -> fanout.Group:
+        raise OSError(number, os.strerror(number))
+
+    return group
+
+
+def test_where_there_are_no_groups(
+    ends: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the kernel's own refusal: one queue for all, and nobody is told."""
+    monkeypatch.setattr(fanout, "_CBPF", 99)
+    sources = neighbours(32)
+    with caplog.at_level(logging.DEBUG), opened() as packets:
+        assert [record.levelname for record in caplog.records] == ["DEBUG"]
+        for mac in sources:
+            ends.send(solicitation(mac))
+        assert [frame[6:12] for frame in taken(packets, len(sources))] == sources
+        assert packets.send([bytes(86)]) == {}
+    ends.reply()
+
+
+def test_where_there_is_no_room_for_all_of_them(
+    ends: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more files, say: those that could be opened share."""
+    opens, count = PacketSocket._open, 0
+
+    def some(self: PacketSocket, code: bytes) -> socket.socket:
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opens(self, code)
+
+    monkeypatch.setattr(PacketSocket, "_open", some)
+    sources = neighbours(64)
+    with opened() as packets:
+        assert len(packets._sockets) == 5
+        for mac in sources:
+            ends.send(solicitation(mac))
+        assert macs(taken(packets, len(sources))) == dict.fromkeys(sources, 1)
+
+
+def test_opened_while_the_interface_is_down(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel then makes no group, there is one from the first solicitation on."""
+    sh("ip", "link", "set", RECEIVER, "down")
+    with monkeypatch.context() as old:
+        old.setattr(packet, "Group", refuse(errno.EINVAL))
+        packets = PacketSocket(socket.if_nametoindex(RECEIVER))
+    with contextlib.closing(packets):
+        with pytest.raises(OSError, match="is down"):
+            packets.receive()
+        bring_up(ends, packets)
+        for mac in neighbours(64):
+            ends.send(solicitation(mac))
+        assert macs(taken(packets, 64)) == dict.fromkeys(neighbours(64), 1)
+        assert len(packets._sockets) == fanout.SOCKETS
+        for mac in neighbours(64):
+            ends.send(solicitation(mac, 1))
+        assert macs(taken(packets, 64)) == dict.fromkeys(neighbours(64), 1)
+
+
+def test_nothing_stays_open(ends: Pair) -> None:
+    before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
+    with opened():
+        pass
+    assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
