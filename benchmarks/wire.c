@@ -47,6 +47,16 @@ struct offered {
 	__u16 half_words[31];
 };
 
+/* The reflector's: apart from what the program makes of a frame. */
+struct mac {
+	__u16 half_words[3];
+};
+
+struct macs {
+	struct mac dst;
+	struct mac src;
+};
+
 struct stamp {
 	__u64 time;
 	__be32 low; /* of the target, its last 4 bytes */
@@ -140,14 +150,16 @@ static __always_inline struct plan *its_turn(void)
 static __always_inline int solicitation(struct xdp_md *ctx, struct plan *plan)
 {
 	void *end = (void *)(long)ctx->data_end;
-	struct ethernet *eth = (void *)(long)ctx->data;
+	struct ethernet *eth = (void *)(long)ctx->data - PAD;
 	struct ipv6 *ip6 = (void *)(eth + 1);
 	struct neighbor *ns = (void *)(ip6 + 1);
 	struct lladdr_option *sllao = (void *)(ns + 1);
 	__u64 sum, turn = plan->sent++;
 	struct address target, group, source;
 	__u32 index, payload = sizeof(*ns);
-	__u16 who = FLOOD + (turn & (SOURCES - 1)), mac = FLOOD + (turn & (plan->macs - 1));
+	__u16 who = FLOOD + (turn & (SOURCES - 1)), last = FLOOD + (turn & (plan->macs - 1));
+	struct tail_mac option;
+	struct head_mac mac;
 	struct address *asked;
 	struct stamp *stamp;
 
@@ -155,26 +167,29 @@ static __always_inline int solicitation(struct xdp_md *ctx, struct plan *plan)
 		return -1;
 	if (plan->beside && turn % plan->beside == 0) {
 		plan->dues++;
-		who = mac = BESIDE;
+		who = last = BESIDE;
 	}
 	index = plan->first + turn % (plan->targets ?: 1);
 	asked = bpf_map_lookup_elem(&targets, &index);
 	if (!asked)
 		return -1;
 	target = *asked;
-	source = (struct address){{net32(0xfe800000), 0, 0, net32(who)}};
-	group = (struct address){{net32(0xff020000), 0, net32(1),
-				  net32(0xff000000) | (target.w[3] & net32(0x00ffffff))}};
+	source = (struct address){.w = {net32(0xfe800000), 0, 0, net32(who)}};
+	group = (struct address){.w = {net32(0xff020000), 0, net32(1),
+				       net32(0xff000000) | (target.w[3] & net32(0x00ffffff))}};
 
-	eth->dst = (struct mac){{net16(0x3333), group.w[3] & 0xffff, group.w[3] >> 16}};
-	eth->src = (struct mac){{net16(0x0200), 0, net16(mac)}};
-	eth->type = net16(ETHERTYPE_IPV6);
+	mac = (struct head_mac){.mac_first = net32(0x02000000),
+				.mac_rest = net16(last),
+				.after = net16(ETHERTYPE_IPV6)};
+	eth->dst.mac_first = net16(0x3333);
+	eth->dst.mac_rest = group.w[3];
+	eth->src = mac;
 	sum = (__u64)net32(PROTOCOL_ICMPV6) + net16(TYPE_NS << 8);
 	if ((void *)(sllao + 1) <= end) { /* a frame of 78 bytes has none */
 		payload += sizeof(*sllao);
-		*sllao =
-			(struct lladdr_option){.type = OPTION_SLLAO, .len = 1, .mac = eth->src};
-		sum += (__u64)net16(OPTION_SLLAO << 8 | 1) + net16(0x0200) + net16(mac);
+		option = mac_tail(net16(OPTION_SLLAO << 8 | 1), head_mac(&mac));
+		sllao->mac = option;
+		sum += (__u64)option.halves[0] + option.halves[1];
 	}
 	ip6->version_class_flow = net32(0x60000000);
 	ip6->payload_len = net16(payload);
@@ -267,7 +282,8 @@ SEC("xdp")
 int receive(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
-	const struct ethernet *eth = (void *)(long)ctx->data;
+	const void *data = (void *)(long)ctx->data;
+	const struct ethernet *eth = data - PAD;
 	const struct ipv6 *ip6 = (const void *)(eth + 1);
 	const struct neighbor *na = (const void *)(ip6 + 1);
 	struct plan *expected;
@@ -280,8 +296,8 @@ int receive(struct xdp_md *ctx)
 	if (!seen || !expected)
 		return XDP_DROP;
 	seen->received++;
-	if ((const void *)eth + NA_LEN > end || end - (const void *)eth != NA_LEN ||
-	    eth->type != net16(ETHERTYPE_IPV6) || ip6->next_header != PROTOCOL_ICMPV6)
+	if (data + NA_LEN > end || end - data != NA_LEN ||
+	    eth->src.after != net16(ETHERTYPE_IPV6) || ip6->next_header != PROTOCOL_ICMPV6)
 		return XDP_DROP;
 	if (na->icmp.type == TYPE_NS)
 		seen->reflected++;
@@ -308,14 +324,14 @@ SEC("xdp.frags")
 int reflect(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
-	struct ethernet *eth = (void *)(long)ctx->data;
+	struct macs *macs = (void *)(long)ctx->data;
 	struct mac was;
 
-	if ((void *)(eth + 1) > end)
+	if ((void *)(macs + 1) > end)
 		return XDP_PASS;
-	was = eth->dst;
-	eth->dst = eth->src;
-	eth->src = was;
+	was = macs->dst;
+	macs->dst = macs->src;
+	macs->src = was;
 	return XDP_TX;
 }
 

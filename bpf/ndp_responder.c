@@ -47,14 +47,14 @@ DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
 /* What the decision and the answer need, copied out before the frame is resized. */
 struct solicitation {
 	struct address source;
-	__u32 whole; /* 128: with the target, the key of a trie */
+	__u32 dad;   /* the source is unspecified */
+	__u32 whole; /* 128: with the target, which lies right behind, the key of a trie */
 	struct address target;
 	__u64 eth_source; /* MAC: whose rate is limited */
 	__u64 peer;	  /* MAC: whom the answer goes to, the SLLAO or the Ethernet source */
 	__u64 source_sum; /* sum_address() of both: the answer's checksum is made of them, too */
 	__u64 target_sum;
-	__u32 dad; /* the source is unspecified */
-	__u32 dry_run;
+	__u64 dry_run;
 };
 
 /* 1 for zero, 0 for anything below 2^63. The compiler must not see through it: it would branch. */
@@ -64,19 +64,34 @@ static __always_inline __u64 is_zero(__u64 x)
 	return (x - 1) >> 63;
 }
 
+/* Why there is no answer. Without the asm the compiler would write a reason down before each check,
+ * for the case that it fails.
+ */
+static __always_inline enum ndp_reason because(enum ndp_reason reason)
+{
+	asm volatile("");
+	return reason;
+}
+
+static __always_inline __u64 own_mac(const struct ndp_settings *config)
+{
+	_Static_assert(__builtin_offsetof(struct ndp_settings, mac) % 8 == 0, "a head_mac");
+	return head_mac((const void *)config->mac);
+}
+
 /* Every frame of the interface comes through here, so the likeliest difference is asked first.
  * A VLAN tag or an extension header in the way makes it "not a solicitation", as does a frame
  * that ends before the ICMPv6 header does.
  */
 static __always_inline int is_solicitation(const void *data, const void *end)
 {
-	const struct ethernet *eth = data;
-	const struct ipv6 *ip6 = data + sizeof(*eth);
+	const struct ethernet *eth = data - PAD;
+	const struct ipv6 *ip6 = (const void *)(eth + 1);
 	const struct icmpv6 *icmp = (const void *)(ip6 + 1);
 
 	if ((const void *)(icmp + 1) > end)
 		return 0;
-	return eth->type == net16(ETHERTYPE_IPV6) && ip6->next_header == PROTOCOL_ICMPV6 &&
+	return eth->src.after == net16(ETHERTYPE_IPV6) && ip6->next_header == PROTOCOL_ICMPV6 &&
 	       icmp->type == TYPE_NS &&
 	       (ip6->version_class_flow & net32(0xf0000000)) == net32(0x60000000);
 }
@@ -86,37 +101,39 @@ static __always_inline int is_solicitation(const void *data, const void *end)
  * speaks against an answer; the caller has seen is_solicitation().
  */
 static __always_inline enum ndp_reason validate(const void *data, const void *end,
-						__u32 frame_len,
+						__u64 frame_len,
 						const struct ndp_settings *config,
 						struct solicitation *ns)
 {
-	const struct ethernet *eth = data;
-	const struct ipv6 *ip6 = data + sizeof(*eth);
+	const struct ethernet *eth = data - PAD;
+	const struct ipv6 *ip6 = (const void *)(eth + 1);
 	const struct neighbor *msg = (const void *)(ip6 + 1);
-	const struct mac *own = (const struct mac *)config->mac;
-	const __u16 *group_mac = (const __u16 *)&ip6->dst.w[3]; /* RFC 2464 7: behind 33:33 */
-	const void *cursor = msg + 1;
+	const struct lladdr_option *first = (const void *)(msg + 1);
+	const void *cursor = first;
+	struct tail_mac own = mac_tail(0, own_mac(config));
 	__u64 sum, peer, left = 0, sllao = 0, bad = 0;
-	__u32 length, units, group, i;
+	__u64 length, units, not_group, i;
 
 	if ((const void *)((const struct icmpv6 *)msg + 1) > end)
 		return NDP_BAD_LENGTH; /* never: it tells the verifier what the caller knows */
-	if (same_mac(&eth->src, own))
-		return NDP_OWN_FRAME;
-	if (!same_mac(&eth->dst, own) &&
-	    !(is_multicast(&ip6->dst) && eth->dst.w[0] == net16(0x3333) &&
-	      eth->dst.w[1] == group_mac[0] && eth->dst.w[2] == group_mac[1]))
-		return NDP_OTHER_HOST;
+	peer = head_mac(&eth->src);
+	if (peer == own_mac(config))
+		return because(NDP_OWN_FRAME);
+	/* A group's MAC is 33:33 and the end of its address (RFC 2464 7). */
+	if (!(eth->dst.mac_first == net16(0x3333) && eth->dst.mac_rest == ip6->dst.w[3] &&
+	      is_multicast(&ip6->dst)) &&
+	    !(eth->dst.mac_first == own.mac_first && eth->dst.mac_rest == own.mac_rest))
+		return because(NDP_OTHER_HOST);
 	if (ip6->hop_limit != 255)
-		return NDP_BAD_HOP_LIMIT;
+		return because(NDP_BAD_HOP_LIMIT);
 	if (msg->icmp.code != 0)
-		return NDP_BAD_CODE;
+		return because(NDP_BAD_CODE);
 
 	/* The length is the IPv6 header's word: what follows it in the frame is padding. */
 	length = net16(ip6->payload_len);
 	if (length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
-	    sizeof(*eth) + sizeof(*ip6) + length > frame_len || (const void *)(msg + 1) > end)
-		return NDP_BAD_LENGTH;
+	    NS_LEN - sizeof(*msg) + length > frame_len || (const void *)(msg + 1) > end)
+		return because(NDP_BAD_LENGTH);
 
 	/* Pseudo-header (RFC 8200 8.1) and message, then the options along with their walk. */
 	ns->source_sum = sum_address(&ip6->src);
@@ -132,17 +149,24 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	 */
 	ns->source = ip6->src;
 	ns->target = msg->target;
-	ns->eth_source = peer = mac_number(&eth->src);
-	group = is_solicited_node_group(&ip6->dst, &ns->target);
+	ns->eth_source = peer;
+	not_group = not_solicited_node_group(&ip6->dst, &ns->target);
 
+	units = (length - sizeof(*msg)) / 8;
+	i = 0;
+	/* What nearly every stack sends is one option, an SLLAO, and needs no walk. */
+	if (units == 1 && (const void *)(first + 1) <= end &&
+	    first->mac.before == net16(OPTION_SLLAO << 8 | 1)) {
+		peer = tail_mac(&first->mac);
+		sum += (__u64)first->mac.halves[0] + first->mac.halves[1];
+		sllao = i = 1;
+	}
 	/* One step for 8 bytes, without a branch on what they hold: each would double the paths
 	 * that the verifier has to walk, and make minutes of its milliseconds. `left` is what
 	 * the option under the cursor still has.
 	 */
-	units = (length - sizeof(*msg)) / 8;
-	for (i = 0; i < UNITS_MAX; i++) {
+	for (; i < UNITS_MAX; i++) {
 		const struct lladdr_option *option = cursor;
-		const __u32 *words = cursor;
 		__u64 begins, is_sllao;
 
 		if (i >= units || (const void *)(option + 1) > end)
@@ -154,27 +178,27 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		is_sllao = begins & is_zero(option->type ^ OPTION_SLLAO);
 		bad |= is_sllao & ~is_zero(left ^ 1);
 		/* Of several the first counts, as in Linux. */
-		peer ^= (peer ^ mac_number(&option->mac)) & -(is_sllao & ~sllao);
+		peer ^= (peer ^ tail_mac(&option->mac)) & -(is_sllao & ~sllao);
 		sllao |= is_sllao;
-		sum += (__u64)words[0] + words[1];
+		sum += (__u64)option->mac.halves[0] + option->mac.halves[1];
 		left--;
 		cursor += 8;
 		/* Or the compiler adds i * 8 to a pointer, which takes CAP_PERFMON. */
 		asm volatile("" : "+r"(cursor));
 	}
-	if (i < units)
-		return NDP_BAD_LENGTH; /* the rest of it lies in another piece of memory */
-	if (bad || left || length % 8)
-		return NDP_BAD_OPTION;
+	if (i < units) /* the rest of it lies in another piece of memory */
+		return because(NDP_BAD_LENGTH);
+	if (bad | left | length % 8)
+		return because(NDP_BAD_OPTION);
 	if (fold(sum) != 0xffff)
-		return NDP_BAD_CHECKSUM;
+		return because(NDP_BAD_CHECKSUM);
 
 	if (is_multicast(&ns->target) || is_unspecified(&ns->target) ||
 	    is_loopback(&ns->target))
-		return NDP_BAD_TARGET;
+		return because(NDP_BAD_TARGET);
 	ns->dad = is_unspecified(&ns->source);
-	if (is_multicast(&ns->source) || (ns->dad && (sllao || !group)))
-		return NDP_BAD_SOURCE;
+	if (is_multicast(&ns->source) || (ns->dad && (sllao || not_group)))
+		return because(NDP_BAD_SOURCE);
 	ns->peer = peer;
 	return NDP_NOT_NS;
 }
@@ -242,8 +266,8 @@ static __always_inline void request(const struct solicitation *ns,
 	wanted->time = ktime_get_ns();
 	*(struct address *)wanted->source = ns->source;
 	*(struct address *)wanted->target = ns->target;
-	*(struct mac *)wanted->eth_source = number_mac(ns->eth_source);
-	*(struct mac *)wanted->peer = number_mac(ns->peer);
+	__builtin_memcpy(wanted->eth_source, &ns->eth_source, sizeof(wanted->eth_source));
+	__builtin_memcpy(wanted->peer, &ns->peer, sizeof(wanted->peer));
 	wanted->group = rule->group;
 	*(__u16 *)wanted->reserved = 0;
 	ringbuf_submit(wanted, 0);
@@ -258,11 +282,13 @@ static __always_inline enum ndp_reason forwarding(void *ctx, const struct solici
 						  const struct ndp_rule *rule,
 						  const struct ndp_group *group)
 {
-	struct bpf_fib_lookup fib = {.family = FAMILY_INET6, .ifindex = config->l3_ifindex};
+	/* Aligned as an address is. */
+	struct bpf_fib_lookup fib __attribute__((aligned(8))) = {.family = FAMILY_INET6};
 	struct address *next_hop = (struct address *)fib.ipv6_dst;
 	struct ndp_via via = {.group = rule->group};
 	long found;
 
+	fib.ifindex = config->l3_ifindex;
 	*next_hop = ns->target;
 	found = fib_lookup(ctx, &fib, sizeof(fib), 0);
 	switch (found) {
@@ -307,33 +333,37 @@ static __always_inline enum ndp_reason decide(void *ctx, const struct solicitati
 	enum ndp_reason reason;
 
 	if (!rule || !group)
-		return NDP_NO_RULE;
+		return because(NDP_NO_RULE);
 	if (rule->answer == NDP_NEVER || rule->flags & NDP_RULE_HELD)
-		return NDP_DENIED;
+		return because(NDP_DENIED);
 	if (group->flags & NDP_GROUP_DYNAMIC && config->heartbeat_timeout &&
 	    (__s64)(ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
-		return NDP_EXPIRED;
+		return because(NDP_EXPIRED);
 	if (rule->answer != NDP_ALWAYS) {
 		reason = forwarding(ctx, ns, config, rule, group);
 		if (reason != NDP_NOT_NS)
 			return reason;
 	}
 	if (ns->dad && !(group->flags & NDP_GROUP_DEFEND))
-		return NDP_DAD_IGNORED;
+		return because(NDP_DAD_IGNORED);
 	if (over_rate(MAP(limiter), ns, config->rate_interval, config->rate_credit))
-		return NDP_RATE_LIMITED;
+		return because(NDP_RATE_LIMITED);
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
 /* ---- the answer ----------------------------------------------------------------------- */
 
 /* 7.2.4 with 7.2.8: a proxy's advertisement. For DAD it goes to all nodes and is not solicited.
+ * `out` may be the frame of the solicitation: nothing is read from it that was not written before.
  */
 static __always_inline void advertise(struct advertisement *out, const struct solicitation *ns,
 				      const struct ndp_settings *config,
 				      const struct ndp_group *group)
 {
 	const struct address *link_local = (const void *)config->link_local;
+	const struct address *fixed = (const void *)group->address;
+	struct tail_mac tllao, peer = mac_tail(0, ns->peer);
+	__u64 lladdr = own_mac(config);
 	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
 	__u64 sum = ns->target_sum + ns->source_sum; /* of where it comes from and goes to */
 
@@ -342,51 +372,44 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	if (group->flags & NDP_GROUP_OVERRIDE)
 		flags |= FLAG_OVERRIDE;
 
-	*out = (struct advertisement){
-		.eth = {.dst = number_mac(ns->peer),
-			.src = *(const struct mac *)config->mac,
-			.type = net16(ETHERTYPE_IPV6)},
-		.ip6 = {.version_class_flow = net32(0x60000000),
-			.payload_len = net16(sizeof(out->na) + sizeof(out->tllao)),
-			.next_header = PROTOCOL_ICMPV6,
-			.hop_limit = 255,
-			.src = ns->target,
-			.dst = ns->source},
-		.na = {.icmp = {.type = TYPE_NA}, .flags = net32(flags), .target = ns->target},
-		.tllao = {.type = OPTION_TLLAO, .len = 1},
-	};
+	out->eth.dst.mac_first = peer.mac_first;
+	out->eth.dst.mac_rest = peer.mac_rest;
+	out->eth.src = mac_head(lladdr, net16(ETHERTYPE_IPV6));
+	out->ip6.version_class_flow = net32(0x60000000);
+	out->ip6.payload_len = net16(sizeof(out->na) + sizeof(out->tllao));
+	out->ip6.next_header = PROTOCOL_ICMPV6;
+	out->ip6.hop_limit = 255;
+	out->ip6.src = ns->target;
+	out->ip6.dst = ns->source;
 	if (ns->dad) { /* whose source is zero, and so is its sum */
-		out->eth.dst = (struct mac){{net16(0x3333), 0, net16(1)}};
-		out->ip6.dst = (struct address){{net32(0xff020000), 0, 0, net32(1)}};
+		out->eth.dst.mac_first = net16(0x3333);
+		out->eth.dst.mac_rest = net32(1);
+		out->ip6.dst = (struct address){.w = {net32(0xff020000), 0, 0, net32(1)}};
 		sum += sum_address(&out->ip6.dst);
 	}
-	if (group->na_source == NDP_SOURCE_ADDRESS)
-		out->ip6.src = *(const struct address *)group->address;
-	else if (group->na_source == NDP_SOURCE_LINK_LOCAL && !is_unspecified(link_local))
-		out->ip6.src = *link_local;
-	if (group->na_source != NDP_SOURCE_TARGET)
+	if (group->na_source != NDP_SOURCE_TARGET) {
+		if (group->na_source == NDP_SOURCE_ADDRESS)
+			out->ip6.src = *fixed;
+		else if (!is_unspecified(link_local))
+			out->ip6.src = *link_local;
 		sum += sum_address(&out->ip6.src) - ns->target_sum;
-	out->tllao.mac = group->flags & NDP_GROUP_LLADDR ? *(const struct mac *)group->lladdr
-							 : *(const struct mac *)config->mac;
+	}
+	out->na.icmp.type = TYPE_NA;
+	out->na.icmp.code = 0;
+	out->na.flags = net32(flags);
+	out->na.target = ns->target;
+	if (group->flags & NDP_GROUP_LLADDR) {
+		_Static_assert(__builtin_offsetof(struct ndp_group, lladdr) == 2, "a tail_mac");
+		lladdr = tail_mac((const void *)group);
+	}
+	tllao = mac_tail(net16(OPTION_TLLAO << 8 | 1), lladdr);
+	out->tllao.mac = tllao;
 
 	sum += (__u64)net32(sizeof(out->na) + sizeof(out->tllao)) + net32(PROTOCOL_ICMPV6);
-	sum += *(__u32 *)&out->na.icmp;
-	sum += out->na.flags + ns->target_sum;
-	sum += *(__u16 *)&out->tllao;
-	sum += (__u64)out->tllao.mac.w[0] + out->tllao.mac.w[1] + out->tllao.mac.w[2];
+	sum += net16(TYPE_NA << 8);
+	sum += net32(flags) + ns->target_sum;
+	sum += (__u64)tllao.halves[0] + tllao.halves[1];
 	out->na.icmp.checksum = ~fold(sum);
-}
-
-/* Into the frame, header by header: a copy of bytes would be one store for each of them. */
-static __always_inline void put(void *frame, const struct advertisement *na)
-{
-	struct ipv6 *ip6 = frame + sizeof(na->eth);
-	struct neighbor *msg = (void *)(ip6 + 1);
-
-	*(struct ethernet *)frame = na->eth;
-	*ip6 = na->ip6;
-	*msg = na->na;
-	*(struct lladdr_option *)(msg + 1) = na->tllao;
 }
 
 /* ---- one exit for every verdict ------------------------------------------------------- */
@@ -395,7 +418,7 @@ static __always_inline void put(void *frame, const struct advertisement *na)
  * frame was made up by `ndxdp explain`. It is judged like any other, but neither counted nor
  * charged to a rate, and the verdict is left in `explained`.
  */
-static __always_inline int is_dry_run(__u32 ifindex)
+static __always_inline __u64 is_dry_run(__u32 ifindex)
 {
 	return is_zero(ifindex ^ LOOPBACK_IFINDEX);
 }
@@ -410,7 +433,7 @@ static __always_inline struct ndp_tracer *traced(const struct ndp_settings *conf
 	__u32 zero = 0;
 	__u64 now, seen;
 
-	if (!config || !config->trace_until || ns->dry_run)
+	if (!config->trace_until || ns->dry_run)
 		return 0;
 	now = ktime_get_ns();
 	tracer = map_lookup(MAP(tracers), &zero);
@@ -457,7 +480,7 @@ static __always_inline struct ndp_explained explanation(enum ndp_reason reason,
 }
 
 static __always_inline void count(enum ndp_reason reason, const struct ndp_rule *rule,
-				  __u32 dry_run, struct ndp_tracer *tracer)
+				  __u64 dry_run, struct ndp_tracer *tracer)
 {
 	struct ndp_group_count *group_count;
 	__u32 key = reason;
@@ -494,7 +517,6 @@ static __always_inline void count(enum ndp_reason reason, const struct ndp_rule 
 /* What respond() found. The pointers are null as far as it did not get. */
 struct verdict {
 	enum ndp_reason reason;
-	const struct ndp_settings *config;
 	const struct ndp_rule *rule;
 	const struct ndp_group *group;
 };
@@ -503,22 +525,18 @@ struct verdict {
  * left on the stack may be where the verifier expects one.
  */
 static __always_inline void respond(void *ctx, const void *data, const void *end,
-				    __u32 frame_len, struct solicitation *ns,
-				    struct verdict *verdict)
+				    __u64 frame_len, const struct ndp_settings *config,
+				    struct solicitation *ns, struct verdict *verdict)
 {
-	__u32 zero = 0, slot;
-	const struct ndp_settings *config = map_lookup(MAP(settings), &zero);
+	__u32 slot;
 
-	verdict->reason = NDP_PAUSED;
-	if (!config)
-		return; /* never: an array's element is always there */
-	verdict->config = config;
 	verdict->reason = validate(data, end, frame_len, config, ns);
 	if (verdict->reason != NDP_NOT_NS)
 		return;
-	verdict->reason = NDP_PAUSED;
-	if (config->paused)
+	if (config->paused) {
+		verdict->reason = because(NDP_PAUSED);
 		return;
+	}
 	verdict->rule = match(ns);
 	if (verdict->rule) {
 		slot = verdict->rule->group;
@@ -532,15 +550,20 @@ int ndp_xdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct solicitation ns = {.whole = 128};
+	struct solicitation ns;
 	struct verdict verdict = {};
 	struct ndp_tracer *tracer;
-	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 frame_len;
+	const struct ndp_settings *config;
+	__u64 frame_len;
+	__u32 zero = 0;
 
 	if (!is_solicitation(data, end))
 		return XDP_PASS;
+	config = map_lookup(MAP(settings), &zero);
+	if (!config)
+		return XDP_PASS; /* never: an array's element is always there */
+	ns.whole = 128;
 	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
 	/* A frame that goes on in other pieces of memory has at least a buffer's worth in the first:
 	 * one of the answer's length is whole, and need not be asked for what it may have besides.
@@ -548,33 +571,32 @@ int ndp_xdp(struct xdp_md *ctx)
 	frame_len = NA_LEN;
 	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
 		frame_len = xdp_get_buff_len(ctx);
-	respond(ctx, data, end, frame_len, &ns, &verdict);
+	respond(ctx, data, end, frame_len, config, &ns, &verdict);
 	reason = verdict.reason;
-	tracer = traced(verdict.config, &ns);
+	tracer = traced(config, &ns);
 	if (tracer &&
 	    xdp_load_bytes(ctx, 0, tracer->event.frame, kept(tracer, xdp_get_buff_len(ctx))))
 		tracer = 0;
 
-	if (reason >= NDP_ANSWERED && verdict.config && verdict.group) {
-		advertise(&na, &ns, verdict.config, verdict.group);
-		if (tracer)
-			__builtin_memcpy(tracer->event.reply, &na.eth, NA_LEN);
+	if (reason >= NDP_ANSWERED && verdict.group) {
 		data = (void *)(long)ctx->data;
 		end = (void *)(long)ctx->data_end;
+		reason = NDP_RESIZE_FAILED;
 		/* In several pieces, of which the first does not hold an answer, resizing would
 		 * change another one.
 		 */
-		if ((frame_len >= NA_LEN && data + NA_LEN > end) ||
-		    (frame_len != NA_LEN &&
-		     xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len))) {
-			reason = NDP_RESIZE_FAILED;
-		} else {
+		if (frame_len == NA_LEN ||
+		    ((frame_len < NA_LEN || data + NA_LEN <= end) &&
+		     !xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len))) {
 			data = (void *)(long)ctx->data;
 			end = (void *)(long)ctx->data_end;
-			if (data + NA_LEN > end)
-				return XDP_ABORTED; /* never: it was just made that long */
-			put(data, &na);
+			if (data + NA_LEN <= end) {
+				advertise(data - PAD, &ns, config, verdict.group);
+				reason = verdict.reason;
+			}
 		}
+		if (tracer)
+			xdp_load_bytes(ctx, 0, tracer->event.reply, NA_LEN);
 	}
 	count(reason, verdict.rule, ns.dry_run, tracer);
 	if (reason >= NDP_ANSWERED)
@@ -591,12 +613,14 @@ int ndp_tc(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	struct solicitation ns = {.whole = 128};
+	struct solicitation ns;
 	struct verdict verdict = {};
 	struct ndp_tracer *tracer;
 	struct advertisement na;
 	enum ndp_reason reason;
-	__u32 frame_len;
+	const struct ndp_settings *config;
+	__u64 frame_len;
+	__u32 zero = 0;
 
 	/* A tag that the NIC took off the frame stands beside it. */
 	if (skb->protocol != net16(ETHERTYPE_IPV6) || skb->vlan_present)
@@ -619,20 +643,25 @@ int ndp_tc(struct __sk_buff *skb)
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
+	config = map_lookup(MAP(settings), &zero);
+	if (!config)
+		return PASS; /* never: an array's element is always there */
+	ns.whole = 128;
 	ns.dry_run = is_dry_run(skb->ifindex);
-	respond(skb, data, end, frame_len, &ns, &verdict);
+	respond(skb, data, end, frame_len, config, &ns, &verdict);
 	reason = verdict.reason;
-	tracer = traced(verdict.config, &ns);
+	tracer = traced(config, &ns);
 	if (tracer && skb_load_bytes(skb, 0, tracer->event.frame, kept(tracer, skb->len)))
 		tracer = 0;
 
-	if (reason >= NDP_ANSWERED && verdict.config && verdict.group) {
-		advertise(&na, &ns, verdict.config, verdict.group);
+	if (reason >= NDP_ANSWERED && verdict.group) {
+		advertise(&na, &ns, config, verdict.group);
 		if (tracer)
-			__builtin_memcpy(tracer->event.reply, &na.eth, NA_LEN);
+			__builtin_memcpy(tracer->event.reply, (void *)&na + PAD, NA_LEN);
 		if (frame_len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
 			reason = NDP_RESIZE_FAILED;
-		else if (skb_store_bytes(skb, 0, &na.eth, NA_LEN, BPF_F_RECOMPUTE_CSUM))
+		else if (skb_store_bytes(skb, 0, (void *)&na + PAD, NA_LEN,
+					 BPF_F_RECOMPUTE_CSUM))
 			return DROP; /* never: it was just made that long */
 	}
 	count(reason, verdict.rule, ns.dry_run, tracer);
