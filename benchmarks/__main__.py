@@ -102,7 +102,10 @@ def measure(link: Wire, effort: Effort) -> dict[str, Any]:
     def duel(names: tuple[str, str], *, single: bool = False) -> list[dict[str, float]]:
         return saturation.duel(link, names, effort.duel, effort.duels, single=single)
 
-    step("native/reflector", lambda: duel(("native", "reflector")))
+    step(
+        "native/reflector",
+        lambda: saturation.against_reflector(link, effort.duel, effort.duels),
+    )
     step("tc/proxy_ndp", lambda: duel(("tc", "proxy_ndp"), single=True))
     curves = step("curves", lambda: saturation.curves(link, CURVES, effort.curve, effort.curves))
     step("userspace/ndppd", lambda: _sustained(link, effort))

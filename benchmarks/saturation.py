@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 from benchmarks.contestants import CONTESTANTS, SINGLE, is_single
-from benchmarks.wire import SPREAD, Wire
+from benchmarks.wire import LINK, SPREAD, Wire
+from ndxdp.kernel import bpf_hooks, libbpf
+from ndxdp.kernel.pins import Trees
 
 RATES = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 0)
 """Solicitations a second; 0: at what the machine has."""
+
+_TURN = 0.05  # seconds
 
 _WORTH = 1.5  # beyond so many times its best, a process is not asked faster, but for the last rate
 
@@ -48,6 +54,36 @@ def _curve(wire: Wire, name: str, seconds: float) -> list[dict[str, float]]:
 def best(points: list[dict[str, float]]) -> float:
     """Answers a second, at the rate that suits it best."""
     return max(point["answered"] for point in points)
+
+
+def against_reflector(wire: Wire, seconds: float, rounds: int) -> list[dict[str, float]]:
+    """native and the bare reflector: answers a second of each, and the ratio.
+
+    They take each other's place in one link, every 50 ms and without a frame in between: what the
+    machine does besides meets both. `seconds` are each one's in a round.
+    """
+    wire.spread(SPREAD)
+    native, found = CONTESTANTS["native"], []
+    with native.serve(wire), contextlib.ExitStack() as stack:
+        pins = Trees().pins.base / LINK
+        link, ours = (libbpf.get_pinned(str(pins / name)) for name in ("link", "program"))
+        stack.callback(os.close, link)
+        stack.callback(os.close, ours)
+        for _ in range(rounds):
+            answered, lasted = (dict.fromkeys(("native", "reflector"), 0.0) for _ in range(2))
+            for number in range(max(1, round(seconds / _TURN))):
+                order = ("native", "reflector") if number % 2 else ("reflector", "native")
+                for name in order:
+                    ours_now = name == "native"
+                    bpf_hooks.link_update(link, ours if ours_now else wire.program("reflect"))
+                    flood = wire.flood(0, min(seconds, _TURN))
+                    CONTESTANTS[name].check(flood, wire)
+                    counts = flood.counts
+                    answered[name] += counts.answers if ours_now else counts.reflected
+                    lasted[name] += flood.seconds
+            rates = {name: round(answered[name] / lasted[name]) for name in lasted}
+            found.append(rates | {"ratio": round(rates["native"] / rates["reflector"], 4)})
+    return found
 
 
 def duel(
