@@ -9,6 +9,7 @@ from benchmarks.contestants import CONTESTANTS, attached, process
 from benchmarks.wire import LINK, NDXDP, PREFIX, SPREAD, Wire
 
 _ONE_OF = 1000  # solicitations is the legitimate router's
+_BEFORE = 1.0  # seconds that the flood has lasted
 _LIMIT = 50_000  # answers a second to one soliciting MAC: more than that router asks for
 
 _RULE = ("-n", f"{PREFIX}/80")
@@ -32,6 +33,7 @@ def beside_a_flood(wire: Wire, seconds: float, repeats: int) -> dict[str, list[d
     for _ in range(repeats):
         for name, start in answering.items():
             with start():
+                wire.flood(0, _BEFORE, beside=_ONE_OF, macs=1)
                 flood = wire.flood(0, seconds, beside=_ONE_OF, macs=1)
             found[name].append(
                 {

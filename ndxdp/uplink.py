@@ -445,16 +445,20 @@ class Uplink:
         if answering.packets is None:
             yield
             return
-        loop = asyncio.get_running_loop()
+        loop, packets = asyncio.get_running_loop(), answering.packets
         with Fib() as fib:
             path = Userspace(
-                answering.instance.maps, answering.packets, fib, unresolved=resolver.ask_for
+                answering.instance.maps,
+                packets,
+                fib,
+                unresolved=resolver.ask_for,
+                flooded=lambda: loop.run_in_executor(self._executor, packets.spread),
             )
-            loop.add_reader(answering.packets.fileno(), path.on_readable)
+            loop.add_reader(packets.fileno(), path.on_readable)
             try:
                 yield
             finally:
-                loop.remove_reader(answering.packets.fileno())
+                loop.remove_reader(packets.fileno())
                 path.finish()  # what is in the queues came before whoever answers now
 
     # ---- keeping in step, in the executor's thread

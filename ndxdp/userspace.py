@@ -31,6 +31,10 @@ _ROUNDS = 16
 _TRACER_REST = 2_000_000
 """ns for a tracer to make room, before it is told more: an event takes half an answer's time."""
 
+_LASTING, _CALM, _SPREAD_AGAIN = 500_000_000, 1_000_000_000, 10_000_000_000
+"""ns: who finds no room for so long is in a flood, and not in a burst; without an overflow for so
+long it is over; a flood's neighbours share its queue for so long at most."""
+
 _FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
 _LAST_ANSWER = list(abi.GROUP_COUNT.fields).index("last_answer")
 _FIRST = bytes(4)  # the key of an array's first element
@@ -39,7 +43,8 @@ _FIRST = bytes(4)  # the key of an array's first element
 class Userspace:
     """Answers on one interface. Sockets and maps are the caller's, and are to outlive it.
 
-    unresolved: called with a solicitation for a neighbour that the kernel does not know.
+    unresolved: called with a solicitation for a neighbour that the kernel does not know. flooded:
+    called when solicitations have found no room for a while, to have `packets` spread().
     on_readable() is for an event loop to call; it and finish() never raise.
     """
 
@@ -49,9 +54,12 @@ class Userspace:
         packets: PacketSocket,
         fib: Fib,
         unresolved: Callable[[Solicitation, Match], None] = lambda ns, rule: None,
+        flooded: Callable[[], object] = lambda: None,
     ) -> None:
         self._maps, self._packets, self._fib = maps, packets, fib
-        self._unresolved = unresolved
+        self._unresolved, self._flooded = unresolved, flooded
+        self._flood_began = self._overflowed = 0  # ns of CLOCK_MONOTONIC
+        self._told_flooded = -_SPREAD_AGAIN
         self._reasons = maps.file("reasons")
         self._groups = maps.file("group_counters")
         self._own = maps.file("userspace")
@@ -92,10 +100,22 @@ class Userspace:
                 if len(frames) < BATCH:
                     break
             overflows = packets.overflows()
+            if overflows:
+                self._look_for_flood(time.monotonic_ns())
         except OSError as error:  # the interface went down
             self._errors += 1
             log.debug("packet socket: %s", error)
         self._count(overflows)
+
+    def _look_for_flood(self, now: int) -> None:
+        """Called when some found no room."""
+        if now - self._overflowed > _CALM:
+            self._flood_began = now
+        self._overflowed = now
+        lasting = now - self._flood_began >= _LASTING
+        if lasting and now - self._told_flooded >= _SPREAD_AGAIN:
+            self._told_flooded = now
+            self._flooded()
 
     def _answer(self, frames: list[bytes]) -> None:
         judge, host, match = ndp.judge, self._host, self._table.match

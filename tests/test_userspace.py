@@ -71,6 +71,7 @@ def bench(trees: Trees) -> Iterator[Bench]:
         link = netlink.answering_link(RECEIVER)
         packets = PacketSocket(link.ifindex)
         held.callback(packets.close)
+        packets.spread()
         instance = serve_interface(
             trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
         )

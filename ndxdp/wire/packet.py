@@ -127,9 +127,9 @@ class PacketSocket:
     interface is kept in allmulti for as long as the socket is open. Frames are bytes from the
     Ethernet header on, without FCS.
 
-    It is several sockets, each the queue of some soliciting MACs (fanout.py), and takes turns
-    between them: a neighbour that solicits more than can be answered fills one queue. Where the
-    kernel has no groups of sockets, there is one queue for all.
+    All wait in one queue until spread() makes it into several sockets, each the queue of some
+    soliciting MACs (fanout.py). These take turns, so that a neighbour that solicits more than can
+    be answered fills its own.
     """
 
     def __init__(self, ifindex: int) -> None:
@@ -139,7 +139,7 @@ class PacketSocket:
         self._turns: list[int] = []  # queues that had something and have not been asked
         self._asked: set[int] = set()  # since overflows() was
         self._failed = 0
-        self._was_down = False
+        self._group: Group | None = None
         try:
             self._address = (socket.if_indextoname(ifindex), _ETH_P_ALL)
             try:
@@ -151,7 +151,6 @@ class PacketSocket:
                 ) from None
             self._add(self._first)
             allmulti(self._first, ifindex)
-            self._spread()
         except BaseException:
             self.close()
             raise
@@ -160,6 +159,23 @@ class PacketSocket:
     def fileno(self) -> int:
         """Readable when any queue is."""
         return self._polled.fileno()
+
+    def spread(self) -> None:
+        """Make one queue into many; if it is, have another chance say which MACs share one.
+
+        Waits for what is at work in the kernel to end (synchronize_net()), some 15 ms, and may be
+        called in another thread than receive(). Where the kernel has no such groups, nothing
+        changes. Before Linux 6.13 (2cee3e6e2e4b) that is so while the interface is down, too.
+        """
+        try:
+            self._group = self._group or Group(self._first)
+            try:
+                while len(self._sockets) < SOCKETS:
+                    self._add_to(self._group)
+            finally:
+                self._group.spread()
+        except OSError as error:
+            log.debug("%d of %d queues: %s", len(self._sockets), SOCKETS, error)
 
     def close(self) -> None:
         self._polled.close()
@@ -190,13 +206,10 @@ class PacketSocket:
             if found >= 0:
                 count += found
             elif (number := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):
-                self._failed, self._was_down = number, True
+                self._failed = number
         if self._failed and not count:  # what others held is not to be lost for it
             number, self._failed = self._failed, 0
             raise OSError(number, os.strerror(number))
-        if self._was_down and count:
-            self._was_down = False
-            self._spread()
         data = batch.bytes
         lengths: list[int] = batch.lengths[:count].tolist()
         return [data[at : at + size] for at, size in zip(batch.starts, lengths, strict=False)]
@@ -249,26 +262,8 @@ class PacketSocket:
         return opened
 
     def _add(self, opened: socket.socket) -> None:
-        self._polled.register(opened, select.EPOLLIN)
         self._sockets[opened.fileno()] = opened
-
-    def _spread(self) -> None:
-        """Make a queue into many, if it is one yet.
-
-        Before Linux 6.13 (2cee3e6e2e4b) none can join while the interface is down; so this is tried
-        again with the first frames afterwards.
-        """
-        if len(self._sockets) > 1:
-            return
-        try:
-            group = Group(self._first)
-            try:
-                while len(self._sockets) < SOCKETS:
-                    self._add_to(group)
-            finally:
-                group.spread()
-        except OSError as error:
-            log.debug("%d of %d queues: %s", len(self._sockets), SOCKETS, error)
+        self._polled.register(opened, select.EPOLLIN)
 
     def _add_to(self, group: Group) -> None:
         opened = self._open(NOTHING)
