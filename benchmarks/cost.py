@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv6Address
@@ -118,7 +117,3 @@ def forwarding(wire: Wire, seconds: float, repeats: int) -> list[dict[str, float
             raise SystemExit(f"The host does not forward: {one}")
         found.append(one)
     return found
-
-
-def median(rounds: list[dict[str, float]], name: str) -> float:
-    return statistics.median(one[name] for one in rounds)
