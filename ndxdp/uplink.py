@@ -205,17 +205,21 @@ class Uplink:
         async for _ in self._rounds():
             if self._look_again:
                 self._look_again, answering.seen = False, ()
+            link: Link | None = None
             # Rules that find no room do not keep the rest from being followed.
             if self._stale_rules:
                 with self._going_on():
                     self._stale_rules = False
                     try:
-                        await self._call(partial(self._follow, answering, self._desired_by()))
+                        link = await self._call(
+                            partial(self._follow, answering, self._desired_by())
+                        )
                     except (NdxdpError, OSError):
                         self._stale_rules = True
                         raise
             with self._going_on():
-                link = await self._call(partial(self._follow, answering))
+                if link is None:
+                    link = await self._call(partial(self._follow, answering))
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
                 attendants.look(link, answering.gateways, joined)
