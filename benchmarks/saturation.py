@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from benchmarks.contestants import CONTESTANTS, SINGLE, is_single
-from benchmarks.wire import LINK, SPREAD, Wire
+from benchmarks.wire import LINK, SPREAD, Flood, Wire
 from ndxdp.kernel import bpf_hooks, libbpf
 from ndxdp.kernel.pins import Trees
 
@@ -39,7 +39,7 @@ def _curve(wire: Wire, name: str, seconds: float) -> list[dict[str, float]]:
                 continue
             flood = wire.flood(rate, seconds)
             checked = contestant.check(flood, wire)
-            answered = flood.counts.reflected if name == "reflector" else flood.counts.answers
+            answered = _came_back(name, flood)
             points.append(
                 {
                     "offered": round(flood.offered),
@@ -49,6 +49,10 @@ def _curve(wire: Wire, name: str, seconds: float) -> list[dict[str, float]]:
                 }
             )
     return points
+
+
+def _came_back(name: str, flood: Flood) -> int:
+    return flood.counts.reflected if name == "reflector" else flood.counts.answers
 
 
 def best(points: list[dict[str, float]]) -> float:
@@ -74,12 +78,11 @@ def against_reflector(wire: Wire, seconds: float, rounds: int) -> list[dict[str,
             for number in range(max(1, round(seconds / _TURN))):
                 order = ("native", "reflector") if number % 2 else ("reflector", "native")
                 for name in order:
-                    ours_now = name == "native"
-                    bpf_hooks.link_update(link, ours if ours_now else wire.program("reflect"))
+                    program = ours if name == "native" else wire.program("reflect")
+                    bpf_hooks.link_update(link, program)
                     flood = wire.flood(0, min(seconds, _TURN))
                     CONTESTANTS[name].check(flood, wire)
-                    counts = flood.counts
-                    answered[name] += counts.answers if ours_now else counts.reflected
+                    answered[name] += _came_back(name, flood)
                     lasted[name] += flood.seconds
             rates = {name: round(answered[name] / lasted[name]) for name in lasted}
             found.append(rates | {"ratio": round(rates["native"] / rates["reflector"], 4)})
@@ -103,7 +106,6 @@ def duel(
             with CONTESTANTS[name].serve(wire):
                 flood = wire.flood(0, seconds)
             CONTESTANTS[name].check(flood, wire)
-            back = flood.counts.reflected if name == "reflector" else flood.counts.answers
-            rates[name] = round(back / flood.seconds)
+            rates[name] = round(_came_back(name, flood) / flood.seconds)
         found.append(rates | {"ratio": round(rates[names[0]] / rates[names[1]], 4)})
     return found

@@ -99,7 +99,7 @@ class KernelMap:
 
     def leading(self, code: str) -> Iterator[memoryview]:
         step = self._spec.value_size // struct.calcsize(code)
-        for _, values in bpf_maps.pieces(self.fd, self._spec):
+        for _, values in self.pieces():
             yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
 
     def close(self) -> None:
