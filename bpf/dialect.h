@@ -59,6 +59,8 @@ static long (*const fib_lookup)(void *ctx, struct bpf_fib_lookup *params, int si
 				__u32 flags) = (void *)BPF_FUNC_fib_lookup;
 static __u64 (*const ktime_get_ns)(void) = (void *)BPF_FUNC_ktime_get_ns;
 static __u64 (*const jiffies64)(void) = (void *)BPF_FUNC_jiffies64;
+static long (*const xdp_adjust_head)(struct xdp_md *ctx,
+				     int delta) = (void *)BPF_FUNC_xdp_adjust_head;
 static long (*const xdp_adjust_tail)(struct xdp_md *ctx,
 				     int delta) = (void *)BPF_FUNC_xdp_adjust_tail;
 /* Of the whole frame, pieces outside the linear part included; kernel 5.18. It is also the only
@@ -71,6 +73,7 @@ static long (*const skb_change_tail)(struct __sk_buff *skb, __u32 len,
 				     __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*const skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,
 				     __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const skb_vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 
 #endif

@@ -13,7 +13,7 @@
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 4
+#define NDP_ABI_VERSION 5
 
 /* A longer frame is no solicitation that any stack sends; the bound keeps the checksum loop
  * short and the frame in one linear piece. 1500 bytes of IPv6 behind 14 of Ethernet.
@@ -27,6 +27,8 @@
 #define NDP_MAX_SOLICITORS 8192	 /* soliciting MACs that each limiter remembers */
 #define NDP_MAX_VIAS	   65536 /* interfaces that rules name, for each group that does */
 #define NDP_MAX_LOCALS	   65536
+#define NDP_MAX_ON_LINK	   16384 /* the kernel keeps 1024 neighbours unless told otherwise */
+#define NDP_MAX_GATEWAYS   64
 #define NDP_EVENTS	   262144 /* bytes: about a thousand events */
 #define NDP_EVENT_FRAME	   128	  /* bytes of a solicitation that an event keeps */
 #define NDP_REQUESTS	   65536  /* bytes: about 800 requests, more than are let wait */
@@ -37,38 +39,42 @@
  */
 enum ndp_reason {
 	NDP_NOT_NS = 0,	       /* not a Neighbor Solicitation: never counted */
-	NDP_OWN_FRAME = 1,     /* Ethernet source is ours: a loop, or our own NS on a hub */
-	NDP_OTHER_HOST = 2,    /* Ethernet destination is neither ours nor the group's */
-	NDP_BAD_HOP_LIMIT = 3, /* not 255: it crossed a router (RFC 4861 7.1.1) */
-	NDP_BAD_CODE = 4,
-	NDP_BAD_LENGTH = 5, /* ICMPv6 length below 24, outside the frame, or a giant */
-	NDP_BAD_OPTION = 6, /* of length 0, overhanging, or an SLLAO that is not Ethernet's */
-	NDP_BAD_CHECKSUM = 7,
-	NDP_BAD_TARGET = 8, /* multicast, unspecified or loopback */
-	NDP_BAD_SOURCE = 9, /* multicast, or a malformed DAD probe */
-	NDP_PAUSED = 10,
-	NDP_NO_RULE = 11,
-	NDP_DENIED = 12,  /* the rule says never, or the host owns the target */
-	NDP_EXPIRED = 13, /* a dynamic rule whose daemon has stopped beating */
+	NDP_OTHER_VLAN = 1,    /* tagged for a VLAN, whose own interface is to answer */
+	NDP_OWN_FRAME = 2,     /* Ethernet source is ours: a loop, or our own NS on a hub */
+	NDP_OTHER_HOST = 3,    /* Ethernet destination is neither ours nor the group's */
+	NDP_BAD_HOP_LIMIT = 4, /* not 255: it crossed a router (RFC 4861 7.1.1) */
+	NDP_BAD_CODE = 5,
+	NDP_BAD_LENGTH = 6, /* ICMPv6 length below 24, outside the frame, or a giant */
+	NDP_BAD_OPTION = 7, /* of length 0, overhanging, or an SLLAO that is not Ethernet's */
+	NDP_BAD_CHECKSUM = 8,
+	NDP_BAD_TARGET = 9,  /* multicast, unspecified or loopback */
+	NDP_BAD_SOURCE = 10, /* multicast, loopback, v4-mapped, or a malformed DAD probe */
+	NDP_PAUSED = 11,
+	NDP_NO_RULE = 12,
+	NDP_DENIED = 13,    /* the rule says never, or the host owns the target */
+	NDP_EXPIRED = 14,   /* a dynamic rule whose daemon has stopped beating */
+	NDP_NOT_LOCAL = 15, /* `local`: the kernel does not deliver packets for it here */
 	/* Of a `routed` or a `neighbour` rule, what the FIB says of a packet for the target: */
-	NDP_NOT_FORWARDING = 14, /* the interface's sysctl `forwarding` is 0 */
-	NDP_NO_ROUTE = 15,	 /* none, or `throw` and nothing behind it */
-	NDP_ROUTE_LOCAL = 16,	 /* it is for this host itself */
-	NDP_ROUTE_BLACKHOLE = 17,
-	NDP_ROUTE_UNREACHABLE = 18,
-	NDP_ROUTE_PROHIBIT = 19,
-	NDP_ROUTE_BACK = 20,	  /* it leaves by the interface that it came in by */
-	NDP_ROUTE_ELSEWHERE = 21, /* by one that the rule's `via` does not name */
-	NDP_ROUTE_ENCAP = 22,	  /* by a lightweight tunnel, of which no more is told */
-	NDP_ROUTE_GATEWAY = 23,	  /* `neighbour`: by another router, so it is no neighbour */
-	NDP_NO_NEIGHBOUR = 24,	  /* `neighbour`: not known there, or not alive */
-	NDP_DAD_IGNORED = 25,
-	NDP_RATE_LIMITED = 26,	/* the only reason for which a frame is dropped */
-	NDP_RESIZE_FAILED = 27, /* the driver left no room to make it 86 bytes long */
-	NDP_SEND_FAILED = 28,	/* the userspace path's socket did not take the answer */
-	NDP_ANSWERED = 29,
-	NDP_ANSWERED_DAD = 30,
-	NDP_REASON_MAX = 31,
+	NDP_NOT_FORWARDING = 16, /* the interface's sysctl `forwarding` is 0 */
+	NDP_NO_ROUTE = 17,	 /* none, or `throw` and nothing behind it */
+	NDP_ROUTE_LOCAL = 18,	 /* it is for this host itself */
+	NDP_ROUTE_BLACKHOLE = 19,
+	NDP_ROUTE_UNREACHABLE = 20,
+	NDP_ROUTE_PROHIBIT = 21,
+	NDP_ROUTE_BACK = 22,	  /* it leaves by the interface that it came in by */
+	NDP_ROUTE_ELSEWHERE = 23, /* by one that the rule's `via` does not name */
+	NDP_ROUTE_ENCAP = 24,	  /* by a lightweight tunnel, of which no more is told */
+	NDP_ROUTE_GATEWAY = 25,	  /* `neighbour`: by another router, so it is no neighbour */
+	NDP_NO_NEIGHBOUR = 26,	  /* `neighbour`: not known there, or not alive */
+	NDP_DAD_IGNORED = 27,
+	NDP_DAD_ON_LINK = 28,	  /* a node of this link may have the address */
+	NDP_RATE_LIMITED = 29,	  /* the only reason for which a frame is dropped */
+	NDP_GATEWAY_LIMITED = 30, /* a gateway is over its share: the frame goes on */
+	NDP_RESIZE_FAILED = 31,	  /* the driver left no room to make it 86 bytes long */
+	NDP_SEND_FAILED = 32,	  /* the userspace path's socket did not take the answer */
+	NDP_ANSWERED = 33,
+	NDP_ANSWERED_DAD = 34,
+	NDP_REASON_MAX = 35,
 };
 
 enum ndp_answer {
@@ -76,6 +82,7 @@ enum ndp_answer {
 	NDP_ALWAYS = 1,
 	NDP_ROUTED = 2,	   /* if the kernel would forward a packet for the target */
 	NDP_NEIGHBOUR = 3, /* and has the target as a live neighbour where it would */
+	NDP_LOCAL = 4,	   /* if the kernel delivers a packet for the target to this host */
 };
 
 /* Which address the advertisement comes from. */
@@ -161,6 +168,15 @@ struct ndp_via {
 	__u32 ifindex;
 };
 
+/* Times up to which answers and requests are paid for, ns of CLOCK_MONOTONIC. The value of
+ * `gateways`, whose key is a MAC of 6 bytes and 2 that are zero; and the one value of `shares`,
+ * for everybody who is not in there.
+ */
+struct ndp_share {
+	__u64 answers;
+	__u64 requests;
+};
+
 /* What the daemon finds in `requests`: a solicitation for a neighbour that is not known. */
 struct ndp_request {
 	__u64 time;	    /* CLOCK_MONOTONIC ns */
@@ -191,10 +207,19 @@ struct ndp_group_count {
 struct ndp_settings {
 	__u64 heartbeat;	 /* CLOCK_MONOTONIC ns: the daemon was alive */
 	__u64 heartbeat_timeout; /* ns; 0: no dead man's switch */
-	__u64 rate_interval;	 /* ns between answers to one soliciting MAC; 0: unlimited */
-	__u64 rate_credit;	 /* ns a soliciting MAC may run ahead: (burst - 1) intervals */
-	__u64 resolve_interval;	 /* the same two of requests; 0: nobody reads them */
+	/* Each limit has two fields: the ns between two, 0 for no limit, and the ns that one
+	 * may run ahead, (burst - 1) intervals.
+	 */
+	__u64 rate_interval; /* answers to one MAC: one that solicits, or is answered */
+	__u64 rate_credit;
+	__u64 total_interval; /* answers to all MACs but the gateways' */
+	__u64 total_credit;
+	__u64 gateway_interval; /* answers to each gateway, instead of these */
+	__u64 gateway_credit;
+	__u64 resolve_interval; /* requests of one soliciting MAC; 0: nobody reads them */
 	__u64 resolve_credit;
+	__u64 resolve_total_interval; /* of all but the gateways; of each gateway */
+	__u64 resolve_total_credit;
 	__u64 trace_until;   /* CLOCK_MONOTONIC ns: somebody reads `events`; 0: nobody */
 	__u8 link_local[16]; /* the interface's, or :: */
 	__u8 mac[6];	     /* the interface's */

@@ -12,6 +12,9 @@
 
 #define PAD		 2 /* bytes before a frame, no part of it */
 #define ETHERTYPE_IPV6	 0x86dd
+#define ETHERTYPE_8021Q	 0x8100
+#define ETHERTYPE_8021AD 0x88a8
+#define VLAN_ID		 0x0fff /* of a tag's second word; 0: just a priority (802.1Q 9.6) */
 #define PROTOCOL_ICMPV6	 58
 #define TYPE_NS		 135
 #define TYPE_NA		 136
@@ -74,6 +77,17 @@ struct tail_mac {
 struct ethernet {
 	struct tail_mac dst; /* behind PAD */
 	struct head_mac src; /* before the type */
+};
+
+/* What a frame begins with, to be moved. */
+struct macs {
+	__be16 words[6];
+};
+
+/* Behind the MACs where a frame is tagged, and the EtherType behind it. */
+struct vlan_tag {
+	__be16 type;
+	__be16 control; /* priority and VLAN */
 };
 
 struct ipv6 {
@@ -173,6 +187,18 @@ static __always_inline int is_unspecified(const struct address *a)
 static __always_inline int is_loopback(const struct address *a)
 {
 	return !a->d[0] && a->d[1] == net64(1);
+}
+
+/* ::ffff:0:0/96 (RFC 4291 2.5.5.2) */
+static __always_inline int is_v4_mapped(const struct address *a)
+{
+	return !a->d[0] && a->w[2] == net32(0xffff);
+}
+
+/* fe80::/10 */
+static __always_inline int is_link_local(const struct address *a)
+{
+	return (a->w[0] & net32(0xffc00000)) == net32(0xfe800000);
 }
 
 static __always_inline int is_multicast(const struct address *a)

@@ -29,14 +29,21 @@ DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_group_co
 	   NDP_MAX_GROUPS, 0);
 DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASON_MAX, 0);
 DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
-/* Soliciting MAC -> the time up to which its answers, or its requests, are paid for. */
+/* MAC -> the time up to which its answers, or its requests, are paid for. */
 DEFINE_MAP(limiter, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
 DEFINE_MAP(requesters, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+/* Gateways by MAC, each with a share of its own; and the share of everybody else. */
+DEFINE_MAP(gateways, BPF_MAP_TYPE_HASH, __u64, struct ndp_share, NDP_MAX_GATEWAYS,
+	   BPF_F_NO_PREALLOC);
+DEFINE_MAP(shares, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_share, 1, 0);
 DEFINE_RING(requests, NDP_REQUESTS);
 DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
 DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_via, __u8, NDP_MAX_VIAS, BPF_F_NO_PREALLOC);
 /* The host's local and anycast routes, which the FIB does not tell from no route. */
 DEFINE_MAP(locals, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, __u8, NDP_MAX_LOCALS,
+	   BPF_F_NO_PREALLOC);
+/* Live neighbours of the host on this very link, which the FIB shows only where a route leads. */
+DEFINE_MAP(on_link, BPF_MAP_TYPE_HASH, struct address, __u8, NDP_MAX_ON_LINK,
 	   BPF_F_NO_PREALLOC);
 DEFINE_RING(events, NDP_EVENTS);
 DEFINE_MAP(tracers, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_tracer, 1, 0);
@@ -96,6 +103,66 @@ static __always_inline int is_solicitation(const void *data, const void *end)
 	       (ip6->version_class_flow & net32(0xf0000000)) == net32(0x60000000);
 }
 
+/* The same behind a VLAN tag that is part of the frame. */
+static __always_inline int is_tagged_solicitation(const void *data, const void *end)
+{
+	const struct vlan_tag *tag = data + sizeof(struct macs);
+	const __be16 *ethertype = (const void *)(tag + 1);
+	const struct ipv6 *ip6 = (const void *)(ethertype + 1);
+	const struct icmpv6 *icmp = (const void *)(ip6 + 1);
+
+	if ((const void *)(icmp + 1) > end)
+		return 0;
+	return (tag->type == net16(ETHERTYPE_8021Q) || tag->type == net16(ETHERTYPE_8021AD)) &&
+	       *ethertype == net16(ETHERTYPE_IPV6) && ip6->next_header == PROTOCOL_ICMPV6 &&
+	       icmp->type == TYPE_NS &&
+	       (ip6->version_class_flow & net32(0xf0000000)) == net32(0x60000000);
+}
+
+/* The most specific rule: an exact address beats any prefix. Most targets that a prefix covers have
+ * no rule of their own, which `hints` knows in a tenth of the time that a hash takes to say so.
+ */
+static __always_inline const struct ndp_rule *match(const struct solicitation *ns)
+{
+	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
+	const __u64 *bits = map_lookup(MAP(hints), &word);
+	const struct ndp_rule *rule = 0;
+
+	if (bits && *bits >> hint % 64 & 1)
+		rule = map_lookup(MAP(addresses), &ns->target);
+	return rule ? rule : map_lookup(MAP(prefixes), &ns->whole);
+}
+
+static __always_inline const struct ndp_group *group_of(const struct ndp_rule *rule)
+{
+	__u32 slot;
+
+	if (!rule)
+		return 0;
+	slot = rule->group;
+	return map_lookup(MAP(groups), &slot);
+}
+
+/* A rule advertises another MAC than the interface's for its targets. A neighbor that has cached
+ * that MAC probes it (7.3.3), so for these targets the MAC is ours, too.
+ */
+static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
+						 const struct neighbor *msg, const void *end,
+						 struct solicitation *ns)
+{
+	const struct ndp_group *group;
+	const struct tail_mac *lladdr;
+
+	if (eth->dst.mac_first & net16(0x0100) || (const void *)(msg + 1) > end)
+		return 0;
+	ns->target = msg->target;
+	group = group_of(match(ns));
+	if (!group || !(group->flags & NDP_GROUP_LLADDR))
+		return 0;
+	lladdr = (const void *)group;
+	return eth->dst.mac_first == lladdr->mac_first && eth->dst.mac_rest == lladdr->mac_rest;
+}
+
 /* 7.1.1 whole, and what Ethernet asks before it. `frame_len` counts what of the frame lies
  * outside of its linear part, too. `ns` is filled on NDP_NOT_NS, which here means that nothing
  * speaks against an answer; the caller has seen is_solicitation().
@@ -122,7 +189,8 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	/* A group's MAC is 33:33 and the end of its address (RFC 2464 7). */
 	if (!(eth->dst.mac_first == net16(0x3333) && eth->dst.mac_rest == ip6->dst.w[3] &&
 	      is_multicast(&ip6->dst)) &&
-	    !(eth->dst.mac_first == own.mac_first && eth->dst.mac_rest == own.mac_rest))
+	    !(eth->dst.mac_first == own.mac_first && eth->dst.mac_rest == own.mac_rest) &&
+	    !is_for_advertised_mac(eth, msg, end, ns))
 		return because(NDP_OTHER_HOST);
 	if (ip6->hop_limit != 255)
 		return because(NDP_BAD_HOP_LIMIT);
@@ -174,11 +242,11 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 		begins = is_zero(left);
 		left |= -begins & option->len;
 		bad |= is_zero(left);
+		/* Of several SLLAOs the first counts, and no other is looked at, as in Linux. */
+		is_sllao = begins & is_zero(option->type ^ OPTION_SLLAO) & ~sllao;
 		/* 4.6.1: one unit on Ethernet; another size names no Ethernet address. */
-		is_sllao = begins & is_zero(option->type ^ OPTION_SLLAO);
 		bad |= is_sllao & ~is_zero(left ^ 1);
-		/* Of several the first counts, as in Linux. */
-		peer ^= (peer ^ tail_mac(&option->mac)) & -(is_sllao & ~sllao);
+		peer ^= (peer ^ tail_mac(&option->mac)) & -is_sllao;
 		sllao |= is_sllao;
 		sum += (__u64)option->mac.halves[0] + option->mac.halves[1];
 		left--;
@@ -197,7 +265,9 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	    is_loopback(&ns->target))
 		return because(NDP_BAD_TARGET);
 	ns->dad = is_unspecified(&ns->source);
-	if (is_multicast(&ns->source) || (ns->dad && (sllao || not_group)))
+	/* Linux drops what comes from the last two (ip6_rcv_core()). */
+	if (is_multicast(&ns->source) || is_loopback(&ns->source) ||
+	    is_v4_mapped(&ns->source) || (ns->dad && (sllao || not_group)))
 		return because(NDP_BAD_SOURCE);
 	ns->peer = peer;
 	return NDP_NOT_NS;
@@ -205,51 +275,111 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 
 /* ---- the decision --------------------------------------------------------------------- */
 
-/* The most specific rule: an exact address beats any prefix. Most targets that a prefix covers have
- * no rule of their own, which `hints` knows in a tenth of the time that a hash takes to say so.
- */
-static __always_inline const struct ndp_rule *match(const struct solicitation *ns)
-{
-	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
-	const __u64 *bits = map_lookup(MAP(hints), &word);
-	const struct ndp_rule *rule = 0;
+struct limit {
+	__u64 interval; /* ns between two; 0: no limit */
+	__u64 credit;	/* ns that one may run ahead */
+};
 
-	if (bits && *bits >> hint % 64 & 1)
-		rule = map_lookup(MAP(addresses), &ns->target);
-	return rule ? rule : map_lookup(MAP(prefixes), &ns->whole);
+/* A token bucket as one number, the time up to which its tokens are paid for (GCRA). Returns that
+ * time with one token more, 0 if the bucket is empty.
+ */
+static __always_inline __u64 with_one_more(__u64 paid, __u64 now, const struct limit limit)
+{
+	__u64 debt = paid > now ? paid - now : 0;
+
+	/* More than the present limit can run up was owed under another one: forgiven. */
+	if (debt > limit.credit + limit.interval)
+		debt = 0;
+	return debt > limit.credit ? 0 : now + debt + limit.interval;
 }
 
-/* A token bucket as one number, the time up to which a MAC's tokens are paid for (GCRA). Two
- * CPUs may read it at once and let one too many through; none is lost by that.
+/* Charge one answer, or one request, to `share` by the limit `all`; and by the limit `each` to the
+ * buckets of both the MAC that solicits and the one that is answered: anybody can forge the first
+ * to have others send frames to the second. Returns 0, with nothing charged, if any is empty. Two
+ * CPUs may read a bucket at once and let one too many through; none is lost by that.
  */
-static __always_inline int over_rate(void *buckets, const struct solicitation *ns,
-				     __u64 interval, __u64 credit)
+static __always_inline int pay(const struct solicitation *ns, __u64 *share,
+			       const struct limit all, void *buckets, const struct limit each)
 {
-	__u64 now, until, debt, *paid;
+	__u64 now = ktime_get_ns(), shared = 0, source, peer;
+	__u64 *by_source, *by_peer;
 
-	if (!interval)
-		return 0;
-	now = ktime_get_ns();
-	paid = map_lookup(buckets, &ns->eth_source);
-	until = paid ? *paid : now;
-	debt = until > now ? until - now : 0;
-	/* More than the present rate can run up was owed under another one: forgiven. */
-	if (debt > credit + interval)
-		debt = 0;
-	if (debt > credit)
-		return 1;
-	until = now + debt + interval;
-	if (ns->dry_run)
-		return 0;
-	if (paid)
-		*paid = until;
-	else
-		map_update(buckets, &ns->eth_source, &until, BPF_ANY);
-	return 0;
+	if (all.interval) {
+		shared = with_one_more(*share, now, all);
+		if (!shared)
+			return 0;
+	}
+	if (each.interval) {
+		by_source = map_lookup(buckets, &ns->eth_source);
+		by_peer = map_lookup(buckets, &ns->peer);
+		source = with_one_more(by_source ? *by_source : now, now, each);
+		peer = with_one_more(by_peer ? *by_peer : now, now, each);
+		if (!source || !peer)
+			return 0;
+		if (ns->dry_run)
+			return 1;
+		if (by_source)
+			*by_source = source;
+		else
+			map_update(buckets, &ns->eth_source, &source, BPF_ANY);
+		if (ns->peer != ns->eth_source) {
+			if (by_peer)
+				*by_peer = peer;
+			else
+				map_update(buckets, &ns->peer, &peer, BPF_ANY);
+		}
+	}
+	if (shared && !ns->dry_run)
+		*share = shared;
+	return 1;
+}
+
+/* The share of a gateway, 0 if it is none. Who takes a gateway's MAC to have somebody else answered
+ * gets no part of it.
+ */
+static __always_inline struct ndp_share *gateway_share(const struct solicitation *ns)
+{
+	return ns->peer == ns->eth_source ? map_lookup(MAP(gateways), &ns->peer) : 0;
+}
+
+static __always_inline enum ndp_reason over_rate(const struct solicitation *ns,
+						 const struct ndp_settings *config)
+{
+	const struct limit unlimited = {};
+	const struct limit gateway = {config->gateway_interval, config->gateway_credit};
+	const struct limit total = {config->total_interval, config->total_credit};
+	const struct limit rate = {config->rate_interval, config->rate_credit};
+	struct ndp_share *share = gateway_share(ns);
+	__u32 zero = 0;
+
+	if (share)
+		return pay(ns, &share->answers, gateway, MAP(limiter), unlimited)
+			       ? NDP_NOT_NS
+			       : NDP_GATEWAY_LIMITED;
+	share = map_lookup(MAP(shares), &zero);
+	if (share && !pay(ns, &share->answers, total, MAP(limiter), rate))
+		return NDP_RATE_LIMITED;
+	return NDP_NOT_NS;
+}
+
+static __always_inline int may_request(const struct solicitation *ns,
+				       const struct ndp_settings *config)
+{
+	const struct limit unlimited = {};
+	const struct limit total = {config->resolve_total_interval,
+				    config->resolve_total_credit};
+	const struct limit each = {config->resolve_interval, config->resolve_credit};
+	struct ndp_share *share = gateway_share(ns);
+	__u32 zero = 0;
+
+	if (share)
+		return pay(ns, &share->requests, total, MAP(requesters), unlimited);
+	share = map_lookup(MAP(shares), &zero);
+	return share && pay(ns, &share->requests, total, MAP(requesters), each);
 }
 
 /* Ask the daemon to have the neighbour found. RFC 6583: who scans a prefix must not fill the
- * neighbour table, so that each soliciting MAC may ask so often and not more.
+ * neighbour table, so that each soliciting MAC, and all together, may ask so often and not more.
  */
 static __always_inline void request(const struct solicitation *ns,
 				    const struct ndp_settings *config,
@@ -257,8 +387,7 @@ static __always_inline void request(const struct solicitation *ns,
 {
 	struct ndp_request *wanted;
 
-	if (ns->dry_run || !config->resolve_interval ||
-	    over_rate(MAP(requesters), ns, config->resolve_interval, config->resolve_credit))
+	if (ns->dry_run || !config->resolve_interval || !may_request(ns, config))
 		return;
 	wanted = ringbuf_reserve(MAP(requests), sizeof(*wanted), 0);
 	if (!wanted)
@@ -273,14 +402,15 @@ static __always_inline void request(const struct solicitation *ns,
 	ringbuf_submit(wanted, 0);
 }
 
-/* What the kernel would do with a packet for the target that came in here, from the unspecified
+/* Ask what the kernel would do with a packet for the target that came in here, from the unspecified
  * address: it forwards none from a link-local one, which most solicitations have. NDP_NOT_NS
- * means that it would forward it, for `neighbour` to a neighbour that it has.
+ * means that it would forward it; for `neighbour`, and where `routed` defends against DAD, to a
+ * neighbour that it has: on a router that has one prefix on both sides, a route proves nothing.
  */
 static __always_inline enum ndp_reason forwarding(void *ctx, const struct solicitation *ns,
 						  const struct ndp_settings *config,
 						  const struct ndp_rule *rule,
-						  const struct ndp_group *group)
+						  const struct ndp_group *group, __u32 defends)
 {
 	/* Aligned as an address is. */
 	struct bpf_fib_lookup fib __attribute__((aligned(8))) = {.family = FAMILY_INET6};
@@ -314,7 +444,7 @@ static __always_inline enum ndp_reason forwarding(void *ctx, const struct solici
 	via.ifindex = fib.ifindex;
 	if (group->flags & NDP_GROUP_VIA && !map_lookup(MAP(vias), &via))
 		return NDP_ROUTE_ELSEWHERE;
-	if (rule->answer != NDP_NEIGHBOUR)
+	if (rule->answer == NDP_ALWAYS || (rule->answer == NDP_ROUTED && !defends))
 		return NDP_NOT_NS;
 	if (!same_address(next_hop, &ns->target))
 		return NDP_ROUTE_GATEWAY;
@@ -322,6 +452,50 @@ static __always_inline enum ndp_reason forwarding(void *ctx, const struct solici
 		request(ns, config, rule);
 		return NDP_NO_NEIGHBOUR;
 	}
+	return NDP_NOT_NS;
+}
+
+/* Find out from what forwarding() says whether a node of this link may have the target, which an
+ * `always` rule would keep from its own address by defending that against DAD.
+ */
+static __always_inline enum ndp_reason may_be_on_link(enum ndp_reason forwards,
+						      const struct solicitation *ns,
+						      const struct ndp_rule *rule)
+{
+	if (forwards == NDP_ROUTE_BACK)
+		return because(NDP_DAD_ON_LINK);
+	/* Without forwarding the FIB does not say where a route leads. */
+	if (forwards == NDP_NOT_FORWARDING && !map_lookup(MAP(locals), &ns->whole))
+		return forwards;
+	/* Every link has all of fe80::/10, so that only a rule for the address itself means it. */
+	if (is_link_local(&ns->target) && rule->prefix_len < 128)
+		return because(NDP_DAD_ON_LINK);
+	return NDP_NOT_NS;
+}
+
+/* Ask the kernel's tables, for a rule that depends on them, and before DAD is defended. */
+static __always_inline enum ndp_reason ask_tables(void *ctx, const struct solicitation *ns,
+						  const struct ndp_settings *config,
+						  const struct ndp_rule *rule,
+						  const struct ndp_group *group)
+{
+	__u32 defends = ns->dad && group->flags & NDP_GROUP_DEFEND;
+	enum ndp_reason reason;
+
+	if (rule->answer == NDP_LOCAL) {
+		if (!map_lookup(MAP(locals), &ns->whole))
+			return because(NDP_NOT_LOCAL);
+	} else if (rule->answer != NDP_ALWAYS || defends) {
+		reason = forwarding(ctx, ns, config, rule, group, defends);
+		if (rule->answer == NDP_ALWAYS)
+			reason = may_be_on_link(reason, ns, rule);
+		if (reason != NDP_NOT_NS)
+			return reason;
+	}
+	if (ns->dad && !defends)
+		return because(NDP_DAD_IGNORED);
+	if (defends && map_lookup(MAP(on_link), &ns->target))
+		return because(NDP_DAD_ON_LINK);
 	return NDP_NOT_NS;
 }
 
@@ -339,15 +513,16 @@ static __always_inline enum ndp_reason decide(void *ctx, const struct solicitati
 	if (group->flags & NDP_GROUP_DYNAMIC && config->heartbeat_timeout &&
 	    (__s64)(ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
 		return because(NDP_EXPIRED);
-	if (rule->answer != NDP_ALWAYS) {
-		reason = forwarding(ctx, ns, config, rule, group);
+	if (rule->answer != NDP_ALWAYS || ns->dad) {
+		reason = ask_tables(ctx, ns, config, rule, group);
 		if (reason != NDP_NOT_NS)
 			return reason;
 	}
-	if (ns->dad && !(group->flags & NDP_GROUP_DEFEND))
-		return because(NDP_DAD_IGNORED);
-	if (over_rate(MAP(limiter), ns, config->rate_interval, config->rate_credit))
-		return because(NDP_RATE_LIMITED);
+	if (config->rate_interval | config->total_interval) {
+		reason = over_rate(ns, config);
+		if (reason != NDP_NOT_NS)
+			return reason;
+	}
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
@@ -528,8 +703,6 @@ static __always_inline void respond(void *ctx, const void *data, const void *end
 				    __u64 frame_len, const struct ndp_settings *config,
 				    struct solicitation *ns, struct verdict *verdict)
 {
-	__u32 slot;
-
 	verdict->reason = validate(data, end, frame_len, config, ns);
 	if (verdict->reason != NDP_NOT_NS)
 		return;
@@ -538,11 +711,62 @@ static __always_inline void respond(void *ctx, const void *data, const void *end
 		return;
 	}
 	verdict->rule = match(ns);
-	if (verdict->rule) {
-		slot = verdict->rule->group;
-		verdict->group = map_lookup(MAP(groups), &slot);
-	}
+	verdict->group = group_of(verdict->rule);
 	verdict->reason = decide(ctx, ns, config, verdict->rule, verdict->group);
+}
+
+/* The tag of a frame; of an untagged one what lies there. The caller has seen
+ * is_solicitation() or is_tagged_solicitation(). Read so, it means nothing to the verifier, which
+ * would otherwise walk the program once for tagged frames and once for others.
+ */
+static __always_inline struct vlan_tag tag_of(const void *data)
+{
+	const volatile struct vlan_tag *tag = data + sizeof(struct macs);
+	struct vlan_tag found;
+
+	found.type = tag->type;
+	found.control = tag->control;
+	return found;
+}
+
+/* Move the MACs over the tag; 0 if that is done, else the frame is as it was. */
+static __always_inline int take_tag(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct macs macs;
+
+	if (data + sizeof(macs) > end)
+		return -1; /* never, like the next two */
+	macs = *(struct macs *)data;
+	if (xdp_adjust_head(ctx, sizeof(struct vlan_tag)))
+		return -1;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + sizeof(macs) > end)
+		return -1;
+	*(struct macs *)data = macs;
+	return 0;
+}
+
+/* Make a frame that goes on what it was before take_tag(). */
+static __always_inline void put_tag(struct xdp_md *ctx, const struct vlan_tag tag)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct macs macs;
+
+	if (data + sizeof(macs) > end)
+		return; /* never, like the next two */
+	macs = *(struct macs *)data;
+	if (xdp_adjust_head(ctx, -(int)sizeof(struct vlan_tag)))
+		return;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + sizeof(macs) + sizeof(tag) > end)
+		return;
+	*(struct macs *)data = macs;
+	*(struct vlan_tag *)(data + sizeof(macs)) = tag;
 }
 
 SEC("xdp.frags")
@@ -555,23 +779,36 @@ int ndp_xdp(struct xdp_md *ctx)
 	struct ndp_tracer *tracer;
 	enum ndp_reason reason;
 	const struct ndp_settings *config;
-	__u64 frame_len;
+	struct vlan_tag tag;
+	__u64 frame_len = NA_LEN;
 	__u32 zero = 0;
 
-	if (!is_solicitation(data, end))
+	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end))
 		return XDP_PASS;
 	config = map_lookup(MAP(settings), &zero);
 	if (!config)
 		return XDP_PASS; /* never: an array's element is always there */
 	ns.whole = 128;
 	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
+	tag = tag_of(data);
+	if (tag.type != net16(ETHERTYPE_IPV6) && tag.control & net16(VLAN_ID)) {
+		verdict.reason = because(NDP_OTHER_VLAN);
+		goto decided;
+	}
+	/* A tag without a VLAN says no more than a priority; Linux takes the frame as untagged. */
+	if (tag.type != net16(ETHERTYPE_IPV6)) {
+		if (take_tag(ctx))
+			return XDP_PASS;
+		data = (void *)(long)ctx->data;
+		end = (void *)(long)ctx->data_end;
+	}
 	/* A frame that goes on in other pieces of memory has at least a buffer's worth in the first:
 	 * one of the answer's length is whole, and need not be asked for what it may have besides.
 	 */
-	frame_len = NA_LEN;
 	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
 		frame_len = xdp_get_buff_len(ctx);
 	respond(ctx, data, end, frame_len, config, &ns, &verdict);
+decided:
 	reason = verdict.reason;
 	tracer = traced(config, &ns);
 	if (tracer &&
@@ -601,7 +838,11 @@ int ndp_xdp(struct xdp_md *ctx)
 	count(reason, verdict.rule, ns.dry_run, tracer);
 	if (reason >= NDP_ANSWERED)
 		return XDP_TX;
-	return reason == NDP_RATE_LIMITED ? XDP_DROP : XDP_PASS;
+	if (reason == NDP_RATE_LIMITED)
+		return XDP_DROP;
+	if (tag.type != net16(ETHERTYPE_IPV6) && reason != NDP_OTHER_VLAN)
+		put_tag(ctx, tag);
+	return XDP_PASS;
 }
 
 /* "Not mine" is TC_ACT_UNSPEC: other filters and other programs of the hook get their turn. */
@@ -622,8 +863,8 @@ int ndp_tc(struct __sk_buff *skb)
 	__u64 frame_len;
 	__u32 zero = 0;
 
-	/* A tag that the NIC took off the frame stands beside it. */
-	if (skb->protocol != net16(ETHERTYPE_IPV6) || skb->vlan_present)
+	/* The kernel has taken a tag off the frame; it stands beside it. */
+	if (skb->protocol != net16(ETHERTYPE_IPV6))
 		return PASS;
 	/* Drivers put as little as the Ethernet header into the linear part. Pulling changes
 	 * how the frame lies in memory, not a byte of it.
@@ -648,7 +889,11 @@ int ndp_tc(struct __sk_buff *skb)
 		return PASS; /* never: an array's element is always there */
 	ns.whole = 128;
 	ns.dry_run = is_dry_run(skb->ifindex);
-	respond(skb, data, end, frame_len, config, &ns, &verdict);
+	/* A tag without a VLAN says no more than a priority. */
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
+		verdict.reason = because(NDP_OTHER_VLAN);
+	else
+		respond(skb, data, end, frame_len, config, &ns, &verdict);
 	reason = verdict.reason;
 	tracer = traced(config, &ns);
 	if (tracer && skb_load_bytes(skb, 0, tracer->event.frame, kept(tracer, skb->len)))
@@ -660,7 +905,8 @@ int ndp_tc(struct __sk_buff *skb)
 			__builtin_memcpy(tracer->event.reply, (void *)&na + PAD, NA_LEN);
 		if (frame_len != NA_LEN && skb_change_tail(skb, NA_LEN, 0))
 			reason = NDP_RESIZE_FAILED;
-		else if (skb_store_bytes(skb, 0, (void *)&na + PAD, NA_LEN,
+		else if ((skb->vlan_present && skb_vlan_pop(skb)) ||
+			 skb_store_bytes(skb, 0, (void *)&na + PAD, NA_LEN,
 					 BPF_F_RECOMPUTE_CSUM))
 			return DROP; /* never: it was just made that long */
 	}

@@ -523,7 +523,7 @@ def prefix() -> None:
 @lists("A list of prefixes, one a line; - for stdin.")
 @click.option(
     "--answer",
-    type=click.Choice(["always", "routed", "neighbour", "never"]),
+    type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
     default="always",
     show_default=True,
 )

@@ -99,18 +99,36 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """rate: answers per second to one soliciting MAC, 0 for no limit. burst: how many at once."""
+    """How many answers are sent.
+
+    rate: a second to one MAC, 0 for no limit; burst: how many at once. interface: a second to all
+    MACs but the gateways', 0 for no limit. gateway: a second to each gateway, where there is any
+    limit; 0 for none.
+    """
 
     rate: float = 0.0
     burst: int = 100
+    interface: float = 0.0
+    gateway: float = 10_000.0
+
+    def __str__(self) -> str:
+        words = [f"{self.rate:g}/s, burst {self.burst}"] if self.rate else []
+        if self.interface:
+            words.append(f"{self.interface:g}/s in all")
+        share = f"{self.gateway:g}/s" if self.gateway else "no limit"
+        return "; ".join([*words, f"{share} for each gateway"])
+
+
+_TOTAL = 10  # times what one soliciting MAC may have
 
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
     """What becomes of solicitations for neighbours that the kernel does not know.
 
-    deadline: seconds that one waits for its answer. rate: neighbours per second that one soliciting
-    MAC may have looked for; burst: how many at once. pending: how many are looked for at a time.
+    deadline: seconds that one waits for its answer. rate: neighbours per second that one MAC may have
+    looked for; burst: how many at once. All MACs together but the gateways', and each gateway, may
+    have ten times as many. pending: how many are looked for at a time, half of them for gateways.
     """
 
     deadline: float = 0.5
@@ -127,6 +145,16 @@ class Resolve:
     def credit(self) -> int:
         """ns that it may run ahead."""
         return (self.burst - 1) * self.interval
+
+    @property
+    def total_interval(self) -> int:
+        """ns between two of all soliciting MACs but the gateways', and of each gateway."""
+        return self.interval // _TOTAL
+
+    @property
+    def total_credit(self) -> int:
+        """ns that these may run ahead."""
+        return (self.burst * _TOTAL - 1) * self.total_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +207,6 @@ def summary(interface: Interface) -> list[str]:
         said.append("keeps its gateway")
     if interface.addresses.deprecate:
         said.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
-    if interface.limit.rate:
-        said.append(f"limit: {interface.limit.rate:g}/s, burst {interface.limit.burst}")
+    if interface.limit.rate or interface.limit.interface:
+        said.append(f"limit: {interface.limit}")
     return said

@@ -48,7 +48,7 @@ MODES = ("auto", "native", "generic", "tc", "userspace")
 LOADERS = ("prebuilt", "bcc")
 ON_STOP = ("keep", "detach")
 
-_ANSWERS = ("always", "routed", "neighbour", "never")
+_ANSWERS = ("always", "local", "routed", "neighbour", "never")
 _PROFILE_KEYS = ("source", "router", "override", "dad", "lladdr")
 _SELECTORS = ("network", "network_label", "container_label", "within")
 
@@ -203,7 +203,7 @@ def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
 
 def _via(table: Table, answer: Answer) -> tuple[str, ...]:
     patterns = [text for _, (text,) in table.parsed_all("via", lambda text: parse_via([text]))]
-    if "via" in table and not answer.asks_kernel:
+    if "via" in table and not answer.asks_routes:
         table.complain(
             "interfaces limit where a route leads, and this rule asks for none",
             'write answer = "routed" or answer = "neighbour", or remove this key',
@@ -330,7 +330,20 @@ def _limit(table: Table) -> Limit:
     burst = table.integer("burst", 1, 1_000_000)
     if burst and (rate == 0 or "rate" not in table):
         table.complain("a burst without a rate limits nothing", "give a rate, too", "burst")
-    return Limit(rate or default.rate, burst or default.burst)
+    together = table.number("interface_rate", 1e-3, 1e9, zero=True)
+    gateway = table.number("gateway_rate", 1e-3, 1e9, zero=True)
+    if gateway is not None and not rate and not together:
+        table.complain(
+            "a share for the gateways without a limit is no share",
+            "give rate or interface_rate, too",
+            "gateway_rate",
+        )
+    return Limit(
+        rate or default.rate,
+        burst or default.burst,
+        together or default.interface,
+        default.gateway if gateway is None else gateway,
+    )
 
 
 def _resolve(table: Table) -> Resolve:

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,7 +24,7 @@ from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree
 from ndxdp.kernel.records import Explained, Settings
-from ndxdp.ndp import Host, Match, Reason
+from ndxdp.ndp import Host
 from ndxdp.policy import HOST_SOURCE, Table, hole
 from ndxdp.rules import Rules, difference, merged
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
@@ -135,9 +136,7 @@ class Served(Instance):
         table = Table.of(self.maps.rules(), expired=settings.daemon_dead)
         host = Host(settings.mac, settings.link_local, settings.paused)
         with Fib() as fib:
-
-            def refuse(target: bytes, rule: Match) -> Reason | None:
-                return refusal(fib, settings.l3_ifindex, target, rule)
+            refuse = partial(refusal, fib, settings.l3_ifindex)
 
             reason, reply, matched = ndp.decide(frame, host, table.match, refuse=refuse)
         found = table.lookup(frame[62:78]) if matched else None

@@ -29,7 +29,15 @@ LOOPBACK = bytes(15) + b"\1"
 ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 
+_V4_MAPPED = bytes(10) + b"\xff\xff"
+
+OTHER_VLAN_LEN = 54
+"""Bytes that are left of a solicitation with the tag of another VLAN beside it, whose receiver sees
+no tags. No other frame that is_solicitation() is as short."""
+
 _ETHERTYPE_IPV6 = b"\x86\xdd"
+_VLAN_TYPES = (b"\x81\x00", b"\x88\xa8")  # 802.1Q, 802.1ad
+_VLAN_ID = 0x0FFF
 _ICMPV6 = 58
 TYPE_NS = 135
 TYPE_NA = 136
@@ -42,36 +50,40 @@ class Reason(IntEnum):
     """Why a solicitation was answered or not; the numbers are `enum ndp_reason`'s."""
 
     NOT_NS = 0
-    OWN_FRAME = 1
-    OTHER_HOST = 2
-    BAD_HOP_LIMIT = 3
-    BAD_CODE = 4
-    BAD_LENGTH = 5
-    BAD_OPTION = 6
-    BAD_CHECKSUM = 7
-    BAD_TARGET = 8
-    BAD_SOURCE = 9
-    PAUSED = 10
-    NO_RULE = 11
-    DENIED = 12
-    EXPIRED = 13
-    NOT_FORWARDING = 14
-    NO_ROUTE = 15
-    ROUTE_LOCAL = 16
-    ROUTE_BLACKHOLE = 17
-    ROUTE_UNREACHABLE = 18
-    ROUTE_PROHIBIT = 19
-    ROUTE_BACK = 20
-    ROUTE_ELSEWHERE = 21
-    ROUTE_ENCAP = 22
-    ROUTE_GATEWAY = 23
-    NO_NEIGHBOUR = 24
-    DAD_IGNORED = 25
-    RATE_LIMITED = 26
-    RESIZE_FAILED = 27
-    SEND_FAILED = 28
-    ANSWERED = 29
-    ANSWERED_DAD = 30
+    OTHER_VLAN = 1
+    OWN_FRAME = 2
+    OTHER_HOST = 3
+    BAD_HOP_LIMIT = 4
+    BAD_CODE = 5
+    BAD_LENGTH = 6
+    BAD_OPTION = 7
+    BAD_CHECKSUM = 8
+    BAD_TARGET = 9
+    BAD_SOURCE = 10
+    PAUSED = 11
+    NO_RULE = 12
+    DENIED = 13
+    EXPIRED = 14
+    NOT_LOCAL = 15
+    NOT_FORWARDING = 16
+    NO_ROUTE = 17
+    ROUTE_LOCAL = 18
+    ROUTE_BLACKHOLE = 19
+    ROUTE_UNREACHABLE = 20
+    ROUTE_PROHIBIT = 21
+    ROUTE_BACK = 22
+    ROUTE_ELSEWHERE = 23
+    ROUTE_ENCAP = 24
+    ROUTE_GATEWAY = 25
+    NO_NEIGHBOUR = 26
+    DAD_IGNORED = 27
+    DAD_ON_LINK = 28
+    RATE_LIMITED = 29
+    GATEWAY_LIMITED = 30
+    RESIZE_FAILED = 31
+    SEND_FAILED = 32
+    ANSWERED = 33
+    ANSWERED_DAD = 34
 
     @property
     def label(self) -> str:
@@ -90,11 +102,17 @@ class Answer(IntEnum):
     ALWAYS = 1
     ROUTED = 2
     NEIGHBOUR = 3
+    LOCAL = 4
 
     @property
     def asks_kernel(self) -> bool:
-        """The kernel's tables decide."""
+        """True if the kernel's tables decide."""
         return self >= Answer.ROUTED
+
+    @property
+    def asks_routes(self) -> bool:
+        """True if the route decides by which a packet for the target leaves this host."""
+        return self in (Answer.ROUTED, Answer.NEIGHBOUR)
 
 
 class NaSource(Enum):
@@ -133,6 +151,7 @@ class Match:
     expired: the rule is dynamic and its daemon has stopped beating.
     group: the number that the rule is counted under; the decision passes it on.
     via: patterns of interfaces by which a route may leave; () for any.
+    exact: it is a rule for the target alone, not for a prefix around it.
     """
 
     answer: Answer
@@ -141,6 +160,7 @@ class Match:
     expired: bool = False
     group: int = 0
     via: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +172,12 @@ class Host:
     paused: bool = False
 
 
-Refuse = Callable[[bytes, Match], Reason | None]
+Refuse = Callable[[bytes, Match, bool], Reason | None]
+"""Returns why the kernel's tables speak against answering for a target (16 bytes), None if they do
+not. The last argument is true where the answer would defend the target against DAD."""
+
+Admit = Callable[[bytes, bytes], Reason | None]
+"""See Limiter.charge()."""
 
 
 class Verdict(NamedTuple):
@@ -198,40 +223,98 @@ class Advertisement:
     checksum_correct: bool
 
 
-class Limiter:
-    """A token bucket for each soliciting MAC, each one number (GCRA).
+class Limit(NamedTuple):
+    """A bound on how often something may happen.
 
-    interval: ns between answers; 0 for no limit. credit: ns that a source may run ahead, that
-    is (burst - 1) intervals. clock: ns, monotonic. At most `size` sources are remembered; the
-    one not answered for longest is forgotten first.
+    interval: ns between two; 0 for no limit. credit: ns that one may run ahead, which is
+        (burst - 1) intervals.
     """
 
-    def __init__(
-        self, interval: int, credit: int, clock: Callable[[], int], size: int = 8192
-    ) -> None:
-        self._interval, self._credit, self._clock, self._size = interval, credit, clock, size
-        self._paid: dict[bytes, int] = {}
+    interval: int = 0
+    credit: int = 0
 
-    def admit(self, mac: bytes) -> bool:
-        """Charge one answer to `mac`; False if it has run out of credit."""
-        if not self._interval:
-            return True
+
+_UNLIMITED = Limit()
+
+
+class Limits(NamedTuple):
+    """The limits of one interface.
+
+    each: for one MAC that solicits, and for one that is answered. total: for all of them
+    together. gateway: for each gateway, instead of these two.
+    """
+
+    each: Limit = _UNLIMITED
+    total: Limit = _UNLIMITED
+    gateway: Limit = _UNLIMITED
+
+    def __bool__(self) -> bool:
+        """True if anything is limited: gateways alone are not."""
+        return bool(self.each.interval or self.total.interval)
+
+
+_TOTAL = b""
+"""What the bucket of everybody but the gateways is kept under, which is no MAC."""
+
+
+class Limiter:
+    """Token buckets, each one number: the time up to which its tokens are paid for (GCRA).
+
+    clock: ns, monotonic. At most `size` MACs are remembered; the one not answered for longest is
+    forgotten first. gateways: MACs (6 bytes) of the gateways, which the caller may set anew.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], int], size: int = 8192) -> None:
+        self.gateways: frozenset[bytes] = frozenset()
+        self._limits, self._clock, self._size = limits, clock, size
+        self._paid: dict[bytes, int] = {}
+        self._shares: dict[bytes, int] = {}
+
+    def charge(self, eth_source: bytes, peer: bytes) -> Reason | None:
+        """Charge one answer; return why it may not be sent, with nothing charged, or None.
+
+        Args:
+            eth_source: The MAC that solicits.
+            peer: The MAC that is answered. Anybody can forge the first to have others send frames
+                to the second, so that each has a bucket.
+        """
+        each, total, gateway = self._limits
         now = self._clock()
-        until = max(self._paid.get(mac, now), now)
-        if until - now > self._credit:
-            return False
+        if peer == eth_source and peer in self.gateways:
+            until = _with_one_more(self._shares.get(peer, now), now, gateway)
+            if until is None:
+                return Reason.GATEWAY_LIMITED
+            self._shares[peer] = until
+            return None
+        shared = _with_one_more(self._shares.get(_TOTAL, now), now, total)
+        by_source = _with_one_more(self._paid.get(eth_source, now), now, each)
+        by_peer = _with_one_more(self._paid.get(peer, now), now, each)
+        if shared is None or by_source is None or by_peer is None:
+            return Reason.RATE_LIMITED
+        self._shares[_TOTAL] = shared
+        if each.interval:
+            self._pay(eth_source, by_source)
+            if peer != eth_source:
+                self._pay(peer, by_peer)
+        return None
+
+    def _pay(self, mac: bytes, until: int) -> None:
         self._paid.pop(mac, None)
-        self._paid[mac] = until + self._interval
+        self._paid[mac] = until
         if len(self._paid) > self._size:
             del self._paid[next(iter(self._paid))]
-        return True
+
+
+def _with_one_more(paid: int, now: int, limit: Limit) -> int | None:
+    """The time up to which a bucket is paid for with one token more; None if it is empty."""
+    until = max(paid, now)
+    return None if until - now > limit.credit else until + limit.interval
 
 
 def is_solicitation(frame: bytes) -> bool:
     """Untagged IPv6 that is ICMPv6 type 135, with the ICMPv6 header inside the frame.
 
-    Anything else, a VLAN tag or an extension header in the way included, is not our business
-    and is not counted.
+    Anything else, an extension header in the way included, is not our business and is not counted.
     """
     return (
         len(frame) >= HEADERS_LEN
@@ -242,24 +325,38 @@ def is_solicitation(frame: bytes) -> bool:
     )
 
 
+def untagged(frame: bytes) -> bytes:
+    """Take the VLAN tag off a frame that has one behind its MACs; return others as they are."""
+    return frame[:12] + frame[16:] if frame[12:14] in _VLAN_TYPES else frame
+
+
 def decide(
     frame: bytes,
     host: Host,
     match: Callable[[bytes], Match | None],
-    admit: Callable[[bytes], bool] | None = None,
+    admit: Admit | None = None,
     refuse: Refuse | None = None,
 ) -> Verdict:
-    """What becomes of one frame.
+    """Decide what becomes of one frame, which may have a VLAN tag in it.
 
-    match: the most specific rule of a target (16 bytes), None without one.
-    refuse: why the kernel's tables speak against a target (16 bytes) of a rule that asks them,
-    None if they do not. admit: charge an answer to a soliciting MAC (6 bytes); False if it is
-    over its rate. None for no rate. A reason that is no answer leaves the frame to the kernel,
-    except RATE_LIMITED, which drops.
+    A tag without a VLAN (VID 0) says no more than a priority, and the frame is judged as it is
+    without. A reason that is no answer leaves the frame to the kernel, except RATE_LIMITED, which
+    drops it.
+
+    Args:
+        frame: The frame.
+        host: Who answers.
+        match: Returns the most specific rule of a target (16 bytes), None without one.
+        admit: Charges an answer to a MAC that solicits and one that is answered; returns why it may
+            not be sent. None for no limits.
+        refuse: See Refuse. None for tables that have nothing.
     """
-    if not is_solicitation(frame):
+    inner = untagged(frame)
+    if not is_solicitation(inner):
         return Verdict(Reason.NOT_NS)
-    return judge(frame, host, match, admit, refuse)
+    if inner is not frame and int.from_bytes(frame[14:16], "big") & _VLAN_ID:
+        return Verdict(Reason.OTHER_VLAN)
+    return judge(inner, host, match, admit, refuse)
 
 
 # A member of an Enum takes 75 ns to look up, the constructor of a NamedTuple 250 ns; the
@@ -277,16 +374,16 @@ def judge(
     frame: bytes,
     host: Host,
     match: Callable[[bytes], Match | None],
-    admit: Callable[[bytes], bool] | None,
+    admit: Admit | None,
     refuse: Refuse | None,
 ) -> Verdict:
-    """decide(), of a frame that is_solicitation()."""
-    ns = validate(frame, host.mac)
+    """decide(), of a frame that is_solicitation() or is what is left of one with another VLAN."""
+    ns = validate(frame, host.mac, match)
     if not isinstance(ns, Solicitation):
         return Verdict(ns)
     if host.paused:
         return Verdict(Reason.PAUSED)
-    source, target, eth_source, _ = ns
+    source, target, eth_source, peer = ns
     rule = match(target)
     if rule is None:
         return Verdict(Reason.NO_RULE)
@@ -294,23 +391,49 @@ def judge(
         return Verdict(Reason.DENIED, None, rule)
     if rule.expired:
         return Verdict(Reason.EXPIRED, None, rule)
-    if rule.answer is not _ALWAYS:
-        against = refuse(target, rule) if refuse else Reason.NO_ROUTE
+    reason = _ANSWERED
+    if rule.answer is not _ALWAYS or source == UNSPECIFIED:
+        dad = source == UNSPECIFIED
+        defends = dad and rule.profile.defend
+        # Every link has all of fe80::/10, so that only a rule for the address itself means it.
+        if defends and rule.answer is _ALWAYS and _is_link_local(target) and not rule.exact:
+            return Verdict(Reason.DAD_ON_LINK, None, rule)
+        if rule.answer is not _ALWAYS or defends:
+            against = (refuse or _empty_tables)(target, rule, defends)
+            if against is not None:
+                return Verdict(against, None, rule)
+        if dad and not defends:
+            return Verdict(Reason.DAD_IGNORED, None, rule)
+        if dad:
+            reason = _ANSWERED_DAD
+    if admit is not None:
+        against = admit(eth_source, peer)
         if against is not None:
             return Verdict(against, None, rule)
-    reason = _ANSWERED
-    if source == UNSPECIFIED:
-        reason = _ANSWERED_DAD
-        if not rule.profile.defend:
-            return Verdict(Reason.DAD_IGNORED, None, rule)
-    if admit is not None and not admit(eth_source):
-        return Verdict(Reason.RATE_LIMITED, None, rule)
     return _verdict((reason, advertise(ns, host, rule.profile), rule))
 
 
-def validate(frame: bytes, mac: bytes) -> Solicitation | Reason:
-    """7.1.1 whole, and what Ethernet asks before it, of a frame that is_solicitation()."""
+def _is_link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def _empty_tables(target: bytes, rule: Match, defends: bool) -> Reason | None:
+    """A Refuse of a kernel that forwards, and has neither routes nor neighbours."""
+    if rule.answer is Answer.LOCAL:
+        return Reason.NOT_LOCAL
+    return None if rule.answer is _ALWAYS else Reason.NO_ROUTE
+
+
+def validate(
+    frame: bytes, mac: bytes, match: Callable[[bytes], Match | None]
+) -> Solicitation | Reason:
+    """7.1.1 whole, and what Ethernet asks before it, of a frame as judge() takes it.
+
+    match: for a target whose rule advertises another MAC than `mac`, that one is ours, too.
+    """
     size = len(frame)
+    if size == OTHER_VLAN_LEN:
+        return Reason.OTHER_VLAN
     (eth_destination, eth_source, length, hop_limit, source, destination, code, target) = _HEADERS(
         frame if size >= OPTIONS_AT else frame.ljust(OPTIONS_AT)
     )
@@ -319,7 +442,9 @@ def validate(frame: bytes, mac: bytes) -> Solicitation | Reason:
     if eth_destination != mac and (
         eth_destination != b"\x33\x33" + destination[12:] or destination[0] != 0xFF
     ):
-        return Reason.OTHER_HOST
+        rule = None if size < OPTIONS_AT or eth_destination[0] & 1 else match(target)
+        if rule is None or rule.profile.lladdr != eth_destination:
+            return Reason.OTHER_HOST
     if hop_limit != 255:
         return Reason.BAD_HOP_LIMIT
     if code:
@@ -333,10 +458,11 @@ def validate(frame: bytes, mac: bytes) -> Solicitation | Reason:
         units = frame[at + 1] if at + 1 < end else 0
         if not units or at + units * 8 > end:
             return Reason.BAD_OPTION
-        if frame[at] == _SLLAO:
+        # Of several SLLAOs the first counts, and no other is looked at, as in Linux.
+        if frame[at] == _SLLAO and sllao is None:
             if units != 1:  # 4.6.1: one unit on Ethernet; another names no Ethernet address
                 return Reason.BAD_OPTION
-            sllao = sllao or frame[at + 2 : at + 8]
+            sllao = frame[at + 2 : at + 8]
         at += units * 8
     if _sum(frame[22:end], length):
         return Reason.BAD_CHECKSUM
@@ -344,8 +470,11 @@ def validate(frame: bytes, mac: bytes) -> Solicitation | Reason:
         return Reason.BAD_TARGET
     if source[0] == 0xFF:
         return Reason.BAD_SOURCE
-    if source == UNSPECIFIED and (sllao or destination != solicited_node_group(target)):
-        return Reason.BAD_SOURCE
+    if not source[0]:
+        if source == LOOPBACK or source[:12] == _V4_MAPPED:  # Linux drops what comes from these
+            return Reason.BAD_SOURCE
+        if source == UNSPECIFIED and (sllao or destination != solicited_node_group(target)):
+            return Reason.BAD_SOURCE
     return _solicitation((source, target, eth_source, sllao or eth_source))
 
 

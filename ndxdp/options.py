@@ -135,10 +135,22 @@ def attaching(command: _F) -> _F:
             help="Answers at once before --rate counts (100).",
         ),
         click.option(
+            "--gateway-rate",
+            type=click.FloatRange(0, 1e9),
+            metavar="N",
+            help="Answers per second to each gateway, to which no other limit applies (10000).",
+        ),
+        click.option(
+            "--interface-rate",
+            type=click.FloatRange(0, 1e9),
+            metavar="N",
+            help="Answers per second to all MACs together but the gateways'; drop the rest.",
+        ),
+        click.option(
             "--rate",
             type=click.FloatRange(0, 1e9),
             metavar="N",
-            help="Answers per second to one soliciting MAC; the rest is dropped.",
+            help="Answers per second to one MAC that solicits, or is answered; drop the rest.",
         ),
         click.option(
             "--loader",
@@ -159,10 +171,11 @@ def attaching(command: _F) -> _F:
         via_option,
         click.option(
             "--answer",
-            type=click.Choice(["always", "routed", "neighbour"]),
+            type=click.Choice(["always", "local", "routed", "neighbour"]),
             default="always",
             show_default=True,
-            help="Whether the kernel's tables are asked: its routes, its neighbours, too.",
+            help="When to answer: always; only if the kernel delivers packets for the address to"
+            " this host; only if it has a route to it; or only if it has it as a live neighbour.",
         ),
         click.option(
             "--except",
@@ -216,6 +229,8 @@ def options_of(
     loader: str,
     rate: float | None,
     burst: int | None,
+    interface_rate: float | None,
+    gateway_rate: float | None,
     max_addresses: int | None,
 ) -> Options:
     from ndxdp.kernel.abi import Mode
@@ -225,14 +240,17 @@ def options_of(
     # The kernel's side counts in ns, 64 bits of them.
     if rate and not (burst or 1_000_000) * 1e9 / rate < 1 << 62:  # nan, too
         raise UsageError(f"--rate {rate:g} is no rate", "0 is no limit")
+    for option, value in (("interface", interface_rate), ("gateway", gateway_rate)):
+        if value and not 1e9 / value < 1 << 62:
+            raise UsageError(f"--{option}-rate {value:g} is no rate", "0 is no limit")
     chosen = None if mode == "auto" else Mode[mode.upper()]
-    return Options(chosen, Loader(loader), rate, burst, max_addresses)
+    return Options(chosen, Loader(loader), rate, burst, interface_rate, gateway_rate, max_addresses)
 
 
 def answering(answer: str, via: Iterable[str], source: str, profile: Profile | None = None) -> Rule:
     """The rule that --answer and --via speak of."""
     chosen, patterns = Answer[answer.upper()], policy.parse_via(via)
-    if patterns and not chosen.asks_kernel:
+    if patterns and not chosen.asks_routes:
         raise UsageError("--via says where a route leads", "add --answer routed, or neighbour")
     return Rule(chosen, profile or Profile(), source, via=patterns)
 
@@ -269,6 +287,8 @@ def job_of(interface: Interface) -> Job:
         interface.loader,
         interface.limit.rate,
         interface.limit.burst if interface.limit.rate else None,
+        interface.limit.interface,
+        interface.limit.gateway,
         interface.max_addresses,
     )
     return Job(

@@ -14,12 +14,17 @@ from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.pins import Tree
 from ndxdp.kernel.records import Settings
+from ndxdp.ndp import Limit
 from ndxdp.policy import HOST_SOURCE, RUN_SOURCE
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
 _BURST = 100
+
+GATEWAY_RATE = 10_000.0
+"""Answers per second to each gateway, where there is any limit."""
+
 _NOTHING_LEFT = Left(0)
 
 
@@ -27,16 +32,23 @@ _NOTHING_LEFT = Left(0)
 class Options:
     """How to attach. None: as it is attached now, else the default.
 
-    mode: None by default for `auto`: native, tc, and userspace where a process stays. rate:
-    answers per second and soliciting MAC, 0 (the default) for no limit; burst: how many at once,
-    100 by default. max_addresses: size of the table of exact addresses. links: False takes the
-    way of a kernel without BPF links. image: another object than the shipped one.
+    mode: None by default for `auto`: native, tc, and userspace where a process stays.
+    rate: answers per second to one MAC, 0 (the default) for no limit; burst: how many at once,
+        100 by default.
+    interface_rate: answers per second to all MACs but the gateways', 0 (the default) for no limit.
+    gateway_rate: answers per second to each gateway, to which no other limit applies; 10000 by
+        default, 0 for no limit.
+    max_addresses: size of the table of exact addresses.
+    links: False takes the way of a kernel without BPF links.
+    image: another object than the shipped one.
     """
 
     mode: Mode | None = None
     loader: Loader = Loader.PREBUILT
     rate: float | None = None
     burst: int | None = None
+    interface_rate: float | None = None
+    gateway_rate: float | None = None
     max_addresses: int | None = None
     links: bool = True
     image: bytes | None = None
@@ -79,6 +91,15 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         interval = round(1e9 / rate) if rate else 0
     credit = interval * ((burst or settings.burst or _BURST) - 1)
     settings = replace(settings, rate_interval=interval, rate_credit=credit)
+    if plan.options.interface_rate is not None:
+        total = _per_second(plan.options.interface_rate)
+        settings = replace(settings, total_interval=total.interval, total_credit=total.credit)
+    gateway_rate = plan.options.gateway_rate
+    if gateway_rate is None and before is None:
+        gateway_rate = GATEWAY_RATE
+    if gateway_rate is not None:
+        share = _per_second(gateway_rate)
+        settings = replace(settings, gateway_interval=share.interval, gateway_credit=share.credit)
     here = (link.ifindex, netlink.netns())
     if (settings.ifindex, settings.netns) != here:
         settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))
@@ -93,6 +114,14 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         bcc=plan.options.loader is Loader.BCC,
         steps=plan.steps,
     )
+
+
+def _per_second(rate: float) -> Limit:
+    """Make the limit that admits `rate` a second, and as many at once; 0 for none."""
+    if not rate:
+        return Limit()
+    interval = round(1e9 / rate)
+    return Limit(interval, max(1_000_000_000 - interval, 0))
 
 
 def inherited(tree: Tree, interface: str) -> Legacy:

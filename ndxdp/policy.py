@@ -232,14 +232,16 @@ class Table:
         expired: bool = False,
     ) -> Table:
         """group: the number that a rule is counted under. expired: dynamic rules no longer hold."""
-        known: dict[int, Entry] = {}
+        known: dict[tuple[int, bool], Entry] = {}
         exact: dict[bytes, Entry] = {}
         wider: list[tuple[Prefix, Entry]] = []
         for prefix, rule in rules.items():
-            entry = known.get(id(rule))
+            is_exact = prefix.length == 128
+            entry = known.get((id(rule), is_exact))
             if entry is None:
-                entry = known[id(rule)] = entry_of(rule, group(rule), expired=expired)
-            if prefix.length == 128:
+                entry = entry_of(rule, group(rule), expired=expired, exact=is_exact)
+                known[id(rule), is_exact] = entry
+            if is_exact:
                 exact[prefix.address] = entry
             else:
                 wider.append((prefix, entry))
@@ -270,7 +272,14 @@ class Table:
         return None
 
 
-def entry_of(rule: Rule, group: int, *, expired: bool) -> Entry:
-    """expired: dynamic rules no longer hold."""
+def entry_of(rule: Rule, group: int, *, expired: bool, exact: bool) -> Entry:
+    """Make a Table's entry.
+
+    Args:
+        rule: The rule.
+        group: The number that it is counted under.
+        expired: True if dynamic rules no longer hold.
+        exact: True for a rule of one address, False for a prefix's.
+    """
     lapsed = expired and rule.dynamic
-    return Entry(rule, Match(rule.answer, rule.profile, rule.held, lapsed, group, rule.via))
+    return Entry(rule, Match(rule.answer, rule.profile, rule.held, lapsed, group, rule.via, exact))

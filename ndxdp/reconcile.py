@@ -109,5 +109,7 @@ def let_request(tree: Tree, instance: Instance, limits: Resolve | None) -> None:
             instance.maps.settings(),
             resolve_interval=limits.interval if limits else 0,
             resolve_credit=limits.credit if limits else 0,
+            resolve_total_interval=limits.total_interval if limits else 0,
+            resolve_total_credit=limits.total_credit if limits else 0,
         )
         instance.maps.set_settings(settings)

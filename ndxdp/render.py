@@ -153,6 +153,7 @@ def _matched(explanation: Explanation, length: int) -> Prefix:
 
 _MEANING = {
     Reason.NOT_NS: "not a Neighbor Solicitation",
+    Reason.OTHER_VLAN: "it has the tag of a VLAN, whose own interface is to answer",
     Reason.OWN_FRAME: "it comes from this interface's own MAC",
     Reason.OTHER_HOST: "its Ethernet destination is another host's",
     Reason.BAD_HOP_LIMIT: "its hop limit is not 255",
@@ -166,6 +167,7 @@ _MEANING = {
     Reason.NO_RULE: "no prefix covers the target",
     Reason.DENIED: "the rule says never, or the host or its gateway owns the target",
     Reason.EXPIRED: "the rule's daemon has stopped",
+    Reason.NOT_LOCAL: "the kernel does not deliver packets for the target to this host",
     Reason.NOT_FORWARDING: "the interface does not forward: its sysctl `forwarding` is 0",
     Reason.NO_ROUTE: "the kernel has no route to the target",
     Reason.ROUTE_LOCAL: "the route to the target ends at this host",
@@ -178,7 +180,10 @@ _MEANING = {
     Reason.ROUTE_GATEWAY: "the route goes by another router, so the target is no neighbour",
     Reason.NO_NEIGHBOUR: "the kernel does not know the target as a live neighbour",
     Reason.DAD_IGNORED: "the rule leaves Duplicate Address Detection alone",
-    Reason.RATE_LIMITED: "the soliciting MAC is over its rate; the frame is dropped",
+    Reason.DAD_ON_LINK: "a node of this link may have the address: it is not defended",
+    Reason.RATE_LIMITED: "the MAC that solicits or is answered, or the interface, is over its rate;"
+    " the frame is dropped",
+    Reason.GATEWAY_LIMITED: "the gateway is over its share; the frame goes on to the kernel",
     Reason.RESIZE_FAILED: "the driver left no room for the answer",
     Reason.SEND_FAILED: "the interface did not take the answer",
     Reason.ANSWERED: "the solicitor gets an advertisement",

@@ -6,8 +6,10 @@ where its route leads, and send the advertisement as soon as the kernel has foun
 solicitation is answered by the program.
 
 Who scans a prefix makes the kernel solicit what does not exist (RFC 6583). So each soliciting MAC
-may make us ask so often and not more, it has at most half of the places for those that wait, and
-an entry of ours that failed is taken out of the neighbour table at once.
+may make us ask so often and not more, and so may all of them together, who have half of the places
+for those that wait. The other half is the gateways'. Where all places are taken, the one that has
+waited longest makes room: a living neighbour answers within milliseconds. What the search has left
+in the neighbour table is removed when it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import os
 import socket
 import struct
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.records import Resolved
-from ndxdp.ndp import Answer, Host, Limiter, Match, Solicitation
+from ndxdp.ndp import Answer, Host, Limit, Limiter, Limits, Match, Solicitation
 from ndxdp.policy import leaves_by
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType
 from ndxdp.wire.neighbours import NeighbourNews
@@ -42,6 +43,9 @@ _ASKERS_MAX = 8
 
 _PATIENCE = 5.0
 """Seconds that a place is taken. The kernel gives up after mcast_solicit (3) times a second."""
+
+_YOUNG = 0.05
+"""Seconds that a search has its place for itself, whoever else wants one."""
 
 
 class _Asker(NamedTuple):
@@ -57,7 +61,8 @@ class _Wanted:
     """A neighbour that the kernel is looking for."""
 
     ifindex: int
-    first: bytes  # soliciting MAC, whose place it takes
+    began: float  # s of CLOCK_MONOTONIC
+    for_gateway: bool  # whose places it takes one of
     giving_up: asyncio.TimerHandle
     askers: dict[tuple[bytes, bytes], _Asker] = field(default_factory=dict)
 
@@ -65,19 +70,22 @@ class _Wanted:
 class Resolver:
     """Of one interface, in a running event loop. Maps are the caller's; close() before them.
 
-    OSError if there is no such interface, NdxdpError without CAP_NET_RAW.
+    OSError if there is no such interface, NdxdpError without CAP_NET_RAW. gateways: MACs (6 bytes)
+    of the gateways, which the caller may set anew.
     """
 
     def __init__(self, ifindex: int, maps: Maps, limits: Resolve) -> None:
         self._maps, self._limits = maps, limits
         self._loop = asyncio.get_running_loop()
+        self.gateways: frozenset[bytes] = frozenset()
         self._pending: dict[bytes, _Wanted] = {}
-        self._shares: Counter[bytes] = Counter()
+        self._taken = {False: 0, True: 0}  # places, by whether they are the gateways'
         self._news: NeighbourNews | None = None
         self._requests: RingBuffer | None = None
         self._in_trouble = False
-        interval, credit = limits.interval, limits.credit
-        self._limiter = Limiter(interval, credit, time.monotonic_ns, abi.MAX_SOLICITORS)
+        total = Limit(limits.total_interval, limits.total_credit)
+        bounds = Limits(Limit(limits.interval, limits.credit), total, gateway=total)
+        self._limiter = Limiter(bounds, time.monotonic_ns, abi.MAX_SOLICITORS)
         self._fib = Fib()
         self._socket = packet_socket("answers for neighbours that were just found")
         try:
@@ -95,7 +103,7 @@ class Resolver:
             self._requests.close()
             self._requests = None
         for target in list(self._pending):
-            self._drop(target)
+            self._give_up(target)
         self._fib.close()
         self._socket.close()
 
@@ -103,7 +111,8 @@ class Resolver:
 
     def ask_for(self, ns: Solicitation, rule: Match) -> None:
         """The same for the userspace path, whose soliciting MACs are limited here."""
-        if self._limiter.admit(ns.eth_source):
+        self._limiter.gateways = self.gateways
+        if self._limiter.charge(ns.eth_source, ns.peer) is None:
             self._ask(ns, rule, time.monotonic() + self._limits.deadline)
 
     def _on_requests(self) -> None:
@@ -134,9 +143,9 @@ class Resolver:
 
     def _seek(self, ns: Solicitation, rule: Match) -> _Wanted | None:
         """Have the kernel look for it; None if there is no place, or nowhere to look."""
-        target, mac = ns.target, ns.eth_source
-        places = self._limits.pending
-        if len(self._pending) >= places or self._shares[mac] >= max(places // 2, 1):
+        target = ns.target
+        for_gateway = ns.eth_source == ns.peer and ns.peer in self.gateways
+        if not self._has_place(for_gateway):
             self._count(Resolved(refused=1))
             return None
         try:
@@ -158,9 +167,26 @@ class Resolver:
         self._in_trouble = False
         self._count(Resolved(asked=1))
         giving_up = self._loop.call_later(_PATIENCE, self._failed, target)
-        wanted = self._pending[target] = _Wanted(route.ifindex, mac, giving_up)
-        self._shares[mac] += 1
+        wanted = _Wanted(route.ifindex, time.monotonic(), for_gateway, giving_up)
+        self._pending[target] = wanted
+        self._taken[for_gateway] += 1
         return wanted
+
+    def _has_place(self, for_gateway: bool) -> bool:
+        """Find out whether one more search has a place; the oldest one may have to make room."""
+        places = max(self._limits.pending // 2, 1)
+        if self._taken[for_gateway] >= places and self._news is not None:
+            self._on_news()  # some may have been found a moment ago
+        if self._taken[for_gateway] < places:
+            return True
+        oldest = next(
+            target for target, each in self._pending.items() if each.for_gateway == for_gateway
+        )
+        if time.monotonic() - self._pending[oldest].began < _YOUNG:
+            return False
+        self._give_up(oldest)
+        self._count(Resolved(refused=1))
+        return True
 
     # ---- what the kernel says
 
@@ -190,9 +216,12 @@ class Resolver:
                 self._answer(asker)
 
     def _failed(self, target: bytes) -> None:
-        """Leave no entry behind: a scan would fill the kernel's table with them."""
-        wanted = self._drop(target)
+        self._give_up(target)
         self._count(Resolved(failed=1))
+
+    def _give_up(self, target: bytes) -> None:
+        """End a search and leave no entry behind: a scan would fill the kernel's table."""
+        wanted = self._drop(target)
         try:
             if not self._fib.neighbour(wanted.ifindex, target).is_valid:
                 self._fib.forget(wanted.ifindex, target)
@@ -200,10 +229,15 @@ class Resolver:
             log.debug("an entry was not removed: %s", error)
 
     def _drop(self, target: bytes) -> _Wanted:
+        """End a search. The kernel's entry for the group that it solicited goes with it."""
         wanted = self._pending.pop(target)
+        self._taken[wanted.for_gateway] -= 1
         wanted.giving_up.cancel()
-        self._shares -= Counter((wanted.first,))  # and forgets who has none
         self._rest()
+        try:
+            self._fib.forget(wanted.ifindex, ndp.solicited_node_group(target))
+        except OSError as error:
+            log.debug("an entry was not removed: %s", error)
         return wanted
 
     def _rest(self) -> None:
@@ -221,6 +255,8 @@ class Resolver:
             settings = self._maps.settings()
             if settings.paused or (ns.dad and not profile.defend):
                 return
+            if ns.dad and self._fib.neighbour(settings.l3_ifindex, ns.target).is_valid:
+                return  # a node on the link itself has the address, too
             host = Host(settings.mac, settings.link_local)
             self._socket.send(ndp.advertise(ns, host, profile))
         except (OSError, NdxdpError) as error:

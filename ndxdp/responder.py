@@ -28,6 +28,7 @@ from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree, Trees
 from ndxdp.kernel.records import Settings
 from ndxdp.ladder import Step
+from ndxdp.link_neighbours import note_neighbours
 from ndxdp.plan import (
     Options,
     Plan,
@@ -181,6 +182,7 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
         desired = with_holes(rules, nothing, netlink.owned_addresses(link))
         maps.apply(difference(desired, nothing), nothing)
         note_locals(maps)
+        note_neighbours(maps, link.l3_ifindex)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():
@@ -230,6 +232,7 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
         note_locals(maps)
+        note_neighbours(maps, link.l3_ifindex)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():

@@ -16,7 +16,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
-from ndxdp.ndp import Reason
+from ndxdp.ndp import Limit, Reason
 from ndxdp.render import address_text, mac_text
 from ndxdp.wire import offload
 
@@ -117,8 +117,10 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "mac": mac_text(settings.mac),
         "link_local": address_text(settings.link_local),
         "paused": settings.paused,
-        "rate": 1e9 / settings.rate_interval if settings.rate_interval else 0,
+        "rate": _rate_of(settings.limits.each),
         "burst": settings.burst,
+        "interface_rate": _rate_of(settings.limits.total),
+        "gateway_rate": _rate_of(settings.limits.gateway),
         "rules": {
             "addresses": rules.addresses,
             "prefixes": rules.prefixes,
@@ -132,6 +134,11 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
         "warnings": list(_warnings(instance, settings, rules, limits)),
     }
+
+
+def _rate_of(limit: Limit) -> float:
+    """The times a second that a limit admits; 0 without one."""
+    return 1e9 / limit.interval if limit.interval else 0
 
 
 def _moment(monotonic: int | None) -> str | None:
@@ -196,7 +203,12 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     )
     if data["rate"]:
         limit = f"{data['rate']:g} answers/s, {data['burst']} at once"
-        yield f"  limit     {limit} for one soliciting MAC"
+        yield f"  limit     {limit} for one MAC"
+    if data["interface_rate"]:
+        yield f"  limit     {data['interface_rate']:g} answers/s in all"
+    if data["rate"] or data["interface_rate"]:
+        share = f"{data['gateway_rate']:g} answers/s" if data["gateway_rate"] else "no limit"
+        yield f"  limit     {share} for each gateway"
     total = f"  answered  {answered(reasons)} of {sum(reasons.values())} solicitations"
     if now:
         solicited = per_second(sum(now.by_reason.values()))

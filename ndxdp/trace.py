@@ -26,7 +26,7 @@ from ndxdp.kernel.events import EventReceiver
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.records import Explained, Traced, explained_of
-from ndxdp.ndp import Reason
+from ndxdp.ndp import Reason, untagged
 from ndxdp.plan import uninterrupted
 from ndxdp.policy import Prefix, Rule
 
@@ -65,12 +65,13 @@ class Event(NamedTuple):
 
     @property
     def source(self) -> bytes:
-        return self.frame[22:38]
+        return untagged(self.frame)[22:38]
 
     @property
     def target(self) -> bytes | None:
         """None where the frame is too short to have one."""
-        return self.frame[62:78] if len(self.frame) >= 78 else None
+        frame = untagged(self.frame)
+        return frame[62:78] if len(frame) >= 78 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
+from ndxdp.link_neighbours import LinkNeighbours
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import DOCKER_SOURCE
 from ndxdp.resolver import Resolver
@@ -158,7 +159,7 @@ class Uplink:
                         said = answering
                         self.began.set()
                         self._ready(self.job, answering.instance)
-                    await self._attend(answering)
+                    await self._attend(answering, resolver)
                     if self._again and not self._stop.is_set():
                         answering = await self._renewed(answering)
         except InterfaceGone:
@@ -179,7 +180,7 @@ class Uplink:
             log.error("%s: %s; it goes on as before", self.job.interface, error)
             return answering
 
-    async def _attend(self, answering: _Answering) -> None:
+    async def _attend(self, answering: _Answering, resolver: Resolver) -> None:
         link = await self._call(lambda: self._find(answering))
         with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
             attendants = Attendants(self.job, link)
@@ -192,12 +193,29 @@ class Uplink:
                         attendants.start(self._keep_beating(answering))
                     else:
                         await self._call(lambda: self._beat(answering))
-                    await self._keep_in_step(answering, groups, attendants)
+                    await self._keep_in_step(answering, groups, attendants, resolver)
             finally:
                 await attendants.leave()
 
     async def _keep_in_step(
-        self, answering: _Answering, groups: Groups, attendants: Attendants
+        self,
+        answering: _Answering,
+        groups: Groups,
+        attendants: Attendants,
+        resolver: Resolver,
+    ) -> None:
+        def note_gateways(macs: frozenset[bytes]) -> None:
+            resolver.gateways = macs
+
+        with contextlib.closing(LinkNeighbours(answering.instance.maps, note_gateways)) as there:
+            await self._keep_all_in_step(answering, groups, attendants, there)
+
+    async def _keep_all_in_step(
+        self,
+        answering: _Answering,
+        groups: Groups,
+        attendants: Attendants,
+        neighbours: LinkNeighbours,
     ) -> None:
         self._stale_rules = True
         self._changed.set()
@@ -222,6 +240,7 @@ class Uplink:
                     link = await self._call(partial(self._follow, answering))
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
+                neighbours.follow(link.l3_ifindex, answering.gateways)
                 attendants.look(link, answering.gateways, joined)
             if self._again:
                 return
@@ -500,7 +519,7 @@ class Uplink:
             answering.gateways = frozenset(netlink.gateways(link.ifindex))
             targets: dict[Profile, Addresses] = {}
             for rule, addresses in rules.exact.items():
-                if rule.answer is Answer.ALWAYS and not rule.held:
+                if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.held:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)

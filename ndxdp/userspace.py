@@ -71,9 +71,7 @@ class Userspace:
         self._host = Host(bytes(6))
         self._table = Table()
         self._some_unknown = False
-        self._limiter = Limiter(
-            self._settings.rate_interval, self._settings.rate_credit, time.monotonic_ns
-        )
+        self._limiter = Limiter(self._settings.limits, time.monotonic_ns)
         self._verdicts: Counter[tuple[Reason, int | None]] = Counter()
         self._errors = 0
         self._tracer = EventSender(maps.directory / TRACER)
@@ -119,7 +117,7 @@ class Userspace:
 
     def _answer(self, frames: list[bytes]) -> None:
         judge, host, match = ndp.judge, self._host, self._table.match
-        admit = self._limiter.admit if self._settings.rate_interval else None
+        admit = self._limiter.charge if self._settings.limits else None
         refuse = self._refuse
         verdicts = [judge(frame, host, match, admit, refuse) for frame in frames]
         replies = [verdict[1] for verdict in verdicts if verdict[1] is not None]
@@ -138,7 +136,7 @@ class Userspace:
     def _tell_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
         for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
             if reason is _UNKNOWN:
-                ns = ndp.validate(frame, self._host.mac)
+                ns = ndp.validate(frame, self._host.mac, self._table.match)
                 if isinstance(ns, Solicitation) and rule:  # as it was a moment ago
                     self._unresolved(ns, rule)
 
@@ -178,9 +176,9 @@ class Userspace:
             b"",
         )
 
-    def _refuse(self, target: bytes, rule: Match) -> Reason | None:
+    def _refuse(self, target: bytes, rule: Match, defends: bool) -> Reason | None:
         try:
-            reason = refusal(self._fib, self._settings.l3_ifindex, target, rule)
+            reason = refusal(self._fib, self._settings.l3_ifindex, target, rule, defends)
         except OSError as error:
             self._errors += 1
             log.debug("routes: %s", error)
@@ -236,9 +234,11 @@ class Userspace:
         before, settings = self._settings, self._maps.settings()
         self._settings = settings
         self._host = Host(settings.mac, settings.link_local, settings.paused)
-        interval, credit = settings.rate_interval, settings.rate_credit
-        if (interval, credit) != (before.rate_interval, before.rate_credit):
-            self._limiter = Limiter(interval, credit, time.monotonic_ns)
+        if settings.limits != before.limits:
+            gateways = self._limiter.gateways
+            self._limiter = Limiter(settings.limits, time.monotonic_ns)
+            self._limiter.gateways = gateways
 
     def _read_rules(self) -> None:
+        self._limiter.gateways = self._maps.gateways()
         self._table = self._maps.table(expired=self._seen_dead)

@@ -91,7 +91,9 @@ RULES = Rules.of(
             ),
             "2001:db8:0:10::/60": Rule(),
             "2001:db8:0:30::2/127": Rule(),
+            "2001:db8:0:7::/64": Rule(Answer.LOCAL),
             "fe80::d003": Rule(),
+            "fe80:0:0:1::/64": Rule(),
             "::2": Rule(),
         }.items()
     }
@@ -252,6 +254,7 @@ class Case:
     daemon_dead: the heartbeat is older than its timeout. In all other cases it is fresh.
     rate_exceeded: a limit of one answer for each INTERVAL and BURST in a row is set, and the
         frame has come BURST times before. In all other cases there is no limit.
+    gateway: the soliciting MAC is a gateway's.
     """
 
     name: str
@@ -262,6 +265,12 @@ class Case:
     no_link_local: bool = False
     daemon_dead: bool = False
     rate_exceeded: bool = False
+    gateway: bool = False
+
+    @property
+    def gateways(self) -> frozenset[bytes]:
+        """The gateways' MACs."""
+        return frozenset((self.frame[6:12],) if self.gateway else ())
 
     @property
     def frame(self) -> bytes:
@@ -289,6 +298,8 @@ class Case:
             heartbeat_timeout=_TIMEOUT,
             rate_interval=INTERVAL if self.rate_exceeded else 0,
             rate_credit=CREDIT,
+            gateway_interval=INTERVAL,
+            gateway_credit=CREDIT,
         )
 
 
@@ -507,10 +518,63 @@ _DAD = [
         na("2001:db8:0:5::a"),
     ),
     Case(
-        "ns from ::1 is not dad",
-        to_group(A, "::1") / ns(A),
+        "dad for a link-local address that only a prefix covers",
+        dad("fe80:0:0:1::a") / ns("fe80:0:0:1::a"),
+        Reason.DAD_ON_LINK,
+    ),
+    Case(
+        "dad for a link-local address with a rule of its own",
+        dad("fe80::d003") / ns("fe80::d003"),
+        Reason.ANSWERED_DAD,
+        na_dad("fe80::d003"),
+    ),
+    Case(
+        "ns for a link-local address that only a prefix covers",
+        to_group("fe80:0:0:1::a") / ns("fe80:0:0:1::a"),
         Reason.ANSWERED,
-        na(A, dst="::1"),
+        na("fe80:0:0:1::a"),
+    ),
+]
+
+_ADVERTISED_MACS = [
+    Case(
+        "nud probe to the mac that the rule advertises",
+        unicast("2001:db8:0:4::a", eth_dst=FIXED_LLADDR) / ns("2001:db8:0:4::a") / sllao(),
+        Reason.ANSWERED,
+        na("2001:db8:0:4::a", lladdr=FIXED_LLADDR),
+    ),
+    Case(
+        "nud probe to it for a target of another rule with the same mac",
+        unicast("2001:db8:0:6::a", eth_dst=FIXED_LLADDR) / ns("2001:db8:0:6::a"),
+        Reason.ANSWERED,
+        na("2001:db8:0:6::a", src=LINK_LOCAL, R=0, O=1, lladdr=FIXED_LLADDR),
+    ),
+    Case(
+        "nud probe to it for a target whose rule advertises ours",
+        unicast(A, eth_dst=FIXED_LLADDR) / ns(A),
+        Reason.OTHER_HOST,
+    ),
+    Case(
+        "nud probe to it for a target without a rule",
+        unicast(NOWHERE, eth_dst=FIXED_LLADDR) / ns(NOWHERE),
+        Reason.OTHER_HOST,
+    ),
+    Case(
+        "nud probe to a third mac for a target whose rule advertises another",
+        unicast("2001:db8:0:4::a", eth_dst=OTHER_MAC) / ns("2001:db8:0:4::a"),
+        Reason.OTHER_HOST,
+    ),
+    Case(
+        "nud probe to the mac that the rule advertises, hop limit 64",
+        Ether(src=ROUTER_MAC, dst=FIXED_LLADDR)
+        / IPv6(src=ROUTER, dst="2001:db8:0:4::a", hlim=64)
+        / ns("2001:db8:0:4::a"),
+        Reason.BAD_HOP_LIMIT,
+    ),
+    Case(
+        "nud probe to the mac that the rule advertises, cut before its target's end",
+        cut(unicast("2001:db8:0:4::a", eth_dst=FIXED_LLADDR) / ns("2001:db8:0:4::a"), 77),
+        Reason.OTHER_HOST,
     ),
 ]
 
@@ -532,6 +596,21 @@ _HEADERS = [
     Case("target 1:: is no loopback", to_group("1::") / ns("1::"), Reason.NO_RULE),
     Case("source multicast", to_group(A, "ff02::2") / ns(A) / sllao(), Reason.BAD_SOURCE),
     Case("source the target's own group", to_group(A, group(A)) / ns(A), Reason.BAD_SOURCE),
+    Case("source ::1", to_group(A, "::1") / ns(A) / sllao(), Reason.BAD_SOURCE),
+    Case("source ::1, to the target", unicast(A, "::1") / ns(A), Reason.BAD_SOURCE),
+    Case(
+        "source ::2 is no loopback",
+        to_group(A, "::2") / ns(A) / sllao(),
+        Reason.ANSWERED,
+        na(A, dst="::2"),
+    ),
+    Case("source v4-mapped", to_group(A, "::ffff:192.0.2.1") / ns(A), Reason.BAD_SOURCE),
+    Case(
+        "source right below v4-mapped",
+        to_group(A, "::fffe:c000:201") / ns(A),
+        Reason.ANSWERED,
+        na(A, dst="::fffe:c000:201"),
+    ),
 ]
 
 _LENGTHS = [
@@ -668,8 +747,14 @@ _OPTIONS = [
         Reason.BAD_OPTION,
     ),
     Case(
-        "an sllao of 2 units behind a good one",
-        to_group(A) / ns(A) / sllao() / option(1, 2),
+        "an sllao of 2 units behind a good one, which nobody looks at",
+        to_group(A) / ns(A) / sllao(OTHER_MAC) / option(1, 2),
+        Reason.ANSWERED,
+        na(A, eth_dst=OTHER_MAC),
+    ),
+    Case(
+        "a good sllao behind one of 2 units",
+        to_group(A) / ns(A) / option(1, 2) / sllao(),
         Reason.BAD_OPTION,
     ),
     Case(
@@ -855,33 +940,110 @@ _CHECKSUMS = [
     ),
 ]
 
-_NOT_NS = [
+
+def tagged(packet: Packet, vlan: int, prio: int = 0, kind: type[Packet] = Dot1Q) -> Packet:
+    """The frame with a VLAN tag behind its MACs; vlan 0 is a tag that just has a priority."""
+    ether = Ether(src=packet.src, dst=packet.dst)
+    return ether / kind(vlan=vlan, prio=prio) / packet.payload
+
+
+_TAGS = [
+    Case("vlan tag (802.1Q)", tagged(to_group(A) / ns(A) / sllao(), 7), Reason.OTHER_VLAN),
+    Case("vlan 4095 with a priority", tagged(to_group(A) / ns(A), 4095, 7), Reason.OTHER_VLAN),
     Case(
-        "vlan tag (802.1Q)",
-        Ether(src=ROUTER_MAC, dst=group_mac(group(A)))
-        / Dot1Q(vlan=7)
-        / IPv6(src=ROUTER, dst=group(A), hlim=255)
-        / ns(A)
-        / sllao(),
+        "provider tag (802.1ad)",
+        tagged(to_group(A) / ns(A) / sllao(), 7, kind=Dot1AD),
+        Reason.OTHER_VLAN,
+    ),
+    Case(
+        "vlan tag, of which nothing else is looked at",
+        tagged(unicast(A, eth_dst=OTHER_MAC) / ns(A, code=1), 1),
+        Reason.OTHER_VLAN,
+    ),
+    Case(
+        "vlan tag on what is no ns",
+        tagged(unicast(A) / ICMPv6EchoRequest(data=b"x" * 32), 7),
         Reason.NOT_NS,
     ),
     Case(
         "priority tag (802.1Q, vlan 0)",
+        tagged(to_group(A) / ns(A) / sllao(), 0, 6),
+        Reason.ANSWERED,
+        na(A),
+    ),
+    Case("priority tag, priority 0", tagged(to_group(A) / ns(A), 0), Reason.ANSWERED, na(A)),
+    Case(
+        "priority tag (802.1ad, vlan 0)",
+        tagged(to_group(A) / ns(A) / sllao(), 0, 5, kind=Dot1AD),
+        Reason.ANSWERED,
+        na(A),
+    ),
+    Case(
+        "priority tag, dad",
+        tagged(dad(A) / ns(A) / NONCE, 0, 7),
+        Reason.ANSWERED_DAD,
+        na_dad(A),
+    ),
+    Case(
+        "priority tag, nud probe",
+        tagged(unicast(A, GLOBAL) / ns(A), 0, 1),
+        Reason.ANSWERED,
+        na(A, dst=GLOBAL),
+    ),
+    Case(
+        "priority tag, and options up to 1514 bytes without it",
+        tagged(padded(to_group(A) / ns(A) / options(179), 1514), 0, 3),
+        Reason.ANSWERED,
+        na(A),
+    ),
+    Case(
+        "priority tag, and 1515 bytes without it",
+        tagged(padded(to_group(A) / ns(A) / options(179), 1515), 0, 3),
+        Reason.BAD_LENGTH,
+    ),
+    Case("priority tag, no rule", tagged(to_group(NOWHERE) / ns(NOWHERE), 0, 6), Reason.NO_RULE),
+    Case(
+        "priority tag, paused",
+        tagged(to_group(A) / ns(A) / sllao(), 0, 6),
+        Reason.PAUSED,
+        paused=True,
+    ),
+    Case(
+        "priority tag, hop limit 254",
+        tagged(to_group(A, hlim=254) / ns(A), 0, 6),
+        Reason.BAD_HOP_LIMIT,
+    ),
+    Case(
+        "priority tag, dad ignored",
+        tagged(dad("2001:db8:0:5::7") / ns("2001:db8:0:5::7"), 0, 6),
+        Reason.DAD_IGNORED,
+    ),
+    Case(
+        "priority tag on what is no ns",
+        tagged(unicast(A) / ICMPv6EchoRequest(data=b"x" * 32), 0, 6),
+        Reason.NOT_NS,
+    ),
+    Case(
+        "vlan tag behind a priority tag",
         Ether(src=ROUTER_MAC, dst=group_mac(group(A)))
         / Dot1Q(vlan=0, prio=6)
+        / Dot1Q(vlan=7)
         / IPv6(src=ROUTER, dst=group(A), hlim=255)
         / ns(A),
         Reason.NOT_NS,
     ),
     Case(
-        "provider tag (802.1ad)",
+        "vlan tag behind a provider tag",
         Ether(src=ROUTER_MAC, dst=group_mac(group(A)))
         / Dot1AD(vlan=7)
+        / Dot1Q(vlan=7)
         / IPv6(src=ROUTER, dst=group(A), hlim=255)
-        / ns(A)
-        / sllao(),
+        / ns(A),
         Reason.NOT_NS,
     ),
+]
+
+_NOT_NS = [
     Case("hop-by-hop header", to_group(A) / IPv6ExtHdrHopByHop() / ns(A), Reason.NOT_NS),
     Case("fragment header", to_group(A) / IPv6ExtHdrFragment(id=1) / ns(A), Reason.NOT_NS),
     Case(
@@ -1032,6 +1194,19 @@ _RULES = [
     Case("the gateway's hole", to_group(GATEWAY) / ns(GATEWAY) / sllao(), Reason.DENIED),
 ]
 
+_LOCAL = [
+    Case(
+        "a local rule, and nothing is delivered here",
+        to_group("2001:db8:0:7::a") / ns("2001:db8:0:7::a") / sllao(),
+        Reason.NOT_LOCAL,
+    ),
+    Case(
+        "a local rule, and nothing is delivered here, dad",
+        dad("2001:db8:0:7::a") / ns("2001:db8:0:7::a"),
+        Reason.NOT_LOCAL,
+    ),
+]
+
 _PROFILES = [
     Case(
         "source link-local",
@@ -1159,6 +1334,33 @@ _SETTINGS = [
         rate_exceeded=True,
     ),
     Case(
+        "over its rate, behind a priority tag",
+        tagged(to_group(A, eth_src="02:00:5e:20:00:09") / ns(A), 0, 6),
+        Reason.RATE_LIMITED,
+        rate_exceeded=True,
+    ),
+    Case(
+        "a gateway over its share",
+        to_group(A, eth_src="02:00:5e:20:00:0a") / ns(A),
+        Reason.GATEWAY_LIMITED,
+        rate_exceeded=True,
+        gateway=True,
+    ),
+    Case(
+        "a gateway over its share, behind a priority tag",
+        tagged(to_group(A, eth_src="02:00:5e:20:00:0b") / ns(A), 0, 6),
+        Reason.GATEWAY_LIMITED,
+        rate_exceeded=True,
+        gateway=True,
+    ),
+    Case(
+        "a gateway's mac, over its rate, whose sllao names somebody else",
+        to_group(A, eth_src="02:00:5e:20:00:0c") / ns(A) / sllao("02:00:5e:20:00:0d"),
+        Reason.RATE_LIMITED,
+        rate_exceeded=True,
+        gateway=True,
+    ),
+    Case(
         "over its rate, nud probe",
         Ether(src="02:00:5e:20:00:04", dst=MAC) / IPv6(src=ROUTER, dst=A, hlim=255) / ns(A),
         Reason.RATE_LIMITED,
@@ -1171,7 +1373,7 @@ _PRECEDENCE = [
     Case(
         "vlan tag before own frame",
         Ether(src=MAC, dst=MAC) / Dot1Q(vlan=1) / IPv6(src=ROUTER, dst=A, hlim=255) / ns(A),
-        Reason.NOT_NS,
+        Reason.OTHER_VLAN,
     ),
     Case(
         "own frame before code",
@@ -1274,13 +1476,16 @@ CASES = [
     *_PLAIN,
     *_PROBES,
     *_DAD,
+    *_ADVERTISED_MACS,
     *_HEADERS,
     *_LENGTHS,
     *_OPTIONS,
     *_LONG,
     *_CHECKSUMS,
     *_NOT_NS,
+    *_TAGS,
     *_RULES,
+    *_LOCAL,
     *_PROFILES,
     *_SETTINGS,
     *_PRECEDENCE,

@@ -85,6 +85,8 @@ def pair(mac: bytes) -> Iterator[Pair]:
             Path(f"/proc/sys/net/bridge/bridge-nf-call-{family}tables").write_text("0")
         for name in (SENDER, RECEIVER, TAP):
             Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+            # A router without routes: nothing is known of who lives where.
+            Path(f"/proc/sys/net/ipv6/conf/{name}/forwarding").write_text("1")
         run(f"link set {RECEIVER} address {mac.hex(':')} master {TAP} up")
         run(f"link set {TAP} address 02:00:5e:10:ff:ff up")
         run(f"link set {SENDER} up")

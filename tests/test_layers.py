@@ -59,6 +59,7 @@ LAYERS = (
     "ndxdp.responder",
     "ndxdp.serving",
     "ndxdp.renames",
+    "ndxdp.link_neighbours",
     "ndxdp.detaching",
     "ndxdp.plan",
     "ndxdp.instance",

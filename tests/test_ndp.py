@@ -8,10 +8,10 @@ from ipaddress import IPv6Address
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6, in6_chksum
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 
 from ndxdp import ndp
-from ndxdp.ndp import Answer, Limiter, Match, Profile, Reason, Verdict
+from ndxdp.ndp import Answer, Limit, Limiter, Limits, Match, Profile, Reason, Verdict
 from ndxdp.policy import Table, parse_address, parse_mac
 from ndxdp.rules import Rules
 from tests import packets
@@ -29,22 +29,28 @@ def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match
         if found is None:
             return None
         rule = found[1]
-        return Match(rule.answer, rule.profile, rule.held, rule.dynamic and daemon_dead)
+        expired = rule.dynamic and daemon_dead
+        exact = found[0].length == 128
+        return Match(rule.answer, rule.profile, rule.held, expired, exact=exact)
 
     return match
 
 
+MACS_OF_RULES = {rule.profile.lladdr for rule in RULES.kinds}
+LIMITED = (Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED)
 ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matching(Rules())
 
 
 def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> Verdict:
     """The verdict on a case, its settings and its history as it says."""
     match = match or (DEAD if case.daemon_dead else ALIVE)
-    limiter = Limiter(INTERVAL if case.rate_exceeded else 0, CREDIT, lambda: 0)
+    limit = Limit(INTERVAL, CREDIT) if case.rate_exceeded else Limit()
+    limiter = Limiter(Limits(limit, gateway=limit), lambda: 0)
+    limiter.gateways = case.gateways
     for _ in range(BURST if case.rate_exceeded else 0):
-        before = ndp.decide(case.frame, case.host, match, limiter.admit)
-        assert before.reason is not Reason.RATE_LIMITED, f"{case.name}: limited within its burst"
-    return ndp.decide(case.frame, case.host, match, limiter.admit)
+        before = ndp.decide(case.frame, case.host, match, limiter.charge)
+        assert before.reason not in LIMITED, f"{case.name}: limited within its burst"
+    return ndp.decide(case.frame, case.host, match, limiter.charge)
 
 
 def explain(case: Case, verdict: Verdict) -> str:
@@ -76,7 +82,9 @@ def test_table(case: Case) -> None:
 )
 def test_without_a_rule_it_is_untouched(case: Case) -> None:
     verdict = decide(case, EMPTY)
-    assert verdict == (Reason.NO_RULE, None, None), explain(case, verdict)
+    theirs = bytes(case.frame[:6]) in MACS_OF_RULES
+    reason = Reason.OTHER_HOST if theirs else Reason.NO_RULE
+    assert verdict == (reason, None, None), explain(case, verdict)
 
 
 def test_table_is_whole() -> None:
@@ -84,7 +92,7 @@ def test_table_is_whole() -> None:
     assert len(BY_NAME) == len(CASES), "two cases have one name"
     elsewhere = {*BY_TABLES, Reason.RESIZE_FAILED, Reason.SEND_FAILED}
     assert {case.reason for case in CASES} == set(Reason) - elsewhere
-    assert len(RULES) <= 20
+    assert len(RULES) <= 24
 
 
 def test_table_is_sound() -> None:
@@ -123,18 +131,20 @@ def test_reasons() -> None:
 
 
 def test_only_an_answer_is_charged() -> None:
-    charged: list[bytes] = []
+    charged: list[tuple[bytes, bytes]] = []
 
-    def admit(mac: bytes) -> bool:
-        charged.append(mac)
-        return True
+    def admit(eth_source: bytes, peer: bytes) -> Reason | None:
+        charged.append((eth_source, peer))
+        return None
 
     for case in CASES:
         if case.rate_exceeded:
             continue
         charged.clear()
         ndp.decide(case.frame, case.host, DEAD if case.daemon_dead else ALIVE, admit)
-        assert charged == ([case.frame[6:12]] if case.na else []), case.name
+        assert [source for source, _ in charged] == ([case.frame[6:12]] if case.na else [])
+        if case.reply and case.reason is Reason.ANSWERED:
+            assert charged[0][1] == case.reply[:6], case.name
 
 
 def test_the_rule_of_the_target_is_asked_for() -> None:
@@ -185,7 +195,10 @@ def scapy_checksum(ip6: IPv6, message: bytes) -> int:
 
 
 def is_valid_for_scapy(frame: bytes) -> bool:
-    """RFC 4861 7.1.1 once more, on what Scapy makes of the frame."""
+    """RFC 4861 7.1.1 once more, on what Scapy makes of the frame without its tag."""
+    tag = Ether(frame).payload
+    if isinstance(tag, Dot1Q) and tag.vlan == 0:
+        frame = frame[:12] + frame[16:]
     ip6 = Ether(frame).payload
     if not isinstance(ip6, IPv6) or not isinstance(ip6.payload, ICMPv6ND_NS):
         return False
@@ -261,7 +274,7 @@ def test_random_frames() -> None:
         assert is_valid_for_scapy(bytes(frame)), f"{verdict.reason.label}: {show(bytes(frame))}"
         advertisement = Ether(verdict.reply)
         assert len(verdict.reply) == 86
-        assert advertisement[ICMPv6ND_NA].tgt == Ether(bytes(frame))[ICMPv6ND_NS].tgt
+        assert advertisement[ICMPv6ND_NA].tgt == Ether(ndp.untagged(bytes(frame)))[ICMPv6ND_NS].tgt
         assert verdict.reply == bytes(without_checksum(verdict.reply)), show(verdict.reply)
     assert answered > 2000, refused
     assert refused > 2000, answered
@@ -322,13 +335,13 @@ def test_solicit_round_trip(target: str, source: str, sllao: bytes | None) -> No
         sllao = None
     frame = ndp.solicit(PEER, parse_address(target), source=parse_address(source), sllao=sllao)
     assert ndp.is_solicitation(frame)
-    solicitation = ndp.validate(frame, US)
+    solicitation = ndp.validate(frame, US, EMPTY)
     assert solicitation == ndp.Solicitation(
         parse_address(source), parse_address(target), PEER, sllao or PEER
     )
     assert solicitation.dad is dad
     assert Ether(frame).haslayer(ICMPv6NDOptSrcLLAddr) == (sllao is not None)
-    assert ndp.validate(frame, PEER) is Reason.OWN_FRAME
+    assert ndp.validate(frame, PEER, EMPTY) is Reason.OWN_FRAME
 
 
 def test_our_own_answer_is_no_solicitation() -> None:
@@ -357,8 +370,17 @@ class Clock:
         return self.now
 
 
+def per_mac(interval: int, credit: int, clock: Clock, size: int = 8192) -> Limiter:
+    """A Limiter of each MAC, and of nothing else."""
+    return Limiter(Limits(Limit(interval, credit)), clock, size)
+
+
+def admits(limiter: Limiter, mac: bytes, peer: bytes | None = None) -> bool:
+    return limiter.charge(mac, peer or mac) is None
+
+
 def admitted(limiter: Limiter, mac: bytes, attempts: int) -> int:
-    return sum(limiter.admit(mac) for _ in range(attempts))
+    return sum(admits(limiter, mac) for _ in range(attempts))
 
 
 def mac_of(number: int) -> bytes:
@@ -367,18 +389,18 @@ def mac_of(number: int) -> bytes:
 
 def test_limiter_burst_then_refill() -> None:
     clock = Clock()
-    limiter = Limiter(100, 2 * 100, clock)
-    assert [limiter.admit(PEER) for _ in range(5)] == [True, True, True, False, False]
+    limiter = per_mac(100, 2 * 100, clock)
+    assert [admits(limiter, PEER) for _ in range(5)] == [True, True, True, False, False]
     clock.now += 99
-    assert not limiter.admit(PEER)
+    assert not admits(limiter, PEER)
     clock.now += 1
-    assert limiter.admit(PEER)
-    assert not limiter.admit(PEER)
+    assert admits(limiter, PEER)
+    assert not admits(limiter, PEER)
 
 
 def test_limiter_refusals_cost_nothing() -> None:
     clock = Clock()
-    limiter = Limiter(100, 0, clock)
+    limiter = per_mac(100, 0, clock)
     assert admitted(limiter, PEER, 1000) == 1
     clock.now += 100
     assert admitted(limiter, PEER, 1000) == 1
@@ -386,7 +408,7 @@ def test_limiter_refusals_cost_nothing() -> None:
 
 def test_limiter_saves_up_no_more_than_the_burst() -> None:
     clock = Clock()
-    limiter = Limiter(100, 2 * 100, clock)
+    limiter = per_mac(100, 2 * 100, clock)
     assert admitted(limiter, PEER, 10) == 3
     clock.now += 1_000_000
     assert admitted(limiter, PEER, 10) == 3
@@ -396,39 +418,79 @@ def test_limiter_saves_up_no_more_than_the_burst() -> None:
 
 def test_limiter_keeps_the_rate_over_time() -> None:
     clock = Clock()
-    limiter = Limiter(100, 4 * 100, clock)
+    limiter = per_mac(100, 4 * 100, clock)
     total = 0
     for _ in range(10_000):
         clock.now += 7
-        total += limiter.admit(PEER)
+        total += admits(limiter, PEER)
     assert abs(total - (5 + 10_000 * 7 // 100)) <= 1
 
 
 def test_limiter_sources_are_independent() -> None:
-    limiter = Limiter(100, 2 * 100, Clock())
+    limiter = per_mac(100, 2 * 100, Clock())
     assert admitted(limiter, PEER, 10) == 3
     assert admitted(limiter, US, 10) == 3
     assert admitted(limiter, PEER, 10) == 0
 
 
 def test_limiter_without_an_interval_admits_all() -> None:
-    limiter = Limiter(0, 0, Clock(), size=2)
+    limiter = per_mac(0, 0, Clock(), size=2)
     assert admitted(limiter, PEER, 1000) == 1000
 
 
 def test_limiter_memory_is_bounded() -> None:
-    limiter = Limiter(100, 0, Clock(), size=64)
+    limiter = per_mac(100, 0, Clock(), size=64)
     for number in range(10_000):
-        assert limiter.admit(mac_of(number))
+        assert admits(limiter, mac_of(number))
     assert len(limiter._paid) == 64
-    assert not limiter.admit(mac_of(9_999))
-    assert limiter.admit(mac_of(0)), "forgotten, hence admitted anew"
+    assert not admits(limiter, mac_of(9_999))
+    assert admits(limiter, mac_of(0)), "forgotten, hence admitted anew"
 
 
 def test_limiter_forgets_the_longest_unheard() -> None:
     clock = Clock()
-    limiter = Limiter(100, 100, clock, size=2)
+    limiter = per_mac(100, 100, clock, size=2)
     for number in (1, 2, 1, 3):  # 3 pushes 2 out: 1 was heard of since
-        assert limiter.admit(mac_of(number))
-    assert not limiter.admit(mac_of(1))
+        assert admits(limiter, mac_of(number))
+    assert not admits(limiter, mac_of(1))
     assert admitted(limiter, mac_of(2), 3) == 2
+
+
+def test_limiter_counts_whom_is_answered() -> None:
+    """Many MACs that have one victim answered: the victim's bucket is empty soon."""
+    limiter = per_mac(100, 2 * 100, Clock())
+    assert sum(admits(limiter, mac_of(number), PEER) for number in range(1000)) == 3
+    assert admits(limiter, US), "somebody else"
+    assert not admits(limiter, PEER), "the victim itself"
+
+
+def test_limiter_of_all_together() -> None:
+    clock = Clock()
+    limiter = Limiter(Limits(total=Limit(100, 9 * 100)), clock)
+    assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 10
+    clock.now += 500
+    assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 5
+
+
+def test_limiter_of_all_together_is_not_charged_by_who_is_over_its_own() -> None:
+    limiter = Limiter(Limits(Limit(100, 0), Limit(100, 9 * 100)), Clock())
+    assert admitted(limiter, PEER, 1000) == 1
+    assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 9
+
+
+def test_limiter_gateways_have_a_share_of_their_own() -> None:
+    limiter = Limiter(Limits(Limit(100, 0), Limit(100, 100), Limit(100, 4 * 100)), Clock())
+    limiter.gateways = frozenset({US, PEER})
+    sum(admits(limiter, mac_of(number)) for number in range(1000))
+    assert admitted(limiter, US, 1000) == 5
+    assert limiter.charge(US, US) is Reason.GATEWAY_LIMITED
+    assert admitted(limiter, PEER, 1000) == 5, "each has one"
+
+
+def test_limiter_gateways_share_is_for_no_one_else() -> None:
+    """Not for who has a gateway answered, nor for who has another answered with its MAC."""
+    limiter = Limiter(Limits(Limit(100, 0), gateway=Limit(100, 4 * 100)), Clock())
+    limiter.gateways = frozenset({US})
+    assert sum(admits(limiter, mac_of(number), US) for number in range(1000)) == 1
+    assert sum(admits(limiter, US, mac_of(number)) for number in range(1000)) == 0
+    assert admitted(limiter, US, 1000) == 5

@@ -51,6 +51,10 @@ def tllao(mac: str = GATEWAY_MAC) -> Packet:
 GOOD = na(tllao())
 
 
+def nothing(target: bytes) -> None:
+    """No rule."""
+
+
 def test_probe() -> None:
     frame = neighbour.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce!")
     seen = Ether(frame)
@@ -62,8 +66,8 @@ def test_probe() -> None:
     assert frame[78:] == b"\x0e\x01nonce!"
     assert checksum_correct(frame)
     # Another host's answering takes it for DAD, this one's for its own.
-    assert isinstance(ndp.validate(frame, parse_mac(OTHER_MAC)), ndp.Solicitation)
-    assert ndp.validate(frame, parse_mac(MAC)) is ndp.Reason.OWN_FRAME
+    assert isinstance(ndp.validate(frame, parse_mac(OTHER_MAC), nothing), ndp.Solicitation)
+    assert ndp.validate(frame, parse_mac(MAC), nothing) is ndp.Reason.OWN_FRAME
 
 
 def test_a_nonce_has_six_bytes() -> None:

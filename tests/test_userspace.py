@@ -52,6 +52,7 @@ class Bench:
 
     def set_up(self, case: Case) -> None:
         self.instance.maps.set_settings(case.settings(self.settings))
+        self.instance.maps.set_gateways(case.gateways)
 
     def put(self, frame: bytes) -> bytes | None:
         """Put a frame on the link, let the path work; returns what passed on to the kernel."""
@@ -95,7 +96,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
     if case.rate_exceeded:
         for _ in range(BURST):
             bench.put(case.frame)
-            limited = case.reason is Reason.RATE_LIMITED
+            limited = case.reason in (Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED)
             assert (bench.ends.reply(nothing=not limited) is not None) == limited
     before = bench.instance.maps.reasons()
 
@@ -218,4 +219,4 @@ def test_random_frames(bench: Bench) -> None:
 
 def test_filter_is_small(bench: Bench) -> None:
     """It runs for every packet of the interface."""
-    assert len(solicitation_filter()) // 8 <= 17
+    assert len(solicitation_filter()) // 8 <= 21

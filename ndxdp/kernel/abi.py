@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ndxdp.ndp import Reason
 
-VERSION = 4
+VERSION = 5
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576
@@ -21,6 +21,8 @@ MAX_GROUPS = 1024
 MAX_SOLICITORS = 8192
 MAX_VIAS = 65536
 MAX_LOCALS = 65536
+MAX_ON_LINK = 16384
+MAX_GATEWAYS = 64
 EVENTS = 262144
 EVENT_FRAME = 128
 REQUESTS = 65536
@@ -132,6 +134,7 @@ GROUP = Layout(
     label="48s",
     via="128s",
 )
+SHARE = Layout("ndp_share", answers="Q", requests="Q")
 VIA = Layout("ndp_via", group="I", ifindex="I")
 REQUEST = Layout(
     "ndp_request",
@@ -151,8 +154,14 @@ SETTINGS = Layout(
     heartbeat_timeout="Q",
     rate_interval="Q",
     rate_credit="Q",
+    total_interval="Q",
+    total_credit="Q",
+    gateway_interval="Q",
+    gateway_credit="Q",
     resolve_interval="Q",
     resolve_credit="Q",
+    resolve_total_interval="Q",
+    resolve_total_credit="Q",
     trace_until="Q",
     link_local="16s",
     mac="6s",
@@ -192,7 +201,7 @@ EVENT = Layout(
 TRACER = Layout("ndp_tracer", seen="Q", lost="Q", event=f"{EVENT.size}s")
 
 LAYOUTS = (
-    *(PREFIX, RULE, GROUP, GROUP_COUNT, VIA, REQUEST, RESOLVER, SETTINGS, EXPLAINED),
+    *(PREFIX, RULE, GROUP, GROUP_COUNT, SHARE, VIA, REQUEST, RESOLVER, SETTINGS, EXPLAINED),
     *(EVENT, TRACER),
 )
 
@@ -224,10 +233,13 @@ MAPS = {
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
         MapSpec("requesters", _LRU_HASH, 8, 8, MAX_SOLICITORS),
+        MapSpec("gateways", _HASH, 8, SHARE.size, MAX_GATEWAYS, _NO_PREALLOC),
+        MapSpec("shares", ARRAY, 4, SHARE.size, 1),
         MapSpec("requests", _RINGBUF, 0, 0, REQUESTS),
         MapSpec("resolver", ARRAY, 4, RESOLVER.size, 1),
         MapSpec("vias", _HASH, VIA.size, 1, MAX_VIAS, _NO_PREALLOC),
         MapSpec("locals", _LPM_TRIE, PREFIX.size, 1, MAX_LOCALS, _NO_PREALLOC),
+        MapSpec("on_link", _HASH, 16, 1, MAX_ON_LINK, _NO_PREALLOC),
         MapSpec("events", _RINGBUF, 0, 0, EVENTS),
         MapSpec("tracers", PERCPU_ARRAY, 4, TRACER.size, 1),
         MapSpec("explained", ARRAY, 4, EXPLAINED.size, 1),
@@ -244,9 +256,11 @@ _PROGRAM_ALONE = {
         "hints",
         "limiter",
         "requesters",
+        "shares",
         "requests",
         "vias",
         "locals",
+        "on_link",
         "events",
         "tracers",
         "explained",

@@ -216,7 +216,12 @@ class Maps:
 
         def entry(value: bytes) -> Entry:
             fields = abi.RULE.unpack(value)
-            known[value] = entry_of(rule_of(fields, groups), fields["group"], expired=expired)
+            known[value] = entry_of(
+                rule_of(fields, groups),
+                fields["group"],
+                expired=expired,
+                exact=fields["prefix_len"] == 128,
+            )
             return known[value]
 
         exact = {key: known.get(value) or entry(value) for key, value in addresses}
@@ -386,13 +391,38 @@ class Maps:
                 {abi.PREFIX.pack(length=each.length, address=each.address) for each in prefixes},
             )
 
+    def set_on_link(self, addresses: Iterable[bytes]) -> None:
+        """Let the live neighbours of the host on the interface be these (16 bytes each)."""
+        if self.for_program:
+            self._make_set("on_link", set(addresses))
+
+    def note_neighbour(self, address: bytes, *, alive: bool) -> None:
+        """Add a neighbour (16 bytes) on the interface, or remove it."""
+        if not self.for_program:
+            return  # the userspace path asks the kernel
+        if alive:
+            self._maps["on_link"].update(address, b"\1")
+        else:
+            self._maps["on_link"].delete(address)
+
+    def set_gateways(self, macs: Iterable[bytes]) -> None:
+        """Let the gateways' MACs (6 bytes each) be these; those that stay keep their shares."""
+        self._make_set("gateways", {mac + bytes(2) for mac in macs})
+
+    def gateways(self) -> frozenset[bytes]:
+        """Return the gateways' MACs (6 bytes each)."""
+        return frozenset(key[:6] for key, _ in self._maps["gateways"].items())
+
     def _make_set(self, name: str, wanted: set[bytes]) -> None:
         """Make a map's keys these; what finds no room is left out."""
         present = {key for key, _ in self._maps[name].items()}
+        if present == wanted:
+            return
         self._maps[name].delete(b"".join(present - wanted))
         new = wanted - present
+        size = abi.MAPS[name].value_size
         try:
-            self._maps[name].update(b"".join(new), b"\1" * len(new))
+            self._maps[name].update(b"".join(new), bytes(size) * len(new))
         except OSError as error:
             log.warning("not all of %d %s found room (%s)", len(wanted), name, error.strerror)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
-from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile, Reason
+from ndxdp.ndp import UNSPECIFIED, Answer, Limit, Limits, NaSource, Profile, Reason
 from ndxdp.policy import Rule, cut
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,14 @@ class Settings:
     heartbeat_timeout: int = 0
     rate_interval: int = 0
     rate_credit: int = 0
+    total_interval: int = 0
+    total_credit: int = 0
+    gateway_interval: int = 0
+    gateway_credit: int = 0
     resolve_interval: int = 0
     resolve_credit: int = 0
+    resolve_total_interval: int = 0
+    resolve_total_credit: int = 0
     trace_until: int = 0
     trace_every: int = 0
     l3_ifindex: int = 0
@@ -43,6 +49,15 @@ class Settings:
     bcc: bool = False
     steps: str = ""
     """`mode: why not`, a line for each better mode that could not be had."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits on answers."""
+        return Limits(
+            Limit(self.rate_interval, self.rate_credit),
+            Limit(self.total_interval, self.total_credit),
+            Limit(self.gateway_interval, self.gateway_credit),
+        )
 
     @property
     def burst(self) -> int:

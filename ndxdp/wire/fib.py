@@ -32,7 +32,7 @@ _RTM_F_FIB_MATCH = 0x2000
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 3, 4, 5, 9
 _RTA_CACHEINFO, _RTA_TABLE, _RTA_ENCAP_TYPE = 12, 15, 21
 _RTPROT_RA = 9
-_NDA_DST = 1
+_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NTF_USE = 0x01
 _TABLE_MAIN, _TABLE_LOCAL = 254, 255
 
@@ -91,6 +91,14 @@ class Route(NamedTuple):
     table: int = 0
 
 
+class Neighbour(NamedTuple):
+    """The kernel's entry for an address (16 bytes). mac: 6 bytes, None while it is not known."""
+
+    address: bytes
+    state: NudState
+    mac: bytes | None
+
+
 class DefaultRoute(NamedTuple):
     """A way out, in the main table; one for each next hop.
 
@@ -145,7 +153,7 @@ class Fib:
 
         matched: the entry of the table, with its prefix, instead of the path that is taken.
         """
-        if Prefix.around(target, _LINK_LOCAL.length) == _LINK_LOCAL:
+        if _is_link_local(target):
             return Route(RouteType.NONE)  # such a packet is never forwarded
         flags = _RTM_F_FIB_MATCH if matched else 0
         body = _RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, flags)
@@ -170,7 +178,7 @@ class Fib:
             if (
                 route.prefix
                 and route.type in (RouteType.LOCAL, RouteType.ANYCAST)
-                and Prefix.around(route.prefix.address, _LINK_LOCAL.length) != _LINK_LOCAL
+                and not _is_link_local(route.prefix.address)
             ):
                 found.add(route.prefix)
         return found
@@ -212,6 +220,23 @@ class Fib:
             raise
         return NudState(_NDMSG.unpack_from(message)[4])
 
+    def neighbours(self, ifindex: int) -> list[Neighbour]:
+        """Return the entries for all unicast addresses on an interface."""
+        body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0)
+        body += attribute(_NDA_IFINDEX, struct.pack("=i", ifindex))
+        found: list[Neighbour] = []
+        try:
+            for message in self._kernel.ask(_RTM_GETNEIGH, NLM_F_DUMP, body):
+                _, _, _, where, state, _, _ = _NDMSG.unpack_from(message)
+                told = attributes(message[_NDMSG.size :])
+                address = told.get(_NDA_DST)
+                if where == ifindex and address and address[0] != 0xFF:
+                    found.append(Neighbour(address, NudState(state), told.get(_NDA_LLADDR)))
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return found
+
     def forwards(self, ifindex: int) -> bool:
         """The interface's sysctl `forwarding`; False where there is no such interface."""
         # Opening it costs ten times what reading it does.
@@ -249,13 +274,31 @@ class Fib:
                 raise
 
 
-def refusal(fib: Fib, ifindex: int, target: bytes, rule: Match) -> Reason | None:
-    """Why the kernel's tables speak against answering, None if they do not.
+def refusal(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -> Reason | None:
+    """Return why the kernel's tables speak against answering, None if they do not.
 
-    That is what the program asks of bpf_fib_lookup(). ifindex: where the packet would come in.
-    rule: one whose answer is `routed` or `neighbour`.
+    The program finds the same in bpf_fib_lookup() and in the maps `locals` and `on_link`.
+
+    Args:
+        fib: The tables.
+        ifindex: The interface that a packet for the target would come in by.
+        target: The address, 16 bytes.
+        rule: One that depends on the tables, or an `always` rule where `defends` is true.
+        defends: True where the answer would defend the target against DAD.
     """
-    if not fib.forwards(ifindex):
+    if rule.answer is Answer.LOCAL:
+        against = None if _is_local(fib.route(target, ifindex)) else Reason.NOT_LOCAL
+    else:
+        against = _forwarding(fib, ifindex, target, rule, defends)
+        if rule.answer is Answer.ALWAYS:
+            against = _may_be_on_link(fib, ifindex, target, against)
+    if against is None and defends and fib.neighbour(ifindex, target).is_valid:
+        return Reason.DAD_ON_LINK
+    return against
+
+
+def _forwarding(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -> Reason | None:
+    if not _is_link_local(target) and not fib.forwards(ifindex):
         return Reason.NOT_FORWARDING
     route = fib.route(target, ifindex)
     if route.type is not RouteType.UNICAST:
@@ -269,12 +312,32 @@ def refusal(fib: Fib, ifindex: int, target: bytes, rule: Match) -> Reason | None
             return Reason.ROUTE_ELSEWHERE
     except OSError:  # it went while we looked
         return Reason.ROUTE_ELSEWHERE
-    if rule.answer is not Answer.NEIGHBOUR:
+    if rule.answer is Answer.ALWAYS or (rule.answer is Answer.ROUTED and not defends):
         return None
     if route.gateway is not None:
         return Reason.ROUTE_GATEWAY
     is_valid = fib.neighbour(route.ifindex, target).is_valid
     return None if is_valid else Reason.NO_NEIGHBOUR
+
+
+def _may_be_on_link(
+    fib: Fib, ifindex: int, target: bytes, forwards: Reason | None
+) -> Reason | None:
+    """Return why an `always` rule must not defend a target, from what _forwarding() said of it."""
+    if forwards is Reason.ROUTE_BACK:
+        return Reason.DAD_ON_LINK
+    # Without forwarding the kernel does not say where a route leads.
+    if forwards is Reason.NOT_FORWARDING and not _is_local(fib.route(target, ifindex)):
+        return forwards
+    return None
+
+
+def _is_local(route: Route) -> bool:
+    return route.type in (RouteType.LOCAL, RouteType.ANYCAST)
+
+
+def _is_link_local(address: bytes) -> bool:
+    return Prefix.around(address, _LINK_LOCAL.length) == _LINK_LOCAL
 
 
 def _gateways_of(message: bytes, ifindex: int) -> Iterator[bytes]:

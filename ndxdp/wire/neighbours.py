@@ -14,16 +14,20 @@ from ndxdp.wire.rtnetlink import HEADER, attributes, records
 
 _RTMGRP_NEIGH = 0x4
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
-_NDA_DST = 1
+_NDA_DST, _NDA_LLADDR = 1, 2
 _FAMILY_AT, _IFINDEX_AT, _ATTRIBUTES_AT = 16, 20, 28  # struct ndmsg behind nlmsghdr
 
 
 class News(NamedTuple):
-    """A neighbour (16 bytes) and the state of its entry now; NONE where it was removed."""
+    """A neighbour (16 bytes) and the state of its entry now; NONE where it was removed.
+
+    mac: 6 bytes, None while it is not known.
+    """
 
     ifindex: int
     address: bytes
     state: NudState
+    mac: bytes | None
 
 
 class NeighbourNews:
@@ -97,8 +101,9 @@ def _told(data: bytes) -> Iterator[News]:
     for (_, kind, *_), message in records(data, HEADER):
         if kind not in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
             continue
-        address = attributes(message[_ATTRIBUTES_AT:]).get(_NDA_DST)
+        told = attributes(message[_ATTRIBUTES_AT:])
+        address = told.get(_NDA_DST)
         if address is not None:
             ifindex, number = struct.unpack_from("=iH", message, _IFINDEX_AT)
             state = NudState(number) if kind == _RTM_NEWNEIGH else NudState.NONE
-            yield News(ifindex, address, state)
+            yield News(ifindex, address, state, told.get(_NDA_LLADDR))

@@ -19,13 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_size_t, c_uint, c_void_p
 
 from ndxdp.errors import ModeUnavailable
+from ndxdp.ndp import OTHER_VLAN_LEN
 from ndxdp.wire.fanout import SOCKETS, Group
 from ndxdp.wire.membership import allmulti
 from ndxdp.wire.raw import (
+    AND,
+    JEQ,
     LD_B,
     LD_H,
     NOTHING,
     PACKET_TYPE,
+    RET,
+    VLAN_TAG,
     VLAN_TAG_PRESENT,
     Condition,
     attach_filter,
@@ -54,7 +59,6 @@ _SO_RCVBUFFORCE = 33
 _ETH_P_ALL = 3
 
 _PASSES = (
-    Condition(LD_B, VLAN_TAG_PRESENT, 0),  # a tag that the NIC or the kernel took off
     Condition(LD_H, 12, 0x86DD),
     Condition(LD_B, 14, 0x60, mask=0xF0),
     Condition(LD_B, 20, 58),
@@ -68,10 +72,21 @@ A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
 
 _LAST_HEADER_BYTE = 57
 
+_CUT_OTHER_VLANS = (
+    (LD_B, 0, 0, VLAN_TAG_PRESENT),  # a tag that the NIC or the kernel took off
+    (JEQ, 4, 0, 0),
+    (LD_H, 0, 0, VLAN_TAG),
+    (AND, 0, 0, 0x0FFF),
+    (JEQ, 1, 0, 0),  # a tag without a VLAN says no more than a priority
+    (RET, 0, 0, OTHER_VLAN_LEN),
+)
+"""A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
+counted, and not be taken for one that is to be answered."""
+
 
 def solicitation_filter() -> bytes:
     """The classic BPF program, of 8 bytes an instruction."""
-    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX)
+    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX, ending=_CUT_OTHER_VLANS)
 
 
 class _IoVec(ctypes.Structure):
@@ -123,9 +138,9 @@ class MessageBatch:
 class PacketSocket:
     """Solicitations that arrive on an interface, before any VLAN or bridge takes them.
 
-    Tagged ones are left alone: their interface is another one. So is what this host sends. The
-    interface is kept in allmulti for as long as the socket is open. Frames are bytes from the
-    Ethernet header on, without FCS.
+    Of one with the tag of another VLAN, OTHER_VLAN_LEN bytes are received. What this host sends is
+    not received. The interface is kept in allmulti for as long as the socket is open. Frames are
+    bytes from the Ethernet header on, without FCS and VLAN tag.
 
     All wait in one queue until spread() makes it into several sockets, each the queue of some
     soliciting MACs (fanout.py). These take turns, so that a neighbour that solicits more than can

@@ -14,11 +14,14 @@ from ndxdp.errors import NdxdpError
 # jump if equal, return. A load from beyond the frame's end returns 0.
 LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
 JEQ, RET = 0x15, 0x06
-_AND = 0x54
+AND = 0x54
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 PACKET_TYPE = 0xFFFFF000 + 4
 """Offset (SKF_AD_OFF + SKF_AD_PKTTYPE) of whom the frame is for: PACKET_HOST and so on."""
+
+VLAN_TAG = 0xFFFFF000 + 44
+"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG) of that tag's priority and VLAN."""
 
 VLAN_TAG_PRESENT = 0xFFFFF000 + 48
 """Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT) of 1 where a tag was taken off the frame."""
@@ -42,24 +45,44 @@ def _words(data: bytes) -> Iterable[tuple[int, tuple[int]]]:
     return ((at, struct.unpack_from("!I", data, at)) for at in range(0, len(data), 4))
 
 
-def program(conditions: Iterable[Condition], *, last: int, keep: int) -> bytes:
-    """What meets all conditions and has a byte at offset `last`, cut to `keep` bytes.
+def program(
+    conditions: Iterable[Condition],
+    *,
+    last: int,
+    keep: int,
+    ending: Iterable[tuple[int, int, int, int]] = (),
+) -> bytes:
+    """Assemble the program that passes what meets all conditions and has a byte at offset `last`.
 
-    8 bytes an instruction (struct sock_filter).
+    Args:
+        conditions: What a frame must meet.
+        last: The offset of the byte that it must have.
+        keep: The bytes that are kept of it.
+        ending: Instructions, as assemble() takes them, to be run on such a frame. One that runs
+            past the last of them is kept.
+
+    Returns:
+        8 bytes an instruction (struct sock_filter).
     """
+    ending = list(ending)
     code: list[tuple[int, bool, int]] = []  # operation, whether it may reject, operand
     for condition in conditions:
         code.append((condition.load, False, condition.offset))
         if condition.mask:
-            code.append((_AND, False, condition.mask))
+            code.append((AND, False, condition.mask))
         code.append((JEQ, True, condition.value))
     code.append((LD_B, False, last))
-    code.append((RET, False, keep))
-    code.append((RET, False, 0))
-    reject = len(code) - 1
+    reject = len(code) + len(ending) + 1
     return assemble(
-        (operation, 0, reject - at - 1 if rejects else 0, operand)
-        for at, (operation, rejects, operand) in enumerate(code)
+        [
+            *(
+                (operation, 0, reject - at - 1 if rejects else 0, operand)
+                for at, (operation, rejects, operand) in enumerate(code)
+            ),
+            *ending,
+            (RET, 0, 0, keep),
+            (RET, 0, 0, 0),
+        ]
     )
 
 

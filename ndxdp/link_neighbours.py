@@ -1,0 +1,126 @@
+"""The maps' copy of the neighbours that the host has on the answering interface itself.
+
+The program cannot ask the kernel for the neighbours of one interface: bpf_fib_lookup() finds them
+only where a route leads. Yet it must not defend a neighbour's address against that neighbour's own
+Duplicate Address Detection, and it keeps a share of the answers for the gateways, which it knows by
+their MACs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from ndxdp.kernel.maps import Maps
+from ndxdp.wire.fib import Fib, Neighbour
+from ndxdp.wire.neighbours import NeighbourNews
+
+log = logging.getLogger(__name__)
+
+
+class LinkNeighbours:
+    """Keeps the maps in step with one interface's neighbours, in a running event loop.
+
+    Of the loop's thread only. Maps are the caller's, and must outlive this; close() when done.
+    on_gateways: called with the gateways' MACs (6 bytes each) whenever these change.
+    """
+
+    def __init__(
+        self, maps: Maps, on_gateways: Callable[[frozenset[bytes]], None] = lambda macs: None
+    ) -> None:
+        self._maps, self._on_gateways = maps, on_gateways
+        self._loop = asyncio.get_running_loop()
+        self._fib = Fib()
+        self._ifindex = 0
+        self._news: NeighbourNews | None = None
+        self._alive: set[bytes] = set()
+        self._macs: dict[bytes, bytes] = {}  # of the gateways, by address
+        self._gateways: frozenset[bytes] = frozenset()
+
+    def close(self) -> None:
+        """Stop following; the maps stay as they are."""
+        self._stop_listening()
+        self._fib.close()
+
+    def follow(self, ifindex: int, gateways: frozenset[bytes]) -> None:
+        """Follow the neighbours of an interface.
+
+        Args:
+            ifindex: The interface that packets come in by for the FIB: of a bridge's port, the
+                bridge.
+            gateways: Addresses (16 bytes each) of the gateways behind it.
+        """
+        if ifindex != self._ifindex:
+            self._stop_listening()
+            self._ifindex = ifindex
+            self._news = NeighbourNews(ifindex)
+            self._loop.add_reader(self._news.fileno(), self._on_news)
+            self._gateways = gateways
+            self._look()
+        elif gateways != self._gateways:
+            self._gateways = gateways
+            self._look()
+        for gateway in gateways - set(self._macs):
+            try:
+                self._fib.seek(ifindex, gateway)
+            except OSError as error:  # the link is down, or the table full
+                log.debug("a gateway is not solicited: %s", error)
+
+    def _stop_listening(self) -> None:
+        if self._news is not None:
+            self._loop.remove_reader(self._news.fileno())
+            self._news.close()
+            self._news = None
+
+    def _look(self) -> None:
+        there = self._fib.neighbours(self._ifindex)
+        self._alive = set(alive(there))
+        self._maps.set_on_link(self._alive)
+        self._macs = {
+            each.address: each.mac for each in there if each.mac and each.address in self._gateways
+        }
+        self._note_gateways()
+
+    def _on_news(self) -> None:
+        assert self._news
+        try:
+            news = self._news.drain()
+            if news is None:
+                self._look()
+                return
+            for ifindex, address, state, mac in news:
+                if ifindex != self._ifindex or address[0] == 0xFF:
+                    continue
+                if state.is_valid is not (address in self._alive):
+                    (self._alive.add if state.is_valid else self._alive.discard)(address)
+                    self._maps.note_neighbour(address, alive=state.is_valid)
+                if address in self._gateways and mac and self._macs.get(address) != mac:
+                    self._macs[address] = mac
+                    self._note_gateways()
+        except OSError as error:  # the map is full, or memory short
+            log.debug("neighbours are not followed: %s", error)
+
+    def _note_gateways(self) -> None:
+        macs = frozenset(self._macs.values())
+        self._maps.set_gateways(macs)
+        self._on_gateways(macs)
+
+
+def alive(neighbours: Iterable[Neighbour]) -> list[bytes]:
+    """Return the addresses (16 bytes each) of the neighbours that the kernel would send to."""
+    return [each.address for each in neighbours if each.state.is_valid]
+
+
+def note_neighbours(maps: Maps, ifindex: int) -> None:
+    """Let the maps have the neighbours and gateways that there are now.
+
+    Args:
+        maps: The maps of the answering interface.
+        ifindex: See LinkNeighbours.follow().
+    """
+    with Fib() as fib:
+        there = fib.neighbours(ifindex)
+        gateways = fib.gateways(ifindex)
+    maps.set_on_link(alive(there))
+    maps.set_gateways(each.mac for each in there if each.mac and each.address in gateways)
