@@ -27,7 +27,7 @@ class Config:
     flood: int = 5000  # solicitations per second on one interface
     unanswered_window: str = "30m"
     # Reasons for which nothing ever was to be answered.
-    unanswered_ignored: str = "own_frame|other_host|denied|paused|dad_ignored"
+    unanswered_ignored: str = "other_vlan|own_frame|other_host|denied|paused|dad_ignored|dad_on_link"
 
 
 CONFIG = Config()
@@ -442,6 +442,10 @@ INTERFACE = (
             (f"sum(ndxdp_limiter_sources{{{_S}}})", "remembered"),
             (f"sum(ndxdp_rate_limited_sources{{{_S}}})", "over their rate"),
             (_rate("ndxdp_solicitations_total", "", ',reason="rate_limited"'), "dropped/s"),
+            (
+                _rate("ndxdp_solicitations_total", "", ',reason="gateway_limited"'),
+                "of gateways not answered/s",
+            ),
         ),
     ),
     Panel(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 
 from ndxdp.kernel.maps import Maps
@@ -17,6 +18,8 @@ from ndxdp.wire.fib import Fib, Neighbour
 from ndxdp.wire.neighbours import NeighbourNews
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 0.5  # seconds for a gateway to answer
 
 
 class LinkNeighbours:
@@ -112,15 +115,36 @@ def alive(neighbours: Iterable[Neighbour]) -> list[bytes]:
     return [each.address for each in neighbours if each.state.is_valid]
 
 
-def note_neighbours(maps: Maps, ifindex: int) -> None:
+def note_neighbours(maps: Maps, ifindex: int, *, seek: bool = False) -> None:
     """Let the maps have the neighbours and gateways that there are now.
 
     Args:
         maps: The maps of the answering interface.
         ifindex: See LinkNeighbours.follow().
+        seek: True to have the kernel solicit gateways whose MACs it does not know, and to wait for
+            their answers for up to half a second.
     """
     with Fib() as fib:
-        there = fib.neighbours(ifindex)
         gateways = fib.gateways(ifindex)
+        there = _look_for(fib, ifindex, gateways) if seek else fib.neighbours(ifindex)
     maps.set_on_link(alive(there))
     maps.set_gateways(each.mac for each in there if each.mac and each.address in gateways)
+
+
+def _look_for(fib: Fib, ifindex: int, gateways: set[bytes]) -> list[Neighbour]:
+    """Return the neighbours on an interface once the gateways are among them, or time is up."""
+    give_up = time.monotonic() + _PATIENCE
+    sought: set[bytes] = set()
+    while True:
+        there = fib.neighbours(ifindex)
+        unknown = gateways - {each.address for each in there if each.mac}
+        if not unknown or time.monotonic() > give_up:
+            return there
+        for gateway in unknown - sought:
+            try:
+                fib.seek(ifindex, gateway)
+            except OSError as error:  # the link is down, or the table full
+                log.debug("a gateway is not solicited: %s", error)
+                return there
+        sought |= unknown
+        time.sleep(_PATIENCE / 50)

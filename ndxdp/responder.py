@@ -182,7 +182,7 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
         desired = with_holes(rules, nothing, netlink.owned_addresses(link))
         maps.apply(difference(desired, nothing), nothing)
         note_locals(maps)
-        note_neighbours(maps, link.l3_ifindex)
+        note_neighbours(maps, link.l3_ifindex, seek=bool(settings.limits))
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():
@@ -232,7 +232,8 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
         note_locals(maps)
-        note_neighbours(maps, link.l3_ifindex)
+        limited = bool(settings_of(plan, before).limits)
+        note_neighbours(maps, link.l3_ifindex, seek=limited)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
         with uninterrupted():

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import errno
 import json
+import random
 import signal
 import socket
 import sys
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--prefix", type=parse_address, required=True, help="a /96 or shorter")
     parser.add_argument("--rate", type=int, default=12_000, help="solicitations per second")
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--random-macs", action="store_true", help="another Ethernet source each")
+    parser.add_argument("--sllao", type=parse_mac, help="whom is to be answered, not --mac")
     parser.add_argument("--list", action="store_true", help="number each that was not answered")
     arguments = parser.parse_args()
 
@@ -57,8 +60,11 @@ def main() -> None:
         due = min(int((now - started) * arguments.rate), sent + _BURST)
         while sent < due:
             target = base + (sent + 1).to_bytes(4, "big")
+            mac = arguments.mac
+            if arguments.random_macs:
+                mac = b"\x02" + random.randbytes(5)
             try:
-                link.send(ndp.solicit(arguments.mac, target, source=source, sllao=arguments.mac))
+                link.send(ndp.solicit(mac, target, source=source, sllao=arguments.sllao or mac))
             except BlockingIOError:
                 break
             except OSError as error:  # down, or gone

@@ -322,6 +322,17 @@ def connect() -> None:
     sh("ip", "-6", "route", "add", "default", "via", GATEWAY, "dev", UPLINK)
 
 
+@contextlib.contextmanager
+def without_gateway() -> Iterator[None]:
+    """The router as any neighbour: gateways have limits of their own."""
+    default = ("default", "via", GATEWAY, "dev", UPLINK)
+    sh("ip", "-6", "route", "delete", *default)
+    try:
+        yield
+    finally:
+        sh("ip", "-6", "route", "add", *default)
+
+
 # ---- the state of the kernel ---------------------------------------------------------------------
 
 

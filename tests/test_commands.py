@@ -58,6 +58,7 @@ from tests.network import (
     status,
     take_off,
     timeless,
+    without_gateway,
 )
 
 MODES = ("native", "generic", "tc")
@@ -662,20 +663,21 @@ class TestExplain:
 
 
 def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
-    attach("tc", "-n", BEHIND, "--rate", "0.001", "--burst", "2")
-    before = status()
-    assert before["rate"] == pytest.approx(0.001)
-    for _ in range(3):
-        assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "answered"
-    assert status() == before
-    assert net.answers()
-    assert net.answers()
-    assert net.silent()
-    assert counts() == {"answered": 2, "rate_limited": 1}
-    assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "rate_limited"
-    assert explain(TARGET, "--mac", "02:00:00:00:00:03")["reason"] == "answered"
-    assert counts() == {"answered": 2, "rate_limited": 1}
-    take_off()
+    with without_gateway():
+        attach("tc", "-n", BEHIND, "--rate", "0.001", "--burst", "2")
+        before = status()
+        assert before["rate"] == pytest.approx(0.001)
+        for _ in range(3):
+            assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "answered"
+        assert status() == before
+        assert net.answers()
+        assert net.answers()
+        assert net.silent()
+        assert counts() == {"answered": 2, "rate_limited": 1}
+        assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "rate_limited"
+        assert explain(TARGET, "--mac", "02:00:00:00:00:03")["reason"] == "answered"
+        assert counts() == {"answered": 2, "rate_limited": 1}
+        take_off()
 
 
 # ---- run ----------------------------------------------------------------------------------------

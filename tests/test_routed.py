@@ -68,6 +68,21 @@ ROUTES = {
     ),
 }
 
+DEFENDED = {
+    # prefix of ROUTES: what an `always` rule makes of DAD there, and what a `local` rule answers
+    "2001:db8:0:20::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:21::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:22::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:23::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:24::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:25::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:26::/64": ("dad_on_link", "not_local"),
+    "2001:db8:0:27::/64": ("answered_dad", "answered"),
+    "2001:db8:0:28::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:29::/64": ("answered_dad", "not_local"),
+    "2001:db8:0:2a::/64": ("answered_dad", "not_local"),
+}
+
 NEIGHBOURS = {
     # state that `ip neighbour` is told: whether it is answered for
     "permanent": True,
@@ -200,12 +215,119 @@ def test_neighbour_states(routes: Network, mode: str) -> None:
     sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
 
 
-def enter(address: str, state: str) -> None:
+def enter(address: str, state: str, device: str = DOWN) -> None:
     """Put a neighbour into the table in that state, as near as the kernel lets one."""
     if state == "none":
         return
     words = ["lladdr", GUEST_MAC] if state not in ("incomplete", "failed") else []
-    sh("ip", "-6", "neighbour", "replace", address, "dev", DOWN, "nud", state, *words)
+    sh("ip", "-6", "neighbour", "replace", address, "dev", device, "nud", state, *words)
+
+
+# ---- Duplicate Address Detection, and what is delivered here -------------------------------------
+
+
+def dad_reason(target: str) -> str:
+    reason: str = json.loads(done("explain", target, "--dad", "--json"))["reason"]
+    return reason
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dad_is_not_defended_where_the_route_leads_back(routes: Network, mode: str) -> None:
+    words = [word for prefix in ROUTES for word in ("-n", prefix)]
+    with answering(routes, mode, *words):
+        for prefix, (reason, _) in DEFENDED.items():
+            if mode == "userspace" and "encap" in ROUTES[prefix][0] and features.lacks("encap"):
+                continue  # docs/kernels.md
+            assert dad_reason(in_prefix(prefix)) == reason, ROUTES[prefix][0]
+            assert explain(in_prefix(prefix))["reason"] == "answered"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_dad_under_routed_is_judged_like_neighbour(routes: Network, mode: str) -> None:
+    """On a router that has one prefix on both sides a route proves nothing."""
+    words = [word for prefix in ROUTES for word in ("-n", prefix)]
+    with answering(routes, mode, "--answer", "routed", "--via", "down*", *words, "-n", AREA):
+        for prefix, (route, _, neighbour) in ROUTES.items():
+            if mode == "userspace" and "encap" in route and features.lacks("encap"):
+                continue  # docs/kernels.md
+            assert dad_reason(in_prefix(prefix)) == neighbour, route
+        enter("2001:db8:0:c::77", "stale")
+        assert dad_reason("2001:db8:0:c::77") == "answered_dad"
+        assert dad_reason("2001:db8:0:c::78") == "no_neighbour"
+    sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_local(routes: Network, mode: str) -> None:
+    """Answered, if the kernel delivers packets for the target here: it needs no forwarding."""
+    words = [word for prefix in ROUTES for word in ("-n", prefix)]
+    with answering(routes, mode, "--answer", "local", *words):
+        for forwarding in ("1", "0"):
+            sysctl(UPLINK).write_text(forwarding)
+            for prefix, (_, reason) in DEFENDED.items():
+                target, is_answered = in_prefix(prefix), reason == "answered"
+                heard = routes.ask(target, wait=2 if is_answered else 0.15)
+                assert heard == ((HOST_MAC, target) if is_answered else None), prefix
+                assert explain(target)["reason"] == reason
+                wanted = "answered_dad" if is_answered else reason
+                assert dad_reason(target) == wanted, prefix
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_local_follows_the_routes(routes: Network, mode: str) -> None:
+    target = "2001:db8:0:44::5"
+    running = routes.run("-i", UPLINK, "--mode", mode, "--answer", "local", "-n", "2001:db8::/32")
+    try:
+        assert routes.silent(target)
+        for _ in range(3):
+            sh("ip", "-6", "route", "add", "local", "2001:db8:0:44::/64", "dev", "lo")
+            eventually(lambda: routes.answers(target))
+            sh("ip", "-6", "route", "delete", "local", "2001:db8:0:44::/64", "dev", "lo")
+            eventually(lambda: routes.silent(target))
+    finally:
+        assert running.end() == (0, "", "")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_forwarding_dad_is_defended_for_what_is_delivered_here(
+    routes: Network, mode: str
+) -> None:
+    """The kernel then does not say where a route leads: it may lead back to the link."""
+    here, behind = "2001:db8:0:27::/64", "2001:db8:0:20::/64"
+    with answering(routes, mode, "-n", here, "-n", behind):
+        sysctl(UPLINK).write_text("0")
+        assert dad_reason(in_prefix(here)) == "answered_dad"
+        assert dad_reason(in_prefix(behind)) == "not_forwarding"
+        assert explain(in_prefix(behind))["reason"] == "answered"
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_dad_is_not_defended_against_a_neighbour_of_the_link(routes: Network, mode: str) -> None:
+    """Not even where the route to its address leads behind the host, and not from when on."""
+    prefix = "2001:db8:0:20::/64"
+    early, late = "2001:db8:0:20::6", "2001:db8:0:20::7"
+    enter(early, "stale", UPLINK)
+    running = routes.run("-i", UPLINK, "--mode", mode, "-n", prefix)
+    try:
+        assert dad_reason(early) == "dad_on_link"
+        assert dad_reason(late) == "answered_dad"
+        enter(late, "reachable", UPLINK)
+        eventually(lambda: dad_reason(late) == "dad_on_link")
+        assert explain(late)["reason"] == "answered"
+        sh("ip", "-6", "neighbour", "delete", late, "dev", UPLINK)
+        eventually(lambda: dad_reason(late) == "answered_dad")
+    finally:
+        assert running.end() == (0, "", "")
+        call("ip", "-6", "neighbour", "flush", "dev", UPLINK, "nud", "all")
+
+
+def test_attach_sees_the_neighbours_that_there_are(routes: Network) -> None:
+    known = "2001:db8:0:20::6"
+    enter(known, "permanent", UPLINK)
+    with answering(routes, "tc", "-n", "2001:db8:0:20::/64"):
+        assert dad_reason(known) == "dad_on_link"
+        assert dad_reason("2001:db8:0:20::7") == "answered_dad"
+    sh("ip", "-6", "neighbour", "delete", known, "dev", UPLINK)
 
 
 def reasons() -> dict[str, int]:

@@ -1,0 +1,211 @@
+"""Floods by which an attacker would have others answered, or the router not answered.
+
+The attacker stands on the router's link and can forge every MAC, the router's among them. Beside
+each flood the router asks for one address after the other, and misses none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST_MAC,
+    REPOSITORY,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_MAC,
+    UPLINK,
+    Network,
+    call,
+    done,
+    explain,
+    ndxdp,
+    sh,
+    status,
+)
+from tests.test_routed import AREA, DOWN, behind, in_guest, sysctl
+
+__all__ = ["behind"]
+
+MODES = ("native", "generic", "tc", "userspace")
+VICTIM = "02:00:00:00:00:66"
+ASKED = [f"2001:db8::c:0:1:{number:x}" for number in range(20)]
+SECONDS = 4
+
+
+@dataclass
+class Flood:
+    """A flood at work. Its figures are there when it has ended."""
+
+    sent: int = 0
+    answered: int = 0
+
+
+@contextlib.contextmanager
+def flood(rate: int, prefix: str, *words: str) -> Iterator[Flood]:
+    """Solicit at a steady rate for the length of a block, of a few seconds at the most."""
+    command = [
+        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.flood"),
+        *(ROUTER_LINK, "--prefix", prefix, "--rate", str(rate), "--seconds", "60", *words),
+    ]
+    found = Flood()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=REPOSITORY, text=True, **pipes) as flooder:
+        try:
+            assert flooder.stderr is not None
+            assert flooder.stderr.readline() == "soliciting\n"
+            yield found
+        finally:
+            flooder.terminate()
+            out, _ = flooder.communicate()
+    told = json.loads(out)
+    found.sent, found.answered = told["sent"], told["sent"] - told["unanswered"]
+
+
+@contextlib.contextmanager
+def limited(net: Network, mode: str, *words: str) -> Iterator[None]:
+    if mode == "native":
+        net.pass_at_router()
+    running = net.run("-i", UPLINK, "--mode", mode, *words)
+    try:
+        # The daemon has the kernel find out the gateway's MAC, by which it knows the gateway.
+        yield
+    finally:
+        ended = running.end()
+        assert ended.code == 0
+        assert [line for line in ended.err.splitlines() if "is a veth" not in line] == []
+
+
+def missed(net: Network, targets: list[str]) -> list[str]:
+    """Those that the router asked for and got no answer for: once each."""
+    return [target for target in targets if net.ask(target) != (HOST_MAC, target)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_random_macs_that_have_one_victim_answered(net: Network, mode: str) -> None:
+    """Reflection: the victim gets what its own rate lets it have."""
+    with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
+        words = ("--mac", VICTIM, "--random-macs", "--sllao", VICTIM)
+        with flood(1000, "2001:db8::c:0:0:0", *words) as done_:
+            assert missed(net, ASKED) == []
+        assert done_.sent > 500
+        assert 5 <= done_.answered <= 5 + done_.sent * 10 / 1000 * 3
+        assert status()["reasons"]["rate_limited"] >= done_.sent - done_.answered - 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_routers_mac_is_forged(net: Network, mode: str) -> None:
+    """A gateway has a share of its own, which a flood at this rate does not use up."""
+    with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
+        with flood(500, "2001:db8::c:0:0:0", "--mac", ROUTER_MAC) as done_:
+            assert missed(net, ASKED) == []
+        assert done_.sent > 100
+        assert status()["reasons"]["rate_limited"] == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_routers_mac_is_forged_to_have_a_victim_answered(net: Network, mode: str) -> None:
+    """The gateway's share is for who has the gateway answered."""
+    with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
+        words = ("--mac", ROUTER_MAC, "--sllao", VICTIM)
+        with flood(500, "2001:db8::c:0:0:0", *words) as done_:
+            assert missed(net, ASKED) == []
+        assert done_.sent > 100
+        assert done_.answered <= 5 + done_.sent * 10 / 500 * 3
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_bound_for_the_interface(net: Network, mode: str) -> None:
+    """Random MACs, each of which is answered itself."""
+    with limited(net, mode, "-n", BEHIND, "--interface-rate", "50"):
+        with flood(1000, "2001:db8::c:0:0:0", "--mac", VICTIM, "--random-macs") as done_:
+            assert missed(net, ASKED) == []
+        assert done_.sent > 500
+        assert done_.answered <= 50 + done_.sent * 50 / 1000 * 3
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_a_gateways_share_is_bounded(net: Network, mode: str) -> None:
+    """What is over it goes on to the kernel, and is counted for itself."""
+    words = ("--interface-rate", "1000", "--gateway-rate", "5")
+    with limited(net, mode, "-n", BEHIND, *words):
+        with flood(500, "2001:db8::c:0:0:0", "--mac", ROUTER_MAC) as done_:
+            missed(net, ASKED[:3])
+        reasons = status()["reasons"]
+        assert reasons["gateway_limited"] > 0
+        assert reasons["rate_limited"] == 0
+        assert done_.answered < done_.sent
+
+
+def test_attach_knows_the_gateways_that_there_are(net: Network) -> None:
+    call("ip", "-6", "neighbour", "flush", "dev", UPLINK, "nud", "all")
+    done("attach", UPLINK, "-n", BEHIND, "--rate", "1", "--burst", "1", "-q")
+    try:
+        assert ROUTER_MAC in sh("ip", "-6", "neighbour", "show", GATEWAY, "dev", UPLINK)
+        assert missed(net, ASKED) == []
+        told = status()
+        limits = (told["rate"], told["burst"], told["interface_rate"], told["gateway_rate"])
+        assert limits == (1, 1, 0, 10_000)
+        done("attach", UPLINK, "--gateway-rate", "0", "--interface-rate", "7", "-q")
+        assert (status()["gateway_rate"], status()["interface_rate"]) == (0, pytest.approx(7))
+        assert "no limit for each gateway" in done("status")
+    finally:
+        done("detach", UPLINK)
+
+
+def test_bad_rates(net: Network) -> None:
+    for words in (("--gateway-rate", "-1"), ("--interface-rate", "x"), ("--gateway-rate", "1e-12")):
+        refused = ndxdp("attach", UPLINK, "-n", BEHIND, *words)
+        assert refused.code == 2, refused
+        assert "Traceback" not in refused.err
+
+
+# ---- neighbours that are not known ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+@pytest.mark.parametrize("forged", [False, True], ids=["random-macs", "the-routers-mac"])
+def test_living_neighbours_are_found_beside_a_scan(
+    net: Network,
+    behind: None,
+    mode: str,
+    forged: bool,
+) -> None:
+    """And what the scan leaves in the neighbour table is bounded, groups included."""
+    sysctl(UPLINK).write_text("1")
+    living = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 9)]
+    for address in living:
+        in_guest(f"ip -6 address add {address}/64 dev eth0 nodad")
+    try:
+        with limited(net, mode, "--answer", "neighbour", "-n", AREA):
+            words = ("--mac", ROUTER_MAC) if forged else ("--mac", VICTIM, "--random-macs")
+            most = 0
+            with flood(400 if forged else 1000, "2001:db8:0:c::", *words) as done_:
+                for _ in range(3):
+                    sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+                    assert missed(net, living) == []
+                    most = max(most, len(entries()))
+            assert done_.sent > 300
+            assert explain(living[0])["reason"] == "answered"
+            # A place for each search, and the group that it is sought in.
+            assert most <= 2 * 128 + 2 * len(living)
+        assert len(entries()) <= 2 * len(living), "what is left when the daemon has ended"
+    finally:
+        for address in living:
+            in_guest(f"ip -6 address delete {address}/64 dev eth0")
+        sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
+
+
+def entries() -> list[str]:
+    shown = sh("ip", "-6", "-j", "neighbour", "show", "dev", DOWN, "nud", "all")
+    return [entry["dst"] for entry in json.loads(shown)]
