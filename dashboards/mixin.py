@@ -27,7 +27,9 @@ class Config:
     flood: int = 5000  # solicitations per second on one interface
     unanswered_window: str = "30m"
     # Reasons for which nothing ever was to be answered.
-    unanswered_ignored: str = "other_vlan|own_frame|other_host|denied|paused|dad_ignored|dad_on_link"
+    unanswered_ignored: str = (
+        "other_vlan|own_frame|other_host|denied|paused|dad_ignored|dad_on_link"
+    )
 
 
 CONFIG = Config()

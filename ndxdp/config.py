@@ -126,9 +126,10 @@ _TOTAL = 10  # times what one soliciting MAC may have
 class Resolve:
     """What becomes of solicitations for neighbours that the kernel does not know.
 
-    deadline: seconds that one waits for its answer. rate: neighbours per second that one MAC may have
-    looked for; burst: how many at once. All MACs together but the gateways', and each gateway, may
-    have ten times as many. pending: how many are looked for at a time, half of them for gateways.
+    deadline: seconds that one waits for its answer. rate: neighbours per second that one MAC may
+    have looked for; burst: how many at once. All MACs together but the gateways', and each gateway,
+    may have ten times as many. pending: how many are looked for at a time, half of them for
+    gateways.
     """
 
     deadline: float = 0.5
