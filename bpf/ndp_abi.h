@@ -218,8 +218,10 @@ struct ndp_settings {
 	__u64 gateway_credit;
 	__u64 resolve_interval; /* requests of one soliciting MAC; 0: nobody reads them */
 	__u64 resolve_credit;
-	__u64 resolve_total_interval; /* of all but the gateways; of each gateway */
+	__u64 resolve_total_interval; /* of all but the gateways */
 	__u64 resolve_total_credit;
+	__u64 resolve_gateway_interval; /* of each gateway, instead of these */
+	__u64 resolve_gateway_credit;
 	__u64 trace_until;   /* CLOCK_MONOTONIC ns: somebody reads `events`; 0: nobody */
 	__u8 link_local[16]; /* the interface's, or :: */
 	__u8 mac[6];	     /* the interface's */

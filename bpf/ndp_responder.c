@@ -334,48 +334,53 @@ static __always_inline int pay(const struct solicitation *ns, __u64 *share,
 	return 1;
 }
 
-/* The share of a gateway, 0 if it is none. Who takes a gateway's MAC to have somebody else answered
- * gets no part of it.
+/* Find the share that an answer, or a request, is charged to, and whether that is a gateway's. Who
+ * takes a gateway's MAC to have somebody else answered gets no part of the gateway's.
  */
-static __always_inline struct ndp_share *gateway_share(const struct solicitation *ns)
+static __always_inline struct ndp_share *share_of(const struct solicitation *ns,
+						  int *is_gateway)
 {
-	return ns->peer == ns->eth_source ? map_lookup(MAP(gateways), &ns->peer) : 0;
+	struct ndp_share *share = 0;
+	__u32 zero = 0;
+
+	if (ns->peer == ns->eth_source)
+		share = map_lookup(MAP(gateways), &ns->peer);
+	*is_gateway = share != 0;
+	return share ? share : map_lookup(MAP(shares), &zero);
 }
 
 static __always_inline enum ndp_reason over_rate(const struct solicitation *ns,
 						 const struct ndp_settings *config)
 {
-	const struct limit unlimited = {};
-	const struct limit gateway = {config->gateway_interval, config->gateway_credit};
-	const struct limit total = {config->total_interval, config->total_credit};
-	const struct limit rate = {config->rate_interval, config->rate_credit};
-	struct ndp_share *share = gateway_share(ns);
-	__u32 zero = 0;
+	struct limit all = {config->total_interval, config->total_credit};
+	struct limit each = {config->rate_interval, config->rate_credit};
+	int is_gateway;
+	struct ndp_share *share = share_of(ns, &is_gateway);
 
-	if (share)
-		return pay(ns, &share->answers, gateway, MAP(limiter), unlimited)
-			       ? NDP_NOT_NS
-			       : NDP_GATEWAY_LIMITED;
-	share = map_lookup(MAP(shares), &zero);
-	if (share && !pay(ns, &share->answers, total, MAP(limiter), rate))
-		return NDP_RATE_LIMITED;
-	return NDP_NOT_NS;
+	if (is_gateway) {
+		all.interval = config->gateway_interval;
+		all.credit = config->gateway_credit;
+		each.interval = 0;
+	}
+	if (!share || pay(ns, &share->answers, all, MAP(limiter), each))
+		return NDP_NOT_NS;
+	return is_gateway ? NDP_GATEWAY_LIMITED : NDP_RATE_LIMITED;
 }
 
 static __always_inline int may_request(const struct solicitation *ns,
 				       const struct ndp_settings *config)
 {
-	const struct limit unlimited = {};
-	const struct limit total = {config->resolve_total_interval,
-				    config->resolve_total_credit};
-	const struct limit each = {config->resolve_interval, config->resolve_credit};
-	struct ndp_share *share = gateway_share(ns);
-	__u32 zero = 0;
+	struct limit all = {config->resolve_total_interval, config->resolve_total_credit};
+	struct limit each = {config->resolve_interval, config->resolve_credit};
+	int is_gateway;
+	struct ndp_share *share = share_of(ns, &is_gateway);
 
-	if (share)
-		return pay(ns, &share->requests, total, MAP(requesters), unlimited);
-	share = map_lookup(MAP(shares), &zero);
-	return share && pay(ns, &share->requests, total, MAP(requesters), each);
+	if (is_gateway) {
+		all.interval = config->resolve_gateway_interval;
+		all.credit = config->resolve_gateway_credit;
+		each.interval = 0;
+	}
+	return share && pay(ns, &share->requests, all, MAP(requesters), each);
 }
 
 /* Ask the daemon to have the neighbour found. RFC 6583: who scans a prefix must not fill the

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ndxdp.ndp import Answer
+from ndxdp.ndp import Answer, Limits, Rate
 from ndxdp.policy import Prefix, Rule
 from ndxdp.rules import Rules
 
@@ -119,7 +119,7 @@ class Limit:
         return "; ".join([*words, f"{share} for each gateway"])
 
 
-_TOTAL = 10  # times what one soliciting MAC may have
+_ALL, _GATEWAY = 2, 10  # times what one MAC may have looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ class Resolve:
     """What becomes of solicitations for neighbours that the kernel does not know.
 
     deadline: seconds that one waits for its answer. rate: neighbours per second that one MAC may
-    have looked for; burst: how many at once. All MACs together but the gateways', and each gateway,
-    may have ten times as many. pending: how many are looked for at a time, half of them for
+    have looked for; burst: how many at once. All MACs together but the gateways' may have twice as
+    many, each gateway ten times. pending: how many are looked for at a time, half of them for
     gateways.
     """
 
@@ -138,24 +138,13 @@ class Resolve:
     pending: int = 128
 
     @property
-    def interval(self) -> int:
-        """ns between two of one soliciting MAC."""
-        return round(1e9 / self.rate)
+    def limits(self) -> Limits:
+        """The limits on searches, as the program and the resolver keep them."""
+        return Limits(self._times(1), self._times(_ALL), self._times(_GATEWAY))
 
-    @property
-    def credit(self) -> int:
-        """ns that it may run ahead."""
-        return (self.burst - 1) * self.interval
-
-    @property
-    def total_interval(self) -> int:
-        """ns between two of all soliciting MACs but the gateways', and of each gateway."""
-        return self.interval // _TOTAL
-
-    @property
-    def total_credit(self) -> int:
-        """ns that these may run ahead."""
-        return (self.burst * _TOTAL - 1) * self.total_interval
+    def _times(self, factor: int) -> Rate:
+        interval = round(1e9 / self.rate / factor)
+        return Rate(interval, (self.burst * factor - 1) * interval)
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ class Advertisement:
     checksum_correct: bool
 
 
-class Limit(NamedTuple):
+class Rate(NamedTuple):
     """A bound on how often something may happen.
 
     interval: ns between two; 0 for no limit. credit: ns that one may run ahead, which is
@@ -234,7 +234,7 @@ class Limit(NamedTuple):
     credit: int = 0
 
 
-_UNLIMITED = Limit()
+_UNLIMITED = Rate()
 
 
 class Limits(NamedTuple):
@@ -244,9 +244,9 @@ class Limits(NamedTuple):
     together. gateway: for each gateway, instead of these two.
     """
 
-    each: Limit = _UNLIMITED
-    total: Limit = _UNLIMITED
-    gateway: Limit = _UNLIMITED
+    each: Rate = _UNLIMITED
+    total: Rate = _UNLIMITED
+    gateway: Rate = _UNLIMITED
 
     def __bool__(self) -> bool:
         """True if anything is limited: gateways alone are not."""
@@ -305,7 +305,7 @@ class Limiter:
             del self._paid[next(iter(self._paid))]
 
 
-def _with_one_more(paid: int, now: int, limit: Limit) -> int | None:
+def _with_one_more(paid: int, now: int, limit: Rate) -> int | None:
     """The time up to which a bucket is paid for with one token more; None if it is empty."""
     until = max(paid, now)
     return None if until - now > limit.credit else until + limit.interval

@@ -14,7 +14,7 @@ from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.loader import Loader
 from ndxdp.kernel.pins import Tree
 from ndxdp.kernel.records import Settings
-from ndxdp.ndp import Limit
+from ndxdp.ndp import Rate
 from ndxdp.policy import HOST_SOURCE, RUN_SOURCE
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink
@@ -116,12 +116,12 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
     )
 
 
-def _per_second(rate: float) -> Limit:
+def _per_second(rate: float) -> Rate:
     """Make the limit that admits `rate` a second, and as many at once; 0 for none."""
     if not rate:
-        return Limit()
+        return Rate()
     interval = round(1e9 / rate)
-    return Limit(interval, max(1_000_000_000 - interval, 0))
+    return Rate(interval, max(1_000_000_000 - interval, 0))
 
 
 def inherited(tree: Tree, interface: str) -> Legacy:

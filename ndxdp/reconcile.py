@@ -14,6 +14,7 @@ from dataclasses import replace
 from ndxdp.config import Resolve
 from ndxdp.instance import Instance, note_locals
 from ndxdp.kernel.pins import Tree
+from ndxdp.ndp import Limits
 from ndxdp.policy import HOST_SOURCE, Prefix
 from ndxdp.rules import Difference, Rules, difference, hold
 from ndxdp.wire.netlink import Link
@@ -105,11 +106,14 @@ def note_tables(tree: Tree, instance: Instance) -> None:
 def let_request(tree: Tree, instance: Instance, limits: Resolve | None) -> None:
     """Have the program ask for neighbours that are not known, so often; None: no more."""
     with tree.lock():
+        each, total, gateway = limits.limits if limits else Limits()
         settings = replace(
             instance.maps.settings(),
-            resolve_interval=limits.interval if limits else 0,
-            resolve_credit=limits.credit if limits else 0,
-            resolve_total_interval=limits.total_interval if limits else 0,
-            resolve_total_credit=limits.total_credit if limits else 0,
+            resolve_interval=each.interval,
+            resolve_credit=each.credit,
+            resolve_total_interval=total.interval,
+            resolve_total_credit=total.credit,
+            resolve_gateway_interval=gateway.interval,
+            resolve_gateway_credit=gateway.credit,
         )
         instance.maps.set_settings(settings)

@@ -30,7 +30,7 @@ from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.records import Resolved
-from ndxdp.ndp import Answer, Host, Limit, Limiter, Limits, Match, Solicitation
+from ndxdp.ndp import Answer, Host, Limiter, Match, Solicitation
 from ndxdp.policy import leaves_by
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType
 from ndxdp.wire.neighbours import NeighbourNews
@@ -83,9 +83,7 @@ class Resolver:
         self._news: NeighbourNews | None = None
         self._requests: RingBuffer | None = None
         self._in_trouble = False
-        total = Limit(limits.total_interval, limits.total_credit)
-        bounds = Limits(Limit(limits.interval, limits.credit), total, gateway=total)
-        self._limiter = Limiter(bounds, time.monotonic_ns, abi.MAX_SOLICITORS)
+        self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
         self._fib = Fib()
         self._socket = packet_socket("answers for neighbours that were just found")
         try:
@@ -117,8 +115,10 @@ class Resolver:
 
     def _on_requests(self) -> None:
         assert self._requests
-        for record in self._requests.consume():
-            fields = abi.REQUEST.unpack(record)
+        requests = [abi.REQUEST.unpack(record) for record in self._requests.consume()]
+        # Gateways' first: where the machine is busy, others' may come to an end of their time.
+        requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
+        for fields in requests:
             until = fields["time"] / 1e9 + self._limits.deadline
             group = self._maps.group(fields["group"])
             if group is None or until < time.monotonic():

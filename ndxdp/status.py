@@ -16,7 +16,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
-from ndxdp.ndp import Limit, Reason
+from ndxdp.ndp import Rate, Reason
 from ndxdp.render import address_text, mac_text
 from ndxdp.wire import offload
 
@@ -136,7 +136,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
     }
 
 
-def _rate_of(limit: Limit) -> float:
+def _rate_of(limit: Rate) -> float:
     """The times a second that a limit admits; 0 without one."""
     return 1e9 / limit.interval if limit.interval else 0
 

@@ -11,7 +11,7 @@ from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, I
 from scapy.layers.l2 import Dot1Q, Ether
 
 from ndxdp import ndp
-from ndxdp.ndp import Answer, Limit, Limiter, Limits, Match, Profile, Reason, Verdict
+from ndxdp.ndp import Answer, Limiter, Limits, Match, Profile, Rate, Reason, Verdict
 from ndxdp.policy import Table, parse_address, parse_mac
 from ndxdp.rules import Rules
 from tests import packets
@@ -44,7 +44,7 @@ ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matchin
 def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> Verdict:
     """The verdict on a case, its settings and its history as it says."""
     match = match or (DEAD if case.daemon_dead else ALIVE)
-    limit = Limit(INTERVAL, CREDIT) if case.rate_exceeded else Limit()
+    limit = Rate(INTERVAL, CREDIT) if case.rate_exceeded else Rate()
     limiter = Limiter(Limits(limit, gateway=limit), lambda: 0)
     limiter.gateways = case.gateways
     for _ in range(BURST if case.rate_exceeded else 0):
@@ -372,7 +372,7 @@ class Clock:
 
 def per_mac(interval: int, credit: int, clock: Clock, size: int = 8192) -> Limiter:
     """A Limiter of each MAC, and of nothing else."""
-    return Limiter(Limits(Limit(interval, credit)), clock, size)
+    return Limiter(Limits(Rate(interval, credit)), clock, size)
 
 
 def admits(limiter: Limiter, mac: bytes, peer: bytes | None = None) -> bool:
@@ -466,20 +466,20 @@ def test_limiter_counts_whom_is_answered() -> None:
 
 def test_limiter_of_all_together() -> None:
     clock = Clock()
-    limiter = Limiter(Limits(total=Limit(100, 9 * 100)), clock)
+    limiter = Limiter(Limits(total=Rate(100, 9 * 100)), clock)
     assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 10
     clock.now += 500
     assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 5
 
 
 def test_limiter_of_all_together_is_not_charged_by_who_is_over_its_own() -> None:
-    limiter = Limiter(Limits(Limit(100, 0), Limit(100, 9 * 100)), Clock())
+    limiter = Limiter(Limits(Rate(100, 0), Rate(100, 9 * 100)), Clock())
     assert admitted(limiter, PEER, 1000) == 1
     assert sum(admits(limiter, mac_of(number)) for number in range(1000)) == 9
 
 
 def test_limiter_gateways_have_a_share_of_their_own() -> None:
-    limiter = Limiter(Limits(Limit(100, 0), Limit(100, 100), Limit(100, 4 * 100)), Clock())
+    limiter = Limiter(Limits(Rate(100, 0), Rate(100, 100), Rate(100, 4 * 100)), Clock())
     limiter.gateways = frozenset({US, PEER})
     sum(admits(limiter, mac_of(number)) for number in range(1000))
     assert admitted(limiter, US, 1000) == 5
@@ -489,7 +489,7 @@ def test_limiter_gateways_have_a_share_of_their_own() -> None:
 
 def test_limiter_gateways_share_is_for_no_one_else() -> None:
     """Not for who has a gateway answered, nor for who has another answered with its MAC."""
-    limiter = Limiter(Limits(Limit(100, 0), gateway=Limit(100, 4 * 100)), Clock())
+    limiter = Limiter(Limits(Rate(100, 0), gateway=Rate(100, 4 * 100)), Clock())
     limiter.gateways = frozenset({US})
     assert sum(admits(limiter, mac_of(number), US) for number in range(1000)) == 1
     assert sum(admits(limiter, US, mac_of(number)) for number in range(1000)) == 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
-from ndxdp.ndp import UNSPECIFIED, Answer, Limit, Limits, NaSource, Profile, Reason
+from ndxdp.ndp import UNSPECIFIED, Answer, Limits, NaSource, Profile, Rate, Reason
 from ndxdp.policy import Rule, cut
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ class Settings:
     resolve_credit: int = 0
     resolve_total_interval: int = 0
     resolve_total_credit: int = 0
+    resolve_gateway_interval: int = 0
+    resolve_gateway_credit: int = 0
     trace_until: int = 0
     trace_every: int = 0
     l3_ifindex: int = 0
@@ -54,9 +56,9 @@ class Settings:
     def limits(self) -> Limits:
         """The limits on answers."""
         return Limits(
-            Limit(self.rate_interval, self.rate_credit),
-            Limit(self.total_interval, self.total_credit),
-            Limit(self.gateway_interval, self.gateway_credit),
+            Rate(self.rate_interval, self.rate_credit),
+            Rate(self.total_interval, self.total_credit),
+            Rate(self.gateway_interval, self.gateway_credit),
         )
 
     @property
