@@ -82,12 +82,12 @@ class Gateway:
     """Whether the neighbour entry of the gateway is kept reachable.
 
     source: the address (16 bytes) to solicit from; None leaves the choice to ndxdp, see care.py.
-    interval: seconds between looks.
+    interval: seconds between solicitations; None for 0.4 of the kernel's base reachable time.
     """
 
     keep: bool = False
     source: bytes | None = None
-    interval: float = 12.0
+    interval: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

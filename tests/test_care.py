@@ -190,11 +190,11 @@ def wired(privacy: None) -> Iterator[Segment]:
 
 @contextlib.contextmanager
 def at_work(
-    tmp_path: Path, *prefixes: str, source: str = "", name: str = UPLINK
+    tmp_path: Path, *prefixes: str, source: str = "", name: str = UPLINK, every: str = "1"
 ) -> Iterator[Running]:
     """The daemon on an interface with gateway care each second; off and away at the end."""
     file = tmp_path / "ndxdp.toml"
-    file.write_text(config(*prefixes, source=source, name=name))
+    file.write_text(config(*prefixes, source=source, name=name, every=every))
     run = Running(("-c", str(file)))
     try:
         yield run
@@ -204,13 +204,11 @@ def at_work(
         ndxdp("-q", "detach", name)
 
 
-def config(*prefixes: str, source: str = "", name: str = UPLINK) -> str:
+def config(*prefixes: str, source: str = "", name: str = UPLINK, every: str = "1") -> str:
     chosen = f'source = "{source}"\n' if source else ""
+    chosen += f"interval = {every}\n" if every else ""
     tables = "".join(f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in prefixes)
-    return (
-        f'[[interface]]\nname = "{name}"\nmode = "tc"\n'
-        f"[interface.gateway]\ninterval = 1\n{chosen}{tables}"
-    )
+    return f'[[interface]]\nname = "{name}"\nmode = "tc"\n[interface.gateway]\n{chosen}{tables}'
 
 
 def care(name: str = UPLINK) -> dict[str, Any]:
@@ -442,6 +440,18 @@ def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wi
             assert at_router(HOST) == "02:00:00:00:00:0b", "the host's MAC there, not the port's"
     finally:
         sh("ip", "link", "delete", "lan0")
+
+
+def test_the_interval_follows_the_kernels_reachable_time(
+    wired: Segment, tmp_path: Path, wire: Wire
+) -> None:
+    """A router advertisement may set it at any time."""
+    with at_work(tmp_path, BEHIND, every=""):
+        eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))
+        sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms=500")
+        sh("ip", "-6", "neighbour", "delete", GATEWAY, "dev", UPLINK)  # the next round is now
+        seen: list[tuple[int, int, str]] = []
+        eventually(lambda: rounds(seen, wire, HOST) >= 6, within=8)
 
 
 def test_the_gateway_is_replaced(wired: Segment, tmp_path: Path, wire: Wire) -> None:

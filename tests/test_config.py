@@ -175,36 +175,36 @@ def test_interface(text: str, changes: dict[str, Any]) -> None:
     assert config.summary(interface(text))
 
 
-CARE = "[interface.gateway]\n"
-DOCKER = '[[interface.docker]]\nnetwork = "n"\n'
+GATEWAY_TABLE = "[interface.gateway]\n"
+ON_NETWORK = '[[interface.docker]]\nnetwork = "n"\n'
 
 
-def exact(more: str = "") -> str:
+def exact_rule(more: str = "") -> str:
     return f'[[interface.prefix]]\nprefix = "2001:db8::9"\n{more}\n'
 
 
 SOLICITED = [
-    (exact() + CARE, "from the host's address or an exact rule's"),
-    (DOCKER + CARE, "from the host's address or an exact rule's"),
+    (exact_rule() + GATEWAY_TABLE, "from the host's address or an exact rule's"),
+    (ON_NETWORK + GATEWAY_TABLE, "from the host's address or an exact rule's"),
     (
-        '[[interface.prefix]]\nprefix = "2001:db8::/64"\n' + CARE,
+        '[[interface.prefix]]\nprefix = "2001:db8::/64"\n' + GATEWAY_TABLE,
         "from the host's address only: there is no exact rule",
     ),
     (
-        exact('lladdr = "02:00:5e:10:00:01"') + CARE,
+        exact_rule('lladdr = "02:00:5e:10:00:01"') + GATEWAY_TABLE,
         "from the host's address only: there is no exact rule",
     ),
-    (exact() + CARE + 'source = "2001:db8::9"', "from 2001:db8::9"),
+    (exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::9"', "from 2001:db8::9"),
     (
-        exact() + CARE + 'source = "2001:db8::8"',
+        exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::8"',
         "from 2001:db8::8 only while it is the host's own, as no rule answers for it",
     ),
     (
-        exact('answer = "never"') + CARE + 'source = "2001:db8::9"',
+        exact_rule('answer = "never"') + GATEWAY_TABLE + 'source = "2001:db8::9"',
         "from 2001:db8::9 only while it is the host's own, as no rule answers for it",
     ),
     (
-        DOCKER + CARE + 'source = "2001:db8::8"',
+        ON_NETWORK + GATEWAY_TABLE + 'source = "2001:db8::8"',
         "from 2001:db8::8 only while it is the host's own, or a container's: no rule here answers"
         " for it",
     ),
