@@ -438,6 +438,14 @@ def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wi
             eventually(lambda: f"{ROUTER_MAC} router REACHABLE" in sh(*shown))
             assert HOST in wire.solicited_from()
             assert at_router(HOST) == "02:00:00:00:00:0b", "the host's MAC there, not the port's"
+            # From behind the host it is the port's, by which rules answer.
+            done("prefix", "add", FIRST)
+            sh("ip", "-6", "address", "del", f"{HOST}/64", "dev", "lan0")
+            sh("ip", "-6", "route", "replace", "2001:db8::/64", "dev", "lan0")
+            sh("ip", "-6", "route", "replace", "default", "via", GATEWAY, "dev", "lan0")
+            solicits_from(FIRST)
+            eventually(lambda: at_router(FIRST) == HOST_MAC)
+            eventually(lambda: f"{ROUTER_MAC} router REACHABLE" in sh(*shown))
     finally:
         sh("ip", "link", "delete", "lan0")
 
