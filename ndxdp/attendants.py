@@ -11,13 +11,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from ndxdp.addresses import NONE, Addresses
-from ndxdp.config import Gateway
+from ndxdp.care import Care, Choice
 from ndxdp.job import Job
 from ndxdp.ndp import Profile
 from ndxdp.state import Announced, GatewayNews
 from ndxdp.wire import netlink
 from ndxdp.wire.announce import Announcements, Announcer
-from ndxdp.wire.gateway import GatewayCare
 from ndxdp.wire.hygiene import Hygiene
 from ndxdp.wire.netlink import Link
 
@@ -33,7 +32,7 @@ class Attendants:
         self._targets: Mapping[Profile, Addresses] = {}
         self._was_up = link.up
         self._addresses = asyncio.Event()
-        self._care = _Care(link.ifindex, job.gateway)
+        self._care = Care(job.interface, job.gateway)
         self._announcer = self._announce(job, link)
         self._stack.push_async_callback(self._care.end)
         if job.addresses.deprecate:
@@ -55,9 +54,16 @@ class Attendants:
         await self._stack.aclose()
 
     def look(
-        self, link: Link, gateways: frozenset[bytes], targets: Mapping[Profile, Addresses]
+        self,
+        link: Link,
+        gateways: frozenset[bytes],
+        targets: Mapping[Profile, Addresses],
+        care: Choice,
     ) -> None:
-        """What there is now. targets: exact addresses that are answered for, by how they are."""
+        """What there is now. targets: exact addresses that are answered for, by how they are.
+
+        care: from which addresses the gateways may be solicited.
+        """
         came_up = link.up and not self._was_up
         if self._announcer:
             self._announcer.set_mac(link.mac)
@@ -69,7 +75,7 @@ class Attendants:
                     self._announcer.announce(addresses - self._targets.get(profile, NONE), profile)
             if came_up:
                 self._announcer.announce_all()
-        self._care.look(link, gateways, targets, came_up=came_up)
+        self._care.look(gateways, care, came_up=came_up)
         self._addresses.set()
         self._targets, self._was_up = targets, link.up
 
@@ -98,53 +104,3 @@ class Attendants:
         self._stack.callback(announcer.close)
         self.start(announcer.run())
         return announcer
-
-
-class _Care:
-    """Gateway care for whichever gateways there are."""
-
-    def __init__(self, ifindex: int, wanted: Gateway) -> None:
-        self._ifindex, self._wanted = ifindex, wanted
-        self._cared: dict[bytes, tuple[GatewayCare, asyncio.Task[None]]] = {}
-
-    def look(
-        self,
-        link: Link,
-        gateways: frozenset[bytes],
-        targets: Mapping[Profile, Addresses],
-        *,
-        came_up: bool,
-    ) -> None:
-        if not self._wanted.keep:
-            return
-        least = (next(iter(addresses)) for addresses in targets.values())
-        source = self._wanted.source or min(least, default=None)
-        for gateway in set(self._cared) - gateways:
-            care, task = self._cared.pop(gateway)
-            task.cancel()
-            care.close()
-        if source is None:
-            return
-        for gateway in gateways:
-            if gateway in self._cared:
-                care, _ = self._cared[gateway]
-                care.set_mac(link.mac)
-                if came_up:
-                    care.wake()
-                continue
-            with netlink.present(link.name):
-                care = GatewayCare(
-                    self._ifindex, gateway, source, link.mac, interval=self._wanted.interval
-                )
-            self._cared[gateway] = care, asyncio.ensure_future(care.run())
-
-    def news(self) -> list[GatewayNews]:
-        each = [care.status() for care, _ in list(self._cared.values())]
-        return [GatewayNews(one.silent, one.seen) for one in each if one.asked]
-
-    async def end(self) -> None:
-        for care, task in self._cared.values():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            care.close()

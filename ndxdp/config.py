@@ -5,6 +5,7 @@ Equal content makes equal dataclasses, so that a reload can tell what changed.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -80,13 +81,13 @@ class Announce:
 class Gateway:
     """Whether the neighbour entry of the gateway is kept reachable.
 
-    source: the address (16 bytes) to solicit from; None leaves the choice to ndxdp. interval:
-    seconds between looks.
+    source: the address (16 bytes) to solicit from; None leaves the choice to ndxdp, see care.py.
+    interval: seconds between solicitations; None for 0.4 of the kernel's base reachable time.
     """
 
     keep: bool = False
     source: bytes | None = None
-    interval: float = 12.0
+    interval: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +195,26 @@ def summary(interface: Interface) -> list[str]:
         every = f" every {interface.announce.interval:g} s" if interface.announce.interval else ""
         said.append(f"announces: {', '.join(announced)}{every}")
     if interface.gateway.keep:
-        said.append("keeps its gateway")
+        said.append(_care(interface))
     if interface.addresses.deprecate:
         said.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
     if interface.limit.rate or interface.limit.interface:
         said.append(f"limit: {interface.limit}")
     return said
+
+
+def _care(interface: Interface) -> str:
+    """Say from where the gateway will be solicited, as far as the file alone can tell."""
+    source, rules = interface.gateway.source, interface.rules
+    if source is None:
+        usable = (rule for rule in rules.exact if not rule.profile.lladdr)
+        exact = any(rule.answer is Answer.ALWAYS for rule in usable)
+        if exact or interface.docker:
+            return "keeps its gateway, from the host's address or an exact rule's"
+        return "keeps its gateway, from the host's address only: there is no exact rule"
+    text = socket.inet_ntop(socket.AF_INET6, source)
+    rule = rules.most_specific(source)
+    if rule and rule.answer is not Answer.NEVER and not rule.profile.lladdr:
+        return f"keeps its gateway, from {text}"
+    others = "or a container's: no rule here answers" if interface.docker else "as no rule answers"
+    return f"keeps its gateway, from {text} only while it is the host's own, {others} for it"

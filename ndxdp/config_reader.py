@@ -304,7 +304,7 @@ def _gateway(table: Table) -> Gateway:
     return Gateway(
         table.boolean("keep", table.given),
         table.parsed("source", parse_unicast),
-        table.number("interval", 1, 3600) or Gateway().interval,
+        table.number("interval", 1, 3600),
     )
 
 

@@ -60,6 +60,14 @@ class Rules(Mapping[Prefix, Rule]):
                     return rule
         return self.wider[prefix]
 
+    def most_specific(self, address: bytes) -> Rule | None:
+        """Return the rule of the longest prefix that an address (16 bytes) is in."""
+        for length in range(128, -1, -1):
+            rule = self.get(Prefix.around(address, length))
+            if rule is not None:
+                return rule
+        return None
+
     def __len__(self) -> int:
         return sum(map(len, self.exact.values())) + len(self.wider)
 

@@ -7,9 +7,11 @@ read from another thread.
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 
@@ -26,6 +28,43 @@ class GatewayNews(NamedTuple):
 
     silent: bool
     seen: float | None
+
+
+class Unasked(Enum):
+    """The reasons for which gateway care has no address to solicit from."""
+
+    NO_ADDRESS = "no-address"
+    PAUSED = "paused"
+    UNCOVERED = "uncovered"
+    OTHER_MAC = "other-mac"
+
+
+class CareNews(NamedTuple):
+    """The address from which gateway care solicits, or why it solicits nothing.
+
+    source: 16 bytes; where `why` is set, the configured source that may not be used, if any. why:
+    None while there is an address to solicit from.
+    """
+
+    source: bytes | None = None
+    why: Unasked | None = None
+
+    def because(self, interface: str) -> str:
+        """Return the reason as a clause for a sentence; '' without one."""
+        text = self.source and socket.inet_ntop(socket.AF_INET6, self.source)
+        own = f"{interface} has no global address that can be used"
+        if text:
+            own = f"{text} is not an address of {interface}"
+        match self.why:
+            case Unasked.NO_ADDRESS:
+                return f"{own}, and no rule answers for an exact address"
+            case Unasked.PAUSED:
+                return f"{own}, and answering is paused"
+            case Unasked.UNCOVERED:
+                return f"{own}, and no rule answers for it"
+            case Unasked.OTHER_MAC:
+                return f"{own}, and its rule advertises another MAC"
+        return ""
 
 
 @dataclass(slots=True)

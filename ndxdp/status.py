@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ndxdp import ladder
+from ndxdp import beacon, ladder
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
 from ndxdp.kernel import bpf_programs
@@ -18,6 +18,7 @@ from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
 from ndxdp.ndp import Rate, Reason
 from ndxdp.render import address_text, mac_text
+from ndxdp.state import CareNews
 from ndxdp.wire import offload
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
@@ -102,6 +103,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
     counts = maps.group_counts()
+    care = beacon.care(instance.interface)
     return {
         "interface": instance.interface,
         "attached": instance.is_attached(settings),
@@ -130,15 +132,23 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         },
         "reasons": {reason.label: count for reason, count in maps.reasons().items()},
         "resolver": maps.resolved()._asdict(),
+        "gateway_care": _care_data(care, instance.interface),
         "last_answer": _moment(max((each.last_answer or 0 for each in counts), default=0)),
         "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
-        "warnings": list(_warnings(instance, settings, rules, limits)),
+        "warnings": list(_warnings(instance, settings, rules, limits, care)),
     }
 
 
 def _rate_of(limit: Rate) -> float:
     """The times a second that a limit admits; 0 without one."""
     return 1e9 / limit.interval if limit.interval else 0
+
+
+def _care_data(care: CareNews | None, interface: str) -> dict[str, Any] | None:
+    if care is None:
+        return None
+    source = address_text(care.source) if care.source and not care.why else None
+    return {"source": source, "why": care.because(interface) or None}
 
 
 def _moment(monotonic: int | None) -> str | None:
@@ -222,6 +232,8 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     if any(data["resolver"].values()):
         told = ", ".join(f"{key} {count}" for key, count in data["resolver"].items())
         yield f"  resolver  {told}"
+    if data["gateway_care"] and data["gateway_care"]["source"]:
+        yield f"  gateway   solicited from {data['gateway_care']['source']}"
     if data["socket"] and any(data["socket"].values()):
         overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
         yield f"  socket    overflows {overflows}, errors {errors}"
@@ -239,7 +251,11 @@ def _rate(rate: float) -> str:
 
 
 def _warnings(
-    instance: Instance, settings: Settings, rules: RuleCount, limits: Mapping[str, int]
+    instance: Instance,
+    settings: Settings,
+    rules: RuleCount,
+    limits: Mapping[str, int],
+    care: CareNews | None,
 ) -> Iterator[str]:
     interface, device = instance.interface, instance.device()
     if device not in (None, interface):
@@ -261,6 +277,8 @@ def _warnings(
     if settings.daemon_dead:
         age = (time.monotonic_ns() - settings.heartbeat) / 1e9
         yield f"no sign of life of the daemon for {age:.0f} s: containers are not answered for"
+    if care and care.why:
+        yield f"the gateway is not solicited: {care.because(interface)}"
     for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
         if count > _NEARLY_FULL * limits[name]:
             yield f"there is room for {limits[name] - count} more {name} only"

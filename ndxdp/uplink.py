@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from ndxdp import detaching, ladder, reconcile, renames, responder, serving
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.attendants import Attendants
+from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
 from ndxdp.instance import Instance
 from ndxdp.job import Job
@@ -36,7 +38,7 @@ from ndxdp.userspace import Userspace
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.membership import Allmulti, Groups
-from ndxdp.wire.netlink import Link
+from ndxdp.wire.netlink import Link, OwnAddress
 from ndxdp.wire.packet import PacketSocket
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class _Answering:
     seen: tuple[object, ...] = ()
     gateways: frozenset[bytes] = frozenset()
     targets: dict[Profile, Addresses] = field(default_factory=dict)
+    care: Choice = NO_CARE
     asks_kernel: bool = False
 
 
@@ -241,7 +244,7 @@ class Uplink:
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
                 neighbours.follow(link.l3_ifindex, answering.gateways)
-                attendants.look(link, answering.gateways, joined)
+                attendants.look(link, answering.gateways, joined, answering.care)
             if self._again:
                 return
 
@@ -512,11 +515,21 @@ class Uplink:
         link = self._find(answering)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
-        seen = (link.mac, link_local, link.l3_ifindex, owned)
+        above, own = self._above(link)
+        seen = (link.mac, link_local, above.ifindex, above.mac, owned, own)
         if seen != answering.seen or desired_by is not None:
+            answering.seen = ()  # where something fails, the next look does it again
             reconcile.apply_host(answering.tree, answering.instance, link, link_local)
             rules = reconcile.apply_rules(answering.tree, answering.instance, owned, desired_by)
-            answering.gateways = frozenset(netlink.gateways(link.ifindex))
+            answering.gateways = frozenset(
+                netlink.gateways(link.ifindex) | netlink.gateways(above.ifindex)
+            )
+            answering.care = NO_CARE
+            if self.job.gateway.keep:
+                settings = answering.instance.maps.settings()
+                answering.care = choose(
+                    self.job.gateway.source, link, above, own, rules, paused=settings.paused
+                )
             targets: dict[Profile, Addresses] = {}
             for rule, addresses in rules.exact.items():
                 if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.held:
@@ -528,6 +541,20 @@ class Uplink:
             self.ifindexes = None
             reconcile.note_tables(answering.tree, answering.instance)
         return link
+
+    def _above(self, link: Link) -> tuple[Link, tuple[OwnAddress, ...]]:
+        """Return the interface that has the host's addresses, and these; for gateway care only.
+
+        The lifetimes are left out: they change with each router advertisement.
+        """
+        above = link
+        if link.l3_ifindex != link.ifindex:
+            with contextlib.suppress(OSError):  # the master went just now
+                above = netlink.find_link(socket.if_indextoname(link.l3_ifindex)) or link
+        if not self.job.gateway.keep:
+            return above, ()
+        found = netlink.own_addresses(above.ifindex)
+        return above, tuple(own._replace(preferred=0, valid=0) for own in found)
 
     def _beat(self, answering: _Answering) -> None:
         reconcile.beat(answering.tree, answering.instance, self.job.heartbeat_timeout)

@@ -360,6 +360,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "loader": "prebuilt",
         "socket": None,
         "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
+        "gateway_care": None,
         "warnings": [],
         "held_by": "pins",
         "ifindex": network.link_state()["ifindex"],

@@ -175,6 +175,48 @@ def test_interface(text: str, changes: dict[str, Any]) -> None:
     assert config.summary(interface(text))
 
 
+GATEWAY_TABLE = "[interface.gateway]\n"
+ON_NETWORK = '[[interface.docker]]\nnetwork = "n"\n'
+
+
+def exact_rule(more: str = "") -> str:
+    return f'[[interface.prefix]]\nprefix = "2001:db8::9"\n{more}\n'
+
+
+SOLICITED = [
+    (exact_rule() + GATEWAY_TABLE, "from the host's address or an exact rule's"),
+    (ON_NETWORK + GATEWAY_TABLE, "from the host's address or an exact rule's"),
+    (
+        '[[interface.prefix]]\nprefix = "2001:db8::/64"\n' + GATEWAY_TABLE,
+        "from the host's address only: there is no exact rule",
+    ),
+    (
+        exact_rule('lladdr = "02:00:5e:10:00:01"') + GATEWAY_TABLE,
+        "from the host's address only: there is no exact rule",
+    ),
+    (exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::9"', "from 2001:db8::9"),
+    (
+        exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::8"',
+        "from 2001:db8::8 only while it is the host's own, as no rule answers for it",
+    ),
+    (
+        exact_rule('answer = "never"') + GATEWAY_TABLE + 'source = "2001:db8::9"',
+        "from 2001:db8::9 only while it is the host's own, as no rule answers for it",
+    ),
+    (
+        ON_NETWORK + GATEWAY_TABLE + 'source = "2001:db8::8"',
+        "from 2001:db8::8 only while it is the host's own, or a container's: no rule here answers"
+        " for it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), SOLICITED)
+def test_where_the_gateway_is_solicited_from(text: str, said: str) -> None:
+    """As far as the file alone can tell."""
+    assert f"keeps its gateway, {said}" in config.summary(interface(text))
+
+
 # Text above the interface, and what it changes of the whole.
 TOPS: list[tuple[str, dict[str, Any]]] = [
     ("", {}),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
@@ -18,10 +18,11 @@ from ndxdp.neighbour import Fault
 from ndxdp.policy import parse_address, parse_mac
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import NudState
-from ndxdp.wire.gateway import GatewayCare
+from ndxdp.wire.gateway import WAIT, GatewayCare, Source
 from ndxdp.wire.neighbours import NeighbourWatch
 from tests.network import (
     GATEWAY,
+    HOST,
     HOST_MAC,
     ROUTER,
     ROUTER_LINK,
@@ -46,6 +47,8 @@ from tests.test_neighbour import na, tllao
 
 SOURCE = "2001:db8::c:0:0:99"
 SOURCE_BYTES = parse_address(SOURCE)
+BEHIND_SOURCE = Source(SOURCE_BYTES, HOST_MAC_BYTES)
+OWN_SOURCE = Source(parse_address(HOST), HOST_MAC_BYTES)
 NEW_MAC = "02:00:00:00:00:aa"
 BASE = 500
 """Milliseconds of base reachable time: an entry that nobody confirms fails within 2.5 s."""
@@ -72,10 +75,10 @@ def deaf(privacy: None) -> Iterator[Segment]:
 
 
 @contextlib.asynccontextmanager
-async def caring(made: Segment, *, interval: float | None = None) -> AsyncIterator[GatewayCare]:
-    care = GatewayCare(
-        made.ifindex(), GATEWAY_BYTES, SOURCE_BYTES, HOST_MAC_BYTES, interval=interval
-    )
+async def caring(
+    made: Segment, *, interval: float | None = None, sources: Sequence[Source] = (BEHIND_SOURCE,)
+) -> AsyncIterator[GatewayCare]:
+    care = GatewayCare(made.ifindex(), GATEWAY_BYTES, sources, interval=interval)
     running = asyncio.create_task(care.run())
     try:
         yield care
@@ -166,7 +169,7 @@ def test_link_local_gateway(deaf: Segment) -> None:
 
     async def main() -> None:
         gateway = parse_address(ROUTER_LINK_LOCAL)
-        care = GatewayCare(deaf.ifindex(), gateway, SOURCE_BYTES, HOST_MAC_BYTES)
+        care = GatewayCare(deaf.ifindex(), gateway, [BEHIND_SOURCE])
         running = asyncio.create_task(care.run())
         await until(lambda: deaf.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
         running.cancel()
@@ -209,7 +212,7 @@ def test_own_mac_changes(deaf: Segment) -> None:
             await until(lambda: deaf.entry()[0] == "REACHABLE")
             asked = care.status().answered
             sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:bb")
-            care.set_mac(parse_mac("02:00:00:00:00:bb"))
+            care.set_sources([Source(SOURCE_BYTES, parse_mac("02:00:00:00:00:bb"))])
             await until(lambda: care.status().answered > asked)
             assert deaf.entry() == ("REACHABLE", ROUTER_MAC)
 
@@ -241,6 +244,52 @@ def test_a_permanent_entry_is_left_alone(deaf: Segment) -> None:
             assert care.status().asked == 0
             assert care.status().state is NudState.PERMANENT
             assert deaf.entry() == ("PERMANENT", "02:00:00:00:00:55")
+
+    asyncio.run(main())
+
+
+# ---- several sources, and none ------------------------------------------------------------------
+
+
+def test_the_next_source_where_one_is_ignored(
+    deaf: Segment, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is kept while it is answered and allowed; a new list begins at its first."""
+    changes = []
+
+    async def main() -> None:
+        async with caring(deaf, interval=0.3, sources=[OWN_SOURCE, BEHIND_SOURCE]) as care:
+            care._changed = lambda: changes.append(care.source)
+            assert care.source == OWN_SOURCE.address
+            await until(lambda: care.status().answered >= 3, 8)
+            assert care.source == SOURCE_BYTES
+            assert care.status().asked == care.status().answered + 3, "three to the first, once"
+            care.set_sources([OWN_SOURCE])
+            assert care.source == OWN_SOURCE.address
+            at(SWITCH, "nft", "flush", "ruleset")
+            await until(lambda: not care.status().silent and deaf.entry()[0] == "REACHABLE")
+            care.set_sources([OWN_SOURCE, BEHIND_SOURCE])
+            assert care.source == OWN_SOURCE.address
+            assert changes == [SOURCE_BYTES, OWN_SOURCE.address]
+
+    asyncio.run(main())
+    said = [record.message for record in caplog.records if "but not" in record.message]
+    assert said == [f"gateway {GATEWAY} answers {SOURCE}, but not {HOST}"]
+
+
+def test_nothing_is_sent_without_a_source(deaf: Segment) -> None:
+    """Also in the middle of a round: what is no longer in the list is not sent from again."""
+
+    async def main() -> None:
+        with silent_router() as wire:
+            async with caring(deaf, interval=0.2) as care:
+                await solicitation(wire)
+                care.set_sources([])
+                asked = care.status().asked
+                await asyncio.sleep(WAIT + 0.7)
+                assert (care.status().asked, care.source) == (asked, None)
+                care.set_sources([BEHIND_SOURCE])
+                await solicitation(wire)
 
     asyncio.run(main())
 
@@ -410,7 +459,7 @@ def test_table_is_read_and_written(deaf: Segment) -> None:
 
 
 def test_interval_follows_the_kernel(deaf: Segment) -> None:
-    care = GatewayCare(deaf.ifindex(), GATEWAY_BYTES, SOURCE_BYTES, HOST_MAC_BYTES)
+    care = GatewayCare(deaf.ifindex(), GATEWAY_BYTES, [BEHIND_SOURCE])
     with contextlib.closing(care):
         for base, interval in ((30000, 12.0), (100, 0.1), (3600000, 60.0)):
             sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms={base}")
@@ -424,7 +473,7 @@ def test_without_privileges() -> None:
         from ndxdp.wire.gateway import GatewayCare
         os.setgid(65534), os.setuid(65534)
         try:
-            GatewayCare(1, bytes(16), bytes(16), bytes(6))
+            GatewayCare(1, bytes(16), [])
         except NdxdpError as error:
             print(error.message)
     """

@@ -177,6 +177,7 @@ def test_status(net: Network) -> None:
         "burst": 0,
         "warnings": [],
         "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
+        "gateway_care": None,
     }
     text = timeless(done("status"))
     assert text == timeless(done("status", UPLINK))

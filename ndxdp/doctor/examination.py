@@ -132,7 +132,7 @@ def examine(
         exact = islice(behind.addresses, _SOURCES)
         sources = [*(own.address for own in addresses), *exact]
         probed = probe.gather(asking, sorted(set(gateways)), sorted(behind.wider), sources)
-    known = gateway.gather(above, ifindex, here, addresses, probed)
+    known = gateway.gather(above, ifindex, here, addresses, probed, name)
     yield Section("gateway", gateway.judge(known))
     if probed is not None:
         yield Section("probe", probe.judge(probed))

@@ -6,9 +6,11 @@ import socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ndxdp import beacon
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.policy import Prefix
+from ndxdp.state import CareNews, Unasked
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import DefaultRoute, NudState
 from ndxdp.wire.netlink import Neighbour, OwnAddress
@@ -26,11 +28,17 @@ class Gateway(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """probed: what solicitations found; None where none were sent."""
+    """The gateways behind an interface, and how ndxdp cares for them.
+
+    probed: what solicitations found; None where none were sent. care: what the daemon tells of its
+    gateway care on the interface `answering`, None where there is no care at work.
+    """
 
     interface: str
     gateways: tuple[Gateway, ...]
     probed: probe.Facts | None = None
+    answering: str = ""
+    care: CareNews | None = None
 
 
 def gather(
@@ -39,6 +47,7 @@ def gather(
     routes: list[DefaultRoute],
     addresses: list[OwnAddress],
     probed: probe.Facts | None,
+    answering: str,
 ) -> Facts:
     prefixes = [Prefix.around(own.address, own.length) for own in addresses]
     found = tuple(
@@ -49,11 +58,33 @@ def gather(
         )
         for address in sorted({route.gateway for route in routes if route.gateway})
     )
-    return Facts(interface, found, probed)
+    return Facts(interface, found, probed, answering, beacon.care(answering))
 
 
 def judge(facts: Facts) -> list[Finding]:
-    return [_judge_one(facts, gateway) for gateway in facts.gateways]
+    found = [_judge_one(facts, gateway) for gateway in facts.gateways]
+    if facts.care and facts.gateways:
+        found.append(_judge_care(facts.care, facts.answering))
+    return found
+
+
+def _judge_care(care: CareNews, name: str) -> Finding:
+    source = _text(care.source) if care.source else ""
+    if care.why is None:
+        return note(f"ndxdp solicits the gateway from {source}")
+    what = f"ndxdp does not solicit the gateway on {name}, which the configuration wants"
+    because = care.because(name)
+    match care.why:
+        case Unasked.PAUSED:
+            return warning(what, because, f"ndxdp resume {name}")
+        case Unasked.UNCOVERED:
+            why = f"{because}: it may be another host's; name another source, or answer for it"
+            return warning(what, why, f"ndxdp prefix add -i {name} {source}")
+        case Unasked.OTHER_MAC:
+            why = f"{because}: name another source in [interface.gateway]"
+            return warning(what, why, "ndxdp prefix list")
+    why = f"{because}: give {name} an address, or answer for an exact one"
+    return warning(what, why, f"ip -6 address show dev {name}")
 
 
 def _judge_one(facts: Facts, gateway: Gateway) -> Finding:

@@ -1,10 +1,11 @@
-"""Keeps the kernel's neighbour entry for the gateway alive where the upstream ignores the host.
+"""Soliciting of a gateway, for the kernel's entry to stay where the upstream ignores the kernel.
 
-The kernel solicits the gateway from the host's own addresses. Where the upstream does not answer
-those, the entry goes from REACHABLE by way of STALE, DELAY and PROBE to FAILED, and with it the
-way out. So the gateway is solicited here, from an address that the upstream answers, and what it
-says is put into the kernel's table, as reachable: not as permanent, which would hold on to the
-MAC of a gateway that has gone.
+The kernel solicits a link-local gateway from the host's link-local address, and another gateway
+from the source of the packet that waits. Where the upstream does not answer those, the entry goes
+from REACHABLE by way of STALE, DELAY and PROBE to FAILED, and with it the way out. So the gateway
+is solicited here, from an address that the upstream answers, and the answer is put into the
+kernel's table, as reachable: not as permanent, which would hold on to the MAC of a gateway that
+has gone.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp import FRAME_MAX, solicit
@@ -62,18 +64,26 @@ _NOT_OURS = (NudState.PERMANENT, NudState.NOARP)
 """States that somebody chose: the entry is left alone."""
 
 
+class Source(NamedTuple):
+    """An address (16 bytes) to solicit from, and the MAC (6 bytes) that has it."""
+
+    address: bytes
+    mac: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayStatus:
-    """What is known of a gateway.
+    """Everything that is known of a gateway.
 
-    state: the kernel's entry, as far as it told. mac: 6 bytes, what the gateway said last; None
-    before. seen: seconds since it answered, None before it did. asked, answered: solicitations.
-    moved: how often it answered with another MAC than before. ignored: advertisements that were
-    not used, by reason. silent: it did not answer the last time.
+    source: the address that it is solicited from, None while there is none. state: the kernel's
+    entry, as far as it told. mac: 6 bytes, what the gateway said last; None before. seen: seconds
+    since it answered, None before it did. asked, answered: solicitations. moved: how often it
+    answered with another MAC than before. ignored: advertisements that were not used, by reason.
+    silent: it did not answer the last time.
     """
 
     gateway: bytes
-    source: bytes
+    source: bytes | None
     state: NudState
     mac: bytes | None
     seen: float | None
@@ -85,13 +95,18 @@ class GatewayStatus:
 
 
 class GatewayCare:
-    """Care for one gateway (16 bytes) on one interface, while run() runs.
+    """Caretaker of one gateway (16 bytes) on one interface, while run() runs.
 
-    source: the address (16 bytes) to solicit from: one that the upstream answers. It need not be
-    the host's: a container's, or another behind the host. Then the answer reaches our MAC for an
-    address that is not ours, and the kernel does not listen to it, which we do; it forwards the
-    frame to the container, where the hop limit of then 254 makes it void. There must be a way to
-    the address that does not lead back to the upstream, or the answer goes to and fro.
+    sources: the addresses to solicit from, the preferred one first. The next one is tried where one
+    gets no answer TRIES times, and kept as long as it is answered and the list allows. An address
+    of the host is the simple case: the kernel hears the answer, too. An address behind the host
+    works as well: the answer reaches our MAC for an address that is not ours, the kernel does not
+    listen to it, and we do. The kernel then forwards it: with a global gateway to the container,
+    where the hop limit of then 254 makes it void; an answer of a link-local gateway may not be
+    forwarded (RFC 4291 2.5.6), so the kernel sends the gateway an ICMPv6 error instead. The route
+    to the address must not lead back to the upstream, or the answer goes to and fro.
+
+    changed: called when another source is used from now on.
 
     interval: seconds between solicitations; None for 0.4 of the kernel's base reachable time for
     the interface, 12 s by default, so that the entry stays REACHABLE. An event of the kernel's
@@ -104,14 +119,16 @@ class GatewayCare:
         self,
         ifindex: int,
         gateway: bytes,
-        source: bytes,
-        mac: bytes,
+        sources: Sequence[Source],
         *,
         interval: float | None = None,
+        changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """NdxdpError without CAP_NET_RAW; OSError if there is no such interface."""
-        self._ifindex, self._gateway, self._source, self._mac = ifindex, gateway, source, mac
+        self._ifindex, self._gateway = ifindex, gateway
+        self._sources, self._changed = tuple(sources), changed
+        self._answered_to: bytes | None = None
         self._name = socket.inet_ntop(socket.AF_INET6, gateway)
         self._chosen, self._clock = interval, clock
         self._state = NudState.NONE
@@ -124,7 +141,6 @@ class GatewayCare:
         self._wake = asyncio.Event()
         interface = socket.if_indextoname(ifindex)
         self._base_reachable = Path(f"/proc/sys/net/ipv6/neigh/{interface}/base_reachable_time_ms")
-        self._filter = _answers_filter(source, gateway)
         self._watch = NeighbourWatch(ifindex, gateway)
         try:
             self._socket = packet_socket("solicits the gateway")
@@ -146,7 +162,7 @@ class GatewayCare:
     def status(self) -> GatewayStatus:
         return GatewayStatus(
             gateway=self._gateway,
-            source=self._source,
+            source=self.source,
             state=self._state,
             mac=self._seen_mac,
             seen=None if self._seen_at is None else self._clock() - self._seen_at,
@@ -157,11 +173,28 @@ class GatewayCare:
             silent=self._silent,
         )
 
-    def set_mac(self, mac: bytes) -> None:
-        """The interface's MAC (6 bytes) has changed, perhaps."""
-        if mac != self._mac:
-            self._mac = mac
-            self._wake.set()
+    @property
+    def source(self) -> bytes | None:
+        """The address that the gateway is solicited from first; None while there is none."""
+        if self._answered_to is not None:
+            return self._answered_to
+        return self._sources[0].address if self._sources else None
+
+    def set_sources(self, sources: Sequence[Source]) -> None:
+        """Solicit from these sources, at once if they differ from the former ones.
+
+        The search begins anew at the first one where that is another one than before.
+        """
+        fresh, before, was = tuple(sources), self._sources, self.source
+        if fresh == before:
+            return
+        self._sources = fresh
+        first, first_before = ([each.address for each in some[:1]] for some in (fresh, before))
+        if first != first_before or self._answered_to not in {each.address for each in fresh}:
+            self._answered_to = None
+        if self.source != was:
+            self._changed()
+        self._wake.set()
 
     def wake(self) -> None:
         """Solicit now: the link is up again."""
@@ -201,17 +234,15 @@ class GatewayCare:
                 self._wake.set()
 
     async def _round(self) -> None:
-        """Solicit until there is an answer, TRIES times at most, and put it into the table."""
+        """Solicit until there is an answer, and put it into the table."""
         try:
             entry = netlink.neighbour(self._ifindex, self._gateway)
             self._state = entry.state
-            if entry.state in _NOT_OURS:
+            if entry.state in _NOT_OURS or not self._sources:
                 return
-            reply = None
-            for _ in range(TRIES):
-                reply = await self._ask(entry.mac)
-                if reply:
-                    break
+            reply = await self._search(entry.mac)
+            if reply is None and not self._sources:  # taken away meanwhile
+                return
             self._note(reply)
             if reply:
                 netlink.confirm_neighbour(
@@ -224,18 +255,39 @@ class GatewayCare:
                 self._troubled = str(error)
                 log.warning("gateway %s: %s", self._name, error)
 
-    async def _ask(self, known: bytes | None) -> Reply | None:
-        """One solicitation, and what is said to it within WAIT.
+    async def _search(self, known: bytes | None) -> Reply | None:
+        """Solicit from each source in turn, TRIES times at most, until there is an answer."""
+        for source in sorted(self._sources, key=lambda each: each.address != self.source):
+            for _ in range(TRIES):
+                if source not in self._sources:  # nobody may speak for it any more
+                    break
+                reply = await self._ask(source, known)
+                if reply:
+                    if source in self._sources:
+                        self._keep(source.address)
+                    return reply
+        return None
+
+    def _keep(self, address: bytes) -> None:
+        """Note that the gateway answers this source."""
+        was, self._answered_to = self.source, address
+        if address != was and was is not None:
+            before, now = (socket.inet_ntop(socket.AF_INET6, each) for each in (was, address))
+            log.warning("gateway %s answers %s, but not %s", self._name, now, before)
+            self._changed()
+
+    async def _ask(self, source: Source, known: bytes | None) -> Reply | None:
+        """Send one solicitation, and return the answer to it within WAIT.
 
         An answer with O=0 and another MAC than the one that is known counts only if the known
         one keeps silent: it is a proxy's, or a second gateway's (RFC 4861 7.2.5).
         """
-        question = Question(self._mac, self._source, self._gateway)
+        question = Question(source.mac, source.address, self._gateway)
         second: Reply | None = None
-        self._listen()
+        self._listen(source.address)
         try:
             self._socket.send(
-                solicit(self._mac, self._gateway, source=self._source, sllao=self._mac)
+                solicit(source.mac, self._gateway, source=source.address, sllao=source.mac)
             )
             self._asked += 1
             async with asyncio.timeout(WAIT):
@@ -252,14 +304,14 @@ class GatewayCare:
         finally:
             attach_filter(self._socket, NOTHING)
 
-    def _listen(self) -> None:
-        """Receive from now on, and nothing of what came before."""
+    def _listen(self, source: bytes) -> None:
+        """Receive answers to `source` from now on, and nothing of what came before."""
         try:
             while True:
                 self._socket.recv(1)
         except BlockingIOError:
             pass
-        attach_filter(self._socket, self._filter)
+        attach_filter(self._socket, _answers_filter(source, self._gateway))
 
     async def _receive(self) -> bytes:
         # It lets others run, and the time-out come, however many frames there are.

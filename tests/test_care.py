@@ -1,0 +1,513 @@
+"""The address that gateway care solicits from: chosen well, chosen anew, and shown."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.capture import packet_socket
+from ndxdp.care import Choice, choose
+from ndxdp.ndp import Answer, Profile
+from ndxdp.policy import Prefix, Rule, hole, parse_address, parse_mac, parse_prefix
+from ndxdp.rules import Rules
+from ndxdp.state import Unasked
+from ndxdp.wire.netlink import Link, OwnAddress
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST,
+    HOST_MAC,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    UPLINK,
+    Running,
+    done,
+    eventually,
+    ndxdp,
+    sh,
+    status,
+)
+from tests.segment import (
+    BEHIND_LINK,
+    BRIDGE,
+    SO_RCVBUFFORCE,
+    SWITCH,
+    Segment,
+    at,
+    ip,
+    segment,
+)
+
+FIRST, SECOND = "2001:db8::d:0:0:7", "2001:db8::d:0:0:8"
+"""Exact addresses behind this host."""
+STRANGER, STRANGER_MAC = "stranger", "02:00:00:00:00:77"
+"""Another host on the link."""
+
+# ---- the choice ---------------------------------------------------------------------------------
+
+_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x08, 0x20, 0x40, 0x80
+
+PORT_MAC, BRIDGE_MAC = parse_mac("02:00:00:00:00:0a"), parse_mac("02:00:00:00:00:0b")
+
+
+def link(ifindex: int, mac: bytes) -> Link:
+    return Link(ifindex, f"if{ifindex}", mac, "", True, True, False)
+
+
+PORT, ABOVE = link(3, PORT_MAC), link(4, BRIDGE_MAC)
+
+
+def own(text: str, flags: int = _PERMANENT) -> OwnAddress:
+    return OwnAddress(parse_address(text), 64, flags, 0, 0, link_local=text.startswith("fe80:"))
+
+
+def chosen(
+    *addresses: OwnAddress,
+    rules: dict[str, Rule] | None = None,
+    wanted: str | None = None,
+    paused: bool = False,
+) -> list[str] | Unasked:
+    """What is chosen, as text; the MACs are checked here."""
+    found = choose(
+        parse_address(wanted) if wanted else None,
+        PORT,
+        ABOVE,
+        addresses,
+        Rules.of({parse_prefix(text): rule for text, rule in (rules or {}).items()}),
+        paused=paused,
+    )
+    assert found.ifindex == ABOVE.ifindex
+    for source in found.sources:
+        is_own = any(source.address == each.address for each in addresses)
+        assert source.mac == (BRIDGE_MAC if is_own else PORT_MAC)
+    if found.why:
+        assert found == Choice(4, (), found.why, parse_address(wanted) if wanted else None)
+        return found.why
+    assert found.sources
+    return [socket.inet_ntop(socket.AF_INET6, source.address) for source in found.sources]
+
+
+ALWAYS = Rule()
+LOCAL = own("fe80::2")
+OWN = own("2001:db8::2")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (OWN, own("2001:db8::1", _TEMPORARY)),
+        (OWN, own("2001:db8::1", 0)),
+        (own("2001:db8::9", 0), own("2001:db8::1", _TEMPORARY)),
+        (own("2001:db8::9", 0), own("fd00::1")),
+        (own("fd00::1"), own("2001:db8::1", _TEMPORARY)),
+        (own("2001:db8::9", _TEMPORARY), own("2001:db8::1", _DEPRECATED | _PERMANENT)),
+        (OWN, own("2001:db8::1", _TENTATIVE | _PERMANENT)),
+        (OWN, own("2001:db8::1", _DADFAILED | _TENTATIVE | _PERMANENT)),
+        (OWN, LOCAL),
+    ],
+)
+def test_the_hosts_best_address(better: OwnAddress, worse: OwnAddress) -> None:
+    text = socket.inet_ntop(socket.AF_INET6, better.address)
+    assert chosen(better, worse) == chosen(worse, better) == [text]
+
+
+def test_an_exact_address_comes_second() -> None:
+    rules = {SECOND: ALWAYS, FIRST: ALWAYS, BEHIND: ALWAYS}
+    assert chosen(OWN, LOCAL, rules=rules) == ["2001:db8::2", FIRST]
+    assert chosen(LOCAL, rules=rules) == [FIRST]
+    assert chosen(own("2001:db8::2", _DEPRECATED), rules=rules) == [FIRST]
+    assert chosen(own("2001:db8::2", _DEPRECATED)) == ["2001:db8::2"], "better than none"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(Answer.NEVER),
+        Rule(Answer.ROUTED),
+        hole("own"),
+        Rule(held=True),
+        Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01"))),
+    ],
+)
+def test_exact_addresses_that_are_not_used(rule: Rule) -> None:
+    assert chosen(LOCAL, rules={FIRST: rule}) is Unasked.NO_ADDRESS
+    assert chosen(LOCAL, rules={FIRST: rule, SECOND: ALWAYS}) == [SECOND]
+
+
+def test_nothing_to_choose() -> None:
+    assert chosen(LOCAL, rules={BEHIND: ALWAYS}) is Unasked.NO_ADDRESS
+    assert chosen(own("2001:db8::2", _TENTATIVE)) is Unasked.NO_ADDRESS
+    assert chosen(LOCAL, rules={FIRST: ALWAYS}, paused=True) is Unasked.PAUSED
+    assert chosen(OWN, rules={FIRST: ALWAYS}, paused=True) == ["2001:db8::2"]
+
+
+def test_a_configured_source() -> None:
+    """It is used alone, while it is the host's or a rule answers for it."""
+    wanted = "2001:db8::c:0:0:99"
+    assert chosen(OWN, rules={FIRST: ALWAYS}, wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted) == [wanted]
+    assert chosen(OWN, rules={BEHIND: Rule(Answer.ROUTED)}, wanted=wanted) == [wanted]
+    assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted, paused=True) is Unasked.PAUSED
+    excepted = {BEHIND: ALWAYS, wanted: Rule(Answer.NEVER)}
+    assert chosen(OWN, rules=excepted, wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(OWN, rules={wanted: hole("gateway")}, wanted=wanted) is Unasked.UNCOVERED
+    other = Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01")))
+    assert chosen(OWN, rules={BEHIND: other}, wanted=wanted) is Unasked.OTHER_MAC
+    for flags in (_PERMANENT, _DEPRECATED, _TEMPORARY):
+        assert chosen(own(wanted, flags), rules={wanted: hole("own")}, wanted=wanted) == [wanted]
+    assert chosen(own(wanted, _TENTATIVE), wanted=wanted) is Unasked.UNCOVERED
+
+
+def test_most_specific_rule() -> None:
+    texts = ("::/0", "2001:db8::/32", "2001:db8::7")
+    rules = Rules.of({parse_prefix(text): Rule(label=text) for text in texts})
+    for address, label in (("2001:db8::7", texts[2]), ("2001:db8::8", texts[1]), ("::7", "::/0")):
+        rule = rules.most_specific(parse_address(address))
+        assert rule
+        assert rule.label == label
+    assert Rules.of({Prefix(bytes(16), 128): ALWAYS}).most_specific(parse_address("::7")) is None
+
+
+# ---- the daemon ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wired(privacy: None) -> Iterator[Segment]:
+    with segment() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def at_work(
+    tmp_path: Path, *prefixes: str, source: str = "", name: str = UPLINK, every: str = "1"
+) -> Iterator[Running]:
+    """The daemon on an interface with gateway care each second; off and away at the end."""
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(config(*prefixes, source=source, name=name, every=every))
+    run = Running(("-c", str(file)))
+    try:
+        yield run
+        assert run.process.poll() in (None, 0)
+    finally:
+        run.close()
+        ndxdp("-q", "detach", name)
+
+
+def config(*prefixes: str, source: str = "", name: str = UPLINK, every: str = "1") -> str:
+    chosen = f'source = "{source}"\n' if source else ""
+    chosen += f"interval = {every}\n" if every else ""
+    tables = "".join(f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in prefixes)
+    return f'[[interface]]\nname = "{name}"\nmode = "tc"\n[interface.gateway]\n{chosen}{tables}'
+
+
+def care(name: str = UPLINK) -> dict[str, Any]:
+    found: dict[str, Any] = status(name)["gateway_care"] or {}
+    return found
+
+
+def solicits_from(source: str, name: str = UPLINK) -> None:
+    eventually(lambda: care(name) == {"source": source, "why": None}, within=8)
+
+
+def at_router(address: str) -> str:
+    """The MAC that the router's neighbour table has for an address."""
+    shown = at(ROUTER, "ip", "-j", "-6", "neigh", "show", address, "dev", ROUTER_LINK).out
+    found: list[dict[str, Any]] = json.loads(shown or "[]")
+    return str(found[0].get("lladdr", "")) if found else ""
+
+
+def no_global_address() -> None:
+    sh("ip", "-6", "address", "del", f"{HOST}/64", "dev", UPLINK)
+    sh("ip", "-6", "route", "replace", "2001:db8::/64", "dev", UPLINK)
+    sh("ip", "-6", "route", "replace", "default", "via", GATEWAY, "dev", UPLINK)
+
+
+class Wire:
+    """The frames that come to the router, from here on."""
+
+    def __init__(self) -> None:
+        self._socket = packet_socket(ROUTER, ROUTER_LINK)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
+        self._socket.setblocking(False)
+
+    def icmp(self) -> list[tuple[int, int, str]]:
+        """Type, code and source address of each ICMPv6 message since the last time."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, address = self._socket.recvfrom(2000)
+                if address[2] != socket.PACKET_OUTGOING and frame[20] == 58:
+                    source = socket.inet_ntop(socket.AF_INET6, frame[22:38])
+                    found.append((frame[54], frame[55], source))
+        return found
+
+    def solicited_from(self) -> set[str]:
+        return {source for kind, _, source in self.icmp() if kind == 135}
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def wire(wired: Segment) -> Iterator[Wire]:
+    with contextlib.closing(Wire()) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def stranger(address: str) -> Iterator[None]:
+    """Another host on the link gets an address, and speaks to the router from there."""
+    sh("ip", "netns", "add", STRANGER)
+    try:
+        ip(
+            SWITCH,
+            f"""
+            link add to-stranger type veth peer name eth0 address {STRANGER_MAC} netns {STRANGER}
+            link set to-stranger master {BRIDGE} up
+            """,
+        )
+        ip(STRANGER, f"link set eth0 up\naddress add {address}/64 dev eth0 nodad")
+        at(STRANGER, "ping", "-6", "-c", "2", "-i", "0.2", "-W", "2", "-I", address, GATEWAY)
+        yield
+    finally:
+        sh("ip", "netns", "delete", STRANGER)
+
+
+@contextlib.contextmanager
+def entries_at_router() -> Iterator[list[str]]:
+    """The lines that `ip monitor` at the router says of neighbours; filled at the end."""
+    command = ["nsenter", f"--net=/run/netns/{ROUTER}", "stdbuf", "-oL", "ip", "-6", "monitor"]
+    monitor = subprocess.Popen([*command, "neigh"], stdout=subprocess.PIPE, text=True)
+    lines: list[str] = []
+    try:
+        yield lines
+    finally:
+        monitor.terminate()
+        lines += monitor.communicate(timeout=10)[0].splitlines()
+
+
+def test_a_departed_address_is_left_to_its_next_host(
+    wired: Segment, tmp_path: Path, wire: Wire
+) -> None:
+    """The next exact address takes its place at once, and the router's entry stays where it is."""
+    no_global_address()
+    with at_work(tmp_path, FIRST, SECOND) as run:
+        solicits_from(FIRST)
+        eventually(lambda: at_router(FIRST) == HOST_MAC)
+        (tmp_path / "ndxdp.toml").write_text(config(SECOND))
+        run.process.send_signal(signal.SIGHUP)
+        solicits_from(SECOND)
+        with stranger(FIRST):
+            eventually(lambda: at_router(FIRST) == STRANGER_MAC)
+            wire.icmp()
+            with entries_at_router() as changes:
+                seen: list[tuple[int, int, str]] = []
+                eventually(lambda: rounds(seen, wire, SECOND) >= 3, within=10)
+                assert at_router(FIRST) == STRANGER_MAC
+            assert not [line for line in changes if FIRST in line and HOST_MAC in line]
+            assert not [each for each in seen if each[2] == FIRST and each[0] == 135]
+        assert wired.entry() == ("REACHABLE", ROUTER_MAC)
+
+
+def rounds(seen: list[tuple[int, int, str]], wire: Wire, source: str) -> int:
+    """How many solicitations came from there so far."""
+    seen += wire.icmp()
+    return sum(kind == 135 and each == source for kind, _, each in seen)
+
+
+def test_the_last_exact_address_departs(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    """Then nothing is solicited, which log, status and doctor say; once it can, it is again."""
+    no_global_address()
+    because = f"{UPLINK} has no global address that can be used, and no rule answers for an exact"
+    with at_work(tmp_path, BEHIND) as run:
+        eventually(lambda: care().get("why") == f"{because} address")
+        assert care()["source"] is None
+        assert status()["warnings"] == [f"the gateway is not solicited: {because} address"]
+        found = doctor()
+        assert found["level"] == "warning"
+        assert found["why"].startswith(because)
+        assert wire.solicited_from() & {FIRST, SECOND, HOST} == set()
+        done("prefix", "add", FIRST)
+        solicits_from(FIRST)
+        done("prefix", "del", FIRST)
+        eventually(lambda: care().get("why"))
+        sh("ip", "-6", "address", "add", f"{HOST}/64", "dev", UPLINK, "nodad")
+        solicits_from(HOST)
+        assert doctor() == {
+            "check": "gateway",
+            "level": "note",
+            "what": f"ndxdp solicits the gateway from {HOST}",
+            "why": "",
+            "cure": "",
+        }
+        assert status()["warnings"] == []
+        assert f"gateway   solicited from {HOST}" in done("status", UPLINK)
+        said = run.end().err
+    assert said.count("the gateway is not solicited") == 2, "once each time"
+    assert said.count("the gateway is solicited again") == 2
+
+
+def doctor() -> dict[str, str]:
+    """What doctor says of the care."""
+    said = ndxdp("doctor", UPLINK, "--json")
+    (interface,) = json.loads(said.out)["interfaces"]
+    (found,) = [
+        each
+        for each in interface["findings"]
+        if each["check"] == "gateway" and each["what"].startswith("ndxdp ")
+    ]
+    return dict(found)
+
+
+def test_the_hosts_own_address_is_the_default(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    """Also with prefix rules only, and beside an exact one; both ends learn of each other."""
+    with at_work(tmp_path, BEHIND, FIRST) as run:
+        solicits_from(HOST)
+        eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))
+        eventually(lambda: at_router(HOST) == HOST_MAC)
+        assert FIRST not in wire.solicited_from()
+        # Deprecated, it is no longer the best; then a new one is.
+        sh(*f"ip -6 address change {HOST}/64 dev {UPLINK} preferred_lft 0".split())
+        solicits_from(FIRST)
+        sh("ip", "-6", "address", "add", "2001:db8::3/64", "dev", UPLINK, "nodad")
+        solicits_from("2001:db8::3")
+        (tmp_path / "ndxdp.toml").write_text(config(BEHIND, source=HOST))
+        run.process.send_signal(signal.SIGHUP)
+        solicits_from(HOST)
+
+
+def test_a_configured_source_has_to_be_covered(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    with at_work(tmp_path, BEHIND, source=FIRST):
+        because = f"{FIRST} is not an address of {UPLINK}, and no rule answers for it"
+        eventually(lambda: care() == {"source": None, "why": because})
+        assert doctor()["cure"] == f"ndxdp prefix add -i {UPLINK} {FIRST}"
+        assert FIRST not in wire.solicited_from()
+        done(*doctor()["cure"].split()[1:])
+        solicits_from(FIRST)
+        done("prefix", "del", FIRST)
+        eventually(lambda: care() == {"source": None, "why": because})
+        sh("ip", "-6", "address", "add", f"{FIRST}/128", "dev", UPLINK, "nodad")
+        solicits_from(FIRST)
+
+
+def test_a_pause_leaves_the_address_to_the_active_host(
+    wired: Segment, tmp_path: Path, wire: Wire
+) -> None:
+    no_global_address()
+    with at_work(tmp_path, FIRST):
+        solicits_from(FIRST)
+        done("pause", UPLINK)
+        eventually(lambda: "answering is paused" in (care().get("why") or ""))
+        time.sleep(0.2)
+        with stranger(FIRST):
+            eventually(lambda: at_router(FIRST) == STRANGER_MAC)
+            wire.icmp()
+            time.sleep(2.5)  # two rounds and more
+            mine = [each for each in wire.icmp() if each[0] == 135 and each[2] == FIRST]
+            assert at_router(FIRST) == STRANGER_MAC
+        assert len(mine) <= 1, "the stranger's own, when it probes the router"
+        assert doctor()["cure"] == f"ndxdp resume {UPLINK}"
+        done("resume", UPLINK)
+        solicits_from(FIRST)
+
+
+def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    """The route, the address and the neighbour entry are the bridge's."""
+    sh("ip", "link", "add", "lan0", "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
+    try:
+        sh("ip", "link", "set", UPLINK, "master", "lan0")
+        sh("ip", "link", "set", "lan0", "address", "02:00:00:00:00:0b", "addrgenmode", "none", "up")
+        for address in (f"{HOST}/64", "fe80::2/64"):
+            sh("ip", "-6", "address", "del", address, "dev", UPLINK)
+            sh("ip", "-6", "address", "add", address, "dev", "lan0", "nodad")
+        sh("ip", "-6", "route", "replace", "default", "via", GATEWAY, "dev", "lan0")
+        with at_work(tmp_path, BEHIND):
+            solicits_from(HOST)
+            shown = ("ip", "-6", "neigh", "show", GATEWAY, "dev", "lan0")
+            eventually(lambda: f"{ROUTER_MAC} router REACHABLE" in sh(*shown))
+            assert HOST in wire.solicited_from()
+            assert at_router(HOST) == "02:00:00:00:00:0b", "the host's MAC there, not the port's"
+            # From behind the host it is the port's, by which rules answer.
+            done("prefix", "add", FIRST)
+            sh("ip", "-6", "address", "del", f"{HOST}/64", "dev", "lan0")
+            sh("ip", "-6", "route", "replace", "2001:db8::/64", "dev", "lan0")
+            sh("ip", "-6", "route", "replace", "default", "via", GATEWAY, "dev", "lan0")
+            solicits_from(FIRST)
+            eventually(lambda: at_router(FIRST) == HOST_MAC)
+            eventually(lambda: f"{ROUTER_MAC} router REACHABLE" in sh(*shown))
+    finally:
+        sh("ip", "link", "delete", "lan0")
+
+
+def test_the_interval_follows_the_kernels_reachable_time(
+    wired: Segment, tmp_path: Path, wire: Wire
+) -> None:
+    """A router advertisement may set it at any time."""
+    with at_work(tmp_path, BEHIND, every=""):
+        eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))
+        sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms=500")
+        sh("ip", "-6", "neighbour", "delete", GATEWAY, "dev", UPLINK)  # the next round is now
+        seen: list[tuple[int, int, str]] = []
+        eventually(lambda: rounds(seen, wire, HOST) >= 6, within=8)
+
+
+def test_the_gateway_is_replaced(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    """The old one is no longer solicited, the new one is, and nothing is said of it."""
+    with at_work(tmp_path, BEHIND) as run:
+        solicits_from(HOST)
+        sh("ip", "-6", "route", "replace", "default", "via", ROUTER_LINK_LOCAL, "dev", UPLINK)
+        eventually(lambda: wired.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
+        sh("ip", "-6", "route", "delete", "default")
+        eventually(lambda: care() == {})
+        said = run.end()
+    assert said.code == 0
+    assert "Traceback" not in said.err
+
+
+# ---- a link-local gateway ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "routes", "errors"),
+    [
+        (HOST, [], set()),
+        (FIRST, [f"{FIRST} dev {BEHIND_LINK}"], {(1, 2)}),
+        (FIRST, [f"blackhole {FIRST}"], set()),
+    ],
+    ids=["the host's address", "a container's", "a spare one"],
+)
+def test_errors_to_a_link_local_gateway(
+    wired: Segment,
+    tmp_path: Path,
+    wire: Wire,
+    source: str,
+    routes: list[str],
+    errors: set[tuple[int, int]],
+) -> None:
+    """Its answer to another address than the host's may not be forwarded (RFC 4291 2.5.6).
+
+    docs/gateway.md says which sources bring which errors.
+    """
+    sh("ip", "-6", "route", "replace", "default", "via", ROUTER_LINK_LOCAL, "dev", UPLINK)
+    sh("sysctl", "-qw", "net.ipv6.icmp.ratelimit=0")
+    for route in routes:
+        sh("ip", "-6", "route", "add", *route.split())
+    sh(*f"ip -6 neigh add {FIRST} lladdr 02:00:00:00:00:99 dev {BEHIND_LINK}".split())
+    with at_work(tmp_path, FIRST, source=source):
+        solicits_from(source)
+        seen: list[tuple[int, int, str]] = []
+        eventually(lambda: rounds(seen, wire, source) >= 3, within=10)
+        eventually(lambda: wired.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
+    seen += wire.icmp()
+    assert {(kind, code) for kind, code, _ in seen if kind < 128} == errors
