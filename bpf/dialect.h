@@ -73,6 +73,8 @@ static long (*const skb_change_tail)(struct __sk_buff *skb, __u32 len,
 				     __u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*const skb_store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from,
 				     __u32 len, __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+static long (*const skb_change_type)(struct __sk_buff *skb,
+				     __u32 type) = (void *)BPF_FUNC_skb_change_type;
 static long (*const skb_vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
 static long (*const redirect)(__u32 ifindex, __u64 flags) = (void *)BPF_FUNC_redirect;
 

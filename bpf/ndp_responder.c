@@ -143,6 +143,44 @@ static __always_inline const struct ndp_group *group_of(const struct ndp_rule *r
 	return map_lookup(MAP(groups), &slot);
 }
 
+/* A solicited advertisement to an address behind this host answers what ndxdp has solicited in that
+ * address's stead, for gateway care or to announce it: what asks behind this host is answered there.
+ * It is void once it is forwarded, as its hop limit is no longer 255, and what the kernel makes of
+ * it until then does harm: errors to a gateway that is link-local, or has it sent to and fro. So the
+ * caller lets it look like a frame that is not for this host to forward; packet sockets see it.
+ */
+static __always_inline int is_for_rule(const void *data, const void *end, __u32 ifindex)
+{
+	const struct ethernet *eth = data - PAD;
+	const struct ipv6 *ip6 = (const void *)(eth + 1);
+	const struct neighbor *msg = (const void *)(ip6 + 1);
+	const struct ndp_settings *config;
+	const struct ndp_rule *rule;
+	struct solicitation to;
+	struct tail_mac own;
+	__u32 zero = 0;
+
+	if ((const void *)(msg + 1) > end)
+		return 0;
+	if (eth->src.after != net16(ETHERTYPE_IPV6) || ip6->next_header != PROTOCOL_ICMPV6 ||
+	    msg->icmp.type != TYPE_NA || ip6->hop_limit != 255 ||
+	    !(msg->flags & net32(FLAG_SOLICITED)))
+		return 0;
+	config = map_lookup(MAP(settings), &zero);
+	/* A bridge would take a port's frame for one to flood. */
+	if (!config || config->l3_ifindex != ifindex)
+		return 0;
+	own = mac_tail(0, own_mac(config));
+	if (eth->dst.mac_first != own.mac_first || eth->dst.mac_rest != own.mac_rest)
+		return 0;
+	to.whole = 128;
+	to.target = ip6->dst;
+	rule = match(&to);
+	if (!rule || rule->answer == NDP_NEVER || rule->flags & NDP_RULE_HELD)
+		return 0;
+	return !map_lookup(MAP(locals), &to.whole);
+}
+
 /* A rule advertises another MAC than the interface's for its targets. A neighbor that has cached
  * that MAC probes it (7.3.3), so for these targets the MAC is ours, too.
  */
@@ -788,8 +826,11 @@ int ndp_xdp(struct xdp_md *ctx)
 	__u64 frame_len = NA_LEN;
 	__u32 zero = 0;
 
-	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end))
+	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end)) {
+		if (is_for_rule(data, end, ctx->ingress_ifindex))
+			((struct ethernet *)(data - PAD))->dst.mac_first |= net16(0x0100);
 		return XDP_PASS;
+	}
 	config = map_lookup(MAP(settings), &zero);
 	if (!config)
 		return XDP_PASS; /* never: an array's element is always there */
@@ -851,8 +892,9 @@ decided:
 }
 
 /* "Not mine" is TC_ACT_UNSPEC: other filters and other programs of the hook get their turn. */
-#define PASS (-1)
-#define DROP 2 /* TC_ACT_SHOT */
+#define PASS		 (-1)
+#define DROP		 2 /* TC_ACT_SHOT */
+#define PACKET_OTHERHOST 3 /* linux/if_packet.h */
 
 SEC("tc")
 int ndp_tc(struct __sk_buff *skb)
@@ -880,8 +922,11 @@ int ndp_tc(struct __sk_buff *skb)
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 	}
-	if (!is_solicitation(data, end))
+	if (!is_solicitation(data, end)) {
+		if (is_for_rule(data, end, skb->ifindex))
+			skb_change_type(skb, PACKET_OTHERHOST);
 		return PASS;
+	}
 	frame_len = skb->len;
 	if (frame_len <= NDP_FRAME_MAX) {
 		if (skb_pull_data(skb, frame_len))

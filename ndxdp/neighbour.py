@@ -169,7 +169,8 @@ def reply_to(question: Question, frame: bytes, known: bytes | None) -> Reply | F
     heard = decode_na(frame)
     if isinstance(heard, Fault):
         return heard
-    if heard.eth_destination != question.mac:
+    # The program sets the group bit of some, so that the kernel forwards them nowhere.
+    if heard.eth_destination not in (question.mac, _as_group(question.mac)):
         return Fault.OTHER_HOST
     if heard.destination != question.source:
         return Fault.OTHER_DESTINATION
@@ -185,3 +186,8 @@ def reply_to(question: Question, frame: bytes, known: bytes | None) -> Reply | F
     if mac[0] & 1 or not any(mac) or mac == question.mac:
         return Fault.BAD_LLADDR
     return Reply(mac, heard.router, heard.override)
+
+
+def _as_group(mac: bytes) -> bytes:
+    """The MAC with the bit set that makes it a group's (I/G)."""
+    return bytes((mac[0] | 1,)) + mac[1:]

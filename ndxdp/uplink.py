@@ -539,7 +539,7 @@ class Uplink:
             answering.seen = seen
         if answering.asks_kernel:
             self.ifindexes = None
-            reconcile.note_tables(answering.tree, answering.instance)
+        reconcile.note_tables(answering.tree, answering.instance)
         return link
 
     def _above(self, link: Link) -> tuple[Link, tuple[OwnAddress, ...]]:

@@ -31,10 +31,10 @@ from ndxdp.wire.raw import (
     LD_B,
     LD_H,
     NOTHING,
-    VLAN_TAG_PRESENT,
     Condition,
     address_conditions,
     attach_filter,
+    other_vlans,
     packet_socket,
     program,
 )
@@ -341,13 +341,12 @@ class GatewayCare:
 
 
 def _answers_filter(source: bytes, gateway: bytes) -> bytes:
-    """Untagged advertisements of the gateway to the soliciting source; neighbour.py checks all."""
+    """Pass what may be an advertisement of the gateway to the source; neighbour.py checks it."""
     conditions = [
-        Condition(LD_B, VLAN_TAG_PRESENT, 0),
         Condition(LD_H, 12, _ETH_P_IPV6),
         Condition(LD_B, 20, 58),
         Condition(LD_B, 54, 136),
         *address_conditions(38, source),
         *address_conditions(62, gateway),
     ]
-    return program(conditions, last=77, keep=FRAME_MAX + 1)
+    return program(conditions, last=77, keep=FRAME_MAX + 1, ending=other_vlans(0))

@@ -23,17 +23,13 @@ from ndxdp.ndp import OTHER_VLAN_LEN
 from ndxdp.wire.fanout import SOCKETS, Group
 from ndxdp.wire.membership import allmulti
 from ndxdp.wire.raw import (
-    AND,
-    JEQ,
     LD_B,
     LD_H,
     NOTHING,
     PACKET_TYPE,
-    RET,
-    VLAN_TAG,
-    VLAN_TAG_PRESENT,
     Condition,
     attach_filter,
+    other_vlans,
     program,
 )
 
@@ -72,21 +68,13 @@ A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
 
 _LAST_HEADER_BYTE = 57
 
-_CUT_OTHER_VLANS = (
-    (LD_B, 0, 0, VLAN_TAG_PRESENT),  # a tag that the NIC or the kernel took off
-    (JEQ, 4, 0, 0),
-    (LD_H, 0, 0, VLAN_TAG),
-    (AND, 0, 0, 0x0FFF),
-    (JEQ, 1, 0, 0),  # a tag without a VLAN says no more than a priority
-    (RET, 0, 0, OTHER_VLAN_LEN),
-)
-"""A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
-counted, and not be taken for one that is to be answered."""
-
 
 def solicitation_filter() -> bytes:
     """The classic BPF program, of 8 bytes an instruction."""
-    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX, ending=_CUT_OTHER_VLANS)
+    # A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
+    # counted, and not be taken for one that is to be answered.
+    ending = other_vlans(OTHER_VLAN_LEN)
+    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX, ending=ending)
 
 
 class _IoVec(ctypes.Structure):

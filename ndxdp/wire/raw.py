@@ -91,6 +91,25 @@ def assemble(code: Iterable[tuple[int, int, int, int]]) -> bytes:
     return b"".join(struct.pack("=HBBI", *each) for each in code)
 
 
+def other_vlans(keep: int) -> list[tuple[int, int, int, int]]:
+    """Make an `ending` for program() that keeps other bytes of a frame with the tag of a VLAN.
+
+    The tag is one that the NIC or the kernel took off the frame. A tag without a VLAN (VID 0) says
+    no more than a priority.
+
+    Args:
+        keep: The bytes of such a frame, 0 to drop it.
+    """
+    return [
+        (LD_B, 0, 0, VLAN_TAG_PRESENT),
+        (JEQ, 4, 0, 0),
+        (LD_H, 0, 0, VLAN_TAG),
+        (AND, 0, 0, 0x0FFF),
+        (JEQ, 1, 0, 0),
+        (RET, 0, 0, keep),
+    ]
+
+
 NOTHING = assemble([(RET, 0, 0, 0)])
 """The program that passes nothing."""
 
