@@ -1,4 +1,4 @@
-"""What a converted rule must say because it is wide, or ends at this host. Pure."""
+"""Keys that a converted rule needs because it is wide, or ends at this host. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndxdp.rules import Rules
 
 
 class Host(NamedTuple):
-    """What the converting machine knows, which need not be the one that will answer.
+    """Facts of the converting machine, which need not be the one that will answer.
 
     on_link: returns the on-link prefixes of an interface, None where that is not known.
     local: prefixes below 128 bits that a local route delivers here.

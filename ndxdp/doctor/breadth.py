@@ -17,7 +17,7 @@ from ndxdp.wire.fib import Fib
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules of an interface cover.
+    """The reach of an interface's rules.
 
     broad: the rules that answer for other nodes, and the prefixes behind the host inside each.
     left_out: prefixes whose rule the daemon left out for that, and the prefixes behind the host.

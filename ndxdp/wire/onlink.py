@@ -28,7 +28,7 @@ _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
 class OnLink(NamedTuple):
-    """What an uplink has on its link.
+    """The prefixes on an uplink's link.
 
     prefixes: those of its addresses, and of its routes without a gateway; link-local and multicast
     ones and single addresses are left out. ifindexes: of the interfaces that this was asked of.
@@ -39,7 +39,7 @@ class OnLink(NamedTuple):
 
 
 def look(ifindexes: Iterable[int]) -> OnLink:
-    """Return what is on-link at an uplink; nothing for interfaces that have gone.
+    """Return what is on-link at an uplink; nothing for an interface that does not exist.
 
     Args:
         ifindexes: the interface, and the bridge or bond that it is a port of; zeros are ignored.
@@ -61,7 +61,7 @@ def _counts(prefix: Prefix) -> bool:
 
 
 def _dump(kernel: Rtnetlink, kind: int, body: bytes) -> list[bytes]:
-    """Return a dump's messages of IPv6; none for an interface that has gone."""
+    """Return a dump's messages of IPv6; none for an interface that does not exist."""
     try:
         answers = kernel.ask(kind, NLM_F_DUMP, body)
         # Each begins with its family. A kernel without IPv6 answers with IPv4's.
