@@ -82,6 +82,11 @@ class Addresses:
     def __and__(self, other: Addresses) -> Addresses:
         return self - (self - other)
 
+    def inside(self, prefix: bytes, length: int) -> Iterator[bytes]:
+        """Yield the addresses that a prefix (16 bytes, and how many bits) holds."""
+        last = int.from_bytes(prefix, "big") | (1 << 128 - length) - 1
+        return _each(self._between(prefix, last.to_bytes(16, "big")))
+
     def _at(self, place: int) -> bytes:
         return self.packed[place * _SIZE : (place + 1) * _SIZE]
 

@@ -6,6 +6,7 @@ is one sentence and a hint on stderr, and has changed nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import signal
@@ -24,6 +25,7 @@ from ndxdp.options import (
     attaching,
     begin_log,
     config_file,
+    force_option,
     job_of,
     json_option,
     lists,
@@ -42,7 +44,8 @@ from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Rule
 from ndxdp.rules import Rules
 
 if TYPE_CHECKING:
-    from ndxdp.config import Metrics
+    from ndxdp.config import Interface, Metrics
+    from ndxdp.convert.width import Host
     from ndxdp.exporter import Exporter
     from ndxdp.instance import Instance
     from ndxdp.status import Look
@@ -124,6 +127,7 @@ def attach(
     lists: tuple[IO[str], ...],
     answer: str,
     via: tuple[str, ...],
+    force: bool,
     **how: Any,
 ) -> None:
     """Answer on IFACE until `ndxdp detach`; no process stays.
@@ -132,11 +136,14 @@ def attach(
     rules.
     """
     from ndxdp import lean, responder
+    from ndxdp.instance import warn_of_neighbours
 
     lean.collect_seldom()
-    rules = rules_of(answered, excepted, lists, answering(answer, via, MANUAL_SOURCE))
+    rule = answering(answer, via, MANUAL_SOURCE)
+    rules = rules_of(answered, excepted, lists, rule, force=force)
     options = options_of(**how)
-    responder.attach_interface(trees(), interface, options, rules).close()
+    with responder.attach_interface(trees(), interface, options, rules, force=force) as instance:
+        warn_of_neighbours(interface, instance.maps.settings().l3_ifindex, rules)
 
 
 @cli.command()
@@ -189,6 +196,7 @@ def run(
     lists: tuple[IO[str], ...],
     answer: str,
     via: tuple[str, ...],
+    force: bool,
     keep: bool,
     **how: Any,
 ) -> None:
@@ -215,9 +223,10 @@ def run(
 
     if file is not None:
         # What the command line says of an interface has no place beside the file.
-        if answered or excepted or lists or via or networks or keep or answer != "always":
+        named = answered or excepted or lists or via or networks or keep or force
+        if named or answer != "always":
             raise UsageError(
-                "-c excludes -n, --except, --file, --answer, --via, -N and --keep",
+                "-c excludes -n, --except, --file, --answer, --via, -N, --keep and --force",
                 "write it there",
             )
         path = file
@@ -248,7 +257,7 @@ def run(
         daemon.run(both, jobs, ready=ready, docker_socket=docker_socket, reread=read, state=state)
         return
     assert interface is not None
-    rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE))
+    rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE), force=force)
     job = Job(
         interface,
         options_of(**how),
@@ -257,6 +266,7 @@ def run(
         insist=keep,
         detach=not keep,
         selectors=tuple(Selector(network=name) for name in networks),
+        forced=frozenset(rules.wider if force else ()),
     )
     daemon.run(trees(), [job], ready=ready, docker_socket=SOCKET)
 
@@ -292,6 +302,38 @@ def check(path: str) -> None:
     click.echo(f"{path}: good")
     for interface in found.interfaces:
         click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
+        _check_breadth(interface)
+
+
+def _check_breadth(interface: Interface) -> None:
+    """Warn of rules that `run` would leave out as the interface is now."""
+    from ndxdp import breadth
+
+    rules, forced = interface.rules, interface.forced
+    if not breadth.is_in_question(rules, forced):
+        return
+    from ndxdp.wire import netlink, onlink
+
+    log = logging.getLogger("ndxdp")
+    link = None
+    with contextlib.suppress(NdxdpError, OSError):  # a sandbox without netlink
+        link = netlink.find_link(interface.name)
+    if link is None:
+        unsure = breadth.likely(rules, forced)
+        if unsure:
+            log.warning(
+                "%s is not here: not checked whether %s%s on-link there, and `run` leaves out the"
+                " rule",
+                interface.name,
+                unsure[0],
+                f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is",
+            )
+        return
+    here = onlink.look((link.ifindex, link.master))
+    for broad in breadth.over(rules, here.prefixes, forced):
+        behind = onlink.behind(broad.prefix, here.ifindexes)
+        log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
+        log.warning("  hint: %s", broad.hint(behind, in_file=True))
 
 
 @cli.command("install-service")
@@ -337,9 +379,9 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
     from ndxdp.convert import ndppd, ndpresponder
 
     if path is not None and line is None:
-        origin, draft = path, ndppd.convert(ndppd.read(path), path)
+        origin, draft = path, ndppd.convert(ndppd.read(path), path, _this_host())
     elif line is not None and path is None:
-        origin, draft = "ndpresponder's arguments", ndpresponder.convert(line)
+        origin, draft = "ndpresponder's arguments", ndpresponder.convert(line, _this_host())
     else:
         raise UsageError(
             "convert needs one of a file and --ndpresponder", "as in ndxdp convert ndppd.conf"
@@ -359,6 +401,25 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
             ) from None
     for sentence in draft.warnings(origin):
         logging.getLogger("ndxdp").warning(sentence)
+
+
+def _this_host() -> Host:
+    """Return what this machine knows of on-link prefixes and local routes."""
+    from ndxdp.convert.width import Host
+    from ndxdp.wire import netlink, onlink
+    from ndxdp.wire.fib import Fib
+
+    def on_link(name: str) -> frozenset[policy.Prefix] | None:
+        with contextlib.suppress(NdxdpError, OSError):
+            link = netlink.find_link(name)
+            if link is not None:
+                return onlink.look((link.ifindex, link.master)).prefixes or None
+        return None
+
+    local: set[policy.Prefix] = set()
+    with contextlib.suppress(OSError), Fib() as fib:
+        local = fib.local_prefixes()
+    return Host(on_link, frozenset(each for each in local if each.length < 128))
 
 
 @cli.command()
@@ -545,6 +606,7 @@ def prefix() -> None:
     help="Duplicate Address Detection for the prefix.",
 )
 @click.option("--lladdr", metavar="MAC", help="Advertise this MAC, not the interface's.")
+@force_option
 @verbosity
 def prefix_add(
     prefixes: tuple[str, ...],
@@ -557,6 +619,7 @@ def prefix_add(
     override: bool,
     dad: str,
     lladdr: str | None,
+    force: bool,
 ) -> None:
     """Add rules: all of them, or none."""
     from ndxdp.instance import add_rules
@@ -568,9 +631,10 @@ def prefix_add(
         dad == "defend",
         policy.parse_mac(lladdr) if lladdr else None,
     )
-    rules = rules_of(prefixes, (), lists, answering(answer, via, MANUAL_SOURCE, profile))
+    rule = answering(answer, via, MANUAL_SOURCE, profile)
+    rules = rules_of(prefixes, (), lists, rule, force=force)
     _need_some(rules)
-    add_rules(*one_of(interface), rules)
+    add_rules(*one_of(interface), rules, force=force)
 
 
 @prefix.command("del")

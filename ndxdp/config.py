@@ -154,7 +154,8 @@ class Interface:
 
     mode, loader, on_stop: words of MODES, LOADERS, ON_STOP. max_addresses: room for exact
     addresses, None for as it is. heartbeat_timeout: seconds after which the rules for containers
-    lapse without a daemon, 0 for never. rules: those that the file holds.
+    lapse without a daemon, 0 for never. rules: those that the file holds. forced: prefixes whose
+    rule is wanted although it answers for other nodes of the link.
     """
 
     name: str
@@ -170,6 +171,7 @@ class Interface:
     addresses: Addresses = Addresses()
     limit: Limit = Limit()
     resolve: Resolve = Resolve()
+    forced: frozenset[Prefix] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ndxdp import breadth
 from ndxdp.config import (
     ANNOUNCEMENTS,
     Addresses,
@@ -146,6 +147,7 @@ def _interface(table: Table, directory: Path) -> Interface:
             table.complain(
                 "in userspace mode nothing answers once the process stops", other, "on_stop"
             )
+    rules, forced = _rules(table, directory)
     return Interface(
         name or "",
         mode,
@@ -153,22 +155,28 @@ def _interface(table: Table, directory: Path) -> Interface:
         max_addresses,
         on_stop,
         heartbeat or 0.0,
-        _rules(table, directory),
+        rules,
         _docker(table),
         _announce(table.table("announce")),
         _gateway(table.table("gateway")),
         _addresses(table.table("addresses")),
         _limit(table.table("limit")),
         _resolve(table.table("resolve")),
+        forced,
     )
 
 
-def _rules(interface: Table, directory: Path) -> Rules:
-    """The rules of all [[interface.prefix]]."""
+def _rules(interface: Table, directory: Path) -> tuple[Rules, frozenset[Prefix]]:
+    """Return the rules of all [[interface.prefix]], and the prefixes of those with `force`."""
     rules = Rules()
+    forced: set[Prefix] = set()
     before: list[tuple[Table, str, Rules]] = []
     for table in interface.tables("prefix"):
         key, more = _rules_of_table(table, directory)
+        if table.boolean("force", False):
+            forced.update(more.wider)
+        else:
+            _refuse_broad(table, key, more)
         twice = more.among(rules)
         if twice:
             first = min(twice)
@@ -181,7 +189,15 @@ def _rules(interface: Table, directory: Path) -> Rules:
             )
         before.append((table, key, more))
         rules |= more
-    return rules
+    return rules, frozenset(forced)
+
+
+def _refuse_broad(table: Table, key: str, rules: Rules) -> None:
+    """Complain of rules that are too broad on any interface."""
+    found = sorted(breadth.anywhere(rules), key=lambda broad: broad.prefix)
+    if found:
+        others = f"; {len(found) - 1} more are too broad" if len(found) > 1 else ""
+        table.complain(f"{found[0].sentence()}{others}", found[0].hint(in_file=True), key)
 
 
 def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from ndxdp import ndp
+from ndxdp import breadth, ndp
 from ndxdp.errors import Damaged, NdxdpError, UsageError
 from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
@@ -27,7 +27,9 @@ from ndxdp.kernel.records import Explained, Settings
 from ndxdp.ndp import Host
 from ndxdp.policy import HOST_SOURCE, Table, hole
 from ndxdp.rules import Rules, difference, merged
+from ndxdp.wire import onlink
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
+from ndxdp.wire.onlink import OnLink
 
 log = logging.getLogger(__name__)
 
@@ -242,9 +244,17 @@ def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     )
 
 
-def add_rules(tree: Tree, interface: str, rules: Rules) -> None:
-    """Add rules to live maps; NdxdpError if any is there already, and none is added then."""
+def add_rules(tree: Tree, interface: str, rules: Rules, *, force: bool = False) -> None:
+    """Add rules to live maps; NdxdpError if any is there already, and none is added then.
+
+    Args:
+        force: take rules that cover an on-link prefix of the interface, too.
+    """
     with tree.lock(), open_instance(tree, interface) as instance:
+        if not force and breadth.is_in_question(rules):
+            here = on_link(instance.maps.settings())
+            for broad in breadth.over(rules, here.prefixes):
+                raise broad.error(interface, onlink.behind(broad.prefix, here.ifindexes))
         actual = instance.maps.rules()
         for prefix, rule, there in rules.both(actual):
             if there.source == rule.source and there.same_words(rule):
@@ -253,6 +263,42 @@ def add_rules(tree: Tree, interface: str, rules: Rules) -> None:
         instance.maps.apply(difference(desired, actual), actual)
         note_locals(instance.maps)
         watch.touch(tree.path(interface))
+        settings = instance.maps.settings()
+        if os.stat(_NETNS).st_ino == settings.netns:
+            warn_of_neighbours(interface, settings.l3_ifindex, rules)
+
+
+def on_link(settings: Settings) -> OnLink:
+    """Return what is on-link where an instance answers; nothing in another network namespace."""
+    if os.stat(_NETNS).st_ino != settings.netns:
+        return OnLink()
+    return onlink.look((settings.ifindex, settings.l3_ifindex))
+
+
+def warn_of_neighbours(interface: str, ifindex: int, rules: Rules) -> None:
+    """Log a warning for each address of a rule that a neighbour at the uplink has now.
+
+    A gateway's address is a hole, so nothing is said of it.
+
+    Args:
+        ifindex: the interface that has the uplink's neighbours, for a port its bridge.
+    """
+    if not rules.exact:
+        return
+    known = onlink.neighbours(ifindex)
+    found = breadth.at_neighbours(rules, known)
+    if not found:
+        return
+    with Fib() as fib:
+        gateways = fib.gateways(ifindex)
+    for address in found:
+        if address not in gateways:
+            log.warning(
+                "%s: %s is a neighbour there now, at %s: both it and ndxdp answer for that address",
+                interface,
+                socket.inet_ntop(socket.AF_INET6, address),
+                known[address].hex(":"),
+            )
 
 
 def note_locals(maps: Maps) -> None:

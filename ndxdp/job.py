@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from ndxdp.config import Addresses, Announce, Gateway, Resolve
 from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE
+from ndxdp.policy import RUN_SOURCE, Prefix
 from ndxdp.rules import Rules
 from ndxdp.sources.docker import Selector
 
@@ -19,6 +19,7 @@ class Job:
     insist: and where no program can be had, that is an error. detach: it is taken off at the end
     all the same. patient: an interface that is not there is waited for from the start.
     selectors: of containers. heartbeat_timeout: s, after which dynamic rules lapse; 0 for never.
+    forced: prefixes whose rule is wanted although it answers for other nodes of the link.
     """
 
     interface: str
@@ -35,7 +36,9 @@ class Job:
     gateway: Gateway = field(default_factory=Gateway)
     addresses: Addresses = field(default_factory=Addresses)
     resolve: Resolve = field(default_factory=Resolve)
+    forced: frozenset[Prefix] = frozenset()
 
     def same_but_rules(self, other: Job) -> bool:
         """Nothing but rules and selectors differs, which are changed as it runs."""
-        return replace(self, rules=other.rules, selectors=other.selectors) == other
+        same = replace(self, rules=other.rules, forced=other.forced, selectors=other.selectors)
+        return same == other

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ndxdp import policy
+from ndxdp import breadth, policy
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Rule
@@ -120,6 +120,11 @@ via_option = click.option(
 )
 
 
+force_option = click.option(
+    "--force", is_flag=True, help="Take rules that answer for other nodes of the link, too."
+)
+
+
 def attaching(command: _F) -> _F:
     for option in (
         click.option(
@@ -167,6 +172,7 @@ def attaching(command: _F) -> _F:
             help="Where to answer: the best that can be had; XDP in the driver, generic XDP,"
             " tc ingress; or, for run, userspace.",
         ),
+        force_option,
         lists("A list of prefixes to answer for, one a line; - for stdin."),
         via_option,
         click.option(
@@ -260,7 +266,14 @@ def rules_of(
     excepted: Iterable[str],
     lists: Iterable[IO[str]],
     rule: Rule,
+    *,
+    force: bool = True,
 ) -> Rules:
+    """Return the rules that a command line names.
+
+    Args:
+        force: take rules that are too broad on any interface.
+    """
     rules = compile_rules(answered, excepted, rule=rule)
     for stream in lists:
         name = "stdin" if stream.name == "<stdin>" else Path(stream.name).name
@@ -271,6 +284,8 @@ def rules_of(
         for twice in more.among(rules):
             raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
         rules |= more
+    if not force:
+        breadth.refuse_anywhere(rules)
     return rules
 
 
@@ -315,6 +330,7 @@ def job_of(interface: Interface) -> Job:
         gateway=interface.gateway,
         addresses=interface.addresses,
         resolve=interface.resolve,
+        forced=interface.forced,
     )
 
 

@@ -17,7 +17,7 @@ import logging
 import os
 from dataclasses import replace
 
-from ndxdp import ladder
+from ndxdp import breadth, ladder
 from ndxdp.detaching import elsewhere, take_off, unhang
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.instance import Pinned, note_locals, open_pinned, other_version
@@ -41,7 +41,7 @@ from ndxdp.plan import (
 from ndxdp.policy import RUN_SOURCE
 from ndxdp.renames import adopt
 from ndxdp.rules import Rules, difference, with_holes
-from ndxdp.wire import netlink
+from ndxdp.wire import netlink, onlink
 from ndxdp.wire.netlink import Link
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ def attach_interface(
     down: bool = False,
     claimed: Tree | None = None,
     switch: bool = False,
+    force: bool = False,
 ) -> Pinned:
     """Attach a program to an interface, or renew what is attached without losing a frame.
 
@@ -71,7 +72,8 @@ def attach_interface(
     holding: a stack that takes a hold on the interface, before anybody else may touch it.
     down: the interface may be down. claimed: where the caller holds the interface already.
     switch: take the program to another hook, and look for the best one anew if no mode is named;
-    without it an attached one stays in its mode.
+    without it an attached one stays in its mode. force: take rules that answer for other nodes of
+    the link, too.
 
     ModeUnavailable if no program can be had there, NdxdpError for all else; then the kernel's
     state is what it was.
@@ -84,6 +86,8 @@ def attach_interface(
     link = netlink.answering_link(interface, down=down)
     tree = trees.pins
     tree.check()
+    if not force:
+        _refuse_broad(rules, link)
     others = tree.other_versions(interface)
     if others:
         raise other_version(tree, interface, others[0])
@@ -133,6 +137,14 @@ def attach_interface(
                 holding.enter_context(tree.held(interface))
             return instance
         raise ladder.NoMode(interface, steps, hint)
+
+
+def _refuse_broad(rules: Rules, link: Link) -> None:
+    """Raise NdxdpError for a rule that covers an on-link prefix of the interface."""
+    if breadth.is_in_question(rules):
+        here = onlink.look((link.ifindex, link.master))
+        for broad in breadth.over(rules, here.prefixes):
+            raise broad.error(link.name, onlink.behind(broad.prefix, here.ifindexes))
 
 
 def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned | None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ndxdp import beacon, ladder
+from ndxdp import beacon, breadth, ladder
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Instance, Pinned, open_instance
+from ndxdp.instance import Instance, Pinned, on_link, open_instance
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
 from ndxdp.ndp import Rate, Reason
+from ndxdp.policy import Prefix
 from ndxdp.render import address_text, mac_text
 from ndxdp.state import CareNews
 from ndxdp.wire import offload
@@ -264,6 +266,8 @@ def _warnings(
             f" name, `ndxdp detach {interface}` ends it"
         )
         return
+    if rules.prefixes:
+        yield from _broad(instance, settings)
     if settings.mode in (Mode.NATIVE, Mode.GENERIC) and offload.vlans_on(interface):
         from ndxdp.wire import netlink  # pyroute2: the other lines do without
 
@@ -282,3 +286,26 @@ def _warnings(
     for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
         if count > _NEARLY_FULL * limits[name]:
             yield f"there is room for {limits[name] - count} more {name} only"
+
+
+def _broad(instance: Instance, settings: Settings) -> Iterator[str]:
+    """Yield a warning for each rule that defends other nodes' addresses, or was left out for that.
+
+    A rule with `dad = "ignore"` brings none: somebody has thought of it.
+    """
+    here: frozenset[Prefix] = frozenset()
+    with contextlib.suppress(OSError):  # an exporter's sandbox may have no netlink
+        here = on_link(settings).prefixes
+    found = instance.maps.wider(breadth.candidates(here))
+    for broad in breadth.all_of(found, here):
+        if broad.rule.profile.defend:
+            yield (
+                f"{broad.sentence(instance.interface)}; by '{broad.rule.source}',"
+                f" see ndxdp doctor {instance.interface}"
+            )
+    for prefix, rule in sorted(found.wider.items()):
+        if breadth.is_left_out(rule):
+            yield (
+                f"the rule for {prefix} is left out: it would answer for the other nodes on"
+                f" {instance.interface}, too; see ndxdp doctor {instance.interface}"
+            )

@@ -17,12 +17,13 @@ from functools import partial, reduce
 from operator import or_
 from typing import Any, TypeVar
 
-from ndxdp import detaching, ladder, reconcile, renames, responder, serving
+from ndxdp import breadth, detaching, ladder, reconcile, renames, responder, serving
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.attendants import Attendants
+from ndxdp.breadth import Broad
 from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
-from ndxdp.instance import Instance
+from ndxdp.instance import Instance, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
@@ -35,10 +36,11 @@ from ndxdp.resolver import Resolver
 from ndxdp.rules import Rules
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink
+from ndxdp.wire import netlink, onlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.membership import Allmulti, Groups
 from ndxdp.wire.netlink import Link, OwnAddress
+from ndxdp.wire.onlink import OnLink
 from ndxdp.wire.packet import PacketSocket
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class _Answering:
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     claim: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     seen: tuple[object, ...] = ()
+    on_link: OnLink | None = None
     gateways: frozenset[bytes] = frozenset()
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     care: Choice = NO_CARE
@@ -98,6 +101,8 @@ class Uplink:
         self._again = self._switching = self._unmet = False
         self._containers: Rules | None = None
         self._stale_rules = self._look_again = False
+        self._left_out: frozenset[Broad] = frozenset()
+        self._compared: Rules | None = None
 
     # ---- what the daemon tells
 
@@ -368,7 +373,7 @@ class Uplink:
             trees,
             job.interface,
             job.options,
-            job.rules,
+            self._admitted(netlink.find_link(job.interface)),
             owned_source=job.source,
             keep=job.keep,
             holding=claim,
@@ -376,6 +381,7 @@ class Uplink:
             claimed=claimed,
             # What an earlier daemon left in another mode than the file names is not what is wanted.
             switch=switching or (job.patient and job.options.mode is not None),
+            force=True,
         )
         held.callback(instance.close)
         answering = _Answering(trees.pins, instance, instance.maps.settings().ifindex)
@@ -415,7 +421,7 @@ class Uplink:
             trees,
             job.interface,
             job.options,
-            job.rules,
+            self._admitted(link),
             owned_source=job.source,
             steps=steps,
             holding=claim,
@@ -489,6 +495,39 @@ class Uplink:
 
     # ---- keeping in step, in the executor's thread
 
+    def _on_link(self, link: Link | None) -> OnLink:
+        """Return what is on-link at the interface, if any rule of the job's depends on it."""
+        if link is None or not breadth.is_in_question(self.job.rules, self.job.forced):
+            return OnLink()
+        return onlink.look((link.ifindex, link.master))
+
+    def _admitted(self, link: Link | None, here: OnLink | None = None) -> Rules:
+        """Return the job's rules, with a hole for each that answers for other nodes of the link.
+
+        The on-link prefix may come later, by a router advertisement, so a configuration's rule is
+        left out and not refused.
+
+        Raises:
+            NdxdpError: a command line's rule is such, at the start.
+        """
+        job = self.job
+        if here is None:
+            here = self._on_link(link)
+        if link is not None and job.rules is not self._compared:
+            self._compared = job.rules
+            warn_of_neighbours(job.interface, link.l3_ifindex, job.rules)
+        found = frozenset(breadth.over(job.rules, here.prefixes, job.forced))
+        for broad in sorted(found - self._left_out, key=lambda broad: broad.prefix):
+            behind = onlink.behind(broad.prefix, here.ifindexes)
+            if not job.patient and not self.began.is_set():
+                raise broad.error(job.interface, behind)
+            sentence, hint = broad.sentence(job.interface), broad.hint(behind, in_file=job.patient)
+            log.error("%s: left out: %s (%s)", job.interface, sentence, hint)
+        for broad in self._left_out - found:
+            log.info("%s: %s is no longer left out", job.interface, broad.prefix)
+        self._left_out = found
+        return breadth.leave_out(job.rules, found) if found else job.rules
+
     def _desired_by(self) -> dict[str, Rules]:
         """What the rules of our sources should be."""
         desired_by = {self.job.source: self.job.rules}
@@ -516,9 +555,14 @@ class Uplink:
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
         above, own = self._above(link)
+        here = self._on_link(link)
+        if here != answering.on_link and desired_by is None:
+            desired_by = self._desired_by()
         seen = (link.mac, link_local, above.ifindex, above.mac, owned, own)
         if seen != answering.seen or desired_by is not None:
             answering.seen = ()  # where something fails, the next look does it again
+            if desired_by is not None:
+                desired_by = {**desired_by, self.job.source: self._admitted(link, here)}
             reconcile.apply_host(answering.tree, answering.instance, link, link_local)
             rules = reconcile.apply_rules(answering.tree, answering.instance, owned, desired_by)
             answering.gateways = frozenset(
@@ -536,7 +580,7 @@ class Uplink:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
-            answering.seen = seen
+            answering.seen, answering.on_link = seen, here
         if answering.asks_kernel:
             self.ifindexes = None
         reconcile.note_tables(answering.tree, answering.instance)

@@ -240,7 +240,9 @@ def multicast_router(bridge: str) -> int:
 def test_port_of_a_bridge(net: Network, mode: str) -> None:
     """Before the bridge has a frame. What the host is called on the bridge are holes here."""
     with bridged():
-        run = net.run("-i", UPLINK, "--mode", mode, "-n", "2001:db8::/64", "-n", "fe80::/64")
+        run = net.run(
+            "-i", UPLINK, "--mode", mode, "-n", "2001:db8::/64", "-n", "fe80::/64", "--force"
+        )
         assert net.answers()
         assert status()["mode"] == ("tc" if mode == "auto" else "userspace")
         for own in (HOST, HOST_LINK_LOCAL):

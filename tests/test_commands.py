@@ -565,7 +565,7 @@ def test_the_routers_kernel_finds_a_duplicate(attached: Network) -> None:
 
 
 def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
-    attach("tc", "-n", "2001:db8::/64", "-n", "fe80::/64", "-n", HOST)
+    attach("tc", "--force", "-n", "2001:db8::/64", "-n", "fe80::/64", "-n", HOST)
 
     for own in (HOST, HOST_LINK_LOCAL):
         assert net.ask(own) == (HOST_MAC, own)  # the kernel's own answer

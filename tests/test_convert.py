@@ -18,10 +18,12 @@ from lab.capture import packet_socket
 from ndxdp import config_reader, ndp
 from ndxdp.convert import ndppd, ndppd_syntax, ndpresponder
 from ndxdp.convert.draft import Draft, DraftInterface
+from ndxdp.convert.width import Host
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.policy import parse_address, parse_mac
+from ndxdp.policy import parse_address, parse_mac, parse_prefix
 from tests import network, peer
 from tests.network import Done, Network, ndxdp
+from tests.test_breadth import takes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
 
@@ -41,7 +43,14 @@ def prefixes(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def rule(prefix: str, answer: str = "always", **more: Any) -> dict[str, Any]:
+    """The TOML of a rule. Where nothing is known, a wide one has to be forced."""
+    if answer == "always":
+        more = {"dad": "ignore", **({"force": True} if length(prefix) <= 64 else {}), **more}
     return {"prefix": prefix, "answer": answer, **more}
+
+
+def length(prefix: str) -> int:
+    return IPv6Network(prefix).prefixlen
 
 
 # ---- ndppd: good --------------------------------------------------------------------------------
@@ -684,6 +693,119 @@ def test_answers_what_ndppd_answers(container: Network, served: Served, tmp_path
     ruled = [IPv6Network(word, strict=False) for word in served.text.split() if ":" in word]
     assert all(any(IPv6Address(each) in prefix for prefix in ruled) for each in found)
     assert {flags & 0x80 for flags in found.values()} == {0x80 if served.router else 0}
+
+
+# ---- the whole on-link prefix --------------------------------------------------------------------
+
+WHOLE = f"rule {DB8} {{ static }}"
+UNSEEN = "2001:db8::77"
+"""An address of the on-link prefix that nobody has."""
+
+
+def converted(tmp_path: Path, text: str) -> tuple[Path, Done]:
+    """The file that `convert` writes on this machine, and how it ended."""
+    source, target = tmp_path / "ndppd.conf", tmp_path / "ndxdp.toml"
+    source.write_text(text)
+    return target, ndxdp("convert", str(source), "-o", str(target), "--force")
+
+
+def test_the_whole_prefix_disturbs_as_little_as_with_ndppd(net: Network, tmp_path: Path) -> None:
+    """The router takes its own address anew beside either, and both answer for all."""
+    text = f"proxy {network.UPLINK} {{ {WHOLE} }}"
+    target, result = converted(tmp_path, text)
+    assert result == (0, "", "")
+    toml = tomllib.loads(target.read_text())
+    assert toml["interface"][0]["prefix"] == [rule(DB8, force=True)]
+    with (
+        packet_socket(network.ROUTER, network.ROUTER_LINK) as packets,
+        peer.serving(text),
+    ):
+        assert set(Router(packets).asks(TARGETS[:-1])) == set(TARGETS[:-1])
+        assert takes(net, network.OTHER_GATEWAY)
+    assert ndxdp("check", "-c", str(target)).err == ""
+    running = net.run("-c", str(target))
+    assert net.answers(UNSEEN)
+    assert takes(net, network.OTHER_GATEWAY)
+    assert takes(net, UNSEEN)
+    assert network.status()["warnings"] == []
+    assert running.end().code == 0
+    network.done("detach", network.UPLINK)
+
+
+def test_force_stands_where_it_is_needed(net: Network, tmp_path: Path) -> None:
+    prefixes_of = ("::/0", "fe80::/10", "2001:db8::/48", DB8, "2001:db8:5::/64", C80, LIVE)
+    rules = " ".join(f"rule {prefix} {{ static }}" for prefix in prefixes_of)
+
+    def forced(name: str) -> set[str]:
+        target, result = converted(tmp_path, f"proxy {name} {{ {rules} }}")
+        assert result.code == 0
+        (interface,) = tomllib.loads(target.read_text())["interface"]
+        found = [each for each in interface["prefix"] if each["dad"] == "ignore"]
+        assert len(found) == len(prefixes_of)
+        assert ndxdp("check", "-c", str(target)) == (0, f"{target}: good\n{said(name)}", "")
+        return {each["prefix"] for each in found if each.get("force")}
+
+    def said(name: str) -> str:
+        return f"{name}  auto mode; rules: {len(prefixes_of)}\n"
+
+    narrow = {C80, LIVE}
+    assert forced(network.UPLINK) == {*prefixes_of} - narrow - {"2001:db8:5::/64"}
+    assert forced("nosuch") == {*prefixes_of} - narrow
+    network.sh("ip", "address", "delete", f"{network.HOST}/64", "dev", network.UPLINK)
+    assert forced(network.UPLINK) == {*prefixes_of} - narrow, "no prefix is there yet"
+
+
+def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
+    """AnyIP: the largest group of ndppd's configurations."""
+    # check and run take the answer `local` only once the configuration has it.
+    network.sh("ip", "-6", "route", "add", "local", "2001:db8:a::/64", "dev", "lo")
+    try:
+        rules = "rule 2001:db8:a::/64 { static } rule 2001:db8:a::5 { static }"
+        rules += f" rule 2001:db8:a::/63 {{ static }} rule {network.HOST} {{ static }}"
+        rules += " rule 2001:db8:a:0:1::/80 { auto }"
+        target, result = converted(tmp_path, f"proxy {network.UPLINK} {{ {rules} }}")
+        assert result.code == 0
+    finally:
+        network.sh("ip", "-6", "route", "delete", "local", "2001:db8:a::/64", "dev", "lo")
+    text = target.read_text()
+    (interface,) = tomllib.loads(text)["interface"]
+    answers = {each["prefix"]: each["answer"] for each in interface["prefix"]}
+    assert answers == {
+        "2001:db8:a::/64": "local",
+        "2001:db8:a::5": "local",
+        "2001:db8:a::/63": "always",
+        network.HOST: "always",
+        "2001:db8:a:0:1::/80": "local",  # the wider static rule answers there, too
+    }
+    assert not any("force" in each for each in interface["prefix"])
+    assert "# local: this machine has a local route for 2001:db8:a::/64" in text
+    assert "ip -6 route add local PREFIX dev lo" in text, "there is a prefix left to ask about"
+
+
+def test_what_another_machine_knows_is_proposed() -> None:
+    text = text_of(f"proxy eth0 {{ {WHOLE} }}")
+    proposal = "# where a local route delivers a prefix here (ip -6 route add local PREFIX dev lo),"
+    assert f'{proposal} write answer = "local"' in text
+    assert (
+        "# dad: no node takes ndppd's answer to Duplicate Address Detection for a conflict" in text
+    )
+    assert (
+        "# force: without it ndxdp leaves this rule out if it covers the on-link prefix of eth0"
+        in text
+    )
+    text = text_of("proxy eth0 { rule ::/0 { static } }")
+    assert "# force: without it ndxdp refuses a rule that answers for the other nodes" in text
+    assert "#" not in text_of(f"proxy eth0 {{ rule {DB8} {{ auto }} }}").partition("\n")[2]
+    exact = text_of("proxy eth0 { rule 2001:db8::9 { static } }")
+    assert "local" not in exact
+    host = Host(local=frozenset([parse_prefix("2001:db8::/32")]))
+    draft = ndpresponder.convert("-i eth0 -n 2001:db8::/64 -n 2001:db9::/80", host)
+    (interface,) = tomllib.loads(draft.text("x"))["interface"]
+    assert interface["prefix"] == [
+        {"prefix": DB8, "answer": "local", "dad": "ignore"},
+        rule("2001:db9::/80"),
+    ]
+    assert "no node takes ndpresponder's answer" in draft.text("x")
 
 
 # ---- ndpresponder -------------------------------------------------------------------------------

@@ -24,24 +24,34 @@ class Note(NamedTuple):
 
 @dataclass(slots=True)
 class DraftRule:
-    """One [[interface.prefix]]. answer and via as in the file; router: the R flag."""
+    """One [[interface.prefix]]. answer, via and force as in the file; router: the R flag.
+
+    defend: of `dad`. comments: what is said in the file alone, notes elsewhere as well.
+    """
 
     prefix: Prefix
     answer: str = "always"
     via: tuple[str, ...] = ()
     router: bool = True
+    defend: bool = True
+    force: bool = False
+    comments: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class DraftInterface:
-    """One [[interface]]. networks: Docker's. announce: keys that are true. deadline: seconds."""
+    """One [[interface]]. networks: Docker's. announce: keys that are true. deadline: seconds.
+
+    comments: what is said in the file alone.
+    """
 
     name: str
     rules: list[DraftRule] = field(default_factory=list)
     networks: list[str] = field(default_factory=list)
     announce: tuple[str, ...] = ()
     deadline: float | None = None
+    comments: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
 
@@ -90,6 +100,7 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
     yield "[[interface]]"
     yield f"name = {_string(interface.name)}"
     yield from _comments(interface.notes)
+    yield from _plain(interface.comments)
     if interface.deadline is not None:
         yield ""
         yield "[interface.resolve]"
@@ -103,6 +114,11 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
             yield f"via = [{', '.join(map(_string, rule.via))}]"
         if not rule.router:
             yield "router = false"
+        if not rule.defend:
+            yield 'dad = "ignore"'
+        if rule.force:
+            yield "force = true"
+        yield from _plain(rule.comments)
         yield from _comments(rule.notes)
     for network in interface.networks:
         yield ""
@@ -118,6 +134,11 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
 def _comments(notes: list[Note]) -> Iterator[str]:
     for line, sentence in notes:
         yield f"# {f'line {line}: ' if line else ''}{printable(sentence)}"
+
+
+def _plain(comments: list[str]) -> Iterator[str]:
+    for sentence in comments:
+        yield f"# {printable(sentence)}"
 
 
 def _where(lines: list[int]) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ndxdp.convert import ndppd_syntax
+from ndxdp.convert import ndppd_syntax, width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
 from ndxdp.convert.ndppd_syntax import Entry
+from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.document import printable
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.policy import Prefix, check_interface, parse_address, parse_target
@@ -85,8 +86,8 @@ def read(path: str) -> str:
         ) from None
 
 
-def convert(text: str, name: str) -> Draft:
-    """The draft that a text comes to. name: the file's, for messages.
+def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
+    """The draft that a text comes to. name: the file's, for messages. host: what is known here.
 
     NdxdpError with the line for what ndppd refuses, and for what it takes for something else.
     """
@@ -122,6 +123,7 @@ def convert(text: str, name: str) -> Draft:
     reading.finish()
     for interface in made.values():
         settle(interface, methods[interface.name])
+        width.settle(interface, host, "ndppd")
         draft.interfaces.append(interface)
     for proxy in file.root.find_all("proxy"):
         timed, interface = proxy.find("timeout"), made[proxy.value]

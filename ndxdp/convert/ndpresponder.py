@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
+from ndxdp.convert import width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
+from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import UsageError
 from ndxdp.policy import Prefix, check_interface, parse_address, parse_target
 
@@ -31,8 +33,10 @@ _PROGRAM = re.compile(r"(?:.*/)?ndpresponder(?::[^/]*)?")
 _HELP = ("h", "help")
 
 
-def convert(line: str) -> Draft:
+def convert(line: str, host: Host = NOWHERE) -> Draft:
     """The draft that a command line comes to: the options, or all of it from a shell or a unit.
+
+    host: what is known here.
 
     UsageError for what ndpresponder refuses.
     """
@@ -63,6 +67,7 @@ def convert(line: str) -> Draft:
             raise UsageError(f"'{name}' is no name of a Docker network", "see: docker network ls")
     if interface.networks:
         interface.announce = ("solicit_gateway", "probe")
+    width.settle(interface, host, "ndpresponder")
     draft.interfaces.append(interface)
     return draft
 

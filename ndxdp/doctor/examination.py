@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ndxdp.doctor import (
     arrival,
+    breadth,
     containers,
     engine,
     exposure,
@@ -140,6 +141,8 @@ def examine(
     attached = bool(found.answering and found.answering.attached)
     yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
     yield Section("program", program.judge(found))
+    covered = breadth.gather(name, (link.ifindex, ifindex), rules)
+    yield Section("breadth", breadth.judge(covered))
     if watching and table is not None and attached:
         seen = arrival.gather(trees, link, table, addresses, watching)
         yield Section("arrival", arrival.judge(seen))

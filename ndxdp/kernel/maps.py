@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _ADDRESS, _RULE = struct.Struct("16s"), struct.Struct(f"{abi.RULE.size}s")
+_PREFIX = struct.Struct("=I16s")  # as abi.PREFIX
 _KEY0 = _U32.pack(0)
 _U64_MAX = (1 << 64) - 1
 MOST_HINTS = 1 << 16
@@ -201,6 +202,25 @@ class Maps:
         return Rules(
             {known[value]: Addresses(packed.pop(value)) for value in list(packed)},
             {_prefix_of(key): known[value] for key, value in prefixes.items()},
+        )
+
+    def wider(self, wanted: Callable[[int, bytes], bool]) -> Rules:
+        """Return the rules of the prefixes below 128 bits for which `wanted` is true.
+
+        No object is made of the others: there may be 100 000.
+
+        Args:
+            wanted: called with a prefix's length and address (16 bytes).
+        """
+        found = []
+        for keys, values in self._maps["prefixes"].pieces():
+            entries = zip(_PREFIX.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
+            for (length, address), (value,) in entries:
+                if wanted(length, address):
+                    found.append((Prefix(address, length), value))
+        groups = self.groups() if found else {}  # after the entries, as in rules()
+        return Rules(
+            wider={prefix: rule_of(abi.RULE.unpack(value), groups) for prefix, value in found}
         )
 
     def table(self, *, expired: bool) -> Table:

@@ -41,6 +41,7 @@ _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _NTF_ROUTER = 0x80
+_RTPROT_KERNEL, _RTPROT_RA = 2, 9
 _PORTS = ("bridge", "bond", "team")
 """Kinds of masters that take their ports' packets for their own; a VRF does not."""
 
@@ -465,7 +466,7 @@ def has_filters(ifindex: int) -> bool:
 
 
 class Monitor:
-    """Wakes its reader when links, IPv6 addresses, default or local IPv6 routes change.
+    """Wakes its reader when links, IPv6 addresses, default, local or on-link IPv6 routes change.
 
     It tells where, not what: the reader looks at the present state, so that a lost message costs
     nothing. fileno() is readable when drain() has something to say.
@@ -515,19 +516,24 @@ class Monitor:
 
 
 def _that_concern_us() -> bytes:
-    """Classic BPF: of routes, the default ones and those that end at this host; of the rest, all.
+    """Return classic BPF that takes all messages but those of most routes.
 
-    Where a router's whole table comes and goes, the others would wake us all the time. The kernel
-    sends a message for each route. Loads are in network byte order, netlink's are the host's.
+    Of routes, it takes the default ones, those that end at this host, and those that the kernel
+    makes for an address or a router advertisement. Where a router's whole table comes and goes,
+    the others would wake the daemon all the time: the kernel sends a message for each route.
+    Loads are in network byte order, netlink's are the host's.
     """
-    dst_len, kind = 17, 23  # rtm_dst_len, rtm_type
+    dst_len, protocol, kind = 17, 21, 23  # rtm_dst_len, rtm_protocol, rtm_type
     return assemble(
         (
             (LD_H, 0, 0, 4),  # nlmsg_type
             (JEQ, 1, 0, socket.htons(_RTM_NEWROUTE)),
-            (JEQ, 0, 5, socket.htons(_RTM_DELROUTE)),
+            (JEQ, 0, 8, socket.htons(_RTM_DELROUTE)),
             (LD_B, 0, 0, dst_len),
-            (JEQ, 3, 0, 0),
+            (JEQ, 6, 0, 0),
+            (LD_B, 0, 0, protocol),
+            (JEQ, 4, 0, _RTPROT_KERNEL),
+            (JEQ, 3, 0, _RTPROT_RA),
             (LD_B, 0, 0, kind),
             (JEQ, 1, 0, RouteType.LOCAL),
             (JEQ, 0, 1, RouteType.ANYCAST),

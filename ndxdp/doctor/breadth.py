@@ -1,0 +1,108 @@
+"""Rules that answer for other nodes of the uplink, and defend their addresses against them."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from ndxdp import breadth
+from ndxdp.breadth import Broad
+from ndxdp.doctor.finding import Finding, note, warning
+from ndxdp.ndp import Answer
+from ndxdp.policy import CONFIG_SOURCE, MANUAL_SOURCE, Prefix, Rule
+from ndxdp.rules import Rules
+from ndxdp.wire import onlink
+from ndxdp.wire.fib import Fib
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The reach of an interface's rules.
+
+    broad: the rules that answer for other nodes, and the prefixes behind the host inside each.
+    left_out: prefixes whose rule the daemon left out for that, and the prefixes behind the host.
+    neighbours: addresses (16 bytes) that an exact rule answers for and that a neighbour has, with
+    the rule and the neighbour's MAC.
+    """
+
+    interface: str
+    broad: tuple[tuple[Broad, tuple[Prefix, ...]], ...] = ()
+    left_out: tuple[tuple[Prefix, Rule, tuple[Prefix, ...]], ...] = ()
+    neighbours: tuple[tuple[bytes, Rule, bytes], ...] = ()
+
+
+def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
+    """Look at an interface's rules, its on-link prefixes and its neighbours.
+
+    Args:
+        ifindexes: of the interface, and of the one that has its addresses: a port's bridge.
+    """
+    here = onlink.look(ifindexes)
+
+    def behind(prefix: Prefix) -> tuple[Prefix, ...]:
+        return tuple(onlink.behind(prefix, here.ifindexes))
+
+    known = onlink.neighbours(ifindexes[1]) if rules.exact else {}
+    found = breadth.at_neighbours(rules, known)
+    if found:
+        with Fib() as fib:
+            gateways = fib.gateways(ifindexes[1])
+        found = [address for address in found if address not in gateways]
+    return Facts(
+        interface,
+        tuple((broad, behind(broad.prefix)) for broad in breadth.all_of(rules, here.prefixes)),
+        tuple(
+            (prefix, rule, behind(prefix))
+            for prefix, rule in sorted(rules.wider.items())
+            if breadth.is_left_out(rule)
+        ),
+        tuple((address, rules[Prefix(address, 128)], known[address]) for address in found),
+    )
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Return a warning for each rule that harms other nodes, a note where it defends nothing."""
+    found = [_of_broad(facts.interface, broad, behind) for broad, behind in facts.broad]
+    for prefix, rule, behind in facts.left_out:
+        hint = Broad(prefix, rule, prefix).hint(behind, in_file=rule.source == CONFIG_SOURCE)
+        found.append(
+            warning(
+                f"the rule for {prefix} is left out: it would answer for the other nodes on"
+                f" {facts.interface}, too",
+                f"nothing of it is answered; {hint}",
+                "editor /etc/ndxdp/ndxdp.toml" if rule.source == CONFIG_SOURCE else "",
+            )
+        )
+    for address, rule, mac in facts.neighbours:
+        text = socket.inet_ntop(socket.AF_INET6, address)
+        found.append(
+            warning(
+                f"{text} is a neighbour on {facts.interface}, at {mac.hex(':')}, and a rule"
+                " answers for it, too",
+                "its packets come to this host, and its address is defended against it",
+                f"ndxdp prefix del {text} -i {facts.interface} --source {rule.source}",
+            )
+        )
+    return found
+
+
+def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Finding:
+    sentence = f"{broad.sentence(interface)} (by '{broad.rule.source}')"
+    if not broad.rule.profile.defend:
+        return note(f"{sentence}; it leaves Duplicate Address Detection alone")
+    is_manual = broad.rule.source == MANUAL_SOURCE
+    why = "it defends their addresses against them: who takes one finds a duplicate"
+    if is_manual:
+        return warning(sentence, why, _instead(interface, broad, behind))
+    hint = broad.hint(behind, in_file=broad.rule.source == CONFIG_SOURCE)
+    cure = "editor /etc/ndxdp/ndxdp.toml" if broad.rule.source == CONFIG_SOURCE else ""
+    return warning(sentence, f"{why}; {hint}", cure)
+
+
+def _instead(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> str:
+    """Return the command that puts a narrower rule in the place of one that was written by hand."""
+    delete = f"ndxdp prefix del {broad.prefix} -i {interface}"
+    if broad.covers == breadth.LINK_LOCAL:
+        return delete
+    narrower = " ".join(map(str, behind)) or f"{broad.prefix} --answer {Answer.NEIGHBOUR.name}"
+    return f"{delete} && ndxdp prefix add {narrower.lower()} -i {interface}"
