@@ -61,7 +61,7 @@ async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.endpoints is None:
-        return [unseen(f"the containers: {facts.why}", "docker ps")]
+        return [unseen(f"cannot look at the containers: {facts.why}", "docker ps")]
     unanswered: dict[str, set[Endpoint]] = defaultdict(set)
     for endpoint in facts.endpoints:
         near = any(

@@ -76,7 +76,9 @@ def judge(facts: Facts) -> list[Finding]:
             note("every user may load BPF programs: kernel.unprivileged_bpf_disabled is 0")
         )
     if facts.most is None:
-        found.append(unseen("the neighbour table's limits: the kernel does not say"))
+        found.append(
+            unseen("cannot look at the neighbour table's limits: the kernel does not show them")
+        )
         return found
     if facts.entries > facts.most * 8 // 10:
         found.append(_small(f"holds {facts.entries} entries of {facts.most}", facts.entries))
