@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
 from ndxdp import ndp
-from ndxdp.doctor import examination, limits, source
+from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
 from ndxdp.kernel.pins import Trees
 from ndxdp.policy import parse_address
@@ -143,12 +143,12 @@ def answering(healthy: Network) -> Iterator[Network]:
     take_off()
 
 
-def advertise() -> None:
+def advertise(lifetime: int = 1800) -> None:
     """The router says that it is one, and offers a prefix."""
     frame = (
         Ether(src=ROUTER_MAC, dst="33:33:00:00:00:01")
         / IPv6(src=ROUTER_LINK_LOCAL, dst="ff02::1", hlim=255)
-        / ICMPv6ND_RA(routerlifetime=1800)
+        / ICMPv6ND_RA(routerlifetime=lifetime)
         / ICMPv6NDOptPrefixInfo(prefix=OFFERED, prefixlen=64, L=1, A=1)
     )
     with packet_socket(ROUTER, ROUTER_LINK) as packets:
@@ -427,6 +427,119 @@ def test_a_deprecated_source(healthy: Network) -> None:
     mends("source", f"the only address of {UPLINK} is deprecated: {HOST}")
 
 
+def test_all_addresses_are_deprecated(healthy: Network) -> None:
+    """The kernel then sends from another interface's address, which the router may not know."""
+    ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
+    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
+    ip("-6 address add 2001:db8:8::8/128 dev lo")
+    try:
+        said = "towards the Internet the host sends from 2001:db8:8::8, an address of another"
+        assert any(each.startswith(said) for each in notes())
+        found = mends("source", f"all 2 addresses of {UPLINK} are deprecated: ")
+        assert HOST in found["what"]
+    finally:
+        ip("-6 address delete 2001:db8:8::8/128 dev lo")
+
+
+def test_one_of_several_is_deprecated(healthy: Network) -> None:
+    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
+    assert bad() == []
+    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src {HOST}9")
+    found = mends(
+        "source", f"towards the Internet the host sends from {HOST}9, which is deprecated"
+    )
+    assert "the route names it" in found["why"]
+
+
+def expire(how: str) -> None:
+    """Wait until a default route has expired, and is still listed."""
+    eventually(lambda: "expires -" in default_route(), within=10)
+    assert how in default_route()
+
+
+def test_an_expired_static_default_route(healthy: Network) -> None:
+    sysctl("net.ipv6.route.gc_interval=3600")  # the kernel keeps the route in its list
+    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} expires 1")
+    expire(GATEWAY)
+    found = mends("forwarding", f"the default route via {GATEWAY} dev {UPLINK} has expired")
+    assert "nobody renewed it" in found["why"]
+
+
+def test_an_expired_default_route_of_an_advertisement(net: Network) -> None:
+    """Probing solicits the router, whose answer the kernel hears as well."""
+    # Else its answers say that it is no router, and the route is removed for that.
+    net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    sh("ip", "-6", "route", "delete", "default")
+    sysctl("net.ipv6.route.gc_interval=3600")
+    conf("accept_ra", 2)
+    conf("forwarding", 1, "all")
+    try:
+        advertise(lifetime=1)
+        expire("proto ra")
+        found = found_one("forwarding", f"the default route via {ROUTER_LINK_LOCAL} dev {UPLINK}")
+        assert found["cure"] == f"ndxdp doctor {UPLINK} --probe"
+        with packet_socket(ROUTER, ROUTER_LINK) as packets:
+            packets.settimeout(10)
+            asking = subprocess.Popen(
+                [sys.executable, "-m", "ndxdp", *found["cure"].split()[1:]],
+                cwd=REPOSITORY,
+                stdout=subprocess.DEVNULL,
+            )
+            while packets.recv(2048)[54:55] != b"\x85":  # a router solicitation
+                pass
+            advertise()
+            assert asking.wait(60) in (0, 1, 2)
+        assert not [each for each in bad() if each["check"] == "forwarding"]
+    finally:
+        conf("forwarding", 0, "all")
+
+
+def test_an_expired_default_route_of_a_host_that_forwards(net: Network) -> None:
+    sh("ip", "-6", "route", "delete", "default")
+    sysctl("net.ipv6.route.gc_interval=3600")
+    conf("accept_ra", 2)
+    conf("forwarding", 1, "all")
+    try:
+        advertise(lifetime=1)
+        conf("accept_ra", 1)
+        expire("proto ra")
+        found = found_one("forwarding", "has expired")
+        assert "advertisements are ignored (accept_ra is 1)" in found["why"]
+        follow(found["cure"])
+        advertise()
+        eventually(lambda: "expires -" not in default_route())
+        assert bad() == []
+    finally:
+        conf("forwarding", 0, "all")
+
+
+def test_no_route_is_not_called_no_source(healthy: Network) -> None:
+    ip("-6 rule add to 2000::/16 unreachable")
+    try:
+        found = found_one("source", "the kernel does not send towards")
+        assert "no source" not in found["what"]
+        follow(found["cure"])
+    finally:
+        ip("-6 rule delete to 2000::/16 unreachable")
+
+
+def test_how_an_address_was_made(healthy: Network) -> None:
+    conf("accept_ra", 2)
+    sysctl(f"net.ipv6.conf.{UPLINK}.stable_secret=2001:db8::5ec")
+    conf("addr_gen_mode", 2)
+    advertise()
+    said = eventually(
+        lambda: [each for each in findings() if "is a stable privacy address" in each["what"]]
+    )
+    assert said[0]["level"] == "note"
+    assert "expects 2001:db8:5::ff:fe00:2;" in said[0]["why"]
+    follow(said[0]["cure"])
+    advertise()
+    made = f"2001:db8:5::ff:fe00:2 is made from the prefix and the MAC of {UPLINK} (EUI-64)"
+    eventually(lambda: made in notes())
+    assert not any("stable privacy" in each for each in notes())
+
+
 def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress:
     return OwnAddress(parse_address(text), 64, flags, FOREVER, FOREVER, link_local)
 
@@ -562,6 +675,27 @@ def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
         mends("reception", f"{UPLINK} is not in allmulti")
     finally:
         take_off()
+
+
+def test_a_network_manager_that_listens_is_harmless() -> None:
+    manager = listeners.Listener(712, "NetworkManager", "NetworkManager.service", raw=True)
+    other = listeners.Listener(713, "something", "", raw=True)
+    facts = listeners.Facts(UPLINK, (manager, other), 0, (), False, None)
+    first, second = listeners.judge(facts)
+    assert first.level is second.level is Level.NOTE
+    assert first.what == (
+        "NetworkManager (pid 712) listens to ICMPv6, for router advertisements, which is harmless:"
+        " it answers no solicitations"
+    )
+    assert "58 is the number of the protocol" in first.why
+    assert (second.what, second.why) == ("something (pid 713) listens to ICMPv6", "")
+
+
+def test_a_socket_for_icmpv6_is_found(healthy: Network) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6):
+        (found,) = [each for each in findings() if each["check"] == "listeners"]
+        assert f"(pid {os.getpid()}) listens to ICMPv6" in found["what"]
+        assert "raw6 at [::]:58" in found["why"]
 
 
 def is_answered(net: Network, target: str, *, unicast: bool) -> bool:

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 _ASKED = 16  # prefixes that the kernel is asked about one by one
 _EXACT = 4096  # addresses of one rule that are looked at: the others are taken to be like them
+_ANSWERED_HERE = ("ALWAYS", "LOCAL")
+"""Answers that are given for what ends at this host."""
+
 _NAMED = 3  # prefixes in a finding
 
 
@@ -61,9 +64,11 @@ def _delivery(answered: Rules, local: _Local) -> Delivery:
     nowhere: list[Prefix] = []
     elsewhere: list[tuple[Prefix, Rule]] = []
     for prefix, rule in sorted(_some_of(answered), key=lambda item: item[0]):
-        if local.has(prefix):
+        if rule.answer.name not in _ANSWERED_HERE:  # `routed`, `neighbour`
+            elsewhere.append((prefix, rule))
+        elif local.has(prefix):
             here.append(prefix)
-        elif not _is_local(rule):
+        elif rule.answer is Answer.ALWAYS:
             elsewhere.append((prefix, rule))
         elif not local.is_within(prefix):
             nowhere.append(prefix)
@@ -73,11 +78,6 @@ def _delivery(answered: Rules, local: _Local) -> Delivery:
         if rule.answer is Answer.ALWAYS and not rule.dynamic and prefix.length < 128
     )
     return Delivery(tuple(here), tuple(nowhere), bool(elsewhere), next(wide, None))
-
-
-def _is_local(rule: Rule) -> bool:
-    """The rule's answer is `local`: given where the kernel delivers to this host."""
-    return rule.answer.name == "LOCAL"
 
 
 def _some_of(rules: Rules) -> Iterable[tuple[Prefix, Rule]]:

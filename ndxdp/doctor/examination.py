@@ -363,7 +363,10 @@ class _Examination:
         return probe.gather(asking, sorted(set(self.gateways)), sorted(behind.wider), sources)
 
     def _source(self) -> list[Finding]:
-        return source.judge(source.gather(self.above, self.ifindex, self.here, self.addresses))
+        above = netlink.find_link(self.above) if self.above != self.name else self.link
+        mac = above.mac if above else b""
+        facts = source.gather(self.above, self.ifindex, self.here, self.addresses, mac)
+        return source.judge(facts)
 
     def _reception(self) -> list[Finding]:
         answering = self.program.answering

@@ -74,8 +74,8 @@ def judge(facts: Facts) -> list[Finding]:
     return [
         failure(
             f"there is no interface '{name}': it was deleted or renamed",
-            "ndxdp has rules for it, and keeps them: a running daemon or `ndxdp attach` goes on with"
-            " them once it is back. If it is not to come back, remove them",
+            "ndxdp has rules for it, and keeps them: a running daemon or `ndxdp attach` goes on"
+            " with them once it is back. If it is not to come back, remove them",
             f"ndxdp detach {name}",
         )
     ]

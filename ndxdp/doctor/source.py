@@ -17,6 +17,7 @@ from ndxdp.wire.netlink import OwnAddress
 
 # IFA_F_*, linux/if_addr.h
 _TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08, 0x20, 0x40
+_MANAGETEMPADDR, _STABLE_PRIVACY = 0x100, 0x800
 
 INTERNET = socket.inet_pton(socket.AF_INET6, "2000::1")
 """Nothing is sent there: it stands for every global address."""
@@ -55,16 +56,26 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """addresses: of the interface. temporary: they are preferred to others (use_tempaddr)."""
+    """addresses: of the interface. temporary: they are preferred to others (use_tempaddr).
+
+    mac: 6 bytes, b'' where it is not known. generation: how the kernel makes addresses
+    (addr_gen_mode).
+    """
 
     interface: str
     addresses: tuple[OwnAddress, ...]
     choices: tuple[Choice, ...]
     temporary: bool = False
+    mac: bytes = b""
+    generation: int = 0
 
 
 def gather(
-    interface: str, ifindex: int, routes: list[DefaultRoute], addresses: list[OwnAddress]
+    interface: str,
+    ifindex: int,
+    routes: list[DefaultRoute],
+    addresses: list[OwnAddress],
+    mac: bytes = b"",
 ) -> Facts:
     choices = []
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
@@ -74,7 +85,8 @@ def gather(
     if any(not route.has_expired for route in routes):
         choices.append(Choice("the Internet", INTERNET, *_source(INTERNET, 0)))
     temporary = sysctl.conf(interface, "use_tempaddr") > 1
-    return Facts(interface, tuple(addresses), tuple(choices), temporary)
+    generation = sysctl.conf(interface, "addr_gen_mode")
+    return Facts(interface, tuple(addresses), tuple(choices), temporary, mac, generation)
 
 
 def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
@@ -105,11 +117,46 @@ def judge(facts: Facts) -> list[Finding]:
             )
         elif own.flags & _TENTATIVE and not own.flags & _OPTIMISTIC:
             found.append(note(f"{text} is tentative: not used until nobody has objected"))
+    found += _generated(facts)
     deprecated = _deprecated(facts)
     found += deprecated
     for choice in facts.choices:
         found.append(_judge_choice(facts, choice, by_address, all_deprecated=bool(deprecated)))
     return found
+
+
+def _generated(facts: Facts) -> list[Finding]:
+    """Say of addresses of router advertisements whether they are made from the MAC."""
+    found = []
+    owned = {own.address for own in facts.addresses}
+    for own in facts.addresses:
+        # The kernel's own are `mngtmpaddr` (RFC 8981), temporary ones are made from those.
+        if not own.flags & _MANAGETEMPADDR or own.length != 64 or len(facts.mac) != 6:
+            continue
+        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        expected = eui64(own.address, facts.mac)
+        if own.address == expected:
+            found.append(
+                note(f"{text} is made from the prefix and the MAC of {facts.interface} (EUI-64)")
+            )
+        elif own.flags & _STABLE_PRIVACY and expected not in owned:
+            setting = sysctl.setting(facts.interface, "addr_gen_mode", 0)
+            found.append(
+                note(
+                    f"{text} is a stable privacy address (addr_gen_mode is {facts.generation}),"
+                    f" not made from the MAC of {facts.interface}",
+                    "a provider that expects the EUI-64 address of this host expects"
+                    f" {socket.inet_ntop(socket.AF_INET6, expected)}; with addr_gen_mode 0 the next"
+                    " router advertisement brings it",
+                    sysctl.cure(setting) if facts.generation else "",
+                )
+            )
+    return found
+
+
+def eui64(address: bytes, mac: bytes) -> bytes:
+    """Return the address of a prefix of 64 bits that a MAC gives (RFC 4291 appendix A)."""
+    return address[:8] + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:6]
 
 
 def _deprecated(facts: Facts) -> list[Finding]:
