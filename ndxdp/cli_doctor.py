@@ -68,7 +68,7 @@ def doctor(
 
 
 def _summary(code: int, looked: Iterable[list[Section]]) -> str:
-    """Return the last line, which does not vouch for what nobody could look at."""
+    """Return the last line, which names no host well of which a part could not be looked at."""
     if code:
         return ("", "there are warnings", "there are failures")[code]
     levels = {finding.level.value for each in looked for _, some in each for finding in some}

@@ -255,7 +255,16 @@ def test_no_interface_to_look_at(privacy: None, args: list[str], sentence: str) 
 def test_nothing_to_begin_with(privacy: None) -> None:
     result = ndxdp("doctor")
     assert result.code == 1
-    assert "no interface with a MAC address has a default route" in result.err
+    assert "no interface with a MAC address is up" in result.err
+
+
+def test_no_default_route_at_all(healthy: Network) -> None:
+    """Not the end: that there is none is what is to be found."""
+    sh("ip", "-6", "route", "delete", "default")
+    result = ndxdp("doctor")
+    assert (result.code, result.err) == (2, "")
+    assert result.out.splitlines()[0] == UPLINK
+    assert f"there is no IPv6 default route by {UPLINK}" in result.out
 
 
 def test_the_interface_of_the_ipv4_default_route(healthy: Network) -> None:

@@ -10,7 +10,6 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, unseen, warning
-from ndxdp.ndp import Answer
 from ndxdp.policy import Prefix, Table
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.wire.netlink import OwnAddress
@@ -74,7 +73,8 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _answered(table: Table | None, address: bytes) -> bool:
     matched = table.lookup(address) if table else None
-    return matched is not None and matched[1].answer is not Answer.NEVER
+    # `local` is answered only for what ends at this host, which a container's address does not.
+    return matched is not None and matched[1].answer.name not in ("NEVER", "LOCAL")
 
 
 def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Finding:

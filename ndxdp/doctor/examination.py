@@ -45,11 +45,13 @@ log = logging.getLogger(__name__)
 
 _IPV4_ROUTES = Path("/proc/thread-self/net/route")
 
+_UPLINKS = 4  # links to look at where nothing says which is meant
+
 _SOURCES = 4  # addresses behind the host from which a gateway is asked, half a second each
 
 
 class Section(NamedTuple):
-    """What one check found; nothing at all where all is well."""
+    """The findings of one check; none where all is well."""
 
     check: str
     findings: list[Finding]
@@ -70,7 +72,8 @@ def routes() -> dict[str, list[DefaultRoute]]:
 def interfaces(trees: Trees) -> list[str]:
     """Return the interfaces to look at where none is named.
 
-    Those that ndxdp has something of; if none of them is there, those of default routes, too.
+    Those that ndxdp has something of; if none of them is there, those of default routes, too;
+    without any, all Ethernet links that are up.
 
     Raises:
         NdxdpError: There is none.
@@ -83,14 +86,31 @@ def interfaces(trees: Trees) -> list[str]:
     found = list(ours)
     if not any(_exists(name) for name in ours):
         # A tunnel may be the way out, but nobody solicits there.
-        others = (name for name in _of_routes() if _is_ethernet(name))
+        others = [name for name in _of_routes() if _is_ethernet(name)] or _uplinks()
         found += [name for name in others if name not in ours]
     if not found:
         raise NdxdpError(
-            "no interface with a MAC address has a default route, nor does ndxdp answer on any",
+            "no interface with a MAC address is up, nor does ndxdp answer on any",
             "ndxdp doctor IFACE",
         )
     return found
+
+
+def _uplinks() -> list[str]:
+    """Return the Ethernet links that are up, without a bridge's or bond's ports; bridges, which
+    mostly lead to containers, only if there is nothing else."""
+    try:
+        found = [netlink.find_link(name) for _, name in socket.if_nameindex()]
+    except (NdxdpError, OSError) as error:
+        log.debug("cannot list the links: %s", error)
+        return []
+    links = [
+        link
+        for link in found
+        if link and link.ethernet and link.up and link.l3_ifindex == link.ifindex
+    ]
+    ends = [link.name for link in links if link.kind != "bridge"]
+    return (ends or [link.name for link in links])[:_UPLINKS]
 
 
 def _of_routes() -> list[str]:
@@ -131,7 +151,7 @@ def _of_ipv4() -> list[str]:
 
 
 def _section(check: str, subject: str, look: Callable[[], list[Finding]]) -> Section:
-    """Make one check. Whatever goes wrong in it is a finding: the others are to go on."""
+    """Make one check. An exception in it becomes a finding, so that the others go on."""
     try:
         return Section(check, look())
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What doctor says: one line, why it matters, and the command that mends it."""
+"""Findings: one line, why it matters, and the command that mends it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def note(what: str, why: str = "", cure: str = "") -> Finding:
 
 
 def unseen(what: str, cure: str = "", why: str = "") -> Finding:
-    """What could not be looked at, and how it could be."""
+    """Make a finding for a thing that could not be looked at, and how it could be."""
     return Finding(Level.UNSEEN, what, why, cure)
 
 

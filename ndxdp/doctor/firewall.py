@@ -127,7 +127,7 @@ def _list(bridged: bool) -> tuple[Ruleset | None, str]:
 
 
 def _path() -> str:
-    """Where commands are looked for: a user's PATH may be without those of the administrator."""
+    """Return the PATH for commands: a user's may be without the administrator's directories."""
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
-from ndxdp.ndp import Answer
 from ndxdp.rules import Rules
 from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
@@ -37,7 +36,12 @@ class Facts:
 
 
 def gather(rules: Rules) -> Facts:
-    exact = sum(len(some) for rule, some in rules.exact.items() if rule.answer is not Answer.NEVER)
+    # What is `local` ends at this host, and is no neighbour.
+    exact = sum(
+        len(some)
+        for rule, some in rules.exact.items()
+        if rule.answer.name not in ("NEVER", "LOCAL")
+    )
     most, entries = _neighbours()
     return Facts(
         sysctl.read("net", "core", "bpf_jit_enable"),

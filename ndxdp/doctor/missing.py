@@ -14,7 +14,7 @@ from ndxdp.wire import netlink
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What there is of a missing interface.
+    """The remains of an interface that is not there.
 
     Attributes:
         trouble: Why its pins or files could not be read, None if they could.
