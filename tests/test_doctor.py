@@ -820,6 +820,20 @@ def test_containers_that_nobody_answers_for(container: Engine, healthy: Network)
         take_off()
 
 
+def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy: Network) -> None:
+    """Whether they are answered for is not known then, and not denied."""
+    done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+    try:
+        (rules,) = PINS.glob(f"v*/{UPLINK}/addresses")
+        rules.unlink()
+        said = findings("--docker-socket", str(container.socket))
+        (found,) = [each for each in said if each["check"] == "containers"]
+        assert found["level"] == "unseen"
+        assert found["what"].startswith("cannot tell which containers ndxdp answers for: the pins")
+    finally:
+        take_off()
+
+
 def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as silent:

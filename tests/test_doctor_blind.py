@@ -414,13 +414,31 @@ def test_damaged_files_of_userspace(net: Network, name: str, damage: str) -> Non
         (said,) = [each for each in found if each["check"] == "program"]
         assert said["level"] in (("failure", "unseen") if damage == "filled" else ("failure",))
         assert {"gateway", "source"} <= {each["check"] for each in found}
-        if (damage, name) != ("filled", "groups"):  # labels of any bytes
+        if (damage, name) == ("filled", "groups"):  # labels of any bytes: the process has ended
+            assert "start that again as it was started" in said["why"]
+            assert said["cure"] == ""  # neither systemd nor a configuration
+        else:
             assert said["cure"] == f"ndxdp detach {UPLINK}"
             follow(said["cure"])
             assert bad() == []
     finally:
         ndxdp("detach", UPLINK)
         conf("forwarding", 0, "all")
+
+
+def test_damaged_files_that_a_process_holds(net: Network) -> None:
+    """`detach` would refuse: what is printed is not that."""
+    running = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    try:
+        (path,) = FILES.glob(f"v*/{UPLINK}/prefixes")
+        path.unlink()
+        (said,) = [
+            each for each in of(ndxdp("doctor", UPLINK, "--json")) if each["check"] == "program"
+        ]
+        assert (said["level"], said["cure"]) == ("failure", "")
+    finally:
+        running.close()
+        ndxdp("detach", UPLINK)
 
 
 def test_a_file_where_a_directory_should_be(net: Network) -> None:

@@ -15,6 +15,7 @@ from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.wire.netlink import OwnAddress
 
 _WITHIN = 1.5  # seconds for the engine to list its containers
+_DENIED = "may not be opened"
 _NAMED = 8  # addresses in a command
 
 
@@ -43,7 +44,7 @@ def gather(
         for own in addresses
         if not own.link_local and own.length < 128
     }
-    endpoints, why = None, f"{socket_path} may not be opened"
+    endpoints, why = None, f"{socket_path} {_DENIED}"
     if os.access(socket_path, os.W_OK):
         endpoints, why = asyncio.run(_endpoints(socket_path)), f"{socket_path} does not answer"
     return Facts(interface, endpoints, why, tuple(sorted(on_link)), table)
@@ -60,7 +61,9 @@ async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.endpoints is None:
-        return [unseen(f"cannot look at the containers: {facts.why}", "docker ps")]
+        hint = "run this as root, or in the engine's group" if _DENIED in facts.why else ""
+        cure = "" if hint else "docker ps"
+        return [unseen(f"cannot look at the containers: {facts.why}", cure, hint)]
     unanswered: dict[str, set[Endpoint]] = defaultdict(set)
     for endpoint in facts.endpoints:
         near = any(

@@ -121,7 +121,9 @@ def _listening() -> Iterator[Listener]:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.trouble:
-        return [unseen(f"cannot tell who reaches the exporter: {facts.trouble}", "ss -ltnp")]
+        return [
+            unseen(f"cannot tell who reaches the exporter: {facts.trouble}", why="run this as root")
+        ]
     return [_judge_one(facts, listener) for listener in facts.listeners]
 
 

@@ -177,7 +177,7 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             unseen(
                 f"cannot tell whose {facts.unknown} ICMPv6 sockets are: only root sees that",
-                "sudo ss -6lwp",
+                why="run this as root",
             )
         )
     return found

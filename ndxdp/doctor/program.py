@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ndxdp import ladder
 from ndxdp.doctor import namespace
@@ -40,6 +41,10 @@ class Answering:
         return Table.of(self.rules)
 
 
+_SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
+_CONFIGURATION = Path("/etc/ndxdp/ndxdp.toml")
+
+
 class _OtherVersion(NdxdpError):
     """Another version of ndxdp attached to the interface."""
 
@@ -51,7 +56,7 @@ class Facts:
     no_native: why `auto` does not even try, None if it does. foreign: XDP programs of others.
     elsewhere: the pins are those of an interface of this name in another network namespace, of
     which this is a path ('' if none leads there); None if they are not. no_libbpf: why libbpf
-    cannot be used, None if it can.
+    cannot be used, None if it can. held: a living process has what is damaged.
     """
 
     interface: str
@@ -62,6 +67,7 @@ class Facts:
     foreign: tuple[str, ...]
     elsewhere: str | None = None
     no_libbpf: NdxdpError | None = None
+    held: bool = False
 
 
 def gather(trees: Trees, link: Link) -> Facts:
@@ -89,6 +95,7 @@ def gather(trees: Trees, link: Link) -> Facts:
         _foreign(link, answering),
         elsewhere,
         no_libbpf,
+        isinstance(trouble, Damaged) and trees.of(link.name).is_held(link.name),
     )
 
 
@@ -158,8 +165,8 @@ def judge(facts: Facts) -> list[Finding]:
     if isinstance(facts.trouble, Damaged):
         broken = failure(
             facts.trouble.message,
-            f"whatever answers on {name} cannot be looked at or changed: begin anew",
-            f"ndxdp detach {name}",
+            f"what answers on {name} can be neither read nor changed: remove it, then attach again",
+            _start_again() if facts.held else f"ndxdp detach {name}",
         )
         return [broken, *foreign]
     if isinstance(facts.trouble, _OtherVersion):
@@ -216,15 +223,23 @@ def _before(facts: Facts) -> list[Finding]:
     return [note(f"ndxdp does not answer on {name}; `auto` tries native first, then tc")]
 
 
+def _start_again() -> str:
+    """Return the command that starts the daemon; '' where nothing says with which words."""
+    if _SYSTEMD.is_dir():
+        return "systemctl restart ndxdp"
+    return f"ndxdp run -c {_CONFIGURATION}" if _CONFIGURATION.exists() else ""
+
+
 def _answers(name: str, answering: Answering) -> list[Finding]:
     if not answering.attached:
         return [
             failure(
                 f"ndxdp has rules for {name}, but answers nothing there",
-                "its program was taken off, or its process has ended",
-                f"ndxdp attach {name}"
-                if answering.mode is not Mode.USERSPACE
-                else "systemctl restart ndxdp",
+                *(
+                    ("its process has ended: start that again as it was started", _start_again())
+                    if answering.mode is Mode.USERSPACE
+                    else ("its program was taken off", f"ndxdp attach {name}")
+                ),
             )
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
@@ -242,7 +257,7 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
             warning(
                 f"the daemon's heartbeat for {name} is overdue",
                 "it has ended or hangs: containers are no longer answered for",
-                "systemctl restart ndxdp",
+                _start_again(),
             )
         )
     return found

@@ -116,7 +116,9 @@ def judge(facts: Facts) -> list[Finding]:
                 )
             )
         elif own.flags & _TENTATIVE and not own.flags & _OPTIMISTIC:
-            found.append(note(f"{text} is tentative: not used until nobody has objected"))
+            found.append(
+                note(f"{text} is tentative: not used until duplicate address detection has ended")
+            )
     found += _generated(facts)
     deprecated = _deprecated(facts)
     found += deprecated
