@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
+from ndxdp.errors import NdxdpError
 from ndxdp.options import json_option, print_json, trees, verbosity
 
 if TYPE_CHECKING:
@@ -47,7 +49,10 @@ def doctor(
     names = [interface] if interface is not None else examination.interfaces(both)
     watching = (_WATCHED if probe else 0) if watch is None else watch
     looked = {
-        name: list(examination.examine(name, both, docker_socket, probing=probe, watching=watching))
+        name: _examined(
+            examination.examine(name, both, docker_socket, probing=probe, watching=watching),
+            named=interface is not None,
+        )
         for name in names
     }
     code = exit_code(
@@ -58,8 +63,29 @@ def doctor(
         return code
     for name, sections in looked.items():
         _show(name, sections)
-    click.echo(("all is well", "there are warnings", "there are failures")[code])
+    click.echo(_summary(code, looked.values()))
     return code
+
+
+def _summary(code: int, looked: Iterable[list[Section]]) -> str:
+    """Return the last line, which names no host well of which a part could not be looked at."""
+    if code:
+        return ("", "there are warnings", "there are failures")[code]
+    levels = {finding.level.value for each in looked for _, some in each for finding in some}
+    return "all is well, as far as could be seen" if "unseen" in levels else "all is well"
+
+
+def _examined(sections: Iterator[Section], *, named: bool) -> list[Section]:
+    """Return what was found; of several interfaces one that cannot be looked at is a finding."""
+    from ndxdp.doctor.examination import Section
+    from ndxdp.doctor.finding import failure
+
+    try:
+        return list(sections)
+    except NdxdpError as error:
+        if named:
+            raise
+        return [Section("link", [failure(error.message, error.hint, "")])]
 
 
 def _data(name: str, sections: list[Section]) -> dict[str, object]:

@@ -21,8 +21,9 @@ from scapy.layers.l2 import Ether
 from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
 from ndxdp import ndp
-from ndxdp.doctor import limits, source
+from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
+from ndxdp.kernel.pins import Trees
 from ndxdp.policy import parse_address
 from ndxdp.wire.netlink import FOREVER, OwnAddress
 from tests.engine import Engine
@@ -142,12 +143,12 @@ def answering(healthy: Network) -> Iterator[Network]:
     take_off()
 
 
-def advertise() -> None:
+def advertise(lifetime: int = 1800) -> None:
     """The router says that it is one, and offers a prefix."""
     frame = (
         Ether(src=ROUTER_MAC, dst="33:33:00:00:00:01")
         / IPv6(src=ROUTER_LINK_LOCAL, dst="ff02::1", hlim=255)
-        / ICMPv6ND_RA(routerlifetime=1800)
+        / ICMPv6ND_RA(routerlifetime=lifetime)
         / ICMPv6NDOptPrefixInfo(prefix=OFFERED, prefixlen=64, L=1, A=1)
     )
     with packet_socket(ROUTER, ROUTER_LINK) as packets:
@@ -222,15 +223,17 @@ def unseen_by_nobody() -> list[str]:
 def test_without_root(answering: Network) -> None:
     """It looks at what it may, says what it may not, and guesses nothing."""
     hidden = unseen_by_nobody()
-    assert "the pins of up0 may not be opened" in hidden
-    assert "the firewall's rules: only root may list them" in hidden
+    assert "cannot look at what answers on up0: the pins of up0 may not be opened" in hidden
+    assert "cannot look at the firewall's rules: only root may list them" in hidden
 
 
 def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
     mode = BPFFS.stat().st_mode
     BPFFS.chmod(0o700)
     try:
-        assert f"{BPFFS} may not be entered" in unseen_by_nobody()
+        assert (
+            f"cannot look at what answers on up0: {BPFFS} may not be entered" in unseen_by_nobody()
+        )
     finally:
         BPFFS.chmod(mode)
 
@@ -252,7 +255,16 @@ def test_no_interface_to_look_at(privacy: None, args: list[str], sentence: str) 
 def test_nothing_to_begin_with(privacy: None) -> None:
     result = ndxdp("doctor")
     assert result.code == 1
-    assert "no interface with a MAC address has a default route" in result.err
+    assert "no interface with a MAC address is up" in result.err
+
+
+def test_no_default_route_at_all(healthy: Network) -> None:
+    """Not the end: that there is none is what is to be found."""
+    sh("ip", "-6", "route", "delete", "default")
+    result = ndxdp("doctor")
+    assert (result.code, result.err) == (2, "")
+    assert result.out.splitlines()[0] == UPLINK
+    assert f"there is no IPv6 default route by {UPLINK}" in result.out
 
 
 def test_the_interface_of_the_ipv4_default_route(healthy: Network) -> None:
@@ -328,7 +340,7 @@ def test_accept_ra_of_all_is_a_trap(advertised: Network) -> None:
     assert bad() == []
     conf("accept_ra", 1)
     conf("accept_ra", 2, "all")
-    found = mends("forwarding", f"the default route of {UPLINK} is gone in 1")
+    found = mends("forwarding", f"the default route of {UPLINK} expires in 1")
     assert "conf.all.accept_ra=2 has no effect" in found["why"]
 
 
@@ -353,7 +365,7 @@ def test_no_address_of_the_advertisement(net: Network) -> None:
     conf("forwarding", 1, "all")
     advertise()
     eventually(default_route)
-    found = found_one("forwarding", f"{UPLINK} makes itself no address")
+    found = found_one("forwarding", f"{UPLINK} configures no address by itself")
     follow(found["cure"])
     advertise()
     eventually(lambda: OFFERED in sh("ip", "-6", "address", "show", "dev", UPLINK))
@@ -420,12 +432,121 @@ def test_a_duplicate_address(healthy: Network) -> None:
 
 def test_a_deprecated_source(healthy: Network) -> None:
     ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
-    # Towards the gateway, and towards the Internet.
-    first, second = bad()
-    assert (first["check"], first["cure"]) == ("source", second["cure"])
-    assert f"the host sends from {HOST}, which is deprecated" in first["what"]
-    follow(first["cure"])
+    assert f"towards the Internet the host sends from {HOST}, which is deprecated" in notes()
+    mends("source", f"the only address of {UPLINK} is deprecated: {HOST}")
+
+
+def test_all_addresses_are_deprecated(healthy: Network) -> None:
+    """The kernel then sends from another interface's address, which the router may not know."""
+    ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
+    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
+    ip("-6 address add 2001:db8:8::8/128 dev lo")
+    try:
+        said = "towards the Internet the host sends from 2001:db8:8::8, an address of another"
+        assert any(each.startswith(said) for each in notes())
+        found = mends("source", f"all 2 addresses of {UPLINK} are deprecated: ")
+        assert HOST in found["what"]
+    finally:
+        ip("-6 address delete 2001:db8:8::8/128 dev lo")
+
+
+def test_one_of_several_is_deprecated(healthy: Network) -> None:
+    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
     assert bad() == []
+    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src {HOST}9")
+    found = mends(
+        "source", f"towards the Internet the host sends from {HOST}9, which is deprecated"
+    )
+    assert "the route names it" in found["why"]
+
+
+def expire(how: str) -> None:
+    """Wait until a default route has expired, and is still listed."""
+    eventually(lambda: "expires -" in default_route(), within=10)
+    assert how in default_route()
+
+
+def test_an_expired_static_default_route(healthy: Network) -> None:
+    sysctl("net.ipv6.route.gc_interval=3600")  # the kernel keeps the route in its list
+    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} expires 1")
+    expire(GATEWAY)
+    found = mends("forwarding", f"the default route via {GATEWAY} dev {UPLINK} has expired")
+    assert "nobody renewed it" in found["why"]
+
+
+def test_an_expired_default_route_of_an_advertisement(net: Network) -> None:
+    """Probing solicits the router, whose answer the kernel hears as well."""
+    # Else its answers say that it is no router, and the route is removed for that.
+    net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    sh("ip", "-6", "route", "delete", "default")
+    sysctl("net.ipv6.route.gc_interval=3600")
+    conf("accept_ra", 2)
+    conf("forwarding", 1, "all")
+    try:
+        advertise(lifetime=1)
+        expire("proto ra")
+        found = found_one("forwarding", f"the default route via {ROUTER_LINK_LOCAL} dev {UPLINK}")
+        assert found["cure"] == f"ndxdp doctor {UPLINK} --probe"
+        with packet_socket(ROUTER, ROUTER_LINK) as packets:
+            packets.settimeout(10)
+            asking = subprocess.Popen(
+                [sys.executable, "-m", "ndxdp", *found["cure"].split()[1:]],
+                cwd=REPOSITORY,
+                stdout=subprocess.DEVNULL,
+            )
+            while packets.recv(2048)[54:55] != b"\x85":  # a router solicitation
+                pass
+            advertise()
+            assert asking.wait(60) in (0, 1, 2)
+        assert not [each for each in bad() if each["check"] == "forwarding"]
+    finally:
+        conf("forwarding", 0, "all")
+
+
+def test_an_expired_default_route_of_a_host_that_forwards(net: Network) -> None:
+    sh("ip", "-6", "route", "delete", "default")
+    sysctl("net.ipv6.route.gc_interval=3600")
+    conf("accept_ra", 2)
+    conf("forwarding", 1, "all")
+    try:
+        advertise(lifetime=1)
+        conf("accept_ra", 1)
+        expire("proto ra")
+        found = found_one("forwarding", "has expired")
+        assert "advertisements are ignored (accept_ra is 1)" in found["why"]
+        follow(found["cure"])
+        advertise()
+        eventually(lambda: "expires -" not in default_route())
+        assert bad() == []
+    finally:
+        conf("forwarding", 0, "all")
+
+
+def test_no_route_is_not_called_no_source(healthy: Network) -> None:
+    ip("-6 rule add to 2000::/16 unreachable")
+    try:
+        found = found_one("source", "the kernel does not send towards")
+        assert "no source" not in found["what"]
+        follow(found["cure"])
+    finally:
+        ip("-6 rule delete to 2000::/16 unreachable")
+
+
+def test_how_an_address_was_made(healthy: Network) -> None:
+    conf("accept_ra", 2)
+    sysctl(f"net.ipv6.conf.{UPLINK}.stable_secret=2001:db8::5ec")
+    conf("addr_gen_mode", 2)
+    advertise()
+    said = eventually(
+        lambda: [each for each in findings() if "is a stable privacy address" in each["what"]]
+    )
+    assert said[0]["level"] == "note"
+    assert "expects 2001:db8:5::ff:fe00:2;" in said[0]["why"]
+    follow(said[0]["cure"])
+    advertise()
+    made = f"2001:db8:5::ff:fe00:2 is made from the prefix and the MAC of {UPLINK} (EUI-64)"
+    eventually(lambda: made in notes())
+    assert not any("stable privacy" in each for each in notes())
 
 
 def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress:
@@ -565,6 +686,27 @@ def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
         take_off()
 
 
+def test_a_network_manager_that_listens_is_harmless() -> None:
+    manager = listeners.Listener(712, "NetworkManager", "NetworkManager.service", raw=True)
+    other = listeners.Listener(713, "something", "", raw=True)
+    facts = listeners.Facts(UPLINK, (manager, other), 0, (), False, None)
+    first, second = listeners.judge(facts)
+    assert first.level is second.level is Level.NOTE
+    assert first.what == (
+        "NetworkManager (pid 712) listens to ICMPv6, for router advertisements, which is harmless:"
+        " it answers no solicitations"
+    )
+    assert "58 is the number of the protocol" in first.why
+    assert (second.what, second.why) == ("something (pid 713) listens to ICMPv6", "")
+
+
+def test_a_socket_for_icmpv6_is_found(healthy: Network) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6):
+        (found,) = [each for each in findings() if each["check"] == "listeners"]
+        assert f"(pid {os.getpid()}) listens to ICMPv6" in found["what"]
+        assert "raw6 at [::]:58" in found["why"]
+
+
 def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
     """One solicitation of the router; one for the host's own address shows when it is over."""
     router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
@@ -678,6 +820,20 @@ def test_containers_that_nobody_answers_for(container: Engine, healthy: Network)
         take_off()
 
 
+def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy: Network) -> None:
+    """Whether they are answered for is not known then, and not denied."""
+    done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
+    try:
+        (rules,) = PINS.glob(f"v*/{UPLINK}/addresses")
+        rules.unlink()
+        said = findings("--docker-socket", str(container.socket))
+        (found,) = [each for each in said if each["check"] == "containers"]
+        assert found["level"] == "unseen"
+        assert found["what"].startswith("cannot tell which containers ndxdp answers for: the pins")
+    finally:
+        take_off()
+
+
 def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> None:
     path = tmp_path / "docker.sock"
     with socket.socket(socket.AF_UNIX) as silent:
@@ -685,7 +841,7 @@ def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> Non
         silent.listen()
         said = findings("--docker-socket", str(path))
         whats = [each["what"] for each in said if each["level"] == "unseen"]
-        assert f"the containers: {path} does not answer" in whats
+        assert f"cannot look at the containers: {path} does not answer" in whats
 
 
 # ---- its page ------------------------------------------------------------------------------------
@@ -694,10 +850,8 @@ def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> Non
 def test_the_page_names_every_check(answering: Network) -> None:
     page = (REPOSITORY / "docs" / "doctor.md").read_text()
     listed = re.findall(r"^- \*\*(\w+)\*\*:", page, re.MULTILINE)
-    looked = re.findall(
-        r'Section\("(\w+)"', (REPOSITORY / "ndxdp/doctor/examination.py").read_text()
-    )
-    assert listed == [check for check in dict.fromkeys(looked) if check != "link"]
+    sections = examination.examine(UPLINK, Trees(), "/none", probing=True, watching=0.1)
+    assert listed == [check for check, _ in sections]
 
 
 def test_json_is_as_documented(net: Network) -> None:

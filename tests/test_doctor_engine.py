@@ -72,7 +72,7 @@ def test_a_network_without(host: tuple[str, str], docker_engine: Engine) -> None
     docker_engine.make_network("four")
     docker_engine.run("db", "four")
     said = [each["what"] for each in findings(*host) if each["check"] == "engine"]
-    assert said == ["the network four gives no IPv6 address, to db: make it with --ipv6"]
+    assert said == ["the network four gives no IPv6 address to db: make it with --ipv6"]
     assert bad(*host) == []
 
 
@@ -93,7 +93,7 @@ def test_the_default_network() -> None:
     none = Network("bridge", False, (), ("web", "db"), ("db", "web"))
     (found,) = engine.judge(facts(none))
     assert found.what == (
-        "the network bridge gives no IPv6 address, to db and 1 more:"
+        "the network bridge gives no IPv6 address to db and 1 more:"
         " ipv6 and fixed-cidr-v6 in /etc/docker/daemon.json"
     )
 

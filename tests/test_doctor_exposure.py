@@ -88,7 +88,7 @@ def test_one_address(host: Network, tmp_path: Path) -> None:
 def test_ipv4_alone(host: Network, tmp_path: Path) -> None:
     listen(host, tmp_path, f"0.0.0.0:{PORT}")
     assert exporter() == [
-        f"metrics at 0.0.0.0:{PORT}, by IPv4: for whom the firewall lets in by {UPLINK}"
+        f"metrics at 0.0.0.0:{PORT}, by IPv4: for those whom the firewall lets in by {UPLINK}"
     ]
     assert bad() == []
 

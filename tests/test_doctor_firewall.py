@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.doctor import firewall
 from ndxdp.doctor.netfilter import Ruleset
 from ndxdp.policy import parse_address
 from tests.network import (
@@ -367,3 +369,33 @@ def test_a_port_whose_bridge_eats(bridge: Network) -> None:
     found = found_one("firewall", "in bridge filter INPUT")
     follow(found["cure"])
     assert bad() == []
+
+
+# ---- without nft ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("there", "cure", "why"),
+    [
+        (("ip6tables", "apt-get"), "ip6tables -S", "ip6tables is there"),
+        (("apt-get",), "apt install nftables", "doctor reads the rules with nft"),
+        (("dnf",), "dnf install nftables", "doctor reads the rules with nft"),
+        (("apk",), "apk add nftables", "doctor reads the rules with nft"),
+        ((), "", "doctor reads the rules with nft"),
+    ],
+)
+def test_nft_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], cure: str, why: str
+) -> None:
+    """What is printed is not a command of the program that is missing."""
+    for name in there:
+        (tmp_path / name).touch(0o755)
+    monkeypatch.setattr(firewall, "_path", lambda: str(tmp_path))
+    ruleset, reason = firewall._list(False)
+    assert ruleset is None
+    (found,) = firewall.judge(
+        firewall.Facts("eth0", ruleset, reason, legacy=False, advertisements=False, behind=())
+    )
+    assert found.what == "cannot look at the firewall's rules: nft is not installed"
+    assert found.cure == cure
+    assert found.why.startswith(why)

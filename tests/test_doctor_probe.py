@@ -204,7 +204,7 @@ def test_without_the_capability(host: Network) -> None:
     result = call(*without, *NDXDP, "doctor", UPLINK, "--json", "--probe")
     found = json.loads(result.out)["interfaces"][0]["findings"]
     whats = [each["what"] for each in found if each["check"] == "probe"]
-    assert whats == ["what routers say: nothing could be sent (Operation not permitted)"]
+    assert whats == ["cannot ask routers: nothing could be sent (Operation not permitted)"]
 
 
 def test_without_probe_nothing_is_sent(host: Network) -> None:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.capture import packet_socket
+from ndxdp import ndp
+from ndxdp.policy import parse_address, parse_mac
 from tests.engine import Engine
 from tests.network import (
     BEHIND,
@@ -19,6 +22,8 @@ from tests.network import (
     PINS,
     REPOSITORY,
     ROUTER,
+    ROUTER_LINK,
+    ROUTER_MAC,
     TARGET,
     UPLINK,
     done,
@@ -205,6 +210,50 @@ def neighbour_table_overflow() -> Iterator[Options]:
         yield ()
 
 
+@contextlib.contextmanager
+def anyip_not_reachable() -> Iterator[Options]:
+    prefix = "2001:db8:0:0:a::/80"
+    with host():
+        conf("forwarding", 0, "all")
+        done("attach", UPLINK, "--mode", "tc", "-n", prefix)
+        # The page has two blocks: without the route, and with it.
+        page = PAGES["anyip-not-reachable"]
+        assert steady(blocks(page)[0]) in steady(said_by(()))
+        sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
+        try:
+            yield ()
+        finally:
+            sh("ip", "-6", "route", "delete", "local", prefix, "dev", "lo")
+
+
+@contextlib.contextmanager
+def slaac_eui64_address() -> Iterator[Options]:
+    with host():
+        conf("accept_ra", 2)
+        sh("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.stable_secret=2001:db8::5ec")
+        conf("addr_gen_mode", 2)
+        advertise()
+        eventually(lambda: "stable-privacy" in sh("ip", "-6", "address", "show", "dev", UPLINK))
+        yield ()
+
+
+@contextlib.contextmanager
+def priority_tags() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        with packet_socket(ROUTER, ROUTER_LINK) as packets:
+            for _ in range(3):
+                packets.send(tagged_solicitation())
+        yield ()
+
+
+def tagged_solicitation() -> bytes:
+    """The router's question, with priority 6 and VLAN 0."""
+    router, mac = parse_address(GATEWAY), parse_mac(ROUTER_MAC)
+    untagged = ndp.solicit(mac, parse_address(TARGET), source=router, sllao=mac)
+    return untagged[:12] + bytes.fromhex("8100c000") + untagged[12:]
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -220,6 +269,9 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         firewall_blocks_icmpv6,
         do_i_need_a_responder,
         neighbour_table_overflow,
+        anyip_not_reachable,
+        slaac_eui64_address,
+        priority_tags,
     )
 }
 ENGINES = {
@@ -228,10 +280,12 @@ ENGINES = {
 }
 
 
-def last_block(page: Path) -> list[str]:
+def blocks(page: Path) -> list[list[str]]:
     """What the page says that doctor says."""
-    (*_, block) = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [line.strip() for line in block.replace("eth0", UPLINK).splitlines()]
+    found = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [
+        [line.strip() for line in block.replace("eth0", UPLINK).splitlines()] for block in found
+    ]
 
 
 def steady(lines: list[str]) -> str:
@@ -239,11 +293,16 @@ def steady(lines: list[str]) -> str:
     return re.sub(r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)", "N", "\n".join(lines))
 
 
-def is_said(page: str, options: Options) -> None:
+def said_by(options: Options) -> list[str]:
+    """What doctor says, a line each."""
     result = ndxdp("doctor", UPLINK, *options)
     assert result.err == ""
-    said = [line.strip() for line in result.out.splitlines()]
-    assert steady(last_block(PAGES[page])) in steady(said), result.out
+    return [line.strip() for line in result.out.splitlines()]
+
+
+def is_said(page: str, options: Options) -> None:
+    said = said_by(options)
+    assert steady(blocks(PAGES[page])[-1]) in steady(said), said
 
 
 @pytest.mark.parametrize("page", SYMPTOMS)

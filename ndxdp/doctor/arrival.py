@@ -212,7 +212,7 @@ def _age(tree: Tree, interface: str) -> float | None:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.trouble:
-        return [unseen(f"whether answers arrive: {facts.trouble}")]
+        return [unseen(f"cannot tell whether answers arrive: {facts.trouble}")]
     found = [_judge_unheard(facts, *item) for item in _one_a_rule(facts.unheard)]
     found += [_judge_unasked(facts, *item) for item in sorted(facts.unasked.items())]
     if facts.reached and not facts.unheard:
@@ -220,11 +220,14 @@ def judge(facts: Facts) -> list[Finding]:
         others = f" and {len(facts.reached) - 1} more" if len(facts.reached) > 1 else ""
         found.append(note(f"answers arrive: packets came for {some}{others}"))
     elif not found and facts.answered:
-        found.append(note(f"{facts.answered} solicitations were answered, none twice in a row"))
+        found.append(
+            note(f"{facts.answered} solicitations were answered, and no router had to ask again")
+        )
     elif not found:
         found.append(
             unseen(
-                f"whether answers arrive: nobody solicited anything in {facts.seconds:g} s",
+                "cannot tell whether answers arrive:"
+                f" nobody solicited anything in {facts.seconds:g} s",
                 f"ndxdp doctor {facts.interface} --watch 60",
             )
         )
@@ -249,12 +252,15 @@ def _judge_unheard(facts: Facts, asked: Asked, found: Unheard) -> Finding:
         return failure(
             what,
             f"{seen}: a filter on the way (anti-spoofing) drops what this host sends."
-            " Only who runs it can mend that; show them this exchange",
+            " Only its operator can change that: show them this exchange",
             f"ndxdp trace -i {facts.interface} --target {target} --count 3",
         )
     word = {asked.target: "target", facts.link_local: "link-local"}.get(better, _text(better))
     if now in found.passing:
-        why = f"{seen}: it is advertisements that are dropped, or not taken; perhaps from another"
+        why = (
+            f"{seen}: what is dropped on the way, or ignored there, is advertisements from"
+            f" {_text(now)}; those from another address may pass"
+        )
     else:
         why = f"{seen}: a filter on the way (anti-spoofing) drops answers from {_text(now)}"
     if found.rule.source in ("config", "docker"):
@@ -296,8 +302,9 @@ def _judge_unasked(facts: Facts, prefix: Prefix, targets: set[bytes]) -> Finding
     some = _text(min(targets))
     if facts.age is None or facts.age < _SETTLED:
         return unseen(
-            f"whether {prefix} needs a responder: packets for {some} come unasked, but that may be"
-            f" by what was answered before: look again in {_SETTLED:g} s"
+            f"cannot tell yet whether {prefix} needs a responder: packets for {some} come without a"
+            f" solicitation, but somebody else may have answered one before ndxdp was attached",
+            f"sleep {_SETTLED:g}; ndxdp doctor {facts.interface} --watch 10",
         )
     return note(
         f"{prefix} is routed to this host, no responder is needed: packets for {some} come, and"

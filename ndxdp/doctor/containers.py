@@ -10,12 +10,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, unseen, warning
-from ndxdp.ndp import Answer
 from ndxdp.policy import Prefix, Table
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.wire.netlink import OwnAddress
 
 _WITHIN = 1.5  # seconds for the engine to list its containers
+_DENIED = "may not be opened"
 _NAMED = 8  # addresses in a command
 
 
@@ -44,7 +44,7 @@ def gather(
         for own in addresses
         if not own.link_local and own.length < 128
     }
-    endpoints, why = None, f"{socket_path} may not be opened"
+    endpoints, why = None, f"{socket_path} {_DENIED}"
     if os.access(socket_path, os.W_OK):
         endpoints, why = asyncio.run(_endpoints(socket_path)), f"{socket_path} does not answer"
     return Facts(interface, endpoints, why, tuple(sorted(on_link)), table)
@@ -61,7 +61,9 @@ async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.endpoints is None:
-        return [unseen(f"the containers: {facts.why}", "docker ps")]
+        hint = "run this as root, or in the engine's group" if _DENIED in facts.why else ""
+        cure = "" if hint else "docker ps"
+        return [unseen(f"cannot look at the containers: {facts.why}", cure, hint)]
     unanswered: dict[str, set[Endpoint]] = defaultdict(set)
     for endpoint in facts.endpoints:
         near = any(
@@ -74,7 +76,8 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _answered(table: Table | None, address: bytes) -> bool:
     matched = table.lookup(address) if table else None
-    return matched is not None and matched[1].answer is not Answer.NEVER
+    # `local` is answered only for what ends at this host, which a container's address does not.
+    return matched is not None and matched[1].answer.name not in ("NEVER", "LOCAL")
 
 
 def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Finding:

@@ -130,7 +130,7 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             warning(
                 f"{SETTINGS}: {facts.broken}",
-                "Docker does not start with it the next time",
+                "Docker will not start with this file",
                 f"python3 -m json.tool {SETTINGS}",
             )
         )
@@ -196,4 +196,4 @@ def _without(facts: Facts, network: Network) -> Finding:
         hint = f"ipv6 in {SETTINGS} is for the default network alone; make it with --ipv6"
     else:
         hint = "make it with --ipv6"
-    return note(f"the network {network.name} gives no IPv6 address, to {some}: {hint}")
+    return note(f"the network {network.name} gives no IPv6 address to {some}: {hint}")

@@ -1,14 +1,20 @@
-"""All checks of an interface, in the order in which a packet meets what they are about."""
+"""All checks of an interface, in the order in which a packet meets what they are about.
+
+Each check stands alone: where one cannot be made, a finding says so, and the others go on.
+"""
 
 from __future__ import annotations
 
+import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.doctor import (
+    anyip,
     arrival,
     breadth,
     containers,
@@ -20,26 +26,33 @@ from ndxdp.doctor import (
     limits,
     listeners,
     manager,
+    missing,
     probe,
     program,
     reception,
     source,
 )
-from ndxdp.doctor.finding import Finding, failure, unseen
-from ndxdp.errors import NdxdpError
+from ndxdp.doctor.finding import Finding, cannot_look, failure, reason_of, unseen, warning
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
+from ndxdp.policy import Rule, Table
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import DefaultRoute, Fib
+from ndxdp.wire.netlink import Link, OwnAddress
+
+log = logging.getLogger(__name__)
 
 _IPV4_ROUTES = Path("/proc/thread-self/net/route")
+
+_UPLINKS = 4  # links to look at where nothing says which is meant
 
 _SOURCES = 4  # addresses behind the host from which a gateway is asked, half a second each
 
 
 class Section(NamedTuple):
-    """What one check found; nothing at all where all is well."""
+    """The findings of one check; none where all is well."""
 
     check: str
     findings: list[Finding]
@@ -58,32 +71,74 @@ def routes() -> dict[str, list[DefaultRoute]]:
 
 
 def interfaces(trees: Trees) -> list[str]:
-    """Those to look at where none is named: the answering ones, else those of default routes.
+    """Return the interfaces to look at where none is named.
 
-    NdxdpError if there is none.
+    Those that ndxdp has something of; if none of them is there, those of default routes, too;
+    without any, all Ethernet links that are up.
+
+    Raises:
+        NdxdpError: There is none.
     """
     try:
-        found = trees.interfaces()
-    except NdxdpError:  # no BPF file system
-        found = []
-    # A tunnel may be the way out, but nobody solicits there.
-    found = found or [name for name in sorted(routes()) or _of_ipv4() if _is_ethernet(name)]
+        ours = trees.interfaces()
+    except (NdxdpError, OSError) as error:  # no BPF file system, say
+        log.debug("cannot list what ndxdp answers on: %s", error)
+        ours = []
+    found = list(ours)
+    if not any(_exists(name) for name in ours):
+        # A tunnel may be the way out, but nobody solicits there.
+        others = [name for name in _of_routes() if _is_ethernet(name)] or _uplinks()
+        found += [name for name in others if name not in ours]
     if not found:
         raise NdxdpError(
-            "no interface with a MAC address has a default route, nor does ndxdp answer on any",
+            "no interface with a MAC address is up, nor does ndxdp answer on any",
             "ndxdp doctor IFACE",
         )
     return found
 
 
+def _uplinks() -> list[str]:
+    """Return the Ethernet links that are up, without a bridge's or bond's ports; bridges, which
+    mostly lead to containers, only if there is nothing else."""
+    try:
+        found = [netlink.find_link(name) for _, name in socket.if_nameindex()]
+    except (NdxdpError, OSError) as error:
+        log.debug("cannot list the links: %s", error)
+        return []
+    links = [
+        link
+        for link in found
+        if link and link.ethernet and link.up and link.l3_ifindex == link.ifindex
+    ]
+    ends = [link.name for link in links if link.kind != "bridge"]
+    return (ends or [link.name for link in links])[:_UPLINKS]
+
+
+def _of_routes() -> list[str]:
+    """Return the interfaces of IPv6 default routes; of IPv4 ones where there are none."""
+    try:
+        found = sorted(routes())
+    except OSError as error:  # no netlink, or no IPv6
+        log.debug("cannot read the IPv6 routes: %s", error)
+        found = []
+    return found or _of_ipv4()
+
+
+def _exists(name: str) -> bool:
+    try:
+        socket.if_nametoindex(name)
+    except OSError:
+        return False
+    return True
+
+
 def _is_ethernet(name: str) -> bool:
-    link = netlink.find_link(name)
+    try:
+        link = netlink.find_link(name)
+    except NdxdpError as error:  # no netlink: look at it all the same
+        log.debug("cannot look at %s: %s", name, error)
+        return True
     return link is not None and link.ethernet
-
-
-def _is_bridge(name: str) -> bool:
-    link = netlink.find_link(name)
-    return link is not None and link.kind == "bridge"
 
 
 def _of_ipv4() -> list[str]:
@@ -96,75 +151,294 @@ def _of_ipv4() -> list[str]:
     return sorted({line[0] for line in lines if (line[1], line[7]) == (zero, zero)})
 
 
+def _section(check: str, subject: str, look: Callable[[], list[Finding]]) -> Section:
+    """Make one check. An exception in it becomes a finding, so that the others go on."""
+    try:
+        return Section(check, look())
+    except Exception as error:
+        log.debug("%s:", check, exc_info=error)
+        return Section(check, [cannot_look(subject, error)])
+
+
 def examine(
     name: str, trees: Trees, docker_socket: str, *, probing: bool = False, watching: float = 0
 ) -> Iterator[Section]:
-    """Look at an interface; NdxdpError where there is none, or it has no MAC address.
+    """Look at an interface.
 
-    probing: send solicitations. watching: seconds to look at what comes, where ndxdp answers.
+    Args:
+        probing: Send solicitations.
+        watching: Seconds to look at what comes, where ndxdp answers.
+
+    Raises:
+        NdxdpError: There is no such interface, and ndxdp has nothing of it; or it has no MAC.
     """
-    link = netlink.answering_link(name, down=True)
+    unreadable: list[Finding] = []
+    try:
+        link = netlink.find_link(name)
+    except UsageError:
+        raise
+    except NdxdpError as error:
+        unreadable = [cannot_look(f"the link {name}", error)]
+        link = _by_name(name)
+    if link is None:
+        gone = missing.gather(trees, name)
+        if gone is None:
+            netlink.answering_link(name, down=True)  # raises
+            return
+        yield Section("link", missing.judge(gone))
+        yield _section("limits", "the limits", lambda: limits.judge(limits.gather(Rules())))
+        return
+    if not unreadable:
+        link = netlink.answering_link(name, down=True)
     if not link.up:
         down = failure(
             f"{name} is down", "nothing comes in or goes out there", f"ip link set dev {name} up"
         )
         yield Section("link", [down])
-        return
-    # A port's addresses, routes and sysctls are its bridge's.
-    ifindex = link.l3_ifindex
-    above = socket.if_indextoname(ifindex)
-    by_interface = routes()
-    here = by_interface.get(above, [])
-    gateways = [route.gateway for route in here if route.gateway]
-    addresses = netlink.own_addresses(ifindex)
-    has_global = any(not own.link_local for own in addresses)
-    found = program.gather(trees, link)
-    rules = found.answering.rules if found.answering else Rules()
-    table = found.answering.table if found.answering else None
-    managed = manager.gather(above, ifindex)
+    elif unreadable:
+        yield Section("link", unreadable)
+    yield from _Examination(link, trees, docker_socket).sections(probing, watching)
+    if not _exists(name):
+        went = warning(
+            f"{name} went away while doctor looked at it",
+            "what is said of it may not be true any more: look again once it is back",
+            "ip -br link",
+        )
+        yield Section("link", [went])
 
-    yield Section("manager", manager.judge(above, managed))
-    passing = forwarding.gather(above, by_interface, has_global, managed)
-    yield Section("forwarding", forwarding.judge(passing))
-    probed = None
-    if probing:
-        asking = netlink.answering_link(above) if above != name else link
-        behind = rules.only(lambda rule: rule.answer is not Answer.NEVER)
+
+def _by_name(name: str) -> Link | None:
+    """Return what is known of an interface without netlink; None if it does not exist."""
+    try:
+        ifindex = socket.if_nametoindex(name)
+    except OSError:
+        return None
+    return Link(ifindex, name, b"", "", True, True, False, l3_ifindex=ifindex)
+
+
+class _Examination:
+    """The checks of one interface, and what several of them read.
+
+    What is read once and fails raises again for each check that needs it.
+    """
+
+    def __init__(self, link: Link, trees: Trees, docker_socket: str) -> None:
+        self.link = link
+        self.name = link.name
+        self.trees = trees
+        self.docker_socket = docker_socket
+        self.engine_answers = False  # a silent one is not waited for twice
+        # A port's addresses, routes and sysctls are its bridge's.
+        self.ifindex = link.l3_ifindex
+        self.above = self.name
+        if self.ifindex != link.ifindex:
+            try:
+                self.above = socket.if_indextoname(self.ifindex)
+            except OSError:  # the bridge has just gone
+                self.ifindex = link.ifindex
+
+    def sections(self, probing: bool, watching: float) -> Iterator[Section]:
+        """Make all checks; of a link that is down those that do not need it up."""
+        name, above = self.name, self.above
+        yield _section("manager", f"who configures {above}", self._manager)
+        yield from self._forwarding()
+        if self.link.up:
+            yield from self._neighbours(probing)
+        yield _section("program", f"what answers on {name}", lambda: program.judge(self.program))
+        yield _section("breadth", "how wide the rules are", self._breadth)
+        if self.link.up and watching:
+            yield _section("arrival", "whether answers arrive", lambda: self._arrival(watching))
+        yield _section("listeners", "who else listens", self._listeners)
+        yield _section("firewall", "the firewall", lambda: firewall.judge(self.walls))
+        yield _section("exporter", "who reaches the exporter", self._exporter)
+        yield _section("containers", "the containers", self._containers)
+        yield _section("engine", "Docker's networks", self._engine)
+        yield _section(
+            "limits", "the limits", lambda: limits.judge(limits.gather(self.known_rules))
+        )
+
+    # ---- what several checks read
+
+    @cached_property
+    def routes(self) -> dict[str, list[DefaultRoute]]:
+        return routes()
+
+    @property
+    def here(self) -> list[DefaultRoute]:
+        return self.routes.get(self.above, [])
+
+    @property
+    def gateways(self) -> list[bytes]:
+        return [route.gateway for route in self.here if route.gateway]
+
+    @cached_property
+    def addresses(self) -> list[OwnAddress]:
+        return netlink.own_addresses(self.ifindex)
+
+    @cached_property
+    def managed(self) -> manager.Manager | None:
+        return manager.gather(self.above, self.ifindex)
+
+    @cached_property
+    def program(self) -> program.Facts:
+        return program.gather(self.trees, self.link)
+
+    @cached_property
+    def table(self) -> Table | None:
+        """The rules; None where ndxdp answers nothing. NdxdpError where they cannot be read."""
+        if self.program.trouble is not None:
+            raise self.program.trouble
+        return self.program.answering.table if self.program.answering else None
+
+    @property
+    def known_rules(self) -> Rules:
+        """The rules, none where they cannot be read: the check of the program says that."""
+        try:
+            answering = self.program.answering
+        except Exception as error:
+            log.debug("program:", exc_info=error)
+            return Rules()
+        return answering.rules if answering else Rules()
+
+    @cached_property
+    def delivery(self) -> anyip.Delivery:
+        return anyip.gather(self.known_rules, self.ifindex)
+
+    @property
+    def _is_bridge(self) -> bool:
+        if self.above == self.name:
+            return self.link.kind == "bridge"
+        above = netlink.find_link(self.above)
+        return above is not None and above.kind == "bridge"
+
+    @cached_property
+    def walls(self) -> firewall.Facts:
+        try:
+            advertised = any(route.by_ra for route in self.here)
+        except OSError:  # the routes are not known
+            advertised = False
+        # What ends at this host is not forwarded.
+        delivered = Rules.of(dict.fromkeys(self.delivery.here, Rule()))
+        return firewall.gather(
+            self.above,
+            advertised,
+            self.known_rules.without(delivered),
+            port=self.name if self.above != self.name else "",
+            bridged=self._is_bridge,
+        )
+
+    # ---- the checks
+
+    def _manager(self) -> list[Finding]:
+        return manager.judge(self.above, self.managed)
+
+    def _forwarding(self) -> Iterator[Section]:
+        unread: list[Finding] = []
+        by_interface = None
+        has_global = True
+        if self.link.up:
+            try:
+                by_interface = self.routes
+                has_global = any(not own.link_local for own in self.addresses)
+            except Exception as error:
+                unread = [cannot_look("the default routes and addresses", error)]
+
+        def look() -> list[Finding]:
+            try:
+                managed = self.managed
+            except Exception:  # that check has said so
+                managed = None
+            facts = forwarding.gather(self.above, by_interface, has_global, managed, self.delivery)
+            return forwarding.judge(facts)
+
+        section = _section("forwarding", "forwarding", look)
+        yield Section("forwarding", [*unread, *section.findings])
+
+    def _neighbours(self, probing: bool) -> Iterator[Section]:
+        """The gateways, and by which address they are asked."""
+        asked: list[probe.Facts] = []
+
+        def ask() -> list[Finding]:
+            asked.append(self._probe())
+            return probe.judge(asked[0])
+
+        # What a probe finds is said below what the kernel knows of the gateways.
+        probed = _section("probe", "what routers say", ask) if probing else None
+
+        def gateways() -> list[Finding]:
+            heard = asked[0] if asked else None
+            known = gateway.gather(
+                self.above, self.ifindex, self.here, self.addresses, heard, self.name
+            )
+            return gateway.judge(known)
+
+        yield _section("gateway", "the gateways", gateways)
+        if probed is not None:
+            yield probed
+        yield _section("source", "the addresses", self._source)
+        yield _section("reception", "whether solicitations come in", self._reception)
+
+    def _probe(self) -> probe.Facts:
+        asking = netlink.answering_link(self.above) if self.above != self.name else self.link
+        behind = self.known_rules.only(lambda rule: rule.answer is not Answer.NEVER)
         exact = islice(behind.addresses, _SOURCES)
-        sources = [*(own.address for own in addresses), *exact]
-        probed = probe.gather(asking, sorted(set(gateways)), sorted(behind.wider), sources)
-    known = gateway.gather(above, ifindex, here, addresses, probed, name)
-    yield Section("gateway", gateway.judge(known))
-    if probed is not None:
-        yield Section("probe", probe.judge(probed))
-    yield Section("source", source.judge(source.gather(above, ifindex, here, addresses)))
-    attached = bool(found.answering and found.answering.attached)
-    yield Section("reception", reception.judge(reception.gather(name, link.ifindex, attached)))
-    yield Section("program", program.judge(found))
-    covered = breadth.gather(name, (link.ifindex, ifindex), rules)
-    yield Section("breadth", breadth.judge(covered))
-    if watching and table is not None and attached:
-        seen = arrival.gather(trees, link, table, addresses, watching)
-        yield Section("arrival", arrival.judge(seen))
-    elif watching:
-        nothing = unseen(f"whether answers arrive: ndxdp is not seen to answer on {name}")
-        yield Section("arrival", [nothing])
-    yield Section("listeners", listeners.judge(listeners.gather(above, ifindex, table)))
-    advertised = any(route.by_ra for route in here)
-    walls = firewall.gather(
-        above,
-        advertised,
-        rules,
-        port=name if above != name else "",
-        bridged=_is_bridge(above),
-    )
-    yield Section("firewall", firewall.judge(walls))
-    exporter = exposure.gather(trees, name, above, addresses, walls.ruleset, walls.legacy)
-    yield Section("exporter", exposure.judge(exporter) if exporter else [])
-    running = containers.gather(name, addresses, table, docker_socket)
-    yield Section("containers", containers.judge(running) if running else [])
-    docker = None
-    if running and running.endpoints is not None:  # else it is silent, and was waited for once
-        docker = engine.gather(above, addresses, gateways, docker_socket)
-    yield Section("engine", engine.judge(docker) if docker else [])
-    yield Section("limits", limits.judge(limits.gather(rules)))
+        sources = [*(own.address for own in self.addresses), *exact]
+        return probe.gather(asking, sorted(set(self.gateways)), sorted(behind.wider), sources)
+
+    def _source(self) -> list[Finding]:
+        above = netlink.find_link(self.above) if self.above != self.name else self.link
+        mac = above.mac if above else b""
+        facts = source.gather(self.above, self.ifindex, self.here, self.addresses, mac)
+        return source.judge(facts)
+
+    def _reception(self) -> list[Finding]:
+        answering = self.program.answering
+        attached = bool(answering and answering.attached)
+        return reception.judge(reception.gather(self.name, self.link.ifindex, attached))
+
+    def _arrival(self, seconds: float) -> list[Finding]:
+        answering = self.program.answering
+        if answering is None or not answering.attached:
+            return [
+                unseen(f"cannot tell whether answers arrive: ndxdp answers nothing on {self.name}")
+            ]
+        seen = arrival.gather(self.trees, self.link, answering.table, self.addresses, seconds)
+        return arrival.judge(seen)
+
+    def _breadth(self) -> list[Finding]:
+        ifindexes = (self.link.ifindex, self.ifindex)
+        return breadth.judge(breadth.gather(self.name, ifindexes, self.known_rules))
+
+    def _listeners(self) -> list[Finding]:
+        try:
+            table = self.table
+        except Exception:  # the check of the program says why
+            table = None
+        return listeners.judge(listeners.gather(self.above, self.ifindex, table))
+
+    def _exporter(self) -> list[Finding]:
+        try:
+            ruleset, legacy = self.walls.ruleset, self.walls.legacy
+        except Exception:  # that check has said so
+            ruleset, legacy = None, False
+        facts = exposure.gather(self.trees, self.name, self.above, self.addresses, ruleset, legacy)
+        return exposure.judge(facts) if facts else []
+
+    def _containers(self) -> list[Finding]:
+        try:
+            table, unknown = self.table, ""
+        except Exception as error:
+            table, unknown = None, reason_of(error)
+        running = containers.gather(self.name, self.addresses, table, self.docker_socket)
+        if running is None:
+            return []
+        self.engine_answers = running.endpoints is not None
+        if unknown and running.endpoints:
+            return [unseen(f"cannot tell which containers ndxdp answers for: {unknown}")]
+        return containers.judge(running)
+
+    def _engine(self) -> list[Finding]:
+        if not self.engine_answers:
+            return []
+        facts = engine.gather(self.above, self.addresses, self.gateways, self.docker_socket)
+        return engine.judge(facts) if facts else []

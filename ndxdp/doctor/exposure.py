@@ -86,11 +86,9 @@ def _holders(trees: Trees, name: str) -> Iterator[int]:
             found = tree.path(name).stat()
             device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
             wanted.add(f"{device}:{found.st_ino}")
-    try:
-        lines = (_PROC / "locks").read_text().splitlines()
-    except OSError:
+    if not wanted:
         return
-    for line in lines:
+    for line in (_PROC / "locks").read_text().splitlines():
         # `1: FLOCK  ADVISORY  WRITE 1234 00:20:42 0 EOF`; `->` is one that waits.
         fields = line.split()
         if fields[1] == "FLOCK" and fields[3] == "WRITE" and fields[5] in wanted:
@@ -123,7 +121,9 @@ def _listening() -> Iterator[Listener]:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.trouble:
-        return [unseen(f"who reaches the exporter: {facts.trouble}", "ss -ltnp")]
+        return [
+            unseen(f"cannot tell who reaches the exporter: {facts.trouble}", why="run this as root")
+        ]
     return [_judge_one(facts, listener) for listener in facts.listeners]
 
 
@@ -137,18 +137,18 @@ def _judge_one(facts: Facts, listener: Listener) -> Finding:
     by += ["IPv4"] if listener.both else []
     said = f"{at}, by {' and '.join(by)}"
     if facts.ruleset is None or facts.legacy:
-        return note(f"{said}: the firewall says for whom, which was not seen")
+        return note(f"{said}: who reaches it depends on the firewall, which was not seen")
     fates = {version: _fate(facts, facts.ruleset, listener.port, version) for version in by}
     if set(fates.values()) == {False}:
         return note(f"{said}: the firewall drops what comes in by {facts.interface}")
     open_to = [version for version, passes in fates.items() if passes]
     if "IPv6" not in open_to or not facts.is_public:
-        return note(f"{said}: for whom the firewall lets in by {facts.interface}")
+        return note(f"{said}: for those whom the firewall lets in by {facts.interface}")
     rule = f'iifname "{facts.interface}" tcp dport {listener.port} drop'
     return warning(
         f"{at} is open to the Internet, by {' and '.join(open_to)}",
-        "whoever asks is told rules, gateways and rates; if that is not meant, let it listen on"
-        " [::1] (listen in [metrics]), or have the firewall say for whom it is",
+        "anybody can read rules, gateways and rates there. If that is not wanted, set listen in"
+        " [metrics] to [::1], or have the firewall choose who reaches it",
         "nft 'add table inet ndxdp_metrics; add chain inet ndxdp_metrics input"
         f" {{ type filter hook input priority 0; }}; add rule inet ndxdp_metrics input {rule}'",
     )

@@ -1,10 +1,12 @@
-"""What doctor says: one line, why it matters, and the command that mends it."""
+"""Findings: one line, why it matters, and the command that mends it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
 from typing import NamedTuple
+
+from ndxdp.errors import NdxdpError
 
 
 class Level(Enum):
@@ -25,13 +27,28 @@ class Finding(NamedTuple):
     cure: str = ""
 
 
-def note(what: str) -> Finding:
-    return Finding(Level.NOTE, what)
+def note(what: str, why: str = "", cure: str = "") -> Finding:
+    return Finding(Level.NOTE, what, why, cure)
 
 
-def unseen(what: str, cure: str = "") -> Finding:
-    """What could not be looked at, and how it could be."""
-    return Finding(Level.UNSEEN, what, "", cure)
+def unseen(what: str, cure: str = "", why: str = "") -> Finding:
+    """Make a finding for a thing that could not be looked at, and how it could be."""
+    return Finding(Level.UNSEEN, what, why, cure)
+
+
+def cannot_look(subject: str, error: Exception) -> Finding:
+    """Report a thing that could not be looked at, with the reason and the hint of an error."""
+    hint = error.hint if isinstance(error, NdxdpError) else ""
+    return unseen(f"cannot look at {subject}: {reason_of(error)}", why=hint)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an exception says, in one line."""
+    if isinstance(error, NdxdpError):
+        return error.message
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def warning(what: str, why: str, cure: str) -> Finding:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,18 @@ from ndxdp.rules import Rules
 from ndxdp.wire.fib import Fib
 
 log = logging.getLogger(__name__)
+
+NOT_INSTALLED = "nft is not installed"
+ONLY_ROOT = "only root may list them"
+"""Why the rules could not be listed, where that has a remedy of its own."""
+
+_PACKAGE_MANAGERS = {
+    "apt-get": "apt install nftables",
+    "dnf": "dnf install nftables",
+    "zypper": "zypper install nftables",
+    "apk": "apk add nftables",
+    "pacman": "pacman -S nftables",
+}
 
 _LEGACY = Path("/proc/thread-self/net/ip6_tables_names")
 _WITHIN = 0.8  # seconds for each listing of all rules
@@ -80,7 +93,7 @@ def gather(
 
 def _way_back() -> str:
     """The interface that leads to the Internet, '' if none does."""
-    with Fib() as fib, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), Fib() as fib:
         return socket.if_indextoname(fib.route(INTERNET, 0).ifindex)
     return ""
 
@@ -90,33 +103,52 @@ def _list(bridged: bool) -> tuple[Ruleset | None, str]:
     try:
         done = _run("nft", "--json", "--terse", "list", "ruleset")
     except FileNotFoundError:
-        return None, "nft is not installed"
+        return None, NOT_INSTALLED
+    except OSError as error:  # it may not be executed
+        return None, f"nft: {(error.strerror or str(error)).lower()}"
     except subprocess.TimeoutExpired:
         return None, f"nft needs more than {_WITHIN} s"
     if done.returncode:
         said = done.stderr.decode(errors="replace").partition("\n")[0].strip()
-        return None, "only root may list them" if os.geteuid() else said
+        return None, ONLY_ROOT if os.geteuid() or "not permitted" in said else said
     try:
         ruleset = Ruleset.of(json.loads(done.stdout))
     except ValueError as error:
         log.debug("nft: %s", error)
-        return None, "what nft says makes no sense"
+        return None, "its output cannot be read"
     tables = {(family, chain.isupper()) for family, _, chain in ruleset.chains}
     commands = [("ip6", "ip6tables-save")] + ([("bridge", "ebtables-save")] if bridged else [])
     for family, command in commands:
         if (family, True) in tables:
-            with contextlib.suppress(FileNotFoundError, subprocess.TimeoutExpired):
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                 saved = _run(command)
                 ruleset.refine(saved.stdout.decode(errors="replace"), family)
     return ruleset, ""
 
 
+def _path() -> str:
+    """Return the PATH for commands: a user's may be without the administrator's directories."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _to_list(why: str) -> tuple[str, str]:
+    """Return a command and a hint for who could not list the rules."""
+    if why == ONLY_ROOT:
+        return "", "run this as root"
+    if why != NOT_INSTALLED:
+        return "nft list ruleset", ""
+    if shutil.which("ip6tables", path=_path()):
+        return "ip6tables -S", "ip6tables is there, and shows the rules that it made itself"
+    managers = (name for name in _PACKAGE_MANAGERS if shutil.which(name, path=_path()))
+    manager = next(managers, None)
+    return _PACKAGE_MANAGERS[manager] if manager else "", "doctor reads the rules with nft"
+
+
 def _run(*command: str) -> subprocess.CompletedProcess[bytes]:
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     return subprocess.run(
         command,
         capture_output=True,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": _path()},
         timeout=_WITHIN,
         check=False,
     )
@@ -132,9 +164,10 @@ def _has_legacy() -> bool:
 def judge(facts: Facts) -> list[Finding]:
     found = []
     if facts.legacy:
-        found.append(unseen("rules of ip6tables-legacy", "ip6tables-legacy -S"))
+        found.append(unseen("cannot look at rules of ip6tables-legacy", "ip6tables-legacy -S"))
     if facts.ruleset is None:
-        found.append(unseen(f"the firewall's rules: {facts.why}", "nft list ruleset"))
+        cure, hint = _to_list(facts.why)
+        found.append(unseen(f"cannot look at the firewall's rules: {facts.why}", cure, hint))
         return found
     found += _discovery(facts, facts.ruleset)
     if facts.behind:
@@ -291,7 +324,7 @@ def _eaten(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bool) -> F
         what = f"what is forwarded {way_to} {facts.interface} {whom} {prefixes[0]}{more}"
     return failure(
         f"the firewall drops {what}, in {_where(chain)}",
-        "solicitations are answered, but what then comes does not reach its target",
+        "solicitations are answered, but the packets that follow do not reach their target",
         cure,
     )
 
@@ -307,7 +340,7 @@ def _spoofed(facts: Facts, chain: Chain) -> Finding:
     return failure(
         f"the firewall drops what the Internet sends by {facts.interface}, in {_where(chain)}:"
         f" the way back leads out of {facts.way_back}",
-        "its reverse path filter takes that for spoofed; a loose one wants any way back"
+        "its reverse path filter takes such packets for spoofed; a loose one accepts any way back"
         f"{lasting if chain.table == 'firewalld' else ''}",
         cure,
     )

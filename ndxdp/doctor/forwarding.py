@@ -3,25 +3,34 @@
 A Linux host that forwards takes itself for a router, and ignores router advertisements unless the
 interface's own accept_ra is 2. Turning forwarding on removes the default routes that came from
 them (rt6_purge_dflt_routers). `conf.all.accept_ra` is read by nobody.
+
+A prefix that a `local` route delivers to this host itself (AnyIP) needs no forwarding.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
 from dataclasses import dataclass
 
-from ndxdp.doctor import sysctl
+from ndxdp.doctor import anyip, sysctl
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.manager import Manager
+from ndxdp.errors import NdxdpError
 from ndxdp.wire.fib import DefaultRoute
+
+_UNKNOWN = anyip.Delivery()
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """Sysctls of the interface, unless their names say otherwise.
 
-    force_forwarding: from Linux 6.17 on. routes: default routes by the interface.
-    elsewhere: other interfaces that have default routes. at_risk: interfaces, whose default
-    routes the kernel has from advertisements, and would remove when forwarding is turned on.
+    force_forwarding: from Linux 6.17 on. routes: default routes by the interface, None where
+    they are not known. elsewhere: other interfaces that have default routes. at_risk: interfaces,
+    whose default routes the kernel has from advertisements, and would remove when forwarding is
+    turned on. delivery: what ndxdp answers for, by where the kernel delivers it. absent: the
+    kernel has no IPv6 at all.
     """
 
     interface: str
@@ -34,24 +43,39 @@ class Facts:
     defrtr: bool
     pinfo: bool
     autoconf: bool
-    routes: tuple[DefaultRoute, ...]
+    routes: tuple[DefaultRoute, ...] | None
     elsewhere: tuple[str, ...]
     at_risk: tuple[str, ...]
     has_global: bool
     manager: Manager | None = None
+    delivery: anyip.Delivery = _UNKNOWN
+    absent: bool = False
 
 
 def gather(
     interface: str,
-    routes: dict[str, list[DefaultRoute]],
+    routes: dict[str, list[DefaultRoute]] | None,
     has_global: bool,
     manager: Manager | None,
+    delivery: anyip.Delivery = _UNKNOWN,
 ) -> Facts:
-    """routes: default routes by the name of their interface."""
-    here = tuple(routes.get(interface, ()))
+    """Read the sysctls.
+
+    Args:
+        routes: Default routes by the name of their interface, None where they are not known.
+
+    Raises:
+        NdxdpError: The sysctls cannot be read.
+    """
+    seen = sysctl.read("net", "ipv6", "conf", "all", "forwarding") is not None
+    absent = not seen and not _has_ipv6()
+    if not seen and not absent:
+        raise NdxdpError("/proc/sys/net/ipv6 cannot be read", "is /proc mounted?")
+    known = routes or {}
+    here = None if routes is None else tuple(known.get(interface, ()))
     at_risk = (
         name
-        for name, some in routes.items()
+        for name, some in known.items()
         if any(route.by_ra for route in some) and sysctl.conf(name, "accept_ra") == 1
     )
     return Facts(
@@ -66,14 +90,34 @@ def gather(
         pinfo=bool(sysctl.conf(interface, "accept_ra_pinfo")),
         autoconf=bool(sysctl.conf(interface, "autoconf")),
         routes=here,
-        elsewhere=tuple(sorted(name for name in routes if name != interface)),
+        elsewhere=tuple(sorted(name for name in known if name != interface)),
         at_risk=tuple(sorted(at_risk)),
         has_global=has_global,
         manager=manager,
+        delivery=delivery,
+        absent=absent,
     )
 
 
+def _has_ipv6() -> bool:
+    """The kernel has IPv6; without, it makes no such socket."""
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
+
+
 def judge(facts: Facts) -> list[Finding]:
+    if facts.absent:
+        return [
+            failure(
+                "this kernel has no IPv6",
+                "it was booted with ipv6.disable=1, or has no such module: take that out of the"
+                " boot loader's configuration, and boot again",
+                "cat /proc/cmdline",
+            )
+        ]
     if facts.disabled:
         return [
             failure(
@@ -82,14 +126,20 @@ def judge(facts: Facts) -> list[Finding]:
                 sysctl.cure(sysctl.setting(facts.interface, "disable_ipv6", 0)),
             )
         ]
-    return [*_forwarding(facts), *_default_route(facts), *_autoconf(facts)]
+    found = [*anyip.judge(facts.delivery), *_forwarding(facts)]
+    if facts.routes is not None:
+        found += [*_default_route(facts, facts.routes), *_autoconf(facts)]
+    return found
 
 
 def _forwarding(facts: Facts) -> list[Finding]:
     name = facts.interface
+    if not facts.delivery.needs_forwarding:
+        return []
     keep = [sysctl.setting(each, "accept_ra", 2) for each in facts.at_risk]
     spare = (
-        f" (accept_ra=2 comes first: else the default route of {facts.at_risk[0]} goes)"
+        " (accept_ra=2 is set first: without it the kernel removes the default route of"
+        f" {facts.at_risk[0]})"
         if keep
         else ""
     )
@@ -97,7 +147,8 @@ def _forwarding(facts: Facts) -> list[Finding]:
         return [
             failure(
                 "this host does not forward IPv6",
-                f"what comes in by {name} for containers or guests is thrown away{spare}",
+                f"what comes in by {name} for containers or guests is dropped{spare}"
+                f"{_other_way(facts)}",
                 sysctl.cure(*keep, sysctl.setting("all", "forwarding", 1)),
             )
         ]
@@ -106,11 +157,19 @@ def _forwarding(facts: Facts) -> list[Finding]:
         return [
             warning(
                 f"forwarding is off on {name} itself, but on for the host",
-                "the kernel forwards, but rules `routed` and `neighbour` answer for nothing there",
+                "the kernel forwards, but rules `routed` and `neighbour` answer nothing there",
                 sysctl.cure(*keep, sysctl.setting(name, "forwarding", 1)),
             )
         ]
     return []
+
+
+def _other_way(facts: Facts) -> str:
+    """Say what an `always` rule may have been meant for instead: AnyIP."""
+    prefix = facts.delivery.forwarded
+    if prefix is None:
+        return ""
+    return f"; if this host itself is to answer on {prefix}, instead: {anyip.cure(prefix)}"
 
 
 def _trap(facts: Facts) -> str:
@@ -127,15 +186,18 @@ def _accept(facts: Facts) -> str:
     return sysctl.cure(sysctl.setting(facts.interface, "accept_ra", 2))
 
 
-def _default_route(facts: Facts) -> list[Finding]:
+def _default_route(facts: Facts, routes: tuple[DefaultRoute, ...]) -> list[Finding]:
     name = facts.interface
-    if facts.routes:
-        lives = [route.expires for route in facts.routes if route.by_ra]
+    if routes:
+        lives = [route.expires for route in routes if route.by_ra]
         finite = [seconds for seconds in lives if seconds is not None]
+        expired = [route for route in routes if route.has_expired]
+        if expired and len(expired) == len(routes):
+            return [_expired(facts, expired[0])]
         if finite and facts.forwarding and facts.accept_ra == 1:
             return [
                 failure(
-                    f"the default route of {name} is gone in {min(finite)} s",
+                    f"the default route of {name} expires in {min(finite)} s",
                     f"a host that forwards renews it only with accept_ra=2 on {name}{_trap(facts)}",
                     _accept(facts),
                 )
@@ -158,19 +220,46 @@ def _default_route(facts: Facts) -> list[Finding]:
         return [
             failure(
                 f"there is no IPv6 default route by {name}",
-                "router advertisements are taken, but not their default route: accept_ra_defrtr"
-                " is 0",
+                "router advertisements are accepted, but not their default route:"
+                " accept_ra_defrtr is 0; then the next one brings it",
                 sysctl.cure(sysctl.setting(name, "accept_ra_defrtr", 1)),
             )
         ]
     return [
         failure(
             f"there is no IPv6 default route by {name}",
-            "no router advertisement brought one, and nobody set one: put in your provider's"
-            " gateway",
+            "no router advertisement brought one, and nobody set one: write your"
+            " provider's gateway instead of fe80::1",
             f"ip -6 route add default via fe80::1 dev {name}",
         )
     ]
+
+
+def _expired(facts: Facts, route: DefaultRoute) -> Finding:
+    """The kernel still lists the route for a while, and uses it no more (rt6_check_expired)."""
+    name = facts.interface
+    gateway = socket.inet_ntop(socket.AF_INET6, route.gateway) if route.gateway else ""
+    via = f"via {gateway} " if gateway else ""
+    what = f"the default route {via}dev {name} has expired: the kernel does not use it any more"
+    if not route.by_ra:
+        return failure(
+            what,
+            "it was set with a lifetime (expires), and nobody renewed it",
+            f"ip -6 route replace default {via}dev {name}",
+        )
+    if facts.accept_ra == 0 or (facts.forwarding and facts.accept_ra == 1):
+        return failure(
+            what,
+            "the router's advertisements are ignored (accept_ra is"
+            f" {facts.accept_ra}){_trap(facts)}; the next one brings it back",
+            _accept(facts),
+        )
+    return failure(
+        what,
+        "no router advertisement has renewed it: the router is away or sends none, or a filter"
+        " drops them. Probing solicits one, which brings the route back",
+        f"ndxdp doctor {name} --probe",
+    )
 
 
 def _autoconf(facts: Facts) -> list[Finding]:
@@ -185,9 +274,9 @@ def _autoconf(facts: Facts) -> list[Finding]:
     ]
     return [
         warning(
-            f"{facts.interface} makes itself no address",
-            f"router advertisements are taken, but not their prefixes: {' and '.join(keys)} 0;"
-            " the next advertisement brings one",
+            f"{facts.interface} configures no address by itself",
+            f"router advertisements are accepted, but not their prefixes: {' and '.join(keys)}"
+            f" {'are' if len(keys) > 1 else 'is'} 0; then the next advertisement brings one",
             sysctl.cure(*(sysctl.setting(facts.interface, key, 1) for key in keys)),
         )
     ]

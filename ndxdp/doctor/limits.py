@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
-from ndxdp.ndp import Answer
 from ndxdp.rules import Rules
 from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 
@@ -37,7 +36,12 @@ class Facts:
 
 
 def gather(rules: Rules) -> Facts:
-    exact = sum(len(some) for rule, some in rules.exact.items() if rule.answer is not Answer.NEVER)
+    # What is `local` ends at this host, and is no neighbour.
+    exact = sum(
+        len(some)
+        for rule, some in rules.exact.items()
+        if rule.answer.name not in ("NEVER", "LOCAL")
+    )
     most, entries = _neighbours()
     return Facts(
         sysctl.read("net", "core", "bpf_jit_enable"),
@@ -76,7 +80,9 @@ def judge(facts: Facts) -> list[Finding]:
             note("every user may load BPF programs: kernel.unprivileged_bpf_disabled is 0")
         )
     if facts.most is None:
-        found.append(unseen("the neighbour table's limits: the kernel does not say"))
+        found.append(
+            unseen("cannot look at the neighbour table's limits: the kernel does not show them")
+        )
         return found
     if facts.entries > facts.most * 8 // 10:
         found.append(_small(f"holds {facts.entries} entries of {facts.most}", facts.entries))

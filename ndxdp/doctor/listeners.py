@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.doctor import sysctl
-from ndxdp.doctor.finding import Finding, note, unseen, warning
+from ndxdp.doctor.finding import Finding, note, reason_of, unseen, warning
 from ndxdp.ndp import Answer
 from ndxdp.policy import Table
 from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
@@ -28,6 +28,11 @@ _NDMSG = struct.Struct("=BBHiHBB")
 
 RESPONDERS = ("ndppd", "npd6", "ndpresponder", "pndpd", "ndp-proxy-go", "odhcpd", "ndprbrd")
 """Programs that answer solicitations, by the names of their processes."""
+
+_NUMBER = (
+    "netstat and ss show such a socket as raw6 at [::]:58: 58 is the number of the protocol"
+    " ICMPv6, and no port that is open"
+)
 
 _PURPOSES = {
     "NetworkManager": "router advertisements",
@@ -52,7 +57,8 @@ class Listener(NamedTuple):
 class Facts:
     """unknown: ICMPv6 sockets whose process this one may not see.
 
-    proxied: addresses (16 bytes) with a proxy entry on the interface. proxy_all: the sysctl
+    proxied: addresses (16 bytes) with a proxy entry on the interface; unproxied: why these could
+    not be read, '' if they could. proxy_all: the sysctl
     conf.all.proxy_ndp. table: of ndxdp's rules there, None if it answers nothing.
     """
 
@@ -62,9 +68,17 @@ class Facts:
     proxied: tuple[bytes, ...]
     proxy_all: bool
     table: Table | None
+    unproxied: str = ""
 
 
 def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
+    """Find out who listens. OSError where the kernel's list of ICMPv6 sockets cannot be read."""
+    proxied: tuple[bytes, ...] = ()
+    unproxied = ""
+    try:
+        proxied = tuple(_proxied(ifindex))
+    except OSError as error:
+        unproxied = reason_of(error)
     raw = set(_raw_sockets())
     wanted = raw | set(_packet_sockets(ifindex))
     owners: dict[int, Listener] = {}
@@ -78,18 +92,16 @@ def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
         interface,
         tuple(owners[pid] for pid in sorted(owners)),
         len(raw - seen),
-        tuple(_proxied(ifindex)),
+        proxied,
         bool(sysctl.conf("all", "proxy_ndp")),
         table,
+        unproxied,
     )
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """The fields of each line but the heading's; none where the kernel has no such table."""
-    try:
-        return [line.split() for line in path.read_text().splitlines()[1:]]
-    except OSError:
-        return []
+    """Return the fields of each line but the heading's."""
+    return [line.split() for line in path.read_text().splitlines()[1:]]
 
 
 def _raw_sockets() -> Iterator[int]:
@@ -101,7 +113,11 @@ def _raw_sockets() -> Iterator[int]:
 
 def _packet_sockets(ifindex: int) -> Iterator[int]:
     """Inodes of those that get IPv6 frames of the interface."""
-    for fields in _lines(_PROC / "thread-self/net/packet"):
+    try:
+        lines = _lines(_PROC / "thread-self/net/packet")
+    except FileNotFoundError:  # a kernel without packet sockets
+        return
+    for fields in lines:
         protocol, bound = int(fields[3], 16), int(fields[4])
         if protocol in (_ETH_P_IPV6, _ETH_P_ALL) and bound in (0, ifindex):
             yield int(fields[8])
@@ -155,31 +171,36 @@ def _proxied(ifindex: int) -> list[bytes]:
 
 def judge(facts: Facts) -> list[Finding]:
     found = [*_processes(facts), *_proxies(facts)]
+    if facts.unproxied:
+        found.append(unseen(f"cannot look at the kernel's proxy_ndp entries: {facts.unproxied}"))
     if facts.unknown:
         found.append(
             unseen(
-                f"the processes of {facts.unknown} ICMPv6 sockets: only root sees them",
-                "ss -6 -l -w -p",
+                f"cannot tell whose {facts.unknown} ICMPv6 sockets are: only root sees that",
+                why="run this as root",
             )
         )
     return found
 
 
 def _processes(facts: Facts) -> Iterator[Finding]:
+    number = _NUMBER
     for listener in facts.listeners:
         called = f"{listener.name} (pid {listener.pid})"
         if listener.name not in RESPONDERS:
             purpose = _PURPOSES.get(listener.name)
             if listener.raw and purpose:
-                yield note(f"{called} listens to ICMPv6, for {purpose}")
+                harmless = "which is harmless: it answers no solicitations"
+                yield note(f"{called} listens to ICMPv6, for {purpose}, {harmless}", number)
             elif listener.raw:
-                yield note(f"{called} listens to ICMPv6")
+                yield note(f"{called} listens to ICMPv6", number)
+            number = "" if listener.raw else number  # once will do
         elif facts.table is None:
             yield note(f"{called} answers solicitations")
         else:
             yield warning(
                 f"{called} answers solicitations beside ndxdp",
-                "what ndxdp leaves unanswered, holes and `never` rules too, it may answer",
+                "it may answer what ndxdp is told never to answer",
                 f"systemctl disable --now {listener.unit}"
                 if listener.unit
                 else f"kill {listener.pid}",

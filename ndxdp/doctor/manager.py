@@ -41,7 +41,7 @@ def judge(interface: str, manager: Manager | None) -> list[Finding]:
         return []
     written = f", written by {manager.above}" if manager.above else ""
     where = f" ({manager.file}{written})" if manager.file else ""
-    return [note(f"{manager.name} configures {interface}{where}: make changes last there")]
+    return [note(f"{manager.name} configures {interface}{where}: make lasting changes there")]
 
 
 def _read(path: Path) -> str:

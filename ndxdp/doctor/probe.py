@@ -232,14 +232,19 @@ def _options(data: bytes) -> list[tuple[int, bytes]]:
 
 def judge(facts: Facts) -> list[Finding]:
     if facts.trouble:
-        return [unseen(f"what routers say: nothing could be sent ({facts.trouble})")]
+        return [unseen(f"cannot ask routers: nothing could be sent ({facts.trouble})")]
     found = []
     for gateway in facts.asked:
         text = socket.inet_ntop(socket.AF_INET6, gateway)
         mac = facts.answered.get(gateway)
         if gateway in facts.selective:
             source = socket.inet_ntop(socket.AF_INET6, facts.selective[gateway][0])
-            found.append(note(f"the gateway {text} answers {source}, but not whom the kernel asks"))
+            found.append(
+                note(
+                    f"the gateway {text} answers solicitations from {source}, but not from the"
+                    " address that the kernel uses"
+                )
+            )
         elif mac is None:
             found.append(note(f"the gateway {text} answered none of {_ROUNDS} solicitations"))
         else:

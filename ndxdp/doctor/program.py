@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ndxdp import ladder
-from ndxdp.doctor.finding import Finding, failure, note, unseen, warning
+from ndxdp.doctor import namespace
+from ndxdp.doctor.finding import Finding, cannot_look, failure, note, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.instance import Pinned, open_instance
-from ndxdp.kernel import bpf_hooks, bpf_programs
+from ndxdp.instance import Pinned, open_instance, other_version
+from ndxdp.kernel import bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.policy import Table
 from ndxdp.rules import Rules
+from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
 
@@ -37,11 +41,22 @@ class Answering:
         return Table.of(self.rules)
 
 
+_SYSTEMD = Path("/run/systemd/system")  # sd_booted(3)
+_CONFIGURATION = Path("/etc/ndxdp/ndxdp.toml")
+
+
+class _OtherVersion(NdxdpError):
+    """Another version of ndxdp attached to the interface."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """answering: None where there is nothing, or where it could not be read: then trouble says why.
 
     no_native: why `auto` does not even try, None if it does. foreign: XDP programs of others.
+    elsewhere: the pins are those of an interface of this name in another network namespace, of
+    which this is a path ('' if none leads there); None if they are not. no_libbpf: why libbpf
+    cannot be used, None if it can. held: a living process has what is damaged.
     """
 
     interface: str
@@ -50,25 +65,55 @@ class Facts:
     no_bpf: NdxdpError | None
     no_native: str | None
     foreign: tuple[str, ...]
+    elsewhere: str | None = None
+    no_libbpf: NdxdpError | None = None
+    held: bool = False
 
 
 def gather(trees: Trees, link: Link) -> Facts:
-    answering, trouble = None, None
+    answering, trouble, elsewhere = None, None, None
     try:
         if any(tree.path(link.name).is_dir() for tree in trees):
-            answering = _answering(trees, link.name)
+            elsewhere = _elsewhere(trees, link.name)
+            if elsewhere is None:
+                answering = _answering(trees, link.name)
+        else:
+            _refuse_other_versions(trees, link.name)
     except NdxdpError as error:
         trouble = error
     except PermissionError:  # systemd mounts the BPF file system for root only
-        trouble = NdxdpError(f"{trees.pins.bpffs} may not be entered")
+        trouble = NdxdpError(f"{trees.pins.bpffs} may not be entered", "run this as root")
+    except OSError as error:  # it is being detached, or its files are damaged
+        trouble = NdxdpError(f"what ndxdp has of {link.name} cannot be read ({error.strerror})")
+    no_libbpf = _refusal(libbpf.library)
     return Facts(
         link.name,
         answering,
         trouble,
-        _refusal(trees),
+        no_libbpf or _refusal(trees.pins.check),
         _no_native(link),
         _foreign(link, answering),
+        elsewhere,
+        no_libbpf,
+        isinstance(trouble, Damaged) and trees.of(link.name).is_held(link.name),
     )
+
+
+def _elsewhere(trees: Trees, interface: str) -> str | None:
+    """Return a path of the network namespace that the pins belong to; None if it is this one."""
+    with open_instance(trees.of(interface), interface) as instance:
+        inode = instance.maps.settings().netns
+    # 0: nothing was attached yet.
+    return None if inode in (0, netlink.netns()) else namespace.path_of(inode)
+
+
+def _refuse_other_versions(trees: Trees, interface: str) -> None:
+    """Raise _OtherVersion if an ndxdp of another ABI version has something of the interface."""
+    for tree in trees:
+        for version in tree.other_versions(interface)[:1]:
+            error = other_version(tree, interface, version)
+            cure = f"rm -r {tree.root / version / tree.path(interface).name}"
+            raise _OtherVersion(error.message, cure)
 
 
 def _answering(trees: Trees, interface: str) -> Answering:
@@ -85,9 +130,10 @@ def _answering(trees: Trees, interface: str) -> Answering:
         )
 
 
-def _refusal(trees: Trees) -> NdxdpError | None:
+def _refusal(check: Callable[[], object]) -> NdxdpError | None:
+    """Return the error that a check raises, None if it raises none."""
     try:
-        trees.pins.check()
+        check()
     except NdxdpError as error:
         return error
     return None
@@ -105,7 +151,7 @@ def _foreign(link: Link, answering: Answering | None) -> tuple[str, ...]:
     ours = answering.program if answering else None
     try:
         ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
-    except OSError:  # it went
+    except (OSError, NdxdpError):  # it went, or there is no libbpf
         return ()
     return tuple(f"'{bpf_programs.name_of(number)}' (id {number})" for number in ids)
 
@@ -119,15 +165,46 @@ def judge(facts: Facts) -> list[Finding]:
     if isinstance(facts.trouble, Damaged):
         broken = failure(
             facts.trouble.message,
-            f"whatever answers on {name} cannot be looked at or changed: begin anew",
-            facts.trouble.hint,
+            f"what answers on {name} can be neither read nor changed: remove it, then attach again",
+            _start_again() if facts.held else f"ndxdp detach {name}",
         )
         return [broken, *foreign]
+    if isinstance(facts.trouble, _OtherVersion):
+        other = warning(
+            facts.trouble.message,
+            f"it may answer on {name}, but this ndxdp can neither look at it nor change it: detach"
+            " it with the version that attached it, or remove its pins",
+            facts.trouble.hint,
+        )
+        return [other, *foreign]
     if facts.trouble is not None:
-        return [unseen(facts.trouble.message), *foreign]
+        if facts.no_libbpf is not None:
+            blind = warning(
+                f"what ndxdp has attached to {name} cannot be looked at: {facts.trouble.message}",
+                "it goes on answering in the kernel, but no command can look at it or change it",
+                _command(facts.trouble),
+            )
+            return [blind, *foreign]
+        return [cannot_look(f"what answers on {name}", facts.trouble), *foreign]
+    if facts.elsewhere is not None:
+        there = namespace.enter(facts.elsewhere, "ndxdp", "doctor", name)
+        other = note(
+            f"ndxdp does not answer on this {name}, but on one of another network namespace",
+            "both share this BPF file system: to attach here, use another one (--bpffs)",
+            there if facts.elsewhere else "",
+        )
+        return [other, *foreign]
     if facts.answering is None:
         return [*_before(facts), *foreign]
     return [*_answers(name, facts.answering), *foreign]
+
+
+def _command(error: NdxdpError) -> str:
+    """Return the command that an error's hint names."""
+    for words in ("mount it: ", "on Debian and Ubuntu: "):
+        if error.hint.startswith(words):
+            return error.hint.removeprefix(words).partition(" (")[0]
+    return error.hint
 
 
 def _before(facts: Facts) -> list[Finding]:
@@ -138,7 +215,7 @@ def _before(facts: Facts) -> list[Finding]:
             warning(
                 f"ndxdp could answer on {name} from userspace only",
                 f"{facts.no_bpf.message}; a process would have to stay",
-                facts.no_bpf.hint.removeprefix("mount it: ").partition(" (")[0],
+                _command(facts.no_bpf),
             )
         ]
     if facts.no_native is not None:
@@ -146,15 +223,23 @@ def _before(facts: Facts) -> list[Finding]:
     return [note(f"ndxdp does not answer on {name}; `auto` tries native first, then tc")]
 
 
+def _start_again() -> str:
+    """Return the command that starts the daemon; '' where nothing says with which words."""
+    if _SYSTEMD.is_dir():
+        return "systemctl restart ndxdp"
+    return f"ndxdp run -c {_CONFIGURATION}" if _CONFIGURATION.exists() else ""
+
+
 def _answers(name: str, answering: Answering) -> list[Finding]:
     if not answering.attached:
         return [
             failure(
                 f"ndxdp has rules for {name}, but answers nothing there",
-                "its program was taken off, or its process has ended",
-                f"ndxdp attach {name}"
-                if answering.mode is not Mode.USERSPACE
-                else "systemctl restart ndxdp",
+                *(
+                    ("its process has ended: start that again as it was started", _start_again())
+                    if answering.mode is Mode.USERSPACE
+                    else ("its program was taken off", f"ndxdp attach {name}")
+                ),
             )
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
@@ -172,7 +257,7 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
             warning(
                 f"the daemon's heartbeat for {name} is overdue",
                 "it has ended or hangs: containers are no longer answered for",
-                "systemctl restart ndxdp",
+                _start_again(),
             )
         )
     return found

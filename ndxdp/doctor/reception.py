@@ -74,7 +74,8 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             warning(
                 f"the bridge {facts.interface} snoops MLD, and is no multicast router",
-                "once there is a querier, it keeps solicitations for what is behind from the host",
+                "once there is an MLD querier, it does not deliver solicitations for others to"
+                " this host",
                 f"ip link set dev {facts.interface} type bridge mcast_router 2",
             )
         )

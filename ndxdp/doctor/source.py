@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from ndxdp.wire.netlink import OwnAddress
 
 # IFA_F_*, linux/if_addr.h
 _TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08, 0x20, 0x40
+_MANAGETEMPADDR, _STABLE_PRIVACY = 0x100, 0x800
 
 INTERNET = socket.inet_pton(socket.AF_INET6, "2000::1")
 """Nothing is sent there: it stands for every global address."""
@@ -40,46 +43,63 @@ _LABELS = [
 
 
 class Choice(NamedTuple):
-    """What the kernel sends from, 16 bytes, to whom; source None if it would not send."""
+    """What the kernel sends from, 16 bytes, to whom.
+
+    source: None if it would not send: then error is the errno of connect().
+    """
 
     towards: str
     destination: bytes
     source: bytes | None
+    error: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """addresses: of the interface. temporary: they are preferred to others (use_tempaddr)."""
+    """addresses: of the interface. temporary: they are preferred to others (use_tempaddr).
+
+    mac: 6 bytes, b'' where it is not known. generation: how the kernel makes addresses
+    (addr_gen_mode).
+    """
 
     interface: str
     addresses: tuple[OwnAddress, ...]
     choices: tuple[Choice, ...]
     temporary: bool = False
+    mac: bytes = b""
+    generation: int = 0
 
 
 def gather(
-    interface: str, ifindex: int, routes: list[DefaultRoute], addresses: list[OwnAddress]
+    interface: str,
+    ifindex: int,
+    routes: list[DefaultRoute],
+    addresses: list[OwnAddress],
+    mac: bytes = b"",
 ) -> Facts:
     choices = []
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
         text = socket.inet_ntop(socket.AF_INET6, gateway)
-        choices.append(Choice(f"the gateway {text}", gateway, _source(gateway, ifindex)))
-    if routes:
-        choices.append(Choice("the Internet", INTERNET, _source(INTERNET, 0)))
+        choices.append(Choice(f"the gateway {text}", gateway, *_source(gateway, ifindex)))
+    # Expired ones have a finding of their own.
+    if any(not route.has_expired for route in routes):
+        choices.append(Choice("the Internet", INTERNET, *_source(INTERNET, 0)))
     temporary = sysctl.conf(interface, "use_tempaddr") > 1
-    return Facts(interface, tuple(addresses), tuple(choices), temporary)
+    generation = sysctl.conf(interface, "addr_gen_mode")
+    return Facts(interface, tuple(addresses), tuple(choices), temporary, mac, generation)
 
 
-def _source(destination: bytes, scope: int) -> bytes | None:
-    """What the kernel would choose. Connecting a datagram socket sends nothing."""
+def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
+    """Return what the kernel would choose, or its errno. Connecting a datagram socket sends
+    nothing."""
     text = socket.inet_ntop(socket.AF_INET6, destination)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
         try:
             asking.connect((text, _DISCARD, 0, scope))
-        except OSError:
-            return None
+        except OSError as error:
+            return None, error.errno or 0
         chosen = asking.getsockname()[0].partition("%")[0]
-    return socket.inet_pton(socket.AF_INET6, chosen)
+    return socket.inet_pton(socket.AF_INET6, chosen), 0
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -96,19 +116,91 @@ def judge(facts: Facts) -> list[Finding]:
                 )
             )
         elif own.flags & _TENTATIVE and not own.flags & _OPTIMISTIC:
-            found.append(note(f"{text} is tentative: not used until nobody has objected"))
+            found.append(
+                note(f"{text} is tentative: not used until duplicate address detection has ended")
+            )
+    found += _generated(facts)
+    deprecated = _deprecated(facts)
+    found += deprecated
     for choice in facts.choices:
-        found.append(_judge_choice(facts, choice, by_address))
+        found.append(_judge_choice(facts, choice, by_address, all_deprecated=bool(deprecated)))
     return found
 
 
-def _judge_choice(facts: Facts, choice: Choice, by_address: dict[bytes, OwnAddress]) -> Finding:
-    if choice.source is None:
-        return failure(
-            f"there is no source address towards {choice.towards}",
-            f"no address of {facts.interface} or of another interface is usable",
-            f"ip -6 address show dev {facts.interface}",
+def _generated(facts: Facts) -> list[Finding]:
+    """Say of addresses of router advertisements whether they are made from the MAC."""
+    found = []
+    owned = {own.address for own in facts.addresses}
+    for own in facts.addresses:
+        # The kernel's own are `mngtmpaddr` (RFC 8981), temporary ones are made from those.
+        if not own.flags & _MANAGETEMPADDR or own.length != 64 or len(facts.mac) != 6:
+            continue
+        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        expected = eui64(own.address, facts.mac)
+        if own.address == expected:
+            found.append(
+                note(f"{text} is made from the prefix and the MAC of {facts.interface} (EUI-64)")
+            )
+        elif own.flags & _STABLE_PRIVACY and expected not in owned:
+            setting = sysctl.setting(facts.interface, "addr_gen_mode", 0)
+            found.append(
+                note(
+                    f"{text} is a stable privacy address (addr_gen_mode is {facts.generation}),"
+                    f" not made from the MAC of {facts.interface}",
+                    "a provider that expects the EUI-64 address of this host expects"
+                    f" {socket.inet_ntop(socket.AF_INET6, expected)}; with addr_gen_mode 0 the next"
+                    " router advertisement brings it",
+                    sysctl.cure(setting) if facts.generation else "",
+                )
+            )
+    return found
+
+
+def eui64(address: bytes, mac: bytes) -> bytes:
+    """Return the address of a prefix of 64 bits that a MAC gives (RFC 4291 appendix A)."""
+    return address[:8] + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:6]
+
+
+def _deprecated(facts: Facts) -> list[Finding]:
+    """Report that no global address of the interface is preferred any more."""
+    usable = [
+        own
+        for own in facts.addresses
+        if not own.link_local and not own.flags & (_DADFAILED | _TENTATIVE)
+    ]
+    if not usable or not all(own.flags & _DEPRECATED for own in usable):
+        return []
+    texts = [socket.inet_ntop(socket.AF_INET6, own.address) for own in usable]
+    chosen = {choice.source for choice in facts.choices}
+    best = next((own for own in usable if own.address in chosen), usable[0])
+    if len(texts) > 1:
+        what = f"all {len(texts)} addresses of {facts.interface} are deprecated: {', '.join(texts)}"
+    else:
+        what = f"the only address of {facts.interface} is deprecated: {texts[0]}"
+    return [
+        warning(
+            what,
+            "no router advertisement renewed them, or they were taken out of use: the host sends"
+            " from a deprecated address, or from one of another interface, which answers may not"
+            " find",
+            _prefer(facts.interface, best),
         )
+    ]
+
+
+def _prefer(interface: str, own: OwnAddress) -> str:
+    text = socket.inet_ntop(socket.AF_INET6, own.address)
+    return (
+        f"ip -6 address change {text}/{own.length} dev {interface}"
+        " preferred_lft forever valid_lft forever"
+    )
+
+
+def _judge_choice(
+    facts: Facts, choice: Choice, by_address: dict[bytes, OwnAddress], *, all_deprecated: bool
+) -> Finding:
+    if choice.source is None:
+        return _no_source(facts, choice)
     text = socket.inet_ntop(socket.AF_INET6, choice.source)
     own = by_address.get(choice.source)
     if own is None:
@@ -116,14 +208,34 @@ def _judge_choice(facts: Facts, choice: Choice, by_address: dict[bytes, OwnAddre
             f"towards {choice.towards} the host sends from {text}, an address of another interface"
         )
     if own.flags & _DEPRECATED:
+        what = f"towards {choice.towards} the host sends from {text}, which is deprecated"
+        if all_deprecated:
+            return note(what)
         return warning(
-            f"towards {choice.towards} the host sends from {text}, which is deprecated",
-            "there is no preferred one: it was taken out of use, or no advertisement renewed it",
-            f"ip -6 address change {text}/{own.length} dev {facts.interface}"
-            " preferred_lft forever valid_lft forever",
+            what,
+            "the route names it, or no preferred address is of the scope that is needed",
+            _prefer(facts.interface, own),
         )
     why = reason(own, facts.addresses, choice.destination, temporary=facts.temporary)
     return note(f"towards {choice.towards} the host sends from {text}{why and f': {why}'}")
+
+
+def _no_source(facts: Facts, choice: Choice) -> Finding:
+    """Tell a missing address from a route that does not exist or refuses."""
+    if choice.error == errno.EADDRNOTAVAIL:
+        return failure(
+            f"there is no source address towards {choice.towards}",
+            f"neither {facts.interface} nor another interface has an address that can be used:"
+            " are all of them tentative, duplicates, or of a smaller scope?",
+            f"ip -6 address show dev {facts.interface}",
+        )
+    said = os.strerror(choice.error).lower() if choice.error else "no reason given"
+    return failure(
+        f"the kernel does not send towards {choice.towards}: {said}",
+        "a policy rule or a route says so (unreachable, prohibit, blackhole), or no route leads"
+        " there",
+        "ip -6 rule show && ip -6 route show table all",
+    )
 
 
 def reason(

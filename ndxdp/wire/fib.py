@@ -103,13 +103,15 @@ class DefaultRoute(NamedTuple):
     """A way out, in the main table; one for each next hop.
 
     gateway: 16 bytes, None where all is on that link. by_ra: a router advertisement brought it,
-    to the kernel or to a daemon. expires: seconds, None for never.
+    to the kernel or to a daemon. expires: seconds, None for never. has_expired: the kernel lists
+    it until its next round, and does not use it any more.
     """
 
     ifindex: int
     gateway: bytes | None
     by_ra: bool
     expires: int | None
+    has_expired: bool = False
 
 
 _OF_ERRNO = {
@@ -358,9 +360,9 @@ def _default_routes_of(message: bytes) -> Iterator[DefaultRoute]:
     expires = max(ticks // 100, 0) if ticks else None
     if _RTA_OIF in route:
         ifindex = struct.unpack("=i", route[_RTA_OIF])[0]
-        yield DefaultRoute(ifindex, route.get(_RTA_GATEWAY), by_ra, expires)
+        yield DefaultRoute(ifindex, route.get(_RTA_GATEWAY), by_ra, expires, ticks < 0)
     for ifindex, hop in _hops_of(route):
-        yield DefaultRoute(ifindex, hop.get(_RTA_GATEWAY), by_ra, expires)
+        yield DefaultRoute(ifindex, hop.get(_RTA_GATEWAY), by_ra, expires, ticks < 0)
 
 
 def _hops_of(route: dict[int, bytes]) -> Iterator[tuple[int, dict[int, bytes]]]:
