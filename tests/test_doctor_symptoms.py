@@ -29,6 +29,7 @@ from tests.network import (
     take_off,
 )
 from tests.segment import at, segment
+from tests.tap import ARPHRD_VOID, tun
 from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
 
@@ -36,7 +37,7 @@ FOLDER = REPOSITORY / "docs" / "symptoms"
 PAGES = {page.stem: page for page in sorted(FOLDER.glob("*.md"))}
 
 Options = tuple[str, ...]
-"""Of `ndxdp doctor`, beside the interface's name."""
+"""Of `ndxdp doctor`; before them the interface's name, where it is not UPLINK."""
 
 FORWARDING = "add table inet guard; add chain inet guard {0} {{ type filter hook {0} priority 0; }}"
 
@@ -205,6 +206,17 @@ def neighbour_table_overflow() -> Iterator[Options]:
         yield ()
 
 
+@contextlib.contextmanager
+def openvz_wrong_source() -> Iterator[Options]:
+    with host(), tun("venet0", ARPHRD_VOID):
+        ip("link set venet0 up")
+        ip("-6 route delete default")
+        ip("-6 route add default dev venet0")
+        for address in ("2001:db8:5::1", "2001:db8:5::2"):
+            ip(f"-6 address add {address}/128 dev venet0")
+        yield ("venet0",)
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -220,6 +232,7 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         firewall_blocks_icmpv6,
         do_i_need_a_responder,
         neighbour_table_overflow,
+        openvz_wrong_source,
     )
 }
 ENGINES = {
@@ -240,7 +253,8 @@ def steady(lines: list[str]) -> str:
 
 
 def is_said(page: str, options: Options) -> None:
-    result = ndxdp("doctor", UPLINK, *options)
+    named = bool(options) and not options[0].startswith("-")
+    result = ndxdp("doctor", *(options if named else (UPLINK, *options)))
     assert result.err == ""
     said = [line.strip() for line in result.out.splitlines()]
     assert steady(last_block(PAGES[page])) in steady(said), result.out

@@ -107,6 +107,7 @@ LAYERS = (
     "ndxdp.convert.draft",
     "ndxdp.convert",
     "ndxdp.rules",
+    "ndxdp.lifetimes",
     "ndxdp.policy",
     "ndxdp.addresses",
     "ndxdp.neighbour",

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from ndxdp import status
 from ndxdp.doctor import (
     arrival,
     containers,
@@ -24,13 +25,14 @@ from ndxdp.doctor import (
     reception,
     source,
 )
-from ndxdp.doctor.finding import Finding, failure, unseen
+from ndxdp.doctor.finding import Finding, failure, note, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink
 from ndxdp.wire.fib import DefaultRoute, Fib
+from ndxdp.wire.netlink import Link, OwnAddress
 
 _IPV4_ROUTES = Path("/proc/thread-self/net/route")
 
@@ -57,27 +59,22 @@ def routes() -> dict[str, list[DefaultRoute]]:
 
 
 def interfaces(trees: Trees) -> list[str]:
-    """Those to look at where none is named: the answering ones, else those of default routes.
+    """Those to look at where none is named: those ndxdp works on, else those of default routes.
 
     NdxdpError if there is none.
     """
     try:
-        found = trees.interfaces()
+        found = status.interfaces(trees)
     except NdxdpError:  # no BPF file system
         found = []
-    # A tunnel may be the way out, but nobody solicits there.
-    found = found or [name for name in sorted(routes()) or _of_ipv4() if _is_ethernet(name)]
+    # A tunnel may be the way out, too; it comes last, as nobody solicits there.
+    found = found or sorted(sorted(routes()) or _of_ipv4(), key=netlink.is_quiet)
     if not found:
         raise NdxdpError(
-            "no interface with a MAC address has a default route, nor does ndxdp answer on any",
+            "no interface has a default route, nor does ndxdp answer on any",
             "ndxdp doctor IFACE",
         )
     return found
-
-
-def _is_ethernet(name: str) -> bool:
-    link = netlink.find_link(name)
-    return link is not None and link.ethernet
 
 
 def _is_bridge(name: str) -> bool:
@@ -98,11 +95,14 @@ def _of_ipv4() -> list[str]:
 def examine(
     name: str, trees: Trees, docker_socket: str, *, probing: bool = False, watching: float = 0
 ) -> Iterator[Section]:
-    """Look at an interface; NdxdpError where there is none, or it has no MAC address.
+    """Look at an interface; NdxdpError where there is none.
+
+    Where it has no MAC address, what is about solicitations is left out.
 
     probing: send solicitations. watching: seconds to look at what comes, where ndxdp answers.
     """
-    link = netlink.answering_link(name, down=True)
+    link = netlink.any_link(name)
+    quiet = not netlink.has_mac(link)
     if not link.up:
         down = failure(
             f"{name} is down", "nothing comes in or goes out there", f"ip link set dev {name} up"
@@ -117,6 +117,11 @@ def examine(
     gateways = [route.gateway for route in here if route.gateway]
     addresses = netlink.own_addresses(ifindex)
     has_global = any(not own.link_local for own in addresses)
+    if quiet:
+        yield from _examine_quiet(
+            trees, link, by_interface, addresses, docker_socket, sending=probing or bool(watching)
+        )
+        return
     found = program.gather(trees, link)
     rules = found.answering.rules if found.answering else Rules()
     table = found.answering.table if found.answering else None
@@ -165,3 +170,45 @@ def examine(
         docker = engine.gather(above, addresses, gateways, docker_socket)
     yield Section("engine", engine.judge(docker) if docker else [])
     yield Section("limits", limits.judge(limits.gather(rules)))
+
+
+def _examine_quiet(
+    trees: Trees,
+    link: Link,
+    by_interface: dict[str, list[DefaultRoute]],
+    addresses: list[OwnAddress],
+    docker_socket: str,
+    *,
+    sending: bool,
+) -> Iterator[Section]:
+    """Look at an interface without a MAC address: what is about solicitations is left out.
+
+    sending: --probe or --watch was given.
+    """
+    name = link.name
+    here = by_interface.get(name, [])
+    gateways = sorted({route.gateway for route in here if route.gateway})
+    has_global = any(not own.link_local for own in addresses)
+    managed = manager.gather(name, link.ifindex)
+
+    about = [note(f"ndxdp has nothing to answer on {name}: {netlink.NO_MAC}")]
+    if sending:
+        about.append(unseen("what --probe and --watch look at: solicitations and their answers"))
+    yield Section("link", about)
+    yield Section("manager", manager.judge(name, managed))
+    passing = forwarding.gather(name, by_interface, has_global, managed, quiet=True)
+    yield Section("forwarding", forwarding.judge(passing))
+    known = [
+        note(f"gateway {socket.inet_ntop(socket.AF_INET6, each)}: needs no MAC on {name}")
+        for each in gateways
+    ]
+    yield Section("gateway", known)
+    yield Section("source", source.judge(source.gather(name, link.ifindex, here, addresses)))
+    advertised = any(route.by_ra for route in here)
+    walls = firewall.gather(name, advertised, Rules(), quiet=True)
+    yield Section("firewall", firewall.judge(walls))
+    exporter = exposure.gather(trees, name, name, addresses, walls.ruleset, walls.legacy)
+    yield Section("exporter", exposure.judge(exporter) if exporter else [])
+    docker = engine.gather(name, addresses, gateways, docker_socket)
+    yield Section("engine", engine.judge(docker) if docker else [])
+    yield Section("limits", limits.judge(limits.gather(Rules())))

@@ -22,6 +22,7 @@ class Facts:
     force_forwarding: from Linux 6.17 on. routes: default routes by the interface.
     elsewhere: other interfaces that have default routes. at_risk: interfaces, whose default
     routes the kernel has from advertisements, and would remove when forwarding is turned on.
+    quiet: the interface has no MAC address, so that ndxdp answers for nothing there.
     """
 
     interface: str
@@ -39,6 +40,7 @@ class Facts:
     at_risk: tuple[str, ...]
     has_global: bool
     manager: Manager | None = None
+    quiet: bool = False
 
 
 def gather(
@@ -46,6 +48,8 @@ def gather(
     routes: dict[str, list[DefaultRoute]],
     has_global: bool,
     manager: Manager | None,
+    *,
+    quiet: bool = False,
 ) -> Facts:
     """routes: default routes by the name of their interface."""
     here = tuple(routes.get(interface, ()))
@@ -70,6 +74,7 @@ def gather(
         at_risk=tuple(sorted(at_risk)),
         has_global=has_global,
         manager=manager,
+        quiet=quiet,
     )
 
 
@@ -93,6 +98,10 @@ def _forwarding(facts: Facts) -> list[Finding]:
         if keep
         else ""
     )
+    if facts.quiet:
+        if facts.all_forwarding or facts.force_forwarding:
+            return []
+        return [note("this host does not forward IPv6, which containers or guests would need")]
     if not facts.all_forwarding and not facts.force_forwarding:
         return [
             failure(
@@ -144,6 +153,14 @@ def _default_route(facts: Facts) -> list[Finding]:
     if facts.elsewhere:
         others = ", ".join(facts.elsewhere)
         return [note(f"the IPv6 default route leads out of {others}, not {name}")]
+    if facts.quiet:
+        return [
+            failure(
+                f"there is no IPv6 default route by {name}",
+                "nobody set one; there it needs no gateway",
+                f"ip -6 route add default dev {name}",
+            )
+        ]
     if facts.accept_ra == 0 or (facts.forwarding and facts.accept_ra == 1):
         is_router = "a host that forwards ignores router advertisements unless accept_ra is 2"
         why = is_router if facts.accept_ra else "router advertisements are ignored: accept_ra is 0"
@@ -176,7 +193,7 @@ def _default_route(facts: Facts) -> list[Finding]:
 def _autoconf(facts: Facts) -> list[Finding]:
     """No address, though a router may have offered a prefix."""
     taken = facts.accept_ra == 2 or (facts.accept_ra == 1 and not facts.forwarding)
-    if facts.has_global or not taken or (facts.pinfo and facts.autoconf):
+    if facts.quiet or facts.has_global or not taken or (facts.pinfo and facts.autoconf):
         return []
     keys = [
         key
