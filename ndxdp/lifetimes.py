@@ -29,7 +29,7 @@ _TRIES = 100  # each time that another process removed the file or its directory
 
 
 class Before(NamedTuple):
-    """What an address was before.
+    """The state of an address before ndxdp changed it.
 
     until: second of the monotonic clock at which its preferred lifetime ended, None for never.
     deprecated: ndxdp deprecated it; False: ndxdp made it preferred.
@@ -94,7 +94,7 @@ class Record:
         deprecate: Iterable[AddressPattern],
         unanswered: str,
     ) -> None:
-        """Note what `ndxdp status` shows beside the addresses; save() writes it."""
+        """Set what `ndxdp status` shows beside the addresses; save() writes it."""
         self._shown = {
             "unanswered": unanswered,
             "preferred": [str(pattern) for pattern in preferred],

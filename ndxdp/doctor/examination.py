@@ -59,7 +59,9 @@ def routes() -> dict[str, list[DefaultRoute]]:
 
 
 def interfaces(trees: Trees) -> list[str]:
-    """Those to look at where none is named: those ndxdp works on, else those of default routes.
+    """Return the interfaces to examine where none is named.
+
+    Those are the ones that ndxdp works on, or else the ones of default routes.
 
     NdxdpError if there is none.
     """

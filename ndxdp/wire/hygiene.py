@@ -1,4 +1,4 @@
-"""Keeps chosen own addresses deprecated, so that what the host sends leaves from another one.
+"""Address hygiene: chosen own addresses stay deprecated, so that the host sends from another one.
 
 A deprecated address (RFC 4862 5.5.4) is answered for and receives as before; the kernel does not
 choose it as a source where there is a preferred one (RFC 6724 5, rule 3). Network managers and the
@@ -47,7 +47,7 @@ def changes(
     deprecated: Iterable[AddressPattern],
     preferred: Iterable[AddressPattern] = (),
 ) -> list[Change]:
-    """What has to be changed; nothing if all is as it should be. Pure.
+    """Return what has to be changed; nothing if all is as it should be. Pure.
 
     deprecated: patterns of addresses to be deprecated; link-local ones and ::1 never are, as the
     kernel needs them. preferred: patterns of addresses to be preferred, also if `deprecated` has
