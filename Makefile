@@ -34,7 +34,7 @@ DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
-	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) systemd tshark zsh
+	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) radvd systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 LAB_PACKAGES := $(VM_PACKAGES) qemu-utils
 VAGRANT_PACKAGES := vagrant vagrant-libvirt

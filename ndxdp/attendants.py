@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
+from ndxdp import lifetimes
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.care import Care, Choice
+from ndxdp.errors import NdxdpError
 from ndxdp.job import Job
+from ndxdp.lifetimes import Record
 from ndxdp.ndp import Profile
 from ndxdp.state import Announced, GatewayNews
 from ndxdp.wire import netlink
@@ -20,24 +26,98 @@ from ndxdp.wire.announce import Announcements, Announcer
 from ndxdp.wire.hygiene import Hygiene
 from ndxdp.wire.netlink import Link
 
+log = logging.getLogger(__name__)
+
+
+class AddressKeeper:
+    """Address hygiene of one job on one device, until end().
+
+    It also restores what an earlier job changed, where this one wants nothing of the kind. Former
+    lifetimes are noted below `directory`. unanswered: why nothing is answered on the interface.
+    """
+
+    def __init__(self, job: Job, link: Link, directory: Path, unanswered: str = "") -> None:
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._record: Record | None = None
+        wanted = job.addresses
+        if not wanted.deprecate and not lifetimes.exists(directory, job.interface):
+            return
+        try:
+            self._record = Record(directory, job.interface, link.ifindex, netlink.netns())
+            self._record.describe(wanted.preferred, wanted.deprecate, unanswered)
+            self._record.save()
+        except (NdxdpError, OSError) as error:
+            log.warning(
+                "%s: what its addresses were before is forgotten when this process ends: %s",
+                job.interface,
+                error,
+            )
+        self._hygiene = Hygiene(
+            link.ifindex,
+            wanted.deprecate,
+            wanted.preferred,
+            name=job.interface,
+            record=self._record,
+        )
+        self._name, self._ifindex = link.name, link.ifindex
+        work = self._hygiene.run(self._changed) if wanted.deprecate else self._restore()
+        self._task = asyncio.ensure_future(work)
+
+    def look(self) -> None:
+        """Notice that the interface's addresses may have changed."""
+        self._changed.set()
+
+    async def _restore(self) -> None:
+        """Restore what an earlier job changed; `ndxdp detach` can do it where this fails."""
+        try:
+            await asyncio.to_thread(self._hygiene.apply)
+        except (NdxdpError, OSError) as error:
+            log.warning("%s: its addresses are not restored: %s", self._name, error)
+        if self._record:
+            await asyncio.to_thread(self._record.close)
+
+    async def end(self) -> None:
+        """Leave the addresses as they are; `hygiene.restore()` restores them."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        # In the executor's one thread, where the last look may still be at work.
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        """Close the record; a device that has gone, or has another name now, is done with."""
+        try:
+            name = socket.if_indextoname(self._ifindex)
+        except OSError:
+            name = ""
+        with contextlib.suppress(NdxdpError, OSError):
+            if not name:
+                self._hygiene.forget()
+            elif name != self._name:
+                Hygiene(self._ifindex, (), name=name, record=self._record).apply()
+        if self._record:
+            self._record.close()
+
 
 class Attendants:
     """Those of one job on one device, until leave().
 
-    NdxdpError without CAP_NET_RAW, InterfaceGone if there is no such device.
+    directory: where former lifetimes of addresses are noted. NdxdpError without CAP_NET_RAW,
+    InterfaceGone if there is no such device.
     """
 
-    def __init__(self, job: Job, link: Link) -> None:
+    def __init__(self, job: Job, link: Link, directory: Path) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._targets: Mapping[Profile, Addresses] = {}
         self._was_up = link.up
-        self._addresses = asyncio.Event()
         self._care = Care(job.interface, job.gateway)
         self._announcer = self._announce(job, link)
         self._stack.push_async_callback(self._care.end)
-        if job.addresses.deprecate:
-            hygiene = Hygiene(link.ifindex, job.addresses.deprecate, job.addresses.preferred)
-            self.start(hygiene.run(self._addresses))
+        self._addresses = AddressKeeper(job, link, directory)
+        self._stack.push_async_callback(self._addresses.end)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it beside, until the attendants leave."""
@@ -76,7 +156,7 @@ class Attendants:
             if came_up:
                 self._announcer.announce_all()
         self._care.look(gateways, care, came_up=came_up)
-        self._addresses.set()
+        self._addresses.look()
         self._targets, self._was_up = targets, link.up
 
     @property

@@ -153,6 +153,7 @@ def attach(
 def detach(interface: str | None, all_of_them: bool) -> None:
     """Stop answering on IFACE and leave it as it was found."""
     from ndxdp import detaching
+    from ndxdp import status as statuses
 
     if (interface is None) is not all_of_them:
         raise UsageError("detach needs one of IFACE and --all", "as in ndxdp detach eth0")
@@ -161,7 +162,7 @@ def detach(interface: str | None, all_of_them: bool) -> None:
         detaching.detach_interface(both, interface)
         return
     failed = []
-    for name in both.interfaces():
+    for name in statuses.interfaces(both):
         try:
             detaching.detach_interface(both, name)
         except NdxdpError as error:  # the others come off all the same
@@ -211,11 +212,15 @@ def run(
     from ndxdp.job import Job
     from ndxdp.sources.docker import SOCKET, Selector
     from ndxdp.state import State
+    from ndxdp.wire.netlink import NO_MAC
 
     if (interface is None) == (file is None):
         raise UsageError("run needs one of --interface and --config", "-i IFACE, or -c FILE")
 
-    def ready(job: Job, instance: Instance) -> None:
+    def ready(job: Job, instance: Instance | None) -> None:
+        if instance is None:
+            click.echo(f"ready: {job.interface} keeps its addresses; nothing is answered: {NO_MAC}")
+            return
         settings = instance.maps.settings()
         why = "; ".join(ladder.told(ladder.unpack(settings.steps)))
         mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
@@ -301,7 +306,8 @@ def check(path: str) -> None:
     found = config_reader.load(path)
     click.echo(f"{path}: good")
     for interface in found.interfaces:
-        click.echo(f"{interface.name}  {'; '.join(config.summary(interface))}")
+        said = config.summary(interface, _unanswered(interface))
+        click.echo(f"{interface.name}  {'; '.join(said)}")
         _check_breadth(interface)
 
 
@@ -334,6 +340,27 @@ def _check_breadth(interface: Interface) -> None:
         behind = onlink.behind(broad.prefix, here.ifindexes)
         log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
         log.warning("  hint: %s", broad.hint(behind, in_file=True))
+
+
+def _unanswered(interface: Interface) -> str:
+    """Return why nothing is answered on an interface with [interface.addresses]; "" otherwise.
+
+    Only where addresses are kept an interface may be without a MAC, and the kernel is asked.
+    """
+    if not interface.addresses.deprecate:
+        return ""
+    from ndxdp.wire import netlink
+
+    if not netlink.is_quiet(interface.name):
+        return ""
+    if interface.rules or interface.docker:
+        logging.getLogger("ndxdp").warning(
+            "%s has no MAC address: `run` refuses its [[interface.prefix]] and"
+            " [[interface.docker]]",
+            interface.name,
+        )
+        return ""
+    return f"nothing is answered: {netlink.NO_MAC}"
 
 
 @cli.command("install-service")
@@ -450,6 +477,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
             {
                 "version": __version__,
                 "interfaces": list(seen.data.values()),
+                "addresses": statuses.kept_data(seen),
                 "exporters": beacon.seen(),
             }
         )
@@ -468,11 +496,17 @@ def _show(before: Look, after: Look) -> None:
     from ndxdp import beacon
     from ndxdp import status as statuses
 
-    if not after.data and not after.error:
+    if not after.data and not after.kept and not after.error:
         click.echo("ndxdp is attached to no interface")
     for name, data in after.data.items():
         for line in statuses.status_text(data, statuses.rates(before, after, name)):
             click.echo(line)
+        if name in after.kept:
+            click.echo(f"  addresses {statuses.kept_text(after.kept[name])}")
+    for name, kept in after.kept.items():
+        if name not in after.data:
+            click.echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
+            click.echo(f"  addresses {statuses.kept_text(kept)}")
     for exporter in beacon.seen():
         click.echo(f"metrics at {exporter}")
 

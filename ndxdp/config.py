@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ndxdp.ndp import Answer, Limits, Rate
-from ndxdp.policy import Prefix, Rule
+from ndxdp.policy import AddressPattern, Prefix, Rule
 from ndxdp.rules import Rules
 
 ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
@@ -92,10 +92,13 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Own addresses that are kept deprecated; `preferred` (16 bytes) never is."""
+    """Patterns of own addresses that are kept deprecated.
 
-    preferred: bytes | None = None
-    deprecate: tuple[Prefix, ...] = ()
+    preferred: patterns of addresses that stay preferred, also if a pattern of `deprecate` has them.
+    """
+
+    preferred: tuple[AddressPattern, ...] = ()
+    deprecate: tuple[AddressPattern, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +188,16 @@ class Config:
     interfaces: tuple[Interface, ...] = ()
 
 
-def summary(interface: Interface) -> list[str]:
-    """What is to be done on an interface, in a few words each; what is off is left out."""
+def summary(interface: Interface, unanswered: str = "") -> list[str]:
+    """Describe what is to be done on an interface, in a few words each; leave out what is off.
+
+    unanswered: why nothing is answered there, "" where the rules are answered for.
+    """
+    by_bcc = interface.loader == "bcc"
     never = len(interface.rules.only(lambda rule: rule.answer is Answer.NEVER))
-    said = [f"{interface.mode} mode" + (", by bcc" if interface.loader == "bcc" else "")]
-    said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
+    said = [unanswered or f"{interface.mode} mode" + (", by bcc" if by_bcc else "")]
+    if not unanswered:
+        said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
     if interface.docker:
         said.append(f"Docker: {', '.join(each.rule.label for each in interface.docker)}")
     announced = [key for key in ANNOUNCEMENTS if getattr(interface.announce, key)]
@@ -200,6 +208,8 @@ def summary(interface: Interface) -> list[str]:
         said.append(_care(interface))
     if interface.addresses.deprecate:
         said.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
+    if interface.addresses.preferred:
+        said.append(f"prefers: {', '.join(map(str, interface.addresses.preferred))}")
     if interface.limit.rate or interface.limit.interface:
         said.append(f"limit: {interface.limit}")
     return said

@@ -32,10 +32,12 @@ from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import (
     CONFIG_SOURCE,
     DOCKER_SOURCE,
+    AddressPattern,
     Prefix,
     Rule,
     check_interface,
     parse_mac,
+    parse_pattern,
     parse_source,
     parse_target,
     parse_unicast,
@@ -325,19 +327,40 @@ def _gateway(table: Table) -> Gateway:
 
 
 def _addresses(table: Table) -> Addresses:
-    preferred = table.parsed("preferred", parse_unicast)
+    preferred = _patterns(table, "preferred", table.parsed_some("preferred", _parse_preferred))
     table.require("deprecate", 'deprecate = ["2001:db8::1"]')
-    deprecate: dict[Prefix, int] = {}
-    for number, prefix in table.parsed_all("deprecate", parse_target):
-        where = ("deprecate", number)
-        if prefix in deprecate:
-            first = f"line {table.line('deprecate', deprecate[prefix])} has it first"
-            table.complain(f"{prefix} is given twice", first, *where)
-        elif preferred is not None and prefix == Prefix(preferred, 128):
+    deprecate = _patterns(table, "deprecate", table.parsed_all("deprecate", parse_pattern))
+    for pattern, number in deprecate.items():
+        covering = next((each for each in preferred if each.covers(pattern)), None)
+        if covering is None:
+            continue
+        if covering == pattern:
             hint = "a prefix around it may be: it is excepted from that"
-            table.complain(f"{prefix} cannot be both preferred and deprecated", hint, *where)
-        deprecate.setdefault(prefix, number)
-    return Addresses(preferred, tuple(deprecate))
+        else:
+            hint = f"preferred has {covering}, and what is preferred is never deprecated"
+        message = f"{pattern} cannot be both preferred and deprecated"
+        table.complain(message, hint, "deprecate", number)
+    return Addresses(tuple(preferred), tuple(deprecate))
+
+
+def _patterns(
+    table: Table, key: str, found: list[tuple[int, AddressPattern]]
+) -> dict[AddressPattern, int]:
+    """Return each pattern of an array, and its place there; complain of those given twice."""
+    patterns: dict[AddressPattern, int] = {}
+    for number, pattern in found:
+        if pattern in patterns:
+            first = f"line {table.line(key, patterns[pattern])} has it first"
+            table.complain(f"{pattern} is given twice", first, key, number)
+        patterns.setdefault(pattern, number)
+    return patterns
+
+
+def _parse_preferred(text: str) -> AddressPattern:
+    """Read a pattern; an address alone must be one that a host can send from."""
+    if "/" not in text:
+        return AddressPattern(parse_unicast(text), 128)
+    return parse_pattern(text)
 
 
 def _limit(table: Table) -> Limit:

@@ -33,14 +33,15 @@ def run(
     trees: Trees,
     jobs: list[Job],
     *,
-    ready: Callable[[Job, Instance], None],
+    ready: Callable[[Job, Instance | None], None],
     docker_socket: str = docker.SOCKET,
     reread: Callable[[], list[Job]] | None = None,
     state: State | None = None,
 ) -> None:
     """Do the jobs until SIGINT or SIGTERM.
 
-    ready: called for each job when it answers, each time that it has begun to. reread: what
+    ready: called for each job when it answers, each time that it has begun to; without an instance
+    where nothing is to be answered, and only addresses are kept. reread: what
     SIGHUP asks for anew; None: there is nothing to read, and SIGHUP ends as it does by default.
     NdxdpError if one that is not patient cannot begin. jobs: emptied. state: kept in step.
     """
@@ -72,7 +73,7 @@ class _Daemon:
         trees: Trees,
         monitor: Monitor,
         executor: ThreadPoolExecutor,
-        ready: Callable[[Job, Instance], None],
+        ready: Callable[[Job, Instance | None], None],
         docker_socket: str,
         reread: Callable[[], list[Job]] | None,
         state: State,

@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from ndxdp import lifetimes
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
 from ndxdp.kernel import attach, bpf_hooks, pins
@@ -14,13 +15,24 @@ from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.records import Settings
 from ndxdp.plan import uninterrupted
-from ndxdp.wire import netlink
+from ndxdp.wire import hygiene, netlink
 
 log = logging.getLogger(__name__)
 
 
 def detach_interface(trees: Trees, interface: str) -> None:
-    """Take the program off, remove pins or files, put allmulti back as it was found."""
+    """Take the program off, remove pins or files, put allmulti back as it was found.
+
+    Restore the lifetimes of addresses that an ended daemon changed, too. That may be all there is
+    to undo.
+    """
+    directory = trees.files.root
+    if trees.have(interface) or not lifetimes.exists(directory, interface):
+        _detach(trees, interface)
+    hygiene.restore(directory, interface)
+
+
+def _detach(trees: Trees, interface: str) -> None:
     tree = trees.of(interface)
     with tree.lock():
         if tree.path(interface).is_dir():

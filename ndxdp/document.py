@@ -184,8 +184,21 @@ class Table:
 
     def parsed_all(self, key: str, parse: Callable[[str], _T]) -> list[tuple[int, _T]]:
         """The same of an array of strings: each good one with its place."""
+        return self._parse_each(key, parse, self._get(key, (list,), "an array") or ())
+
+    def parsed_some(self, key: str, parse: Callable[[str], _T]) -> list[tuple[int, _T]]:
+        """Read a string, or an array of strings: each good one with its place, 0 for a string."""
+        value = self._get(key, (str, list), "a string or an array of strings")
+        if isinstance(value, str):
+            result = self._parse(parse, value, key)
+            return [] if result is None else [(0, result)]
+        return self._parse_each(key, parse, value or ())
+
+    def _parse_each(
+        self, key: str, parse: Callable[[str], _T], values: Sequence[Any]
+    ) -> list[tuple[int, _T]]:
         found = []
-        for number, value in enumerate(self._get(key, (list,), "an array") or ()):
+        for number, value in enumerate(values):
             if not isinstance(value, str):
                 self.complain(f"{kind(value)}, not a string", "put it in quotes", key, number)
                 continue

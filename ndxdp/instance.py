@@ -231,7 +231,12 @@ def _directory(tree: Tree, interface: str) -> Path:
         others = tree.other_versions(interface)
         if others:
             raise other_version(tree, interface, others[0])
-        raise NdxdpError(f"ndxdp is not attached to {interface}", f"ndxdp attach {interface}")
+        from ndxdp.wire import netlink  # pyroute2: who finds the pins does without
+
+        hint = f"ndxdp attach {interface}"
+        if netlink.is_quiet(interface):
+            hint = f"there is nothing to answer: {netlink.NO_MAC}"
+        raise NdxdpError(f"ndxdp is not attached to {interface}", hint)
     return path
 
 

@@ -149,6 +149,8 @@ class _Maps(Collector):
         for interface in found:
             reading.interface(interface)
         for interface in set(wanted) - set(found):
+            if wanted[interface].unanswered:  # it is not to be attached
+                continue
             reading.add("ndxdp_attached", 0, interface)
         if self._state:
             reading.daemon(self._state)

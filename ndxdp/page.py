@@ -126,7 +126,10 @@ def _daemon(state: State, after: Look) -> Iterator[str]:
         said = "is listened to" if connected else "is away: its containers' rules stay meanwhile"
         yield f'<p class="{"good" if connected else "bad"}">The container engine {said}</p>'
     for name, attended in list(state.interfaces.items()):
-        if name not in after.data:
+        if attended.unanswered:
+            why = escape(attended.unanswered)
+            yield f'<p class="quiet">Nothing is answered on {escape(name)}: {why}</p>'
+        elif name not in after.data:
             yield f'<p class="bad">{escape(name)} is not answered on yet</p>'
         for gateway in attended.gateways() if attended.gateways else []:
             seen = "never" if gateway.seen is None else f"{gateway.seen:.0f} s ago"

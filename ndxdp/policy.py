@@ -51,6 +51,38 @@ class Prefix(NamedTuple):
         return cls(mask(address, length), length)
 
 
+@dataclass(frozen=True, slots=True)
+class AddressPattern:
+    """Addresses that begin with the first bits of `address` (16 bytes), or end in its last bits.
+
+    length: 0 to 128 bits from the beginning, or -1 to -127: as many bits from the end.
+    """
+
+    address: bytes
+    length: int
+
+    def __str__(self) -> str:
+        text = socket.inet_ntop(socket.AF_INET6, self.address)
+        return text if self.length == 128 else f"{text}/{self.length}"
+
+    def matches(self, address: bytes) -> bool:
+        """Return True if the pattern has this address (16 bytes)."""
+        return self._bits(address) == self._bits(self.address)
+
+    def covers(self, other: AddressPattern) -> bool:
+        """Return True if this pattern has every address that `other` has."""
+        return self._mask & other._mask == self._mask and self.matches(other.address)
+
+    @property
+    def _mask(self) -> int:
+        if self.length < 0:
+            return (1 << -self.length) - 1
+        return (1 << 128) - (1 << 128 - self.length)
+
+    def _bits(self, address: bytes) -> int:
+        return int.from_bytes(address, "big") & self._mask
+
+
 def mask(address: bytes, length: int) -> bytes:
     """The address with all but the first `length` bits cleared."""
     bits = 128 - length
@@ -198,6 +230,35 @@ def parse_target(text: str) -> Prefix:
     if prefix.length == 128 and prefix.address in (UNSPECIFIED, LOOPBACK):
         raise UsageError(f"nobody solicits {prefix}", "name addresses behind this host")
     return prefix
+
+
+def parse_pattern(text: str) -> AddressPattern:
+    """Read a pattern of own addresses: `2001:db8::1`, `2001:db8::/64`, or `::1/-64`.
+
+    The last one is every address whose last 64 bits are those of ::1. UsageError for anything
+    else.
+    """
+    head, _, tail = text.partition("/")
+    if not tail.startswith("-"):
+        return AddressPattern(*parse_target(text))
+    address, digits = parse_address(head), tail[1:]
+    if not (digits.isascii() and digits.isdecimal() and len(digits) <= 3):
+        digits = "0"
+    length = int(digits)
+    if not 1 <= length <= 128:
+        raise UsageError(
+            f"'{text}' has no suffix length from -1 to -128",
+            "write it as in ::1/-64, which is every address whose last 64 bits are those of ::1",
+        )
+    if length == 128:
+        return AddressPattern(*parse_target(head))
+    if int.from_bytes(address, "big") >> length:
+        last = (int.from_bytes(address, "big") & (1 << length) - 1).to_bytes(16, "big")
+        raise UsageError(
+            f"'{text}' has bits set before the last {length}",
+            f"{AddressPattern(last, -length)} is the suffix, {head} the address alone",
+        )
+    return AddressPattern(address, -length)
 
 
 class Entry(NamedTuple):

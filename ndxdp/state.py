@@ -69,10 +69,14 @@ class CareNews(NamedTuple):
 
 @dataclass(slots=True)
 class Attended:
-    """One interface that the daemon attends to. None: nobody does that there at present."""
+    """One interface that the daemon attends to. None: nobody does that there at present.
+
+    unanswered: why nothing is to be answered there, "" where something is.
+    """
 
     announced: Callable[[], Announced] | None = None
     gateways: Callable[[], list[GatewayNews]] | None = None
+    unanswered: str = ""
 
 
 @dataclass(slots=True)
@@ -104,3 +108,13 @@ class State:
             yield
         finally:
             attended.announced = attended.gateways = None
+
+    @contextlib.contextmanager
+    def not_answering(self, interface: str, why: str) -> Iterator[None]:
+        """While the block lasts, nothing is to be answered on the interface."""
+        attended = self.interfaces.setdefault(interface, Attended())
+        attended.unanswered = why
+        try:
+            yield
+        finally:
+            attended.unanswered = ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ndxdp import beacon, breadth, ladder
+from ndxdp import beacon, breadth, ladder, lifetimes
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, on_link, open_instance
 from ndxdp.kernel import bpf_programs
@@ -17,6 +17,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
+from ndxdp.lifetimes import Kept
 from ndxdp.ndp import Rate, Reason
 from ndxdp.policy import Prefix
 from ndxdp.render import address_text, mac_text
@@ -25,16 +26,18 @@ from ndxdp.wire import offload
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
 _NEARLY_FULL = 0.9
+_SHOWN = 4  # addresses in a line
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """All interfaces at one moment. time: s of CLOCK_MONOTONIC. data: of each, as status_data().
-    error: the last of those that could not be read."""
+    error: the last of those that could not be read. kept: interfaces whose addresses are kept."""
 
     time: float
     data: dict[str, dict[str, Any]]
     error: NdxdpError | None = None
+    kept: dict[str, Kept] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,71 @@ def look(trees: Trees, interface: str | None = None) -> Look:
     """At all interfaces, or at one. NdxdpError if nothing can be looked at."""
     found: dict[str, dict[str, Any]] = {}
     failed = None
-    for name in trees.interfaces() if interface is None else [interface]:
+    kept = _kept(trees)
+    if interface is not None:
+        kept = {name: each for name, each in kept.items() if name == interface}
+    for name in interfaces(trees) if interface is None else [interface]:
         try:
+            if name in kept and not trees.have(name):
+                continue  # its addresses are all that there is
+
             tree = trees.of(name)
             with open_instance(tree, name, readonly=True) as instance:
                 found[name] = status_data(instance, is_held=tree.is_held(name))
         except NdxdpError as error:  # the others are shown all the same
             failed = error
-    return Look(time.monotonic(), found, failed)
+    return Look(time.monotonic(), found, failed, kept)
+
+
+def interfaces(trees: Trees) -> list[str]:
+    """Return the interfaces that ndxdp answers on, or keeps the addresses of.
+
+    NdxdpError if there are none and BPF has no place to be.
+    """
+    kept = _kept(trees)
+    try:
+        found = trees.interfaces()
+    except NdxdpError:
+        if not kept:
+            raise
+        found = []
+    return sorted({*found, *kept})
+
+
+def _kept(trees: Trees) -> dict[str, Kept]:
+    found = lifetimes.kept(trees.files.root)
+    return {each.interface: each for each in found if each.deprecate or each.deprecated}
+
+
+def kept_data(look: Look) -> list[dict[str, Any]]:
+    """Return what is kept of addresses, as `ndxdp status --json` gives it (docs/commands.md)."""
+    return [
+        {
+            "interface": each.interface,
+            "running": each.running,
+            "answered": name in look.data,
+            "why_unanswered": each.unanswered,
+            "preferred": list(each.preferred),
+            "deprecate": list(each.deprecate),
+            "deprecated": [address_text(address) for address in each.deprecated],
+        }
+        for name, each in look.kept.items()
+    ]
+
+
+def kept_text(kept: Kept) -> str:
+    """Describe what is kept of an interface's addresses, for people."""
+    shown = ", ".join(address_text(address) for address in kept.deprecated[:_SHOWN])
+    more = len(kept.deprecated) - _SHOWN
+    shown += f" and {more} more" if more > 0 else ""
+    said = f"deprecated {len(kept.deprecated)}" + (f": {shown}" if shown else "")
+    if kept.preferred:
+        said += f"; preferred {', '.join(kept.preferred)}"
+    if not kept.running:
+        said += (
+            f"; no daemon keeps them so: `ndxdp detach {kept.interface}` restores their lifetimes"
+        )
+    return said
 
 
 def looks(trees: Trees, interface: str | None, seconds: float) -> Iterator[tuple[Look, Look]]:

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 from ndxdp import breadth, detaching, ladder, reconcile, renames, responder, serving
 from ndxdp.addresses import NONE, Addresses
-from ndxdp.attendants import Attendants
+from ndxdp.attendants import AddressKeeper, Attendants
 from ndxdp.breadth import Broad
 from ndxdp.care import NO_CARE, Choice, choose
+from ndxdp.config import Announce
 from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
 from ndxdp.instance import Instance, warn_of_neighbours
 from ndxdp.job import Job
@@ -36,7 +37,7 @@ from ndxdp.resolver import Resolver
 from ndxdp.rules import Rules
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink, onlink
+from ndxdp.wire import hygiene, netlink, onlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.membership import Allmulti, Groups
 from ndxdp.wire.netlink import Link, OwnAddress
@@ -78,7 +79,8 @@ class _Answering:
 class Uplink:
     """Does a job until stop() is called. Of the loop's thread only.
 
-    ready: called each time that answering has begun. let_go: called when it has ended because the
+    ready: called each time that answering has begun, without an instance where nothing is to be
+    answered and only the addresses are kept. let_go: called when it has ended because the
     interface has gone, which under another name may be what another uplink waits for. ifindexes:
     whose events concern it; None for all.
     """
@@ -88,7 +90,7 @@ class Uplink:
         trees: Trees,
         job: Job,
         executor: Executor,
-        ready: Callable[[Job, Instance], None],
+        ready: Callable[[Job, Instance | None], None],
         let_go: Callable[[], None],
         state: State,
     ) -> None:
@@ -155,6 +157,10 @@ class Uplink:
     async def _answer(self) -> None:
         """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
         self._again = lost = False
+        quiet = await self._call(self._quiet_link)
+        if quiet is not None:
+            await self._keep_addresses(quiet)
+            return
         answering = await self._call(partial(self._begin, None, switching=False))
         said: _Answering | None = None
         try:
@@ -191,7 +197,7 @@ class Uplink:
     async def _attend(self, answering: _Answering, resolver: Resolver) -> None:
         link = await self._call(lambda: self._find(answering))
         with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
-            attendants = Attendants(self.job, link)
+            attendants = Attendants(self.job, link, self._trees.files.root)
             attending = self._state.attending(
                 self.job.interface, attendants.announced, attendants.gateways
             )
@@ -204,6 +210,34 @@ class Uplink:
                     await self._keep_in_step(answering, groups, attendants, resolver)
             finally:
                 await attendants.leave()
+
+    async def _keep_addresses(self, link: Link) -> None:
+        """Keep the addresses of an interface that nobody solicits on, until the job changes."""
+        name, job = self.job.interface, self.job
+        self.ifindexes = frozenset((link.ifindex,))
+        log.info("%s: nothing is answered there: %s", name, netlink.NO_MAC)
+        for table, wanted in (
+            ("announce", job.announce != Announce()),
+            ("gateway", job.gateway.keep),
+        ):
+            if wanted:
+                log.warning(
+                    "%s: [interface.%s] does nothing there: %s", name, table, netlink.NO_MAC
+                )
+        keeper = AddressKeeper(job, link, self._trees.files.root, netlink.NO_MAC)
+        try:
+            with self._state.not_answering(name, netlink.NO_MAC):
+                self.began.set()
+                self._ready(job, None)
+                async for _ in self._rounds():
+                    if self.job != job:
+                        return
+                    present = await self._call(lambda: netlink.find_link(name))
+                    if present is None or present.ifindex != link.ifindex:
+                        raise gone(name)
+                    keeper.look()
+        finally:
+            await keeper.end()
 
     async def _keep_in_step(
         self,
@@ -327,9 +361,33 @@ class Uplink:
 
     def _look(self) -> None:
         """NdxdpError if the interface is not there, or a process answers there by another name."""
+        if self._quiet_link() is not None:
+            return
         with contextlib.suppress(ModeUnavailable):
             renames.settle(self._trees.pins, self.job.interface)
         netlink.answering_link(self.job.interface, down=self._may_be_down)
+
+    def _quiet_link(self) -> Link | None:
+        """Return the interface if nobody solicits there, and the job wants nothing answered.
+
+        NdxdpError if nobody solicits there, and the job has rules, or nothing to do at all. What an
+        earlier job changed of its addresses is restored then.
+        """
+        name, job = self.job.interface, self.job
+        link = netlink.find_link(name)
+        if link is None or netlink.has_mac(link):
+            return None
+        has_rules = bool(job.rules) or bool(job.selectors)
+        if job.addresses.deprecate and not has_rules:
+            return link
+        hygiene.restore(self._trees.files.root, name)
+        if job.addresses.deprecate:
+            raise NdxdpError(
+                f"{name} has no MAC address: nobody solicits there, and its rules answer nothing",
+                "remove its [[interface.prefix]] and [[interface.docker]]: then its"
+                " [interface.addresses] works",
+            )
+        return None
 
     @property
     def _may_be_down(self) -> bool:

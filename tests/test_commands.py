@@ -325,7 +325,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     assert attached.answers()
     assert attached.silent("2001:db8::d:0:0:1")
     data = ndxdp("status", "--json").json()
-    assert set(data) == {"version", "interfaces", "exporters"}
+    assert set(data) == {"version", "interfaces", "addresses", "exporters"}
     (entry,) = data["interfaces"]
     program = entry["program"]
     assert set(program) == {"id", "tag"}

@@ -28,7 +28,7 @@ from ndxdp.config import (
 from ndxdp.config_reader import load, parse
 from ndxdp.errors import UsageError
 from ndxdp.ndp import Answer, NaSource, Profile
-from ndxdp.policy import Rule, parse_address, parse_prefix
+from ndxdp.policy import Rule, parse_address, parse_pattern, parse_prefix
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "configuration.md"
@@ -36,6 +36,7 @@ NDXDP = str(Path(sys.executable).with_name("ndxdp"))
 
 P = parse_prefix
 A = parse_address
+PAT = parse_pattern
 
 HEAD = '[[interface]]\nname = "eth0"\n'
 
@@ -154,7 +155,20 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         '[interface.addresses]\npreferred = "fd00::1"\ndeprecate = ["2001:db8::/64", "fd00::/64"]',
-        {"addresses": Addresses(A("fd00::1"), (P("2001:db8::/64"), P("fd00::/64")))},
+        {"addresses": Addresses((PAT("fd00::1"),), (PAT("2001:db8::/64"), PAT("fd00::/64")))},
+    ),
+    (
+        '[interface.addresses]\npreferred = ["::1/-64", "2001:db8::2"]\n'
+        'deprecate = ["::/0", "::3/-16"]',
+        {
+            "addresses": Addresses(
+                (PAT("::1/-64"), PAT("2001:db8::2")), (PAT("::/0"), PAT("::3/-16"))
+            )
+        },
+    ),
+    (
+        '[interface.addresses]\npreferred = []\ndeprecate = ["::9"]',
+        {"addresses": Addresses((), (PAT("::9"),))},
     ),
     ("[interface.addresses]\ndeprecate = []", {}),
     ("[interface.resolve]", {}),
@@ -524,6 +538,47 @@ BAD_INTERFACES = [
     Bad(
         '[interface.addresses]\npreferred = "::2"\ndeprecate = ["::/64",\n"::2"]',
         "6: interface[0].addresses.deprecate[1]: ::2 cannot be both preferred and deprecated",
+        "a prefix around it may be: it is excepted from that",
+    ),
+    Bad(
+        '[interface.addresses]\npreferred = ["::1/-64"]\ndeprecate = ["::/0",\n"2001:db8::1"]',
+        "6: interface[0].addresses.deprecate[1]: 2001:db8::1 cannot be both preferred and"
+        " deprecated",
+        "preferred has ::1/-64, and what is preferred is never deprecated",
+    ),
+    Bad(
+        '[interface.addresses]\npreferred = ["::1/-64",\n"::1/-64"]\ndeprecate = ["::/0"]',
+        "5: interface[0].addresses.preferred[1]: ::1/-64 is given twice",
+        "line 4 has it first",
+    ),
+    within(
+        "addresses",
+        'preferred = 7\ndeprecate = ["::/0"]',
+        "preferred: an integer, not a string or an array of strings",
+        "put it in quotes",
+    ),
+    within(
+        "addresses",
+        'preferred = ["::1/-64", 7]\ndeprecate = ["::/0"]',
+        "preferred[1]: an integer, not a string",
+        "put it in quotes",
+    ),
+    within(
+        "addresses",
+        'preferred = "::"\ndeprecate = ["::/0"]',
+        "preferred: '::' is no source that a host can have",
+    ),
+    within(
+        "addresses",
+        'preferred = ["2001:db8::1/-64"]\ndeprecate = ["::/0"]',
+        "preferred[0]: '2001:db8::1/-64' has bits set before the last 64",
+        "::1/-64 is the suffix, 2001:db8::1 the address alone",
+    ),
+    within(
+        "addresses",
+        'deprecate = ["::1/-129"]',
+        "deprecate[0]: '::1/-129' has no suffix length from -1 to -128",
+        "write it as in ::1/-64, which is every address whose last 64 bits are those of ::1",
     ),
     within("limit", "rate = -1", "rate: -1 is out of range"),
     within("limit", "rate = nan", "rate: nan is out of range"),

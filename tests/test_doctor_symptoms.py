@@ -34,6 +34,7 @@ from tests.network import (
     take_off,
 )
 from tests.segment import at, segment
+from tests.tap import ARPHRD_VOID, tun
 from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
 
@@ -41,7 +42,7 @@ FOLDER = REPOSITORY / "docs" / "symptoms"
 PAGES = {page.stem: page for page in sorted(FOLDER.glob("*.md"))}
 
 Options = tuple[str, ...]
-"""Of `ndxdp doctor`, beside the interface's name."""
+"""Of `ndxdp doctor`; before them the interface's name, where it is not UPLINK."""
 
 FORWARDING = "add table inet guard; add chain inet guard {0} {{ type filter hook {0} priority 0; }}"
 
@@ -254,6 +255,17 @@ def tagged_solicitation() -> bytes:
     return untagged[:12] + bytes.fromhex("8100c000") + untagged[12:]
 
 
+@contextlib.contextmanager
+def openvz_wrong_source() -> Iterator[Options]:
+    with host(), tun("venet0", ARPHRD_VOID):
+        ip("link set venet0 up")
+        ip("-6 route delete default")
+        ip("-6 route add default dev venet0")
+        for address in ("2001:db8:5::1", "2001:db8:5::2"):
+            ip(f"-6 address add {address}/128 dev venet0")
+        yield ("venet0",)
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -272,6 +284,7 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         anyip_not_reachable,
         slaac_eui64_address,
         priority_tags,
+        openvz_wrong_source,
     )
 }
 ENGINES = {
@@ -294,8 +307,9 @@ def steady(lines: list[str]) -> str:
 
 
 def said_by(options: Options) -> list[str]:
-    """What doctor says, a line each."""
-    result = ndxdp("doctor", UPLINK, *options)
+    """What doctor says, a line each, of UPLINK unless another interface is named."""
+    named = bool(options) and not options[0].startswith("-")
+    result = ndxdp("doctor", *(options if named else (UPLINK, *options)))
     assert result.err == ""
     return [line.strip() for line in result.out.splitlines()]
 

@@ -11,16 +11,21 @@ from typing import Any
 
 import pytest
 
-from ndxdp.errors import NdxdpError
-from ndxdp.policy import Prefix, parse_address, parse_prefix
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.policy import AddressPattern, parse_address, parse_pattern
 from ndxdp.wire import netlink
 from ndxdp.wire.hygiene import Hygiene, changes
 from ndxdp.wire.netlink import FOREVER, Monitor, OwnAddress
 from tests.network import HOST, UPLINK, Network, sh
 
 OTHER, THIRD = "2001:db8::22", "2001:db8::33"
-ON_LINK = parse_prefix("2001:db8::/64")
+ON_LINK = parse_pattern("2001:db8::/64")
 OUTSIDE = "2001:db8::1"
+
+
+def only(text: str) -> AddressPattern:
+    """Return the pattern of one address."""
+    return AddressPattern(parse_address(text), 128)
 
 
 def address(text: str) -> dict[str, Any]:
@@ -60,9 +65,9 @@ async def keeping(hygiene: Hygiene) -> AsyncIterator[list[int]]:
     with contextlib.closing(Monitor()) as monitor:
 
         def on_netlink() -> None:
-            if monitor.drain():
-                events[0] += 1
-                changed.set()
+            monitor.drain()  # None, where a route came in the same burst: then all are concerned
+            events[0] += 1
+            changed.set()
 
         loop.add_reader(monitor.fileno(), on_netlink)
         running = asyncio.create_task(hygiene.run(changed))
@@ -97,15 +102,15 @@ def test_what_changes() -> None:
         own(THIRD, preferred=0),
         own("2001:db8:9::1"),
     ]
-    everything = [Prefix(bytes(16), 0)]
-    assert changes(addresses, [], None) == []
-    assert changes(addresses, [ON_LINK], parse_address(HOST)) == [(addresses[2], 0)]
-    assert changes(addresses, [parse_prefix(HOST)], None) == [(addresses[1], 0)]
-    assert [change.own for change in changes(addresses, everything, parse_address(OTHER))] == [
+    everything = [parse_pattern("::/0")]
+    assert changes(addresses, []) == []
+    assert changes(addresses, [ON_LINK], [only(HOST)]) == [(addresses[2], 0)]
+    assert changes(addresses, [only(HOST)]) == [(addresses[1], 0)]
+    assert [change.own for change in changes(addresses, everything, [only(OTHER)])] == [
         addresses[1],
         addresses[4],
     ]
-    assert changes(addresses, [ON_LINK], parse_address(THIRD)) == [
+    assert changes(addresses, [ON_LINK], [only(THIRD)]) == [
         (addresses[1], 0),
         (addresses[2], 0),
         (addresses[3], FOREVER),
@@ -114,7 +119,78 @@ def test_what_changes() -> None:
 
 def test_a_finite_life_is_preferred_to_its_end() -> None:
     short = OwnAddress(parse_address(HOST), 64, 0, 0, 1234)
-    assert changes([short], [ON_LINK], short.address) == [(short, 1234)]
+    assert changes([short], [ON_LINK], [only(HOST)]) == [(short, 1234)]
+
+
+def test_patterns_by_the_end_of_an_address() -> None:
+    addresses = [own(f"2001:db8:{n}::{last}") for n in (1, 2) for last in (1, 2, 3)]
+    ends = [parse_pattern("::1/-64"), parse_pattern("::2/-64")]
+    found = changes(addresses, [parse_pattern("::/0")], ends)
+    assert found == [(each, 0) for each in addresses if each.address[-1] == 3]
+    assert changes(addresses, ends) == [(each, 0) for each in addresses if each.address[-1] != 3]
+    # All 64 bits count: what only looks alike in the last 16 is another address.
+    assert changes([own("2001:db8:1::9:1")], ends) == []
+    assert len(changes([own("2001:db8:1::9:1")], [parse_pattern("::1/-16")])) == 1
+
+
+def test_what_the_kernel_needs_stays() -> None:
+    needed = [own("::1"), own("fe80::2", link_local=True)]
+    assert changes(needed, [parse_pattern("::/0"), parse_pattern("::1/-1")]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:db8::1/128", "2001:db8::1"),
+        ("2001:db8::1/-128", "2001:db8::1"),
+        ("2001:db8::/64", "2001:db8::/64"),
+        ("::1/-64", "::1/-64"),
+        ("0::0:1/-064", "::1/-64"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_patterns_are_written_in_one_way(text: str, shown: str) -> None:
+    assert str(parse_pattern(text)) == shown
+    assert parse_pattern(shown) == parse_pattern(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("::1/-0", "'::1/-0' has no suffix length from -1 to -128", "write it as in ::1/-64"),
+        ("::1/-129", "'::1/-129' has no suffix length from -1 to -128", ""),
+        ("::1/-", "'::1/-' has no suffix length from -1 to -128", ""),
+        ("::1/--4", "'::1/--4' has no suffix length from -1 to -128", ""),
+        (
+            "2001:db8::1/-64",
+            "'2001:db8::1/-64' has bits set before the last 64",
+            "::1/-64 is the suffix, 2001:db8::1 the address alone",
+        ),
+        ("nonsense/-64", "'nonsense' is not an IPv6 address", ""),
+        ("ff02::/16", "ff02::/16 is multicast", ""),
+    ],
+)
+def test_patterns_that_are_none(text: str, message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_pattern(text)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_what_covers_what() -> None:
+    def covers(a: str, b: str) -> bool:
+        return parse_pattern(a).covers(parse_pattern(b))
+
+    assert covers("::/0", "::1/-64")
+    assert covers("2001:db8::/32", "2001:db8:1::/64")
+    assert covers("2001:db8::/32", "2001:db8::1")
+    assert covers("::1/-64", "2001:db8::1")
+    assert covers("::1/-16", "::1/-64")
+    assert not covers("::1/-64", "::1/-16")
+    assert not covers("2001:db8::/32", "::1/-64")
+    assert not covers("::1/-64", "2001:db8::/64")
+    assert not covers("2001:db8:1::/64", "2001:db8::/32")
 
 
 # ---- the kernel ----------------------------------------------------------------------------------
@@ -122,7 +198,7 @@ def test_a_finite_life_is_preferred_to_its_end() -> None:
 
 def test_one_is_preferred_and_used(host: int) -> None:
     for chosen in (THIRD, HOST, OTHER):
-        hygiene = Hygiene(host, [ON_LINK], parse_address(chosen))
+        hygiene = Hygiene(host, [ON_LINK], [only(chosen)])
         assert hygiene.apply() > 0
         preferred = [text for text in (HOST, OTHER, THIRD) if not is_deprecated(text)]
         assert preferred == [chosen]
@@ -144,7 +220,7 @@ def test_nothing_else_changes(host: int, flags: str, life: str) -> None:
             break
         sh("sleep", "0.05")
     before, routes = address(text), sh("ip", "-6", "route", "show", "dev", UPLINK)
-    assert Hygiene(host, [parse_prefix(text)]).apply() == 1
+    assert Hygiene(host, [parse_pattern(text)]).apply() == 1
     after = address(text)
     assert after.pop("deprecated") is True
     assert after.pop("preferred_life_time") == 0
@@ -163,7 +239,7 @@ def _without_expiry(routes: str) -> list[str]:
 def test_a_host_address_with_a_peer(host: int) -> None:
     sh(*f"ip -6 address add 2001:db8:7::1 peer 2001:db8:7::2/128 dev {UPLINK} nodad".split())
     before = address("2001:db8:7::1")
-    assert Hygiene(host, [parse_prefix("2001:db8:7::/48")]).apply() == 1
+    assert Hygiene(host, [parse_pattern("2001:db8:7::/48")]).apply() == 1
     after = address("2001:db8:7::1")
     assert after["deprecated"]
     assert after["address"] == before["address"] == "2001:db8:7::2"
@@ -184,7 +260,7 @@ def test_its_origin_stays(host: int) -> None:
 
 
 def test_managers_set_it_anew(host: int) -> None:
-    hygiene = Hygiene(host, [ON_LINK], parse_address(HOST))
+    hygiene = Hygiene(host, [ON_LINK], [only(HOST)])
 
     async def main() -> None:
         async with keeping(hygiene) as events:
@@ -210,7 +286,7 @@ def test_managers_set_it_anew(host: int) -> None:
 
 
 def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
-    assert Hygiene(host, [parse_prefix("2001:db8:6::/64")], parse_address(OUTSIDE)).apply() == 0
+    assert Hygiene(host, [parse_pattern("2001:db8:6::/64")], [only(OUTSIDE)]).apply() == 0
     assert Hygiene(9999, [ON_LINK]).apply() == 0
 
 

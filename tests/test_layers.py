@@ -116,6 +116,7 @@ LAYERS = (
     "ndxdp.convert",
     "ndxdp.breadth",
     "ndxdp.rules",
+    "ndxdp.lifetimes",
     "ndxdp.policy",
     "ndxdp.addresses",
     "ndxdp.neighbour",

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from ndxdp import status
 from ndxdp.doctor import (
     anyip,
     arrival,
@@ -32,7 +33,7 @@ from ndxdp.doctor import (
     reception,
     source,
 )
-from ndxdp.doctor.finding import Finding, cannot_look, failure, reason_of, unseen, warning
+from ndxdp.doctor.finding import Finding, cannot_look, failure, note, reason_of, unseen, warning
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel.pins import Trees
 from ndxdp.ndp import Answer
@@ -71,7 +72,9 @@ def routes() -> dict[str, list[DefaultRoute]]:
 
 
 def interfaces(trees: Trees) -> list[str]:
-    """Return the interfaces to look at where none is named.
+    """Return the interfaces to examine where none is named.
+
+    Those are the ones that ndxdp works on, or else the ones of default routes.
 
     Those that ndxdp has something of; if none of them is there, those of default routes, too;
     without any, all Ethernet links that are up.
@@ -80,14 +83,14 @@ def interfaces(trees: Trees) -> list[str]:
         NdxdpError: There is none.
     """
     try:
-        ours = trees.interfaces()
+        ours = status.interfaces(trees)
     except (NdxdpError, OSError) as error:  # no BPF file system, say
-        log.debug("cannot list what ndxdp answers on: %s", error)
+        log.debug("cannot list what ndxdp works on: %s", error)
         ours = []
     found = list(ours)
     if not any(_exists(name) for name in ours):
-        # A tunnel may be the way out, but nobody solicits there.
-        others = [name for name in _of_routes() if _is_ethernet(name)] or _uplinks()
+        # A tunnel may be the way out, too; it comes last, as nobody solicits there.
+        others = sorted(_of_routes(), key=_is_quiet) or _uplinks()
         found += [name for name in others if name not in ours]
     if not found:
         raise NdxdpError(
@@ -132,13 +135,12 @@ def _exists(name: str) -> bool:
     return True
 
 
-def _is_ethernet(name: str) -> bool:
+def _is_quiet(name: str) -> bool:
     try:
-        link = netlink.find_link(name)
+        return netlink.is_quiet(name)
     except NdxdpError as error:  # no netlink: look at it all the same
         log.debug("cannot look at %s: %s", name, error)
-        return True
-    return link is not None and link.ethernet
+        return False
 
 
 def _of_ipv4() -> list[str]:
@@ -165,6 +167,8 @@ def examine(
 ) -> Iterator[Section]:
     """Look at an interface.
 
+    Where it has no MAC address, what is about solicitations is left out.
+
     Args:
         probing: Send solicitations.
         watching: Seconds to look at what comes, where ndxdp answers.
@@ -183,13 +187,13 @@ def examine(
     if link is None:
         gone = missing.gather(trees, name)
         if gone is None:
-            netlink.answering_link(name, down=True)  # raises
+            netlink.any_link(name)  # raises
             return
         yield Section("link", missing.judge(gone))
         yield _section("limits", "the limits", lambda: limits.judge(limits.gather(Rules())))
         return
     if not unreadable:
-        link = netlink.answering_link(name, down=True)
+        link = netlink.any_link(name)
     if not link.up:
         down = failure(
             f"{name} is down", "nothing comes in or goes out there", f"ip link set dev {name} up"
@@ -197,7 +201,9 @@ def examine(
         yield Section("link", [down])
     elif unreadable:
         yield Section("link", unreadable)
-    yield from _Examination(link, trees, docker_socket).sections(probing, watching)
+    quiet = not unreadable and not netlink.has_mac(link)
+    examination = _Examination(link, trees, docker_socket, quiet=quiet)
+    yield from examination.sections(probing, watching)
     if not _exists(name):
         went = warning(
             f"{name} went away while doctor looked at it",
@@ -222,8 +228,10 @@ class _Examination:
     What is read once and fails raises again for each check that needs it.
     """
 
-    def __init__(self, link: Link, trees: Trees, docker_socket: str) -> None:
+    def __init__(self, link: Link, trees: Trees, docker_socket: str, *, quiet: bool) -> None:
+        """quiet: the interface has no MAC address, so that nobody solicits there."""
         self.link = link
+        self.quiet = quiet
         self.name = link.name
         self.trees = trees
         self.docker_socket = docker_socket
@@ -240,6 +248,9 @@ class _Examination:
     def sections(self, probing: bool, watching: float) -> Iterator[Section]:
         """Make all checks; of a link that is down those that do not need it up."""
         name, above = self.name, self.above
+        if self.quiet:
+            yield from self._quiet_sections(sending=probing or bool(watching))
+            return
         yield _section("manager", f"who configures {above}", self._manager)
         yield from self._forwarding()
         if self.link.up:
@@ -293,6 +304,8 @@ class _Examination:
     @property
     def known_rules(self) -> Rules:
         """The rules, none where they cannot be read: the check of the program says that."""
+        if self.quiet:
+            return Rules()
         try:
             answering = self.program.answering
         except Exception as error:
@@ -325,6 +338,7 @@ class _Examination:
             self.known_rules.without(delivered),
             port=self.name if self.above != self.name else "",
             bridged=self._is_bridge,
+            quiet=self.quiet,
         )
 
     # ---- the checks
@@ -348,7 +362,14 @@ class _Examination:
                 managed = self.managed
             except Exception:  # that check has said so
                 managed = None
-            facts = forwarding.gather(self.above, by_interface, has_global, managed, self.delivery)
+            facts = forwarding.gather(
+                self.above,
+                by_interface,
+                has_global,
+                managed,
+                self.delivery,
+                quiet=self.quiet,
+            )
             return forwarding.judge(facts)
 
         section = _section("forwarding", "forwarding", look)
@@ -442,3 +463,33 @@ class _Examination:
             return []
         facts = engine.gather(self.above, self.addresses, self.gateways, self.docker_socket)
         return engine.judge(facts) if facts else []
+
+    # ---- where nobody solicits
+
+    def _quiet_sections(self, *, sending: bool) -> Iterator[Section]:
+        """Make the checks of an interface without a MAC address: none is about solicitations.
+
+        Args:
+            sending: --probe or --watch was given.
+        """
+        name = self.name
+        about = [note(f"ndxdp has nothing to answer on {name}: {netlink.NO_MAC}")]
+        if sending:
+            text = "cannot look at what --probe and --watch show: solicitations and their answers"
+            about.append(unseen(text))
+        yield Section("link", about)
+        yield _section("manager", f"who configures {name}", self._manager)
+        yield from self._forwarding()
+        yield _section("gateway", "the gateways", self._quiet_gateways)
+        yield _section("source", "the addresses", self._source)
+        yield _section("firewall", "the firewall", lambda: firewall.judge(self.walls))
+        yield _section("exporter", "who reaches the exporter", self._exporter)
+        self.engine_answers = True
+        yield _section("engine", "Docker's networks", self._engine)
+        yield _section("limits", "the limits", lambda: limits.judge(limits.gather(Rules())))
+
+    def _quiet_gateways(self) -> list[Finding]:
+        return [
+            note(f"gateway {socket.inet_ntop(socket.AF_INET6, each)}: needs no MAC on {self.name}")
+            for each in sorted(set(self.gateways))
+        ]

@@ -59,7 +59,8 @@ class Facts:
     legacy: there are rules of ip6tables-legacy, which nft does not show. advertisements: the
     kernel takes those of routers. behind: prefixes that ndxdp answers for. port: the interface, if
     it is a bridge's port; bridged: it is one, or a bridge. way_back: the interface that leads to
-    the Internet, '' if none does.
+    the Internet, '' if none does. quiet: the interface has no MAC address, so that neither this
+    host nor its neighbours solicit there.
     """
 
     interface: str
@@ -71,10 +72,17 @@ class Facts:
     port: str = ""
     bridged: bool = False
     way_back: str = ""
+    quiet: bool = False
 
 
 def gather(
-    interface: str, advertisements: bool, rules: Rules, *, port: str = "", bridged: bool = False
+    interface: str,
+    advertisements: bool,
+    rules: Rules,
+    *,
+    port: str = "",
+    bridged: bool = False,
+    quiet: bool = False,
 ) -> Facts:
     ruleset, why = _list(bridged)
     behind = tuple(sorted(rules.only(lambda rule: rule.answer is not Answer.NEVER)))
@@ -88,6 +96,7 @@ def gather(
         port,
         bridged,
         _way_back(),
+        quiet,
     )
 
 
@@ -183,6 +192,8 @@ def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
         (_OUT, "nd-neighbor-solicit", "the host cannot ask for its neighbours, the gateway"),
         (_OUT, "nd-neighbor-advert", "nobody learns the MAC of the host's own addresses"),
     ]
+    if facts.quiet:
+        cases = []
     if facts.advertisements:
         cases.append((_INTO, "nd-router-advert", "the default route is not renewed"))
     eaten: dict[tuple[str, str, str], tuple[Chain, list[str], str]] = {}

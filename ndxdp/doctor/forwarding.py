@@ -31,6 +31,7 @@ class Facts:
     whose default routes the kernel has from advertisements, and would remove when forwarding is
     turned on. delivery: what ndxdp answers for, by where the kernel delivers it. absent: the
     kernel has no IPv6 at all.
+    quiet: the interface has no MAC address, so that ndxdp answers for nothing there.
     """
 
     interface: str
@@ -50,6 +51,7 @@ class Facts:
     manager: Manager | None = None
     delivery: anyip.Delivery = _UNKNOWN
     absent: bool = False
+    quiet: bool = False
 
 
 def gather(
@@ -58,6 +60,8 @@ def gather(
     has_global: bool,
     manager: Manager | None,
     delivery: anyip.Delivery = _UNKNOWN,
+    *,
+    quiet: bool = False,
 ) -> Facts:
     """Read the sysctls.
 
@@ -96,6 +100,7 @@ def gather(
         manager=manager,
         delivery=delivery,
         absent=absent,
+        quiet=quiet,
     )
 
 
@@ -143,6 +148,10 @@ def _forwarding(facts: Facts) -> list[Finding]:
         if keep
         else ""
     )
+    if facts.quiet:
+        if facts.all_forwarding or facts.force_forwarding:
+            return []
+        return [note("this host does not forward IPv6, which containers or guests would need")]
     if not facts.all_forwarding and not facts.force_forwarding:
         return [
             failure(
@@ -206,6 +215,14 @@ def _default_route(facts: Facts, routes: tuple[DefaultRoute, ...]) -> list[Findi
     if facts.elsewhere:
         others = ", ".join(facts.elsewhere)
         return [note(f"the IPv6 default route leads out of {others}, not {name}")]
+    if facts.quiet:
+        return [
+            failure(
+                f"there is no IPv6 default route by {name}",
+                "nobody set one; there it needs no gateway",
+                f"ip -6 route add default dev {name}",
+            )
+        ]
     if facts.accept_ra == 0 or (facts.forwarding and facts.accept_ra == 1):
         is_router = "a host that forwards ignores router advertisements unless accept_ra is 2"
         why = is_router if facts.accept_ra else "router advertisements are ignored: accept_ra is 0"
@@ -265,7 +282,7 @@ def _expired(facts: Facts, route: DefaultRoute) -> Finding:
 def _autoconf(facts: Facts) -> list[Finding]:
     """No address, though a router may have offered a prefix."""
     taken = facts.accept_ra == 2 or (facts.accept_ra == 1 and not facts.forwarding)
-    if facts.has_global or not taken or (facts.pinfo and facts.autoconf):
+    if facts.quiet or facts.has_global or not taken or (facts.pinfo and facts.autoconf):
         return []
     keys = [
         key

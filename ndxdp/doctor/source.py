@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndxdp.doctor import sysctl
-from ndxdp.doctor.finding import Finding, failure, note, warning
+from ndxdp.doctor.finding import Finding, Level, failure, note, warning
 from ndxdp.wire.fib import DefaultRoute
 from ndxdp.wire.netlink import OwnAddress
 
@@ -217,6 +217,13 @@ def _judge_choice(
             _prefer(facts.interface, own),
         )
     why = reason(own, facts.addresses, choice.destination, temporary=facts.temporary)
+    if why == _RULES[-1] and not own.link_local:
+        return Finding(
+            Level.NOTE,
+            f"towards {choice.towards} the host sends from {text}: {why}",
+            "that order changes with each boot and each change; what keeps one address preferred is"
+            " [interface.addresses] in a file for `ndxdp run -c`",
+        )
     return note(f"towards {choice.towards} the host sends from {text}{why and f': {why}'}")
 
 

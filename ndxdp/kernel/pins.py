@@ -245,6 +245,13 @@ class Trees(NamedTuple):
         self.pins.check()
         return self.pins
 
+    def have(self, interface: str) -> bool:
+        """Return True if the interface has a directory, or nobody may see whether it has."""
+        try:
+            return any(tree.path(interface).is_dir() for tree in self)
+        except PermissionError:  # systemd mounts the BPF file system for root only
+            return True
+
     def interfaces(self) -> list[str]:
         """Those of both. NdxdpError if there are none and BPF has no place to be."""
         found = self.files.interfaces()

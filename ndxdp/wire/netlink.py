@@ -38,6 +38,7 @@ _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
+_RTM_NEWADDRLABEL, _RTM_DELADDRLABEL, _RTM_GETADDRLABEL = 72, 73, 74
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_DUMP = 0x1, 0x4, 0x300
 _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _NTF_ROUTER = 0x80
@@ -149,6 +150,20 @@ class _AddressMessage(nlmsg):  # type: ignore[misc]
         fields = (("preferred", "I"), ("valid", "I"), ("cstamp", "I"), ("tstamp", "I"))
 
 
+class _AddressLabelMessage(nlmsg):  # type: ignore[misc]
+    """struct ifaddrlblmsg."""
+
+    fields = (
+        ("family", "B"),
+        ("__reserved", "B"),
+        ("prefixlen", "B"),
+        ("flags", "B"),
+        ("index", "I"),
+        ("seq", "I"),
+    )
+    nla_map = ((1, "IFAL_ADDRESS", "cdata"), (2, "IFAL_LABEL", "uint32"))
+
+
 class _NeighbourMessage(nlmsg):  # type: ignore[misc]
     """struct ndmsg."""
 
@@ -239,18 +254,46 @@ def find_link(name: str) -> Link | None:
     )
 
 
+NO_MAC = "it has no MAC address, so nobody solicits there"
+"""Why nothing is answered on an interface that has_mac() is not true of."""
+
+
+def has_mac(link: Link) -> bool:
+    """Return True if routers solicit on the interface: it is Ethernet, and has a MAC address.
+
+    OpenVZ's venet, tun, WireGuard, PPP and the loopback interface have none.
+    """
+    return link.ethernet and len(link.mac) == 6 and any(link.mac)
+
+
+def is_quiet(name: str) -> bool:
+    """Return True if there is an interface of this name, and nobody solicits there."""
+    try:
+        link = find_link(name)
+    except (NdxdpError, OSError):  # a sandbox without netlink
+        return False
+    return link is not None and not has_mac(link)
+
+
+def any_link(name: str) -> Link:
+    """Return the interface of this name, whatever it is; NdxdpError if there is none."""
+    link = find_link(name)
+    if link is None:
+        raise NdxdpError(f"there is no interface '{name}'", "see: ip -br link")
+    return link
+
+
 def answering_link(name: str, *, down: bool = False) -> Link:
     """An interface that solicitations can be answered on; NdxdpError for any other.
 
     down: it may be down, and is to be answered on once it is up.
     """
-    link = find_link(name)
-    if link is None:
-        raise NdxdpError(f"there is no interface '{name}'", "see: ip -br link")
-    if not link.ethernet or len(link.mac) != 6 or not any(link.mac):
+    link = any_link(name)
+    if not has_mac(link):
         raise NdxdpError(
-            f"{name} has no MAC address: nobody solicits there",
-            "name the Ethernet interface that faces the upstream router",
+            f"{name} has no MAC address: nobody solicits there, and there is nothing to answer",
+            "name the Ethernet interface that faces the upstream router; which of its addresses"
+            f" {name} sends from is up to [interface.addresses] in a file for `ndxdp run -c`",
         )
     if not link.up and not down:
         raise NdxdpError(f"{name} is down", f"ip link set dev {name} up")
@@ -364,6 +407,47 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
         raise NdxdpError(
             f"the lifetime of {text} could not be set ({error.strerror})",
             "that needs CAP_NET_ADMIN, and an address that stays for a moment",
+        ) from error
+
+
+def address_labels(label: int) -> set[tuple[int, bytes]]:
+    """Return the ifindex and address (16 bytes) of what has a label (`ip addrlabel`) alone."""
+    with _told():
+        messages = _ask(
+            _RTM_GETADDRLABEL, _NLM_F_DUMP, _AddressLabelMessage, family=socket.AF_INET6
+        )
+    return {
+        (message["index"], bytes(message.get_attr("IFAL_ADDRESS")))
+        for message in messages
+        if message["prefixlen"] == 128 and message.get_attr("IFAL_LABEL") == label
+    }
+
+
+def set_address_label(ifindex: int, address: bytes, label: int, *, present: bool) -> None:
+    """Add or delete the label of an address (16 bytes) on one interface.
+
+    RFC 6724 has the source's label match the destination's (section 5, rule 6).
+    """
+    kind, flags = _RTM_DELADDRLABEL, 0
+    if present:
+        kind, flags = _RTM_NEWADDRLABEL, _NLM_F_CREATE | _NLM_F_REPLACE
+    try:
+        _ask(
+            kind,
+            flags,
+            _AddressLabelMessage,
+            [("IFAL_ADDRESS", address), ("IFAL_LABEL", label)],
+            family=socket.AF_INET6,
+            prefixlen=128,
+            index=ifindex,
+        )
+    except OSError as error:
+        if not present and error.errno in (errno.ESRCH, errno.ENODEV):
+            return
+        text = socket.inet_ntop(socket.AF_INET6, address)
+        raise NdxdpError(
+            f"the address label of {text} could not be set ({error.strerror})",
+            "that needs CAP_NET_ADMIN",
         ) from error
 
 

@@ -1,0 +1,222 @@
+"""The preferred lifetimes that addresses had before ndxdp changed them, in a file each interface.
+
+    <run directory>/addresses/<interface>
+
+The file outlives the daemon, so that a later one, or `ndxdp detach`, can restore the lifetimes. The
+daemon that keeps the addresses holds a lock on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from ndxdp.errors import NdxdpError
+from ndxdp.policy import AddressPattern, check_interface
+
+log = logging.getLogger(__name__)
+
+_FOLDER = "addresses"
+_TRIES = 100  # each time that another process removed the file or its directory meanwhile
+
+
+class Before(NamedTuple):
+    """The state of an address before ndxdp changed it.
+
+    until: second of the monotonic clock at which its preferred lifetime ended, None for never.
+    deprecated: ndxdp deprecated it; False: ndxdp made it preferred.
+    """
+
+    until: float | None
+    deprecated: bool
+
+
+class Kept(NamedTuple):
+    """An interface whose addresses are or were kept, for those who show it.
+
+    running: a daemon keeps them at present. unanswered: why nothing is answered on the interface,
+    "" where something is. deprecated: the addresses (16 bytes) that ndxdp deprecated.
+    """
+
+    interface: str
+    running: bool
+    unanswered: str
+    preferred: tuple[str, ...]
+    deprecate: tuple[str, ...]
+    deprecated: tuple[bytes, ...]
+
+
+class Record:
+    """The file of one interface, open and locked until close().
+
+    changed: what each changed address (16 bytes) was before; written by save(). It is empty where
+    the file is about an earlier device of that name.
+    """
+
+    def __init__(self, directory: Path, interface: str, ifindex: int, netns: int) -> None:
+        """Open the file, and make it where it is missing.
+
+        NdxdpError if another process holds it, it may not be written, or it belongs to another
+        network namespace.
+        """
+        self.changed: dict[bytes, Before] = {}
+        self._path = _path(directory, interface)
+        self._ifindex, self._netns = ifindex, netns
+        self._shown: dict[str, Any] = {}
+        self._fd = _locked(self._path, interface)
+        data = _read(self._fd)
+        if data.get("netns", netns) != netns:
+            os.close(self._fd)
+            raise NdxdpError(
+                f"{self._path} belongs to an interface of another network namespace",
+                f"give this one a --run-directory; if that one has gone: rm {self._path}",
+            )
+        if data.get("ifindex", ifindex) == ifindex:
+            self.changed = _changed(data, logging.WARNING)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def describe(
+        self,
+        preferred: Iterable[AddressPattern],
+        deprecate: Iterable[AddressPattern],
+        unanswered: str,
+    ) -> None:
+        """Set what `ndxdp status` shows beside the addresses; save() writes it."""
+        self._shown = {
+            "unanswered": unanswered,
+            "preferred": [str(pattern) for pattern in preferred],
+            "deprecate": [str(pattern) for pattern in deprecate],
+        }
+
+    def save(self) -> None:
+        addresses = {
+            socket.inet_ntop(socket.AF_INET6, address): before._asdict()
+            for address, before in self.changed.items()
+        }
+        data = {
+            "ifindex": self._ifindex,
+            "netns": self._netns,
+            **self._shown,
+            "changed": addresses,
+        }
+        text = json.dumps(data).encode()
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+
+    def close(self) -> None:
+        """Unlock the file; remove it if there is nothing to restore."""
+        if self._fd < 0:
+            return
+        if not self.changed:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+                for directory in self._path.parents[:2]:
+                    directory.rmdir()  # OSError where there is more in it
+        os.close(self._fd)
+        self._fd = -1
+
+
+def exists(directory: Path, interface: str) -> bool:
+    """Return True if there may be something to restore on the interface."""
+    return _path(directory, interface).exists()
+
+
+def kept(directory: Path) -> list[Kept]:
+    """Return all interfaces that have a file, by name; those that may not be read are left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for path in sorted((directory / _FOLDER).iterdir()):
+            with contextlib.suppress(OSError):
+                found.append(_look(path))
+    return found
+
+
+def remaining(before: Before, valid: int, forever: int) -> int:
+    """Return the preferred lifetime (s) to restore; valid: the address's valid one."""
+    if before.until is None:
+        return valid
+    return min(max(round(before.until - time.monotonic()), 0), valid, forever)
+
+
+def _look(path: Path) -> Kept:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        data = _read(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            running = False
+        except BlockingIOError:
+            running = True
+    finally:
+        os.close(fd)
+    return Kept(
+        path.name.replace(":", "."),
+        running,
+        str(data.get("unanswered", "")),
+        tuple(data.get("preferred", ())),
+        tuple(data.get("deprecate", ())),
+        tuple(address for address, each in _changed(data).items() if each.deprecated),
+    )
+
+
+def _path(directory: Path, interface: str) -> Path:
+    check_interface(interface)
+    return directory / _FOLDER / interface.replace(".", ":")
+
+
+def _locked(path: Path, interface: str) -> int:
+    for attempt in range(_TRIES):
+        try:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # its directory was removed meanwhile
+            continue
+        except OSError as error:
+            raise NdxdpError(f"{path} may not be written ({error.strerror})", "") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            # `ndxdp status` holds a shared lock for a moment.
+            if attempt:
+                time.sleep(0.01)
+        os.close(fd)
+    raise NdxdpError(
+        f"the addresses of {interface} are kept by a running `ndxdp run`",
+        "stop that process first",
+    )
+
+
+def _read(fd: int) -> dict[str, Any]:
+    try:
+        data, _ = json.JSONDecoder().raw_decode(os.pread(fd, os.fstat(fd).st_size, 0).decode())
+    except ValueError:  # it is new, or somebody else wrote it
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _changed(data: dict[str, Any], level: int = logging.DEBUG) -> dict[bytes, Before]:
+    found = {}
+    try:
+        for text, each in data.get("changed", {}).items():
+            before = Before(each["until"], bool(each["deprecated"]))
+            found[socket.inet_pton(socket.AF_INET6, text)] = before
+    except (AttributeError, KeyError, TypeError, OSError) as error:
+        log.log(level, "the file of former lifetimes is damaged: %r", error)
+    return found

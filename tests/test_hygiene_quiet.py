@@ -1,0 +1,619 @@
+"""Addresses are kept where nobody solicits (venet, tun, loopback), and lifetimes are restored."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from ndxdp.wire.hygiene import LABEL
+from tests.network import (
+    BEHIND,
+    BPFFS,
+    FILES,
+    HOST,
+    UPLINK,
+    Network,
+    Running,
+    call,
+    done,
+    eventually,
+    ndxdp,
+    network,
+    sh,
+    status,
+)
+from tests.tap import ARPHRD_VOID, tun
+
+VENET = "venet0"
+ONE, TWO, THREE = "2001:db8:5::1", "2001:db8:5::2", "2001:db8:6::3"
+ALL = (ONE, TWO, THREE)
+NO_MAC = "it has no MAC address, so nobody solicits there"
+
+ADDRESSES = '[interface.addresses]\npreferred = ["::1/-64"]\ndeprecate = ["::/0"]\n'
+
+
+def deprecated(interface: str = VENET) -> set[str]:
+    """The addresses that the kernel has as deprecated."""
+    shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", interface))
+    return {
+        str(each["local"])
+        for link in shown
+        for each in link.get("addr_info", ())
+        if each.get("deprecated")
+    }
+
+
+def lifetime(text: str, interface: str = VENET) -> int:
+    """The preferred lifetime of an address in seconds, as `ip` shows it."""
+    (link,) = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", interface, "to", text))
+    (found,) = (each for each in link["addr_info"] if each.get("local") == text)
+    return int(found["preferred_life_time"])
+
+
+def source() -> str:
+    """From which address the kernel would send to the Internet."""
+    shown = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:4860::1"))
+    return str(shown[0]["prefsrc"])
+
+
+def labelled(interface: str = UPLINK) -> set[str]:
+    """The addresses with the label that keeps the kernel from choosing them."""
+    lines = [line.split() for line in sh("ip", "addrlabel", "list").splitlines()]
+    ours = (line for line in lines if line[-3:] == [interface, "label", str(LABEL)])
+    return {line[1].removesuffix("/128") for line in ours}
+
+
+@contextlib.contextmanager
+def venet(kind: int | None = ARPHRD_VOID) -> Iterator[None]:
+    """An interface as OpenVZ's: no MAC, three addresses, and the default route."""
+    with tun(VENET, kind):
+        sh("ip", "link", "set", VENET, "up")
+        sh("ip", "-6", "route", "delete", "default")
+        sh("ip", "-6", "route", "add", "default", "dev", VENET)
+        for text in ALL:
+            sh("ip", "-6", "address", "add", f"{text}/128", "dev", VENET)
+        yield
+
+
+@pytest.fixture
+def net(privacy: None) -> Iterator[Network]:
+    """The two ends. What a test's daemon left to restore is restored."""
+    with network() as made:
+        yield made
+        made.close()
+        for path in sorted(FILES.glob("addresses/*")):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            (FILES / "addresses").rmdir()
+            FILES.rmdir()
+        ndxdp("-q", "detach", UPLINK)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "ndxdp.toml"
+
+
+def write(file: Path, *interfaces: tuple[str, str], top: str = 'log_level = "info"\n') -> Path:
+    """Write a configuration of interfaces: their names, and what stands below."""
+    tables = (f'[[interface]]\nname = "{name}"\n{more}\n' for name, more in interfaces)
+    file.write_text(top + "".join(tables))
+    return file
+
+
+def reload(daemon: Running) -> None:
+    daemon.process.send_signal(signal.SIGHUP)
+
+
+def statuses() -> dict[str, Any]:
+    found: dict[str, Any] = ndxdp("status", "--json").json()
+    return found
+
+
+# ---- an interface that nobody solicits on --------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [ARPHRD_VOID, None], ids=["void", "none"])
+def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | None) -> None:
+    with venet(kind):
+        assert source() != ONE
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        assert running.ready == (
+            f"ready: {VENET} keeps its addresses; nothing is answered: {NO_MAC}\n"
+        )
+        eventually(lambda: deprecated() == {TWO, THREE})
+        assert source() == ONE
+        # Who sets a lifetime anew, or adds an address, is followed.
+        sh("ip", "-6", "address", "change", f"{TWO}/128", "dev", VENET)
+        sh("ip", "-6", "address", "add", "2001:db8:7::9/128", "dev", VENET)
+        eventually(lambda: deprecated() == {TWO, THREE, "2001:db8:7::9"})
+        ended = running.end()
+        assert ended.code == 0
+        assert f"{VENET}: nothing is answered there: {NO_MAC}" in ended.err
+        assert f"{VENET}: {TWO} is deprecated now" in ended.err
+
+
+def test_without_a_bpf_file_system(net: Network, file: Path) -> None:
+    """Containers of OpenVZ have none, and may not load programs."""
+    with venet():
+        sh("umount", str(BPFFS))
+        try:
+            running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+            eventually(lambda: deprecated() == {TWO, THREE})
+            assert f"{VENET}  nothing is answered: {NO_MAC}\n" in done("status")
+            assert [each["interface"] for each in statuses()["addresses"]] == [VENET]
+            assert done("status", VENET).startswith(f"{VENET}  nothing is answered")
+            assert running.end().code == 0
+            done("detach", VENET)
+            assert deprecated() == set()
+        finally:
+            sh("mount", "-t", "bpf", "bpf", str(BPFFS))
+
+
+def test_the_loopback_interface(net: Network, file: Path) -> None:
+    try:
+        for text in (ONE, TWO):
+            sh("ip", "-6", "address", "add", f"{text}/128", "dev", "lo")
+        running = net.run("-c", str(write(file, ("lo", ADDRESSES))))
+        eventually(lambda: deprecated("lo") == {TWO})  # ::1 stays, too
+        assert running.end().code == 0
+    finally:
+        for text in (ONE, TWO):
+            sh("ip", "-6", "address", "delete", f"{text}/128", "dev", "lo")
+
+
+def test_what_status_check_and_metrics_say(net: Network, file: Path) -> None:
+    top = 'log_level = "info"\n[metrics]\nlisten = "[::1]:9878"\n'
+    with venet():
+        write(file, (VENET, ADDRESSES), (UPLINK, ""), top=top)
+        checked = done("check", "-c", str(file)).splitlines()
+        assert checked[1] == (
+            f"{VENET}  nothing is answered: {NO_MAC}; deprecates: ::/0; prefers: ::1/-64"
+        )
+        running = net.run("-c", str(file))
+        eventually(lambda: deprecated() == {TWO, THREE})
+        eventually(lambda: len(statuses()["addresses"][0]["deprecated"]) == 2)
+        assert statuses()["addresses"] == [
+            {
+                "interface": VENET,
+                "running": True,
+                "answered": False,
+                "why_unanswered": NO_MAC,
+                "preferred": ["::1/-64"],
+                "deprecate": ["::/0"],
+                "deprecated": statuses()["addresses"][0]["deprecated"],
+            }
+        ]
+        assert set(statuses()["addresses"][0]["deprecated"]) == {TWO, THREE}
+        shown = done("status", VENET)
+        assert shown.startswith(f"{VENET}  nothing is answered: {NO_MAC}\n  addresses deprecated 2")
+        assert "preferred ::1/-64" in shown
+
+        assert f'ndxdp_attached{{interface="{VENET}"}}' not in fetch("/metrics")
+        assert f"Nothing is answered on {VENET}: {NO_MAC}" in fetch("/")
+        assert f"{VENET} is not answered on yet" not in fetch("/")
+        assert running.end().code == 0
+        after = done("status", VENET)
+        assert "no daemon keeps them so: `ndxdp detach venet0` restores their lifetimes" in after
+        assert statuses()["addresses"][0]["running"] is False
+        done("detach", VENET)
+        assert deprecated() == set()
+        assert statuses()["addresses"] == []
+
+
+def fetch(path: str) -> str:
+    """What the exporter serves."""
+    with urlopen(f"http://[::1]:9878{path}", timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_rules_are_refused_there(net: Network, file: Path) -> None:
+    """As before, and it is said what to remove; without them the addresses are kept."""
+    with venet():
+        more = f'[[interface.prefix]]\nprefix = "{BEHIND}"\n{ADDRESSES}'
+        write(file, (VENET, more))
+        checked = ndxdp("check", "-c", str(file))
+        assert checked.code == 0
+        assert f"{VENET} has no MAC address: `run` refuses its [[interface.prefix]]" in checked.err
+        running = Running(("-c", str(file)), wait=False)
+        try:
+            assert running.process.stderr is not None
+            said = running.process.stderr.readline()
+            assert (
+                f"{VENET} has no MAC address: nobody solicits there, and its rules answer nothing"
+            ) in said
+            assert deprecated() == set()
+            write(file, (VENET, ADDRESSES))
+            reload(running)
+            eventually(lambda: deprecated() == {TWO, THREE})
+            write(file, (VENET, more))
+            reload(running)
+            eventually(lambda: deprecated() == set())
+        finally:
+            assert running.end().code == 0
+
+
+def test_tables_that_do_nothing_there(net: Network, file: Path) -> None:
+    with venet():
+        more = f"[interface.gateway]\n[interface.announce]\n{ADDRESSES}"
+        running = net.run("-c", str(write(file, (VENET, more))))
+        eventually(lambda: deprecated() == {TWO, THREE})
+        said = running.end().err
+        for table in ("gateway", "announce"):
+            assert f"{VENET}: [interface.{table}] does nothing there: {NO_MAC}" in said
+
+
+@pytest.mark.parametrize("words", [("attach", VENET), ("run", "-i", VENET)], ids=["attach", "run"])
+def test_there_is_nothing_to_answer(net: Network, words: tuple[str, ...]) -> None:
+    with venet():
+        result = ndxdp(*words, "-n", BEHIND)
+        assert result.code == 1
+        assert result.err == (
+            f"ndxdp: {VENET} has no MAC address: nobody solicits there, and there is nothing to"
+            " answer\n  hint: name the Ethernet interface that faces the upstream router; which of"
+            f" its addresses {VENET} sends from is up to [interface.addresses] in a file for"
+            " `ndxdp run -c`\n"
+        )
+
+
+def test_it_goes_and_comes_back(net: Network, file: Path) -> None:
+    with contextlib.ExitStack() as first:
+        first.enter_context(venet())
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        eventually(lambda: deprecated() == {TWO, THREE})
+        first.close()
+        eventually(lambda: call("ip", "link", "show", VENET).code)
+        with tun(VENET, ARPHRD_VOID):
+            sh("ip", "link", "set", VENET, "up")
+            for text in (ONE, TWO):
+                sh("ip", "-6", "address", "add", f"{text}/128", "dev", VENET)
+            eventually(lambda: deprecated() == {TWO})
+            assert str(LABEL) not in sh("ip", "addrlabel", "list")
+            ended = running.end()
+            assert ended.code == 0
+            assert f"{VENET} has gone; waiting for it" in ended.err
+
+
+def test_a_renamed_interface_is_restored(net: Network, file: Path) -> None:
+    """A configuration is for a name: the daemon waits for another device of that name."""
+    with venet():
+        sh("sysctl", "-qw", f"net.ipv6.conf.{VENET}.keep_addr_on_down=1")
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        eventually(lambda: deprecated() == {TWO, THREE})
+        sh("ip", "link", "set", VENET, "down")
+        assert deprecated() == {TWO, THREE}
+        sh("ip", "link", "set", VENET, "name", "venet9")
+        eventually(lambda: deprecated("venet9") == set())
+        eventually(lambda: not (FILES / "addresses").exists())
+        sh("ip", "link", "set", "venet9", "name", VENET)
+        eventually(lambda: deprecated() == {TWO, THREE})
+        assert running.end().code == 0
+
+
+def test_two_daemons_at_one_interface(net: Network, file: Path, tmp_path: Path) -> None:
+    """The second one keeps the addresses as well, and restores nothing."""
+    with venet():
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        eventually(lambda: deprecated() == {TWO, THREE})
+        other = net.run("-c", str(write(tmp_path / "other.toml", (VENET, ADDRESSES))))
+        said = other.end()
+        assert "are kept by a running `ndxdp run`" in said.err
+        refused = ndxdp("detach", VENET)
+        assert refused.code == 1
+        assert "are kept by a running `ndxdp run`" in refused.err
+        assert running.end().code == 0
+
+
+# ---- what is restored ----------------------------------------------------------------------------
+
+LEAST = 3600
+
+KINDS = {"venet": VENET, "ethernet": UPLINK}
+
+
+@contextlib.contextmanager
+def host(interface: str) -> Iterator[None]:
+    """The interface with ONE; TWO with a finite lifetime; and THREE, which somebody deprecated."""
+    with contextlib.ExitStack() as stack:
+        if interface == VENET:
+            stack.enter_context(tun(VENET, ARPHRD_VOID))
+            sh("ip", "link", "set", VENET, "up")
+        for text, how in (
+            (ONE, "preferred_lft 0"),
+            (TWO, f"valid_lft {2 * LEAST} preferred_lft {LEAST}"),
+            (THREE, "preferred_lft 0"),
+        ):
+            sh(*f"ip -6 address add {text}/128 dev {interface} nodad {how}".split())
+        yield
+
+
+def was_changed(interface: str) -> bool:
+    return {TWO, THREE} <= deprecated(interface) and ONE not in deprecated(interface)
+
+
+def is_restored(interface: str) -> bool:
+    return (
+        {ONE, THREE} <= deprecated(interface)
+        and TWO not in deprecated(interface)
+        and LEAST - 60 <= lifetime(TWO, interface) <= LEAST
+        and labelled(interface) == set()
+        and not (FILES / "addresses").exists()
+    )
+
+
+@pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
+def test_removing_the_section_restores(net: Network, file: Path, interface: str) -> None:
+    with host(interface):
+        write(file, (interface, ADDRESSES), ("up9", ""))
+        running = net.run("-c", str(file))
+        eventually(lambda: was_changed(interface))
+        eventually(lambda: labelled(interface) == {TWO})  # THREE's lifetimes nobody renews
+        write(file, (interface, ""), ("up9", ""))
+        reload(running)
+        eventually(lambda: is_restored(interface))
+        said = running.end().err
+        assert f"{interface}: {TWO} is preferred again, as it was found" in said
+        assert f"{interface}: {ONE} is deprecated again, as it was found" in said
+
+
+@pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
+def test_removing_the_interface_restores(net: Network, file: Path, interface: str) -> None:
+    with host(interface):
+        running = net.run("-c", str(write(file, (interface, ADDRESSES), ("up9", ""))))
+        eventually(lambda: was_changed(interface))
+        write(file, ("up9", ""))
+        reload(running)
+        eventually(lambda: is_restored(interface))
+        assert running.end().code == 0
+
+
+@pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
+def test_other_patterns_restore_what_they_have_not(
+    net: Network, file: Path, interface: str
+) -> None:
+    with host(interface):
+        running = net.run("-c", str(write(file, (interface, ADDRESSES))))
+        eventually(lambda: was_changed(interface))
+        write(file, (interface, f'[interface.addresses]\ndeprecate = ["{ONE}"]\n'))
+        reload(running)
+        eventually(lambda: {ONE, THREE} <= deprecated(interface))
+        eventually(lambda: TWO not in deprecated(interface))
+        assert running.end().code == 0
+
+
+@pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
+def test_the_end_restores_where_it_detaches(net: Network, file: Path, interface: str) -> None:
+    with host(interface):
+        running = net.run("-c", str(write(file, (interface, f'on_stop = "detach"\n{ADDRESSES}'))))
+        eventually(lambda: was_changed(interface))
+        assert running.end().code == 0
+        assert is_restored(interface)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
+def test_the_next_daemon_or_detach_restores(
+    net: Network, file: Path, interface: str, number: int
+) -> None:
+    """What was changed survives the daemon, in both senses."""
+    with host(interface):
+        write(file, (interface, ADDRESSES))
+        net.run("-c", str(file)).end(number)
+        running = net.run("-c", str(file))
+        eventually(lambda: was_changed(interface))
+        running.end(number)
+        assert was_changed(interface)
+        if interface == UPLINK:
+            write(file, (interface, ""))
+            running = net.run("-c", str(file))
+            eventually(lambda: is_restored(interface))
+            assert running.end().code == 0
+        else:
+            done("detach", interface)
+            assert is_restored(interface)
+
+
+def test_detach_all(net: Network, file: Path) -> None:
+    with host(VENET):
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES), (UPLINK, ADDRESSES))))
+        eventually(lambda: was_changed(VENET) and HOST in deprecated(UPLINK))
+        assert running.end().code == 0
+        done("detach", "--all")
+        assert is_restored(VENET)
+        assert deprecated(UPLINK) == set()
+
+
+def test_what_somebody_else_set_since_stays(net: Network, file: Path) -> None:
+    with host(VENET):
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        eventually(lambda: was_changed(VENET))
+        assert running.end().code == 0
+        how = "valid_lft 1000 preferred_lft 500"
+        sh(*f"ip -6 address change {TWO}/128 dev {VENET} {how}".split())
+        done("detach", VENET)
+        assert 440 < lifetime(TWO) <= 500
+
+
+def test_a_directory_that_may_not_be_written(net: Network, file: Path) -> None:
+    """The addresses are kept all the same, and the log says what is lost."""
+    with host(VENET):
+        FILES.write_text("in the way")
+        try:
+            running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+            eventually(lambda: was_changed(VENET))
+            assert "what its addresses were before is forgotten" in running.end().err
+        finally:
+            FILES.unlink()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"changed": {"x": 1}}', '{"changed": 7}'])
+def test_a_damaged_file(net: Network, file: Path, text: str) -> None:
+    with host(VENET):
+        (FILES / "addresses").mkdir(parents=True)
+        (FILES / "addresses" / VENET).write_text(text)
+        done("status")
+        running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
+        eventually(lambda: was_changed(VENET))
+        assert running.end().code == 0
+        done("detach", VENET)
+        assert is_restored(VENET)
+
+
+# ---- addresses from router advertisements --------------------------------------------------------
+
+RADVD = """
+interface eth0 {
+    AdvSendAdvert on;
+    MinRtrAdvInterval 3;
+    MaxRtrAdvInterval 4;
+    prefix 2001:db8:9::/64 { AdvPreferredLifetime 1000; AdvValidLifetime 2000; };
+};
+"""
+
+
+@contextlib.contextmanager
+def radvd(net: Network, folder: Path) -> Iterator[None]:
+    """A real radvd at the router, which advertises a prefix every 3 to 4 seconds."""
+    (folder / "radvd.conf").write_text(RADVD)
+    assert net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1").code == 0
+    process = subprocess.Popen(
+        [
+            *("nsenter", "--net=/run/netns/router", "radvd", "--nodaemon"),
+            *("-C", str(folder / "radvd.conf"), "-p", str(folder / "radvd.pid"), "-m", "stderr"),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Watch:
+    """`ip monitor address`, which the kernel tells of each change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "monitor"
+        with self._path.open("w") as file:
+            command = ["ip", "-o", "-6", "monitor", "address"]
+            self._process = subprocess.Popen(command, stdout=file)
+
+    def times(self, text: str, *, preferred: bool) -> int:
+        """How many times an address was said to be preferred, or deprecated."""
+        lines = [line for line in self._path.read_text().splitlines() if f" {text}/" in line]
+        return sum((" deprecated " not in line) is preferred for line in lines)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None:
+    """Each one makes the address preferred; the kernel does not choose it all the same."""
+    sh("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.accept_ra=2")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(radvd(net, tmp_path))
+
+        def slaac() -> set[str]:
+            shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", UPLINK))
+            found = (each["local"] for each in shown[0]["addr_info"])
+            return {str(text) for text in found if text.startswith("2001:db8:9:")}
+
+        sh("ip", "link", "set", UPLINK, "addrgenmode", "eui64")
+        (text,) = eventually(slaac, within=20)
+        write(file, (UPLINK, '[interface.addresses]\ndeprecate = ["2001:db8:9::/64"]\n'))
+        running = net.run("-c", str(file))
+        eventually(lambda: deprecated(UPLINK) == {text})
+        eventually(lambda: labelled() == {text})
+        watch = Watch(tmp_path)
+        stack.callback(watch.close)
+        eventually(lambda: watch.times(text, preferred=True) >= 3, within=40)
+        eventually(lambda: deprecated(UPLINK) == {text})
+        # At the moment of an advertisement the address is preferred; the label counts then.
+        running.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: deprecated(UPLINK) == set(), within=20)
+        towards = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:db8:9::7"))
+        assert towards[0]["prefsrc"] == HOST
+        running.process.send_signal(signal.SIGCONT)
+        eventually(lambda: deprecated(UPLINK) == {text})
+        before = status()["attached"]
+        said = running.end().err
+        assert before
+        assert said.count(f"{text} is deprecated now") == 1
+        assert said.count(f"{text} is deprecated again: router advertisements or a") == 1
+        assert said.count(text) == 2
+        done("detach", UPLINK)
+        assert deprecated(UPLINK) == set()
+        assert labelled() == set()
+        assert 900 < lifetime(text, UPLINK) <= 1000
+
+
+# ---- doctor --------------------------------------------------------------------------------------
+
+
+def test_doctor_looks_at_it(net: Network) -> None:
+    with venet():
+        for words in ((), (VENET,)):
+            result = ndxdp("doctor", *words, "--json")
+            assert result.err == ""
+            data = json.loads(result.out)
+            (found,) = data["interfaces"]
+            assert found["interface"] == VENET
+            assert {each["check"] for each in found["findings"]} >= {"link", "source"}
+            whats = [each["what"] for each in found["findings"]]
+            assert f"ndxdp has nothing to answer on {VENET}: {NO_MAC}" in whats
+            assert any("towards the Internet the host sends from 2001:db8:" in w for w in whats)
+            assert not {"reception", "program", "listeners"} & {
+                each["check"] for each in found["findings"]
+            }
+            assert data["exit_code"] == 0, found
+
+
+def test_doctor_finds_what_is_wrong_there(net: Network) -> None:
+    with venet():
+        sh("ip", "-6", "route", "delete", "default")
+        said = ndxdp("doctor", VENET)
+        assert said.code == 2
+        assert f"there is no IPv6 default route by {VENET}" in said.out
+        assert f"$ ip -6 route add default dev {VENET}" in said.out
+        sh("ip", "-6", "route", "add", "default", "dev", VENET)
+        for text in ALL:
+            sh(*f"ip -6 address change {text}/128 dev {VENET} preferred_lft 0".split())
+        sh("ip", "-6", "address", "delete", f"{HOST}/64", "dev", UPLINK)
+        said = ndxdp("doctor", VENET)
+        assert said.code in (1, 2)
+        assert "which is deprecated" in said.out
+        sh("ip", "link", "set", VENET, "down")
+        said = ndxdp("doctor", VENET)
+        assert said.code == 2
+        assert f"{VENET} is down" in said.out
+
+
+def test_doctor_of_an_interface_with_a_gateway(net: Network) -> None:
+    """As with a tunnel whose far end has an address."""
+    with venet(None):
+        sh("ip", "-6", "route", "delete", "default")
+        sh(*f"ip -6 route add default via fe80::77 dev {VENET}".split())
+        said = ndxdp("doctor", VENET, "--probe")
+        assert f"note:     gateway fe80::77: needs no MAC on {VENET}" in said.out
+        assert "not seen: what --probe and --watch look at" in said.out
+        assert said.code == 0
+
+
+def test_a_firewall_against_neighbor_discovery_matters_not_there(net: Network) -> None:
+    with venet():
+        sh("nft", "add table inet guard")
+        sh("nft", "add chain inet guard input { type filter hook input priority 0; policy drop; }")
+        try:
+            assert ndxdp("doctor", VENET).code == 0
+        finally:
+            sh("nft", "flush", "ruleset")
