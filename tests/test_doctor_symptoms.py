@@ -29,6 +29,7 @@ from tests.network import (
     take_off,
 )
 from tests.segment import at, segment
+from tests.test_company_hooks import tcx
 from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
 
@@ -205,6 +206,14 @@ def neighbour_table_overflow() -> Iterator[Options]:
         yield ()
 
 
+@contextlib.contextmanager
+def another_bpf_program() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        with tcx(called="cil_from_netdev"):
+            yield ()
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -220,6 +229,7 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         firewall_blocks_icmpv6,
         do_i_need_a_responder,
         neighbour_table_overflow,
+        another_bpf_program,
     )
 }
 ENGINES = {
@@ -235,8 +245,9 @@ def last_block(page: Path) -> list[str]:
 
 
 def steady(lines: list[str]) -> str:
-    """Without what changes with each second, and with the size of the machine's tables."""
-    return re.sub(r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)", "N", "\n".join(lines))
+    """Without what changes with each second, with the machine's tables, or with each program."""
+    changing = r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)|(?<=\(id )\d+"
+    return re.sub(changing, "N", "\n".join(lines))
 
 
 def is_said(page: str, options: Options) -> None:

@@ -8,8 +8,9 @@ from ndxdp import ladder
 from ndxdp.doctor.finding import Finding, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.instance import Pinned, open_instance
-from ndxdp.kernel import bpf_hooks, bpf_programs
+from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order
 from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.pins import Trees
 from ndxdp.policy import Table
 from ndxdp.rules import Rules
@@ -21,7 +22,9 @@ class Answering:
     """What there is of an interface: pins, or files of the userspace mode.
 
     steps: better modes that could not be had, in words. overdue: the daemon's heartbeat.
-    program: its id, None in userspace.
+    program: its id, None in userspace. before: programs of others that see frames first, None where
+    the kernel does not show them. can_come_first: a renewal attaches before them. is_held: by a
+    process.
     """
 
     mode: Mode
@@ -31,6 +34,9 @@ class Answering:
     steps: tuple[str, ...]
     rules: Rules
     program: int | None
+    before: tuple[Program, ...] | None
+    can_come_first: bool
+    is_held: bool
 
     @property
     def table(self) -> Table:
@@ -49,7 +55,7 @@ class Facts:
     trouble: NdxdpError | None
     no_bpf: NdxdpError | None
     no_native: str | None
-    foreign: tuple[str, ...]
+    foreign: tuple[Program, ...]
 
 
 def gather(trees: Trees, link: Link) -> Facts:
@@ -72,8 +78,10 @@ def gather(trees: Trees, link: Link) -> Facts:
 
 
 def _answering(trees: Trees, interface: str) -> Answering:
-    with open_instance(trees.of(interface), interface) as instance:
+    tree = trees.of(interface)
+    with open_instance(tree, interface) as instance:
         settings = instance.maps.settings()
+        before = instance.programs_before()
         return Answering(
             settings.mode,
             instance.is_attached(settings),
@@ -82,6 +90,9 @@ def _answering(trees: Trees, interface: str) -> Answering:
             tuple(ladder.told(ladder.unpack(settings.steps))),
             instance.maps.rules(),
             bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
+            None if before is None else tuple(before),
+            bool(before) and instance.can_come_first(),
+            tree.is_held(interface),
         )
 
 
@@ -101,19 +112,19 @@ def _no_native(link: Link) -> str | None:
     return None
 
 
-def _foreign(link: Link, answering: Answering | None) -> tuple[str, ...]:
+def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
     ours = answering.program if answering else None
     try:
         ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
     except OSError:  # it went
         return ()
-    return tuple(f"'{bpf_programs.name_of(number)}' (id {number})" for number in ids)
+    return tuple(hook_order.named("xdp", number) for number in ids)
 
 
 def judge(facts: Facts) -> list[Finding]:
     name = facts.interface
     foreign = [
-        note(f"XDP on {name} is taken by {program}: `auto` takes tc beside it")
+        note(f"XDP on {name} is taken by {_called(program)}: `auto` takes tc beside it")
         for program in facts.foreign
     ]
     if isinstance(facts.trouble, Damaged):
@@ -127,7 +138,14 @@ def judge(facts: Facts) -> list[Finding]:
         return [unseen(facts.trouble.message), *foreign]
     if facts.answering is None:
         return [*_before(facts), *foreign]
+    if facts.answering.attached:
+        return _answers(name, facts.answering)
     return [*_answers(name, facts.answering), *foreign]
+
+
+def _called(program: Program) -> str:
+    """Return for example `'pass' (id 17)`; a libxdp dispatcher is called one."""
+    return str(program).removeprefix("XDP program ")
 
 
 def _before(facts: Facts) -> list[Finding]:
@@ -159,6 +177,7 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
     found += [note(f"no better mode: {step}") for step in answering.steps]
+    found += _company(name, answering)
     if answering.paused:
         found.append(
             warning(
@@ -174,5 +193,27 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
                 "it has ended or hangs: containers are no longer answered for",
                 "systemctl restart ndxdp",
             )
+        )
+    return found
+
+
+def _company(name: str, answering: Answering) -> list[Finding]:
+    """Judge the programs of others that see frames before ndxdp."""
+    if answering.before is None:
+        return [unseen(f"which programs see the frames of {name} before ndxdp: only root is told")]
+    found = []
+    for program in answering.before:
+        if not program.is_rival:
+            found.append(
+                note(f"{program} sees each frame of {name} first: ndxdp answers what it lets pass")
+            )
+            continue
+        cure = f"tc filter show dev {name} ingress"
+        why = "no place before it is free: give it a lower one (a greater `pref`)"
+        if answering.can_come_first:
+            cure = "systemctl restart ndxdp" if answering.is_held else f"ndxdp attach {name}"
+            why = "where it returns TC_ACT_OK, no program after it sees the frame"
+        found.append(
+            warning(f"{program} may take solicitations on {name} before ndxdp sees them", why, cure)
         )
     return found
