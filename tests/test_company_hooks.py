@@ -25,7 +25,7 @@ from ndxdp.kernel.pins import Trees
 from ndxdp.plan import Options
 from ndxdp.responder import attach_interface
 from ndxdp.rules import compile_rules
-from tests import network
+from tests import network, test_commands
 from tests.features import needs
 from tests.network import (
     BEHIND,
@@ -43,9 +43,10 @@ from tests.network import (
     sh,
     status,
 )
-from tests.test_commands import attach_without_links
+from tests.test_commands import LINK_CREATE, OBJ_PIN, attach_without_links
 from tests.test_doctor import bad, follow, notes
 
+signal_after = test_commands.signal_after
 pytestmark = pytest.mark.usefixtures("privacy")
 
 U32 = ("u32", "match", "u32", "0", "0", "flowid", "1:1")
@@ -234,6 +235,25 @@ def heard(packets: socket.socket) -> tuple[int, int]:
             asked += outgoing and frame[54] == 135
             answers += not outgoing and frame[54] == 136
     return asked, answers
+
+
+@needs("tcx")
+@pytest.mark.parametrize("moment", [LINK_CREATE, OBJ_PIN], ids=["attached", "pinned"])
+def test_a_renewal_that_is_killed_leaves_an_answer(
+    attached: Network, signal_after: Path, moment: tuple[str, str]
+) -> None:
+    """Of the old place and the new one ndxdp has at least one, and `attach` puts it right."""
+    when = dict(zip(("AFTER_CALL", "AFTER_NUMBER"), moment, strict=True))
+    preload = {"LD_PRELOAD": str(signal_after), "SIGNAL": str(int(signal.SIGKILL))}
+    with tcx("leave") as theirs:
+        killed = call(*NDXDP, "attach", UPLINK, env=when | preload)
+        assert killed.code == -signal.SIGKILL
+        assert attached.answers()
+        assert status()["attached"]
+        done("attach", UPLINK)
+        eventually(lambda: network.tc_ids() == [network.program_id(), theirs])
+        assert attached.answers()
+        is_alone()
 
 
 @needs("tcx")
