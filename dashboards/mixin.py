@@ -102,6 +102,16 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "{{ $value }} better mode(s) could not be had. `ndxdp status` says why.",
         ),
         Alert(
+            "NdxdpProgramBefore",
+            f'{_INTERFACE} (ndxdp_programs_before{{{ours},hook!="xdp"}})',
+            "> 0",
+            "5m",
+            "warning",
+            f"Another program sees the frames of {_WHERE} before ndxdp",
+            "{{ $value }} program(s) at tc may take solicitations before ndxdp sees them. `ndxdp"
+            " status` names them.",
+        ),
+        Alert(
             "NdxdpHeartbeatStale",
             f"ndxdp_heartbeat_age_seconds{{{ours}}} / ndxdp_heartbeat_timeout_seconds{{{ours}}}",
             "> 1",

@@ -323,8 +323,17 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 def build_xdp_pass() -> Path:
     """Compile xdp_pass.c unless that was done; returns the object's path."""
-    source = Path(__file__).with_name("xdp_pass.c")
-    target = _REPOSITORY / "build" / "xdp_pass.o"
+    return _build("xdp_pass.c")
+
+
+def build_tc_programs() -> Path:
+    """Compile tc_programs.c unless that was done; returns the object's path."""
+    return _build("tc_programs.c")
+
+
+def _build(name: str) -> Path:
+    source = Path(__file__).with_name(name)
+    target = _REPOSITORY / "build" / Path(name).with_suffix(".o")
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         target.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:

@@ -18,8 +18,9 @@ from typing import NamedTuple, Self
 
 from ndxdp import breadth, ndp
 from ndxdp.errors import Damaged, NdxdpError, UsageError
-from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, libbpf, pins, watch
+from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, hook_order, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree
@@ -57,6 +58,36 @@ class Instance:
     def is_attached(self, settings: Settings) -> bool:
         """Something of ours is at work there: our program on its hook, or our process."""
         raise NotImplementedError
+
+    def programs_before(self) -> list[Program] | None:
+        """Return the programs of others that see frames before ndxdp does, in their order.
+
+        None where the kernel does not show them to this process. [] if nothing of ours is
+        attached in this network namespace.
+        """
+        settings = self.maps.settings()
+        try:
+            if os.stat(_NETNS).st_ino != settings.netns or not self.is_attached(settings):
+                return []
+            return hook_order.before(settings.ifindex, settings.mode, self._program_id())
+        except (NdxdpError, OSError) as error:  # no CAP_NET_ADMIN, or no libbpf
+            log.debug("%s: programs of others are not shown: %s", self.interface, error)
+            return None
+
+    def warn_of_rivals(self) -> None:
+        """Log which programs of others at tc see frames before ndxdp does."""
+        for program in self.programs_before() or []:
+            if program.is_rival:
+                log.warning(
+                    "%s: %s may take solicitations before ndxdp sees them", self.interface, program
+                )
+
+    def can_come_first(self) -> bool:
+        """Return True if a renewal would attach before programs that are before ndxdp now."""
+        return False
+
+    def _program_id(self) -> int | None:
+        return None
 
     def device(self) -> str | None:
         """What the device that it answers on is called now, which a rename may have changed.
@@ -106,6 +137,13 @@ class Pinned(Instance):
         except OSError:
             return False
         return True
+
+    def can_come_first(self) -> bool:
+        settings = self.maps.settings()
+        return attach.is_overtaken(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+
+    def _program_id(self) -> int | None:
+        return attach.program_id(self.prog_fd, self.link_fd)
 
     def is_dead(self, settings: Settings) -> bool:
         """It can be attached nowhere: its interface has gone, or the process that held it."""
@@ -361,6 +399,7 @@ def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) 
         settings = instance.maps.settings()
         frame = solicitation(settings.mac)
         verdict, reply = instance.verdict(frame)
+        instance.warn_of_rivals()
         forwarding = None
         if verdict.rule and verdict.rule.answer.asks_kernel:
             forwarding = _forwarding(frame[62:78], settings.l3_ifindex)

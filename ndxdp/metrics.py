@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from ndxdp import __version__
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, open_instance
-from ndxdp.kernel import abi, bpf_programs
+from ndxdp.kernel import abi, bpf_programs, hook_order
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import Settings
@@ -52,6 +52,9 @@ KINDS = {
     "ndxdp_attached": Kind("1 while a program or a process answers on the interface.", _I),
     "ndxdp_mode": Kind("1 for the mode that the interface is attached in.", (*_I, "mode")),
     "ndxdp_fallback_steps": Kind("Better modes that could not be had.", _I),
+    "ndxdp_programs_before": Kind(
+        "Programs of others that see frames before ndxdp does.", (*_I, "hook")
+    ),
     "ndxdp_paused": Kind("1 while answering is paused.", _I),
     "ndxdp_solicitations_total": Kind("Solicitations, by what became of them.", (*_I, "reason")),
     "ndxdp_advertisements_total": Kind("Answers, by the path that sent them.", (*_I, "path")),
@@ -197,6 +200,11 @@ class _Reading:
         for mode in Mode:
             self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
         self.add("ndxdp_fallback_steps", len(settings.steps.splitlines()), name)
+        before = instance.programs_before()
+        if before is not None:
+            counted = Counter(program.hook for program in before)
+            for hook in hook_order.HOOKS:
+                self.add("ndxdp_programs_before", counted[hook], name, hook)
         self.add("ndxdp_paused", settings.paused, name)
         if settings.heartbeat_timeout:
             age = (time.monotonic_ns() - settings.heartbeat) / 1e9

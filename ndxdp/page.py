@@ -9,7 +9,17 @@ from typing import Any
 
 from ndxdp import __version__
 from ndxdp.state import State
-from ndxdp.status import Look, Rates, answered, headline, per_second, rates, since, steps_down
+from ndxdp.status import (
+    Look,
+    Rates,
+    answered,
+    headline,
+    per_second,
+    rates,
+    since,
+    steps_down,
+    xdp_before,
+)
 
 _REFRESH = 15  # seconds
 _GROUPS = 20
@@ -61,6 +71,8 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
     yield f"{'; paused: nothing is answered' if data['paused'] else ''}</p>"
     for step in steps_down(data):
         yield f'<p class="quiet">not {escape(step)}</p>'
+    for sentence in xdp_before(data):
+        yield f'<p class="quiet">{escape(sentence)}</p>'
     for warning in data["warnings"]:
         yield f'<p class="bad">{escape(warning)}</p>'
     if now:

@@ -205,7 +205,9 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
             link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
         log.info("attached to %s, %s mode", link.name, plan.mode.label)
-        return Pinned(link.name, maps, prog_fd, link_fd)
+        attached = Pinned(link.name, maps, prog_fd, link_fd)
+        attached.warn_of_rivals()
+        return attached
 
 
 def _switch(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
@@ -227,12 +229,20 @@ def _switch(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None)
 def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
     """Put a new program in the place of the present one, on the same maps.
 
-    In another mode, it is put beside it, and then the present one is taken off.
+    Where its place is no longer good, it is put beside it, and then the present one is taken off:
+    in another mode, and where somebody else has attached before it since. Meanwhile both see
+    frames; what the first answers or drops the second does not see, the rest counts twice.
     """
     link, options = plan.link, plan.options
     before = present.maps.settings()
     attached = before.ifindex == link.ifindex and present.is_attached(before)
     switching = attached and before.mode is not plan.mode
+    beside = switching or (
+        attached
+        and attach.is_overtaken(
+            link.ifindex, plan.mode, present.prog_fd, present.link_fd, links=options.links
+        )
+    )
     size = present.maps.max_entries("addresses")
     resized = options.max_addresses not in (None, size)
     with contextlib.ExitStack() as undo:
@@ -254,35 +264,40 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
             settings = settings_of(plan, before)
             maps.set_settings(settings)
             undo.callback(maps.set_settings, before)
-            if attached and not switching:
+            if attached and not beside:
                 attach.replace(
                     link.name, link.ifindex, plan.mode, prog_fd, present.link_fd, present.prog_fd
                 )
                 link_fd = os.dup(present.link_fd) if present.link_fd is not None else None
             else:
-                if not switching:
+                if not beside:
                     (plan.path / pins.LINK).unlink(missing_ok=True)
                 elif present.link_fd is not None:
                     undo.callback(pins.repin, present.link_fd, plan.path / pins.LINK)
+                else:
+                    undo.callback((plan.path / pins.LINK).unlink, missing_ok=True)
                 link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
             if resized:
                 pins.repin(maps.fds["addresses"], plan.path / "addresses")
             pins.repin(prog_fd, plan.path / pins.PROGRAM)
-            if switching:
+            if beside:
                 _leave_hook(present, before, plan, maps, link_fd)
     log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
-    return Pinned(link.name, maps, prog_fd, link_fd)
+    renewed = Pinned(link.name, maps, prog_fd, link_fd)
+    renewed.warn_of_rivals()
+    return renewed
 
 
 def _leave_hook(
     present: Pinned, before: Settings, plan: Plan, maps: Maps, link_fd: int | None
 ) -> None:
-    """Take off what answered before the switch. link_fd: what answers now; None for netlink's."""
+    """Take off what answered before. link_fd: what answers now; None for netlink's."""
     if link_fd is None:
         (plan.path / pins.LINK).unlink(missing_ok=True)
     unhang(present, before)
-    if before.mode is Mode.TC:
+    is_filter = plan.mode is Mode.TC and link_fd is None  # which needs the qdisc still
+    if before.mode is Mode.TC and not is_filter:
         settings = maps.settings()
         maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
 

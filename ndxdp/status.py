@@ -14,6 +14,7 @@ from ndxdp.errors import NdxdpError
 from ndxdp.instance import Instance, Pinned, on_link, open_instance
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
@@ -166,6 +167,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
     counts = maps.group_counts()
     care = beacon.care(instance.interface)
+    before = instance.programs_before()
     return {
         "interface": instance.interface,
         "attached": instance.is_attached(settings),
@@ -175,6 +177,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         ],
         "loader": loader,
         "program": program,
+        "programs_before": None if before is None else [each._asdict() for each in before],
         "socket": maps.socket_counts(),
         "held_by": "run" if is_held else "pins",
         "ifindex": settings.ifindex,
@@ -197,7 +200,10 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "gateway_care": _care_data(care, instance.interface),
         "last_answer": _moment(max((each.last_answer or 0 for each in counts), default=0)),
         "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
-        "warnings": list(_warnings(instance, settings, rules, limits, care)),
+        "warnings": [
+            *_warnings(instance, settings, rules, limits, care),
+            *_rivals(instance, before or [], is_held=is_held),
+        ],
     }
 
 
@@ -251,6 +257,19 @@ def steps_down(data: Mapping[str, Any]) -> list[str]:
     return ladder.told(steps)
 
 
+def xdp_before(data: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on each XDP program that sees frames before ndxdp.
+
+    These are no warnings: an XDP program lets pass what is none of its business.
+    """
+    programs = [Program(**each) for each in data["programs_before"] or ()]
+    return [
+        f"{each} sees each frame first: ndxdp answers what it lets pass"
+        for each in programs
+        if not each.is_rival
+    ]
+
+
 def per_second(rate: float) -> str:
     """`12/s`, `0.33/s`."""
     return f"{rate:.0f}/s" if rate >= 9.95 else f"{rate:.2g}/s"
@@ -263,6 +282,8 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     yield f"{data['interface']}  {headline(data)}"
     for step in steps_down(data):
         yield f"  not       {step}"
+    for sentence in xdp_before(data):
+        yield f"  before    {sentence}"
     for warning in data["warnings"]:
         yield f"  WARNING   {warning}"
     if data["paused"]:
@@ -369,3 +390,16 @@ def _broad(instance: Instance, settings: Settings) -> Iterator[str]:
                 f"the rule for {prefix} is left out: it would answer for the other nodes on"
                 f" {instance.interface}, too; see ndxdp doctor {instance.interface}"
             )
+
+
+def _rivals(instance: Instance, before: list[Program], *, is_held: bool) -> Iterator[str]:
+    """Yield a sentence on each program at tc that sees frames before ndxdp."""
+    rivals = [program for program in before if program.is_rival]
+    if not rivals:
+        return
+    cure = "no place before it is free"
+    if instance.can_come_first():
+        renewal = "a restart of ndxdp" if is_held else f"`ndxdp attach {instance.interface}`"
+        cure = f"{renewal} puts ndxdp first"
+    for program in rivals:
+        yield f"{program} may take solicitations before ndxdp sees them; {cure}"

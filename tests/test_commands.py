@@ -357,6 +357,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "attached": True,
         "mode": "tc",
         "steps_down": [],
+        "programs_before": [],
         "loader": "prebuilt",
         "socket": None,
         "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},

@@ -35,6 +35,7 @@ from tests.network import (
 )
 from tests.segment import at, segment
 from tests.tap import ARPHRD_VOID, tun
+from tests.test_company_hooks import tcx
 from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
 
@@ -266,6 +267,14 @@ def openvz_wrong_source() -> Iterator[Options]:
         yield ("venet0",)
 
 
+@contextlib.contextmanager
+def another_bpf_program() -> Iterator[Options]:
+    with host():
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+        with tcx(called="cil_from_netdev"):
+            yield ()
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -285,6 +294,7 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         slaac_eui64_address,
         priority_tags,
         openvz_wrong_source,
+        another_bpf_program,
     )
 }
 ENGINES = {
@@ -302,8 +312,9 @@ def blocks(page: Path) -> list[list[str]]:
 
 
 def steady(lines: list[str]) -> str:
-    """Without what changes with each second, and with the size of the machine's tables."""
-    return re.sub(r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)", "N", "\n".join(lines))
+    """Without what changes with each second, with the machine's tables, or with each program."""
+    changing = r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)|(?<=\(id )\d+"
+    return re.sub(changing, "N", "\n".join(lines))
 
 
 def said_by(options: Options) -> list[str]:

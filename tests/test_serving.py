@@ -165,6 +165,7 @@ def test_status(net: Network) -> None:
         "attached": True,
         "mode": "userspace",
         "steps_down": [],
+        "programs_before": [],
         "loader": None,
         "program": None,
         "socket": {"overflows": 0, "errors": 0},

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ndxdp import ladder
 from ndxdp.doctor import namespace
-from ndxdp.doctor.finding import Finding, cannot_look, failure, note, warning
+from ndxdp.doctor.finding import Finding, cannot_look, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.instance import Pinned, open_instance, other_version
-from ndxdp.kernel import bpf_hooks, bpf_programs, libbpf
+from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, libbpf
 from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.pins import Trees
 from ndxdp.policy import Table
 from ndxdp.rules import Rules
@@ -25,7 +26,9 @@ class Answering:
     """What there is of an interface: pins, or files of the userspace mode.
 
     steps: better modes that could not be had, in words. overdue: the daemon's heartbeat.
-    program: its id, None in userspace.
+    program: its id, None in userspace. before: programs of others that see frames first, None where
+    the kernel does not show them. can_come_first: a renewal attaches before them. is_held: by a
+    process.
     """
 
     mode: Mode
@@ -35,6 +38,9 @@ class Answering:
     steps: tuple[str, ...]
     rules: Rules
     program: int | None
+    before: tuple[Program, ...] | None
+    can_come_first: bool
+    is_held: bool
 
     @property
     def table(self) -> Table:
@@ -64,7 +70,7 @@ class Facts:
     trouble: NdxdpError | None
     no_bpf: NdxdpError | None
     no_native: str | None
-    foreign: tuple[str, ...]
+    foreign: tuple[Program, ...]
     elsewhere: str | None = None
     no_libbpf: NdxdpError | None = None
     held: bool = False
@@ -117,8 +123,10 @@ def _refuse_other_versions(trees: Trees, interface: str) -> None:
 
 
 def _answering(trees: Trees, interface: str) -> Answering:
-    with open_instance(trees.of(interface), interface) as instance:
+    tree = trees.of(interface)
+    with open_instance(tree, interface) as instance:
         settings = instance.maps.settings()
+        before = instance.programs_before()
         return Answering(
             settings.mode,
             instance.is_attached(settings),
@@ -127,6 +135,9 @@ def _answering(trees: Trees, interface: str) -> Answering:
             tuple(ladder.told(ladder.unpack(settings.steps))),
             instance.maps.rules(),
             bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
+            None if before is None else tuple(before),
+            bool(before) and instance.can_come_first(),
+            tree.is_held(interface),
         )
 
 
@@ -147,19 +158,19 @@ def _no_native(link: Link) -> str | None:
     return None
 
 
-def _foreign(link: Link, answering: Answering | None) -> tuple[str, ...]:
+def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
     ours = answering.program if answering else None
     try:
         ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
     except (OSError, NdxdpError):  # it went, or there is no libbpf
         return ()
-    return tuple(f"'{bpf_programs.name_of(number)}' (id {number})" for number in ids)
+    return tuple(hook_order.named("xdp", number) for number in ids)
 
 
 def judge(facts: Facts) -> list[Finding]:
     name = facts.interface
     foreign = [
-        note(f"XDP on {name} is taken by {program}: `auto` takes tc beside it")
+        note(f"XDP on {name} is taken by {_called(program)}: `auto` takes tc beside it")
         for program in facts.foreign
     ]
     if isinstance(facts.trouble, Damaged):
@@ -196,6 +207,8 @@ def judge(facts: Facts) -> list[Finding]:
         return [other, *foreign]
     if facts.answering is None:
         return [*_before(facts), *foreign]
+    if facts.answering.attached:
+        return _answers(name, facts.answering)
     return [*_answers(name, facts.answering), *foreign]
 
 
@@ -205,6 +218,11 @@ def _command(error: NdxdpError) -> str:
         if error.hint.startswith(words):
             return error.hint.removeprefix(words).partition(" (")[0]
     return error.hint
+
+
+def _called(program: Program) -> str:
+    """Return for example `'pass' (id 17)`; a libxdp dispatcher is called one."""
+    return str(program).removeprefix("XDP program ")
 
 
 def _before(facts: Facts) -> list[Finding]:
@@ -244,6 +262,7 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
     found += [note(f"no better mode: {step}") for step in answering.steps]
+    found += _company(name, answering)
     if answering.paused:
         found.append(
             warning(
@@ -259,5 +278,27 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
                 "it has ended or hangs: containers are no longer answered for",
                 _start_again(),
             )
+        )
+    return found
+
+
+def _company(name: str, answering: Answering) -> list[Finding]:
+    """Judge the programs of others that see frames before ndxdp."""
+    if answering.before is None:
+        return [unseen(f"which programs see the frames of {name} before ndxdp: only root is told")]
+    found = []
+    for program in answering.before:
+        if not program.is_rival:
+            found.append(
+                note(f"{program} sees each frame of {name} first: ndxdp answers what it lets pass")
+            )
+            continue
+        cure = f"tc filter show dev {name} ingress"
+        why = "no place before it is free: give it a lower one (a greater `pref`)"
+        if answering.can_come_first:
+            cure = _start_again() if answering.is_held else f"ndxdp attach {name}"
+            why = "where it returns TC_ACT_OK, no program after it sees the frame"
+        found.append(
+            warning(f"{program} may take solicitations on {name} before ndxdp sees them", why, cure)
         )
     return found

@@ -1,24 +1,29 @@
-"""The attach ladder: how a program gets onto an interface, and off it, clobbering nobody.
+"""Attaching a program to an interface, and detaching it, without replacing one of others.
 
 A BPF link where the kernel has them for the hook (XDP 5.9, tcx 6.6), else netlink: XDP with
-"only if nobody is there", and a clsact filter of our own number for tc. A link lives as long as
-its descriptor or its pin; what netlink attached stays until it is detached.
+"only if nobody is there", and a clsact filter with a handle of its own for tc. A link lives as
+long as its descriptor or its pin; what netlink attached stays until it is detached.
+
+At tc, where several programs share the hook, a new attachment takes the first place that can be
+had: a program that returns TC_ACT_OK ends the chain, and those after it see no frame.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
+from typing import NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError, gone
-from ndxdp.kernel import bpf_hooks, bpf_programs
+from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, tc_filters
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
 
 log = logging.getLogger(__name__)
 
 TC_HANDLE = 0x6E64  # "nd"
-TC_PRIORITY = 0x6E64
+_TRIES = 3  # of a place that somebody else takes at the same moment
 
 _XDP_FLAGS = {
     Mode.NATIVE: bpf_hooks.XDP_FLAGS_DRV_MODE,
@@ -66,7 +71,9 @@ def replace(
         if link_fd is not None:
             bpf_hooks.link_update(link_fd, prog_fd)
         elif mode is Mode.TC:
-            bpf_hooks.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=True)
+            filters = tc_filters.at_ingress(ifindex)
+            place = _place_of(filters, bpf_programs.info_of(old_prog_fd).id) or _best(filters)
+            bpf_hooks.tc_attach(ifindex, prog_fd, place.handle, place.priority, replace=True)
         else:
             flags = _XDP_FLAGS[mode] | bpf_hooks.XDP_FLAGS_REPLACE
             bpf_hooks.xdp_attach(ifindex, prog_fd, flags, old_prog_fd)
@@ -75,7 +82,7 @@ def replace(
 
 
 def is_attached(ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None = None) -> bool:
-    """Our program is at work on the hook.
+    """Return True if our program is attached to the hook.
 
     A link whose interface has gone, or that hangs on another one, is not. Without `link_fd` the
     hook is asked, whoever holds the link.
@@ -85,14 +92,49 @@ def is_attached(ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None = No
     ours = bpf_programs.info_of(prog_fd).id
     if mode is not Mode.TC:
         return ours in bpf_hooks.xdp_program_ids(ifindex)
-    return ours in bpf_hooks.tcx_program_ids(ifindex) or _is_filter(ifindex, ours)
+    # Filters first: the kernel shows them to everybody, and tcx only to CAP_NET_ADMIN.
+    if _place_of(tc_filters.at_ingress(ifindex), ours):
+        return True
+    return ours in (bpf_hooks.tcx_program_ids(ifindex) or ())
+
+
+def program_id(prog_fd: int, link_fd: int | None) -> int:
+    """Return the id of our attached program: the link's where there is one."""
+    if link_fd is not None:
+        return bpf_hooks.link_info(link_fd).prog_id
+    return bpf_programs.info_of(prog_fd).id
+
+
+def is_overtaken(
+    ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None, *, links: bool = True
+) -> bool:
+    """Return True if a new attachment would see frames earlier than the present one does.
+
+    Also if the present one cannot be replaced: a link of a process that has just ended.
+    links: False if the new attachment is to be a filter.
+    """
+    if mode is not Mode.TC:
+        return False
+    ours = program_id(prog_fd, link_fd)
+    tcx = bpf_hooks.tcx_program_ids(ifindex)
+    if tcx and ours in tcx:
+        return link_fd is None or (links and tcx[0] != ours)
+    filters = tc_filters.at_ingress(ifindex)
+    if _place_of(filters, ours) is None:
+        return True
+    ahead = hook_order.filters_before(filters, ours)
+    if links and tcx is not None:
+        return bool(tcx or ahead)
+    priority = _best([each for each in filters if each.program != ours]).priority
+    return any(each.priority >= priority for each in ahead)
 
 
 def detach(ifindex: int, mode: Mode, prog_fd: int) -> None:
-    """Take off what netlink attached, if it is still ours. A link goes with its last holder."""
+    """Detach what netlink attached, if it is still ours. A link ends with its last holder."""
     if mode is Mode.TC:
-        if _is_filter(ifindex, bpf_programs.info_of(prog_fd).id):
-            bpf_hooks.tc_detach(ifindex, TC_HANDLE, TC_PRIORITY)
+        place = _place_of(tc_filters.at_ingress(ifindex), bpf_programs.info_of(prog_fd).id)
+        if place:
+            bpf_hooks.tc_detach(ifindex, place.handle, place.priority)
     elif is_attached(ifindex, mode, prog_fd):
         bpf_hooks.xdp_detach(ifindex, _XDP_FLAGS[mode], prog_fd)
 
@@ -100,33 +142,73 @@ def detach(ifindex: int, mode: Mode, prog_fd: int) -> None:
 def refuse_foreign(interface: str, ifindex: int) -> None:
     """ModeUnavailable that names the XDP program on an interface, if there is one."""
     for prog_id in bpf_hooks.xdp_program_ids(ifindex):
-        name = bpf_programs.name_of(prog_id)
-        called = f"'{name}' (id {prog_id})" if name else f"with id {prog_id}"
+        program = hook_order.named("xdp", prog_id)
+        if program.name == hook_order.DISPATCHER:
+            raise ModeUnavailable(
+                f"{interface} already runs a {program}, which is not ours to replace",
+                "--mode tc works beside it, and sees what its programs let pass;"
+                f" they are shown by: xdp-loader status {interface}",
+            )
         raise ModeUnavailable(
-            f"{interface} already runs an XDP program {called}, which is not ours to replace",
+            f"{interface} already runs an {program}, which is not ours to replace",
             f"--mode tc works beside it; or take it off: ip link set dev {interface} xdp off",
         )
 
 
 def _create_link(ifindex: int, mode: Mode, prog_fd: int) -> int:
     if mode is Mode.TC:
-        return bpf_hooks.link_create(prog_fd, ifindex, bpf_hooks.BPF_TCX_INGRESS)
+        return bpf_hooks.link_create(
+            prog_fd, ifindex, bpf_hooks.BPF_TCX_INGRESS, bpf_hooks.BPF_F_BEFORE
+        )
     return bpf_hooks.link_create(prog_fd, ifindex, bpf_hooks.BPF_XDP, _XDP_FLAGS[mode])
 
 
 def _attach_filter(ifindex: int, prog_fd: int) -> Left:
     made = Left.CLSACT if bpf_hooks.clsact_create(ifindex) else Left(0)
     try:
-        bpf_hooks.tc_attach(ifindex, prog_fd, TC_HANDLE, TC_PRIORITY, replace=False)
-    except BpfError:
+        for left in reversed(range(_TRIES)):
+            place = _best(tc_filters.at_ingress(ifindex))
+            try:
+                bpf_hooks.tc_attach(ifindex, prog_fd, place.handle, place.priority, replace=False)
+                break
+            except BpfError as error:
+                if error.errno != errno.EEXIST or not left:
+                    raise
+    except OSError:
         if made:
             bpf_hooks.clsact_destroy(ifindex)
         raise
     return made
 
 
-def _is_filter(ifindex: int, prog_id: int) -> bool:
-    return bpf_hooks.tc_program_id(ifindex, TC_HANDLE, TC_PRIORITY) == prog_id
+class _Place(NamedTuple):
+    """A filter's place: its priority, and its handle there."""
+
+    priority: int
+    handle: int
+
+
+def _place_of(filters: list[tc_filters.Filter], prog_id: int) -> _Place | None:
+    """Return where our filter is; an older ndxdp put it at priority 0x6e64."""
+    for each in filters:
+        if each.kind == "bpf" and each.program == prog_id:
+            return _Place(each.priority, each.handle)
+    return None
+
+
+def _best(filters: list[tc_filters.Filter]) -> _Place:
+    """Return the first place that a new filter can have without replacing one.
+
+    A priority is of one protocol and one kind of filter. The kernel runs the bpf filters of one
+    priority newest first (cls_bpf_change()), so that a priority of bpf filters can be shared.
+    """
+    for priority in itertools.count(1):
+        here = [each for each in filters if each.priority == priority]
+        if all((each.kind, each.protocol) == ("bpf", tc_filters.ETH_P_ALL) for each in here):
+            break
+    handles = {each.handle for each in here}
+    free = (handle for handle in itertools.count(TC_HANDLE) if handle not in handles)
+    return _Place(priority, next(free))
 
 
 def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:

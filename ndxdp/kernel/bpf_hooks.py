@@ -12,6 +12,8 @@ from ndxdp.kernel.libbpf import BpfError, Opts, call
 BPF_XDP = 37
 BPF_TCX_INGRESS = 46
 
+BPF_F_BEFORE = 1 << 3  # with no program named: before all others
+
 XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
 XDP_FLAGS_SKB_MODE = 1 << 1
 XDP_FLAGS_DRV_MODE = 1 << 2
@@ -78,6 +80,14 @@ class _LinkInfo(Structure):
     )
 
 
+class XdpPrograms(NamedTuple):
+    """Program ids by mode, in the order in which the kernel runs them; 0 for none."""
+
+    offloaded: int = 0
+    native: int = 0
+    generic: int = 0
+
+
 class LinkInfo(NamedTuple):
     """ifindex is 0 when the interface has gone from under the link."""
 
@@ -126,28 +136,35 @@ def xdp_detach(ifindex: int, flags: int, old_prog_fd: int) -> None:
     call("bpf_xdp_detach", ifindex, flags | XDP_FLAGS_REPLACE, byref(opts))
 
 
-def xdp_program_ids(ifindex: int) -> list[int]:
-    """Ids of the XDP programs on an interface, in any mode; none if it has gone."""
+def xdp_programs(ifindex: int) -> XdpPrograms:
+    """Return the ids of the XDP programs on an interface; none if it has gone."""
     opts = _XdpQueryOpts()
     try:
         call("bpf_xdp_query", ifindex, 0, byref(opts))
     except BpfError as error:
         if error.errno in (errno.ENODEV, errno.EINVAL):
-            return []
+            return XdpPrograms()
         raise
-    ids = (opts.prog_id, opts.drv_prog_id, opts.skb_prog_id, opts.hw_prog_id)
-    return sorted({prog_id for prog_id in ids if prog_id})
+    return XdpPrograms(opts.hw_prog_id, opts.drv_prog_id, opts.skb_prog_id)
 
 
-def tcx_program_ids(ifindex: int) -> list[int]:
-    """Ids of the programs at tcx ingress, none on a kernel without tcx (before 6.6)."""
-    ids = (c_uint32 * 64)()
+def xdp_program_ids(ifindex: int) -> list[int]:
+    """Return the ids of the XDP programs on an interface, in any mode; none if it has gone."""
+    return sorted({prog_id for prog_id in xdp_programs(ifindex) if prog_id})
+
+
+def tcx_program_ids(ifindex: int) -> list[int] | None:
+    """Return the ids of the programs at tcx ingress, in the order in which the kernel runs them.
+
+    None on a kernel without tcx (before 6.6), and if the interface has gone.
+    """
+    ids = (c_uint32 * 64)()  # BPF_MPROG_MAX: the kernel takes no more
     count = c_uint32(len(ids))
     try:
         call("bpf_prog_query", ifindex, BPF_TCX_INGRESS, 0, None, ids, byref(count))
     except BpfError as error:
         if error.errno in (errno.EINVAL, errno.ENODEV):
-            return []
+            return None
         raise
     return list(ids[: count.value])
 
@@ -174,19 +191,6 @@ def tc_attach(ifindex: int, prog_fd: int, handle: int, priority: int, replace: b
     flags = BPF_TC_F_REPLACE if replace else 0
     opts = _TcOpts(prog_fd=prog_fd, flags=flags, handle=handle, priority=priority)
     call("bpf_tc_attach", byref(hook), byref(opts))
-
-
-def tc_program_id(ifindex: int, handle: int, priority: int) -> int | None:
-    """The program of one filter at clsact ingress, None if there is no such filter."""
-    hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
-    opts = _TcOpts(handle=handle, priority=priority)
-    try:
-        call("bpf_tc_query", byref(hook), byref(opts))
-    except BpfError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
-            return None
-        raise
-    return int(opts.prog_id)
 
 
 def tc_detach(ifindex: int, handle: int, priority: int) -> None:

@@ -1,0 +1,109 @@
+"""The programs of others that see an interface's frames before ndxdp does.
+
+The kernel shows a frame that comes in to XDP (on the NIC, in the driver, after the driver), then to
+packet sockets, then to tcx, then to clsact filters. A program that ends the chain, as a tcx
+program does that returns TC_ACT_OK, keeps the frame from all that come later.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ndxdp.kernel import bpf_hooks, bpf_programs, tc_filters
+from ndxdp.kernel.abi import Mode
+
+HOOKS = ("xdp", "tcx", "tc")
+"""In the order in which the kernel runs them."""
+
+DISPATCHER = "xdp_dispatcher"
+"""The program by which libxdp runs several XDP programs on one interface."""
+
+_KINDS = {"xdp": "XDP program", "tcx": "tcx program", "tc": "tc filter"}
+
+
+class Program(NamedTuple):
+    """A program or filter of somebody else.
+
+    hook: one of HOOKS. id: None for a filter that is no eBPF program. name: '' where the kernel
+    does not tell it, which takes CAP_SYS_ADMIN.
+    """
+
+    hook: str
+    id: int | None
+    name: str
+
+    @property
+    def is_rival(self) -> bool:
+        """True at tc, where many a program ends the chain for frames that it only looks at.
+
+        An XDP program passes on what is none of its business.
+        """
+        return self.hook != "xdp"
+
+    def __str__(self) -> str:
+        """Return for example `tcx program 'pass' (id 17)`."""
+        kind = "libxdp dispatcher" if self.name == DISPATCHER else _KINDS[self.hook]
+        words = [kind]
+        if self.name:
+            words.append(f"'{self.name}'")
+        if self.id is not None:
+            words.append(f"(id {self.id})" if self.name else f"with id {self.id}")
+        return " ".join(words)
+
+
+def before(ifindex: int, mode: Mode, ours: int | None) -> list[Program]:
+    """Return the programs of others that see a frame before ours, in their order.
+
+    Args:
+        ifindex: the interface.
+        mode: how ndxdp is attached there.
+        ours: the id of our program, None in userspace mode.
+
+    Raises:
+        BpfError: EPERM where the process may not look: tcx shows itself only to CAP_NET_ADMIN.
+    """
+    xdp = bpf_hooks.xdp_programs(ifindex)
+    ahead = {
+        Mode.NATIVE: (xdp.offloaded,),
+        Mode.GENERIC: (xdp.offloaded, xdp.native),
+        Mode.TC: xdp,
+        Mode.USERSPACE: xdp,
+    }[mode]
+    found = [named("xdp", number) for number in ahead if number and number != ours]
+    return found + (_before_at_tc(ifindex, ours) if mode is Mode.TC else [])
+
+
+def named(hook: str, number: int) -> Program:
+    """Return the program with that id."""
+    return Program(hook, number, bpf_programs.name_of(number))
+
+
+def filters_before(filters: list[tc_filters.Filter], ours: int) -> list[tc_filters.Filter]:
+    """Return the filters that see IPv6 before the filter with program `ours`; all without one.
+
+    Of a kind that has several entries for one priority, as u32 has, the first stands for all.
+    """
+    found: dict[tuple[int, str, int], tc_filters.Filter] = {}
+    for each in filters:
+        if each.program == ours:
+            break
+        if each.sees_ipv6:
+            number = each.handle if each.kind == "bpf" else 0
+            found.setdefault((each.priority, each.kind, number), each)
+    return list(found.values())
+
+
+def _before_at_tc(ifindex: int, ours: int | None) -> list[Program]:
+    tcx = bpf_hooks.tcx_program_ids(ifindex) or []
+    if ours in tcx:
+        return [named("tcx", number) for number in tcx[: tcx.index(ours)]]
+    filters = tc_filters.at_ingress(ifindex)
+    if ours is None or ours not in [each.program for each in filters]:
+        return []  # it went while we looked
+    return [named("tcx", number) for number in tcx] + [
+        Program("tc", each.program, _filter_name(each)) for each in filters_before(filters, ours)
+    ]
+
+
+def _filter_name(each: tc_filters.Filter) -> str:
+    return each.name or each.kind
