@@ -757,7 +757,6 @@ def test_force_stands_where_it_is_needed(net: Network, tmp_path: Path) -> None:
 
 def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
     """AnyIP: the largest group of ndppd's configurations."""
-    # check and run take the answer `local` only once the configuration has it.
     network.sh("ip", "-6", "route", "add", "local", "2001:db8:a::/64", "dev", "lo")
     try:
         rules = "rule 2001:db8:a::/64 { static } rule 2001:db8:a::5 { static }"
@@ -765,6 +764,13 @@ def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
         rules += " rule 2001:db8:a:0:1::/80 { auto }"
         target, result = converted(tmp_path, f"proxy {network.UPLINK} {{ {rules} }}")
         assert result.code == 0
+        assert ndxdp("check", "-c", str(target)).code == 0
+        running = net.run("-c", str(target))
+        assert net.answers("2001:db8:a::7")
+        assert net.answers("2001:db8:a::5")
+        assert net.silent("2001:db8:b::5")
+        assert running.end().code == 0
+        ndxdp("detach", network.UPLINK)
     finally:
         network.sh("ip", "-6", "route", "delete", "local", "2001:db8:a::/64", "dev", "lo")
     text = target.read_text()

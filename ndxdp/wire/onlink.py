@@ -12,18 +12,16 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ndxdp.policy import Prefix
-from ndxdp.wire.fib import NudState, RouteType
+from ndxdp.wire.fib import Fib, NudState, RouteType
 from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
 
-# linux/rtnetlink.h, linux/if_addr.h, linux/neighbour.h
-_RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH = 22, 26, 30
+# linux/rtnetlink.h, linux/if_addr.h
+_RTM_GETADDR, _RTM_GETROUTE = 22, 26
 _IFA_ADDRESS = 1
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 9, 18
-_NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 
 _IFADDRMSG = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_NDMSG = struct.Struct("=BBHiHBB")
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
@@ -139,16 +137,9 @@ def _leads(route: dict[int, bytes]) -> set[int]:
 
 def neighbours(ifindex: int) -> dict[bytes, bytes]:
     """Return the MACs of the live neighbours at an interface by their addresses (16 bytes)."""
-    # Under NETLINK_GET_STRICT_CHK the kernel takes no index in the header of a dump.
-    body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0)
-    body += attribute(_NDA_IFINDEX, struct.pack("=i", ifindex))
-    found = {}
-    with Rtnetlink() as kernel:
-        for message in _dump(kernel, _RTM_GETNEIGH, body):
-            _, _, _, index, state, _, _ = _NDMSG.unpack_from(message)
-            entry = attributes(message[_NDMSG.size :])
-            mac = entry.get(_NDA_LLADDR, b"")
-            is_live = NudState(state).is_valid and state != NudState.NOARP
-            if index == ifindex and is_live and len(mac) == 6 and _NDA_DST in entry:
-                found[entry[_NDA_DST]] = mac
-    return found
+    with Fib() as fib:
+        return {
+            each.address: each.mac
+            for each in fib.neighbours(ifindex)
+            if each.mac and each.state.is_valid and each.state is not NudState.NOARP
+        }
