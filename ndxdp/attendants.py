@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -21,17 +22,32 @@ from ndxdp.wire.gateway import GatewayCare
 from ndxdp.wire.hygiene import Hygiene
 from ndxdp.wire.netlink import Link
 
+_SUSPEND_LOOK = 5.0  # seconds between looks at whether the machine was suspended
+_SUSPEND_MIN = 0.5  # seconds: clocks that are read one after the other differ by less
+
 
 class Attendants:
-    """Those of one job on one device, until leave().
+    """The attendants of one job on one device, until leave().
+
+    look_again: called when look() is wanted without a change of the network. suspended: seconds
+    that the machine has been suspended so far.
 
     NdxdpError without CAP_NET_RAW, InterfaceGone if there is no such device.
     """
 
-    def __init__(self, job: Job, link: Link) -> None:
+    def __init__(
+        self,
+        job: Job,
+        link: Link,
+        look_again: Callable[[], None] = lambda: None,
+        suspended: Callable[[], float] | None = None,
+    ) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._targets: Mapping[Profile, Addresses] = {}
-        self._was_up = link.up
+        self._carrier_ups = link.carrier_ups
+        self._operational = link.operational
+        self._interrupted = self._paused = False
+        self._look_again, self._suspended = look_again, suspended or suspended_time
         self._addresses = asyncio.Event()
         self._care = _Care(link.ifindex, job.gateway)
         self._announcer = self._announce(job, link)
@@ -39,6 +55,8 @@ class Attendants:
         if job.addresses.deprecate:
             hygiene = Hygiene(link.ifindex, job.addresses.deprecate, job.addresses.preferred)
             self.start(hygiene.run(self._addresses))
+        if self._announcer or job.gateway.keep:
+            self.start(self._notice_suspends())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it beside, until the attendants leave."""
@@ -54,11 +72,30 @@ class Attendants:
     async def leave(self) -> None:
         await self._stack.aclose()
 
+    def pause(self, paused: bool) -> None:
+        """Announce nothing while answering is paused, and all addresses once it is resumed."""
+        self._paused = paused
+        self._hold()
+
+    def interrupt(self) -> None:
+        """Treat the link as if its carrier had gone and come back by the next look()."""
+        self._interrupted = True
+
     def look(
         self, link: Link, gateways: frozenset[bytes], targets: Mapping[Profile, Addresses]
     ) -> None:
-        """What there is now. targets: exact addresses that are answered for, by how they are."""
-        came_up = link.up and not self._was_up
+        """Bring the attendants in step with the network.
+
+        targets: exact addresses that are answered for, by how they are. The link may have lost
+        its carrier and got it again since the last call: its count says so.
+        """
+        if not link.operational or link.carrier_ups != self._carrier_ups:
+            self._interrupted = True
+        came_up = link.operational and self._interrupted
+        if came_up:
+            self._interrupted = False
+        self._carrier_ups, self._operational = link.carrier_ups, link.operational
+        self._hold()
         if self._announcer:
             self._announcer.set_mac(link.mac)
             self._announcer.set_gateways(gateways)
@@ -69,9 +106,11 @@ class Attendants:
                     self._announcer.announce(addresses - self._targets.get(profile, NONE), profile)
             if came_up:
                 self._announcer.announce_all()
-        self._care.look(link, gateways, targets, came_up=came_up)
+        # A gateway that is solicited from an address sends the address's packets here.
+        sources = {} if self._paused else targets
+        self._care.look(link, gateways, sources, came_up=came_up)
         self._addresses.set()
-        self._targets, self._was_up = targets, link.up
+        self._targets = targets
 
     @property
     def announced(self) -> Callable[[], Announced] | None:
@@ -81,6 +120,21 @@ class Attendants:
     def gateways(self) -> list[GatewayNews]:
         """Of the gateways that were solicited."""
         return self._care.news()
+
+    def _hold(self) -> None:
+        if self._announcer:
+            self._announcer.hold(self._paused or not self._operational)
+
+    async def _notice_suspends(self) -> None:
+        """Have the link looked at as interrupted when the machine was suspended."""
+        before = self._suspended()
+        while True:
+            await asyncio.sleep(_SUSPEND_LOOK)
+            now = self._suspended()
+            if now - before > _SUSPEND_MIN:
+                self.interrupt()
+                self._look_again()
+            before = now
 
     def _announce(self, job: Job, link: Link) -> Announcer | None:
         wanted = job.announce
@@ -98,6 +152,11 @@ class Attendants:
         self._stack.callback(announcer.close)
         self.start(announcer.run())
         return announcer
+
+
+def suspended_time() -> float:
+    """Return the seconds that the machine has been suspended since it was booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class _Care:

@@ -299,6 +299,7 @@ def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
     with tree.lock(), open_instance(tree, interface) as instance:
         settings = instance.maps.settings()
         instance.maps.set_settings(replace(settings, paused=paused))
+        watch.touch(tree.path(interface))
 
 
 def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) -> Explanation:

@@ -91,7 +91,8 @@ class Uplink:
         self._trees, self._executor, self._ready = trees, executor, ready
         self._let_go, self._state = let_go, state
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
-        self._again = self._switching = self._unmet = False
+        self._again = self._switching = self._unmet = self._interrupted = False
+        self._own_links = frozenset[int]()
         self._containers: Rules | None = None
         self._stale_rules = self._look_again = False
 
@@ -102,6 +103,12 @@ class Uplink:
 
     def network_changed(self) -> None:
         self._changed.set()
+
+    def links_interrupted(self, ifindexes: frozenset[int]) -> None:
+        """Announce all addresses if this uplink's interface, or its bridge, is among these."""
+        if ifindexes & self._own_links:
+            self._interrupted = True
+            self._changed.set()
 
     def set_containers(self, rules: Rules) -> None:
         """The rules for the containers that there are now."""
@@ -182,7 +189,7 @@ class Uplink:
     async def _attend(self, answering: _Answering) -> None:
         link = await self._call(lambda: self._find(answering))
         with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
-            attendants = Attendants(self.job, link)
+            attendants = Attendants(self.job, link, self._changed.set)
             attending = self._state.attending(
                 self.job.interface, attendants.announced, attendants.gateways
             )
@@ -218,10 +225,16 @@ class Uplink:
                         self._stale_rules = True
                         raise
             with self._going_on():
+                # Before the rules are read, which may be many: a standby that takes over hurries.
+                settings = await self._call(answering.instance.maps.settings)
+                attendants.pause(settings.paused)
                 if link is None:
                     link = await self._call(partial(self._follow, answering))
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
+                if self._interrupted:
+                    self._interrupted = False
+                    attendants.interrupt()
                 attendants.look(link, answering.gateways, joined)
             if self._again:
                 return
@@ -235,7 +248,7 @@ class Uplink:
 
     @contextlib.contextmanager
     def _watching(self, answering: _Answering) -> Iterator[None]:
-        """Rules that are changed by hand are seen: groups are joined, addresses announced."""
+        """Notice what commands change: rules, and whether answering is paused."""
         loop = asyncio.get_running_loop()
         try:
             watch = Watch(answering.tree.path(self.job.interface))
@@ -481,8 +494,8 @@ class Uplink:
         if link is None or link.ifindex != answering.ifindex:
             raise gone(self.job.interface)
         # Where a route leads may change with any interface.
-        ours = frozenset((link.ifindex, link.master))
-        self.ifindexes = None if answering.asks_kernel else ours
+        self._own_links = frozenset((link.ifindex, link.master)) - {0}
+        self.ifindexes = None if answering.asks_kernel else self._own_links
         return link
 
     def _follow(self, answering: _Answering, desired_by: Mapping[str, Rules] | None = None) -> Link:
