@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 _RETRY = 5.0  # seconds after a failure
 _SLICE = 500  # groups: a fraction of a second
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
+_RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
 
 _T = TypeVar("_T")
 
@@ -52,7 +54,8 @@ class _Answering:
     """What answers: a program that is pinned in `tree`, or the userspace path.
 
     leaves: nothing of it stays at an orderly end. held: what it needs as long as it answers.
-    claim: that nobody else answers there.
+    claim: that nobody else answers there. restored_at: when reception was restored last.
+    check_groups: the kernel may have dropped groups that were joined.
     """
 
     tree: Tree
@@ -66,6 +69,8 @@ class _Answering:
     gateways: frozenset[bytes] = frozenset()
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     asks_kernel: bool = False
+    restored_at: float | None = None
+    check_groups: bool = False
 
 
 class Uplink:
@@ -130,6 +135,7 @@ class Uplink:
 
     async def run(self) -> None:
         """NdxdpError if it cannot begin, unless the job is patient."""
+        self._loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             pause = 0.0
             try:
@@ -230,6 +236,10 @@ class Uplink:
                 attendants.pause(settings.paused)
                 if link is None:
                     link = await self._call(partial(self._follow, answering))
+                if answering.check_groups:
+                    answering.check_groups = False
+                    if await self._call(groups.forget_lost):
+                        joined = {}
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
                 if self._interrupted:
@@ -370,13 +380,17 @@ class Uplink:
         )
         held.callback(instance.close)
         answering = _Answering(trees.pins, instance, instance.maps.settings().ifindex)
-        if not job.keep:
-            answering.leaves = True
-            try:
-                with netlink.present(job.interface):
-                    held.callback(Allmulti(answering.ifindex).close)
-            except BaseException as error:
-                self._leave(answering, lost=isinstance(error, InterfaceGone))
+        answering.leaves = not job.keep
+        try:
+            with netlink.present(job.interface):
+                held.callback(Allmulti(answering.ifindex).close)
+        except BaseException as error:
+            lost = isinstance(error, InterfaceGone)
+            if lost or not job.keep:
+                self._leave(answering, lost=lost)
+            # What is kept has the interface's flag. The membership only helps while somebody
+            # else has switched that off.
+            if lost or not job.keep or not isinstance(error, NdxdpError):
                 raise
         return answering
 
@@ -426,6 +440,9 @@ class Uplink:
 
     def _end(self, answering: _Answering, *, lost: bool) -> None:
         with answering.claim, answering.held:
+            if not (lost or answering.leaves):  # no daemon restores it any more
+                with contextlib.suppress(NdxdpError, OSError):
+                    self._restore(answering, self._find(answering), at_once=True)
             if lost or answering.leaves:
                 self._leave(answering, lost=lost)
 
@@ -504,6 +521,7 @@ class Uplink:
         desired_by: the rules of our sources, if these are to be written, too.
         """
         link = self._find(answering)
+        self._restore(answering, link)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
         seen = (link.mac, link_local, link.l3_ifindex, owned)
@@ -517,11 +535,35 @@ class Uplink:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
-            answering.seen = seen
+            answering.seen, answering.check_groups = seen, True
         if answering.asks_kernel:
             self.ifindexes = None
             reconcile.note_tables(answering.tree, answering.instance)
         return link
+
+    def _restore(self, answering: _Answering, link: Link, *, at_once: bool = False) -> None:
+        """Switch on again what lets solicitations in, once in _RESTORE_PAUSE at most.
+
+        Another program that switches it off each time gets one warning and no race. allmulti
+        stays on in between, by the membership that this process has.
+        """
+        before, now = answering.restored_at, time.monotonic()
+        if before is not None and now - before < _RESTORE_PAUSE and not at_once:
+            return
+        restored = reconcile.restore_reception(
+            answering.tree, answering.instance, link, allmulti=not answering.leaves
+        )
+        if not restored:
+            return
+        answering.restored_at = now
+        level = logging.WARNING if before is None else logging.DEBUG
+        log.log(
+            level,
+            "%s: somebody switched off %s, which lets solicitations in; it is on again",
+            link.name,
+            " and ".join(restored),
+        )
+        self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, self._changed.set)
 
     def _beat(self, answering: _Answering) -> None:
         reconcile.beat(answering.tree, answering.instance, self.job.heartbeat_timeout)
