@@ -135,7 +135,8 @@ class Interface:
 
     mode, loader, on_stop: words of MODES, LOADERS, ON_STOP. max_addresses: room for exact
     addresses, None for as it is. heartbeat_timeout: seconds after which the rules for containers
-    lapse without a daemon, 0 for never. rules: those that the file holds.
+    lapse without a daemon, 0 for never. rules: those that the file holds. paused: answering
+    begins paused where nothing is attached yet.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Interface:
     addresses: Addresses = Addresses()
     limit: Limit = Limit()
     resolve: Resolve = Resolve()
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ def summary(interface: Interface) -> list[str]:
     """What is to be done on an interface, in a few words each; what is off is left out."""
     never = len(interface.rules.only(lambda rule: rule.answer is Answer.NEVER))
     said = [f"{interface.mode} mode" + (", by bcc" if interface.loader == "bcc" else "")]
+    if interface.paused:
+        said.append("begins paused")
     said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
     if interface.docker:
         said.append(f"Docker: {', '.join(each.rule.label for each in interface.docker)}")

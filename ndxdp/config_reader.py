@@ -106,7 +106,7 @@ def _config(root: Table, directory: Path) -> Config:
         metrics.parsed("listen", parse_listen) or Metrics(),
         ipv6only=metrics.boolean("ipv6only", False),
     )
-    socket_path = root.table("docker").parsed("socket", _parse_socket)
+    socket_path = root.table("docker").parsed("socket", parse_socket)
     interfaces: list[Interface] = []
     places: dict[str, Table] = {}
     for table in root.tables("interface"):
@@ -138,6 +138,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     max_addresses = table.integer("max_addresses", 1, 1 << 24)
     on_stop = table.choice("on_stop", ON_STOP, "keep")
     heartbeat = table.number("heartbeat_timeout", 1, _DAY, zero=True)
+    paused = table.boolean("paused", False)
     if mode == "userspace":
         other = "remove this key, or take another mode"
         if loader == "bcc":
@@ -160,6 +161,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         _addresses(table.table("addresses")),
         _limit(table.table("limit")),
         _resolve(table.table("resolve")),
+        paused,
     )
 
 
@@ -392,8 +394,8 @@ def _is_address(family: socket.AddressFamily, text: str) -> bool:
     return True
 
 
-def _parse_socket(text: str) -> str:
-    """The path of a unix socket, as DOCKER_HOST would name it or alone."""
+def parse_socket(text: str) -> str:
+    """Return the path of a unix socket, written alone or as in DOCKER_HOST; else UsageError."""
     path = text.removeprefix("unix://")
     if not path.startswith("/") or "\0" in path or not _fits(path, _UNIX_PATH_MAX):
         raise UsageError(

@@ -123,6 +123,12 @@ via_option = click.option(
 def attaching(command: _F) -> _F:
     for option in (
         click.option(
+            "--paused",
+            is_flag=True,
+            help="Begin paused, as a standby, until `ndxdp resume`; what is attached already"
+            " stays as it is.",
+        ),
+        click.option(
             "--max-addresses",
             type=click.IntRange(1, 1 << 24),
             metavar="N",
@@ -217,6 +223,7 @@ def options_of(
     rate: float | None,
     burst: int | None,
     max_addresses: int | None,
+    paused: bool = False,
 ) -> Options:
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
@@ -226,7 +233,7 @@ def options_of(
     if rate and not (burst or 1_000_000) * 1e9 / rate < 1 << 62:  # nan, too
         raise UsageError(f"--rate {rate:g} is no rate", "0 is no limit")
     chosen = None if mode == "auto" else Mode[mode.upper()]
-    return Options(chosen, Loader(loader), rate, burst, max_addresses)
+    return Options(chosen, Loader(loader), rate, burst, max_addresses, paused=paused)
 
 
 def answering(answer: str, via: Iterable[str], source: str, profile: Profile | None = None) -> Rule:
@@ -270,6 +277,7 @@ def job_of(interface: Interface) -> Job:
         interface.limit.rate,
         interface.limit.burst if interface.limit.rate else None,
         interface.max_addresses,
+        interface.paused,
     )
     return Job(
         interface.name,

@@ -41,7 +41,7 @@ from tests.network import (
     sh,
 )
 from tests.segment import HOST_PORT, SWITCH, Segment, ip, segment
-from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen
+from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen, named
 
 ANNOUNCE = "[interface.announce]\nsolicit_gateway = true\nadvertise = true"
 
@@ -60,8 +60,10 @@ class Listener:
         self.counts = dict.fromkeys(Kind, 0)
 
     def count(self, kind: Kind = Kind.ADVERTISE) -> int:
-        for seen, address in self._seen.about():
-            self.counts[seen] += address == ADDRESS_BYTES
+        for frame in self._seen.frames():
+            seen, address = named(frame)
+            is_answer = seen is Kind.ADVERTISE and frame[58] & 0x40  # to the router's NUD
+            self.counts[seen] += address == ADDRESS_BYTES and not is_answer
         return self.counts[kind]
 
     def forget(self) -> None:
