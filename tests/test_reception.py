@@ -106,6 +106,15 @@ def test_somebody_switches_allmulti_off(net: Network, tmp_path: Path, how: str) 
     assert allmulti_count() == 0
 
 
+def test_attaching_again_switches_it_on(net: Network) -> None:
+    done("attach", UPLINK, "-n", BEHIND)
+    sh("ip", "link", "set", UPLINK, "allmulticast", "off")
+    done("attach", UPLINK)
+    assert has_allmulti()
+    done("detach", UPLINK)
+    assert allmulti_count() == 0
+
+
 def test_bridge_that_snoops_again(net: Network, tmp_path: Path) -> None:
     bridge = "br7"
     sh("ip", "link", "add", bridge, "type", "bridge", "mcast_snooping", "1")
