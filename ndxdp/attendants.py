@@ -107,8 +107,8 @@ class Attendants:
             if came_up:
                 self._announcer.announce_all()
         # A gateway that is solicited from an address sends the address's packets here.
-        sources = {} if self._paused else targets
-        self._care.look(link, gateways, sources, came_up=came_up)
+        solicited = frozenset[bytes]() if self._paused else gateways
+        self._care.look(link, solicited, targets, came_up=came_up)
         self._addresses.set()
         self._targets = targets
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -37,11 +38,13 @@ from tests.network import (
     call,
     done,
     eventually,
+    link_state,
     ndxdp,
     sh,
 )
 from tests.segment import HOST_PORT, SWITCH, Segment, ip, segment
 from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen, named
+from tests.test_auto import needs
 
 ANNOUNCE = "[interface.announce]\nsolicit_gateway = true\nadvertise = true"
 
@@ -201,6 +204,39 @@ def test_port_of_a_bridge(wired: Segment, tmp_path: Path) -> None:
     finally:
         call("ip", "link", "delete", bridge)
         call("ip", "link", "delete", "guest0")
+
+
+def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
+    """The bond's own carrier stays; where the kernel has bonds: `make test-vm`."""
+    bond, second, far = "bond7", "up9", "to-second"
+    needs("type", "bond")
+    ip(SWITCH, f"link add {far} type veth peer name {second}\nlink set {far} master br0 up")
+    at(SWITCH, "ip", "link", "set", second, "netns", str(os.getpid()))
+    build = f"""
+        link set {UPLINK} down
+        link add {bond} address {HOST_MAC} type bond mode active-backup miimon 10
+        link set {UPLINK} master {bond}
+        link set {second} master {bond}
+        link set {bond} addrgenmode none
+        link set {bond} up
+        address add 2001:db8::2/64 dev {bond} nodad
+        route replace default via {GATEWAY} dev {bond}
+    """
+    try:
+        sh("ip", "-6", "-batch", "-", stdin=build)
+        eventually(lambda: "LOWER_UP" in link_state(bond)["flags"])
+        with daemon(tmp_path, interface=bond) as (_, listener):
+            announced(listener)
+            before = netlink.find_link(bond)
+            ip(SWITCH, f"link set {HOST_PORT} down")
+            eventually(lambda: listener.count() >= 3)
+            after = netlink.find_link(bond)
+            assert before is not None
+            assert after is not None
+            assert before.carrier_ups == after.carrier_ups
+    finally:
+        call("ip", "link", "delete", bond)
+        call("ip", "link", "delete", second)
 
 
 # ---- what only a message says --------------------------------------------------------------------

@@ -83,7 +83,7 @@ def test_paused_it_does_not_solicit_the_gateway_from_an_address(
     wired: Segment, tmp_path: Path
 ) -> None:
     """Such a solicitation would draw the address's packets here."""
-    keys = "[interface.gateway]\ninterval = 1"
+    keys = f'[interface.gateway]\nsource = "{ADDRESS}"\ninterval = 1'
     with daemon(tmp_path, keys, head="paused = true") as (_, listener):
         time.sleep(1.5)
         assert listener.count(Kind.SOLICIT) == 0
