@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import struct
 import time
@@ -210,8 +209,8 @@ def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
     """The bond's own carrier stays; where the kernel has bonds: `make test-vm`."""
     bond, second, far = "bond7", "up9", "to-second"
     needs("type", "bond")
-    ip(SWITCH, f"link add {far} type veth peer name {second}\nlink set {far} master br0 up")
-    at(SWITCH, "ip", "link", "set", second, "netns", str(os.getpid()))
+    sh("ip", *f"link add {second} type veth peer name {far} netns {SWITCH}".split())
+    ip(SWITCH, f"link set {far} master br0 up")
     build = f"""
         link set {UPLINK} down
         link add {bond} address {HOST_MAC} type bond mode active-backup miimon 10
