@@ -1,7 +1,7 @@
-"""Tells the upstream of addresses that live behind this host, before it asks.
+"""Announcements to the upstream of addresses that live behind this host, before it asks.
 
 Some providers deliver nothing for an address until they have seen it speak; any router learns
-the sooner where it is. Three things can be said of each address, see Kind.
+the sooner where it is. Three kinds of frames can announce an address, see Kind.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _lanes() -> list[_Lane]:
 
 
 class Announcer:
-    """Announces exact addresses (16 bytes) on one interface, while run() runs.
+    """The announcer of exact addresses (16 bytes) on one interface, at work while run() runs.
 
     Only the loop's thread may use it. The caller reports every change: addresses, the MAC,
     gateways, and by announce_all() that the link was interrupted.

@@ -552,12 +552,14 @@ class Monitor:
 
 
 class Interruptions:
-    """Finds in messages about links what a look at an interface does not show any more. Pure.
+    """A reader of messages about links that finds interrupted ones. Pure.
 
-    - The interface was without carrier, or down, and has it again when somebody looks.
-    - The kernel asks everything above to make itself known anew: a bond took another port, or a
+    A look at the interface may not show any more that
+
+    - the interface was without carrier, or down, and has it again when somebody looks.
+    - the kernel asks everything above to make itself known anew: a bond took another port, or a
       virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS).
-    - A port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
+    - a port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
       of guests do not count: they come and go with each container.
     """
 
