@@ -556,9 +556,9 @@ class Interruptions:
 
     A look at the interface may not show any more that
 
-    - the interface was without carrier, or down, and has it again when somebody looks.
-    - the kernel asks everything above to make itself known anew: a bond took another port, or a
-      virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS).
+    - the interface was without carrier, or down;
+    - the kernel asked everything above to make itself known anew: a bond took another port, or a
+      virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS);
     - a port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
       of guests do not count: they come and go with each container.
     """
