@@ -511,7 +511,7 @@ class Uplink:
         if link is None or link.ifindex != answering.ifindex:
             raise gone(self.job.interface)
         # Where a route leads may change with any interface.
-        self._own_links = frozenset((link.ifindex, link.master)) - {0}
+        self._own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
         self.ifindexes = None if answering.asks_kernel else self._own_links
         return link
 

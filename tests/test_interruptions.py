@@ -240,6 +240,28 @@ def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
         call("ip", "link", "delete", second)
 
 
+def test_interface_on_top_of_another(wired: Segment, tmp_path: Path) -> None:
+    """It keeps its carrier while the lower one loses its own for less than a moment."""
+    above = "above0"
+    build = f"""
+        address flush dev {UPLINK}
+        link add link {UPLINK} name {above} type macvlan mode passthru
+        link set {above} addrgenmode none
+        link set {above} up
+        address add 2001:db8::2/64 dev {above} nodad
+        route replace default via {GATEWAY} dev {above}
+    """
+    sh("ip", "-6", "-batch", "-", stdin=build)
+    try:
+        with daemon(tmp_path, interface=above) as (_, listener):
+            announced(listener)
+            for _ in range(3):
+                ip(SWITCH, f"link set {HOST_PORT} down\nlink set {HOST_PORT} up")
+                announced(listener)
+    finally:
+        call("ip", "link", "delete", above)
+
+
 # ---- what only a message says --------------------------------------------------------------------
 
 UP, LOWER_UP = 0x1, 0x10000

@@ -50,6 +50,8 @@ _NLM_F_REPLACE, _NLM_F_CREATE = 0x100, 0x400
 _NTF_ROUTER = 0x80
 _PORTS = ("bridge", "bond", "team")
 """Kinds of masters that take their ports' packets for their own; a VRF does not."""
+_STACKED = ("vlan", "macvlan", "ipvlan")
+"""Kinds that are on top of one other interface, and have their carrier from it."""
 _GUESTS = (b"veth", b"tun")
 """Kinds of ports that lead to containers and virtual machines, and not to an upstream."""
 
@@ -67,7 +69,8 @@ class Link(NamedTuple):
     mcast_router: of a bridge: 2 if every multicast frame is delivered to the host as well, 1 if
     MLD snooping decides; 0 for all else.
     operational: the interface is up, has carrier, and its state is UP or UNKNOWN (RFC 2863).
-    carrier_ups: how often the interface has got its carrier so far.
+    carrier_ups: how often the interface has got its carrier so far; with that of the interface that
+    it is on top of, whose short interruptions it does not see. lower: ifindex of that one, or 0.
     """
 
     ifindex: int
@@ -82,6 +85,7 @@ class Link(NamedTuple):
     l3_ifindex: int = 0
     operational: bool = False
     carrier_ups: int = 0
+    lower: int = 0
 
 
 class Neighbour(NamedTuple):
@@ -123,9 +127,11 @@ class _LinkMessage(nlmsg):  # type: ignore[misc]
     nla_map = (
         (1, "IFLA_ADDRESS", "cdata"),
         (3, "IFLA_IFNAME", "asciiz"),
+        (5, "IFLA_LINK", "uint32"),
         (10, "IFLA_MASTER", "uint32"),
         (16, "IFLA_OPERSTATE", "uint8"),
         (18, "IFLA_LINKINFO", "linkinfo"),
+        (37, "IFLA_LINK_NETNSID", "int32"),
         (47, "IFLA_CARRIER_UP_COUNT", "uint32"),
     )
 
@@ -239,6 +245,9 @@ def find_link(name: str) -> Link | None:
     bridge = info.get_attr("IFLA_INFO_DATA") if is_bridge else None
     master = message.get_attr("IFLA_MASTER") or 0
     is_port = info and info.get_attr("IFLA_INFO_SLAVE_KIND") in _PORTS
+    is_stacked = info and info.get_attr("IFLA_INFO_KIND") in _STACKED
+    elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
+    lower = message.get_attr("IFLA_LINK") or 0 if is_stacked and not elsewhere else 0
     return Link(
         ifindex=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -251,8 +260,25 @@ def find_link(name: str) -> Link | None:
         mcast_router=(bridge.get_attr("IFLA_BR_MCAST_ROUTER") or 0) if bridge else 0,
         l3_ifindex=master if is_port else message["index"],
         operational=is_operational(message["flags"], message.get_attr("IFLA_OPERSTATE") or 0),
-        carrier_ups=message.get_attr("IFLA_CARRIER_UP_COUNT") or 0,
+        carrier_ups=_carrier_ups(message) + (_carrier_ups_of(lower) if lower else 0),
+        lower=lower,
     )
+
+
+def _carrier_ups(message: Any) -> int:
+    return message.get_attr("IFLA_CARRIER_UP_COUNT") or 0
+
+
+def _carrier_ups_of(ifindex: int) -> int:
+    """Return the count of an interface; 0 if it has gone."""
+    with _told():
+        try:
+            (message,) = _ask(_RTM_GETLINK, 0, _LinkMessage, index=ifindex)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return 0
+    return _carrier_ups(message)
 
 
 def is_operational(flags: int, operstate: int) -> bool:
