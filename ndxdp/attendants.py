@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from ndxdp.wire.hygiene import Hygiene
 from ndxdp.wire.netlink import Link
 
 log = logging.getLogger(__name__)
+
+_SUSPEND_LOOK = 5.0  # seconds between looks at whether the machine was suspended
+_SUSPEND_MIN = 0.5  # seconds: clocks that are read one after the other differ by less
 
 
 class AddressKeeper:
@@ -103,21 +107,36 @@ class AddressKeeper:
 
 
 class Attendants:
-    """Those of one job on one device, until leave().
+    """The attendants of one job on one device, until leave().
+
+    look_again: called when look() is wanted without a change of the network. suspended: seconds
+    that the machine has been suspended so far.
 
     directory: where former lifetimes of addresses are noted. NdxdpError without CAP_NET_RAW,
     InterfaceGone if there is no such device.
     """
 
-    def __init__(self, job: Job, link: Link, directory: Path) -> None:
+    def __init__(
+        self,
+        job: Job,
+        link: Link,
+        directory: Path,
+        look_again: Callable[[], None] = lambda: None,
+        suspended: Callable[[], float] | None = None,
+    ) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._targets: Mapping[Profile, Addresses] = {}
-        self._was_up = link.up
+        self._carrier_ups = link.carrier_ups
+        self._operational = link.operational
+        self._interrupted = self._paused = False
+        self._look_again, self._suspended = look_again, suspended or suspended_time
         self._care = Care(job.interface, job.gateway)
         self._announcer = self._announce(job, link)
         self._stack.push_async_callback(self._care.end)
         self._addresses = AddressKeeper(job, link, directory)
         self._stack.push_async_callback(self._addresses.end)
+        if self._announcer or job.gateway.keep:
+            self.start(self._notice_suspends())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it beside, until the attendants leave."""
@@ -133,6 +152,15 @@ class Attendants:
     async def leave(self) -> None:
         await self._stack.aclose()
 
+    def pause(self, paused: bool) -> None:
+        """Announce nothing while answering is paused, and all addresses once it is resumed."""
+        self._paused = paused
+        self._hold()
+
+    def interrupt(self) -> None:
+        """Treat the link as if its carrier had gone and come back by the next look()."""
+        self._interrupted = True
+
     def look(
         self,
         link: Link,
@@ -140,11 +168,19 @@ class Attendants:
         targets: Mapping[Profile, Addresses],
         care: Choice,
     ) -> None:
-        """What there is now. targets: exact addresses that are answered for, by how they are.
+        """Bring the attendants in step with the network.
 
-        care: from which addresses the gateways may be solicited.
+        targets: exact addresses that are answered for, by how they are. care: from which
+        addresses the gateways may be solicited. The link may have lost
+        its carrier and got it again since the last call: its count says so.
         """
-        came_up = link.up and not self._was_up
+        if not link.operational or link.carrier_ups != self._carrier_ups:
+            self._interrupted = True
+        came_up = link.operational and self._interrupted
+        if came_up:
+            self._interrupted = False
+        self._carrier_ups, self._operational = link.carrier_ups, link.operational
+        self._hold()
         if self._announcer:
             self._announcer.set_mac(link.mac)
             self._announcer.set_gateways(gateways)
@@ -157,7 +193,7 @@ class Attendants:
                 self._announcer.announce_all()
         self._care.look(gateways, care, came_up=came_up)
         self._addresses.look()
-        self._targets, self._was_up = targets, link.up
+        self._targets = targets
 
     @property
     def announced(self) -> Callable[[], Announced] | None:
@@ -167,6 +203,21 @@ class Attendants:
     def gateways(self) -> list[GatewayNews]:
         """Of the gateways that were solicited."""
         return self._care.news()
+
+    def _hold(self) -> None:
+        if self._announcer:
+            self._announcer.hold(self._paused or not self._operational)
+
+    async def _notice_suspends(self) -> None:
+        """Have the link looked at as interrupted when the machine was suspended."""
+        before = self._suspended()
+        while True:
+            await asyncio.sleep(_SUSPEND_LOOK)
+            now = self._suspended()
+            if now - before > _SUSPEND_MIN:
+                self.interrupt()
+                self._look_again()
+            before = now
 
     def _announce(self, job: Job, link: Link) -> Announcer | None:
         wanted = job.announce
@@ -184,3 +235,8 @@ class Attendants:
         self._stack.callback(announcer.close)
         self.start(announcer.run())
         return announcer
+
+
+def suspended_time() -> float:
+    """Return the seconds that the machine has been suspended since it was booted."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ndxdp import __version__, cli_trace, ndp, policy
 from ndxdp.cli_doctor import doctor
@@ -185,6 +186,18 @@ def detach(interface: str | None, all_of_them: bool) -> None:
     metavar="NETWORK",
     help="Answer for the containers of this Docker network.",
 )
+@click.option(
+    "--announce/--no-announce",
+    default=None,
+    help="Whether to announce addresses to the upstream when they appear; by default with -N only.",
+)
+@click.option(
+    "--docker-socket",
+    default="/var/run/docker.sock",
+    show_default=True,
+    metavar="PATH",
+    help="Where Docker or Podman listens, for -N.",
+)
 @attaching
 @click.option("--keep", is_flag=True, help="Go on answering after this process.")
 @verbosity
@@ -192,6 +205,8 @@ def run(
     interface: str | None,
     file: str | None,
     networks: tuple[str, ...],
+    announce: bool | None,
+    docker_socket: str,
     answered: tuple[str, ...],
     excepted: tuple[str, ...],
     lists: tuple[IO[str], ...],
@@ -209,8 +224,9 @@ def run(
     lean.one_heap()
     lean.collect_seldom()
     from ndxdp import config_reader, daemon, ladder
+    from ndxdp.config import Announce
     from ndxdp.job import Job
-    from ndxdp.sources.docker import SOCKET, Selector
+    from ndxdp.sources.docker import Selector
     from ndxdp.state import State
     from ndxdp.wire.netlink import NO_MAC
 
@@ -224,16 +240,22 @@ def run(
         settings = instance.maps.settings()
         why = "; ".join(ladder.told(ladder.unpack(settings.steps)))
         mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
-        click.echo(f"ready: {job.interface} answers in {mode}, rules: {len(job.rules)}")
+        does = "is paused" if settings.paused else "answers"
+        click.echo(f"ready: {job.interface} {does} in {mode}, rules: {len(job.rules)}")
 
     if file is not None:
         # What the command line says of an interface has no place beside the file.
-        named = answered or excepted or lists or via or networks or keep or force
-        if named or answer != "always":
-            raise UsageError(
-                "-c excludes -n, --except, --file, --answer, --via, -N, --keep and --force",
-                "write it there",
-            )
+        context = click.get_current_context()
+        given = [
+            parameter.opts[0]
+            for parameter in context.command.params
+            if parameter.expose_value
+            and parameter.name not in (None, "file")
+            and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+        ]
+        if given:
+            names = ", ".join(given)
+            raise UsageError(f"-c FILE excludes other options: {names}", "write it into the file")
         path = file
 
         both, state = trees(), State()
@@ -257,12 +279,14 @@ def run(
         whole = config_reader.load(path)
         set_log(whole.log_level, whole.log_format)
         export(whole.metrics)
-        jobs, docker_socket = [job_of(each) for each in whole.interfaces], whole.docker_socket
+        jobs, engine = [job_of(each) for each in whole.interfaces], whole.docker_socket
         del whole  # after a reload its rules would be a second copy
-        daemon.run(both, jobs, ready=ready, docker_socket=docker_socket, reread=read, state=state)
+        daemon.run(both, jobs, ready=ready, docker_socket=engine, reread=read, state=state)
         return
     assert interface is not None
+    engine = config_reader.parse_socket(docker_socket)
     rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE), force=force)
+    announcing = bool(networks) if announce is None else announce
     job = Job(
         interface,
         options_of(**how),
@@ -272,8 +296,9 @@ def run(
         detach=not keep,
         selectors=tuple(Selector(network=name) for name in networks),
         forced=frozenset(rules.wider if force else ()),
+        announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
-    daemon.run(trees(), [job], ready=ready, docker_socket=SOCKET)
+    daemon.run(trees(), [job], ready=ready, docker_socket=engine)
 
 
 @cli.command()

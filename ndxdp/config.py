@@ -158,7 +158,8 @@ class Interface:
     mode, loader, on_stop: words of MODES, LOADERS, ON_STOP. max_addresses: room for exact
     addresses, None for as it is. heartbeat_timeout: seconds after which the rules for containers
     lapse without a daemon, 0 for never. rules: those that the file holds. forced: prefixes whose
-    rule is wanted although it answers for other nodes of the link.
+    rule is wanted although it answers for other nodes of the link. paused: answering begins paused
+    where nothing is attached yet.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Interface:
     limit: Limit = Limit()
     resolve: Resolve = Resolve()
     forced: frozenset[Prefix] = frozenset()
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +198,8 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
     by_bcc = interface.loader == "bcc"
     never = len(interface.rules.only(lambda rule: rule.answer is Answer.NEVER))
     said = [unanswered or f"{interface.mode} mode" + (", by bcc" if by_bcc else "")]
+    if interface.paused:
+        said.append("begins paused")
     if not unanswered:
         said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
     if interface.docker:

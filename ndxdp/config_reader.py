@@ -109,7 +109,7 @@ def _config(root: Table, directory: Path) -> Config:
         metrics.parsed("listen", parse_listen) or Metrics(),
         ipv6only=metrics.boolean("ipv6only", False),
     )
-    socket_path = root.table("docker").parsed("socket", _parse_socket)
+    socket_path = root.table("docker").parsed("socket", parse_socket)
     interfaces: list[Interface] = []
     places: dict[str, Table] = {}
     for table in root.tables("interface"):
@@ -141,6 +141,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     max_addresses = table.integer("max_addresses", 1, 1 << 24)
     on_stop = table.choice("on_stop", ON_STOP, "keep")
     heartbeat = table.number("heartbeat_timeout", 1, _DAY, zero=True)
+    paused = table.boolean("paused", False)
     if mode == "userspace":
         other = "remove this key, or take another mode"
         if loader == "bcc":
@@ -165,6 +166,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         _limit(table.table("limit")),
         _resolve(table.table("resolve")),
         forced,
+        paused,
     )
 
 
@@ -444,8 +446,8 @@ def _is_address(family: socket.AddressFamily, text: str) -> bool:
     return True
 
 
-def _parse_socket(text: str) -> str:
-    """The path of a unix socket, as DOCKER_HOST would name it or alone."""
+def parse_socket(text: str) -> str:
+    """Return the path of a unix socket, written alone or as in DOCKER_HOST; else UsageError."""
     path = text.removeprefix("unix://")
     if not path.startswith("/") or "\0" in path or not _fits(path, _UNIX_PATH_MAX):
         raise UsageError(

@@ -224,6 +224,9 @@ class _Daemon:
     def _on_netlink(self) -> None:
         """An uplink is woken by what concerns it, and by all while it waits for its interface."""
         concerns = self._monitor.drain()
+        interrupted = self._monitor.interrupted()
         for uplink, _ in self._uplinks.values():
+            if interrupted:
+                uplink.links_interrupted(interrupted)
             if concerns is None or uplink.ifindexes is None or concerns & uplink.ifindexes:
                 uplink.network_changed()

@@ -169,8 +169,7 @@ def reply_to(question: Question, frame: bytes, known: bytes | None) -> Reply | F
     heard = decode_na(frame)
     if isinstance(heard, Fault):
         return heard
-    # The program sets the group bit of some, so that the kernel forwards them nowhere.
-    if heard.eth_destination not in (question.mac, _as_group(question.mac)):
+    if not is_sent_to(heard, question.mac):
         return Fault.OTHER_HOST
     if heard.destination != question.source:
         return Fault.OTHER_DESTINATION
@@ -188,6 +187,9 @@ def reply_to(question: Question, frame: bytes, known: bytes | None) -> Reply | F
     return Reply(mac, heard.router, heard.override)
 
 
-def _as_group(mac: bytes) -> bytes:
-    """The MAC with the bit set that makes it a group's (I/G)."""
-    return bytes((mac[0] | 1,)) + mac[1:]
+def is_sent_to(heard: Heard, mac: bytes) -> bool:
+    """Return True if an advertisement's frame was sent to a MAC (6 bytes).
+
+    The program sets the group bit (I/G) of some, so that the kernel forwards them nowhere.
+    """
+    return heard.eth_destination in (mac, bytes((mac[0] | 1,)) + mac[1:])

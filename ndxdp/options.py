@@ -128,6 +128,12 @@ force_option = click.option(
 def attaching(command: _F) -> _F:
     for option in (
         click.option(
+            "--paused",
+            is_flag=True,
+            help="Begin paused, as a standby, until `ndxdp resume`; what is attached already"
+            " stays as it is.",
+        ),
+        click.option(
             "--max-addresses",
             type=click.IntRange(1, 1 << 24),
             metavar="N",
@@ -238,6 +244,7 @@ def options_of(
     interface_rate: float | None,
     gateway_rate: float | None,
     max_addresses: int | None,
+    paused: bool = False,
 ) -> Options:
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
@@ -250,7 +257,16 @@ def options_of(
         if value and not 1e9 / value < 1 << 62:
             raise UsageError(f"--{option}-rate {value:g} is no rate", "0 is no limit")
     chosen = None if mode == "auto" else Mode[mode.upper()]
-    return Options(chosen, Loader(loader), rate, burst, interface_rate, gateway_rate, max_addresses)
+    return Options(
+        chosen,
+        Loader(loader),
+        rate,
+        burst,
+        interface_rate,
+        gateway_rate,
+        max_addresses,
+        paused=paused,
+    )
 
 
 def answering(answer: str, via: Iterable[str], source: str, profile: Profile | None = None) -> Rule:
@@ -305,6 +321,7 @@ def job_of(interface: Interface) -> Job:
         interface.limit.interface,
         interface.limit.gateway,
         interface.max_addresses,
+        interface.paused,
     )
     return Job(
         interface.name,

@@ -41,6 +41,7 @@ class Options:
     max_addresses: size of the table of exact addresses.
     links: False takes the way of a kernel without BPF links.
     image: another object than the shipped one.
+    paused: answering begins paused, where nothing is attached yet; what is attached stays as it is.
     """
 
     mode: Mode | None = None
@@ -52,14 +53,18 @@ class Options:
     max_addresses: int | None = None
     links: bool = True
     image: bytes | None = None
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Legacy:
-    """What pins leave to files, or files to pins. left: what is still to be put back."""
+    """What pins leave to files, or files to pins. left: what is still to be put back.
+
+    paused: None if there is nothing in the other place.
+    """
 
     rules: Rules = field(default_factory=Rules)
-    paused: bool = False
+    paused: bool | None = None
     left: Left = _NOTHING_LEFT
 
 
@@ -81,8 +86,9 @@ class Plan:
 
 
 def settings_of(plan: Plan, before: Settings | None) -> Settings:
-    """Settings for a plan; what it does not say stays as it was before."""
+    """Return the settings for a plan; what the plan does not specify stays as it was before."""
     rate, burst, link = plan.options.rate, plan.options.burst, plan.link
+    is_new = (before is None or not before.ifindex) and plan.legacy.paused is None
     settings = before or Settings(link.mac, link.ifindex, netlink.netns(), plan.mode)
     if rate is None and burst and not settings.rate_interval:
         raise UsageError("--burst without a rate limits nothing", "give --rate, too")
@@ -106,7 +112,7 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
     return replace(
         settings,
         left=settings.left | plan.legacy.left,
-        paused=settings.paused or plan.legacy.paused,
+        paused=settings.paused or bool(plan.legacy.paused) or (is_new and plan.options.paused),
         mac=link.mac,
         link_local=netlink.link_local(link.ifindex),
         l3_ifindex=link.l3_ifindex,

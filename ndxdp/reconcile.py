@@ -13,10 +13,12 @@ from dataclasses import replace
 
 from ndxdp.config import Resolve
 from ndxdp.instance import Instance, note_locals
+from ndxdp.kernel.abi import Left
 from ndxdp.kernel.pins import Tree
 from ndxdp.ndp import Limits
 from ndxdp.policy import HOST_SOURCE, Prefix
 from ndxdp.rules import Difference, Rules, difference, hold
+from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,31 @@ def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules)
     for prefix in change.remove:
         log.info("%s: the hole is gone", prefix)
     return actual
+
+
+def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: bool) -> list[str]:
+    """Set again what lets solicitations in, if somebody has switched it off since attaching.
+
+    allmulti: the interface's flag is wanted, too. Returns names of what was set; detaching undoes
+    that.
+    """
+    wanted = Left(0)
+    if allmulti and not link.allmulti:
+        wanted |= Left.ALLMULTI
+    if link.mcast_router == 1:
+        wanted |= Left.MCAST_ROUTER
+    if not wanted:
+        return []
+    with tree.lock():
+        settings = instance.maps.settings()
+        # Written first: a process that is killed in between leaves word of what is to be undone.
+        instance.maps.set_settings(replace(settings, left=settings.left | wanted))
+        if wanted & Left.ALLMULTI:
+            netlink.set_allmulti(link.ifindex, True)
+        if wanted & Left.MCAST_ROUTER:
+            netlink.set_mcast_router(link.ifindex, 2)
+    names = {Left.ALLMULTI: "allmulti", Left.MCAST_ROUTER: "mcast_router 2"}
+    return [name for bit, name in names.items() if wanted & bit]
 
 
 def beat(tree: Tree, instance: Instance, timeout: float) -> None:

@@ -269,6 +269,7 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
                     link.name, link.ifindex, plan.mode, prog_fd, present.link_fd, present.prog_fd
                 )
                 link_fd = os.dup(present.link_fd) if present.link_fd is not None else None
+                _restore_reception(undo, plan, settings, maps)
             else:
                 if not beside:
                     (plan.path / pins.LINK).unlink(missing_ok=True)
@@ -341,6 +342,23 @@ def _hang(
         undo.callback(netlink.set_mcast_router, link.ifindex, 1)
     maps.set_settings(replace(settings, left=left))
     return link_fd
+
+
+def _restore_reception(
+    undo: contextlib.ExitStack, plan: Plan, settings: Settings, maps: Maps
+) -> None:
+    """Set allmulti and mcast_router again, if somebody has switched them off since attaching."""
+    link, left = plan.link, settings.left
+    if plan.keep and not link.allmulti:
+        left |= Left.ALLMULTI
+        undo.callback(netlink.set_allmulti, link.ifindex, False)
+        netlink.set_allmulti(link.ifindex, True)
+    if link.mcast_router == 1:
+        left |= Left.MCAST_ROUTER
+        undo.callback(netlink.set_mcast_router, link.ifindex, 1)
+        netlink.set_mcast_router(link.ifindex, 2)
+    if left != settings.left:
+        maps.set_settings(replace(settings, left=left))
 
 
 def _with_room(maps: Maps, max_addresses: int, have: int) -> Maps:

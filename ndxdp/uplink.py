@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _RETRY = 5.0  # seconds after a failure
 _SLICE = 500  # groups: a fraction of a second
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
+_RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
 
 _T = TypeVar("_T")
 
@@ -58,7 +60,8 @@ class _Answering:
     """What answers: a program that is pinned in `tree`, or the userspace path.
 
     leaves: nothing of it stays at an orderly end. held: what it needs as long as it answers.
-    claim: that nobody else answers there.
+    claim: that nobody else answers there. restored_at: when reception was restored last.
+    check_groups: the kernel may have dropped groups that were joined.
     """
 
     tree: Tree
@@ -74,6 +77,8 @@ class _Answering:
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     care: Choice = NO_CARE
     asks_kernel: bool = False
+    restored_at: float | None = None
+    check_groups: bool = False
 
 
 class Uplink:
@@ -100,7 +105,8 @@ class Uplink:
         self._trees, self._executor, self._ready = trees, executor, ready
         self._let_go, self._state = let_go, state
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
-        self._again = self._switching = self._unmet = False
+        self._again = self._switching = self._unmet = self._interrupted = False
+        self._own_links = frozenset[int]()
         self._containers: Rules | None = None
         self._stale_rules = self._look_again = False
         self._left_out: frozenset[Broad] = frozenset()
@@ -113,6 +119,12 @@ class Uplink:
 
     def network_changed(self) -> None:
         self._changed.set()
+
+    def links_interrupted(self, ifindexes: frozenset[int]) -> None:
+        """Announce all addresses if this uplink's interface, or its bridge, is among these."""
+        if ifindexes & self._own_links:
+            self._interrupted = True
+            self._changed.set()
 
     def set_containers(self, rules: Rules) -> None:
         """The rules for the containers that there are now."""
@@ -134,6 +146,7 @@ class Uplink:
 
     async def run(self) -> None:
         """NdxdpError if it cannot begin, unless the job is patient."""
+        self._loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             pause = 0.0
             try:
@@ -197,7 +210,7 @@ class Uplink:
     async def _attend(self, answering: _Answering, resolver: Resolver) -> None:
         link = await self._call(lambda: self._find(answering))
         with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
-            attendants = Attendants(self.job, link, self._trees.files.root)
+            attendants = Attendants(self.job, link, self._trees.files.root, self._changed.set)
             attending = self._state.attending(
                 self.job.interface, attendants.announced, attendants.gateways
             )
@@ -278,10 +291,20 @@ class Uplink:
                         self._stale_rules = True
                         raise
             with self._going_on():
+                # Before the rules are read, which may be many: a standby that takes over hurries.
+                settings = await self._call(answering.instance.maps.settings)
+                attendants.pause(settings.paused)
                 if link is None:
                     link = await self._call(partial(self._follow, answering))
+                if answering.check_groups:
+                    answering.check_groups = False
+                    if await self._call(groups.forget_lost):
+                        joined = {}
                 if answering.targets is not joined and await self._join(groups, answering.targets):
                     joined = answering.targets
+                if self._interrupted:
+                    self._interrupted = False
+                    attendants.interrupt()
                 neighbours.follow(link.l3_ifindex, answering.gateways)
                 attendants.look(link, answering.gateways, joined, answering.care)
             if self._again:
@@ -296,7 +319,7 @@ class Uplink:
 
     @contextlib.contextmanager
     def _watching(self, answering: _Answering) -> Iterator[None]:
-        """Rules that are changed by hand are seen: groups are joined, addresses announced."""
+        """Notice what commands change: rules, and whether answering is paused."""
         loop = asyncio.get_running_loop()
         try:
             watch = Watch(answering.tree.path(self.job.interface))
@@ -443,13 +466,17 @@ class Uplink:
         )
         held.callback(instance.close)
         answering = _Answering(trees.pins, instance, instance.maps.settings().ifindex)
-        if not job.keep:
-            answering.leaves = True
-            try:
-                with netlink.present(job.interface):
-                    held.callback(Allmulti(answering.ifindex).close)
-            except BaseException as error:
-                self._leave(answering, lost=isinstance(error, InterfaceGone))
+        answering.leaves = not job.keep
+        try:
+            with netlink.present(job.interface):
+                held.callback(Allmulti(answering.ifindex).close)
+        except BaseException as error:
+            lost = isinstance(error, InterfaceGone)
+            if lost or not job.keep:
+                self._leave(answering, lost=lost)
+            # What is kept has the interface's flag. The membership only helps while somebody
+            # else has switched that off.
+            if lost or not job.keep or not isinstance(error, NdxdpError):
                 raise
         return answering
 
@@ -499,6 +526,9 @@ class Uplink:
 
     def _end(self, answering: _Answering, *, lost: bool) -> None:
         with answering.claim, answering.held:
+            if not (lost or answering.leaves):  # no daemon restores it any more
+                with contextlib.suppress(NdxdpError, OSError):
+                    self._restore(answering, self._find(answering), at_once=True)
             if lost or answering.leaves:
                 self._leave(answering, lost=lost)
 
@@ -600,8 +630,8 @@ class Uplink:
         if link is None or link.ifindex != answering.ifindex:
             raise gone(self.job.interface)
         # Where a route leads may change with any interface.
-        ours = frozenset((link.ifindex, link.master))
-        self.ifindexes = None if answering.asks_kernel else ours
+        self._own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
+        self.ifindexes = None if answering.asks_kernel else self._own_links
         return link
 
     def _follow(self, answering: _Answering, desired_by: Mapping[str, Rules] | None = None) -> Link:
@@ -610,6 +640,7 @@ class Uplink:
         desired_by: the rules of our sources, if these are to be written, too.
         """
         link = self._find(answering)
+        self._restore(answering, link)
         owned = netlink.owned_addresses(link)
         link_local = netlink.link_local(link.ifindex)
         above, own = self._above(link)
@@ -638,7 +669,7 @@ class Uplink:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
-            answering.seen, answering.on_link = seen, here
+            answering.seen, answering.on_link, answering.check_groups = seen, here, True
         if answering.asks_kernel:
             self.ifindexes = None
         reconcile.note_tables(answering.tree, answering.instance)
@@ -657,6 +688,30 @@ class Uplink:
             return above, ()
         found = netlink.own_addresses(above.ifindex)
         return above, tuple(own._replace(preferred=0, valid=0) for own in found)
+
+    def _restore(self, answering: _Answering, link: Link, *, at_once: bool = False) -> None:
+        """Switch on again what lets solicitations in, once in _RESTORE_PAUSE at most.
+
+        Another program that switches it off each time gets one warning and no race. allmulti
+        stays on in between, by the membership that this process has.
+        """
+        before, now = answering.restored_at, time.monotonic()
+        if before is not None and now - before < _RESTORE_PAUSE and not at_once:
+            return
+        restored = reconcile.restore_reception(
+            answering.tree, answering.instance, link, allmulti=not answering.leaves
+        )
+        if not restored:
+            return
+        answering.restored_at = now
+        level = logging.WARNING if before is None else logging.DEBUG
+        log.log(
+            level,
+            "%s: somebody switched off %s, which lets solicitations in; it is on again",
+            link.name,
+            " and ".join(restored),
+        )
+        self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, self._changed.set)
 
     def _beat(self, answering: _Answering) -> None:
         reconcile.beat(answering.tree, answering.instance, self.job.heartbeat_timeout)

@@ -22,8 +22,20 @@ from scapy.layers.l2 import Ether
 
 from ndxdp.ndp import Profile
 from ndxdp.policy import parse_address, parse_mac
+from ndxdp.wire import announce
 from ndxdp.wire.announce import Announcements, Announcer, Kind, Pace
-from tests.network import BEHIND, GATEWAY, HOST_MAC, ROUTER_LINK_LOCAL, UPLINK, call, python, sh
+from tests.network import (
+    BEHIND,
+    GATEWAY,
+    HOST_MAC,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    UPLINK,
+    call,
+    python,
+    sh,
+)
 from tests.segment import (
     GATEWAY_BYTES,
     HOST_MAC_BYTES,
@@ -32,6 +44,7 @@ from tests.segment import (
     SWITCH,
     Segment,
     at,
+    ip,
     segment,
 )
 
@@ -39,7 +52,9 @@ ADDRESS = "2001:db8::c:0:0:99"
 ADDRESS_BYTES = parse_address(ADDRESS)
 PREFIX = ADDRESS_BYTES[:12]
 ALL = Announcements(probe=True, rate=1000)
-NOBODY_BYTES = parse_mac("02:00:00:00:00:dd")
+STALE = "02:00:00:00:00:dd"
+NOBODY_BYTES = parse_mac(STALE)
+NEIGHBOUR = ("ip", "-6", "neigh", "show", ADDRESS, "dev", ROUTER_LINK)
 
 
 def behind(number: int) -> bytes:
@@ -251,7 +266,8 @@ def test_interval(wired: Segment) -> None:
         async with announcing(wired, what) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await asyncio.sleep(1.1)
-            assert 5 <= announcer.sent[Kind.ADVERTISE] <= 6
+            # Once each 0.2 s, and the repetition after a second.
+            assert 6 <= announcer.sent[Kind.ADVERTISE] <= 7
 
     asyncio.run(main())
 
@@ -354,6 +370,188 @@ def test_link_down_is_counted_and_survived(wired: Segment) -> None:
             announcer.announce_all()
             await settled(announcer)
             assert announcer.sent == dict.fromkeys(Kind, 1)
+
+    asyncio.run(main())
+
+
+# ---- repetitions ---------------------------------------------------------------------------------
+
+# The switch loses what the host sends of Neighbor Discovery.
+LOSS = """
+table bridge loss {
+    chain forward {
+        type filter hook forward priority filter; policy accept;
+        iifname "to-host" icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } drop
+    }
+}
+"""
+
+
+@contextlib.contextmanager
+def losing() -> Iterator[None]:
+    at(SWITCH, "nft", "-f", "-", stdin=LOSS)
+    try:
+        yield
+    finally:
+        at(SWITCH, "nft", "delete", "table", "bridge", "loss")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses between repetitions that are a tenth as long."""
+    monkeypatch.setattr(announce, "_PAUSES", tuple(pause / 10 for pause in announce._PAUSES))
+
+
+async def finished(announcer: Announcer, within: float = 30) -> None:
+    await until(lambda: not announcer.waiting and not announcer.repeating, within)
+    await asyncio.sleep(0.05)
+
+
+def test_repeated_a_second_apart_until_the_gateway_answers(wired: Segment) -> None:
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            async with announcing(wired) as announcer:
+                announcer.announce([ADDRESS_BYTES])
+                began = time.monotonic()
+                await finished(announcer)
+                assert time.monotonic() - began >= 2
+                assert announcer.sent == {Kind.PROBE: 1, Kind.SOLICIT: 1, Kind.ADVERTISE: 3}
+            said = [kind for kind, _ in seen.about()]
+            assert said == [Kind.PROBE, Kind.SOLICIT, *[Kind.ADVERTISE] * 3]
+
+    asyncio.run(main())
+
+
+def test_gateway_that_never_answers(wired: Segment, quick: None) -> None:
+    """It is solicited eight times; one that does answer is not solicited again."""
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            nobody = parse_address("2001:db8::dd")
+            async with announcing(wired, gateways=(nobody, GATEWAY_BYTES)) as announcer:
+                announcer.announce([ADDRESS_BYTES])
+                await finished(announcer)
+            solicited = [frame[62:78] for frame in seen.frames() if named(frame)[0] is Kind.SOLICIT]
+            assert solicited == [nobody, GATEWAY_BYTES, *[nobody] * 7]
+
+    asyncio.run(main())
+
+
+def test_gateway_that_answers_late(wired: Segment, quick: None) -> None:
+    """As where a switch forwards nothing for a while after the link has come up."""
+
+    async def main() -> None:
+        async with announcing(wired, Announcements(rate=1000, advertise=False)) as announcer:
+            with losing():
+                announcer.announce([ADDRESS_BYTES])
+                await until(lambda: announcer.sent[Kind.SOLICIT] == 5)
+                assert announcer.repeating == 1
+            await finished(announcer)
+            assert announcer.sent[Kind.SOLICIT] == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", [Kind.SOLICIT, Kind.ADVERTISE])
+def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> None:
+    """Nobody answers for the address: the router knows it by the announcement alone."""
+    wired.behind(ADDRESS)
+    if kind is Kind.ADVERTISE:  # that changes entries, and makes none
+        stale = f"neighbour replace {ADDRESS} lladdr {STALE} dev {ROUTER_LINK} nud reachable"
+        ip(ROUTER, stale)
+    what = Announcements(
+        solicit_gateway=kind is Kind.SOLICIT, advertise=kind is Kind.ADVERTISE, rate=1000
+    )
+
+    async def main() -> None:
+        async with announcing(wired, what) as announcer:
+            with losing():
+                announcer.announce([ADDRESS_BYTES])
+                await asyncio.sleep(1.5)
+                assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
+            await until(lambda: HOST_MAC in at(ROUTER, *NEIGHBOUR).out)
+            assert await asyncio.to_thread(wired.ping, ADDRESS) == 1
+
+    asyncio.run(main())
+
+
+def test_new_ones_go_before_repetitions(wired: Segment, quick: None) -> None:
+    what = Announcements(rate=100, solicit_gateway=False)
+
+    async def main() -> None:
+        with wired.at_switch() as wire:
+            seen = Seen(wire)
+            async with announcing(wired, what) as announcer:
+                announcer.announce(behind(number) for number in range(30))
+                await until(lambda: announcer.sent[Kind.ADVERTISE] >= 35)
+                announcer.announce([ADDRESS_BYTES])
+                await finished(announcer)
+            said = [address for _, address in seen.about()]
+            assert len(said) == 93
+            assert said.index(ADDRESS_BYTES) < 45
+            assert said[:30] == [behind(number) for number in range(30)]
+
+    asyncio.run(main())
+
+
+def test_interval_is_no_series(wired: Segment, quick: None) -> None:
+    """Each round announces once, also to a gateway that has answered before."""
+    what = Announcements(advertise=False, rate=1000, interval=1)
+
+    async def main() -> None:
+        async with announcing(wired, what, (GATEWAY_BYTES, b"\xfe\x80" + bytes(14))) as announcer:
+            announcer.announce([ADDRESS_BYTES])
+            await until(lambda: announcer.sent[Kind.SOLICIT] >= 2)
+            await until(lambda: announcer.sent[Kind.SOLICIT] >= 9 + 2 * 2, 15)
+
+    asyncio.run(main())
+
+
+def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None:
+    async def main() -> None:
+        async with announcing(wired, Announcements(rate=1000, solicit_gateway=False)) as announcer:
+            announcer.announce([behind(1)])
+            await until(lambda: announcer.sent[Kind.ADVERTISE] == 1)
+            announcer.hold(True)
+            announcer.announce([behind(2)])
+            announcer.announce_all()
+            await asyncio.sleep(0.5)
+            assert announcer.sent[Kind.ADVERTISE] == 1
+            announcer.forget([behind(1)])
+            announcer.hold(False)
+            await finished(announcer)
+            assert announcer.sent[Kind.ADVERTISE] == 4
+
+    asyncio.run(main())
+
+
+def test_what_has_gone_is_not_repeated(wired: Segment, quick: None) -> None:
+    async def main() -> None:
+        async with announcing(wired, Announcements(rate=1000, solicit_gateway=False)) as announcer:
+            announcer.announce([behind(1), behind(2)])
+            await settled(announcer)
+            assert announcer.repeating == 2
+            announcer.forget([behind(1)])
+            assert announcer.repeating == 1
+            await finished(announcer)
+            assert announcer.sent[Kind.ADVERTISE] in (4, 5), "one may have been repeated before"
+
+    asyncio.run(main())
+
+
+def test_deaf_it_repeats_three_times(
+    wired: Segment, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no socket for answers can be had."""
+
+    async def main() -> None:
+        async with announcing(wired, Announcements(rate=1000, advertise=False)) as announcer:
+            monkeypatch.setattr(announcer, "_listen", lambda: None)
+            announcer.announce([ADDRESS_BYTES])
+            await finished(announcer)
+            assert announcer.sent[Kind.SOLICIT] == 3
 
     asyncio.run(main())
 

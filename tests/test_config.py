@@ -94,6 +94,8 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ('on_stop = "detach"', {"on_stop": "detach"}),
     ('mode = "userspace"\non_stop = "detach"', {"mode": "userspace", "on_stop": "detach"}),
     ("heartbeat_timeout = 0", {}),
+    ("paused = false", {}),
+    ("paused = true", {"paused": True}),
     ("heartbeat_timeout = 30", {"heartbeat_timeout": 30.0}),
     ("heartbeat_timeout = 1.5", {"heartbeat_timeout": 1.5}),
     (PREFIX, rule()),
@@ -380,14 +382,15 @@ BAD_INTERFACES = [
         )
         for number in ("-1", "nan", "inf", "86401")
     ),
+    Bad("paused = 1", "3: interface[0].paused: an integer, not true or false"),
     Bad("heartbeat_timeout = false", "3: interface[0].heartbeat_timeout: a boolean, not a number"),
     # unknown keys, and tables that are none
     Bad("mod = 1", "3: interface[0].mod: [[interface]] has no such key", "did you mean 'mode'?"),
     Bad(
         '"a b\\n" = 1',
         '3: interface[0]."a b\\n": [[interface]] has no such key',
-        "the keys are name, mode, loader, max_addresses, on_stop, heartbeat_timeout, prefix,"
-        " docker, announce, gateway, addresses, limit",
+        "the keys are name, mode, loader, max_addresses, on_stop, heartbeat_timeout, paused,"
+        " prefix, docker, announce, gateway, addresses, limit",
     ),
     Bad(
         "rate = 1",

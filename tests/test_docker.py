@@ -25,7 +25,8 @@ from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint, Selector, label_keys, rules
 from ndxdp.sources.json_pieces import Objects
 from tests.engine import Engine
-from tests.network import eventually
+from tests.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
+from tests.network import rules as listed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -826,3 +827,63 @@ def test_real_engine_that_comes_after_the_watcher(docker_engine: Engine) -> None
         watcher.becomes({"2001:db8:0:1:c::10": "six"})
         engine.clear()
         watcher.becomes({}, within=2)
+
+
+# ---- `ndxdp run -i IFACE -N NETWORK`, as ndpresponder is called ----------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "announced"), [((), True), (("--announce",), True), (("--no-announce",), False)]
+)
+def test_real_run_announces_a_new_container(
+    net: Network, docker_engine: Engine, words: tuple[str, ...], announced: bool
+) -> None:
+    """The router has learnt of the container, though it solicited nobody."""
+    engine, address = docker_engine, "2001:db8::c:0:0:10"
+    engine.make_network("exposed", "172.30.6.0/24", BEHIND)
+    try:
+        run = net.run("-i", UPLINK, "-N", "exposed", "--docker-socket", str(engine.socket), *words)
+        with net.advertisements() as heard:
+            engine.run("new", "exposed", address=address)
+            eventually(lambda: address in listed(), within=10)
+            eventually(lambda: is_known(net, address) or not announced)
+            time.sleep(0.3)
+        assert is_known(net, address) is announced
+        from_it = [frame for frame in heard if frame[22:38] == parse_address(address)]
+        assert bool(from_it) is announced
+        assert run.end()[:2] == (0, "")
+    finally:
+        engine.clear()
+
+
+def is_known(net: Network, address: str) -> bool:
+    return HOST_MAC in net.at_router("ip", "-6", "neighbour", "show", address).out
+
+
+@pytest.mark.parametrize(("words", "announced"), [((), False), (("--announce",), True)])
+def test_run_announces_addresses_of_its_own_when_asked(
+    net: Network, words: tuple[str, ...], announced: bool
+) -> None:
+    address = "2001:db8::c:0:0:11"
+    run = net.run("-i", UPLINK, "-n", address, *words)
+    eventually(lambda: is_known(net, address) or not announced)
+    time.sleep(0.3)
+    assert is_known(net, address) is announced
+    assert run.end()[:2] == (0, "")
+
+
+def test_run_with_a_socket_that_cannot_be(net: Network) -> None:
+    refusal = ndxdp("run", "-i", UPLINK, "-N", "x", "--docker-socket", "run/docker.sock")
+    assert (refusal.code, refusal.out) == (2, "")
+    assert "'run/docker.sock' is no path of a unix socket" in refusal.err
+
+
+@pytest.mark.parametrize(
+    "words", [("--docker-socket", "/x"), ("--announce",), ("--paused",), ("--mode", "tc")]
+)
+def test_the_file_excludes_what_the_command_line_says(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text('[[interface]]\nname = "nowhere0"\n')
+    refusal = ndxdp("run", "-c", str(file), *words)
+    assert refusal.code == 2
+    assert f"-c FILE excludes other options: {words[0]}" in refusal.err

@@ -225,6 +225,47 @@ def test_no_privilege_is_needed(wired: Segment) -> None:
     assert python(code).out == "1 0\n"
 
 
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        (("link set up0 down", "link set up0 up"), 0),
+        (("link set up0 address 02:00:00:00:00:0b",), 0),
+        (("link set up0 mtu 1279", "link set up0 mtu 1500"), 3),
+    ],
+    ids=["down", "mac", "mtu"],
+)
+def test_what_the_kernel_drops_is_joined_again(
+    wired: Segment, changes: tuple[str, ...], lost: int
+) -> None:
+    addresses = [behind(number) for number in (17, 18, 19)]
+    wanted = set(map(solicited_node_group, addresses))
+    with joining(wired) as groups:
+        groups.listen(addresses)
+        for change in changes:
+            sh("ip", *change.split())
+        assert len(wanted - kernel_groups().keys()) == lost
+        assert groups.forget_lost() == lost
+        groups.listen(addresses)
+        assert wanted <= kernel_groups().keys()
+        assert groups.forget_lost() == 0
+    assert not wanted & kernel_groups().keys()
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_groups_survive_ipv6_that_is_switched_off(wired: Segment, switch: str) -> None:
+    """And in the other order: what was joined while it was off."""
+    sysctl = f"net.ipv6.conf.{UPLINK}.disable_ipv6"
+    group = solicited_node_group(ADDRESS_BYTES)
+    sh("sysctl", "-qw", f"{sysctl}={switch}")
+    with joining(wired) as groups:
+        groups.listen([ADDRESS_BYTES])
+        for value in ("1", "0"):
+            sh("sysctl", "-qw", f"{sysctl}={value}")
+        groups.forget_lost()
+        groups.listen([ADDRESS_BYTES])
+        assert group in kernel_groups()
+
+
 # ---- limits --------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
-"""Word of rules that were changed by hand: the directory of an interface is touched, and watched.
+"""Notification of rules and pauses that a command has changed: it touches a watched directory.
 
-The maps themselves tell nobody, and bpffs reports no writing to them. So who changes rules sets
-the times of the directory that holds them, which inotify(7) reports on bpffs as elsewhere.
+The kernel reports no writing to maps, neither by the maps nor by bpffs. So a command that changes
+rules, pauses or resumes sets the times of the directory that holds the interface's maps;
+inotify(7) reports that on bpffs as elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Watch:
 
 
 def touch(directory: Path) -> None:
-    """Tell whoever watches; nobody need."""
+    """Notify watchers; there may be none."""
     with contextlib.suppress(OSError):  # it is not ours to touch, or has gone
         os.utime(directory)
 

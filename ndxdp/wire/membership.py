@@ -132,6 +132,21 @@ class Groups:
         self._told = False
         return False
 
+    def forget_lost(self) -> int:
+        """Make ready to join again what the kernel has dropped; return how many groups that are.
+
+        The kernel drops all groups of an interface whose MTU goes below IPv6's 1280 bytes
+        (addrconf_ifdown()). The sockets still list them, and must leave before they join anew.
+        """
+        try:
+            present = _present_groups(self._ifindex)
+        except OSError:  # no /proc
+            return 0
+        lost = self._joined.keys() - present
+        for group in lost:
+            self._leave(group)
+        return len(lost)
+
     def _join(self, group: int) -> int:
         """0, or the errno of a kernel that has no more memberships to give."""
         request = self._request(group)
@@ -187,6 +202,18 @@ class Groups:
                 os.strerror(number),
             )
         self._told = True
+
+
+def _present_groups(ifindex: int) -> set[int]:
+    """Return the solicited-node groups of an interface, each as its last 24 bits."""
+    prefix = solicited_node_group(bytes(16))[:13].hex()
+    found = set()
+    with open("/proc/thread-self/net/igmp6", encoding="ascii") as lines:
+        for line in lines:
+            index, _, group, *_ = line.split()
+            if int(index) == ifindex and group.startswith(prefix):
+                found.add(int(group[26:], 16))
+    return found
 
 
 def _group_of(address: bytes) -> int:

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -28,12 +29,18 @@ from pyroute2.netlink import nla, nlmsg  # noqa: E402
 
 IFF_UP = 0x1
 IFF_ALLMULTI = 0x200
+_IFF_LOWER_UP = 0x10000
+_IF_OPER_UNKNOWN, _IF_OPER_UP = 0, 6
+_IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_EVENT = 10, 16, 18, 44
+_IFLA_CARRIER_UP_COUNT = 47
+_IFLA_INFO_KINDS = (1, 4)  # IFLA_INFO_KIND, IFLA_INFO_SLAVE_KIND
+_IFLA_EVENT_BONDING_FAILOVER, _IFLA_EVENT_NOTIFY_PEERS = 3, 4
 _ARPHRD_ETHER = 1
 _SCOPE_LINK = 253
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 
 _RTMGRP_LINK, _RTMGRP_IPV6_IFADDR, _RTMGRP_IPV6_ROUTE = 0x1, 0x100, 0x400
-_RTM_NEWLINK, _RTM_GETLINK = 16, 18
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
@@ -45,6 +52,10 @@ _NTF_ROUTER = 0x80
 _RTPROT_KERNEL, _RTPROT_RA = 2, 9
 _PORTS = ("bridge", "bond", "team")
 """Kinds of masters that take their ports' packets for their own; a VRF does not."""
+_STACKED = ("vlan", "macvlan", "ipvlan")
+"""Kinds that are on top of one other interface, and have their carrier from it."""
+_GUESTS = (b"veth", b"tun")
+"""Kinds of ports that lead to containers and virtual machines, and not to an upstream."""
 
 FOREVER = 0xFFFFFFFF
 """Seconds: the lifetime of an address that does not expire (INFINITY_LIFE_TIME)."""
@@ -59,6 +70,9 @@ class Link(NamedTuple):
     the interface that its packets come in by for the FIB: a port's are its master's.
     mcast_router: of a bridge: 2 if every multicast frame is delivered to the host as well, 1 if
     MLD snooping decides; 0 for all else.
+    operational: the interface is up, has carrier, and its state is UP or UNKNOWN (RFC 2863).
+    carrier_ups: how often the interface has got its carrier so far; with that of the interface that
+    it is on top of, whose short interruptions it does not see. lower: ifindex of that one, or 0.
     """
 
     ifindex: int
@@ -71,6 +85,9 @@ class Link(NamedTuple):
     master: int = 0
     mcast_router: int = 0
     l3_ifindex: int = 0
+    operational: bool = False
+    carrier_ups: int = 0
+    lower: int = 0
 
 
 class Neighbour(NamedTuple):
@@ -112,8 +129,12 @@ class _LinkMessage(nlmsg):  # type: ignore[misc]
     nla_map = (
         (1, "IFLA_ADDRESS", "cdata"),
         (3, "IFLA_IFNAME", "asciiz"),
+        (5, "IFLA_LINK", "uint32"),
         (10, "IFLA_MASTER", "uint32"),
+        (16, "IFLA_OPERSTATE", "uint8"),
         (18, "IFLA_LINKINFO", "linkinfo"),
+        (37, "IFLA_LINK_NETNSID", "int32"),
+        (47, "IFLA_CARRIER_UP_COUNT", "uint32"),
     )
 
     class linkinfo(nla):  # type: ignore[misc]
@@ -240,6 +261,9 @@ def find_link(name: str) -> Link | None:
     bridge = info.get_attr("IFLA_INFO_DATA") if is_bridge else None
     master = message.get_attr("IFLA_MASTER") or 0
     is_port = info and info.get_attr("IFLA_INFO_SLAVE_KIND") in _PORTS
+    is_stacked = info and info.get_attr("IFLA_INFO_KIND") in _STACKED
+    elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
+    lower = message.get_attr("IFLA_LINK") or 0 if is_stacked and not elsewhere else 0
     return Link(
         ifindex=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -251,6 +275,9 @@ def find_link(name: str) -> Link | None:
         master=master,
         mcast_router=(bridge.get_attr("IFLA_BR_MCAST_ROUTER") or 0) if bridge else 0,
         l3_ifindex=master if is_port else message["index"],
+        operational=is_operational(message["flags"], message.get_attr("IFLA_OPERSTATE") or 0),
+        carrier_ups=_carrier_ups(message) + (_carrier_ups_of(lower) if lower else 0),
+        lower=lower,
     )
 
 
@@ -281,6 +308,31 @@ def any_link(name: str) -> Link:
     if link is None:
         raise NdxdpError(f"there is no interface '{name}'", "see: ip -br link")
     return link
+
+
+def _carrier_ups(message: Any) -> int:
+    return message.get_attr("IFLA_CARRIER_UP_COUNT") or 0
+
+
+def _carrier_ups_of(ifindex: int) -> int:
+    """Return the count of an interface; 0 if it has gone."""
+    with _told():
+        try:
+            (message,) = _ask(_RTM_GETLINK, 0, _LinkMessage, index=ifindex)
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
+            return 0
+    return _carrier_ups(message)
+
+
+def is_operational(flags: int, operstate: int) -> bool:
+    """True if an interface can send and receive (Documentation/networking/operstates.rst).
+
+    A driver that knows no carrier leaves IFF_LOWER_UP set and the state UNKNOWN.
+    """
+    wanted = IFF_UP | _IFF_LOWER_UP
+    return flags & wanted == wanted and operstate in (_IF_OPER_UNKNOWN, _IF_OPER_UP)
 
 
 def answering_link(name: str, *, down: bool = False) -> Link:
@@ -552,11 +604,13 @@ def has_filters(ifindex: int) -> bool:
 class Monitor:
     """Wakes its reader when links, IPv6 addresses, default, local or on-link IPv6 routes change.
 
-    It tells where, not what: the reader looks at the present state, so that a lost message costs
-    nothing. fileno() is readable when drain() has something to say.
+    A change names the interface, not the news: the reader looks at the present state, so that a
+    lost message costs nothing. fileno() is readable when drain() has something to return.
     """
 
     def __init__(self) -> None:
+        self._interruptions = Interruptions()
+        self._interrupted: set[int] = set()
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
@@ -570,7 +624,7 @@ class Monitor:
         self._socket.close()
 
     def drain(self) -> frozenset[int] | None:
-        """Read what there is: the interfaces that it is about, None if it may concern all."""
+        """Read all messages; return the interfaces they are about, None if all may be concerned."""
         concerned: set[int] = set()
         everybody = False
         while True:
@@ -585,8 +639,13 @@ class Monitor:
                 continue
             everybody = self._read(data, concerned) or everybody
 
-    @staticmethod
-    def _read(data: bytes, concerned: set[int]) -> bool:
+    def interrupted(self) -> frozenset[int]:
+        """Return the interfaces that Interruptions has found since the last call."""
+        found = frozenset(self._interrupted)
+        self._interrupted.clear()
+        return found
+
+    def _read(self, data: bytes, concerned: set[int]) -> bool:
         """Note the interfaces; True for a route."""
         at, everybody = 0, False
         while at + 24 <= len(data):
@@ -595,8 +654,75 @@ class Monitor:
                 everybody = True
             else:  # ifi_index and ifa_index lie at the same place
                 concerned.add(struct.unpack_from("=i", data, at + 20)[0])
+                if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+                    found = self._interruptions.of(data[at : at + length])
+                    self._interrupted |= found
+                    concerned |= found
             at += max((length + 3) & ~3, 16)
         return everybody
+
+
+class Interruptions:
+    """A reader of messages about links that finds interrupted ones. Pure.
+
+    A look at the interface may not show any more that
+
+    - the interface was without carrier, or down;
+    - the kernel asked everything above to make itself known anew: a bond took another port, or a
+      virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS);
+    - a port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
+      of guests do not count: they come and go with each container.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[int, tuple[bool, int]] = {}
+
+    def of(self, message: bytes) -> frozenset[int]:
+        """Return the interfaces that a message reports as interrupted.
+
+        message: an RTM_NEWLINK or RTM_DELLINK, from its nlmsghdr on.
+        """
+        if len(message) < 32 or message[16] != socket.AF_UNSPEC:  # AF_BRIDGE: a port's own state
+            return frozenset()
+        kind = struct.unpack_from("=H", message, 4)[0]
+        index, flags = struct.unpack_from("=iI", message, 20)
+        if kind == _RTM_DELLINK:
+            self._ports.pop(index, None)
+            return frozenset()
+        attributes = dict(_attributes(message, 32))
+        operstate = attributes.get(_IFLA_OPERSTATE, b"\0")[0]
+        operational = is_operational(flags, operstate)
+        master = _number(attributes.get(_IFLA_MASTER))
+        event = _number(attributes.get(_IFLA_EVENT))
+        if event in (_IFLA_EVENT_BONDING_FAILOVER, _IFLA_EVENT_NOTIFY_PEERS):
+            return frozenset({index, master} - {0})
+        found = set() if operational else {index}
+        info = dict(_attributes(attributes.get(_IFLA_LINKINFO, b""), 0))
+        own, of_port = (info.get(key, b"").rstrip(b"\0") for key in _IFLA_INFO_KINDS)
+        if of_port != b"bridge" or own in _GUESTS:
+            self._ports.pop(index, None)
+            return frozenset(found)
+        # A port that was not known counts as changed: that is announced once too often at most.
+        state = operational, _number(attributes.get(_IFLA_CARRIER_UP_COUNT))
+        if self._ports.get(index) != state:
+            self._ports[index] = state
+            found.add(master)
+        return frozenset(found)
+
+
+def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield type, without its flags, and value of each attribute (struct rtattr) from an offset."""
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _number(value: bytes | None) -> int:
+    """An attribute of 32 bits; 0 where it is absent or malformed."""
+    return int.from_bytes(value, sys.byteorder) if value is not None and len(value) == 4 else 0
 
 
 def _that_concern_us() -> bytes:
