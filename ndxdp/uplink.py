@@ -178,7 +178,10 @@ class Uplink:
         said: _Answering | None = None
         try:
             while not self._stop.is_set() or answering is not said:
-                with self._resolving(answering) as resolver, self._path(answering, resolver):
+                with (
+                    self._resolving(answering) as resolver,
+                    self._path(answering, resolver) as path,
+                ):
                     if said is not None and answering is not said:
                         # Not before its socket is read from, which holds little.
                         await self._call(partial(self._retire, said, answering))
@@ -186,7 +189,7 @@ class Uplink:
                         said = answering
                         self.began.set()
                         self._ready(self.job, answering.instance)
-                    await self._attend(answering, resolver)
+                    await self._attend(answering, resolver, path)
                     if self._again and not self._stop.is_set():
                         answering = await self._renewed(answering)
         except InterfaceGone:
@@ -207,9 +210,23 @@ class Uplink:
             log.error("%s: %s; it goes on as before", self.job.interface, error)
             return answering
 
-    async def _attend(self, answering: _Answering, resolver: Resolver) -> None:
+    async def _attend(
+        self, answering: _Answering, resolver: Resolver, path: Userspace | None
+    ) -> None:
         link = await self._call(lambda: self._find(answering))
-        with self._watching(answering), contextlib.closing(Groups(answering.ifindex)) as groups:
+
+        def note_gateways(macs: frozenset[bytes]) -> None:
+            resolver.gateways = macs
+            if path is not None:
+                path.set_gateways(macs)
+
+        with (
+            self._watching(answering),
+            contextlib.closing(Groups(answering.ifindex)) as groups,
+            contextlib.closing(
+                LinkNeighbours(answering.instance.maps, note_gateways)
+            ) as neighbours,
+        ):
             attendants = Attendants(self.job, link, self._trees.files.root, self._changed.set)
             attending = self._state.attending(
                 self.job.interface, attendants.announced, attendants.gateways
@@ -220,7 +237,7 @@ class Uplink:
                         attendants.start(self._keep_beating(answering))
                     else:
                         await self._call(lambda: self._beat(answering))
-                    await self._keep_in_step(answering, groups, attendants, resolver)
+                    await self._keep_in_step(answering, groups, attendants, neighbours)
             finally:
                 await attendants.leave()
 
@@ -253,19 +270,6 @@ class Uplink:
             await keeper.end()
 
     async def _keep_in_step(
-        self,
-        answering: _Answering,
-        groups: Groups,
-        attendants: Attendants,
-        resolver: Resolver,
-    ) -> None:
-        def note_gateways(macs: frozenset[bytes]) -> None:
-            resolver.gateways = macs
-
-        with contextlib.closing(LinkNeighbours(answering.instance.maps, note_gateways)) as there:
-            await self._keep_all_in_step(answering, groups, attendants, there)
-
-    async def _keep_all_in_step(
         self,
         answering: _Answering,
         groups: Groups,
@@ -560,10 +564,10 @@ class Uplink:
                 reconcile.let_request(answering.tree, answering.instance, None)
 
     @contextlib.contextmanager
-    def _path(self, answering: _Answering, resolver: Resolver) -> Iterator[None]:
+    def _path(self, answering: _Answering, resolver: Resolver) -> Iterator[Userspace | None]:
         """The userspace path at work, if it is that which answers."""
         if answering.packets is None:
-            yield
+            yield None
             return
         loop, packets = asyncio.get_running_loop(), answering.packets
         with Fib() as fib:
@@ -576,7 +580,7 @@ class Uplink:
             )
             loop.add_reader(packets.fileno(), path.on_readable)
             try:
-                yield
+                yield path
             finally:
                 loop.remove_reader(packets.fileno())
                 path.finish()  # what is in the queues came before whoever answers now

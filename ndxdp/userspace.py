@@ -239,6 +239,9 @@ class Userspace:
             self._limiter = Limiter(settings.limits, time.monotonic_ns)
             self._limiter.gateways = gateways
 
+    def set_gateways(self, macs: frozenset[bytes]) -> None:
+        """Let these MACs (6 bytes each) be the gateways', which have limits of their own."""
+        self._limiter.gateways = macs
+
     def _read_rules(self) -> None:
-        self._limiter.gateways = self._maps.gateways()
         self._table = self._maps.table(expired=self._seen_dead)

@@ -323,6 +323,17 @@ def connect() -> None:
 
 
 @contextlib.contextmanager
+def a_way_behind() -> Iterator[None]:
+    """Forwarding, and a route to what is behind the host: else DAD is not defended for it."""
+    Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/forwarding").write_text("1")
+    sh("ip", "-6", "route", "add", "blackhole", BEHIND)
+    try:
+        yield
+    finally:
+        sh("ip", "-6", "route", "delete", "blackhole", BEHIND)
+
+
+@contextlib.contextmanager
 def without_gateway() -> Iterator[None]:
     """The router as any neighbour: gateways have limits of their own."""
     default = ("default", "via", GATEWAY, "dev", UPLINK)

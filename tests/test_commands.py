@@ -42,6 +42,7 @@ from tests.network import (
     TARGET,
     UPLINK,
     Network,
+    a_way_behind,
     allmulti_count,
     call,
     counts,
@@ -358,6 +359,8 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
         "mode": "tc",
         "steps_down": [],
         "programs_before": [],
+        "interface_rate": 0,
+        "gateway_rate": 10_000,
         "loader": "prebuilt",
         "socket": None,
         "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
@@ -545,6 +548,7 @@ def test_a_profile_is_what_the_router_gets(attached: Network) -> None:
     assert " source=link-local router=false override=true" in done("prefix", "list")
 
 
+@a_way_behind()
 def test_the_routers_kernel_finds_a_duplicate(attached: Network) -> None:
     """Who takes an address behind the host is told; unless the rule says `--dad ignore`."""
     ignored = "2001:db8::d:0:0:1"
@@ -622,7 +626,7 @@ class TestExplain:
     @pytest.fixture(scope="class")
     @classmethod
     def told(cls) -> Iterator[dict[tuple[str, ...], str]]:
-        with network.network():
+        with network.network(), a_way_behind():
             attach("tc", "-n", BEHIND, "--except", "2001:db8::c:0:0:1")
             done("prefix", "add", "2001:db8::d:0:0:1", "--dad", "ignore")
             commands = [("--json", *words) for words, _, _ in EXPLAINED]

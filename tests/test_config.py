@@ -436,7 +436,8 @@ BAD_INTERFACES = [
         also=1,  # there is no such file, either
     ),
     in_prefix(
-        'answer = "sometimes"', "answer: 'sometimes' is not one of always, routed, neighbour, never"
+        'answer = "sometimes"',
+        "answer: 'sometimes' is not one of always, local, routed, neighbour, never",
     ),
     in_prefix(
         'via = ["docker0"]',

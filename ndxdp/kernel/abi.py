@@ -258,6 +258,7 @@ _PROGRAM_ALONE = {
         "hints",
         "limiter",
         "requesters",
+        "gateways",
         "shares",
         "requests",
         "vias",

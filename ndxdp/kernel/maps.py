@@ -427,11 +427,8 @@ class Maps:
 
     def set_gateways(self, macs: Iterable[bytes]) -> None:
         """Let the gateways' MACs (6 bytes each) be these; those that stay keep their shares."""
-        self._make_set("gateways", {mac + bytes(2) for mac in macs})
-
-    def gateways(self) -> frozenset[bytes]:
-        """Return the gateways' MACs (6 bytes each)."""
-        return frozenset(key[:6] for key, _ in self._maps["gateways"].items())
+        if self.for_program:
+            self._make_set("gateways", {mac + bytes(2) for mac in macs})
 
     def _make_set(self, name: str, wanted: set[bytes]) -> None:
         """Make a map's keys these; what finds no room is left out."""
