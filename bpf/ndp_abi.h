@@ -226,7 +226,7 @@ struct ndp_settings {
 	__u8 link_local[16]; /* the interface's, or :: */
 	__u8 mac[6];	     /* the interface's */
 	__u8 paused;	     /* 1: answer nothing */
-	__u8 pad;
+	__u8 solicits;	   /* 1: the daemon solicits gateways from addresses behind this host */
 	__u32 l3_ifindex;  /* where the FIB sees it come in: of a port, its bridge's */
 	__u32 trace_every; /* of so many solicitations one is traced */
 	/* From here on the program reads nothing: the Python side's own memory. */

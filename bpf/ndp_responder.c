@@ -86,9 +86,9 @@ static __always_inline __u64 own_mac(const struct ndp_settings *config)
 	return head_mac((const void *)config->mac);
 }
 
-/* Every frame of the interface comes through here, so the likeliest difference is asked first.
- * A VLAN tag or an extension header in the way makes it "not a solicitation", as does a frame
- * that ends before the ICMPv6 header does.
+/* Every frame of the interface comes through here, so the likeliest difference is asked first. An
+ * extension header in the way makes it "not a solicitation", as does a frame that ends before the
+ * ICMPv6 header does.
  */
 static __always_inline int is_solicitation(const void *data, const void *end)
 {
@@ -103,7 +103,7 @@ static __always_inline int is_solicitation(const void *data, const void *end)
 	       (ip6->version_class_flow & net32(0xf0000000)) == net32(0x60000000);
 }
 
-/* The same behind a VLAN tag that is part of the frame. */
+/* Recognize a solicitation behind a VLAN tag that is part of the frame. */
 static __always_inline int is_tagged_solicitation(const void *data, const void *end)
 {
 	const struct vlan_tag *tag = data + sizeof(struct macs);
@@ -143,13 +143,14 @@ static __always_inline const struct ndp_group *group_of(const struct ndp_rule *r
 	return map_lookup(MAP(groups), &slot);
 }
 
-/* A solicited advertisement to an address behind this host answers what ndxdp has solicited in that
- * address's stead, for gateway care or to announce it: what asks behind this host is answered there.
- * It is void once it is forwarded, as its hop limit is no longer 255, and what the kernel makes of
- * it until then does harm: errors to a gateway that is link-local, or has it sent to and fro. So the
- * caller lets it look like a frame that is not for this host to forward; packet sockets see it.
+/* Recognize a gateway's answer to a solicitation that ndxdp sent from an address behind this host, to
+ * care for the gateway or to announce the address. The node that has the address never solicits on
+ * this link. The kernel would forward the answer, which is void then, as its hop limit is no longer
+ * 255; it would send an error to a link-local gateway instead; or, without a route of its own, it
+ * would send the answer back and forth. So the caller marks the frame as one that this host does not
+ * forward. Packet sockets receive it all the same.
  */
-static __always_inline int is_for_rule(const void *data, const void *end, __u32 ifindex)
+static __always_inline int is_gateway_answer(const void *data, const void *end, __u32 ifindex)
 {
 	const struct ethernet *eth = data - PAD;
 	const struct ipv6 *ip6 = (const void *)(eth + 1);
@@ -168,7 +169,7 @@ static __always_inline int is_for_rule(const void *data, const void *end, __u32 
 		return 0;
 	config = map_lookup(MAP(settings), &zero);
 	/* A bridge would take a port's frame for one to flood. */
-	if (!config || config->l3_ifindex != ifindex)
+	if (!config || !config->solicits || config->l3_ifindex != ifindex)
 		return 0;
 	own = mac_tail(0, own_mac(config));
 	if (eth->dst.mac_first != own.mac_first || eth->dst.mac_rest != own.mac_rest)
@@ -181,8 +182,8 @@ static __always_inline int is_for_rule(const void *data, const void *end, __u32 
 	return !map_lookup(MAP(locals), &to.whole);
 }
 
-/* A rule advertises another MAC than the interface's for its targets. A neighbor that has cached
- * that MAC probes it (7.3.3), so for these targets the MAC is ours, too.
+/* Find out whether the frame is for the MAC that the target's rule advertises. A neighbor that has
+ * cached that MAC probes it (7.3.3), so for this target it is ours like the interface's own.
  */
 static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
 						 const struct neighbor *msg, const void *end,
@@ -498,8 +499,8 @@ static __always_inline enum ndp_reason forwarding(void *ctx, const struct solici
 	return NDP_NOT_NS;
 }
 
-/* Find out from what forwarding() says whether a node of this link may have the target, which an
- * `always` rule would keep from its own address by defending that against DAD.
+/* Find out, from the result of forwarding(), whether a node of this link may have the target. An
+ * `always` rule must not defend it against DAD then: it would keep the node from its own address.
  */
 static __always_inline enum ndp_reason may_be_on_link(enum ndp_reason forwards,
 						      const struct solicitation *ns,
@@ -758,9 +759,9 @@ static __always_inline void respond(void *ctx, const void *data, const void *end
 	verdict->reason = decide(ctx, ns, config, verdict->rule, verdict->group);
 }
 
-/* The tag of a frame; of an untagged one what lies there. The caller has seen
- * is_solicitation() or is_tagged_solicitation(). Read so, it means nothing to the verifier, which
- * would otherwise walk the program once for tagged frames and once for others.
+/* Read the tag of a frame; for an untagged frame, the bytes that lie there. The caller has seen
+ * is_solicitation() or is_tagged_solicitation(). The volatile read hides from the verifier which of
+ * the two it was: otherwise the verifier would walk the program once for each.
  */
 static __always_inline struct vlan_tag tag_of(const void *data)
 {
@@ -772,7 +773,7 @@ static __always_inline struct vlan_tag tag_of(const void *data)
 	return found;
 }
 
-/* Move the MACs over the tag; 0 if that is done, else the frame is as it was. */
+/* Remove the tag: move the MACs over it. Returns 0, or -1 with the frame unchanged. */
 static __always_inline int take_tag(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
@@ -792,7 +793,7 @@ static __always_inline int take_tag(struct xdp_md *ctx)
 	return 0;
 }
 
-/* Make a frame that goes on what it was before take_tag(). */
+/* Restore the frame that take_tag() has changed. */
 static __always_inline void put_tag(struct xdp_md *ctx, const struct vlan_tag tag)
 {
 	void *data = (void *)(long)ctx->data;
@@ -827,7 +828,7 @@ int ndp_xdp(struct xdp_md *ctx)
 	__u32 zero = 0;
 
 	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end)) {
-		if (is_for_rule(data, end, ctx->ingress_ifindex))
+		if (is_gateway_answer(data, end, ctx->ingress_ifindex))
 			((struct ethernet *)(data - PAD))->dst.mac_first |= net16(0x0100);
 		return XDP_PASS;
 	}
@@ -923,7 +924,7 @@ int ndp_tc(struct __sk_buff *skb)
 		end = (void *)(long)skb->data_end;
 	}
 	if (!is_solicitation(data, end)) {
-		if (is_for_rule(data, end, skb->ifindex))
+		if (is_gateway_answer(data, end, skb->ifindex))
 			skb_change_type(skb, PACKET_OTHERHOST);
 		return PASS;
 	}

@@ -130,8 +130,18 @@ def note_tables(tree: Tree, instance: Instance) -> None:
         instance.maps.match_vias()
 
 
-def let_request(tree: Tree, instance: Instance, limits: Resolve | None) -> None:
-    """Have the program ask for neighbours that are not known, so often; None: no more."""
+def let_request(
+    tree: Tree, instance: Instance, limits: Resolve | None, *, solicits: bool = False
+) -> None:
+    """Tell the program what the daemon does beside it.
+
+    Args:
+        tree: Where the instance is kept.
+        instance: The instance.
+        limits: How often the program may ask for neighbours that are not known; None for never.
+        solicits: True if the daemon solicits gateways from addresses behind this host, so that the
+            program keeps the kernel from forwarding the answers.
+    """
     with tree.lock():
         each, total, gateway = limits.limits if limits else Limits()
         settings = replace(
@@ -142,5 +152,6 @@ def let_request(tree: Tree, instance: Instance, limits: Resolve | None) -> None:
             resolve_total_credit=total.credit,
             resolve_gateway_interval=gateway.interval,
             resolve_gateway_credit=gateway.credit,
+            solicits=solicits,
         )
         instance.maps.set_settings(settings)

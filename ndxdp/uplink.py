@@ -552,12 +552,13 @@ class Uplink:
 
     @contextlib.contextmanager
     def _resolving(self, answering: _Answering) -> Iterator[Resolver]:
-        """The resolver at work; the program makes requests for as long."""
+        """Keep the resolver at work; the program makes requests for as long."""
         wanted, maps = self.job.resolve, answering.instance.maps
         with netlink.present(self.job.interface):
             resolver = Resolver(answering.ifindex, maps, wanted)
         with contextlib.closing(resolver):
-            reconcile.let_request(answering.tree, answering.instance, wanted)
+            solicits = self.job.gateway.keep or self.job.announce.solicit_gateway
+            reconcile.let_request(answering.tree, answering.instance, wanted, solicits=solicits)
             try:
                 yield resolver
             finally:

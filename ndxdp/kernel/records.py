@@ -30,6 +30,7 @@ class Settings:
     mode: abi.Mode
     link_local: bytes = UNSPECIFIED
     paused: bool = False
+    solicits: bool = False
     heartbeat: int = 0
     heartbeat_timeout: int = 0
     rate_interval: int = 0
@@ -80,11 +81,11 @@ class Settings:
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
         fields = abi.SETTINGS.unpack(data)
-        del fields["pad"], fields["reserved"], fields["reserved1"]
+        del fields["reserved"], fields["reserved1"]
         fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0: a file just made
         fields["left"] = abi.Left(fields["left"])
         steps = _text(fields["steps"])
-        flags = {name: bool(fields[name]) for name in ("paused", "bcc")}
+        flags = {name: bool(fields[name]) for name in ("paused", "solicits", "bcc")}
         return cls(**fields | flags | {"steps": steps})
 
 
