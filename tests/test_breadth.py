@@ -30,6 +30,7 @@ from tests.network import (
     UPLINK,
     Network,
     Running,
+    a_way_behind,
     done,
     eventually,
     ndxdp,
@@ -37,6 +38,7 @@ from tests.network import (
     sh,
     status,
     take_off,
+    without_gateway,
 )
 from tests.test_bad_input import unchanged
 from tests.test_doctor import bad, follow
@@ -313,6 +315,7 @@ def takes(net: Network, address: str) -> bool:
     return not failed
 
 
+@a_way_behind()
 def test_the_router_keeps_its_addresses(net: Network) -> None:
     """Beside a host that was told to answer for all of the link, and takes what it may."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
@@ -326,10 +329,13 @@ def test_the_router_keeps_its_addresses(net: Network) -> None:
 
 @pytest.mark.parametrize("dad", ["defend", "ignore"])
 def test_what_remains_of_a_forced_rule(net: Network, dad: str) -> None:
-    """An address that nobody has seen yet is defended, unless the rule leaves that alone."""
-    done("attach", UPLINK, "--mode", "tc")
-    done("prefix", "add", "--force", "--dad", dad, ON_LINK)
-    assert takes(net, UNSEEN) is (dad == "ignore")
+    """An address that no route leads to is defended, unless the rule leaves that alone."""
+    nowhere = "2001:db8:0:77::5"
+    with a_way_behind(), without_gateway():
+        done("attach", UPLINK, "--mode", "tc")
+        done("prefix", "add", "--force", "--dad", dad, ON_LINK, "2001:db8:0:77::/64")
+        assert takes(net, UNSEEN), "the on-link route leads back"
+        assert takes(net, nowhere) is (dad == "ignore")
     warned = "\n".join(status()["warnings"])
     assert (f"the always rule for {ON_LINK} answers for" in warned) is (dad == "defend")
     take_off()
