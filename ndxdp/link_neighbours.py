@@ -46,13 +46,14 @@ class LinkNeighbours:
         self._stop_listening()
         self._fib.close()
 
-    def follow(self, ifindex: int, gateways: frozenset[bytes]) -> None:
+    def follow(self, ifindex: int, gateways: frozenset[bytes], *, seek: bool) -> None:
         """Follow the neighbours of an interface.
 
         Args:
             ifindex: The interface that packets come in by for the FIB: of a bridge's port, the
                 bridge.
             gateways: Addresses (16 bytes each) of the gateways behind it.
+            seek: True to have the kernel solicit gateways whose MACs it does not know.
         """
         if ifindex != self._ifindex:
             self._stop_listening()
@@ -64,7 +65,7 @@ class LinkNeighbours:
         elif gateways != self._gateways:
             self._gateways = gateways
             self._look()
-        for gateway in gateways - set(self._macs):
+        for gateway in gateways - set(self._macs) if seek else ():
             try:
                 self._fib.seek(ifindex, gateway)
             except OSError as error:  # the link is down, or the table full

@@ -77,6 +77,7 @@ class _Answering:
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     care: Choice = NO_CARE
     asks_kernel: bool = False
+    keeps_shares: bool = False  # for gateways, so that their MACs are needed
     restored_at: float | None = None
     check_groups: bool = False
 
@@ -309,7 +310,7 @@ class Uplink:
                 if self._interrupted:
                     self._interrupted = False
                     attendants.interrupt()
-                neighbours.follow(link.l3_ifindex, answering.gateways)
+                neighbours.follow(link.l3_ifindex, answering.gateways, seek=answering.keeps_shares)
                 attendants.look(link, answering.gateways, joined, answering.care)
             if self._again:
                 return
@@ -674,6 +675,8 @@ class Uplink:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
+            limited = bool(answering.instance.maps.settings().limits)
+            answering.keeps_shares = answering.asks_kernel or limited
             answering.seen, answering.on_link, answering.check_groups = seen, here, True
         if answering.asks_kernel:
             self.ifindexes = None
