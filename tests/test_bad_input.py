@@ -563,7 +563,7 @@ def unverifiable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for header in (REPOSITORY / "bpf").glob("*.h"):
         shutil.copy(header, directory)
     source = (REPOSITORY / "bpf" / "ndp_responder.c").read_text()
-    check = "if (!is_solicitation(data, end))"
+    check = "if (!is_solicitation(data, end)"
     assert source.count(check) == 2
     source = source.replace(check, f"if (*((volatile char *)data + 4000))\n{check}")
     (directory / "bad.c").write_text(source)

@@ -234,7 +234,7 @@ def dad_reason(target: str) -> str:
 @pytest.mark.parametrize("mode", MODES)
 def test_dad_is_not_defended_where_the_route_leads_back(routes: Network, mode: str) -> None:
     words = [word for prefix in ROUTES for word in ("-n", prefix)]
-    with answering(routes, mode, *words):
+    with answering(routes, mode, "--force", *words):
         for prefix, (reason, _) in DEFENDED.items():
             if mode == "userspace" and "encap" in ROUTES[prefix][0] and features.lacks("encap"):
                 continue  # docs/kernels.md
