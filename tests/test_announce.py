@@ -469,8 +469,9 @@ def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> Non
         async with announcing(wired, what) as announcer:
             with losing():
                 announcer.announce([ADDRESS_BYTES])
-                await asyncio.sleep(1.5)
+                lost = asyncio.ensure_future(asyncio.sleep(1.5))
                 assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
+                await lost
             await until(lambda: HOST_MAC in at(ROUTER, *NEIGHBOUR).out)
             assert await asyncio.to_thread(wired.ping, ADDRESS) == 1
 
