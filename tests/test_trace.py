@@ -41,6 +41,7 @@ from tests.network import (
     UPLINK,
     Done,
     Network,
+    a_way_behind,
     call,
     done,
     eventually,
@@ -224,6 +225,7 @@ def decoded(file: Path) -> list[dict[str, str]]:
     return [dict(zip(names, line.split("\t"), strict=True)) for line in text.splitlines()]
 
 
+@a_way_behind()
 def test_pcap(answering: Network, tmp_path: Path) -> None:
     """tshark sees what tcpdump cannot: each solicitation, and behind it the answer."""
     file = tmp_path / "trace.pcap"
