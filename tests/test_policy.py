@@ -286,8 +286,8 @@ def test_match_carries_what_the_decision_needs() -> None:
         }
     )
     assert table.match(packed("2001:db8::9")) == Match(Answer.ALWAYS, profile)
-    assert table.match(packed("2001:db8::1")) == Match(Answer.ALWAYS, held=True)
-    assert table.match(packed("2001:db8::2")) == Match(Answer.NEVER)
+    assert table.match(packed("2001:db8::1")) == Match(Answer.ALWAYS, held=True, exact=True)
+    assert table.match(packed("2001:db8::2")) == Match(Answer.NEVER, exact=True)
     assert table.match(packed("2001:db9::")) is None
     assert Table().match(packed("::")) is None
 
