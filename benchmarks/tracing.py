@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import socket
 import statistics
 import struct
@@ -44,7 +45,7 @@ TARGET = parse_address(f"{PREFIX}1")
 
 _CHUNK = 1000  # events, fewer than the ring holds
 _EVERY = 100
-_TRACING = ("trace_until", "trace_every", "reserved1")  # what the settings had not, before
+_CODES = {"__u64": "Q", "__u32": "I", "__u16": "H", "__u8": "B", "char": "s"}
 _XDP_PASS = 2
 _HOUR = 3_600_000_000_000
 
@@ -58,6 +59,7 @@ class Program:
 
     directory: Path
     settings: Layout
+    denied_reason: int = Reason.DENIED
 
     def set(self, **fields: Any) -> None:
         packed = self.settings.pack(mac=parse_mac(HOST_MAC), **fields)
@@ -86,7 +88,7 @@ class Program:
 
     def denied(self) -> int:
         """Solicitations that were."""
-        key = Reason.DENIED.to_bytes(4, sys.byteorder)
+        key = self.denied_reason.to_bytes(4, sys.byteorder)
         with self.open("reasons") as fd:
             data = bpf_maps.lookup(fd, key, 8 * bpf_maps.possible_cpus())
         assert data is not None
@@ -121,8 +123,11 @@ def main() -> int:
     before = None
     commit = arguments.before or _before_tracing()
     if commit:
-        fields = {name: code for name, code in abi.SETTINGS.fields.items() if name not in _TRACING}
-        before = _load(_compiled(commit), "before", Layout("ndp_settings", **fields))
+        header = _say("git", "show", f"{commit}:bpf/ndp_abi.h")
+        before = _load(_compiled(commit), "before", _settings_in(header))
+        found = re.search(r"NDP_DENIED = (\d+)", header)
+        assert found, "no reason for a rule that says never"
+        before.denied_reason = int(found[1])
 
     rounds: list[dict[str, float]] = []
     for _ in range(arguments.rounds):
@@ -189,6 +194,15 @@ def _before_tracing() -> str | None:
         print("there is no history to take the program from that could not trace")
         return None
     return f"{found.stdout.split()[0]}^"
+
+
+def _settings_in(header: str) -> Layout:
+    """Read the layout of the settings from the text of an ndp_abi.h."""
+    body = header.partition("struct ndp_settings {")[2].partition("\n};")[0]
+    fields = {}
+    for kind, name, _, count in re.findall(r"^\t(\w+) (\w+)(\[(\d+)\])?;", body, re.MULTILINE):
+        fields[name] = f"{count}s" if count else _CODES[kind]
+    return Layout("ndp_settings", **fields)
 
 
 def _compiled(commit: str) -> Path:

@@ -80,7 +80,7 @@ struct ethernet {
 };
 
 /* What a frame begins with, to be moved. */
-struct macs {
+struct eth_macs {
 	__be16 words[6];
 };
 

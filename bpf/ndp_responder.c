@@ -106,7 +106,7 @@ static __always_inline int is_solicitation(const void *data, const void *end)
 /* Recognize a solicitation behind a VLAN tag that is part of the frame. */
 static __always_inline int is_tagged_solicitation(const void *data, const void *end)
 {
-	const struct vlan_tag *tag = data + sizeof(struct macs);
+	const struct vlan_tag *tag = data + sizeof(struct eth_macs);
 	const __be16 *ethertype = (const void *)(tag + 1);
 	const struct ipv6 *ip6 = (const void *)(ethertype + 1);
 	const struct icmpv6 *icmp = (const void *)(ip6 + 1);
@@ -765,7 +765,7 @@ static __always_inline void respond(void *ctx, const void *data, const void *end
  */
 static __always_inline struct vlan_tag tag_of(const void *data)
 {
-	const volatile struct vlan_tag *tag = data + sizeof(struct macs);
+	const volatile struct vlan_tag *tag = data + sizeof(struct eth_macs);
 	struct vlan_tag found;
 
 	found.type = tag->type;
@@ -778,18 +778,18 @@ static __always_inline int take_tag(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct macs macs;
+	struct eth_macs macs;
 
 	if (data + sizeof(macs) > end)
 		return -1; /* never, like the next two */
-	macs = *(struct macs *)data;
+	macs = *(struct eth_macs *)data;
 	if (xdp_adjust_head(ctx, sizeof(struct vlan_tag)))
 		return -1;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	if (data + sizeof(macs) > end)
 		return -1;
-	*(struct macs *)data = macs;
+	*(struct eth_macs *)data = macs;
 	return 0;
 }
 
@@ -798,18 +798,18 @@ static __always_inline void put_tag(struct xdp_md *ctx, const struct vlan_tag ta
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct macs macs;
+	struct eth_macs macs;
 
 	if (data + sizeof(macs) > end)
 		return; /* never, like the next two */
-	macs = *(struct macs *)data;
+	macs = *(struct eth_macs *)data;
 	if (xdp_adjust_head(ctx, -(int)sizeof(struct vlan_tag)))
 		return;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	if (data + sizeof(macs) + sizeof(tag) > end)
 		return;
-	*(struct macs *)data = macs;
+	*(struct eth_macs *)data = macs;
 	*(struct vlan_tag *)(data + sizeof(macs)) = tag;
 }
 

@@ -101,8 +101,7 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         total = _per_second(plan.options.interface_rate)
         settings = replace(settings, total_interval=total.interval, total_credit=total.credit)
     gateway_rate = plan.options.gateway_rate
-    is_new = before is None or not before.ifindex  # a file that was just made
-    if gateway_rate is None and is_new:
+    if gateway_rate is None and (before is None or not before.ifindex):  # a file just made
         gateway_rate = GATEWAY_RATE
     if gateway_rate is not None:
         share = _per_second(gateway_rate)

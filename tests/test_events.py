@@ -17,7 +17,7 @@ from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.kernel.records import Settings
-from ndxdp.ndp import Reason
+from ndxdp.ndp import OTHER_VLAN_LEN, Reason, untagged
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Table
 from ndxdp.responder import attach_interface
@@ -42,8 +42,10 @@ class Bench:
     tracer: Tracer
     put: Callable[[bytes, bool], None]
     settings: Settings
+    set_gateways: Callable[[frozenset[bytes]], None]
 
     def set_up(self, case: Case) -> None:
+        self.set_gateways(case.gateways)
         until = time.monotonic_ns() + MINUTE
         self.instance.maps.set_settings(
             replace(case.settings(self.settings), trace_until=until, trace_every=1)
@@ -62,14 +64,15 @@ class Bench:
 @pytest.fixture(scope="module", params=list(Mode), ids=lambda mode: mode.label)
 def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
     open_bench = _userspace if request.param is Mode.USERSPACE else _program
-    with pair(HOST.mac) as ends, open_bench(trees, request.param, ends) as (instance, put):
+    with pair(HOST.mac) as ends, open_bench(trees, request.param, ends) as opened:
+        instance, put, set_gateways = opened
         actual = instance.maps.rules()
         instance.maps.apply(difference(RULES, actual), actual)
         with Tracer(trees, [RECEIVER]) as tracer:
-            yield Bench(instance, tracer, put, instance.maps.settings())
+            yield Bench(instance, tracer, put, instance.maps.settings(), set_gateways)
 
 
-Opened = tuple[Instance, Callable[[bytes, bool], None]]
+Opened = tuple[Instance, Callable[[bytes, bool], None], Callable[[frozenset[bytes]], None]]
 
 
 @contextlib.contextmanager
@@ -81,7 +84,7 @@ def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
         assert any(ends.outcome(nothing=dropped)) is not dropped
 
     with open_instance(trees.pins, RECEIVER) as instance:
-        yield instance, put
+        yield instance, put, instance.maps.set_gateways
     detach_interface(trees, RECEIVER)
 
 
@@ -102,9 +105,19 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
             while ends.reply(nothing=True) is not None:
                 pass
 
-        yield instance, put
+        yield instance, put, path.set_gateways
         release(trees.files, instance)
         instance.close()
+
+
+def as_seen(case: Case, mode: Mode) -> bytes:
+    """The frame as who answers sees it: with a tag if the tag is in it, and names a VLAN."""
+    if case.reason is not Reason.OTHER_VLAN:
+        return untagged(case.frame)
+    if mode in (Mode.NATIVE, Mode.GENERIC):
+        return case.frame
+    frame = untagged(case.frame)
+    return frame[:OTHER_VLAN_LEN] if mode is Mode.USERSPACE else frame
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -127,13 +140,15 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     (event,) = bench.events(1)
 
     assert event.reason is case.reason, show(case.frame)
-    assert (event.frame, event.length) == (case.frame[: abi.EVENT_FRAME], len(case.frame))
+    seen = as_seen(case, bench.settings.mode)
+    assert (event.frame, event.length) == (seen[: abi.EVENT_FRAME], len(seen))
     assert event.reply == case.reply, show(event.reply or b"")
     assert event.interface == RECEIVER
-    assert (event.source, event.mac) == (case.frame[22:38], case.frame[6:12])
+    frame = untagged(case.frame)
+    assert (event.source, event.mac) == (frame[22:38], frame[6:12])
     matched = None
     if event.reason >= Reason.DENIED:
-        matched = Table.of(RULES).lookup(case.frame[62:78])
+        matched = Table.of(RULES).lookup(frame[62:78])
     assert (event.prefix, event.rule) == (matched or (None, None))
     assert began - MINUTE < event.time < time.time_ns() + MINUTE, "that is no wall-clock time"
     after = bench.tracer.counts()
