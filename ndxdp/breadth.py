@@ -165,6 +165,22 @@ def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
     )
 
 
+def around_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> dict[Prefix, list[bytes]]:
+    """Return, by prefix, the neighbours (16 bytes each) that an `always` rule answers for.
+
+    Those whose very address has a rule are left out: see at_neighbours().
+    """
+    lengths = sorted({prefix.length for prefix in rules.wider}, reverse=True)
+    exact = rules.addresses
+    found: dict[Prefix, list[bytes]] = {}
+    for address in neighbours:
+        around = (Prefix.around(address, length) for length in lengths)
+        prefix = next((each for each in around if each in rules.wider), None)
+        if prefix and address not in exact and rules.wider[prefix].answer is Answer.ALWAYS:
+            found.setdefault(prefix, []).append(address)
+    return found
+
+
 # ---- rules that a daemon leaves out -------------------------------------------------------------
 
 

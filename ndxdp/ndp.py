@@ -29,7 +29,7 @@ LOOPBACK = bytes(15) + b"\1"
 ALL_NODES = socket.inet_pton(socket.AF_INET6, "ff02::1")
 ALL_NODES_MAC = bytes.fromhex("333300000001")
 
-_V4_MAPPED = bytes(10) + b"\xff\xff"
+V4_MAPPED = bytes(10) + b"\xff\xff"
 
 OTHER_VLAN_LEN = 54
 """Bytes that are left of a solicitation with the tag of another VLAN beside it, whose receiver sees
@@ -471,7 +471,7 @@ def validate(
     if source[0] == 0xFF:
         return Reason.BAD_SOURCE
     if not source[0]:
-        if source == LOOPBACK or source[:12] == _V4_MAPPED:  # Linux drops what comes from these
+        if source == LOOPBACK or source[:12] == V4_MAPPED:  # Linux drops what comes from these
             return Reason.BAD_SOURCE
         if source == UNSPECIFIED and (sllao or destination != solicited_node_group(target)):
             return Reason.BAD_SOURCE

@@ -319,7 +319,7 @@ def job_of(interface: Interface) -> Job:
         interface.limit.rate,
         interface.limit.burst if interface.limit.rate else None,
         interface.limit.interface,
-        interface.limit.gateway,
+        interface.limit.gateway if interface.limit.rate or interface.limit.interface else None,
         interface.max_addresses,
         interface.paused,
     )

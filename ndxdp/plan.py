@@ -106,6 +106,10 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
     if gateway_rate is not None:
         share = _per_second(gateway_rate)
         settings = replace(settings, gateway_interval=share.interval, gateway_credit=share.credit)
+    if plan.options.gateway_rate is not None and not settings.limits:
+        raise UsageError(
+            "--gateway-rate without a limit is no share", "give --rate or --interface-rate, too"
+        )
     here = (link.ifindex, netlink.netns())
     if (settings.ifindex, settings.netns) != here:
         settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))

@@ -10,7 +10,16 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ndxdp.errors import UsageError
-from ndxdp.ndp import DEFAULT_PROFILE, LOOPBACK, UNSPECIFIED, Answer, Match, NaSource, Profile
+from ndxdp.ndp import (
+    DEFAULT_PROFILE,
+    LOOPBACK,
+    UNSPECIFIED,
+    V4_MAPPED,
+    Answer,
+    Match,
+    NaSource,
+    Profile,
+)
 
 HOST_SOURCE = "host"
 """Source of the holes for the host's and the gateway's own addresses."""
@@ -149,7 +158,7 @@ def parse_mac(text: str) -> bytes:
 def parse_unicast(text: str) -> bytes:
     """The 16 bytes of an address that a host can send from; UsageError for anything else."""
     address = parse_address(text)
-    if address == UNSPECIFIED or address[0] == 0xFF:
+    if address in (UNSPECIFIED, LOOPBACK) or address[0] == 0xFF or address[:12] == V4_MAPPED:
         raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
     return address
 

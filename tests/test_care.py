@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -20,6 +21,7 @@ from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Prefix, Rule, hole, parse_address, parse_mac, parse_prefix
 from ndxdp.rules import Rules
 from ndxdp.state import Unasked
+from ndxdp.wire.gateway import GatewayCare, Source
 from ndxdp.wire.netlink import Link, OwnAddress
 from tests.network import (
     BEHIND,
@@ -35,6 +37,7 @@ from tests.network import (
     done,
     eventually,
     ndxdp,
+    rules,
     sh,
     status,
 )
@@ -410,6 +413,42 @@ def test_a_configured_source_has_to_be_covered(wired: Segment, tmp_path: Path, w
         eventually(lambda: care() == {"source": None, "why": because})
         sh("ip", "-6", "address", "add", f"{FIRST}/128", "dev", UPLINK, "nodad")
         solicits_from(FIRST)
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_care_ends_beside_news(wired: Segment, turns: int) -> None:
+    """A cancellation is not lost that comes with an event, or a loop's turn or two after it."""
+
+    async def main() -> None:
+        sources = [Source(parse_address(HOST), parse_mac(HOST_MAC))]
+        ifindex = socket.if_nametoindex(UPLINK)
+        care = GatewayCare(ifindex, parse_address(ROUTER_LINK_LOCAL), sources, interval=60)
+        try:
+            task = asyncio.ensure_future(care.run())
+            await asyncio.sleep(0.5)  # it waits for the next round
+            care.wake()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            ended, _ = await asyncio.wait({task}, timeout=5)
+            assert ended
+        finally:
+            care.close()
+
+    asyncio.run(main())
+
+
+def test_a_reload_of_rule_and_interval_at_once(wired: Segment, tmp_path: Path) -> None:
+    """The daemon begins anew for the one, just when care has heard of the other."""
+    no_global_address()
+    with at_work(tmp_path, FIRST, every="60") as run:
+        solicits_from(FIRST)
+        for every, address in (("50", SECOND), ("40", FIRST), ("30", SECOND)):
+            (tmp_path / "ndxdp.toml").write_text(config(address, every=every))
+            run.process.send_signal(signal.SIGHUP)
+            solicits_from(address)
+            assert address in rules()
+        assert run.end().code == 0
 
 
 def test_a_pause_leaves_the_address_to_the_active_host(

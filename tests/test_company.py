@@ -24,6 +24,7 @@ from tests.network import (
     call,
     done,
     eventually,
+    ndxdp,
     sh,
     status,
 )
@@ -151,3 +152,18 @@ def test_anyip(net: Network, mode: str) -> None:
             assert net.silent("2001:db8::b:0:0:123")
     finally:
         sh("ip", "-6", "route", "delete", "local", prefix, "dev", "lo")
+
+
+def test_doctor_sees_that_a_copy_of_the_routes_is_old(net: Network) -> None:
+    prefix = "2001:db8::a:0:0:0/80"
+    with answering(net, "tc", "--answer", "local", "-n", prefix):
+        sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
+        try:
+            said = json.loads(ndxdp("doctor", UPLINK, "--json").out)
+            (one,) = said["interfaces"]
+            (old,) = [each for each in one["findings"] if "earlier moment" in each["what"]]
+            done(*old["cure"].split()[1:], "-q")
+            assert net.answers("2001:db8::a:0:0:123")
+            assert "earlier moment" not in ndxdp("doctor", UPLINK).out
+        finally:
+            sh("ip", "-6", "route", "delete", "local", prefix, "dev", "lo")

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp import status
+from ndxdp import lifetimes, status
 from ndxdp.doctor import (
     anyip,
     arrival,
@@ -409,7 +409,13 @@ class _Examination:
     def _source(self) -> list[Finding]:
         above = netlink.find_link(self.above) if self.above != self.name else self.link
         mac = above.mac if above else b""
-        facts = source.gather(self.above, self.ifindex, self.here, self.addresses, mac)
+        kept = frozenset(
+            address
+            for each in lifetimes.kept(self.trees.files.root)
+            if each.running and each.interface == self.name
+            for address in each.deprecated
+        )
+        facts = source.gather(self.above, self.ifindex, self.here, self.addresses, mac, kept)
         return source.judge(facts)
 
     def _reception(self) -> list[Finding]:

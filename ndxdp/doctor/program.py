@@ -14,10 +14,13 @@ from ndxdp.instance import Pinned, open_instance, other_version
 from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
+from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import Trees
+from ndxdp.ndp import Answer, Reason
 from ndxdp.policy import Table
 from ndxdp.rules import Rules
 from ndxdp.wire import netlink
+from ndxdp.wire.fib import Fib
 from ndxdp.wire.netlink import Link
 
 
@@ -28,7 +31,8 @@ class Answering:
     steps: better modes that could not be had, in words. overdue: the daemon's heartbeat.
     program: its id, None in userspace. before: programs of others that see frames first, None where
     the kernel does not show them. can_come_first: a renewal attaches before them. is_held: by a
-    process.
+    process. gateway_limited: solicitations of gateways that were over their share.
+    old_locals: there are `local` rules, and the program's copy of the local routes is out of date.
     """
 
     mode: Mode
@@ -41,6 +45,8 @@ class Answering:
     before: tuple[Program, ...] | None
     can_come_first: bool
     is_held: bool
+    gateway_limited: int = 0
+    old_locals: bool = False
 
     @property
     def table(self) -> Table:
@@ -138,7 +144,17 @@ def _answering(trees: Trees, interface: str) -> Answering:
             None if before is None else tuple(before),
             bool(before) and instance.can_come_first(),
             tree.is_held(interface),
+            instance.maps.reasons()[Reason.GATEWAY_LIMITED],
+            _has_old_locals(instance.maps),
         )
+
+
+def _has_old_locals(maps: Maps) -> bool:
+    """Find out whether `local` rules are judged by other routes than the kernel has now."""
+    if not maps.for_program or all(rule.answer is not Answer.LOCAL for rule in maps.rules().kinds):
+        return False
+    with Fib() as fib:
+        return maps.locals() != fib.local_prefixes()
 
 
 def _refusal(check: Callable[[], object]) -> NdxdpError | None:
@@ -269,6 +285,21 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
                 f"answering on {name} is paused",
                 "solicitations are counted, and not answered",
                 f"ndxdp resume {name}",
+            )
+        )
+    if answering.old_locals:
+        found.append(
+            warning(
+                f"the program on {name} judges `local` rules by local routes of an earlier moment",
+                "no daemon keeps its copy of the kernel's routes in step",
+                f"ndxdp attach {name}",
+            )
+        )
+    if answering.gateway_limited:
+        found.append(
+            note(
+                f"{answering.gateway_limited} solicitations of gateways on {name} were over their"
+                " share: is --gateway-rate too low, or does somebody forge a gateway's MAC?"
             )
         )
     if answering.overdue:

@@ -59,7 +59,7 @@ class Facts:
     """addresses: of the interface. temporary: they are preferred to others (use_tempaddr).
 
     mac: 6 bytes, b'' where it is not known. generation: how the kernel makes addresses
-    (addr_gen_mode).
+    (addr_gen_mode). kept: the addresses (16 bytes) that ndxdp keeps deprecated.
     """
 
     interface: str
@@ -68,6 +68,7 @@ class Facts:
     temporary: bool = False
     mac: bytes = b""
     generation: int = 0
+    kept: frozenset[bytes] = frozenset()
 
 
 def gather(
@@ -76,6 +77,7 @@ def gather(
     routes: list[DefaultRoute],
     addresses: list[OwnAddress],
     mac: bytes = b"",
+    kept: frozenset[bytes] = frozenset(),
 ) -> Facts:
     choices = []
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
@@ -86,7 +88,7 @@ def gather(
         choices.append(Choice("the Internet", INTERNET, *_source(INTERNET, 0)))
     temporary = sysctl.conf(interface, "use_tempaddr") > 1
     generation = sysctl.conf(interface, "addr_gen_mode")
-    return Facts(interface, tuple(addresses), tuple(choices), temporary, mac, generation)
+    return Facts(interface, tuple(addresses), tuple(choices), temporary, mac, generation, kept)
 
 
 def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
@@ -177,6 +179,15 @@ def _deprecated(facts: Facts) -> list[Finding]:
         what = f"all {len(texts)} addresses of {facts.interface} are deprecated: {', '.join(texts)}"
     else:
         what = f"the only address of {facts.interface} is deprecated: {texts[0]}"
+    if any(own.address in facts.kept for own in usable):
+        return [
+            warning(
+                what,
+                "ndxdp keeps that so, and no address matches `preferred` in [interface.addresses]:"
+                " name one there that the interface has, then reload",
+                "ndxdp status",
+            )
+        ]
     return [
         warning(
             what,
@@ -215,6 +226,13 @@ def _judge_choice(
             what,
             "the route names it, or no preferred address is of the scope that is needed",
             _prefer(facts.interface, own),
+        )
+    if own.link_local and choice.destination == INTERNET:
+        return failure(
+            f"towards the Internet the host sends from {text}, a link-local address, from which no"
+            " router forwards",
+            f"{facts.interface} has no global address, nor has any other interface",
+            f"ip -6 address show scope global dev {facts.interface}",
         )
     why = reason(own, facts.addresses, choice.destination, temporary=facts.temporary)
     if why == _RULES[-1] and not own.link_local:

@@ -411,6 +411,10 @@ class Maps:
                 {abi.PREFIX.pack(length=each.length, address=each.address) for each in prefixes},
             )
 
+    def locals(self) -> set[Prefix]:
+        """Return what ends at this host, as the program knows it."""
+        return {_prefix_of(key) for key, _ in self._maps["locals"].items()}
+
     def set_on_link(self, addresses: Iterable[bytes]) -> None:
         """Let the live neighbours of the host on the interface be these (16 bytes each)."""
         if self.for_program:

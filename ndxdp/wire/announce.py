@@ -279,7 +279,9 @@ class Announcer:
                     ends.append(refresh_at)
                 left = max(0.0, min(ends) - self._clock()) if ends else None
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), left)
+                    # wait_for() swallows a cancellation that comes beside the event, up to 3.11.
+                    async with asyncio.timeout(left):
+                        await self._wake.wait()
         finally:
             self._stop_listening()
 

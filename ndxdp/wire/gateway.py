@@ -222,7 +222,9 @@ class GatewayCare:
                 await asyncio.sleep(_GAP)
                 left = began + self.interval() - self._clock()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), max(left, 0))
+                    # wait_for() swallows a cancellation that comes beside the event, up to 3.11.
+                    async with asyncio.timeout(max(left, 0)):
+                        await self._wake.wait()
         finally:
             loop.remove_reader(self._watch.fileno())
 
