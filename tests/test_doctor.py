@@ -366,8 +366,10 @@ def test_no_address_of_the_advertisement(net: Network) -> None:
     conf("forwarding", 1, "all")
     advertise()
     eventually(default_route)
-    found = found_one("forwarding", f"{UPLINK} configures no address by itself")
-    follow(found["cure"])
+    (cause, effect) = bad()
+    assert cause["what"].startswith(f"{UPLINK} configures no address by itself")
+    assert "a link-local address, from which no router forwards" in effect["what"]
+    follow(cause["cure"])
     advertise()
     eventually(lambda: OFFERED in sh("ip", "-6", "address", "show", "dev", UPLINK))
     assert bad() == []

@@ -501,7 +501,12 @@ def test_status_shows_what_happens_now(attached: Network) -> None:
 
 def test_status_watches(attached: Network) -> None:
     process = subprocess.Popen(
-        [*NDXDP, "status", "--watch", "0.1"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+        [*NDXDP, "status", "--watch", "0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+        # What a shell's script starts in the background ignores it, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         assert process.stdout is not None
