@@ -13,6 +13,8 @@ from typing import Self
 
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _ETH_P_ALL = 3  # linux/if_ether.h
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_BUFFER = 1 << 24  # bytes; the default holds some 250 frames, and the kernel drops the rest
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -82,6 +84,7 @@ def packet_socket(namespace: str, interface: str) -> socket.socket:
                 if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"setns to {namespace}")
             opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
             opened.bind((interface, _ETH_P_ALL))
             made.append(opened)
         except OSError as error:

@@ -38,7 +38,6 @@ HOST_PORT, ROUTER_PORT = "to-host", "to-router"
 BEHIND_LINK = "behind0"
 """A link of this host that leads nowhere, for what is behind it."""
 
-SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _FORWARDING = "net.ipv6.conf.all.forwarding"
 
 HOST_MAC_BYTES, ROUTER_MAC_BYTES = parse_mac(HOST_MAC), parse_mac(ROUTER_MAC)

@@ -40,7 +40,6 @@ from tests.segment import (
     GATEWAY_BYTES,
     HOST_MAC_BYTES,
     ROUTER_LINK_LOCAL_BYTES,
-    SO_RCVBUFFORCE,
     SWITCH,
     Segment,
     at,
@@ -73,7 +72,6 @@ class Seen:
 
     def __init__(self, wire: socket.socket) -> None:
         self._wire = wire
-        self._wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         self._wire.setblocking(False)
 
     def frames(self) -> list[bytes]:

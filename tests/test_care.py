@@ -44,7 +44,6 @@ from tests.network import (
 from tests.segment import (
     BEHIND_LINK,
     BRIDGE,
-    SO_RCVBUFFORCE,
     SWITCH,
     Segment,
     at,
@@ -252,7 +251,6 @@ class Wire:
 
     def __init__(self) -> None:
         self._socket = packet_socket(ROUTER, ROUTER_LINK)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         self._socket.setblocking(False)
 
     def icmp(self) -> list[tuple[int, int, str]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.capture import SO_RCVBUFFORCE
 from lab.topology import build_xdp_pass
 from ndxdp.policy import parse_address, parse_mac
 from ndxdp.wire import netlink
@@ -46,7 +47,6 @@ from tests.segment import (
     BEHIND_LINK,
     GATEWAY_BYTES,
     ROUTER_MAC_BYTES,
-    SO_RCVBUFFORCE,
     SWITCH,
     Segment,
     at,

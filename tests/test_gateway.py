@@ -37,7 +37,6 @@ from tests.segment import (
     GATEWAY_BYTES,
     HOST_MAC_BYTES,
     ROUTER_MAC_BYTES,
-    SO_RCVBUFFORCE,
     SWITCH,
     Segment,
     at,
@@ -109,7 +108,6 @@ def traffic(seconds: float) -> tuple[int, int]:
         packet_socket(ROUTER, ROUTER_LINK) as wire,
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
     ):
-        wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         for number in range(count):
             with contextlib.suppress(OSError):
                 sender.sendto(b"%04d" % number, ("2001:db8:ffff::1", 9))
