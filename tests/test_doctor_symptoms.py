@@ -209,6 +209,8 @@ def neighbour_table_overflow() -> Iterator[Options]:
         done("attach", UPLINK, "--mode", "tc")
         many = "".join(f"2001:db8::c:0:1:{number:x}\n" for number in range(1, most + 2))
         done("prefix", "add", "--file", "-", stdin=many)
+        # The table is one for all namespaces: other tests' entries may still be in it.
+        eventually(lambda: not any("entries of" in line for line in said_by(())), within=60)
         yield ()
 
 
