@@ -773,8 +773,10 @@ static __always_inline struct vlan_tag tag_of(const void *data)
 	return found;
 }
 
-/* Remove the tag: move the MACs over it. Returns 0, or -1 with the frame unchanged. */
-static __always_inline int take_tag(struct xdp_md *ctx)
+/* Begin the frame `delta` bytes further on, and take its MACs there. Returns 0, or -1 with the frame
+ * unchanged.
+ */
+static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -783,7 +785,7 @@ static __always_inline int take_tag(struct xdp_md *ctx)
 	if (data + sizeof(macs) > end)
 		return -1; /* never, like the next two */
 	macs = *(struct eth_macs *)data;
-	if (xdp_adjust_head(ctx, sizeof(struct vlan_tag)))
+	if (xdp_adjust_head(ctx, delta))
 		return -1;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
@@ -793,24 +795,23 @@ static __always_inline int take_tag(struct xdp_md *ctx)
 	return 0;
 }
 
+/* Remove the tag. Returns 0, or -1 with the frame unchanged. */
+static __always_inline int take_tag(struct xdp_md *ctx)
+{
+	return move_macs(ctx, sizeof(struct vlan_tag));
+}
+
 /* Restore the frame that take_tag() has changed. */
 static __always_inline void put_tag(struct xdp_md *ctx, const struct vlan_tag tag)
 {
-	void *data = (void *)(long)ctx->data;
-	void *end = (void *)(long)ctx->data_end;
-	struct eth_macs macs;
+	void *data, *end;
 
-	if (data + sizeof(macs) > end)
-		return; /* never, like the next two */
-	macs = *(struct eth_macs *)data;
-	if (xdp_adjust_head(ctx, -(int)sizeof(struct vlan_tag)))
+	if (move_macs(ctx, -(int)sizeof(tag)))
 		return;
-	data = (void *)(long)ctx->data;
+	data = (void *)(long)ctx->data + sizeof(struct eth_macs);
 	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(macs) + sizeof(tag) > end)
-		return;
-	*(struct eth_macs *)data = macs;
-	*(struct vlan_tag *)(data + sizeof(macs)) = tag;
+	if (data + sizeof(tag) <= end)
+		*(struct vlan_tag *)data = tag;
 }
 
 SEC("xdp.frags")
