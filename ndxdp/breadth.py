@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Answer
+from ndxdp.ndp import Answer, is_link_local
 from ndxdp.policy import LABEL_MAX, Prefix, Rule, cut
 from ndxdp.rules import Rules
 
@@ -75,11 +75,6 @@ class Broad(NamedTuple):
     def error(self, interface: str, behind: Iterable[Prefix]) -> NdxdpError:
         """Return the refusal of a rule that covers the on-link prefix of an interface."""
         return NdxdpError(self.sentence(interface), self.hint(behind))
-
-
-def is_link_local(address: bytes) -> bool:
-    """Return whether an address (16 bytes) is a link-local one."""
-    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 
 def anywhere(rules: Rules) -> Iterator[Broad]:

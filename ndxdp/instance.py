@@ -321,25 +321,20 @@ def on_link(settings: Settings) -> OnLink:
 def warn_of_neighbours(interface: str, ifindex: int, rules: Rules) -> None:
     """Log a warning for each rule that answers for neighbours at the uplink.
 
-    A gateway's address is a hole, so that ndxdp does not answer for it.
-
     Args:
         ifindex: the interface that has the uplink's neighbours, for a port its bridge.
     """
     known = onlink.neighbours(ifindex)
-    with Fib() as fib:
-        gateways = fib.gateways(ifindex)
-    others = {address: mac for address, mac in known.items() if address not in gateways}
-    for prefix, some in breadth.around_neighbours(rules, others).items():
+    for prefix, some in breadth.around_neighbours(rules, known).items():
         log.warning(
             "%s: the rule for %s answers for %d that are neighbours there now, as %s at %s",
             interface,
             prefix,
             len(some),
             socket.inet_ntop(socket.AF_INET6, min(some)),
-            others[min(some)].hex(":"),
+            known[min(some)].hex(":"),
         )
-    for address in breadth.at_neighbours(rules, others):
+    for address in breadth.at_neighbours(rules, known):
         log.warning(
             "%s: %s is a neighbour there now, at %s: both it and ndxdp answer for that address",
             interface,

@@ -66,10 +66,7 @@ class LinkNeighbours:
             self._gateways = gateways
             self._look()
         for gateway in gateways - set(self._macs) if seek else ():
-            try:
-                self._fib.seek(ifindex, gateway)
-            except OSError as error:  # the link is down, or the table full
-                log.debug("a gateway is not solicited: %s", error)
+            _seek(self._fib, ifindex, gateway)
 
     def _stop_listening(self) -> None:
         if self._news is not None:
@@ -142,10 +139,17 @@ def _look_for(fib: Fib, ifindex: int, gateways: set[bytes]) -> list[Neighbour]:
         if not unknown or time.monotonic() > give_up:
             return there
         for gateway in unknown - sought:
-            try:
-                fib.seek(ifindex, gateway)
-            except OSError as error:  # the link is down, or the table full
-                log.debug("a gateway is not solicited: %s", error)
+            if not _seek(fib, ifindex, gateway):
                 return there
         sought |= unknown
         time.sleep(_PATIENCE / 50)
+
+
+def _seek(fib: Fib, ifindex: int, gateway: bytes) -> bool:
+    """Have the kernel solicit a gateway; False if it does not."""
+    try:
+        fib.seek(ifindex, gateway)
+    except OSError as error:  # the link is down, or the table full
+        log.debug("a gateway is not solicited: %s", error)
+        return False
+    return True

@@ -396,7 +396,7 @@ def judge(
         dad = source == UNSPECIFIED
         defends = dad and rule.profile.defend
         # Every link has all of fe80::/10, so that only a rule for the address itself means it.
-        if defends and rule.answer is _ALWAYS and _is_link_local(target) and not rule.exact:
+        if defends and rule.answer is _ALWAYS and is_link_local(target) and not rule.exact:
             return Verdict(Reason.DAD_ON_LINK, None, rule)
         if rule.answer is not _ALWAYS or defends:
             against = (refuse or _empty_tables)(target, rule, defends)
@@ -413,7 +413,7 @@ def judge(
     return _verdict((reason, advertise(ns, host, rule.profile), rule))
 
 
-def _is_link_local(address: bytes) -> bool:
+def is_link_local(address: bytes) -> bool:
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 
 

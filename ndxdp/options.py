@@ -125,6 +125,11 @@ force_option = click.option(
 )
 
 
+def _rate(name: str, text: str) -> Callable[[_F], _F]:
+    """Return an option for a number of answers per second; 0 is no limit."""
+    return click.option(name, type=click.FloatRange(0, 1e9), metavar="N", help=text)
+
+
 def attaching(command: _F) -> _F:
     for option in (
         click.option(
@@ -145,23 +150,17 @@ def attaching(command: _F) -> _F:
             metavar="N",
             help="Answers at once before --rate counts (100).",
         ),
-        click.option(
+        _rate(
             "--gateway-rate",
-            type=click.FloatRange(0, 1e9),
-            metavar="N",
-            help="Answers per second to each gateway, to which no other limit applies (10000).",
+            "Answers per second to each gateway, to which no other limit applies (10000).",
         ),
-        click.option(
+        _rate(
             "--interface-rate",
-            type=click.FloatRange(0, 1e9),
-            metavar="N",
-            help="Answers per second to all MACs together but the gateways'; drop the rest.",
+            "Answers per second to all MACs together but the gateways'; drop the rest.",
         ),
-        click.option(
+        _rate(
             "--rate",
-            type=click.FloatRange(0, 1e9),
-            metavar="N",
-            help="Answers per second to one MAC that solicits, or is answered; drop the rest.",
+            "Answers per second to one MAC that solicits, or is answered; drop the rest.",
         ),
         click.option(
             "--loader",

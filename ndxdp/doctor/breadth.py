@@ -12,7 +12,6 @@ from ndxdp.ndp import Answer
 from ndxdp.policy import CONFIG_SOURCE, MANUAL_SOURCE, Prefix, Rule
 from ndxdp.rules import Rules
 from ndxdp.wire import onlink
-from ndxdp.wire.fib import Fib
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +42,6 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
         return tuple(onlink.behind(prefix, here.ifindexes))
 
     known = onlink.neighbours(ifindexes[1]) if rules.exact else {}
-    found = breadth.at_neighbours(rules, known)
-    if found:
-        with Fib() as fib:
-            gateways = fib.gateways(ifindexes[1])
-        found = [address for address in found if address not in gateways]
     return Facts(
         interface,
         tuple((broad, behind(broad.prefix)) for broad in breadth.all_of(rules, here.prefixes)),
@@ -56,7 +50,10 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
             for prefix, rule in sorted(rules.wider.items())
             if breadth.is_left_out(rule)
         ),
-        tuple((address, rules[Prefix(address, 128)], known[address]) for address in found),
+        tuple(
+            (address, rules[Prefix(address, 128)], known[address])
+            for address in breadth.at_neighbours(rules, known)
+        ),
     )
 
 

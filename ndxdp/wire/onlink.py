@@ -136,10 +136,15 @@ def _leads(route: dict[int, bytes]) -> set[int]:
 
 
 def neighbours(ifindex: int) -> dict[bytes, bytes]:
-    """Return the MACs of the live neighbours at an interface by their addresses (16 bytes)."""
+    """Return the MACs of the live neighbours at an interface by their addresses (16 bytes).
+
+    Gateways are left out: rules have holes for them, so that ndxdp does not answer for them.
+    """
     with Fib() as fib:
-        return {
+        found = {
             each.address: each.mac
             for each in fib.neighbours(ifindex)
             if each.mac and each.state.is_valid and each.state is not NudState.NOARP
         }
+        gateways = fib.gateways(ifindex) if found else set()
+    return {address: mac for address, mac in found.items() if address not in gateways}
