@@ -127,6 +127,7 @@ LAYERS = (
     "ndxdp.locator",
     "ndxdp.state",
     "ndxdp.errors",
+    "ndxdp.backoff",
     "ndxdp.lean",
     "ndxdp",
 )
