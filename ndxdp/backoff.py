@@ -24,7 +24,7 @@ class Backoff:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._failures = 0
+        self._pause = _FIRST
         self.cause = ""
 
     def failed(self, cause: str, level: int = logging.ERROR) -> float:
@@ -35,12 +35,10 @@ class Backoff:
         """
         self._log.log(logging.DEBUG if cause == self.cause else level, "%s", cause)
         self.cause = cause
-        # The exponent is bounded: after years of failures it would not fit into a float.
-        pause = min(_FIRST * 2 ** min(self._failures, 10), _LONGEST)
-        self._failures += 1
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST)
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def succeeded(self) -> bool:
-        """Begin anew with the shortest pause; return True if the last attempt had failed."""
-        failed, self._failures, self.cause = bool(self.cause), 0, ""
+        """Go back to the shortest pause; return True if the last attempt had failed."""
+        failed, self._pause, self.cause = bool(self.cause), _FIRST, ""
         return failed
