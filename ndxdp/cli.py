@@ -19,17 +19,15 @@ from click.core import ParameterSource
 
 from ndxdp import __version__, cli_trace, ndp, policy
 from ndxdp.cli_doctor import doctor
-from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Profile
+from ndxdp.cli_prefix import prefix
+from ndxdp.errors import NdxdpError, NotAttached, UsageError
 from ndxdp.options import (
     answering,
     attaching,
     begin_log,
     config_file,
-    force_option,
     job_of,
     json_option,
-    lists,
     one_interface,
     one_of,
     options_of,
@@ -39,10 +37,8 @@ from ndxdp.options import (
     to_journal,
     trees,
     verbosity,
-    via_option,
 )
-from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE, Rule
-from ndxdp.rules import Rules
+from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE
 
 if TYPE_CHECKING:
     from ndxdp.config import Interface, Metrics
@@ -150,8 +146,11 @@ def attach(
 @cli.command()
 @click.argument("interface", metavar="[IFACE]", required=False)
 @click.option("--all", "all_of_them", is_flag=True, help="On every interface.")
+@click.option(
+    "--missing-ok", is_flag=True, help="Exit code 0, too, where ndxdp is not attached to IFACE."
+)
 @verbosity
-def detach(interface: str | None, all_of_them: bool) -> None:
+def detach(interface: str | None, all_of_them: bool, missing_ok: bool) -> None:
     """Stop answering on IFACE and leave it as it was found."""
     from ndxdp import detaching
     from ndxdp import status as statuses
@@ -160,7 +159,11 @@ def detach(interface: str | None, all_of_them: bool) -> None:
         raise UsageError("detach needs one of IFACE and --all", "as in ndxdp detach eth0")
     both = trees()
     if interface is not None:
-        detaching.detach_interface(both, interface)
+        try:
+            detaching.detach_interface(both, interface)
+        except NotAttached:
+            if not missing_ok:
+                raise
         return
     failed = []
     for name in statuses.interfaces(both):
@@ -577,6 +580,7 @@ def metrics() -> None:
     click.echo(Exposition(both, process=False).text(), nl=False)
 
 
+cli.add_command(prefix)
 cli.add_command(cli_trace.trace)
 cli.add_command(cli_trace.top)
 cli.add_command(doctor)
@@ -630,122 +634,3 @@ def explain(
         return
     for line in render.explanation_text(explanation):
         click.echo(line)
-
-
-@cli.group()
-def prefix() -> None:
-    """Change or show the rules of an attached interface."""
-
-
-@prefix.command("add")
-@click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
-@one_interface
-@lists("A list of prefixes, one a line; - for stdin.")
-@click.option(
-    "--answer",
-    type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
-    default="always",
-    show_default=True,
-)
-@via_option
-@click.option(
-    "--na-source",
-    default="target",
-    show_default=True,
-    metavar="SOURCE",
-    help="Source of the answers: target, link-local, or an address.",
-)
-@click.option("--router/--no-router", default=True, show_default=True, help="The R flag.")
-@click.option("--override/--no-override", default=False, show_default=True, help="The O flag.")
-@click.option(
-    "--dad",
-    type=click.Choice(["defend", "ignore"]),
-    default="defend",
-    show_default=True,
-    help="Duplicate Address Detection for the prefix.",
-)
-@click.option("--lladdr", metavar="MAC", help="Advertise this MAC, not the interface's.")
-@force_option
-@verbosity
-def prefix_add(
-    prefixes: tuple[str, ...],
-    interface: str | None,
-    lists: tuple[IO[str], ...],
-    answer: str,
-    via: tuple[str, ...],
-    na_source: str,
-    router: bool,
-    override: bool,
-    dad: str,
-    lladdr: str | None,
-    force: bool,
-) -> None:
-    """Add rules: all of them, or none."""
-    from ndxdp.instance import add_rules
-
-    profile = Profile(
-        policy.parse_source(na_source),
-        router,
-        override,
-        dad == "defend",
-        policy.parse_mac(lladdr) if lladdr else None,
-    )
-    rule = answering(answer, via, MANUAL_SOURCE, profile)
-    rules = rules_of(prefixes, (), lists, rule, force=force)
-    _need_some(rules)
-    add_rules(*one_of(interface), rules, force=force)
-
-
-@prefix.command("del")
-@click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
-@one_interface
-@lists("A list of prefixes, one a line; - for stdin.")
-@click.option("--all", "all_of_them", is_flag=True, help="All rules of the source.")
-@click.option(
-    "--source",
-    default=MANUAL_SOURCE,
-    show_default=True,
-    help="Whose rules: sources do not delete each other's by accident.",
-)
-@verbosity
-def prefix_del(
-    prefixes: tuple[str, ...],
-    interface: str | None,
-    lists: tuple[IO[str], ...],
-    all_of_them: bool,
-    source: str,
-) -> None:
-    """Remove rules: all of them, or none."""
-    from ndxdp.instance import delete_rules
-
-    named: Rules | None = rules_of(prefixes, (), lists, Rule())
-    if all_of_them:
-        if named:
-            raise UsageError("--all and prefixes exclude each other", "give one of them")
-        named = None
-    else:
-        _need_some(named)
-    delete_rules(*one_of(interface), named, source)
-
-
-@prefix.command("list")
-@one_interface
-@json_option
-@verbosity
-def prefix_list(interface: str | None, as_json: bool) -> None:
-    """Show the rules, as the kernel has them."""
-    from ndxdp import render
-    from ndxdp.instance import open_instance
-
-    with open_instance(*one_of(interface)) as instance:
-        rules = sorted(instance.maps.rules().pairs())
-    if as_json:
-        print_json([render.rule_data(*item) for item in rules])
-        return
-    for item in rules:
-        click.echo(render.rule_text(*item))
-
-
-def _need_some(prefixes: Any) -> None:
-    if not prefixes:
-        raise UsageError("no prefix is given", "name one, or give a list with --file")

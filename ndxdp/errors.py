@@ -32,6 +32,10 @@ class InterfaceGone(NdxdpError):
     """It was deleted or renamed: there is nothing to answer on."""
 
 
+class NotAttached(NdxdpError):
+    """There is nothing of ndxdp on the interface."""
+
+
 class Damaged(NdxdpError):
     """Pins or files are missing, or hold what ndxdp did not write."""
 

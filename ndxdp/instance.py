@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from ndxdp import breadth, ndp
-from ndxdp.errors import Damaged, NdxdpError, UsageError
+from ndxdp.errors import Damaged, NdxdpError, NotAttached, UsageError
 from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, hook_order, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.hook_order import Program
@@ -274,7 +274,7 @@ def _directory(tree: Tree, interface: str) -> Path:
         hint = f"ndxdp attach {interface}"
         if netlink.is_quiet(interface):
             hint = f"there is nothing to answer: {netlink.NO_MAC}"
-        raise NdxdpError(f"ndxdp is not attached to {interface}", hint)
+        raise NotAttached(f"ndxdp is not attached to {interface}", hint)
     return path
 
 
@@ -287,11 +287,22 @@ def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     )
 
 
-def add_rules(tree: Tree, interface: str, rules: Rules, *, force: bool = False) -> None:
-    """Add rules to live maps; NdxdpError if any is there already, and none is added then.
+def add_rules(
+    tree: Tree, interface: str, rules: Rules, *, replacing: bool = False, force: bool = False
+) -> None:
+    """Add rules to live maps: all of them or, on an error, none.
+
+    A rule that is there with the same words stays as it is, whoever wrote it.
 
     Args:
-        force: take rules that cover an on-link prefix of the interface, too.
+        tree: Where the interface's maps are.
+        interface: Its name.
+        rules: The rules to add.
+        replacing: Change rules of the same source that have other words.
+        force: Take rules that cover an on-link prefix of the interface, too.
+
+    Raises:
+        NdxdpError: A prefix has another rule, a rule is too broad, or there is no room.
     """
     with tree.lock(), open_instance(tree, interface) as instance:
         if not force and breadth.is_in_question(rules):
@@ -299,16 +310,28 @@ def add_rules(tree: Tree, interface: str, rules: Rules, *, force: bool = False) 
             for broad in breadth.over(rules, here.prefixes):
                 raise broad.error(interface, onlink.behind(broad.prefix, here.ifindexes))
         actual = instance.maps.rules()
-        for prefix, rule, there in rules.both(actual):
-            if there.source == rule.source and there.same_words(rule):
-                raise NdxdpError(f"{prefix} has that rule already", "nothing was added")
-        desired = merged(rules, actual)
+        desired = merged(rules, actual, replacing=replacing)
+        _log_kept(interface, rules, actual)
         instance.maps.apply(difference(desired, actual), actual)
         note_locals(instance.maps)
         watch.touch(tree.path(interface))
         settings = instance.maps.settings()
         if os.stat(_NETNS).st_ino == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
+
+
+def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
+    """Log which of the rules are there already, by another source, and stay that one's."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    for prefix, rule, there in rules.both(actual):
+        if there.source not in (rule.source, HOST_SOURCE):
+            log.info(
+                "%s: %s has that rule already, by '%s', whose it stays",
+                interface,
+                prefix,
+                there.source,
+            )
 
 
 def on_link(settings: Settings) -> OnLink:
@@ -350,30 +373,43 @@ def note_locals(maps: Maps) -> None:
             maps.set_locals(fib.local_prefixes())
 
 
-def delete_rules(tree: Tree, interface: str, named: Rules | None, source: str) -> None:
-    """Remove a source's rules, all of them for None; NdxdpError if one is not there or not its.
+def delete_rules(
+    tree: Tree, interface: str, named: Rules | None, source: str, *, missing_ok: bool = False
+) -> None:
+    """Remove a source's rules: all that are named or, on an error, none.
 
-    named: of any rules; their prefixes are meant.
+    Args:
+        tree: Where the interface's maps are.
+        interface: Its name.
+        named: Any rules, whose prefixes are meant; None for all of the source.
+        source: Whose rules.
+        missing_ok: Leave out prefixes that have no rule of the source.
+
+    Raises:
+        NdxdpError: A prefix has no rule, or that of another source.
     """
     if source == HOST_SOURCE:
         raise UsageError(
-            f"rules of source '{HOST_SOURCE}' are ndxdp's own",
+            f"rules of origin '{HOST_SOURCE}' are ndxdp's own",
             _NEVER_ANSWERED,
         )
     with tree.lock(), open_instance(tree, interface) as instance:
         actual = instance.maps.rules()
         if named is None:
-            named = actual.only(lambda rule: rule.source == source)
-        for prefix in named.without(actual):
-            raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
-        going = actual.among(named)
-        for prefix, rule in going.only(lambda rule: rule.source != source).pairs():
-            raise NdxdpError(
-                f"the rule of {prefix} is not of source '{source}' but of '{rule.source}'",
-                _NEVER_ANSWERED
-                if rule.source == HOST_SOURCE
-                else f"name it if you mean it: --source {rule.source}",
-            )
+            going = actual.only(lambda rule: rule.source == source)
+        else:
+            going = actual.among(named)
+        if named is not None and not missing_ok:
+            for prefix in named.without(actual):
+                raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
+            for prefix, rule in going.only(lambda rule: rule.source != source).pairs():
+                raise NdxdpError(
+                    f"the rule of {prefix} is not of origin '{source}' but of '{rule.source}'",
+                    _NEVER_ANSWERED
+                    if rule.source == HOST_SOURCE
+                    else f"name it if you mean it: --origin {rule.source}",
+                )
+        going = going.only(lambda rule: rule.source == source)
         # Of these the host has the address still.
         held = going.only(lambda rule: rule.held)
         desired = actual.without(going) | dict.fromkeys(held, hole("own"))

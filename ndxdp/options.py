@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from ndxdp import breadth, policy
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Rule
 from ndxdp.rules import Rules, compile_rules, rules_of_lines
@@ -363,7 +363,7 @@ def one_of(interface: str | None) -> tuple[Tree, str]:
     if interface is None:
         attached = both.interfaces()
         if not attached:
-            raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
+            raise NotAttached("ndxdp is attached to no interface", "ndxdp attach IFACE")
         if len(attached) > 1:
             raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
         interface = attached[0]

@@ -36,6 +36,8 @@ CONFIG_SOURCE = "config"
 DOCKER_SOURCE = "docker"
 """Source of the rules for containers."""
 
+RESERVED_SOURCES = frozenset({HOST_SOURCE, RUN_SOURCE, CONFIG_SOURCE, DOCKER_SOURCE})
+"""Sources whose rules no `ndxdp prefix` command writes."""
 
 INTERFACE_MAX = 15
 SOURCE_MAX = 15
@@ -143,6 +145,31 @@ def check_interface(name: str) -> None:
         size = 0
     if not 1 <= size <= INTERFACE_MAX or name in (".", "..") or re.search(r"[/:\s]", name):
         raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
+
+
+def parse_origin(text: str, *, writes: bool = False) -> str:
+    """Return the source that --origin names.
+
+    The names are those that wg-quick(8) takes for an interface, which so may be an origin.
+
+    Args:
+        text: What the user wrote.
+        writes: True if rules are to be written for it, which the reserved ones refuse.
+
+    Raises:
+        UsageError: It is no source's name, or one that is reserved.
+    """
+    if not re.fullmatch(r"[\w=+.][\w=+.-]*", text, re.ASCII) or len(text) > SOURCE_MAX:
+        raise UsageError(
+            f"'{text}' is no origin",
+            f"a word of up to {SOURCE_MAX} letters, digits, and any of _ = + . -",
+        )
+    if writes and text in RESERVED_SOURCES:
+        raise UsageError(
+            f"rules of origin '{text}' are not written by `ndxdp prefix`",
+            f"any name but {', '.join(sorted(RESERVED_SOURCES))}",
+        )
+    return text
 
 
 def parse_mac(text: str) -> bytes:

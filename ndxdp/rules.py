@@ -11,7 +11,14 @@ from typing import NamedTuple
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, Answer
-from ndxdp.policy import HOST_SOURCE, Prefix, Rule, hole, parse_target
+from ndxdp.policy import (
+    HOST_SOURCE,
+    RESERVED_SOURCES,
+    Prefix,
+    Rule,
+    hole,
+    parse_target,
+)
 
 
 class Rules(Mapping[Prefix, Rule]):
@@ -240,22 +247,49 @@ def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) ->
     return Difference(desired.unlike(actual), actual.without(desired))
 
 
-def merged(rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Rules:
-    """`actual` with `rules` added; NdxdpError where both say different things of a prefix.
+def merged(
+    rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule], *, replacing: bool = False
+) -> Rules:
+    """Return `actual` with `rules` added.
 
-    A rule for an address that the host owns is held from the start.
+    A rule that is there with the same words stays as it is, whoever wrote it. A rule for an
+    address that the host owns is held from the start.
+
+    Args:
+        rules: The rules to add.
+        actual: The rules that are there.
+        replacing: True if a rule of the same source with other words is to be changed.
+
+    Raises:
+        NdxdpError: A prefix has a rule with other words, which is not to be changed.
     """
     rules, actual = Rules.of(rules), Rules.of(actual)
-    held: dict[Prefix, Rule] = {}
+    changed: dict[Prefix, Rule] = {}
     for prefix, rule, there in rules.both(actual):
         if there.source == HOST_SOURCE:
-            held[prefix] = replace(rule, held=True)
-        elif there.source != rule.source or not there.same_words(rule):
-            raise NdxdpError(
-                f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'",
-                "ndxdp prefix list shows it; remove it there where it comes from",
-            )
-    return rules | actual | held
+            changed[prefix] = replace(rule, held=True)
+        elif there.same_words(rule):
+            continue
+        elif there.source != rule.source:
+            raise _conflict(prefix, there, _elsewhere(there.source))
+        elif replacing:
+            changed[prefix] = replace(rule, held=there.held)
+        else:
+            raise _conflict(prefix, there, "`ndxdp prefix replace` changes it")
+    return rules | actual | changed
+
+
+def _conflict(prefix: Prefix, there: Rule, hint: str) -> NdxdpError:
+    return NdxdpError(
+        f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'", hint
+    )
+
+
+def _elsewhere(source: str) -> str:
+    """Return the hint on how to change a rule that another source has written."""
+    if source in RESERVED_SOURCES:
+        return "ndxdp prefix list shows it; remove it there where it comes from"
+    return f"if it is yours to change: ndxdp prefix replace --origin {source}"
 
 
 def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:

@@ -177,16 +177,28 @@ WORDS = [
     bad("prefix del", USAGE, "no prefix"),
     bad(f"prefix del --all {BEHIND}", USAGE, "--all"),
     # rules that are there, or not, or another's
-    bad(f"prefix add {BEHIND}", CANNOT, BEHIND, "already"),
-    bad(f"prefix add {OTHER} {BEHIND}", CANNOT, BEHIND),
+    bad(f"prefix add --override {OTHER} {BEHIND}", CANNOT, BEHIND, "manual"),
     bad(f"prefix add --answer never {BEHIND}", CANNOT, BEHIND, "always"),
-    bad(f"prefix add --override {BEHIND}", CANNOT, BEHIND),
+    bad(f"prefix add --origin wg0 --override {BEHIND}", CANNOT, BEHIND, "manual"),
+    bad(f"prefix replace --origin wg0 --override {OTHER} {BEHIND}", CANNOT, BEHIND, "manual"),
     bad(f"attach {UPLINK} --mode tc -n {OTHER} --except {BEHIND}", CANNOT, BEHIND, "manual"),
     bad(f"prefix del {OTHER}", CANNOT, OTHER),
     bad(f"prefix del {BEHIND} {OTHER}", CANNOT, OTHER),
     bad(f"prefix del {HOST}", CANNOT, HOST, "host"),
     bad(f"prefix del {GATEWAY}", CANNOT, GATEWAY, "host"),
+    bad(f"prefix del --origin run {BEHIND}", CANNOT, BEHIND, "manual"),
     bad(f"prefix del --source run {BEHIND}", CANNOT, BEHIND, "manual"),
+    bad("prefix del --all --origin host", USAGE, "host"),
+    *(
+        bad(f"prefix {command} --origin {name} {OTHER}", USAGE, name)
+        for command in ("add", "replace")
+        for name in ("config", "docker", "host", "run")
+    ),
+    *(
+        bad(f"prefix {words} --origin {name}", USAGE, "no origin")
+        for words in (f"add {OTHER}", f"replace {OTHER}", "del --all", "list")
+        for name in ("sixteen-letters-", "a/b", "gr\u00fcn", "bad\udcff", "''", "-a")
+    ),
     # interfaces
     *(
         bad(f"{command} nosuch", CANNOT, "nosuch")

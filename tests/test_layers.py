@@ -18,6 +18,7 @@ LAYERS = (
     "ndxdp.cli",
     "ndxdp.cli_trace",
     "ndxdp.cli_doctor",
+    "ndxdp.cli_prefix",
     "ndxdp.options",
     "ndxdp.doctor.examination",
     "ndxdp.doctor.arrival",
@@ -138,7 +139,13 @@ APART = ("ndxdp.kernel.bcc_child",)
 # What costs or is dangerous has one door.
 DOORS = {
     "bcc": ("ndxdp.kernel.bcc_child",),
-    "click": ("ndxdp.cli", "ndxdp.cli_doctor", "ndxdp.cli_trace", "ndxdp.options"),
+    "click": (
+        "ndxdp.cli",
+        "ndxdp.cli_doctor",
+        "ndxdp.cli_prefix",
+        "ndxdp.cli_trace",
+        "ndxdp.options",
+    ),
     "ctypes": (
         "ndxdp.kernel.bpf_hooks",
         "ndxdp.kernel.bpf_maps",

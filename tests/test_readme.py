@@ -166,7 +166,14 @@ def test_every_reason_is_explained() -> None:
 
 def test_every_error_is_explained() -> None:
     page = " ".join((DOCS / "errors.md").read_text().split())
-    errors = {"NdxdpError", "UsageError", "ModeUnavailable", "InterfaceGone", "Damaged"}
+    errors = {
+        "NdxdpError",
+        "UsageError",
+        "ModeUnavailable",
+        "InterfaceGone",
+        "NotAttached",
+        "Damaged",
+    }
     missing = []
     for path in sorted(REPOSITORY.glob("ndxdp/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -294,13 +294,39 @@ def test_merged() -> None:
     }
 
 
-@pytest.mark.parametrize("there", [Rule(source="config"), Rule(Answer.NEVER)])
+@pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("prefix", [ONE, LAN])
-def test_merged_refuses_another_rule(there: Rule, prefix: Prefix) -> None:
-    with pytest.raises(
-        NdxdpError, match=f"^{prefix} has a rule already: {there.answer.name.lower()}"
-    ):
+def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
+    prefix: Prefix, replacing: bool
+) -> None:
+    there = {prefix: Rule(source="config", label="file"), TWO: Rule()}
+    assert merged({prefix: Rule()}, there, replacing=replacing) == there
+
+
+@pytest.mark.parametrize(
+    ("there", "hint"),
+    [
+        (Rule(Answer.NEVER), "`ndxdp prefix replace` changes it"),
+        (Rule(Answer.NEVER, source="wg0"), "ndxdp prefix replace --origin wg0"),
+        (Rule(Answer.NEVER, source="config"), "where it comes from"),
+    ],
+)
+@pytest.mark.parametrize("prefix", [ONE, LAN])
+def test_merged_refuses_another_rule(there: Rule, hint: str, prefix: Prefix) -> None:
+    with pytest.raises(NdxdpError, match=f"^{prefix} has a rule already: never") as refused:
         merged({prefix: Rule()}, {prefix: there, TWO: Rule()})
+    assert hint in refused.value.hint
+
+
+@pytest.mark.parametrize("prefix", [ONE, LAN])
+def test_merged_replaces_a_rule_of_its_own_source(prefix: Prefix) -> None:
+    there = {prefix: Rule(Answer.NEVER, held=True), TWO: Rule()}
+    assert merged({prefix: Rule()}, there, replacing=True) == {
+        prefix: Rule(held=True),
+        TWO: Rule(),
+    }
+    with pytest.raises(NdxdpError, match=f"^{prefix} has a rule already: never, by 'wg0'"):
+        merged({prefix: Rule()}, {prefix: Rule(Answer.NEVER, source="wg0")}, replacing=True)
 
 
 def test_with_holes() -> None:

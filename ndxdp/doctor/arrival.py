@@ -20,7 +20,7 @@ from ndxdp.errors import NdxdpError
 from ndxdp.instance import open_instance
 from ndxdp.kernel.pins import PinTree, Tree, Trees
 from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile
-from ndxdp.policy import Prefix, Rule, Table
+from ndxdp.policy import MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule, Table
 from ndxdp.trace import Event, Tracer
 from ndxdp.wire.netlink import Link, OwnAddress
 from ndxdp.wire.raw import LD_H, Condition, attach_filter, packet_socket, program
@@ -282,8 +282,11 @@ def _source(profile: Profile, target: bytes, link_local: bytes | None) -> bytes:
 
 
 def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str:
-    """The same rule, but for the source of its answers. A rule is not changed, but replaced."""
-    by = "" if rule.source == Rule().source else f" --source {rule.source}"
+    """Return the command that changes nothing of a rule but the source of its answers.
+
+    A rule that no command has written gives way to one that a command writes.
+    """
+    by = "" if rule.source == MANUAL_SOURCE else f" --origin {rule.source}"
     options = [f"--na-source {source}"]
     if rule.answer is not Answer.ALWAYS:
         options.append(f"--answer {rule.answer.name.lower()}")
@@ -292,9 +295,12 @@ def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str
     options += ["--override"] if rule.profile.override else []
     options += [] if rule.profile.defend else ["--dad ignore"]
     options += [f"--lladdr {rule.profile.lladdr.hex(':')}"] if rule.profile.lladdr else []
+    words = " ".join(options)
+    if rule.source not in RESERVED_SOURCES:
+        return f"ndxdp prefix replace {prefix} -i {interface}{by} {words}"
     return (
         f"ndxdp prefix del {prefix} -i {interface}{by}"
-        f" && ndxdp prefix add {prefix} -i {interface} {' '.join(options)}"
+        f" && ndxdp prefix add {prefix} -i {interface} {words}"
     )
 
 

@@ -9,7 +9,7 @@ from ndxdp import breadth
 from ndxdp.breadth import Broad
 from ndxdp.doctor.finding import Finding, note, warning
 from ndxdp.ndp import Answer
-from ndxdp.policy import CONFIG_SOURCE, MANUAL_SOURCE, Prefix, Rule
+from ndxdp.policy import CONFIG_SOURCE, MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule
 from ndxdp.rules import Rules
 from ndxdp.wire import onlink
 
@@ -77,7 +77,7 @@ def judge(facts: Facts) -> list[Finding]:
                 f"{text} is a neighbour on {facts.interface}, at {mac.hex(':')}, and a rule"
                 " answers for it, too",
                 "its packets come to this host, and its address is defended against it",
-                f"ndxdp prefix del {text} -i {facts.interface} --source {rule.source}",
+                f"ndxdp prefix del {text} -i {facts.interface} --origin {rule.source}",
             )
         )
     return found
@@ -87,9 +87,8 @@ def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Findi
     sentence = f"{broad.sentence(interface)} (by '{broad.rule.source}')"
     if not broad.rule.profile.defend:
         return note(f"{sentence}; it leaves Duplicate Address Detection alone")
-    is_manual = broad.rule.source == MANUAL_SOURCE
     why = "it defends their addresses against them: who takes one finds a duplicate"
-    if is_manual:
+    if broad.rule.source not in RESERVED_SOURCES:
         return warning(sentence, why, _instead(interface, broad, behind))
     hint = broad.hint(behind, in_file=broad.rule.source == CONFIG_SOURCE)
     cure = "editor /etc/ndxdp/ndxdp.toml" if broad.rule.source == CONFIG_SOURCE else ""
@@ -97,9 +96,12 @@ def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Findi
 
 
 def _instead(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> str:
-    """Return the command that puts a narrower rule in the place of one that was written by hand."""
-    delete = f"ndxdp prefix del {broad.prefix} -i {interface}"
+    """Return the command that replaces a rule, which a command has written, by narrower ones."""
+    where = f"-i {interface}"
+    if broad.rule.source != MANUAL_SOURCE:
+        where += f" --origin {broad.rule.source}"
+    delete = f"ndxdp prefix del {broad.prefix} {where}"
     if broad.covers == breadth.LINK_LOCAL:
         return delete
     narrower = " ".join(map(str, behind)) or f"{broad.prefix} --answer {Answer.NEIGHBOUR.name}"
-    return f"{delete} && ndxdp prefix add {narrower.lower()} -i {interface}"
+    return f"{delete} && ndxdp prefix add {narrower.lower()} {where}"
