@@ -3,6 +3,7 @@
 # make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
 # make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
+# make fuzz    ten million random frames, the programs against their specification; FRAMES=…, SEED=…
 # make test-service  the systemd service, in the same machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
 # make lab-vagrant  have Vagrant look at the Vagrantfile
@@ -54,7 +55,7 @@ DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean dashboards deb demo dist format image lab-vagrant lab-vm
+.PHONY: build check-dashboards clean dashboards deb demo dist format fuzz image lab-vagrant lab-vm
 .PHONY: test test-deb test-image test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
@@ -93,6 +94,10 @@ image: deb
 	cp packaging/container/Containerfile build/image
 	cp build/$(if $(VERSION),ndxdp_$(VERSION)_all.deb,$(DEB)) build/image/ndxdp.deb
 	docker build --tag ndxdp --file build/image/Containerfile build/image
+
+fuzz: packages-demo build .venv/tested
+	nice -n 10 .venv/bin/python -m tests.fuzz $(if $(FRAMES),--frames $(FRAMES)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream

@@ -1,0 +1,1 @@
+"""Random frames, compared: the kernel's programs against ndp.py, the specification."""
