@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -39,6 +40,19 @@ _NETNS = "/proc/thread-self/ns/net"  # netlink.netns() would load pyroute2
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
+class Place(Enum):
+    """Where ndxdp answers by what there is of an interface."""
+
+    HERE = "here"
+    """On the interface."""
+
+    ELSEWHERE = "elsewhere"
+    """On an interface of another network namespace than this process is in."""
+
+    NOWHERE = "nowhere"
+    """Nothing of ndxdp is attached any more."""
+
+
 @dataclass
 class Instance:
     """An interface's open maps."""
@@ -58,6 +72,12 @@ class Instance:
     def is_attached(self, settings: Settings) -> bool:
         """Something of ours is at work there: our program on its hook, or our process."""
         raise NotImplementedError
+
+    def place(self, settings: Settings, *, is_held: bool) -> Place:
+        """Find out where ndxdp answers. is_held: a process holds the interface."""
+        if not self.is_attached(settings):
+            return Place.NOWHERE
+        return Place.ELSEWHERE if _is_foreign(settings) else Place.HERE
 
     def programs_before(self) -> list[Program] | None:
         """Return the programs of others that see frames before ndxdp does, in their order.
@@ -138,6 +158,26 @@ class Pinned(Instance):
             return False
         return True
 
+    def place(self, settings: Settings, *, is_held: bool) -> Place:
+        """Find out where ndxdp answers. is_held: a process holds the interface.
+
+        Without a link, the hook of an interface of another network namespace cannot be asked: it
+        is taken to have our program.
+        """
+        if _is_foreign(settings):
+            alive = is_held or self.link_unseen or not self.is_dead(settings)
+            return Place.ELSEWHERE if alive else Place.NOWHERE
+        ifindex = settings.ifindex
+        if self.link_fd is not None:
+            ifindex = bpf_hooks.link_info(self.link_fd).ifindex  # another after a move, if need be
+            if not ifindex:
+                return Place.NOWHERE
+        try:
+            socket.if_indextoname(ifindex)
+        except OSError:
+            return Place.NOWHERE if self.link_fd is None else Place.ELSEWHERE
+        return Place.HERE if self.is_attached(settings) else Place.NOWHERE
+
     def can_come_first(self) -> bool:
         settings = self.maps.settings()
         return attach.is_overtaken(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
@@ -211,6 +251,11 @@ class Explanation:
     verdict: Explained
     reply: bytes | None
     forwarding: Forwarding | None = None
+
+
+def _is_foreign(settings: Settings) -> bool:
+    """Return True if the interface was attached to in another network namespace."""
+    return settings.netns not in (0, os.stat(_NETNS).st_ino)
 
 
 def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Instance:

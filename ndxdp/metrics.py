@@ -21,11 +21,11 @@ from prometheus_client.registry import Collector
 
 from ndxdp import __version__
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Instance, Pinned, open_instance
+from ndxdp.instance import Instance, Pinned, Place, open_instance
 from ndxdp.kernel import abi, bpf_programs, hook_order
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
-from ndxdp.kernel.records import Settings
+from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.state import State
 from ndxdp.wire import transmit
 
@@ -196,7 +196,8 @@ class _Reading:
 
     def _instance(self, name: str, instance: Instance) -> None:
         settings = instance.maps.settings()
-        self.add("ndxdp_attached", instance.is_attached(settings), name)
+        place = instance.place(settings, is_held=self._trees.of(name).is_held(name))
+        self.add("ndxdp_attached", place is not Place.NOWHERE, name)
         for mode in Mode:
             self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
         self.add("ndxdp_fallback_steps", len(settings.steps.splitlines()), name)
@@ -210,11 +211,14 @@ class _Reading:
             age = (time.monotonic_ns() - settings.heartbeat) / 1e9
             self.add("ndxdp_heartbeat_age_seconds", age, name)
             self.add("ndxdp_heartbeat_timeout_seconds", settings.heartbeat_timeout / 1e9, name)
-        self._counts(name, instance, settings)
-        self._rules(name, instance)
-        self._sent(name, instance)
+        rules = instance.maps.rule_count()
+        self._counts(name, instance, settings, rules)
+        self._rules(name, instance, rules)
+        self._sent(name, instance, place)
 
-    def _counts(self, name: str, instance: Instance, settings: Settings) -> None:
+    def _counts(
+        self, name: str, instance: Instance, settings: Settings, counted: RuleCount
+    ) -> None:
         maps = instance.maps
         answered = 0
         for reason, count in maps.reasons().items():
@@ -223,7 +227,9 @@ class _Reading:
         self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
         solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         last: dict[tuple[str, str], int] = {}
-        for group in maps.group_counts():  # several may differ in how they answer alone
+        for group in maps.group_counts(counted):  # several may differ in how they answer alone
+            if not group.rules:  # its series end with its last rule
+                continue
             key = group.source, group.label
             solicited[key] += group.solicited
             advertised[key] += group.answered
@@ -245,25 +251,24 @@ class _Reading:
         self.add("ndxdp_resolver_advertisements_total", resolved.answered, name)
         self.add("ndxdp_resolver_refused_total", resolved.refused, name)
 
-    def _rules(self, name: str, instance: Instance) -> None:
+    def _rules(self, name: str, instance: Instance, counted: RuleCount) -> None:
         maps = instance.maps
-        counted = maps.rule_count()
         for source, count in counted.by_source.items():
             self.add("ndxdp_rules", count, name, source)
         for each, entries in (
             ("addresses", counted.addresses),
             ("prefixes", counted.prefixes),
-            ("groups", len(maps.groups())),
+            ("groups", len(counted.by_slot)),
         ):
             self.add("ndxdp_map_entries", entries, name, each)
             self.add("ndxdp_map_max_entries", maps.max_entries(each), name, each)
 
-    def _sent(self, name: str, instance: Instance) -> None:
+    def _sent(self, name: str, instance: Instance, place: Place) -> None:
         socket = instance.maps.socket_counts()
         if socket:
             self.add("ndxdp_socket_overflows_total", socket["overflows"], name)
             self.add("ndxdp_socket_errors_total", socket["errors"], name)
-        if name in self._transmit:
+        if name in self._transmit and place is not Place.ELSEWHERE:
             self.add("ndxdp_link_transmit_errors_total", self._transmit[name].errors, name)
             self.add("ndxdp_link_transmit_drops_total", self._transmit[name].dropped, name)
             failed = transmit.xdp_failures(name)

@@ -99,7 +99,8 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
             if count
         ),
     )
-    groups = sorted(data["groups"], key=lambda group: -group["solicited"])
+    groups = [group for group in data["groups"] if group["solicited"] and group["rules"]]
+    groups.sort(key=lambda group: -group["solicited"])
     by_group = now.by_group if now else {}
     yield from _table(
         ("Rule", "now", "solicited", "answered"),
@@ -111,7 +112,6 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
                 _number(group["answered"]),
             )
             for group in groups[:_GROUPS]
-            if group["solicited"]
         ),
     )
     yield "</section>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 from ndxdp import beacon, breadth, ladder, lifetimes
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Instance, Pinned, on_link, open_instance
+from ndxdp.instance import Instance, Pinned, Place, on_link, open_instance
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
@@ -165,12 +166,14 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         info = bpf_programs.info_of(instance.prog_fd)
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
-    counts = maps.group_counts()
+    counts = maps.group_counts(rules)
+    place = instance.place(settings, is_held=is_held)
     care = beacon.care(instance.interface)
     before = instance.programs_before()
     return {
         "interface": instance.interface,
-        "attached": instance.is_attached(settings),
+        "attached": place is not Place.NOWHERE,
+        "in_other_namespace": place is Place.ELSEWHERE,
         "mode": settings.mode.label,
         "steps_down": [
             {"mode": mode.label, "why": why} for mode, why in ladder.unpack(settings.steps)
@@ -201,7 +204,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "last_answer": _moment(max((each.last_answer or 0 for each in counts), default=0)),
         "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
         "warnings": [
-            *_warnings(instance, settings, rules, limits, care),
+            *_warnings(instance, settings, rules, limits, care, place),
             *_rivals(instance, before or [], is_held=is_held),
         ],
     }
@@ -248,6 +251,8 @@ def headline(data: Mapping[str, Any]) -> str:
     said: str = data["mode"]
     if data["program"]:
         said += f", {data['loader']} program {data['program']['id']}"
+    if data["in_other_namespace"]:
+        said += ", in another network namespace"
     return said + (", held by a running ndxdp" if data["held_by"] == "run" else "")
 
 
@@ -321,7 +326,7 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
         yield f"  socket    overflows {overflows}, errors {errors}"
     for group in data["groups"]:
-        if group["solicited"]:
+        if group["solicited"] and group["rules"]:
             rate = by_group.get((group["source"], group["label"]), 0)
             yield (
                 f"  rule      {group['answered']:>10} of {group['solicited']} answered:"
@@ -339,8 +344,14 @@ def _warnings(
     rules: RuleCount,
     limits: Mapping[str, int],
     care: CareNews | None,
+    place: Place,
 ) -> Iterator[str]:
     interface, device = instance.interface, instance.device()
+    if place is Place.ELSEWHERE and interface in {name for _, name in socket.if_nameindex()}:
+        yield (
+            f"{interface} of this network namespace is not answered on, but that of another one:"
+            " give each namespace a BPF file system of its own (--bpffs)"
+        )
     if device not in (None, interface):
         yield (
             f"this interface is called {device} now: `ndxdp attach {device}` goes on under that"
@@ -349,7 +360,8 @@ def _warnings(
         return
     if rules.prefixes:
         yield from _broad(instance, settings)
-    if settings.mode in (Mode.NATIVE, Mode.GENERIC) and offload.vlans_on(interface):
+    by_xdp = place is Place.HERE and settings.mode in (Mode.NATIVE, Mode.GENERIC)
+    if by_xdp and offload.vlans_on(interface):
         from ndxdp.wire import netlink  # pyroute2: the other lines do without
 
         link = netlink.find_link(interface)

@@ -294,7 +294,7 @@ class Maps:
             if slot not in groups:
                 raise damaged(f"a rule says group {slot}")
             by_source[groups[slot].source] += count
-        return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())))
+        return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())), dict(by_slot))
 
     def _check_room(self, change: Difference, actual: Rules) -> None:
         new = change.write.without(actual)
@@ -484,10 +484,17 @@ class Maps:
         del counts[Reason.NOT_NS]
         return counts
 
-    def group_counts(self) -> list[GroupCount]:
+    def group_counts(self, counted: RuleCount | None = None) -> list[GroupCount]:
+        """Return the counters of each group that has rules, or has had some.
+
+        Args:
+            counted: What rule_count() returned just now, if it was called.
+        """
+        by_slot = (counted or self.rule_count()).by_slot
         counts, groups = [], self.groups()
         for key, data in self._maps["group_counters"].items():
-            group = groups.get(_U32.unpack(key)[0])
+            slot = _U32.unpack(key)[0]
+            group = groups.get(slot)
             if group is None:
                 continue
             numbers = struct.unpack(f"={len(data) // 8}Q", data)
@@ -499,6 +506,7 @@ class Maps:
                     sum(numbers[::3]),
                     sum(numbers[1::3]),
                     jiffies.to_monotonic(last) if last else None,
+                    by_slot.get(slot, 0),
                 )
             )
         return counts

@@ -155,11 +155,12 @@ _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
 
 
 class RuleCount(NamedTuple):
-    """How many rules there are, and by whom."""
+    """How many rules there are: in all, of each source, and of each group that has any, by slot."""
 
     addresses: int
     prefixes: int
     by_source: dict[str, int]
+    by_slot: dict[int, int]
 
 
 class Solicitors(NamedTuple):
@@ -172,7 +173,8 @@ class Solicitors(NamedTuple):
 class GroupCount(NamedTuple):
     """Solicitations that reached a rule of a group, and how many of them were answered.
 
-    last_answer: when, ns of CLOCK_MONOTONIC to within a second; None if there was none.
+    last_answer: when, ns of CLOCK_MONOTONIC to within a second; None if there was none. rules: how
+    many the group has now. One whose rules are gone keeps its counters until its slot is needed.
     """
 
     source: str
@@ -180,6 +182,7 @@ class GroupCount(NamedTuple):
     solicited: int
     answered: int
     last_answer: int | None
+    rules: int
 
 
 class Resolved(NamedTuple):
