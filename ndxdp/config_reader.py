@@ -172,28 +172,36 @@ def _interface(table: Table, directory: Path) -> Interface:
 
 def _rules(interface: Table, directory: Path) -> tuple[Rules, frozenset[Prefix]]:
     """Return the rules of all [[interface.prefix]], and the prefixes of those with `force`."""
-    rules = Rules()
     forced: set[Prefix] = set()
-    before: list[tuple[Table, str, Rules]] = []
+    parts: list[tuple[Table, str, Rules]] = []
     for table in interface.tables("prefix"):
-        key, more = _rules_of_table(table, directory)
+        key, part = _rules_of_table(table, directory)
         if table.boolean("force", False):
-            forced.update(more.wider)
+            forced.update(part.wider)
         else:
-            _refuse_broad(table, key, more)
-        twice = more.among(rules)
+            _refuse_broad(table, key, part)
+        parts.append((table, key, part))
+    rules = Rules.union(part for _, _, part in parts)
+    if len(rules.addresses) + len(rules.wider) < sum(len(part) for _, _, part in parts):
+        _complain_of_twice(parts)
+    return rules, frozenset(forced)
+
+
+def _complain_of_twice(parts: list[tuple[Table, str, Rules]]) -> None:
+    """Complain of prefixes that several [[interface.prefix]] have, each with its table and key."""
+    lines: dict[Prefix, int] = {}  # where each stands first
+    for table, key, part in parts:
+        line = table.line(key)
+        twice = [prefix for prefix in part if prefix in lines]
+        lines.update((prefix, line) for prefix in part if prefix not in lines)
         if twice:
             first = min(twice)
             others = f", and {len(twice) - 1} more are" if len(twice) > 1 else ""
-            line = next(there.line(its_key) for there, its_key, has in before if first in has)
             table.complain(
                 f"{first} is given twice{others}",
-                f"line {line} has it first: name every prefix once",
+                f"line {lines[first]} has it first: name every prefix once",
                 key,
             )
-        before.append((table, key, more))
-        rules |= more
-    return rules, frozenset(forced)
 
 
 def _refuse_broad(table: Table, key: str, rules: Rules) -> None:
@@ -332,8 +340,10 @@ def _addresses(table: Table) -> Addresses:
     preferred = _patterns(table, "preferred", table.parsed_some("preferred", _parse_preferred))
     table.require("deprecate", 'deprecate = ["2001:db8::1"]')
     deprecate = _patterns(table, "deprecate", table.parsed_all("deprecate", parse_pattern))
+    lengths = {pattern.length for pattern in preferred}
     for pattern, number in deprecate.items():
-        covering = next((each for each in preferred if each.covers(pattern)), None)
+        around = (pattern.cut_to(length) for length in lengths)
+        covering = next((each for each in around if each and each in preferred), None)
         if covering is None:
             continue
         if covering == pattern:

@@ -23,6 +23,12 @@ _T = TypeVar("_T")
 _ALSO_MAX = 20
 """Complaints beside the first that are worth reading in one go."""
 
+_PARTS_MAX = 32
+"""Parts of a key, `a.b.c`: tomllib's time grows with their square, and no known key has five."""
+
+_SENTENCE_MAX = 400
+"""Characters of a complaint, which repeats a word of the file."""
+
 _ROOT = "the file"
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
@@ -56,6 +62,12 @@ class Document:
         self._problems: list[Problem] = []
         self._tables: list[Table] = []
         self._lines: dict[KeyPath, int] | None = None
+        line = locator.line_of_long_key(text, _PARTS_MAX)
+        if line:
+            raise UsageError(
+                f"{printable(name)}:{line}: this key has more than {_PARTS_MAX} parts",
+                "no table is nested as deeply",
+            )
         try:
             data = tomllib.loads(text)
         except RecursionError:
@@ -73,7 +85,7 @@ class Document:
         return table
 
     def complain(self, path: KeyPath, message: str, hint: str) -> None:
-        self._problems.append(Problem(path, message, hint))
+        self._problems.append(Problem(path, _shortened(message), _shortened(hint)))
 
     def line(self, path: KeyPath) -> int:
         """The line of a key; of what it would stand in, where it is missing."""
@@ -303,6 +315,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shortened(text: str) -> str:
+    """Return a text that is too long for a sentence without its middle."""
+    half = _SENTENCE_MAX // 2
+    return text if len(text) <= _SENTENCE_MAX else f"{text[:half]}…{text[-half:]}"
 
 
 def _title(path: KeyPath, key: str) -> str:

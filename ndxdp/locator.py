@@ -25,6 +25,24 @@ _STRING = re.compile(
 _OTHER = re.compile(r"[^,\]}#\n]+")  # numbers, booleans, dates
 
 
+def line_of_long_key(text: str, parts: int) -> int:
+    """Return the line of the first dotted key with more than so many parts; 0 if there is none.
+
+    The text need not be good TOML. The effort grows with its length, however many parts there are.
+    """
+    if all(line.count(".") < parts for line in text.split("\n")):
+        return 0
+    # Strings and comments are matched, too, so that what they hold is not taken for a key.
+    key = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+    tokens = re.compile(
+        rf"(?P<long>{key}(?:[ \t]*+\.[ \t]*+{key}){{{parts},}}+)"
+        rf"|#[^\n]*+|{_STRING.pattern}|[A-Za-z0-9_-]++|.",
+        re.DOTALL,
+    )
+    found = next((token for token in tokens.finditer(text) if token["long"]), None)
+    return text.count("\n", 0, found.start()) + 1 if found else 0
+
+
 def lines(text: str) -> dict[KeyPath, int]:
     """The line, from 1, of every key, table and element of an array in a good TOML text.
 

@@ -84,6 +84,12 @@ class AddressPattern:
         """Return True if this pattern has every address that `other` has."""
         return self._mask & other._mask == self._mask and self.matches(other.address)
 
+    def cut_to(self, length: int) -> AddressPattern | None:
+        """Return the pattern of this length that covers this one; None if none does."""
+        bits = AddressPattern(self.address, length)._bits(self.address)
+        cut = AddressPattern(bits.to_bytes(16, "big"), length)
+        return cut if cut.covers(self) else None
+
     @property
     def _mask(self) -> int:
         if self.length < 0:

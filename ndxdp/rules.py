@@ -49,6 +49,23 @@ class Rules(Mapping[Prefix, Rule]):
                 wider[prefix] = rule
         return cls({rule: Addresses.of(some) for rule, some in exact.items()}, wider)
 
+    @classmethod
+    def union(cls, several: Iterable[Rules]) -> Rules:
+        """Return all rules of several sets that have no prefix in common."""
+        exact: dict[Rule, list[Addresses]] = {}
+        wider: dict[Prefix, Rule] = {}
+        for rules in several:
+            for rule, some in rules.exact.items():
+                exact.setdefault(rule, []).append(some)
+            wider |= rules.wider
+        return cls(
+            {
+                rule: some[0] if len(some) == 1 else Addresses(b"".join(one.packed for one in some))
+                for rule, some in exact.items()
+            },
+            wider,
+        )
+
     @cached_property
     def addresses(self) -> Addresses:
         """All that have a rule of their own."""

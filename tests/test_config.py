@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -716,6 +720,82 @@ def test_every_depth_that_tomllib_takes_has_a_line() -> None:
     for depth in range(50, 600, 7):
         error = refused(f"{HEAD}x = {'[' * depth}{']' * depth}")
         assert "no such key" in error.message or "too deeply" in error.message
+
+
+WITH = "[[interface.prefix]]\nprefix = "
+
+# What a text is about, and the text in a size.
+LONG: dict[str, Callable[[int], str]] = {
+    "parts of a key": lambda n: ".".join("a" * n) + " = 1",
+    "parts of a header": lambda n: f"[{'.'.join('a' * n)}]",
+    "parts of a key in an inline table": lambda n: f"a = {{{'.'.join('a' * n)} = 1}}",
+    "dots in a comment": lambda n: f"# {'a.' * n}\na = 1",
+    "keys": lambda n: "".join(f"a{i} = 1\n" for i in range(n)),
+    "tables": lambda n: "".join(f"[a{i}]\n" for i in range(n)),
+    "interfaces": lambda n: "".join(f"[[interface]]\nname = 'a{i}'\n" for i in range(n)),
+    "addresses": lambda n: HEAD + "".join(f"{WITH}'2001:db8::{i:x}'\n" for i in range(n)),
+    "prefixes": lambda n: HEAD + "".join(f"{WITH}'2001:db8:{i:x}::/64'\n" for i in range(n)),
+    "prefixes given twice": lambda n: (
+        HEAD + "".join(f"{WITH}'2001:db8::{i // 2:x}'\n" for i in range(n))
+    ),
+    "networks": lambda n: (
+        HEAD + "".join(f"[[interface.docker]]\nnetwork = 'a{i}'\n" for i in range(n))
+    ),
+    "deprecated and preferred addresses": lambda n: (
+        HEAD
+        + "[interface.addresses]\n"
+        + f"deprecate = {[f'2001:db8::{i:x}' for i in range(n)]}\n"
+        + f"preferred = {[f'2001:db8:1::{i:x}' for i in range(n)]}\n"
+    ),
+    "lines of an array": lambda n: "a = [\n" + "1,\n" * n + "]",
+    "inline tables": lambda n: f"a = [{'{a = 1},' * n}]",
+    "letters of a name": lambda n: f"[[interface]]\nname = '{'a' * n}'",
+    "letters of a key": lambda n: "a" * n + " = 1",
+    "lines of a string": lambda n: "a = '''" + "a\n" * n + "'''",
+    "lines of a string without an end": lambda n: "a = '''" + "a.\n" * n,
+    "escapes": lambda n: 'a = "' + "\\n" * n + '"',
+    "blank lines": lambda n: "\n" * n + "a = 1",
+}
+
+
+@pytest.mark.parametrize("about", LONG)
+def test_the_effort_grows_with_the_text_and_no_faster(about: str) -> None:
+    """Lines of Python that are run for a text, and for one four times as long."""
+
+    def steps(text: str) -> int:
+        count = 0
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal count
+            count += event == "line"
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with contextlib.suppress(UsageError):
+                parse(text, "ndxdp.toml")
+        finally:
+            sys.settrace(before)
+        return count
+
+    steps(LONG[about](100))  # imports, and patterns are compiled
+    assert steps(LONG[about](400)) < 6 * steps(LONG[about](100)) + 1000
+
+
+def test_texts_of_hostile_size_are_soon_refused() -> None:
+    """Bound the time, too: it grows where steps within C do."""
+    began = time.monotonic()
+    for text in (".".join("a" * 20_000) + " = 1", f"{HEAD}[{'.'.join('a' * 20_000)}]"):
+        assert "more than 32 parts" in refused(text).message
+    parse(LONG["addresses"](5000), "ndxdp.toml")
+    assert time.monotonic() - began < 20
+
+
+def test_a_long_word_is_not_repeated_whole() -> None:
+    error = refused(f"[[interface]]\nname = '{'a' * 100_000}'")
+    assert len(error.message) < 600
+    assert "no interface name" in error.message
 
 
 def test_all_that_is_wrong_is_said_in_the_order_of_the_lines() -> None:

@@ -180,3 +180,24 @@ def test_every_line_is_found_in_a_text_of_random_pieces() -> None:
 def test_a_text_that_is_not_toml_does_not_go_on_for_ever(text: str) -> None:
     with contextlib.suppress(ValueError, IndexError):
         locator.lines(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a.a.a = 1", 0),
+        ("\na.a.a.a = 1", 2),
+        ("[a.a.a.a]", 1),
+        ("[[ a . a\t.a . a ]]", 1),
+        ("a = 1\nb = {a.a.a.a = 1}", 2),
+        ('a.\'.\'."b\\".".c = 1', 1),
+        ("a.'.'.\".\" = 1", 0),
+        ("# a.a.a.a.a", 0),
+        ("b = 'a.a.a.a.a' # a.a.a.a", 0),
+        ("b = \"\"\"\na.a.a.a.a\n\"\"\"\nc = '''a.a.a.a'''", 0),
+        ("b = [1.5, 2.5, 3.5, 4.5, 5.5]", 0),
+        ('b = "a.a.a.a', 1),
+    ],
+)
+def test_a_key_of_too_many_parts(text: str, line: int) -> None:
+    assert locator.line_of_long_key(text, 3) == line
