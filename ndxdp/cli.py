@@ -152,12 +152,13 @@ def attach(
 @verbosity
 def detach(interface: str | None, all_of_them: bool, missing_ok: bool) -> None:
     """Stop answering on IFACE and leave it as it was found."""
-    from ndxdp import detaching
+    from ndxdp import detaching, report
     from ndxdp import status as statuses
 
     if (interface is None) is not all_of_them:
         raise UsageError("detach needs one of IFACE and --all", "as in ndxdp detach eth0")
     both = trees()
+    report.remove_stale(both.files.root)
     if interface is not None:
         try:
             detaching.detach_interface(both, interface)
@@ -230,7 +231,7 @@ def run(
     from ndxdp.config import Announce
     from ndxdp.job import Job
     from ndxdp.sources.docker import Selector
-    from ndxdp.state import State
+    from ndxdp.state import Served, State
     from ndxdp.wire.netlink import NO_MAC
 
     if (interface is None) == (file is None):
@@ -272,6 +273,7 @@ def run(
                 serving = Exporter(both, state)
             if serving:
                 serving.listen(where)
+                state.note_exporter(Served(str(serving)) if where else None)
 
         def read() -> list[Job]:
             fresh = config_reader.load(path)
@@ -284,7 +286,15 @@ def run(
         export(whole.metrics)
         jobs, engine = [job_of(each) for each in whole.interfaces], whole.docker_socket
         del whole  # after a reload its rules would be a second copy
-        daemon.run(both, jobs, ready=ready, docker_socket=engine, reread=read, state=state)
+        daemon.run(
+            both,
+            jobs,
+            ready=ready,
+            docker_socket=engine,
+            reread=read,
+            state=state,
+            config=Path(path).absolute(),
+        )
         return
     assert interface is not None
     engine = config_reader.parse_socket(docker_socket)
@@ -506,6 +516,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
                 "version": __version__,
                 "interfaces": list(seen.data.values()),
                 "addresses": statuses.kept_data(seen),
+                "daemons": [each._asdict() for each in seen.daemons],
                 "exporters": beacon.seen(),
             }
         )
@@ -524,7 +535,7 @@ def _show(before: Look, after: Look) -> None:
     from ndxdp import beacon
     from ndxdp import status as statuses
 
-    if not after.data and not after.kept and not after.error:
+    if not after.data and not after.kept and not after.problems and not after.error:
         click.echo("ndxdp is attached to no interface")
     for name, data in after.data.items():
         for line in statuses.status_text(data, statuses.rates(before, after, name)):
@@ -535,6 +546,14 @@ def _show(before: Look, after: Look) -> None:
         if name not in after.data:
             click.echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
             click.echo(f"  addresses {statuses.kept_text(kept)}")
+    for name, problem in after.problems.items():
+        click.echo(f"{name}  {statuses.unanswered_text(problem)}")
+    for daemon in after.daemons:
+        troubles = list(statuses.troubles(daemon))
+        if troubles:
+            click.echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
+        for trouble in troubles:
+            click.echo(f"  WARNING   {trouble}")
     for exporter in beacon.seen():
         click.echo(f"metrics at {exporter}")
 

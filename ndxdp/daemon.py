@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.instance import Instance
@@ -16,11 +17,13 @@ from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
 from ndxdp.notify import Notifier
+from ndxdp.report import Publisher
 from ndxdp.rules import Rules
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State
 from ndxdp.uplink import Uplink
+from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Monitor
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ def run(
     docker_socket: str = docker.SOCKET,
     reread: Callable[[], list[Job]] | None = None,
     state: State | None = None,
+    config: Path | None = None,
 ) -> None:
     """Do the jobs until SIGINT or SIGTERM.
 
@@ -44,6 +48,7 @@ def run(
     where nothing is to be answered, and only addresses are kept. reread: what
     SIGHUP asks for anew; None: there is nothing to read, and SIGHUP ends as it does by default.
     NdxdpError if one that is not patient cannot begin. jobs: emptied. state: kept in step.
+    config: the file that the jobs come from, for those who show it.
     """
     for job in jobs:
         if job.insist and job.options.mode is Mode.USERSPACE:
@@ -58,9 +63,11 @@ def run(
     masked = ThreadPoolExecutor(
         1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
     )
+    state = state or State()
     with contextlib.closing(Monitor()) as monitor, masked as executor:
-        daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state or State())
-        asyncio.run(daemon.run(jobs))
+        daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state)
+        with Publisher(trees.files.root, netlink.netns(), config, state):
+            asyncio.run(daemon.run(jobs))
 
 
 def _awaited(reread: Callable[[], list[Job]] | None) -> set[signal.Signals]:
@@ -115,6 +122,7 @@ class _Daemon:
 
     def _start(self, job: Job) -> None:
         self._state.interfaces.setdefault(job.interface, Attended())
+        self._state.on_change()
         uplink = Uplink(
             self._trees, job, self._executor, self._ready, self._wake_waiting, self._state
         )
@@ -142,9 +150,10 @@ class _Daemon:
         self._watching = self._state.docker_connected = None
         if selectors:
             keys = docker.label_keys(selectors)
-            engine = Docker(self._docker_socket, keys)
+            engine = Docker(self._docker_socket, keys, self._state.on_change)
             self._state.docker_connected = lambda: engine.connected
             self._watching = asyncio.ensure_future(self._watch(engine))
+        self._state.on_change()
 
     async def _watch(self, engine: Docker) -> None:
         async with contextlib.aclosing(engine.watch()) as looks:
@@ -177,7 +186,7 @@ class _Daemon:
             read = await asyncio.get_running_loop().run_in_executor(self._executor, self._reread)
             jobs = {job.interface: job for job in read}
         except NdxdpError as error:
-            self._state.note_reload(False)
+            self._state.note_reload(False, str(error))
             log.error("not reloaded: %s", error)
             self._notifier.ready(f"not reloaded: {error.message}")
             return

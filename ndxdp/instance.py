@@ -87,7 +87,7 @@ class Instance:
         """
         settings = self.maps.settings()
         try:
-            if os.stat(_NETNS).st_ino != settings.netns or not self.is_attached(settings):
+            if netns() != settings.netns or not self.is_attached(settings):
                 return []
             return hook_order.before(settings.ifindex, settings.mode, self._program_id())
         except (NdxdpError, OSError) as error:  # no CAP_NET_ADMIN, or no libbpf
@@ -115,7 +115,7 @@ class Instance:
         None if it answers nowhere, or in another network namespace.
         """
         settings = self.maps.settings()
-        if os.stat(_NETNS).st_ino != settings.netns or not self.is_attached(settings):
+        if netns() != settings.netns or not self.is_attached(settings):
             return None
         try:
             return socket.if_indextoname(settings.ifindex)
@@ -253,9 +253,14 @@ class Explanation:
     forwarding: Forwarding | None = None
 
 
+def netns() -> int:
+    """Return the inode number of this process's network namespace."""
+    return os.stat(_NETNS).st_ino
+
+
 def _is_foreign(settings: Settings) -> bool:
     """Return True if the interface was attached to in another network namespace."""
-    return settings.netns not in (0, os.stat(_NETNS).st_ino)
+    return settings.netns not in (0, netns())
 
 
 def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Instance:
@@ -361,7 +366,7 @@ def add_rules(
         note_locals(instance.maps)
         watch.touch(tree.path(interface))
         settings = instance.maps.settings()
-        if os.stat(_NETNS).st_ino == settings.netns:
+        if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
 
 
@@ -381,7 +386,7 @@ def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
 
 def on_link(settings: Settings) -> OnLink:
     """Return what is on-link where an instance answers; nothing in another network namespace."""
-    if os.stat(_NETNS).st_ino != settings.netns:
+    if netns() != settings.netns:
         return OnLink()
     return onlink.look((settings.ifindex, settings.l3_ifindex))
 

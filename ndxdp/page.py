@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from ndxdp import __version__
+from ndxdp.report import Daemon, daemon_of
 from ndxdp.state import State
 from ndxdp.status import (
     Look,
@@ -18,6 +19,9 @@ from ndxdp.status import (
     rates,
     since,
     steps_down,
+    troubles,
+    unanswered_text,
+    warnings,
     xdp_before,
 )
 
@@ -59,6 +63,9 @@ def html(before: Look, after: Look, state: State | None, listening: str) -> str:
         body.append(f'<section><p class="bad">{escape(after.error.message)}</p></section>')
     if state:
         body += _daemon(state, after)
+    else:
+        for daemon in after.daemons:
+            body += _report(daemon, after)
     body.append(f'<p class="quiet">{escape(listening)}, every {_REFRESH} s anew</p>')
     return "\n".join([*body, "</body></html>"])
 
@@ -73,7 +80,7 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
         yield f'<p class="quiet">not {escape(step)}</p>'
     for sentence in xdp_before(data):
         yield f'<p class="quiet">{escape(sentence)}</p>'
-    for warning in data["warnings"]:
+    for warning in warnings(data):
         yield f'<p class="bad">{escape(warning)}</p>'
     if now:
         solicited = per_second(sum(now.by_reason.values()))
@@ -131,18 +138,10 @@ def _daemon(state: State, after: Look) -> Iterator[str]:
     yield "<section><h2>Daemon</h2>"
     read = datetime.fromtimestamp(state.reloaded).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     yield f"<p>Configuration read at {read}</p>"
-    if not state.reload_ok:
-        yield '<p class="bad">The last attempt to reload it failed</p>'
-    if state.docker_connected:
-        connected = state.docker_connected()
-        said = "is listened to" if connected else "is away: its containers' rules stay meanwhile"
-        yield f'<p class="{"good" if connected else "bad"}">The container engine {said}</p>'
+    if state.docker_connected and state.docker_connected():
+        yield '<p class="good">The container engine is listened to</p>'
+    yield from _troubles(daemon_of(state), after)
     for name, attended in list(state.interfaces.items()):
-        if attended.unanswered:
-            why = escape(attended.unanswered)
-            yield f'<p class="quiet">Nothing is answered on {escape(name)}: {why}</p>'
-        elif name not in after.data:
-            yield f'<p class="bad">{escape(name)} is not answered on yet</p>'
         for gateway in attended.gateways() if attended.gateways else []:
             seen = "never" if gateway.seen is None else f"{gateway.seen:.0f} s ago"
             kind = "bad" if gateway.silent else "good"
@@ -151,6 +150,25 @@ def _daemon(state: State, after: Look) -> Iterator[str]:
             sent = _number(attended.announced().sent)
             yield f"<p>Announcements on {escape(name)}: {sent}</p>"
     yield "</section>"
+
+
+def _report(daemon: Daemon, after: Look) -> Iterator[str]:
+    """Show what another process, a daemon, says of itself."""
+    of = f": {escape(daemon.config)}" if daemon.config else ""
+    yield f"<section><h2>Daemon {daemon.pid}{of}</h2>"
+    yield from _troubles(daemon, after)
+    yield "</section>"
+
+
+def _troubles(daemon: Daemon, after: Look) -> Iterator[str]:
+    for trouble in troubles(daemon):
+        yield f'<p class="bad">{escape(trouble[0].upper() + trouble[1:])}</p>'
+    for each in daemon.interfaces:
+        name, problem, why = each["interface"], each["problem"], each["unanswered"]
+        if why:
+            yield f'<p class="quiet">Nothing is answered on {escape(name)}: {escape(why)}</p>'
+        elif name not in after.data:
+            yield f'<p class="bad">{escape(f"{name} is {unanswered_text(problem)}")}</p>'
 
 
 def _number(count: float) -> str:

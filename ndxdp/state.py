@@ -67,32 +67,73 @@ class CareNews(NamedTuple):
         return ""
 
 
+class Served(NamedTuple):
+    """Metrics: where the daemon is to serve them, and why it does not; "" while it does."""
+
+    where: str
+    problem: str = ""
+
+
+def unheard() -> None:
+    """Do nothing about a change."""
+
+
 @dataclass(slots=True)
 class Attended:
     """One interface that the daemon attends to. None: nobody does that there at present.
 
-    unanswered: why nothing is to be answered there, "" where something is.
+    unanswered: why nothing is to be answered there, "" where something is. problem: why the
+    interface is not answered on, or not in step; "" when all is well.
     """
 
     announced: Callable[[], Announced] | None = None
     gateways: Callable[[], list[GatewayNews]] | None = None
     unanswered: str = ""
+    problem: str = ""
 
 
 @dataclass(slots=True)
 class State:
-    """reloaded: time.time() when the configuration in force was read. reload_ok: the last attempt
-    to read it anew succeeded. docker_connected: None if no container is answered for."""
+    """What the daemon knows of itself.
+
+    Attributes:
+        reload_ok: The last attempt to read the configuration anew succeeded.
+        reloaded: time.time() when the configuration in force was read.
+        docker_connected: Asks whether the engine is; None if no container is answered for.
+        interfaces: What the daemon attends to, by the interface's name.
+        reloads: Attempts to read the configuration anew.
+        reload_error: Why the last one failed; "" if it succeeded.
+        exporter: The daemon's own; None if it has none.
+        on_change: Called after a change, in the thread that makes it.
+    """
 
     reload_ok: bool = True
     reloaded: float = field(default_factory=time.time)
     docker_connected: Callable[[], bool] | None = None
     interfaces: dict[str, Attended] = field(default_factory=dict)
+    reloads: int = 0
+    reload_error: str = ""
+    exporter: Served | None = None
+    on_change: Callable[[], None] = unheard
 
-    def note_reload(self, ok: bool) -> None:
-        self.reload_ok = ok
+    def note_reload(self, ok: bool, error: str = "") -> None:
+        """Note the outcome of an attempt to read the configuration anew."""
+        self.reload_ok, self.reload_error = ok, error
+        self.reloads += 1
         if ok:
             self.reloaded = time.time()
+        self.on_change()
+
+    def note_exporter(self, exporter: Served | None) -> None:
+        """Note where metrics are served, or why they are not."""
+        self.exporter = exporter
+        self.on_change()
+
+    def note_problem(self, interface: str, problem: str) -> None:
+        """Note why an interface is not answered on, or not in step; "" when all is well."""
+        if interface in self.interfaces:  # else a reload has just removed it
+            self.interfaces[interface].problem = problem
+            self.on_change()
 
     @contextlib.contextmanager
     def attending(
@@ -114,7 +155,9 @@ class State:
         """While the block lasts, nothing is to be answered on the interface."""
         attended = self.interfaces.setdefault(interface, Attended())
         attended.unanswered = why
+        self.on_change()
         try:
             yield
         finally:
             attended.unanswered = ""
+            self.on_change()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ndxdp import beacon, breadth, ladder, lifetimes
+from ndxdp import beacon, breadth, ladder, lifetimes, report
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Instance, Pinned, Place, on_link, open_instance
+from ndxdp.instance import Instance, Pinned, Place, netns, on_link, open_instance
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
@@ -23,6 +23,7 @@ from ndxdp.lifetimes import Kept
 from ndxdp.ndp import Rate, Reason
 from ndxdp.policy import Prefix
 from ndxdp.render import address_text, mac_text
+from ndxdp.report import Daemon
 from ndxdp.state import CareNews
 from ndxdp.wire import offload
 
@@ -33,13 +34,34 @@ _SHOWN = 4  # addresses in a line
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All interfaces at one moment. time: s of CLOCK_MONOTONIC. data: of each, as status_data().
-    error: the last of those that could not be read. kept: interfaces whose addresses are kept."""
+    """All interfaces at one moment.
+
+    Attributes:
+        time: Seconds of CLOCK_MONOTONIC.
+        data: What there is of each interface, as status_data() has it.
+        error: The last of those that could not be read.
+        kept: Interfaces whose addresses are kept.
+        daemons: The reports of the daemons of this network namespace.
+    """
 
     time: float
     data: dict[str, dict[str, Any]]
     error: NdxdpError | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
+    daemons: list[Daemon] = field(default_factory=list)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why daemons do not answer on interfaces that they are to answer on, by interface.
+
+        "" where a daemon has not tried yet.
+        """
+        return {
+            each["interface"]: each["problem"]
+            for daemon in self.daemons
+            for each in daemon.interfaces
+            if each["interface"] not in self.data and not each["unanswered"]
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +77,63 @@ def look(trees: Trees, interface: str | None = None) -> Look:
     """At all interfaces, or at one. NdxdpError if nothing can be looked at."""
     found: dict[str, dict[str, Any]] = {}
     failed = None
-    kept = _kept(trees)
+    kept, reports = _kept(trees), _reports(trees, interface)
+    problems = {each["interface"]: each["problem"] for one in reports for each in one.interfaces}
+    names = [interface] if interface is not None else []
     if interface is not None:
         kept = {name: each for name, each in kept.items() if name == interface}
-    for name in interfaces(trees) if interface is None else [interface]:
+    else:
+        try:
+            names = interfaces(trees)
+        except NdxdpError as error:
+            if not reports:
+                raise
+            failed = error
+    for name in names:
         try:
             if name in kept and not trees.have(name):
                 continue  # its addresses are all that there is
 
             tree = trees.of(name)
             with open_instance(tree, name, readonly=True) as instance:
-                found[name] = status_data(instance, is_held=tree.is_held(name))
+                found[name] = status_data(
+                    instance, is_held=tree.is_held(name), problem=problems.get(name, "")
+                )
         except NdxdpError as error:  # the others are shown all the same
             failed = error
-    return Look(time.monotonic(), found, failed, kept)
+    return Look(time.monotonic(), found, failed, kept, reports)
+
+
+def _reports(trees: Trees, interface: str | None) -> list[Daemon]:
+    """Return the reports of this namespace's daemons; for one interface, their part of it."""
+    here = [each for each in report.daemons(trees.files.root) if each.netns == netns()]
+    if interface is None:
+        return here
+    concerned = [
+        each._replace(interfaces=[one for one in each.interfaces if one["interface"] == interface])
+        for each in here
+    ]
+    return [each for each in concerned if each.interfaces]
+
+
+def troubles(daemon: Daemon) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with a daemon, interfaces aside."""
+    if not daemon.reload["ok"]:
+        yield (
+            f"the configuration was not reloaded: {daemon.reload['error']}; that of before is in"
+            " force"
+        )
+    if daemon.exporter and daemon.exporter["problem"]:
+        yield (
+            f"metrics are not served at {daemon.exporter['where']}: {daemon.exporter['problem']}"
+        )
+    if daemon.docker and not daemon.docker["connected"]:
+        yield "the container engine is away: its containers' rules stay meanwhile"
+
+
+def unanswered_text(problem: str) -> str:
+    """Describe why an interface of a daemon's is not answered on; problem: "" before an attempt."""
+    return f"not answered on{f': {problem}' if problem else ' yet'}"
 
 
 def interfaces(trees: Trees) -> list[str]:
@@ -156,8 +221,14 @@ def rates(before: Look, after: Look, interface: str) -> Rates | None:
     )
 
 
-def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
-    """One interface, as `ndxdp status --json` gives it (docs/commands.md)."""
+def status_data(instance: Instance, *, is_held: bool, problem: str = "") -> dict[str, Any]:
+    """Return what there is of one interface, as `ndxdp status --json` has it (docs/commands.md).
+
+    Args:
+        instance: The interface's maps.
+        is_held: A process holds the interface.
+        problem: Why the daemon does not answer there, or is not in step.
+    """
     maps = instance.maps
     settings = maps.settings()
     rules = maps.rule_count()
@@ -174,6 +245,7 @@ def status_data(instance: Instance, *, is_held: bool) -> dict[str, Any]:
         "interface": instance.interface,
         "attached": place is not Place.NOWHERE,
         "in_other_namespace": place is Place.ELSEWHERE,
+        "problem": problem,
         "mode": settings.mode.label,
         "steps_down": [
             {"mode": mode.label, "why": why} for mode, why in ladder.unpack(settings.steps)
@@ -275,6 +347,11 @@ def xdp_before(data: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def warnings(data: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with an interface: what the daemon says, and what is seen of it."""
+    return [*([data["problem"]] if data["problem"] else []), *data["warnings"]]
+
+
 def per_second(rate: float) -> str:
     """`12/s`, `0.33/s`."""
     return f"{rate:.0f}/s" if rate >= 9.95 else f"{rate:.2g}/s"
@@ -289,7 +366,7 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         yield f"  not       {step}"
     for sentence in xdp_before(data):
         yield f"  before    {sentence}"
-    for warning in data["warnings"]:
+    for warning in warnings(data):
         yield f"  WARNING   {warning}"
     if data["paused"]:
         yield "  paused: nothing is answered"

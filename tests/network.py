@@ -33,6 +33,7 @@ from typing import Any, NamedTuple, TypeVar
 from lab import private
 from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
+from ndxdp import report
 
 UPLINK = "up0"
 ROUTER = "router"
@@ -289,6 +290,7 @@ def network() -> Iterator[Network]:
             eventually(lambda: not leftovers())
         left = leftovers()
         assert left == [], left
+        report.remove_stale(FILES)  # of daemons that were killed
         assert not PINS.exists()
         assert not FILES.exists()
     finally:
@@ -536,6 +538,7 @@ def take_off(interface: str = UPLINK) -> None:
     """Take an instance away by hand, where `ndxdp detach` is not what is tested."""
     for path in PINS.glob(f"v*/{interface.replace('.', ':')}"):
         shutil.rmtree(path)
+    report.remove_stale(FILES)
     with contextlib.suppress(OSError):
         for path in (*PINS.glob("v*"), PINS):
             path.rmdir()

@@ -120,6 +120,7 @@ LAYERS = (
     "ndxdp.breadth",
     "ndxdp.rules",
     "ndxdp.lifetimes",
+    "ndxdp.report",
     "ndxdp.policy",
     "ndxdp.addresses",
     "ndxdp.neighbour",

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ndxdp import report
+from ndxdp.state import State
+from ndxdp.status import unanswered_text
 from tests.network import (
     BEHIND,
+    FILES,
     NDXDP,
     ROUTER,
     TARGET,
     UPLINK,
     Network,
+    Running,
     done,
     eventually,
+    ndxdp,
     rules,
     sh,
     status,
@@ -171,3 +184,173 @@ def test_an_interface_that_was_moved(net: Network, mode: str) -> None:
     finally:
         sh("ip", "link", "delete", "far1")
         take_off("up1")
+
+
+# ---- what the daemon reports --------------------------------------------------------------------
+
+
+CONFIG = f"""
+[metrics]
+listen = "[::1]:9891"
+[[interface]]
+name = "{UPLINK}"
+[[interface.prefix]]
+prefix = "{BEHIND}"
+"""
+MISSING = """
+[[interface]]
+name = "nosuch0"
+[[interface.prefix]]
+prefix = "2001:db8:0:0:d::/80"
+"""
+
+
+def daemons() -> list[dict[str, Any]]:
+    """What `ndxdp status --json` has of daemons."""
+    found: list[dict[str, Any]] = ndxdp("status", "--json").json()["daemons"]
+    return found
+
+
+@pytest.fixture
+def unready(net: Network, tmp_path: Path) -> Iterator[Running]:
+    """A daemon that waits for one of its interfaces."""
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(CONFIG + MISSING)
+    with contextlib.closing(Running(("-c", str(file)), wait=False)) as daemon:
+        yield daemon
+    take_off()
+
+
+def test_an_interface_that_is_missing_is_shown(
+    net: Network, tmp_path: Path, unready: Running
+) -> None:
+    eventually(lambda: net.ask(TARGET, wait=0.2) is not None, within=10)
+    eventually(lambda: "nosuch0  not answered on" in done("status"))
+    (shown,) = daemons()
+    assert shown["pid"] == unready.process.pid
+    assert shown["config"] == str(tmp_path / "ndxdp.toml")
+    assert [each["interface"] for each in shown["interfaces"]] == [UPLINK, "nosuch0"]
+    here, missing = shown["interfaces"]
+    assert here["problem"] == ""
+    sentence = f"nosuch0 is {unanswered_text(missing['problem'])}"
+    assert sentence.replace(" is ", "  ") in done("status").splitlines()
+    assert sentence in get("http://[::1]:9891/")
+    named = ndxdp("status", "nosuch0")
+    assert (named.code, named.out.splitlines()[0].split()[0]) == (1, "nosuch0")
+    assert "nosuch0" not in ndxdp("status", UPLINK).out
+    # Another process' page shows it, too.
+    exporter = subprocess.Popen(
+        [*NDXDP, "exporter", "--listen", "[::1]:9892"], stdout=subprocess.PIPE, text=True
+    )
+    assert exporter.stdout is not None
+    assert exporter.stdout.readline().startswith("ready")
+    assert sentence in get("http://[::1]:9892/")
+    exporter.send_signal(signal.SIGTERM)
+    assert exporter.wait(10) == 0
+    assert unready.end().code == 0
+    assert daemons() == []
+
+
+def test_a_reload_that_failed_is_shown(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(CONFIG)
+    daemon = net.run("-c", str(file))
+    assert "WARNING" not in done("status")
+    (before,) = daemons()
+    assert before["reload"] == {"number": 0, "ok": True, "error": ""}
+    assert before["exporter"] == {"where": "http://[::1]:9891/metrics", "problem": ""}
+    assert before["docker"] is None
+    file.write_text(CONFIG + "nonsense")
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: daemons()[0]["reload"]["number"] == 1)
+    (after,) = daemons()
+    assert after["reload"]["ok"] is False
+    sentence = f"the configuration was not reloaded: {after['reload']['error']}"
+    assert f"  WARNING   {sentence}; that of before is in force" in done("status").splitlines()
+    assert sentence[1:] in unescape(get("http://[::1]:9891/"))
+    file.write_text(CONFIG)
+    daemon.process.send_signal(signal.SIGHUP)
+    eventually(lambda: daemons()[0]["reload"] == {"number": 2, "ok": True, "error": ""})
+    assert "WARNING" not in done("status")
+    daemon.end()
+    take_off()
+
+
+def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:
+    file, socket = tmp_path / "ndxdp.toml", tmp_path / "docker.sock"
+    containers = '[[interface.docker]]\nnetwork = "any"\n'
+    file.write_text(f'[docker]\nsocket = "{socket}"\n{CONFIG}{containers}')
+    daemon = net.run("-c", str(file))
+    assert daemons()[0]["docker"] == {"connected": False}
+    assert "the container engine is away" in done("status")
+    daemon.end()
+    take_off()
+
+
+def test_a_killed_daemon_says_nothing_any_more(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(CONFIG)
+    net.run("-c", str(file)).end(signal.SIGKILL)
+    assert len(list(FILES.glob("report-*"))) == 1
+    assert daemons() == []
+    daemon = net.run("-c", str(file))
+    assert len(list(FILES.glob("report-*"))) == 1
+    assert len(daemons()) == 1
+    daemon.end(signal.SIGKILL)
+    done("detach", UPLINK)
+    assert not FILES.exists()
+
+
+def test_another_namespaces_daemon_is_not_shown(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(CONFIG)
+    daemon = net.run("-c", str(file))
+    assert json.loads(net.at_router(*NDXDP, "status", "--json").out)["daemons"] == []
+    daemon.end()
+    take_off()
+
+
+def test_a_report_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
+    made = tmp_path / "report-00000000.json"
+    made.write_text("{}")
+    os.mkfifo(tmp_path / "report-00000001.json")
+    os.symlink("/dev/zero", tmp_path / "report-00000002.json")
+    with made.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert report.daemons(tmp_path) == []  # without its fields
+        os.chown(made, 65534, 65534)
+        report.remove_stale(tmp_path)
+    assert report.daemons(tmp_path) == []
+    assert made.exists()
+
+
+def test_without_a_place_for_its_report_a_daemon_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    state = State()
+    with report.Publisher(blocked / "run", 1, None, state):
+        state.note_reload(False, "once")
+        state.note_reload(False, "twice")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:
+    """While it is replaced again and again."""
+    state = State()
+    ended = threading.Event()
+
+    def change() -> None:
+        while not ended.is_set():
+            state.note_reload(ok=True)
+
+    with report.Publisher(tmp_path / "run", 1, None, state):
+        thread = threading.Thread(target=change)
+        thread.start()
+        numbers = [report.daemons(tmp_path / "run")[0].reload["number"] for _ in range(500)]
+        ended.set()
+        thread.join()
+        assert numbers == sorted(numbers)
+        assert numbers[-1] > 0
+    assert not (tmp_path / "run").exists()

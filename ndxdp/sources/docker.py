@@ -175,17 +175,24 @@ may be years until there is an engine."""
 class Docker:
     """The engine behind a socket.
 
-    connected: it was listed, and its stream of events holds. label_keys: of the labels that
+    connected: it was listed, and its stream of events holds; on_change is called when that has
+    changed. label_keys: of the labels that
     endpoints are to have, as label_keys() says; None for all. They are most of an endpoint's
     memory, 1 kB with those of Compose.
     """
 
-    def __init__(self, socket_path: str = SOCKET, label_keys: Container[str] | None = None) -> None:
+    def __init__(
+        self,
+        socket_path: str = SOCKET,
+        label_keys: Container[str] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.socket_path = socket_path
         self.connected = False
         self._label_keys = label_keys
         self._known: frozenset[Endpoint] | None = None
         self._told_lost = False
+        self._on_change = on_change
 
     async def watch(self) -> AsyncGenerator[frozenset[Endpoint], None]:
         """All endpoints of running containers: when first listed, and after every change.
@@ -211,7 +218,7 @@ class Docker:
             except NoAnswer as reason:
                 self._lost(reason)
             finally:
-                self.connected = False
+                self._set_connected(False)
             if time.monotonic() - began > _SOUND:
                 delay = _DELAY_MIN
             early = await self._pause(delay, tried)
@@ -220,7 +227,13 @@ class Docker:
     def _back(self, count: int) -> None:
         if not self.connected:
             log.info("%s: connected, IPv6 addresses of containers: %d", self.socket_path, count)
-        self.connected, self._told_lost = True, False
+        self._told_lost = False
+        self._set_connected(True)
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected is not self.connected:
+            self.connected = connected
+            self._on_change()
 
     def _lost(self, reason: NoAnswer) -> None:
         if self._told_lost:
