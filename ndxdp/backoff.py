@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
+from collections.abc import Callable
 
 _FIRST = 5.0
 _LONGEST = 60.0
@@ -42,3 +44,56 @@ class Backoff:
         """Go back to the shortest pause; return True if the last attempt had failed."""
         failed, self._pause, self.cause = bool(self.cause), _FIRST, ""
         return failed
+
+
+class Retry:
+    """One thing that an event loop tries again after the pauses of a Backoff.
+
+    Attributes:
+        problem: What is wrong at present, as a sentence; "" after a success.
+    """
+
+    def __init__(self, log: logging.Logger, wake: Callable[[], None]) -> None:
+        """Begin without a failure.
+
+        Args:
+            log: Where causes are logged.
+            wake: Called in the loop's thread when the next attempt is due.
+        """
+        self._backoff, self._wake = Backoff(log), wake
+        self._timer: asyncio.TimerHandle | None = None
+        self.problem = ""
+
+    @property
+    def is_due(self) -> bool:
+        """True unless the pause after a failure still lasts."""
+        return self._timer is None
+
+    def failed(self, problem: str, sentence: str, level: int = logging.ERROR) -> None:
+        """Note a failure, and pause.
+
+        Args:
+            problem: What is wrong.
+            sentence: The same for the log, where it is written once for each cause.
+            level: The log level of that line.
+        """
+        self.problem = problem
+        self.hurry()
+        pause = self._backoff.failed(sentence, level)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._elapsed)
+
+    def succeeded(self) -> bool:
+        """Note a success; return True if the last attempt had failed."""
+        self.problem = ""
+        self.hurry()
+        return self._backoff.succeeded()
+
+    def hurry(self) -> None:
+        """End the pause without waking anybody."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _elapsed(self) -> None:
+        self._timer = None
+        self._wake()

@@ -7,8 +7,8 @@ is one sentence and a hint on stderr, and has changed nothing.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ from click.core import ParameterSource
 from ndxdp import __version__, cli_trace, ndp, policy
 from ndxdp.cli_doctor import doctor
 from ndxdp.cli_prefix import prefix
-from ndxdp.errors import NdxdpError, NotAttached, UsageError
+from ndxdp.errors import NdxdpError, NotAttached, UsageError, from_os
 from ndxdp.options import (
     answering,
     attaching,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Entry point: run the command, turn errors into a sentence and an exit code."""
+    _open_standard_files()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # unwind, and undo what is half done
     try:
         code = cli(standalone_mode=False)
@@ -64,8 +65,20 @@ def main() -> None:
         sys.stderr.close()
         code = 1
     except OSError as error:
-        code = _fail(_from_os(error), error)
+        code = _fail(from_os(error), error)
     sys.exit(code)
+
+
+def _open_standard_files() -> None:
+    """Open /dev/null in place of standard files that are closed.
+
+    Otherwise a map or a socket gets the number of standard error, and what a library writes there.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
@@ -77,16 +90,6 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
         click.echo(f"{priority}  also: {sentence}", err=True)
     logging.getLogger(__name__).debug("cause: %r", cause or error.__cause__)
     return error.exit_code
-
-
-def _from_os(error: OSError) -> NdxdpError:
-    said = str(error).partition("] ")[2] or str(error)  # without Python's "[Errno 28] "
-    what = f"{error.filename}: {error.strerror}" if error.filename else said
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return NdxdpError(
-            f"not permitted ({what})", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
-        )
-    return NdxdpError(what, "--debug names the call")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -239,13 +242,15 @@ def run(
 
     def ready(job: Job, instance: Instance | None) -> None:
         if instance is None:
-            click.echo(f"ready: {job.interface} keeps its addresses; nothing is answered: {NO_MAC}")
+            _print_if_read(
+                f"ready: {job.interface} keeps its addresses; nothing is answered: {NO_MAC}"
+            )
             return
         settings = instance.maps.settings()
         why = "; ".join(ladder.told(ladder.unpack(settings.steps)))
         mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
         does = "is paused" if settings.paused else "answers"
-        click.echo(f"ready: {job.interface} {does} in {mode}, rules: {len(job.rules)}")
+        _print_if_read(f"ready: {job.interface} {does} in {mode}, rules: {len(job.rules)}")
 
     if file is not None:
         # What the command line says of an interface has no place beside the file.
@@ -312,6 +317,18 @@ def run(
         announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
     daemon.run(trees(), [job], ready=ready, docker_socket=engine)
+
+
+def _print_if_read(line: str) -> None:
+    """Print a line. Answering goes on when whoever read standard output has gone."""
+    try:
+        click.echo(line)
+    except OSError as error:
+        logging.getLogger(__name__).debug("not printed: %s", error)
+        # What could not be written waits in a buffer, which would be flushed at exit.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
 
 
 @cli.command()

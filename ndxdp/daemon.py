@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,8 @@ def run(
                 "in userspace mode a process answers, and nothing can go on without it",
                 "leave --keep out, or take another mode",
             )
+    _refuse_if_all_held(trees, jobs)
+    _raise_descriptor_limit()
     # Held back until the loop listens for them: an attach half done is nobody's wish.
     signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(reread))
     # The monitor comes first: what changes while we attach is seen afterwards.
@@ -68,6 +71,35 @@ def run(
         daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state)
         with Publisher(trees.files.root, netlink.netns(), config, state):
             asyncio.run(daemon.run(jobs))
+
+
+def _refuse_if_all_held(trees: Trees, jobs: list[Job]) -> None:
+    """Raise NdxdpError if other processes answer on each interface: this is a second daemon.
+
+    If they answer on some, those are tried again until they are free.
+    """
+    refused = []
+    for job in jobs:
+        try:
+            for tree in trees:
+                tree.refuse_if_held(job.interface)
+        except NdxdpError as error:
+            refused.append(error)
+        except OSError:  # not readable: the attempt to answer says so
+            pass
+    if refused and len(refused) == len(jobs):
+        raise NdxdpError(
+            refused[0].message, refused[0].hint, tuple(error.message for error in refused[1:])
+        )
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the hard limit does: each interface takes some 20."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.debug("the limit of open files stays at %d: %s", soft, error)
 
 
 def _awaited(reread: Callable[[], list[Job]] | None) -> set[signal.Signals]:
@@ -227,15 +259,13 @@ class _Daemon:
 
     def _wake_waiting(self) -> None:
         for uplink, _ in self._uplinks.values():
-            if uplink.ifindexes is None:
-                uplink.network_changed()
+            uplink.others_let_go()
 
     def _on_netlink(self) -> None:
-        """An uplink is woken by what concerns it, and by all while it waits for its interface."""
+        """Let each uplink know what has changed; it knows what concerns it."""
         concerns = self._monitor.drain()
         interrupted = self._monitor.interrupted()
         for uplink, _ in self._uplinks.values():
             if interrupted:
                 uplink.links_interrupted(interrupted)
-            if concerns is None or uplink.ifindexes is None or concerns & uplink.ifindexes:
-                uplink.network_changed()
+            uplink.network_changed(concerns)

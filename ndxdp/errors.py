@@ -1,5 +1,9 @@
 """The one exception that reaches the user."""
 
+from __future__ import annotations
+
+import errno
+
 
 class NdxdpError(Exception):
     """Something foreseeable went wrong: one sentence, and a hint what to do about it.
@@ -29,7 +33,7 @@ class ModeUnavailable(NdxdpError):
 
 
 class InterfaceGone(NdxdpError):
-    """It was deleted or renamed: there is nothing to answer on."""
+    """There is no such interface: it was deleted or renamed, or has not been there yet."""
 
 
 class NotAttached(NdxdpError):
@@ -42,3 +46,27 @@ class Damaged(NdxdpError):
 
 def gone(interface: str) -> InterfaceGone:
     return InterfaceGone(f"{interface} has gone", "start again when it is back")
+
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE)
+
+
+def is_exhausted(error: OSError) -> bool:
+    """Return True if this process, or the host, has no descriptor left for another open file."""
+    return error.errno in _EXHAUSTED
+
+
+def from_os(error: OSError) -> NdxdpError:
+    """Return the error with which the user is told of a system call that failed."""
+    if is_exhausted(error):
+        return NdxdpError(
+            f"no more files can be opened ({error.strerror})",
+            "raise the limit: ulimit -n, or LimitNOFILE= of the service",
+        )
+    text = str(error).partition("] ")[2] or str(error)  # without Python's "[Errno 28] "
+    what = f"{error.filename}: {error.strerror}" if error.filename else text
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return NdxdpError(
+            f"not permitted ({what})", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
+        )
+    return NdxdpError(what, "--debug names the call")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from ndxdp import breadth, ndp
-from ndxdp.errors import Damaged, NdxdpError, NotAttached, UsageError
+from ndxdp.errors import Damaged, NdxdpError, NotAttached, UsageError, is_exhausted
 from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, hook_order, libbpf, pins, watch
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.hook_order import Program
@@ -276,6 +276,8 @@ def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Inst
     except PermissionError as error:
         raise NdxdpError(f"the files of {interface} may not be read", "run this as root") from error
     except OSError as error:
+        if is_exhausted(error):
+            raise
         raise Damaged(
             f"the files of {interface} are incomplete ({error.strerror})",
             f"ndxdp detach {interface}",
@@ -302,6 +304,8 @@ def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Pin
                         raise
             undo.pop_all()
     except (BpfError, PermissionError) as error:
+        if is_exhausted(error):
+            raise
         if error.errno in (errno.EPERM, errno.EACCES):
             raise NdxdpError(
                 f"the pins of {interface} may not be opened",

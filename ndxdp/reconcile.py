@@ -41,16 +41,28 @@ def apply_rules(
     owned: Mapping[Prefix, str],
     desired_by: Mapping[str, Rules] | None = None,
 ) -> Rules:
-    """Never answer for what the host owns; returns all the rules that there are then.
+    """Never answer for what the host owns, and write the rules of our sources.
 
-    desired_by: what the rules of these sources shall be; those of others stay, and win. NdxdpError
-    if there is no room for them: the holes are there all the same.
+    Args:
+        tree: Where the instance is kept.
+        instance: The instance.
+        owned: Exact addresses, and why each is owned.
+        desired_by: What the rules of these sources shall be. Those of others stay, and win, but
+            those in the same words are taken over.
+
+    Returns:
+        All the rules that there are then.
+
+    Raises:
+        NdxdpError: There is no room for the rules; the holes are there all the same.
     """
     with tree.lock():
         actual = _apply_holes(instance, owned, instance.maps.rules())
         if desired_by is None:
             return actual
         desired = actual.only(lambda rule: rule.source not in {*desired_by, HOST_SOURCE})
+        for rules in desired_by.values():
+            desired = desired.without(rules.repeated(desired))
         for rules in desired_by.values():
             for prefix, _, there in rules.both(desired):
                 log.warning("%s has a rule by '%s' already", prefix, there.source)

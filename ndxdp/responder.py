@@ -40,7 +40,7 @@ from ndxdp.plan import (
 )
 from ndxdp.policy import RUN_SOURCE
 from ndxdp.renames import adopt
-from ndxdp.rules import Rules, difference, with_holes
+from ndxdp.rules import Rules, difference, settled, with_holes
 from ndxdp.wire import netlink, onlink
 from ndxdp.wire.netlink import Link
 
@@ -126,13 +126,14 @@ def attach_interface(
             except ModeUnavailable as error:
                 if len(modes) == 1:
                     raise
-                log.info("%s: not %s: %s", interface, mode.label, error.message)
                 steps.append(ladder.step(mode, error))
                 hint = error.hint
                 continue
             if trees.files.path(interface).is_dir():
                 with trees.files.lock():
                     trees.files.remove(interface)
+            for failed, why in steps:
+                log.info("%s: not %s: %s", interface, failed.label, why)
             if holding is not None and claimed is not tree:
                 holding.enter_context(tree.held(interface))
             return instance
@@ -249,6 +250,8 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
         actual = present.maps.rules()
         stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
         kept = actual.only(lambda rule: rule.source not in stale)
+        if owned_source is not None:
+            rules, kept = settled(rules, kept, owned_source)
         desired = with_holes(rules, kept, netlink.owned_addresses(link))
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
@@ -308,10 +311,6 @@ def _hang(
 ) -> int | None:
     """Attach, pin the link, switch allmulti on; returns the link's descriptor."""
     link = plan.link
-    if plan.mode is Mode.NATIVE and link.kind == "veth":
-        log.warning(
-            "%s is a veth: native XDP sends only if its peer runs an XDP program too", link.name
-        )
     # Written down first: who is killed in between leaves word of what is to be put back.
     left = settings.left & ~Left.NETLINK & ~Left.RUN
     if not plan.keep:
@@ -328,6 +327,10 @@ def _hang(
         link.name, link.ifindex, plan.mode, prog_fd, links=plan.options.links
     )
     left |= how
+    if plan.mode is Mode.NATIVE and link.kind == "veth":
+        log.warning(
+            "%s is a veth: native XDP sends only if its peer runs an XDP program too", link.name
+        )
     if link_fd is None:
         undo.callback(take_off, link.ifindex, plan.mode, prog_fd, how)
     else:

@@ -12,6 +12,7 @@ from ndxdp.addresses import NONE, Addresses
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import DEFAULT_PROFILE, Answer
 from ndxdp.policy import (
+    CONFIG_SOURCE,
     HOST_SOURCE,
     RESERVED_SOURCES,
     Prefix,
@@ -160,6 +161,20 @@ class Rules(Mapping[Prefix, Rule]):
             },
         )
 
+    def repeated(self, other: Rules) -> Rules:
+        """Return the rules that `other` has in the same words, whoever wrote them."""
+        exact: dict[Rule, Addresses] = {}
+        for rule, some in self.exact.items():
+            for there, theirs in other.exact.items():
+                if there.same_words(rule):
+                    exact[rule] = exact.get(rule, NONE) | (some & theirs)
+        wider = {
+            prefix: rule
+            for prefix, rule in self.wider.items()
+            if prefix in other.wider and other.wider[prefix].same_words(rule)
+        }
+        return Rules(exact, wider)
+
     def both(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
         """Prefixes that both have, with what this and what the other says."""
         common = self.addresses & other.addresses
@@ -307,6 +322,26 @@ def _elsewhere(source: str) -> str:
     if source in RESERVED_SOURCES:
         return "ndxdp prefix list shows it; remove it there where it comes from"
     return f"if it is yours to change: ndxdp prefix replace --origin {source}"
+
+
+def settled(rules: Rules, others: Rules, source: str) -> tuple[Rules, Rules]:
+    """Settle which rules of a daemon and which of others there are to be.
+
+    A rule in the same words is taken over by the daemon, whoever wrote it. Where both say different
+    things of a prefix the configuration yields, and a command line is refused later (merged()).
+
+    Args:
+        rules: The daemon's rules.
+        others: The rules that others have written.
+        source: The source of the daemon's rules.
+
+    Returns:
+        The daemon's rules and those of others, less what is taken over and what yields.
+    """
+    others = others.without(rules.repeated(others))
+    if source == CONFIG_SOURCE:
+        rules = rules.without(others.only(lambda rule: rule.source != HOST_SOURCE))
+    return rules, others
 
 
 def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:

@@ -26,7 +26,7 @@ from ndxdp.plan import (
 )
 from ndxdp.policy import RUN_SOURCE
 from ndxdp.renames import adopt
-from ndxdp.rules import Rules, difference, with_holes
+from ndxdp.rules import Rules, difference, settled, with_holes
 from ndxdp.wire import netlink
 
 log = logging.getLogger(__name__)
@@ -65,11 +65,11 @@ def serve_interface(
                 trees.pins.check()
                 adopt(trees.pins, link)
             legacy = _left_by_program(trees.pins, interface)
-        added = legacy.rules | rules
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_SOURCE)
         kept = actual.only(lambda rule: rule.source not in stale)
+        added, kept = settled(legacy.rules | rules, kept, owned_source)
         desired = with_holes(added, kept, netlink.owned_addresses(link))
         if options.max_addresses is not None:
             if options.max_addresses < len(actual.addresses):

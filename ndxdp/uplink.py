@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 from ndxdp import breadth, detaching, ladder, reconcile, renames, responder, serving
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.attendants import AddressKeeper, Attendants
+from ndxdp.backoff import Backoff, Retry
 from ndxdp.breadth import Broad
 from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.config import Announce
-from ndxdp.errors import InterfaceGone, ModeUnavailable, NdxdpError, gone
-from ndxdp.instance import Instance, warn_of_neighbours
+from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, from_os, gone
+from ndxdp.instance import Instance, open_pinned, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
@@ -47,7 +48,7 @@ from ndxdp.wire.packet import PacketSocket
 
 log = logging.getLogger(__name__)
 
-_RETRY = 5.0  # seconds after a failure
+_SOON = 1.0  # seconds between the beginnings of two attempts, whatever changes in between
 _SLICE = 500  # groups: a fraction of a second
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 _RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
@@ -82,13 +83,24 @@ class _Answering:
     check_groups: bool = False
 
 
+def _problem_of(error: Exception) -> str:
+    """Return the sentence about an error; the traceback of an unexpected one is logged at debug."""
+    if isinstance(error, NdxdpError):
+        return error.message
+    if isinstance(error, OSError):
+        return from_os(error).message
+    log.debug("internal error", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}"
+
+
 class Uplink:
     """Does a job until stop() is called. Of the loop's thread only.
 
-    ready: called each time that answering has begun, without an instance where nothing is to be
-    answered and only the addresses are kept. let_go: called when it has ended because the
-    interface has gone, which under another name may be what another uplink waits for. ifindexes:
-    whose events concern it; None for all.
+    Whatever befalls its interface is logged and tried again; the daemon's other interfaces go on.
+
+    Attributes:
+        job: What is to be done.
+        began: Set when the first attempt has succeeded or failed.
     """
 
     def __init__(
@@ -100,12 +112,32 @@ class Uplink:
         let_go: Callable[[], None],
         state: State,
     ) -> None:
+        """Do nothing until run().
+
+        Args:
+            trees: Where the state of interfaces is kept.
+            job: What is to be done.
+            executor: One thread, for all that reads or writes kernel objects.
+            ready: Called each time that answering has begun, without an instance where nothing is
+                to be answered and only the addresses are kept.
+            let_go: Called when answering has ended. Under another name the interface may be what
+                another uplink waits for.
+            state: What the daemon shows of itself, where problems are noted.
+        """
         self.job = job
-        self.ifindexes: frozenset[int] | None = None
         self.began = asyncio.Event()
         self._trees, self._executor, self._ready = trees, executor, ready
         self._let_go, self._state = let_go, state
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
+        # Whose events concern it; None for all. While it waits, those of the interface alone.
+        self._ifindexes: frozenset[int] | None = None
+        self._waiting = False
+        self._beginning = Retry(log, self._changed.set)
+        self._renewal = Retry(log, self._changed.set)
+        self._rules = Retry(log, self._changed.set)
+        self._following = Retry(log, self._changed.set)
+        self._retries = (self._beginning, self._renewal, self._rules, self._following)
+        self._heartbeat = Backoff(log)
         self._again = self._switching = self._unmet = self._interrupted = False
         self._own_links = frozenset[int]()
         self._containers: Rules | None = None
@@ -118,8 +150,25 @@ class Uplink:
     def stop(self) -> None:
         self._stop.set()
 
-    def network_changed(self) -> None:
-        self._changed.set()
+    def network_changed(self, concerns: frozenset[int] | None) -> None:
+        """Follow a change of the network.
+
+        Args:
+            concerns: The interfaces that changed; None if routes did, or any may have.
+        """
+        if self._waiting:
+            # Not the others: what happens to them makes no attempt succeed.
+            index = netlink.index_of(self.job.interface)
+            known = self._ifindexes or frozenset()
+            if index and (index not in known or (concerns is not None and index in concerns)):
+                self._changed.set()
+        elif concerns is None or self._ifindexes is None or concerns & self._ifindexes:
+            self._changed.set()
+
+    def others_let_go(self) -> None:
+        """Try again now, if it waits: another uplink has let go of an interface."""
+        if self._waiting:
+            self._try_now()
 
     def links_interrupted(self, ifindexes: frozenset[int]) -> None:
         """Announce all addresses if this uplink's interface, or its bridge, is among these."""
@@ -130,8 +179,8 @@ class Uplink:
     def set_containers(self, rules: Rules) -> None:
         """The rules for the containers that there are now."""
         if rules != self._containers:
-            self._containers, self._stale_rules = rules, True
-            self._changed.set()
+            self._containers = rules
+            self._write_rules()
 
     def set_job(self, job: Job) -> None:
         """Another job on the same interface: just what differs is touched."""
@@ -139,44 +188,64 @@ class Uplink:
             return
         self._again = self._again or self._unmet or not job.same_but_rules(self.job)
         self._switching = self._switching or job.options.mode != self.job.options.mode
-        self._stale_rules = True
         self.job = job
+        self._write_rules()
+        self._try_now()
+
+    def _write_rules(self) -> None:
+        self._stale_rules = True
+        self._rules.hurry()
         self._changed.set()
 
     # ---- its life
 
     async def run(self) -> None:
-        """NdxdpError if it cannot begin, unless the job is patient."""
+        """Do the job until stop().
+
+        Raises:
+            NdxdpError: It cannot begin, and the job is not patient.
+        """
         self._loop = asyncio.get_running_loop()
         while not self._stop.is_set():
-            pause = 0.0
+            self._answered = False
+            started, seen = time.monotonic(), await self._look_for()
             try:
                 await self._answer()
-            except InterfaceGone as lost:
-                if not self.began.is_set() and not self.job.patient:
-                    raise
-                log.warning("%s; waiting for it", lost)
-            except NdxdpError as error:
-                if not self.began.is_set() and not self.job.patient:
-                    raise
-                log.error("%s: %s; trying again", self.job.interface, error)
-                pause = _RETRY
+                continue
+            except InterfaceGone as error:
+                self._raise_at_start(error)
+                sentence = f"{error.message}; waiting for it"
+                self._beginning.failed(error.message, sentence, logging.WARNING)
+                seen = None
+            except Exception as error:
+                self._raise_at_start(error)
+                problem = _problem_of(error)
+                self._beginning.failed(
+                    problem, f"{self.job.interface}: {problem}; trying again later"
+                )
+            self._note_problem()
             self.began.set()
-            if not self._stop.is_set():
-                self._let_go()
-                await self._is_back(pause)
+            await self._wait_for_change(seen, 0 if self._answered else started + _SOON)
         if self.job.detach:
             await self._call(self._clean_up)
+
+    def _raise_at_start(self, error: Exception) -> None:
+        """Raise an error if that is the end: at the start of a job that is not patient."""
+        if self.began.is_set() or self.job.patient:
+            return
+        if isinstance(error, (NdxdpError, OSError)):
+            raise error
+        raise NdxdpError(_problem_of(error), "--debug shows where; please report it") from error
 
     async def _answer(self) -> None:
         """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
         self._again = lost = False
+        self._beginning.hurry()
         quiet = await self._call(self._quiet_link)
         if quiet is not None:
             await self._keep_addresses(quiet)
             return
-        answering = await self._call(partial(self._begin, None, switching=False))
-        said: _Answering | None = None
+        said, answering = await self._call(self._begin_anew)
         try:
             while not self._stop.is_set() or answering is not said:
                 with (
@@ -188,32 +257,39 @@ class Uplink:
                         await self._call(partial(self._retire, said, answering))
                     if answering is not said:
                         said = answering
+                        self._answered = True
                         self.began.set()
                         self._ready(self.job, answering.instance)
-                    await self._attend(answering, resolver, path)
-                    if self._again and not self._stop.is_set():
-                        answering = await self._renewed(answering)
+                    answering = await self._attend(answering, resolver, path)
         except InterfaceGone:
             lost = True
             raise
         finally:
             await self._call(partial(self._end, answering, lost=lost))
+            if self._answered and not self._stop.is_set():
+                self._let_go()
 
     async def _renewed(self, answering: _Answering) -> _Answering:
         """What answers as the job wants it now; the old one does so until that is there."""
         switching, self._again, self._switching, self._unmet = self._switching, False, False, False
         try:
-            return await self._call(partial(self._begin, answering, switching=switching))
+            renewed = await self._call(partial(self._begin, answering, switching=switching))
         except InterfaceGone:
             raise
-        except (NdxdpError, OSError) as error:
+        except Exception as error:
             self._unmet, self._switching = True, self._switching or switching
-            log.error("%s: %s; it goes on as before", self.job.interface, error)
-            return answering
+            problem = f"{_problem_of(error)}; it goes on as before"
+            self._renewal.failed(problem, f"{self.job.interface}: {problem}")
+            renewed = answering
+        else:
+            self._renewal.succeeded()
+        self._note_problem()
+        return renewed
 
     async def _attend(
         self, answering: _Answering, resolver: Resolver, path: Userspace | None
-    ) -> None:
+    ) -> _Answering:
+        """Keep it in step until the end or another job; return what is to answer from then on."""
         link = await self._call(lambda: self._find(answering))
 
         def note_gateways(macs: frozenset[bytes]) -> None:
@@ -238,14 +314,14 @@ class Uplink:
                         attendants.start(self._keep_beating(answering))
                     else:
                         await self._call(lambda: self._beat(answering))
-                    await self._keep_in_step(answering, groups, attendants, neighbours)
+                    return await self._keep_in_step(answering, groups, attendants, neighbours)
             finally:
                 await attendants.leave()
 
     async def _keep_addresses(self, link: Link) -> None:
         """Keep the addresses of an interface that nobody solicits on, until the job changes."""
         name, job = self.job.interface, self.job
-        self.ifindexes = frozenset((link.ifindex,))
+        self._ifindexes = frozenset((link.ifindex,))
         log.info("%s: nothing is answered there: %s", name, netlink.NO_MAC)
         for table, wanted in (
             ("announce", job.announce != Announce()),
@@ -267,6 +343,7 @@ class Uplink:
                     if present is None or present.ifindex != link.ifindex:
                         raise gone(name)
                     keeper.look()
+                    self._is_well(self._beginning)
         finally:
             await keeper.end()
 
@@ -276,7 +353,8 @@ class Uplink:
         groups: Groups,
         attendants: Attendants,
         neighbours: LinkNeighbours,
-    ) -> None:
+    ) -> _Answering:
+        """Follow the network and the job; return what is to answer from then on."""
         self._stale_rules = True
         self._changed.set()
         joined: dict[Profile, Addresses] = {}
@@ -285,17 +363,17 @@ class Uplink:
                 self._look_again, answering.seen = False, ()
             link: Link | None = None
             # Rules that find no room do not keep the rest from being followed.
-            if self._stale_rules:
-                with self._going_on():
+            if self._stale_rules and self._rules.is_due:
+                with self._going_on(self._rules):
                     self._stale_rules = False
                     try:
                         link = await self._call(
                             partial(self._follow, answering, self._desired_by())
                         )
-                    except (NdxdpError, OSError):
+                    except Exception:
                         self._stale_rules = True
                         raise
-            with self._going_on():
+            with self._going_on(self._following):
                 # Before the rules are read, which may be many: a standby that takes over hurries.
                 settings = await self._call(answering.instance.maps.settings)
                 attendants.pause(settings.paused)
@@ -312,8 +390,14 @@ class Uplink:
                     attendants.interrupt()
                 neighbours.follow(link.l3_ifindex, answering.gateways, seek=answering.keeps_shares)
                 attendants.look(link, answering.gateways, joined, answering.care)
+            self._is_well(self._beginning)
             if self._again:
-                return
+                return await self._renewed(answering)
+            if self._unmet and self._renewal.is_due:
+                renewed = await self._renewed(answering)
+                if renewed is not answering:
+                    return renewed
+        return answering
 
     async def _join(self, groups: Groups, by_profile: Mapping[Profile, Addresses]) -> bool:
         """In slices; False if something else came in between, and there are more."""
@@ -346,15 +430,35 @@ class Uplink:
                 loop.remove_reader(watch.fileno())
 
     @contextlib.contextmanager
-    def _going_on(self) -> Iterator[None]:
-        """What fails is said and tried again; answering goes on. InterfaceGone ends it."""
+    def _going_on(self, retry: Retry) -> Iterator[None]:
+        """Log what fails, and try it again later; answering goes on. InterfaceGone ends it."""
         try:
             yield
         except InterfaceGone:
             raise
-        except (NdxdpError, OSError) as error:
-            log.error("%s is not in step: %s", self.job.interface, error)
-            asyncio.get_running_loop().call_later(_RETRY, self._changed.set)
+        except Exception as error:
+            problem = f"not in step: {_problem_of(error)}"
+            known = any(other.problem == problem for other in self._retries if other is not retry)
+            level = logging.DEBUG if known else logging.ERROR
+            retry.failed(problem, f"{self.job.interface} is {problem}", level)
+            self._note_problem()
+        else:
+            self._is_well(retry)
+
+    def _is_well(self, retry: Retry) -> None:
+        problem = retry.problem
+        if retry.succeeded():
+            log.info("%s: no longer %s", self.job.interface, problem)
+            self._note_problem()
+
+    def _note_problem(self) -> None:
+        """Show the gravest problem that there is at present, if any."""
+        problems = [retry.problem for retry in self._retries if retry.problem]
+        self._state.note_problem(self.job.interface, problems[0] if problems else "")
+
+    def _try_now(self) -> None:
+        self._beginning.hurry()
+        self._changed.set()
 
     async def _rounds(self) -> Any:
         """One for each burst of changes, until the end."""
@@ -371,16 +475,49 @@ class Uplink:
         finally:
             stopping.cancel()
 
-    async def _is_back(self, pause: float) -> None:
-        """Wait for the interface to be there, or for the end."""
-        self.ifindexes = None
-        asyncio.get_running_loop().call_later(pause, self._changed.set)
-        async for _ in self._rounds():
-            try:
-                await self._call(self._look)
-                return
-            except (NdxdpError, OSError) as error:
-                log.debug("not yet: %s", error)
+    async def _wait_for_change(self, seen: Link | None, earliest: float) -> None:
+        """Wait until an attempt may succeed, or for the end.
+
+        That is when the pause is over, when another uplink has let go of an interface, and when
+        there is an interface of the name that is not as the last attempt found it. Each attempt
+        changes other things itself, of which the kernel sends messages; and so do others, to whom
+        this is not to listen.
+
+        Args:
+            seen: The interface as the last attempt found it; None if there was none.
+            earliest: When the next attempt may begin at the earliest, in s of time.monotonic().
+        """
+        self._waiting = True
+        self._ifindexes = frozenset((seen.ifindex,) if seen else ())
+        self._changed.set()
+        try:
+            async for _ in self._rounds():
+                if self._beginning.is_due:
+                    return
+                link = await self._look_for()
+                if link is None or link == seen:
+                    continue
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), earliest - time.monotonic())
+                try:
+                    await self._call(self._look)
+                    return
+                except Exception as error:
+                    log.debug("not yet: %s", error)
+                seen, self._ifindexes = link, frozenset((link.ifindex,))
+        finally:
+            self._waiting = False
+
+    async def _look_for(self) -> Link | None:
+        """Return the interface, without what this process and the cable change; None if absent."""
+        try:
+            link = await self._call(partial(netlink.find_link, self.job.interface))
+        except Exception as error:
+            log.debug("not seen: %s", error)
+            return None
+        if link is None:
+            return None
+        return link._replace(allmulti=False, mcast_router=0, operational=False, carrier_ups=0)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
@@ -422,14 +559,56 @@ class Uplink:
         """So that the first solicitation finds an answer when the interface comes up."""
         return self.job.patient or self.began.is_set()
 
+    def _begin_anew(self) -> tuple[_Answering | None, _Answering]:
+        """Return a program that was attached before, to be retired, and what answers now.
+
+        The former is there only if the job wants a process to answer; programs are renewed.
+        """
+        self._look()
+        left = self._left_program()
+        with contextlib.ExitStack() as undo:
+            if left is not None:
+                undo.enter_context(left.claim)
+                undo.enter_context(left.held)
+            answering = self._begin(left, switching=left is not None)
+            undo.pop_all()
+        return left, answering
+
+    def _left_program(self) -> _Answering | None:
+        """Return the program that `attach` or an earlier daemon left, if a process is to answer.
+
+        A command line refuses it: what is attached there is meant to stay.
+        """
+        job, tree = self.job, self._trees.pins
+        if job.options.mode is not Mode.USERSPACE or not job.patient:
+            return None
+        try:
+            tree.check()
+        except ModeUnavailable:
+            return None
+        if not tree.path(job.interface).is_dir():
+            return None
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as claim:
+            with tree.lock():
+                tree.refuse_if_held(job.interface)
+                try:
+                    program = held.enter_context(open_pinned(tree, job.interface))
+                except Damaged:
+                    return None
+                settings = program.maps.settings()
+                if settings.netns != netlink.netns() or not program.is_attached(settings):
+                    return None
+                claim.enter_context(tree.held(job.interface))
+            left = _Answering(tree, program, settings.ifindex)
+            left.held, left.claim = held.pop_all(), claim.pop_all()
+            return left
+
     def _begin(self, before: _Answering | None, *, switching: bool) -> _Answering:
         """By a program if one can be had, else from userspace.
 
         before: what answers now, to be retired once this does. switching: in another mode.
         """
         job, steps = self.job, list[Step]()
-        if not self.began.is_set():  # else it has been looked for
-            self._look()
         claimed = before.tree if before else None
         with contextlib.ExitStack() as held, contextlib.ExitStack() as claim:
             answering = None
@@ -637,7 +816,7 @@ class Uplink:
             raise gone(self.job.interface)
         # Where a route leads may change with any interface.
         self._own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
-        self.ifindexes = None if answering.asks_kernel else self._own_links
+        self._ifindexes = None if answering.asks_kernel else self._own_links
         return link
 
     def _follow(self, answering: _Answering, desired_by: Mapping[str, Rules] | None = None) -> Link:
@@ -652,7 +831,8 @@ class Uplink:
         above, own = self._above(link)
         here = self._on_link(link)
         if here != answering.on_link and desired_by is None:
-            desired_by = self._desired_by()
+            answering.on_link = here
+            self._loop.call_soon_threadsafe(self._write_rules)
         seen = (link.mac, link_local, above.ifindex, above.mac, owned, own)
         if seen != answering.seen or desired_by is not None:
             answering.seen = ()  # where something fails, the next look does it again
@@ -679,7 +859,7 @@ class Uplink:
             answering.keeps_shares = answering.asks_kernel or limited
             answering.seen, answering.on_link, answering.check_groups = seen, here, True
         if answering.asks_kernel:
-            self.ifindexes = None
+            self._ifindexes = None
         reconcile.note_tables(answering.tree, answering.instance)
         return link
 
@@ -728,6 +908,7 @@ class Uplink:
         while True:
             try:
                 await self._call(lambda: self._beat(answering))
-            except (NdxdpError, OSError) as error:
-                log.error("%s: no heartbeat: %s", self.job.interface, error)
+                self._heartbeat.succeeded()
+            except Exception as error:
+                self._heartbeat.failed(f"{self.job.interface}: no heartbeat: {_problem_of(error)}")
             await asyncio.sleep(self.job.heartbeat_timeout / 3)

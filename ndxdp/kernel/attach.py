@@ -15,7 +15,7 @@ import itertools
 import logging
 from typing import NamedTuple
 
-from ndxdp.errors import ModeUnavailable, NdxdpError, gone
+from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, gone, is_exhausted
 from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, tc_filters
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -46,6 +46,8 @@ def attach(
         try:
             return _create_link(ifindex, mode, prog_fd), Left(0)
         except BpfError as error:
+            if is_exhausted(error):
+                raise
             if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
                 refuse_foreign(interface, ifindex)
             # Anything else: a kernel that has no such link says EINVAL, and so does many a
@@ -215,6 +217,8 @@ def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
     """The kernel's own words, where netlink brought any."""
     if error.errno == errno.ENODEV:
         return gone(interface)
+    if is_exhausted(error):
+        return from_os(error)
     said = [
         line.partition("Kernel error message:")[2].strip()
         for line in error.log.splitlines()

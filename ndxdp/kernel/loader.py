@@ -7,7 +7,7 @@ import logging
 from enum import Enum
 from pathlib import Path
 
-from ndxdp.errors import ModeUnavailable, NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, is_exhausted
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -66,6 +66,8 @@ def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
 
 def _refusal(error: BpfError, mode: Mode) -> NdxdpError:
     log.debug("%s", error.log.strip())
+    if is_exhausted(error):
+        return from_os(error)
     if error.errno == errno.EPERM:
         return ModeUnavailable(
             "the kernel does not let this process load a BPF program",

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ndxdp import lean
-from ndxdp.errors import NdxdpError, gone
+from ndxdp.errors import InterfaceGone, NdxdpError, gone, is_exhausted
 from ndxdp.ndp import UNSPECIFIED
 from ndxdp.policy import Prefix, check_interface
 from ndxdp.wire import rtnetlink
@@ -237,6 +237,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_exhausted(error):
+            raise
         raise NdxdpError(
             f"netlink said: {error.strerror}", "does the interface come and go?"
         ) from error
@@ -281,6 +283,14 @@ def find_link(name: str) -> Link | None:
     )
 
 
+def index_of(name: str) -> int:
+    """Return the ifindex of an interface, by a call that takes a microsecond; 0 without one."""
+    try:
+        return socket.if_nametoindex(name)
+    except (OSError, ValueError):
+        return 0
+
+
 NO_MAC = "it has no MAC address, so nobody solicits there"
 """Why nothing is answered on an interface that has_mac() is not true of."""
 
@@ -303,10 +313,10 @@ def is_quiet(name: str) -> bool:
 
 
 def any_link(name: str) -> Link:
-    """Return the interface of this name, whatever it is; NdxdpError if there is none."""
+    """Return the interface of this name, whatever it is; InterfaceGone if there is none."""
     link = find_link(name)
     if link is None:
-        raise NdxdpError(f"there is no interface '{name}'", "see: ip -br link")
+        raise InterfaceGone(f"there is no interface '{name}'", "see: ip -br link")
     return link
 
 

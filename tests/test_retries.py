@@ -1,0 +1,374 @@
+"""What fails is tried again after a pause, costs no CPU, and spares the other interfaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.topology import build_xdp_pass
+from ndxdp.kernel.pins import Trees
+from tests.network import (
+    BEHIND,
+    NDXDP,
+    REPOSITORY,
+    UPLINK,
+    Network,
+    Running,
+    connect,
+    done,
+    eventually,
+    ndxdp,
+    rules,
+    sh,
+    status,
+    tc_ids,
+    xdp_ids,
+)
+
+SECOND = "up1"
+OTHER = "2001:db8:0:0:d::/80"
+SHOWN = 6.0  # seconds that a failing daemon is looked at
+
+
+def config(path: Path, *interfaces: str, prefixes: tuple[str, ...] = (BEHIND,)) -> str:
+    """Write a configuration; `name\\nkey = value` adds keys to an interface."""
+    tables = "".join(f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in prefixes)
+    named = (each.partition("\n") for each in interfaces)
+    path.write_text(
+        "".join(f'[[interface]]\nname = "{name}"\n{more}\n{tables}' for name, _, more in named)
+    )
+    return str(path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "ndxdp.toml"
+
+
+@pytest.fixture
+def second() -> Iterator[str]:
+    """Another interface, on which nobody asks."""
+    sh("ip", "link", "add", SECOND, "type", "veth", "peer", "name", f"{SECOND}p")
+    sh("ip", "link", "set", SECOND, "up")
+    yield SECOND
+    ndxdp("-q", "detach", SECOND)
+    sh("ip", "link", "delete", SECOND)
+
+
+class Daemon:
+    """`ndxdp run -c`, ready or not; what it logs is read as it comes."""
+
+    def __init__(self, *arguments: str, top: tuple[str, ...] = (), wait: bool = False) -> None:
+        self.lines: list[str] = []
+        self.running = Running(arguments, [*NDXDP, *top], wait=wait)
+        self.process = self.running.process
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.removeprefix("ndxdp: ").strip())
+
+    def said(self, words: str) -> list[str]:
+        return [line for line in self.lines if words in line]
+
+    def cpu(self) -> float:
+        """Seconds of a processor so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        code = self.process.wait(10)
+        self._reader.join()
+        return code
+
+
+@contextlib.contextmanager
+def daemon(*arguments: str, top: tuple[str, ...] = (), wait: bool = False) -> Iterator[Daemon]:
+    """Run a daemon, which is ended with the block; what it has attached is taken off."""
+    made = Daemon(*arguments, top=top, wait=wait)
+    try:
+        yield made
+    finally:
+        if made.process.poll() is None:
+            made.end()
+        ndxdp("-q", *top, "detach", UPLINK)
+
+
+@contextlib.contextmanager
+def links_that_come_and_go() -> Iterator[None]:
+    """A burst of messages about other links and addresses, which concern nobody here."""
+    stop = threading.Event()
+
+    def burst() -> None:
+        while not stop.is_set():
+            sh("ip", "link", "add", "noise", "type", "veth", "peer", "name", "noise1")
+            sh("ip", "link", "set", "noise", "up")
+            sh("ip", "link", "delete", "noise")
+
+    thread = threading.Thread(target=burst)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def are_calm(failing: dict[str, Daemon]) -> None:
+    """Each has logged its failure once, and uses no processor until it tries again.
+
+    Args:
+        failing: The daemons, by words of what they have to say.
+    """
+    before = {}
+    for words, each in failing.items():
+        eventually(lambda each=each, words=words: each.said(words), within=20)  # type: ignore[misc]
+        before[words] = each.cpu(), len(each.lines)
+    with links_that_come_and_go():
+        time.sleep(SHOWN)
+    for words, each in failing.items():
+        cpu, lines = before[words]
+        assert each.cpu() - cpu < 0.1 * SHOWN, (words, each.lines)
+        assert len(each.said(words)) == 1, each.lines
+        assert len(each.lines) <= lines + 1, each.lines
+
+
+# ---- causes of failure --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def foreign_program(name: str) -> Iterator[None]:
+    sh("ip", "link", "set", "dev", name, "xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
+    try:
+        yield
+    finally:
+        ndxdp("-q", "detach", name)
+        sh("ip", "link", "set", "dev", name, "xdp", "off")
+
+
+@contextlib.contextmanager
+def read_only(kind: str, where: Path) -> Iterator[str]:
+    """An empty file system that nothing can be written to."""
+    where.mkdir()
+    sh("mount", "-t", kind, "-o", "mode=0700", kind, str(where))
+    try:
+        sh("mount", "-o", "remount,ro", str(where))
+        yield str(where)
+    finally:
+        sh("umount", str(where))
+
+
+def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, second: str) -> None:
+    """Somebody else's program, no BPF file system, nowhere to write, and another daemon."""
+    native = config(file, f'{second}p\nmode = "native"')
+    tc = config(tmp_path / "tc", f'{UPLINK}\nmode = "tc"')
+    auto = config(tmp_path / "auto", UPLINK)
+    two = config(tmp_path / "two", UPLINK, second)
+    with (
+        foreign_program(f"{second}p"),
+        read_only("bpf", tmp_path / "bpf") as bpffs,
+        read_only("tmpfs", tmp_path / "run") as run_directory,
+        daemon("-c", config(tmp_path / "one", second), wait=True) as first,
+        daemon("-c", native) as beside,
+        daemon("-c", tc, top=("--bpffs", str(tmp_path))) as without,
+        daemon("-c", auto, top=("--bpffs", bpffs, "--run-directory", run_directory)) as nowhere,
+        daemon("-c", two) as another,
+    ):
+        ended = ndxdp("run", "-c", str(tmp_path / "one"))
+        assert ended.code == 1
+        assert ended.err.startswith(f"ndxdp: {second} is held by a running `ndxdp run`")
+        failing = {
+            "already runs an XDP program": beside,
+            "there is no BPF file system at": without,
+            "may not be written": nowhere,
+            f"{second} is held by a running `ndxdp run`": another,
+        }
+        are_calm(failing)
+        assert net.answers()  # `another` does, where it can
+        assert first.end() == 0
+        eventually(lambda: held(second), within=60)
+        for each in failing.values():
+            assert each.end() == 0
+
+
+def test_rules_without_room_are_calm(net: Network, file: Path) -> None:
+    """At a reload: what was answered for before goes on, and a file with less is taken at once."""
+    sized = f"{UPLINK}\nmax_addresses = 10"
+    with daemon("-c", config(file, sized), wait=True) as failing:
+        config(file, sized, prefixes=(BEHIND, *(f"2001:db8::d:{n}" for n in range(1, 30))))
+        failing.process.send_signal(signal.SIGHUP)
+        are_calm({"more than the limit of 10": failing})
+        assert net.answers()
+        config(file, sized, prefixes=(BEHIND, OTHER))
+        failing.process.send_signal(signal.SIGHUP)
+        eventually(lambda: OTHER in rules())
+
+
+def test_a_new_interface_is_tried_at_once(net: Network, file: Path) -> None:
+    """It is another one than that which failed: the pause is over before its time."""
+    with (
+        foreign_program(UPLINK),
+        daemon("-c", config(file, f'{UPLINK}\nmode = "native"')) as failing,
+    ):
+        eventually(lambda: failing.said("already runs"), within=20)
+        sh("ip", "link", "delete", UPLINK)
+        connect()
+        eventually(xdp_ids, within=3)
+
+
+# ---- somebody else's work -----------------------------------------------------------------------
+
+
+def test_the_service_takes_over_what_attach_left(net: Network, file: Path) -> None:
+    """README's quick start, then the service: equal rules become its own, others stay."""
+    done("attach", UPLINK, "-n", BEHIND, "-n", OTHER)
+    with net.asked_all_the_while() as missed:
+        service = net.run("-c", config(file, UPLINK))
+        eventually(lambda: rules()[BEHIND]["source"] == "config")
+        assert rules()[OTHER]["source"] == "manual"
+        assert service.end()[:2] == (0, "")
+    assert missed == []
+    assert net.answers()
+    config(file, f'{UPLINK}\non_stop = "detach"')
+    service = net.run("-c", str(file))
+    assert rules()[OTHER]["source"] == "manual"
+    assert service.end()[:2] == (0, "")
+
+
+def test_another_rule_of_the_prefix_stays(net: Network, file: Path) -> None:
+    """At the start as at a reload: the configuration yields, says so, and answers for the rest."""
+    done("attach", UPLINK, "-n", BEHIND, "--except", OTHER)
+    with daemon("-c", config(file, UPLINK, prefixes=(BEHIND, OTHER)), wait=True) as service:
+        eventually(lambda: service.said(f"{OTHER} has a rule by 'manual' already"))
+        assert rules()[OTHER]["answer"] == "never"
+        assert rules()[BEHIND]["source"] == "config"
+        assert net.answers()
+
+
+def test_takes_over_for_userspace(net: Network, file: Path) -> None:
+    """A file that names another mode while no daemon runs is done at the next start."""
+    first = net.run("-c", config(file, f'{UPLINK}\nmode = "tc"'))
+    done("prefix", "add", OTHER)
+    assert first.end()[:2] == (0, "")
+    config(file, f'{UPLINK}\nmode = "userspace"')
+    with net.asked_all_the_while() as missed, daemon("-c", str(file), wait=True) as service:
+        assert "userspace" in service.running.ready
+        eventually(lambda: status()["mode"] == "userspace" and tc_ids() == [])
+        assert rules()[OTHER]["source"] == "manual"
+        time.sleep(0.2)
+        assert missed == []
+
+
+# ---- one interface's own ------------------------------------------------------------------------
+
+LIMITED = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}));"
+
+
+def test_descriptors_run_out(net: Network, file: Path) -> None:
+    """The interfaces that have theirs go on, and the error is told as what it is."""
+    names = [f"many{n}" for n in range(6)]
+    for name in names:
+        sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
+        sh("ip", "link", "set", name, "up")
+    limited = LIMITED.format(100) + "os.execv(sys.argv[1], sys.argv[1:])"
+    try:
+        path = config(file, UPLINK, *names)
+        run = Running(("-c", path), [sys.executable, "-c", limited, *NDXDP])
+        try:
+            eventually(net.answers, within=20)
+            time.sleep(2)
+            assert run.process.poll() is None
+            ended = run.end()
+            assert ended.code == 0
+            assert "no more files can be opened" in ended.err
+            assert "verifier" not in ended.err
+            assert "incomplete" not in ended.err
+            assert "Traceback" not in ended.err
+            assert len(ended.err.splitlines()) < 2 * len(names)
+        finally:
+            run.close()
+    finally:
+        ndxdp("-q", "detach", "--all")
+        for name in names:
+            sh("ip", "link", "delete", name)
+
+
+def test_the_soft_limit_is_raised(net: Network, file: Path) -> None:
+    limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096));"
+    limited += "os.execv(sys.argv[1], sys.argv[1:])"
+    run = net.run("-c", config(file, UPLINK), command=[sys.executable, "-c", limited, *NDXDP])
+    limits = Path(f"/proc/{run.process.pid}/limits").read_text()
+    assert re.search(r"Max open files +4096 +4096", limits)
+    assert run.end()[0] == 0
+    done("detach", UPLINK)
+
+
+BROKEN = f"""
+import sys
+from ndxdp import reconcile
+from ndxdp.cli import main
+real = reconcile.apply_host
+def broken(tree, instance, link, link_local):
+    if instance.interface == {SECOND!r}:
+        raise RuntimeError("of a kind that nobody expects")
+    real(tree, instance, link, link_local)
+reconcile.apply_host = broken
+main()
+"""
+
+
+def test_an_unexpected_error_is_one_interfaces_own(net: Network, file: Path, second: str) -> None:
+    run = Running(("-c", config(file, second, UPLINK)), [sys.executable, "-c", BROKEN], wait=False)
+    try:
+        eventually(lambda: net.ask("2001:db8::c:0:0:99", wait=0.2), within=20)
+        time.sleep(1)
+        assert net.answers()
+        ended = run.end()
+        assert ended.code == 0
+        wanted = f"{SECOND} is not in step: internal error: RuntimeError: of a kind that nobody"
+        assert ended.err.count(wanted) == 1
+        assert "Traceback" not in ended.err
+    finally:
+        run.close()
+        done("detach", UPLINK)
+
+
+@pytest.mark.parametrize("closed", ["", "<&- >&- 2>&-"])
+def test_goes_on_without_a_reader_of_its_output(net: Network, file: Path, closed: str) -> None:
+    """Standard output and error are pipes whose reader went, or are closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = " ".join([*NDXDP, "-v", "run", "-c", config(file, UPLINK), closed])
+    process = subprocess.Popen(
+        ["sh", "-c", f"exec {command}"], stdout=writing, stderr=writing, cwd=REPOSITORY
+    )
+    os.close(writing)
+    try:
+        eventually(net.answers, within=20)
+        sh("ip", "link", "delete", UPLINK)
+        connect()
+        eventually(net.answers, within=20)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        ndxdp("-q", "detach", UPLINK)
+
+
+def held(interface: str) -> bool:
+    trees = Trees()
+    return trees.pins.path(interface).is_dir() and trees.pins.is_held(interface)
