@@ -135,11 +135,6 @@ class State:
             self.interfaces[interface].problem = problem
             self.on_change()
 
-    def note_problem(self, interface: str, problem: str) -> None:
-        """Note why an interface is not answered on, or not in step; "" when all is well."""
-        if interface in self.interfaces:  # else a reload has just removed it
-            self.interfaces[interface].problem = problem
-
     @contextlib.contextmanager
     def attending(
         self,
