@@ -4,6 +4,7 @@
 # make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
 # make test-long   the gateway under a minute's traffic
 # make fuzz    ten million random frames, the programs against their specification; FRAMES=…, SEED=…
+# make soak    an hour of solicitations while everything changes; SECONDS=…, SEED=…
 # make test-service  the systemd service, in the same machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
 # make lab-vagrant  have Vagrant look at the Vagrantfile
@@ -46,7 +47,7 @@ packages = @missing=$$(for name in $(1); do \
 		echo $$name; done); \
 	[ -z "$$missing" ] || { echo "installing" $$missing; \
 		export DEBIAN_FRONTEND=noninteractive; \
-		{ apt-get update && apt-get install -y --no-install-recommends $$missing; } \
+		{ lab/apt-get update && lab/apt-get install -y --no-install-recommends $$missing; } \
 			>build/apt.log 2>&1 || { tail build/apt.log; exit 1; }; }
 
 GRAFANA_SCHEMA := 13.2.3
@@ -56,7 +57,7 @@ SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean dashboards deb demo dist format fuzz image lab-vagrant lab-vm
-.PHONY: test test-deb test-image test-kernels test-long test-service test-vm
+.PHONY: soak test test-deb test-image test-kernels test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -97,6 +98,10 @@ image: deb
 
 fuzz: packages-demo build .venv/tested
 	nice -n 10 .venv/bin/python -m tests.fuzz $(if $(FRAMES),--frames $(FRAMES)) \
+		$(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
+
+soak: packages-demo build .venv/tested
+	.venv/bin/python -m tests.soak $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output $(OUTPUT))
 
 test-long: packages-test build .venv/tested
@@ -177,8 +182,8 @@ build/wheels: packaging/requirements.txt | .venv/built
 
 # Unpacked, not installed: Debian's package would start it as a service.
 build/prometheus: | packages-test
-	cd build && rm -f prometheus_*.deb && apt-get download prometheus >apt.log 2>&1 || \
-		{ apt-get update && apt-get download prometheus; } >apt.log 2>&1 || \
+	cd build && rm -f prometheus_*.deb && ../lab/apt-get download prometheus >apt.log 2>&1 || \
+		{ ../lab/apt-get update && ../lab/apt-get download prometheus; } >apt.log 2>&1 || \
 		{ tail apt.log; exit 1; }
 	dpkg-deb -x build/prometheus_*.deb build/prometheus:new
 	rm build/prometheus_*.deb

@@ -30,6 +30,7 @@ from lab.machine import Machine
 from lab.testbed import CONTAINER, RATE, WEB, Testbed, eventually, expect
 from lab.topology import LabError
 
+_APT = "apt-get -o DPkg::Lock::Timeout=600"  # a new machine may be upgrading itself
 _CONFIG = "/etc/ndxdp/ndxdp.toml"
 _GOOD = f"install -m 644 /ndxdp/vagrant/ndxdp.toml {_CONFIG}"
 
@@ -207,7 +208,7 @@ def upgraded(lab: Testbed) -> str:
     """apt install of a newer version, while the router solicits: none unanswered"""
     before = lab.service("MainPID")
     with lab.solicited() as load:
-        lab.host.run(f"DEBIAN_FRONTEND=noninteractive apt-get install -y {lab.packages.newer}")
+        lab.host.run(f"DEBIAN_FRONTEND=noninteractive {_APT} install -y {lab.packages.newer}")
     version = lab.host.run("ndxdp --version").out.strip()
     expect(lab.packages.newer_version in version, version)
     expect(lab.service("ActiveState") == "active", lab.service("StatusText"))
@@ -294,7 +295,7 @@ def quiet(lab: Testbed) -> str:
 @check
 def purged(lab: Testbed) -> str:
     """apt purge: files, packages, sysctls, pins, programs, units and groups as before"""
-    purge = "apt-get purge -y ndxdp && apt-get autoremove --purge -y"
+    purge = f"{_APT} purge -y ndxdp && {_APT} autoremove --purge -y"
     lab.host.run(f"export DEBIAN_FRONTEND=noninteractive; {purge}")
     expect(not lab.reaches(CONTAINER), "the container is still reached")
     after = lab.host.run(_SNAPSHOT).out

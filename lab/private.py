@@ -14,10 +14,13 @@ from types import FrameType
 
 _OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
 
+_TEMPORARY = "/run/tmp"
+"""Where temporary files go, which vanish with the namespaces, however they end."""
+
 # `unshare --mount` has made every mount private already, so these stay inside. The machine's own
 # BPF file systems go first: below ours they would come to light where ours is taken away.
 _MOUNTS = (
-    "mount -t tmpfs tmpfs /run && mkdir /run/netns && "
+    f"mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/netns && mkdir -m 1777 {_TEMPORARY} && "
     "{ while umount /sys/fs/bpf 2>&-; do :; done; } && "
     'mount -t bpf bpf /sys/fs/bpf && exec "$@"'
 )
@@ -31,8 +34,23 @@ def inside() -> bool:
 def run(command: Sequence[str]) -> int:
     """Run `command` in fresh namespaces, with an empty /run and an empty /sys/fs/bpf.
 
-    Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root.
+    Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root. The
+    command finds these signals and SIGQUIT as they are by default, also where they are ignored
+    here, as in a shell's background job.
     """
+    stopped_by = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped_by
+        stopped_by = number
+        if process:
+            process.kill()
+
+    # What is handled here is back at its default in the new process, what is ignored stays so.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # unshare blocks SIGTERM and SIGINT while it waits, so it cannot take our place by exec: we
     # stay, and kill it. setpriv covers our own death by SIGKILL.
     process = subprocess.Popen(
@@ -41,17 +59,10 @@ def run(command: Sequence[str]) -> int:
             *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("sh", "-c", _MOUNTS, "sh", *command),
         ],
-        env=os.environ | {_OUTER_NAMESPACE: _here()},
+        env=os.environ | {_OUTER_NAMESPACE: _here(), "TMPDIR": _TEMPORARY},
     )
-    stopped_by = 0
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped_by
-        stopped_by = number
+    if stopped_by:
         process.kill()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
     code = process.wait()
     if stopped_by:
         return 128 + stopped_by

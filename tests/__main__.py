@@ -6,6 +6,9 @@ processors, and the longest first. What a file's tests said is shown when it fai
 Many tests wait for the kernel, for containers, for other people's daemons, beside a second file's
 tests and on machines that are never idle. So a few that failed are run once more at the end, with
 nothing beside them, and are named if they pass then. What is broken fails twice.
+
+Before anything else, limits of the machine that leave too little room are named, and once more at
+the end where tests have failed.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from lab import private
+from tests import machine
 
 _HERE = Path(__file__).resolve().parent
 _NO_TESTS = 5  # pytest's exit code where nothing was selected
@@ -30,9 +34,23 @@ _ONLY_FAILED = ("--last-failed", "--last-failed-no-failures=none")
 
 def main() -> int:
     words = sys.argv[1:]
+    machine.raise_open_files()
     if any((_HERE.parent / word.partition("::")[0]).exists() for word in words):
         return private.run([sys.executable, "-m", "pytest", *words])
-    return _all_files(words)
+    short = machine.short_of(machine.limits())
+    _print_limits(short)
+    before = machine.neighbour_table_overflows()
+    code = _all_files(words)
+    if code:
+        _print_limits(short)
+        if overflows := machine.neighbour_table_overflows() - before:
+            print(f"meanwhile the kernel had no room for an IPv6 neighbour {overflows} times")
+    return code
+
+
+def _print_limits(short: list[str]) -> None:
+    for sentence in short:
+        print(f"limit: {sentence}", flush=True)
 
 
 def _all_files(words: list[str]) -> int:

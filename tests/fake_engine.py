@@ -93,8 +93,11 @@ class Fake:
         """Send an event to all that listen."""
         eventually(lambda: self.streams)
         raw = json.dumps(event or {"Type": "container", "Action": "start"}).encode() + b"\n"
-        for stream in self.streams:
-            stream.sendall(b"%x\r\n%s\r\n" % (len(raw), raw))
+        for stream in [*self.streams]:
+            try:
+                stream.sendall(b"%x\r\n%s\r\n" % (len(raw), raw))
+            except OSError:  # whoever listened there has gone
+                self.streams.remove(stream)
 
     def lists(self) -> int:
         return sum(path.endswith("/containers/json") for path in self.asked)

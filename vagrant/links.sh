@@ -4,8 +4,9 @@ export DEBIAN_FRONTEND=noninteractive
 
 # install_packages PACKAGE...: the lists are fetched anew only if those at hand lead nowhere.
 install_packages() {
-	apt-get install -qy --no-install-recommends "$@" ||
-		{ apt-get -q update && apt-get install -qy --no-install-recommends "$@"; }
+	local wait="-o DPkg::Lock::Timeout=600" # a new machine may be upgrading itself
+	apt-get $wait install -qy --no-install-recommends "$@" ||
+		{ apt-get -q update && apt-get $wait install -qy --no-install-recommends "$@"; }
 }
 
 # call_link MAC NAME: the network card with this MAC is called NAME, now and after each boot.

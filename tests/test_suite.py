@@ -1,0 +1,121 @@
+"""The suite itself: what it leaves behind, what it inherits, what it needs of the machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import machine
+from tests.machine import Limit
+from tests.network import REPOSITORY
+
+_APT = REPOSITORY / "lab" / "apt-get"
+
+
+def in_namespaces(code: str, prepare: Callable[[], object] | None = None) -> str:
+    """Run Python code by lab.private.run(), in a process that was prepared; return its output."""
+    start = f"import sys; from lab import private; private.run([sys.executable, '-c', {code!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", start],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        preexec_fn=prepare,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+def test_signals_that_the_parent_ignores_are_back_at_their_default(privacy: None) -> None:
+    numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
+
+    def ignore() -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+    names = ", ".join(f"signal.{number.name}" for number in numbers)
+    code = f"import signal; print(*(signal.getsignal(n) is signal.SIG_IGN for n in ({names})))"
+    assert in_namespaces(code, ignore) == "False False False False"
+
+
+def test_temporary_files_are_gone_with_the_namespaces(privacy: None) -> None:
+    outside = tempfile.gettempdir()
+    before = {*os.listdir(outside), *os.listdir("/tmp")}
+    made = in_namespaces("import tempfile; print(tempfile.mkdtemp())")
+    assert made.startswith("/run/")
+    assert not Path(made).exists()
+    assert {*os.listdir(outside), *os.listdir("/tmp")} >= before
+
+
+def test_a_limit_that_leaves_too_little_room_is_named() -> None:
+    roomy = Limit("things", room=1024, taken=512, wanted=512, cure="sysctl -w things=4096")
+    tight = roomy._replace(taken=513)
+    assert machine.short_of([roomy]) == []
+    assert machine.short_of([roomy, tight]) == [
+        "the machine has room for 1024 things, of which 513 are taken, and the tests take up to "
+        "512: some may fail for that (sysctl -w things=4096)"
+    ]
+
+
+def test_limits_are_read() -> None:
+    """The neighbour table's bound is a sysctl of the machine's own namespace, not of this one."""
+    found = {limit.what: limit for limit in machine.limits()}
+    inotify = next(limit for what, limit in found.items() if "inotify" in what)
+    descriptor = ctypes.CDLL(None).inotify_init()
+    try:
+        (now,) = (limit for limit in machine.limits() if limit.what == inotify.what)
+    finally:
+        os.close(descriptor)
+    assert now.taken > 0
+    assert now.room == inotify.room > 0
+    assert machine.neighbour_table_overflows() >= 0
+
+
+def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft == hard
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 17", True),
+        ("E: Unable to locate package nonsense", False),
+    ],
+)
+def test_apts_locks_are_waited_for(tmp_path: Path, said: str, again: bool) -> None:
+    """Apt waits for dpkg's lock itself, but not for those of its lists and its archives."""
+    calls = tmp_path / "calls"
+    real = tmp_path / "apt-get"
+    real.write_text(
+        f'#!/bin/sh\necho "$@" >>{calls}\n'
+        f'[ $(wc -l <{calls}) -gt 1 ] || {{ echo "{said}" >&2; exit 100; }}\n'
+    )
+    real.chmod(0o755)
+    done = subprocess.run(
+        [_APT, "install", "-y", "a b"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NDXDP_APT_PAUSE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == (0 if again else 100)
+    assert said in done.stderr
+    words = "-o DPkg::Lock::Timeout=600 install -y a b"
+    assert calls.read_text().splitlines() == [words] * (2 if again else 1)
+
+
+def test_the_makefile_calls_no_apt_that_does_not_wait() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "lab/apt-get" in makefile
+    assert "apt-get" not in makefile.replace("lab/apt-get", "")
