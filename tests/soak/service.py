@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
 
 class Growth(NamedTuple):
-    """A figure of the last process: when it had settled, at the end, and how it went between.
+    """A figure of the last process: medians of its first quarter, of all, and of its last quarter.
 
     slope: by least squares, per hour.
     """
@@ -138,9 +138,11 @@ class Service:
         """Return how a figure went in the last process, from `settled` seconds after its start."""
         last = [sample for sample in self.samples if sample.life == self.life]
         last = [sample for sample in last if sample.time >= last[0].time + settled]
-        if len(last) < 3:
+        if len(last) < 4:
             return None
         times = [sample.time / 3600 for sample in last]
         values = [float(getattr(sample, name)) for sample in last]
         slope = statistics.linear_regression(times, values).slope
-        return Growth(values[0], statistics.median(values), values[-1], slope)
+        quarter = len(values) // 4
+        start, end = statistics.median(values[:quarter]), statistics.median(values[-quarter:])
+        return Growth(start, statistics.median(values), end, slope)
