@@ -93,6 +93,16 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             " is behind the host is out of reach.",
         ),
         Alert(
+            "NdxdpNotInStep",
+            f"ndxdp_interface_in_step{{{ours}}}",
+            "== 0",
+            "10m",
+            "warning",
+            f"{_WHERE} is not as it is configured",
+            "The daemon could not do what its configuration says, or does not follow the network"
+            " there. `ndxdp status` says why.",
+        ),
+        Alert(
             "NdxdpFallbackActive",
             f"ndxdp_fallback_steps{{{ours}}}",
             "> 0",

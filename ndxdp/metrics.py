@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
-from ndxdp import __version__
+from ndxdp import __version__, report
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Instance, Pinned, Place, open_instance
+from ndxdp.instance import Instance, Pinned, Place, netns, open_instance
 from ndxdp.kernel import abi, bpf_programs, hook_order
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
@@ -50,6 +50,7 @@ KINDS = {
     "ndxdp_pins_readable": Kind("1 if the places of pins and files could be read."),
     "ndxdp_readable": Kind("1 if what there is of the interface could be read.", _I),
     "ndxdp_attached": Kind("1 while a program or a process answers on the interface.", _I),
+    "ndxdp_interface_in_step": Kind("0 while the daemon says that something is wrong there.", _I),
     "ndxdp_mode": Kind("1 for the mode that the interface is attached in.", (*_I, "mode")),
     "ndxdp_fallback_steps": Kind("Better modes that could not be had.", _I),
     "ndxdp_programs_before": Kind(
@@ -141,7 +142,6 @@ class _Maps(Collector):
         began = time.perf_counter()
         reading = _Reading(self._trees)
         reading.add("ndxdp_build_info", 1, __version__, str(abi.VERSION))
-        wanted = dict(self._state.interfaces) if self._state else {}
         try:
             found = self._trees.interfaces()
             reading.add("ndxdp_pins_readable", 1)
@@ -151,14 +151,29 @@ class _Maps(Collector):
             reading.add("ndxdp_pins_readable", 0)
         for interface in found:
             reading.interface(interface)
-        for interface in set(wanted) - set(found):
-            if wanted[interface].unanswered:  # it is not to be attached
-                continue
-            reading.add("ndxdp_attached", 0, interface)
+        for interface, (problem, unanswered) in self._attended().items():
+            reading.add("ndxdp_interface_in_step", not problem, interface)
+            if interface not in found and not unanswered:
+                reading.add("ndxdp_attached", 0, interface)
         if self._state:
             reading.daemon(self._state)
         reading.add("ndxdp_scrape_duration_seconds", time.perf_counter() - began)
         return reading.families()
+
+    def _attended(self) -> dict[str, tuple[str, str]]:
+        """Return the problem of each interface that a daemon attends to, and why it is unanswered.
+
+        A daemon asks itself; another process reads what daemons report.
+        """
+        if self._state:
+            daemons = [report.daemon_of(self._state)]
+        else:
+            daemons = report.daemons(self._trees.files.root, netns())
+        return {
+            each["interface"]: (each["problem"], each["unanswered"])
+            for daemon in daemons
+            for each in daemon.interfaces
+        }
 
 
 class _Reading:

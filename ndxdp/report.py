@@ -140,15 +140,20 @@ class Publisher:
         self._fd = fd
 
 
-def daemons(directory: Path) -> list[Daemon]:
-    """Return the reports of the daemons that live, as far as this process may read them."""
+def daemons(directory: Path, netns: int | None = None) -> list[Daemon]:
+    """Return the reports of the daemons that live, as far as this process may read them.
+
+    Args:
+        directory: The run directory.
+        netns: The network namespace to which to keep; None for all.
+    """
     found = []
     for path in sorted(directory.glob(_FILES)):
         with contextlib.suppress(OSError, ValueError, TypeError):
             data = _read(path)
             if data is not None:
                 found.append(Daemon(**json.loads(data)))
-    return found
+    return [each for each in found if netns in (None, each.netns)]
 
 
 def remove_stale(directory: Path) -> None:

@@ -106,7 +106,7 @@ def look(trees: Trees, interface: str | None = None) -> Look:
 
 def _reports(trees: Trees, interface: str | None) -> list[Daemon]:
     """Return the reports of this namespace's daemons; for one interface, their part of it."""
-    here = [each for each in report.daemons(trees.files.root) if each.netns == netns()]
+    here = report.daemons(trees.files.root, netns())
     if interface is None:
         return here
     concerned = [

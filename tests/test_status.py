@@ -247,6 +247,9 @@ def test_an_interface_that_is_missing_is_shown(
     assert sentence in get("http://[::1]:9892/")
     exporter.send_signal(signal.SIGTERM)
     assert exporter.wait(10) == 0
+    for scraped in (get("http://[::1]:9891/metrics"), done("metrics")):
+        assert 'ndxdp_attached{interface="nosuch0"} 0.0' in scraped
+        assert f'ndxdp_interface_in_step{{interface="{UPLINK}"}} 1.0' in scraped
     assert unready.end().code == 0
     assert daemons() == []
 
