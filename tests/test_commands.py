@@ -326,7 +326,7 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     assert attached.answers()
     assert attached.silent("2001:db8::d:0:0:1")
     data = ndxdp("status", "--json").json()
-    assert set(data) == {"version", "interfaces", "addresses", "exporters"}
+    assert set(data) == {"version", "interfaces", "addresses", "daemons", "exporters"}
     (entry,) = data["interfaces"]
     program = entry["program"]
     assert set(program) == {"id", "tag"}
@@ -349,13 +349,16 @@ def test_status_json_has_its_documented_keys(attached: Network) -> None:
     passed = datetime.now(UTC) - datetime.fromisoformat(moments[BEHIND])
     assert timedelta() <= passed < timedelta(minutes=1)
     for group in entry["groups"]:
-        assert set(group) == {"source", "label", "solicited", "answered"}
-    assert {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1} in entry["groups"]
+        assert set(group) == {"source", "label", "solicited", "answered", "rules"}
+    group = {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1, "rules": 1}
+    assert group in entry["groups"]
     assert {
         key: entry[key] for key in entry.keys() - {"program", "rules", "reasons", "groups"}
     } == {
         "interface": UPLINK,
         "attached": True,
+        "in_other_namespace": False,
+        "problem": "",
         "mode": "tc",
         "steps_down": [],
         "programs_before": [],

@@ -151,7 +151,7 @@ def test_status(net: Network) -> None:
     assert net.silent(OTHER)
     shown = status()
     assert shown["reasons"].items() >= {"answered": 1, "no_rule": 1}.items()
-    counted = {"source": "run", "label": BEHIND, "solicited": 1, "answered": 1}
+    counted = {"source": "run", "label": BEHIND, "solicited": 1, "answered": 1, "rules": 1}
     moment = shown.pop("last_answer")
     assert counted | {"last_answer": moment} in shown["groups"]
     assert shown["rules"] == {
@@ -164,6 +164,8 @@ def test_status(net: Network) -> None:
     assert {key: shown[key] for key in shown.keys() - {"rules", "reasons", "groups"}} == {
         "interface": UPLINK,
         "attached": True,
+        "in_other_namespace": False,
+        "problem": "",
         "mode": "userspace",
         "steps_down": [],
         "programs_before": [],
