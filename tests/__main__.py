@@ -13,6 +13,7 @@ the end where tests have failed.
 
 from __future__ import annotations
 
+import compileall
 import os
 import re
 import subprocess
@@ -35,6 +36,7 @@ _ONLY_FAILED = ("--last-failed", "--last-failed-no-failures=none")
 def main() -> int:
     words = sys.argv[1:]
     machine.raise_open_files()
+    compile_packages()
     if any((_HERE.parent / word.partition("::")[0]).exists() for word in words):
         return private.run([sys.executable, "-m", "pytest", *words])
     short = machine.short_of(machine.limits())
@@ -46,6 +48,12 @@ def main() -> int:
         if overflows := machine.neighbour_table_overflows() - before:
             print(f"meanwhile the kernel had no room for an IPv6 neighbour {overflows} times")
     return code
+
+
+def compile_packages() -> None:
+    """Compile what the tests start thousands of times, where Python is told to keep no bytecode."""
+    for package in ("ndxdp", "lab", "tests"):
+        compileall.compile_dir(_HERE.parent / package, quiet=2)
 
 
 def _print_limits(short: list[str]) -> None:

@@ -31,11 +31,10 @@ def _fuzz(results: dict[str, Any]) -> str:
         for mode, count in found["frames"].items()
     ]
     rows += [
-        ("rule sets", str(len(found["done"]))),
+        ("rule sets", _number(sum(last - first + 1 for first, last in found["done"]))),
         ("frames for the counters", _number(found["counted"])),
         ("frames that are answered", _share(_answers(found["reasons"]), frames)),
         ("reasons reached", str(len(found["reasons"]))),
-        ("frames/s, each CPU", _number(round(frames / found["seconds"]))),
         ("disagreements", str(len(found["wrong"]))),
     ]
     command = f"make fuzz FRAMES={frames} SEED={found['seed']}"

@@ -65,9 +65,11 @@ class Found:
     def read(cls, path: Path) -> Self | None:
         """Read what an earlier run has written; None if there is nothing."""
         try:
-            return cls(**json.loads(path.read_text())["found"])
+            found = json.loads(path.read_text())["found"]
         except FileNotFoundError:
             return None
+        runs = (range(first, last + 1) for first, last in found.pop("done"))
+        return cls(**found, done=[number for run in runs for number in run])
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,8 @@ class Found:
             "kernel": platform.release(),
             "python": platform.python_version(),
         }
-        new.write_text(json.dumps({"about": about, "found": asdict(self)}, indent=1) + "\n")
+        found = asdict(self) | {"done": _runs(self.done)}
+        new.write_text(json.dumps({"about": about, "found": found}, indent=1) + "\n")
         new.replace(path)
 
     def add(self, other: Found) -> None:
@@ -89,6 +92,17 @@ class Found:
         self.counted += other.counted
         self.seconds = round(self.seconds + other.seconds, 2)
         self.wrong += other.wrong
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return the first and the last of each run of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = runs[-1][0], number
+        else:
+            runs.append((number, number))
+    return runs
 
 
 def main() -> int:
