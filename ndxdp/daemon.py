@@ -20,6 +20,7 @@ from ndxdp.kernel.pins import Trees
 from ndxdp.notify import Notifier
 from ndxdp.report import Publisher
 from ndxdp.rules import Rules
+from ndxdp.shared import Shared
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State
@@ -122,13 +123,13 @@ class _Daemon:
         self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
         self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
-        self._state = state
+        self._state, self._shared = state, Shared()
         self._endpoints: frozenset[Endpoint] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self, jobs: list[Job]) -> None:
         asyncio.get_running_loop().set_default_executor(self._executor)
-        with self._listening():
+        with self._shared, self._listening():
             while jobs:  # not kept: after a reload their rules would be a second copy
                 self._start(jobs.pop(0))
             self._watch_docker()
@@ -156,7 +157,13 @@ class _Daemon:
         self._state.interfaces.setdefault(job.interface, Attended())
         self._state.on_change()
         uplink = Uplink(
-            self._trees, job, self._executor, self._ready, self._wake_waiting, self._state
+            self._trees,
+            job,
+            self._executor,
+            self._ready,
+            self._wake_waiting,
+            self._state,
+            self._shared,
         )
         self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
         self._tell_containers(uplink)

@@ -55,6 +55,7 @@ LAYERS = (
     "ndxdp.busiest",
     "ndxdp.notify",
     "ndxdp.uplink",
+    "ndxdp.shared",
     "ndxdp.resolver",
     "ndxdp.attendants",
     "ndxdp.care",
