@@ -20,6 +20,7 @@ from click.core import ParameterSource
 from ndxdp import __version__, cli_trace, ndp, policy
 from ndxdp.cli_doctor import doctor
 from ndxdp.cli_prefix import prefix
+from ndxdp.cli_reload import reload
 from ndxdp.errors import NdxdpError, NotAttached, UsageError, from_os
 from ndxdp.options import (
     answering,
@@ -41,9 +42,8 @@ from ndxdp.options import (
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE
 
 if TYPE_CHECKING:
-    from ndxdp.config import Interface, Metrics
+    from ndxdp.config import Interface
     from ndxdp.convert.width import Host
-    from ndxdp.exporter import Exporter
     from ndxdp.instance import Instance
     from ndxdp.status import Look
 
@@ -232,9 +232,8 @@ def run(
     lean.collect_seldom()
     from ndxdp import config_reader, daemon, ladder
     from ndxdp.config import Announce
-    from ndxdp.job import Job
+    from ndxdp.job import Job, Work
     from ndxdp.sources.docker import Selector
-    from ndxdp.state import Served, State
     from ndxdp.wire.netlink import NO_MAC
 
     if (interface is None) == (file is None):
@@ -267,37 +266,27 @@ def run(
             raise UsageError(f"-c FILE excludes other options: {names}", "write it into the file")
         path = file
 
-        both, state = trees(), State()
-        serving: Exporter | None = None
+        def read() -> Work:
+            whole = config_reader.load(path)
+            return Work(
+                [job_of(each) for each in whole.interfaces],
+                whole.docker_socket,
+                whole.metrics,
+                whole.log_level,
+                whole.log_format,
+            )
 
-        def export(where: Metrics | None) -> None:
-            nonlocal serving
-            if serving is None and where:  # Prometheus' client is 9 MB
-                from ndxdp.exporter import Exporter
+        def log_as(work: Work) -> None:
+            set_log(work.log_level, work.log_format)
 
-                serving = Exporter(both, state)
-            if serving:
-                serving.listen(where)
-                state.note_exporter(Served(str(serving)) if where else None)
-
-        def read() -> list[Job]:
-            fresh = config_reader.load(path)
-            jobs = [job_of(each) for each in fresh.interfaces]
-            export(fresh.metrics)
-            return jobs
-
-        whole = config_reader.load(path)
-        set_log(whole.log_level, whole.log_format)
-        export(whole.metrics)
-        jobs, engine = [job_of(each) for each in whole.interfaces], whole.docker_socket
-        del whole  # after a reload its rules would be a second copy
+        work = read()
+        log_as(work)
         daemon.run(
-            both,
-            jobs,
+            trees(),
+            work,
             ready=ready,
-            docker_socket=engine,
             reread=read,
-            state=state,
+            set_log=log_as,
             config=Path(path).absolute(),
         )
         return
@@ -316,7 +305,7 @@ def run(
         forced=frozenset(rules.wider if force else ()),
         announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
-    daemon.run(trees(), [job], ready=ready, docker_socket=engine)
+    daemon.run(trees(), Work([job], engine), ready=ready)
 
 
 def _print_if_read(line: str) -> None:
@@ -617,6 +606,7 @@ def metrics() -> None:
 
 
 cli.add_command(prefix)
+cli.add_command(reload)
 cli.add_command(cli_trace.trace)
 cli.add_command(cli_trace.top)
 cli.add_command(doctor)

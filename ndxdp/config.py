@@ -28,6 +28,9 @@ class Metrics:
     port: int = 9877
     ipv6only: bool = False
 
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class Label(NamedTuple):
     """A label that a network or container has: any value of `key`, or just one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
@@ -12,15 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp import threads
+from ndxdp.errors import NdxdpError, UsageError, problem_of
+from ndxdp.heartbeat import Heartbeats, Pulse
 from ndxdp.instance import Instance
-from ndxdp.job import Job
+from ndxdp.job import Job, Work
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
+from ndxdp.listening import Listening
 from ndxdp.notify import Notifier
 from ndxdp.report import Publisher
 from ndxdp.rules import Rules
-from ndxdp.shared import Shared
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State
@@ -33,32 +36,41 @@ log = logging.getLogger(__name__)
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _SIGNALS = _ENDING | {signal.SIGHUP}
 
+_STUCK = 10.0
+"""Seconds that the end waits for a task that does not return; systemd kills after 20."""
+
 
 def run(
     trees: Trees,
-    jobs: list[Job],
+    work: Work,
     *,
     ready: Callable[[Job, Instance | None], None],
-    docker_socket: str = docker.SOCKET,
-    reread: Callable[[], list[Job]] | None = None,
-    state: State | None = None,
+    reread: Callable[[], Work] | None = None,
+    set_log: Callable[[Work], None] = lambda work: None,
     config: Path | None = None,
 ) -> None:
-    """Do the jobs until SIGINT or SIGTERM.
+    """Do the work until SIGINT or SIGTERM.
 
-    ready: called for each job when it answers, each time that it has begun to; without an instance
-    where nothing is to be answered, and only addresses are kept. reread: what
-    SIGHUP asks for anew; None: there is nothing to read, and SIGHUP ends as it does by default.
-    NdxdpError if one that is not patient cannot begin. jobs: emptied. state: kept in step.
-    config: the file that the jobs come from, for those who show it.
+    Args:
+        trees: Where the state of interfaces is kept.
+        work: What to do. Its jobs are emptied.
+        ready: Called for a job each time that answering begins; without an instance where nothing
+            is to be answered, and only addresses are kept.
+        reread: Reads the work anew when SIGHUP asks for it, in a thread of its own. Without it,
+            SIGHUP ends the process as it does by default.
+        set_log: Logs as the work says; called after a reload.
+        config: The file that the work comes from, for those who show it.
+
+    Raises:
+        NdxdpError: A job that is not patient cannot begin.
     """
-    for job in jobs:
+    for job in work.jobs:
         if job.insist and job.options.mode is Mode.USERSPACE:
             raise UsageError(
                 "in userspace mode a process answers, and nothing can go on without it",
                 "leave --keep out, or take another mode",
             )
-    _refuse_if_all_held(trees, jobs)
+    _refuse_if_all_held(trees, work.jobs)
     _raise_descriptor_limit()
     # Held back until the loop listens for them: an attach half done is nobody's wish.
     signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(reread))
@@ -67,11 +79,11 @@ def run(
     masked = ThreadPoolExecutor(
         1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
     )
-    state = state or State()
+    state = State()
     with contextlib.closing(Monitor()) as monitor, masked as executor:
-        daemon = _Daemon(trees, monitor, executor, ready, docker_socket, reread, state)
+        daemon = _Daemon(trees, monitor, executor, ready, reread, set_log, state)
         with Publisher(trees.files.root, netlink.netns(), config, state):
-            asyncio.run(daemon.run(jobs))
+            asyncio.run(daemon.run(work))
 
 
 def _refuse_if_all_held(trees: Trees, jobs: list[Job]) -> None:
@@ -103,7 +115,7 @@ def _raise_descriptor_limit() -> None:
         log.debug("the limit of open files stays at %d: %s", soft, error)
 
 
-def _awaited(reread: Callable[[], list[Job]] | None) -> set[signal.Signals]:
+def _awaited(reread: Callable[[], Work] | None) -> set[signal.Signals]:
     return _SIGNALS if reread else _ENDING
 
 
@@ -114,70 +126,95 @@ class _Daemon:
         monitor: Monitor,
         executor: ThreadPoolExecutor,
         ready: Callable[[Job, Instance | None], None],
-        docker_socket: str,
-        reread: Callable[[], list[Job]] | None,
+        reread: Callable[[], Work] | None,
+        set_log: Callable[[Work], None],
         state: State,
     ) -> None:
         self._trees, self._monitor, self._executor = trees, monitor, executor
-        self._ready, self._docker_socket, self._reread = ready, docker_socket, reread
+        self._ready, self._reread, self._set_log = ready, reread, set_log
         self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
         self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
-        self._state, self._shared = state, Shared()
+        self._state = state
+        self._pulse = Pulse()
+        self._heartbeats = Heartbeats(self._pulse)
+        self._listening = Listening(trees, state)
+        self._docker_socket = docker.SOCKET
         self._endpoints: frozenset[Endpoint] | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def run(self, jobs: list[Job]) -> None:
+    async def run(self, work: Work) -> None:
         asyncio.get_running_loop().set_default_executor(self._executor)
-        with self._shared, self._listening():
-            while jobs:  # not kept: after a reload their rules would be a second copy
-                self._start(jobs.pop(0))
+        with self._signals_and_netlink():
+            self._docker_socket = work.docker_socket
+            while work.jobs:  # not kept: after a reload their rules would be a second copy
+                self._start(work.jobs.pop(0))
             self._watch_docker()
-            telling = asyncio.ensure_future(self._tell_systemd())
-            reloading = asyncio.ensure_future(self._reload_when_asked())
+            proving = asyncio.ensure_future(self._prove())
+            beside = [
+                asyncio.ensure_future(self._tell_systemd(work)),
+                asyncio.ensure_future(self._reload_when_asked()),
+            ]
             stopping = asyncio.ensure_future(self._stop.wait())
             # An uplink that ends by itself could not begin.
             while not self._stop.is_set() and not any(task.done() for task in self._tasks()):
                 await asyncio.wait({stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED)
             self._notifier.stopping()
-            for task in (telling, reloading, stopping, self._watching):
+            for task in (*beside, stopping, self._watching):
                 if task:
                     task.cancel()
             for uplink, _ in self._uplinks.values():
                 uplink.stop()
-            ended = await asyncio.gather(*self._tasks(), return_exceptions=True)
+            ended = await self._ends()
+            proving.cancel()
         for outcome in ended:
             if isinstance(outcome, BaseException):
                 raise outcome
 
+    async def _ends(self) -> list[BaseException | None]:
+        """Wait until all uplinks have ended. If the executor is stuck, end the process."""
+        ends = asyncio.gather(*self._tasks(), return_exceptions=True)
+        while True:
+            done, _ = await asyncio.wait({ends}, timeout=1)
+            if done:
+                return list(ends.result())
+            if self._pulse.age > _STUCK:
+                log.error(
+                    "ending without detaching: a task has not returned for %d s", self._pulse.age
+                )
+                logging.shutdown()
+                os._exit(1)
+
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for _, task in self._uplinks.values()]
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job) -> Uplink:
         self._state.interfaces.setdefault(job.interface, Attended())
         self._state.on_change()
         uplink = Uplink(
             self._trees,
             job,
             self._executor,
+            self._heartbeats,
             self._ready,
             self._wake_waiting,
             self._state,
-            self._shared,
         )
         self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
         self._tell_containers(uplink)
+        return uplink
 
     def _summary(self) -> str:
         return f"interfaces: {', '.join(self._uplinks)}"
 
-    async def _tell_systemd(self) -> None:
+    async def _tell_systemd(self, work: Work) -> None:
+        await self._listening.want(work.metrics)
         for uplink, _ in list(self._uplinks.values()):
             await uplink.began.wait()
         self._notifier.ready(self._summary())
-        while self._notifier.watchdog:
-            self._notifier.alive()
-            await asyncio.sleep(self._notifier.watchdog / 3)
+
+    async def _prove(self) -> None:
+        await self._pulse.prove(self._executor, self._notifier.alive, self._notifier.watchdog / 3)
 
     # ---- Docker
 
@@ -216,40 +253,75 @@ class _Daemon:
             await self._reload()
 
     async def _reload(self) -> None:
-        """Apply what differs; a bad file changes nothing."""
+        """Read the configuration anew, and put it in force whole, or change nothing."""
         assert self._reread
+        self._state.note_reload_begun()
         self._notifier.reloading()
-        # In the executor: a list of 100 000 takes half a second, in which this thread may have to
-        # answer.
         try:
-            read = await asyncio.get_running_loop().run_in_executor(self._executor, self._reread)
-            jobs = {job.interface: job for job in read}
-        except NdxdpError as error:
-            self._state.note_reload(False, str(error))
-            log.error("not reloaded: %s", error)
-            self._notifier.ready(f"not reloaded: {error.message}")
+            # A list of 100 000 takes half a second, and neither the loop nor the executor has it.
+            await self._put_in_force(await threads.result_of("reload", self._reread))
+        except Exception as error:
+            problem = problem_of(error)
+            log.error("not reloaded: %s", error if isinstance(error, NdxdpError) else problem)
+            self._state.note_reload(False, problem)
+            self._notifier.ready(f"not reloaded: {problem}")
             return
-        for name in set(self._uplinks) - set(jobs):
-            self._state.interfaces.pop(name, None)
-            uplink, task = self._uplinks.pop(name)
-            uplink.set_job(replace(uplink.job, detach=True))
-            uplink.stop()
-            task.add_done_callback(lambda task: task.exception())
-        for name, job in jobs.items():
-            if name in self._uplinks:
-                self._uplinks[name][0].set_job(job)
-                self._tell_containers(self._uplinks[name][0])
-            else:
-                self._start(job)
-        self._watch_docker()
-        self._state.note_reload(True)
         log.info("reloaded")
+        for name, attended in self._state.interfaces.items():
+            if attended.problem:
+                log.warning("%s, as before: %s", name, attended.problem)
+        self._state.note_reload(True)
         self._notifier.ready(self._summary())
+
+    async def _put_in_force(self, work: Work) -> None:
+        """Do this work from now on.
+
+        An interface that is not answered on, neither before nor after, does not keep the others
+        from their new rules.
+
+        Raises:
+            NdxdpError: The new job of an interface cannot be had. All have their former jobs then.
+        """
+        jobs = {job.interface: job for job in work.jobs}
+        work.jobs.clear()
+        former = {name: self._uplinks[name][0].job for name in jobs if name in self._uplinks}
+        problems = await self._give({name: jobs[name] for name in former})
+        if problems:
+            for name, problem in (await self._give(former)).items():
+                log.error("%s: not as before: %s", name, problem)
+            sentences = tuple(f"{name}: {problem}" for name, problem in problems.items())
+            raise NdxdpError(sentences[0], "the former configuration is in force", sentences[1:])
+        self._set_log(work)
+        for name in set(self._uplinks) - set(jobs):
+            self._remove(name)
+        for uplink in [self._start(job) for name, job in jobs.items() if name not in former]:
+            await uplink.began.wait()
+        self._docker_socket = work.docker_socket
+        self._watch_docker()
+        await self._listening.want(work.metrics)
+
+    async def _give(self, jobs: dict[str, Job]) -> dict[str, str]:
+        """Give uplinks these jobs; return what is wrong with those that they cannot do."""
+        outcomes = {}
+        for name, job in jobs.items():
+            uplink = self._uplinks[name][0]
+            outcomes[name] = uplink.set_job(job)
+            self._tell_containers(uplink)
+        problems = {name: await outcome for name, outcome in outcomes.items()}
+        return {name: problem for name, problem in problems.items() if problem}
+
+    def _remove(self, name: str) -> None:
+        """Detach an interface that is no longer in the configuration."""
+        self._state.interfaces.pop(name, None)
+        uplink, task = self._uplinks.pop(name)
+        uplink.set_job(replace(uplink.job, detach=True))
+        uplink.stop()
+        task.add_done_callback(lambda task: task.exception())
 
     # ---- signals and netlink
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _signals_and_netlink(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
         for number in _ENDING:
             loop.add_signal_handler(number, self._stop.set)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
+
+log = logging.getLogger(__name__)
 
 
 class NdxdpError(Exception):
@@ -70,3 +73,13 @@ def from_os(error: OSError) -> NdxdpError:
             f"not permitted ({what})", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
         )
     return NdxdpError(what, "--debug names the call")
+
+
+def problem_of(error: BaseException) -> str:
+    """Return the sentence about an error; the traceback of an unexpected one is logged at debug."""
+    if isinstance(error, NdxdpError):
+        return error.message
+    if isinstance(error, OSError):
+        return from_os(error).message
+    log.debug("internal error", exc_info=error)
+    return f"internal error: {type(error).__name__}: {error}"

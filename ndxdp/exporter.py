@@ -6,10 +6,10 @@ nor authentication: who wants them puts a reverse proxy in front.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, cast
 
-from ndxdp import page, status
+from ndxdp import page, status, threads
 from ndxdp.beacon import Beacon
 from ndxdp.config import Metrics
 from ndxdp.errors import NdxdpError
@@ -44,14 +44,32 @@ class Exporter:
         self._serving: _Serving | None = None
 
     def listen(self, where: Metrics | None) -> None:
-        """Listen there alone; None for nowhere. NdxdpError if it cannot: all stays as it was."""
+        """Listen there alone; None for nowhere.
+
+        Raises:
+            NdxdpError: It cannot be had; the exporter listens where it did before.
+        """
         before = self._serving
         if where == (before.where if before else None):
             return
-        self._serving = _Serving(where, self) if where else None
-        if before:
-            before.close()
+        if before and where and where.port == before.where.port:
+            self._replace(before, where)
+        else:
+            self._serving = _Serving(where, self) if where else None
+            if before:
+                before.close()
         log.info("metrics: %s", self if where else "no longer served")
+
+    def _replace(self, before: _Serving, where: Metrics) -> None:
+        """Listen elsewhere on the same port, which the kernel refuses as long as we do on [::]."""
+        before.close()
+        self._serving = None
+        try:
+            self._serving = _Serving(where, self)
+        except NdxdpError:
+            with contextlib.suppress(NdxdpError):  # somebody else has taken it meanwhile
+                self._serving = _Serving(before.where, self)
+            raise
 
     def close(self) -> None:
         self.listen(None)
@@ -78,13 +96,7 @@ class _Serving:
         self._server = _Server(where, exporter)
         self._beacon = Beacon(str(self))
         self._closing = False
-        self._thread = threading.Thread(target=self._serve, name="exporter", daemon=True)
-        # The process's signals are the main thread's; threads begin with the mask of their maker.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            self._thread.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._thread = threads.start("exporter", self._serve)
 
     def close(self) -> None:
         self._closing = True
@@ -95,7 +107,7 @@ class _Serving:
 
     def __str__(self) -> str:
         both = self.where.host == "::" and not self.where.ipv6only
-        return f"http://{_written(self.where)}/metrics" + (", by IPv4 too" if both else "")
+        return f"http://{self.where}/metrics" + (", by IPv4 too" if both else "")
 
     def _serve(self) -> None:
         # Not serve_forever(), which wakes up twice a second.
@@ -195,12 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         log.debug("%s: %s", self.address_string(), format % args)
 
 
-def _written(where: Metrics) -> str:
-    return f"[{where.host}]:{where.port}" if ":" in where.host else f"{where.host}:{where.port}"
-
-
 def _refusal(where: Metrics, error: OSError) -> NdxdpError:
-    place = _written(where)
+    place = str(where)
     if isinstance(error, socket.gaierror):
         return NdxdpError(
             f"{place}: that host has no address ({error.strerror})", "give an address: [::1]:9877"

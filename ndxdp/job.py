@@ -1,13 +1,14 @@
-"""What is to be done on one interface, decided: by a command line, or by the configuration."""
+"""What the daemon is to do, decided by a command line or by the configuration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ndxdp.config import Addresses, Announce, Gateway, Resolve
+from ndxdp.config import Addresses, Announce, Gateway, Metrics, Resolve
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Prefix
 from ndxdp.rules import Rules
+from ndxdp.sources import docker
 from ndxdp.sources.docker import Selector
 
 
@@ -42,3 +43,22 @@ class Job:
         """Nothing but rules and selectors differs, which are changed as it runs."""
         same = replace(self, rules=other.rules, forced=other.forced, selectors=other.selectors)
         return same == other
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that the daemon is to do.
+
+    Attributes:
+        jobs: One for each interface; the daemon empties the list, so that rules are held once.
+        docker_socket: The path of the engine's socket.
+        metrics: Where to serve metrics; None for nowhere.
+        log_level: The least level that is logged, as the configuration has it.
+        log_format: The form of log lines, as the configuration has it.
+    """
+
+    jobs: list[Job]
+    docker_socket: str = docker.SOCKET
+    metrics: Metrics | None = None
+    log_level: str = "info"
+    log_format: str = "text"

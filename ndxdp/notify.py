@@ -17,10 +17,12 @@ class Notifier:
             self._address = "\0" + self._address[1:]
         watchdog = os.environ.pop("WATCHDOG_USEC", "")
         meant = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._is_ready = False
         self.watchdog = int(watchdog) / 1e6 if watchdog.isdecimal() and meant else 0.0
         """Seconds within which alive() must be called; 0 for never."""
 
     def ready(self, status: str) -> None:
+        self._is_ready = True
         self._say("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
@@ -34,7 +36,9 @@ class Notifier:
         self._say(f"STATUS={text}")
 
     def alive(self) -> None:
-        self._say("WATCHDOG=1")
+        """Feed the watchdog, which begins when the daemon is ready."""
+        if self._is_ready:
+            self._say("WATCHDOG=1")
 
     def _say(self, *lines: str) -> None:
         if not self._address:

@@ -28,11 +28,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _MODES = ("auto", "native", "generic", "tc", "userspace")
 _LOADERS = ("prebuilt", "bcc")
+_VERBOSITY = "ndxdp.verbosity"  # in click's context: the command line has -v, -q or --debug
 
 
 def _set_verbosity(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if not value:
         return
+    context.meta[_VERBOSITY] = True
     logger = logging.getLogger("ndxdp")
     if parameter.name == "debug":
         logger.setLevel(logging.DEBUG)
@@ -53,7 +55,11 @@ def to_journal() -> bool:
 def begin_log() -> None:
     """Log to stderr: warnings and worse, until somebody says otherwise."""
     logging.basicConfig(stream=sys.stderr)
-    _set_format(logging.Formatter("%(message)s" if to_journal() else "ndxdp: %(message)s"))
+    _set_format(_text_format())
+
+
+def _text_format() -> logging.Formatter:
+    return logging.Formatter("%(message)s" if to_journal() else "ndxdp: %(message)s")
 
 
 def _set_format(form: logging.Formatter) -> None:
@@ -62,12 +68,11 @@ def _set_format(form: logging.Formatter) -> None:
 
 
 def set_log(level: str, form: str) -> None:
-    """As a configuration says; -v, -q and --debug, which were given at the terminal, say more."""
-    logger = logging.getLogger("ndxdp")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(level.upper())
-    if form == "json":
-        _set_format(_JsonLines())
+    """Log as a configuration says; the options -v, -q and --debug take precedence."""
+    context = click.get_current_context(silent=True)
+    if context is None or _VERBOSITY not in context.meta:
+        logging.getLogger("ndxdp").setLevel(level.upper())
+    _set_format(_JsonLines() if form == "json" else _text_format())
 
 
 class _Journal(logging.Formatter):

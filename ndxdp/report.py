@@ -14,7 +14,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -40,7 +39,8 @@ class Daemon(NamedTuple):
         interfaces: Those it is to answer on, or to keep the addresses of: `interface`, `problem`
             (why it is not answered on, or not in step; "" when all is well) and `unanswered` (why
             nothing is to be answered there; "" where something is).
-        reload: `number` of attempts, `ok` and `error` of the last one.
+        reload: `begun`, the number of attempts, and `number`, that of those that have
+            ended; `ok` and `error` of the last one.
         exporter: `where` metrics are to be served, and the `problem` with that; None for nowhere.
         docker: `connected`; None if no container is answered for.
     """
@@ -65,7 +65,12 @@ def daemon_of(state: State, netns: int = 0, config: Path | None = None) -> Daemo
             {"interface": name, "problem": attended.problem, "unanswered": attended.unanswered}
             for name, attended in list(state.interfaces.items())
         ],
-        {"number": state.reloads, "ok": state.reload_ok, "error": state.reload_error},
+        {
+            "begun": state.reloads_begun,
+            "number": state.reloads,
+            "ok": state.reload_ok,
+            "error": state.reload_error,
+        },
         exporter._asdict() if exporter else None,
         {"connected": connected()} if connected else None,
     )
@@ -76,7 +81,7 @@ class Publisher:
 
     def __init__(self, directory: Path, netns: int, config: Path | None, state: State) -> None:
         """Remove what killed daemons left; write the first report."""
-        self._path = directory / f"report-{secrets.token_hex(4)}.json"
+        self._path = directory / f"report-{os.urandom(4).hex()}.json"
         self._netns, self._config, self._state = netns, config, state
         self._lock = threading.Lock()
         self._fd: int | None = None

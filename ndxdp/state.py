@@ -101,7 +101,8 @@ class State:
         reloaded: time.time() when the configuration in force was read.
         docker_connected: Asks whether the engine is; None if no container is answered for.
         interfaces: What the daemon attends to, by the interface's name.
-        reloads: Attempts to read the configuration anew.
+        reloads_begun: Attempts to read the configuration anew.
+        reloads: Those of them that have ended.
         reload_error: Why the last one failed; "" if it succeeded.
         exporter: The daemon's own; None if it has none.
         on_change: Called after a change, in the thread that makes it.
@@ -111,10 +112,16 @@ class State:
     reloaded: float = field(default_factory=time.time)
     docker_connected: Callable[[], bool] | None = None
     interfaces: dict[str, Attended] = field(default_factory=dict)
+    reloads_begun: int = 0
     reloads: int = 0
     reload_error: str = ""
     exporter: Served | None = None
     on_change: Callable[[], None] = unheard
+
+    def note_reload_begun(self) -> None:
+        """Note that the configuration is being read anew."""
+        self.reloads_begun += 1
+        self.on_change()
 
     def note_reload(self, ok: bool, error: str = "") -> None:
         """Note the outcome of an attempt to read the configuration anew."""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -21,23 +21,23 @@ from typing import Any, TypeVar
 from ndxdp import breadth, detaching, ladder, reconcile, renames, responder, serving
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.attendants import AddressKeeper, Attendants
-from ndxdp.backoff import Backoff, Retry
+from ndxdp.backoff import Retry
 from ndxdp.breadth import Broad
 from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.config import Announce
-from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, from_os, gone
+from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, gone, problem_of
+from ndxdp.heartbeat import Heartbeats
 from ndxdp.instance import Instance, open_pinned, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
 from ndxdp.link_neighbours import LinkNeighbours
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import DOCKER_SOURCE
-from ndxdp.reconcile import Place
 from ndxdp.resolver import Resolver
 from ndxdp.rules import Rules
-from ndxdp.shared import Shared
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import hygiene, netlink, onlink
@@ -51,8 +51,6 @@ log = logging.getLogger(__name__)
 
 _SOON = 1.0  # seconds between the beginnings of two attempts, whatever changes in between
 _SLICE = 500  # groups: a fraction of a second
-_LOOK = 5.0  # seconds between looks at whether all pins are there, of which an unmount says nothing
-_REMOVING = 0.2  # seconds for `rm -r` to end, of which each step is noticed
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 _RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
 
@@ -75,27 +73,15 @@ class _Answering:
     leaves: bool = False
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     claim: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    place: Place | None = None  # of its directory
     seen: tuple[object, ...] = ()
     on_link: OnLink | None = None
     gateways: frozenset[bytes] = frozenset()
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     care: Choice = NO_CARE
-    rules: Rules = field(default_factory=Rules)  # of the userspace path
     asks_kernel: bool = False
     keeps_shares: bool = False  # for gateways, so that their MACs are needed
     restored_at: float | None = None
     check_groups: bool = False
-
-
-def _problem_of(error: Exception) -> str:
-    """Return the sentence about an error; the traceback of an unexpected one is logged at debug."""
-    if isinstance(error, NdxdpError):
-        return error.message
-    if isinstance(error, OSError):
-        return from_os(error).message
-    log.debug("internal error", exc_info=error)
-    return f"internal error: {type(error).__name__}: {error}"
 
 
 class Uplink:
@@ -113,10 +99,10 @@ class Uplink:
         trees: Trees,
         job: Job,
         executor: Executor,
+        heartbeats: Heartbeats,
         ready: Callable[[Job, Instance | None], None],
         let_go: Callable[[], None],
         state: State,
-        shared: Shared,
     ) -> None:
         """Do nothing until run().
 
@@ -124,17 +110,18 @@ class Uplink:
             trees: Where the state of interfaces is kept.
             job: What is to be done.
             executor: One thread, for all that reads or writes kernel objects.
+            heartbeats: Writes the heartbeat of the interface, if the job wants one.
             ready: Called each time that answering has begun, without an instance where nothing is
                 to be answered and only the addresses are kept.
             let_go: Called when answering has ended. Under another name the interface may be what
                 another uplink waits for.
             state: What the daemon shows of itself, where problems are noted.
-            shared: What all uplinks share.
         """
         self.job = job
         self.began = asyncio.Event()
         self._trees, self._executor, self._ready = trees, executor, ready
-        self._let_go, self._state, self._shared = let_go, state, shared
+        self._heartbeats = heartbeats
+        self._let_go, self._state = let_go, state
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
         # Whose events concern it; None for all. While it waits, those of the interface alone.
         self._ifindexes: frozenset[int] | None = None
@@ -143,17 +130,9 @@ class Uplink:
         self._renewal = Retry(log, self._changed.set)
         self._rules = Retry(log, self._changed.set)
         self._following = Retry(log, self._changed.set)
-        self._repair = Retry(log, self._changed.set)
-        self._watching = Retry(log, self._changed.set)
-        self._retries = (
-            self._beginning,
-            self._renewal,
-            self._rules,
-            self._following,
-            self._repair,
-            self._watching,
-        )
-        self._heartbeat = Backoff(log)
+        self._retries = (self._beginning, self._renewal, self._rules, self._following)
+        self._outcome: asyncio.Future[str] | None = None
+        self._outcome_counts = False
         self._again = self._switching = self._unmet = self._interrupted = False
         self._own_links = frozenset[int]()
         self._containers: Rules | None = None
@@ -198,15 +177,39 @@ class Uplink:
             self._containers = rules
             self._write_rules()
 
-    def set_job(self, job: Job) -> None:
-        """Another job on the same interface: just what differs is touched."""
-        if job == self.job and not self._unmet:
-            return
+    def set_job(self, job: Job) -> asyncio.Future[str]:
+        """Do another job on the same interface; just what differs is touched.
+
+        Returns:
+            What keeps the job from being done, known once that has been tried; "" if it is in
+            force. An interface that nothing was answered on before, or that has gone, is tried
+            again later: that keeps no job from being in force.
+        """
+        self._settle("")
+        outcome = asyncio.get_running_loop().create_future()
+        if job == self.job:
+            outcome.set_result("")
+            if not self._unmet:
+                return outcome
+        else:
+            self._outcome, self._outcome_counts = outcome, not self._beginning.problem
         self._again = self._again or self._unmet or not job.same_but_rules(self.job)
         self._switching = self._switching or job.options.mode != self.job.options.mode
         self.job = job
         self._write_rules()
         self._try_now()
+        return outcome
+
+    @property
+    def _gravity(self) -> int:
+        """The level at which failures are logged: whoever has set a job logs those of that job."""
+        return logging.ERROR if self._outcome is None else logging.DEBUG
+
+    def _settle(self, problem: str) -> None:
+        """Say whether the job that was set last is in force; "" if it is."""
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(problem)
+        self._outcome = None
 
     def _write_rules(self) -> None:
         self._stale_rules = True
@@ -232,13 +235,15 @@ class Uplink:
                 self._raise_at_start(error)
                 sentence = f"{error.message}; waiting for it"
                 self._beginning.failed(error.message, sentence, logging.WARNING)
+                self._settle("")
                 seen = None
             except Exception as error:
                 self._raise_at_start(error)
-                problem = _problem_of(error)
+                problem = problem_of(error)
                 self._beginning.failed(
                     problem, f"{self.job.interface}: {problem}; trying again later"
                 )
+                self._settle(problem if self._outcome_counts else "")
             self._note_problem()
             self.began.set()
             await self._wait_for_change(seen, 0 if self._answered else started + _SOON)
@@ -251,7 +256,7 @@ class Uplink:
             return
         if isinstance(error, (NdxdpError, OSError)):
             raise error
-        raise NdxdpError(_problem_of(error), "--debug shows where; please report it") from error
+        raise NdxdpError(problem_of(error), "--debug shows where; please report it") from error
 
     async def _answer(self) -> None:
         """From attaching to the end. InterfaceGone leaves rules and counters for the next time."""
@@ -294,8 +299,8 @@ class Uplink:
             raise
         except Exception as error:
             self._unmet, self._switching = True, self._switching or switching
-            problem = f"{_problem_of(error)}; it goes on as before"
-            self._renewal.failed(problem, f"{self.job.interface}: {problem}")
+            problem = f"{problem_of(error)}; it goes on as before"
+            self._renewal.failed(problem, f"{self.job.interface}: {problem}", self._gravity)
             renewed = answering
         else:
             self._renewal.succeeded()
@@ -314,7 +319,7 @@ class Uplink:
                 path.set_gateways(macs)
 
         with (
-            contextlib.ExitStack() as watched,
+            self._watching(answering),
             contextlib.closing(Groups(answering.ifindex)) as groups,
             contextlib.closing(
                 LinkNeighbours(answering.instance.maps, note_gateways)
@@ -326,14 +331,8 @@ class Uplink:
             )
             try:
                 with attending:
-                    if self.job.heartbeat_timeout:
-                        attendants.start(self._keep_beating(answering))
-                    else:
-                        await self._call(lambda: self._beat(answering))
-                    attendants.start(self._notice_removal(answering))
-                    return await self._keep_in_step(
-                        answering, groups, attendants, neighbours, watched
-                    )
+                    async with self._beating(answering):
+                        return await self._keep_in_step(answering, groups, attendants, neighbours)
             finally:
                 await attendants.leave()
 
@@ -355,6 +354,7 @@ class Uplink:
             with self._state.not_answering(name, netlink.NO_MAC):
                 self.began.set()
                 self._ready(job, None)
+                self._settle("")
                 async for _ in self._rounds():
                     if self.job != job:
                         return
@@ -372,22 +372,12 @@ class Uplink:
         groups: Groups,
         attendants: Attendants,
         neighbours: LinkNeighbours,
-        watched: contextlib.ExitStack,
     ) -> _Answering:
         """Follow the network and the job; return what is to answer from then on."""
         self._stale_rules = True
         self._changed.set()
         joined: dict[Profile, Addresses] = {}
-        place: Place | None = None
         async for _ in self._rounds():
-            if self._repair.is_due:
-                with self._going_on(self._repair):
-                    if self._is_damaged(answering):
-                        await asyncio.sleep(_REMOVING)
-                        await self._call(partial(self._put_back, answering))
-            if self._watching.is_due and not self._repair.problem:
-                with self._going_on(self._watching):
-                    place = self._watch(answering, place, watched)
             if self._look_again:
                 self._look_again, answering.seen = False, ()
             link: Link | None = None
@@ -426,7 +416,24 @@ class Uplink:
                 renewed = await self._renewed(answering)
                 if renewed is not answering:
                     return renewed
+            if not self._stale_rules or not self._rules.is_due:
+                self._settle(self._renewal.problem or self._rules.problem)
         return answering
+
+    @contextlib.asynccontextmanager
+    async def _beating(self, answering: _Answering) -> AsyncIterator[None]:
+        """Have heartbeats written, if the job wants them."""
+        tree, instance, timeout = answering.tree, answering.instance, self.job.heartbeat_timeout
+        if not timeout:
+            with self._going_on(self._following):
+                await self._call(partial(reconcile.beat, tree, instance, 0.0))
+            yield
+            return
+        await self._call(partial(self._heartbeats.begin, tree, instance, timeout))
+        try:
+            yield
+        finally:
+            await self._call(partial(self._heartbeats.end, instance.interface))
 
     async def _join(self, groups: Groups, by_profile: Mapping[Profile, Addresses]) -> bool:
         """In slices; False if something else came in between, and there are more."""
@@ -435,47 +442,28 @@ class Uplink:
             more = await self._call(partial(groups.keep, targets, _SLICE))
         return not more
 
-    def _watch(
-        self,
-        answering: _Answering,
-        place: Place | None,
-        watched: contextlib.ExitStack,
-    ) -> Place | None:
-        """Notice what commands change, rules and pauses, and what somebody removes.
+    @contextlib.contextmanager
+    def _watching(self, answering: _Answering) -> Iterator[None]:
+        """Notice what commands change: rules, and whether answering is paused."""
+        loop = asyncio.get_running_loop()
+        try:
+            watch = Watch(answering.tree.path(self.job.interface))
+        except OSError as error:  # somebody's rm -r, or no more of them
+            log.warning("%s: rules by hand are not announced (%s)", self.job.interface, error)
+            yield
+            return
 
-        Args:
-            answering: What answers.
-            place: The directory that is watched, as returned before.
-            watched: Stops watching it.
-
-        Returns:
-            The directory that is watched now.
-        """
-        path = answering.tree.path(self.job.interface)
-        found = reconcile.place_of(path)
-        if found == place:
-            return place
-
-        def on_change() -> None:
+        def on_touch() -> None:
+            watch.drain()
             self._look_again = True
             self._changed.set()
 
-        watched.close()
-        try:
-            watched.enter_context(self._shared.watching(path, on_change))
-        except OSError as error:
-            raise NdxdpError(
-                f"changes by commands are not noticed (inotify: {error.strerror})",
-                "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches",
-            ) from error
-        return found
-
-    async def _notice_removal(self, answering: _Answering) -> None:
-        """Look now and then whether pins and files are there."""
-        while True:
-            await asyncio.sleep(_LOOK)
-            if self._is_damaged(answering):
-                self._changed.set()
+        with contextlib.closing(watch):
+            loop.add_reader(watch.fileno(), on_touch)
+            try:
+                yield
+            finally:
+                loop.remove_reader(watch.fileno())
 
     @contextlib.contextmanager
     def _going_on(self, retry: Retry) -> Iterator[None]:
@@ -485,7 +473,7 @@ class Uplink:
         except InterfaceGone:
             raise
         except Exception as error:
-            problem = f"not in step: {_problem_of(error)}"
+            problem = f"not in step: {problem_of(error)}"
             known = any(other.problem == problem for other in self._retries if other is not retry)
             level = logging.DEBUG if known else logging.ERROR
             retry.failed(problem, f"{self.job.interface} is {problem}", level)
@@ -496,7 +484,8 @@ class Uplink:
     def _is_well(self, retry: Retry) -> None:
         problem = retry.problem
         if retry.succeeded():
-            log.info("%s is well again, after: %s", self.job.interface, problem)
+            level = min(self._gravity, logging.INFO)
+            log.log(level, "%s: no longer %s", self.job.interface, problem)
             self._note_problem()
 
     def _note_problem(self) -> None:
@@ -672,7 +661,6 @@ class Uplink:
             answering.held = held.pop_all()
             kept = before.claim if before and before.tree is answering.tree else claim
             answering.claim = kept.pop_all()
-            answering.place = reconcile.place_of(answering.tree.path(job.interface))
             return answering
 
     def _attach(
@@ -760,8 +748,6 @@ class Uplink:
     def _end(self, answering: _Answering, *, lost: bool) -> None:
         with answering.claim, answering.held:
             if not (lost or answering.leaves):  # no daemon restores it any more
-                with contextlib.suppress(NdxdpError, OSError):
-                    self._put_back(answering)
                 with contextlib.suppress(NdxdpError, OSError):
                     self._restore(answering, self._find(answering), at_once=True)
             if lost or answering.leaves:
@@ -905,8 +891,6 @@ class Uplink:
                 if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.held:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
-            if answering.packets is not None:
-                answering.rules = rules
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
             limited = bool(answering.instance.maps.settings().limits)
             answering.keeps_shares = answering.asks_kernel or limited
@@ -953,34 +937,3 @@ class Uplink:
             " and ".join(restored),
         )
         self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, self._changed.set)
-
-    def _is_damaged(self, answering: _Answering) -> bool:
-        return reconcile.is_damaged(
-            answering.tree, answering.instance, answering.place, link=not answering.leaves
-        )
-
-    def _put_back(self, answering: _Answering) -> None:
-        """Put back pins or files that somebody has removed, and hold them again."""
-        if not self._is_damaged(answering):
-            return
-        tree, interface = answering.tree, self.job.interface
-        is_new = reconcile.repair(
-            tree, answering.instance, answering.rules, answering.place, link=not answering.leaves
-        )
-        answering.place = reconcile.place_of(tree.path(interface))
-        if is_new:
-            answering.claim.close()
-            answering.claim.enter_context(tree.held(interface))
-        log.warning("%s: somebody removed %s; it is there again", interface, tree.path(interface))
-
-    def _beat(self, answering: _Answering) -> None:
-        reconcile.beat(answering.tree, answering.instance, self.job.heartbeat_timeout)
-
-    async def _keep_beating(self, answering: _Answering) -> None:
-        while True:
-            try:
-                await self._call(lambda: self._beat(answering))
-                self._heartbeat.succeeded()
-            except Exception as error:
-                self._heartbeat.failed(f"{self.job.interface}: no heartbeat: {_problem_of(error)}")
-            await asyncio.sleep(self.job.heartbeat_timeout / 3)

@@ -400,13 +400,13 @@ def test_reload_moves_the_exporter(net: Network, tmp_path: Path) -> None:
     with closing(Exporter(Trees())) as other:
         other.listen(Metrics(port=PORT + 1))
         write(PORT + 1)
-        running.process.send_signal(signal.SIGHUP)
-        eventually(lambda: not reloads_well(PORT))
+        assert ndxdp("reload", "-c", str(path)).code == 0
+        assert reloads_well(PORT)
         write(PORT, prefix="nonsense")
-        running.process.send_signal(signal.SIGHUP)
+        assert ndxdp("reload", "-c", str(path)).code == 1
         assert not reloads_well(PORT)
     write(PORT + 1)
-    running.process.send_signal(signal.SIGHUP)
+    assert ndxdp("reload", "-c", str(path)).code == 0
 
     def has_moved() -> bool:
         try:
@@ -414,7 +414,7 @@ def test_reload_moves_the_exporter(net: Network, tmp_path: Path) -> None:
         except OSError:
             return False
 
-    eventually(has_moved)
+    eventually(has_moved, within=10)
     ended = running.end()
     assert ended.code == 0
     assert f"another process listens on [::1]:{PORT + 1} already" in ended.err

@@ -1,0 +1,314 @@
+"""Reloads are whole or nothing, and acknowledged; a stuck daemon does not say that it is well."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.topology import build_xdp_pass
+from tests.network import (
+    BEHIND,
+    NDXDP,
+    REPOSITORY,
+    UPLINK,
+    Done,
+    Network,
+    Running,
+    eventually,
+    ndxdp,
+    rules,
+    sh,
+    status,
+)
+from tests.prometheus import get, parsed
+
+OTHER = "2001:db8:0:0:d::/80"
+PORT = 9891
+
+
+class Service:
+    """`run -c` with a file that is rewritten."""
+
+    def __init__(self, net: Network, path: Path) -> None:
+        self._net, self._path = net, path
+        self.running: Running | None = None
+
+    def write(self, *prefixes: str, more: str = "", top: str = "") -> None:
+        tables = "".join(f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in prefixes)
+        self._path.write_text(f'{top}\n[[interface]]\nname = "{UPLINK}"\n{more}\n{tables}')
+
+    def start(self) -> Running:
+        self.running = self._net.run("-c", str(self._path))
+        return self.running
+
+    def reload(self) -> Done:
+        return ndxdp("reload", "-c", str(self._path))
+
+    def end(self) -> str:
+        """End the daemon; return what it has logged."""
+        assert self.running
+        ended = self.running.end()
+        assert ended.code == 0, ended
+        assert "Traceback" not in ended.err
+        return ended.err
+
+
+@pytest.fixture
+def service(net: Network, tmp_path: Path) -> Iterator[Service]:
+    made = Service(net, tmp_path / "ndxdp.toml")
+    yield made
+    if made.running:
+        made.running.close()
+    ndxdp("-q", "detach", UPLINK)
+
+
+def reload_success(port: int = PORT) -> float | None:
+    """Return the metric; None if nobody listens."""
+    try:
+        told = get(f"http://[::1]:{port}/metrics")
+    except OSError:
+        return None
+    return parsed(told)["ndxdp_config_reload_success"][()]
+
+
+# ---- whole or nothing --------------------------------------------------------------------------
+
+
+def test_rules_are_in_the_kernel_when_reload_returns(service: Service) -> None:
+    service.write(BEHIND)
+    service.start()
+    for prefix in (OTHER, BEHIND, OTHER):
+        service.write(prefix)
+        assert service.reload() == Done(0, "", "")
+        assert {each for each in rules() if "/80" in each} == {prefix}
+
+
+@pytest.mark.parametrize("text", ["nonsense", "", '[[interface]]\nname = "a"\nx = 1\n'])
+def test_a_bad_file_changes_nothing(service: Service, text: str, tmp_path: Path) -> None:
+    service.write(BEHIND)
+    service.start()
+    before = rules()
+    (tmp_path / "ndxdp.toml").write_text(text)
+    refused = service.reload()
+    assert refused.code == 1
+    assert refused.err.startswith("ndxdp: not reloaded: ")
+    assert rules() == before
+    assert "not reloaded: " in service.end()
+
+
+def test_rules_without_room_are_refused_whole(service: Service, tmp_path: Path) -> None:
+    """By the kernel's tables, where the file alone does not show that they are too many."""
+    few = "".join(f"2001:db8::{n:x}\n" for n in range(1, 6))
+    (tmp_path / "list").write_text(few)
+    more = 'max_addresses = 10\n[[interface.prefix]]\nfile = "list"\n'
+    service.write(BEHIND, more=more, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
+    service.start()
+    by_hand = [f"2001:db8:1::{n:x}" for n in range(4)]
+    assert ndxdp("prefix", "add", *by_hand).code == 0
+    before = rules()
+    (tmp_path / "list").write_text(few + "2001:db8::f1\n2001:db8::f2\n")
+    service.write(OTHER, more=more, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
+    refused = service.reload()
+    assert refused.code == 1
+    assert f"not reloaded: {UPLINK}: " in refused.err
+    assert rules() == before
+    assert reload_success() == 0
+    assert ndxdp("prefix", "del", *by_hand).code == 0
+    assert service.reload().code == 0
+    assert reload_success() == 1
+    assert OTHER in rules()
+
+
+def test_a_mode_that_cannot_be_had_is_refused_whole(service: Service) -> None:
+    service.write(BEHIND, more='mode = "tc"')
+    service.start()
+    sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "obj", str(build_xdp_pass()), "sec", "xdp")
+    try:
+        service.write(OTHER, more='mode = "generic"')
+        refused = service.reload()
+    finally:
+        sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
+    assert refused.code == 1
+    assert f"not reloaded: {UPLINK}: {UPLINK} already runs an XDP program" in refused.err
+    assert BEHIND in rules()
+    assert OTHER not in rules()
+    assert status()["mode"] == "tc"
+    assert service.reload() == Done(0, "", "")
+    assert status()["mode"] == "generic"
+
+
+def test_an_absent_interface_keeps_no_reload_back(service: Service, tmp_path: Path) -> None:
+    service.write(BEHIND)
+    service.start()
+    service.write(OTHER)
+    with (tmp_path / "ndxdp.toml").open("a") as file:
+        file.write('[[interface]]\nname = "absent0"\n')
+    done = service.reload()
+    assert done.code == 0
+    assert "absent0" in done.err
+    assert OTHER in rules()
+
+
+def test_reload_without_a_daemon(net: Network, tmp_path: Path) -> None:
+    path = tmp_path / "ndxdp.toml"
+    refused = ndxdp("reload", "-c", str(path))
+    assert refused.code == 1
+    assert refused.err.startswith(f"ndxdp: no daemon runs here with {path}\n  hint: ")
+
+
+# ---- what is beside the interfaces ---------------------------------------------------------------
+
+
+def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:
+    more = '[[interface.docker]]\nnetwork = "web"\n'
+    service.write(top=f'log_level = "error"\n[docker]\nsocket = "{tmp_path}/one"')
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(path.read_text() + more)
+    service.start()
+    service.write(
+        top=f'log_level = "debug"\nlog_format = "json"\n[docker]\nsocket = "{tmp_path}/two"'
+    )
+    path.write_text(path.read_text() + more)
+    assert service.reload().code == 0
+    service.write(BEHIND, top='log_level = "info"')
+    assert service.reload().code == 0
+    lines = service.end().splitlines()
+    assert not any("/one" in line for line in lines)  # "error" leaves out what is a warning
+    in_json = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any("/two" in line["message"] for line in in_json)
+    assert {"debug", "info"} <= {line["level"] for line in in_json}
+    assert lines[-1].startswith("ndxdp: ")
+
+
+def test_metrics_move_on_their_own_port(service: Service) -> None:
+    """As doctor advises: from [::] to [::1], and to IPv6 alone."""
+
+    def top(listen: str, more: str = "") -> str:
+        return f'[metrics]\nlisten = "{listen}:{PORT}"\n{more}'
+
+    service.write(BEHIND, top=top("[::]"))
+    service.start()
+    for text in (top("[::1]"), top("[::]"), top("[::]", "ipv6only = true"), top("[::1]")):
+        service.write(OTHER, top=text)
+        assert service.reload() == Done(0, "", "")
+        assert reload_success() == 1
+    assert "process listens" not in service.end()
+
+
+def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service) -> None:
+    with socket.create_server(("::1", PORT), family=socket.AF_INET6):
+        service.write(BEHIND, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
+        service.start()
+        assert BEHIND in rules()
+        said = ndxdp("status")
+        assert said.code == 0
+        assert f"another process listens on [::1]:{PORT} already" in said.out
+        service.write(OTHER, top=f'[metrics]\nlisten = "[::1]:{PORT + 1}"')
+        assert service.reload().code == 0
+        assert reload_success(PORT + 1) == 1
+        service.write(BEHIND, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
+        assert service.reload().code == 0
+        assert BEHIND in rules()
+        assert reload_success(PORT + 1) == 1
+    eventually(lambda: reload_success() == 1, within=10)
+    log = service.end()
+    assert log.count("metrics are not served: ") == 2
+
+
+# ---- stuck ---------------------------------------------------------------------------------------
+
+# The executor's thread hangs while a file is there, as it does in a system call that never returns.
+_HANGING = """
+import os, sys, time
+from ndxdp.cli import main
+from ndxdp.wire import netlink
+
+find_link, flag = netlink.find_link, sys.argv.pop(1)
+
+def hanging(*args, **kwargs):
+    while os.path.exists(flag):
+        time.sleep(0.05)
+    return find_link(*args, **kwargs)
+
+netlink.find_link = hanging
+main()
+"""
+
+
+def test_a_hanging_executor_is_not_alive(
+    net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog is not fed, a reload is not acknowledged, and SIGTERM ends it all the same."""
+    path, flag = tmp_path / "ndxdp.toml", tmp_path / "hang"
+    path.write_text(f'[[interface]]\nname = "{UPLINK}"\n')
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "300000")
+        command = (sys.executable, "-c", _HANGING, str(flag))
+        running = net.run("-c", str(path), command=command)
+        monkeypatch.delenv("NOTIFY_SOCKET")
+        listener.settimeout(10)
+        while listener.recv(4096) != b"WATCHDOG=1":
+            pass
+        flag.touch()
+        sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:77")
+        path.write_text(
+            f'[[interface]]\nname = "{UPLINK}"\n[[interface.prefix]]\nprefix = "{OTHER}"\n'
+        )
+        refused = ndxdp("reload", "-c", str(path), "--timeout", "1")
+        assert refused.code == 1
+        assert "has not reloaded within 1 s" in refused.err
+        listener.settimeout(1)
+        said: list[bytes] = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                said.append(listener.recv(4096))
+        quiet = said[next(n for n, text in enumerate(said) if text.startswith(b"RELOADING=1")) :]
+        assert quiet[1:] == []
+        ended = running.end()
+        assert ended.code == 1
+        assert "ending without detaching" in ended.err
+    flag.unlink()
+    with contextlib.closing(net.run("-c", str(path))) as again:
+        assert OTHER in rules()
+        assert status()["mac"] == "02:00:00:00:00:77"
+        assert again.end().code == 0
+    assert ndxdp("detach", UPLINK).code == 0
+
+
+def test_a_long_reload_keeps_nothing_from_being_followed(
+    net: Network, service: Service, tmp_path: Path
+) -> None:
+    """A MAC change, and the heartbeat, without which dynamic rules expire."""
+    more = "heartbeat_timeout = 5\n"
+    service.write(BEHIND, more=more)
+    service.start()
+    for n in range(200):
+        addresses = "".join(f"2001:db8:{n:x}::{m:x}\n" for m in range(150))
+        (tmp_path / f"list{n}").write_text(addresses)
+    lists = "".join(f'[[interface.prefix]]\nfile = "list{n}"\n' for n in range(200))
+    service.write(BEHIND, more=more)
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(path.read_text() + lists)
+    reloading = subprocess.Popen(
+        [*NDXDP, "reload", "-c", str(path)], stdin=subprocess.DEVNULL, cwd=REPOSITORY
+    )
+    dead, changes = [], 0
+    while reloading.poll() is None:
+        mac = f"02:00:00:00:01:{changes % 256:02x}"
+        sh("ip", "link", "set", UPLINK, "address", mac)
+        changes += 1
+        eventually(lambda: status()["mac"] == mac, within=3)  # noqa: B023
+        dead += [text for text in status()["warnings"] if "no sign of life" in text]
+    assert reloading.returncode == 0
+    assert changes > 1
+    assert dead == []
+    assert len(rules()) > 200 * 150
