@@ -35,9 +35,9 @@ from ndxdp import ndp
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
-from ndxdp.kernel.records import Group
+from ndxdp.kernel.records import pack_group
 from ndxdp.ndp import Answer, Profile, Reason
-from ndxdp.policy import parse_address, parse_mac
+from ndxdp.policy import Group, parse_address, parse_mac
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "tracing.json"
 BPFFS = Path("/sys/fs/bpf")
@@ -67,7 +67,7 @@ class Program:
 
     def deny(self, target: bytes) -> None:
         group = Group("manual", PREFIX, Profile())
-        self._update("groups", bytes(4), group.pack())
+        self._update("groups", bytes(4), pack_group(group))
         at = abi.hint(target)
         if (self.directory / "maps" / "hints").exists():  # not in every older program
             word = struct.pack("=Q", 1 << at % 64)

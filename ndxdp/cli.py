@@ -42,7 +42,11 @@ from ndxdp.options import (
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from ndxdp.config import Interface
+=======
+    from ndxdp.config import Metrics
+>>>>>>> b269684 (check and convert: no more rules than the maps take, and names that an interface can have; rules that fit in only when old ones are gone take their place)
     from ndxdp.convert.width import Host
     from ndxdp.instance import Instance
     from ndxdp.status import Look
@@ -291,6 +295,7 @@ def run(
         )
         return
     assert interface is not None
+    policy.check_interface(interface)
     engine = config_reader.parse_socket(docker_socket)
     rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE), force=force)
     announcing = bool(networks) if announce is None else announce
@@ -345,66 +350,18 @@ def resume(interface: str) -> None:
 @verbosity
 def check(path: str) -> None:
     """Read a configuration file, and say what it means for each interface. Touches nothing."""
-    from ndxdp import config, config_reader
+    from ndxdp import config, config_reader, preflight
 
     found = config_reader.load(path)
-    click.echo(f"{path}: good")
+    # What is wrong with one interface of this host does not keep a service from the others.
+    refused = list(preflight.refused(found.interfaces))
+    for sentence in refused:
+        logging.getLogger("ndxdp").warning(sentence)
+    click.echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
     for interface in found.interfaces:
-        said = config.summary(interface, _unanswered(interface))
+        said = config.summary(interface, preflight.unanswered(interface))
         click.echo(f"{interface.name}  {'; '.join(said)}")
-        _check_breadth(interface)
-
-
-def _check_breadth(interface: Interface) -> None:
-    """Warn of rules that `run` would leave out as the interface is now."""
-    from ndxdp import breadth
-
-    rules, forced = interface.rules, interface.forced
-    if not breadth.is_in_question(rules, forced):
-        return
-    from ndxdp.wire import netlink, onlink
-
-    log = logging.getLogger("ndxdp")
-    link = None
-    with contextlib.suppress(NdxdpError, OSError):  # a sandbox without netlink
-        link = netlink.find_link(interface.name)
-    if link is None:
-        unsure = breadth.likely(rules, forced)
-        if unsure:
-            log.warning(
-                "%s is not here: not checked whether %s%s on-link there, and `run` leaves out the"
-                " rule",
-                interface.name,
-                unsure[0],
-                f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is",
-            )
-        return
-    here = onlink.look((link.ifindex, link.master))
-    for broad in breadth.over(rules, here.prefixes, forced):
-        behind = onlink.behind(broad.prefix, here.ifindexes)
-        log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
-        log.warning("  hint: %s", broad.hint(behind, in_file=True))
-
-
-def _unanswered(interface: Interface) -> str:
-    """Return why nothing is answered on an interface with [interface.addresses]; "" otherwise.
-
-    Only where addresses are kept an interface may be without a MAC, and the kernel is asked.
-    """
-    if not interface.addresses.deprecate:
-        return ""
-    from ndxdp.wire import netlink
-
-    if not netlink.is_quiet(interface.name):
-        return ""
-    if interface.rules or interface.docker:
-        logging.getLogger("ndxdp").warning(
-            "%s has no MAC address: `run` refuses its [[interface.prefix]] and"
-            " [[interface.docker]]",
-            interface.name,
-        )
-        return ""
-    return f"nothing is answered: {netlink.NO_MAC}"
+        preflight.warn_of_breadth(interface)
 
 
 @cli.command("install-service")

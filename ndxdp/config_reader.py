@@ -32,6 +32,7 @@ from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import (
     CONFIG_SOURCE,
     DOCKER_SOURCE,
+    OWNED,
     AddressPattern,
     Prefix,
     Rule,
@@ -43,7 +44,7 @@ from ndxdp.policy import (
     parse_unicast,
     parse_via,
 )
-from ndxdp.rules import Rules, compile_rules, rules_of_lines
+from ndxdp.rules import MAX_ADDRESSES, MAX_GROUPS, Room, Rules, compile_rules, rules_of_lines
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 LOG_FORMATS = ("text", "json")
@@ -151,6 +152,13 @@ def _interface(table: Table, directory: Path) -> Interface:
                 "in userspace mode nothing answers once the process stops", other, "on_stop"
             )
     rules, forced = _rules(table, directory)
+    docker = _docker(table)
+    # One group for each container selector, and one for each kind of hole.
+    groups = MAX_GROUPS - len(docker) - len(OWNED)
+    lack = Room(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    if lack:
+        error = lack.error(in_file=True)
+        table.complain(error.message, error.hint)
     return Interface(
         name or "",
         mode,
@@ -159,7 +167,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         on_stop,
         heartbeat or 0.0,
         rules,
-        _docker(table),
+        docker,
         _announce(table.table("announce")),
         _gateway(table.table("gateway")),
         _addresses(table.table("addresses")),
@@ -474,7 +482,8 @@ def _parse_network(text: str) -> str:
 
 def _parse_label(text: str) -> Label:
     key, equals, value = text.partition("=")
-    if not key.strip() or key != key.strip() or not key.isprintable():
+    bad_key = not key.strip() or key != key.strip() or not key.isprintable()
+    if bad_key or "\0" in value:
         raise UsageError(f"'{text}' is no label", "write it as in key or key=value")
     return Label(key, value if equals else None)
 

@@ -27,7 +27,7 @@ from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import PinTree, Tree
 from ndxdp.kernel.records import Explained, Settings
 from ndxdp.ndp import Host
-from ndxdp.policy import HOST_SOURCE, Table, hole
+from ndxdp.policy import HOST_SOURCE, OWNED, Table, hole
 from ndxdp.rules import Rules, difference, merged
 from ndxdp.wire import onlink
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
@@ -466,7 +466,7 @@ def delete_rules(
         going = going.only(lambda rule: rule.source == source)
         # Of these the host has the address still.
         held = going.only(lambda rule: rule.held)
-        desired = actual.without(going) | dict.fromkeys(held, hole("own"))
+        desired = actual.without(going) | dict.fromkeys(held, hole(OWNED[0]))
         instance.maps.apply(difference(desired, actual), actual)
         watch.touch(tree.path(interface))
 

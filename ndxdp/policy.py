@@ -39,11 +39,16 @@ DOCKER_SOURCE = "docker"
 RESERVED_SOURCES = frozenset({HOST_SOURCE, RUN_SOURCE, CONFIG_SOURCE, DOCKER_SOURCE})
 """Sources whose rules no `ndxdp prefix` command writes."""
 
-INTERFACE_MAX = 15
+INTERFACE_MAX, ALTNAME_MAX = 15, 127
+"""Bytes of an interface's name, and of an alternative one (ip link property)."""
+
 SOURCE_MAX = 15
 LABEL_MAX = 47
 VIA_MAX = 127
 """Bytes of UTF-8 that the kernel's side keeps of a rule's source, its label, and all of `via`."""
+
+OWNED = ("own", "gateway")
+"""Labels of the holes for addresses that the host has, and for those that its gateways have."""
 
 
 class Prefix(NamedTuple):
@@ -144,13 +149,26 @@ def parse_prefix(text: str) -> Prefix:
 
 
 def check_interface(name: str) -> None:
-    """UsageError for what the kernel takes for no interface's name."""
+    """Raise UsageError for a text that can name no interface (Linux' dev_valid_name()).
+
+    Patterns are refused, too, although the kernel would let an interface have such a name.
+    """
     try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not 1 <= size <= INTERFACE_MAX or name in (".", "..") or re.search(r"[/:\s]", name):
+        data = name.encode()
+    except UnicodeEncodeError:  # it is not UTF-8, and could be written into no file or page
+        data = b""
+    # To the kernel the byte A0, which `à` has in UTF-8, is a blank, and %d stands for a number.
+    if (
+        not 1 <= len(data) <= ALTNAME_MAX
+        or name in (".", "..")
+        or re.search(rb"[/:%\s\xa0\0]", data)
+    ):
         raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
+    if re.search(r"[*?[]", name):
+        raise UsageError(
+            f"'{name}' is a pattern, and one interface is to be named",
+            "name each interface on its own: ip -br link",
+        )
 
 
 def parse_origin(text: str, *, writes: bool = False) -> str:
@@ -301,6 +319,21 @@ def parse_pattern(text: str) -> AddressPattern:
             f"{AddressPattern(last, -length)} is the suffix, {head} the address alone",
         )
     return AddressPattern(address, -length)
+
+
+class Group(NamedTuple):
+    """What rules share that are counted together: their writer, label and way of answering."""
+
+    source: str
+    label: str
+    profile: Profile
+    dynamic: bool = False
+    via: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, rule: Rule) -> Group:
+        """Return the group of a rule."""
+        return cls(rule.source, rule.label, rule.profile, rule.dynamic, rule.via)
 
 
 class Entry(NamedTuple):

@@ -216,7 +216,11 @@ WORDS = [
     *(
         bad(f"{command} {name}", USAGE, "" if name == "''" else name)
         for command in ("attach", "run -i")
-        for name in ("sixteen-letters-", "''")
+        for name in ("x" * 128, "tap*", "eth%d", "gr\u00e0", "''")
+    ),
+    *(
+        bad(f"{command} sixteen-letters-", CANNOT, "sixteen-letters-")
+        for command in ("attach", "run -i")
     ),
     bad("attach lo", CANNOT, "lo", "MAC"),
     # what is attached
@@ -241,7 +245,7 @@ WORDS = [
         bad(f"{command} {name}", USAGE, "" if name == "''" else name)
         for command, names in (
             ("attach", ("with/slash", "/sys/fs/bpf", "..")),
-            ("detach", ("''", "with/slash", "/sys/fs/bpf", "..", "sixteen-letters-")),
+            ("detach", ("''", "with/slash", "/sys/fs/bpf", "..", "x" * 128, "eth[01]")),
             ("status", ("''", "/sys/fs/bpf")),
             ("prefix list -i", ("''", "/sys/fs/bpf")),
         )

@@ -632,7 +632,7 @@ BAD_TEXTS = [
             f'[[interface]]\nname = "{name}"',
             f"2: interface[0].name: '{name}' is no interface name",
         )
-        for name in ("", "..", "a/b", "sixteen-letters-")
+        for name in ("", "..", "a/b", "a:b", "a b", "gr\u00e0", "%d", "x" * 128)
     ),
     Bad(
         f"{HEAD}{HEAD}",
@@ -788,7 +788,7 @@ def test_texts_of_hostile_size_are_soon_refused() -> None:
     began = time.monotonic()
     for text in (".".join("a" * 20_000) + " = 1", f"{HEAD}[{'.'.join('a' * 20_000)}]"):
         assert "more than 32 parts" in refused(text).message
-    parse(LONG["addresses"](5000), "ndxdp.toml")
+    assert "5000 rule groups" in refused(LONG["addresses"](5000)).message
     assert time.monotonic() - began < 20
 
 
@@ -953,7 +953,7 @@ def test_check_loads_nothing_of_the_kernel(tmp_path: Path) -> None:
     assert done.returncode == 0
     loaded = set(done.stderr.split())
     assert "ndxdp.config" in loaded
-    assert not {name for name in loaded if name.startswith(("ndxdp.kernel", "ndxdp.wire"))}
+    assert not {name for name in loaded if name.startswith("ndxdp.kernel")}
 
 
 def test_the_page_has_every_key() -> None:
@@ -1035,3 +1035,52 @@ def test_nothing_but_usage_errors_leaves(seed: int) -> None:
             assert found or sentence.startswith("and "), sentence
             assert found is None or 1 <= int(found[1]) <= lines
     assert 10 < taken < 390
+
+
+# ---- good is what `run` can do ------------------------------------------------------------------
+
+
+def prefixes(count: int) -> str:
+    return "".join(f"{WITH}'2001:db8:{number:x}::/64'\n" for number in range(count))
+
+
+def test_no_more_groups_than_the_maps_have() -> None:
+    """Two are for the holes, and one for each selector of containers."""
+    assert len(parse(HEAD + prefixes(1022), "ndxdp.toml").interfaces[0].rules) == 1022
+    networks = "".join(f"[[interface.docker]]\nnetwork = 'a{i}'\n" for i in range(2))
+    parse(HEAD + prefixes(1020) + networks, "ndxdp.toml")
+    for text, limit in ((prefixes(1023), 1022), (prefixes(1021) + networks, 1020)):
+        error = refused(HEAD + text)
+        said = f"{limit + 1} rule groups are more than the limit of {limit}"
+        assert error.message == f"ndxdp.toml:1: interface[0]: {said}"
+        assert "in one file" in error.hint
+
+
+def test_a_list_is_one_group(tmp_path: Path) -> None:
+    rows = [f"2001:db8:{number:x}::/64" for number in range(5000)]
+    written(tmp_path, "\n".join(rows), "list")
+    file = written(tmp_path, HEAD + "[[interface.prefix]]\nfile = 'list'\n")
+    assert len(load(file).interfaces[0].rules) == 5000
+
+
+def test_no_more_addresses_than_there_is_room_for(tmp_path: Path) -> None:
+    rows = [f"2001:db8::{number:x}" for number in range(11)]
+    written(tmp_path, "\n".join(rows), "list")
+    listed = "[[interface.prefix]]\nfile = 'list'\n"
+    load(written(tmp_path, f"{HEAD}max_addresses = 11\n{listed}"))
+    file = written(tmp_path, f"{HEAD}max_addresses = 10\n{listed}")
+    assert "11 addresses are more than the limit of 10" in said_of(file)
+
+
+def test_a_pattern_names_no_interface() -> None:
+    for name in ("tap*", "eth?", "eth[01]"):
+        error = refused(f'[[interface]]\nname = "{name}"')
+        assert f"'{name}' is a pattern" in error.message
+
+
+def test_a_name_without_an_end() -> None:
+    assert "no interface name" in refused('[[interface]]\nname = "up0\\u0000x"').message
+
+
+def test_an_alternative_name_may_be_long() -> None:
+    assert parse(f'[[interface]]\nname = "{"x" * 127}"', "ndxdp.toml")

@@ -308,7 +308,8 @@ class Bad(NamedTuple):
 BAD = {
     "proxy without a name": Bad(f"\nproxy {{ {RULE} }}", ":2: this proxy names no interface"),
     "interface": Bad("proxy eth/0 {}", ":1: 'eth/0' is no interface name"),
-    "long interface": Bad("proxy a234567890123456 {}", ":1: 'a234567890123456' is no interface"),
+    "long interface": Bad(f"proxy {'a' * 128} {{}}", ":1: 'aaaa"),
+    "pattern": Bad("proxy tap* {}", ":1: 'tap*' is a pattern"),
     "rule without a prefix": Bad("proxy e0 {\nrule { static } }", ":2: this rule names no prefix"),
     "no method": Bad(f"proxy e0 {{ rule {DB8} {{ }} }}", ":1: this rule has none of static"),
     "no block": Bad(f"proxy e0 {{\n\nrule {DB8}\n}}", ":3: this rule has none of static"),

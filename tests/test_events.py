@@ -16,7 +16,7 @@ from ndxdp.instance import Instance, open_instance
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
-from ndxdp.kernel.records import Settings
+from ndxdp.kernel.records import Settings, pack_group
 from ndxdp.ndp import OTHER_VLAN_LEN, Reason, untagged
 from ndxdp.plan import Options
 from ndxdp.policy import RUN_SOURCE, Table
@@ -208,6 +208,6 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
         assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
     finally:
         for slot, group in slots.items():
-            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), group.pack())
+            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), pack_group(group))
         bench.tracer._renew()
         maps.apply(difference(RULES, {}), maps.rules())

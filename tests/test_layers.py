@@ -52,6 +52,7 @@ LAYERS = (
     "ndxdp.status",
     "ndxdp.render",
     "ndxdp.service",
+    "ndxdp.preflight",
     "ndxdp.trace",
     "ndxdp.pcap",
     "ndxdp.busiest",

@@ -11,13 +11,13 @@ from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
 
 from ndxdp.ndp import Reason
+from ndxdp.rules import MAX_ADDRESSES as MAX_ADDRESSES
+from ndxdp.rules import MAX_GROUPS as MAX_GROUPS
+from ndxdp.rules import MAX_PREFIXES as MAX_PREFIXES
 
 VERSION = 5
 
-MAX_ADDRESSES = 131072
-MAX_PREFIXES = 1048576
 HINTS = 4096
-MAX_GROUPS = 1024
 MAX_SOLICITORS = 8192
 MAX_VIAS = 65536
 MAX_LOCALS = 65536

@@ -20,7 +20,6 @@ from ndxdp.kernel import abi, bpf_maps, jiffies, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.records import (
     Explained,
-    Group,
     GroupCount,
     Resolved,
     RuleCount,
@@ -29,12 +28,19 @@ from ndxdp.kernel.records import (
     Traced,
     damaged,
     explained_of,
+    pack_group,
     rule_of,
+    unpack_group,
 )
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import Reason
+<<<<<<< HEAD
 from ndxdp.policy import Entry, Prefix, Rule, Table, entry_of, leaves_by
 from ndxdp.rules import Difference, Rules
+=======
+from ndxdp.policy import Entry, Group, Prefix, Rule, Table, entry_of, leaves_by
+from ndxdp.rules import Difference, Room, Rules, difference
+>>>>>>> b269684 (check and convert: no more rules than the maps take, and names that an interface can have; rules that fit in only when old ones are gone take their place)
 
 log = logging.getLogger(__name__)
 
@@ -253,7 +259,13 @@ class Maps:
 
         actual: what rules() said under the same lock.
         """
-        self._check_room(change, actual)
+        room = Room(*map(self.max_entries, Room._fields))
+        lack = room.lack(change.write, actual)
+        if lack and change.remove:
+            self._apply_in_turn(change, actual, room)
+            return
+        if lack:
+            raise lack.error()
         group_ids = self._assign_groups(change.write, actual)
         self.match_vias()
         try:
@@ -268,15 +280,28 @@ class Maps:
             ) from error
         self._remove(change.remove)
 
+    def _apply_in_turn(self, change: Difference, actual: Rules, room: Room) -> None:
+        """Remove rules, then write those that had no room beside them."""
+        left = actual.without(change.remove)
+        lack = room.lack(change.write, left)
+        if lack:
+            raise lack.error()
+        self._remove(change.remove)
+        try:
+            self.apply(Difference(change.write, Rules()), left)
+        except NdxdpError:
+            self.apply(Difference(actual.without(left), Rules()), left)
+            raise
+
     def group(self, slot: int) -> Group | None:
         """What the slot holds; None for a free one."""
-        return Group.unpack(self._element("groups", slot))
+        return unpack_group(self._element("groups", slot))
 
     def groups(self) -> dict[int, Group]:
         """Slot -> group, for the slots in use."""
         found = {}
         for key, value in self._maps["groups"].items():
-            group = Group.unpack(value)
+            group = unpack_group(value)
             if group:
                 found[_U32.unpack(key)[0]] = group
         return found
@@ -296,22 +321,6 @@ class Maps:
             by_source[groups[slot].source] += count
         return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())), dict(by_slot))
 
-    def _check_room(self, change: Difference, actual: Rules) -> None:
-        new = change.write.without(actual)
-        # New entries come before old ones go, so that no target is left without a rule.
-        for name in ("addresses", "prefixes"):
-            have, more, going = (_count(name, rules) for rules in (actual, new, change.remove))
-            limit = self.max_entries(name)
-            if not more or have + more <= limit:
-                continue
-            raise NdxdpError(
-                f"{have} {name} and {more} new ones are more than the limit of {limit}"
-                + (f" ({going} would go, but only afterwards)" if going else ""),
-                "attach with a larger --max-addresses, or use prefixes"
-                if name == "addresses"
-                else "use wider prefixes",
-            )
-
     def _assign_groups(self, writing: Rules, kept: Rules) -> dict[Group, int]:
         """Slots for the groups of the rules to write; those of nobody's rules are used again."""
         slots = self.groups()
@@ -325,18 +334,12 @@ class Maps:
         if len(free) < len(missing):
             used = {*map(Group.of, kept.kinds), *wanted}
             free += [slot for slot, group in slots.items() if group not in used]
-        if len(free) < len(missing):
-            raise NdxdpError(
-                f"{len(missing)} new rule groups are more than the limit of {limit} leaves"
-                f" ({len(free)} free)",
-                "give many prefixes in one file: they are counted as one group",
-            )
         nothing = bytes(abi.GROUP_COUNT.size * bpf_maps.possible_cpus())
         for slot, group in zip(free, missing, strict=False):
             if slot in slots:
                 del ids[slots[slot]]
             self._maps["group_counters"].update(_U32.pack(slot), nothing)
-            self._maps["groups"].update(_U32.pack(slot), group.pack())
+            self._maps["groups"].update(_U32.pack(slot), pack_group(group))
             ids[group] = slot
         return ids
 
@@ -586,11 +589,6 @@ def _makes_a_small_map() -> bool:
 def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec]:
     for spec in specs.values():
         yield spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec
-
-
-def _count(name: str, rules: Rules) -> int:
-    """How many of the rules are in that map."""
-    return len(rules.addresses) if name == "addresses" else len(rules.wider)
 
 
 def _keys_of(prefixes: Iterable[Prefix]) -> bytes:

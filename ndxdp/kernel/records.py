@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
 from ndxdp.ndp import UNSPECIFIED, Answer, Limits, NaSource, Profile, Rate, Reason
-from ndxdp.policy import Rule, cut
+from ndxdp.policy import Group, Rule, cut
 
 log = logging.getLogger(__name__)
 
@@ -89,69 +89,60 @@ class Settings:
         return cls(**fields | flags | {"steps": steps})
 
 
-class Group(NamedTuple):
-    """What rules written together share: who wrote them, their label, how they answer."""
-
-    source: str
-    label: str
-    profile: Profile
-    dynamic: bool = False
-    via: tuple[str, ...] = ()
-
-    def pack(self) -> bytes:
-        profile = self.profile
-        flags = abi.GroupFlag(0)
-        for flag, value in (
-            (abi.GroupFlag.ROUTER, profile.router),
-            (abi.GroupFlag.OVERRIDE, profile.override),
-            (abi.GroupFlag.DEFEND, profile.defend),
-            (abi.GroupFlag.LLADDR, profile.lladdr is not None),
-            (abi.GroupFlag.DYNAMIC, self.dynamic),
-            (abi.GroupFlag.VIA, bool(self.via)),
-        ):
-            flags |= flag if value else 0
-        is_address = isinstance(profile.source, bytes)
-        return abi.GROUP.pack(
-            na_source=_NA_SOURCE_CODES.get(profile.source, abi.NaSourceCode.ADDRESS),
-            flags=flags,
-            lladdr=profile.lladdr or b"",
-            address=profile.source if is_address else b"",
-            source=self.source.encode(),
-            label=self.label.encode(),
-            via=" ".join(self.via).encode(),
-        )
-
-    @classmethod
-    def unpack(cls, data: bytes) -> Group | None:
-        """None for a free slot."""
-        if not data[_SOURCE_AT]:
-            return None
-        fields = abi.GROUP.unpack(data)
-        source = _text(fields["source"])
-        flags = abi.GroupFlag(fields["flags"])
-        na_source: NaSource | bytes = fields["address"]
-        for known, code in _NA_SOURCE_CODES.items():
-            na_source = known if fields["na_source"] == code else na_source
-        profile = Profile(
-            na_source,
-            router=bool(flags & abi.GroupFlag.ROUTER),
-            override=bool(flags & abi.GroupFlag.OVERRIDE),
-            defend=bool(flags & abi.GroupFlag.DEFEND),
-            lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
-        )
-        dynamic = bool(flags & abi.GroupFlag.DYNAMIC)
-        via = tuple(_text(fields["via"]).split())
-        return cls(source, _text(fields["label"]), profile, dynamic, via)
-
-    @classmethod
-    def of(cls, rule: Rule) -> Group:
-        return cls(rule.source, rule.label, rule.profile, rule.dynamic, rule.via)
-
-
 _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
     NaSource.TARGET: abi.NaSourceCode.TARGET,
     NaSource.LINK_LOCAL: abi.NaSourceCode.LINK_LOCAL,
 }
+
+
+def pack_group(group: Group) -> bytes:
+    """Return an abi.GROUP for a slot."""
+    profile = group.profile
+    flags = abi.GroupFlag(0)
+    for flag, value in (
+        (abi.GroupFlag.ROUTER, profile.router),
+        (abi.GroupFlag.OVERRIDE, profile.override),
+        (abi.GroupFlag.DEFEND, profile.defend),
+        (abi.GroupFlag.LLADDR, profile.lladdr is not None),
+        (abi.GroupFlag.DYNAMIC, group.dynamic),
+        (abi.GroupFlag.VIA, bool(group.via)),
+    ):
+        flags |= flag if value else 0
+    is_address = isinstance(profile.source, bytes)
+    return abi.GROUP.pack(
+        na_source=_NA_SOURCE_CODES.get(profile.source, abi.NaSourceCode.ADDRESS),
+        flags=flags,
+        lladdr=profile.lladdr or b"",
+        address=profile.source if is_address else b"",
+        source=group.source.encode(),
+        label=group.label.encode(),
+        via=" ".join(group.via).encode(),
+    )
+
+
+def unpack_group(data: bytes) -> Group | None:
+    """Read an abi.GROUP; None for a free slot."""
+    if not data[_SOURCE_AT]:
+        return None
+    fields = abi.GROUP.unpack(data)
+    flags = abi.GroupFlag(fields["flags"])
+    na_source: NaSource | bytes = fields["address"]
+    for known, code in _NA_SOURCE_CODES.items():
+        na_source = known if fields["na_source"] == code else na_source
+    profile = Profile(
+        na_source,
+        router=bool(flags & abi.GroupFlag.ROUTER),
+        override=bool(flags & abi.GroupFlag.OVERRIDE),
+        defend=bool(flags & abi.GroupFlag.DEFEND),
+        lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
+    )
+    return Group(
+        _text(fields["source"]),
+        _text(fields["label"]),
+        profile,
+        bool(flags & abi.GroupFlag.DYNAMIC),
+        tuple(_text(fields["via"]).split()),
+    )
 
 
 class RuleCount(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ndxdp import lean
 from ndxdp.errors import InterfaceGone, NdxdpError, gone, is_exhausted
 from ndxdp.ndp import UNSPECIFIED
-from ndxdp.policy import Prefix, check_interface
+from ndxdp.policy import INTERFACE_MAX, OWNED, Prefix, check_interface
 from ndxdp.wire import rtnetlink
 from ndxdp.wire.fib import Fib, NudState, RouteType
 from ndxdp.wire.raw import JEQ, LD_B, LD_H, RET, assemble, attach_filter
@@ -135,6 +135,7 @@ class _LinkMessage(nlmsg):  # type: ignore[misc]
         (18, "IFLA_LINKINFO", "linkinfo"),
         (37, "IFLA_LINK_NETNSID", "int32"),
         (47, "IFLA_CARRIER_UP_COUNT", "uint32"),
+        (53, "IFLA_ALT_IFNAME", "asciiz"),
     )
 
     class linkinfo(nla):  # type: ignore[misc]
@@ -253,7 +254,9 @@ def find_link(name: str) -> Link | None:
     check_interface(name)
     with _told():
         try:
-            (message,) = _ask(_RTM_GETLINK, 0, _LinkMessage, [("IFLA_IFNAME", name)])
+            is_long = len(name.encode()) > INTERFACE_MAX
+            by = "IFLA_ALT_IFNAME" if is_long else "IFLA_IFNAME"
+            (message,) = _ask(_RTM_GETLINK, 0, _LinkMessage, [(by, name)])
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
@@ -379,11 +382,12 @@ def owned_addresses(link: Link) -> dict[Prefix, str]:
     A port's addresses and gateways are those of its bridge.
     """
     here = [link.ifindex] + ([link.master] if link.master else [])
+    own, gateway = OWNED
     owned: dict[Prefix, str] = {}
     for ifindex in here:
-        owned |= {Prefix(address, 128): "gateway" for address in gateways(ifindex)}
+        owned |= {Prefix(address, 128): gateway for address in gateways(ifindex)}
     for ifindex in here:
-        owned |= {Prefix(address, 128): "own" for address, _ in addresses(ifindex)}
+        owned |= {Prefix(address, 128): own for address, _ in addresses(ifindex)}
     return owned
 
 
