@@ -42,11 +42,6 @@ from ndxdp.options import (
 from ndxdp.policy import MANUAL_SOURCE, RUN_SOURCE
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from ndxdp.config import Interface
-=======
-    from ndxdp.config import Metrics
->>>>>>> b269684 (check and convert: no more rules than the maps take, and names that an interface can have; rules that fit in only when old ones are gone take their place)
     from ndxdp.convert.width import Host
     from ndxdp.instance import Instance
     from ndxdp.status import Look

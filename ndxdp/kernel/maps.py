@@ -34,13 +34,8 @@ from ndxdp.kernel.records import (
 )
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import Reason
-<<<<<<< HEAD
-from ndxdp.policy import Entry, Prefix, Rule, Table, entry_of, leaves_by
-from ndxdp.rules import Difference, Rules
-=======
 from ndxdp.policy import Entry, Group, Prefix, Rule, Table, entry_of, leaves_by
-from ndxdp.rules import Difference, Room, Rules, difference
->>>>>>> b269684 (check and convert: no more rules than the maps take, and names that an interface can have; rules that fit in only when old ones are gone take their place)
+from ndxdp.rules import Difference, Room, Rules
 
 log = logging.getLogger(__name__)
 
