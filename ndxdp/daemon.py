@@ -24,6 +24,7 @@ from ndxdp.listening import Listening
 from ndxdp.notify import Notifier
 from ndxdp.report import Publisher
 from ndxdp.rules import Rules
+from ndxdp.shared import Shared
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State
@@ -135,7 +136,7 @@ class _Daemon:
         self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
         self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
-        self._state = state
+        self._state, self._shared = state, Shared()
         self._pulse = Pulse()
         self._heartbeats = Heartbeats(self._pulse)
         self._listening = Listening(trees, state)
@@ -145,7 +146,7 @@ class _Daemon:
 
     async def run(self, work: Work) -> None:
         asyncio.get_running_loop().set_default_executor(self._executor)
-        with self._signals_and_netlink():
+        with self._shared, self._signals_and_netlink():
             self._docker_socket = work.docker_socket
             while work.jobs:  # not kept: after a reload their rules would be a second copy
                 self._start(work.jobs.pop(0))
@@ -199,6 +200,7 @@ class _Daemon:
             self._ready,
             self._wake_waiting,
             self._state,
+            self._shared,
         )
         self._uplinks[job.interface] = uplink, asyncio.ensure_future(uplink.run())
         self._tell_containers(uplink)

@@ -144,6 +144,13 @@ class Pinned(Instance):
         if self.link_fd is not None:
             os.close(self.link_fd)
 
+    def pinned(self, *, link: bool) -> dict[str, int]:
+        """Return what is pinned beside the maps, by its pin: the program, and perhaps the link."""
+        found = {pins.PROGRAM: self.prog_fd}
+        if link and self.link_fd is not None:
+            found[pins.LINK] = self.link_fd
+        return found
+
     def is_attached(self, settings: Settings) -> bool:
         try:
             return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)

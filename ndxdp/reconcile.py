@@ -10,9 +10,13 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from ndxdp.config import Resolve
-from ndxdp.instance import Instance, note_locals
+from ndxdp.detaching import release
+from ndxdp.errors import Damaged
+from ndxdp.instance import Instance, Pinned, note_locals, open_instance
+from ndxdp.kernel import pins
 from ndxdp.kernel.abi import Left
 from ndxdp.kernel.pins import Tree
 from ndxdp.ndp import Limits
@@ -20,6 +24,9 @@ from ndxdp.policy import HOST_SOURCE, Prefix
 from ndxdp.rules import Difference, Rules, difference, hold
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
+
+Place = tuple[int, int]
+"""A directory's device and inode number."""
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +128,77 @@ def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: b
             netlink.set_mcast_router(link.ifindex, 2)
     names = {Left.ALLMULTI: "allmulti", Left.MCAST_ROUTER: "mcast_router 2"}
     return [name for bit, name in names.items() if wanted & bit]
+
+
+def place_of(path: Path) -> Place | None:
+    """Return what tells a directory from another one of the same path; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def is_damaged(tree: Tree, instance: Instance, place: Place | None, *, link: bool) -> bool:
+    """Return True if somebody has removed pins or files of an interface that is answered on.
+
+    Args:
+        tree: Where the instance is kept.
+        instance: The instance.
+        place: Its directory.
+        link: True if its link is pinned, too.
+    """
+    path = tree.path(instance.interface)
+    if place_of(path) != place:
+        return True
+    missing = instance.maps.missing(path)
+    if isinstance(instance, Pinned):
+        missing += [name for name in instance.pinned(link=link) if not (path / name).exists()]
+    return bool(missing)
+
+
+def repair(
+    tree: Tree, instance: Instance, rules: Rules, place: Place | None, *, link: bool
+) -> bool:
+    """Put back what somebody has removed of an interface's pins or files.
+
+    What this process has open is what there was: rules, counters, program and link. What an
+    `attach` has put there since is taken off.
+
+    Args:
+        tree: Where the instance is kept.
+        instance: The instance.
+        rules: All rules of an instance in files.
+        place: Its directory, as it was.
+        link: True if its link is to be pinned, too.
+
+    Returns:
+        True if the directory is a new one, which nobody holds.
+
+    Raises:
+        NdxdpError: There is another directory, which another process holds.
+    """
+    interface = instance.interface
+    path = tree.path(interface)
+    with tree.lock():
+        is_new = place_of(path) != place
+        if is_new and path.is_dir():
+            tree.refuse_if_held(interface)
+            try:
+                with open_instance(tree, interface) as other:
+                    release(tree, other)
+            except Damaged:
+                tree.remove(interface)
+        if is_new:
+            tree.make(interface)
+        if isinstance(instance, Pinned):
+            instance.maps.restore_pins(path)
+            for name, fd in instance.pinned(link=link).items():
+                if not (path / name).exists():
+                    pins.pin(fd, path / name)
+        else:
+            instance.maps.restore_files(rules)
+        return is_new
 
 
 def beat(tree: Tree, instance: Instance, timeout: float) -> None:

@@ -31,13 +31,14 @@ from ndxdp.instance import Instance, open_pinned, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
-from ndxdp.kernel.watch import Watch
 from ndxdp.ladder import NoMode, Step
 from ndxdp.link_neighbours import LinkNeighbours
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import DOCKER_SOURCE
+from ndxdp.reconcile import Place
 from ndxdp.resolver import Resolver
 from ndxdp.rules import Rules
+from ndxdp.shared import Shared
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import hygiene, netlink, onlink
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 
 _SOON = 1.0  # seconds between the beginnings of two attempts, whatever changes in between
 _SLICE = 500  # groups: a fraction of a second
+_LOOK = 5.0  # seconds between looks at whether all pins are there, of which an unmount says nothing
+_REMOVING = 0.2  # seconds for `rm -r` to end, of which each step is noticed
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 _RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
 
@@ -73,11 +76,13 @@ class _Answering:
     leaves: bool = False
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     claim: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    place: Place | None = None  # of its directory
     seen: tuple[object, ...] = ()
     on_link: OnLink | None = None
     gateways: frozenset[bytes] = frozenset()
     targets: dict[Profile, Addresses] = field(default_factory=dict)
     care: Choice = NO_CARE
+    rules: Rules = field(default_factory=Rules)  # of the userspace path
     asks_kernel: bool = False
     keeps_shares: bool = False  # for gateways, so that their MACs are needed
     restored_at: float | None = None
@@ -103,6 +108,7 @@ class Uplink:
         ready: Callable[[Job, Instance | None], None],
         let_go: Callable[[], None],
         state: State,
+        shared: Shared,
     ) -> None:
         """Do nothing until run().
 
@@ -116,12 +122,13 @@ class Uplink:
             let_go: Called when answering has ended. Under another name the interface may be what
                 another uplink waits for.
             state: What the daemon shows of itself, where problems are noted.
+            shared: What all uplinks share.
         """
         self.job = job
         self.began = asyncio.Event()
         self._trees, self._executor, self._ready = trees, executor, ready
         self._heartbeats = heartbeats
-        self._let_go, self._state = let_go, state
+        self._let_go, self._state, self._shared = let_go, state, shared
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
         # Whose events concern it; None for all. While it waits, those of the interface alone.
         self._ifindexes: frozenset[int] | None = None
@@ -130,7 +137,16 @@ class Uplink:
         self._renewal = Retry(log, self._changed.set)
         self._rules = Retry(log, self._changed.set)
         self._following = Retry(log, self._changed.set)
-        self._retries = (self._beginning, self._renewal, self._rules, self._following)
+        self._repair = Retry(log, self._changed.set)
+        self._watching = Retry(log, self._changed.set)
+        self._retries = (
+            self._beginning,
+            self._renewal,
+            self._rules,
+            self._following,
+            self._repair,
+            self._watching,
+        )
         self._outcome: asyncio.Future[str] | None = None
         self._outcome_counts = False
         self._again = self._switching = self._unmet = self._interrupted = False
@@ -319,7 +335,7 @@ class Uplink:
                 path.set_gateways(macs)
 
         with (
-            self._watching(answering),
+            contextlib.ExitStack() as watched,
             contextlib.closing(Groups(answering.ifindex)) as groups,
             contextlib.closing(
                 LinkNeighbours(answering.instance.maps, note_gateways)
@@ -331,8 +347,11 @@ class Uplink:
             )
             try:
                 with attending:
+                    attendants.start(self._notice_removal(answering))
                     async with self._beating(answering):
-                        return await self._keep_in_step(answering, groups, attendants, neighbours)
+                        return await self._keep_in_step(
+                            answering, groups, attendants, neighbours, watched
+                        )
             finally:
                 await attendants.leave()
 
@@ -372,12 +391,22 @@ class Uplink:
         groups: Groups,
         attendants: Attendants,
         neighbours: LinkNeighbours,
+        watched: contextlib.ExitStack,
     ) -> _Answering:
         """Follow the network and the job; return what is to answer from then on."""
         self._stale_rules = True
         self._changed.set()
         joined: dict[Profile, Addresses] = {}
+        place: Place | None = None
         async for _ in self._rounds():
+            if self._repair.is_due:
+                with self._going_on(self._repair):
+                    if self._is_damaged(answering):
+                        await asyncio.sleep(_REMOVING)
+                        await self._call(partial(self._put_back, answering))
+            if self._watching.is_due and not self._repair.problem:
+                with self._going_on(self._watching):
+                    place = self._watch(answering, place, watched)
             if self._look_again:
                 self._look_again, answering.seen = False, ()
             link: Link | None = None
@@ -442,28 +471,47 @@ class Uplink:
             more = await self._call(partial(groups.keep, targets, _SLICE))
         return not more
 
-    @contextlib.contextmanager
-    def _watching(self, answering: _Answering) -> Iterator[None]:
-        """Notice what commands change: rules, and whether answering is paused."""
-        loop = asyncio.get_running_loop()
-        try:
-            watch = Watch(answering.tree.path(self.job.interface))
-        except OSError as error:  # somebody's rm -r, or no more of them
-            log.warning("%s: rules by hand are not announced (%s)", self.job.interface, error)
-            yield
-            return
+    def _watch(
+        self,
+        answering: _Answering,
+        place: Place | None,
+        watched: contextlib.ExitStack,
+    ) -> Place | None:
+        """Notice what commands change, rules and pauses, and what somebody removes.
 
-        def on_touch() -> None:
-            watch.drain()
+        Args:
+            answering: What answers.
+            place: The directory that is watched, as returned before.
+            watched: Stops watching it.
+
+        Returns:
+            The directory that is watched now.
+        """
+        path = answering.tree.path(self.job.interface)
+        found = reconcile.place_of(path)
+        if found == place:
+            return place
+
+        def on_change() -> None:
             self._look_again = True
             self._changed.set()
 
-        with contextlib.closing(watch):
-            loop.add_reader(watch.fileno(), on_touch)
-            try:
-                yield
-            finally:
-                loop.remove_reader(watch.fileno())
+        watched.close()
+        try:
+            watched.enter_context(self._shared.watching(path, on_change))
+        except OSError as error:
+            raise NdxdpError(
+                f"changes by commands are not noticed (inotify: {error.strerror})",
+                "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches",
+            ) from error
+        return found
+
+    async def _notice_removal(self, answering: _Answering) -> None:
+        """Look now and then whether pins and files are there."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if self._is_damaged(answering):
+                self._changed.set()
 
     @contextlib.contextmanager
     def _going_on(self, retry: Retry) -> Iterator[None]:
@@ -485,7 +533,7 @@ class Uplink:
         problem = retry.problem
         if retry.succeeded():
             level = min(self._gravity, logging.INFO)
-            log.log(level, "%s: no longer %s", self.job.interface, problem)
+            log.log(level, "%s is well again, after: %s", self.job.interface, problem)
             self._note_problem()
 
     def _note_problem(self) -> None:
@@ -661,6 +709,7 @@ class Uplink:
             answering.held = held.pop_all()
             kept = before.claim if before and before.tree is answering.tree else claim
             answering.claim = kept.pop_all()
+            answering.place = reconcile.place_of(answering.tree.path(job.interface))
             return answering
 
     def _attach(
@@ -748,6 +797,8 @@ class Uplink:
     def _end(self, answering: _Answering, *, lost: bool) -> None:
         with answering.claim, answering.held:
             if not (lost or answering.leaves):  # no daemon restores it any more
+                with contextlib.suppress(NdxdpError, OSError):
+                    self._put_back(answering)
                 with contextlib.suppress(NdxdpError, OSError):
                     self._restore(answering, self._find(answering), at_once=True)
             if lost or answering.leaves:
@@ -891,6 +942,8 @@ class Uplink:
                 if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.held:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
+            if answering.packets is not None:
+                answering.rules = rules
             answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
             limited = bool(answering.instance.maps.settings().limits)
             answering.keeps_shares = answering.asks_kernel or limited
@@ -937,3 +990,22 @@ class Uplink:
             " and ".join(restored),
         )
         self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, self._changed.set)
+
+    def _is_damaged(self, answering: _Answering) -> bool:
+        return reconcile.is_damaged(
+            answering.tree, answering.instance, answering.place, link=not answering.leaves
+        )
+
+    def _put_back(self, answering: _Answering) -> None:
+        """Put back pins or files that somebody has removed, and hold them again."""
+        if not self._is_damaged(answering):
+            return
+        tree, interface = answering.tree, self.job.interface
+        is_new = reconcile.repair(
+            tree, answering.instance, answering.rules, answering.place, link=not answering.leaves
+        )
+        answering.place = reconcile.place_of(tree.path(interface))
+        if is_new:
+            answering.claim.close()
+            answering.claim.enter_context(tree.held(interface))
+        log.warning("%s: somebody removed %s; it is there again", interface, tree.path(interface))

@@ -292,7 +292,7 @@ def network() -> Iterator[Network]:
         assert left == [], left
         report.remove_stale(FILES)  # of daemons that were killed
         assert not PINS.exists()
-        assert not FILES.exists()
+        assert not FILES.exists(), list(FILES.rglob("*"))
     finally:
         made.close()
         call("ip", "link", "delete", UPLINK)

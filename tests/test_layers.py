@@ -58,6 +58,7 @@ LAYERS = (
     "ndxdp.busiest",
     "ndxdp.notify",
     "ndxdp.uplink",
+    "ndxdp.shared",
     "ndxdp.heartbeat",
     "ndxdp.resolver",
     "ndxdp.attendants",

@@ -35,7 +35,7 @@ from ndxdp.kernel.records import (
 from ndxdp.kernel.storage import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.ndp import Reason
 from ndxdp.policy import Entry, Group, Prefix, Rule, Table, entry_of, leaves_by
-from ndxdp.rules import Difference, Room, Rules
+from ndxdp.rules import Difference, Room, Rules, difference
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,31 @@ class Maps:
     def pin(self, directory: Path) -> None:
         for name, fd in self.fds.items():
             pins.pin(fd, directory / name)
+
+    def missing(self, directory: Path) -> list[str]:
+        """Return the names of maps whose pins or files somebody has removed."""
+        return [name for name in self._maps if not (directory / name).exists()]
+
+    def restore_pins(self, directory: Path) -> None:
+        """Pin again what somebody has removed the pins of."""
+        for name in self.missing(directory):
+            pins.pin(self.fds[name], directory / name)
+
+    def restore_files(self, rules: Rules) -> None:
+        """Write again the files that somebody has removed.
+
+        Args:
+            rules: All rules, as the files of the tables were not open.
+        """
+        for name in self.missing(self.directory):
+            found = self._maps[name]
+            if isinstance(found, ArrayFile):
+                found.restore()
+            else:
+                spec = abi.FILES[name]._replace(max_entries=found.max_entries)
+                TableFile.create(self.directory / name, spec)
+        change = difference(rules, self.rules())
+        self.apply(change, self.rules())
 
     def max_entries(self, name: str) -> int:
         return self._maps[name].max_entries

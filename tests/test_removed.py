@@ -1,0 +1,161 @@
+"""Pins and files that somebody removes while a daemon runs: noticed, put back, and said."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.network import (
+    BEHIND,
+    BPFFS,
+    FILES,
+    PINS,
+    UPLINK,
+    Network,
+    Running,
+    counts,
+    done,
+    eventually,
+    has_allmulti,
+    leftovers,
+    ndxdp,
+    rules,
+    sh,
+    status,
+    tc_ids,
+)
+
+BY_HAND = "2001:db8:0:0:d::/80"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\n[[interface.prefix]]\nprefix = "{BEHIND}"\n'
+    )
+    return path
+
+
+@pytest.fixture
+def daemon(net: Network, file: Path) -> Iterator[Running]:
+    """At work, with a rule by hand and an answer that was counted."""
+    running = net.run("-c", str(file))
+    done("prefix", "add", BY_HAND)
+    assert net.answers()
+    yield running
+    running.close()
+    ndxdp("-q", "detach", UPLINK)
+
+
+def directory(root: Path = PINS) -> Path:
+    (found,) = root.glob(f"v*/{UPLINK}")
+    return found
+
+
+def names(root: Path = PINS) -> set[str]:
+    return {each.name for path in root.glob(f"v*/{UPLINK}") for each in path.iterdir()}
+
+
+@contextlib.contextmanager
+def stopped(daemon: Running) -> Iterator[None]:
+    """What happens in the block the daemon notices after it."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def warnings(ended: str) -> list[str]:
+    return [line for line in ended.splitlines() if "somebody removed" in line]
+
+
+def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
+    before, program = names(), tc_ids()
+    with net.asked_all_the_while() as missed:
+        shutil.rmtree(directory())
+        eventually(lambda: names() == before)
+        for name in ("settings", "link"):
+            (directory() / name).unlink()
+        assert names() != before
+        eventually(lambda: names() == before)
+    assert missed == []
+    assert tc_ids() == program
+    assert set(rules()) >= {BEHIND, BY_HAND}
+    assert counts()["answered"] > 1
+    with stopped(daemon):
+        shutil.rmtree(directory())
+        done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    eventually(lambda: names() == before and tc_ids() == program)
+    assert status()["held_by"] == "run"
+    refused = ndxdp("detach", UPLINK)
+    assert refused.code == 1
+    assert "held by a running" in refused.err
+    ended = daemon.end()
+    assert ended.code == 0
+    assert len(warnings(ended.err)) == 3
+    assert net.answers()
+    assert has_allmulti()
+    done("detach", UPLINK)
+    assert leftovers() == []
+
+
+def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:
+    """on_stop = "keep" holds, and what it has left is taken off by the next detach."""
+    before = names()
+    with stopped(daemon):
+        shutil.rmtree(directory())
+        daemon.process.terminate()
+    assert daemon.wait().code == 0
+    assert names() == before
+    assert net.answers()
+
+
+def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
+    """Somebody unmounts it: pins go where it is mounted again."""
+    before = names()
+    with net.asked_all_the_while() as missed:
+        sh("umount", "-l", str(BPFFS))
+        time.sleep(0.1)
+        sh("mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(BPFFS))
+        eventually(lambda: names() == before, within=12)
+    assert missed == []
+    assert set(rules()) >= {BEHIND, BY_HAND}
+    assert daemon.end().code == 0
+    assert net.answers()
+
+
+def test_removed_files_are_put_back(net: Network, file: Path) -> None:
+    """Of userspace mode: the rules, the counters, the lock."""
+    file.write_text(
+        file.read_text().replace(
+            "[[interface.prefix]]", 'mode = "userspace"\n[[interface.prefix]]', 1
+        )
+    )
+    daemon = net.run("-c", str(file))
+    done("prefix", "add", BY_HAND)
+    assert net.answers()
+    before, counted = names(FILES), status()["reasons"]["answered"]
+    with net.asked_all_the_while() as missed:
+        shutil.rmtree(FILES)
+        eventually(lambda: names(FILES) == before)
+        for name in ("prefixes", "reasons"):
+            (directory(FILES) / name).unlink()
+        assert names(FILES) != before
+        eventually(lambda: names(FILES) == before)
+        eventually(lambda: status()["reasons"]["answered"] > counted)
+    assert missed == []
+    assert set(rules()) >= {BEHIND, BY_HAND}
+    done("prefix", "add", "2001:db8:0:0:e::/80")
+    assert net.answers("2001:db8::e:0:0:1")
+    assert "held by a running" in ndxdp("detach", UPLINK).err
+    ended = daemon.end()
+    assert ended.code == 0
+    assert len(warnings(ended.err)) == 2
