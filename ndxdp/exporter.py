@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import socket
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ndxdp import page, status, threads
 from ndxdp.beacon import Beacon
 from ndxdp.config import Metrics
+from ndxdp.connections import Connections, Phase
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.metrics import Exposition
 from ndxdp.state import State
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
 log = logging.getLogger(__name__)
 
 _CONNECTIONS = 16
-"""At a time; more are closed at once. Prometheus needs one."""
+"""Connections at a time: for one more the slowest is closed. Prometheus needs one."""
 
-_PATIENCE = 10  # seconds for a request to come, and for an answer to be taken
+_PATIENCE = 10  # seconds for all of a request to come, and for an answer to be taken
+
+_REST_WITHIN = 1.0  # seconds for what a client sends beyond its request
+_REST_MAX = 65536  # bytes of it
 
 _SAMPLE = 1.0  # seconds between the two looks that the page's rates are made of
 
@@ -118,11 +125,12 @@ class _Serving:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # with five, as is the default, others wait for seconds
 
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.exporter = exporter
         self._ipv6only = where.ipv6only
-        self._free = threading.Semaphore(_CONNECTIONS)
+        self.connections = Connections(_CONNECTIONS)
         try:
             found = socket.getaddrinfo(
                 where.host, where.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -150,32 +158,85 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not self.connections.admit(request):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
-            self._free.release()
+            self.connections.remove(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.connections.remove(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("a request was not answered", exc_info=True)
 
 
+class _TooSlow(OSError):
+    """A request did not come in time. No TimeoutError, which http.server does not answer."""
+
+
+class _RequestReader(io.RawIOBase):
+    """Reads what a client sends until a deadline, which more bytes do not put off."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection, self._deadline = connection, time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise _TooSlow
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        except TimeoutError:
+            raise _TooSlow from None
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     server_version, sys_version = "ndxdp", ""
-    timeout = _PATIENCE
+    default_request_version = "HTTP/1.0"
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_RequestReader(self.request, _PATIENCE))
+
+    def handle(self) -> None:
+        self.requestline, self.request_version, self.command = "", "HTTP/1.0", ""
+        try:
+            super().handle()
+        except _TooSlow:
+            self.request.settimeout(_PATIENCE)
+            self.send_error(408)
+
+    def parse_request(self) -> bool:
+        """Read the request; that which is none gets an answer, too."""
+        good = super().parse_request()
+        self.request_version = "HTTP/1.0"  # to 0.9, there would be no status line
+        if not good and not self.requestline.split():  # an empty line: http.server passes over it
+            self.send_error(400)
+        return good
+
+    def finish(self) -> None:
+        super().finish()
+        # A connection that is closed with unread bytes is reset, and its answer may be lost.
+        with contextlib.suppress(OSError):
+            self.request.shutdown(socket.SHUT_WR)
+            rest = io.BufferedReader(_RequestReader(self.request, _REST_WITHIN))
+            rest.read(_REST_MAX)
 
     def do_GET(self) -> None:
         exporter, path = self.server.exporter, self.path.partition("?")[0]
+        self.server.connections.enter(self.request, Phase.WORK)
         try:
             if path == "/metrics":
                 body, kind = exporter.metrics(self.headers.get("Accept", ""))
@@ -184,15 +245,18 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(404, b"there are / and /metrics\n", "text/plain; charset=utf-8")
                 return
-        except (NdxdpError, OSError) as error:
+        except Exception as error:  # whoever asks is to hear of it
             log.warning("%s was asked for and could not be told: %s", path, error)
-            self._send(500, f"{error}\n".encode(), "text/plain; charset=utf-8")
+            log.debug("its cause", exc_info=True)
+            self._send(500, f"{error}\n".encode(errors="replace"), "text/plain; charset=utf-8")
             return
         self._send(200, body, kind)
 
     do_HEAD = do_GET
 
     def _send(self, code: int, body: bytes, kind: str) -> None:
+        self.server.connections.enter(self.request, Phase.ANSWER)
+        self.request.settimeout(_PATIENCE)
         self.send_response(code)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

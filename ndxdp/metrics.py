@@ -125,9 +125,13 @@ class Exposition:
         return generate_latest(self._registry)
 
     def negotiated(self, accept: str) -> tuple[bytes, str]:
-        """Text and content type, as an Accept header wants them."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        """Return text and content type as an Accept header wants them, the plain ones in doubt."""
+        try:
+            encode, content_type = choose_encoder(" ".join(accept.split()))
+            return encode(self._registry), content_type
+        except (TypeError, ValueError, LookupError):  # it takes every version for a number
+            encode, content_type = choose_encoder("")
+            return encode(self._registry), content_type
 
 
 class _Maps(Collector):

@@ -47,6 +47,7 @@ LAYERS = (
     "ndxdp.daemon",
     "ndxdp.listening",
     "ndxdp.exporter",
+    "ndxdp.connections",
     "ndxdp.page",
     "ndxdp.metrics",
     "ndxdp.status",
