@@ -11,7 +11,7 @@ from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """What a connection's thread is at: in this order connections are given up."""
+    """The state of a connection's thread, in the order in which connections are given up."""
 
     REQUEST = 0
     """It waits for the rest of the request."""

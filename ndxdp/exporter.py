@@ -15,7 +15,7 @@ import socket
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from ndxdp import page, status, threads
 from ndxdp.beacon import Beacon
@@ -25,9 +25,6 @@ from ndxdp.errors import NdxdpError
 from ndxdp.kernel.pins import Trees
 from ndxdp.metrics import Exposition
 from ndxdp.state import State
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer as Buffer
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +187,7 @@ class _RequestReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise _TooSlow

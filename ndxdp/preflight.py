@@ -1,4 +1,4 @@
-"""What `ndxdp check` sees of this host: whether a configuration can be run here, as it is now."""
+"""Compares a configuration with this host, for `ndxdp check`: can it be run here, as it is now?"""
 
 from __future__ import annotations
 
