@@ -33,6 +33,7 @@ from ndxdp.options import (
     one_of,
     options_of,
     print_json,
+    real_interface,
     rules_of,
     set_log,
     to_journal,
@@ -116,7 +117,7 @@ def cli(bpffs: str, run_directory: str) -> None:
 
 
 @cli.command()
-@click.argument("interface", metavar="IFACE")
+@click.argument("interface", metavar="IFACE", callback=real_interface)
 @attaching
 @verbosity
 def attach(
@@ -146,7 +147,7 @@ def attach(
 
 
 @cli.command()
-@click.argument("interface", metavar="[IFACE]", required=False)
+@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
 @click.option("--all", "all_of_them", is_flag=True, help="On every interface.")
 @click.option(
     "--missing-ok", is_flag=True, help="Exit code 0, too, where ndxdp is not attached to IFACE."
@@ -180,7 +181,9 @@ def detach(interface: str | None, all_of_them: bool, missing_ok: bool) -> None:
 
 
 @cli.command()
-@click.option("-i", "--interface", metavar="IFACE", help="Where to answer.")
+@click.option(
+    "-i", "--interface", metavar="IFACE", callback=real_interface, help="Where to answer."
+)
 @click.option(
     "-c", "--config", "file", metavar="FILE", help="Do what this file says; SIGHUP reads it anew."
 )
@@ -321,7 +324,7 @@ def _print_if_read(line: str) -> None:
 
 
 @cli.command()
-@click.argument("interface", metavar="IFACE")
+@click.argument("interface", metavar="IFACE", callback=real_interface)
 @verbosity
 def pause(interface: str) -> None:
     """Answer nothing on IFACE until `ndxdp resume`; counters and rules stay."""
@@ -331,7 +334,7 @@ def pause(interface: str) -> None:
 
 
 @cli.command()
-@click.argument("interface", metavar="IFACE")
+@click.argument("interface", metavar="IFACE", callback=real_interface)
 @verbosity
 def resume(interface: str) -> None:
     """Answer on IFACE again."""
@@ -446,7 +449,7 @@ def _this_host() -> Host:
 
 
 @cli.command()
-@click.argument("interface", metavar="[IFACE]", required=False)
+@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
 @click.option(
     "--watch",
     type=click.FloatRange(min=0.1, max=86400),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp.errors import NdxdpError
-from ndxdp.options import json_option, print_json, trees, verbosity
+from ndxdp.options import json_option, print_json, real_interface, trees, verbosity
 
 if TYPE_CHECKING:
     from ndxdp.doctor.examination import Section
@@ -18,7 +18,7 @@ _WATCHED = 10.0
 
 
 @click.command()
-@click.argument("interface", metavar="[IFACE]", required=False)
+@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
 @json_option
 @click.option(
     "--docker-socket",

@@ -19,7 +19,7 @@ import click
 from ndxdp import policy
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Reason
-from ndxdp.options import json_option, trees, verbosity
+from ndxdp.options import json_option, real_interface, trees, verbosity
 
 if TYPE_CHECKING:
     from ndxdp.kernel.records import Traced
@@ -36,6 +36,7 @@ _interfaces = click.option(
     "interfaces",
     multiple=True,
     metavar="IFACE",
+    callback=real_interface,
     help="Where; all that are attached if none is named.",
 )
 

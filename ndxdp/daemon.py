@@ -29,7 +29,7 @@ from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.state import Attended, State
 from ndxdp.uplink import Uplink
-from ndxdp.wire import netlink
+from ndxdp.wire import names, netlink
 from ndxdp.wire.netlink import Monitor
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _refuse_if_all_held(trees: Trees, jobs: list[Job]) -> None:
     for job in jobs:
         try:
             for tree in trees:
-                tree.refuse_if_held(job.interface)
+                tree.refuse_if_held(names.real_name(job.interface))
         except NdxdpError as error:
             refused.append(error)
         except OSError:  # not readable: the attempt to answer says so
@@ -314,8 +314,8 @@ class _Daemon:
 
     def _remove(self, name: str) -> None:
         """Detach an interface that is no longer in the configuration."""
-        self._state.interfaces.pop(name, None)
         uplink, task = self._uplinks.pop(name)
+        self._state.interfaces.pop(uplink.job.interface, None)
         uplink.set_job(replace(uplink.job, detach=True))
         uplink.stop()
         task.add_done_callback(lambda task: task.exception())

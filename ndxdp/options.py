@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,16 +14,19 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from ndxdp import breadth, policy
-from ndxdp.errors import NotAttached, UsageError
+from ndxdp.errors import NdxdpError, NotAttached, UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Rule
 from ndxdp.rules import Rules, compile_rules, rules_of_lines
+from ndxdp.wire import names
 
 if TYPE_CHECKING:
     from ndxdp.config import Interface, Label
     from ndxdp.job import Job
     from ndxdp.kernel.pins import Tree, Trees
     from ndxdp.plan import Options
+
+log = logging.getLogger(__name__)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -101,13 +105,13 @@ class _JsonLines(logging.Formatter):
 
 
 def verbosity(command: _F) -> _F:
-    for names, text in (
+    for flags, text in (
         (("--debug",), "Say everything, the kernel verifier's log included."),
         (("-q", "--quiet"), "Say errors only."),
         (("-v", "--verbose"), "Say what is done."),
     ):
         command = click.option(
-            *names,
+            *flags,
             is_flag=True,
             expose_value=False,
             is_eager=True,
@@ -213,9 +217,33 @@ def attaching(command: _F) -> _F:
     return command
 
 
+def real_interface(
+    context: click.Context, parameter: click.Parameter, value: Any
+) -> Any:  # of click, whatever the option holds
+    """Take the name of the interface where an alternative one is given: a callback of click.
+
+    A name that ndxdp has pins or files of is meant as it stands, as that of a renamed interface.
+    """
+    if isinstance(value, tuple):
+        return tuple(real_interface(context, parameter, name) for name in value)
+    if value is None:
+        return None
+    real = names.real_name(value)
+    if real != value:
+        with contextlib.suppress(NdxdpError, OSError):
+            if trees().have(value):
+                return value
+        log.info("%s is another name of %s", value, real)
+    return real
+
+
 def one_interface(command: _F) -> _F:
     return click.option(
-        "-i", "--interface", metavar="IFACE", help="Needed where several are attached."
+        "-i",
+        "--interface",
+        metavar="IFACE",
+        callback=real_interface,
+        help="Needed where several are attached.",
     )(command)
 
 

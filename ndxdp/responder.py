@@ -84,6 +84,7 @@ def attach_interface(
             f"ndxdp run -i {interface} --mode userspace",
         )
     link = netlink.answering_link(interface, down=down)
+    interface = link.name  # where an alternative one was given
     tree = trees.pins
     tree.check()
     if not force:

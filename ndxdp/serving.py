@@ -50,6 +50,7 @@ def serve_interface(
     If those are pins, their program goes on, and it is the caller's to release() them.
     """
     link = netlink.answering_link(interface, down=down)
+    interface = link.name  # where an alternative one was given
     tree = trees.files
     others = tree.other_versions(interface)
     if others:

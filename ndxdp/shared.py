@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from ndxdp.errors import NdxdpError
 from ndxdp.kernel.watch import Watch
 
 
@@ -16,6 +17,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._watch: Watch | None = None
+        self._taken: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -29,6 +31,27 @@ class Shared:
             asyncio.get_running_loop().remove_reader(self._watch.fileno())
             self._watch.close()
             self._watch = None
+
+    @contextlib.contextmanager
+    def taking(self, interface: str, configured: str) -> Iterator[None]:
+        """Keep others from an interface during the block, which may be configured by two names.
+
+        Args:
+            interface: Its name.
+            configured: That name, or an alternative one.
+
+        Raises:
+            NdxdpError: It is taken already.
+        """
+        other = self._taken.setdefault(interface, configured)
+        if other != configured:
+            raise NdxdpError(
+                f"{configured} and {other} are names of one interface", "remove one of them"
+            )
+        try:
+            yield
+        finally:
+            del self._taken[interface]
 
     @contextlib.contextmanager
     def watching(self, directory: Path, changed: Callable[[], None]) -> Iterator[None]:

@@ -142,6 +142,12 @@ class State:
             self.interfaces[interface].problem = problem
             self.on_change()
 
+    def rename(self, interface: str, name: str) -> None:
+        """Show an interface under another name."""
+        if interface in self.interfaces:  # else a reload has just removed it
+            self.interfaces[name] = self.interfaces.pop(interface)
+            self.on_change()
+
     @contextlib.contextmanager
     def attending(
         self,

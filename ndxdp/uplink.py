@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
 from typing import Any, TypeVar
@@ -41,7 +41,7 @@ from ndxdp.rules import Rules
 from ndxdp.shared import Shared
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
-from ndxdp.wire import hygiene, netlink, onlink
+from ndxdp.wire import hygiene, names, netlink, onlink
 from ndxdp.wire.fib import Fib
 from ndxdp.wire.membership import Allmulti, Groups
 from ndxdp.wire.netlink import Link, OwnAddress
@@ -125,6 +125,7 @@ class Uplink:
             shared: What all uplinks share.
         """
         self.job = job
+        self._configured = job.interface  # an alternative name perhaps; the job has the real one
         self.began = asyncio.Event()
         self._trees, self._executor, self._ready = trees, executor, ready
         self._heartbeats = heartbeats
@@ -169,7 +170,7 @@ class Uplink:
         """
         if self._waiting:
             # Not the others: what happens to them makes no attempt succeed.
-            index = netlink.index_of(self.job.interface)
+            index = names.index_of(self._configured)
             known = self._ifindexes or frozenset()
             if index and (index not in known or (concerns is not None and index in concerns)):
                 self._changed.set()
@@ -202,6 +203,7 @@ class Uplink:
             again later: that keeps no job from being in force.
         """
         self._settle("")
+        job = replace(job, interface=self.job.interface)
         outcome = asyncio.get_running_loop().create_future()
         if job == self.job:
             outcome.set_result("")
@@ -245,7 +247,10 @@ class Uplink:
             self._answered = False
             started, seen = time.monotonic(), await self._look_for()
             try:
-                await self._answer()
+                name = seen.name if seen else self._configured
+                with self._shared.taking(name, self._configured):
+                    self._take_name(name)
+                    await self._answer()
                 continue
             except InterfaceGone as error:
                 self._raise_at_start(error)
@@ -265,6 +270,15 @@ class Uplink:
             await self._wait_for_change(seen, 0 if self._answered else started + _SOON)
         if self.job.detach:
             await self._call(self._clean_up)
+
+    def _take_name(self, name: str) -> None:
+        """Do the job under the interface's name, whatever the configuration calls it."""
+        if name == self.job.interface:
+            return
+        self._state.rename(self.job.interface, name)
+        self.job = replace(self.job, interface=name)
+        if name != self._configured:
+            log.info("%s is another name of %s", self._configured, name)
 
     def _raise_at_start(self, error: Exception) -> None:
         """Raise an error if that is the end: at the start of a job that is not patient."""
@@ -596,7 +610,7 @@ class Uplink:
     async def _look_for(self) -> Link | None:
         """Return the interface, without what this process and the cable change; None if absent."""
         try:
-            link = await self._call(partial(netlink.find_link, self.job.interface))
+            link = await self._call(partial(netlink.find_link, self._configured))
         except Exception as error:
             log.debug("not seen: %s", error)
             return None

@@ -88,6 +88,7 @@ LAYERS = (
     "ndxdp.wire.fanout",
     "ndxdp.wire.onlink",
     "ndxdp.wire.fib",
+    "ndxdp.wire.names",
     "ndxdp.wire.raw",
     "ndxdp.wire",
     "ndxdp.kernel.loader",

@@ -21,6 +21,7 @@ from tests.network import (
     BEHIND,
     NDXDP,
     REPOSITORY,
+    TARGET,
     UPLINK,
     Network,
     Running,
@@ -314,6 +315,46 @@ def test_the_soft_limit_is_raised(net: Network, file: Path) -> None:
     assert re.search(r"Max open files +4096 +4096", limits)
     assert run.end()[0] == 0
     done("detach", UPLINK)
+
+
+def test_an_alternative_name_is_resolved(net: Network, file: Path) -> None:
+    """By the daemon whenever the interface appears, and by commands; pins have the real name."""
+    path = config(file, "wan")
+    with daemon("-c", path) as service:
+        eventually(lambda: service.said("there is no interface 'wan'; waiting for it"), within=20)
+        alternative()
+        eventually(lambda: service.said(f"wan is another name of {UPLINK}"))
+        eventually(net.answers, within=10)
+        assert status()["interface"] == UPLINK
+        for command in (("status",), ("explain", TARGET, "-i"), ("pause",), ("resume",)):
+            done(*command, "wan")
+        done("prefix", "add", OTHER, "-i", "wan")
+        config(file, "wan", prefixes=(BEHIND, "2001:db8:0:0:e::/80"))
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "2001:db8:0:0:e::/80" in rules())
+        again = ndxdp("run", "-c", path)
+        assert (again.code, "held by a running" in again.err) == (1, True)
+        sh("ip", "link", "delete", UPLINK)
+        connect()
+        alternative()
+        eventually(net.answers, within=10)
+        config(file, "wan", UPLINK)
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: service.said(f"{UPLINK} and wan are names of one interface"))
+        assert net.answers()
+        assert service.end() == 0
+    alternative("wan0")
+    done("attach", "wan0", "-n", BEHIND)
+    assert net.answers()
+    assert status()["interface"] == UPLINK
+    done("detach", "wan0")
+    run = net.run("-i", "wan0", "-n", BEHIND)
+    assert run.ready.startswith(f"ready: {UPLINK} answers")
+    assert run.end().code == 0
+
+
+def alternative(name: str = "wan") -> None:
+    sh("ip", "link", "property", "add", "dev", UPLINK, "altname", name)
 
 
 BROKEN = f"""

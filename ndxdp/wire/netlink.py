@@ -286,14 +286,6 @@ def find_link(name: str) -> Link | None:
     )
 
 
-def index_of(name: str) -> int:
-    """Return the ifindex of an interface, by a call that takes a microsecond; 0 without one."""
-    try:
-        return socket.if_nametoindex(name)
-    except (OSError, ValueError):
-        return 0
-
-
 NO_MAC = "it has no MAC address, so nobody solicits there"
 """Why nothing is answered on an interface that has_mac() is not true of."""
 
