@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import socket
+import subprocess
 import time
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp import config_reader, ndp
 from ndxdp.convert import ndppd, ndppd_syntax, ndpresponder
+from ndxdp.convert.container_run import after_image
 from ndxdp.convert.draft import Draft, DraftInterface
 from ndxdp.convert.width import Host
 from ndxdp.errors import NdxdpError, UsageError
@@ -852,6 +855,46 @@ COMMAND_LINES: dict[str, dict[str, Any]] = {
 }
 
 
+IN_A_CONTAINER = (
+    # ndpresponder's README
+    "docker run -d --cap-add=NET_RAW --cap-add=NET_ADMIN --network host --name ndpresponder"
+    " yoursunny/ndpresponder",
+    "docker run -d \\\n  --network host \\\n  --name ndpresponder \\\n  yoursunny/ndpresponder",
+    "docker run --network host ghcr.io/yoursunny/ndpresponder:latest@sha256:0123abcd",
+    "docker run --network=host --rm -it localhost:5000/my/ndp",
+    "docker run -itv /var/run/docker.sock:/var/run/docker.sock -e NDPRESPONDER_LOG=info ndp",
+    "docker run -eNDPRESPONDER_LOG=info -v/a:/a --privileged --init=true 0123456789ab",
+    "docker run --label run -- ndp",
+    "docker -H unix:///run/docker.sock container run --entrypoint /ndpresponder --rm=false ndp",
+    "sudo podman --log-level debug run --replace --rm --tls-verify=false docker.io/a/b@sha256:ab",
+    "ExecStart=/usr/bin/docker run --name ndpresponder --restart unless-stopped ndp",
+    "nerdctl create ndp",
+    "yoursunny/ndpresponder@sha256:0123abcd",
+    "yoursunny/ndpresponder:main@sha256:0123abcd",
+    "sudo /opt/renamed",
+)
+
+
+@pytest.mark.parametrize("before", IN_A_CONTAINER)
+def test_ndpresponder_in_a_container(before: str) -> None:
+    draft = ndpresponder.convert(f"{before} -i eth0 -N ipv6exposed")
+    (interface,) = draft.interfaces
+    assert (interface.name, interface.networks) == ("eth0", ["ipv6exposed"])
+    assert draft.log_level == ("info" if "LOG=info" in before else None)
+
+
+@pytest.mark.skipif(not shutil.which("docker"), reason="there is no docker here")
+def test_every_switch_of_docker_is_known() -> None:
+    """Options of `docker run` that show no type take no value."""
+    text = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True).stdout
+    shown = re.findall(r"^ +(?:(-\w), )?--([a-z-]+)(?: (\w+))?(?:  |$)", text, re.MULTILINE)
+    assert len(shown) > 80
+    for short, long, kind in shown:
+        for option in filter(None, (short, f"--{long}")):
+            words = ["docker", "run", option, *(["value"] if kind else []), "image", "-i", "eth0"]
+            assert after_image(words) == len(words) - 2, option
+
+
 @pytest.mark.parametrize("line", COMMAND_LINES)
 def test_ndpresponder_comes_to(line: str) -> None:
     text = ndpresponder.convert(line).text("ndpresponder")
@@ -885,6 +928,8 @@ def test_ndpresponder_leaves_out() -> None:
         ("-i eth0 -n 2001:db8::/x", "'2001:db8::/x' has no prefix length from 0 to 128"),
         ("-i eth0 -n x/64", "'x' is not an IPv6 address"),
         ("-i eth0 -N ''", "'' is no name of a Docker network"),
+        ("docker run -d ndp", "ndpresponder needs -i"),
+        ("docker run -d ndp -x", "ndpresponder has no option -x"),
         ("-i 'eth0", "the command line of ndpresponder has a quote that is not closed"),
     ],
 )

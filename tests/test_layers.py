@@ -118,6 +118,7 @@ LAYERS = (
     "ndxdp.sources.http",
     "ndxdp.sources",
     "ndxdp.convert.ndpresponder",
+    "ndxdp.convert.container_run",
     "ndxdp.convert.ndppd",
     "ndxdp.convert.ndppd_rules",
     "ndxdp.convert.ndppd_syntax",

@@ -6,6 +6,7 @@ import re
 import shlex
 
 from ndxdp.convert import width
+from ndxdp.convert.container_run import after_image
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import UsageError
@@ -28,8 +29,8 @@ _LEVELS = {
     "panic": "error",
     "fatal": "error",
 }
-_LOG = re.compile(r"NDPRESPONDER_LOG=(.*)", re.DOTALL)
-_PROGRAM = re.compile(r"(?:.*/)?ndpresponder(?::[^/]*)?")
+_LOG = re.compile(r"(?:-e|--env=)?NDPRESPONDER_LOG=(.*)", re.DOTALL)
+_PROGRAM = re.compile(r"(?:.*/)?ndpresponder(?::[^/@]*)?(?:@[^/]*)?")
 _HELP = ("h", "help")
 
 
@@ -41,7 +42,7 @@ def convert(line: str, host: Host = NOWHERE) -> Draft:
     UsageError for what ndpresponder refuses.
     """
     try:
-        words = shlex.split(line)
+        words = shlex.split(line.replace("\\\n", " "))  # a line that goes on in the next one
     except ValueError:
         raise UsageError(
             "the command line of ndpresponder has a quote that is not closed",
@@ -73,20 +74,20 @@ def convert(line: str, host: Host = NOWHERE) -> Draft:
 
 
 def _options(words: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """What stands before the options, and the options' values.
+    """Return what stands before ndpresponder's options, and the options' values.
 
-    The program's name may stand before; and in `docker run --name ndpresponder …` that name is
-    not yet the program.
+    The program's name may stand before them, or a command that runs a container.
     """
-    starts = [number + 1 for number, word in enumerate(words) if _PROGRAM.fullmatch(word)]
-    if not words or words[0].startswith("-") or not starts:
+    behind_image = after_image(words)
+    if behind_image is not None:
+        return words[:behind_image], _values(words[behind_image:])
+    if not words or words[0].startswith("-"):
         return [], _values(words)
-    for start in starts[:-1]:
-        try:
-            return words[:start], _values(words[start:])
-        except UsageError:
-            continue
-    return words[: starts[-1]], _values(words[starts[-1] :])
+    starts = [number + 1 for number, word in enumerate(words) if _PROGRAM.fullmatch(word)]
+    # A program of another name ends where the options begin.
+    option = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
+    start = starts[0] if starts else option
+    return words[:start], _values(words[start:])
 
 
 def _values(words: list[str]) -> dict[str, list[str]]:
