@@ -106,7 +106,12 @@ class Publisher:
                 self._write(data)
             except OSError as error:
                 if not self._written:  # the first one, or all before it have failed
-                    log.warning("status will not show this daemon: %s", error)
+                    log.warning(
+                        "%s: no report can be kept there (%s): `ndxdp status` does not show this"
+                        " daemon",
+                        self._path.parent,
+                        error.strerror,
+                    )
             self._written = data
 
     def close(self) -> None:

@@ -1043,7 +1043,8 @@ def test_a_file_system_that_is_full(net: Network, tmp_path: Path) -> None:
 def test_a_run_directory_that_cannot_be(net: Network, where: str) -> None:
     # `timeout`: it shall not try for ever, either.
     command = ("timeout", "-s", "KILL", "10", *NDXDP, "--run-directory", where)
-    refusal = call(*command, "run", *USERSPACE, "-n", BEHIND)
+    # `-q`: without the warning that it has no place for a report.
+    refusal = call(*command, "run", "-q", *USERSPACE, "-n", BEHIND)
     refused(refusal, CANNOT, where)
 
 
@@ -1059,7 +1060,7 @@ def test_debris_of_files(killed: Network) -> None:
             assert run.end() == (0, "", "")
         else:
             done(*command)
-            assert not FILES.exists()
+            assert list(FILES.glob("v*")) == []
         if command[0] == "attach":
             done("detach", UPLINK)
         assert leftovers() == []

@@ -234,7 +234,7 @@ def test_an_interface_that_is_missing_is_shown(
     assert here["problem"] == ""
     sentence = f"nosuch0 is {unanswered_text(missing['problem'])}"
     assert sentence.replace(" is ", "  ", 1) in done("status").splitlines()
-    assert sentence in get("http://[::1]:9891/")
+    assert sentence in unescape(get("http://[::1]:9891/"))
     named = ndxdp("status", "nosuch0")
     assert (named.code, named.out.splitlines()[0].split()[0]) == (1, "nosuch0")
     assert "nosuch0" not in ndxdp("status", UPLINK).out
@@ -244,7 +244,7 @@ def test_an_interface_that_is_missing_is_shown(
     )
     assert exporter.stdout is not None
     assert exporter.stdout.readline().startswith("ready")
-    assert sentence in get("http://[::1]:9892/")
+    assert sentence in unescape(get("http://[::1]:9892/"))
     exporter.send_signal(signal.SIGTERM)
     assert exporter.wait(10) == 0
     for scraped in (get("http://[::1]:9891/metrics"), done("metrics")):
