@@ -402,6 +402,7 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
 
     What has no counterpart is said on stderr, and in comments.
     """
+    from ndxdp import config_reader
     from ndxdp.convert import ndppd, ndpresponder
 
     if path is not None and line is None:
@@ -413,6 +414,12 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
             "convert needs one of a file and --ndpresponder", "as in ndxdp convert ndppd.conf"
         )
     text = draft.text(origin)
+    try:
+        config_reader.parse(text, output or "ndxdp.toml")
+    except UsageError as error:
+        raise NdxdpError(
+            f"{origin} makes a file that ndxdp refuses: {error.message}", error.hint
+        ) from None
     if output is None:
         click.echo(text, nl=False)
     else:

@@ -14,6 +14,9 @@ from ndxdp.ndp import Answer, Limits, Rate
 from ndxdp.policy import AddressPattern, Prefix, Rule
 from ndxdp.rules import Rules
 
+DEADLINE = (0.01, 60)
+"""Bounds of `deadline` in [interface.resolve], in seconds."""
+
 ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ndxdp import breadth
 from ndxdp.config import (
     ANNOUNCEMENTS,
+    DEADLINE,
     Addresses,
     Announce,
     Config,
@@ -408,7 +409,7 @@ def _limit(table: Table) -> Limit:
 def _resolve(table: Table) -> Resolve:
     default = Resolve()
     return Resolve(
-        table.number("deadline", 0.01, 60) or default.deadline,
+        table.number("deadline", *DEADLINE) or default.deadline,
         table.number("rate", 1, 1_000_000) or default.rate,
         table.integer("burst", 1, 1_000_000) or default.burst,
         table.integer("pending", 1, 65536) or default.pending,

@@ -126,6 +126,16 @@ GOOD = {
         prefixes(rule(DB8, "neighbour", via=["br0"])),
         ("1: timeout is 0 for ndppd",),
     ),
+    "timeout for ever": Good(
+        f"proxy eth0 {{\ntimeout 999999 rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 60.0}),
+        ("2: timeout is 999999 ms: ndxdp takes from 10 to 60000",),
+    ),
+    "timeout of a moment": Good(
+        f"proxy eth0 {{\ntimeout 5 rule {DB8} {{ iface br0 }} }}",
+        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.01}),
+        ("2: timeout is 5 ms: ndxdp takes from 10 to 60000",),
+    ),
     "timeout for nothing": Good(
         f"proxy eth0 {{\ntimeout 700 {RULE} }}", ALWAYS, ("2: timeout is left out",)
     ),
@@ -237,7 +247,7 @@ GOOD = {
         (f"2: {DB8} has a rule in line 1 already",),
     ),
     "auto in static": Good(
-        f"proxy eth0 {{ rule 2001:db8::/80 {{ auto }}\n{RULE} timeout 9 }}",
+        f"proxy eth0 {{ rule 2001:db8::/80 {{ auto }}\n{RULE} timeout 90 }}",
         prefixes(rule("2001:db8::/80"), rule(DB8)),
         ("1: in ndppd the wider rule in line 2 answers here, too", "2: timeout is left out"),
     ),
@@ -500,6 +510,54 @@ def random_text(choose: random.Random) -> str:
                 + text[to:]
             )
     return text
+
+
+def test_check_takes_all_that_is_converted() -> None:
+    """Else the line says which statement is refused."""
+    choose = random.Random(8)
+    numbers = ("0", "1", "9", "10", "600", "60000", "60001", "999999999", "-1", "x")
+    names = (*LINKS, "tap*", "tap%d", "x" * 15, "x" * 100, "y" * 60, "z" * 127, "a b", "\x01", "à")
+    taken = 0
+    for _ in range(1500):
+        text = "".join(random_text(choose) for _ in range(choose.randrange(1, 4)))
+        text = re.sub(r"timeout \d+", lambda _: f"timeout {choose.choice(numbers)}", text)
+        text = re.sub(r"(?<=iface )\w+", lambda _: choose.choice(names), text)
+        try:
+            made = text_of(text)
+        except NdxdpError as error:
+            said = error.message
+        else:
+            config_reader.parse(made, "ndxdp.toml")
+            taken += 1
+            continue
+        assert re.match(r"ndppd\.conf:\d+: ", said)
+    assert 100 < taken < 1400
+
+
+def test_more_rules_than_ndxdp_takes_one_by_one() -> None:
+    rules = "".join(f"rule 2001:db8:{n:x}::/80 {{ static }}\n" for n in range(1023))
+    with pytest.raises(NdxdpError) as caught:
+        text_of("proxy eth0 {\n" + rules + "}")
+    assert caught.value.message.startswith("ndppd.conf:1024: eth0 has 1023 rules here")
+    assert "file" in caught.value.hint
+    config_reader.parse(text_of("proxy eth0 {\n" + rules.partition("\n")[2] + "}"), "ndxdp.toml")
+
+
+def test_more_interfaces_than_a_rule_may_name() -> None:
+    ways = [letter * 50 for letter in "abc"]
+    rules = "\n".join(f"rule 2001:db8::/{80 + n} {{ iface {way} }}" for n, way in enumerate(ways))
+    with pytest.raises(NdxdpError) as caught:
+        text_of(f"proxy eth0 {{\n{rules}\n}}")
+    assert caught.value.message.startswith("ndppd.conf:4: the interfaces of one rule take more")
+
+
+def test_what_check_refuses_is_not_written(tmp_path: Path) -> None:
+    made = tmp_path / "ndxdp.toml"
+    subnets = ",".join(f"2001:db8:{n:x}::/80" for n in range(1023))
+    result = ndxdp("convert", "--ndpresponder", f"-i eth0 -n {subnets}", "-o", str(made))
+    assert result.code == 1
+    assert "1023 rule groups are more than the limit of 1022" in result.err
+    assert not made.exists()
 
 
 def test_the_most_specific_rule_answers_as_all_of_ndppd_do() -> None:

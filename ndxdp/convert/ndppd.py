@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+from ndxdp.config import DEADLINE
 from ndxdp.convert import ndppd_syntax, width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
@@ -14,7 +16,15 @@ from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.document import printable
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.policy import Prefix, check_interface, parse_address, parse_target
+from ndxdp.policy import (
+    OWNED,
+    Prefix,
+    check_interface,
+    parse_address,
+    parse_target,
+    parse_via,
+)
+from ndxdp.rules import MAX_GROUPS
 
 _CACHE = "the kernel's neighbor table is the cache, and has times of its own"
 _ASKS = "the kernel asks and asks again as for every neighbor of its own"
@@ -47,6 +57,9 @@ _TIMEOUT = 500  # ms
 _ALSO_MAX = 20
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(slots=True)
 class _Reading:
     """A text that is being read, and the complaints about it so far: line, sentence, hint."""
@@ -57,7 +70,7 @@ class _Reading:
     def complain(self, line: int, message: str, hint: str) -> None:
         self.problems.append((line, message, hint))
 
-    def attempt(self, parse: Callable[[str], object], value: str, line: int) -> bool:
+    def attempt(self, parse: Callable[[_T], object], value: _T, line: int) -> bool:
         """Whether `parse` takes the value; its error becomes a complaint."""
         try:
             parse(value)
@@ -125,12 +138,30 @@ def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
         settle(interface, methods[interface.name])
         width.settle(interface, host, "ndppd")
         draft.interfaces.append(interface)
+        _refuse_too_much(reading, interface, methods[interface.name])
+    reading.finish()
     for proxy in file.root.find_all("proxy"):
         timed, interface = proxy.find("timeout"), made[proxy.value]
         if timed and interface.deadline is None and _timeout([], proxy) is not None:
             left_out = "timeout is left out: no rule here waits for a neighbor"
             interface.notes.append(Note(timed.line, left_out))
     return draft
+
+
+def _refuse_too_much(
+    reading: _Reading, interface: DraftInterface, methods: dict[Prefix, Method]
+) -> None:
+    """Complain of what the converted file would be refused for; the most is what it may have."""
+    most = MAX_GROUPS - len(OWNED)
+    if len(interface.rules) > most:
+        reading.complain(
+            methods[interface.rules[most].prefix].line,
+            f"{interface.name} has {len(interface.rules)} rules here, and ndxdp takes {most} that"
+            " are written one by one",
+            "list the prefixes in a file of their own: file = in [[interface.prefix]]",
+        )
+    for rule in interface.rules:
+        reading.attempt(parse_via, rule.via, methods[rule.prefix].line)
 
 
 def _read_proxy(
@@ -262,7 +293,11 @@ def _timeout(notes: list[Note], proxy: Entry) -> int | None:
     if value == 0:
         notes.append(Note(entry.line, "timeout is 0 for ndppd, which hardly waits: left out"))
         return None
-    return value
+    least, most = (round(bound * 1000) for bound in DEADLINE)
+    if not least <= value <= most:
+        bounds = f"timeout is {value} ms: ndxdp takes from {least} to {most}"
+        notes.append(Note(entry.line, bounds))
+    return min(max(value, least), most)
 
 
 def _note(notes: list[Note], block: Entry, known: tuple[str, ...], where: str) -> None:
