@@ -27,6 +27,7 @@ from ndxdp.options import (
     attaching,
     begin_log,
     config_file,
+    echo,
     job_of,
     json_option,
     one_interface,
@@ -83,11 +84,11 @@ def _open_standard_files() -> None:
 
 def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     priority = "<3>" if to_journal() else ""  # of an error
-    click.echo(f"{priority}ndxdp: {error.message}", err=True)
+    echo(f"{priority}ndxdp: {error.message}", err=True)
     if error.hint:
-        click.echo(f"{priority}  hint: {error.hint}", err=True)
+        echo(f"{priority}  hint: {error.hint}", err=True)
     for sentence in error.also:
-        click.echo(f"{priority}  also: {sentence}", err=True)
+        echo(f"{priority}  also: {sentence}", err=True)
     logging.getLogger(__name__).debug("cause: %r", cause or error.__cause__)
     return error.exit_code
 
@@ -314,7 +315,7 @@ def run(
 def _print_if_read(line: str) -> None:
     """Print a line. Answering goes on when whoever read standard output has gone."""
     try:
-        click.echo(line)
+        echo(line)
     except OSError as error:
         logging.getLogger(__name__).debug("not printed: %s", error)
         # What could not be written waits in a buffer, which would be flushed at exit.
@@ -355,10 +356,10 @@ def check(path: str) -> None:
     refused = list(preflight.refused(found.interfaces))
     for sentence in refused:
         logging.getLogger("ndxdp").warning(sentence)
-    click.echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
+    echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
     for interface in found.interfaces:
         said = config.summary(interface, preflight.unanswered(interface))
-        click.echo(f"{interface.name}  {'; '.join(said)}")
+        echo(f"{interface.name}  {'; '.join(said)}")
         preflight.warn_of_breadth(interface)
 
 
@@ -385,10 +386,10 @@ def install_service(path: str, only_print: bool, force: bool, directory: str) ->
         return
     written = service.install(unit, Path(directory), force=force)
     where = Path(directory) / service.NAME
-    click.echo(f"{'wrote' if written else 'as it was:'} {where}")
+    echo(f"{'wrote' if written else 'as it was:'} {where}")
     if service.install_example(config):
-        click.echo(f"wrote {config}, an example: say there what to answer for")
-    click.echo("next: systemctl daemon-reload; systemctl enable --now ndxdp")
+        echo(f"wrote {config}, an example: say there what to answer for")
+    echo("next: systemctl daemon-reload; systemctl enable --now ndxdp")
 
 
 @cli.command()
@@ -504,26 +505,26 @@ def _show(before: Look, after: Look) -> None:
     from ndxdp import status as statuses
 
     if not after.data and not after.kept and not after.problems and not after.error:
-        click.echo("ndxdp is attached to no interface")
+        echo("ndxdp is attached to no interface")
     for name, data in after.data.items():
         for line in statuses.status_text(data, statuses.rates(before, after, name)):
-            click.echo(line)
+            echo(line)
         if name in after.kept:
-            click.echo(f"  addresses {statuses.kept_text(after.kept[name])}")
+            echo(f"  addresses {statuses.kept_text(after.kept[name])}")
     for name, kept in after.kept.items():
         if name not in after.data:
-            click.echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
-            click.echo(f"  addresses {statuses.kept_text(kept)}")
+            echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
+            echo(f"  addresses {statuses.kept_text(kept)}")
     for name, problem in after.problems.items():
-        click.echo(f"{name}  {statuses.unanswered_text(problem)}")
+        echo(f"{name}  {statuses.unanswered_text(problem)}")
     for daemon in after.daemons:
         troubles = list(statuses.troubles(daemon))
         if troubles:
-            click.echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
+            echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
         for trouble in troubles:
-            click.echo(f"  WARNING   {trouble}")
+            echo(f"  WARNING   {trouble}")
     for exporter in beacon.seen():
-        click.echo(f"metrics at {exporter}")
+        echo(f"metrics at {exporter}")
 
 
 @cli.command()
@@ -551,7 +552,7 @@ def exporter(listen: str, ipv6only: bool) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     serving = Exporter(trees())
     serving.listen(replace(parse_listen(listen), ipv6only=ipv6only))
-    click.echo(f"ready: {serving}")
+    echo(f"ready: {serving}")
     signal.sigwait(ending)
     serving.close()
 
@@ -621,4 +622,4 @@ def explain(
         print_json(render.explanation_data(explanation))
         return
     for line in render.explanation_text(explanation):
-        click.echo(line)
+        echo(line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp.errors import NdxdpError
-from ndxdp.options import json_option, print_json, real_interface, trees, verbosity
+from ndxdp.options import echo, json_option, print_json, real_interface, trees, verbosity
 
 if TYPE_CHECKING:
     from ndxdp.doctor.examination import Section
@@ -63,7 +63,7 @@ def doctor(
         return code
     for name, sections in looked.items():
         _show(name, sections)
-    click.echo(_summary(code, looked.values()))
+    echo(_summary(code, looked.values()))
     return code
 
 
@@ -107,12 +107,12 @@ def _data(name: str, sections: list[Section]) -> dict[str, object]:
 
 def _show(name: str, sections: list[Section]) -> None:
     """A line each; below what is wrong, why it matters and what mends it."""
-    click.echo(name)
+    echo(name)
     for _, findings in sections:
         for level, what, why, cure in findings:
             said = {"unseen": "not seen"}.get(level.value, level.value)
-            click.echo(f"  {said + ':':9} {what}")
+            echo(f"  {said + ':':9} {what}")
             if why:
-                click.echo(f"            {why}")
+                echo(f"            {why}")
             if cure:
-                click.echo(f"            $ {cure}")
+                echo(f"            $ {cure}")

@@ -12,6 +12,7 @@ from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp import Profile
 from ndxdp.options import (
     answering,
+    echo,
     force_option,
     json_option,
     lists,
@@ -192,7 +193,7 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
         print_json([render.rule_data(*item) for item in shown])
         return
     for item in shown:
-        click.echo(render.rule_text(*item))
+        echo(render.rule_text(*item))
 
 
 def _need_some(prefixes: Any) -> None:

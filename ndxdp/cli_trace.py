@@ -19,7 +19,8 @@ import click
 from ndxdp import policy
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Reason
-from ndxdp.options import json_option, real_interface, trees, verbosity
+from ndxdp.options import echo, json_option, real_interface, trees, verbosity
+from ndxdp.printable import printable
 
 if TYPE_CHECKING:
     from ndxdp.kernel.records import Traced
@@ -169,7 +170,7 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         lines += ["", f"{name}  targets"]
         lines += _rows(targets[name], rows, lambda key: address_text(key) if key else "none")
     for line in lines:
-        click.echo(line)
+        echo(line)
 
 
 def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
@@ -263,7 +264,7 @@ def _clock(second: int) -> str:
 def _rule(prefix: policy.Prefix | None, rule: policy.Rule | None) -> str:
     from ndxdp.render import rule_text
 
-    return rule_text(prefix, rule) if prefix and rule else "-"
+    return printable(rule_text(prefix, rule)) if prefix and rule else "-"
 
 
 def _json_line(event: Event) -> str:

@@ -27,7 +27,7 @@ from ndxdp.config import (
     Metrics,
     Resolve,
 )
-from ndxdp.document import Document, Table, printable
+from ndxdp.document import Document, Table
 from ndxdp.errors import UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import (
@@ -45,6 +45,7 @@ from ndxdp.policy import (
     parse_unicast,
     parse_via,
 )
+from ndxdp.printable import printable
 from ndxdp.rules import MAX_ADDRESSES, MAX_GROUPS, Room, Rules, compile_rules, rules_of_lines
 
 LOG_LEVELS = ("error", "warning", "info", "debug")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from ndxdp import locator
 from ndxdp.errors import UsageError
 from ndxdp.locator import KeyPath
+from ndxdp.printable import printable
 
 _T = TypeVar("_T")
 
@@ -308,13 +309,6 @@ def written(path: KeyPath) -> str:
             bare = re.fullmatch(r"[A-Za-z0-9_-]+", part)
             text += ("." if text else "") + (part if bare else json.dumps(part))
     return f"{text}: " if text else ""
-
-
-def printable(text: str) -> str:
-    """The text without line ends and control characters, which would blur a message."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _shortened(text: str) -> str:

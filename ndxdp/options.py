@@ -17,6 +17,7 @@ from ndxdp import breadth, policy
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import Rule
+from ndxdp.printable import printable
 from ndxdp.rules import Rules, compile_rules, rules_of_lines
 from ndxdp.wire import names
 
@@ -63,7 +64,7 @@ def begin_log() -> None:
 
 
 def _text_format() -> logging.Formatter:
-    return logging.Formatter("%(message)s" if to_journal() else "ndxdp: %(message)s")
+    return _TextLines("%(message)s" if to_journal() else "ndxdp: %(message)s")
 
 
 def _set_format(form: logging.Formatter) -> None:
@@ -77,6 +78,19 @@ def set_log(level: str, form: str) -> None:
     if context is None or _VERBOSITY not in context.meta:
         logging.getLogger("ndxdp").setLevel(level.upper())
     _set_format(_JsonLines() if form == "json" else _text_format())
+
+
+class _TextLines(logging.Formatter):
+    """A line for each record: what is in it may come from a container, or from the network.
+
+    The verifier's log and tracebacks, which only --debug shows, have further lines, indented.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if record.levelno > logging.DEBUG and not record.exc_info:
+            return printable(text)
+        return "\n  ".join(map(printable, text.split("\n")))
 
 
 class _Journal(logging.Formatter):
@@ -401,6 +415,11 @@ def one_of(interface: str | None) -> tuple[Tree, str]:
             raise UsageError(f"several are attached: {', '.join(attached)}", "name one with -i")
         interface = attached[0]
     return both.of(interface), interface
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line, in which others' names and labels may stand."""
+    click.echo(printable(text), err=err)
 
 
 def print_json(data: Any) -> None:

@@ -356,6 +356,54 @@ def test_a_huge_list(fake: Fake) -> None:
         assert len(watcher.sets[0]) == 5000
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "said"),
+    [
+        ("_MOST", 10, "it lists more than 10 addresses or networks"),
+        ("_LIST_MAX", 1 << 20, "it lists more than 1 MB"),
+    ],
+)
+def test_a_list_that_is_too_long_changes_nothing(
+    fake: Fake,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: str,
+    value: int,
+    said: str,
+) -> None:
+    """It is said once, and the attempts get rare: each may cost seconds of work."""
+    monkeypatch.setattr(docker, limit, value)
+    caplog.set_level(logging.WARNING, docker.__name__)
+    fake.containers = [container(2)]
+    with watching(fake.path) as watcher:
+        watcher.becomes({"2001:db8::2": "six"})
+        fake.containers = [container(number, text="x" * 1000) for number in range(2, 2002)]
+        fake.tell()
+        eventually(lambda: not watcher.docker.connected)
+        before = len(fake.asked)
+        time.sleep(1)
+        assert len(fake.asked) - before < 20
+        assert watcher.addresses() == {"2001:db8::2": "six"}
+        fake.containers = [container(3)]
+        watcher.becomes({"2001:db8::3": "six"}, within=30)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 1
+    assert said in warnings[0]
+
+
+def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "_SOUND", 0.05)
+
+    def fail(connection: socket.socket) -> None:
+        time.sleep(0.1)
+        connection.sendall(b"nonsense\r\n")
+
+    fake.says["json"] = fail
+    with watching(fake.path):
+        time.sleep(2)
+        assert fake.asked.count("/version") <= 6  # 0.1, 0.2, 0.4, 0.8 s between them
+
+
 def test_null_for_what_is_empty(fake: Fake) -> None:
     bare: dict[str, Any] = {"Names": ["/bare"], "Labels": None, "NetworkSettings": None}
     off = {"GlobalIPv6Address": "", "NetworkID": "id-six"}

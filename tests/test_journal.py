@@ -46,5 +46,50 @@ def test_what_the_daemon_logs_has_them_too(tmp_path: Path, form: str, start: str
             check=True,
         )
     lines = said.read_text().splitlines()
-    assert [line[:3] for line in lines if line[3:] != "b"] == ["<3>", "<4>", "<6>", "<7>"]
+    assert [line[:3] for line in lines] == ["<3>", "<4>", "<6>", "<7>"]
     assert all(line[3:].startswith(start) for line in lines)
+
+
+FOREIGN = "web\n<0>ndxdp: all is lost\r\x1b[2J\x9b31m\u202e\x07"
+"""A container's name as somebody might choose it."""
+
+
+@pytest.mark.parametrize("level", ["error", "warning", "info"])
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: str) -> None:
+    code = (
+        "import logging, sys; from ndxdp.options import begin_log, set_log\n"
+        f"begin_log(); set_log('debug', '{form}'); log = logging.getLogger('ndxdp.x')\n"
+        f"log.{level}('%s has gone', sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, FOREIGN], capture_output=True, text=True)
+    assert done.stderr.endswith("\n")
+    assert done.stderr[:-1].isprintable()
+    assert "all is lost" in done.stderr
+
+
+def test_further_lines_are_for_debugging_and_indented() -> None:
+    code = (
+        "import logging; from ndxdp.options import begin_log, set_log\n"
+        "begin_log(); set_log('debug', 'text'); log = logging.getLogger('ndxdp.x')\n"
+        "log.debug('0: (b7) r0 = 0\\n1: (95)\\x1b exit')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "ndxdp: 0: (b7) r0 = 0\n  1: (95)\\x1b exit\n"
+
+
+def test_commands_print_what_others_chose_in_one_line(tmp_path: Path) -> None:
+    directory = tmp_path / "a\n\x1b[31mb"
+    directory.mkdir()
+    (directory / "ndxdp.toml").write_text(
+        "[[interface]]\nname = 'eth0'\n[[interface.docker]]\n"
+        'network_label = "a=\\u001b[31m\\nx"\n'
+    )
+    command = [sys.executable, "-m", "ndxdp", "check", "-c", str(directory / "ndxdp.toml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    first, second = done.stdout.split("\n")[:2]
+    assert first.startswith(str(tmp_path))
+    assert first.endswith("/a\\n\\x1b[31mb/ndxdp.toml: good")
+    assert "a=\\x1b[31m\\nx" in second
+    assert "\x1b" not in done.stdout + done.stderr

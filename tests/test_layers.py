@@ -136,6 +136,7 @@ LAYERS = (
     "ndxdp.document",
     "ndxdp.locator",
     "ndxdp.state",
+    "ndxdp.printable",
     "ndxdp.errors",
     "ndxdp.backoff",
     "ndxdp.threads",

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ndxdp.document import printable
 from ndxdp.policy import Prefix
+from ndxdp.printable import printable
 
 
 class Note(NamedTuple):

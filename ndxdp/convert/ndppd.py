@@ -14,7 +14,6 @@ from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
 from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import NOWHERE, Host
-from ndxdp.document import printable
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.policy import (
     OWNED,
@@ -24,6 +23,7 @@ from ndxdp.policy import (
     parse_target,
     parse_via,
 )
+from ndxdp.printable import printable
 from ndxdp.rules import MAX_GROUPS
 
 _CACHE = "the kernel's neighbor table is the cache, and has times of its own"

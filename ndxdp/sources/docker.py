@@ -156,6 +156,12 @@ _ACTIONS = ("start", "die", "died", "destroy", "remove", "rename", "connect", "d
 """Events after which addresses are others. Podman's filter knows `died` and `remove`, where
 Docker says `die` and `destroy`. Pausing is none: the kernel answers for a paused container."""
 
+_MOST = 131072
+"""Addresses, or networks, that one engine may have: as many as there is room for by default."""
+
+_LIST_MAX = 1 << 28
+"""Bytes of a list: 10 000 containers are 12 MB."""
+
 _WITHIN = 30.0  # seconds for the engine to begin an answer, or to go on with it: it may be loaded
 _HEAD = 0.2  # seconds: engines may not say a word on the stream before the first event
 _BURST = 0.03  # seconds from the first event of a burst to the look that serves it
@@ -166,7 +172,7 @@ its list has the address (ConnectToNetwork sends the event, then makes the check
 sends the head of the stream before it has subscribed (getEvents)."""
 
 _DELAY_MIN, _DELAY_MAX = 0.1, 30.0  # seconds between two attempts to connect
-_SOUND = 2.0  # seconds that a connection must have lasted for the next attempt to be early again
+_SOUND = 2.0  # seconds that a good connection must have lasted for the next one to be early again
 _GLANCE_MIN, _GLANCE_MAX = 0.25, 1.0
 """Seconds between two glances at the socket's file. Each wakes the process, for 0.25 ms of CPU: it
 may be years until there is an engine."""
@@ -208,9 +214,11 @@ class Docker:
         delay = _DELAY_MIN
         while True:
             began, tried = time.monotonic(), self._file()
+            was_listed = False
             try:
                 async with contextlib.aclosing(self._looks()) as looks:
                     async for found in looks:
+                        was_listed = True
                         self._back(len(found))
                         if found != self._known:
                             self._known = found
@@ -219,7 +227,7 @@ class Docker:
                 self._lost(reason)
             finally:
                 self._set_connected(False)
-            if time.monotonic() - began > _SOUND:
+            if was_listed and time.monotonic() - began > _SOUND:
                 delay = _DELAY_MIN
             early = await self._pause(delay, tried)
             delay = _DELAY_MIN if early else min(delay * 2, _DELAY_MAX)
@@ -341,14 +349,20 @@ class Docker:
         """What `parse` finds in each object of the answer; no more of it is kept."""
         objects = Objects(array=array)
         parsed: list[_T] = []
+        length = 0
         async with get(self.socket_path, target, within=_WITHIN, silence=_WITHIN) as response:
             more = True
             while more:
                 piece = await response.read()
                 more = piece != b""
+                length += len(piece)
+                if length > _LIST_MAX:
+                    raise NoAnswer(f"it lists more than {_LIST_MAX >> 20} MB")
                 with _readable():
                     for found in objects.feed(piece) if more else objects.end():
                         parsed += parse(found)
+                        if len(parsed) > _MOST:
+                            raise NoAnswer(f"it lists more than {_MOST} addresses or networks")
         return parsed
 
 
