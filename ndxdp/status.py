@@ -77,8 +77,8 @@ def look(trees: Trees, interface: str | None = None) -> Look:
     """At all interfaces, or at one. NdxdpError if nothing can be looked at."""
     found: dict[str, dict[str, Any]] = {}
     failed = None
-    kept, reports = _kept(trees), _reports(trees, interface)
-    problems = {each["interface"]: each["problem"] for one in reports for each in one.interfaces}
+    kept, daemons = _kept(trees), reports(trees, interface)
+    problems = {each["interface"]: each["problem"] for one in daemons for each in one.interfaces}
     names = [interface] if interface is not None else []
     if interface is not None:
         kept = {name: each for name, each in kept.items() if name == interface}
@@ -86,7 +86,7 @@ def look(trees: Trees, interface: str | None = None) -> Look:
         try:
             names = interfaces(trees)
         except NdxdpError as error:
-            if not reports:
+            if not daemons:
                 raise
             failed = error
     for name in names:
@@ -101,10 +101,10 @@ def look(trees: Trees, interface: str | None = None) -> Look:
                 )
         except NdxdpError as error:  # the others are shown all the same
             failed = error
-    return Look(time.monotonic(), found, failed, kept, reports)
+    return Look(time.monotonic(), found, failed, kept, daemons)
 
 
-def _reports(trees: Trees, interface: str | None) -> list[Daemon]:
+def reports(trees: Trees, interface: str | None = None) -> list[Daemon]:
     """Return the reports of this namespace's daemons; for one interface, their part of it."""
     here = report.daemons(trees.files.root, netns())
     if interface is None:

@@ -25,6 +25,7 @@ LAYERS = (
     "ndxdp.doctor.arrival",
     "ndxdp.doctor.breadth",
     "ndxdp.doctor.containers",
+    "ndxdp.doctor.daemon",
     "ndxdp.doctor.engine",
     "ndxdp.doctor.exposure",
     "ndxdp.doctor.firewall",

@@ -235,6 +235,8 @@ def test_an_interface_that_is_missing_is_shown(
     sentence = f"nosuch0 is {unanswered_text(missing['problem'])}"
     assert sentence.replace(" is ", "  ", 1) in done("status").splitlines()
     assert sentence in unescape(get("http://[::1]:9891/"))
+    found = findings()
+    assert ("nosuch0", "link", "there is no interface 'nosuch0'") in found
     named = ndxdp("status", "nosuch0")
     assert (named.code, named.out.splitlines()[0].split()[0]) == (1, "nosuch0")
     assert "nosuch0" not in ndxdp("status", UPLINK).out
@@ -271,13 +273,24 @@ def test_a_reload_that_failed_is_shown(net: Network, tmp_path: Path) -> None:
     sentence = f"the configuration was not reloaded: {after['reload']['error']}"
     assert f"  WARNING   {sentence}; that of before is in force" in done("status").splitlines()
     assert sentence[1:] in unescape(get("http://[::1]:9891/"))
+    assert (UPLINK, "daemon", f"{sentence}; that of before is in force") in findings()
     file.write_text(CONFIG)
     daemon.process.send_signal(signal.SIGHUP)
     eventually(lambda: daemons()[0]["reload"]["number"] == 2)
+    assert "daemon" not in {check for _, check, _ in findings()}
     assert daemons()[0]["reload"] == {"begun": 2, "number": 2, "ok": True, "error": ""}
     assert "WARNING" not in done("status")
     daemon.end()
     take_off()
+
+
+def findings() -> set[tuple[str, str, str]]:
+    """Return what `ndxdp doctor` finds: the interface, the check, and the sentence."""
+    return {
+        (each["interface"], finding["check"], finding["what"])
+        for each in json.loads(ndxdp("doctor", "--json").out)["interfaces"]
+        for finding in each["findings"]
+    }
 
 
 def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:

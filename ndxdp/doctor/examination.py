@@ -19,6 +19,7 @@ from ndxdp.doctor import (
     arrival,
     breadth,
     containers,
+    daemon,
     engine,
     exposure,
     firewall,
@@ -87,6 +88,12 @@ def interfaces(trees: Trees) -> list[str]:
     except (NdxdpError, OSError) as error:  # no BPF file system, say
         log.debug("cannot list what ndxdp works on: %s", error)
         ours = []
+    try:
+        reported = [each["interface"] for one in status.reports(trees) for each in one.interfaces]
+    except OSError as error:  # no /proc
+        log.debug("cannot list what daemons attend to: %s", error)
+        reported = []
+    ours += [name for name in reported if name not in ours]
     found = list(ours)
     if not any(_exists(name) for name in ours):
         # A tunnel may be the way out, too; it comes last, as nobody solicits there.
@@ -255,6 +262,7 @@ class _Examination:
         yield from self._forwarding()
         if self.link.up:
             yield from self._neighbours(probing)
+        yield _section("daemon", "what the daemon reports", self._daemon)
         yield _section("program", f"what answers on {name}", lambda: program.judge(self.program))
         yield _section("breadth", "how wide the rules are", self._breadth)
         if self.link.up and watching:
@@ -451,6 +459,9 @@ class _Examination:
         facts = exposure.gather(self.trees, self.name, self.above, self.addresses, ruleset, legacy)
         return exposure.judge(facts) if facts else []
 
+    def _daemon(self) -> list[Finding]:
+        return daemon.judge(daemon.gather(self.trees, self.name))
+
     def _containers(self) -> list[Finding]:
         try:
             table, unknown = self.table, ""
@@ -484,6 +495,7 @@ class _Examination:
             text = "cannot look at what --probe and --watch show: solicitations and their answers"
             about.append(unseen(text))
         yield Section("link", about)
+        yield _section("daemon", "what the daemon reports", self._daemon)
         yield _section("manager", f"who configures {name}", self._manager)
         yield from self._forwarding()
         yield _section("gateway", "the gateways", self._quiet_gateways)
