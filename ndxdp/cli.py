@@ -403,7 +403,7 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
 
     What has no counterpart is said on stderr, and in comments.
     """
-    from ndxdp import config_reader
+    from ndxdp import config_reader, files
     from ndxdp.convert import ndppd, ndpresponder
 
     if path is not None and line is None:
@@ -424,15 +424,7 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
     if output is None:
         click.echo(text, nl=False)
     else:
-        try:
-            with open(output, "w" if force else "x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise NdxdpError(f"{output} is there already", "--force writes over it") from None
-        except OSError as error:
-            raise NdxdpError(
-                f"{output} could not be written ({error.strerror})", "see: ls -l, namei -l"
-            ) from None
+        files.write_text(Path(output), text, over=force)
     for sentence in draft.warnings(origin):
         logging.getLogger("ndxdp").warning(sentence)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ndxdp import policy
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp import Reason
 from ndxdp.options import echo, json_option, real_interface, trees, verbosity
 from ndxdp.printable import printable
@@ -315,9 +315,7 @@ def _writing(name: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NdxdpError(
-            f"{name} could not be written ({error.strerror})", "is it a file, with room for it?"
-        ) from error
+        raise not_written(name, error) from error
 
 
 def _say_counts(counts: Traced, shown: int, every: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +60,34 @@ def is_exhausted(error: OSError) -> bool:
     return error.errno in _EXHAUSTED
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def not_written(path: object, error: OSError) -> NdxdpError:
+    """Return the error that a file could not be written, with what mends the cause."""
+    directory = os.path.dirname(str(path)) or "."
+    hint = "see: ls -l, namei -l"
+    if error.errno in _NO_ROOM:
+        hint = f"make room there: df -h {directory}; df -i {directory}"
+    elif error.errno == errno.EROFS:
+        hint = f"its file system is read-only: findmnt -T {directory}"
+    elif error.errno in (errno.EPERM, errno.EACCES):
+        hint = "run this as root"
+    return NdxdpError(f"{path} could not be written ({error.strerror})", hint)
+
+
 def from_os(error: OSError) -> NdxdpError:
     """Return the error with which the user is told of a system call that failed."""
     if is_exhausted(error):
         return NdxdpError(
             f"no more files can be opened ({error.strerror})",
             "raise the limit: ulimit -n, or LimitNOFILE= of the service",
+        )
+    if error.filename and error.errno in (*_NO_ROOM, errno.EROFS):
+        return not_written(error.filename, error)
+    if error.errno in _NO_ROOM:
+        return NdxdpError(
+            f"there is no room for the output ({error.strerror})", "where does it go? see: df -h"
         )
     text = str(error).partition("] ")[2] or str(error)  # without Python's "[Errno 28] "
     what = f"{error.filename}: {error.strerror}" if error.filename else text

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import NdxdpError, not_written
 from ndxdp.policy import AddressPattern, check_interface
 
 log = logging.getLogger(__name__)
@@ -113,6 +113,10 @@ class Record:
             "changed": addresses,
         }
         text = json.dumps(data).encode()
+        try:
+            os.posix_fallocate(self._fd, 0, len(text))  # where there is no room, the old text stays
+        except OSError as error:
+            raise not_written(self._path, error) from error
         os.pwrite(self._fd, text, 0)
         os.ftruncate(self._fd, len(text))
 
@@ -185,7 +189,7 @@ def _locked(path: Path, interface: str) -> int:
         except FileNotFoundError:  # its directory was removed meanwhile
             continue
         except OSError as error:
-            raise NdxdpError(f"{path} may not be written ({error.strerror})", "") from error
+            raise not_written(path, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(fd), os.stat(path)):

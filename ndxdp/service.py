@@ -6,17 +6,16 @@ follows from where they lead, are replaced in it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp import files
+from ndxdp.errors import NdxdpError, UsageError, not_written
 
 NAME = "ndxdp.service"
 CONFIG = Path("/etc/ndxdp/ndxdp.toml")
@@ -77,7 +76,7 @@ def install(text: str, directory: Path, *, force: bool = False) -> bool:
     except FileNotFoundError:
         there = None
     except OSError as error:
-        raise _unwritten(path, error) from error
+        raise not_written(path, error) from error
     if there == text.encode():
         return False
     if there is not None and not force and not _is_ours(there):
@@ -85,7 +84,7 @@ def install(text: str, directory: Path, *, force: bool = False) -> bool:
             f"{path} is not as install-service left it",
             "--force overwrites it; `systemctl edit ndxdp` keeps changes in a file of their own",
         )
-    _write(path, text)
+    files.write_text(path, text)
     return True
 
 
@@ -96,8 +95,8 @@ def install_example(config: Path) -> bool:
     try:
         config.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritten(config, error) from error
-    _write(config, (_DATA / "ndxdp.toml").read_text())
+        raise not_written(config, error) from error
+    files.write_text(config, (_DATA / "ndxdp.toml").read_text())
     return True
 
 
@@ -161,29 +160,3 @@ def _root_may_use(path: Path) -> bool:
     shift = 6 if status.st_uid == 0 else 3 if status.st_gid == 0 else 0
     needed = 0o1 if path.is_dir() else 0o4
     return bool(status.st_mode >> shift & needed)
-
-
-# ---- files ---------------------------------------------------------------------------------------
-
-
-def _write(path: Path, text: str) -> None:
-    """All of it or nothing, readable for everybody."""
-    try:
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(fd, "w") as fresh:
-                fresh.write(text)
-                os.fchmod(fd, 0o644)
-            os.rename(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
-    except OSError as error:
-        raise _unwritten(path, error) from error
-
-
-def _unwritten(path: Path, error: OSError) -> NdxdpError:
-    return NdxdpError(
-        f"{path} could not be written ({error.strerror})", "run this as root; --print only shows it"
-    )

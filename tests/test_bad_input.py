@@ -668,3 +668,65 @@ def test_bcc_cannot_be_had(attached: Network) -> None:
     run = hidden("mount -t tmpfs none /usr/src && mount -t tmpfs none /lib/modules")
     unchanged(lambda: run(*words), CANNOT, "kernel-header")
     assert attached.answers()
+
+
+# ---- a disk that is full -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one page, which a file takes."""
+    directory = tmp_path / "full"
+    directory.mkdir()
+    sh("mount", "-t", "tmpfs", "-o", "size=4k", "none", str(directory))
+    (directory / "fill").write_bytes(bytes(4096))
+    yield directory
+    sh("umount", str(directory))
+
+
+NO_ROOM = "could not be written (No space left on device)"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status",), ("status", "--json"), ("metrics",), ("prefix", "list"), ("--help",), ("doctor",)],
+    ids=" ".join,
+)
+def test_no_room_for_the_output(attached: Network, words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as stream:
+        ended = subprocess.run([*NDXDP, *words], stdout=stream, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "ndxdp: there is no room for the output (No space left on device)",
+        "  hint: where does it go? see: df -h",
+    ]
+
+
+def test_no_room_for_what_is_converted(net: Network, full: Path) -> None:
+    """What is there already stays, also where it is to be written over."""
+    line = ("convert", "--ndpresponder", "-i eth0 -N web", "-o")
+    for name, more in (("fresh", ()), ("fill", ("--force",))):
+        failed = ndxdp(*line, str(full / name), *more)
+        assert failed.code == CANNOT
+        assert f"{full / name} {NO_ROOM}\n  hint: make room there: df -h {full}" in failed.err
+    assert [(each.name, each.stat().st_size) for each in full.iterdir()] == [("fill", 4096)]
+
+
+def test_no_room_for_the_files_of_userspace_mode(net: Network, full: Path) -> None:
+    words = ("--run-directory", str(full / "run"))
+    failed = ndxdp(*words, "run", "-i", UPLINK, "--mode", "userspace", "-n", OTHER)
+    assert failed.code == CANNOT
+    assert NO_ROOM in failed.err
+    assert f"hint: make room there: df -h {full}" in failed.err
+    assert "Traceback" not in failed.err
+    sh("mount", "-o", "remount,size=2m", str(full))
+    command = [*NDXDP, *words]
+    run = net.run("-i", UPLINK, "--mode", "userspace", "-n", OTHER, command=command)
+    call("dd", "if=/dev/zero", f"of={full / 'fill'}", "bs=4k")
+    before = done(*words, "prefix", "list", "-i", UPLINK)
+    failed = ndxdp(*words, "prefix", "add", "-i", UPLINK, BEHIND)
+    assert failed.code == CANNOT
+    assert f"{NO_ROOM}; no rule was changed" in failed.err
+    assert done(*words, "prefix", "list", "-i", UPLINK) == before
+    assert net.answers(OTHER)
+    assert run.end().code == 0

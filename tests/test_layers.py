@@ -137,6 +137,7 @@ LAYERS = (
     "ndxdp.document",
     "ndxdp.locator",
     "ndxdp.state",
+    "ndxdp.files",
     "ndxdp.printable",
     "ndxdp.errors",
     "ndxdp.backoff",

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ndxdp.addresses import Addresses
-from ndxdp.errors import ModeUnavailable, NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError, from_os
 from ndxdp.kernel import abi, bpf_maps, jiffies, libbpf, pins
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.records import (
@@ -294,6 +294,9 @@ class Maps:
             before = actual.among(change.write)
             self._remove(change.write.without(actual))
             self._write(before, self._assign_groups(before, actual))
+            if not self.for_program:
+                cause = from_os(error)
+                raise NdxdpError(f"{cause.message}; no rule was changed", cause.hint) from error
             raise NdxdpError(
                 f"the kernel did not take the rules ({error.strerror}); none was changed",
                 "is memory short? see dmesg",

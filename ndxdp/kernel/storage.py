@@ -6,6 +6,7 @@ writes rules, settings and counters without knowing which it has.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -130,7 +131,8 @@ class ArrayFile:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             # Reserved now, so that counting goes on in a file system that is full.
-            os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
+            with _naming(path):
+                os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
         finally:
             os.close(fd)
 
@@ -223,9 +225,11 @@ class TableFile:
     def delete(self, keys: bytes) -> None:
         if keys:
             entries = dict(self.items())
+            before = len(entries)
             for key in self._keys(keys):
                 entries.pop(key, None)
-            self._write(entries.items())
+            if len(entries) < before:  # writing takes room, which may be what there is none of
+                self._write(entries.items())
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
@@ -274,11 +278,21 @@ def _replace(path: Path, data: bytes) -> None:
     fresh = path.with_name(f"{path.name}:new")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
-        with os.fdopen(fd, "wb") as file:
+        with _naming(path), os.fdopen(fd, "wb") as file:
             file.write(data)
         fresh.rename(path)
     except BaseException:
         fresh.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have an OSError of the block name the file, as that of open(2) does."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 

@@ -168,7 +168,7 @@ class Hygiene:
         if self._record and self._before != before:
             try:
                 self._record.save()
-            except OSError as error:  # the addresses matter more
+            except (NdxdpError, OSError) as error:  # the addresses matter more
                 log.warning("what the addresses were before is not noted: %s", error)
 
     def _log(self, address: bytes, how: str, preferred: str) -> None:
