@@ -5,6 +5,7 @@
 # make test-long   the gateway under a minute's traffic
 # make fuzz    ten million random frames, the programs against their specification; FRAMES=…, SEED=…
 # make soak    an hour of solicitations while everything changes; SECONDS=…, SEED=…
+# make test-kills  SIGKILL at every moment of every change, in every mode: hours
 # make test-service  the systemd service, in the same machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
 # make lab-vagrant  have Vagrant look at the Vagrantfile
@@ -57,7 +58,7 @@ SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean dashboards deb demo dist format fuzz image lab-vagrant lab-vm
-.PHONY: soak test test-deb test-image test-kernels test-long test-service test-vm
+.PHONY: soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -106,6 +107,9 @@ soak: packages-demo build .venv/tested
 
 test-long: packages-test build .venv/tested
 	NDXDP_TRAFFIC_SECONDS=60 .venv/bin/python -m tests tests/test_following.py -k upstream
+
+test-kills: packages-test build .venv/tested
+	NDXDP_TEST_KILLS=1 .venv/bin/python -m tests tests/test_kill_points.py
 
 test-vm: packages-vm build
 	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 from ndxdp import lifetimes
-from ndxdp.errors import Damaged, NdxdpError
+from ndxdp.errors import Damaged, ModeUnavailable
 from ndxdp.instance import Instance, Pinned, open_instance
 from ndxdp.kernel import attach, bpf_hooks, pins
-from ndxdp.kernel.abi import Left, Mode
-from ndxdp.kernel.pins import Tree, Trees
+from ndxdp.kernel.abi import Left
+from ndxdp.kernel.pins import PinTree, Tree, Trees
 from ndxdp.kernel.records import Settings
 from ndxdp.plan import uninterrupted
+from ndxdp.recovery import drop_qdisc, recover
 from ndxdp.wire import hygiene, netlink
 
 log = logging.getLogger(__name__)
@@ -34,19 +34,28 @@ def detach_interface(trees: Trees, interface: str) -> None:
 
 def _detach(trees: Trees, interface: str) -> None:
     tree = trees.of(interface)
+    _detach_in(tree, interface)
+    # A process that was killed between pins and files left something in both.
+    if tree is trees.files:
+        with contextlib.suppress(PermissionError, ModeUnavailable):  # who may not look pinned none
+            if trees.pins.path(interface).is_dir():
+                _detach_in(trees.pins, interface)
+
+
+def _detach_in(tree: Tree, interface: str) -> None:
     with tree.lock():
         if tree.path(interface).is_dir():
             tree.refuse_if_held(interface)
         try:
-            instance = open_instance(tree, interface)
+            instance: Instance
+            if isinstance(tree, PinTree):
+                instance = recover(tree, interface)
+            else:
+                instance = open_instance(tree, interface)
         except Damaged:
             tree.remove(interface)
             return
         with instance:
-            if isinstance(instance, Pinned):
-                settings = instance.maps.settings()
-                if settings.netns != netlink.netns() and not instance.is_dead(settings):
-                    raise elsewhere(tree.path(interface))
             release(tree, instance)
         log.info("detached from %s", interface)
 
@@ -70,25 +79,13 @@ def let_go(tree: Tree, instance: Instance) -> None:
 
 
 def unhang(instance: Pinned, settings: Settings) -> None:
-    """Take the program off its hook, whoever has the link open."""
+    """Detach the program, whoever has its link open, and remove a qdisc that was made for it."""
     if instance.link_fd is None:
-        take_off(settings.ifindex, settings.mode, instance.prog_fd, settings.left)
+        attach.detach(settings.ifindex, instance.prog_fd)
     elif bpf_hooks.link_info(instance.link_fd).ifindex:
         bpf_hooks.link_detach(instance.link_fd)
-
-
-def take_off(ifindex: int, mode: Mode, prog_fd: int, left: Left) -> None:
-    """Take off what netlink attached, and the qdisc that was made for it."""
-    attach.detach(ifindex, mode, prog_fd)
-    if left & Left.CLSACT and netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
-        bpf_hooks.clsact_destroy(ifindex)
-
-
-def elsewhere(path: Path) -> NdxdpError:
-    return NdxdpError(
-        f"{path} belongs to an interface of another network namespace",
-        f"give this one a BPF file system of its own (--bpffs); if that one has gone: rm -r {path}",
-    )
+    if settings.left & Left.CLSACT:
+        drop_qdisc(settings.ifindex)
 
 
 def _put_back(instance: Instance, settings: Settings) -> None:

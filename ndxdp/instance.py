@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 from ndxdp import breadth, ndp
 from ndxdp.errors import Damaged, NdxdpError, NotAttached, UsageError, is_exhausted
 from ndxdp.kernel import abi, attach, bpf_hooks, bpf_programs, hook_order, libbpf, pins, watch
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Left
 from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.kernel.maps import Maps
@@ -35,7 +35,7 @@ from ndxdp.wire.onlink import OnLink
 
 log = logging.getLogger(__name__)
 
-_TX = {Mode.NATIVE: 3, Mode.GENERIC: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
+_XDP_TX, _TC_ACT_REDIRECT = 3, 7
 _NETNS = "/proc/thread-self/ns/net"  # netlink.netns() would load pyroute2
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
@@ -153,7 +153,7 @@ class Pinned(Instance):
 
     def is_attached(self, settings: Settings) -> bool:
         try:
-            return attach.is_attached(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
+            return attach.is_attached(settings.ifindex, self.prog_fd, self.link_fd)
         except BpfError as error:
             if not self.link_unseen or error.errno not in (errno.EPERM, errno.EACCES):
                 raise
@@ -205,7 +205,8 @@ class Pinned(Instance):
             raise NdxdpError(
                 f"the kernel did not run the program ({error.strerror})", "run this as root"
             ) from error
-        answered = run.retval == _TX[self.maps.settings().mode]
+        is_xdp = bpf_programs.info_of(self.prog_fd).type == bpf_programs.BPF_PROG_TYPE_XDP
+        answered = run.retval == (_XDP_TX if is_xdp else _TC_ACT_REDIRECT)
         return self.maps.explained(), run.data if answered else None
 
 

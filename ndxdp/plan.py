@@ -144,6 +144,8 @@ def inherited(tree: Tree, interface: str) -> Legacy:
             rules, settings = left.maps.rules(), left.maps.settings()
     except NdxdpError:
         return Legacy()
+    if not settings.ifindex:  # files of a process that was killed before it had written them
+        return Legacy()
     kept = rules.only(lambda rule: rule.source not in (HOST_SOURCE, RUN_SOURCE))
     held = kept.only(lambda rule: rule.held)
     freed = {prefix: replace(rule, held=False) for prefix, rule in held.pairs()}

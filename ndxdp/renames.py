@@ -13,6 +13,7 @@ from ndxdp.detaching import let_go
 from ndxdp.errors import NdxdpError
 from ndxdp.instance import open_pinned
 from ndxdp.kernel.pins import PinTree
+from ndxdp.recovery import recover
 from ndxdp.wire import netlink
 from ndxdp.wire.netlink import Link
 
@@ -42,7 +43,7 @@ def settle(tree: PinTree, interface: str) -> None:
         return
     with tree.lock():
         if tree.path(interface).is_dir() and not tree.is_held(interface):
-            with contextlib.suppress(NdxdpError), open_pinned(tree, interface) as own:
+            with contextlib.suppress(NdxdpError), recover(tree, interface) as own:
                 if own.device() not in (None, interface):
                     let_go(tree, own)
         link = netlink.find_link(interface)
@@ -50,7 +51,7 @@ def settle(tree: PinTree, interface: str) -> None:
             if tree.is_held(name):
                 raise _under_its_former_name(interface, name)
             if tree.path(interface).is_dir():
-                with open_pinned(tree, name) as other:
+                with recover(tree, name) as other:
                     let_go(tree, other)
 
 

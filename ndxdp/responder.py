@@ -18,9 +18,9 @@ import os
 from dataclasses import replace
 
 from ndxdp import breadth, ladder
-from ndxdp.detaching import elsewhere, take_off, unhang
+from ndxdp.detaching import unhang
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
-from ndxdp.instance import Pinned, note_locals, open_pinned, other_version
+from ndxdp.instance import Pinned, note_locals, other_version
 from ndxdp.kernel import abi, attach, loader, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -39,6 +39,7 @@ from ndxdp.plan import (
     uninterrupted,
 )
 from ndxdp.policy import RUN_SOURCE
+from ndxdp.recovery import drop_qdisc, recover
 from ndxdp.renames import adopt
 from ndxdp.rules import Rules, difference, settled, with_holes
 from ndxdp.wire import netlink, onlink
@@ -98,7 +99,7 @@ def attach_interface(
         if claimed is not tree and tree.path(interface).is_dir():
             tree.refuse_if_held(interface)
         adopt(tree, link)
-        present = _present(tree, link, None if switch else options.mode, keep)
+        present = _present(tree, link, options.mode, keep=keep, switch=switch)
         modes: tuple[Mode, ...] = ladder.AUTO if options.mode is None else (options.mode,)
         attached = None
         if present is not None:
@@ -149,30 +150,27 @@ def _refuse_broad(rules: Rules, link: Link) -> None:
             raise broad.error(link.name, onlink.behind(broad.prefix, here.ifindexes))
 
 
-def _present(tree: PinTree, link: Link, mode: Mode | None, keep: bool) -> Pinned | None:
+def _present(
+    tree: PinTree, link: Link, mode: Mode | None, *, keep: bool, switch: bool
+) -> Pinned | None:
     """What is pinned for an interface, whether or not it is attached; debris is removed."""
     if not tree.path(link.name).is_dir():
         return None
     try:
-        present = open_pinned(tree, link.name)
+        present = recover(tree, link.name, mode)
     except Damaged:  # an attach that was killed half-way
         tree.remove(link.name)
         return None
     settings = present.maps.settings()
     attached = present.is_attached(settings)
     refusal = None
-    if settings.netns != netlink.netns() and not present.is_dead(settings):
-        refusal = elsewhere(tree.path(link.name))
-    elif attached and settings.ifindex != link.ifindex:
+    if attached and settings.ifindex != link.ifindex:
         refusal = NdxdpError(
             f"the pins of {link.name} belong to an interface that has another name now",
             f"ndxdp detach {link.name} first",
         )
     elif attached:
-        if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
-            take_off(settings.ifindex, settings.mode, present.prog_fd, settings.left)
-            present.maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
-        elif mode not in (None, settings.mode):
+        if not switch and mode not in (None, settings.mode):
             refusal = attached_otherwise(link.name, settings.mode)
         elif not keep:
             refusal = NdxdpError(
@@ -265,14 +263,18 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
             undo.callback(maps.apply, difference(actual, desired), desired)
+            # Pinned before it is attached: whatever kills this process then, the next one finds it.
+            staged = pins.stage(prog_fd, plan.path / pins.PROGRAM)
+            undo.callback(staged.unlink)
             settings = settings_of(plan, before)
-            maps.set_settings(settings)
+            maps.set_settings(replace(settings, mode=before.mode, steps=before.steps))
             undo.callback(maps.set_settings, before)
             if attached and not beside:
                 attach.replace(
                     link.name, link.ifindex, plan.mode, prog_fd, present.link_fd, present.prog_fd
                 )
                 link_fd = os.dup(present.link_fd) if present.link_fd is not None else None
+                maps.set_settings(settings)
                 _restore_reception(undo, plan, settings, maps)
             else:
                 if not beside:
@@ -285,9 +287,9 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
             undo.pop_all()
             if resized:
                 pins.repin(maps.fds["addresses"], plan.path / "addresses")
-            pins.repin(prog_fd, plan.path / pins.PROGRAM)
             if beside:
                 _leave_hook(present, before, plan, maps, link_fd)
+            staged.rename(plan.path / pins.PROGRAM)
     log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
     renewed = Pinned(link.name, maps, prog_fd, link_fd)
     renewed.warn_of_rivals()
@@ -320,10 +322,10 @@ def _hang(
         left |= Left.ALLMULTI
     if link.mcast_router == 1:
         left |= Left.MCAST_ROUTER
-    planned = left
+    planned = left | Left.NETLINK
     if plan.mode is Mode.TC and not netlink.has_clsact(link.ifindex):
         planned |= Left.CLSACT
-    maps.set_settings(replace(settings, left=planned))
+    maps.set_settings(replace(maps.settings(), left=planned))
     link_fd, how = attach.attach(
         link.name, link.ifindex, plan.mode, prog_fd, links=plan.options.links
     )
@@ -333,7 +335,9 @@ def _hang(
             "%s is a veth: native XDP sends only if its peer runs an XDP program too", link.name
         )
     if link_fd is None:
-        undo.callback(take_off, link.ifindex, plan.mode, prog_fd, how)
+        if how & Left.CLSACT:
+            undo.callback(drop_qdisc, link.ifindex)
+        undo.callback(attach.detach, link.ifindex, prog_fd)
     else:
         undo.callback(os.close, link_fd)
         if plan.keep:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ndxdp import ladder
+from ndxdp.detaching import release
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.instance import Served, open_instance, open_pinned, other_version
 from ndxdp.kernel.abi import Left, Mode
@@ -15,7 +16,6 @@ from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import FileTree, PinTree, Tree, Trees
 from ndxdp.ladder import Step
 from ndxdp.plan import (
-    Legacy,
     Options,
     Plan,
     attached_otherwise,
@@ -25,6 +25,7 @@ from ndxdp.plan import (
     uninterrupted,
 )
 from ndxdp.policy import RUN_SOURCE
+from ndxdp.recovery import recover
 from ndxdp.renames import adopt
 from ndxdp.rules import Rules, difference, settled, with_holes
 from ndxdp.wire import netlink
@@ -58,14 +59,12 @@ def serve_interface(
     with _pins_locked(trees.pins), tree.lock(), contextlib.ExitStack() as undo:
         if claimed is not tree:
             tree.refuse_if_held(interface)
-        taking_over = claimed is trees.pins
-        if taking_over:
-            legacy = inherited(trees.pins, interface)
-        else:
+        if claimed is not trees.pins:
             with contextlib.suppress(ModeUnavailable):
                 trees.pins.check()
                 adopt(trees.pins, link)
-            legacy = _left_by_program(trees.pins, interface)
+            _recover_pins(trees.pins, interface)
+        legacy = inherited(trees.pins, interface)
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_SOURCE)
@@ -79,23 +78,23 @@ def serve_interface(
         told = ladder.pack(steps)
         plan = Plan(link, Mode.USERSPACE, options, False, tree.path(interface), told, legacy)
         settings = settings_of(plan, before)
-        if link.mcast_router == 1:
-            try:
-                netlink.set_mcast_router(link.ifindex, 2)
-                undo.callback(netlink.set_mcast_router, link.ifindex, 1)
-                settings = replace(settings, left=settings.left | Left.MCAST_ROUTER)
-            except NdxdpError as error:
-                log.warning("MLD snooping may keep solicitations from %s: %s", interface, error)
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
             maps.set_settings(settings)
+            if link.mcast_router == 1:
+                # Written down first, as attaching does.
+                left = settings.left | Left.MCAST_ROUTER
+                maps.set_settings(replace(settings, left=left))
+                try:
+                    netlink.set_mcast_router(link.ifindex, 2)
+                    undo.callback(netlink.set_mcast_router, link.ifindex, 1)
+                except NdxdpError as error:
+                    maps.set_settings(settings)
+                    log.warning("MLD snooping may keep solicitations from %s: %s", interface, error)
             if claimed is not tree:
                 holding.enter_context(tree.held(interface))
             undo.pop_all()
-            if taking_over:
-                _leave_to_us(trees.pins, interface)
-            else:
-                trees.pins.remove(interface)
+            _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)
     log.info("answering on %s in userspace mode", interface)
     return Served(interface, maps, held=True)
 
@@ -128,23 +127,29 @@ def _pins_locked(tree: PinTree) -> Iterator[None]:
         yield
 
 
-def _left_by_program(tree: PinTree, interface: str) -> Legacy:
-    """What is pinned; NdxdpError if it is at work, and two would answer."""
+def _recover_pins(tree: PinTree, interface: str) -> None:
+    """Complete what a killed process was changing; NdxdpError if two would answer then."""
     if not tree.path(interface).is_dir():
-        return Legacy()
+        return
     tree.refuse_if_held(interface)
     try:
-        with open_pinned(tree, interface) as left:
+        with recover(tree, interface) as left:
             settings = left.maps.settings()
-            if left.is_attached(settings) or not left.is_dead(settings):
+            if left.is_attached(settings):
                 raise attached_otherwise(interface, settings.mode)
     except Damaged:
-        return Legacy()
-    return inherited(tree, interface)
+        tree.remove(interface)
 
 
-def _leave_to_us(tree: PinTree, interface: str) -> None:
-    """What was taken over is not put back when the program goes."""
+def _leave_to_us(tree: PinTree, interface: str, *, goes_on: bool) -> None:
+    """Remove pins that were taken over. goes_on: it is the caller who does, later.
+
+    What was taken over is not put back with them.
+    """
+    if not tree.path(interface).is_dir():
+        return
     with open_pinned(tree, interface) as before:
         settings = before.maps.settings()
         before.maps.set_settings(replace(settings, left=settings.left & ~Left.MCAST_ROUTER))
+        if not goes_on:
+            release(tree, before)

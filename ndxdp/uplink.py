@@ -27,7 +27,7 @@ from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.config import Announce
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, gone, problem_of
 from ndxdp.heartbeat import Heartbeats
-from ndxdp.instance import Instance, open_pinned, warn_of_neighbours
+from ndxdp.instance import Instance, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
@@ -36,6 +36,7 @@ from ndxdp.link_neighbours import LinkNeighbours
 from ndxdp.ndp import Answer, Profile
 from ndxdp.policy import DOCKER_SOURCE
 from ndxdp.reconcile import Place
+from ndxdp.recovery import recover
 from ndxdp.resolver import Resolver
 from ndxdp.rules import Rules
 from ndxdp.shared import Shared
@@ -691,11 +692,11 @@ class Uplink:
             with tree.lock():
                 tree.refuse_if_held(job.interface)
                 try:
-                    program = held.enter_context(open_pinned(tree, job.interface))
+                    program = held.enter_context(recover(tree, job.interface))
                 except Damaged:
                     return None
                 settings = program.maps.settings()
-                if settings.netns != netlink.netns() or not program.is_attached(settings):
+                if not program.is_attached(settings):
                     return None
                 claim.enter_context(tree.held(job.interface))
             left = _Answering(tree, program, settings.ifindex)

@@ -1115,8 +1115,8 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
         "from ndxdp.rules import compile_rules;"
         "from ndxdp.kernel.pins import Trees; from ndxdp.plan import Options;"
         f"rules = compile_rules(['{BEHIND}'], rule=policy.Rule(source='run'));"
-        f"job = daemon.Job('{UPLINK}', Options(Mode.TC, links=False), rules);"
-        "daemon.run(Trees(), [job], ready=lambda job, instance: print('ready', flush=True))"
+        f"work = daemon.Work([daemon.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"
+        "daemon.run(Trees(), work, ready=lambda job, instance: print('ready', flush=True))"
     )
     for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)

@@ -73,6 +73,7 @@ LAYERS = (
     "ndxdp.renames",
     "ndxdp.link_neighbours",
     "ndxdp.detaching",
+    "ndxdp.recovery",
     "ndxdp.plan",
     "ndxdp.instance",
     "ndxdp.ladder",

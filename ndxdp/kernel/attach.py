@@ -13,6 +13,8 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import time
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, gone, is_exhausted
@@ -24,11 +26,40 @@ log = logging.getLogger(__name__)
 
 TC_HANDLE = 0x6E64  # "nd"
 _TRIES = 3  # of a place that somebody else takes at the same moment
+_PATIENCE = 2.0  # seconds for the link of a process that was killed to go
 
 _XDP_FLAGS = {
     Mode.NATIVE: bpf_hooks.XDP_FLAGS_DRV_MODE,
     Mode.GENERIC: bpf_hooks.XDP_FLAGS_SKB_MODE,
 }
+
+
+class Attachment(NamedTuple):
+    """A program at a hook. program: its id. is_tcx: by a link at tc, not by a filter."""
+
+    mode: Mode
+    program: int
+    is_tcx: bool = False
+
+
+def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]:
+    """Yield where on an interface these programs (by id) are attached.
+
+    What others than root may not see comes last.
+
+    Raises:
+        BpfError: EPERM for a process without CAP_NET_ADMIN, to which the kernel shows no tcx.
+    """
+    xdp = bpf_hooks.xdp_programs(ifindex)
+    for mode, program in ((Mode.NATIVE, xdp.native), (Mode.GENERIC, xdp.generic)):
+        if program in programs:
+            yield Attachment(mode, program)
+    for each in tc_filters.at_ingress(ifindex):
+        if each.program is not None and each.program in programs:
+            yield Attachment(Mode.TC, each.program)
+    for program in bpf_hooks.tcx_program_ids(ifindex) or ():
+        if program in programs:
+            yield Attachment(Mode.TC, program, is_tcx=True)
 
 
 def attach(
@@ -83,21 +114,15 @@ def replace(
         raise _refusal(interface, mode, error) from error
 
 
-def is_attached(ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None = None) -> bool:
-    """Return True if our program is attached to the hook.
+def is_attached(ifindex: int, prog_fd: int, link_fd: int | None = None) -> bool:
+    """Return True if our program is attached to the interface, in any mode.
 
     A link whose interface has gone, or that hangs on another one, is not. Without `link_fd` the
-    hook is asked, whoever holds the link.
+    hooks are asked, whoever holds the link.
     """
     if link_fd is not None:
         return bpf_hooks.link_info(link_fd).ifindex == ifindex
-    ours = bpf_programs.info_of(prog_fd).id
-    if mode is not Mode.TC:
-        return ours in bpf_hooks.xdp_program_ids(ifindex)
-    # Filters first: the kernel shows them to everybody, and tcx only to CAP_NET_ADMIN.
-    if _place_of(tc_filters.at_ingress(ifindex), ours):
-        return True
-    return ours in (bpf_hooks.tcx_program_ids(ifindex) or ())
+    return any(attachments(ifindex, (bpf_programs.info_of(prog_fd).id,)))
 
 
 def program_id(prog_fd: int, link_fd: int | None) -> int:
@@ -131,14 +156,45 @@ def is_overtaken(
     return any(each.priority >= priority for each in ahead)
 
 
-def detach(ifindex: int, mode: Mode, prog_fd: int) -> None:
-    """Detach what netlink attached, if it is still ours. A link ends with its last holder."""
-    if mode is Mode.TC:
-        place = _place_of(tc_filters.at_ingress(ifindex), bpf_programs.info_of(prog_fd).id)
-        if place:
-            bpf_hooks.tc_detach(ifindex, place.handle, place.priority)
-    elif is_attached(ifindex, mode, prog_fd):
-        bpf_hooks.xdp_detach(ifindex, _XDP_FLAGS[mode], prog_fd)
+def detach(ifindex: int, prog_fd: int) -> None:
+    """Detach a program from an interface. A link that a process holds keeps it.
+
+    The kernel takes a killed process's link off a moment after the process: that is waited for.
+    """
+    ours = (bpf_programs.info_of(prog_fd).id,)
+    give_up = time.monotonic() + _PATIENCE
+    for each in attachments(ifindex, ours):
+        if is_by_netlink(ifindex, each, prog_fd):
+            _detach_from(ifindex, each, prog_fd)
+    while any(attachments(ifindex, ours)) and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+def is_by_netlink(ifindex: int, attachment: Attachment, prog_fd: int) -> bool:
+    """Return True if netlink attached a program, and so it stays there.
+
+    Args:
+        prog_fd: that program.
+    """
+    if attachment.mode is Mode.TC:
+        return not attachment.is_tcx
+    try:  # to put it in its own place, which changes nothing, and fails while a link is there
+        flags = _XDP_FLAGS[attachment.mode] | bpf_hooks.XDP_FLAGS_REPLACE
+        bpf_hooks.xdp_attach(ifindex, prog_fd, flags, prog_fd)
+    except BpfError as error:
+        if error.errno not in (errno.EBUSY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _detach_from(ifindex: int, attachment: Attachment, prog_fd: int) -> None:
+    if attachment.mode is not Mode.TC:
+        bpf_hooks.xdp_detach(ifindex, _XDP_FLAGS[attachment.mode], prog_fd)
+        return
+    found = _place_of(tc_filters.at_ingress(ifindex), attachment.program)
+    if found:
+        bpf_hooks.tc_detach(ifindex, found.handle, found.priority)
 
 
 def refuse_foreign(interface: str, ifindex: int) -> None:

@@ -106,6 +106,7 @@ class ProgInfo(NamedTuple):
     """id: the kernel's number. tag: of the instructions, 16 hex digits. name: up to 15 bytes.
 
     run_time_ns, run_count: of real frames, while the sysctl kernel.bpf_stats_enabled was 1.
+    type: BPF_PROG_TYPE_*.
     """
 
     id: int
@@ -113,6 +114,7 @@ class ProgInfo(NamedTuple):
     name: str
     run_time_ns: int = 0
     run_count: int = 0
+    type: int = 0
 
 
 class Run(NamedTuple):
@@ -187,7 +189,12 @@ def xdp_has_frags() -> bool:
 def info_of(fd: int) -> ProgInfo:
     found = info(fd, _ProgInfo)
     return ProgInfo(
-        found.id, bytes(found.tag).hex(), found.name.decode(), found.run_time_ns, found.run_cnt
+        found.id,
+        bytes(found.tag).hex(),
+        found.name.decode(),
+        found.run_time_ns,
+        found.run_cnt,
+        found.type,
     )
 
 

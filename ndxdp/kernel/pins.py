@@ -28,6 +28,8 @@ DEFAULT_BPFFS = Path("/sys/fs/bpf")
 DEFAULT_RUN_DIRECTORY = Path("/run/ndxdp")
 PROGRAM = "program"
 LINK = "link"
+STAGED = ":new"
+"""Ends the name of a pin that is to take the place of another."""
 TRACER = "tracer"
 _BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
 
@@ -289,10 +291,19 @@ def pin(fd: int, path: Path) -> None:
 
 def repin(fd: int, path: Path) -> None:
     """Put another object behind a pin: at no moment is the path missing."""
-    fresh = path.with_name(f"{path.name}:new")
+    stage(fd, path).rename(path)
+
+
+def stage(fd: int, path: Path) -> Path:
+    """Pin an object beside the pin whose place it is to take; return where."""
+    fresh = staged(path)
     fresh.unlink(missing_ok=True)
     pin(fd, fresh)
-    fresh.rename(path)
+    return fresh
+
+
+def staged(path: Path) -> Path:
+    return path.with_name(f"{path.name}{STAGED}")
 
 
 def _mounts() -> list[tuple[Path, str]] | None:

@@ -1,0 +1,284 @@
+"""SIGKILL at every moment of every change: the next start completes it or undoes it.
+
+Each change is killed before the first of its system calls that change something, then before the
+second, and so on until it gets through. After each kill ndxdp starts again, with another MAC than
+before, and has to be in step; then it is detached, and nothing may be left.
+
+`make test-kills` sweeps every pair of modes, each kind of kernel and each way to start again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from lab.capture import packet_socket
+from ndxdp.instance import open_instance
+from ndxdp.kernel.pins import Trees
+from ndxdp.policy import CONFIG_SOURCE
+from tests import network, packets
+from tests.kill_points import Step, Worker
+from tests.network import (
+    BEHIND,
+    FILES,
+    HOST_MAC,
+    PINS,
+    ROUTER,
+    ROUTER_LINK,
+    ROUTER_LINK_LOCAL,
+    ROUTER_MAC,
+    TARGET,
+    UPLINK,
+    Network,
+    call,
+    eventually,
+    leftovers,
+    sh,
+)
+
+EVERYTHING = bool(os.environ.get("NDXDP_TEST_KILLS"))
+"""Sweep the whole product, which takes long."""
+
+OTHER_MAC = "02:00:00:00:00:22"
+ADDED = "2001:db8:0:0:d::/80"
+MODES = ("native", "generic", "tc")
+KERNELS = ("links", "5.10", "netlink")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that is killed.
+
+    Attributes:
+        name: What is changed, and on which kind of kernel.
+        before: What makes the state that is changed.
+        step: The change.
+        restarts: The ways to start again after a kill.
+        answers: The target is answered for before the change and during it.
+    """
+
+    name: str
+    before: tuple[Step, ...]
+    step: Step
+    restarts: tuple[Step, ...]
+    answers: bool
+
+
+def attach(mode: str, kernel: str, *more: str, switch: bool = False, size: int = 0) -> Step:
+    return Step("attach", mode, kernel, (BEHIND, *more), size, switch)
+
+
+def restart(mode: str, kernel: str) -> Step:
+    """Start again as a daemon does, in the mode that its file names."""
+    if mode == "userspace":
+        return Step("daemon", mode, kernel, (BEHIND, ADDED))
+    return attach(mode, kernel, ADDED, switch=True)
+
+
+def detach(kernel: str) -> Step:
+    return Step("detach", kernel=kernel)
+
+
+def every_change() -> Iterator[Change]:
+    """Every change, in each mode and on each kind of kernel, with each way to start again."""
+    for kernel in KERNELS:
+        for mode in MODES:
+            yield from _changes_in(mode, kernel)
+
+
+def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
+    ways = (*(restart(each, kernel) for each in (*MODES, "userspace")), detach(kernel))
+    here, again = attach(mode, kernel), attach("", kernel, ADDED)
+    suspend = Step("suspend", mode, kernel)
+
+    def change(name: str, before: tuple[Step, ...], step: Step, *, answers: bool = False) -> Change:
+        return Change(f"{name}, {kernel}", before, step, (again, *ways), answers)
+
+    yield change(f"attach {mode}", (), here)
+    yield change(f"renew {mode}", (here,), again, answers=True)
+    yield change(f"resize {mode}", (here,), attach("", kernel, ADDED, size=2000), answers=True)
+    for other in MODES:
+        if other != mode:
+            switched = attach(other, kernel, ADDED, switch=True)
+            yield change(f"{mode} to {other}", (here,), switched, answers=True)
+    yield change(f"reload {mode}", (here,), Step("reload", mode, kernel, (ADDED,)))
+    yield change(f"suspend {mode}", (here,), suspend)
+    yield change(f"resume {mode}", (here, suspend), again)
+    yield change(f"detach {mode}", (here,), detach(kernel))
+    serve = Step("serve", "userspace", kernel, (BEHIND, ADDED))
+    yield change(f"{mode} suspended to userspace", (here, suspend), serve)
+    yield change(f"userspace to {mode}", (serve,), here)
+    # A daemon does so without an end in between. Where it ended before it pinned, nothing is there.
+    there, back = (
+        Step("daemon", now, kernel, (BEHIND, ADDED), was=was)
+        for now, was in (("userspace", mode), (mode, "userspace"))
+    )
+    for name, step in (
+        (f"daemon: {mode} to userspace", there),
+        (f"daemon: userspace to {mode}", back),
+    ):
+        yield Change(f"{name}, {kernel}", (), step, ways, answers=False)
+
+
+IN_SHORT = (
+    "attach tc, netlink",
+    "renew native, links",
+    "renew generic, netlink",
+    "resize tc, links",
+    "native to generic, links",
+    "generic to native, netlink",
+    "native to tc, 5.10",
+    "tc to native, netlink",
+    "generic to tc, links",
+    "tc to generic, 5.10",
+    "reload generic, links",
+    "suspend tc, netlink",
+    "resume native, links",
+    "detach tc, netlink",
+    "userspace to generic, 5.10",
+    "daemon: tc to userspace, links",
+)
+"""Each change once, on some kernel; each point with one of the ways to start again, by turns."""
+
+
+class Bench:
+    """The network, and how it is looked at."""
+
+    def __init__(self, net: Network, worker: Worker, router: socket.socket) -> None:
+        self.net, self.worker, self._router = net, worker, router
+        self.mac = HOST_MAC
+        router.setblocking(True)
+        router.settimeout(0.25)
+        self._frame = bytes(
+            packets.to_group(TARGET, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC)
+            / packets.ns(TARGET)
+            / packets.sllao(ROUTER_MAC)
+        )
+
+    def change_mac(self) -> None:
+        self.mac = OTHER_MAC if self.mac == HOST_MAC else HOST_MAC
+        sh("ip", "link", "set", "dev", UPLINK, "address", self.mac)
+
+    def answer(self) -> str | None:
+        """Ask for the target; return the MAC in the answer."""
+        target = socket.inet_pton(socket.AF_INET6, TARGET)
+        for _ in range(4):
+            self._router.send(self._frame)
+            give_up = time.monotonic() + 0.25
+            with contextlib.suppress(TimeoutError):
+                while time.monotonic() < give_up:
+                    frame, address = self._router.recvfrom(65536)
+                    outgoing = address[2] == socket.PACKET_OUTGOING
+                    if not outgoing and frame[54:55] == b"\x88" and frame[62:78] == target:
+                        return frame[80:86].hex(":")
+        return None
+
+    def take(self, step: Step) -> None:
+        outcome = self.worker.take(step)
+        assert not outcome.killed
+        assert outcome.error == "", f"{step.verb} {step.mode}: {outcome.error}"
+
+    def is_in_step(self, step: Step) -> None:
+        """The interface is as the start that came through wants it."""
+        trees = Trees()
+        programs = network.xdp_ids() + network.tc_ids()
+        left = [path for path in network.pins() if path.endswith(":new")]
+        assert left == [], left
+        with open_instance(trees.of(UPLINK), UPLINK) as instance:
+            settings = instance.maps.settings()
+            rules = instance.maps.rules().only(lambda rule: rule.source == CONFIG_SOURCE)
+        assert settings.mac.hex(":") == self.mac
+        assert {str(prefix) for prefix in rules} == {*step.rules}
+        if step.mode == "userspace":
+            assert programs == [], programs
+            assert settings.mode.label == "userspace"
+            assert trees.pins.interfaces() == []
+            assert not network.has_allmulti()
+            assert not network.clsact()
+            return
+        assert trees.files.interfaces() == []
+        assert programs == [network.program_id()]
+        assert bool(network.xdp_ids()) == (settings.mode.label != "tc")
+        if step.mode:
+            assert settings.mode.label == step.mode
+        assert self.answer() == self.mac
+
+    def is_clean(self) -> None:
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not leftovers(), within=0.5)
+        left = leftovers()
+        assert left == [], left
+
+    def clean_up(self) -> None:
+        for root in (PINS, FILES):
+            shutil.rmtree(root, ignore_errors=True)
+        call("ip", "link", "set", "dev", UPLINK, "allmulticast", "off")
+        for kind in ("xdpdrv", "xdpgeneric"):
+            call("ip", "link", "set", "dev", UPLINK, kind, "off")
+        call("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: not leftovers(), within=1)
+
+
+@pytest.fixture(scope="module")
+def bench(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    directory = tmp_path_factory.mktemp("kill_points")
+    with network.network() as net, contextlib.closing(Worker(directory)) as worker:
+        net.pass_at_router()
+        with packet_socket(ROUTER, ROUTER_LINK) as router:
+            made = Bench(net, worker, router)
+            yield made
+            made.clean_up()  # empty directories
+
+
+def swept(bench: Bench, change: Change, ways: Sequence[Step]) -> tuple[int, list[str]]:
+    """Kill a change at every point; return how many there are, and what went wrong at which.
+
+    Args:
+        ways: to start again: the points take them by turns.
+    """
+    wedged = []
+    for point, way in enumerate(itertools.cycle(ways), 1):
+        for step in change.before:
+            bench.take(step)
+        outcome = bench.worker.take(change.step, kill_at=point)
+        assert outcome.error == "", outcome.error
+        try:
+            if change.answers:
+                assert bench.answer() == bench.mac, "no answer after the kill"
+            bench.change_mac()
+            if way.verb != "detach":
+                bench.take(way)
+                bench.is_in_step(way)
+            ended = bench.worker.take(detach(way.kernel))
+            if "is not attached" not in ended.error:
+                assert ended.error == ""
+            bench.is_clean()
+        except AssertionError as error:
+            wedged.append(f"{point}, {way.verb} {way.mode}: {str(error).splitlines()[0]}")
+            bench.clean_up()
+        if not outcome.killed:
+            return point - 1, wedged
+    raise AssertionError
+
+
+CHANGES = {change.name: change for change in every_change()}
+
+
+@pytest.mark.parametrize("name", CHANGES if EVERYTHING else IN_SHORT)
+def test_the_next_start_puts_it_right(bench: Bench, name: str) -> None:
+    """Kill a change at each point; the start that follows completes it or undoes it."""
+    change = CHANGES[name]
+    for ways in [[way] for way in change.restarts] if EVERYTHING else [change.restarts]:
+        points, wedged = swept(bench, change, ways)
+        print(f"{len(wedged)} of {points} points: {name}, then by turns {ways}")
+        assert points > 0
+        assert wedged == [], f"{len(wedged)} of {points}"
