@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +18,8 @@ from typing import NamedTuple
 import pytest
 
 from lab.topology import build_xdp_pass
+from ndxdp import config_reader
+from ndxdp.errors import UsageError
 from tests import network
 from tests.network import (
     BEHIND,
@@ -668,6 +672,144 @@ def test_bcc_cannot_be_had(attached: Network) -> None:
     run = hidden("mount -t tmpfs none /usr/src && mount -t tmpfs none /lib/modules")
     unchanged(lambda: run(*words), CANNOT, "kernel-header")
     assert attached.answers()
+
+
+# ---- good is what `run` can do ------------------------------------------------------------------
+
+NAME = f'[[interface]]\nname = "{UPLINK}"\n'
+TABLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "interface": {
+        "mode": ('"auto"', '"tc"', '"generic"', '"userspace"', '"xdp"'),
+        "max_addresses": ("1", "3", "5", "200000"),
+        "on_stop": ('"keep"', '"detach"'),
+        "heartbeat_timeout": ("0", "0.5", "1", "86400"),
+        "paused": ("true", "false"),
+    },
+    "interface.announce": {
+        "solicit_gateway": ("true", "false"),
+        "interval": ("0", "1", "86400"),
+        "rate": ("1", "1e6"),
+    },
+    "interface.gateway": {
+        "keep": ("true",),
+        "source": (f'"{HOST}"', '"ff02::1"'),
+        "interval": ("1",),
+    },
+    "interface.addresses": {
+        "deprecate": (f'["{HOST}"]', f'["{HOST}", "2001:db8::/64"]', '["::2/-64"]', "[]"),
+        "preferred": (f'"{HOST}"', '["2001:db8::9"]'),
+    },
+    "interface.limit": {
+        "rate": ("0", "1e-3", "1e9"),
+        "burst": ("1", "1000000"),
+        "interface_rate": ("0", "1e-3", "1e9"),
+        "gateway_rate": ("0", "1e-3", "1e9"),
+    },
+    "interface.resolve": {
+        "deadline": ("0.01", "60"),
+        "rate": ("1", "1e6"),
+        "burst": ("1", "1000000"),
+        "pending": ("1", "65536"),
+    },
+    "metrics": {"listen": ('"[::1]:9877"', '"localhost:9878"', '"[::]:0"'), "ipv6only": ("true",)},
+    "docker": {"socket": ('"/nowhere/docker.sock"', '"docker.sock"')},
+}
+PREFIX_TABLES = (
+    f'prefix = "{BEHIND}"\n',
+    'prefix = "2001:db8::c:0:0:1"\nsource = "link-local"\nlladdr = "02:00:00:00:00:77"\n',
+    'prefix = "2001:db8:0:0:d::/80"\nanswer = "neighbour"\nvia = ["docker*", "br-*"]\n',
+    'prefix = "2001:db8:0:0:d::/80"\nanswer = "routed"\nrouter = false\n',
+    'prefix = "2001:db8:0:0:e::/80"\nanswer = "never"\n',
+    'prefix = "2001:db8:0:0:f::/80"\nanswer = "local"\ndad = "ignore"\n',
+    f'prefix = "{HOST}"\n',
+    'prefix = "2000::/3"\nforce = true\n',
+)
+
+
+def some_configuration(choose: random.Random) -> str:
+    """Make a configuration of good and bad parts, some at the bounds of what they may be."""
+    text = NAME
+    for table, keys in TABLES.items():
+        if table != "interface" and choose.random() < 0.6:
+            continue
+        text += f"[{table}]\n" if table != "interface" else ""
+        for key, values in keys.items():
+            if choose.random() < 0.4:
+                text += f"{key} = {choose.choice(values)}\n"
+    for prefix in choose.sample(PREFIX_TABLES, choose.randrange(4)):
+        text += f"[[interface.prefix]]\n{prefix}"
+    for number in range(choose.randrange(2)):
+        text += f'[[interface.docker]]\nnetwork = "net{number}"\n'
+    return text
+
+
+def test_what_check_calls_good_can_be_run(net: Network, tmp_path: Path) -> None:
+    choose = random.Random(8)
+    file = tmp_path / "ndxdp.toml"
+    tried = refused_ones = 0
+    while tried < 8:
+        file.write_text(some_configuration(choose))
+        try:
+            config_reader.load(file)  # as `check` begins; most are refused here
+        except UsageError:
+            refused_ones += 1
+            continue
+        said = ndxdp("check", "-c", str(file))
+        if said.out.splitlines()[0] != f"{file}: good":
+            refused_ones += 1
+            continue
+        tried += 1
+        run = net.run("-c", str(file))
+        assert run.ready.startswith(f"ready: {UPLINK} "), file.read_text()
+        ended = run.end()
+        assert ended.code == 0, (file.read_text(), ended)
+        assert "more than the limit" not in ended.err
+        ndxdp("-q", "detach", UPLINK)
+    assert refused_ones > tried
+
+
+def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+
+    def write(first: int, count: int) -> None:
+        tables = (f'prefix = "2001:db8:{n:x}::/64"\n' for n in range(first, first + count))
+        file.write_text(NAME + "".join(f"[[interface.prefix]]\n{each}" for each in tables))
+
+    write(1, 1023)
+    refusal = ndxdp("check", "-c", str(file))
+    refused(refusal, USAGE, "1023 rule groups are more than the limit of 1022")
+    write(1, 1022)
+    assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
+    run = net.run("-c", str(file))
+    assert sum(rule["source"] == "config" for rule in rules().values()) == 1022
+    # As many others: there is no room for both.
+    write(5001, 1022)
+    run.process.send_signal(signal.SIGHUP)
+    network.eventually(lambda: "2001:db8:1389::/64" in rules())
+    assert sum(rule["source"] == "config" for rule in rules().values()) == 1022
+    assert run.end().code == 0
+    done("detach", UPLINK)
+
+
+def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
+    """It is said, and no error: a service has other interfaces, too."""
+    file = tmp_path / "ndxdp.toml"
+    other = "an-alternative-name-of-the-uplink"
+    sh("ip", "link", "property", "add", "dev", UPLINK, "altname", other)
+    rule = f'[[interface.prefix]]\nprefix = "{OTHER}"\n'
+    for text, said in (
+        (f'{NAME}[[interface]]\nname = "{other}"\n', f"{UPLINK} and {other} are one interface"),
+        (f"{NAME}max_addresses = 1\n{rule}", "addresses are more than the limit of 1"),
+        (f'[[interface]]\nname = "lo"\n{rule}', "lo has no MAC address"),
+    ):
+        file.write_text(text)
+        checked = ndxdp("check", "-c", str(file))
+        assert checked.code == 0
+        assert checked.out.startswith(f"{file}: good, but `run` cannot do all of it here\n")
+        assert said in checked.err
+    file.write_text(f'[[interface]]\nname = "{other}"\n{rule}')
+    assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
+    sh("ip", "link", "property", "del", "dev", UPLINK, "altname", other)
 
 
 # ---- a disk that is full -------------------------------------------------------------------------
