@@ -40,6 +40,7 @@ class Step:
         rules: Prefixes that are answered.
         max_addresses: The size of the table of exact addresses; 0 leaves it as it is.
         switch: What is attached in another mode is taken to this one, as `run -c` does.
+        interface: What is changed.
         was: Of `daemon`: the mode that it runs in before; "" if it begins in the one it is to have.
     """
 
@@ -50,6 +51,7 @@ class Step:
     max_addresses: int = 0
     switch: bool = False
     was: str = ""
+    interface: str = UPLINK
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,11 @@ def _kernel(kind: str) -> Iterator[None]:
         yield
 
 
-def _arm(kill_at: int) -> None:
+def _arm(step: Step, kill_at: int) -> None:
     from ndxdp.kernel.pins import Trees
 
     if kill_at:
-        pinned = Trees().pins.path(UPLINK).is_dir()
+        pinned = Trees().pins.path(step.interface).is_dir()
         ctypes.CDLL(None).kill_point_arm(ctypes.c_long(kill_at), int(pinned))
 
 
@@ -200,11 +202,11 @@ def _attach(step: Step, kill_at: int) -> None:
     from ndxdp.responder import attach_interface
 
     options, rules = _options(step), _rules(step)
-    _arm(kill_at)
+    _arm(step, kill_at)
     with contextlib.ExitStack() as claim:
         attach_interface(
             Trees(),
-            UPLINK,
+            step.interface,
             options,
             rules,
             owned_source=CONFIG_SOURCE,
@@ -220,11 +222,11 @@ def _serve(step: Step, kill_at: int) -> None:
     from ndxdp.serving import serve_interface
 
     options, rules = _options(step), _rules(step)
-    _arm(kill_at)
+    _arm(step, kill_at)
     with contextlib.ExitStack() as claim:
         serve_interface(
             Trees(),
-            UPLINK,
+            step.interface,
             options,
             rules,
             owned_source=CONFIG_SOURCE,
@@ -245,17 +247,23 @@ def _daemon(step: Step, kill_at: int) -> None:
         options = _options(dataclasses.replace(step, mode=mode))
         keep = mode != "userspace"
         return Job(
-            UPLINK, options, _rules(step), CONFIG_SOURCE, keep=keep, detach=False, patient=True
+            step.interface,
+            options,
+            _rules(step),
+            CONFIG_SOURCE,
+            keep=keep,
+            detach=False,
+            patient=True,
         )
 
     def ready(now: Job, _instance: Instance | None) -> None:
         if now.options.mode is job(step.mode).options.mode:
             os._exit(0)
-        _arm(kill_at)
+        _arm(step, kill_at)
         os.kill(os.getpid(), signal.SIGHUP)
 
     if not step.was:
-        _arm(kill_at)
+        _arm(step, kill_at)
     first = job(step.was or step.mode)
     daemon.run(Trees(), Work([first]), ready=ready, reread=lambda: Work([job(step.mode)]))
 
@@ -269,9 +277,9 @@ def _reload(step: Step, kill_at: int) -> None:
     from ndxdp.wire import netlink
 
     tree, rules = Trees().pins, _rules(step)
-    with open_pinned(tree, UPLINK) as instance:
-        owned = netlink.owned_addresses(netlink.answering_link(UPLINK))
-        _arm(kill_at)
+    with open_pinned(tree, step.interface) as instance:
+        owned = netlink.owned_addresses(netlink.answering_link(step.interface))
+        _arm(step, kill_at)
         reconcile.apply_rules(tree, instance, owned, {CONFIG_SOURCE: rules})
 
 
@@ -279,8 +287,8 @@ def _pause(step: Step, kill_at: int) -> None:
     from ndxdp.instance import set_paused
     from ndxdp.kernel.pins import Trees
 
-    _arm(kill_at)
-    set_paused(Trees().pins, UPLINK, paused=True)
+    _arm(step, kill_at)
+    set_paused(Trees().pins, step.interface, paused=True)
 
 
 def _suspend(step: Step, kill_at: int) -> None:
@@ -290,18 +298,25 @@ def _suspend(step: Step, kill_at: int) -> None:
     from ndxdp.kernel.pins import Trees
 
     tree = Trees().pins
-    with open_pinned(tree, UPLINK) as instance:
-        _arm(kill_at)
+    with open_pinned(tree, step.interface) as instance:
+        _arm(step, kill_at)
         with tree.lock():
             let_go(tree, instance)
+
+
+def _misname(step: Step, kill_at: int) -> None:
+    """Let the pins be of the interface's former name."""
+    from ndxdp.kernel.pins import Trees
+
+    Trees().pins.rename(step.interface, "former")
 
 
 def _detach(step: Step, kill_at: int) -> None:
     from ndxdp.detaching import detach_interface
     from ndxdp.kernel.pins import Trees
 
-    _arm(kill_at)
-    detach_interface(Trees(), UPLINK)
+    _arm(step, kill_at)
+    detach_interface(Trees(), step.interface)
 
 
 _VERBS = {
@@ -311,6 +326,7 @@ _VERBS = {
     "reload": _reload,
     "pause": _pause,
     "suspend": _suspend,
+    "misname": _misname,
     "detach": _detach,
 }
 

@@ -10,6 +10,7 @@ before, and has to be in step; then it is detached, and nothing may be left.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import shutil
@@ -113,6 +114,8 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
     yield change(f"suspend {mode}", (here,), suspend)
     yield change(f"resume {mode}", (here, suspend), again)
     yield change(f"detach {mode}", (here,), detach(kernel))
+    renamed = change(f"renamed {mode}", (here, Step("misname")), again, answers=True)
+    yield dataclasses.replace(renamed, restarts=(again, *ways[:-1]))  # detach wants the old name
     serve = Step("serve", "userspace", kernel, (BEHIND, ADDED))
     yield change(f"{mode} suspended to userspace", (here, suspend), serve)
     yield change(f"userspace to {mode}", (serve,), here)
@@ -143,6 +146,7 @@ IN_SHORT = (
     "suspend tc, netlink",
     "resume native, links",
     "detach tc, netlink",
+    "renamed generic, links",
     "userspace to generic, 5.10",
     "daemon: tc to userspace, links",
 )
@@ -282,3 +286,35 @@ def test_the_next_start_puts_it_right(bench: Bench, name: str) -> None:
         print(f"{len(wedged)} of {points} points: {name}, then by turns {ways}")
         assert points > 0
         assert wedged == [], f"{len(wedged)} of {points}"
+
+
+@pytest.fixture
+def bridge(bench: Bench) -> Iterator[str]:
+    name = "br9"
+    sh("ip", "link", "add", name, "up", "type", "bridge")
+    yield name
+    sh("ip", "link", "delete", name)
+
+
+@pytest.mark.parametrize("verb", ["serve", "detach"])
+def test_a_bridge_is_restored(bench: Bench, bridge: str, verb: str) -> None:
+    """Its mcast_router is what it was, once `detach` has come through."""
+
+    def mcast_router() -> int:
+        found: int = network.link_state(bridge)["linkinfo"]["info_data"]["mcast_router"]
+        return found
+
+    here = Step("attach", "tc", "netlink", (BEHIND,), interface=bridge)
+    step = dataclasses.replace(here, verb=verb)
+    for point in itertools.count(1):
+        if verb == "detach":
+            bench.take(here)
+        killed = bench.worker.take(step, kill_at=point).killed
+        if point % 2:
+            bench.take(here)
+            assert mcast_router() == 2
+        ended = bench.worker.take(Step("detach", interface=bridge))
+        assert ended.error == "" or "is not attached" in ended.error
+        assert (leftovers(bridge), mcast_router()) == ([], 1), point
+        if not killed:
+            return

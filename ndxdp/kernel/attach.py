@@ -122,7 +122,10 @@ def is_attached(ifindex: int, prog_fd: int, link_fd: int | None = None) -> bool:
     """
     if link_fd is not None:
         return bpf_hooks.link_info(link_fd).ifindex == ifindex
-    return any(attachments(ifindex, (bpf_programs.info_of(prog_fd).id,)))
+    info = bpf_programs.info_of(prog_fd)
+    if info.type == bpf_programs.BPF_PROG_TYPE_XDP:  # tcx, which it cannot be at, is not for all
+        return info.id in bpf_hooks.xdp_program_ids(ifindex)
+    return any(attachments(ifindex, (info.id,)))
 
 
 def program_id(prog_fd: int, link_fd: int | None) -> int:
