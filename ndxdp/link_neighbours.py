@@ -8,14 +8,13 @@ their MACs.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
 
 from ndxdp.kernel.maps import Maps
 from ndxdp.wire.fib import Fib, Neighbour
-from ndxdp.wire.neighbours import NeighbourNews
+from ndxdp.wire.neighbours import News
 
 log = logging.getLogger(__name__)
 
@@ -25,26 +24,35 @@ _PATIENCE = 0.5  # seconds for a gateway to answer
 class LinkNeighbours:
     """Keeps the maps in step with one interface's neighbours, in a running event loop.
 
-    Of the loop's thread only. Maps are the caller's, and must outlive this; close() when done.
-    on_gateways: called with the gateways' MACs (6 bytes each) whenever these change.
+    Of the loop's thread only; close() when done.
     """
 
     def __init__(
-        self, maps: Maps, on_gateways: Callable[[frozenset[bytes]], None] = lambda macs: None
+        self,
+        maps: Maps,
+        fib: Fib,
+        follow: Callable[[int, Callable[[list[News] | None], None]], Callable[[], None]],
+        on_gateways: Callable[[frozenset[bytes]], None],
     ) -> None:
-        self._maps, self._on_gateways = maps, on_gateways
-        self._loop = asyncio.get_running_loop()
-        self._fib = Fib()
+        """Follow nothing until follow().
+
+        Args:
+            maps: The maps, which must outlive this.
+            fib: The kernel's tables, which must, too.
+            follow: Has a function called with the news of an interface's neighbours, None where
+                some were lost; returns a function that ends it.
+            on_gateways: Called with the gateways' MACs (6 bytes each) whenever these change.
+        """
+        self._maps, self._fib, self._on_gateways = maps, fib, on_gateways
+        self._follow, self._unfollow = follow, _nothing
         self._ifindex = 0
-        self._news: NeighbourNews | None = None
         self._alive: set[bytes] = set()
         self._macs: dict[bytes, bytes] = {}  # of the gateways, by address
         self._gateways: frozenset[bytes] = frozenset()
 
     def close(self) -> None:
         """Stop following; the maps stay as they are."""
-        self._stop_listening()
-        self._fib.close()
+        self._unfollow()
 
     def follow(self, ifindex: int, gateways: frozenset[bytes], *, seek: bool) -> None:
         """Follow the neighbours of an interface.
@@ -56,10 +64,10 @@ class LinkNeighbours:
             seek: True to have the kernel solicit gateways whose MACs it does not know.
         """
         if ifindex != self._ifindex:
-            self._stop_listening()
+            self._unfollow()
+            self._unfollow = _nothing
+            self._unfollow = self._follow(ifindex, self._on_news)
             self._ifindex = ifindex
-            self._news = NeighbourNews(ifindex)
-            self._loop.add_reader(self._news.fileno(), self._on_news)
             self._gateways = gateways
             self._look()
         elif gateways != self._gateways:
@@ -67,12 +75,6 @@ class LinkNeighbours:
             self._look()
         for gateway in gateways - set(self._macs) if seek else ():
             _seek(self._fib, ifindex, gateway)
-
-    def _stop_listening(self) -> None:
-        if self._news is not None:
-            self._loop.remove_reader(self._news.fileno())
-            self._news.close()
-            self._news = None
 
     def _look(self) -> None:
         there = self._fib.neighbours(self._ifindex)
@@ -83,15 +85,13 @@ class LinkNeighbours:
         }
         self._note_gateways()
 
-    def _on_news(self) -> None:
-        assert self._news
+    def _on_news(self, news: list[News] | None) -> None:
         try:
-            news = self._news.drain()
             if news is None:
                 self._look()
                 return
-            for ifindex, address, state, mac in news:
-                if ifindex != self._ifindex or address[0] == 0xFF:
+            for _, address, state, mac in news:
+                if address[0] == 0xFF:
                     continue
                 if state.is_valid is not (address in self._alive):
                     (self._alive.add if state.is_valid else self._alive.discard)(address)
@@ -106,6 +106,10 @@ class LinkNeighbours:
         macs = frozenset(self._macs.values())
         self._maps.set_gateways(macs)
         self._on_gateways(macs)
+
+
+def _nothing() -> None:
+    pass
 
 
 def alive(neighbours: Iterable[Neighbour]) -> list[bytes]:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from ndxdp import ndp
 from ndxdp.config import Resolve
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
 from ndxdp.kernel.maps import Maps
@@ -34,7 +34,6 @@ from ndxdp.ndp import Answer, Host, Limiter, Match, Solicitation
 from ndxdp.policy import leaves_by
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType
 from ndxdp.wire.neighbours import NeighbourNews
-from ndxdp.wire.raw import packet_socket
 
 log = logging.getLogger(__name__)
 
@@ -70,40 +69,48 @@ class _Wanted:
 class Resolver:
     """Of one interface, in a running event loop. Maps are the caller's; close() before them.
 
-    OSError if there is no such interface, NdxdpError without CAP_NET_RAW. gateways: MACs (6 bytes)
-    of the gateways, which the caller may set anew.
+    gateways: MACs (6 bytes) of the gateways, which the caller may set anew.
     """
 
-    def __init__(self, ifindex: int, maps: Maps, limits: Resolve) -> None:
+    def __init__(
+        self, ifindex: int, maps: Maps, limits: Resolve, fib: Fib, sender: socket.socket
+    ) -> None:
+        """Begin to serve the program's requests.
+
+        Args:
+            ifindex: The interface that is answered on.
+            maps: Its maps.
+            limits: How often it may be asked for.
+            fib: The kernel's tables.
+            sender: A packet socket, to send advertisements by. Others may use these two as well.
+
+        Raises:
+            OSError: There is no such interface.
+        """
         self._maps, self._limits = maps, limits
         self._loop = asyncio.get_running_loop()
         self.gateways: frozenset[bytes] = frozenset()
         self._pending: dict[bytes, _Wanted] = {}
         self._taken = {False: 0, True: 0}  # places, by whether they are the gateways'
         self._news: NeighbourNews | None = None
-        self._requests: RingBuffer | None = None
+        self._requests: RingBuffer | None = None  # opened with the first one: seldom needed
+        self._readable = maps.fds["requests"] if maps.for_program else None
         self._in_trouble = False
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
-        self._fib = Fib()
-        self._socket = packet_socket("answers for neighbours that were just found")
-        try:
-            self._socket.bind((socket.if_indextoname(ifindex), 0))
-            if maps.for_program:
-                self._requests = maps.requests()
-                self._loop.add_reader(self._requests.fileno(), self._on_requests)
-        except BaseException:
-            self.close()
-            raise
+        self._fib, self._sender = fib, sender
+        self._interface = socket.if_indextoname(ifindex)
+        if self._readable is not None:
+            self._loop.add_reader(self._readable, self._on_requests)
 
     def close(self) -> None:
+        if self._readable is not None:
+            self._loop.remove_reader(self._readable)
+            self._readable = None
         if self._requests is not None:
-            self._loop.remove_reader(self._requests.fileno())
             self._requests.close()
             self._requests = None
         for target in list(self._pending):
             self._give_up(target)
-        self._fib.close()
-        self._socket.close()
 
     # ---- who asks
 
@@ -114,7 +121,15 @@ class Resolver:
             self._ask(ns, rule, time.monotonic() + self._limits.deadline)
 
     def _on_requests(self) -> None:
-        assert self._requests
+        if self._requests is None:
+            try:
+                self._requests = self._maps.requests()
+            except OSError as error:
+                assert self._readable is not None
+                self._loop.remove_reader(self._readable)
+                problem = from_os(error).message
+                log.error("%s: neighbours are not looked for: %s", self._interface, problem)
+                return
         requests = [abi.REQUEST.unpack(record) for record in self._requests.consume()]
         # Gateways' first: where the machine is busy, others' may come to an end of their time.
         requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
@@ -258,7 +273,7 @@ class Resolver:
             if ns.dad and self._fib.neighbour(settings.l3_ifindex, ns.target).is_valid:
                 return  # a node on the link itself has the address, too
             host = Host(settings.mac, settings.link_local)
-            self._socket.send(ndp.advertise(ns, host, profile))
+            self._sender.sendto(ndp.advertise(ns, host, profile), (self._interface, 0))
         except (OSError, NdxdpError) as error:
             log.debug("not answered: %s", error)
             return

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.watch import Watch
+from ndxdp.wire.fib import Fib
+from ndxdp.wire.membership import Allmulti
+from ndxdp.wire.neighbours import NeighbourNews, News
+from ndxdp.wire.raw import packet_socket
+
+OnNews = Callable[[list[News] | None], None]
+"""Takes the news of an interface's neighbours; None where some were lost."""
 
 
 class Shared:
-    """Opened when they are first needed, in a running event loop; close() when done."""
+    """Opened when they are first needed, in a running event loop; close() when done.
+
+    Of the loop's thread, except for `allmulti`.
+    """
 
     def __init__(self) -> None:
-        self._watch: Watch | None = None
+        self._open = contextlib.ExitStack()
+        self._news: NeighbourNews | None = None
+        self._followers: dict[int, list[OnNews]] = {}
         self._taken: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -27,10 +41,62 @@ class Shared:
 
     def close(self) -> None:
         """Close all; nobody uses them any more."""
-        if self._watch is not None:
-            asyncio.get_running_loop().remove_reader(self._watch.fileno())
-            self._watch.close()
-            self._watch = None
+        self._open.close()
+
+    @cached_property
+    def fib(self) -> Fib:
+        """The kernel's tables."""
+        return self._open.enter_context(Fib())
+
+    @cached_property
+    def allmulti(self) -> Allmulti:
+        """What keeps interfaces in allmulti."""
+        return self._open.enter_context(contextlib.closing(Allmulti()))
+
+    @cached_property
+    def sender(self) -> socket.socket:
+        """A packet socket to send by. NdxdpError without CAP_NET_RAW."""
+        return self._open.enter_context(
+            packet_socket("answers for neighbours that were just found")
+        )
+
+    @cached_property
+    def _watch(self) -> Watch:
+        watch = self._open.enter_context(contextlib.closing(Watch()))
+        self._read(watch.fileno(), watch.dispatch)
+        return watch
+
+    def _read(self, fd: int, readable: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, readable)
+        self._open.callback(loop.remove_reader, fd)
+
+    def follow_neighbours(self, ifindex: int, on_news: OnNews) -> Callable[[], None]:
+        """Call back with what changes of an interface's neighbours; return what ends that."""
+        if self._news is None:
+            news = NeighbourNews(ifindex)
+            self._open.callback(news.close)
+            self._read(news.fileno(), self._on_news)
+            self._news = news
+        followers = self._followers.setdefault(ifindex, [])
+        followers.append(on_news)
+        self._news.limit_to(*self._followers)
+
+        def end() -> None:
+            followers.remove(on_news)
+            if not followers and self._followers.get(ifindex) is followers:
+                del self._followers[ifindex]  # its messages are thrown away, until another comes
+
+        return end
+
+    def _on_news(self) -> None:
+        assert self._news is not None
+        news = self._news.drain()
+        for ifindex, followers in list(self._followers.items()):
+            here = news and [each for each in news if each.ifindex == ifindex]
+            if here or news is None:
+                for on_news in list(followers):
+                    on_news(here)
 
     @contextlib.contextmanager
     def taking(self, interface: str, configured: str) -> Iterator[None]:
@@ -60,10 +126,6 @@ class Shared:
         Raises:
             OSError: It cannot be watched.
         """
-        if self._watch is None:
-            watch = Watch()
-            asyncio.get_running_loop().add_reader(watch.fileno(), watch.dispatch)
-            self._watch = watch
         number = self._watch.add(directory, changed)
         try:
             yield

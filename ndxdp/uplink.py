@@ -43,8 +43,7 @@ from ndxdp.shared import Shared
 from ndxdp.state import State
 from ndxdp.userspace import Userspace
 from ndxdp.wire import hygiene, names, netlink, onlink
-from ndxdp.wire.fib import Fib
-from ndxdp.wire.membership import Allmulti, Groups
+from ndxdp.wire.membership import Groups
 from ndxdp.wire.netlink import Link, OwnAddress
 from ndxdp.wire.onlink import OnLink
 from ndxdp.wire.packet import PacketSocket
@@ -353,7 +352,12 @@ class Uplink:
             contextlib.ExitStack() as watched,
             contextlib.closing(Groups(answering.ifindex)) as groups,
             contextlib.closing(
-                LinkNeighbours(answering.instance.maps, note_gateways)
+                LinkNeighbours(
+                    answering.instance.maps,
+                    self._shared.fib,
+                    self._shared.follow_neighbours,
+                    note_gateways,
+                )
             ) as neighbours,
         ):
             attendants = Attendants(self.job, link, self._trees.files.root, self._changed.set)
@@ -754,7 +758,7 @@ class Uplink:
         answering.leaves = not job.keep
         try:
             with netlink.present(job.interface):
-                held.callback(Allmulti(answering.ifindex).close)
+                held.enter_context(self._shared.allmulti.kept(answering.ifindex))
         except BaseException as error:
             lost = isinstance(error, InterfaceGone)
             if lost or not job.keep:
@@ -838,7 +842,9 @@ class Uplink:
         """Keep the resolver at work; the program makes requests for as long."""
         wanted, maps = self.job.resolve, answering.instance.maps
         with netlink.present(self.job.interface):
-            resolver = Resolver(answering.ifindex, maps, wanted)
+            resolver = Resolver(
+                answering.ifindex, maps, wanted, self._shared.fib, self._shared.sender
+            )
         with contextlib.closing(resolver):
             solicits = self.job.gateway.keep or self.job.announce.solicit_gateway
             reconcile.let_request(answering.tree, answering.instance, wanted, solicits=solicits)
@@ -854,20 +860,19 @@ class Uplink:
             yield None
             return
         loop, packets = asyncio.get_running_loop(), answering.packets
-        with Fib() as fib:
-            path = Userspace(
-                answering.instance.maps,
-                packets,
-                fib,
-                unresolved=resolver.ask_for,
-                flooded=lambda: loop.run_in_executor(self._executor, packets.spread),
-            )
-            loop.add_reader(packets.fileno(), path.on_readable)
-            try:
-                yield path
-            finally:
-                loop.remove_reader(packets.fileno())
-                path.finish()  # what is in the queues came before whoever answers now
+        path = Userspace(
+            answering.instance.maps,
+            packets,
+            self._shared.fib,
+            unresolved=resolver.ask_for,
+            flooded=lambda: loop.run_in_executor(self._executor, packets.spread),
+        )
+        loop.add_reader(packets.fileno(), path.on_readable)
+        try:
+            yield path
+        finally:
+            loop.remove_reader(packets.fileno())
+            path.finish()  # what is in the queues came before whoever answers now
 
     # ---- keeping in step, in the executor's thread
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 from ndxdp.addresses import NONE, Addresses
 from ndxdp.ndp import solicited_node_group
@@ -15,32 +17,39 @@ from ndxdp.wire.raw import packet_socket
 log = logging.getLogger(__name__)
 
 _SOL_PACKET = 263
-_PACKET_ADD_MEMBERSHIP = 1
+_PACKET_ADD_MEMBERSHIP, _PACKET_DROP_MEMBERSHIP = 1, 2
 _PACKET_MR_ALLMULTI = 2
 
 
-def allmulti(opened: socket.socket, ifindex: int) -> None:
+def allmulti(opened: socket.socket, ifindex: int, *, leave: bool = False) -> None:
     """Keep an interface in allmulti until a packet socket is closed, also by the process's death.
 
-    The kernel counts such memberships, so that nobody else's wish is undone.
+    The kernel counts such memberships, so that nobody else's wish is undone. leave: end one.
     """
     request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
-    opened.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+    option = _PACKET_DROP_MEMBERSHIP if leave else _PACKET_ADD_MEMBERSHIP
+    opened.setsockopt(_SOL_PACKET, option, request)
 
 
 class Allmulti:
-    """Keeps an interface in allmulti until closed; its socket receives nothing itself."""
+    """Keeps interfaces in allmulti until closed; its one socket receives nothing itself."""
 
-    def __init__(self, ifindex: int) -> None:
+    def __init__(self) -> None:
         self._socket = packet_socket("keeps allmulti on")
-        try:
-            allmulti(self._socket, ifindex)
-        except BaseException:
-            self._socket.close()
-            raise
 
     def close(self) -> None:
+        """Keep none any more."""
         self._socket.close()
+
+    @contextlib.contextmanager
+    def kept(self, ifindex: int) -> Iterator[None]:
+        """Keep an interface in allmulti during the block; blocks of one interface are counted."""
+        allmulti(self._socket, ifindex)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it has gone, and the membership with it
+                allmulti(self._socket, ifindex, leave=True)
 
 
 GROUPS_MAX = 16384

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ndxdp.wire.fib import NudState
-from ndxdp.wire.raw import LD_B, LD_W, Condition, attach_filter, program
+from ndxdp.wire.raw import JEQ, LD_B, LD_W, RET, Condition, attach_filter, program
 from ndxdp.wire.rtnetlink import HEADER, attributes, records
 
 _RTMGRP_NEIGH = 0x4
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _NDA_DST, _NDA_LLADDR = 1, 2
+_KEPT = 65536  # bytes of a message
 _FAMILY_AT, _IFINDEX_AT, _ATTRIBUTES_AT = 16, 20, 28  # struct ndmsg behind nlmsghdr
 
 
@@ -31,23 +32,34 @@ class News(NamedTuple):
 
 
 class NeighbourNews:
-    """Tells of every IPv6 neighbour's entry, or of those behind one interface.
+    """Tells of every IPv6 neighbour's entry, or of those behind some interfaces.
 
     fileno() is readable when drain() has news. The kernel speaks of REACHABLE, STALE, PROBE and
     FAILED, and of removal, but not of DELAY and the first INCOMPLETE.
     """
 
-    def __init__(self, ifindex: int | None = None) -> None:
+    def __init__(self, *ifindexes: int) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        wanted = [Condition(LD_B, _FAMILY_AT, socket.AF_INET6)]
-        if ifindex is not None:  # others' neighbours, which may be thousands, do not wake us
-            # Netlink speaks in the host's byte order, classic BPF loads in the network's.
-            (as_loaded,) = struct.unpack("!I", struct.pack("=I", ifindex))
-            wanted.append(Condition(LD_W, _IFINDEX_AT, as_loaded))
-        attach_filter(self._socket, program(tuple(wanted), last=_ATTRIBUTES_AT, keep=65536))
+        self.limit_to(*ifindexes)
         self._socket.bind((0, _RTMGRP_NEIGH))
+
+    def limit_to(self, *ifindexes: int) -> None:
+        """Tell of neighbours behind these interfaces alone from now on; of all if none is named.
+
+        Those of others, which may be thousands, wake nobody.
+        """
+        wanted = [Condition(LD_B, _FAMILY_AT, socket.AF_INET6)]
+        ending: list[tuple[int, int, int, int]] = []
+        if ifindexes:
+            ending.append((LD_W, 0, 0, _IFINDEX_AT))
+            for ifindex in ifindexes:
+                # Netlink speaks in the host's byte order, classic BPF loads in the network's.
+                ending += [(JEQ, 0, 1, socket.htonl(ifindex)), (RET, 0, 0, _KEPT)]
+            ending.append((RET, 0, 0, 0))
+        filtering = program(wanted, last=_ATTRIBUTES_AT, keep=_KEPT, ending=ending)
+        attach_filter(self._socket, filtering)
 
     def fileno(self) -> int:
         return self._socket.fileno()
