@@ -16,6 +16,7 @@ from typing import Any
 
 from ndxdp import lifetimes
 from ndxdp.addresses import NONE, Addresses
+from ndxdp.backoff import persist
 from ndxdp.care import Care, Choice
 from ndxdp.errors import NdxdpError
 from ndxdp.job import Job
@@ -125,6 +126,7 @@ class Attendants:
         suspended: Callable[[], float] | None = None,
     ) -> None:
         self._stack = contextlib.AsyncExitStack()
+        self._interface = job.interface
         self._targets: Mapping[Profile, Addresses] = {}
         self._carrier_ups = link.carrier_ups
         self._operational = link.operational
@@ -136,11 +138,11 @@ class Attendants:
         self._addresses = AddressKeeper(job, link, directory)
         self._stack.push_async_callback(self._addresses.end)
         if self._announcer or job.gateway.keep:
-            self.start(self._notice_suspends())
+            self.start(self._notice_suspends)
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it beside, until the attendants leave."""
-        task = asyncio.ensure_future(work)
+    def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run it beside, until the attendants leave; again after a pause if it fails."""
+        task = asyncio.ensure_future(persist(log, self._interface, work))
 
         async def end() -> None:
             task.cancel()
@@ -233,7 +235,7 @@ class Attendants:
         with netlink.present(link.name):
             announcer = Announcer(link.ifindex, link.mac, what)
         self._stack.callback(announcer.close)
-        self.start(announcer.run())
+        self.start(announcer.run)
         return announcer
 
 

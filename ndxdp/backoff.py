@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ndxdp.errors import problem_of
 
 _FIRST = 5.0
 _LONGEST = 60.0
@@ -44,6 +47,26 @@ class Backoff:
         """Go back to the shortest pause; return True if the last attempt had failed."""
         failed, self._pause, self.cause = bool(self.cause), _FIRST, ""
         return failed
+
+
+async def persist(
+    log: logging.Logger, interface: str, work: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Do work of an interface until it returns; when it fails, do it again after a pause.
+
+    Args:
+        log: Where causes are logged.
+        interface: The interface's name, for the log.
+        work: Called for each attempt.
+    """
+    backoff = Backoff(log)
+    while True:
+        try:
+            await work()
+            return
+        except Exception as error:
+            pause = backoff.failed(f"{interface}: {problem_of(error)}")
+        await asyncio.sleep(pause)
 
 
 class Retry:

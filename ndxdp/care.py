@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ndxdp.backoff import persist
 from ndxdp.beacon import CareBeacon
 from ndxdp.config import Gateway
 from ndxdp.ndp import Answer
@@ -168,7 +169,10 @@ class Care:
                         interval=self._wanted.interval,
                         changed=self._tell,
                     )
-                self._cared[key] = care, asyncio.ensure_future(care.run())
+                self._cared[key] = (
+                    care,
+                    asyncio.ensure_future(persist(log, self._interface, care.run)),
+                )
         self._tell()
 
     def news(self) -> list[GatewayNews]:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ndxdp import threads
+from ndxdp.backoff import Backoff
 from ndxdp.errors import NdxdpError, UsageError, problem_of
 from ndxdp.heartbeat import Heartbeats, Pulse
 from ndxdp.instance import Instance
@@ -116,6 +118,12 @@ def _raise_descriptor_limit() -> None:
         log.debug("the limit of open files stays at %d: %s", soft, error)
 
 
+def _log_stray(stray: Backoff, context: dict[str, Any]) -> None:
+    """Log what a callback of the loop raised, or a task that nobody waits for, once for each."""
+    error = context.get("exception")
+    stray.failed(problem_of(error) if error else f"internal error: {context['message']}")
+
+
 def _awaited(reread: Callable[[], Work] | None) -> set[signal.Signals]:
     return _SIGNALS if reread else _ENDING
 
@@ -145,7 +153,10 @@ class _Daemon:
         self._watching: asyncio.Task[None] | None = None
 
     async def run(self, work: Work) -> None:
-        asyncio.get_running_loop().set_default_executor(self._executor)
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(self._executor)
+        stray = Backoff(log)
+        loop.set_exception_handler(lambda _, context: _log_stray(stray, context))
         with self._shared, self._signals_and_netlink():
             self._docker_socket = work.docker_socket
             while work.jobs:  # not kept: after a reload their rules would be a second copy

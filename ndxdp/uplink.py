@@ -366,7 +366,7 @@ class Uplink:
             )
             try:
                 with attending:
-                    attendants.start(self._notice_removal(answering))
+                    attendants.start(partial(self._notice_removal, answering))
                     async with self._beating(answering):
                         return await self._keep_in_step(
                             answering, groups, attendants, neighbours, watched

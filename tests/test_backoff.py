@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
-from ndxdp.backoff import Backoff
+from ndxdp import backoff as module
+from ndxdp.backoff import Backoff, Retry, persist
 
 log = logging.getLogger("ndxdp.tests")
 
@@ -45,3 +47,43 @@ def test_logs_each_cause_once(caplog: pytest.LogCaptureFixture) -> None:
         ("WARNING", "gone"),
     ]
     assert len(said) == 7
+
+
+def test_work_that_fails_is_done_again(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST", 0.01)
+    attempts = 0
+
+    async def work() -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 4:
+            raise RuntimeError("not yet")
+
+    asyncio.run(persist(log, "eth0", work))
+    assert attempts == 4
+    assert caplog.messages == ["eth0: internal error: RuntimeError: not yet"]
+
+
+def test_a_retry_is_due_after_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST", 0.05)
+
+    async def steps() -> None:
+        woken = asyncio.Event()
+        retry = Retry(log, woken.set)
+        assert retry.is_due
+        retry.failed("full", "eth0: full")
+        assert (retry.is_due, retry.problem, woken.is_set()) == (False, "full", False)
+        await asyncio.wait_for(woken.wait(), 5)
+        assert retry.is_due
+        retry.failed("full", "eth0: full")
+        retry.hurry()
+        assert retry.is_due
+        assert retry.succeeded()
+        assert retry.problem == ""
+        woken.clear()
+        await asyncio.sleep(0.2)
+        assert not woken.is_set()
+
+    asyncio.run(steps())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ndxdp.kernel.pins import Trees
 from tests.network import (
     BEHIND,
     BPFFS,
@@ -81,7 +82,7 @@ def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
     before, program = names(), tc_ids()
     with net.asked_all_the_while() as missed:
         shutil.rmtree(directory())
-        eventually(lambda: names() == before)
+        eventually(lambda: names() == before and Trees().pins.is_held(UPLINK), within=10)
         for name in ("settings", "link"):
             (directory() / name).unlink()
         assert names() != before
@@ -145,11 +146,11 @@ def test_removed_files_are_put_back(net: Network, file: Path) -> None:
     before, counted = names(FILES), status()["reasons"]["answered"]
     with net.asked_all_the_while() as missed:
         shutil.rmtree(FILES)
-        eventually(lambda: names(FILES) == before)
+        eventually(lambda: names(FILES) == before and Trees().files.is_held(UPLINK), within=10)
         for name in ("prefixes", "reasons"):
             (directory(FILES) / name).unlink()
         assert names(FILES) != before
-        eventually(lambda: names(FILES) == before)
+        eventually(lambda: names(FILES) == before and set(rules()) >= {BEHIND, BY_HAND})
         eventually(lambda: status()["reasons"]["answered"] > counted)
     assert missed == []
     assert set(rules()) >= {BEHIND, BY_HAND}

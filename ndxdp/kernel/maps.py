@@ -175,6 +175,7 @@ class Maps:
         Args:
             rules: All rules, as the files of the tables were not open.
         """
+        tables = [each for each in self._maps.values() if isinstance(each, TableFile)]
         for name in self.missing(self.directory):
             found = self._maps[name]
             if isinstance(found, ArrayFile):
@@ -182,8 +183,15 @@ class Maps:
             else:
                 spec = abi.FILES[name]._replace(max_entries=found.max_entries)
                 TableFile.create(self.directory / name, spec)
-        change = difference(rules, self.rules())
-        self.apply(change, self.rules())
+        # Whoever answers has read these rules, and is not to read the tables half written.
+        for table in tables:
+            table.quiet = True
+        try:
+            actual = self.rules()
+            self.apply(difference(rules, actual), actual)
+        finally:
+            for table in tables:
+                table.quiet = False
 
     def max_entries(self, name: str) -> int:
         return self._maps[name].max_entries

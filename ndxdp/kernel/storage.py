@@ -205,8 +205,15 @@ class TableFile:
     """A hash or a trie: all its entries one after the other. Each change writes a new file."""
 
     def __init__(self, path: Path, spec: MapSpec, changed: Callable[[], None]) -> None:
-        """changed: called after each change, when it can be read."""
+        """Open a table.
+
+        Args:
+            path: Its file.
+            spec: Its sizes.
+            changed: Called after each change, when it can be read, unless `quiet` is set.
+        """
         self._path, self._spec, self._changed = path, spec, changed
+        self.quiet = False
         self.max_entries: int = _HEADER.unpack(self._read()[: _HEADER.size])[0]
 
     @staticmethod
@@ -270,7 +277,8 @@ class TableFile:
         for entry in entries:
             parts += entry
         _replace(self._path, b"".join(parts))
-        self._changed()
+        if not self.quiet:
+            self._changed()
 
 
 def _replace(path: Path, data: bytes) -> None:
