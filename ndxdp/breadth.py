@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
+from ndxdp.addresses import Addresses
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import Answer, is_link_local
 from ndxdp.policy import LABEL_MAX, Prefix, Rule, cut
@@ -152,9 +153,10 @@ def all_of(rules: Rules, on_link: Iterable[Prefix]) -> list[Broad]:
 
 def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
     """Return the neighbours (16 bytes each) for whose very address a rule says `always`."""
+    common = rules.addresses & Addresses.of(neighbours)
     return sorted(
         address
-        for address in neighbours
+        for address in common
         for rule, addresses in rules.exact.items()
         if rule.answer is Answer.ALWAYS and not rule.held and address in addresses
     )

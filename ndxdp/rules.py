@@ -22,6 +22,9 @@ from ndxdp.policy import (
     parse_target,
 )
 
+_FEW = 64
+"""Addresses of one rule that may have an object each."""
+
 
 class Rules(Mapping[Prefix, Rule]):
     """Which prefix has which rule. Immutable; equal to any mapping that says the same.
@@ -178,12 +181,17 @@ class Rules(Mapping[Prefix, Rule]):
 
     def both(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
         """Prefixes that both have, with what this and what the other says."""
-        common = self.addresses & other.addresses
-        for rule, some in self.exact.items() if common else ():
-            ours = some & common
-            for there, theirs in other.exact.items() if ours else ():
-                for address in ours & theirs:
-                    yield Prefix(address, 128), rule, there
+        # Rules of a few addresses each are looked up one by one, those of lists as sets.
+        few = {rule: some for rule, some in other.exact.items() if len(some) <= _FEW}
+        lists = [(rule, some) for rule, some in other.exact.items() if rule not in few]
+        there = {address: rule for rule, some in few.items() for address in some}
+        alone = Addresses.of(there)
+        for rule, some in self.exact.items():
+            for address in some & alone:
+                yield Prefix(address, 128), rule, there[address]
+            for their_rule, theirs in lists:
+                for address in some & theirs:
+                    yield Prefix(address, 128), rule, their_rule
         for prefix, rule in self.wider.items():
             if prefix in other.wider:
                 yield prefix, rule, other.wider[prefix]
