@@ -196,7 +196,10 @@ def _rules(step: Step) -> Any:
 
 
 def _attach(step: Step, kill_at: int) -> None:
-    """Attach, renew, resize or change the mode, as `attach` and a daemon's start do."""
+    """Attach, renew, resize or change the mode, as `attach` and a daemon's start do.
+
+    As `run` it ends as if killed: a link ends with it.
+    """
     from ndxdp.kernel.pins import Trees
     from ndxdp.policy import CONFIG_SOURCE
     from ndxdp.responder import attach_interface
@@ -211,6 +214,7 @@ def _attach(step: Step, kill_at: int) -> None:
             rules,
             owned_source=CONFIG_SOURCE,
             holding=claim,
+            keep=step.verb == "attach",
             switch=step.switch,
         ).close()
 
@@ -283,14 +287,6 @@ def _reload(step: Step, kill_at: int) -> None:
         reconcile.apply_rules(tree, instance, owned, {CONFIG_SOURCE: rules})
 
 
-def _pause(step: Step, kill_at: int) -> None:
-    from ndxdp.instance import set_paused
-    from ndxdp.kernel.pins import Trees
-
-    _arm(step, kill_at)
-    set_paused(Trees().pins, step.interface, paused=True)
-
-
 def _suspend(step: Step, kill_at: int) -> None:
     """Detach the program and keep the rules, as a daemon does whose interface has gone."""
     from ndxdp.detaching import let_go
@@ -324,7 +320,7 @@ _VERBS = {
     "serve": _serve,
     "daemon": _daemon,
     "reload": _reload,
-    "pause": _pause,
+    "run": _attach,
     "suspend": _suspend,
     "misname": _misname,
     "detach": _detach,

@@ -104,6 +104,7 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
         return Change(f"{name}, {kernel}", before, step, (again, *ways), answers)
 
     yield change(f"attach {mode}", (), here)
+    yield change(f"run {mode}", (), dataclasses.replace(here, verb="run"))
     yield change(f"renew {mode}", (here,), again, answers=True)
     yield change(f"resize {mode}", (here,), attach("", kernel, ADDED, size=2000), answers=True)
     for other in MODES:
@@ -119,7 +120,7 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
     serve = Step("serve", "userspace", kernel, (BEHIND, ADDED))
     yield change(f"{mode} suspended to userspace", (here, suspend), serve)
     yield change(f"userspace to {mode}", (serve,), here)
-    # A daemon does so without an end in between. Where it ended before it pinned, nothing is there.
+    # A daemon does so without an end in between.
     there, back = (
         Step("daemon", now, kernel, (BEHIND, ADDED), was=was)
         for now, was in (("userspace", mode), (mode, "userspace"))
@@ -132,7 +133,6 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
 
 
 IN_SHORT = (
-    "attach tc, netlink",
     "renew native, links",
     "renew generic, netlink",
     "resize tc, links",
@@ -147,7 +147,7 @@ IN_SHORT = (
     "resume native, links",
     "detach tc, netlink",
     "renamed generic, links",
-    "userspace to generic, 5.10",
+    "userspace to tc, netlink",
     "daemon: tc to userspace, links",
 )
 """Each change once, on some kernel; each point with one of the ways to start again, by turns."""
