@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ndxdp.convert.draft import DraftInterface, Note
-from ndxdp.policy import Prefix, mask
+from ndxdp.policy import VIA_MAX, Prefix, mask
 
 METHODS = ("iface", "auto", "static")
 """A later one answers at least whenever an earlier one does."""
@@ -31,7 +31,9 @@ def both(first: Method, second: Method) -> Method:
     """What answers whenever one of the two does."""
     if first.name == second.name == "iface":
         new = tuple(way for way in second.ways if way not in first.ways)
-        return Method("iface", first.ways + new, second.line if new else first.line)
+        # More than fit into a rule are refused in the end, so that these few stand for all.
+        ways = (first.ways + new)[: VIA_MAX + 1]
+        return Method("iface", ways, second.line if new else first.line)
     return max(first, second, key=lambda method: METHODS.index(method.name))
 
 

@@ -62,6 +62,7 @@ def convert(line: str, host: Host = NOWHERE) -> Draft:
         interface.notes.append(Note(0, f"-i is given {len(names)} times: the last counts"))
     for text in given["subnet"]:
         _add_subnet(interface, text)
+    interface.rules = list({rule.prefix: rule for rule in interface.rules}.values())
     interface.networks = list(dict.fromkeys(given["docker-network"]))
     for name in interface.networks:
         if not name or not name.isprintable():
@@ -132,5 +133,4 @@ def _add_subnet(interface: DraftInterface, text: str) -> None:
     except UsageError as error:
         interface.notes.append(Note(0, f"-n {text} is left out: {error.message}"))
         return
-    if prefix not in (rule.prefix for rule in interface.rules):
-        interface.rules.append(DraftRule(prefix))
+    interface.rules.append(DraftRule(prefix))
