@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 _SOON = 1.0  # seconds between the beginnings of two attempts, whatever changes in between
 _SLICE = 500  # groups: a fraction of a second
-_LOOK = 5.0  # seconds between looks at whether all pins are there, of which an unmount says nothing
+_LOOK = 5.0  # seconds between looks for what an unmount and a forced detachment say nothing of
 _REMOVING = 0.2  # seconds for `rm -r` to end, of which each step is noticed
 _SETTLE = 0.01  # seconds: changes come in bursts, and one look serves a burst
 _RESTORE_PAUSE = 60.0  # seconds between restorations of what somebody keeps switching off
@@ -457,6 +457,11 @@ class Uplink:
                     attendants.interrupt()
                 neighbours.follow(link.l3_ifindex, answering.gateways, seek=answering.keeps_shares)
                 attendants.look(link, answering.gateways, joined, answering.care)
+                if self._renewal.is_due and not await self._call(partial(self._is_on, answering)):
+                    log.warning(
+                        "%s: somebody took the program off; attaching it again", self.job.interface
+                    )
+                    self._again = True
             self._is_well(self._beginning)
             if self._again:
                 return await self._renewed(answering)
@@ -526,11 +531,15 @@ class Uplink:
         return found
 
     async def _notice_removal(self, answering: _Answering) -> None:
-        """Look now and then whether pins and files are there."""
+        """Look now and then whether program, pins and files are there."""
         while True:
             await asyncio.sleep(_LOOK)
-            if self._is_damaged(answering):
-                self._changed.set()
+            with contextlib.suppress(InterfaceGone):
+                if not self._is_damaged(answering) and await self._call(
+                    partial(self._is_on, answering)
+                ):
+                    continue
+            self._changed.set()
 
     @contextlib.contextmanager
     def _going_on(self, retry: Retry) -> Iterator[None]:
@@ -1010,6 +1019,14 @@ class Uplink:
             " and ".join(restored),
         )
         self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, self._changed.set)
+
+    def _is_on(self, answering: _Answering) -> bool:
+        """Return True unless somebody has taken the program off; InterfaceGone without one."""
+        instance = answering.instance
+        if answering.packets is not None or instance.is_attached(instance.maps.settings()):
+            return True
+        self._find(answering)
+        return False
 
     def _is_damaged(self, answering: _Answering) -> bool:
         return reconcile.is_damaged(

@@ -108,6 +108,17 @@ def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
     assert leftovers() == []
 
 
+def test_a_program_that_was_taken_off_is_attached_again(net: Network, daemon: Running) -> None:
+    sh("bpftool", "link", "detach", "pinned", str(directory() / "link"))
+    assert net.silent()
+    eventually(net.answers, within=12)
+    assert status()["held_by"] == "run"
+    assert set(rules()) >= {BEHIND, BY_HAND}
+    ended = daemon.end()
+    assert ended.code == 0
+    assert ended.err.count("somebody took the program off; attaching it again") == 1
+
+
 def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:
     """on_stop = "keep" holds, and what it has left is taken off by the next detach."""
     before = names()
