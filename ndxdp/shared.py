@@ -28,6 +28,8 @@ class Shared:
     """
 
     def __init__(self) -> None:
+        # Of the executor's thread. If all queued there, the proof that it works would come last.
+        self.turn = asyncio.Lock()
         self._open = contextlib.ExitStack()
         self._news: NeighbourNews | None = None
         self._followers: dict[int, list[OnNews]] = {}

@@ -296,7 +296,10 @@ class Uplink:
         if quiet is not None:
             await self._keep_addresses(quiet)
             return
-        said, answering = await self._call(self._begin_anew)
+        begun = await self._call(self._begin_anew)
+        if begun is None:
+            return
+        said, answering = begun
         try:
             while not self._stop.is_set() or answering is not said:
                 with (
@@ -633,7 +636,9 @@ class Uplink:
         return link._replace(allmulti=False, mcast_router=0, operational=False, carrier_ups=0)
 
     async def _call(self, function: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+        """Call a function in the executor's thread; uplinks take turns, as nothing queues there."""
+        async with self._shared.turn:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     # ---- beginning and ending, in the executor's thread
 
@@ -672,11 +677,14 @@ class Uplink:
         """So that the first solicitation finds an answer when the interface comes up."""
         return self.job.patient or self.began.is_set()
 
-    def _begin_anew(self) -> tuple[_Answering | None, _Answering]:
+    def _begin_anew(self) -> tuple[_Answering | None, _Answering] | None:
         """Return a program that was attached before, to be retired, and what answers now.
 
         The former is there only if the job wants a process to answer; programs are renewed.
+        Return None if it is to stop: others may have had their turns before, and taken long.
         """
+        if self._stop.is_set():
+            return None
         self._look()
         left = self._left_program()
         with contextlib.ExitStack() as undo:
