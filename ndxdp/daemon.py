@@ -16,9 +16,9 @@ from typing import Any
 
 from ndxdp import threads
 from ndxdp.backoff import Backoff
-from ndxdp.errors import NdxdpError, UsageError, problem_of
+from ndxdp.errors import ModeUnavailable, NdxdpError, UsageError, problem_of
 from ndxdp.heartbeat import Heartbeats, Pulse
-from ndxdp.instance import Instance
+from ndxdp.instance import Instance, refuse_if_held
 from ndxdp.job import Job, Work
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Trees
@@ -98,7 +98,9 @@ def _refuse_if_all_held(trees: Trees, jobs: list[Job]) -> None:
     for job in jobs:
         try:
             for tree in trees:
-                tree.refuse_if_held(names.real_name(job.interface))
+                with contextlib.suppress(ModeUnavailable):  # what others put there holds nothing
+                    tree.check()
+                    refuse_if_held(tree, names.real_name(job.interface))
         except NdxdpError as error:
             refused.append(error)
         except OSError:  # not readable: the attempt to answer says so

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ndxdp import lifetimes
 from ndxdp.errors import Damaged, ModeUnavailable
-from ndxdp.instance import Instance, Pinned, open_instance
+from ndxdp.instance import Instance, Pinned, open_instance, refuse_elsewhere, refuse_if_held
 from ndxdp.kernel import attach, bpf_hooks, pins
 from ndxdp.kernel.abi import Left
 from ndxdp.kernel.pins import PinTree, Tree, Trees
@@ -45,7 +45,7 @@ def _detach(trees: Trees, interface: str) -> None:
 def _detach_in(tree: Tree, interface: str) -> None:
     with tree.lock():
         if tree.path(interface).is_dir():
-            tree.refuse_if_held(interface)
+            refuse_if_held(tree, interface)
         try:
             instance: Instance
             if isinstance(tree, PinTree):
@@ -56,6 +56,7 @@ def _detach_in(tree: Tree, interface: str) -> None:
             tree.remove(interface)
             return
         with instance:
+            refuse_elsewhere(tree, instance)
             release(tree, instance)
         log.info("detached from %s", interface)
 

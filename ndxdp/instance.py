@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _XDP_TX, _TC_ACT_REDIRECT = 3, 7
 _NETNS = "/proc/thread-self/ns/net"  # netlink.netns() would load pyroute2
+_RUNS = 10  # of a program to be explained, at most: others may have theirs in between
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
@@ -131,12 +132,14 @@ class Instance:
 class Pinned(Instance):
     """With a program in the kernel. link_fd: None without a link, or somebody else's.
 
-    link_unseen: there is a link, but who may only read cannot open it.
+    link_unseen: there is a link, but who may only read cannot open it. held: a living process holds
+    the interface, and so perhaps the link.
     """
 
     prog_fd: int
     link_fd: int | None
     link_unseen: bool = False
+    held: bool = False
 
     def close(self) -> None:
         super().close()
@@ -155,10 +158,11 @@ class Pinned(Instance):
         try:
             return attach.is_attached(settings.ifindex, self.prog_fd, self.link_fd)
         except BpfError as error:
-            if not self.link_unseen or error.errno not in (errno.EPERM, errno.EACCES):
+            has_link = self.link_unseen or self.held
+            if not has_link or error.errno not in (errno.EPERM, errno.EACCES):
                 raise
-        # The kernel shows tcx to nobody without CAP_NET_ADMIN. While a link is pinned, it is
-        # attached for as long as its interface is there.
+        # The kernel shows tcx to nobody without CAP_NET_ADMIN. While a link is pinned, or a process
+        # has it, it is attached for as long as its interface is there.
         try:
             socket.if_indextoname(settings.ifindex)
         except OSError:
@@ -199,15 +203,23 @@ class Pinned(Instance):
         return not settings.left & Left.NETLINK
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
-        try:
-            run = bpf_programs.run_once(self.prog_fd, frame)
-        except BpfError as error:
-            raise NdxdpError(
-                f"the kernel did not run the program ({error.strerror})", "run this as root"
-            ) from error
+        # No lock keeps another run, of another frame, from leaving its verdict where this one's
+        # is read from: so the same has to be read after two runs.
+        before = None
+        for _ in range(_RUNS):
+            try:
+                run = bpf_programs.run_once(self.prog_fd, frame)
+            except BpfError as error:
+                raise NdxdpError(
+                    f"the kernel did not run the program ({error.strerror})", "run this as root"
+                ) from error
+            explained = self.maps.explained()
+            if explained == before:
+                break
+            before = explained
         is_xdp = bpf_programs.info_of(self.prog_fd).type == bpf_programs.BPF_PROG_TYPE_XDP
         answered = run.retval == (_XDP_TX if is_xdp else _TC_ACT_REDIRECT)
-        return self.maps.explained(), run.data if answered else None
+        return explained, run.data if answered else None
 
 
 @dataclass
@@ -322,7 +334,7 @@ def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Pin
         raise Damaged(
             f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
         ) from error
-    return Pinned(interface, maps, prog_fd, link_fd, link_unseen)
+    return Pinned(interface, maps, prog_fd, link_fd, link_unseen, tree.is_held(interface))
 
 
 def _directory(tree: Tree, interface: str) -> Path:
@@ -338,6 +350,48 @@ def _directory(tree: Tree, interface: str) -> Path:
             hint = f"there is nothing to answer: {netlink.NO_MAC}"
         raise NotAttached(f"ndxdp is not attached to {interface}", hint)
     return path
+
+
+def elsewhere(path: Path) -> NdxdpError:
+    """Return the error of an interface whose pins or files are another network namespace's."""
+    return NdxdpError(
+        f"{path} belongs to an interface of another network namespace",
+        f"give this one a BPF file system or run directory of its own (--bpffs, --run-directory);"
+        f" if that one has gone: rm -r {path}",
+    )
+
+
+def is_elsewhere(tree: Tree, instance: Instance) -> bool:
+    """Return True if this belongs to another network namespace, where its interface may be still.
+
+    What the kernel has of it there cannot be asked here: an ifindex means another interface.
+    """
+    settings = instance.maps.settings()
+    if not _is_foreign(settings):
+        return False
+    is_held = tree.is_held(instance.interface)
+    alive = instance.place(settings, is_held=is_held) is Place.ELSEWHERE
+    return alive or not isinstance(instance, Pinned)  # of files nobody knows whether it has gone
+
+
+def refuse_elsewhere(tree: Tree, instance: Instance) -> None:
+    """Raise NdxdpError for what belongs to another network namespace."""
+    if is_elsewhere(tree, instance):
+        raise elsewhere(tree.path(instance.interface))
+
+
+def refuse_if_held(tree: Tree, interface: str) -> None:
+    """Raise NdxdpError if a process answers on the interface, or on its namesake elsewhere."""
+    if not tree.is_held(interface):
+        return
+    try:
+        with open_instance(tree, interface, readonly=True) as instance:
+            is_there = is_elsewhere(tree, instance)
+    except NdxdpError:  # it is only just being made, or cannot be read
+        is_there = False
+    if is_there:
+        raise elsewhere(tree.path(interface))
+    tree.refuse_if_held(interface)
 
 
 def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
@@ -367,6 +421,7 @@ def add_rules(
         NdxdpError: A prefix has another rule, a rule is too broad, or there is no room.
     """
     with tree.lock(), open_instance(tree, interface) as instance:
+        refuse_elsewhere(tree, instance)
         if not force and breadth.is_in_question(rules):
             here = on_link(instance.maps.settings())
             for broad in breadth.over(rules, here.prefixes):
@@ -456,6 +511,7 @@ def delete_rules(
             _NEVER_ANSWERED,
         )
     with tree.lock(), open_instance(tree, interface) as instance:
+        refuse_elsewhere(tree, instance)
         actual = instance.maps.rules()
         if named is None:
             going = actual.only(lambda rule: rule.source == source)
@@ -482,6 +538,7 @@ def delete_rules(
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
     """Answer nothing, or answer again; one write, and the next solicitation is judged by it."""
     with tree.lock(), open_instance(tree, interface) as instance:
+        refuse_elsewhere(tree, instance)
         settings = instance.maps.settings()
         instance.maps.set_settings(replace(settings, paused=paused))
         watch.touch(tree.path(interface))  # a daemon has more to do about it
@@ -492,7 +549,8 @@ def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) 
 
     solicitation: makes its frame, given the interface's MAC.
     """
-    with tree.lock(), open_instance(tree, interface) as instance:
+    with open_instance(tree, interface) as instance:
+        refuse_elsewhere(tree, instance)  # a verdict would be by the routes of this namespace
         settings = instance.maps.settings()
         frame = solicitation(settings.mac)
         verdict, reply = instance.verdict(frame)

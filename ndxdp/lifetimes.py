@@ -1,15 +1,16 @@
 """The preferred lifetimes that addresses had before ndxdp changed them, in a file each interface.
 
     <run directory>/addresses/<interface>
+    <run directory>/addresses/<interface>.lock
 
 The file outlives the daemon, so that a later one, or `ndxdp detach`, can restore the lifetimes. The
-daemon that keeps the addresses holds a lock on it.
+daemon that keeps the addresses holds a lock, on a file of its own: everybody may read the other,
+and who may read a file can lock it. A dot in an interface's name is written as a colon.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -19,13 +20,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ndxdp import locks, trust
 from ndxdp.errors import NdxdpError, not_written
 from ndxdp.policy import AddressPattern, check_interface
 
 log = logging.getLogger(__name__)
 
 _FOLDER = "addresses"
+_LOCK = ".lock"
 _TRIES = 100  # each time that another process removed the file or its directory meanwhile
+_PATIENCE = 1.0  # seconds: `ndxdp status` holds a shared lock for a moment
 
 
 class Before(NamedTuple):
@@ -71,10 +75,15 @@ class Record:
         self._path = _path(directory, interface)
         self._ifindex, self._netns = ifindex, netns
         self._shown: dict[str, Any] = {}
-        self._fd = _locked(self._path, interface)
+        self._lock = _locked(self._path, interface)
+        try:
+            self._fd = _opened(self._path)
+        except BaseException:
+            os.close(self._lock)
+            raise
         data = _read(self._fd)
         if data.get("netns", netns) != netns:
-            os.close(self._fd)
+            self._unlock()
             raise NdxdpError(
                 f"{self._path} belongs to an interface of another network namespace",
                 f"give this one a --run-directory; if that one has gone: rm {self._path}",
@@ -127,10 +136,16 @@ class Record:
         if not self.changed:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
-                for directory in self._path.parents[:2]:
-                    directory.rmdir()  # OSError where there is more in it
+        self._unlock()
+
+    def _unlock(self) -> None:
         os.close(self._fd)
         self._fd = -1
+        with contextlib.suppress(OSError):
+            _lock_of(self._path).unlink()
+            for directory in self._path.parents[:2]:
+                directory.rmdir()  # OSError where there is more in it
+        os.close(self._lock)
 
 
 def exists(directory: Path, interface: str) -> bool:
@@ -140,11 +155,17 @@ def exists(directory: Path, interface: str) -> bool:
 
 def kept(directory: Path) -> list[Kept]:
     """Return all interfaces that have a file, by name; those that may not be read are left out."""
-    found = []
+    found: list[Kept] = []
+    try:
+        trust.refuse_untrusted(directory / _FOLDER)
+    except NdxdpError as error:
+        log.debug("not looked at: %s", error)
+        return found
     with contextlib.suppress(OSError):
         for path in sorted((directory / _FOLDER).iterdir()):
-            with contextlib.suppress(OSError):
-                found.append(_look(path))
+            if path.suffix != _LOCK:
+                with contextlib.suppress(OSError):
+                    found.append(_look(path))
     return found
 
 
@@ -159,16 +180,11 @@ def _look(path: Path) -> Kept:
     fd = os.open(path, os.O_RDONLY)
     try:
         data = _read(fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            running = False
-        except BlockingIOError:
-            running = True
     finally:
         os.close(fd)
     return Kept(
         path.name.replace(":", "."),
-        running,
+        locks.is_taken(_lock_of(path)),
         str(data.get("unanswered", "")),
         tuple(data.get("preferred", ())),
         tuple(data.get("deprecate", ())),
@@ -181,30 +197,43 @@ def _path(directory: Path, interface: str) -> Path:
     return directory / _FOLDER / interface.replace(".", ":")
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + _LOCK)
+
+
 def _locked(path: Path, interface: str) -> int:
-    for attempt in range(_TRIES):
+    """Return a descriptor that holds the lock of an interface's file; makes the directory."""
+    lock = _lock_of(path)
+    for _ in range(_TRIES):
         try:
-            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            trust.refuse_untrusted(path.parent)
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:  # its directory was removed meanwhile
             continue
         except OSError as error:
             raise not_written(path, error) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
+        taken = locks.take(fd, _PATIENCE)
+        with contextlib.suppress(FileNotFoundError):
+            if taken and os.path.samestat(os.fstat(fd), os.stat(lock)):
                 return fd
-        except FileNotFoundError:
-            pass
-        except BlockingIOError:
-            # `ndxdp status` holds a shared lock for a moment.
-            if attempt:
-                time.sleep(0.01)
         os.close(fd)
+        if not taken:
+            break
+    holder = locks.holder(lock)
+    which = f", {holder}" if holder.pid else ""
     raise NdxdpError(
         f"the addresses of {interface} are kept by a running `ndxdp run`",
-        "stop that process first",
+        f"stop that process first{which}",
     )
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 def _read(fd: int) -> dict[str, Any]:

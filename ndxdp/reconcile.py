@@ -15,7 +15,14 @@ from pathlib import Path
 from ndxdp.config import Resolve
 from ndxdp.detaching import release
 from ndxdp.errors import Damaged
-from ndxdp.instance import Instance, Pinned, note_locals, open_instance
+from ndxdp.instance import (
+    Instance,
+    Pinned,
+    note_locals,
+    open_instance,
+    refuse_elsewhere,
+    refuse_if_held,
+)
 from ndxdp.kernel import pins
 from ndxdp.kernel.abi import Left
 from ndxdp.kernel.pins import Tree
@@ -176,16 +183,18 @@ def repair(
         True if the directory is a new one, which nobody holds.
 
     Raises:
-        NdxdpError: There is another directory, which another process holds.
+        NdxdpError: There is another directory, which another process holds, or which is of another
+            network namespace.
     """
     interface = instance.interface
     path = tree.path(interface)
     with tree.lock():
         is_new = place_of(path) != place
         if is_new and path.is_dir():
-            tree.refuse_if_held(interface)
+            refuse_if_held(tree, interface)
             try:
                 with open_instance(tree, interface) as other:
+                    refuse_elsewhere(tree, other)
                     release(tree, other)
             except Damaged:
                 tree.remove(interface)

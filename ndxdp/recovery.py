@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp.errors import NdxdpError
-from ndxdp.instance import Pinned, open_pinned
+from ndxdp.instance import Pinned, open_pinned, refuse_elsewhere
 from ndxdp.kernel import attach, bpf_hooks, bpf_programs, libbpf, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.attach import Attachment
@@ -50,12 +49,8 @@ def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned
         settings = left.maps.settings()
         if settings.netns == netlink.netns():
             _settle(path, left, settings, wanted)
-        elif not left.is_dead(settings):
-            raise NdxdpError(
-                f"{path} belongs to an interface of another network namespace",
-                "give this one a BPF file system of its own (--bpffs);"
-                f" if that one has gone: rm -r {path}",
-            )
+        else:
+            refuse_elsewhere(tree, left)
     return open_pinned(tree, interface)
 
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ndxdp import trust
+from ndxdp.errors import NdxdpError
 from ndxdp.state import State, unheard
 
 log = logging.getLogger(__name__)
@@ -104,13 +106,13 @@ class Publisher:
                 return
             try:
                 self._write(data)
-            except OSError as error:
+            except (NdxdpError, OSError) as error:
                 if not self._written:  # the first one, or all before it have failed
                     log.warning(
                         "%s: no report can be kept there (%s): `ndxdp status` does not show this"
                         " daemon",
                         self._path.parent,
-                        error.strerror,
+                        error.strerror if isinstance(error, OSError) else error,
                     )
             self._written = data
 
@@ -131,6 +133,7 @@ class Publisher:
         fresh = self._path.with_suffix(".new")
         for attempt in range(_TRIES):
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            trust.refuse_untrusted(self._path.parent)
             try:
                 fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
                 break

@@ -20,7 +20,7 @@ from dataclasses import replace
 from ndxdp import breadth, ladder
 from ndxdp.detaching import unhang
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
-from ndxdp.instance import Pinned, note_locals, other_version
+from ndxdp.instance import Pinned, note_locals, other_version, refuse_if_held
 from ndxdp.kernel import abi, attach, loader, pins
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.libbpf import BpfError
@@ -95,9 +95,9 @@ def attach_interface(
         raise other_version(tree, interface, others[0])
     with tree.lock(), contextlib.ExitStack() as opened:
         if claimed is not trees.files:
-            trees.files.refuse_if_held(interface)
+            refuse_if_held(trees.files, interface)
         if claimed is not tree and tree.path(interface).is_dir():
-            tree.refuse_if_held(interface)
+            refuse_if_held(tree, interface)
         adopt(tree, link)
         present = _present(tree, link, options.mode, keep=keep, switch=switch)
         modes: tuple[Mode, ...] = ladder.AUTO if options.mode is None else (options.mode,)

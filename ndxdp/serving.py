@@ -10,12 +10,19 @@ from dataclasses import replace
 from ndxdp import ladder
 from ndxdp.detaching import release
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.instance import Served, open_instance, open_pinned, other_version
+from ndxdp.instance import (
+    Served,
+    open_instance,
+    open_pinned,
+    other_version,
+    refuse_if_held,
+)
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.kernel.maps import Maps
 from ndxdp.kernel.pins import FileTree, PinTree, Tree, Trees
 from ndxdp.ladder import Step
 from ndxdp.plan import (
+    Legacy,
     Options,
     Plan,
     attached_otherwise,
@@ -58,13 +65,15 @@ def serve_interface(
         raise other_version(tree, interface, others[0])
     with _pins_locked(trees.pins), tree.lock(), contextlib.ExitStack() as undo:
         if claimed is not tree:
-            tree.refuse_if_held(interface)
+            refuse_if_held(tree, interface)
         if claimed is not trees.pins:
             with contextlib.suppress(ModeUnavailable):
                 trees.pins.check()
                 adopt(trees.pins, link)
+        has_pins = _has_pins(trees.pins, interface)
+        if has_pins and claimed is not trees.pins:
             _recover_pins(trees.pins, interface)
-        legacy = inherited(trees.pins, interface)
+        legacy = inherited(trees.pins, interface) if has_pins else Legacy()
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_SOURCE)
@@ -94,7 +103,8 @@ def serve_interface(
             if claimed is not tree:
                 holding.enter_context(tree.held(interface))
             undo.pop_all()
-            _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)
+            if has_pins:
+                _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)
     log.info("answering on %s in userspace mode", interface)
     return Served(interface, maps, held=True)
 
@@ -127,11 +137,21 @@ def _pins_locked(tree: PinTree) -> Iterator[None]:
         yield
 
 
+def _has_pins(tree: PinTree, interface: str) -> bool:
+    """Return True if something is pinned for the interface that only root can have pinned."""
+    if not tree.path(interface).is_dir():
+        return False
+    try:
+        tree.check()
+    except ModeUnavailable as error:
+        log.debug("not looked at: %s", error)
+        return False
+    return True
+
+
 def _recover_pins(tree: PinTree, interface: str) -> None:
     """Complete what a killed process was changing; NdxdpError if two would answer then."""
-    if not tree.path(interface).is_dir():
-        return
-    tree.refuse_if_held(interface)
+    refuse_if_held(tree, interface)
     try:
         with recover(tree, interface) as left:
             settings = left.maps.settings()

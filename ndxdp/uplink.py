@@ -27,7 +27,7 @@ from ndxdp.care import NO_CARE, Choice, choose
 from ndxdp.config import Announce
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, gone, problem_of
 from ndxdp.heartbeat import Heartbeats
-from ndxdp.instance import Instance, warn_of_neighbours
+from ndxdp.instance import Instance, refuse_if_held, warn_of_neighbours
 from ndxdp.job import Job
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.pins import Tree, Trees
@@ -711,7 +711,7 @@ class Uplink:
             return None
         with contextlib.ExitStack() as held, contextlib.ExitStack() as claim:
             with tree.lock():
-                tree.refuse_if_held(job.interface)
+                refuse_if_held(tree, job.interface)
                 try:
                     program = held.enter_context(recover(tree, job.interface))
                 except Damaged:

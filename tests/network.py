@@ -552,7 +552,7 @@ def take_off(interface: str = UPLINK) -> None:
         shutil.rmtree(path)
     report.remove_stale(FILES)
     with contextlib.suppress(OSError):
-        for path in (*PINS.glob("v*"), PINS):
+        for path in (*PINS.glob("v*"), *PINS.glob("lock"), PINS):
             path.rmdir()
     call("tc", "qdisc", "delete", "dev", interface, "clsact")  # where there are no tcx links
     call("ip", "link", "set", interface, "allmulticast", "off")

@@ -24,7 +24,6 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import Ether
 
-from ndxdp.kernel import abi
 from tests import features, network
 from tests.features import needs
 from tests.network import (
@@ -300,9 +299,9 @@ def test_commands_of_many_at_once(net: Network) -> None:
 
 def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
     """Who waits for the lock while another one tidies up gets it on what is no longer there."""
-    base = network.PINS / f"v{abi.VERSION}"
-    base.mkdir(parents=True)
-    last = os.open(base, os.O_RDONLY)
+    lock = network.PINS / "lock"
+    lock.mkdir(parents=True)
+    last = os.open(lock, os.O_RDONLY)
     fcntl.flock(last, fcntl.LOCK_EX)
     waiting = subprocess.Popen(
         [*NDXDP, "attach", UPLINK, "--mode", "tc"],
@@ -310,8 +309,9 @@ def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
         text=True,
         cwd=REPOSITORY,
     )
-    eventually(lambda: f" {waiting.pid} " in Path("/proc/locks").read_text())
-    base.rmdir()
+    descriptors = Path(f"/proc/{waiting.pid}/fd")
+    eventually(lambda: any(path.is_dir() and path.samefile(lock) for path in descriptors.iterdir()))
+    lock.rmdir()
     network.PINS.rmdir()
     os.close(last)
     said = waiting.communicate(timeout=10)[1]
@@ -1246,13 +1246,13 @@ def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
 def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None:
     """A renewal with another table comes first: the rule must not go into the old one."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    base = os.open(network.PINS / f"v{abi.VERSION}", os.O_RDONLY)
-    fcntl.flock(base, fcntl.LOCK_EX)
+    lock = os.open(network.PINS / "lock", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     renewal = subprocess.Popen([*NDXDP, "attach", UPLINK, "--max-addresses", "200000"])
     time.sleep(1)
     addition = subprocess.Popen([*NDXDP, "prefix", "add", TARGET])
     time.sleep(1)
-    os.close(base)
+    os.close(lock)
     assert (renewal.wait(timeout=20), addition.wait(timeout=20)) == (0, 0)
     assert TARGET in rules()
     take_off()

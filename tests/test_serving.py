@@ -1102,7 +1102,7 @@ def test_by_a_user_who_may_read(net: Network) -> None:
     """The group of the files may look, and change nothing."""
     run = serve(net)
     for path in (directory(), *directory().iterdir()):
-        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640)
+        assert stat.S_IMODE(path.stat().st_mode) == (0o710 if path.is_dir() else 0o640)
         os.chown(path, -1, 65534)
     assert net.answers()
     eventually(lambda: counts().get("answered") == 1)  # which comes a moment after the answer

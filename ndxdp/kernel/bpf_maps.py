@@ -48,7 +48,7 @@ class _MapInfo(ctypes.Structure):
 
 @functools.cache
 def possible_cpus() -> int:
-    """How many values an element of a per-CPU map has."""
+    """Return how many values an element of a per-CPU map has."""
     return call("libbpf_num_possible_cpus")
 
 

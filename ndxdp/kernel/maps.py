@@ -365,7 +365,7 @@ class Maps:
         if len(free) < len(missing):
             used = {*map(Group.of, kept.kinds), *wanted}
             free += [slot for slot, group in slots.items() if group not in used]
-        nothing = bytes(abi.GROUP_COUNT.size * bpf_maps.possible_cpus())
+        nothing = bytes(self._maps["group_counters"].value_size)
         for slot, group in zip(free, missing, strict=False):
             if slot in slots:
                 del ids[slots[slot]]

@@ -1,27 +1,30 @@
-"""Where the state of an interface lives: a directory of pins, or of files without BPF.
+"""The directories that hold the state of interfaces: pins, or files without BPF.
 
     <bpffs>/ndxdp/v<ABI>/<interface>/{addresses,prefixes,…,program,link,tracer/}
     <run directory>/v<ABI>/<interface>/{addresses,prefixes,…,tracer/events}
 
 bpffs reserves dots in names, interfaces (`eth0.100`) have them: a dot is written as a colon,
-which no interface name holds. One lock on the `v<ABI>` directory serialises all who write.
+which no interface name holds.
+
+Whoever can open a directory can lock it, so that locks are on directories that only their owner can
+open: `lock` beside `v<ABI>` serialises all who write; the interface's own marks that a process
+answers there. The group of the pins may pass through that, to open what it knows by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import re
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ndxdp import locks, trust
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel import abi, filesystem, libbpf
+from ndxdp.locks import Holder
 from ndxdp.policy import check_interface
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
@@ -31,7 +34,11 @@ LINK = "link"
 STAGED = ":new"
 """Ends the name of a pin that is to take the place of another."""
 TRACER = "tracer"
-_BPF_FS_MAGIC = 0xCAFE4A11  # linux/magic.h
+_LOCK = "lock"
+_DEADLINE = 10.0  # seconds that one process may keep the lock while another one waits
+_AGAIN = 0.1  # the same, of a process that was waited for in vain
+_HOLD = 1.0  # seconds: who asks is_held() holds a shared lock for a moment
+_TRAVERSED = 0o710  # the mode of an interface's directory
 
 
 class Tree:
@@ -40,74 +47,115 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.base = root / f"v{abi.VERSION}"
+        self._lock = root / _LOCK
+        self._stuck: Holder | None = None
+
+    def check(self) -> None:
+        """Raise ModeUnavailable if others than root can change what is in the tree."""
+        trust.refuse_untrusted(self.base)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold off every other writer; makes the base directory where it is missing."""
-        for _ in range(1000):  # each time that another one took the directory away meanwhile
-            fd = self._locked_base()
-            if fd is not None:
-                break
-        else:
-            raise NdxdpError(f"{self.base} cannot be made", "is it on a file system of its own?")
+        """Hold off every other writer; makes the base directory where it is missing.
+
+        Raises:
+            ModeUnavailable: Nothing may be written there.
+            NdxdpError: Another process has kept the lock for too long.
+        """
+        fd = self._locked()
         try:
             yield
         finally:
             # While it is locked: who waits for it sees that the directory has gone.
-            for directory in (self.base, self.root):
-                with contextlib.suppress(OSError):  # not empty: others' pins
+            with contextlib.suppress(OSError):  # not empty: others' pins
+                for directory in (self.base, self._lock, self.root):
                     directory.rmdir()
             os.close(fd)
 
-    def _locked_base(self) -> int | None:
-        """A descriptor that holds the lock; None if its last holder took the directory away."""
+    def _locked(self) -> int:
+        """Return a descriptor that holds the lock."""
+        for _ in range(1000):  # each time that another one took the directory away meanwhile
+            fd = self._opened_lock()
+            if fd is None:
+                continue
+            try:
+                self._take(fd)
+                if _is_at(fd, self._lock):
+                    self._make_base()
+                    return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise NdxdpError(f"{self.base} cannot be made", "is it on a file system of its own?")
+
+    def _take(self, fd: int) -> None:
+        """Take the lock. NdxdpError if one process keeps it for longer than the deadline.
+
+        A process that was waited for in vain is not waited for again, but for a moment: a daemon
+        has more to do.
+        """
+        taken = locks.take(fd, 0)
+        while not taken:
+            holder = locks.holder(self._lock)
+            taken = locks.take(fd, _AGAIN if holder == self._stuck else _DEADLINE)
+            if not taken and locks.holder(self._lock) == holder:
+                self._stuck = holder
+                raise NdxdpError(
+                    f"{self.root} has been locked for {_DEADLINE:.0f} s by {holder}",
+                    f"wait until that ends, or end it: {holder.cure}",
+                )
+        self._stuck = None
+
+    def _opened_lock(self) -> int | None:
+        """Return a descriptor of the directory to lock; None if it was taken away just now."""
+        self.check()
         try:
-            self.base.mkdir(mode=0o755, parents=True, exist_ok=True)
-            fd = os.open(self.base, os.O_RDONLY | os.O_DIRECTORY)
+            self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            trust.refuse_untrusted(self.root)  # somebody else may have made it meanwhile
+            self._lock.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(self._lock, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             if not self.root.parent.is_dir():
                 raise
             return None
         except OSError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
-                raise
-            raise ModeUnavailable(f"{self.base} may not be written", "run this as root") from None
+            raise _unwritable(self.base, error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(fd, self.base):
-                return fd
+            if not trust.is_ours(os.fstat(fd)):  # the root may be a sticky directory, as /tmp is
+                trust.refuse_untrusted(self._lock)
+            _close_to(fd, 0o700)
+        except OSError as error:
+            os.close(fd)
+            raise _unwritable(self.base, error) from error
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)
-        return None
+        return fd
+
+    def _make_base(self) -> None:
+        """Make the base directory; withdraw permissions that an earlier ndxdp gave below it."""
+        try:
+            self.base.mkdir(mode=0o755, exist_ok=True)
+            for entry in os.scandir(self.base):
+                if entry.is_dir(follow_symlinks=False):
+                    with _opened(Path(entry.path)) as fd:
+                        _close_to(fd, _TRAVERSED)
+        except OSError as error:
+            raise _unwritable(self.base, error) from error
 
     @contextlib.contextmanager
     def held(self, interface: str) -> Iterator[None]:
         """Mark an interface as held by this process, for as long as the process lives."""
-        # Who asks is_held() holds a shared lock for a moment.
-        for _ in range(100):
-            fd = self._lock_of(interface, fcntl.LOCK_EX)
-            if fd is not None:
-                break
-            time.sleep(0.01)
-        else:
-            raise _is_held(interface)
-        try:
+        with _opened(self.path(interface)) as fd:
+            _close_to(fd, _TRAVERSED)
+            if not locks.take(fd, _HOLD):
+                raise self._is_held(interface)
             yield
-        finally:
-            os.close(fd)
 
     def is_held(self, interface: str) -> bool:
-        """A living process holds the interface."""
-        try:
-            fd = self._lock_of(interface, fcntl.LOCK_SH)
-        except FileNotFoundError:
-            return False
-        if fd is None:
-            return True
-        os.close(fd)
-        return False
+        """Return True if a living process holds the interface."""
+        return locks.is_taken(self.path(interface))
 
     @contextlib.contextmanager
     def traced(self, interface: str) -> Iterator[Path]:
@@ -116,44 +164,36 @@ class Tree:
         A directory, for bpffs has no files to lock. What a killed tracer left is taken over.
         """
         path = self.path(interface) / TRACER
-        with self.lock():
-            path.mkdir(mode=0o750, exist_ok=True)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _empty(path)
-            except BlockingIOError:
-                os.close(fd)
-                raise NdxdpError(
-                    f"{interface} is being traced already",
-                    "end the other `ndxdp trace` or `ndxdp top` first",
-                ) from None
-            except BaseException:
-                os.close(fd)
-                raise
-        try:
-            yield path
-        finally:
+        with contextlib.ExitStack() as opened:
             with self.lock():
-                # Another one's, if the interface was detached and attached anew.
-                if _is_at(fd, path):
-                    _empty(path)
-                    path.rmdir()
-            os.close(fd)
+                path.mkdir(mode=0o700, exist_ok=True)
+                fd = opened.enter_context(_opened(path))
+                _close_to(fd, 0o700)
+                if not locks.take(fd, 0):
+                    raise NdxdpError(
+                        f"{interface} is being traced already",
+                        "end the other `ndxdp trace` or `ndxdp top` first",
+                    )
+                _empty(path)
+            try:
+                yield path
+            finally:
+                with self.lock():
+                    # Another one's, if the interface was detached and attached anew.
+                    if _is_at(fd, path):
+                        _empty(path)
+                        path.rmdir()
 
     def refuse_if_held(self, interface: str) -> None:
         if self.is_held(interface):
-            raise _is_held(interface)
+            raise self._is_held(interface)
 
-    def _lock_of(self, interface: str, kind: int) -> int | None:
-        """A descriptor that holds the lock on an interface's directory; None if another does."""
-        fd = os.open(self.path(interface), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
+    def _is_held(self, interface: str) -> NdxdpError:
+        holder = locks.holder(self.path(interface))
+        which = f", {holder}" if holder.pid else ""
+        return NdxdpError(
+            f"{interface} is held by a running `ndxdp run`", f"stop that process first{which}"
+        )
 
     def path(self, interface: str) -> Path:
         """UsageError for what can be no interface: a path must not lead out of the tree."""
@@ -184,7 +224,10 @@ class Tree:
 
     def make(self, interface: str) -> Path:
         path = self.path(interface)
-        path.mkdir(mode=0o750)
+        try:
+            path.mkdir(mode=_TRAVERSED)
+        except OSError as error:
+            raise _unwritable(path, error) from error
         return path
 
     def rename(self, interface: str, name: str) -> None:
@@ -213,18 +256,26 @@ class PinTree(Tree):
         self.bpffs = bpffs
 
     def check(self) -> None:
-        """ModeUnavailable where there is no BPF file system, or it may not be entered."""
-        mounts = _mounts()
-        if mounts is not None and not any(
-            kind == "bpf" and _same_path(where, self.bpffs) for where, kind in mounts
-        ):
+        """Raise ModeUnavailable where there is no BPF file system, or it is of no use.
+
+        That is if this process may not enter it, or others than root can change what is in it.
+        """
+        try:
+            is_bpf = self.bpffs.is_dir() and filesystem.is_bpf(self.bpffs)
+            may_enter = os.access(self.bpffs, os.X_OK)
+        except PermissionError:  # it is behind a directory that may not be entered
+            is_bpf, may_enter = True, False
+        except OSError:
+            is_bpf = False
+        if not is_bpf:
             raise ModeUnavailable(
                 f"there is no BPF file system at {self.bpffs}",
-                f"mount it: mount -t bpf bpf {self.bpffs}"
+                f"mount it: mount -t bpf -o mode=0700 bpf {self.bpffs}"
                 " (`ip netns exec` hides it: use nsenter --net)",
             )
-        if not os.access(self.bpffs, os.X_OK):
+        if not may_enter:
             raise ModeUnavailable(f"{self.bpffs} may not be entered", "run this as root")
+        super().check()
 
 
 class FileTree(Tree):
@@ -241,11 +292,10 @@ class Trees(NamedTuple):
     files: FileTree = FileTree()
 
     def of(self, interface: str) -> Tree:
-        """The one that has the interface; the pins' if none has, which must be usable then."""
-        if self.files.path(interface).is_dir():
-            return self.files
-        self.pins.check()
-        return self.pins
+        """The one that has the interface, the pins' if none has. It must be usable."""
+        tree: Tree = self.files if self.files.path(interface).is_dir() else self.pins
+        tree.check()
+        return tree
 
     def have(self, interface: str) -> bool:
         """Return True if the interface has a directory, or nobody may see whether it has."""
@@ -279,13 +329,42 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-def _is_held(interface: str) -> NdxdpError:
-    return NdxdpError(f"{interface} is held by a running `ndxdp run`", "stop that process first")
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _close_to(fd: int, mode: int) -> None:
+    """Take the permissions away that `mode` does not have; the set-group-ID bit stays."""
+    present = stat.S_IMODE(os.fstat(fd).st_mode)
+    if present & 0o777 & ~mode:
+        os.fchmod(fd, present & (0o7000 | mode))
+
+
+def _unwritable(path: Path, error: OSError) -> OSError | ModeUnavailable:
+    """Return what to raise where nothing can be made in a directory: the error, or its meaning."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return ModeUnavailable(f"{path} may not be written", "run this as root")
+    if error.errno == errno.EROFS:
+        return ModeUnavailable(
+            f"{path} may not be written",
+            "its file system is read-only: remount it, or name another",
+        )
+    return error
 
 
 def pin(fd: int, path: Path) -> None:
     """Pin an object so that its group may read it and its owner alone may write."""
-    libbpf.pin(fd, str(path))
+    try:
+        libbpf.pin(fd, str(path))
+    except libbpf.BpfError as error:
+        if error.errno == errno.EROFS:
+            raise _unwritable(path, error) from error
+        raise
     path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
 
 
@@ -304,26 +383,3 @@ def stage(fd: int, path: Path) -> Path:
 
 def staged(path: Path) -> Path:
     return path.with_name(f"{path.name}{STAGED}")
-
-
-def _mounts() -> list[tuple[Path, str]] | None:
-    try:
-        lines = Path("/proc/self/mounts").read_bytes().splitlines()
-    except OSError:
-        return None
-    fields = [line.split() for line in lines]
-    return [(Path(_unescaped(field[1])), field[2].decode()) for field in fields]
-
-
-def _unescaped(path: bytes) -> str:
-    r"""The kernel writes a blank as \040, and so on."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), path))
-
-
-def _same_path(a: Path, b: Path) -> bool:
-    try:
-        return os.path.samefile(a, b)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.ENOTDIR):
-            raise
-        return a == b

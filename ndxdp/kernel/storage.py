@@ -29,6 +29,10 @@ class Map(Protocol):
     @property
     def max_entries(self) -> int: ...
 
+    @property
+    def value_size(self) -> int:
+        """The bytes of a value, of all CPUs where there is one for each."""
+
     def lookup(self, key: bytes) -> bytes | None:
         """The value, of all CPUs one after the other where there is one for each."""
 
@@ -80,6 +84,10 @@ class KernelMap:
     def max_entries(self) -> int:
         return bpf_maps.spec_of(self.fd).max_entries
 
+    @property
+    def value_size(self) -> int:
+        return self._sizes.value_size
+
     def lookup(self, key: bytes) -> bytes | None:
         return bpf_maps.lookup(self.fd, key, self._sizes.value_size)
 
@@ -114,7 +122,7 @@ class ArrayFile:
     """
 
     def __init__(self, path: Path, spec: MapSpec) -> None:
-        self._path, self._value_size = path, spec.value_size
+        self._path, self.value_size = path, spec.value_size
         self.max_entries = spec.max_entries
         try:
             self._fd = os.open(path, os.O_RDWR)
@@ -138,7 +146,7 @@ class ArrayFile:
 
     def restore(self) -> None:
         """Write the file again that somebody has removed; this one stays open until then."""
-        data = os.pread(self._fd, self._value_size * self.max_entries, 0)
+        data = os.pread(self._fd, self.value_size * self.max_entries, 0)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             os.pwrite(fd, data, 0)
@@ -148,20 +156,18 @@ class ArrayFile:
             os.close(fd)
 
     def lookup(self, key: bytes) -> bytes | None:
-        at = _U32.unpack(key)[0] * self._value_size
-        value = os.pread(self._fd, self._value_size, at)
-        if len(value) != self._value_size:
+        at = _U32.unpack(key)[0] * self.value_size
+        value = os.pread(self._fd, self.value_size, at)
+        if len(value) != self.value_size:
             raise Damaged(*_not_ours(self._path))
         return value
 
     def update(self, keys: bytes, values: bytes) -> None:
         if not self._writable:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
-        size = len(values) * _U32.size // len(keys)
+        size = self.value_size
         for n, (slot,) in enumerate(_U32.iter_unpack(keys)):
-            # A counter that is started anew comes with zeros for each CPU.
-            value = values[n * size : (n + 1) * size][: self._value_size]
-            os.pwrite(self._fd, value, slot * self._value_size)
+            os.pwrite(self._fd, values[n * size : (n + 1) * size], slot * size)
 
     def number(self, slot: int, index: int) -> int:
         """One of the integers of 64 bits that a value is made of."""
@@ -186,7 +192,7 @@ class ArrayFile:
         raise NotImplementedError("an array always has its elements")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        size = self._value_size
+        size = self.value_size
         data = os.pread(self._fd, size * self.max_entries, 0)
         for slot in range(len(data) // size):
             yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
@@ -214,6 +220,7 @@ class TableFile:
         """
         self._path, self._spec, self._changed = path, spec, changed
         self.quiet = False
+        self.value_size = spec.value_size
         self.max_entries: int = _HEADER.unpack(self._read()[: _HEADER.size])[0]
 
     @staticmethod

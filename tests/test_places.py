@@ -1,0 +1,568 @@
+"""The places of pins, files and locks: other users there, mounts that are missing, namespaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ndxdp import trust
+from ndxdp.errors import ModeUnavailable, NdxdpError
+from ndxdp.kernel import pins
+from ndxdp.kernel.pins import FileTree, PinTree
+from tests import network
+from tests.network import (
+    BEHIND,
+    BPFFS,
+    FILES,
+    HOST_MAC,
+    NDXDP,
+    PATIENCE,
+    PINS,
+    REPOSITORY,
+    ROUTER,
+    TARGET,
+    UPLINK,
+    Done,
+    Network,
+    call,
+    done,
+    eventually,
+    leftovers,
+    ndxdp,
+    rules,
+    sh,
+    snapshot,
+    status,
+)
+from tests.test_bad_input import CANNOT, OTHER, all_unchanged, refused, unchanged
+
+NOBODY, GROUP = 65534, 4711
+OTHER_MAC = "02:00:00:00:00:0e"
+DEADLINE = 10
+"""Seconds that a process may keep a lock while others wait."""
+
+
+def user(group: int = NOBODY) -> tuple[str, ...]:
+    """Run a command as a user without any right, in a group."""
+    return (
+        *("setpriv", f"--reuid={NOBODY}", f"--regid={group}", "--clear-groups"),
+        *("--inh-caps=-all", "--bounding-set=-all"),
+    )
+
+
+def private(preparation: str, *command: str) -> tuple[str, ...]:
+    """Run a command after a shell command in a mount namespace of its own."""
+    return ("unshare", "--mount", "sh", "-c", f'{preparation} && exec "$@"', "sh", *command)
+
+
+def paths(*roots: Path) -> list[str]:
+    """Return everything below some directories, themselves included."""
+    found = []
+    for root in roots:
+        for where, _, names in os.walk(root):
+            found += [where, *(os.path.join(where, name) for name in names)]
+    return found
+
+
+_LOCKS_ALL = """
+import fcntl, os, sys
+locked = []
+for path in sys.argv[1:]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked.append(path)
+    except OSError:
+        pass
+print(*locked, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def locking(*places: str, by: tuple[str, ...] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Let a process lock what it may of these places, during the block; its pid, and which."""
+    process = subprocess.Popen(
+        [*by, sys.executable, "-c", _LOCKS_ALL, *places],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process.pid, process.stdout.readline().split()
+    finally:
+        process.communicate()
+
+
+def changed_mac(net: Network, mac: str) -> None:
+    """Change the interface's MAC, and wait until it is answered with."""
+    sh("ip", "link", "set", UPLINK, "address", mac)
+    eventually(lambda: net.ask(TARGET, wait=0.2) == (mac, TARGET))
+
+
+# ---- locks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def for_a_group(net: Network) -> Iterator[None]:
+    """Let a group read the pins, as docs/monitoring.md says."""
+    before = BPFFS.stat()
+    sh("chgrp", str(GROUP), str(BPFFS))
+    sh("chmod", "710", str(BPFFS))
+    sh("install", "-d", "-m", "2755", "-g", str(GROUP), str(PINS))
+    yield
+    os.chown(BPFFS, before.st_uid, before.st_gid)
+    BPFFS.chmod(before.st_mode & 0o7777)
+
+
+@pytest.mark.parametrize("mode", ["userspace", "tc"])
+@pytest.mark.parametrize("group", [NOBODY, GROUP])
+@pytest.mark.usefixtures("for_a_group")
+def test_another_user_cannot_stall_the_daemon(
+    net: Network, tmp_path: Path, mode: str, group: int
+) -> None:
+    """A user locks all it can open: changes are followed all the same, and the daemon ends."""
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\nmode = "{mode}"\n'
+        f'[[interface.prefix]]\nprefix = "{BEHIND}"\n'
+        '[interface.addresses]\ndeprecate = ["2001:db8::2"]\n'
+    )
+    run = net.run("-c", str(file))
+    kept = eventually(lambda: ndxdp("status", "--json").json()["addresses"])
+    assert kept[0]["running"]
+    places = paths(PINS, FILES)
+    assert f"{FILES}/addresses/{UPLINK}.lock" in places
+    with locking(*places, by=user(group)) as (_, locked):
+        assert str(FILES) in locked  # else the test shows nothing
+        done("prefix", "add", OTHER)
+        changed_mac(net, OTHER_MAC)
+        assert status()["held_by"] == "run"
+        assert ndxdp("status", "--json").json()["addresses"] == kept
+        assert run.end().code == 0
+        if mode == "tc":
+            assert status()["held_by"] == "pins"
+            done("attach", UPLINK)
+        done("detach", UPLINK)
+    assert leftovers() == []
+
+
+@pytest.mark.usefixtures("for_a_group")
+def test_who_may_read_sees_that_a_process_holds_the_interface(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
+    said = call(*user(GROUP), *NDXDP, "status", UPLINK, "--json").json()["interfaces"][0]
+    assert said["held_by"] == "run"
+    assert run.end().code == 0
+
+
+def test_a_lock_that_root_keeps(attached: Network) -> None:
+    """Commands that write give up and name the holder; those that read do not wait."""
+    with locking(str(PINS / "lock")) as (pid, locked):
+        assert locked
+        began = time.monotonic()
+        assert status()["attached"]
+        assert BEHIND in rules()
+        assert network.explain(TARGET)["reason"] == "answered"
+        assert "ndxdp_attached" in done("metrics")
+        assert time.monotonic() - began < DEADLINE * PATIENCE
+        unchanged(
+            lambda: ndxdp("prefix", "add", OTHER),
+            CANNOT,
+            f"{PINS} has been locked for 10 s by process {pid} ({sys.executable} -c",
+        )
+    done("prefix", "add", OTHER)
+
+
+def problem() -> str:
+    """Return the problem that the daemon reports of the interface."""
+    (daemon,) = ndxdp("status", "--json").json()["daemons"]
+    return str(daemon["interfaces"][0]["problem"])
+
+
+def test_a_daemon_ends_though_root_keeps_the_lock(net: Network, tmp_path: Path) -> None:
+    """The daemon waits for the lock once, and not for each change; it reports the problem."""
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\nmode = "tc"\n'
+        f'[[interface.prefix]]\nprefix = "{BEHIND}"\n'
+    )
+    run = net.run("-c", str(file))
+    with locking(str(PINS / "lock")) as (pid, _):
+        sh("ip", "link", "set", UPLINK, "address", OTHER_MAC)
+        eventually(lambda: f"by process {pid}" in problem(), within=DEADLINE + 10)
+        began = time.monotonic()
+        assert run.end().code in (0, CANNOT)
+        assert time.monotonic() - began < DEADLINE * PATIENCE / 2
+    run = net.run("-c", str(file))
+    assert net.ask(TARGET) == (OTHER_MAC, TARGET)
+    with locking(str(PINS / "lock")):
+        sh("ip", "link", "set", UPLINK, "address", HOST_MAC)
+        time.sleep(1)
+    eventually(net.answers, within=DEADLINE + 10)  # it tries again
+    assert run.end().code == 0
+    done("detach", UPLINK)
+
+
+def test_a_process_that_was_waited_for_in_vain(tmp_path: Path) -> None:
+    """The next attempt gives up at once, until the lock was free."""
+    tree, other = FileTree(tmp_path), FileTree(tmp_path)
+    with other.lock():
+        with pytest.raises(NdxdpError, match=f"by process {os.getpid()} "), tree.lock():
+            pass
+        began = time.monotonic()
+        with pytest.raises(NdxdpError), tree.lock():
+            pass
+        assert time.monotonic() - began < 1 * PATIENCE
+    with tree.lock():
+        pass
+    assert not tmp_path.exists()
+
+
+def test_a_lock_that_changes_hands_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes in all: no process keeps it."""
+    monkeypatch.setattr(pins, "_DEADLINE", 1.0)
+    script = (
+        "import sys, time; from pathlib import Path; from ndxdp.kernel.pins import FileTree\n"
+        "with FileTree(Path(sys.argv[1])).lock():\n"
+        "    print(); time.sleep(0.4)\n"
+    )
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    others = [subprocess.Popen(words, stdout=subprocess.PIPE, cwd=REPOSITORY) for _ in range(8)]
+    assert others[0].stdout
+    others[0].stdout.readline()
+    with FileTree(tmp_path).lock():
+        pass
+    for each in others:
+        each.communicate()
+        assert each.returncode == 0
+
+
+def test_explanations_side_by_side(attached: Network) -> None:
+    """Explanations take no lock, and none shows the verdict of another."""
+    done("prefix", "add", "--answer", "never", OTHER)
+    script = (
+        "import sys; from ndxdp import instance, ndp, policy; from ndxdp.kernel.pins import Trees\n"
+        "tree, target = Trees().pins, policy.parse_address(sys.argv[1])\n"
+        "asking = bytes.fromhex('020000000001')\n"
+        "def frame(own): return ndp.solicit(asking, target,"
+        " source=policy.parse_address('fe80::1'), sllao=asking)\n"
+        "for _ in range(300):\n"
+        f"    print(instance.explain(tree, '{UPLINK}', frame).verdict.reason.label)"
+    )
+    asked = {TARGET: "answered", OTHER: "denied"}
+    running = {
+        target: subprocess.Popen(
+            [sys.executable, "-c", script, target],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        )
+        for target in asked
+    }
+    for target, process in running.items():
+        out, _ = process.communicate(timeout=60 * PATIENCE)
+        assert out.splitlines() == [asked[target]] * 300
+
+
+# ---- directories of others -----------------------------------------------------------------------
+
+
+def as_nobody(*command: str) -> None:
+    result = call(*user(), *command)
+    assert result.code == 0, result
+
+
+def test_a_directory_that_another_user_made_first(net: Network) -> None:
+    """On a BPF file system that everybody may write to, as `mount -t bpf` makes it."""
+    assert BPFFS.stat().st_mode & 0o1777 == 0o1777
+    as_nobody("mkdir", "-p", str(PINS / "v5" / UPLINK))
+    said = f"{PINS} belongs to user {NOBODY}"
+    commands = [
+        ("attach", UPLINK, "--mode", "tc", "-n", BEHIND),
+        ("run", "-i", UPLINK, "--mode", "tc"),
+        ("run", "-i", UPLINK, "--keep"),
+        ("detach", UPLINK),
+        ("status",),
+        ("status", UPLINK),
+        ("explain", TARGET, "-i", UPLINK),
+        ("prefix", "add", OTHER, "-i", UPLINK),
+        ("prefix", "list", "-i", UPLINK),
+        ("pause", UPLINK),
+        ("metrics",),
+    ]
+    all_unchanged(ndxdp, commands, CANNOT, said)
+    with locking(str(PINS / "v5" / UPLINK), by=user()):
+        run = net.run("-i", UPLINK, "-n", BEHIND)
+        assert f"answers in userspace mode (native, tc: {said}" in run.ready
+        assert net.answers()
+        assert run.end().code == 0
+    assert PINS.joinpath("v5", UPLINK).is_dir()
+    as_nobody("rm", "-r", str(PINS))
+
+
+def test_a_directory_that_others_may_write_to(attached: Network) -> None:
+    PINS.chmod(0o775)
+    words = ("prefix", "add", OTHER)
+    unchanged(lambda: ndxdp(*words), CANNOT, f"{PINS} can be changed by others than its owner")
+    assert f"chmod go-w {PINS}" in ndxdp(*words).err
+    PINS.chmod(0o755)
+    done(*words)
+
+
+def test_a_run_directory_of_another_user(net: Network) -> None:
+    """Root's commands would follow a link that its owner puts there."""
+    sticky = Path("/run/sticky")
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    place = sticky / "ndxdp"
+    words = ("--run-directory", str(place))
+    said = f"{place} belongs to user {NOBODY}"
+    try:
+        as_nobody("mkdir", "-p", str(place / "v5" / UPLINK))
+        for each in (
+            ("status", UPLINK),
+            ("prefix", "add", OTHER, "-i", UPLINK),
+            ("detach", UPLINK),
+        ):
+            refused(ndxdp(*words, *each), CANNOT, said)
+        serving = (*words, "-q", "run", "-i", UPLINK, "--mode", "userspace")
+        refused(ndxdp(*serving), CANNOT, said)
+        as_nobody("rm", "-r", str(place))
+        as_nobody("ln", "-s", "/run/theirs", str(place))
+        refused(ndxdp(*serving), CANNOT, said)
+        as_nobody("rm", str(place))
+        run = net.run("-i", UPLINK, "--mode", "userspace", command=(*NDXDP, *words))
+        assert run.end().code == 0
+    finally:
+        call("rm", "-r", str(sticky))
+
+
+def test_a_lock_that_another_user_made_first(tmp_path: Path) -> None:
+    """In a sticky directory that is the root itself."""
+    root = Path("/run/sticky")
+    root.mkdir()
+    root.chmod(0o1777)
+    try:
+        as_nobody("mkdir", str(root / "lock"))
+        with pytest.raises(ModeUnavailable, match="lock belongs to user"), FileTree(root).lock():
+            pass
+    finally:
+        call("rm", "-r", str(root))
+
+
+def test_a_link_that_leads_there(tmp_path: Path) -> None:
+    """Each link on the way counts, and where it leads."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(theirs)
+    trust.refuse_untrusted(link / "ndxdp")
+    os.lchown(link, NOBODY, NOBODY)
+    with pytest.raises(ModeUnavailable, match="link belongs to"):
+        trust.refuse_untrusted(link / "ndxdp")
+    os.lchown(link, 0, 0)
+    os.chown(theirs, NOBODY, NOBODY)
+    with pytest.raises(ModeUnavailable, match="theirs belongs to"):
+        trust.refuse_untrusted(link / "ndxdp")
+
+
+def test_lifetimes_that_another_user_wrote(net: Network) -> None:
+    sh("install", "-d", "-o", str(NOBODY), str(FILES / "addresses"))
+    path = FILES / "addresses" / UPLINK
+    path.write_text('{"changed": {"2001:db8::2": {"until": null, "deprecated": true}}}')
+    assert ndxdp("status", "--json").json()["addresses"] == []
+    refused(ndxdp("detach", UPLINK), CANNOT, f"{path.parent} belongs to user {NOBODY}")
+    os.chown(path.parent, 0, 0)
+    done("detach", UPLINK)
+
+
+@pytest.mark.usefixtures("for_a_group")
+def test_directories_of_a_former_version(net: Network) -> None:
+    """The directories are closed to all who could lock them; the group reads as before."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    (directory,) = PINS.glob(f"v*/{UPLINK}")
+    (PINS / "lock").rmdir()
+    directory.chmod(0o2755)
+    before = network.program_id()
+    done("prefix", "add", OTHER)
+    assert directory.stat().st_mode & 0o7777 == 0o2710
+    assert network.program_id() == before
+    assert net.answers()
+    done("attach", UPLINK)
+    shown = call(*user(GROUP), *NDXDP, "status", UPLINK, "--json").json()["interfaces"][0]
+    assert shown["attached"]
+    assert shown["rules"]["by_source"]["manual"] == 2
+    done("detach", UPLINK)
+
+
+# ---- no BPF file system, or none to write to -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("preparation", "said"),
+    [
+        (f"mount -t tmpfs none {BPFFS}", f"there is no BPF file system at {BPFFS}"),
+        (f"mount -t tmpfs -o ro none {BPFFS}", f"there is no BPF file system at {BPFFS}"),
+        (f"mount -t tmpfs none {BPFFS.parent}", f"there is no BPF file system at {BPFFS}"),
+        (
+            f"mkdir -p {PINS}/lock && mount -o remount,bind,ro {BPFFS}",
+            f"{PINS}/v5 may not be written",
+        ),
+    ],
+    ids=["tmpfs", "read-only tmpfs", "nothing", "read-only"],
+)
+def test_nothing_can_be_pinned(net: Network, preparation: str, said: str) -> None:
+    """Userspace mode, and why; what cannot do with that says so, and tells no user to be root."""
+    run = net.run("-i", UPLINK, "-n", BEHIND, command=private(preparation, *NDXDP))
+    assert f"answers in userspace mode (native, tc: {said}" in run.ready
+    assert net.answers()
+    assert run.end().code == 0
+    refusal = call(*private(preparation, *NDXDP, "attach", UPLINK))
+    refused(refusal, CANNOT, said)
+    assert "root" not in refusal.err
+    call("rm", "-r", str(PINS))
+
+
+def test_a_pin_is_no_file_system(attached: Network) -> None:
+    (path,) = PINS.glob(f"v*/{UPLINK}/settings")
+    with pytest.raises(ModeUnavailable, match="there is no BPF file system"):
+        PinTree(path).check()
+    PinTree(PINS).check()  # a directory within one is
+
+
+# ---- no libbpf -----------------------------------------------------------------------------------
+
+
+def without_libbpf(*words: str) -> tuple[str, ...]:
+    """Run ndxdp where libbpf cannot be loaded."""
+    listed = sh("ldconfig", "-p")
+    found = set(re.findall(r"libbpf\.so\S* .*=> (\S+)", listed))
+    assert found
+    hide = " && ".join(f"mount --bind /dev/null {os.path.realpath(path)}" for path in found)
+    return private(hide, *NDXDP, *words)
+
+
+def test_userspace_without_libbpf(net: Network, tmp_path: Path) -> None:
+    said = "libbpf.so.1 is not installed"
+    run = net.run("-i", UPLINK, "-n", BEHIND, command=without_libbpf())
+    assert "answers in userspace mode" in run.ready
+    assert f"tc: {said})" in run.ready
+    assert net.answers()
+
+    def without(*words: str) -> str:
+        result = call(*without_libbpf(*words))
+        assert (result.code, result.err) == (0, ""), result
+        return result.out
+
+    without("prefix", "add", OTHER)
+    assert net.answers(OTHER)
+    assert OTHER in without("prefix", "list")
+    assert "answered" in without("explain", OTHER)
+    without("prefix", "del", OTHER)
+    without("pause", UPLINK)
+    without("resume", UPLINK)
+    assert f"not       tc: {said}" in without("status")
+    assert f'ndxdp_attached{{interface="{UPLINK}"}} 1.0' in without("metrics")
+    assert run.end().code == 0
+
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\n[[interface.prefix]]\nprefix = "{BEHIND}"\n'
+    )
+    assert "good" in without("check", "-c", str(file))
+    run = net.run("-c", str(file), command=without_libbpf())
+    assert "answers in userspace mode" in run.ready
+    assert run.end().code == 0
+    for words in (("attach", UPLINK), ("run", "-i", UPLINK, "--mode", "tc")):
+        refused(call(*without_libbpf(*words)), CANNOT, said)
+    assert leftovers() == []
+
+
+# ---- two network namespaces that share a BPF file system -----------------------------------------
+
+_ELSEWHERE = "belongs to an interface of another network namespace"
+
+
+@pytest.fixture
+def namesake(net: Network) -> Network:
+    """The router's namespace has an interface of the same name and the same ifindex."""
+    ifindex = network.link_state()["ifindex"]
+    link = ("link", "add", UPLINK, "index", str(ifindex), "up", "type", "bridge")
+    result = net.at_router("ip", *link)
+    assert result.code == 0, result
+    return net
+
+
+CHANGING = [
+    ("attach", UPLINK, "--mode", "tc", "-n", OTHER),
+    ("attach", UPLINK, "--mode", "generic"),
+    ("run", "-i", UPLINK),
+    ("run", "-i", UPLINK, "--mode", "tc", "--keep"),
+    ("run", "-i", UPLINK, "--mode", "userspace"),
+    ("detach", UPLINK),
+    ("detach", "--all"),
+    ("prefix", "add", OTHER),
+    ("prefix", "del", BEHIND, "-i", UPLINK, "--source", "manual"),
+    ("pause", UPLINK),
+    ("explain", TARGET),
+]
+
+
+def there(net: Network, *words: str) -> Done:
+    return net.at_router("timeout", "20", *NDXDP, *words)
+
+
+@pytest.mark.parametrize("how", ["attach", "run", "keep", "userspace"])
+def test_an_interface_of_another_namespace(namesake: Network, how: str) -> None:
+    """Nothing that answers there is taken for ours, and nothing of it is changed."""
+    net = namesake
+    mode = "userspace" if how == "userspace" else "tc"
+    words = ("-i", UPLINK, "--mode", mode, "-n", BEHIND)
+    if how == "attach":
+        done("attach", *words[1:])
+        run = None
+    else:
+        run = net.run(*words, *(("--keep",) if how == "keep" else ()))
+    all_unchanged(lambda *words: there(net, *words), CHANGING, CANNOT, _ELSEWHERE)
+    assert net.answers()
+    shown = there(net, "status", UPLINK, "--json").json()["interfaces"][0]
+    assert shown["attached"]
+    assert there(net, "prefix", "list").code == 0
+    if run:
+        assert run.end().code == 0
+    if how != "userspace":
+        done("detach", UPLINK) if how != "run" else None
+    assert leftovers() == []
+
+
+def test_a_rename_there_is_none_here(namesake: Network) -> None:
+    """The ifindex is that of an interface here, too: which is another one."""
+    net = namesake
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    for words in (
+        ("ip", "link", "set", UPLINK, "down"),
+        ("ip", "link", "set", UPLINK, "name", "x0"),
+    ):
+        assert net.at_router(*words).code == 0
+    assert net.at_router("ip", "link", "set", "x0", "up").code == 0
+    before = snapshot()
+    run = net.run("-i", "x0", "--mode", "userspace", command=_at_router())
+    assert run.end().code == 0
+    assert snapshot() == before
+    assert net.answers()
+    done("detach", UPLINK)
+
+
+def _at_router() -> tuple[str, ...]:
+    return ("nsenter", f"--net=/run/netns/{ROUTER}", *NDXDP)
