@@ -60,12 +60,11 @@ from tests.network import (
     timeless,
     without_gateway,
 )
-from tests.test_bad_input import refused
+from tests.test_bad_input import as_nobody, refused
 
 CANNOT = 1
 OTHER, ANOTHER = "2001:db8::d:0:0:1", "2001:db8::d:0:0:2"
 USERSPACE = ("-i", UPLINK, "--mode", "userspace")
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def serve(net: Network, *words: str) -> Running:
@@ -932,9 +931,9 @@ def replace(path: Path) -> None:
 
 
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
-    *((name, damage) for name in (*ARRAYS, *TABLES) for damage in (truncate, empty, replace)),
-    *((name, damage) for name in (*ARRAYS, *TABLES) for damage in (os.unlink,)),
+    (name, damage) for name in (*ARRAYS, *TABLES) for damage in (truncate, empty, replace)
 ]
+"""What is removed is put back at once: tests/test_removed.py."""
 
 
 @pytest.mark.parametrize(
@@ -1067,11 +1066,6 @@ def test_debris_of_files(killed: Network) -> None:
 
 
 # ---- who may not write --------------------------------------------------------------------------
-
-
-def as_nobody(*words: str) -> network.Done:
-    """ndxdp, run by a user without any right."""
-    return call(*NOBODY, *NDXDP, *words)
 
 
 COMMANDS = [
