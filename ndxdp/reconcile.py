@@ -7,7 +7,6 @@ that is here takes the tree's lock itself, and wants the executor's thread.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -79,7 +78,9 @@ def apply_rules(
             desired = desired.without(rules.repeated(desired))
         for rules in desired_by.values():
             for prefix, _, there in rules.both(desired):
-                log.warning("%s has a rule by '%s' already", prefix, there.source)
+                log.warning(
+                    "%s: %s has a rule by '%s' already", instance.interface, prefix, there.source
+                )
             desired = rules | desired
         desired = hold(owned, desired).applied_to(desired)
         change = difference(desired, actual)
@@ -211,15 +212,9 @@ def repair(
 
 
 def beat(tree: Tree, instance: Instance, timeout: float) -> None:
-    """The heartbeat, `timeout` seconds after which dynamic rules lapse; 0: they never do."""
-    with tree.lock():
-        settings = instance.maps.settings()
-        if not timeout and not settings.heartbeat_timeout:
-            return
-        fresh = replace(
-            settings, heartbeat=time.monotonic_ns(), heartbeat_timeout=round(timeout * 1e9)
-        )
-        instance.maps.set_settings(fresh)
+    """Write a heartbeat, `timeout` seconds after which dynamic rules expire; 0: they never do."""
+    with tree.shared_lock():
+        instance.maps.beat(timeout)
 
 
 def note_tables(tree: Tree, instance: Instance) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +39,9 @@ from ndxdp.policy import Entry, Group, Prefix, Rule, Table, entry_of, leaves_by
 from ndxdp.rules import Difference, Room, Rules, difference
 
 log = logging.getLogger(__name__)
+
+_settings = threading.Lock()
+"""Held while settings are written, so that a heartbeat does not undo a change."""
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _ADDRESS, _RULE = struct.Struct("16s"), struct.Struct(f"{abi.RULE.size}s")
@@ -211,7 +215,22 @@ class Maps:
             raise damaged(f"the settings say that {error}") from error
 
     def set_settings(self, settings: Settings) -> None:
-        self._maps["settings"].update(_KEY0, settings.pack())
+        with _settings:
+            self._maps["settings"].update(_KEY0, settings.pack())
+
+    def beat(self, timeout: float) -> None:
+        """Write a heartbeat, which another thread may do while somebody changes the settings.
+
+        Args:
+            timeout: Seconds after which dynamic rules expire; 0 for never.
+        """
+        with _settings:
+            settings = self.settings()
+            if timeout or settings.heartbeat_timeout:
+                beating = replace(
+                    settings, heartbeat=time.monotonic_ns(), heartbeat_timeout=round(timeout * 1e9)
+                )
+                self._maps["settings"].update(_KEY0, beating.pack())
 
     # ---- rules
 

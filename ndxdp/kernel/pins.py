@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -49,6 +50,8 @@ class Tree:
         self.base = root / f"v{abi.VERSION}"
         self._lock = root / _LOCK
         self._stuck: Holder | None = None
+        self._here = threading.Lock()
+        self._holding = 0  # the threads of this process that have the lock
 
     def check(self) -> None:
         """Raise ModeUnavailable if others than root can change what is in the tree."""
@@ -63,14 +66,32 @@ class Tree:
             NdxdpError: Another process has kept the lock for too long.
         """
         fd = self._locked()
+        with self._here:
+            self._holding += 1
         try:
             yield
         finally:
+            with self._here:  # a thread that shares the lock ends first
+                self._holding -= 1
             # While it is locked: who waits for it sees that the directory has gone.
             with contextlib.suppress(OSError):  # not empty: others' pins
                 for directory in (self.base, self._lock, self.root):
                     directory.rmdir()
             os.close(fd)
+
+    @contextlib.contextmanager
+    def shared_lock(self) -> Iterator[None]:
+        """Hold off the writers of other processes, while a thread of this one may be writing.
+
+        Raises:
+            ModeUnavailable, NdxdpError: As lock() does.
+        """
+        with self._here:
+            if self._holding:
+                yield
+                return
+        with self.lock():
+            yield
 
     def _locked(self) -> int:
         """Return a descriptor that holds the lock."""
@@ -118,6 +139,10 @@ class Tree:
         except FileNotFoundError:
             if not self.root.parent.is_dir():
                 raise
+            return None
+        except FileExistsError as error:  # pathlib's mkdir(), if it goes while that looks at it
+            if any(os.path.lexists(path) and not path.is_dir() for path in (self.root, self._lock)):
+                raise _unwritable(self.base, error) from error
             return None
         except OSError as error:
             raise _unwritable(self.base, error) from error
