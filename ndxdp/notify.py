@@ -7,6 +7,8 @@ import os
 import socket
 import time
 
+from ndxdp.printable import printable
+
 
 class Notifier:
     """Datagrams to $NOTIFY_SOCKET, which are all that the protocol is."""
@@ -23,7 +25,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self._is_ready = True
-        self._say("READY=1", f"STATUS={status}")
+        self._say("READY=1", f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
         """ready() says when it is done."""
@@ -33,7 +35,7 @@ class Notifier:
         self._say("STOPPING=1")
 
     def status(self, text: str) -> None:
-        self._say(f"STATUS={text}")
+        self._say(f"STATUS={printable(text)}")
 
     def alive(self) -> None:
         """Feed the watchdog, which begins when the daemon is ready."""

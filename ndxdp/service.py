@@ -84,7 +84,7 @@ def install(text: str, directory: Path, *, force: bool = False) -> bool:
             f"{path} is not as install-service left it",
             "--force overwrites it; `systemctl edit ndxdp` keeps changes in a file of their own",
         )
-    files.write_text(path, text)
+    files.replace(path, text)
     return True
 
 
@@ -96,7 +96,7 @@ def install_example(config: Path) -> bool:
         config.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(config, error) from error
-    files.write_text(config, (_DATA / "ndxdp.toml").read_text())
+    files.replace(config, (_DATA / "ndxdp.toml").read_text())
     return True
 
 
