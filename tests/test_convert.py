@@ -917,6 +917,11 @@ COMMAND_LINES: dict[str, dict[str, Any]] = {
         "interface": [{"name": "eth0", **DOCKER}],
     },
     "NDPRESPONDER_LOG=loud /usr/bin/ndpresponder -i eth0 -n 2001:db8::/64": ALWAYS,
+    "-i eth0 -N docker -N run": {
+        "interface": [
+            {"name": "eth0", **DOCKER, "docker": [{"network": "docker"}, {"network": "run"}]}
+        ]
+    },
     "ndpresponder -i eth0 -N ndpresponder": {
         "interface": [{"name": "eth0", **DOCKER, "docker": [{"network": "ndpresponder"}]}]
     },

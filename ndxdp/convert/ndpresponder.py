@@ -79,11 +79,11 @@ def _options(words: list[str]) -> tuple[list[str], dict[str, list[str]]]:
 
     The program's name may stand before them, or a command that runs a container.
     """
+    if not words or words[0].startswith("-"):
+        return [], _values(words)
     behind_image = after_image(words)
     if behind_image is not None:
         return words[:behind_image], _values(words[behind_image:])
-    if not words or words[0].startswith("-"):
-        return [], _values(words)
     starts = [number + 1 for number, word in enumerate(words) if _PROGRAM.fullmatch(word)]
     # A program of another name ends where the options begin.
     option = next((at for at, word in enumerate(words) if word.startswith("-")), len(words))
