@@ -144,6 +144,7 @@ class _Daemon:
         self._trees, self._monitor, self._executor = trees, monitor, executor
         self._ready, self._reread, self._set_log = ready, reread, set_log
         self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
+        self._removed: set[asyncio.Task[None]] = set()  # by a reload, and at their ends
         self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
         self._state, self._shared = state, Shared()
@@ -187,7 +188,7 @@ class _Daemon:
 
     async def _ends(self) -> list[BaseException | None]:
         """Wait until all uplinks have ended. If the executor is stuck, end the process."""
-        ends = asyncio.gather(*self._tasks(), return_exceptions=True)
+        ends = asyncio.gather(*self._tasks(), *self._removed, return_exceptions=True)
         while True:
             done, _ = await asyncio.wait({ends}, timeout=1)
             if done:
@@ -309,6 +310,8 @@ class _Daemon:
         self._set_log(work)
         for name in set(self._uplinks) - set(jobs):
             self._remove(name)
+        if self._removed:
+            await asyncio.wait(self._removed)
         for uplink in [self._start(job) for name, job in jobs.items() if name not in former]:
             await uplink.began.wait()
         self._docker_socket = work.docker_socket
@@ -331,7 +334,8 @@ class _Daemon:
         self._state.interfaces.pop(uplink.job.interface, None)
         uplink.set_job(replace(uplink.job, detach=True))
         uplink.stop()
-        task.add_done_callback(lambda task: task.exception())
+        self._removed.add(task)
+        task.add_done_callback(self._removed.discard)
 
     # ---- signals and netlink
 

@@ -554,7 +554,7 @@ class Uplink:
         except Exception as error:
             problem = f"not in step: {problem_of(error)}"
             known = any(other.problem == problem for other in self._retries if other is not retry)
-            level = logging.DEBUG if known else logging.ERROR
+            level = logging.DEBUG if known else self._gravity
             retry.failed(problem, f"{self.job.interface} is {problem}", level)
             self._note_problem()
         else:

@@ -22,6 +22,7 @@ from tests.network import (
     Network,
     Running,
     eventually,
+    leftovers,
     ndxdp,
     rules,
     sh,
@@ -153,6 +154,19 @@ def test_an_absent_interface_keeps_no_reload_back(service: Service, tmp_path: Pa
     done = service.reload()
     assert done.code == 0
     assert "absent0" in done.err
+    assert OTHER in rules()
+
+
+def test_an_interface_that_is_taken_out_is_detached_when_reload_returns(
+    service: Service, tmp_path: Path
+) -> None:
+    service.write(BEHIND)
+    service.start()
+    (tmp_path / "ndxdp.toml").write_text('[[interface]]\nname = "absent0"\n')
+    assert service.reload().code == 0
+    assert leftovers() == []
+    service.write(OTHER)
+    assert service.reload().code == 0
     assert OTHER in rules()
 
 
