@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ndxdp import beacon, breadth, ladder, lifetimes, report
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import Damaged, NdxdpError, NotAttached
 from ndxdp.instance import Instance, Pinned, Place, netns, on_link, open_instance
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
-from ndxdp.kernel.pins import Trees
+from ndxdp.kernel.pins import Tree, Trees
 from ndxdp.kernel.records import RuleCount, Settings
 from ndxdp.ladder import Step
 from ndxdp.lifetimes import Kept
@@ -93,15 +94,27 @@ def look(trees: Trees, interface: str | None = None) -> Look:
         try:
             if name in kept and not trees.have(name):
                 continue  # its addresses are all that there is
-
-            tree = trees.of(name)
-            with open_instance(tree, name, readonly=True) as instance:
-                found[name] = status_data(
-                    instance, is_held=tree.is_held(name), problem=problems.get(name, "")
-                )
+            found[name] = _data_of(trees, name, problems.get(name, ""))
         except NdxdpError as error:  # the others are shown all the same
             failed = error
     return Look(time.monotonic(), found, failed, kept, daemons)
+
+
+def _data_of(trees: Trees, interface: str, problem: str) -> dict[str, Any]:
+    tree = trees.of(interface)
+    try:
+        return _data_in(tree, interface, problem)
+    except (Damaged, NotAttached, FileNotFoundError):
+        # While a daemon goes from pins to files, or back, it has both, and one of them is whole.
+        other = trees.files if tree is trees.pins else trees.pins
+        if not os.path.isdir(other.path(interface)):
+            raise
+    return _data_in(other, interface, problem)
+
+
+def _data_in(tree: Tree, interface: str, problem: str) -> dict[str, Any]:
+    with open_instance(tree, interface, readonly=True) as instance:
+        return status_data(instance, is_held=tree.is_held(interface), problem=problem)
 
 
 def reports(trees: Trees, interface: str | None = None) -> list[Daemon]:

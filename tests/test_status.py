@@ -19,6 +19,7 @@ import pytest
 from ndxdp import report
 from ndxdp.state import State
 from ndxdp.status import unanswered_text
+from tests import network
 from tests.network import (
     BEHIND,
     FILES,
@@ -371,3 +372,13 @@ def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:
         assert numbers == sorted(numbers)
         assert numbers[-1] > 0
     assert not (tmp_path / "run").exists()
+
+
+def test_files_are_half_made(attached: Network) -> None:
+    """A daemon makes files while its program is attached: it is on its way to userspace mode."""
+    made = next(network.PINS.glob(f"v*/{UPLINK}"))
+    (FILES / made.parent.name / UPLINK).mkdir(parents=True)
+    shown = status()
+    assert (shown["mode"], shown["attached"]) == ("tc", True)
+    done("detach", UPLINK)
+    assert network.leftovers() == []
