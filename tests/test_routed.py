@@ -572,8 +572,13 @@ def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path:
     """RFC 6583: thousands of solicitations a second for a /112 that is nearly empty.
 
     The kernel's table holds no more than there are places; a legitimate router, which asks for
-    neighbours old and new all the while, misses none.
+    neighbours old and new all the while, misses none. It asks three times, as routers do: on a busy
+    machine all places may be taken by the scan's addresses for a moment.
     """
+
+    def is_found(address: str) -> bool:
+        return any(routes.answers(address) for _ in range(3))
+
     young = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 21)]
     for address in young:
         in_guest(f"ip -6 address add {address}/64 dev eth0 nodad")
@@ -597,7 +602,7 @@ def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path:
             missed = []
             for address in young * 2:
                 most = max(most, len(neighbours()))
-                missed += [each for each in (address, KNOWN) if not routes.answers(each)]
+                missed += [each for each in (address, KNOWN) if not is_found(each)]
             scanner.terminate()
             scanned = json.loads(scanner.communicate()[0])
         assert missed == []
