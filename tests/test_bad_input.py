@@ -244,7 +244,6 @@ WORDS = [
     bad(f"--bpffs /tmp run -i {UPLINK} --mode tc", CANNOT, "/tmp"),
     bad(f"--bpffs {sys.executable} status", CANNOT, sys.executable),
     bad("--bpffs '' status", CANNOT, "BPF file system"),
-    bad(f"--bpffs {BPFFS}/ndxdp status", CANNOT, "ndxdp"),
     # names of interfaces, numbers and addresses that are none
     *(
         bad(f"{command} {name}", USAGE, "" if name == "''" else name)

@@ -639,9 +639,11 @@ def test_no_bpf_file_system(healthy: Network) -> None:
     sh("umount", str(BPFFS))
     try:
         mends("program", f"ndxdp could answer on {UPLINK} from userspace only")
+        assert BPFFS.stat().st_mode & 0o777 == 0o700
     finally:
         if not os.path.ismount(BPFFS):
             sh("mount", "-t", "bpf", "bpf", str(BPFFS))
+        BPFFS.chmod(0o1777)  # as it was
 
 
 def test_what_auto_would_take(healthy: Network) -> None:

@@ -136,7 +136,7 @@ def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
     with net.asked_all_the_while() as missed:
         sh("umount", "-l", str(BPFFS))
         time.sleep(0.1)
-        sh("mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(BPFFS))
+        sh("mount", "-t", "bpf", "-o", "mode=1777", "bpf", str(BPFFS))  # as it was
         eventually(lambda: names() == before, within=12)
     assert missed == []
     assert set(rules()) >= {BEHIND, BY_HAND}
