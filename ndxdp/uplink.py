@@ -133,7 +133,7 @@ class Uplink:
         self._stop, self._changed = asyncio.Event(), asyncio.Event()
         # Whose events concern it; None for all. While it waits, those of the interface alone.
         self._ifindexes: frozenset[int] | None = None
-        self._waiting = False
+        self._waiting = self._released = False
         self._beginning = Retry(log, self._changed.set)
         self._renewal = Retry(log, self._changed.set)
         self._rules = Retry(log, self._changed.set)
@@ -178,9 +178,10 @@ class Uplink:
             self._changed.set()
 
     def others_let_go(self) -> None:
-        """Try again now, if it waits: another uplink has let go of an interface."""
+        """Try again soon, if it waits: another uplink has let go of an interface."""
         if self._waiting:
-            self._try_now()
+            self._released = True
+            self._changed.set()
 
     def links_interrupted(self, ifindexes: frozenset[int]) -> None:
         """Announce all addresses if this uplink's interface, or its bridge, is among these."""
@@ -300,6 +301,8 @@ class Uplink:
         if begun is None:
             return
         said, answering = begun
+        self._unmet = self._switching = False  # this is as the job wants it
+        self._renewal.succeeded()
         try:
             while not self._stop.is_set() or answering is not said:
                 with (
@@ -319,6 +322,8 @@ class Uplink:
             lost = True
             raise
         finally:
+            if said is not None and said is not answering:  # it is to answer on
+                await self._call(partial(self._close, said))
             await self._call(partial(self._end, answering, lost=lost))
             if self._answered and not self._stop.is_set():
                 self._let_go()
@@ -603,7 +608,7 @@ class Uplink:
             seen: The interface as the last attempt found it; None if there was none.
             earliest: When the next attempt may begin at the earliest, in s of time.monotonic().
         """
-        self._waiting = True
+        self._waiting, self._released = True, False
         self._ifindexes = frozenset((seen.ifindex,) if seen else ())
         self._changed.set()
         try:
@@ -611,8 +616,9 @@ class Uplink:
                 if self._beginning.is_due:
                     return
                 link = await self._look_for()
-                if link is None or link == seen:
+                if link is None or (link == seen and not self._released):
                     continue
+                self._released = False
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), earliest - time.monotonic())
                 try:
@@ -829,6 +835,12 @@ class Uplink:
         with before.claim, before.held:
             if before.tree is not now.tree and before.packets is None:
                 self._leave(before, lost=False)
+
+    @staticmethod
+    def _close(answering: _Answering) -> None:
+        """Close what answers, without taking it off."""
+        with answering.claim, answering.held:
+            pass
 
     def _end(self, answering: _Answering, *, lost: bool) -> None:
         with answering.claim, answering.held:
