@@ -222,7 +222,7 @@ def _locked(path: Path, interface: str) -> int:
         if not taken:
             break
     holder = locks.holder(lock)
-    which = f", {holder}" if holder.pid else ""
+    which = f": {holder}" if holder.pid else ""
     raise NdxdpError(
         f"the addresses of {interface} are kept by a running `ndxdp run`",
         f"stop that process first{which}",

@@ -202,13 +202,13 @@ class _Reading:
         family.add_metric(labels, value)
 
     def interface(self, name: str) -> None:
-        tree = self._trees.of(name)
         try:
+            tree = self._trees.of(name)
             with open_instance(tree, name, readonly=True) as instance:
                 self._instance(name, instance)
         except (NdxdpError, OSError) as error:
             log.debug("%s is not scraped: %s", name, error)
-            if tree.path(name).is_dir():  # or it was detached meanwhile
+            if self._trees.have(name):  # or it was detached meanwhile
                 self.add("ndxdp_readable", 0, name)
             return
         self.add("ndxdp_readable", 1, name)

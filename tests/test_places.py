@@ -331,7 +331,9 @@ def test_a_run_directory_of_another_user(net: Network) -> None:
     try:
         as_nobody("mkdir", "-p", str(place / "v5" / UPLINK))
         for each in (
+            ("status",),
             ("status", UPLINK),
+            ("metrics",),
             ("prefix", "add", OTHER, "-i", UPLINK),
             ("detach", UPLINK),
         ):

@@ -215,7 +215,7 @@ class Tree:
 
     def _is_held(self, interface: str) -> NdxdpError:
         holder = locks.holder(self.path(interface))
-        which = f", {holder}" if holder.pid else ""
+        which = f": {holder}" if holder.pid else ""
         return NdxdpError(
             f"{interface} is held by a running `ndxdp run`", f"stop that process first{which}"
         )
@@ -330,14 +330,16 @@ class Trees(NamedTuple):
             return True
 
     def interfaces(self) -> list[str]:
-        """Those of both. NdxdpError if there are none and BPF has no place to be."""
-        found = self.files.interfaces()
-        try:
-            self.pins.check()
-            found += self.pins.interfaces()
-        except NdxdpError:
-            if not found:
-                raise
+        """Return those of both. NdxdpError if there are none, and a place cannot be used."""
+        found, failed = list[str](), None
+        for tree in self:
+            try:
+                tree.check()
+                found += tree.interfaces()
+            except NdxdpError as error:
+                failed = failed or error
+        if failed and not found:
+            raise failed
         return sorted(found)
 
 
