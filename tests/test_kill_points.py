@@ -148,7 +148,7 @@ IN_SHORT = (
     "detach tc, netlink",
     "renamed generic, links",
     "userspace to tc, netlink",
-    "daemon: tc to userspace, links",
+    "tc suspended to userspace, links",
 )
 """Each change once, on some kernel; each point with one of the ways to start again, by turns."""
 
