@@ -70,7 +70,7 @@ async def persist(
 
 
 class Retry:
-    """One thing that an event loop tries again after the pauses of a Backoff.
+    """An action that an event loop tries again after the pauses of a Backoff.
 
     Attributes:
         problem: What is wrong at present, as a sentence; "" after a success.

@@ -52,7 +52,7 @@ class Shared:
 
     @cached_property
     def allmulti(self) -> Allmulti:
-        """What keeps interfaces in allmulti."""
+        """The memberships that keep interfaces in allmulti."""
         return self._open.enter_context(contextlib.closing(Allmulti()))
 
     @cached_property

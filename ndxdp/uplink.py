@@ -1,4 +1,4 @@
-"""One interface, from its appearance to its end: answered on, in step with the network, announced.
+"""The life of an interface: answered on, kept in step with the network, announced.
 
 Whatever reads or writes kernel objects runs in the one thread of an executor: pyroute2 cannot be
 called where an event loop runs, and what changes an interface takes turns.
@@ -62,7 +62,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class _Answering:
-    """What answers: a program that is pinned in `tree`, or the userspace path.
+    """A program that is pinned in `tree` and answers, or the userspace path.
 
     leaves: nothing of it stays at an orderly end. held: what it needs as long as it answers.
     claim: that nobody else answers there. restored_at: when reception was restored last.
@@ -329,7 +329,7 @@ class Uplink:
                 self._let_go()
 
     async def _renewed(self, answering: _Answering) -> _Answering:
-        """What answers as the job wants it now; the old one does so until that is there."""
+        """Return what answers as the job wants it now; until that is there, the old one does."""
         switching, self._again, self._switching, self._unmet = self._switching, False, False, False
         try:
             renewed = await self._call(partial(self._begin, answering, switching=switching))
@@ -582,7 +582,7 @@ class Uplink:
         self._changed.set()
 
     async def _rounds(self) -> Any:
-        """One for each burst of changes, until the end."""
+        """Yield once for each burst of changes, until the end."""
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             while not self._stop.is_set():
@@ -680,7 +680,7 @@ class Uplink:
 
     @property
     def _may_be_down(self) -> bool:
-        """So that the first solicitation finds an answer when the interface comes up."""
+        """True if the interface is answered on while it is down, ready for when it comes up."""
         return self.job.patient or self.began.is_set()
 
     def _begin_anew(self) -> tuple[_Answering | None, _Answering] | None:
@@ -731,7 +731,7 @@ class Uplink:
             return left
 
     def _begin(self, before: _Answering | None, *, switching: bool) -> _Answering:
-        """By a program if one can be had, else from userspace.
+        """Begin to answer by a program if one can be had, else from userspace.
 
         before: what answers now, to be retired once this does. switching: in another mode.
         """
@@ -939,7 +939,7 @@ class Uplink:
         return breadth.leave_out(job.rules, found) if found else job.rules
 
     def _desired_by(self) -> dict[str, Rules]:
-        """What the rules of our sources should be."""
+        """Return what the rules of our sources should be."""
         desired_by = {self.job.source: self.job.rules}
         if self._containers is not None:
             desired_by[DOCKER_SOURCE] = self._containers

@@ -66,7 +66,7 @@ def names(root: Path = PINS) -> set[str]:
 
 @contextlib.contextmanager
 def stopped(daemon: Running) -> Iterator[None]:
-    """What happens in the block the daemon notices after it."""
+    """Have the daemon notice what happens in the block after it."""
     daemon.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -145,7 +145,7 @@ def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
 
 
 def test_removed_files_are_put_back(net: Network, file: Path) -> None:
-    """Of userspace mode: the rules, the counters, the lock."""
+    """Userspace mode: rules, counters and lock are there again."""
     file.write_text(
         file.read_text().replace(
             "[[interface.prefix]]", 'mode = "userspace"\n[[interface.prefix]]', 1

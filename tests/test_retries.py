@@ -1,4 +1,4 @@
-"""What fails is tried again after a pause, costs no CPU, and spares the other interfaces."""
+"""Failures: tried again after a pause, without use of a CPU, and one interface's own."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_rules_without_room_are_calm(net: Network, file: Path) -> None:
 
 
 def test_a_new_interface_is_tried_at_once(net: Network, file: Path) -> None:
-    """It is another one than that which failed: the pause is over before its time."""
+    """The interface is another one than that which failed: the pause ends early."""
     with (
         foreign_program(UPLINK),
         daemon("-c", config(file, f'{UPLINK}\nmode = "native"')) as failing,
@@ -318,7 +318,7 @@ def test_the_soft_limit_is_raised(net: Network, file: Path) -> None:
 
 
 def test_an_alternative_name_is_resolved(net: Network, file: Path) -> None:
-    """By the daemon whenever the interface appears, and by commands; pins have the real name."""
+    """The daemon resolves it whenever the interface appears; so do commands."""
     path = config(file, "wan")
     with daemon("-c", path) as service:
         eventually(lambda: service.said("there is no interface 'wan'; waiting for it"), within=20)
