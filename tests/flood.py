@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 from ndxdp import ndp
 from ndxdp.policy import parse_address, parse_mac
@@ -47,7 +48,7 @@ def main() -> None:
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
-    source = parse_address("fe80::f00d")
+    source = _own_address(arguments.interface)
     base = arguments.prefix[:12]
     answered: set[bytes] = set()
     started = time.monotonic()
@@ -94,6 +95,19 @@ def main() -> None:
             }
         )
     )
+
+
+def _own_address(interface: str) -> bytes:
+    """Return a link-local address of ours; without one, one that nobody has.
+
+    A router would forward the answers to an address that it does not have itself, send a redirect
+    to the source of each, and so fill the table of neighbours, which is one for all namespaces.
+    """
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        address, _, _, _, _, name = line.split()
+        if name == interface and address.startswith("fe8"):
+            return bytes.fromhex(address)
+    return parse_address("fe80::f00d")
 
 
 def _open(interface: str) -> socket.socket:

@@ -215,10 +215,23 @@ class Network:
         options = ["-1", "-n", "-v", "-r", "1", "-w", str(round(wait * 1000))]
         if source:
             options += ["-s", source]
-        result = self.at_router("ndisc6", *options, target, link)
-        assert result.code in (0, 2), result
+        result = self._solicit(*options, target, link)
         found = re.search(r"address: (\S+)\n from (\S+)", result.out)
         return Neighbour(found[1].lower(), found[2]) if found else None
+
+    def _solicit(self, *words: str) -> Done:
+        """Run ndisc6, again while the kernel has no room for a neighbour.
+
+        The table is one for all namespaces, and others' floods may have filled it for a moment.
+        """
+        give_up = time.monotonic() + 30 * PATIENCE
+        while True:
+            result = self.at_router("ndisc6", *words)
+            if result.code in (0, 2):
+                return result
+            assert "Invalid argument" in result.err, result
+            assert time.monotonic() < give_up, result
+            time.sleep(0.05)
 
     def answers(self, target: str = TARGET) -> bool:
         """The host answers, from the target itself and with its own MAC."""

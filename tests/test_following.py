@@ -259,7 +259,7 @@ def test_mode_and_loader_are_reloaded_under_a_flood(net: Network, tmp_path: Path
     def reload(mode: str, loader: str = "prebuilt") -> None:
         configuration(file, f'mode = "{mode}"\nloader = "{loader}"', up0=BEHIND)
         run.process.send_signal(signal.SIGHUP)
-        eventually(lambda: (status()["mode"], status()["held_by"]) == (mode, "run"))
+        eventually(lambda: (status()["mode"], status()["held_by"]) == (mode, "run"), within=20)
         eventually(lambda: len(ndxdp("status", "--json").json()["interfaces"]) == 1)
 
     with daemon(net, tmp_path, up0=BEHIND) as run:
