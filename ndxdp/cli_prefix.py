@@ -44,7 +44,7 @@ def _adding(command: _F) -> _F:
             default=MANUAL_SOURCE,
             show_default=True,
             metavar="NAME",
-            help="Who writes the rules, as a name of your choice.",
+            help="Write the rules under this name of your choice.",
         ),
         click.option("--lladdr", metavar="MAC", help="Advertise this MAC, not the interface's."),
         click.option(
@@ -141,7 +141,7 @@ def _add(
     default=MANUAL_SOURCE,
     show_default=True,
     metavar="NAME",
-    help="Whose rules: origins do not delete each other's by accident.",
+    help="Delete the rules of this origin; those of others stay.",
 )
 @click.option(
     "--missing-ok",

@@ -1,4 +1,4 @@
-"""Reports of running daemons, which other processes read: a file each, below the run directory.
+"""Reports of running daemons for other processes: a file for each, in the run directory.
 
     <run directory>/report-<8 hexadecimal digits>.json
 
@@ -32,7 +32,7 @@ _TRIES = 100  # each time that the file was replaced, or its directory removed, 
 
 
 class Daemon(NamedTuple):
-    """What a daemon says of itself; docs/commands.md has the fields.
+    """The report of a daemon on itself; docs/commands.md describes the fields.
 
     Attributes:
         pid: Its process, as the daemon sees it.

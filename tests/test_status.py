@@ -118,7 +118,7 @@ def metric(text: str, name: str) -> float:
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize("way", ["attach", "without links", "run"])
 def test_an_interface_of_another_namespace(net: Network, mode: str, way: str) -> None:
-    """It is not "gone" while it answers."""
+    """Show it as attached, not as gone, while it answers."""
     if way == "attach":
         done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     elif way == "without links":
@@ -207,7 +207,7 @@ prefix = "2001:db8:0:0:d::/80"
 
 
 def daemons() -> list[dict[str, Any]]:
-    """What `ndxdp status --json` has of daemons."""
+    """Return what `ndxdp status --json` has of daemons."""
     found: list[dict[str, Any]] = ndxdp("status", "--json").json()["daemons"]
     return found
 

@@ -1,4 +1,4 @@
-"""What the daemon of an interface reports of itself."""
+"""Problems that the daemon of an interface reports."""
 
 from __future__ import annotations
 
