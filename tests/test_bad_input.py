@@ -283,7 +283,7 @@ class TestWords:
 
             done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
             before = snapshot()
-            ended = {}
+            ended: dict[Bad, Done] = {}
             for runs in (False, True):  # apart: `status` shows a daemon that is about to end, too
                 cases = [case for case in WORDS if ("run" in case.words) is runs]
                 ended |= dict(zip(cases, pool.map(run, cases), strict=True))
