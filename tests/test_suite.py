@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import machine
+from tests import forked, machine, network
 from tests.machine import Limit
-from tests.network import REPOSITORY
+from tests.network import REPOSITORY, Network, eventually
 
 _APT = REPOSITORY / "lab" / "apt-get"
 
@@ -84,6 +84,30 @@ def test_limits_are_read() -> None:
 def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
+
+
+@pytest.mark.parametrize(
+    "words", [("--version",), ("nonsense",), ("status",), ("explain", "::"), ("check", "-c", "-")]
+)
+def test_a_forked_command_is_like_a_started_one(privacy: None, words: tuple[str, ...]) -> None:
+    assert forked.Server().is_like_us
+    assert network.ndxdp(*words, stdin="nonsense") == network.call(
+        *network.NDXDP, *words, stdin="nonsense"
+    )
+
+
+def test_a_forked_command_that_does_not_end_is_killed(net: Network) -> None:
+    server = forked.Server()
+    with pytest.raises(subprocess.TimeoutExpired):
+        server.run(("run", "-i", network.UPLINK, "-n", network.BEHIND), b"", 0.5)
+    assert server.run(("--version",), b"", 60)[0] == 0
+    eventually(lambda: network.ndxdp("-q", "detach", network.UPLINK).code in (0, 1))
+
+
+def test_another_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = forked.Server()
+    monkeypatch.setenv("NDXDP_BPFFS", "/nonexistent")
+    assert not server.is_like_us
 
 
 @pytest.mark.parametrize(
