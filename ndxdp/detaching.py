@@ -56,7 +56,8 @@ def _detach_in(tree: Tree, interface: str) -> None:
             tree.remove(interface)
             return
         with instance:
-            refuse_elsewhere(tree, instance)
+            with contextlib.suppress(Damaged):  # settings that make no sense name no namespace
+                refuse_elsewhere(tree, instance)
             release(tree, instance)
         log.info("detached from %s", interface)
 

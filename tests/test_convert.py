@@ -544,13 +544,13 @@ def test_more_rules_than_ndxdp_takes_one_by_one() -> None:
 
 
 def test_thousands_of_statements_take_no_minutes() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     ways = "".join(f"rule 2001:db8::/80 {{ iface a{n} }}\n" for n in range(20_000))
     with pytest.raises(NdxdpError):
         text_of("proxy eth0 {\n" + ways + "}")
     subnets = ",".join(f"2001:db8:{n:x}::/80" for n in range(20_000))
     assert len(ndpresponder.convert(f"-i eth0 -n {subnets}").interfaces[0].rules) == 20_000
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
 
 
 def test_more_interfaces_than_a_rule_may_name() -> None:
