@@ -205,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self.rfile.close()
         self.rfile = io.BufferedReader(_RequestReader(self.request, _PATIENCE))
 
     def handle(self) -> None:

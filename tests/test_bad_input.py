@@ -818,6 +818,10 @@ def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
         assert said in checked.err
     file.write_text(f'[[interface]]\nname = "{other}"\n{rule}')
     assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
+    run = net.run("-c", str(file))
+    assert OTHER in done("prefix", "list", "-i", other)
+    assert run.end().code == 0
+    done("detach", other)
     sh("ip", "link", "property", "del", "dev", UPLINK, "altname", other)
 
 
