@@ -53,9 +53,9 @@ def reload(path: str, timeout: float) -> None:
         time.sleep(_STEP)
         daemon = _daemon_of(path)
     if not daemon.reload["ok"]:
-        raise NdxdpError(
-            f"not reloaded: {daemon.reload['error']}", "the former configuration is in force"
-        )
+        raise NdxdpError(f"not reloaded: {daemon.reload['error']}", "see: ndxdp status")
+    if daemon.exporter and daemon.exporter["problem"]:
+        log.warning("reloaded, but metrics are not served: %s", daemon.exporter["problem"])
     for each in daemon.interfaces:
         if each["problem"]:
             log.warning("reloaded, but %s: %s", each["interface"], each["problem"])

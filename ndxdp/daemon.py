@@ -303,10 +303,11 @@ class _Daemon:
         former = {name: self._uplinks[name][0].job for name in jobs if name in self._uplinks}
         problems = await self._give({name: jobs[name] for name in former})
         if problems:
-            for name, problem in (await self._give(former)).items():
-                log.error("%s: not as before: %s", name, problem)
-            sentences = tuple(f"{name}: {problem}" for name, problem in problems.items())
-            raise NdxdpError(sentences[0], "the former configuration is in force", sentences[1:])
+            first, *others = (f"{name}: {problem}" for name, problem in problems.items())
+            lasting = await self._give(former)
+            if lasting:
+                first += f"; {', '.join(lasting)} is not as before either"
+            raise NdxdpError(first, "the former configuration is in force", tuple(others))
         self._set_log(work)
         for name in set(self._uplinks) - set(jobs):
             self._remove(name)

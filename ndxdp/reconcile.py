@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 def apply_host(tree: Tree, instance: Instance, link: Link, link_local: bytes) -> None:
     """Answer from this MAC and link-local address."""
-    with tree.lock():
+    with tree.lock_if_usable(urgent=True):
         settings = instance.maps.settings()
         fresh = replace(settings, mac=link.mac, link_local=link_local, l3_ifindex=link.l3_ifindex)
         if fresh != settings:
@@ -69,7 +69,7 @@ def apply_rules(
     Raises:
         NdxdpError: There is no room for the rules; the holes are there all the same.
     """
-    with tree.lock():
+    with tree.lock_if_usable():
         actual = _apply_holes(instance, owned, instance.maps.rules())
         if desired_by is None:
             return actual
@@ -189,7 +189,7 @@ def repair(
     """
     interface = instance.interface
     path = tree.path(interface)
-    with tree.lock():
+    with tree.lock_if_usable():
         is_new = place_of(path) != place
         if is_new and path.is_dir():
             refuse_if_held(tree, interface)
@@ -219,7 +219,7 @@ def beat(tree: Tree, instance: Instance, timeout: float) -> None:
 
 def note_tables(tree: Tree, instance: Instance) -> None:
     """What the program cannot ask the kernel: interfaces by name, and what ends at this host."""
-    with tree.lock():
+    with tree.lock_if_usable():
         note_locals(instance.maps)
         instance.maps.match_vias()
 
@@ -236,7 +236,7 @@ def let_request(
         solicits: True if the daemon solicits gateways from addresses behind this host, so that the
             program keeps the kernel from forwarding the answers.
     """
-    with tree.lock():
+    with tree.lock_if_usable():
         each, total, gateway = limits.limits if limits else Limits()
         settings = replace(
             instance.maps.settings(),

@@ -145,7 +145,12 @@ def troubles(daemon: Daemon) -> Iterator[str]:
 
 
 def unanswered_text(problem: str) -> str:
-    """Describe why an interface of a daemon's is not answered on; problem: "" before an attempt."""
+    """Describe what is wrong with an interface of a daemon's of which nothing can be read.
+
+    problem: As the daemon says; "" before its first attempt.
+    """
+    if problem.startswith("not in step"):
+        return f"answered on, but its state cannot be read: {problem}"
     return f"not answered on{f': {problem}' if problem else ' yet'}"
 
 

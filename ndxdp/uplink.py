@@ -843,20 +843,21 @@ class Uplink:
             pass
 
     def _end(self, answering: _Answering, *, lost: bool) -> None:
+        leaves = answering.leaves or (self._stop.is_set() and self.job.detach)
         with answering.claim, answering.held:
-            if not (lost or answering.leaves):  # no daemon restores it any more
+            if not (lost or leaves):  # no daemon restores it any more
                 with contextlib.suppress(NdxdpError, OSError):
                     self._put_back(answering)
                 with contextlib.suppress(NdxdpError, OSError):
                     self._restore(answering, self._find(answering), at_once=True)
-            if lost or answering.leaves:
+            if lost or leaves:
                 self._leave(answering, lost=lost)
 
     @staticmethod
     def _leave(answering: _Answering, *, lost: bool) -> None:
         """Take everything off; what was lost leaves its rules for when it is back."""
         tree, instance = answering.tree, answering.instance
-        with tree.lock():
+        with tree.lock_if_usable(urgent=True):
             if lost:
                 detaching.let_go(tree, instance)
             else:

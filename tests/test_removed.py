@@ -17,6 +17,7 @@ from tests.network import (
     BPFFS,
     FILES,
     PINS,
+    TARGET,
     UPLINK,
     Network,
     Running,
@@ -67,7 +68,8 @@ def names(root: Path = PINS) -> set[str]:
 @contextlib.contextmanager
 def stopped(daemon: Running) -> Iterator[None]:
     """Have the daemon notice what happens in the block after it."""
-    daemon.process.send_signal(signal.SIGSTOP)
+    with Trees().pins.lock():  # which the daemon does not have then
+        daemon.process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
@@ -171,3 +173,37 @@ def test_removed_files_are_put_back(net: Network, file: Path) -> None:
     ended = daemon.end()
     assert ended.code == 0
     assert len(warnings(ended.err)) == 2
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Mount another file system over the BPF file system."""
+    sh("mount", "-t", "tmpfs", "tmpfs", str(BPFFS))
+    try:
+        yield
+    finally:
+        sh("umount", str(BPFFS))
+
+
+def test_what_cannot_be_reached_follows_the_network(net: Network, daemon: Running) -> None:
+    """The maps are open: that their pins are hidden keeps nobody from writing them."""
+    with hidden():
+        sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:78")
+        eventually(lambda: net.ask(TARGET) == ("02:00:00:00:00:78", TARGET), within=10)
+        said = f"{UPLINK}  answered on, but its state cannot be read: not in step: "
+        eventually(lambda: said in ndxdp("status").out, within=10)
+    eventually(lambda: status()["mac"] == "02:00:00:00:00:78")
+    assert daemon.end().code == 0
+
+
+def test_a_stop_that_detaches_does_so_out_of_reach(net: Network, file: Path) -> None:
+    file.write_text(
+        file.read_text().replace("\n[[interface.", '\non_stop = "detach"\n[[interface.')
+    )
+    running = net.run("-c", str(file))
+    assert net.answers()
+    with hidden():
+        assert running.end().code == 0
+        assert tc_ids() == []
+        assert not has_allmulti()
+    done("detach", UPLINK)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import threading
@@ -27,6 +28,8 @@ from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.kernel import abi, filesystem, libbpf
 from ndxdp.locks import Holder
 from ndxdp.policy import check_interface
+
+log = logging.getLogger(__name__)
 
 DEFAULT_BPFFS = Path("/sys/fs/bpf")
 DEFAULT_RUN_DIRECTORY = Path("/run/ndxdp")
@@ -80,17 +83,39 @@ class Tree:
             os.close(fd)
 
     @contextlib.contextmanager
+    def lock_if_usable(self, *, urgent: bool = False) -> Iterator[None]:
+        """Hold off every other writer of what is open already.
+
+        Where the directory is out of reach, as behind another file system, none can be: then go on
+        without the lock.
+
+        Args:
+            urgent: Go on without it, too, where another process has kept it for too long.
+
+        Raises:
+            NdxdpError: Another process has kept the lock for too long.
+        """
+        with contextlib.ExitStack() as locked:
+            try:
+                locked.enter_context(self.lock())
+            except NdxdpError as error:
+                if not (urgent or isinstance(error, ModeUnavailable)):
+                    raise
+                log.debug("without a lock: %s", error)
+            yield
+
+    @contextlib.contextmanager
     def shared_lock(self) -> Iterator[None]:
         """Hold off the writers of other processes, while a thread of this one may be writing.
 
         Raises:
-            ModeUnavailable, NdxdpError: As lock() does.
+            NdxdpError: As lock_if_usable() does.
         """
         with self._here:
             if self._holding:
                 yield
                 return
-        with self.lock():
+        with self.lock_if_usable():
             yield
 
     def _locked(self) -> int:
