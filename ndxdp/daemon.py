@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _SIGNALS = _ENDING | {signal.SIGHUP}
 
+_LISTENING = 1.0  # seconds that the start waits for metrics to be served
+
 _STUCK = 10.0
 """Seconds that the end waits for a task that does not return; systemd kills after 20."""
 
@@ -162,12 +164,15 @@ class _Daemon:
         loop.set_exception_handler(lambda _, context: _log_stray(stray, context))
         with self._shared, self._signals_and_netlink():
             self._docker_socket = work.docker_socket
+            # Whoever waits for `ready` finds metrics; a slow name server keeps nobody from answers.
+            listening = asyncio.ensure_future(self._listening.want(work.metrics))
+            await asyncio.wait({listening}, timeout=_LISTENING)
             while work.jobs:  # not kept: after a reload their rules would be a second copy
                 self._start(work.jobs.pop(0))
             self._watch_docker()
             proving = asyncio.ensure_future(self._prove())
             beside = [
-                asyncio.ensure_future(self._tell_systemd(work)),
+                asyncio.ensure_future(self._tell_systemd(listening)),
                 asyncio.ensure_future(self._reload_when_asked()),
             ]
             stopping = asyncio.ensure_future(self._stop.wait())
@@ -223,8 +228,8 @@ class _Daemon:
     def _summary(self) -> str:
         return f"interfaces: {', '.join(self._uplinks)}"
 
-    async def _tell_systemd(self, work: Work) -> None:
-        await self._listening.want(work.metrics)
+    async def _tell_systemd(self, listening: asyncio.Future[None]) -> None:
+        await listening
         for uplink, _ in list(self._uplinks.values()):
             await uplink.began.wait()
         self._notifier.ready(self._summary())

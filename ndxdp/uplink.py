@@ -151,6 +151,7 @@ class Uplink:
         self._outcome: asyncio.Future[str] | None = None
         self._outcome_counts = False
         self._again = self._switching = self._unmet = self._interrupted = False
+        self._answered = False  # since the last beginning
         self._own_links = frozenset[int]()
         self._containers: Rules | None = None
         self._stale_rules = self._look_again = False
@@ -211,7 +212,8 @@ class Uplink:
             if not self._unmet:
                 return outcome
         else:
-            self._outcome, self._outcome_counts = outcome, not self._beginning.problem
+            self._outcome = outcome
+            self._outcome_counts = self._answered and not self._beginning.problem
         self._again = self._again or self._unmet or not job.same_but_rules(self.job)
         self._switching = self._switching or job.options.mode != self.job.options.mode
         self.job = job

@@ -197,7 +197,7 @@ def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:
     assert not any("/one" in line for line in lines)  # "error" leaves out what is a warning
     in_json = [json.loads(line) for line in lines if line.startswith("{")]
     assert any("/two" in line["message"] for line in in_json)
-    assert {"debug", "info"} <= {line["level"] for line in in_json}
+    assert "info" in {line["level"] for line in in_json}
     assert lines[-1].startswith("ndxdp: ")
 
 
