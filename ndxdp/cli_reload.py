@@ -1,4 +1,4 @@
-"""`ndxdp reload`: have the daemon read its configuration anew, and wait for the outcome."""
+"""`ndxdp reload`: make the daemon read its configuration again, and wait for the outcome."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _STEP = 0.05  # seconds between two looks at the daemon's report
 )
 @verbosity
 def reload(path: str, timeout: float) -> None:
-    """Have the daemon of `run -c FILE` read FILE anew; exit code 0 once the rules are in force.
+    """Make the daemon of `run -c FILE` read FILE again; exit code 0: the rules are in force.
 
     If the file is wrong, or an interface cannot do what it says, everything stays as it was: the
     exit code is 1, and the reason is printed.

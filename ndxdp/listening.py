@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Listening:
-    """Keeps the exporter listening. Of the event loop's thread only.
+    """Keeps the exporter listening. For the thread of the event loop only.
 
     An address that cannot be had is tried again, after 5 s growing to 60 s; meanwhile the exporter
     listens where it did before.
