@@ -62,7 +62,7 @@ def _soak(results: dict[str, Any]) -> str:
             unit = " kB" if name == "memory" else ""
             figures = (_number(round(growth[each])) for each in ("start", "median", "end"))
             start, median, end = figures
-            rows.append((name, f"{start}{unit} at first, {median} on average, {end} at the end"))
+            rows.append((name, f"{start}{unit} at first, median {median}, {end} at the end"))
     command = f"make soak SECONDS={results['seconds']} SEED={results['seed']}"
     return _table(command, results, rows)
 
@@ -71,9 +71,10 @@ _PARTS = ((_fuzz, FUZZ), (_soak, SOAK))
 
 
 def _table(command: str, about: dict[str, Any], rows: list[tuple[str, str]]) -> str:
+    commit = f" of commit {about['commit']}" if "commit" in about else ""
     head = (
-        f"`{command}`, on {about['date']}, ndxdp {about['version']}, Linux {about['kernel']}, "
-        f"Python {about['python']}:"
+        f"`{command}`, on {about['date']}, ndxdp {about['version']}{commit}, "
+        f"Linux {about['kernel']}, Python {about['python']}:"
     )
     lines = [f"| {name} | {value} |" for name, value in rows]
     return "\n".join([head, "", "| | |", "|---|---|", *lines, ""])

@@ -151,7 +151,9 @@ def _figures(
             for name in _MOST
         },
         "samples": [
-            [round(sample.time - service.samples[0].time), *sample[1:]]
+            " ".join(
+                f"{value:.0f}" for value in (sample.time - service.samples[0].time, *sample[1:])
+            )
             for sample in service.samples
         ],
     }
