@@ -14,13 +14,16 @@ from types import FrameType
 
 _OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
 
-_TEMPORARY = "/run/tmp"
-"""Where temporary files go, which vanish with the namespaces, however they end."""
+_TEMPORARY = "/var/tmp"
+"""Where temporary files go, which vanish with the namespaces, however they end. Namespaces within
+others have the same, so that what is started in them finds the files of who has started it."""
 
 # `unshare --mount` has made every mount private already, so these stay inside. The machine's own
 # BPF file systems go first: below ours they would come to light where ours is taken away.
 _MOUNTS = (
-    f"mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/netns && mkdir -m 1777 {_TEMPORARY} && "
+    "mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/netns && "
+    f"{{ grep -q '^ndxdp-lab {_TEMPORARY} ' /proc/mounts || "
+    f"mount -t tmpfs -o mode=1777 ndxdp-lab {_TEMPORARY}; }} && "
     "{ while umount /sys/fs/bpf 2>&-; do :; done; } && "
     'mount -t bpf bpf /sys/fs/bpf && exec "$@"'
 )
