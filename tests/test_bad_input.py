@@ -77,11 +77,18 @@ def unchanged(run: Callable[[], Done], code: int, *said: str) -> None:
 def all_unchanged(
     run: Callable[..., Done], commands: Iterable[tuple[str, ...]], code: int, *said: str
 ) -> None:
-    """The same of several commands, side by side: what changes nothing disturbs nobody."""
+    """The same of several commands, side by side: what changes nothing disturbs nobody.
+
+    `run` comes after the others: while it is at work, `status` shows it.
+    """
     before = snapshot()
+    commands = list(commands)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in pool.map(lambda words: run(*words), commands):
+        for result in pool.map(lambda words: run(*words), (c for c in commands if c[0] != "run")):
             refused(result, code, *said)
+    for words in commands:
+        if words[0] == "run":
+            refused(run(*words), code, *said)
     assert snapshot() == before
 
 
