@@ -64,10 +64,10 @@ def reload(path: str, timeout: float) -> None:
 def _daemon_of(path: str) -> Daemon:
     """Return the report of the daemon with this configuration file, in this network namespace."""
     from ndxdp import report
+    from ndxdp.instance import netns
 
-    netns = os.stat("/proc/self/ns/net").st_ino
-    for daemon in report.daemons(trees().files.root):
-        if daemon.netns == netns and daemon.config and Path(daemon.config) == Path(path).absolute():
+    for daemon in report.daemons(trees().files.root, netns()):
+        if daemon.config and Path(daemon.config) == Path(path).absolute():
             return daemon
     raise NdxdpError(
         f"no daemon runs here with {path}",
