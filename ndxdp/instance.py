@@ -31,12 +31,12 @@ from ndxdp.policy import HOST_SOURCE, OWNED, Table, hole
 from ndxdp.rules import Rules, difference, merged
 from ndxdp.wire import onlink
 from ndxdp.wire.fib import Fib, NudState, Route, RouteType, refusal
+from ndxdp.wire.netns import netns as netns
 from ndxdp.wire.onlink import OnLink
 
 log = logging.getLogger(__name__)
 
 _XDP_TX, _TC_ACT_REDIRECT = 3, 7
-_NETNS = "/proc/thread-self/ns/net"  # netlink.netns() would load pyroute2
 _RUNS = 10  # of a program to be explained, at most: others may have theirs in between
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
@@ -271,11 +271,6 @@ class Explanation:
     verdict: Explained
     reply: bytes | None
     forwarding: Forwarding | None = None
-
-
-def netns() -> int:
-    """Return the inode number of this process's network namespace."""
-    return os.stat(_NETNS).st_ino
 
 
 def _is_foreign(settings: Settings) -> bool:

@@ -112,6 +112,7 @@ LAYERS = (
     "ndxdp.kernel.libbpf",
     "ndxdp.kernel.abi",
     "ndxdp.kernel",
+    "ndxdp.wire.netns",
     "ndxdp.wire.rtnetlink",
     "ndxdp.convert.ndpresponder",
     "ndxdp.convert.container_run",

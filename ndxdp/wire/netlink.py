@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 import sys
@@ -20,6 +19,7 @@ from ndxdp.ndp import UNSPECIFIED
 from ndxdp.policy import INTERFACE_MAX, OWNED, Prefix, check_interface
 from ndxdp.wire import rtnetlink
 from ndxdp.wire.fib import Fib, NudState, RouteType
+from ndxdp.wire.netns import netns as netns
 from ndxdp.wire.raw import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 # Its __init__ imports a database, HTTP, mocks and every family of netlink: 11 MB and 0.14 s. What
@@ -59,8 +59,6 @@ _GUESTS = (b"veth", b"tun")
 
 FOREVER = 0xFFFFFFFF
 """Seconds: the lifetime of an address that does not expire (INFINITY_LIFE_TIME)."""
-
-_NETNS = "/proc/thread-self/ns/net"
 
 
 class Link(NamedTuple):
@@ -243,11 +241,6 @@ def _told() -> Iterator[None]:
         raise NdxdpError(
             f"netlink said: {error.strerror}", "does the interface come and go?"
         ) from error
-
-
-def netns() -> int:
-    """The inode number of this process's network namespace."""
-    return os.stat(_NETNS).st_ino
 
 
 def find_link(name: str) -> Link | None:
