@@ -57,8 +57,8 @@ DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean dashboards deb demo dist format fuzz image lab-vagrant lab-vm
-.PHONY: soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
+.PHONY: build check-dashboards clean coverage dashboards deb demo dist format fuzz image lab-vagrant lab-vm
+.PHONY: lock soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -69,6 +69,27 @@ demo: packages-demo build
 
 test: packages-test packages-deb build .venv/tested .venv/packages build/prometheus build/wheels
 	.venv/bin/python -m tests $(TESTS)
+
+# Files whose time goes to kernels, archives, packages or random frames rather than to ndxdp's Python.
+NOT_IN_COVERAGE := benchmarks company_hooks container deb differential doctor_engine docker kernel_matrix \
+	kill_points lab linters package peers program suite userspace
+COVERAGE_TESTS ?= $(filter-out $(NOT_IN_COVERAGE:%=tests/test_%.py),$(wildcard tests/test_*.py))
+
+coverage: packages-test build .venv/tested build/prometheus
+	rm -rf build/coverage
+	nice -n 10 .venv/bin/coverage run -m tests -q $(COVERAGE_TESTS); code=$$?; \
+		.venv/bin/coverage combine --quiet && .venv/bin/coverage html --quiet && \
+		.venv/bin/coverage report --skip-empty >build/coverage/report.txt; \
+		cat build/coverage/report.txt; exit $$code
+
+# The newest versions that pyproject.toml allows. Run it with the oldest Python that ndxdp supports.
+lock: packages-build
+	rm -rf build/lock && python3 -m venv build/lock
+	build/lock/bin/pip install --quiet --disable-pip-version-check '.[package,test]'
+	{ sed -n '/^#/p' constraints.txt && build/lock/bin/pip freeze --all --exclude pip --exclude ndxdp; } \
+		>build/constraints.txt
+	mv build/constraints.txt constraints.txt
+	rm -r build/lock
 
 dist: build .venv/packages
 	rm -rf build/dist
@@ -197,15 +218,17 @@ build/prometheus: | packages-test
 build-directory:
 	@mkdir -p build
 
-.venv/built: $(SOURCES) | packages-build
+PIP_INSTALL := .venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.venv/built: $(SOURCES) constraints.txt | packages-build
 	python3 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable .
+	$(PIP_INSTALL) --editable .
 	@touch $@
 
 .venv/tested: .venv/built
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@
 
 .venv/packages: .venv/built
-	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[package]'
+	$(PIP_INSTALL) --editable '.[package]'
 	@touch $@

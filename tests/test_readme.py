@@ -22,7 +22,11 @@ from tests.tap import tap
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
 DOCS = REPOSITORY / "docs"
-PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(REPOSITORY.glob("*/README.md"))]
+PAGES = [
+    page
+    for pattern in ("*.md", "docs/**/*.md", "*/README.md")
+    for page in sorted(REPOSITORY.glob(pattern))
+]
 
 # The machine that the README shows. Its NIC is a tap, whose driver runs XDP.
 INTERFACE = "eth0"
