@@ -19,6 +19,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -296,15 +298,30 @@ class Lab:
         self.run(namespace, "ip", "-6", "-batch", "-", stdin=commands)
 
     def _wait_for_links(self) -> None:
-        """Wait for the bridge: a port forwards once the kernel has noticed its carrier."""
+        """Wait until the kernel has brought all links up, which happens after `ip` has ended.
+
+        A bridge's port then forwards, and each link answers solicitations for its addresses.
+        """
         give_up = time.monotonic() + 5
-        while True:
-            ports = json.loads(self.run(HYPERVISOR, "bridge", "-j", "link").stdout)
-            if all(port["state"] == "forwarding" for port in ports):
-                return
+        while not self._links_are_ready():
             if time.monotonic() > give_up:
-                raise LabError("The bridge's ports do not come up.")
+                raise LabError("The links do not come up.")
             time.sleep(0.02)
+
+    def _links_are_ready(self) -> bool:
+        ports = json.loads(self.run(HYPERVISOR, "bridge", "-j", "link").stdout)
+        if any(port["state"] != "forwarding" for port in ports):
+            return False
+        for namespace, link, *addresses in (
+            (ROUTER, UPLINK, ROUTER_ADDRESS, ROUTER_LINK_LOCAL),
+            (HOST, UPLINK, HOST_ADDRESS, HOST_LINK_LOCAL),
+            (HOST, CONTAINER_LINK, CONTAINER_GATEWAY),
+            (CONTAINER, UPLINK, CONTAINER_ADDRESS),
+        ):
+            shown = self.run(namespace, "ip", "-6", "-batch", "-", stdin=show(link)).stdout
+            if not is_ready(shown, addresses):
+                return False
+        return True
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -319,6 +336,30 @@ def stop(process: subprocess.Popen[str]) -> None:
         if stream:
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+def show(link: str) -> str:
+    """Return the input of `ip -6 -batch` that prints what `is_ready` reads."""
+    return f"link show dev {link}\nmaddress show dev {link}\n"
+
+
+def is_ready(shown: str, addresses: Iterable[IPv6Address]) -> bool:
+    """Return True if a link sends, and answers solicitations for its addresses.
+
+    The kernel sees to both in work queues, some time after `ip` has ended. Until then the link
+    drops what is sent, and is in no solicited-node group.
+
+    Args:
+        shown: The output of `ip` for `show`.
+        addresses: The link's addresses.
+    """
+    members = {
+        IPv6Address(group): int(count or 1)
+        for group, count in re.findall(r"inet6 (\S+)(?: users (\d+))?", shown)
+    }
+    first = int(IPv6Address("ff02::1:ff00:0"))  # RFC 4291 2.7.1
+    wanted = Counter(IPv6Address(first | int(address) & 0xFFFFFF) for address in addresses)
+    return " state UP " in shown and all(members.get(g, 0) >= n for g, n in wanted.items())
 
 
 def build_xdp_pass() -> Path:

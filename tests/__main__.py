@@ -1,14 +1,15 @@
-"""`python -m tests [pytest's arguments]`: pytest in namespaces that vanish with it.
+"""Run pytest in namespaces that vanish with it: `python -m tests [pytest's arguments]`.
 
-Without the name of a file: every file, each in namespaces of its own, as many at once as there are
-processors, and the longest first. What a file's tests said is shown when it failed.
+Without a test file among the arguments, every test file runs, each in namespaces of its own, as
+many at once as there are processors, the longest files first. The output of a file is printed if
+one of its tests failed. No test is run a second time: a test that fails now and then is a defect.
 
-Many tests wait for the kernel, for containers, for other people's daemons, beside a second file's
-tests and on machines that are never idle. So a few that failed are run once more at the end, with
-nothing beside them, and are named if they pass then. What is broken fails twice.
+`python -m tests --repeat N ARGUMENTS` finds such a test: it runs pytest with the same arguments N
+times, several runs for each processor at once, so that every run competes for the processors, and
+prints how many runs failed.
 
-Before anything else, limits of the machine that leave too little room are named, and once more at
-the end where tests have failed.
+Limits of the machine that leave the tests too little room are printed first, and once more at the
+end if a test failed.
 """
 
 from __future__ import annotations
@@ -20,38 +21,58 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 from lab import private
 from tests import machine
 
 _HERE = Path(__file__).resolve().parent
-_NO_TESTS = 5  # pytest's exit code where nothing was selected
-_FEW = 5  # failed tests and errors, in all files
-_ONLY_FAILED = ("--last-failed", "--last-failed-no-failures=none")
+_NO_TESTS = 5  # pytest's exit code if no test was selected
+_RUNS_PER_PROCESSOR = 3  # of --repeat
+
+
+class Run(NamedTuple):
+    """A run of pytest that has ended."""
+
+    name: str
+    code: int
+    output: str
+
+    @property
+    def summary(self) -> str:
+        """The last line of the output, such as "2 failed, 30 passed in 3.21s"."""
+        lines = self.output.strip().splitlines()
+        return lines[-1].strip("= ") if lines else "no output"
 
 
 def main() -> int:
+    """Run the tests that the command line selects; return the exit code."""
     words = sys.argv[1:]
     machine.raise_open_files()
     compile_packages()
+    if words[:1] == ["--repeat"]:
+        return _repeat(words[1:])
     if any((_HERE.parent / word.partition("::")[0]).exists() for word in words):
         return private.run([sys.executable, "-m", "pytest", *words])
     short = machine.short_of(machine.limits())
     _print_limits(short)
     before = machine.neighbour_table_overflows()
-    code = _all_files(words)
+    code = _run_all_files(words)
     if code:
         _print_limits(short)
         if overflows := machine.neighbour_table_overflows() - before:
-            print(f"meanwhile the kernel had no room for an IPv6 neighbour {overflows} times")
+            print(f"the kernel had no room for an IPv6 neighbour {overflows} times")
     return code
 
 
 def compile_packages() -> None:
-    """Compile what the tests start thousands of times, where Python is told to keep no bytecode."""
+    """Compile the modules that the tests start thousands of times.
+
+    Otherwise each start would compile them, where Python is configured to write no bytecode.
+    """
     for package in ("ndxdp", "lab", "tests"):
         compileall.compile_dir(_HERE.parent / package, quiet=2)
 
@@ -61,56 +82,52 @@ def _print_limits(short: list[str]) -> None:
         print(f"limit: {sentence}", flush=True)
 
 
-def _all_files(words: list[str]) -> int:
+def _run_all_files(words: list[str]) -> int:
+    """Run every test file; return 1 if a test failed or no test ran."""
     started = time.monotonic()
     files = sorted(_HERE.glob("test_*.py"), key=lambda path: -path.stat().st_size)
     total: Counter[str] = Counter()
-    failed: list[Path] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        running = {pool.submit(_one_file, path, [*words, "--cache-clear"]): path for path in files}
-        for done in as_completed(running):
-            code, said = done.result()
-            if not _tell(running[done], 0 if code == _NO_TESTS else code, said, total):
-                failed.append(running[done])
-    if failed and total["failed"] + total["error"] <= _FEW:
-        print(f"\nonce more, alone: {_names(failed)}")
-        second: Counter[str] = Counter()
-        again = [
-            path
-            for path in failed
-            if not _tell(path, *_one_file(path, [*words, *_ONLY_FAILED]), second)
-        ]
-        print(f"passed at the second try: {_names(set(failed) - set(again)) or 'none'}")
-        total["passed"] += second["passed"]
-        total["failed"], total["error"] = second["failed"], second["error"]
-        failed = again
-    told = ", ".join(f"{number} {what}" for what, number in sorted(total.items()) if number)
-    print(f"{told} in {time.monotonic() - started:.0f} s")
+    failed: list[str] = []
+    for run in _runs(os.cpu_count() or 1, ((f.name, [f"tests/{f.name}", *words]) for f in files)):
+        _print_run(run)
+        for number, outcome in re.findall(r"(\d+) ([a-z]+)", run.summary.partition(" in ")[0]):
+            total[outcome.rstrip("s")] += int(number)
+        if run.code not in (0, _NO_TESTS):
+            failed.append(run.name)
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(total.items()) if number)
+    print(f"{counts} in {time.monotonic() - started:.0f} s")
     if failed:
-        print(f"failed: {_names(failed)}")
+        print(f"failed: {' '.join(sorted(failed))}")
     return 1 if failed or not total["passed"] else 0
 
 
-def _tell(path: Path, code: int, said: str, total: Counter[str]) -> bool:
-    """Say how a file's tests went, and count them by outcome; False if any failed."""
-    lines = said.strip().splitlines() or ["it said nothing"]
-    if code:
-        print(said)
-    print(f"{path.name}: {lines[-1].strip('= ')}", flush=True)
-    for number, what in re.findall(r"(\d+) ([a-z]+)", lines[-1].partition(" in ")[0]):
-        total[what.rstrip("s")] += int(number)
-    return code == 0
+def _repeat(words: list[str]) -> int:
+    """Run the same tests many times at once; return 1 if one of the runs failed."""
+    if len(words) < 2 or not words[0].isdecimal() or not int(words[0]):
+        print("usage: python -m tests --repeat N ARGUMENTS", file=sys.stderr)
+        return 2
+    times = int(words[0])
+    at_once = _RUNS_PER_PROCESSOR * (os.cpu_count() or 1)
+    failed = 0
+    for run in _runs(at_once, ((f"run {n}", words[1:]) for n in range(1, times + 1))):
+        _print_run(run)
+        failed += run.code != 0
+    print(f"{failed} of {times} runs failed")
+    return 1 if failed else 0
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return " ".join(sorted(path.name for path in paths))
+def _runs(at_once: int, wanted: Iterable[tuple[str, list[str]]]) -> Iterator[Run]:
+    """Run pytest by name and arguments, several at once; yield each run when it has ended."""
+    with ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(run, name, arguments) for name, arguments in wanted]
+        for ended in as_completed(running):
+            yield ended.result()
 
 
-def _one_file(path: Path, words: list[str]) -> tuple[int, str]:
-    cache = _HERE.parent / "build" / "pytest" / path.stem
-    command = [sys.executable, "-m", "tests", f"tests/{path.name}", *words]
+def run(name: str, arguments: list[str]) -> Run:
+    """Run pytest in namespaces of its own, without the cache that all runs would write to."""
     done = subprocess.run(
-        [*command, "-o", f"cache_dir={cache}"],
+        [sys.executable, "-m", "tests", *arguments, "-p", "no:cacheprovider"],
         cwd=_HERE.parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -118,7 +135,13 @@ def _one_file(path: Path, words: list[str]) -> tuple[int, str]:
         text=True,
         errors="replace",
     )
-    return done.returncode, done.stdout
+    return Run(name, done.returncode, done.stdout)
+
+
+def _print_run(run: Run) -> None:
+    if run.code not in (0, _NO_TESTS):
+        print(run.output)
+    print(f"{run.name}: {run.summary}", flush=True)
 
 
 if __name__ == "__main__":

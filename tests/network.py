@@ -28,10 +28,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from lab import private
+from lab import private, topology
 from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
 from ndxdp import report
@@ -328,7 +329,7 @@ def network() -> Iterator[Network]:
 
 def connect() -> None:
     """Join the two ends, and give them their addresses; again, once the link was deleted."""
-    # Nothing is waited for: addresses are `nodad`, and links make none of their own.
+    # Addresses are `nodad`, and links make none of their own.
     commands = f"""
         link add {UPLINK} address {HOST_MAC} mtu {MTU} type veth
             peer name {ROUTER_LINK} address {ROUTER_MAC} mtu {MTU} netns {ROUTER}
@@ -347,6 +348,16 @@ def connect() -> None:
     """
     sh("nsenter", f"--net=/run/netns/{ROUTER}", "ip", "-6", "-batch", "-", stdin=far)
     sh("ip", "-6", "route", "add", "default", "via", GATEWAY, "dev", UPLINK)
+    wait_for_link(UPLINK, HOST_LINK_LOCAL, HOST)
+    wait_for_link(ROUTER_LINK, ROUTER_LINK_LOCAL, GATEWAY, OTHER_GATEWAY, namespace=ROUTER)
+
+
+def wait_for_link(name: str, *addresses: str, namespace: str = "") -> None:
+    """Wait until a link sends, and answers solicitations for its addresses."""
+    enter = ("nsenter", f"--net=/run/netns/{namespace}") if namespace else ()
+    command = (*enter, "ip", "-6", "-batch", "-")
+    wanted = [IPv6Address(address) for address in addresses]
+    eventually(lambda: topology.is_ready(sh(*command, stdin=topology.show(name)), wanted))
 
 
 @contextlib.contextmanager

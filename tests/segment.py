@@ -31,6 +31,7 @@ from tests.network import (
     call,
     eventually,
     sh,
+    wait_for_link,
 )
 
 SWITCH, BRIDGE = "switch", "br0"
@@ -109,7 +110,7 @@ def segment(*, snooping: bool = False, reachable_ms: int | None = None) -> Itera
                 ("retrans_time_ms", 200),
             ):
                 sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.{key}={value}")
-        eventually(lambda: "LOWER_UP" in sh("ip", "link", "show", "dev", UPLINK))
+        _wait_for_links()
         yield Segment()
     finally:
         sh("sysctl", "-qw", f"{_FORWARDING}={forwarding}")
@@ -117,6 +118,18 @@ def segment(*, snooping: bool = False, reachable_ms: int | None = None) -> Itera
         call("ip", "link", "delete", UPLINK)
         for name in names:
             call("ip", "netns", "delete", name)
+
+
+def _wait_for_links() -> None:
+    """Wait until the router and this host reach each other through the switch."""
+    wait_for_link(UPLINK, HOST_LINK_LOCAL, HOST)
+    wait_for_link(ROUTER_LINK, ROUTER_LINK_LOCAL, GATEWAY, namespace=ROUTER)
+    eventually(
+        lambda: (
+            [port["state"] for port in json.loads(at(SWITCH, "bridge", "-j", "link").out)]
+            == ["forwarding", "forwarding"]
+        )
+    )
 
 
 def _build(snooping: bool) -> None:

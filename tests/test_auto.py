@@ -57,6 +57,7 @@ from tests.network import (
     sh,
     status,
     timeless,
+    wait_for_link,
 )
 from tests.test_bad_input import refused
 
@@ -174,6 +175,7 @@ def bridged(*options: str) -> Iterator[None]:
         for option in options:  # last: a querier needs an address
             sh("ip", "link", "set", BRIDGE, "type", "bridge", *option.split())
         eventually(_forwards)
+        wait_for_link(BRIDGE, HOST, HOST_LINK_LOCAL)
         yield
         assert leftovers(BRIDGE) == []
     finally:
@@ -258,6 +260,7 @@ def test_port_of_a_bridge(net: Network, mode: str) -> None:
         assert net.answers(own)
         sh("ip", "address", "add", f"{own}/128", "dev", BRIDGE, "nodad")
         eventually(lambda: own in rules())
+        wait_for_link(BRIDGE, own)
         assert net.ask(own) == (BRIDGE_MAC, own)
         sh("ip", "address", "delete", f"{own}/128", "dev", BRIDGE)
         eventually(lambda: own not in rules())

@@ -35,6 +35,7 @@ from tests.network import (
     ndxdp,
     sh,
     status,
+    wait_for_link,
 )
 
 DOWN, OTHER, GUEST = "down0", "other0", "guest"
@@ -116,6 +117,8 @@ def behind(privacy: None) -> Iterator[None]:
         in_guest("ip -6 address add fe80::c/64 dev eth0 nodad")
         in_guest(f"ip -6 address add {KNOWN}/64 dev eth0 nodad")
         in_guest("ip -6 route add default via 2001:db8:0:c::1")
+        wait_for_link(DOWN, "2001:db8:0:c::1", "fe80::1")
+        wait_for_link("eth0", KNOWN, "fe80::c", namespace=GUEST)
         yield
     finally:
         for name in (DOWN, OTHER):
@@ -497,29 +500,17 @@ def test_a_stopped_guest_falls_silent(routes: Network) -> None:
         quick.write_text("1")
         try:
             assert routes.at_router("ping", "-6", "-c", "1", "-W", "2", KNOWN).code == 0
-            in_guest("ip link set eth0 down")
-            sh(
-                "ip",
-                "-6",
-                "neighbour",
-                "replace",
-                KNOWN,
-                "dev",
-                DOWN,
-                "lladdr",
-                GUEST_MAC,
-                "nud",
-                "stale",
-            )
+            # The guest's link stays up: the kernel flushes all neighbours when a carrier is lost.
+            in_guest(f"ip -6 address delete {KNOWN}/64 dev eth0")
+            entry = f"{KNOWN} dev {DOWN} lladdr {GUEST_MAC} nud stale"
+            sh("ip", "-6", "neighbour", "replace", *entry.split())
             assert routes.answers(KNOWN)
             assert routes.at_router("ping", "-6", "-c", "1", "-W", "1", KNOWN).code == 1
             eventually(lambda: routes.silent(KNOWN), within=10)
         finally:
             quick.write_text(before)
-            in_guest("ip link set eth0 up")
             in_guest(f"ip -6 address replace {KNOWN}/64 dev eth0 nodad")
-            in_guest("ip -6 address replace fe80::c/64 dev eth0 nodad")
-            in_guest("ip -6 route replace default via 2001:db8:0:c::1")
+            wait_for_link("eth0", KNOWN, namespace=GUEST)
     sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
 
 

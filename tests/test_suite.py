@@ -1,4 +1,4 @@
-"""The suite itself: what it leaves behind, what it inherits, what it needs of the machine."""
+"""The suite itself: its exit code, what it leaves behind, and what it needs of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import __main__ as suite
 from tests import forked, machine, network
+from tests.__main__ import Run
 from tests.machine import Limit
 from tests.network import REPOSITORY
 
@@ -35,6 +37,46 @@ def in_namespaces(code: str, prepare: Callable[[], object] | None = None) -> str
         timeout=60,
     )
     return done.stdout.strip()
+
+
+def test_a_file_that_failed_is_not_run_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[str] = []
+
+    def run(name: str, _arguments: list[str]) -> Run:
+        runs.append(name)
+        if name == "test_suite.py":
+            return Run(name, 1, "E   assert 1 == 2\n1 failed, 2 passed in 0.10s\n")
+        return Run(name, 0, "3 passed, 1 skipped in 0.10s\n")
+
+    monkeypatch.setattr(suite, "run", run)
+    monkeypatch.setattr(sys, "argv", ["tests", "-q"])
+    assert suite.main() == 1
+    assert sorted(runs) == sorted(path.name for path in (REPOSITORY / "tests").glob("test_*.py"))
+    printed = capsys.readouterr().out
+    assert "E   assert 1 == 2" in printed
+    assert printed.count("failed: test_suite.py\n") == 1
+    assert f"1 failed, {3 * len(runs) - 1} passed, {len(runs) - 1} skipped in " in printed
+
+
+def test_repeated_runs_are_counted(privacy: None, tmp_path: Path) -> None:
+    """A test that passes in one run of three only: the exit code is that of a failure."""
+    file = tmp_path / "test_now_and_then.py"
+    file.write_text(
+        "import os\n\n\ndef test_it():\n"
+        f"    number = os.open({str(tmp_path / 'once')!r}, os.O_CREAT | os.O_EXCL)\n"
+    )
+
+    def repeat(*words: str) -> tuple[int, str]:
+        ended = network.call(sys.executable, "-m", "tests", "--repeat", *words)
+        return ended.code, (ended.out + ended.err).strip().splitlines()[-1]
+
+    assert repeat("3", str(file), "-q") == (1, "2 of 3 runs failed")
+    (tmp_path / "once").unlink()
+    assert repeat("1", str(file), "-q") == (0, "0 of 1 runs failed")
+    usage = "usage: python -m tests --repeat N ARGUMENTS"
+    assert [repeat(*words) for words in ((), ("3",), ("0", str(file)))] == [(2, usage)] * 3
 
 
 def test_signals_that_the_parent_ignores_are_back_at_their_default(privacy: None) -> None:
