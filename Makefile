@@ -106,11 +106,11 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	.venv/bin/python packaging/deb.py --directory build/try/again
 	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
 	cmp build/try/$(DEB) build/try/again/$(DEB)
-	.venv/bin/python -m tests.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
+	.venv/bin/python -m tests.scenarios.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
 
 test-image: packages-test packages-vm packages-deb packages-image build .venv/tested .venv/packages
 	.venv/bin/python packaging/deb.py --directory build/try
-	.venv/bin/python -m tests.container_image build/try/$(DEB)
+	.venv/bin/python -m tests.scenarios.container_image build/try/$(DEB)
 
 image: deb
 	mkdir -p build/image

@@ -20,7 +20,7 @@ from benchmarks.wire import (
     in_host,
 )
 from ndxdp.kernel import libbpf
-from ndxdp.kernel.pins import Trees
+from ndxdp.store.directories import Trees
 
 _ETHERNET = bytes.fromhex(HOST_MAC.replace(":", "")) + bytes.fromhex("020000000100")
 _CONTAINER = IPv6Address(f"{PREFIX}99").packed

@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.wire import REPOSITORY, ROUTER_MAC, host_command, make_links
 from lab import private
-from ndxdp import ndp
-from ndxdp.policy import parse_address, parse_mac
+from ndxdp.ndp import responder
+from ndxdp.rules.rule import parse_address, parse_mac
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "daemon.json"
 
@@ -124,7 +124,7 @@ def _engine() -> Iterator[str | None]:
         print("There is no dockerd here.")
         yield None
         return
-    from tests import engine  # it is what the tests have, too
+    from tests.fixtures import engine  # it is what the tests have, too
 
     with engine.engine() as made:
         made.make_network(NETWORK, "2001:db8:0:1:d::/80")
@@ -229,7 +229,7 @@ def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
 def _solicit(target: bytes) -> int:
     """Solicit until there is an answer; print when that was, in seconds of CLOCK_MONOTONIC."""
     mac, source = parse_mac(ROUTER_MAC), parse_address("fe80::1")
-    question = ndp.solicit(mac, target, source=source, sllao=mac)
+    question = responder.solicit(mac, target, source=source, sllao=mac)
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
     link.bind(("eth0", 0x86DD))
     link.settimeout(_EVERY)
@@ -249,7 +249,7 @@ def _solicit(target: bytes) -> int:
 
 
 def _answers(frame: bytes, target: bytes, source: bytes) -> bool:
-    said = ndp.decode_advertisement(frame)
+    said = responder.decode_advertisement(frame)
     right = (said.source, said.target, said.destination) == (target, target, source)
     return right and said.solicited and said.checksum_correct
 

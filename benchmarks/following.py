@@ -27,11 +27,11 @@ from pathlib import Path
 
 from lab import private
 from lab.capture import packet_socket
-from ndxdp import ndp
-from ndxdp.instance import add_rules, delete_rules
-from ndxdp.kernel.pins import Trees
-from ndxdp.policy import MANUAL_SOURCE, Rule, parse_address, parse_mac
-from ndxdp.rules import compile_rules
+from ndxdp.ndp import responder
+from ndxdp.rules.rule import MANUAL_SOURCE, Rule, parse_address, parse_mac
+from ndxdp.rules.ruleset import compile_rules
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import add_rules, delete_rules
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "following.json"
@@ -87,7 +87,9 @@ class Router:
         """
         assert self._wire
         address = parse_address(target)
-        question = ndp.solicit(self._mac, address, source=parse_address("fe80::1"), sllao=self._mac)
+        question = responder.solicit(
+            self._mac, address, source=parse_address("fe80::1"), sllao=self._mac
+        )
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(OSError):  # the link is down

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.contestants import process
 from benchmarks.wire import LINK, NDXDP, REPOSITORY, SPREAD, Wire, host_command, in_host
 from ndxdp.kernel import libbpf
-from ndxdp.kernel.pins import Trees
+from ndxdp.store.directories import Trees
 
 _BASE = IPv6Address("2001:db8:0:1:c::").packed
 _IDLE = 0.5  # seconds
@@ -182,8 +182,8 @@ def _run(configuration: Path) -> dict[str, float]:
 def _reading(configuration: Path) -> float:
     """Seconds to read the configuration with its file, and no more."""
     code = (
-        "import sys, time; from ndxdp import config_reader; began = time.monotonic();"
-        " config_reader.load(sys.argv[1]); print(time.monotonic() - began)"
+        "import sys, time; from ndxdp.config import reader; began = time.monotonic();"
+        " reader.load(sys.argv[1]); print(time.monotonic() - began)"
     )
     done = subprocess.run(
         [NDXDP[0], "-c", code, str(configuration)],

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS, SINGLE, is_single
 from benchmarks.wire import LINK, SPREAD, Flood, Wire
 from ndxdp.kernel import bpf_hooks, libbpf
-from ndxdp.kernel.pins import Trees
+from ndxdp.store.directories import Trees
 
 RATES = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 0)
 """Solicitations a second; 0: at what the machine has."""

@@ -31,13 +31,13 @@ from typing import Any
 from benchmarks.wire import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
 from lab import private
 from lab.topology import build_xdp_pass
-from ndxdp import ndp
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
-from ndxdp.kernel.records import pack_group
-from ndxdp.ndp import Answer, Profile, Reason
-from ndxdp.policy import Group, parse_address, parse_mac
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import Answer, Profile, Reason
+from ndxdp.rules.rule import Group, parse_address, parse_mac
+from ndxdp.store.records import pack_group
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "tracing.json"
 BPFFS = Path("/sys/fs/bpf")
@@ -169,7 +169,7 @@ def _make_link() -> None:
     subprocess.run(["ip", "-batch", "-"], input=_LINK, text=True, check=True)
     _say("ip", "link", "set", "eth0", "xdpdrv", "obj", str(build_xdp_pass()), "sec", "xdp")
     mac = parse_mac(ROUTER_MAC)
-    frame = ndp.solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
+    frame = responder.solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
     ifindex = socket.if_nametoindex("eth0")
     # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
     context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)

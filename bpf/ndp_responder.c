@@ -10,7 +10,7 @@
  * ingress). Section numbers are RFC 4861's unless they say otherwise. A frame that is not
  * answered goes on to the kernel as it came; the one drop is the rate limit's.
  *
- * ndxdp/ndp.py says the same in Python; the tests hold the two together, byte for byte.
+ * ndxdp/ndp/responder.py says the same in Python; the tests hold the two together, byte for byte.
  */
 #include "dialect.h"
 #include "ndp_abi.h"

@@ -20,7 +20,7 @@ from typing import Any
 
 from lab import kernels, vm
 from lab.topology import LabError
-from tests.kernel_groups import GROUPS
+from tests.scenarios.kernel_groups import GROUPS
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = _REPOSITORY / "lab" / "results" / "kernels.json"
@@ -34,7 +34,9 @@ Results = dict[str, dict[str, Any]]
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.kernel_matrix", description=__doc__)
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="of each")
-    parser.add_argument("--groups", default=",".join(GROUPS), help="of tests/kernel_groups.py")
+    parser.add_argument(
+        "--groups", default=",".join(GROUPS), help="of tests/scenarios/kernel_groups.py"
+    )
     parser.add_argument(
         "kernels", nargs="*", metavar="KERNEL", help=f"of {', '.join(kernels.SOURCES)}"
     )
@@ -61,7 +63,11 @@ def _run(name: str, groups: list[str], timeout: float) -> int:
         try:
             kernel = kernels.kernel(name)
             return vm.run(
-                groups, timeout, module="tests.kernel_groups", kernel=kernel, report=report
+                groups,
+                timeout,
+                module="tests.scenarios.kernel_groups",
+                kernel=kernel,
+                report=report,
             )
         except LabError as error:
             print(error, file=sys.stderr)

@@ -76,7 +76,8 @@ class Testbed:
     def solicited(self) -> Iterator[dict[str, int]]:
         """The router solicits all the while; afterwards there is how many were sent, unanswered."""
         flood = (
-            f"cd /ndxdp && exec python3 -m tests.flood br0 --mac {ROUTER_MAC} --prefix {SOLICITED}"
+            f"cd /ndxdp && exec python3 -m tests.fixtures.flood br0"
+            f" --mac {ROUTER_MAC} --prefix {SOLICITED}"
             f" --rate {RATE} --seconds 3600 2>/run/flood"
         )
         self.router.run("rm -f /run/flood")

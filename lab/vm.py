@@ -12,8 +12,8 @@ What is slow to make stays below build/vm: a root file system by debootstrap, an
 packages. No run changes them, a guest writes to overlays that vanish with it. The repository is
 packed afresh for every run, with the objects that were compiled here: the guest has no compiler.
 
-With --systemd the guest is booted by systemd, which runs tests/systemd_service.py. Otherwise the
-first process is a script.
+With --systemd the guest is booted by systemd, which runs tests/scenarios/systemd_service.py.
+Otherwise the first process is a script.
 
 The guest reaches nothing outside. It has two virtio-net NICs, eth0 and eth1, which a QEMU hub joins
 to each other and to nothing else (QEMU warns of that). They are down, and outside of the namespaces
@@ -174,7 +174,7 @@ def run(
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         archive, report = Path(work, "repository.tar"), report or Path(work, "report")
         script = (_RUN_SYSTEMD if systemd else _RUN_TESTS).format(
-            module="tests.systemd_service" if systemd else module,
+            module="tests.scenarios.systemd_service" if systemd else module,
             modules="mount -o ro /dev/vdd /lib/modules" if kernel.modules else "",
             arguments=shlex.join(arguments),
             environment=_environment(),
@@ -369,7 +369,9 @@ def main() -> int:
         prog="python -m lab.vm", description="Run tests under Debian 12's kernel, emulated."
     )
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS")
-    parser.add_argument("--systemd", action="store_true", help="run tests/systemd_service.py")
+    parser.add_argument(
+        "--systemd", action="store_true", help="run tests/scenarios/systemd_service.py"
+    )
     parser.add_argument("arguments", nargs="*", help="pytest's, after `--`")
     options = parser.parse_args()
     arguments = options.arguments

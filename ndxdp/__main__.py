@@ -1,3 +1,3 @@
-from ndxdp.cli import main
+from ndxdp.cli.main import main
 
 main()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from click.shell_completion import get_completion_class
 
-from ndxdp.cli import cli
+from ndxdp.cli.main import cli
 
 # As each shell looks for them by name.
 FILES = {"bash": "ndxdp", "zsh": "_ndxdp", "fish": "ndxdp.fish"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from ndxdp import __version__
-from ndxdp.cli import cli
+from ndxdp.cli.main import cli
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 DOCUMENTS = "/usr/share/doc/ndxdp"

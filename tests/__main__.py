@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab import private
-from tests import machine
+from tests.fixtures import machine
 
 _HERE = Path(__file__).resolve().parent
 _NO_TESTS = 5  # pytest's exit code if no test was selected

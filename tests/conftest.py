@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 
 from lab import private
-from ndxdp.kernel.pins import Trees
-from tests import engine, features, network
-from tests.engine import Engine
-from tests.network import Network
+from ndxdp.store.directories import Trees
+from tests.fixtures import engine, features, network
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import Network
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(feature): of the kernel, see tests/features.py")
+    config.addinivalue_line("markers", "needs(feature): of the kernel, see fixtures/features.py")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

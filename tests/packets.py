@@ -30,10 +30,10 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-from ndxdp.kernel.records import Settings
-from ndxdp.ndp import Answer, Host, NaSource, Profile, Reason
-from ndxdp.policy import Rule, hole, parse_address, parse_prefix
-from ndxdp.rules import Rules
+from ndxdp.ndp.responder import Answer, Host, NaSource, Profile, Reason
+from ndxdp.rules.rule import Rule, hole, parse_address, parse_prefix
+from ndxdp.rules.ruleset import Rules
+from ndxdp.store.records import Settings
 
 # ---- who talks ----------------------------------------------------------------------------------
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ndxdp import ndp
 from ndxdp.kernel import abi
 from ndxdp.kernel.loader import OBJECT
+from ndxdp.ndp import responder
 
 BTF = dict[int, dict[str, Any]]
 HEADER = Path(__file__).parent.parent / "bpf" / "ndp_abi.h"
@@ -87,8 +87,8 @@ def check_struct(layout: abi.Layout, types: BTF) -> None:
 @pytest.mark.parametrize(
     ("enum", "prefix", "mirror"),
     [
-        ("ndp_reason", "NDP_", ndp.Reason),
-        ("ndp_answer", "NDP_", ndp.Answer),
+        ("ndp_reason", "NDP_", responder.Reason),
+        ("ndp_answer", "NDP_", responder.Answer),
         ("ndp_na_source", "NDP_SOURCE_", abi.NaSourceCode),
         ("ndp_group_flag", "NDP_GROUP_", abi.GroupFlag),
         ("ndp_rule_flag", "NDP_RULE_", abi.RuleFlag),
@@ -109,7 +109,7 @@ def test_reasons_in_the_object() -> None:
     """The program that was compiled has the header's numbers, not those of another day."""
     compiled = {value["name"]: value["val"] for value in named("ENUM", "ndp_reason")["values"]}
     assert compiled == header_enum("ndp_reason")
-    assert compiled["NDP_REASON_MAX"] == len(ndp.Reason)
+    assert compiled["NDP_REASON_MAX"] == len(responder.Reason)
 
 
 def test_maps() -> None:
@@ -142,7 +142,7 @@ def test_constants() -> None:
     assert defines["NDP_EVENTS"] == abi.EVENTS
     assert defines["NDP_EVENT_FRAME"] == abi.EVENT_FRAME
     assert defines["NDP_REQUESTS"] == abi.REQUESTS
-    assert defines["NDP_FRAME_MAX"] == ndp.FRAME_MAX
+    assert defines["NDP_FRAME_MAX"] == responder.FRAME_MAX
 
 
 @cache

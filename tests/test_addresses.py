@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ndxdp.addresses import NONE, Addresses
+from ndxdp.rules.address_set import NONE, Addresses
 
 SIZES = (0, 1, 5, 300, 5000, 20_000)
 

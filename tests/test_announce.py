@@ -20,11 +20,11 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
-from ndxdp.ndp import Profile
-from ndxdp.policy import parse_address, parse_mac
-from ndxdp.wire import announce
-from ndxdp.wire.announce import Announcements, Announcer, Kind, Pace
-from tests.network import (
+from ndxdp.ndp.responder import Profile
+from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.upstream import announce
+from ndxdp.upstream.announce import Announcements, Announcer, Kind, Pace
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST_MAC,
@@ -36,7 +36,7 @@ from tests.network import (
     python,
     sh,
 )
-from tests.segment import (
+from tests.fixtures.segment import (
     GATEWAY_BYTES,
     HOST_MAC_BYTES,
     ROUTER_LINK_LOCAL_BYTES,
@@ -577,7 +577,7 @@ def test_without_privileges() -> None:
     code = """if True:
         import os
         from ndxdp.errors import NdxdpError
-        from ndxdp.wire.announce import Announcements, Announcer
+        from ndxdp.upstream.announce import Announcements, Announcer
         os.setgid(65534), os.setuid(65534)
         try:
             Announcer(1, bytes(6), Announcements())

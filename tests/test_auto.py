@@ -22,17 +22,18 @@ from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import Ether
 
 from lab.topology import build_xdp_pass
-from ndxdp import ladder
 from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import MapSpec, Mode
-from ndxdp.kernel.pins import Trees
-from ndxdp.plan import Options
-from ndxdp.responder import attach_interface
-from ndxdp.rules import Rules, compile_rules
-from ndxdp.wire import netlink, offload
-from tests import features, network, packets
-from tests.network import (
+from ndxdp.netlink import links, vlan_offload
+from ndxdp.rules.ruleset import Rules, compile_rules
+from ndxdp.session import modes
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.store.directories import Trees
+from tests import packets
+from tests.fixtures import features, network
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,
@@ -412,7 +413,7 @@ def test_occupied_slot_without_bpf(net: Network, tap: Tap) -> None:
     sh("ip", "link", "set", Tap.name, "xdp", "off")
 
 
-# ---- what an older kernel says, told by this one (tests/kernel_groups.py has the real ones) -----
+# ---- what an older kernel says, told by this one (scenarios/kernel_groups.py: real ones) ----
 
 
 def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,36 +631,36 @@ eth01.3        | 3  | eth01
 def test_vlans_on(tmp_path: Path, parent: str, found: list[str]) -> None:
     config = tmp_path / "config"
     config.write_text(_VLAN_CONFIG)
-    assert offload.vlans_on(parent, config) == found
+    assert vlan_offload.vlans_on(parent, config) == found
 
 
 def test_vlans_of_a_kernel_without_them(tmp_path: Path) -> None:
-    assert offload.vlans_on("eth0", tmp_path / "config") == []
+    assert vlan_offload.vlans_on("eth0", tmp_path / "config") == []
 
 
 def test_takes_tags_off(net: Network) -> None:
     for setting in ("off", "on", "off"):
         sh("ethtool", "-K", UPLINK, "rxvlan", setting)
-        assert offload.takes_tags_off(UPLINK) is (setting == "on")
-    assert offload.takes_tags_off("lo") is False
-    assert offload.takes_tags_off("nowhere0") is False
-    assert offload.hidden_vlans(UPLINK, "") == []
+        assert vlan_offload.takes_tags_off(UPLINK) is (setting == "on")
+    assert vlan_offload.takes_tags_off("lo") is False
+    assert vlan_offload.takes_tags_off("nowhere0") is False
+    assert vlan_offload.hidden_vlans(UPLINK, "") == []
 
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", ["", "veth"])
 def test_hidden_vlans_rule_xdp_out(monkeypatch: pytest.MonkeyPatch, named: bool, kind: str) -> None:
     """They would be answered without a tag. That is wrong whoever asks for it."""
-    monkeypatch.setattr(offload, "hidden_vlans", lambda name, kind: [f"{name}.100", "…"])
-    link = netlink.Link(7, "eth0", bytes(6), kind, True, True, False)
+    monkeypatch.setattr(vlan_offload, "hidden_vlans", lambda name, kind: [f"{name}.100", "…"])
+    link = links.Link(7, "eth0", bytes(6), kind, True, True, False)
     for mode in (Mode.NATIVE, Mode.GENERIC):
         with pytest.raises(ModeUnavailable) as caught:
-            ladder.check(link, mode, named=named)
+            modes.check(link, mode, named=named)
         assert "eth0.100" in caught.value.message
         # A veth is given such frames all the same.
         assert ("ethtool -K eth0 rxvlan off" in caught.value.hint) == (kind != "veth")
         assert "tc" in caught.value.hint
-    ladder.check(link, Mode.TC, named=named)
+    modes.check(link, Mode.TC, named=named)
 
 
 # ---- real VLAN interfaces and bonds, where the kernel has them ----------------------------------
@@ -695,7 +696,7 @@ def vlan(net: Network) -> Iterator[Network]:
 def test_hidden_vlan(vlan: Network) -> None:
     vlan.pass_at_router()  # so that native would be heard
     sh("ethtool", "-K", UPLINK, "rxvlan", "on")
-    assert offload.hidden_vlans(UPLINK, "") == [VLAN]
+    assert vlan_offload.hidden_vlans(UPLINK, "") == [VLAN]
     hidden = f"{UPLINK} takes the VLAN tags off before XDP sees them, and has {VLAN} on top"
 
     for mode in ("native", "generic"):
@@ -713,8 +714,8 @@ def test_hidden_vlan(vlan: Network) -> None:
 
 def test_tags_that_stay_in_the_frames_hide_nothing(vlan: Network) -> None:
     sh("ethtool", "-K", UPLINK, "rxvlan", "off")
-    assert offload.hidden_vlans(UPLINK, "") == []
-    assert offload.hidden_vlans(UPLINK, "veth") == [VLAN], "its peer may keep them outside"
+    assert vlan_offload.hidden_vlans(UPLINK, "") == []
+    assert vlan_offload.hidden_vlans(UPLINK, "veth") == [VLAN], "its peer may keep them outside"
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
@@ -753,7 +754,7 @@ def test_vlan_on_a_tap(net: Network, tap: Tap) -> None:
     needs("link", Tap.name, "type", "vlan", "id", "5")
     sh("ip", "link", "add", "link", Tap.name, "name", name, "type", "vlan", "id", "100")
     sh("ip", "link", "set", name, "addrgenmode", "none", "up")
-    assert not offload.takes_tags_off(Tap.name)
+    assert not vlan_offload.takes_tags_off(Tap.name)
     done("attach", Tap.name, "-n", BEHIND)
     assert (status(Tap.name)["mode"], steps_down(Tap.name)) == ("native", {})
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)

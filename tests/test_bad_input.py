@@ -19,10 +19,10 @@ from typing import NamedTuple
 import pytest
 
 from lab.topology import build_xdp_pass
-from ndxdp import config_reader
+from ndxdp.config import reader
 from ndxdp.errors import UsageError
-from tests import network
-from tests.network import (
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     GATEWAY,
@@ -766,7 +766,7 @@ def test_what_check_calls_good_can_be_run(net: Network, tmp_path: Path) -> None:
     while tried < 8:
         file.write_text(some_configuration(choose))
         try:
-            config_reader.load(file)  # as `check` begins; most are refused here
+            reader.load(file)  # as `check` begins; most are refused here
         except UsageError:
             refused_ones += 1
             continue

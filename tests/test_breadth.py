@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from ndxdp import breadth
-from ndxdp.breadth import Broad
-from ndxdp.ndp import Answer
-from ndxdp.policy import Rule, parse_prefix
-from ndxdp.rules import compile_rules
-from ndxdp.wire import onlink
-from tests.network import (
+from ndxdp.ndp.responder import Answer
+from ndxdp.netlink import onlink
+from ndxdp.rules import breadth
+from ndxdp.rules.breadth import Broad
+from ndxdp.rules.rule import Rule, parse_prefix
+from ndxdp.rules.ruleset import compile_rules
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,

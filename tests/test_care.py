@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.care import Choice, choose
-from ndxdp.ndp import Answer, Profile
-from ndxdp.policy import Prefix, Rule, hole, parse_address, parse_mac, parse_prefix
-from ndxdp.rules import Rules
-from ndxdp.state import Unasked
-from ndxdp.wire.gateway import GatewayCare, Source
-from ndxdp.wire.netlink import Link, OwnAddress
-from tests.network import (
+from ndxdp.ndp.responder import Answer, Profile
+from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.rules.rule import Prefix, Rule, hole, parse_address, parse_mac, parse_prefix
+from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.daemon_status import Unasked
+from ndxdp.upstream.gateway_keepalive import GatewayCare, Source
+from ndxdp.upstream.gateways import Choice, choose
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,
@@ -41,15 +41,7 @@ from tests.network import (
     sh,
     status,
 )
-from tests.segment import (
-    BEHIND_LINK,
-    BRIDGE,
-    SWITCH,
-    Segment,
-    at,
-    ip,
-    segment,
-)
+from tests.fixtures.segment import BEHIND_LINK, BRIDGE, SWITCH, Segment, at, ip, segment
 
 FIRST, SECOND = "2001:db8::d:0:0:7", "2001:db8::d:0:0:8"
 """Exact addresses behind this host."""

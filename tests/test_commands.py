@@ -24,9 +24,9 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import Ether
 
-from tests import features, network
-from tests.features import needs
-from tests.network import (
+from tests.fixtures import features, network
+from tests.fixtures.features import needs
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,
@@ -852,12 +852,14 @@ def test_run_verbosely_says_what_it_follows(net: Network) -> None:
 
 _WITHOUT_LINKS = """
 import sys
-from ndxdp import plan, responder, rules
+from ndxdp.rules import ruleset
+from ndxdp.session import kernel_backend, request
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Trees
+from ndxdp.store.directories import Trees
 interface, mode, *prefixes = sys.argv[1:]
-options = plan.Options(mode=Mode[mode.upper()], links=False)
-responder.attach_interface(Trees(), interface, options, rules.compile_rules(prefixes)).close()
+options = request.Options(mode=Mode[mode.upper()], links=False)
+rules = ruleset.compile_rules(prefixes)
+kernel_backend.attach_interface(Trees(), interface, options, rules).close()
 """
 
 
@@ -1111,12 +1113,12 @@ def test_what_was_taken_off_by_hand_is_put_back(net: Network, mode: str) -> None
 def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     """Without BPF links the program of a killed run stays: the next one takes it off first."""
     run = (
-        "import sys; from ndxdp import daemon, policy; from ndxdp.kernel.abi import Mode;"
-        "from ndxdp.rules import compile_rules;"
-        "from ndxdp.kernel.pins import Trees; from ndxdp.plan import Options;"
-        f"rules = compile_rules(['{BEHIND}'], rule=policy.Rule(source='run'));"
-        f"work = daemon.Work([daemon.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"
-        "daemon.run(Trees(), work, ready=lambda job, instance: print('ready', flush=True))"
+        "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
+        "from ndxdp.rules.rule import Rule; from ndxdp.rules.ruleset import compile_rules;"
+        "from ndxdp.store.directories import Trees; from ndxdp.session.request import Options;"
+        f"rules = compile_rules(['{BEHIND}'], rule=Rule(source='run'));"
+        f"work = spec.Work([spec.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"
+        "service.run(Trees(), work, ready=lambda job, instance: print('ready', flush=True))"
     )
     for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.network import (
+from tests.fixtures.network import (
     HOST_MAC,
     ROUTER,
     ROUTER_LINK,

@@ -21,14 +21,16 @@ import pytest
 
 from lab.capture import packet_socket
 from lab.topology import build_tc_programs
-from ndxdp.kernel import attach, tc_filters
-from ndxdp.kernel.pins import Trees
-from ndxdp.plan import Options
-from ndxdp.responder import attach_interface
-from ndxdp.rules import compile_rules
-from tests import network, test_commands
-from tests.features import needs
-from tests.network import (
+from ndxdp.kernel import attachment
+from ndxdp.netlink import tc_filters
+from ndxdp.rules.ruleset import compile_rules
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.store.directories import Trees
+from tests import test_commands
+from tests.fixtures import network
+from tests.fixtures.features import needs
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     NDXDP,
@@ -337,7 +339,7 @@ def test_a_filter_was_there_first(net: Network, words: tuple[str, ...]) -> None:
         add_filter(*words)
         theirs = network.filters()
         attach_without_links("tc", BEHIND)
-        assert our_place() == (1, attach.TC_HANDLE)
+        assert our_place() == (1, attachment.TC_HANDLE)
         assert net.answers()
         assert set(theirs) < set(network.filters())
         is_alone()
@@ -364,7 +366,7 @@ def test_no_place_before_it_is_free(net: Network) -> None:
         with pytest.MonkeyPatch.context() as patch:
             said: list[str] = []
             patch.setattr(
-                "ndxdp.instance.log.warning", lambda form, *words: said.append(form % words)
+                "ndxdp.store.instance.log.warning", lambda form, *words: said.append(form % words)
             )
             attach_interface(Trees(), UPLINK, Options(links=False), compile_rules([BEHIND])).close()
         assert said == [f"{UPLINK}: tc filter 'u32' may take solicitations before ndxdp sees them"]
@@ -389,14 +391,14 @@ def test_a_filter_comes_and_stands_before_us(net: Network) -> None:
     assert (hook, "take" in name) == ("tc", True)
     assert is_said_by_doctor("tc filter") == f"ndxdp attach {UPLINK}"
     attach_without_links("tc")
-    assert our_place() == (1, attach.TC_HANDLE + 1)
+    assert our_place() == (1, attachment.TC_HANDLE + 1)
     assert net.answers()
     is_alone()
     add_filter("pref", "1", "protocol", "all", program="leave")
     with net.asked_all_the_while() as missed:
         attach_without_links("tc")
     assert missed == []
-    assert our_place() == (1, attach.TC_HANDLE)
+    assert our_place() == (1, attachment.TC_HANDLE)
     is_alone()
     done("detach", UPLINK)
     assert network.clsact()  # of ours, but in use
@@ -416,8 +418,8 @@ def test_moving_a_filter_keeps_word_of_the_qdisc(net: Network) -> None:
 def attach_as_before(*prefixes: str) -> None:
     """Attach a filter as an older ndxdp did, always at one priority."""
     with pytest.MonkeyPatch.context() as patch:
-        place = attach._Place(0x6E64, 0x6E64)
-        patch.setattr(attach, "_best", lambda filters: place)
+        place = attachment._Place(0x6E64, 0x6E64)
+        patch.setattr(attachment, "_best", lambda filters: place)
         options = Options(links=False)
         attach_interface(Trees(), UPLINK, options, compile_rules(prefixes)).close()
 

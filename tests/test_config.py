@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ndxdp import config, config_reader, locator
-from ndxdp.config import (
+from ndxdp.config import model, reader, toml_lines
+from ndxdp.config.model import (
     Addresses,
     Announce,
     Config,
@@ -29,10 +29,10 @@ from ndxdp.config import (
     Metrics,
     Resolve,
 )
-from ndxdp.config_reader import load, parse
+from ndxdp.config.reader import load, parse
 from ndxdp.errors import UsageError
-from ndxdp.ndp import Answer, NaSource, Profile
-from ndxdp.policy import Rule, parse_address, parse_pattern, parse_prefix
+from ndxdp.ndp.responder import Answer, NaSource, Profile
+from ndxdp.rules.rule import Rule, parse_address, parse_pattern, parse_prefix
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "configuration.md"
@@ -89,7 +89,7 @@ def docker(label: str, profile: Profile | None = None, **selected: Any) -> dict[
 # Text below an interface's name, and what it changes of Interface("eth0").
 INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
-    *((f'mode = "{mode}"', {"mode": mode}) for mode in config_reader.MODES),
+    *((f'mode = "{mode}"', {"mode": mode}) for mode in reader.MODES),
     ('loader = "prebuilt"', {"loader": "prebuilt"}),
     ('loader = "bcc"', {"loader": "bcc"}),
     ("max_addresses = 1", {"max_addresses": 1}),
@@ -192,7 +192,7 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("text", "changes"), INTERFACES, ids=[case[0] for case in INTERFACES])
 def test_interface(text: str, changes: dict[str, Any]) -> None:
     assert interface(text) == Interface("eth0", **changes)
-    assert config.summary(interface(text))
+    assert model.summary(interface(text))
 
 
 GATEWAY_TABLE = "[interface.gateway]\n"
@@ -234,14 +234,14 @@ SOLICITED = [
 @pytest.mark.parametrize(("text", "said"), SOLICITED)
 def test_where_the_gateway_is_solicited_from(text: str, said: str) -> None:
     """As far as the file alone can tell."""
-    assert f"keeps its gateway, {said}" in config.summary(interface(text))
+    assert f"keeps its gateway, {said}" in model.summary(interface(text))
 
 
 # Text above the interface, and what it changes of the whole.
 TOPS: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
-    *((f'log_level = "{level}"', {"log_level": level}) for level in config_reader.LOG_LEVELS),
-    *((f'log_format = "{name}"', {"log_format": name}) for name in config_reader.LOG_FORMATS),
+    *((f'log_level = "{level}"', {"log_level": level}) for level in reader.LOG_LEVELS),
+    *((f'log_format = "{name}"', {"log_format": name}) for name in reader.LOG_FORMATS),
     ("[metrics]", {"metrics": Metrics("::1", 9877)}),
     ('[metrics]\nlisten = "[::]:1"', {"metrics": Metrics("::", 1)}),
     ('metrics.listen = "127.0.0.1:65535"', {"metrics": Metrics("127.0.0.1", 65535)}),
@@ -270,7 +270,7 @@ def test_equal_content_is_equal() -> None:
 
 def test_a_good_file_is_not_walked_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines are for complaints; a daemon's start does not pay for them."""
-    monkeypatch.setattr(locator, "lines", None)
+    monkeypatch.setattr(toml_lines, "lines", None)
     assert parse(EXAMPLE, "ndxdp.toml").interfaces
 
 
@@ -943,16 +943,16 @@ def test_check_refuses(tmp_path: Path) -> None:
 def test_check_loads_nothing_of_the_kernel(tmp_path: Path) -> None:
     written(tmp_path, HEAD)
     script = (
-        "import atexit, sys, ndxdp.cli\n"
+        "import atexit, sys, ndxdp.cli.main\n"
         "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n"
         "sys.argv[1:] = ['check', '-c', 'ndxdp.toml']\n"
-        "ndxdp.cli.main()"
+        "ndxdp.cli.main.main()"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0
     loaded = set(done.stderr.split())
-    assert "ndxdp.config" in loaded
+    assert "ndxdp.config.reader" in loaded
     assert not {name for name in loaded if name.startswith("ndxdp.kernel")}
 
 

@@ -6,7 +6,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from ndxdp import config_reader
+from ndxdp.config import reader
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTAINER = REPOSITORY / "packaging" / "container"
@@ -38,6 +38,6 @@ def test_the_daemonsets_configuration_is_a_good_one(tmp_path: Path) -> None:
     (text,) = re.findall(r"  ndxdp\.toml: \|\n((?:    .*\n|\n)+)", DAEMONSET)
     path = tmp_path / "ndxdp.toml"
     path.write_text(textwrap.dedent(text))
-    (interface,) = config_reader.load(str(path)).interfaces
+    (interface,) = reader.load(str(path)).interfaces
     assert interface.name == "eth0"
     assert len(interface.rules) == 1

@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp import config_reader, ndp
+from ndxdp.config import reader
 from ndxdp.convert import ndppd, ndppd_syntax, ndpresponder
 from ndxdp.convert.container_run import after_image
 from ndxdp.convert.draft import Draft, DraftInterface
 from ndxdp.convert.width import Host
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.policy import parse_address, parse_mac, parse_prefix
-from tests import network, peer
-from tests.network import Done, Network, ndxdp
+from ndxdp.ndp import responder
+from ndxdp.rules.rule import parse_address, parse_mac, parse_prefix
+from tests.fixtures import network, peer
+from tests.fixtures.network import Done, Network, ndxdp
 from tests.test_breadth import takes
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "migrating.md"
@@ -294,7 +295,7 @@ def test_ndppd_comes_to(good: Good) -> None:
 
 @pytest.mark.parametrize("text", [pytest.param(good.text, id=name) for name, good in GOOD.items()])
 def test_check_takes_what_ndppd_comes_to(text: str) -> None:
-    found = config_reader.parse(text_of(text), "ndxdp.toml")
+    found = reader.parse(text_of(text), "ndxdp.toml")
     assert found.interfaces
 
 
@@ -527,7 +528,7 @@ def test_check_takes_all_that_is_converted() -> None:
         except NdxdpError as error:
             said = error.message
         else:
-            config_reader.parse(made, "ndxdp.toml")
+            reader.parse(made, "ndxdp.toml")
             taken += 1
             continue
         assert re.match(r"ndppd\.conf:\d+: ", said)
@@ -540,7 +541,7 @@ def test_more_rules_than_ndxdp_takes_one_by_one() -> None:
         text_of("proxy eth0 {\n" + rules + "}")
     assert caught.value.message.startswith("ndppd.conf:1024: eth0 has 1023 rules here")
     assert "file" in caught.value.hint
-    config_reader.parse(text_of("proxy eth0 {\n" + rules.partition("\n")[2] + "}"), "ndxdp.toml")
+    reader.parse(text_of("proxy eth0 {\n" + rules.partition("\n")[2] + "}"), "ndxdp.toml")
 
 
 def test_thousands_of_statements_take_no_minutes() -> None:
@@ -622,7 +623,7 @@ def test_the_example_that_ndppd_ships() -> None:
 
 
 def test_check_takes_the_example_that_ndppd_ships() -> None:
-    assert config_reader.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
+    assert reader.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
 
 
 # ---- on the wire --------------------------------------------------------------------------------
@@ -705,7 +706,7 @@ class Router:
         mac = parse_mac(network.ROUTER_MAC)
         source = parse_address(network.ROUTER_LINK_LOCAL)
         for target in targets:
-            frame = ndp.solicit(mac, parse_address(target), source=source, sllao=mac)
+            frame = responder.solicit(mac, parse_address(target), source=source, sllao=mac)
             self._packets.send(frame)
 
     def listen(self, seconds: float) -> None:
@@ -972,7 +973,7 @@ def test_every_switch_of_docker_is_known() -> None:
 def test_ndpresponder_comes_to(line: str) -> None:
     text = ndpresponder.convert(line).text("ndpresponder")
     assert tomllib.loads(text) == COMMAND_LINES[line]
-    assert config_reader.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
+    assert reader.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
 
 
 def test_ndpresponder_leaves_out() -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import Engine
-from tests.network import (
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST_MAC,

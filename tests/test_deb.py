@@ -16,7 +16,7 @@ import click
 import pytest
 
 from ndxdp import __version__
-from ndxdp.cli import cli
+from ndxdp.cli.main import cli
 from ndxdp.kernel import abi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -133,7 +133,9 @@ def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:
     python = ("/usr/bin/python3", "-I", "-B", "-c", moved)
     assert __version__ in run(*python, "--version")
     assert "eth0" in run(*python, "convert", "--ndpresponder", "-i eth0 -n 2001:db8::/64")
-    imported = "import click, prometheus_client, pyroute2, ndxdp.metrics, ndxdp.wire.netlink"
+    imported = (
+        "import click, prometheus_client, pyroute2, ndxdp.observe.metrics, ndxdp.netlink.links"
+    )
     lines = moved.replace("main()", f"{imported}\nprint(click.__file__, pyroute2.__file__)")
     for path in run("/usr/bin/python3", "-I", "-B", "-c", lines).split():
         assert path.startswith(str(tree))

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Reason
+from ndxdp.ndp.responder import Reason
+from ndxdp.store.directories import Trees
 from tests.fuzz.__main__ import compare_set
 from tests.fuzz.comparison import MODES, Programs, programs
 from tests.fuzz.frames import Frames, random_case

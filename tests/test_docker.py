@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 
 from ndxdp.errors import UsageError
-from ndxdp.ndp import NaSource, Profile
-from ndxdp.policy import Prefix, Rule, parse_address, parse_prefix
+from ndxdp.ndp.responder import NaSource, Profile
+from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_prefix
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint, Selector, label_keys, rules
 from ndxdp.sources.json_pieces import Objects
-from tests.engine import Engine
-from tests.fake_engine import Fake, container, network
-from tests.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
-from tests.network import rules as listed
+from tests.fixtures.engine import Engine
+from tests.fixtures.fake_engine import Fake, container, network
+from tests.fixtures.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
+from tests.fixtures.network import rules as listed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -20,14 +20,14 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
-from ndxdp import ndp
 from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
-from ndxdp.kernel.pins import Trees
-from ndxdp.policy import parse_address
-from ndxdp.wire.netlink import FOREVER, OwnAddress
-from tests.engine import Engine
-from tests.network import (
+from ndxdp.ndp import responder
+from ndxdp.netlink.links import FOREVER, OwnAddress
+from ndxdp.rules.rule import parse_address
+from ndxdp.store.directories import Trees
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     GATEWAY,
@@ -51,7 +51,7 @@ from tests.network import (
     snapshot,
     take_off,
 )
-from tests.tap import tap
+from tests.fixtures.tap import tap
 
 FROM_ROUTER = f"{ROUTER_LINK_LOCAL} dev {UPLINK} lladdr {ROUTER_MAC} STALE \n"
 
@@ -215,9 +215,9 @@ def unseen_by_nobody() -> list[str]:
     """What doctor says that it could not see, run by a user without any right."""
     # All is imported before, as Python itself may be in a directory of root's.
     script = (
-        "import json, os, sys, ndxdp.cli, ndxdp.doctor.examination\n"
+        "import json, os, sys, ndxdp.cli.main, ndxdp.doctor.examination\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "sys.argv[1:] = ['doctor', 'up0', '--json']; ndxdp.cli.main()"
+        "sys.argv[1:] = ['doctor', 'up0', '--json']; ndxdp.cli.main.main()"
     )
     result = python(script)
     assert (result.code, result.err) == (0, "")
@@ -721,7 +721,7 @@ def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
     router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
     host = bytes.fromhex(HOST_MAC.replace(":", ""))
     wanted = parse_address(target)
-    frame = ndp.solicit(
+    frame = responder.solicit(
         mac,
         wanted,
         source=router,

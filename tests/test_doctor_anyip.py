@@ -11,10 +11,10 @@ import pytest
 from ndxdp.doctor import anyip
 from ndxdp.doctor.anyip import Delivery
 from ndxdp.doctor.finding import Level
-from ndxdp.ndp import Answer
-from ndxdp.policy import Rule, hole, parse_prefix
-from ndxdp.rules import Rules
-from tests.network import (
+from ndxdp.ndp.responder import Answer
+from ndxdp.rules.rule import Rule, hole, parse_prefix
+from ndxdp.rules.ruleset import Rules
+from tests.fixtures.network import (
     BEHIND,
     HOST,
     TARGET,

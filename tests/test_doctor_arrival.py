@@ -15,10 +15,10 @@ from ndxdp.doctor import arrival
 from ndxdp.doctor.arrival import Asked, Facts, Unheard
 from ndxdp.doctor.finding import Level
 from ndxdp.kernel import abi
-from ndxdp.ndp import Answer, NaSource, Profile, Reason
-from ndxdp.policy import Prefix, Rule, parse_address, parse_mac, parse_prefix
-from ndxdp.trace import Event
-from tests.network import (
+from ndxdp.ndp.responder import Answer, NaSource, Profile, Reason
+from ndxdp.observe.trace import Event
+from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_mac, parse_prefix
+from tests.fixtures.network import (
     BEHIND,
     HOST,
     HOST_LINK_LOCAL,
@@ -34,7 +34,7 @@ from tests.network import (
     done,
     take_off,
 )
-from tests.segment import HOST_PORT, SWITCH, Segment, at, segment
+from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, segment
 from tests.test_doctor import bad, conf, findings, follow, found_one, mends
 
 WATCH = ("--watch", "1.5")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.network import (
+from tests.fixtures.network import (
     BEHIND,
     FILES,
     NDXDP,

@@ -11,10 +11,10 @@ import pytest
 from ndxdp.doctor import engine
 from ndxdp.doctor.engine import Facts, Network
 from ndxdp.doctor.finding import Level
-from ndxdp.policy import parse_address, parse_prefix
-from tests.engine import Engine
-from tests.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, sh, take_off
-from tests.network import Network as Net
+from ndxdp.rules.rule import parse_address, parse_prefix
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, sh, take_off
+from tests.fixtures.network import Network as Net
 from tests.test_doctor import bad, conf, findings, follow, found_one
 
 ON_LINK = "2001:db8::/64"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network import BEHIND, HOST, UPLINK, Network, sh, take_off
+from tests.fixtures.network import BEHIND, HOST, UPLINK, Network, sh, take_off
 from tests.test_doctor import bad, conf, found_one, mends, notes
 
 PORT = 9877

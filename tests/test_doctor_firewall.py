@@ -12,8 +12,8 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.doctor import firewall
 from ndxdp.doctor.netfilter import Ruleset
-from ndxdp.policy import parse_address
-from tests.network import (
+from ndxdp.rules.rule import parse_address
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,

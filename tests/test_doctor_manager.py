@@ -9,7 +9,7 @@ import pytest
 
 from ndxdp.doctor import forwarding, manager
 from ndxdp.doctor.manager import Manager
-from ndxdp.wire.fib import DefaultRoute
+from ndxdp.netlink.fib import DefaultRoute
 
 # All of these were written by the programs themselves, of Debian 12, in namespaces of their own:
 # systemd-networkd 252.39 on a veth with an /etc/systemd/network/10-eth0.network. ADMIN_STATE is

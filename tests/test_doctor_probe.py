@@ -20,8 +20,8 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from ndxdp.doctor import probe
-from ndxdp.policy import parse_mac, parse_prefix
-from tests.network import (
+from ndxdp.rules.rule import parse_mac, parse_prefix
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST_LINK_LOCAL,
@@ -39,7 +39,7 @@ from tests.network import (
     sh,
     take_off,
 )
-from tests.segment import Segment, segment
+from tests.fixtures.segment import Segment, segment
 from tests.test_doctor import bad, conf, findings, follow, found_one, lose, mends
 from tests.test_doctor_arrival import switch_drops
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp import ndp
-from ndxdp.policy import parse_address, parse_mac
-from tests.engine import Engine
-from tests.network import (
+from ndxdp.ndp import responder
+from ndxdp.rules.rule import parse_address, parse_mac
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST_LINK_LOCAL,
@@ -33,8 +33,8 @@ from tests.network import (
     sh,
     take_off,
 )
-from tests.segment import at, segment
-from tests.tap import ARPHRD_VOID, tun
+from tests.fixtures.segment import at, segment
+from tests.fixtures.tap import ARPHRD_VOID, tun
 from tests.test_company_hooks import tcx
 from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
@@ -254,7 +254,7 @@ def priority_tags() -> Iterator[Options]:
 def tagged_solicitation() -> bytes:
     """The router's question, with priority 6 and VLAN 0."""
     router, mac = parse_address(GATEWAY), parse_mac(ROUTER_MAC)
-    untagged = ndp.solicit(mac, parse_address(TARGET), source=router, sllao=mac)
+    untagged = responder.solicit(mac, parse_address(TARGET), source=router, sllao=mac)
     return untagged[:12] + bytes.fromhex("8100c000") + untagged[12:]
 
 

@@ -11,25 +11,25 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ndxdp.detaching import detach_interface, release
-from ndxdp.instance import Instance, open_instance
+from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Trees
-from ndxdp.kernel.records import Settings, pack_group
-from ndxdp.ndp import OTHER_VLAN_LEN, Reason, untagged
-from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Table
-from ndxdp.responder import attach_interface
-from ndxdp.rules import Rules, difference
-from ndxdp.serving import serve_interface
-from ndxdp.trace import Event, Tracer
-from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import Fib
-from ndxdp.wire.packet import PacketSocket
+from ndxdp.ndp.responder import OTHER_VLAN_LEN, Reason, untagged
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import Fib
+from ndxdp.observe.trace import Event, Tracer
+from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.session.detach import detach_interface, release
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.session.userspace_backend import serve_interface
+from ndxdp.sockets.packet import PacketSocket
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Instance, open_instance
+from ndxdp.store.records import Settings, pack_group
+from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, HOST, RULES, Case, show
-from tests.pair import RECEIVER, Pair, pair
 
 MINUTE = 60_000_000_000
 
@@ -91,7 +91,7 @@ def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
 @contextlib.contextmanager
 def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
     with contextlib.ExitStack() as held:
-        frames = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
+        frames = PacketSocket(links.answering_link(RECEIVER).ifindex)
         held.callback(frames.close)
         instance = serve_interface(
             trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held

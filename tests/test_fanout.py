@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ndxdp import ndp
-from ndxdp.wire import fanout, packet
-from ndxdp.wire.packet import BATCH, HELD_MAX, PacketSocket
-from tests.network import eventually, sh
+from ndxdp.ndp import responder
+from ndxdp.sockets import fanout, packet
+from ndxdp.sockets.packet import BATCH, HELD_MAX, PacketSocket
+from tests.fixtures.network import eventually, sh
+from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import HOST
-from tests.pair import RECEIVER, Pair, pair
 
 SALT = bytes(range(0x31, 0x3D))
 SEED = 4861
@@ -45,7 +45,7 @@ def queue_of(mac: bytes, salt: bytes = SALT) -> int:
 def solicitation(mac: bytes, nth: int = 0) -> bytes:
     """From a MAC, each for another target."""
     target = bytes.fromhex("20010db8000000000000000c") + nth.to_bytes(4, "big")
-    return ndp.solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
+    return responder.solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
 
 
 def neighbours(count: int) -> list[bytes]:

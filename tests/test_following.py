@@ -18,10 +18,10 @@ import pytest
 
 from lab.capture import SO_RCVBUFFORCE, packet_socket
 from lab.topology import build_xdp_pass
-from ndxdp.policy import parse_address, parse_mac
-from ndxdp.wire import netlink
-from tests.features import needs
-from tests.network import (
+from ndxdp.netlink import links
+from ndxdp.rules.rule import parse_address, parse_mac
+from tests.fixtures.features import needs
+from tests.fixtures.network import (
     BEHIND,
     HOST_MAC,
     PATIENCE,
@@ -44,7 +44,7 @@ from tests.network import (
     tc_ids,
     xdp_ids,
 )
-from tests.segment import (
+from tests.fixtures.segment import (
     BEHIND_LINK,
     GATEWAY_BYTES,
     ROUTER_MAC_BYTES,
@@ -111,7 +111,7 @@ class Flood:
         self.missing: set[int] = set()
 
     def __enter__(self) -> Flood:
-        words = ("-m", "tests.flood", ROUTER_LINK, "--mac", ROUTER_MAC)
+        words = ("-m", "tests.fixtures.flood", ROUTER_LINK, "--mac", ROUTER_MAC)
         self._process = subprocess.Popen(
             [
                 *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, *words),
@@ -527,7 +527,7 @@ def test_upstream_that_ignores_the_host(privacy: None, tmp_path: Path, caring: b
         made.behind(EXACT)
         with at_work(tmp_path, keys):
             if not caring:
-                netlink.confirm_neighbour(
+                links.confirm_neighbour(
                     made.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True
                 )
             eventually(lambda: made.entry() == ("REACHABLE", ROUTER_MAC))

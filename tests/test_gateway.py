@@ -14,13 +14,13 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from ndxdp.errors import NdxdpError
-from ndxdp.neighbour import Fault
-from ndxdp.policy import parse_address, parse_mac
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import NudState
-from ndxdp.wire.gateway import WAIT, GatewayCare, Source
-from ndxdp.wire.neighbours import NeighbourWatch
-from tests.network import (
+from ndxdp.ndp.host import Fault
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import NudState
+from ndxdp.netlink.neighbours import NeighbourWatch
+from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.upstream.gateway_keepalive import WAIT, GatewayCare, Source
+from tests.fixtures.network import (
     GATEWAY,
     HOST,
     HOST_MAC,
@@ -33,7 +33,7 @@ from tests.network import (
     python,
     sh,
 )
-from tests.segment import (
+from tests.fixtures.segment import (
     GATEWAY_BYTES,
     HOST_MAC_BYTES,
     ROUTER_MAC_BYTES,
@@ -122,7 +122,7 @@ def traffic(seconds: float) -> tuple[int, int]:
 
 
 def test_without_care_the_gateway_is_lost(deaf: Segment) -> None:
-    netlink.confirm_neighbour(deaf.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
+    links.confirm_neighbour(deaf.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
     sent, arrived = traffic(6)
     assert 0 < arrived < sent
     assert deaf.entry()[0] in ("FAILED", "INCOMPLETE")
@@ -448,12 +448,12 @@ def test_watch_sees_its_neighbour_only(deaf: Segment) -> None:
 
 def test_table_is_read_and_written(deaf: Segment) -> None:
     ifindex, somebody = deaf.ifindex(), parse_address("2001:db8::77")
-    assert netlink.neighbour(ifindex, somebody) == (NudState.NONE, None)
-    assert netlink.neighbour(9999, somebody) == (NudState.NONE, None)
-    netlink.confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
-    assert netlink.neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
+    assert links.neighbour(ifindex, somebody) == (NudState.NONE, None)
+    assert links.neighbour(9999, somebody) == (NudState.NONE, None)
+    links.confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
+    assert links.neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
     with pytest.raises(NdxdpError, match="neighbour table could not be written"):
-        netlink.confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
+        links.confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
 
 
 def test_interval_follows_the_kernel(deaf: Segment) -> None:
@@ -468,7 +468,7 @@ def test_without_privileges() -> None:
     code = """if True:
         import os
         from ndxdp.errors import NdxdpError
-        from ndxdp.wire.gateway import GatewayCare
+        from ndxdp.upstream.gateway_keepalive import GatewayCare
         os.setgid(65534), os.setuid(65534)
         try:
             GatewayCare(1, bytes(16), [])

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.policy import AddressPattern, parse_address, parse_pattern
-from ndxdp.wire import netlink
-from ndxdp.wire.hygiene import Hygiene, changes
-from ndxdp.wire.netlink import FOREVER, Monitor, OwnAddress
-from tests.network import HOST, UPLINK, Network, sh
+from ndxdp.netlink import links
+from ndxdp.netlink.links import FOREVER, Monitor, OwnAddress
+from ndxdp.rules.rule import AddressPattern, parse_address, parse_pattern
+from ndxdp.upstream.deprecate import Hygiene, changes
+from tests.fixtures.network import HOST, UPLINK, Network, sh
 
 OTHER, THIRD = "2001:db8::22", "2001:db8::33"
 ON_LINK = parse_pattern("2001:db8::/64")
@@ -250,10 +250,10 @@ def test_its_origin_stays(host: int) -> None:
 
     def one() -> OwnAddress:
         wanted = parse_address(HOST)
-        (found,) = (own for own in netlink.own_addresses(host) if own.address == wanted)
+        (found,) = (own for own in links.own_addresses(host) if own.address == wanted)
         return found
 
-    netlink.set_preferred(host, one()._replace(origin=2), FOREVER)
+    links.set_preferred(host, one()._replace(origin=2), FOREVER)
     assert one().origin == 2
     assert Hygiene(host, [ON_LINK]).apply() == 3
     assert (one().preferred, one().origin) == (0, 2)
@@ -291,6 +291,6 @@ def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
 
 
 def test_refusal_is_a_sentence(host: int) -> None:
-    (one,) = (own for own in netlink.own_addresses(host) if own.address == parse_address(HOST))
+    (one,) = (own for own in links.own_addresses(host) if own.address == parse_address(HOST))
     with pytest.raises(NdxdpError, match="the lifetime of 2001:db8::2 could not be set"):
-        netlink.set_preferred(9999, one, 0)
+        links.set_preferred(9999, one, 0)

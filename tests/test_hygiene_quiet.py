@@ -13,8 +13,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from ndxdp.wire.hygiene import LABEL
-from tests.network import (
+from ndxdp.upstream.deprecate import LABEL
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     FILES,
@@ -30,7 +30,7 @@ from tests.network import (
     sh,
     status,
 )
-from tests.tap import ARPHRD_VOID, tun
+from tests.fixtures.tap import ARPHRD_VOID, tun
 
 VENET = "venet0"
 ONE, TWO, THREE = "2001:db8:5::1", "2001:db8:5::2", "2001:db8:6::3"

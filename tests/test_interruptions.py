@@ -16,19 +16,19 @@ from pathlib import Path
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp import attendants as attendants_module
-from ndxdp.addresses import Addresses
-from ndxdp.attendants import Attendants
-from ndxdp.care import NO_CARE
-from ndxdp.config import Announce
-from ndxdp.job import Job
-from ndxdp.ndp import DEFAULT_PROFILE
-from ndxdp.plan import Options
-from ndxdp.rules import Rules
-from ndxdp.wire import netlink
-from ndxdp.wire.announce import Kind
-from ndxdp.wire.netlink import Interruptions, Monitor
-from tests.network import (
+from ndxdp.config.model import Announce
+from ndxdp.daemon import upstream_tasks as attendants_module
+from ndxdp.daemon.spec import Job
+from ndxdp.daemon.upstream_tasks import Attendants
+from ndxdp.ndp.responder import DEFAULT_PROFILE
+from ndxdp.netlink import links
+from ndxdp.netlink.links import Interruptions, Monitor
+from ndxdp.rules.address_set import Addresses
+from ndxdp.rules.ruleset import Rules
+from ndxdp.session.request import Options
+from ndxdp.upstream.announce import Kind
+from ndxdp.upstream.gateways import NO_CARE
+from tests.fixtures.network import (
     GATEWAY,
     HOST_MAC,
     ROUTER,
@@ -42,7 +42,7 @@ from tests.network import (
     ndxdp,
     sh,
 )
-from tests.segment import HOST_PORT, SWITCH, Segment, ip, segment
+from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, ip, segment
 from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen, named
 from tests.test_auto import needs
 
@@ -118,7 +118,7 @@ def test_carrier_comes_back(wired: Segment, tmp_path: Path, mode: str) -> None:
 
 
 def netlink_operational() -> bool:
-    link = netlink.find_link(UPLINK)
+    link = links.find_link(UPLINK)
     return link is not None and link.operational
 
 
@@ -126,10 +126,10 @@ def test_carrier_flaps_within_a_burst(wired: Segment, tmp_path: Path) -> None:
     """When somebody looks, the link is as it was."""
     with daemon(tmp_path) as (_, listener):
         announced(listener)
-        before = netlink.find_link(UPLINK)
+        before = links.find_link(UPLINK)
         ip(SWITCH, f"link set {HOST_PORT} down\nlink set {HOST_PORT} up")
         announced(listener)
-        after = netlink.find_link(UPLINK)
+        after = links.find_link(UPLINK)
         assert before is not None
         assert after is not None
         assert before.carrier_ups < after.carrier_ups
@@ -194,7 +194,7 @@ def test_port_of_a_bridge(wired: Segment, tmp_path: Path) -> None:
             listener.forget()
             ip(SWITCH, f"link set {HOST_PORT} up")
             eventually(lambda: listener.count() >= 3)
-            link = netlink.find_link(bridge)
+            link = links.find_link(bridge)
             assert link is not None
             assert link.carrier_ups == 1, "the bridge itself never lost it"
             time.sleep(2.2)
@@ -229,10 +229,10 @@ def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
         eventually(lambda: "LOWER_UP" in link_state(bond)["flags"])
         with daemon(tmp_path, interface=bond) as (_, listener):
             announced(listener)
-            before = netlink.find_link(bond)
+            before = links.find_link(bond)
             ip(SWITCH, f"link set {HOST_PORT} down")
             eventually(lambda: listener.count() >= 3)
-            after = netlink.find_link(bond)
+            after = links.find_link(bond)
             assert before is not None
             assert after is not None
             assert before.carrier_ups == after.carrier_ups
@@ -371,7 +371,7 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(attendants_module, "_SUSPEND_LOOK", 0.05)
     asleep = 100.0
     job = Job(UPLINK, Options(), Rules(), announce=Announce(advertise=True, rate=1000))
-    link = netlink.find_link(UPLINK)
+    link = links.find_link(UPLINK)
     assert link
     targets = {DEFAULT_PROFILE: Addresses.of([ADDRESS_BYTES])}
 

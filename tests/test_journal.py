@@ -32,7 +32,7 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "start"), [("text", ""), ("json", "{")])
 def test_what_the_daemon_logs_has_them_too(tmp_path: Path, form: str, start: str) -> None:
     code = (
-        "import logging, sys; from ndxdp.options import begin_log, set_log\n"
+        "import logging, sys; from ndxdp.cli.options import begin_log, set_log\n"
         "begin_log(); set_log('debug', sys.argv[1]); log = logging.getLogger('ndxdp.x')\n"
         "log.error('a\\nb'); log.warning('c'); log.info('d'); log.debug('e')"
     )
@@ -58,7 +58,7 @@ FOREIGN = "web\n<0>ndxdp: all is lost\r\x1b[2J\x9b31m\u202e\x07"
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: str) -> None:
     code = (
-        "import logging, sys; from ndxdp.options import begin_log, set_log\n"
+        "import logging, sys; from ndxdp.cli.options import begin_log, set_log\n"
         f"begin_log(); set_log('debug', '{form}'); log = logging.getLogger('ndxdp.x')\n"
         f"log.{level}('%s has gone', sys.argv[1])"
     )
@@ -70,7 +70,7 @@ def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: s
 
 def test_further_lines_are_for_debugging_and_indented() -> None:
     code = (
-        "import logging; from ndxdp.options import begin_log, set_log\n"
+        "import logging; from ndxdp.cli.options import begin_log, set_log\n"
         "begin_log(); set_log('debug', 'text'); log = logging.getLogger('ndxdp.x')\n"
         "log.debug('0: (b7) r0 = 0\\n1: (95)\\x1b exit')"
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lab import kernel_matrix, kernels
-from tests import kernel_groups
+from tests.scenarios import kernel_groups
 
 JUNIT = """\
 <testsuites><testsuite>
 <testcase classname="tests.test_auto" name="test_good"/>
-<testcase classname="tests.virtio_nic" name="test_auto"><properties>
+<testcase classname="tests.scenarios.virtio_nic" name="test_auto"><properties>
 <property name="auto" value="tc"/><property name="not" value="native: it has none"/>
 </properties></testcase>
 <testcase classname="tests.test_auto" name="test_bad"><failure message="…">…</failure></testcase>

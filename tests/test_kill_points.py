@@ -22,12 +22,12 @@ from dataclasses import dataclass
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.instance import open_instance
-from ndxdp.kernel.pins import Trees
-from ndxdp.policy import CONFIG_SOURCE
-from tests import network, packets
-from tests.kill_points import Step, Worker
-from tests.network import (
+from ndxdp.rules.rule import CONFIG_SOURCE
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import open_instance
+from tests import packets
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     FILES,
     HOST_MAC,
@@ -44,6 +44,7 @@ from tests.network import (
     leftovers,
     sh,
 )
+from tests.kills.kill_points import Step, Worker
 
 EVERYTHING = bool(os.environ.get("NDXDP_TEST_KILLS"))
 """Sweep the whole product, which takes long."""

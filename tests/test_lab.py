@@ -19,10 +19,10 @@ from lab import private, testbed
 from lab.agent import Agent, AgentError
 from lab.capture import packet_socket
 from lab.topology import LabError
-from ndxdp import ndp
-from ndxdp.policy import parse_address, parse_mac
-from tests.network import REPOSITORY, call, ndxdp, sh
-from tests.prometheus import promtool
+from ndxdp.ndp import responder
+from ndxdp.rules.rule import parse_address, parse_mac
+from tests.fixtures.network import REPOSITORY, call, ndxdp, sh
+from tests.fixtures.prometheus import promtool
 
 VAGRANT = REPOSITORY / "vagrant"
 SCRIPTS = sorted(VAGRANT.glob("*.sh"))
@@ -81,11 +81,13 @@ def advertisement(
     """Of `target`, from an address, about a MAC, and from a MAC."""
     router_mac = parse_mac(testbed.ROUTER_MAC)
     body = bytes.fromhex("60000000") + parse_address(target) + bytes((2, 1)) + lladdr  # S, O
-    return ndp.icmpv6_frame(mac, router_mac, parse_address(source), ROUTER, ndp.TYPE_NA, body)
+    return responder.icmpv6_frame(
+        mac, router_mac, parse_address(source), ROUTER, responder.TYPE_NA, body
+    )
 
 
 def solicitation(source: str) -> bytes:
-    return ndp.solicit(HOST_MAC, ROUTER, source=parse_address(source), sllao=HOST_MAC)
+    return responder.solicit(HOST_MAC, ROUTER, source=parse_address(source), sllao=HOST_MAC)
 
 
 FRAMES = [
@@ -104,7 +106,7 @@ FRAMES = [
     ("of a container", True, solicitation(CONTAINER)),
     ("of somebody else", False, solicitation("2001:db8:0:1::3")),
 ]
-LAST = ndp.solicit(HOST_MAC, ROUTER)  # passes, and so tells that all before it has come
+LAST = responder.solicit(HOST_MAC, ROUTER)  # passes, and so tells that all before it has come
 
 
 @pytest.fixture(scope="module")

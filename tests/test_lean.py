@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp import lean
-from tests.network import UPLINK, Done, Network, Running, call
+from ndxdp import memory
+from tests.fixtures.network import UPLINK, Done, Network, Running, call
 
 # The same command, telling of each import on stderr.
 TELLING = (sys.executable, "-X", "importtime", "-m", "ndxdp")
@@ -64,7 +64,12 @@ def test_the_daemon_is_lean(net: Network, configuration: Path) -> None:
     assert "libpython" in mapped or "/python" in mapped
     assert not re.findall(r"libssl|libcrypto|libsqlite3|_ssl|_sqlite3|_lzma|_bz2", mapped)
     loaded = imported(ended.err)
-    assert {"asyncio.streams", "ndxdp.daemon", "ndxdp.wire.gateway", "pyroute2.netlink"} <= loaded
+    assert {
+        "asyncio.streams",
+        "ndxdp.daemon.service",
+        "ndxdp.upstream.gateway_keepalive",
+        "pyroute2.netlink",
+    } <= loaded
     costly = {"_ssl", "sqlite3", "unittest", "multiprocessing", "http", "zipfile", "tempfile"}
     assert not loaded & {*costly, "prometheus_client"}
     assert below(loaded, "pyroute2") == [
@@ -88,7 +93,7 @@ def test_commands_that_need_no_netlink_have_none(attached: Network, words: tuple
     ended: Done = call(*TELLING, *words)
     assert ended.code == 0, ended
     loaded = imported(ended.err)
-    assert "ndxdp.kernel.maps" in loaded
+    assert "ndxdp.store.maps" in loaded
     assert not loaded & {"asyncio", "_ssl", "subprocess", "tempfile", "tomllib", "zipfile"}
     assert not [name for name in loaded if name.partition(".")[0] == "pyroute2"]
 
@@ -117,7 +122,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_submodule_comes_without_its_package(package: str) -> None:
-    lean.defer(package)
+    memory.defer(package)
     other = importlib.import_module("bulky.other")
     assert other.THING == 7
     assert "told" not in sys.modules
@@ -133,7 +138,7 @@ def test_a_submodule_comes_without_its_package(package: str) -> None:
     ],
 )
 def test_who_needs_the_package_gets_it(package: str, statement: str) -> None:
-    lean.defer(package)
+    memory.defer(package)
     exec(statement)
     assert "told" in sys.modules
     assert importlib.import_module("bulky").THING == 7
@@ -143,14 +148,14 @@ def test_who_needs_the_package_gets_it(package: str, statement: str) -> None:
 
 def test_what_is_there_or_nowhere_is_left_alone(package: str) -> None:
     whole = importlib.import_module(package)
-    lean.defer(package)
+    memory.defer(package)
     assert sys.modules[package] is whole
-    lean.defer("ndxdp_has_no_such_package")
+    memory.defer("ndxdp_has_no_such_package")
     assert "ndxdp_has_no_such_package" not in sys.modules
 
 
 def test_a_module_without_another(package: str) -> None:
-    lean.import_without("told", "careful")
+    memory.import_without("told", "careful")
     assert importlib.import_module("careful").told is None
     assert "told" not in sys.modules
     assert importlib.import_module("told")  # whoever asks for it later gets it
@@ -158,14 +163,14 @@ def test_a_module_without_another(package: str) -> None:
 
 def test_a_module_with_another_that_is_there(package: str) -> None:
     there = importlib.import_module("told")
-    lean.import_without("told", "careful")
+    memory.import_without("told", "careful")
     assert importlib.import_module("careful").told is there
 
 
 def test_netlink_works_with_all_of_pyroute2(net: Network) -> None:
     """Were its package to need itself whole one day, it would be loaded, and do the same."""
     script = (
-        "import pyroute2, sys; from ndxdp.wire import netlink;"
-        " assert 'pyroute2.ndb' in sys.modules; print(netlink.find_link(sys.argv[1]).name)"
+        "import pyroute2, sys; from ndxdp.netlink import links;"
+        " assert 'pyroute2.ndb' in sys.modules; print(links.find_link(sys.argv[1]).name)"
     )
     assert call(sys.executable, "-c", script, UPLINK).out == f"{UPLINK}\n"

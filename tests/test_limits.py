@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.network import (
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST_MAC,
@@ -57,7 +57,7 @@ class Flood:
 def flood(rate: int, prefix: str, *words: str) -> Iterator[Flood]:
     """Solicit at a steady rate for the length of a block, of a few seconds at the most."""
     command = [
-        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.flood"),
+        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.fixtures.flood"),
         *(ROUTER_LINK, "--prefix", prefix, "--rate", str(rate), "--seconds", "60", *words),
     ]
     found = Flood()

@@ -26,7 +26,7 @@ from lab.topology import (
     UPLINK,
     Lab,
 )
-from tests.features import needs
+from tests.fixtures.features import needs
 
 NDXDP = (sys.executable, "-m", "ndxdp")
 PREFIX = str(CONTAINER_PREFIX)
@@ -63,7 +63,7 @@ class Flood:
     def __enter__(self) -> Flood:
         self._process = self._lab.popen(
             ROUTER,
-            *(sys.executable, "-m", "tests.flood", UPLINK),
+            *(sys.executable, "-m", "tests.fixtures.flood", UPLINK),
             *("--mac", ROUTER_MAC, "--prefix", str(CONTAINER_PREFIX.network_address)),
             *("--rate", str(self._rate)),
             stdout=subprocess.PIPE,
@@ -130,11 +130,11 @@ def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
 def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
     """The way of older kernels: netlink replaces the program."""
     attach = (
-        "from ndxdp import plan, responder, rules;"
-        "from ndxdp.kernel.abi import Mode; from ndxdp.kernel.pins import Trees;"
-        f"responder.attach_interface(Trees(), '{UPLINK}',"
-        f" plan.Options(Mode.{mode.upper()}, links=False),"
-        f" rules.compile_rules(['{PREFIX}'])).close()"
+        "from ndxdp.session import kernel_backend, request; from ndxdp.rules import ruleset;"
+        "from ndxdp.kernel.abi import Mode; from ndxdp.store.directories import Trees;"
+        f"kernel_backend.attach_interface(Trees(), '{UPLINK}',"
+        f" request.Options(Mode.{mode.upper()}, links=False),"
+        f" ruleset.compile_rules(['{PREFIX}'])).close()"
     )
     lab.run(HOST, sys.executable, "-c", attach)
     with Flood(lab) as flood:

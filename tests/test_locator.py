@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ndxdp import locator
-from ndxdp.locator import KeyPath
+from ndxdp.config import toml_lines
+from ndxdp.config.toml_lines import KeyPath
 
 # What a text is about, the text, and lines of some of its keys.
 CASES: list[tuple[str, str, dict[KeyPath, int]]] = [
@@ -147,7 +147,7 @@ def paths(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
 
 @pytest.mark.parametrize(("text", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_lines(text: str, expected: dict[KeyPath, int]) -> None:
-    found = locator.lines(text)
+    found = toml_lines.lines(text)
     assert {path: found.get(path) for path in expected} == expected
     assert set(found) == set(paths(tomllib.loads(text)))
 
@@ -165,7 +165,7 @@ def test_every_line_is_found_in_a_text_of_random_pieces() -> None:
         except tomllib.TOMLDecodeError:
             continue
         taken += 1
-        found = locator.lines(text)
+        found = toml_lines.lines(text)
         assert set(found) == set(paths(data)), text
         rows = text.split("\n")
         for path, line in found.items():
@@ -179,7 +179,7 @@ def test_every_line_is_found_in_a_text_of_random_pieces() -> None:
 )
 def test_a_text_that_is_not_toml_does_not_go_on_for_ever(text: str) -> None:
     with contextlib.suppress(ValueError, IndexError):
-        locator.lines(text)
+        toml_lines.lines(text)
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_a_text_that_is_not_toml_does_not_go_on_for_ever(text: str) -> None:
     ],
 )
 def test_a_key_of_too_many_parts(text: str, line: int) -> None:
-    assert locator.line_of_long_key(text, 3) == line
+    assert toml_lines.line_of_long_key(text, 3) == line

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.addresses import Addresses
-from ndxdp.ndp import solicit, solicited_node_group
-from ndxdp.policy import parse_address
-from ndxdp.wire import membership
-from ndxdp.wire.membership import Groups
-from tests.network import ROUTER, ROUTER_LINK, UPLINK, eventually, python, sh
-from tests.segment import BRIDGE, HOST_PORT, ROUTER_MAC_BYTES, SWITCH, Segment, at, segment
+from ndxdp.ndp.responder import solicit, solicited_node_group
+from ndxdp.rules.address_set import Addresses
+from ndxdp.rules.rule import parse_address
+from ndxdp.sockets import multicast
+from ndxdp.sockets.multicast import Groups
+from tests.fixtures.network import ROUTER, ROUTER_LINK, UPLINK, eventually, python, sh
+from tests.fixtures.segment import BRIDGE, HOST_PORT, ROUTER_MAC_BYTES, SWITCH, Segment, at, segment
 
 ADDRESS = "2001:db8::c:0:0:99"
 ADDRESS_BYTES = parse_address(ADDRESS)
@@ -191,8 +191,8 @@ def test_the_hosts_own_group_is_not_left(wired: Segment) -> None:
 def test_process_death_leaves_nothing(wired: Segment) -> None:
     code = f"""if True:
         import os
-        from ndxdp.addresses import Addresses
-        from ndxdp.wire.membership import Groups
+        from ndxdp.rules.address_set import Addresses
+        from ndxdp.sockets.multicast import Groups
         groups = Groups({wired.ifindex()})
         groups.keep(Addresses.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
         print(groups.joined, flush=True)
@@ -215,8 +215,8 @@ def test_interface_goes(wired: Segment) -> None:
 def test_no_privilege_is_needed(wired: Segment) -> None:
     code = f"""if True:
         import os
-        from ndxdp.addresses import Addresses
-        from ndxdp.wire.membership import Groups
+        from ndxdp.rules.address_set import Addresses
+        from ndxdp.sockets.multicast import Groups
         os.setgid(65534), os.setuid(65534)
         groups = Groups({wired.ifindex()})
         groups.keep(Addresses.of([bytes(16)]))
@@ -340,7 +340,7 @@ def test_in_slices_and_no_more_than_the_limit(
     with joining(wired) as groups:
         assert [groups.listen(addresses, 10) for _ in range(3)] == [True, True, False]
         assert (groups.joined, groups.failed) == (25, 0)
-        monkeypatch.setattr(membership, "GROUPS_MAX", 27)
+        monkeypatch.setattr(multicast, "GROUPS_MAX", 27)
         more = [b"\x20\x02" + address[2:13] + b"\1" + address[14:] for address in addresses]
         assert not groups.listen(addresses + more)
         assert (groups.joined, groups.failed) == (27, 23)

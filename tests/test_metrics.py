@@ -27,29 +27,31 @@ from urllib.error import HTTPError
 import pytest
 
 from dashboards import mixin
-from ndxdp import exporter as exporting
-from ndxdp import metrics, page, status
-from ndxdp.config import Metrics
-from ndxdp.detaching import detach_interface, release
+from ndxdp.config.model import Metrics
+from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.errors import NdxdpError
-from ndxdp.exporter import Exporter
-from ndxdp.instance import open_pinned
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Reason, untagged
-from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Table
-from ndxdp.responder import attach_interface
-from ndxdp.rules import Rules, difference
-from ndxdp.serving import serve_interface
-from ndxdp.state import Announced, GatewayNews, State
-from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import Fib
-from ndxdp.wire.packet import PacketSocket
-from tests import network, test_program, test_userspace
-from tests.engine import Engine
-from tests.network import (
+from ndxdp.ndp.responder import Reason, untagged
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import Fib
+from ndxdp.observe import exporter as exporting
+from ndxdp.observe import metrics, status
+from ndxdp.observe import status_page as page
+from ndxdp.observe.exporter import Exporter
+from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.runtime.daemon_status import Announced, GatewayNews, State
+from ndxdp.session.detach import detach_interface, release
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.session.userspace_backend import serve_interface
+from ndxdp.sockets.packet import PacketSocket
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import open_pinned
+from tests import test_program, test_userspace
+from tests.fixtures import network
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
     BEHIND,
     NDXDP,
     REPOSITORY,
@@ -64,10 +66,10 @@ from tests.network import (
     sh,
     without_gateway,
 )
+from tests.fixtures.pair import RECEIVER, pair
+from tests.fixtures.prometheus import Prometheus, get, parsed, prometheus, promtool
 from tests.packets import BURST, CASES, RULES, Case
 from tests.packets import HOST as BENCH_HOST
-from tests.pair import RECEIVER, pair
-from tests.prometheus import Prometheus, get, parsed, prometheus, promtool
 
 PORT = 9877
 URL = f"http://[::1]:{PORT}"
@@ -107,7 +109,7 @@ def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], N
 @contextmanager
 def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
     with pair(BENCH_HOST.mac) as ends, ExitStack() as held:
-        packets = PacketSocket(netlink.answering_link(RECEIVER).ifindex)
+        packets = PacketSocket(links.answering_link(RECEIVER).ifindex)
         held.callback(packets.close)
         instance = serve_interface(
             trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
@@ -512,7 +514,7 @@ def test_without_metrics_the_client_is_not_imported(net: Network) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "ndxdp"]
     running = net.run("-i", UPLINK, "-n", BEHIND, command=command)
     imported = running.end().err
-    assert "ndxdp.uplink" in imported
+    assert "ndxdp.daemon.uplink" in imported
     assert "prometheus_client" not in imported
     assert "http.server" not in imported
 

@@ -17,10 +17,10 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ndxdp import ndp, neighbour
-from ndxdp.ndp import checksum_correct
-from ndxdp.neighbour import Fault, Heard, Question, Reply, decode_na, reply_to
-from ndxdp.policy import parse_address, parse_mac
+from ndxdp.ndp import host, responder
+from ndxdp.ndp.host import Fault, Heard, Question, Reply, decode_na, reply_to
+from ndxdp.ndp.responder import checksum_correct
+from ndxdp.rules.rule import parse_address, parse_mac
 from tests.packets import CASES
 
 MAC, GATEWAY_MAC, OTHER_MAC = "02:00:00:00:00:02", "02:00:00:00:00:01", "02:00:00:00:00:77"
@@ -56,7 +56,7 @@ def nothing(target: bytes) -> None:
 
 
 def test_probe() -> None:
-    frame = neighbour.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce!")
+    frame = host.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce!")
     seen = Ether(frame)
     assert len(frame) == 86
     assert (seen.src, seen.dst) == (MAC, "33:33:ff:00:00:99")
@@ -66,18 +66,20 @@ def test_probe() -> None:
     assert frame[78:] == b"\x0e\x01nonce!"
     assert checksum_correct(frame)
     # Another host's answering takes it for DAD, this one's for its own.
-    assert isinstance(ndp.validate(frame, parse_mac(OTHER_MAC), nothing), ndp.Solicitation)
-    assert ndp.validate(frame, parse_mac(MAC), nothing) is ndp.Reason.OWN_FRAME
+    assert isinstance(
+        responder.validate(frame, parse_mac(OTHER_MAC), nothing), responder.Solicitation
+    )
+    assert responder.validate(frame, parse_mac(MAC), nothing) is responder.Reason.OWN_FRAME
 
 
 def test_a_nonce_has_six_bytes() -> None:
     with pytest.raises(ValueError, match="5 bytes"):
-        neighbour.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce")
+        host.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce")
 
 
 @pytest.mark.parametrize(("router", "lladdr"), [(True, None), (False, OTHER_MAC)])
 def test_unsolicited(router: bool, lladdr: str | None) -> None:
-    frame = neighbour.unsolicited(
+    frame = host.unsolicited(
         parse_mac(MAC),
         parse_address(SOURCE),
         router=router,
@@ -101,7 +103,7 @@ def test_answers_of_ours_are_heard() -> None:
     for frame in replies:
         heard = decode_na(frame)
         assert isinstance(heard, Heard), heard
-        ours = ndp.decode_advertisement(frame)
+        ours = responder.decode_advertisement(frame)
         assert (heard.target, heard.source, heard.lladdr) == (ours.target, ours.source, ours.tllao)
         assert (heard.solicited, heard.override) == (ours.solicited, ours.override)
 

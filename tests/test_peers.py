@@ -18,8 +18,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from lab.capture import packet_socket
-from tests import network, peer
-from tests.network import (
+from tests.fixtures import network, peer
+from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
     HOST,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp import trust
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.kernel import pins
-from ndxdp.kernel.pins import FileTree, PinTree
-from tests import network
-from tests.network import (
+from ndxdp.files import trust
+from ndxdp.store import directories
+from ndxdp.store.directories import FileTree, PinTree
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     FILES,
@@ -216,7 +216,7 @@ def test_a_process_that_was_waited_for_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next attempt gives up at once, until the lock was free."""
-    monkeypatch.setattr(pins, "_DEADLINE", 3.0)
+    monkeypatch.setattr(directories, "_DEADLINE", 3.0)
     tree, other = FileTree(tmp_path), FileTree(tmp_path)
     with other.lock():
         with pytest.raises(NdxdpError, match=f"by process {os.getpid()} "), tree.lock():
@@ -234,9 +234,9 @@ def test_a_lock_that_changes_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that takes in all: no process keeps it."""
-    monkeypatch.setattr(pins, "_DEADLINE", 1.0)
+    monkeypatch.setattr(directories, "_DEADLINE", 1.0)
     script = (
-        "import sys, time; from pathlib import Path; from ndxdp.kernel.pins import FileTree\n"
+        "import sys, time; from pathlib import Path; from ndxdp.store.directories import FileTree\n"
         "with FileTree(Path(sys.argv[1])).lock():\n"
         "    print(); time.sleep(0.4)\n"
     )
@@ -255,11 +255,12 @@ def test_explanations_side_by_side(attached: Network) -> None:
     """Explanations take no lock, and none shows the verdict of another."""
     done("prefix", "add", "--answer", "never", OTHER)
     script = (
-        "import sys; from ndxdp import instance, ndp, policy; from ndxdp.kernel.pins import Trees\n"
-        "tree, target = Trees().pins, policy.parse_address(sys.argv[1])\n"
+        "import sys; from ndxdp.ndp import responder; from ndxdp.rules import rule\n"
+        "from ndxdp.store import instance; from ndxdp.store.directories import Trees\n"
+        "tree, target = Trees().pins, rule.parse_address(sys.argv[1])\n"
         "asking = bytes.fromhex('020000000001')\n"
-        "def frame(own): return ndp.solicit(asking, target,"
-        " source=policy.parse_address('fe80::1'), sllao=asking)\n"
+        "def frame(own): return responder.solicit(asking, target,"
+        " source=rule.parse_address('fe80::1'), sllao=asking)\n"
         "for _ in range(100):\n"
         f"    print(instance.explain(tree, '{UPLINK}', frame).verdict.reason.label)"
     )

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Answer, Match, NaSource, Profile
-from ndxdp.policy import (
+from ndxdp.ndp.responder import Answer, Match, NaSource, Profile
+from ndxdp.rules.rule import (
     Prefix,
     Rule,
     Table,

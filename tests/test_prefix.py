@@ -7,7 +7,7 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from tests.network import (
+from tests.fixtures.network import (
     BEHIND,
     HOST,
     REPOSITORY,

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import pytest
 
-from ndxdp.detaching import detach_interface
-from ndxdp.instance import Pinned, open_pinned
 from ndxdp.kernel import abi, bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
-from ndxdp.kernel.pins import Trees
-from ndxdp.kernel.records import Settings
-from ndxdp.ndp import Answer, Reason, solicit
-from ndxdp.plan import Options
-from ndxdp.policy import Prefix, Rule, parse_address, parse_mac
-from ndxdp.responder import attach_interface
-from ndxdp.rules import Rules, difference
+from ndxdp.ndp.responder import Answer, Reason, solicit
+from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_mac
+from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.session.detach import detach_interface
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Pinned, open_pinned
+from ndxdp.store.records import Settings
+from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
-from tests.pair import RECEIVER, Pair, pair
 
 _PASS = {Mode.NATIVE: 2, Mode.GENERIC: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_ACT_UNSPEC
 _DROP = {Mode.NATIVE: 1, Mode.GENERIC: 1, Mode.TC: 2}  # XDP_DROP, TC_ACT_SHOT
@@ -71,7 +71,7 @@ def test_every_address_is_found(
     bench: Bench, most_hints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the random holes in a prefix none is answered for: the program looks for each."""
-    monkeypatch.setattr("ndxdp.kernel.maps.MOST_HINTS", most_hints)
+    monkeypatch.setattr("ndxdp.store.maps.MOST_HINTS", most_hints)
     rng = random.Random(most_hints)
     holes = {
         Prefix(RANDOM.address[:8] + rng.randbytes(8), 128): Rule(Answer.NEVER) for _ in range(500)

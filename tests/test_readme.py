@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ndxdp import render
-from ndxdp.ndp import Reason
-from tests.tap import tap
+from ndxdp.ndp.responder import Reason
+from ndxdp.observe import render
+from tests.fixtures.tap import tap
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp.ndp import solicited_node_group
-from ndxdp.policy import parse_address
-from tests.network import (
+from ndxdp.ndp.responder import solicited_node_group
+from ndxdp.rules.rule import parse_address
+from tests.fixtures.network import (
     BEHIND,
     TARGET,
     UPLINK,
@@ -26,7 +26,7 @@ from tests.network import (
     ndxdp,
     sh,
 )
-from tests.segment import Segment, segment
+from tests.fixtures.segment import Segment, segment
 from tests.test_membership import kernel_groups
 
 NDPPD = f"""

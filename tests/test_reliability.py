@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from tests import reliability
-from tests.network import REPOSITORY
+from tests.fixtures import reliability
+from tests.fixtures.network import REPOSITORY
 
 TEXT = reliability.PAGE.read_text()
 NAMED = sorted(set(re.findall(r"`(tests/test_\w+\.py)(?:::(\w+))?`", TEXT)))
@@ -33,5 +33,5 @@ def test_each_promise_names_a_test() -> None:
 
 
 def test_the_figures_are_those_of_the_last_runs() -> None:
-    """`python -m tests.reliability` writes them."""
+    """`python -m tests.fixtures.reliability` writes them."""
     assert reliability.page(TEXT) == TEXT

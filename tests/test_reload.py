@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.topology import build_xdp_pass
-from tests.network import (
+from tests.fixtures.network import (
     BEHIND,
     NDXDP,
     REPOSITORY,
@@ -28,7 +28,7 @@ from tests.network import (
     sh,
     status,
 )
-from tests.prometheus import get, parsed
+from tests.fixtures.prometheus import get, parsed
 
 OTHER = "2001:db8:0:0:d::/80"
 PORT = 9891
@@ -242,7 +242,7 @@ def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service)
 _HANGING = """
 import os, sys, time
 from ndxdp.cli import main
-from ndxdp.wire import netlink
+from ndxdp.netlink import links
 
 find_link, flag = netlink.find_link, sys.argv.pop(1)
 

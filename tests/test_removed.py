@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp.kernel.pins import Trees
-from tests.network import (
+from ndxdp.store.directories import Trees
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     FILES,

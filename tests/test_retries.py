@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from lab.topology import build_xdp_pass
-from ndxdp.kernel.pins import Trees
-from tests.network import (
+from ndxdp.store.directories import Trees
+from tests.fixtures.network import (
     BEHIND,
     NDXDP,
     REPOSITORY,
@@ -359,8 +359,8 @@ def alternative(name: str = "wan") -> None:
 
 BROKEN = f"""
 import sys
-from ndxdp import reconcile
-from ndxdp.cli import main
+from ndxdp.cli.main import main
+from ndxdp.daemon import reconcile
 real = reconcile.apply_host
 def broken(tree, instance, link, link_local):
     if instance.interface == {SECOND!r}:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests import features
-from tests.engine import Engine
-from tests.network import (
+from tests.fixtures import features
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
     BEHIND,
     HOST_MAC,
     REPOSITORY,
@@ -585,7 +585,13 @@ def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path:
         assert routes.answers(KNOWN)
         before, most, began = resident(running), 0, time.monotonic()
         scan = [
-            *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.flood"),
+            *(
+                "nsenter",
+                f"--net=/run/netns/{ROUTER}",
+                sys.executable,
+                "-m",
+                "tests.fixtures.flood",
+            ),
             *("eth0", "--mac", "02:00:00:00:00:99", "--prefix", "2001:db8:0:c::"),
             *("--rate", str(rate), "--seconds", "120"),
         ]

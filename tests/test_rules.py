@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from ndxdp.addresses import Addresses
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import Answer, Profile
-from ndxdp.policy import HOST_SOURCE, Prefix, Rule, hole
-from ndxdp.policy import parse_prefix as P
-from ndxdp.rules import (
+from ndxdp.ndp.responder import Answer, Profile
+from ndxdp.rules.address_set import Addresses
+from ndxdp.rules.rule import HOST_SOURCE, Prefix, Rule, hole
+from ndxdp.rules.rule import parse_prefix as P
+from ndxdp.rules.ruleset import (
     Difference,
     Rules,
     compile_rules,

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp import config_reader, service
+from ndxdp import systemd_unit
+from ndxdp.config import reader
 from ndxdp.errors import NdxdpError, UsageError
-from tests.network import Done
+from tests.fixtures.network import Done
 from tests.test_bad_input import CANNOT, USAGE, refused
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -26,9 +27,9 @@ SHIPPED = (REPOSITORY / "ndxdp" / "data" / "ndxdp.service").read_text()
 EXAMPLE = REPOSITORY / "ndxdp" / "data" / "ndxdp.toml"
 
 _SCRIPT = f"""#!{sys.executable}
-from ndxdp import service
-service._installation = set
-from ndxdp.cli import main
+from ndxdp import systemd_unit
+systemd_unit._installation = set
+from ndxdp.cli.main import main
 main()
 """
 
@@ -50,7 +51,7 @@ def place(privacy: None) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone may be where no service could use it, which tests of its own are about."""
-    monkeypatch.setattr(service, "_installation", set)
+    monkeypatch.setattr(systemd_unit, "_installation", set)
 
 
 def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -73,14 +74,14 @@ def verified(unit: Path) -> str:
 
 def test_only_paths_differ_from_what_ships() -> None:
     command, file = Path("/opt/ndxdp/bin/ndxdp"), Path("/srv/ndxdp.toml")
-    unit = service.unit(command, file)
-    back = unit.replace(str(command), "/usr/bin/ndxdp").replace(str(file), str(service.CONFIG))
+    unit = systemd_unit.unit(command, file)
+    back = unit.replace(str(command), "/usr/bin/ndxdp").replace(str(file), str(systemd_unit.CONFIG))
     assert back.rpartition("# Written by")[0] == SHIPPED
 
 
 def test_systemd_takes_the_unit(place: Path) -> None:
     unit = place / "ndxdp.service"
-    unit.write_text(service.unit(executable(place / "bin" / "ndxdp"), place / "ndxdp.toml"))
+    unit.write_text(systemd_unit.unit(executable(place / "bin" / "ndxdp"), place / "ndxdp.toml"))
     assert verified(unit) == ""
     unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClocks="))
     assert "ProtectClocks" in verified(unit), "it looks"
@@ -88,7 +89,7 @@ def test_systemd_takes_the_unit(place: Path) -> None:
 
 def test_systemd_finds_an_executable_of_any_name(place: Path) -> None:
     command, unit = executable(place / ODD_COMMAND / "ndxdp"), place / "ndxdp.service"
-    unit.write_text(service.unit(command, place / "ndxdp.toml"))
+    unit.write_text(systemd_unit.unit(command, place / "ndxdp.toml"))
     assert verified(unit) == ""
     command.unlink()
     assert f"{place}/{ODD_COMMAND}/ndxdp is not executable" in verified(unit), "that very path"
@@ -96,7 +97,7 @@ def test_systemd_finds_an_executable_of_any_name(place: Path) -> None:
 
 def test_a_configuration_of_any_name(place: Path) -> None:
     command, unit = executable(place / "ndxdp"), place / "ndxdp.service"
-    unit.write_text(service.unit(command, place / ODD))
+    unit.write_text(systemd_unit.unit(command, place / ODD))
     assert verified(unit) == ""
     escaped = "a b%%h$$HOME$${x};'c\\\"\\\\d"
     assert f'run -c "{place}/{escaped}"\n' in unit.read_text()
@@ -105,27 +106,27 @@ def test_a_configuration_of_any_name(place: Path) -> None:
 @pytest.mark.parametrize("name", ["a'b", 'a"b', "a\\b", "a\nb", "a\udcff"])
 def test_names_that_no_unit_can_run(place: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        service.unit(place / name, place / "ndxdp.toml")
+        systemd_unit.unit(place / name, place / "ndxdp.toml")
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b", "a\udcff"])
 def test_names_that_no_unit_can_hold(place: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no unit file can name"):
-        service.unit(place / "ndxdp", place / name)
+        systemd_unit.unit(place / "ndxdp", place / name)
 
 
 def test_homes_are_seen_only_if_something_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     command, file = Path("/usr/bin/ndxdp"), Path("/etc/ndxdp.toml")
-    assert "\nProtectHome=yes\n" in service.unit(command, file)
-    assert "\nProtectHome=read-only\n" in service.unit(command, Path("/home/me/ndxdp.toml"))
-    assert "\nProtectHome=read-only\n" in service.unit(Path("/root/a/ndxdp"), file)
-    monkeypatch.setattr(service, "_installation", lambda: {Path("/run/user/0/python")})
-    assert "\nProtectHome=read-only\n" in service.unit(command, file)
+    assert "\nProtectHome=yes\n" in systemd_unit.unit(command, file)
+    assert "\nProtectHome=read-only\n" in systemd_unit.unit(command, Path("/home/me/ndxdp.toml"))
+    assert "\nProtectHome=read-only\n" in systemd_unit.unit(Path("/root/a/ndxdp"), file)
+    monkeypatch.setattr(systemd_unit, "_installation", lambda: {Path("/run/user/0/python")})
+    assert "\nProtectHome=read-only\n" in systemd_unit.unit(command, file)
 
 
 def test_what_is_temporary_cannot_be_used(place: Path) -> None:
     with pytest.raises(NdxdpError, match="is temporary"):
-        service.unit(executable(place / "ndxdp"), Path("/tmp/ndxdp.toml"))
+        systemd_unit.unit(executable(place / "ndxdp"), Path("/tmp/ndxdp.toml"))
 
 
 def test_what_root_may_use_without_overriding(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_what_root_may_use_without_overriding(tmp_path: Path) -> None:
     )
     said = [line == "True" for line in done.stdout.split()]
     assert {True, False} == set(said)
-    assert [service._root_may_use(path) for path in cases] == said
+    assert [systemd_unit._root_may_use(path) for path in cases] == said
 
 
 def test_the_sandbox_is_tight(place: Path) -> None:
@@ -176,11 +177,11 @@ def test_the_sandbox_is_tight(place: Path) -> None:
 
 def test_the_example_is_a_configuration_once_it_is_uncommented(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no interface is configured"):
-        config_reader.load(str(EXAMPLE))
+        reader.load(str(EXAMPLE))
     text = re.sub(r"^# (?=\[|\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
     assert len(tomllib.loads(text)["interface"]) == 1
     (tmp_path / "ndxdp.toml").write_text(text)
-    assert config_reader.load(str(tmp_path / "ndxdp.toml")).interfaces[0].name == "eth0"
+    assert reader.load(str(tmp_path / "ndxdp.toml")).interfaces[0].name == "eth0"
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_an_older_unit_is_renewed_and_an_edited_one_is_not(place: Path) -> None:
     unit = place / "units" / "ndxdp.service"
     good = unit.read_text()
     body = good.rpartition("# Written by")[0].replace("RestartSec=1", "RestartSec=7")
-    unit.write_text(body + service._digest(body))
+    unit.write_text(body + systemd_unit._digest(body))
     assert install(place).out.startswith("wrote ")
     assert unit.read_text() == good
     edits = (good.replace("RestartSec=1", "RestartSec=7"), good + "# mine\n", "", "\udcff")

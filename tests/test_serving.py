@@ -23,10 +23,11 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.ndp import solicited_node_group
-from ndxdp.policy import parse_address
-from tests import network, packets
-from tests.network import (
+from ndxdp.ndp.responder import solicited_node_group
+from ndxdp.rules.rule import parse_address
+from tests import packets
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     FILES,
     GATEWAY,

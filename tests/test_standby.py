@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.wire.announce import Kind
-from tests.network import (
+from ndxdp.upstream.announce import Kind
+from tests.fixtures.network import (
     BEHIND,
     HOST_MAC,
     NDXDP,
@@ -31,7 +31,7 @@ from tests.network import (
     sh,
     status,
 )
-from tests.segment import HOST_PORT, SWITCH, Segment, at, ip, segment
+from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, ip, segment
 from tests.test_announce import ADDRESS, NEIGHBOUR
 from tests.test_interruptions import ANNOUNCE, Listener, announced, daemon
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from ndxdp import report
-from ndxdp.state import State
-from ndxdp.status import unanswered_text
-from tests import network
-from tests.network import (
+from ndxdp.observe.status import unanswered_text
+from ndxdp.runtime import report
+from ndxdp.runtime.daemon_status import State
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     FILES,
     NDXDP,
@@ -37,7 +37,7 @@ from tests.network import (
     status,
     take_off,
 )
-from tests.prometheus import get
+from tests.fixtures.prometheus import get
 from tests.test_commands import attach_without_links
 
 OTHER, OTHER_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:1"

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests import __main__ as suite
-from tests import forked, machine, network
 from tests.__main__ import Run
-from tests.machine import Limit
-from tests.network import REPOSITORY
+from tests.fixtures import forked, machine, network
+from tests.fixtures.machine import Limit
+from tests.fixtures.network import REPOSITORY
 
 _APT = REPOSITORY / "lab" / "apt-get"
 

@@ -19,13 +19,15 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp import ndp, pcap
-from ndxdp.busiest import Busiest
 from ndxdp.kernel import abi
-from ndxdp.kernel.maps import Maps
-from ndxdp.ndp import Reason
-from tests import network, packets
-from tests.network import (
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import Reason
+from ndxdp.observe import pcap
+from ndxdp.observe.heavy_hitters import Busiest
+from ndxdp.store.maps import Maps
+from tests import packets
+from tests.fixtures import network
+from tests.fixtures.network import (
     BEHIND,
     BPFFS,
     FILES,
@@ -190,7 +192,7 @@ def test_json(answering: Network) -> None:
     assert (answered["target"], answered["reason"]) == (TARGET, "answered")
     assert answered["rule"]["prefix"] == BEHIND
     assert answered["solicitation"] == solicitation().hex()
-    assert ndp.decode_advertisement(bytes.fromhex(answered["advertisement"])).checksum_correct
+    assert responder.decode_advertisement(bytes.fromhex(answered["advertisement"])).checksum_correct
     assert (other["reason"], other["rule"], other["advertisement"]) == ("no_rule", None, None)
     assert set(other) == set(answered)
 
@@ -438,9 +440,9 @@ def test_a_stalled_reader_does_not_keep_it(on_tc: Network) -> None:
 
 
 def flood(rate: int, seconds: float) -> dict[str, Any]:
-    """Solicitations for so many targets behind the host. See tests/flood.py."""
+    """Solicitations for so many targets behind the host. See tests/fixtures/flood.py."""
     command = [
-        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.flood"),
+        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.fixtures.flood"),
         *(ROUTER_LINK, "--mac", ROUTER_MAC, "--prefix", BEHIND.partition("/")[0]),
         *("--rate", str(rate), "--seconds", str(seconds)),
     ]

@@ -16,25 +16,25 @@ from dataclasses import dataclass
 
 import pytest
 
-from ndxdp import ndp
-from ndxdp.detaching import release
-from ndxdp.instance import Served
+from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Trees
-from ndxdp.kernel.records import Settings
-from ndxdp.ndp import Reason
-from ndxdp.plan import Options
-from ndxdp.policy import RUN_SOURCE, Table
-from ndxdp.rules import Rules, difference
-from ndxdp.serving import serve_interface
-from ndxdp.userspace import Userspace
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import Fib
-from ndxdp.wire.packet import BATCH, PacketSocket, solicitation_filter
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import Reason
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import Fib
+from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.session.detach import release
+from ndxdp.session.request import Options
+from ndxdp.session.userspace_backend import serve_interface
+from ndxdp.sockets.packet import BATCH, PacketSocket, solicitation_filter
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Served
+from ndxdp.store.records import Settings
+from tests.fixtures.network import eventually
+from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.fuzz import frames as fuzz
-from tests.network import eventually
 from tests.packets import BURST, CASES, HOST, RULES, Case, show
-from tests.pair import RECEIVER, Pair, pair
 
 SEED, FRAMES = 7527, 3000
 SOL_PACKET, STATISTICS = 263, 6
@@ -70,7 +70,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(trees: Trees) -> Iterator[Bench]:
     with pair(HOST.mac) as ends, contextlib.ExitStack() as held:
-        link = netlink.answering_link(RECEIVER)
+        link = links.answering_link(RECEIVER)
         packets = PacketSocket(link.ifindex)
         held.callback(packets.close)
         packets.spread()
@@ -150,7 +150,7 @@ def test_all_that_waits_is_answered_at_the_end(bench: Bench) -> None:
     bench.set_up(case)
     before, sent, waiting = bench.instance.maps.reasons(), 0, 0
     for mac in (HOST.mac[:5] + bytes([n]) for n in range(128, 192)):
-        asked = ndp.solicit(mac, case.frame[62:78], source=case.frame[22:38], sllao=mac)
+        asked = responder.solicit(mac, case.frame[62:78], source=case.frame[22:38], sllao=mac)
         for _ in range(20):
             bench.ends.send(asked)
             sent += 1
@@ -180,7 +180,7 @@ def test_frames_cut_anywhere(bench: Bench) -> None:
         frame = (case.frame + bytes(4))[:length]
         before = bench.instance.maps.reasons()
         bench.put(frame)
-        wanted = ndp.decide(frame, HOST, Table.of(RULES).match)
+        wanted = responder.decide(frame, HOST, Table.of(RULES).match)
         assert bench.ends.reply(nothing=wanted.reply is None) == wanted.reply, length
         expected = {} if wanted.reason is Reason.NOT_NS else {wanted.reason: 1}
         assert bench.counted(before) == expected, length
@@ -199,7 +199,7 @@ def test_random_frames(bench: Bench) -> None:
     for _ in range(FRAMES // BATCH):
         bench.set_up(case)  # a heartbeat, before dynamic rules expire
         frames = [next(random_frames)[:1990] for _ in range(BATCH + 7)]
-        wanted = [ndp.decide(frame, case.host, table.match) for frame in frames]
+        wanted = [responder.decide(frame, case.host, table.match) for frame in frames]
         for frame in frames:
             bench.ends.send(frame)
         for _ in frames:

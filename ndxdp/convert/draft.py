@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ndxdp.policy import Prefix
 from ndxdp.printable import printable
+from ndxdp.rules.rule import Prefix
 
 
 class Note(NamedTuple):

@@ -8,23 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from ndxdp.config import DEADLINE
+from ndxdp.config.model import DEADLINE
 from ndxdp.convert import ndppd_syntax, width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
 from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.policy import (
-    OWNED,
-    Prefix,
-    check_interface,
-    parse_address,
-    parse_target,
-    parse_via,
-)
 from ndxdp.printable import printable
-from ndxdp.rules import MAX_GROUPS
+from ndxdp.rules.rule import OWNED, Prefix, check_interface, parse_address, parse_target, parse_via
+from ndxdp.rules.ruleset import MAX_GROUPS
 
 _CACHE = "the kernel's neighbor table is the cache, and has times of its own"
 _ASKS = "the kernel asks and asks again as for every neighbor of its own"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ndxdp.convert.draft import DraftInterface, Note
-from ndxdp.policy import VIA_MAX, Prefix, mask
+from ndxdp.rules.rule import VIA_MAX, Prefix, mask
 
 METHODS = ("iface", "auto", "static")
 """A later one answers at least whenever an earlier one does."""

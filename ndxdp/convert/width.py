@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ndxdp import breadth
 from ndxdp.convert.draft import DraftInterface, DraftRule
-from ndxdp.policy import Prefix, Rule
-from ndxdp.rules import Rules
+from ndxdp.rules import breadth
+from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.rules.ruleset import Rules
 
 
 class Host(NamedTuple):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ndxdp.doctor.finding import Finding, failure, note
-from ndxdp.ndp import Answer
-from ndxdp.policy import Prefix, Rule
-from ndxdp.rules import Rules
-from ndxdp.wire.fib import Fib, RouteType
+from ndxdp.ndp.responder import Answer
+from ndxdp.netlink.fib import Fib, RouteType
+from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from typing import NamedTuple
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, unseen
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import open_instance
-from ndxdp.kernel.pins import PinTree, Tree, Trees
-from ndxdp.ndp import UNSPECIFIED, Answer, NaSource, Profile
-from ndxdp.policy import MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule, Table
-from ndxdp.trace import Event, Tracer
-from ndxdp.wire.netlink import Link, OwnAddress
-from ndxdp.wire.raw import LD_H, Condition, attach_filter, packet_socket, program
+from ndxdp.ndp.responder import UNSPECIFIED, Answer, NaSource, Profile
+from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.observe.trace import Event, Tracer
+from ndxdp.rules.rule import MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule, Table
+from ndxdp.sockets.cbpf import LD_H, Condition, attach_filter, packet_socket, program
+from ndxdp.store.directories import PinTree, Tree, Trees
+from ndxdp.store.instance import open_instance
 
 _ETH_P_IPV6 = 0x86DD
 _NEXT_HEADER, _ICMPV6, _TYPES = 20, 58, range(133, 138)  # router and neighbor discovery

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
-from ndxdp import breadth
-from ndxdp.breadth import Broad
 from ndxdp.doctor.finding import Finding, note, warning
-from ndxdp.ndp import Answer
-from ndxdp.policy import CONFIG_SOURCE, MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule
-from ndxdp.rules import Rules
-from ndxdp.wire import onlink
+from ndxdp.ndp.responder import Answer
+from ndxdp.netlink import onlink
+from ndxdp.rules import breadth
+from ndxdp.rules.breadth import Broad
+from ndxdp.rules.rule import CONFIG_SOURCE, MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule
+from ndxdp.rules.ruleset import Rules
 
 
 @dataclass(frozen=True, slots=True)

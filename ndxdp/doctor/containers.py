@@ -10,9 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, unseen, warning
-from ndxdp.policy import Prefix, Table
+from ndxdp.netlink.links import OwnAddress
+from ndxdp.rules.rule import Prefix, Table
 from ndxdp.sources.docker import Docker, Endpoint
-from ndxdp.wire.netlink import OwnAddress
 
 _WITHIN = 1.5  # seconds for the engine to list its containers
 _DENIED = "may not be opened"

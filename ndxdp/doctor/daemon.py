@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 
-from ndxdp import status
 from ndxdp.doctor.finding import Finding, warning
-from ndxdp.kernel.pins import Trees
-from ndxdp.report import Daemon
+from ndxdp.observe import status
+from ndxdp.runtime.report import Daemon
+from ndxdp.store.directories import Trees
 
 
 def gather(trees: Trees, interface: str) -> list[Daemon]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndxdp.doctor.finding import Finding, failure, note, warning
-from ndxdp.policy import Prefix
+from ndxdp.netlink.links import OwnAddress
+from ndxdp.rules.rule import Prefix
 from ndxdp.sources.answers import networks_of
 from ndxdp.sources.http import NoAnswer, get
-from ndxdp.wire.netlink import OwnAddress
 
 _WITHIN = 1.0  # seconds for the engine to answer both questions
 _DEFAULT = "bridge"

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp import lifetimes, status
 from ndxdp.doctor import (
     anyip,
     arrival,
@@ -36,13 +35,15 @@ from ndxdp.doctor import (
 )
 from ndxdp.doctor.finding import Finding, cannot_look, failure, note, reason_of, unseen, warning
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Answer
-from ndxdp.policy import Rule, Table
-from ndxdp.rules import Rules
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import DefaultRoute, Fib
-from ndxdp.wire.netlink import Link, OwnAddress
+from ndxdp.ndp.responder import Answer
+from ndxdp.netlink import links as netlink
+from ndxdp.netlink.fib import DefaultRoute, Fib
+from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.observe import status
+from ndxdp.rules.rule import Rule, Table
+from ndxdp.rules.ruleset import Rules
+from ndxdp.store import lifetimes
+from ndxdp.store.directories import Trees
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.doctor.netfilter import ACCEPT, IP, IPV4, Ruleset
-from ndxdp.kernel.pins import Trees
-from ndxdp.wire.netlink import OwnAddress
-from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.netlink.links import OwnAddress
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.store.directories import Trees
 
 _PROC = Path("/proc")
 

@@ -22,10 +22,10 @@ from pathlib import Path
 from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.doctor.netfilter import BRIDGE, DROP, LOOSE, STRICT, Chain, Packet, Ruleset
 from ndxdp.doctor.source import INTERNET
-from ndxdp.ndp import Answer
-from ndxdp.policy import Prefix
-from ndxdp.rules import Rules
-from ndxdp.wire.fib import Fib
+from ndxdp.ndp.responder import Answer
+from ndxdp.netlink.fib import Fib
+from ndxdp.rules.rule import Prefix
+from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)
 

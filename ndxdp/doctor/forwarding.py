@@ -17,7 +17,7 @@ from ndxdp.doctor import anyip, sysctl
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.manager import Manager
 from ndxdp.errors import NdxdpError
-from ndxdp.wire.fib import DefaultRoute
+from ndxdp.netlink.fib import DefaultRoute
 
 _UNKNOWN = anyip.Delivery()
 

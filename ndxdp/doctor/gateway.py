@@ -6,14 +6,14 @@ import socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ndxdp import beacon
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, warning
-from ndxdp.policy import Prefix
-from ndxdp.state import CareNews, Unasked
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import DefaultRoute, NudState
-from ndxdp.wire.netlink import Neighbour, OwnAddress
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import DefaultRoute, NudState
+from ndxdp.netlink.links import Neighbour, OwnAddress
+from ndxdp.rules.rule import Prefix
+from ndxdp.runtime import registry
+from ndxdp.runtime.daemon_status import CareNews, Unasked
 
 _LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
@@ -53,12 +53,12 @@ def gather(
     found = tuple(
         Gateway(
             address,
-            netlink.neighbour(ifindex, address),
+            links.neighbour(ifindex, address),
             any(Prefix.around(address, prefix.length) == prefix for prefix in prefixes),
         )
         for address in sorted({route.gateway for route in routes if route.gateway})
     )
-    return Facts(interface, found, probed, answering, beacon.care(answering))
+    return Facts(interface, found, probed, answering, registry.care(answering))
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
-from ndxdp.rules import Rules
-from ndxdp.wire.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.rules.ruleset import Rules
 
 _RTM_GETNEIGHTBL = 66
 _HEADER = 4  # struct ndtmsg

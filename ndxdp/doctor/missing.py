@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ndxdp.doctor import namespace
 from ndxdp.doctor.finding import Finding, cannot_look, failure, unseen, warning
 from ndxdp.errors import NdxdpError
-from ndxdp.instance import Pinned, open_instance
-from ndxdp.kernel.pins import Trees
-from ndxdp.wire import netlink
+from ndxdp.netlink import links
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Pinned, open_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def gather(trees: Trees, interface: str) -> Facts | None:
             return None
         with open_instance(tree, interface, readonly=True) as instance:
             settings = instance.maps.settings()
-            if settings.netns == netlink.netns():
+            if settings.netns == links.netns():
                 return Facts(interface, called=instance.device() or "")
             if isinstance(instance, Pinned) and instance.is_dead(settings):
                 return Facts(interface)

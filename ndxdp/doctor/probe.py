@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from ndxdp.doctor.finding import Finding, note, unseen
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp import FRAME_MAX, solicit, solicited_node_group
-from ndxdp.neighbour import Fault, Question, Reply, reply_to
-from ndxdp.policy import Prefix
-from ndxdp.wire.netlink import Link
-from ndxdp.wire.raw import LD_B, LD_H, Condition, attach_filter, packet_socket, program
+from ndxdp.ndp.host import Fault, Question, Reply, reply_to
+from ndxdp.ndp.responder import FRAME_MAX, solicit, solicited_node_group
+from ndxdp.netlink.links import Link
+from ndxdp.rules.rule import Prefix
+from ndxdp.sockets.cbpf import LD_B, LD_H, Condition, attach_filter, packet_socket, program
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
 _ALL_ROUTERS = "ff02::2"

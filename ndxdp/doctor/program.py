@@ -6,22 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ndxdp import ladder
 from ndxdp.doctor import namespace
 from ndxdp.doctor.finding import Finding, cannot_look, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.instance import Pinned, open_instance, other_version
 from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
-from ndxdp.kernel.maps import Maps
-from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Answer, Reason
-from ndxdp.policy import Table
-from ndxdp.rules import Rules
-from ndxdp.wire import netlink
-from ndxdp.wire.fib import Fib
-from ndxdp.wire.netlink import Link
+from ndxdp.ndp.responder import Answer, Reason
+from ndxdp.netlink import links
+from ndxdp.netlink.fib import Fib
+from ndxdp.netlink.links import Link
+from ndxdp.rules.rule import Table
+from ndxdp.rules.ruleset import Rules
+from ndxdp.session import modes
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Pinned, open_instance, other_version
+from ndxdp.store.maps import Maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def _elsewhere(trees: Trees, interface: str) -> str | None:
     with open_instance(trees.of(interface), interface) as instance:
         inode = instance.maps.settings().netns
     # 0: nothing was attached yet.
-    return None if inode in (0, netlink.netns()) else namespace.path_of(inode)
+    return None if inode in (0, links.netns()) else namespace.path_of(inode)
 
 
 def _refuse_other_versions(trees: Trees, interface: str) -> None:
@@ -138,7 +138,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
             instance.is_attached(settings),
             settings.paused,
             settings.daemon_dead,
-            tuple(ladder.told(ladder.unpack(settings.steps))),
+            tuple(modes.told(modes.unpack(settings.steps))),
             instance.maps.rules(),
             bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
             None if before is None else tuple(before),
@@ -168,7 +168,7 @@ def _refusal(check: Callable[[], object]) -> NdxdpError | None:
 
 def _no_native(link: Link) -> str | None:
     try:
-        ladder.check(link, Mode.NATIVE, named=False)
+        modes.check(link, Mode.NATIVE, named=False)
     except ModeUnavailable as error:
         return error.message
     return None

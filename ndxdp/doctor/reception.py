@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, warning
-from ndxdp.wire.rtnetlink import Rtnetlink, attributes
+from ndxdp.netlink.rtnetlink import Rtnetlink, attributes
 
 _RTM_GETLINK = 18
 _HEADER = 16  # struct ifinfomsg

@@ -10,10 +10,10 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
 
-from ndxdp.ndp import Reason
-from ndxdp.rules import MAX_ADDRESSES as MAX_ADDRESSES
-from ndxdp.rules import MAX_GROUPS as MAX_GROUPS
-from ndxdp.rules import MAX_PREFIXES as MAX_PREFIXES
+from ndxdp.ndp.responder import Reason
+from ndxdp.rules.ruleset import MAX_ADDRESSES as MAX_ADDRESSES
+from ndxdp.rules.ruleset import MAX_GROUPS as MAX_GROUPS
+from ndxdp.rules.ruleset import MAX_PREFIXES as MAX_PREFIXES
 
 VERSION = 5
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ndxdp.kernel import bpf_hooks, bpf_programs, tc_filters
+from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode
+from ndxdp.netlink import tc_filters
 
 HOOKS = ("xdp", "tcx", "tc")
 """In the order in which the kernel runs them."""

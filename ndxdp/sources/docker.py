@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ndxdp.errors import UsageError
-from ndxdp.ndp import DEFAULT_PROFILE, Profile
-from ndxdp.policy import DOCKER_SOURCE, Prefix, Rule, mask
-from ndxdp.rules import Rules
+from ndxdp.ndp.responder import DEFAULT_PROFILE, Profile
+from ndxdp.rules.rule import DOCKER_SOURCE, Prefix, Rule, mask
+from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import (
     Endpoint as Endpoint,
 )

@@ -29,7 +29,7 @@ from typing import Self
 
 from lab import private
 from ndxdp import __version__
-from ndxdp.kernel.pins import Trees
+from ndxdp.store.directories import Trees
 from tests.fuzz.comparison import MODES, Programs, programs
 from tests.fuzz.frames import Frames, random_case
 from tests.packets import HOST

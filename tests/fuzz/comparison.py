@@ -11,20 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ndxdp import ndp
-from ndxdp.detaching import detach_interface
-from ndxdp.instance import Pinned, open_pinned
 from ndxdp.kernel import abi, bpf_maps, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.pins import Trees
-from ndxdp.ndp import Reason, Verdict
-from ndxdp.plan import Options
-from ndxdp.policy import Table
-from ndxdp.responder import attach_interface
-from ndxdp.rules import Rules, difference
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import Reason, Verdict
+from ndxdp.rules.rule import Table
+from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.session.detach import detach_interface
+from ndxdp.session.kernel_backend import attach_interface
+from ndxdp.session.request import Options
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Pinned, open_pinned
+from tests.fixtures.pair import RECEIVER, pair
 from tests.fuzz.frames import Case
 from tests.packets import HOST, show
-from tests.pair import RECEIVER, pair
 
 MODES = (Mode.NATIVE, Mode.TC)
 
@@ -86,7 +86,7 @@ class Program:
 
     def wanted(self, frame: bytes, verdict: Verdict) -> Verdict:
         """Return the verdict on a frame as a test run gives it: it takes no tag off for tc."""
-        if self.mode is Mode.TC and ndp.untagged(frame) is not frame:
+        if self.mode is Mode.TC and responder.untagged(frame) is not frame:
             return Verdict(Reason.NOT_NS)
         return verdict
 
@@ -155,7 +155,7 @@ class Programs:
 
     def judge(self, frame: bytes) -> Verdict:
         """Return what ndp.py says."""
-        return ndp.decide(frame, self._case.host, self._table.match)
+        return responder.decide(frame, self._case.host, self._table.match)
 
     def disagreements(self, frame: bytes, verdict: Verdict) -> Iterator[Disagreement]:
         for program in self.by_mode.values():

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ndxdp import ndp
-from ndxdp.ndp import Answer, NaSource, Profile
-from ndxdp.policy import Prefix, Rule, parse_address
-from ndxdp.rules import Rules
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import Answer, NaSource, Profile
+from ndxdp.rules.rule import Prefix, Rule, parse_address
+from ndxdp.rules.ruleset import Rules
 
 _PREFIX_LENGTHS = (0, 7, 32, 48, 60, 63, 64, 65, 80, 96, 104, 112, 120, 126, 127, 128, 128, 128)
 _BASES = tuple(
@@ -54,11 +54,11 @@ class Case:
     """
 
     rules: Rules
-    host: ndp.Host
+    host: responder.Host
     expired: bool
 
 
-def random_case(rng: random.Random, host: ndp.Host) -> Case:
+def random_case(rng: random.Random, host: responder.Host) -> Case:
     """Make up to 40 rules, many of them inside each other, for a host with the MAC of `host`."""
     rules: dict[Prefix, Rule] = {}
     around = [*_BASES, _LINK_LOCAL[:8] + rng.randbytes(8), rng.randbytes(16)]
@@ -67,9 +67,9 @@ def random_case(rng: random.Random, host: ndp.Host) -> Case:
         prefix = Prefix.around(_near(rng, rng.choice(around)), length)
         rules[prefix] = _random_rule(rng, str(number % 7))
         around.append(prefix.address)
-    link_local = host.link_local if rng.random() < 0.8 else ndp.UNSPECIFIED
+    link_local = host.link_local if rng.random() < 0.8 else responder.UNSPECIFIED
     paused = rng.random() < 0.02
-    return Case(Rules.of(rules), ndp.Host(host.mac, link_local, paused), rng.random() < 0.3)
+    return Case(Rules.of(rules), responder.Host(host.mac, link_local, paused), rng.random() < 0.3)
 
 
 def _random_rule(rng: random.Random, label: str) -> Rule:
@@ -122,7 +122,7 @@ class Frames:
         destination = self._destination(target)
         body = bytes(4) if chance() < 0.9 else rng.randbytes(4)  # reserved: ignored
         body += target + self._options(source)
-        kind = ndp.TYPE_NS if chance() < 0.97 else rng.choice(_OTHER_TYPES)
+        kind = responder.TYPE_NS if chance() < 0.97 else rng.choice(_OTHER_TYPES)
         code = 0 if chance() < 0.97 else rng.randrange(1, 256)
         length = 4 + len(body)
         checksum = self._checksum(source, destination, kind, code, body)
@@ -161,9 +161,9 @@ class Frames:
             self._own,
             _LINK_LOCAL[:8] + rng.randbytes(8),
             _MULTICAST,
-            ndp.UNSPECIFIED,
-            ndp.LOOPBACK,
-            ndp.V4_MAPPED + rng.randbytes(4),
+            responder.UNSPECIFIED,
+            responder.LOOPBACK,
+            responder.V4_MAPPED + rng.randbytes(4),
             rng.randbytes(16),
         )
         return rng.choice(others)
@@ -187,15 +187,15 @@ class Frames:
         if kind < 0.55:
             return _ROUTER
         if kind < 0.80:
-            return ndp.UNSPECIFIED
+            return responder.UNSPECIFIED
         if kind < 0.90:
             return _BASES[0][:8] + rng.randbytes(8)
         others = (
             target,
             self._own,
             _MULTICAST,
-            ndp.LOOPBACK,
-            ndp.V4_MAPPED + rng.randbytes(4),
+            responder.LOOPBACK,
+            responder.V4_MAPPED + rng.randbytes(4),
             bytes(12) + rng.randbytes(4),
             rng.randbytes(16),
         )
@@ -205,12 +205,12 @@ class Frames:
         rng = self._rng
         kind = rng.random()
         if kind < 0.75:
-            return ndp.solicited_node_group(target)
+            return responder.solicited_node_group(target)
         if kind < 0.90:
             return target
         others = (
-            ndp.ALL_NODES,
-            ndp.solicited_node_group(_near(rng, target)),
+            responder.ALL_NODES,
+            responder.solicited_node_group(_near(rng, target)),
             self._own,
             _MULTICAST,
             rng.randbytes(16),
@@ -259,7 +259,7 @@ class Frames:
         rng = self._rng
         kind = rng.random()
         if kind < 0.75:
-            if source == ndp.UNSPECIFIED:
+            if source == responder.UNSPECIFIED:
                 # An address in a DAD probe is wrong; a nonce is as in RFC 7527.
                 return b"" if kind < 0.6 else b"\x0e\1" + rng.randbytes(6)
             return b"\1\1" + _ROUTER_MAC if kind < 0.6 else b""

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from tests.fake_engine import Fake
-from tests.network import BPFFS, call, ndxdp, sh
+from tests.fixtures.fake_engine import Fake
+from tests.fixtures.network import BPFFS, call, ndxdp, sh
 from tests.soak import world
 from tests.soak.router import Group
 from tests.soak.service import RESTART, Service

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.network import NDXDP, REPOSITORY
+from tests.fixtures.network import NDXDP, REPOSITORY
 
 RESTART = 1.0  # seconds, RestartSec= of the unit
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.topology import build_xdp_pass
-from ndxdp.policy import parse_prefix
-from tests.fake_engine import Fake, container, network
-from tests.network import sh
+from ndxdp.rules.rule import parse_prefix
+from tests.fixtures.fake_engine import Fake, container, network
+from tests.fixtures.network import sh
 from tests.soak.router import ROUTER, Group, Link
 
 LINKS = 4

@@ -1,0 +1,325 @@
+"""`ndxdp trace` and `ndxdp top`: what is solicited, and what becomes of it, as it happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ndxdp.cli.options import echo, json_option, real_interface, trees, verbosity
+from ndxdp.errors import NdxdpError, UsageError, not_written
+from ndxdp.ndp.responder import Reason
+from ndxdp.printable import printable
+from ndxdp.rules import rule as policy
+
+if TYPE_CHECKING:
+    from ndxdp.observe.trace import Event, Filter, Stop, Tracer
+    from ndxdp.store.records import Traced
+
+log = logging.getLogger(__name__)
+
+_NICE = 10
+"""Who answers, where a process does, goes before who looks on."""
+
+_interfaces = click.option(
+    "-i",
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="IFACE",
+    callback=real_interface,
+    help="Where; all that are attached if none is named.",
+)
+
+
+@click.command()
+@_interfaces
+@click.option(
+    "--reason", "reasons", multiple=True, metavar="REASON", help="Those with this reason."
+)
+@click.option("--target", "targets", multiple=True, metavar="PREFIX", help="Those for these.")
+@click.option("--from", "sources", multiple=True, metavar="ADDR|MAC", help="Those of this one.")
+@click.option(
+    "--every",
+    type=click.IntRange(1, (1 << 32) - 1),
+    default=1,
+    metavar="N",
+    help="Look at one of N solicitations only.",
+)
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many.")
+@click.option("--seconds", type=click.FloatRange(0, 1e9), metavar="S", help="End after so long.")
+@json_option
+@click.option(
+    "--pcap",
+    "file",
+    metavar="FILE",
+    help="Write solicitations and their answers there, for Wireshark; - for stdout.",
+)
+@verbosity
+def trace(
+    interfaces: tuple[str, ...],
+    reasons: tuple[str, ...],
+    targets: tuple[str, ...],
+    sources: tuple[str, ...],
+    every: int,
+    count: int | None,
+    seconds: float | None,
+    as_json: bool,
+    file: str | None,
+) -> None:
+    """Show each solicitation, and what becomes of it, until interrupted.
+
+    Options of one kind add up; of several kinds each must fit.
+    """
+    if file == "-" and as_json:
+        raise UsageError("--json and --pcap - exclude each other", "stdout takes one of them")
+    wanted = _filter(reasons, targets, sources)
+    from ndxdp.observe import pcap
+    from ndxdp.observe.trace import Stop, Tracer
+
+    stdout = sys.stdout.fileno()
+    shown = 0
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    with (
+        Stop() as stop,
+        Tracer(trees(), _named(interfaces), every) as tracer,
+        _pcap_file(file) as packets,  # now, so that a refusal leaves an old one alone
+    ):
+        tracer.wake_on(stdout, 0)  # POLLERR: `| head` has had enough
+
+        def show(events: list[Event]) -> None:
+            nonlocal shown
+            chosen = [event for event in events if wanted.passes(event)]
+            if count is not None:
+                chosen = chosen[: count - shown]
+            if not chosen:
+                return
+            if file != "-":
+                line = _json_line if as_json else _line
+                stop.write(stdout, "".join(map(line, chosen)).encode())
+            if packets is not None and not stop.cut_short:
+                records = b"".join(record for event in chosen for record in _records(event))
+                with _writing(file):
+                    stop.write(packets, records)
+            if not stop.cut_short:
+                shown += len(chosen)
+
+        def enough() -> bool:
+            return shown == count
+
+        if packets is not None:
+            with _writing(file):
+                stop.write(packets, pcap.header())
+        try:
+            _follow(tracer, stop, deadline, show, enough)
+        finally:
+            _say_counts(tracer.counts(), shown, every)
+
+
+@click.command()
+@_interfaces
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 1e9),
+    default=5,
+    show_default=True,
+    metavar="S",
+    help="Look for so long.",
+)
+@click.option(
+    "--rows", type=click.IntRange(1, 1024), default=10, show_default=True, help="Show so many."
+)
+@verbosity
+def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
+    """Show who solicits most, and what for."""
+    from ndxdp.observe.heavy_hitters import Busiest
+    from ndxdp.observe.render import address_text, mac_text
+    from ndxdp.observe.trace import Stop, Tracer
+
+    names = _named(interfaces)
+    sources: dict[str, Busiest[tuple[bytes, bytes]]] = {name: Busiest() for name in names}
+    targets: dict[str, Busiest[bytes | None]] = {name: Busiest() for name in names}
+
+    def count(events: list[Event]) -> None:
+        for event in events:
+            sources[event.interface].add((event.source, event.mac), event.reason)
+            targets[event.interface].add(event.target, event.reason)
+
+    began = time.monotonic()
+    with Stop() as stop, Tracer(trees(), names) as tracer:
+        tracer.wake_on(sys.stdout.fileno(), 0)
+        _follow(tracer, stop, began + seconds, count, lambda: False)
+        lasted = time.monotonic() - began
+        counts = tracer.counts()
+    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them not looked at"]
+    for name in names:
+        lines += ["", f"{name}  sources"]
+        lines += _rows(
+            sources[name], rows, lambda key: f"{address_text(key[0])} ({mac_text(key[1])})"
+        )
+        lines += ["", f"{name}  targets"]
+        lines += _rows(targets[name], rows, lambda key: address_text(key) if key else "none")
+    for line in lines:
+        echo(line)
+
+
+def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
+    most = [(text(one.key), one) for one in busiest.most(rows)]
+    width = max((len(name) for name, _ in most), default=0)
+    for name, one in most:
+        reasons = ", ".join(f"{reason.label} {n}" for reason, n in one.reasons.most_common())
+        yield f"  {one.total:>9}  {name:<{width}}  {reasons}"
+    if busiest.short_by:
+        yield f"  of very many others none came more than {busiest.short_by} times"
+
+
+# ---- what both have in common -------------------------------------------------------------------
+
+
+def _named(interfaces: tuple[str, ...]) -> list[str]:
+    found = list(dict.fromkeys(interfaces)) or trees().interfaces()
+    if not found:
+        raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
+    return found
+
+
+def _follow(
+    tracer: Tracer,
+    stop: Stop,
+    deadline: float,
+    show: Callable[[list[Event]], None],
+    enough: Callable[[], bool],
+) -> None:
+    """Show events until there is a reason to end, and then those that were on their way."""
+    os.nice(_NICE)
+    tracer.wake_on(stop.fileno(), select.POLLIN)
+    while not (stop.asked or enough()) and (left := deadline - time.monotonic()) > 0:
+        events, others = tracer.wait(left)
+        show(events)
+        if others:
+            break
+    show(tracer.finish())
+
+
+# ---- what is to be seen -------------------------------------------------------------------------
+
+
+def _filter(reasons: tuple[str, ...], targets: tuple[str, ...], sources: tuple[str, ...]) -> Filter:
+    from ndxdp.observe.trace import Filter
+
+    return Filter(
+        frozenset(map(_reason, reasons)),
+        tuple(map(policy.parse_prefix, targets)),
+        frozenset(
+            policy.parse_mac(text)
+            if text.count(":") == 5 and "::" not in text
+            else policy.parse_address(text)
+            for text in sources
+        ),
+    )
+
+
+def _reason(label: str) -> Reason:
+    known = {reason.label: reason for reason in list(Reason)[1:]}
+    if label not in known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(label, known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"the reasons are {', '.join(known)}"
+        raise UsageError(f"'{label}' is no reason", hint)
+    return known[label]
+
+
+# ---- how it is shown ----------------------------------------------------------------------------
+
+
+def _line(event: Event) -> str:
+    from ndxdp.observe.render import address_text, mac_text
+
+    target = address_text(event.target) if event.target else "-"
+    second, rest = divmod(event.time, 1_000_000_000)
+    return (
+        f"{_clock(second)}.{rest // 1000:06}  {event.interface}"
+        f"  {address_text(event.source)} ({mac_text(event.mac)})  {target}"
+        f"  {event.reason.label}  {_rule(event.prefix, event.rule)}\n"
+    )
+
+
+@lru_cache(maxsize=16)
+def _clock(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
+@lru_cache(maxsize=1024)
+def _rule(prefix: policy.Prefix | None, rule: policy.Rule | None) -> str:
+    from ndxdp.observe.render import rule_text
+
+    return printable(rule_text(prefix, rule)) if prefix and rule else "-"
+
+
+def _json_line(event: Event) -> str:
+    from ndxdp.observe.render import address_text, mac_text, rule_data
+
+    second, rest = divmod(event.time, 1_000_000_000)
+    data = {
+        "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{rest:09}Z",
+        "interface": event.interface,
+        "source": address_text(event.source),
+        "mac": mac_text(event.mac),
+        "target": address_text(event.target) if event.target else None,
+        "reason": event.reason.label,
+        "rule": rule_data(event.prefix, event.rule) if event.prefix and event.rule else None,
+        "length": event.length,
+        "solicitation": event.frame.hex(),
+        "advertisement": event.reply.hex() if event.reply else None,
+    }
+    return json.dumps(data) + "\n"
+
+
+def _records(event: Event) -> Iterator[bytes]:
+    from ndxdp.observe import pcap
+
+    yield pcap.record(event.time, event.frame, event.length)
+    if event.reply:
+        yield pcap.record(event.time, event.reply, len(event.reply))
+
+
+@contextlib.contextmanager
+def _pcap_file(name: str | None) -> Iterator[int | None]:
+    """Its descriptor, None without a name."""
+    if name is None:
+        yield None
+    elif name == "-":
+        yield sys.stdout.fileno()
+    else:
+        with _writing(name):
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _writing(name: str | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise not_written(name, error) from error
+
+
+def _say_counts(counts: Traced, shown: int, every: int) -> None:
+    sampled = f", one of {every} looked at" if every > 1 else ""
+    log.warning(
+        "solicitations: %d seen%s, %d shown, %d lost", counts.seen, sampled, shown, counts.lost
+    )

@@ -1,0 +1,1 @@
+"""The configuration file: its model, its reader, and where each key stands."""

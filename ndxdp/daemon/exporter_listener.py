@@ -1,0 +1,80 @@
+"""The daemon's exporter: it listens where the configuration wants it, as soon as that can be had.
+
+Whether anybody can read metrics is no reason not to answer solicitations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ndxdp import threads
+from ndxdp.backoff import Backoff
+from ndxdp.config.model import Metrics
+from ndxdp.errors import problem_of
+from ndxdp.runtime.daemon_status import Served, State
+from ndxdp.store.directories import Trees
+
+if TYPE_CHECKING:
+    from ndxdp.observe.exporter import Exporter
+
+log = logging.getLogger(__name__)
+
+
+class Listening:
+    """Keeps the exporter listening. For the thread of the event loop only.
+
+    An address that cannot be had is tried again, after 5 s growing to 60 s; meanwhile the exporter
+    listens where it did before.
+    """
+
+    def __init__(self, trees: Trees, state: State) -> None:
+        self._trees, self._state = trees, state
+        self._exporter: Exporter | None = None
+        self._wanted: Metrics | None = None
+        self._backoff = Backoff(log)
+        self._attempt = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.Task[None] | None = None
+
+    async def want(self, where: Metrics | None) -> None:
+        """Listen there from now on, or nowhere; return after the first attempt."""
+        if where != self._wanted:
+            self._backoff.succeeded()
+            self._wanted = where
+            await self._try()
+
+    async def _try(self) -> None:
+        async with self._attempt:
+            if self._timer:
+                self._timer.cancel()
+            where = self._wanted
+            try:
+                await threads.result_of("listen", partial(self._listen, where))
+            except Exception as error:
+                problem = problem_of(error)
+                self._note(where, problem)
+                sentence = f"metrics are not served: {problem}; trying again later"
+                pause = self._backoff.failed(sentence, logging.WARNING)
+                self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
+            else:
+                self._backoff.succeeded()
+                self._note(where)
+
+    def _note(self, where: Metrics | None, problem: str = "") -> None:
+        """Let status show where metrics are wanted, and what is wrong with that."""
+        place = f"http://{where}/metrics" if problem else str(self._exporter)
+        self._state.note_exporter(Served(place, problem) if where else None)
+
+    def _try_again(self) -> None:
+        self._retry = asyncio.ensure_future(self._try())
+
+    def _listen(self, where: Metrics | None) -> None:
+        if self._exporter is None and where:  # Prometheus' client is 9 MB
+            from ndxdp.observe.exporter import Exporter
+
+            self._exporter = Exporter(self._trees, self._state)
+        if self._exporter:
+            self._exporter.listen(where)

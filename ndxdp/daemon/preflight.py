@@ -1,0 +1,102 @@
+"""Compares a configuration with this host, for `ndxdp check`: can it be run here, as it is now?"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from ndxdp.config.model import Interface
+from ndxdp.errors import NdxdpError
+from ndxdp.rules import breadth
+from ndxdp.rules.rule import Prefix
+from ndxdp.rules.ruleset import MAX_ADDRESSES, MAX_GROUPS, Room, Rules, with_holes
+
+if TYPE_CHECKING:
+    from ndxdp.netlink.links import Link
+
+log = logging.getLogger("ndxdp")
+
+
+def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
+    """Yield a sentence for each thing that `run` cannot do on an interface that is here."""
+    from ndxdp.netlink import links
+
+    names: dict[int, str] = {}
+    for interface in interfaces:
+        link = _link_of(interface.name)
+        if link is None:
+            continue
+        first = names.setdefault(link.ifindex, interface.name)
+        if first != interface.name:
+            yield f"{first} and {interface.name} are one interface: put both into one table"
+        elif not links.has_mac(link):
+            yield from _without_mac(interface)
+        else:
+            yield from _too_many(interface, links.owned_addresses(link))
+
+
+def _without_mac(interface: Interface) -> Iterator[str]:
+    if interface.rules or interface.docker:
+        yield (
+            f"{interface.name} has no MAC address: `run` refuses its [[interface.prefix]] and"
+            " [[interface.docker]]"
+        )
+    elif not interface.addresses.deprecate:
+        yield f"{interface.name} has no MAC address, so nobody solicits there"
+
+
+def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
+    rules = with_holes(interface.rules, Rules(), owned)
+    groups = MAX_GROUPS - len(interface.docker)
+    lack = Room(interface.max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    if lack:
+        error = lack.error(in_file=True)
+        yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"
+
+
+def warn_of_breadth(interface: Interface) -> None:
+    """Log a warning of each rule that `run` would leave out as the interface is now."""
+    rules, forced = interface.rules, interface.forced
+    if not breadth.is_in_question(rules, forced):
+        return
+    from ndxdp.netlink import onlink
+
+    link = _link_of(interface.name)
+    if link is None:
+        unsure = breadth.likely(rules, forced)
+        if unsure:
+            log.warning(
+                "%s is not here: not checked whether %s%s on-link there, and `run` leaves out the"
+                " rule",
+                interface.name,
+                unsure[0],
+                f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is",
+            )
+        return
+    here = onlink.look((link.ifindex, link.master))
+    for broad in breadth.over(rules, here.prefixes, forced):
+        behind = onlink.behind(broad.prefix, here.ifindexes)
+        log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
+        log.warning("  hint: %s", broad.hint(behind, in_file=True))
+
+
+def unanswered(interface: Interface) -> str:
+    """Return why nothing is answered on an interface whose addresses are kept; "" otherwise."""
+    if not interface.addresses.deprecate or interface.rules or interface.docker:
+        return ""
+    from ndxdp.netlink import links
+
+    if not links.is_quiet(interface.name):
+        return ""
+    return f"nothing is answered: {links.NO_MAC}"
+
+
+def _link_of(name: str) -> Link | None:
+    """Return the interface of this name; None if there is none, or netlink does not tell."""
+    from ndxdp.netlink import links
+
+    with contextlib.suppress(NdxdpError, OSError):  # a sandbox without netlink
+        return links.find_link(name)
+    return None

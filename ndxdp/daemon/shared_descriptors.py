@@ -1,0 +1,135 @@
+"""Descriptors that all interfaces of a daemon share, so that one more takes few of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from ndxdp.errors import NdxdpError
+from ndxdp.netlink.fib import Fib
+from ndxdp.netlink.neighbours import NeighbourNews, News
+from ndxdp.sockets.cbpf import packet_socket
+from ndxdp.sockets.multicast import Allmulti
+from ndxdp.store.rule_watch import Watch
+
+OnNews = Callable[[list[News] | None], None]
+"""Takes the news of an interface's neighbours; None where some were lost."""
+
+
+class Shared:
+    """Opened when they are first needed, in a running event loop; close() when done.
+
+    Of the loop's thread, except for `allmulti`.
+    """
+
+    def __init__(self) -> None:
+        # Of the executor's thread. If all queued there, the proof that it works would come last.
+        self.turn = asyncio.Lock()
+        self._open = contextlib.ExitStack()
+        self._news: NeighbourNews | None = None
+        self._followers: dict[int, list[OnNews]] = {}
+        self._taken: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all; nobody uses them any more."""
+        self._open.close()
+
+    @cached_property
+    def fib(self) -> Fib:
+        """The kernel's tables."""
+        return self._open.enter_context(Fib())
+
+    @cached_property
+    def allmulti(self) -> Allmulti:
+        """The memberships that keep interfaces in allmulti."""
+        return self._open.enter_context(contextlib.closing(Allmulti()))
+
+    @cached_property
+    def sender(self) -> socket.socket:
+        """A packet socket to send by. NdxdpError without CAP_NET_RAW."""
+        return self._open.enter_context(
+            packet_socket("answers for neighbours that were just found")
+        )
+
+    @cached_property
+    def _watch(self) -> Watch:
+        watch = self._open.enter_context(contextlib.closing(Watch()))
+        self._read(watch.fileno(), watch.dispatch)
+        return watch
+
+    def _read(self, fd: int, readable: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(fd, readable)
+        self._open.callback(loop.remove_reader, fd)
+
+    def follow_neighbours(self, ifindex: int, on_news: OnNews) -> Callable[[], None]:
+        """Call back with what changes of an interface's neighbours; return what ends that."""
+        if self._news is None:
+            news = NeighbourNews(ifindex)
+            self._open.callback(news.close)
+            self._read(news.fileno(), self._on_news)
+            self._news = news
+        followers = self._followers.setdefault(ifindex, [])
+        followers.append(on_news)
+        self._news.limit_to(*self._followers)
+
+        def end() -> None:
+            followers.remove(on_news)
+            if not followers and self._followers.get(ifindex) is followers:
+                del self._followers[ifindex]  # its messages are thrown away, until another comes
+
+        return end
+
+    def _on_news(self) -> None:
+        assert self._news is not None
+        news = self._news.drain()
+        for ifindex, followers in list(self._followers.items()):
+            here = news and [each for each in news if each.ifindex == ifindex]
+            if here or news is None:
+                for on_news in list(followers):
+                    on_news(here)
+
+    @contextlib.contextmanager
+    def taking(self, interface: str, configured: str) -> Iterator[None]:
+        """Keep others from an interface during the block, which may be configured by two names.
+
+        Args:
+            interface: Its name.
+            configured: That name, or an alternative one.
+
+        Raises:
+            NdxdpError: It is taken already.
+        """
+        other = self._taken.setdefault(interface, configured)
+        if other != configured:
+            raise NdxdpError(
+                f"{configured} and {other} are names of one interface", "remove one of them"
+            )
+        try:
+            yield
+        finally:
+            del self._taken[interface]
+
+    @contextlib.contextmanager
+    def watching(self, directory: Path, changed: Callable[[], None]) -> Iterator[None]:
+        """Call back during the block when a directory is touched, or something in it is removed.
+
+        Raises:
+            OSError: It cannot be watched.
+        """
+        number = self._watch.add(directory, changed)
+        try:
+            yield
+        finally:
+            self._watch.remove(number)

@@ -1,0 +1,1 @@
+"""Conversations with the kernel over netlink: links, addresses, routes, neighbours."""

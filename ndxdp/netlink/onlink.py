@@ -1,0 +1,150 @@
+"""Prefixes that are on-link at an interface, what is behind the host, and who is a neighbour.
+
+These are read from the kernel's tables without pyroute2, which a command would load for nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ndxdp.netlink.fib import Fib, NudState, RouteType
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
+from ndxdp.rules.rule import Prefix
+
+# linux/rtnetlink.h, linux/if_addr.h
+_RTM_GETADDR, _RTM_GETROUTE = 22, 26
+_IFA_ADDRESS = 1
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 9, 18
+
+_IFADDRMSG = struct.Struct("=BBBBI")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
+
+
+class OnLink(NamedTuple):
+    """The prefixes on an uplink's link.
+
+    prefixes: those of its addresses, and of its routes without a gateway; link-local and multicast
+    ones and single addresses are left out. ifindexes: of the interfaces that this was asked of.
+    """
+
+    prefixes: frozenset[Prefix] = frozenset()
+    ifindexes: frozenset[int] = frozenset()
+
+
+def look(ifindexes: Iterable[int]) -> OnLink:
+    """Return what is on-link at an uplink; nothing for an interface that does not exist.
+
+    Args:
+        ifindexes: the interface, and the bridge or bond that it is a port of; zeros are ignored.
+    """
+    wanted = frozenset(filter(None, ifindexes))
+    found: set[Prefix] = set()
+    with Rtnetlink() as kernel:
+        for ifindex in wanted:
+            found |= _of_addresses(kernel, ifindex)
+            found |= _of_routes(kernel, ifindex)
+    return OnLink(frozenset(each for each in found if _counts(each)), wanted)
+
+
+def _counts(prefix: Prefix) -> bool:
+    first, second = prefix.address[0], prefix.address[1]
+    is_link_local = first == 0xFE and second & 0xC0 == 0x80 and prefix.length >= 10
+    is_multicast = first == 0xFF and prefix.length >= 8
+    return 0 < prefix.length < 128 and not (is_link_local or is_multicast)
+
+
+def _dump(kernel: Rtnetlink, kind: int, body: bytes) -> list[bytes]:
+    """Return a dump's messages of IPv6; none for an interface that does not exist."""
+    try:
+        answers = kernel.ask(kind, NLM_F_DUMP, body)
+        # Each begins with its family. A kernel without IPv6 answers with IPv4's.
+        return [message for message in answers if message[0] == socket.AF_INET6]
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        return []
+
+
+def _of_addresses(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
+    body = _IFADDRMSG.pack(socket.AF_INET6, 0, 0, 0, ifindex)
+    found = set()
+    for message in _dump(kernel, _RTM_GETADDR, body):
+        _, length, _, _, index = _IFADDRMSG.unpack_from(message)
+        # Of an address with a peer, IFA_ADDRESS is the peer, whose prefix is on-link.
+        address = attributes(message[_IFADDRMSG.size :]).get(_IFA_ADDRESS)
+        if index == ifindex and address is not None:
+            found.add(Prefix.around(address, length))
+    return found
+
+
+def _of_routes(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
+    """Return the destinations of routes that leave by an interface without a gateway."""
+    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
+    body += attribute(_RTA_OIF, struct.pack("=i", ifindex))
+    found = set()
+    for message in _dump(kernel, _RTM_GETROUTE, body):
+        if message[7] != RouteType.UNICAST or message[1] in (0, 128):  # rtm_type, rtm_dst_len
+            continue
+        route = attributes(message[_RTMSG.size :])
+        # IPv6 has no route of several next hops without gateways.
+        if _RTA_OIF in route and _RTA_GATEWAY not in route and _RTA_VIA not in route:
+            found.add(Prefix(route.get(_RTA_DST, bytes(16)), message[1]))
+    return found
+
+
+def behind(inside: Prefix, uplink: frozenset[int]) -> list[Prefix]:
+    """Return the prefixes that a rule's prefix holds and that routes lead to, behind this host.
+
+    Those inside another one are left out, and so are routes by the uplink, and local ones.
+    """
+    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
+    found: set[Prefix] = set()
+    with Rtnetlink() as kernel:
+        for message in _dump(kernel, _RTM_GETROUTE, body):
+            if message[7] != RouteType.UNICAST or message[1] <= inside.length:
+                continue
+            route = attributes(message[_RTMSG.size :])
+            prefix = Prefix(route.get(_RTA_DST, bytes(16)), message[1])
+            leads = {ifindex for ifindex in _leads(route) if ifindex not in uplink}
+            if (
+                leads
+                and Prefix.around(prefix.address, inside.length) == inside
+                and (_counts(prefix) or prefix.length == 128)
+            ):
+                found.add(prefix)
+    return [
+        each
+        for each in sorted(found)
+        if not any(
+            Prefix.around(each.address, length) in found
+            for length in range(inside.length + 1, each.length)
+        )
+    ]
+
+
+def _leads(route: dict[int, bytes]) -> set[int]:
+    """Return the interfaces that a route leaves by."""
+    found = {ifindex for (*_, ifindex), _ in records(route.get(_RTA_MULTIPATH, b""), _NEXT_HOP)}
+    if _RTA_OIF in route:
+        found.add(struct.unpack("=i", route[_RTA_OIF])[0])
+    return found
+
+
+def neighbours(ifindex: int) -> dict[bytes, bytes]:
+    """Return the MACs of the live neighbours at an interface by their addresses (16 bytes).
+
+    Gateways are left out: rules have holes for them, so that ndxdp does not answer for them.
+    """
+    with Fib() as fib:
+        found = {
+            each.address: each.mac
+            for each in fib.neighbours(ifindex)
+            if each.mac and each.state.is_valid and each.state is not NudState.NOARP
+        }
+        gateways = fib.gateways(ifindex) if found else set()
+    return {address: mac for address, mac in found.items() if address not in gateways}

@@ -1,0 +1,1 @@
+"""Everything that shows what ndxdp does: status, metrics, traces."""

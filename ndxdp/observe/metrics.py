@@ -1,0 +1,329 @@
+"""What there is to measure, in Prometheus' terms: read from the maps when somebody asks.
+
+It has no timers and keeps nothing: a scrape reads pins and files as `ndxdp status` does. Every
+label has few values, which the configuration chooses and not the network. docs/monitoring.md
+says what each metric means.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.registry import Collector
+
+from ndxdp import __version__
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel import abi, bpf_programs, hook_order
+from ndxdp.kernel.abi import Mode
+from ndxdp.netlink import tx_stats
+from ndxdp.runtime import report
+from ndxdp.runtime.daemon_status import State
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import Instance, Pinned, Place, netns, open_instance
+from ndxdp.store.records import RuleCount, Settings
+
+log = logging.getLogger(__name__)
+
+_STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+_Family = CounterMetricFamily | GaugeMetricFamily
+
+
+class Kind(NamedTuple):
+    """A metric. A counter's name ends in _total."""
+
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_I = ("interface",)
+
+KINDS = {
+    "ndxdp_build_info": Kind("The version that is scraped, and its ABI.", ("version", "abi")),
+    "ndxdp_pins_readable": Kind("1 if the places of pins and files could be read."),
+    "ndxdp_readable": Kind("1 if what there is of the interface could be read.", _I),
+    "ndxdp_attached": Kind("1 while a program or a process answers on the interface.", _I),
+    "ndxdp_interface_in_step": Kind("0 while the daemon says that something is wrong there.", _I),
+    "ndxdp_mode": Kind("1 for the mode that the interface is attached in.", (*_I, "mode")),
+    "ndxdp_fallback_steps": Kind("Better modes that could not be had.", _I),
+    "ndxdp_programs_before": Kind(
+        "Programs of others that see frames before ndxdp does.", (*_I, "hook")
+    ),
+    "ndxdp_paused": Kind("1 while answering is paused.", _I),
+    "ndxdp_solicitations_total": Kind("Solicitations, by what became of them.", (*_I, "reason")),
+    "ndxdp_advertisements_total": Kind("Answers, by the path that sent them.", (*_I, "path")),
+    "ndxdp_group_solicitations_total": Kind(
+        "Solicitations that reached a rule of the group.", (*_I, "source", "label")
+    ),
+    "ndxdp_group_advertisements_total": Kind(
+        "Those of them that were answered.", (*_I, "source", "label")
+    ),
+    "ndxdp_group_last_answer_timestamp_seconds": Kind(
+        "When the last of them was answered, to within a second.", (*_I, "source", "label")
+    ),
+    "ndxdp_rules": Kind("Rules, by who wrote them.", (*_I, "source")),
+    "ndxdp_map_entries": Kind("Entries of a map.", (*_I, "map")),
+    "ndxdp_map_max_entries": Kind("Room for entries.", (*_I, "map")),
+    "ndxdp_limiter_sources": Kind("Soliciting MACs that the rate limit remembers.", _I),
+    "ndxdp_rate_limited_sources": Kind("Those of them that are over their rate now.", _I),
+    "ndxdp_resolver_searches_total": Kind("Neighbours that the kernel was asked to find.", _I),
+    "ndxdp_resolver_failed_total": Kind("Neighbours that the kernel did not find.", _I),
+    "ndxdp_resolver_advertisements_total": Kind(
+        "Answers sent when the kernel had found the neighbour.", _I
+    ),
+    "ndxdp_resolver_refused_total": Kind("Neighbours not looked for: too many at once.", _I),
+    "ndxdp_heartbeat_age_seconds": Kind("Since the daemon's last sign of life.", _I),
+    "ndxdp_heartbeat_timeout_seconds": Kind("The age at which dynamic rules lapse.", _I),
+    "ndxdp_socket_overflows_total": Kind(
+        "Solicitations that found no room in the socket of userspace mode.", _I
+    ),
+    "ndxdp_socket_errors_total": Kind("Errors of that socket.", _I),
+    "ndxdp_link_transmit_errors_total": Kind(
+        "Frames of the interface, of any kind, that were not sent for an error.", _I
+    ),
+    "ndxdp_link_transmit_drops_total": Kind("The same, dropped.", _I),
+    "ndxdp_driver_transmit_failures_total": Kind(
+        "Answers of XDP programs that the driver did not send.", _I
+    ),
+    "ndxdp_program_run_seconds_total": Kind("Time spent in the program.", _I),
+    "ndxdp_program_runs_total": Kind("Frames that the program looked at.", _I),
+    "ndxdp_config_reload_success": Kind("1 if the last reading of the configuration succeeded."),
+    "ndxdp_config_reload_timestamp_seconds": Kind("When the configuration in force was read."),
+    "ndxdp_docker_connected": Kind("1 while the container engine is listened to."),
+    "ndxdp_announcements_total": Kind("Frames that told the upstream of addresses.", _I),
+    "ndxdp_announcement_failures_total": Kind("Those that the interface did not take.", _I),
+    "ndxdp_gateway_answering": Kind("1 if all gateways answered their last solicitation.", _I),
+    "ndxdp_gateway_last_answer_timestamp_seconds": Kind(
+        "When a gateway answered last; of several the one that is silent longest.", _I
+    ),
+    "ndxdp_scrape_duration_seconds": Kind("Time that reading all this took."),
+}
+"""All that there is beside `process_*`."""
+
+
+class Exposition:
+    """All metrics as text.
+
+    state: of the daemon that this process is. process: with `process_*` of this process.
+    """
+
+    def __init__(self, trees: Trees, state: State | None = None, *, process: bool = True) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Maps(trees, state))
+        if process:
+            ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """In the format that every reader knows."""
+        return generate_latest(self._registry)
+
+    def negotiated(self, accept: str) -> tuple[bytes, str]:
+        """Return text and content type as an Accept header wants them, the plain ones in doubt."""
+        try:
+            encode, content_type = choose_encoder(" ".join(accept.split()))
+            return encode(self._registry), content_type
+        except (TypeError, ValueError, LookupError):  # it takes every version for a number
+            encode, content_type = choose_encoder("")
+            return encode(self._registry), content_type
+
+
+class _Maps(Collector):
+    def __init__(self, trees: Trees, state: State | None) -> None:
+        self._trees, self._state = trees, state
+
+    def describe(self) -> Iterator[_Family]:
+        """Nothing: without this, registering would scrape."""
+        return iter(())
+
+    def collect(self) -> Iterator[_Family]:
+        began = time.perf_counter()
+        reading = _Reading(self._trees)
+        reading.add("ndxdp_build_info", 1, __version__, str(abi.VERSION))
+        try:
+            found = self._trees.interfaces()
+            reading.add("ndxdp_pins_readable", 1)
+        except (NdxdpError, OSError) as error:
+            log.debug("not scraped: %s", error)
+            found = []
+            reading.add("ndxdp_pins_readable", 0)
+        for interface in found:
+            reading.interface(interface)
+        for interface, (problem, unanswered) in self._attended().items():
+            reading.add("ndxdp_interface_in_step", not problem, interface)
+            if interface not in found and not unanswered:
+                reading.add("ndxdp_attached", 0, interface)
+        if self._state:
+            reading.daemon(self._state)
+        reading.add("ndxdp_scrape_duration_seconds", time.perf_counter() - began)
+        return reading.families()
+
+    def _attended(self) -> dict[str, tuple[str, str]]:
+        """Return the problem of each interface that a daemon attends to, and why it is unanswered.
+
+        A daemon asks itself; another process reads what daemons report.
+        """
+        if self._state:
+            daemons = [report.daemon_of(self._state)]
+        else:
+            daemons = report.daemons(self._trees.files.root, netns())
+        return {
+            each["interface"]: (each["problem"], each["unanswered"])
+            for daemon in daemons
+            for each in daemon.interfaces
+        }
+
+
+class _Reading:
+    """One scrape."""
+
+    def __init__(self, trees: Trees) -> None:
+        self._trees = trees
+        self._families: dict[str, _Family] = {}
+        self._transmit = tx_stats.transmitted()
+        self._stats_enabled = _stats_enabled()
+
+    def families(self) -> Iterator[_Family]:
+        """In the order of KINDS; those without a sample are left out."""
+        return (self._families[name] for name in KINDS if name in self._families)
+
+    def add(self, name: str, value: float, *labels: str) -> None:
+        family = self._families.get(name)
+        if family is None:
+            kind = KINDS[name]
+            made = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            family = self._families[name] = made(name, kind.help, labels=kind.labels)
+        family.add_metric(labels, value)
+
+    def interface(self, name: str) -> None:
+        try:
+            tree = self._trees.of(name)
+            with open_instance(tree, name, readonly=True) as instance:
+                self._instance(name, instance)
+        except (NdxdpError, OSError) as error:
+            log.debug("%s is not scraped: %s", name, error)
+            if self._trees.have(name):  # or it was detached meanwhile
+                self.add("ndxdp_readable", 0, name)
+            return
+        self.add("ndxdp_readable", 1, name)
+
+    def _instance(self, name: str, instance: Instance) -> None:
+        settings = instance.maps.settings()
+        place = instance.place(settings, is_held=self._trees.of(name).is_held(name))
+        self.add("ndxdp_attached", place is not Place.NOWHERE, name)
+        for mode in Mode:
+            self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
+        self.add("ndxdp_fallback_steps", len(settings.steps.splitlines()), name)
+        before = instance.programs_before()
+        if before is not None:
+            counted = Counter(program.hook for program in before)
+            for hook in hook_order.HOOKS:
+                self.add("ndxdp_programs_before", counted[hook], name, hook)
+        self.add("ndxdp_paused", settings.paused, name)
+        if settings.heartbeat_timeout:
+            age = (time.monotonic_ns() - settings.heartbeat) / 1e9
+            self.add("ndxdp_heartbeat_age_seconds", age, name)
+            self.add("ndxdp_heartbeat_timeout_seconds", settings.heartbeat_timeout / 1e9, name)
+        rules = instance.maps.rule_count()
+        self._counts(name, instance, settings, rules)
+        self._rules(name, instance, rules)
+        self._sent(name, instance, place)
+
+    def _counts(
+        self, name: str, instance: Instance, settings: Settings, counted: RuleCount
+    ) -> None:
+        maps = instance.maps
+        answered = 0
+        for reason, count in maps.reasons().items():
+            self.add("ndxdp_solicitations_total", count, name, reason.label)
+            answered += count if reason.is_answer else 0
+        self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
+        solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        last: dict[tuple[str, str], int] = {}
+        for group in maps.group_counts(counted):  # several may differ in how they answer alone
+            if not group.rules:  # its series end with its last rule
+                continue
+            key = group.source, group.label
+            solicited[key] += group.solicited
+            advertised[key] += group.answered
+            last[key] = max(last.get(key, 0), group.last_answer or 0)
+        began = time.time() - time.monotonic()
+        for key, count in solicited.items():
+            self.add("ndxdp_group_solicitations_total", count, name, *key)
+            self.add("ndxdp_group_advertisements_total", advertised[key], name, *key)
+            if last[key]:
+                moment = began + last[key] / 1e9
+                self.add("ndxdp_group_last_answer_timestamp_seconds", moment, name, *key)
+        solicitors = maps.solicitors(settings)
+        if solicitors:
+            self.add("ndxdp_limiter_sources", solicitors.remembered, name)
+            self.add("ndxdp_rate_limited_sources", solicitors.limited, name)
+        resolved = maps.resolved()
+        self.add("ndxdp_resolver_searches_total", resolved.asked, name)
+        self.add("ndxdp_resolver_failed_total", resolved.failed, name)
+        self.add("ndxdp_resolver_advertisements_total", resolved.answered, name)
+        self.add("ndxdp_resolver_refused_total", resolved.refused, name)
+
+    def _rules(self, name: str, instance: Instance, counted: RuleCount) -> None:
+        maps = instance.maps
+        for source, count in counted.by_source.items():
+            self.add("ndxdp_rules", count, name, source)
+        for each, entries in (
+            ("addresses", counted.addresses),
+            ("prefixes", counted.prefixes),
+            ("groups", len(counted.by_slot)),
+        ):
+            self.add("ndxdp_map_entries", entries, name, each)
+            self.add("ndxdp_map_max_entries", maps.max_entries(each), name, each)
+
+    def _sent(self, name: str, instance: Instance, place: Place) -> None:
+        socket = instance.maps.socket_counts()
+        if socket:
+            self.add("ndxdp_socket_overflows_total", socket["overflows"], name)
+            self.add("ndxdp_socket_errors_total", socket["errors"], name)
+        if name in self._transmit and place is not Place.ELSEWHERE:
+            self.add("ndxdp_link_transmit_errors_total", self._transmit[name].errors, name)
+            self.add("ndxdp_link_transmit_drops_total", self._transmit[name].dropped, name)
+            failed = tx_stats.xdp_failures(name)
+            if failed is not None:
+                self.add("ndxdp_driver_transmit_failures_total", failed, name)
+        if not isinstance(instance, Pinned):
+            return
+        program = bpf_programs.info_of(instance.prog_fd)
+        # The sysctl does not show that a process has the kernel measure for as long as it lives.
+        if self._stats_enabled or program.run_count:
+            self.add("ndxdp_program_run_seconds_total", program.run_time_ns / 1e9, name)
+            self.add("ndxdp_program_runs_total", program.run_count, name)
+
+    def daemon(self, state: State) -> None:
+        self.add("ndxdp_config_reload_success", state.reload_ok)
+        self.add("ndxdp_config_reload_timestamp_seconds", state.reloaded)
+        if state.docker_connected:
+            self.add("ndxdp_docker_connected", state.docker_connected())
+        for name, attended in list(state.interfaces.items()):
+            if attended.announced:
+                announced = attended.announced()
+                self.add("ndxdp_announcements_total", announced.sent, name)
+                self.add("ndxdp_announcement_failures_total", announced.failed, name)
+            gateways = attended.gateways() if attended.gateways else []
+            if gateways:
+                answering = not any(each.silent for each in gateways)
+                self.add("ndxdp_gateway_answering", answering, name)
+                seen = [each.seen for each in gateways if each.seen is not None]
+                if seen:
+                    last = time.time() - max(seen)
+                    self.add("ndxdp_gateway_last_answer_timestamp_seconds", last, name)
+
+
+def _stats_enabled() -> bool:
+    try:
+        return _STATS_ENABLED.read_text().strip() == "1"
+    except OSError:  # a sandbox hides it
+        return False

@@ -1,0 +1,191 @@
+"""Rules and verdicts, as text for people and as data for `--json`."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from ndxdp.ndp import responder
+from ndxdp.ndp.responder import NaSource, Profile, Reason
+from ndxdp.netlink.fib import RouteType
+from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.store.instance import Explanation, Forwarding
+
+
+def address_text(address: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def mac_text(mac: bytes) -> str:
+    return mac.hex(":")
+
+
+def profile_data(profile: Profile) -> dict[str, Any]:
+    source = profile.source
+    return {
+        "source": source.value if isinstance(source, NaSource) else address_text(source),
+        "router": profile.router,
+        "override": profile.override,
+        "dad": "defend" if profile.defend else "ignore",
+        "lladdr": mac_text(profile.lladdr) if profile.lladdr else None,
+    }
+
+
+def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
+    return {
+        "prefix": str(prefix),
+        "answer": rule.answer.name.lower(),
+        "held": rule.held,
+        "via": list(rule.via),
+        "source": rule.source,
+        "label": rule.label,
+        "profile": profile_data(rule.profile),
+    }
+
+
+def rule_text(prefix: Prefix, rule: Rule) -> str:
+    """`2001:db8::/64 always (manual)`, and what differs from the default profile."""
+    data = profile_data(rule.profile)
+    usual = profile_data(responder.DEFAULT_PROFILE)
+    words = [rule.answer.name.lower()]
+    if rule.via:
+        words.append(f"via={','.join(rule.via)}")
+    words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
+    if rule.held:
+        words.append("[held: an address of this host or of its gateway]")
+    label = f", {rule.label}" if rule.label and rule.label != str(prefix) else ""
+    return f"{prefix} {' '.join(words)} ({rule.source}{label})"
+
+
+def explanation_data(explanation: Explanation) -> dict[str, Any]:
+    verdict = explanation.verdict
+    matched = None
+    if verdict.rule and verdict.prefix_len is not None:
+        matched = rule_data(_matched(explanation, verdict.prefix_len), verdict.rule)
+    reply = None
+    if explanation.reply:
+        na = responder.decode_advertisement(explanation.reply)
+        reply = {
+            "eth_source": mac_text(na.eth_source),
+            "eth_destination": mac_text(na.eth_destination),
+            "source": address_text(na.source),
+            "destination": address_text(na.destination),
+            "hop_limit": na.hop_limit,
+            "router": na.router,
+            "solicited": na.solicited,
+            "override": na.override,
+            "target": address_text(na.target),
+            "tllao": mac_text(na.tllao),
+            "checksum": na.checksum,
+            "checksum_correct": na.checksum_correct,
+            "frame": explanation.reply.hex(),
+        }
+    return {
+        "solicitation": explanation.solicitation.hex(),
+        "reason": verdict.reason.label,
+        "rule": matched,
+        "forwarding": _forwarding_data(explanation.forwarding),
+        "advertisement": reply,
+    }
+
+
+def _forwarding_data(told: Forwarding | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    return {
+        "forwards": told.forwards,
+        "type": told.type.name.lower(),
+        "prefix": str(told.route.prefix) if told.route else None,
+        "table": told.route.table if told.route else None,
+        "interface": told.interface or None,
+        "gateway": address_text(told.route.gateway) if told.route and told.route.gateway else None,
+        "neighbour": told.state.name.lower(),
+    }
+
+
+def _forwarding_text(told: Forwarding) -> str:
+    """`2001:db8:c::/64 dev docker0 table 254, neighbour reachable`, as `ip` has it."""
+    words = [] if told.type is RouteType.UNICAST else [told.type.name.lower()]
+    if told.route:
+        words.append(str(told.route.prefix))
+        if told.route.gateway:
+            words.append(f"via {address_text(told.route.gateway)}")
+    if told.interface:
+        words.append(f"dev {told.interface}")
+    if told.route:
+        words.append(f"table {told.route.table}")
+    text = " ".join(words)
+    if told.type is RouteType.UNICAST:
+        text += f", neighbour {told.state.name.lower()}"
+    return text if told.forwards else f"{text}; forwarding is off"
+
+
+def explanation_text(explanation: Explanation) -> Iterator[str]:
+    ns, verdict = explanation.solicitation, explanation.verdict
+    yield (
+        f"asked    {address_text(ns[62:78])} by {address_text(ns[22:38])}"
+        f" ({mac_text(ns[6:12])}) to {address_text(ns[38:54])}"
+    )
+    if verdict.rule and verdict.prefix_len is not None:
+        yield f"rule     {rule_text(_matched(explanation, verdict.prefix_len), verdict.rule)}"
+    else:
+        yield "rule     none was asked" if verdict.reason is not Reason.NO_RULE else "rule     none"
+    if explanation.forwarding:
+        yield f"route    {_forwarding_text(explanation.forwarding)}"
+    yield f"reason   {verdict.reason.label}: {_MEANING[verdict.reason]}"
+    if explanation.reply:
+        na = responder.decode_advertisement(explanation.reply)
+        flags = f"R={na.router:d} S={na.solicited:d} O={na.override:d}"
+        checksum = f"{na.checksum:#06x} ({'correct' if na.checksum_correct else 'WRONG'})"
+        yield f"answer   Ethernet  {mac_text(na.eth_source)} > {mac_text(na.eth_destination)}"
+        yield (
+            f"         IPv6      {address_text(na.source)} > {address_text(na.destination)},"
+            f" hop limit {na.hop_limit}"
+        )
+        yield f"         NA        {flags} target {address_text(na.target)}, checksum {checksum}"
+        yield f"         TLLAO     {mac_text(na.tllao)}"
+
+
+def _matched(explanation: Explanation, length: int) -> Prefix:
+    return Prefix.around(explanation.solicitation[62:78], length)
+
+
+_MEANING = {
+    Reason.NOT_NS: "not a Neighbor Solicitation",
+    Reason.OTHER_VLAN: "it has the tag of a VLAN, whose own interface is to answer",
+    Reason.OWN_FRAME: "it comes from this interface's own MAC",
+    Reason.OTHER_HOST: "its Ethernet destination is another host's",
+    Reason.BAD_HOP_LIMIT: "its hop limit is not 255",
+    Reason.BAD_CODE: "its ICMPv6 code is not 0",
+    Reason.BAD_LENGTH: "its length is too short, or longer than the frame",
+    Reason.BAD_OPTION: "an option is malformed",
+    Reason.BAD_CHECKSUM: "its checksum is wrong",
+    Reason.BAD_TARGET: "its target is no unicast address",
+    Reason.BAD_SOURCE: "its source is none that may solicit so",
+    Reason.PAUSED: "answering is paused on this interface",
+    Reason.NO_RULE: "no prefix covers the target",
+    Reason.DENIED: "the rule says never, or the host or its gateway owns the target",
+    Reason.EXPIRED: "the rule's daemon has stopped",
+    Reason.NOT_LOCAL: "the kernel does not deliver packets for the target to this host",
+    Reason.NOT_FORWARDING: "the interface does not forward: its sysctl `forwarding` is 0",
+    Reason.NO_ROUTE: "the kernel has no route to the target",
+    Reason.ROUTE_LOCAL: "the route to the target ends at this host",
+    Reason.ROUTE_BLACKHOLE: "the route to the target is a black hole",
+    Reason.ROUTE_UNREACHABLE: "the route to the target says unreachable",
+    Reason.ROUTE_PROHIBIT: "the route to the target says prohibit",
+    Reason.ROUTE_BACK: "the route to the target leads back out of this interface",
+    Reason.ROUTE_ELSEWHERE: "the route leaves by an interface that the rule's via does not name",
+    Reason.ROUTE_ENCAP: "the route goes into a lightweight tunnel: where to is not told",
+    Reason.ROUTE_GATEWAY: "the route goes by another router, so the target is no neighbour",
+    Reason.NO_NEIGHBOUR: "the kernel does not know the target as a live neighbour",
+    Reason.DAD_IGNORED: "the rule leaves Duplicate Address Detection alone",
+    Reason.DAD_ON_LINK: "a node of this link may have the address: it is not defended",
+    Reason.RATE_LIMITED: "the MAC that solicits or is answered, or the interface, is over its rate;"
+    " the frame is dropped",
+    Reason.GATEWAY_LIMITED: "the gateway is over its share; the frame goes on to the kernel",
+    Reason.RESIZE_FAILED: "the driver left no room for the answer",
+    Reason.SEND_FAILED: "the interface did not take the answer",
+    Reason.ANSWERED: "the solicitor gets an advertisement",
+    Reason.ANSWERED_DAD: "all nodes get an advertisement: the address is in use",
+}

@@ -1,0 +1,1 @@
+"""Rules: prefixes, answers, and sets of them. Pure."""

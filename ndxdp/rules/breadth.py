@@ -1,0 +1,206 @@
+"""Judgement of rules that are wider than what is behind the host. Pure.
+
+An `always` rule answers for every address of its prefix. Where that prefix holds the addresses of
+other nodes of the uplink, ndxdp answers for these as well, and defends their addresses against
+them in Duplicate Address Detection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.ndp.responder import Answer, is_link_local
+from ndxdp.rules.address_set import Addresses
+from ndxdp.rules.rule import LABEL_MAX, Prefix, Rule, cut
+from ndxdp.rules.ruleset import Rules
+
+LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
+
+WIDEST = 32
+"""Bits of the widest prefix that may be behind one host: a registry gives a provider a /32, so a
+wider prefix holds networks of others."""
+
+USUAL = 64
+"""Bits of the on-link prefix of nearly every link (RFC 4291 section 2.5.4)."""
+
+_LEFT_OUT = "left out: "
+_EXAMPLES = 3  # narrower prefixes that a hint names
+
+
+class Broad(NamedTuple):
+    """An `always` rule that answers for other nodes.
+
+    covers: the on-link prefix of the uplink, LINK_LOCAL, or None for nearly every address.
+    """
+
+    prefix: Prefix
+    rule: Rule
+    covers: Prefix | None
+
+    def sentence(self, interface: str = "") -> str:
+        """Return why the rule is too broad. interface: the uplink; needed for on-link prefixes."""
+        rule = f"the always rule for {self.prefix}"
+        if self.covers is None:
+            return f"{rule} answers for nearly every address, those of other nodes too"
+        if self.covers == LINK_LOCAL:
+            return f"{rule} answers for link-local addresses, which no host forwards to"
+        return (
+            f"{rule} answers for the other nodes on {interface}, too: {self.covers} is on-link"
+            " there"
+        )
+
+    def hint(self, behind: Iterable[Prefix] = (), *, in_file: bool = False) -> str:
+        """Return what to write instead.
+
+        Args:
+            behind: prefixes inside the rule's that the host has routes for, behind it.
+            in_file: the rule is one of the configuration file, not of a command line.
+        """
+        force = "force = true" if in_file else "--force"
+        if self.covers == LINK_LOCAL:
+            return f"leave it out; {force} adds it all the same"
+        known = [str(each) for each in behind]
+        narrower = "name the prefix of what is behind this host"
+        if known:
+            more = ", …" if len(known) > _EXAMPLES else ""
+            narrower = f"name what is behind this host: {', '.join(known[:_EXAMPLES])}{more}"
+        answer = 'answer = "neighbour" or "routed"' if in_file else "--answer neighbour or routed"
+        return f"{narrower}; or {answer}, for no other node; {force} adds it all the same"
+
+    def usage_error(self) -> UsageError:
+        """Return the refusal of a rule that is too broad on any interface."""
+        return UsageError(self.sentence(), self.hint())
+
+    def error(self, interface: str, behind: Iterable[Prefix]) -> NdxdpError:
+        """Return the refusal of a rule that covers the on-link prefix of an interface."""
+        return NdxdpError(self.sentence(interface), self.hint(behind))
+
+
+def anywhere(rules: Rules) -> Iterator[Broad]:
+    """Yield the rules that are too broad on any interface, in no order."""
+    for prefix, rule in rules.wider.items():
+        if rule.answer is not Answer.ALWAYS:
+            continue
+        if is_link_local(prefix.address) and prefix.length >= LINK_LOCAL.length:
+            yield Broad(prefix, rule, LINK_LOCAL)
+        elif prefix.length < WIDEST:
+            yield Broad(prefix, rule, None)
+    for rule, addresses in rules.exact.items():
+        if rule.answer is Answer.ALWAYS:
+            for address in addresses.inside(LINK_LOCAL.address, LINK_LOCAL.length):
+                yield Broad(Prefix(address, 128), rule, LINK_LOCAL)
+
+
+def over(
+    rules: Rules, on_link: Iterable[Prefix], forced: Collection[Prefix] = ()
+) -> Iterator[Broad]:
+    """Yield the rules that cover a prefix of the uplink's, as wide or wider.
+
+    The number of rules does not matter: each on-link prefix is in 128 prefixes at most.
+
+    Args:
+        on_link: prefixes that are on-link at the uplink.
+        forced: prefixes of rules that the user wants all the same.
+    """
+    found: set[Prefix] = set()
+    for prefix in sorted(on_link):
+        for around in _around(prefix):
+            rule = rules.wider.get(around)
+            if rule is None or rule.answer is not Answer.ALWAYS or around in forced:
+                continue
+            if around not in found:
+                found.add(around)
+                yield Broad(around, rule, prefix)
+
+
+def _around(prefix: Prefix) -> Iterator[Prefix]:
+    """Yield the prefix and all that are wider, the narrowest first."""
+    for length in range(min(prefix.length, 127), -1, -1):
+        yield Prefix.around(prefix.address, length)
+
+
+def is_in_question(rules: Rules, forced: Collection[Prefix] = ()) -> bool:
+    """Return whether any rule could be too broad for some uplink."""
+    return any(
+        rule.answer is Answer.ALWAYS and prefix not in forced
+        for prefix, rule in rules.wider.items()
+    )
+
+
+def likely(rules: Rules, forced: Collection[Prefix] = ()) -> list[Prefix]:
+    """Return the prefixes as wide as a usual on-link prefix, for which a rule says `always`."""
+    return sorted(
+        prefix
+        for prefix, rule in rules.wider.items()
+        if rule.answer is Answer.ALWAYS and prefix.length <= USUAL and prefix not in forced
+    )
+
+
+def refuse_anywhere(rules: Rules) -> None:
+    """Raise UsageError for a rule that is too broad on any interface."""
+    for broad in sorted(anywhere(rules), key=lambda broad: broad.prefix):
+        raise broad.usage_error()
+
+
+def all_of(rules: Rules, on_link: Iterable[Prefix]) -> list[Broad]:
+    """Return the rules that are too broad at an uplink, each once, in order."""
+    found = {broad.prefix: broad for broad in over(rules, on_link)}
+    found |= {broad.prefix: broad for broad in anywhere(rules)}
+    return [broad for _, broad in sorted(found.items())]
+
+
+def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
+    """Return the neighbours (16 bytes each) for whose very address a rule says `always`."""
+    common = rules.addresses & Addresses.of(neighbours)
+    return sorted(
+        address
+        for address in common
+        for rule, addresses in rules.exact.items()
+        if rule.answer is Answer.ALWAYS and not rule.held and address in addresses
+    )
+
+
+def around_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> dict[Prefix, list[bytes]]:
+    """Return, by prefix, the neighbours (16 bytes each) that an `always` rule answers for.
+
+    Those whose very address has a rule are left out: see at_neighbours().
+    """
+    lengths = sorted({prefix.length for prefix in rules.wider}, reverse=True)
+    exact = rules.addresses
+    found: dict[Prefix, list[bytes]] = {}
+    for address in neighbours:
+        around = (Prefix.around(address, length) for length in lengths)
+        prefix = next((each for each in around if each in rules.wider), None)
+        if prefix and address not in exact and rules.wider[prefix].answer is Answer.ALWAYS:
+            found.setdefault(prefix, []).append(address)
+    return found
+
+
+# ---- rules that a daemon leaves out -------------------------------------------------------------
+
+
+def leave_out(rules: Rules, broad: Iterable[Broad]) -> Rules:
+    """Return the rules with a hole in the place of each that is too broad."""
+    return rules | {each.prefix: _hole(each) for each in broad}
+
+
+def _hole(broad: Broad) -> Rule:
+    label = cut(f"{_LEFT_OUT}{broad.prefix}", LABEL_MAX)
+    return Rule(Answer.NEVER, source=broad.rule.source, label=label)
+
+
+def is_left_out(rule: Rule) -> bool:
+    """Return whether a rule stands in the place of one that was left out."""
+    return rule.answer is Answer.NEVER and rule.label.startswith(_LEFT_OUT)
+
+
+def candidates(on_link: Iterable[Prefix]) -> Callable[[int, bytes], bool]:
+    """Return a quick test of length and address (16 bytes): can this prefix be too broad?"""
+    around = {(each.length, each.address) for prefix in on_link for each in _around(prefix)}
+
+    def test(length: int, address: bytes) -> bool:
+        return length < WIDEST or (length, address) in around or is_link_local(address)
+
+    return test

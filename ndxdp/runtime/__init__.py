@@ -1,0 +1,1 @@
+"""Facts that running daemons publish for other processes."""

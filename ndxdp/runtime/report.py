@@ -1,0 +1,207 @@
+"""Reports of running daemons for other processes: a file for each, in the run directory.
+
+    <run directory>/report-<8 hexadecimal digits>.json
+
+A daemon holds a lock on its file for as long as it lives, so that a file that nobody has locked is
+one of a daemon that was killed. Each change replaces the file by a new one, locked before it has
+the name, so that a reader sees a whole report at each moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from ndxdp.errors import NdxdpError
+from ndxdp.files import trust
+from ndxdp.runtime.daemon_status import State, unheard
+
+log = logging.getLogger(__name__)
+
+_FILES = "report-*.json"
+_MODE = 0o640
+_TRIES = 100  # each time that the file was replaced, or its directory removed, meanwhile
+
+
+class Daemon(NamedTuple):
+    """The report of a daemon on itself; docs/commands.md describes the fields.
+
+    Attributes:
+        pid: Its process, as the daemon sees it.
+        netns: The inode number of its network namespace.
+        config: The path of its configuration file; None if it has none.
+        interfaces: Those it is to answer on, or to keep the addresses of: `interface`, `problem`
+            (why it is not answered on, or not in step; "" when all is well) and `unanswered` (why
+            nothing is to be answered there; "" where something is).
+        reload: `begun`, the number of attempts, and `number`, that of those that have
+            ended; `ok` and `error` of the last one.
+        exporter: `where` metrics are to be served, and the `problem` with that; None for nowhere.
+        docker: `connected`; None if no container is answered for.
+    """
+
+    pid: int
+    netns: int
+    config: str | None
+    interfaces: list[dict[str, str]]
+    reload: dict[str, Any]
+    exporter: dict[str, str] | None
+    docker: dict[str, bool] | None
+
+
+def daemon_of(state: State, netns: int = 0, config: Path | None = None) -> Daemon:
+    """Return what this process, a daemon, says of itself."""
+    exporter, connected = state.exporter, state.docker_connected
+    return Daemon(
+        os.getpid(),
+        netns,
+        str(config) if config else None,
+        [
+            {"interface": name, "problem": attended.problem, "unanswered": attended.unanswered}
+            for name, attended in list(state.interfaces.items())
+        ],
+        {
+            "begun": state.reloads_begun,
+            "number": state.reloads,
+            "ok": state.reload_ok,
+            "error": state.reload_error,
+        },
+        exporter._asdict() if exporter else None,
+        {"connected": connected()} if connected else None,
+    )
+
+
+class Publisher:
+    """The report of this process, kept in step with a State until close()."""
+
+    def __init__(self, directory: Path, netns: int, config: Path | None, state: State) -> None:
+        """Remove what killed daemons left; write the first report."""
+        self._path = directory / f"report-{os.urandom(4).hex()}.json"
+        self._netns, self._config, self._state = netns, config, state
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._written = b""
+        remove_stale(directory)
+        state.on_change = self.update
+        self.update()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def update(self) -> None:
+        """Write what has changed; failing is logged once. Any thread may call it."""
+        with self._lock:
+            data = json.dumps(daemon_of(self._state, self._netns, self._config)._asdict()).encode()
+            if data == self._written:
+                return
+            try:
+                self._write(data)
+            except (NdxdpError, OSError) as error:
+                if not self._written:  # the first one, or all before it have failed
+                    log.warning(
+                        "%s: no report can be kept there (%s): `ndxdp status` does not show this"
+                        " daemon",
+                        self._path.parent,
+                        error.strerror if isinstance(error, OSError) else error,
+                    )
+            self._written = data
+
+    def close(self) -> None:
+        """Remove the report, and the run directory if that was all it had."""
+        with self._lock:
+            self._state.on_change = unheard
+            if self._fd is None:
+                return
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            with contextlib.suppress(OSError):  # others have files there
+                self._path.parent.rmdir()
+            os.close(self._fd)
+            self._fd = None
+
+    def _write(self, data: bytes) -> None:
+        fresh = self._path.with_suffix(".new")
+        for attempt in range(_TRIES):
+            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            trust.refuse_untrusted(self._path.parent)
+            try:
+                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+                break
+            except FileNotFoundError:  # somebody else has just removed the empty directory
+                if attempt == _TRIES - 1:
+                    raise
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(fd, data)
+            fresh.rename(self._path)
+        except BaseException:
+            os.close(fd)
+            fresh.unlink(missing_ok=True)
+            raise
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd = fd
+
+
+def daemons(directory: Path, netns: int | None = None) -> list[Daemon]:
+    """Return the reports of the daemons that live, as far as this process may read them.
+
+    Args:
+        directory: The run directory.
+        netns: The network namespace to which to keep; None for all.
+    """
+    found = []
+    for path in sorted(directory.glob(_FILES)):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            data = _read(path)
+            if data is not None:
+                found.append(Daemon(**json.loads(data)))
+    return [each for each in found if netns in (None, each.netns)]
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove the reports of daemons that were killed, and the directory if it is empty then."""
+    stale = list(_stale(directory))
+    for path in stale:
+        with contextlib.suppress(OSError):
+            path.unlink()
+    if stale:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def _stale(directory: Path) -> Iterator[Path]:
+    for path in directory.glob(_FILES):
+        with contextlib.suppress(OSError):
+            if _read(path) is None:
+                yield path
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the text of a report; None if its daemon has gone.
+
+    Raises:
+        OSError: It cannot be read, or somebody else than root or this user made it.
+    """
+    for _ in range(_TRIES):
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            made = os.fstat(file.fileno())
+            if not stat.S_ISREG(made.st_mode) or made.st_uid not in (0, os.geteuid()):
+                raise PermissionError(f"{path} is not a daemon's")
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read()
+            if os.path.samestat(made, os.stat(path)):
+                return None
+    return None

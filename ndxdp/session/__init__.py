@@ -1,0 +1,1 @@
+"""The life of ndxdp on one interface: attach, renew, suspend, detach."""

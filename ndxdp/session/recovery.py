@@ -1,0 +1,168 @@
+"""Pins as a process left them that was killed while it changed something.
+
+Which programs are attached, where and how, is read from the kernel and not from the settings, which
+are a record that is corrected here. Each program is pinned before it is attached, as `program:new`
+beside the one that it is to replace; and a link that nothing pins ends with its process. So every
+program of ours that stays attached is found by a pin.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ndxdp.kernel import attachment, bpf_hooks, bpf_programs, libbpf
+from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.attachment import Attachment
+from ndxdp.netlink import links as netlink
+from ndxdp.store import directories
+from ndxdp.store.directories import PinTree
+from ndxdp.store.instance import Pinned, open_pinned, refuse_elsewhere
+from ndxdp.store.records import Settings
+
+log = logging.getLogger(__name__)
+
+
+def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned:
+    """Open an interface's pins; complete or undo what a killed process was changing.
+
+    Afterwards at most one program of ours is attached. It is the pinned one, and its link, if it
+    has one, is the pinned link. The settings record its mode. The caller holds the tree's lock, and
+    no other process the interface.
+
+    Args:
+        tree: Where the pins are.
+        interface: Whose pins.
+        wanted: The mode whose program stays, if several are attached.
+
+    Raises:
+        NdxdpError: There are no pins, or they belong to another network namespace.
+        Damaged: Some are missing. Then nothing is attached.
+    """
+    path = tree.path(interface)
+    if (
+        directories.staged(path / directories.LINK).exists()
+        and not (path / directories.LINK).exists()
+    ):
+        directories.staged(path / directories.LINK).rename(path / directories.LINK)
+    with open_pinned(tree, interface) as left:
+        settings = left.maps.settings()
+        if settings.netns == netlink.netns():
+            _settle(path, left, settings, wanted)
+        else:
+            refuse_elsewhere(tree, left)
+    return open_pinned(tree, interface)
+
+
+def drop_qdisc(ifindex: int) -> None:
+    """Remove an interface's clsact qdisc, unless somebody has a filter there."""
+    if netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
+        bpf_hooks.clsact_destroy(ifindex)
+
+
+class _Lasting(NamedTuple):
+    """A program that stays attached. link: the path of its pinned link, None for netlink's."""
+
+    at: Attachment
+    link: Path | None
+
+
+class _Pin(NamedTuple):
+    """An open pin."""
+
+    path: Path
+    fd: int
+
+
+def _settle(path: Path, present: Pinned, settings: Settings, wanted: Mode | None) -> None:
+    """Detach all programs but one, and make pins and settings agree with it."""
+    with contextlib.ExitStack() as opened:
+        links = _opened(path / directories.LINK, opened)
+        programs = {
+            bpf_programs.info_of(pin.fd).id: pin
+            for pin in _opened(path / directories.PROGRAM, opened)
+        }
+        found = _lasting(settings.ifindex, programs, links)
+        if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
+            found = []
+        stays = min(
+            found, key=lambda each: (each.at.mode is not wanted, each.link is None), default=None
+        )
+        for pin in links:
+            is_dead = not bpf_hooks.link_info(pin.fd).ifindex
+            if not is_dead and not (stays and stays.link == pin.path):
+                bpf_hooks.link_detach(pin.fd)
+        for number, pin in programs.items():
+            if not (stays and stays.at.program == number):
+                attachment.detach(settings.ifindex, pin.fd)
+
+        _keep_pin(path / directories.LINK, stays.link if stays else None)
+        if stays and stays.at.program in programs:
+            _keep_pin(path / directories.PROGRAM, programs[stays.at.program].path)
+        for name in os.listdir(path):
+            if name.endswith(directories.STAGED):
+                (path / name).unlink()
+        _record(present, settings, stays)
+
+
+def _opened(path: Path, opened: contextlib.ExitStack) -> list[_Pin]:
+    """Open a pin and the one that was to take its place, as far as they are there."""
+    found = []
+    for each in (path, directories.staged(path)):
+        if each.exists():
+            found.append(_Pin(each, libbpf.get_pinned(str(each))))
+            opened.callback(os.close, found[-1].fd)
+    return found
+
+
+def _lasting(ifindex: int, programs: dict[int, _Pin], links: list[_Pin]) -> list[_Lasting]:
+    """Return what stays attached to an interface when no process holds anything.
+
+    Args:
+        ifindex: The interface.
+        programs: The pinned programs, by id.
+        links: The pinned links.
+    """
+    linked = {
+        info.prog_id: pin.path
+        for pin in links
+        if (info := bpf_hooks.link_info(pin.fd)).ifindex == ifindex
+    }
+    return [
+        _Lasting(each, linked.get(each.program))
+        for each in attachment.attachments(ifindex, {*programs, *linked})
+        if each.program in linked
+        or attachment.is_by_netlink(ifindex, each, programs[each.program].fd)
+    ]
+
+
+def _keep_pin(path: Path, kept: Path | None) -> None:
+    """Let a path be the pin that is kept: itself, the staged one, or neither."""
+    if kept is None:
+        path.unlink(missing_ok=True)
+    elif kept != path:
+        kept.rename(path)
+
+
+def _record(present: Pinned, settings: Settings, stays: _Lasting | None) -> None:
+    """Write into the settings what is attached."""
+    left = settings.left & ~(Left.NETLINK | Left.RUN)
+    if stays and not stays.link:
+        left |= Left.NETLINK
+    if left & Left.CLSACT and not (stays and not stays.link and stays.at.mode is Mode.TC):
+        drop_qdisc(settings.ifindex)
+        left &= ~Left.CLSACT
+    recorded = replace(settings, left=left)
+    if stays and stays.at.mode is not settings.mode:
+        recorded = replace(recorded, mode=stays.at.mode, steps="")
+        log.warning(
+            "%s: a change of mode was interrupted; it is attached in %s mode",
+            present.interface,
+            stays.at.mode.label,
+        )
+    if recorded != settings:
+        present.maps.set_settings(recorded)

@@ -1,0 +1,1 @@
+"""Packet sockets, their filters, and multicast membership."""

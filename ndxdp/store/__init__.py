@@ -1,0 +1,1 @@
+"""State of an interface: maps, pins and files, with their locks."""

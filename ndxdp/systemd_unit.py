@@ -1,0 +1,162 @@
+"""The systemd unit that ships with ndxdp, put in place with the paths of this installation.
+
+data/ndxdp.service is a good unit as it is, for who has /usr/bin/ndxdp. Only paths, and what
+follows from where they lead, are replaced in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from ndxdp.errors import NdxdpError, UsageError, not_written
+from ndxdp.files import atomic
+
+NAME = "ndxdp.service"
+CONFIG = Path("/etc/ndxdp/ndxdp.toml")
+_DATA = resources.files("ndxdp") / "data"
+_COMMAND = "/usr/bin/ndxdp"
+
+_HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))  # what ProtectHome= hides
+_PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))  # and PrivateTmp=
+_ELSEWHERE = "install ndxdp and its file elsewhere, such as /opt/ndxdp and /etc/ndxdp"
+
+
+def unit(command: Path, config: Path) -> str:
+    """The unit that runs `command` with the configuration file `config`; absolute paths.
+
+    The last line is a digest of the others, so that a unit that somebody edited is known.
+    UsageError for a path that no unit can name, NdxdpError for one that the service could not use.
+    """
+    for path in (command, config):
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):
+            raise UsageError(f"no unit file can name {str(path)!r}", "rename it")
+    if re.search(r"[\"'\\]", str(command)):
+        raise UsageError(f"systemd runs nothing that is called {command}", "rename it")
+    needed = {command, command.resolve(), config, config.resolve(), *_installation()}
+    text = (_DATA / NAME).read_text()
+    words = _quoted(_percent(str(command))), _quoted(_percent(str(config)).replace("$", "$$"))
+    text = re.sub(
+        rf"^(Exec\w+)={_COMMAND} (.*) {CONFIG}$",
+        lambda line: f"{line[1]}={words[0]} {line[2]} {words[1]}",
+        text,
+        flags=re.MULTILINE,
+    )
+    if _within_homes(needed):
+        text = text.replace("\nProtectHome=yes\n", "\nProtectHome=read-only\n")
+    return text + _digest(text)
+
+
+def command() -> Path:
+    """This ndxdp's executable. NdxdpError if it was not installed as one."""
+    called = Path(os.path.abspath(sys.argv[0]))
+    for path in (called, Path(sys.executable).with_name("ndxdp")):
+        if path.name != "__main__.py" and path.is_file() and os.access(path, os.X_OK):
+            return path
+    raise NdxdpError(
+        f"there is no ndxdp beside {sys.executable} for a service to run",
+        "call this by the ndxdp that pip installed",
+    )
+
+
+def install(text: str, directory: Path, *, force: bool = False) -> bool:
+    """Write the unit; False if it is there already. NdxdpError rather than undo others' edits."""
+    if not directory.is_dir():
+        raise NdxdpError(
+            f"{directory} is not a directory", "has this host systemd? --directory names another"
+        )
+    path = directory / NAME
+    try:
+        there = path.read_bytes()
+    except FileNotFoundError:
+        there = None
+    except OSError as error:
+        raise not_written(path, error) from error
+    if there == text.encode():
+        return False
+    if there is not None and not force and not _is_ours(there):
+        raise NdxdpError(
+            f"{path} is not as install-service left it",
+            "--force overwrites it; `systemctl edit ndxdp` keeps changes in a file of their own",
+        )
+    atomic.replace(path, text)
+    return True
+
+
+def install_example(config: Path) -> bool:
+    """Write a configuration that still says nothing; False if there is one already."""
+    if os.path.lexists(config):
+        return False
+    try:
+        config.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_written(config, error) from error
+    atomic.replace(config, (_DATA / "ndxdp.toml").read_text())
+    return True
+
+
+# ---- the text ------------------------------------------------------------------------------------
+
+
+def _percent(word: str) -> str:
+    return word.replace("%", "%%")  # systemd.unit(5), specifiers
+
+
+def _quoted(word: str) -> str:
+    """As systemd.syntax(7) wants it."""
+    if re.fullmatch(r"[\w@%+=:,./$-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _digest(text: str) -> str:
+    number = hashlib.sha256(text.encode()).hexdigest()
+    return f"# Written by `ndxdp install-service`; of the lines above: sha256 {number}\n"
+
+
+def _is_ours(there: bytes) -> bool:
+    """What install-service wrote, of whichever version, and nobody edited."""
+    text = there.decode(errors="replace")
+    body = text[: text.rstrip("\n").rfind("\n") + 1]
+    return text == body + _digest(body)
+
+
+# ---- what the service can use --------------------------------------------------------------------
+
+
+def _installation() -> set[Path]:
+    """Where the interpreter and this package are."""
+    package = Path(__file__).resolve().parent
+    return {package, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve()}
+
+
+def _within_homes(needed: Iterable[Path]) -> bool:
+    """Whether home directories have to be seen. NdxdpError for what cannot be used at all."""
+    for path in sorted(needed):
+        if _is_within(path, _PRIVATE):
+            raise NdxdpError(
+                f"{path} is temporary, and the service has a /tmp of its own", _ELSEWHERE
+            )
+        for part in (path, *path.parents):
+            if part.exists() and not _root_may_use(part):
+                raise NdxdpError(
+                    f"the service could not read {part}, which is not root's", _ELSEWHERE
+                )
+    return any(_is_within(path, _HOMES) for path in needed)
+
+
+def _is_within(path: Path, directories: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(directory) for directory in directories)
+
+
+def _root_may_use(path: Path) -> bool:
+    """Without CAP_DAC_OVERRIDE, root has the permissions that anybody would have."""
+    status = path.stat()
+    shift = 6 if status.st_uid == 0 else 3 if status.st_gid == 0 else 0
+    needed = 0o1 if path.is_dir() else 0o4
+    return bool(status.st_mode >> shift & needed)

@@ -1,0 +1,1 @@
+"""Traffic towards the routers: announcements, gateway solicitations, deprecated addresses."""

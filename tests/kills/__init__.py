@@ -1,0 +1,1 @@
+"""A process that is killed at each system call that changes state."""

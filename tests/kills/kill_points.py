@@ -1,0 +1,348 @@
+"""A process that changes an interface, and is killed before the n-th of its system calls that do.
+
+`Worker` is a Python process that has everything imported. For each change it forks a child, which
+calls the same functions as the commands do, with kill_points.c preloaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import functools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.fixtures.network import REPOSITORY, UPLINK, sh
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_PROGRAM = Path(__file__).with_name("kill_points_program.c")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A change, and how it is asked for.
+
+    Attributes:
+        verb: A name of _VERBS below.
+        mode: The mode that is asked for, by its label; "" for none.
+        kernel: "links" where XDP and tc have BPF links (Linux 6.6), "5.10" where only XDP has,
+            "netlink" where neither has.
+        rules: Prefixes that are answered.
+        max_addresses: The size of the table of exact addresses; 0 leaves it as it is.
+        switch: What is attached in another mode is taken to this one, as `run -c` does.
+        interface: What is changed.
+        was: Of `daemon`: the mode that it runs in before; "" if it begins in the one it is to have.
+    """
+
+    verb: str
+    mode: str = ""
+    kernel: str = "links"
+    rules: tuple[str, ...] = ()
+    max_addresses: int = 0
+    switch: bool = False
+    was: str = ""
+    interface: str = UPLINK
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a step. killed: before it was through. error: the message if it failed."""
+
+    killed: bool
+    error: str
+
+
+class Worker:
+    """The process that forks a child for each step.
+
+    Args:
+        directory: Where what it needs is compiled to.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        shim, program = directory / "kill_points.so", directory / "kill_points_program.o"
+        sh("clang", "-O1", "-shared", "-fPIC", "-o", str(shim), str(_SOURCE))
+        include = f"-I/usr/include/{platform.machine()}-linux-gnu"
+        bpf = ("-O2", "-g", "-target", "bpf", "-mcpu=v2", include)
+        sh("clang", *bpf, "-c", "-o", str(program), str(_PROGRAM))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kills.kill_points", str(program)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env=os.environ | {"LD_PRELOAD": str(shim)},
+        )
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def take(self, step: Step, *, kill_at: int = 0) -> Outcome:
+        """Take a step in a child, which is killed before its `kill_at`-th change; 0 for never."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps([kill_at, dataclasses.asdict(step)]), file=self._process.stdin, flush=True)
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+
+# ---- inside the process --------------------------------------------------------------------------
+
+
+def main(lines: Iterable[str]) -> None:
+    """Take the steps that are asked for, a line each."""
+    for line in lines:
+        kill_at, fields = json.loads(line)
+        print(json.dumps(_take(Step(**fields), kill_at)), flush=True)
+
+
+def _take(step: Step, kill_at: int) -> dict[str, Any]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _in_child(step, kill_at, writing)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if not killed and os.waitstatus_to_exitcode(status):
+        said = said or f"status {status}"
+    return {"killed": killed, "error": "" if killed else said}
+
+
+def _in_child(step: Step, kill_at: int, writing: int) -> NoReturn:
+    from ndxdp.errors import NdxdpError
+
+    code = 1
+    try:
+        step_rules = tuple(step.rules)
+        with _kernel(step.kernel):
+            _VERBS[step.verb](dataclasses.replace(step, rules=step_rules), kill_at)
+        code = 0
+    except NdxdpError as error:
+        os.write(writing, f"{error}".encode())
+    except BaseException:
+        import traceback
+
+        os.write(writing, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def _kernel(kind: str) -> Iterator[None]:
+    """Let the kernel be one that has no links for tc."""
+    from unittest import mock
+
+    from ndxdp.kernel import bpf_hooks
+    from ndxdp.kernel.libbpf import BpfError
+
+    if kind == "links":
+        yield
+        return
+    link_create = bpf_hooks.link_create
+
+    def refuse(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+        if kind == "netlink" or attach_type == bpf_hooks.BPF_TCX_INGRESS:
+            raise BpfError(errno.EINVAL, "bpf_link_create")
+        return link_create(prog_fd, ifindex, attach_type, flags)
+
+    with (
+        mock.patch.object(bpf_hooks, "link_create", refuse),
+        mock.patch.object(bpf_hooks, "tcx_program_ids", return_value=None),
+    ):
+        yield
+
+
+def _arm(step: Step, kill_at: int) -> None:
+    from ndxdp.store.directories import Trees
+
+    if kill_at:
+        pinned = Trees().pins.path(step.interface).is_dir()
+        ctypes.CDLL(None).kill_point_arm(ctypes.c_long(kill_at), int(pinned))
+
+
+@functools.cache
+def _image() -> bytes:
+    return Path(sys.argv[1]).read_bytes()
+
+
+def _options(step: Step) -> Any:
+    from ndxdp.kernel.abi import Mode
+    from ndxdp.session.request import Options
+
+    mode = Mode[step.mode.upper()] if step.mode else None
+    return Options(mode, max_addresses=step.max_addresses or None, image=_image())
+
+
+def _rules(step: Step) -> Any:
+    from ndxdp.rules.rule import CONFIG_SOURCE, Rule
+    from ndxdp.rules.ruleset import compile_rules
+
+    return compile_rules(step.rules, rule=Rule(source=CONFIG_SOURCE))
+
+
+def _attach(step: Step, kill_at: int) -> None:
+    """Attach, renew, resize or change the mode, as `attach` and a daemon's start do.
+
+    As `run` it ends as if killed: a link ends with it.
+    """
+    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.session.kernel_backend import attach_interface
+    from ndxdp.store.directories import Trees
+
+    options, rules = _options(step), _rules(step)
+    _arm(step, kill_at)
+    with contextlib.ExitStack() as claim:
+        attach_interface(
+            Trees(),
+            step.interface,
+            options,
+            rules,
+            owned_source=CONFIG_SOURCE,
+            holding=claim,
+            keep=step.verb == "attach",
+            switch=step.switch,
+        ).close()
+
+
+def _serve(step: Step, kill_at: int) -> None:
+    """Begin to answer from userspace, and end, as if killed afterwards."""
+    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.session.userspace_backend import serve_interface
+    from ndxdp.store.directories import Trees
+
+    options, rules = _options(step), _rules(step)
+    _arm(step, kill_at)
+    with contextlib.ExitStack() as claim:
+        serve_interface(
+            Trees(),
+            step.interface,
+            options,
+            rules,
+            owned_source=CONFIG_SOURCE,
+            steps=[],
+            holding=claim,
+        ).close()
+
+
+def _daemon(step: Step, kill_at: int) -> None:
+    """Run a daemon in the mode `was`, and have it reload for another mode; end once it has that."""
+    from ndxdp.daemon import service
+    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.store.directories import Trees
+    from ndxdp.store.instance import Instance
+
+    def job(mode: str) -> Job:
+        options = _options(dataclasses.replace(step, mode=mode))
+        keep = mode != "userspace"
+        return Job(
+            step.interface,
+            options,
+            _rules(step),
+            CONFIG_SOURCE,
+            keep=keep,
+            detach=False,
+            patient=True,
+        )
+
+    def ready(now: Job, _instance: Instance | None) -> None:
+        if now.options.mode is job(step.mode).options.mode:
+            os._exit(0)
+        _arm(step, kill_at)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    if not step.was:
+        _arm(step, kill_at)
+    first = job(step.was or step.mode)
+    service.run(Trees(), Work([first]), ready=ready, reread=lambda: Work([job(step.mode)]))
+
+
+def _reload(step: Step, kill_at: int) -> None:
+    """Write the rules of a configuration that was reread."""
+    from ndxdp.daemon import reconcile
+    from ndxdp.netlink import links
+    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.store.directories import Trees
+    from ndxdp.store.instance import open_pinned
+
+    tree, rules = Trees().pins, _rules(step)
+    with open_pinned(tree, step.interface) as instance:
+        owned = links.owned_addresses(links.answering_link(step.interface))
+        _arm(step, kill_at)
+        reconcile.apply_rules(tree, instance, owned, {CONFIG_SOURCE: rules})
+
+
+def _suspend(step: Step, kill_at: int) -> None:
+    """Detach the program and keep the rules, as a daemon does whose interface has gone."""
+    from ndxdp.session.detach import let_go
+    from ndxdp.store.directories import Trees
+    from ndxdp.store.instance import open_pinned
+
+    tree = Trees().pins
+    with open_pinned(tree, step.interface) as instance:
+        _arm(step, kill_at)
+        with tree.lock():
+            let_go(tree, instance)
+
+
+def _misname(step: Step, kill_at: int) -> None:
+    """Let the pins be of the interface's former name."""
+    from ndxdp.store.directories import Trees
+
+    Trees().pins.rename(step.interface, "former")
+
+
+def _detach(step: Step, kill_at: int) -> None:
+    from ndxdp.session.detach import detach_interface
+    from ndxdp.store.directories import Trees
+
+    _arm(step, kill_at)
+    detach_interface(Trees(), step.interface)
+
+
+_VERBS = {
+    "attach": _attach,
+    "serve": _serve,
+    "daemon": _daemon,
+    "reload": _reload,
+    "run": _attach,
+    "suspend": _suspend,
+    "misname": _misname,
+    "detach": _detach,
+}
+
+
+def _import_all() -> None:
+    """Import what the steps use, so that no child has to."""
+    import logging
+    import unittest.mock  # noqa: F401
+
+    import ndxdp.cli.main
+    import ndxdp.cli.options
+    import ndxdp.daemon.service
+    import ndxdp.kernel.loader  # noqa: F401
+    from ndxdp.kernel import libbpf
+
+    libbpf.library()
+    _image()
+    logging.disable(logging.CRITICAL)
+
+
+if __name__ == "__main__":
+    _import_all()
+    main(sys.stdin)

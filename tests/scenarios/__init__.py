@@ -1,0 +1,1 @@
+"""Programs that try ndxdp where the test suite cannot run: machines, images, releases."""

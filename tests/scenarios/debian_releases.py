@@ -1,0 +1,345 @@
+"""The .deb on Debian 12, 13 and Ubuntu 24.04, from installation to purge: `make test-deb`.
+
+Each release's root file system is made by debootstrap below build/roots, with what apt needs to
+fetch; no run changes it. The package is installed in an overlay, in namespaces that vanish with
+it, where the router of tests.fixtures.network asks. There is no systemd: that is what the
+virtual machines of `make test-service` and of the lab are for. It prints a line for each thing
+that holds.
+
+    python -m tests.scenarios.debian_releases PACKAGE NEWER [RELEASE...]
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from lab import private
+from ndxdp import __version__
+from ndxdp.kernel import abi
+from tests.fixtures import network
+from tests.fixtures.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
+
+RELEASES = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
+"""With the version of Python that each has. Trixie comes before noble: it has its keyring."""
+ROOTS = REPOSITORY / "build" / "roots"
+
+# What dpkg and apt keep of any package that was once there.
+_DPKG = re.compile(r"/var/(lib/dpkg|lib/apt|lib/systemd|cache|log)(/|$)")
+
+CONFIG = f"""
+[[interface]]
+name = "{UPLINK}"
+mode = "tc"
+[[interface.prefix]]
+prefix = "{BEHIND}"
+"""
+
+
+class Host:
+    """A release's root file system, and what is run in it."""
+
+    def __init__(self, release: str, root: Path) -> None:
+        self.release, self.root = release, root
+
+    def call(self, *command: str) -> Done:
+        return call(*self.inside(*command))
+
+    def inside(self, *command: str) -> list[str]:
+        known = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "HOME=/root")
+        quiet = "DEBIAN_FRONTEND=noninteractive"
+        return ["env", "-i", *known, quiet, "chroot", str(self.root), *command]
+
+    def sh(self, *command: str) -> str:
+        done = self.call(*command)
+        assert done.code == 0, f"{' '.join(command)}: {done.out}{done.err}"
+        return done.out
+
+    def apt(self, *words: str) -> str:
+        options = ("-y", "--no-install-recommends", "-o", "APT::Sandbox::User=root")
+        return self.sh("apt-get", *options, *words)
+
+    def path(self, name: str) -> Path:
+        return self.root / name.lstrip("/")
+
+    def files(self) -> set[str]:
+        """Everything in it, by path, but for what is mounted there."""
+        found = sh("find", str(self.root), "-xdev", "-mindepth", "1").splitlines()
+        return {name.removeprefix(str(self.root)) for name in found}
+
+
+Check = Callable[[Host, Network], str | None]
+CHECKS: list[Check] = []
+
+
+def check(function: Check) -> Check:
+    """In the order in which they stand. The docstring is the line; what is returned follows it."""
+    CHECKS.append(function)
+    return function
+
+
+def needed(host: Host) -> list[str]:
+    """The packages that apt would install for ours. They come first, so as to see what is ours."""
+    said = host.apt("install", "--simulate", "./package.deb")
+    new = re.search(r"following NEW packages will be installed:\n((?:  .*\n)+)", said)
+    assert new, said
+    return [name for name in new[1].split() if name != "ndxdp"]
+
+
+@check
+def installed(host: Host, net: Network) -> str:
+    """apt installs it, and it starts nothing"""
+    assert needed(host) == []
+    host.apt("install", "./package.deb")
+    assert host.path("/etc/ndxdp/ndxdp.toml").is_file()
+    assert not list(host.path("/etc/systemd/system").rglob("ndxdp*"))
+    assert network.leftovers() == []
+    version = host.sh("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    assert version == RELEASES[host.release]
+    assert list(host.path("/usr/lib/ndxdp/ndxdp/cli/__pycache__").glob("main.cpython-*.pyc"))
+    return f"Python {version}"
+
+
+@check
+def commands(host: Host, net: Network) -> str:
+    """--version, check and doctor say what they should"""
+    assert __version__ in host.sh("ndxdp", "--version")
+    empty = host.call("ndxdp", "check")
+    assert empty.code == 2, empty
+    assert "no interface is configured" in empty.err, empty
+    host.path("/etc/ndxdp/ndxdp.toml").write_text(CONFIG)
+    assert host.sh("ndxdp", "check").splitlines()[0] == "/etc/ndxdp/ndxdp.toml: good"
+    doctor = host.call("ndxdp", "doctor", UPLINK)
+    assert doctor.code in (0, 1, 2), doctor
+    assert doctor.out, doctor
+    assert "Traceback" not in doctor.err
+    return f"doctor: {doctor.out.strip().splitlines()[-1]}"
+
+
+@check
+def completed(host: Host, net: Network) -> None:
+    """bash completes commands and options"""
+    for typed, expected in ((["ndxdp", "att"], "attach"), (["ndxdp", "run", "--kee"], "--keep")):
+        words = " ".join(typed)
+        script = (
+            "source /usr/share/bash-completion/completions/ndxdp;"
+            f" COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1};"
+            " _ndxdp_completion ndxdp; echo ${COMPREPLY[@]}"
+        )
+        assert host.sh("bash", "-c", script).strip() == expected
+
+
+@check
+def attached(host: Host, net: Network) -> str:
+    """`attach` answers in XDP and in tc, and `detach` ends it"""
+    net.pass_at_router()
+    for mode in ("native", "tc"):
+        host.sh("ndxdp", "attach", UPLINK, "--mode", mode, "-n", BEHIND)
+        assert net.answers(), mode
+        assert "answered:" in host.sh("ndxdp", "explain", TARGET)
+        host.sh("ndxdp", "detach", UPLINK)
+        assert net.silent(), mode
+        assert network.leftovers() == []
+    return f"libbpf {host.sh('dpkg-query', '-W', '-f', '${Version}', 'libbpf1')}"
+
+
+@check
+def upgraded(host: Host, net: Network) -> str:
+    """a newer package takes its place, and each solicitation is answered meanwhile"""
+    daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
+    assert net.answers()
+    with net.asked_all_the_while() as missed:
+        host.apt("install", "./newer.deb")
+        # As `systemctl try-restart` of postinst does, which is not here.
+        assert daemon.end().code == 0
+        daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
+    assert missed == []
+    assert host.path("/etc/ndxdp/ndxdp.toml").read_text() == CONFIG
+    assert daemon.end().code == 0
+    assert net.answers(), "the program stays"
+    return host.sh("dpkg-query", "-W", "-f", "${Version}", "ndxdp")
+
+
+@check
+def laid_out_anew(host: Host, net: Network) -> None:
+    """where a newer package's maps have another layout, the old program takes itself off first"""
+    assert net.answers()
+    host.sh("dpkg-deb", "-R", "/newer.deb", "/other")
+    preinst = host.path("/other/DEBIAN/preinst")
+    text = preinst.read_text()
+    changed = text.replace(f'"v{abi.VERSION}"', f'"v{abi.VERSION + 1}"')
+    assert changed != text
+    preinst.write_text(changed)
+    host.sh("dpkg-deb", "-b", "/other", "/other.deb")
+    said = host.apt("install", "--reinstall", "./other.deb")
+    assert "another layout" in said
+    assert net.silent()
+    assert network.leftovers() == []
+    shutil.rmtree(host.path("/other"))
+    host.path("/other.deb").unlink()
+    host.sh("ndxdp", "attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+
+
+@check
+def removed(host: Host, net: Network) -> None:
+    """removal takes the program off and its pins away, and keeps the configuration"""
+    assert net.answers()
+    host.apt("remove", "ndxdp")
+    assert net.silent()
+    assert network.leftovers() == []
+    assert not host.path("/usr/bin/ndxdp").exists()
+    assert not host.path("/usr/lib/ndxdp").exists(), "nor what Python compiled"
+    assert host.path("/etc/ndxdp/ndxdp.toml").read_text() == CONFIG
+
+
+@check
+def installed_again(host: Host, net: Network) -> None:
+    """installed again, it works with the configuration that is there"""
+    host.apt("install", "./newer.deb")
+    assert host.path("/etc/ndxdp/ndxdp.toml").read_text() == CONFIG
+    net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp")).end()
+    assert net.answers()
+
+
+def purged(host: Host, net: Network, before: set[str]) -> str:
+    """purge leaves the host as it was: files, pins, links"""
+    host.apt("purge", "ndxdp")
+    assert net.silent()
+    left = [*network.leftovers(), *(pin for pin in network.pins() if "ndxdp" in pin)]
+    assert not left, left
+    after = host.files()
+    changed = sorted(name for name in before ^ after if not _DPKG.match(name))
+    assert not changed, changed
+    ours = [name for name in after if "ndxdp" in name]
+    assert not ours, ours
+    return f"{len(after)} files and directories"
+
+
+# ---- where ---------------------------------------------------------------------------------------
+
+
+def prepare(release: str, package: Path) -> None:
+    """Make the root file system, with what apt will want. This alone needs the network."""
+    root = ROOTS / release
+    if root.is_dir():
+        return
+    fresh = ROOTS / f"{release}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    ROOTS.mkdir(parents=True, exist_ok=True)
+    options, origin = ["--variant=minbase"], [release, str(fresh)]
+    if release == "noble":
+        prepare("trixie", package)
+        options += [f"--keyring={_keyring()}"]
+        origin += ["http://archive.ubuntu.com/ubuntu", "gutsy"]  # the script of all of Ubuntu's
+    _tell("debootstrap", *options, *origin)
+    shutil.copy(package, fresh / "package.deb")
+    keep = "-o APT::Keep-Downloaded-Packages=true"
+    install = "install -y --no-install-recommends --download-only ./package.deb"
+    _fetch(fresh, f"apt-get $APT update && apt-get $APT {keep} {install}")
+    (fresh / "package.deb").unlink()
+    fresh.rename(root)
+
+
+def _keyring() -> Path:
+    """Ubuntu's keys, in a package that Debian 13 has and 12 has not."""
+    keys = ROOTS / "keys"
+    if not keys.is_dir():
+        for package in download("trixie", "ubuntu-keyring"):
+            _tell("dpkg-deb", "-x", str(package), str(keys))
+            package.unlink()
+    return keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+
+
+def download(release: str, *packages: str) -> list[Path]:
+    """Packages of a release that is prepared. They are the caller's to take away."""
+    root = ROOTS / release
+    _fetch(root, f"cd /root && apt-get $APT download {' '.join(packages)}")
+    return sorted(root.glob("root/*.deb"))
+
+
+def _fetch(root: Path, script: str) -> None:
+    """Run lines of shell in a root file system, with this host's network."""
+    known = root / "etc" / "resolv.conf"
+    known.unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", known)
+    lines = f"mount -t proc proc /proc; APT='-o APT::Sandbox::User=root'; {script}"
+    _tell("unshare", "--mount", "chroot", str(root), "sh", "-c", lines)
+
+
+def _tell(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}\n{' '.join(command)} failed")
+
+
+def overlay(lower: Path) -> Path:
+    """`lower`, to be written to as one likes: it is memory, and goes with our namespaces."""
+    base = Path("/run/release")
+    root, work, upper = (base / name for name in ("root", "work", "upper"))
+    for directory in (root, work, upper):
+        directory.mkdir(parents=True)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    sh("mount", "-t", "overlay", "overlay", "-o", options, str(root))
+    sh("mount", "-t", "proc", "proc", str(root / "proc"))
+    sh("mount", "-t", "tmpfs", "tmpfs", str(root / "run"))
+    for name in ("sys", "dev"):
+        sh("mount", "--rbind", f"/{name}", str(root / name))
+    return root
+
+
+def inside(release: str, package: Path, newer: Path) -> int:
+    """All that is said of one release, in namespaces of our own."""
+    began = time.monotonic()
+    host = Host(release, overlay(ROOTS / release))
+    shutil.copy(package, host.path("package.deb"))
+    shutil.copy(newer, host.path("newer.deb"))
+    packages = needed(host)
+    host.apt("install", *packages)
+    print(f"ok      {release}: apt knows what it depends on ({len(packages)} packages)", flush=True)
+    before, failed = host.files(), 0
+    checks: list[tuple[Check, str | None]] = [(each, each.__doc__) for each in CHECKS]
+    checks.append((functools.partial(purged, before=before), purged.__doc__))
+    with network.network() as net:
+        for function, what in checks:
+            try:
+                more = function(host, net)
+            except Exception:
+                failed += 1
+                print(f"FAILED  {release}: {what}\n{traceback.format_exc()}", flush=True)
+            else:
+                print(f"ok      {release}: {what}{f' ({more})' if more else ''}", flush=True)
+    print(f"{release}: {failed} failed, {time.monotonic() - began:.0f} s")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if words[:1] == ["--inside"] and private.inside():
+        return inside(words[1], Path(words[2]), Path(words[3]))
+    if len(words) < 2 or os.geteuid() != 0:
+        print(
+            "usage, as root: python -m tests.scenarios.debian_releases PACKAGE NEWER [RELEASE...]"
+        )
+        return 2
+    package, newer, chosen = words[0], words[1], words[2:] or list(RELEASES)
+    again = (sys.executable, "-m", "tests.scenarios.debian_releases", "--inside")
+    codes = []
+    for release in chosen:
+        if release not in RELEASES:
+            print(f"{release} is none of {', '.join(RELEASES)}")
+            return 2
+        prepare(release, Path(package))
+        codes.append(private.run([*again, release, package, newer]))
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
