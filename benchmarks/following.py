@@ -28,7 +28,7 @@ from pathlib import Path
 from lab import private
 from lab.capture import packet_socket
 from ndxdp.ndp import responder
-from ndxdp.rules.rule import MANUAL_SOURCE, Rule, parse_address, parse_mac
+from ndxdp.rules.rule import MANUAL_ORIGIN, Rule, parse_address, parse_mac
 from ndxdp.rules.ruleset import compile_rules
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import add_rules, delete_rules
@@ -169,7 +169,7 @@ class Events:
         configure(self._file)
         self._daemon.send_signal(signal.SIGHUP)
         yield "address added by hand: announced", self._first(BY_HAND, self._by_hand, _is_announced)
-        delete_rules(Trees().pins, "eth0", compile_rules([BY_HAND]), MANUAL_SOURCE)
+        delete_rules(Trees().pins, "eth0", compile_rules([BY_HAND]), MANUAL_ORIGIN)
         time.sleep(_QUIET)
 
     def _mac(self) -> Iterator[tuple[str, float]]:
@@ -219,7 +219,7 @@ class Events:
         self._daemon.send_signal(signal.SIGHUP)
 
     def _by_hand(self) -> None:
-        rule = Rule(source=MANUAL_SOURCE)
+        rule = Rule(origin=MANUAL_ORIGIN)
         add_rules(Trees().pins, "eth0", compile_rules([BY_HAND], rule=rule))
 
 

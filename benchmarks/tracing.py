@@ -36,8 +36,8 @@ from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
 from ndxdp.ndp import responder
 from ndxdp.ndp.responder import Answer, Profile, Reason
-from ndxdp.rules.rule import Group, parse_address, parse_mac
-from ndxdp.store.records import pack_group
+from ndxdp.rules.rule import RuleClass, parse_address, parse_mac
+from ndxdp.store.records import pack_rule_class
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "tracing.json"
 BPFFS = Path("/sys/fs/bpf")
@@ -66,8 +66,8 @@ class Program:
         self._update("settings", bytes(4), packed)
 
     def deny(self, target: bytes) -> None:
-        group = Group("manual", PREFIX, Profile())
-        self._update("groups", bytes(4), pack_group(group))
+        group = RuleClass("manual", PREFIX, Profile())
+        self._update("groups", bytes(4), pack_rule_class(group))
         at = abi.hint(target)
         if (self.directory / "maps" / "hints").exists():  # not in every older program
             word = struct.pack("=Q", 1 << at % 64)

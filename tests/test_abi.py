@@ -135,7 +135,7 @@ def test_constants() -> None:
     assert defines["NDP_MAX_ADDRESSES"] == abi.MAX_ADDRESSES
     assert defines["NDP_MAX_PREFIXES"] == abi.MAX_PREFIXES
     assert defines["NDP_HINTS"] == abi.HINTS
-    assert defines["NDP_MAX_GROUPS"] == abi.MAX_GROUPS
+    assert defines["NDP_MAX_GROUPS"] == abi.MAX_RULE_CLASSES
     assert defines["NDP_MAX_SOLICITORS"] == abi.MAX_SOLICITORS
     assert defines["NDP_MAX_VIAS"] == abi.MAX_VIAS
     assert defines["NDP_MAX_LOCALS"] == abi.MAX_LOCALS

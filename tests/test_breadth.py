@@ -115,11 +115,11 @@ def test_each_is_named_once() -> None:
 
 
 def test_what_is_left_out_is_a_hole() -> None:
-    made = compile_rules([ON_LINK, TARGET], rule=Rule(source="config"))
+    made = compile_rules([ON_LINK, TARGET], rule=Rule(origin="config"))
     left = breadth.leave_out(made, breadth.over(made, [P(ON_LINK)]))
     assert [prefix for prefix, rule in left.pairs() if breadth.is_left_out(rule)] == [P(ON_LINK)]
     hole = left[P(ON_LINK)]
-    assert (hole.answer, hole.source) == (Answer.NEVER, "config")
+    assert (hole.answer, hole.origin) == (Answer.NEVER, "config")
     assert left[P(TARGET)] == made[P(TARGET)]
     assert not breadth.is_left_out(Rule(Answer.NEVER, label=ON_LINK))
 

@@ -130,7 +130,7 @@ def test_an_exact_address_comes_second() -> None:
         Rule(Answer.NEVER),
         Rule(Answer.ROUTED),
         hole("own"),
-        Rule(held=True),
+        Rule(owned=True),
         Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01"))),
     ],
 )

@@ -77,12 +77,12 @@ DOCKER = '[[interface.docker]]\nnetwork = "web"\n'
 
 def rule(**other: Any) -> dict[str, Any]:
     """The rules of PREFIX with another profile."""
-    made = Rule(profile=Profile(**other), source="config", label="2001:db8::/64")
+    made = Rule(profile=Profile(**other), origin="config", label="2001:db8::/64")
     return {"rules": {P("2001:db8::/64"): made}}
 
 
 def docker(label: str, profile: Profile | None = None, **selected: Any) -> dict[str, Any]:
-    made = Rule(profile=profile or Profile(), source="docker", label=label, dynamic=True)
+    made = Rule(profile=profile or Profile(), origin="docker", label=label, dynamic=True)
     return {"docker": (Containers(made, **selected),)}
 
 
@@ -106,7 +106,7 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
     (PREFIX + 'answer = "always"', rule()),
     (
         PREFIX + 'answer = "never"',
-        {"rules": {P("2001:db8::/64"): Rule(Answer.NEVER, source="config", label="2001:db8::/64")}},
+        {"rules": {P("2001:db8::/64"): Rule(Answer.NEVER, origin="config", label="2001:db8::/64")}},
     ),
     (PREFIX + 'source = "target"', rule()),
     (PREFIX + 'source = "link-local"', rule(source=NaSource.LINK_LOCAL)),
@@ -121,9 +121,9 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
         'prefix = [{ prefix = "2001:db8::1" }, { prefix = "2001:db8::2", router = false }]',
         {
             "rules": {
-                P("2001:db8::1"): Rule(source="config", label="2001:db8::1"),
+                P("2001:db8::1"): Rule(origin="config", label="2001:db8::1"),
                 P("2001:db8::2"): Rule(
-                    profile=Profile(router=False), source="config", label="2001:db8::2"
+                    profile=Profile(router=False), origin="config", label="2001:db8::2"
                 ),
             }
         },
@@ -869,7 +869,7 @@ def test_a_list(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     written(tmp_path, "# guests\r\n2001:db8::1\r\n\n2001:db8::/64 # all\n", "lists/guests.txt")
     text = LISTED.replace("guests.txt", "lists/guests.txt") + "router = false"
-    made = Rule(profile=Profile(router=False), source="config", label="guests.txt")
+    made = Rule(profile=Profile(router=False), origin="config", label="guests.txt")
     expected = {P("2001:db8::1"): made, P("2001:db8::/64"): made}
     assert load(written(tmp_path, text)).interfaces[0].rules == expected
     absolute = text.replace("lists/", f"{tmp_path}/lists/")

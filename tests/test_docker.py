@@ -62,7 +62,7 @@ def picked(endpoints: list[Endpoint], *selectors: Selector) -> dict[str, str]:
 def test_a_rule_is_an_exact_address_on_dockers_word() -> None:
     profile = Profile(source=NaSource.LINK_LOCAL)
     made = rules([endpoint("2001:db8::2")], [Selector(network="six", profile=profile)])
-    rule = Rule(source="docker", label="six", dynamic=True, profile=profile)
+    rule = Rule(origin="docker", label="six", dynamic=True, profile=profile)
     assert made == {Prefix(parse_address("2001:db8::2"), 128): rule}
 
 

@@ -241,7 +241,7 @@ def test_routed_is_said_once_neighbours_have_been_probed() -> None:
 
 def test_the_command_keeps_the_rest_of_the_rule() -> None:
     profile = Profile(NaSource.LINK_LOCAL, override=True, lladdr=parse_mac("02:00:5e:10:00:01"))
-    rule = Rule(Answer.ROUTED, profile, "config", via=("br-*",))
+    rule = Rule(Answer.ROUTED, profile, "config", dev=("br-*",))
     host = parse_address(HOST)
     lost = Unheard(2, Prefix(ASKED.target, 128), rule, passing=[host])
     (found,) = arrival.judge(facts(unheard={ASKED: lost}))
@@ -251,7 +251,7 @@ def test_the_command_keeps_the_rest_of_the_rule() -> None:
         " --via 'br-*' --override --lladdr 02:00:5e:10:00:01"
     )
     assert f'in the file: source = "{HOST}"' in found.why
-    lost = replace(lost, rule=replace(rule, source="wg0"))
+    lost = replace(lost, rule=replace(rule, origin="wg0"))
     (found,) = arrival.judge(facts(unheard={ASKED: lost}))
     assert found.cure == (
         f"ndxdp prefix replace {TARGET} -i {UPLINK} --origin wg0 --na-source {HOST}"

@@ -18,7 +18,7 @@ from ndxdp.ndp.responder import OTHER_VLAN_LEN, Reason, untagged
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.observe.trace import Event, Tracer
-from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.rule import RUN_ORIGIN, Table
 from ndxdp.rules.ruleset import Rules, difference
 from ndxdp.session.detach import detach_interface, release
 from ndxdp.session.kernel_backend import attach_interface
@@ -27,7 +27,7 @@ from ndxdp.session.userspace_backend import serve_interface
 from ndxdp.sockets.packet import PacketSocket
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance, open_instance
-from ndxdp.store.records import Settings, pack_group
+from ndxdp.store.records import Settings, pack_rule_class
 from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, HOST, RULES, Case, show
 
@@ -94,7 +94,7 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
         frames = PacketSocket(links.answering_link(RECEIVER).ifindex)
         held.callback(frames.close)
         instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
         )
         path = Userspace(instance.maps, frames, held.enter_context(Fib()))
 
@@ -199,7 +199,7 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
     bench.set_up(case)
     maps = bench.instance.maps
     bench.put(case.frame, False)
-    slots = maps.groups()
+    slots = maps.rule_classes()
     for slot in slots:
         maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.GROUP.size))
     try:
@@ -208,6 +208,6 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
         assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
     finally:
         for slot, group in slots.items():
-            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), pack_group(group))
+            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), pack_rule_class(group))
         bench.tracer._renew()
         maps.apply(difference(RULES, {}), maps.rules())

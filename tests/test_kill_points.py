@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.rules.rule import CONFIG_SOURCE
+from ndxdp.rules.rule import CONFIG_ORIGIN
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
 from tests import packets
@@ -199,7 +199,7 @@ class Bench:
         assert left == [], left
         with open_instance(trees.of(UPLINK), UPLINK) as instance:
             settings = instance.maps.settings()
-            rules = instance.maps.rules().only(lambda rule: rule.source == CONFIG_SOURCE)
+            rules = instance.maps.rules().only(lambda rule: rule.origin == CONFIG_ORIGIN)
         assert settings.mac.hex(":") == self.mac
         assert {str(prefix) for prefix in rules} == {*step.rules}
         if step.mode == "userspace":

@@ -38,7 +38,7 @@ from ndxdp.observe import exporter as exporting
 from ndxdp.observe import metrics, status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.exporter import Exporter
-from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.rule import RUN_ORIGIN, Table
 from ndxdp.rules.ruleset import Rules, difference
 from ndxdp.runtime.daemon_status import Announced, GatewayNews, State
 from ndxdp.session.detach import detach_interface, release
@@ -112,7 +112,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
         packets = PacketSocket(links.answering_link(RECEIVER).ifindex)
         held.callback(packets.close)
         instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
         )
         there = instance.maps.rules()
         instance.maps.apply(difference(RULES, there), there)
@@ -149,7 +149,7 @@ def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
         if reason > Reason.NO_RULE:
             found = table.lookup(untagged(case.frame)[62:78])
             assert found is not None
-            key = RECEIVER, found[1].label, found[1].source
+            key = RECEIVER, found[1].label, found[1].origin
             solicited[key] += 1
             answered[key] += reason.is_answer
 
@@ -176,7 +176,7 @@ def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
     for name, counted in (("solicitations", solicited), ("advertisements", answered)):
         shown = told[f"ndxdp_group_{name}_total"]
         assert {key: value for key, value in shown.items() if value} == +counted
-    by_source = Counter(rule.source for rule in RULES.values())
+    by_source = Counter(rule.origin for rule in RULES.values())
     assert told["ndxdp_rules"] == {(RECEIVER, source): n for source, n in by_source.items()}
     addresses = sum(prefix.length == 128 for prefix in RULES)
     assert told["ndxdp_map_entries"][RECEIVER, "addresses"] == addresses

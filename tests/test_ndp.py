@@ -31,7 +31,7 @@ def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match
         rule = found[1]
         expired = rule.dynamic and daemon_dead
         exact = found[0].length == 128
-        return Match(rule.answer, rule.profile, rule.held, expired, exact=exact)
+        return Match(rule.answer, rule.profile, rule.owned, expired, exact=exact)
 
     return match
 

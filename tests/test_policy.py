@@ -281,12 +281,12 @@ def test_match_carries_what_the_decision_needs() -> None:
     table = Table.of(
         {
             P("2001:db8::/64"): Rule(profile=profile),
-            P("2001:db8::1"): Rule(held=True),
+            P("2001:db8::1"): Rule(owned=True),
             P("2001:db8::2"): Rule(Answer.NEVER),
         }
     )
     assert table.match(packed("2001:db8::9")) == Match(Answer.ALWAYS, profile)
-    assert table.match(packed("2001:db8::1")) == Match(Answer.ALWAYS, held=True, exact=True)
+    assert table.match(packed("2001:db8::1")) == Match(Answer.ALWAYS, owned=True, exact=True)
     assert table.match(packed("2001:db8::2")) == Match(Answer.NEVER, exact=True)
     assert table.match(packed("2001:db9::")) is None
     assert Table().match(packed("::")) is None
@@ -296,8 +296,8 @@ def test_match_carries_what_the_decision_needs() -> None:
 
 
 def test_same_words() -> None:
-    rule = Rule(source="config", label="a")
-    assert rule.same_words(Rule(source="docker", label="b", held=True))
+    rule = Rule(origin="config", label="a")
+    assert rule.same_words(Rule(origin="docker", label="b", owned=True))
     assert not rule.same_words(Rule(Answer.NEVER))
     assert not rule.same_words(Rule(dynamic=True))
     assert not rule.same_words(Rule(profile=Profile(router=False)))

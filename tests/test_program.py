@@ -185,7 +185,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
     def counts() -> dict[str, tuple[int, int]]:
         return {
             count.label: (count.solicited, count.answered)
-            for count in bench.instance.maps.group_counts()
+            for count in bench.instance.maps.class_counts()
         }
 
     for reason, answered in ((Reason.ANSWERED, 1), (Reason.DENIED, 0)):
@@ -198,7 +198,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
         assert [
             (n[0] - before[label][0], n[1] - before[label][1]) for label, n in changed.items()
         ] == [(1, answered)]
-    last = max(count.last_answer or 0 for count in bench.instance.maps.group_counts())
+    last = max(count.last_answer or 0 for count in bench.instance.maps.class_counts())
     assert 0 <= time.monotonic_ns() - last < 60e9
 
 

@@ -12,7 +12,7 @@ import pytest
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp.responder import Answer, Profile
 from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import HOST_SOURCE, Prefix, Rule, hole
+from ndxdp.rules.rule import HOST_ORIGIN, Prefix, Rule, hole
 from ndxdp.rules.rule import parse_prefix as P
 from ndxdp.rules.ruleset import (
     Difference,
@@ -95,8 +95,8 @@ def test_a_thousand_rules_of_one_address_each() -> None:
 
 def test_rules_of_lines() -> None:
     lines = ["# addresses", "2001:db8::2  # two", "", " 2001:db8::/64", "2001:db8::1/128"]
-    rules = rules_of_lines(lines, "guests", Rule(source="config"))
-    rule = Rule(source="config", label="guests")
+    rules = rules_of_lines(lines, "guests", Rule(origin="config"))
+    rule = Rule(origin="config", label="guests")
     assert rules == {LAN: rule, ONE: rule, TWO: rule}
     assert rules_of_lines([], "guests", Rule()) == {}
 
@@ -123,12 +123,12 @@ def test_compile_rules() -> None:
     rules = compile_rules(
         ["2001:db8::/64", "2001:db8::1/128"],
         ["2001:db8::bad"],
-        rule=Rule(profile=profile, source="run"),
+        rule=Rule(profile=profile, origin="run"),
     )
     assert rules == {
-        P("2001:db8::/64"): Rule(profile=profile, source="run", label="2001:db8::/64"),
-        P("2001:db8::1"): Rule(profile=profile, source="run", label="2001:db8::1"),
-        P("2001:db8::bad"): Rule(Answer.NEVER, source="run", label="2001:db8::bad"),
+        P("2001:db8::/64"): Rule(profile=profile, origin="run", label="2001:db8::/64"),
+        P("2001:db8::1"): Rule(profile=profile, origin="run", label="2001:db8::1"),
+        P("2001:db8::bad"): Rule(Answer.NEVER, origin="run", label="2001:db8::bad"),
     }
 
 
@@ -192,10 +192,10 @@ def test_difference_of_the_same_is_nothing() -> None:
 def test_difference_sees_every_field(field: str) -> None:
     other: dict[str, Rule] = {
         "profile": Rule(profile=Profile(override=True)),
-        "source": Rule(source="docker"),
+        "source": Rule(origin="docker"),
         "label": Rule(label="x"),
         "dynamic": Rule(dynamic=True),
-        "held": Rule(held=True),
+        "held": Rule(owned=True),
     }
     assert difference({P("::1"): other[field]}, {P("::1"): Rule()}).write
 
@@ -228,7 +228,7 @@ def test_hold_makes_a_hole_and_removes_it() -> None:
     change = hold({OURS: "own", GATEWAY: "gateway"}, actual)
     assert changes({OURS: hole("own"), GATEWAY: hole("gateway")}, [], change)
     actual = apply(actual, change)
-    assert actual[OURS].source == HOST_SOURCE
+    assert actual[OURS].origin == HOST_ORIGIN
     assert actual[OURS].answer is Answer.NEVER
     assert changes({}, [OURS], hold({GATEWAY: "gateway"}, actual))
     assert apply(actual, hold({}, actual)) == {LAN: Rule()}
@@ -236,16 +236,16 @@ def test_hold_makes_a_hole_and_removes_it() -> None:
 
 def test_hold_is_still_when_nothing_changes() -> None:
     owned = {OURS: "own", GATEWAY: "gateway"}
-    actual: dict[Prefix, Rule] = {LAN: Rule(), OURS: Rule(source="config", label="x")}
+    actual: dict[Prefix, Rule] = {LAN: Rule(), OURS: Rule(origin="config", label="x")}
     actual = apply(actual, hold(owned, actual))
     assert changes({}, [], hold(owned, actual))
 
 
 def test_hold_marks_a_rule_and_restores_it() -> None:
-    written = Rule(profile=Profile(override=True), source="docker", label="net", dynamic=True)
+    written = Rule(profile=Profile(override=True), origin="docker", label="net", dynamic=True)
     actual: dict[Prefix, Rule] = {OURS: written}
     change = hold({OURS: "own"}, actual)
-    assert changes({OURS: replace(written, held=True)}, [], change)
+    assert changes({OURS: replace(written, owned=True)}, [], change)
     actual = apply(actual, change)
     change = hold({}, actual)
     assert changes({OURS: written}, [], change)
@@ -254,15 +254,15 @@ def test_hold_marks_a_rule_and_restores_it() -> None:
 
 def test_hold_marks_a_never_rule_too() -> None:
     """It may become an `always` while the address is owned."""
-    rule = Rule(Answer.NEVER, source="config")
-    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, held=True)}
+    rule = Rule(Answer.NEVER, origin="config")
+    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, owned=True)}
 
 
 def test_hold_leaves_what_others_wrote() -> None:
     others: dict[Prefix, Rule] = {
         LAN: Rule(),
-        P("2001:db8::7"): Rule(source="docker"),
-        P("2001:db8::8"): Rule(Answer.NEVER, source="config"),
+        P("2001:db8::7"): Rule(origin="docker"),
+        P("2001:db8::8"): Rule(Answer.NEVER, origin="config"),
         P("::/0"): Rule(Answer.NEVER),
     }
     actual = others | {P("2001:db8::2"): hole("own")}
@@ -280,14 +280,14 @@ def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
     rng = random.Random(seed)
     addresses = [Prefix(bytes(15) + bytes((number,)), 128) for number in range(12)]
     written: dict[Prefix, Rule] = {
-        address: Rule(rng.choice(list(Answer)), source=rng.choice(("config", "docker")))
+        address: Rule(rng.choice(list(Answer)), origin=rng.choice(("config", "docker")))
         for address in rng.sample(addresses, 6)
     }
     actual = dict(written)
     for _ in range(10):
         owned = dict.fromkeys(rng.sample(addresses, rng.randrange(8)), "own")
         actual = apply(actual, hold(owned, actual))
-        assert {prefix for prefix, rule in actual.items() if rule.held} == set(owned)
+        assert {prefix for prefix, rule in actual.items() if rule.owned} == set(owned)
         assert changes({}, [], hold(owned, actual))
     assert apply(actual, hold({}, actual)) == written
 
@@ -301,7 +301,7 @@ def test_merged() -> None:
     rules = {LAN: Rule(label="new"), ONE: Rule(), TWO: Rule()}
     assert merged(rules, there) == {
         LAN: Rule(label="old"),
-        ONE: Rule(held=True),
+        ONE: Rule(owned=True),
         TWO: Rule(),
     }
 
@@ -311,7 +311,7 @@ def test_merged() -> None:
 def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
     prefix: Prefix, replacing: bool
 ) -> None:
-    there = {prefix: Rule(source="config", label="file"), TWO: Rule()}
+    there = {prefix: Rule(origin="config", label="file"), TWO: Rule()}
     assert merged({prefix: Rule()}, there, replacing=replacing) == there
 
 
@@ -319,8 +319,8 @@ def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
     ("there", "hint"),
     [
         (Rule(Answer.NEVER), "`ndxdp prefix replace` changes it"),
-        (Rule(Answer.NEVER, source="wg0"), "ndxdp prefix replace --origin wg0"),
-        (Rule(Answer.NEVER, source="config"), "where it comes from"),
+        (Rule(Answer.NEVER, origin="wg0"), "ndxdp prefix replace --origin wg0"),
+        (Rule(Answer.NEVER, origin="config"), "where it comes from"),
     ],
 )
 @pytest.mark.parametrize("prefix", [ONE, LAN])
@@ -332,19 +332,19 @@ def test_merged_refuses_another_rule(there: Rule, hint: str, prefix: Prefix) -> 
 
 @pytest.mark.parametrize("prefix", [ONE, LAN])
 def test_merged_replaces_a_rule_of_its_own_source(prefix: Prefix) -> None:
-    there = {prefix: Rule(Answer.NEVER, held=True), TWO: Rule()}
+    there = {prefix: Rule(Answer.NEVER, owned=True), TWO: Rule()}
     assert merged({prefix: Rule()}, there, replacing=True) == {
-        prefix: Rule(held=True),
+        prefix: Rule(owned=True),
         TWO: Rule(),
     }
     with pytest.raises(NdxdpError, match=f"^{prefix} has a rule already: never, by 'wg0'"):
-        merged({prefix: Rule()}, {prefix: Rule(Answer.NEVER, source="wg0")}, replacing=True)
+        merged({prefix: Rule()}, {prefix: Rule(Answer.NEVER, origin="wg0")}, replacing=True)
 
 
 def test_with_holes() -> None:
     kept = {TWO: hole("gateway"), LAN: Rule()}
     assert with_holes({ONE: Rule()}, kept, {ONE: "own", GATEWAY: "gateway"}) == {
         LAN: Rule(),
-        ONE: Rule(held=True),
+        ONE: Rule(owned=True),
         GATEWAY: hole("gateway"),
     }

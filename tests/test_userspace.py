@@ -22,7 +22,7 @@ from ndxdp.ndp import responder
 from ndxdp.ndp.responder import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
-from ndxdp.rules.rule import RUN_SOURCE, Table
+from ndxdp.rules.rule import RUN_ORIGIN, Table
 from ndxdp.rules.ruleset import Rules, difference
 from ndxdp.session.detach import release
 from ndxdp.session.request import Options
@@ -75,7 +75,7 @@ def bench(trees: Trees) -> Iterator[Bench]:
         held.callback(packets.close)
         packets.spread()
         instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_SOURCE, steps=[], holding=held
+            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
         )
         instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
         fib = held.enter_context(Fib())
@@ -114,7 +114,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
     def counts() -> dict[str, tuple[int, int]]:
         return {
             count.label: (count.solicited, count.answered)
-            for count in bench.instance.maps.group_counts()
+            for count in bench.instance.maps.class_counts()
         }
 
     for reason, answered in ((Reason.ANSWERED, 1), (Reason.DENIED, 0)):
@@ -127,7 +127,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
         assert [
             (n[0] - before[label][0], n[1] - before[label][1]) for label, n in changed.items()
         ] == [(1, answered)]
-    last = max(count.last_answer or 0 for count in bench.instance.maps.group_counts())
+    last = max(count.last_answer or 0 for count in bench.instance.maps.class_counts())
     assert 0 <= time.monotonic_ns() - last < 60e9
 
 

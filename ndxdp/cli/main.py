@@ -44,7 +44,7 @@ from ndxdp.cli.reload import reload
 from ndxdp.errors import NdxdpError, NotAttached, UsageError, from_os
 from ndxdp.ndp import responder as ndp
 from ndxdp.rules import rule as policy
-from ndxdp.rules.rule import MANUAL_SOURCE, RUN_SOURCE
+from ndxdp.rules.rule import MANUAL_ORIGIN, RUN_ORIGIN
 
 if TYPE_CHECKING:
     from ndxdp.convert.width import Host
@@ -144,7 +144,7 @@ def attach(
     from ndxdp.store.instance import warn_of_neighbours
 
     memory.collect_seldom()
-    rule = answering(answer, via, MANUAL_SOURCE)
+    rule = answering(answer, via, MANUAL_ORIGIN)
     rules = rules_of(answered, excepted, lists, rule, force=force)
     options = options_of(**how)
     with kernel_backend.attach_interface(
@@ -305,7 +305,7 @@ def run(
     assert interface is not None
     policy.check_interface(interface)
     engine = reader.parse_socket(docker_socket)
-    rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_SOURCE), force=force)
+    rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_ORIGIN), force=force)
     announcing = bool(networks) if announce is None else announce
     job = Job(
         interface,

@@ -321,7 +321,7 @@ def answering(answer: str, via: Iterable[str], source: str, profile: Profile | N
     chosen, patterns = Answer[answer.upper()], policy.parse_via(via)
     if patterns and not chosen.asks_routes:
         raise UsageError("--via says where a route leads", "add --answer routed, or neighbour")
-    return Rule(chosen, profile or Profile(), source, via=patterns)
+    return Rule(chosen, profile or Profile(), source, dev=patterns)
 
 
 def rules_of(
@@ -374,7 +374,7 @@ def job_of(interface: Interface) -> Job:
         interface.name,
         options,
         interface.rules,
-        source=policy.CONFIG_SOURCE,
+        origin=policy.CONFIG_ORIGIN,
         keep=interface.mode != "userspace",
         detach=interface.on_stop == "detach",
         patient=True,

@@ -23,7 +23,7 @@ from ndxdp.cli.options import (
 from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.responder import Profile
 from ndxdp.rules import rule as policy
-from ndxdp.rules.rule import MANUAL_SOURCE, Rule
+from ndxdp.rules.rule import MANUAL_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -41,7 +41,7 @@ def _adding(command: _F) -> _F:
         force_option,
         click.option(
             "--origin",
-            default=MANUAL_SOURCE,
+            default=MANUAL_ORIGIN,
             show_default=True,
             metavar="NAME",
             help="Write the rules under this name of your choice.",
@@ -138,7 +138,7 @@ def _add(
     "--origin",
     "--source",
     "origin",
-    default=MANUAL_SOURCE,
+    default=MANUAL_ORIGIN,
     show_default=True,
     metavar="NAME",
     help="Delete the rules of this origin; those of others stay.",
@@ -188,7 +188,7 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
     source = None if origin is None else policy.parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
         rules = instance.maps.rules()
-    shown = sorted(rules.only(lambda rule: source in (None, rule.source)).pairs())
+    shown = sorted(rules.only(lambda rule: source in (None, rule.origin)).pairs())
     if as_json:
         print_json([render.rule_data(*item) for item in shown])
         return

@@ -32,8 +32,8 @@ from ndxdp.ndp.responder import Answer, Profile
 from ndxdp.printable import printable
 from ndxdp.rules import breadth
 from ndxdp.rules.rule import (
-    CONFIG_SOURCE,
-    DOCKER_SOURCE,
+    CONFIG_ORIGIN,
+    DOCKER_ORIGIN,
     OWNED,
     AddressPattern,
     Prefix,
@@ -48,7 +48,7 @@ from ndxdp.rules.rule import (
 )
 from ndxdp.rules.ruleset import (
     MAX_ADDRESSES,
-    MAX_GROUPS,
+    MAX_RULE_CLASSES,
     Room,
     Rules,
     compile_rules,
@@ -163,7 +163,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     rules, forced = _rules(table, directory)
     docker = _docker(table)
     # One group for each container selector, and one for each kind of hole.
-    groups = MAX_GROUPS - len(docker) - len(OWNED)
+    groups = MAX_RULE_CLASSES - len(docker) - len(OWNED)
     lack = Room(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
     if lack:
         error = lack.error(in_file=True)
@@ -232,14 +232,14 @@ def _refuse_broad(table: Table, key: str, rules: Rules) -> None:
 def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     """The rules of one [[interface.prefix]], and the key that holds them."""
     answer = Answer[table.choice("answer", _ANSWERS, "always").upper()]
-    rule = Rule(answer, _profile(table), CONFIG_SOURCE, via=_via(table, answer))
+    rule = Rule(answer, _profile(table), CONFIG_ORIGIN, dev=_via(table, answer))
     if answer is Answer.NEVER:
         for key in _PROFILE_KEYS:
             if key in table:
                 table.complain(
                     "this says how to answer, and answer says never", "remove one of them", key
                 )
-        rule = Rule(answer, source=CONFIG_SOURCE)
+        rule = Rule(answer, origin=CONFIG_ORIGIN)
     _exactly_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
     prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
     listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
@@ -321,7 +321,7 @@ def _containers(table: Table) -> Containers:
     chosen = network or network_label or container_label or within
     rule = Rule(
         profile=_profile(table),
-        source=DOCKER_SOURCE,
+        origin=DOCKER_ORIGIN,
         label="" if chosen is None else str(chosen),
         dynamic=True,
     )

@@ -131,7 +131,7 @@ class Userspace:
             self._some_unknown = False
             self._tell_unresolved(frames, verdicts)
         self._verdicts.update(
-            [(reason, None if rule is None else rule.group) for reason, _, rule in verdicts]
+            [(reason, None if rule is None else rule.rule_class) for reason, _, rule in verdicts]
         )
 
     def _tell_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
@@ -165,8 +165,8 @@ class Userspace:
         told: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found
-            held = abi.RuleFlag.HELD if rule.held else 0
-            told = (matched.group, reason, 1, rule.answer, held, prefix.length)
+            held = abi.RuleFlag.HELD if rule.owned else 0
+            told = (matched.rule_class, reason, 1, rule.answer, held, prefix.length)
         return abi.EVENT.pack_all(
             now,
             len(frame),

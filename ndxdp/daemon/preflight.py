@@ -11,7 +11,7 @@ from ndxdp.config.model import Interface
 from ndxdp.errors import NdxdpError
 from ndxdp.rules import breadth
 from ndxdp.rules.rule import Prefix
-from ndxdp.rules.ruleset import MAX_ADDRESSES, MAX_GROUPS, Room, Rules, with_holes
+from ndxdp.rules.ruleset import MAX_ADDRESSES, MAX_RULE_CLASSES, Room, Rules, with_holes
 
 if TYPE_CHECKING:
     from ndxdp.netlink.links import Link
@@ -49,7 +49,7 @@ def _without_mac(interface: Interface) -> Iterator[str]:
 
 def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
     rules = with_holes(interface.rules, Rules(), owned)
-    groups = MAX_GROUPS - len(interface.docker)
+    groups = MAX_RULE_CLASSES - len(interface.docker)
     lack = Room(interface.max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
     if lack:
         error = lack.error(in_file=True)

@@ -17,7 +17,7 @@ from ndxdp.kernel.abi import Left
 from ndxdp.ndp.responder import Limits
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import HOST_SOURCE, Prefix
+from ndxdp.rules.rule import HOST_ORIGIN, Prefix
 from ndxdp.rules.ruleset import Difference, Rules, difference, hold
 from ndxdp.session.detach import release
 from ndxdp.store import directories
@@ -73,13 +73,13 @@ def apply_rules(
         actual = _apply_holes(instance, owned, instance.maps.rules())
         if desired_by is None:
             return actual
-        desired = actual.only(lambda rule: rule.source not in {*desired_by, HOST_SOURCE})
+        desired = actual.only(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
         for rules in desired_by.values():
             desired = desired.without(rules.repeated(desired))
         for rules in desired_by.values():
             for prefix, _, there in rules.both(desired):
                 log.warning(
-                    "%s: %s has a rule by '%s' already", instance.interface, prefix, there.source
+                    "%s: %s has a rule by '%s' already", instance.interface, prefix, there.origin
                 )
             desired = rules | desired
         desired = hold(owned, desired).applied_to(desired)
@@ -107,7 +107,7 @@ def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules)
         instance.maps.apply(holes, actual)
         actual = holes.applied_to(actual)
     for prefix, rule in change.write.pairs():
-        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.held else "free again")
+        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.owned else "free again")
     for prefix in change.remove:
         log.info("%s: the hole is gone", prefix)
     return actual

@@ -135,13 +135,13 @@ class Resolver:
         requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
         for fields in requests:
             until = fields["time"] / 1e9 + self._limits.deadline
-            group = self._maps.group(fields["group"])
+            group = self._maps.rule_class(fields["group"])
             if group is None or until < time.monotonic():
                 continue  # its rule has gone, or nobody read this for long
             ns = Solicitation(
                 fields["source"], fields["target"], fields["eth_source"], fields["peer"]
             )
-            rule = Match(Answer.NEIGHBOUR, group.profile, group=fields["group"], via=group.via)
+            rule = Match(Answer.NEIGHBOUR, group.profile, rule_class=fields["group"], dev=group.dev)
             self._ask(ns, rule, until)
 
     def _ask(self, ns: Solicitation, rule: Match, until: float) -> None:
@@ -166,7 +166,7 @@ class Resolver:
         try:
             settings = self._maps.settings()
             route = self._fib.route(target, settings.l3_ifindex)
-            if not _leads_to_a_neighbour(route, settings.l3_ifindex, rule.via):
+            if not _leads_to_a_neighbour(route, settings.l3_ifindex, rule.dev):
                 return None
             if self._news is None:
                 self._news = NeighbourNews()

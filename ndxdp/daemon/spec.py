@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
-from ndxdp.rules.rule import RUN_SOURCE, Prefix
+from ndxdp.rules.rule import RUN_ORIGIN, Prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import Options
 from ndxdp.sources import docker
@@ -16,7 +16,7 @@ from ndxdp.sources.docker import Selector
 class Job:
     """One interface's part of a configuration.
 
-    rules: those that the daemon was given, of `source`. keep: the program outlives the process.
+    rules: those that the daemon was given, of `origin`. keep: the program outlives the process.
     insist: and where no program can be had, that is an error. detach: it is taken off at the end
     all the same. patient: an interface that is not there is waited for from the start.
     selectors: of containers. heartbeat_timeout: s, after which dynamic rules lapse; 0 for never.
@@ -26,7 +26,7 @@ class Job:
     interface: str
     options: Options
     rules: Rules
-    source: str = RUN_SOURCE
+    origin: str = RUN_ORIGIN
     keep: bool = False
     insist: bool = False
     detach: bool = True

@@ -37,7 +37,7 @@ from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
 from ndxdp.rules.address_set import NONE, Addresses
 from ndxdp.rules.breadth import Broad
-from ndxdp.rules.rule import DOCKER_SOURCE
+from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import State
 from ndxdp.session import detach, kernel_backend, modes, rename, userspace_backend
@@ -770,7 +770,7 @@ class Uplink:
             job.interface,
             job.options,
             self._admitted(links.find_link(job.interface)),
-            owned_source=job.source,
+            owned_source=job.origin,
             keep=job.keep,
             holding=claim,
             down=self._may_be_down,
@@ -822,7 +822,7 @@ class Uplink:
             job.interface,
             job.options,
             self._admitted(link),
-            owned_source=job.source,
+            owned_source=job.origin,
             steps=steps,
             holding=claim,
             down=self._may_be_down,
@@ -944,11 +944,11 @@ class Uplink:
 
     def _desired_by(self) -> dict[str, Rules]:
         """Return what the rules of our sources should be."""
-        desired_by = {self.job.source: self.job.rules}
+        desired_by = {self.job.origin: self.job.rules}
         if self._containers is not None:
-            desired_by[DOCKER_SOURCE] = self._containers
+            desired_by[DOCKER_ORIGIN] = self._containers
         elif not self.job.selectors:
-            desired_by[DOCKER_SOURCE] = Rules()
+            desired_by[DOCKER_ORIGIN] = Rules()
         return desired_by
 
     def _find(self, answering: _Answering) -> Link:
@@ -978,7 +978,7 @@ class Uplink:
         if seen != answering.seen or desired_by is not None:
             answering.seen = ()  # where something fails, the next look does it again
             if desired_by is not None:
-                desired_by = {**desired_by, self.job.source: self._admitted(link, here)}
+                desired_by = {**desired_by, self.job.origin: self._admitted(link, here)}
             reconcile.apply_host(answering.tree, answering.instance, link, link_local)
             rules = reconcile.apply_rules(answering.tree, answering.instance, owned, desired_by)
             answering.gateways = frozenset(
@@ -992,7 +992,7 @@ class Uplink:
                 )
             targets: dict[Profile, Addresses] = {}
             for rule, addresses in rules.exact.items():
-                if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.held:
+                if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
                     targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
             answering.targets = targets
             if answering.packets is not None:
@@ -1068,5 +1068,5 @@ class Uplink:
         answering.place = reconcile.place_of(tree.path(interface))
         if is_new:
             answering.claim.close()
-            answering.claim.enter_context(tree.held(interface))
+            answering.claim.enter_context(tree.locked(interface))
         log.warning("%s: somebody removed %s; it is there again", interface, tree.path(interface))

@@ -20,7 +20,7 @@ from ndxdp.errors import NdxdpError
 from ndxdp.ndp.responder import UNSPECIFIED, Answer, NaSource, Profile
 from ndxdp.netlink.links import Link, OwnAddress
 from ndxdp.observe.trace import Event, Tracer
-from ndxdp.rules.rule import MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule, Table
+from ndxdp.rules.rule import MANUAL_ORIGIN, RESERVED_ORIGINS, Prefix, Rule, Table
 from ndxdp.sockets.cbpf import LD_H, Condition, attach_filter, packet_socket, program
 from ndxdp.store.directories import PinTree, Tree, Trees
 from ndxdp.store.instance import open_instance
@@ -118,10 +118,10 @@ def gather(
     reached = set()
     for _, target in written:
         matched = table.lookup(target)
-        if matched is None or matched[1].answer is Answer.NEVER or matched[1].held:
+        if matched is None or matched[1].answer is Answer.NEVER or matched[1].owned:
             continue
         prefix, rule = matched
-        if counts[rule.source, rule.label]:
+        if counts[rule.origin, rule.label]:
             reached.add(target)
         else:
             unasked.setdefault(prefix, set()).add(target)
@@ -198,7 +198,7 @@ def _solicited(tree: Tree, interface: str) -> Counter[tuple[str, str]]:
     """How often each group's rules were asked for, since there are counters."""
     counts: Counter[tuple[str, str]] = Counter()
     with open_instance(tree, interface) as instance:
-        for each in instance.maps.group_counts():
+        for each in instance.maps.class_counts():
             counts[each.source, each.label] += each.solicited
     return counts
 
@@ -263,7 +263,7 @@ def _judge_unheard(facts: Facts, asked: Asked, found: Unheard) -> Finding:
         )
     else:
         why = f"{seen}: a filter on the way (anti-spoofing) drops answers from {_text(now)}"
-    if found.rule.source in ("config", "docker"):
+    if found.rule.origin in ("config", "docker"):
         why += f'. So that it stays, in the file: source = "{word}"'
     return failure(what, why, _with_source(facts.interface, found.prefix, found.rule, word))
 
@@ -286,17 +286,17 @@ def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str
 
     A rule that no command has written gives way to one that a command writes.
     """
-    by = "" if rule.source == MANUAL_SOURCE else f" --origin {rule.source}"
+    by = "" if rule.origin == MANUAL_ORIGIN else f" --origin {rule.origin}"
     options = [f"--na-source {source}"]
     if rule.answer is not Answer.ALWAYS:
         options.append(f"--answer {rule.answer.name.lower()}")
-    options += [f"--via '{pattern}'" for pattern in rule.via]
+    options += [f"--via '{pattern}'" for pattern in rule.dev]
     options += [] if rule.profile.router else ["--no-router"]
     options += ["--override"] if rule.profile.override else []
     options += [] if rule.profile.defend else ["--dad ignore"]
     options += [f"--lladdr {rule.profile.lladdr.hex(':')}"] if rule.profile.lladdr else []
     words = " ".join(options)
-    if rule.source not in RESERVED_SOURCES:
+    if rule.origin not in RESERVED_ORIGINS:
         return f"ndxdp prefix replace {prefix} -i {interface}{by} {words}"
     return (
         f"ndxdp prefix del {prefix} -i {interface}{by}"

@@ -10,7 +10,7 @@ from ndxdp.ndp.responder import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
 from ndxdp.rules.breadth import Broad
-from ndxdp.rules.rule import CONFIG_SOURCE, MANUAL_SOURCE, RESERVED_SOURCES, Prefix, Rule
+from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Prefix, Rule
 from ndxdp.rules.ruleset import Rules
 
 
@@ -61,13 +61,13 @@ def judge(facts: Facts) -> list[Finding]:
     """Return a warning for each rule that harms other nodes, a note where it defends nothing."""
     found = [_of_broad(facts.interface, broad, behind) for broad, behind in facts.broad]
     for prefix, rule, behind in facts.left_out:
-        hint = Broad(prefix, rule, prefix).hint(behind, in_file=rule.source == CONFIG_SOURCE)
+        hint = Broad(prefix, rule, prefix).hint(behind, in_file=rule.origin == CONFIG_ORIGIN)
         found.append(
             warning(
                 f"the rule for {prefix} is left out: it would answer for the other nodes on"
                 f" {facts.interface}, too",
                 f"nothing of it is answered; {hint}",
-                "editor /etc/ndxdp/ndxdp.toml" if rule.source == CONFIG_SOURCE else "",
+                "editor /etc/ndxdp/ndxdp.toml" if rule.origin == CONFIG_ORIGIN else "",
             )
         )
     for address, rule, mac in facts.neighbours:
@@ -77,29 +77,29 @@ def judge(facts: Facts) -> list[Finding]:
                 f"{text} is a neighbour on {facts.interface}, at {mac.hex(':')}, and a rule"
                 " answers for it, too",
                 "its packets come to this host, and its address is defended against it",
-                f"ndxdp prefix del {text} -i {facts.interface} --origin {rule.source}",
+                f"ndxdp prefix del {text} -i {facts.interface} --origin {rule.origin}",
             )
         )
     return found
 
 
 def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Finding:
-    sentence = f"{broad.sentence(interface)} (by '{broad.rule.source}')"
+    sentence = f"{broad.sentence(interface)} (by '{broad.rule.origin}')"
     if not broad.rule.profile.defend:
         return note(f"{sentence}; it leaves Duplicate Address Detection alone")
     why = "it defends their addresses against them: who takes one finds a duplicate"
-    if broad.rule.source not in RESERVED_SOURCES:
+    if broad.rule.origin not in RESERVED_ORIGINS:
         return warning(sentence, why, _instead(interface, broad, behind))
-    hint = broad.hint(behind, in_file=broad.rule.source == CONFIG_SOURCE)
-    cure = "editor /etc/ndxdp/ndxdp.toml" if broad.rule.source == CONFIG_SOURCE else ""
+    hint = broad.hint(behind, in_file=broad.rule.origin == CONFIG_ORIGIN)
+    cure = "editor /etc/ndxdp/ndxdp.toml" if broad.rule.origin == CONFIG_ORIGIN else ""
     return warning(sentence, f"{why}; {hint}", cure)
 
 
 def _instead(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> str:
     """Return the command that replaces a rule, which a command has written, by narrower ones."""
     where = f"-i {interface}"
-    if broad.rule.source != MANUAL_SOURCE:
-        where += f" --origin {broad.rule.source}"
+    if broad.rule.origin != MANUAL_ORIGIN:
+        where += f" --origin {broad.rule.origin}"
     delete = f"ndxdp prefix del {broad.prefix} {where}"
     if broad.covers == breadth.LINK_LOCAL:
         return delete

@@ -107,7 +107,7 @@ def gather(trees: Trees, link: Link) -> Facts:
         _foreign(link, answering),
         elsewhere,
         no_libbpf,
-        isinstance(trouble, Damaged) and trees.of(link.name).is_held(link.name),
+        isinstance(trouble, Damaged) and trees.of(link.name).is_locked(link.name),
     )
 
 
@@ -143,7 +143,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
             bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
             None if before is None else tuple(before),
             bool(before) and instance.can_come_first(),
-            tree.is_held(interface),
+            tree.is_locked(interface),
             instance.maps.reasons()[Reason.GATEWAY_LIMITED],
             _has_old_locals(instance.maps),
         )

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from ndxdp.ndp.responder import Reason
 from ndxdp.rules.ruleset import MAX_ADDRESSES as MAX_ADDRESSES
-from ndxdp.rules.ruleset import MAX_GROUPS as MAX_GROUPS
 from ndxdp.rules.ruleset import MAX_PREFIXES as MAX_PREFIXES
+from ndxdp.rules.ruleset import MAX_RULE_CLASSES as MAX_RULE_CLASSES
 
 VERSION = 5
 
@@ -229,8 +229,8 @@ MAPS = {
         MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
         MapSpec("hints", ARRAY, 4, 8, HINTS),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
-        MapSpec("groups", ARRAY, 4, GROUP.size, MAX_GROUPS),
-        MapSpec("group_counters", PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_GROUPS),
+        MapSpec("groups", ARRAY, 4, GROUP.size, MAX_RULE_CLASSES),
+        MapSpec("group_counters", PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_RULE_CLASSES),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, len(Reason)),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),

@@ -147,19 +147,19 @@ DEFAULT_PROFILE = Profile()
 class Match:
     """The most specific rule of a target, as far as the decision needs it.
 
-    held: the host or the gateway owns the address.
+    owned: the host or the gateway owns the address.
     expired: the rule is dynamic and its daemon has stopped beating.
-    group: the number that the rule is counted under; the decision passes it on.
-    via: patterns of interfaces by which a route may leave; () for any.
+    rule_class: the number that the rule is counted under; the decision passes it on.
+    dev: patterns of interfaces by which a route may leave; () for any.
     exact: it is a rule for the target alone, not for a prefix around it.
     """
 
     answer: Answer
     profile: Profile = DEFAULT_PROFILE
-    held: bool = False
+    owned: bool = False
     expired: bool = False
-    group: int = 0
-    via: tuple[str, ...] = ()
+    rule_class: int = 0
+    dev: tuple[str, ...] = ()
     exact: bool = False
 
 
@@ -387,7 +387,7 @@ def judge(
     rule = match(target)
     if rule is None:
         return Verdict(Reason.NO_RULE)
-    if rule.answer is _NEVER or rule.held:
+    if rule.answer is _NEVER or rule.owned:
         return Verdict(Reason.DENIED, None, rule)
     if rule.expired:
         return Verdict(Reason.EXPIRED, None, rule)

@@ -310,7 +310,7 @@ def _forwarding(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: boo
     if route.ifindex == ifindex:
         return Reason.ROUTE_BACK
     try:
-        if rule.via and not leaves_by(socket.if_indextoname(route.ifindex), rule.via):
+        if rule.dev and not leaves_by(socket.if_indextoname(route.ifindex), rule.dev):
             return Reason.ROUTE_ELSEWHERE
     except OSError:  # it went while we looked
         return Reason.ROUTE_ELSEWHERE

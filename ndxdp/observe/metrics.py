@@ -216,7 +216,7 @@ class _Reading:
 
     def _instance(self, name: str, instance: Instance) -> None:
         settings = instance.maps.settings()
-        place = instance.place(settings, is_held=self._trees.of(name).is_held(name))
+        place = instance.place(settings, is_held=self._trees.of(name).is_locked(name))
         self.add("ndxdp_attached", place is not Place.NOWHERE, name)
         for mode in Mode:
             self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
@@ -247,7 +247,7 @@ class _Reading:
         self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
         solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         last: dict[tuple[str, str], int] = {}
-        for group in maps.group_counts(counted):  # several may differ in how they answer alone
+        for group in maps.class_counts(counted):  # several may differ in how they answer alone
             if not group.rules:  # its series end with its last rule
                 continue
             key = group.source, group.label

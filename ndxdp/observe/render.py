@@ -36,9 +36,9 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
     return {
         "prefix": str(prefix),
         "answer": rule.answer.name.lower(),
-        "held": rule.held,
-        "via": list(rule.via),
-        "source": rule.source,
+        "held": rule.owned,
+        "via": list(rule.dev),
+        "source": rule.origin,
         "label": rule.label,
         "profile": profile_data(rule.profile),
     }
@@ -49,13 +49,13 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
     data = profile_data(rule.profile)
     usual = profile_data(responder.DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
-    if rule.via:
-        words.append(f"via={','.join(rule.via)}")
+    if rule.dev:
+        words.append(f"via={','.join(rule.dev)}")
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
-    if rule.held:
+    if rule.owned:
         words.append("[held: an address of this host or of its gateway]")
     label = f", {rule.label}" if rule.label and rule.label != str(prefix) else ""
-    return f"{prefix} {' '.join(words)} ({rule.source}{label})"
+    return f"{prefix} {' '.join(words)} ({rule.origin}{label})"
 
 
 def explanation_data(explanation: Explanation) -> dict[str, Any]:

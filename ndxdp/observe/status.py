@@ -117,7 +117,7 @@ def _data_of(trees: Trees, interface: str, problem: str) -> dict[str, Any]:
 
 def _data_in(tree: Tree, interface: str, problem: str) -> dict[str, Any]:
     with open_instance(tree, interface, readonly=True) as instance:
-        return status_data(instance, is_held=tree.is_held(interface), problem=problem)
+        return status_data(instance, is_held=tree.is_locked(interface), problem=problem)
 
 
 def reports(trees: Trees, interface: str | None = None) -> list[Daemon]:
@@ -258,7 +258,7 @@ def status_data(instance: Instance, *, is_held: bool, problem: str = "") -> dict
         info = bpf_programs.info_of(instance.prog_fd)
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
-    counts = maps.group_counts(rules)
+    counts = maps.class_counts(rules)
     place = instance.place(settings, is_held=is_held)
     care = registry.care(instance.interface)
     before = instance.programs_before()
@@ -491,7 +491,7 @@ def _broad(instance: Instance, settings: Settings) -> Iterator[str]:
     for broad in breadth.all_of(found, here):
         if broad.rule.profile.defend:
             yield (
-                f"{broad.sentence(instance.interface)}; by '{broad.rule.source}',"
+                f"{broad.sentence(instance.interface)}; by '{broad.rule.origin}',"
                 f" see ndxdp doctor {instance.interface}"
             )
     for prefix, rule in sorted(found.wider.items()):

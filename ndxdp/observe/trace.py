@@ -252,7 +252,7 @@ class _Light:
         known = self._verdicts.get(verdict)
         if known is None:
             fields: dict[str, Any] = abi.EXPLAINED.unpack(verdict)
-            group = self._maps.group(fields["group"]) if fields["matched"] else None
+            group = self._maps.rule_class(fields["group"]) if fields["matched"] else None
             try:
                 known = explained_of(verdict, {fields["group"]: group} if group else {})
             except Damaged:  # the rule has gone since

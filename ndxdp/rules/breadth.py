@@ -158,7 +158,7 @@ def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
         address
         for address in common
         for rule, addresses in rules.exact.items()
-        if rule.answer is Answer.ALWAYS and not rule.held and address in addresses
+        if rule.answer is Answer.ALWAYS and not rule.owned and address in addresses
     )
 
 
@@ -188,7 +188,7 @@ def leave_out(rules: Rules, broad: Iterable[Broad]) -> Rules:
 
 def _hole(broad: Broad) -> Rule:
     label = cut(f"{_LEFT_OUT}{broad.prefix}", LABEL_MAX)
-    return Rule(Answer.NEVER, source=broad.rule.source, label=label)
+    return Rule(Answer.NEVER, origin=broad.rule.origin, label=label)
 
 
 def is_left_out(rule: Rule) -> bool:

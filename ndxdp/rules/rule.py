@@ -21,28 +21,28 @@ from ndxdp.ndp.responder import (
     Profile,
 )
 
-HOST_SOURCE = "host"
+HOST_ORIGIN = "host"
 """Source of the holes for the host's and the gateway's own addresses."""
 
-MANUAL_SOURCE = "manual"
+MANUAL_ORIGIN = "manual"
 """Source of the rules of `ndxdp attach -n` and `ndxdp prefix add`."""
 
-RUN_SOURCE = "run"
+RUN_ORIGIN = "run"
 """Source of the rules of `ndxdp run -n`."""
 
-CONFIG_SOURCE = "config"
+CONFIG_ORIGIN = "config"
 """Source of the rules that the configuration file holds."""
 
-DOCKER_SOURCE = "docker"
+DOCKER_ORIGIN = "docker"
 """Source of the rules for containers."""
 
-RESERVED_SOURCES = frozenset({HOST_SOURCE, RUN_SOURCE, CONFIG_SOURCE, DOCKER_SOURCE})
+RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN})
 """Sources whose rules no `ndxdp prefix` command writes."""
 
 INTERFACE_MAX, ALTNAME_MAX = 15, 127
 """Bytes of an interface's name, and of an alternative one (ip link property)."""
 
-SOURCE_MAX = 15
+ORIGIN_MAX = 15
 LABEL_MAX = 47
 VIA_MAX = 127
 """Bytes of UTF-8 that the kernel's side keeps of a rule's source, its label, and all of `via`."""
@@ -183,15 +183,15 @@ def parse_origin(text: str, *, writes: bool = False) -> str:
     Raises:
         UsageError: It is no source's name, or one that is reserved.
     """
-    if not re.fullmatch(r"[\w=+.][\w=+.-]*", text, re.ASCII) or len(text) > SOURCE_MAX:
+    if not re.fullmatch(r"[\w=+.][\w=+.-]*", text, re.ASCII) or len(text) > ORIGIN_MAX:
         raise UsageError(
             f"'{text}' is no origin",
-            f"a word of up to {SOURCE_MAX} letters, digits, and any of _ = + . -",
+            f"a word of up to {ORIGIN_MAX} letters, digits, and any of _ = + . -",
         )
-    if writes and text in RESERVED_SOURCES:
+    if writes and text in RESERVED_ORIGINS:
         raise UsageError(
             f"rules of origin '{text}' are not written by `ndxdp prefix`",
-            f"any name but {', '.join(sorted(RESERVED_SOURCES))}",
+            f"any name but {', '.join(sorted(RESERVED_ORIGINS))}",
         )
     return text
 
@@ -224,32 +224,32 @@ def parse_source(text: str) -> NaSource | bytes:
 class Rule:
     """What is answered for one prefix, and on whose word.
 
-    source: who wrote it; sources never delete each other's rules. label: what it is counted
+    origin: who wrote it; origins never delete each other's rules. label: what it is counted
     under, the configured prefix or the list that it came from. dynamic: it is no longer
-    answered when the daemon's heartbeat is too old. held: the host or the gateway owns the
-    address, so that it is not answered whatever the rule says. via: of an answer that asks the
+    answered when the daemon's heartbeat is too old. owned: the host or the gateway owns the
+    address, so that it is not answered whatever the rule says. dev: of an answer that asks the
     kernel: patterns of the interfaces by which a route may leave; () for any.
     """
 
     answer: Answer = Answer.ALWAYS
     profile: Profile = DEFAULT_PROFILE
-    source: str = MANUAL_SOURCE
+    origin: str = MANUAL_ORIGIN
     label: str = ""
     dynamic: bool = False
-    held: bool = False
-    via: tuple[str, ...] = ()
+    owned: bool = False
+    dev: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "source", cut(self.source, SOURCE_MAX))
+        object.__setattr__(self, "origin", cut(self.origin, ORIGIN_MAX))
         object.__setattr__(self, "label", cut(self.label, LABEL_MAX))
 
     def same_words(self, other: Rule) -> bool:
         """Both say the same of a target, whoever wrote them and wherever they are counted."""
-        return (self.answer, self.profile, self.dynamic, self.via) == (
+        return (self.answer, self.profile, self.dynamic, self.dev) == (
             other.answer,
             other.profile,
             other.dynamic,
-            other.via,
+            other.dev,
         )
 
 
@@ -260,7 +260,7 @@ def cut(text: str, size: int) -> str:
 
 def hole(label: str) -> Rule:
     """The rule of an address that the host or its gateway owns."""
-    return Rule(Answer.NEVER, source=HOST_SOURCE, label=label, held=True)
+    return Rule(Answer.NEVER, origin=HOST_ORIGIN, label=label, owned=True)
 
 
 def parse_via(texts: Iterable[str]) -> tuple[str, ...]:
@@ -321,19 +321,19 @@ def parse_pattern(text: str) -> AddressPattern:
     return AddressPattern(address, -length)
 
 
-class Group(NamedTuple):
+class RuleClass(NamedTuple):
     """What rules share that are counted together: their writer, label and way of answering."""
 
-    source: str
+    origin: str
     label: str
     profile: Profile
     dynamic: bool = False
-    via: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rule: Rule) -> Group:
+    def of(cls, rule: Rule) -> RuleClass:
         """Return the group of a rule."""
-        return cls(rule.source, rule.label, rule.profile, rule.dynamic, rule.via)
+        return cls(rule.origin, rule.label, rule.profile, rule.dynamic, rule.dev)
 
 
 class Entry(NamedTuple):
@@ -364,10 +364,16 @@ class Table:
         cls,
         rules: Mapping[Prefix, Rule],
         *,
-        group: Callable[[Rule], int] = lambda rule: 0,
+        rule_class: Callable[[Rule], int] = lambda rule: 0,
         expired: bool = False,
     ) -> Table:
-        """group: the number that a rule is counted under. expired: dynamic rules no longer hold."""
+        """Return the table of these rules.
+
+        Args:
+            rules: The rules by prefix.
+            rule_class: Returns the number of a rule's class.
+            expired: True if dynamic rules no longer apply.
+        """
         known: dict[tuple[int, bool], Entry] = {}
         exact: dict[bytes, Entry] = {}
         wider: list[tuple[Prefix, Entry]] = []
@@ -375,7 +381,7 @@ class Table:
             is_exact = prefix.length == 128
             entry = known.get((id(rule), is_exact))
             if entry is None:
-                entry = entry_of(rule, group(rule), expired=expired, exact=is_exact)
+                entry = entry_of(rule, rule_class(rule), expired=expired, exact=is_exact)
                 known[id(rule), is_exact] = entry
             if is_exact:
                 exact[prefix.address] = entry
@@ -408,14 +414,16 @@ class Table:
         return None
 
 
-def entry_of(rule: Rule, group: int, *, expired: bool, exact: bool) -> Entry:
+def entry_of(rule: Rule, rule_class: int, *, expired: bool, exact: bool) -> Entry:
     """Make a Table's entry.
 
     Args:
         rule: The rule.
-        group: The number that it is counted under.
+        rule_class: The number that it is counted under.
         expired: True if dynamic rules no longer hold.
         exact: True for a rule of one address, False for a prefix's.
     """
     lapsed = expired and rule.dynamic
-    return Entry(rule, Match(rule.answer, rule.profile, rule.held, lapsed, group, rule.via, exact))
+    return Entry(
+        rule, Match(rule.answer, rule.profile, rule.owned, lapsed, rule_class, rule.dev, exact)
+    )

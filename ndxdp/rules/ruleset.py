@@ -12,12 +12,12 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp.responder import DEFAULT_PROFILE, Answer
 from ndxdp.rules.address_set import NONE, Addresses
 from ndxdp.rules.rule import (
-    CONFIG_SOURCE,
-    HOST_SOURCE,
-    RESERVED_SOURCES,
-    Group,
+    CONFIG_ORIGIN,
+    HOST_ORIGIN,
+    RESERVED_ORIGINS,
     Prefix,
     Rule,
+    RuleClass,
     hole,
     parse_target,
 )
@@ -213,7 +213,7 @@ def compile_rules(
     Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
     """
     rules: dict[Prefix, Rule] = {}
-    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, via=())
+    never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, dev=())
     for texts, template in ((answered, rule), (excepted, never)):
         for text in texts:
             prefix = parse_target(text)
@@ -268,7 +268,7 @@ def _twice(prefix: Prefix, name: str, line: int) -> UsageError:
 
 # ---- how many there may be --------------------------------------------------------------------
 
-MAX_ADDRESSES, MAX_PREFIXES, MAX_GROUPS = 131072, 1048576, 1024
+MAX_ADDRESSES, MAX_PREFIXES, MAX_RULE_CLASSES = 131072, 1048576, 1024
 """Sizes of the maps, unless another number of addresses is asked for."""
 
 
@@ -300,7 +300,7 @@ class Room(NamedTuple):
 
     addresses: int = MAX_ADDRESSES
     prefixes: int = MAX_PREFIXES
-    groups: int = MAX_GROUPS
+    groups: int = MAX_RULE_CLASSES
 
     def lack(self, writing: Rules, actual: Rules) -> Lack | None:
         """Return what there is too little room for; None if rules fit in beside the actual ones.
@@ -308,8 +308,8 @@ class Room(NamedTuple):
         A rule that is written over takes no more room, and a group that exists already none.
         """
         new = writing.without(actual)
-        groups = set(map(Group.of, actual.kinds))
-        all_groups = groups.union(map(Group.of, writing.kinds))
+        groups = set(map(RuleClass.of, actual.kinds))
+        all_groups = groups.union(map(RuleClass.of, writing.kinds))
         counts = (
             Lack("addresses", len(actual.addresses), len(new.addresses), self.addresses),
             Lack("prefixes", len(actual.wider), len(new.wider), self.prefixes),
@@ -359,14 +359,14 @@ def merged(
     rules, actual = Rules.of(rules), Rules.of(actual)
     changed: dict[Prefix, Rule] = {}
     for prefix, rule, there in rules.both(actual):
-        if there.source == HOST_SOURCE:
-            changed[prefix] = replace(rule, held=True)
+        if there.origin == HOST_ORIGIN:
+            changed[prefix] = replace(rule, owned=True)
         elif there.same_words(rule):
             continue
-        elif there.source != rule.source:
-            raise _conflict(prefix, there, _elsewhere(there.source))
+        elif there.origin != rule.origin:
+            raise _conflict(prefix, there, _elsewhere(there.origin))
         elif replacing:
-            changed[prefix] = replace(rule, held=there.held)
+            changed[prefix] = replace(rule, owned=there.owned)
         else:
             raise _conflict(prefix, there, "`ndxdp prefix replace` changes it")
     return rules | actual | changed
@@ -374,13 +374,13 @@ def merged(
 
 def _conflict(prefix: Prefix, there: Rule, hint: str) -> NdxdpError:
     return NdxdpError(
-        f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.source}'", hint
+        f"{prefix} has a rule already: {there.answer.name.lower()}, by '{there.origin}'", hint
     )
 
 
 def _elsewhere(source: str) -> str:
     """Return the hint on how to change a rule that another source has written."""
-    if source in RESERVED_SOURCES:
+    if source in RESERVED_ORIGINS:
         return "ndxdp prefix list shows it; remove it there where it comes from"
     return f"if it is yours to change: ndxdp prefix replace --origin {source}"
 
@@ -400,8 +400,8 @@ def settled(rules: Rules, others: Rules, source: str) -> tuple[Rules, Rules]:
         The daemon's rules and those of others, less what is taken over and what yields.
     """
     others = others.without(rules.repeated(others))
-    if source == CONFIG_SOURCE:
-        rules = rules.without(others.only(lambda rule: rule.source != HOST_SOURCE))
+    if source == CONFIG_ORIGIN:
+        rules = rules.without(others.only(lambda rule: rule.origin != HOST_ORIGIN))
     return rules, others
 
 
@@ -413,15 +413,15 @@ def hold(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Differen
     is none a hole is made.
     """
     actual = Rules.of(actual)
-    concerned = dict(actual.only(lambda rule: rule.held or rule.source == HOST_SOURCE).pairs())
+    concerned = dict(actual.only(lambda rule: rule.owned or rule.origin == HOST_ORIGIN).pairs())
     for prefix in owned:
         rule = actual.get(prefix)
         if rule is not None:
             concerned[prefix] = rule
     desired = {
-        prefix: replace(rule, held=prefix in owned)
+        prefix: replace(rule, owned=prefix in owned)
         for prefix, rule in concerned.items()
-        if rule.source != HOST_SOURCE
+        if rule.origin != HOST_ORIGIN
     }
     for prefix, why in owned.items():
         desired.setdefault(prefix, hole(why))

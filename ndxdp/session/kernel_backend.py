@@ -24,7 +24,7 @@ from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links, onlink
 from ndxdp.netlink.links import Link
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import RUN_SOURCE
+from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules, difference, settled, with_holes
 from ndxdp.session import modes as ladder
 from ndxdp.session.detach import unhang
@@ -249,8 +249,8 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
     resized = options.max_addresses not in (None, size)
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
-        stale = {owned_source} if attached else {owned_source, RUN_SOURCE}
-        kept = actual.only(lambda rule: rule.source not in stale)
+        stale = {owned_source} if attached else {owned_source, RUN_ORIGIN}
+        kept = actual.only(lambda rule: rule.origin not in stale)
         if owned_source is not None:
             rules, kept = settled(rules, kept, owned_source)
         desired = with_holes(rules, kept, links.owned_addresses(link))

@@ -14,7 +14,7 @@ from ndxdp.kernel.loader import Loader
 from ndxdp.ndp.responder import Rate
 from ndxdp.netlink import links as netlink
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import HOST_SOURCE, RUN_SOURCE
+from ndxdp.rules.rule import HOST_ORIGIN, RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.directories import Tree
 from ndxdp.store.instance import open_instance
@@ -146,9 +146,9 @@ def inherited(tree: Tree, interface: str) -> Legacy:
         return Legacy()
     if not settings.ifindex:  # files of a process that was killed before it had written them
         return Legacy()
-    kept = rules.only(lambda rule: rule.source not in (HOST_SOURCE, RUN_SOURCE))
-    held = kept.only(lambda rule: rule.held)
-    freed = {prefix: replace(rule, held=False) for prefix, rule in held.pairs()}
+    kept = rules.only(lambda rule: rule.origin not in (HOST_ORIGIN, RUN_ORIGIN))
+    held = kept.only(lambda rule: rule.owned)
+    freed = {prefix: replace(rule, owned=False) for prefix, rule in held.pairs()}
     return Legacy(kept | freed, settings.paused, settings.left & Left.MCAST_ROUTER)
 
 

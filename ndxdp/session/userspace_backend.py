@@ -10,7 +10,7 @@ from dataclasses import replace
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.kernel.abi import Left, Mode
 from ndxdp.netlink import links
-from ndxdp.rules.rule import RUN_SOURCE
+from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules, difference, settled, with_holes
 from ndxdp.session import modes
 from ndxdp.session.detach import release
@@ -70,8 +70,8 @@ def serve_interface(
         legacy = inherited(trees.pins, interface) if has_pins else Legacy()
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
-        stale = (owned_source, RUN_SOURCE)
-        kept = actual.only(lambda rule: rule.source not in stale)
+        stale = (owned_source, RUN_ORIGIN)
+        kept = actual.only(lambda rule: rule.origin not in stale)
         added, kept = settled(legacy.rules | rules, kept, owned_source)
         desired = with_holes(added, kept, links.owned_addresses(link))
         if options.max_addresses is not None:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from ndxdp.errors import UsageError
 from ndxdp.ndp.responder import DEFAULT_PROFILE, Profile
-from ndxdp.rules.rule import DOCKER_SOURCE, Prefix, Rule, mask
+from ndxdp.rules.rule import DOCKER_ORIGIN, Prefix, Rule, mask
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import (
     Endpoint as Endpoint,
@@ -135,7 +135,7 @@ def rules(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> Rules
     ordered = sorted(endpoints, key=lambda one: (one.address, one.network, one.container))
     for selector in selectors:
         rule = Rule(
-            profile=selector.profile, source=DOCKER_SOURCE, label=str(selector), dynamic=True
+            profile=selector.profile, origin=DOCKER_ORIGIN, label=str(selector), dynamic=True
         )
         for endpoint in ordered:
             prefix = Prefix(endpoint.address, 128)

@@ -195,16 +195,16 @@ class Tree:
             raise _unwritable(self.base, error) from error
 
     @contextlib.contextmanager
-    def held(self, interface: str) -> Iterator[None]:
-        """Mark an interface as held by this process, for as long as the process lives."""
+    def locked(self, interface: str) -> Iterator[None]:
+        """Lock an interface for this process, for as long as the process lives."""
         with _opened(self.path(interface)) as fd:
             _close_to(fd, _TRAVERSED)
             if not locks.take(fd, _HOLD):
                 raise self._is_held(interface)
             yield
 
-    def is_held(self, interface: str) -> bool:
-        """Return True if a living process holds the interface."""
+    def is_locked(self, interface: str) -> bool:
+        """Return True if a living process has locked the interface."""
         return locks.is_taken(self.path(interface))
 
     @contextlib.contextmanager
@@ -235,7 +235,7 @@ class Tree:
                         path.rmdir()
 
     def refuse_if_held(self, interface: str) -> None:
-        if self.is_held(interface):
+        if self.is_locked(interface):
             raise self._is_held(interface)
 
     def _is_held(self, interface: str) -> NdxdpError:

@@ -29,7 +29,7 @@ from ndxdp.netlink.fib import Fib, NudState, Route, RouteType, refusal
 from ndxdp.netlink.netns import netns as netns
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import HOST_SOURCE, OWNED, Table, hole
+from ndxdp.rules.rule import HOST_ORIGIN, OWNED, Table, hole
 from ndxdp.rules.ruleset import Rules, difference, merged
 from ndxdp.store import directories, rule_watch
 from ndxdp.store.directories import PinTree, Tree
@@ -299,7 +299,7 @@ def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Inst
             f"the files of {interface} are incomplete ({error.strerror})",
             f"ndxdp detach {interface}",
         ) from error
-    return Served(interface, maps, tree.is_held(interface))
+    return Served(interface, maps, tree.is_locked(interface))
 
 
 def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Pinned:
@@ -366,7 +366,7 @@ def is_elsewhere(tree: Tree, instance: Instance) -> bool:
     settings = instance.maps.settings()
     if not _is_foreign(settings):
         return False
-    is_held = tree.is_held(instance.interface)
+    is_held = tree.is_locked(instance.interface)
     alive = instance.place(settings, is_held=is_held) is Place.ELSEWHERE
     return alive or not isinstance(instance, Pinned)  # of files nobody knows whether it has gone
 
@@ -379,7 +379,7 @@ def refuse_elsewhere(tree: Tree, instance: Instance) -> None:
 
 def refuse_if_held(tree: Tree, interface: str) -> None:
     """Raise NdxdpError if a process answers on the interface, or on its namesake elsewhere."""
-    if not tree.is_held(interface):
+    if not tree.is_locked(interface):
         return
     try:
         with open_instance(tree, interface, readonly=True) as instance:
@@ -439,12 +439,12 @@ def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
     if not log.isEnabledFor(logging.INFO):
         return
     for prefix, rule, there in rules.both(actual):
-        if there.source not in (rule.source, HOST_SOURCE):
+        if there.origin not in (rule.origin, HOST_ORIGIN):
             log.info(
                 "%s: %s has that rule already, by '%s', whose it stays",
                 interface,
                 prefix,
-                there.source,
+                there.origin,
             )
 
 
@@ -502,31 +502,31 @@ def delete_rules(
     Raises:
         NdxdpError: A prefix has no rule, or that of another source.
     """
-    if source == HOST_SOURCE:
+    if source == HOST_ORIGIN:
         raise UsageError(
-            f"rules of origin '{HOST_SOURCE}' are ndxdp's own",
+            f"rules of origin '{HOST_ORIGIN}' are ndxdp's own",
             _NEVER_ANSWERED,
         )
     with tree.lock(), open_instance(tree, interface) as instance:
         refuse_elsewhere(tree, instance)
         actual = instance.maps.rules()
         if named is None:
-            going = actual.only(lambda rule: rule.source == source)
+            going = actual.only(lambda rule: rule.origin == source)
         else:
             going = actual.among(named)
         if named is not None and not missing_ok:
             for prefix in named.without(actual):
                 raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
-            for prefix, rule in going.only(lambda rule: rule.source != source).pairs():
+            for prefix, rule in going.only(lambda rule: rule.origin != source).pairs():
                 raise NdxdpError(
-                    f"the rule of {prefix} is not of origin '{source}' but of '{rule.source}'",
+                    f"the rule of {prefix} is not of origin '{source}' but of '{rule.origin}'",
                     _NEVER_ANSWERED
-                    if rule.source == HOST_SOURCE
-                    else f"name it if you mean it: --origin {rule.source}",
+                    if rule.origin == HOST_ORIGIN
+                    else f"name it if you mean it: --origin {rule.origin}",
                 )
-        going = going.only(lambda rule: rule.source == source)
+        going = going.only(lambda rule: rule.origin == source)
         # Of these the host has the address still.
-        held = going.only(lambda rule: rule.held)
+        held = going.only(lambda rule: rule.owned)
         desired = actual.without(going) | dict.fromkeys(held, hole(OWNED[0]))
         instance.maps.apply(difference(desired, actual), actual)
         rule_watch.touch(tree.path(interface))

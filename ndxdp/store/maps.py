@@ -20,7 +20,7 @@ from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.ndp.responder import Reason
 from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import Entry, Group, Prefix, Rule, Table, entry_of, leaves_by
+from ndxdp.rules.rule import Entry, Prefix, Rule, RuleClass, Table, entry_of, leaves_by
 from ndxdp.rules.ruleset import Difference, Room, Rules, difference
 from ndxdp.store import directories, jiffies
 from ndxdp.store.backends import ArrayFile, KernelMap, Map, TableFile
@@ -34,9 +34,9 @@ from ndxdp.store.records import (
     Traced,
     damaged,
     explained_of,
-    pack_group,
+    pack_rule_class,
     rule_of,
-    unpack_group,
+    unpack_rule_class,
 )
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ class Maps:
                 packed.setdefault(value, bytearray()).extend(key)
         prefixes = dict(self._maps["prefixes"].items())
         # After the entries: a group is written before the first rule that refers to it.
-        groups = self.groups()
+        groups = self.rule_classes()
         known = {
             value: rule_of(abi.RULE.unpack(value), groups)
             for value in {*packed, *prefixes.values()}
@@ -272,7 +272,7 @@ class Maps:
             for (length, address), (value,) in entries:
                 if wanted(length, address):
                     found.append((Prefix(address, length), value))
-        groups = self.groups() if found else {}  # after the entries, as in rules()
+        groups = self.rule_classes() if found else {}  # after the entries, as in rules()
         return Rules(
             wider={prefix: rule_of(abi.RULE.unpack(value), groups) for prefix, value in found}
         )
@@ -285,7 +285,7 @@ class Maps:
         """
         # Both files are read now, before the groups; see rules().
         addresses, prefixes = self._maps["addresses"].items(), self._maps["prefixes"].items()
-        groups = self.groups()
+        groups = self.rule_classes()
         known: dict[bytes, Entry] = {}
 
         def entry(value: bytes) -> Entry:
@@ -314,14 +314,14 @@ class Maps:
             return
         if lack:
             raise lack.error()
-        group_ids = self._assign_groups(change.write, actual)
+        group_ids = self._assign_classes(change.write, actual)
         self.match_vias()
         try:
             self._write(change.write, group_ids)
         except OSError as error:
             before = actual.among(change.write)
             self._remove(change.write.without(actual))
-            self._write(before, self._assign_groups(before, actual))
+            self._write(before, self._assign_classes(before, actual))
             if not self.for_program:
                 cause = from_os(error)
                 raise NdxdpError(f"{cause.message}; no rule was changed", cause.hint) from error
@@ -344,15 +344,15 @@ class Maps:
             self.apply(Difference(actual.without(left), Rules()), left)
             raise
 
-    def group(self, slot: int) -> Group | None:
+    def rule_class(self, slot: int) -> RuleClass | None:
         """What the slot holds; None for a free one."""
-        return unpack_group(self._element("groups", slot))
+        return unpack_rule_class(self._element("groups", slot))
 
-    def groups(self) -> dict[int, Group]:
+    def rule_classes(self) -> dict[int, RuleClass]:
         """Slot -> group, for the slots in use."""
         found = {}
         for key, value in self._maps["groups"].items():
-            group = unpack_group(value)
+            group = unpack_rule_class(value)
             if group:
                 found[_U32.unpack(key)[0]] = group
         return found
@@ -365,41 +365,41 @@ class Maps:
             for words in self._maps[name].leading("H"):
                 by_slot.update(words.tolist())
             totals.append(by_slot.total() - before)
-        groups, by_source = self.groups(), Counter[str]()
+        groups, by_source = self.rule_classes(), Counter[str]()
         for slot, count in by_slot.items():
             if slot not in groups:
                 raise damaged(f"a rule says group {slot}")
-            by_source[groups[slot].source] += count
+            by_source[groups[slot].origin] += count
         return RuleCount(totals[0], totals[1], dict(sorted(by_source.items())), dict(by_slot))
 
-    def _assign_groups(self, writing: Rules, kept: Rules) -> dict[Group, int]:
+    def _assign_classes(self, writing: Rules, kept: Rules) -> dict[RuleClass, int]:
         """Slots for the groups of the rules to write; those of nobody's rules are used again."""
-        slots = self.groups()
+        slots = self.rule_classes()
         ids = {group: slot for slot, group in slots.items()}
-        wanted = dict.fromkeys(map(Group.of, writing.kinds))
+        wanted = dict.fromkeys(map(RuleClass.of, writing.kinds))
         missing = [group for group in wanted if group not in ids]
         if not missing:
             return ids
         limit = self.max_entries("groups")
         free = [slot for slot in range(limit) if slot not in slots]
         if len(free) < len(missing):
-            used = {*map(Group.of, kept.kinds), *wanted}
+            used = {*map(RuleClass.of, kept.kinds), *wanted}
             free += [slot for slot, group in slots.items() if group not in used]
         nothing = bytes(self._maps["group_counters"].value_size)
         for slot, group in zip(free, missing, strict=False):
             if slot in slots:
                 del ids[slots[slot]]
             self._maps["group_counters"].update(_U32.pack(slot), nothing)
-            self._maps["groups"].update(_U32.pack(slot), pack_group(group))
+            self._maps["groups"].update(_U32.pack(slot), pack_rule_class(group))
             ids[group] = slot
         return ids
 
-    def _write(self, rules: Rules, group_ids: Mapping[Group, int]) -> None:
+    def _write(self, rules: Rules, group_ids: Mapping[RuleClass, int]) -> None:
         def value(rule: Rule, length: int) -> bytes:
             return abi.RULE.pack(
-                group=group_ids[Group.of(rule)],
+                group=group_ids[RuleClass.of(rule)],
                 answer=rule.answer,
-                flags=abi.RuleFlag.HELD if rule.held else 0,
+                flags=abi.RuleFlag.HELD if rule.owned else 0,
                 prefix_len=length,
             )
 
@@ -450,10 +450,10 @@ class Maps:
         interfaces = socket.if_nameindex()
         wanted = {
             abi.VIA.pack(group=slot, ifindex=ifindex)
-            for slot, group in self.groups().items()
-            if group.via
+            for slot, group in self.rule_classes().items()
+            if group.dev
             for ifindex, name in interfaces
-            if leaves_by(name, group.via)
+            if leaves_by(name, group.dev)
         }
         self._make_set("vias", wanted)
 
@@ -538,14 +538,14 @@ class Maps:
         del counts[Reason.NOT_NS]
         return counts
 
-    def group_counts(self, counted: RuleCount | None = None) -> list[GroupCount]:
+    def class_counts(self, counted: RuleCount | None = None) -> list[GroupCount]:
         """Return the counters of each group that has rules, or has had some.
 
         Args:
             counted: What rule_count() returned just now, if it was called.
         """
         by_slot = (counted or self.rule_count()).by_slot
-        counts, groups = [], self.groups()
+        counts, groups = [], self.rule_classes()
         for key, data in self._maps["group_counters"].items():
             slot = _U32.unpack(key)[0]
             group = groups.get(slot)
@@ -555,7 +555,7 @@ class Maps:
             last = max(numbers[2::3])
             counts.append(
                 GroupCount(
-                    group.source,
+                    group.origin,
                     group.label,
                     sum(numbers[::3]),
                     sum(numbers[1::3]),
@@ -592,7 +592,7 @@ class Maps:
 
     def explained(self) -> Explained:
         """The verdict of the last dry run."""
-        return explained_of(self._element("explained"), self.groups())
+        return explained_of(self._element("explained"), self.rule_classes())
 
     def _element(self, name: str, slot: int = 0) -> bytes:
         data = self._maps[name].lookup(_U32.pack(slot))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
 from ndxdp.ndp.responder import UNSPECIFIED, Answer, Limits, NaSource, Profile, Rate, Reason
-from ndxdp.rules.rule import Group, Rule, cut
+from ndxdp.rules.rule import Rule, RuleClass, cut
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
 }
 
 
-def pack_group(group: Group) -> bytes:
+def pack_rule_class(group: RuleClass) -> bytes:
     """Return an abi.GROUP for a slot."""
     profile = group.profile
     flags = abi.GroupFlag(0)
@@ -105,7 +105,7 @@ def pack_group(group: Group) -> bytes:
         (abi.GroupFlag.DEFEND, profile.defend),
         (abi.GroupFlag.LLADDR, profile.lladdr is not None),
         (abi.GroupFlag.DYNAMIC, group.dynamic),
-        (abi.GroupFlag.VIA, bool(group.via)),
+        (abi.GroupFlag.VIA, bool(group.dev)),
     ):
         flags |= flag if value else 0
     is_address = isinstance(profile.source, bytes)
@@ -114,13 +114,13 @@ def pack_group(group: Group) -> bytes:
         flags=flags,
         lladdr=profile.lladdr or b"",
         address=profile.source if is_address else b"",
-        source=group.source.encode(),
+        source=group.origin.encode(),
         label=group.label.encode(),
-        via=" ".join(group.via).encode(),
+        via=" ".join(group.dev).encode(),
     )
 
 
-def unpack_group(data: bytes) -> Group | None:
+def unpack_rule_class(data: bytes) -> RuleClass | None:
     """Read an abi.GROUP; None for a free slot."""
     if not data[_SOURCE_AT]:
         return None
@@ -136,7 +136,7 @@ def unpack_group(data: bytes) -> Group | None:
         defend=bool(flags & abi.GroupFlag.DEFEND),
         lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
     )
-    return Group(
+    return RuleClass(
         _text(fields["source"]),
         _text(fields["label"]),
         profile,
@@ -204,7 +204,7 @@ class Explained(NamedTuple):
     rule: Rule | None
 
 
-def explained_of(verdict: bytes, groups: Mapping[int, Group]) -> Explained:
+def explained_of(verdict: bytes, groups: Mapping[int, RuleClass]) -> Explained:
     """What an abi.EXPLAINED says; Damaged if it names a group that is not there."""
     fields = abi.EXPLAINED.unpack(verdict)
     reason = Reason(fields["reason"])
@@ -213,18 +213,18 @@ def explained_of(verdict: bytes, groups: Mapping[int, Group]) -> Explained:
     return Explained(reason, fields["prefix_len"], rule_of(fields, groups))
 
 
-def rule_of(fields: Mapping[str, Any], groups: Mapping[int, Group]) -> Rule:
+def rule_of(fields: Mapping[str, Any], groups: Mapping[int, RuleClass]) -> Rule:
     group = groups.get(fields["group"])
     if group is None or fields["answer"] not in set(Answer):
         raise damaged(f"a rule says {fields}")
     return Rule(
         Answer(fields["answer"]),
         group.profile,
-        group.source,
+        group.origin,
         group.label,
         group.dynamic,
         bool(fields["flags"] & abi.RuleFlag.HELD),
-        group.via,
+        group.dev,
     )
 
 

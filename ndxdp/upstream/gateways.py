@@ -94,7 +94,7 @@ def _configured(
     if any(each.address == wanted for each in own):
         return Choice(above.ifindex, (Source(wanted, above.mac),))
     rule = rules.most_specific(wanted)
-    if rule is None or rule.answer is Answer.NEVER or rule.held:
+    if rule is None or rule.answer is Answer.NEVER or rule.owned:
         return Choice(above.ifindex, why=Unasked.UNCOVERED, named=wanted)
     if rule.profile.lladdr not in (None, link.mac):
         return Choice(above.ifindex, why=Unasked.OTHER_MAC, named=wanted)
@@ -129,7 +129,7 @@ def _least_exact(rules: Rules) -> bytes | None:
 
 
 def _always(rule: Rule) -> bool:
-    return rule.answer is Answer.ALWAYS and not rule.held and rule.profile.lladdr is None
+    return rule.answer is Answer.ALWAYS and not rule.owned and rule.profile.lladdr is None
 
 
 class Care:

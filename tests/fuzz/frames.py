@@ -88,7 +88,7 @@ def _random_rule(rng: random.Random, label: str) -> Rule:
         profile,
         label=label,
         dynamic=rng.random() < 0.3,
-        held=rng.random() < 0.1,
+        owned=rng.random() < 0.1,
     )
 
 

@@ -189,10 +189,10 @@ def _options(step: Step) -> Any:
 
 
 def _rules(step: Step) -> Any:
-    from ndxdp.rules.rule import CONFIG_SOURCE, Rule
+    from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
     from ndxdp.rules.ruleset import compile_rules
 
-    return compile_rules(step.rules, rule=Rule(source=CONFIG_SOURCE))
+    return compile_rules(step.rules, rule=Rule(origin=CONFIG_ORIGIN))
 
 
 def _attach(step: Step, kill_at: int) -> None:
@@ -200,7 +200,7 @@ def _attach(step: Step, kill_at: int) -> None:
 
     As `run` it ends as if killed: a link ends with it.
     """
-    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.session.kernel_backend import attach_interface
     from ndxdp.store.directories import Trees
 
@@ -212,7 +212,7 @@ def _attach(step: Step, kill_at: int) -> None:
             step.interface,
             options,
             rules,
-            owned_source=CONFIG_SOURCE,
+            owned_source=CONFIG_ORIGIN,
             holding=claim,
             keep=step.verb == "attach",
             switch=step.switch,
@@ -221,7 +221,7 @@ def _attach(step: Step, kill_at: int) -> None:
 
 def _serve(step: Step, kill_at: int) -> None:
     """Begin to answer from userspace, and end, as if killed afterwards."""
-    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.session.userspace_backend import serve_interface
     from ndxdp.store.directories import Trees
 
@@ -233,7 +233,7 @@ def _serve(step: Step, kill_at: int) -> None:
             step.interface,
             options,
             rules,
-            owned_source=CONFIG_SOURCE,
+            owned_source=CONFIG_ORIGIN,
             steps=[],
             holding=claim,
         ).close()
@@ -243,7 +243,7 @@ def _daemon(step: Step, kill_at: int) -> None:
     """Run a daemon in the mode `was`, and have it reload for another mode; end once it has that."""
     from ndxdp.daemon import service
     from ndxdp.daemon.spec import Job, Work
-    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import Instance
 
@@ -254,7 +254,7 @@ def _daemon(step: Step, kill_at: int) -> None:
             step.interface,
             options,
             _rules(step),
-            CONFIG_SOURCE,
+            CONFIG_ORIGIN,
             keep=keep,
             detach=False,
             patient=True,
@@ -276,7 +276,7 @@ def _reload(step: Step, kill_at: int) -> None:
     """Write the rules of a configuration that was reread."""
     from ndxdp.daemon import reconcile
     from ndxdp.netlink import links
-    from ndxdp.rules.rule import CONFIG_SOURCE
+    from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import open_pinned
 
@@ -284,7 +284,7 @@ def _reload(step: Step, kill_at: int) -> None:
     with open_pinned(tree, step.interface) as instance:
         owned = links.owned_addresses(links.answering_link(step.interface))
         _arm(step, kill_at)
-        reconcile.apply_rules(tree, instance, owned, {CONFIG_SOURCE: rules})
+        reconcile.apply_rules(tree, instance, owned, {CONFIG_ORIGIN: rules})
 
 
 def _suspend(step: Step, kill_at: int) -> None:
