@@ -84,7 +84,7 @@ def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
     before, program = names(), tc_ids()
     with net.asked_all_the_while() as missed:
         shutil.rmtree(directory())
-        eventually(lambda: names() == before and Trees().pins.is_held(UPLINK), within=10)
+        eventually(lambda: names() == before and Trees().pins.is_locked(UPLINK), within=10)
         for name in ("settings", "link"):
             (directory() / name).unlink()
         assert names() != before
@@ -159,7 +159,7 @@ def test_removed_files_are_put_back(net: Network, file: Path) -> None:
     before, counted = names(FILES), status()["reasons"]["answered"]
     with net.asked_all_the_while() as missed:
         shutil.rmtree(FILES)
-        eventually(lambda: names(FILES) == before and Trees().files.is_held(UPLINK), within=10)
+        eventually(lambda: names(FILES) == before and Trees().files.is_locked(UPLINK), within=10)
         for name in ("prefixes", "reasons"):
             (directory(FILES) / name).unlink()
         assert names(FILES) != before

@@ -412,4 +412,4 @@ def test_goes_on_without_a_reader_of_its_output(net: Network, file: Path, closed
 
 def held(interface: str) -> bool:
     trees = Trees()
-    return trees.pins.path(interface).is_dir() and trees.pins.is_held(interface)
+    return trees.pins.path(interface).is_dir() and trees.pins.is_locked(interface)

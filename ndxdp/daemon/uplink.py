@@ -728,7 +728,7 @@ class Uplink:
                 settings = program.maps.settings()
                 if not program.is_attached(settings):
                     return None
-                claim.enter_context(tree.held(job.interface))
+                claim.enter_context(tree.locked(job.interface))
             left = _Answering(tree, program, settings.ifindex)
             left.held, left.claim = held.pop_all(), claim.pop_all()
             return left

@@ -139,7 +139,7 @@ def attach_interface(
             for failed, why in steps:
                 log.info("%s: not %s: %s", interface, failed.label, why)
             if holding is not None and claimed is not tree:
-                holding.enter_context(tree.held(interface))
+                holding.enter_context(tree.locked(interface))
             return instance
         raise ladder.NoMode(interface, steps, hint)
 

@@ -25,7 +25,7 @@ def adopt(tree: PinTree, link: Link) -> None:
     the lock.
     """
     for name in _former_names(tree, link):
-        if tree.is_held(name) or tree.path(link.name).is_dir():
+        if tree.is_locked(name) or tree.path(link.name).is_dir():
             raise _under_its_former_name(link.name, name)
         tree.rename(name, link.name)
 
@@ -42,13 +42,13 @@ def settle(tree: PinTree, interface: str) -> None:
     if not tree.base.is_dir():
         return
     with tree.lock():
-        if tree.path(interface).is_dir() and not tree.is_held(interface):
+        if tree.path(interface).is_dir() and not tree.is_locked(interface):
             with contextlib.suppress(NdxdpError), recover(tree, interface) as own:
                 if own.device() not in (None, interface):
                     let_go(tree, own)
         link = links.find_link(interface)
         for name in _former_names(tree, link) if link else ():
-            if tree.is_held(name):
+            if tree.is_locked(name):
                 raise _under_its_former_name(interface, name)
             if tree.path(interface).is_dir():
                 with recover(tree, name) as other:

@@ -95,7 +95,7 @@ def serve_interface(
                     maps.set_settings(settings)
                     log.warning("MLD snooping may keep solicitations from %s: %s", interface, error)
             if claimed is not tree:
-                holding.enter_context(tree.held(interface))
+                holding.enter_context(tree.locked(interface))
             undo.pop_all()
             if has_pins:
                 _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)

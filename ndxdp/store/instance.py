@@ -331,7 +331,7 @@ def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Pin
         raise Damaged(
             f"the pins of {interface} are incomplete ({error})", f"ndxdp detach {interface}"
         ) from error
-    return Pinned(interface, maps, prog_fd, link_fd, link_unseen, tree.is_held(interface))
+    return Pinned(interface, maps, prog_fd, link_fd, link_unseen, tree.is_locked(interface))
 
 
 def _directory(tree: Tree, interface: str) -> Path:
