@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from ndxdp import __version__
-from tests.network import REPOSITORY
+from tests.fixtures.network import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 PUBLIC = "https://github.com/ndxdp/ndxdp"

@@ -3,7 +3,7 @@
 A real dockerd of our own builds the image from packaging/container/Containerfile, on Debian 12's
 root file system (tests.debian_releases) for a base, and docker-compose starts it from
 packaging/container/compose.yaml: with those capabilities, and no others. The router of
-tests.network asks. It prints a line for each thing that holds.
+tests.fixtures.network asks. It prints a line for each thing that holds.
 
 All of it is done twice: by Debian 13's Docker, unpacked below build/roots, with the file as it is;
 and by Debian 12's, which knows no CAP_BPF, with the other capability that docs/containers.md names.
