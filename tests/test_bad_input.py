@@ -587,7 +587,7 @@ _WITH_OBJECT = """
 import pathlib, sys
 from ndxdp.kernel import loader
 loader.OBJECT = pathlib.Path(sys.argv.pop(1))
-from ndxdp.cli import main
+from ndxdp.cli.main import main
 main()
 """
 
@@ -653,7 +653,7 @@ class CDLL(real):
             raise OSError(f"{name}: cannot open shared object file: No such file or directory")
         super().__init__(name, *args, **kwargs)
 ctypes.CDLL = CDLL
-from ndxdp.cli import main
+from ndxdp.cli.main import main
 main()
 """
 
@@ -671,7 +671,7 @@ _WITH_PYTHON = """
 import sys
 from ndxdp.kernel import bcc_loader
 bcc_loader.PYTHON = sys.argv.pop(1)
-from ndxdp.cli import main
+from ndxdp.cli.main import main
 main()
 """
 

@@ -241,17 +241,17 @@ def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service)
 # The executor's thread hangs while a file is there, as it does in a system call that never returns.
 _HANGING = """
 import os, sys, time
-from ndxdp.cli import main
+from ndxdp.cli.main import main
 from ndxdp.netlink import links
 
-find_link, flag = netlink.find_link, sys.argv.pop(1)
+find_link, flag = links.find_link, sys.argv.pop(1)
 
 def hanging(*args, **kwargs):
     while os.path.exists(flag):
         time.sleep(0.05)
     return find_link(*args, **kwargs)
 
-netlink.find_link = hanging
+links.find_link = hanging
 main()
 """
 

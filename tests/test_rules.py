@@ -78,7 +78,7 @@ def test_as_dicts_would_do_it(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
     assert ours == a
     assert theirs == b
     with monkeypatch.context() as patch:  # lists, as it were
-        patch.setattr("ndxdp.rules._FEW", rng.randrange(6))
+        patch.setattr("ndxdp.rules.ruleset._FEW", rng.randrange(6))
         assert sorted((p, one.label, two.label) for p, one, two in ours.both(theirs)) == expected
 
 

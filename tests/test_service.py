@@ -276,7 +276,7 @@ def test_bad_places(place: Path) -> None:
 
 def test_it_needs_an_executable(tmp_path: Path) -> None:
     """A clone that was not installed has nothing that a unit could name."""
-    code = "import sys; sys.executable = '/nowhere/python'; from ndxdp.cli import main; main()"
+    code = "import sys; sys.executable = '/nowhere/python'; from ndxdp.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "install-service", "--print"], capture_output=True, text=True
     )
