@@ -10,10 +10,8 @@
  *     pass      passes everything
  *     fresh     makes a solicitation and goes on to the program in `under_test`, for test runs
  */
-#include <linux/types.h>
-#include <linux/bpf.h>
-#include <bpf/bpf_helpers.h>
-
+#include "../bpf/dialect.h"
+#include "../bpf/ndp_abi.h"
 #include "../bpf/ndp_frame.h"
 
 #define TARGETS	     1310720 /* a million, and the rest of those that are compared */
@@ -158,8 +156,8 @@ static __always_inline int solicitation(struct xdp_md *ctx, struct plan *plan)
 	struct address target, group, source;
 	__u32 index, payload = sizeof(*ns);
 	__u16 who = FLOOD + (turn & (SOURCES - 1)), last = FLOOD + (turn & (plan->macs - 1));
-	struct tail_mac option;
-	struct head_mac mac;
+	struct mac_trailing option;
+	struct mac_leading mac;
 	struct address *asked;
 	struct stamp *stamp;
 
@@ -174,31 +172,33 @@ static __always_inline int solicitation(struct xdp_md *ctx, struct plan *plan)
 	if (!asked)
 		return -1;
 	target = *asked;
-	source = (struct address){.w = {net32(0xfe800000), 0, 0, net32(who)}};
-	group = (struct address){.w = {net32(0xff020000), 0, net32(1),
-				       net32(0xff000000) | (target.w[3] & net32(0x00ffffff))}};
+	source = (struct address){.w = {bpf_htonl(0xfe800000), 0, 0, bpf_htonl(who)}};
+	group = (struct address){
+		.w = {bpf_htonl(0xff020000), 0, bpf_htonl(1),
+		      bpf_htonl(0xff000000) | (target.w[3] & bpf_htonl(0x00ffffff))}};
 
-	mac = (struct head_mac){.mac_first = net32(0x02000000),
-				.mac_rest = net16(last),
-				.after = net16(ETHERTYPE_IPV6)};
-	eth->dst.mac_first = net16(0x3333);
+	mac = (struct mac_leading){.mac_first = bpf_htonl(0x02000000),
+				   .mac_rest = bpf_htons(last),
+				   .after = bpf_htons(ETHERTYPE_IPV6)};
+	eth->dst.mac_first = bpf_htons(0x3333);
 	eth->dst.mac_rest = group.w[3];
 	eth->src = mac;
-	sum = (__u64)net32(PROTOCOL_ICMPV6) + net16(TYPE_NS << 8);
+	sum = (__u64)bpf_htonl(PROTOCOL_ICMPV6) + bpf_htons(TYPE_NS << 8);
 	if ((void *)(sllao + 1) <= end) { /* a frame of 78 bytes has none */
 		payload += sizeof(*sllao);
-		option = mac_tail(net16(OPTION_SLLAO << 8 | 1), head_mac(&mac));
+		mac_store_trailing(&option, bpf_htons(OPTION_SLLAO << 8 | 1),
+				   mac_load_leading(&mac));
 		sllao->mac = option;
 		sum += (__u64)option.halves[0] + option.halves[1];
 	}
-	ip6->version_class_flow = net32(0x60000000);
-	ip6->payload_len = net16(payload);
+	ip6->version_class_flow = bpf_htonl(0x60000000);
+	ip6->payload_len = bpf_htons(payload);
 	ip6->next_header = PROTOCOL_ICMPV6;
 	ip6->hop_limit = 255;
 	ip6->src = source;
 	ip6->dst = group;
 	sum += sum_address(&source) + sum_address(&group) + sum_address(&target);
-	sum += net32(payload);
+	sum += bpf_htonl(payload);
 	ns->icmp.type = TYPE_NS;
 	ns->icmp.code = 0;
 	ns->icmp.checksum = ~fold(sum);
@@ -206,7 +206,7 @@ static __always_inline int solicitation(struct xdp_md *ctx, struct plan *plan)
 	ns->target = target;
 
 	if (plan->timed) {
-		index = net32(target.w[3]) % STAMPS;
+		index = bpf_htonl(target.w[3]) % STAMPS;
 		stamp = bpf_map_lookup_elem(&stamps, &index);
 		if (stamp) {
 			stamp->low = target.w[3];
@@ -263,7 +263,7 @@ static __always_inline __u32 bucket(__u64 ns)
 static __always_inline void time_answer(__be32 low, struct counts *seen)
 {
 	__u64 now = bpf_ktime_get_ns();
-	__u32 index = net32(low) % STAMPS;
+	__u32 index = bpf_htonl(low) % STAMPS;
 	struct stamp *stamp = bpf_map_lookup_elem(&stamps, &index);
 	__u64 *count;
 
@@ -297,13 +297,13 @@ int receive(struct xdp_md *ctx)
 		return XDP_DROP;
 	seen->received++;
 	if (data + NA_LEN > end || end - data != NA_LEN ||
-	    eth->src.after != net16(ETHERTYPE_IPV6) || ip6->next_header != PROTOCOL_ICMPV6)
+	    eth->src.after != bpf_htons(ETHERTYPE_IPV6) || ip6->next_header != PROTOCOL_ICMPV6)
 		return XDP_DROP;
 	if (na->icmp.type == TYPE_NS)
 		seen->reflected++;
 	if (na->icmp.type != TYPE_NA)
 		return XDP_DROP;
-	if (ip6->dst.w[3] == net32(BESIDE))
+	if (ip6->dst.w[3] == bpf_htonl(BESIDE))
 		seen->beside++;
 	if (expected->timed)
 		time_answer(na->target.w[3], seen);

@@ -1,45 +1,61 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The frame: headers as they lie in memory, and what can be asked of an address.
+ * The headers of a frame, and operations on addresses, MACs and checksums.
  *
- * Every header is made of the widest words that its place in a frame aligns: bytes would cost the
- * program one load each. Where alignment matters the kernel has a frame begin two bytes behind a
- * multiple of eight, and the verifier counts on it (NET_IP_ALIGN). Together with these two, PAD,
- * each header is as long as some words of eight bytes, and is made of them here.
+ * Every header consists of the widest words that its place in a frame aligns: single bytes would
+ * cost the program one load each. Where alignment matters, the kernel starts a frame two bytes
+ * behind a multiple of eight, and the verifier assumes so (NET_IP_ALIGN). With these two bytes,
+ * PAD, each header has a multiple of eight bytes.
+ *
+ * Contract of all pointers to these headers: they point to PAD bytes before the frame or further;
+ * the caller has compared the end of the header with the end of the frame.
  */
 #ifndef NDP_FRAME_H
 #define NDP_FRAME_H
 
-#define PAD		 2 /* bytes before a frame, no part of it */
+/* Bytes between an aligned address and the first byte of a frame; not part of the frame. */
+#define PAD 2
+
+/* EtherTypes (IEEE 802). */
 #define ETHERTYPE_IPV6	 0x86dd
-#define ETHERTYPE_8021Q	 0x8100
-#define ETHERTYPE_8021AD 0x88a8
-#define VLAN_ID		 0x0fff /* of a tag's second word; 0: just a priority (802.1Q 9.6) */
-#define PROTOCOL_ICMPV6	 58
-#define TYPE_NS		 135
-#define TYPE_NA		 136
-#define OPTION_SLLAO	 1
-#define OPTION_TLLAO	 2
-#define FLAG_ROUTER	 0x80000000
-#define FLAG_SOLICITED	 0x40000000
-#define FLAG_OVERRIDE	 0x20000000
-#define LOOPBACK_IFINDEX 1
-#define FAMILY_INET6	 10 /* AF_INET6 */
+#define ETHERTYPE_8021Q	 0x8100 /* a VLAN tag follows */
+#define ETHERTYPE_8021AD 0x88a8 /* a service VLAN tag follows */
+
+/* Bits of the VLAN in a tag's second word; 0 means that the tag has only a priority (802.1Q 9.6). */
+#define VLAN_ID 0x0fff
+
+/* Next header of IPv6 (RFC 4443 1). */
+#define PROTOCOL_ICMPV6 58
+
+/* ICMPv6 types (RFC 4861 4.3, 4.4). */
+#define TYPE_NS 135
+#define TYPE_NA 136
+
+/* Options: source and target link-layer address (RFC 4861 4.6.1). */
+#define OPTION_SLLAO 1
+#define OPTION_TLLAO 2
+
+/* Flags of an advertisement (RFC 4861 4.4), in host byte order. */
+#define FLAG_ROUTER    0x80000000
+#define FLAG_SOLICITED 0x40000000
+#define FLAG_OVERRIDE  0x20000000
+
+/* Hop limit of every Neighbor Discovery packet; no router has forwarded it (RFC 4861 7.1.1). */
+#define HOP_LIMIT 255
+
+/* Destination MAC of an IPv6 multicast packet: 33:33 and the last four bytes of its address
+ * (RFC 2464 7).
+ */
+#define MULTICAST_MAC 0x3333
+
+/* The bit that tells a group's MAC from a single node's, in the MAC's first two bytes. */
+#define GROUP_MAC_BIT 0x0100
 
 #ifndef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define net16(x) ((__be16)__builtin_bswap16(x))
-#define net32(x) ((__be32)__builtin_bswap32(x))
-#define net64(x) ((__be64)__builtin_bswap64(x))
-#else
-#define net16(x) ((__be16)(x))
-#define net32(x) ((__be32)(x))
-#define net64(x) ((__be64)(x))
-#endif
-
+/* An IPv6 address, network byte order. */
 struct address {
 	union {
 		__be32 w[4];
@@ -47,10 +63,10 @@ struct address {
 	};
 };
 
-/* Eight bytes, of which the first six are a MAC. With zero behind it, the word is what the program
- * knows the MAC by: a number is easier to keep and to compare.
+/* Eight bytes, of which the leading six are a MAC. With zeros in `after`, `word` is the number
+ * by which the program knows the MAC: a number is cheap to keep and to compare.
  */
-struct head_mac {
+struct mac_leading {
 	union {
 		__u64 word;
 		struct {
@@ -61,8 +77,8 @@ struct head_mac {
 	};
 };
 
-/* Eight bytes, of which the last six are a MAC. */
-struct tail_mac {
+/* Eight bytes, of which the trailing six are a MAC. */
+struct mac_trailing {
 	union {
 		__u64 word;
 		__u32 halves[2];
@@ -75,24 +91,24 @@ struct tail_mac {
 };
 
 struct ethernet {
-	struct tail_mac dst; /* behind PAD */
-	struct head_mac src; /* before the type */
+	struct mac_trailing dst; /* `before` is PAD */
+	struct mac_leading src;	 /* `after` is the EtherType */
 };
 
-/* What a frame begins with, to be moved. */
+/* The two MACs of a frame, without PAD, to be moved. */
 struct eth_macs {
 	__be16 words[6];
 };
 
-/* Behind the MACs where a frame is tagged, and the EtherType behind it. */
+/* A VLAN tag, which a tagged frame has between the MACs and the EtherType. */
 struct vlan_tag {
-	__be16 type;
-	__be16 control; /* priority and VLAN */
+	__be16 type;	/* ETHERTYPE_8021Q or ETHERTYPE_8021AD */
+	__be16 control; /* priority, and VLAN_ID */
 };
 
 struct ipv6 {
 	__be32 version_class_flow;
-	__be16 payload_len;
+	__be16 payload_len; /* bytes behind this header */
 	__u8 next_header;
 	__u8 hop_limit;
 	struct address src;
@@ -105,16 +121,17 @@ struct icmpv6 {
 	__be16 checksum;
 };
 
-/* Neighbor Solicitation and Neighbor Advertisement up to their options (4.3, 4.4). */
+/* Neighbor Solicitation or Neighbor Advertisement up to the options (RFC 4861 4.3, 4.4). */
 struct neighbor {
 	struct icmpv6 icmp;
-	__be32 flags;
+	__be32 flags; /* reserved in a solicitation */
 	struct address target;
 };
 
+/* A link-layer address option of Ethernet: SLLAO or TLLAO. */
 struct lladdr_option {
 	union {
-		struct tail_mac mac;
+		struct mac_trailing mac;
 		struct {
 			__u8 type;
 			__u8 len; /* units of 8 bytes */
@@ -122,7 +139,7 @@ struct lladdr_option {
 	};
 };
 
-/* The answer, and the pad before it. */
+/* The frame of the answer, with PAD before it. */
 struct advertisement {
 	struct ethernet eth;
 	struct ipv6 ip6;
@@ -130,51 +147,77 @@ struct advertisement {
 	struct lladdr_option tllao;
 };
 
+/* Bytes of a frame up to the end of its ICMPv6 header. */
 #define HEADERS_LEN                                                                            \
 	(sizeof(struct ethernet) + sizeof(struct ipv6) + sizeof(struct icmpv6) - PAD)
-#define NS_LEN	  (sizeof(struct ethernet) + sizeof(struct ipv6) + sizeof(struct neighbor) - PAD)
-#define NA_LEN	  (sizeof(struct advertisement) - PAD)
+
+/* Bytes of a solicitation's frame without options. */
+#define NS_LEN (sizeof(struct ethernet) + sizeof(struct ipv6) + sizeof(struct neighbor) - PAD)
+
+/* Bytes of an advertisement's frame. */
+#define NA_LEN (sizeof(struct advertisement) - PAD)
+
+/* The most units of 8 bytes that the options of a solicitation can have. */
 #define UNITS_MAX ((NDP_FRAME_MAX - NS_LEN) / 8)
 
-_Static_assert(NS_LEN == 78, "a solicitation without options");
-_Static_assert(NA_LEN == 86, "the advertisement");
+_Static_assert(NS_LEN == 78, "the frame of a solicitation without options has 78 bytes");
+_Static_assert(NA_LEN == 86, "the frame of an advertisement has 86 bytes");
 
-/* The MAC as a number, of either; and back. */
-static __always_inline __u64 head_mac(const struct head_mac *m)
+/* Return 1 if x is 0, else 0, without a branch; x is less than 2^63. The barrier hides from the
+ * compiler that the result is a truth value: the compiler would make a branch.
+ */
+static __always_inline __u64 is_zero(__u64 x)
 {
-	struct head_mac mac = *m;
+	barrier_var(x);
+	return (x - 1) >> 63;
+}
+
+/* Return the MAC as a number, which is the `word` of a mac_leading with zeros behind it. */
+static __always_inline __u64 mac_load_leading(const struct mac_leading *from)
+{
+	struct mac_leading mac = *from;
 
 	mac.after = 0;
 	return mac.word;
 }
 
-static __always_inline __u64 tail_mac(const struct tail_mac *m)
+/* Return the MAC as the same number. */
+static __always_inline __u64 mac_load_trailing(const struct mac_trailing *from)
 {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return m->word >> 16;
+	return from->word >> 16;
 #else
-	return m->word << 16;
+	return from->word << 16;
 #endif
 }
 
-static __always_inline struct head_mac mac_head(__u64 mac, __be16 after)
+/* Store the MAC, and `after` behind it, by one write. */
+static __always_inline void mac_store_leading(struct mac_leading *to, __u64 mac, __be16 after)
 {
-	struct head_mac m = {.word = mac};
+	struct mac_leading word = {.word = mac};
 
-	m.after = after;
-	return m;
+	word.after = after;
+	*to = word;
 }
 
-static __always_inline struct tail_mac mac_tail(__be16 before, __u64 mac)
+/* Store the MAC, and `before` before it, by one write. */
+static __always_inline void mac_store_trailing(struct mac_trailing *to, __be16 before,
+					       __u64 mac)
 {
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-	return (struct tail_mac){.word = mac << 16 | before};
+	to->word = mac << 16 | before;
 #else
-	return (struct tail_mac){.word = mac >> 16 | (__u64)before << 48};
+	to->word = mac >> 16 | (__u64)before << 48;
 #endif
 }
 
-static __always_inline int same_address(const struct address *a, const struct address *b)
+static __always_inline int is_same_mac(const struct mac_trailing *a,
+				       const struct mac_trailing *b)
+{
+	return a->mac_first == b->mac_first && a->mac_rest == b->mac_rest;
+}
+
+static __always_inline int is_same_address(const struct address *a, const struct address *b)
 {
 	return a->d[0] == b->d[0] && a->d[1] == b->d[1];
 }
@@ -186,41 +229,48 @@ static __always_inline int is_unspecified(const struct address *a)
 
 static __always_inline int is_loopback(const struct address *a)
 {
-	return !a->d[0] && a->d[1] == net64(1);
+	return !a->d[0] && a->d[1] == bpf_cpu_to_be64(1);
 }
 
 /* ::ffff:0:0/96 (RFC 4291 2.5.5.2) */
 static __always_inline int is_v4_mapped(const struct address *a)
 {
-	return !a->d[0] && a->w[2] == net32(0xffff);
+	return !a->d[0] && a->w[2] == bpf_htonl(0xffff);
 }
 
-/* fe80::/10 */
+/* fe80::/10 (RFC 4291 2.5.6) */
 static __always_inline int is_link_local(const struct address *a)
 {
-	return (a->w[0] & net32(0xffc00000)) == net32(0xfe800000);
+	return (a->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
+/* ff00::/8 (RFC 4291 2.7) */
 static __always_inline int is_multicast(const struct address *a)
 {
-	return (a->w[0] & net32(0xff000000)) == net32(0xff000000);
+	return (a->w[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
 }
 
-/* What differs from the target's ff02::1:ffXX:XXXX (RFC 4291 2.7.1), its last 24 bits; 0: nothing. */
-static __always_inline __u64 not_solicited_node_group(const struct address *a,
-						      const struct address *target)
+/* Return 0 if the address is the target's solicited-node group, ff02::1:ff and the target's last
+ * 24 bits (RFC 4291 2.7.1), else another number: a bool would cost a branch.
+ */
+static __always_inline __u64 differs_from_group(const struct address *a,
+						const struct address *target)
 {
-	__be64 last = net64(0x00000001ff000000) | (target->d[1] & net64(0x00ffffff));
+	__be64 last = bpf_cpu_to_be64(0x00000001ff000000) |
+		      (target->d[1] & bpf_cpu_to_be64(0x00ffffff));
 
-	return (a->d[0] ^ net64(0xff02000000000000)) | (a->d[1] ^ last);
+	return (a->d[0] ^ bpf_cpu_to_be64(0xff02000000000000)) | (a->d[1] ^ last);
 }
 
-/* The one's-complement sum of words, not yet folded: 64 bits hold four milliard of them. */
+/* Return the one's-complement sum of the address's words for fold(). A sum may have 2^32 words
+ * before 64 bits overflow.
+ */
 static __always_inline __u64 sum_address(const struct address *a)
 {
 	return (__u64)a->w[0] + a->w[1] + a->w[2] + a->w[3];
 }
 
+/* Fold a one's-complement sum to 16 bits (RFC 1071). */
 static __always_inline __u16 fold(__u64 sum)
 {
 	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);

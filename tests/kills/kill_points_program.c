@@ -28,12 +28,12 @@ static __always_inline int answers(void *data, void *end)
 	const struct ndp_settings *config;
 	__u32 zero = 0;
 
-	if ((void *)(frame + 1) > end || frame->ethertype != net16(ETHERTYPE_IPV6) ||
+	if ((void *)(frame + 1) > end || frame->ethertype != bpf_htons(ETHERTYPE_IPV6) ||
 	    frame->next_header != PROTOCOL_ICMPV6 || frame->type != TYPE_NS)
 		return 0;
-	config = map_lookup(MAP(settings), &zero);
+	config = bpf_map_lookup_elem(MAP(settings), &zero);
 	__builtin_memcpy(key.address, &frame->target, sizeof(key.address));
-	if (!config || config->paused || !map_lookup(MAP(prefixes), &key))
+	if (!config || config->paused || !bpf_map_lookup_elem(MAP(prefixes), &key))
 		return 0;
 	__builtin_memcpy(frame->eth_dst, frame->eth_src, 6);
 	__builtin_memcpy(frame->eth_src, config->mac, 6);
@@ -48,15 +48,16 @@ static __always_inline int answers(void *data, void *end)
 SEC("xdp.frags")
 int ndp_xdp(struct xdp_md *ctx)
 {
-	return answers((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX : XDP_PASS;
+	return answers((void *)(long)ctx->data, (void *)(long)ctx->data_end) ? XDP_TX
+									     : XDP_PASS;
 }
 
 SEC("tc")
 int ndp_tc(struct __sk_buff *skb)
 {
-	if (skb_pull_data(skb, skb->len))
-		return PASS;
+	if (bpf_skb_pull_data(skb, skb->len))
+		return TC_ACT_UNSPEC;
 	if (answers((void *)(long)skb->data, (void *)(long)skb->data_end))
-		return redirect(skb->ifindex, 0);
-	return PASS;
+		return bpf_redirect(skb->ifindex, 0);
+	return TC_ACT_UNSPEC;
 }

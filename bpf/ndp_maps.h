@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The maps, and the lookups that more than one step of the data path needs.
+ *
+ * The names of the maps are the names of their pins, which outlive an upgrade of ndxdp. So some
+ * keep an older word: `groups` and `group_counters` have rule classes, `vias` has output
+ * interfaces.
+ */
+#ifndef NDP_MAPS_H
+#define NDP_MAPS_H
+
+/* ---- rules ---------------------------------------------------------------------------- */
+
+/* Rules of single addresses. A hash, because a trie visits a node for each differing bit. */
+DEFINE_MAP(addresses, BPF_MAP_TYPE_HASH, struct address, struct ndp_rule, NDP_MAX_ADDRESSES,
+	   BPF_F_NO_PREALLOC);
+/* One bit per hash of an address: see ndp_hint(). */
+DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
+/* Rules of prefixes. */
+DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
+	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
+/* Rule classes by their index. */
+DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_rule_class, NDP_MAX_RULE_CLASSES, 0);
+/* Output interfaces that the rules of a class accept. */
+DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_dev, __u8, NDP_MAX_DEVS, BPF_F_NO_PREALLOC);
+
+/* ---- the interface -------------------------------------------------------------------- */
+
+DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
+/* The host's local and anycast routes. The FIB lookup has one result for them and for no route. */
+DEFINE_MAP(locals, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, __u8, NDP_MAX_LOCALS,
+	   BPF_F_NO_PREALLOC);
+/* Live neighbors on the interface's own link. The FIB lookup shows only neighbors on a route. */
+DEFINE_MAP(on_link, BPF_MAP_TYPE_HASH, struct address, __u8, NDP_MAX_ON_LINK,
+	   BPF_F_NO_PREALLOC);
+
+/* ---- limits --------------------------------------------------------------------------- */
+
+/* Token buckets of answers, and of requests, by MAC. A bucket is the time up to which its tokens
+ * are spent.
+ */
+DEFINE_MAP(limiter, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+DEFINE_MAP(requesters, BPF_MAP_TYPE_LRU_HASH, __u64, __u64, NDP_MAX_SOLICITORS, 0);
+/* Buckets of each gateway, by MAC. */
+DEFINE_MAP(gateways, BPF_MAP_TYPE_HASH, __u64, struct ndp_share, NDP_MAX_GATEWAYS,
+	   BPF_F_NO_PREALLOC);
+/* Buckets of all other nodes together. */
+DEFINE_MAP(shares, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_share, 1, 0);
+
+/* ---- results -------------------------------------------------------------------------- */
+
+/* Solicitations by reason. */
+DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASON_MAX, 0);
+/* Solicitations by rule class. */
+DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_class_count,
+	   NDP_MAX_RULE_CLASSES, 0);
+/* Records of struct ndp_request for the daemon, and what the daemon counts of them. */
+DEFINE_RING(requests, NDP_REQUESTS);
+DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
+/* Records of struct ndp_event for a tracer, and the memory in which they are built. */
+DEFINE_RING(events, NDP_EVENTS);
+DEFINE_MAP(tracers, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_tracer, 1, 0);
+DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
+
+/* ---- lookups -------------------------------------------------------------------------- */
+
+/* Return the settings. Null never happens, as an array always has its elements, but the verifier
+ * requires the check.
+ */
+static __always_inline const struct ndp_settings *get_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(MAP(settings), &zero);
+}
+
+/* Return the interface's MAC as a number. */
+static __always_inline __u64 own_mac(const struct ndp_settings *config)
+{
+	_Static_assert(__builtin_offsetof(struct ndp_settings, mac) % 8 == 0,
+		       "the MAC can be read as a mac_leading");
+	return mac_load_leading((const void *)config->mac);
+}
+
+/* Return the MAC that the rules of the class advertise in place of the interface's. */
+static __always_inline const struct mac_trailing *
+class_mac(const struct ndp_rule_class *rule_class)
+{
+	_Static_assert(__builtin_offsetof(struct ndp_rule_class, lladdr) == 2,
+		       "the class begins with a mac_trailing");
+	return (const void *)rule_class;
+}
+
+/* Return the most specific rule of the target, or null. A single address beats any prefix. Most
+ * targets have no rule of their own: a zero bit in `hints` shows that in a tenth of the time of a
+ * lookup in `addresses`.
+ */
+static __always_inline const struct ndp_rule *find_rule(const struct solicitation *ns)
+{
+	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
+	const __u64 *bits = bpf_map_lookup_elem(MAP(hints), &word);
+	const struct ndp_rule *rule = 0;
+
+	if (bits && *bits >> hint % 64 & 1)
+		rule = bpf_map_lookup_elem(MAP(addresses), &ns->target);
+	return rule ? rule : bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
+}
+
+/* Return the class of the rule, or null if there is no rule. */
+static __always_inline const struct ndp_rule_class *class_of(const struct ndp_rule *rule)
+{
+	__u32 slot;
+
+	if (!rule)
+		return 0;
+	slot = rule->rule_class;
+	return bpf_map_lookup_elem(MAP(groups), &slot);
+}
+
+/* Return true if the kernel delivers packets for the target to this host. */
+static __always_inline int is_local(const struct solicitation *ns)
+{
+	return bpf_map_lookup_elem(MAP(locals), &ns->prefixlen) != 0;
+}
+
+#endif

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A solicitation and its verdict, which the steps of the data path hand on.
+ */
+#ifndef NDP_SOLICITATION_H
+#define NDP_SOLICITATION_H
+
+/* The result of a check that finds nothing against an answer: go on with the next check. No map
+ * has this value, and no solicitation ends with it.
+ */
+#define NDP_CONTINUE NDP_REASON_MAX
+
+/* Fields of a valid solicitation, copied out of the frame: pointers into the frame are invalid
+ * once the frame is resized.
+ */
+struct solicitation {
+	struct address source;
+	__u32 dad;	 /* 1: `source` is unspecified, so this is a DAD probe */
+	__u32 prefixlen; /* 128; begins the trie key that `target` completes */
+	struct address target;
+	__u64 eth_source; /* MAC as a number: the Ethernet source */
+	__u64 peer;	  /* MAC as a number: the SLLAO, else the Ethernet source */
+	__u64 source_sum; /* sum_address(); the answer's checksum has the same words */
+	__u64 target_sum; /* sum_address() */
+	__u64 dry_run;	  /* 1: see is_dry_run() */
+};
+
+/* The rule and its class are null as far as the checks did not reach them. */
+struct verdict {
+	enum ndp_reason reason;
+	const struct ndp_rule *rule;
+	const struct ndp_rule_class *rule_class;
+};
+
+/* Return the reason, at the place where a check fails. Without the barrier, which lets no code move
+ * across it, the compiler would set each reason before its check.
+ */
+static __always_inline enum ndp_reason because(enum ndp_reason reason)
+{
+	asm volatile("");
+	return reason;
+}
+
+#endif
