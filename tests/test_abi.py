@@ -90,10 +90,10 @@ def check_struct(layout: abi.Layout, types: BTF) -> None:
         ("ndp_reason", "NDP_", responder.Reason),
         ("ndp_answer", "NDP_", responder.Answer),
         ("ndp_na_source", "NDP_SOURCE_", abi.NaSourceCode),
-        ("ndp_group_flag", "NDP_GROUP_", abi.GroupFlag),
+        ("ndp_rule_class_flag", "NDP_CLASS_", abi.ClassFlag),
         ("ndp_rule_flag", "NDP_RULE_", abi.RuleFlag),
         ("ndp_mode", "NDP_MODE_", abi.Mode),
-        ("ndp_left_flag", "NDP_LEFT_", abi.Left),
+        ("ndp_restore_flag", "NDP_RESTORE_", abi.Restore),
     ],
 )
 def test_enum(enum: str, prefix: str, mirror: Any) -> None:
@@ -135,9 +135,9 @@ def test_constants() -> None:
     assert defines["NDP_MAX_ADDRESSES"] == abi.MAX_ADDRESSES
     assert defines["NDP_MAX_PREFIXES"] == abi.MAX_PREFIXES
     assert defines["NDP_HINTS"] == abi.HINTS
-    assert defines["NDP_MAX_GROUPS"] == abi.MAX_RULE_CLASSES
+    assert defines["NDP_MAX_RULE_CLASSES"] == abi.MAX_RULE_CLASSES
     assert defines["NDP_MAX_SOLICITORS"] == abi.MAX_SOLICITORS
-    assert defines["NDP_MAX_VIAS"] == abi.MAX_VIAS
+    assert defines["NDP_MAX_DEVS"] == abi.MAX_DEVS
     assert defines["NDP_MAX_LOCALS"] == abi.MAX_LOCALS
     assert defines["NDP_EVENTS"] == abi.EVENTS
     assert defines["NDP_EVENT_FRAME"] == abi.EVENT_FRAME

@@ -201,7 +201,7 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
     bench.put(case.frame, False)
     slots = maps.rule_classes()
     for slot in slots:
-        maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.GROUP.size))
+        maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.RULE_CLASS.size))
     try:
         bench.tracer._renew()
         (event,) = bench.events(1)

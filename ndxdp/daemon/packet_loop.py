@@ -37,7 +37,7 @@ _LASTING, _CALM, _SPREAD_AGAIN = 500_000_000, 1_000_000_000, 10_000_000_000
 long it is over; a flood's neighbours share its queue for so long at most."""
 
 _FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
-_LAST_ANSWER = list(abi.GROUP_COUNT.fields).index("last_answer")
+_LAST_ANSWER = list(abi.CLASS_COUNT.fields).index("last_answer")
 _FIRST = bytes(4)  # the key of an array's first element
 
 
@@ -165,8 +165,8 @@ class Userspace:
         told: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found
-            held = abi.RuleFlag.HELD if rule.owned else 0
-            told = (matched.rule_class, reason, 1, rule.answer, held, prefix.length)
+            owned = abi.RuleFlag.OWNED if rule.owned else 0
+            told = (matched.rule_class, reason, 1, rule.answer, owned, prefix.length)
         return abi.EVENT.pack_all(
             now,
             len(frame),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ndxdp.config.model import Resolve
 from ndxdp.errors import Damaged
-from ndxdp.kernel.abi import Left
+from ndxdp.kernel.abi import Restore
 from ndxdp.ndp.responder import Limits
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
@@ -119,22 +119,22 @@ def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: b
     allmulti: the interface's flag is wanted, too. Returns names of what was set; detaching undoes
     that.
     """
-    wanted = Left(0)
+    wanted = Restore(0)
     if allmulti and not link.allmulti:
-        wanted |= Left.ALLMULTI
+        wanted |= Restore.ALLMULTI
     if link.mcast_router == 1:
-        wanted |= Left.MCAST_ROUTER
+        wanted |= Restore.MCAST_ROUTER
     if not wanted:
         return []
     with tree.lock():
         settings = instance.maps.settings()
         # Written first: a process that is killed in between leaves word of what is to be undone.
-        instance.maps.set_settings(replace(settings, left=settings.left | wanted))
-        if wanted & Left.ALLMULTI:
+        instance.maps.set_settings(replace(settings, restore=settings.restore | wanted))
+        if wanted & Restore.ALLMULTI:
             links.set_allmulti(link.ifindex, True)
-        if wanted & Left.MCAST_ROUTER:
+        if wanted & Restore.MCAST_ROUTER:
             links.set_mcast_router(link.ifindex, 2)
-    names = {Left.ALLMULTI: "allmulti", Left.MCAST_ROUTER: "mcast_router 2"}
+    names = {Restore.ALLMULTI: "allmulti", Restore.MCAST_ROUTER: "mcast_router 2"}
     return [name for bit, name in names.items() if wanted & bit]
 
 

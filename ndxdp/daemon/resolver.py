@@ -135,13 +135,15 @@ class Resolver:
         requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
         for fields in requests:
             until = fields["time"] / 1e9 + self._limits.deadline
-            group = self._maps.rule_class(fields["group"])
+            group = self._maps.rule_class(fields["rule_class"])
             if group is None or until < time.monotonic():
                 continue  # its rule has gone, or nobody read this for long
             ns = Solicitation(
                 fields["source"], fields["target"], fields["eth_source"], fields["peer"]
             )
-            rule = Match(Answer.NEIGHBOUR, group.profile, rule_class=fields["group"], dev=group.dev)
+            rule = Match(
+                Answer.NEIGHBOUR, group.profile, rule_class=fields["rule_class"], dev=group.dev
+            )
             self._ask(ns, rule, until)
 
     def _ask(self, ns: Solicitation, rule: Match, until: float) -> None:

@@ -19,7 +19,7 @@ VERSION = 5
 
 HINTS = 4096
 MAX_SOLICITORS = 8192
-MAX_VIAS = 65536
+MAX_DEVS = 65536
 MAX_LOCALS = 65536
 MAX_ON_LINK = 16384
 MAX_GATEWAYS = 64
@@ -46,8 +46,8 @@ class Mode(IntEnum):
         return "ndp_tc" if self is Mode.TC else "ndp_xdp"
 
 
-class Left(IntFlag):
-    """enum ndp_left_flag: what detaching must put back, and how the program is attached."""
+class Restore(IntFlag):
+    """enum ndp_restore_flag: what detaching restores, and how the program is attached."""
 
     ALLMULTI = 1
     CLSACT = 2
@@ -64,21 +64,21 @@ class NaSourceCode(IntEnum):
     ADDRESS = 2
 
 
-class GroupFlag(IntFlag):
-    """enum ndp_group_flag."""
+class ClassFlag(IntFlag):
+    """enum ndp_rule_class_flag."""
 
     ROUTER = 1
     OVERRIDE = 2
     DEFEND = 4
     LLADDR = 8
     DYNAMIC = 16
-    VIA = 32
+    DEV = 32
 
 
 class RuleFlag(IntFlag):
     """enum ndp_rule_flag."""
 
-    HELD = 1
+    OWNED = 1
 
 
 class Layout:
@@ -123,19 +123,19 @@ def hint(address: bytes) -> int:
 
 
 PREFIX = Layout("ndp_prefix", length="I", address="16s")
-RULE = Layout("ndp_rule", group="H", answer="B", flags="B", prefix_len="B", reserved="3s")
-GROUP = Layout(
-    "ndp_group",
+RULE = Layout("ndp_rule", rule_class="H", answer="B", flags="B", prefix_len="B", reserved="3s")
+RULE_CLASS = Layout(
+    "ndp_rule_class",
     na_source="B",
     flags="B",
     lladdr="6s",
     address="16s",
-    source="16s",
+    origin="16s",
     label="48s",
-    via="128s",
+    dev="128s",
 )
 SHARE = Layout("ndp_share", answers="Q", requests="Q")
-VIA = Layout("ndp_via", group="I", ifindex="I")
+DEV = Layout("ndp_dev", rule_class="I", ifindex="I")
 REQUEST = Layout(
     "ndp_request",
     time="Q",
@@ -143,11 +143,11 @@ REQUEST = Layout(
     target="16s",
     eth_source="6s",
     peer="6s",
-    group="H",
+    rule_class="H",
     reserved="2s",
 )
 RESOLVER = Layout("ndp_resolver", asked="Q", answered="Q", failed="Q", refused="Q")
-GROUP_COUNT = Layout("ndp_group_count", solicited="Q", answered="Q", last_answer="Q")
+CLASS_COUNT = Layout("ndp_class_count", solicited="Q", answered="Q", last_answer="Q")
 SETTINGS = Layout(
     "ndp_settings",
     heartbeat="Q",
@@ -175,14 +175,14 @@ SETTINGS = Layout(
     reserved1="4s",
     netns="Q",
     mode="B",
-    left="B",
+    restore="B",
     bcc="B",
     reserved="5s",
     steps="256s",
 )
 EXPLAINED = Layout(
     "ndp_explained",
-    group="H",
+    rule_class="H",
     reason="B",
     matched="B",
     answer="B",
@@ -194,7 +194,7 @@ EVENT = Layout(
     "ndp_event",
     time="Q",
     length="I",
-    kept="I",
+    captured="I",
     verdict=f"{EXPLAINED.size}s",
     frame=f"{EVENT_FRAME}s",
     reply="86s",
@@ -203,7 +203,7 @@ EVENT = Layout(
 TRACER = Layout("ndp_tracer", seen="Q", lost="Q", event=f"{EVENT.size}s")
 
 LAYOUTS = (
-    *(PREFIX, RULE, GROUP, GROUP_COUNT, SHARE, VIA, REQUEST, RESOLVER, SETTINGS, EXPLAINED),
+    *(PREFIX, RULE, RULE_CLASS, CLASS_COUNT, SHARE, DEV, REQUEST, RESOLVER, SETTINGS, EXPLAINED),
     *(EVENT, TRACER),
 )
 
@@ -229,8 +229,8 @@ MAPS = {
         MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
         MapSpec("hints", ARRAY, 4, 8, HINTS),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
-        MapSpec("groups", ARRAY, 4, GROUP.size, MAX_RULE_CLASSES),
-        MapSpec("group_counters", PERCPU_ARRAY, 4, GROUP_COUNT.size, MAX_RULE_CLASSES),
+        MapSpec("groups", ARRAY, 4, RULE_CLASS.size, MAX_RULE_CLASSES),
+        MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, MAX_RULE_CLASSES),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, len(Reason)),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
@@ -239,7 +239,7 @@ MAPS = {
         MapSpec("shares", ARRAY, 4, SHARE.size, 1),
         MapSpec("requests", _RINGBUF, 0, 0, REQUESTS),
         MapSpec("resolver", ARRAY, 4, RESOLVER.size, 1),
-        MapSpec("vias", _HASH, VIA.size, 1, MAX_VIAS, _NO_PREALLOC),
+        MapSpec("vias", _HASH, DEV.size, 1, MAX_DEVS, _NO_PREALLOC),
         MapSpec("locals", _LPM_TRIE, PREFIX.size, 1, MAX_LOCALS, _NO_PREALLOC),
         MapSpec("on_link", _HASH, 16, 1, MAX_ON_LINK, _NO_PREALLOC),
         MapSpec("events", _RINGBUF, 0, 0, EVENTS),

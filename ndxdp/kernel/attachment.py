@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, gone, is_exhausted
 from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import tc_filters
 
@@ -65,7 +65,7 @@ def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]
 
 def attach(
     interface: str, ifindex: int, mode: Mode, prog_fd: int, *, links: bool = True
-) -> tuple[int | None, Left]:
+) -> tuple[int | None, Restore]:
     """Attach to an interface that has nothing of ours.
 
     Returns the link's descriptor (None where netlink did it) and what detach() must know.
@@ -76,7 +76,7 @@ def attach(
         refuse_foreign(interface, ifindex)
     if links:
         try:
-            return _create_link(ifindex, mode, prog_fd), Left(0)
+            return _create_link(ifindex, mode, prog_fd), Restore(0)
         except BpfError as error:
             if is_exhausted(error):
                 raise
@@ -87,10 +87,10 @@ def attach(
             log.debug("no BPF link on %s: %s", interface, error)
     try:
         if mode is Mode.TC:
-            return None, _attach_filter(ifindex, prog_fd) | Left.NETLINK
+            return None, _attach_filter(ifindex, prog_fd) | Restore.NETLINK
         flags = _XDP_FLAGS[mode] | bpf_hooks.XDP_FLAGS_UPDATE_IF_NOEXIST
         bpf_hooks.xdp_attach(ifindex, prog_fd, flags)
-        return None, Left.NETLINK
+        return None, Restore.NETLINK
     except BpfError as error:
         if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
             refuse_foreign(interface, ifindex)
@@ -225,8 +225,8 @@ def _create_link(ifindex: int, mode: Mode, prog_fd: int) -> int:
     return bpf_hooks.link_create(prog_fd, ifindex, bpf_hooks.BPF_XDP, _XDP_FLAGS[mode])
 
 
-def _attach_filter(ifindex: int, prog_fd: int) -> Left:
-    made = Left.CLSACT if bpf_hooks.clsact_create(ifindex) else Left(0)
+def _attach_filter(ifindex: int, prog_fd: int) -> Restore:
+    made = Restore.CLSACT if bpf_hooks.clsact_create(ifindex) else Restore(0)
     try:
         for left in reversed(range(_TRIES)):
             place = _best(tc_filters.at_ingress(ifindex))

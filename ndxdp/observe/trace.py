@@ -233,7 +233,7 @@ class _Light:
         for record in self._source.consume():
             fields = abi.EVENT.unpack(record)
             verdict = self._explained(fields["verdict"])
-            frame = fields["frame"][: fields["kept"]]
+            frame = fields["frame"][: fields["captured"]]
             prefix = None
             if verdict.prefix_len is not None:
                 prefix = Prefix.around(frame[62:78], verdict.prefix_len)
@@ -252,9 +252,9 @@ class _Light:
         known = self._verdicts.get(verdict)
         if known is None:
             fields: dict[str, Any] = abi.EXPLAINED.unpack(verdict)
-            group = self._maps.rule_class(fields["group"]) if fields["matched"] else None
+            group = self._maps.rule_class(fields["rule_class"]) if fields["matched"] else None
             try:
-                known = explained_of(verdict, {fields["group"]: group} if group else {})
+                known = explained_of(verdict, {fields["rule_class"]: group} if group else {})
             except Damaged:  # the rule has gone since
                 known = Explained(Reason(fields["reason"]), None, None)
             if len(self._verdicts) < _VERDICTS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable
 from ndxdp.kernel import attachment, bpf_hooks
-from ndxdp.kernel.abi import Left
+from ndxdp.kernel.abi import Restore
 from ndxdp.netlink import links
 from ndxdp.session.recovery import drop_qdisc, recover
 from ndxdp.session.request import uninterrupted
@@ -78,7 +78,7 @@ def let_go(tree: Tree, instance: Instance) -> None:
         if isinstance(instance, Pinned):
             (tree.path(instance.interface) / directories.LINK).unlink(missing_ok=True)
         _put_back(instance, settings)
-        instance.maps.set_settings(replace(settings, left=Left(0)))
+        instance.maps.set_settings(replace(settings, restore=Restore(0)))
 
 
 def unhang(instance: Pinned, settings: Settings) -> None:
@@ -87,7 +87,7 @@ def unhang(instance: Pinned, settings: Settings) -> None:
         attachment.detach(settings.ifindex, instance.prog_fd)
     elif bpf_hooks.link_info(instance.link_fd).ifindex:
         bpf_hooks.link_detach(instance.link_fd)
-    if settings.left & Left.CLSACT:
+    if settings.restore & Restore.CLSACT:
         drop_qdisc(settings.ifindex)
 
 
@@ -96,7 +96,7 @@ def _put_back(instance: Instance, settings: Settings) -> None:
         return
     if isinstance(instance, Pinned):
         unhang(instance, settings)
-    if settings.left & Left.ALLMULTI:
+    if settings.restore & Restore.ALLMULTI:
         links.set_allmulti(settings.ifindex, False)
-    if settings.left & Left.MCAST_ROUTER:
+    if settings.restore & Restore.MCAST_ROUTER:
         links.set_mcast_router(settings.ifindex, 1)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.kernel import abi, attachment, loader
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links, onlink
 from ndxdp.netlink.links import Link
@@ -308,7 +308,7 @@ def _leave_hook(
     is_filter = plan.mode is Mode.TC and link_fd is None  # which needs the qdisc still
     if before.mode is Mode.TC and not is_filter:
         settings = maps.settings()
-        maps.set_settings(replace(settings, left=settings.left & ~Left.CLSACT))
+        maps.set_settings(replace(settings, restore=settings.restore & ~Restore.CLSACT))
 
 
 def _hang(
@@ -317,27 +317,27 @@ def _hang(
     """Attach, pin the link, switch allmulti on; returns the link's descriptor."""
     link = plan.link
     # Written down first: who is killed in between leaves word of what is to be put back.
-    left = settings.left & ~Left.NETLINK & ~Left.RUN
+    restore = settings.restore & ~Restore.NETLINK & ~Restore.RUN
     if not plan.keep:
-        left |= Left.RUN
+        restore |= Restore.RUN
     if plan.keep and not link.allmulti:
-        left |= Left.ALLMULTI
+        restore |= Restore.ALLMULTI
     if link.mcast_router == 1:
-        left |= Left.MCAST_ROUTER
-    planned = left | Left.NETLINK
+        restore |= Restore.MCAST_ROUTER
+    planned = restore | Restore.NETLINK
     if plan.mode is Mode.TC and not links.has_clsact(link.ifindex):
-        planned |= Left.CLSACT
-    maps.set_settings(replace(maps.settings(), left=planned))
+        planned |= Restore.CLSACT
+    maps.set_settings(replace(maps.settings(), restore=planned))
     link_fd, how = attachment.attach(
         link.name, link.ifindex, plan.mode, prog_fd, links=plan.options.links
     )
-    left |= how
+    restore |= how
     if plan.mode is Mode.NATIVE and link.kind == "veth":
         log.warning(
             "%s is a veth: native XDP sends only if its peer runs an XDP program too", link.name
         )
     if link_fd is None:
-        if how & Left.CLSACT:
+        if how & Restore.CLSACT:
             undo.callback(drop_qdisc, link.ifindex)
         undo.callback(attachment.detach, link.ifindex, prog_fd)
     else:
@@ -350,7 +350,7 @@ def _hang(
     if link.mcast_router == 1:
         links.set_mcast_router(link.ifindex, 2)
         undo.callback(links.set_mcast_router, link.ifindex, 1)
-    maps.set_settings(replace(settings, left=left))
+    maps.set_settings(replace(settings, restore=restore))
     return link_fd
 
 
@@ -358,17 +358,17 @@ def _restore_reception(
     undo: contextlib.ExitStack, plan: Plan, settings: Settings, maps: Maps
 ) -> None:
     """Set allmulti and mcast_router again, if somebody has switched them off since attaching."""
-    link, left = plan.link, settings.left
+    link, restore = plan.link, settings.restore
     if plan.keep and not link.allmulti:
-        left |= Left.ALLMULTI
+        restore |= Restore.ALLMULTI
         undo.callback(links.set_allmulti, link.ifindex, False)
         links.set_allmulti(link.ifindex, True)
     if link.mcast_router == 1:
-        left |= Left.MCAST_ROUTER
+        restore |= Restore.MCAST_ROUTER
         undo.callback(links.set_mcast_router, link.ifindex, 1)
         links.set_mcast_router(link.ifindex, 2)
-    if left != settings.left:
-        maps.set_settings(replace(settings, left=left))
+    if restore != settings.restore:
+        maps.set_settings(replace(settings, restore=restore))
 
 
 def _with_room(maps: Maps, max_addresses: int, have: int) -> Maps:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.kernel import attachment, bpf_hooks, bpf_programs, libbpf
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.attachment import Attachment
 from ndxdp.netlink import links as netlink
 from ndxdp.store import directories
@@ -87,7 +87,7 @@ def _settle(path: Path, present: Pinned, settings: Settings, wanted: Mode | None
             for pin in _opened(path / directories.PROGRAM, opened)
         }
         found = _lasting(settings.ifindex, programs, links)
-        if settings.left & Left.RUN:  # netlink's, which a killed run could not take along
+        if settings.restore & Restore.RUN:  # netlink's, which a killed run could not take along
             found = []
         stays = min(
             found, key=lambda each: (each.at.mode is not wanted, each.link is None), default=None
@@ -150,13 +150,13 @@ def _keep_pin(path: Path, kept: Path | None) -> None:
 
 def _record(present: Pinned, settings: Settings, stays: _Lasting | None) -> None:
     """Write into the settings what is attached."""
-    left = settings.left & ~(Left.NETLINK | Left.RUN)
+    restore = settings.restore & ~(Restore.NETLINK | Restore.RUN)
     if stays and not stays.link:
-        left |= Left.NETLINK
-    if left & Left.CLSACT and not (stays and not stays.link and stays.at.mode is Mode.TC):
+        restore |= Restore.NETLINK
+    if restore & Restore.CLSACT and not (stays and not stays.link and stays.at.mode is Mode.TC):
         drop_qdisc(settings.ifindex)
-        left &= ~Left.CLSACT
-    recorded = replace(settings, left=left)
+        restore &= ~Restore.CLSACT
+    recorded = replace(settings, restore=restore)
     if stays and stays.at.mode is not settings.mode:
         recorded = replace(recorded, mode=stays.at.mode, steps="")
         log.warning(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.loader import Loader
 from ndxdp.ndp.responder import Rate
 from ndxdp.netlink import links as netlink
@@ -25,7 +25,7 @@ _BURST = 100
 GATEWAY_RATE = 10_000.0
 """Answers per second to each gateway, where there is any limit."""
 
-_NOTHING_LEFT = Left(0)
+_NOTHING_TO_RESTORE = Restore(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Legacy:
 
     rules: Rules = field(default_factory=Rules)
     paused: bool | None = None
-    left: Left = _NOTHING_LEFT
+    restore: Restore = _NOTHING_TO_RESTORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,10 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         )
     here = (link.ifindex, netlink.netns())
     if (settings.ifindex, settings.netns) != here:
-        settings = replace(settings, ifindex=here[0], netns=here[1], left=Left(0))
+        settings = replace(settings, ifindex=here[0], netns=here[1], restore=Restore(0))
     return replace(
         settings,
-        left=settings.left | plan.legacy.left,
+        restore=settings.restore | plan.legacy.restore,
         paused=settings.paused or bool(plan.legacy.paused) or (is_new and plan.options.paused),
         mac=link.mac,
         link_local=netlink.link_local(link.ifindex),
@@ -149,7 +149,7 @@ def inherited(tree: Tree, interface: str) -> Legacy:
     kept = rules.only(lambda rule: rule.origin not in (HOST_ORIGIN, RUN_ORIGIN))
     held = kept.only(lambda rule: rule.owned)
     freed = {prefix: replace(rule, owned=False) for prefix, rule in held.pairs()}
-    return Legacy(kept | freed, settings.paused, settings.left & Left.MCAST_ROUTER)
+    return Legacy(kept | freed, settings.paused, settings.restore & Restore.MCAST_ROUTER)
 
 
 def attached_otherwise(interface: str, mode: Mode) -> NdxdpError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.kernel.abi import Left, Mode
+from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.netlink import links
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules, difference, settled, with_holes
@@ -86,8 +86,8 @@ def serve_interface(
             maps.set_settings(settings)
             if link.mcast_router == 1:
                 # Written down first, as attaching does.
-                left = settings.left | Left.MCAST_ROUTER
-                maps.set_settings(replace(settings, left=left))
+                restore = settings.restore | Restore.MCAST_ROUTER
+                maps.set_settings(replace(settings, restore=restore))
                 try:
                     links.set_mcast_router(link.ifindex, 2)
                     undo.callback(links.set_mcast_router, link.ifindex, 1)
@@ -164,6 +164,8 @@ def _leave_to_us(tree: PinTree, interface: str, *, goes_on: bool) -> None:
         return
     with open_pinned(tree, interface) as before:
         settings = before.maps.settings()
-        before.maps.set_settings(replace(settings, left=settings.left & ~Left.MCAST_ROUTER))
+        before.maps.set_settings(
+            replace(settings, restore=settings.restore & ~Restore.MCAST_ROUTER)
+        )
         if not goes_on:
             release(tree, before)

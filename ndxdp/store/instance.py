@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 
 from ndxdp.errors import Damaged, NdxdpError, NotAttached, UsageError, is_exhausted
 from ndxdp.kernel import abi, attachment, bpf_hooks, bpf_programs, hook_order, libbpf
-from ndxdp.kernel.abi import Left
+from ndxdp.kernel.abi import Restore
 from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp import responder
@@ -202,7 +202,7 @@ class Pinned(Instance):
         """It can be attached nowhere: its interface has gone, or the process that held it."""
         if self.link_fd is not None:
             return bpf_hooks.link_info(self.link_fd).ifindex == 0
-        return not settings.left & Left.NETLINK
+        return not settings.restore & Restore.NETLINK
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         # No lock keeps another run, of another frame, from leaving its verdict where this one's

@@ -292,7 +292,7 @@ class Maps:
             fields = abi.RULE.unpack(value)
             known[value] = entry_of(
                 rule_of(fields, groups),
-                fields["group"],
+                fields["rule_class"],
                 expired=expired,
                 exact=fields["prefix_len"] == 128,
             )
@@ -397,9 +397,9 @@ class Maps:
     def _write(self, rules: Rules, group_ids: Mapping[RuleClass, int]) -> None:
         def value(rule: Rule, length: int) -> bytes:
             return abi.RULE.pack(
-                group=group_ids[RuleClass.of(rule)],
+                rule_class=group_ids[RuleClass.of(rule)],
                 answer=rule.answer,
-                flags=abi.RuleFlag.HELD if rule.owned else 0,
+                flags=abi.RuleFlag.OWNED if rule.owned else 0,
                 prefix_len=length,
             )
 
@@ -449,7 +449,7 @@ class Maps:
             return  # the userspace path asks for an interface's name
         interfaces = socket.if_nameindex()
         wanted = {
-            abi.VIA.pack(group=slot, ifindex=ifindex)
+            abi.DEV.pack(rule_class=slot, ifindex=ifindex)
             for slot, group in self.rule_classes().items()
             if group.dev
             for ifindex, name in interfaces

@@ -16,8 +16,8 @@ from ndxdp.rules.rule import Rule, RuleClass, cut
 log = logging.getLogger(__name__)
 
 _STEPS_MAX = 255
-_SOURCE_AT = abi.GROUP.offsets()["source"][0]
-_NOTHING_LEFT = abi.Left(0)
+_ORIGIN_AT = abi.RULE_CLASS.offsets()["origin"][0]
+_NOTHING_TO_RESTORE = abi.Restore(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Settings:
     trace_until: int = 0
     trace_every: int = 0
     l3_ifindex: int = 0
-    left: abi.Left = _NOTHING_LEFT
+    restore: abi.Restore = _NOTHING_TO_RESTORE
     bcc: bool = False
     steps: str = ""
     """`mode: why not`, a line for each better mode that could not be had."""
@@ -83,7 +83,7 @@ class Settings:
         fields = abi.SETTINGS.unpack(data)
         del fields["reserved"], fields["reserved1"]
         fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0: a file just made
-        fields["left"] = abi.Left(fields["left"])
+        fields["restore"] = abi.Restore(fields["restore"])
         steps = _text(fields["steps"])
         flags = {name: bool(fields[name]) for name in ("paused", "solicits", "bcc")}
         return cls(**fields | flags | {"steps": steps})
@@ -96,52 +96,52 @@ _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
 
 
 def pack_rule_class(group: RuleClass) -> bytes:
-    """Return an abi.GROUP for a slot."""
+    """Return an abi.RULE_CLASS for a slot."""
     profile = group.profile
-    flags = abi.GroupFlag(0)
+    flags = abi.ClassFlag(0)
     for flag, value in (
-        (abi.GroupFlag.ROUTER, profile.router),
-        (abi.GroupFlag.OVERRIDE, profile.override),
-        (abi.GroupFlag.DEFEND, profile.defend),
-        (abi.GroupFlag.LLADDR, profile.lladdr is not None),
-        (abi.GroupFlag.DYNAMIC, group.dynamic),
-        (abi.GroupFlag.VIA, bool(group.dev)),
+        (abi.ClassFlag.ROUTER, profile.router),
+        (abi.ClassFlag.OVERRIDE, profile.override),
+        (abi.ClassFlag.DEFEND, profile.defend),
+        (abi.ClassFlag.LLADDR, profile.lladdr is not None),
+        (abi.ClassFlag.DYNAMIC, group.dynamic),
+        (abi.ClassFlag.DEV, bool(group.dev)),
     ):
         flags |= flag if value else 0
     is_address = isinstance(profile.source, bytes)
-    return abi.GROUP.pack(
+    return abi.RULE_CLASS.pack(
         na_source=_NA_SOURCE_CODES.get(profile.source, abi.NaSourceCode.ADDRESS),
         flags=flags,
         lladdr=profile.lladdr or b"",
         address=profile.source if is_address else b"",
-        source=group.origin.encode(),
+        origin=group.origin.encode(),
         label=group.label.encode(),
-        via=" ".join(group.dev).encode(),
+        dev=" ".join(group.dev).encode(),
     )
 
 
 def unpack_rule_class(data: bytes) -> RuleClass | None:
-    """Read an abi.GROUP; None for a free slot."""
-    if not data[_SOURCE_AT]:
+    """Read an abi.RULE_CLASS; None for a free slot."""
+    if not data[_ORIGIN_AT]:
         return None
-    fields = abi.GROUP.unpack(data)
-    flags = abi.GroupFlag(fields["flags"])
+    fields = abi.RULE_CLASS.unpack(data)
+    flags = abi.ClassFlag(fields["flags"])
     na_source: NaSource | bytes = fields["address"]
     for known, code in _NA_SOURCE_CODES.items():
         na_source = known if fields["na_source"] == code else na_source
     profile = Profile(
         na_source,
-        router=bool(flags & abi.GroupFlag.ROUTER),
-        override=bool(flags & abi.GroupFlag.OVERRIDE),
-        defend=bool(flags & abi.GroupFlag.DEFEND),
-        lladdr=fields["lladdr"] if flags & abi.GroupFlag.LLADDR else None,
+        router=bool(flags & abi.ClassFlag.ROUTER),
+        override=bool(flags & abi.ClassFlag.OVERRIDE),
+        defend=bool(flags & abi.ClassFlag.DEFEND),
+        lladdr=fields["lladdr"] if flags & abi.ClassFlag.LLADDR else None,
     )
     return RuleClass(
-        _text(fields["source"]),
+        _text(fields["origin"]),
         _text(fields["label"]),
         profile,
-        bool(flags & abi.GroupFlag.DYNAMIC),
-        tuple(_text(fields["via"]).split()),
+        bool(flags & abi.ClassFlag.DYNAMIC),
+        tuple(_text(fields["dev"]).split()),
     )
 
 
@@ -214,7 +214,7 @@ def explained_of(verdict: bytes, groups: Mapping[int, RuleClass]) -> Explained:
 
 
 def rule_of(fields: Mapping[str, Any], groups: Mapping[int, RuleClass]) -> Rule:
-    group = groups.get(fields["group"])
+    group = groups.get(fields["rule_class"])
     if group is None or fields["answer"] not in set(Answer):
         raise damaged(f"a rule says {fields}")
     return Rule(
@@ -223,7 +223,7 @@ def rule_of(fields: Mapping[str, Any], groups: Mapping[int, RuleClass]) -> Rule:
         group.origin,
         group.label,
         group.dynamic,
-        bool(fields["flags"] & abi.RuleFlag.HELD),
+        bool(fields["flags"] & abi.RuleFlag.OWNED),
         group.dev,
     )
 
