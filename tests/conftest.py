@@ -1,4 +1,4 @@
-"""What every test may ask for."""
+"""Fixtures and markers of every test."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture attaches a program that this kernel does not take."""
+    """Skip a test that this kernel cannot run, before a fixture attaches a program for it."""
     features.check(item)
 
 
 @pytest.fixture(scope="session")
 def privacy() -> None:
-    """Namespaces of our own, as root. Missing, this fails: it skips no test."""
+    """Fail without root and private namespaces; no test is skipped for want of them."""
     if os.geteuid() != 0 or not private.inside():
-        pytest.fail("this needs root and namespaces of its own: make test", pytrace=False)
+        pytest.fail(
+            "this test needs root and namespaces of its own: run `make test`", pytrace=False
+        )
 
 
 @pytest.fixture(scope="module")
 def trees(privacy: None) -> Iterator[Trees]:
-    """Pins and files of the private file systems, which must be empty again afterwards."""
+    """Return pins and files of the private file systems; fail if a test leaves one behind."""
     trees = Trees()
     yield trees
     assert trees.interfaces() == [], "a test left something behind"
@@ -40,14 +42,14 @@ def trees(privacy: None) -> Iterator[Trees]:
 
 @pytest.fixture
 def net() -> Iterator[Network]:
-    """A router on one side of a veth, this host on the other."""
+    """Return a router on one side of a veth, with this host on the other."""
     with network.network() as made:
         yield made
 
 
 @pytest.fixture
 def attached(net: Network) -> Iterator[Network]:
-    """The same, attached in tc mode, with one rule."""
+    """Return the same network, with ndxdp attached in tc mode and one rule."""
     network.done("attach", network.UPLINK, "--mode", "tc", "-n", network.BEHIND)
     yield net
     network.take_off()
@@ -55,6 +57,6 @@ def attached(net: Network) -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def docker_engine(privacy: None) -> Iterator[Engine]:
-    """A real Docker engine with an image. It is up after 0.2 s, so each module has its own."""
+    """Return a real Docker engine with an image; it starts in 0.2 s, so each module has its own."""
     with engine.engine() as made:
         yield made

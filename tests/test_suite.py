@@ -92,7 +92,7 @@ def test_signals_that_the_parent_ignores_are_back_at_their_default(privacy: None
 
 
 def test_temporary_files_are_gone_with_the_namespaces(privacy: None) -> None:
-    """They are on a file system of the namespaces, which those within them share."""
+    """Namespaces have a file system for them, and share it with namespaces within them."""
     ours = Path(tempfile.gettempdir())
     assert f" {ours} tmpfs " in Path("/proc/mounts").read_text()
     made = Path(in_namespaces("import tempfile; print(tempfile.mkdtemp())"))
