@@ -1116,7 +1116,7 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
         "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
         "from ndxdp.rules.rule import Rule; from ndxdp.rules.ruleset import compile_rules;"
         "from ndxdp.store.directories import Trees; from ndxdp.session.request import Options;"
-        f"rules = compile_rules(['{BEHIND}'], rule=Rule(source='run'));"
+        f"rules = compile_rules(['{BEHIND}'], rule=Rule(origin='run'));"
         f"work = spec.Work([spec.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"
         "service.run(Trees(), work, ready=lambda job, instance: print('ready', flush=True))"
     )
