@@ -408,6 +408,14 @@ static __always_inline enum ndp_reason decide(void *ctx, const struct solicitati
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
+/* Begin with a solicitation that arrived on the interface. Return the settings, or null. */
+static __always_inline const struct ndp_settings *begin(struct solicitation *ns, __u32 ifindex)
+{
+	ns->prefixlen = 128;
+	ns->dry_run = is_dry_run(ifindex);
+	return get_settings();
+}
+
 /* Validate a solicitation and decide on it. The advertisement is left to the caller: the verifier
  * must find nothing of the option walk on the stack where the advertisement goes.
  */
@@ -554,9 +562,16 @@ static __always_inline int is_tagged(const struct vlan_tag tag)
 	return tag.type != bpf_htons(ETHERTYPE_IPV6);
 }
 
+/* Return true for a tag that names a VLAN. */
 static __always_inline int has_vlan(const struct vlan_tag tag)
 {
 	return is_tagged(tag) && tag.control & bpf_htons(VLAN_ID);
+}
+
+/* Return true for a tag that has only a priority. Linux takes such a frame for an untagged one. */
+static __always_inline int has_priority_tag(const struct vlan_tag tag)
+{
+	return is_tagged(tag) && !(tag.control & bpf_htons(VLAN_ID));
 }
 
 /* Move the start of the frame by `delta` bytes, and its MACs with it. Return 0, or -1 with the
@@ -594,14 +609,19 @@ static __always_inline void insert_tag(struct xdp_md *ctx, const struct vlan_tag
 		*(struct vlan_tag *)data = tag;
 }
 
-/* Judge the frame, and return its length in bytes. */
-static __always_inline __u64 xdp_judge(struct xdp_md *ctx, const struct ndp_settings *config,
+/* Judge the frame, whose tag is removed unless the tag names a VLAN. Return its length in bytes. */
+static __always_inline __u64 xdp_judge(struct xdp_md *ctx, const struct vlan_tag tag,
+				       const struct ndp_settings *config,
 				       struct solicitation *ns, struct verdict *verdict)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u64 frame_len = NA_LEN;
 
+	if (has_vlan(tag)) {
+		verdict->reason = because(NDP_OTHER_VLAN);
+		return frame_len;
+	}
 	/* A frame in several pieces of memory has a whole buffer in the first. So a first piece of
 	 * the answer's length is the whole frame, as for nearly every solicitation, and the helper
 	 * is not needed. `end - data` would take CAP_PERFMON. Kernel 5.18 has the helper.
@@ -648,45 +668,43 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 	return verdict->reason;
 }
 
+/* Return the program's result for the verdict, and restore a tag that was removed. */
+static __always_inline int xdp_action(struct xdp_md *ctx, enum ndp_reason reason,
+				      const struct vlan_tag tag)
+{
+	if (reason >= NDP_ANSWERED)
+		return XDP_TX;
+	if (reason == NDP_RATE_LIMITED)
+		return XDP_DROP;
+	if (is_tagged(tag) && reason != NDP_OTHER_VLAN)
+		insert_tag(ctx, tag);
+	return XDP_PASS;
+}
+
 SEC("xdp.frags")
 int ndp_xdp(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct verdict verdict = {};
 	const struct ndp_settings *config;
+	struct verdict verdict = {};
 	struct ndp_tracer *tracer;
 	struct solicitation ns;
 	struct vlan_tag tag;
-	__u64 frame_len = 0;
+	__u64 frame_len;
 
 	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end))
 		return xdp_pass_other(ctx);
-	config = get_settings();
-	if (!config)
-		return XDP_PASS;
-	ns.prefixlen = 128;
-	ns.dry_run = is_dry_run(ctx->ingress_ifindex);
+	config = begin(&ns, ctx->ingress_ifindex);
 	tag = read_tag(data);
-	if (has_vlan(tag)) {
-		verdict.reason = because(NDP_OTHER_VLAN);
-	} else {
-		/* Like Linux, judge a frame with a priority tag as if it had none. */
-		if (is_tagged(tag) && move_macs(ctx, sizeof(tag)))
-			return XDP_PASS;
-		frame_len = xdp_judge(ctx, config, &ns, &verdict);
-	}
+	if (!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag))))
+		return XDP_PASS;
+	frame_len = xdp_judge(ctx, tag, config, &ns, &verdict);
 	tracer = xdp_trace(ctx, config, &ns);
 	if (verdict.reason >= NDP_ANSWERED)
 		verdict.reason = xdp_answer(ctx, config, &ns, &verdict, frame_len, tracer);
 	count(&verdict, ns.dry_run, tracer);
-	if (verdict.reason >= NDP_ANSWERED)
-		return XDP_TX;
-	if (verdict.reason == NDP_RATE_LIMITED)
-		return XDP_DROP;
-	if (is_tagged(tag) && verdict.reason != NDP_OTHER_VLAN)
-		insert_tag(ctx, tag);
-	return XDP_PASS;
+	return xdp_action(ctx, verdict.reason, tag);
 }
 
 /* ---- tc: clsact or tcx ingress -------------------------------------------------------- */
@@ -728,13 +746,18 @@ static __always_inline int tc_pass_other(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* Judge the frame, whose tag the kernel has moved into the skb. */
 static __always_inline void tc_judge(struct __sk_buff *skb, const struct ndp_settings *config,
 				     struct solicitation *ns, struct verdict *verdict)
 {
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	judge(skb, data, end, skb->len, config, ns, verdict);
+	/* Like Linux, take a frame whose tag has only a priority for an untagged one. */
+	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
+		verdict->reason = because(NDP_OTHER_VLAN);
+	else
+		judge(skb, data, end, skb->len, config, ns, verdict);
 }
 
 /* Return the record of this solicitation if it is traced, else null. */
@@ -774,39 +797,38 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 	return verdict->reason;
 }
 
+/* Return the program's result for the verdict. */
+static __always_inline int tc_action(struct __sk_buff *skb, enum ndp_reason reason)
+{
+	if (reason >= NDP_ANSWERED)
+		return bpf_redirect(skb->ifindex, 0);
+	return reason == NDP_RATE_LIMITED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
 SEC("tc")
 int ndp_tc(struct __sk_buff *skb)
 {
-	struct verdict verdict = {};
 	const struct ndp_settings *config;
+	struct verdict verdict = {};
 	struct ndp_tracer *tracer;
 	struct solicitation ns;
 	void *data, *end;
 
-	/* The kernel has moved a tag out of the frame, and `protocol` is what follows it. */
 	if (skb->protocol != bpf_htons(ETHERTYPE_IPV6) || tc_pull_headers(skb))
 		return TC_ACT_UNSPEC;
 	data = (void *)(long)skb->data;
 	end = (void *)(long)skb->data_end;
 	if (!is_solicitation(data, end))
 		return tc_pass_other(skb);
-	config = get_settings();
+	config = begin(&ns, skb->ifindex);
 	if (!config || tc_pull_frame(skb))
 		return TC_ACT_UNSPEC;
-	ns.prefixlen = 128;
-	ns.dry_run = is_dry_run(skb->ifindex);
-	/* Like Linux, judge a frame with a priority tag as if it had none. */
-	if (skb->vlan_present && skb->vlan_tci & VLAN_ID)
-		verdict.reason = because(NDP_OTHER_VLAN);
-	else
-		tc_judge(skb, config, &ns, &verdict);
+	tc_judge(skb, config, &ns, &verdict);
 	tracer = tc_trace(skb, config, &ns);
 	if (verdict.reason >= NDP_ANSWERED)
 		verdict.reason = tc_answer(skb, config, &ns, &verdict, tracer);
 	count(&verdict, ns.dry_run, tracer);
-	if (verdict.reason >= NDP_ANSWERED)
-		return bpf_redirect(skb->ifindex, 0);
-	return verdict.reason == NDP_RATE_LIMITED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return tc_action(skb, verdict.reason);
 }
 
 #ifndef NDXDP_BCC
