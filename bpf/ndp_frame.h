@@ -2,13 +2,14 @@
 /*
  * The headers of a frame, and operations on addresses, MACs and checksums.
  *
- * Every header consists of the widest words that its place in a frame aligns: single bytes would
- * cost the program one load each. Where alignment matters, the kernel starts a frame two bytes
+ * Every header consists of the widest words that its place in a frame aligns, because single bytes
+ * would cost one load each. Where alignment matters, the kernel starts a frame two bytes
  * behind a multiple of eight, and the verifier assumes so (NET_IP_ALIGN). With these two bytes,
  * PAD, each header has a multiple of eight bytes.
  *
- * Contract of all pointers to these headers: they point to PAD bytes before the frame or further;
- * the caller has compared the end of the header with the end of the frame.
+ * Contract of the whole program: a struct ethernet begins PAD bytes before the frame, each next
+ * header begins where the previous one ends, and no field of a header is read before the end of
+ * the header was compared with the end of the frame.
  */
 #ifndef NDP_FRAME_H
 #define NDP_FRAME_H

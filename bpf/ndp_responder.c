@@ -24,9 +24,7 @@
 
 /* ---- parse ---------------------------------------------------------------------------- */
 
-/* Return true if the headers are IPv6 and a Neighbor Solicitation's. The caller has compared their
- * end with the frame's.
- */
+/* Return true if the headers are those of IPv6 and of a Neighbor Solicitation. */
 static __always_inline int has_solicitation(const struct ipv6 *ip6)
 {
 	const struct icmpv6 *icmp = (const void *)(ip6 + 1);
@@ -88,7 +86,7 @@ static __always_inline int is_gateway_answer(const void *data, const void *end, 
 	    ip6->hop_limit != HOP_LIMIT || !(msg->flags & bpf_htonl(FLAG_SOLICITED)))
 		return 0;
 	config = get_settings();
-	/* A bridge would flood a port's frame that is so marked. */
+	/* Not on a bridge's port: the bridge would flood a frame that is so marked. */
 	if (!config || !config->solicits || config->l3_ifindex != ifindex)
 		return 0;
 	mac_store_trailing(&own, 0, own_mac(config));
@@ -121,17 +119,18 @@ static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
 	       is_same_mac(&eth->dst, class_mac(rule_class));
 }
 
-/* Results of the walk over the options. Flags are words, as the walk has no branches. */
+/* Results of the walk over the options. */
 struct options {
-	__u64 sum;    /* one's-complement sum of their words, not folded */
-	__u64 lladdr; /* the first SLLAO's MAC as a number; before, the Ethernet source */
+	__u64 sum;    /* one's-complement sum of the message, not folded */
+	__u64 lladdr; /* MAC as a number: the first SLLAO's, else the Ethernet source */
 	__u64 sllao;  /* 1: there is an SLLAO */
 };
 
-/* Walk the options: `units` pieces of 8 bytes from `cursor` on.
+/* Walk the options: `units` pieces of 8 bytes from `cursor` on. The caller has set `sum` and
+ * `lladdr`.
  *
- * A step reads one piece, and has no branch that depends on what the piece holds. The verifier
- * walks both ways of a branch, so that each step would double its work.
+ * A step reads one piece, and has no branch that depends on what the piece holds: the verifier
+ * follows both ways of a branch, so that each step would double its work.
  */
 static __always_inline enum ndp_reason walk_options(const void *cursor, const void *end,
 						    __u64 units, struct options *options)
