@@ -34,7 +34,7 @@ from ndxdp.rules import breadth
 from ndxdp.rules.rule import (
     CONFIG_ORIGIN,
     DOCKER_ORIGIN,
-    OWNED,
+    OWNED_LABELS,
     AddressPattern,
     Prefix,
     Rule,
@@ -163,7 +163,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     rules, forced = _rules(table, directory)
     docker = _docker(table)
     # One group for each container selector, and one for each kind of hole.
-    groups = MAX_RULE_CLASSES - len(docker) - len(OWNED)
+    groups = MAX_RULE_CLASSES - len(docker) - len(OWNED_LABELS)
     lack = Room(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
     if lack:
         error = lack.error(in_file=True)

@@ -16,7 +16,7 @@ from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.printable import printable
-from ndxdp.rules.rule import OWNED, Prefix, check_interface, parse_address, parse_target, parse_via
+from ndxdp.rules.rule import OWNED_LABELS, Prefix, check_interface, parse_address, parse_target, parse_via
 from ndxdp.rules.ruleset import MAX_RULE_CLASSES
 
 _CACHE = "the kernel's neighbor table is the cache, and has times of its own"
@@ -145,7 +145,7 @@ def _refuse_too_much(
     reading: _Reading, interface: DraftInterface, methods: dict[Prefix, Method]
 ) -> None:
     """Complain of what the converted file would be refused for; the most is what it may have."""
-    most = MAX_RULE_CLASSES - len(OWNED)
+    most = MAX_RULE_CLASSES - len(OWNED_LABELS)
     if len(interface.rules) > most:
         reading.complain(
             methods[interface.rules[most].prefix].line,

@@ -19,7 +19,7 @@ from ndxdp.ndp.responder import UNSPECIFIED
 from ndxdp.netlink import rtnetlink
 from ndxdp.netlink.fib import Fib, NudState, RouteType
 from ndxdp.netlink.netns import netns as netns
-from ndxdp.rules.rule import INTERFACE_MAX, OWNED, Prefix, check_interface
+from ndxdp.rules.rule import GATEWAY_LABEL, INTERFACE_MAX, OWN_LABEL, Prefix, check_interface
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 # Its __init__ imports a database, HTTP, mocks and every family of netlink: 11 MB and 0.14 s. What
@@ -367,7 +367,7 @@ def owned_addresses(link: Link) -> dict[Prefix, str]:
     A port's addresses and gateways are those of its bridge.
     """
     here = [link.ifindex] + ([link.master] if link.master else [])
-    own, gateway = OWNED
+    own, gateway = OWN_LABEL, GATEWAY_LABEL
     owned: dict[Prefix, str] = {}
     for ifindex in here:
         owned |= {Prefix(address, 128): gateway for address in gateways(ifindex)}

@@ -42,13 +42,14 @@ RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORI
 INTERFACE_MAX, ALTNAME_MAX = 15, 127
 """Bytes of an interface's name, and of an alternative one (ip link property)."""
 
-ORIGIN_MAX = 15
-LABEL_MAX = 47
-VIA_MAX = 127
-"""Bytes of UTF-8 that the kernel's side keeps of a rule's source, its label, and all of `via`."""
+ORIGIN_MAX, LABEL_MAX = 15, 47
+"""Bytes of UTF-8 that the maps store of a rule's origin and of its label."""
 
-OWNED = ("own", "gateway")
-"""Labels of the holes for addresses that the host has, and for those that its gateways have."""
+VIA_MAX = 127
+"""Bytes of UTF-8 that the maps store of all output interfaces of a rule, blanks between them."""
+
+OWN_LABEL, GATEWAY_LABEL = OWNED_LABELS = ("own", "gateway")
+"""Labels of the rules for addresses that the host owns, and for those that its gateways own."""
 
 
 class Prefix(NamedTuple):

@@ -29,7 +29,7 @@ from ndxdp.netlink.fib import Fib, NudState, Route, RouteType, refusal
 from ndxdp.netlink.netns import netns as netns
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import HOST_ORIGIN, OWNED, Table, hole
+from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, Table, hole
 from ndxdp.rules.ruleset import Rules, difference, merged
 from ndxdp.store import directories, rule_watch
 from ndxdp.store.directories import PinTree, Tree
@@ -527,7 +527,7 @@ def delete_rules(
         going = going.only(lambda rule: rule.origin == source)
         # Of these the host has the address still.
         held = going.only(lambda rule: rule.owned)
-        desired = actual.without(going) | dict.fromkeys(held, hole(OWNED[0]))
+        desired = actual.without(going) | dict.fromkeys(held, hole(OWN_LABEL))
         instance.maps.apply(difference(desired, actual), actual)
         rule_watch.touch(tree.path(interface))
 
