@@ -29,8 +29,8 @@ from typing import Any
 
 from benchmarks.wire import REPOSITORY, ROUTER_MAC, host_command, make_links
 from lab import private
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.ndp.message import decode_own, solicit
+from ndxdp.rules.address import parse_address, parse_mac
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "daemon.json"
 
@@ -229,7 +229,7 @@ def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
 def _solicit(target: bytes) -> int:
     """Solicit until there is an answer; print when that was, in seconds of CLOCK_MONOTONIC."""
     mac, source = parse_mac(ROUTER_MAC), parse_address("fe80::1")
-    question = responder.solicit(mac, target, source=source, sllao=mac)
+    question = solicit(mac, target, source=source, sllao=mac)
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))
     link.bind(("eth0", 0x86DD))
     link.settimeout(_EVERY)
@@ -249,7 +249,7 @@ def _solicit(target: bytes) -> int:
 
 
 def _answers(frame: bytes, target: bytes, source: bytes) -> bool:
-    said = responder.decode_advertisement(frame)
+    said = decode_own(frame)
     right = (said.source, said.target, said.destination) == (target, target, source)
     return right and said.solicited and said.checksum_correct
 

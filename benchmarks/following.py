@@ -27,9 +27,10 @@ from pathlib import Path
 
 from lab import private
 from lab.capture import packet_socket
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import MANUAL_ORIGIN, Rule, parse_address, parse_mac
-from ndxdp.rules.ruleset import compile_rules
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.rule import MANUAL_ORIGIN, Rule
+from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import add_rules, delete_rules
 
@@ -87,9 +88,7 @@ class Router:
         """
         assert self._wire
         address = parse_address(target)
-        question = responder.solicit(
-            self._mac, address, source=parse_address("fe80::1"), sllao=self._mac
-        )
+        question = solicit(self._mac, address, source=parse_address("fe80::1"), sllao=self._mac)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             with contextlib.suppress(OSError):  # the link is down

@@ -34,9 +34,11 @@ from lab.topology import build_xdp_pass
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Answer, Profile, Reason
-from ndxdp.rules.rule import RuleClass, parse_address, parse_mac
+from ndxdp.ndp.message import solicit
+from ndxdp.ndp.profile import Answer, Profile
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.rule import RuleClass
 from ndxdp.store.records import pack_rule_class
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "tracing.json"
@@ -169,7 +171,7 @@ def _make_link() -> None:
     subprocess.run(["ip", "-batch", "-"], input=_LINK, text=True, check=True)
     _say("ip", "link", "set", "eth0", "xdpdrv", "obj", str(build_xdp_pass()), "sec", "xdp")
     mac = parse_mac(ROUTER_MAC)
-    frame = responder.solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
+    frame = solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
     ifindex = socket.if_nametoindex("eth0")
     # struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
     context = struct.pack("=6I", 0, len(frame), 0, ifindex, 0, 0)

@@ -11,7 +11,7 @@
  * ndp_tc (clsact or tcx ingress). Section numbers are RFC 4861's unless a comment names another
  * document. A frame that is not answered goes to the kernel unchanged; only a rate limit drops.
  *
- * ndxdp/ndp/responder.py specifies the same steps in Python, and the tests compare the two byte by
+ * ndxdp/ndp/decision.py specifies the same steps in Python, and the tests compare the two byte by
  * byte.
  */
 #include "dialect.h"

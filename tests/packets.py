@@ -30,8 +30,12 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-from ndxdp.ndp.responder import Answer, Host, NaSource, Profile, Reason
-from ndxdp.rules.rule import Rule, hole, parse_address, parse_prefix
+from ndxdp.ndp.message import Host
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.records import Settings
 
@@ -74,7 +78,7 @@ RULES = Rules.of(
             "2001:db8:0:1::f:0/112": Rule(Answer.NEVER),
             "2001:db8:0:1::f:1": Rule(),
             HELD: Rule(owned=True),
-            GATEWAY: hole("gateway"),
+            GATEWAY: owned_rule("gateway"),
             DYNAMIC: Rule(origin="docker", label="ipv6exposed", dynamic=True),
             DYNAMIC_NO_DAD: Rule(profile=_NO_DAD, origin="docker", label="quiet", dynamic=True),
             "2001:db8:0:2::/64": Rule(profile=Profile(source=NaSource.LINK_LOCAL)),

@@ -13,7 +13,9 @@ import pytest
 
 from ndxdp.kernel import abi
 from ndxdp.kernel.loader import OBJECT
-from ndxdp.ndp import responder
+from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.profile import Answer
+from ndxdp.ndp.reason import Reason
 
 BTF = dict[int, dict[str, Any]]
 HEADER = Path(__file__).parent.parent / "bpf" / "ndp_abi.h"
@@ -87,8 +89,8 @@ def check_struct(layout: abi.Layout, types: BTF) -> None:
 @pytest.mark.parametrize(
     ("enum", "prefix", "mirror"),
     [
-        ("ndp_reason", "NDP_", responder.Reason),
-        ("ndp_answer", "NDP_", responder.Answer),
+        ("ndp_reason", "NDP_", Reason),
+        ("ndp_answer", "NDP_", Answer),
         ("ndp_na_source", "NDP_SOURCE_", abi.NaSourceCode),
         ("ndp_rule_class_flag", "NDP_CLASS_", abi.ClassFlag),
         ("ndp_rule_flag", "NDP_RULE_", abi.RuleFlag),
@@ -109,7 +111,7 @@ def test_reasons_in_the_object() -> None:
     """The program that was compiled has the header's numbers, not those of another day."""
     compiled = {value["name"]: value["val"] for value in named("ENUM", "ndp_reason")["values"]}
     assert compiled == header_enum("ndp_reason")
-    assert compiled["NDP_REASON_MAX"] == len(responder.Reason)
+    assert compiled["NDP_REASON_MAX"] == len(Reason)
 
 
 def test_maps() -> None:
@@ -142,7 +144,7 @@ def test_constants() -> None:
     assert defines["NDP_EVENTS"] == abi.EVENTS
     assert defines["NDP_EVENT_FRAME"] == abi.EVENT_FRAME
     assert defines["NDP_REQUESTS"] == abi.REQUESTS
-    assert defines["NDP_FRAME_MAX"] == responder.FRAME_MAX
+    assert defines["NDP_FRAME_MAX"] == FRAME_MAX
 
 
 @cache

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from ndxdp.rules.address_set import NONE, Addresses
+from ndxdp.rules.address_set import EMPTY, AddressSet
 
 SIZES = (0, 1, 5, 300, 5000, 20_000)
 
@@ -23,7 +23,7 @@ def test_as_sets_would_do_it(few: int, many: int, varying: int) -> None:
     rng = random.Random(few * 31 + many)
     a, b = some(rng, few, varying), some(rng, many, varying)
     b |= set(rng.sample(sorted(a), len(a) // 2))
-    ours, theirs = Addresses.of(a), Addresses.of(b)
+    ours, theirs = AddressSet.of(a), AddressSet.of(b)
     assert list(ours) == sorted(a)
     assert (len(ours), bool(ours)) == (len(a), bool(a))
     for made, expected in (
@@ -35,30 +35,30 @@ def test_as_sets_would_do_it(few: int, many: int, varying: int) -> None:
         (ours - ours, set()),
     ):
         assert list(made) == sorted(expected)
-        assert made == Addresses.of(expected)
+        assert made == AddressSet.of(expected)
     for address in (*rng.sample(sorted(b), min(20, len(b))), bytes(16), b"\xff" * 16):
         assert (address in ours) is (address in a)
 
 
 def test_is_packed() -> None:
     one, two = bytes(15) + b"\1", bytes(15) + b"\2"
-    assert Addresses(two + one + two).packed == one + two
-    assert Addresses(bytearray(two + one)) == Addresses.of([one, two])
-    assert NONE.packed == b""
-    assert repr(Addresses(one)) == f"Addresses.of([{one!r}])"
-    assert len({Addresses(one), Addresses(one), Addresses(two)}) == 2
-    assert one[:15] not in Addresses(one)
-    assert "1" not in Addresses(one)
+    assert AddressSet(two + one + two).packed == one + two
+    assert AddressSet(bytearray(two + one)) == AddressSet.of([one, two])
+    assert EMPTY.packed == b""
+    assert repr(AddressSet(one)) == f"AddressSet.of([{one!r}])"
+    assert len({AddressSet(one), AddressSet(one), AddressSet(two)}) == 2
+    assert one[:15] not in AddressSet(one)
+    assert "1" not in AddressSet(one)
 
 
 def test_the_same_address_many_times() -> None:
-    assert list(Addresses(bytes(16) * 10_000)) == [bytes(16)]
+    assert list(AddressSet(bytes(16) * 10_000)) == [bytes(16)]
 
 
 def test_what_changes_nothing_makes_no_copy() -> None:
     """A million addresses are 16 MB; who compares them often shall not have them often."""
-    many, other = Addresses.of(some(random.Random(0), 5000, 4)), Addresses(b"\xff" * 16)
+    many, other = AddressSet.of(some(random.Random(0), 5000, 4)), AddressSet(b"\xff" * 16)
     assert many - other is many
-    assert many - NONE is many
-    assert many | NONE is many
-    assert NONE | many is many
+    assert many - EMPTY is many
+    assert many | EMPTY is many
+    assert EMPTY | many is many

@@ -20,8 +20,8 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
-from ndxdp.ndp.responder import Profile
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.ndp.profile import Profile
+from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.upstream import announce
 from ndxdp.upstream.announce import Announcements, Announcer, Kind, Pace
 from tests.fixtures.network import (

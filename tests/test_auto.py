@@ -26,7 +26,8 @@ from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import MapSpec, Mode
 from ndxdp.netlink import links, vlan_offload
-from ndxdp.rules.ruleset import Rules, compile_rules
+from ndxdp.rules.rule_lists import compile_rules
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session import modes
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options

@@ -17,8 +17,9 @@ import pytest
 from benchmarks import report, wire
 from benchmarks.__main__ import CURVES
 from benchmarks.contestants import CONTESTANTS
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_mac
+from ndxdp.ndp.message import Host, Solicitation, advertise
+from ndxdp.ndp.profile import Profile
+from ndxdp.rules.address import parse_mac
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -98,10 +99,10 @@ def test_a_wrong_answer_ends_it() -> None:
 def test_what_is_expected_is_what_ndp_says() -> None:
     """Apart from the code that is measured, the benchmarks have written down the same bytes."""
     target, mac = IPv6Address("2001:db8::7").packed, parse_mac("02:00:00:00:01:00")
-    solicited = responder.Solicitation(IPv6Address("fe80::100").packed, target, mac, mac)
-    host = responder.Host(parse_mac(wire.HOST_MAC))
+    solicited = Solicitation(IPv6Address("fe80::100").packed, target, mac, mac)
+    host = Host(parse_mac(wire.HOST_MAC))
     wanted = wire.advertisement(target, wire.FLOOD, source=target, flags=0xC0)
-    assert responder.advertise(solicited, host, responder.Profile()) == wanted
+    assert advertise(solicited, host, Profile()) == wanted
 
 
 def test_bars() -> None:

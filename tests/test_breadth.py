@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
 from ndxdp.rules.breadth import Broad
-from ndxdp.rules.rule import Rule, parse_prefix
-from ndxdp.rules.ruleset import compile_rules
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import Rule
+from ndxdp.rules.rule_lists import compile_rules
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,

@@ -16,12 +16,15 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.ndp.responder import Answer, Profile
-from ndxdp.netlink.links import Link, OwnAddress
-from ndxdp.rules.rule import Prefix, Rule, hole, parse_address, parse_mac, parse_prefix
+from ndxdp.ndp.profile import Answer, Profile
+from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.netlink.links import Link
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import Unasked
-from ndxdp.upstream.gateway_keepalive import GatewayCare, Source
+from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 from ndxdp.upstream.gateways import Choice, choose
 from tests.fixtures.network import (
     BEHIND,
@@ -129,7 +132,7 @@ def test_an_exact_address_comes_second() -> None:
     [
         Rule(Answer.NEVER),
         Rule(Answer.ROUTED),
-        hole("own"),
+        owned_rule("own"),
         Rule(owned=True),
         Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01"))),
     ],
@@ -155,11 +158,13 @@ def test_a_configured_source() -> None:
     assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted, paused=True) is Unasked.PAUSED
     excepted = {BEHIND: ALWAYS, wanted: Rule(Answer.NEVER)}
     assert chosen(OWN, rules=excepted, wanted=wanted) is Unasked.UNCOVERED
-    assert chosen(OWN, rules={wanted: hole("gateway")}, wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(OWN, rules={wanted: owned_rule("gateway")}, wanted=wanted) is Unasked.UNCOVERED
     other = Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01")))
     assert chosen(OWN, rules={BEHIND: other}, wanted=wanted) is Unasked.OTHER_MAC
     for flags in (_PERMANENT, _DEPRECATED, _TEMPORARY):
-        assert chosen(own(wanted, flags), rules={wanted: hole("own")}, wanted=wanted) == [wanted]
+        assert chosen(own(wanted, flags), rules={wanted: owned_rule("own")}, wanted=wanted) == [
+            wanted
+        ]
     assert chosen(own(wanted, _TENTATIVE), wanted=wanted) is Unasked.UNCOVERED
 
 
@@ -412,7 +417,7 @@ def test_care_ends_beside_news(wired: Segment, turns: int) -> None:
     async def main() -> None:
         sources = [Source(parse_address(HOST), parse_mac(HOST_MAC))]
         ifindex = socket.if_nametoindex(UPLINK)
-        care = GatewayCare(ifindex, parse_address(ROUTER_LINK_LOCAL), sources, interval=60)
+        care = GatewayKeepalive(ifindex, parse_address(ROUTER_LINK_LOCAL), sources, interval=60)
         try:
             task = asyncio.ensure_future(care.run())
             await asyncio.sleep(0.5)  # it waits for the next round

@@ -852,13 +852,13 @@ def test_run_verbosely_says_what_it_follows(net: Network) -> None:
 
 _WITHOUT_LINKS = """
 import sys
-from ndxdp.rules import ruleset
+from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.session import kernel_backend, request
 from ndxdp.kernel.abi import Mode
 from ndxdp.store.directories import Trees
 interface, mode, *prefixes = sys.argv[1:]
 options = request.Options(mode=Mode[mode.upper()], links=False)
-rules = ruleset.compile_rules(prefixes)
+rules = compile_rules(prefixes)
 kernel_backend.attach_interface(Trees(), interface, options, rules).close()
 """
 
@@ -1114,7 +1114,7 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     """Without BPF links the program of a killed run stays: the next one takes it off first."""
     run = (
         "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
-        "from ndxdp.rules.rule import Rule; from ndxdp.rules.ruleset import compile_rules;"
+        "from ndxdp.rules.rule import Rule; from ndxdp.rules.rule_lists import compile_rules;"
         "from ndxdp.store.directories import Trees; from ndxdp.session.request import Options;"
         f"rules = compile_rules(['{BEHIND}'], rule=Rule(origin='run'));"
         f"work = spec.Work([spec.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"

@@ -23,7 +23,7 @@ from lab.capture import packet_socket
 from lab.topology import build_tc_programs
 from ndxdp.kernel import attachment
 from ndxdp.netlink import tc_filters
-from ndxdp.rules.ruleset import compile_rules
+from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options
 from ndxdp.store.directories import Trees

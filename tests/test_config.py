@@ -31,8 +31,10 @@ from ndxdp.config.model import (
 )
 from ndxdp.config.reader import load, parse
 from ndxdp.errors import UsageError
-from ndxdp.ndp.responder import Answer, NaSource, Profile
-from ndxdp.rules.rule import Rule, parse_address, parse_pattern, parse_prefix
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import parse_pattern, parse_prefix
+from ndxdp.rules.rule import Rule
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "configuration.md"

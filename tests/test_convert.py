@@ -23,8 +23,9 @@ from ndxdp.convert.container_run import after_image
 from ndxdp.convert.draft import Draft, DraftInterface
 from ndxdp.convert.width import Host
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address, parse_mac, parse_prefix
+from ndxdp.ndp import message
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures import network, peer
 from tests.fixtures.network import Done, Network, ndxdp
 from tests.test_breadth import takes
@@ -706,7 +707,7 @@ class Router:
         mac = parse_mac(network.ROUTER_MAC)
         source = parse_address(network.ROUTER_LINK_LOCAL)
         for target in targets:
-            frame = responder.solicit(mac, parse_address(target), source=source, sllao=mac)
+            frame = message.solicit(mac, parse_address(target), source=source, sllao=mac)
             self._packets.send(frame)
 
     def listen(self, seconds: float) -> None:

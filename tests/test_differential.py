@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.reason import Reason
 from ndxdp.store.directories import Trees
 from tests.fuzz.__main__ import compare_set
 from tests.fuzz.comparison import MODES, Programs, programs

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 
 from ndxdp.errors import UsageError
-from ndxdp.ndp.responder import NaSource, Profile
-from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_prefix
+from ndxdp.ndp.profile import NaSource, Profile
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint, Selector, label_keys, rules
 from ndxdp.sources.json_pieces import Objects

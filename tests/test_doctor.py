@@ -22,9 +22,9 @@ from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
 from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
-from ndxdp.ndp import responder
-from ndxdp.netlink.links import FOREVER, OwnAddress
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.message import solicit
+from ndxdp.netlink.addresses import FOREVER, OwnAddress
+from ndxdp.rules.address import parse_address
 from ndxdp.store.directories import Trees
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
@@ -721,7 +721,7 @@ def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
     router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
     host = bytes.fromhex(HOST_MAC.replace(":", ""))
     wanted = parse_address(target)
-    frame = responder.solicit(
+    frame = solicit(
         mac,
         wanted,
         source=router,

@@ -11,8 +11,9 @@ import pytest
 from ndxdp.doctor import anyip
 from ndxdp.doctor.anyip import Delivery
 from ndxdp.doctor.finding import Level
-from ndxdp.ndp.responder import Answer
-from ndxdp.rules.rule import Rule, hole, parse_prefix
+from ndxdp.ndp.profile import Answer
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 from tests.fixtures.network import (
     BEHIND,
@@ -198,5 +199,5 @@ def test_a_local_rule_of_which_a_part_is_here(host: Network) -> None:
 def test_holes_and_never_count_for_nothing(host: Network) -> None:
     deliver(HERE)
     rules = of((HERE, Answer.ALWAYS), (BEHIND, Answer.NEVER))
-    rules |= {parse_prefix(HOST): hole("own")}
+    rules |= {parse_prefix(HOST): owned_rule("own")}
     assert anyip.gather(rules, ifindex()) == Delivery((parse_prefix(HERE),), needs_forwarding=False)

@@ -15,9 +15,12 @@ from ndxdp.doctor import arrival
 from ndxdp.doctor.arrival import Asked, Facts, Unheard
 from ndxdp.doctor.finding import Level
 from ndxdp.kernel import abi
-from ndxdp.ndp.responder import Answer, NaSource, Profile, Reason
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.ndp.reason import Reason
 from ndxdp.observe.trace import Event
-from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_mac, parse_prefix
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.rule import Rule
 from tests.fixtures.network import (
     BEHIND,
     HOST,

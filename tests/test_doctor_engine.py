@@ -11,7 +11,8 @@ import pytest
 from ndxdp.doctor import engine
 from ndxdp.doctor.engine import Facts, Network
 from ndxdp.doctor.finding import Level
-from ndxdp.rules.rule import parse_address, parse_prefix
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, sh, take_off
 from tests.fixtures.network import Network as Net

@@ -12,7 +12,7 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.doctor import firewall
 from ndxdp.doctor.netfilter import Ruleset
-from ndxdp.rules.rule import parse_address
+from ndxdp.rules.address import parse_address
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,

@@ -20,7 +20,8 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from ndxdp.doctor import probe
-from ndxdp.rules.rule import parse_mac, parse_prefix
+from ndxdp.rules.address import parse_mac
+from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
     BEHIND,
@@ -254,7 +254,7 @@ def priority_tags() -> Iterator[Options]:
 def tagged_solicitation() -> bytes:
     """The router's question, with priority 6 and VLAN 0."""
     router, mac = parse_address(GATEWAY), parse_mac(ROUTER_MAC)
-    untagged = responder.solicit(mac, parse_address(TARGET), source=router, sllao=mac)
+    untagged = solicit(mac, parse_address(TARGET), source=router, sllao=mac)
     return untagged[:12] + bytes.fromhex("8100c000") + untagged[12:]
 
 

@@ -14,12 +14,15 @@ import pytest
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp.responder import OTHER_VLAN_LEN, Reason, untagged
+from ndxdp.ndp.frame import OTHER_VLAN_LEN, untagged
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.observe.trace import Event, Tracer
-from ndxdp.rules.rule import RUN_ORIGIN, Table
-from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.rules.difference import difference
+from ndxdp.rules.rule import RUN_ORIGIN
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.session.detach import detach_interface, release
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ndxdp.ndp import responder
+from ndxdp.ndp.message import solicit
 from ndxdp.sockets import fanout, packet
 from ndxdp.sockets.packet import BATCH, HELD_MAX, PacketSocket
 from tests.fixtures.network import eventually, sh
@@ -45,7 +45,7 @@ def queue_of(mac: bytes, salt: bytes = SALT) -> int:
 def solicitation(mac: bytes, nth: int = 0) -> bytes:
     """From a MAC, each for another target."""
     target = bytes.fromhex("20010db8000000000000000c") + nth.to_bytes(4, "big")
-    return responder.solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
+    return solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
 
 
 def neighbours(count: int) -> list[bytes]:
@@ -258,8 +258,8 @@ def test_down_and_up(ends: Pair) -> None:
         assert macs(taken(packets, len(sources))) == dict.fromkeys(sources, 1)
 
 
-def refuse(number: int) -> Callable[[socket.socket], fanout.Group]:
-    def group(first: socket.socket) -> fanout.Group:
+def refuse(number: int) -> Callable[[socket.socket], fanout.FanoutSet]:
+    def group(first: socket.socket) -> fanout.FanoutSet:
         raise OSError(number, os.strerror(number))
 
     return group
@@ -307,7 +307,7 @@ def test_spread_again(ends: Pair) -> None:
     sources = neighbours(64)
     with contextlib.closing(PacketSocket(socket.if_nametoindex(RECEIVER))) as packets:
         with pytest.MonkeyPatch.context() as old:
-            old.setattr(packet, "Group", refuse(errno.EINVAL))
+            old.setattr(packet, "FanoutSet", refuse(errno.EINVAL))
             packets.spread()
         for nth, count in enumerate((1, fanout.SOCKETS, fanout.SOCKETS)):
             assert len(packets._sockets) == count

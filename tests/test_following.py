@@ -18,8 +18,8 @@ import pytest
 
 from lab.capture import SO_RCVBUFFORCE, packet_socket
 from lab.topology import build_xdp_pass
-from ndxdp.netlink import links
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.netlink.neighbours import confirm_neighbour
+from ndxdp.rules.address import parse_address, parse_mac
 from tests.fixtures.features import needs
 from tests.fixtures.network import (
     BEHIND,
@@ -527,9 +527,7 @@ def test_upstream_that_ignores_the_host(privacy: None, tmp_path: Path, caring: b
         made.behind(EXACT)
         with at_work(tmp_path, keys):
             if not caring:
-                links.confirm_neighbour(
-                    made.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True
-                )
+                confirm_neighbour(made.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
             eventually(lambda: made.entry() == ("REACHABLE", ROUTER_MAC))
             sent, arrived = traffic(seconds)
             if not caring:

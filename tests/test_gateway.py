@@ -14,12 +14,12 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.host import Fault
-from ndxdp.netlink import links
+from ndxdp.ndp.message import Fault
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.neighbours import NeighbourWatch
-from ndxdp.rules.rule import parse_address, parse_mac
-from ndxdp.upstream.gateway_keepalive import WAIT, GatewayCare, Source
+from ndxdp.netlink.neighbour_monitor import NeighbourWatch
+from ndxdp.netlink.neighbours import confirm_neighbour, neighbour
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.upstream.gateway_keepalive import WAIT, GatewayKeepalive, Source
 from tests.fixtures.network import (
     GATEWAY,
     HOST,
@@ -76,8 +76,8 @@ def deaf(privacy: None) -> Iterator[Segment]:
 @contextlib.asynccontextmanager
 async def caring(
     made: Segment, *, interval: float | None = None, sources: Sequence[Source] = (BEHIND_SOURCE,)
-) -> AsyncIterator[GatewayCare]:
-    care = GatewayCare(made.ifindex(), GATEWAY_BYTES, sources, interval=interval)
+) -> AsyncIterator[GatewayKeepalive]:
+    care = GatewayKeepalive(made.ifindex(), GATEWAY_BYTES, sources, interval=interval)
     running = asyncio.create_task(care.run())
     try:
         yield care
@@ -122,7 +122,7 @@ def traffic(seconds: float) -> tuple[int, int]:
 
 
 def test_without_care_the_gateway_is_lost(deaf: Segment) -> None:
-    links.confirm_neighbour(deaf.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
+    confirm_neighbour(deaf.ifindex(), GATEWAY_BYTES, ROUTER_MAC_BYTES, router=True)
     sent, arrived = traffic(6)
     assert 0 < arrived < sent
     assert deaf.entry()[0] in ("FAILED", "INCOMPLETE")
@@ -167,7 +167,7 @@ def test_link_local_gateway(deaf: Segment) -> None:
 
     async def main() -> None:
         gateway = parse_address(ROUTER_LINK_LOCAL)
-        care = GatewayCare(deaf.ifindex(), gateway, [BEHIND_SOURCE])
+        care = GatewayKeepalive(deaf.ifindex(), gateway, [BEHIND_SOURCE])
         running = asyncio.create_task(care.run())
         await until(lambda: deaf.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
         running.cancel()
@@ -448,16 +448,16 @@ def test_watch_sees_its_neighbour_only(deaf: Segment) -> None:
 
 def test_table_is_read_and_written(deaf: Segment) -> None:
     ifindex, somebody = deaf.ifindex(), parse_address("2001:db8::77")
-    assert links.neighbour(ifindex, somebody) == (NudState.NONE, None)
-    assert links.neighbour(9999, somebody) == (NudState.NONE, None)
-    links.confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
-    assert links.neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
+    assert neighbour(ifindex, somebody) == (NudState.NONE, None)
+    assert neighbour(9999, somebody) == (NudState.NONE, None)
+    confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
+    assert neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
     with pytest.raises(NdxdpError, match="neighbour table could not be written"):
-        links.confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
+        confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
 
 
 def test_interval_follows_the_kernel(deaf: Segment) -> None:
-    care = GatewayCare(deaf.ifindex(), GATEWAY_BYTES, [BEHIND_SOURCE])
+    care = GatewayKeepalive(deaf.ifindex(), GATEWAY_BYTES, [BEHIND_SOURCE])
     with contextlib.closing(care):
         for base, interval in ((30000, 12.0), (100, 0.1), (3600000, 60.0)):
             sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms={base}")
@@ -468,10 +468,10 @@ def test_without_privileges() -> None:
     code = """if True:
         import os
         from ndxdp.errors import NdxdpError
-        from ndxdp.upstream.gateway_keepalive import GatewayCare
+        from ndxdp.upstream.gateway_keepalive import GatewayKeepalive
         os.setgid(65534), os.setuid(65534)
         try:
-            GatewayCare(1, bytes(16), [])
+            GatewayKeepalive(1, bytes(16), [])
         except NdxdpError as error:
             print(error.message)
     """

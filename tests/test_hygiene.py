@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.netlink import links
-from ndxdp.netlink.links import FOREVER, Monitor, OwnAddress
-from ndxdp.rules.rule import AddressPattern, parse_address, parse_pattern
-from ndxdp.upstream.deprecate import Hygiene, changes
+from ndxdp.netlink.addresses import FOREVER, OwnAddress, own_addresses, set_preferred
+from ndxdp.netlink.link_monitor import LinkMonitor
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import AddressPattern, parse_pattern
+from ndxdp.upstream.deprecate import Deprecator, changes
 from tests.fixtures.network import HOST, UPLINK, Network, sh
 
 OTHER, THIRD = "2001:db8::22", "2001:db8::33"
@@ -58,11 +59,11 @@ def host(net: Network) -> int:
 
 
 @contextlib.asynccontextmanager
-async def keeping(hygiene: Hygiene) -> AsyncIterator[list[int]]:
+async def keeping(hygiene: Deprecator) -> AsyncIterator[list[int]]:
     """Run it as a daemon does; yields how many events there were."""
     changed, events = asyncio.Event(), [0]
     loop = asyncio.get_running_loop()
-    with contextlib.closing(Monitor()) as monitor:
+    with contextlib.closing(LinkMonitor()) as monitor:
 
         def on_netlink() -> None:
             monitor.drain()  # None, where a route came in the same burst: then all are concerned
@@ -198,7 +199,7 @@ def test_what_covers_what() -> None:
 
 def test_one_is_preferred_and_used(host: int) -> None:
     for chosen in (THIRD, HOST, OTHER):
-        hygiene = Hygiene(host, [ON_LINK], [only(chosen)])
+        hygiene = Deprecator(host, [ON_LINK], [only(chosen)])
         assert hygiene.apply() > 0
         preferred = [text for text in (HOST, OTHER, THIRD) if not is_deprecated(text)]
         assert preferred == [chosen]
@@ -220,7 +221,7 @@ def test_nothing_else_changes(host: int, flags: str, life: str) -> None:
             break
         sh("sleep", "0.05")
     before, routes = address(text), sh("ip", "-6", "route", "show", "dev", UPLINK)
-    assert Hygiene(host, [parse_pattern(text)]).apply() == 1
+    assert Deprecator(host, [parse_pattern(text)]).apply() == 1
     after = address(text)
     assert after.pop("deprecated") is True
     assert after.pop("preferred_life_time") == 0
@@ -239,7 +240,7 @@ def _without_expiry(routes: str) -> list[str]:
 def test_a_host_address_with_a_peer(host: int) -> None:
     sh(*f"ip -6 address add 2001:db8:7::1 peer 2001:db8:7::2/128 dev {UPLINK} nodad".split())
     before = address("2001:db8:7::1")
-    assert Hygiene(host, [parse_pattern("2001:db8:7::/48")]).apply() == 1
+    assert Deprecator(host, [parse_pattern("2001:db8:7::/48")]).apply() == 1
     after = address("2001:db8:7::1")
     assert after["deprecated"]
     assert after["address"] == before["address"] == "2001:db8:7::2"
@@ -250,17 +251,17 @@ def test_its_origin_stays(host: int) -> None:
 
     def one() -> OwnAddress:
         wanted = parse_address(HOST)
-        (found,) = (own for own in links.own_addresses(host) if own.address == wanted)
+        (found,) = (own for own in own_addresses(host) if own.address == wanted)
         return found
 
-    links.set_preferred(host, one()._replace(origin=2), FOREVER)
+    set_preferred(host, one()._replace(origin=2), FOREVER)
     assert one().origin == 2
-    assert Hygiene(host, [ON_LINK]).apply() == 3
+    assert Deprecator(host, [ON_LINK]).apply() == 3
     assert (one().preferred, one().origin) == (0, 2)
 
 
 def test_managers_set_it_anew(host: int) -> None:
-    hygiene = Hygiene(host, [ON_LINK], [only(HOST)])
+    hygiene = Deprecator(host, [ON_LINK], [only(HOST)])
 
     async def main() -> None:
         async with keeping(hygiene) as events:
@@ -286,11 +287,11 @@ def test_managers_set_it_anew(host: int) -> None:
 
 
 def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
-    assert Hygiene(host, [parse_pattern("2001:db8:6::/64")], [only(OUTSIDE)]).apply() == 0
-    assert Hygiene(9999, [ON_LINK]).apply() == 0
+    assert Deprecator(host, [parse_pattern("2001:db8:6::/64")], [only(OUTSIDE)]).apply() == 0
+    assert Deprecator(9999, [ON_LINK]).apply() == 0
 
 
 def test_refusal_is_a_sentence(host: int) -> None:
-    (one,) = (own for own in links.own_addresses(host) if own.address == parse_address(HOST))
+    (one,) = (own for own in own_addresses(host) if own.address == parse_address(HOST))
     with pytest.raises(NdxdpError, match="the lifetime of 2001:db8::2 could not be set"):
-        links.set_preferred(9999, one, 0)
+        set_preferred(9999, one, 0)

@@ -20,14 +20,14 @@ from ndxdp.config.model import Announce
 from ndxdp.daemon import upstream_tasks as attendants_module
 from ndxdp.daemon.spec import Job
 from ndxdp.daemon.upstream_tasks import Attendants
-from ndxdp.ndp.responder import DEFAULT_PROFILE
+from ndxdp.ndp.profile import DEFAULT_PROFILE
 from ndxdp.netlink import links
-from ndxdp.netlink.links import Interruptions, Monitor
-from ndxdp.rules.address_set import Addresses
+from ndxdp.netlink.link_monitor import Interruptions, LinkMonitor
+from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import Options
 from ndxdp.upstream.announce import Kind
-from ndxdp.upstream.gateways import NO_CARE
+from ndxdp.upstream.gateways import NO_KEEPALIVE
 from tests.fixtures.network import (
     GATEWAY,
     HOST_MAC,
@@ -353,7 +353,7 @@ def test_short_messages(cut: int) -> None:
 
 def test_real_messages(wired: Segment) -> None:
     """The kernel's own are read as it writes them."""
-    with contextlib.closing(Monitor()) as monitor:
+    with contextlib.closing(LinkMonitor()) as monitor:
         here = socket.if_nametoindex(UPLINK)
         sh("ip", "link", "set", UPLINK, "mtu", "1400")
         eventually(lambda: here in (monitor.drain() or ()))
@@ -373,7 +373,7 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
     job = Job(UPLINK, Options(), Rules(), announce=Announce(advertise=True, rate=1000))
     link = links.find_link(UPLINK)
     assert link
-    targets = {DEFAULT_PROFILE: Addresses.of([ADDRESS_BYTES])}
+    targets = {DEFAULT_PROFILE: AddressSet.of([ADDRESS_BYTES])}
 
     async def main() -> None:
         nonlocal asleep
@@ -382,10 +382,10 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
         def look() -> None:
             nonlocal looks
             looks += 1
-            attendants.look(link, frozenset(), targets, NO_CARE)
+            attendants.look(link, frozenset(), targets, NO_KEEPALIVE)
 
         attendants = Attendants(job, link, tmp_path, look, lambda: asleep)
-        attendants.look(link, frozenset(), targets, NO_CARE)
+        attendants.look(link, frozenset(), targets, NO_KEEPALIVE)
         try:
             assert attendants.announced
             while attendants.announced().sent < 3:

@@ -19,8 +19,9 @@ from lab import private, testbed
 from lab.agent import Agent, AgentError
 from lab.capture import packet_socket
 from lab.topology import LabError
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.ndp.frame import TYPE_NA, icmpv6_frame
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
 from tests.fixtures.network import REPOSITORY, call, ndxdp, sh
 from tests.fixtures.prometheus import promtool
 
@@ -81,13 +82,11 @@ def advertisement(
     """Of `target`, from an address, about a MAC, and from a MAC."""
     router_mac = parse_mac(testbed.ROUTER_MAC)
     body = bytes.fromhex("60000000") + parse_address(target) + bytes((2, 1)) + lladdr  # S, O
-    return responder.icmpv6_frame(
-        mac, router_mac, parse_address(source), ROUTER, responder.TYPE_NA, body
-    )
+    return icmpv6_frame(mac, router_mac, parse_address(source), ROUTER, TYPE_NA, body)
 
 
 def solicitation(source: str) -> bytes:
-    return responder.solicit(HOST_MAC, ROUTER, source=parse_address(source), sllao=HOST_MAC)
+    return solicit(HOST_MAC, ROUTER, source=parse_address(source), sllao=HOST_MAC)
 
 
 FRAMES = [
@@ -106,7 +105,7 @@ FRAMES = [
     ("of a container", True, solicitation(CONTAINER)),
     ("of somebody else", False, solicitation("2001:db8:0:1::3")),
 ]
-LAST = responder.solicit(HOST_MAC, ROUTER)  # passes, and so tells that all before it has come
+LAST = solicit(HOST_MAC, ROUTER)  # passes, and so tells that all before it has come
 
 
 @pytest.fixture(scope="module")

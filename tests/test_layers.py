@@ -57,7 +57,7 @@ DOORS = {
         "ndxdp.store.rule_watch",
     ),
     "prometheus_client": ("ndxdp.observe.metrics",),
-    "pyroute2": ("ndxdp.netlink.links",),
+    "pyroute2": ("ndxdp.netlink.messages",),
 }
 
 

@@ -130,11 +130,12 @@ def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
 def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
     """The way of older kernels: netlink replaces the program."""
     attach = (
-        "from ndxdp.session import kernel_backend, request; from ndxdp.rules import ruleset;"
+        "from ndxdp.session import kernel_backend, request;"
+        "from ndxdp.rules.rule_lists import compile_rules;"
         "from ndxdp.kernel.abi import Mode; from ndxdp.store.directories import Trees;"
         f"kernel_backend.attach_interface(Trees(), '{UPLINK}',"
         f" request.Options(Mode.{mode.upper()}, links=False),"
-        f" ruleset.compile_rules(['{PREFIX}'])).close()"
+        f" compile_rules(['{PREFIX}'])).close()"
     )
     lab.run(HOST, sys.executable, "-c", attach)
     with Flood(lab) as flood:

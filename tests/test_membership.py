@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.ndp.responder import solicit, solicited_node_group
-from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.address_set import AddressSet
 from ndxdp.sockets import multicast
-from ndxdp.sockets.multicast import Groups
+from ndxdp.sockets.multicast import GroupMemberships
 from tests.fixtures.network import ROUTER, ROUTER_LINK, UPLINK, eventually, python, sh
 from tests.fixtures.segment import BRIDGE, HOST_PORT, ROUTER_MAC_BYTES, SWITCH, Segment, at, segment
 
@@ -58,14 +59,14 @@ def snooped(privacy: None) -> Iterator[Segment]:
         yield made
 
 
-class Joining(Groups):
+class Joining(GroupMemberships):
     """Told by what is different, too."""
 
     known: frozenset[bytes] = frozenset()
 
     def listen(self, addresses: Iterable[bytes], at_most: int | None = None) -> bool:
         self.known = frozenset(addresses)
-        return self.keep(Addresses.of(self.known), at_most)
+        return self.keep(AddressSet.of(self.known), at_most)
 
     def change(self, appeared: Iterable[bytes], gone: Iterable[bytes]) -> None:
         self.listen(self.known.union(appeared).difference(gone))
@@ -191,10 +192,10 @@ def test_the_hosts_own_group_is_not_left(wired: Segment) -> None:
 def test_process_death_leaves_nothing(wired: Segment) -> None:
     code = f"""if True:
         import os
-        from ndxdp.rules.address_set import Addresses
-        from ndxdp.sockets.multicast import Groups
-        groups = Groups({wired.ifindex()})
-        groups.keep(Addresses.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
+        from ndxdp.rules.address_set import AddressSet
+        from ndxdp.sockets.multicast import GroupMemberships
+        groups = GroupMemberships({wired.ifindex()})
+        groups.keep(AddressSet.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
         print(groups.joined, flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -215,11 +216,11 @@ def test_interface_goes(wired: Segment) -> None:
 def test_no_privilege_is_needed(wired: Segment) -> None:
     code = f"""if True:
         import os
-        from ndxdp.rules.address_set import Addresses
-        from ndxdp.sockets.multicast import Groups
+        from ndxdp.rules.address_set import AddressSet
+        from ndxdp.sockets.multicast import GroupMemberships
         os.setgid(65534), os.setuid(65534)
-        groups = Groups({wired.ifindex()})
-        groups.keep(Addresses.of([bytes(16)]))
+        groups = GroupMemberships({wired.ifindex()})
+        groups.keep(AddressSet.of([bytes(16)]))
         print(groups.joined, groups.failed)
     """
     assert python(code).out == "1 0\n"

@@ -31,15 +31,18 @@ from ndxdp.config.model import Metrics
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp.responder import Reason, untagged
+from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.observe import exporter as exporting
 from ndxdp.observe import metrics, status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.exporter import Exporter
-from ndxdp.rules.rule import RUN_ORIGIN, Table
-from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.rules.difference import difference
+from ndxdp.rules.rule import RUN_ORIGIN
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.runtime.daemon_status import Announced, GatewayNews, State
 from ndxdp.session.detach import detach_interface, release
 from ndxdp.session.kernel_backend import attach_interface

@@ -10,10 +10,17 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6, in6_chksum
 from scapy.layers.l2 import Dot1Q, Ether
 
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Answer, Limiter, Limits, Match, Profile, Rate, Reason, Verdict
-from ndxdp.rules.rule import Table, parse_address, parse_mac
+from ndxdp.ndp import decision
+from ndxdp.ndp.address import ALL_NODES, ALL_NODES_MAC
+from ndxdp.ndp.decision import Match, Verdict, validate
+from ndxdp.ndp.frame import is_solicitation, untagged
+from ndxdp.ndp.limiter import Limiter, Limits, Rate
+from ndxdp.ndp.message import Solicitation, advertise, solicit
+from ndxdp.ndp.profile import Answer, Profile
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from tests import packets
 from tests.packets import BURST, BY_TABLES, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
 
@@ -48,9 +55,9 @@ def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> 
     limiter = Limiter(Limits(limit, gateway=limit), lambda: 0)
     limiter.gateways = case.gateways
     for _ in range(BURST if case.rate_exceeded else 0):
-        before = responder.decide(case.frame, case.host, match, limiter.charge)
+        before = decision.decide(case.frame, case.host, match, limiter.charge)
         assert before.reason not in LIMITED, f"{case.name}: limited within its burst"
-    return responder.decide(case.frame, case.host, match, limiter.charge)
+    return decision.decide(case.frame, case.host, match, limiter.charge)
 
 
 def explain(case: Case, verdict: Verdict) -> str:
@@ -141,7 +148,7 @@ def test_only_an_answer_is_charged() -> None:
         if case.rate_exceeded:
             continue
         charged.clear()
-        responder.decide(case.frame, case.host, DEAD if case.daemon_dead else ALIVE, admit)
+        decision.decide(case.frame, case.host, DEAD if case.daemon_dead else ALIVE, admit)
         assert [source for source, _ in charged] == ([case.frame[6:12]] if case.na else [])
         if case.reply and case.reason is Reason.ANSWERED:
             assert charged[0][1] == case.reply[:6], case.name
@@ -155,7 +162,7 @@ def test_the_rule_of_the_target_is_asked_for() -> None:
         return Match(Answer.ALWAYS)
 
     for name in ("ns to another target's group", "dad"):
-        responder.decide(BY_NAME[name].frame, HOST, match)
+        decision.decide(BY_NAME[name].frame, HOST, match)
     assert asked == [parse_address(packets.A)] * 2
 
 
@@ -177,7 +184,7 @@ def test_no_truncation_raises() -> None:
         whole = 54 + int.from_bytes(case.frame[18:20], "big")
         for length in range(91):
             frame = case.frame[:length]
-            reason = responder.decide(frame, HOST, ALIVE).reason
+            reason = decision.decide(frame, HOST, ALIVE).reason
             if len(frame) < 58:
                 assert reason is Reason.NOT_NS, show(frame)
             elif len(frame) < whole:
@@ -265,7 +272,7 @@ def test_random_frames() -> None:
         mutate(frame, rng)
         if rng.random() < 0.6 and len(frame) >= 58:
             refresh_checksum(frame)
-        verdict = responder.decide(bytes(frame), HOST, lambda target: Match(Answer.ALWAYS))
+        verdict = decision.decide(bytes(frame), HOST, lambda target: Match(Answer.ALWAYS))
         assert verdict.reason.is_answer == (verdict.reply is not None)
         if verdict.reply is None:
             refused += 1
@@ -274,10 +281,7 @@ def test_random_frames() -> None:
         assert is_valid_for_scapy(bytes(frame)), f"{verdict.reason.label}: {show(bytes(frame))}"
         advertisement = Ether(verdict.reply)
         assert len(verdict.reply) == 86
-        assert (
-            advertisement[ICMPv6ND_NA].tgt
-            == Ether(responder.untagged(bytes(frame)))[ICMPv6ND_NS].tgt
-        )
+        assert advertisement[ICMPv6ND_NA].tgt == Ether(untagged(bytes(frame)))[ICMPv6ND_NS].tgt
         assert verdict.reply == bytes(without_checksum(verdict.reply)), show(verdict.reply)
     assert answered > 2000, refused
     assert refused > 2000, answered
@@ -288,7 +292,7 @@ def test_random_bytes() -> None:
     for length in range(200):
         for _ in range(10):
             frame = rng.randbytes(length)
-            assert responder.decide(frame, HOST, ALIVE).reason is Reason.NOT_NS, show(frame)
+            assert decision.decide(frame, HOST, ALIVE).reason is Reason.NOT_NS, show(frame)
 
 
 def without_checksum(frame: bytes) -> Ether:
@@ -307,11 +311,11 @@ PEER = parse_mac(packets.ROUTER_MAC)
 
 def test_solicit_is_what_scapy_builds() -> None:
     target = parse_address(packets.A)
-    assert responder.solicit(PEER, target) == bytes(packets.dad(packets.A) / packets.ns(packets.A))
-    assert responder.solicit(
-        PEER, target, source=parse_address(packets.ROUTER), sllao=PEER
-    ) == bytes(packets.to_group(packets.A) / packets.ns(packets.A) / packets.sllao())
-    assert responder.solicit(
+    assert solicit(PEER, target) == bytes(packets.dad(packets.A) / packets.ns(packets.A))
+    assert solicit(PEER, target, source=parse_address(packets.ROUTER), sllao=PEER) == bytes(
+        packets.to_group(packets.A) / packets.ns(packets.A) / packets.sllao()
+    )
+    assert solicit(
         PEER,
         target,
         source=parse_address(packets.GLOBAL),
@@ -322,13 +326,13 @@ def test_solicit_is_what_scapy_builds() -> None:
 
 def test_solicit_to_another_group() -> None:
     """The Ethernet destination follows the IPv6 one."""
-    frame = responder.solicit(
+    frame = solicit(
         PEER,
         parse_address(packets.A),
         source=parse_address("fe80::1"),
-        destination=responder.ALL_NODES,
+        destination=ALL_NODES,
     )
-    assert frame[:6] == responder.ALL_NODES_MAC
+    assert frame[:6] == ALL_NODES_MAC
     assert Ether(frame)[IPv6].dst == "ff02::1"
 
 
@@ -339,30 +343,28 @@ def test_solicit_round_trip(target: str, source: str, sllao: bytes | None) -> No
     dad = source == "::"
     if dad:
         sllao = None
-    frame = responder.solicit(
-        PEER, parse_address(target), source=parse_address(source), sllao=sllao
-    )
-    assert responder.is_solicitation(frame)
-    solicitation = responder.validate(frame, US, EMPTY)
-    assert solicitation == responder.Solicitation(
+    frame = solicit(PEER, parse_address(target), source=parse_address(source), sllao=sllao)
+    assert is_solicitation(frame)
+    solicitation = validate(frame, US, EMPTY)
+    assert solicitation == Solicitation(
         parse_address(source), parse_address(target), PEER, sllao or PEER
     )
     assert solicitation.dad is dad
     assert Ether(frame).haslayer(ICMPv6NDOptSrcLLAddr) == (sllao is not None)
-    assert responder.validate(frame, PEER, EMPTY) is Reason.OWN_FRAME
+    assert validate(frame, PEER, EMPTY) is Reason.OWN_FRAME
 
 
 def test_our_own_answer_is_no_solicitation() -> None:
     for case in VALID:
         assert case.reply is not None
-        assert responder.decide(case.reply, HOST, ALIVE).reason is Reason.NOT_NS
+        assert decision.decide(case.reply, HOST, ALIVE).reason is Reason.NOT_NS
 
 
 def test_advertise_defaults() -> None:
     target = parse_address(packets.A)
-    solicitation = responder.Solicitation(parse_address(packets.ROUTER), target, PEER, PEER)
-    assert responder.advertise(solicitation, HOST) == bytes(packets.na(packets.A))
-    assert responder.advertise(solicitation, HOST, Profile(override=True)) == bytes(
+    solicitation = Solicitation(parse_address(packets.ROUTER), target, PEER, PEER)
+    assert advertise(solicitation, HOST) == bytes(packets.na(packets.A))
+    assert advertise(solicitation, HOST, Profile(override=True)) == bytes(
         packets.na(packets.A, O=1)
     )
 

@@ -17,15 +17,25 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ndxdp.ndp import host, responder
-from ndxdp.ndp.host import Fault, Heard, Question, Reply, decode_na, reply_to
-from ndxdp.ndp.responder import checksum_correct
-from ndxdp.rules.rule import parse_address, parse_mac
+from ndxdp.ndp.decision import validate
+from ndxdp.ndp.frame import checksum_correct
+from ndxdp.ndp.message import (
+    Fault,
+    NeighborAdvertisement,
+    Solicitation,
+    decode_own,
+    parse_advertisement,
+    probe,
+    unsolicited,
+)
+from ndxdp.ndp.reason import Reason
+from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
+from ndxdp.rules.address import parse_address, parse_mac
 from tests.packets import CASES
 
 MAC, GATEWAY_MAC, OTHER_MAC = "02:00:00:00:00:02", "02:00:00:00:00:01", "02:00:00:00:00:77"
 SOURCE, GATEWAY = "2001:db8::c:0:0:99", "2001:db8::1"
-QUESTION = Question(parse_mac(MAC), parse_address(SOURCE), parse_address(GATEWAY))
+QUESTION = PendingSolicitation(parse_mac(MAC), parse_address(SOURCE), parse_address(GATEWAY))
 
 
 def na(
@@ -56,7 +66,7 @@ def nothing(target: bytes) -> None:
 
 
 def test_probe() -> None:
-    frame = host.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce!")
+    frame = probe(parse_mac(MAC), parse_address(SOURCE), b"nonce!")
     seen = Ether(frame)
     assert len(frame) == 86
     assert (seen.src, seen.dst) == (MAC, "33:33:ff:00:00:99")
@@ -66,20 +76,18 @@ def test_probe() -> None:
     assert frame[78:] == b"\x0e\x01nonce!"
     assert checksum_correct(frame)
     # Another host's answering takes it for DAD, this one's for its own.
-    assert isinstance(
-        responder.validate(frame, parse_mac(OTHER_MAC), nothing), responder.Solicitation
-    )
-    assert responder.validate(frame, parse_mac(MAC), nothing) is responder.Reason.OWN_FRAME
+    assert isinstance(validate(frame, parse_mac(OTHER_MAC), nothing), Solicitation)
+    assert validate(frame, parse_mac(MAC), nothing) is Reason.OWN_FRAME
 
 
 def test_a_nonce_has_six_bytes() -> None:
     with pytest.raises(ValueError, match="5 bytes"):
-        host.probe(parse_mac(MAC), parse_address(SOURCE), b"nonce")
+        probe(parse_mac(MAC), parse_address(SOURCE), b"nonce")
 
 
 @pytest.mark.parametrize(("router", "lladdr"), [(True, None), (False, OTHER_MAC)])
 def test_unsolicited(router: bool, lladdr: str | None) -> None:
-    frame = host.unsolicited(
+    frame = unsolicited(
         parse_mac(MAC),
         parse_address(SOURCE),
         router=router,
@@ -92,8 +100,8 @@ def test_unsolicited(router: bool, lladdr: str | None) -> None:
     said = seen[ICMPv6ND_NA]
     assert (said.R, said.S, said.O, said.tgt) == (router, 0, 1, SOURCE)
     assert seen[ICMPv6NDOptDstLLAddr].lladdr == (lladdr or MAC)
-    heard = decode_na(frame)
-    assert isinstance(heard, Heard)
+    heard = parse_advertisement(frame)
+    assert isinstance(heard, NeighborAdvertisement)
     assert (heard.router, heard.solicited, heard.override) == (router, False, True)
 
 
@@ -101,9 +109,9 @@ def test_answers_of_ours_are_heard() -> None:
     replies = [case.reply for case in CASES if case.reply is not None]
     assert replies
     for frame in replies:
-        heard = decode_na(frame)
-        assert isinstance(heard, Heard), heard
-        ours = responder.decode_advertisement(frame)
+        heard = parse_advertisement(frame)
+        assert isinstance(heard, NeighborAdvertisement), heard
+        ours = decode_own(frame)
         assert (heard.target, heard.source, heard.lladdr) == (ours.target, ours.source, ours.tllao)
         assert (heard.solicited, heard.override) == (ours.solicited, ours.override)
 
@@ -183,4 +191,4 @@ def test_garbage_is_survived() -> None:
         for _ in range(chance.randrange(4)):
             frame[chance.randrange(len(frame))] = chance.randrange(256)
         cut = bytes(frame[: chance.randrange(len(frame) + 1)])
-        assert isinstance(decode_na(cut), Heard | Fault)
+        assert isinstance(parse_advertisement(cut), NeighborAdvertisement | Fault)

@@ -255,12 +255,13 @@ def test_explanations_side_by_side(attached: Network) -> None:
     """Explanations take no lock, and none shows the verdict of another."""
     done("prefix", "add", "--answer", "never", OTHER)
     script = (
-        "import sys; from ndxdp.ndp import responder; from ndxdp.rules import rule\n"
+        "import sys; from ndxdp.ndp.message import solicit\n"
+        "from ndxdp.rules.address import parse_address\n"
         "from ndxdp.store import instance; from ndxdp.store.directories import Trees\n"
-        "tree, target = Trees().pins, rule.parse_address(sys.argv[1])\n"
+        "tree, target = Trees().pins, parse_address(sys.argv[1])\n"
         "asking = bytes.fromhex('020000000001')\n"
-        "def frame(own): return responder.solicit(asking, target,"
-        " source=rule.parse_address('fe80::1'), sllao=asking)\n"
+        "def frame(own): return solicit(asking, target,"
+        " source=parse_address('fe80::1'), sllao=asking)\n"
         "for _ in range(100):\n"
         f"    print(instance.explain(tree, '{UPLINK}', frame).verdict.reason.label)"
     )

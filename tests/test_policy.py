@@ -8,17 +8,12 @@ import random
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp.responder import Answer, Match, NaSource, Profile
-from ndxdp.rules.rule import (
-    Prefix,
-    Rule,
-    Table,
-    mask,
-    parse_address,
-    parse_mac,
-    parse_prefix,
-    parse_source,
-)
+from ndxdp.ndp.decision import Match
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.prefix import Prefix, mask, parse_prefix
+from ndxdp.rules.rule import Rule, parse_source
+from ndxdp.rules.table import Table
 
 
 def packed(text: str) -> bytes:

@@ -12,9 +12,14 @@ import pytest
 from ndxdp.kernel import abi, bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
-from ndxdp.ndp.responder import Answer, Reason, solicit
-from ndxdp.rules.rule import Prefix, Rule, parse_address, parse_mac
-from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.ndp.message import solicit
+from ndxdp.ndp.profile import Answer
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.difference import difference
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session.detach import detach_interface
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.reason import Reason
 from ndxdp.observe import render
 from tests.fixtures.tap import tap
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ndxdp.ndp.responder import solicited_node_group
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.rules.address import parse_address
 from tests.fixtures.network import (
     BEHIND,
     TARGET,

@@ -10,20 +10,14 @@ from dataclasses import replace
 import pytest
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp.responder import Answer, Profile
-from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import HOST_ORIGIN, Prefix, Rule, hole
-from ndxdp.rules.rule import parse_prefix as P
-from ndxdp.rules.ruleset import (
-    Difference,
-    Rules,
-    compile_rules,
-    difference,
-    hold,
-    merged,
-    rules_of_lines,
-    with_holes,
-)
+from ndxdp.ndp.profile import Answer, Profile
+from ndxdp.rules.address_set import AddressSet
+from ndxdp.rules.difference import Difference, difference, mark_owned, merge, merge_owned
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.prefix import parse_prefix as P
+from ndxdp.rules.rule import HOST_ORIGIN, Rule, owned_rule
+from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
+from ndxdp.rules.ruleset import Rules
 
 # ---- the set itself -----------------------------------------------------------------------------
 
@@ -48,7 +42,7 @@ def test_is_the_mapping_that_it_is_made_of() -> None:
     assert [rules[prefix] for prefix in plain] == list(plain.values())
     assert rules.get(P("2001:db8::3")) is None
     assert rules.get(P("2001:db8::/63")) is None
-    assert rules.addresses == Addresses.of([ONE.address, TWO.address])
+    assert rules.addresses == AddressSet.of([ONE.address, TWO.address])
     assert set(rules.kinds) == {Rule(), Rule(label="x")}
     assert Rules.of(rules) is rules
     assert not Rules()
@@ -86,7 +80,7 @@ def test_a_thousand_rules_of_one_address_each() -> None:
     """They are compared in 30 ms; pair by pair it took 10 s."""
     texts = [f"2001:db8::{number:x}" for number in range(2, 1002)]
     began = time.monotonic()
-    assert merged(compile_rules(texts), compile_rules(texts)) == compile_rules(texts)
+    assert merge(compile_rules(texts), compile_rules(texts)) == compile_rules(texts)
     assert time.monotonic() - began < 5
 
 
@@ -225,29 +219,29 @@ OURS, GATEWAY = ONE, P("fe80::1")
 
 def test_hold_makes_a_hole_and_removes_it() -> None:
     actual: dict[Prefix, Rule] = {LAN: Rule()}
-    change = hold({OURS: "own", GATEWAY: "gateway"}, actual)
-    assert changes({OURS: hole("own"), GATEWAY: hole("gateway")}, [], change)
+    change = mark_owned({OURS: "own", GATEWAY: "gateway"}, actual)
+    assert changes({OURS: owned_rule("own"), GATEWAY: owned_rule("gateway")}, [], change)
     actual = apply(actual, change)
     assert actual[OURS].origin == HOST_ORIGIN
     assert actual[OURS].answer is Answer.NEVER
-    assert changes({}, [OURS], hold({GATEWAY: "gateway"}, actual))
-    assert apply(actual, hold({}, actual)) == {LAN: Rule()}
+    assert changes({}, [OURS], mark_owned({GATEWAY: "gateway"}, actual))
+    assert apply(actual, mark_owned({}, actual)) == {LAN: Rule()}
 
 
 def test_hold_is_still_when_nothing_changes() -> None:
     owned = {OURS: "own", GATEWAY: "gateway"}
     actual: dict[Prefix, Rule] = {LAN: Rule(), OURS: Rule(origin="config", label="x")}
-    actual = apply(actual, hold(owned, actual))
-    assert changes({}, [], hold(owned, actual))
+    actual = apply(actual, mark_owned(owned, actual))
+    assert changes({}, [], mark_owned(owned, actual))
 
 
 def test_hold_marks_a_rule_and_restores_it() -> None:
     written = Rule(profile=Profile(override=True), origin="docker", label="net", dynamic=True)
     actual: dict[Prefix, Rule] = {OURS: written}
-    change = hold({OURS: "own"}, actual)
+    change = mark_owned({OURS: "own"}, actual)
     assert changes({OURS: replace(written, owned=True)}, [], change)
     actual = apply(actual, change)
-    change = hold({}, actual)
+    change = mark_owned({}, actual)
     assert changes({OURS: written}, [], change)
     assert apply(actual, change) == {OURS: written}
 
@@ -255,7 +249,7 @@ def test_hold_marks_a_rule_and_restores_it() -> None:
 def test_hold_marks_a_never_rule_too() -> None:
     """It may become an `always` while the address is owned."""
     rule = Rule(Answer.NEVER, origin="config")
-    assert hold({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, owned=True)}
+    assert mark_owned({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, owned=True)}
 
 
 def test_hold_leaves_what_others_wrote() -> None:
@@ -265,14 +259,16 @@ def test_hold_leaves_what_others_wrote() -> None:
         P("2001:db8::8"): Rule(Answer.NEVER, origin="config"),
         P("::/0"): Rule(Answer.NEVER),
     }
-    actual = others | {P("2001:db8::2"): hole("own")}
-    change = hold({OURS: "own"}, actual)
-    assert changes({OURS: hole("own")}, [P("2001:db8::2")], change)
-    assert apply(actual, change) == others | {OURS: hole("own")}
+    actual = others | {P("2001:db8::2"): owned_rule("own")}
+    change = mark_owned({OURS: "own"}, actual)
+    assert changes({OURS: owned_rule("own")}, [P("2001:db8::2")], change)
+    assert apply(actual, change) == others | {OURS: owned_rule("own")}
 
 
 def test_hold_corrects_why() -> None:
-    assert changes({OURS: hole("own")}, [], hold({OURS: "own"}, {OURS: hole("gateway")}))
+    assert changes(
+        {OURS: owned_rule("own")}, [], mark_owned({OURS: "own"}, {OURS: owned_rule("gateway")})
+    )
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -286,10 +282,10 @@ def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
     actual = dict(written)
     for _ in range(10):
         owned = dict.fromkeys(rng.sample(addresses, rng.randrange(8)), "own")
-        actual = apply(actual, hold(owned, actual))
+        actual = apply(actual, mark_owned(owned, actual))
         assert {prefix for prefix, rule in actual.items() if rule.owned} == set(owned)
-        assert changes({}, [], hold(owned, actual))
-    assert apply(actual, hold({}, actual)) == written
+        assert changes({}, [], mark_owned(owned, actual))
+    assert apply(actual, mark_owned({}, actual)) == written
 
 
 # ---- rules beside rules that are there ----------------------------------------------------------
@@ -297,9 +293,9 @@ def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
 
 def test_merged() -> None:
     """What is there stays; what the host owns is held."""
-    there = {LAN: Rule(label="old"), ONE: hole("own")}
+    there = {LAN: Rule(label="old"), ONE: owned_rule("own")}
     rules = {LAN: Rule(label="new"), ONE: Rule(), TWO: Rule()}
-    assert merged(rules, there) == {
+    assert merge(rules, there) == {
         LAN: Rule(label="old"),
         ONE: Rule(owned=True),
         TWO: Rule(),
@@ -312,7 +308,7 @@ def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
     prefix: Prefix, replacing: bool
 ) -> None:
     there = {prefix: Rule(origin="config", label="file"), TWO: Rule()}
-    assert merged({prefix: Rule()}, there, replacing=replacing) == there
+    assert merge({prefix: Rule()}, there, replacing=replacing) == there
 
 
 @pytest.mark.parametrize(
@@ -326,25 +322,25 @@ def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
 @pytest.mark.parametrize("prefix", [ONE, LAN])
 def test_merged_refuses_another_rule(there: Rule, hint: str, prefix: Prefix) -> None:
     with pytest.raises(NdxdpError, match=f"^{prefix} has a rule already: never") as refused:
-        merged({prefix: Rule()}, {prefix: there, TWO: Rule()})
+        merge({prefix: Rule()}, {prefix: there, TWO: Rule()})
     assert hint in refused.value.hint
 
 
 @pytest.mark.parametrize("prefix", [ONE, LAN])
 def test_merged_replaces_a_rule_of_its_own_source(prefix: Prefix) -> None:
     there = {prefix: Rule(Answer.NEVER, owned=True), TWO: Rule()}
-    assert merged({prefix: Rule()}, there, replacing=True) == {
+    assert merge({prefix: Rule()}, there, replacing=True) == {
         prefix: Rule(owned=True),
         TWO: Rule(),
     }
     with pytest.raises(NdxdpError, match=f"^{prefix} has a rule already: never, by 'wg0'"):
-        merged({prefix: Rule()}, {prefix: Rule(Answer.NEVER, origin="wg0")}, replacing=True)
+        merge({prefix: Rule()}, {prefix: Rule(Answer.NEVER, origin="wg0")}, replacing=True)
 
 
 def test_with_holes() -> None:
-    kept = {TWO: hole("gateway"), LAN: Rule()}
-    assert with_holes({ONE: Rule()}, kept, {ONE: "own", GATEWAY: "gateway"}) == {
+    kept = {TWO: owned_rule("gateway"), LAN: Rule()}
+    assert merge_owned({ONE: Rule()}, kept, {ONE: "own", GATEWAY: "gateway"}) == {
         LAN: Rule(),
         ONE: Rule(owned=True),
-        GATEWAY: hole("gateway"),
+        GATEWAY: owned_rule("gateway"),
     }

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
-from ndxdp.ndp.responder import solicited_node_group
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.rules.address import parse_address
 from tests import packets
 from tests.fixtures import network
 from tests.fixtures.network import (

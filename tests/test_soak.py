@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.message import Host, Solicitation, advertise
+from ndxdp.rules.address import parse_address
 from tests.soak import __main__ as soak
 from tests.soak.router import SOURCE, Group, Link
 
@@ -37,8 +37,8 @@ def asked(link: Link, *, answered: bool | None) -> Group:
 
 
 def answer(link: Link, mac: bytes = MAC, target: bytes = TARGET) -> None:
-    ns = responder.Solicitation(SOURCE, target, FAR_MAC, FAR_MAC)
-    link._judge(responder.advertise(ns, responder.Host(mac)))
+    ns = Solicitation(SOURCE, target, FAR_MAC, FAR_MAC)
+    link._judge(advertise(ns, Host(mac)))
 
 
 def faults(link: Link) -> tuple[int, int]:

@@ -20,8 +20,8 @@ import pytest
 
 from lab.capture import packet_socket
 from ndxdp.kernel import abi
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.message import decode_own
+from ndxdp.ndp.reason import Reason
 from ndxdp.observe import pcap
 from ndxdp.observe.heavy_hitters import Busiest
 from ndxdp.store.maps import Maps
@@ -192,7 +192,7 @@ def test_json(answering: Network) -> None:
     assert (answered["target"], answered["reason"]) == (TARGET, "answered")
     assert answered["rule"]["prefix"] == BEHIND
     assert answered["solicitation"] == solicitation().hex()
-    assert responder.decode_advertisement(bytes.fromhex(answered["advertisement"])).checksum_correct
+    assert decode_own(bytes.fromhex(answered["advertisement"])).checksum_correct
     assert (other["reason"], other["rule"], other["advertisement"]) == ("no_rule", None, None)
     assert set(other) == set(answered)
 

@@ -18,12 +18,15 @@ import pytest
 
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.decision import decide
+from ndxdp.ndp.message import solicit
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
-from ndxdp.rules.rule import RUN_ORIGIN, Table
-from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.rules.difference import difference
+from ndxdp.rules.rule import RUN_ORIGIN
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.session.detach import release
 from ndxdp.session.request import Options
 from ndxdp.session.userspace_backend import serve_interface
@@ -150,7 +153,7 @@ def test_all_that_waits_is_answered_at_the_end(bench: Bench) -> None:
     bench.set_up(case)
     before, sent, waiting = bench.instance.maps.reasons(), 0, 0
     for mac in (HOST.mac[:5] + bytes([n]) for n in range(128, 192)):
-        asked = responder.solicit(mac, case.frame[62:78], source=case.frame[22:38], sllao=mac)
+        asked = solicit(mac, case.frame[62:78], source=case.frame[22:38], sllao=mac)
         for _ in range(20):
             bench.ends.send(asked)
             sent += 1
@@ -180,7 +183,7 @@ def test_frames_cut_anywhere(bench: Bench) -> None:
         frame = (case.frame + bytes(4))[:length]
         before = bench.instance.maps.reasons()
         bench.put(frame)
-        wanted = responder.decide(frame, HOST, Table.of(RULES).match)
+        wanted = decide(frame, HOST, Table.of(RULES).match)
         assert bench.ends.reply(nothing=wanted.reply is None) == wanted.reply, length
         expected = {} if wanted.reason is Reason.NOT_NS else {wanted.reason: 1}
         assert bench.counted(before) == expected, length
@@ -199,7 +202,7 @@ def test_random_frames(bench: Bench) -> None:
     for _ in range(FRAMES // BATCH):
         bench.set_up(case)  # a heartbeat, before dynamic rules expire
         frames = [next(random_frames)[:1990] for _ in range(BATCH + 7)]
-        wanted = [responder.decide(frame, case.host, table.match) for frame in frames]
+        wanted = [decide(frame, case.host, table.match) for frame in frames]
         for frame in frames:
             bench.ends.send(frame)
         for _ in frames:

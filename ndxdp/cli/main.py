@@ -42,8 +42,11 @@ from ndxdp.cli.options import (
 from ndxdp.cli.prefix import prefix
 from ndxdp.cli.reload import reload
 from ndxdp.errors import NdxdpError, NotAttached, UsageError, from_os
-from ndxdp.ndp import responder as ndp
-from ndxdp.rules import rule as policy
+from ndxdp.ndp.address import UNSPECIFIED
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.interface_name import check_interface
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import MANUAL_ORIGIN, RUN_ORIGIN
 
 if TYPE_CHECKING:
@@ -303,7 +306,7 @@ def run(
         )
         return
     assert interface is not None
-    policy.check_interface(interface)
+    check_interface(interface)
     engine = reader.parse_socket(docker_socket)
     rules = rules_of(answered, excepted, lists, answering(answer, via, RUN_ORIGIN), force=force)
     announcing = bool(networks) if announce is None else announce
@@ -447,14 +450,14 @@ def _this_host() -> Host:
     from ndxdp.netlink import links, onlink
     from ndxdp.netlink.fib import Fib
 
-    def on_link(name: str) -> frozenset[policy.Prefix] | None:
+    def on_link(name: str) -> frozenset[Prefix] | None:
         with contextlib.suppress(NdxdpError, OSError):
             link = links.find_link(name)
             if link is not None:
                 return onlink.look((link.ifindex, link.master)).prefixes or None
         return None
 
-    local: set[policy.Prefix] = set()
+    local: set[Prefix] = set()
     with contextlib.suppress(OSError), Fib() as fib:
         local = fib.local_prefixes()
     return Host(on_link, frozenset(each for each in local if each.length < 128))
@@ -608,17 +611,17 @@ def explain(
     from ndxdp.observe import render
     from ndxdp.store import instance as instances
 
-    address, asking = policy.parse_address(target), policy.parse_mac(mac)
-    soliciting = ndp.UNSPECIFIED if dad else policy.parse_address(source)
+    address, asking = parse_address(target), parse_mac(mac)
+    soliciting = UNSPECIFIED if dad else parse_address(source)
 
     def solicitation(own: bytes) -> bytes:
-        return ndp.solicit(
+        return solicit(
             asking,
             address,
             source=soliciting,
             destination=address if unicast else None,
             eth_destination=own if unicast else None,
-            sllao=None if soliciting == ndp.UNSPECIFIED else asking,
+            sllao=None if soliciting == UNSPECIFIED else asking,
         )
 
     explanation = instances.explain(*one_of(interface), solicitation)

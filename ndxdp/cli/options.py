@@ -14,13 +14,14 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
-from ndxdp.ndp.responder import Answer, Profile
+from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import names
 from ndxdp.printable import printable
 from ndxdp.rules import breadth
-from ndxdp.rules import rule as policy
-from ndxdp.rules.rule import Rule
-from ndxdp.rules.ruleset import Rules, compile_rules, rules_of_lines
+from ndxdp.rules.interface_name import parse_dev
+from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
+from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
+from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
     from ndxdp.config.model import Interface, Label
@@ -318,7 +319,7 @@ def options_of(
 
 def answering(answer: str, via: Iterable[str], source: str, profile: Profile | None = None) -> Rule:
     """The rule that --answer and --via speak of."""
-    chosen, patterns = Answer[answer.upper()], policy.parse_via(via)
+    chosen, patterns = Answer[answer.upper()], parse_dev(via)
     if patterns and not chosen.asks_routes:
         raise UsageError("--via says where a route leads", "add --answer routed, or neighbour")
     return Rule(chosen, profile or Profile(), source, dev=patterns)
@@ -374,7 +375,7 @@ def job_of(interface: Interface) -> Job:
         interface.name,
         options,
         interface.rules,
-        origin=policy.CONFIG_ORIGIN,
+        origin=CONFIG_ORIGIN,
         keep=interface.mode != "userspace",
         detach=interface.on_stop == "detach",
         patient=True,

@@ -21,9 +21,9 @@ from ndxdp.cli.options import (
     via_option,
 )
 from ndxdp.errors import NotAttached, UsageError
-from ndxdp.ndp.responder import Profile
-from ndxdp.rules import rule as policy
-from ndxdp.rules.rule import MANUAL_ORIGIN, Rule
+from ndxdp.ndp.profile import Profile
+from ndxdp.rules.address import parse_mac
+from ndxdp.rules.rule import MANUAL_ORIGIN, Rule, parse_origin, parse_source
 from ndxdp.rules.ruleset import Rules
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -117,13 +117,13 @@ def _add(
     from ndxdp.store.instance import add_rules
 
     profile = Profile(
-        policy.parse_source(na_source),
+        parse_source(na_source),
         router,
         override,
         dad == "defend",
-        policy.parse_mac(lladdr) if lladdr else None,
+        parse_mac(lladdr) if lladdr else None,
     )
-    rule = answering(answer, via, policy.parse_origin(origin, writes=True), profile)
+    rule = answering(answer, via, parse_origin(origin, writes=True), profile)
     rules = rules_of(prefixes, (), lists, rule, force=force)
     _need_some(rules)
     add_rules(*one_of(interface), rules, replacing=replacing, force=force)
@@ -160,7 +160,7 @@ def prefix_del(
     """Remove rules: all of them, or none."""
     from ndxdp.store.instance import delete_rules
 
-    source = policy.parse_origin(origin)
+    source = parse_origin(origin)
     named: Rules | None = rules_of(prefixes, (), lists, Rule())
     if all_of_them:
         if named:
@@ -185,7 +185,7 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
     from ndxdp.observe import render
     from ndxdp.store.instance import open_instance
 
-    source = None if origin is None else policy.parse_origin(origin)
+    source = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
         rules = instance.maps.rules()
     shown = sorted(rules.only(lambda rule: source in (None, rule.origin)).pairs())

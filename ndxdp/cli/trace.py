@@ -18,9 +18,11 @@ import click
 
 from ndxdp.cli.options import echo, json_option, real_interface, trees, verbosity
 from ndxdp.errors import NdxdpError, UsageError, not_written
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.reason import Reason
 from ndxdp.printable import printable
-from ndxdp.rules import rule as policy
+from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.rule import Rule
 
 if TYPE_CHECKING:
     from ndxdp.observe.trace import Event, Filter, Stop, Tracer
@@ -219,11 +221,9 @@ def _filter(reasons: tuple[str, ...], targets: tuple[str, ...], sources: tuple[s
 
     return Filter(
         frozenset(map(_reason, reasons)),
-        tuple(map(policy.parse_prefix, targets)),
+        tuple(map(parse_prefix, targets)),
         frozenset(
-            policy.parse_mac(text)
-            if text.count(":") == 5 and "::" not in text
-            else policy.parse_address(text)
+            parse_mac(text) if text.count(":") == 5 and "::" not in text else parse_address(text)
             for text in sources
         ),
     )
@@ -261,7 +261,7 @@ def _clock(second: int) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _rule(prefix: policy.Prefix | None, rule: policy.Rule | None) -> str:
+def _rule(prefix: Prefix | None, rule: Rule | None) -> str:
     from ndxdp.observe.render import rule_text
 
     return printable(rule_text(prefix, rule)) if prefix and rule else "-"

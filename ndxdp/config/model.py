@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ndxdp.ndp.responder import Answer, Limits, Rate
-from ndxdp.rules.rule import AddressPattern, Prefix, Rule
+from ndxdp.ndp.limiter import Limits, Rate
+from ndxdp.ndp.profile import Answer
+from ndxdp.rules.prefix import AddressPattern, Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
 DEADLINE = (0.01, 60)

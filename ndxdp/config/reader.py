@@ -28,32 +28,16 @@ from ndxdp.config.model import (
 )
 from ndxdp.config.toml_table import Document, Table
 from ndxdp.errors import UsageError
-from ndxdp.ndp.responder import Answer, Profile
+from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.printable import printable
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import (
-    CONFIG_ORIGIN,
-    DOCKER_ORIGIN,
-    OWNED_LABELS,
-    AddressPattern,
-    Prefix,
-    Rule,
-    check_interface,
-    parse_mac,
-    parse_pattern,
-    parse_source,
-    parse_target,
-    parse_unicast,
-    parse_via,
-)
-from ndxdp.rules.ruleset import (
-    MAX_ADDRESSES,
-    MAX_RULE_CLASSES,
-    Room,
-    Rules,
-    compile_rules,
-    rules_of_lines,
-)
+from ndxdp.rules.address import parse_mac, parse_unicast
+from ndxdp.rules.capacity import MAX_ADDRESSES, MAX_RULE_CLASSES, Capacity
+from ndxdp.rules.interface_name import check_interface, parse_dev
+from ndxdp.rules.prefix import AddressPattern, Prefix, parse_pattern, parse_target
+from ndxdp.rules.rule import CONFIG_ORIGIN, DOCKER_ORIGIN, OWNED_LABELS, Rule, parse_source
+from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
+from ndxdp.rules.ruleset import Rules
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 LOG_FORMATS = ("text", "json")
@@ -164,7 +148,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     docker = _docker(table)
     # One group for each container selector, and one for each kind of hole.
     groups = MAX_RULE_CLASSES - len(docker) - len(OWNED_LABELS)
-    lack = Room(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    lack = Capacity(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
     if lack:
         error = lack.error(in_file=True)
         table.complain(error.message, error.hint)
@@ -247,7 +231,7 @@ def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
 
 
 def _via(table: Table, answer: Answer) -> tuple[str, ...]:
-    patterns = [text for _, (text,) in table.parsed_all("via", lambda text: parse_via([text]))]
+    patterns = [text for _, (text,) in table.parsed_all("via", lambda text: parse_dev([text]))]
     if "via" in table and not answer.asks_routes:
         table.complain(
             "interfaces limit where a route leads, and this rule asks for none",
@@ -255,7 +239,7 @@ def _via(table: Table, answer: Answer) -> tuple[str, ...]:
             "via",
         )
     try:
-        return parse_via(patterns)
+        return parse_dev(patterns)
     except UsageError as error:
         table.complain(error.message, error.hint, "via")
         return ()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ndxdp.printable import printable
-from ndxdp.rules.rule import Prefix
+from ndxdp.rules.prefix import Prefix
 
 
 class Note(NamedTuple):

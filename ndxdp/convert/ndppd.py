@@ -16,8 +16,11 @@ from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.printable import printable
-from ndxdp.rules.rule import OWNED_LABELS, Prefix, check_interface, parse_address, parse_target, parse_via
-from ndxdp.rules.ruleset import MAX_RULE_CLASSES
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.capacity import MAX_RULE_CLASSES
+from ndxdp.rules.interface_name import check_interface, parse_dev
+from ndxdp.rules.prefix import Prefix, parse_target
+from ndxdp.rules.rule import OWNED_LABELS
 
 _CACHE = "the kernel's neighbor table is the cache, and has times of its own"
 _ASKS = "the kernel asks and asks again as for every neighbor of its own"
@@ -154,7 +157,7 @@ def _refuse_too_much(
             "list the prefixes in a file of their own: file = in [[interface.prefix]]",
         )
     for rule in interface.rules:
-        reading.attempt(parse_via, rule.via, methods[rule.prefix].line)
+        reading.attempt(parse_dev, rule.via, methods[rule.prefix].line)
 
 
 def _read_proxy(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ndxdp.convert.draft import DraftInterface, Note
-from ndxdp.rules.rule import VIA_MAX, Prefix, mask
+from ndxdp.rules.interface_name import DEV_MAX
+from ndxdp.rules.prefix import Prefix, mask
 
 METHODS = ("iface", "auto", "static")
 """A later one answers at least whenever an earlier one does."""
@@ -32,7 +33,7 @@ def both(first: Method, second: Method) -> Method:
     if first.name == second.name == "iface":
         new = tuple(way for way in second.ways if way not in first.ways)
         # More than fit into a rule are refused in the end, so that these few stand for all.
-        ways = (first.ways + new)[: VIA_MAX + 1]
+        ways = (first.ways + new)[: DEV_MAX + 1]
         return Method("iface", ways, second.line if new else first.line)
     return max(first, second, key=lambda method: METHODS.index(method.name))
 

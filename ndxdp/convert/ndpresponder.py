@@ -10,7 +10,9 @@ from ndxdp.convert.container_run import after_image
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.width import NOWHERE, Host
 from ndxdp.errors import UsageError
-from ndxdp.rules.rule import Prefix, check_interface, parse_address, parse_target
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.interface_name import check_interface
+from ndxdp.rules.prefix import Prefix, parse_target
 
 _FLAGS = {
     "i": "ifname",

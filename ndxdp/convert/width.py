@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from ndxdp.convert.draft import DraftInterface, DraftRule
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
 

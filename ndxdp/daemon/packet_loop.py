@@ -1,4 +1,4 @@
-"""The userspace path: ndp/responder.py answers what a packet socket receives, by the maps in files.
+"""The userspace path: ndp/decision.py answers what a packet socket receives, by the maps in files.
 
 A process is the program here. It reads rules and settings where every command writes them, and
 counts where every command looks. What it does not answer, the kernel has had already: a packet
@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Host, Limiter, Match, Reason, Solicitation, Verdict
+from ndxdp.ndp import decision
+from ndxdp.ndp.decision import Match, Verdict, validate
+from ndxdp.ndp.limiter import Limiter
+from ndxdp.ndp.message import Host, Solicitation
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib, refusal
-from ndxdp.rules.rule import Table
+from ndxdp.rules.table import Table
 from ndxdp.sockets.packet import BATCH, HELD_MAX, PacketSocket
 from ndxdp.store import jiffies
 from ndxdp.store.directories import TRACER
@@ -117,7 +120,7 @@ class Userspace:
             self._flooded()
 
     def _answer(self, frames: list[bytes]) -> None:
-        judge, host, match = responder.judge, self._host, self._table.match
+        judge, host, match = decision.judge, self._host, self._table.match
         admit = self._limiter.charge if self._settings.limits else None
         refuse = self._refuse
         verdicts = [judge(frame, host, match, admit, refuse) for frame in frames]
@@ -137,7 +140,7 @@ class Userspace:
     def _tell_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
         for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
             if reason is _UNKNOWN:
-                ns = responder.validate(frame, self._host.mac, self._table.match)
+                ns = validate(frame, self._host.mac, self._table.match)
                 if isinstance(ns, Solicitation) and rule:  # as it was a moment ago
                     self._unresolved(ns, rule)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from ndxdp.config.model import Interface
 from ndxdp.errors import NdxdpError
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import Prefix
-from ndxdp.rules.ruleset import MAX_ADDRESSES, MAX_RULE_CLASSES, Room, Rules, with_holes
+from ndxdp.rules.capacity import MAX_ADDRESSES, MAX_RULE_CLASSES, Capacity
+from ndxdp.rules.difference import merge_owned
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
     from ndxdp.netlink.links import Link
@@ -22,6 +24,7 @@ log = logging.getLogger("ndxdp")
 def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
     """Yield a sentence for each thing that `run` cannot do on an interface that is here."""
     from ndxdp.netlink import links
+    from ndxdp.netlink.addresses import owned_addresses
 
     names: dict[int, str] = {}
     for interface in interfaces:
@@ -34,7 +37,7 @@ def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
         elif not links.has_mac(link):
             yield from _without_mac(interface)
         else:
-            yield from _too_many(interface, links.owned_addresses(link))
+            yield from _too_many(interface, owned_addresses(link))
 
 
 def _without_mac(interface: Interface) -> Iterator[str]:
@@ -48,9 +51,9 @@ def _without_mac(interface: Interface) -> Iterator[str]:
 
 
 def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
-    rules = with_holes(interface.rules, Rules(), owned)
+    rules = merge_owned(interface.rules, Rules(), owned)
     groups = MAX_RULE_CLASSES - len(interface.docker)
-    lack = Room(interface.max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    lack = Capacity(interface.max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
     if lack:
         error = lack.error(in_file=True)
         yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"

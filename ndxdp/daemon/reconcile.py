@@ -14,11 +14,13 @@ from pathlib import Path
 from ndxdp.config.model import Resolve
 from ndxdp.errors import Damaged
 from ndxdp.kernel.abi import Restore
-from ndxdp.ndp.responder import Limits
+from ndxdp.ndp.limiter import Limits
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import HOST_ORIGIN, Prefix
-from ndxdp.rules.ruleset import Difference, Rules, difference, hold
+from ndxdp.rules.difference import Difference, difference, mark_owned
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import HOST_ORIGIN
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session.detach import release
 from ndxdp.store import directories
 from ndxdp.store.directories import Tree
@@ -82,7 +84,7 @@ def apply_rules(
                     "%s: %s has a rule by '%s' already", instance.interface, prefix, there.origin
                 )
             desired = rules | desired
-        desired = hold(owned, desired).applied_to(desired)
+        desired = mark_owned(owned, desired).applied_to(desired)
         change = difference(desired, actual)
         if change:
             instance.maps.apply(change, actual)
@@ -96,7 +98,7 @@ def apply_rules(
 
 
 def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules) -> Rules:
-    change = hold(owned, actual)
+    change = mark_owned(owned, actual)
     # First what needs no room: rules of others are marked, and holes that went are closed.
     marked = Difference(change.write.among(actual), change.remove)
     if marked:

@@ -27,11 +27,14 @@ from ndxdp.config.model import Resolve
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Answer, Host, Limiter, Match, Solicitation
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.ndp.decision import Match
+from ndxdp.ndp.limiter import Limiter
+from ndxdp.ndp.message import Host, Solicitation, advertise
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.fib import Fib, NudState, Route, RouteType
-from ndxdp.netlink.neighbours import NeighbourNews
-from ndxdp.rules.rule import leaves_by
+from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
+from ndxdp.rules.interface_name import matches_dev
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Resolved
 
@@ -92,7 +95,7 @@ class Resolver:
         self.gateways: frozenset[bytes] = frozenset()
         self._pending: dict[bytes, _Wanted] = {}
         self._taken = {False: 0, True: 0}  # places, by whether they are the gateways'
-        self._news: NeighbourNews | None = None
+        self._news: NeighbourMonitor | None = None
         self._requests: RingBuffer | None = None  # opened with the first one: seldom needed
         self._readable = maps.fds["requests"] if maps.for_program else None
         self._in_trouble = False
@@ -171,7 +174,7 @@ class Resolver:
             if not _leads_to_a_neighbour(route, settings.l3_ifindex, rule.dev):
                 return None
             if self._news is None:
-                self._news = NeighbourNews()
+                self._news = NeighbourMonitor()
                 self._loop.add_reader(self._news.fileno(), self._on_news)
             self._fib.seek(route.ifindex, target)
         except OSError as error:  # ENOBUFS: the neighbour table is full
@@ -252,7 +255,7 @@ class Resolver:
         wanted.giving_up.cancel()
         self._rest()
         try:
-            self._fib.forget(wanted.ifindex, responder.solicited_node_group(target))
+            self._fib.forget(wanted.ifindex, solicited_node_group(target))
         except OSError as error:
             log.debug("an entry was not removed: %s", error)
         return wanted
@@ -275,7 +278,7 @@ class Resolver:
             if ns.dad and self._fib.neighbour(settings.l3_ifindex, ns.target).is_valid:
                 return  # a node on the link itself has the address, too
             host = Host(settings.mac, settings.link_local)
-            self._sender.sendto(responder.advertise(ns, host, profile), (self._interface, 0))
+            self._sender.sendto(advertise(ns, host, profile), (self._interface, 0))
         except (OSError, NdxdpError) as error:
             log.debug("not answered: %s", error)
             return
@@ -292,4 +295,4 @@ def _leads_to_a_neighbour(route: Route, ifindex: int, via: tuple[str, ...]) -> b
     """As the program judged, unless the tables changed meanwhile."""
     if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
         return False
-    return route.ifindex != ifindex and leaves_by(socket.if_indextoname(route.ifindex), via)
+    return route.ifindex != ifindex and matches_dev(socket.if_indextoname(route.ifindex), via)

@@ -24,8 +24,9 @@ from ndxdp.daemon.spec import Job, Work
 from ndxdp.daemon.uplink import Uplink
 from ndxdp.errors import ModeUnavailable, NdxdpError, UsageError, problem_of
 from ndxdp.kernel.abi import Mode
-from ndxdp.netlink import links, names
-from ndxdp.netlink.links import Monitor
+from ndxdp.netlink import names
+from ndxdp.netlink.link_monitor import LinkMonitor
+from ndxdp.netlink.netns import netns
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import Attended, State
 from ndxdp.runtime.report import Publisher
@@ -85,9 +86,9 @@ def run(
         1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
     )
     state = State()
-    with contextlib.closing(Monitor()) as monitor, masked as executor:
+    with contextlib.closing(LinkMonitor()) as monitor, masked as executor:
         daemon = _Daemon(trees, monitor, executor, ready, reread, set_log, state)
-        with Publisher(trees.files.root, links.netns(), config, state):
+        with Publisher(trees.files.root, netns(), config, state):
             asyncio.run(daemon.run(work))
 
 
@@ -136,7 +137,7 @@ class _Daemon:
     def __init__(
         self,
         trees: Trees,
-        monitor: Monitor,
+        monitor: LinkMonitor,
         executor: ThreadPoolExecutor,
         ready: Callable[[Job, Instance | None], None],
         reread: Callable[[], Work] | None,

@@ -12,12 +12,12 @@ from typing import Self
 
 from ndxdp.errors import NdxdpError
 from ndxdp.netlink.fib import Fib
-from ndxdp.netlink.neighbours import NeighbourNews, News
+from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
 from ndxdp.sockets.cbpf import packet_socket
 from ndxdp.sockets.multicast import Allmulti
 from ndxdp.store.rule_watch import Watch
 
-OnNews = Callable[[list[News] | None], None]
+OnNews = Callable[[list[NeighbourChange] | None], None]
 """Takes the news of an interface's neighbours; None where some were lost."""
 
 
@@ -31,7 +31,7 @@ class Shared:
         # Of the executor's thread. If all queued there, the proof that it works would come last.
         self.turn = asyncio.Lock()
         self._open = contextlib.ExitStack()
-        self._news: NeighbourNews | None = None
+        self._news: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnNews]] = {}
         self._taken: dict[str, str] = {}
 
@@ -76,7 +76,7 @@ class Shared:
     def follow_neighbours(self, ifindex: int, on_news: OnNews) -> Callable[[], None]:
         """Call back with what changes of an interface's neighbours; return what ends that."""
         if self._news is None:
-            news = NeighbourNews(ifindex)
+            news = NeighbourMonitor(ifindex)
             self._open.callback(news.close)
             self._read(news.fileno(), self._on_news)
             self._news = news

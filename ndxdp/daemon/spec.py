@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
-from ndxdp.rules.rule import RUN_ORIGIN, Prefix
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import Options
 from ndxdp.sources import docker

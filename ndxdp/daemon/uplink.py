@@ -30,12 +30,14 @@ from ndxdp.daemon.spec import Job
 from ndxdp.daemon.upstream_tasks import AddressKeeper, Attendants
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError, gone, problem_of
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp.responder import Answer, Profile
+from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links, names, onlink
-from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.netlink.addresses import OwnAddress, link_local_address, own_addresses, owned_addresses
+from ndxdp.netlink.fib import default_gateways
+from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
-from ndxdp.rules.address_set import NONE, Addresses
+from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.breadth import Broad
 from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -44,12 +46,12 @@ from ndxdp.session import detach, kernel_backend, modes, rename, userspace_backe
 from ndxdp.session.link_neighbours import LinkNeighbours
 from ndxdp.session.modes import NoMode, Step
 from ndxdp.session.recovery import recover
-from ndxdp.sockets.multicast import Groups
+from ndxdp.sockets.multicast import GroupMemberships
 from ndxdp.sockets.packet import PacketSocket
 from ndxdp.store.directories import Tree, Trees
 from ndxdp.store.instance import Instance, refuse_if_held, warn_of_neighbours
 from ndxdp.upstream import deprecate
-from ndxdp.upstream.gateways import NO_CARE, Choice, choose
+from ndxdp.upstream.gateways import NO_KEEPALIVE, Choice, choose
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +85,8 @@ class _Answering:
     seen: tuple[object, ...] = ()
     on_link: OnLink | None = None
     gateways: frozenset[bytes] = frozenset()
-    targets: dict[Profile, Addresses] = field(default_factory=dict)
-    care: Choice = NO_CARE
+    targets: dict[Profile, AddressSet] = field(default_factory=dict)
+    care: Choice = NO_KEEPALIVE
     rules: Rules = field(default_factory=Rules)  # of the userspace path
     asks_kernel: bool = False
     keeps_shares: bool = False  # for gateways, so that their MACs are needed
@@ -363,7 +365,7 @@ class Uplink:
 
         with (
             contextlib.ExitStack() as watched,
-            contextlib.closing(Groups(answering.ifindex)) as groups,
+            contextlib.closing(GroupMemberships(answering.ifindex)) as groups,
             contextlib.closing(
                 LinkNeighbours(
                     answering.instance.maps,
@@ -418,7 +420,7 @@ class Uplink:
     async def _keep_in_step(
         self,
         answering: _Answering,
-        groups: Groups,
+        groups: GroupMemberships,
         attendants: Attendants,
         neighbours: LinkNeighbours,
         watched: contextlib.ExitStack,
@@ -426,7 +428,7 @@ class Uplink:
         """Follow the network and the job; return what is to answer from then on."""
         self._stale_rules = True
         self._changed.set()
-        joined: dict[Profile, Addresses] = {}
+        joined: dict[Profile, AddressSet] = {}
         place: Place | None = None
         async for _ in self._rounds():
             if self._repair.is_due:
@@ -499,9 +501,11 @@ class Uplink:
         finally:
             await self._call(partial(self._heartbeats.end, instance.interface))
 
-    async def _join(self, groups: Groups, by_profile: Mapping[Profile, Addresses]) -> bool:
+    async def _join(
+        self, groups: GroupMemberships, by_profile: Mapping[Profile, AddressSet]
+    ) -> bool:
         """In slices; False if something else came in between, and there are more."""
-        targets, more = reduce(or_, by_profile.values(), NONE), True
+        targets, more = reduce(or_, by_profile.values(), EMPTY), True
         while more and not self._changed.is_set() and not self._stop.is_set():
             more = await self._call(partial(groups.keep, targets, _SLICE))
         return not more
@@ -967,8 +971,8 @@ class Uplink:
         """
         link = self._find(answering)
         self._restore(answering, link)
-        owned = links.owned_addresses(link)
-        link_local = links.link_local(link.ifindex)
+        owned = owned_addresses(link)
+        link_local = link_local_address(link.ifindex)
         above, own = self._above(link)
         here = self._on_link(link)
         if here != answering.on_link and desired_by is None:
@@ -982,18 +986,18 @@ class Uplink:
             reconcile.apply_host(answering.tree, answering.instance, link, link_local)
             rules = reconcile.apply_rules(answering.tree, answering.instance, owned, desired_by)
             answering.gateways = frozenset(
-                links.gateways(link.ifindex) | links.gateways(above.ifindex)
+                default_gateways(link.ifindex) | default_gateways(above.ifindex)
             )
-            answering.care = NO_CARE
+            answering.care = NO_KEEPALIVE
             if self.job.gateway.keep:
                 settings = answering.instance.maps.settings()
                 answering.care = choose(
                     self.job.gateway.source, link, above, own, rules, paused=settings.paused
                 )
-            targets: dict[Profile, Addresses] = {}
+            targets: dict[Profile, AddressSet] = {}
             for rule, addresses in rules.exact.items():
                 if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
-                    targets[rule.profile] = targets.get(rule.profile, NONE) | addresses
+                    targets[rule.profile] = targets.get(rule.profile, EMPTY) | addresses
             answering.targets = targets
             if answering.packets is not None:
                 answering.rules = rules
@@ -1017,7 +1021,7 @@ class Uplink:
                 above = links.find_link(socket.if_indextoname(link.l3_ifindex)) or link
         if not self.job.gateway.keep:
             return above, ()
-        found = links.own_addresses(above.ifindex)
+        found = own_addresses(above.ifindex)
         return above, tuple(own._replace(preferred=0, valid=0) for own in found)
 
     def _restore(self, answering: _Answering, link: Link, *, at_once: bool = False) -> None:

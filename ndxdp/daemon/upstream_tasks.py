@@ -17,16 +17,17 @@ from typing import Any
 from ndxdp.backoff import persist
 from ndxdp.daemon.spec import Job
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.responder import Profile
+from ndxdp.ndp.profile import Profile
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.address_set import NONE, Addresses
+from ndxdp.netlink.netns import netns
+from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.runtime.daemon_status import Announced, GatewayNews
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Record
 from ndxdp.upstream.announce import Announcements, Announcer
-from ndxdp.upstream.deprecate import Hygiene
-from ndxdp.upstream.gateways import Care, Choice
+from ndxdp.upstream.deprecate import Deprecator
+from ndxdp.upstream.gateways import Choice, GatewayKeepalives
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class AddressKeeper:
         if not wanted.deprecate and not lifetimes.exists(directory, job.interface):
             return
         try:
-            self._record = Record(directory, job.interface, link.ifindex, links.netns())
+            self._record = Record(directory, job.interface, link.ifindex, netns())
             self._record.describe(wanted.preferred, wanted.deprecate, unanswered)
             self._record.save()
         except (NdxdpError, OSError) as error:
@@ -58,7 +59,7 @@ class AddressKeeper:
                 job.interface,
                 error,
             )
-        self._hygiene = Hygiene(
+        self._hygiene = Deprecator(
             link.ifindex,
             wanted.deprecate,
             wanted.preferred,
@@ -102,7 +103,7 @@ class AddressKeeper:
             if not name:
                 self._hygiene.forget()
             elif name != self._name:
-                Hygiene(self._ifindex, (), name=name, record=self._record).apply()
+                Deprecator(self._ifindex, (), name=name, record=self._record).apply()
         if self._record:
             self._record.close()
 
@@ -127,12 +128,12 @@ class Attendants:
     ) -> None:
         self._stack = contextlib.AsyncExitStack()
         self._interface = job.interface
-        self._targets: Mapping[Profile, Addresses] = {}
+        self._targets: Mapping[Profile, AddressSet] = {}
         self._carrier_ups = link.carrier_ups
         self._operational = link.operational
         self._interrupted = self._paused = False
         self._look_again, self._suspended = look_again, suspended or suspended_time
-        self._care = Care(job.interface, job.gateway)
+        self._care = GatewayKeepalives(job.interface, job.gateway)
         self._announcer = self._announce(job, link)
         self._stack.push_async_callback(self._care.end)
         self._addresses = AddressKeeper(job, link, directory)
@@ -167,7 +168,7 @@ class Attendants:
         self,
         link: Link,
         gateways: frozenset[bytes],
-        targets: Mapping[Profile, Addresses],
+        targets: Mapping[Profile, AddressSet],
         care: Choice,
     ) -> None:
         """Bring the attendants in step with the network.
@@ -188,9 +189,9 @@ class Attendants:
             self._announcer.set_gateways(gateways)
             if targets is not self._targets:
                 for profile, addresses in self._targets.items():
-                    self._announcer.forget(addresses - targets.get(profile, NONE))
+                    self._announcer.forget(addresses - targets.get(profile, EMPTY))
                 for profile, addresses in targets.items():
-                    self._announcer.announce(addresses - self._targets.get(profile, NONE), profile)
+                    self._announcer.announce(addresses - self._targets.get(profile, EMPTY), profile)
             if came_up:
                 self._announcer.announce_all()
         self._care.look(gateways, care, came_up=came_up)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ndxdp.doctor.finding import Finding, failure, note
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.fib import Fib, RouteType
-from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,14 @@ from typing import NamedTuple
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, unseen
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.responder import UNSPECIFIED, Answer, NaSource, Profile
-from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.ndp.address import UNSPECIFIED
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.netlink.links import Link
 from ndxdp.observe.trace import Event, Tracer
-from ndxdp.rules.rule import MANUAL_ORIGIN, RESERVED_ORIGINS, Prefix, Rule, Table
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
+from ndxdp.rules.table import Table
 from ndxdp.sockets.cbpf import LD_H, Condition, attach_filter, packet_socket, program
 from ndxdp.store.directories import PinTree, Tree, Trees
 from ndxdp.store.instance import open_instance

@@ -6,11 +6,12 @@ import socket
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, note, warning
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
 from ndxdp.rules.breadth import Broad
-from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Prefix, Rule
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
 from ndxdp.rules.ruleset import Rules
 
 

@@ -10,8 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, unseen, warning
-from ndxdp.netlink.links import OwnAddress
-from ndxdp.rules.rule import Prefix, Table
+from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.table import Table
 from ndxdp.sources.docker import Docker, Endpoint
 
 _WITHIN = 1.5  # seconds for the engine to list its containers

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndxdp.doctor.finding import Finding, failure, note, warning
-from ndxdp.netlink.links import OwnAddress
-from ndxdp.rules.rule import Prefix
+from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.rules.prefix import Prefix
 from ndxdp.sources.answers import networks_of
 from ndxdp.sources.http import NoAnswer, get
 

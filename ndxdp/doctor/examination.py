@@ -35,13 +35,15 @@ from ndxdp.doctor import (
 )
 from ndxdp.doctor.finding import Finding, cannot_look, failure, note, reason_of, unseen, warning
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp.responder import Answer
-from ndxdp.netlink import links as netlink
+from ndxdp.ndp.profile import Answer
+from ndxdp.netlink import links
+from ndxdp.netlink.addresses import OwnAddress, own_addresses
 from ndxdp.netlink.fib import DefaultRoute, Fib
-from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.netlink.links import Link
 from ndxdp.observe import status
-from ndxdp.rules.rule import Rule, Table
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.store import lifetimes
 from ndxdp.store.directories import Trees
 
@@ -112,17 +114,17 @@ def _uplinks() -> list[str]:
     """Return the Ethernet links that are up, without a bridge's or bond's ports; bridges, which
     mostly lead to containers, only if there is nothing else."""
     try:
-        found = [netlink.find_link(name) for _, name in socket.if_nameindex()]
+        found = [links.find_link(name) for _, name in socket.if_nameindex()]
     except (NdxdpError, OSError) as error:
         log.debug("cannot list the links: %s", error)
         return []
-    links = [
+    candidates = [
         link
         for link in found
         if link and link.ethernet and link.up and link.l3_ifindex == link.ifindex
     ]
-    ends = [link.name for link in links if link.kind != "bridge"]
-    return (ends or [link.name for link in links])[:_UPLINKS]
+    ends = [link.name for link in candidates if link.kind != "bridge"]
+    return (ends or [link.name for link in candidates])[:_UPLINKS]
 
 
 def _of_routes() -> list[str]:
@@ -145,7 +147,7 @@ def _exists(name: str) -> bool:
 
 def _is_quiet(name: str) -> bool:
     try:
-        return netlink.is_quiet(name)
+        return links.is_quiet(name)
     except NdxdpError as error:  # no netlink: look at it all the same
         log.debug("cannot look at %s: %s", name, error)
         return False
@@ -186,7 +188,7 @@ def examine(
     """
     unreadable: list[Finding] = []
     try:
-        link = netlink.find_link(name)
+        link = links.find_link(name)
     except UsageError:
         raise
     except NdxdpError as error:
@@ -195,13 +197,13 @@ def examine(
     if link is None:
         gone = missing.gather(trees, name)
         if gone is None:
-            netlink.any_link(name)  # raises
+            links.any_link(name)  # raises
             return
         yield Section("link", missing.judge(gone))
         yield _section("limits", "the limits", lambda: limits.judge(limits.gather(Rules())))
         return
     if not unreadable:
-        link = netlink.any_link(name)
+        link = links.any_link(name)
     if not link.up:
         down = failure(
             f"{name} is down", "nothing comes in or goes out there", f"ip link set dev {name} up"
@@ -209,7 +211,7 @@ def examine(
         yield Section("link", [down])
     elif unreadable:
         yield Section("link", unreadable)
-    quiet = not unreadable and not netlink.has_mac(link)
+    quiet = not unreadable and not links.has_mac(link)
     examination = _Examination(link, trees, docker_socket, quiet=quiet)
     yield from examination.sections(probing, watching)
     if not _exists(name):
@@ -293,7 +295,7 @@ class _Examination:
 
     @cached_property
     def addresses(self) -> list[OwnAddress]:
-        return netlink.own_addresses(self.ifindex)
+        return own_addresses(self.ifindex)
 
     @cached_property
     def managed(self) -> manager.Manager | None:
@@ -330,7 +332,7 @@ class _Examination:
     def _is_bridge(self) -> bool:
         if self.above == self.name:
             return self.link.kind == "bridge"
-        above = netlink.find_link(self.above)
+        above = links.find_link(self.above)
         return above is not None and above.kind == "bridge"
 
     @cached_property
@@ -409,14 +411,14 @@ class _Examination:
         yield _section("reception", "whether solicitations come in", self._reception)
 
     def _probe(self) -> probe.Facts:
-        asking = netlink.answering_link(self.above) if self.above != self.name else self.link
+        asking = links.answering_link(self.above) if self.above != self.name else self.link
         behind = self.known_rules.only(lambda rule: rule.answer is not Answer.NEVER)
         exact = islice(behind.addresses, _SOURCES)
         sources = [*(own.address for own in self.addresses), *exact]
         return probe.gather(asking, sorted(set(self.gateways)), sorted(behind.wider), sources)
 
     def _source(self) -> list[Finding]:
-        above = netlink.find_link(self.above) if self.above != self.name else self.link
+        above = links.find_link(self.above) if self.above != self.name else self.link
         mac = above.mac if above else b""
         kept = frozenset(
             address
@@ -491,7 +493,7 @@ class _Examination:
             sending: --probe or --watch was given.
         """
         name = self.name
-        about = [note(f"ndxdp has nothing to answer on {name}: {netlink.NO_MAC}")]
+        about = [note(f"ndxdp has nothing to answer on {name}: {links.NO_MAC}")]
         if sending:
             text = "cannot look at what --probe and --watch show: solicitations and their answers"
             about.append(unseen(text))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ndxdp.doctor.finding import Finding, note, unseen, warning
 from ndxdp.doctor.netfilter import ACCEPT, IP, IPV4, Ruleset
-from ndxdp.netlink.links import OwnAddress
+from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 from ndxdp.store.directories import Trees
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from ndxdp.doctor.finding import Finding, failure, unseen
 from ndxdp.doctor.netfilter import BRIDGE, DROP, LOOSE, STRICT, Chain, Packet, Ruleset
 from ndxdp.doctor.source import INTERNET
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.fib import Fib
-from ndxdp.rules.rule import Prefix
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, warning
-from ndxdp.netlink import links
+from ndxdp.netlink import neighbours
+from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute, NudState
-from ndxdp.netlink.links import Neighbour, OwnAddress
-from ndxdp.rules.rule import Prefix
+from ndxdp.netlink.neighbours import NeighbourEntry
+from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime import registry
 from ndxdp.runtime.daemon_status import CareNews, Unasked
 
@@ -22,7 +23,7 @@ class Gateway(NamedTuple):
     """address: 16 bytes. within: it is in a prefix of the interface's addresses."""
 
     address: bytes
-    neighbour: Neighbour
+    neighbour: NeighbourEntry
     within: bool
 
 
@@ -53,7 +54,7 @@ def gather(
     found = tuple(
         Gateway(
             address,
-            links.neighbour(ifindex, address),
+            neighbours.neighbour(ifindex, address),
             any(Prefix.around(address, prefix.length) == prefix for prefix in prefixes),
         )
         for address in sorted({route.gateway for route in routes if route.gateway})

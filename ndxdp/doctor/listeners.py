@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, reason_of, unseen, warning
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
-from ndxdp.rules.rule import Table
+from ndxdp.rules.table import Table
 
 _PROC = Path("/proc")
 _ICMPV6 = 58

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ndxdp.doctor import namespace
 from ndxdp.doctor.finding import Finding, cannot_look, failure, unseen, warning
 from ndxdp.errors import NdxdpError
-from ndxdp.netlink import links
+from ndxdp.netlink.netns import netns
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Pinned, open_instance
 
@@ -38,7 +38,7 @@ def gather(trees: Trees, interface: str) -> Facts | None:
             return None
         with open_instance(tree, interface, readonly=True) as instance:
             settings = instance.maps.settings()
-            if settings.netns == links.netns():
+            if settings.netns == netns():
                 return Facts(interface, called=instance.device() or "")
             if isinstance(instance, Pinned) and instance.is_dead(settings):
                 return Facts(interface)

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from ndxdp.doctor.finding import Finding, note, unseen
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.host import Fault, Question, Reply, reply_to
-from ndxdp.ndp.responder import FRAME_MAX, solicit, solicited_node_group
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.message import Fault, solicit
+from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import Prefix
+from ndxdp.rules.prefix import Prefix
 from ndxdp.sockets.cbpf import LD_B, LD_H, Condition, attach_filter, packet_socket, program
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
@@ -128,7 +130,7 @@ def ask_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -
         Condition(LD_B, 54, _NA),
     ]
     attach_filter(packets, program(conditions, last=77, keep=FRAME_MAX + 1))
-    question = Question(link.mac, source, router)
+    question = PendingSolicitation(link.mac, source, router)
     packets.send(solicit(link.mac, router, source=source, sllao=link.mac))
     until = time.monotonic() + _WAIT_EACH
     while (left := until - time.monotonic()) > 0:

@@ -12,12 +12,13 @@ from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
-from ndxdp.ndp.responder import Answer, Reason
-from ndxdp.netlink import links
+from ndxdp.ndp.profile import Answer
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import Table
+from ndxdp.netlink.netns import netns
 from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.session import modes
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Pinned, open_instance, other_version
@@ -116,7 +117,7 @@ def _elsewhere(trees: Trees, interface: str) -> str | None:
     with open_instance(trees.of(interface), interface) as instance:
         inode = instance.maps.settings().netns
     # 0: nothing was attached yet.
-    return None if inode in (0, links.netns()) else namespace.path_of(inode)
+    return None if inode in (0, netns()) else namespace.path_of(inode)
 
 
 def _refuse_other_versions(trees: Trees, interface: str) -> None:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, Level, failure, note, warning
+from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute
-from ndxdp.netlink.links import OwnAddress
 
 # IFA_F_*, linux/if_addr.h
 _TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08, 0x20, 0x40

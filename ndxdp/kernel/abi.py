@@ -10,10 +10,10 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
 
-from ndxdp.ndp.responder import Reason
-from ndxdp.rules.ruleset import MAX_ADDRESSES as MAX_ADDRESSES
-from ndxdp.rules.ruleset import MAX_PREFIXES as MAX_PREFIXES
-from ndxdp.rules.ruleset import MAX_RULE_CLASSES as MAX_RULE_CLASSES
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.capacity import MAX_ADDRESSES as MAX_ADDRESSES
+from ndxdp.rules.capacity import MAX_PREFIXES as MAX_PREFIXES
+from ndxdp.rules.capacity import MAX_RULE_CLASSES as MAX_RULE_CLASSES
 
 VERSION = 5
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-from ndxdp.ndp.responder import Answer, Match, Reason
+from ndxdp.ndp.decision import Match
+from ndxdp.ndp.profile import Answer
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.rtnetlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -23,22 +25,34 @@ from ndxdp.netlink.rtnetlink import (
     attributes,
     records,
 )
-from ndxdp.rules.rule import Prefix, leaves_by
+from ndxdp.rules.interface_name import matches_dev
+from ndxdp.rules.prefix import Prefix
 
 # linux/rtnetlink.h, linux/neighbour.h
 _RTM_GETROUTE = 26
+
 _RTM_NEWNEIGH, _RTM_DELNEIGH, _RTM_GETNEIGH = 28, 29, 30
+
 _RTM_F_FIB_MATCH = 0x2000
+
 _RTA_DST, _RTA_IIF, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH = 1, 3, 4, 5, 9
+
 _RTA_CACHEINFO, _RTA_TABLE, _RTA_ENCAP_TYPE = 12, 15, 21
+
 _RTPROT_RA = 9
+
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
+
 _NTF_USE = 0x01
+
 _TABLE_MAIN, _TABLE_LOCAL = 254, 255
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
+
 _NDMSG = struct.Struct("=BBHiHBB")
+
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
+
 _LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
 
@@ -310,7 +324,7 @@ def _forwarding(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: boo
     if route.ifindex == ifindex:
         return Reason.ROUTE_BACK
     try:
-        if rule.dev and not leaves_by(socket.if_indextoname(route.ifindex), rule.dev):
+        if rule.dev and not matches_dev(socket.if_indextoname(route.ifindex), rule.dev):
             return Reason.ROUTE_ELSEWHERE
     except OSError:  # it went while we looked
         return Reason.ROUTE_ELSEWHERE
@@ -387,3 +401,9 @@ def _route_of(message: bytes) -> Route:
         Prefix(destination, length),
         struct.unpack("=I", found[_RTA_TABLE])[0] if _RTA_TABLE in found else table,
     )
+
+
+def default_gateways(ifindex: int) -> set[bytes]:
+    """Addresses (16 bytes) of the default routers behind an interface, in any table."""
+    with Fib() as fib:
+        return fib.gateways(ifindex)

@@ -10,7 +10,7 @@ import socket
 import struct
 
 from ndxdp.netlink.rtnetlink import Rtnetlink, attribute
-from ndxdp.rules.rule import INTERFACE_MAX
+from ndxdp.rules.interface_name import INTERFACE_MAX
 
 # linux/rtnetlink.h, linux/if_link.h
 _RTM_GETLINK, _IFLA_ALT_IFNAME = 18, 53

@@ -1,121 +1,67 @@
-"""Word of neighbours' entries, by netlink, as the kernel's state machine changes them."""
+"""Entries of the kernel's neighbour table."""
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
+from ndxdp.errors import NdxdpError
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.rtnetlink import HEADER, attributes, records
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, RET, Condition, attach_filter, program
+from ndxdp.netlink.messages import NeighbourMessage, ask, netlink_errors
 
-_RTMGRP_NEIGH = 0x4
-_RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
-_NDA_DST, _NDA_LLADDR = 1, 2
-_KEPT = 65536  # bytes of a message
-_FAMILY_AT, _IFINDEX_AT, _ATTRIBUTES_AT = 16, 20, 28  # struct ndmsg behind nlmsghdr
+_RTM_GETNEIGH = 30
+_NTF_ROUTER = 0x80
+_NLM_F_REPLACE = 0x100
+_RTM_NEWNEIGH = 28
+_NLM_F_CREATE = 0x400
 
 
-class News(NamedTuple):
-    """A neighbour (16 bytes) and the state of its entry now; NONE where it was removed.
+class NeighbourEntry(NamedTuple):
+    """The kernel's entry for a neighbour. mac: 6 bytes, None while it is not known."""
 
-    mac: 6 bytes, None while it is not known.
-    """
-
-    ifindex: int
-    address: bytes
     state: NudState
     mac: bytes | None
 
 
-class NeighbourNews:
-    """Tells of every IPv6 neighbour's entry, or of those behind some interfaces.
+def neighbour(ifindex: int, address: bytes) -> NeighbourEntry:
+    """What the kernel knows of a neighbour (16 bytes)."""
+    with netlink_errors():
+        try:
+            (found,) = ask(
+                _RTM_GETNEIGH,
+                0,
+                NeighbourMessage,
+                [("NDA_DST", address)],
+                family=socket.AF_INET6,
+                ifindex=ifindex,
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            return NeighbourEntry(NudState.NONE, None)
+    mac = found.get_attr("NDA_LLADDR")
+    return NeighbourEntry(NudState(found["state"]), bytes(mac) if mac else None)
 
-    fileno() is readable when drain() has news. The kernel speaks of REACHABLE, STALE, PROBE and
-    FAILED, and of removal, but not of DELAY and the first INCOMPLETE.
+
+def confirm_neighbour(ifindex: int, address: bytes, mac: bytes, *, router: bool) -> None:
+    """Enter a neighbour as reachable, as the kernel does when it hears a solicited answer.
+
+    Its MAC (6 bytes) takes the place of another one; the state ages like any other.
     """
-
-    def __init__(self, *ifindexes: int) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    try:
+        ask(
+            _RTM_NEWNEIGH,
+            _NLM_F_CREATE | _NLM_F_REPLACE,
+            NeighbourMessage,
+            [("NDA_DST", address), ("NDA_LLADDR", mac)],
+            family=socket.AF_INET6,
+            ifindex=ifindex,
+            state=int(NudState.REACHABLE),
+            flags=_NTF_ROUTER if router else 0,
         )
-        self.limit_to(*ifindexes)
-        self._socket.bind((0, _RTMGRP_NEIGH))
-
-    def limit_to(self, *ifindexes: int) -> None:
-        """Tell of neighbours behind these interfaces alone from now on; of all if none is named.
-
-        Those of others, which may be thousands, wake nobody.
-        """
-        wanted = [Condition(LD_B, _FAMILY_AT, socket.AF_INET6)]
-        ending: list[tuple[int, int, int, int]] = []
-        if ifindexes:
-            ending.append((LD_W, 0, 0, _IFINDEX_AT))
-            for ifindex in ifindexes:
-                # Netlink speaks in the host's byte order, classic BPF loads in the network's.
-                ending += [(JEQ, 0, 1, socket.htonl(ifindex)), (RET, 0, 0, _KEPT)]
-            ending.append((RET, 0, 0, 0))
-        filtering = program(wanted, last=_ATTRIBUTES_AT, keep=_KEPT, ending=ending)
-        attach_filter(self._socket, filtering)
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def drain(self) -> list[News] | None:
-        """What there is; None where some was lost: look for yourself."""
-        news: list[News] = []
-        lost = False
-        while True:
-            try:
-                data = self._socket.recv(65536)
-            except BlockingIOError:
-                return None if lost else news
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                lost = True
-                continue
-            news += _told(data)
-
-
-class NeighbourWatch:
-    """Tells of changes of one neighbour's entry. fileno() is readable when drain() has news."""
-
-    def __init__(self, ifindex: int, address: bytes) -> None:
-        self._address = address
-        self._news = NeighbourNews(ifindex)
-
-    def fileno(self) -> int:
-        return self._news.fileno()
-
-    def close(self) -> None:
-        self._news.close()
-
-    def drain(self) -> NudState | None:
-        """The state of which the last message told; None without one.
-
-        NONE where the entry was removed, or where messages were lost: look for yourself.
-        """
-        news = self._news.drain()
-        if news is None:
-            return NudState.NONE
-        states = [each.state for each in news if each.address == self._address]
-        return states[-1] if states else None
-
-
-def _told(data: bytes) -> Iterator[News]:
-    for (_, kind, *_), message in records(data, HEADER):
-        if kind not in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
-            continue
-        told = attributes(message[_ATTRIBUTES_AT:])
-        address = told.get(_NDA_DST)
-        if address is not None:
-            ifindex, number = struct.unpack_from("=iH", message, _IFINDEX_AT)
-            state = NudState(number) if kind == _RTM_NEWNEIGH else NudState.NONE
-            yield News(ifindex, address, state, told.get(_NDA_LLADDR))
+    except OSError as error:
+        raise NdxdpError(
+            f"the neighbour table could not be written ({error.strerror})",
+            "gateway care needs CAP_NET_ADMIN",
+        ) from error

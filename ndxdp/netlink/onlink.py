@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ndxdp.netlink.fib import Fib, NudState, RouteType
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
-from ndxdp.rules.rule import Prefix
+from ndxdp.rules.prefix import Prefix
 
 # linux/rtnetlink.h, linux/if_addr.h
 _RTM_GETADDR, _RTM_GETROUTE = 22, 26

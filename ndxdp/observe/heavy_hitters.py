@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from ndxdp.ndp.responder import Reason
+from ndxdp.ndp.reason import Reason
 
 _K = TypeVar("_K", bound=Hashable)
 

@@ -6,10 +6,12 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import NaSource, Profile, Reason
+from ndxdp.ndp.message import decode_own
+from ndxdp.ndp.profile import DEFAULT_PROFILE, NaSource, Profile
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import RouteType
-from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.store.instance import Explanation, Forwarding
 
 
@@ -47,7 +49,7 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
 def rule_text(prefix: Prefix, rule: Rule) -> str:
     """`2001:db8::/64 always (manual)`, and what differs from the default profile."""
     data = profile_data(rule.profile)
-    usual = profile_data(responder.DEFAULT_PROFILE)
+    usual = profile_data(DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
     if rule.dev:
         words.append(f"via={','.join(rule.dev)}")
@@ -65,7 +67,7 @@ def explanation_data(explanation: Explanation) -> dict[str, Any]:
         matched = rule_data(_matched(explanation, verdict.prefix_len), verdict.rule)
     reply = None
     if explanation.reply:
-        na = responder.decode_advertisement(explanation.reply)
+        na = decode_own(explanation.reply)
         reply = {
             "eth_source": mac_text(na.eth_source),
             "eth_destination": mac_text(na.eth_destination),
@@ -135,7 +137,7 @@ def explanation_text(explanation: Explanation) -> Iterator[str]:
         yield f"route    {_forwarding_text(explanation.forwarding)}"
     yield f"reason   {verdict.reason.label}: {_MEANING[verdict.reason]}"
     if explanation.reply:
-        na = responder.decode_advertisement(explanation.reply)
+        na = decode_own(explanation.reply)
         flags = f"R={na.router:d} S={na.solicited:d} O={na.override:d}"
         checksum = f"{na.checksum:#06x} ({'correct' if na.checksum_correct else 'WRONG'})"
         yield f"answer   Ethernet  {mac_text(na.eth_source)} > {mac_text(na.eth_destination)}"

@@ -15,11 +15,12 @@ from ndxdp.errors import Damaged, NdxdpError, NotAttached
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.hook_order import Program
-from ndxdp.ndp.responder import Rate, Reason
+from ndxdp.ndp.limiter import Rate
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import vlan_offload
 from ndxdp.observe.render import address_text, mac_text
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import Prefix
+from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime import registry, report
 from ndxdp.runtime.daemon_status import CareNews
 from ndxdp.runtime.report import Daemon

@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, Self
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
-from ndxdp.ndp.responder import Reason, untagged
-from ndxdp.rules.rule import Prefix, Rule
+from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.session.request import uninterrupted
 from ndxdp.store.directories import Tree, Trees
 from ndxdp.store.instance import open_instance

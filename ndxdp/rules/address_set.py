@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import filterfalse, groupby
 
 _SIZE = 16
+
 _PIECE = 4096 * _SIZE
 """Bytes that are compared at once, and become objects where they differ."""
 
@@ -15,7 +16,7 @@ _FEW = 64
 """Addresses are found one by one in a set of so many times as many."""
 
 
-class Addresses:
+class AddressSet:
     """A set of IPv6 addresses, each 16 bytes in network order. Immutable.
 
     packed: all of them one after the other, in ascending order. Between two sets, `|`, `-` and
@@ -29,7 +30,7 @@ class Addresses:
         self.packed = _in_order(packed)
 
     @classmethod
-    def of(cls, addresses: Iterable[bytes]) -> Addresses:
+    def of(cls, addresses: Iterable[bytes]) -> AddressSet:
         return cls(b"".join(addresses))
 
     def __len__(self) -> int:
@@ -42,20 +43,20 @@ class Addresses:
         return isinstance(address, bytes) and self._at(self._place(address)) == address
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Addresses) and self.packed == other.packed
+        return isinstance(other, AddressSet) and self.packed == other.packed
 
     def __hash__(self) -> int:
         return hash(self.packed)
 
     def __repr__(self) -> str:
-        return f"Addresses.of({list(self)})"
+        return f"AddressSet.of({list(self)})"
 
-    def __or__(self, other: Addresses) -> Addresses:
+    def __or__(self, other: AddressSet) -> AddressSet:
         few, many = (self, other) if len(self) < len(other) else (other, self)
         if not few or few == many:
             return many
         if len(few) * _FEW > len(many):
-            return Addresses(few.packed + many.packed)
+            return AddressSet(few.packed + many.packed)
         pieces: list[bytes] = []
         start = 0
         for address in few:
@@ -65,7 +66,7 @@ class Addresses:
                 start = place * _SIZE
         return _ordered(b"".join((*pieces, many.packed[start:])))
 
-    def __sub__(self, other: Addresses) -> Addresses:
+    def __sub__(self, other: AddressSet) -> AddressSet:
         pieces: list[bytes] = []
         for start in range(0, len(self.packed), _PIECE):
             ours = self.packed[start : start + _PIECE]
@@ -79,7 +80,7 @@ class Addresses:
         left = _ordered(b"".join(pieces))
         return self if len(left) == len(self) else left
 
-    def __and__(self, other: Addresses) -> Addresses:
+    def __and__(self, other: AddressSet) -> AddressSet:
         return self - (self - other)
 
     def inside(self, prefix: bytes, length: int) -> Iterator[bytes]:
@@ -103,9 +104,9 @@ def _each(packed: bytes | bytearray) -> Iterator[bytes]:
     return (address for (address,) in struct.iter_unpack(f"{_SIZE}s", packed))
 
 
-def _ordered(packed: bytes) -> Addresses:
+def _ordered(packed: bytes) -> AddressSet:
     """Of what is in ascending order."""
-    made = Addresses.__new__(Addresses)
+    made = AddressSet.__new__(AddressSet)
     made.packed = packed
     return made
 
@@ -128,4 +129,4 @@ def _in_order(packed: bytes | bytearray) -> bytes:
     return b"".join(map(_in_order, parts))
 
 
-NONE = Addresses()
+EMPTY = AddressSet()

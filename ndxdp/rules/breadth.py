@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.ndp.responder import Answer, is_link_local
-from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import LABEL_MAX, Prefix, Rule, cut
+from ndxdp.ndp.address import is_link_local
+from ndxdp.ndp.profile import Answer
+from ndxdp.rules.address_set import AddressSet
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import LABEL_MAX, Rule, cut
 from ndxdp.rules.ruleset import Rules
 
 LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
@@ -153,7 +155,7 @@ def all_of(rules: Rules, on_link: Iterable[Prefix]) -> list[Broad]:
 
 def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
     """Return the neighbours (16 bytes each) for whose very address a rule says `always`."""
-    common = rules.addresses & Addresses.of(neighbours)
+    common = rules.addresses & AddressSet.of(neighbours)
     return sorted(
         address
         for address in common

@@ -10,6 +10,7 @@ from ndxdp.errors import Damaged, ModeUnavailable
 from ndxdp.kernel import attachment, bpf_hooks
 from ndxdp.kernel.abi import Restore
 from ndxdp.netlink import links
+from ndxdp.netlink.netns import netns
 from ndxdp.session.recovery import drop_qdisc, recover
 from ndxdp.session.request import uninterrupted
 from ndxdp.store import directories, lifetimes
@@ -92,7 +93,7 @@ def unhang(instance: Pinned, settings: Settings) -> None:
 
 
 def _put_back(instance: Instance, settings: Settings) -> None:
-    if settings.netns != links.netns():
+    if settings.netns != netns():
         return
     if isinstance(instance, Pinned):
         unhang(instance, settings)

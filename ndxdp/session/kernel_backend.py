@@ -22,10 +22,13 @@ from ndxdp.kernel import abi, attachment, loader
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links, onlink
+from ndxdp.netlink.addresses import owned_addresses
 from ndxdp.netlink.links import Link
+from ndxdp.netlink.qdisc import has_clsact
 from ndxdp.rules import breadth
+from ndxdp.rules.difference import difference, merge_owned, resolve_conflicts
 from ndxdp.rules.rule import RUN_ORIGIN
-from ndxdp.rules.ruleset import Rules, difference, settled, with_holes
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session import modes as ladder
 from ndxdp.session.detach import unhang
 from ndxdp.session.link_neighbours import note_neighbours
@@ -193,7 +196,7 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
         settings = settings_of(plan, None)
         maps.set_settings(settings)
         nothing = Rules()
-        desired = with_holes(rules, nothing, links.owned_addresses(link))
+        desired = merge_owned(rules, nothing, owned_addresses(link))
         maps.apply(difference(desired, nothing), nothing)
         note_locals(maps)
         note_neighbours(maps, link.l3_ifindex, seek=bool(settings.limits))
@@ -252,8 +255,8 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
         stale = {owned_source} if attached else {owned_source, RUN_ORIGIN}
         kept = actual.only(lambda rule: rule.origin not in stale)
         if owned_source is not None:
-            rules, kept = settled(rules, kept, owned_source)
-        desired = with_holes(rules, kept, links.owned_addresses(link))
+            rules, kept = resolve_conflicts(rules, kept, owned_source)
+        desired = merge_owned(rules, kept, owned_addresses(link))
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
@@ -325,7 +328,7 @@ def _hang(
     if link.mcast_router == 1:
         restore |= Restore.MCAST_ROUTER
     planned = restore | Restore.NETLINK
-    if plan.mode is Mode.TC and not links.has_clsact(link.ifindex):
+    if plan.mode is Mode.TC and not has_clsact(link.ifindex):
         planned |= Restore.CLSACT
     maps.set_settings(replace(maps.settings(), restore=planned))
     link_fd, how = attachment.attach(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from ndxdp.netlink.fib import Fib, Neighbour
-from ndxdp.netlink.neighbours import News
+from ndxdp.netlink.neighbour_monitor import NeighbourChange
 from ndxdp.store.maps import Maps
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class LinkNeighbours:
         self,
         maps: Maps,
         fib: Fib,
-        follow: Callable[[int, Callable[[list[News] | None], None]], Callable[[], None]],
+        follow: Callable[[int, Callable[[list[NeighbourChange] | None], None]], Callable[[], None]],
         on_gateways: Callable[[frozenset[bytes]], None],
     ) -> None:
         """Follow nothing until follow().
@@ -85,7 +85,7 @@ class LinkNeighbours:
         }
         self._note_gateways()
 
-    def _on_news(self, news: list[News] | None) -> None:
+    def _on_news(self, news: list[NeighbourChange] | None) -> None:
         try:
             if news is None:
                 self._look()

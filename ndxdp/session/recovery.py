@@ -18,7 +18,8 @@ from typing import NamedTuple
 from ndxdp.kernel import attachment, bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.attachment import Attachment
-from ndxdp.netlink import links as netlink
+from ndxdp.netlink.netns import netns
+from ndxdp.netlink.qdisc import has_clsact, has_filters
 from ndxdp.store import directories
 from ndxdp.store.directories import PinTree
 from ndxdp.store.instance import Pinned, open_pinned, refuse_elsewhere
@@ -51,7 +52,7 @@ def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned
         directories.staged(path / directories.LINK).rename(path / directories.LINK)
     with open_pinned(tree, interface) as left:
         settings = left.maps.settings()
-        if settings.netns == netlink.netns():
+        if settings.netns == netns():
             _settle(path, left, settings, wanted)
         else:
             refuse_elsewhere(tree, left)
@@ -60,7 +61,7 @@ def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned
 
 def drop_qdisc(ifindex: int) -> None:
     """Remove an interface's clsact qdisc, unless somebody has a filter there."""
-    if netlink.has_clsact(ifindex) and not netlink.has_filters(ifindex):
+    if has_clsact(ifindex) and not has_filters(ifindex):
         bpf_hooks.clsact_destroy(ifindex)
 
 

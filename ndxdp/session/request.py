@@ -11,9 +11,10 @@ from pathlib import Path
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.loader import Loader
-from ndxdp.ndp.responder import Rate
-from ndxdp.netlink import links as netlink
+from ndxdp.ndp.limiter import Rate
+from ndxdp.netlink.addresses import link_local_address
 from ndxdp.netlink.links import Link
+from ndxdp.netlink.netns import netns
 from ndxdp.rules.rule import HOST_ORIGIN, RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.directories import Tree
@@ -89,7 +90,7 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
     """Return the settings for a plan; what the plan does not specify stays as it was before."""
     rate, burst, link = plan.options.rate, plan.options.burst, plan.link
     is_new = (before is None or not before.ifindex) and plan.legacy.paused is None
-    settings = before or Settings(link.mac, link.ifindex, netlink.netns(), plan.mode)
+    settings = before or Settings(link.mac, link.ifindex, netns(), plan.mode)
     if rate is None and burst and not settings.rate_interval:
         raise UsageError("--burst without a rate limits nothing", "give --rate, too")
     interval = settings.rate_interval
@@ -110,7 +111,7 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         raise UsageError(
             "--gateway-rate without a limit is no share", "give --rate or --interface-rate, too"
         )
-    here = (link.ifindex, netlink.netns())
+    here = (link.ifindex, netns())
     if (settings.ifindex, settings.netns) != here:
         settings = replace(settings, ifindex=here[0], netns=here[1], restore=Restore(0))
     return replace(
@@ -118,7 +119,7 @@ def settings_of(plan: Plan, before: Settings | None) -> Settings:
         restore=settings.restore | plan.legacy.restore,
         paused=settings.paused or bool(plan.legacy.paused) or (is_new and plan.options.paused),
         mac=link.mac,
-        link_local=netlink.link_local(link.ifindex),
+        link_local=link_local_address(link.ifindex),
         l3_ifindex=link.l3_ifindex,
         mode=plan.mode,
         bcc=plan.options.loader is Loader.BCC,

@@ -10,8 +10,10 @@ from dataclasses import replace
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.netlink import links
+from ndxdp.netlink.addresses import owned_addresses
+from ndxdp.rules.difference import difference, merge_owned, resolve_conflicts
 from ndxdp.rules.rule import RUN_ORIGIN
-from ndxdp.rules.ruleset import Rules, difference, settled, with_holes
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session import modes
 from ndxdp.session.detach import release
 from ndxdp.session.modes import Step
@@ -72,8 +74,8 @@ def serve_interface(
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_ORIGIN)
         kept = actual.only(lambda rule: rule.origin not in stale)
-        added, kept = settled(legacy.rules | rules, kept, owned_source)
-        desired = with_holes(added, kept, links.owned_addresses(link))
+        added, kept = resolve_conflicts(legacy.rules | rules, kept, owned_source)
+        desired = merge_owned(added, kept, owned_addresses(link))
         if options.max_addresses is not None:
             if options.max_addresses < len(actual.addresses):
                 raise too_small(options.max_addresses, len(actual), "too small")

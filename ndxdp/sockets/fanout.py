@@ -15,12 +15,16 @@ from ndxdp.sockets.cbpf import LD_H, LD_W, assemble, attach_program
 
 # linux/if_packet.h
 _SOL_PACKET = 263
+
 _PACKET_FANOUT, _PACKET_FANOUT_DATA = 18, 22
+
 _CBPF = 6
+
 _UNIQUE_ID, _IGNORE_OUTGOING = 0x2000, 0x4000
 
 # linux/bpf_common.h
 _MUL, _RSH, _ADD_X, _XOR_X, _TAX, _RET_A = 0x24, 0x74, 0x0C, 0xAC, 0x07, 0x16
+
 _LINK_LAYER = 0xFFE00000
 """SKF_LL_OFF: the Ethernet header. A fan-out's offset 0 is behind it, a socket filter's is not."""
 
@@ -54,7 +58,7 @@ def by_source_mac(salt: bytes) -> bytes:
     )
 
 
-class Group:
+class FanoutSet:
     """A fan-out group of this network namespace. It ends with the last of its sockets.
 
     Until spread() the first socket gets everything, so that no frame is lost while others join.

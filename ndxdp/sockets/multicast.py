@@ -10,14 +10,16 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from ndxdp.ndp.responder import solicited_node_group
-from ndxdp.rules.address_set import NONE, Addresses
+from ndxdp.ndp.address import solicited_node_group
+from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.sockets.cbpf import packet_socket
 
 log = logging.getLogger(__name__)
 
 _SOL_PACKET = 263
+
 _PACKET_ADD_MEMBERSHIP, _PACKET_DROP_MEMBERSHIP = 1, 2
+
 _PACKET_MR_ALLMULTI = 2
 
 
@@ -56,7 +58,7 @@ GROUPS_MAX = 16384
 """Groups that are joined on one interface."""
 
 
-class _Holder:
+class _MembershipSocket:
     """A socket that holds memberships, and nothing else. full: the kernel gave it no more."""
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ class _Holder:
         self.full = False
 
 
-class Groups:
+class GroupMemberships:
     """Solicited-node groups of exact addresses, joined on one interface until closed.
 
     Allmulti opens the NIC. A switch that snoops MLD forwards a group only to the ports that
@@ -86,17 +88,17 @@ class Groups:
 
     def __init__(self, ifindex: int) -> None:
         self._ifindex = ifindex
-        self._addresses = NONE
+        self._addresses = EMPTY
         # Groups are the last 24 bits of their addresses: half the memory of 16 bytes.
-        self._joined: dict[int, _Holder] = {}
-        self._holders: list[_Holder] = []
+        self._joined: dict[int, _MembershipSocket] = {}
+        self._holders: list[_MembershipSocket] = []
         self._told = False
 
     def close(self) -> None:
         """Leave all groups."""
         while self._holders:
             self._holders.pop().socket.close()
-        self._addresses = NONE
+        self._addresses = EMPTY
         self._joined.clear()
 
     @property
@@ -116,7 +118,7 @@ class Groups:
     def sockets(self) -> int:
         return len(self._holders)
 
-    def keep(self, addresses: Addresses, at_most: int | None = None) -> bool:
+    def keep(self, addresses: AddressSet, at_most: int | None = None) -> bool:
         """Be a listener of the groups of just these addresses.
 
         at_most: groups to join now. True if there are more of them: call it again.
@@ -169,7 +171,7 @@ class Groups:
                 return error
             holder.full = True
         try:
-            holder = _Holder()
+            holder = _MembershipSocket()
         except OSError as failure:  # no more files
             return failure.errno or errno.EMFILE
         error = _option(holder.socket, socket.IPV6_JOIN_GROUP, request)
@@ -179,7 +181,7 @@ class Groups:
         self._holders.append(holder)
         return self._hold(group, holder)
 
-    def _hold(self, group: int, holder: _Holder) -> int:
+    def _hold(self, group: int, holder: _MembershipSocket) -> int:
         holder.held += 1
         self._joined[group] = holder
         return 0

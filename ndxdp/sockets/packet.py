@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_size_t, c_uint, c_void_p
 
 from ndxdp.errors import ModeUnavailable
-from ndxdp.ndp.responder import OTHER_VLAN_LEN
+from ndxdp.ndp.frame import OTHER_VLAN_LEN
 from ndxdp.sockets.cbpf import (
     LD_B,
     LD_H,
@@ -30,7 +30,7 @@ from ndxdp.sockets.cbpf import (
     other_vlans,
     program,
 )
-from ndxdp.sockets.fanout import SOCKETS, Group
+from ndxdp.sockets.fanout import SOCKETS, FanoutSet
 from ndxdp.sockets.multicast import allmulti
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class PacketSocket:
         self._turns: list[int] = []  # queues that had something and have not been asked
         self._asked: set[int] = set()  # since overflows() was
         self._failed = 0
-        self._group: Group | None = None
+        self._group: FanoutSet | None = None
         try:
             self._address = (socket.if_indextoname(ifindex), _ETH_P_ALL)
             try:
@@ -171,7 +171,7 @@ class PacketSocket:
         changes. Before Linux 6.13 (2cee3e6e2e4b) that is so while the interface is down, too.
         """
         try:
-            self._group = self._group or Group(self._first)
+            self._group = self._group or FanoutSet(self._first)
             try:
                 while len(self._sockets) < SOCKETS:
                     self._add_to(self._group)
@@ -268,7 +268,7 @@ class PacketSocket:
         self._sockets[opened.fileno()] = opened
         self._polled.register(opened, select.EPOLLIN)
 
-    def _add_to(self, group: Group) -> None:
+    def _add_to(self, group: FanoutSet) -> None:
         opened = self._open(NOTHING)
         try:
             group.join(opened)

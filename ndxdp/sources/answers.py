@@ -11,9 +11,9 @@ import sys
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from ndxdp.ndp.responder import LOOPBACK, UNSPECIFIED
-from ndxdp.rules import rule
-from ndxdp.rules.rule import Prefix, mask
+from ndxdp.ndp.address import LOOPBACK, UNSPECIFIED
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import Prefix, mask
 
 Labels = tuple[tuple[str, str], ...]
 """Keys and values, sorted."""
@@ -79,7 +79,7 @@ def _target(text: str) -> bytes | None:
     """The address, 16 bytes; None if there is none that a neighbour could solicit from afar."""
     if not text:
         return None
-    address = rule.parse_address(text.partition("/")[0])
+    address = parse_address(text.partition("/")[0])
     link_local = mask(address, 10) == b"\xfe\x80" + bytes(14)
     unusable = address[0] == 0xFF or link_local or address in (UNSPECIFIED, LOOPBACK)
     return None if unusable else address
@@ -89,7 +89,7 @@ def _subnet(text: str) -> Prefix:
     address, _, length = text.partition("/")
     if not (length.isascii() and length.isdecimal() and len(length) <= 3 and int(length) <= 128):
         raise ValueError(f"subnet {text[:50]}")
-    return Prefix.around(rule.parse_address(address), int(length))
+    return Prefix.around(parse_address(address), int(length))
 
 
 def versions(said: dict[str, Any]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:

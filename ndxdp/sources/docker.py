@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ndxdp.errors import UsageError
-from ndxdp.ndp.responder import DEFAULT_PROFILE, Profile
-from ndxdp.rules.rule import DOCKER_ORIGIN, Prefix, Rule, mask
+from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
+from ndxdp.rules.prefix import Prefix, mask
+from ndxdp.rules.rule import DOCKER_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import (
     Endpoint as Endpoint,

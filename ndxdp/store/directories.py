@@ -27,7 +27,7 @@ from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.files import locks, trust
 from ndxdp.files.locks import Holder
 from ndxdp.kernel import abi, filesystem, libbpf
-from ndxdp.rules.rule import check_interface
+from ndxdp.rules.interface_name import check_interface
 
 log = logging.getLogger(__name__)
 

@@ -22,15 +22,17 @@ from ndxdp.kernel import abi, attachment, bpf_hooks, bpf_programs, hook_order, l
 from ndxdp.kernel.abi import Restore
 from ndxdp.kernel.hook_order import Program
 from ndxdp.kernel.libbpf import BpfError
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Host
+from ndxdp.ndp.decision import decide
+from ndxdp.ndp.message import Host
 from ndxdp.netlink import onlink
 from ndxdp.netlink.fib import Fib, NudState, Route, RouteType, refusal
 from ndxdp.netlink.netns import netns as netns
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
-from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, Table, hole
-from ndxdp.rules.ruleset import Rules, difference, merged
+from ndxdp.rules.difference import difference, merge
+from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.store import directories, rule_watch
 from ndxdp.store.directories import PinTree, Tree
 from ndxdp.store.maps import Maps
@@ -240,7 +242,7 @@ class Served(Instance):
         with Fib() as fib:
             refuse = partial(refusal, fib, settings.l3_ifindex)
 
-            reason, reply, matched = responder.decide(frame, host, table.match, refuse=refuse)
+            reason, reply, matched = decide(frame, host, table.match, refuse=refuse)
         found = table.lookup(frame[62:78]) if matched else None
         if found is None:
             return Explained(reason, None, None), reply
@@ -424,7 +426,7 @@ def add_rules(
             for broad in breadth.over(rules, here.prefixes):
                 raise broad.error(interface, onlink.behind(broad.prefix, here.ifindexes))
         actual = instance.maps.rules()
-        desired = merged(rules, actual, replacing=replacing)
+        desired = merge(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
         instance.maps.apply(difference(desired, actual), actual)
         note_locals(instance.maps)
@@ -527,7 +529,7 @@ def delete_rules(
         going = going.only(lambda rule: rule.origin == source)
         # Of these the host has the address still.
         held = going.only(lambda rule: rule.owned)
-        desired = actual.without(going) | dict.fromkeys(held, hole(OWN_LABEL))
+        desired = actual.without(going) | dict.fromkeys(held, owned_rule(OWN_LABEL))
         instance.maps.apply(difference(desired, actual), actual)
         rule_watch.touch(tree.path(interface))
 

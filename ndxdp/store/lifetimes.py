@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError, not_written
 from ndxdp.files import locks, trust
-from ndxdp.rules.rule import AddressPattern, check_interface
+from ndxdp.rules.interface_name import check_interface
+from ndxdp.rules.prefix import AddressPattern
 
 log = logging.getLogger(__name__)
 

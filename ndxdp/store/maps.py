@@ -18,10 +18,15 @@ from pathlib import Path
 from ndxdp.errors import ModeUnavailable, NdxdpError, from_os
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
-from ndxdp.ndp.responder import Reason
-from ndxdp.rules.address_set import Addresses
-from ndxdp.rules.rule import Entry, Prefix, Rule, RuleClass, Table, entry_of, leaves_by
-from ndxdp.rules.ruleset import Difference, Room, Rules, difference
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.address_set import AddressSet
+from ndxdp.rules.capacity import Capacity
+from ndxdp.rules.difference import Difference, difference
+from ndxdp.rules.interface_name import matches_dev
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule, RuleClass
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Entry, Table, entry_of
 from ndxdp.store import directories, jiffies
 from ndxdp.store.backends import ArrayFile, KernelMap, Map, TableFile
 from ndxdp.store.records import (
@@ -254,7 +259,7 @@ class Maps:
             for value in {*packed, *prefixes.values()}
         }
         return Rules(
-            {known[value]: Addresses(packed.pop(value)) for value in list(packed)},
+            {known[value]: AddressSet(packed.pop(value)) for value in list(packed)},
             {_prefix_of(key): known[value] for key, value in prefixes.items()},
         )
 
@@ -307,7 +312,7 @@ class Maps:
 
         actual: what rules() said under the same lock.
         """
-        room = Room(*map(self.max_entries, Room._fields))
+        room = Capacity(*map(self.max_entries, Capacity._fields))
         lack = room.lack(change.write, actual)
         if lack and change.remove:
             self._apply_in_turn(change, actual, room)
@@ -331,7 +336,7 @@ class Maps:
             ) from error
         self._remove(change.remove)
 
-    def _apply_in_turn(self, change: Difference, actual: Rules, room: Room) -> None:
+    def _apply_in_turn(self, change: Difference, actual: Rules, room: Capacity) -> None:
         """Remove rules, then write those that had no room beside them."""
         left = actual.without(change.remove)
         lack = room.lack(change.write, left)
@@ -415,7 +420,7 @@ class Maps:
             b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items()),
         )
 
-    def _hint_at(self, addresses: Addresses) -> None:
+    def _hint_at(self, addresses: AddressSet) -> None:
         """Let the program look for these: before they are there, so that it misses none."""
         if not self.for_program:
             return
@@ -453,7 +458,7 @@ class Maps:
             for slot, group in self.rule_classes().items()
             if group.dev
             for ifindex, name in interfaces
-            if leaves_by(name, group.dev)
+            if matches_dev(name, group.dev)
         }
         self._make_set("vias", wanted)
 

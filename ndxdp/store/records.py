@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
-from ndxdp.ndp.responder import UNSPECIFIED, Answer, Limits, NaSource, Profile, Rate, Reason
+from ndxdp.ndp.address import UNSPECIFIED
+from ndxdp.ndp.limiter import Limits, Rate
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.ndp.reason import Reason
 from ndxdp.rules.rule import Rule, RuleClass, cut
 
 log = logging.getLogger(__name__)

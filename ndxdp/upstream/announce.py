@@ -18,8 +18,17 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.host import NONCE_LEN, Fault, decode_na, is_sent_to, probe, unsolicited
-from ndxdp.ndp.responder import DEFAULT_PROFILE, FRAME_MAX, Profile, solicit
+from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.message import (
+    NONCE_LEN,
+    Fault,
+    is_sent_to,
+    parse_advertisement,
+    probe,
+    solicit,
+    unsolicited,
+)
+from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
 from ndxdp.runtime.daemon_status import Announced
 from ndxdp.sockets.cbpf import (
     LD_B,
@@ -436,7 +445,7 @@ class Announcer:
                 return
             except OSError:  # reported once when the link goes down
                 continue
-            heard = decode_na(frame)
+            heard = parse_advertisement(frame)
             if isinstance(heard, Fault) or heard.target not in self._gateways:
                 continue
             if not is_sent_to(heard, self._mac):

@@ -19,10 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.responder import LOOPBACK
+from ndxdp.ndp.address import LOOPBACK
 from ndxdp.netlink import links
-from ndxdp.netlink.links import FOREVER, OwnAddress
-from ndxdp.rules.rule import AddressPattern
+from ndxdp.netlink.addresses import (
+    FOREVER,
+    OwnAddress,
+    address_labels,
+    own_addresses,
+    set_address_label,
+    set_preferred,
+)
+from ndxdp.netlink.netns import netns
+from ndxdp.rules.prefix import AddressPattern
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Before, Record
 
@@ -32,6 +40,7 @@ LABEL = 0x6E64
 """The label of addresses that are deprecated again and again: no prefix has it by default."""
 
 _SETTLE = 0.1  # seconds between two looks: managers change several addresses one after the other
+
 _RETRY = 5.0  # seconds after a failure
 
 
@@ -100,7 +109,7 @@ def _wish(
     return True if any(pattern.matches(own.address) for pattern in deprecated) else None
 
 
-class Hygiene:
+class Deprecator:
     """Keeps an interface's addresses as changes() wants them.
 
     Valid lifetimes, prefix lengths and flags stay as they are; of a finite valid lifetime the
@@ -131,13 +140,13 @@ class Hygiene:
 
     def apply(self) -> int:
         """Look, and change what has to be; returns how many that were. NdxdpError if refused."""
-        own = links.own_addresses(self._ifindex)
+        own = own_addresses(self._ifindex)
         restored = restorations(own, self._before, self._deprecated, self._preferred)
         for change in restored:
             self._set(change)
             self._log(change.own.address, "restored", "preferred" if change.preferred else "")
         if restored:
-            own = links.own_addresses(self._ifindex)
+            own = own_addresses(self._ifindex)
         wanted = changes(own, self._deprecated, self._preferred)
         # The preferred ones first: there is never a moment without one.
         wanted.sort(key=lambda change: change.preferred == 0)
@@ -149,7 +158,7 @@ class Hygiene:
         return len(wanted) + len(restored)
 
     def _set(self, change: Change) -> None:
-        links.set_preferred(self._ifindex, change.own, change.preferred)
+        set_preferred(self._ifindex, change.own, change.preferred)
         self.applied += 1
 
     def _note(self, addresses: list[OwnAddress], wanted: list[Change]) -> None:
@@ -206,7 +215,7 @@ class Hygiene:
                 self._labelled = self._present_labels()
             for address in sorted(wanted ^ self._labelled):
                 present = address in wanted
-                links.set_address_label(self._ifindex, address, LABEL, present=present)
+                set_address_label(self._ifindex, address, LABEL, present=present)
                 (self._labelled.add if present else self._labelled.discard)(address)
         except NdxdpError as error:  # the addresses are deprecated all the same
             if str(error) != self._label_trouble:
@@ -215,20 +224,20 @@ class Hygiene:
 
     def _present_labels(self) -> set[bytes]:
         """Return our labels of this interface; delete those of interfaces that have gone."""
-        present = links.address_labels(LABEL)
+        present = address_labels(LABEL)
         gone = {ifindex for ifindex, _ in present} - {
             ifindex for ifindex, _ in socket.if_nameindex()
         }
         for ifindex, address in present:
             if ifindex in gone:
-                links.set_address_label(ifindex, address, LABEL, present=False)
+                set_address_label(ifindex, address, LABEL, present=False)
         return {address for ifindex, address in present if ifindex == self._ifindex}
 
     def forget(self) -> None:
         """Forget an interface that has gone, and delete its labels, which the kernel would keep."""
         self._before.clear()
         for address in self._labelled or ():
-            links.set_address_label(self._ifindex, address, LABEL, present=False)
+            set_address_label(self._ifindex, address, LABEL, present=False)
 
     async def run(self, changed: asyncio.Event) -> None:
         """Apply now and whenever `changed` is set, until cancelled.
@@ -262,8 +271,8 @@ def restore(directory: Path, interface: str) -> bool:
         return False
     link = links.find_link(interface)
     ifindex = link.ifindex if link else 0
-    with Record(directory, interface, ifindex, links.netns()) as record:
+    with Record(directory, interface, ifindex, netns()) as record:
         if link:
-            Hygiene(ifindex, (), name=interface, record=record).apply()
+            Deprecator(ifindex, (), name=interface, record=record).apply()
         record.changed.clear()
     return True

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.host import Fault, Question, Reply, reply_to
-from ndxdp.ndp.responder import FRAME_MAX, solicit
-from ndxdp.netlink import links
+from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.message import Fault, solicit
+from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.neighbours import NeighbourWatch
+from ndxdp.netlink.neighbour_monitor import NeighbourWatch
+from ndxdp.netlink.neighbours import confirm_neighbour, neighbour
 from ndxdp.sockets.cbpf import (
     LD_B,
     LD_H,
@@ -53,8 +54,11 @@ _SHARE = 0.4
 """Of the base reachable time: the kernel takes from 0.5 to 1.5 of it at random (6.3.4)."""
 
 _BASE_REACHABLE = 30.0  # seconds, where the kernel does not say (REACHABLE_TIME)
+
 _GAP = 0.1  # seconds between rounds, whatever the events say
+
 _ETH_P_IPV6 = 0x86DD
+
 _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 23, 263
 
 _LOST = (NudState.NONE, NudState.INCOMPLETE, NudState.PROBE, NudState.FAILED)
@@ -94,7 +98,7 @@ class GatewayStatus:
     silent: bool
 
 
-class GatewayCare:
+class GatewayKeepalive:
     """Caretaker of one gateway (16 bytes) on one interface, while run() runs.
 
     sources: the addresses to solicit from, the preferred one first. The next one is tried where one
@@ -238,7 +242,7 @@ class GatewayCare:
     async def _round(self) -> None:
         """Solicit until there is an answer, and put it into the table."""
         try:
-            entry = links.neighbour(self._ifindex, self._gateway)
+            entry = neighbour(self._ifindex, self._gateway)
             self._state = entry.state
             if entry.state in _NOT_OURS or not self._sources:
                 return
@@ -247,9 +251,7 @@ class GatewayCare:
                 return
             self._note(reply)
             if reply:
-                links.confirm_neighbour(
-                    self._ifindex, self._gateway, reply.mac, router=reply.router
-                )
+                confirm_neighbour(self._ifindex, self._gateway, reply.mac, router=reply.router)
                 self._state = NudState.REACHABLE
             self._troubled = ""
         except (NdxdpError, OSError) as error:  # the link is down, perhaps: it goes on
@@ -284,7 +286,7 @@ class GatewayCare:
         An answer with O=0 and another MAC than the one that is known counts only if the known
         one keeps silent: it is a proxy's, or a second gateway's (RFC 4861 7.2.5).
         """
-        question = Question(source.mac, source.address, self._gateway)
+        question = PendingSolicitation(source.mac, source.address, self._gateway)
         second: Reply | None = None
         self._listen(source.address)
         try:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from ndxdp.backoff import persist
 from ndxdp.config.model import Gateway
-from ndxdp.ndp.responder import Answer
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import links
-from ndxdp.netlink.links import Link, OwnAddress
+from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import CareNews, GatewayNews, Unasked
 from ndxdp.runtime.registry import CareBeacon
-from ndxdp.upstream.gateway_keepalive import GatewayCare, Source
+from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Choice(NamedTuple):
     named: bytes | None = None
 
 
-NO_CARE = Choice(0)
+NO_KEEPALIVE = Choice(0)
 """The choice where the configuration wants no gateway care."""
 
 
@@ -132,12 +133,12 @@ def _always(rule: Rule) -> bool:
     return rule.answer is Answer.ALWAYS and not rule.owned and rule.profile.lladdr is None
 
 
-class Care:
+class GatewayKeepalives:
     """Care for each gateway of an interface, until end(). Of the loop's thread only."""
 
     def __init__(self, interface: str, wanted: Gateway) -> None:
         self._interface, self._wanted = interface, wanted
-        self._cared: dict[tuple[int, bytes], tuple[GatewayCare, asyncio.Task[None]]] = {}
+        self._cared: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
         self._gateways: frozenset[bytes] = frozenset()
         self._choice: Choice | None = None
         self._beacon: CareBeacon | None = None
@@ -163,7 +164,7 @@ class Care:
                     care.wake()
             elif choice.sources:
                 with links.present(self._interface):
-                    care = GatewayCare(
+                    care = GatewayKeepalive(
                         *key,
                         choice.sources,
                         interval=self._wanted.interval,

@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 from ndxdp.kernel import abi, bpf_maps, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Reason, Verdict
-from ndxdp.rules.rule import Table
-from ndxdp.rules.ruleset import Rules, difference
+from ndxdp.ndp.decision import Verdict, decide
+from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.reason import Reason
+from ndxdp.rules.difference import difference
+from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.table import Table
 from ndxdp.session.detach import detach_interface
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options
@@ -86,7 +88,7 @@ class Program:
 
     def wanted(self, frame: bytes, verdict: Verdict) -> Verdict:
         """Return the verdict on a frame as a test run gives it: it takes no tag off for tc."""
-        if self.mode is Mode.TC and responder.untagged(frame) is not frame:
+        if self.mode is Mode.TC and untagged(frame) is not frame:
             return Verdict(Reason.NOT_NS)
         return verdict
 
@@ -155,7 +157,7 @@ class Programs:
 
     def judge(self, frame: bytes) -> Verdict:
         """Return what ndp.py says."""
-        return responder.decide(frame, self._case.host, self._table.match)
+        return decide(frame, self._case.host, self._table.match)
 
     def disagreements(self, frame: bytes, verdict: Verdict) -> Iterator[Disagreement]:
         for program in self.by_mode.values():

@@ -11,9 +11,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ndxdp.ndp import responder
-from ndxdp.ndp.responder import Answer, NaSource, Profile
-from ndxdp.rules.rule import Prefix, Rule, parse_address
+from ndxdp.ndp.address import ALL_NODES, LOOPBACK, UNSPECIFIED, V4_MAPPED, solicited_node_group
+from ndxdp.ndp.frame import TYPE_NS
+from ndxdp.ndp.message import Host
+from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.rules.address import parse_address
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
 _PREFIX_LENGTHS = (0, 7, 32, 48, 60, 63, 64, 65, 80, 96, 104, 112, 120, 126, 127, 128, 128, 128)
@@ -54,11 +58,11 @@ class Case:
     """
 
     rules: Rules
-    host: responder.Host
+    host: Host
     expired: bool
 
 
-def random_case(rng: random.Random, host: responder.Host) -> Case:
+def random_case(rng: random.Random, host: Host) -> Case:
     """Make up to 40 rules, many of them inside each other, for a host with the MAC of `host`."""
     rules: dict[Prefix, Rule] = {}
     around = [*_BASES, _LINK_LOCAL[:8] + rng.randbytes(8), rng.randbytes(16)]
@@ -67,9 +71,9 @@ def random_case(rng: random.Random, host: responder.Host) -> Case:
         prefix = Prefix.around(_near(rng, rng.choice(around)), length)
         rules[prefix] = _random_rule(rng, str(number % 7))
         around.append(prefix.address)
-    link_local = host.link_local if rng.random() < 0.8 else responder.UNSPECIFIED
+    link_local = host.link_local if rng.random() < 0.8 else UNSPECIFIED
     paused = rng.random() < 0.02
-    return Case(Rules.of(rules), responder.Host(host.mac, link_local, paused), rng.random() < 0.3)
+    return Case(Rules.of(rules), Host(host.mac, link_local, paused), rng.random() < 0.3)
 
 
 def _random_rule(rng: random.Random, label: str) -> Rule:
@@ -122,7 +126,7 @@ class Frames:
         destination = self._destination(target)
         body = bytes(4) if chance() < 0.9 else rng.randbytes(4)  # reserved: ignored
         body += target + self._options(source)
-        kind = responder.TYPE_NS if chance() < 0.97 else rng.choice(_OTHER_TYPES)
+        kind = TYPE_NS if chance() < 0.97 else rng.choice(_OTHER_TYPES)
         code = 0 if chance() < 0.97 else rng.randrange(1, 256)
         length = 4 + len(body)
         checksum = self._checksum(source, destination, kind, code, body)
@@ -161,9 +165,9 @@ class Frames:
             self._own,
             _LINK_LOCAL[:8] + rng.randbytes(8),
             _MULTICAST,
-            responder.UNSPECIFIED,
-            responder.LOOPBACK,
-            responder.V4_MAPPED + rng.randbytes(4),
+            UNSPECIFIED,
+            LOOPBACK,
+            V4_MAPPED + rng.randbytes(4),
             rng.randbytes(16),
         )
         return rng.choice(others)
@@ -187,15 +191,15 @@ class Frames:
         if kind < 0.55:
             return _ROUTER
         if kind < 0.80:
-            return responder.UNSPECIFIED
+            return UNSPECIFIED
         if kind < 0.90:
             return _BASES[0][:8] + rng.randbytes(8)
         others = (
             target,
             self._own,
             _MULTICAST,
-            responder.LOOPBACK,
-            responder.V4_MAPPED + rng.randbytes(4),
+            LOOPBACK,
+            V4_MAPPED + rng.randbytes(4),
             bytes(12) + rng.randbytes(4),
             rng.randbytes(16),
         )
@@ -205,12 +209,12 @@ class Frames:
         rng = self._rng
         kind = rng.random()
         if kind < 0.75:
-            return responder.solicited_node_group(target)
+            return solicited_node_group(target)
         if kind < 0.90:
             return target
         others = (
-            responder.ALL_NODES,
-            responder.solicited_node_group(_near(rng, target)),
+            ALL_NODES,
+            solicited_node_group(_near(rng, target)),
             self._own,
             _MULTICAST,
             rng.randbytes(16),
@@ -259,7 +263,7 @@ class Frames:
         rng = self._rng
         kind = rng.random()
         if kind < 0.75:
-            if source == responder.UNSPECIFIED:
+            if source == UNSPECIFIED:
                 # An address in a DAD probe is wrong; a nonce is as in RFC 7527.
                 return b"" if kind < 0.6 else b"\x0e\1" + rng.randbytes(6)
             return b"\1\1" + _ROUTER_MAC if kind < 0.6 else b""

@@ -190,7 +190,7 @@ def _options(step: Step) -> Any:
 
 def _rules(step: Step) -> Any:
     from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
-    from ndxdp.rules.ruleset import compile_rules
+    from ndxdp.rules.rule_lists import compile_rules
 
     return compile_rules(step.rules, rule=Rule(origin=CONFIG_ORIGIN))
 
@@ -276,13 +276,14 @@ def _reload(step: Step, kill_at: int) -> None:
     """Write the rules of a configuration that was reread."""
     from ndxdp.daemon import reconcile
     from ndxdp.netlink import links
+    from ndxdp.netlink.addresses import owned_addresses
     from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import open_pinned
 
     tree, rules = Trees().pins, _rules(step)
     with open_pinned(tree, step.interface) as instance:
-        owned = links.owned_addresses(links.answering_link(step.interface))
+        owned = owned_addresses(links.answering_link(step.interface))
         _arm(step, kill_at)
         reconcile.apply_rules(tree, instance, owned, {CONFIG_ORIGIN: rules})
 

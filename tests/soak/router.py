@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from lab.capture import packet_socket
-from ndxdp.ndp import responder
-from ndxdp.rules.rule import parse_address
+from ndxdp.ndp.address import is_link_local
+from ndxdp.ndp.frame import TYPE_NA
+from ndxdp.ndp.message import Host, Solicitation, advertise, solicit
+from ndxdp.rules.address import parse_address
 
 ROUTER = "router"
 SOURCE = parse_address("fe80::1")
@@ -158,7 +160,7 @@ class Link:
         target = group.pick(rng)
         if target in self._asked:
             return
-        frame = responder.solicit(self.far_mac, target, source=SOURCE, sllao=self.far_mac)
+        frame = solicit(self.far_mac, target, source=SOURCE, sllao=self.far_mac)
         asked = _Asked(time.monotonic(), group, group.answered)
         with self._lock:
             if not self._socket:
@@ -183,21 +185,21 @@ class Link:
                 except OSError:  # said once, when the link goes down
                     continue
             is_na = len(frame) >= 78 and frame[12:14] == b"\x86\xdd" and frame[20] == 58
-            if is_na and frame[54] == responder.TYPE_NA and address[2] != _PACKET_OUTGOING:
+            if is_na and frame[54] == TYPE_NA and address[2] != _PACKET_OUTGOING:
                 self._judge(frame)
 
     def _judge(self, frame: bytes) -> None:
         target = frame[62:78]
-        if responder.is_link_local(target) or frame[:2] == b"\x33\x33":
+        if is_link_local(target) or frame[:2] == b"\x33\x33":
             return  # of the host's own kernel, about itself
         asked = self._asked.get(target)
         if asked is None:
             self.tally.wrong += 1
             self.tally.note(f"{self.name}: unasked: {frame.hex()}")
             return
-        solicitation = responder.Solicitation(SOURCE, target, self.far_mac, self.far_mac)
+        solicitation = Solicitation(SOURCE, target, self.far_mac, self.far_mac)
         mac = frame[6:12]
-        if mac not in self.macs or frame != responder.advertise(solicitation, responder.Host(mac)):
+        if mac not in self.macs or frame != advertise(solicitation, Host(mac)):
             self.tally.wrong += 1
             self.tally.note(f"{self.name} ({self.mode}): not as it should be: {frame.hex()}")
         asked.answers += 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lab.topology import build_xdp_pass
-from ndxdp.rules.rule import parse_prefix
+from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures.fake_engine import Fake, container, network
 from tests.fixtures.network import sh
 from tests.soak.router import ROUTER, Group, Link

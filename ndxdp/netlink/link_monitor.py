@@ -1,0 +1,186 @@
+"""Monitor of changes of links, addresses and routes."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+from ndxdp.netlink.fib import RouteType
+from ndxdp.netlink.links import is_operational
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
+
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV6_IFADDR = 0x100
+_RTM_NEWLINK = 16
+_RTM_DELLINK = 17
+_RTM_NEWROUTE = 24
+_RTMGRP_IPV6_ROUTE = 0x400
+_RTM_DELROUTE = 25
+_IFLA_OPERSTATE = 16
+_IFLA_CARRIER_UP_COUNT = 47
+_IFLA_EVENT = 44
+_IFLA_EVENT_BONDING_FAILOVER = 3
+_IFLA_LINKINFO = 18
+_IFLA_EVENT_NOTIFY_PEERS = 4
+_IFLA_INFO_KINDS = (1, 4)
+_IFLA_MASTER = 10
+_RTPROT_KERNEL = 2
+_RTPROT_RA = 9
+
+_GUESTS = (b"veth", b"tun")
+"""Kinds of ports that lead to containers and virtual machines, and not to an upstream."""
+
+
+class LinkMonitor:
+    """Wakes its reader when links, IPv6 addresses, default, local or on-link IPv6 routes change.
+
+    A change names the interface, not the news: the reader looks at the present state, so that a
+    lost message costs nothing. fileno() is readable when drain() has something to return.
+    """
+
+    def __init__(self) -> None:
+        self._interruptions = Interruptions()
+        self._interrupted: set[int] = set()
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        attach_filter(self._socket, _relevant_messages())
+        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE))
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def drain(self) -> frozenset[int] | None:
+        """Read all messages; return the interfaces they are about, None if all may be concerned."""
+        concerned: set[int] = set()
+        everybody = False
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return None if everybody else frozenset(concerned)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                everybody = True  # something was lost
+                continue
+            everybody = self._read(data, concerned) or everybody
+
+    def interrupted(self) -> frozenset[int]:
+        """Return the interfaces that Interruptions has found since the last call."""
+        found = frozenset(self._interrupted)
+        self._interrupted.clear()
+        return found
+
+    def _read(self, data: bytes, concerned: set[int]) -> bool:
+        """Note the interfaces; True for a route."""
+        at, everybody = 0, False
+        while at + 24 <= len(data):
+            length, kind = struct.unpack_from("=IH", data, at)
+            if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
+                everybody = True
+            else:  # ifi_index and ifa_index lie at the same place
+                concerned.add(struct.unpack_from("=i", data, at + 20)[0])
+                if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+                    found = self._interruptions.of(data[at : at + length])
+                    self._interrupted |= found
+                    concerned |= found
+            at += max((length + 3) & ~3, 16)
+        return everybody
+
+
+class Interruptions:
+    """A reader of messages about links that finds interrupted ones. Pure.
+
+    A look at the interface may not show any more that
+
+    - the interface was without carrier, or down;
+    - the kernel asked everything above to make itself known anew: a bond took another port, or a
+      virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS);
+    - a port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
+      of guests do not count: they come and go with each container.
+    """
+
+    def __init__(self) -> None:
+        self._ports: dict[int, tuple[bool, int]] = {}
+
+    def of(self, message: bytes) -> frozenset[int]:
+        """Return the interfaces that a message reports as interrupted.
+
+        message: an RTM_NEWLINK or RTM_DELLINK, from its nlmsghdr on.
+        """
+        if len(message) < 32 or message[16] != socket.AF_UNSPEC:  # AF_BRIDGE: a port's own state
+            return frozenset()
+        kind = struct.unpack_from("=H", message, 4)[0]
+        index, flags = struct.unpack_from("=iI", message, 20)
+        if kind == _RTM_DELLINK:
+            self._ports.pop(index, None)
+            return frozenset()
+        attributes = dict(_attributes(message, 32))
+        operstate = attributes.get(_IFLA_OPERSTATE, b"\0")[0]
+        operational = is_operational(flags, operstate)
+        master = _number(attributes.get(_IFLA_MASTER))
+        event = _number(attributes.get(_IFLA_EVENT))
+        if event in (_IFLA_EVENT_BONDING_FAILOVER, _IFLA_EVENT_NOTIFY_PEERS):
+            return frozenset({index, master} - {0})
+        found = set() if operational else {index}
+        info = dict(_attributes(attributes.get(_IFLA_LINKINFO, b""), 0))
+        own, of_port = (info.get(key, b"").rstrip(b"\0") for key in _IFLA_INFO_KINDS)
+        if of_port != b"bridge" or own in _GUESTS:
+            self._ports.pop(index, None)
+            return frozenset(found)
+        # A port that was not known counts as changed: that is announced once too often at most.
+        state = operational, _number(attributes.get(_IFLA_CARRIER_UP_COUNT))
+        if self._ports.get(index) != state:
+            self._ports[index] = state
+            found.add(master)
+        return frozenset(found)
+
+
+def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield type, without its flags, and value of each attribute (struct rtattr) from an offset."""
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, data[at + 4 : at + length]
+        at += (length + 3) & ~3
+
+
+def _number(value: bytes | None) -> int:
+    """An attribute of 32 bits; 0 where it is absent or malformed."""
+    return int.from_bytes(value, sys.byteorder) if value is not None and len(value) == 4 else 0
+
+
+def _relevant_messages() -> bytes:
+    """Return classic BPF that takes all messages but those of most routes.
+
+    Of routes, it takes the default ones, those that end at this host, and those that the kernel
+    makes for an address or a router advertisement. Where a router's whole table comes and goes,
+    the others would wake the daemon all the time: the kernel sends a message for each route.
+    Loads are in network byte order, netlink's are the host's.
+    """
+    dst_len, protocol, kind = 17, 21, 23  # rtm_dst_len, rtm_protocol, rtm_type
+    return assemble(
+        (
+            (LD_H, 0, 0, 4),  # nlmsg_type
+            (JEQ, 1, 0, socket.htons(_RTM_NEWROUTE)),
+            (JEQ, 0, 8, socket.htons(_RTM_DELROUTE)),
+            (LD_B, 0, 0, dst_len),
+            (JEQ, 6, 0, 0),
+            (LD_B, 0, 0, protocol),
+            (JEQ, 4, 0, _RTPROT_KERNEL),
+            (JEQ, 3, 0, _RTPROT_RA),
+            (LD_B, 0, 0, kind),
+            (JEQ, 1, 0, RouteType.LOCAL),
+            (JEQ, 0, 1, RouteType.ANYCAST),
+            (RET, 0, 0, 65536),
+            (RET, 0, 0, 0),
+        )
+    )

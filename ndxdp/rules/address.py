@@ -1,0 +1,42 @@
+"""IPv6 and MAC addresses as users write them. Pure."""
+
+from __future__ import annotations
+
+import re
+import socket
+
+from ndxdp.errors import UsageError
+from ndxdp.ndp.address import LOOPBACK, UNSPECIFIED, V4_MAPPED
+
+
+def parse_address(text: str) -> bytes:
+    """The 16 bytes of an IPv6 address; UsageError for anything else."""
+    try:
+        return socket.inet_pton(socket.AF_INET6, text)
+    except (OSError, ValueError):
+        pass
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        raise UsageError(f"'{text}' is not an IPv6 address", "write it as in 2001:db8::1") from None
+    raise UsageError(
+        f"'{text}' is an IPv4 address", "Neighbor Discovery is IPv6's: IPv4 has ARP (proxy_arp)"
+    )
+
+
+def parse_mac(text: str) -> bytes:
+    """The 6 bytes of `02:00:5e:10:00:01`; UsageError for anything else and for group MACs."""
+    if not re.fullmatch(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}", text):
+        raise UsageError(f"'{text}' is not a MAC address", "write it as in 02:00:5e:10:00:01")
+    mac = bytes(int(part, 16) for part in text.split(":"))
+    if mac[0] & 1 or not any(mac):
+        raise UsageError(f"'{text}' is no MAC that a host can have", "it must be a unicast one")
+    return mac
+
+
+def parse_unicast(text: str) -> bytes:
+    """The 16 bytes of an address that a host can send from; UsageError for anything else."""
+    address = parse_address(text)
+    if address in (UNSPECIFIED, LOOPBACK) or address[0] == 0xFF or address[:12] == V4_MAPPED:
+        raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
+    return address
