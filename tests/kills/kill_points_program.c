@@ -5,7 +5,7 @@
  */
 #define ndp_xdp whole_ndp_xdp
 #define ndp_tc	whole_ndp_tc
-#include "../bpf/ndp_responder.c"
+#include "../../bpf/ndp_responder.c"
 #undef ndp_xdp
 #undef ndp_tc
 
