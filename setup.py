@@ -1,7 +1,7 @@
-"""The build step that pyproject.toml cannot say: clang compiles the BPF program.
+"""Build step that pyproject.toml cannot express: clang compiles the BPF program.
 
-bpf/ is what people edit. Its files and the object made of them go to ndxdp/bpf/, from where the
-wheel takes them: the object for the prebuilt loader, the sources for bcc.
+The sources are in bpf/. This step copies them and the compiled object to ndxdp/bpf/, which the
+wheel contains: the object for the prebuilt loader, the sources for bcc.
 """
 
 import platform
@@ -16,7 +16,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "bpf"
 PACKAGE = HERE / "ndxdp" / "bpf"
-# -mcpu=v2 (kernel 4.14) rather than clang's default of the day: one object for every kernel.
+# -mcpu=v2 (kernel 4.14) instead of clang's changing default: one object for every kernel.
 CLANG = [
     "clang",
     "-target",
@@ -28,19 +28,19 @@ CLANG = [
     "-Wextra",
     "-Wshadow",
     "-Werror",
-    # BTF names the files: not by where they were built, but alike everywhere.
+    # BTF contains the names of files: keep them independent of the build directory.
     f"-ffile-prefix-map={HERE}=/ndxdp",
 ]
 
 
 class BuildPy(build_py):
-    """Compile, then collect the package's files."""
+    """Compile the BPF program, then collect the package's files."""
 
     def run(self):
         PACKAGE.mkdir(exist_ok=True)
         for source in SOURCES.glob("*.[ch]"):
             shutil.copy(source, PACKAGE)
-        # asm/types.h lies below the architecture's name, which clang does not look in for bpf.
+        # asm/types.h is below the architecture's name, where clang does not search for target bpf.
         arch = f"{platform.machine()}-linux-gnu"
         out = PACKAGE / "ndp_responder.o"
         command = [*CLANG, f"-I/usr/include/{arch}", "-c", str(SOURCES / "ndp_responder.c")]
@@ -53,7 +53,7 @@ class BuildPy(build_py):
                 "  hint: apt install clang llvm libbpf-dev linux-libc-dev"
             )
         except subprocess.CalledProcessError:
-            # Not an Exception: setuptools would carry on with an editable install without it.
+            # SystemExit, because setuptools continues an editable install after an Exception.
             sys.exit("ndxdp: the BPF program does not compile")
         super().run()
 

@@ -9,12 +9,12 @@ from click.shell_completion import get_completion_class
 
 from ndxdp.cli.main import cli
 
-# As each shell looks for them by name.
+# The name that each shell expects.
 FILES = {"bash": "ndxdp", "zsh": "_ndxdp", "fish": "ndxdp.fish"}
 
 
 def main(directory: Path) -> None:
-    """Ask click for each shell's script; they ask `ndxdp` itself what fits."""
+    """Write click's script for each shell; the scripts ask `ndxdp` for the completions."""
     for shell, name in FILES.items():
         found = get_completion_class(shell)
         assert found, shell

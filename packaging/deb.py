@@ -1,9 +1,9 @@
 """Build the Debian package: deb.py [--version VERSION] [--directory DIR]. `make deb` runs it.
 
-Debian's tools want a tree with debian/ at its top. It is laid out in a temporary directory: the
-sources as a clone would hold them, the wheel of ndxdp, and the wheels of what it needs, checked
-against the digests in requirements.txt. From there on nothing is fetched. The same sources give
-the same package, byte for byte, wherever they are.
+Debian's tools require a tree with debian/ at its top. This program lays it out in a temporary
+directory: the sources as in a clone, the wheel of ndxdp, and the wheels of its dependencies,
+checked against the digests in requirements.txt. After that nothing is downloaded. The same sources
+give the same package, byte for byte, in any directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WHEELS = REPOSITORY / "build" / "wheels"
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
-    """Run to the end and return stdout. What a command that failed said is our last word."""
+    """Run a command and return its stdout; exit with its output if it fails."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}deb: {' '.join(map(str, command))} failed")
@@ -31,8 +31,8 @@ def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
 
 
 def copy_sources(to: Path) -> None:
-    """What a clone would hold, uncommitted work included; builds leave no traces in there."""
-    # The repository may belong to somebody else than root, who runs this.
+    """Copy the files that a clone would have, with uncommitted changes and without build output."""
+    # Git refuses a repository of another user, and this program runs as root.
     git = ("git", "-c", f"safe.directory={REPOSITORY}")
     for name in run(*git, "ls-files", "-z", "-co", "--exclude-standard").split("\0"):
         if name and (REPOSITORY / name).is_file():
@@ -41,7 +41,7 @@ def copy_sources(to: Path) -> None:
 
 
 def fetch_needed() -> list[Path]:
-    """The wheels that requirements.txt names. Those that are here already are not fetched again."""
+    """Return the wheels that requirements.txt names; download them unless they are complete."""
     listed, done = PACKAGING / "requirements.txt", WHEELS / "requirements.txt"
     if not (done.is_file() and done.read_bytes() == listed.read_bytes()):
         shutil.rmtree(WHEELS, ignore_errors=True)
@@ -58,7 +58,7 @@ def build_wheel(source: Path, to: Path) -> None:
 
 
 def amend_changelog(tree: Path, version: str) -> None:
-    """Let the package have another version than the sources, as to try an upgrade."""
+    """Add a changelog entry with another version than the sources have, for tests of upgrades."""
     path = tree / "debian" / "changelog"
     last = path.read_text()
     signed = next(line for line in last.splitlines() if line.startswith(" -- "))
@@ -69,7 +69,7 @@ def amend_changelog(tree: Path, version: str) -> None:
 
 
 def build(directory: Path, version: str | None = None) -> Path:
-    """Returns the path of the .deb, in `directory`."""
+    """Build the .deb in `directory`, and return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ndxdp-deb-") as work:
         tree = Path(work) / "tree"
@@ -81,7 +81,7 @@ def build(directory: Path, version: str | None = None) -> Path:
         shutil.copytree(tree / "packaging" / "debian", tree / "debian")
         if version is not None:
             amend_changelog(tree, version)
-        # What it builds lands beside the tree.
+        # dpkg-buildpackage writes the package beside the tree.
         run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=tree)
         (built,) = Path(work).glob("ndxdp_*.deb")
         return Path(shutil.copy(built, directory))
@@ -89,9 +89,9 @@ def build(directory: Path, version: str | None = None) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the Debian package.")
-    parser.add_argument("--version", help="another one than debian/changelog has")
+    parser.add_argument("--version", help="build this version instead of debian/changelog's")
     parser.add_argument("--directory", type=Path, default=REPOSITORY / "build")
-    parser.add_argument("--fetch", action="store_true", help="fetch what it takes, build nothing")
+    parser.add_argument("--fetch", action="store_true", help="download the wheels, build nothing")
     given = parser.parse_args()
     if given.fetch:
         fetch_needed()

@@ -1,7 +1,7 @@
 """Write the man pages: manual.py DIRECTORY [DATE].
 
-ndxdp(8) is what the commands say of themselves, ndxdp.toml(5) is docs/configuration.md. So nothing
-is described twice, and nothing is forgotten.
+ndxdp(8) comes from the `--help` texts of the commands, ndxdp.toml(5) from docs/configuration.md. So
+each option and key is described once, and none is missing.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ SEE_ALSO = rf""".SH SEE ALSO
 .BR ip\-neighbour (8),
 .BR systemctl (1)
 .PP
-{DOCUMENTS}/docs has a page for each question: rules, modes, containers, monitoring, errors.
+{DOCUMENTS}/docs/index.md lists the documentation by question.
 """
 
 COMMANDS_END = r""".SH EXIT STATUS
 .TP
 .B 0
-done
+The command succeeded.
 .TP
 .B 1
-it could not be done
+The command failed.
 .TP
 .B 2
-the words of the command, or the configuration file, were wrong
+The arguments, or the configuration file, are wrong.
 .TP
 .B 130
-interrupted
+The command was interrupted.
 .PP
 .B ndxdp doctor
-ends with 1 for warnings and 2 for failures.
+exits with 1 for warnings and 2 for failures.
 .SH ENVIRONMENT
 .TP
 .B NDXDP_BPFFS
-as \fB\-\-bpffs\fR
+The same as \fB\-\-bpffs\fR.
 .TP
 .B NDXDP_RUN_DIRECTORY
-as \fB\-\-run\-directory\fR
+The same as \fB\-\-run\-directory\fR.
 .SH FILES
 .TP
 .I /etc/ndxdp/ndxdp.toml
-what the service answers for; see
-.BR ndxdp.toml (5)
+The configuration of the service; see
+.BR ndxdp.toml (5).
 .TP
 .I /sys/fs/bpf/ndxdp
-programs and maps, pinned: what answers while no process is there
+Pinned programs and maps, which answer without a process.
 .TP
 .I /run/ndxdp
-the same for answers from userspace
+Rules and counters of userspace mode, and reports of running daemons.
 .TP
 .I /usr/share/ndxdp/dashboards
-a dashboard for Grafana, alerts and recording rules for Prometheus
+A dashboard for Grafana, alerts and recording rules for Prometheus.
 .SH EXAMPLES
-Answer for what is behind this host, except for one address, and look at it:
+Answer for a prefix behind this host, except for one address, and show the state:
 .PP
 .EX
 ndxdp attach eth0 \-n 2001:db8:0:1:c::/80 \-\-except 2001:db8:0:1:c::dead
@@ -74,7 +74,7 @@ ndxdp explain 2001:db8:0:1:c::10
 ndxdp detach eth0
 .EE
 .PP
-The same as a service, over restarts, with containers: edit /etc/ndxdp/ndxdp.toml, then
+To run ndxdp permanently, as a service, edit /etc/ndxdp/ndxdp.toml, then
 .PP
 .EX
 ndxdp check
@@ -87,13 +87,13 @@ systemctl enable \-\-now ndxdp
 
 
 def escape(text: str) -> str:
-    """Text as roff prints it; every - is one that can be pasted into a shell."""
+    """Escape text for roff, with hyphens that can be pasted into a shell."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 
 
 def inline(text: str) -> str:
-    """A piece of Markdown in one line: `code`, **strong**, *emphasis*, [words](link)."""
+    """Convert a line of Markdown: `code`, **strong**, *emphasis*, [words](link)."""
     text = re.sub(r"\[((?:`[^`]*`|[^\][`])+)\]\([^)]+\)", r"\1", text)
     found = []
     for code, strong, emphasis, plain in re.findall(
@@ -122,7 +122,7 @@ def example(text: str) -> str:
 def commands(
     group: click.Group, above: click.Context | None = None
 ) -> Iterator[tuple[click.Command, click.Context]]:
-    """Every command, depth first, with the context that knows its whole name."""
+    """Yield every command, depth first, with the context that has its full name."""
     context = click.Context(group, info_name=group.name if above else "ndxdp", parent=above)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -134,7 +134,7 @@ def commands(
 
 
 def records(command: click.Command, context: click.Context) -> list[tuple[str, str]]:
-    """Names and meaning of each option, but for --help."""
+    """Return the names and the help text of each option except --help."""
     found = (parameter.get_help_record(context) for parameter in command.params)
     return [(names, " ".join(meaning.split())) for names, meaning in filter(None, found)]
 
@@ -149,7 +149,7 @@ def paragraphs(help_text: str | None) -> str:
 
 
 def commands_page(date: str) -> str:
-    """ndxdp(8), from what `--help` shows."""
+    """Return ndxdp(8), made from the `--help` texts."""
     root = click.Context(cli, info_name="ndxdp")
     text = title("ndxdp", 8, date)
     text += ".SH NAME\nndxdp \\- answer IPv6 Neighbor Solicitations in the kernel\n"
@@ -157,12 +157,12 @@ def commands_page(date: str) -> str:
     text += f".SH DESCRIPTION\n{paragraphs(cli.help)}\n.PP\n"
     text += (
         "A BPF program answers from the target's own address, for containers, virtual machines and"
-        "\ntunnels whose prefix an upstream router takes to be on\\-link. What it does not answer"
-        " goes\non to the kernel untouched.\n"
+        "\ntunnels whose prefix an upstream router treats as on\\-link. The program passes frames"
+        "\nthat it does not answer to the kernel unchanged.\n"
     )
     everywhere = records(cli, root)
     text += f".SH OPTIONS\n{options(everywhere)}.PP\n"
-    text += "Every command takes the last three as well, and \\fB\\-h\\fR.\n.SH COMMANDS\n"
+    text += "Every command accepts the last three as well, and \\fB\\-h\\fR.\n.SH COMMANDS\n"
     for command, context in commands(cli):
         usage = " ".join(command.collect_usage_pieces(context))
         text += f".SS {escape(f'{context.command_path} {usage}')}\n"
@@ -175,7 +175,7 @@ def commands_page(date: str) -> str:
 
 
 def row(line: str) -> str:
-    """A row of a table of keys: key, type, default, and what it is."""
+    """Convert a row of a table of keys: key, type, default, and description."""
     cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     name, kind, default, meaning = cells
     about = ", ".join(filter(None, (kind, default and f"default {default}")))
@@ -186,9 +186,9 @@ def row(line: str) -> str:
 
 
 def configuration_page(markdown: str, date: str) -> str:
-    """ndxdp.toml(5), from docs/configuration.md."""
+    """Return ndxdp.toml(5), made from docs/configuration.md."""
     text = title("ndxdp.toml", 5, date)
-    text += ".SH NAME\nndxdp.toml \\- what ndxdp answers for, and how\n"
+    text += ".SH NAME\nndxdp.toml \\- configuration of ndxdp\n"
     text += ".SH SYNOPSIS\n.I /etc/ndxdp/ndxdp.toml\n.SH DESCRIPTION\n"
     pieces = re.split(r"^```\w*\n(.*?)^```$", markdown, flags=re.MULTILINE | re.DOTALL)
     for number, piece in enumerate(pieces):
