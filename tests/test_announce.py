@@ -513,13 +513,13 @@ def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None
         async with announcing(wired, Announcements(rate=1000, solicit_gateway=False)) as announcer:
             announcer.announce([behind(1)])
             await until(lambda: announcer.sent[Kind.ADVERTISE] == 1)
-            announcer.hold(True)
+            announcer.set_suspended(True)
             announcer.announce([behind(2)])
             announcer.announce_all()
             await asyncio.sleep(0.5)
             assert announcer.sent[Kind.ADVERTISE] == 1
             announcer.forget([behind(1)])
-            announcer.hold(False)
+            announcer.set_suspended(False)
             await finished(announcer)
             assert announcer.sent[Kind.ADVERTISE] == 4
 

@@ -642,9 +642,9 @@ def test_vlans_of_a_kernel_without_them(tmp_path: Path) -> None:
 def test_takes_tags_off(net: Network) -> None:
     for setting in ("off", "on", "off"):
         sh("ethtool", "-K", UPLINK, "rxvlan", setting)
-        assert vlan_offload.takes_tags_off(UPLINK) is (setting == "on")
-    assert vlan_offload.takes_tags_off("lo") is False
-    assert vlan_offload.takes_tags_off("nowhere0") is False
+        assert vlan_offload.strips_tags(UPLINK) is (setting == "on")
+    assert vlan_offload.strips_tags("lo") is False
+    assert vlan_offload.strips_tags("nowhere0") is False
     assert vlan_offload.hidden_vlans(UPLINK, "") == []
 
 
@@ -755,7 +755,7 @@ def test_vlan_on_a_tap(net: Network, tap: Tap) -> None:
     needs("link", Tap.name, "type", "vlan", "id", "5")
     sh("ip", "link", "add", "link", Tap.name, "name", name, "type", "vlan", "id", "100")
     sh("ip", "link", "set", name, "addrgenmode", "none", "up")
-    assert not vlan_offload.takes_tags_off(Tap.name)
+    assert not vlan_offload.strips_tags(Tap.name)
     done("attach", Tap.name, "-n", BEHIND)
     assert (status(Tap.name)["mode"], steps_down(Tap.name)) == ("native", {})
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)

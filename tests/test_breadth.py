@@ -16,7 +16,7 @@ import pytest
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
-from ndxdp.rules.breadth import Broad
+from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.prefix import parse_prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.rule_lists import compile_rules
@@ -55,8 +55,8 @@ P = parse_prefix
 # ---- pure ---------------------------------------------------------------------------------------
 
 
-def broad(text: str, covers: str | None) -> Broad:
-    return Broad(P(text), Rule(label=text), None if covers is None else P(covers))
+def broad(text: str, covers: str | None) -> BroadRule:
+    return BroadRule(P(text), Rule(label=text), None if covers is None else P(covers))
 
 
 @pytest.mark.parametrize(
@@ -101,23 +101,23 @@ def test_not_too_broad_anywhere(text: str) -> None:
 )
 def test_over_an_on_link_prefix(text: str, is_over: bool) -> None:
     here = [P(ON_LINK), P("2001:db8:5::/64")]
-    found = list(breadth.over(compile_rules([text, BEHIND[:-2] + "96"]), here))
+    found = list(breadth.covering(compile_rules([text, BEHIND[:-2] + "96"]), here))
     assert found == ([broad(text, ON_LINK)] if is_over else [])
-    assert not list(breadth.over(compile_rules([text]), here, {P(text)}))
-    assert not list(breadth.over(compile_rules([text], rule=Rule(Answer.ROUTED)), here))
+    assert not list(breadth.covering(compile_rules([text]), here, {P(text)}))
+    assert not list(breadth.covering(compile_rules([text], rule=Rule(Answer.ROUTED)), here))
     test = breadth.candidates(here)
     assert test(P(text).length, P(text).address) is is_over
 
 
 def test_each_is_named_once() -> None:
     made = compile_rules(["::/0", ON_LINK, "fe80::/10"])
-    found = breadth.all_of(made, [P(ON_LINK), P("2001:db8:5::/64")])
+    found = breadth.find_all(made, [P(ON_LINK), P("2001:db8:5::/64")])
     assert found == [broad("::/0", None), broad(ON_LINK, ON_LINK), broad("fe80::/10", "fe80::/10")]
 
 
 def test_what_is_left_out_is_a_hole() -> None:
     made = compile_rules([ON_LINK, TARGET], rule=Rule(origin="config"))
-    left = breadth.leave_out(made, breadth.over(made, [P(ON_LINK)]))
+    left = breadth.leave_out(made, breadth.covering(made, [P(ON_LINK)]))
     assert [prefix for prefix, rule in left.pairs() if breadth.is_left_out(rule)] == [P(ON_LINK)]
     hole = left[P(ON_LINK)]
     assert (hole.answer, hole.origin) == (Answer.NEVER, "config")
@@ -140,7 +140,7 @@ def link(net: Network) -> Iterator[Network]:
 def on_link(*names: str) -> set[str]:
     from socket import if_nametoindex
 
-    return {str(each) for each in onlink.look(map(if_nametoindex, names)).prefixes}
+    return {str(each) for each in onlink.read(map(if_nametoindex, names)).prefixes}
 
 
 def route(words: str) -> None:
@@ -159,7 +159,7 @@ def test_what_is_on_link(link: Network) -> None:
     route(f"2001:db8:a::1 dev {UPLINK}")
     expected = {"2001:db8:1::/56", "2001:db8:3::/64", "2001:db8:5::/64", "2001:db8:6::/64"}
     assert on_link(UPLINK) == {ON_LINK, "2001:db8:2::/64", *expected}
-    assert onlink.look([0, 99999]).prefixes == frozenset()
+    assert onlink.read([0, 99999]).prefixes == frozenset()
 
 
 def test_what_is_behind(link: Network) -> None:

@@ -21,7 +21,7 @@ import pytest
 
 from ndxdp.ndp.message import solicit
 from ndxdp.sockets import fanout, packet
-from ndxdp.sockets.packet import BATCH, HELD_MAX, PacketSocket
+from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
 from tests.fixtures.network import eventually, sh
 from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import HOST
@@ -163,7 +163,7 @@ def test_a_flood_fills_its_own_queue(ends: Pair) -> None:
     assert by_mac.pop(FLOODER) == FLOOD - lost
     assert by_mac == dict.fromkeys(others, 5)
     assert 0 < lost < FLOOD
-    assert len(set(found)) == len(found) < HELD_MAX
+    assert len(set(found)) == len(found) < QUEUED_MAX
 
 
 def test_full_queues_take_turns(ends: Pair) -> None:

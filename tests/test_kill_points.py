@@ -199,7 +199,7 @@ class Bench:
         assert left == [], left
         with open_instance(trees.of(UPLINK), UPLINK) as instance:
             settings = instance.maps.settings()
-            rules = instance.maps.rules().only(lambda rule: rule.origin == CONFIG_ORIGIN)
+            rules = instance.maps.rules().where(lambda rule: rule.origin == CONFIG_ORIGIN)
         assert settings.mac.hex(":") == self.mac
         assert {str(prefix) for prefix in rules} == {*step.rules}
         if step.mode == "userspace":

@@ -66,7 +66,7 @@ class Joining(GroupMemberships):
 
     def listen(self, addresses: Iterable[bytes], at_most: int | None = None) -> bool:
         self.known = frozenset(addresses)
-        return self.keep(AddressSet.of(self.known), at_most)
+        return self.update(AddressSet.of(self.known), at_most)
 
     def change(self, appeared: Iterable[bytes], gone: Iterable[bytes]) -> None:
         self.listen(self.known.union(appeared).difference(gone))
@@ -195,7 +195,7 @@ def test_process_death_leaves_nothing(wired: Segment) -> None:
         from ndxdp.rules.address_set import AddressSet
         from ndxdp.sockets.multicast import GroupMemberships
         groups = GroupMemberships({wired.ifindex()})
-        groups.keep(AddressSet.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
+        groups.update(AddressSet.of(bytes(12) + n.to_bytes(4, "big") for n in range(3000, 3100)))
         print(groups.joined, flush=True)
         os.kill(os.getpid(), 9)
     """
@@ -220,7 +220,7 @@ def test_no_privilege_is_needed(wired: Segment) -> None:
         from ndxdp.sockets.multicast import GroupMemberships
         os.setgid(65534), os.setuid(65534)
         groups = GroupMemberships({wired.ifindex()})
-        groups.keep(AddressSet.of([bytes(16)]))
+        groups.update(AddressSet.of([bytes(16)]))
         print(groups.joined, groups.failed)
     """
     assert python(code).out == "1 0\n"

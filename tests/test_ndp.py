@@ -43,7 +43,7 @@ def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match
     return match
 
 
-MACS_OF_RULES = {rule.profile.lladdr for rule in RULES.kinds}
+MACS_OF_RULES = {rule.profile.lladdr for rule in RULES.distinct_rules}
 LIMITED = (Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED)
 ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matching(Rules())
 

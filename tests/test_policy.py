@@ -292,7 +292,7 @@ def test_match_carries_what_the_decision_needs() -> None:
 
 def test_same_words() -> None:
     rule = Rule(origin="config", label="a")
-    assert rule.same_words(Rule(origin="docker", label="b", owned=True))
-    assert not rule.same_words(Rule(Answer.NEVER))
-    assert not rule.same_words(Rule(dynamic=True))
-    assert not rule.same_words(Rule(profile=Profile(router=False)))
+    assert rule.is_equivalent_to(Rule(origin="docker", label="b", owned=True))
+    assert not rule.is_equivalent_to(Rule(Answer.NEVER))
+    assert not rule.is_equivalent_to(Rule(dynamic=True))
+    assert not rule.is_equivalent_to(Rule(profile=Profile(router=False)))

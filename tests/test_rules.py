@@ -43,7 +43,7 @@ def test_is_the_mapping_that_it_is_made_of() -> None:
     assert rules.get(P("2001:db8::3")) is None
     assert rules.get(P("2001:db8::/63")) is None
     assert rules.addresses == AddressSet.of([ONE.address, TWO.address])
-    assert set(rules.kinds) == {Rule(), Rule(label="x")}
+    assert set(rules.distinct_rules) == {Rule(), Rule(label="x")}
     assert Rules.of(rules) is rules
     assert not Rules()
     assert "2001" not in repr(Rules())
@@ -62,18 +62,21 @@ def test_as_dicts_would_do_it(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
     assert ours | theirs == a | b
     assert ours | b == a | b
     assert ours.without(theirs) == {p: rule for p, rule in a.items() if p not in b}
-    assert ours.among(theirs) == {p: rule for p, rule in a.items() if p in b}
-    assert ours.unlike(theirs) == {p: rule for p, rule in a.items() if b.get(p) != rule}
-    assert ours.only(lambda rule: rule.label == "a") == {
+    assert ours.restricted_to(theirs) == {p: rule for p, rule in a.items() if p in b}
+    assert ours.different_from(theirs) == {p: rule for p, rule in a.items() if b.get(p) != rule}
+    assert ours.where(lambda rule: rule.label == "a") == {
         p: rule for p, rule in a.items() if rule.label == "a"
     }
     expected = sorted((p, rule.label, b[p].label) for p, rule in a.items() if p in b)
-    assert sorted((p, one.label, two.label) for p, one, two in ours.both(theirs)) == expected
+    assert sorted((p, one.label, two.label) for p, one, two in ours.paired_with(theirs)) == expected
     assert ours == a
     assert theirs == b
     with monkeypatch.context() as patch:  # lists, as it were
         patch.setattr("ndxdp.rules.ruleset._FEW", rng.randrange(6))
-        assert sorted((p, one.label, two.label) for p, one, two in ours.both(theirs)) == expected
+        assert (
+            sorted((p, one.label, two.label) for p, one, two in ours.paired_with(theirs))
+            == expected
+        )
 
 
 def test_a_thousand_rules_of_one_address_each() -> None:

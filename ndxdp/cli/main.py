@@ -454,7 +454,7 @@ def _this_host() -> Host:
         with contextlib.suppress(NdxdpError, OSError):
             link = links.find_link(name)
             if link is not None:
-                return onlink.look((link.ifindex, link.master)).prefixes or None
+                return onlink.read((link.ifindex, link.master)).prefixes or None
         return None
 
     local: set[Prefix] = set()

@@ -345,7 +345,7 @@ def rules_of(
             more = rules_of_lines(stream, name, rule)
         except UnicodeDecodeError:
             raise UsageError(f"{name} is not a text file", "one prefix a line") from None
-        for twice in more.among(rules):
+        for twice in more.restricted_to(rules):
             raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
         rules |= more
     if not force:

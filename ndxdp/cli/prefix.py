@@ -188,7 +188,7 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
     source = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
         rules = instance.maps.rules()
-    shown = sorted(rules.only(lambda rule: source in (None, rule.origin)).pairs())
+    shown = sorted(rules.where(lambda rule: source in (None, rule.origin)).pairs())
     if as_json:
         print_json([render.rule_data(*item) for item in shown])
         return

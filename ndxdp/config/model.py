@@ -205,7 +205,7 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
     unanswered: why nothing is answered there, "" where the rules are answered for.
     """
     by_bcc = interface.loader == "bcc"
-    never = len(interface.rules.only(lambda rule: rule.answer is Answer.NEVER))
+    never = len(interface.rules.where(lambda rule: rule.answer is Answer.NEVER))
     said = [unanswered or f"{interface.mode} mode" + (", by bcc" if by_bcc else "")]
     if interface.paused:
         said.append("begins paused")

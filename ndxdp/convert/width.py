@@ -70,7 +70,7 @@ def _local_route(prefix: Prefix, host: Host) -> Prefix | None:
 def _force(rule: DraftRule, interface: str, on_link: frozenset[Prefix] | None, origin: str) -> None:
     """Set force where ndxdp would refuse the rule otherwise, or might."""
     rules = Rules.of({rule.prefix: Rule()})
-    if breadth.all_of(rules, on_link or ()):
+    if breadth.find_all(rules, on_link or ()):
         why = "ndxdp refuses a rule that answers for the other nodes of the link"
     elif on_link is None and breadth.likely(rules):
         why = f"ndxdp leaves this rule out if it covers the on-link prefix of {interface}"

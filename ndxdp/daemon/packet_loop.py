@@ -21,7 +21,7 @@ from ndxdp.ndp.message import Host, Solicitation
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib, refusal
 from ndxdp.rules.table import Table
-from ndxdp.sockets.packet import BATCH, HELD_MAX, PacketSocket
+from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
 from ndxdp.store import jiffies
 from ndxdp.store.directories import TRACER
 from ndxdp.store.maps import Maps
@@ -89,7 +89,7 @@ class Userspace:
 
     def finish(self) -> None:
         """Answer all that had come when this was called."""
-        self._work(HELD_MAX // BATCH)
+        self._work(QUEUED_MAX // BATCH)
 
     def _work(self, rounds: int) -> None:
         packets, overflows = self._packets, 0

@@ -62,7 +62,7 @@ def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str
 def warn_of_breadth(interface: Interface) -> None:
     """Log a warning of each rule that `run` would leave out as the interface is now."""
     rules, forced = interface.rules, interface.forced
-    if not breadth.is_in_question(rules, forced):
+    if not breadth.has_candidates(rules, forced):
         return
     from ndxdp.netlink import onlink
 
@@ -78,8 +78,8 @@ def warn_of_breadth(interface: Interface) -> None:
                 f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is",
             )
         return
-    here = onlink.look((link.ifindex, link.master))
-    for broad in breadth.over(rules, here.prefixes, forced):
+    here = onlink.read((link.ifindex, link.master))
+    for broad in breadth.covering(rules, here.prefixes, forced):
         behind = onlink.behind(broad.prefix, here.ifindexes)
         log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
         log.warning("  hint: %s", broad.hint(behind, in_file=True))

@@ -75,11 +75,11 @@ def apply_rules(
         actual = _apply_holes(instance, owned, instance.maps.rules())
         if desired_by is None:
             return actual
-        desired = actual.only(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
+        desired = actual.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
         for rules in desired_by.values():
-            desired = desired.without(rules.repeated(desired))
+            desired = desired.without(rules.equivalent_in(desired))
         for rules in desired_by.values():
-            for prefix, _, there in rules.both(desired):
+            for prefix, _, there in rules.paired_with(desired):
                 log.warning(
                     "%s: %s has a rule by '%s' already", instance.interface, prefix, there.origin
                 )
@@ -100,7 +100,7 @@ def apply_rules(
 def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules) -> Rules:
     change = mark_owned(owned, actual)
     # First what needs no room: rules of others are marked, and holes that went are closed.
-    marked = Difference(change.write.among(actual), change.remove)
+    marked = Difference(change.write.restricted_to(actual), change.remove)
     if marked:
         instance.maps.apply(marked, actual)
         actual = marked.applied_to(actual)

@@ -176,7 +176,7 @@ class Resolver:
             if self._news is None:
                 self._news = NeighbourMonitor()
                 self._loop.add_reader(self._news.fileno(), self._on_news)
-            self._fib.seek(route.ifindex, target)
+            self._fib.solicit(route.ifindex, target)
         except OSError as error:  # ENOBUFS: the neighbour table is full
             if not self._in_trouble:
                 self._in_trouble = True

@@ -38,7 +38,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
 from ndxdp.rules.address_set import EMPTY, AddressSet
-from ndxdp.rules.breadth import Broad
+from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import State
@@ -160,7 +160,7 @@ class Uplink:
         self._own_links = frozenset[int]()
         self._containers: Rules | None = None
         self._stale_rules = self._look_again = False
-        self._left_out: frozenset[Broad] = frozenset()
+        self._left_out: frozenset[BroadRule] = frozenset()
         self._compared: Rules | None = None
 
     # ---- what the daemon tells
@@ -507,7 +507,7 @@ class Uplink:
         """In slices; False if something else came in between, and there are more."""
         targets, more = reduce(or_, by_profile.values(), EMPTY), True
         while more and not self._changed.is_set() and not self._stop.is_set():
-            more = await self._call(partial(groups.keep, targets, _SLICE))
+            more = await self._call(partial(groups.update, targets, _SLICE))
         return not more
 
     def _watch(
@@ -787,8 +787,8 @@ class Uplink:
         answering = _Answering(trees.pins, instance, instance.maps.settings().ifindex)
         answering.leaves = not job.keep
         try:
-            with links.present(job.interface):
-                held.enter_context(self._shared.allmulti.kept(answering.ifindex))
+            with links.interface_errors(job.interface):
+                held.enter_context(self._shared.allmulti.enabled(answering.ifindex))
         except BaseException as error:
             lost = isinstance(error, InterfaceGone)
             if lost or not job.keep:
@@ -809,7 +809,7 @@ class Uplink:
         job, trees = self.job, self._trees
         link = links.answering_link(job.interface, down=self._may_be_down)
         try:
-            with links.present(job.interface):
+            with links.interface_errors(job.interface):
                 packets = PacketSocket(link.ifindex)
         except ModeUnavailable as error:
             if not steps:
@@ -878,7 +878,7 @@ class Uplink:
     def _resolving(self, answering: _Answering) -> Iterator[Resolver]:
         """Keep the resolver at work; the program makes requests for as long."""
         wanted, maps = self.job.resolve, answering.instance.maps
-        with links.present(self.job.interface):
+        with links.interface_errors(self.job.interface):
             resolver = Resolver(
                 answering.ifindex, maps, wanted, self._shared.fib, self._shared.sender
             )
@@ -915,9 +915,9 @@ class Uplink:
 
     def _on_link(self, link: Link | None) -> OnLink:
         """Return what is on-link at the interface, if any rule of the job's depends on it."""
-        if link is None or not breadth.is_in_question(self.job.rules, self.job.forced):
+        if link is None or not breadth.has_candidates(self.job.rules, self.job.forced):
             return OnLink()
-        return onlink.look((link.ifindex, link.master))
+        return onlink.read((link.ifindex, link.master))
 
     def _admitted(self, link: Link | None, here: OnLink | None = None) -> Rules:
         """Return the job's rules, with a hole for each that answers for other nodes of the link.
@@ -934,7 +934,7 @@ class Uplink:
         if link is not None and job.rules is not self._compared:
             self._compared = job.rules
             warn_of_neighbours(job.interface, link.l3_ifindex, job.rules)
-        found = frozenset(breadth.over(job.rules, here.prefixes, job.forced))
+        found = frozenset(breadth.covering(job.rules, here.prefixes, job.forced))
         for broad in sorted(found - self._left_out, key=lambda broad: broad.prefix):
             behind = onlink.behind(broad.prefix, here.ifindexes)
             if not job.patient and not self.began.is_set():
@@ -1001,7 +1001,7 @@ class Uplink:
             answering.targets = targets
             if answering.packets is not None:
                 answering.rules = rules
-            answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.kinds)
+            answering.asks_kernel = any(rule.answer.asks_kernel for rule in rules.distinct_rules)
             limited = bool(answering.instance.maps.settings().limits)
             answering.keeps_shares = answering.asks_kernel or limited
             answering.seen, answering.on_link, answering.check_groups = seen, here, True

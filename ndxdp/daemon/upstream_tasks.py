@@ -209,7 +209,7 @@ class Attendants:
 
     def _hold(self) -> None:
         if self._announcer:
-            self._announcer.hold(self._paused or not self._operational)
+            self._announcer.set_suspended(self._paused or not self._operational)
 
     async def _notice_suspends(self) -> None:
         """Have the link looked at as interrupted when the machine was suspended."""
@@ -233,7 +233,7 @@ class Attendants:
             rate=wanted.rate,
             interval=wanted.interval,
         )
-        with links.present(link.name):
+        with links.interface_errors(link.name):
             announcer = Announcer(link.ifindex, link.mac, what)
         self._stack.callback(announcer.close)
         self.start(announcer.run)

@@ -44,7 +44,7 @@ class Delivery:
 
 def gather(rules: Rules, ifindex: int) -> Delivery:
     """Compare rules with the kernel's local routes. ifindex: where the packets come in."""
-    answered = rules.only(lambda rule: rule.answer is not Answer.NEVER and not rule.owned)
+    answered = rules.where(lambda rule: rule.answer is not Answer.NEVER and not rule.owned)
     try:
         with Fib() as fib:
             local = _Local(fib, ifindex)

@@ -9,7 +9,7 @@ from ndxdp.doctor.finding import Finding, note, warning
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
-from ndxdp.rules.breadth import Broad
+from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
 from ndxdp.rules.ruleset import Rules
@@ -26,7 +26,7 @@ class Facts:
     """
 
     interface: str
-    broad: tuple[tuple[Broad, tuple[Prefix, ...]], ...] = ()
+    broad: tuple[tuple[BroadRule, tuple[Prefix, ...]], ...] = ()
     left_out: tuple[tuple[Prefix, Rule, tuple[Prefix, ...]], ...] = ()
     neighbours: tuple[tuple[bytes, Rule, bytes], ...] = ()
 
@@ -37,7 +37,7 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
     Args:
         ifindexes: of the interface, and of the one that has its addresses: a port's bridge.
     """
-    here = onlink.look(ifindexes)
+    here = onlink.read(ifindexes)
 
     def behind(prefix: Prefix) -> tuple[Prefix, ...]:
         return tuple(onlink.behind(prefix, here.ifindexes))
@@ -45,7 +45,7 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
     known = onlink.neighbours(ifindexes[1]) if rules.exact else {}
     return Facts(
         interface,
-        tuple((broad, behind(broad.prefix)) for broad in breadth.all_of(rules, here.prefixes)),
+        tuple((broad, behind(broad.prefix)) for broad in breadth.find_all(rules, here.prefixes)),
         tuple(
             (prefix, rule, behind(prefix))
             for prefix, rule in sorted(rules.wider.items())
@@ -62,7 +62,7 @@ def judge(facts: Facts) -> list[Finding]:
     """Return a warning for each rule that harms other nodes, a note where it defends nothing."""
     found = [_of_broad(facts.interface, broad, behind) for broad, behind in facts.broad]
     for prefix, rule, behind in facts.left_out:
-        hint = Broad(prefix, rule, prefix).hint(behind, in_file=rule.origin == CONFIG_ORIGIN)
+        hint = BroadRule(prefix, rule, prefix).hint(behind, in_file=rule.origin == CONFIG_ORIGIN)
         found.append(
             warning(
                 f"the rule for {prefix} is left out: it would answer for the other nodes on"
@@ -84,7 +84,7 @@ def judge(facts: Facts) -> list[Finding]:
     return found
 
 
-def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Finding:
+def _of_broad(interface: str, broad: BroadRule, behind: tuple[Prefix, ...]) -> Finding:
     sentence = f"{broad.sentence(interface)} (by '{broad.rule.origin}')"
     if not broad.rule.profile.defend:
         return note(f"{sentence}; it leaves Duplicate Address Detection alone")
@@ -96,7 +96,7 @@ def _of_broad(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> Findi
     return warning(sentence, f"{why}; {hint}", cure)
 
 
-def _instead(interface: str, broad: Broad, behind: tuple[Prefix, ...]) -> str:
+def _instead(interface: str, broad: BroadRule, behind: tuple[Prefix, ...]) -> str:
     """Return the command that replaces a rule, which a command has written, by narrower ones."""
     where = f"-i {interface}"
     if broad.rule.origin != MANUAL_ORIGIN:

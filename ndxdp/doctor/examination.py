@@ -412,7 +412,7 @@ class _Examination:
 
     def _probe(self) -> probe.Facts:
         asking = links.answering_link(self.above) if self.above != self.name else self.link
-        behind = self.known_rules.only(lambda rule: rule.answer is not Answer.NEVER)
+        behind = self.known_rules.where(lambda rule: rule.answer is not Answer.NEVER)
         exact = islice(behind.addresses, _SOURCES)
         sources = [*(own.address for own in self.addresses), *exact]
         return probe.gather(asking, sorted(set(self.gateways)), sorted(behind.wider), sources)

@@ -85,7 +85,7 @@ def gather(
     quiet: bool = False,
 ) -> Facts:
     ruleset, why = _list(bridged)
-    behind = tuple(sorted(rules.only(lambda rule: rule.answer is not Answer.NEVER)))
+    behind = tuple(sorted(rules.where(lambda rule: rule.answer is not Answer.NEVER)))
     return Facts(
         interface,
         ruleset,

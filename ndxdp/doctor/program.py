@@ -152,7 +152,9 @@ def _answering(trees: Trees, interface: str) -> Answering:
 
 def _has_old_locals(maps: Maps) -> bool:
     """Find out whether `local` rules are judged by other routes than the kernel has now."""
-    if not maps.for_program or all(rule.answer is not Answer.LOCAL for rule in maps.rules().kinds):
+    if not maps.for_program or all(
+        rule.answer is not Answer.LOCAL for rule in maps.rules().distinct_rules
+    ):
         return False
     with Fib() as fib:
         return maps.locals() != fib.local_prefixes()

@@ -273,7 +273,7 @@ class Fib:
             os.close(self._forwarding[1])
         self._forwarding = 0, -1
 
-    def seek(self, ifindex: int, address: bytes) -> None:
+    def solicit(self, ifindex: int, address: bytes) -> None:
         """Have the kernel solicit a neighbour, as if a packet waited for it.
 
         OSError ENOBUFS where its table is full, EPERM without CAP_NET_ADMIN.

@@ -167,7 +167,7 @@ def answering_link(name: str, *, down: bool = False) -> Link:
 
 
 @contextlib.contextmanager
-def present(name: str) -> Iterator[None]:
+def interface_errors(name: str) -> Iterator[None]:
     """InterfaceGone where the kernel says that there is no such device."""
     try:
         yield

@@ -36,7 +36,7 @@ class OnLink(NamedTuple):
     ifindexes: frozenset[int] = frozenset()
 
 
-def look(ifindexes: Iterable[int]) -> OnLink:
+def read(ifindexes: Iterable[int]) -> OnLink:
     """Return what is on-link at an uplink; nothing for an interface that does not exist.
 
     Args:

@@ -24,7 +24,7 @@ def hidden_vlans(interface: str, kind: str) -> list[str]:
     the frames. Of VLAN interfaces in other network namespaces it knows nothing.
     """
     stacked = vlans_on(interface)
-    return stacked if stacked and (kind == "veth" or takes_tags_off(interface)) else []
+    return stacked if stacked and (kind == "veth" or strips_tags(interface)) else []
 
 
 def vlans_on(interface: str, config: Path = _VLANS) -> list[str]:
@@ -38,7 +38,7 @@ def vlans_on(interface: str, config: Path = _VLANS) -> list[str]:
     return [field[0] for field in fields if len(field) == 3 and field[2] == interface]
 
 
-def takes_tags_off(interface: str) -> bool:
+def strips_tags(interface: str) -> bool:
     """`ethtool -k`'s rx-vlan-offload. False where the driver does not say."""
     value = array.array("I", (_ETHTOOL_GFLAGS, 0))
     request = struct.pack("@16sP16x", interface.encode(), value.buffer_info()[0])

@@ -489,7 +489,7 @@ def _broad(instance: Instance, settings: Settings) -> Iterator[str]:
     with contextlib.suppress(OSError):  # an exporter's sandbox may have no netlink
         here = on_link(settings).prefixes
     found = instance.maps.wider(breadth.candidates(here))
-    for broad in breadth.all_of(found, here):
+    for broad in breadth.find_all(found, here):
         if broad.rule.profile.defend:
             yield (
                 f"{broad.sentence(instance.interface)}; by '{broad.rule.origin}',"

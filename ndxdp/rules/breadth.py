@@ -31,7 +31,7 @@ _LEFT_OUT = "left out: "
 _EXAMPLES = 3  # narrower prefixes that a hint names
 
 
-class Broad(NamedTuple):
+class BroadRule(NamedTuple):
     """An `always` rule that answers for other nodes.
 
     covers: the on-link prefix of the uplink, LINK_LOCAL, or None for nearly every address.
@@ -80,24 +80,24 @@ class Broad(NamedTuple):
         return NdxdpError(self.sentence(interface), self.hint(behind))
 
 
-def anywhere(rules: Rules) -> Iterator[Broad]:
+def anywhere(rules: Rules) -> Iterator[BroadRule]:
     """Yield the rules that are too broad on any interface, in no order."""
     for prefix, rule in rules.wider.items():
         if rule.answer is not Answer.ALWAYS:
             continue
         if is_link_local(prefix.address) and prefix.length >= LINK_LOCAL.length:
-            yield Broad(prefix, rule, LINK_LOCAL)
+            yield BroadRule(prefix, rule, LINK_LOCAL)
         elif prefix.length < WIDEST:
-            yield Broad(prefix, rule, None)
+            yield BroadRule(prefix, rule, None)
     for rule, addresses in rules.exact.items():
         if rule.answer is Answer.ALWAYS:
             for address in addresses.inside(LINK_LOCAL.address, LINK_LOCAL.length):
-                yield Broad(Prefix(address, 128), rule, LINK_LOCAL)
+                yield BroadRule(Prefix(address, 128), rule, LINK_LOCAL)
 
 
-def over(
+def covering(
     rules: Rules, on_link: Iterable[Prefix], forced: Collection[Prefix] = ()
-) -> Iterator[Broad]:
+) -> Iterator[BroadRule]:
     """Yield the rules that cover a prefix of the uplink's, as wide or wider.
 
     The number of rules does not matter: each on-link prefix is in 128 prefixes at most.
@@ -114,7 +114,7 @@ def over(
                 continue
             if around not in found:
                 found.add(around)
-                yield Broad(around, rule, prefix)
+                yield BroadRule(around, rule, prefix)
 
 
 def _around(prefix: Prefix) -> Iterator[Prefix]:
@@ -123,7 +123,7 @@ def _around(prefix: Prefix) -> Iterator[Prefix]:
         yield Prefix.around(prefix.address, length)
 
 
-def is_in_question(rules: Rules, forced: Collection[Prefix] = ()) -> bool:
+def has_candidates(rules: Rules, forced: Collection[Prefix] = ()) -> bool:
     """Return whether any rule could be too broad for some uplink."""
     return any(
         rule.answer is Answer.ALWAYS and prefix not in forced
@@ -146,9 +146,9 @@ def refuse_anywhere(rules: Rules) -> None:
         raise broad.usage_error()
 
 
-def all_of(rules: Rules, on_link: Iterable[Prefix]) -> list[Broad]:
+def find_all(rules: Rules, on_link: Iterable[Prefix]) -> list[BroadRule]:
     """Return the rules that are too broad at an uplink, each once, in order."""
-    found = {broad.prefix: broad for broad in over(rules, on_link)}
+    found = {broad.prefix: broad for broad in covering(rules, on_link)}
     found |= {broad.prefix: broad for broad in anywhere(rules)}
     return [broad for _, broad in sorted(found.items())]
 
@@ -183,12 +183,12 @@ def around_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> dict[Prefix,
 # ---- rules that a daemon leaves out -------------------------------------------------------------
 
 
-def leave_out(rules: Rules, broad: Iterable[Broad]) -> Rules:
+def leave_out(rules: Rules, broad: Iterable[BroadRule]) -> Rules:
     """Return the rules with a hole in the place of each that is too broad."""
     return rules | {each.prefix: _hole(each) for each in broad}
 
 
-def _hole(broad: Broad) -> Rule:
+def _hole(broad: BroadRule) -> Rule:
     label = cut(f"{_LEFT_OUT}{broad.prefix}", LABEL_MAX)
     return Rule(Answer.NEVER, origin=broad.rule.origin, label=label)
 

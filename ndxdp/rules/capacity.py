@@ -50,8 +50,8 @@ class Capacity(NamedTuple):
         A rule that is written over takes no more room, and a group that exists already none.
         """
         new = writing.without(actual)
-        groups = set(map(RuleClass.of, actual.kinds))
-        all_groups = groups.union(map(RuleClass.of, writing.kinds))
+        groups = set(map(RuleClass.of, actual.distinct_rules))
+        all_groups = groups.union(map(RuleClass.of, writing.distinct_rules))
         counts = (
             Shortage("addresses", len(actual.addresses), len(new.addresses), self.addresses),
             Shortage("prefixes", len(actual.wider), len(new.wider), self.prefixes),

@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Difference:
     """The least that has to be touched; an unchanged rule is not."""
     desired, actual = Rules.of(desired), Rules.of(actual)
-    return Difference(desired.unlike(actual), actual.without(desired))
+    return Difference(desired.different_from(actual), actual.without(desired))
 
 
 def merge(
@@ -51,10 +51,10 @@ def merge(
     """
     rules, actual = Rules.of(rules), Rules.of(actual)
     changed: dict[Prefix, Rule] = {}
-    for prefix, rule, there in rules.both(actual):
+    for prefix, rule, there in rules.paired_with(actual):
         if there.origin == HOST_ORIGIN:
             changed[prefix] = replace(rule, owned=True)
-        elif there.same_words(rule):
+        elif there.is_equivalent_to(rule):
             continue
         elif there.origin != rule.origin:
             raise _conflict(prefix, there, _hint_for(there.origin))
@@ -92,9 +92,9 @@ def resolve_conflicts(rules: Rules, others: Rules, source: str) -> tuple[Rules, 
     Returns:
         The daemon's rules and those of others, less what is taken over and what yields.
     """
-    others = others.without(rules.repeated(others))
+    others = others.without(rules.equivalent_in(others))
     if source == CONFIG_ORIGIN:
-        rules = rules.without(others.only(lambda rule: rule.origin != HOST_ORIGIN))
+        rules = rules.without(others.where(lambda rule: rule.origin != HOST_ORIGIN))
     return rules, others
 
 
@@ -106,7 +106,7 @@ def mark_owned(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Di
     is none a hole is made.
     """
     actual = Rules.of(actual)
-    concerned = dict(actual.only(lambda rule: rule.owned or rule.origin == HOST_ORIGIN).pairs())
+    concerned = dict(actual.where(lambda rule: rule.owned or rule.origin == HOST_ORIGIN).pairs())
     for prefix in owned:
         rule = actual.get(prefix)
         if rule is not None:

@@ -89,7 +89,7 @@ class Rule:
         object.__setattr__(self, "origin", cut(self.origin, ORIGIN_MAX))
         object.__setattr__(self, "label", cut(self.label, LABEL_MAX))
 
-    def same_words(self, other: Rule) -> bool:
+    def is_equivalent_to(self, other: Rule) -> bool:
         """Both say the same of a target, whoever wrote them and wherever they are counted."""
         return (self.answer, self.profile, self.dynamic, self.dev) == (
             other.answer,

@@ -67,7 +67,7 @@ class Rules(Mapping[Prefix, Rule]):
         return most | AddressSet(b"".join(some.packed for some in few))
 
     @property
-    def kinds(self) -> Iterable[Rule]:
+    def distinct_rules(self) -> Iterable[Rule]:
         """Each rule that there is, once."""
         return dict.fromkeys((*self.exact, *self.wider.values()))
 
@@ -125,7 +125,7 @@ class Rules(Mapping[Prefix, Rule]):
             exact[rule] = exact.get(rule, EMPTY) | some
         return Rules(exact, kept.wider | more.wider)
 
-    def only(self, wanted: Callable[[Rule], bool]) -> Rules:
+    def where(self, wanted: Callable[[Rule], bool]) -> Rules:
         """Those whose rule is wanted."""
         return Rules(
             {rule: some for rule, some in self.exact.items() if wanted(rule)},
@@ -139,11 +139,11 @@ class Rules(Mapping[Prefix, Rule]):
             {prefix: rule for prefix, rule in self.wider.items() if prefix not in other.wider},
         )
 
-    def among(self, other: Rules) -> Rules:
+    def restricted_to(self, other: Rules) -> Rules:
         """Those of prefixes that `other` has a rule for, too."""
         return self.without(self.without(other))
 
-    def unlike(self, other: Rules) -> Rules:
+    def different_from(self, other: Rules) -> Rules:
         """Those that `other` does not have, or has otherwise."""
         return Rules(
             {rule: some - other.exact.get(rule, EMPTY) for rule, some in self.exact.items()},
@@ -154,21 +154,21 @@ class Rules(Mapping[Prefix, Rule]):
             },
         )
 
-    def repeated(self, other: Rules) -> Rules:
+    def equivalent_in(self, other: Rules) -> Rules:
         """Return the rules that `other` has in the same words, whoever wrote them."""
         exact: dict[Rule, AddressSet] = {}
         for rule, some in self.exact.items():
             for there, theirs in other.exact.items():
-                if there.same_words(rule):
+                if there.is_equivalent_to(rule):
                     exact[rule] = exact.get(rule, EMPTY) | (some & theirs)
         wider = {
             prefix: rule
             for prefix, rule in self.wider.items()
-            if prefix in other.wider and other.wider[prefix].same_words(rule)
+            if prefix in other.wider and other.wider[prefix].is_equivalent_to(rule)
         }
         return Rules(exact, wider)
 
-    def both(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
+    def paired_with(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
         """Prefixes that both have, with what this and what the other says."""
         # Rules of a few addresses each are looked up one by one, those of lists as sets.
         few = {rule: some for rule, some in other.exact.items() if len(some) <= _FEW}

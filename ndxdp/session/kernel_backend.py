@@ -149,9 +149,9 @@ def attach_interface(
 
 def _refuse_broad(rules: Rules, link: Link) -> None:
     """Raise NdxdpError for a rule that covers an on-link prefix of the interface."""
-    if breadth.is_in_question(rules):
-        here = onlink.look((link.ifindex, link.master))
-        for broad in breadth.over(rules, here.prefixes):
+    if breadth.has_candidates(rules):
+        here = onlink.read((link.ifindex, link.master))
+        for broad in breadth.covering(rules, here.prefixes):
             raise broad.error(link.name, onlink.behind(broad.prefix, here.ifindexes))
 
 
@@ -253,7 +253,7 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
         stale = {owned_source} if attached else {owned_source, RUN_ORIGIN}
-        kept = actual.only(lambda rule: rule.origin not in stale)
+        kept = actual.where(lambda rule: rule.origin not in stale)
         if owned_source is not None:
             rules, kept = resolve_conflicts(rules, kept, owned_source)
         desired = merge_owned(rules, kept, owned_addresses(link))

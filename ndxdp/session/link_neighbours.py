@@ -152,7 +152,7 @@ def _look_for(fib: Fib, ifindex: int, gateways: set[bytes]) -> list[Neighbour]:
 def _seek(fib: Fib, ifindex: int, gateway: bytes) -> bool:
     """Have the kernel solicit a gateway; False if it does not."""
     try:
-        fib.seek(ifindex, gateway)
+        fib.solicit(ifindex, gateway)
     except OSError as error:  # the link is down, or the table full
         log.debug("a gateway is not solicited: %s", error)
         return False

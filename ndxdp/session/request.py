@@ -147,8 +147,8 @@ def inherited(tree: Tree, interface: str) -> Legacy:
         return Legacy()
     if not settings.ifindex:  # files of a process that was killed before it had written them
         return Legacy()
-    kept = rules.only(lambda rule: rule.origin not in (HOST_ORIGIN, RUN_ORIGIN))
-    held = kept.only(lambda rule: rule.owned)
+    kept = rules.where(lambda rule: rule.origin not in (HOST_ORIGIN, RUN_ORIGIN))
+    held = kept.where(lambda rule: rule.owned)
     freed = {prefix: replace(rule, owned=False) for prefix, rule in held.pairs()}
     return Legacy(kept | freed, settings.paused, settings.restore & Restore.MCAST_ROUTER)
 

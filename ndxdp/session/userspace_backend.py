@@ -73,7 +73,7 @@ def serve_interface(
         maps = _files(tree, interface, undo)
         before, actual = maps.settings(), maps.rules()
         stale = (owned_source, RUN_ORIGIN)
-        kept = actual.only(lambda rule: rule.origin not in stale)
+        kept = actual.where(lambda rule: rule.origin not in stale)
         added, kept = resolve_conflicts(legacy.rules | rules, kept, owned_source)
         desired = merge_owned(added, kept, owned_addresses(link))
         if options.max_addresses is not None:

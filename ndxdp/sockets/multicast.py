@@ -44,7 +44,7 @@ class Allmulti:
         self._socket.close()
 
     @contextlib.contextmanager
-    def kept(self, ifindex: int) -> Iterator[None]:
+    def enabled(self, ifindex: int) -> Iterator[None]:
         """Keep an interface in allmulti during the block; blocks of one interface are counted."""
         allmulti(self._socket, ifindex)
         try:
@@ -118,7 +118,7 @@ class GroupMemberships:
     def sockets(self) -> int:
         return len(self._holders)
 
-    def keep(self, addresses: AddressSet, at_most: int | None = None) -> bool:
+    def update(self, addresses: AddressSet, at_most: int | None = None) -> bool:
         """Be a listener of the groups of just these addresses.
 
         at_most: groups to join now. True if there are more of them: call it again.

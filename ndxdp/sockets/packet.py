@@ -45,7 +45,7 @@ _SEND_MAX = 86
 
 _BUFFER = 1 << 18  # bytes of a queue, as the kernel counts them: about 340 solicitations
 
-HELD_MAX = SOCKETS * _BUFFER // 512
+QUEUED_MAX = SOCKETS * _BUFFER // 512
 """Solicitations; all queues hold fewer."""
 
 # linux/if_packet.h, asm-generic/socket.h

@@ -421,9 +421,9 @@ def add_rules(
     """
     with tree.lock(), open_instance(tree, interface) as instance:
         refuse_elsewhere(tree, instance)
-        if not force and breadth.is_in_question(rules):
+        if not force and breadth.has_candidates(rules):
             here = on_link(instance.maps.settings())
-            for broad in breadth.over(rules, here.prefixes):
+            for broad in breadth.covering(rules, here.prefixes):
                 raise broad.error(interface, onlink.behind(broad.prefix, here.ifindexes))
         actual = instance.maps.rules()
         desired = merge(rules, actual, replacing=replacing)
@@ -440,7 +440,7 @@ def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
     """Log which of the rules are there already, by another source, and stay that one's."""
     if not log.isEnabledFor(logging.INFO):
         return
-    for prefix, rule, there in rules.both(actual):
+    for prefix, rule, there in rules.paired_with(actual):
         if there.origin not in (rule.origin, HOST_ORIGIN):
             log.info(
                 "%s: %s has that rule already, by '%s', whose it stays",
@@ -454,7 +454,7 @@ def on_link(settings: Settings) -> OnLink:
     """Return what is on-link where an instance answers; nothing in another network namespace."""
     if netns() != settings.netns:
         return OnLink()
-    return onlink.look((settings.ifindex, settings.l3_ifindex))
+    return onlink.read((settings.ifindex, settings.l3_ifindex))
 
 
 def warn_of_neighbours(interface: str, ifindex: int, rules: Rules) -> None:
@@ -513,22 +513,22 @@ def delete_rules(
         refuse_elsewhere(tree, instance)
         actual = instance.maps.rules()
         if named is None:
-            going = actual.only(lambda rule: rule.origin == source)
+            going = actual.where(lambda rule: rule.origin == source)
         else:
-            going = actual.among(named)
+            going = actual.restricted_to(named)
         if named is not None and not missing_ok:
             for prefix in named.without(actual):
                 raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
-            for prefix, rule in going.only(lambda rule: rule.origin != source).pairs():
+            for prefix, rule in going.where(lambda rule: rule.origin != source).pairs():
                 raise NdxdpError(
                     f"the rule of {prefix} is not of origin '{source}' but of '{rule.origin}'",
                     _NEVER_ANSWERED
                     if rule.origin == HOST_ORIGIN
                     else f"name it if you mean it: --origin {rule.origin}",
                 )
-        going = going.only(lambda rule: rule.origin == source)
+        going = going.where(lambda rule: rule.origin == source)
         # Of these the host has the address still.
-        held = going.only(lambda rule: rule.owned)
+        held = going.where(lambda rule: rule.owned)
         desired = actual.without(going) | dict.fromkeys(held, owned_rule(OWN_LABEL))
         instance.maps.apply(difference(desired, actual), actual)
         rule_watch.touch(tree.path(interface))

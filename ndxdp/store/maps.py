@@ -324,7 +324,7 @@ class Maps:
         try:
             self._write(change.write, group_ids)
         except OSError as error:
-            before = actual.among(change.write)
+            before = actual.restricted_to(change.write)
             self._remove(change.write.without(actual))
             self._write(before, self._assign_classes(before, actual))
             if not self.for_program:
@@ -381,14 +381,14 @@ class Maps:
         """Slots for the groups of the rules to write; those of nobody's rules are used again."""
         slots = self.rule_classes()
         ids = {group: slot for slot, group in slots.items()}
-        wanted = dict.fromkeys(map(RuleClass.of, writing.kinds))
+        wanted = dict.fromkeys(map(RuleClass.of, writing.distinct_rules))
         missing = [group for group in wanted if group not in ids]
         if not missing:
             return ids
         limit = self.max_entries("groups")
         free = [slot for slot in range(limit) if slot not in slots]
         if len(free) < len(missing):
-            used = {*map(RuleClass.of, kept.kinds), *wanted}
+            used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
             free += [slot for slot, group in slots.items() if group not in used]
         nothing = bytes(self._maps["group_counters"].value_size)
         for slot, group in zip(free, missing, strict=False):

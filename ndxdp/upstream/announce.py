@@ -175,7 +175,7 @@ class Announcer:
         self._all_lanes = [*new, *again, self._refreshed]
         # A bit for each gateway, by its place in _gateways, that has answered the address.
         self._answered: dict[bytes, int] = {}
-        self._held = False
+        self._suspended = False
         self._wake = asyncio.Event()
         burst = max(1, min(_BURST_MAX, int(what.rate * _BURST_TIME)))
         self._pace = Pace(what.rate, burst, clock)
@@ -246,10 +246,10 @@ class Announcer:
         self._again.queue.update((a, now) for a in self._known if a not in self._new.queue)
         self._wake.set()
 
-    def hold(self, held: bool) -> None:
-        """Send nothing while held; announce all known addresses once that ends."""
-        was_held, self._held = self._held, held
-        if was_held and not held:
+    def set_suspended(self, suspended: bool) -> None:
+        """Stop sending, or resume and announce all known addresses again."""
+        was_suspended, self._suspended = self._suspended, suspended
+        if was_suspended and not suspended:
             self.announce_all()
 
     def set_mac(self, mac: bytes) -> None:
@@ -276,12 +276,12 @@ class Announcer:
                 if self._what.interval and self._clock() >= refresh_at:
                     refresh_at = self._clock() + self._what.interval
                     self._refresh()
-                lane = None if self._held else self._next()
+                lane = None if self._suspended else self._next()
                 if lane:
                     await self._transmit(lane)
                     continue
                 self._wake.clear()
-                ends = [lane.due for lane in self._busy()] if not self._held else []
+                ends = [lane.due for lane in self._busy()] if not self._suspended else []
                 if not ends:
                     self._stop_listening()
                 if self._what.interval:
@@ -305,7 +305,7 @@ class Announcer:
 
     def _refresh(self) -> None:
         """Announce all known addresses once, but those that wait for their first transmission."""
-        if self._held:
+        if self._suspended:
             return
         self._answered.clear()
         now, waiting = self._clock(), (self._new.queue, self._again.queue)
@@ -358,7 +358,7 @@ class Announcer:
             while delay := self._pace.delay():
                 await asyncio.sleep(delay)
             profile = self._known.get(address)
-            if profile is None or self._held:
+            if profile is None or self._suspended:
                 return False
             self._pace.charge()
             sent = True

@@ -163,7 +163,7 @@ class GatewayKeepalives:
                 if came_up:
                     care.wake()
             elif choice.sources:
-                with links.present(self._interface):
+                with links.interface_errors(self._interface):
                     care = GatewayKeepalive(
                         *key,
                         choice.sources,
