@@ -263,7 +263,7 @@ def test_run_takes_it_with_force(net: Network) -> None:
     assert rules()[ON_LINK]["answer"] == "always"
     assert run.end() == (0, "", "")
     words = ("run", "-c", "/nonexistent", "--force")
-    assert "-c FILE excludes other options: --force" in ndxdp(*words).err
+    assert "-c FILE cannot be combined with other options: --force" in ndxdp(*words).err
 
 
 def test_a_neighbours_very_address_brings_a_warning(attached: Network) -> None:

@@ -1088,8 +1088,8 @@ def test_bytes_that_are_no_text(conf: Path) -> None:
     [
         (["/nowhere"], 1, "/nowhere could not be read (No such file or directory)"),
         (["/"], 1, "/ could not be read (Is a directory)"),
-        ([], 2, "convert needs one of a file and --ndpresponder"),
-        (["x", "--ndpresponder", "-i eth0"], 2, "convert needs one of a file and --ndpresponder"),
+        ([], 2, "convert needs either a file or --ndpresponder"),
+        (["x", "--ndpresponder", "-i eth0"], 2, "convert needs either a file or --ndpresponder"),
         (["--ndpresponder", "-n ::"], 2, "ndpresponder needs -i"),
         (["--ndpresponder", "-i eth0", "-o", "/nowhere/x"], 1, "/nowhere/x could not be written"),
     ],

@@ -835,4 +835,4 @@ def test_the_file_excludes_what_the_command_line_says(tmp_path: Path, words: lis
     file.write_text('[[interface]]\nname = "nowhere0"\n')
     refusal = ndxdp("run", "-c", str(file), *words)
     assert refusal.code == 2
-    assert f"-c FILE excludes other options: {words[0]}" in refusal.err
+    assert f"-c FILE cannot be combined with other options: {words[0]}" in refusal.err

@@ -32,8 +32,8 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("form", "start"), [("text", ""), ("json", "{")])
 def test_what_the_daemon_logs_has_them_too(tmp_path: Path, form: str, start: str) -> None:
     code = (
-        "import logging, sys; from ndxdp.cli.options import begin_log, set_log\n"
-        "begin_log(); set_log('debug', sys.argv[1]); log = logging.getLogger('ndxdp.x')\n"
+        "import logging, sys; from ndxdp.cli.output import configure_log, start_log\n"
+        "start_log(); configure_log('debug', sys.argv[1]); log = logging.getLogger('ndxdp.x')\n"
         "log.error('a\\nb'); log.warning('c'); log.info('d'); log.debug('e')"
     )
     said = tmp_path / "said"
@@ -58,8 +58,8 @@ FOREIGN = "web\n<0>ndxdp: all is lost\r\x1b[2J\x9b31m\u202e\x07"
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: str) -> None:
     code = (
-        "import logging, sys; from ndxdp.cli.options import begin_log, set_log\n"
-        f"begin_log(); set_log('debug', '{form}'); log = logging.getLogger('ndxdp.x')\n"
+        "import logging, sys; from ndxdp.cli.output import configure_log, start_log\n"
+        f"start_log(); configure_log('debug', '{form}'); log = logging.getLogger('ndxdp.x')\n"
         f"log.{level}('%s has gone', sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", code, FOREIGN], capture_output=True, text=True)
@@ -70,8 +70,8 @@ def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: s
 
 def test_further_lines_are_for_debugging_and_indented() -> None:
     code = (
-        "import logging; from ndxdp.cli.options import begin_log, set_log\n"
-        "begin_log(); set_log('debug', 'text'); log = logging.getLogger('ndxdp.x')\n"
+        "import logging; from ndxdp.cli.output import configure_log, start_log\n"
+        "start_log(); configure_log('debug', 'text'); log = logging.getLogger('ndxdp.x')\n"
         "log.debug('0: (b7) r0 = 0\\n1: (95)\\x1b exit')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -446,7 +446,7 @@ def test_via_follows_the_interfaces(routes: Network, mode: str) -> None:
 
 def test_bad_via(routes: Network) -> None:
     for args, message in (
-        (("--via", "down0", "-n", AREA), "--via says where a route leads"),
+        (("--via", "down0", "-n", AREA), "--via selects routes, and --answer always does not ask"),
         (("--answer", "routed", "--via", "a b", "-n", AREA), "'a b' matches no interface's name"),
         (("--answer", "routed", "--via", "x" * 128, "-n", AREA), "more than 127 bytes"),
     ):

@@ -205,7 +205,7 @@ def test_it_installs_and_says_what_comes_next(place: Path) -> None:
     assert (first.code, first.err) == (0, ""), first
     assert first.out.splitlines() == [
         f"wrote {unit}",
-        f"wrote {file}, an example: say there what to answer for",
+        f"wrote {file}, an example: edit it",
         "next: systemctl daemon-reload; systemctl enable --now ndxdp",
     ]
     assert file.read_text() == EXAMPLE.read_text()
@@ -214,7 +214,7 @@ def test_it_installs_and_says_what_comes_next(place: Path) -> None:
     assert verified(unit) == ""
     file.write_text("edited")
     second = install(place)
-    assert second.out.splitlines()[0] == f"as it was: {unit}"
+    assert second.out.splitlines()[0] == f"unchanged: {unit}"
     assert file.read_text() == "edited"
     assert sorted(os.listdir(place / "units")) == ["ndxdp.service"], "and nothing else"
     assert os.listdir(place / "etc") == ["ndxdp.toml"]

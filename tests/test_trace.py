@@ -531,7 +531,7 @@ def test_top(answering: Network) -> None:
     assert (said.code, said.err) == (0, "")
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert lines[0].startswith("17 solicitations in ")
-    assert lines[0].endswith(" s, 0 of them not looked at")
+    assert lines[0].endswith(" s, 0 of them not examined")
     who = ROUTER_LINK_LOCAL
     assert lines[1:] == [
         "",
@@ -588,12 +588,12 @@ def test_of_few_keys_each_is_counted() -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--reason", "no_rul"), 2, "'no_rul' is no reason\n  hint: did you mean 'no_rule'?"),
-        (("--reason", "not_ns"), 2, "'not_ns' is no reason"),
+        (("--reason", "no_rul"), 2, "'no_rul' is not a reason\n  hint: did you mean 'no_rule'?"),
+        (("--reason", "not_ns"), 2, "'not_ns' is not a reason"),
         (("--target", "2001:db8::1/64"), 2, "has bits set behind the first 64"),
         (("--from", "eth0"), 2, "'eth0' is not an IPv6 address"),
         (("--from", "33:33:00:00:00:01"), 2, "is no MAC that a host can have"),
-        (("--json", "--pcap", "-"), 2, "--json and --pcap - exclude each other"),
+        (("--json", "--pcap", "-"), 2, "--json and --pcap - cannot be combined"),
         (("--pcap", "/nowhere/file"), 1, "/nowhere/file could not be written (No such file"),
         (("--pcap", "/dev/full"), 1, "/dev/full could not be written (No space left"),
         (("-i", "eth9"), 1, "ndxdp is not attached to eth9"),

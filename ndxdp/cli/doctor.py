@@ -1,4 +1,4 @@
-"""`ndxdp doctor`: arguments, printing, exit code."""
+"""`ndxdp doctor`: findings about the host, printed, and their exit code."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ndxdp.cli.options import echo, json_option, print_json, real_interface, trees, verbosity
+from ndxdp.cli.options import json_option, real_interface, verbosity
+from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
 
 if TYPE_CHECKING:
     from ndxdp.doctor.examination import Section
 
 _WATCHED = 10.0
-"""Seconds: a router that gets no answer asks again twice within two of them."""
+"""Seconds; a router that gets no answer solicits again twice within two seconds."""
 
 
 @click.command()
@@ -25,22 +27,22 @@ _WATCHED = 10.0
     default="/run/docker.sock",
     show_default=True,
     metavar="PATH",
-    help="Where Docker or Podman listens.",
+    help="The socket of Docker or Podman.",
 )
-@click.option("--probe", is_flag=True, help="Solicit routers and gateways; takes longer.")
+@click.option("--probe", is_flag=True, help="Solicit routers and gateways, which takes longer.")
 @click.option(
     "--watch",
     type=click.FloatRange(0, 3600),
     metavar="S",
-    help="See whether answers arrive, for so long: 10 s with --probe, else 0.",
+    help="Watch for S seconds whether answers arrive. Default: 10 with --probe, otherwise 0.",
 )
 @verbosity
 def doctor(
     interface: str | None, as_json: bool, docker_socket: str, probe: bool, watch: float | None
 ) -> int:
-    """Say why IPv6 does not work on this host, and how to mend it. Changes nothing.
+    """Find out why IPv6 does not work on this host, and name the repair; change nothing.
 
-    Exit code: 0 all well, 1 warnings, 2 failures.
+    Exit code: 0 all is well, 1 warnings, 2 failures.
     """
     from ndxdp.doctor import examination
     from ndxdp.doctor.finding import exit_code
@@ -48,7 +50,7 @@ def doctor(
     both = trees()
     names = [interface] if interface is not None else examination.interfaces(both)
     watching = (_WATCHED if probe else 0) if watch is None else watch
-    looked = {
+    examined = {
         name: _examined(
             examination.examine(name, both, docker_socket, probing=probe, watching=watching),
             named=interface is not None,
@@ -56,27 +58,32 @@ def doctor(
         for name in names
     }
     code = exit_code(
-        finding for sections in looked.values() for each in sections for finding in each.findings
+        finding for sections in examined.values() for each in sections for finding in each.findings
     )
     if as_json:
-        print_json({"exit_code": code, "interfaces": [_data(*item) for item in looked.items()]})
+        print_json({"exit_code": code, "interfaces": [_data(*item) for item in examined.items()]})
         return code
-    for name, sections in looked.items():
+    for name, sections in examined.items():
         _show(name, sections)
-    echo(_summary(code, looked.values()))
+    echo(_summary(code, examined.values()))
     return code
 
 
-def _summary(code: int, looked: Iterable[list[Section]]) -> str:
-    """Return the last line, which names no host well of which a part could not be looked at."""
+def _summary(code: int, examined: Iterable[list[Section]]) -> str:
+    """Return the last line, which limits "all is well" if a check could not be done."""
     if code:
         return ("", "there are warnings", "there are failures")[code]
-    levels = {finding.level.value for each in looked for _, some in each for finding in some}
+    levels = {finding.level.value for each in examined for _, some in each for finding in some}
     return "all is well, as far as could be seen" if "unseen" in levels else "all is well"
 
 
 def _examined(sections: Iterator[Section], *, named: bool) -> list[Section]:
-    """Return what was found; of several interfaces one that cannot be looked at is a finding."""
+    """Return the sections of one interface.
+
+    Args:
+        sections: The examination, which raises an error if the interface cannot be examined.
+        named: The user named this interface, so that the error is the command's.
+    """
     from ndxdp.doctor.examination import Section
     from ndxdp.doctor.finding import failure
 
@@ -89,6 +96,7 @@ def _examined(sections: Iterator[Section], *, named: bool) -> list[Section]:
 
 
 def _data(name: str, sections: list[Section]) -> dict[str, object]:
+    """Return the findings of an interface for --json."""
     return {
         "interface": name,
         "findings": [
@@ -106,12 +114,12 @@ def _data(name: str, sections: list[Section]) -> dict[str, object]:
 
 
 def _show(name: str, sections: list[Section]) -> None:
-    """A line each; below what is wrong, why it matters and what mends it."""
+    """Print a line for each finding, and below it why it matters and the repairing command."""
     echo(name)
     for _, findings in sections:
         for level, what, why, cure in findings:
-            said = {"unseen": "not seen"}.get(level.value, level.value)
-            echo(f"  {said + ':':9} {what}")
+            label = {"unseen": "not seen"}.get(level.value, level.value)
+            echo(f"  {label + ':':9} {what}")
             if why:
                 echo(f"            {why}")
             if cure:

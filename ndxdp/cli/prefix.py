@@ -1,4 +1,4 @@
-"""`ndxdp prefix`: change and show the rules of an attached interface."""
+"""`ndxdp prefix`: changing and showing the rules of an attached interface."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from typing import IO, Any, TypeVar
 import click
 
 from ndxdp.cli.options import (
-    answering,
-    echo,
     force_option,
     json_option,
-    lists,
+    list_files,
     one_interface,
-    one_of,
-    print_json,
-    rules_of,
+    output_device,
     verbosity,
-    via_option,
 )
+from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.values import one_of, rule_of, rules_of
 from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.profile import Profile
 from ndxdp.rules.address import parse_mac
@@ -35,7 +32,7 @@ def prefix() -> None:
 
 
 def _adding(command: _F) -> _F:
-    """Give a command the arguments of `add` and `replace`."""
+    """Give a command the arguments and options of `add` and `replace`."""
     for option in (
         verbosity,
         force_option,
@@ -44,35 +41,47 @@ def _adding(command: _F) -> _F:
             default=MANUAL_ORIGIN,
             show_default=True,
             metavar="NAME",
-            help="Write the rules under this name of your choice.",
+            help="Origin of the rules: a name that you choose, to find and delete them by.",
         ),
-        click.option("--lladdr", metavar="MAC", help="Advertise this MAC, not the interface's."),
+        click.option(
+            "--lladdr", metavar="MAC", help="Advertise this MAC. Default: the interface's."
+        ),
         click.option(
             "--dad",
             type=click.Choice(["defend", "ignore"]),
             default="defend",
             show_default=True,
-            help="Duplicate Address Detection for the prefix.",
+            help="Answer Duplicate Address Detection for the prefix (defend), or not (ignore).",
         ),
         click.option(
-            "--override/--no-override", default=False, show_default=True, help="The O flag."
+            "--override/--no-override",
+            default=False,
+            show_default=True,
+            help="Set or clear the O flag of the answers.",
         ),
-        click.option("--router/--no-router", default=True, show_default=True, help="The R flag."),
+        click.option(
+            "--router/--no-router",
+            default=True,
+            show_default=True,
+            help="Set or clear the R flag of the answers.",
+        ),
         click.option(
             "--na-source",
             default="target",
             show_default=True,
             metavar="SOURCE",
-            help="Source of the answers: target, link-local, or an address.",
+            help="Source address of the answers: target, link-local, or an address.",
         ),
-        via_option,
+        output_device,
         click.option(
             "--answer",
             type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
             default="always",
             show_default=True,
+            help="Answer always, never, or only if the kernel delivers packets for the address to"
+            " this host (local), has a route to it (routed), or has a live neighbour for it.",
         ),
-        lists("A list of prefixes, one a line; - for stdin."),
+        list_files("Add each prefix in this file, one per line; - for stdin."),
         one_interface,
         click.argument("prefixes", nargs=-1, metavar="[PREFIX]..."),
     ):
@@ -83,10 +92,10 @@ def _adding(command: _F) -> _F:
 @prefix.command("add")
 @_adding
 def prefix_add(**words: Any) -> None:
-    """Add rules: all of them, or none.
+    """Add rules: either all of them or none.
 
-    A rule that is there already stays as it is, whoever wrote it; exit code 0. Another rule for
-    the same prefix is an error.
+    A prefix that has the same rule already keeps it, whatever its origin. A prefix that has a
+    different rule is an error.
     """
     _add(**words)
 
@@ -94,7 +103,7 @@ def prefix_add(**words: Any) -> None:
 @prefix.command("replace")
 @_adding
 def prefix_replace(**words: Any) -> None:
-    """Add rules, or change those of the origin that there are: all of them, or none."""
+    """Add rules, and change the origin's present rules: either all of them or none."""
     _add(**words, replacing=True)
 
 
@@ -103,6 +112,7 @@ def _add(
     interface: str | None,
     lists: tuple[IO[str], ...],
     answer: str,
+    dev: tuple[str, ...],
     via: tuple[str, ...],
     na_source: str,
     router: bool,
@@ -123,17 +133,17 @@ def _add(
         dad == "defend",
         parse_mac(lladdr) if lladdr else None,
     )
-    rule = answering(answer, via, parse_origin(origin, writes=True), profile)
+    rule = rule_of(answer, dev, via, parse_origin(origin, writes=True), profile)
     rules = rules_of(prefixes, (), lists, rule, force=force)
-    _need_some(rules)
+    _require_some(rules)
     add_rules(*one_of(interface), rules, replacing=replacing, force=force)
 
 
 @prefix.command("del")
 @click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
 @one_interface
-@lists("A list of prefixes, one a line; - for stdin.")
-@click.option("--all", "all_of_them", is_flag=True, help="All rules of the origin.")
+@list_files("Delete the rule of each prefix in this file, one per line; - for stdin.")
+@click.option("--all", "every", is_flag=True, help="Delete all rules of the origin.")
 @click.option(
     "--origin",
     "--source",
@@ -141,35 +151,35 @@ def _add(
     default=MANUAL_ORIGIN,
     show_default=True,
     metavar="NAME",
-    help="Delete the rules of this origin; those of others stay.",
+    help="Delete rules of this origin only.",
 )
 @click.option(
     "--missing-ok",
     is_flag=True,
-    help="Exit code 0, too, where a prefix has no rule of the origin, or nothing is attached.",
+    help="Exit with 0 even if a prefix has no rule of the origin, or ndxdp is not attached.",
 )
 @verbosity
 def prefix_del(
     prefixes: tuple[str, ...],
     interface: str | None,
     lists: tuple[IO[str], ...],
-    all_of_them: bool,
+    every: bool,
     origin: str,
     missing_ok: bool,
 ) -> None:
-    """Remove rules: all of them, or none."""
+    """Delete rules: either all that are named or none."""
     from ndxdp.store.instance import delete_rules
 
-    source = parse_origin(origin)
+    chosen = parse_origin(origin)
     named: Rules | None = rules_of(prefixes, (), lists, Rule())
-    if all_of_them:
+    if every:
         if named:
-            raise UsageError("--all and prefixes exclude each other", "give one of them")
+            raise UsageError("--all and prefixes cannot be combined", "give either of them")
         named = None
     else:
-        _need_some(named)
+        _require_some(named)
     try:
-        delete_rules(*one_of(interface), named, source, missing_ok=missing_ok)
+        delete_rules(*one_of(interface), named, chosen, missing_ok=missing_ok)
     except NotAttached:
         if not missing_ok:
             raise
@@ -177,18 +187,18 @@ def prefix_del(
 
 @prefix.command("list")
 @one_interface
-@click.option("--origin", metavar="NAME", help="The rules of this origin only.")
+@click.option("--origin", metavar="NAME", help="Show rules of this origin only. Default: all.")
 @json_option
 @verbosity
 def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> None:
-    """Show the rules, as the kernel has them."""
+    """Show the rules that the interface has."""
     from ndxdp.observe import render
     from ndxdp.store.instance import open_instance
 
-    source = None if origin is None else parse_origin(origin)
+    chosen = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
         rules = instance.maps.rules()
-    shown = sorted(rules.where(lambda rule: source in (None, rule.origin)).pairs())
+    shown = sorted(rules.where(lambda rule: chosen in (None, rule.origin)).pairs())
     if as_json:
         print_json([render.rule_data(*item) for item in shown])
         return
@@ -196,6 +206,7 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
         echo(render.rule_text(*item))
 
 
-def _need_some(prefixes: Any) -> None:
+def _require_some(prefixes: Any) -> None:
+    """Raise UsageError if no prefix is given."""
     if not prefixes:
         raise UsageError("no prefix is given", "name one, or give a list with --file")

@@ -1,4 +1,4 @@
-"""`ndxdp reload`: make the daemon read its configuration again, and wait for the outcome."""
+"""`ndxdp reload`: making the daemon read its configuration again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ndxdp.cli.options import config_file, trees, verbosity
+from ndxdp.cli.options import config_file, verbosity
+from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STEP = 0.05  # seconds between two looks at the daemon's report
+_INTERVAL = 0.05  # seconds between two reads of the daemon's report
 
 
 @click.command()
@@ -30,18 +31,18 @@ _STEP = 0.05  # seconds between two looks at the daemon's report
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long to wait for the outcome.",
+    help="Wait this long for the result.",
 )
 @verbosity
 def reload(path: str, timeout: float) -> None:
-    """Make the daemon of `run -c FILE` read FILE again; exit code 0: the rules are in force.
+    """Make the daemon of `run -c FILE` read FILE again, and wait for the result.
 
-    If the file is wrong, or an interface cannot do what it says, everything stays as it was: the
-    exit code is 1, and the reason is printed.
+    Exit code 0: the rules are in force. Exit code 1: the file is wrong, or an interface cannot
+    apply it; the daemon has changed nothing, and the command prints the reason.
     """
     daemon = _daemon_of(path)
     os.kill(daemon.pid, signal.SIGHUP)
-    # An attempt that had begun before may have read the file as it was before.
+    # A reload that was already in progress may have read the former content of the file.
     number = daemon.reload["begun"] + 1
     deadline = time.monotonic() + timeout
     while daemon.reload["number"] < number:
@@ -50,15 +51,15 @@ def reload(path: str, timeout: float) -> None:
                 f"the daemon (process {daemon.pid}) has not reloaded within {timeout:g} s",
                 "see its log: journalctl -u ndxdp",
             )
-        time.sleep(_STEP)
+        time.sleep(_INTERVAL)
         daemon = _daemon_of(path)
     if not daemon.reload["ok"]:
-        raise NdxdpError(f"not reloaded: {daemon.reload['error']}", "see: ndxdp status")
+        raise NdxdpError(f"cannot reload: {daemon.reload['error']}", "see: ndxdp status")
     if daemon.exporter and daemon.exporter["problem"]:
         log.warning("reloaded, but metrics are not served: %s", daemon.exporter["problem"])
-    for each in daemon.interfaces:
-        if each["problem"]:
-            log.warning("reloaded, but %s: %s", each["interface"], each["problem"])
+    for interface in daemon.interfaces:
+        if interface["problem"]:
+            log.warning("reloaded, but %s: %s", interface["interface"], interface["problem"])
 
 
 def _daemon_of(path: str) -> Daemon:
@@ -71,5 +72,5 @@ def _daemon_of(path: str) -> Daemon:
             return daemon
     raise NdxdpError(
         f"no daemon runs here with {path}",
-        "is it running? see systemctl status ndxdp; run this as root; -c names another file",
+        "see systemctl status ndxdp; run this as root; -c names another file",
     )

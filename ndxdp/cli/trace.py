@@ -1,4 +1,4 @@
-"""`ndxdp trace` and `ndxdp top`: what is solicited, and what becomes of it, as it happens."""
+"""`ndxdp trace` and `ndxdp top`: solicitations and their verdicts, live."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ndxdp.cli.options import echo, json_option, real_interface, trees, verbosity
+from ndxdp.cli.options import all_interfaces, json_option, verbosity
+from ndxdp.cli.output import echo
+from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
 from ndxdp.printable import printable
@@ -31,41 +33,48 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NICE = 10
-"""Who answers, where a process does, goes before who looks on."""
-
-_interfaces = click.option(
-    "-i",
-    "--interface",
-    "interfaces",
-    multiple=True,
-    metavar="IFACE",
-    callback=real_interface,
-    help="Where; all that are attached if none is named.",
-)
+"""Niceness of a tracer, so that a process that answers in userspace mode gets the CPU first."""
 
 
 @click.command()
-@_interfaces
+@all_interfaces
 @click.option(
-    "--reason", "reasons", multiple=True, metavar="REASON", help="Those with this reason."
+    "--reason",
+    "reasons",
+    multiple=True,
+    metavar="REASON",
+    help="Show only solicitations with this reason.",
 )
-@click.option("--target", "targets", multiple=True, metavar="PREFIX", help="Those for these.")
-@click.option("--from", "sources", multiple=True, metavar="ADDR|MAC", help="Those of this one.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="PREFIX",
+    help="Show only solicitations for targets in this prefix.",
+)
+@click.option(
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="ADDR|MAC",
+    help="Show only solicitations from this address or MAC.",
+)
 @click.option(
     "--every",
     type=click.IntRange(1, (1 << 32) - 1),
     default=1,
     metavar="N",
-    help="Look at one of N solicitations only.",
+    help="Trace one of N solicitations. Default: every one.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many.")
-@click.option("--seconds", type=click.FloatRange(0, 1e9), metavar="S", help="End after so long.")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N solicitations.")
+@click.option("--seconds", type=click.FloatRange(0, 1e9), metavar="S", help="End after S seconds.")
 @json_option
 @click.option(
     "--pcap",
     "file",
     metavar="FILE",
-    help="Write solicitations and their answers there, for Wireshark; - for stdout.",
+    help="Also write solicitations and answers to FILE, for Wireshark; -: to stdout, instead of"
+    " lines.",
 )
 @verbosity
 def trace(
@@ -79,12 +88,13 @@ def trace(
     as_json: bool,
     file: str | None,
 ) -> None:
-    """Show each solicitation, and what becomes of it, until interrupted.
+    """Show each solicitation with its verdict until interrupted.
 
-    Options of one kind add up; of several kinds each must fit.
+    --reason, --target and --from may be repeated: one value of each option that is given must
+    match.
     """
     if file == "-" and as_json:
-        raise UsageError("--json and --pcap - exclude each other", "stdout takes one of them")
+        raise UsageError("--json and --pcap - cannot be combined", "stdout takes either of them")
     wanted = _filter(reasons, targets, sources)
     from ndxdp.observe import pcap
     from ndxdp.observe.trace import Stop, Tracer
@@ -95,9 +105,9 @@ def trace(
     with (
         Stop() as stop,
         Tracer(trees(), _named(interfaces), every) as tracer,
-        _pcap_file(file) as packets,  # now, so that a refusal leaves an old one alone
+        _pcap_file(file) as packets,  # after the tracer, whose error must not truncate the file
     ):
-        tracer.wake_on(stdout, 0)  # POLLERR: `| head` has had enough
+        tracer.wake_on(stdout, 0)  # POLLERR: the reader of a pipe, such as head, has ended
 
         def show(events: list[Event]) -> None:
             nonlocal shown
@@ -125,25 +135,29 @@ def trace(
         try:
             _follow(tracer, stop, deadline, show, enough)
         finally:
-            _say_counts(tracer.counts(), shown, every)
+            _log_counts(tracer.counts(), shown, every)
 
 
 @click.command()
-@_interfaces
+@all_interfaces
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 1e9),
     default=5,
     show_default=True,
     metavar="S",
-    help="Look for so long.",
+    help="Count for S seconds.",
 )
 @click.option(
-    "--rows", type=click.IntRange(1, 1024), default=10, show_default=True, help="Show so many."
+    "--rows",
+    type=click.IntRange(1, 1024),
+    default=10,
+    show_default=True,
+    help="Show this many sources, and as many targets.",
 )
 @verbosity
 def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
-    """Show who solicits most, and what for."""
+    """Show the busiest soliciting sources and the most solicited targets."""
     from ndxdp.observe.heavy_hitters import Busiest
     from ndxdp.observe.render import address_text, mac_text
     from ndxdp.observe.trace import Stop, Tracer
@@ -163,7 +177,7 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         _follow(tracer, stop, began + seconds, count, lambda: False)
         lasted = time.monotonic() - began
         counts = tracer.counts()
-    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them not looked at"]
+    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them not examined"]
     for name in names:
         lines += ["", f"{name}  sources"]
         lines += _rows(
@@ -176,6 +190,7 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
 
 
 def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
+    """Yield the lines of the busiest keys, each with its count and reasons."""
     most = [(text(one.key), one) for one in busiest.most(rows)]
     width = max((len(name) for name, _ in most), default=0)
     for name, one in most:
@@ -185,10 +200,11 @@ def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
         yield f"  of very many others none came more than {busiest.short_by} times"
 
 
-# ---- what both have in common -------------------------------------------------------------------
+# ---- both commands ------------------------------------------------------------------------------
 
 
 def _named(interfaces: tuple[str, ...]) -> list[str]:
+    """Return the interfaces that -i names; all attached ones if it is not given."""
     found = list(dict.fromkeys(interfaces)) or trees().interfaces()
     if not found:
         raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
@@ -202,7 +218,7 @@ def _follow(
     show: Callable[[list[Event]], None],
     enough: Callable[[], bool],
 ) -> None:
-    """Show events until there is a reason to end, and then those that were on their way."""
+    """Show events until an end condition holds, and then the events that are still queued."""
     os.nice(_NICE)
     tracer.wake_on(stop.fileno(), select.POLLIN)
     while not (stop.asked or enough()) and (left := deadline - time.monotonic()) > 0:
@@ -213,7 +229,7 @@ def _follow(
     show(tracer.finish())
 
 
-# ---- what is to be seen -------------------------------------------------------------------------
+# ---- filters ------------------------------------------------------------------------------------
 
 
 def _filter(reasons: tuple[str, ...], targets: tuple[str, ...], sources: tuple[str, ...]) -> Filter:
@@ -230,20 +246,22 @@ def _filter(reasons: tuple[str, ...], targets: tuple[str, ...], sources: tuple[s
 
 
 def _reason(label: str) -> Reason:
+    """Return the reason of a label; raise UsageError, which names the nearest label."""
     known = {reason.label: reason for reason in list(Reason)[1:]}
     if label not in known:
         from difflib import get_close_matches
 
         near = get_close_matches(label, known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"the reasons are {', '.join(known)}"
-        raise UsageError(f"'{label}' is no reason", hint)
+        raise UsageError(f"'{label}' is not a reason", hint)
     return known[label]
 
 
-# ---- how it is shown ----------------------------------------------------------------------------
+# ---- output -------------------------------------------------------------------------------------
 
 
 def _line(event: Event) -> str:
+    """Return an event as a line of text."""
     from ndxdp.observe.render import address_text, mac_text
 
     target = address_text(event.target) if event.target else "-"
@@ -251,23 +269,25 @@ def _line(event: Event) -> str:
     return (
         f"{_clock(second)}.{rest // 1000:06}  {event.interface}"
         f"  {address_text(event.source)} ({mac_text(event.mac)})  {target}"
-        f"  {event.reason.label}  {_rule(event.prefix, event.rule)}\n"
+        f"  {event.reason.label}  {_rule_text(event.prefix, event.rule)}\n"
     )
 
 
 @lru_cache(maxsize=16)
 def _clock(second: int) -> str:
+    """Return the local time of day of a Unix time."""
     return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 @lru_cache(maxsize=1024)
-def _rule(prefix: Prefix | None, rule: Rule | None) -> str:
+def _rule_text(prefix: Prefix | None, rule: Rule | None) -> str:
     from ndxdp.observe.render import rule_text
 
     return printable(rule_text(prefix, rule)) if prefix and rule else "-"
 
 
 def _json_line(event: Event) -> str:
+    """Return an event as a line of JSON."""
     from ndxdp.observe.render import address_text, mac_text, rule_data
 
     second, rest = divmod(event.time, 1_000_000_000)
@@ -287,6 +307,7 @@ def _json_line(event: Event) -> str:
 
 
 def _records(event: Event) -> Iterator[bytes]:
+    """Yield the pcap records of an event: the solicitation, and the answer if there is one."""
     from ndxdp.observe import pcap
 
     yield pcap.record(event.time, event.frame, event.length)
@@ -296,7 +317,7 @@ def _records(event: Event) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _pcap_file(name: str | None) -> Iterator[int | None]:
-    """Its descriptor, None without a name."""
+    """Yield the descriptor of an open pcap file; None without a name."""
     if name is None:
         yield None
     elif name == "-":
@@ -312,14 +333,15 @@ def _pcap_file(name: str | None) -> Iterator[int | None]:
 
 @contextlib.contextmanager
 def _writing(name: str | None) -> Iterator[None]:
+    """Turn an OSError of the block into the error that the file cannot be written."""
     try:
         yield
     except OSError as error:
         raise not_written(name, error) from error
 
 
-def _say_counts(counts: Traced, shown: int, every: int) -> None:
-    sampled = f", one of {every} looked at" if every > 1 else ""
+def _log_counts(counts: Traced, shown: int, every: int) -> None:
+    sampled = f", one of {every} examined" if every > 1 else ""
     log.warning(
         "solicitations: %d seen%s, %d shown, %d lost", counts.seen, sampled, shown, counts.lost
     )

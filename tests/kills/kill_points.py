@@ -334,7 +334,7 @@ def _import_all() -> None:
     import unittest.mock  # noqa: F401
 
     import ndxdp.cli.main
-    import ndxdp.cli.options
+    import ndxdp.cli.values
     import ndxdp.daemon.service
     import ndxdp.kernel.loader  # noqa: F401
     from ndxdp.kernel import libbpf

@@ -1,0 +1,101 @@
+"""`ndxdp attach`, `detach`, `pause` and `resume`: answering on one interface, without a daemon."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+from ndxdp.cli.options import attaching, real_interface, verbosity
+from ndxdp.cli.values import one_of, options_of, rule_of, rules_of, trees
+from ndxdp.errors import NdxdpError, NotAttached, UsageError
+from ndxdp.rules.rule import MANUAL_ORIGIN
+
+
+@click.command()
+@click.argument("interface", metavar="IFACE", callback=real_interface)
+@attaching
+@verbosity
+def attach(
+    interface: str,
+    answered: tuple[str, ...],
+    excepted: tuple[str, ...],
+    lists: tuple[IO[str], ...],
+    answer: str,
+    dev: tuple[str, ...],
+    via: tuple[str, ...],
+    force: bool,
+    **how: Any,
+) -> None:
+    """Answer on IFACE until `ndxdp detach`; no process remains.
+
+    On an attached interface, renew the program without losing a frame, and add to its rules.
+    """
+    from ndxdp import memory
+    from ndxdp.session import kernel_backend
+    from ndxdp.store.instance import warn_of_neighbours
+
+    memory.collect_seldom()
+    rules = rules_of(
+        answered, excepted, lists, rule_of(answer, dev, via, MANUAL_ORIGIN), force=force
+    )
+    options = options_of(**how)
+    with kernel_backend.attach_interface(
+        trees(), interface, options, rules, force=force
+    ) as instance:
+        warn_of_neighbours(interface, instance.maps.settings().l3_ifindex, rules)
+
+
+@click.command()
+@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
+@click.option("--all", "every", is_flag=True, help="Detach from every interface.")
+@click.option(
+    "--missing-ok", is_flag=True, help="Exit with 0 even if ndxdp is not attached to IFACE."
+)
+@verbosity
+def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
+    """Stop answering on IFACE, and restore the interface's former state."""
+    from ndxdp.observe import status as statuses
+    from ndxdp.runtime import report
+    from ndxdp.session import detach as detaching
+
+    if (interface is None) is not every:
+        raise UsageError("detach needs either IFACE or --all", "as in ndxdp detach eth0")
+    both = trees()
+    report.remove_stale(both.files.root)
+    if interface is not None:
+        try:
+            detaching.detach_interface(both, interface)
+        except NotAttached:
+            if not missing_ok:
+                raise
+        return
+    failed = []
+    for name in statuses.interfaces(both):
+        try:
+            detaching.detach_interface(both, name)
+        except NdxdpError as error:  # continue with the other interfaces
+            failed.append(error)
+    if failed:
+        also = tuple(error.message for error in failed[1:])
+        raise NdxdpError(failed[0].message, failed[0].hint, also)
+
+
+@click.command()
+@click.argument("interface", metavar="IFACE", callback=real_interface)
+@verbosity
+def pause(interface: str) -> None:
+    """Stop answering on IFACE until `ndxdp resume`; keep counters and rules."""
+    from ndxdp.store.instance import set_paused
+
+    set_paused(*one_of(interface), paused=True)
+
+
+@click.command()
+@click.argument("interface", metavar="IFACE", callback=real_interface)
+@verbosity
+def resume(interface: str) -> None:
+    """Answer on IFACE again."""
+    from ndxdp.store.instance import set_paused
+
+    set_paused(*one_of(interface), paused=False)

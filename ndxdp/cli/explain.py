@@ -1,0 +1,71 @@
+"""`ndxdp explain`: the verdict on a test solicitation."""
+
+from __future__ import annotations
+
+import click
+
+from ndxdp.cli.options import json_option, one_interface, verbosity
+from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.values import one_of
+from ndxdp.ndp.address import UNSPECIFIED
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
+
+
+@click.command()
+@click.argument("target")
+@one_interface
+@click.option(
+    "--from",
+    "source",
+    default="fe80::1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Source address of the solicitation.",
+)
+@click.option(
+    "--mac",
+    default="02:00:00:00:00:01",
+    show_default=True,
+    metavar="MAC",
+    help="Source MAC of the solicitation.",
+)
+@click.option("--dad", is_flag=True, help="Solicit from ::, as Duplicate Address Detection does.")
+@click.option("--unicast", is_flag=True, help="Solicit the target by unicast, as a NUD probe does.")
+@json_option
+@verbosity
+def explain(
+    target: str,
+    interface: str | None,
+    source: str,
+    mac: str,
+    dad: bool,
+    unicast: bool,
+    as_json: bool,
+) -> None:
+    """Run a test solicitation for TARGET through the loaded program, and show the verdict.
+
+    The solicitation is not sent or counted, and uses no rate.
+    """
+    from ndxdp.observe import render
+    from ndxdp.store import instance as instances
+
+    address, solicitor = parse_address(target), parse_mac(mac)
+    from_address = UNSPECIFIED if dad else parse_address(source)
+
+    def solicitation(own: bytes) -> bytes:
+        return solicit(
+            solicitor,
+            address,
+            source=from_address,
+            destination=address if unicast else None,
+            eth_destination=own if unicast else None,
+            sllao=None if from_address == UNSPECIFIED else solicitor,
+        )
+
+    explanation = instances.explain(*one_of(interface), solicitation)
+    if as_json:
+        print_json(render.explanation_data(explanation))
+        return
+    for line in render.explanation_text(explanation):
+        echo(line)

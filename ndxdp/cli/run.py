@@ -1,0 +1,186 @@
+"""`ndxdp run`: the daemon, configured by options or by a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from ndxdp.cli.options import attaching, real_interface, verbosity
+from ndxdp.cli.output import configure_log, echo
+from ndxdp.cli.values import job_of, options_of, rule_of, rules_of, trees
+from ndxdp.errors import UsageError
+from ndxdp.rules.interface_name import check_interface
+from ndxdp.rules.rule import RUN_ORIGIN
+
+if TYPE_CHECKING:
+    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.store.instance import Instance
+
+
+@click.command()
+@click.option(
+    "-i", "--interface", metavar="IFACE", callback=real_interface, help="Answer on this interface."
+)
+@click.option(
+    "-c",
+    "--config",
+    "file",
+    metavar="FILE",
+    help="Apply this configuration file; SIGHUP, or `ndxdp reload`, reads it again.",
+)
+@click.option(
+    "-N",
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="NETWORK",
+    help="Answer for the containers on this Docker network; may be repeated.",
+)
+@click.option(
+    "--announce/--no-announce",
+    default=None,
+    help="Announce addresses to the upstream router when they appear. Default: only with -N.",
+)
+@click.option(
+    "--docker-socket",
+    default="/var/run/docker.sock",
+    show_default=True,
+    metavar="PATH",
+    help="The socket of Docker or Podman, for -N.",
+)
+@attaching
+@click.option("--keep", is_flag=True, help="Leave the program attached when this process ends.")
+@verbosity
+def run(
+    interface: str | None,
+    file: str | None,
+    networks: tuple[str, ...],
+    announce: bool | None,
+    docker_socket: str,
+    answered: tuple[str, ...],
+    excepted: tuple[str, ...],
+    lists: tuple[IO[str], ...],
+    answer: str,
+    dev: tuple[str, ...],
+    via: tuple[str, ...],
+    force: bool,
+    keep: bool,
+    **how: Any,
+) -> None:
+    """Answer until interrupted; follow changes of addresses, gateways and containers."""
+    from ndxdp import memory
+
+    # OpenSSL takes 4 MB. asyncio works without it, and ndxdp uses no TLS.
+    memory.import_without("ssl", "asyncio")
+    memory.one_heap()
+    memory.collect_seldom()
+
+    if (interface is None) == (file is None):
+        raise UsageError("run needs either --interface or --config", "-i IFACE, or -c FILE")
+    if file is not None:
+        _refuse_other_options()
+        _run_file(file)
+        return
+    assert interface is not None
+    from ndxdp.config.model import Announce
+    from ndxdp.config.reader import parse_socket
+    from ndxdp.daemon import service
+    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.sources.docker import Selector
+
+    check_interface(interface)
+    engine = parse_socket(docker_socket)
+    rules = rules_of(answered, excepted, lists, rule_of(answer, dev, via, RUN_ORIGIN), force=force)
+    announcing = bool(networks) if announce is None else announce
+    job = Job(
+        interface,
+        options_of(**how),
+        rules,
+        keep=keep,
+        insist=keep,
+        detach=not keep,
+        selectors=tuple(Selector(network=name) for name in networks),
+        forced=frozenset(rules.wider if force else ()),
+        announce=Announce(solicit_gateway=announcing, advertise=announcing),
+    )
+    service.run(trees(), Work([job], engine), ready=_print_ready)
+
+
+def _refuse_other_options() -> None:
+    """Raise UsageError if the command line has options that belong into the configuration file."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.expose_value
+        and parameter.name not in (None, "file")
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            f"-c FILE cannot be combined with other options: {', '.join(given)}",
+            "set them in the file",
+        )
+
+
+def _run_file(file: str) -> None:
+    """Run the daemon with a configuration file."""
+    from ndxdp.config import reader
+    from ndxdp.daemon import service
+    from ndxdp.daemon.spec import Work
+
+    def read() -> Work:
+        config = reader.load(file)
+        return Work(
+            [job_of(interface) for interface in config.interfaces],
+            config.docker_socket,
+            config.metrics,
+            config.log_level,
+            config.log_format,
+        )
+
+    def configure(work: Work) -> None:
+        configure_log(work.log_level, work.log_format)
+
+    work = read()
+    configure(work)
+    service.run(
+        trees(),
+        work,
+        ready=_print_ready,
+        reread=read,
+        set_log=configure,
+        config=Path(file).absolute(),
+    )
+
+
+def _print_ready(job: Job, instance: Instance | None) -> None:
+    """Print the line that begins with `ready`, for one interface."""
+    from ndxdp.netlink.links import NO_MAC
+    from ndxdp.session import modes
+
+    if instance is None:
+        _print_if_read(f"ready: {job.interface} keeps its addresses; nothing is answered: {NO_MAC}")
+        return
+    settings = instance.maps.settings()
+    why = "; ".join(modes.told(modes.unpack(settings.steps)))
+    mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
+    does = "is paused" if settings.paused else "answers"
+    _print_if_read(f"ready: {job.interface} {does} in {mode}, rules: {len(job.rules)}")
+
+
+def _print_if_read(line: str) -> None:
+    """Print a line; if stdout has no reader any more, continue without output."""
+    try:
+        echo(line)
+    except OSError as error:
+        logging.getLogger(__name__).debug("cannot print: %s", error)
+        # The buffer still holds the line, and Python would flush it at exit.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)
