@@ -58,6 +58,7 @@ from tests.fixtures.network import (
     status,
     take_off,
     timeless,
+    wait_for_link,
     without_gateway,
 )
 
@@ -654,6 +655,7 @@ def test_run_follows_the_hosts_addresses_and_gateways(net: Network) -> None:
     eventually(lambda: is_answered(own) is False)
     hole = rules()[own]
     assert (hole["answer"], hole["held"], hole["source"]) == ("never", True, "host")
+    wait_for_link(UPLINK, own)
     assert net.ask(own) == (HOST_MAC, own)  # by the kernel
     assert counts() == {"answered": 1, "denied": 1}
     sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)

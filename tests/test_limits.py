@@ -34,8 +34,9 @@ from tests.fixtures.network import (
     ndxdp,
     sh,
     status,
+    wait_for_link,
 )
-from tests.test_routed import AREA, DOWN, behind, in_guest, sysctl
+from tests.test_routed import AREA, DOWN, GUEST, behind, in_guest, sysctl
 
 __all__ = ["behind"]
 
@@ -205,6 +206,7 @@ def test_living_neighbours_are_found_beside_a_scan(
     living = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 9)]
     for address in living:
         in_guest(f"ip -6 address add {address}/64 dev eth0 nodad")
+    wait_for_link("eth0", *living, namespace=GUEST)
     try:
         with limited(net, mode, "--answer", "neighbour", "-n", AREA):
             words = ("--mac", ROUTER_MAC) if forged else ("--mac", VICTIM, "--random-macs")

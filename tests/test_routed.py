@@ -575,6 +575,7 @@ def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path:
     young = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 21)]
     for address in young:
         in_guest(f"ip -6 address add {address}/64 dev eth0 nodad")
+    wait_for_link("eth0", *young, namespace=GUEST)
     places = 64
     path = tmp_path / "ndxdp.toml"
     path.write_text(

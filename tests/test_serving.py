@@ -59,6 +59,7 @@ from tests.fixtures.network import (
     sh,
     status,
     timeless,
+    wait_for_link,
     without_gateway,
 )
 from tests.test_bad_input import as_nobody, refused
@@ -739,6 +740,7 @@ def test_it_follows_mac_and_addresses(net: Network) -> None:
     sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
     eventually(lambda: own in rules())
     assert explain(own)["reason"] == "denied"
+    wait_for_link(UPLINK, own)
     assert net.ask(own) == (HOST_MAC, own)  # by the kernel
     assert counted(2) == {"answered": 1, "denied": 1}
     sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)

@@ -47,13 +47,26 @@ def wired(privacy: None) -> Iterator[Segment]:
 # ---- what resuming announces ---------------------------------------------------------------------
 
 
+def pause(number: int = 1) -> None:
+    """Pause, add another address, and wait until the daemon has seen both.
+
+    The daemon joins the group of a new address after it has read whether answering is paused.
+
+    Args:
+        number: What is added to the prefix of BEHIND.
+    """
+    done("pause", UPLINK)
+    done("prefix", "add", f"2001:db8::c:0:1:{number:x}")
+    group = f"ff0200000000000000000001ff01{number:04x}"
+    eventually(lambda: group in Path("/proc/net/igmp6").read_text())
+
+
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_resuming_announces(wired: Segment, tmp_path: Path, mode: str) -> None:
     with daemon(tmp_path, head=f'mode = "{mode}"') as (_, listener):
         announced(listener)
-        for _ in range(2):
-            done("pause", UPLINK)
-            time.sleep(0.3)
+        for number in (1, 2):
+            pause(number)
             done("resume", UPLINK)
             announced(listener)
         done("resume", UPLINK)
@@ -63,13 +76,10 @@ def test_resuming_announces(wired: Segment, tmp_path: Path, mode: str) -> None:
 
 def test_nothing_is_announced_while_paused(wired: Segment, tmp_path: Path) -> None:
     """Neither repetitions, nor new addresses, nor on account of the link or the MAC."""
-    other = "2001:db8::c:0:0:98"
     with daemon(tmp_path, f"{ANNOUNCE}\ninterval = 1") as (_, listener):
         eventually(lambda: listener.count() == 1)
-        done("pause", UPLINK)
-        time.sleep(0.3)  # the daemon hears of it a moment later
+        pause()
         listener.forget()
-        done("prefix", "add", other)
         ip(SWITCH, f"link set {HOST_PORT} down\nlink set {HOST_PORT} up")
         sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:0a")
         time.sleep(2)
