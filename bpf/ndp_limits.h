@@ -43,8 +43,8 @@ static __always_inline __u64 take_token(__u64 spent, __u64 now, const struct lim
 
 /* Take a token out of `share`, and out of the `buckets` of two MACs: the one that solicits, and
  * the one that is answered. Anybody can forge the first to have frames sent to the second. Return
- * 1, or 0 if any bucket is empty; then none is changed. Two CPUs that read a bucket at the same
- * time may allow one answer too many.
+ * 1, or 0 if any bucket is empty; then no bucket is changed, nor in a dry run. Two CPUs that read
+ * a bucket at the same time may allow one answer too many.
  */
 static __always_inline int take_tokens(const struct solicitation *ns, __u64 *share,
 				       const struct limit total, void *buckets,

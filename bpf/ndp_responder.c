@@ -221,7 +221,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	options.sum += msg->flags + ns->target_sum;
 
 	/* Copied before the walk, after which no pointer into the frame is used: otherwise the
-	 * verifier would walk the rest of the program once for each number of options.
+	 * verifier would follow the rest of the program once for each number of options.
 	 */
 	ns->source = ip6->src;
 	ns->target = msg->target;
@@ -543,8 +543,8 @@ static __always_inline int xdp_pass_other(struct xdp_md *ctx)
 }
 
 /* Return the tag of a tagged frame, else the bytes in its place, of which `type` is the EtherType.
- * The caller has seen is_solicitation() or is_tagged_solicitation(). The volatile read hides from
- * the verifier which of the two, so that it does not walk the program once for each.
+ * The caller has seen is_solicitation() or is_tagged_solicitation(). With a volatile read the
+ * verifier does not know which of the two, and does not follow the program once for each.
  */
 static __always_inline struct vlan_tag read_tag(const void *data)
 {
@@ -573,8 +573,8 @@ static __always_inline int has_priority_tag(const struct vlan_tag tag)
 	return is_tagged(tag) && !(tag.control & bpf_htons(VLAN_ID));
 }
 
-/* Move the start of the frame by `delta` bytes, and its MACs with it. Return 0, or -1 with the
- * frame unchanged.
+/* Move the start of the frame by `delta` bytes towards its end, and the MACs with it. Return 0, or
+ * -1 with the frame unchanged.
  */
 static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 {
@@ -595,7 +595,7 @@ static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 	return 0;
 }
 
-/* Insert the tag that was removed before. */
+/* Insert a tag that move_macs() has overwritten. */
 static __always_inline void insert_tag(struct xdp_md *ctx, const struct vlan_tag tag)
 {
 	void *data, *end;
@@ -667,7 +667,9 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 	return verdict->reason;
 }
 
-/* Return the program's result for the verdict, and restore a tag that was removed. */
+/* Return the program's result for the verdict. A frame that passes gets its priority tag back; the
+ * tag of a VLAN was not removed.
+ */
 static __always_inline int xdp_action(struct xdp_md *ctx, enum ndp_reason reason,
 				      const struct vlan_tag tag)
 {

@@ -1,6 +1,6 @@
-"""The mirror of bpf/ndp_abi.h: struct layouts, maps, limits, flags.
+"""Mirror of bpf/ndp_abi.h: struct layouts, maps, limits, flags.
 
-The header is the truth; tests/test_abi.py compares everything here with the BTF of the compiled
+The header is authoritative; tests/test_abi.py compares this module with the BTF of the compiled
 object. All integers are in the host's byte order; addresses and MACs are bytes as on the wire.
 """
 
@@ -29,7 +29,7 @@ REQUESTS = 65536
 
 
 class Mode(IntEnum):
-    """enum ndp_mode: the hook that the program is attached to, or a process without one."""
+    """enum ndp_mode: the hook to which the program is attached, or a process without a program."""
 
     NATIVE = 1
     GENERIC = 2
@@ -42,7 +42,7 @@ class Mode(IntEnum):
 
     @property
     def program(self) -> str:
-        """The entry point that this hook runs."""
+        """Return the name of the entry point for this hook."""
         return "ndp_tc" if self is Mode.TC else "ndp_xdp"
 
 
@@ -82,7 +82,7 @@ class RuleFlag(IntFlag):
 
 
 class Layout:
-    """A C struct: its fields in order, each with its `struct` code. No hidden padding."""
+    """Layout of a C struct: its fields in order, each with its `struct` code, without padding."""
 
     def __init__(self, name: str, **fields: str) -> None:
         self.name = name
@@ -91,19 +91,20 @@ class Layout:
         self.size = self._struct.size
 
     def pack(self, **values: Any) -> bytes:
-        """Bytes of the struct; a field that is not named is zero."""
+        """Return the bytes of the struct; a field that is not named is zero."""
         zeros = (b"" if code.endswith("s") else 0 for code in self.fields.values())
         return self._struct.pack(*(dict(zip(self.fields, zeros, strict=True)) | values).values())
 
     def pack_all(self, *values: Any) -> bytes:
-        """The same of all fields, in order: a tenth of the time."""
+        """Return the bytes of the struct from all fields in order, in a tenth of pack()'s time."""
         return self._struct.pack(*values)
 
     def unpack(self, data: bytes) -> dict[str, Any]:
+        """Return the fields of the struct by name."""
         return dict(zip(self.fields, self._struct.unpack(data), strict=True))
 
     def offsets(self) -> dict[str, tuple[int, int]]:
-        """Field -> (offset, size) in bytes."""
+        """Return the offset and the size of each field, in bytes."""
         at, found = 0, {}
         for field, code in self.fields.items():
             size = struct.calcsize("=" + code)
@@ -116,7 +117,7 @@ _WORDS = struct.Struct("=4I")
 
 
 def hint(address: bytes) -> int:
-    """ndp_hint(): the number of an address's bit in `hints`."""
+    """Return the number of an address's bit in `hints`, as ndp_hint() does."""
     words: tuple[int, int, int, int] = _WORDS.unpack(address)
     a, b, c, d = words
     return ((a * 0x85EBCA6B ^ b * 0xC2B2AE35 ^ c * 0x27D4EB2F ^ d * 0x9E3779B1) & 0xFFFFFFFF) >> 14
@@ -213,7 +214,7 @@ _NO_PREALLOC = 1
 
 
 class MapSpec(NamedTuple):
-    """A map as the program declares it; sizes in bytes."""
+    """Declaration of a map in the program; sizes in bytes."""
 
     name: str
     type: int
@@ -249,9 +250,9 @@ MAPS = {
 }
 
 USERSPACE = Layout("userspace", changes="Q", overflows="Q", errors="Q", seen="Q", lost="Q")
-"""What the userspace path counts beside the reasons: changes of rules by anybody, solicitations
-that its socket had no room for, the socket's errors, and what ndp_tracer counts. It has no
-counterpart in the header."""
+"""Counters of userspace mode beside the reasons: changes of rules by any process, solicitations
+for which the socket had no room, errors of the socket, and the counters of ndp_tracer. The header
+has no counterpart."""
 
 _PROGRAM_ALONE = {
     *(
@@ -273,4 +274,4 @@ _PROGRAM_ALONE = {
 FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE} | {
     "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1)
 }
-"""What the userspace path keeps in files: the same maps, but for those of the program alone."""
+"""Files of userspace mode: the maps, except those that only the BPF program uses."""
