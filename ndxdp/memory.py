@@ -50,7 +50,7 @@ def import_without(missing: str, name: str) -> None:
         del sys.modules[missing]
 
 
-def collect_seldom() -> None:
+def relax_gc() -> None:
     """Look for garbage in cycles after 20 000 new objects, not after 700: rules are in none.
 
     A list of 100 000 prefixes is read in 0.20 s then, not in 0.25.
@@ -58,7 +58,7 @@ def collect_seldom() -> None:
     gc.set_threshold(20_000)
 
 
-def one_heap() -> None:
+def single_malloc_arena() -> None:
     """Give all threads one heap of malloc's, not each its own; only one runs Python at a time.
 
     The executor's is 0.3 MB after the start, and 1 MB after reloads of 10 000 addresses. What is

@@ -447,7 +447,7 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
     [
         (errno.EPERM, True, "the kernel lets this process lock too little memory"),
         (errno.EPERM, False, "the kernel does not let this process make a BPF map"),
-        (errno.EINVAL, True, "the kernel does not know the kind of BPF map that 'requests' is"),
+        (errno.EINVAL, True, "the kernel does not know the type of the BPF map 'requests'"),
     ],
 )
 def test_maps_of_an_older_kernel(

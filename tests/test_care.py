@@ -23,7 +23,7 @@ from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
-from ndxdp.runtime.daemon_status import Unasked
+from ndxdp.runtime.daemon_status import NoSource
 from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 from ndxdp.upstream.gateways import Choice, choose
 from tests.fixtures.network import (
@@ -74,7 +74,7 @@ def chosen(
     rules: dict[str, Rule] | None = None,
     wanted: str | None = None,
     paused: bool = False,
-) -> list[str] | Unasked:
+) -> list[str] | NoSource:
     """What is chosen, as text; the MACs are checked here."""
     found = choose(
         parse_address(wanted) if wanted else None,
@@ -138,34 +138,34 @@ def test_an_exact_address_comes_second() -> None:
     ],
 )
 def test_exact_addresses_that_are_not_used(rule: Rule) -> None:
-    assert chosen(LOCAL, rules={FIRST: rule}) is Unasked.NO_ADDRESS
+    assert chosen(LOCAL, rules={FIRST: rule}) is NoSource.NO_ADDRESS
     assert chosen(LOCAL, rules={FIRST: rule, SECOND: ALWAYS}) == [SECOND]
 
 
 def test_nothing_to_choose() -> None:
-    assert chosen(LOCAL, rules={BEHIND: ALWAYS}) is Unasked.NO_ADDRESS
-    assert chosen(own("2001:db8::2", _TENTATIVE)) is Unasked.NO_ADDRESS
-    assert chosen(LOCAL, rules={FIRST: ALWAYS}, paused=True) is Unasked.PAUSED
+    assert chosen(LOCAL, rules={BEHIND: ALWAYS}) is NoSource.NO_ADDRESS
+    assert chosen(own("2001:db8::2", _TENTATIVE)) is NoSource.NO_ADDRESS
+    assert chosen(LOCAL, rules={FIRST: ALWAYS}, paused=True) is NoSource.PAUSED
     assert chosen(OWN, rules={FIRST: ALWAYS}, paused=True) == ["2001:db8::2"]
 
 
 def test_a_configured_source() -> None:
     """It is used alone, while it is the host's or a rule answers for it."""
     wanted = "2001:db8::c:0:0:99"
-    assert chosen(OWN, rules={FIRST: ALWAYS}, wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(OWN, rules={FIRST: ALWAYS}, wanted=wanted) is NoSource.UNCOVERED
     assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted) == [wanted]
     assert chosen(OWN, rules={BEHIND: Rule(Answer.ROUTED)}, wanted=wanted) == [wanted]
-    assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted, paused=True) is Unasked.PAUSED
+    assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted, paused=True) is NoSource.PAUSED
     excepted = {BEHIND: ALWAYS, wanted: Rule(Answer.NEVER)}
-    assert chosen(OWN, rules=excepted, wanted=wanted) is Unasked.UNCOVERED
-    assert chosen(OWN, rules={wanted: owned_rule("gateway")}, wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(OWN, rules=excepted, wanted=wanted) is NoSource.UNCOVERED
+    assert chosen(OWN, rules={wanted: owned_rule("gateway")}, wanted=wanted) is NoSource.UNCOVERED
     other = Rule(profile=Profile(lladdr=parse_mac("00:00:5e:00:02:01")))
-    assert chosen(OWN, rules={BEHIND: other}, wanted=wanted) is Unasked.OTHER_MAC
+    assert chosen(OWN, rules={BEHIND: other}, wanted=wanted) is NoSource.OTHER_MAC
     for flags in (_PERMANENT, _DEPRECATED, _TEMPORARY):
         assert chosen(own(wanted, flags), rules={wanted: owned_rule("own")}, wanted=wanted) == [
             wanted
         ]
-    assert chosen(own(wanted, _TENTATIVE), wanted=wanted) is Unasked.UNCOVERED
+    assert chosen(own(wanted, _TENTATIVE), wanted=wanted) is NoSource.UNCOVERED
 
 
 def test_most_specific_rule() -> None:

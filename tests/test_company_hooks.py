@@ -21,7 +21,7 @@ import pytest
 
 from lab.capture import packet_socket
 from lab.topology import build_tc_programs
-from ndxdp.kernel import attachment
+from ndxdp.hooks import attachment
 from ndxdp.netlink import tc_filters
 from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.session.kernel_backend import attach_interface

@@ -127,7 +127,7 @@ def as_seen(case: Case, mode: Mode) -> bytes:
 def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     bench.set_up(case)
     if case.rate_exceeded:
-        if bench.instance.maps.for_program:
+        if bench.instance.maps.in_kernel:
             limiter = bench.instance.maps.fds["limiter"]
             bpf_maps.delete(limiter, 8, case.frame[6:12] + bytes(2))
         for _ in range(BURST):

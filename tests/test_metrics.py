@@ -43,7 +43,7 @@ from ndxdp.rules.difference import difference
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
-from ndxdp.runtime.daemon_status import Announced, GatewayNews, State
+from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus
 from ndxdp.session.detach import detach_interface, release
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options
@@ -624,9 +624,11 @@ def test_the_page_writes_what_others_chose_as_text(attached: Network) -> None:
     data["groups"][0].update(label=evil, source=evil, solicited=1)
     data["warnings"].append(evil)
     look = status.Look(0.0, {UPLINK: data})
-    state = State(docker_connected=lambda: False, reload_ok=False)
+    state = DaemonStatus(docker_connected=lambda: False, reload_ok=False)
     with state.attending(
-        UPLINK, lambda: Announced(3, 0), lambda: [GatewayNews(True, None), GatewayNews(False, 7)]
+        UPLINK,
+        lambda: Announced(3, 0),
+        lambda: [GatewayStatus(True, None), GatewayStatus(False, 7)],
     ):
         html = page.html(look, look, state, evil)
     assert "<script" not in html

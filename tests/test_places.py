@@ -15,7 +15,7 @@ import pytest
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.files import trust
-from ndxdp.store import directories
+from ndxdp.store import tree_lock
 from ndxdp.store.directories import FileTree, PinTree
 from tests.fixtures import network
 from tests.fixtures.network import (
@@ -216,7 +216,7 @@ def test_a_process_that_was_waited_for_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next attempt gives up at once, until the lock was free."""
-    monkeypatch.setattr(directories, "_DEADLINE", 3.0)
+    monkeypatch.setattr(tree_lock, "_DEADLINE", 3.0)
     tree, other = FileTree(tmp_path), FileTree(tmp_path)
     with other.lock():
         with pytest.raises(NdxdpError, match=f"by process {os.getpid()} "), tree.lock():
@@ -234,7 +234,7 @@ def test_a_lock_that_changes_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long that takes in all: no process keeps it."""
-    monkeypatch.setattr(directories, "_DEADLINE", 1.0)
+    monkeypatch.setattr(tree_lock, "_DEADLINE", 1.0)
     script = (
         "import sys, time; from pathlib import Path; from ndxdp.store.directories import FileTree\n"
         "with FileTree(Path(sys.argv[1])).lock():\n"
@@ -257,13 +257,13 @@ def test_explanations_side_by_side(attached: Network) -> None:
     script = (
         "import sys; from ndxdp.ndp.message import solicit\n"
         "from ndxdp.rules.address import parse_address\n"
-        "from ndxdp.store import instance; from ndxdp.store.directories import Trees\n"
+        "from ndxdp.store import explanation; from ndxdp.store.directories import Trees\n"
         "tree, target = Trees().pins, parse_address(sys.argv[1])\n"
         "asking = bytes.fromhex('020000000001')\n"
         "def frame(own): return solicit(asking, target,"
         " source=parse_address('fe80::1'), sllao=asking)\n"
         "for _ in range(100):\n"
-        f"    print(instance.explain(tree, '{UPLINK}', frame).verdict.reason.label)"
+        f"    print(explanation.explain(tree, '{UPLINK}', frame).verdict.reason.label)"
     )
     asked = {TARGET: "answered", OTHER: "denied"}
     running = {

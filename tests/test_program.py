@@ -24,7 +24,7 @@ from ndxdp.session.detach import detach_interface
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Pinned, open_pinned
+from ndxdp.store.instance import KernelInstance, open_pinned
 from ndxdp.store.records import Settings
 from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, CREDIT, HOST, INTERVAL, RULES, Case, show
@@ -43,7 +43,7 @@ class Bench:
 
     mode: Mode
     ends: Pair
-    instance: Pinned
+    instance: KernelInstance
     settings: Settings
 
     def set_up(self, case: Case) -> None:
@@ -76,7 +76,7 @@ def test_every_address_is_found(
     bench: Bench, most_hints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the random holes in a prefix none is answered for: the program looks for each."""
-    monkeypatch.setattr("ndxdp.store.maps.MOST_HINTS", most_hints)
+    monkeypatch.setattr("ndxdp.store.rule_tables.MOST_HINTS", most_hints)
     rng = random.Random(most_hints)
     holes = {
         Prefix(RANDOM.address[:8] + rng.randbytes(8), 128): Rule(Answer.NEVER) for _ in range(500)

@@ -18,7 +18,7 @@ import pytest
 
 from ndxdp.observe.status import unanswered_text
 from ndxdp.runtime import report
-from ndxdp.runtime.daemon_status import State
+from ndxdp.runtime.daemon_status import DaemonStatus
 from tests.fixtures import network
 from tests.fixtures.network import (
     BEHIND,
@@ -347,7 +347,7 @@ def test_without_a_place_for_its_report_a_daemon_says_so_once(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    state = State()
+    state = DaemonStatus()
     with report.Publisher(blocked / "run", 1, None, state):
         state.note_reload(False, "once")
         state.note_reload(False, "twice")
@@ -356,7 +356,7 @@ def test_without_a_place_for_its_report_a_daemon_says_so_once(
 
 def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:
     """While it is replaced again and again."""
-    state = State()
+    state = DaemonStatus()
     ended = threading.Event()
 
     def change() -> None:

@@ -567,9 +567,9 @@ def test_busiest_are_found_in_bounded_memory() -> None:
     true = Counter(keys)
     most = busiest.most(10)
     assert [one.key for one in most[:2]] == [-1, -2]
-    assert busiest.short_by <= len(keys) / size
+    assert busiest.error_bound <= len(keys) / size
     for one in most:
-        assert true[one.key] - busiest.short_by <= one.total <= true[one.key]
+        assert true[one.key] - busiest.error_bound <= one.total <= true[one.key]
         assert one.total == sum(one.reasons.values())
     assert most[0].reasons.keys() == {Reason.NO_RULE}
 
@@ -578,7 +578,7 @@ def test_of_few_keys_each_is_counted() -> None:
     busiest: Busiest[str] = Busiest(2)
     for key in "abacabad":
         busiest.add(key, Reason.ANSWERED)
-    assert busiest.short_by == 0
+    assert busiest.error_bound == 0
     assert [(one.key, one.total) for one in busiest.most(2)] == [("a", 4), ("b", 2)]
 
 

@@ -32,7 +32,7 @@ from ndxdp.session.request import Options
 from ndxdp.session.userspace_backend import serve_interface
 from ndxdp.sockets.packet import BATCH, PacketSocket, solicitation_filter
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Served
+from ndxdp.store.instance import UserspaceInstance
 from ndxdp.store.records import Settings
 from tests.fixtures.network import eventually
 from tests.fixtures.pair import RECEIVER, Pair, pair
@@ -50,7 +50,7 @@ class Bench:
     ends: Pair
     packets: PacketSocket
     path: Userspace
-    instance: Served
+    instance: UserspaceInstance
     settings: Settings
 
     def set_up(self, case: Case) -> None:

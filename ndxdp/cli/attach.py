@@ -33,9 +33,9 @@ def attach(
     """
     from ndxdp import memory
     from ndxdp.session import kernel_backend
-    from ndxdp.store.instance import warn_of_neighbours
+    from ndxdp.store.rule_changes import warn_of_neighbours
 
-    memory.collect_seldom()
+    memory.relax_gc()
     rules = rules_of(
         answered, excepted, lists, rule_of(answer, dev, via, MANUAL_ORIGIN), force=force
     )
@@ -86,7 +86,7 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
 @verbosity
 def pause(interface: str) -> None:
     """Stop answering on IFACE until `ndxdp resume`; keep counters and rules."""
-    from ndxdp.store.instance import set_paused
+    from ndxdp.store.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=True)
 
@@ -96,6 +96,6 @@ def pause(interface: str) -> None:
 @verbosity
 def resume(interface: str) -> None:
     """Answer on IFACE again."""
-    from ndxdp.store.instance import set_paused
+    from ndxdp.store.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=False)

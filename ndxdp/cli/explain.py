@@ -48,7 +48,7 @@ def explain(
     The solicitation is not sent or counted, and uses no rate.
     """
     from ndxdp.observe import render
-    from ndxdp.store import instance as instances
+    from ndxdp.store import explanation as explanations
 
     address, solicitor = parse_address(target), parse_mac(mac)
     from_address = UNSPECIFIED if dad else parse_address(source)
@@ -63,7 +63,7 @@ def explain(
             sllao=None if from_address == UNSPECIFIED else solicitor,
         )
 
-    explanation = instances.explain(*one_of(interface), solicitation)
+    explanation = explanations.explain(*one_of(interface), solicitation)
     if as_json:
         print_json(render.explanation_data(explanation))
         return

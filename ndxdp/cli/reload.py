@@ -64,8 +64,8 @@ def reload(path: str, timeout: float) -> None:
 
 def _daemon_of(path: str) -> Daemon:
     """Return the report of the daemon with this configuration file, in this network namespace."""
+    from ndxdp.netlink.netns import netns
     from ndxdp.runtime import report
-    from ndxdp.store.instance import netns
 
     for daemon in report.daemons(trees().files.root, netns()):
         if daemon.config and Path(daemon.config) == Path(path).absolute():

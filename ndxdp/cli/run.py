@@ -77,8 +77,8 @@ def run(
 
     # OpenSSL takes 4 MB. asyncio works without it, and ndxdp uses no TLS.
     memory.import_without("ssl", "asyncio")
-    memory.one_heap()
-    memory.collect_seldom()
+    memory.single_malloc_arena()
+    memory.relax_gc()
 
     if (interface is None) == (file is None):
         raise UsageError("run needs either --interface or --config", "-i IFACE, or -c FILE")

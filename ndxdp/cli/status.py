@@ -35,7 +35,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
     The command counts for one second to show present rates; with --json it does not.
     """
     from ndxdp.observe import status as statuses
-    from ndxdp.runtime import registry
+    from ndxdp.runtime import publications
 
     if as_json and watch:
         raise UsageError(
@@ -49,7 +49,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
                 "interfaces": list(seen.data.values()),
                 "addresses": statuses.kept_data(seen),
                 "daemons": [daemon._asdict() for daemon in seen.daemons],
-                "exporters": registry.seen(),
+                "exporters": publications.exporters(),
             }
         )
     else:
@@ -66,7 +66,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
 def _show(before: Look, after: Look) -> None:
     """Print a status; the rates are the differences from the status before."""
     from ndxdp.observe import status as statuses
-    from ndxdp.runtime import registry
+    from ndxdp.runtime import publications
 
     if not after.data and not after.kept and not after.problems and not after.error:
         echo("ndxdp is attached to no interface")
@@ -87,5 +87,5 @@ def _show(before: Look, after: Look) -> None:
             echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
         for trouble in troubles:
             echo(f"  WARNING   {trouble}")
-    for exporter in registry.seen():
+    for exporter in publications.exporters():
         echo(f"metrics at {exporter}")

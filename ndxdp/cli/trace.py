@@ -196,8 +196,8 @@ def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
     for name, one in most:
         reasons = ", ".join(f"{reason.label} {n}" for reason, n in one.reasons.most_common())
         yield f"  {one.total:>9}  {name:<{width}}  {reasons}"
-    if busiest.short_by:
-        yield f"  of very many others none came more than {busiest.short_by} times"
+    if busiest.error_bound:
+        yield f"  of very many others none came more than {busiest.error_bound} times"
 
 
 # ---- both commands ------------------------------------------------------------------------------

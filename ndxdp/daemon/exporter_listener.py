@@ -14,7 +14,7 @@ from ndxdp import threads
 from ndxdp.backoff import Backoff
 from ndxdp.config.model import Metrics
 from ndxdp.errors import problem_of
-from ndxdp.runtime.daemon_status import Served, State
+from ndxdp.runtime.daemon_status import DaemonStatus, ExporterStatus
 from ndxdp.store.directories import Trees
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Listening:
     listens where it did before.
     """
 
-    def __init__(self, trees: Trees, state: State) -> None:
+    def __init__(self, trees: Trees, state: DaemonStatus) -> None:
         self._trees, self._state = trees, state
         self._exporter: Exporter | None = None
         self._wanted: Metrics | None = None
@@ -66,7 +66,7 @@ class Listening:
     def _note(self, where: Metrics | None, problem: str = "") -> None:
         """Let status show where metrics are wanted, and what is wrong with that."""
         place = f"http://{where}/metrics" if problem else str(self._exporter)
-        self._state.note_exporter(Served(place, problem) if where else None)
+        self._state.note_exporter(ExporterStatus(place, problem) if where else None)
 
     def _try_again(self) -> None:
         self._retry = asyncio.ensure_future(self._try())

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel import abi
+from ndxdp.kernel import abi, jiffies
 from ndxdp.ndp import decision
 from ndxdp.ndp.decision import Match, Verdict, validate
 from ndxdp.ndp.limiter import Limiter
@@ -22,10 +22,9 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib, refusal
 from ndxdp.rules.table import Table
 from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
-from ndxdp.store import jiffies
+from ndxdp.sockets.trace_socket import EventSender
 from ndxdp.store.directories import TRACER
 from ndxdp.store.maps import Maps
-from ndxdp.store.trace_socket import EventSender
 
 log = logging.getLogger(__name__)
 

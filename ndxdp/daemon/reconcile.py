@@ -22,16 +22,11 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.detach import release
-from ndxdp.store import directories
+from ndxdp.store import pins
 from ndxdp.store.directories import Tree
-from ndxdp.store.instance import (
-    Instance,
-    Pinned,
-    note_locals,
-    open_instance,
-    refuse_elsewhere,
-    refuse_if_held,
-)
+from ndxdp.store.instance import Instance, KernelInstance, open_instance
+from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
+from ndxdp.store.rule_changes import sync_local_routes
 
 Place = tuple[int, int]
 """A directory's device and inode number."""
@@ -162,7 +157,7 @@ def is_damaged(tree: Tree, instance: Instance, place: Place | None, *, link: boo
     if place_of(path) != place:
         return True
     missing = instance.maps.missing(path)
-    if isinstance(instance, Pinned):
+    if isinstance(instance, KernelInstance):
         missing += [name for name in instance.pinned(link=link) if not (path / name).exists()]
     return bool(missing)
 
@@ -194,7 +189,7 @@ def repair(
     with tree.lock_if_usable():
         is_new = place_of(path) != place
         if is_new and path.is_dir():
-            refuse_if_held(tree, interface)
+            refuse_if_locked(tree, interface)
             try:
                 with open_instance(tree, interface) as other:
                     refuse_elsewhere(tree, other)
@@ -203,11 +198,11 @@ def repair(
                 tree.remove(interface)
         if is_new:
             tree.make(interface)
-        if isinstance(instance, Pinned):
+        if isinstance(instance, KernelInstance):
             instance.maps.restore_pins(path)
             for name, fd in instance.pinned(link=link).items():
                 if not (path / name).exists():
-                    directories.pin(fd, path / name)
+                    pins.pin(fd, path / name)
         else:
             instance.maps.restore_files(rules)
         return is_new
@@ -222,8 +217,8 @@ def beat(tree: Tree, instance: Instance, timeout: float) -> None:
 def note_tables(tree: Tree, instance: Instance) -> None:
     """What the program cannot ask the kernel: interfaces by name, and what ends at this host."""
     with tree.lock_if_usable():
-        note_locals(instance.maps)
-        instance.maps.match_vias()
+        sync_local_routes(instance.maps)
+        instance.maps.sync_dev_ifindexes()
 
 
 def let_request(

@@ -97,7 +97,7 @@ class Resolver:
         self._taken = {False: 0, True: 0}  # places, by whether they are the gateways'
         self._news: NeighbourMonitor | None = None
         self._requests: RingBuffer | None = None  # opened with the first one: seldom needed
-        self._readable = maps.fds["requests"] if maps.for_program else None
+        self._readable = maps.fds["requests"] if maps.in_kernel else None
         self._in_trouble = False
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
         self._fib, self._sender = fib, sender

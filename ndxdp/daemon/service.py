@@ -28,12 +28,13 @@ from ndxdp.netlink import names
 from ndxdp.netlink.link_monitor import LinkMonitor
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.ruleset import Rules
-from ndxdp.runtime.daemon_status import Attended, State
+from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
 from ndxdp.runtime.report import Publisher
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Docker, Endpoint
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Instance, refuse_if_held
+from ndxdp.store.instance import Instance
+from ndxdp.store.ownership import refuse_if_locked
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def run(
     masked = ThreadPoolExecutor(
         1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, _SIGNALS)
     )
-    state = State()
+    state = DaemonStatus()
     with contextlib.closing(LinkMonitor()) as monitor, masked as executor:
         daemon = _Daemon(trees, monitor, executor, ready, reread, set_log, state)
         with Publisher(trees.files.root, netns(), config, state):
@@ -103,7 +104,7 @@ def _refuse_if_all_held(trees: Trees, jobs: list[Job]) -> None:
             for tree in trees:
                 with contextlib.suppress(ModeUnavailable):  # what others put there holds nothing
                     tree.check()
-                    refuse_if_held(tree, names.real_name(job.interface))
+                    refuse_if_locked(tree, names.real_name(job.interface))
         except NdxdpError as error:
             refused.append(error)
         except OSError:  # not readable: the attempt to answer says so
@@ -142,7 +143,7 @@ class _Daemon:
         ready: Callable[[Job, Instance | None], None],
         reread: Callable[[], Work] | None,
         set_log: Callable[[Work], None],
-        state: State,
+        state: DaemonStatus,
     ) -> None:
         self._trees, self._monitor, self._executor = trees, monitor, executor
         self._ready, self._reread, self._set_log = ready, reread, set_log
@@ -210,8 +211,8 @@ class _Daemon:
         return [task for _, task in self._uplinks.values()]
 
     def _start(self, job: Job) -> Uplink:
-        self._state.interfaces.setdefault(job.interface, Attended())
-        self._state.on_change()
+        self._state.interfaces.setdefault(job.interface, InterfaceStatus())
+        self._state.changed()
         uplink = Uplink(
             self._trees,
             job,
@@ -248,10 +249,10 @@ class _Daemon:
         self._watching = self._state.docker_connected = None
         if selectors:
             keys = docker.label_keys(selectors)
-            engine = Docker(self._docker_socket, keys, self._state.on_change)
+            engine = Docker(self._docker_socket, keys, self._state.changed)
             self._state.docker_connected = lambda: engine.connected
             self._watching = asyncio.ensure_future(self._watch(engine))
-        self._state.on_change()
+        self._state.changed()
 
     async def _watch(self, engine: Docker) -> None:
         async with contextlib.aclosing(engine.watch()) as looks:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Self
 
 from ndxdp.errors import NdxdpError
+from ndxdp.kernel.inotify import Watch
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
 from ndxdp.sockets.cbpf import packet_socket
 from ndxdp.sockets.multicast import Allmulti
-from ndxdp.store.rule_watch import Watch
 
 OnNews = Callable[[list[NeighbourChange] | None], None]
 """Takes the news of an interface's neighbours; None where some were lost."""

@@ -41,7 +41,7 @@ from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
-from ndxdp.runtime.daemon_status import State
+from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session import detach, kernel_backend, modes, rename, userspace_backend
 from ndxdp.session.link_neighbours import LinkNeighbours
 from ndxdp.session.modes import NoMode, Step
@@ -49,7 +49,9 @@ from ndxdp.session.recovery import recover
 from ndxdp.sockets.multicast import GroupMemberships
 from ndxdp.sockets.packet import PacketSocket
 from ndxdp.store.directories import Tree, Trees
-from ndxdp.store.instance import Instance, refuse_if_held, warn_of_neighbours
+from ndxdp.store.instance import Instance
+from ndxdp.store.ownership import refuse_if_locked
+from ndxdp.store.rule_changes import warn_of_neighbours
 from ndxdp.upstream import deprecate
 from ndxdp.upstream.gateways import NO_KEEPALIVE, Choice, choose
 
@@ -112,7 +114,7 @@ class Uplink:
         heartbeats: Heartbeats,
         ready: Callable[[Job, Instance | None], None],
         let_go: Callable[[], None],
-        state: State,
+        state: DaemonStatus,
         shared: Shared,
     ) -> None:
         """Do nothing until run().
@@ -724,7 +726,7 @@ class Uplink:
             return None
         with contextlib.ExitStack() as held, contextlib.ExitStack() as claim:
             with tree.lock():
-                refuse_if_held(tree, job.interface)
+                refuse_if_locked(tree, job.interface)
                 try:
                     program = held.enter_context(recover(tree, job.interface))
                 except Damaged:

@@ -22,7 +22,7 @@ from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.address_set import EMPTY, AddressSet
-from ndxdp.runtime.daemon_status import Announced, GatewayNews
+from ndxdp.runtime.daemon_status import Announced, GatewayStatus
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Record
 from ndxdp.upstream.announce import Announcements, Announcer
@@ -203,7 +203,7 @@ class Attendants:
         """Asked for the frames that told the upstream of addresses; None: nothing is announced."""
         return self._announcer.total if self._announcer else None
 
-    def gateways(self) -> list[GatewayNews]:
+    def gateways(self) -> list[GatewayStatus]:
         """Of the gateways that were solicited."""
         return self._care.news()
 

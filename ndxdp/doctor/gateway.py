@@ -13,8 +13,8 @@ from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute, NudState
 from ndxdp.netlink.neighbours import NeighbourEntry
 from ndxdp.rules.prefix import Prefix
-from ndxdp.runtime import registry
-from ndxdp.runtime.daemon_status import CareNews, Unasked
+from ndxdp.runtime import publications
+from ndxdp.runtime.daemon_status import CareStatus, NoSource
 
 _LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
@@ -39,7 +39,7 @@ class Facts:
     gateways: tuple[Gateway, ...]
     probed: probe.Facts | None = None
     answering: str = ""
-    care: CareNews | None = None
+    care: CareStatus | None = None
 
 
 def gather(
@@ -59,7 +59,7 @@ def gather(
         )
         for address in sorted({route.gateway for route in routes if route.gateway})
     )
-    return Facts(interface, found, probed, answering, registry.care(answering))
+    return Facts(interface, found, probed, answering, publications.care(answering))
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -69,19 +69,19 @@ def judge(facts: Facts) -> list[Finding]:
     return found
 
 
-def _judge_care(care: CareNews, name: str) -> Finding:
+def _judge_care(care: CareStatus, name: str) -> Finding:
     source = _text(care.source) if care.source else ""
     if care.why is None:
         return note(f"ndxdp solicits the gateway from {source}")
     what = f"ndxdp does not solicit the gateway on {name}, which the configuration wants"
-    because = care.because(name)
+    because = care.explain(name)
     match care.why:
-        case Unasked.PAUSED:
+        case NoSource.PAUSED:
             return warning(what, because, f"ndxdp resume {name}")
-        case Unasked.UNCOVERED:
+        case NoSource.UNCOVERED:
             why = f"{because}: it may be another host's; name another source, or answer for it"
             return warning(what, why, f"ndxdp prefix add -i {name} {source}")
-        case Unasked.OTHER_MAC:
+        case NoSource.OTHER_MAC:
             why = f"{because}: name another source in [interface.gateway]"
             return warning(what, why, "ndxdp prefix list")
     why = f"{because}: give {name} an address, or answer for an exact one"

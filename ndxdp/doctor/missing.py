@@ -9,7 +9,7 @@ from ndxdp.doctor.finding import Finding, cannot_look, failure, unseen, warning
 from ndxdp.errors import NdxdpError
 from ndxdp.netlink.netns import netns
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Pinned, open_instance
+from ndxdp.store.instance import KernelInstance, open_instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def gather(trees: Trees, interface: str) -> Facts | None:
             settings = instance.maps.settings()
             if settings.netns == netns():
                 return Facts(interface, called=instance.device() or "")
-            if isinstance(instance, Pinned) and instance.is_dead(settings):
+            if isinstance(instance, KernelInstance) and instance.is_dead(settings):
                 return Facts(interface)
             where = namespace.path_of(settings.netns)
             return Facts(interface, elsewhere=True, namespace=where)

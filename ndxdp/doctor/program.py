@@ -9,9 +9,10 @@ from pathlib import Path
 from ndxdp.doctor import namespace
 from ndxdp.doctor.finding import Finding, cannot_look, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
-from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order, libbpf
+from ndxdp.hooks import hook_order
+from ndxdp.hooks.hook_order import Program
+from ndxdp.kernel import bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.hook_order import Program
 from ndxdp.ndp.profile import Answer
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib
@@ -21,7 +22,7 @@ from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.session import modes
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Pinned, open_instance, other_version
+from ndxdp.store.instance import KernelInstance, open_instance, other_version
 from ndxdp.store.maps import Maps
 
 
@@ -141,7 +142,9 @@ def _answering(trees: Trees, interface: str) -> Answering:
             settings.daemon_dead,
             tuple(modes.told(modes.unpack(settings.steps))),
             instance.maps.rules(),
-            bpf_programs.info_of(instance.prog_fd).id if isinstance(instance, Pinned) else None,
+            bpf_programs.info_of(instance.prog_fd).id
+            if isinstance(instance, KernelInstance)
+            else None,
             None if before is None else tuple(before),
             bool(before) and instance.can_come_first(),
             tree.is_locked(interface),
@@ -152,7 +155,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
 
 def _has_old_locals(maps: Maps) -> bool:
     """Find out whether `local` rules are judged by other routes than the kernel has now."""
-    if not maps.for_program or all(
+    if not maps.in_kernel or all(
         rule.answer is not Answer.LOCAL for rule in maps.rules().distinct_rules
     ):
         return False

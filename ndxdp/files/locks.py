@@ -7,15 +7,20 @@ here is on a file or directory that nobody else may open.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ndxdp.files.access import is_at
+
 _PAUSES = (0.001, 0.01)  # seconds between two attempts: the first, and the longest
 _LOCKS = Path("/proc/locks")
+_ATTEMPTS = 1000  # to lock a file that is removed each time
 _SHOWN = 100  # characters of a command line
 
 
@@ -51,6 +56,40 @@ def take(fd: int, seconds: float) -> bool:
         pause = min(2 * pause, _PAUSES[1])
 
 
+def acquire(
+    path: Path, opened: Callable[[], int | None], take: Callable[[int], bool]
+) -> int | None:
+    """Open and lock a file or directory that other processes may remove.
+
+    A process that ends its lock may remove the file. So the lock counts only if the file is still
+    at its path after locking; otherwise the file is opened again.
+
+    Args:
+        path: Where the file is.
+        opened: Opens the file, making it where it is missing, and returns its descriptor; returns
+            None if the directory that the file is in was removed at that moment.
+        take: Locks the descriptor; returns False if another process has the lock.
+
+    Returns:
+        The descriptor, locked; None if `take` returned False.
+
+    Raises:
+        FileNotFoundError: Other processes removed the file after every attempt.
+    """
+    for _ in range(_ATTEMPTS):
+        fd = opened()
+        if fd is None:
+            continue
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
+            if not take(fd):
+                return None
+            if is_at(fd, path):
+                undo.pop_all()
+                return fd
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
 def is_taken(path: Path) -> bool:
     """Return True if a process has locked a file exclusively; the lock is not waited for.
 
@@ -64,12 +103,18 @@ def is_taken(path: Path) -> bool:
     except PermissionError:
         return bool(holder(path).pid)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
+        return not is_free(fd)
     finally:
         os.close(fd)
+
+
+def is_free(fd: int) -> bool:
+    """Return True if no process has locked an open file exclusively, without waiting."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def holder(path: Path) -> Holder:

@@ -10,13 +10,12 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import Any, NamedTuple
 
-from ndxdp.ndp.reason import Reason
-from ndxdp.rules.capacity import MAX_ADDRESSES as MAX_ADDRESSES
-from ndxdp.rules.capacity import MAX_PREFIXES as MAX_PREFIXES
-from ndxdp.rules.capacity import MAX_RULE_CLASSES as MAX_RULE_CLASSES
-
 VERSION = 5
 
+MAX_ADDRESSES = 131072
+MAX_PREFIXES = 1048576
+MAX_RULE_CLASSES = 1024
+REASON_MAX = 35
 HINTS = 4096
 MAX_SOLICITORS = 8192
 MAX_DEVS = 65536
@@ -232,7 +231,7 @@ MAPS = {
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
         MapSpec("groups", ARRAY, 4, RULE_CLASS.size, MAX_RULE_CLASSES),
         MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, MAX_RULE_CLASSES),
-        MapSpec("reasons", PERCPU_ARRAY, 4, 8, len(Reason)),
+        MapSpec("reasons", PERCPU_ARRAY, 4, 8, REASON_MAX),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
         MapSpec("requesters", _LRU_HASH, 8, 8, MAX_SOLICITORS),

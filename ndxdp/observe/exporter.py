@@ -24,8 +24,8 @@ from ndxdp.observe import status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.connections import Connections, Phase
 from ndxdp.observe.metrics import Exposition
-from ndxdp.runtime.daemon_status import State
-from ndxdp.runtime.registry import Beacon
+from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.runtime.publications import Publication
 from ndxdp.store.directories import Trees
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ _SAMPLE = 1.0  # seconds between the two looks that the page's rates are made of
 class Exporter:
     """Listens where listen() says, and nowhere before. state: of the daemon that this is."""
 
-    def __init__(self, trees: Trees, state: State | None = None) -> None:
+    def __init__(self, trees: Trees, state: DaemonStatus | None = None) -> None:
         self._trees, self._state = trees, state
         self._exposition = Exposition(trees, state)
         self._serving: _Serving | None = None
@@ -100,7 +100,7 @@ class _Serving:
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.where = where
         self._server = _Server(where, exporter)
-        self._beacon = Beacon(str(self))
+        self._beacon = Publication(str(self))
         self._closing = False
         self._thread = threads.start("exporter", self._serve)
 

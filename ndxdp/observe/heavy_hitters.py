@@ -23,11 +23,11 @@ class Busiest(Generic[_K]):
     """Misra and Gries' algorithm: of `size` keys that are remembered, those that come often stay.
 
     Beyond 2 * size keys, what the size-th has is taken off all, and who has nothing left is
-    forgotten: a key that came more often than short_by is there.
+    forgotten: a key that came more often than error_bound is there.
     """
 
     def __init__(self, size: int = 1024) -> None:
-        self.short_by = 0
+        self.error_bound = 0
         """How many of a key's occurrences may be missing, at most."""
         self._size = size
         self._left: Counter[_K] = Counter()
@@ -44,7 +44,7 @@ class Busiest(Generic[_K]):
 
     def _forget(self) -> None:
         taken = self._left.most_common(self._size)[-1][1]
-        self.short_by += taken
+        self.error_bound += taken
         self._left = Counter({key: n - taken for key, n in self._left.items() if n > taken})
         self._reasons = {key: self._reasons[key] for key in self._left}
 
@@ -52,9 +52,9 @@ class Busiest(Generic[_K]):
         return len(self._left)
 
     def most(self, rows: int) -> list[Busy[_K]]:
-        """The busiest that came more often than short_by, the first one first."""
+        """The busiest that came more often than error_bound, the first one first."""
         counted = (
             Busy(key, sum(reasons.values()), reasons) for key, reasons in self._reasons.items()
         )
-        certain = (one for one in counted if one.total > self.short_by)
+        certain = (one for one in counted if one.total > self.error_bound)
         return sorted(certain, key=lambda one: -one.total)[:rows]

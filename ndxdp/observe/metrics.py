@@ -21,13 +21,15 @@ from prometheus_client.registry import Collector
 
 from ndxdp import __version__
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel import abi, bpf_programs, hook_order
+from ndxdp.hooks import hook_order
+from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import tx_stats
+from ndxdp.netlink.netns import netns
 from ndxdp.runtime import report
-from ndxdp.runtime.daemon_status import State
+from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Instance, Pinned, Place, netns, open_instance
+from ndxdp.store.instance import Instance, KernelInstance, Place, open_instance
 from ndxdp.store.records import RuleCount, Settings
 
 log = logging.getLogger(__name__)
@@ -115,7 +117,9 @@ class Exposition:
     state: of the daemon that this process is. process: with `process_*` of this process.
     """
 
-    def __init__(self, trees: Trees, state: State | None = None, *, process: bool = True) -> None:
+    def __init__(
+        self, trees: Trees, state: DaemonStatus | None = None, *, process: bool = True
+    ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Maps(trees, state))
         if process:
@@ -136,7 +140,7 @@ class Exposition:
 
 
 class _Maps(Collector):
-    def __init__(self, trees: Trees, state: State | None) -> None:
+    def __init__(self, trees: Trees, state: DaemonStatus | None) -> None:
         self._trees, self._state = trees, state
 
     def describe(self) -> Iterator[_Family]:
@@ -216,7 +220,7 @@ class _Reading:
 
     def _instance(self, name: str, instance: Instance) -> None:
         settings = instance.maps.settings()
-        place = instance.place(settings, is_held=self._trees.of(name).is_locked(name))
+        place = instance.place(settings, is_locked=self._trees.of(name).is_locked(name))
         self.add("ndxdp_attached", place is not Place.NOWHERE, name)
         for mode in Mode:
             self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
@@ -273,7 +277,7 @@ class _Reading:
 
     def _rules(self, name: str, instance: Instance, counted: RuleCount) -> None:
         maps = instance.maps
-        for source, count in counted.by_source.items():
+        for source, count in counted.by_origin.items():
             self.add("ndxdp_rules", count, name, source)
         for each, entries in (
             ("addresses", counted.addresses),
@@ -294,7 +298,7 @@ class _Reading:
             failed = tx_stats.xdp_failures(name)
             if failed is not None:
                 self.add("ndxdp_driver_transmit_failures_total", failed, name)
-        if not isinstance(instance, Pinned):
+        if not isinstance(instance, KernelInstance):
             return
         program = bpf_programs.info_of(instance.prog_fd)
         # The sysctl does not show that a process has the kernel measure for as long as it lives.
@@ -302,7 +306,7 @@ class _Reading:
             self.add("ndxdp_program_run_seconds_total", program.run_time_ns / 1e9, name)
             self.add("ndxdp_program_runs_total", program.run_count, name)
 
-    def daemon(self, state: State) -> None:
+    def daemon(self, state: DaemonStatus) -> None:
         self.add("ndxdp_config_reload_success", state.reload_ok)
         self.add("ndxdp_config_reload_timestamp_seconds", state.reloaded)
         if state.docker_connected:

@@ -12,7 +12,7 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import RouteType
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
-from ndxdp.store.instance import Explanation, Forwarding
+from ndxdp.store.explanation import Explanation, Forwarding
 
 
 def address_text(address: bytes) -> str:

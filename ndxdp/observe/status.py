@@ -12,25 +12,27 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ndxdp.errors import Damaged, NdxdpError, NotAttached
+from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel import bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.hook_order import Program
 from ndxdp.ndp.limiter import Rate
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import vlan_offload
+from ndxdp.netlink.netns import netns
 from ndxdp.observe.render import address_text, mac_text
 from ndxdp.rules import breadth
 from ndxdp.rules.prefix import Prefix
-from ndxdp.runtime import registry, report
-from ndxdp.runtime.daemon_status import CareNews
+from ndxdp.runtime import publications, report
+from ndxdp.runtime.daemon_status import CareStatus
 from ndxdp.runtime.report import Daemon
 from ndxdp.session import modes
 from ndxdp.session.modes import Step
 from ndxdp.store import lifetimes
 from ndxdp.store.directories import Tree, Trees
-from ndxdp.store.instance import Instance, Pinned, Place, netns, on_link, open_instance
+from ndxdp.store.instance import Instance, KernelInstance, Place, open_instance
 from ndxdp.store.lifetimes import Kept
 from ndxdp.store.records import RuleCount, Settings
+from ndxdp.store.rule_changes import on_link
 
 _NOT_ATTACHED = "not attached: the interface has gone, or the program was taken off"
 _NEARLY_FULL = 0.9
@@ -255,13 +257,13 @@ def status_data(instance: Instance, *, is_held: bool, problem: str = "") -> dict
     settings = maps.settings()
     rules = maps.rule_count()
     program = loader = None
-    if isinstance(instance, Pinned):
+    if isinstance(instance, KernelInstance):
         info = bpf_programs.info_of(instance.prog_fd)
         program, loader = {"id": info.id, "tag": info.tag}, "bcc" if settings.bcc else "prebuilt"
     limits = {name: maps.max_entries(name) for name in ("addresses", "prefixes")}
     counts = maps.class_counts(rules)
-    place = instance.place(settings, is_held=is_held)
-    care = registry.care(instance.interface)
+    place = instance.place(settings, is_locked=is_held)
+    care = publications.care(instance.interface)
     before = instance.programs_before()
     return {
         "interface": instance.interface,
@@ -290,7 +292,7 @@ def status_data(instance: Instance, *, is_held: bool, problem: str = "") -> dict
             "prefixes": rules.prefixes,
             "max_addresses": limits["addresses"],
             "max_prefixes": limits["prefixes"],
-            "by_source": rules.by_source,
+            "by_source": rules.by_origin,
         },
         "reasons": {reason.label: count for reason, count in maps.reasons().items()},
         "resolver": maps.resolved()._asdict(),
@@ -309,11 +311,11 @@ def _rate_of(limit: Rate) -> float:
     return 1e9 / limit.interval if limit.interval else 0
 
 
-def _care_data(care: CareNews | None, interface: str) -> dict[str, Any] | None:
+def _care_data(care: CareStatus | None, interface: str) -> dict[str, Any] | None:
     if care is None:
         return None
     source = address_text(care.source) if care.source and not care.why else None
-    return {"source": source, "why": care.because(interface) or None}
+    return {"source": source, "why": care.explain(interface) or None}
 
 
 def _moment(monotonic: int | None) -> str | None:
@@ -442,7 +444,7 @@ def _warnings(
     settings: Settings,
     rules: RuleCount,
     limits: Mapping[str, int],
-    care: CareNews | None,
+    care: CareStatus | None,
     place: Place,
 ) -> Iterator[str]:
     interface, device = instance.interface, instance.device()
@@ -474,7 +476,7 @@ def _warnings(
         age = (time.monotonic_ns() - settings.heartbeat) / 1e9
         yield f"no sign of life of the daemon for {age:.0f} s: containers are not answered for"
     if care and care.why:
-        yield f"the gateway is not solicited: {care.because(interface)}"
+        yield f"the gateway is not solicited: {care.explain(interface)}"
     for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
         if count > _NEARLY_FULL * limits[name]:
             yield f"there is room for {limits[name] - count} more {name} only"

@@ -22,7 +22,7 @@ from ndxdp.observe.status import (
     warnings,
     xdp_before,
 )
-from ndxdp.runtime.daemon_status import State
+from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Daemon, daemon_of
 
 _REFRESH = 15  # seconds
@@ -45,7 +45,7 @@ th:first-child, td:first-child { overflow-wrap: anywhere; padding-left: 0; text-
 """
 
 
-def html(before: Look, after: Look, state: State | None, listening: str) -> str:
+def html(before: Look, after: Look, state: DaemonStatus | None, listening: str) -> str:
     """A page of two looks. state: of the daemon that shows it. listening: where it is."""
     body = [
         "<!DOCTYPE html>",
@@ -134,7 +134,7 @@ def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
     yield "</table>"
 
 
-def _daemon(state: State, after: Look) -> Iterator[str]:
+def _daemon(state: DaemonStatus, after: Look) -> Iterator[str]:
     yield "<section><h2>Daemon</h2>"
     read = datetime.fromtimestamp(state.reloaded).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     yield f"<p>Configuration read at {read}</p>"

@@ -26,11 +26,11 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.session.request import uninterrupted
+from ndxdp.sockets.trace_socket import EventReceiver
 from ndxdp.store.directories import Tree, Trees
 from ndxdp.store.instance import open_instance
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Explained, Traced, explained_of
-from ndxdp.store.trace_socket import EventReceiver
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ def _lit(tree: Tree, interface: str, every: int) -> Iterator[_Light]:
     """What a tracer needs of an interface. It is dark, before and after."""
     with open_instance(tree, interface) as instance, tree.traced(interface) as directory:
         maps = instance.maps
-        source = maps.events() if maps.for_program else EventReceiver(directory)
+        source = maps.events() if maps.in_kernel else EventReceiver(directory)
         with contextlib.closing(source):
             light = _Light(tree, interface, maps, source, directory, every)
             try:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
+from ndxdp.kernel.abi import MAX_ADDRESSES as MAX_ADDRESSES
+from ndxdp.kernel.abi import MAX_PREFIXES as MAX_PREFIXES
+from ndxdp.kernel.abi import MAX_RULE_CLASSES as MAX_RULE_CLASSES
 from ndxdp.rules.rule import RuleClass
 from ndxdp.rules.ruleset import Rules
-
-# ---- how many there may be --------------------------------------------------------------------
-
-MAX_ADDRESSES, MAX_PREFIXES, MAX_RULE_CLASSES = 131072, 1048576, 1024
-"""Sizes of the maps, unless another number of addresses is asked for."""
 
 
 class Shortage(NamedTuple):

@@ -22,7 +22,7 @@ class Announced(NamedTuple):
     failed: int
 
 
-class GatewayNews(NamedTuple):
+class GatewayStatus(NamedTuple):
     """silent: it did not answer the last time that it was solicited. seen: s since it did, None
     if it never has."""
 
@@ -30,7 +30,7 @@ class GatewayNews(NamedTuple):
     seen: float | None
 
 
-class Unasked(Enum):
+class NoSource(Enum):
     """The reasons for which gateway care has no address to solicit from."""
 
     NO_ADDRESS = "no-address"
@@ -39,7 +39,7 @@ class Unasked(Enum):
     OTHER_MAC = "other-mac"
 
 
-class CareNews(NamedTuple):
+class CareStatus(NamedTuple):
     """The address from which gateway care solicits, or why it solicits nothing.
 
     source: 16 bytes; where `why` is set, the configured source that may not be used, if any. why:
@@ -47,39 +47,35 @@ class CareNews(NamedTuple):
     """
 
     source: bytes | None = None
-    why: Unasked | None = None
+    why: NoSource | None = None
 
-    def because(self, interface: str) -> str:
+    def explain(self, interface: str) -> str:
         """Return the reason as a clause for a sentence; '' without one."""
         text = self.source and socket.inet_ntop(socket.AF_INET6, self.source)
         own = f"{interface} has no global address that can be used"
         if text:
             own = f"{text} is not an address of {interface}"
         match self.why:
-            case Unasked.NO_ADDRESS:
+            case NoSource.NO_ADDRESS:
                 return f"{own}, and no rule answers for an exact address"
-            case Unasked.PAUSED:
+            case NoSource.PAUSED:
                 return f"{own}, and answering is paused"
-            case Unasked.UNCOVERED:
+            case NoSource.UNCOVERED:
                 return f"{own}, and no rule answers for it"
-            case Unasked.OTHER_MAC:
+            case NoSource.OTHER_MAC:
                 return f"{own}, and its rule advertises another MAC"
         return ""
 
 
-class Served(NamedTuple):
+class ExporterStatus(NamedTuple):
     """Metrics: where the daemon is to serve them, and why it does not; "" while it does."""
 
     where: str
     problem: str = ""
 
 
-def unheard() -> None:
-    """Do nothing about a change."""
-
-
 @dataclass(slots=True)
-class Attended:
+class InterfaceStatus:
     """One interface that the daemon attends to. None: nobody does that there at present.
 
     unanswered: why nothing is to be answered there, "" where something is. problem: why the
@@ -87,13 +83,13 @@ class Attended:
     """
 
     announced: Callable[[], Announced] | None = None
-    gateways: Callable[[], list[GatewayNews]] | None = None
+    gateways: Callable[[], list[GatewayStatus]] | None = None
     unanswered: str = ""
     problem: str = ""
 
 
 @dataclass(slots=True)
-class State:
+class DaemonStatus:
     """What the daemon knows of itself.
 
     Attributes:
@@ -111,17 +107,22 @@ class State:
     reload_ok: bool = True
     reloaded: float = field(default_factory=time.time)
     docker_connected: Callable[[], bool] | None = None
-    interfaces: dict[str, Attended] = field(default_factory=dict)
+    interfaces: dict[str, InterfaceStatus] = field(default_factory=dict)
     reloads_begun: int = 0
     reloads: int = 0
     reload_error: str = ""
-    exporter: Served | None = None
-    on_change: Callable[[], None] = unheard
+    exporter: ExporterStatus | None = None
+    on_change: Callable[[], None] | None = None
+
+    def changed(self) -> None:
+        """Notify the subscriber of a change."""
+        if self.on_change is not None:
+            self.on_change()
 
     def note_reload_begun(self) -> None:
         """Note that the configuration is being read anew."""
         self.reloads_begun += 1
-        self.on_change()
+        self.changed()
 
     def note_reload(self, ok: bool, error: str = "") -> None:
         """Note the outcome of an attempt to read the configuration anew."""
@@ -129,34 +130,34 @@ class State:
         self.reloads += 1
         if ok:
             self.reloaded = time.time()
-        self.on_change()
+        self.changed()
 
-    def note_exporter(self, exporter: Served | None) -> None:
+    def note_exporter(self, exporter: ExporterStatus | None) -> None:
         """Note where metrics are served, or why they are not."""
         self.exporter = exporter
-        self.on_change()
+        self.changed()
 
     def note_problem(self, interface: str, problem: str) -> None:
         """Note why an interface is not answered on, or not in step; "" when all is well."""
         if interface in self.interfaces:  # else a reload has just removed it
             self.interfaces[interface].problem = problem
-            self.on_change()
+            self.changed()
 
     def rename(self, interface: str, name: str) -> None:
         """Show an interface under another name."""
         if interface in self.interfaces:  # else a reload has just removed it
             self.interfaces[name] = self.interfaces.pop(interface)
-            self.on_change()
+            self.changed()
 
     @contextlib.contextmanager
     def attending(
         self,
         interface: str,
         announced: Callable[[], Announced] | None,
-        gateways: Callable[[], list[GatewayNews]] | None,
+        gateways: Callable[[], list[GatewayStatus]] | None,
     ) -> Iterator[None]:
         """While the block lasts, these are asked about the interface."""
-        attended = self.interfaces.setdefault(interface, Attended())
+        attended = self.interfaces.setdefault(interface, InterfaceStatus())
         attended.announced, attended.gateways = announced, gateways
         try:
             yield
@@ -166,11 +167,11 @@ class State:
     @contextlib.contextmanager
     def not_answering(self, interface: str, why: str) -> Iterator[None]:
         """While the block lasts, nothing is to be answered on the interface."""
-        attended = self.interfaces.setdefault(interface, Attended())
+        attended = self.interfaces.setdefault(interface, InterfaceStatus())
         attended.unanswered = why
-        self.on_change()
+        self.changed()
         try:
             yield
         finally:
             attended.unanswered = ""
-            self.on_change()
+            self.changed()

@@ -10,7 +10,7 @@ the name, so that a reader sees a whole report at each moment.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import json
 import logging
 import os
@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError
-from ndxdp.files import trust
-from ndxdp.runtime.daemon_status import State, unheard
+from ndxdp.files import locks, trust
+from ndxdp.runtime.daemon_status import DaemonStatus
 
 log = logging.getLogger(__name__)
 
 _FILES = "report-*.json"
 _MODE = 0o640
-_TRIES = 100  # each time that the file was replaced, or its directory removed, meanwhile
 
 
 class Daemon(NamedTuple):
@@ -56,7 +55,7 @@ class Daemon(NamedTuple):
     docker: dict[str, bool] | None
 
 
-def daemon_of(state: State, netns: int = 0, config: Path | None = None) -> Daemon:
+def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -> Daemon:
     """Return what this process, a daemon, says of itself."""
     exporter, connected = state.exporter, state.docker_connected
     return Daemon(
@@ -79,9 +78,11 @@ def daemon_of(state: State, netns: int = 0, config: Path | None = None) -> Daemo
 
 
 class Publisher:
-    """The report of this process, kept in step with a State until close()."""
+    """The report of this process, kept in step with a DaemonStatus until close()."""
 
-    def __init__(self, directory: Path, netns: int, config: Path | None, state: State) -> None:
+    def __init__(
+        self, directory: Path, netns: int, config: Path | None, state: DaemonStatus
+    ) -> None:
         """Remove what killed daemons left; write the first report."""
         self._path = directory / f"report-{os.urandom(4).hex()}.json"
         self._netns, self._config, self._state = netns, config, state
@@ -119,7 +120,7 @@ class Publisher:
     def close(self) -> None:
         """Remove the report, and the run directory if that was all it had."""
         with self._lock:
-            self._state.on_change = unheard
+            self._state.on_change = None
             if self._fd is None:
                 return
             with contextlib.suppress(OSError):
@@ -130,18 +131,21 @@ class Publisher:
             self._fd = None
 
     def _write(self, data: bytes) -> None:
+        """Write a new file, lock it, and rename it to the report's name."""
         fresh = self._path.with_suffix(".new")
-        for attempt in range(_TRIES):
+
+        def opened() -> int | None:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             trust.refuse_untrusted(self._path.parent)
             try:
-                fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-                break
-            except FileNotFoundError:  # somebody else has just removed the empty directory
-                if attempt == _TRIES - 1:
-                    raise
+                return os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
+            except FileNotFoundError:  # another process has just removed the empty directory
+                return None
+
+        fd = locks.acquire(fresh, opened, lambda fd: locks.take(fd, 0))
+        if fd is None:
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(fresh))
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(fd, data)
             fresh.rename(self._path)
         except BaseException:
@@ -193,15 +197,25 @@ def _read(path: Path) -> bytes | None:
     Raises:
         OSError: It cannot be read, or somebody else than root or this user made it.
     """
-    for _ in range(_TRIES):
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            made = os.fstat(file.fileno())
-            if not stat.S_ISREG(made.st_mode) or made.st_uid not in (0, os.geteuid()):
-                raise PermissionError(f"{path} is not a daemon's")
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return file.read()
-            if os.path.samestat(made, os.stat(path)):
-                return None
+    text = b""
+
+    def opened() -> int:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        made = os.fstat(fd)
+        if not stat.S_ISREG(made.st_mode) or made.st_uid not in (0, os.geteuid()):
+            os.close(fd)
+            raise PermissionError(f"{path} is not a daemon's")
+        return fd
+
+    def is_free(fd: int) -> bool:
+        nonlocal text
+        if locks.is_free(fd):
+            return True
+        text = os.pread(fd, os.fstat(fd).st_size, 0)
+        return False
+
+    fd = locks.acquire(path, opened, is_free)
+    if fd is None:
+        return text
+    os.close(fd)
     return None

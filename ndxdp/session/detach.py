@@ -7,15 +7,17 @@ import logging
 from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable
-from ndxdp.kernel import attachment, bpf_hooks
+from ndxdp.hooks import attachment
+from ndxdp.kernel import bpf_hooks
 from ndxdp.kernel.abi import Restore
 from ndxdp.netlink import links
 from ndxdp.netlink.netns import netns
 from ndxdp.session.recovery import drop_qdisc, recover
 from ndxdp.session.request import uninterrupted
-from ndxdp.store import directories, lifetimes
+from ndxdp.store import lifetimes, pins
 from ndxdp.store.directories import PinTree, Tree, Trees
-from ndxdp.store.instance import Instance, Pinned, open_instance, refuse_elsewhere, refuse_if_held
+from ndxdp.store.instance import Instance, KernelInstance, open_instance
+from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
 from ndxdp.store.records import Settings
 from ndxdp.upstream import deprecate
 
@@ -47,7 +49,7 @@ def _detach(trees: Trees, interface: str) -> None:
 def _detach_in(tree: Tree, interface: str) -> None:
     with tree.lock():
         if tree.path(interface).is_dir():
-            refuse_if_held(tree, interface)
+            refuse_if_locked(tree, interface)
         try:
             instance: Instance
             if isinstance(tree, PinTree):
@@ -76,13 +78,13 @@ def let_go(tree: Tree, instance: Instance) -> None:
     """The same, but rules, counters and settings stay where they are."""
     with uninterrupted(), contextlib.suppress(Damaged):
         settings = instance.maps.settings()
-        if isinstance(instance, Pinned):
-            (tree.path(instance.interface) / directories.LINK).unlink(missing_ok=True)
+        if isinstance(instance, KernelInstance):
+            (tree.path(instance.interface) / pins.LINK).unlink(missing_ok=True)
         _put_back(instance, settings)
         instance.maps.set_settings(replace(settings, restore=Restore(0)))
 
 
-def unhang(instance: Pinned, settings: Settings) -> None:
+def unhang(instance: KernelInstance, settings: Settings) -> None:
     """Detach the program, whoever has its link open, and remove a qdisc that was made for it."""
     if instance.link_fd is None:
         attachment.detach(settings.ifindex, instance.prog_fd)
@@ -95,7 +97,7 @@ def unhang(instance: Pinned, settings: Settings) -> None:
 def _put_back(instance: Instance, settings: Settings) -> None:
     if settings.netns != netns():
         return
-    if isinstance(instance, Pinned):
+    if isinstance(instance, KernelInstance):
         unhang(instance, settings)
     if settings.restore & Restore.ALLMULTI:
         links.set_allmulti(settings.ifindex, False)

@@ -18,7 +18,8 @@ import os
 from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
-from ndxdp.kernel import abi, attachment, loader
+from ndxdp.hooks import attachment
+from ndxdp.kernel import abi, loader
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links, onlink
@@ -44,11 +45,13 @@ from ndxdp.session.request import (
     too_small,
     uninterrupted,
 )
-from ndxdp.store import directories
+from ndxdp.store import pins
 from ndxdp.store.directories import PinTree, Tree, Trees
-from ndxdp.store.instance import Pinned, note_locals, other_version, refuse_if_held
+from ndxdp.store.instance import KernelInstance, other_version
 from ndxdp.store.maps import Maps
+from ndxdp.store.ownership import refuse_if_locked
 from ndxdp.store.records import Settings
+from ndxdp.store.rule_changes import sync_local_routes
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +71,7 @@ def attach_interface(
     claimed: Tree | None = None,
     switch: bool = False,
     force: bool = False,
-) -> Pinned:
+) -> KernelInstance:
     """Attach a program to an interface, or renew what is attached without losing a frame.
 
     rules: added to those that are there; a rule that is there already is not touched.
@@ -100,9 +103,9 @@ def attach_interface(
         raise other_version(tree, interface, others[0])
     with tree.lock(), contextlib.ExitStack() as opened:
         if claimed is not trees.files:
-            refuse_if_held(trees.files, interface)
+            refuse_if_locked(trees.files, interface)
         if claimed is not tree and tree.path(interface).is_dir():
-            refuse_if_held(tree, interface)
+            refuse_if_locked(tree, interface)
         adopt(tree, link)
         present = _present(tree, link, options.mode, keep=keep, switch=switch)
         modes: tuple[Mode, ...] = ladder.AUTO if options.mode is None else (options.mode,)
@@ -157,7 +160,7 @@ def _refuse_broad(rules: Rules, link: Link) -> None:
 
 def _present(
     tree: PinTree, link: Link, mode: Mode | None, *, keep: bool, switch: bool
-) -> Pinned | None:
+) -> KernelInstance | None:
     """What is pinned for an interface, whether or not it is attached; debris is removed."""
     if not tree.path(link.name).is_dir():
         return None
@@ -188,7 +191,7 @@ def _present(
     return present
 
 
-def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
+def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> KernelInstance:
     link, options = plan.link, plan.options
     with contextlib.ExitStack() as undo:
         maps = Maps.create(options.max_addresses or abi.MAX_ADDRESSES)
@@ -198,7 +201,7 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
         nothing = Rules()
         desired = merge_owned(rules, nothing, owned_addresses(link))
         maps.apply(difference(desired, nothing), nothing)
-        note_locals(maps)
+        sync_local_routes(maps)
         note_neighbours(maps, link.l3_ifindex, seek=bool(settings.limits))
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
         undo.callback(os.close, prog_fd)
@@ -206,16 +209,18 @@ def _attach_anew(tree: PinTree, plan: Plan, rules: Rules) -> Pinned:
             tree.make(link.name)
             undo.callback(tree.remove, link.name)
             maps.pin(plan.path)
-            directories.pin(prog_fd, plan.path / directories.PROGRAM)
+            pins.pin(prog_fd, plan.path / pins.PROGRAM)
             link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
         log.info("attached to %s, %s mode", link.name, plan.mode.label)
-        attached = Pinned(link.name, maps, prog_fd, link_fd)
+        attached = KernelInstance(link.name, maps, prog_fd, link_fd)
         attached.warn_of_rivals()
         return attached
 
 
-def _switch(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
+def _switch(
+    present: KernelInstance, plan: Plan, rules: Rules, owned_source: str | None
+) -> KernelInstance:
     """Take what is attached to another hook: it answers there before it is off here.
 
     An interface has one XDP program, native or generic: between these two tc answers.
@@ -231,7 +236,9 @@ def _switch(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None)
             raise
 
 
-def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) -> Pinned:
+def _renew(
+    present: KernelInstance, plan: Plan, rules: Rules, owned_source: str | None
+) -> KernelInstance:
     """Put a new program in the place of the present one, on the same maps.
 
     Where its place is no longer good, it is put beside it, and then the present one is taken off:
@@ -260,7 +267,7 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
 
         maps = _with_room(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
-        note_locals(maps)
+        sync_local_routes(maps)
         limited = bool(settings_of(plan, before).limits)
         note_neighbours(maps, link.l3_ifindex, seek=limited)
         prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
@@ -269,7 +276,7 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
             maps.apply(difference(desired, actual), actual)
             undo.callback(maps.apply, difference(actual, desired), desired)
             # Pinned before it is attached: whatever kills this process then, the next one finds it.
-            staged = directories.stage(prog_fd, plan.path / directories.PROGRAM)
+            staged = pins.stage(prog_fd, plan.path / pins.PROGRAM)
             undo.callback(staged.unlink)
             settings = settings_of(plan, before)
             maps.set_settings(replace(settings, mode=before.mode, steps=before.steps))
@@ -283,30 +290,30 @@ def _renew(present: Pinned, plan: Plan, rules: Rules, owned_source: str | None) 
                 _restore_reception(undo, plan, settings, maps)
             else:
                 if not beside:
-                    (plan.path / directories.LINK).unlink(missing_ok=True)
+                    (plan.path / pins.LINK).unlink(missing_ok=True)
                 elif present.link_fd is not None:
-                    undo.callback(directories.repin, present.link_fd, plan.path / directories.LINK)
+                    undo.callback(pins.repin, present.link_fd, plan.path / pins.LINK)
                 else:
-                    undo.callback((plan.path / directories.LINK).unlink, missing_ok=True)
+                    undo.callback((plan.path / pins.LINK).unlink, missing_ok=True)
                 link_fd = _hang(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
             if resized:
-                directories.repin(maps.fds["addresses"], plan.path / "addresses")
+                pins.repin(maps.fds["addresses"], plan.path / "addresses")
             if beside:
                 _leave_hook(present, before, plan, maps, link_fd)
-            staged.rename(plan.path / directories.PROGRAM)
+            staged.rename(plan.path / pins.PROGRAM)
     log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
-    renewed = Pinned(link.name, maps, prog_fd, link_fd)
+    renewed = KernelInstance(link.name, maps, prog_fd, link_fd)
     renewed.warn_of_rivals()
     return renewed
 
 
 def _leave_hook(
-    present: Pinned, before: Settings, plan: Plan, maps: Maps, link_fd: int | None
+    present: KernelInstance, before: Settings, plan: Plan, maps: Maps, link_fd: int | None
 ) -> None:
     """Take off what answered before. link_fd: what answers now; None for netlink's."""
     if link_fd is None:
-        (plan.path / directories.LINK).unlink(missing_ok=True)
+        (plan.path / pins.LINK).unlink(missing_ok=True)
     unhang(present, before)
     is_filter = plan.mode is Mode.TC and link_fd is None  # which needs the qdisc still
     if before.mode is Mode.TC and not is_filter:
@@ -346,7 +353,7 @@ def _hang(
     else:
         undo.callback(os.close, link_fd)
         if plan.keep:
-            directories.repin(link_fd, plan.path / directories.LINK)
+            pins.repin(link_fd, plan.path / pins.LINK)
     if plan.keep and not link.allmulti:
         links.set_allmulti(link.ifindex, True)
         undo.callback(links.set_allmulti, link.ifindex, False)

@@ -95,7 +95,7 @@ class LinkNeighbours:
                     continue
                 if state.is_valid is not (address in self._alive):
                     (self._alive.add if state.is_valid else self._alive.discard)(address)
-                    self._maps.note_neighbour(address, alive=state.is_valid)
+                    self._maps.set_neighbour(address, alive=state.is_valid)
                 if address in self._gateways and mac and self._macs.get(address) != mac:
                     self._macs[address] = mac
                     self._note_gateways()

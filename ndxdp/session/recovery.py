@@ -15,20 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp.kernel import attachment, bpf_hooks, bpf_programs, libbpf
+from ndxdp.hooks import attachment
+from ndxdp.hooks.attachment import Attachment
+from ndxdp.kernel import bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode, Restore
-from ndxdp.kernel.attachment import Attachment
 from ndxdp.netlink.netns import netns
 from ndxdp.netlink.qdisc import has_clsact, has_filters
-from ndxdp.store import directories
+from ndxdp.store import pins
 from ndxdp.store.directories import PinTree
-from ndxdp.store.instance import Pinned, open_pinned, refuse_elsewhere
+from ndxdp.store.instance import KernelInstance, open_pinned
+from ndxdp.store.ownership import refuse_elsewhere
 from ndxdp.store.records import Settings
 
 log = logging.getLogger(__name__)
 
 
-def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned:
+def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> KernelInstance:
     """Open an interface's pins; complete or undo what a killed process was changing.
 
     Afterwards at most one program of ours is attached. It is the pinned one, and its link, if it
@@ -45,11 +47,8 @@ def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> Pinned
         Damaged: Some are missing. Then nothing is attached.
     """
     path = tree.path(interface)
-    if (
-        directories.staged(path / directories.LINK).exists()
-        and not (path / directories.LINK).exists()
-    ):
-        directories.staged(path / directories.LINK).rename(path / directories.LINK)
+    if pins.staged(path / pins.LINK).exists() and not (path / pins.LINK).exists():
+        pins.staged(path / pins.LINK).rename(path / pins.LINK)
     with open_pinned(tree, interface) as left:
         settings = left.maps.settings()
         if settings.netns == netns():
@@ -79,13 +78,12 @@ class _Pin(NamedTuple):
     fd: int
 
 
-def _settle(path: Path, present: Pinned, settings: Settings, wanted: Mode | None) -> None:
+def _settle(path: Path, present: KernelInstance, settings: Settings, wanted: Mode | None) -> None:
     """Detach all programs but one, and make pins and settings agree with it."""
     with contextlib.ExitStack() as opened:
-        links = _opened(path / directories.LINK, opened)
+        links = _opened(path / pins.LINK, opened)
         programs = {
-            bpf_programs.info_of(pin.fd).id: pin
-            for pin in _opened(path / directories.PROGRAM, opened)
+            bpf_programs.info_of(pin.fd).id: pin for pin in _opened(path / pins.PROGRAM, opened)
         }
         found = _lasting(settings.ifindex, programs, links)
         if settings.restore & Restore.RUN:  # netlink's, which a killed run could not take along
@@ -101,11 +99,11 @@ def _settle(path: Path, present: Pinned, settings: Settings, wanted: Mode | None
             if not (stays and stays.at.program == number):
                 attachment.detach(settings.ifindex, pin.fd)
 
-        _keep_pin(path / directories.LINK, stays.link if stays else None)
+        _keep_pin(path / pins.LINK, stays.link if stays else None)
         if stays and stays.at.program in programs:
-            _keep_pin(path / directories.PROGRAM, programs[stays.at.program].path)
+            _keep_pin(path / pins.PROGRAM, programs[stays.at.program].path)
         for name in os.listdir(path):
-            if name.endswith(directories.STAGED):
+            if name.endswith(pins.STAGED):
                 (path / name).unlink()
         _record(present, settings, stays)
 
@@ -113,7 +111,7 @@ def _settle(path: Path, present: Pinned, settings: Settings, wanted: Mode | None
 def _opened(path: Path, opened: contextlib.ExitStack) -> list[_Pin]:
     """Open a pin and the one that was to take its place, as far as they are there."""
     found = []
-    for each in (path, directories.staged(path)):
+    for each in (path, pins.staged(path)):
         if each.exists():
             found.append(_Pin(each, libbpf.get_pinned(str(each))))
             opened.callback(os.close, found[-1].fd)
@@ -149,7 +147,7 @@ def _keep_pin(path: Path, kept: Path | None) -> None:
         kept.rename(path)
 
 
-def _record(present: Pinned, settings: Settings, stays: _Lasting | None) -> None:
+def _record(present: KernelInstance, settings: Settings, stays: _Lasting | None) -> None:
     """Write into the settings what is attached."""
     restore = settings.restore & ~(Restore.NETLINK | Restore.RUN)
     if stays and not stays.link:

@@ -30,8 +30,9 @@ from ndxdp.session.request import (
     uninterrupted,
 )
 from ndxdp.store.directories import FileTree, PinTree, Tree, Trees
-from ndxdp.store.instance import Served, open_instance, open_pinned, other_version, refuse_if_held
+from ndxdp.store.instance import UserspaceInstance, open_instance, open_pinned, other_version
 from ndxdp.store.maps import Maps
+from ndxdp.store.ownership import refuse_if_locked
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def serve_interface(
     holding: contextlib.ExitStack,
     down: bool = False,
     claimed: Tree | None = None,
-) -> Served:
+) -> UserspaceInstance:
     """What attach_interface() does, for a path that this process itself is: files, no program.
 
     steps: the modes that were tried before. claimed: where the caller holds the interface already.
@@ -61,7 +62,7 @@ def serve_interface(
         raise other_version(tree, interface, others[0])
     with _pins_locked(trees.pins), tree.lock(), contextlib.ExitStack() as undo:
         if claimed is not tree:
-            refuse_if_held(tree, interface)
+            refuse_if_locked(tree, interface)
         if claimed is not trees.pins:
             with contextlib.suppress(ModeUnavailable):
                 trees.pins.check()
@@ -102,7 +103,7 @@ def serve_interface(
             if has_pins:
                 _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)
     log.info("answering on %s in userspace mode", interface)
-    return Served(interface, maps, held=True)
+    return UserspaceInstance(interface, maps, locked=True)
 
 
 def _files(tree: FileTree, interface: str, undo: contextlib.ExitStack) -> Maps:
@@ -147,7 +148,7 @@ def _has_pins(tree: PinTree, interface: str) -> bool:
 
 def _recover_pins(tree: PinTree, interface: str) -> None:
     """Complete what a killed process was changing; NdxdpError if two would answer then."""
-    refuse_if_held(tree, interface)
+    refuse_if_locked(tree, interface)
     try:
         with recover(tree, interface) as left:
             settings = left.maps.settings()

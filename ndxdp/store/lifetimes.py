@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 _FOLDER = "addresses"
 _LOCK = ".lock"
-_TRIES = 100  # each time that another process removed the file or its directory meanwhile
 _PATIENCE = 1.0  # seconds: `ndxdp status` holds a shared lock for a moment
 
 
@@ -203,25 +202,26 @@ def _lock_of(path: Path) -> Path:
 
 
 def _locked(path: Path, interface: str) -> int:
-    """Return a descriptor that holds the lock of an interface's file; makes the directory."""
+    """Return a descriptor that holds the lock of an interface's file; make the directory."""
     lock = _lock_of(path)
-    for _ in range(_TRIES):
+
+    def opened() -> int | None:
         try:
             path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             trust.refuse_untrusted(path.parent)
             path.parent.mkdir(mode=0o755, exist_ok=True)
-            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # its directory was removed meanwhile
-            continue
+            return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise not_written(path, error) from error
-        taken = locks.take(fd, _PATIENCE)
-        with contextlib.suppress(FileNotFoundError):
-            if taken and os.path.samestat(os.fstat(fd), os.stat(lock)):
-                return fd
-        os.close(fd)
-        if not taken:
-            break
+
+    try:
+        fd = locks.acquire(lock, opened, lambda fd: locks.take(fd, _PATIENCE))
+    except FileNotFoundError as error:
+        raise not_written(path, error) from error
+    if fd is not None:
+        return fd
     holder = locks.holder(lock)
     which = f": {holder}" if holder.pid else ""
     raise NdxdpError(

@@ -153,7 +153,7 @@ class RuleCount(NamedTuple):
 
     addresses: int
     prefixes: int
-    by_source: dict[str, int]
+    by_origin: dict[str, int]
     by_slot: dict[int, int]
 
 
@@ -164,7 +164,7 @@ class Solicitors(NamedTuple):
     limited: int
 
 
-class GroupCount(NamedTuple):
+class ClassCount(NamedTuple):
     """Solicitations that reached a rule of a group, and how many of them were answered.
 
     last_answer: when, ns of CLOCK_MONOTONIC to within a second; None if there was none. rules: how

@@ -21,8 +21,8 @@ from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
-from ndxdp.runtime.daemon_status import CareNews, GatewayNews, Unasked
-from ndxdp.runtime.registry import CareBeacon
+from ndxdp.runtime.daemon_status import CareStatus, GatewayStatus, NoSource
+from ndxdp.runtime.publications import CarePublication
 from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Choice(NamedTuple):
 
     ifindex: int
     sources: tuple[Source, ...] = ()
-    why: Unasked | None = None
+    why: NoSource | None = None
     named: bytes | None = None
 
 
@@ -80,7 +80,7 @@ def choose(
         sources += (Source(address, above.mac) for address in sorted(usable)[:1])
     if sources:
         return Choice(above.ifindex, tuple(sources))
-    return Choice(above.ifindex, why=Unasked.PAUSED if paused else Unasked.NO_ADDRESS)
+    return Choice(above.ifindex, why=NoSource.PAUSED if paused else NoSource.NO_ADDRESS)
 
 
 def _configured(
@@ -96,11 +96,11 @@ def _configured(
         return Choice(above.ifindex, (Source(wanted, above.mac),))
     rule = rules.most_specific(wanted)
     if rule is None or rule.answer is Answer.NEVER or rule.owned:
-        return Choice(above.ifindex, why=Unasked.UNCOVERED, named=wanted)
+        return Choice(above.ifindex, why=NoSource.UNCOVERED, named=wanted)
     if rule.profile.lladdr not in (None, link.mac):
-        return Choice(above.ifindex, why=Unasked.OTHER_MAC, named=wanted)
+        return Choice(above.ifindex, why=NoSource.OTHER_MAC, named=wanted)
     if paused:
-        return Choice(above.ifindex, why=Unasked.PAUSED, named=wanted)
+        return Choice(above.ifindex, why=NoSource.PAUSED, named=wanted)
     return Choice(above.ifindex, (Source(wanted, link.mac),))
 
 
@@ -141,8 +141,8 @@ class GatewayKeepalives:
         self._cared: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
         self._gateways: frozenset[bytes] = frozenset()
         self._choice: Choice | None = None
-        self._beacon: CareBeacon | None = None
-        self._told: CareNews | None = None
+        self._beacon: CarePublication | None = None
+        self._told: CareStatus | None = None
 
     def look(self, gateways: frozenset[bytes], choice: Choice, *, came_up: bool) -> None:
         """Follow what there is now."""
@@ -176,10 +176,10 @@ class GatewayKeepalives:
                 )
         self._tell()
 
-    def news(self) -> list[GatewayNews]:
+    def news(self) -> list[GatewayStatus]:
         """Return how each gateway that was solicited fares."""
         each = [care.status() for care, _ in list(self._cared.values())]
-        return [GatewayNews(one.silent, one.seen) for one in each if one.asked and one.source]
+        return [GatewayStatus(one.silent, one.seen) for one in each if one.asked and one.source]
 
     async def end(self) -> None:
         """Stop soliciting, and close."""
@@ -198,17 +198,17 @@ class GatewayKeepalives:
             used = (self._cared[key][0].source for key in sorted(self._cared))
             choice = self._choice
             first = choice.sources[0].address if choice.sources else choice.named
-            fresh = CareNews(next(filter(None, used), first), choice.why)
+            fresh = CareStatus(next(filter(None, used), first), choice.why)
         if fresh != self._told:
             if self._beacon:
                 self._beacon.close()
-            self._beacon = CareBeacon(self._interface, fresh) if fresh else None
+            self._beacon = CarePublication(self._interface, fresh) if fresh else None
             self._told = fresh
 
     def _log(self, choice: Choice, before: Choice | None) -> None:
         name = self._interface
         if choice.why:
-            reason = CareNews(choice.named, choice.why).because(name)
+            reason = CareStatus(choice.named, choice.why).explain(name)
             log.warning("%s: the gateway is not solicited: %s", name, reason)
         elif before:
             log.info("%s: the gateway is solicited again", name)

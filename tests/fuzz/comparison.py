@@ -23,7 +23,7 @@ from ndxdp.session.detach import detach_interface
 from ndxdp.session.kernel_backend import attach_interface
 from ndxdp.session.request import Options
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import Pinned, open_pinned
+from ndxdp.store.instance import KernelInstance, open_pinned
 from tests.fixtures.pair import RECEIVER, pair
 from tests.fuzz.frames import Case
 from tests.packets import HOST, show
@@ -59,7 +59,7 @@ class Program:
     """A loaded program with maps of its own, made for the interface `ifindex`."""
 
     mode: Mode
-    pinned: Pinned
+    pinned: KernelInstance
     ifindex: int
 
     def __post_init__(self) -> None:

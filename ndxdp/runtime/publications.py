@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from ndxdp.runtime.daemon_status import CareNews, Unasked
+from ndxdp.runtime.daemon_status import CareStatus, NoSource
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _FROM, _NONE = "from", "-"
 _SOCKETS = Path("/proc/thread-self/net/unix")
 
 
-class Beacon:
+class Publication:
     """A fact that other processes can read, until close(): where an exporter listens."""
 
     def __init__(self, where: str) -> None:
@@ -44,27 +44,27 @@ class Beacon:
         self._socket.close()
 
 
-class CareBeacon(Beacon):
+class CarePublication(Publication):
     """A fact about the gateway care of an interface."""
 
-    def __init__(self, interface: str, news: CareNews) -> None:
+    def __init__(self, interface: str, news: CareStatus) -> None:
         word = news.why.value if news.why else _FROM
         source = socket.inet_ntop(socket.AF_INET6, news.source) if news.source else _NONE
         self._show(f"{_CARE}{interface}/{word}/{source}")
 
 
-def seen() -> list[str]:
+def exporters() -> list[str]:
     """Return where the exporters of this network namespace listen."""
     return sorted({where for where in _names(_EXPORTER) if _SHOWN.fullmatch(where)})
 
 
-def care(interface: str) -> CareNews | None:
+def care(interface: str) -> CareStatus | None:
     """Return what the daemon tells of the gateway care of an interface; None if there is none."""
     for name in _names(f"{_CARE}{interface}/"):
         with contextlib.suppress(ValueError, OSError):
             word, _, text = name.partition("/")
             source = None if text == _NONE else socket.inet_pton(socket.AF_INET6, text)
-            return CareNews(source, None if word == _FROM else Unasked(word))
+            return CareStatus(source, None if word == _FROM else NoSource(word))
     return None
 
 

@@ -1,9 +1,4 @@
-"""Notification of rules and pauses that a command has changed: it touches a watched directory.
-
-The kernel reports no writing to maps, neither by the maps nor by bpffs. So a command that changes
-rules, pauses or resumes sets the times of the directory that holds the interface's maps;
-inotify(7) reports that on bpffs as elsewhere. It reports what is removed there, too.
-"""
+"""Watches on directories, by inotify(7), which works on bpffs as on other file systems."""
 
 from __future__ import annotations
 
@@ -23,31 +18,33 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 
 
 class Watch:
-    """Calls back when touch() was called for a directory, or when something in it was removed.
+    """Watched directories, each with a function to call when the directory has changed.
 
-    All directories share one inotify instance, of which a user has 128 by default. fileno() is
-    readable when dispatch() has something to do. OSError if there is no instance to be had.
+    A change is a change of the directory's times, or the removal of a file in the directory. All
+    directories share one inotify instance; a user has 128 instances by default.
     """
 
     def __init__(self) -> None:
+        """Create the inotify instance; raise OSError if the user has no instance left."""
         self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
         self._called: dict[int, Callable[[], None]] = {}
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when dispatch() has work to do."""
         return self._fd
 
     def add(self, directory: Path, changed: Callable[[], None]) -> int:
         """Watch a directory that is not watched yet.
 
         Args:
-            directory: Where something may change.
-            changed: Called by dispatch() after changes, once for several.
+            directory: The directory.
+            changed: Called by dispatch(), once for several changes.
 
         Returns:
-            The number for remove().
+            The number of the watch, for remove().
 
         Raises:
-            OSError: There is no such directory, or a limit is reached.
+            OSError: The directory does not exist, or a limit is reached.
         """
         mask = _IN_ATTRIB | _IN_DELETE | _IN_DELETE_SELF | _IN_MOVE_SELF | _IN_ONLYDIR
         number = _checked(_libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
@@ -55,34 +52,29 @@ class Watch:
         return number
 
     def remove(self, number: int) -> None:
-        """Stop watching a directory, which may have gone."""
+        """Stop watching a directory, which may have been removed."""
         if self._called.pop(number, None) is not None:
             _libc.inotify_rm_watch(self._fd, number)
 
     def dispatch(self) -> None:
-        """Call back for the directories that have changed."""
+        """Call the functions of the directories that have changed."""
         changed: dict[int, None] = {}
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._fd, 65536):
                 at = 0
                 while at < len(data):
                     number, mask, _, length = _EVENT.unpack_from(data, at)
-                    if not mask & _IN_IGNORED:  # the watch has ended, as all do that are removed
+                    if not mask & _IN_IGNORED:  # the end of a watch is no change
                         changed[number] = None
                     at += _EVENT.size + length
-        lost = -1 in changed  # more than the kernel's queue holds
+        lost = -1 in changed  # the kernel's queue overflowed: any directory may have changed
         for number in list(self._called) if lost else changed:
             if number in self._called:
                 self._called[number]()
 
     def close(self) -> None:
+        """Close the inotify instance, and with it all watches."""
         os.close(self._fd)
-
-
-def touch(directory: Path) -> None:
-    """Notify watchers; there may be none."""
-    with contextlib.suppress(OSError):  # it is not ours to touch, or has gone
-        os.utime(directory)
 
 
 def _checked(result: int) -> int:

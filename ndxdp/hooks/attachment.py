@@ -18,7 +18,8 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, gone, is_exhausted
-from ndxdp.kernel import bpf_hooks, bpf_programs, hook_order
+from ndxdp.hooks import hook_order
+from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import tc_filters

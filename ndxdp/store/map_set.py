@@ -1,0 +1,238 @@
+"""The open maps of one interface by name: created, opened, pinned, duplicated and restored."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+from ndxdp.errors import ModeUnavailable
+from ndxdp.kernel import abi, bpf_maps, libbpf
+from ndxdp.kernel.abi import MapSpec
+from ndxdp.store import pins
+from ndxdp.store.backends import ArrayFile, KernelMap, Map, TableFile
+
+log = logging.getLogger(__name__)
+
+_U32 = struct.Struct("=I")
+_ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
+
+
+class MapSet:
+    """Open maps of one interface, all in the kernel or all in files."""
+
+    def __init__(self, maps: Mapping[str, Map], directory: Path | None = None) -> None:
+        self._maps = dict(maps)
+        self._directory = directory
+
+    @classmethod
+    def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
+        """Create empty maps in the kernel; no pin refers to them yet.
+
+        Raises:
+            ModeUnavailable: The kernel refuses to create one of the maps.
+        """
+        try:
+            with _all_or_none() as maps:
+                for spec in _sized(abi.MAPS, max_addresses):
+                    maps[spec.name] = KernelMap.create(spec)
+        except libbpf.BpfError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL):
+                raise
+            raise _not_created(error, spec.name) from error
+        return cls(maps)
+
+    @classmethod
+    def open(cls, directory: Path, *, readonly: bool = False) -> Self:
+        """Open the pinned maps of an interface.
+
+        Args:
+            directory: Where the pins are.
+            readonly: Open the maps for reading, for which read permission for the pins suffices.
+
+        Raises:
+            NdxdpError: A map is not one of this ABI version.
+        """
+        with _all_or_none() as maps:
+            for spec in abi.MAPS.values():
+                maps[spec.name] = KernelMap.open(directory / spec.name, spec, readonly=readonly)
+        return cls(maps)
+
+    @classmethod
+    def create_files(cls, directory: Path, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
+        """Create empty maps in files, and open them."""
+        for spec in _sized(abi.FILES, max_addresses):
+            if spec.type in _ARRAYS:
+                ArrayFile.create(directory / spec.name, spec)
+            else:
+                TableFile.create(directory / spec.name, spec)
+        return cls.open_files(directory)
+
+    @classmethod
+    def open_files(cls, directory: Path) -> Self:
+        """Open the maps in an interface's files."""
+        with _all_or_none() as maps:
+            changes = ArrayFile(directory / "userspace", abi.FILES["userspace"])
+
+            def changed() -> None:
+                changes.add(0, 1, 0, 0, 0, 0)
+
+            maps["userspace"] = changes
+            for spec in abi.FILES.values():
+                if spec.name == "userspace":
+                    continue
+                path = directory / spec.name
+                maps[spec.name] = (
+                    ArrayFile(path, spec)
+                    if spec.type in _ARRAYS
+                    else TableFile(path, spec, changed)
+                )
+        return cls(maps, directory)
+
+    def close(self) -> None:
+        """Close all maps."""
+        for each in self._maps.values():
+            each.close()
+        self._maps = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def in_kernel(self) -> bool:
+        """True for maps in the kernel, which a program reads; False for files."""
+        return self._directory is None
+
+    @property
+    def fds(self) -> dict[str, int]:
+        """Descriptors of the maps in the kernel, by name."""
+        return {name: each.fd for name, each in self._maps.items() if isinstance(each, KernelMap)}
+
+    def file(self, name: str) -> ArrayFile:
+        """Return a map that is an array in a file."""
+        found = self._maps[name]
+        assert isinstance(found, ArrayFile), "called in userspace mode only"
+        return found
+
+    @property
+    def directory(self) -> Path:
+        """The directory of maps in files."""
+        assert self._directory is not None, "called in userspace mode only"
+        return self._directory
+
+    def duplicate(self, max_addresses: int) -> Self:
+        """Return the same maps in the kernel, with descriptors of their own.
+
+        Args:
+            max_addresses: The capacity of the map of addresses. If it differs from the present
+                capacity, a new map is created and the entries are copied.
+        """
+        with _all_or_none() as maps:
+            for name, each in self._maps.items():
+                assert isinstance(each, KernelMap), "called for maps in the kernel only"
+                if name == "addresses" and each.max_entries != max_addresses:
+                    spec = abi.MAPS[name]._replace(max_entries=max_addresses)
+                    maps[name] = KernelMap.create(spec)
+                    for keys, values in each.pieces():
+                        maps[name].update(keys, values)
+                else:
+                    maps[name] = each.duplicate()
+        return type(self)(maps)
+
+    def pin(self, directory: Path) -> None:
+        """Pin all maps in a directory, each under its name."""
+        for name, fd in self.fds.items():
+            pins.pin(fd, directory / name)
+
+    def missing(self, directory: Path) -> list[str]:
+        """Return the names of maps whose pins or files were removed."""
+        return [name for name in self._maps if not (directory / name).exists()]
+
+    def restore_pins(self, directory: Path) -> None:
+        """Pin the maps again whose pins were removed."""
+        for name in self.missing(directory):
+            pins.pin(self.fds[name], directory / name)
+
+    def max_entries(self, name: str) -> int:
+        """Return how many entries a map can have."""
+        return self._maps[name].max_entries
+
+    def resize_addresses(self, max_addresses: int) -> None:
+        """Set how many entries the file of addresses can have."""
+        table = self._maps["addresses"]
+        assert isinstance(table, TableFile), "a map in the kernel keeps its size"
+        table.resize(max_addresses)
+
+    def _element(self, name: str, slot: int = 0) -> bytes:
+        """Return an element of an array."""
+        data = self._maps[name].lookup(_U32.pack(slot))
+        assert data is not None, "an array always has its elements"
+        return data
+
+    def _set_keys(self, name: str, wanted: set[bytes]) -> None:
+        """Make a map's keys these; log a warning if the map has no room for all of them."""
+        present = {key for key, _ in self._maps[name].items()}
+        if present == wanted:
+            return
+        self._maps[name].delete(b"".join(present - wanted))
+        new = wanted - present
+        size = abi.MAPS[name].value_size
+        try:
+            self._maps[name].update(b"".join(new), bytes(size) * len(new))
+        except OSError as error:
+            log.warning(
+                "cannot write all of %d entries to the map '%s': %s",
+                len(wanted),
+                name,
+                error.strerror,
+            )
+
+
+@contextlib.contextmanager
+def _all_or_none() -> Iterator[dict[str, Map]]:
+    """Yield a dictionary for maps; close the maps in it if the block fails."""
+    maps: dict[str, Map] = {}
+    try:
+        yield maps
+    except BaseException:
+        for each in maps.values():
+            each.close()
+        raise
+
+
+def _not_created(error: libbpf.BpfError, name: str) -> ModeUnavailable:
+    if error.errno == errno.EINVAL:
+        return ModeUnavailable(
+            f"the kernel does not know the type of the BPF map '{name}'",
+            "Linux 5.10 knows all types; --mode userspace needs none",
+        )
+    if error.errno == errno.EPERM and _can_create_small_map():
+        return ModeUnavailable(
+            f"the kernel lets this process lock too little memory for BPF maps ({error.strerror})",
+            "maps count before Linux 5.11: ulimit -l unlimited, or add CAP_SYS_RESOURCE",
+        )
+    return ModeUnavailable(
+        f"the kernel does not let this process make a BPF map ({error.strerror})",
+        "run this as root, or with CAP_BPF and CAP_NET_ADMIN",
+    )
+
+
+def _can_create_small_map() -> bool:
+    try:
+        os.close(bpf_maps.create(MapSpec("small", abi.ARRAY, 4, 4, 1, 0)))
+    except libbpf.BpfError:
+        return False
+    return True
+
+
+def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec]:
+    for spec in specs.values():
+        yield spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec

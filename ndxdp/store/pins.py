@@ -1,0 +1,44 @@
+"""Pins of BPF objects, written so that a path with a pin is never without one."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+
+from ndxdp.files.access import unwritable
+from ndxdp.kernel import libbpf
+
+PROGRAM = "program"
+LINK = "link"
+STAGED = ":new"
+"""The end of the name of a pin that will replace another pin."""
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin an object. Its group may read the pin; only its owner may write to the object."""
+    try:
+        libbpf.pin(fd, str(path))
+    except libbpf.BpfError as error:
+        if error.errno == errno.EROFS:
+            raise unwritable(path, error) from error
+        raise
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP)
+
+
+def repin(fd: int, path: Path) -> None:
+    """Replace the object that is pinned at a path. The path exists at every moment."""
+    stage(fd, path).rename(path)
+
+
+def stage(fd: int, path: Path) -> Path:
+    """Pin an object under the staged name of a path, and return that name."""
+    fresh = staged(path)
+    fresh.unlink(missing_ok=True)
+    pin(fd, fresh)
+    return fresh
+
+
+def staged(path: Path) -> Path:
+    """Return the path of the pin that will replace the pin at `path`."""
+    return path.with_name(f"{path.name}{STAGED}")
