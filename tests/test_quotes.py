@@ -6,8 +6,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+import click
 import pytest
 
+from ndxdp.cli.main import cli
 from tests.fixtures.network import REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -95,3 +97,28 @@ def test_an_error_that_is_explained_exists(message: str) -> None:
 @pytest.mark.parametrize("message", sorted(set(of_blocks())))
 def test_a_message_that_is_shown_exists(message: str) -> None:
     assert is_of_the_code(message)
+
+
+# ---- options -------------------------------------------------------------------------------------
+
+
+def options(command: click.Command) -> Iterator[str]:
+    """Yield the long options of a command and of its subcommands."""
+    for parameter in command.params:
+        yield from (each for each in parameter.opts + parameter.secondary_opts if each[:2] == "--")
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from options(inner)
+
+
+def test_options_that_are_documented_exist() -> None:
+    """Of the commands' page, also where the option stands in an example."""
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", (DOCS / "commands.md").read_text()))
+    assert named <= {*options(cli), "--help"}
+
+
+def test_every_option_is_documented() -> None:
+    pages = "".join(page.read_text() for page in sorted(DOCS.glob("*.md")))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", pages))
+    negations = {f"--no-{each[2:]}" for each in named}
+    assert set(options(cli)) - negations - named == set()
