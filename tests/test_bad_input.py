@@ -793,7 +793,7 @@ def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
 
     write(1, 1023)
     refusal = ndxdp("check", "-c", str(file))
-    refused(refusal, USAGE, "1023 rule groups are more than the limit of 1022")
+    refused(refusal, USAGE, "1023 rule classes are more than the limit of 1022")
     write(1, 1022)
     assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
     run = net.run("-c", str(file))

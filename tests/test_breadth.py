@@ -269,8 +269,8 @@ def test_run_takes_it_with_force(net: Network) -> None:
 def test_a_neighbours_very_address_brings_a_warning(attached: Network) -> None:
     sh("ip", "neighbour", "replace", UNSEEN, "lladdr", ROUTER_MAC, "nud", "stale", "dev", UPLINK)
     sentence = (
-        f"ndxdp: {UPLINK}: {UNSEEN} is a neighbour there now, at {ROUTER_MAC}: both it and ndxdp"
-        " answer for that address\n"
+        f"ndxdp: {UPLINK}: {UNSEEN} is a present neighbour at {ROUTER_MAC}: the neighbour and ndxdp"
+        " both answer for it\n"
     )
     assert ndxdp("prefix", "add", UNSEEN) == (0, "", sentence)
     done("prefix", "del", UNSEEN)

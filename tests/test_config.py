@@ -790,7 +790,7 @@ def test_texts_of_hostile_size_are_soon_refused() -> None:
     began = time.monotonic()
     for text in (".".join("a" * 20_000) + " = 1", f"{HEAD}[{'.'.join('a' * 20_000)}]"):
         assert "more than 32 parts" in refused(text).message
-    assert "5000 rule groups" in refused(LONG["addresses"](5000)).message
+    assert "5000 rule classes" in refused(LONG["addresses"](5000)).message
     assert time.monotonic() - began < 20
 
 
@@ -1053,7 +1053,7 @@ def test_no_more_groups_than_the_maps_have() -> None:
     parse(HEAD + prefixes(1020) + networks, "ndxdp.toml")
     for text, limit in ((prefixes(1023), 1022), (prefixes(1021) + networks, 1020)):
         error = refused(HEAD + text)
-        said = f"{limit + 1} rule groups are more than the limit of {limit}"
+        said = f"{limit + 1} rule classes are more than the limit of {limit}"
         assert error.message == f"ndxdp.toml:1: interface[0]: {said}"
         assert "in one file" in error.hint
 

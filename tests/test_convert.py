@@ -568,7 +568,7 @@ def test_what_check_refuses_is_not_written(tmp_path: Path) -> None:
     subnets = ",".join(f"2001:db8:{n:x}::/80" for n in range(1023))
     result = ndxdp("convert", "--ndpresponder", f"-i eth0 -n {subnets}", "-o", str(made))
     assert result.code == 1
-    assert "1023 rule groups are more than the limit of 1022" in result.err
+    assert "1023 rule classes are more than the limit of 1022" in result.err
     assert not made.exists()
 
 

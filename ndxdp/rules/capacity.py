@@ -30,7 +30,7 @@ class Shortage(NamedTuple):
             if in_file
             else "attach with a larger --max-addresses, or use prefixes",
             "prefixes": "use wider prefixes",
-            "rule groups": "give many prefixes in one file: they are counted as one group",
+            "rule classes": "give many prefixes in one file: they are counted as one class",
         }
         return NdxdpError(f"{rules} are more than the limit of {self.limit}", hints[self.what])
 
@@ -53,6 +53,6 @@ class Capacity(NamedTuple):
         counts = (
             Shortage("addresses", len(actual.addresses), len(new.addresses), self.addresses),
             Shortage("prefixes", len(actual.wider), len(new.wider), self.prefixes),
-            Shortage("rule groups", len(groups), len(all_groups) - len(groups), self.groups),
+            Shortage("rule classes", len(groups), len(all_groups) - len(groups), self.groups),
         )
         return next((each for each in counts if each.more and sum(each[1:3]) > each.limit), None)
