@@ -1,29 +1,32 @@
-# make demo    watch a router reach a container behind this host, and ndppd fail at it
-# make test    run every test
-# make test-vm run those of the program in a virtual machine, with Debian 12's own kernel
-# make test-kernels  those that depend on the kernel, there, on several kernels of Debian's
-# make test-long   the gateway under a minute's traffic
-# make fuzz    ten million random frames, the programs against their specification; FRAMES=…, SEED=…
-# make soak    an hour of solicitations while everything changes; SECONDS=…, SEED=…
-# make test-kills  SIGKILL at every moment of every change, in every mode: hours
-# make test-service  the systemd service, in the same machine under a real systemd
+# make demo    show a router that reaches a container behind this host, and ndppd that fails at it
+# make test    run every test; TESTS='...' are arguments of pytest
+# make coverage  run the tests of ndxdp's Python code, and print which lines they reach
+# make test-vm   run the tests of the program in a virtual machine, with Debian 12's own kernel
+# make test-kernels  run the tests that depend on the kernel, on several kernels of Debian's
+# make test-long   run the gateway under a minute of traffic
+# make fuzz    compare the programs with their specification on ten million frames; FRAMES=, SEED=
+# make soak    run an hour of solicitations while everything changes; SECONDS=, SEED=
+# make test-kills  send SIGKILL at every moment of every change, in every mode: takes hours
+# make test-service  test the systemd service in a virtual machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
-# make lab-vagrant  have Vagrant look at the Vagrantfile
-# make bench   how fast it is, beside its peers and the limit: docs/performance.md; 15 minutes
-# make bench-quick  the same in two minutes, without a million addresses; prints it alone
+# make lab-vagrant  validate the Vagrantfile
+# make bench   measure ndxdp beside other responders, for docs/performance.md; takes 15 minutes
+# make bench-quick  the same in two minutes, without a million addresses; only prints it
 # make bench-daemon, bench-following, bench-routes, bench-trace
-#              memory and start of the daemon; how soon it follows changes; 200 000 routes; tracing
-# make dashboards  write dashboard, alerts and recording rules anew
-# make check-dashboards  hold the dashboard to Grafana's schema; needs npm
-# make build   leave .venv/bin/ndxdp
-# make dist    wheel and sdist, below build/dist
-# make deb     the Debian package, below build; VERSION=… gives it another version
-# make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04 (in a chroot each)
-# make image   a container image with it, by docker build
-# make test-image  run that by the compose file that ships, with two versions of Docker
-# make format  lay out C and Python as the tests want it
+#              measure memory and start of the daemon; how soon it follows changes; 200 000 routes;
+#              tracing
+# make dashboards  generate dashboard, alerts and recording rules
+# make check-dashboards  compare the dashboard with Grafana's schema; needs npm
+# make build   build .venv/bin/ndxdp
+# make dist    build wheel and sdist in build/dist
+# make deb     build the Debian package in build; VERSION= gives it another version
+# make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04, each in a chroot
+# make image   build a container image with it, by docker build
+# make test-image  run that image by the compose file, with two versions of Docker
+# make lock    renew constraints.txt, the exact versions of the Python packages in .venv
+# make format  format C and Python
 #
-# Each sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
+# Each target sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -166,7 +169,7 @@ bench-trace: packages-bench build
 dashboards:
 	python3 dashboards/mixin.py
 
-# As Grafana's own types have it; grafana.ts says which. Needs npm.
+# grafana.ts imports Grafana's own types. Needs npm.
 check-dashboards: | build-directory
 	npm install --silent --no-save --no-package-lock --prefix build/grafana \
 		@grafana/schema@$(GRAFANA_SCHEMA) typescript@5
@@ -201,12 +204,12 @@ packages-vm: ; $(call packages,$(VM_PACKAGES))
 packages-lab: ; $(call packages,$(LAB_PACKAGES))
 packages-vagrant: ; $(call packages,$(VAGRANT_PACKAGES))
 
-# What the Debian package carries. Tests, which build one, have no network.
+# The packages inside the Debian package. The tests, which build one, have no network.
 build/wheels: packaging/requirements.txt | .venv/built
 	.venv/bin/python packaging/deb.py --fetch
 	@touch $@
 
-# Unpacked, not installed: Debian's package would start it as a service.
+# Unpacked, not installed, because Debian's package would start it as a service.
 build/prometheus: | packages-test
 	cd build && rm -f prometheus_*.deb && ../lab/apt-get download prometheus >apt.log 2>&1 || \
 		{ ../lab/apt-get update && ../lab/apt-get download prometheus; } >apt.log 2>&1 || \

@@ -112,7 +112,7 @@ def options(command: click.Command) -> Iterator[str]:
 
 
 def test_options_that_are_documented_exist() -> None:
-    """Of the commands' page, also where the option stands in an example."""
+    """Check the options of the commands' page, in tables and in examples."""
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", (DOCS / "commands.md").read_text()))
     assert named <= {*options(cli), "--help"}
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The host: a container in a network namespace, 2001:db8:0:1:c::10, and one of Docker's,
-# 2001:db8:0:1:d::77. Both are there again after a reboot. ndxdp.sh has the router reach them.
+# 2001:db8:0:1:d::77. Both start again after a reboot. ndxdp.sh makes them reachable for the router.
 set -euo pipefail
 . /ndxdp/vagrant/links.sh
 
@@ -33,7 +33,7 @@ END
 echo net.ipv6.conf.all.forwarding=1 >/etc/sysctl.d/50-host.conf
 sysctl -qp /etc/sysctl.d/50-host.conf
 
-# Metrics are the monitor's alone: there is no authentication.
+# Only the monitor may read the metrics, because the exporter has no authentication.
 install_packages nftables
 cat >/etc/nftables.conf <<'END'
 table inet metrics
@@ -79,8 +79,8 @@ systemctl daemon-reload
 start_networkd
 systemctl enable -q --now container
 
-# No registry is asked: the image is a busybox, as the package has it.
-# Docker's bridge and rules for IPv4 have no part in this.
+# The image is made from the busybox package, without a registry.
+# Docker's bridge and rules for IPv4 are not needed here.
 mkdir -p /etc/docker
 echo '{ "bridge": "none", "iptables": false, "ip-masq": false, "userland-proxy": false }' \
 	>/etc/docker/daemon.json

@@ -1,15 +1,15 @@
-# Sourced by the scripts beside it: what they need of apt and of network interfaces.
+# Functions for apt and network interfaces; the other scripts source this file.
 
 export DEBIAN_FRONTEND=noninteractive
 
-# install_packages PACKAGE...: the lists are fetched anew only if those at hand lead nowhere.
+# install_packages PACKAGE...: update apt's lists only if the present ones do not suffice.
 install_packages() {
 	local wait="-o DPkg::Lock::Timeout=600" # a new machine may be upgrading itself
 	apt-get $wait install -qy --no-install-recommends "$@" ||
 		{ apt-get -q update && apt-get $wait install -qy --no-install-recommends "$@"; }
 }
 
-# call_link MAC NAME: the network card with this MAC is called NAME, now and after each boot.
+# call_link MAC NAME: name the network card with this MAC, now and after each boot.
 call_link() {
 	mkdir -p /etc/systemd/network
 	cat >"/etc/systemd/network/10-$2.link" <<-END
@@ -29,7 +29,7 @@ call_link() {
 	ip link set dev "$card" name "$2"
 }
 
-# start_networkd: other network cards are left to whoever manages them.
+# start_networkd: start systemd-networkd, which leaves other network cards to their managers.
 start_networkd() {
 	systemctl enable -q systemd-networkd
 	systemctl restart systemd-networkd

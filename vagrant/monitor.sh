@@ -1,5 +1,5 @@
 #!/bin/bash
-# The monitor: Prometheus scrapes the host. Grafana shows it, where apt knows a package of it.
+# The monitor: Prometheus scrapes the host. Grafana shows the dashboard, if apt knows its package.
 set -euo pipefail
 . /ndxdp/vagrant/links.sh
 
@@ -22,7 +22,7 @@ promtool check config /etc/prometheus/prometheus.yml
 systemctl enable -q prometheus
 systemctl restart prometheus
 
-# Debian has no Grafana. With a repository that has it in /etc/apt/sources.list.d, run this again.
+# Debian has no Grafana: add its repository to /etc/apt/sources.list.d, and run this again.
 if apt-cache show grafana >/dev/null 2>&1; then
 	install_packages grafana
 	install -m 644 -D /ndxdp/dashboards/ndxdp.json /var/lib/grafana/dashboards/ndxdp.json

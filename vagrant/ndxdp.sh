@@ -1,5 +1,5 @@
 #!/bin/bash
-# PACKAGE: ndxdp on the host, as its users install it: a package, a file, a service.
+# ndxdp.sh PACKAGE: install ndxdp on the host as users do: a package, a file, a service.
 set -euo pipefail
 . /ndxdp/vagrant/links.sh
 

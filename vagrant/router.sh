@@ -1,6 +1,6 @@
 #!/bin/bash
-# The router and hypervisor: a bridge with a filter against spoofing, and a router on it that takes
-# 2001:db8:0:1::/64 to be on-link, so that it solicits every address of it.
+# The router and hypervisor: a bridge with a filter against spoofing, and a router on it that treats
+# 2001:db8:0:1::/64 as on-link, and so solicits every address of that prefix.
 set -euo pipefail
 . /ndxdp/vagrant/links.sh
 
@@ -33,8 +33,8 @@ IPv6AcceptRA=no
 Address=fe80::1/64
 Address=2001:db8:0:1::1/64
 END
-# A ping from here has a source that is not on the link, as all of the Internet has. The router
-# solicits from its link-local address then.
+# A ping from this address has a source outside of the link, like packets from the Internet. The
+# router solicits from its link-local address then.
 cat >20-internet.network <<'END'
 [Match]
 Name=lo
