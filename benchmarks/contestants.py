@@ -25,6 +25,7 @@ from benchmarks.wire import (
     host_command,
     in_host,
 )
+from ndxdp.ndp.frame import target_of
 
 _NDPPD = f"proxy {LINK} {{ rule {PREFIX}/80 {{ static }} }}\n"
 _NPD6 = f"""\
@@ -61,13 +62,14 @@ class Contestant(NamedTuple):
             return 0
         targets = set(wire.targets)
         for frame in flood.sample:
+            target = target_of(frame)
             wanted = advertisement(
-                frame[62:78],
+                target,
                 int.from_bytes(frame[52:54], "big"),
-                source=frame[62:78] if self.from_target else IPv6Address(HOST_LINK_LOCAL).packed,
+                source=target if self.from_target else IPv6Address(HOST_LINK_LOCAL).packed,
                 flags=self.flags,
             )
-            if frame != wanted or frame[62:78] not in targets:
+            if frame != wanted or target not in targets:
                 raise SystemExit(f"{self.name} answers\n{frame.hex()}\n and not\n{wanted.hex()}")
         return len(flood.sample)
 

@@ -27,6 +27,15 @@ from pathlib import Path
 
 from lab import private
 from lab.capture import packet_socket
+from ndxdp.ndp.frame import (
+    OVERRIDE,
+    SOLICITED,
+    TYPE_NA,
+    flags_of,
+    icmpv6_type_of,
+    lladdr_of,
+    target_of,
+)
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.rule import MANUAL_ORIGIN, Rule
@@ -98,7 +107,11 @@ class Router:
                 while True:
                     frame, where = self._wire.recvfrom(2000)
                     incoming = where[2] != socket.PACKET_OUTGOING
-                    if incoming and frame[54:55] == b"\x88" and frame[62:78] == address:
+                    if (
+                        incoming
+                        and icmpv6_type_of(frame) == TYPE_NA
+                        and target_of(frame) == address
+                    ):
                         yield time.monotonic(), frame
             yield time.monotonic(), None
 
@@ -176,7 +189,7 @@ class Events:
             change = f"link set eth0 address {mac}"
 
             def is_new(frame: bytes, mac: str = mac) -> bool:
-                return frame[80:86] == parse_mac(mac)
+                return lladdr_of(frame) == parse_mac(mac)
 
             took = self._first(TARGET, lambda change=change: ip(change), is_new)  # type: ignore[misc]
             yield "MAC changed: answers with it", took
@@ -223,11 +236,11 @@ class Events:
 
 
 def _is_ours(frame: bytes) -> bool:
-    return frame[58] & 0x20 == 0  # O=0: for its own addresses the kernel answers with O=1
+    return not flags_of(frame) & OVERRIDE  # O=0: for its own addresses the kernel answers with O=1
 
 
 def _is_announced(frame: bytes) -> bool:
-    return frame[58] & 0x60 == 0x20  # O=1, S=0
+    return flags_of(frame) & (OVERRIDE | SOLICITED) == OVERRIDE  # O=1, S=0
 
 
 def configure(file: Path, *more: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Self
 
+from ndxdp.ndp.frame import OPTIONS_AT, OVERRIDE, ROUTER, SOLICITED, flags_of, icmpv6_type_of
+
 _CLONE_NEWNET = 0x40000000  # linux/sched.h
 _ETH_P_ALL = 3  # linux/if_ether.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -33,8 +35,9 @@ class Message:
     @property
     def flags(self) -> str:
         """The R, S and O that an advertisement has set."""
-        names = zip("RSO", (0x80, 0x40, 0x20), strict=True)
-        return "".join(name for name, bit in names if self.kind == "NA" and self.frame[58] & bit)
+        flags = flags_of(self.frame) if self.kind == "NA" else 0
+        names = zip("RSO", (ROUTER, SOLICITED, OVERRIDE), strict=True)
+        return "".join(name for name, bit in names if flags & bit)
 
 
 class Capture:
@@ -112,5 +115,5 @@ def _drain(packets: socket.socket) -> list[tuple[bytes, bool]]:
 
 def _icmpv6_type(frame: bytes) -> int:
     """The ICMPv6 type of an untagged frame that can hold an NS or NA, else -1."""
-    is_icmpv6 = len(frame) >= 78 and frame[12:14] == b"\x86\xdd" and frame[20] == 58
-    return frame[54] if is_icmpv6 else -1
+    found = icmpv6_type_of(frame) if len(frame) >= OPTIONS_AT else None
+    return -1 if found is None else found

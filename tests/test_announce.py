@@ -20,6 +20,16 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
+from ndxdp.ndp.frame import (
+    TYPE_NA,
+    TYPE_NS,
+    eth_source_of,
+    flags_of,
+    icmpv6_type_of,
+    lladdr_of,
+    source_of,
+    target_of,
+)
 from ndxdp.ndp.profile import Profile
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.upstream import announce
@@ -81,8 +91,8 @@ class Seen:
             while True:
                 frame, address = self._wire.recvfrom(2000)
                 incoming = address[2] != socket.PACKET_OUTGOING
-                about = frame[62:74] == PREFIX or frame[22:34] == PREFIX
-                if incoming and about and frame[20] == 58 and frame[54] in (135, 136):
+                about = PREFIX in (target_of(frame)[:12], source_of(frame)[:12])
+                if incoming and about and icmpv6_type_of(frame) in (TYPE_NS, TYPE_NA):
                     found.append(frame)
         return found
 
@@ -92,11 +102,11 @@ class Seen:
 
 
 def named(frame: bytes) -> tuple[Kind, bytes]:
-    if frame[54] == 136:
-        return Kind.ADVERTISE, frame[62:78]
-    if frame[22:38] == bytes(16):
-        return Kind.PROBE, frame[62:78]
-    return Kind.SOLICIT, frame[22:38]
+    if icmpv6_type_of(frame) == TYPE_NA:
+        return Kind.ADVERTISE, target_of(frame)
+    if source_of(frame) == bytes(16):
+        return Kind.PROBE, target_of(frame)
+    return Kind.SOLICIT, source_of(frame)
 
 
 @contextlib.asynccontextmanager
@@ -183,8 +193,8 @@ def test_profile_says_flag_and_lladdr(wired: Segment) -> None:
                 announcer.announce([ADDRESS_BYTES], Profile(router=False, lladdr=NOBODY_BYTES))
                 await settled(announcer)
             (frame,) = Seen(wire).frames()
-            assert frame[58] == 0x20
-            assert frame[80:86] == NOBODY_BYTES
+            assert flags_of(frame) == 0x20
+            assert lladdr_of(frame) == NOBODY_BYTES
 
     asyncio.run(main())
 
@@ -209,7 +219,7 @@ def test_tshark_finds_no_fault(wired: Segment, tmp_path: Path) -> None:
     fields = ("-T", "fields", "-e", "icmpv6.checksum.status", "-e", "icmpv6.type")
     lines = call("tshark", "-n", "-r", str(capture), *fields).out.split("\n")[:-1]
     assert sorted(set(lines)) == ["1\t135", "1\t136"]
-    assert len({frame[80:86] for frame in frames if named(frame)[0] is Kind.PROBE}) == 20
+    assert len({lladdr_of(frame) for frame in frames if named(frame)[0] is Kind.PROBE}) == 20
 
 
 # ---- when ----------------------------------------------------------------------------------------
@@ -244,7 +254,7 @@ def test_changes_are_followed(wired: Segment) -> None:
                 announcer.set_mac(NOBODY_BYTES)
                 await settled(announcer)
                 frames = seen.frames()
-                assert {(frame[6:12], frame[80:86]) for frame in frames} == {
+                assert {(eth_source_of(frame), lladdr_of(frame)) for frame in frames} == {
                     (NOBODY_BYTES, NOBODY_BYTES)
                 }
                 assert len(frames) == 2
@@ -431,7 +441,9 @@ def test_gateway_that_never_answers(wired: Segment, quick: None) -> None:
             async with announcing(wired, gateways=(nobody, GATEWAY_BYTES)) as announcer:
                 announcer.announce([ADDRESS_BYTES])
                 await finished(announcer)
-            solicited = [frame[62:78] for frame in seen.frames() if named(frame)[0] is Kind.SOLICIT]
+            solicited = [
+                target_of(frame) for frame in seen.frames() if named(frame)[0] is Kind.SOLICIT
+            ]
             assert solicited == [nobody, GATEWAY_BYTES, *[nobody] * 7]
 
     asyncio.run(main())

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.ndp.frame import source_of
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.links import Link
@@ -257,7 +258,7 @@ class Wire:
             while True:
                 frame, address = self._socket.recvfrom(2000)
                 if address[2] != socket.PACKET_OUTGOING and frame[20] == 58:
-                    source = socket.inet_ntop(socket.AF_INET6, frame[22:38])
+                    source = socket.inet_ntop(socket.AF_INET6, source_of(frame))
                     found.append((frame[54], frame[55], source))
         return found
 

@@ -22,6 +22,7 @@ import pytest
 from lab.capture import packet_socket
 from lab.topology import build_tc_programs
 from ndxdp.hooks import attachment
+from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_type_of, target_of
 from ndxdp.netlink import tc_filters
 from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.session.kernel_backend import attach_interface
@@ -232,11 +233,11 @@ def heard(packets: socket.socket) -> tuple[int, int]:
     with contextlib.suppress(BlockingIOError):
         while True:
             frame, address = packets.recvfrom(65536)
-            if frame[62:78] != target:
+            if target_of(frame) != target:
                 continue
             outgoing = address[2] == 4  # PACKET_OUTGOING
-            asked += outgoing and frame[54] == 135
-            answers += not outgoing and frame[54] == 136
+            asked += outgoing and icmpv6_type_of(frame) == TYPE_NS
+            answers += not outgoing and icmpv6_type_of(frame) == TYPE_NA
     return asked, answers
 
 

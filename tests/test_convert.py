@@ -24,6 +24,7 @@ from ndxdp.convert.draft import Draft, DraftInterface
 from ndxdp.convert.width import Host
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp import message
+from ndxdp.ndp.frame import TYPE_NA, flags_of, icmpv6_type_of, target_of
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures import network, peer
@@ -718,9 +719,8 @@ class Router:
             except BlockingIOError:
                 time.sleep(0.01)
                 continue
-            is_icmpv6 = frame[12:14] == b"\x86\xdd" and frame[20] == 58
-            if address[2] != socket.PACKET_OUTGOING and is_icmpv6 and frame[54] == 136:
-                self.flags[str(IPv6Address(frame[62:78]))] = frame[58]
+            if address[2] != socket.PACKET_OUTGOING and icmpv6_type_of(frame) == TYPE_NA:
+                self.flags[str(IPv6Address(target_of(frame)))] = flags_of(frame)
 
     def asks(self, wanted: tuple[str, ...]) -> dict[str, int]:
         """The flags of the answers, by target; asked until all that are wanted have come."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ndxdp.ndp.frame import OVERRIDE, SOLICITED, flags_of, source_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
     BEHIND,
@@ -233,8 +234,8 @@ def test_groups_are_joined_and_addresses_announced(net: Network, file: File) -> 
         groups = Path("/proc/net/igmp6").read_text
         eventually(lambda: "ff0200000000000000000001ff000007" in groups())
         eventually(lambda: is_reachable(net, EXACT))
-    assert [frame[22:38] for frame in heard] == [socket.inet_pton(socket.AF_INET6, EXACT)]
-    assert heard[0][58] & 0x60 == 0x20, "O=1, S=0"
+    assert [source_of(frame) for frame in heard] == [socket.inet_pton(socket.AF_INET6, EXACT)]
+    assert flags_of(heard[0]) & (OVERRIDE | SOLICITED) == OVERRIDE, "O=1, S=0"
     assert run.end()[0] == 0
     assert "ff0200000000000000000001ff000007" not in groups()
     done("detach", UPLINK)

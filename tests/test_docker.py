@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from ndxdp.errors import UsageError
+from ndxdp.ndp.frame import source_of
 from ndxdp.ndp.profile import NaSource, Profile
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import Prefix, parse_prefix
@@ -798,7 +799,7 @@ def test_real_run_announces_a_new_container(
             eventually(lambda: is_known(net, address) or not announced)
             time.sleep(0.3)
         assert is_known(net, address) is announced
-        from_it = [frame for frame in heard if frame[22:38] == parse_address(address)]
+        from_it = [frame for frame in heard if source_of(frame) == parse_address(address)]
         assert bool(from_it) is announced
         assert run.end()[:2] == (0, "")
     finally:

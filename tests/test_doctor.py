@@ -22,6 +22,7 @@ from lab.capture import packet_socket
 from lab.topology import build_xdp_pass
 from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
+from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.rules.address import parse_address
@@ -732,7 +733,7 @@ def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
     with net.advertisements() as frames, packet_socket(ROUTER, ROUTER_LINK) as packets:
         packets.send(frame)
         assert net.answers(HOST)
-    targets = [frame[62:78] for frame in frames]
+    targets = [target_of(frame) for frame in frames]
     assert parse_address(HOST) in targets
     return wanted in targets
 

@@ -12,6 +12,7 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.doctor import firewall
 from ndxdp.doctor.netfilter import Ruleset
+from ndxdp.ndp.frame import destination_of
 from ndxdp.rules.address import parse_address
 from tests.fixtures.network import (
     BEHIND,
@@ -302,7 +303,7 @@ def reaches_from_internet(net: Network) -> bool:
         with contextlib.suppress(TimeoutError):
             while True:
                 frame = packets.recv(2048)
-                if frame[38:54] == parse_address(TARGET) and frame[54:55] == b"\x80":
+                if destination_of(frame) == parse_address(TARGET) and frame[54:55] == b"\x80":
                     return True
     return False
 

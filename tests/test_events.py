@@ -14,7 +14,7 @@ import pytest
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp.frame import OTHER_VLAN_LEN, untagged
+from ndxdp.ndp.frame import OTHER_VLAN_LEN, eth_source_of, source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
@@ -129,7 +129,7 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     if case.rate_exceeded:
         if bench.instance.maps.in_kernel:
             limiter = bench.instance.maps.fds["limiter"]
-            bpf_maps.delete(limiter, 8, case.frame[6:12] + bytes(2))
+            bpf_maps.delete(limiter, 8, eth_source_of(case.frame) + bytes(2))
         for _ in range(BURST):
             bench.put(case.frame, False)
         bench.events(BURST)
@@ -148,10 +148,10 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
     assert event.reply == case.reply, show(event.reply or b"")
     assert event.interface == RECEIVER
     frame = untagged(case.frame)
-    assert (event.source, event.mac) == (frame[22:38], frame[6:12])
+    assert (event.source, event.mac) == (source_of(frame), eth_source_of(frame))
     matched = None
     if event.reason >= Reason.DENIED:
-        matched = Table.of(RULES).lookup(frame[62:78])
+        matched = Table.of(RULES).lookup(target_of(frame))
     assert (event.prefix, event.rule) == (matched or (None, None))
     assert began - MINUTE < event.time < time.time_ns() + MINUTE, "that is no wall-clock time"
     after = bench.tracer.counts()

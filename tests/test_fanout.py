@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ndxdp.ndp.frame import eth_source_of
 from ndxdp.ndp.message import solicit
 from ndxdp.sockets import fanout, packet
 from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
@@ -103,7 +104,7 @@ def bring_up(ends: Pair, packets: PacketSocket) -> None:
 
 
 def macs(frames: list[bytes]) -> Counter[bytes]:
-    return Counter(frame[6:12] for frame in frames)
+    return Counter(eth_source_of(frame) for frame in frames)
 
 
 def test_a_mac_has_one_queue(ends: Pair) -> None:
@@ -118,7 +119,7 @@ def test_a_mac_has_one_queue(ends: Pair) -> None:
             found = []
             queue.settimeout(5)
             for _ in wanted:
-                found.append(queue.recv(2000)[6:12])
+                found.append(eth_source_of(queue.recv(2000)))
             assert found == wanted
             assert wanted
         assert packets.receive() == []
@@ -275,7 +276,7 @@ def test_where_there_are_no_groups(
         assert [record.levelname for record in caplog.records] == ["DEBUG"]
         for mac in sources:
             ends.send(solicitation(mac))
-        assert [frame[6:12] for frame in taken(packets, len(sources))] == sources
+        assert [eth_source_of(frame) for frame in taken(packets, len(sources))] == sources
         assert packets.send([bytes(86)]) == {}
     ends.reply()
 

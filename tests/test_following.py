@@ -18,6 +18,15 @@ import pytest
 
 from lab.capture import SO_RCVBUFFORCE, packet_socket
 from lab.topology import build_xdp_pass
+from ndxdp.ndp.frame import (
+    TYPE_NA,
+    TYPE_NS,
+    eth_source_of,
+    flags_of,
+    icmpv6_type_of,
+    lladdr_of,
+    target_of,
+)
 from ndxdp.netlink.neighbours import confirm_neighbour
 from ndxdp.rules.address import parse_address, parse_mac
 from tests.fixtures.features import needs
@@ -327,9 +336,9 @@ def advertisements(wire: socket.socket) -> Iterator[tuple[str, int]]:
     wire.settimeout(5 * PATIENCE)
     while True:
         frame, address = wire.recvfrom(65536)
-        is_ours = address[2] != socket.PACKET_OUTGOING and frame[12:14] == b"\x86\xdd"
-        if is_ours and frame[54:55] == b"\x88":
-            yield socket.inet_ntop(socket.AF_INET6, frame[62:78]), frame[58]
+        incoming = address[2] != socket.PACKET_OUTGOING
+        if incoming and icmpv6_type_of(frame) == TYPE_NA:
+            yield socket.inet_ntop(socket.AF_INET6, target_of(frame)), flags_of(frame)
 
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
@@ -405,11 +414,11 @@ class Witness:
                     seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2])
                     at = seconds + nanoseconds / 1e9
                     if (
-                        frame[54:55] == b"\x87"
-                        and frame[62:74] == FLOODED
+                        icmpv6_type_of(frame) == TYPE_NS
+                        and target_of(frame)[:12] == FLOODED
                         and not any(began <= at <= ended for began, ended in self._changing)
                     ):
-                        found.add(int.from_bytes(frame[74:78], "big"))
+                        found.add(int.from_bytes(target_of(frame)[12:], "big"))
         return found
 
 
@@ -465,14 +474,18 @@ def test_the_mac_changes_under_a_flood(net: Network, tmp_path: Path) -> None:
             sh("ip", "link", "set", UPLINK, "address", mac)
             eventually(lambda: status()["mac"] == mac)
         assert flood.missing == set()
-        said = [(frame[6:12], frame[80:86]) for frame in heard if frame[62:74] == FLOODED]
+        said = [
+            (eth_source_of(frame), lladdr_of(frame))
+            for frame in heard
+            if target_of(frame)[:12] == FLOODED
+        ]
         turn = said.index((new, new))
         assert turn > 0
         assert set(said[:turn]) == {(old, old)}
         assert set(said[turn:]) == {(new, new)}
-        unsolicited = [frame for frame in heard if frame[62:78] == parse_address(EXACT)]
-        assert {frame[58] & 0x60 for frame in unsolicited} == {0x20}, "O=1, S=0"
-        assert unsolicited[-1][80:86] == new
+        unsolicited = [frame for frame in heard if target_of(frame) == parse_address(EXACT)]
+        assert {flags_of(frame) & 0x60 for frame in unsolicited} == {0x20}, "O=1, S=0"
+        assert lladdr_of(unsolicited[-1]) == new
         assert run.end()[0] == 0
     finally:
         run.close()

@@ -14,6 +14,7 @@ from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
 from ndxdp.errors import NdxdpError
+from ndxdp.ndp.frame import TYPE_NS, icmpv6_type_of, source_of
 from ndxdp.ndp.message import Fault
 from ndxdp.netlink.fib import NudState
 from ndxdp.netlink.neighbour_monitor import NeighbourWatch
@@ -334,7 +335,7 @@ async def solicitation(wire: socket.socket) -> bytes:
     async with asyncio.timeout(5):
         while True:
             frame = await loop.sock_recv(wire, 2000)
-            if frame[20] == 58 and frame[54] == 135 and frame[22:38] == SOURCE_BYTES:
+            if icmpv6_type_of(frame) == TYPE_NS and source_of(frame) == SOURCE_BYTES:
                 return frame
 
 

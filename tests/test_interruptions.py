@@ -20,6 +20,7 @@ from ndxdp.config.model import Announce
 from ndxdp.daemon import upstream_tasks as attendants_module
 from ndxdp.daemon.spec import Job
 from ndxdp.daemon.upstream_tasks import Attendants
+from ndxdp.ndp.frame import flags_of
 from ndxdp.ndp.profile import DEFAULT_PROFILE
 from ndxdp.netlink import links
 from ndxdp.netlink.link_monitor import Interruptions, LinkMonitor
@@ -65,7 +66,7 @@ class Listener:
     def count(self, kind: Kind = Kind.ADVERTISE) -> int:
         for frame in self._seen.frames():
             seen, address = named(frame)
-            is_answer = seen is Kind.ADVERTISE and frame[58] & 0x40  # to the router's NUD
+            is_answer = seen is Kind.ADVERTISE and flags_of(frame) & 0x40  # to the router's NUD
             self.counts[seen] += address == ADDRESS_BYTES and not is_answer
         return self.counts[kind]
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import pytest
 
 from lab.capture import packet_socket
+from ndxdp.ndp.frame import TYPE_NA, icmpv6_type_of, lladdr_of, target_of
 from ndxdp.rules.rule import CONFIG_ORIGIN
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
@@ -182,8 +183,12 @@ class Bench:
                 while time.monotonic() < give_up:
                     frame, address = self._router.recvfrom(65536)
                     outgoing = address[2] == socket.PACKET_OUTGOING
-                    if not outgoing and frame[54:55] == b"\x88" and frame[62:78] == target:
-                        return frame[80:86].hex(":")
+                    if (
+                        not outgoing
+                        and icmpv6_type_of(frame) == TYPE_NA
+                        and target_of(frame) == target
+                    ):
+                        return lladdr_of(frame).hex(":")
         return None
 
     def take(self, step: Step) -> None:

@@ -31,7 +31,7 @@ from ndxdp.config.model import Metrics
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
-from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.frame import source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
@@ -125,7 +125,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
         def set_up(case: Case) -> None:
             bench.set_up(case)
             if case.rate_exceeded:  # another rate and back: the path forgets whom it knew
-                path._limiter._paid.clear()
+                path._limiter._spent.clear()
 
         def send(case: Case, reason: Reason) -> None:
             bench.put(case.frame)
@@ -150,7 +150,7 @@ def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
             return
         reasons[reason.label] += 1
         if reason > Reason.NO_RULE:
-            found = table.lookup(untagged(case.frame)[62:78])
+            found = table.lookup(target_of(untagged(case.frame)))
             assert found is not None
             key = RECEIVER, found[1].label, found[1].origin
             solicited[key] += 1
@@ -162,7 +162,7 @@ def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
             if case.rate_exceeded:
                 before = case.reason
                 if before in (Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED):
-                    is_dad = not any(untagged(case.frame)[22:38])
+                    is_dad = not any(source_of(untagged(case.frame)))
                     before = Reason.ANSWERED_DAD if is_dad else Reason.ANSWERED
                 for _ in range(BURST):
                     send(case, before)

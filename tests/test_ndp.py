@@ -452,7 +452,7 @@ def test_limiter_memory_is_bounded() -> None:
     limiter = per_mac(100, 0, Clock(), size=64)
     for number in range(10_000):
         assert admits(limiter, mac_of(number))
-    assert len(limiter._paid) == 64
+    assert len(limiter._spent) == 64
     assert not admits(limiter, mac_of(9_999))
     assert admits(limiter, mac_of(0)), "forgotten, hence admitted anew"
 

@@ -12,6 +12,7 @@ import pytest
 from ndxdp.kernel import abi, bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
+from ndxdp.ndp.frame import eth_source_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.profile import Answer
 from ndxdp.ndp.reason import Reason
@@ -106,7 +107,7 @@ def test_run(bench: Bench, case: Case) -> None:
     bpf_maps.update(instance.maps.fds["explained"], bytes(4), bytes(abi.EXPLAINED.size))
     if case.rate_exceeded:  # a dry run charges nothing, so the bucket is emptied by hand
         empty = time.monotonic_ns() + CREDIT + INTERVAL
-        source = case.frame[6:12] + bytes(2)
+        source = eth_source_of(case.frame) + bytes(2)
         bpf_maps.update(instance.maps.fds["limiter"], source, empty.to_bytes(8, "little"))
         if case.gateway:
             share = abi.SHARE.pack(answers=empty)
@@ -142,7 +143,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
     """A frame put on the link: its answer, or the frame itself behind the program, untouched."""
     bench.set_up(case)
     if case.rate_exceeded:
-        source = case.frame[6:12] + bytes(2)
+        source = eth_source_of(case.frame) + bytes(2)
         bpf_maps.delete(bench.instance.maps.fds["limiter"], 8, source)
         for _ in range(BURST):
             bench.ends.send(case.frame)
@@ -172,7 +173,7 @@ def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
     case = next(case for case in CASES if case.rate_exceeded)
     bench.set_up(case)
     limiter = bench.instance.maps.fds["limiter"]
-    source = case.frame[6:12]
+    source = eth_source_of(case.frame)
     bpf_maps.delete(limiter, 8, source + bytes(2))
 
     bench.ends.send(case.frame)
@@ -212,7 +213,7 @@ def test_a_debt_of_another_rate_is_forgiven(bench: Bench) -> None:
     case = next(case for case in CASES if case.rate_exceeded)
     bench.set_up(case)
     owed = time.monotonic_ns() + 2 * CREDIT + 2 * INTERVAL
-    source = case.frame[6:12] + bytes(2)
+    source = eth_source_of(case.frame) + bytes(2)
     bpf_maps.update(bench.instance.maps.fds["limiter"], source, owed.to_bytes(8, "little"))
     bench.ends.send(case.frame)
     assert bench.ends.outcome()[0] is not None

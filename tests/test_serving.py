@@ -24,6 +24,7 @@ import pytest
 
 from lab.capture import packet_socket
 from ndxdp.ndp.address import solicited_node_group
+from ndxdp.ndp.frame import eth_destination_of
 from ndxdp.rules.address import parse_address
 from tests import packets
 from tests.fixtures import network
@@ -423,7 +424,7 @@ def test_a_flood_leaves_room_for_others(net: Network) -> None:
             sent += len(asked)
             run.process.send_signal(signal.SIGCONT)
             eventually(all_are_counted, within=20)
-        answers = Counter(frame[:6].hex(":") for frame in frames)
+        answers = Counter(eth_destination_of(frame).hex(":") for frame in frames)
         del answers[ROUTER_MAC]
         return answers
 

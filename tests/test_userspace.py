@@ -19,6 +19,7 @@ import pytest
 from ndxdp.daemon.packet_loop import Userspace
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.decision import decide
+from ndxdp.ndp.frame import source_of, target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink import links
@@ -153,7 +154,7 @@ def test_all_that_waits_is_answered_at_the_end(bench: Bench) -> None:
     bench.set_up(case)
     before, sent, waiting = bench.instance.maps.reasons(), 0, 0
     for mac in (HOST.mac[:5] + bytes([n]) for n in range(128, 192)):
-        asked = solicit(mac, case.frame[62:78], source=case.frame[22:38], sllao=mac)
+        asked = solicit(mac, target_of(case.frame), source=source_of(case.frame), sllao=mac)
         for _ in range(20):
             bench.ends.send(asked)
             sent += 1

@@ -16,6 +16,7 @@ from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, jiffies
 from ndxdp.ndp import decision
 from ndxdp.ndp.decision import Match, Verdict, validate
+from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.limiter import Limiter
 from ndxdp.ndp.message import Host, Solicitation
 from ndxdp.ndp.reason import Reason
@@ -163,7 +164,7 @@ class Userspace:
     def _event(self, now: int, frame: bytes, verdict: Verdict) -> bytes:
         """As the program makes it."""
         reason, reply, matched = verdict
-        found = self._table.lookup(frame[62:78]) if matched else None
+        found = self._table.lookup(target_of(frame)) if matched else None
         told: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found

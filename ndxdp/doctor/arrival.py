@@ -18,6 +18,14 @@ from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import UNSPECIFIED
+from ndxdp.ndp.frame import (
+    ETH_P_IPV6,
+    ETHERTYPE_AT,
+    destination_of,
+    eth_destination_of,
+    eth_source_of,
+    icmpv6_type_of,
+)
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.links import Link
@@ -29,8 +37,7 @@ from ndxdp.sockets.cbpf import LD_H, Condition, attach_filter, packet_socket, pr
 from ndxdp.store.directories import PinTree, Tree, Trees
 from ndxdp.store.instance import open_instance
 
-_ETH_P_IPV6 = 0x86DD
-_NEXT_HEADER, _ICMPV6, _TYPES = 20, 58, range(133, 138)  # router and neighbor discovery
+_TYPES = range(133, 138)  # router and neighbor discovery
 _SOL_PACKET, _IGNORE_OUTGOING, _TO_US = 263, 23, 0
 _KEPT = 64  # bytes of a packet
 _PAUSE = 0.1  # seconds between two looks at what came
@@ -144,10 +151,10 @@ def gather(
 
 def _open(packets: socket.socket, link: Link) -> None:
     """Receive the heads of IPv6 packets from now on."""
-    head = [Condition(LD_H, 12, _ETH_P_IPV6)]
+    head = [Condition(LD_H, ETHERTYPE_AT, ETH_P_IPV6)]
     attach_filter(packets, program(head, last=_KEPT - 11, keep=_KEPT))
     packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-    packets.bind((link.name, _ETH_P_IPV6))
+    packets.bind((link.name, ETH_P_IPV6))
 
 
 def _read(packets: socket.socket, written: Counter[tuple[bytes, bytes]]) -> None:
@@ -157,9 +164,9 @@ def _read(packets: socket.socket, written: Counter[tuple[bytes, bytes]]) -> None
             frame, address = packets.recvfrom(_KEPT)
         except BlockingIOError:
             return
-        discovers = frame[_NEXT_HEADER] == _ICMPV6 and frame[54:55] and frame[54] in _TYPES
+        discovers = icmpv6_type_of(frame) in _TYPES
         if address[2] == _TO_US and not discovers:
-            written[frame[6:12], frame[38:54]] += 1
+            written[eth_source_of(frame), destination_of(frame)] += 1
 
 
 def repeated(
@@ -173,7 +180,7 @@ def repeated(
     found: dict[Asked, Unheard] = {}
     for event in events:
         target = event.target
-        to_group = bool(event.frame[0] & 1)
+        to_group = bool(eth_destination_of(event.frame)[0] & 1)
         if target is None or not to_group or event.source == UNSPECIFIED:
             continue
         if not event.reason.is_answer or event.prefix is None or event.rule is None:

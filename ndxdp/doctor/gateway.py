@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ndxdp.doctor import probe
 from ndxdp.doctor.finding import Finding, failure, note, warning
+from ndxdp.ndp.address import is_link_local
 from ndxdp.netlink import neighbours
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute, NudState
@@ -15,8 +16,6 @@ from ndxdp.netlink.neighbours import NeighbourEntry
 from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime import publications
 from ndxdp.runtime.daemon_status import CareStatus, NoSource
-
-_LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
 
 class Gateway(NamedTuple):
@@ -100,7 +99,7 @@ def _judge_one(facts: Facts, gateway: Gateway) -> Finding:
             f"ip -6 neighbour change {text} dev {facts.interface} nud stale",
         )
     known = f", {mac.hex(':')}" if mac else ""
-    is_global = Prefix.around(gateway.address, _LINK_LOCAL.length) != _LINK_LOCAL
+    is_global = not is_link_local(gateway.address)
     outside = ", outside of the interface's prefixes" if is_global and not gateway.within else ""
     words = "not asked for yet" if state is NudState.NONE else state.name.lower()
     return note(f"gateway {text}: {words}{known}{outside}")

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from ndxdp.doctor.finding import Finding, note, unseen
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import solicited_node_group
-from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.frame import ETH_P_IPV6, FRAME_MAX, OPTIONS_AT
 from ndxdp.ndp.message import Fault, solicit
 from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.links import Link
 from ndxdp.rules.prefix import Prefix
-from ndxdp.sockets.cbpf import LD_B, LD_H, Condition, attach_filter, packet_socket, program
+from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, program
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
 _ALL_ROUTERS = "ff02::2"
@@ -32,7 +32,6 @@ _ROUNDS = 3  # MAX_RTR_SOLICITATIONS
 _WAIT = 1.0  # seconds for each; routers wait up to 0.5 s with an advertisement (RFC 4861 6.2.6)
 
 
-_ETH_P_IPV6 = 0x86DD
 _WAIT_EACH = 0.5  # seconds for an answer to a solicitation from one of several sources
 
 
@@ -108,7 +107,7 @@ def _ask_again(
     """The first source from which each answers, and its MAC."""
     found = {}
     with contextlib.suppress(NdxdpError, OSError), packet_socket("asks gateways") as packets:
-        packets.bind((link.name, _ETH_P_IPV6))
+        packets.bind((link.name, ETH_P_IPV6))
         for gateway in gateways:
             for source in sources:
                 reply = ask_from(packets, link, source, gateway)
@@ -124,12 +123,8 @@ def ask_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -
     packets: bound to the interface. What the router then knows of the source is what an answer of
     ours would have told it.
     """
-    conditions = [
-        Condition(LD_H, 12, _ETH_P_IPV6),
-        Condition(LD_B, 20, socket.IPPROTO_ICMPV6),
-        Condition(LD_B, 54, _NA),
-    ]
-    attach_filter(packets, program(conditions, last=77, keep=FRAME_MAX + 1))
+    conditions = icmpv6_conditions(_NA)
+    attach_filter(packets, program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1))
     question = PendingSolicitation(link.mac, source, router)
     packets.send(solicit(link.mac, router, source=source, sllao=link.mac))
     until = time.monotonic() + _WAIT_EACH

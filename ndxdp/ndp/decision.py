@@ -1,30 +1,38 @@
-"""Neighbor Discovery on the wire: the decision and the answer, bytes in, bytes out.
+"""The decision about one frame: validate the solicitation, apply the rule, build the answer. Pure.
 
-This is the executable specification of bpf/ndp_responder.c: the same checks in the same order,
-the same reasons, the same bytes. It knows no socket and no kernel. Section numbers are
-RFC 4861's unless they say otherwise; frames are Ethernet frames without FCS, everything in them
-in network byte order.
+This module is the executable specification of bpf/ndp_responder.c: both make the same checks in the
+same order, give the same reasons and send the same bytes. Section numbers are those of RFC 4861
+unless another RFC is named. Frames are bytes as in frame.py: addresses have 16 bytes, MACs 6, and
+all fields are in network byte order.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from ndxdp.ndp.address import LOOPBACK, UNSPECIFIED, V4_MAPPED, is_link_local, solicited_node_group
+from ndxdp.ndp.address import (
+    LOOPBACK,
+    UNSPECIFIED,
+    V4_MAPPED,
+    is_link_local,
+    solicited_node_group,
+)
 from ndxdp.ndp.frame import (
     FRAME_MAX,
     NS_LEN,
     OPTIONS_AT,
     OTHER_VLAN_LEN,
     SLLAO,
-    VLAN_ID,
+    SOURCE_AT,
+    TYPE_AT,
     is_solicitation,
     message_sum,
+    unpack_headers,
     untagged,
+    vlan_of,
 )
 from ndxdp.ndp.message import Host, Solicitation, advertise
 from ndxdp.ndp.profile import DEFAULT_PROFILE, Answer, Profile
@@ -33,13 +41,16 @@ from ndxdp.ndp.reason import Reason
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The most specific rule of a target, as far as the decision needs it.
+    """The most specific rule of a target, reduced to what the decision needs.
 
-    owned: the host or the gateway owns the address.
-    expired: the rule is dynamic and its daemon has stopped beating.
-    rule_class: the number that the rule is counted under; the decision passes it on.
-    dev: patterns of interfaces by which a route may leave; () for any.
-    exact: it is a rule for the target alone, not for a prefix around it.
+    Attributes:
+        answer: When the rule answers.
+        profile: How the rule answers.
+        owned: True if the host or its gateway owns the target.
+        expired: True if the rule is dynamic and the heartbeat of its daemon has stopped.
+        rule_class: The number of the rule's class, by which the caller counts.
+        dev: Patterns of the interfaces that a route may leave by; () for any interface.
+        exact: True for a rule of the target alone, False for a rule of a wider prefix.
     """
 
     answer: Answer
@@ -52,15 +63,23 @@ class Match:
 
 
 Refuse = Callable[[bytes, Match, bool], Reason | None]
-"""Returns why the kernel's tables speak against answering for a target (16 bytes), None if they do
-not. The last argument is true where the answer would defend the target against DAD."""
+"""Returns the reason why the kernel's tables rule out an answer, None if they do not.
+
+The arguments are the target (16 bytes), its rule, and whether the answer would defend the target
+against DAD."""
 
 Admit = Callable[[bytes, bytes], Reason | None]
-"""See Limiter.charge()."""
+"""Charges an answer to the limits; see Limiter.charge()."""
 
 
 class Verdict(NamedTuple):
-    """A reason, the advertisement's frame if the reason is an answer, the rule if one matched."""
+    """The decision about a frame.
+
+    Attributes:
+        reason: The reason.
+        reply: The frame of the advertisement; None if the reason is no answer.
+        rule: The rule that matched; None without one, or if the decision was made before.
+    """
 
     reason: Reason
     reply: bytes | None = None
@@ -74,36 +93,33 @@ def decide(
     admit: Admit | None = None,
     refuse: Refuse | None = None,
 ) -> Verdict:
-    """Decide what becomes of one frame, which may have a VLAN tag in it.
+    """Decide about one frame, which may have a VLAN tag.
 
-    A tag without a VLAN (VID 0) says no more than a priority, and the frame is judged as it is
-    without. A reason that is no answer leaves the frame to the kernel, except RATE_LIMITED, which
-    drops it.
+    A tag with VLAN 0 is only a priority (IEEE 802.1Q), so that the frame is judged as if it had no
+    tag. A frame that is not answered goes on to the kernel; with RATE_LIMITED it is dropped.
 
     Args:
         frame: The frame.
-        host: Who answers.
+        host: The interface that answers.
         match: Returns the most specific rule of a target (16 bytes), None without one.
-        admit: Charges an answer to a MAC that solicits and one that is answered; returns why it may
-            not be sent. None for no limits.
-        refuse: See Refuse. None for tables that have nothing.
+        admit: Charges an answer to the limits; None for no limits.
+        refuse: Asks the kernel's tables; None for tables without routes and neighbours.
     """
     inner = untagged(frame)
     if not is_solicitation(inner):
         return Verdict(Reason.NOT_NS)
-    if inner is not frame and int.from_bytes(frame[14:16], "big") & VLAN_ID:
+    if inner is not frame and vlan_of(frame):
         return Verdict(Reason.OTHER_VLAN)
     return judge(inner, host, match, admit, refuse)
 
 
-# A member of an Enum takes 75 ns to look up, the constructor of a NamedTuple 250 ns; the
+_NO_TARGETS = (UNSPECIFIED, LOOPBACK)
+
+# Looking up the member of an Enum takes 75 ns, and the constructor of a NamedTuple 250 ns; the
 # userspace path has 5 µs for a frame.
 _NEVER, _ALWAYS = Answer.NEVER, Answer.ALWAYS
-
 _ANSWERED, _ANSWERED_DAD = Reason.ANSWERED, Reason.ANSWERED_DAD
-
 _verdict: Callable[[tuple[Reason, bytes, Match]], Verdict] = partial(tuple.__new__, Verdict)
-
 _solicitation: Callable[[tuple[bytes, bytes, bytes, bytes]], Solicitation] = partial(
     tuple.__new__, Solicitation
 )
@@ -116,7 +132,15 @@ def judge(
     admit: Admit | None,
     refuse: Refuse | None,
 ) -> Verdict:
-    """decide(), of a frame that is_solicitation() or is what is left of one with another VLAN."""
+    """Decide about an untagged frame that is_solicitation() accepts.
+
+    Args:
+        frame: The frame, or OTHER_VLAN_LEN bytes of a solicitation in another VLAN.
+        host: As in decide().
+        match: As in decide().
+        admit: As in decide().
+        refuse: As in decide().
+    """
     ns = validate(frame, host.mac, match)
     if not isinstance(ns, Solicitation):
         return Verdict(ns)
@@ -134,7 +158,7 @@ def judge(
     if rule.answer is not _ALWAYS or source == UNSPECIFIED:
         dad = source == UNSPECIFIED
         defends = dad and rule.profile.defend
-        # Every link has all of fe80::/10, so that only a rule for the address itself means it.
+        # fe80::/10 is on-link at every interface, so a wider rule does not mean this address.
         if defends and rule.answer is _ALWAYS and is_link_local(target) and not rule.exact:
             return Verdict(Reason.DAD_ON_LINK, None, rule)
         if rule.answer is not _ALWAYS or defends:
@@ -153,7 +177,7 @@ def judge(
 
 
 def _empty_tables(target: bytes, rule: Match, defends: bool) -> Reason | None:
-    """A Refuse of a kernel that forwards, and has neither routes nor neighbours."""
+    """Return the reason of a kernel that forwards and has neither routes nor neighbours."""
     if rule.answer is Answer.LOCAL:
         return Reason.NOT_LOCAL
     return None if rule.answer is _ALWAYS else Reason.NO_ROUTE
@@ -162,15 +186,22 @@ def _empty_tables(target: bytes, rule: Match, defends: bool) -> Reason | None:
 def validate(
     frame: bytes, mac: bytes, match: Callable[[bytes], Match | None]
 ) -> Solicitation | Reason:
-    """7.1.1 whole, and what Ethernet asks before it, of a frame as judge() takes it.
+    """Parse and validate a solicitation: first the MACs, then all checks of section 7.1.1.
 
-    match: for a target whose rule advertises another MAC than `mac`, that one is ours, too.
+    Args:
+        frame: As in judge().
+        mac: The interface's MAC.
+        match: As in decide(). A frame to a MAC that the target's rule advertises in the TLLAO
+            counts as sent to this host.
+
+    Returns:
+        The solicitation, or the reason why it is ignored.
     """
     size = len(frame)
     if size == OTHER_VLAN_LEN:
         return Reason.OTHER_VLAN
-    (eth_destination, eth_source, length, hop_limit, source, destination, code, target) = _HEADERS(
-        frame if size >= OPTIONS_AT else frame.ljust(OPTIONS_AT)
+    (eth_destination, eth_source, length, hop_limit, source, destination, code, target) = (
+        unpack_headers(frame if size >= OPTIONS_AT else frame.ljust(OPTIONS_AT))
     )
     if eth_source == mac:
         return Reason.OWN_FRAME
@@ -184,7 +215,7 @@ def validate(
         return Reason.BAD_HOP_LIMIT
     if code:
         return Reason.BAD_CODE
-    end = 54 + length
+    end = TYPE_AT + length
     if length < NS_LEN or end > size or size > FRAME_MAX:
         return Reason.BAD_LENGTH
     sllao: bytes | None = None
@@ -193,27 +224,22 @@ def validate(
         units = frame[at + 1] if at + 1 < end else 0
         if not units or at + units * 8 > end:
             return Reason.BAD_OPTION
-        # Of several SLLAOs the first counts, and no other is looked at, as in Linux.
+        # The first of several SLLAOs counts, and the others are not checked, as in Linux.
         if frame[at] == SLLAO and sllao is None:
-            if units != 1:  # 4.6.1: one unit on Ethernet; another names no Ethernet address
+            if units != 1:  # A MAC has one unit of 8 bytes (4.6.1).
                 return Reason.BAD_OPTION
             sllao = frame[at + 2 : at + 8]
         at += units * 8
-    if message_sum(frame[22:end], length):
+    if message_sum(frame[SOURCE_AT:end], length):
         return Reason.BAD_CHECKSUM
-    if target[0] == 0xFF or target in _NOBODY:
+    if target[0] == 0xFF or target in _NO_TARGETS:
         return Reason.BAD_TARGET
     if source[0] == 0xFF:
         return Reason.BAD_SOURCE
     if not source[0]:
-        if source == LOOPBACK or source[:12] == V4_MAPPED:  # Linux drops what comes from these
+        # Linux drops packets from these sources before Neighbor Discovery (ip6_rcv_core()).
+        if source == LOOPBACK or source[:12] == V4_MAPPED:
             return Reason.BAD_SOURCE
         if source == UNSPECIFIED and (sllao or destination != solicited_node_group(target)):
             return Reason.BAD_SOURCE
     return _solicitation((source, target, eth_source, sllao or eth_source))
-
-
-# Ethernet, IPv6 and ICMPv6 headers and the target: what validate() names.
-_HEADERS = struct.Struct("!6s6s6xHxB16s16sxB6x16s").unpack_from
-
-_NOBODY = (UNSPECIFIED, LOOPBACK)

@@ -9,10 +9,12 @@ from ndxdp.ndp.reason import Reason
 
 
 class Rate(NamedTuple):
-    """A bound on how often something may happen.
+    """A rate limit as a token bucket.
 
-    interval: ns between two; 0 for no limit. credit: ns that one may run ahead, which is
-        (burst - 1) intervals.
+    Attributes:
+        interval: Nanoseconds that one token takes to grow; 0 for no limit.
+        credit: Nanoseconds of tokens that a full bucket has beyond the first token:
+            (burst - 1) intervals.
     """
 
     interval: int = 0
@@ -23,10 +25,12 @@ _UNLIMITED = Rate()
 
 
 class Limits(NamedTuple):
-    """The limits of one interface.
+    """The rate limits of one interface.
 
-    each: for one MAC that solicits, and for one that is answered. total: for all of them
-    together. gateway: for each gateway, instead of these two.
+    Attributes:
+        each: The limit of one soliciting MAC, and of one MAC that is answered.
+        total: The limit of all MACs together, except gateways.
+        gateway: The limit of each gateway, which the other two do not apply to.
     """
 
     each: Rate = _UNLIMITED
@@ -34,63 +38,75 @@ class Limits(NamedTuple):
     gateway: Rate = _UNLIMITED
 
     def __bool__(self) -> bool:
-        """True if anything is limited: gateways alone are not."""
+        """True if a limit applies; without `each` and `total`, gateways have none either."""
         return bool(self.each.interval or self.total.interval)
 
 
 _TOTAL = b""
-"""What the bucket of everybody but the gateways is kept under, which is no MAC."""
+"""The key of the bucket that all MACs except gateways share; no MAC is empty."""
 
 
 class Limiter:
-    """Token buckets, each one number: the time up to which its tokens are paid for (GCRA).
+    """The token buckets of one interface.
 
-    clock: ns, monotonic. At most `size` MACs are remembered; the one not answered for longest is
-    forgotten first. gateways: MACs (6 bytes) of the gateways, which the caller may set anew.
+    Each bucket is one number: the time up to which its tokens are spent (GCRA). At most `size` MACs
+    have a bucket of their own; a new MAC replaces the one that was answered least recently.
+
+    Attributes:
+        gateways: The MACs of the gateways, 6 bytes each. The caller may replace the set.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], int], size: int = 8192) -> None:
+        """Make buckets that are full.
+
+        Args:
+            limits: The limits.
+            clock: Returns monotonic nanoseconds.
+            size: The number of MACs that are remembered.
+        """
         self.gateways: frozenset[bytes] = frozenset()
         self._limits, self._clock, self._size = limits, clock, size
-        self._paid: dict[bytes, int] = {}
-        self._shares: dict[bytes, int] = {}
+        self._spent: dict[bytes, int] = {}
+        self._shared: dict[bytes, int] = {}
 
     def charge(self, eth_source: bytes, peer: bytes) -> Reason | None:
-        """Charge one answer; return why it may not be sent, with nothing charged, or None.
+        """Charge one answer, or return the reason for not sending it and charge nothing.
+
+        Both MACs have a bucket, because a node can forge `eth_source` and make other hosts send
+        frames to `peer`.
 
         Args:
             eth_source: The MAC that solicits.
-            peer: The MAC that is answered. Anybody can forge the first to have others send frames
-                to the second, so that each has a bucket.
+            peer: The MAC that is answered.
         """
         each, total, gateway = self._limits
         now = self._clock()
         if peer == eth_source and peer in self.gateways:
-            until = _with_one_more(self._shares.get(peer, now), now, gateway)
+            until = _spend(self._shared.get(peer, now), now, gateway)
             if until is None:
                 return Reason.GATEWAY_LIMITED
-            self._shares[peer] = until
+            self._shared[peer] = until
             return None
-        shared = _with_one_more(self._shares.get(_TOTAL, now), now, total)
-        by_source = _with_one_more(self._paid.get(eth_source, now), now, each)
-        by_peer = _with_one_more(self._paid.get(peer, now), now, each)
+        shared = _spend(self._shared.get(_TOTAL, now), now, total)
+        by_source = _spend(self._spent.get(eth_source, now), now, each)
+        by_peer = _spend(self._spent.get(peer, now), now, each)
         if shared is None or by_source is None or by_peer is None:
             return Reason.RATE_LIMITED
-        self._shares[_TOTAL] = shared
+        self._shared[_TOTAL] = shared
         if each.interval:
-            self._pay(eth_source, by_source)
+            self._charge(eth_source, by_source)
             if peer != eth_source:
-                self._pay(peer, by_peer)
+                self._charge(peer, by_peer)
         return None
 
-    def _pay(self, mac: bytes, until: int) -> None:
-        self._paid.pop(mac, None)
-        self._paid[mac] = until
-        if len(self._paid) > self._size:
-            del self._paid[next(iter(self._paid))]
+    def _charge(self, mac: bytes, until: int) -> None:
+        self._spent.pop(mac, None)
+        self._spent[mac] = until
+        if len(self._spent) > self._size:
+            del self._spent[next(iter(self._spent))]
 
 
-def _with_one_more(paid: int, now: int, limit: Rate) -> int | None:
-    """The time up to which a bucket is paid for with one token more; None if it is empty."""
-    until = max(paid, now)
+def _spend(spent: int, now: int, limit: Rate) -> int | None:
+    """Return the time up to which a bucket is spent after one more token; None if it is empty."""
+    until = max(spent, now)
     return None if until - now > limit.credit else until + limit.interval

@@ -1,9 +1,7 @@
-"""Neighbor Discovery as every node speaks it: what is sent unasked, and advertisements heard.
+"""Solicitations and advertisements: building and parsing. Pure.
 
-ndp/responder.py answers for others; this speaks and listens for itself. It knows no socket
-and no kernel.
-Section numbers are RFC 4861's unless they say otherwise; frames are Ethernet frames without FCS,
-addresses 16 bytes and MACs 6, all in network byte order.
+Section numbers are those of RFC 4861 unless another RFC is named. Frames are bytes as in frame.py:
+addresses have 16 bytes, MACs 6, and all fields are in network byte order.
 """
 
 from __future__ import annotations
@@ -13,13 +11,24 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from ndxdp.ndp.address import ALL_NODES, ALL_NODES_MAC, LOOPBACK, UNSPECIFIED, solicited_node_group
+from ndxdp.ndp.address import (
+    ALL_NODES,
+    ALL_NODES_MAC,
+    LOOPBACK,
+    UNSPECIFIED,
+    group_mac,
+    is_multicast,
+    solicited_node_group,
+)
 from ndxdp.ndp.frame import (
-    ETHERTYPE_IPV6,
+    CODE_AT,
+    ETH_P_IPV6,
     FRAME_MAX,
     HEADERS_LEN,
+    HOP_LIMIT_AT,
     ICMPV6,
     NA_LEN,
+    NONCE,
     NS_LEN,
     OPTIONS_AT,
     OVERRIDE,
@@ -27,18 +36,38 @@ from ndxdp.ndp.frame import (
     SLLAO,
     SOLICITED,
     TLLAO,
+    TYPE_AT,
     TYPE_NA,
     TYPE_NS,
     checksum_correct,
+    checksum_of,
+    destination_of,
+    eth_destination_of,
+    eth_source_of,
+    flags_of,
     icmpv6_frame,
+    icmpv6_type_of,
+    lladdr_of,
     message_sum,
+    payload_length_of,
+    source_of,
+    target_of,
 )
 from ndxdp.ndp.profile import DEFAULT_PROFILE, NaSource, Profile
+
+NONCE_LEN = 6
+"""Bytes of a nonce; with the option header 8 bytes (RFC 3971 section 5.3.2 asks for at least 6)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The answering interface: its MAC (6 bytes) and link-local address (16 bytes, or ::)."""
+    """The interface that answers.
+
+    Attributes:
+        mac: The interface's MAC, 6 bytes.
+        link_local: The interface's link-local address, 16 bytes; :: while there is none.
+        paused: True while the interface answers no solicitation.
+    """
 
     mac: bytes
     link_local: bytes = UNSPECIFIED
@@ -46,9 +75,13 @@ class Host:
 
 
 class Solicitation(NamedTuple):
-    """A valid solicitation: addresses of 16 bytes, MACs of 6.
+    """A valid solicitation; addresses have 16 bytes, MACs 6.
 
-    peer: whom the answer goes to: the SLLAO if there was one, else the Ethernet source.
+    Attributes:
+        source: The IPv6 source; :: for Duplicate Address Detection.
+        target: The target.
+        eth_source: The source MAC of the frame.
+        peer: The MAC that is answered: the SLLAO, or the source MAC without one.
     """
 
     source: bytes
@@ -58,13 +91,13 @@ class Solicitation(NamedTuple):
 
     @property
     def dad(self) -> bool:
-        """It asks whether the target is in use already (RFC 4862 5.4.2)."""
+        """True for Duplicate Address Detection (RFC 4862 section 5.4.2)."""
         return self.source == UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
 class OwnAdvertisement:
-    """Our answer, decoded: addresses of 16 bytes, MACs of 6."""
+    """The fields of an advertisement that advertise() has built; addresses 16 bytes, MACs 6."""
 
     eth_source: bytes
     eth_destination: bytes
@@ -80,11 +113,117 @@ class OwnAdvertisement:
     checksum_correct: bool
 
 
+class NeighborAdvertisement(NamedTuple):
+    """A valid advertisement that was received; addresses have 16 bytes, MACs 6.
+
+    Attributes:
+        eth_destination: The destination MAC of the frame.
+        eth_source: The source MAC of the frame.
+        source: The IPv6 source.
+        destination: The IPv6 destination.
+        target: The target.
+        router: The R flag.
+        solicited: The S flag.
+        override: The O flag.
+        lladdr: The MAC in the TLLAO; None without a TLLAO.
+    """
+
+    eth_destination: bytes
+    eth_source: bytes
+    source: bytes
+    destination: bytes
+    target: bytes
+    router: bool
+    solicited: bool
+    override: bool
+    lladdr: bytes | None
+
+
+class Fault(Enum):
+    """Why an advertisement is not used. The faults up to BAD_SOURCE make it invalid (7.1.2)."""
+
+    NOT_NA = "not_na"
+    BAD_HOP_LIMIT = "bad_hop_limit"
+    BAD_CODE = "bad_code"
+    BAD_LENGTH = "bad_length"
+    BAD_OPTION = "bad_option"
+    BAD_CHECKSUM = "bad_checksum"
+    BAD_TARGET = "bad_target"
+    BAD_FLAGS = "bad_flags"
+    BAD_SOURCE = "bad_source"
+    OTHER_HOST = "other_host"
+    OTHER_DESTINATION = "other_destination"
+    OTHER_TARGET = "other_target"
+    NOT_SOLICITED = "not_solicited"
+    NO_LLADDR = "no_lladdr"
+    BAD_LLADDR = "bad_lladdr"
+
+
+# ---- solicitations ------------------------------------------------------------------------------
+
+
+def solicit(
+    eth_source: bytes,
+    target: bytes,
+    *,
+    source: bytes = UNSPECIFIED,
+    eth_destination: bytes | None = None,
+    destination: bytes | None = None,
+    sllao: bytes | None = None,
+) -> bytes:
+    """Build a solicitation's frame (4.3): 78 bytes, or 86 with an SLLAO.
+
+    Args:
+        eth_source: The source MAC.
+        target: The target.
+        source: The IPv6 source. A source of :: is DAD, which has no SLLAO (7.1.1).
+        eth_destination: The destination MAC; None for that of the group.
+        destination: The IPv6 destination; None for the target's solicited-node group.
+        sllao: The MAC in the SLLAO; None for no SLLAO.
+    """
+    destination = destination or solicited_node_group(target)
+    body = bytes(4) + target
+    if sllao:
+        body += bytes((SLLAO, 1)) + sllao
+    return icmpv6_frame(
+        eth_source, eth_destination or group_mac(destination), source, destination, TYPE_NS, body
+    )
+
+
+def probe(mac: bytes, target: bytes, nonce: bytes) -> bytes:
+    """Build a solicitation of Duplicate Address Detection (RFC 4862 section 5.4.2): 86 bytes.
+
+    The solicitation is sent from :: to the target's solicited-node group, without an SLLAO.
+
+    Args:
+        mac: The source MAC.
+        target: The target.
+        nonce: 6 random bytes, different in each frame. A node recognises its own probe by the nonce
+            when the network reflects the frame (RFC 7527).
+
+    Raises:
+        ValueError: The nonce has another length.
+    """
+    if len(nonce) != NONCE_LEN:
+        raise ValueError(f"a nonce of {len(nonce)} bytes")
+    group = solicited_node_group(target)
+    body = bytes(4) + target + bytes((NONCE, 1)) + nonce
+    return icmpv6_frame(mac, group_mac(group), UNSPECIFIED, group, TYPE_NS, body)
+
+
+# ---- advertisements -----------------------------------------------------------------------------
+
 _FROM_TARGET = NaSource.TARGET
+_NA_HEAD = struct.pack("!HIHBB", ETH_P_IPV6, 0x60000000, NA_LEN, ICMPV6, 255)
+_NA_MIDDLE = struct.Struct("!HHI").pack
 
 
 def advertise(ns: Solicitation, host: Host, profile: Profile = DEFAULT_PROFILE) -> bytes:
-    """The answer of 86 bytes: 7.2.4 with 7.2.8, and to all nodes if `ns` was for DAD."""
+    """Build the answer to a solicitation: a frame of 86 bytes (7.2.4, and 7.2.8 for a proxy).
+
+    The answer to DAD is sent to all nodes with S=0; every other answer is sent to the MAC `ns.peer`
+    and the address `ns.source` with S=1.
+    """
     destination, target, _, peer = ns
     flags = SOLICITED
     if destination == UNSPECIFIED:
@@ -107,138 +246,57 @@ def advertise(ns: Solicitation, host: Host, profile: Profile = DEFAULT_PROFILE) 
     return b"".join((peer, mac, _NA_HEAD, addresses, middle, rest))
 
 
-_NA_HEAD = ETHERTYPE_IPV6 + struct.pack("!IHBB", 0x60000000, NA_LEN, ICMPV6, 255)
-
-_NA_MIDDLE = struct.Struct("!HHI").pack
-
-
-def solicit(
-    eth_source: bytes,
-    target: bytes,
-    *,
-    source: bytes = UNSPECIFIED,
-    eth_destination: bytes | None = None,
-    destination: bytes | None = None,
-    sllao: bytes | None = None,
-) -> bytes:
-    """A solicitation's frame, to the target's solicited-node group unless told otherwise.
-
-    A source of :: makes it a DAD probe; then `sllao` must be None.
-    """
-    destination = destination or solicited_node_group(target)
-    body = bytes(4) + target
-    if sllao:
-        body += bytes((SLLAO, 1)) + sllao
-    return icmpv6_frame(
-        eth_source,
-        eth_destination or b"\x33\x33" + destination[12:],
-        source,
-        destination,
-        TYPE_NS,
-        body,
-    )
-
-
-def decode_own(frame: bytes) -> OwnAdvertisement:
-    """Take our own advertisement of 86 bytes apart."""
-    flags = frame[58]
-    return OwnAdvertisement(
-        eth_source=frame[6:12],
-        eth_destination=frame[0:6],
-        source=frame[22:38],
-        destination=frame[38:54],
-        hop_limit=frame[21],
-        router=bool(flags & ROUTER),
-        solicited=bool(flags & SOLICITED),
-        override=bool(flags & OVERRIDE),
-        target=frame[62:78],
-        tllao=frame[80:86],
-        checksum=int.from_bytes(frame[56:58], "big"),
-        checksum_correct=checksum_correct(frame),
-    )
-
-
-NONCE_LEN = 6
-"""Bytes of a nonce that fill one unit of 8 with its header (RFC 3971 5.3.2: at least 6)."""
-
-_NONCE = 14
-
-
-def probe(mac: bytes, target: bytes, nonce: bytes) -> bytes:
-    """A solicitation as Duplicate Address Detection sends it (RFC 4862 5.4.2), of 86 bytes.
-
-    From ::, to the target's solicited-node group, without SLLAO. nonce: 6 random bytes, fresh for
-    each frame: by it a node that sees its own probe come back knows that it is its own (RFC 7527).
-    """
-    if len(nonce) != NONCE_LEN:
-        raise ValueError(f"a nonce of {len(nonce)} bytes")
-    group = solicited_node_group(target)
-    body = bytes(4) + target + bytes((_NONCE, 1)) + nonce
-    return icmpv6_frame(mac, b"\x33\x33" + group[12:], UNSPECIFIED, group, TYPE_NS, body)
-
-
 def unsolicited(
     mac: bytes, target: bytes, *, router: bool = True, lladdr: bytes | None = None
 ) -> bytes:
-    """An unsolicited advertisement to all nodes, of 86 bytes (7.2.6): S=0, O=1, from the target.
+    """Build an unsolicited advertisement with O=1 from the target to all nodes (7.2.6): 86 bytes.
 
-    It makes routers create an entry that they do not have yet only where they heed RFC 9131;
-    an entry that there is it changes everywhere. lladdr: the TLLAO; None for `mac`.
+    The advertisement changes entries that nodes have. Only routers that implement RFC 9131 also
+    create an entry.
+
+    Args:
+        mac: The source MAC.
+        target: The target, which is the IPv6 source as well.
+        router: The R flag.
+        lladdr: The MAC in the TLLAO; None for `mac`.
     """
     flags = OVERRIDE | (ROUTER if router else 0)
     body = bytes((flags, 0, 0, 0)) + target + bytes((TLLAO, 1)) + (lladdr or mac)
     return icmpv6_frame(mac, ALL_NODES_MAC, target, ALL_NODES, TYPE_NA, body)
 
 
-class Fault(Enum):
-    """Why an advertisement is not used. All up to BAD_SOURCE make it invalid (7.1.2)."""
-
-    NOT_NA = "not_na"
-    BAD_HOP_LIMIT = "bad_hop_limit"
-    BAD_CODE = "bad_code"
-    BAD_LENGTH = "bad_length"
-    BAD_OPTION = "bad_option"
-    BAD_CHECKSUM = "bad_checksum"
-    BAD_TARGET = "bad_target"
-    BAD_FLAGS = "bad_flags"
-    BAD_SOURCE = "bad_source"
-    OTHER_HOST = "other_host"
-    OTHER_DESTINATION = "other_destination"
-    OTHER_TARGET = "other_target"
-    NOT_SOLICITED = "not_solicited"
-    NO_LLADDR = "no_lladdr"
-    BAD_LLADDR = "bad_lladdr"
-
-
-class NeighborAdvertisement(NamedTuple):
-    """A valid advertisement of somebody. lladdr: its TLLAO, None without one."""
-
-    eth_destination: bytes
-    eth_source: bytes
-    source: bytes
-    destination: bytes
-    target: bytes
-    router: bool
-    solicited: bool
-    override: bool
-    lladdr: bytes | None
+def decode_own(frame: bytes) -> OwnAdvertisement:
+    """Decode an advertisement of 86 bytes that advertise() has built, without validating it."""
+    flags = flags_of(frame)
+    return OwnAdvertisement(
+        eth_source=eth_source_of(frame),
+        eth_destination=eth_destination_of(frame),
+        source=source_of(frame),
+        destination=destination_of(frame),
+        hop_limit=frame[HOP_LIMIT_AT],
+        router=bool(flags & ROUTER),
+        solicited=bool(flags & SOLICITED),
+        override=bool(flags & OVERRIDE),
+        target=target_of(frame),
+        tllao=lladdr_of(frame),
+        checksum=checksum_of(frame),
+        checksum_correct=checksum_correct(frame),
+    )
 
 
 def parse_advertisement(frame: bytes) -> NeighborAdvertisement | Fault:
-    """7.1.2 whole; of several TLLAOs the first counts, as in Linux."""
-    if (
-        len(frame) < HEADERS_LEN
-        or frame[12:14] != b"\x86\xdd"
-        or frame[14] >> 4 != 6
-        or (frame[20], frame[54]) != (58, TYPE_NA)
-    ):
+    """Parse and validate an untagged frame as an advertisement (7.1.2).
+
+    The first of several TLLAOs counts, as in Linux. Bytes behind the ICMPv6 message are ignored.
+    """
+    if len(frame) < HEADERS_LEN or icmpv6_type_of(frame) != TYPE_NA:
         return Fault.NOT_NA
-    if frame[21] != 255:
+    if frame[HOP_LIMIT_AT] != 255:
         return Fault.BAD_HOP_LIMIT
-    if frame[55]:
+    if frame[CODE_AT]:
         return Fault.BAD_CODE
-    length = int.from_bytes(frame[18:20], "big")
-    end = 54 + length
+    length = payload_length_of(frame)
+    end = TYPE_AT + length
     if length < NS_LEN or end > len(frame) or len(frame) > FRAME_MAX:
         return Fault.BAD_LENGTH
     lladdr: bytes | None = None
@@ -254,17 +312,17 @@ def parse_advertisement(frame: bytes) -> NeighborAdvertisement | Fault:
         at += units * 8
     if not checksum_correct(frame[:end]):
         return Fault.BAD_CHECKSUM
-    flags, target = frame[58], frame[62:78]
-    source, destination = frame[22:38], frame[38:54]
-    if target[0] == 0xFF or target in (UNSPECIFIED, LOOPBACK):
+    flags, target = flags_of(frame), target_of(frame)
+    source, destination = source_of(frame), destination_of(frame)
+    if is_multicast(target) or target in (UNSPECIFIED, LOOPBACK):
         return Fault.BAD_TARGET
-    if destination[0] == 0xFF and flags & SOLICITED:
+    if is_multicast(destination) and flags & SOLICITED:
         return Fault.BAD_FLAGS
-    if source[0] == 0xFF or source in (UNSPECIFIED, LOOPBACK):
+    if is_multicast(source) or source in (UNSPECIFIED, LOOPBACK):
         return Fault.BAD_SOURCE
     return NeighborAdvertisement(
-        eth_destination=frame[0:6],
-        eth_source=frame[6:12],
+        eth_destination=eth_destination_of(frame),
+        eth_source=eth_source_of(frame),
         source=source,
         destination=destination,
         target=target,
@@ -275,9 +333,10 @@ def parse_advertisement(frame: bytes) -> NeighborAdvertisement | Fault:
     )
 
 
-def is_sent_to(heard: NeighborAdvertisement, mac: bytes) -> bool:
-    """Return True if an advertisement's frame was sent to a MAC (6 bytes).
+def is_sent_to(advertisement: NeighborAdvertisement, mac: bytes) -> bool:
+    """Return True if the frame of an advertisement was sent to a MAC (6 bytes).
 
-    The program sets the group bit (I/G) of some, so that the kernel forwards them nowhere.
+    The BPF program sets the group bit (I/G) in some of these frames to keep the kernel from
+    forwarding them; such a frame counts as sent to the MAC.
     """
-    return heard.eth_destination in (mac, bytes((mac[0] | 1,)) + mac[1:])
+    return advertisement.eth_destination in (mac, bytes((mac[0] | 1,)) + mac[1:])

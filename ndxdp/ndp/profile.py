@@ -1,4 +1,4 @@
-"""How a rule answers. Pure."""
+"""How a rule answers: when it does, and what its advertisements contain. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum, IntEnum
 
 
 class Answer(IntEnum):
-    """What a rule says of its targets; the numbers are `enum ndp_answer`'s."""
+    """When a rule answers for its targets; the numbers are those of `enum ndp_answer`."""
 
     NEVER = 0
     ALWAYS = 1
@@ -17,17 +17,17 @@ class Answer(IntEnum):
 
     @property
     def asks_kernel(self) -> bool:
-        """True if the kernel's tables decide."""
+        """True if the answer depends on the kernel's routes and neighbours."""
         return self >= Answer.ROUTED
 
     @property
     def asks_routes(self) -> bool:
-        """True if the route decides by which a packet for the target leaves this host."""
+        """True if the answer depends on the route by which a packet for the target leaves."""
         return self in (Answer.ROUTED, Answer.NEIGHBOUR)
 
 
 class NaSource(Enum):
-    """An advertisement's source where it is not an address given outright."""
+    """The IPv6 source of an advertisement, where the rule does not name an address."""
 
     TARGET = "target"
     LINK_LOCAL = "link-local"
@@ -35,13 +35,15 @@ class NaSource(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How a rule answers.
+    """The contents of a rule's advertisements, and whether the rule answers DAD.
 
-    source: the advertisement's IPv6 source: the target, the interface's link-local address
-        (the target while it has none), or an address of 16 bytes.
-    router, override: the R and O flags. A proxy's advertisement has O=0 (7.2.8).
-    defend: answer Duplicate Address Detection for the target.
-    lladdr: the TLLAO, 6 bytes; None for the interface's MAC.
+    Attributes:
+        source: The IPv6 source: the target, the interface's link-local address (the target while
+            the interface has none), or an address of 16 bytes.
+        router: The R flag.
+        override: The O flag, which is 0 in a proxy's advertisements (RFC 4861 section 7.2.8).
+        defend: True if Duplicate Address Detection for the target is answered.
+        lladdr: The MAC in the TLLAO, 6 bytes; None for the interface's MAC.
     """
 
     source: NaSource | bytes = NaSource.TARGET

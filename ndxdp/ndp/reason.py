@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Reason(IntEnum):
-    """Why a solicitation was answered or not; the numbers are `enum ndp_reason`'s."""
+    """Why a solicitation is answered or not; the numbers are those of `enum ndp_reason`."""
 
     NOT_NS = 0
     OTHER_VLAN = 1
@@ -46,9 +46,10 @@ class Reason(IntEnum):
 
     @property
     def label(self) -> str:
-        """The reason as metrics and commands print it: `no_rule`."""
+        """The reason as metrics and commands print it, such as `no_rule`."""
         return self.name.lower()
 
     @property
     def is_answer(self) -> bool:
+        """True if an advertisement is sent."""
         return self >= Reason.ANSWERED

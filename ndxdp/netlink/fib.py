@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+from ndxdp.ndp.address import is_link_local
 from ndxdp.ndp.decision import Match
 from ndxdp.ndp.profile import Answer
 from ndxdp.ndp.reason import Reason
@@ -52,8 +53,6 @@ _RTMSG = struct.Struct("=BBBBBBBBI")
 _NDMSG = struct.Struct("=BBHiHBB")
 
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
-
-_LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
 
 class NudState(IntEnum):
@@ -169,7 +168,7 @@ class Fib:
 
         matched: the entry of the table, with its prefix, instead of the path that is taken.
         """
-        if _is_link_local(target):
+        if is_link_local(target):
             return Route(RouteType.NONE)  # such a packet is never forwarded
         flags = _RTM_F_FIB_MATCH if matched else 0
         body = _RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, flags)
@@ -194,7 +193,7 @@ class Fib:
             if (
                 route.prefix
                 and route.type in (RouteType.LOCAL, RouteType.ANYCAST)
-                and not _is_link_local(route.prefix.address)
+                and not is_link_local(route.prefix.address)
             ):
                 found.add(route.prefix)
         return found
@@ -314,7 +313,7 @@ def refusal(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -
 
 
 def _forwarding(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -> Reason | None:
-    if not _is_link_local(target) and not fib.forwards(ifindex):
+    if not is_link_local(target) and not fib.forwards(ifindex):
         return Reason.NOT_FORWARDING
     route = fib.route(target, ifindex)
     if route.type is not RouteType.UNICAST:
@@ -350,10 +349,6 @@ def _may_be_on_link(
 
 def _is_local(route: Route) -> bool:
     return route.type in (RouteType.LOCAL, RouteType.ANYCAST)
-
-
-def _is_link_local(address: bytes) -> bool:
-    return Prefix.around(address, _LINK_LOCAL.length) == _LINK_LOCAL
 
 
 def _gateways_of(message: bytes, ifindex: int) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ndxdp.ndp.address import is_link_local, is_multicast
 from ndxdp.netlink.fib import Fib, NudState, RouteType
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
 from ndxdp.rules.prefix import Prefix
@@ -52,10 +53,10 @@ def read(ifindexes: Iterable[int]) -> OnLink:
 
 
 def _counts(prefix: Prefix) -> bool:
-    first, second = prefix.address[0], prefix.address[1]
-    is_link_local = first == 0xFE and second & 0xC0 == 0x80 and prefix.length >= 10
-    is_multicast = first == 0xFF and prefix.length >= 8
-    return 0 < prefix.length < 128 and not (is_link_local or is_multicast)
+    special = (is_link_local(prefix.address) and prefix.length >= 10) or (
+        is_multicast(prefix.address) and prefix.length >= 8
+    )
+    return 0 < prefix.length < 128 and not special
 
 
 def _dump(kernel: Rtnetlink, kind: int, body: bytes) -> list[bytes]:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from ndxdp.ndp.frame import destination_of, eth_source_of, source_of, target_of
 from ndxdp.ndp.message import decode_own
 from ndxdp.ndp.profile import DEFAULT_PROFILE, NaSource, Profile
 from ndxdp.ndp.reason import Reason
@@ -126,8 +127,8 @@ def _forwarding_text(told: Forwarding) -> str:
 def explanation_text(explanation: Explanation) -> Iterator[str]:
     ns, verdict = explanation.solicitation, explanation.verdict
     yield (
-        f"asked    {address_text(ns[62:78])} by {address_text(ns[22:38])}"
-        f" ({mac_text(ns[6:12])}) to {address_text(ns[38:54])}"
+        f"asked    {address_text(target_of(ns))} by {address_text(source_of(ns))}"
+        f" ({mac_text(eth_source_of(ns))}) to {address_text(destination_of(ns))}"
     )
     if verdict.rule and verdict.prefix_len is not None:
         yield f"rule     {rule_text(_matched(explanation, verdict.prefix_len), verdict.rule)}"
@@ -150,7 +151,7 @@ def explanation_text(explanation: Explanation) -> Iterator[str]:
 
 
 def _matched(explanation: Explanation, length: int) -> Prefix:
-    return Prefix.around(explanation.solicitation[62:78], length)
+    return Prefix.around(target_of(explanation.solicitation), length)
 
 
 _MEANING = {

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
-from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.frame import OPTIONS_AT, eth_source_of, source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
@@ -63,17 +63,17 @@ class Event(NamedTuple):
 
     @property
     def mac(self) -> bytes:
-        return self.frame[6:12]
+        return eth_source_of(self.frame)
 
     @property
     def source(self) -> bytes:
-        return untagged(self.frame)[22:38]
+        return source_of(untagged(self.frame))
 
     @property
     def target(self) -> bytes | None:
         """None where the frame is too short to have one."""
         frame = untagged(self.frame)
-        return frame[62:78] if len(frame) >= 78 else None
+        return target_of(frame) if len(frame) >= OPTIONS_AT else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class _Light:
             frame = fields["frame"][: fields["captured"]]
             prefix = None
             if verdict.prefix_len is not None:
-                prefix = Prefix.around(frame[62:78], verdict.prefix_len)
+                prefix = Prefix.around(target_of(frame), verdict.prefix_len)
             yield Event(
                 fields["time"] + self._epoch,
                 self.interface,

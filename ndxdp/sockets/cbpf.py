@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
+from ndxdp.ndp.frame import ETH_P_IPV6, ETHERTYPE_AT, ICMPV6, NEXT_HEADER_AT, TYPE_AT
 
 # linux/bpf_common.h and linux/filter.h: load a word, half-word or byte at a constant offset, mask,
 # jump if equal, return. A load from beyond the frame's end returns 0.
@@ -34,6 +35,15 @@ class Condition(NamedTuple):
     offset: int
     value: int
     mask: int = 0
+
+
+def icmpv6_conditions(icmp_type: int) -> list[Condition]:
+    """Return the conditions for an ICMPv6 message of a type, behind the IPv6 header at once."""
+    return [
+        Condition(LD_H, ETHERTYPE_AT, ETH_P_IPV6),
+        Condition(LD_B, NEXT_HEADER_AT, ICMPV6),
+        Condition(LD_B, TYPE_AT, icmp_type),
+    ]
 
 
 def address_conditions(offset: int, address: bytes) -> list[Condition]:

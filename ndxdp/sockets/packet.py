@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_size_t, c_uint, c_void_p
 
 from ndxdp.errors import ModeUnavailable
-from ndxdp.ndp.frame import OTHER_VLAN_LEN
+from ndxdp.ndp.frame import HEADERS_LEN, NA_FRAME_LEN, OTHER_VLAN_LEN, TYPE_NS, VERSION_AT
 from ndxdp.sockets.cbpf import (
     LD_B,
-    LD_H,
     NOTHING,
     PACKET_TYPE,
     Condition,
     attach_filter,
+    icmpv6_conditions,
     other_vlans,
     program,
 )
@@ -41,7 +41,7 @@ BATCH = 64
 _RECEIVE_MAX = 1600
 """Bytes that are received of a frame. More than ndp.FRAME_MAX, so that a giant is seen as one."""
 
-_SEND_MAX = 86
+_SEND_MAX = NA_FRAME_LEN
 
 _BUFFER = 1 << 18  # bytes of a queue, as the kernel counts them: about 340 solicitations
 
@@ -55,10 +55,8 @@ _SO_RCVBUFFORCE = 33
 _ETH_P_ALL = 3
 
 _PASSES = (
-    Condition(LD_H, 12, 0x86DD),
-    Condition(LD_B, 14, 0x60, mask=0xF0),
-    Condition(LD_B, 20, 58),
-    Condition(LD_B, 54, 135),
+    *icmpv6_conditions(TYPE_NS),
+    Condition(LD_B, VERSION_AT, 0x60, mask=0xF0),
     Condition(LD_B, PACKET_TYPE, 0, mask=4),  # neither PACKET_OUTGOING nor PACKET_LOOPBACK
 )
 """What ndp.is_solicitation() asks for; and that this host did not send it.
@@ -66,15 +64,13 @@ _PASSES = (
 A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
 """
 
-_LAST_HEADER_BYTE = 57
-
 
 def solicitation_filter() -> bytes:
     """The classic BPF program, of 8 bytes an instruction."""
     # A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
     # counted, and not be taken for one that is to be answered.
     ending = other_vlans(OTHER_VLAN_LEN)
-    return program(_PASSES, last=_LAST_HEADER_BYTE, keep=_RECEIVE_MAX, ending=ending)
+    return program(_PASSES, last=HEADERS_LEN - 1, keep=_RECEIVE_MAX, ending=ending)
 
 
 class _IoVec(ctypes.Structure):

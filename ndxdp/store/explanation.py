@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ndxdp.ndp.frame import target_of
 from ndxdp.netlink.fib import Fib, NudState, Route, RouteType
 from ndxdp.store.directories import Tree
 from ndxdp.store.instance import open_instance
@@ -67,7 +68,7 @@ def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) 
         instance.warn_of_rivals()
         forwarding = None
         if verdict.rule and verdict.rule.answer.asks_kernel:
-            forwarding = _forwarding(frame[62:78], settings.l3_ifindex)
+            forwarding = _forwarding(target_of(frame), settings.l3_ifindex)
     return Explanation(frame, verdict, reply, forwarding)
 
 

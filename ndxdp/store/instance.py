@@ -23,6 +23,7 @@ from ndxdp.kernel import abi, bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp.decision import decide
+from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.message import Host
 from ndxdp.netlink.fib import Fib, refusal
 from ndxdp.netlink.netns import netns
@@ -253,7 +254,7 @@ class UserspaceInstance(Instance):
             refuse = partial(refusal, fib, settings.l3_ifindex)
 
             reason, reply, matched = decide(frame, host, table.match, refuse=refuse)
-        found = table.lookup(frame[62:78]) if matched else None
+        found = table.lookup(target_of(frame)) if matched else None
         if found is None:
             return Explained(reason, None, None), reply
         return Explained(reason, found[0].length, found[1]), reply

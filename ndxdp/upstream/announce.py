@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.frame import FLAGS_AT, FRAME_MAX, OPTIONS_AT, SOLICITED, TYPE_NA
 from ndxdp.ndp.message import (
     NONCE_LEN,
     Fault,
@@ -32,9 +32,9 @@ from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
 from ndxdp.runtime.daemon_status import Announced
 from ndxdp.sockets.cbpf import (
     LD_B,
-    LD_H,
     Condition,
     attach_filter,
+    icmpv6_conditions,
     other_vlans,
     packet_socket,
     program,
@@ -459,9 +459,7 @@ class Announcer:
 def _solicited_advertisements() -> bytes:
     """Return the classic BPF program that passes solicited advertisements outside of VLANs."""
     conditions = [
-        Condition(LD_H, 12, 0x86DD),
-        Condition(LD_B, 20, 58),
-        Condition(LD_B, 54, 136),
-        Condition(LD_B, 58, 0x40, mask=0x40),  # S
+        *icmpv6_conditions(TYPE_NA),
+        Condition(LD_B, FLAGS_AT, SOLICITED, mask=SOLICITED),
     ]
-    return program(conditions, last=77, keep=FRAME_MAX + 1, ending=other_vlans(0))
+    return program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1, ending=other_vlans(0))

@@ -22,19 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.frame import FRAME_MAX
+from ndxdp.ndp.frame import DESTINATION_AT, ETH_P_IPV6, FRAME_MAX, OPTIONS_AT, TARGET_AT, TYPE_NA
 from ndxdp.ndp.message import Fault, solicit
 from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.fib import NudState
 from ndxdp.netlink.neighbour_monitor import NeighbourWatch
 from ndxdp.netlink.neighbours import confirm_neighbour, neighbour
 from ndxdp.sockets.cbpf import (
-    LD_B,
-    LD_H,
     NOTHING,
-    Condition,
     address_conditions,
     attach_filter,
+    icmpv6_conditions,
     other_vlans,
     packet_socket,
     program,
@@ -57,7 +55,6 @@ _BASE_REACHABLE = 30.0  # seconds, where the kernel does not say (REACHABLE_TIME
 
 _GAP = 0.1  # seconds between rounds, whatever the events say
 
-_ETH_P_IPV6 = 0x86DD
 
 _PACKET_IGNORE_OUTGOING, _SOL_PACKET = 23, 263
 
@@ -154,7 +151,7 @@ class GatewayKeepalive:
         try:
             attach_filter(self._socket, NOTHING)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._socket.bind((interface, _ETH_P_IPV6))
+            self._socket.bind((interface, ETH_P_IPV6))
         except BaseException:
             self.close()
             raise
@@ -347,10 +344,8 @@ class GatewayKeepalive:
 def _answers_filter(source: bytes, gateway: bytes) -> bytes:
     """Pass what may be an advertisement of the gateway to the source; ndp/host.py checks it."""
     conditions = [
-        Condition(LD_H, 12, _ETH_P_IPV6),
-        Condition(LD_B, 20, 58),
-        Condition(LD_B, 54, 136),
-        *address_conditions(38, source),
-        *address_conditions(62, gateway),
+        *icmpv6_conditions(TYPE_NA),
+        *address_conditions(DESTINATION_AT, source),
+        *address_conditions(TARGET_AT, gateway),
     ]
-    return program(conditions, last=77, keep=FRAME_MAX + 1, ending=other_vlans(0))
+    return program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1, ending=other_vlans(0))

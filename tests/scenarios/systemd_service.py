@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ndxdp.ndp.frame import OVERRIDE, SOLICITED, flags_of
 from tests.fixtures import network
 from tests.fixtures.network import (
     BEHIND,
@@ -275,7 +276,8 @@ def reloaded(net: Network) -> None:
         neighbour = ("ip", "-6", "neigh", "show", GATEWAY, "dev", UPLINK)
         eventually(lambda: ROUTER_MAC in sh(*neighbour), within=PATIENCE)
         time.sleep(1)
-    announced = [frame for frame in frames if frame[58] & 0x60 == 0x20]  # O without S
+    flags = OVERRIDE | SOLICITED
+    announced = [frame for frame in frames if flags_of(frame) & flags == OVERRIDE]
     assert announced, [frame.hex() for frame in frames]
     assert show("MainPID") == pid
 

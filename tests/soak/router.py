@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from lab.capture import packet_socket
 from ndxdp.ndp.address import is_link_local
-from ndxdp.ndp.frame import TYPE_NA
+from ndxdp.ndp.frame import TYPE_NA, eth_destination_of, eth_source_of, icmpv6_type_of, target_of
 from ndxdp.ndp.message import Host, Solicitation, advertise, solicit
 from ndxdp.rules.address import parse_address
 
@@ -184,13 +184,13 @@ class Link:
                     return
                 except OSError:  # said once, when the link goes down
                     continue
-            is_na = len(frame) >= 78 and frame[12:14] == b"\x86\xdd" and frame[20] == 58
-            if is_na and frame[54] == TYPE_NA and address[2] != _PACKET_OUTGOING:
+            is_na = len(frame) >= 78 and icmpv6_type_of(frame) == TYPE_NA
+            if is_na and address[2] != _PACKET_OUTGOING:
                 self._judge(frame)
 
     def _judge(self, frame: bytes) -> None:
-        target = frame[62:78]
-        if is_link_local(target) or frame[:2] == b"\x33\x33":
+        target = target_of(frame)
+        if is_link_local(target) or eth_destination_of(frame)[:2] == b"\x33\x33":
             return  # of the host's own kernel, about itself
         asked = self._asked.get(target)
         if asked is None:
@@ -198,7 +198,7 @@ class Link:
             self.tally.note(f"{self.name}: unasked: {frame.hex()}")
             return
         solicitation = Solicitation(SOURCE, target, self.far_mac, self.far_mac)
-        mac = frame[6:12]
+        mac = eth_source_of(frame)
         if mac not in self.macs or frame != advertise(solicitation, Host(mac)):
             self.tally.wrong += 1
             self.tally.note(f"{self.name} ({self.mode}): not as it should be: {frame.hex()}")
