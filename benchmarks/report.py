@@ -1,4 +1,4 @@
-"""From figures to what is read: the bars, the tables of docs/performance.md, the pictures."""
+"""Presentation of the figures: bars, the tables of docs/performance.md, pictures."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def bars(found: dict[str, Any]) -> list[Bar]:
             at_least=True,
         ),
         Bar(
-            f"added to a frame that is no solicitation ({worst})",
+            f"added to a frame that is not a solicitation ({worst})",
             5,
             _column(others[worst], "added"),
             unit=" ns",
@@ -116,7 +116,7 @@ def bars(found: dict[str, Any]) -> list[Bar]:
                     for ours, theirs in zip(latency["native"], latency["own address"], strict=True)
                 ],
             )
-            for key, when in (("1000/s", "1 000/s"), ("half", "half of what each can"))
+            for key, when in (("1000/s", "1 000/s"), ("half", "half of each one's maximum"))
         ),
         Bar(
             "resident memory, 1 000 000 addresses from a file",
@@ -148,7 +148,7 @@ def _median(rounds: Iterable[dict[str, float]], name: str) -> float:
 
 
 def text(found: dict[str, Any]) -> str:
-    """All tables, as Markdown."""
+    """Return all tables, as Markdown."""
     machine = found["machine"]
     return "\n".join(
         [
@@ -157,30 +157,32 @@ def text(found: dict[str, Any]) -> str:
             f" ({'virtual' if machine['virtual'] else 'no virtual machine'}), load average"
             f" {machine['load']} before; clang {machine['clang']}, Python {machine['python']}.\n",
             _table(("bar", "", "median", "middle half", ""), [bar.row() for bar in bars(found)]),
-            "\n**Answers per second**, each at the rate that suits it best:\n",
-            _table(("", "median", "least", "most", "of ndppd's"), _speeds(found)),
-            "\n**Latency** in µs, at 1 000/s and at half of what each can:\n",
+            "\n**Answers per second**, each at its best rate of solicitations:\n",
+            _table(("", "median", "minimum", "maximum", "against ndppd"), _speeds(found)),
+            "\n**Latency** in µs, at 1 000/s and at half of each one's maximum:\n",
             _table(("", "p50", "p99", "p99.9", "at", "p50", "p99", "p99.9"), _latencies(found)),
-            "\n**ns of a frame that is no solicitation**, an empty program's and what ours adds:\n",
+            "\n**ns per frame that is not a solicitation**: of an empty program, and added by"
+            " ndxdp:\n",
             _table(("", "empty", "added", "middle half"), _others(found)),
-            f"\nA solicitation: {_median(found['solicitation'], 'native'):.0f} ns more than an"
-            " empty program, where the bare reflector takes"
+            f"\nA solicitation takes {_median(found['solicitation'], 'native'):.0f} ns more than"
+            " with an empty program; with the bare reflector,"
             f" {_median(found['solicitation'], 'reflector'):.0f}.\n",
-            "**UDP packets per second through the host**, of nothing's:\n",
-            _table(("", "median", "of nothing's"), _forwarding(found)),
-            "\n**Number of rules**, ns a solicitation where all of them are asked for in random"
-            f" order, and where {_count(SPREAD)} are:\n",
+            "**UDP packets per second through the host**, against no program (`nothing`):\n",
+            _table(("", "median", "against nothing"), _forwarding(found)),
+            "\n**Number of rules**: ns per solicitation when all rules are solicited in random"
+            f" order, and when {_count(SPREAD)} of them are:\n",
             _table(("", "attach", "kernel memory", "all", "some"), _rules(found)),
             "\n**Daemon**, addresses from a file:\n",
             _table(
-                ("addresses", "loaded", "of it reading", "reloaded", "resident", "at most"),
+                ("addresses", "loaded", "reading part", "reloaded", "resident", "peak"),
                 _daemons(found),
             ),
             f"\nndppd with 10 000: {found['ndppd']['resident_MB']} MB resident.\n",
-            f"**Unanswered meanwhile**, of {_count(found['upkeep_rate'])} asked a second:\n",
+            "**Unanswered solicitations** during changes,"
+            f" at {_count(found['upkeep_rate'])} per second:\n",
             _table(("", "sent", "unanswered"), _upkeep(found)),
             "\n**A scanning flood beside a legitimate router**:\n",
-            _table(("", "flood", "answers", "router's asked", "unanswered"), _scan(found)),
+            _table(("", "flood", "answers", "router's solicitations", "unanswered"), _scan(found)),
         ]
     )
 
