@@ -31,7 +31,7 @@ from tests.fixtures import machine
 
 _HERE = Path(__file__).resolve().parent
 _NO_TESTS = 5  # pytest's exit code if no test was selected
-_RUNS_PER_PROCESSOR = 3  # of --repeat
+_RUNS_PER_PROCESSOR = 2  # of --repeat
 
 
 class Run(NamedTuple):
