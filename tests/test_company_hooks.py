@@ -535,7 +535,7 @@ def test_a_libxdp_dispatcher(net: Network, dispatcher: Path, theirs: str) -> Non
     assert shown["mode"] == "tc"
     assert [each["hook"] for each in shown["programs_before"]] == ["xdp"]
     assert shown["warnings"] == []
-    sentence = f"{called} sees each frame first: ndxdp answers what it lets pass"
+    sentence = f"{called} sees each frame first: ndxdp answers the solicitations that it passes"
     assert f"  before    {sentence}\n" in done("status")
     assert metric() == {"xdp": 1, "tcx": 0, "tc": 0}
     assert any(said.startswith(f"{called} sees each frame of {UPLINK} first") for said in notes())

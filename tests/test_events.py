@@ -206,11 +206,11 @@ def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
     for slot in slots:
         maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.RULE_CLASS.size))
     try:
-        bench.tracer._renew()
+        bench.tracer._extend()
         (event,) = bench.events(1)
         assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
     finally:
         for slot, group in slots.items():
             maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), pack_rule_class(group))
-        bench.tracer._renew()
+        bench.tracer._extend()
         maps.apply(difference(RULES, {}), maps.rules())

@@ -199,10 +199,13 @@ def test_what_status_check_and_metrics_say(net: Network, file: Path) -> None:
 
         assert f'ndxdp_attached{{interface="{VENET}"}}' not in fetch("/metrics")
         assert f"Nothing is answered on {VENET}: {NO_MAC}" in fetch("/")
-        assert f"{VENET} is not answered on yet" not in fetch("/")
+        assert f"{VENET} is not answering yet" not in fetch("/")
         assert running.end().code == 0
         after = done("status", VENET)
-        assert "no daemon keeps them so: `ndxdp detach venet0` restores their lifetimes" in after
+        assert (
+            "no daemon keeps them deprecated: `ndxdp detach venet0` restores their lifetimes"
+            in after
+        )
         assert statuses()["addresses"][0]["running"] is False
         done("detach", VENET)
         assert deprecated() == set()

@@ -302,8 +302,8 @@ def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> N
     ("where", "code", "said"),
     [
         (f"[::1]:{PORT}", 1, "another process listens"),
-        ("[2001:db8::99]:1", 1, "is no address of this host"),
-        ("no-such-host.invalid:1", 1, "that host has no address"),
+        ("[2001:db8::99]:1", 1, "this host has no such address"),
+        ("no-such-host.invalid:1", 1, "the host has no address"),
         ("9877", 2, "is not an address and a port"),
     ],
 )
@@ -567,7 +567,7 @@ def test_reload_moves_the_exporter(net: Network, tmp_path: Path) -> None:
     eventually(has_moved, within=10)
     ended = running.end()
     assert ended.code == 0
-    assert f"another process listens on [::1]:{PORT + 1} already" in ended.err
+    assert f"cannot listen on [::1]:{PORT + 1}: another process listens there" in ended.err
     done("detach", UPLINK)
 
 
@@ -619,21 +619,21 @@ def test_the_page_shows_what_status_shows(attached: Network) -> None:
 
 def test_the_page_writes_what_others_chose_as_text(attached: Network) -> None:
     """A container's name, or a list's, may hold anything."""
-    (data,) = status.look(Trees()).data.values()
+    (data,) = status.take_snapshot(Trees()).data.values()
     evil = "<script>alert(1)</script>"
     data["groups"][0].update(label=evil, source=evil, solicited=1)
     data["warnings"].append(evil)
-    look = status.Look(0.0, {UPLINK: data})
+    snapshot = status.Snapshot(0.0, {UPLINK: data})
     state = DaemonStatus(docker_connected=lambda: False, reload_ok=False)
     with state.attending(
         UPLINK,
         lambda: Announced(3, 0),
         lambda: [GatewayStatus(True, None), GatewayStatus(False, 7)],
     ):
-        html = page.html(look, look, state, evil)
+        html = page.html(snapshot, snapshot, state, evil)
     assert "<script" not in html
     assert html.count("&lt;script") >= 4
-    for shown in ("answered never", "answered 7 s ago", "was not reloaded", "engine is away"):
+    for shown in ("answered never", "answered 7 s ago", "did not reload", "is disconnected"):
         assert shown in html
 
 
@@ -679,7 +679,9 @@ def test_status_watches(attached: Network) -> None:
 def test_status_warns(net: Network) -> None:
     done("attach", UPLINK, "--mode", "tc", "--max-addresses", "10", "-n", BEHIND)
     done("prefix", "add", *(f"2001:db8::d:0:0:{n:x}" for n in range(1, 8)))
-    assert network.status()["warnings"] == ["there is room for 0 more addresses only"]
+    assert network.status()["warnings"] == [
+        "the map of addresses is nearly full: it has room for 0 more"
+    ]
     done("detach", UPLINK)
 
 

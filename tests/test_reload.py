@@ -225,7 +225,7 @@ def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service)
         assert BEHIND in rules()
         said = ndxdp("status")
         assert said.code == 0
-        assert f"another process listens on [::1]:{PORT} already" in said.out
+        assert f"cannot listen on [::1]:{PORT}: another process listens there" in said.out
         service.write(OTHER, top=f'[metrics]\nlisten = "[::1]:{PORT + 1}"')
         assert service.reload().code == 0
         assert reload_success(PORT + 1) == 1

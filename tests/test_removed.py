@@ -190,7 +190,7 @@ def test_what_cannot_be_reached_follows_the_network(net: Network, daemon: Runnin
     with hidden():
         sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:78")
         eventually(lambda: net.ask(TARGET) == ("02:00:00:00:00:78", TARGET), within=10)
-        said = f"{UPLINK}  answered on, but its state cannot be read: not in step: "
+        said = f"{UPLINK}  answering, but its state cannot be read: not in step: "
         eventually(lambda: said in ndxdp("status").out, within=10)
     eventually(lambda: status()["mac"] == "02:00:00:00:00:78")
     assert daemon.end().code == 0

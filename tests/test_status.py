@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ndxdp.observe.status import unanswered_text
+from ndxdp.observe.status_text import unread_text
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus
 from tests.fixtures import network
@@ -41,7 +41,7 @@ from tests.fixtures.prometheus import get
 from tests.test_commands import attach_without_links
 
 OTHER, OTHER_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:1"
-GONE = "the interface has gone"
+GONE = "the interface was deleted"
 ELSEWHERE = "in another network namespace"
 
 
@@ -165,7 +165,7 @@ def test_an_interface_of_the_same_name_here(net: Network) -> None:
     there, _ = elsewhere(net)
     assert there["in_other_namespace"]
     (warning,) = there["warnings"]
-    assert warning.startswith(f"{UPLINK} of this network namespace is not answered on")
+    assert warning.startswith(f"ndxdp answers on {UPLINK} of another network namespace")
     assert "ndxdp_link_transmit_drops_total" not in net.at_router(*NDXDP, "metrics").out
     assert net.at_router("ip", "link", "delete", UPLINK).code == 0
     take_off()
@@ -226,14 +226,14 @@ def test_an_interface_that_is_missing_is_shown(
     net: Network, tmp_path: Path, unready: Running
 ) -> None:
     eventually(lambda: net.ask(TARGET, wait=0.2) is not None, within=10)
-    eventually(lambda: "nosuch0  not answered on" in done("status"))
+    eventually(lambda: "nosuch0  not answering" in done("status"))
     (shown,) = daemons()
     assert shown["pid"] == unready.process.pid
     assert shown["config"] == str(tmp_path / "ndxdp.toml")
     assert [each["interface"] for each in shown["interfaces"]] == [UPLINK, "nosuch0"]
     here, missing = shown["interfaces"]
-    assert here["problem"] == ""
-    sentence = f"nosuch0 is {unanswered_text(missing['problem'])}"
+    assert (here["problem"], here["answered"], missing["answered"]) == ("", True, False)
+    sentence = f"nosuch0 is {unread_text(missing)}"
     assert sentence.replace(" is ", "  ", 1) in done("status").splitlines()
     assert sentence in unescape(get("http://[::1]:9891/"))
     found = findings()
@@ -271,10 +271,10 @@ def test_a_reload_that_failed_is_shown(net: Network, tmp_path: Path) -> None:
     eventually(lambda: daemons()[0]["reload"]["number"] == 1)
     (after,) = daemons()
     assert after["reload"]["ok"] is False
-    sentence = f"the configuration was not reloaded: {after['reload']['error']}"
-    assert f"  WARNING   {sentence}; that of before is in force" in done("status").splitlines()
+    sentence = f"the daemon did not reload its configuration: {after['reload']['error']}"
+    assert f"  WARNING   {sentence}; the previous one is in force" in done("status").splitlines()
     assert sentence[1:] in unescape(get("http://[::1]:9891/"))
-    assert (UPLINK, "daemon", f"{sentence}; that of before is in force") in findings()
+    assert (UPLINK, "daemon", f"{sentence}; the previous one is in force") in findings()
     file.write_text(CONFIG)
     daemon.process.send_signal(signal.SIGHUP)
     eventually(lambda: daemons()[0]["reload"]["number"] == 2)
@@ -300,7 +300,7 @@ def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:
     file.write_text(f'[docker]\nsocket = "{socket}"\n{CONFIG}{containers}')
     daemon = net.run("-c", str(file))
     assert daemons()[0]["docker"] == {"connected": False}
-    assert "the container engine is away" in done("status")
+    assert "the container engine is disconnected" in done("status")
     daemon.end()
     take_off()
 

@@ -23,7 +23,7 @@ from ndxdp.kernel import abi
 from ndxdp.ndp.message import decode_own
 from ndxdp.ndp.reason import Reason
 from ndxdp.observe import pcap
-from ndxdp.observe.heavy_hitters import Busiest
+from ndxdp.observe.heavy_hitters import HeavyHitters
 from ndxdp.store.maps import Maps
 from tests import packets
 from tests.fixtures import network
@@ -396,8 +396,8 @@ def test_detaching_ends_it(net: Network, mode: str) -> None:
     assert said.code == 1
     assert said.err == (
         "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n"
-        f"ndxdp: ndxdp was detached from {UPLINK} meanwhile\n"
-        "  hint: start again when it is attached\n"
+        f"ndxdp: ndxdp was detached from {UPLINK} during the trace\n"
+        f"  hint: ndxdp attach {UPLINK}\n"
     )
 
 
@@ -483,7 +483,7 @@ def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
             before = tracing.memory()
             sent = flood(20_000, 1)["sent"]
             tracing.process.send_signal(signal.SIGSTOP)
-            keep_lit()
+            keep_traced()
             sent += flood(20_000, 1)["sent"]
             tracing.process.send_signal(signal.SIGCONT)
             grown = tracing.memory() - before
@@ -500,7 +500,7 @@ def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
     assert grown < 4 << 20
 
 
-def keep_lit() -> None:
+def keep_traced() -> None:
     """For a minute, on behalf of a tracer that cannot."""
     with opened() as maps:
         maps.set_trace(time.monotonic_ns() + MINUTE)
@@ -518,7 +518,7 @@ def test_sampling_a_flood(on_tc: Network) -> None:
     assert abs(shown - total / 100) <= os.cpu_count()  # type: ignore[operator]
 
 
-# ---- who is busiest -----------------------------------------------------------------------------
+# ---- who is hitters -----------------------------------------------------------------------------
 
 
 def test_top(answering: Network) -> None:
@@ -531,7 +531,7 @@ def test_top(answering: Network) -> None:
     assert (said.code, said.err) == (0, "")
     lines = [" ".join(line.split()) for line in said.out.splitlines()]
     assert lines[0].startswith("17 solicitations in ")
-    assert lines[0].endswith(" s, 0 of them not examined")
+    assert lines[0].endswith(" s, 0 of them lost")
     who = ROUTER_LINK_LOCAL
     assert lines[1:] == [
         "",
@@ -558,28 +558,28 @@ def test_busiest_are_found_in_bounded_memory() -> None:
     size = 256
     keys = [*range(200_000), *[-1] * 20_000, *[-2] * 10_000]
     rng.shuffle(keys)
-    busiest: Busiest[int] = Busiest(size)
+    hitters: HeavyHitters[int] = HeavyHitters(size)
     largest = 0
     for key in keys:
-        busiest.add(key, Reason.NO_RULE if key % 2 else Reason.ANSWERED)
-        largest = max(largest, len(busiest))
+        hitters.add(key, Reason.NO_RULE if key % 2 else Reason.ANSWERED)
+        largest = max(largest, len(hitters))
     assert largest <= 2 * size + 1
     true = Counter(keys)
-    most = busiest.most(10)
+    most = hitters.most(10)
     assert [one.key for one in most[:2]] == [-1, -2]
-    assert busiest.error_bound <= len(keys) / size
+    assert hitters.error_bound <= len(keys) / size
     for one in most:
-        assert true[one.key] - busiest.error_bound <= one.total <= true[one.key]
+        assert true[one.key] - hitters.error_bound <= one.total <= true[one.key]
         assert one.total == sum(one.reasons.values())
     assert most[0].reasons.keys() == {Reason.NO_RULE}
 
 
 def test_of_few_keys_each_is_counted() -> None:
-    busiest: Busiest[str] = Busiest(2)
+    hitters: HeavyHitters[str] = HeavyHitters(2)
     for key in "abacabad":
-        busiest.add(key, Reason.ANSWERED)
-    assert busiest.error_bound == 0
-    assert [(one.key, one.total) for one in busiest.most(2)] == [("a", 4), ("b", 2)]
+        hitters.add(key, Reason.ANSWERED)
+    assert hitters.error_bound == 0
+    assert [(one.key, one.total) for one in hitters.most(2)] == [("a", 4), ("b", 2)]
 
 
 # ---- words that are wrong -----------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ndxdp.cli.values import trees
 from ndxdp.errors import UsageError
 
 if TYPE_CHECKING:
-    from ndxdp.observe.status import Look
+    from ndxdp.observe.status import Snapshot
 
 
 @click.command()
@@ -34,7 +34,7 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
 
     The command counts for one second to show present rates; with --json it does not.
     """
-    from ndxdp.observe import status as statuses
+    from ndxdp.observe.status import kept_data, snapshots, take_snapshot
     from ndxdp.runtime import publications
 
     if as_json and watch:
@@ -42,50 +42,51 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
             "--json and --watch cannot be combined", "repeat the command with --json instead"
         )
     if as_json:
-        seen = statuses.look(trees(), interface)
+        snapshot = take_snapshot(trees(), interface)
         print_json(
             {
                 "version": __version__,
-                "interfaces": list(seen.data.values()),
-                "addresses": statuses.kept_data(seen),
-                "daemons": [daemon._asdict() for daemon in seen.daemons],
+                "interfaces": list(snapshot.data.values()),
+                "addresses": kept_data(snapshot),
+                "daemons": [daemon._asdict() for daemon in snapshot.daemons],
                 "exporters": publications.exporters(),
             }
         )
     else:
-        for before, seen in statuses.looks(trees(), interface, watch or 1.0):
+        for before, snapshot in snapshots(trees(), interface, watch or 1.0):
             if watch and sys.stdout.isatty():
                 click.clear()
-            _show(before, seen)
-            if not watch or seen.error:
+            _show(before, snapshot)
+            if not watch or snapshot.error:
                 break
-    if seen.error:
-        raise seen.error
+    if snapshot.error:
+        raise snapshot.error
 
 
-def _show(before: Look, after: Look) -> None:
-    """Print a status; the rates are the differences from the status before."""
-    from ndxdp.observe import status as statuses
+def _show(before: Snapshot, after: Snapshot) -> None:
+    """Print a snapshot; the rates are the differences from the snapshot before."""
+    from ndxdp.observe.status import rates
+    from ndxdp.observe.status_text import daemon_problems, kept_text, status_text, unread_text
     from ndxdp.runtime import publications
 
-    if not after.data and not after.kept and not after.problems and not after.error:
+    if not after.data and not after.kept and not after.unread and not after.error:
         echo("ndxdp is attached to no interface")
     for name, data in after.data.items():
-        for line in statuses.status_text(data, statuses.rates(before, after, name)):
+        for line in status_text(data, rates(before, after, name)):
             echo(line)
         if name in after.kept:
-            echo(f"  addresses {statuses.kept_text(after.kept[name])}")
+            echo(f"  addresses {kept_text(after.kept[name])}")
     for name, kept in after.kept.items():
         if name not in after.data:
             echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
-            echo(f"  addresses {statuses.kept_text(kept)}")
-    for name, problem in after.problems.items():
-        echo(f"{name}  {statuses.unanswered_text(problem)}")
+            echo(f"  addresses {kept_text(kept)}")
+    for name, reported in after.unread.items():
+        echo(f"{name}  {unread_text(reported)}")
     for daemon in after.daemons:
-        troubles = list(statuses.troubles(daemon))
-        if troubles:
+        problems = list(daemon_problems(daemon))
+        if problems:
             echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
-        for trouble in troubles:
-            echo(f"  WARNING   {trouble}")
+        for problem in problems:
+            echo(f"  WARNING   {problem}")
     for exporter in publications.exporters():
         echo(f"metrics at {exporter}")

@@ -158,13 +158,13 @@ def trace(
 @verbosity
 def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
     """Show the busiest soliciting sources and the most solicited targets."""
-    from ndxdp.observe.heavy_hitters import Busiest
+    from ndxdp.observe.heavy_hitters import HeavyHitters
     from ndxdp.observe.render import address_text, mac_text
     from ndxdp.observe.trace import Stop, Tracer
 
     names = _named(interfaces)
-    sources: dict[str, Busiest[tuple[bytes, bytes]]] = {name: Busiest() for name in names}
-    targets: dict[str, Busiest[bytes | None]] = {name: Busiest() for name in names}
+    sources: dict[str, HeavyHitters[tuple[bytes, bytes]]] = {n: HeavyHitters() for n in names}
+    targets: dict[str, HeavyHitters[bytes | None]] = {name: HeavyHitters() for name in names}
 
     def count(events: list[Event]) -> None:
         for event in events:
@@ -177,7 +177,7 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         _follow(tracer, stop, began + seconds, count, lambda: False)
         lasted = time.monotonic() - began
         counts = tracer.counts()
-    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them not examined"]
+    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them lost"]
     for name in names:
         lines += ["", f"{name}  sources"]
         lines += _rows(
@@ -189,15 +189,15 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         echo(line)
 
 
-def _rows(busiest: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
-    """Yield the lines of the busiest keys, each with its count and reasons."""
-    most = [(text(one.key), one) for one in busiest.most(rows)]
+def _rows(hitters: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
+    """Yield the lines of the most frequent keys, each with its count and reasons."""
+    most = [(text(one.key), one) for one in hitters.most(rows)]
     width = max((len(name) for name, _ in most), default=0)
     for name, one in most:
         reasons = ", ".join(f"{reason.label} {n}" for reason, n in one.reasons.most_common())
         yield f"  {one.total:>9}  {name:<{width}}  {reasons}"
-    if busiest.error_bound:
-        yield f"  of very many others none came more than {busiest.error_bound} times"
+    if hitters.error_bound:
+        yield f"  none of the many others occurred more than {hitters.error_bound} times"
 
 
 # ---- both commands ------------------------------------------------------------------------------

@@ -324,6 +324,7 @@ class Uplink:
                     if answering is not said:
                         said = answering
                         self._answered = True
+                        self._note_problem()
                         self.began.set()
                         self._ready(self.job, answering.instance)
                     answering = await self._attend(answering, resolver, path)
@@ -582,9 +583,11 @@ class Uplink:
             self._note_problem()
 
     def _note_problem(self) -> None:
-        """Show the gravest problem that there is at present, if any."""
+        """Report the gravest problem at present, if any, and whether the interface is answered."""
         problems = [retry.problem for retry in self._retries if retry.problem]
-        self._state.note_problem(self.job.interface, problems[0] if problems else "")
+        answered = self._answered and not self._beginning.problem
+        problem = problems[0] if problems else ""
+        self._state.note_problem(self.job.interface, problem, answered=answered)
 
     def _try_now(self) -> None:
         self._beginning.hurry()

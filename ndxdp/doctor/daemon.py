@@ -6,6 +6,7 @@ import shlex
 
 from ndxdp.doctor.finding import Finding, warning
 from ndxdp.observe import status
+from ndxdp.observe.status_text import daemon_problems
 from ndxdp.runtime.report import Daemon
 from ndxdp.store.directories import Trees
 
@@ -30,7 +31,7 @@ def judge(daemons: list[Daemon]) -> list[Finding]:
                     )
                 )
         check = f"ndxdp check -c {shlex.quote(daemon.config)}" if daemon.config else ""
-        for trouble in status.troubles(daemon):
+        for trouble in daemon_problems(daemon):
             found.append(
                 warning(
                     trouble,

@@ -1,4 +1,4 @@
-"""Bounds the connections to a server that has a thread for each: the slowest goes first."""
+"""Limit on the connections of a server with one thread each: the slowest is closed first."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from enum import IntEnum
 
 
 class Phase(IntEnum):
-    """The state of a connection's thread, in the order in which connections are given up."""
+    """State of a connection's thread, in the order in which connections are closed."""
 
     REQUEST = 0
-    """It waits for the rest of the request."""
+    """The thread waits for the rest of the request."""
     ANSWER = 1
-    """It waits for the answer to be taken."""
+    """The thread waits until the client has received the answer."""
     WORK = 2
-    """It makes the answer, and waits for nobody."""
+    """The thread prepares the answer, and waits for no client."""
 
 
 @dataclass
 class _Connection:
     phase: Phase = Phase.REQUEST
     since: float = field(default_factory=time.monotonic)
-    given_up: bool = False
+    closed: bool = False
 
 
 class Connections:
-    """The connections of a server, at most `most` of them.
+    """Connections of a server, at most `most` of them.
 
-    Threads of those that were given up need a moment to end: there are never more than twice as
-    many as `most`.
+    The threads of closed connections need a moment to end: there are never more than 2 * most
+    threads.
     """
 
     def __init__(self, most: int) -> None:
@@ -41,10 +41,14 @@ class Connections:
         self._all: dict[socket.socket, _Connection] = {}
 
     def admit(self, connection: socket.socket) -> bool:
-        """Take a new connection in, for which another may have to go; False if none can go."""
+        """Accept a new connection, and close the slowest one if there are too many.
+
+        Returns:
+            False if the new connection is refused, because no other one can be closed.
+        """
         with self._lock:
-            live = {each: told for each, told in self._all.items() if not told.given_up}
-            if len(live) >= self._most and not self._give_up_slowest(live):
+            live = {each: state for each, state in self._all.items() if not state.closed}
+            if len(live) >= self._most and not self._close_slowest(live):
                 return False
             if len(self._all) >= 2 * self._most:
                 return False
@@ -52,29 +56,29 @@ class Connections:
             return True
 
     def enter(self, connection: socket.socket, phase: Phase) -> None:
-        """Note what the thread of a connection begins with now.
+        """Note the phase that the thread of a connection begins.
 
         Raises:
-            ConnectionAbortedError: The connection was given up for another one.
+            ConnectionAbortedError: The connection was closed in favour of another one.
         """
         with self._lock:
-            told = self._all[connection]
-            if told.given_up:
+            state = self._all[connection]
+            if state.closed:
                 raise ConnectionAbortedError
-            told.phase = phase
+            state.phase = phase
 
     def remove(self, connection: socket.socket) -> None:
-        """Forget a connection whose thread has ended."""
+        """Remove a connection whose thread has ended."""
         with self._lock:
             self._all.pop(connection, None)
 
-    def _give_up_slowest(self, live: dict[socket.socket, _Connection]) -> bool:
-        """Wake the thread of the slowest connection, for which the connection is at its end."""
+    def _close_slowest(self, live: dict[socket.socket, _Connection]) -> bool:
+        """Shut down the slowest connection, which wakes its thread; False if all threads work."""
         waiting = [item for item in live.items() if item[1].phase is not Phase.WORK]
         if not waiting:
             return False
-        connection, told = min(waiting, key=lambda item: (item[1].phase, item[1].since))
-        told.given_up = True
-        with contextlib.suppress(OSError):  # the far end has closed it
+        connection, state = min(waiting, key=lambda item: (item[1].phase, item[1].since))
+        state.closed = True
+        with contextlib.suppress(OSError):  # the client has closed the connection
             connection.shutdown(socket.SHUT_RDWR)
         return True

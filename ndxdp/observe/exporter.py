@@ -1,7 +1,7 @@
-"""The metrics and a page for people, by HTTP, from a thread of its own.
+"""HTTP exporter of metrics and of the status page, in a thread of its own.
 
-Each request reads pins and files; it takes no lock that answering waits for. There is neither TLS
-nor authentication: who wants them puts a reverse proxy in front.
+Each request reads pins and files, and takes no lock that answering waits for. The exporter has
+neither TLS nor authentication: a reverse proxy can add them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, cast
 from ndxdp import threads
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
-from ndxdp.observe import status
-from ndxdp.observe import status_page as page
+from ndxdp.observe import status_page
 from ndxdp.observe.connections import Connections, Phase
 from ndxdp.observe.metrics import Exposition
+from ndxdp.observe.status import take_snapshot
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.publications import Publication
 from ndxdp.store.directories import Trees
@@ -31,29 +31,30 @@ from ndxdp.store.directories import Trees
 log = logging.getLogger(__name__)
 
 _CONNECTIONS = 16
-"""Connections at a time: for one more the slowest is closed. Prometheus needs one."""
+"""Connections at a time; the slowest is closed for one more. Prometheus needs one."""
 
-_PATIENCE = 10  # seconds for all of a request to come, and for an answer to be taken
+_PATIENCE = 10  # seconds to receive a whole request, and to send an answer
 
-_REST_WITHIN = 1.0  # seconds for what a client sends beyond its request
-_REST_MAX = 65536  # bytes of it
+_REST_WITHIN = 1.0  # seconds to read bytes that a client sends after its request
+_REST_MAX = 65536  # of these bytes
 
-_SAMPLE = 1.0  # seconds between the two looks that the page's rates are made of
+_SAMPLE = 1.0  # seconds between the two snapshots from which the page computes rates
 
 
 class Exporter:
-    """Listens where listen() says, and nowhere before. state: of the daemon that this is."""
+    """Exporter that listens at the address given to listen(), and nowhere before."""
 
     def __init__(self, trees: Trees, state: DaemonStatus | None = None) -> None:
+        """Create an exporter. state: the status of the daemon, if this process is one."""
         self._trees, self._state = trees, state
         self._exposition = Exposition(trees, state)
         self._serving: _Serving | None = None
 
     def listen(self, where: Metrics | None) -> None:
-        """Listen there alone; None for nowhere.
+        """Listen at this address only; None to stop listening.
 
         Raises:
-            NdxdpError: It cannot be had; the exporter listens where it did before.
+            NdxdpError: The address is not available; the exporter keeps the previous one.
         """
         before = self._serving
         if where == (before.where if before else None):
@@ -64,16 +65,19 @@ class Exporter:
             self._serving = _Serving(where, self) if where else None
             if before:
                 before.close()
-        log.info("metrics: %s", self if where else "no longer served")
+        log.info("metrics: %s", self if where else "not served any more")
 
     def _replace(self, before: _Serving, where: Metrics) -> None:
-        """Listen elsewhere on the same port, which the kernel refuses as long as we do on [::]."""
+        """Listen at another address of the same port.
+
+        The kernel refuses a second socket on a port while the first one listens on [::].
+        """
         before.close()
         self._serving = None
         try:
             self._serving = _Serving(where, self)
         except NdxdpError:
-            with contextlib.suppress(NdxdpError):  # somebody else has taken it meanwhile
+            with contextlib.suppress(NdxdpError):  # another process has taken the port
                 self._serving = _Serving(before.where, self)
             raise
 
@@ -81,42 +85,42 @@ class Exporter:
         self.listen(None)
 
     def __str__(self) -> str:
-        """Where to point Prometheus, and whether that is IPv4's too."""
+        """Return the URL for Prometheus, and whether IPv4 reaches it, too."""
         return str(self._serving) if self._serving else "nowhere"
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
         return self._exposition.negotiated(accept)
 
     def page(self) -> str:
-        """Takes a second: it shows what happens in it."""
-        before = status.look(self._trees)
+        """Return the status page. This takes a second, in which rates are measured."""
+        before = take_snapshot(self._trees)
         time.sleep(_SAMPLE)
-        return page.html(before, status.look(self._trees), self._state, str(self))
+        return status_page.html(before, take_snapshot(self._trees), self._state, str(self))
 
 
 class _Serving:
-    """One listening socket and its thread, until close()."""
+    """Listening socket with its thread, until close()."""
 
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.where = where
         self._server = _Server(where, exporter)
-        self._beacon = Publication(str(self))
+        self._publication = Publication(str(self))
         self._closing = False
         self._thread = threads.start("exporter", self._serve)
 
     def close(self) -> None:
         self._closing = True
-        self._server.socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        self._server.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
         self._server.server_close()
-        self._beacon.close()
+        self._publication.close()
 
     def __str__(self) -> str:
         both = self.where.host == "::" and not self.where.ipv6only
         return f"http://{self.where}/metrics" + (", by IPv4 too" if both else "")
 
     def _serve(self) -> None:
-        # Not serve_forever(), which wakes up twice a second.
+        # serve_forever() would wake up twice a second.
         while not self._closing:
             self._server.handle_request()
 
@@ -124,7 +128,7 @@ class _Serving:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 128  # with five, as is the default, others wait for seconds
+    request_queue_size = 128  # with the default of five, clients wait for seconds
 
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.exporter = exporter
@@ -146,14 +150,14 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         if self.address_family is socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, self._ipv6only)
-        TCPServer.server_bind(self)  # HTTPServer's asks the DNS for a name
+        TCPServer.server_bind(self)  # that of HTTPServer queries the DNS for the host's name
 
     def get_request(self) -> tuple[socket.socket, Any]:
         try:
             return super().get_request()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(0.1)  # it would be asked again at once
+                time.sleep(0.1)  # the server would call this again at once
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -177,11 +181,14 @@ class _Server(ThreadingHTTPServer):
 
 
 class _TooSlow(OSError):
-    """A request did not come in time. No TimeoutError, which http.server does not answer."""
+    """Error of a request that did not arrive in time.
+
+    It is no TimeoutError, because http.server sends no answer after a TimeoutError.
+    """
 
 
 class _RequestReader(io.RawIOBase):
-    """Reads what a client sends until a deadline, which more bytes do not put off."""
+    """Reader of a client's bytes until a deadline, which new bytes do not extend."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection, self._deadline = connection, time.monotonic() + seconds
@@ -219,16 +226,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(408)
 
     def parse_request(self) -> bool:
-        """Read the request; that which is none gets an answer, too."""
+        """Parse the request; malformed ones are answered, too."""
         good = super().parse_request()
-        self.request_version = "HTTP/1.0"  # to 0.9, there would be no status line
-        if not good and not self.requestline.split():  # an empty line: http.server passes over it
+        self.request_version = "HTTP/1.0"  # with 0.9, the answer would have no status line
+        if not good and not self.requestline.split():  # http.server ignores an empty line
             self.send_error(400)
         return good
 
     def finish(self) -> None:
         super().finish()
-        # A connection that is closed with unread bytes is reset, and its answer may be lost.
+        # The kernel resets a connection that is closed with unread bytes; its answer may be lost.
         with contextlib.suppress(OSError):
             self.request.shutdown(socket.SHUT_WR)
             rest = io.BufferedReader(_RequestReader(self.request, _REST_WITHIN))
@@ -243,11 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
             elif path == "/":
                 body, kind = exporter.page().encode(), "text/html; charset=utf-8"
             else:
-                self._send(404, b"there are / and /metrics\n", "text/plain; charset=utf-8")
+                self._send(404, b"not found; try / or /metrics\n", "text/plain; charset=utf-8")
                 return
-        except Exception as error:  # whoever asks is to hear of it
-            log.warning("%s was asked for and could not be told: %s", path, error)
-            log.debug("its cause", exc_info=True)
+        except Exception as error:  # the client gets the error as an answer
+            log.warning("cannot serve %s: %s", path, error)
+            log.debug("cause of the failed request", exc_info=True)
             self._send(500, f"{error}\n".encode(errors="replace"), "text/plain; charset=utf-8")
             return
         self._send(200, body, kind)
@@ -275,18 +282,20 @@ def _refusal(where: Metrics, error: OSError) -> NdxdpError:
     place = str(where)
     if isinstance(error, socket.gaierror):
         return NdxdpError(
-            f"{place}: that host has no address ({error.strerror})", "give an address: [::1]:9877"
+            f"cannot listen on {place}: the host has no address ({error.strerror})",
+            "give an address: [::1]:9877",
         )
     if error.errno == errno.EADDRINUSE:
         return NdxdpError(
-            f"another process listens on {place} already",
-            f"see who: ss -Hltnp 'sport = :{where.port}'; or choose another port",
+            f"cannot listen on {place}: another process listens there",
+            f"find it: ss -Hltnp 'sport = :{where.port}'; or choose another port",
         )
     if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV, errno.EINVAL):
         return NdxdpError(
-            f"{place} is no address of this host", "see: ip -br address; [::] is all of them"
+            f"cannot listen on {place}: this host has no such address",
+            "list its addresses: ip -br address; [::] listens on all of them",
         )
     return NdxdpError(
-        f"cannot listen on {place} ({os.strerror(error.errno or 0)})",
-        "ports below 1024 are root's: choose another one",
+        f"cannot listen on {place}: {os.strerror(error.errno or 0)}",
+        "ports below 1024 need root: choose another port",
     )

@@ -1,4 +1,4 @@
-"""Which keys come most often, in bounded memory, however many different ones there are. Pure."""
+"""The most frequent keys of a stream, in bounded memory. Pure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from ndxdp.ndp.reason import Reason
 _K = TypeVar("_K", bound=Hashable)
 
 
-class Busy(NamedTuple, Generic[_K]):
-    """A key, how often it came at least, and with which reasons."""
+class HeavyHitter(NamedTuple, Generic[_K]):
+    """A frequent key, with lower bounds of its occurrences: in total, and with each reason."""
 
     key: _K
     total: int
     reasons: Counter[Reason]
 
 
-class Busiest(Generic[_K]):
-    """Misra and Gries' algorithm: of `size` keys that are remembered, those that come often stay.
+class HeavyHitters(Generic[_K]):
+    """Counter of the most frequent keys, by the algorithm of Misra and Gries.
 
-    Beyond 2 * size keys, what the size-th has is taken off all, and who has nothing left is
-    forgotten: a key that came more often than error_bound is there.
+    It stores up to 2 * size keys. One more key reduces all counts by the size-th largest count, and
+    removes the keys whose count is 0 or less then. Every key that occurred more often than
+    error_bound is stored.
     """
 
     def __init__(self, size: int = 1024) -> None:
         self.error_bound = 0
-        """How many of a key's occurrences may be missing, at most."""
+        """How many occurrences of a key may be missing, at most."""
         self._size = size
         self._left: Counter[_K] = Counter()
         self._reasons: dict[_K, Counter[Reason]] = {}
@@ -43,18 +44,19 @@ class Busiest(Generic[_K]):
         reasons[reason] += 1
 
     def _forget(self) -> None:
-        taken = self._left.most_common(self._size)[-1][1]
-        self.error_bound += taken
-        self._left = Counter({key: n - taken for key, n in self._left.items() if n > taken})
+        reduction = self._left.most_common(self._size)[-1][1]
+        self.error_bound += reduction
+        self._left = Counter({key: n - reduction for key, n in self._left.items() if n > reduction})
         self._reasons = {key: self._reasons[key] for key in self._left}
 
     def __len__(self) -> int:
         return len(self._left)
 
-    def most(self, rows: int) -> list[Busy[_K]]:
-        """The busiest that came more often than error_bound, the first one first."""
+    def most(self, rows: int) -> list[HeavyHitter[_K]]:
+        """Return the keys that occurred more often than error_bound, the most frequent first."""
         counted = (
-            Busy(key, sum(reasons.values()), reasons) for key, reasons in self._reasons.items()
+            HeavyHitter(key, sum(reasons.values()), reasons)
+            for key, reasons in self._reasons.items()
         )
-        certain = (one for one in counted if one.total > self.error_bound)
-        return sorted(certain, key=lambda one: -one.total)[:rows]
+        certain = (each for each in counted if each.total > self.error_bound)
+        return sorted(certain, key=lambda each: -each.total)[:rows]

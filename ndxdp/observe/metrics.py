@@ -1,8 +1,8 @@
-"""What there is to measure, in Prometheus' terms: read from the maps when somebody asks.
+"""Metrics in Prometheus' formats, read from the maps at each scrape.
 
-It has no timers and keeps nothing: a scrape reads pins and files as `ndxdp status` does. Every
-label has few values, which the configuration chooses and not the network. docs/monitoring.md
-says what each metric means.
+The module has no timers and keeps no values: a scrape reads pins and files as `ndxdp status` does.
+Every label has few values, which the configuration chooses and not the network. docs/monitoring.md
+describes each metric.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Family = CounterMetricFamily | GaugeMetricFamily
 
 
 class Kind(NamedTuple):
-    """A metric. A counter's name ends in _total."""
+    """HELP text and labels of a metric. The name of a counter ends in _total."""
 
     help: str
     labels: tuple[str, ...] = ()
@@ -49,92 +49,106 @@ class Kind(NamedTuple):
 _I = ("interface",)
 
 KINDS = {
-    "ndxdp_build_info": Kind("The version that is scraped, and its ABI.", ("version", "abi")),
-    "ndxdp_pins_readable": Kind("1 if the places of pins and files could be read."),
-    "ndxdp_readable": Kind("1 if what there is of the interface could be read.", _I),
+    "ndxdp_build_info": Kind("The version of the exporter, and its ABI.", ("version", "abi")),
+    "ndxdp_pins_readable": Kind("1 if the directories of pins and files could be read."),
+    "ndxdp_readable": Kind("1 if the interface's pins or files could be read.", _I),
     "ndxdp_attached": Kind("1 while a program or a process answers on the interface.", _I),
-    "ndxdp_interface_in_step": Kind("0 while the daemon says that something is wrong there.", _I),
-    "ndxdp_mode": Kind("1 for the mode that the interface is attached in.", (*_I, "mode")),
-    "ndxdp_fallback_steps": Kind("Better modes that could not be had.", _I),
+    "ndxdp_interface_in_step": Kind("0 while the daemon reports a problem there.", _I),
+    "ndxdp_mode": Kind("1 for the mode in which the interface is attached.", (*_I, "mode")),
+    "ndxdp_fallback_steps": Kind("Better modes that are not available.", _I),
     "ndxdp_programs_before": Kind(
         "Programs of others that see frames before ndxdp does.", (*_I, "hook")
     ),
     "ndxdp_paused": Kind("1 while answering is paused.", _I),
-    "ndxdp_solicitations_total": Kind("Solicitations, by what became of them.", (*_I, "reason")),
+    "ndxdp_solicitations_total": Kind("Solicitations, by reason.", (*_I, "reason")),
     "ndxdp_advertisements_total": Kind("Answers, by the path that sent them.", (*_I, "path")),
     "ndxdp_group_solicitations_total": Kind(
-        "Solicitations that reached a rule of the group.", (*_I, "source", "label")
+        "Solicitations that matched a rule of the class.", (*_I, "source", "label")
     ),
     "ndxdp_group_advertisements_total": Kind(
-        "Those of them that were answered.", (*_I, "source", "label")
+        "Solicitations that matched a rule of the class and were answered.",
+        (*_I, "source", "label"),
     ),
     "ndxdp_group_last_answer_timestamp_seconds": Kind(
-        "When the last of them was answered, to within a second.", (*_I, "source", "label")
+        "Time of the class's last answer, to within a second.", (*_I, "source", "label")
     ),
-    "ndxdp_rules": Kind("Rules, by who wrote them.", (*_I, "source")),
+    "ndxdp_rules": Kind("Rules, by origin.", (*_I, "source")),
     "ndxdp_map_entries": Kind("Entries of a map.", (*_I, "map")),
-    "ndxdp_map_max_entries": Kind("Room for entries.", (*_I, "map")),
+    "ndxdp_map_max_entries": Kind("Capacity of a map.", (*_I, "map")),
     "ndxdp_limiter_sources": Kind("Soliciting MACs that the rate limit remembers.", _I),
-    "ndxdp_rate_limited_sources": Kind("Those of them that are over their rate now.", _I),
+    "ndxdp_rate_limited_sources": Kind("Soliciting MACs that exceed their rate now.", _I),
     "ndxdp_resolver_searches_total": Kind("Neighbours that the kernel was asked to find.", _I),
     "ndxdp_resolver_failed_total": Kind("Neighbours that the kernel did not find.", _I),
     "ndxdp_resolver_advertisements_total": Kind(
-        "Answers sent when the kernel had found the neighbour.", _I
+        "Answers that the daemon sent after the kernel had found the neighbour.", _I
     ),
-    "ndxdp_resolver_refused_total": Kind("Neighbours not looked for: too many at once.", _I),
-    "ndxdp_heartbeat_age_seconds": Kind("Since the daemon's last sign of life.", _I),
-    "ndxdp_heartbeat_timeout_seconds": Kind("The age at which dynamic rules lapse.", _I),
+    "ndxdp_resolver_refused_total": Kind(
+        "Requests that were refused because of too many searches at once.", _I
+    ),
+    "ndxdp_heartbeat_age_seconds": Kind("Time since the daemon's last heartbeat.", _I),
+    "ndxdp_heartbeat_timeout_seconds": Kind(
+        "Age of the heartbeat at which the rules of containers expire.", _I
+    ),
     "ndxdp_socket_overflows_total": Kind(
-        "Solicitations that found no room in the socket of userspace mode.", _I
+        "Solicitations for which the socket of userspace mode had no room.", _I
     ),
-    "ndxdp_socket_errors_total": Kind("Errors of that socket.", _I),
+    "ndxdp_socket_errors_total": Kind("Errors of the socket of userspace mode.", _I),
     "ndxdp_link_transmit_errors_total": Kind(
-        "Frames of the interface, of any kind, that were not sent for an error.", _I
+        "Frames of any kind that the interface failed to send.", _I
     ),
-    "ndxdp_link_transmit_drops_total": Kind("The same, dropped.", _I),
+    "ndxdp_link_transmit_drops_total": Kind(
+        "Frames of any kind that the interface dropped on transmit.", _I
+    ),
     "ndxdp_driver_transmit_failures_total": Kind(
         "Answers of XDP programs that the driver did not send.", _I
     ),
     "ndxdp_program_run_seconds_total": Kind("Time spent in the program.", _I),
-    "ndxdp_program_runs_total": Kind("Frames that the program looked at.", _I),
-    "ndxdp_config_reload_success": Kind("1 if the last reading of the configuration succeeded."),
-    "ndxdp_config_reload_timestamp_seconds": Kind("When the configuration in force was read."),
-    "ndxdp_docker_connected": Kind("1 while the container engine is listened to."),
-    "ndxdp_announcements_total": Kind("Frames that told the upstream of addresses.", _I),
-    "ndxdp_announcement_failures_total": Kind("Those that the interface did not take.", _I),
+    "ndxdp_program_runs_total": Kind("Frames that the program examined.", _I),
+    "ndxdp_config_reload_success": Kind("1 if the last reload of the configuration succeeded."),
+    "ndxdp_config_reload_timestamp_seconds": Kind("Time when the configuration in force was read."),
+    "ndxdp_docker_connected": Kind("1 while the daemon is connected to the container engine."),
+    "ndxdp_announcements_total": Kind("Frames that announced addresses to the upstream.", _I),
+    "ndxdp_announcement_failures_total": Kind("Announcements that the interface did not take.", _I),
     "ndxdp_gateway_answering": Kind("1 if all gateways answered their last solicitation.", _I),
     "ndxdp_gateway_last_answer_timestamp_seconds": Kind(
-        "When a gateway answered last; of several the one that is silent longest.", _I
+        "Time of the gateway's last answer; with several gateways, the oldest of these times.", _I
     ),
-    "ndxdp_scrape_duration_seconds": Kind("Time that reading all this took."),
+    "ndxdp_scrape_duration_seconds": Kind("Duration of the scrape."),
 }
-"""All that there is beside `process_*`."""
+"""All metrics except `process_*`, in the order in which they are served."""
 
 
 class Exposition:
-    """All metrics as text.
-
-    state: of the daemon that this process is. process: with `process_*` of this process.
-    """
+    """All metrics as text."""
 
     def __init__(
         self, trees: Trees, state: DaemonStatus | None = None, *, process: bool = True
     ) -> None:
+        """Register the metrics.
+
+        Args:
+            trees: The directories of pins and files.
+            state: The status of the daemon, if this process is one.
+            process: Include `process_*` of this process.
+        """
         self._registry = CollectorRegistry()
         self._registry.register(_Maps(trees, state))
         if process:
             ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """In the format that every reader knows."""
+        """Return the metrics in the plain text format."""
         return generate_latest(self._registry)
 
     def negotiated(self, accept: str) -> tuple[bytes, str]:
-        """Return text and content type as an Accept header wants them, the plain ones in doubt."""
+        """Return the metrics in the format that an Accept header prefers, and its content type.
+
+        An invalid header selects the plain text format.
+        """
         try:
             encode, content_type = choose_encoder(" ".join(accept.split()))
             return encode(self._registry), content_type
-        except (TypeError, ValueError, LookupError):  # it takes every version for a number
+        except (TypeError, ValueError, LookupError):  # choose_encoder() parses versions as numbers
             encode, content_type = choose_encoder("")
             return encode(self._registry), content_type
 
@@ -144,35 +158,35 @@ class _Maps(Collector):
         self._trees, self._state = trees, state
 
     def describe(self) -> Iterator[_Family]:
-        """Nothing: without this, registering would scrape."""
+        """Return no descriptions. Without this method, registering would call collect()."""
         return iter(())
 
     def collect(self) -> Iterator[_Family]:
         began = time.perf_counter()
-        reading = _Reading(self._trees)
-        reading.add("ndxdp_build_info", 1, __version__, str(abi.VERSION))
+        scrape = _Scrape(self._trees)
+        scrape.add("ndxdp_build_info", 1, __version__, str(abi.VERSION))
         try:
             found = self._trees.interfaces()
-            reading.add("ndxdp_pins_readable", 1)
+            scrape.add("ndxdp_pins_readable", 1)
         except (NdxdpError, OSError) as error:
-            log.debug("not scraped: %s", error)
+            log.debug("cannot list the interfaces: %s", error)
             found = []
-            reading.add("ndxdp_pins_readable", 0)
+            scrape.add("ndxdp_pins_readable", 0)
         for interface in found:
-            reading.interface(interface)
-        for interface, (problem, unanswered) in self._attended().items():
-            reading.add("ndxdp_interface_in_step", not problem, interface)
+            scrape.interface(interface)
+        for interface, (problem, unanswered) in self._reported().items():
+            scrape.add("ndxdp_interface_in_step", not problem, interface)
             if interface not in found and not unanswered:
-                reading.add("ndxdp_attached", 0, interface)
+                scrape.add("ndxdp_attached", 0, interface)
         if self._state:
-            reading.daemon(self._state)
-        reading.add("ndxdp_scrape_duration_seconds", time.perf_counter() - began)
-        return reading.families()
+            scrape.daemon(self._state)
+        scrape.add("ndxdp_scrape_duration_seconds", time.perf_counter() - began)
+        return scrape.families()
 
-    def _attended(self) -> dict[str, tuple[str, str]]:
-        """Return the problem of each interface that a daemon attends to, and why it is unanswered.
+    def _reported(self) -> dict[str, tuple[str, str]]:
+        """Return the daemon's report on each of its interfaces: problem, and why it is unanswered.
 
-        A daemon asks itself; another process reads what daemons report.
+        A daemon uses its own status; another process reads the reports of daemons.
         """
         if self._state:
             daemons = [report.daemon_of(self._state)]
@@ -185,8 +199,8 @@ class _Maps(Collector):
         }
 
 
-class _Reading:
-    """One scrape."""
+class _Scrape:
+    """Samples of one scrape."""
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
@@ -195,7 +209,7 @@ class _Reading:
         self._stats_enabled = _stats_enabled()
 
     def families(self) -> Iterator[_Family]:
-        """In the order of KINDS; those without a sample are left out."""
+        """Return the metrics that have samples, in the order of KINDS."""
         return (self._families[name] for name in KINDS if name in self._families)
 
     def add(self, name: str, value: float, *labels: str) -> None:
@@ -212,8 +226,8 @@ class _Reading:
             with open_instance(tree, name, readonly=True) as instance:
                 self._instance(name, instance)
         except (NdxdpError, OSError) as error:
-            log.debug("%s is not scraped: %s", name, error)
-            if self._trees.have(name):  # or it was detached meanwhile
+            log.debug("cannot read %s: %s", name, error)
+            if self._trees.have(name):  # else it was detached a moment ago
                 self.add("ndxdp_readable", 0, name)
             return
         self.add("ndxdp_readable", 1, name)
@@ -251,13 +265,13 @@ class _Reading:
         self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
         solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         last: dict[tuple[str, str], int] = {}
-        for group in maps.class_counts(counted):  # several may differ in how they answer alone
-            if not group.rules:  # its series end with its last rule
+        for each in maps.class_counts(counted):  # classes may differ in their profiles only
+            if not each.rules:  # the series of a class end with its last rule
                 continue
-            key = group.source, group.label
-            solicited[key] += group.solicited
-            advertised[key] += group.answered
-            last[key] = max(last.get(key, 0), group.last_answer or 0)
+            key = each.source, each.label
+            solicited[key] += each.solicited
+            advertised[key] += each.answered
+            last[key] = max(last.get(key, 0), each.last_answer or 0)
         began = time.time() - time.monotonic()
         for key, count in solicited.items():
             self.add("ndxdp_group_solicitations_total", count, name, *key)
@@ -301,7 +315,7 @@ class _Reading:
         if not isinstance(instance, KernelInstance):
             return
         program = bpf_programs.info_of(instance.prog_fd)
-        # The sysctl does not show that a process has the kernel measure for as long as it lives.
+        # The sysctl stays 0 while a process measures by bpf(BPF_ENABLE_STATS).
         if self._stats_enabled or program.run_count:
             self.add("ndxdp_program_run_seconds_total", program.run_time_ns / 1e9, name)
             self.add("ndxdp_program_runs_total", program.run_count, name)
@@ -311,12 +325,12 @@ class _Reading:
         self.add("ndxdp_config_reload_timestamp_seconds", state.reloaded)
         if state.docker_connected:
             self.add("ndxdp_docker_connected", state.docker_connected())
-        for name, attended in list(state.interfaces.items()):
-            if attended.announced:
-                announced = attended.announced()
+        for name, status in list(state.interfaces.items()):
+            if status.announced:
+                announced = status.announced()
                 self.add("ndxdp_announcements_total", announced.sent, name)
                 self.add("ndxdp_announcement_failures_total", announced.failed, name)
-            gateways = attended.gateways() if attended.gateways else []
+            gateways = status.gateways() if status.gateways else []
             if gateways:
                 answering = not any(each.silent for each in gateways)
                 self.add("ndxdp_gateway_answering", answering, name)
@@ -329,5 +343,5 @@ class _Reading:
 def _stats_enabled() -> bool:
     try:
         return _STATS_ENABLED.read_text().strip() == "1"
-    except OSError:  # a sandbox hides it
+    except OSError:  # a sandbox hides the file
         return False

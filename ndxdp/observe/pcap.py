@@ -15,10 +15,16 @@ _NS = 1_000_000_000
 
 
 def header() -> bytes:
-    """What a file begins with."""
+    """Return the header of a file."""
     return struct.pack("=IHHiIII", _MAGIC, *_VERSION, 0, 0, _SNAPLEN, _LINKTYPE_ETHERNET)
 
 
 def record(time: int, frame: bytes, length: int) -> bytes:
-    """One frame. time: ns since the epoch. length: bytes that it had, of which `frame` is left."""
+    """Return the record of one frame.
+
+    Args:
+        time: Nanoseconds since the epoch.
+        frame: The captured bytes, which may be fewer than the frame had.
+        length: The length of the whole frame.
+    """
     return struct.pack("=IIII", time // _NS, time % _NS, len(frame), length) + frame

@@ -1,4 +1,4 @@
-"""The status page: what `ndxdp status` shows, as HTML that needs nothing else. Pure."""
+"""Status page: the output of `ndxdp status` as one HTML page without scripts. Pure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from html import escape
 from typing import Any
 
 from ndxdp import __version__
-from ndxdp.observe.status import (
-    Look,
-    Rates,
-    answered,
+from ndxdp.observe.status import Rates, Snapshot, answered, rates
+from ndxdp.observe.status_text import (
+    daemon_problems,
     headline,
     per_second,
-    rates,
     since,
     steps_down,
-    troubles,
-    unanswered_text,
+    unread_text,
     warnings,
     xdp_before,
 )
@@ -26,8 +23,8 @@ from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Daemon, daemon_of
 
 _REFRESH = 15  # seconds
-_GROUPS = 20
-"""Rows of a table of groups; the busiest."""
+_CLASSES_MAX = 20
+"""Rows of the table of rule classes: the busiest classes are shown."""
 
 _STYLE = """
 :root { color-scheme: light dark }
@@ -45,8 +42,15 @@ th:first-child, td:first-child { overflow-wrap: anywhere; padding-left: 0; text-
 """
 
 
-def html(before: Look, after: Look, state: DaemonStatus | None, listening: str) -> str:
-    """A page of two looks. state: of the daemon that shows it. listening: where it is."""
+def html(before: Snapshot, after: Snapshot, state: DaemonStatus | None, listening: str) -> str:
+    """Return the page.
+
+    Args:
+        before: A snapshot, taken a moment earlier, for the rates.
+        after: The snapshot to show.
+        state: The status of the daemon that serves the page; None if another process does.
+        listening: The address where the page is served.
+    """
     body = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>ndxdp</title>',
@@ -66,7 +70,7 @@ def html(before: Look, after: Look, state: DaemonStatus | None, listening: str) 
     else:
         for daemon in after.daemons:
             body += _report(daemon, after)
-    body.append(f'<p class="quiet">{escape(listening)}, every {_REFRESH} s anew</p>')
+    body.append(f'<p class="quiet">{escape(listening)}, refreshed every {_REFRESH} s</p>')
     return "\n".join([*body, "</body></html>"])
 
 
@@ -88,7 +92,7 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
         yield f"answered of {solicited}</p>"
     yield f"<p>{_number(answered(reasons))} of {_number(sum(reasons.values()))}"
     last = data["last_answer"]
-    yield f"solicitations answered in all{f', the last {since(last)}' if last else ''}</p>"
+    yield f"solicitations answered in total{f', the last {since(last)}' if last else ''}</p>"
     sources = ", ".join(f"{source} {_number(n)}" for source, n in rules["by_source"].items())
     limit = _number(rules["max_addresses"])
     yield f"<p>Rules: {_number(rules['addresses'])} addresses of {limit},"
@@ -99,33 +103,33 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
     yield f'<p class="quiet">from {escape(data["mac"])}, {escape(data["link_local"])}</p>'
     by_reason = now.by_reason if now else {}
     yield from _table(
-        ("Reason", "now", "in all"),
+        ("Reason", "now", "total"),
         (
             (reason, per_second(by_reason.get(reason, 0)), _number(count))
             for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
             if count
         ),
     )
-    groups = [group for group in data["groups"] if group["solicited"] and group["rules"]]
-    groups.sort(key=lambda group: -group["solicited"])
-    by_group = now.by_group if now else {}
+    classes = [each for each in data["groups"] if each["solicited"] and each["rules"]]
+    classes.sort(key=lambda each: -each["solicited"])
+    by_class = now.by_class if now else {}
     yield from _table(
         ("Rule", "now", "solicited", "answered"),
         (
             (
-                f"{group['label']} ({group['source']})",
-                per_second(by_group.get((group["source"], group["label"]), 0)),
-                _number(group["solicited"]),
-                _number(group["answered"]),
+                f"{each['label']} ({each['source']})",
+                per_second(by_class.get((each["source"], each["label"]), 0)),
+                _number(each["solicited"]),
+                _number(each["answered"]),
             )
-            for group in groups[:_GROUPS]
+            for each in classes[:_CLASSES_MAX]
         ),
     )
     yield "</section>"
 
 
 def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Nothing without a row."""
+    """Yield a table, or nothing if it has no rows."""
     cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
     if not cells:
         return
@@ -134,41 +138,41 @@ def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator
     yield "</table>"
 
 
-def _daemon(state: DaemonStatus, after: Look) -> Iterator[str]:
+def _daemon(state: DaemonStatus, after: Snapshot) -> Iterator[str]:
     yield "<section><h2>Daemon</h2>"
     read = datetime.fromtimestamp(state.reloaded).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
     yield f"<p>Configuration read at {read}</p>"
     if state.docker_connected and state.docker_connected():
-        yield '<p class="good">The container engine is listened to</p>'
-    yield from _troubles(daemon_of(state), after)
-    for name, attended in list(state.interfaces.items()):
-        for gateway in attended.gateways() if attended.gateways else []:
+        yield '<p class="good">The container engine is connected</p>'
+    yield from _problems(daemon_of(state), after)
+    for name, status in list(state.interfaces.items()):
+        for gateway in status.gateways() if status.gateways else []:
             seen = "never" if gateway.seen is None else f"{gateway.seen:.0f} s ago"
             kind = "bad" if gateway.silent else "good"
             yield f'<p class="{kind}">A gateway on {escape(name)} answered {seen}</p>'
-        if attended.announced:
-            sent = _number(attended.announced().sent)
+        if status.announced:
+            sent = _number(status.announced().sent)
             yield f"<p>Announcements on {escape(name)}: {sent}</p>"
     yield "</section>"
 
 
-def _report(daemon: Daemon, after: Look) -> Iterator[str]:
-    """Show what another process, a daemon, says of itself."""
+def _report(daemon: Daemon, after: Snapshot) -> Iterator[str]:
+    """Yield a section on a daemon that is another process, from its report."""
     of = f": {escape(daemon.config)}" if daemon.config else ""
     yield f"<section><h2>Daemon {daemon.pid}{of}</h2>"
-    yield from _troubles(daemon, after)
+    yield from _problems(daemon, after)
     yield "</section>"
 
 
-def _troubles(daemon: Daemon, after: Look) -> Iterator[str]:
-    for trouble in troubles(daemon):
-        yield f'<p class="bad">{escape(trouble[0].upper() + trouble[1:])}</p>'
+def _problems(daemon: Daemon, after: Snapshot) -> Iterator[str]:
+    for problem in daemon_problems(daemon):
+        yield f'<p class="bad">{escape(problem[0].upper() + problem[1:])}</p>'
     for each in daemon.interfaces:
-        name, problem, why = each["interface"], each["problem"], each["unanswered"]
+        name, why = each["interface"], each["unanswered"]
         if why:
             yield f'<p class="quiet">Nothing is answered on {escape(name)}: {escape(why)}</p>'
         elif name not in after.data:
-            yield f'<p class="bad">{escape(f"{name} is {unanswered_text(problem)}")}</p>'
+            yield f'<p class="bad">{escape(f"{name} is {unread_text(each)}")}</p>'
 
 
 def _number(count: float) -> str:

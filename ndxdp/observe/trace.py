@@ -1,7 +1,8 @@
-"""Seeing each decision as it is made, of several interfaces at once.
+"""Tracing: every verdict on a solicitation, of several interfaces at once.
 
-Who answers makes events while `trace_until` is ahead. The tracer moves it on every second, so
-that the light of a tracer that was killed goes out by itself.
+The program, or the process of userspace mode, writes events until the time `trace_until` in the
+interface's settings. The tracer extends this time every second: a killed tracer cannot clear it,
+so tracing has a deadline.
 """
 
 from __future__ import annotations
@@ -34,22 +35,34 @@ from ndxdp.store.records import Explained, Traced, explained_of
 
 log = logging.getLogger(__name__)
 
-_RENEWED = 1.0
-_BURNS = 3_000_000_000
-"""Every so many seconds the light is renewed, and then it burns for so many ns."""
+_EXTEND_EVERY = 1.0
+"""Seconds after which the tracer extends the deadline."""
+
+_TRACE_FOR = 3_000_000_000
+"""Nanoseconds from an extension to the new deadline."""
 
 _IN_FLIGHT = 0.01
-"""Seconds for who saw the light burning to write down what it decided."""
+"""Seconds in which a program that read the old deadline finishes writing its event."""
 
-_DRAINED = 64  # times that consume() is called where nobody should be writing any more
-_VERDICTS = 4096  # different ones that are remembered
+_DRAIN_CALLS = 64
+"""Calls of consume() to read what is left after tracing has ended."""
+
+_VERDICTS_MAX = 4096
+"""Different verdicts whose explanation is cached."""
 
 
 class Event(NamedTuple):
-    """A solicitation, and what became of it.
+    """Solicitation with its verdict.
 
-    time: ns since the epoch. frame: the first bytes of `length`, 128 at most. prefix: that of
-    the rule. reply: the advertisement's frame, None if there was none.
+    Attributes:
+        time: Nanoseconds since the epoch.
+        interface: The interface that received the solicitation.
+        length: The length of the frame.
+        frame: The first 128 bytes of the frame.
+        reason: The verdict.
+        prefix: The prefix of the rule that matched, None without one.
+        rule: The rule that matched, None without one.
+        reply: The frame of the advertisement, None without one.
     """
 
     time: int
@@ -71,14 +84,14 @@ class Event(NamedTuple):
 
     @property
     def target(self) -> bytes | None:
-        """None where the frame is too short to have one."""
+        """The address that is solicited; None if the frame is too short to have one."""
         frame = untagged(self.frame)
         return target_of(frame) if len(frame) >= OPTIONS_AT else None
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What is to be seen: of each kind that is named, one must fit.
+    """Conditions on events to show: an event matches one value of each kind that has values.
 
     sources: MACs of 6 bytes, addresses of 16.
     """
@@ -100,20 +113,25 @@ class Filter:
 
 
 class Tracer:
-    """The only one on each of its interfaces. NdxdpError where there is another one already."""
+    """Reader of the events of several interfaces, each of which admits one tracer."""
 
     def __init__(self, trees: Trees, interfaces: Sequence[str], every: int = 1) -> None:
+        """Start tracing one of `every` solicitations.
+
+        Raises:
+            NdxdpError: ndxdp is not attached to an interface, or another tracer traces it.
+        """
         self._poll = select.poll()
         self._others: set[int] = set()
-        self._renewed = 0.0
+        self._extended = 0.0
         self._past = Traced(0, 0)
-        self._lights: dict[_Light, contextlib.ExitStack] = {}
+        self._traces: dict[_Trace, contextlib.ExitStack] = {}
         try:
             for interface in interfaces:
                 with contextlib.ExitStack() as opened:
-                    light = opened.enter_context(_lit(trees.of(interface), interface, every))
-                    self._poll.register(light.fileno(), select.POLLIN)
-                    self._lights[light] = opened.pop_all()
+                    trace = opened.enter_context(_tracing(trees.of(interface), interface, every))
+                    self._poll.register(trace.fileno(), select.POLLIN)
+                    self._traces[trace] = opened.pop_all()
         except BaseException:
             self.close()
             raise
@@ -126,34 +144,38 @@ class Tracer:
 
     def close(self) -> None:
         with uninterrupted():
-            for opened in self._lights.values():
+            for opened in self._traces.values():
                 opened.close()
-            self._lights = {}
+            self._traces = {}
 
     def wake_on(self, fd: int, mask: int) -> None:
-        """Let wait() return when something of `mask` (select.POLL…) is to be said of `fd`."""
+        """Make wait() return when one of the events `mask` (select.POLL…) occurs on `fd`."""
         self._others.add(fd)
         self._poll.register(fd, mask)
 
     def wait(self, seconds: float) -> tuple[list[Event], set[int]]:
-        """What has come within so many seconds, and which descriptors of wake_on() were ready.
+        """Wait for events, at most so many seconds.
 
-        NdxdpError if ndxdp was detached from all interfaces meanwhile.
+        Returns:
+            The events, and the descriptors of wake_on() that are ready.
+
+        Raises:
+            NdxdpError: ndxdp was detached from all interfaces.
         """
-        seconds = min(seconds, self._renewed + _RENEWED - time.monotonic())
+        seconds = min(seconds, self._extended + _EXTEND_EVERY - time.monotonic())
         if seconds <= 0:
-            self._renew()
+            self._extend()
             seconds = 0
         ready = {fd for fd, _ in self._poll.poll(seconds * 1000)}
         return (self._read() if ready - self._others else []), ready & self._others
 
     def finish(self) -> list[Event]:
-        """Put out the lights; returns what was still on its way."""
-        for light in self._lights:
-            light.burn(0)
+        """Stop tracing, and return the remaining events."""
+        for trace in self._traces:
+            trace.extend(0)
         time.sleep(_IN_FLIGHT)
         events: list[Event] = []
-        for _ in range(_DRAINED):
+        for _ in range(_DRAIN_CALLS):
             more = self._read()
             if not more:
                 break
@@ -161,34 +183,34 @@ class Tracer:
         return events
 
     def counts(self) -> Traced:
-        """Since the start. What is lost was seen, but not shown."""
-        all_of_them = [self._past, *(light.counts() for light in self._lights)]
-        return Traced(*map(sum, zip(*all_of_them, strict=True)))
+        """Return the counts since the start. Lost solicitations were seen, and have no event."""
+        counts = [self._past, *(trace.counts() for trace in self._traces)]
+        return Traced(*map(sum, zip(*counts, strict=True)))
 
     def _read(self) -> list[Event]:
-        events = [event for light in self._lights for event in light.read()]
+        events = [event for trace in self._traces for event in trace.read()]
         events.sort(key=lambda event: event.time)
         return events
 
-    def _renew(self) -> None:
-        for light in list(self._lights):
-            if light.burn(time.monotonic_ns() + _BURNS):
+    def _extend(self) -> None:
+        for trace in list(self._traces):
+            if trace.extend(time.monotonic_ns() + _TRACE_FOR):
                 continue
-            gone = light.counts()
-            self._past = Traced(self._past.seen + gone.seen, self._past.lost + gone.lost)
-            self._poll.unregister(light.fileno())
-            self._lights.pop(light).close()
-            if not self._lights:
+            counts = trace.counts()
+            self._past = Traced(self._past.seen + counts.seen, self._past.lost + counts.lost)
+            self._poll.unregister(trace.fileno())
+            self._traces.pop(trace).close()
+            if not self._traces:
                 raise NdxdpError(
-                    f"ndxdp was detached from {light.interface} meanwhile",
-                    "start again when it is attached",
+                    f"ndxdp was detached from {trace.interface} during the trace",
+                    f"ndxdp attach {trace.interface}",
                 )
-            log.warning("ndxdp was detached from %s meanwhile", light.interface)
-        self._renewed = time.monotonic()
+            log.warning("ndxdp was detached from %s during the trace", trace.interface)
+        self._extended = time.monotonic()
 
 
-class _Light:
-    """Of one interface. `source` has its events."""
+class _Trace:
+    """Tracing of one interface. source: the ring buffer or socket that receives its events."""
 
     def __init__(
         self,
@@ -204,8 +226,8 @@ class _Light:
         self._directory, self._inode = directory, directory.stat()
         self._epoch = 0
         self._verdicts: dict[bytes, Explained] = {}
-        self.burn(0)  # that of one that was killed
-        for _ in range(_DRAINED):
+        self.extend(0)  # ends the tracing of a killed tracer
+        for _ in range(_DRAIN_CALLS):
             if not source.consume():
                 break
         self._before = maps.traced()
@@ -213,8 +235,12 @@ class _Light:
     def fileno(self) -> int:
         return self._source.fileno()
 
-    def burn(self, until: int) -> bool:
-        """Until that time; False if the interface is no longer ours to trace."""
+    def extend(self, until: int) -> bool:
+        """Set the deadline, in ns of CLOCK_MONOTONIC; 0 stops tracing.
+
+        Returns:
+            False if ndxdp was detached from the interface.
+        """
         self._epoch = time.time_ns() - time.monotonic_ns()
         self._verdicts.clear()  # rules may change
         with self._tree.lock():
@@ -231,7 +257,7 @@ class _Light:
         return Traced(now.seen - before.seen, now.lost - before.lost)
 
     def read(self) -> Iterator[Event]:
-        """What has come, up to a thousand events."""
+        """Yield the events that have arrived, up to a thousand."""
         for record in self._source.consume():
             fields = abi.EVENT.unpack(record)
             verdict = self._explained(fields["verdict"])
@@ -254,40 +280,41 @@ class _Light:
         known = self._verdicts.get(verdict)
         if known is None:
             fields: dict[str, Any] = abi.EXPLAINED.unpack(verdict)
-            group = self._maps.rule_class(fields["rule_class"]) if fields["matched"] else None
+            slot = fields["rule_class"]
+            rule_class = self._maps.rule_class(slot) if fields["matched"] else None
             try:
-                known = explained_of(verdict, {fields["rule_class"]: group} if group else {})
-            except Damaged:  # the rule has gone since
+                known = explained_of(verdict, {slot: rule_class} if rule_class else {})
+            except Damaged:  # the rule was removed after the verdict
                 known = Explained(Reason(fields["reason"]), None, None)
-            if len(self._verdicts) < _VERDICTS:
+            if len(self._verdicts) < _VERDICTS_MAX:
                 self._verdicts[verdict] = known
         return known
 
 
 @contextlib.contextmanager
-def _lit(tree: Tree, interface: str, every: int) -> Iterator[_Light]:
-    """What a tracer needs of an interface. It is dark, before and after."""
+def _tracing(tree: Tree, interface: str, every: int) -> Iterator[_Trace]:
+    """Open the tracing of one interface, and stop it when the block ends."""
     with open_instance(tree, interface) as instance, tree.traced(interface) as directory:
         maps = instance.maps
         source = maps.events() if maps.in_kernel else EventReceiver(directory)
         with contextlib.closing(source):
-            light = _Light(tree, interface, maps, source, directory, every)
+            trace = _Trace(tree, interface, maps, source, directory, every)
             try:
-                yield light
+                yield trace
             finally:
-                light.burn(0)
+                trace.extend(0)
 
 
 class Stop:
-    """SIGINT and SIGTERM, which end a trace in good order. fileno() is readable then.
+    """Handler of SIGINT and SIGTERM, which end a trace in good order; fileno() is readable then.
 
-    They interrupt nothing but writes, which may wait for ever for a reader.
+    The signals interrupt only writes, which may block for ever if their reader does not read.
     """
 
     def __init__(self) -> None:
         self.asked = False
         self.cut_short = False
-        """A write was given up: no more are to follow."""
+        """A write was interrupted, and its output is incomplete: no other may follow."""
         self._writing = False
 
     def __enter__(self) -> Self:
@@ -310,7 +337,7 @@ class Stop:
         return self._read_end
 
     def write(self, fd: int, data: bytes) -> None:
-        """All of it. A reader that has gone, or a signal, is a stop."""
+        """Write all of `data`. A closed pipe or a signal interrupts it, and stops the trace."""
         if self.cut_short:
             return
         left = memoryview(data)
@@ -333,4 +360,4 @@ class Stop:
 
 
 class _Interrupted(Exception):
-    """A write was, by a signal."""
+    """Exception that a signal handler raises to interrupt a write."""

@@ -79,13 +79,15 @@ class InterfaceStatus:
     """One interface that the daemon attends to. None: nobody does that there at present.
 
     unanswered: why nothing is to be answered there, "" where something is. problem: why the
-    interface is not answered on, or not in step; "" when all is well.
+    interface is not answered on, or not in step; "" when all is well. answered: the daemon answers
+    there at present, even if it reports a problem.
     """
 
     announced: Callable[[], Announced] | None = None
     gateways: Callable[[], list[GatewayStatus]] | None = None
     unanswered: str = ""
     problem: str = ""
+    answered: bool = False
 
 
 @dataclass(slots=True)
@@ -137,10 +139,11 @@ class DaemonStatus:
         self.exporter = exporter
         self.changed()
 
-    def note_problem(self, interface: str, problem: str) -> None:
-        """Note why an interface is not answered on, or not in step; "" when all is well."""
+    def note_problem(self, interface: str, problem: str, *, answered: bool) -> None:
+        """Note the problem of an interface, "" without one, and whether it is answered on."""
         if interface in self.interfaces:  # else a reload has just removed it
             self.interfaces[interface].problem = problem
+            self.interfaces[interface].answered = answered
             self.changed()
 
     def rename(self, interface: str, name: str) -> None:

@@ -38,8 +38,9 @@ class Daemon(NamedTuple):
         netns: The inode number of its network namespace.
         config: The path of its configuration file; None if it has none.
         interfaces: Those it is to answer on, or to keep the addresses of: `interface`, `problem`
-            (why it is not answered on, or not in step; "" when all is well) and `unanswered` (why
-            nothing is to be answered there; "" where something is).
+            (why it is not answered on, or not in step; "" when all is well), `answered` (the
+            daemon answers there at present; absent from reports of older versions) and
+            `unanswered` (why nothing is to be answered there; "" where something is).
         reload: `begun`, the number of attempts, and `number`, that of those that have
             ended; `ok` and `error` of the last one.
         exporter: `where` metrics are to be served, and the `problem` with that; None for nowhere.
@@ -49,7 +50,7 @@ class Daemon(NamedTuple):
     pid: int
     netns: int
     config: str | None
-    interfaces: list[dict[str, str]]
+    interfaces: list[dict[str, Any]]
     reload: dict[str, Any]
     exporter: dict[str, str] | None
     docker: dict[str, bool] | None
@@ -63,7 +64,12 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
         netns,
         str(config) if config else None,
         [
-            {"interface": name, "problem": attended.problem, "unanswered": attended.unanswered}
+            {
+                "interface": name,
+                "problem": attended.problem,
+                "answered": attended.answered,
+                "unanswered": attended.unanswered,
+            }
             for name, attended in list(state.interfaces.items())
         ],
         {
