@@ -1,1 +1,1 @@
-"""Figures against peers, each a ratio within one run: `make bench`."""
+"""Figures of ndxdp and its peers, each a ratio within one run: `make bench`."""

@@ -1,9 +1,9 @@
-"""All that docs/performance.md shows, in one run. Needs root and two CPUs.
+"""Measurement of everything that docs/performance.md shows. Needs root and two CPUs.
 
     python -m benchmarks [--quick] [--output FILE]
 
-Writes the figures as JSON, draws pictures beside them, and prints the tables. With --page the
-tables also go into that page.
+The program writes the figures as JSON, draws pictures in the same directory, and prints the
+tables. With --page it also writes the tables into that page.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 
 
 class Effort(NamedTuple):
-    """How long things are measured. Seconds of a flood; rounds; runs of a program."""
+    """Durations of the measurements: seconds of a flood, rounds, and runs of a program."""
 
     quick: bool
     curve: float
@@ -59,10 +59,12 @@ _TEST = Effort(True, 0.03, 1, 0.05, 1, 0.1, 1, 0.1, 1, 4_000, 1, 1, ("native",))
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two minutes, no million addresses")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure for two minutes, without a million addresses"
+    )
     parser.add_argument("--test", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS / "bench.json")
-    parser.add_argument("--page", type=Path, help="whose tables are written anew")
+    parser.add_argument("--page", type=Path, help="the page whose tables are replaced")
     arguments = parser.parse_args()
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks", *sys.argv[1:]])
@@ -88,7 +90,7 @@ def main() -> int:
 
 
 def measure(link: Wire, effort: Effort) -> dict[str, Any]:
-    """Everything, one after the other."""
+    """Run every measurement, one after the other."""
     found: dict[str, Any] = {}
 
     def step(name: str, take: Callable[[], _T]) -> _T:
@@ -128,7 +130,7 @@ def measure(link: Wire, effort: Effort) -> dict[str, Any]:
 
 
 def _sustained(link: Wire, effort: Effort) -> list[dict[str, float]]:
-    """Both under the same flood of more than either answers, for long: no queue is a gain."""
+    """Flood both for long with more than either answers, so that a queue gains nothing."""
     link.spread(SPREAD)
     found = []
     for _ in range(effort.sustained_rounds):
@@ -143,7 +145,7 @@ def _sustained(link: Wire, effort: Effort) -> list[dict[str, float]]:
 
 
 def _prefer_us() -> None:
-    """On a machine that has other things to do, they wait: it is for seconds at a time."""
+    """Raise the priority of this process, so that other work on the machine waits for seconds."""
     os.setpriority(os.PRIO_PROCESS, 0, -20)
     try:
         # Where there are autogroups, a nice value only counts within one (sched(7)).

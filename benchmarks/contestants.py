@@ -1,4 +1,4 @@
-"""Who answers on the host's end of the link, each for the length of a `with` block."""
+"""Responders at the host's end of the link, each for the length of a `with` block."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SINGLE = 64
 
 
 class Contestant(NamedTuple):
-    """flags: of its advertisements, the first byte. from_target: they come from the target."""
+    """A responder. flags: the first byte of its flags; from_target: the target is its source."""
 
     name: str
     serve: Callable[[Wire], contextlib.AbstractContextManager[int | None]]
@@ -55,7 +55,7 @@ class Contestant(NamedTuple):
     from_target: bool = True
 
     def check(self, flood: Flood, wire: Wire) -> int:
-        """Hold the sample to what should have come, byte by byte; how many were looked at."""
+        """Compare the sampled frames with the expected ones, byte by byte; return their number."""
         if self.name in SILENT:
             if flood.counts.answers:
                 raise SystemExit(f"Somebody answers where only {self.name} is.")
@@ -76,7 +76,7 @@ class Contestant(NamedTuple):
 
 @contextlib.contextmanager
 def attached(mode: str, *options: str) -> Iterator[None]:
-    """ndxdp's program, without a process."""
+    """Attach ndxdp's program, without a process."""
     rule = options or ("-n", f"{PREFIX}/80")
     in_host(*NDXDP, "-q", "attach", LINK, "--mode", mode, *rule)
     try:
@@ -87,7 +87,7 @@ def attached(mode: str, *options: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def xdp(program: str) -> Iterator[None]:
-    """A program of wire.c in the host's driver."""
+    """Attach a program of wire.c in the host's driver."""
     pinned = ("pinned", f"/sys/fs/bpf/bench/{program}")
     in_host("bpftool", "net", "attach", "xdpdrv", *pinned, "dev", LINK)
     try:
@@ -98,7 +98,7 @@ def xdp(program: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def process(*command: str, word: str = "") -> Iterator[subprocess.Popen[str]]:
-    """A process in the host, on its own CPU. word: what it says when it is ready."""
+    """Start a process in the host on its own CPU. word: its output when it is ready."""
     # Two CPUs are what is needed: the wire's is never the process's.
     started = subprocess.Popen(
         host_command(*command),
@@ -151,7 +151,7 @@ def _userspace() -> Iterator[int]:
 
 @contextlib.contextmanager
 def _proxy(wire: Wire) -> Iterator[None]:
-    """The kernel's own proxy, without the delay that it has by default."""
+    """Use the kernel's own proxy, without its default delay."""
     in_host("sysctl", "-qw", f"net.ipv6.conf.{LINK}.proxy_ndp=1")
     in_host("sysctl", "-qw", f"net.ipv6.neigh.{LINK}.proxy_delay=0")
     with _for_each(wire, "neighbour {} proxy {} dev " + LINK):
@@ -160,7 +160,7 @@ def _proxy(wire: Wire) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own(wire: Wire) -> Iterator[None]:
-    """The kernel, for addresses of its own."""
+    """Give the kernel the addresses as its own."""
     with _for_each(wire, "address {} {}/128 dev " + LINK + " nodad"):
         yield None
 
@@ -219,5 +219,5 @@ CONTESTANTS = {
 
 
 def is_single(name: str) -> bool:
-    """It can only be told of single addresses."""
+    """True if the responder can be configured with single addresses only."""
     return name in ("proxy_ndp", "own address")

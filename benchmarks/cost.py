@@ -1,4 +1,4 @@
-"""What the program costs a frame: one that is a solicitation, and each that is not."""
+"""Cost of the program for a frame that is a solicitation, and for one that is not."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OTHERS = {
 
 @contextlib.contextmanager
 def loaded(mode: str, *options: str) -> Iterator[int]:
-    """The descriptor of ndxdp's program as attached."""
+    """Return the descriptor of ndxdp's program as attached."""
     with attached(mode, *options):
         fd = libbpf.get_pinned(str(Trees().pins.base / LINK / "program"))
         try:
@@ -58,7 +58,7 @@ def loaded(mode: str, *options: str) -> Iterator[int]:
 
 
 def others(wire: Wire, times: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """ns of a run on each kind of frame: ours, and a program that passes everything."""
+    """Return ns per run for each kind of frame, of our program and one that passes every frame."""
     found: dict[str, list[dict[str, float]]] = {}
     for mode, empty in (("native", "pass"), ("tc", "pass_tc")):
         with loaded(mode) as ours:
@@ -81,7 +81,7 @@ def _added(one: dict[str, float]) -> dict[str, float]:
 
 
 def solicitation(wire: Wire, times: int, rounds: int) -> list[dict[str, float]]:
-    """ns of a run on a fresh solicitation, less those of making it."""
+    """Return ns per run on a fresh solicitation, without the cost of making it."""
     wire.spread(SPREAD)
     found = []
     with loaded("native") as ours:
@@ -97,7 +97,7 @@ def solicitation(wire: Wire, times: int, rounds: int) -> list[dict[str, float]]:
 
 
 def forwarding(wire: Wire, seconds: float, repeats: int) -> list[dict[str, float]]:
-    """UDP packets a second through the host, by what is on its interface."""
+    """Return the UDP packets forwarded per second, by the program on the interface."""
     neighbour = f"neighbour replace {IPv6Address(_CONTAINER)} lladdr {CONTAINER_MAC} dev {BEHIND}"
     in_host("ip", "-6", *neighbour.split(), "nud", "permanent")
     packet = OTHERS["UDP"]

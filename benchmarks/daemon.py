@@ -1,11 +1,11 @@
-"""What the daemon costs while it has nothing to do, and how soon it answers. Needs root.
+"""Cost of an idle daemon, and the time to its first answer. Needs root.
 
     python -m benchmarks.daemon [--addresses 10000] [--idle 60] [--starts 7]
 
-Resident memory of `ndxdp run -c FILE` with its children, beside ndppd's for the same addresses and
-a Python's that does nothing; its CPU while idle; the time from exec to the first answer, on an
-interface that nothing is attached to. With a real Docker engine if there is one here, and with the
-engine's socket missing.
+The figures are: resident memory of `ndxdp run -c FILE` with its children, compared with ndppd for
+the same addresses and with a Python process that does nothing; CPU while idle; the time from exec
+to the first answer on an interface without a program. The daemon runs with a real Docker engine
+if one is installed, and with the engine's socket missing.
 """
 
 from __future__ import annotations
@@ -46,10 +46,14 @@ _TICK = os.sysconf("SC_CLK_TCK")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--addresses", type=int, default=10_000)
-    parser.add_argument("--idle", type=float, default=60, help="seconds")
-    parser.add_argument("--settle", type=float, default=_SETTLE, help="seconds before that")
-    parser.add_argument("--starts", type=int, default=7, help="how many are timed")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument("--idle", type=float, default=60, help="seconds of idling to measure")
+    parser.add_argument(
+        "--settle", type=float, default=_SETTLE, help="seconds to wait before measuring"
+    )
+    parser.add_argument("--starts", type=int, default=7, help="the number of starts to time")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the file to write the figures to"
+    )
     parser.add_argument("--solicit", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.solicit:
@@ -98,7 +102,7 @@ def _address(number: int) -> str:
 
 
 def _command(folder: Path, count: int, docker_socket: str) -> list[str]:
-    """`ndxdp run` on a configuration with so many addresses; its end takes the program off."""
+    """Return `ndxdp run` for a configuration of so many addresses; its end detaches the program."""
     (folder / "addresses").write_text("".join(f"{_address(n + 1)}\n" for n in range(count)))
     configuration = folder / "ndxdp.toml"
     configuration.write_text(
@@ -119,7 +123,7 @@ def _ndppd(folder: Path, count: int) -> Path:
 
 @contextlib.contextmanager
 def _engine() -> Iterator[str | None]:
-    """The socket of a Docker engine with a container on the network; None where there is none."""
+    """Yield the socket of a Docker engine with a container on the network; None without Docker."""
     if not shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         print("There is no dockerd here.")
         yield None
@@ -148,7 +152,7 @@ def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _watch(command: list[str], word: str | None, settle: float, idle: float) -> dict[str, Any]:
-    """Figures of a process with its children, from when it has said the word."""
+    """Return figures of a process and its children, from its ready word on."""
     with _process(command) as process:
         assert process.stdout is not None
         if word and not process.stdout.readline().startswith(word):
@@ -169,7 +173,7 @@ def _watch(command: list[str], word: str | None, settle: float, idle: float) -> 
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     found = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():
@@ -183,7 +187,7 @@ def _kilobytes(pid: int, file: str, name: str) -> int:
 
 
 def _cpu(pid: int) -> tuple[int, int]:
-    """Ticks in user and kernel mode, and ns on a CPU, which is exact where ticks are a sample."""
+    """Return ticks in user and kernel mode (sampled), and ns on a CPU (exact)."""
     ticks = spent = 0
     for each in _family(pid):
         fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
@@ -211,7 +215,7 @@ def _say(name: str, figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
-    """Seconds from exec to the first answer, and seconds on a CPU until then."""
+    """Return seconds from exec to the first answer, and seconds on a CPU until then."""
     command = _command(folder, count, docker_socket)
     asking = [sys.executable, "-m", "benchmarks.daemon", "--solicit", _address(count)]
     with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as asker:
@@ -227,7 +231,7 @@ def _start(folder: Path, count: int, docker_socket: str) -> tuple[float, float]:
 
 
 def _solicit(target: bytes) -> int:
-    """Solicit until there is an answer; print when that was, in seconds of CLOCK_MONOTONIC."""
+    """Solicit until an answer arrives, and print its time in seconds of CLOCK_MONOTONIC."""
     mac, source = parse_mac(ROUTER_MAC), parse_address("fe80::1")
     question = solicit(mac, target, source=source, sllao=mac)
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))

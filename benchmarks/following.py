@@ -1,10 +1,10 @@
-"""How soon `ndxdp run -c` answers as the network wants it, after the network changed. Needs root.
+"""Time until `ndxdp run -c` answers correctly after a change of the network. Needs root.
 
     python -m benchmarks.following [--repeats 20]
 
 A router at the other end of a veth solicits each millisecond. A figure is the time from before
-the command that changes something (`ip`, mostly, which itself takes some ms) to the first answer
-that is right, or to the last one that is wrong.
+the command that changes something (mostly `ip`, which itself takes some ms) to the first correct
+answer, or to the last wrong one.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ address add fe80::2/64 dev eth0 nodad
 
 
 class Router:
-    """The other end: it solicits, and says when which answer came."""
+    """The other end of the link: it solicits, and records when each answer arrives."""
 
     def __init__(self) -> None:
         self._mac = parse_mac(ROUTER_MAC)
@@ -72,7 +72,7 @@ class Router:
         self.look()
 
     def look(self) -> None:
-        """At the interface that there is now."""
+        """Read the current state of the interface."""
         if self._wire:
             self._wire.close()
         in_router("ip", "link", "set", "eth0", "up")
@@ -80,7 +80,7 @@ class Router:
         self._wire.setblocking(False)
 
     def drain(self) -> None:
-        """Forget what has come."""
+        """Discard the frames that have arrived."""
         assert self._wire
         while True:
             try:
@@ -91,9 +91,9 @@ class Router:
                 continue
 
     def answers(self, target: str, seconds: float) -> Iterator[tuple[float, bytes | None]]:
-        """Solicit it each ms for so long; each advertisement about it, and when it came.
+        """Solicit the target each ms for so long; yield each advertisement and its arrival time.
 
-        None each time that no more have come.
+        Yields None whenever no further frame has arrived.
         """
         assert self._wire
         address = parse_address(target)
@@ -119,7 +119,9 @@ class Router:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the file to write the figures to"
+    )
     arguments = parser.parse_args()
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks.following", *sys.argv[1:]])
@@ -156,7 +158,7 @@ def measure(events: Events, repeats: int) -> dict[str, list[float]]:
 
 
 class Events:
-    """Everything that happens to a network; each leaves it as it was."""
+    """Changes of a network; each restores the network when it ends."""
 
     def __init__(self, router: Router, daemon: subprocess.Popen[bytes], file: Path) -> None:
         self._router, self._daemon, self._file = router, daemon, file

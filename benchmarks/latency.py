@@ -1,4 +1,4 @@
-"""From a solicitation to its answer, by the clock of the programs at the solicitor's end."""
+"""Time from a solicitation to its answer, by the clock of the programs at the solicitor's end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SLOW = 1000
 def latencies(
     wire: Wire, halves: dict[str, float], seconds: float, repeats: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Percentiles in µs of each contestant, at 1000/s and at half of what it answers at best.
+    """Return percentiles in µs of each contestant, at 1000/s and at half of its best rate.
 
-    halves: those halves, by name. All are asked for the same few addresses.
+    halves: half of the best rate, by name. Every contestant is asked for the same few addresses.
     """
     wire.spread(SINGLE)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in halves}

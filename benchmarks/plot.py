@@ -1,4 +1,4 @@
-"""Pictures of figures, as SVG: lines on logarithmic axes, and no more than that."""
+"""Pictures of figures as SVG: lines on logarithmic axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Points = Sequence[tuple[float, float]]
 
 
 class _Axis(NamedTuple):
-    """From figures to pixels, by their logarithms."""
+    """A logarithmic scale from figures to pixels."""
 
     low: float
     high: float
@@ -41,9 +41,9 @@ def lines(
     series: Mapping[str, Points],
     names: Mapping[float, str] | None = None,
 ) -> str:
-    """A line with its name for each of `series`. names: what is written below instead of numbers.
+    """Draw a line with its name for each of `series`. names: tick labels instead of numbers.
 
-    Figures of zero have no place on a logarithmic axis: they are left out.
+    Figures of zero have no place on a logarithmic axis and are omitted.
     """
     drawn = {
         name: [(x, y) for x, y in points if x > 0 and y > 0] for name, points in series.items()
@@ -89,7 +89,7 @@ def _cycle(count: int) -> list[str]:
 
 
 def _apart(heights: Sequence[float]) -> list[float]:
-    """The same, moved until a line of text fits between each two."""
+    """Move the positions until a line of text fits between each two."""
     placed: dict[int, float] = {}
     last = -math.inf
     for index in sorted(range(len(heights)), key=heights.__getitem__):

@@ -17,7 +17,7 @@ _ASKED = ("ns", "some_ns")  # of rules.by_number()
 
 
 class Bar(NamedTuple):
-    """What was to be reached, and each round's figure. at_least: more is better."""
+    """A required value and the figure of each round. at_least: larger is better."""
 
     name: str
     limit: float
@@ -31,7 +31,7 @@ class Bar(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """In three of four rounds, so that neither a lucky one decides nor an unlucky one."""
+        """Return True if three of four rounds meet the bar, so that no lucky round decides."""
         low, high = quartiles(self.figures)
         return low >= self.limit if self.at_least else high <= self.limit
 
@@ -45,7 +45,7 @@ class Bar(NamedTuple):
 
 
 def quartiles(figures: Sequence[float]) -> tuple[float, float]:
-    """The first and the third; of fewer than three figures the least and the most."""
+    """Return the quartiles; of fewer than three figures the minimum and the maximum."""
     if len(figures) < 3:
         return min(figures), max(figures)
     first, _, third = statistics.quantiles(figures, n=4, method="inclusive")
@@ -53,7 +53,7 @@ def quartiles(figures: Sequence[float]) -> tuple[float, float]:
 
 
 def bars(found: dict[str, Any]) -> list[Bar]:
-    """All that the figures can tell."""
+    """Return every bar that the figures can decide."""
     curves, latency = found["curves"], found["latency"]
     others = found["others"]
     rules = found["rules"]
@@ -280,7 +280,7 @@ def put_into(page: Path, found: dict[str, Any]) -> None:
 
 
 def pictures(found: dict[str, Any]) -> dict[str, str]:
-    """SVG by name."""
+    """Return the SVG pictures by name."""
     shares = {1.0: "p50", 2.0: "p99", 4.0: "p99.9"}
     rules = {
         name: (one["rules"], statistics.median(one["ns"])) for name, one in found["rules"].items()
@@ -315,7 +315,7 @@ def pictures(found: dict[str, Any]) -> dict[str, str]:
 
 
 def _points(rounds: list[list[dict[str, float]]]) -> list[tuple[float, float]]:
-    """The medians of those points that every round has."""
+    """Return the medians of the points that every round has."""
     return sorted(
         (
             statistics.median(point["offered"] for point in points),

@@ -1,9 +1,9 @@
-"""What a large routing table costs: 2 routes beside 200 000. Needs root.
+"""Cost of a large routing table: 2 routes compared with 200 000. Needs root.
 
     python -m benchmarks.routes [--routes 200000] [--repeats 3]
 
-A flood of solicitations is answered by a `routed` rule, in the kernel; `ndxdp attach` is timed.
-Both tables are used in turn, so that what the machine does besides falls on both.
+A `routed` rule answers a flood of solicitations in the kernel; `ndxdp attach` is timed. The
+program alternates between the tables, so that other work on the machine affects both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def main() -> int:
     parser.add_argument("--routes", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the file to write the figures to"
+    )
     arguments = parser.parse_args()
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks.routes", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""What the number of rules costs: a solicitation, the loading, the kernel's memory."""
+"""Cost of the number of rules: per solicitation, for loading, and in kernel memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PREFIXES = 100_000
 
 
 def sizes(quick: bool) -> dict[str, tuple[int, bool]]:
-    """Of each set of rules: how many, and whether they are prefixes."""
+    """Return the number of rules of each set, and whether the rules are prefixes."""
     most = EXACT[:-1] if quick else EXACT
     exact = {_named(count): (count, False) for count in most}
     return exact | {f"{PREFIXES:,} prefixes".replace(",", " "): (PREFIXES, True)}
@@ -39,9 +39,9 @@ def _named(count: int) -> str:
 
 
 def by_number(wire: Wire, quick: bool, times: int, rounds: int) -> dict[str, Any]:
-    """Of each set: how long it takes to attach with it, memory, and ns for a solicitation.
+    """Return for each set: the time to attach, memory, and ns for a solicitation.
 
-    ns: where all rules are asked for in turn. some_ns: the same few thousand of them, as elsewhere.
+    ns: the solicitations cover all rules in turn. some_ns: they cover the same few thousand rules.
     """
     found: dict[str, Any] = {}
     asked: list[bytes] = []
@@ -74,7 +74,7 @@ def by_number(wire: Wire, quick: bool, times: int, rounds: int) -> dict[str, Any
 
 
 def write_rules(file: Path, count: int, prefixes: bool) -> list[bytes]:
-    """A file of so many random rules; a target for each, in another order than the file's."""
+    """Write so many random rules to a file; return a target for each, in another order."""
     rng = random.Random(count)
     lines: list[str] = []
     targets: list[bytes] = []
@@ -104,7 +104,7 @@ def _attach(file: Path, count: int) -> dict[str, Any]:
 
 
 def _memory() -> float:
-    """MB that the maps of the rules take, by the kernel's count."""
+    """Return the MB that the maps of the rules take, by the kernel's count."""
     total = 0
     for name in ("addresses", "hints", "prefixes"):
         pin = Trees().pins.base / LINK / name
@@ -123,9 +123,9 @@ def _memory() -> float:
 
 
 def daemon(count: int, repeats: int) -> list[dict[str, float]]:
-    """`ndxdp run -c` with so many exact addresses from a file: loading, reloading, memory.
+    """Measure `ndxdp run -c` with so many exact addresses from a file: loading, reloading, memory.
 
-    A reload ends when the daemon has compared the kernel's rules with the file's, and is idle.
+    A reload ends when the daemon has compared the kernel's rules with the file and is idle.
     """
     found = []
     with tempfile.TemporaryDirectory() as name:
@@ -180,7 +180,7 @@ def _run(configuration: Path) -> dict[str, float]:
 
 
 def _reading(configuration: Path) -> float:
-    """Seconds to read the configuration with its file, and no more."""
+    """Return the seconds to read the configuration with its file."""
     code = (
         "import sys, time; from ndxdp.config import reader; began = time.monotonic();"
         " reader.load(sys.argv[1]); print(time.monotonic() - began)"
@@ -205,7 +205,7 @@ def _reload(started: subprocess.Popen[str], log: int) -> None:
 
 
 def _settle(pid: int) -> None:
-    """Wait until a process has done what it was told, and has been idle for a while."""
+    """Wait until a process has finished its work and has been idle for a while."""
     spent, since = -1.0, time.monotonic()
     give_up = since + _WITHIN
     while time.monotonic() < min(since + _IDLE, give_up):
@@ -216,7 +216,7 @@ def _settle(pid: int) -> None:
 
 
 def _spent(pid: int) -> float:
-    """Seconds of a CPU that a process has had: what it is at takes one, without waiting."""
+    """Return the seconds of CPU that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -227,7 +227,7 @@ def _status(pid: int, name: str) -> int:
 
 
 def ndppd(count: int) -> dict[str, float]:
-    """ndppd with as many addresses: memory."""
+    """Return the memory of ndppd with as many addresses."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rules(folder / "addresses", count, False)

@@ -1,4 +1,4 @@
-"""Solicitations answered in a second: against the rate offered, and two beside each other."""
+"""Solicitations answered per second: against the offered rate, and two responders in turn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORTH = 1.5  # beyond so many times its best, a process is not asked faster, bu
 
 
 def curves(wire: Wire, names: tuple[str, ...], seconds: float, repeats: int) -> dict[str, Any]:
-    """Of each contestant the rounds, of each round a point for each rate."""
+    """Return the rounds of each contestant; a round is a point for each rate."""
     found: dict[str, Any] = {name: [] for name in names}
     for _ in range(repeats):
         for name in names:
@@ -56,15 +56,15 @@ def _came_back(name: str, flood: Flood) -> int:
 
 
 def best(points: list[dict[str, float]]) -> float:
-    """Answers a second, at the rate that suits it best."""
+    """Return the answers per second at the best rate."""
     return max(point["answered"] for point in points)
 
 
 def against_reflector(wire: Wire, seconds: float, rounds: int) -> list[dict[str, float]]:
-    """native and the bare reflector: answers a second of each, and the ratio.
+    """Compare native mode with the bare reflector: answers per second of each, and the ratio.
 
-    They take each other's place in one link, every 50 ms and without a frame in between: what the
-    machine does besides meets both. `seconds` are each one's in a round.
+    The two replace each other on one link every 50 ms without a frame in between, so that other
+    work on the machine affects both. `seconds` is the time of each in a round.
     """
     wire.spread(SPREAD)
     native, found = CONTESTANTS["native"], []
@@ -92,9 +92,9 @@ def against_reflector(wire: Wire, seconds: float, rounds: int) -> list[dict[str,
 def duel(
     wire: Wire, names: tuple[str, str], seconds: float, rounds: int, *, single: bool = False
 ) -> list[dict[str, float]]:
-    """Two at what the machine has, in turn: answers a second of each, and the ratio.
+    """Compare two at full rate, in turn: answers per second of each, and the ratio.
 
-    single: both are asked for the few addresses that a table of single ones is made for.
+    single: both are asked for the few addresses that a table of single addresses is made for.
     """
     wire.spread(SINGLE if single else SPREAD)
     found = []

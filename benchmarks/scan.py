@@ -1,4 +1,4 @@
-"""A flood that scans the prefix, and beside it a router that only wants its own answers."""
+"""A flood that scans the prefix while a router solicits at its usual rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIMITED = (*_RULE, "--rate", str(_LIMIT))
 
 
 def beside_a_flood(wire: Wire, seconds: float, repeats: int) -> dict[str, list[dict[str, float]]]:
-    """What share of the legitimate router's solicitations stays unanswered, at saturation."""
+    """Return the share of the router's solicitations without an answer, at saturation."""
     wire.spread(SPREAD)
     run = ("run", "-i", LINK, *_LIMITED, "--mode", "userspace")
     answering: dict[str, Callable[[], contextlib.AbstractContextManager[object]]] = {

@@ -1,11 +1,11 @@
-"""What a solicitation costs in the program: without tracing code, with it, traced. Needs root.
+"""Cost of a solicitation in the program: without tracing code, with it, traced. Needs root.
 
     python -m benchmarks.tracing [--runs 200000] [--rounds 25] [--before COMMIT]
 
-BPF_PROG_TEST_RUN, of a target that is denied: of an answered one the second run would see its own
-answer. The kinds take turns, and the least counts: the rest is what the machine does besides.
-`before` is the program of the commit before the first that could trace, compiled here from the
-repository.
+The figures come from BPF_PROG_TEST_RUN of a denied target; of an answered target the second run
+would see its own answer. The kinds take turns, and the minimum counts, as other work on the
+machine only adds time. `before` is the program of the commit before the first that could trace,
+compiled here from the repository.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _LINK = "link add eth0 type veth peer name far\nlink set far up\nlink set eth0 u
 
 @dataclass
 class Program:
-    """Loaded, with its maps, below a directory of its own."""
+    """A loaded program with its maps, below a directory of its own."""
 
     directory: Path
     settings: Layout
@@ -89,7 +89,7 @@ class Program:
             bpf_maps.update(fd, key, value)
 
     def denied(self) -> int:
-        """Solicitations that were."""
+        """Return the number of denied solicitations."""
         key = self.denied_reason.to_bytes(4, sys.byteorder)
         with self.open("reasons") as fd:
             data = bpf_maps.lookup(fd, key, 8 * bpf_maps.possible_cpus())
@@ -97,7 +97,7 @@ class Program:
         return sum(struct.unpack(f"={bpf_maps.possible_cpus()}Q", data))
 
     def run(self, repeat: int) -> int:
-        """ns that a run took on average."""
+        """Return the average ns of a run."""
         pinned = ["pinned", str(self.directory / "ndp_xdp")]
         files = ["data_in", "build/tracing.frame", "ctx_in", "build/tracing.context"]
         denied = self.denied()
@@ -110,10 +110,12 @@ class Program:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=200_000, help="of each kind in each round")
+    parser.add_argument("--runs", type=int, default=200_000, help="runs of each kind in each round")
     parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--before", help="a commit; without one it is found, where there is git")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="where the figures go")
+    parser.add_argument("--before", help="the commit to compare with; by default git finds it")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="the file to write the figures to"
+    )
     arguments = parser.parse_args()
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks.tracing", *sys.argv[1:]])
@@ -152,7 +154,7 @@ def main() -> int:
 
 
 def _traced(program: Program, runs: int, every: int) -> float:
-    """ns a run, in pieces that the ring has room for, each read before the next."""
+    """Return ns per run, in batches that fit the ring, each read before the next."""
     program.set(trace_until=time.monotonic_ns() + _HOUR, trace_every=every)
     took = []
     with program.open("events") as fd, contextlib.closing(bpf_maps.RingBuffer(fd)) as ring:
@@ -189,7 +191,7 @@ def _load(image: Path, name: str, settings: Layout) -> Program:
 
 
 def _before_tracing() -> str | None:
-    """The commit before the first whose settings name trace_until; None without git's history."""
+    """Return the commit before the first whose settings have trace_until; None without git."""
     search = ("log", "--format=%H", "--reverse", "-Strace_until", "--", "bpf/ndp_abi.h")
     found = subprocess.run(["git", *search], capture_output=True, text=True, check=False)
     if found.returncode or not found.stdout:
@@ -208,7 +210,7 @@ def _settings_in(header: str) -> Layout:
 
 
 def _compiled(commit: str) -> Path:
-    """The program's object as of a commit."""
+    """Compile the program's object of a commit."""
     image = REPOSITORY / "build" / "before.o"
     multiarch = f"-I/usr/include/{platform.machine()}-linux-gnu"
     flags = ("-target", "bpf", "-mcpu=v2", "-O2", "-g", multiarch)

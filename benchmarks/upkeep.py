@@ -1,4 +1,4 @@
-"""What a restart, a reload, an upgrade or a kill costs a router that goes on asking."""
+"""Answers lost during a restart, a reload, an upgrade or a kill, while a router solicits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NDPPD = f"proxy {LINK} {{ rule {PREFIX}/80 {{ static }} }}\n"
 
 
 class _Process:
-    """A responder that is started, and started again."""
+    """A responder that can be started repeatedly."""
 
     def __init__(self, command: list[str], word: str) -> None:
         self._command, self._word = command, word
@@ -68,7 +68,7 @@ class _Process:
 
 
 def losses(wire: Wire, modes: tuple[str, ...], repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Solicitations sent while something was done, and how many stayed unanswered."""
+    """Return the solicitations sent during an action, and the number without an answer."""
     wire.spread(SPREAD)
     found: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:

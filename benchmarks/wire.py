@@ -1,10 +1,10 @@
-"""The link that every benchmark measures on: here is who solicits, in netns `host` who answers.
+"""The link of every benchmark: the solicitor is here, the responder in netns `host`.
 
     eth0 ======== eth0 [netns host] behind ======== container
     (here)                                          (here)
 
-Solicitations are made by an XDP program on live frames, which saturates whatever answers; what
-comes back is counted by another one, in the driver, and a sample of it kept. Both are of wire.c.
+An XDP program makes solicitations on live frames, which saturates any responder; another one in
+the driver counts the answers and keeps a sample of them. Both are in wire.c.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ route add {PREFIX}/80 dev {BEHIND}
 
 
 class Counts(NamedTuple):
-    """What came back, as `struct counts` of wire.c has it."""
+    """The frames that came back, as `struct counts` of wire.c."""
 
     received: int
     answers: int
@@ -85,7 +85,7 @@ class Counts(NamedTuple):
 
 
 class Flood(NamedTuple):
-    """What one run sent and got. Rates are per second."""
+    """The frames that one run sent and received. Rates are per second."""
 
     seconds: float
     sent: int
@@ -135,19 +135,19 @@ class Wire:
             bpf_hooks.xdp_attach(socket.if_nametoindex(link), self._programs["receive"], flags)
 
     def program(self, name: str) -> int:
-        """The descriptor of a program of wire.c."""
+        """Return the descriptor of a program of wire.c."""
         return self._programs[name]
 
     # ---- what to ask for
 
     def spread(self, count: int) -> None:
-        """Ask for so many random addresses of the prefix's last /96."""
+        """Solicit so many random addresses of the prefix's last /96."""
         rng = random.Random(4861)
         base = IPv6Address(PREFIX).packed[:12]
         self.ask([base + rng.randbytes(4) for _ in range(count)])
 
     def ask(self, targets: Sequence[bytes]) -> None:
-        """Ask for these in turn."""
+        """Solicit these addresses in turn."""
         keys = b"".join(n.to_bytes(4, sys.byteorder) for n in range(len(targets)))
         fd = self._maps["targets"]
         bpf_maps.update_batch(fd, bpf_maps.spec_of(fd), keys, b"".join(targets))
@@ -167,7 +167,7 @@ class Wire:
         batch: int = 64,
         program: str = "solicit",
     ) -> Flood:
-        """Solicit for so long at so many a second; 0: at what the machine has."""
+        """Solicit for so long at so many per second; 0 for the maximum rate."""
         descriptor, frame = self._programs[program], bytes(78 if plain else 86)
         signal.signal(signal.SIGALRM, lambda *_: None)  # it only has to end the system call
         for _ in range(_TRIES):
@@ -184,14 +184,14 @@ class Wire:
         raise SystemExit("The machine is too busy to send anything.")
 
     def _kept(self) -> list[bytes]:
-        """What the far end has kept since the last time."""
+        """Return the frames that the far end has sampled since the last call."""
         found: list[bytes] = []
         while more := self._sample.consume():
             found += more
         return found
 
     def stop(self) -> None:
-        """End the flood that another thread is in."""
+        """End the flood that runs in another thread."""
         os.kill(os.getpid(), signal.SIGALRM)
 
     def _plan(
@@ -218,7 +218,7 @@ class Wire:
         return fields[2], fields[3], (fields[7] - fields[6]) / 1e9
 
     def latencies(self) -> dict[int, int]:
-        """ns from a solicitation to its answer -> how many; each call begins anew."""
+        """Return counts by ns from a solicitation to its answer, since the last call."""
         empty = struct.pack(f"={self._cpus}Q", *[0] * self._cpus)
         found: dict[int, int] = {}
         keys = []
@@ -233,24 +233,24 @@ class Wire:
         return found
 
     def carry(self, packet: bytes, seconds: float) -> Flood:
-        """Send a packet's headers as fast as it goes, to be forwarded to the container."""
+        """Send a packet's headers at the maximum rate, to be forwarded to the container."""
         bpf_maps.update(self._maps["offered"], bytes(4), packet[:62])
         return self.flood(0, seconds, program="offer")
 
     def ns_per_run(self, program: int, times: int, *, first: int = 0, targets: int = 0) -> float:
-        """Of a program that gets a fresh solicitation each time, with the making of it.
+        """Return ns per run of a program on a fresh solicitation, the making of it included.
 
-        first, targets: of what ask() was given, those that are asked for; all without.
+        first, targets: the part of the addresses given to ask() that is solicited; all by default.
         """
         bpf_maps.update(self._maps["under_test"], bytes(4), struct.pack("=i", program))
         self._plan(0, first=first, targets=targets)
         return self.ns_per_frame(self._programs["fresh"], bytes(86), times)
 
     def ns_per_frame(self, program: int, frame: bytes, times: int, *, skb: bool = False) -> float:
-        """Of a program that leaves the frame as it is, by the kernel's clock.
+        """Return ns per frame of a program that leaves the frame unchanged, by the kernel's clock.
 
-        Not by ours: the kernel first patches a call to the program into its own code, which takes
-        longer than the runs. skb: it is one of tc, and the frame comes in by the loopback device.
+        Our own clock would measure more: the kernel first patches a call to the program into its
+        code, which takes longer than the runs. skb: the program is tc's, and frames enter by lo.
         """
         context = b"" if skb else self._context(len(frame))
         # The kernel gives whole ns: several short runs tell the parts.
@@ -264,7 +264,7 @@ class Wire:
         return struct.pack("=6I", 0, length, 0, self._ifindex, 0, 0)
 
     def counts(self) -> Counts:
-        """Of the far end, since it was loaded."""
+        """Return the counters of the far end."""
         size = _COUNTS.size
         packed = bpf_maps.lookup(self._maps["counts"], bytes(4), size * self._cpus)
         assert packed
@@ -273,7 +273,7 @@ class Wire:
 
 
 def _middle(bucket: int) -> int:
-    """ns that a bucket of wire.c stands for."""
+    """Return the ns that a bucket of wire.c stands for."""
     if bucket < 128:
         return bucket
     power = bucket // 64 - 1
@@ -289,9 +289,9 @@ def wire() -> Iterator[Wire]:
 
 
 def make_links() -> None:
-    """In the private namespaces of lab.private, which take them away again.
+    """Create the links in the private namespaces of lab.private, which remove them.
 
-    Here is no IPv6: what is received is counted, and costs nothing more.
+    This end has no IPv6, so that a received frame costs no more than counting it.
     """
     run("ip", "netns", "add", HOST)
     run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
@@ -302,7 +302,7 @@ def make_links() -> None:
 
 
 def advertisement(target: bytes, who: int, *, source: bytes, flags: int) -> bytes:
-    """What a solicitor of wire.c should get: the bytes written down, by none of the code measured.
+    """Return the expected answer of a solicitor of wire.c, independent of the measured code.
 
     who: the end of its address and MAC.
     """
@@ -318,7 +318,7 @@ def advertisement(target: bytes, who: int, *, source: bytes, flags: int) -> byte
 
 
 def _neighbours() -> str:
-    """The solicitors, as the host's kernel knows them."""
+    """Add the solicitors to the host's neighbour table."""
     return "".join(
         f"neighbour add fe80::{end:x} lladdr 02:00:00:00:{end >> 8:02x}:{end & 255:02x}"
         f" dev {LINK} nud permanent\n"
@@ -332,7 +332,7 @@ def cpu_name() -> str:
 
 
 def compile_programs() -> Path:
-    """Compile wire.c unless that was done; returns the object's path."""
+    """Compile wire.c unless the object exists; return the object's path."""
     source, target = REPOSITORY / "benchmarks" / "wire.c", REPOSITORY / "build" / "wire.o"
     newest = max(file.stat().st_mtime for file in (source, REPOSITORY / "bpf" / "ndp_frame.h"))
     if not target.exists() or target.stat().st_mtime < newest:
@@ -360,7 +360,7 @@ def in_host(*command: str, stdin: str = "") -> str:
 
 
 def run(*command: str, stdin: str = "") -> str:
-    """A command that has to succeed; what it printed."""
+    """Run a command that has to succeed, and return its output."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

@@ -1,1 +1,1 @@
-"""A network on one machine where an IPv6 neighbour has to be answered for: see README.md."""
+"""A network on one machine where a host must answer for an IPv6 neighbour: see README.md."""

@@ -1,7 +1,7 @@
-"""Commands in a virtual machine, by the QEMU guest agent that runs there.
+"""Commands in a virtual machine, by the QEMU guest agent in it.
 
-The agent speaks JSON, a line each way, on a virtio-serial port that QEMU has as a Unix socket here.
-It needs no network of the machine's. Whatever is asked while the machine boots waits in the port.
+The agent speaks JSON, one line each way, on a virtio-serial port that QEMU offers as a Unix socket.
+It needs no network in the machine. Requests made while the machine boots wait in the port.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _EVERY = 0.2  # seconds between questions whether a command has ended
 
 
 class AgentError(Exception):
-    """The agent is silent, or refuses."""
+    """An agent that does not answer, or refuses."""
 
 
 class Done(NamedTuple):
-    """A command that ended; a `code` of -1 is a signal's doing."""
+    """A command that ended; a `code` of -1 means that a signal ended it."""
 
     code: int
     out: str
@@ -34,7 +34,7 @@ class Done(NamedTuple):
 
 
 class Agent:
-    """One thread's at a time. Errors of any kind are AgentError."""
+    """A connection for one thread at a time. Every error is an AgentError."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,7 +50,7 @@ class Agent:
     def synchronize(self, within: float) -> None:
         """Wait until the agent answers, for `within` seconds at the most.
 
-        What the agent of before a reboot had not answered is thrown away.
+        Answers from before a reboot are discarded.
         """
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
@@ -64,7 +64,7 @@ class Agent:
         raise AgentError(f"the guest agent was silent for {within:g} s")
 
     def start(self, script: str) -> int:
-        """Start a shell's script; its process id is for `poll`. Its directory is /."""
+        """Start a shell script in / and return its process id for `poll`."""
         arguments = {
             "path": "/bin/sh",
             "arg": ["-c", script],
@@ -75,7 +75,7 @@ class Agent:
         return pid
 
     def poll(self, pid: int) -> Done | None:
-        """What became of it; None while it runs. Once it has been told, it is forgotten."""
+        """Return the outcome of a process, or None while it runs. The agent reports it once."""
         said = self._ask("guest-exec-status", {"pid": pid})
         if not said["exited"]:
             return None
@@ -86,7 +86,7 @@ class Agent:
         return Done(said.get("exitcode", -1), out, err)
 
     def run(self, script: str, within: float) -> Done:
-        """Start a script and wait for its end."""
+        """Run a script to its end."""
         pid, deadline = self.start(script), time.monotonic() + within
         while (done := self.poll(pid)) is None:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What the hypervisor sees on the host's port, and which of it reaches the router."""
+"""Neighbor Discovery on the host's port as the hypervisor sees it, and what reaches the router."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Message:
 
     @property
     def flags(self) -> str:
-        """The R, S and O that an advertisement has set."""
+        """The R, S and O flags of an advertisement."""
         flags = flags_of(self.frame) if self.kind == "NA" else 0
         names = zip("RSO", (ROUTER, SOLICITED, OVERRIDE), strict=True)
         return "".join(name for name, bit in names if flags & bit)
 
 
 class Capture:
-    """Watches the link between hypervisor and host; `messages` is there once it is closed."""
+    """A watch on the link between hypervisor and host; `messages` is complete after `close`."""
 
     def __init__(self, at_host: socket.socket, at_router: socket.socket) -> None:
         self.messages: list[Message] = []
@@ -63,7 +63,7 @@ class Capture:
         return [message for message in self.messages if message.kind == "NS"]
 
     def close(self) -> None:
-        """Stop watching and sort out what was seen. The sockets have buffered it until now."""
+        """Stop watching, and sort the frames that the sockets have buffered."""
         time.sleep(0.05)  # what is on its way arrives
         seen = _drain(self._at_host)
         arrived = {frame for frame, outgoing in _drain(self._at_router) if not outgoing}
@@ -78,7 +78,7 @@ class Capture:
 
 
 def packet_socket(namespace: str, interface: str) -> socket.socket:
-    """An AF_PACKET socket on an interface in a named network namespace. Raises OSError."""
+    """Open an AF_PACKET socket on an interface of a named network namespace. Raises OSError."""
     made: list[socket.socket | OSError] = []
 
     def make() -> None:
@@ -103,7 +103,7 @@ def packet_socket(namespace: str, interface: str) -> socket.socket:
 
 
 def _drain(packets: socket.socket) -> list[tuple[bytes, bool]]:
-    """The frames that a socket has buffered, each with whether it was outgoing; closes it."""
+    """Return the frames that a socket has buffered, with their directions; close the socket."""
     frames = []
     with packets, contextlib.suppress(BlockingIOError):
         packets.setblocking(False)
@@ -114,6 +114,6 @@ def _drain(packets: socket.socket) -> list[tuple[bytes, bool]]:
 
 
 def _icmpv6_type(frame: bytes) -> int:
-    """The ICMPv6 type of an untagged frame that can hold an NS or NA, else -1."""
+    """Return the ICMPv6 type of an untagged frame that can hold an NS or NA, else -1."""
     found = icmpv6_type_of(frame) if len(frame) >= OPTIONS_AT else None
     return -1 if found is None else found

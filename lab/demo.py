@@ -1,6 +1,6 @@
-"""Shows the problem, what ndppd makes of it, and ndxdp's answer: `make demo`. Needs root.
+"""Demonstration of the problem, of ndppd's answer and of ndxdp's: `make demo`. Needs root.
 
-Everything happens in namespaces of its own and is gone afterwards, however it ends.
+Everything happens in namespaces of its own, which vanish however the program ends.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ PS1='lab# '
 
 
 class Demo:
-    """The steps, in their order; `differences` says what did not happen as told."""
+    """The steps in their order; `differences` lists what did not happen as expected."""
 
     def __init__(self, lab: Lab, ndxdp: Path, mode: str) -> None:
         self.differences: list[str] = []
@@ -125,7 +125,7 @@ class Demo:
     # ---- asking -----------------------------------------------------------------------------
 
     def _ask(self, source: IPv6Address, *, expect_answers: bool) -> Capture:
-        """Ping the container with the router's neighbour cache empty, and tell what happened."""
+        """Ping the container with the router's neighbour cache empty, and print the outcome."""
         count = 3 if expect_answers else 1
         self._lab.forget_neighbours()
         with self._lab.capture() as capture:
@@ -147,7 +147,7 @@ class Demo:
         return capture
 
     def _probe(self) -> Capture:
-        """Let the router check by unicast whether its neighbour is still there."""
+        """Let the router probe its neighbour by unicast."""
         with self._lab.capture() as capture:
             self._lab.probe_neighbour(CONTAINER_ADDRESS)
             give_up = time.monotonic() + 2
@@ -244,7 +244,7 @@ def say(line: str) -> None:
 
 
 def show(messages: list[Message]) -> None:
-    """Print each different message once."""
+    """Print each distinct message once."""
     lines = Counter(map(describe, messages))
     for line, times in lines.items():
         say(f"    {line}" + (f"  ({times} times)" if times > 1 else ""))
@@ -263,7 +263,7 @@ def describe_neighbour(state: str, lladdr: str) -> str:
 
 
 def tell(ndxdp: Path, mode: str) -> int:
-    """All steps; returns the exit code."""
+    """Run all steps, and return the exit code."""
     say("Four network namespaces on this machine, gone when this program ends:\n")
     say(PICTURE.rstrip())
     with Lab() as lab:
@@ -284,7 +284,7 @@ def tell(ndxdp: Path, mode: str) -> int:
 
 
 def shell() -> int:
-    """An interactive shell with the lab around it; returns the shell's exit code."""
+    """Start an interactive shell inside the lab, and return its exit code."""
     with Lab():
         say(PICTURE)
         say("`at NAME COMMAND` runs a command in: router, hypervisor, host, container.")
@@ -296,7 +296,7 @@ def shell() -> int:
 
 
 def check_machine(ndxdp: Path | None) -> None:
-    """Raises LabError if something is missing here; `ndxdp` is None if it is not needed."""
+    """Raise LabError if this machine lacks something; `ndxdp` is None if it is not needed."""
     if os.geteuid() != 0:
         raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
     if missing := missing_tools():
@@ -315,7 +315,9 @@ def main() -> int:
     default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
     parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
     parser.add_argument("--mode", choices=("native", "generic", "tc"), default="native")
-    parser.add_argument("--shell", action="store_true", help="build the network, give a shell")
+    parser.add_argument(
+        "--shell", action="store_true", help="build the network and start a shell in it"
+    )
     options = parser.parse_args()
     ndxdp = options.ndxdp.absolute()
     try:

@@ -1,7 +1,7 @@
-"""The disks of the lab's machines: Debian 12 as it is installed anywhere, and this repository.
+"""The disks of the lab's machines: Debian 12 as installed anywhere, and this repository.
 
-A Debian is made once, by debootstrap, and stays below build/lab; no machine writes to it. It has
-the packages that the provisioning scripts ask for, as the machines reach nothing outside.
+debootstrap makes a Debian once, below build/lab, and no machine writes to it. It contains the
+packages that the provisioning scripts ask for, as the machines reach nothing outside.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ rm -f /etc/hostname /etc/resolv.conf
 
 
 def check_machine() -> None:
-    """LabError unless this machine can make disks and emulate."""
+    """Raise LabError unless this machine can make disks and emulate."""
     needed = ("debootstrap", "mkfs.ext4", "qemu-img", "qemu-system-x86_64", "setpriv", "unshare")
     if missing := [name for name in needed if not shutil.which(name)]:
         raise LabError(
@@ -73,7 +73,7 @@ def check_machine() -> None:
 
 
 def debian() -> Path:
-    """The directory with `disk`, `kernel` and `initrd`; made if it is not there."""
+    """Return the directory with `disk`, `kernel` and `initrd`, and make it if it is missing."""
     ingredients = "\n".join((_RELEASE, *_INSTALLED, _PREPARE))
     made = CACHE / f"debian-{hashlib.sha256(ingredients.encode()).hexdigest()[:12]}"
     if made.exists():
@@ -102,17 +102,17 @@ def debian() -> Path:
 
 
 def repository(tree: Path, disk: Path) -> None:
-    """A disk with the files of a directory, for /ndxdp."""
+    """Make a disk with the files of a directory, for /ndxdp."""
     _make_disk(tree, disk, "128M", "-L", REPOSITORY_DISK)
 
 
 def overlay(base: Path, disk: Path) -> None:
-    """A disk that begins as `base`, and keeps what is written to itself."""
+    """Make a disk that begins as `base` and stores changes in its own file."""
     _make("qemu-img", "qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", disk)
 
 
 def _make_disk(tree: Path, disk: Path, size: str, *options: str) -> None:
-    """An ext4 file system; what it does not use takes no space."""
+    """Make an ext4 file system; unused blocks take no space."""
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=0", "-m", "0", *options)
     _make("mkfs", "mkfs.ext4", "-q", *features, "-d", str(tree), str(disk), size)
 

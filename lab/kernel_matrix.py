@@ -1,10 +1,10 @@
-"""The tests that depend on the kernel, on each kernel of lab/kernels.py, and a table of them.
+"""Tests that depend on the kernel, on each kernel of lab/kernels.py, and a table of the results.
 
     python -m lab.kernel_matrix [--timeout SECONDS] [--groups NAME,…] [KERNEL …]
 
-What came out is kept in lab/results/kernels.json, from which the table in docs/kernels.md is
-written. A kernel or a group that was not run keeps what it had. It exits with 1 if a test failed,
-or a machine did not get to tell.
+lab/results/kernels.json keeps the results, from which the table in docs/kernels.md is written. A
+kernel or a group that was not run keeps its last result. The exit code is 1 if a test failed, or
+a machine ended without a report.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ Results = dict[str, dict[str, Any]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.kernel_matrix", description=__doc__)
-    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS", help="of each")
     parser.add_argument(
-        "--groups", default=",".join(GROUPS), help="of tests/scenarios/kernel_groups.py"
+        "--timeout",
+        type=float,
+        default=1800,
+        metavar="SECONDS",
+        help="seconds allowed for each kernel",
+    )
+    parser.add_argument(
+        "--groups", default=",".join(GROUPS), help="groups of tests/scenarios/kernel_groups.py"
     )
     parser.add_argument(
         "kernels", nargs="*", metavar="KERNEL", help=f"of {', '.join(kernels.SOURCES)}"
@@ -57,7 +63,7 @@ def main() -> int:
 
 
 def _run(name: str, groups: list[str], timeout: float) -> int:
-    """One kernel; what it told is kept even if it did not get to the end."""
+    """Run the groups on one kernel, and keep the results even of an incomplete run."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory, "report")
         try:
@@ -78,13 +84,13 @@ def _run(name: str, groups: list[str], timeout: float) -> int:
 
 
 def read() -> Results:
-    """What is known of each kernel."""
+    """Read the known results of each kernel."""
     found: Results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     return found
 
 
 def keep(name: str, report: str) -> None:
-    """Take over what a guest has written, and put the table on the page."""
+    """Store the results of a guest, and write the table to the page."""
     results = read()  # anew: another run may have written meanwhile
     found = results.setdefault(name, {"groups": {}})
     found.setdefault("release", name)
@@ -111,7 +117,7 @@ def keep(name: str, report: str) -> None:
 
 
 def table(results: Results) -> str:
-    """A row for each kernel, and beneath it what is to be said of the rows."""
+    """Return a row for each kernel, and notes below the rows."""
     head = ["kernel", "of", "`auto` on virtio-net", *GROUPS]
     lines = [_row(head), _row(["---"] * len(head))]
     remarks = []

@@ -1,11 +1,11 @@
 """Debian's kernels of several releases, for the virtual machine of lab/vm.py.
 
-The root file system stays that of Debian 12: only the kernel and its modules are others. So what
-differs between two runs is the kernel's doing.
+The root file system stays that of Debian 12; only the kernel and its modules change. A difference
+between two runs therefore comes from the kernel.
 
-A package is fetched by apt, whose lists are kept apart from this machine's, and unpacked, not
-installed. Its modules go on a disk of their own. To Debian 12's initrd an archive is appended
-that holds the few modules which find the disks; the kernel unpacks one after the other.
+apt fetches a package with lists of its own, apart from this machine's, and the package is unpacked,
+not installed. Its modules go on a disk of their own. An archive with the few modules that find the
+disks is appended to Debian 12's initrd; the kernel unpacks one after the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FOR_INITRD = ("virtio_blk", "virtio_pci", "ext4", "crc32c_generic", "crc32c-int
 
 
 class Source(NamedTuple):
-    """Where a kernel is had: words for people, and apt's."""
+    """The origin of a kernel's package: words for people, and for apt."""
 
     release: str
     archive: str
@@ -48,13 +48,13 @@ SOURCES: dict[str, Source | None] = {
 
 
 def release(name: str) -> str:
-    """Whose kernel it is."""
+    """Return the release that a kernel belongs to."""
     source = SOURCES[name]
     return source.release if source else "Debian 12"
 
 
 def kernel(name: str) -> vm.Kernel:
-    """One of SOURCES, ready to boot; fetched when it is wanted for the first time."""
+    """Return one of SOURCES, ready to boot; the first call fetches it."""
     source = SOURCES[name]
     own = vm.own_kernel()
     if source is None:
@@ -71,7 +71,7 @@ def kernel(name: str) -> vm.Kernel:
 
 
 def _fetch(name: str, source: Source, work: Path) -> Path:
-    """The newest package of that kernel, unpacked."""
+    """Fetch and unpack the newest package of that kernel."""
     apt, lists, packages, tree = (work / part for part in ("apt", "lists", "packages", "tree"))
     for directory in (apt, lists / "lists" / "partial", packages, tree):
         directory.mkdir(parents=True)
@@ -115,13 +115,13 @@ def _fetch(name: str, source: Source, work: Path) -> Path:
 
 
 def _packages(options: list[str], prefix: str) -> list[str]:
-    """The names that begin so."""
+    """Return the package names with this beginning."""
     asked = ("apt-cache", *options, "pkgnames", prefix)
     return subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
 
 
 def _make_bootable(tree: Path, initrd: Path, result: Path) -> None:
-    """`kernel`, `initrd` and the disk `modules`."""
+    """Make `kernel`, `initrd` and the disk `modules`."""
     # Where they lie depends on the release; depmod looks in one place.
     modules = tree / "lib" / "modules"
     if not modules.exists():
@@ -155,7 +155,7 @@ def _make_bootable(tree: Path, initrd: Path, result: Path) -> None:
 
 
 def _with_dependencies(modules: Path) -> set[str]:
-    """Those files below it that the initrd needs, and what depmod reads beside them."""
+    """Return the module files that the initrd needs, and the files that depmod reads."""
     needs: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")

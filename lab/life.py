@@ -2,12 +2,12 @@
 
     python -m lab.life [--package FILE.deb] [CHECK...]
 
-The machines are provisioned by the scripts of vagrant/, and are as those that `vagrant up` makes:
-Debian 12 with systemd, virtio-net. Commands are given to them by QEMU's guest agent, so that no
-check depends on the network that it looks at.
+The scripts of vagrant/ provision the machines, which equal those that `vagrant up` makes: Debian 12
+with systemd, virtio-net. QEMU's guest agent runs the commands, so that no check depends on the
+network that it examines.
 
-It prints a line for each thing that holds or does not, and exits with 1 if any does not. What a
-console said last is in build/lab/NAME.console.
+The program prints a line for each check that holds or fails, and exits with 1 if any fails.
+build/lab/NAME.console has the last output of each console.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ ls /run | grep -v '^systemd'
 
 
 def none_lost(load: dict[str, int]) -> str:
-    """LabError if a solicitation was not answered; how many there were."""
+    """Raise LabError if a solicitation had no answer; return the number of solicitations."""
     said = f"{load['sent']} sent, {load['unanswered']} unanswered"
     expect(load["sent"] > 5 * RATE and not load["unanswered"], f"{said}: {load}")
     return said
@@ -77,7 +77,7 @@ def first(function: Check) -> Check:
 
 
 def check(function: Check) -> Check:
-    """In the order in which they stand. The docstring is the line; what is returned follows it."""
+    """Register a check, in order of definition; its docstring is the line to print."""
     CHECKS.append(function)
     return function
 
@@ -250,7 +250,7 @@ def networkd(lab: Testbed) -> str:
 
 @check
 def reconfigured(lab: Testbed) -> str:
-    """networkctl reconfigure, which takes the addresses away and gives them anew: reached again"""
+    """networkctl reconfigure, which removes the addresses and adds them again: reached again"""
     lab.host.run("networkctl reconfigure uplink")
     return lab.reached(CONTAINER, WEB)
 
@@ -314,7 +314,7 @@ def purged(lab: Testbed) -> str:
 
 
 def run(package: Path, chosen: list[str]) -> int:
-    """Run the checks, or those chosen and what they need; returns how many do not hold."""
+    """Run the checks, or those chosen and their requirements; return the number that fail."""
     wanted = [*FIRST, *(each for each in CHECKS if not chosen or each.__name__ in chosen)]
     held = 0
     with testbed.started(package) as lab:
@@ -350,8 +350,13 @@ def main() -> int:
         description="Try the package in three virtual machines.",
         epilog=f"Checks: {names}.",
     )
-    parser.add_argument("--package", type=Path, metavar="FILE", help="else what `make deb` left")
-    parser.add_argument("checks", nargs="*", help="some of them; else all")
+    parser.add_argument(
+        "--package",
+        type=Path,
+        metavar="FILE",
+        help="the package to install (default: the one that `make deb` built)",
+    )
+    parser.add_argument("checks", nargs="*", help="checks to run (default: all)")
     options = parser.parse_args()
     if unknown := set(options.checks) - {each.__name__ for each in CHECKS}:
         parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {names}")

@@ -18,9 +18,9 @@ PATIENCE = 600  # seconds for a command
 
 
 class Card(NamedTuple):
-    """A virtio-net card, on a cable that is a Unix socket; one of its ends listens.
+    """A virtio-net card on a cable that is a Unix socket; one of its ends listens.
 
-    `options` are of QEMU's virtio-net-pci.
+    `options` are those of QEMU's virtio-net-pci.
     """
 
     cable: Path
@@ -30,7 +30,7 @@ class Card(NamedTuple):
 
 
 class Machine:
-    """Runs from construction on, and is killed by `close`. Its disk keeps what a reboot keeps."""
+    """A machine that runs from construction until `close`. Its disk survives a reboot."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Machine:
         memory: int,
         processors: int = 1,
     ) -> None:
-        """`folder` is for its disk and its console's log, and has to be there."""
+        """Start the machine. `folder` exists and takes its disk and its console's log."""
         self.name = name
         self.console = folder / f"{name}.console"
         base, disk = image.debian(), folder / f"{name}.qcow2"
@@ -98,7 +98,7 @@ class Machine:
         self._process.wait()
 
     def wait_until_booted(self) -> str:
-        """What `systemctl is-system-running` says: "running", or "degraded" if a unit failed."""
+        """Return what `systemctl is-system-running` prints: "running" or "degraded"."""
         try:
             self._agent.synchronize(BOOT)
         except AgentError as error:
@@ -107,7 +107,7 @@ class Machine:
         return self.run("systemctl is-system-running --wait", check=False, within=BOOT).out.strip()
 
     def reboot(self) -> str:
-        """As by hand; returns when systemd has started everything. As `wait_until_booted`."""
+        """Reboot the machine as a user does, and wait as `wait_until_booted` does."""
         before = self.run("cat /proc/sys/kernel/random/boot_id").out
         with contextlib.suppress(AgentError):
             self._agent.start("systemctl reboot")
@@ -121,7 +121,7 @@ class Machine:
         raise LabError(f"The machine {self.name} did not reboot.", f"See {self.console}.")
 
     def run(self, script: str, *, check: bool = True, within: float = PATIENCE) -> Done:
-        """A shell's script, to its end; LabError if it fails, unless `check` is false."""
+        """Run a shell script to its end; LabError if it fails, unless `check` is false."""
         try:
             done = self._agent.run(script, within)
         except AgentError as error:
@@ -132,14 +132,14 @@ class Machine:
         return done
 
     def start(self, script: str) -> int:
-        """A script that goes on; `finish` waits for its end."""
+        """Start a script that continues to run; `finish` waits for its end."""
         try:
             return self._agent.start(script)
         except AgentError as error:
             raise LabError(f"{self.name}: {script}", str(error)) from error
 
     def finish(self, pid: int, within: float = PATIENCE) -> Done:
-        """The end of what `start` started."""
+        """Wait for the end of a script from `start`."""
         deadline = time.monotonic() + within
         try:
             while (done := self._agent.poll(pid)) is None:

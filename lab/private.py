@@ -1,7 +1,7 @@
-"""Namespaces of our own (network, mount, process) that vanish with everything in them.
+"""Private namespaces (network, mount, process) that vanish with everything in them.
 
-The kernel does the cleaning up: the first process inside is the init of a process namespace, and
-it is told to die with its parent. So nothing outlives the program, whatever signal ended it.
+The kernel cleans up: the first process inside is the init of a process namespace and dies with its
+parent. So nothing outlives the program, whatever signal ended it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOUNTS = (
 
 
 def inside() -> bool:
-    """Whether this process was started by `run`."""
+    """Return True if `run` started this process."""
     return os.environ.get(_OUTER_NAMESPACE, _here()) != _here()
 
 

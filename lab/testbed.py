@@ -1,10 +1,9 @@
-"""Three virtual machines, provisioned by the scripts of vagrant/, and what is asked of them.
+"""Three virtual machines, provisioned by the scripts of vagrant/, and queries of their state.
 
     router: br0, filter ---- host: uplink, ndxdp, two containers
-                       \\--- monitor: uplink, Prometheus
+                       \--- monitor: uplink, Prometheus
 
-Commands are given to them by QEMU's guest agent, so that no question depends on the network that it
-is about.
+QEMU's guest agent runs the commands, so that no query depends on the network that it is about.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _ASK_PROMETHEUS = (
 
 
 class Packages(NamedTuple):
-    """Where the machines find them. `newer` differs by its version alone."""
+    """Paths of the packages in the machines. `newer` differs by its version alone."""
 
     version: str
     newer_version: str
@@ -50,7 +49,7 @@ class Packages(NamedTuple):
 
 
 class Testbed:
-    """The three machines, and what the checks hand on to each other."""
+    """The three machines, and the values that one check passes to the next."""
 
     def __init__(self, router: Machine, host: Machine, monitor: Machine, packages: Packages):
         self.router, self.host, self.monitor = router, host, monitor
@@ -60,13 +59,13 @@ class Testbed:
     # ---- asking ----------------------------------------------------------------------------------
 
     def reaches(self, target: str) -> bool:
-        """Whether an answer comes to a ping from the Internet, which the router solicits for."""
+        """Return True if a ping from the Internet is answered; the router solicits for it."""
         forget = f"ip -6 neighbour flush to {target} dev br0"
         ping = f"ping -6 -q -c 1 -W 3 -I {INTERNET} {target}"
         return self.router.run(f"{forget}; {ping}", check=False).code == 0
 
     def reached(self, *targets: str, within: float = 180) -> str:
-        """Wait until all are reached; how long that took."""
+        """Wait until all addresses are reached, and return the seconds."""
         began = time.monotonic()
         what = f"{' and '.join(targets)} reached"
         eventually(what, lambda: all(map(self.reaches, targets)), within)
@@ -74,7 +73,7 @@ class Testbed:
 
     @contextlib.contextmanager
     def solicited(self) -> Iterator[dict[str, int]]:
-        """The router solicits all the while; afterwards there is how many were sent, unanswered."""
+        """Let the router solicit for the block; then count sent and unanswered ones."""
         flood = (
             f"cd /ndxdp && exec python3 -m tests.fixtures.flood br0"
             f" --mac {ROUTER_MAC} --prefix {SOLICITED}"
@@ -97,7 +96,7 @@ class Testbed:
         result.update(json.loads(done.out))
 
     def dropped(self) -> int:
-        """Advertisements that the router's filter threw away."""
+        """Return the number of advertisements that the router's filter dropped."""
         said = self.router.run("nft -j list counter bridge antispoof advertisements_dropped").out
         (packets,) = (
             part["counter"]["packets"] for part in json.loads(said)["nftables"] if "counter" in part
@@ -106,17 +105,17 @@ class Testbed:
         return found
 
     def status(self) -> dict[str, Any]:
-        """Of the host's uplink."""
+        """Return the status of the host's uplink."""
         (found,) = json.loads(self.host.run("ndxdp status --json").out)["interfaces"]
         status: dict[str, Any] = found
         return status
 
     def service(self, name: str) -> str:
-        """A property of the host's service."""
+        """Return a property of the host's service."""
         return self.host.run(f"systemctl show --value -p {name} ndxdp").out.strip()
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples that the monitor's Prometheus has."""
+        """Return samples of the monitor's Prometheus."""
         ask = f"python3 -c {shlex.quote(_ASK_PROMETHEUS)} {shlex.quote(expression)}"
         done = self.monitor.run(ask, check=False)
         if done.code:
@@ -125,12 +124,12 @@ class Testbed:
         return found
 
     def known(self, expression: str) -> None:
-        """Wait until Prometheus has a sample for it."""
+        """Wait until Prometheus has a sample for the expression."""
         eventually(expression, lambda: bool(self.query(expression)), SCRAPED)
 
 
 def eventually(what: str, holds: Callable[[], bool], within: float) -> None:
-    """Ask again and again; LabError if it does not hold in time."""
+    """Repeat a query until it holds; LabError if it does not in time."""
     deadline = time.monotonic() + within
     while not holds():
         if time.monotonic() > deadline:
@@ -139,14 +138,14 @@ def eventually(what: str, holds: Callable[[], bool], within: float) -> None:
 
 
 def expect(holds: bool, what: str) -> None:
-    """LabError unless it holds."""
+    """Raise LabError unless the condition holds."""
     if not holds:
         raise LabError(what)
 
 
 @contextlib.contextmanager
 def started(package: Path) -> Iterator[Testbed]:
-    """The machines, as they boot for the first time; gone afterwards, but for their consoles."""
+    """Boot the machines for the first time, and remove all but their consoles at the end."""
     image.check_machine()
     image.debian()
     with contextlib.ExitStack() as stack:
@@ -171,7 +170,7 @@ def started(package: Path) -> Iterator[Testbed]:
 
 
 def _repository(package: Path, folder: Path) -> Packages:
-    """The disk with what the machines need of the repository, as /ndxdp."""
+    """Make the disk with the files that the machines need, as /ndxdp."""
     tree = folder / "tree"
     for name in ("vagrant", "dashboards", "ndxdp", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", ".vagrant", "*.o")
@@ -187,7 +186,7 @@ def _keep_console(machine: Machine) -> None:
 
 
 def pack(package: Path, build: Path) -> Packages:
-    """Put the package, and a newer one, where the machines find them."""
+    """Copy the package, and a newer one, to where the machines expect them."""
     if not package.is_file():
         raise LabError(f"There is no package {package}.", "`make deb` makes one.")
     build.mkdir()
@@ -219,7 +218,7 @@ def _dpkg(*arguments: str) -> None:
 
 
 def newest_package() -> Path:
-    """What `make deb` left."""
+    """Return the package that `make deb` built."""
     found = sorted(image.REPOSITORY.glob("build/**/ndxdp_*.deb"), key=lambda p: p.stat().st_mtime)
     if not found:
         raise LabError("There is no package of ndxdp below build.", "Try it after `make deb`.")

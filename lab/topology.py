@@ -1,8 +1,8 @@
-"""The lab's network: a prefix that is on-link upstream, and a container that lives behind a host.
+"""The lab's network: a prefix that is on-link upstream, and a container behind a host.
 
     router ---- to-router [ br0, hypervisor ] to-host ---- host ---- container
 
-Four network namespaces, joined by veth pairs. The hypervisor's bridge filters as hosting
+Four network namespaces are joined by veth pairs. The hypervisor's bridge filters as hosting
 companies do: from the host's port only sources of the container prefix pass.
 
 `Lab` takes the names `router`, `hypervisor`, `host` and `container` in /run/netns for itself, so
@@ -125,32 +125,32 @@ _BEFORE_LINKS = {
 
 
 class LabError(Exception):
-    """The lab cannot be built or used: one sentence, and what may help."""
+    """A lab that cannot be built or used: one sentence, and a hint."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message}\n{hint}" if hint else message)
 
 
 class Drops(NamedTuple):
-    """Frames that the hypervisor's filter threw away since the lab began."""
+    """Frames that the hypervisor's filter has dropped since the lab began."""
 
     advertisements: int
     others: int
 
 
 class Neighbour(NamedTuple):
-    """A kernel's entry for a neighbour; `state` is "" if it has none."""
+    """A kernel's entry for a neighbour; `state` is "" without an entry."""
 
     state: str
     lladdr: str
 
 
 class Lab:
-    """The four namespaces, built on construction and gone after `close` (or `with`).
+    """The four namespaces, from construction until `close` (or the end of `with`).
 
-    With `peer_xdp` the host's bridge port runs a program that passes everything; without one,
-    what native XDP on the host's eth0 sends by XDP_TX is silently lost, as veth is made so.
-    Raises LabError, having undone what was built.
+    With `peer_xdp` the host's bridge port runs a program that passes every frame; without one, veth
+    silently drops the frames that native XDP on the host's eth0 sends by XDP_TX.
+    Raises LabError after undoing a partial build.
     """
 
     def __init__(self, *, peer_xdp: bool = True) -> None:
@@ -186,7 +186,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End the processes of `popen`, then the namespaces. Twice is as good as once."""
+        """End the processes of `popen`, then the namespaces. A second call does nothing."""
         while self._processes:
             stop(self._processes.pop())
         while self._namespaces:
@@ -202,7 +202,7 @@ class Lab:
         stdin: str = "",
         timeout: float = 30,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in a namespace to its end, and return what it printed.
+        """Run a command in a namespace to its end, and return its output.
 
         Raises LabError if it fails and `check` is set, or if it takes longer than `timeout` s.
         """
@@ -216,7 +216,7 @@ class Lab:
         stdout: int | IO[str] | None = None,
         stderr: int | IO[str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start a command in a namespace. Its pid is the command's own; `close` ends it."""
+        """Start a command in a namespace and return its process; `close` ends it."""
         process = subprocess.Popen(
             _enter(namespace, args), stdin=stdin, stdout=stdout, stderr=stderr, text=True
         )
@@ -224,9 +224,9 @@ class Lab:
         return process
 
     def packet_socket(self, namespace: str, interface: str) -> socket.socket:
-        """An AF_PACKET socket of this process on an interface in another namespace.
+        """Open an AF_PACKET socket of this process on an interface of another namespace.
 
-        It sees every frame of both directions, and sends raw frames.
+        The socket receives every frame of both directions, and sends raw frames.
         """
         return packet_socket(namespace, interface)
 
@@ -240,9 +240,9 @@ class Lab:
         source: IPv6Address | str | None = None,
         count: int = 1,
     ) -> int:
-        """How many of `count` echo requests were answered. `source`: an address or interface.
+        """Return how many of `count` echo requests are answered. `source`: address or interface.
 
-        From ROUTER_ADDRESS the router solicits from that; from INTERNET_ADDRESS from its
+        From ROUTER_ADDRESS the router solicits with that source; from INTERNET_ADDRESS with its
         link-local address.
         """
         origin = ("-I", str(source)) if source else ()
@@ -258,7 +258,7 @@ class Lab:
         return Capture(packet_socket(HYPERVISOR, HOST_PORT), packet_socket(ROUTER, UPLINK))
 
     def dropped(self) -> Drops:
-        """The counters of the hypervisor's filter."""
+        """Return the counters of the hypervisor's filter."""
         listing = self.run(HYPERVISOR, "nft", "-j", "list", "counters").stdout
         objects: list[dict[str, Any]] = json.loads(listing)["nftables"]
         packets = {
@@ -271,7 +271,7 @@ class Lab:
     def neighbour(
         self, namespace: str, address: IPv6Address | str, interface: str = UPLINK
     ) -> Neighbour:
-        """What a namespace's kernel knows of a neighbour."""
+        """Return a neighbour's entry in the kernel of a namespace."""
         shown = self.run(
             namespace, "ip", "-6", "-j", "neighbour", "show", str(address), "dev", interface
         ).stdout
@@ -281,11 +281,11 @@ class Lab:
         return Neighbour(" ".join(entries[0]["state"]), entries[0].get("lladdr", ""))
 
     def forget_neighbours(self) -> None:
-        """Empty the router's neighbour cache: it has to solicit again."""
+        """Empty the router's neighbour cache, so that it must solicit again."""
         self.run(ROUTER, "ip", "-6", "neighbour", "flush", "dev", UPLINK)
 
     def probe_neighbour(self, address: IPv6Address | str) -> None:
-        """Make the router check a neighbour that it knows by a unicast NS (a NUD probe)."""
+        """Make the router check a known neighbour by a unicast NS (a NUD probe)."""
         lladdr = self.neighbour(ROUTER, address).lladdr
         if not lladdr:
             raise LabError(f"The router has no entry for {address} to probe.")
@@ -300,7 +300,7 @@ class Lab:
     def _wait_for_links(self) -> None:
         """Wait until the kernel has brought all links up, which happens after `ip` has ended.
 
-        A bridge's port then forwards, and each link answers solicitations for its addresses.
+        Then a bridge's port forwards, and each link answers solicitations for its addresses.
         """
         give_up = time.monotonic() + 5
         while not self._links_are_ready():
@@ -325,7 +325,7 @@ class Lab:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """End a process that we started, the hard way if it does not listen."""
+    """End a process that we started, by SIGKILL if it ignores SIGTERM."""
     process.terminate()
     try:
         process.wait(timeout=3)
@@ -346,8 +346,8 @@ def show(link: str) -> str:
 def is_ready(shown: str, addresses: Iterable[IPv6Address]) -> bool:
     """Return True if a link sends, and answers solicitations for its addresses.
 
-    The kernel sees to both in work queues, some time after `ip` has ended. Until then the link
-    drops what is sent, and is in no solicited-node group.
+    The kernel does both in work queues, some time after `ip` has ended. Until then the link drops
+    the frames to send, and belongs to no solicited-node group.
 
     Args:
         shown: The output of `ip` for `show`.
@@ -363,12 +363,12 @@ def is_ready(shown: str, addresses: Iterable[IPv6Address]) -> bool:
 
 
 def build_xdp_pass() -> Path:
-    """Compile xdp_pass.c unless that was done; returns the object's path."""
+    """Compile xdp_pass.c unless the object exists; return the object's path."""
     return _build("xdp_pass.c")
 
 
 def build_tc_programs() -> Path:
-    """Compile tc_programs.c unless that was done; returns the object's path."""
+    """Compile tc_programs.c unless the object exists; return the object's path."""
     return _build("tc_programs.c")
 
 
@@ -405,6 +405,6 @@ def _run(
 
 
 def missing_tools() -> list[str]:
-    """The commands that the lab needs and this machine lacks."""
+    """Return the commands that the lab needs and this machine lacks."""
     needed = ("setpriv", "unshare", "nsenter", "ip", "bridge", "sysctl", "nft", "ping", "clang")
     return [name for name in needed if not shutil.which(name)]

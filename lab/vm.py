@@ -1,32 +1,32 @@
-"""The tests in a virtual machine that runs Debian 12's own kernel, whatever kernel runs here.
+"""Tests in a virtual machine that runs Debian 12's own kernel, whatever kernel runs here.
 
     python -m lab.vm [--timeout SECONDS] [-- pytest's arguments]
     python -m lab.vm --systemd [--timeout SECONDS]
 
-A kernel decides which programs it verifies and where it lets them be attached, so what holds on
-this machine's does not hold on the oldest that is promised. QEMU emulates the processor: it needs
-no /dev/kvm, but minutes where others take seconds. So only the program's tests are run unless
-others are named, and a test that fails by a timeout of its own proves nothing.
+A kernel decides which programs it verifies and where programs can be attached, so a result on this
+machine's kernel says nothing about the oldest supported one. QEMU emulates the processor: it needs
+no /dev/kvm, but minutes where others take seconds. So only the program's tests run by default, and
+a test that fails by a timeout of its own proves nothing.
 
-What is slow to make stays below build/vm: a root file system by debootstrap, and the tests' Python
-packages. No run changes them, a guest writes to overlays that vanish with it. The repository is
-packed afresh for every run, with the objects that were compiled here: the guest has no compiler.
+The parts that are slow to make stay below build/vm: a root file system by debootstrap, and the
+Python packages of the tests. No run changes them; a guest writes to overlays that vanish with it.
+Every run packs the repository again, with the objects compiled here: the guest has no compiler.
 
-With --systemd the guest is booted by systemd, which runs tests/scenarios/systemd_service.py.
-Otherwise the first process is a script.
+With --systemd, systemd boots the guest and runs tests/scenarios/systemd_service.py. Otherwise the
+first process is a script.
 
-The guest reaches nothing outside. It has two virtio-net NICs, eth0 and eth1, which a QEMU hub joins
-to each other and to nothing else (QEMU warns of that). They are down, and outside of the namespaces
-that the tests are run in. A test that wants a NIC's driver under it brings them in:
+The guest reaches nothing outside. A QEMU hub joins its two virtio-net NICs, eth0 and eth1, to each
+other and to nothing else (QEMU warns of that). The NICs are down and outside of the namespaces of
+the tests. A test that needs a NIC's driver moves one in:
 
     nsenter --net=$NDXDP_VM_NETNS ip link set eth0 netns $$
 
-When those namespaces go, the NICs are back where they were.
+When those namespaces end, the kernel returns the NICs.
 
-Another kernel can be booted on the same root file system (lab/kernels.py).
+The same root file system can boot another kernel (lab/kernels.py).
 
-It exits with what the tests exited with, or 1 for a guest that did not get to tell. A kernel that
-oopses is such a guest.
+The exit code is that of the tests, or 1 for a guest that ended without one, as a kernel does that
+oopses.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ exec /lib/systemd/systemd
 
 
 class Kernel(NamedTuple):
-    """What boots the root file system. modules: a disk for /lib/modules, None if it has them."""
+    """A kernel that boots the root file system. modules: a disk for /lib/modules, or None."""
 
     image: Path
     initrd: Path
@@ -164,9 +164,14 @@ def run(
 ) -> int:
     """Run a Python module of the repository in a guest, or the tests of the service.
 
-    Returns its exit code. kernel: another than the root file system's. report: gets what the
-    module writes to /dev/ttyS1, and a last line with the code.
-    LabError if the guest ends without having told its code, or does not end within `timeout` s.
+    kernel: another kernel than the root file system's. report: receives the module's output on
+    /dev/ttyS1, with a last line for the exit code.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        LabError: The guest ended without an exit code, or did not end within `timeout` s.
     """
     check_machine()
     made, packages = root(), _python_packages()
@@ -194,7 +199,7 @@ def run(
 
 
 def check_machine() -> None:
-    """LabError that says what is missing here."""
+    """Raise LabError that names what this machine lacks."""
     needed = ("debootstrap", "mkfs.ext4", "qemu-system-x86_64", "setpriv", "unshare")
     if missing := [name for name in needed if not shutil.which(name)]:
         raise LabError(
@@ -214,7 +219,7 @@ def check_machine() -> None:
 
 
 def root() -> Path:
-    """The directory with Debian: `disk`, `kernel` and `initrd`."""
+    """Return the directory with Debian: `disk`, `kernel` and `initrd`."""
     made, is_there = cached("debian", _RELEASE, *_PACKAGES, _FIRST_PROCESS)
     if is_there:
         return made
@@ -245,12 +250,12 @@ def root() -> Path:
 
 
 def own_kernel() -> Kernel:
-    """That of the root file system."""
+    """Return the kernel of the root file system."""
     return Kernel(root() / "kernel", root() / "initrd")
 
 
 def _python_packages() -> Path:
-    """A disk with what pyproject.toml asks for, and nothing of this machine's own Python."""
+    """Make a disk with the packages of pyproject.toml, independent of this machine's Python."""
     project = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
     made, is_there = cached("python", _GUEST_PYTHON, *wanted)
@@ -271,9 +276,9 @@ def _python_packages() -> Path:
 
 
 def cached(name: str, *ingredients: str) -> tuple[Path, bool]:
-    """Where a thing of these ingredients is kept, and whether it is there.
+    """Return the path for a thing made of these ingredients, and whether it exists.
 
-    If it is not, those of other ingredients are deleted.
+    If it does not exist, older things of other ingredients are deleted.
     """
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -289,13 +294,13 @@ def cached(name: str, *ingredients: str) -> tuple[Path, bool]:
 
 
 def make_disk(tree: Path, disk: Path, size: str) -> None:
-    """An ext4 file system with the files of a directory; what it does not use takes no space."""
+    """Make an ext4 file system with the files of a directory; unused blocks take no space."""
     features = ("-O", "^has_journal", "-E", "lazy_itable_init=0", "-m", "0")
     make("mkfs", "mkfs.ext4", "-q", *features, "-d", str(tree), str(disk), size)
 
 
 def make(name: str, *command: str, stdin: bytes = b"") -> None:
-    """Run a command whose output goes to a log; LabError that names it if the command fails."""
+    """Run a command whose output goes to a log; LabError names the log if the command fails."""
     log = CACHE / f"{name}.log"
     with log.open("w") as output:
         done = subprocess.run(command, input=stdin, stdout=output, stderr=subprocess.STDOUT)
@@ -313,7 +318,7 @@ def _environment() -> str:
 
 
 def _pack(archive: Path, script: str) -> None:
-    """The repository, the objects compiled for it, and the script that runs the tests."""
+    """Pack the repository, its compiled objects, and the script that runs the tests."""
     with tarfile.open(archive, "w") as packed, tempfile.NamedTemporaryFile("w") as written:
         written.write(script)
         written.flush()
@@ -323,7 +328,7 @@ def _pack(archive: Path, script: str) -> None:
 
 
 def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """What people edit, and ndxdp/bpf; not what tools leave, nor what this machine runs."""
+    """Return the files that people edit, and ndxdp/bpf, without files that tools made."""
     name = Path(member.name).name
     unwanted = name in (".git", ".venv", "build", "__pycache__") or name.endswith(
         ("_cache", ".egg-info")
@@ -332,7 +337,7 @@ def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _boot(kernel: Kernel, disks: list[Path], report: Path, timeout: float) -> None:
-    """Start the guest, and wait for its end; what it says goes to our stdout."""
+    """Start the guest, copy its output to stdout, and wait for its end."""
     # A guest in trouble waits for nobody: it panics and reboots, and -no-reboot makes that its end.
     parameters = (
         "root=/dev/vda rw init=/run-tests console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
@@ -372,7 +377,7 @@ def main() -> int:
     parser.add_argument(
         "--systemd", action="store_true", help="run tests/scenarios/systemd_service.py"
     )
-    parser.add_argument("arguments", nargs="*", help="pytest's, after `--`")
+    parser.add_argument("arguments", nargs="*", help="arguments for pytest, after `--`")
     options = parser.parse_args()
     arguments = options.arguments
     if not arguments and not options.systemd:
