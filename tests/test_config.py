@@ -21,10 +21,8 @@ from ndxdp.config.model import (
     Addresses,
     Announce,
     Config,
-    Containers,
     Gateway,
     Interface,
-    Label,
     Limit,
     Metrics,
     Resolve,
@@ -35,6 +33,7 @@ from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import parse_pattern, parse_prefix
 from ndxdp.rules.rule import Rule
+from ndxdp.sources.selector import Selector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = REPOSITORY / "docs" / "configuration.md"
@@ -83,9 +82,8 @@ def rule(**other: Any) -> dict[str, Any]:
     return {"rules": {P("2001:db8::/64"): made}}
 
 
-def docker(label: str, profile: Profile | None = None, **selected: Any) -> dict[str, Any]:
-    made = Rule(profile=profile or Profile(), origin="docker", label=label, dynamic=True)
-    return {"docker": (Containers(made, **selected),)}
+def docker(**words: Any) -> dict[str, Any]:
+    return {"docker": (Selector(**words),)}
 
 
 # Text below an interface's name, and what it changes of Interface("eth0").
@@ -130,22 +128,22 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
             }
         },
     ),
-    (DOCKER, docker("web", network="web")),
+    (DOCKER, docker(network="web")),
     (
         DOCKER + 'source = "link-local"\nrouter = false\noverride = true\ndad = "ignore"',
-        docker("web", Profile(NaSource.LINK_LOCAL, False, True, False), network="web"),
+        docker(profile=Profile(NaSource.LINK_LOCAL, False, True, False), network="web"),
     ),
     (
         '[[interface.docker]]\nnetwork_label = "v6"',
-        docker("v6", network_label=Label("v6")),
+        docker(network_label="v6"),
     ),
     (
         '[[interface.docker]]\ncontainer_label = "v6=a=b"',
-        docker("v6=a=b", container_label=Label("v6", "a=b")),
+        docker(container_label="v6=a=b"),
     ),
     (
         '[[interface.docker]]\nwithin = "2001:db8::/48"\nexcept_label = "v6="',
-        docker("2001:db8::/48", within=P("2001:db8::/48"), except_label=Label("v6", "")),
+        docker(within=P("2001:db8::/48"), except_label="v6="),
     ),
     ("[interface.announce]", {"announce": Announce(True, True, True)}),
     (
@@ -219,11 +217,11 @@ SOLICITED = [
     (exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::9"', "from 2001:db8::9"),
     (
         exact_rule() + GATEWAY_TABLE + 'source = "2001:db8::8"',
-        "from 2001:db8::8 only while it is the host's own, as no rule answers for it",
+        "from 2001:db8::8 only while it is the host's own: no rule here answers for it",
     ),
     (
         exact_rule('answer = "never"') + GATEWAY_TABLE + 'source = "2001:db8::9"',
-        "from 2001:db8::9 only while it is the host's own, as no rule answers for it",
+        "from 2001:db8::9 only while it is the host's own: no rule here answers for it",
     ),
     (
         ON_NETWORK + GATEWAY_TABLE + 'source = "2001:db8::8"',
@@ -287,19 +285,6 @@ def test_several_interfaces_in_their_order() -> None:
     found = parse(text, "ndxdp.toml")
     assert [each.name for each in found.interfaces] == names
     assert all(len(each.rules) == 1 for each in found.interfaces)
-
-
-def test_label_matches() -> None:
-    labels = {"a": "1", "b": ""}
-    for label, expected in (
-        (Label("a"), True),
-        (Label("a", "1"), True),
-        (Label("a", ""), False),
-        (Label("b"), True),
-        (Label("b", ""), True),
-        (Label("c"), False),
-    ):
-        assert label.matches(labels) is expected, label
 
 
 # ---- bad ----------------------------------------------------------------------------------------
@@ -437,8 +422,8 @@ BAD_INTERFACES = [
     ),
     Bad(
         PREFIX + 'file = "x"',
-        "5: interface[0].prefix[0].file: one table cannot have prefix as well",
-        "it takes one of prefix, file",
+        "5: interface[0].prefix[0].file: this key cannot be combined with prefix",
+        "write exactly one of prefix, file",
         also=1,  # there is no such file, either
     ),
     in_prefix(
@@ -447,7 +432,19 @@ BAD_INTERFACES = [
     ),
     in_prefix(
         'via = ["docker0"]',
-        "via: interfaces limit where a route leads, and this rule asks for none",
+        'via: this key selects routes, but answer = "always" does not ask for one',
+        'write answer = "routed" or',
+    ),
+    in_prefix(
+        'dev = ["docker0"]\nanswer = "local"',
+        'dev: this key selects routes, but answer = "local" does not ask for one',
+    ),
+    in_prefix('dev = ["br 0"]\nanswer = "routed"', "dev[0]: 'br 0' matches no interface's name"),
+    in_prefix('dev = "docker0"\nanswer = "routed"', "dev: a string, not an array"),
+    Bad(
+        PREFIX + 'answer = "routed"\ndev = ["a"]\nvia = ["a"]',
+        "7: interface[0].prefix[0].via: dev and via are the same key",
+        "keep dev, and remove via",
     ),
     in_prefix('via = ["br 0"]\nanswer = "routed"', "via[0]: 'br 0' matches no interface's name"),
     in_prefix('via = "docker0"\nanswer = "routed"', "via: a string, not an array"),
@@ -468,7 +465,7 @@ BAD_INTERFACES = [
     in_prefix('lladdr = "ff:ff:ff:ff:ff:ff"', "lladdr: 'ff:ff:ff:ff:ff:ff' is no MAC that"),
     Bad(
         PREFIX + 'answer = "never"\nrouter = true',
-        "6: interface[0].prefix[0].router: this says how to answer, and answer says never",
+        '6: interface[0].prefix[0].router: this key has no effect with answer = "never"',
     ),
     *(
         Bad(
@@ -497,27 +494,30 @@ BAD_INTERFACES = [
     ),
     in_docker(
         'within = "2001:db8::/48"',
-        "within: one table cannot have network as well",
-        "it takes one of network, network_label, container_label, within",
+        "within: this key cannot be combined with network",
+        "write exactly one of network, network_label, container_label, within",
     ),
     in_docker('answer = "always"', "answer: [[interface.docker]] has no such key"),
-    in_docker('except_label = "=x"', "except_label: '=x' is no label", "write it as in key or"),
-    in_docker('except_label = " "', "except_label: ' ' is no label"),
+    in_docker('except_label = "=x"', "except_label: '=x' is not a label", "write it as in key or"),
+    in_docker('except_label = " "', "except_label: ' ' is not a label"),
     in_docker('lladdr = "x"', "lladdr: 'x' is not a MAC address"),
     Bad(DOCKER + DOCKER, "6: interface[0].docker[1].network: web is given twice", "line 4 has"),
-    Bad('[[interface.docker]]\nnetwork = " "', "4: interface[0].docker[0].network: ' ' is no name"),
+    Bad(
+        '[[interface.docker]]\nnetwork = " "',
+        "4: interface[0].docker[0].network: ' ' is not the name",
+    ),
     Bad(
         '[[interface.docker]]\nwithin = "::/x"',
         "4: interface[0].docker[0].within: '::/x' has no prefix length from 0 to 128",
     ),
     Bad(
         '[[interface.docker]]\nnetwork_label = "a=b"\nexcept_label = "a"',
-        "5: interface[0].docker[0].except_label: 'a' excepts all that have 'a=b'",
+        "5: interface[0].docker[0].except_label: 'a' excludes all that have 'a=b'",
     ),
     # the other tables
     Bad(
         "\n[interface.announce]\nprobe = false",
-        "4: interface[0].announce: of what could be announced nothing is",
+        "4: interface[0].announce: this table announces nothing",
     ),
     within("announce", "probe = 1", "probe: an integer, not true or false"),
     within("announce", "interval = 0.1", "interval: 0.1 is out of range", "it may be 0, or from"),
@@ -548,13 +548,13 @@ BAD_INTERFACES = [
     Bad(
         '[interface.addresses]\npreferred = "::2"\ndeprecate = ["::/64",\n"::2"]',
         "6: interface[0].addresses.deprecate[1]: ::2 cannot be both preferred and deprecated",
-        "a prefix around it may be: it is excepted from that",
+        "deprecate a prefix that contains it: preferred exempts it",
     ),
     Bad(
         '[interface.addresses]\npreferred = ["::1/-64"]\ndeprecate = ["::/0",\n"2001:db8::1"]',
         "6: interface[0].addresses.deprecate[1]: 2001:db8::1 cannot be both preferred and"
         " deprecated",
-        "preferred has ::1/-64, and what is preferred is never deprecated",
+        "preferred has ::1/-64, and a preferred address is never deprecated",
     ),
     Bad(
         '[interface.addresses]\npreferred = ["::1/-64",\n"::1/-64"]\ndeprecate = ["::/0"]',
@@ -594,9 +594,7 @@ BAD_INTERFACES = [
     within("limit", "rate = nan", "rate: nan is out of range"),
     within("limit", "rate = 1e-9", "rate: 1e-09 is out of range"),
     within("limit", "rate = 1e10", "rate: 10000000000 is out of range"),
-    within(
-        "limit", "burst = 5", "burst: a burst without a rate limits nothing", "give a rate, too"
-    ),
+    within("limit", "burst = 5", "burst: a burst without a rate limits nothing", "add a rate"),
     within("limit", "burst = 0", "burst: 0 is out of range"),
     within("limit", "burst = 1.5", "burst: a number, not an integer"),
     Bad(
@@ -682,7 +680,10 @@ BAD_TEXTS = [
     ),
     Bad("[docker]\nhost = 1", "2: docker.host: [docker] has no such key"),
     *(
-        Bad(f'docker.socket = "{text}"', f"1: docker.socket: '{text}' is no path of a unix socket")
+        Bad(
+            f'docker.socket = "{text}"',
+            f"1: docker.socket: '{text}' is not the path of a unix socket",
+        )
         for text in ("", "docker.sock", "tcp://[::1]:2375", "/" + "a" * 107)
     ),
     # what tomllib says
@@ -691,8 +692,12 @@ BAD_TEXTS = [
     Bad("a = [1,\n2", "2: this is not TOML: "),
     Bad('a = """\n\n', "2: this is not TOML: unterminated string"),
     Bad("mode = tc", "1: this is not TOML: invalid value (column 8)"),
-    Bad("a = 1\na = 2", "2: this is not TOML: this key or table is there already"),
-    Bad("[a]\n[b]\n[a]", "3: this is not TOML: cannot declare 'a' twice", "name every key once"),
+    Bad("a = 1\na = 2", "2: this is not TOML: this key or table exists already"),
+    Bad(
+        "[a]\n[b]\n[a]",
+        "3: this is not TOML: cannot declare 'a' twice",
+        "write every key and every [table] once",
+    ),
     Bad("[a.b]\n[a.b]", "2: this is not TOML: cannot declare 'a.b' twice (column 5)"),
     Bad("a = 1\r\n\rb", "2: this is not TOML: "),
     Bad("a = 1 b", "1: this is not TOML: expected newline or end of document"),

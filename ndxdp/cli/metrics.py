@@ -29,7 +29,7 @@ def exporter(listen: str, ipv6only: bool) -> None:
     """
     from dataclasses import replace
 
-    from ndxdp.config.reader import parse_listen
+    from ndxdp.config.values import parse_listen
     from ndxdp.observe.exporter import Exporter
 
     ending = {signal.SIGINT, signal.SIGTERM}

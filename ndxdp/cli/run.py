@@ -88,10 +88,10 @@ def run(
         return
     assert interface is not None
     from ndxdp.config.model import Announce
-    from ndxdp.config.reader import parse_socket
+    from ndxdp.config.values import parse_socket
     from ndxdp.daemon import service
     from ndxdp.daemon.spec import Job, Work
-    from ndxdp.sources.docker import Selector
+    from ndxdp.sources.selector import Selector
 
     check_interface(interface)
     engine = parse_socket(docker_socket)

@@ -17,7 +17,7 @@ from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
 from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
-    from ndxdp.config.model import Interface, Label
+    from ndxdp.config.model import Interface
     from ndxdp.daemon.spec import Job
     from ndxdp.session.request import Options
     from ndxdp.store.directories import Tree, Trees
@@ -112,10 +112,6 @@ def rules_of(
 def job_of(interface: Interface) -> Job:
     """Return the daemon's job for an interface of the configuration."""
     from ndxdp.daemon.spec import Job
-    from ndxdp.sources.docker import Selector
-
-    def text(label: Label | None) -> str | None:
-        return None if label is None else str(label)
 
     options = options_of(
         interface.mode,
@@ -135,17 +131,7 @@ def job_of(interface: Interface) -> Job:
         keep=interface.mode != "userspace",
         detach=interface.on_stop == "detach",
         patient=True,
-        selectors=tuple(
-            Selector(
-                one.network,
-                text(one.network_label),
-                text(one.container_label),
-                one.within,
-                text(one.except_label),
-                one.rule.profile,
-            )
-            for one in interface.docker
-        ),
+        selectors=interface.docker,
         heartbeat_timeout=interface.heartbeat_timeout,
         announce=interface.announce,
         gateway=interface.gateway,

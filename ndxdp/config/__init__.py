@@ -1,1 +1,1 @@
-"""The configuration file: its model, its reader, and where each key stands."""
+"""The configuration file: its model, its reader, and the lines of its keys."""

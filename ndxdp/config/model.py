@@ -1,20 +1,18 @@
-"""What a configuration says, in frozen dataclasses; config/reader.py reads it from a file. Pure.
+"""Model of the configuration: frozen dataclasses, which config/reader.py makes of a file. Pure.
 
-Equal content makes equal dataclasses, so that a reload can tell what changed.
+Equal content makes equal dataclasses, so that a reload can compare them.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ndxdp.ndp.limiter import Limits, Rate
 from ndxdp.ndp.profile import Answer
 from ndxdp.rules.prefix import AddressPattern, Prefix
-from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.sources.selector import Selector
 
 DEADLINE = (0.01, 60)
 """Bounds of `deadline` in [interface.resolve], in seconds."""
@@ -24,9 +22,12 @@ ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Where the exporter listens. host: an address without brackets, or a name.
+    """The address that the exporter listens on.
 
-    ipv6only: `::` is not IPv4's too.
+    Attributes:
+        host: An address without brackets, or a name.
+        port: The TCP port.
+        ipv6only: True if `::` excludes IPv4.
     """
 
     host: str = "::1"
@@ -37,45 +38,16 @@ class Metrics:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Label(NamedTuple):
-    """A label that a network or container has: any value of `key`, or just one."""
-
-    key: str
-    value: str | None = None
-
-    def __str__(self) -> str:
-        return self.key if self.value is None else f"{self.key}={self.value}"
-
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether an object with these labels has this one."""
-        return self.key in labels and self.value in (None, labels[self.key])
-
-
-@dataclass(frozen=True, slots=True)
-class Containers:
-    """Which containers an interface answers for. Exactly one of the first four is not None.
-
-    network: all on the network of this name. network_label: all on networks with this label.
-    container_label: those with this label. within: all on networks that have an IPv6 subnet
-    inside this prefix. except_label: but none with this label, nor on a network with it.
-    rule: what becomes the rule of each address.
-    """
-
-    rule: Rule
-    network: str | None = None
-    network_label: Label | None = None
-    container_label: Label | None = None
-    within: Prefix | None = None
-    except_label: Label | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """What the upstream is told of an exact address without being asked.
+    """Frames that announce an exact address to the upstream router.
 
-    solicit_gateway: solicit the gateway from the address. probe: a DAD-style solicitation.
-    advertise: an unsolicited advertisement. interval: seconds between rounds, 0 for on events
-    only. rate: frames per second at most.
+    Attributes:
+        solicit_gateway: Solicit the gateway from the address.
+        probe: Send a solicitation as for Duplicate Address Detection.
+        advertise: Send an unsolicited advertisement.
+        interval: Seconds between rounds that announce all addresses again; 0 for no rounds.
+        rate: Frames per second at most.
     """
 
     solicit_gateway: bool = False
@@ -87,11 +59,13 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Whether the neighbour entry of the gateway is kept reachable.
+    """Gateway care: keeping the host's neighbour entry for its gateway reachable.
 
-    source: the address (16 bytes) to solicit from; None leaves the choice to
-        upstream/gateways.py.
-    interval: seconds between solicitations; None for 0.4 of the kernel's base reachable time.
+    Attributes:
+        keep: True if the entry is kept reachable.
+        source: The address (16 bytes) to solicit from; None leaves the choice to
+            upstream/gateways.py.
+        interval: Seconds between solicitations; None for 0.4 of the kernel's base reachable time.
     """
 
     keep: bool = False
@@ -101,9 +75,11 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Patterns of own addresses that are kept deprecated.
+    """Patterns of the host's own addresses that are kept deprecated.
 
-    preferred: patterns of addresses that stay preferred, also if a pattern of `deprecate` has them.
+    Attributes:
+        preferred: Patterns of addresses that stay preferred, even if `deprecate` matches them.
+        deprecate: Patterns of addresses to deprecate.
     """
 
     preferred: tuple[AddressPattern, ...] = ()
@@ -112,11 +88,13 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many answers are sent.
+    """Limits on answers.
 
-    rate: a second to one MAC, 0 for no limit; burst: how many at once. interface: a second to all
-    MACs but the gateways', 0 for no limit. gateway: a second to each gateway, where there is any
-    limit; 0 for none.
+    Attributes:
+        rate: Answers per second to one MAC; 0 for no limit.
+        burst: Answers to one MAC at once.
+        interface: Answers per second to all MACs except the gateways'; 0 for no limit.
+        gateway: Answers per second to each gateway, if there is another limit; 0 for no limit.
     """
 
     rate: float = 0.0
@@ -132,17 +110,21 @@ class Limit:
         return "; ".join([*words, f"{share} for each gateway"])
 
 
-_ALL, _GATEWAY = 2, 10  # times what one MAC may have looked for
+_ALL, _GATEWAY = 2, 10  # multiples of the limit for one MAC
 
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """What becomes of solicitations for neighbours that the kernel does not know.
+    """Limits on searches for neighbours that the kernel does not know.
 
-    deadline: seconds that one waits for its answer. rate: neighbours per second that one MAC may
-    have looked for; burst: how many at once. All MACs together but the gateways' may have twice as
-    many, each gateway ten times. pending: how many are looked for at a time, half of them for
-    gateways.
+    All MACs together, except the gateways', may cause twice as many searches as one MAC, and each
+    gateway ten times as many.
+
+    Attributes:
+        deadline: Seconds that a solicitation waits for the neighbour's answer.
+        rate: Searches per second for one MAC.
+        burst: Searches for one MAC at once.
+        pending: Searches in progress at a time, half of them for gateways.
     """
 
     deadline: float = 0.5
@@ -152,7 +134,7 @@ class Resolve:
 
     @property
     def limits(self) -> Limits:
-        """The limits on searches, as the program and the resolver keep them."""
+        """Return the limits in the form that the program and the resolver use."""
         return Limits(self._times(1), self._times(_ALL), self._times(_GATEWAY))
 
     def _times(self, factor: int) -> Rate:
@@ -162,13 +144,25 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """What is to be done on one interface.
+    """The configuration of one interface.
 
-    mode, loader, on_stop: words of MODES, LOADERS, ON_STOP. max_addresses: room for exact
-    addresses, None for as it is. heartbeat_timeout: seconds after which the rules for containers
-    lapse without a daemon, 0 for never. rules: those that the file holds. forced: prefixes whose
-    rule is wanted although it answers for other nodes of the link. paused: answering begins paused
-    where nothing is attached yet.
+    Attributes:
+        name: The name of the interface, or an alternative name.
+        mode: One of the reader's MODES.
+        loader: One of the reader's LOADERS.
+        max_addresses: Room for exact addresses; None keeps the present room.
+        on_stop: One of the reader's ON_STOP.
+        heartbeat_timeout: Seconds without a daemon after which the rules for containers expire; 0
+            for never.
+        rules: The rules of [[interface.prefix]].
+        docker: The selectors of [[interface.docker]].
+        announce: The table [interface.announce].
+        gateway: The table [interface.gateway].
+        addresses: The table [interface.addresses].
+        limit: The table [interface.limit].
+        resolve: The table [interface.resolve].
+        forced: Prefixes whose rule is accepted although it answers for other nodes of the link.
+        paused: True if answering starts paused where nothing is attached yet.
     """
 
     name: str
@@ -178,7 +172,7 @@ class Interface:
     on_stop: str = "keep"
     heartbeat_timeout: float = 0.0
     rules: Rules = field(default_factory=Rules)
-    docker: tuple[Containers, ...] = ()
+    docker: tuple[Selector, ...] = ()
     announce: Announce = Announce()
     gateway: Gateway = Gateway()
     addresses: Addresses = Addresses()
@@ -190,7 +184,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole file. metrics: None for no exporter. docker_socket: path of the engine's socket."""
+    """A configuration file.
+
+    Attributes:
+        log_level: The lowest level that is logged.
+        log_format: `text` or `json`.
+        metrics: The address of the exporter; None for no exporter.
+        docker_socket: The path of the engine's socket.
+        interfaces: The interfaces, in the order of the file.
+    """
 
     log_level: str = "info"
     log_format: str = "text"
@@ -200,36 +202,38 @@ class Config:
 
 
 def summary(interface: Interface, unanswered: str = "") -> list[str]:
-    """Describe what is to be done on an interface, in a few words each; leave out what is off.
+    """Return a few words on each setting of an interface that is not off.
 
-    unanswered: why nothing is answered there, "" where the rules are answered for.
+    Args:
+        interface: The configuration of the interface.
+        unanswered: Why nothing is answered on the interface; "" if the rules are answered for.
     """
     by_bcc = interface.loader == "bcc"
     never = len(interface.rules.where(lambda rule: rule.answer is Answer.NEVER))
-    said = [unanswered or f"{interface.mode} mode" + (", by bcc" if by_bcc else "")]
+    words = [unanswered or f"{interface.mode} mode" + (", by bcc" if by_bcc else "")]
     if interface.paused:
-        said.append("begins paused")
+        words.append("starts paused")
     if not unanswered:
-        said.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
+        words.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
     if interface.docker:
-        said.append(f"Docker: {', '.join(each.rule.label for each in interface.docker)}")
+        words.append(f"Docker: {', '.join(map(str, interface.docker))}")
     announced = [key for key in ANNOUNCEMENTS if getattr(interface.announce, key)]
     if announced:
         every = f" every {interface.announce.interval:g} s" if interface.announce.interval else ""
-        said.append(f"announces: {', '.join(announced)}{every}")
+        words.append(f"announces: {', '.join(announced)}{every}")
     if interface.gateway.keep:
-        said.append(_care(interface))
+        words.append(_care(interface))
     if interface.addresses.deprecate:
-        said.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
+        words.append(f"deprecates: {', '.join(map(str, interface.addresses.deprecate))}")
     if interface.addresses.preferred:
-        said.append(f"prefers: {', '.join(map(str, interface.addresses.preferred))}")
+        words.append(f"prefers: {', '.join(map(str, interface.addresses.preferred))}")
     if interface.limit.rate or interface.limit.interface:
-        said.append(f"limit: {interface.limit}")
-    return said
+        words.append(f"limit: {interface.limit}")
+    return words
 
 
 def _care(interface: Interface) -> str:
-    """Say from where the gateway will be solicited, as far as the file alone can tell."""
+    """Describe the source of gateway care, as far as it follows from the file."""
     source, rules = interface.gateway.source, interface.rules
     if source is None:
         usable = (rule for rule in rules.exact if not rule.profile.lladdr)
@@ -241,5 +245,5 @@ def _care(interface: Interface) -> str:
     rule = rules.most_specific(source)
     if rule and rule.answer is not Answer.NEVER and not rule.profile.lladdr:
         return f"keeps its gateway, from {text}"
-    others = "or a container's: no rule here answers" if interface.docker else "as no rule answers"
-    return f"keeps its gateway, from {text} only while it is the host's own, {others} for it"
+    owner = "the host's own, or a container's" if interface.docker else "the host's own"
+    return f"keeps its gateway, from {text} only while it is {owner}: no rule here answers for it"

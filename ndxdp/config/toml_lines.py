@@ -1,7 +1,7 @@
-"""Where in a TOML text each key stands. Pure.
+"""Line numbers of the keys in a TOML text. Pure.
 
-tomllib says what a text holds, but not where. This walks a text that tomllib has taken, so it
-checks nothing: it only has to know where a key, a string and a bracket end.
+tomllib returns the values of a text, but not their places. This module walks through a text that
+tomllib has accepted. So it checks nothing, and only finds the ends of keys, strings and brackets.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import tomllib
 from collections.abc import Iterator
 
 KeyPath = tuple[str | int, ...]
-"""Keys, and places in arrays: ("interface", 0, "prefix", 1, "answer"). () is the whole text."""
+"""Keys, and indexes of arrays: ("interface", 0, "prefix", 1, "answer"). () is the whole text."""
 
 _BLANK = re.compile(r"[ \t]*")
 _BLANKS_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _KEY = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
-# A string of several lines may end in five quotes: two of its own, then the three.
+# A multi-line string may end in five quotes: two of its text, and three that end it.
 _STRING = re.compile(
     r'''"""(?:\\.|[^\\])*?"{3,5}|"(?:[^"\\\n]|\\.)*"'''
     r"""|'''.*?'{3,5}|'[^'\n]*'""",
@@ -26,13 +26,13 @@ _OTHER = re.compile(r"[^,\]}#\n]+")  # numbers, booleans, dates
 
 
 def line_of_long_key(text: str, parts: int) -> int:
-    """Return the line of the first dotted key with more than so many parts; 0 if there is none.
+    """Return the line of the first dotted key with more than `parts` parts; 0 if there is none.
 
-    The text need not be good TOML. The effort grows with its length, however many parts there are.
+    The text may be wrong TOML. The effort is proportional to its length.
     """
     if all(line.count(".") < parts for line in text.split("\n")):
         return 0
-    # Strings and comments are matched, too, so that what they hold is not taken for a key.
+    # Strings and comments are matched as well, so that their content is not taken for a key.
     key = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
     tokens = re.compile(
         rf"(?P<long>{key}(?:[ \t]*+\.[ \t]*+{key}){{{parts},}}+)"
@@ -44,21 +44,25 @@ def line_of_long_key(text: str, parts: int) -> int:
 
 
 def lines(text: str) -> dict[KeyPath, int]:
-    """The line, from 1, of every key, table and element of an array in a good TOML text.
+    """Return the line, from 1, of every key, table and array element in a valid TOML text.
 
-    A table's line is its header's, or where it is first implied. RecursionError where values
-    are nested deeper than Python's stack.
+    The line of a table is that of its header, or of the first key that implies the table.
+
+    Raises:
+        RecursionError: Values are nested deeper than Python's stack.
     """
     return _Walk(text).found
 
 
 class _Walk:
+    """A walk through a text, which collects the lines in `found`."""
+
     def __init__(self, text: str) -> None:
         self.found: dict[KeyPath, int] = {(): 1}
         self._text = text
         self._at = 0
         self._line = 1
-        self._sizes: dict[KeyPath, int] = {}  # of the arrays of tables so far
+        self._sizes: dict[KeyPath, int] = {}  # sizes of the arrays of tables so far
         self._statements()
 
     def _statements(self) -> None:
@@ -77,7 +81,7 @@ class _Walk:
                 self._assignment(base)
 
     def _array_header(self) -> KeyPath:
-        """What stands between [[ and ]]: one more table of the array."""
+        """Walk through a header after its [[; return the path of the new table."""
         *outer, last = self._keys()
         array = (*self._within((), outer), last)
         number = self._sizes.get(array, 0)
@@ -108,7 +112,7 @@ class _Walk:
             self._skip(_OTHER)
 
     def _items(self, end: str) -> Iterator[int]:
-        """Stand before each item up to the bracket that ends them; the caller walks the item."""
+        """Yield the index before each item, which the caller walks through, up to the bracket."""
         number = 0
         while True:
             self._skip(_BLANKS_AND_LINES)
@@ -120,7 +124,7 @@ class _Walk:
             self._take(",")
 
     def _keys(self) -> list[str]:
-        """A key with its dots, and the blanks around it."""
+        """Return the parts of a dotted key, and skip the blanks around it."""
         keys = []
         while True:
             self._skip(_BLANK)
@@ -131,7 +135,7 @@ class _Walk:
                 return keys
 
     def _within(self, path: KeyPath, keys: list[str]) -> KeyPath:
-        """The path that keys lead to: in an array of tables to its last one."""
+        """Return the path that keys lead to; in an array of tables, that of its last table."""
         for key in keys:
             path = (*path, key)
             self.found.setdefault(path, self._line)
@@ -140,14 +144,16 @@ class _Walk:
         return path
 
     def _take(self, word: str) -> bool:
+        """Skip a word; return False if the text continues otherwise."""
         taken = self._text.startswith(word, self._at)
         if taken:
             self._at += len(word)
         return taken
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
+        """Skip a match of a pattern, and return it."""
         match = pattern.match(self._text, self._at)
-        if match is None:  # no good TOML, or no text: stop before this goes round for ever
+        if match is None:  # the text is not TOML; continuing would never end
             raise ValueError(f"unexpected text in line {self._line}")
         self._at = match.end()
         self._line += match[0].count("\n")

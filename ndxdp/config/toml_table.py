@@ -1,8 +1,8 @@
-"""A TOML text read key by key, with every complaint kept until the end. Pure.
+"""TOML tables that are read key by key, and collect every problem. Pure.
 
-Whoever reads a table asks for its keys by name and type. What is wrong is noted with its place, and
-a stand-in is returned, so that one reading finds all that is wrong. `finish` then raises one
-UsageError, which also names the keys that nobody asked for.
+A reader asks a table for its keys by name and type. For a wrong value the table notes a problem,
+with its place, and returns a stand-in, so that one reading finds all problems. `finish` then raises
+one UsageError, which also names the keys that the reader did not ask for.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ndxdp.printable import printable
 _T = TypeVar("_T")
 
 _ALSO_MAX = 20
-"""Complaints beside the first that are worth reading in one go."""
+"""Problems in addition to the first that one error lists."""
 
 _PARTS_MAX = 32
-"""Parts of a key, `a.b.c`: tomllib's time grows with their square, and no known key has five."""
+"""Parts of a key, `a.b.c`; tomllib's time grows with their square. No known key has five."""
 
 _SENTENCE_MAX = 400
-"""Characters of a complaint, which repeats a word of the file."""
+"""Characters of a problem's text, which may repeat a word of the file."""
 
 _ROOT = "the file"
 
 _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (bool, "a boolean"),  # before int, which it is for Python
+    (bool, "a boolean"),  # before int, of which bool is a subclass
     (int, "an integer"),
     (float, "a number"),
     (str, "a string"),
@@ -44,7 +44,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 class Problem(NamedTuple):
-    """One complaint: where, one sentence, and what to do about it."""
+    """A problem: the path of its key, one sentence, and a hint."""
 
     path: KeyPath
     message: str
@@ -52,12 +52,18 @@ class Problem(NamedTuple):
 
 
 class Document:
-    """A parsed text, and what was found wrong with it so far.
-
-    text: TOML. name: what complaints call the file. UsageError with the line for what is not TOML.
-    """
+    """A TOML document, and the problems found so far."""
 
     def __init__(self, text: str, name: str) -> None:
+        """Parse a text.
+
+        Args:
+            text: The TOML text.
+            name: The name of the file, for messages.
+
+        Raises:
+            UsageError: The text is not TOML. The message names the line.
+        """
         self.name = name
         self._text = text
         self._problems: list[Problem] = []
@@ -67,7 +73,7 @@ class Document:
         if line:
             raise UsageError(
                 f"{printable(name)}:{line}: this key has more than {_PARTS_MAX} parts",
-                "no table is nested as deeply",
+                "no table is nested so deeply",
             )
         try:
             data = tomllib.loads(text)
@@ -75,32 +81,33 @@ class Document:
             raise UsageError(
                 f"{printable(name)}: brackets are nested too deeply", "no key takes such a value"
             ) from None
-        except ValueError as error:  # Python's own for an integer of thousands of digits
+        except ValueError as error:  # also for an integer of thousands of digits
             raise _syntax_error(text, name, str(error)) from None
         self.root = self.enter((), data, _ROOT)
 
     def enter(self, path: KeyPath, data: dict[str, Any] | None, title: str) -> Table:
-        """A table to read; without data, one that is not there."""
+        """Return a table to read; without data, a table that the text does not have."""
         table = Table(self, path, data, title)
         self._tables.append(table)
         return table
 
     def complain(self, path: KeyPath, message: str, hint: str) -> None:
+        """Note a problem."""
         self._problems.append(Problem(path, _shortened(message), _shortened(hint)))
 
     def line(self, path: KeyPath) -> int:
-        """The line of a key; of what it would stand in, where it is missing."""
+        """Return the line of a key; of the table that lacks the key, if it is missing."""
         if self._lines is None:
             try:
                 self._lines = toml_lines.lines(self._text)
-            except RecursionError:  # tomllib got by with a little less of the stack
+            except RecursionError:  # tomllib needs a little less of the stack
                 self._lines = {(): 1}
         while path not in self._lines:
             path = path[:-1]
         return self._lines[path]
 
     def finish(self) -> None:
-        """UsageError, if anything is wrong: the first complaint, the others in its `also`."""
+        """Raise UsageError if there are problems: the first one, with the others in `also`."""
         homes: dict[str, set[str]] = {}
         for table in self._tables:
             for key in table.asked:
@@ -122,10 +129,13 @@ class Document:
 
 
 class Table:
-    """One table of a document. Each method reads one key, and notes it as known.
+    """A table of a document. Each method reads one key, and thereby makes it a known key.
 
-    title: as messages call it, `[[interface]]`. given: it stands in the text; if it does not,
-    every key has its default.
+    Attributes:
+        title: The name in messages, such as `[[interface]]`.
+        path: The path of the table.
+        given: True if the text has the table; otherwise every key has its default.
+        asked: The known keys.
     """
 
     def __init__(
@@ -142,28 +152,30 @@ class Table:
         return key in self._data
 
     def complain(self, message: str, hint: str, *where: str | int) -> None:
-        """where: a key of the table, and places within; nothing for the table itself."""
+        """Note a problem of a key, or of an element of its array; without `where`, of the table."""
         self._document.complain((*self.path, *where), message, hint)
 
     def line(self, *where: str | int) -> int:
+        """Return the line of a key, or of an element of its array."""
         return self._document.line((*self.path, *where))
 
     def require(self, key: str, example: str) -> None:
-        """Complain if the table is there without this key."""
+        """Complain if the text has the table, but not this key."""
         if self.given and key not in self._data:
             self.complain("this key is missing", f"write it as in {example}", key)
 
     def boolean(self, key: str, default: bool) -> bool:
+        """Return a boolean."""
         value = self._get(key, (bool,), "true or false")
         return default if value is None else bool(value)
 
     def string(self, key: str) -> str | None:
-        """A string; None where there is none."""
+        """Return a string; None if the key is missing or wrong."""
         value = self._get(key, (str,), "a string")
         return None if value is None else str(value)
 
     def choice(self, key: str, words: tuple[str, ...], default: str) -> str:
-        """One of a few words."""
+        """Return one of a few words."""
         value = self.string(key)
         if value is None or value in words:
             return value or default
@@ -173,7 +185,7 @@ class Table:
         return default
 
     def integer(self, key: str, least: int, most: int) -> int | None:
-        """A whole number within bounds; None where there is none."""
+        """Return an integer within bounds; None if the key is missing or wrong."""
         value = self._get(key, (int,), "an integer")
         if value is None or least <= value <= most:
             return None if value is None else int(value)
@@ -181,9 +193,9 @@ class Table:
         return None
 
     def number(self, key: str, least: float, most: float, *, zero: bool = False) -> float | None:
-        """A number within bounds, or 0 where `zero` is true; None where there is none."""
+        """Return a number within bounds, or 0 if `zero`; None if the key is missing or wrong."""
         value = self._get(key, (int, float), "a number")
-        if value is None or least <= value <= most or (zero and value == 0):  # nan is neither
+        if value is None or least <= value <= most or (zero and value == 0):  # all false for nan
             return None if value is None else float(value)
         self._out_of_range(
             key, value, f"{'0, or ' if zero else ''}from {least:.12g} to {most:.12g}"
@@ -191,16 +203,16 @@ class Table:
         return None
 
     def parsed(self, key: str, parse: Callable[[str], _T]) -> _T | None:
-        """What `parse` makes of a string; its UsageError becomes a complaint."""
+        """Return the result of `parse` for a string; its UsageError becomes a problem."""
         value = self.string(key)
         return None if value is None else self._parse(parse, value, key)
 
     def parsed_all(self, key: str, parse: Callable[[str], _T]) -> list[tuple[int, _T]]:
-        """The same of an array of strings: each good one with its place."""
+        """Return the results of `parse` for an array of strings, each with its index."""
         return self._parse_each(key, parse, self._get(key, (list,), "an array") or ())
 
     def parsed_some(self, key: str, parse: Callable[[str], _T]) -> list[tuple[int, _T]]:
-        """Read a string, or an array of strings: each good one with its place, 0 for a string."""
+        """Return the results of `parse` for a string or an array, each with its index."""
         value = self._get(key, (str, list), "a string or an array of strings")
         if isinstance(value, str):
             result = self._parse(parse, value, key)
@@ -221,7 +233,7 @@ class Table:
         return found
 
     def table(self, key: str) -> Table:
-        """A table within, whether it is there or not."""
+        """Return a table of this table, even if the text does not have it."""
         title = f"[{_title(self.path, key)}]"
         self.asked.append(key)
         value = self._data.get(key)
@@ -231,7 +243,7 @@ class Table:
         return self._document.enter((*self.path, key), value, title)
 
     def tables(self, key: str) -> Iterator[Table]:
-        """Each table of an array of tables."""
+        """Yield each table of an array of tables."""
         title = f"[[{_title(self.path, key)}]]"
         hint = f"write it as {title}"
         self.asked.append(key)
@@ -247,7 +259,11 @@ class Table:
                 self.complain(f"{kind(data)}, not a table", hint, key, number)
 
     def complain_of_unknown(self, homes: dict[str, set[str]]) -> None:
-        """homes: for each key that is known somewhere, the titles of its tables."""
+        """Complain about the keys of the text that are not known.
+
+        Args:
+            homes: The titles of the tables that know a key, by key.
+        """
         for key in self._data:
             if key in self.asked:
                 continue
@@ -263,7 +279,7 @@ class Table:
             self.complain(f"{self.title} has no such key", hint, key)
 
     def _get(self, key: str, wanted: tuple[type, ...], what: str) -> Any:
-        """The value if it is of a wanted type; None where it is not, or not there."""
+        """Return a value of one of the wanted types; None if the key is missing or wrong."""
         self.asked.append(key)
         value = self._data.get(key)
         if value is None:
@@ -280,7 +296,8 @@ class Table:
         return None
 
     def _out_of_range(self, key: str, value: float, bounds: str) -> None:
-        # Python does not write integers of thousands of digits.
+        """Complain about a number that is out of range."""
+        # Python refuses to format integers of thousands of digits.
         shown = f"{value:.12g}" if isinstance(value, float) else "this number"
         if isinstance(value, int) and abs(value) < 1 << 64:
             shown = str(value)
@@ -295,12 +312,12 @@ class Table:
 
 
 def kind(value: Any) -> str:
-    """What a value is: `an integer`."""
+    """Return the kind of a value, such as `an integer`."""
     return next(name for types, name in _KINDS if isinstance(value, types))
 
 
 def written(path: KeyPath) -> str:
-    """`interface[0].prefix[1].answer: `, as TOML would write the keys; "" for the whole text."""
+    """Return a path as in `interface[0].prefix[1].answer: `; "" for the whole text."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -312,7 +329,7 @@ def written(path: KeyPath) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Return a text that is too long for a sentence without its middle."""
+    """Return a text, without its middle if it is too long for a sentence."""
     half = _SENTENCE_MAX // 2
     return text if len(text) <= _SENTENCE_MAX else f"{text[:half]}…{text[-half:]}"
 
@@ -325,12 +342,12 @@ _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TUPLE = re.compile(r"\('[^']*'(?:, '[^']*')*,?\)")
 
 
-def _syntax_error(text: str, name: str, said: str) -> UsageError:
-    """What tomllib said, with its line in front."""
-    place = _PLACE.search(said)
-    words = said[: place.start()] if place else "a number has too many digits"
+def _syntax_error(text: str, name: str, message: str) -> UsageError:
+    """Return the error for a message of tomllib, with the line first."""
+    place = _PLACE.search(message)
+    words = message[: place.start()] if place else "a number has too many digits"
     if words == "Cannot overwrite a value":
-        words = "this key or table is there already"
+        words = "this key or table exists already"
     words = _TUPLE.sub(lambda found: found[0].strip("(,)").replace("', '", "."), words)
     line = text.count("\n") + (not text.endswith("\n"))
     where = ""
@@ -340,15 +357,15 @@ def _syntax_error(text: str, name: str, said: str) -> UsageError:
     if place is None:
         digits = re.search(r"[0-9_]{4300,}", text)
         line = text.count("\n", 0, digits.start() if digits else 0) + 1
-    hint = "strings want quotes; true, false and numbers none"
+    hint = "strings need quotes; true, false and numbers must have none"
     if words.endswith(("already", "twice")):
-        hint = "name every key once, and every [table]; only [[tables]] repeat"
+        hint = "write every key and every [table] once; only [[tables]] may repeat"
     words = words[:1].lower() + words[1:]
     return UsageError(printable(f"{name}:{line}: this is not TOML: {words}{where}"), hint)
 
 
 def _near(word: str, known: Sequence[str]) -> list[str]:
-    """The known word that may have been meant, if any."""
-    import difflib  # 10 ms, for a mistake only
+    """Return the most similar known word, if there is one."""
+    import difflib  # takes 10 ms, and only mistakes need it
 
     return difflib.get_close_matches(word, known, 1)

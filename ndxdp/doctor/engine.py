@@ -102,7 +102,7 @@ async def _networks(socket_path: str) -> tuple[Network, ...]:
 
 async def _get(socket_path: str, target: str) -> Any:
     """The whole answer; ValueError if it is no list of objects."""
-    async with get(socket_path, target, within=_WITHIN, silence=_WITHIN) as response:
+    async with get(socket_path, target, timeout=_WITHIN, silence=_WITHIN) as response:
         pieces = []
         while piece := await response.read():
             pieces.append(piece)

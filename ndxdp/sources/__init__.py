@@ -1,1 +1,1 @@
-"""Where addresses come from that nobody writes down: streams of them, each with a name."""
+"""Sources of addresses: streams of endpoints that appear and disappear."""

@@ -1,7 +1,7 @@
-"""What a container engine answers: objects of its JSON in, endpoints out. Pure.
+"""Parser of a container engine's answers: from JSON objects to endpoints. Pure.
 
-Podman's Docker-compatible API says the same, but a container's NetworkID is the network's name.
-Everything here raises ValueError or UsageError for what does not have the shape it should.
+Podman's Docker-compatible API has the same objects, but a container's NetworkID is the network's
+name. Every function raises ValueError or UsageError for an object of another shape.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Endpoint(NamedTuple):
-    """One address of a running container.
+    """An address of a running container.
 
-    address: 16 bytes. container, network: their names. subnets: the network's IPv6 ones.
+    Attributes:
+        address: 16 bytes.
+        container: The name of the container.
+        network: The name of the network.
+        container_labels: The labels of the container.
+        network_labels: The labels of the network.
+        subnets: The IPv6 subnets of the network.
     """
 
     address: bytes
@@ -34,6 +40,8 @@ class Endpoint(NamedTuple):
 
 
 class Network(NamedTuple):
+    """A network of the engine, with its labels and IPv6 subnets."""
+
     id: str
     name: str
     labels: Labels
@@ -46,18 +54,20 @@ _NONE = Network("", "", (), ())
 def endpoints_of(
     container: dict[str, Any], networks: Mapping[str, Network], keys: Container[str] | None
 ) -> Iterator[Endpoint]:
-    """Of an element of /containers/json.
+    """Yield the endpoints in an element of /containers/json.
 
-    networks: by id and by name; one that is not there has no labels and no subnets. keys: of the
-    labels to keep, None for all.
+    Args:
+        container: The element.
+        networks: The networks by id and by name; an unknown one has no labels and no subnets.
+        keys: The keys of the labels to keep; None for all.
     """
     names = [name.removeprefix("/") for name in _texts(container.get("Names"))]
-    # A name with a / inside is another container's word for it, a link.
+    # A name with a / inside is a link: an alias within another container.
     name = next((name for name in names if "/" not in name), "")
     labels = _labels(container.get("Labels"), keys)
     settings = _mapping(container.get("NetworkSettings"))
-    for title, said in _mapping(settings.get("Networks")).items():
-        joined = _mapping(said)
+    for title, entry in _mapping(settings.get("Networks")).items():
+        joined = _mapping(entry)
         address = _target(_text(joined.get("GlobalIPv6Address")))
         if address is not None:
             network = networks.get(_text(joined.get("NetworkID"))) or networks.get(title) or _NONE
@@ -65,7 +75,7 @@ def endpoints_of(
 
 
 def networks_of(network: dict[str, Any], keys: Container[str] | None) -> Iterator[Network]:
-    """Of an element of /networks: itself, with those of its labels that have these keys."""
+    """Yield the network in an element of /networks, with its labels of these keys; None for all."""
     configured = _mapping(network.get("IPAM")).get("Config") or []
     if not isinstance(configured, list):
         raise ValueError("IPAM.Config")
@@ -76,7 +86,7 @@ def networks_of(network: dict[str, Any], keys: Container[str] | None) -> Iterato
 
 
 def _target(text: str) -> bytes | None:
-    """The address, 16 bytes; None if there is none that a neighbour could solicit from afar."""
+    """Return an address as 16 bytes; None if it is empty, link-local, or not a unicast address."""
     if not text:
         return None
     address = parse_address(text.partition("/")[0])
@@ -86,52 +96,53 @@ def _target(text: str) -> bytes | None:
 
 
 def _subnet(text: str) -> Prefix:
+    """Return a subnet, with its host bits cleared."""
     address, _, length = text.partition("/")
     if not (length.isascii() and length.isdecimal() and len(length) <= 3 and int(length) <= 128):
         raise ValueError(f"subnet {text[:50]}")
     return Prefix.around(parse_address(address), int(length))
 
 
-def versions(said: dict[str, Any]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Of /version: the newest and the oldest version of the API that the engine has."""
-    yield _number(said.get("ApiVersion")), _number(said.get("MinAPIVersion"))
+def versions(answer: dict[str, Any]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Yield the newest and the oldest API version that the engine supports, from /version."""
+    yield _number(answer.get("ApiVersion")), _number(answer.get("MinAPIVersion"))
 
 
-def _number(said: object) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", _text(said), re.ASCII)
+def _number(value: object) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,4})\.(\d{1,4})", _text(value), re.ASCII)
     if found is None:
-        raise ValueError("no version")
+        raise ValueError("not a version")
     return int(found[1]), int(found[2])
 
 
-def _labels(said: object, keys: Container[str] | None) -> Labels:
+def _labels(value: object, keys: Container[str] | None) -> Labels:
     return tuple(
         sorted(
             (sys.intern(key), _text(text))
-            for key, text in _mapping(said).items()
+            for key, text in _mapping(value).items()
             if keys is None or key in keys
         )
     )
 
 
-def _mapping(said: object) -> dict[str, Any]:
-    """An object; Go writes an empty one as null, too."""
-    if said is None:
+def _mapping(value: object) -> dict[str, Any]:
+    """Return an object; Go may write an empty one as null."""
+    if value is None:
         return {}
-    if not isinstance(said, dict):
-        raise ValueError("no object")
-    return said
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
 
 
-def _texts(said: object) -> list[str]:
-    if not isinstance(said, list):
-        raise ValueError("no list")
-    return [_text(text) for text in said]
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")
+    return [_text(text) for text in value]
 
 
-def _text(said: object) -> str:
-    if said is None:
+def _text(value: object) -> str:
+    if value is None:
         return ""
-    if not isinstance(said, str):
-        raise ValueError("no text")
-    return said
+    if not isinstance(value, str):
+        raise ValueError("not a string")
+    return value

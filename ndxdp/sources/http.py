@@ -1,8 +1,8 @@
-"""HTTP/1.1 GET over a unix socket: what the API of a container engine needs, and no more.
+"""HTTP/1.1 GET over a unix socket, as far as the API of a container engine needs it.
 
-No client library, nor http.client. That one blocks, so that the stream of events would want a
-thread, and costs 1.2 MB; the libraries cost 10 MB and more. This takes asyncio's streams, which
-the daemon has anyhow. One request a connection; a body comes in pieces and is never held whole.
+The module uses asyncio's streams, which the daemon has loaded already. http.client would block, so
+that the stream of events would need a thread, and takes 1.2 MB; client libraries take 10 MB and
+more. Each connection has one request. A body is read in pieces and never stored as a whole.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import json
 from collections.abc import AsyncIterator
 
 PIECE = 65536
-"""Bytes that are read at once, at most; and of a line of the head."""
+"""Bytes that one read returns at most, and that a line of the head may have."""
 
 _HEADERS_MAX = 100
-_MESSAGE_WITHIN = 5.0  # seconds for the body of an error
+_MESSAGE_TIMEOUT = 5.0  # seconds for the body of an error
 _REQUEST = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-_CUT = "it broke off"
-_NOT_HTTP = "what it says is not HTTP"
+_CUT = "the connection broke off"
+_NOT_HTTP = "the answer is not HTTP"
 
 
 class NoAnswer(Exception):
-    """The far end cannot be reached, is silent, breaks off, refuses, or says what is no answer.
+    """A failed request: the engine is unreachable, silent, refuses, or sends a malformed answer.
 
-    Its text is the reason, for a line of the log. It never reaches the user otherwise.
+    The text is the reason, for the log.
     """
 
 
 class Response:
-    """The body of an answer with status 200, still to come."""
+    """The body of an answer with status 200, which is read in pieces."""
 
     def __init__(
         self, reader: asyncio.StreamReader, headers: dict[str, str], silence: float | None
     ) -> None:
         self._reader, self._silence = reader, silence
         self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self._between = False  # a chunk has been read, but not the line end behind it
-        # Bytes left of the body or the chunk; None if the body ends with the connection.
+        self._between = False  # a chunk has been read, but not the line end after it
+        # The remaining bytes of the body or chunk; None if the body ends with the connection.
         self._left: int | None = None
         if self._chunked:
             self._left = 0
@@ -46,12 +46,12 @@ class Response:
             self._left = _number(headers["content-length"], 10)
 
     async def read(self) -> bytes:
-        """The next piece, b"" at the end. NoAnswer if it breaks off, or is silent too long."""
+        """Return the next piece, b"" at the end; raise NoAnswer after a break or a long silence."""
         try:
             async with asyncio.timeout(self._silence):
                 return await self._read()
         except OSError as error:
-            raise NoAnswer(_said(error)) from None
+            raise NoAnswer(_reason(error)) from None
 
     async def _read(self) -> bytes:
         if self._chunked and not self._left:
@@ -60,7 +60,7 @@ class Response:
             size = (await _line(self._reader)).partition(";")[0].strip()
             self._left = _number(size, 16)
             self._between = True
-            if not self._left:  # trailers may follow, which say nothing to us
+            if not self._left:  # trailers may follow, which ndxdp ignores
                 self._chunked = False
         if self._left == 0:
             return b""
@@ -74,41 +74,48 @@ class Response:
 
 @contextlib.asynccontextmanager
 async def get(
-    socket_path: str, target: str, *, within: float | None, silence: float | None
+    socket_path: str, target: str, *, timeout: float | None, silence: float | None
 ) -> AsyncIterator[Response]:
-    """Send a request; the block has its response, and the connection ends with the block.
+    """Send a request; yield its response, and close the connection with the block.
 
-    within: seconds until the head is there. silence: seconds without a byte of the body. None for
-    a stream, which may be silent. NoAnswer for every status but 200, too.
+    Args:
+        socket_path: The path of the engine's socket.
+        target: The path and query of the request.
+        timeout: Seconds for the head of the answer; None for no limit.
+        silence: Seconds without a byte of the body; None for a stream, which may be silent.
+
+    Raises:
+        NoAnswer: The engine sends no answer, or one with another status than 200.
     """
     writer: asyncio.StreamWriter | None = None
     try:
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(timeout):
                 reader, writer = await asyncio.open_unix_connection(socket_path, limit=PIECE)
                 writer.write(_REQUEST.format(target).encode())
                 status, headers = await _head(reader)
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            raise NoAnswer(_said(error)) from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise NoAnswer(_reason(error)) from None
         if status != 200:
-            said = await _message(Response(reader, headers, _MESSAGE_WITHIN))
-            raise NoAnswer(f"HTTP status {status}{said}")
+            message = await _message(Response(reader, headers, _MESSAGE_TIMEOUT))
+            raise NoAnswer(f"HTTP status {status}{message}")
         yield Response(reader, headers, silence)
     finally:
         if writer is not None:
-            # Not close(), which waits: nothing is left that anybody should get.
+            # close() would wait until the output is flushed, which no peer needs.
             writer.transport.abort()
 
 
-def _said(error: OSError | ValueError) -> str:
+def _reason(error: OSError | ValueError) -> str:
+    """Return the text of an error of the socket."""
     if isinstance(error, TimeoutError):
-        return "it is silent"
+        return "the engine is silent"
     text = error.strerror if isinstance(error, OSError) else None
     return (text or str(error) or type(error).__name__).lower()
 
 
 async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Status, and headers by their names in lower case."""
+    """Read the head; return the status, and the headers by their names in lower case."""
     while True:
         version, _, rest = (await _line(reader)).partition(" ")
         code = rest[:3]
@@ -120,12 +127,12 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
             if not colon or len(headers) >= _HEADERS_MAX:
                 raise NoAnswer(_NOT_HTTP)
             headers[name.strip().lower()] = value.strip()
-        if int(code) >= 200:  # 1xx announces another head
+        if int(code) >= 200:  # after 1xx another head follows
             return int(code), headers
 
 
 async def _line(reader: asyncio.StreamReader) -> str:
-    """The next line without its end."""
+    """Return the next line without its end."""
     try:
         line = await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError:
@@ -136,6 +143,7 @@ async def _line(reader: asyncio.StreamReader) -> str:
 
 
 def _number(text: str, base: int) -> int:
+    """Return a length; raise NoAnswer if the text is not one."""
     try:
         number = int(text, base)
     except ValueError:
@@ -146,7 +154,7 @@ def _number(text: str, base: int) -> int:
 
 
 async def _message(response: Response) -> str:
-    """`: ` and what an engine says in the body of an error, `{"message": "…"}`; "" if nothing."""
+    """Return `: ` and the message in the body of an error, `{"message": "…"}`; "" without one."""
     try:
         found = json.loads(await response.read())["message"]
     except (NoAnswer, ValueError, LookupError, TypeError, RecursionError):
