@@ -336,11 +336,11 @@ BAD_INTERFACES = [
     Bad(
         'mode = "userspace"\nloader = "bcc"',
         "4: interface[0].loader: userspace mode loads no program",
-        "remove this key, or take another mode",
+        "remove this key, or choose another mode",
     ),
     Bad(
         'mode = "userspace"\non_stop = "keep"',
-        "4: interface[0].on_stop: in userspace mode nothing answers once the process stops",
+        "4: interface[0].on_stop: userspace mode ends with the process",
     ),
     Bad(
         "max_addresses = 0",
@@ -687,7 +687,7 @@ BAD_TEXTS = [
         for text in ("", "docker.sock", "tcp://[::1]:2375", "/" + "a" * 107)
     ),
     # what tomllib says
-    Bad("a = ", "1: this is not TOML: invalid value", "strings want quotes"),
+    Bad("a = ", "1: this is not TOML: invalid value", "strings need quotes"),
     Bad('\n\na = "', "3: this is not TOML: unterminated string"),
     Bad("a = [1,\n2", "2: this is not TOML: "),
     Bad('a = """\n\n', "2: this is not TOML: unterminated string"),
@@ -860,13 +860,13 @@ def test_a_file_that_cannot_be_loaded(tmp_path: Path) -> None:
     path = written(tmp_path, "a = 1\nb = '\xfc'\n".encode("latin-1"))
     assert said_of(path) == f"{path}:2: this is not UTF-8 text"
     below = path / "x"
-    assert said_of(below) == f"{below} could not be read (Not a directory)"
+    assert said_of(below) == f"cannot read {below}: Not a directory"
     long = tmp_path / ("x" * 300)
-    assert said_of(long) == f"{long} could not be read (File name too long)"
-    assert "could not be read" in said_of(Path("a\0b"))
+    assert said_of(long) == f"cannot read {long}: File name too long"
+    assert "cannot read" in said_of(Path("a\0b"))
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    assert "could not be read" in said_of(loop)
+    assert "cannot read" in said_of(loop)
 
 
 LISTED = HEAD + '[[interface.prefix]]\nfile = "guests.txt"\n'
@@ -902,7 +902,7 @@ def test_a_bad_list_is_named_with_its_line(tmp_path: Path) -> None:
     written(tmp_path, LISTED.replace("guests.txt", "."))
     assert said_of(path) == f"{where}{tmp_path} is not a regular file"
     written(tmp_path, LISTED.replace("guests.txt", "a\\u0000b"))
-    assert said_of(path).startswith(f"{where}{tmp_path}/a\\x00b could not be read (")
+    assert said_of(path).startswith(f"{where}cannot read {tmp_path}/a\\x00b: ")
 
 
 def test_the_same_prefix_by_way_of_a_list(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ class Good(NamedTuple):
 
 
 CACHE = "no counterpart: the kernel's neighbor table"
-ASKS = "no counterpart: the kernel asks"
-FOLLOWED = "no counterpart: the kernel is asked"
+ASKS = "no counterpart: the kernel solicits"
+FOLLOWED = "no counterpart: ndxdp asks the kernel"
 
 GOOD = {
     "static": Good(f"proxy eth0 {{\n  {RULE}\n}}\n", ALWAYS),
@@ -86,7 +86,7 @@ GOOD = {
     ),
     "iface": Good(
         f"proxy eth0 {{ rule {DB8} {{ iface docker0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["docker0"])),
+        prefixes(rule(DB8, "neighbour", dev=["docker0"])),
     ),
     "an address": Good("proxy eth0 { rule 2001:db8::9 { static } }", prefixes(rule("2001:db8::9"))),
     "/128": Good("proxy eth0 { rule 2001:db8::9/128 { static } }", prefixes(rule("2001:db8::9"))),
@@ -110,34 +110,34 @@ GOOD = {
     "router twice": Good(
         f"proxy eth0 {{ router no\nrouter yes {RULE} }}",
         prefixes(rule(DB8, router=False)),
-        ("2: router is given twice: the first counts",),
+        ("2: router is given twice: the first one counts",),
     ),
     "timeout": Good(
         f"proxy eth0 {{ timeout 700 rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.7}),
+        prefixes(rule(DB8, "neighbour", dev=["br0"]), resolve={"deadline": 0.7}),
     ),
     "timeout like C": Good(
         f"proxy eth0 {{ timeout 1500ms; rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 1.5}),
+        prefixes(rule(DB8, "neighbour", dev=["br0"]), resolve={"deadline": 1.5}),
     ),
     "timeout below 0": Good(
         f"proxy eth0 {{ timeout -1 rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.5}),
+        prefixes(rule(DB8, "neighbour", dev=["br0"]), resolve={"deadline": 0.5}),
     ),
     "timeout 0": Good(
         f"proxy eth0 {{ timeout none rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"])),
-        ("1: timeout is 0 for ndppd",),
+        prefixes(rule(DB8, "neighbour", dev=["br0"])),
+        ("1: timeout is left out: ndppd takes it for 0",),
     ),
     "timeout for ever": Good(
         f"proxy eth0 {{\ntimeout 999999 rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 60.0}),
-        ("2: timeout is 999999 ms: ndxdp takes from 10 to 60000",),
+        prefixes(rule(DB8, "neighbour", dev=["br0"]), resolve={"deadline": 60.0}),
+        ("2: timeout is 999999 ms: ndxdp accepts 10 to 60000",),
     ),
     "timeout of a moment": Good(
         f"proxy eth0 {{\ntimeout 5 rule {DB8} {{ iface br0 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"]), resolve={"deadline": 0.01}),
-        ("2: timeout is 5 ms: ndxdp takes from 10 to 60000",),
+        prefixes(rule(DB8, "neighbour", dev=["br0"]), resolve={"deadline": 0.01}),
+        ("2: timeout is 5 ms: ndxdp accepts 10 to 60000",),
     ),
     "timeout for nothing": Good(
         f"proxy eth0 {{\ntimeout 700 {RULE} }}", ALWAYS, ("2: timeout is left out",)
@@ -155,18 +155,18 @@ GOOD = {
     "of later versions": Good(
         f"proxy eth0 {{ retries 3\nkeepalive no\npromiscuous yes\nautowire yes\nrule {DB8} {{"
         " iface br0\nautovia yes } }",
-        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        prefixes(rule(DB8, "neighbour", dev=["br0"])),
         (
             f"1: retries has {ASKS}",
             f"2: keepalive has {ASKS}",
-            "3: promiscuous has no counterpart: multicast is received",
+            "3: promiscuous has no counterpart: ndxdp receives multicast",
             "4: autowire has no counterpart: ndxdp sets no routes",
             "6: autovia has no counterpart: ndxdp sets no routes",
         ),
     ),
     "of later versions, off": Good(
         f"proxy eth0 {{ promiscuous no autowire no rule {DB8} {{ iface br0 autovia no }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        prefixes(rule(DB8, "neighbour", dev=["br0"])),
     ),
     "comments": Good(
         f"# proxy no {{\n// proxy no {{\n/* proxy\nno {{ */proxy/**/eth0 {{ # }}\n"
@@ -185,17 +185,17 @@ GOOD = {
     ),
     "quotes": Good(
         f"proxy eth0 {{ rule {DB8} {{\niface 'br0'\n}}\n}}",
-        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        prefixes(rule(DB8, "neighbour", dev=["br0"])),
     ),
     "a quote and a comment": Good(
         f'proxy eth0 {{ rule {DB8} {{ iface "br0" # the bridge\n }} }}',
-        prefixes(rule(DB8, "neighbour", via=["br0"])),
+        prefixes(rule(DB8, "neighbour", dev=["br0"])),
     ),
     "a { behind a quote": Good(
         f'proxy "eth0" {{\n{RULE}\n}}\n',
         {"interface": [{"name": "eth0"}]},
         (
-            "1: ndppd ignores '{', which is behind a quoted word",
+            "1: ndppd ignores '{', which follows a quoted word",
             "2: ndppd knows no keyword 'rule' at the top",
             "3: this } closes nothing",
         ),
@@ -203,7 +203,7 @@ GOOD = {
     "a { on its own line": Good(
         f"proxy eth0\n{{\n{RULE}\n}}\n",
         {"interface": [{"name": "eth0"}]},
-        ("2: ndppd ignores a { … }, which is behind no keyword",),
+        ("2: ndppd ignores a { … }, which has no keyword",),
     ),
     "a } too many": Good(
         f"proxy eth0 {{ {RULE} }}\n}} proxy eth1 {{ {RULE} }}",
@@ -215,7 +215,7 @@ GOOD = {
         ALWAYS,
         (
             "2: ndppd knows no keyword 'ttl-of' in a proxy section",
-            "3: ndppd ignores ';', which is behind no keyword",
+            "3: ndppd ignores ';', which has no keyword",
             "5: ndppd knows no keyword 'ttl' at the top",
         ),
     ),
@@ -242,17 +242,17 @@ GOOD = {
     "iface is the proxy's": Good(
         f"proxy eth0 {{ {RULE}\nrule 2001:db8:1::/64 {{ iface eth0 }} }}",
         ALWAYS,
-        ("2: the rule for 2001:db8:1::/64 is left out: what is on eth0",),
+        ("2: the rule for 2001:db8:1::/64 is left out: nodes on eth0",),
     ),
     "twice": Good(
         f"proxy eth0 {{ rule {DB8} {{ iface br0 }}\nrule {DB8} {{ iface br1 }} }}",
-        prefixes(rule(DB8, "neighbour", via=["br0", "br1"])),
+        prefixes(rule(DB8, "neighbour", dev=["br0", "br1"])),
         (f"2: {DB8} has a rule in line 1 already",),
     ),
     "auto in static": Good(
         f"proxy eth0 {{ rule 2001:db8::/80 {{ auto }}\n{RULE} timeout 90 }}",
         prefixes(rule("2001:db8::/80"), rule(DB8)),
-        ("1: in ndppd the wider rule in line 2 answers here, too", "2: timeout is left out"),
+        ("1: in ndppd the wider rule in line 2 also answers here", "2: timeout is left out"),
     ),
     "static in auto": Good(
         f"proxy eth0 {{ rule {DB8} {{ auto }} rule 2001:db8::/80 {{ static }} }}",
@@ -262,9 +262,9 @@ GOOD = {
         f"proxy eth0 {{ rule 2001:db8::1 {{ iface br0 }}\nrule {DB8} {{ iface br2 }}\n"
         "rule 2001:db8::/80 { iface br1 } }",
         prefixes(
-            rule("2001:db8::1", "neighbour", via=["br0", "br1", "br2"]),
-            rule(DB8, "neighbour", via=["br2"]),
-            rule("2001:db8::/80", "neighbour", via=["br1", "br2"]),
+            rule("2001:db8::1", "neighbour", dev=["br0", "br1", "br2"]),
+            rule(DB8, "neighbour", dev=["br2"]),
+            rule("2001:db8::/80", "neighbour", dev=["br1", "br2"]),
         ),
         ("1: in ndppd the wider rule in line 2", "3: in ndppd the wider rule in line 2"),
     ),
@@ -332,7 +332,7 @@ BAD = {
     "method on the rule's line": Bad(f"proxy e0 {{ rule {DB8} static }}", ":1: this rule has none"),
     "two methods": Bad(
         f"proxy e0 {{ rule {DB8} {{ auto\nstatic }} }}",
-        ":1: this rule has auto and static: they exclude each other",
+        ":1: this rule has auto and static, which cannot be combined",
     ),
     "two other methods": Bad(
         f"proxy e0 {{ rule {DB8} {{ static\niface e1 }} }}", ":1: this rule has iface and static"
@@ -359,7 +359,7 @@ BAD = {
     "no proxy": Bad("route-ttl 1", ":1: there is no proxy section", False),
     "nothing": Bad("", ":1: there is no proxy section", False),
     "word for a prefix": Bad(
-        "proxy e0 {\nrule garbage { static } }", ":2: 'garbage' is no prefix", False
+        "proxy e0 {\nrule garbage { static } }", ":2: 'garbage' is not a prefix", False
     ),
     "IPv4": Bad("proxy e0 { rule 192.0.2.0/24 { static } }", ":1: '192.0.2.0/24' is no", False),
     "address": Bad(
@@ -453,7 +453,7 @@ def problems_of(text: str) -> list[str]:
 
 def differs(problem: str) -> bool:
     """Whether this is one of the things that ndppd takes for something else: docs/migrating.md."""
-    kinds = ("no proxy section", "is no prefix", "no prefix length", "is not an IPv6 address")
+    kinds = ("no proxy section", "is not a prefix", "no prefix length", "is not an IPv6 address")
     return any(kind in problem for kind in (*kinds, "is no interface name"))
 
 
@@ -541,7 +541,7 @@ def test_more_rules_than_ndxdp_takes_one_by_one() -> None:
     rules = "".join(f"rule 2001:db8:{n:x}::/80 {{ static }}\n" for n in range(1023))
     with pytest.raises(NdxdpError) as caught:
         text_of("proxy eth0 {\n" + rules + "}")
-    assert caught.value.message.startswith("ndppd.conf:1024: eth0 has 1023 rules here")
+    assert caught.value.message.startswith("ndppd.conf:1024: eth0 has 1023 rules,")
     assert "file" in caught.value.hint
     reader.parse(text_of("proxy eth0 {\n" + rules.partition("\n")[2] + "}"), "ndxdp.toml")
 
@@ -607,7 +607,7 @@ def test_the_most_specific_rule_answers_as_all_of_ndppd_do() -> None:
 
 def looked_up(draft: DraftInterface, target: IPv6Address) -> tuple[str, set[str]] | None:
     around = [
-        (rule.prefix.length, rule.answer, set(rule.via))
+        (rule.prefix.length, rule.answer, set(rule.dev))
         for rule in draft.rules
         if target in IPv6Network(str(rule.prefix))
     ]
@@ -864,10 +864,13 @@ def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
 
 def test_what_another_machine_knows_is_proposed() -> None:
     text = text_of(f"proxy eth0 {{ {WHOLE} }}")
-    proposal = "# where a local route delivers a prefix here (ip -6 route add local PREFIX dev lo),"
+    proposal = (
+        "# if a local route delivers a prefix to this host (ip -6 route add local PREFIX dev lo),"
+    )
     assert f'{proposal} write answer = "local"' in text
     assert (
-        "# dad: no node takes ndppd's answer to Duplicate Address Detection for a conflict" in text
+        "# dad: ndppd's answers do not disturb Duplicate Address Detection, so neither do these"
+        in text
     )
     assert (
         "# force: without it ndxdp leaves this rule out if it covers the on-link prefix of eth0"
@@ -885,7 +888,7 @@ def test_what_another_machine_knows_is_proposed() -> None:
         {"prefix": DB8, "answer": "local", "dad": "ignore"},
         rule("2001:db9::/80"),
     ]
-    assert "no node takes ndpresponder's answer" in draft.text("x")
+    assert "ndpresponder's answers do not disturb" in draft.text("x")
 
 
 # ---- ndpresponder -------------------------------------------------------------------------------
@@ -980,8 +983,8 @@ def test_ndpresponder_comes_to(line: str) -> None:
 def test_ndpresponder_leaves_out() -> None:
     line = "-i eth1 -i eth0 -n 192.0.2.0/24 -n ff02::/16"
     assert notes_of(ndpresponder.convert(line)) == [
-        "0: -i is given 2 times: the last counts",
-        "0: -n 192.0.2.0/24 is left out: nobody solicits IPv4",
+        "0: -i is given 2 times: the last one counts",
+        "0: -n 192.0.2.0/24 is left out: IPv4 has no solicitations",
         "0: -n ff02::/16 is left out: ff02::/16 is multicast: nobody solicits it",
     ]
 
@@ -998,11 +1001,11 @@ def test_ndpresponder_leaves_out() -> None:
         ("-i eth0 -x 5", "ndpresponder has no option -x"),
         ("ndpresponder -i eth0 -in", "ndpresponder has no option -in"),
         ("-i eth0 -h", "-h makes ndpresponder print its help"),
-        ("-i eth0 -n 2001:db8::1", "ndpresponder takes '2001:db8::1' for no subnet"),
+        ("-i eth0 -n 2001:db8::1", "ndpresponder does not accept '2001:db8::1' as a subnet"),
         ("-i eth0 -n 2001:db8::/129", "'2001:db8::/129' has no prefix length from 0 to 128"),
         ("-i eth0 -n 2001:db8::/x", "'2001:db8::/x' has no prefix length from 0 to 128"),
         ("-i eth0 -n x/64", "'x' is not an IPv6 address"),
-        ("-i eth0 -N ''", "'' is no name of a Docker network"),
+        ("-i eth0 -N ''", "'' is not the name of a Docker network"),
         ("docker run -d ndp", "ndpresponder needs -i"),
         ("docker run -d ndp -x", "ndpresponder has no option -x"),
         ("-i 'eth0", "the command line of ndpresponder has a quote that is not closed"),
@@ -1033,7 +1036,7 @@ def test_prints_a_configuration_that_check_takes(conf: Path, tmp_path: Path) -> 
     # What says the same is said once, and stands at both places.
     assert result.err == (
         f"ndxdp: {conf}:2, 6: ttl has no counterpart: the kernel's neighbor table is the cache,"
-        " and has times of its own\n"
+        " with its own times\n"
     )
     assert result.out.startswith(f"# Made from {conf} by ndxdp convert.\n")
     assert result.out.count("ttl has no counterpart") == 2
@@ -1068,7 +1071,7 @@ def test_a_bad_file_writes_nothing(conf: Path, tmp_path: Path) -> None:
         "",
         f"ndxdp: {conf}:2: this rule names no prefix\n"
         "  hint: write it as in rule 2001:db8::/64 { static }\n"
-        f"  also: {conf}:3: 'x' is no prefix: ndppd runs, but with another in its place\n",
+        f"  also: {conf}:3: 'x' is not a prefix: ndppd runs, but with another prefix\n",
     )
     assert not made.exists()
 
@@ -1086,8 +1089,8 @@ def test_bytes_that_are_no_text(conf: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["/nowhere"], 1, "/nowhere could not be read (No such file or directory)"),
-        (["/"], 1, "/ could not be read (Is a directory)"),
+        (["/nowhere"], 1, "cannot read /nowhere: No such file or directory"),
+        (["/"], 1, "cannot read /: Is a directory"),
         ([], 2, "convert needs either a file or --ndpresponder"),
         (["x", "--ndpresponder", "-i eth0"], 2, "convert needs either a file or --ndpresponder"),
         (["--ndpresponder", "-n ::"], 2, "ndpresponder needs -i"),

@@ -362,8 +362,8 @@ def test_a_huge_list(fake: Fake) -> None:
 @pytest.mark.parametrize(
     ("limit", "value", "said"),
     [
-        ("_MOST", 10, "it lists more than 10 addresses or networks"),
-        ("_LIST_MAX", 1 << 20, "it lists more than 1 MB"),
+        ("_ADDRESSES_MAX", 10, "the list exceeds 10 addresses or networks"),
+        ("_LIST_MAX", 1 << 20, "the list exceeds 1 MB"),
     ],
 )
 def test_a_list_that_is_too_long_changes_nothing(
@@ -395,7 +395,7 @@ def test_a_list_that_is_too_long_changes_nothing(
 
 
 def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "_SOUND", 0.05)
+    monkeypatch.setattr(docker, "_STABLE", 0.05)
 
     def fail(connection: socket.socket) -> None:
         time.sleep(0.1)
@@ -528,7 +528,7 @@ def test_an_event_that_is_none(fake: Fake) -> None:
 
 
 def test_silence_is_an_end(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "_WITHIN", 0.3)
+    monkeypatch.setattr(docker, "_TIMEOUT", 0.3)
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
@@ -555,14 +555,14 @@ def test_attempts_get_rare_and_then_are_early_again(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, states: Callable[[], list[str]]
 ) -> None:
     pauses: list[float] = []
-    pause = Docker._pause
+    wait = Docker._wait_for_change
 
     async def noted(self: Docker, delay: float, tried: object) -> bool:
         pauses.append(delay)
-        return await pause(self, min(delay, 0.01), tried)
+        return await wait(self, min(delay, 0.01), tried)
 
-    monkeypatch.setattr(Docker, "_pause", noted)
-    monkeypatch.setattr(docker, "_SOUND", 0.5)
+    monkeypatch.setattr(Docker, "_wait_for_change", noted)
+    monkeypatch.setattr(docker, "_STABLE", 0.5)
     fake.says["version"] = lambda connection: connection.sendall(BROKEN["error"])
     with watching(fake.path) as watcher:
         eventually(lambda: len(pauses) >= 12)
@@ -825,7 +825,7 @@ def test_run_announces_addresses_of_its_own_when_asked(
 def test_run_with_a_socket_that_cannot_be(net: Network) -> None:
     refusal = ndxdp("run", "-i", UPLINK, "-N", "x", "--docker-socket", "run/docker.sock")
     assert (refusal.code, refusal.out) == (2, "")
-    assert "'run/docker.sock' is no path of a unix socket" in refusal.err
+    assert "'run/docker.sock' is not the path of a unix socket" in refusal.err
 
 
 @pytest.mark.parametrize(

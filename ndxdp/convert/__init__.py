@@ -1,1 +1,1 @@
-"""Configurations of other responders, read and written as ours."""
+"""Configurations of other responders, converted into one for ndxdp."""

@@ -1,4 +1,4 @@
-"""Finds the image in a command line of `docker run`, `podman run` and the like. Pure."""
+"""The arguments after the image in a command such as `docker run` or `podman run`. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 _ENGINE = re.compile(r"(?:.*[/=])?(?:docker|podman|nerdctl)")
-"""The program, as a unit file may have it, too: `ExecStart=/usr/bin/docker`."""
+"""The engine's command, also as a unit file has it: `ExecStart=/usr/bin/docker`."""
 
 _SWITCHES = (
     *("detach", "disable-content-trust", "env-host", "help", "http-proxy", "init", "interactive"),
@@ -14,13 +14,13 @@ _SWITCHES = (
     *("publish-all", "quiet", "read-only", "read-only-tmpfs", "replace", "rm", "rmi", "rootfs"),
     *("sig-proxy", "tls-verify", "tty", "unsetenv-all", "use-api-socket"),
 )
-"""Long options without a value, of docker 28 and podman 5; all others have one."""
+"""Long options of docker 28 and podman 5 that take no value; all others take one."""
 
 _SHORT_SWITCHES = "diPqt"
 
 
 def after_image(words: Sequence[str]) -> int | None:
-    """Return the place of the first word behind the image; None where no engine runs one."""
+    """Return the index of the first word after the image; None if no engine runs a container."""
     engine = next((at for at, word in enumerate(words) if _ENGINE.fullmatch(word)), None)
     if engine is None:
         return None
@@ -33,14 +33,14 @@ def after_image(words: Sequence[str]) -> int | None:
         at += 1
         if word == "--":
             break
-        at += _has_value_behind(word)
+        at += _takes_next_word(word)
     return at + 1 if at < len(words) else None
 
 
-def _has_value_behind(option: str) -> bool:
-    """Return True if the word behind an option is its value."""
+def _takes_next_word(option: str) -> bool:
+    """Return True if the word after an option is its value."""
     if option.startswith("--"):
         return "=" not in option and option.removeprefix("--") not in _SWITCHES
-    # In `-itv /a:/b`, and in `-itv/a:/b`, `v` is the first letter that takes a value.
+    # In `-itv /a:/b` and `-itv/a:/b`, `v` is the first letter that takes a value.
     letters = option.removeprefix("-").lstrip(_SHORT_SWITCHES)
     return len(letters) == 1

@@ -1,6 +1,6 @@
-"""A configuration to be written: what another responder's came to, and what of it was lost. Pure.
+"""Drafts of a configuration file, with notes on what a conversion loses. Pure.
 
-ndxdp.config reads such a text; this writes one, with a comment wherever something has no
+ndxdp.config reads such a file; this module writes one, with a comment for each setting that has no
 counterpart.
 """
 
@@ -16,7 +16,7 @@ from ndxdp.rules.prefix import Prefix
 
 
 class Note(NamedTuple):
-    """What is lost, or otherwise than before. line: of the text that was read; 0 for none."""
+    """A difference that the conversion makes, and the line of its cause; 0 for no line."""
 
     line: int
     sentence: str
@@ -24,14 +24,22 @@ class Note(NamedTuple):
 
 @dataclass(slots=True)
 class DraftRule:
-    """One [[interface.prefix]]. answer, via and force as in the file; router: the R flag.
+    """A [[interface.prefix]].
 
-    defend: of `dad`. comments: what is said in the file alone, notes elsewhere as well.
+    Attributes:
+        prefix: The prefix.
+        answer: The key `answer`.
+        dev: The key `dev`.
+        router: The R flag.
+        defend: True for `dad = "defend"`.
+        force: The key `force`.
+        comments: Sentences for the file only.
+        notes: Sentences for the file, and for stderr.
     """
 
     prefix: Prefix
     answer: str = "always"
-    via: tuple[str, ...] = ()
+    dev: tuple[str, ...] = ()
     router: bool = True
     defend: bool = True
     force: bool = False
@@ -41,9 +49,16 @@ class DraftRule:
 
 @dataclass(slots=True)
 class DraftInterface:
-    """One [[interface]]. networks: Docker's. announce: keys that are true. deadline: seconds.
+    """A [[interface]].
 
-    comments: what is said in the file alone.
+    Attributes:
+        name: The name of the interface.
+        rules: The tables [[interface.prefix]].
+        networks: The Docker networks of [[interface.docker]].
+        announce: The keys of [interface.announce] that are true.
+        deadline: The key `deadline` of [interface.resolve], in seconds; None for no table.
+        comments: Sentences for the file only.
+        notes: Sentences for the file, and for stderr.
     """
 
     name: str
@@ -57,14 +72,14 @@ class DraftInterface:
 
 @dataclass(slots=True)
 class Draft:
-    """A whole file. log_level: None for the default."""
+    """A configuration file; `log_level` is None for the default."""
 
     interfaces: list[DraftInterface] = field(default_factory=list)
     log_level: str | None = None
     notes: list[Note] = field(default_factory=list)
 
     def all_notes(self) -> list[Note]:
-        """Those of the file, of its interfaces and of their rules, by line."""
+        """Return the notes of the file, its interfaces and their rules, ordered by line."""
         found = list(self.notes)
         for interface in self.interfaces:
             found += interface.notes
@@ -72,12 +87,12 @@ class Draft:
         return sorted(found, key=lambda note: note.line)
 
     def text(self, origin: str) -> str:
-        """The file. origin: what it was made from, for the comment at its top."""
+        """Return the text of the file; its first line names the origin of the conversion."""
         head = f"# Made from {printable(origin)} by ndxdp convert."
         return "\n".join([head, *self._lines(), ""])
 
     def warnings(self, origin: str) -> list[str]:
-        """The notes in a sentence each, those that say the same in one."""
+        """Return the notes as sentences; equal ones become one sentence with all their lines."""
         places: dict[str, list[int]] = {}
         for line, sentence in self.all_notes():
             places.setdefault(sentence, []).append(line)
@@ -87,7 +102,7 @@ class Draft:
         ]
 
     def _lines(self) -> Iterator[str]:
-        yield from _comments(self.notes)
+        yield from _note_lines(self.notes)
         if self.log_level is not None:
             yield ""
             yield f"log_level = {_string(self.log_level)}"
@@ -99,8 +114,8 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
     yield ""
     yield "[[interface]]"
     yield f"name = {_string(interface.name)}"
-    yield from _comments(interface.notes)
-    yield from _plain(interface.comments)
+    yield from _note_lines(interface.notes)
+    yield from _comment_lines(interface.comments)
     if interface.deadline is not None:
         yield ""
         yield "[interface.resolve]"
@@ -110,16 +125,16 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
         yield "[[interface.prefix]]"
         yield f"prefix = {_string(str(rule.prefix))}"
         yield f"answer = {_string(rule.answer)}"
-        if rule.via:
-            yield f"via = [{', '.join(map(_string, rule.via))}]"
+        if rule.dev:
+            yield f"dev = [{', '.join(map(_string, rule.dev))}]"
         if not rule.router:
             yield "router = false"
         if not rule.defend:
             yield 'dad = "ignore"'
         if rule.force:
             yield "force = true"
-        yield from _plain(rule.comments)
-        yield from _comments(rule.notes)
+        yield from _comment_lines(rule.comments)
+        yield from _note_lines(rule.notes)
     for network in interface.networks:
         yield ""
         yield "[[interface.docker]]"
@@ -131,22 +146,22 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
             yield f"{key} = true"
 
 
-def _comments(notes: list[Note]) -> Iterator[str]:
+def _note_lines(notes: list[Note]) -> Iterator[str]:
     for line, sentence in notes:
         yield f"# {f'line {line}: ' if line else ''}{printable(sentence)}"
 
 
-def _plain(comments: list[str]) -> Iterator[str]:
+def _comment_lines(comments: list[str]) -> Iterator[str]:
     for sentence in comments:
         yield f"# {printable(sentence)}"
 
 
 def _where(lines: list[int]) -> str:
-    """`:3`, or `:3, 5, 9` where several lines are meant."""
+    """Return `:3`, or `:3, 5, 9` for several lines; "" for none."""
     named = ", ".join(str(line) for line in lines if line)
     return f":{named}" if named else ""
 
 
 def _string(text: str) -> str:
-    """A basic string of TOML: JSON's, but DEL may not stand in it either."""
+    """Return a basic string of TOML: as in JSON, except that DEL must be escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

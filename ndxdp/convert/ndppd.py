@@ -1,4 +1,4 @@
-"""What a configuration of ndppd 0.2 means, as a draft of ours. Pure but for `read`."""
+"""Conversion of a configuration of ndppd 0.2 into a draft. Pure, except `read`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeVar
 from ndxdp.config.model import DEADLINE
 from ndxdp.convert import ndppd_syntax, width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
-from ndxdp.convert.ndppd_rules import METHODS, Method, both, settle
+from ndxdp.convert.ndppd_rules import METHODS, Method, apply_methods, both
 from ndxdp.convert.ndppd_syntax import Entry
-from ndxdp.convert.width import NOWHERE, Host
+from ndxdp.convert.width import UNKNOWN, Host
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.printable import printable
 from ndxdp.rules.address import parse_address
@@ -22,9 +22,9 @@ from ndxdp.rules.interface_name import check_interface, parse_dev
 from ndxdp.rules.prefix import Prefix, parse_target
 from ndxdp.rules.rule import OWNED_LABELS
 
-_CACHE = "the kernel's neighbor table is the cache, and has times of its own"
-_ASKS = "the kernel asks and asks again as for every neighbor of its own"
-_FOLLOWED = "the kernel is asked for each solicitation, nothing is read again"
+_CACHE = "the kernel's neighbor table is the cache, with its own times"
+_ASKS = "the kernel solicits and retries as for each of its neighbors"
+_FOLLOWED = "ndxdp asks the kernel for each solicitation"
 
 _WITHOUT_COUNTERPART = {
     "route-ttl": _FOLLOWED,
@@ -35,9 +35,9 @@ _WITHOUT_COUNTERPART = {
     "keepalive": _ASKS,
 }
 _WITHOUT_COUNTERPART_IF_ON = {
-    "promiscuous": "multicast is received by group and allmulti, and frames for others are not",
-    "autowire": "ndxdp sets no routes; have one to the targets",
-    "autovia": "ndxdp sets no routes; have one to the targets",
+    "promiscuous": "ndxdp receives multicast by groups and allmulti, and no frames for other hosts",
+    "autowire": "ndxdp sets no routes; add one to the targets",
+    "autovia": "ndxdp sets no routes; add one to the targets",
 }
 _AT_TOP = ("proxy", "route-ttl", "address-ttl")
 _IN_PROXY = (
@@ -58,16 +58,17 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class _Reading:
-    """A text that is being read, and the complaints about it so far: line, sentence, hint."""
+    """The reading of a text, with the problems so far: line, sentence, hint."""
 
     name: str
     problems: list[tuple[int, str, str]] = field(default_factory=list)
 
     def complain(self, line: int, message: str, hint: str) -> None:
+        """Note a problem."""
         self.problems.append((line, message, hint))
 
     def attempt(self, parse: Callable[[_T], object], value: _T, line: int) -> bool:
-        """Whether `parse` takes the value; its error becomes a complaint."""
+        """Return True if `parse` accepts the value; its error becomes a problem."""
         try:
             parse(value)
         except UsageError as error:
@@ -76,29 +77,37 @@ class _Reading:
         return True
 
     def finish(self) -> None:
-        """NdxdpError, if anything is wrong: the first complaint, the others in its `also`."""
+        """Raise NdxdpError if there are problems: the first one, with the others in `also`."""
         if not self.problems:
             return
         self.problems.sort(key=lambda problem: problem[0])
-        said = [printable(f"{self.name}:{line}: {what}") for line, what, _ in self.problems]
-        raise NdxdpError(said[0], self.problems[0][2], tuple(said[1 : 1 + _ALSO_MAX]))
+        sentences = [printable(f"{self.name}:{line}: {text}") for line, text, _ in self.problems]
+        raise NdxdpError(sentences[0], self.problems[0][2], tuple(sentences[1 : 1 + _ALSO_MAX]))
 
 
 def read(path: str) -> str:
-    """The text of a file; bytes that are not UTF-8, as comments may have, become surrogates."""
+    """Return the text of a file; bytes that are not UTF-8 become surrogates.
+
+    Comments may have such bytes.
+    """
     try:
         return Path(path).read_bytes().decode(errors="surrogateescape")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise NdxdpError(
-            f"{printable(path)} could not be read ({why})", "see: ls -l, namei -l"
-        ) from None
+        raise NdxdpError(f"cannot read {printable(path)}: {why}", "see: ls -l, namei -l") from None
 
 
-def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
-    """The draft that a text comes to. name: the file's, for messages. host: what is known here.
+def convert(text: str, name: str, host: Host = UNKNOWN) -> Draft:
+    """Return the draft that corresponds to a text.
 
-    NdxdpError with the line for what ndppd refuses, and for what it takes for something else.
+    Args:
+        text: The configuration of ndppd.
+        name: The name of the file, for messages.
+        host: Facts of this machine.
+
+    Raises:
+        NdxdpError: ndppd refuses the text, or takes a word for something else. The message names
+            the line.
     """
     name = printable(name)
     file = ndppd_syntax.parse(text, name)
@@ -107,7 +116,7 @@ def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
     _note(draft.notes, file.root, _AT_TOP, "at the top")
     if file.unread is not None:
         draft.notes.append(
-            Note(file.unread, "this } closes nothing: ndppd reads no further, and nor does this")
+            Note(file.unread, "this } closes nothing: ndppd ends reading here, and so does convert")
         )
     made: dict[str, DraftInterface] = {}
     methods: dict[str, dict[Prefix, Method]] = {}
@@ -122,8 +131,8 @@ def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
                 interface.notes.append(
                     Note(
                         proxy.line,
-                        f"{proxy.value} has several proxy sections: ndppd 0.2.5 heeds the last"
-                        " alone, here all count",
+                        f"{proxy.value} has several proxy sections: ndppd 0.2.5 uses only the"
+                        " last one, and convert uses all",
                     )
                 )
             _read_proxy(reading, proxy, interface, methods.setdefault(proxy.value, {}))
@@ -131,8 +140,8 @@ def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
         reading.complain(1, "there is no proxy section: ndppd answers nothing", "add one")
     reading.finish()
     for interface in made.values():
-        settle(interface, methods[interface.name])
-        width.settle(interface, host, "ndppd")
+        apply_methods(interface, methods[interface.name])
+        width.restrict(interface, host, "ndppd")
         draft.interfaces.append(interface)
         _refuse_too_much(reading, interface, methods[interface.name])
     reading.finish()
@@ -147,23 +156,23 @@ def convert(text: str, name: str, host: Host = NOWHERE) -> Draft:
 def _refuse_too_much(
     reading: _Reading, interface: DraftInterface, methods: dict[Prefix, Method]
 ) -> None:
-    """Complain of what the converted file would be refused for; the most is what it may have."""
+    """Complain about limits of ndxdp that the converted file would exceed."""
     most = MAX_RULE_CLASSES - len(OWNED_LABELS)
     if len(interface.rules) > most:
         reading.complain(
             methods[interface.rules[most].prefix].line,
-            f"{interface.name} has {len(interface.rules)} rules here, and ndxdp takes {most} that"
-            " are written one by one",
-            "list the prefixes in a file of their own: file = in [[interface.prefix]]",
+            f"{interface.name} has {len(interface.rules)} rules, and ndxdp accepts {most} that are"
+            " written one by one",
+            "write the prefixes into a list: the key file of [[interface.prefix]]",
         )
     for rule in interface.rules:
-        reading.attempt(parse_dev, rule.via, methods[rule.prefix].line)
+        reading.attempt(parse_dev, rule.dev, methods[rule.prefix].line)
 
 
 def _read_proxy(
     reading: _Reading, proxy: Entry, interface: DraftInterface, methods: dict[Prefix, Method]
 ) -> None:
-    """Note what a section says; its rules have the methods that they name themselves."""
+    """Read a section; add its rules to the interface, and the method of each to `methods`."""
     notes = interface.notes
     _note(notes, proxy, _IN_PROXY, "in a proxy section")
     router = _is_on(notes, proxy, "router", True)
@@ -174,16 +183,16 @@ def _read_proxy(
         if prefix is None or method is None:
             continue
         _note(notes, rule, _IN_RULE, "in a rule")
-        if _nobody_solicits(prefix):
-            sentence = f"the rule for {prefix} is left out: nobody solicits that"
+        if _is_never_solicited(prefix):
+            sentence = f"the rule for {prefix} is left out: no node solicits it"
             notes.append(Note(rule.line, sentence))
             continue
-        if interface.name in method.ways:
+        if interface.name in method.interfaces:
             notes.append(
                 Note(
                     rule.line,
-                    f"the rule for {prefix} is left out: what is on {interface.name} itself"
-                    " answers for itself",
+                    f"the rule for {prefix} is left out: nodes on {interface.name} itself"
+                    " answer for themselves",
                 )
             )
             continue
@@ -194,7 +203,7 @@ def _read_proxy(
             interface.rules.append(DraftRule(prefix, router=router))
             methods[prefix] = method
         else:
-            sentence = f"{prefix} has a rule in line {twin.line} already: here they are one"
+            sentence = f"{prefix} has a rule in line {twin.line} already: convert combines them"
             notes.append(Note(rule.line, sentence))
             methods[prefix] = both(twin, method)
 
@@ -203,7 +212,7 @@ def _read_proxy(
 
 
 def _prefix(reading: _Reading, rule: Entry) -> Prefix | None:
-    """The rule's prefix, bits behind its length cut off as ndppd does."""
+    """Return the prefix of a rule; clear the bits after its length, as ndppd does."""
     if not rule.value:
         reading.complain(
             rule.line, "this rule names no prefix", "write it as in rule 2001:db8::/64 { static }"
@@ -213,7 +222,7 @@ def _prefix(reading: _Reading, rule: Entry) -> Prefix | None:
     if found is None:
         reading.complain(
             rule.line,
-            f"'{rule.value}' is no prefix: ndppd runs, but with another in its place",
+            f"'{rule.value}' is not a prefix: ndppd runs, but with another prefix",
             "write it as in 2001:db8::/64",
         )
         return None
@@ -230,7 +239,8 @@ def _prefix(reading: _Reading, rule: Entry) -> Prefix | None:
     return Prefix.around(parse_address(found[1]), length)
 
 
-def _nobody_solicits(prefix: Prefix) -> bool:
+def _is_never_solicited(prefix: Prefix) -> bool:
+    """Return True if the prefix cannot be a target."""
     try:
         parse_target(str(prefix))
     except UsageError:
@@ -239,6 +249,7 @@ def _nobody_solicits(prefix: Prefix) -> bool:
 
 
 def _method(reading: _Reading, rule: Entry) -> Method | None:
+    """Return the method of a rule; complain and return None unless it has exactly one."""
     given = [word for word in METHODS if rule.find(word)]
     if not given:
         reading.complain(
@@ -249,10 +260,10 @@ def _method(reading: _Reading, rule: Entry) -> Method | None:
         return None
     if len(given) > 1:
         reading.complain(
-            rule.line, f"this rule has {' and '.join(given)}: they exclude each other", "keep one"
+            rule.line, f"this rule has {' and '.join(given)}, which cannot be combined", "keep one"
         )
         return None
-    ways: tuple[str, ...] = ()
+    interfaces: tuple[str, ...] = ()
     entry = rule.find(given[0])
     assert entry is not None
     if given[0] == "iface":
@@ -261,11 +272,12 @@ def _method(reading: _Reading, rule: Entry) -> Method | None:
             return None
         if not reading.attempt(check_interface, entry.value, entry.line):
             return None
-        ways = (entry.value,)
-    return Method(given[0], ways, rule.line)
+        interfaces = (entry.value,)
+    return Method(given[0], interfaces, rule.line)
 
 
 def _is_on(notes: list[Note], block: Entry, keyword: str, default: bool) -> bool:
+    """Return the value of a switch as ndppd reads it; note a value that is neither yes nor no."""
     entry = block.find(keyword)
     if entry is None:
         return default
@@ -278,7 +290,7 @@ def _is_on(notes: list[Note], block: Entry, keyword: str, default: bool) -> bool
 
 
 def _timeout(notes: list[Note], proxy: Entry) -> int | None:
-    """Milliseconds, as ndppd takes them; None where it says nothing."""
+    """Return the timeout in ms as ndppd reads it; None if the section has none."""
     entry = proxy.find("timeout")
     if entry is None:
         return None
@@ -287,28 +299,30 @@ def _timeout(notes: list[Note], proxy: Entry) -> int | None:
     if value < 0:
         return _TIMEOUT
     if value == 0:
-        notes.append(Note(entry.line, "timeout is 0 for ndppd, which hardly waits: left out"))
+        notes.append(
+            Note(entry.line, "timeout is left out: ndppd takes it for 0, and hardly waits")
+        )
         return None
     least, most = (round(bound * 1000) for bound in DEADLINE)
     if not least <= value <= most:
-        bounds = f"timeout is {value} ms: ndxdp takes from {least} to {most}"
+        bounds = f"timeout is {value} ms: ndxdp accepts {least} to {most}"
         notes.append(Note(entry.line, bounds))
     return min(max(value, least), most)
 
 
 def _note(notes: list[Note], block: Entry, known: tuple[str, ...], where: str) -> None:
-    """Note the entries of a block that ndppd does not heed, or ndxdp has nothing for."""
+    """Note the entries of a block that ndppd ignores, or that have no counterpart."""
     seen: set[str] = set()
     for entry in block.entries or ():
         keyword, value = entry.keyword, entry.value
         if keyword not in known:
-            sentence = _unheeded(entry, where)
+            sentence = _unknown(entry, where)
         elif keyword in seen:
             again = keyword in ("proxy", "rule")
-            sentence = None if again else f"{keyword} is given twice: the first counts"
+            sentence = None if again else f"{keyword} is given twice: the first one counts"
         elif keyword in ("static", "auto"):
-            idle = value not in ("", ";")
-            sentence = f"{keyword} takes no value: ndppd ignores '{value}'" if idle else None
+            ignored = value not in ("", ";")
+            sentence = f"{keyword} takes no value: ndppd ignores '{value}'" if ignored else None
         else:
             why = _WITHOUT_COUNTERPART.get(keyword)
             if keyword in _WITHOUT_COUNTERPART_IF_ON and _is_on(notes, block, keyword, False):
@@ -319,14 +333,15 @@ def _note(notes: list[Note], block: Entry, known: tuple[str, ...], where: str) -
         seen.add(keyword)
 
 
-def _unheeded(entry: Entry, where: str) -> str | None:
+def _unknown(entry: Entry, where: str) -> str | None:
+    """Return the note on an entry that ndppd ignores; None for a comment after a quote."""
     if entry.keyword:
         return f"ndppd knows no keyword '{entry.keyword}' {where}"
     if not entry.quoted:
         what = f"'{entry.value}'" if entry.value else "a { … }"
-        return f"ndppd ignores {what}, which is behind no keyword"
-    # Every quote at the end of a string makes such an entry; a comment there is as good as one.
+        return f"ndppd ignores {what}, which has no keyword"
+    # Each quote at the end of a string makes such an entry. A comment there needs no note.
     rest = entry.value.strip()
     if not rest or rest.startswith(("#", "//")):
         return None
-    return f"ndppd ignores '{rest}', which is behind a quoted word"
+    return f"ndppd ignores '{rest}', which follows a quoted word"

@@ -1,14 +1,15 @@
-"""The syntax of ndppd's configuration, as ndppd 0.2 takes it, oddities included. Pure.
+"""Syntax of ndppd's configuration as ndppd 0.2 reads it, including its oddities. Pure.
 
-A file is a block of entries, `keyword value { block }`, each part but one may be missing:
+A file is a block of entries, `keyword value { block }`. An entry needs one of the three parts only:
 
-- Spaces, `=` and comments part keyword, value and `{`; a line's end parts entries. So a `{` on a
-  line of its own begins an entry without keyword and value.
-- `#` and `//` comment to the line's end, `/*` to `*/` over lines; but none begins within a value.
-- A quote at the end of a string is not consumed: it begins another entry, without a keyword,
-  whose value is the rest of the line.
+- Spaces, `=` and comments separate keyword, value and `{`; a line's end separates entries. So a
+  `{` on a line of its own begins an entry without keyword and value.
+- `#` and `//` start a comment until the end of the line, `/*` one until `*/`. No comment starts
+  within a value.
+- The quote at the end of a string begins another entry, without a keyword, whose value is the rest
+  of the line.
 - A `}` that closes nothing ends the file.
-- The file ends at a NUL.
+- A NUL ends the file.
 """
 
 from __future__ import annotations
@@ -19,19 +20,24 @@ from dataclasses import dataclass, field
 
 from ndxdp.errors import NdxdpError
 
-_COMMENT = r"(?:\#|//)[^\n\0]*|/(?=\*)(?:[^\0]*?\*/|[^\0]*)"  # `/*/` is a whole one
+_COMMENT = r"(?:\#|//)[^\n\0]*|/(?=\*)(?:[^\0]*?\*/|[^\0]*)"  # `/*/` is a complete comment
 _SPACE = re.compile(rf"(?:[ \t\v\f\r]|{_COMMENT})*")
 _SPACE_AND_LINES = re.compile(rf"(?:[ \t\v\f\r\n]|{_COMMENT})*")
 _KEYWORD = re.compile(r"[A-Za-z0-9_-]*")
-_WORD = re.compile(r"[!-z|~]*")  # all that is visible in ASCII, but not { and }
+_WORD = re.compile(r"[!-z|~]*")  # visible ASCII characters except { and }
 _QUOTED = re.compile(r"'([^'\n\0]*)|\"([^\"\n\0]*)")
 
 
 @dataclass(slots=True)
 class Entry:
-    """`keyword value { entries }`, with "" and None for what is not there.
+    """An entry `keyword value { entries }`, with "" and None for missing parts.
 
-    line: where it begins, from 1. quoted: the value was.
+    Attributes:
+        keyword: The keyword.
+        value: The value.
+        line: The first line of the entry, from 1.
+        quoted: True if the value is quoted.
+        entries: The entries of the block.
     """
 
     keyword: str
@@ -41,29 +47,35 @@ class Entry:
     entries: list[Entry] | None = None
 
     def find(self, keyword: str) -> Entry | None:
-        """The first of that keyword within, which is the one that ndppd heeds."""
+        """Return the first entry of a keyword in the block, which is the one that ndppd uses."""
         return next(iter(self.find_all(keyword)), None)
 
     def find_all(self, keyword: str) -> list[Entry]:
+        """Return all entries of a keyword in the block."""
         return [entry for entry in self.entries or () if entry.keyword == keyword]
 
 
 @dataclass(slots=True)
 class File:
-    """root: the block that the file is. unread: the line of a `}` that ended it early."""
+    """A file: its root block, and in `unread` the line of a `}` that ends the file early."""
 
     root: Entry = field(default_factory=lambda: Entry("", "", 1, entries=[]))
     unread: int | None = None
 
 
 def parse(text: str, name: str) -> File:
-    """The entries of a text; NdxdpError with the line for what ndppd cannot read either.
+    """Return the entries of a text.
 
-    name: the file's, for messages.
+    Args:
+        text: The configuration of ndppd.
+        name: The name of the file, for messages.
+
+    Raises:
+        NdxdpError: ndppd cannot read the text either. The message names the line.
     """
     text = text.partition("\0")[0]
     ends = [found.start() for found in re.finditer("\n", text)]
-    text += "\0"  # so that there is always a next character
+    text += "\0"  # a sentinel, so that there is always a next character
     found = File()
     open_blocks = [found.root]
     at = 0
@@ -100,7 +112,7 @@ def parse(text: str, name: str) -> File:
         if at == start:
             raise NdxdpError(
                 f"{name}:{line}: ndppd does not get past the character {text[at]!a}",
-                "remove it: only ASCII may stand outside of comments and quotes",
+                "remove it: outside of comments and quotes ndppd accepts ASCII only",
             )
     if len(open_blocks) > 1:
         raise NdxdpError(
@@ -111,6 +123,7 @@ def parse(text: str, name: str) -> File:
 
 
 def _skip(space: re.Pattern[str], text: str, at: int) -> int:
+    """Return the place after spaces and comments."""
     found = space.match(text, at)
     assert found is not None
     return found.end()

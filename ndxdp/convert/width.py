@@ -1,4 +1,4 @@
-"""Keys that a converted rule needs because it is wide, or ends at this host. Pure."""
+"""Keys of converted rules that are wide, or that a local route covers. Pure."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from ndxdp.rules.ruleset import Rules
 
 
 class Host(NamedTuple):
-    """Facts of the converting machine, which need not be the one that will answer.
+    """Facts of the machine that converts, which may differ from the one that will answer.
 
-    on_link: returns the on-link prefixes of an interface, None where that is not known.
-    local: prefixes below 128 bits that a local route delivers here.
+    Attributes:
+        on_link: A function that returns the on-link prefixes of an interface; None if unknown.
+        local: Prefixes below 128 bits that a local route delivers to the machine.
     """
 
     on_link: Callable[[str], frozenset[Prefix] | None] = lambda name: None
     local: frozenset[Prefix] = frozenset()
 
 
-NOWHERE = Host()
-"""Nothing is known."""
+UNKNOWN = Host()
+"""A machine of which nothing is known."""
 
 
-def settle(interface: DraftInterface, host: Host, origin: str) -> None:
-    """Set dad, force and `answer = "local"` of the rules that answer for all of a prefix.
+def restrict(interface: DraftInterface, host: Host, origin: str) -> None:
+    """Set dad, force and `answer = "local"` of the rules that answer for a whole prefix.
 
     Args:
-        origin: the name of the other responder, for the comments.
+        interface: The interface with its rules.
+        host: Facts of this machine.
+        origin: The name of the other responder, for the comments.
     """
     always = [rule for rule in interface.rules if rule.answer == "always"]
     if not always:
@@ -39,21 +42,21 @@ def settle(interface: DraftInterface, host: Host, origin: str) -> None:
     for rule in always:
         rule.defend = False
     interface.comments.append(
-        f"dad: no node takes {origin}'s answer to Duplicate Address Detection for a conflict"
+        f"dad: {origin}'s answers do not disturb Duplicate Address Detection, so neither do these"
     )
     on_link = host.on_link(interface.name)
-    asked = False
+    ask_for_local = False
     for rule in always:
         local = _local_route(rule.prefix, host)
         if local is not None:
             rule.answer = "local"
             rule.comments.append(f"local: this machine has a local route for {local}")
             continue
-        asked = asked or rule.prefix.length < 128
+        ask_for_local = ask_for_local or rule.prefix.length < 128
         _force(rule, interface.name, on_link, origin)
-    if asked:
+    if ask_for_local:
         interface.comments.append(
-            "where a local route delivers a prefix here (ip -6 route add local PREFIX dev lo),"
+            "if a local route delivers a prefix to this host (ip -6 route add local PREFIX dev lo),"
             ' write answer = "local"'
         )
 
@@ -68,7 +71,7 @@ def _local_route(prefix: Prefix, host: Host) -> Prefix | None:
 
 
 def _force(rule: DraftRule, interface: str, on_link: frozenset[Prefix] | None, origin: str) -> None:
-    """Set force where ndxdp would refuse the rule otherwise, or might."""
+    """Set force if ndxdp refuses the rule otherwise, or may refuse it."""
     rules = Rules.of({rule.prefix: Rule()})
     if breadth.find_all(rules, on_link or ()):
         why = "ndxdp refuses a rule that answers for the other nodes of the link"
@@ -78,6 +81,6 @@ def _force(rule: DraftRule, interface: str, on_link: frozenset[Prefix] | None, o
         return
     rule.force = True
     rule.comments.append(
-        f"force: without it {why}. With it, whoever asks for the address of another node gets an"
-        f" answer, as from {origin}; better name the prefix of what is behind this host"
+        f"force: without it {why}. With it, ndxdp also answers for the addresses of other nodes, as"
+        f" {origin} does; better write the prefix that is behind this host"
     )

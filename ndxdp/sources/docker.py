@@ -133,7 +133,7 @@ class Docker:
                 self._set_connected(False)
             if was_listed and time.monotonic() - began > _STABLE:
                 delay = _DELAY_MIN
-            early = await self._wait_for_change(file, delay)
+            early = await self._wait_for_change(delay, file)
             delay = _DELAY_MIN if early else min(delay * 2, _DELAY_MAX)
 
     def _mark_connected(self, count: int) -> None:
@@ -155,7 +155,7 @@ class Docker:
         log.warning("%s: %s; retrying, container rules are kept", self.socket_path, reason)
         self._loss_logged = True
 
-    async def _wait_for_change(self, file: object, delay: float) -> bool:
+    async def _wait_for_change(self, delay: float, file: object) -> bool:
         """Wait for the delay; return True as soon as the socket's file is another one."""
         until = time.monotonic() + delay
         interval = min(max(delay / 8, _CHECK_MIN), _CHECK_MAX)
