@@ -960,7 +960,8 @@ def test_check_loads_nothing_of_the_kernel(tmp_path: Path) -> None:
     assert done.returncode == 0
     loaded = set(done.stderr.split())
     assert "ndxdp.config.reader" in loaded
-    assert not {name for name in loaded if name.startswith("ndxdp.kernel")}
+    constants = {"ndxdp.kernel", "ndxdp.kernel.abi"}  # the limits of the maps
+    assert not {name for name in loaded if name.startswith("ndxdp.kernel")} - constants
 
 
 def test_the_page_has_every_key() -> None:
