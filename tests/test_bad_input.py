@@ -269,7 +269,7 @@ WORDS = [
     bad(f"attach {UPLINK} --rate 1e-9 --burst 1000000", USAGE, "rate"),
     bad(f"prefix add {OTHER} --na-source ff02::1", USAGE, "ff02::1"),
     bad("prefix add 2001:db8::d:0:0:2 --na-source ::", USAGE, "::"),
-    # targets that nobody solicits
+    # targets that no router solicits
     bad(f"attach {UPLINK} -n ff02::1", USAGE, "ff02::1"),
     bad("prefix add ff00::/8", USAGE, "ff00::/8"),
     bad("prefix add ::", USAGE, "::"),

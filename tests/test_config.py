@@ -477,8 +477,8 @@ BAD_INTERFACES = [
             ("2001:db8::/129", "'2001:db8::/129' has no prefix length from 0 to 128"),
             ("", "'' is not an IPv6 address"),
             ("a\\nb\\u001b", "'a\\nb\\x1b' is not an IPv6 address"),
-            ("ff02::1", "ff02::1 is multicast: nobody solicits it"),
-            ("::1", "nobody solicits ::1"),
+            ("ff02::1", "ff02::1 is multicast: no router solicits it"),
+            ("::1", "no router solicits ::1"),
         )
     ),
     Bad(

@@ -234,7 +234,7 @@ GOOD = {
         prefixes(rule(DB8), rule("2001:db8:1::/64", router=False)),
         ("2: eth0 has several proxy sections",),
     ),
-    "nobody solicits it": Good(
+    "no router solicits it": Good(
         f"proxy eth0 {{ {RULE}\nrule ff02::/16 {{ static }}\nrule :: {{ auto }} }}",
         ALWAYS,
         ("2: the rule for ff02::/16 is left out", "3: the rule for :: is left out"),
@@ -985,7 +985,7 @@ def test_ndpresponder_leaves_out() -> None:
     assert notes_of(ndpresponder.convert(line)) == [
         "0: -i is given 2 times: the last one counts",
         "0: -n 192.0.2.0/24 is left out: IPv4 has no solicitations",
-        "0: -n ff02::/16 is left out: ff02::/16 is multicast: nobody solicits it",
+        "0: -n ff02::/16 is left out: ff02::/16 is multicast: no router solicits it",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Addresses are kept where nobody solicits (venet, tun, loopback), and lifetimes are restored."""
+"""Addresses are kept where no router solicits (venet, tun, lo), and lifetimes are restored."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.fixtures.tap import ARPHRD_VOID, tun
 VENET = "venet0"
 ONE, TWO, THREE = "2001:db8:5::1", "2001:db8:5::2", "2001:db8:6::3"
 ALL = (ONE, TWO, THREE)
-NO_MAC = "it has no MAC address, so nobody solicits there"
+NO_MAC = "it has no MAC address, so no router solicits there"
 
 ADDRESSES = '[interface.addresses]\npreferred = ["::1/-64"]\ndeprecate = ["::/0"]\n'
 
@@ -118,7 +118,7 @@ def statuses() -> dict[str, Any]:
     return found
 
 
-# ---- an interface that nobody solicits on --------------------------------------------------------
+# ---- an interface that no router solicits on ----------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [ARPHRD_VOID, None], ids=["void", "none"])
@@ -231,7 +231,8 @@ def test_rules_are_refused_there(net: Network, file: Path) -> None:
             assert running.process.stderr is not None
             said = running.process.stderr.readline()
             assert (
-                f"{VENET} has no MAC address: nobody solicits there, and its rules answer nothing"
+                f"{VENET} has no MAC address: no router solicits there, and its rules answer"
+                " nothing"
             ) in said
             assert deprecated() == set()
             write(file, (VENET, ADDRESSES))
@@ -260,7 +261,7 @@ def test_there_is_nothing_to_answer(net: Network, words: tuple[str, ...]) -> Non
         result = ndxdp(*words, "-n", BEHIND)
         assert result.code == 1
         assert result.err == (
-            f"ndxdp: {VENET} has no MAC address: nobody solicits there, and there is nothing to"
+            f"ndxdp: {VENET} has no MAC address: no router solicits there, and there is nothing to"
             " answer\n  hint: name the Ethernet interface that faces the upstream router; which of"
             f" its addresses {VENET} sends from is up to [interface.addresses] in a file for"
             " `ndxdp run -c`\n"

@@ -319,7 +319,7 @@ def test_merged_leaves_a_rule_with_the_same_words_to_its_writer(
     [
         (Rule(Answer.NEVER), "`ndxdp prefix replace` changes it"),
         (Rule(Answer.NEVER, origin="wg0"), "ndxdp prefix replace --origin wg0"),
-        (Rule(Answer.NEVER, origin="config"), "where it comes from"),
+        (Rule(Answer.NEVER, origin="config"), "where it was added"),
     ],
 )
 @pytest.mark.parametrize("prefix", [ONE, LAN])

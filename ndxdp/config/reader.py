@@ -118,7 +118,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     selectors = read_selectors(table)
     # Each selector takes one rule class, and so does each kind of owned address.
     groups = MAX_RULE_CLASSES - len(selectors) - len(OWNED_LABELS)
-    lack = Capacity(max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    lack = Capacity(max_addresses or MAX_ADDRESSES, rule_classes=groups).shortage(rules, Rules())
     if lack:
         error = lack.error(in_file=True)
         table.complain(error.message, error.hint)

@@ -47,13 +47,15 @@ def _without_mac(interface: Interface) -> Iterator[str]:
             " [[interface.docker]]"
         )
     elif not interface.addresses.deprecate:
-        yield f"{interface.name} has no MAC address, so nobody solicits there"
+        yield f"{interface.name} has no MAC address, so no router solicits there"
 
 
 def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
     rules = merge_owned(interface.rules, Rules(), owned)
     groups = MAX_RULE_CLASSES - len(interface.docker)
-    lack = Capacity(interface.max_addresses or MAX_ADDRESSES, groups=groups).lack(rules, Rules())
+    lack = Capacity(interface.max_addresses or MAX_ADDRESSES, rule_classes=groups).shortage(
+        rules, Rules()
+    )
     if lack:
         error = lack.error(in_file=True)
         yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"

@@ -684,7 +684,8 @@ class Uplink:
         deprecate.restore(self._trees.files.root, name)
         if job.addresses.deprecate:
             raise NdxdpError(
-                f"{name} has no MAC address: nobody solicits there, and its rules answer nothing",
+                f"{name} has no MAC address: no router solicits there, and its rules answer"
+                " nothing",
                 "remove its [[interface.prefix]] and [[interface.docker]]: then its"
                 " [interface.addresses] works",
             )

@@ -95,7 +95,7 @@ def find_link(name: str) -> Link | None:
     )
 
 
-NO_MAC = "it has no MAC address, so nobody solicits there"
+NO_MAC = "it has no MAC address, so no router solicits there"
 """Why nothing is answered on an interface that has_mac() is not true of."""
 
 
@@ -108,7 +108,7 @@ def has_mac(link: Link) -> bool:
 
 
 def is_quiet(name: str) -> bool:
-    """Return True if there is an interface of this name, and nobody solicits there."""
+    """Return True if there is an interface of this name, and no router solicits there."""
     try:
         link = find_link(name)
     except (NdxdpError, OSError):  # a sandbox without netlink
@@ -157,7 +157,7 @@ def answering_link(name: str, *, down: bool = False) -> Link:
     link = any_link(name)
     if not has_mac(link):
         raise NdxdpError(
-            f"{name} has no MAC address: nobody solicits there, and there is nothing to answer",
+            f"{name} has no MAC address: no router solicits there, and there is nothing to answer",
             "name the Ethernet interface that faces the upstream router; which of its addresses"
             f" {name} sends from is up to [interface.addresses] in a file for `ndxdp run -c`",
         )

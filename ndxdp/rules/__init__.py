@@ -1,1 +1,1 @@
-"""Rules: prefixes, answers, and sets of them. Pure."""
+"""Rules: prefixes, what is answered for them, and sets of rules. Pure."""

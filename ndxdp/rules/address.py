@@ -10,7 +10,7 @@ from ndxdp.ndp.address import LOOPBACK, UNSPECIFIED, V4_MAPPED
 
 
 def parse_address(text: str) -> bytes:
-    """The 16 bytes of an IPv6 address; UsageError for anything else."""
+    """Parse an IPv6 address into 16 bytes; raise UsageError for any other text."""
     try:
         return socket.inet_pton(socket.AF_INET6, text)
     except (OSError, ValueError):
@@ -25,7 +25,7 @@ def parse_address(text: str) -> bytes:
 
 
 def parse_mac(text: str) -> bytes:
-    """The 6 bytes of `02:00:5e:10:00:01`; UsageError for anything else and for group MACs."""
+    """Parse a MAC such as `02:00:5e:10:00:01` into 6 bytes; raise UsageError unless unicast."""
     if not re.fullmatch(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2}){5}", text):
         raise UsageError(f"'{text}' is not a MAC address", "write it as in 02:00:5e:10:00:01")
     mac = bytes(int(part, 16) for part in text.split(":"))
@@ -35,7 +35,7 @@ def parse_mac(text: str) -> bytes:
 
 
 def parse_unicast(text: str) -> bytes:
-    """The 16 bytes of an address that a host can send from; UsageError for anything else."""
+    """Parse an address that a host can send from; raise UsageError for any other text."""
     address = parse_address(text)
     if address in (UNSPECIFIED, LOOPBACK) or address[0] == 0xFF or address[:12] == V4_MAPPED:
         raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")

@@ -1,7 +1,7 @@
-"""Judgement of rules that are wider than what is behind the host. Pure.
+"""Detection of `always` rules that are too broad. Pure.
 
-An `always` rule answers for every address of its prefix. Where that prefix holds the addresses of
-other nodes of the uplink, ndxdp answers for these as well, and defends their addresses against
+An `always` rule answers for every address of its prefix. If the prefix contains addresses of other
+nodes on the uplink, ndxdp answers for these nodes as well and defends their own addresses against
 them in Duplicate Address Detection.
 """
 
@@ -21,8 +21,8 @@ from ndxdp.rules.ruleset import Rules
 LINK_LOCAL = Prefix(b"\xfe\x80" + bytes(14), 10)
 
 WIDEST = 32
-"""Bits of the widest prefix that may be behind one host: a registry gives a provider a /32, so a
-wider prefix holds networks of others."""
+"""Bits of the widest prefix that may be behind one host. A registry assigns a /32 to a provider: a
+wider prefix contains networks of other providers."""
 
 USUAL = 64
 """Bits of the on-link prefix of nearly every link (RFC 4291 section 2.5.4)."""
@@ -34,7 +34,11 @@ _EXAMPLES = 3  # narrower prefixes that a hint names
 class BroadRule(NamedTuple):
     """An `always` rule that answers for other nodes.
 
-    covers: the on-link prefix of the uplink, LINK_LOCAL, or None for nearly every address.
+    Attributes:
+        prefix: The prefix of the rule.
+        rule: The rule.
+        covers: The on-link prefix of the uplink that the rule covers, or LINK_LOCAL; None for a
+            rule that covers nearly every address.
     """
 
     prefix: Prefix
@@ -42,7 +46,7 @@ class BroadRule(NamedTuple):
     covers: Prefix | None
 
     def sentence(self, interface: str = "") -> str:
-        """Return why the rule is too broad. interface: the uplink; needed for on-link prefixes."""
+        """Return why the rule is too broad; interface: the uplink that the rule covers."""
         rule = f"the always rule for {self.prefix}"
         if self.covers is None:
             return f"{rule} answers for nearly every address, those of other nodes too"
@@ -54,11 +58,11 @@ class BroadRule(NamedTuple):
         )
 
     def hint(self, behind: Iterable[Prefix] = (), *, in_file: bool = False) -> str:
-        """Return what to write instead.
+        """Return a hint on how to write a narrower rule.
 
         Args:
-            behind: prefixes inside the rule's that the host has routes for, behind it.
-            in_file: the rule is one of the configuration file, not of a command line.
+            behind: The prefixes inside the rule's prefix that the host routes to networks behind.
+            in_file: True if the rule is in the configuration file, not on a command line.
         """
         force = "force = true" if in_file else "--force"
         if self.covers == LINK_LOCAL:
@@ -72,16 +76,16 @@ class BroadRule(NamedTuple):
         return f"{narrower}; or {answer}, for no other node; {force} adds it all the same"
 
     def usage_error(self) -> UsageError:
-        """Return the refusal of a rule that is too broad on any interface."""
+        """Return the error for a rule that is too broad on every interface."""
         return UsageError(self.sentence(), self.hint())
 
     def error(self, interface: str, behind: Iterable[Prefix]) -> NdxdpError:
-        """Return the refusal of a rule that covers the on-link prefix of an interface."""
+        """Return the error for a rule that covers an on-link prefix of an interface."""
         return NdxdpError(self.sentence(interface), self.hint(behind))
 
 
 def anywhere(rules: Rules) -> Iterator[BroadRule]:
-    """Yield the rules that are too broad on any interface, in no order."""
+    """Yield the rules that are too broad on every interface, in no order."""
     for prefix, rule in rules.wider.items():
         if rule.answer is not Answer.ALWAYS:
             continue
@@ -98,13 +102,14 @@ def anywhere(rules: Rules) -> Iterator[BroadRule]:
 def covering(
     rules: Rules, on_link: Iterable[Prefix], forced: Collection[Prefix] = ()
 ) -> Iterator[BroadRule]:
-    """Yield the rules that cover a prefix of the uplink's, as wide or wider.
+    """Yield the rules whose prefix contains an on-link prefix of the uplink.
 
-    The number of rules does not matter: each on-link prefix is in 128 prefixes at most.
+    The time does not depend on the number of rules: at most 128 prefixes contain an on-link prefix.
 
     Args:
-        on_link: prefixes that are on-link at the uplink.
-        forced: prefixes of rules that the user wants all the same.
+        rules: The rules.
+        on_link: The prefixes that are on-link at the uplink.
+        forced: The prefixes of rules that the user has confirmed (`force`).
     """
     found: set[Prefix] = set()
     for prefix in sorted(on_link):
@@ -118,13 +123,13 @@ def covering(
 
 
 def _around(prefix: Prefix) -> Iterator[Prefix]:
-    """Yield the prefix and all that are wider, the narrowest first."""
+    """Yield a prefix and all wider prefixes that contain it, the narrowest first."""
     for length in range(min(prefix.length, 127), -1, -1):
         yield Prefix.around(prefix.address, length)
 
 
 def has_candidates(rules: Rules, forced: Collection[Prefix] = ()) -> bool:
-    """Return whether any rule could be too broad for some uplink."""
+    """Return True if a rule may be too broad, depending on the uplink."""
     return any(
         rule.answer is Answer.ALWAYS and prefix not in forced
         for prefix, rule in rules.wider.items()
@@ -132,7 +137,7 @@ def has_candidates(rules: Rules, forced: Collection[Prefix] = ()) -> bool:
 
 
 def likely(rules: Rules, forced: Collection[Prefix] = ()) -> list[Prefix]:
-    """Return the prefixes as wide as a usual on-link prefix, for which a rule says `always`."""
+    """Return the prefixes of `always` rules that are as wide as a usual on-link prefix."""
     return sorted(
         prefix
         for prefix, rule in rules.wider.items()
@@ -141,20 +146,20 @@ def likely(rules: Rules, forced: Collection[Prefix] = ()) -> list[Prefix]:
 
 
 def refuse_anywhere(rules: Rules) -> None:
-    """Raise UsageError for a rule that is too broad on any interface."""
+    """Raise UsageError if a rule is too broad on every interface."""
     for broad in sorted(anywhere(rules), key=lambda broad: broad.prefix):
         raise broad.usage_error()
 
 
 def find_all(rules: Rules, on_link: Iterable[Prefix]) -> list[BroadRule]:
-    """Return the rules that are too broad at an uplink, each once, in order."""
+    """Return the rules that are too broad at an uplink, each once, sorted by prefix."""
     found = {broad.prefix: broad for broad in covering(rules, on_link)}
     found |= {broad.prefix: broad for broad in anywhere(rules)}
     return [broad for _, broad in sorted(found.items())]
 
 
 def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
-    """Return the neighbours (16 bytes each) for whose very address a rule says `always`."""
+    """Return the neighbours (16 bytes each) whose address has an `always` rule of its own."""
     common = rules.addresses & AddressSet.of(neighbours)
     return sorted(
         address
@@ -165,9 +170,9 @@ def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
 
 
 def around_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> dict[Prefix, list[bytes]]:
-    """Return, by prefix, the neighbours (16 bytes each) that an `always` rule answers for.
+    """Return the neighbours (16 bytes each) that an `always` rule covers, by the rule's prefix.
 
-    Those whose very address has a rule are left out: see at_neighbours().
+    Neighbours whose address has a rule of its own are left out: see at_neighbours().
     """
     lengths = sorted({prefix.length for prefix in rules.wider}, reverse=True)
     exact = rules.addresses
@@ -180,26 +185,26 @@ def around_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> dict[Prefix,
     return found
 
 
-# ---- rules that a daemon leaves out -------------------------------------------------------------
+# ---- rules that the daemon leaves out -----------------------------------------------------------
 
 
 def leave_out(rules: Rules, broad: Iterable[BroadRule]) -> Rules:
-    """Return the rules with a hole in the place of each that is too broad."""
-    return rules | {each.prefix: _hole(each) for each in broad}
+    """Return the rules with a `never` rule in place of each rule that is too broad."""
+    return rules | {each.prefix: _left_out(each) for each in broad}
 
 
-def _hole(broad: BroadRule) -> Rule:
+def _left_out(broad: BroadRule) -> Rule:
     label = cut(f"{_LEFT_OUT}{broad.prefix}", LABEL_MAX)
     return Rule(Answer.NEVER, origin=broad.rule.origin, label=label)
 
 
 def is_left_out(rule: Rule) -> bool:
-    """Return whether a rule stands in the place of one that was left out."""
+    """Return True for a `never` rule that leave_out() has made."""
     return rule.answer is Answer.NEVER and rule.label.startswith(_LEFT_OUT)
 
 
 def candidates(on_link: Iterable[Prefix]) -> Callable[[int, bytes], bool]:
-    """Return a quick test of length and address (16 bytes): can this prefix be too broad?"""
+    """Return a fast test for prefixes that may be too broad, by length and address (16 bytes)."""
     around = {(each.length, each.address) for prefix in on_link for each in _around(prefix)}
 
     def test(length: int, address: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Capacity of the maps of an interface. Pure."""
+"""How many rules the maps of an interface hold. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from ndxdp.rules.ruleset import Rules
 
 
 class Shortage(NamedTuple):
-    """Rules that do not fit in: how many there are, how many more there would be, of how many."""
+    """Rules that do not fit into the maps.
+
+    Attributes:
+        what: The kind: addresses, prefixes or rule classes.
+        have: The number in the maps.
+        more: The number of new ones.
+        limit: The number that the maps hold.
+    """
 
     what: str
     have: int
@@ -21,7 +28,7 @@ class Shortage(NamedTuple):
     limit: int
 
     def error(self, *, in_file: bool = False) -> NdxdpError:
-        """Return the error; in_file: its hint names keys of the configuration, not options."""
+        """Return the error; in_file: the hint names keys of the configuration, not options."""
         rules = f"{self.have} {self.what} and {self.more} new ones"
         if not self.have:
             rules = f"{self.more} {self.what}"
@@ -36,23 +43,29 @@ class Shortage(NamedTuple):
 
 
 class Capacity(NamedTuple):
-    """How many rules the maps of an interface take: exact addresses, all others, and groups."""
+    """How many single addresses, other prefixes and rule classes the maps hold."""
 
     addresses: int = MAX_ADDRESSES
     prefixes: int = MAX_PREFIXES
-    groups: int = MAX_RULE_CLASSES
+    rule_classes: int = MAX_RULE_CLASSES
 
-    def lack(self, writing: Rules, actual: Rules) -> Shortage | None:
-        """Return what there is too little room for; None if rules fit in beside the actual ones.
+    def shortage(self, writing: Rules, actual: Rules) -> Shortage | None:
+        """Return the first kind of rules that does not fit; None if all rules fit.
 
-        A rule that is written over takes no more room, and a group that exists already none.
+        A rule that replaces another one takes no room, and neither does a class that exists.
+
+        Args:
+            writing: The rules to write.
+            actual: The rules in the maps.
         """
         new = writing.without(actual)
-        groups = set(map(RuleClass.of, actual.distinct_rules))
-        all_groups = groups.union(map(RuleClass.of, writing.distinct_rules))
+        classes = set(map(RuleClass.of, actual.distinct_rules))
+        all_classes = classes.union(map(RuleClass.of, writing.distinct_rules))
         counts = (
             Shortage("addresses", len(actual.addresses), len(new.addresses), self.addresses),
             Shortage("prefixes", len(actual.wider), len(new.wider), self.prefixes),
-            Shortage("rule classes", len(groups), len(all_groups) - len(groups), self.groups),
+            Shortage(
+                "rule classes", len(classes), len(all_classes) - len(classes), self.rule_classes
+            ),
         )
         return next((each for each in counts if each.more and sum(each[1:3]) > each.limit), None)

@@ -1,4 +1,4 @@
-"""Differences and merges of rule sets. Pure."""
+"""Differences between rule sets, merging, and marking of owned addresses. Pure."""
 
 from __future__ import annotations
 
@@ -11,24 +11,29 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import CONFIG_ORIGIN, HOST_ORIGIN, RESERVED_ORIGINS, Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 
-# ---- desired and actual -------------------------------------------------------------------------
-
 
 class Difference(NamedTuple):
-    """What makes `actual` into `desired`: rules to write (new or changed), and to remove."""
+    """The change from one rule set to another.
+
+    Attributes:
+        write: The rules that are new or different.
+        remove: The rules that the other set lacks.
+    """
 
     write: Rules
     remove: Rules
 
     def __bool__(self) -> bool:
+        """True if there is anything to change."""
         return bool(self.write or self.remove)
 
     def applied_to(self, actual: Rules) -> Rules:
+        """Return a rule set after the change."""
         return actual.without(self.remove) | self.write
 
 
 def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) -> Difference:
-    """The least that has to be touched; an unchanged rule is not."""
+    """Return the smallest change that turns `actual` into `desired`."""
     desired, actual = Rules.of(desired), Rules.of(actual)
     return Difference(desired.different_from(actual), actual.without(desired))
 
@@ -36,18 +41,18 @@ def difference(desired: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule]) ->
 def merge(
     rules: Mapping[Prefix, Rule], actual: Mapping[Prefix, Rule], *, replacing: bool = False
 ) -> Rules:
-    """Return `actual` with `rules` added.
+    """Merge rules into a rule set.
 
-    A rule that is there with the same words stays as it is, whoever wrote it. A rule for an
-    address that the host owns is held from the start.
+    An equivalent rule stays as it is, whatever its origin. A new rule for an address that the host
+    owns is marked as owned.
 
     Args:
         rules: The rules to add.
-        actual: The rules that are there.
-        replacing: True if a rule of the same source with other words is to be changed.
+        actual: The rule set.
+        replacing: True if a rule of the same origin may be replaced by a different rule.
 
     Raises:
-        NdxdpError: A prefix has a rule with other words, which is not to be changed.
+        NdxdpError: A prefix has a different rule that may not be replaced.
     """
     rules, actual = Rules.of(rules), Rules.of(actual)
     changed: dict[Prefix, Rule] = {}
@@ -71,39 +76,43 @@ def _conflict(prefix: Prefix, there: Rule, hint: str) -> NdxdpError:
     )
 
 
-def _hint_for(source: str) -> str:
-    """Return the hint on how to change a rule that another source has written."""
-    if source in RESERVED_ORIGINS:
-        return "ndxdp prefix list shows it; remove it there where it comes from"
-    return f"if it is yours to change: ndxdp prefix replace --origin {source}"
+def _hint_for(origin: str) -> str:
+    """Return the hint on how to change a rule of another origin."""
+    if origin in RESERVED_ORIGINS:
+        return "ndxdp prefix list shows it; remove it where it was added"
+    return f"if it is yours to change: ndxdp prefix replace --origin {origin}"
 
 
-def resolve_conflicts(rules: Rules, others: Rules, source: str) -> tuple[Rules, Rules]:
-    """Settle which rules of a daemon and which of others there are to be.
+def resolve_conflicts(rules: Rules, others: Rules, origin: str) -> tuple[Rules, Rules]:
+    """Resolve conflicts between the rules of a daemon and rules of other origins.
 
-    A rule in the same words is taken over by the daemon, whoever wrote it. Where both say different
-    things of a prefix the configuration yields, and a command line is refused later (merged()).
+    The daemon takes over an equivalent rule of another origin. Where the rules for a prefix differ,
+    the rule of the other origin stays if the daemon's rules come from the configuration; for the
+    rules of a command line merge() raises an error later.
 
     Args:
         rules: The daemon's rules.
-        others: The rules that others have written.
-        source: The source of the daemon's rules.
+        others: The rules of other origins.
+        origin: The origin of the daemon's rules.
 
     Returns:
-        The daemon's rules and those of others, less what is taken over and what yields.
+        The daemon's rules and the rules of other origins that remain.
     """
     others = others.without(rules.equivalent_in(others))
-    if source == CONFIG_ORIGIN:
+    if origin == CONFIG_ORIGIN:
         rules = rules.without(others.where(lambda rule: rule.origin != HOST_ORIGIN))
     return rules, others
 
 
 def mark_owned(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Difference:
-    """What keeps the holes in step with the addresses that the host and the gateway own.
+    """Return the change that marks exactly the owned addresses in a rule set.
 
-    owned: exact addresses and why each is owned. A rule that somebody else wrote for such an
-    address stays and is marked held, so that it comes back when the address goes; where there
-    is none a hole is made.
+    A rule of another origin for an owned address is kept and marked as owned, so that it applies
+    again when the address is removed. An owned address without a rule gets owned_rule().
+
+    Args:
+        owned: The owned addresses as /128 prefixes, with the label of the owner.
+        actual: The rule set.
     """
     actual = Rules.of(actual)
     concerned = dict(actual.where(lambda rule: rule.owned or rule.origin == HOST_ORIGIN).pairs())
@@ -116,14 +125,14 @@ def mark_owned(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Di
         for prefix, rule in concerned.items()
         if rule.origin != HOST_ORIGIN
     }
-    for prefix, why in owned.items():
-        desired.setdefault(prefix, owned_rule(why))
+    for prefix, label in owned.items():
+        desired.setdefault(prefix, owned_rule(label))
     return difference(desired, concerned)
 
 
 def merge_owned(
     rules: Mapping[Prefix, Rule], kept: Mapping[Prefix, Rule], owned: Mapping[Prefix, str]
 ) -> Rules:
-    """merged(), with the holes for what is owned in step (see hold())."""
+    """Merge rules into a rule set and mark the owned addresses; see merge() and mark_owned()."""
     desired = merge(rules, kept)
     return mark_owned(owned, desired).applied_to(desired)

@@ -9,22 +9,22 @@ from fnmatch import fnmatchcase
 from ndxdp.errors import UsageError
 
 INTERFACE_MAX, ALTNAME_MAX = 15, 127
-"""Bytes of an interface's name, and of an alternative one (ip link property)."""
+"""Bytes of an interface's name, and of an alternative name (`ip link property`)."""
 
 DEV_MAX = 127
-"""Bytes of UTF-8 that the maps store of all output interfaces of a rule, blanks between them."""
+"""Bytes of UTF-8 that the maps store of a rule's output interfaces, joined by blanks."""
 
 
 def check_interface(name: str) -> None:
-    """Raise UsageError for a text that can name no interface (Linux' dev_valid_name()).
+    """Raise UsageError for a text that is no interface name (dev_valid_name() in the kernel).
 
-    Patterns are refused, too, although the kernel would let an interface have such a name.
+    A name with the characters of a pattern is refused as well, although the kernel accepts it.
     """
     try:
         data = name.encode()
-    except UnicodeEncodeError:  # it is not UTF-8, and could be written into no file or page
+    except UnicodeEncodeError:  # No configuration file or status page can contain the name.
         data = b""
-    # To the kernel the byte A0, which `à` has in UTF-8, is a blank, and %d stands for a number.
+    # The kernel takes the byte A0, which `à` has in UTF-8, for a blank, and %d for a number.
     if (
         not 1 <= len(data) <= ALTNAME_MAX
         or name in (".", "..")
@@ -39,7 +39,14 @@ def check_interface(name: str) -> None:
 
 
 def parse_dev(texts: Iterable[str]) -> tuple[str, ...]:
-    """Patterns of interface names: `docker0`, `br-*`, `vnet[0-9]`; UsageError for others."""
+    """Validate patterns of interface names, such as `docker0`, `br-*`, `vnet[0-9]`.
+
+    Returns:
+        The patterns in their order, each once.
+
+    Raises:
+        UsageError: No interface can have a name that matches, or the patterns are too long.
+    """
     patterns = tuple(dict.fromkeys(texts))
     for pattern in patterns:
         if not pattern or not pattern.isprintable() or re.search(r"[/:\s]", pattern):
@@ -52,6 +59,6 @@ def parse_dev(texts: Iterable[str]) -> tuple[str, ...]:
     return patterns
 
 
-def matches_dev(name: str, via: tuple[str, ...]) -> bool:
-    """Whether an interface's name matches one of the patterns; any does where there are none."""
-    return not via or any(fnmatchcase(name, pattern) for pattern in via)
+def matches_dev(name: str, dev: tuple[str, ...]) -> bool:
+    """Return True if an interface's name matches one of the patterns, or there is no pattern."""
+    return not dev or any(fnmatchcase(name, pattern) for pattern in dev)

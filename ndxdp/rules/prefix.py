@@ -1,4 +1,4 @@
-"""Prefixes and patterns of addresses. Pure."""
+"""IPv6 prefixes, patterns of addresses, and their texts. Pure."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class Prefix(NamedTuple):
 
     @classmethod
     def around(cls, address: bytes, length: int) -> Prefix:
-        """The prefix of `length` bits that an address (16 bytes) is in."""
+        """Return the prefix of `length` bits that contains an address (16 bytes)."""
         return cls(mask(address, length), length)
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPattern:
-    """Addresses that begin with the first bits of `address` (16 bytes), or end in its last bits.
+    """The addresses that share their first bits, or their last bits, with `address`.
 
-    length: 0 to 128 bits from the beginning, or -1 to -127: as many bits from the end.
+    Attributes:
+        address: 16 bytes.
+        length: The number of first bits, 0 to 128; or the negative number of last bits, -1 to -127.
     """
 
     address: bytes
@@ -42,15 +44,15 @@ class AddressPattern:
         return text if self.length == 128 else f"{text}/{self.length}"
 
     def matches(self, address: bytes) -> bool:
-        """Return True if the pattern has this address (16 bytes)."""
+        """Return True if an address (16 bytes) matches the pattern."""
         return self._bits(address) == self._bits(self.address)
 
     def covers(self, other: AddressPattern) -> bool:
-        """Return True if this pattern has every address that `other` has."""
+        """Return True if every address that matches `other` matches this pattern."""
         return self._mask & other._mask == self._mask and self.matches(other.address)
 
     def cut_to(self, length: int) -> AddressPattern | None:
-        """Return the pattern of this length that covers this one; None if none does."""
+        """Return the pattern of a length that covers this pattern; None if there is none."""
         bits = AddressPattern(self.address, length)._bits(self.address)
         cut = AddressPattern(bits.to_bytes(16, "big"), length)
         return cut if cut.covers(self) else None
@@ -66,15 +68,17 @@ class AddressPattern:
 
 
 def mask(address: bytes, length: int) -> bytes:
-    """The address with all but the first `length` bits cleared."""
+    """Return an address (16 bytes) with all but the first `length` bits cleared."""
     bits = 128 - length
     return (int.from_bytes(address, "big") >> bits << bits).to_bytes(16, "big")
 
 
 def parse_prefix(text: str) -> Prefix:
-    """`2001:db8::/64`, or an address alone, which is its /128.
+    """Parse a prefix such as `2001:db8::/64`; an address without a length is a /128.
 
-    UsageError for host bits, IPv4, a mask that is no number from 0 to 128, and anything else.
+    Raises:
+        UsageError: The text has host bits, is IPv4, has a length other than a number from 0 to
+            128, or is no prefix at all.
     """
     head, slash, tail = text.partition("/")
     if not slash:
@@ -94,20 +98,26 @@ def parse_prefix(text: str) -> Prefix:
 
 
 def parse_target(text: str) -> Prefix:
-    """A prefix that solicitations can be for; no target is multicast, :: or ::1 (RFC 4861)."""
+    """Parse a prefix of targets, which are neither multicast nor :: nor ::1 (RFC 4861 7.1.1).
+
+    Raises:
+        UsageError: The text is no prefix, or no target can be in the prefix.
+    """
     prefix = parse_prefix(text)
     if prefix.length >= 8 and prefix.address[0] == 0xFF:
-        raise UsageError(f"{prefix} is multicast: nobody solicits it", "name unicast addresses")
+        raise UsageError(f"{prefix} is multicast: no router solicits it", "name unicast addresses")
     if prefix.length == 128 and prefix.address in (UNSPECIFIED, LOOPBACK):
-        raise UsageError(f"nobody solicits {prefix}", "name addresses behind this host")
+        raise UsageError(f"no router solicits {prefix}", "name addresses behind this host")
     return prefix
 
 
 def parse_pattern(text: str) -> AddressPattern:
-    """Read a pattern of own addresses: `2001:db8::1`, `2001:db8::/64`, or `::1/-64`.
+    """Parse a pattern of addresses: `2001:db8::1`, `2001:db8::/64`, or `::1/-64`.
 
-    The last one is every address whose last 64 bits are those of ::1. UsageError for anything
-    else.
+    `::1/-64` matches every address whose last 64 bits are those of ::1.
+
+    Raises:
+        UsageError: The text is no such pattern.
     """
     head, _, tail = text.partition("/")
     if not tail.startswith("-"):

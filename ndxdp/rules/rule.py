@@ -1,4 +1,4 @@
-"""Rules: which targets are answered for, how, and who said so. Pure."""
+"""A rule: when and how to answer for a prefix, and the origin of that decision. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ndxdp.ndp.profile import DEFAULT_PROFILE, Answer, NaSource, Profile
 from ndxdp.rules.address import parse_unicast
 
 HOST_ORIGIN = "host"
-"""Source of the holes for the host's and the gateway's own addresses."""
+"""Origin of the rules for addresses that the host or its gateway owns."""
 
 MANUAL_ORIGIN = "manual"
-"""Source of the rules of `ndxdp attach -n` and `ndxdp prefix add`."""
+"""Origin of the rules of `ndxdp attach -n` and `ndxdp prefix add`."""
 
 RUN_ORIGIN = "run"
-"""Source of the rules of `ndxdp run -n`."""
+"""Origin of the rules of `ndxdp run -n`."""
 
 CONFIG_ORIGIN = "config"
-"""Source of the rules that the configuration file holds."""
+"""Origin of the rules in the configuration file."""
 
 DOCKER_ORIGIN = "docker"
-"""Source of the rules for containers."""
+"""Origin of the rules for containers."""
 
 RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN})
-"""Sources whose rules no `ndxdp prefix` command writes."""
+"""Origins whose rules no `ndxdp prefix` command writes."""
 
 ORIGIN_MAX, LABEL_MAX = 15, 47
 """Bytes of UTF-8 that the maps store of a rule's origin and of its label."""
@@ -36,45 +36,53 @@ OWN_LABEL, GATEWAY_LABEL = OWNED_LABELS = ("own", "gateway")
 
 
 def parse_origin(text: str, *, writes: bool = False) -> str:
-    """Return the source that --origin names.
+    """Validate the name of an origin, as in --origin.
 
-    The names are those that wg-quick(8) takes for an interface, which so may be an origin.
+    Every interface name that wg-quick(8) accepts is a valid origin.
 
     Args:
-        text: What the user wrote.
-        writes: True if rules are to be written for it, which the reserved ones refuse.
+        text: The name.
+        writes: True if the command writes rules of this origin, which must not be reserved.
 
     Raises:
-        UsageError: It is no source's name, or one that is reserved.
+        UsageError: The name is not valid, or is reserved.
     """
     if not re.fullmatch(r"[\w=+.][\w=+.-]*", text, re.ASCII) or len(text) > ORIGIN_MAX:
         raise UsageError(
             f"'{text}' is no origin",
-            f"a word of up to {ORIGIN_MAX} letters, digits, and any of _ = + . -",
+            f"use a word of up to {ORIGIN_MAX} letters, digits, and any of _ = + . -",
         )
     if writes and text in RESERVED_ORIGINS:
         raise UsageError(
             f"rules of origin '{text}' are not written by `ndxdp prefix`",
-            f"any name but {', '.join(sorted(RESERVED_ORIGINS))}",
+            f"use any name but {', '.join(sorted(RESERVED_ORIGINS))}",
         )
     return text
 
 
 def parse_source(text: str) -> NaSource | bytes:
-    """A profile's source: `target`, `link-local`, or an address; UsageError for anything else."""
+    """Parse the source of advertisements: `target`, `link-local`, or a unicast address.
+
+    Raises:
+        UsageError: The text is neither.
+    """
     known = {source.value: source for source in NaSource}
     return known[text] if text in known else parse_unicast(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is answered for one prefix, and on whose word.
+    """When and how to answer for one prefix.
 
-    origin: who wrote it; origins never delete each other's rules. label: what it is counted
-    under, the configured prefix or the list that it came from. dynamic: it is no longer
-    answered when the daemon's heartbeat is too old. owned: the host or the gateway owns the
-    address, so that it is not answered whatever the rule says. dev: of an answer that asks the
-    kernel: patterns of the interfaces by which a route may leave; () for any.
+    Attributes:
+        answer: When to answer.
+        profile: What the advertisements contain.
+        origin: Who wrote the rule. An origin never deletes the rules of another one.
+        label: The name that the rule is counted under: the configured prefix, or the list.
+        dynamic: True if the rule expires when the heartbeat of its daemon stops.
+        owned: True if the host or its gateway owns the address; the rule is then not applied.
+        dev: Patterns of the interfaces that a route may leave by, where the answer depends on
+            routes; () for any interface.
     """
 
     answer: Answer = Answer.ALWAYS
@@ -90,7 +98,7 @@ class Rule:
         object.__setattr__(self, "label", cut(self.label, LABEL_MAX))
 
     def is_equivalent_to(self, other: Rule) -> bool:
-        """Both say the same of a target, whoever wrote them and wherever they are counted."""
+        """Return True if both rules answer alike; origin, label and `owned` may differ."""
         return (self.answer, self.profile, self.dynamic, self.dev) == (
             other.answer,
             other.profile,
@@ -100,17 +108,17 @@ class Rule:
 
 
 def cut(text: str, size: int) -> str:
-    """At most `size` bytes of UTF-8, not cut within a character."""
+    """Return the first characters of a text that fit into `size` bytes of UTF-8."""
     return text.encode(errors="replace")[:size].decode(errors="ignore")
 
 
 def owned_rule(label: str) -> Rule:
-    """The rule of an address that the host or its gateway owns."""
+    """Return the rule for an address that the host or its gateway owns; label: the owner."""
     return Rule(Answer.NEVER, origin=HOST_ORIGIN, label=label, owned=True)
 
 
 class RuleClass(NamedTuple):
-    """What rules share that are counted together: their writer, label and way of answering."""
+    """The class of a rule: rules of one class share a profile and are counted together."""
 
     origin: str
     label: str
@@ -120,5 +128,5 @@ class RuleClass(NamedTuple):
 
     @classmethod
     def of(cls, rule: Rule) -> RuleClass:
-        """Return the group of a rule."""
+        """Return the class of a rule."""
         return cls(rule.origin, rule.label, rule.profile, rule.dynamic, rule.dev)

@@ -1,4 +1,4 @@
-"""Rules of command lines and of list files. Pure."""
+"""Rules as users write them: prefixes on a command line, and list files. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from ndxdp.rules.prefix import Prefix, parse_target
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
-# ---- as they are written ------------------------------------------------------------------------
-
 _ALWAYS = Rule()
 
 
@@ -24,9 +22,17 @@ def compile_rules(
     *,
     rule: Rule = _ALWAYS,
 ) -> Rules:
-    """The rules of a command line: `-n` prefixes as `rule` says, `--except` prefixes never.
+    """Make the rules of a command line.
 
-    Each is labelled with itself unless `rule` has a label. UsageError for a prefix given twice.
+    The label of a rule is its prefix, unless `rule` has a label.
+
+    Args:
+        answered: Prefixes that `rule` applies to (`-n`).
+        excepted: Prefixes that are never answered for (`--except`).
+        rule: The rule for the answered prefixes.
+
+    Raises:
+        UsageError: A text is no prefix, or a prefix is given twice.
     """
     rules: dict[Prefix, Rule] = {}
     never = replace(rule, answer=Answer.NEVER, profile=DEFAULT_PROFILE, dev=())
@@ -44,10 +50,18 @@ def compile_rules(
 
 
 def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
-    """The rules of a list: one prefix or address a line, # starts a comment.
+    """Make the rules of a list: one prefix or address in a line, # starts a comment.
 
-    All share one rule, labelled with the list's name, and are counted together. UsageError
-    names the list and the line.
+    All prefixes share one rule, so that they are counted together.
+
+    Args:
+        lines: The lines.
+        name: The name of the list, which becomes the rule's label.
+        rule: The rule.
+
+    Raises:
+        UsageError: A text is no prefix, or a prefix is given twice; the message names the list and
+            the line.
     """
     rule = replace(rule, label=name)
     wider: dict[Prefix, Rule] = {}

@@ -1,4 +1,4 @@
-"""Sets of rules: as they are written, as the maps hold them, and what differs. Pure."""
+"""A set of rules that is small in memory. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 
 _FEW = 64
-"""Addresses of one rule that may have an object each."""
+"""paired_with() looks up the addresses of a rule one by one up to this number of addresses."""
 
 
 class Rules(Mapping[Prefix, Rule]):
-    """Which prefix has which rule. Immutable; equal to any mapping that says the same.
+    """An immutable mapping from prefixes to rules; equal to any mapping with the same items.
 
-    Few rules differ and many addresses share one, so it is kept the other way round. exact: by
-    rule, the addresses that have it; no address has two. wider: all prefixes below 128 bits.
+    Many addresses share few different rules, so single addresses are stored by rule.
+
+    Attributes:
+        exact: The addresses that have a rule of their own, by rule. No address has two rules.
+        wider: The rules of all prefixes shorter than 128 bits.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Rules(Mapping[Prefix, Rule]):
 
     @classmethod
     def of(cls, rules: Mapping[Prefix, Rule]) -> Rules:
+        """Make a rule set of any mapping; return a rule set as it is."""
         if isinstance(rules, Rules):
             return rules
         exact: dict[Rule, list[bytes]] = {}
@@ -43,7 +47,7 @@ class Rules(Mapping[Prefix, Rule]):
 
     @classmethod
     def union(cls, several: Iterable[Rules]) -> Rules:
-        """Return all rules of several sets that have no prefix in common."""
+        """Return the union of several rule sets that have no prefix in common."""
         exact: dict[Rule, list[AddressSet]] = {}
         wider: dict[Prefix, Rule] = {}
         for rules in several:
@@ -62,13 +66,13 @@ class Rules(Mapping[Prefix, Rule]):
 
     @cached_property
     def addresses(self) -> AddressSet:
-        """All that have a rule of their own."""
+        """All addresses that have a rule of their own."""
         *few, most = sorted(self.exact.values(), key=len) or [EMPTY]
         return most | AddressSet(b"".join(some.packed for some in few))
 
     @property
     def distinct_rules(self) -> Iterable[Rule]:
-        """Each rule that there is, once."""
+        """The different rules, each once."""
         return dict.fromkeys((*self.exact, *self.wider.values()))
 
     def __getitem__(self, prefix: Prefix) -> Rule:
@@ -79,7 +83,7 @@ class Rules(Mapping[Prefix, Rule]):
         return self.wider[prefix]
 
     def most_specific(self, address: bytes) -> Rule | None:
-        """Return the rule of the longest prefix that an address (16 bytes) is in."""
+        """Return the rule of the longest prefix that contains an address (16 bytes)."""
         for length in range(128, -1, -1):
             rule = self.get(Prefix.around(address, length))
             if rule is not None:
@@ -93,7 +97,7 @@ class Rules(Mapping[Prefix, Rule]):
         return (prefix for prefix, _ in self.pairs())
 
     def pairs(self) -> Iterator[tuple[Prefix, Rule]]:
-        """What items() has, one after the other, where that would make an object of each."""
+        """Yield the items without building a dict of them all."""
         for rule, some in self.exact.items():
             for address in some:
                 yield Prefix(address, 128), rule
@@ -117,7 +121,7 @@ class Rules(Mapping[Prefix, Rule]):
         return f"Rules.of({dict(self.pairs())})"
 
     def __or__(self, other: Mapping[Prefix, Rule]) -> Rules:
-        """Both; what `other` says where both have a prefix."""
+        """Return the union of both sets; where both have a prefix, `other` wins."""
         more = Rules.of(other)
         kept = self.without(more)
         exact = kept.exact
@@ -126,25 +130,25 @@ class Rules(Mapping[Prefix, Rule]):
         return Rules(exact, kept.wider | more.wider)
 
     def where(self, wanted: Callable[[Rule], bool]) -> Rules:
-        """Those whose rule is wanted."""
+        """Return the items whose rule satisfies a predicate."""
         return Rules(
             {rule: some for rule, some in self.exact.items() if wanted(rule)},
             {prefix: rule for prefix, rule in self.wider.items() if wanted(rule)},
         )
 
     def without(self, other: Rules) -> Rules:
-        """Those of prefixes that `other` has no rule for."""
+        """Return the items whose prefix is absent from `other`."""
         return Rules(
             {rule: some - other.addresses for rule, some in self.exact.items()},
             {prefix: rule for prefix, rule in self.wider.items() if prefix not in other.wider},
         )
 
     def restricted_to(self, other: Rules) -> Rules:
-        """Those of prefixes that `other` has a rule for, too."""
+        """Return the items whose prefix is in `other` as well."""
         return self.without(self.without(other))
 
     def different_from(self, other: Rules) -> Rules:
-        """Those that `other` does not have, or has otherwise."""
+        """Return the items that `other` lacks or has with another rule."""
         return Rules(
             {rule: some - other.exact.get(rule, EMPTY) for rule, some in self.exact.items()},
             {
@@ -155,7 +159,7 @@ class Rules(Mapping[Prefix, Rule]):
         )
 
     def equivalent_in(self, other: Rules) -> Rules:
-        """Return the rules that `other` has in the same words, whoever wrote them."""
+        """Return the items for which `other` has an equivalent rule of any origin."""
         exact: dict[Rule, AddressSet] = {}
         for rule, some in self.exact.items():
             for there, theirs in other.exact.items():
@@ -169,8 +173,8 @@ class Rules(Mapping[Prefix, Rule]):
         return Rules(exact, wider)
 
     def paired_with(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
-        """Prefixes that both have, with what this and what the other says."""
-        # Rules of a few addresses each are looked up one by one, those of lists as sets.
+        """Yield each prefix that both sets have, with the rule in this set and in `other`."""
+        # Addresses of small rules are looked up in a dict, those of lists by set operations.
         few = {rule: some for rule, some in other.exact.items() if len(some) <= _FEW}
         lists = [(rule, some) for rule, some in other.exact.items() if rule not in few]
         there = {address: rule for rule, some in few.items() for address in some}

@@ -1,4 +1,4 @@
-"""Rules by longest prefix. Pure."""
+"""A lookup table of rules by longest prefix, for the userspace path and tests. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from ndxdp.rules.rule import Rule
 
 
 class Entry(NamedTuple):
-    """A rule as a Table holds it: whole, and as ndp.decide() takes it."""
+    """A rule in a Table, and the Match that decide() receives for it."""
 
     rule: Rule
     match: Match
 
 
 class Table:
-    """Rules by longest prefix, for the userspace path and the tests: the most specific wins."""
+    """A set of rules in which a target is looked up; the rule of the longest prefix wins."""
 
     def __init__(
         self, exact: dict[bytes, Entry] | None = None, wider: Iterable[tuple[Prefix, Entry]] = ()
     ) -> None:
-        """exact: by address (16 bytes), not copied. wider: all the others."""
+        """Make a table.
+
+        Args:
+            exact: The entries of single addresses by address (16 bytes). The dict is not copied.
+            wider: The entries of all other prefixes.
+        """
         self._exact = exact or {}
-        # For each length, longest first: how far an address is to be shifted, and the rules by
-        # what is left of it.
+        # One item for each length, the longest first: the number of host bits, and the entries by
+        # the prefix's network bits as a number.
         lengths: dict[int, dict[int, Entry]] = {}
         for prefix, entry in wider:
             bits = 128 - prefix.length
@@ -41,12 +46,12 @@ class Table:
         rule_class: Callable[[Rule], int] = lambda rule: 0,
         expired: bool = False,
     ) -> Table:
-        """Return the table of these rules.
+        """Make a table of rules.
 
         Args:
             rules: The rules by prefix.
             rule_class: Returns the number of a rule's class.
-            expired: True if dynamic rules no longer apply.
+            expired: True if dynamic rules have expired.
         """
         known: dict[tuple[int, bool], Entry] = {}
         exact: dict[bytes, Entry] = {}
@@ -64,7 +69,7 @@ class Table:
         return cls(exact, wider)
 
     def lookup(self, target: bytes) -> tuple[Prefix, Rule] | None:
-        """The most specific prefix of a target (16 bytes) and its rule."""
+        """Return the most specific prefix of a target (16 bytes) and its rule; None without one."""
         entry = self._exact.get(target)
         if entry is not None:
             return Prefix(target, 128), entry.rule
@@ -76,7 +81,7 @@ class Table:
         return None
 
     def match(self, target: bytes) -> Match | None:
-        """The same, as ndp.decide() takes it."""
+        """Return the most specific rule of a target (16 bytes) for decide(); None without one."""
         entry = self._exact.get(target)
         if entry is not None:
             return entry[1]
@@ -89,15 +94,15 @@ class Table:
 
 
 def entry_of(rule: Rule, rule_class: int, *, expired: bool, exact: bool) -> Entry:
-    """Make a Table's entry.
+    """Make an entry of a Table.
 
     Args:
         rule: The rule.
-        rule_class: The number that it is counted under.
-        expired: True if dynamic rules no longer hold.
-        exact: True for a rule of one address, False for a prefix's.
+        rule_class: The number of the rule's class.
+        expired: True if dynamic rules have expired.
+        exact: True for the rule of one address, False for the rule of a wider prefix.
     """
-    lapsed = expired and rule.dynamic
+    has_expired = expired and rule.dynamic
     return Entry(
-        rule, Match(rule.answer, rule.profile, rule.owned, lapsed, rule_class, rule.dev, exact)
+        rule, Match(rule.answer, rule.profile, rule.owned, has_expired, rule_class, rule.dev, exact)
     )

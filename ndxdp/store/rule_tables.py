@@ -121,8 +121,8 @@ class RuleTables(MapSet):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        capacity = Capacity(*map(self.max_entries, Capacity._fields))
-        lack = capacity.lack(change.write, actual)
+        capacity = Capacity(*map(self.max_entries, ("addresses", "prefixes", "groups")))
+        lack = capacity.shortage(change.write, actual)
         if lack and change.remove:
             self._apply_in_turn(change, actual, capacity)
             return
@@ -148,7 +148,7 @@ class RuleTables(MapSet):
     def _apply_in_turn(self, change: Difference, actual: Rules, capacity: Capacity) -> None:
         """Remove rules first, then write the rules for which there was no room before."""
         remaining = actual.without(change.remove)
-        lack = capacity.lack(change.write, remaining)
+        lack = capacity.shortage(change.write, remaining)
         if lack:
             raise lack.error()
         self._remove(change.remove)
