@@ -442,16 +442,20 @@ def test_the_table_of_addresses_is_full(net: Network) -> None:
     take_off()
 
 
-def test_too_many_groups(attached: Network) -> None:
+def test_too_many_rule_classes(attached: Network) -> None:
     many = [f"2001:db8::d:0:0:{number:x}" for number in range(1023)]
-    unchanged(lambda: ndxdp("prefix", "add", *many), CANNOT, "groups", "1024")
+    unchanged(lambda: ndxdp("prefix", "add", *many), CANNOT, "rule classes", "1024")
     words = [word for one in many for word in ("-n", one)]
-    unchanged(lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "groups", "1024")
+    unchanged(
+        lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "rule classes", "1024"
+    )
     done("prefix", "add", "--file", "-", stdin="\n".join(many))  # as the hint says
     done("prefix", "del", "--file", "-", stdin="\n".join(many))
     done("prefix", "add", *many[:1020])
     assert attached.answers(many[1000])
-    unchanged(lambda: ndxdp("prefix", "add", many[1020], many[1021]), CANNOT, "groups", "1024")
+    unchanged(
+        lambda: ndxdp("prefix", "add", many[1020], many[1021]), CANNOT, "rule classes", "1024"
+    )
     done("prefix", "del", *many[:1020])
     done("prefix", "add", *many[3:])  # slots of rules that have gone are free
     assert attached.answers(many[1020])
