@@ -526,7 +526,7 @@ def test_a_libxdp_dispatcher(net: Network, dispatcher: Path, theirs: str) -> Non
     for mode in ("native", "generic"):
         refused = ndxdp("attach", UPLINK, "-q", "--mode", mode)
         assert refused.code == 1
-        assert f"{UPLINK} already runs a {called}, which is not ours to replace" in refused.err
+        assert f"{UPLINK} already runs a {called}, which ndxdp does not replace" in refused.err
         assert "xdp-loader status" in refused.err
     assert any(called in said for said in notes())
     done("attach", UPLINK, "-n", BEHIND)

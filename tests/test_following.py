@@ -319,7 +319,7 @@ def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: P
             while "it goes on as before" not in (said := run.process.stderr.readline()):
                 pass
         assert missed == []
-        assert "not ours to replace" in said
+        assert "ndxdp does not replace" in said
         assert status()["mode"] == "tc"
         sh("ip", "link", "set", UPLINK, "xdpgeneric", "off")
         assert run.end()[0] == 0

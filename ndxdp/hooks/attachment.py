@@ -1,11 +1,11 @@
-"""Attaching a program to an interface, and detaching it, without replacing one of others.
+"""Attachment of the program to an interface, without replacing a foreign program.
 
-A BPF link where the kernel has them for the hook (XDP 5.9, tcx 6.6), else netlink: XDP with
-"only if nobody is there", and a clsact filter with a handle of its own for tc. A link lives as
-long as its descriptor or its pin; what netlink attached stays until it is detached.
+The attachment is a BPF link if the kernel has links for the hook (XDP: 5.9, tcx: 6.6). Otherwise
+netlink attaches: XDP with XDP_FLAGS_UPDATE_IF_NOEXIST, tc by a clsact filter with a handle of its
+own. A link exists as long as a descriptor or a pin; netlink's attachment stays until it is removed.
 
-At tc, where several programs share the hook, a new attachment takes the first place that can be
-had: a program that returns TC_ACT_OK ends the chain, and those after it see no frame.
+At tc several programs share the hook. A new attachment takes the first place that is free, because
+a program that returns TC_ACT_OK ends the chain, and later programs do not see the frame.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ndxdp.netlink import tc_filters
 log = logging.getLogger(__name__)
 
 TC_HANDLE = 0x6E64  # "nd"
-_TRIES = 3  # of a place that somebody else takes at the same moment
-_PATIENCE = 2.0  # seconds for the link of a process that was killed to go
+_TRIES = 3  # to take a place, as another program may take it at the same moment
+_PATIENCE = 2.0  # seconds until the kernel has detached the link of a killed process
 
 _XDP_FLAGS = {
     Mode.NATIVE: bpf_hooks.XDP_FLAGS_DRV_MODE,
@@ -37,7 +37,13 @@ _XDP_FLAGS = {
 
 
 class Attachment(NamedTuple):
-    """A program at a hook. program: its id. is_tcx: by a link at tc, not by a filter."""
+    """The attachment of a program.
+
+    Attributes:
+        mode: The hook.
+        program: The id of the program.
+        is_tcx: Attached by a link at tc, not by a filter.
+    """
 
     mode: Mode
     program: int
@@ -45,12 +51,10 @@ class Attachment(NamedTuple):
 
 
 def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]:
-    """Yield where on an interface these programs (by id) are attached.
-
-    What others than root may not see comes last.
+    """Yield where on an interface these programs (by id) are attached; tcx comes last.
 
     Raises:
-        BpfError: EPERM for a process without CAP_NET_ADMIN, to which the kernel shows no tcx.
+        BpfError: EPERM at tcx, which the kernel does not show without CAP_NET_ADMIN.
     """
     xdp = bpf_hooks.xdp_programs(ifindex)
     for mode, program in ((Mode.NATIVE, xdp.native), (Mode.GENERIC, xdp.generic)):
@@ -67,11 +71,20 @@ def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]
 def attach(
     interface: str, ifindex: int, mode: Mode, prog_fd: int, *, links: bool = True
 ) -> tuple[int | None, Restore]:
-    """Attach to an interface that has nothing of ours.
+    """Attach a program to an interface to which ndxdp is not attached.
 
-    Returns the link's descriptor (None where netlink did it) and what detach() must know.
-    links: False takes the way of a kernel without BPF links. ModeUnavailable if someone else holds
-    the hook or the driver refuses; then nothing has changed.
+    Args:
+        interface: The interface's name, for errors.
+        ifindex: The interface.
+        mode: The hook.
+        prog_fd: The program.
+        links: False to attach as on a kernel without BPF links.
+
+    Returns:
+        The link's descriptor (None if netlink attached), and what detaching restores.
+
+    Raises:
+        ModeUnavailable: A foreign program has the hook, or the driver refuses. Nothing has changed.
     """
     if mode is not Mode.TC:
         refuse_foreign(interface, ifindex)
@@ -83,9 +96,9 @@ def attach(
                 raise
             if error.errno in (errno.EBUSY, errno.EEXIST) and mode is not Mode.TC:
                 refuse_foreign(interface, ifindex)
-            # Anything else: a kernel that has no such link says EINVAL, and so does many a
-            # driver, without a word. Netlink serves the first and gives the second's reason.
-            log.debug("no BPF link on %s: %s", interface, error)
+            # A kernel without such links returns EINVAL, and so do many drivers, without a message.
+            # Netlink works on such a kernel, and gives the driver's reason.
+            log.debug("cannot create a BPF link on %s: %s", interface, error)
     try:
         if mode is Mode.TC:
             return None, _attach_filter(ifindex, prog_fd) | Restore.NETLINK
@@ -101,7 +114,7 @@ def attach(
 def replace(
     interface: str, ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None, old_prog_fd: int
 ) -> None:
-    """Put a new program in the place of our old one, between two frames."""
+    """Replace the attached program of ndxdp by a new program, between two frames."""
     try:
         if link_fd is not None:
             bpf_hooks.link_update(link_fd, prog_fd)
@@ -117,21 +130,23 @@ def replace(
 
 
 def is_attached(ifindex: int, prog_fd: int, link_fd: int | None = None) -> bool:
-    """Return True if our program is attached to the interface, in any mode.
+    """Return True if the program of ndxdp is attached to the interface, in any mode.
 
-    A link whose interface has gone, or that hangs on another one, is not. Without `link_fd` the
-    hooks are asked, whoever holds the link.
+    Args:
+        ifindex: The interface.
+        prog_fd: The program.
+        link_fd: The link, if it is open; else the hooks of the interface are queried.
     """
     if link_fd is not None:
         return bpf_hooks.link_info(link_fd).ifindex == ifindex
     info = bpf_programs.info_of(prog_fd)
-    if info.type == bpf_programs.BPF_PROG_TYPE_XDP:  # tcx, which it cannot be at, is not for all
+    if info.type == bpf_programs.BPF_PROG_TYPE_XDP:  # without tcx, which needs CAP_NET_ADMIN
         return info.id in bpf_hooks.xdp_program_ids(ifindex)
     return any(attachments(ifindex, (info.id,)))
 
 
 def program_id(prog_fd: int, link_fd: int | None) -> int:
-    """Return the id of our attached program: the link's where there is one."""
+    """Return the id of the attached program of ndxdp: the link's program, if there is a link."""
     if link_fd is not None:
         return bpf_hooks.link_info(link_fd).prog_id
     return bpf_programs.info_of(prog_fd).id
@@ -140,10 +155,17 @@ def program_id(prog_fd: int, link_fd: int | None) -> int:
 def is_overtaken(
     ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None, *, links: bool = True
 ) -> bool:
-    """Return True if a new attachment would see frames earlier than the present one does.
+    """Return True if a new attachment would see frames earlier than the present one.
 
-    Also if the present one cannot be replaced: a link of a process that has just ended.
-    links: False if the new attachment is to be a filter.
+    Also return True if the present attachment cannot be replaced, because it is a link that this
+    process does not have open.
+
+    Args:
+        ifindex: The interface.
+        mode: The present mode.
+        prog_fd: The present program.
+        link_fd: The present link, if it is open.
+        links: False if the new attachment will be a filter.
     """
     if mode is not Mode.TC:
         return False
@@ -162,28 +184,31 @@ def is_overtaken(
 
 
 def detach(ifindex: int, prog_fd: int) -> None:
-    """Detach a program from an interface. A link that a process holds keeps it.
+    """Detach a program from an interface, unless a process has its link open.
 
-    The kernel takes a killed process's link off a moment after the process: that is waited for.
+    The kernel detaches the link of a killed process shortly after the process ends. The function
+    waits for that, at most 2 s.
     """
     ours = (bpf_programs.info_of(prog_fd).id,)
-    give_up = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _PATIENCE
     for each in attachments(ifindex, ours):
         if is_by_netlink(ifindex, each, prog_fd):
             _detach_from(ifindex, each, prog_fd)
-    while any(attachments(ifindex, ours)) and time.monotonic() < give_up:
+    while any(attachments(ifindex, ours)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
 def is_by_netlink(ifindex: int, attachment: Attachment, prog_fd: int) -> bool:
-    """Return True if netlink attached a program, and so it stays there.
+    """Return True if netlink made an attachment, which stays when processes end.
 
     Args:
-        prog_fd: that program.
+        ifindex: The interface.
+        attachment: The attachment.
+        prog_fd: Its program.
     """
     if attachment.mode is Mode.TC:
         return not attachment.is_tcx
-    try:  # to put it in its own place, which changes nothing, and fails while a link is there
+    try:  # replacing the program by itself changes nothing, and fails if a link is attached
         flags = _XDP_FLAGS[attachment.mode] | bpf_hooks.XDP_FLAGS_REPLACE
         bpf_hooks.xdp_attach(ifindex, prog_fd, flags, prog_fd)
     except BpfError as error:
@@ -203,18 +228,18 @@ def _detach_from(ifindex: int, attachment: Attachment, prog_fd: int) -> None:
 
 
 def refuse_foreign(interface: str, ifindex: int) -> None:
-    """ModeUnavailable that names the XDP program on an interface, if there is one."""
+    """Raise ModeUnavailable with the name of the XDP program on an interface, if there is one."""
     for prog_id in bpf_hooks.xdp_program_ids(ifindex):
         program = hook_order.named("xdp", prog_id)
         if program.name == hook_order.DISPATCHER:
             raise ModeUnavailable(
-                f"{interface} already runs a {program}, which is not ours to replace",
-                "--mode tc works beside it, and sees what its programs let pass;"
-                f" they are shown by: xdp-loader status {interface}",
+                f"{interface} already runs a {program}, which ndxdp does not replace",
+                "--mode tc works with it, on the frames that its programs pass;"
+                f" to list them: xdp-loader status {interface}",
             )
         raise ModeUnavailable(
-            f"{interface} already runs an {program}, which is not ours to replace",
-            f"--mode tc works beside it; or take it off: ip link set dev {interface} xdp off",
+            f"{interface} already runs an {program}, which ndxdp does not replace",
+            f"--mode tc works with it; or detach it: ip link set dev {interface} xdp off",
         )
 
 
@@ -227,32 +252,32 @@ def _create_link(ifindex: int, mode: Mode, prog_fd: int) -> int:
 
 
 def _attach_filter(ifindex: int, prog_fd: int) -> Restore:
-    made = Restore.CLSACT if bpf_hooks.clsact_create(ifindex) else Restore(0)
+    created = Restore.CLSACT if bpf_hooks.clsact_create(ifindex) else Restore(0)
     try:
-        for left in reversed(range(_TRIES)):
+        for remaining in reversed(range(_TRIES)):
             place = _best(tc_filters.at_ingress(ifindex))
             try:
                 bpf_hooks.tc_attach(ifindex, prog_fd, place.handle, place.priority, replace=False)
                 break
             except BpfError as error:
-                if error.errno != errno.EEXIST or not left:
+                if error.errno != errno.EEXIST or not remaining:
                     raise
     except OSError:
-        if made:
+        if created:
             bpf_hooks.clsact_destroy(ifindex)
         raise
-    return made
+    return created
 
 
 class _Place(NamedTuple):
-    """A filter's place: its priority, and its handle there."""
+    """The place of a filter: its priority, and its handle at that priority."""
 
     priority: int
     handle: int
 
 
 def _place_of(filters: list[tc_filters.Filter], prog_id: int) -> _Place | None:
-    """Return where our filter is; an older ndxdp put it at priority 0x6e64."""
+    """Return the place of a program's filter; an older ndxdp used priority 0x6e64."""
     for each in filters:
         if each.kind == "bpf" and each.program == prog_id:
             return _Place(each.priority, each.handle)
@@ -260,10 +285,10 @@ def _place_of(filters: list[tc_filters.Filter], prog_id: int) -> _Place | None:
 
 
 def _best(filters: list[tc_filters.Filter]) -> _Place:
-    """Return the first place that a new filter can have without replacing one.
+    """Return the first place that a new filter can take without replacing a filter.
 
-    A priority is of one protocol and one kind of filter. The kernel runs the bpf filters of one
-    priority newest first (cls_bpf_change()), so that a priority of bpf filters can be shared.
+    All filters of a priority have one protocol and one kind. The kernel runs the bpf filters of a
+    priority newest first (cls_bpf_change()), so that bpf filters can share a priority.
     """
     for priority in itertools.count(1):
         here = [each for each in filters if each.priority == priority]
@@ -275,17 +300,17 @@ def _best(filters: list[tc_filters.Filter]) -> _Place:
 
 
 def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
-    """The kernel's own words, where netlink brought any."""
+    """Return the error for a refused attachment, with netlink's message if there is one."""
     if error.errno == errno.ENODEV:
         return gone(interface)
     if is_exhausted(error):
         return from_os(error)
-    said = [
+    messages = [
         line.partition("Kernel error message:")[2].strip()
         for line in error.log.splitlines()
         if "Kernel error message:" in line
     ]
-    why = said[0] if said else error.strerror
+    why = messages[0] if messages else error.strerror
     log.debug("%s: %s", error, error.log.strip())
     if error.errno == errno.EPERM:
         return ModeUnavailable(
@@ -297,4 +322,4 @@ def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
             f"{interface} does not run XDP in its driver ({why})",
             "--mode tc works on every Ethernet interface",
         )
-    return ModeUnavailable(f"{interface} did not take the program ({why})", "--debug shows more")
+    return ModeUnavailable(f"cannot attach the program to {interface}: {why}", "--debug shows more")

@@ -1,8 +1,8 @@
-"""The programs of others that see an interface's frames before ndxdp does.
+"""The foreign programs that see an interface's frames before ndxdp does.
 
-The kernel shows a frame that comes in to XDP (on the NIC, in the driver, after the driver), then to
-packet sockets, then to tcx, then to clsact filters. A program that ends the chain, as a tcx
-program does that returns TC_ACT_OK, keeps the frame from all that come later.
+The kernel passes a received frame to XDP (on the NIC, in the driver, after the driver), then to
+packet sockets, to tcx, and to clsact filters. A program can end the chain, for example a tcx
+program that returns TC_ACT_OK. Later programs then do not see the frame.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import tc_filters
 
 HOOKS = ("xdp", "tcx", "tc")
-"""In the order in which the kernel runs them."""
+"""Hooks, in the order in which the kernel runs them."""
 
 DISPATCHER = "xdp_dispatcher"
 """The program by which libxdp runs several XDP programs on one interface."""
@@ -23,10 +23,12 @@ _KINDS = {"xdp": "XDP program", "tcx": "tcx program", "tc": "tc filter"}
 
 
 class Program(NamedTuple):
-    """A program or filter of somebody else.
+    """A foreign program or filter.
 
-    hook: one of HOOKS. id: None for a filter that is no eBPF program. name: '' where the kernel
-    does not tell it, which takes CAP_SYS_ADMIN.
+    Attributes:
+        hook: One of HOOKS.
+        id: The id of the program; None for a filter that is no eBPF program.
+        name: The name; "" if this process does not have CAP_SYS_ADMIN, which the name needs.
     """
 
     hook: str
@@ -35,9 +37,9 @@ class Program(NamedTuple):
 
     @property
     def is_rival(self) -> bool:
-        """True at tc, where many a program ends the chain for frames that it only looks at.
+        """True at tc, where many programs end the chain for frames that they only inspect.
 
-        An XDP program passes on what is none of its business.
+        An XDP program passes frames that do not concern it.
         """
         return self.hook != "xdp"
 
@@ -53,15 +55,15 @@ class Program(NamedTuple):
 
 
 def before(ifindex: int, mode: Mode, ours: int | None) -> list[Program]:
-    """Return the programs of others that see a frame before ours, in their order.
+    """Return the foreign programs that see a frame before ndxdp does, in their order.
 
     Args:
-        ifindex: the interface.
-        mode: how ndxdp is attached there.
-        ours: the id of our program, None in userspace mode.
+        ifindex: The interface.
+        mode: The mode of ndxdp on the interface.
+        ours: The id of the program of ndxdp; None in userspace mode.
 
     Raises:
-        BpfError: EPERM where the process may not look: tcx shows itself only to CAP_NET_ADMIN.
+        BpfError: EPERM at tcx, which the kernel does not show without CAP_NET_ADMIN.
     """
     xdp = bpf_hooks.xdp_programs(ifindex)
     ahead = {
@@ -75,14 +77,15 @@ def before(ifindex: int, mode: Mode, ours: int | None) -> list[Program]:
 
 
 def named(hook: str, number: int) -> Program:
-    """Return the program with that id."""
+    """Return the program with an id, at a hook."""
     return Program(hook, number, bpf_programs.name_of(number))
 
 
 def filters_before(filters: list[tc_filters.Filter], ours: int) -> list[tc_filters.Filter]:
-    """Return the filters that see IPv6 before the filter with program `ours`; all without one.
+    """Return the filters that see IPv6 before the filter of program `ours`.
 
-    Of a kind that has several entries for one priority, as u32 has, the first stands for all.
+    If there is no such filter, all filters are returned. A kind such as u32 has several entries
+    for one priority; only the first one is returned.
     """
     found: dict[tuple[int, str, int], tc_filters.Filter] = {}
     for each in filters:
@@ -100,7 +103,7 @@ def _before_at_tc(ifindex: int, ours: int | None) -> list[Program]:
         return [named("tcx", number) for number in tcx[: tcx.index(ours)]]
     filters = tc_filters.at_ingress(ifindex)
     if ours is None or ours not in [each.program for each in filters]:
-        return []  # it went while we looked
+        return []  # the program was detached just now
     return [named("tcx", number) for number in tcx] + [
         Program("tc", each.program, _filter_name(each)) for each in filters_before(filters, ours)
     ]

@@ -1,1 +1,1 @@
-"""The kernel's side: bpf(2) through libbpf, the program's loaders, its maps and pins."""
+"""Calls of the kernel: bpf(2) through libbpf, the loaders of the program, inotify and statfs."""

@@ -37,6 +37,7 @@ class Mode(IntEnum):
 
     @property
     def label(self) -> str:
+        """The mode's name in the configuration and in output."""
         return self.name.lower()
 
     @property
@@ -99,6 +100,7 @@ class Layout:
         return self._struct.pack(*values)
 
     def unpack(self, data: bytes) -> dict[str, Any]:
+        """Decode the struct into its fields by name."""
         """Return the fields of the struct by name."""
         return dict(zip(self.fields, self._struct.unpack(data), strict=True))
 

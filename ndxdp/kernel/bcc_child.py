@@ -1,6 +1,6 @@
-"""Run by the system's Python: compile one program with bcc, write its instructions to stdout.
+"""A script for the system's Python: compile one program with bcc, write the instructions to stdout.
 
-Arguments: the entry point, the source directory, and compiler flags. Not imported by ndxdp.
+Arguments: the entry point, the source directory, and compiler flags. ndxdp does not import it.
 """
 
 import os
@@ -8,9 +8,10 @@ import sys
 
 
 def main() -> int:
+    """Compile the program; return the exit code, 3 if bcc is not installed."""
     program, directory, *flags = sys.argv[1:]
     out = os.dup(1)
-    os.dup2(2, 1)  # whatever bcc prints is talk, not instructions
+    os.dup2(2, 1)  # messages of bcc must not mix with the instructions
     try:
         from bcc import BPF  # type: ignore[import-not-found]
     except ImportError as error:

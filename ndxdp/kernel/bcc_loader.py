@@ -1,14 +1,14 @@
-"""bcc, in a child process that compiles and is gone.
+"""Compilation by bcc, in a child process.
 
-bcc comes from the distribution and lives in the system's Python; imported here it would cost
-the daemon 77 MB, compiling another 100. So the child runs bcc_child.py, is told the numbers of
-the open maps, and answers with instructions. They are loaded by the process that holds the
-maps, like those of the prebuilt object: one way to the verifier, and no privilege for LLVM.
+The distribution installs bcc for the system's Python. Importing bcc would cost the daemon 77 MB,
+and compiling another 100 MB. So a child process runs bcc_child.py with the numbers of the open maps
+and returns instructions. The parent, which has the maps, loads the instructions like those of the
+prebuilt object, so that LLVM needs no privileges.
 
-bcc wants a kernel-header directory, though the program needs none of the running kernel's. Its
-rules for finding one fail on a kernel without installed headers, and on Debian, which splits
-them in two packages. Any installed headers serve: they are joined in a directory of links that
-BCC_KERNEL_SOURCE points to.
+bcc needs a directory of kernel headers, although the program needs no header of the running kernel.
+bcc does not find the directory on a kernel without installed headers, nor on Debian, which splits
+the headers into two packages. Headers of any version suffice: they are joined in a directory of
+symbolic links, and BCC_KERNEL_SOURCE names that directory.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ from ndxdp.errors import NdxdpError
 log = logging.getLogger(__name__)
 
 PYTHON = "/usr/bin/python3"
-_TIMEOUT = 60  # seconds; it takes one
+_TIMEOUT = 60  # seconds; compiling takes one
 _PARTS = ("include", "arch/x86/include", "arch/arm64/include")
 
 
 def compile_program(program: str, map_fds: dict[str, int]) -> bytes:
-    """The instructions of one entry point, 8 bytes each, referring to `map_fds` by number."""
+    """Compile one entry point, and return its instructions, 8 bytes each.
+
+    Args:
+        program: The entry point.
+        map_fds: The descriptors of the open maps by name; the instructions refer to them.
+
+    Raises:
+        NdxdpError: bcc or kernel headers are missing, or compiling failed.
+    """
     source = resources.files("ndxdp") / "bpf"
     child = Path(__file__).with_name("bcc_child.py")
     with resources.as_file(source) as directory, tempfile.TemporaryDirectory() as headers:
@@ -48,11 +56,11 @@ def compile_program(program: str, map_fds: dict[str, int]) -> bytes:
                 check=False,
             )
         except FileNotFoundError:
-            raise NdxdpError(f"{PYTHON} is missing, which bcc needs", _HINT) from None
+            raise NdxdpError(f"bcc needs {PYTHON}, which is missing", _HINT) from None
         except subprocess.TimeoutExpired:
             raise NdxdpError(f"bcc did not finish within {_TIMEOUT} s", _HINT) from None
-    said = done.stderr.decode(errors="replace").strip()
-    log.debug("%s", said)
+    output = done.stderr.decode(errors="replace").strip()
+    log.debug("%s", output)
     if done.returncode == _NO_BCC:
         raise NdxdpError(f"bcc is not installed for {PYTHON}", "apt install python3-bpfcc")
     if done.returncode or not done.stdout:
@@ -65,10 +73,10 @@ _HINT = "the prebuilt program needs no compiler: --loader prebuilt"
 
 
 def _header_directories() -> list[Path]:
-    """Directories that together hold one kernel's headers, the running kernel's if they are here.
+    """Return the directories with the headers of one kernel, the running kernel if possible.
 
-    A directory like linux-headers-6.1.0-1-amd64 names the one that holds the rest in its
-    Makefile (Debian), or has links to it (Ubuntu, Fedora).
+    A directory such as linux-headers-6.1.0-1-amd64 has only a part of the headers. Its Makefile
+    names the directory with the rest (Debian), or it has links to the rest (Ubuntu, Fedora).
     """
     candidates = [
         Path(f"/lib/modules/{os.uname().release}/build"),
@@ -76,7 +84,9 @@ def _header_directories() -> list[Path]:
         *sorted(Path("/usr/src/kernels").glob("*"), key=_version, reverse=True),
     ]
     for candidate in candidates:
-        if os.path.isdir(candidate / "include/generated"):  # also False where it may not look
+        if os.path.isdir(
+            candidate / "include/generated"
+        ):  # False, too, if this process may not look there
             makefile = candidate / "Makefile"
             named = (
                 re.search(r"^include\s+(/\S+)/Makefile$", makefile.read_text(), re.MULTILINE)

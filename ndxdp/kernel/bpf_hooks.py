@@ -1,4 +1,4 @@
-"""Calls that are about what programs are attached to, XDP and tc; see libbpf.py."""
+"""Calls of libbpf for the hooks of an interface, XDP and tc; see libbpf.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ndxdp.kernel.libbpf import BpfError, Opts, call
 BPF_XDP = 37
 BPF_TCX_INGRESS = 46
 
-BPF_F_BEFORE = 1 << 3  # with no program named: before all others
+BPF_F_BEFORE = 1 << 3  # before all other programs, if no program is named
 
 XDP_FLAGS_UPDATE_IF_NOEXIST = 1 << 0
 XDP_FLAGS_SKB_MODE = 1 << 1
@@ -24,7 +24,7 @@ BPF_TC_F_REPLACE = 1
 
 
 class _LinkCreateOpts(Opts):
-    """As far as we fill it."""
+    """The first fields of struct bpf_link_create_opts."""
 
     _fields_ = (("sz", c_size_t), ("flags", c_uint32), ("_pad", c_uint32))
 
@@ -68,7 +68,7 @@ class _TcOpts(Opts):
 
 
 class _LinkInfo(Structure):
-    """Up to the first field of the union, which for XDP and tcx is the ifindex."""
+    """The first fields of struct bpf_link_info, with the union of XDP and tcx links."""
 
     _fields_ = (
         ("type", c_uint32),
@@ -81,7 +81,7 @@ class _LinkInfo(Structure):
 
 
 class XdpPrograms(NamedTuple):
-    """Program ids by mode, in the order in which the kernel runs them; 0 for none."""
+    """The ids of XDP programs by mode, in the order in which the kernel runs them; 0 for none."""
 
     offloaded: int = 0
     native: int = 0
@@ -89,7 +89,7 @@ class XdpPrograms(NamedTuple):
 
 
 class LinkInfo(NamedTuple):
-    """ifindex is 0 when the interface has gone from under the link."""
+    """The kernel's description of a link; ifindex is 0 after the interface was deleted."""
 
     id: int
     prog_id: int
@@ -97,29 +97,30 @@ class LinkInfo(NamedTuple):
 
 
 def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
-    """Attach by a link, which is gone with its last descriptor and pin."""
+    """Attach by a link, which exists as long as a descriptor or a pin; return the descriptor."""
     return call(
         "bpf_link_create", prog_fd, ifindex, attach_type, byref(_LinkCreateOpts(flags=flags))
     )
 
 
 def link_update(link_fd: int, prog_fd: int) -> None:
-    """Put another program in the link's place between two frames."""
+    """Replace the program of a link between two frames."""
     call("bpf_link_update", link_fd, prog_fd, None)
 
 
 def link_detach(link_fd: int) -> None:
-    """Take the program off at once, however many have the link open."""
+    """Detach a link's program at once, even if other processes have the link open."""
     call("bpf_link_detach", link_fd)
 
 
 def link_info(fd: int) -> LinkInfo:
+    """Return the kernel's description of an open link."""
     found = libbpf.info(fd, _LinkInfo)
     return LinkInfo(found.id, found.prog_id, found.ifindex)
 
 
 def xdp_attach(ifindex: int, prog_fd: int, flags: int, old_prog_fd: int | None = None) -> None:
-    """Attach by netlink; with `old_prog_fd` and XDP_FLAGS_REPLACE only in that one's place."""
+    """Attach by netlink; with XDP_FLAGS_REPLACE, only in place of `old_prog_fd`."""
     opts = _XdpAttachOpts(old_prog_fd=-1 if old_prog_fd is None else old_prog_fd)
     call(
         "bpf_xdp_attach",
@@ -131,13 +132,13 @@ def xdp_attach(ifindex: int, prog_fd: int, flags: int, old_prog_fd: int | None =
 
 
 def xdp_detach(ifindex: int, flags: int, old_prog_fd: int) -> None:
-    """Detach by netlink, if `old_prog_fd` is what is attached (EEXIST if not)."""
+    """Detach by netlink; raise BpfError (EEXIST) if `old_prog_fd` is not attached."""
     opts = _XdpAttachOpts(old_prog_fd=old_prog_fd)
     call("bpf_xdp_detach", ifindex, flags | XDP_FLAGS_REPLACE, byref(opts))
 
 
 def xdp_programs(ifindex: int) -> XdpPrograms:
-    """Return the ids of the XDP programs on an interface; none if it has gone."""
+    """Return the ids of the XDP programs on an interface; none if it does not exist."""
     opts = _XdpQueryOpts()
     try:
         call("bpf_xdp_query", ifindex, 0, byref(opts))
@@ -149,16 +150,17 @@ def xdp_programs(ifindex: int) -> XdpPrograms:
 
 
 def xdp_program_ids(ifindex: int) -> list[int]:
-    """Return the ids of the XDP programs on an interface, in any mode; none if it has gone."""
+    """Return the ids of the XDP programs on an interface, in any mode, sorted."""
     return sorted({prog_id for prog_id in xdp_programs(ifindex) if prog_id})
 
 
 def tcx_program_ids(ifindex: int) -> list[int] | None:
     """Return the ids of the programs at tcx ingress, in the order in which the kernel runs them.
 
-    None on a kernel without tcx (before 6.6), and if the interface has gone.
+    Returns:
+        None on a kernel without tcx (before 6.6), and if the interface does not exist.
     """
-    ids = (c_uint32 * 64)()  # BPF_MPROG_MAX: the kernel takes no more
+    ids = (c_uint32 * 64)()  # BPF_MPROG_MAX, the kernel's limit
     count = c_uint32(len(ids))
     try:
         call("bpf_prog_query", ifindex, BPF_TCX_INGRESS, 0, None, ids, byref(count))
@@ -170,7 +172,7 @@ def tcx_program_ids(ifindex: int) -> list[int] | None:
 
 
 def clsact_create(ifindex: int) -> bool:
-    """Make the clsact qdisc; False if it was there."""
+    """Create the clsact qdisc; return False if it exists already."""
     hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
     try:
         call("bpf_tc_hook_create", byref(hook))
@@ -182,11 +184,13 @@ def clsact_create(ifindex: int) -> bool:
 
 
 def clsact_destroy(ifindex: int) -> None:
+    """Delete the clsact qdisc with all its filters."""
     hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS | 2)
     call("bpf_tc_hook_destroy", byref(hook))
 
 
 def tc_attach(ifindex: int, prog_fd: int, handle: int, priority: int, replace: bool) -> None:
+    """Attach a program by a clsact filter at ingress."""
     hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
     flags = BPF_TC_F_REPLACE if replace else 0
     opts = _TcOpts(prog_fd=prog_fd, flags=flags, handle=handle, priority=priority)
@@ -194,5 +198,6 @@ def tc_attach(ifindex: int, prog_fd: int, handle: int, priority: int, replace: b
 
 
 def tc_detach(ifindex: int, handle: int, priority: int) -> None:
+    """Delete a clsact filter at ingress."""
     hook = _TcHook(ifindex=ifindex, attach_point=BPF_TC_INGRESS)
     call("bpf_tc_detach", byref(hook), byref(_TcOpts(handle=handle, priority=priority)))

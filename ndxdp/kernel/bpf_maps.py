@@ -1,4 +1,4 @@
-"""Calls that are about BPF maps; see libbpf.py."""
+"""Calls of libbpf for BPF maps; see libbpf.py."""
 
 from __future__ import annotations
 
@@ -48,11 +48,12 @@ class _MapInfo(ctypes.Structure):
 
 @functools.cache
 def possible_cpus() -> int:
-    """Return how many values an element of a per-CPU map has."""
+    """Return the number of possible CPUs, which is that of the values in a per-CPU element."""
     return call("libbpf_num_possible_cpus")
 
 
 def create(spec: MapSpec) -> int:
+    """Create a map, and return its descriptor."""
     opts = _MapCreateOpts(map_flags=spec.flags)
     return call(
         "bpf_map_create",
@@ -66,7 +67,7 @@ def create(spec: MapSpec) -> int:
 
 
 def spec_of(fd: int) -> MapSpec:
-    """What an open map really is; its name is cut to 15 bytes."""
+    """Return the kernel's description of an open map; its name is cut to 15 bytes."""
     found = info(fd, _MapInfo)
     return MapSpec(
         found.name.decode(),
@@ -79,7 +80,7 @@ def spec_of(fd: int) -> MapSpec:
 
 
 def lookup(fd: int, key: bytes, size: int) -> bytes | None:
-    """The value of `size` bytes (for a per-CPU map: of all CPUs), None without one."""
+    """Return the value of `size` bytes (of a per-CPU map: of all CPUs); None without an entry."""
     value = ctypes.create_string_buffer(size)
     try:
         call("bpf_map_lookup_elem", fd, key, value)
@@ -91,13 +92,18 @@ def lookup(fd: int, key: bytes, size: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes) -> None:
+    """Write one entry."""
     call("bpf_map_update_elem", fd, key, value, 0)
 
 
 def update_batch(fd: int, spec: MapSpec, keys: bytes, values: bytes) -> None:
-    """Write entries, given one after the other. On BpfError some, the first, may be written.
+    """Write entries. After a BpfError, the first entries may have been written.
 
-    spec: its sizes; of a per-CPU map the value's over all CPUs.
+    Args:
+        fd: The map.
+        spec: The sizes; the value size of a per-CPU map is that of all CPUs.
+        keys: The keys, concatenated.
+        values: The values, concatenated.
     """
     for key_piece, value_piece in zip(
         _pieces(keys, spec.key_size * _BATCH),
@@ -126,7 +132,7 @@ def update_batch(fd: int, spec: MapSpec, keys: bytes, values: bytes) -> None:
 
 
 def delete(fd: int, key_size: int, keys: bytes) -> None:
-    """Remove entries, given one after the other; those that are not there are no error."""
+    """Remove the entries of concatenated keys; a missing entry is no error."""
     for key in _pieces(keys, key_size):
         try:
             call("bpf_map_delete_elem", fd, key)
@@ -140,10 +146,7 @@ def _pieces(data: bytes, size: int) -> Iterator[bytes]:
 
 
 def items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) of a map. Entries that come or go meanwhile may be missed.
-
-    spec: its sizes; of a per-CPU map the value's over all CPUs.
-    """
+    """Yield all keys and values of a map; see pieces()."""
     key_size, value_size = spec.key_size, spec.value_size
     for keys, values in pieces(fd, spec):
         for i in range(len(keys) // key_size):
@@ -154,7 +157,14 @@ def items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
 
 
 def pieces(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    """The same in pieces of many entries: their keys one after the other, and their values."""
+    """Yield all entries of a map, many at a time: concatenated keys, and concatenated values.
+
+    Entries that are added or removed during the iteration may be missed.
+
+    Args:
+        fd: The map.
+        spec: The sizes; the value size of a per-CPU map is that of all CPUs.
+    """
     key_size, value_size = spec.key_size, spec.value_size
     most = min(_BATCH, spec.max_entries)
     keys = ctypes.create_string_buffer(key_size * most)
@@ -181,7 +191,7 @@ def pieces(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
             if error.errno != errno.ENOENT:
                 raise
             finished = True
-        # Not `.raw`, which copies the whole buffer, however little it holds.
+        # Not `.raw`, which would copy the whole buffer.
         yield (
             ctypes.string_at(keys, count.value * key_size),
             ctypes.string_at(values, count.value * value_size),
@@ -208,29 +218,31 @@ def _items_one_by_one(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _no_batch(error: BpfError) -> bool:
-    """Batches came to tries in 5.13 and to hashes in 5.6; before, this is what they answer."""
+    """Return True if the kernel has no batches for the map (tries: 5.13, hashes: 5.6)."""
     return error.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP)
 
 
 class RingBuffer:
-    """A ring buffer's only reader. fileno() is readable when consume() has something."""
+    """The reader of a ring buffer, which can have only one reader."""
 
     def __init__(self, map_fd: int) -> None:
+        """Open the ring buffer."""
         self._records: list[bytes] = []
 
         def keep(context: int, data: int, size: int) -> int:
             self._records.append(ctypes.string_at(data, size))
             return 0 if len(self._records) < _RECORDS else -errno.ENOBUFS
 
-        self._callback = SAMPLE_FN(keep)  # C holds it
+        self._callback = SAMPLE_FN(keep)  # a reference for C, which has a pointer to the callback
         self._ring = pointer("ring_buffer__new", map_fd, self._callback, None, None)
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when consume() returns records."""
         return call("ring_buffer__epoll_fd", self._ring)
 
     def consume(self) -> list[bytes]:
-        """What has been written since the last time, up to a thousand records."""
-        # libbpf reads for as long as somebody writes; an error has it stop behind the record.
+        """Return the records written since the last call, at most about a thousand."""
+        # libbpf reads as long as the program writes; an error of the callback ends the reading.
         try:
             call("ring_buffer__consume", self._ring)
         except BpfError as error:
@@ -241,5 +253,6 @@ class RingBuffer:
         return records
 
     def close(self) -> None:
+        """Free the ring buffer's reader."""
         library().ring_buffer__free(self._ring)
         self._ring = 0

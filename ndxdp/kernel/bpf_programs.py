@@ -1,4 +1,4 @@
-"""Calls that are about BPF programs; see libbpf.py."""
+"""Calls of libbpf for BPF programs; see libbpf.py."""
 
 from __future__ import annotations
 
@@ -103,10 +103,15 @@ class _ProgInfo(ctypes.Structure):
 
 
 class ProgInfo(NamedTuple):
-    """id: the kernel's number. tag: of the instructions, 16 hex digits. name: up to 15 bytes.
+    """The kernel's description of a program.
 
-    run_time_ns, run_count: of real frames, while the sysctl kernel.bpf_stats_enabled was 1.
-    type: BPF_PROG_TYPE_*.
+    Attributes:
+        id: The kernel's number of the program.
+        tag: The hash of the instructions, 16 hexadecimal digits.
+        name: Up to 15 bytes.
+        run_time_ns: The time spent on frames while the sysctl kernel.bpf_stats_enabled was 1.
+        run_count: The number of these frames.
+        type: BPF_PROG_TYPE_*.
     """
 
     id: int
@@ -118,7 +123,7 @@ class ProgInfo(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a program returned, the frame that it left, and the ns of a run on average."""
+    """The result of a test run: the return value, the frame, and the mean ns of a run."""
 
     retval: int
     data: bytes
@@ -126,7 +131,13 @@ class Run(NamedTuple):
 
 
 def load_object(image: bytes, program: str, map_fds: dict[str, int]) -> int:
-    """Load one program of an ELF object with its maps replaced by open ones."""
+    """Load one program of an ELF object, and return its descriptor.
+
+    Args:
+        image: The ELF object.
+        program: The name of the program.
+        map_fds: The descriptors of open maps by name; they replace the maps of the object.
+    """
     handle = pointer("bpf_object__open_mem", image, len(image), None)
     libbpf = library()
     try:
@@ -151,7 +162,7 @@ def load_object(image: bytes, program: str, map_fds: dict[str, int]) -> int:
 
 
 def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) -> int:
-    """Load raw instructions (8 bytes each) whose map references are open descriptors."""
+    """Load instructions (8 bytes each) that refer to maps by descriptor; return the descriptor."""
     log = ctypes.create_string_buffer(LOG_SIZE)
     kind = _BPF_XDP if prog_type == BPF_PROG_TYPE_XDP else 0
     opts = _ProgLoadOpts(
@@ -170,9 +181,12 @@ def load_instructions(prog_type: int, name: str, code: bytes, flags: int = 0) ->
 
 
 def xdp_has_frags() -> bool:
-    """The kernel has XDP for frames in several pieces (5.18), with the helpers that came with it.
+    """Return True if the kernel supports XDP for frames in several buffers (Linux 5.18).
 
-    Tried with the smallest program. BpfError where not even a plain one may be loaded.
+    The kernel is asked to load the smallest program.
+
+    Raises:
+        BpfError: This process may not load any XDP program.
     """
     passes = bytes.fromhex("b700000002000000 9500000000000000")  # r0 = XDP_PASS; exit
     os.close(load_instructions(BPF_PROG_TYPE_XDP, "probe", passes))
@@ -187,6 +201,7 @@ def xdp_has_frags() -> bool:
 
 
 def info_of(fd: int) -> ProgInfo:
+    """Return the kernel's description of an open program."""
     found = info(fd, _ProgInfo)
     return ProgInfo(
         found.id,
@@ -199,7 +214,7 @@ def info_of(fd: int) -> ProgInfo:
 
 
 def name_of(prog_id: int) -> str:
-    """The name of any loaded program; '' where CAP_SYS_ADMIN is missing to ask."""
+    """Return the name of a loaded program; "" if this process does not have CAP_SYS_ADMIN."""
     try:
         fd = call("bpf_prog_get_fd_by_id", prog_id)
     except BpfError:
@@ -211,12 +226,19 @@ def name_of(prog_id: int) -> str:
 
 
 def run_once(fd: int, frame: bytes) -> Run:
-    """Run a program on a frame of 14 bytes or more, as if it came in through `lo`."""
+    """Run a program on a frame of at least 14 bytes, as if `lo` had received it."""
     return run_often(fd, frame, 1)
 
 
 def run_often(fd: int, frame: bytes, times: int, context: bytes = b"") -> Run:
-    """The same so many times, each on what the last left. context: a struct xdp_md, or none."""
+    """Run a program several times on a frame; each run gets the frame that the last run left.
+
+    Args:
+        fd: The program.
+        frame: At least 14 bytes.
+        times: How often to run it.
+        context: A struct xdp_md; empty for none.
+    """
     out = ctypes.create_string_buffer(4096)
     opts = _TestRunOpts(
         data_in=frame,
@@ -232,10 +254,17 @@ def run_often(fd: int, frame: bytes, times: int, context: bytes = b"") -> Run:
 
 
 def run_live(fd: int, frame: bytes, times: int, context: bytes, batch: int = 64) -> None:
-    """Run an XDP program on real frames, which go where it says; `batch` of them at once.
+    """Run an XDP program on real frames, which are forwarded as it returns; end on a signal.
 
-    context: a struct xdp_md with the interface on which XDP_TX sends. Each frame is `frame` when
-    its page is new, and what the page's last journey left of it after that. Ends early on a signal.
+    The kernel reuses pages. So a frame is `frame` only if its page is new; otherwise it is what the
+    last run left in the page.
+
+    Args:
+        fd: The program.
+        frame: At least 14 bytes.
+        times: How many frames.
+        context: A struct xdp_md with the interface on which XDP_TX sends.
+        batch: How many frames at once.
     """
     opts = _TestRunOpts(
         data_in=frame,

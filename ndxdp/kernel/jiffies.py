@@ -1,8 +1,8 @@
-"""The kernel's count of ticks, which the program writes down, and CLOCK_MONOTONIC.
+"""Conversion between jiffies, in which the program records a time, and CLOCK_MONOTONIC.
 
-bpf_jiffies64() is a load, where bpf_ktime_get_ns() is a call of 20 to 30 ns. The kernel advances
-jiffies by CLOCK_MONOTONIC, and begins 300 s before 32 bits are full (INITIAL_JIFFIES in
-linux/jiffies.h). What passed before the first tick, less than a second, they do not know.
+bpf_jiffies64() is a load; bpf_ktime_get_ns() is a call that takes 20 to 30 ns. The kernel advances
+jiffies by CLOCK_MONOTONIC, from a value 300 s before an overflow of 32 bits (INITIAL_JIFFIES in
+linux/jiffies.h). Jiffies do not count the time before the first tick, which is less than a second.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _INITIAL = 2**32 - 300 * round(1e9 / _TICK)
 
 
 def to_monotonic(ticks: int) -> int:
-    """ns of CLOCK_MONOTONIC, to within a second; now, for what is yet to come."""
+    """Return the ns of CLOCK_MONOTONIC, to within a second; a future time becomes now."""
     return max(0, min((ticks - _INITIAL) * _TICK, time.monotonic_ns()))
 
 
 def now() -> int:
-    """What the program would write at present, to within a second."""
+    """Return the present jiffies, to within a second."""
     return _INITIAL + time.monotonic_ns() // _TICK

@@ -1,9 +1,9 @@
-"""libbpf, and what every call to it needs. The calls themselves: bpf_maps, bpf_programs, bpf_hooks.
+"""The library libbpf, and the calls that bpf_maps, bpf_programs and bpf_hooks share.
 
-One thin function per call. Every call that fails raises BpfError with the kernel's errno, and
-with what libbpf had to say (the verifier's log, netlink's extended message). Descriptors are
-plain ints that the caller closes. Constants are linux/bpf.h's, linux/if_link.h's and
-linux/pkt_sched.h's, under their names there.
+Each call of libbpf has one thin function. A call that fails raises BpfError with the kernel's errno
+and with the messages of libbpf (the verifier's log, netlink's extended message). Descriptors are
+plain integers, which the caller closes. Constants have their names in linux/bpf.h, linux/if_link.h
+and linux/pkt_sched.h.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from typing import Any
 
 from ndxdp.errors import ModeUnavailable
 
-ENOTSUPP = 524  # the kernel's own "not supported", which libc does not know
+ENOTSUPP = 524  # an errno of the kernel that libc does not know
 
 BPF_F_RDONLY = 1 << 3
 
 LOG_SIZE = (1 << 24) - 1
-"""Bytes, the most that every kernel takes. Where the verifier's log does not fit, the kernel says
-ENOSPC and not what is wrong."""
+"""Bytes, the most that every kernel accepts. If the verifier's log does not fit, the error is
+ENOSPC instead of the cause."""
 
 
 class BpfError(OSError):
-    """A call failed. `operation` says which, `log` what libbpf printed on the way."""
+    """A call of libbpf failed: `operation` is the call, `log` the messages of libbpf."""
 
     def __init__(self, code: int, operation: str, log: str = "") -> None:
         super().__init__(code, os.strerror(code) if code != ENOTSUPP else "Not supported")
@@ -52,7 +52,7 @@ class BpfError(OSError):
 
 
 class Opts(ctypes.Structure):
-    """An options struct of libbpf: its first field is its own size."""
+    """An options struct of libbpf, whose first field is its size."""
 
     def __init__(self, **values: Any) -> None:
         super().__init__(sz=ctypes.sizeof(self), **values)
@@ -63,7 +63,7 @@ class _ObjGetOpts(Opts):
 
 
 class _Printed(threading.local):
-    """What libbpf has printed since the thread's last call began."""
+    """The messages of libbpf since the thread's last call began."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -131,6 +131,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
 
 @functools.cache
 def library() -> ctypes.CDLL:
+    """Load libbpf; raise ModeUnavailable if it is not installed."""
     try:
         found = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError:
@@ -140,7 +141,7 @@ def library() -> ctypes.CDLL:
     for name, (arguments, result) in _SIGNATURES.items():
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, result
-    # libbpf hands over a format string and a va_list, which only C can join.
+    # libbpf passes a format string and a va_list, which only C can format.
     vsnprintf = ctypes.CDLL(None).vsnprintf
     vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
 
@@ -156,12 +157,12 @@ def library() -> ctypes.CDLL:
     found.libbpf_set_print.restype = c_void_p
     callback = _PRINT_FN(keep)
     found.libbpf_set_print(callback)
-    setattr(found, "_callback", callback)  # noqa: B010 - C holds it: it must live as long
+    setattr(found, "_callback", callback)  # noqa: B010 - keeps the callback alive for C
     return found
 
 
 def call(name: str, *arguments: Any) -> int:
-    """Call a function of libbpf 1.x, which returns a value or -errno."""
+    """Call a function of libbpf 1.x that returns a value or -errno."""
     libbpf = library()
     _printed.lines.clear()
     result: int = getattr(libbpf, name)(*arguments)
@@ -182,7 +183,7 @@ def pointer(name: str, *arguments: Any) -> int:
 
 
 def info(fd: int, kind: type[Any]) -> Any:
-    """What the kernel says of an object, as far as the structure `kind` has it."""
+    """Return the kernel's description of an object, as the structure `kind`."""
     found = kind()
     call("bpf_obj_get_info_by_fd", fd, byref(found), byref(c_uint32(ctypes.sizeof(found))))
     return found
@@ -192,10 +193,17 @@ def info(fd: int, kind: type[Any]) -> Any:
 
 
 def pin(fd: int, path: str) -> None:
+    """Pin an object at a path of a BPF file system."""
     call("bpf_obj_pin", fd, path.encode())
 
 
 def get_pinned(path: str, *, readonly: bool = False) -> int:
-    """Open what is pinned. readonly: read permission for the file will do; links want both."""
+    """Open a pinned object, and return its descriptor.
+
+    Args:
+        path: The pin.
+        readonly: Open a map or a program for reading, for which read permission suffices; a link
+            always needs both permissions.
+    """
     opts = _ObjGetOpts(file_flags=BPF_F_RDONLY if readonly else 0)
     return call("bpf_obj_get_opts", path.encode(), byref(opts))

@@ -1,4 +1,4 @@
-"""From a program's name and open maps to a loaded program, by either loader."""
+"""Loading of the program with open maps, from the prebuilt object or compiled by bcc."""
 
 from __future__ import annotations
 
@@ -20,17 +20,25 @@ OBJECT = Path(__file__).parents[1] / "bpf" / "ndp_responder.o"
 
 
 class Loader(Enum):
-    """prebuilt: the object that came with ndxdp. bcc: compiled here from the source."""
+    """The origin of the program: the prebuilt object, or bcc, which compiles the source."""
 
     PREBUILT = "prebuilt"
     BCC = "bcc"
 
 
 def load(loader: Loader, mode: Mode, map_fds: dict[str, int], image: bytes | None = None) -> int:
-    """Load the entry point for `mode`; its descriptor is the caller's to close.
+    """Load the entry point for a mode, and return its descriptor, which the caller closes.
 
-    image: another object than the shipped one. NdxdpError where the kernel refuses; the
-    verifier's words go to the debug log.
+    The verifier's log is logged at debug level.
+
+    Args:
+        loader: Where the program comes from.
+        mode: The mode.
+        map_fds: The descriptors of the open maps, by name.
+        image: An object to load instead of the one of ndxdp.
+
+    Raises:
+        NdxdpError: The kernel refuses the program.
     """
     try:
         if loader is Loader.BCC:
@@ -52,7 +60,7 @@ def _shipped_object() -> bytes:
 
 
 def _load_bcc(mode: Mode, map_fds: dict[str, int]) -> int:
-    from ndxdp.kernel import bcc_loader  # with subprocess, zipfile and more: 1 MB
+    from ndxdp.kernel import bcc_loader  # imports subprocess and zipfile, 1 MB
 
     code = bcc_loader.compile_program(mode.program, map_fds)
     if mode is Mode.TC:
@@ -76,19 +84,19 @@ def _refusal(error: BpfError, mode: Mode) -> NdxdpError:
     if error.errno == errno.EACCES and not _has_capability(_CAP_PERFMON):
         return ModeUnavailable(
             "the kernel's verifier refused the program to a process without CAP_PERFMON",
-            "kernels before 6.18 want it beside CAP_BPF and CAP_NET_ADMIN",
+            "before Linux 6.18 the program needs it in addition to CAP_BPF and CAP_NET_ADMIN",
         )
     if error.operation == "bpf_object__open_mem":
-        return NdxdpError("the program's object file is not one", "install ndxdp anew")
+        return NdxdpError("the program's object file is not an ELF object", "reinstall ndxdp")
     if error.operation.startswith("find "):
         return NdxdpError(
-            f"the object and this ndxdp are not of one version ({error.operation} failed)",
-            "install ndxdp anew",
+            f"the object and this ndxdp have different versions ({error.operation} failed)",
+            "reinstall ndxdp",
         )
     if error.errno == errno.EINVAL and mode is not Mode.TC and not bpf_programs.xdp_has_frags():
         return ModeUnavailable(
             "the kernel has no XDP for frames in several pieces, which came with Linux 5.18",
-            "--mode tc does without",
+            "--mode tc does not need it",
         )
     return ModeUnavailable(
         f"the kernel's verifier refused the program ({error.strerror})",

@@ -1,7 +1,7 @@
-"""Events on their way from a process that answers to the tracer: a datagram socket.
+"""The datagram socket by which a process in userspace mode sends trace events to the tracer.
 
-The program in the kernel has a ring buffer (Maps.events). Both carry records of abi.EVENT; a
-datagram holds several, one after the other, as the kernel lets few datagrams wait.
+In the other modes, the program writes events to a ring buffer (Maps.events). Both carry records of
+abi.EVENT. A datagram has several records, because the kernel queues only few datagrams.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from pathlib import Path
 from ndxdp.kernel import abi
 
 _SOCKET = "events"
-_DATAGRAM = 64 * abi.EVENT.size  # bytes, the most that one holds
+_DATAGRAM = 64 * abi.EVENT.size  # bytes, at most
 _AT_ONCE = 16  # datagrams
 
 
 class EventReceiver:
-    """The tracer's end, in its directory. fileno() is readable when consume() has something."""
+    """The socket that receives, in the tracer's directory."""
 
     def __init__(self, directory: Path) -> None:
+        """Bind the socket in the tracer's directory."""
         self._socket = _socket()
         try:
             with _short(directory) as short:
                 self._socket.bind(f"{short}/{_SOCKET}")
-            # Who answers need not be root.
+            # The process that answers may belong to another user than root.
             owner = directory.parent.stat()
             for path in (directory / _SOCKET, directory):
                 os.chown(path, owner.st_uid, owner.st_gid)
@@ -36,10 +37,11 @@ class EventReceiver:
             raise
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when consume() returns records."""
         return self._socket.fileno()
 
     def consume(self) -> list[bytes]:
-        """What has come since the last time, up to a thousand records."""
+        """Return the records received since the last call, at most a thousand."""
         records: list[bytes] = []
         size = abi.EVENT.size
         with contextlib.suppress(BlockingIOError):
@@ -49,19 +51,20 @@ class EventReceiver:
         return records
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
 
 class EventSender:
-    """The end of who answers. It never waits and never raises."""
+    """The socket of the process that answers. Sending never blocks and never raises."""
 
     def __init__(self, directory: Path) -> None:
-        """directory: the tracer's, whether there is one or not."""
+        """Note the tracer's directory; there may be no tracer yet."""
         self._directory = directory
         self._socket: socket.socket | None = None
 
     def send(self, records: list[bytes]) -> bool:
-        """Up to 64 records of abi.EVENT; False if there was no room for them, or no tracer."""
+        """Send up to 64 records of abi.EVENT; return False if there is no room, or no tracer."""
         data = b"".join(records)
         while True:
             fresh = self._socket is None
@@ -78,9 +81,10 @@ class EventSender:
                 self.close()
                 if fresh:
                     return False
-                # Else it was the last tracer's: this one has another.
+                # The socket may have been an earlier tracer's: connect again.
 
     def close(self) -> None:
+        """Close the socket; send() opens it again."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -94,7 +98,7 @@ def _socket() -> socket.socket:
 
 @contextlib.contextmanager
 def _short(directory: Path) -> Iterator[str]:
-    """Another name of the directory: that of a socket has 107 bytes at most."""
+    """Yield a short name of a directory, because a socket's name has 107 bytes at most."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{fd}"

@@ -1,1 +1,1 @@
-"""State of an interface: maps, pins and files, with their locks."""
+"""The state of an interface: maps, pins and files, with their locks."""

@@ -1,7 +1,7 @@
-"""One map: in the kernel, or in a file for the path that has no BPF.
+"""Backends of a map: a BPF map in the kernel, or a file in userspace mode.
 
-Both hold the same bytes under the same names (abi.py), so that everything above reads and
-writes rules, settings and counters without knowing which it has.
+Both have the same bytes under the same names (kernel/abi.py), so that callers read and write rules,
+settings and counters in the same way.
 """
 
 from __future__ import annotations
@@ -24,38 +24,40 @@ _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
 
 
 class Map(Protocol):
-    """Keys and values are the bytes of abi.py's layouts; several of them follow one another."""
+    """A map of keys to values, both in the layouts of abi.py; several of them are concatenated."""
 
     @property
-    def max_entries(self) -> int: ...
+    def max_entries(self) -> int:
+        """How many entries the map can have."""
 
     @property
     def value_size(self) -> int:
-        """The bytes of a value, of all CPUs where there is one for each."""
+        """Bytes of a value; of a per-CPU map, of the values of all CPUs."""
 
     def lookup(self, key: bytes) -> bytes | None:
-        """The value, of all CPUs one after the other where there is one for each."""
+        """Return a value; of a per-CPU map, the values of all CPUs. None if there is no entry."""
 
     def update(self, keys: bytes, values: bytes) -> None:
-        """Write entries. OSError if there is no room; some may have been written then."""
+        """Write entries. After an OSError, some of the entries may have been written."""
 
     def delete(self, keys: bytes) -> None:
-        """Remove entries; those that are not there are no error."""
+        """Remove entries; a missing entry is no error."""
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """All entries. Of a hash or a trie those that come or go meanwhile may be missed."""
+        """Yield all entries. Entries added or removed during the iteration may be missed."""
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        """The same, many at a time: their keys, and their values."""
+        """Yield all entries, many at a time: the keys, and the values."""
 
     def leading(self, code: str) -> Iterator[memoryview]:
-        """The integer that each value begins with, many at a time. code: `struct`'s, H or Q."""
+        """Yield the first integer of each value, many at a time; `code` is struct's H or Q."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the map."""
 
 
 class KernelMap:
-    """A BPF map, which its descriptor and its pins keep."""
+    """A BPF map. It exists as long as a descriptor or a pin refers to it."""
 
     def __init__(self, spec: MapSpec, fd: int) -> None:
         self.fd = fd
@@ -65,11 +67,12 @@ class KernelMap:
 
     @classmethod
     def create(cls, spec: MapSpec) -> KernelMap:
+        """Create an empty map."""
         return cls(spec, bpf_maps.create(spec))
 
     @classmethod
     def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
-        """A pinned map; NdxdpError if it is somebody else's, which is not ours to remove."""
+        """Open a pinned map; raise NdxdpError if it is not the map that `spec` describes."""
         opened = cls(spec, libbpf.get_pinned(str(path), readonly=readonly))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
         if bpf_maps.spec_of(opened.fd)._replace(max_entries=0) != expected:
@@ -78,6 +81,7 @@ class KernelMap:
         return opened
 
     def duplicate(self) -> KernelMap:
+        """Return the same map with a descriptor of its own."""
         return KernelMap(self._spec, os.dup(self.fd))
 
     @property
@@ -116,9 +120,9 @@ class KernelMap:
 
 
 class ArrayFile:
-    """An array. Where BPF has a value for each CPU, it has one.
+    """An array in a file. It has one value where a BPF map has a value for each CPU.
 
-    Read and written by system calls: who maps a file is killed when somebody cuts it short.
+    The file is not mapped into memory: if another process truncated it, SIGBUS would end this one.
     """
 
     def __init__(self, path: Path, spec: MapSpec) -> None:
@@ -127,7 +131,7 @@ class ArrayFile:
         try:
             self._fd = os.open(path, os.O_RDWR)
             self._writable = True
-        except PermissionError:  # to look at it will do
+        except PermissionError:  # reading may suffice
             self._fd = os.open(path, os.O_RDONLY)
             self._writable = False
         if os.fstat(self._fd).st_size != spec.value_size * spec.max_entries:
@@ -136,21 +140,22 @@ class ArrayFile:
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
+        """Create the file, filled with zeros."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
-            # Reserved now, so that counting goes on in a file system that is full.
+            # The room is reserved now, so that counting continues on a full file system.
             with _naming(path):
                 os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
         finally:
             os.close(fd)
 
     def restore(self) -> None:
-        """Write the file again that somebody has removed; this one stays open until then."""
+        """Write the file again after it was removed, from the open descriptor."""
         data = os.pread(self._fd, self.value_size * self.max_entries, 0)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             os.pwrite(fd, data, 0)
-            # At one blow: the thread that answers counts here.
+            # dup2() switches atomically: the thread that answers counts in this file.
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
@@ -170,12 +175,12 @@ class ArrayFile:
             os.pwrite(self._fd, values[n * size : (n + 1) * size], slot * size)
 
     def number(self, slot: int, index: int) -> int:
-        """One of the integers of 64 bits that a value is made of."""
+        """Return the 64-bit integer at position `index` of a value."""
         value = self.lookup(_U32.pack(slot)) or b""
         return int(struct.unpack_from("=Q", value, index * 8)[0])
 
     def add(self, slot: int, *more: int) -> None:
-        """Count: the value begins with so many integers of 64 bits, which grow by these."""
+        """Add to the first 64-bit integers of a value."""
         key = _U32.pack(slot)
         numbers = struct.Struct(f"={len(more)}Q")
         value = self.lookup(key) or b""
@@ -183,7 +188,7 @@ class ArrayFile:
         self.update(key, numbers.pack(*grown))
 
     def put(self, slot: int, index: int, number: int) -> None:
-        """Write one of the integers of 64 bits that a value is made of."""
+        """Write the 64-bit integer at position `index` of a value."""
         value = bytearray(self.lookup(_U32.pack(slot)) or b"")
         struct.pack_into("=Q", value, index * 8, number)
         self.update(_U32.pack(slot), bytes(value))
@@ -198,17 +203,17 @@ class ArrayFile:
             yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        raise NotImplementedError("of tables alone")
+        raise NotImplementedError("only tables have this method")
 
     def leading(self, code: str) -> Iterator[memoryview]:
-        raise NotImplementedError("of tables alone")
+        raise NotImplementedError("only tables have this method")
 
     def close(self) -> None:
         os.close(self._fd)
 
 
 class TableFile:
-    """A hash or a trie: all its entries one after the other. Each change writes a new file."""
+    """A hash or a trie in a file: all entries, concatenated. Each change writes a new file."""
 
     def __init__(self, path: Path, spec: MapSpec, changed: Callable[[], None]) -> None:
         """Open a table.
@@ -216,7 +221,7 @@ class TableFile:
         Args:
             path: Its file.
             spec: Its sizes.
-            changed: Called after each change, when it can be read, unless `quiet` is set.
+            changed: Called when a change can be read, unless `quiet` is set.
         """
         self._path, self._spec, self._changed = path, spec, changed
         self.quiet = False
@@ -225,6 +230,7 @@ class TableFile:
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
+        """Create an empty table, or replace one."""
         _replace(path, _HEADER.pack(spec.max_entries, 0))
 
     def lookup(self, key: bytes) -> bytes | None:
@@ -242,7 +248,7 @@ class TableFile:
             before = len(entries)
             for key in self._keys(keys):
                 entries.pop(key, None)
-            if len(entries) < before:  # writing takes room, which may be what there is none of
+            if len(entries) < before:  # a new file needs room, and the file system may be full
                 self._write(entries.items())
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
@@ -260,6 +266,7 @@ class TableFile:
         yield entries.cast(code)[key :: key + value]  # type: ignore[call-overload]
 
     def resize(self, max_entries: int) -> None:
+        """Set how many entries the table can have."""
         self.max_entries = max_entries
         self._write(self.items())
 
@@ -289,7 +296,7 @@ class TableFile:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """The file is the old or the new one, at each moment, also if there is no room for it."""
+    """Replace a file at once; if there is no room for the new file, the old one stays."""
     fresh = path.with_name(f"{path.name}:new")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
@@ -303,7 +310,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have an OSError of the block name the file, as that of open(2) does."""
+    """Add the file's name to an OSError of the block, as open(2) does."""
     try:
         yield
     except OSError as error:
@@ -314,5 +321,5 @@ def _naming(path: Path) -> Iterator[None]:
 def _not_ours(path: Path) -> tuple[str, str]:
     return (
         f"{path} is not a map of ABI version {abi.VERSION}",
-        f"another program made it: remove it with rm -r {path.parent}",
+        f"another program made it; to remove it: rm -r {path.parent}",
     )

@@ -1,11 +1,12 @@
-"""The preferred lifetimes that addresses had before ndxdp changed them, in a file each interface.
+"""The preferred lifetimes that addresses had before ndxdp changed them, a file for each interface.
 
     <run directory>/addresses/<interface>
     <run directory>/addresses/<interface>.lock
 
-The file outlives the daemon, so that a later one, or `ndxdp detach`, can restore the lifetimes. The
-daemon that keeps the addresses holds a lock, on a file of its own: everybody may read the other,
-and who may read a file can lock it. A dot in an interface's name is written as a colon.
+The file outlives the daemon, so that a later daemon, or `ndxdp detach`, can restore the lifetimes.
+The daemon that keeps the addresses has a lock. The lock is a separate file, because every user may
+read the first file, and a user who may read a file can lock it. A dot in an interface's name is
+written as a colon.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ _PATIENCE = 1.0  # seconds: `ndxdp status` holds a shared lock for a moment
 class Before(NamedTuple):
     """The state of an address before ndxdp changed it.
 
-    until: second of the monotonic clock at which its preferred lifetime ended, None for never.
-    deprecated: ndxdp deprecated it; False: ndxdp made it preferred.
+    Attributes:
+        until: The time at which the preferred lifetime was to end, in seconds of CLOCK_MONOTONIC;
+            None for never.
+        deprecated: True if ndxdp deprecated the address, False if ndxdp made it preferred.
     """
 
     until: float | None
@@ -44,10 +47,15 @@ class Before(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """An interface whose addresses are or were kept, for those who show it.
+    """The contents of an interface's file, for `ndxdp status`.
 
-    running: a daemon keeps them at present. unanswered: why nothing is answered on the interface,
-    "" where something is. deprecated: the addresses (16 bytes) that ndxdp deprecated.
+    Attributes:
+        interface: The interface's name.
+        running: A running daemon keeps the addresses.
+        unanswered: Why nothing is answered on the interface; "" if something is.
+        preferred: Patterns of the addresses to keep preferred.
+        deprecate: Patterns of the addresses to deprecate.
+        deprecated: The addresses that ndxdp deprecated, 16 bytes each.
     """
 
     interface: str
@@ -61,15 +69,17 @@ class Kept(NamedTuple):
 class Record:
     """The file of one interface, open and locked until close().
 
-    changed: what each changed address (16 bytes) was before; written by save(). It is empty where
-    the file is about an earlier device of that name.
+    Attributes:
+        changed: The former state of each changed address (16 bytes); save() writes it. It is
+            empty if the file is about an earlier device of that name.
     """
 
     def __init__(self, directory: Path, interface: str, ifindex: int, netns: int) -> None:
-        """Open the file, and make it where it is missing.
+        """Open and lock the file, and create it if it is missing.
 
-        NdxdpError if another process holds it, it may not be written, or it belongs to another
-        network namespace.
+        Raises:
+            NdxdpError: Another process has the lock, the file is not writable, or it belongs to
+                another network namespace.
         """
         self.changed: dict[bytes, Before] = {}
         self._path = _path(directory, interface)
@@ -86,7 +96,7 @@ class Record:
             self._unlock()
             raise NdxdpError(
                 f"{self._path} belongs to an interface of another network namespace",
-                f"give this one a --run-directory; if that one has gone: rm {self._path}",
+                f"give this one a --run-directory; if that namespace has ended: rm {self._path}",
             )
         if data.get("ifindex", ifindex) == ifindex:
             self.changed = _changed(data, logging.WARNING)
@@ -103,7 +113,7 @@ class Record:
         deprecate: Iterable[AddressPattern],
         unanswered: str,
     ) -> None:
-        """Set what `ndxdp status` shows beside the addresses; save() writes it."""
+        """Set the other facts that `ndxdp status` shows; save() writes them."""
         self._shown = {
             "unanswered": unanswered,
             "preferred": [str(pattern) for pattern in preferred],
@@ -111,6 +121,7 @@ class Record:
         }
 
     def save(self) -> None:
+        """Write the file; raise NdxdpError if that fails."""
         addresses = {
             socket.inet_ntop(socket.AF_INET6, address): before._asdict()
             for address, before in self.changed.items()
@@ -123,14 +134,14 @@ class Record:
         }
         text = json.dumps(data).encode()
         try:
-            os.posix_fallocate(self._fd, 0, len(text))  # where there is no room, the old text stays
+            os.posix_fallocate(self._fd, 0, len(text))  # without room, the old text stays
         except OSError as error:
             raise not_written(self._path, error) from error
         os.pwrite(self._fd, text, 0)
         os.ftruncate(self._fd, len(text))
 
     def close(self) -> None:
-        """Unlock the file; remove it if there is nothing to restore."""
+        """Unlock the file; remove the file if there is nothing to restore."""
         if self._fd < 0:
             return
         if not self.changed:
@@ -144,7 +155,7 @@ class Record:
         with contextlib.suppress(OSError):
             _lock_of(self._path).unlink()
             for directory in self._path.parents[:2]:
-                directory.rmdir()  # OSError where there is more in it
+                directory.rmdir()  # OSError if it is not empty
         os.close(self._lock)
 
 
@@ -154,29 +165,29 @@ def exists(directory: Path, interface: str) -> bool:
 
 
 def kept(directory: Path) -> list[Kept]:
-    """Return all interfaces that have a file, by name; those that may not be read are left out."""
+    """Return the contents of all files that this process may read, ordered by interface."""
     found: list[Kept] = []
     try:
         trust.refuse_untrusted(directory / _FOLDER)
     except NdxdpError as error:
-        log.debug("not looked at: %s", error)
+        log.debug("cannot read the former lifetimes: %s", error)
         return found
     with contextlib.suppress(OSError):
         for path in sorted((directory / _FOLDER).iterdir()):
             if path.suffix != _LOCK:
                 with contextlib.suppress(OSError):
-                    found.append(_look(path))
+                    found.append(_kept_in(path))
     return found
 
 
 def remaining(before: Before, valid: int, forever: int) -> int:
-    """Return the preferred lifetime (s) to restore; valid: the address's valid one."""
+    """Return the preferred lifetime to restore, in seconds; `valid` is the valid lifetime."""
     if before.until is None:
         return valid
     return min(max(round(before.until - time.monotonic()), 0), valid, forever)
 
 
-def _look(path: Path) -> Kept:
+def _kept_in(path: Path) -> Kept:
     fd = os.open(path, os.O_RDONLY)
     try:
         data = _read(fd)
@@ -240,7 +251,7 @@ def _opened(path: Path) -> int:
 def _read(fd: int) -> dict[str, Any]:
     try:
         data, _ = json.JSONDecoder().raw_decode(os.pread(fd, os.fstat(fd).st_size, 0).decode())
-    except ValueError:  # it is new, or somebody else wrote it
+    except ValueError:  # the file is new, or another program wrote it
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -252,5 +263,5 @@ def _changed(data: dict[str, Any], level: int = logging.DEBUG) -> dict[bytes, Be
             before = Before(each["until"], bool(each["deprecated"]))
             found[socket.inet_pton(socket.AF_INET6, text)] = before
     except (AttributeError, KeyError, TypeError, OSError) as error:
-        log.log(level, "the file of former lifetimes is damaged: %r", error)
+        log.log(level, "cannot read the file of former lifetimes: %r", error)
     return found

@@ -1,4 +1,4 @@
-"""What the maps hold, in Python's terms: settings, groups, rules, counts, verdicts."""
+"""Records of the maps as Python objects: settings, rule classes, rules, counters, verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ _NOTHING_TO_RESTORE = abi.Restore(0)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """struct ndp_settings. Times in ns of CLOCK_MONOTONIC; netns is an inode number."""
+    """The settings of an interface, struct ndp_settings.
+
+    Times are in ns of CLOCK_MONOTONIC; netns is an inode number. steps: `mode: reason`, a line for
+    each better mode that is unavailable.
+    """
 
     mac: bytes
     ifindex: int
@@ -54,7 +58,6 @@ class Settings:
     restore: abi.Restore = _NOTHING_TO_RESTORE
     bcc: bool = False
     steps: str = ""
-    """`mode: why not`, a line for each better mode that could not be had."""
 
     @property
     def limits(self) -> Limits:
@@ -67,25 +70,27 @@ class Settings:
 
     @property
     def burst(self) -> int:
-        """Answers at once to one soliciting MAC; 0 without a limit."""
+        """How many answers one soliciting MAC can get at once; 0 without a limit."""
         return self.rate_credit // self.rate_interval + 1 if self.rate_interval else 0
 
     @property
     def daemon_dead(self) -> bool:
-        """Dynamic rules are no longer answered: no heartbeat for too long."""
+        """True if dynamic rules have expired: the last heartbeat is older than the timeout."""
         if not self.heartbeat_timeout:
             return False
         return time.monotonic_ns() - self.heartbeat > self.heartbeat_timeout
 
     def pack(self) -> bytes:
+        """Encode the settings as a struct ndp_settings."""
         fields = {name: getattr(self, name) for name in self.__slots__}
         return abi.SETTINGS.pack(**fields | {"steps": cut(self.steps, _STEPS_MAX).encode()})
 
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
+        """Decode a struct ndp_settings; raise ValueError for an unknown mode."""
         fields = abi.SETTINGS.unpack(data)
         del fields["reserved"], fields["reserved1"]
-        fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0: a file just made
+        fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0 in a file just created
         fields["restore"] = abi.Restore(fields["restore"])
         steps = _text(fields["steps"])
         flags = {name: bool(fields[name]) for name in ("paused", "solicits", "bcc")}
@@ -98,17 +103,17 @@ _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
 }
 
 
-def pack_rule_class(group: RuleClass) -> bytes:
-    """Return an abi.RULE_CLASS for a slot."""
-    profile = group.profile
+def pack_rule_class(rule_class: RuleClass) -> bytes:
+    """Encode a rule class as an abi.RULE_CLASS."""
+    profile = rule_class.profile
     flags = abi.ClassFlag(0)
     for flag, value in (
         (abi.ClassFlag.ROUTER, profile.router),
         (abi.ClassFlag.OVERRIDE, profile.override),
         (abi.ClassFlag.DEFEND, profile.defend),
         (abi.ClassFlag.LLADDR, profile.lladdr is not None),
-        (abi.ClassFlag.DYNAMIC, group.dynamic),
-        (abi.ClassFlag.DEV, bool(group.dev)),
+        (abi.ClassFlag.DYNAMIC, rule_class.dynamic),
+        (abi.ClassFlag.DEV, bool(rule_class.dev)),
     ):
         flags |= flag if value else 0
     is_address = isinstance(profile.source, bytes)
@@ -117,14 +122,14 @@ def pack_rule_class(group: RuleClass) -> bytes:
         flags=flags,
         lladdr=profile.lladdr or b"",
         address=profile.source if is_address else b"",
-        origin=group.origin.encode(),
-        label=group.label.encode(),
-        dev=" ".join(group.dev).encode(),
+        origin=rule_class.origin.encode(),
+        label=rule_class.label.encode(),
+        dev=" ".join(rule_class.dev).encode(),
     )
 
 
 def unpack_rule_class(data: bytes) -> RuleClass | None:
-    """Read an abi.RULE_CLASS; None for a free slot."""
+    """Decode an abi.RULE_CLASS; return None for a free slot."""
     if not data[_ORIGIN_AT]:
         return None
     fields = abi.RULE_CLASS.unpack(data)
@@ -149,7 +154,7 @@ def unpack_rule_class(data: bytes) -> RuleClass | None:
 
 
 class RuleCount(NamedTuple):
-    """How many rules there are: in all, of each source, and of each group that has any, by slot."""
+    """How many rules there are: in all, by origin, and by the slot of the rule class."""
 
     addresses: int
     prefixes: int
@@ -158,17 +163,23 @@ class RuleCount(NamedTuple):
 
 
 class Solicitors(NamedTuple):
-    """Soliciting MACs that the limiter remembers, and those of them that are over their rate."""
+    """How many soliciting MACs the limiter knows, and how many of them exceed their rate."""
 
     remembered: int
     limited: int
 
 
 class ClassCount(NamedTuple):
-    """Solicitations that reached a rule of a group, and how many of them were answered.
+    """The counters of a rule class. They stay until the slot is needed for another class.
 
-    last_answer: when, ns of CLOCK_MONOTONIC to within a second; None if there was none. rules: how
-    many the group has now. One whose rules are gone keeps its counters until its slot is needed.
+    Attributes:
+        source: The origin of the rules; the name is that of the JSON field.
+        label: The label of the rules.
+        solicited: Solicitations that a rule of the class matched.
+        answered: How many of them were answered.
+        last_answer: The time of the last answer, ns of CLOCK_MONOTONIC to within a second; None
+            if there was no answer.
+        rules: How many rules the class has now.
     """
 
     source: str
@@ -180,10 +191,13 @@ class ClassCount(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What became of the solicitations for neighbours that were not known.
+    """The counters of the resolution of unknown neighbours.
 
-    asked: neighbours that the kernel was asked to find; failed: those that it did not find.
-    answered: advertisements sent. refused: requests that found no place among those that wait.
+    Attributes:
+        asked: Neighbours that the kernel was asked to resolve.
+        answered: Advertisements sent.
+        failed: Neighbours that the kernel did not find.
+        refused: Requests dropped because too many were waiting.
     """
 
     asked: int = 0
@@ -193,46 +207,48 @@ class Resolved(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """Solicitations while somebody traced, and events that found no room."""
+    """How many solicitations tracers could see, and how many events had no room in the buffer."""
 
     seen: int
     lost: int
 
 
 class Explained(NamedTuple):
-    """The verdict on a dry run, and the rule that matched, if one did."""
+    """The verdict of a dry run, and the rule that matched, if there was one."""
 
     reason: Reason
     prefix_len: int | None
     rule: Rule | None
 
 
-def explained_of(verdict: bytes, groups: Mapping[int, RuleClass]) -> Explained:
-    """What an abi.EXPLAINED says; Damaged if it names a group that is not there."""
+def explained_of(verdict: bytes, classes: Mapping[int, RuleClass]) -> Explained:
+    """Decode an abi.EXPLAINED; raise Damaged if it refers to an unknown rule class."""
     fields = abi.EXPLAINED.unpack(verdict)
     reason = Reason(fields["reason"])
     if not fields["matched"]:
         return Explained(reason, None, None)
-    return Explained(reason, fields["prefix_len"], rule_of(fields, groups))
+    return Explained(reason, fields["prefix_len"], rule_of(fields, classes))
 
 
-def rule_of(fields: Mapping[str, Any], groups: Mapping[int, RuleClass]) -> Rule:
-    group = groups.get(fields["rule_class"])
-    if group is None or fields["answer"] not in set(Answer):
-        raise damaged(f"a rule says {fields}")
+def rule_of(fields: Mapping[str, Any], classes: Mapping[int, RuleClass]) -> Rule:
+    """Return the rule of an abi.RULE; raise Damaged if its class or its answer is unknown."""
+    rule_class = classes.get(fields["rule_class"])
+    if rule_class is None or fields["answer"] not in set(Answer):
+        raise damaged(f"invalid rule: {fields}")
     return Rule(
         Answer(fields["answer"]),
-        group.profile,
-        group.origin,
-        group.label,
-        group.dynamic,
+        rule_class.profile,
+        rule_class.origin,
+        rule_class.label,
+        rule_class.dynamic,
         bool(fields["flags"] & abi.RuleFlag.OWNED),
-        group.dev,
+        rule_class.dev,
     )
 
 
-def damaged(what: str) -> Damaged:
-    log.debug("%s", what)
+def damaged(detail: str) -> Damaged:
+    """Return the error for unknown contents of the maps; log the detail at debug level."""
+    log.debug("%s", detail)
     return Damaged(
         "the maps hold what ndxdp did not write", "detach the interface, attach it again"
     )

@@ -41,9 +41,7 @@ class RuleTables(MapSet):
 
     def rules(self) -> Rules:
         """Return all rules, without blocking writers."""
-        packed: dict[
-            bytes, bytearray
-        ] = {}  # by the rule's bytes: as many as there are rule classes
+        packed: dict[bytes, bytearray] = {}  # addresses by the bytes of their rule
         for keys, values in self._maps["addresses"].pieces():
             first = values[: abi.RULE.size]
             if first and values == first * (len(keys) // _ADDRESS.size):
