@@ -1,4 +1,4 @@
-"""Pauses between attempts at something that fails, and the log lines about it."""
+"""Pauses between failing attempts, and their log lines."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _JITTER = 0.1
 
 
 class Backoff:
-    """The pauses of one thing that is tried until it succeeds.
+    """The pauses of an action that is tried until it succeeds.
 
-    A pause is 5 s at first and twice as long after each further failure, 60 s at most. It differs
-    by up to a tenth, so that what failed at the same moment is not tried again at the same moment.
-    A cause is logged once, until another one takes its place or an attempt succeeds; repetitions
-    are logged at debug level.
+    The first pause is 5 s. Each further failure doubles the pause, up to 60 s. A random tenth is
+    added or subtracted, so that actions that fail together are not tried again together. A cause is
+    logged once, until the cause changes or an attempt succeeds; repetitions are logged at debug
+    level.
 
     Attributes:
-        cause: The sentence about the last failure; "" after a success.
+        cause: The sentence for the last failure; "" after a success.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -33,7 +33,7 @@ class Backoff:
         self.cause = ""
 
     def failed(self, cause: str, level: int = logging.ERROR) -> float:
-        """Note a failure, and log its cause unless that was the cause of the last one, too.
+        """Note a failure, and log its cause unless the last failure had the same cause.
 
         Returns:
             The seconds to wait before the next attempt.
@@ -44,7 +44,7 @@ class Backoff:
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def succeeded(self) -> bool:
-        """Go back to the shortest pause; return True if the last attempt had failed."""
+        """Reset the pause; return True if the last attempt had failed."""
         failed, self._pause, self.cause = bool(self.cause), _FIRST, ""
         return failed
 
@@ -52,12 +52,12 @@ class Backoff:
 async def persist(
     log: logging.Logger, interface: str, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Do work of an interface until it returns; when it fails, do it again after a pause.
+    """Run a coroutine until it returns; when it raises, run it again after a pause.
 
     Args:
         log: Where causes are logged.
         interface: The interface's name, for the log.
-        work: Called for each attempt.
+        work: Makes the coroutine of each attempt.
     """
     backoff = Backoff(log)
     while True:
@@ -73,11 +73,11 @@ class Retry:
     """An action that an event loop tries again after the pauses of a Backoff.
 
     Attributes:
-        problem: What is wrong at present, as a sentence; "" after a success.
+        problem: The sentence for the present failure; "" after a success.
     """
 
     def __init__(self, log: logging.Logger, wake: Callable[[], None]) -> None:
-        """Begin without a failure.
+        """Create an action without a failure.
 
         Args:
             log: Where causes are logged.
@@ -89,15 +89,15 @@ class Retry:
 
     @property
     def is_due(self) -> bool:
-        """True unless the pause after a failure still lasts."""
+        """True unless the pause after a failure is running."""
         return self._timer is None
 
     def failed(self, problem: str, sentence: str, level: int = logging.ERROR) -> None:
-        """Note a failure, and pause.
+        """Note a failure, and start the pause.
 
         Args:
-            problem: What is wrong.
-            sentence: The same for the log, where it is written once for each cause.
+            problem: The sentence for `problem`.
+            sentence: The sentence for the log, which is logged once for each cause.
             level: The log level of that line.
         """
         self.problem = problem
@@ -112,7 +112,7 @@ class Retry:
         return self._backoff.succeeded()
 
     def hurry(self) -> None:
-        """End the pause without waking anybody."""
+        """End the pause without calling `wake`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""The one exception that reaches the user."""
+"""The exceptions that the command line prints: a sentence and a hint."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ log = logging.getLogger(__name__)
 
 
 class NdxdpError(Exception):
-    """Something foreseeable went wrong: one sentence, and a hint what to do about it.
+    """An expected error: one sentence, and a hint that names the cure.
 
-    The command line prints both and exits with `exit_code`: 1, or 2 where the user's words
-    (arguments, prefixes, files) are at fault. also: what else went wrong, where several things
-    were found in one go; each a sentence of its own.
+    The command line prints both and exits with `exit_code`.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "", also: tuple[str, ...] = ()) -> None:
+        """Create the error.
+
+        Args:
+            message: What failed, and why.
+            hint: The cure, where possible as a command.
+            also: Other errors that were found at the same time, a sentence each.
+        """
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -27,28 +32,29 @@ class NdxdpError(Exception):
 
 
 class UsageError(NdxdpError):
-    """The words of a command, a file or a rule are wrong; nothing was touched."""
+    """An error in the arguments of a command, in a file or in a rule; nothing was changed."""
 
     exit_code = 2
 
 
 class ModeUnavailable(NdxdpError):
-    """A mode cannot be had on this interface or this host: another one may."""
+    """A mode that is unavailable on this interface or host; another mode may be available."""
 
 
 class InterfaceGone(NdxdpError):
-    """There is no such interface: it was deleted or renamed, or has not been there yet."""
+    """An interface that does not exist: it was deleted or renamed, or is not created yet."""
 
 
 class NotAttached(NdxdpError):
-    """There is nothing of ndxdp on the interface."""
+    """An interface to which ndxdp is not attached."""
 
 
 class Damaged(NdxdpError):
-    """Pins or files are missing, or hold what ndxdp did not write."""
+    """Pins or files that are missing, or that another program wrote."""
 
 
 def gone(interface: str) -> InterfaceGone:
+    """Return the error for an interface that was deleted."""
     return InterfaceGone(f"{interface} has gone", "start again when it is back")
 
 
@@ -56,7 +62,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
 def is_exhausted(error: OSError) -> bool:
-    """Return True if this process, or the host, has no descriptor left for another open file."""
+    """Return True if this process or the host has reached the limit of open files."""
     return error.errno in _EXHAUSTED
 
 
@@ -64,42 +70,40 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def not_written(path: object, error: OSError) -> NdxdpError:
-    """Return the error that a file could not be written, with what mends the cause."""
+    """Return the error for a file that cannot be written, with the cure for the cause."""
     directory = os.path.dirname(str(path)) or "."
-    hint = "see: ls -l, namei -l"
+    hint = f"to see its permissions: namei -l {path}"
     if error.errno in _NO_ROOM:
-        hint = f"make room there: df -h {directory}; df -i {directory}"
+        hint = f"free some space: df -h {directory}; df -i {directory}"
     elif error.errno == errno.EROFS:
         hint = f"its file system is read-only: findmnt -T {directory}"
     elif error.errno in (errno.EPERM, errno.EACCES):
         hint = "run this as root"
-    return NdxdpError(f"{path} could not be written ({error.strerror})", hint)
+    return NdxdpError(f"cannot write {path}: {error.strerror}", hint)
 
 
 def from_os(error: OSError) -> NdxdpError:
-    """Return the error with which the user is told of a system call that failed."""
+    """Return the error for a system call that failed."""
     if is_exhausted(error):
         return NdxdpError(
-            f"no more files can be opened ({error.strerror})",
+            f"cannot open more files: {error.strerror}",
             "raise the limit: ulimit -n, or LimitNOFILE= of the service",
         )
     if error.filename and error.errno in (*_NO_ROOM, errno.EROFS):
         return not_written(error.filename, error)
     if error.errno in _NO_ROOM:
-        return NdxdpError(
-            f"there is no room for the output ({error.strerror})", "where does it go? see: df -h"
-        )
+        return NdxdpError(f"cannot write the output: {error.strerror}", "free some space: df -h")
     text = str(error).partition("] ")[2] or str(error)  # without Python's "[Errno 28] "
-    what = f"{error.filename}: {error.strerror}" if error.filename else text
+    detail = f"{error.filename}: {error.strerror}" if error.filename else text
     if error.errno in (errno.EPERM, errno.EACCES):
         return NdxdpError(
-            f"not permitted ({what})", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
+            f"not permitted: {detail}", "run this as root, or with CAP_BPF and CAP_NET_ADMIN"
         )
-    return NdxdpError(what, "--debug names the call")
+    return NdxdpError(detail, "--debug names the call")
 
 
 def problem_of(error: BaseException) -> str:
-    """Return the sentence about an error; the traceback of an unexpected one is logged at debug."""
+    """Return the sentence for an error; log the traceback of an unexpected error at debug level."""
     if isinstance(error, NdxdpError):
         return error.message
     if isinstance(error, OSError):

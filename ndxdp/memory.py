@@ -1,6 +1,6 @@
-"""What keeps the daemon's resident memory small: it runs for years beside 512 MB of other things.
+"""Measures that keep the daemon's resident memory small, for hosts with 512 MB of memory.
 
-The figures are from Debian 12 with Python 3.11; `make bench-daemon` has the sum of them.
+The figures are from Debian 12 with Python 3.11; `make bench-daemon` measures the sum.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LARGE = 1 << 16  # bytes
 
 
 def defer(name: str) -> None:
-    """Let submodules of a package be imported without running its __init__.
+    """Allow imports of a package's submodules without running the package's __init__.
 
-    That runs as soon as anything is asked of the package that its imported submodules are not:
-    so whoever does need it, now or in a later version of the package, gets it.
+    The __init__ runs at the first access to an attribute of the package that is not an imported
+    submodule. So code that needs the package, now or in a later version, gets it.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None or name in sys.modules:
@@ -37,13 +37,15 @@ def defer(name: str) -> None:
 
 
 def import_without(missing: str, name: str) -> None:
-    """Import a module that can do without another one as if that were not installed.
+    """Import a module as if an optional module that it imports were not installed.
 
-    Whoever imports the other one later gets it.
+    Args:
+        missing: The optional module, which later imports get.
+        name: The module to import.
     """
     if missing in sys.modules:
         return
-    sys.modules[missing] = None  # type: ignore[assignment]  # so importing it is an ImportError
+    sys.modules[missing] = None  # type: ignore[assignment]  # importing it raises ImportError
     try:
         importlib.import_module(name)
     finally:
@@ -51,22 +53,22 @@ def import_without(missing: str, name: str) -> None:
 
 
 def relax_gc() -> None:
-    """Look for garbage in cycles after 20 000 new objects, not after 700: rules are in none.
+    """Run the cyclic garbage collector after 20 000 new objects instead of 700.
 
-    A list of 100 000 prefixes is read in 0.20 s then, not in 0.25.
+    Rules are in no reference cycles. Reading a list of 100 000 prefixes takes 0.20 s instead of
+    0.25 s.
     """
     gc.set_threshold(20_000)
 
 
 def single_malloc_arena() -> None:
-    """Give all threads one heap of malloc's, not each its own; only one runs Python at a time.
+    """Make all threads share one malloc arena, and return large blocks to the kernel at once.
 
-    The executor's is 0.3 MB after the start, and 1 MB after reloads of 10 000 addresses. What is
-    large stays out of it, and goes back to the kernel at once: after a list of a million addresses
-    was read, the heap would keep 50 MB of text and of pieces, as malloc raises this threshold by
-    itself.
+    Only one thread runs Python at a time. An arena of the executor's thread would take 0.3 MB after
+    the start, and 1 MB after reloads of 10 000 addresses. By default malloc raises the threshold
+    for large blocks, so that the arena would keep 50 MB after a list of a million addresses.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # libcs other than glibc have none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has mallopt()
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, _LARGE)

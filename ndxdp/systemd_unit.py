@@ -1,7 +1,7 @@
-"""The systemd unit that ships with ndxdp, put in place with the paths of this installation.
+"""The systemd unit of ndxdp, with the paths of this installation.
 
-data/ndxdp.service is a good unit as it is, for who has /usr/bin/ndxdp. Only paths, and what
-follows from where they lead, are replaced in it.
+data/ndxdp.service is a complete unit for /usr/bin/ndxdp. Only its paths are replaced, and
+ProtectHome= if a path is in a home directory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,29 @@ CONFIG = Path("/etc/ndxdp/ndxdp.toml")
 _DATA = resources.files("ndxdp") / "data"
 _COMMAND = "/usr/bin/ndxdp"
 
-_HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))  # what ProtectHome= hides
-_PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))  # and PrivateTmp=
+_HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))  # ProtectHome= hides these
+_PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))  # PrivateTmp= hides these
 _ELSEWHERE = "install ndxdp and its file elsewhere, such as /opt/ndxdp and /etc/ndxdp"
 
 
 def unit(command: Path, config: Path) -> str:
-    """The unit that runs `command` with the configuration file `config`; absolute paths.
+    """Return the text of a unit.
 
-    The last line is a digest of the others, so that a unit that somebody edited is known.
-    UsageError for a path that no unit can name, NdxdpError for one that the service could not use.
+    The last line is a digest of the other lines, by which an edited unit is recognized.
+
+    Args:
+        command: The absolute path of the executable.
+        config: The absolute path of the configuration file.
+
+    Raises:
+        UsageError: A unit file cannot name one of the paths.
+        NdxdpError: The service could not use one of the paths.
     """
     for path in (command, config):
         if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", str(path)):
             raise UsageError(f"no unit file can name {str(path)!r}", "rename it")
     if re.search(r"[\"'\\]", str(command)):
-        raise UsageError(f"systemd runs nothing that is called {command}", "rename it")
+        raise UsageError(f"systemd cannot run a command with the name {command}", "rename it")
     needed = {command, command.resolve(), config, config.resolve(), *_installation()}
     text = (_DATA / NAME).read_text()
     words = _quoted(_percent(str(command))), _quoted(_percent(str(config)).replace("$", "$$"))
@@ -53,33 +60,45 @@ def unit(command: Path, config: Path) -> str:
 
 
 def command() -> Path:
-    """This ndxdp's executable. NdxdpError if it was not installed as one."""
+    """Return the path of this ndxdp's executable; raise NdxdpError if there is none."""
     called = Path(os.path.abspath(sys.argv[0]))
     for path in (called, Path(sys.executable).with_name("ndxdp")):
         if path.name != "__main__.py" and path.is_file() and os.access(path, os.X_OK):
             return path
     raise NdxdpError(
         f"there is no ndxdp beside {sys.executable} for a service to run",
-        "call this by the ndxdp that pip installed",
+        "run the ndxdp that pip installed",
     )
 
 
 def install(text: str, directory: Path, *, force: bool = False) -> bool:
-    """Write the unit; False if it is there already. NdxdpError rather than undo others' edits."""
+    """Write a unit.
+
+    Args:
+        text: The text of the unit.
+        directory: Where to write the unit.
+        force: Overwrite a unit that was edited.
+
+    Returns:
+        False if the file has that text already.
+
+    Raises:
+        NdxdpError: The unit was edited, or cannot be written.
+    """
     if not directory.is_dir():
         raise NdxdpError(
-            f"{directory} is not a directory", "has this host systemd? --directory names another"
+            f"{directory} is not a directory", "if systemd has its units elsewhere: --directory"
         )
     path = directory / NAME
     try:
-        there = path.read_bytes()
+        present = path.read_bytes()
     except FileNotFoundError:
-        there = None
+        present = None
     except OSError as error:
         raise not_written(path, error) from error
-    if there == text.encode():
+    if present == text.encode():
         return False
-    if there is not None and not force and not _is_ours(there):
+    if present is not None and not force and not _is_unedited(present):
         raise NdxdpError(
             f"{path} is not as install-service left it",
             "--force overwrites it; `systemctl edit ndxdp` keeps changes in a file of their own",
@@ -89,7 +108,7 @@ def install(text: str, directory: Path, *, force: bool = False) -> bool:
 
 
 def install_example(config: Path) -> bool:
-    """Write a configuration that still says nothing; False if there is one already."""
+    """Write an example configuration without an interface; return False if the file exists."""
     if os.path.lexists(config):
         return False
     try:
@@ -108,7 +127,7 @@ def _percent(word: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """As systemd.syntax(7) wants it."""
+    """Quote a word by the rules of systemd.syntax(7)."""
     if re.fullmatch(r"[\w@%+=:,./$-]+", word):
         return word
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
@@ -119,9 +138,9 @@ def _digest(text: str) -> str:
     return f"# Written by `ndxdp install-service`; of the lines above: sha256 {number}\n"
 
 
-def _is_ours(there: bytes) -> bool:
-    """What install-service wrote, of whichever version, and nobody edited."""
-    text = there.decode(errors="replace")
+def _is_unedited(present: bytes) -> bool:
+    """Return True if install-service, of any version, wrote the unit, and no edit followed."""
+    text = present.decode(errors="replace")
     body = text[: text.rstrip("\n").rfind("\n") + 1]
     return text == body + _digest(body)
 
@@ -130,22 +149,20 @@ def _is_ours(there: bytes) -> bool:
 
 
 def _installation() -> set[Path]:
-    """Where the interpreter and this package are."""
+    """Return the paths of the interpreter and of this package."""
     package = Path(__file__).resolve().parent
     return {package, Path(sys.prefix), Path(sys.base_prefix), Path(sys.executable).resolve()}
 
 
 def _within_homes(needed: Iterable[Path]) -> bool:
-    """Whether home directories have to be seen. NdxdpError for what cannot be used at all."""
+    """Return True if a path is in a home directory; raise NdxdpError for an unusable path."""
     for path in sorted(needed):
         if _is_within(path, _PRIVATE):
-            raise NdxdpError(
-                f"{path} is temporary, and the service has a /tmp of its own", _ELSEWHERE
-            )
+            raise NdxdpError(f"{path} is temporary, and the service has a private /tmp", _ELSEWHERE)
         for part in (path, *path.parents):
             if part.exists() and not _root_may_use(part):
                 raise NdxdpError(
-                    f"the service could not read {part}, which is not root's", _ELSEWHERE
+                    f"the service could not read {part}, which root may not read", _ELSEWHERE
                 )
     return any(_is_within(path, _HOMES) for path in needed)
 
@@ -155,7 +172,7 @@ def _is_within(path: Path, directories: Iterable[Path]) -> bool:
 
 
 def _root_may_use(path: Path) -> bool:
-    """Without CAP_DAC_OVERRIDE, root has the permissions that anybody would have."""
+    """Return True if root may use a path without CAP_DAC_OVERRIDE, as the service runs."""
     status = path.stat()
     shift = 6 if status.st_uid == 0 else 3 if status.st_gid == 0 else 0
     needed = 0o1 if path.is_dir() else 0o4

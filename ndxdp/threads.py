@@ -1,4 +1,4 @@
-"""Threads of this process: none of them takes a signal, and none keeps the process from ending."""
+"""Threads that receive no signal and do not prevent the process from ending."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _T = TypeVar("_T")
 
 
 def start(name: str, target: Callable[[], None]) -> threading.Thread:
-    """Start a daemon thread. Signals are the main thread's: this one has them all blocked."""
+    """Start a daemon thread with all signals blocked; the main thread receives them."""
     thread = threading.Thread(target=target, name=name, daemon=True)
-    # A thread begins with the signal mask of the thread that starts it.
+    # A thread inherits the signal mask of the thread that starts it.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         thread.start()
@@ -25,10 +25,10 @@ def start(name: str, target: Callable[[], None]) -> threading.Thread:
 
 
 async def result_of(name: str, function: Callable[[], _T]) -> _T:
-    """Call a function in a thread of its own, and return or raise what it returns or raises.
+    """Call a function that may block in a thread of its own, and return its result.
 
-    The function may take long, as one that reads a file does. If the caller is cancelled, the
-    thread goes on, and its result is dropped.
+    An exception of the function is raised here. If the caller is cancelled, the thread continues,
+    and its result is dropped.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -47,7 +47,7 @@ async def result_of(name: str, function: Callable[[], _T]) -> _T:
             result = function()
         except BaseException as raised:
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop was closed
             loop.call_soon_threadsafe(settle, result, error)
 
     start(name, call)

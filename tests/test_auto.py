@@ -384,7 +384,7 @@ def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
 
 @features.needs("xdp")
 def test_occupied_slot(net: Network, tap: Tap) -> None:
-    """Native would do, but for a foreign program, which ndxdp does not replace: tc works with it."""
+    """A foreign program has the slot of native mode and is not replaced: tc works with it."""
     sh("ip", "link", "set", Tap.name, "xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
     (foreign,) = network.xdp_ids(Tap.name)
     taken = f"{Tap.name} already runs an XDP program 'pass' (id {foreign})"

@@ -1056,7 +1056,7 @@ def test_writes_over_nothing(conf: Path, tmp_path: Path) -> None:
     assert tomllib.loads(first)["interface"][0]["name"] == "eth0"
     conf.write_text("proxy eth9 {}")
     assert ndxdp("convert", *words) == Done(
-        1, "", f"ndxdp: {made} is there already\n  hint: --force writes over it\n"
+        1, "", f"ndxdp: {made} exists already\n  hint: --force overwrites it\n"
     )
     assert made.read_text() == first
     network.done("convert", *words, "--force")
@@ -1094,7 +1094,7 @@ def test_bytes_that_are_no_text(conf: Path) -> None:
         ([], 2, "convert needs either a file or --ndpresponder"),
         (["x", "--ndpresponder", "-i eth0"], 2, "convert needs either a file or --ndpresponder"),
         (["--ndpresponder", "-n ::"], 2, "ndpresponder needs -i"),
-        (["--ndpresponder", "-i eth0", "-o", "/nowhere/x"], 1, "/nowhere/x could not be written"),
+        (["--ndpresponder", "-i eth0", "-o", "/nowhere/x"], 1, "cannot write /nowhere/x:"),
     ],
 )
 def test_refuses_words(words: list[str], code: int, message: str) -> None:

@@ -294,7 +294,7 @@ def test_descriptors_run_out(net: Network, file: Path) -> None:
             assert run.process.poll() is None
             ended = run.end()
             assert ended.code == 0
-            assert "no more files can be opened" in ended.err
+            assert "cannot open more files" in ended.err
             assert "verifier" not in ended.err
             assert "incomplete" not in ended.err
             assert "Traceback" not in ended.err

@@ -1,1 +1,1 @@
-"""Files and directories that are written whole, locked and trusted."""
+"""Files and directories: atomic writes, locks, access and trust."""

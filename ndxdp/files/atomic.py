@@ -1,4 +1,4 @@
-"""Writes files that are there whole or not at all."""
+"""Atomic writes of files."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ndxdp.errors import NdxdpError, not_written
 
 
 def write_text(path: Path, text: str, *, over: bool = True) -> None:
-    """Write a text into a file, or what a symbolic link leads to: all of it, or nothing.
+    """Write all of a text to a file, or nothing.
 
-    What is no regular file, as a terminal or a pipe, is written to as it is.
+    The target of a symbolic link is replaced. A terminal or a pipe is written to directly.
 
     Args:
-        path: Where the file is, or will be.
-        text: What it is to hold.
-        over: False to leave a file alone that is there already.
+        path: The file.
+        text: The text.
+        over: Overwrite an existing file.
 
     Raises:
-        NdxdpError: The file is there already, or could not be written.
+        NdxdpError: The file exists and `over` is False, or the file cannot be written.
     """
     if not over and os.path.lexists(path):
-        raise NdxdpError(f"{path} is there already", "--force writes over it")
+        raise NdxdpError(f"{path} exists already", "--force overwrites it")
     if path.exists() and not path.is_file():
         with _written(path):
             path.write_text(text, encoding="utf-8")
@@ -34,10 +34,10 @@ def write_text(path: Path, text: str, *, over: bool = True) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Put a file that everybody may read in the place of what there is, a symbolic link, too.
+    """Replace a file, or a symbolic link, by a new file that every user may read.
 
     Raises:
-        NdxdpError: It could not be written; what there is stays.
+        NdxdpError: The new file cannot be written; the old one stays.
     """
     with _written(path):
         fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

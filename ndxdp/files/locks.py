@@ -1,7 +1,7 @@
-"""Locks by flock(2) with a deadline, and the processes that hold them.
+"""Locks by flock(2) with a deadline, and the processes that have them.
 
-A lock is as safe as its file: who can open that can lock it, reading being enough. So each lock
-here is on a file or directory that nobody else may open.
+A user who can open a file, even for reading, can lock it. So each lock is on a file or directory
+that only its owner can open.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from ndxdp.files.access import is_at
 
-_PAUSES = (0.001, 0.01)  # seconds between two attempts: the first, and the longest
+_PAUSES = (0.001, 0.01)  # seconds between two attempts: the first and the longest pause
 _LOCKS = Path("/proc/locks")
 _ATTEMPTS = 1000  # to lock a file that is removed each time
-_SHOWN = 100  # characters of a command line
+_SHOWN = 100  # characters of a command line in a message
 
 
 class Holder(NamedTuple):
-    """The process that holds a lock. pid: 0 where it is not known."""
+    """The process that has a lock; `pid` is 0 if /proc/locks does not show the process."""
 
     pid: int
 
@@ -37,22 +37,22 @@ class Holder(NamedTuple):
 
     @property
     def cure(self) -> str:
-        """Return how to end that process, as a hint."""
+        """The command that ends the process, for a hint."""
         return f"kill {self.pid}" if self.pid else "see /proc/locks on the host"
 
 
 def take(fd: int, seconds: float) -> bool:
-    """Lock an open file or directory exclusively; return False if that fails for so long."""
+    """Lock an open file or directory exclusively; return False after waiting for `seconds`."""
     until, pause = time.monotonic() + seconds, _PAUSES[0]
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            left = until - time.monotonic()
-            if left <= 0:
+            remaining = until - time.monotonic()
+            if remaining <= 0:
                 return False
-        time.sleep(min(pause, left))
+        time.sleep(min(pause, remaining))
         pause = min(2 * pause, _PAUSES[1])
 
 
@@ -91,10 +91,10 @@ def acquire(
 
 
 def is_taken(path: Path) -> bool:
-    """Return True if a process has locked a file exclusively; the lock is not waited for.
+    """Return True if a process has locked a file exclusively, without waiting.
 
-    Who may not open the file is told by /proc/locks, which shows the locks of processes in the
-    process namespace of its mount.
+    If this process may not open the file, the answer is from /proc/locks, which shows the locks of
+    the processes in the process namespace of its mount.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -118,7 +118,7 @@ def is_free(fd: int) -> bool:
 
 
 def holder(path: Path) -> Holder:
-    """Return the process that has locked a file exclusively, as /proc/locks tells."""
+    """Return the process that has locked a file exclusively, from /proc/locks."""
     with contextlib.suppress(OSError):
         file = path.stat()
         device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
@@ -132,7 +132,7 @@ def holder(path: Path) -> Holder:
 def _command(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-    except OSError:  # it has just ended, or is not shown
+    except OSError:  # the process has just ended, or is hidden
         return ""
     text = " ".join(word.decode(errors="replace") for word in words)
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)

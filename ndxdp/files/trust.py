@@ -1,9 +1,9 @@
-"""Directories that nobody but root, or the user of this process, can change.
+"""Trust in directories: only root and the user of this process can change them.
 
-What others can rename or replace is no place for pins and files that this process believes and
-writes to. The rule is that of OpenSSH's StrictModes: each directory on the way belongs to root or
-to the user, and neither its group nor others may write there. A sticky directory, such as /tmp, may
-be written by all, as nobody can rename there what belongs to somebody else.
+If another user could rename or replace a directory, this process could not trust its pins and
+files. The rule is that of OpenSSH's StrictModes: each directory of the path belongs to root or to
+the user, and neither its group nor other users may write to it. Every user may write to a sticky
+directory, such as /tmp, because there a user cannot rename another user's files.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
 
 
 def refuse_untrusted(path: Path) -> None:
-    """Raise ModeUnavailable if somebody else can change a directory on the way to `path`.
+    """Raise ModeUnavailable if another user can change a directory of a path.
 
-    Those that do not exist yet, or that this process may not see, are not judged.
+    Directories that do not exist, or that this process may not see, are not checked.
     """
-    for each in _way_to(path):
+    for each in _components(path):
         try:
             found = os.lstat(each)
         except OSError:
@@ -33,7 +33,7 @@ def refuse_untrusted(path: Path) -> None:
         if not is_ours(found):
             raise ModeUnavailable(
                 f"{each} belongs to user {found.st_uid}, who can change what is in it",
-                f"look what it is, then: rm -r {each}; or run this as that user",
+                f"inspect it, then: rm -r {each}; or run this as that user",
             )
         mode = found.st_mode
         if stat.S_ISDIR(mode) and mode & 0o022 and not mode & stat.S_ISVTX:
@@ -43,12 +43,12 @@ def refuse_untrusted(path: Path) -> None:
 
 
 def is_ours(file: os.stat_result) -> bool:
-    """Return True if a file belongs to root, or to the user of this process."""
+    """Return True if a file belongs to root or to the user of this process."""
     return file.st_uid in (0, os.geteuid()) or file.st_uid == _unmapped_root()
 
 
-def _way_to(path: Path) -> Iterator[Path]:
-    """Yield the directories and symbolic links that lead to a path, and the path itself."""
+def _components(path: Path) -> Iterator[Path]:
+    """Yield the directories and symbolic links of a path, and the path itself."""
     seen: set[Path] = set()
     for end in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
         for each in (*reversed(end.parents), end):
@@ -59,14 +59,14 @@ def _way_to(path: Path) -> Iterator[Path]:
 
 @functools.cache
 def _unmapped_root() -> int | None:
-    """Return the uid that the host's root appears as in a user namespace without it.
+    """Return the uid under which a user namespace that does not map the host's root shows it.
 
-    All users that such a namespace does not have appear as the same one, so that the host's root
-    cannot be told from the others.
+    All users that the namespace does not map have that uid, so that the host's root cannot be
+    distinguished from them.
     """
     try:
         mapped = [line.split() for line in _UID_MAP.read_text().splitlines()]
-        # From uid, to uid in the parent namespace, how many: the first namespace has all.
+        # First uid, first uid in the parent namespace, number of uids.
         if any(outside == "0" for _, outside, _ in mapped):
             return None
         return int(_OVERFLOW_UID.read_text())

@@ -100,7 +100,6 @@ class Layout:
         return self._struct.pack(*values)
 
     def unpack(self, data: bytes) -> dict[str, Any]:
-        """Decode the struct into its fields by name."""
         """Return the fields of the struct by name."""
         return dict(zip(self.fields, self._struct.unpack(data), strict=True))
 

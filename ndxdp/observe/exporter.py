@@ -25,7 +25,7 @@ from ndxdp.observe.connections import Connections, Phase
 from ndxdp.observe.metrics import Exposition
 from ndxdp.observe.status import take_snapshot
 from ndxdp.runtime.daemon_status import DaemonStatus
-from ndxdp.runtime.publications import Publication
+from ndxdp.runtime.publications import publish_exporter
 from ndxdp.store.directories import Trees
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class _Serving:
     def __init__(self, where: Metrics, exporter: Exporter) -> None:
         self.where = where
         self._server = _Server(where, exporter)
-        self._publication = Publication(str(self))
+        self._publication = publish_exporter(str(self))
         self._closing = False
         self._thread = threads.start("exporter", self._serve)
 

@@ -1,7 +1,7 @@
-"""What a running daemon knows beside the maps, for those who show it.
+"""The status of a running daemon, as far as the maps do not have it.
 
-Its parts leave here how they are asked; nothing is copied until somebody asks. All of it may be
-read from another thread.
+Parts of the daemon register functions that return their status, so that a status is computed only
+when it is read. Another thread may read it.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ from typing import NamedTuple
 
 
 class Announced(NamedTuple):
-    """Frames that told the upstream of addresses: sent, and not taken by the interface."""
+    """Announcements to the upstream: frames sent, and frames that the interface refused."""
 
     sent: int
     failed: int
 
 
 class GatewayStatus(NamedTuple):
-    """silent: it did not answer the last time that it was solicited. seen: s since it did, None
-    if it never has."""
+    """The status of a gateway.
+
+    Attributes:
+        silent: The gateway did not answer the last solicitation.
+        seen: Seconds since the last answer; None if the gateway has never answered.
+    """
 
     silent: bool
     seen: float | None
 
 
 class NoSource(Enum):
-    """The reasons for which gateway care has no address to solicit from."""
+    """The reason why gateway care has no source address for solicitations."""
 
     NO_ADDRESS = "no-address"
     PAUSED = "paused"
@@ -40,17 +44,18 @@ class NoSource(Enum):
 
 
 class CareStatus(NamedTuple):
-    """The address from which gateway care solicits, or why it solicits nothing.
+    """The source address of gateway care, or the reason why it has none.
 
-    source: 16 bytes; where `why` is set, the configured source that may not be used, if any. why:
-    None while there is an address to solicit from.
+    Attributes:
+        source: 16 bytes. If `why` is set, the configured source that may not be used, if any.
+        why: None if there is a source address.
     """
 
     source: bytes | None = None
     why: NoSource | None = None
 
     def explain(self, interface: str) -> str:
-        """Return the reason as a clause for a sentence; '' without one."""
+        """Return the reason as a clause of a sentence; "" without a reason."""
         text = self.source and socket.inet_ntop(socket.AF_INET6, self.source)
         own = f"{interface} has no global address that can be used"
         if text:
@@ -68,7 +73,7 @@ class CareStatus(NamedTuple):
 
 
 class ExporterStatus(NamedTuple):
-    """Metrics: where the daemon is to serve them, and why it does not; "" while it does."""
+    """The address of the daemon's exporter, and why it does not listen there; "" if it does."""
 
     where: str
     problem: str = ""
@@ -76,11 +81,15 @@ class ExporterStatus(NamedTuple):
 
 @dataclass(slots=True)
 class InterfaceStatus:
-    """One interface that the daemon attends to. None: nobody does that there at present.
+    """The daemon's status of one interface.
 
-    unanswered: why nothing is to be answered there, "" where something is. problem: why the
-    interface is not answered on, or not in step; "" when all is well. answered: the daemon answers
-    there at present, even if it reports a problem.
+    Attributes:
+        announced: Returns the counters of announcements; None if addresses are not announced.
+        gateways: Returns the status of the gateways; None without gateway care.
+        unanswered: Why the daemon does not answer on the interface by intent; "" if it answers.
+        problem: Why the daemon does not answer on the interface, or has not applied a change; ""
+            without a problem.
+        answered: The daemon answers on the interface, even if there is a problem.
     """
 
     announced: Callable[[], Announced] | None = None
@@ -92,18 +101,19 @@ class InterfaceStatus:
 
 @dataclass(slots=True)
 class DaemonStatus:
-    """What the daemon knows of itself.
+    """The status of the daemon.
 
     Attributes:
-        reload_ok: The last attempt to read the configuration anew succeeded.
-        reloaded: time.time() when the configuration in force was read.
-        docker_connected: Asks whether the engine is; None if no container is answered for.
-        interfaces: What the daemon attends to, by the interface's name.
-        reloads_begun: Attempts to read the configuration anew.
-        reloads: Those of them that have ended.
-        reload_error: Why the last one failed; "" if it succeeded.
-        exporter: The daemon's own; None if it has none.
-        on_change: Called after a change, in the thread that makes it.
+        reload_ok: The last reload succeeded.
+        reloaded: time.time() when the present configuration was read.
+        docker_connected: Returns True if the daemon is connected to the container engine; None if
+            no container is answered for.
+        interfaces: The status of the interfaces, by name.
+        reloads_begun: The number of reloads that have begun.
+        reloads: The number of reloads that have ended.
+        reload_error: Why the last reload failed; "" if it succeeded.
+        exporter: The daemon's exporter; None without one.
+        on_change: Called after a change, in the thread that makes the change.
     """
 
     reload_ok: bool = True
@@ -117,17 +127,17 @@ class DaemonStatus:
     on_change: Callable[[], None] | None = None
 
     def changed(self) -> None:
-        """Notify the subscriber of a change."""
+        """Call `on_change` after a change."""
         if self.on_change is not None:
             self.on_change()
 
     def note_reload_begun(self) -> None:
-        """Note that the configuration is being read anew."""
+        """Note that a reload has begun."""
         self.reloads_begun += 1
         self.changed()
 
     def note_reload(self, ok: bool, error: str = "") -> None:
-        """Note the outcome of an attempt to read the configuration anew."""
+        """Note the result of a reload."""
         self.reload_ok, self.reload_error = ok, error
         self.reloads += 1
         if ok:
@@ -135,20 +145,20 @@ class DaemonStatus:
         self.changed()
 
     def note_exporter(self, exporter: ExporterStatus | None) -> None:
-        """Note where metrics are served, or why they are not."""
+        """Note the status of the exporter."""
         self.exporter = exporter
         self.changed()
 
     def note_problem(self, interface: str, problem: str, *, answered: bool) -> None:
         """Note the problem of an interface, "" without one, and whether it is answered on."""
-        if interface in self.interfaces:  # else a reload has just removed it
+        if interface in self.interfaces:  # a reload may have just removed it
             self.interfaces[interface].problem = problem
             self.interfaces[interface].answered = answered
             self.changed()
 
     def rename(self, interface: str, name: str) -> None:
-        """Show an interface under another name."""
-        if interface in self.interfaces:  # else a reload has just removed it
+        """Rename an interface."""
+        if interface in self.interfaces:  # a reload may have just removed it
             self.interfaces[name] = self.interfaces.pop(interface)
             self.changed()
 
@@ -159,22 +169,22 @@ class DaemonStatus:
         announced: Callable[[], Announced] | None,
         gateways: Callable[[], list[GatewayStatus]] | None,
     ) -> Iterator[None]:
-        """While the block lasts, these are asked about the interface."""
-        attended = self.interfaces.setdefault(interface, InterfaceStatus())
-        attended.announced, attended.gateways = announced, gateways
+        """Register functions that return an interface's status while the block runs."""
+        status = self.interfaces.setdefault(interface, InterfaceStatus())
+        status.announced, status.gateways = announced, gateways
         try:
             yield
         finally:
-            attended.announced = attended.gateways = None
+            status.announced = status.gateways = None
 
     @contextlib.contextmanager
     def not_answering(self, interface: str, why: str) -> Iterator[None]:
-        """While the block lasts, nothing is to be answered on the interface."""
-        attended = self.interfaces.setdefault(interface, InterfaceStatus())
-        attended.unanswered = why
+        """Note why the daemon does not answer on an interface while the block runs."""
+        status = self.interfaces.setdefault(interface, InterfaceStatus())
+        status.unanswered = why
         self.changed()
         try:
             yield
         finally:
-            attended.unanswered = ""
+            status.unanswered = ""
             self.changed()

@@ -1,10 +1,10 @@
-"""Reports of running daemons for other processes: a file for each, in the run directory.
+"""Reports of running daemons for other processes, each a file in the run directory.
 
     <run directory>/report-<8 hexadecimal digits>.json
 
-A daemon holds a lock on its file for as long as it lives, so that a file that nobody has locked is
-one of a daemon that was killed. Each change replaces the file by a new one, locked before it has
-the name, so that a reader sees a whole report at each moment.
+A daemon locks its file as long as it runs, so a file without a lock is that of a killed daemon. A
+change replaces the file by a new file, which is locked before it is renamed. So a reader always
+finds a complete report.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ _MODE = 0o640
 
 
 class Daemon(NamedTuple):
-    """The report of a daemon on itself; docs/commands.md describes the fields.
+    """The report of a daemon; docs/commands.md describes the fields.
 
     Attributes:
-        pid: Its process, as the daemon sees it.
+        pid: The daemon's process id, in its own process namespace.
         netns: The inode number of its network namespace.
-        config: The path of its configuration file; None if it has none.
-        interfaces: Those it is to answer on, or to keep the addresses of: `interface`, `problem`
-            (why it is not answered on, or not in step; "" when all is well), `answered` (the
-            daemon answers there at present; absent from reports of older versions) and
-            `unanswered` (why nothing is to be answered there; "" where something is).
-        reload: `begun`, the number of attempts, and `number`, that of those that have
-            ended; `ok` and `error` of the last one.
-        exporter: `where` metrics are to be served, and the `problem` with that; None for nowhere.
+        config: The path of the configuration file; None without one.
+        interfaces: The interfaces of the configuration: `interface`, the name; `problem`, why the
+            daemon does not answer there or has not applied a change, or ""; `answered`, whether
+            the daemon answers there (absent from reports of older versions); and `unanswered`, why
+            the daemon does not answer there by intent, or "".
+        reload: `begun`, the number of reloads that have begun; `number`, the number of reloads that
+            have ended; `ok` and `error` of the last reload.
+        exporter: `where` the exporter listens, and the `problem` with that; None without one.
         docker: `connected`; None if no container is answered for.
     """
 
@@ -57,7 +57,7 @@ class Daemon(NamedTuple):
 
 
 def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -> Daemon:
-    """Return what this process, a daemon, says of itself."""
+    """Return the report of this process, a daemon."""
     exporter, connected = state.exporter, state.docker_connected
     return Daemon(
         os.getpid(),
@@ -66,11 +66,11 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
         [
             {
                 "interface": name,
-                "problem": attended.problem,
-                "answered": attended.answered,
-                "unanswered": attended.unanswered,
+                "problem": status.problem,
+                "answered": status.answered,
+                "unanswered": status.unanswered,
             }
-            for name, attended in list(state.interfaces.items())
+            for name, status in list(state.interfaces.items())
         ],
         {
             "begun": state.reloads_begun,
@@ -84,12 +84,12 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
 
 
 class Publisher:
-    """The report of this process, kept in step with a DaemonStatus until close()."""
+    """The report of this process, updated after each change of a DaemonStatus until close()."""
 
     def __init__(
         self, directory: Path, netns: int, config: Path | None, state: DaemonStatus
     ) -> None:
-        """Remove what killed daemons left; write the first report."""
+        """Remove the reports of killed daemons, and write the first report."""
         self._path = directory / f"report-{os.urandom(4).hex()}.json"
         self._netns, self._config, self._state = netns, config, state
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class Publisher:
         self.close()
 
     def update(self) -> None:
-        """Write what has changed; failing is logged once. Any thread may call it."""
+        """Write the report if it has changed, from any thread; log a failure once."""
         with self._lock:
             data = json.dumps(daemon_of(self._state, self._netns, self._config)._asdict()).encode()
             if data == self._written:
@@ -114,24 +114,23 @@ class Publisher:
             try:
                 self._write(data)
             except (NdxdpError, OSError) as error:
-                if not self._written:  # the first one, or all before it have failed
+                if not self._written:  # no report was written before
                     log.warning(
-                        "%s: no report can be kept there (%s): `ndxdp status` does not show this"
-                        " daemon",
+                        "cannot write a report to %s: %s; `ndxdp status` does not show this daemon",
                         self._path.parent,
                         error.strerror if isinstance(error, OSError) else error,
                     )
             self._written = data
 
     def close(self) -> None:
-        """Remove the report, and the run directory if that was all it had."""
+        """Remove the report, and the run directory if it is empty then."""
         with self._lock:
             self._state.on_change = None
             if self._fd is None:
                 return
             with contextlib.suppress(OSError):
                 self._path.unlink()
-            with contextlib.suppress(OSError):  # others have files there
+            with contextlib.suppress(OSError):  # not empty
                 self._path.parent.rmdir()
             os.close(self._fd)
             self._fd = None
@@ -164,11 +163,11 @@ class Publisher:
 
 
 def daemons(directory: Path, netns: int | None = None) -> list[Daemon]:
-    """Return the reports of the daemons that live, as far as this process may read them.
+    """Return the reports of the running daemons, as far as this process may read them.
 
     Args:
         directory: The run directory.
-        netns: The network namespace to which to keep; None for all.
+        netns: Return only the reports of this network namespace; None for all.
     """
     found = []
     for path in sorted(directory.glob(_FILES)):
@@ -180,7 +179,7 @@ def daemons(directory: Path, netns: int | None = None) -> list[Daemon]:
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove the reports of daemons that were killed, and the directory if it is empty then."""
+    """Remove the reports of killed daemons, and the run directory if it is empty then."""
     stale = list(_stale(directory))
     for path in stale:
         with contextlib.suppress(OSError):
@@ -198,10 +197,10 @@ def _stale(directory: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the text of a report; None if its daemon has gone.
+    """Return the text of a report; None if its daemon has ended.
 
     Raises:
-        OSError: It cannot be read, or somebody else than root or this user made it.
+        OSError: The file cannot be read, or its owner is neither root nor this user.
     """
     text = b""
 

@@ -22,7 +22,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import CareStatus, GatewayStatus, NoSource
-from ndxdp.runtime.publications import CarePublication
+from ndxdp.runtime.publications import Publication, publish_care
 from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class GatewayKeepalives:
         self._cared: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
         self._gateways: frozenset[bytes] = frozenset()
         self._choice: Choice | None = None
-        self._beacon: CarePublication | None = None
+        self._publication: Publication | None = None
         self._told: CareStatus | None = None
 
     def look(self, gateways: frozenset[bytes], choice: Choice, *, came_up: bool) -> None:
@@ -188,8 +188,8 @@ class GatewayKeepalives:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             care.close()
-        if self._beacon:
-            self._beacon.close()
+        if self._publication:
+            self._publication.close()
 
     def _tell(self) -> None:
         """Let `status` and `doctor` see the source in use, of several gateways the first one's."""
@@ -200,9 +200,9 @@ class GatewayKeepalives:
             first = choice.sources[0].address if choice.sources else choice.named
             fresh = CareStatus(next(filter(None, used), first), choice.why)
         if fresh != self._told:
-            if self._beacon:
-                self._beacon.close()
-            self._beacon = CarePublication(self._interface, fresh) if fresh else None
+            if self._publication:
+                self._publication.close()
+            self._publication = publish_care(self._interface, fresh) if fresh else None
             self._told = fresh
 
     def _log(self, choice: Choice, before: Choice | None) -> None:
