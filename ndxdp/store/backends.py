@@ -86,36 +86,45 @@ class KernelMap:
 
     @property
     def max_entries(self) -> int:
+        """How many entries the map can have, from the kernel."""
         return bpf_maps.spec_of(self.fd).max_entries
 
     @property
     def value_size(self) -> int:
+        """Bytes of a value; of a per-CPU map, of the values of all CPUs."""
         return self._sizes.value_size
 
     def lookup(self, key: bytes) -> bytes | None:
+        """Return a value; of a per-CPU map, the values of all CPUs. None if there is no entry."""
         return bpf_maps.lookup(self.fd, key, self._sizes.value_size)
 
     def update(self, keys: bytes, values: bytes) -> None:
+        """Write entries, by a batch if there are several."""
         if len(keys) == self._sizes.key_size:
             bpf_maps.update(self.fd, keys, values)
         else:
             bpf_maps.update_batch(self.fd, self._sizes, keys, values)
 
     def delete(self, keys: bytes) -> None:
+        """Remove entries; a missing entry is no error."""
         bpf_maps.delete(self.fd, self._sizes.key_size, keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries; see bpf_maps.pieces()."""
         return bpf_maps.items(self.fd, self._sizes)
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries, many at a time."""
         return bpf_maps.pieces(self.fd, self._sizes)
 
     def leading(self, code: str) -> Iterator[memoryview]:
+        """Yield the first integer of each value, many at a time."""
         step = self._spec.value_size // struct.calcsize(code)
         for _, values in self.pieces():
             yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
 
     def close(self) -> None:
+        """Close the descriptor."""
         os.close(self.fd)
 
 
@@ -161,6 +170,7 @@ class ArrayFile:
             os.close(fd)
 
     def lookup(self, key: bytes) -> bytes | None:
+        """Return an element; raise Damaged if the file is too short."""
         at = _U32.unpack(key)[0] * self.value_size
         value = os.pread(self._fd, self.value_size, at)
         if len(value) != self.value_size:
@@ -168,6 +178,7 @@ class ArrayFile:
         return value
 
     def update(self, keys: bytes, values: bytes) -> None:
+        """Write elements; raise PermissionError if the file is open for reading only."""
         if not self._writable:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
         size = self.value_size
@@ -194,21 +205,26 @@ class ArrayFile:
         self.update(_U32.pack(slot), bytes(value))
 
     def delete(self, keys: bytes) -> None:
+        """Raise NotImplementedError: an array always has its elements."""
         raise NotImplementedError("an array always has its elements")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all elements."""
         size = self.value_size
         data = os.pread(self._fd, size * self.max_entries, 0)
         for slot in range(len(data) // size):
             yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """Raise NotImplementedError: only tables have this method."""
         raise NotImplementedError("only tables have this method")
 
     def leading(self, code: str) -> Iterator[memoryview]:
+        """Raise NotImplementedError: only tables have this method."""
         raise NotImplementedError("only tables have this method")
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._fd)
 
 
@@ -234,15 +250,18 @@ class TableFile:
         _replace(path, _HEADER.pack(spec.max_entries, 0))
 
     def lookup(self, key: bytes) -> bytes | None:
+        """Return the value of a key; None if there is no entry."""
         return dict(self.items()).get(key)
 
     def update(self, keys: bytes, values: bytes) -> None:
+        """Write entries to a new file."""
         if keys:
             entries = dict(self.items())
             entries.update(zip(self._keys(keys), self._values(values), strict=True))
             self._write(entries.items())
 
     def delete(self, keys: bytes) -> None:
+        """Remove entries; a missing entry is no error."""
         if keys:
             entries = dict(self.items())
             before = len(entries)
@@ -252,14 +271,17 @@ class TableFile:
                 self._write(entries.items())
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries, as they were when the iteration began."""
         entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
         return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries at once."""
         entries = list(self.items())
         yield b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
 
     def leading(self, code: str) -> Iterator[memoryview]:
+        """Yield the first integer of each value, all at once."""
         size = struct.calcsize(code)
         key, value = self._spec.key_size // size, self._spec.value_size // size
         entries = memoryview(self._read())[_HEADER.size :]
@@ -271,7 +293,7 @@ class TableFile:
         self._write(self.items())
 
     def close(self) -> None:
-        pass
+        """Do nothing: a table's file is not kept open."""
 
     def _keys(self, packed: bytes) -> Iterator[bytes]:
         return (key for (key,) in struct.iter_unpack(f"{self._spec.key_size}s", packed))

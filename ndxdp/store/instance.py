@@ -40,7 +40,7 @@ _RUNS = 10  # the most dry runs of a program, as another process may run it in b
 
 
 class Place(Enum):
-    """Where the state of an interface makes ndxdp answer."""
+    """The place where ndxdp answers by the state of an interface."""
 
     HERE = "here"
     """On the interface."""
@@ -151,6 +151,7 @@ class KernelInstance(Instance):
     locked: bool = False
 
     def close(self) -> None:
+        """Close the maps, the program and the link."""
         super().close()
         os.close(self.prog_fd)
         if self.link_fd is not None:
@@ -164,6 +165,7 @@ class KernelInstance(Instance):
         return found
 
     def is_attached(self, settings: Settings) -> bool:
+        """Return True if the program is on the hook; without CAP_NET_ADMIN, if a link is."""
         try:
             return attachment.is_attached(settings.ifindex, self.prog_fd, self.link_fd)
         except BpfError as error:
@@ -201,6 +203,7 @@ class KernelInstance(Instance):
         return Place.HERE if self.is_attached(settings) else Place.NOWHERE
 
     def can_come_first(self) -> bool:
+        """Return True if a renewal would attach before programs that now come before ndxdp."""
         settings = self.maps.settings()
         return attachment.is_overtaken(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
 
@@ -214,6 +217,7 @@ class KernelInstance(Instance):
         return not settings.restore & Restore.NETLINK
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
+        """Return the verdict of a dry run of the program, and the answer if there is one."""
         # Another process may run the program on another frame at the same time, and both verdicts
         # are written to the same element. So the verdict counts if two runs in a row agree.
         before = None
@@ -244,9 +248,11 @@ class UserspaceInstance(Instance):
     locked: bool
 
     def is_attached(self, settings: Settings) -> bool:
+        """Return True if the process that answers is running."""
         return self.locked and settings.ifindex != 0
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
+        """Return the verdict that the process would reach, and the answer if there is one."""
         settings = self.maps.settings()
         table = Table.of(self.maps.rules(), expired=settings.daemon_dead)
         host = Host(settings.mac, settings.link_local, settings.paused)

@@ -1,4 +1,4 @@
-"""Which network namespace and which process the state of an interface belongs to.
+"""Ownership of an interface's state: by a network namespace, and by a process.
 
 Two namespaces that share a BPF file system or a run directory may have interfaces of one name. An
 ifindex means another interface in each of them, so that state can be changed only in its own.

@@ -1,4 +1,4 @@
-"""The lock that serializes all writers of a tree, a directory beside the tree's state.
+"""The lock that serializes all writers of a tree: a directory next to the tree's state.
 
 A process that can open a directory can also lock it. So only the owner of the lock's directory can
 open that directory.
