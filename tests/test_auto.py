@@ -27,10 +27,9 @@ from ndxdp.kernel import bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import MapSpec, Mode
 from ndxdp.netlink import links, vlan_offload
 from ndxdp.rules.rule_lists import compile_rules
-from ndxdp.rules.ruleset import Rules
 from ndxdp.session import modes
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from tests import packets
 from tests.fixtures import features, network
@@ -414,6 +413,12 @@ def test_occupied_slot_without_bpf(net: Network, tap: Tap) -> None:
     sh("ip", "link", "set", Tap.name, "xdp", "off")
 
 
+def attach(interface: str, mode: Mode) -> None:
+    """Attach without rules, in this process."""
+    request = AttachRequest(interface, options=AttachOptions(mode))
+    Session.attach(Trees(), request).close()
+
+
 # ---- what an older kernel says, told by this one (scenarios/kernel_groups.py: real ones) ----
 
 
@@ -428,18 +433,18 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(bpf_programs, "load_object", refuse_xdp)
     monkeypatch.setattr(bpf_programs, "xdp_has_frags", lambda: False)
-    attach_interface(Trees(), Tap.name, Options(), compile_rules([BEHIND])).close()
+    Session.attach(Trees(), AttachRequest(Tap.name, compile_rules([BEHIND]))).close()
     why = "the kernel has no XDP for frames in several pieces, which came with Linux 5.18"
     assert (status(Tap.name)["mode"], steps_down(Tap.name)) == ("tc", {"native": why})
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)
     done("detach", Tap.name)
     with pytest.raises(ModeUnavailable, match=why):
-        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
+        attach(Tap.name, Mode.GENERIC)
 
     # Another EINVAL is not explained away.
     monkeypatch.setattr(bpf_programs, "xdp_has_frags", lambda: True)
     with pytest.raises(ModeUnavailable, match="refused the program"):
-        attach_interface(Trees(), Tap.name, Options(Mode.GENERIC), Rules())
+        attach(Tap.name, Mode.GENERIC)
 
 
 @pytest.mark.parametrize(
@@ -462,7 +467,7 @@ def test_maps_of_an_older_kernel(
 
     monkeypatch.setattr(bpf_maps, "create", refuse)
     with pytest.raises(ModeUnavailable, match=why):
-        attach_interface(Trees(), UPLINK, Options(Mode.TC), Rules())
+        attach(UPLINK, Mode.TC)
     assert leftovers() == []
 
 

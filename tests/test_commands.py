@@ -855,13 +855,14 @@ def test_run_verbosely_says_what_it_follows(net: Network) -> None:
 _WITHOUT_LINKS = """
 import sys
 from ndxdp.rules.rule_lists import compile_rules
-from ndxdp.session import kernel_backend, request
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.kernel.abi import Mode
 from ndxdp.store.directories import Trees
 interface, mode, *prefixes = sys.argv[1:]
-options = request.Options(mode=Mode[mode.upper()], links=False)
+options = AttachOptions(mode=Mode[mode.upper()], links=False)
 rules = compile_rules(prefixes)
-kernel_backend.attach_interface(Trees(), interface, options, rules).close()
+Session.attach(Trees(), AttachRequest(interface, rules, options)).close()
 """
 
 
@@ -1117,10 +1118,12 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
     run = (
         "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
         "from ndxdp.rules.rule import Rule; from ndxdp.rules.rule_lists import compile_rules;"
-        "from ndxdp.store.directories import Trees; from ndxdp.session.request import Options;"
+        "from ndxdp.store.directories import Trees;"
+        "from ndxdp.session.request import AttachOptions;"
         f"rules = compile_rules(['{BEHIND}'], rule=Rule(origin='run'));"
-        f"work = spec.Work([spec.Job('{UPLINK}', Options(Mode.TC, links=False), rules)]);"
-        "service.run(Trees(), work, ready=lambda job, instance: print('ready', flush=True))"
+        "options = AttachOptions(Mode.TC, links=False);"
+        f"task = spec.DaemonSpec([spec.InterfaceSpec('{UPLINK}', options, rules)]);"
+        "service.run(Trees(), task, ready=lambda spec, instance: print('ready', flush=True))"
     )
     for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)

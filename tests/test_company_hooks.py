@@ -25,8 +25,8 @@ from ndxdp.hooks import attachment
 from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_type_of, target_of
 from ndxdp.netlink import tc_filters
 from ndxdp.rules.rule_lists import compile_rules
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from tests import test_commands
 from tests.fixtures import network
@@ -369,7 +369,7 @@ def test_no_place_before_it_is_free(net: Network) -> None:
             patch.setattr(
                 "ndxdp.store.instance.log.warning", lambda form, *words: said.append(form % words)
             )
-            attach_interface(Trees(), UPLINK, Options(links=False), compile_rules([BEHIND])).close()
+            attach_a_filter(BEHIND)
         assert said == [f"{UPLINK}: tc filter 'u32' may take solicitations before ndxdp sees them"]
         assert our_place()[0] == 2
         assert net.silent()
@@ -416,13 +416,18 @@ def test_moving_a_filter_keeps_word_of_the_qdisc(net: Network) -> None:
     assert network.leftovers() == []
 
 
+def attach_a_filter(*prefixes: str) -> None:
+    """Attach in this process as on a kernel without BPF links."""
+    request = AttachRequest(UPLINK, compile_rules(prefixes), AttachOptions(links=False))
+    Session.attach(Trees(), request).close()
+
+
 def attach_as_before(*prefixes: str) -> None:
     """Attach a filter as an older ndxdp did, always at one priority."""
     with pytest.MonkeyPatch.context() as patch:
         place = attachment._Place(0x6E64, 0x6E64)
         patch.setattr(attachment, "_best", lambda filters: place)
-        options = Options(links=False)
-        attach_interface(Trees(), UPLINK, options, compile_rules(prefixes)).close()
+        attach_a_filter(*prefixes)
 
 
 def test_the_place_of_an_older_version(net: Network) -> None:

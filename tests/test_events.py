@@ -16,18 +16,14 @@ from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import OTHER_VLAN_LEN, eth_source_of, source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
-from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.observe.trace import Event, Tracer
 from ndxdp.rules.difference import difference
 from ndxdp.rules.rule import RUN_ORIGIN
-from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
-from ndxdp.session.detach import detach_interface, release
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
-from ndxdp.session.userspace_backend import serve_interface
-from ndxdp.sockets.packet import PacketSocket
+from ndxdp.session.detach import detach_interface
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance, open_instance
 from ndxdp.store.records import Settings, pack_rule_class
@@ -80,7 +76,8 @@ Opened = tuple[Instance, Callable[[bytes, bool], None], Callable[[frozenset[byte
 
 @contextlib.contextmanager
 def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
-    attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
+    request = AttachRequest(RECEIVER, options=AttachOptions(mode))
+    Session.attach(trees, request).close()
 
     def put(frame: bytes, dropped: bool) -> None:
         ends.send(frame)
@@ -93,13 +90,10 @@ def _program(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
 
 @contextlib.contextmanager
 def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
-    with contextlib.ExitStack() as held:
-        frames = PacketSocket(links.answering_link(RECEIVER).ifindex)
-        held.callback(frames.close)
-        instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
-        )
-        path = Userspace(instance.maps, frames, held.enter_context(Fib()))
+    request = AttachRequest(RECEIVER, options=AttachOptions(mode), origin=RUN_ORIGIN, lock=True)
+    with Session.attach(trees, request) as session, Fib() as fib:
+        assert session.packets
+        path = Userspace(session.maps, session.packets, fib)
 
         def put(frame: bytes, dropped: bool) -> None:
             ends.send(frame)
@@ -108,9 +102,8 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
             while ends.reply(nothing=True) is not None:
                 pass
 
-        yield instance, put, path.set_gateways
-        release(trees.files, instance)
-        instance.close()
+        yield session.instance, put, path.set_gateways
+        session.detach()
 
 
 def as_seen(case: Case, mode: Mode) -> bytes:

@@ -18,15 +18,15 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.config.model import Announce
 from ndxdp.daemon import upstream_tasks as attendants_module
-from ndxdp.daemon.spec import Job
-from ndxdp.daemon.upstream_tasks import Attendants
+from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.ndp.frame import flags_of
 from ndxdp.ndp.profile import DEFAULT_PROFILE
 from ndxdp.netlink import links
 from ndxdp.netlink.link_monitor import Interruptions, LinkMonitor
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions
 from ndxdp.upstream.announce import Kind
 from ndxdp.upstream.gateways import NO_KEEPALIVE
 from tests.fixtures.network import (
@@ -369,9 +369,11 @@ def test_real_messages(wired: Segment) -> None:
 
 
 def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(attendants_module, "_SUSPEND_LOOK", 0.05)
+    monkeypatch.setattr(attendants_module, "_SUSPEND_PERIOD", 0.05)
     asleep = 100.0
-    job = Job(UPLINK, Options(), Rules(), announce=Announce(advertise=True, rate=1000))
+    spec = InterfaceSpec(
+        UPLINK, AttachOptions(), Rules(), announce=Announce(advertise=True, rate=1000)
+    )
     link = links.find_link(UPLINK)
     assert link
     targets = {DEFAULT_PROFILE: AddressSet.of([ADDRESS_BYTES])}
@@ -383,22 +385,22 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
         def look() -> None:
             nonlocal looks
             looks += 1
-            attendants.look(link, frozenset(), targets, NO_KEEPALIVE)
+            tasks.follow(link, frozenset(), targets, NO_KEEPALIVE)
 
-        attendants = Attendants(job, link, tmp_path, look, lambda: asleep)
-        attendants.look(link, frozenset(), targets, NO_KEEPALIVE)
+        tasks = UpstreamTasks(spec, link, tmp_path, look, lambda: asleep)
+        tasks.follow(link, frozenset(), targets, NO_KEEPALIVE)
         try:
-            assert attendants.announced
-            while attendants.announced().sent < 3:
+            assert tasks.announced
+            while tasks.announced().sent < 3:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.3)
-            assert (looks, attendants.announced().sent) == (0, 3)
+            assert (looks, tasks.announced().sent) == (0, 3)
             asleep += 3600
-            while attendants.announced().sent < 6:
+            while tasks.announced().sent < 6:
                 await asyncio.sleep(0.05)
             assert looks == 1
         finally:
-            await attendants.leave()
+            await tasks.end()
 
     asyncio.run(asyncio.wait_for(main(), 20))
 

@@ -130,12 +130,13 @@ def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
 def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
     """The way of older kernels: netlink replaces the program."""
     attach = (
-        "from ndxdp.session import kernel_backend, request;"
+        "from ndxdp.session.request import AttachOptions, AttachRequest;"
+        "from ndxdp.session.session import Session;"
         "from ndxdp.rules.rule_lists import compile_rules;"
         "from ndxdp.kernel.abi import Mode; from ndxdp.store.directories import Trees;"
-        f"kernel_backend.attach_interface(Trees(), '{UPLINK}',"
-        f" request.Options(Mode.{mode.upper()}, links=False),"
-        f" compile_rules(['{PREFIX}'])).close()"
+        f"options = AttachOptions(Mode.{mode.upper()}, links=False);"
+        f"rules = compile_rules(['{PREFIX}']);"
+        f"Session.attach(Trees(), AttachRequest('{UPLINK}', rules, options)).close()"
     )
     lab.run(HOST, sys.executable, "-c", attach)
     with Flood(lab) as flood:

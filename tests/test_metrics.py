@@ -33,7 +33,6 @@ from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
-from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.observe import exporter as exporting
 from ndxdp.observe import metrics, status
@@ -44,11 +43,9 @@ from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus
-from ndxdp.session.detach import detach_interface, release
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
-from ndxdp.session.userspace_backend import serve_interface
-from ndxdp.sockets.packet import PacketSocket
+from ndxdp.session.detach import detach_interface
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_pinned
 from tests import test_program, test_userspace
@@ -88,7 +85,8 @@ Send = Callable[[Case, Reason], None]
 @contextmanager
 def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
     with pair(BENCH_HOST.mac) as ends:
-        attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
+        request = AttachRequest(RECEIVER, options=AttachOptions(mode))
+        Session.attach(trees, request).close()
         with open_pinned(trees.pins, RECEIVER) as instance:
             instance.maps.apply(difference(RULES, {}), Rules())
             bench = test_program.Bench(mode, ends, instance, instance.maps.settings())
@@ -111,16 +109,20 @@ def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], N
 
 @contextmanager
 def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
-    with pair(BENCH_HOST.mac) as ends, ExitStack() as held:
-        packets = PacketSocket(links.answering_link(RECEIVER).ifindex)
-        held.callback(packets.close)
-        instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
-        )
-        there = instance.maps.rules()
-        instance.maps.apply(difference(RULES, there), there)
-        path = Userspace(instance.maps, packets, held.enter_context(Fib()))
-        bench = test_userspace.Bench(ends, packets, path, instance, instance.maps.settings())
+    request = AttachRequest(
+        RECEIVER, options=AttachOptions(Mode.USERSPACE), origin=RUN_ORIGIN, lock=True
+    )
+    with (
+        pair(BENCH_HOST.mac) as ends,
+        Session.attach(trees, request) as session,
+        Fib() as fib,
+    ):
+        packets, maps = session.packets, session.maps
+        assert packets
+        there = maps.rules()
+        maps.apply(difference(RULES, there), there)
+        path = Userspace(maps, packets, fib)
+        bench = test_userspace.Bench(ends, packets, path, session.instance, maps.settings())
 
         def set_up(case: Case) -> None:
             bench.set_up(case)
@@ -133,9 +135,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
                 assert ends.reply() is not None
 
         yield set_up, send
-        with trees.files.lock():
-            release(trees.files, instance)
-        instance.close()
+        session.detach()
 
 
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.label)

@@ -22,8 +22,8 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.detach import detach_interface
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import KernelInstance, open_pinned
 from ndxdp.store.records import Settings
@@ -61,7 +61,8 @@ class Bench:
 def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
     mode, loader = request.param
     with pair(HOST.mac) as ends:
-        attach_interface(trees, RECEIVER, Options(mode, loader), Rules()).close()
+        request = AttachRequest(RECEIVER, options=AttachOptions(mode, loader))
+        Session.attach(trees, request).close()
         with open_pinned(trees.pins, RECEIVER) as instance:
             instance.maps.apply(difference(RULES, {}), Rules())
             yield Bench(mode, ends, instance, instance.maps.settings())

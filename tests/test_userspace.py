@@ -6,7 +6,6 @@ tap is in the socket's queue, if it ever will be.
 
 from __future__ import annotations
 
-import contextlib
 import random
 import struct
 import time
@@ -22,18 +21,16 @@ from ndxdp.ndp.decision import decide
 from ndxdp.ndp.frame import source_of, target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.reason import Reason
-from ndxdp.netlink import links
 from ndxdp.netlink.fib import Fib
 from ndxdp.rules.difference import difference
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
-from ndxdp.session.detach import release
-from ndxdp.session.request import Options
-from ndxdp.session.userspace_backend import serve_interface
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.sockets.packet import BATCH, PacketSocket, solicitation_filter
 from ndxdp.store.directories import Trees
-from ndxdp.store.instance import UserspaceInstance
+from ndxdp.store.instance import Instance
 from ndxdp.store.records import Settings
 from tests.fixtures.network import eventually
 from tests.fixtures.pair import RECEIVER, Pair, pair
@@ -51,7 +48,7 @@ class Bench:
     ends: Pair
     packets: PacketSocket
     path: Userspace
-    instance: UserspaceInstance
+    instance: Instance
     settings: Settings
 
     def set_up(self, case: Case) -> None:
@@ -73,20 +70,21 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(trees: Trees) -> Iterator[Bench]:
-    with pair(HOST.mac) as ends, contextlib.ExitStack() as held:
-        link = links.answering_link(RECEIVER)
-        packets = PacketSocket(link.ifindex)
-        held.callback(packets.close)
+    request = AttachRequest(
+        RECEIVER, options=AttachOptions(Mode.USERSPACE), origin=RUN_ORIGIN, lock=True
+    )
+    with (
+        pair(HOST.mac) as ends,
+        Session.attach(trees, request) as session,
+        Fib() as fib,
+    ):
+        packets, maps = session.packets, session.maps
+        assert packets
         packets.spread()
-        instance = serve_interface(
-            trees, RECEIVER, Options(), Rules(), owned_source=RUN_ORIGIN, steps=[], holding=held
-        )
-        instance.maps.apply(difference(RULES, instance.maps.rules()), instance.maps.rules())
-        fib = held.enter_context(Fib())
-        path = Userspace(instance.maps, packets, fib)
-        yield Bench(ends, packets, path, instance, instance.maps.settings())
-        release(trees.files, instance)
-        instance.close()
+        maps.apply(difference(RULES, maps.rules()), maps.rules())
+        path = Userspace(maps, packets, fib)
+        yield Bench(ends, packets, path, session.instance, maps.settings())
+        session.detach()
 
 
 def test_rules_read_back_as_written(bench: Bench) -> None:

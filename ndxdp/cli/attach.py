@@ -32,18 +32,17 @@ def attach(
     On an attached interface, renew the program without losing a frame, and add to its rules.
     """
     from ndxdp import memory
-    from ndxdp.session import kernel_backend
+    from ndxdp.session.request import AttachRequest
+    from ndxdp.session.session import Session
     from ndxdp.store.rule_changes import warn_of_neighbours
 
     memory.relax_gc()
     rules = rules_of(
         answered, excepted, lists, rule_of(answer, dev, via, MANUAL_ORIGIN), force=force
     )
-    options = options_of(**how)
-    with kernel_backend.attach_interface(
-        trees(), interface, options, rules, force=force
-    ) as instance:
-        warn_of_neighbours(interface, instance.maps.settings().l3_ifindex, rules)
+    request = AttachRequest(interface, rules, options_of(**how), force=force)
+    with Session.attach(trees(), request) as session:
+        warn_of_neighbours(interface, session.maps.settings().l3_ifindex, rules)
 
 
 @click.command()

@@ -12,13 +12,13 @@ from click.core import ParameterSource
 
 from ndxdp.cli.options import attaching, real_interface, verbosity
 from ndxdp.cli.output import configure_log, echo
-from ndxdp.cli.values import job_of, options_of, rule_of, rules_of, trees
+from ndxdp.cli.values import options_of, rule_of, rules_of, spec_of, trees
 from ndxdp.errors import UsageError
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.rule import RUN_ORIGIN
 
 if TYPE_CHECKING:
-    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
     from ndxdp.store.instance import Instance
 
 
@@ -90,14 +90,14 @@ def run(
     from ndxdp.config.model import Announce
     from ndxdp.config.values import parse_socket
     from ndxdp.daemon import service
-    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
     from ndxdp.sources.selector import Selector
 
     check_interface(interface)
     engine = parse_socket(docker_socket)
     rules = rules_of(answered, excepted, lists, rule_of(answer, dev, via, RUN_ORIGIN), force=force)
     announcing = bool(networks) if announce is None else announce
-    job = Job(
+    spec = InterfaceSpec(
         interface,
         options_of(**how),
         rules,
@@ -108,7 +108,7 @@ def run(
         forced=frozenset(rules.wider if force else ()),
         announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
-    service.run(trees(), Work([job], engine), ready=_print_ready)
+    service.run(trees(), DaemonSpec([spec], engine), ready=_print_ready)
 
 
 def _refuse_other_options() -> None:
@@ -132,26 +132,26 @@ def _run_file(file: str) -> None:
     """Run the daemon with a configuration file."""
     from ndxdp.config import reader
     from ndxdp.daemon import service
-    from ndxdp.daemon.spec import Work
+    from ndxdp.daemon.spec import DaemonSpec
 
-    def read() -> Work:
+    def read() -> DaemonSpec:
         config = reader.load(file)
-        return Work(
-            [job_of(interface) for interface in config.interfaces],
+        return DaemonSpec(
+            [spec_of(interface) for interface in config.interfaces],
             config.docker_socket,
             config.metrics,
             config.log_level,
             config.log_format,
         )
 
-    def configure(work: Work) -> None:
-        configure_log(work.log_level, work.log_format)
+    def configure(spec: DaemonSpec) -> None:
+        configure_log(spec.log_level, spec.log_format)
 
-    work = read()
-    configure(work)
+    spec = read()
+    configure(spec)
     service.run(
         trees(),
-        work,
+        spec,
         ready=_print_ready,
         reread=read,
         set_log=configure,
@@ -159,19 +159,21 @@ def _run_file(file: str) -> None:
     )
 
 
-def _print_ready(job: Job, instance: Instance | None) -> None:
+def _print_ready(spec: InterfaceSpec, instance: Instance | None) -> None:
     """Print the line that begins with `ready`, for one interface."""
     from ndxdp.netlink.links import NO_MAC
     from ndxdp.session import modes
 
     if instance is None:
-        _print_if_read(f"ready: {job.interface} keeps its addresses; nothing is answered: {NO_MAC}")
+        _print_if_read(
+            f"ready: {spec.interface} keeps its addresses; nothing is answered: {NO_MAC}"
+        )
         return
     settings = instance.maps.settings()
-    why = "; ".join(modes.told(modes.unpack(settings.steps)))
+    why = "; ".join(modes.format_refusals(modes.decode(settings.steps)))
     mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
     does = "is paused" if settings.paused else "answers"
-    _print_if_read(f"ready: {job.interface} {does} in {mode}, rules: {len(job.rules)}")
+    _print_if_read(f"ready: {spec.interface} {does} in {mode}, rules: {len(spec.rules)}")
 
 
 def _print_if_read(line: str) -> None:

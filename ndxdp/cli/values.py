@@ -18,8 +18,8 @@ from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
     from ndxdp.config.model import Interface
-    from ndxdp.daemon.spec import Job
-    from ndxdp.session.request import Options
+    from ndxdp.daemon.spec import InterfaceSpec
+    from ndxdp.session.request import AttachOptions
     from ndxdp.store.directories import Tree, Trees
 
 
@@ -32,11 +32,11 @@ def options_of(
     gateway_rate: float | None,
     max_addresses: int | None,
     paused: bool = False,
-) -> Options:
+) -> AttachOptions:
     """Return the options of an attach; raise UsageError for a rate that ns cannot express."""
     from ndxdp.kernel.abi import Mode
     from ndxdp.kernel.loader import Loader
-    from ndxdp.session.request import Options
+    from ndxdp.session.request import AttachOptions
 
     # The BPF program counts ns in 64 bits. The comparisons are also false for nan.
     if rate and not (burst or 1_000_000) * 1e9 / rate < 1 << 62:
@@ -45,7 +45,7 @@ def options_of(
         if value and not 1e9 / value < 1 << 62:
             raise UsageError(f"--{option}-rate {value:g} is not a rate", "0 is no limit")
     chosen = None if mode == "auto" else Mode[mode.upper()]
-    return Options(
+    return AttachOptions(
         chosen,
         Loader(loader),
         rate,
@@ -109,9 +109,9 @@ def rules_of(
     return rules
 
 
-def job_of(interface: Interface) -> Job:
-    """Return the daemon's job for an interface of the configuration."""
-    from ndxdp.daemon.spec import Job
+def spec_of(interface: Interface) -> InterfaceSpec:
+    """Return the daemon's specification for an interface of the configuration."""
+    from ndxdp.daemon.spec import InterfaceSpec
 
     options = options_of(
         interface.mode,
@@ -123,7 +123,7 @@ def job_of(interface: Interface) -> Job:
         interface.max_addresses,
         interface.paused,
     )
-    return Job(
+    return InterfaceSpec(
         interface.name,
         options,
         interface.rules,

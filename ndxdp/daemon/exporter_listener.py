@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Listening:
+class MetricsListener:
     """Keeps the exporter listening. For the thread of the event loop only.
 
     An address that cannot be had is tried again, after 5 s growing to 60 s; meanwhile the exporter
@@ -39,7 +39,7 @@ class Listening:
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.Task[None] | None = None
 
-    async def want(self, where: Metrics | None) -> None:
+    async def serve_at(self, where: Metrics | None) -> None:
         """Listen there from now on, or nowhere; return after the first attempt."""
         if where != self._wanted:
             self._backoff.succeeded()

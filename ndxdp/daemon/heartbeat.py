@@ -14,8 +14,7 @@ from ndxdp import threads
 from ndxdp.backoff import Backoff
 from ndxdp.daemon import reconcile
 from ndxdp.errors import problem_of
-from ndxdp.store.directories import Tree
-from ndxdp.store.instance import Instance
+from ndxdp.session.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +51,7 @@ class Pulse:
 
 @dataclass(slots=True)
 class _Heart:
-    tree: Tree
-    instance: Instance
+    session: Session
     timeout: float
     backoff: Backoff
     due: float = 0.0
@@ -72,16 +70,15 @@ class Heartbeats:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def begin(self, tree: Tree, instance: Instance, timeout: float) -> None:
+    def begin(self, session: Session, timeout: float) -> None:
         """Write heartbeats of an interface.
 
         Args:
-            tree: Where the instance is kept.
-            instance: The instance, which stays open until end().
+            session: The interface, which stays open until end().
             timeout: Seconds after a heartbeat after which dynamic rules expire.
         """
         with self._changed:
-            self._hearts[instance.interface] = _Heart(tree, instance, timeout, Backoff(log))
+            self._hearts[session.interface] = _Heart(session, timeout, Backoff(log))
             self._thread = self._thread or threads.start("heartbeat", self._run)
             self._changed.notify()
 
@@ -106,7 +103,7 @@ class Heartbeats:
                 continue
             heart.due = now + heart.timeout / 3
             try:
-                reconcile.beat(heart.tree, heart.instance, heart.timeout)
+                reconcile.write_heartbeat(heart.session, heart.timeout)
                 heart.backoff.succeeded()
             except Exception as error:
                 heart.backoff.failed(f"{interface}: no heartbeat: {problem_of(error)}")

@@ -1,7 +1,7 @@
-"""Makes rules and settings of an interface what they should be, while somebody answers by them.
+"""Writes to an interface's maps and pins while a program or this process answers by them.
 
-What is there is read, and only what differs is written: an unchanged rule is not touched. All
-that is here takes the tree's lock itself, and wants the executor's thread.
+Each function reads the present state and writes only the difference: an unchanged rule is not
+touched. All of them lock the session's tree themselves, and want the executor's thread.
 """
 
 from __future__ import annotations
@@ -21,87 +21,83 @@ from ndxdp.rules.difference import Difference, difference, mark_owned
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.detach import release
+from ndxdp.session.restore import detach_instance
+from ndxdp.session.session import Session
 from ndxdp.store import pins
-from ndxdp.store.directories import Tree
-from ndxdp.store.instance import Instance, KernelInstance, open_instance
+from ndxdp.store.instance import KernelInstance, open_instance
+from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
 from ndxdp.store.rule_changes import sync_local_routes
 
-Place = tuple[int, int]
+DirectoryId = tuple[int, int]
 """A directory's device and inode number."""
 
 log = logging.getLogger(__name__)
 
 
-def apply_host(tree: Tree, instance: Instance, link: Link, link_local: bytes) -> None:
-    """Answer from this MAC and link-local address."""
-    with tree.lock_if_usable(urgent=True):
-        settings = instance.maps.settings()
+def apply_host(session: Session, link: Link, link_local: bytes) -> None:
+    """Answer from the interface's present MAC and link-local address."""
+    maps = session.maps
+    with session.tree.lock_if_usable(urgent=True):
+        settings = maps.settings()
         fresh = replace(settings, mac=link.mac, link_local=link_local, l3_ifindex=link.l3_ifindex)
         if fresh != settings:
-            instance.maps.set_settings(fresh)
+            maps.set_settings(fresh)
         if fresh.mac != settings.mac:
             log.info("%s answers from %s now", link.name, link.mac.hex(":"))
 
 
 def apply_rules(
-    tree: Tree,
-    instance: Instance,
+    session: Session,
     owned: Mapping[Prefix, str],
     desired_by: Mapping[str, Rules] | None = None,
 ) -> Rules:
-    """Never answer for what the host owns, and write the rules of our sources.
+    """Make holes for owned addresses, and write the rules of the daemon's origins.
 
     Args:
-        tree: Where the instance is kept.
-        instance: The instance.
-        owned: Exact addresses, and why each is owned.
-        desired_by: What the rules of these sources shall be. Those of others stay, and win, but
-            those in the same words are taken over.
+        session: The interface.
+        owned: Exact addresses that are never answered for, and why each is owned.
+        desired_by: By origin, the rules to write. Rules of other origins stay and take precedence,
+            except that an identical rule passes to the daemon's origin.
 
     Returns:
-        All the rules that there are then.
+        All rules of the interface afterwards.
 
     Raises:
-        NdxdpError: There is no room for the rules; the holes are there all the same.
+        NdxdpError: The rules do not fit; the holes are made even so.
     """
-    with tree.lock_if_usable():
-        actual = _apply_holes(instance, owned, instance.maps.rules())
+    maps, interface = session.maps, session.interface
+    with session.tree.lock_if_usable():
+        actual = _apply_holes(maps, owned, maps.rules())
         if desired_by is None:
             return actual
         desired = actual.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
         for rules in desired_by.values():
             desired = desired.without(rules.equivalent_in(desired))
         for rules in desired_by.values():
-            for prefix, _, there in rules.paired_with(desired):
-                log.warning(
-                    "%s: %s has a rule by '%s' already", instance.interface, prefix, there.origin
-                )
+            for prefix, _, present in rules.paired_with(desired):
+                log.warning("%s: %s has a rule by '%s' already", interface, prefix, present.origin)
             desired = rules | desired
         desired = mark_owned(owned, desired).applied_to(desired)
         change = difference(desired, actual)
         if change:
-            instance.maps.apply(change, actual)
-            log.info(
-                "%s: rules written %d, removed %d",
-                instance.interface,
-                len(change.write),
-                len(change.remove),
-            )
+            maps.apply(change, actual)
+            written, removed = len(change.write), len(change.remove)
+            log.info("%s: rules written %d, removed %d", interface, written, removed)
         return desired
 
 
-def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules) -> Rules:
+def _apply_holes(maps: Maps, owned: Mapping[Prefix, str], actual: Rules) -> Rules:
+    """Bring holes in step with the owned addresses; return all rules afterwards."""
     change = mark_owned(owned, actual)
-    # First what needs no room: rules of others are marked, and holes that went are closed.
+    # First the changes that need no room: rules of other origins are marked, old holes are removed.
     marked = Difference(change.write.restricted_to(actual), change.remove)
     if marked:
-        instance.maps.apply(marked, actual)
+        maps.apply(marked, actual)
         actual = marked.applied_to(actual)
     holes = Difference(change.write.without(actual), Rules())
     if holes:
-        instance.maps.apply(holes, actual)
+        maps.apply(holes, actual)
         actual = holes.applied_to(actual)
     for prefix, rule in change.write.pairs():
         log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.owned else "free again")
@@ -110,11 +106,18 @@ def _apply_holes(instance: Instance, owned: Mapping[Prefix, str], actual: Rules)
     return actual
 
 
-def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: bool) -> list[str]:
-    """Set again what lets solicitations in, if somebody has switched it off since attaching.
+def restore_reception(session: Session, link: Link, *, allmulti: bool) -> list[str]:
+    """Switch on again the settings of the interface that let solicitations in.
 
-    allmulti: the interface's flag is wanted, too. Returns names of what was set; detaching undoes
-    that.
+    Detaching restores them.
+
+    Args:
+        session: The interface.
+        link: The interface as the kernel has it.
+        allmulti: The interface's own flag is wanted, too.
+
+    Returns:
+        The names of the settings that had been switched off since attaching.
     """
     wanted = Restore(0)
     if allmulti and not link.allmulti:
@@ -123,10 +126,10 @@ def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: b
         wanted |= Restore.MCAST_ROUTER
     if not wanted:
         return []
-    with tree.lock():
-        settings = instance.maps.settings()
-        # Written first: a process that is killed in between leaves word of what is to be undone.
-        instance.maps.set_settings(replace(settings, restore=settings.restore | wanted))
+    with session.tree.lock():
+        settings = session.maps.settings()
+        # Written first, so that detaching restores the interface if this process is killed here.
+        session.maps.set_settings(replace(settings, restore=settings.restore | wanted))
         if wanted & Restore.ALLMULTI:
             links.set_allmulti(link.ifindex, True)
         if wanted & Restore.MCAST_ROUTER:
@@ -135,8 +138,8 @@ def restore_reception(tree: Tree, instance: Instance, link: Link, *, allmulti: b
     return [name for bit, name in names.items() if wanted & bit]
 
 
-def place_of(path: Path) -> Place | None:
-    """Return what tells a directory from another one of the same path; None if there is none."""
+def directory_id(path: Path) -> DirectoryId | None:
+    """Return the identity of a directory, which a new one of the same path does not share."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -144,56 +147,53 @@ def place_of(path: Path) -> Place | None:
     return found.st_dev, found.st_ino
 
 
-def is_damaged(tree: Tree, instance: Instance, place: Place | None, *, link: bool) -> bool:
-    """Return True if somebody has removed pins or files of an interface that is answered on.
+def is_damaged(session: Session, directory: DirectoryId | None, *, link: bool) -> bool:
+    """Return True if pins or files of an interface that is answered on have been removed.
 
     Args:
-        tree: Where the instance is kept.
-        instance: The instance.
-        place: Its directory.
-        link: True if its link is pinned, too.
+        session: The interface.
+        directory: Its directory.
+        link: Its link is pinned, too.
     """
-    path = tree.path(instance.interface)
-    if place_of(path) != place:
+    path = session.tree.path(session.interface)
+    if directory_id(path) != directory:
         return True
-    missing = instance.maps.missing(path)
-    if isinstance(instance, KernelInstance):
-        missing += [name for name in instance.pinned(link=link) if not (path / name).exists()]
+    missing = session.maps.missing(path)
+    if isinstance(session.instance, KernelInstance):
+        pins = session.instance.pinned(link=link)
+        missing += [name for name in pins if not (path / name).exists()]
     return bool(missing)
 
 
-def repair(
-    tree: Tree, instance: Instance, rules: Rules, place: Place | None, *, link: bool
-) -> bool:
-    """Put back what somebody has removed of an interface's pins or files.
+def repair(session: Session, rules: Rules, directory: DirectoryId | None, *, link: bool) -> bool:
+    """Restore removed pins or files of an interface.
 
-    What this process has open is what there was: rules, counters, program and link. What an
-    `attach` has put there since is taken off.
+    The process has rules, counters, program and link open. If an `attach` has made another
+    directory since, its program is detached.
 
     Args:
-        tree: Where the instance is kept.
-        instance: The instance.
-        rules: All rules of an instance in files.
-        place: Its directory, as it was.
-        link: True if its link is to be pinned, too.
+        session: The interface.
+        rules: All rules of an interface that this process answers on.
+        directory: The interface's former directory.
+        link: Its link is to be pinned, too.
 
     Returns:
-        True if the directory is a new one, which nobody holds.
+        True if the directory is a new one, which no process has locked.
 
     Raises:
-        NdxdpError: There is another directory, which another process holds, or which is of another
-            network namespace.
+        NdxdpError: There is another directory that another process has locked, or that belongs to
+            another network namespace.
     """
-    interface = instance.interface
+    tree, interface, instance = session.tree, session.interface, session.instance
     path = tree.path(interface)
     with tree.lock_if_usable():
-        is_new = place_of(path) != place
+        is_new = directory_id(path) != directory
         if is_new and path.is_dir():
             refuse_if_locked(tree, interface)
             try:
                 with open_instance(tree, interface) as other:
                     refuse_elsewhere(tree, other)
-                    release(tree, other)
+                    detach_instance(tree, other)
             except Damaged:
                 tree.remove(interface)
         if is_new:
@@ -208,35 +208,32 @@ def repair(
         return is_new
 
 
-def beat(tree: Tree, instance: Instance, timeout: float) -> None:
-    """Write a heartbeat, `timeout` seconds after which dynamic rules expire; 0: they never do."""
-    with tree.shared_lock():
-        instance.maps.beat(timeout)
+def write_heartbeat(session: Session, timeout: float) -> None:
+    """Write a heartbeat, `timeout` seconds after which dynamic rules expire; 0 for never."""
+    with session.tree.shared_lock():
+        session.maps.beat(timeout)
 
 
-def note_tables(tree: Tree, instance: Instance) -> None:
-    """What the program cannot ask the kernel: interfaces by name, and what ends at this host."""
-    with tree.lock_if_usable():
-        sync_local_routes(instance.maps)
-        instance.maps.sync_dev_ifindexes()
+def sync_kernel_tables(session: Session) -> None:
+    """Update the maps' copies of tables that a program cannot read: names, and local routes."""
+    with session.tree.lock_if_usable():
+        sync_local_routes(session.maps)
+        session.maps.sync_dev_ifindexes()
 
 
-def let_request(
-    tree: Tree, instance: Instance, limits: Resolve | None, *, solicits: bool = False
-) -> None:
-    """Tell the program what the daemon does beside it.
+def enable_resolution(session: Session, limits: Resolve | None, *, solicits: bool = False) -> None:
+    """Let the program ask the daemon for unknown neighbours, or let it ask no more.
 
     Args:
-        tree: Where the instance is kept.
-        instance: The instance.
-        limits: How often the program may ask for neighbours that are not known; None for never.
-        solicits: True if the daemon solicits gateways from addresses behind this host, so that the
-            program keeps the kernel from forwarding the answers.
+        session: The interface.
+        limits: How often the program may ask; None for never.
+        solicits: The daemon solicits gateways from addresses behind this host. The program keeps
+            the kernel from forwarding the answers.
     """
-    with tree.lock_if_usable():
+    with session.tree.lock_if_usable():
         each, total, gateway = limits.limits if limits else Limits()
         settings = replace(
-            instance.maps.settings(),
+            session.maps.settings(),
             resolve_interval=each.interval,
             resolve_credit=each.credit,
             resolve_total_interval=total.interval,
@@ -245,4 +242,4 @@ def let_request(
             resolve_gateway_credit=gateway.credit,
             solicits=solicits,
         )
-        instance.maps.set_settings(settings)
+        session.maps.set_settings(settings)

@@ -1,4 +1,4 @@
-"""Descriptors that all interfaces of a daemon share, so that one more takes few of its own."""
+"""Resources that all interfaces of a daemon share, so that one more takes few of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.inotify import Watch
@@ -17,19 +18,27 @@ from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
 from ndxdp.sockets.cbpf import packet_socket
 from ndxdp.sockets.multicast import Allmulti
 
+_T = TypeVar("_T")
+
 OnNews = Callable[[list[NeighbourChange] | None], None]
 """Takes the news of an interface's neighbours; None where some were lost."""
 
 
 class Shared:
-    """Opened when they are first needed, in a running event loop; close() when done.
+    """The executor, sockets and watches of a daemon.
 
-    Of the loop's thread, except for `allmulti`.
+    Sockets and watches are opened when they are first used, in a running event loop. All methods
+    are for the loop's thread, except for `allmulti`.
+
+    Attributes:
+        executor: One thread, for everything that reads or writes kernel objects.
     """
 
-    def __init__(self) -> None:
-        # Of the executor's thread. If all queued there, the proof that it works would come last.
-        self.turn = asyncio.Lock()
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        # Uplinks take turns. If all their tasks queued in the executor, the proof that the executor
+        # works would come last.
+        self._turn = asyncio.Lock()
         self._open = contextlib.ExitStack()
         self._news: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnNews]] = {}
@@ -42,8 +51,13 @@ class Shared:
         self.close()
 
     def close(self) -> None:
-        """Close all; nobody uses them any more."""
+        """Close everything; no interface uses it any more."""
         self._open.close()
+
+    async def call(self, function: Callable[[], _T]) -> _T:
+        """Call a function in the executor's thread, once the calls before have returned."""
+        async with self._turn:
+            return await asyncio.get_running_loop().run_in_executor(self.executor, function)
 
     @cached_property
     def fib(self) -> Fib:

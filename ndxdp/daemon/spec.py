@@ -1,31 +1,44 @@
-"""What the daemon is to do, decided by a command line or by the configuration."""
+"""The task of the daemon, as a command line or the configuration specifies it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
+from ndxdp.kernel.abi import Mode
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.sources import docker
 from ndxdp.sources.docker import Selector
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One interface's part of a configuration.
+class InterfaceSpec:
+    """One interface's part of the daemon's task.
 
-    rules: those that the daemon was given, of `origin`. keep: the program outlives the process.
-    insist: and where no program can be had, that is an error. detach: it is taken off at the end
-    all the same. patient: an interface that is not there is waited for from the start.
-    selectors: of containers. heartbeat_timeout: s, after which dynamic rules lapse; 0 for never.
-    forced: prefixes whose rule is wanted although it answers for other nodes of the link.
+    Attributes:
+        interface: The interface's name.
+        options: How to answer.
+        rules: The rules that were given, which have the origin `origin`.
+        origin: The origin of those rules.
+        keep: The program outlives the process.
+        insist: It is an error if no program can be attached.
+        detach: The program is detached at the end even so.
+        patient: The daemon waits for an interface that is absent at the start.
+        selectors: The containers to answer for.
+        heartbeat_timeout: Seconds without a heartbeat after which dynamic rules expire; 0 for
+            never.
+        announce: How to announce addresses to the upstream.
+        gateway: How to keep the gateways' neighbour entries alive.
+        addresses: Which of the interface's addresses to deprecate.
+        resolve: How often to have the kernel look for unknown neighbours.
+        forced: Prefixes whose rule is accepted although it answers for other nodes of the link.
     """
 
     interface: str
-    options: Options
+    options: AttachOptions
     rules: Rules
     origin: str = RUN_ORIGIN
     keep: bool = False
@@ -40,25 +53,53 @@ class Job:
     resolve: Resolve = field(default_factory=Resolve)
     forced: frozenset[Prefix] = frozenset()
 
-    def same_but_rules(self, other: Job) -> bool:
-        """Nothing but rules and selectors differs, which are changed as it runs."""
+    def same_but_rules(self, other: InterfaceSpec) -> bool:
+        """Return True if only rules and selectors differ, which can change without a renewal."""
         same = replace(self, rules=other.rules, forced=other.forced, selectors=other.selectors)
         return same == other
 
+    @property
+    def wants_process(self) -> bool:
+        """True if this process is to answer, and not a program."""
+        return self.options.mode is Mode.USERSPACE
+
+    def request(self, rules: Rules, *, down: bool, switch: bool) -> AttachRequest:
+        """Return the request to attach to the interface.
+
+        Args:
+            rules: Those of the rules that may be answered by.
+            down: The interface may be down.
+            switch: The program changes to the mode of the options. It always does if a
+                configuration names the mode: an earlier daemon may have left another one.
+        """
+        return AttachRequest(
+            self.interface,
+            rules,
+            self.options,
+            self.origin,
+            keep=self.keep,
+            lock=True,
+            fallback=self.options.mode is None and not self.insist,
+            down=down,
+            switch=switch or (self.patient and self.options.mode is not None),
+            force=True,
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """All that the daemon is to do.
+class DaemonSpec:
+    """The whole task of the daemon.
 
     Attributes:
-        jobs: One for each interface; the daemon empties the list, so that rules are held once.
+        interfaces: One part for each interface. The daemon empties the list, so that the rules
+            are in memory once.
         docker_socket: The path of the engine's socket.
-        metrics: Where to serve metrics; None for nowhere.
-        log_level: The least level that is logged, as the configuration has it.
-        log_format: The form of log lines, as the configuration has it.
+        metrics: The address to serve metrics at; None for none.
+        log_level: The lowest level that is logged.
+        log_format: The format of log lines.
     """
 
-    jobs: list[Job]
+    interfaces: list[InterfaceSpec]
     docker_socket: str = docker.SOCKET
     metrics: Metrics | None = None
     log_level: str = "info"

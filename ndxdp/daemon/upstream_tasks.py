@@ -1,6 +1,6 @@
-"""What stands beside the answering on one interface: announcements, gateway care, hygiene.
+"""Tasks that accompany answering: announcements, gateway care, and deprecated addresses.
 
-Each is what the job wants of it, and told of what changes. All are of the loop's thread.
+All objects are for the event loop's thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ndxdp.backoff import persist
-from ndxdp.daemon.spec import Job
+from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.profile import Profile
 from ndxdp.netlink import links
@@ -31,51 +31,57 @@ from ndxdp.upstream.gateways import Choice, GatewayKeepalives
 
 log = logging.getLogger(__name__)
 
-_SUSPEND_LOOK = 5.0  # seconds between looks at whether the machine was suspended
+_SUSPEND_PERIOD = 5.0  # seconds between checks whether the machine was suspended
 _SUSPEND_MIN = 0.5  # seconds: clocks that are read one after the other differ by less
 
 
 class AddressKeeper:
-    """Address hygiene of one job on one device, until end().
+    """Deprecates addresses of one device as a specification wants it, until end()."""
 
-    It also restores what an earlier job changed, where this one wants nothing of the kind. Former
-    lifetimes are noted below `directory`. unanswered: why nothing is answered on the interface.
-    """
+    def __init__(
+        self, spec: InterfaceSpec, link: Link, directory: Path, unanswered: str = ""
+    ) -> None:
+        """Begin to deprecate addresses, or restore those that a former specification deprecated.
 
-    def __init__(self, job: Job, link: Link, directory: Path, unanswered: str = "") -> None:
+        Args:
+            spec: The interface's specification.
+            link: The interface.
+            directory: Where former lifetimes of addresses are noted.
+            unanswered: The reason for which nothing is answered on the interface, for `status`.
+        """
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._record: Record | None = None
-        wanted = job.addresses
-        if not wanted.deprecate and not lifetimes.exists(directory, job.interface):
+        wanted = spec.addresses
+        if not wanted.deprecate and not lifetimes.exists(directory, spec.interface):
             return
         try:
-            self._record = Record(directory, job.interface, link.ifindex, netns())
+            self._record = Record(directory, spec.interface, link.ifindex, netns())
             self._record.describe(wanted.preferred, wanted.deprecate, unanswered)
             self._record.save()
         except (NdxdpError, OSError) as error:
             log.warning(
                 "%s: what its addresses were before is forgotten when this process ends: %s",
-                job.interface,
+                spec.interface,
                 error,
             )
         self._hygiene = Deprecator(
             link.ifindex,
             wanted.deprecate,
             wanted.preferred,
-            name=job.interface,
+            name=spec.interface,
             record=self._record,
         )
         self._name, self._ifindex = link.name, link.ifindex
         work = self._hygiene.run(self._changed) if wanted.deprecate else self._restore()
         self._task = asyncio.ensure_future(work)
 
-    def look(self) -> None:
-        """Notice that the interface's addresses may have changed."""
+    def notice_changes(self) -> None:
+        """Compare the interface's addresses again, as they may have changed."""
         self._changed.set()
 
     async def _restore(self) -> None:
-        """Restore what an earlier job changed; `ndxdp detach` can do it where this fails."""
+        """Restore what a former specification changed; after a failure `ndxdp detach` can."""
         try:
             await asyncio.to_thread(self._hygiene.apply)
         except (NdxdpError, OSError) as error:
@@ -84,17 +90,17 @@ class AddressKeeper:
             await asyncio.to_thread(self._record.close)
 
     async def end(self) -> None:
-        """Leave the addresses as they are; `hygiene.restore()` restores them."""
+        """End, and leave the addresses as they are; deprecate.restore() restores them."""
         if self._task is None:
             return
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        # In the executor's one thread, where the last look may still be at work.
+        # In the executor's one thread, where the last comparison may still be running.
         await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
-        """Close the record; a device that has gone, or has another name now, is done with."""
+        """Close the record; discard it if the device is absent or has another name now."""
         try:
             name = socket.if_indextoname(self._ifindex)
         except OSError:
@@ -108,41 +114,47 @@ class AddressKeeper:
             self._record.close()
 
 
-class Attendants:
-    """The attendants of one job on one device, until leave().
-
-    look_again: called when look() is wanted without a change of the network. suspended: seconds
-    that the machine has been suspended so far.
-
-    directory: where former lifetimes of addresses are noted. NdxdpError without CAP_NET_RAW,
-    InterfaceGone if there is no such device.
-    """
+class UpstreamTasks:
+    """The upstream tasks of one specification on one device, until end()."""
 
     def __init__(
         self,
-        job: Job,
+        spec: InterfaceSpec,
         link: Link,
         directory: Path,
-        look_again: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None,
         suspended: Callable[[], float] | None = None,
     ) -> None:
+        """Begin the tasks.
+
+        Args:
+            spec: The interface's specification.
+            link: The interface.
+            directory: Where former lifetimes of addresses are noted.
+            wake: Called when follow() is wanted without a change of the network.
+            suspended: Returns the seconds for which the machine has been suspended so far.
+
+        Raises:
+            NdxdpError: This process does not have CAP_NET_RAW.
+            InterfaceGone: The interface is absent.
+        """
         self._stack = contextlib.AsyncExitStack()
-        self._interface = job.interface
+        self._interface = spec.interface
         self._targets: Mapping[Profile, AddressSet] = {}
         self._carrier_ups = link.carrier_ups
         self._operational = link.operational
         self._interrupted = self._paused = False
-        self._look_again, self._suspended = look_again, suspended or suspended_time
-        self._care = GatewayKeepalives(job.interface, job.gateway)
-        self._announcer = self._announce(job, link)
+        self._wake, self._suspended = wake, suspended or suspended_time
+        self._care = GatewayKeepalives(spec.interface, spec.gateway)
+        self._announcer = self._announce(spec, link)
         self._stack.push_async_callback(self._care.end)
-        self._addresses = AddressKeeper(job, link, directory)
+        self._addresses = AddressKeeper(spec, link, directory)
         self._stack.push_async_callback(self._addresses.end)
-        if self._announcer or job.gateway.keep:
+        if self._announcer or spec.gateway.keep:
             self.start(self._notice_suspends)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run it beside, until the attendants leave; again after a pause if it fails."""
+        """Run a coroutine until end(), again after a pause if it fails."""
         task = asyncio.ensure_future(persist(log, self._interface, work))
 
         async def end() -> None:
@@ -152,7 +164,8 @@ class Attendants:
 
         self._stack.push_async_callback(end)
 
-    async def leave(self) -> None:
+    async def end(self) -> None:
+        """End all tasks."""
         await self._stack.aclose()
 
     def pause(self, paused: bool) -> None:
@@ -161,21 +174,24 @@ class Attendants:
         self._hold()
 
     def interrupt(self) -> None:
-        """Treat the link as if its carrier had gone and come back by the next look()."""
+        """Treat the link, in the next follow(), as if it had lost its carrier and got it again."""
         self._interrupted = True
 
-    def look(
+    def follow(
         self,
         link: Link,
         gateways: frozenset[bytes],
         targets: Mapping[Profile, AddressSet],
         care: Choice,
     ) -> None:
-        """Bring the attendants in step with the network.
+        """Bring the tasks in step with the network.
 
-        targets: exact addresses that are answered for, by how they are. care: from which
-        addresses the gateways may be solicited. The link may have lost
-        its carrier and got it again since the last call: its count says so.
+        Args:
+            link: The interface. Its count of carrier changes shows whether it has lost its carrier
+                and got it again since the last call.
+            gateways: Addresses (16 bytes each) of the gateways.
+            targets: Exact addresses that are answered for, by profile.
+            care: The addresses from which gateways may be solicited.
         """
         if not link.operational or link.carrier_ups != self._carrier_ups:
             self._interrupted = True
@@ -195,35 +211,37 @@ class Attendants:
             if came_up:
                 self._announcer.announce_all()
         self._care.look(gateways, care, came_up=came_up)
-        self._addresses.look()
+        self._addresses.notice_changes()
         self._targets = targets
 
     @property
     def announced(self) -> Callable[[], Announced] | None:
-        """Asked for the frames that told the upstream of addresses; None: nothing is announced."""
+        """A function that returns the count of announcements; None if none are wanted."""
         return self._announcer.total if self._announcer else None
 
     def gateways(self) -> list[GatewayStatus]:
-        """Of the gateways that were solicited."""
+        """Return the state of each gateway that was solicited."""
         return self._care.news()
 
     def _hold(self) -> None:
+        """Hold announcements back while they would be lost or wrong."""
         if self._announcer:
             self._announcer.set_suspended(self._paused or not self._operational)
 
     async def _notice_suspends(self) -> None:
-        """Have the link looked at as interrupted when the machine was suspended."""
+        """Treat the link as interrupted after the machine was suspended."""
         before = self._suspended()
         while True:
-            await asyncio.sleep(_SUSPEND_LOOK)
+            await asyncio.sleep(_SUSPEND_PERIOD)
             now = self._suspended()
             if now - before > _SUSPEND_MIN:
                 self.interrupt()
-                self._look_again()
+                self._wake()
             before = now
 
-    def _announce(self, job: Job, link: Link) -> Announcer | None:
-        wanted = job.announce
+    def _announce(self, spec: InterfaceSpec, link: Link) -> Announcer | None:
+        """Begin to announce addresses, if the specification wants that."""
+        wanted = spec.announce
         if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
             return None
         what = Announcements(
@@ -241,5 +259,5 @@ class Attendants:
 
 
 def suspended_time() -> float:
-    """Return the seconds that the machine has been suspended since it was booted."""
+    """Return the seconds for which the machine has been suspended since it was booted."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -140,7 +140,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
             instance.is_attached(settings),
             settings.paused,
             settings.daemon_dead,
-            tuple(modes.told(modes.unpack(settings.steps))),
+            tuple(modes.format_refusals(modes.decode(settings.steps))),
             instance.maps.rules(),
             bpf_programs.info_of(instance.prog_fd).id
             if isinstance(instance, KernelInstance)

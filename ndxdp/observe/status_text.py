@@ -12,7 +12,7 @@ from ndxdp.observe.render import address_text
 from ndxdp.observe.status import Rates, answered
 from ndxdp.runtime.report import Daemon
 from ndxdp.session import modes
-from ndxdp.session.modes import Step
+from ndxdp.session.modes import ModeRefusal
 from ndxdp.store.lifetimes import Kept
 
 _NOT_ATTACHED = "not attached: the interface was deleted, or the program was detached"
@@ -92,8 +92,8 @@ def headline(data: Mapping[str, Any]) -> str:
 
 def steps_down(data: Mapping[str, Any]) -> list[str]:
     """Return the better modes that are not available, each with the reason."""
-    steps = [Step(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
-    return modes.told(steps)
+    refusals = [ModeRefusal(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
+    return modes.format_refusals(refusals)
 
 
 def xdp_before(data: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from ndxdp.ndp.frame import OPTIONS_AT, eth_source_of, source_of, target_of, unt
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
-from ndxdp.session.request import uninterrupted
+from ndxdp.session.signals import uninterrupted
 from ndxdp.sockets.trace_socket import EventReceiver
 from ndxdp.store.directories import Tree, Trees
 from ndxdp.store.instance import open_instance

@@ -117,7 +117,7 @@ def alive(neighbours: Iterable[Neighbour]) -> list[bytes]:
     return [each.address for each in neighbours if each.state.is_valid]
 
 
-def note_neighbours(maps: Maps, ifindex: int, *, seek: bool = False) -> None:
+def sync_neighbours(maps: Maps, ifindex: int, *, seek: bool = False) -> None:
     """Let the maps have the neighbours and gateways that there are now.
 
     Args:

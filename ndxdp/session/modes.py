@@ -1,8 +1,8 @@
-"""Which mode an interface can have: what is known beforehand, and how a refusal is told.
+"""The modes that an interface can have, and the reasons for which one is refused.
 
-`auto` goes native, tc, userspace, and stays on the first step that can transmit. Most refusals
-are the kernel's and the driver's own. What they would accept, and then lose or answer wrongly
-without a word, is refused here.
+`auto` tries native, tc and userspace, and takes the first mode that can transmit. The kernel and
+the driver refuse most modes themselves. check() refuses those that the kernel accepts, but in which
+the program loses frames or answers wrongly.
 """
 
 from __future__ import annotations
@@ -18,30 +18,34 @@ if TYPE_CHECKING:
     from ndxdp.netlink.links import Link
 
 AUTO = (Mode.NATIVE, Mode.TC)
-"""In the kernel, best first. Below them is userspace, for which a process has to stay."""
+"""The kernel modes that `auto` tries, best first. Userspace, for which a process has to stay,
+follows."""
 
 
-class Step(NamedTuple):
-    """A mode that could not be had, and why."""
+class ModeRefusal(NamedTuple):
+    """A mode that an interface cannot have, and the reason."""
 
     mode: Mode
-    why: str
+    reason: str
 
 
 class NoMode(ModeUnavailable):
-    """None of several could be had."""
+    """All requested modes were refused."""
 
-    def __init__(self, interface: str, steps: list[Step], hint: str) -> None:
-        reasons = told(steps)
-        one = f"no mode serves on {interface} ({'; '.join(reasons)})"
-        super().__init__(steps[0].why if len(reasons) == 1 else one, hint)
-        self.steps = steps
+    def __init__(self, interface: str, refusals: list[ModeRefusal], hint: str) -> None:
+        reasons = format_refusals(refusals)
+        summary = f"no mode serves on {interface} ({'; '.join(reasons)})"
+        super().__init__(refusals[0].reason if len(reasons) == 1 else summary, hint)
+        self.refusals = refusals
 
 
 def check(link: Link, mode: Mode, *, named: bool) -> None:
-    """ModeUnavailable where the kernel would accept a mode that serves nobody.
+    """Raise ModeUnavailable for a mode that the kernel accepts but that does not work.
 
-    named: the user asked for this mode. Then only what would answer wrongly is refused.
+    Args:
+        link: The interface.
+        mode: The mode.
+        named: The user asked for this mode: refuse it only if answers would be wrong.
     """
     if mode not in (Mode.NATIVE, Mode.GENERIC):
         return
@@ -64,32 +68,36 @@ def check(link: Link, mode: Mode, *, named: bool) -> None:
         raise ModeUnavailable(f"XDP on a {link.kind} depends on each of its members", "--mode tc")
 
 
-def step(mode: Mode, error: NdxdpError) -> Step:
-    return Step(mode, error.message)
+def refusals_of(error: ModeUnavailable) -> list[ModeRefusal]:
+    """Return the refused modes of an error; all kernel modes unless the error lists them."""
+    if isinstance(error, NoMode):
+        return error.refusals
+    return [ModeRefusal(mode, error.message) for mode in AUTO]
 
 
-def all_of(error: NdxdpError) -> list[Step]:
-    """What is in the way of every program."""
-    return [step(mode, error) for mode in AUTO]
+def refusal(mode: Mode, error: NdxdpError) -> ModeRefusal:
+    """Return the refusal of one mode for the reason that an error gives."""
+    return ModeRefusal(mode, error.message)
 
 
-def told(steps: Iterable[Step]) -> list[str]:
-    """`native, tc: why not`, one for each different reason."""
-    reasons: dict[str, list[str]] = {}
-    for mode, why in steps:
-        reasons.setdefault(why, []).append(mode.label)
-    return [f"{', '.join(modes)}: {why}" for why, modes in reasons.items()]
+def format_refusals(refusals: Iterable[ModeRefusal]) -> list[str]:
+    """Return `native, tc: reason` for each different reason."""
+    modes: dict[str, list[str]] = {}
+    for mode, reason in refusals:
+        modes.setdefault(reason, []).append(mode.label)
+    return [f"{', '.join(labels)}: {reason}" for reason, labels in modes.items()]
 
 
-def pack(steps: Iterable[Step]) -> str:
-    """As the settings keep them, a line each."""
-    return "".join(f"{mode.label}: {why}\n" for mode, why in steps)
+def encode(refusals: Iterable[ModeRefusal]) -> str:
+    """Return refusals as text for the settings, one per line."""
+    return "".join(f"{mode.label}: {reason}\n" for mode, reason in refusals)
 
 
-def unpack(text: str) -> list[Step]:
+def decode(text: str) -> list[ModeRefusal]:
+    """Return the refusals of a text that encode() made; other lines are ignored."""
     found = []
     for line in text.splitlines():
-        label, colon, why = line.partition(": ")
+        label, colon, reason = line.partition(": ")
         if colon and label.upper() in Mode.__members__:
-            found.append(Step(Mode[label.upper()], why))
+            found.append(ModeRefusal(Mode[label.upper()], reason))
     return found

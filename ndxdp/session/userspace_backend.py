@@ -1,117 +1,163 @@
-"""Answering on an interface from userspace: files where attaching has pins, and no program."""
+"""The backend in userspace: this process answers, with files where the kernel backend has pins."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
+from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.netlink import links
 from ndxdp.netlink.addresses import owned_addresses
-from ndxdp.rules.difference import difference, merge_owned, resolve_conflicts
-from ndxdp.rules.rule import RUN_ORIGIN
-from ndxdp.rules.ruleset import Rules
+from ndxdp.netlink.links import Link
+from ndxdp.rules.difference import difference
 from ndxdp.session import modes
-from ndxdp.session.detach import release
-from ndxdp.session.modes import Step
+from ndxdp.session.backend import Attached
+from ndxdp.session.modes import ModeRefusal, NoMode
+from ndxdp.session.plan import AttachPlan, CarriedState, attached_otherwise, carry_over, too_small
 from ndxdp.session.recovery import recover
 from ndxdp.session.rename import adopt
-from ndxdp.session.request import (
-    Legacy,
-    Options,
-    Plan,
-    attached_otherwise,
-    inherited,
-    settings_of,
-    too_small,
-    uninterrupted,
-)
+from ndxdp.session.request import AttachRequest
+from ndxdp.session.restore import detach_instance
+from ndxdp.session.signals import uninterrupted
+from ndxdp.sockets.packet import PacketSocket
 from ndxdp.store.directories import FileTree, PinTree, Tree, Trees
 from ndxdp.store.instance import UserspaceInstance, open_instance, open_pinned, other_version
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_if_locked
+from ndxdp.store.records import Settings
 
 log = logging.getLogger(__name__)
 
 
-def serve_interface(
-    trees: Trees,
-    interface: str,
-    options: Options,
-    rules: Rules,
-    *,
-    owned_source: str,
-    steps: list[Step],
-    holding: contextlib.ExitStack,
-    down: bool = False,
-    claimed: Tree | None = None,
-) -> UserspaceInstance:
-    """What attach_interface() does, for a path that this process itself is: files, no program.
+class UserspaceBackend:
+    """Answers by this process."""
 
-    steps: the modes that were tried before. claimed: where the caller holds the interface already.
-    If those are pins, their program goes on, and it is the caller's to release() them.
-    """
-    link = links.answering_link(interface, down=down)
-    interface = link.name  # where an alternative one was given
-    tree = trees.files
-    others = tree.other_versions(interface)
-    if others:
-        raise other_version(tree, interface, others[0])
-    with _pins_locked(trees.pins), tree.lock(), contextlib.ExitStack() as undo:
-        if claimed is not tree:
-            refuse_if_locked(tree, interface)
-        if claimed is not trees.pins:
-            with contextlib.suppress(ModeUnavailable):
-                trees.pins.check()
-                adopt(trees.pins, link)
-        has_pins = _has_pins(trees.pins, interface)
-        if has_pins and claimed is not trees.pins:
-            _recover_pins(trees.pins, interface)
-        legacy = inherited(trees.pins, interface) if has_pins else Legacy()
-        maps = _files(tree, interface, undo)
-        before, actual = maps.settings(), maps.rules()
-        stale = (owned_source, RUN_ORIGIN)
-        kept = actual.where(lambda rule: rule.origin not in stale)
-        added, kept = resolve_conflicts(legacy.rules | rules, kept, owned_source)
-        desired = merge_owned(added, kept, owned_addresses(link))
-        if options.max_addresses is not None:
-            if options.max_addresses < len(actual.addresses):
-                raise too_small(options.max_addresses, len(actual), "too small")
-            maps.resize_addresses(options.max_addresses)
-        told = modes.pack(steps)
-        plan = Plan(link, Mode.USERSPACE, options, False, tree.path(interface), told, legacy)
-        settings = settings_of(plan, before)
-        with uninterrupted():
-            maps.apply(difference(desired, actual), actual)
-            maps.set_settings(settings)
-            if link.mcast_router == 1:
-                # Written down first, as attaching does.
-                restore = settings.restore | Restore.MCAST_ROUTER
-                maps.set_settings(replace(settings, restore=restore))
-                try:
-                    links.set_mcast_router(link.ifindex, 2)
-                    undo.callback(links.set_mcast_router, link.ifindex, 1)
-                except NdxdpError as error:
-                    maps.set_settings(settings)
-                    log.warning("MLD snooping may keep solicitations from %s: %s", interface, error)
-            if claimed is not tree:
-                holding.enter_context(tree.locked(interface))
+    def __init__(self, trees: Trees, refusals: Sequence[ModeRefusal] = ()) -> None:
+        """Do nothing until attach().
+
+        Args:
+            trees: Where the state of interfaces is kept.
+            refusals: The kernel modes that were refused before.
+        """
+        self._pins, self._tree, self._refusals = trees.pins, trees.files, refusals
+
+    def attach(self, request: AttachRequest, locked: Tree | None) -> Attached:
+        """Open a packet socket and the interface's files; see Backend.attach().
+
+        Pins that this process has locked stay, and their program goes on: the caller detaches them
+        once this process answers.
+        """
+        if not request.lock:
+            raise UsageError(
+                "in userspace mode a process answers, and attach leaves none",
+                f"ndxdp run -i {request.interface} --mode userspace",
+            )
+        link = links.answering_link(request.interface, down=request.down)
+        with contextlib.ExitStack() as undo:
+            packets = self._packet_socket(link)
+            undo.callback(packets.close)
+            attached = self._open_files(request, link, locked)
+            attached.packets = packets
             undo.pop_all()
-            if has_pins:
-                _leave_to_us(trees.pins, interface, goes_on=claimed is trees.pins)
-    log.info("answering on %s in userspace mode", interface)
-    return UserspaceInstance(interface, maps, locked=True)
+        log.info("answering on %s in userspace mode", link.name)
+        if self._refusals:
+            reasons = "; ".join(modes.format_refusals(self._refusals))
+            log.warning("answering from userspace (%s)", reasons)
+        return attached
+
+    def _packet_socket(self, link: Link) -> PacketSocket:
+        try:
+            with links.interface_errors(link.name):
+                return PacketSocket(link.ifindex)
+        except ModeUnavailable as error:
+            if not self._refusals:
+                raise
+            refusals = [*self._refusals, modes.refusal(Mode.USERSPACE, error)]
+            hint = (
+                "run this as root, or with CAP_NET_RAW;"
+                " with CAP_BPF and CAP_NET_ADMIN for a program"
+            )
+            raise NoMode(link.name, refusals, hint) from error
+
+    def _open_files(self, request: AttachRequest, link: Link, locked: Tree | None) -> Attached:
+        """Open the interface's files, and write rules and settings to them."""
+        tree, pins, name = self._tree, self._pins, link.name
+        others = tree.other_versions(name)
+        if others:
+            raise other_version(tree, name, others[0])
+        with _pins_locked(pins), tree.lock(), contextlib.ExitStack() as undo:
+            if locked is not tree:
+                refuse_if_locked(tree, name)
+            if locked is not pins:
+                with contextlib.suppress(ModeUnavailable):
+                    pins.check()
+                    adopt(pins, link)
+            has_pins = _has_pins(pins, name)
+            if has_pins and locked is not pins:
+                _recover_detached(pins, name)
+            carried = carry_over(pins, name) if has_pins else CarriedState()
+            maps = _maps_of(tree, name, undo)
+            refusals = modes.encode(self._refusals)
+            plan = AttachPlan(request, link, Mode.USERSPACE, tree.path(name), refusals, carried)
+            actual, settings = maps.rules(), plan.settings(maps.settings())
+            desired = plan.rules(actual, owned_addresses(link), attached=False)
+            _resize(maps, request.options.max_addresses, len(actual), len(actual.addresses))
+            lock = contextlib.ExitStack()
+            with uninterrupted():
+                maps.apply(difference(desired, actual), actual)
+                maps.set_settings(settings)
+                _receive_multicast(undo, link, maps, settings)
+                if locked is not tree:
+                    lock.enter_context(tree.locked(name))
+                undo.pop_all()
+                if has_pins:
+                    _hand_over(pins, name, detach=locked is not pins)
+        return Attached(tree, UserspaceInstance(name, maps, locked=True), lock)
 
 
-def _files(tree: FileTree, interface: str, undo: contextlib.ExitStack) -> Maps:
-    """The maps that there are; new ones where there are none, or a kill left just some."""
+@contextlib.contextmanager
+def _pins_locked(tree: PinTree) -> Iterator[None]:
+    """Lock the pins against an attach of another process, if this process may use BPF."""
+    with contextlib.ExitStack() as locked:
+        with contextlib.suppress(ModeUnavailable):
+            tree.check()
+            locked.enter_context(tree.lock())
+        yield
+
+
+def _has_pins(tree: PinTree, interface: str) -> bool:
+    """Return True if the interface has pins, and only root can have made them."""
+    if not tree.path(interface).is_dir():
+        return False
     try:
-        left = open_instance(tree, interface)
-        undo.callback(left.close)
-        return left.maps
+        tree.check()
+    except ModeUnavailable as error:
+        log.debug("pins are ignored: %s", error)
+        return False
+    return True
+
+
+def _recover_detached(tree: PinTree, interface: str) -> None:
+    """Recover pins; raise NdxdpError if a program is attached, as two would answer then."""
+    refuse_if_locked(tree, interface)
+    try:
+        with recover(tree, interface) as former:
+            settings = former.maps.settings()
+            if former.is_attached(settings):
+                raise attached_otherwise(interface, settings.mode)
+    except Damaged:
+        tree.remove(interface)
+
+
+def _maps_of(tree: FileTree, interface: str, undo: contextlib.ExitStack) -> Maps:
+    """Open the interface's files; create them if they are missing or incomplete."""
+    try:
+        former = open_instance(tree, interface)
+        undo.callback(former.close)
+        return former.maps
     except Damaged:
         tree.remove(interface)
     except NdxdpError:
@@ -124,51 +170,38 @@ def _files(tree: FileTree, interface: str, undo: contextlib.ExitStack) -> Maps:
     return maps
 
 
-@contextlib.contextmanager
-def _pins_locked(tree: PinTree) -> Iterator[None]:
-    """Nobody attaches meanwhile; where this process cannot have BPF, that cannot be had either."""
-    with contextlib.ExitStack() as locked:
-        with contextlib.suppress(ModeUnavailable):
-            tree.check()
-            locked.enter_context(tree.lock())
-        yield
+def _resize(maps: Maps, max_addresses: int | None, rules: int, addresses: int) -> None:
+    """Give the table of exact addresses the requested size; `rules` rules are present."""
+    if max_addresses is None:
+        return
+    if max_addresses < addresses:
+        raise too_small(max_addresses, rules, "too small")
+    maps.resize_addresses(max_addresses)
 
 
-def _has_pins(tree: PinTree, interface: str) -> bool:
-    """Return True if something is pinned for the interface that only root can have pinned."""
-    if not tree.path(interface).is_dir():
-        return False
+def _receive_multicast(
+    undo: contextlib.ExitStack, link: Link, maps: Maps, settings: Settings
+) -> None:
+    """Have a bridge forward all multicast frames to its port, whatever MLD snooping has learned."""
+    if link.mcast_router != 1:
+        return
+    # The settings are written first, so that detaching restores it after a kill.
+    maps.set_settings(replace(settings, restore=settings.restore | Restore.MCAST_ROUTER))
     try:
-        tree.check()
-    except ModeUnavailable as error:
-        log.debug("not looked at: %s", error)
-        return False
-    return True
+        links.set_mcast_router(link.ifindex, 2)
+        undo.callback(links.set_mcast_router, link.ifindex, 1)
+    except NdxdpError as error:
+        maps.set_settings(settings)
+        log.warning("MLD snooping may keep solicitations from %s: %s", link.name, error)
 
 
-def _recover_pins(tree: PinTree, interface: str) -> None:
-    """Complete what a killed process was changing; NdxdpError if two would answer then."""
-    refuse_if_locked(tree, interface)
-    try:
-        with recover(tree, interface) as left:
-            settings = left.maps.settings()
-            if left.is_attached(settings):
-                raise attached_otherwise(interface, settings.mode)
-    except Damaged:
-        tree.remove(interface)
-
-
-def _leave_to_us(tree: PinTree, interface: str, *, goes_on: bool) -> None:
-    """Remove pins that were taken over. goes_on: it is the caller who does, later.
-
-    What was taken over is not put back with them.
-    """
+def _hand_over(tree: PinTree, interface: str, *, detach: bool) -> None:
+    """Let the files own what pins were to restore; detach the pins if the caller does not."""
     if not tree.path(interface).is_dir():
         return
-    with open_pinned(tree, interface) as before:
-        settings = before.maps.settings()
-        before.maps.set_settings(
-            replace(settings, restore=settings.restore & ~Restore.MCAST_ROUTER)
-        )
-        if not goes_on:
-            release(tree, before)
+    with open_pinned(tree, interface) as former:
+        settings = former.maps.settings()
+        restore = settings.restore & ~Restore.MCAST_ROUTER
+        former.maps.set_settings(replace(settings, restore=restore))
+        if detach:
+            detach_instance(tree, former)

@@ -20,8 +20,8 @@ from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.session.detach import detach_interface
-from ndxdp.session.kernel_backend import attach_interface
-from ndxdp.session.request import Options
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import KernelInstance, open_pinned
 from tests.fixtures.pair import RECEIVER, pair
@@ -188,7 +188,8 @@ def programs(trees: Trees) -> Iterator[Programs]:
             for mode in reversed(MODES):
                 if made:
                     detach_interface(trees, RECEIVER)  # its maps live on: they are open
-                attach_interface(trees, RECEIVER, Options(mode), Rules()).close()
+                request = AttachRequest(RECEIVER, options=AttachOptions(mode))
+                Session.attach(trees, request).close()
                 made[mode] = Program(mode, open_pinned(trees.pins, RECEIVER), ifindex)
             # The native one stays attached: else the driver has no XDP queue to name in a context.
             yield Programs({mode: made[mode] for mode in MODES})

@@ -182,10 +182,10 @@ def _image() -> bytes:
 
 def _options(step: Step) -> Any:
     from ndxdp.kernel.abi import Mode
-    from ndxdp.session.request import Options
+    from ndxdp.session.request import AttachOptions
 
     mode = Mode[step.mode.upper()] if step.mode else None
-    return Options(mode, max_addresses=step.max_addresses or None, image=_image())
+    return AttachOptions(mode, max_addresses=step.max_addresses or None, image=_image())
 
 
 def _rules(step: Step) -> Any:
@@ -198,59 +198,44 @@ def _rules(step: Step) -> Any:
 def _attach(step: Step, kill_at: int) -> None:
     """Attach, renew, resize or change the mode, as `attach` and a daemon's start do.
 
-    As `run` it ends as if killed: a link ends with it.
+    As `run` and `serve` it ends as if killed: a link ends with it.
     """
     from ndxdp.rules.rule import CONFIG_ORIGIN
-    from ndxdp.session.kernel_backend import attach_interface
+    from ndxdp.session.request import AttachRequest
+    from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
 
-    options, rules = _options(step), _rules(step)
+    options = _options(step)
+    if step.verb == "serve":
+        from ndxdp.kernel.abi import Mode
+
+        options = dataclasses.replace(options, mode=Mode.USERSPACE)
+    request = AttachRequest(
+        step.interface,
+        _rules(step),
+        options,
+        CONFIG_ORIGIN,
+        keep=step.verb == "attach",
+        lock=True,
+        switch=step.switch,
+        force=True,
+    )
     _arm(step, kill_at)
-    with contextlib.ExitStack() as claim:
-        attach_interface(
-            Trees(),
-            step.interface,
-            options,
-            rules,
-            owned_source=CONFIG_ORIGIN,
-            holding=claim,
-            keep=step.verb == "attach",
-            switch=step.switch,
-        ).close()
-
-
-def _serve(step: Step, kill_at: int) -> None:
-    """Begin to answer from userspace, and end, as if killed afterwards."""
-    from ndxdp.rules.rule import CONFIG_ORIGIN
-    from ndxdp.session.userspace_backend import serve_interface
-    from ndxdp.store.directories import Trees
-
-    options, rules = _options(step), _rules(step)
-    _arm(step, kill_at)
-    with contextlib.ExitStack() as claim:
-        serve_interface(
-            Trees(),
-            step.interface,
-            options,
-            rules,
-            owned_source=CONFIG_ORIGIN,
-            steps=[],
-            holding=claim,
-        ).close()
+    Session.attach(Trees(), request).close()
 
 
 def _daemon(step: Step, kill_at: int) -> None:
     """Run a daemon in the mode `was`, and have it reload for another mode; end once it has that."""
     from ndxdp.daemon import service
-    from ndxdp.daemon.spec import Job, Work
+    from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
     from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import Instance
 
-    def job(mode: str) -> Job:
+    def spec(mode: str) -> InterfaceSpec:
         options = _options(dataclasses.replace(step, mode=mode))
         keep = mode != "userspace"
-        return Job(
+        return InterfaceSpec(
             step.interface,
             options,
             _rules(step),
@@ -260,16 +245,17 @@ def _daemon(step: Step, kill_at: int) -> None:
             patient=True,
         )
 
-    def ready(now: Job, _instance: Instance | None) -> None:
-        if now.options.mode is job(step.mode).options.mode:
+    def ready(now: InterfaceSpec, _instance: Instance | None) -> None:
+        if now.options.mode is spec(step.mode).options.mode:
             os._exit(0)
         _arm(step, kill_at)
         os.kill(os.getpid(), signal.SIGHUP)
 
     if not step.was:
         _arm(step, kill_at)
-    first = job(step.was or step.mode)
-    service.run(Trees(), Work([first]), ready=ready, reread=lambda: Work([job(step.mode)]))
+    first = spec(step.was or step.mode)
+    target = spec(step.mode)
+    service.run(Trees(), DaemonSpec([first]), ready=ready, reread=lambda: DaemonSpec([target]))
 
 
 def _reload(step: Step, kill_at: int) -> None:
@@ -278,27 +264,27 @@ def _reload(step: Step, kill_at: int) -> None:
     from ndxdp.netlink import links
     from ndxdp.netlink.addresses import owned_addresses
     from ndxdp.rules.rule import CONFIG_ORIGIN
+    from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import open_pinned
 
     tree, rules = Trees().pins, _rules(step)
-    with open_pinned(tree, step.interface) as instance:
+    with Session(tree, open_pinned(tree, step.interface)) as session:
         owned = owned_addresses(links.answering_link(step.interface))
         _arm(step, kill_at)
-        reconcile.apply_rules(tree, instance, owned, {CONFIG_ORIGIN: rules})
+        reconcile.apply_rules(session, owned, {CONFIG_ORIGIN: rules})
 
 
 def _suspend(step: Step, kill_at: int) -> None:
     """Detach the program and keep the rules, as a daemon does whose interface has gone."""
-    from ndxdp.session.detach import let_go
+    from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import open_pinned
 
     tree = Trees().pins
-    with open_pinned(tree, step.interface) as instance:
+    with Session(tree, open_pinned(tree, step.interface)) as session:
         _arm(step, kill_at)
-        with tree.lock():
-            let_go(tree, instance)
+        session.suspend()
 
 
 def _misname(step: Step, kill_at: int) -> None:
@@ -318,7 +304,7 @@ def _detach(step: Step, kill_at: int) -> None:
 
 _VERBS = {
     "attach": _attach,
-    "serve": _serve,
+    "serve": _attach,
     "daemon": _daemon,
     "reload": _reload,
     "run": _attach,
@@ -336,7 +322,9 @@ def _import_all() -> None:
     import ndxdp.cli.main
     import ndxdp.cli.values
     import ndxdp.daemon.service
-    import ndxdp.kernel.loader  # noqa: F401
+    import ndxdp.kernel.loader
+    import ndxdp.session.attach
+    import ndxdp.session.detach  # noqa: F401
     from ndxdp.kernel import libbpf
 
     libbpf.library()

@@ -1,0 +1,205 @@
+"""The part of synchronisation that reads the network and writes an interface's maps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Mapping
+
+from ndxdp.daemon import reconcile
+from ndxdp.daemon.admission import Admission
+from ndxdp.daemon.lifecycle import Answering
+from ndxdp.daemon.uplink_state import UplinkState
+from ndxdp.errors import NdxdpError, gone
+from ndxdp.ndp.profile import Answer, Profile
+from ndxdp.netlink import links
+from ndxdp.netlink.addresses import OwnAddress, link_local_address, own_addresses, owned_addresses
+from ndxdp.netlink.fib import default_gateways
+from ndxdp.netlink.links import Link
+from ndxdp.netlink.onlink import OnLink
+from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.ruleset import Rules
+from ndxdp.upstream.gateways import NO_KEEPALIVE, Choice, choose
+
+log = logging.getLogger(__name__)
+
+_RESTORE_PAUSE = 60.0  # seconds between restorations of what another program keeps switching off
+
+
+class Follower:
+    """Writes what changes of the network into the maps of one attachment.
+
+    All methods but compare_again() and is_damaged() want the executor's thread.
+
+    Attributes:
+        gateways: Addresses (16 bytes each) of the interface's gateways.
+        targets: Exact addresses that are answered for unconditionally, by profile.
+        care: The source addresses from which gateways may be solicited.
+        needs_gateway_macs: The program reads the gateways' MACs.
+        groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
+    """
+
+    def __init__(
+        self,
+        state: UplinkState,
+        answering: Answering,
+        admission: Admission,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._state, self._answering, self._admission = state, answering, admission
+        self._loop = loop
+        self._session = answering.session
+        self.gateways: frozenset[bytes] = frozenset()
+        self.targets: dict[Profile, AddressSet] = {}
+        self.care: Choice = NO_KEEPALIVE
+        self.needs_gateway_macs = self.groups_may_be_lost = False
+        self._asks_kernel = False
+        self._written: tuple[object, ...] = ()  # what the maps reflect
+        self._on_link: OnLink | None = None
+        self._file_rules = Rules()  # all rules, if this process answers
+        self._restored_at: float | None = None
+
+    def find(self) -> Link:
+        """Return the interface. Raise InterfaceGone if it is absent or another device now."""
+        spec, interests = self._state.spec, self._state.interests
+        link = links.find_link(spec.interface)
+        if link is None or link.ifindex != self._answering.ifindex:
+            raise gone(spec.interface)
+        interests.own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
+        # A change of any interface may change the output interface of a route.
+        interests.ifindexes = None if self._asks_kernel else interests.own_links
+        return link
+
+    def compare_again(self) -> None:
+        """Let the next follow() write everything, even if the network has not changed."""
+        self._written = ()
+
+    def follow(self, desired_by: Mapping[str, Rules] | None = None) -> Link:
+        """Write what has changed of the network: holes, MAC, link-local address, local routes.
+
+        Args:
+            desired_by: By origin, the rules to write; None if they have not changed.
+
+        Returns:
+            The interface.
+        """
+        spec, session = self._state.spec, self._session
+        link = self.find()
+        self.restore_reception(link)
+        owned = owned_addresses(link)
+        link_local = link_local_address(link.ifindex)
+        above, own = self._above(link)
+        here = self._admission.on_link(spec, link)
+        if here != self._on_link and desired_by is None:
+            self._on_link = here
+            self._loop.call_soon_threadsafe(self._state.write_rules)
+        present = (link.mac, link_local, above.ifindex, above.mac, owned, own)
+        if present != self._written or desired_by is not None:
+            self._written = ()  # after a failure, the next call writes everything again
+            if desired_by is not None:
+                admitted = self._admission.admitted(spec, link, here)
+                desired_by = {**desired_by, spec.origin: admitted}
+            reconcile.apply_host(session, link, link_local)
+            rules = reconcile.apply_rules(session, owned, desired_by)
+            self._note(link, above, own, rules)
+            self._written, self._on_link, self.groups_may_be_lost = present, here, True
+        if self._asks_kernel:
+            self._state.interests.ifindexes = None
+        reconcile.sync_kernel_tables(session)
+        return link
+
+    def _note(self, link: Link, above: Link, own: tuple[OwnAddress, ...], rules: Rules) -> None:
+        """Note what the daemon's other parts need of gateways and rules."""
+        gateway = self._state.spec.gateway
+        settings = self._session.maps.settings()
+        self.gateways = frozenset(default_gateways(link.ifindex) | default_gateways(above.ifindex))
+        self.care = NO_KEEPALIVE
+        if gateway.keep:
+            self.care = choose(gateway.source, link, above, own, rules, paused=settings.paused)
+        targets: dict[Profile, AddressSet] = {}
+        for rule, addresses in rules.exact.items():
+            if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
+                targets[rule.profile] = targets.get(rule.profile, EMPTY) | addresses
+        self.targets = targets
+        if self._session.packets is not None:
+            self._file_rules = rules
+        self._asks_kernel = any(rule.answer.asks_kernel for rule in rules.distinct_rules)
+        self.needs_gateway_macs = self._asks_kernel or bool(settings.limits)
+
+    def _above(self, link: Link) -> tuple[Link, tuple[OwnAddress, ...]]:
+        """Return the interface that has the host's addresses, and these, for gateway care.
+
+        Lifetimes are left out, as each router advertisement changes them.
+        """
+        above = link
+        if link.l3_ifindex != link.ifindex:
+            with contextlib.suppress(OSError):  # the master may have been deleted just now
+                above = links.find_link(socket.if_indextoname(link.l3_ifindex)) or link
+        if not self._state.spec.gateway.keep:
+            return above, ()
+        found = own_addresses(above.ifindex)
+        return above, tuple(own._replace(preferred=0, valid=0) for own in found)
+
+    def restore_reception(self, link: Link, *, at_once: bool = False) -> None:
+        """Switch on again what lets solicitations in, at most once in _RESTORE_PAUSE.
+
+        Another program that switches it off each time gets one warning, and no race. In between,
+        this process's membership keeps allmulti on.
+        """
+        before, now = self._restored_at, time.monotonic()
+        if before is not None and now - before < _RESTORE_PAUSE and not at_once:
+            return
+        allmulti = not self._answering.ends_with_process
+        restored = reconcile.restore_reception(self._session, link, allmulti=allmulti)
+        if not restored:
+            return
+        self._restored_at = now
+        level = logging.WARNING if before is None else logging.DEBUG
+        log.log(
+            level,
+            "%s: somebody switched off %s, which lets solicitations in; it is on again",
+            link.name,
+            " and ".join(restored),
+        )
+        wake = self._state.changed.set
+        self._loop.call_soon_threadsafe(self._loop.call_later, _RESTORE_PAUSE, wake)
+
+    def is_attached(self) -> bool:
+        """Return False if the program was detached by another process.
+
+        Raises:
+            InterfaceGone: The interface is absent.
+        """
+        instance = self._session.instance
+        if self._session.packets is not None or instance.is_attached(instance.maps.settings()):
+            return True
+        self.find()
+        return False
+
+    def is_damaged(self) -> bool:
+        """Return True if pins or files of the interface have been removed."""
+        answering = self._answering
+        has_link = not answering.ends_with_process
+        return reconcile.is_damaged(self._session, answering.directory, link=has_link)
+
+    def repair(self) -> None:
+        """Restore removed pins or files, and lock the directory again."""
+        if not self.is_damaged():
+            return
+        session, answering = self._session, self._answering
+        path = session.tree.path(session.interface)
+        has_link = not answering.ends_with_process
+        is_new = reconcile.repair(session, self._file_rules, answering.directory, link=has_link)
+        answering.directory = reconcile.directory_id(path)
+        if is_new:
+            session.lock_again()
+        log.warning("%s: somebody removed %s; it is there again", session.interface, path)
+
+    def repair_at_end(self) -> None:
+        """Repair and restore what no daemon will repair any more, as far as that is possible."""
+        for restore in (self.repair, lambda: self.restore_reception(self.find(), at_once=True)):
+            with contextlib.suppress(NdxdpError, OSError):
+                restore()

@@ -1,0 +1,247 @@
+"""An attachment kept in step: with the network, with commands, and with the upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial, reduce
+from operator import or_
+from pathlib import Path
+
+from ndxdp.daemon import reconcile
+from ndxdp.daemon.admission import Admission
+from ndxdp.daemon.follower import Follower
+from ndxdp.daemon.heartbeat import Heartbeats
+from ndxdp.daemon.lifecycle import Answering
+from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.reconcile import DirectoryId
+from ndxdp.daemon.resolver import Resolver
+from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.uplink_state import UplinkState
+from ndxdp.daemon.upstream_tasks import UpstreamTasks
+from ndxdp.errors import InterfaceGone, NdxdpError
+from ndxdp.ndp.profile import Profile
+from ndxdp.netlink.links import Link
+from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.session.link_neighbours import LinkNeighbours
+from ndxdp.sockets.multicast import GroupMemberships
+
+log = logging.getLogger(__name__)
+
+_SLICE = 500  # groups: a fraction of a second
+_CHECK_PERIOD = (
+    5.0  # seconds between checks for an unmount or a forced detachment, which are silent
+)
+_REMOVAL_TIME = 0.2  # seconds for `rm -r` to end, of which each step is noticed
+
+
+class Synchronisation:
+    """Keeps one attachment in step.
+
+    Of the event loop's thread.
+
+    Attributes:
+        answering: The attachment.
+        follower: What reads the network and writes the maps.
+    """
+
+    def __init__(
+        self, state: UplinkState, answering: Answering, admission: Admission, shared: Shared
+    ) -> None:
+        """Do nothing until running().
+
+        Args:
+            state: The uplink's state.
+            answering: The attachment.
+            admission: The rules that may be answered by.
+            shared: What all uplinks share.
+        """
+        self.answering = answering
+        self.follower = Follower(state, answering, admission, asyncio.get_running_loop())
+        self._state, self._shared = state, shared
+        self._joined: dict[Profile, AddressSet] = {}
+        self._watched: DirectoryId | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(
+        self,
+        resolver: Resolver,
+        packet_loop: Userspace | None,
+        heartbeats: Heartbeats,
+        status: DaemonStatus,
+        directory: Path,
+    ) -> AsyncIterator[None]:
+        """Keep groups, neighbours, heartbeats and the upstream tasks during the block.
+
+        Args:
+            resolver: Resolves unknown neighbours.
+            packet_loop: Answers, if this process does.
+            heartbeats: Writes heartbeats, if the specification wants them.
+            status: The daemon's status.
+            directory: Where former lifetimes of addresses are noted.
+
+        Raises:
+            InterfaceGone: The interface is absent.
+        """
+        spec, answering, shared = self._state.spec, self.answering, self._shared
+        self._joined, self._watched = {}, None
+        link = await shared.call(self.follower.find)
+
+        def note_gateways(macs: frozenset[bytes]) -> None:
+            resolver.gateways = macs
+            if packet_loop is not None:
+                packet_loop.set_gateways(macs)
+
+        async with contextlib.AsyncExitStack() as opened:
+            self._watching = opened.enter_context(contextlib.ExitStack())
+            self._groups = GroupMemberships(answering.ifindex)
+            opened.callback(self._groups.close)
+            self._neighbours = LinkNeighbours(
+                answering.session.maps, shared.fib, shared.follow_neighbours, note_gateways
+            )
+            opened.callback(self._neighbours.close)
+            self._tasks = UpstreamTasks(spec, link, directory, self._state.changed.set)
+            opened.push_async_callback(self._tasks.end)
+            announced, gateways = self._tasks.announced, self._tasks.gateways
+            opened.enter_context(status.attending(spec.interface, announced, gateways))
+            self._tasks.start(self._notice_removal)
+            await opened.enter_async_context(self._heartbeat(heartbeats))
+            yield
+
+    async def round(self, desired_by: Callable[[], Mapping[str, Rules]]) -> None:
+        """Do the pending work. Failures are logged and retried later, and answering goes on.
+
+        Args:
+            desired_by: Returns the rules to write, by origin.
+
+        Raises:
+            InterfaceGone: The interface is absent.
+        """
+        health, pending = self._state.health, self._state.pending
+        if health.repair.is_due:
+            with health.guarding(health.repair):
+                await self._repair()
+        if health.watching.is_due and not health.repair.problem:
+            with health.guarding(health.watching):
+                self._watch()
+        if pending.comparison:
+            pending.comparison = False
+            self.follower.compare_again()
+        link: Link | None = None
+        # Rules that do not fit must not keep everything else from being followed.
+        if pending.rules and health.rules.is_due:
+            with health.guarding(health.rules):
+                link = await self._write_rules(desired_by())
+        with health.guarding(health.following):
+            await self._follow(link)
+
+    async def _repair(self) -> None:
+        """Restore removed pins or files, once their removal has ended."""
+        if self.follower.is_damaged():
+            await asyncio.sleep(_REMOVAL_TIME)
+            await self._shared.call(self.follower.repair)
+
+    def _watch(self) -> None:
+        """Watch the interface's directory for changes by commands, and for removals."""
+        session, state = self.answering.session, self._state
+        path = session.tree.path(session.interface)
+        found = reconcile.directory_id(path)
+        if found == self._watched:
+            return
+
+        def on_change() -> None:
+            state.pending.comparison = True
+            state.changed.set()
+
+        self._watching.close()
+        try:
+            self._watching.enter_context(self._shared.watching(path, on_change))
+        except OSError as error:
+            raise NdxdpError(
+                f"changes by commands are not noticed (inotify: {error.strerror})",
+                "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches",
+            ) from error
+        self._watched = found
+
+    async def _write_rules(self, desired_by: Mapping[str, Rules]) -> Link:
+        """Write rules and everything else that has changed; after a failure they stay pending."""
+        pending = self._state.pending
+        pending.rules = False
+        try:
+            return await self._shared.call(partial(self.follower.follow, desired_by))
+        except Exception:
+            pending.rules = True
+            raise
+
+    async def _follow(self, link: Link | None) -> None:
+        """Follow the network.
+
+        Args:
+            link: The interface, if the maps were written in this round already.
+        """
+        state, follower, tasks, call = self._state, self.follower, self._tasks, self._shared.call
+        # Before the rules are read, which may be many: a standby that takes over is in a hurry.
+        settings = await call(self.answering.session.maps.settings)
+        tasks.pause(settings.paused)
+        if link is None:
+            link = await call(follower.follow)
+        await self._join_groups()
+        if state.pending.announcement:
+            state.pending.announcement = False
+            tasks.interrupt()
+        self._neighbours.follow(
+            link.l3_ifindex, follower.gateways, seek=follower.needs_gateway_macs
+        )
+        tasks.follow(link, follower.gateways, self._joined, follower.care)
+        if state.health.renewal.is_due and not await call(follower.is_attached):
+            log.warning(
+                "%s: somebody took the program off; attaching it again", state.spec.interface
+            )
+            state.pending.attachment = True
+
+    async def _join_groups(self) -> None:
+        """Join the groups of all targets, in slices, until other work is pending."""
+        follower, state, call = self.follower, self._state, self._shared.call
+        if follower.groups_may_be_lost:
+            follower.groups_may_be_lost = False
+            if await call(self._groups.forget_lost):
+                self._joined = {}
+        by_profile = follower.targets
+        if by_profile is self._joined:
+            return
+        targets, more = reduce(or_, by_profile.values(), EMPTY), True
+        while more and not state.changed.is_set() and not state.stop.is_set():
+            more = await call(partial(self._groups.update, targets, _SLICE))
+        if not more:
+            self._joined = by_profile
+
+    async def _notice_removal(self) -> None:
+        """Check periodically that program, pins and files are in place."""
+        while True:
+            await asyncio.sleep(_CHECK_PERIOD)
+            with contextlib.suppress(InterfaceGone):
+                if not self.follower.is_damaged() and await self._shared.call(
+                    self.follower.is_attached
+                ):
+                    continue
+            self._state.changed.set()
+
+    @contextlib.asynccontextmanager
+    async def _heartbeat(self, heartbeats: Heartbeats) -> AsyncIterator[None]:
+        """Have heartbeats written during the block, if the specification wants them."""
+        session, timeout = self.answering.session, self._state.spec.heartbeat_timeout
+        call, health = self._shared.call, self._state.health
+        if not timeout:
+            with health.guarding(health.following):
+                await call(partial(reconcile.write_heartbeat, session, 0.0))
+            yield
+            return
+        await call(partial(heartbeats.begin, session, timeout))
+        try:
+            yield
+        finally:
+            await call(partial(heartbeats.end, session.interface))
