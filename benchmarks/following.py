@@ -40,8 +40,8 @@ from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.rule import MANUAL_ORIGIN, Rule
 from ndxdp.rules.rule_lists import compile_rules
+from ndxdp.session.rule_changes import add_rules, delete_rules
 from ndxdp.store.directories import Trees
-from ndxdp.store.rule_changes import add_rules, delete_rules
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "following.json"

@@ -32,9 +32,9 @@ def attach(
     On an attached interface, renew the program without losing a frame, and add to its rules.
     """
     from ndxdp import memory
+    from ndxdp.session.link_check import warn_of_neighbours
     from ndxdp.session.request import AttachRequest
     from ndxdp.session.session import Session
-    from ndxdp.store.rule_changes import warn_of_neighbours
 
     memory.relax_gc()
     rules = rules_of(
@@ -85,7 +85,7 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
 @verbosity
 def pause(interface: str) -> None:
     """Stop answering on IFACE until `ndxdp resume`; keep counters and rules."""
-    from ndxdp.store.rule_changes import set_paused
+    from ndxdp.session.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=True)
 
@@ -95,6 +95,6 @@ def pause(interface: str) -> None:
 @verbosity
 def resume(interface: str) -> None:
     """Answer on IFACE again."""
-    from ndxdp.store.rule_changes import set_paused
+    from ndxdp.session.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=False)

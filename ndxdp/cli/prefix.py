@@ -124,7 +124,7 @@ def _add(
     *,
     replacing: bool = False,
 ) -> None:
-    from ndxdp.store.rule_changes import add_rules
+    from ndxdp.session.rule_changes import add_rules
 
     profile = Profile(
         parse_source(na_source),
@@ -168,7 +168,7 @@ def prefix_del(
     missing_ok: bool,
 ) -> None:
     """Delete rules: either all that are named or none."""
-    from ndxdp.store.rule_changes import delete_rules
+    from ndxdp.session.rule_changes import delete_rules
 
     chosen = parse_origin(origin)
     named: Rules | None = rules_of(prefixes, (), lists, Rule())

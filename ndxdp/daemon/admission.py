@@ -11,7 +11,7 @@ from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
 from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.ruleset import Rules
-from ndxdp.store.rule_changes import warn_of_neighbours
+from ndxdp.session.link_check import warn_of_neighbours
 
 log = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ from ndxdp.rules.difference import Difference, difference, mark_owned
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session.kernel_tables import sync_local_routes
 from ndxdp.session.restore import detach_instance
 from ndxdp.session.session import Session
 from ndxdp.store import pins
 from ndxdp.store.instance import KernelInstance, open_instance
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
-from ndxdp.store.rule_changes import sync_local_routes
 
 DirectoryId = tuple[int, int]
 """A directory's device and inode number."""

@@ -27,7 +27,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
-from ndxdp.session.link_neighbours import LinkNeighbours
+from ndxdp.session.kernel_tables import LinkNeighbours
 from ndxdp.sockets.multicast import GroupMemberships
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Synchronisation:
             state.pending.announcement = False
             tasks.interrupt()
         self._neighbours.follow(
-            link.l3_ifindex, follower.gateways, seek=follower.needs_gateway_macs
+            link.l3_ifindex, follower.gateways, solicit=follower.needs_gateway_macs
         )
         tasks.follow(link, follower.gateways, self._joined, follower.care)
         if state.health.renewal.is_due and not await call(follower.is_attached):

@@ -13,9 +13,9 @@ from ndxdp.netlink import vlan_offload
 from ndxdp.rules import breadth
 from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime.daemon_status import CareStatus
+from ndxdp.session.link_check import on_link
 from ndxdp.store.instance import Instance, Place
 from ndxdp.store.records import RuleCount, Settings
-from ndxdp.store.rule_changes import on_link
 
 _NEARLY_FULL = 0.9
 

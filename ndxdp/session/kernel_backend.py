@@ -14,10 +14,9 @@ import logging
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links, onlink
 from ndxdp.netlink.links import Link
-from ndxdp.rules import breadth
-from ndxdp.rules.ruleset import Rules
 from ndxdp.session import kernel_program, modes
 from ndxdp.session.backend import Attached
+from ndxdp.session.link_check import refuse_broad
 from ndxdp.session.modes import ModeRefusal, NoMode
 from ndxdp.session.plan import AttachPlan, CarriedState, attached_otherwise, carry_over
 from ndxdp.session.recovery import recover
@@ -43,7 +42,7 @@ class KernelBackend:
         name = link.name  # the request may have an alternative one
         tree.check()
         if not request.force:
-            _refuse_broad(request.rules, link)
+            refuse_broad(name, request.rules, lambda: onlink.read((link.ifindex, link.master)))
         others = tree.other_versions(name)
         if others:
             raise other_version(tree, name, others[0])
@@ -122,14 +121,6 @@ class KernelBackend:
                 log.info("%s: not %s: %s", link.name, refused.label, reason)
             return instance
         raise NoMode(link.name, refusals, hint)
-
-
-def _refuse_broad(rules: Rules, link: Link) -> None:
-    """Raise NdxdpError for a rule that covers an on-link prefix of the interface."""
-    if breadth.has_candidates(rules):
-        here = onlink.read((link.ifindex, link.master))
-        for broad in breadth.covering(rules, here.prefixes):
-            raise broad.error(link.name, onlink.behind(broad.prefix, here.ifindexes))
 
 
 def _conflict(present: KernelInstance, request: AttachRequest, link: Link) -> NdxdpError | None:

@@ -22,7 +22,7 @@ from ndxdp.netlink.addresses import owned_addresses
 from ndxdp.netlink.qdisc import has_clsact
 from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.link_neighbours import sync_neighbours
+from ndxdp.session.kernel_tables import sync_local_routes, sync_neighbours
 from ndxdp.session.plan import AttachPlan, too_small
 from ndxdp.session.recovery import drop_qdisc
 from ndxdp.session.restore import detach_program
@@ -32,7 +32,6 @@ from ndxdp.store.directories import PinTree
 from ndxdp.store.instance import KernelInstance
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Settings
-from ndxdp.store.rule_changes import sync_local_routes
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
 def _load(undo: contextlib.ExitStack, plan: AttachPlan, maps: Maps, settings: Settings) -> int:
     """Load the program, once the maps have its copies of the kernel's tables."""
     sync_local_routes(maps)
-    sync_neighbours(maps, plan.link.l3_ifindex, seek=bool(settings.limits))
+    sync_neighbours(maps, plan.link.l3_ifindex, solicit=bool(settings.limits))
     options = plan.request.options
     prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
     undo.callback(os.close, prog_fd)

@@ -12,13 +12,15 @@ import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
+from ndxdp.errors import ModeUnavailable
+from ndxdp.kernel.abi import Mode
 from ndxdp.store.directories import Tree
 from ndxdp.store.instance import Instance, open_instance
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere
 
 if TYPE_CHECKING:
-    from ndxdp.session.backend import Attached
+    from ndxdp.session.backend import Attached, Backend
     from ndxdp.session.request import AttachRequest
     from ndxdp.sockets.packet import PacketSocket
     from ndxdp.store.directories import Trees
@@ -84,9 +86,7 @@ class Session:
             ModeUnavailable: No requested mode works on the interface.
             NdxdpError: Another failure. The kernel's state is what it was.
         """
-        from ndxdp.session.attach import attach
-
-        return cls._of(attach(trees, request))
+        return cls._of(_attach(trees, request))
 
     def renew(self, trees: Trees, request: AttachRequest) -> Self:
         """Return a session that answers as requested.
@@ -98,9 +98,7 @@ class Session:
             ModeUnavailable: No requested mode works on the interface.
             NdxdpError: Another failure. The kernel's state is what it was.
         """
-        from ndxdp.session.attach import attach
-
-        return self._of(attach(trees, request, locked=self.tree))
+        return self._of(_attach(trees, request, locked=self.tree))
 
     def hand_lock_to(self, renewed: Session) -> None:
         """Let a renewed session have the lock of the directory, if both have the same one."""
@@ -151,3 +149,27 @@ class Session:
             return
         with self.tree.lock_if_usable(urgent=True):
             yield
+
+
+def _attach(trees: Trees, request: AttachRequest, locked: Tree | None = None) -> Attached:
+    """Attach a program if a mode works, else answer from this process if the request allows it.
+
+    Args:
+        trees: Where the state of interfaces is kept.
+        request: The request.
+        locked: The tree in which this process has locked the interface already.
+    """
+    from ndxdp.session import modes
+    from ndxdp.session.kernel_backend import KernelBackend
+    from ndxdp.session.userspace_backend import UserspaceBackend
+
+    backend: Backend = KernelBackend(trees)
+    if request.options.mode is Mode.USERSPACE:
+        backend = UserspaceBackend(trees)
+    try:
+        return backend.attach(request, locked)
+    except ModeUnavailable as error:
+        if not request.fallback:
+            raise
+        refusals = modes.refusals_of(error)
+    return UserspaceBackend(trees, refusals).attach(request, locked)

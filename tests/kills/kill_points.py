@@ -319,12 +319,6 @@ def _import_all() -> None:
     import logging
     import unittest.mock  # noqa: F401
 
-    import ndxdp.cli.main
-    import ndxdp.cli.values
-    import ndxdp.daemon.service
-    import ndxdp.kernel.loader
-    import ndxdp.session.attach
-    import ndxdp.session.detach  # noqa: F401
     from ndxdp.kernel import libbpf
 
     libbpf.library()

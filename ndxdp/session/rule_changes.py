@@ -1,25 +1,19 @@
-"""Changes to the live rules of one interface, by commands: add, delete, pause and resume."""
+"""Changes of an attached interface by commands: rules added or deleted, answering paused."""
 
 from __future__ import annotations
 
 import logging
-import socket
 from dataclasses import replace
 
 from ndxdp.errors import NdxdpError, UsageError
-from ndxdp.netlink import onlink
-from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.netns import netns
-from ndxdp.netlink.onlink import OnLink
-from ndxdp.rules import breadth
 from ndxdp.rules.difference import difference, merge
 from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session.kernel_tables import sync_local_routes
+from ndxdp.session.link_check import on_link, refuse_broad, warn_of_neighbours
+from ndxdp.session.session import Session
 from ndxdp.store.directories import Tree
-from ndxdp.store.instance import open_instance
-from ndxdp.store.maps import Maps
-from ndxdp.store.ownership import refuse_elsewhere
-from ndxdp.store.records import Settings
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +37,17 @@ def add_rules(
     Raises:
         NdxdpError: A prefix has another rule, a rule is too broad, or the maps have no room.
     """
-    with tree.lock(), open_instance(tree, interface) as instance:
-        refuse_elsewhere(tree, instance)
-        if not force and breadth.has_candidates(rules):
-            here = on_link(instance.maps.settings())
-            for broad in breadth.covering(rules, here.prefixes):
-                raise broad.error(interface, onlink.behind(broad.prefix, here.ifindexes))
-        actual = instance.maps.rules()
+    with Session.open(tree, interface) as session:
+        maps = session.maps
+        if not force:
+            refuse_broad(interface, rules, lambda: on_link(maps.settings()))
+        actual = maps.rules()
         desired = merge(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
-        instance.maps.apply(difference(desired, actual), actual)
-        sync_local_routes(instance.maps)
+        maps.apply(difference(desired, actual), actual)
+        sync_local_routes(maps)
         tree.notify(interface)
-        settings = instance.maps.settings()
+        settings = maps.settings()
         if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
 
@@ -72,50 +64,6 @@ def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
                 prefix,
                 present.origin,
             )
-
-
-def on_link(settings: Settings) -> OnLink:
-    """Return the on-link prefixes where an instance answers; none in another network namespace."""
-    if netns() != settings.netns:
-        return OnLink()
-    return onlink.read((settings.ifindex, settings.l3_ifindex))
-
-
-def warn_of_neighbours(interface: str, ifindex: int, rules: Rules) -> None:
-    """Log a warning for each rule that answers for neighbours on the uplink.
-
-    Args:
-        interface: The interface's name, for the log.
-        ifindex: The interface that has the uplink's neighbours: a bridge, for a port of it.
-        rules: The rules to check.
-    """
-    known = onlink.neighbours(ifindex)
-    for prefix, some in breadth.around_neighbours(rules, known).items():
-        log.warning(
-            "%s: the rule for %s answers for %d present neighbours, such as %s at %s",
-            interface,
-            prefix,
-            len(some),
-            socket.inet_ntop(socket.AF_INET6, min(some)),
-            known[min(some)].hex(":"),
-        )
-    for address in breadth.at_neighbours(rules, known):
-        log.warning(
-            "%s: %s is a present neighbour at %s: the neighbour and ndxdp both answer for it",
-            interface,
-            socket.inet_ntop(socket.AF_INET6, address),
-            known[address].hex(":"),
-        )
-
-
-def sync_local_routes(maps: Maps) -> None:
-    """Write the prefixes that this host has itself into the maps that a program reads.
-
-    Without a daemon, the program does not learn of later changes.
-    """
-    if maps.in_kernel:
-        with Fib() as fib:
-            maps.set_locals(fib.local_prefixes())
 
 
 def delete_rules(
@@ -138,9 +86,8 @@ def delete_rules(
             f"rules of origin '{HOST_ORIGIN}' are ndxdp's own",
             _NEVER_ANSWERED,
         )
-    with tree.lock(), open_instance(tree, interface) as instance:
-        refuse_elsewhere(tree, instance)
-        actual = instance.maps.rules()
+    with Session.open(tree, interface) as session:
+        actual = session.maps.rules()
         if named is None:
             removed = actual.where(lambda rule: rule.origin == origin)
         else:
@@ -159,14 +106,13 @@ def delete_rules(
         # The host still has the addresses of owned rules, so these rules become holes.
         owned = removed.where(lambda rule: rule.owned)
         desired = actual.without(removed) | dict.fromkeys(owned, owned_rule(OWN_LABEL))
-        instance.maps.apply(difference(desired, actual), actual)
+        session.maps.apply(difference(desired, actual), actual)
         tree.notify(interface)
 
 
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
     """Pause answering, or resume it, from the next solicitation on."""
-    with tree.lock(), open_instance(tree, interface) as instance:
-        refuse_elsewhere(tree, instance)
-        settings = instance.maps.settings()
-        instance.maps.set_settings(replace(settings, paused=paused))
+    with Session.open(tree, interface) as session:
+        settings = session.maps.settings()
+        session.maps.set_settings(replace(settings, paused=paused))
         tree.notify(interface)  # a daemon also stops or starts other work
