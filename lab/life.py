@@ -227,7 +227,7 @@ def refused(lab: Testbed) -> str:
         done = lab.host.run("systemctl reload ndxdp", check=False)
         expect(done.code != 0, "the reload succeeded")
         said = lab.host.run("systemctl status --no-pager ndxdp", check=False).out
-        found = re.search(r'Status: "(not reloaded: .*)"', said)
+        found = re.search(r'Status: "(cannot reload: .*)"', said)
         expect(found is not None, said)
         lab.known("ndxdp_config_reload_success == 0")
         lab.known('ALERTS{alertname="NdxdpReloadFailed"}')
@@ -273,7 +273,7 @@ def journal(lab: Testbed) -> str:
     said = lab.host.run("journalctl -q -o cat -p warning -u ndxdp", check=False).out
     trace = lab.host.run("journalctl -q -u ndxdp | grep -c Traceback", check=False).out.strip()
     expect(trace == "0", f"{trace} tracebacks")
-    provoked = "not reloaded|  hint: |c::/800|Reload failed"  # by `refused`
+    provoked = "cannot reload|  hint: |c::/800|Reload failed"  # by `refused`
     other = [line for line in said.splitlines() if not re.search(provoked, line)]
     expect(not other, "\n".join(other[:10]))
     return f"{len(said.splitlines())} lines"

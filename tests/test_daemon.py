@@ -151,7 +151,7 @@ def test_a_bad_file_changes_nothing(net: Network, daemon: Running, file: File) -
     reload(daemon)
     assert daemon.process.stderr is not None
     said = ""
-    while "not reloaded" not in said:
+    while "cannot reload" not in said:
         said = daemon.process.stderr.readline()
     assert f"{file.path}:" in said
     assert "nonsense" in said

@@ -101,9 +101,9 @@ def test_a_bad_file_changes_nothing(service: Service, text: str, tmp_path: Path)
     (tmp_path / "ndxdp.toml").write_text(text)
     refused = service.reload()
     assert refused.code == 1
-    assert refused.err.startswith("ndxdp: not reloaded: ")
+    assert refused.err.startswith("ndxdp: cannot reload: ")
     assert rules() == before
-    assert "not reloaded: " in service.end()
+    assert "cannot reload: " in service.end()
 
 
 def test_rules_without_room_are_refused_whole(service: Service, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_rules_without_room_are_refused_whole(service: Service, tmp_path: Path) 
     service.write(OTHER, more=more, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
     refused = service.reload()
     assert refused.code == 1
-    assert f"not reloaded: {UPLINK}: " in refused.err
+    assert f"cannot reload: {UPLINK}: " in refused.err
     assert rules() == before
     assert reload_success() == 0
     assert ndxdp("prefix", "del", *by_hand).code == 0
@@ -139,7 +139,7 @@ def test_a_mode_that_cannot_be_had_is_refused_whole(service: Service) -> None:
     finally:
         sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
     assert refused.code == 1
-    assert f"not reloaded: {UPLINK}: {UPLINK} already runs an XDP program" in refused.err
+    assert f"cannot reload: {UPLINK}: {UPLINK} already runs an XDP program" in refused.err
     assert BEHIND in rules()
     assert OTHER not in rules()
     assert status()["mode"] == "tc"

@@ -362,10 +362,10 @@ import sys
 from ndxdp.cli.main import main
 from ndxdp.daemon import reconcile
 real = reconcile.apply_host
-def broken(tree, instance, link, link_local):
-    if instance.interface == {SECOND!r}:
+def broken(session, link, link_local):
+    if session.interface == {SECOND!r}:
         raise RuntimeError("of a kind that nobody expects")
-    real(tree, instance, link, link_local)
+    real(session, link, link_local)
 reconcile.apply_host = broken
 main()
 """

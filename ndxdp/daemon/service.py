@@ -293,9 +293,9 @@ class _Daemon:
             await self._put_in_force(await threads.result_of("reload", self._reread))
         except Exception as error:
             problem = problem_of(error)
-            log.error("not reloaded: %s", error if isinstance(error, NdxdpError) else problem)
+            log.error("cannot reload: %s", error if isinstance(error, NdxdpError) else problem)
             self._status.note_reload(False, problem)
-            self._notifier.ready(f"not reloaded: {problem}")
+            self._notifier.ready(f"cannot reload: {problem}")
             return
         log.info("reloaded")
         for name, interface in self._status.interfaces.items():

@@ -288,10 +288,10 @@ def bad(net: Network) -> str:
     CONFIG.write_text(CONFIG.read_text().replace(BEHIND, "2001:db8::/300"))
     done = systemctl("reload", "ndxdp")
     assert done.code == 1, done
-    eventually(lambda: show("StatusText").startswith("not reloaded: "))
+    eventually(lambda: show("StatusText").startswith("cannot reload: "))
     text = show("StatusText")
     assert "prefix" in text
-    assert "not reloaded" in journal("-p", "err")
+    assert "cannot reload" in journal("-p", "err")
     assert show("ActiveState") == "active"
     assert answers(net)
     assert answers(net, LATER_TARGET)
