@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import OTHER_VLAN_LEN, eth_source_of, source_of, target_of, untagged
@@ -93,7 +93,7 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
     request = AttachRequest(RECEIVER, options=AttachOptions(mode), origin=RUN_ORIGIN, lock=True)
     with Session.attach(trees, request) as session, Fib() as fib:
         assert session.packets
-        path = Userspace(session.maps, session.packets, fib)
+        path = PacketLoop(session.maps, session.packets, fib)
 
         def put(frame: bytes, dropped: bool) -> None:
             ends.send(frame)

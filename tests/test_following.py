@@ -316,7 +316,7 @@ def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: P
             configuration(file, 'mode = "native"', up0=BEHIND)
             run.process.send_signal(signal.SIGHUP)
             assert run.process.stderr is not None
-            while "it goes on as before" not in (said := run.process.stderr.readline()):
+            while "answering continues as before" not in (said := run.process.stderr.readline()):
                 pass
         assert missed == []
         assert "ndxdp does not replace" in said

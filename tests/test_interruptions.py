@@ -17,7 +17,7 @@ import pytest
 
 from lab.capture import packet_socket
 from ndxdp.config.model import Announce
-from ndxdp.daemon import upstream_tasks as attendants_module
+from ndxdp.daemon import upstream_tasks
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.ndp.frame import flags_of
@@ -369,7 +369,7 @@ def test_real_messages(wired: Segment) -> None:
 
 
 def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(attendants_module, "_SUSPEND_PERIOD", 0.05)
+    monkeypatch.setattr(upstream_tasks, "_SUSPEND_PERIOD", 0.05)
     asleep = 100.0
     spec = InterfaceSpec(
         UPLINK, AttachOptions(), Rules(), announce=Announce(advertise=True, rate=1000)
@@ -406,4 +406,4 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_clocks_tell_of_suspends() -> None:
-    assert 0 <= attendants_module.suspended_time() + 0.1 < 1e9
+    assert 0 <= upstream_tasks.suspended_time() + 0.1 < 1e9

@@ -28,7 +28,7 @@ import pytest
 
 from dashboards import mixin
 from ndxdp.config.model import Metrics
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import source_of, target_of, untagged
@@ -121,7 +121,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
         assert packets
         there = maps.rules()
         maps.apply(difference(RULES, there), there)
-        path = Userspace(maps, packets, fib)
+        path = PacketLoop(maps, packets, fib)
         bench = test_userspace.Bench(ends, packets, path, session.instance, maps.settings())
 
         def set_up(case: Case) -> None:

@@ -235,7 +235,7 @@ def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service)
         assert reload_success(PORT + 1) == 1
     eventually(lambda: reload_success() == 1, within=10)
     log = service.end()
-    assert log.count("metrics are not served: ") == 2
+    assert log.count("cannot serve metrics: ") == 2
 
 
 # ---- stuck ---------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def stopped(daemon: Running) -> Iterator[None]:
 
 
 def warnings(ended: str) -> list[str]:
-    return [line for line in ended.splitlines() if "somebody removed" in line]
+    return [line for line in ended.splitlines() if "another process removed" in line]
 
 
 def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
@@ -118,7 +118,7 @@ def test_a_program_that_was_taken_off_is_attached_again(net: Network, daemon: Ru
     assert set(rules()) >= {BEHIND, BY_HAND}
     ended = daemon.end()
     assert ended.code == 0
-    assert ended.err.count("somebody took the program off; attaching it again") == 1
+    assert ended.err.count("another process detached the program; attaching it again") == 1
 
 
 def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.decision import decide
 from ndxdp.ndp.frame import source_of, target_of
@@ -47,7 +47,7 @@ class Bench:
 
     ends: Pair
     packets: PacketSocket
-    path: Userspace
+    path: PacketLoop
     instance: Instance
     settings: Settings
 
@@ -82,7 +82,7 @@ def bench(trees: Trees) -> Iterator[Bench]:
         assert packets
         packets.spread()
         maps.apply(difference(RULES, maps.rules()), maps.rules())
-        path = Userspace(maps, packets, fib)
+        path = PacketLoop(maps, packets, fib)
         yield Bench(ends, packets, path, session.instance, maps.settings())
         session.detach()
 

@@ -56,7 +56,7 @@ def reload(path: str, timeout: float) -> None:
     if not daemon.reload["ok"]:
         raise NdxdpError(f"cannot reload: {daemon.reload['error']}", "see: ndxdp status")
     if daemon.exporter and daemon.exporter["problem"]:
-        log.warning("reloaded, but metrics are not served: %s", daemon.exporter["problem"])
+        log.warning("reloaded, but cannot serve metrics: %s", daemon.exporter["problem"])
     for interface in daemon.interfaces:
         if interface["problem"]:
             log.warning("reloaded, but %s: %s", interface["interface"], interface["problem"])

@@ -1,6 +1,6 @@
-"""The daemon's exporter: it listens where the configuration wants it, as soon as that can be had.
+"""The daemon's exporter, which listens at the configured address as soon as that is possible.
 
-Whether anybody can read metrics is no reason not to answer solicitations.
+A failure to serve metrics does not keep the daemon from answering solicitations.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class MetricsListener:
-    """Keeps the exporter listening. For the thread of the event loop only.
+    """Keeps the exporter listening at the configured address.
 
-    An address that cannot be had is tried again, after 5 s growing to 60 s; meanwhile the exporter
-    listens where it did before.
+    A failed attempt is repeated, after 5 s growing to 60 s; until it succeeds, the exporter listens
+    at the former address. All methods are for the event loop's thread.
     """
 
     def __init__(self, trees: Trees, state: DaemonStatus) -> None:
@@ -40,7 +40,7 @@ class MetricsListener:
         self._retry: asyncio.Task[None] | None = None
 
     async def serve_at(self, where: Metrics | None) -> None:
-        """Listen there from now on, or nowhere; return after the first attempt."""
+        """Listen at an address from now on, or at none; return after the first attempt."""
         if where != self._wanted:
             self._backoff.succeeded()
             self._wanted = where
@@ -56,7 +56,7 @@ class MetricsListener:
             except Exception as error:
                 problem = problem_of(error)
                 self._note(where, problem)
-                sentence = f"metrics are not served: {problem}; trying again later"
+                sentence = f"cannot serve metrics: {problem}; trying again later"
                 pause = self._backoff.failed(sentence, logging.WARNING)
                 self._timer = asyncio.get_running_loop().call_later(pause, self._try_again)
             else:
@@ -64,7 +64,7 @@ class MetricsListener:
                 self._note(where)
 
     def _note(self, where: Metrics | None, problem: str = "") -> None:
-        """Let status show where metrics are wanted, and what is wrong with that."""
+        """Show in the daemon's status where metrics are wanted, and the problem if there is one."""
         place = f"http://{where}/metrics" if problem else str(self._exporter)
         self._state.note_exporter(ExporterStatus(place, problem) if where else None)
 

@@ -160,7 +160,7 @@ class Follower:
         level = logging.WARNING if before is None else logging.DEBUG
         log.log(
             level,
-            "%s: somebody switched off %s, which lets solicitations in; it is on again",
+            "%s: another process switched off %s, which lets solicitations in; it is on again",
             link.name,
             " and ".join(restored),
         )
@@ -196,7 +196,7 @@ class Follower:
         answering.directory = reconcile.directory_id(path)
         if is_new:
             session.lock_again()
-        log.warning("%s: somebody removed %s; it is there again", session.interface, path)
+        log.warning("%s: another process removed %s; it is restored", session.interface, path)
 
     def repair_at_end(self) -> None:
         """Repair and restore what no daemon will repair any more, as far as that is possible."""

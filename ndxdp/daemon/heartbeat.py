@@ -1,4 +1,4 @@
-"""Signs of life: that the daemon works, and the heartbeats without which dynamic rules expire."""
+"""The proof that the daemon works, and the heartbeats without which dynamic rules expire."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ndxdp.session.session import Session
 
 log = logging.getLogger(__name__)
 
-_PERIOD = 5.0  # seconds between two proofs, where no watchdog wants them sooner
+_PERIOD = 5.0  # seconds between two proofs, unless a watchdog needs them more often
 _STUCK = 60.0  # seconds without a proof, after which there are no heartbeats
 
 
 class Pulse:
-    """The proof that the daemon works: its event loop turns, and its executor takes tasks."""
+    """The proof that the daemon works: its event loop runs, and its executor takes tasks."""
 
     def __init__(self) -> None:
         self._proved = time.monotonic()
@@ -34,12 +34,12 @@ class Pulse:
         return time.monotonic() - self._proved
 
     async def prove(self, executor: Executor, proved: Callable[[], None], period: float) -> None:
-        """Prove it again and again, until cancelled.
+        """Prove it periodically, until cancelled.
 
         Args:
             executor: The executor that has to take a task each time.
             proved: Called after each proof.
-            period: Seconds between two proofs; 0 for the usual period.
+            period: Seconds between two proofs; 0 for the default period.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -58,10 +58,10 @@ class _Heart:
 
 
 class Heartbeats:
-    """The heartbeats of all interfaces, written by one thread, which waits for nothing else.
+    """The heartbeats of all interfaces, written by a thread of their own.
 
-    They stop when the daemon is stuck, as it follows nothing then. All methods may be called from
-    any thread; they wait for a heartbeat that is being written.
+    Heartbeats stop while the daemon is stuck, as its rules are out of date then. All methods may be
+    called from any thread; they wait for a heartbeat that is being written.
     """
 
     def __init__(self, pulse: Pulse) -> None:
@@ -106,7 +106,7 @@ class Heartbeats:
                 reconcile.write_heartbeat(heart.session, heart.timeout)
                 heart.backoff.succeeded()
             except Exception as error:
-                heart.backoff.failed(f"{interface}: no heartbeat: {problem_of(error)}")
+                heart.backoff.failed(f"{interface}: cannot write a heartbeat: {problem_of(error)}")
 
 
 def _nothing() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.reconcile import DirectoryId
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
@@ -245,18 +245,18 @@ class Lifecycle:
                 reconcile.enable_resolution(session, None)
 
     @contextlib.contextmanager
-    def packet_loop(self, answering: Answering, resolver: Resolver) -> Iterator[Userspace | None]:
+    def packet_loop(self, answering: Answering, resolver: Resolver) -> Iterator[PacketLoop | None]:
         """Answer from this process during the block, unless a program answers."""
         packets = answering.session.packets
         if packets is None:
             yield None
             return
         loop, executor = asyncio.get_running_loop(), self._shared.executor
-        packet_loop = Userspace(
+        packet_loop = PacketLoop(
             answering.session.maps,
             packets,
             self._shared.fib,
-            unresolved=resolver.ask_for,
+            unresolved=resolver.resolve,
             flooded=lambda: loop.run_in_executor(executor, packets.spread),
         )
         loop.add_reader(packets.fileno(), packet_loop.on_readable)

@@ -1,8 +1,9 @@
-"""The userspace path: ndp/decision.py answers what a packet socket receives, by the maps in files.
+"""The loop that answers in userspace, by the maps in files.
 
-A process is the program here. It reads rules and settings where every command writes them, and
-counts where every command looks. What it does not answer, the kernel has had already: a packet
-socket gets copies, so that a rate limit can keep an answer back, but drop nothing.
+In userspace mode the daemon's process does the program's work. It reads rules and settings from the
+same maps that commands write, and counts in the same maps that commands read. ndp/decision.py
+judges the frames. A packet socket gets copies: the kernel has had each frame before. A rate limit
+can withhold an answer, but not drop a frame.
 """
 
 from __future__ import annotations
@@ -30,26 +31,24 @@ from ndxdp.store.maps import Maps
 log = logging.getLogger(__name__)
 
 _ROUNDS = 16
-"""Batches in a row before others in the process get their turn."""
+"""Batches that are answered in a row before the event loop continues with other work."""
 
-_TRACER_REST = 2_000_000
-"""ns for a tracer to make room, before it is told more: an event takes half an answer's time."""
+_TRACER_PAUSE = 2_000_000
+"""ns for which a tracer without room gets no events: an event takes half an answer's time."""
 
 _LASTING, _CALM, _SPREAD_AGAIN = 500_000_000, 1_000_000_000, 10_000_000_000
-"""ns: who finds no room for so long is in a flood, and not in a burst; without an overflow for so
-long it is over; a flood's neighbours share its queue for so long at most."""
+"""Durations in ns. Overflows for _LASTING are a flood, and not a burst. A flood is over after _CALM
+without an overflow. The queues are spread again after _SPREAD_AGAIN at the earliest."""
 
 _FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
 _LAST_ANSWER = list(abi.CLASS_COUNT.fields).index("last_answer")
 _FIRST = bytes(4)  # the key of an array's first element
 
 
-class Userspace:
-    """Answers on one interface. Sockets and maps are the caller's, and are to outlive it.
+class PacketLoop:
+    """Answers on one interface, whenever an event loop finds its packet socket readable.
 
-    unresolved: called with a solicitation for a neighbour that the kernel does not know. flooded:
-    called when solicitations have found no room for a while, to have `packets` spread().
-    on_readable() is for an event loop to call; it and finish() never raise.
+    on_readable() and finish() raise no exception.
     """
 
     def __init__(
@@ -60,12 +59,22 @@ class Userspace:
         unresolved: Callable[[Solicitation, Match], None] = lambda ns, rule: None,
         flooded: Callable[[], object] = lambda: None,
     ) -> None:
+        """Read settings and rules.
+
+        Args:
+            maps: The interface's maps in files, which must outlive this object.
+            packets: The interface's packet socket, which must outlive this object.
+            fib: The kernel's tables.
+            unresolved: Called with a solicitation for a neighbour that the kernel does not know.
+            flooded: Called after solicitations have found no room for a while, to have `packets`
+                spread().
+        """
         self._maps, self._packets, self._fib = maps, packets, fib
         self._unresolved, self._flooded = unresolved, flooded
         self._flood_began = self._overflowed = 0  # ns of CLOCK_MONOTONIC
-        self._told_flooded = -_SPREAD_AGAIN
+        self._flood_reported = -_SPREAD_AGAIN
         self._reasons = maps.file("reasons")
-        self._groups = maps.file("group_counters")
+        self._classes = maps.file("group_counters")
         self._own = maps.file("userspace")
         self._settings_file = maps.file("settings")
         self._settings = maps.settings()
@@ -79,19 +88,20 @@ class Userspace:
         self._verdicts: Counter[tuple[Reason, int | None]] = Counter()
         self._errors = 0
         self._tracer = EventSender(maps.directory / TRACER)
-        self._tracer_rests = 0
+        self._tracer_pause = 0
         self._seen_by_tracer = 0
         self._refresh()
 
     def on_readable(self) -> None:
-        """Answer what has come, up to a thousand frames."""
+        """Answer the frames that have arrived, up to a thousand of them."""
         self._work(_ROUNDS)
 
     def finish(self) -> None:
-        """Answer all that had come when this was called."""
+        """Answer all frames that arrived before the call."""
         self._work(QUEUED_MAX // BATCH)
 
     def _work(self, rounds: int) -> None:
+        """Answer up to `rounds` batches, and count."""
         packets, overflows = self._packets, 0
         try:
             for _ in range(rounds):
@@ -103,23 +113,24 @@ class Userspace:
                     break
             overflows = packets.overflows()
             if overflows:
-                self._look_for_flood(time.monotonic_ns())
+                self._detect_flood(time.monotonic_ns())
         except OSError as error:  # the interface went down
             self._errors += 1
             log.debug("packet socket: %s", error)
         self._count(overflows)
 
-    def _look_for_flood(self, now: int) -> None:
-        """Called when some found no room."""
+    def _detect_flood(self, now: int) -> None:
+        """Note an overflow, and report a flood if overflows have lasted."""
         if now - self._overflowed > _CALM:
             self._flood_began = now
         self._overflowed = now
         lasting = now - self._flood_began >= _LASTING
-        if lasting and now - self._told_flooded >= _SPREAD_AGAIN:
-            self._told_flooded = now
+        if lasting and now - self._flood_reported >= _SPREAD_AGAIN:
+            self._flood_reported = now
             self._flooded()
 
     def _answer(self, frames: list[bytes]) -> None:
+        """Judge frames, and send the answers."""
         judge, host, match = decision.judge, self._host, self._table.match
         admit = self._limiter.charge if self._settings.limits else None
         refuse = self._refuse
@@ -132,55 +143,57 @@ class Userspace:
             self._trace(frames, verdicts)
         if self._some_unknown:
             self._some_unknown = False
-            self._tell_unresolved(frames, verdicts)
+            self._report_unresolved(frames, verdicts)
         self._verdicts.update(
             [(reason, None if rule is None else rule.rule_class) for reason, _, rule in verdicts]
         )
 
-    def _tell_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+    def _report_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+        """Report the solicitations for neighbours that the kernel does not know."""
         for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
             if reason is _UNKNOWN:
                 ns = validate(frame, self._host.mac, self._table.match)
-                if isinstance(ns, Solicitation) and rule:  # as it was a moment ago
+                if isinstance(ns, Solicitation) and rule:
                     self._unresolved(ns, rule)
 
     def _trace(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
-        """Tell the tracer, if there is one; what it has no room for is counted."""
+        """Send events to the tracer if there is one, and count those that it has no room for."""
         now, until = time.monotonic_ns(), self._settings.trace_until
         if now > until:
             return
         every = self._settings.trace_every or 1
         chosen = range(-self._seen_by_tracer % every, len(frames), every)
         self._seen_by_tracer += len(frames)
-        told = not chosen
-        if chosen and now >= self._tracer_rests:
-            told = self._tracer.send([self._event(now, frames[n], verdicts[n]) for n in chosen])
-            self._tracer_rests = 0 if told else now + _TRACER_REST
+        sent = not chosen
+        if chosen and now >= self._tracer_pause:
+            sent = self._tracer.send([self._event(now, frames[n], verdicts[n]) for n in chosen])
+            self._tracer_pause = 0 if sent else now + _TRACER_PAUSE
         try:
-            self._own.add(0, 0, 0, 0, len(frames), 0 if told else len(chosen))
+            self._own.add(0, 0, 0, 0, len(frames), 0 if sent else len(chosen))
         except (OSError, NdxdpError) as error:
-            log.debug("not counted: %s", error)
+            log.debug("cannot count: %s", error)
 
     def _event(self, now: int, frame: bytes, verdict: Verdict) -> bytes:
-        """As the program makes it."""
+        """Encode a trace event in the BPF program's layout."""
         reason, reply, matched = verdict
         found = self._table.lookup(target_of(frame)) if matched else None
-        told: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
+        explained: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found
             owned = abi.RuleFlag.OWNED if rule.owned else 0
-            told = (matched.rule_class, reason, 1, rule.answer, owned, prefix.length)
+            explained = (matched.rule_class, reason, 1, rule.answer, owned, prefix.length)
         return abi.EVENT.pack_all(
             now,
             len(frame),
             min(len(frame), abi.EVENT_FRAME),
-            abi.EXPLAINED.pack_all(*told, 0),
+            abi.EXPLAINED.pack_all(*explained, 0),
             frame[: abi.EVENT_FRAME],
             reply or b"",
             b"",
         )
 
     def _refuse(self, target: bytes, rule: Match, defends: bool) -> Reason | None:
+        """Return the reason for which the kernel's tables rule an answer out; None if none."""
         try:
             reason = refusal(self._fib, self._settings.l3_ifindex, target, rule, defends)
         except OSError as error:
@@ -191,25 +204,26 @@ class Userspace:
         return reason
 
     def _count(self, overflows: int) -> None:
-        """Write down what has been counted since the last time."""
+        """Add the verdicts since the last call to the counters in the maps."""
         counted, errors = self._verdicts, self._errors
         self._verdicts, self._errors = Counter(), 0
         try:
-            # Groups first: who sees a reason counted sees its group counted, also if we are killed.
-            for (reason, group), count in counted.items():
-                if group is not None:
-                    self._groups.add(group, count, count if reason.is_answer else 0)
+            # Classes first: a reader that sees a reason counted also sees its class counted, even
+            # if this process is killed in between.
+            for (reason, rule_class), count in counted.items():
+                if rule_class is not None:
+                    self._classes.add(rule_class, count, count if reason.is_answer else 0)
                     if reason.is_answer:
-                        self._groups.put(group, _LAST_ANSWER, jiffies.now())
+                        self._classes.put(rule_class, _LAST_ANSWER, jiffies.now())
             for (reason, _), count in counted.items():
                 self._reasons.add(reason, count)
             if overflows or errors:
                 self._own.add(0, 0, overflows, errors, 0, 0)
         except (OSError, NdxdpError) as error:
-            log.error("the counters could not be written: %s", error)
+            log.error("cannot write the counters: %s", error)
 
     def _without(self, verdicts: list[Verdict], failed: Mapping[int, int]) -> list[Verdict]:
-        """The same, where the answers that could not be sent are no answers."""
+        """Return the verdicts, where answers that were not sent count as SEND_FAILED."""
         self._errors += len(failed)
         corrected, nth = [], 0
         for verdict in verdicts:
@@ -221,7 +235,7 @@ class Userspace:
         return corrected
 
     def _refresh(self) -> None:
-        """Take over what has changed in settings and rules; what cannot be read stays as it was."""
+        """Read settings and rules if they have changed; keep the former ones if that fails."""
         try:
             settings = self._settings_file.lookup(_FIRST)
             if settings != self._seen_settings:
@@ -231,8 +245,8 @@ class Userspace:
             if changes != self._seen_changes or daemon_dead != self._seen_dead:
                 self._seen_changes, self._seen_dead = changes, daemon_dead
                 self._read_rules()
-        except (OSError, NdxdpError) as error:  # somebody's rm -r, or nonsense
-            log.debug("not read: %s", error)
+        except (OSError, NdxdpError) as error:  # the files were removed or damaged
+            log.debug("cannot read settings or rules: %s", error)
 
     def _read_settings(self) -> None:
         before, settings = self._settings, self._maps.settings()
@@ -244,7 +258,7 @@ class Userspace:
             self._limiter.gateways = gateways
 
     def set_gateways(self, macs: frozenset[bytes]) -> None:
-        """Let these MACs (6 bytes each) be the gateways', which have limits of their own."""
+        """Set the gateways' MACs (6 bytes each), to which other limits apply."""
         self._limiter.gateways = macs
 
     def _read_rules(self) -> None:

@@ -1,4 +1,4 @@
-"""Compares a configuration with this host, for `ndxdp check`: can it be run here, as it is now?"""
+"""The check of a configuration against this host, as it is now, for `ndxdp check`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("ndxdp")
 
 
 def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
-    """Yield a sentence for each thing that `run` cannot do on an interface that is here."""
+    """Yield a sentence for each reason why `run` cannot answer on a present interface."""
     from ndxdp.netlink import links
     from ndxdp.netlink.addresses import owned_addresses
 
@@ -41,6 +41,7 @@ def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
 
 
 def _without_mac(interface: Interface) -> Iterator[str]:
+    """Yield what `run` refuses on an interface without a MAC address."""
     if interface.rules or interface.docker:
         yield (
             f"{interface.name} has no MAC address: `run` refuses its [[interface.prefix]] and"
@@ -51,18 +52,19 @@ def _without_mac(interface: Interface) -> Iterator[str]:
 
 
 def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
+    """Yield a sentence if the rules do not fit together with the owned addresses."""
     rules = merge_owned(interface.rules, Rules(), owned)
-    groups = MAX_RULE_CLASSES - len(interface.docker)
-    lack = Capacity(interface.max_addresses or MAX_ADDRESSES, rule_classes=groups).shortage(
-        rules, Rules()
-    )
-    if lack:
-        error = lack.error(in_file=True)
+    rule_classes = MAX_RULE_CLASSES - len(interface.docker)
+    shortage = Capacity(
+        interface.max_addresses or MAX_ADDRESSES, rule_classes=rule_classes
+    ).shortage(rules, Rules())
+    if shortage:
+        error = shortage.error(in_file=True)
         yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"
 
 
 def warn_of_breadth(interface: Interface) -> None:
-    """Log a warning of each rule that `run` would leave out as the interface is now."""
+    """Log a warning for each rule that `run` would leave out, by the link's present prefixes."""
     rules, forced = interface.rules, interface.forced
     if not breadth.has_candidates(rules, forced):
         return
@@ -99,7 +101,7 @@ def unanswered(interface: Interface) -> str:
 
 
 def _link_of(name: str) -> Link | None:
-    """Return the interface of this name; None if there is none, or netlink does not tell."""
+    """Return the interface of this name; None if it is absent, or netlink is not available."""
     from ndxdp.netlink import links
 
     with contextlib.suppress(NdxdpError, OSError):  # a sandbox without netlink

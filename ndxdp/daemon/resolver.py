@@ -1,15 +1,15 @@
-"""Answers for neighbours that the kernel did not know when they were solicited for.
+"""Resolution of neighbours that the kernel did not know when they were solicited.
 
-The program answers for a `neighbour` rule's target if the kernel has it as a neighbour. If not, it
-tells us, and lets the solicitation go. We have the kernel solicit the target, on the interface
-where its route leads, and send the advertisement as soon as the kernel has found it. The next
-solicitation is answered by the program.
+The program answers by a `neighbour` rule if the kernel has the target as a live neighbour. If not,
+the program passes the solicitation on and sends a request to the daemon. The resolver has the
+kernel solicit the target, on the interface that the target's route leaves by, and sends the
+advertisement as soon as the kernel has found it. The program answers the next solicitation.
 
-Who scans a prefix makes the kernel solicit what does not exist (RFC 6583). So each soliciting MAC
-may make us ask so often and not more, and so may all of them together, who have half of the places
-for those that wait. The other half is the gateways'. Where all places are taken, the one that has
-waited longest makes room: a living neighbour answers within milliseconds. What the search has left
-in the neighbour table is removed when it ends.
+A host that scans a prefix would make the kernel solicit addresses without end (RFC 6583). So
+requests are limited for each soliciting MAC, and for all of them together. Half of the places for
+pending searches belong to the gateways. If all places of a kind are taken, the oldest search ends,
+as a live neighbour answers within milliseconds. A search that ends removes its entries from the
+kernel's neighbour table.
 """
 
 from __future__ import annotations
@@ -40,18 +40,24 @@ from ndxdp.store.records import Resolved
 
 log = logging.getLogger(__name__)
 
-_ASKERS_MAX = 8
-"""Solicitors that one neighbour's advertisement is sent to."""
+_SOLICITORS_MAX = 8
+"""The most solicitors that one neighbour's advertisement is sent to."""
 
-_PATIENCE = 5.0
-"""Seconds that a place is taken. The kernel gives up after mcast_solicit (3) times a second."""
+_TIMEOUT = 5.0
+"""Seconds of a search. The kernel gives up after mcast_solicit (3) solicitations, one a second."""
 
-_YOUNG = 0.05
-"""Seconds that a search has its place for itself, whoever else wants one."""
+_GRACE = 0.05
+"""Seconds for which a search keeps its place even if another one needs it."""
 
 
-class _Asker(NamedTuple):
-    """Who waits for an advertisement. until: s of CLOCK_MONOTONIC."""
+class _Solicitor(NamedTuple):
+    """A solicitor that waits for an advertisement.
+
+    Attributes:
+        solicitation: Its solicitation.
+        rule: The rule that matches the target.
+        until: The time after which it is not answered, in s of CLOCK_MONOTONIC.
+    """
 
     solicitation: Solicitation
     rule: Match
@@ -59,20 +65,21 @@ class _Asker(NamedTuple):
 
 
 @dataclass
-class _Wanted:
-    """A neighbour that the kernel is looking for."""
+class _Search:
+    """A neighbour that the kernel is soliciting."""
 
     ifindex: int
     began: float  # s of CLOCK_MONOTONIC
-    for_gateway: bool  # whose places it takes one of
-    giving_up: asyncio.TimerHandle
-    askers: dict[tuple[bytes, bytes], _Asker] = field(default_factory=dict)
+    for_gateway: bool  # it takes one of the gateways' places
+    timeout: asyncio.TimerHandle
+    solicitors: dict[tuple[bytes, bytes], _Solicitor] = field(default_factory=dict)
 
 
 class Resolver:
-    """Of one interface, in a running event loop. Maps are the caller's; close() before them.
+    """Resolves the neighbours that are solicited on one interface, in a running event loop.
 
-    gateways: MACs (6 bytes) of the gateways, which the caller may set anew.
+    Attributes:
+        gateways: MACs (6 bytes each) of the gateways, which the caller updates.
     """
 
     def __init__(
@@ -82,10 +89,10 @@ class Resolver:
 
         Args:
             ifindex: The interface that is answered on.
-            maps: Its maps.
-            limits: How often it may be asked for.
-            fib: The kernel's tables.
-            sender: A packet socket, to send advertisements by. Others may use these two as well.
+            maps: Its maps, which must outlive this object.
+            limits: How many searches there may be.
+            fib: The kernel's tables, which other resolvers may share.
+            sender: A packet socket to send advertisements, which other resolvers may share.
 
         Raises:
             OSError: There is no such interface.
@@ -93,10 +100,12 @@ class Resolver:
         self._maps, self._limits = maps, limits
         self._loop = asyncio.get_running_loop()
         self.gateways: frozenset[bytes] = frozenset()
-        self._pending: dict[bytes, _Wanted] = {}
-        self._taken = {False: 0, True: 0}  # places, by whether they are the gateways'
+        self._pending: dict[bytes, _Search] = {}
+        self._taken = {False: 0, True: 0}  # places that are taken; True: of the gateways
         self._news: NeighbourMonitor | None = None
-        self._requests: RingBuffer | None = None  # opened with the first one: seldom needed
+        self._requests: RingBuffer | None = (
+            None  # opened on the first request, as most hosts have none
+        )
         self._readable = maps.fds["requests"] if maps.in_kernel else None
         self._in_trouble = False
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
@@ -106,6 +115,7 @@ class Resolver:
             self._loop.add_reader(self._readable, self._on_requests)
 
     def close(self) -> None:
+        """End all searches."""
         if self._readable is not None:
             self._loop.remove_reader(self._readable)
             self._readable = None
@@ -115,15 +125,16 @@ class Resolver:
         for target in list(self._pending):
             self._give_up(target)
 
-    # ---- who asks
+    # ---- requests
 
-    def ask_for(self, ns: Solicitation, rule: Match) -> None:
-        """The same for the userspace path, whose soliciting MACs are limited here."""
+    def resolve(self, ns: Solicitation, rule: Match) -> None:
+        """Resolve a target for the packet loop, unless its solicitor has exceeded its limit."""
         self._limiter.gateways = self.gateways
         if self._limiter.charge(ns.eth_source, ns.peer) is None:
-            self._ask(ns, rule, time.monotonic() + self._limits.deadline)
+            self._resolve(ns, rule, time.monotonic() + self._limits.deadline)
 
     def _on_requests(self) -> None:
+        """Resolve the targets of the program's requests, whose limits the program has applied."""
         if self._requests is None:
             try:
                 self._requests = self._maps.requests()
@@ -131,38 +142,42 @@ class Resolver:
                 assert self._readable is not None
                 self._loop.remove_reader(self._readable)
                 problem = from_os(error).message
-                log.error("%s: neighbours are not looked for: %s", self._interface, problem)
+                log.error("%s: cannot resolve neighbours: %s", self._interface, problem)
                 return
         requests = [abi.REQUEST.unpack(record) for record in self._requests.consume()]
-        # Gateways' first: where the machine is busy, others' may come to an end of their time.
+        # The gateways' first: on a busy machine, the time of later ones may run out.
         requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
         for fields in requests:
             until = fields["time"] / 1e9 + self._limits.deadline
-            group = self._maps.rule_class(fields["rule_class"])
-            if group is None or until < time.monotonic():
-                continue  # its rule has gone, or nobody read this for long
+            rule_class = self._maps.rule_class(fields["rule_class"])
+            if rule_class is None or until < time.monotonic():
+                continue  # the rule was removed, or the request is too old
             ns = Solicitation(
                 fields["source"], fields["target"], fields["eth_source"], fields["peer"]
             )
             rule = Match(
-                Answer.NEIGHBOUR, group.profile, rule_class=fields["rule_class"], dev=group.dev
+                Answer.NEIGHBOUR,
+                rule_class.profile,
+                rule_class=fields["rule_class"],
+                dev=rule_class.dev,
             )
-            self._ask(ns, rule, until)
+            self._resolve(ns, rule, until)
 
-    def _ask(self, ns: Solicitation, rule: Match, until: float) -> None:
-        wanted = self._pending.get(ns.target)
-        if wanted is None:
-            wanted = self._seek(ns, rule)
-        if wanted is None:
+    def _resolve(self, ns: Solicitation, rule: Match, until: float) -> None:
+        """Answer a solicitation once its target is found, until the deadline."""
+        search = self._pending.get(ns.target)
+        if search is None:
+            search = self._search(ns, rule)
+        if search is None:
             return
-        if len(wanted.askers) < _ASKERS_MAX or (ns.source, ns.peer) in wanted.askers:
-            wanted.askers[ns.source, ns.peer] = _Asker(ns, rule, until)
-        # It may be there by now, of which nobody would tell.
-        if self._fib.neighbour(wanted.ifindex, ns.target).is_valid:
+        if len(search.solicitors) < _SOLICITORS_MAX or (ns.source, ns.peer) in search.solicitors:
+            search.solicitors[ns.source, ns.peer] = _Solicitor(ns, rule, until)
+        # The kernel may know it by now, and then sends no netlink message.
+        if self._fib.neighbour(search.ifindex, ns.target).is_valid:
             self._found(ns.target)
 
-    def _seek(self, ns: Solicitation, rule: Match) -> _Wanted | None:
-        """Have the kernel look for it; None if there is no place, or nowhere to look."""
+    def _search(self, ns: Solicitation, rule: Match) -> _Search | None:
+        """Have the kernel solicit a target; return None without a place, or without a route."""
         target = ns.target
         for_gateway = ns.eth_source == ns.peer and ns.peer in self.gateways
         if not self._has_place(for_gateway):
@@ -171,7 +186,7 @@ class Resolver:
         try:
             settings = self._maps.settings()
             route = self._fib.route(target, settings.l3_ifindex)
-            if not _leads_to_a_neighbour(route, settings.l3_ifindex, rule.dev):
+            if not _leads_to_neighbour(route, settings.l3_ifindex, rule.dev):
                 return None
             if self._news is None:
                 self._news = NeighbourMonitor()
@@ -180,20 +195,20 @@ class Resolver:
         except OSError as error:  # ENOBUFS: the neighbour table is full
             if not self._in_trouble:
                 self._in_trouble = True
-                log.warning("neighbours are not looked for: %s", os.strerror(error.errno or 0))
+                log.warning("cannot resolve neighbours: %s", os.strerror(error.errno or 0))
             self._count(Resolved(refused=1))
-            self._rest()
+            self._stop_listening()
             return None
         self._in_trouble = False
         self._count(Resolved(asked=1))
-        giving_up = self._loop.call_later(_PATIENCE, self._failed, target)
-        wanted = _Wanted(route.ifindex, time.monotonic(), for_gateway, giving_up)
-        self._pending[target] = wanted
+        timeout = self._loop.call_later(_TIMEOUT, self._failed, target)
+        search = _Search(route.ifindex, time.monotonic(), for_gateway, timeout)
+        self._pending[target] = search
         self._taken[for_gateway] += 1
-        return wanted
+        return search
 
     def _has_place(self, for_gateway: bool) -> bool:
-        """Find out whether one more search has a place; the oldest one may have to make room."""
+        """Return True if one more search has a place; the oldest one may have to end for it."""
         places = max(self._limits.pending // 2, 1)
         if self._taken[for_gateway] >= places and self._news is not None:
             self._on_news()  # some may have been found a moment ago
@@ -202,27 +217,28 @@ class Resolver:
         oldest = next(
             target for target, each in self._pending.items() if each.for_gateway == for_gateway
         )
-        if time.monotonic() - self._pending[oldest].began < _YOUNG:
+        if time.monotonic() - self._pending[oldest].began < _GRACE:
             return False
         self._give_up(oldest)
         self._count(Resolved(refused=1))
         return True
 
-    # ---- what the kernel says
+    # ---- the kernel's messages
 
     def _on_news(self) -> None:
+        """End searches whose targets the kernel has found, or has given up."""
         assert self._news
         news = self._news.drain()
         if news is None:
             states = [
-                (target, wanted.ifindex, self._fib.neighbour(wanted.ifindex, target))
-                for target, wanted in self._pending.items()
+                (target, search.ifindex, self._fib.neighbour(search.ifindex, target))
+                for target, search in self._pending.items()
             ]
         else:
             states = [(each.address, each.ifindex, each.state) for each in news]
         for target, ifindex, state in states:
-            wanted = self._pending.get(target)
-            if wanted is None or wanted.ifindex != ifindex:
+            search = self._pending.get(target)
+            if search is None or search.ifindex != ifindex:
                 continue
             if state.is_valid:
                 self._found(target)
@@ -230,38 +246,40 @@ class Resolver:
                 self._failed(target)
 
     def _found(self, target: bytes) -> None:
+        """End a search, and answer its solicitors."""
         now = time.monotonic()
-        for asker in self._drop(target).askers.values():
-            if asker.until >= now:
-                self._answer(asker)
+        for solicitor in self._drop(target).solicitors.values():
+            if solicitor.until >= now:
+                self._answer(solicitor)
 
     def _failed(self, target: bytes) -> None:
+        """End a search, and count it as failed."""
         self._give_up(target)
         self._count(Resolved(failed=1))
 
     def _give_up(self, target: bytes) -> None:
-        """End a search and leave no entry behind: a scan would fill the kernel's table."""
-        wanted = self._drop(target)
+        """End a search and remove its entry: a scan would fill the kernel's neighbour table."""
+        search = self._drop(target)
         try:
-            if not self._fib.neighbour(wanted.ifindex, target).is_valid:
-                self._fib.forget(wanted.ifindex, target)
+            if not self._fib.neighbour(search.ifindex, target).is_valid:
+                self._fib.forget(search.ifindex, target)
         except OSError as error:
-            log.debug("an entry was not removed: %s", error)
+            log.debug("cannot remove a neighbour entry: %s", error)
 
-    def _drop(self, target: bytes) -> _Wanted:
-        """End a search. The kernel's entry for the group that it solicited goes with it."""
-        wanted = self._pending.pop(target)
-        self._taken[wanted.for_gateway] -= 1
-        wanted.giving_up.cancel()
-        self._rest()
+    def _drop(self, target: bytes) -> _Search:
+        """End a search, and remove the kernel's entry for the solicited-node group."""
+        search = self._pending.pop(target)
+        self._taken[search.for_gateway] -= 1
+        search.timeout.cancel()
+        self._stop_listening()
         try:
-            self._fib.forget(wanted.ifindex, solicited_node_group(target))
+            self._fib.forget(search.ifindex, solicited_node_group(target))
         except OSError as error:
-            log.debug("an entry was not removed: %s", error)
-        return wanted
+            log.debug("cannot remove a neighbour entry: %s", error)
+        return search
 
-    def _rest(self) -> None:
-        """Hear of neighbours only while one is wanted: a hypervisor has thousands."""
+    def _stop_listening(self) -> None:
+        """Receive neighbour messages only during a search: a hypervisor has thousands."""
         if not self._pending and self._news is not None:
             self._loop.remove_reader(self._news.fileno())
             self._news.close()
@@ -269,8 +287,9 @@ class Resolver:
 
     # ---- the answer
 
-    def _answer(self, asker: _Asker) -> None:
-        ns, profile = asker.solicitation, asker.rule.profile
+    def _answer(self, solicitor: _Solicitor) -> None:
+        """Send an advertisement to a solicitor."""
+        ns, profile = solicitor.solicitation, solicitor.rule.profile
         try:
             settings = self._maps.settings()
             if settings.paused or (ns.dad and not profile.defend):
@@ -280,7 +299,7 @@ class Resolver:
             host = Host(settings.mac, settings.link_local)
             self._sender.sendto(advertise(ns, host, profile), (self._interface, 0))
         except (OSError, NdxdpError) as error:
-            log.debug("not answered: %s", error)
+            log.debug("cannot answer: %s", error)
             return
         self._count(Resolved(answered=1))
 
@@ -288,11 +307,11 @@ class Resolver:
         try:
             self._maps.count_resolved(more)
         except (OSError, NdxdpError, struct.error) as error:
-            log.debug("not counted: %s", error)
+            log.debug("cannot count: %s", error)
 
 
-def _leads_to_a_neighbour(route: Route, ifindex: int, via: tuple[str, ...]) -> bool:
-    """As the program judged, unless the tables changed meanwhile."""
+def _leads_to_neighbour(route: Route, ifindex: int, dev: tuple[str, ...]) -> bool:
+    """Return True if a route makes its target a neighbour, by the program's conditions."""
     if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
         return False
-    return route.ifindex != ifindex and matches_dev(socket.if_indextoname(route.ifindex), via)
+    return route.ifindex != ifindex and matches_dev(socket.if_indextoname(route.ifindex), dev)

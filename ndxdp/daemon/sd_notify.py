@@ -1,4 +1,4 @@
-"""sd_notify(3): telling systemd how the daemon fares. Without systemd it tells nobody."""
+"""sd_notify(3): the daemon's notifications to systemd."""
 
 from __future__ import annotations
 
@@ -11,42 +11,45 @@ from ndxdp.printable import printable
 
 
 class Notifier:
-    """Datagrams to $NOTIFY_SOCKET, which are all that the protocol is."""
+    """Sends datagrams to $NOTIFY_SOCKET; without that variable, does nothing."""
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):  # of the abstract namespace
+        if self._address.startswith("@"):  # a name in the abstract namespace
             self._address = "\0" + self._address[1:]
         watchdog = os.environ.pop("WATCHDOG_USEC", "")
-        meant = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        is_ours = os.environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._is_ready = False
-        self.watchdog = int(watchdog) / 1e6 if watchdog.isdecimal() and meant else 0.0
+        self.watchdog = int(watchdog) / 1e6 if watchdog.isdecimal() and is_ours else 0.0
         """Seconds within which alive() must be called; 0 for never."""
 
     def ready(self, status: str) -> None:
+        """Notify that the daemon is ready, or that a reload has ended."""
         self._is_ready = True
-        self._say("READY=1", f"STATUS={printable(status)}")
+        self._send("READY=1", f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
-        """ready() says when it is done."""
-        self._say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Notify that a reload has begun; ready() ends it."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        self._say("STOPPING=1")
+        """Notify that the daemon is ending."""
+        self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
-        self._say(f"STATUS={printable(text)}")
+        """Set the line that `systemctl status` shows."""
+        self._send(f"STATUS={printable(text)}")
 
     def alive(self) -> None:
-        """Feed the watchdog, which begins when the daemon is ready."""
+        """Feed the watchdog, which starts once the daemon is ready."""
         if self._is_ready:
-            self._say("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
-    def _say(self, *lines: str) -> None:
+    def _send(self, *lines: str) -> None:
         if not self._address:
             return
         with (
-            contextlib.suppress(OSError),  # nobody listens: that is no reason to stop answering
+            contextlib.suppress(OSError),  # answering must not depend on systemd
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out,
         ):
             out.sendto("\n".join(lines).encode(), self._address)

@@ -20,8 +20,8 @@ from ndxdp.sockets.multicast import Allmulti
 
 _T = TypeVar("_T")
 
-OnNews = Callable[[list[NeighbourChange] | None], None]
-"""Takes the news of an interface's neighbours; None where some were lost."""
+OnChanges = Callable[[list[NeighbourChange] | None], None]
+"""Takes the changes of an interface's neighbours; None where changes were lost."""
 
 
 class Shared:
@@ -41,8 +41,8 @@ class Shared:
         self._turn = asyncio.Lock()
         self._open = contextlib.ExitStack()
         self._news: NeighbourMonitor | None = None
-        self._followers: dict[int, list[OnNews]] = {}
-        self._taken: dict[str, str] = {}
+        self._followers: dict[int, list[OnChanges]] = {}
+        self._reserved: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +71,7 @@ class Shared:
 
     @cached_property
     def sender(self) -> socket.socket:
-        """A packet socket to send by. NdxdpError without CAP_NET_RAW."""
+        """A packet socket to send by; NdxdpError without CAP_NET_RAW."""
         return self._open.enter_context(
             packet_socket("answers for neighbours that were just found")
         )
@@ -87,45 +87,47 @@ class Shared:
         loop.add_reader(fd, readable)
         self._open.callback(loop.remove_reader, fd)
 
-    def follow_neighbours(self, ifindex: int, on_news: OnNews) -> Callable[[], None]:
-        """Call back with what changes of an interface's neighbours; return what ends that."""
+    def follow_neighbours(self, ifindex: int, on_changes: OnChanges) -> Callable[[], None]:
+        """Call back after changes of an interface's neighbours; return a function that ends it."""
         if self._news is None:
             news = NeighbourMonitor(ifindex)
             self._open.callback(news.close)
-            self._read(news.fileno(), self._on_news)
+            self._read(news.fileno(), self._on_changes)
             self._news = news
         followers = self._followers.setdefault(ifindex, [])
-        followers.append(on_news)
+        followers.append(on_changes)
         self._news.limit_to(*self._followers)
 
         def end() -> None:
-            followers.remove(on_news)
+            followers.remove(on_changes)
             if not followers and self._followers.get(ifindex) is followers:
-                del self._followers[ifindex]  # its messages are thrown away, until another comes
+                del self._followers[
+                    ifindex
+                ]  # its messages are ignored until limit_to() is called again
 
         return end
 
-    def _on_news(self) -> None:
+    def _on_changes(self) -> None:
         assert self._news is not None
         news = self._news.drain()
         for ifindex, followers in list(self._followers.items()):
             here = news and [each for each in news if each.ifindex == ifindex]
             if here or news is None:
-                for on_news in list(followers):
-                    on_news(here)
+                for on_changes in list(followers):
+                    on_changes(here)
 
     @contextlib.contextmanager
-    def taking(self, interface: str, configured: str) -> Iterator[None]:
-        """Keep others from an interface during the block, which may be configured by two names.
+    def reserving(self, interface: str, configured: str) -> Iterator[None]:
+        """Reserve an interface, which may be configured by two names, for one uplink.
 
         Args:
-            interface: Its name.
-            configured: That name, or an alternative one.
+            interface: The interface's name.
+            configured: The configured name, which may be an alternative one.
 
         Raises:
-            NdxdpError: It is taken already.
+            NdxdpError: Another uplink has reserved it.
         """
-        other = self._taken.setdefault(interface, configured)
+        other = self._reserved.setdefault(interface, configured)
         if other != configured:
             raise NdxdpError(
                 f"{configured} and {other} are names of one interface", "remove one of them"
@@ -133,14 +135,14 @@ class Shared:
         try:
             yield
         finally:
-            del self._taken[interface]
+            del self._reserved[interface]
 
     @contextlib.contextmanager
     def watching(self, directory: Path, changed: Callable[[], None]) -> Iterator[None]:
         """Call back during the block when a directory is touched, or something in it is removed.
 
         Raises:
-            OSError: It cannot be watched.
+            OSError: inotify is not available, or its limits are reached.
         """
         number = self._watch.add(directory, changed)
         try:

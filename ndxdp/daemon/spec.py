@@ -16,7 +16,7 @@ from ndxdp.sources.docker import Selector
 
 @dataclass(frozen=True, slots=True)
 class InterfaceSpec:
-    """One interface's part of the daemon's task.
+    """The part of the daemon's task that concerns a single interface.
 
     Attributes:
         interface: The interface's name.

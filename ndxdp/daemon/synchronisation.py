@@ -15,7 +15,7 @@ from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.follower import Follower
 from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.reconcile import DirectoryId
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
@@ -70,7 +70,7 @@ class Synchronisation:
     async def running(
         self,
         resolver: Resolver,
-        packet_loop: Userspace | None,
+        packet_loop: PacketLoop | None,
         heartbeats: Heartbeats,
         status: DaemonStatus,
         directory: Path,
@@ -162,7 +162,7 @@ class Synchronisation:
             self._watching.enter_context(self._shared.watching(path, on_change))
         except OSError as error:
             raise NdxdpError(
-                f"changes by commands are not noticed (inotify: {error.strerror})",
+                f"cannot notice changes by commands (inotify: {error.strerror})",
                 "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches",
             ) from error
         self._watched = found
@@ -199,7 +199,7 @@ class Synchronisation:
         tasks.follow(link, follower.gateways, self._joined, follower.care)
         if state.health.renewal.is_due and not await call(follower.is_attached):
             log.warning(
-                "%s: somebody took the program off; attaching it again", state.spec.interface
+                "%s: another process detached the program; attaching it again", state.spec.interface
             )
             state.pending.attachment = True
 

@@ -21,7 +21,7 @@ from ndxdp.config.model import Announce
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering, Lifecycle
-from ndxdp.daemon.packet_loop import Userspace
+from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
@@ -179,7 +179,7 @@ class Uplink:
             started, seen = time.monotonic(), await self._waiting.find()
             try:
                 name = seen.name if seen else self._configured
-                with self._shared.taking(name, self._configured):
+                with self._shared.reserving(name, self._configured):
                     self._take_name(name)
                     await self._answer()
                 continue
@@ -295,7 +295,7 @@ class Uplink:
         return Synchronisation(self._state, answering, self._admission, self._shared)
 
     async def _follow(
-        self, sync: Synchronisation, resolver: Resolver, packet_loop: Userspace | None
+        self, sync: Synchronisation, resolver: Resolver, packet_loop: PacketLoop | None
     ) -> Synchronisation:
         """Follow network and specification until the end or a renewal.
 
@@ -349,7 +349,7 @@ class Uplink:
             raise
         except Exception as error:
             self._unmet, self._switching = True, self._switching or switch
-            problem = f"{problem_of(error)}; it goes on as before"
+            problem = f"{problem_of(error)}; answering continues as before"
             health.renewal.failed(problem, f"{state.spec.interface}: {problem}", health.level)
             renewed = sync
         else:

@@ -16,7 +16,7 @@ from ndxdp.netlink.links import Link
 
 log = logging.getLogger(__name__)
 
-ATTEMPT_PERIOD = 1.0  # seconds between the beginnings of two attempts, whatever changes in between
+ATTEMPT_PERIOD = 1.0  # seconds between the beginnings of two attempts, even after changes
 
 
 class Waiting:

@@ -32,7 +32,7 @@ class Attached:
 
 
 class Backend(Protocol):
-    """One way to answer on an interface."""
+    """A way to answer on an interface."""
 
     def attach(self, request: AttachRequest, locked: Tree | None) -> Attached:
         """Attach to an interface, or renew an attachment without losing a solicitation.

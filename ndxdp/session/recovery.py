@@ -1,9 +1,9 @@
-"""Pins as a process left them that was killed while it changed something.
+"""Recovery of pins that a process left when it was killed during a change.
 
-Which programs are attached, where and how, is read from the kernel and not from the settings, which
-are a record that is corrected here. Each program is pinned before it is attached, as `program:new`
-beside the one that it is to replace; and a link that nothing pins ends with its process. So every
-program of ours that stays attached is found by a pin.
+The kernel is asked which programs are attached, where and how. The settings are only a record of
+that, which is corrected here. Each program is pinned before it is attached, as `program:new` next
+to the program that it is to replace. A link without a pin ends with its process. So each program of
+ours that stays attached has a pin.
 """
 
 from __future__ import annotations
@@ -33,39 +33,44 @@ log = logging.getLogger(__name__)
 def recover(tree: PinTree, interface: str, wanted: Mode | None = None) -> KernelInstance:
     """Open an interface's pins; complete or undo what a killed process was changing.
 
-    Afterwards at most one program of ours is attached. It is the pinned one, and its link, if it
-    has one, is the pinned link. The settings record its mode. The caller holds the tree's lock, and
-    no other process the interface.
+    Afterwards at most one program of ours is attached: the pinned one, by the pinned link if it has
+    a link. The settings record its mode. The caller has the tree's lock, and no other process has
+    locked the interface.
 
     Args:
-        tree: Where the pins are.
-        interface: Whose pins.
+        tree: The tree of the pins.
+        interface: The interface.
         wanted: The mode whose program stays, if several are attached.
 
     Raises:
         NdxdpError: There are no pins, or they belong to another network namespace.
-        Damaged: Some are missing. Then nothing is attached.
+        Damaged: Some pins are missing, and nothing is attached.
     """
     path = tree.path(interface)
     if pins.staged(path / pins.LINK).exists() and not (path / pins.LINK).exists():
         pins.staged(path / pins.LINK).rename(path / pins.LINK)
-    with open_pinned(tree, interface) as left:
-        settings = left.maps.settings()
+    with open_pinned(tree, interface) as found:
+        settings = found.maps.settings()
         if settings.netns == netns():
-            _settle(path, left, settings, wanted)
+            _keep_one(path, found, settings, wanted)
         else:
-            refuse_elsewhere(tree, left)
+            refuse_elsewhere(tree, found)
     return open_pinned(tree, interface)
 
 
 def drop_qdisc(ifindex: int) -> None:
-    """Remove an interface's clsact qdisc, unless somebody has a filter there."""
+    """Remove an interface's clsact qdisc, unless it has filters."""
     if has_clsact(ifindex) and not has_filters(ifindex):
         bpf_hooks.clsact_destroy(ifindex)
 
 
 class _Lasting(NamedTuple):
-    """A program that stays attached. link: the path of its pinned link, None for netlink's."""
+    """A program that stays attached.
+
+    Attributes:
+        at: Its hook.
+        link: The path of its pinned link; None if netlink attached it.
+    """
 
     at: Attachment
     link: Path | None
@@ -78,7 +83,7 @@ class _Pin(NamedTuple):
     fd: int
 
 
-def _settle(path: Path, present: KernelInstance, settings: Settings, wanted: Mode | None) -> None:
+def _keep_one(path: Path, present: KernelInstance, settings: Settings, wanted: Mode | None) -> None:
     """Detach all programs but one, and make pins and settings agree with it."""
     with contextlib.ExitStack() as opened:
         links = _opened(path / pins.LINK, opened)
@@ -86,7 +91,7 @@ def _settle(path: Path, present: KernelInstance, settings: Settings, wanted: Mod
             bpf_programs.info_of(pin.fd).id: pin for pin in _opened(path / pins.PROGRAM, opened)
         }
         found = _lasting(settings.ifindex, programs, links)
-        if settings.restore & Restore.RUN:  # netlink's, which a killed run could not take along
+        if settings.restore & Restore.RUN:  # netlink attached it, so a killed run has left it
             found = []
         stays = min(
             found, key=lambda each: (each.at.mode is not wanted, each.link is None), default=None
@@ -109,7 +114,7 @@ def _settle(path: Path, present: KernelInstance, settings: Settings, wanted: Mod
 
 
 def _opened(path: Path, opened: contextlib.ExitStack) -> list[_Pin]:
-    """Open a pin and the one that was to take its place, as far as they are there."""
+    """Open a pin, and the staged one that was to replace it, if they exist."""
     found = []
     for each in (path, pins.staged(path)):
         if each.exists():
@@ -119,7 +124,7 @@ def _opened(path: Path, opened: contextlib.ExitStack) -> list[_Pin]:
 
 
 def _lasting(ifindex: int, programs: dict[int, _Pin], links: list[_Pin]) -> list[_Lasting]:
-    """Return what stays attached to an interface when no process holds anything.
+    """Return the programs that stay attached to an interface without a process.
 
     Args:
         ifindex: The interface.
@@ -140,7 +145,7 @@ def _lasting(ifindex: int, programs: dict[int, _Pin], links: list[_Pin]) -> list
 
 
 def _keep_pin(path: Path, kept: Path | None) -> None:
-    """Let a path be the pin that is kept: itself, the staged one, or neither."""
+    """Make a path the pin that is kept: that path itself, the staged one, or none."""
     if kept is None:
         path.unlink(missing_ok=True)
     elif kept != path:
@@ -148,7 +153,7 @@ def _keep_pin(path: Path, kept: Path | None) -> None:
 
 
 def _record(present: KernelInstance, settings: Settings, stays: _Lasting | None) -> None:
-    """Write into the settings what is attached."""
+    """Record in the settings what is attached."""
     restore = settings.restore & ~(Restore.NETLINK | Restore.RUN)
     if stays and not stays.link:
         restore |= Restore.NETLINK

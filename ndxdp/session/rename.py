@@ -1,6 +1,6 @@
-"""Pins of devices that were renamed.
+"""Pins that a rename has separated from their device.
 
-A program is attached to a device, whatever its name is. Pins, rules and configuration belong to a
+A program is attached to a device, not to a name. Pins, rules and configuration belong to a
 name. After a rename, either the pins move to the device's present name, or the program is detached
 from the device, and the pins wait for a device of their name.
 """

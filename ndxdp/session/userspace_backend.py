@@ -182,7 +182,7 @@ def _resize(maps: Maps, max_addresses: int | None, rules: int, addresses: int) -
 def _receive_multicast(
     undo: contextlib.ExitStack, link: Link, maps: Maps, settings: Settings
 ) -> None:
-    """Have a bridge forward all multicast frames to its port, whatever MLD snooping has learned."""
+    """Have a bridge forward all multicast frames to its port, even with MLD snooping."""
     if link.mcast_router != 1:
         return
     # The settings are written first, so that detaching restores it after a kill.
