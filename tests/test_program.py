@@ -61,8 +61,8 @@ class Bench:
 def bench(request: pytest.FixtureRequest, trees: Trees) -> Iterator[Bench]:
     mode, loader = request.param
     with pair(HOST.mac) as ends:
-        request = AttachRequest(RECEIVER, options=AttachOptions(mode, loader))
-        Session.attach(trees, request).close()
+        attaching = AttachRequest(RECEIVER, options=AttachOptions(mode, loader))
+        Session.attach(trees, attaching).close()
         with open_pinned(trees.pins, RECEIVER) as instance:
             instance.maps.apply(difference(RULES, {}), Rules())
             yield Bench(mode, ends, instance, instance.maps.settings())

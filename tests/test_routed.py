@@ -326,7 +326,7 @@ def test_dad_is_not_defended_against_a_neighbour_of_the_link(routes: Network, mo
         call("ip", "-6", "neighbour", "flush", "dev", UPLINK, "nud", "all")
     assert (ended.code, ended.out) == (0, "")
     assert ended.err.count("\n") == 1
-    assert f"the rule for {prefix} answers for 1 that are neighbours there now" in ended.err
+    assert f"the rule for {prefix} answers for 1 present neighbours" in ended.err
 
 
 def test_attach_sees_the_neighbours_that_there_are(routes: Network) -> None:
