@@ -65,7 +65,7 @@ class AddressKeeper:
                 spec.interface,
                 error,
             )
-        self._hygiene = Deprecator(
+        self._deprecator = Deprecator(
             link.ifindex,
             wanted.deprecate,
             wanted.preferred,
@@ -73,7 +73,7 @@ class AddressKeeper:
             record=self._record,
         )
         self._name, self._ifindex = link.name, link.ifindex
-        work = self._hygiene.run(self._changed) if wanted.deprecate else self._restore()
+        work = self._deprecator.run(self._changed) if wanted.deprecate else self._restore()
         self._task = asyncio.ensure_future(work)
 
     def notice_changes(self) -> None:
@@ -83,7 +83,7 @@ class AddressKeeper:
     async def _restore(self) -> None:
         """Restore what a former specification changed; after a failure `ndxdp detach` can."""
         try:
-            await asyncio.to_thread(self._hygiene.apply)
+            await asyncio.to_thread(self._deprecator.apply)
         except (NdxdpError, OSError) as error:
             log.warning("%s: its addresses are not restored: %s", self._name, error)
         if self._record:
@@ -107,7 +107,7 @@ class AddressKeeper:
             name = ""
         with contextlib.suppress(NdxdpError, OSError):
             if not name:
-                self._hygiene.forget()
+                self._deprecator.forget()
             elif name != self._name:
                 Deprecator(self._ifindex, (), name=name, record=self._record).apply()
         if self._record:

@@ -8,7 +8,6 @@ at the end. `prefix`, `pause` and `detach` open the present one.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from ndxdp.session.request import AttachRequest
     from ndxdp.sockets.packet import PacketSocket
     from ndxdp.store.directories import Trees
-
-log = logging.getLogger(__name__)
 
 # The verbs import their modules themselves: these load pyroute2, which `prefix` and `pause` do not
 # need.
