@@ -74,9 +74,8 @@ test: packages-test packages-deb build .venv/tested .venv/packages build/prometh
 	.venv/bin/python -m tests $(TESTS)
 
 # Files that reach every folder of ndxdp in a fraction of the time of all tests.
-IN_COVERAGE := addresses announce backoff breadth care commands config convert daemon docker doctor \
-	doctor_firewall fanout gateway hygiene locator metrics ndp neighbour policy prefix reload \
-	retries routed rules service serving status trace userspace
+IN_COVERAGE := addresses backoff commands config convert daemon docker doctor doctor_firewall gateway \
+	hygiene locator metrics ndp neighbour policy prefix reload rules status trace userspace
 COVERAGE_TESTS ?= $(IN_COVERAGE:%=tests/test_%.py)
 
 coverage: packages-test build .venv/tested build/prometheus
