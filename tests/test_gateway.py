@@ -453,7 +453,7 @@ def test_table_is_read_and_written(deaf: Segment) -> None:
     assert neighbour(9999, somebody) == (NudState.NONE, None)
     confirm_neighbour(ifindex, somebody, parse_mac(NEW_MAC), router=False)
     assert neighbour(ifindex, somebody) == (NudState.REACHABLE, parse_mac(NEW_MAC))
-    with pytest.raises(NdxdpError, match="neighbour table could not be written"):
+    with pytest.raises(NdxdpError, match="cannot write the neighbour table"):
         confirm_neighbour(9999, somebody, parse_mac(NEW_MAC), router=False)
 
 

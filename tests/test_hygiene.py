@@ -293,5 +293,5 @@ def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
 
 def test_refusal_is_a_sentence(host: int) -> None:
     (one,) = (own for own in own_addresses(host) if own.address == parse_address(HOST))
-    with pytest.raises(NdxdpError, match="the lifetime of 2001:db8::2 could not be set"):
+    with pytest.raises(NdxdpError, match="cannot set the lifetime of 2001:db8::2"):
         set_preferred(9999, one, 0)

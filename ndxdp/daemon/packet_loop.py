@@ -21,7 +21,8 @@ from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.limiter import Limiter
 from ndxdp.ndp.message import Host, Solicitation
 from ndxdp.ndp.reason import Reason
-from ndxdp.netlink.fib import Fib, refusal
+from ndxdp.netlink.fib import Fib
+from ndxdp.netlink.refusal import refusal
 from ndxdp.rules.table import Table
 from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
 from ndxdp.sockets.trace_socket import EventSender

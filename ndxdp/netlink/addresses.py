@@ -1,10 +1,9 @@
-"""IPv6 addresses of the interfaces of this host."""
+"""IPv6 addresses of this host's interfaces: lookup, lifetimes and labels."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
@@ -28,14 +27,22 @@ _RTM_NEWADDRLABEL = 72
 _NLM_F_CREATE = 0x400
 
 FOREVER = 0xFFFFFFFF
-"""Seconds: the lifetime of an address that does not expire (INFINITY_LIFE_TIME)."""
+"""The lifetime, in seconds, of an address that does not expire (INFINITY_LIFE_TIME)."""
 
 
 class OwnAddress(NamedTuple):
-    """An address of an interface. preferred, valid: seconds that are left, FOREVER for no end.
+    """An IPv6 address of an interface.
 
-    peer: 16 bytes where there is one. flags: IFA_F_*. metric: of its prefix route, 0 for the
-    kernel's. origin: who set it (IFA_PROTO), 0 for unknown.
+    Attributes:
+        address: 16 bytes.
+        length: The prefix length.
+        flags: IFA_F_*.
+        preferred: Seconds for which the address stays preferred; FOREVER for no end.
+        valid: Seconds for which the address stays valid; FOREVER for no end.
+        link_local: True for an address of link scope.
+        peer: The peer's address, 16 bytes; None without a peer.
+        metric: The metric of the address's prefix route; 0 for the kernel's default.
+        origin: The origin of the address (IFA_PROTO); 0 if unknown.
     """
 
     address: bytes
@@ -50,35 +57,35 @@ class OwnAddress(NamedTuple):
 
 
 def owned_addresses(link: Link) -> dict[Prefix, str]:
-    """Exact addresses that are never answered for: the interface's own and its gateways'.
+    """Return the /128 prefixes of the addresses that an interface and its gateways own.
 
-    A port's addresses and gateways are those of its bridge.
+    A port also has the addresses and gateways of its bridge or bond. Rules for owned addresses are
+    not applied; the values are labels of owned_rule().
     """
     here = [link.ifindex] + ([link.master] if link.master else [])
-    own, gateway = OWN_LABEL, GATEWAY_LABEL
     owned: dict[Prefix, str] = {}
     for ifindex in here:
-        owned |= {Prefix(address, 128): gateway for address in default_gateways(ifindex)}
+        owned |= dict.fromkeys(map(_exact, default_gateways(ifindex)), GATEWAY_LABEL)
     for ifindex in here:
-        owned |= {Prefix(address, 128): own for address, _ in addresses(ifindex)}
+        owned |= {_exact(own.address): OWN_LABEL for own in own_addresses(ifindex)}
     return owned
 
 
+def _exact(address: bytes) -> Prefix:
+    return Prefix(address, 128)
+
+
 def link_local_address(ifindex: int) -> bytes:
-    """The interface's link-local address, :: while it has none."""
-    usable = (address for address, is_usable in addresses(ifindex) if is_usable)
-    return next(usable, UNSPECIFIED)
-
-
-def addresses(ifindex: int) -> Iterator[tuple[bytes, bool]]:
-    """The interface's IPv6 addresses (16 bytes), and whether each is a usable link-local one."""
+    """Return the usable link-local address of an interface, 16 bytes; :: without one."""
+    unusable = _IFA_F_DADFAILED | _IFA_F_TENTATIVE
     for own in own_addresses(ifindex):
-        usable = not own.flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE)
-        yield own.address, own.link_local and usable
+        if own.link_local and not own.flags & unusable:
+            return own.address
+    return UNSPECIFIED
 
 
 def own_addresses(ifindex: int) -> list[OwnAddress]:
-    """The interface's IPv6 addresses, with their lifetimes."""
+    """Return the IPv6 addresses of an interface; none if there is no such interface."""
     found = []
     with netlink_errors():
         try:
@@ -94,7 +101,7 @@ def own_addresses(ifindex: int) -> list[OwnAddress]:
                 raise
             messages = []
     for message in messages:
-        if message["index"] != ifindex:  # of a kernel that tells of all
+        if message["index"] != ifindex:  # Older kernels dump the addresses of all interfaces.
             continue
         lifetimes = message.get_attr("IFA_CACHEINFO")
         far, near = message.get_attr("IFA_ADDRESS"), message.get_attr("IFA_LOCAL")
@@ -115,9 +122,17 @@ def own_addresses(ifindex: int) -> list[OwnAddress]:
 
 
 def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
-    """Give an address another preferred lifetime (s); all else is said as it was.
+    """Set the preferred lifetime of an address.
 
-    The kernel takes what is not said for a wish to have it otherwise.
+    The request repeats all other properties, because the kernel resets those that are missing.
+
+    Args:
+        ifindex: The interface.
+        own: The address.
+        preferred: The new preferred lifetime in seconds; FOREVER for no end.
+
+    Raises:
+        NdxdpError: The kernel refused.
     """
     lifetimes = {"preferred": preferred, "valid": own.valid, "cstamp": 0, "tstamp": 0}
     attributes: list[tuple[str, object]] = [
@@ -144,13 +159,13 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
     except OSError as error:
         text = socket.inet_ntop(socket.AF_INET6, own.address)
         raise NdxdpError(
-            f"the lifetime of {text} could not be set ({error.strerror})",
-            "that needs CAP_NET_ADMIN, and an address that stays for a moment",
+            f"cannot set the lifetime of {text}: {error.strerror}",
+            "this needs CAP_NET_ADMIN, and an address that was not just removed",
         ) from error
 
 
 def address_labels(label: int) -> set[tuple[int, bytes]]:
-    """Return the ifindex and address (16 bytes) of what has a label (`ip addrlabel`) alone."""
+    """Return ifindex and address (16 bytes) of each address with a label (`ip addrlabel`)."""
     with netlink_errors():
         messages = ask(_RTM_GETADDRLABEL, _NLM_F_DUMP, AddressLabelMessage, family=socket.AF_INET6)
     return {
@@ -163,7 +178,7 @@ def address_labels(label: int) -> set[tuple[int, bytes]]:
 def set_address_label(ifindex: int, address: bytes, label: int, *, present: bool) -> None:
     """Add or delete the label of an address (16 bytes) on one interface.
 
-    RFC 6724 has the source's label match the destination's (section 5, rule 6).
+    The kernel prefers a source whose label is that of the destination (RFC 6724 section 5, rule 6).
     """
     kind, flags = _RTM_DELADDRLABEL, 0
     if present:
@@ -183,6 +198,6 @@ def set_address_label(ifindex: int, address: bytes, label: int, *, present: bool
             return
         text = socket.inet_ntop(socket.AF_INET6, address)
         raise NdxdpError(
-            f"the address label of {text} could not be set ({error.strerror})",
-            "that needs CAP_NET_ADMIN",
+            f"cannot set the address label of {text}: {error.strerror}",
+            "this needs CAP_NET_ADMIN",
         ) from error

@@ -1,6 +1,6 @@
-"""The kernel's forwarding and neighbour tables, asked for one address at a time.
+"""Queries of the kernel's routes (FIB) and neighbour tables.
 
-The messages are made here, and not by pyroute2, which takes ten times as long for one.
+The messages are built without pyroute2, which takes ten times as long for a message.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from ndxdp.ndp.address import is_link_local
-from ndxdp.ndp.decision import Match
-from ndxdp.ndp.profile import Answer
-from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.rtnetlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -26,7 +23,6 @@ from ndxdp.netlink.rtnetlink import (
     attributes,
     records,
 )
-from ndxdp.rules.interface_name import matches_dev
 from ndxdp.rules.prefix import Prefix
 
 # linux/rtnetlink.h, linux/neighbour.h
@@ -56,7 +52,7 @@ _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
 class NudState(IntEnum):
-    """A neighbour entry's state (linux/neighbour.h); NONE also where there is no entry."""
+    """The state of a neighbour's entry (linux/neighbour.h); NONE also without an entry."""
 
     NONE = 0x00
     INCOMPLETE = 0x01
@@ -70,12 +66,12 @@ class NudState(IntEnum):
 
     @property
     def is_valid(self) -> bool:
-        """The kernel sends to such a neighbour (NUD_VALID)."""
+        """True if the kernel sends packets to such a neighbour (NUD_VALID)."""
         return self not in (NudState.NONE, NudState.INCOMPLETE, NudState.FAILED)
 
 
 class RouteType(IntEnum):
-    """What becomes of a packet (RTN_*, linux/rtnetlink.h); NONE where there is no route."""
+    """The type of a route (RTN_*, linux/rtnetlink.h); NONE without a route."""
 
     NONE = 0
     UNICAST = 1
@@ -89,11 +85,16 @@ class RouteType(IntEnum):
 
 
 class Route(NamedTuple):
-    """What the kernel would do with a packet.
+    """The route of a packet.
 
-    ifindex: of the interface that it leaves by, 0 without one. gateway: 16 bytes, None where the
-    address itself is on that link. encap: it goes into a lightweight tunnel. prefix: the
-    address alone, or what the table's entry is for where that was asked for. table: its number.
+    Attributes:
+        type: The type.
+        ifindex: The interface by which the packet leaves; 0 without one.
+        gateway: The gateway, 16 bytes; None if the destination is on-link.
+        encap: True if the packet goes into a lightweight tunnel.
+        prefix: The destination itself, or the prefix of the route in the table if route() was
+            called with `matched`.
+        table: The number of the routing table.
     """
 
     type: RouteType
@@ -105,7 +106,7 @@ class Route(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """The kernel's entry for an address (16 bytes). mac: 6 bytes, None while it is not known."""
+    """The kernel's entry for an address (16 bytes); mac: 6 bytes, None while unknown."""
 
     address: bytes
     state: NudState
@@ -113,11 +114,14 @@ class Neighbour(NamedTuple):
 
 
 class DefaultRoute(NamedTuple):
-    """A way out, in the main table; one for each next hop.
+    """A next hop of a default route in the main table.
 
-    gateway: 16 bytes, None where all is on that link. by_ra: a router advertisement brought it,
-    to the kernel or to a daemon. expires: seconds, None for never. has_expired: the kernel lists
-    it until its next round, and does not use it any more.
+    Attributes:
+        ifindex: The interface.
+        gateway: The gateway, 16 bytes; None if all destinations are on-link.
+        by_ra: True if the route comes from a router advertisement, added by the kernel or a daemon.
+        expires: Seconds until the route expires; None for never.
+        has_expired: True if the route has expired; the kernel lists it until garbage collection.
     """
 
     ifindex: int
@@ -132,26 +136,18 @@ _OF_ERRNO = {
     errno.EHOSTUNREACH: RouteType.UNREACHABLE,
     errno.EACCES: RouteType.PROHIBIT,
     errno.ENETUNREACH: RouteType.NONE,
-    errno.EAGAIN: RouteType.NONE,  # `throw`, and nothing behind it
+    errno.EAGAIN: RouteType.NONE,  # a `throw` route and no other
 }
 
 _KNOWN_TYPES = frozenset(RouteType)  # not THROW, NAT, XRESOLVE
 
-_REFUSED = {
-    RouteType.LOCAL: Reason.ROUTE_LOCAL,
-    RouteType.ANYCAST: Reason.ROUTE_LOCAL,
-    RouteType.BLACKHOLE: Reason.ROUTE_BLACKHOLE,
-    RouteType.UNREACHABLE: Reason.ROUTE_UNREACHABLE,
-    RouteType.PROHIBIT: Reason.ROUTE_PROHIBIT,
-}
-
 
 class Fib:
-    """An open netlink socket. close() when done; of one thread."""
+    """An open netlink socket for use by one thread; close() it after use."""
 
     def __init__(self) -> None:
         self._kernel = Rtnetlink()
-        self._forwarding = 0, -1  # an interface, and its open sysctl
+        self._forwarding = 0, -1  # an interface and the descriptor of its sysctl
 
     def __enter__(self) -> Fib:
         return self
@@ -164,12 +160,15 @@ class Fib:
         self._close_sysctl()
 
     def route(self, target: bytes, ifindex: int, *, matched: bool = False) -> Route:
-        """Of a packet for `target` (16 bytes) that came in by an interface, from ::.
+        """Return the route of a packet that arrives on an interface.
 
-        matched: the entry of the table, with its prefix, instead of the path that is taken.
+        Args:
+            target: The packet's destination, 16 bytes. Its source is ::.
+            ifindex: The interface.
+            matched: True for the route as in the table, with its prefix, instead of the path.
         """
         if is_link_local(target):
-            return Route(RouteType.NONE)  # such a packet is never forwarded
+            return Route(RouteType.NONE)  # never forwarded (RFC 4291 2.5.6)
         flags = _RTM_F_FIB_MATCH if matched else 0
         body = _RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, flags)
         body += attribute(_RTA_DST, target) + attribute(_RTA_IIF, struct.pack("=i", ifindex))
@@ -182,9 +181,9 @@ class Fib:
         return _route_of(message)
 
     def local_prefixes(self) -> set[Prefix]:
-        """What ends at this host: its addresses, anycast ones too, and routes of type local.
+        """Return the prefixes that this host receives: own and anycast addresses, local routes.
 
-        Link-local addresses are left out: a packet for them is never forwarded anyway.
+        Link-local addresses are left out, because packets for them are never forwarded.
         """
         body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, _TABLE_LOCAL, 0, 0, 0, 0)
         found = set()
@@ -199,10 +198,10 @@ class Fib:
         return found
 
     def gateways(self, ifindex: int) -> set[bytes]:
-        """Addresses (16 bytes) of the default routers behind an interface, in any table.
+        """Return the gateways (16 bytes) of default routes on an interface, in all tables.
 
-        The kernel looks through its tables for the interface's routes, once. Reading
-        /proc/net/ipv6_route instead has it start anew for each 4 KB: 4 minutes of 200 000 routes.
+        For a dump the kernel searches its tables once. For /proc/net/ipv6_route the kernel starts
+        again every 4 KB, which takes 4 minutes with 200 000 routes.
         """
         body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
         body += attribute(_RTA_OIF, struct.pack("=i", ifindex))
@@ -217,7 +216,7 @@ class Fib:
         return found
 
     def default_routes(self) -> list[DefaultRoute]:
-        """Those of the main table, by every interface."""
+        """Return the default routes in the main table, of all interfaces."""
         body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, _TABLE_MAIN, 0, 0, 0, 0)
         found: list[DefaultRoute] = []
         for message in self._kernel.ask(_RTM_GETROUTE, NLM_F_DUMP, body):
@@ -226,7 +225,7 @@ class Fib:
         return found
 
     def neighbour(self, ifindex: int, address: bytes) -> NudState:
-        """The state of the kernel's entry for an address (16 bytes)."""
+        """Return the state of the kernel's entry for an address (16 bytes)."""
         try:
             (message,) = self._kernel.ask(_RTM_GETNEIGH, 0, _neighbour(ifindex, address))
         except OSError as error:
@@ -243,18 +242,18 @@ class Fib:
         try:
             for message in self._kernel.ask(_RTM_GETNEIGH, NLM_F_DUMP, body):
                 _, _, _, where, state, _, _ = _NDMSG.unpack_from(message)
-                told = attributes(message[_NDMSG.size :])
-                address = told.get(_NDA_DST)
+                entry = attributes(message[_NDMSG.size :])
+                address = entry.get(_NDA_DST)
                 if where == ifindex and address and address[0] != 0xFF:
-                    found.append(Neighbour(address, NudState(state), told.get(_NDA_LLADDR)))
+                    found.append(Neighbour(address, NudState(state), entry.get(_NDA_LLADDR)))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
         return found
 
     def forwards(self, ifindex: int) -> bool:
-        """The interface's sysctl `forwarding`; False where there is no such interface."""
-        # Opening it costs ten times what reading it does.
+        """Return the sysctl `forwarding` of an interface; False for a missing interface."""
+        # Opening the file takes ten times as long as reading it, so the descriptor is kept.
         for _ in range(2):
             try:
                 if self._forwarding[0] != ifindex:
@@ -263,7 +262,7 @@ class Fib:
                     path = f"/proc/sys/net/ipv6/conf/{name}/forwarding"
                     self._forwarding = ifindex, os.open(path, os.O_RDONLY)
                 return os.pread(self._forwarding[1], 8, 0).strip() != b"0"
-            except OSError:  # it went, and may be back under another name
+            except OSError:  # The interface was removed or renamed.
                 self._close_sysctl()
         return False
 
@@ -273,15 +272,16 @@ class Fib:
         self._forwarding = 0, -1
 
     def solicit(self, ifindex: int, address: bytes) -> None:
-        """Have the kernel solicit a neighbour, as if a packet waited for it.
+        """Make the kernel solicit a neighbour, as for a packet that waits.
 
-        OSError ENOBUFS where its table is full, EPERM without CAP_NET_ADMIN.
+        Raises:
+            OSError: ENOBUFS if the table is full, EPERM without CAP_NET_ADMIN.
         """
         wanted = _neighbour(ifindex, address, flags=_NTF_USE)
         self._kernel.ask(_RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE, wanted)
 
     def forget(self, ifindex: int, address: bytes) -> None:
-        """Remove a neighbour's entry; that there is none is no error."""
+        """Remove the entry of a neighbour, if there is one."""
         try:
             self._kernel.ask(_RTM_DELNEIGH, NLM_F_ACK, _neighbour(ifindex, address))
         except OSError as error:
@@ -289,70 +289,8 @@ class Fib:
                 raise
 
 
-def refusal(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -> Reason | None:
-    """Return why the kernel's tables speak against answering, None if they do not.
-
-    The program finds the same in bpf_fib_lookup() and in the maps `locals` and `on_link`.
-
-    Args:
-        fib: The tables.
-        ifindex: The interface that a packet for the target would come in by.
-        target: The address, 16 bytes.
-        rule: One that depends on the tables, or an `always` rule where `defends` is true.
-        defends: True where the answer would defend the target against DAD.
-    """
-    if rule.answer is Answer.LOCAL:
-        against = None if _is_local(fib.route(target, ifindex)) else Reason.NOT_LOCAL
-    else:
-        against = _forwarding(fib, ifindex, target, rule, defends)
-        if rule.answer is Answer.ALWAYS:
-            against = _may_be_on_link(fib, ifindex, target, against)
-    if against is None and defends and fib.neighbour(ifindex, target).is_valid:
-        return Reason.DAD_ON_LINK
-    return against
-
-
-def _forwarding(fib: Fib, ifindex: int, target: bytes, rule: Match, defends: bool) -> Reason | None:
-    if not is_link_local(target) and not fib.forwards(ifindex):
-        return Reason.NOT_FORWARDING
-    route = fib.route(target, ifindex)
-    if route.type is not RouteType.UNICAST:
-        return _REFUSED.get(route.type, Reason.NO_ROUTE)
-    if route.encap:
-        return Reason.ROUTE_ENCAP
-    if route.ifindex == ifindex:
-        return Reason.ROUTE_BACK
-    try:
-        if rule.dev and not matches_dev(socket.if_indextoname(route.ifindex), rule.dev):
-            return Reason.ROUTE_ELSEWHERE
-    except OSError:  # it went while we looked
-        return Reason.ROUTE_ELSEWHERE
-    if rule.answer is Answer.ALWAYS or (rule.answer is Answer.ROUTED and not defends):
-        return None
-    if route.gateway is not None:
-        return Reason.ROUTE_GATEWAY
-    is_valid = fib.neighbour(route.ifindex, target).is_valid
-    return None if is_valid else Reason.NO_NEIGHBOUR
-
-
-def _may_be_on_link(
-    fib: Fib, ifindex: int, target: bytes, forwards: Reason | None
-) -> Reason | None:
-    """Return why an `always` rule must not defend a target, from what _forwarding() said of it."""
-    if forwards is Reason.ROUTE_BACK:
-        return Reason.DAD_ON_LINK
-    # Without forwarding the kernel does not say where a route leads.
-    if forwards is Reason.NOT_FORWARDING and not _is_local(fib.route(target, ifindex)):
-        return forwards
-    return None
-
-
-def _is_local(route: Route) -> bool:
-    return route.type in (RouteType.LOCAL, RouteType.ANYCAST)
-
-
 def _gateways_of(message: bytes, ifindex: int) -> Iterator[bytes]:
-    """A route's gateway, or those of its next hops on an interface."""
+    """Yield the gateways of a route, or of its next hops, on an interface."""
     route = attributes(message[_RTMSG.size :])
     if _RTA_GATEWAY in route:
         yield route[_RTA_GATEWAY]
@@ -375,7 +313,7 @@ def _default_routes_of(message: bytes) -> Iterator[DefaultRoute]:
 
 
 def _hops_of(route: dict[int, bytes]) -> Iterator[tuple[int, dict[int, bytes]]]:
-    """Interface and attributes of a route's next hops (struct rtnexthop)."""
+    """Yield interface and attributes of each next hop of a route (struct rtnexthop)."""
     for (*_, ifindex), hop in records(route.get(_RTA_MULTIPATH, b""), _NEXT_HOP):
         yield ifindex, attributes(hop[_NEXT_HOP.size :])
 
@@ -399,6 +337,6 @@ def _route_of(message: bytes) -> Route:
 
 
 def default_gateways(ifindex: int) -> set[bytes]:
-    """Addresses (16 bytes) of the default routers behind an interface, in any table."""
+    """Return the gateways (16 bytes) of default routes on an interface, in all tables."""
     with Fib() as fib:
         return fib.gateways(ifindex)

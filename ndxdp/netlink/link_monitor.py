@@ -1,4 +1,4 @@
-"""Monitor of changes of links, addresses and routes."""
+"""Notification of changes of links, IPv6 addresses and routes by netlink."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ _RTPROT_KERNEL = 2
 _RTPROT_RA = 9
 
 _GUESTS = (b"veth", b"tun")
-"""Kinds of ports that lead to containers and virtual machines, and not to an upstream."""
+"""Kinds of bridge ports that lead to containers and virtual machines, not to an upstream."""
 
 
 class LinkMonitor:
-    """Wakes its reader when links, IPv6 addresses, default, local or on-link IPv6 routes change.
+    """A netlink socket that reports changes of links, IPv6 addresses and important IPv6 routes.
 
-    A change names the interface, not the news: the reader looks at the present state, so that a
-    lost message costs nothing. fileno() is readable when drain() has something to return.
+    Important are default, local and on-link routes. A report names only the interface. The reader
+    then reads the present state from the kernel, so that lost messages do no harm. fileno() is
+    readable when drain() has something to return.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,7 @@ class LinkMonitor:
         self._socket.close()
 
     def drain(self) -> frozenset[int] | None:
-        """Read all messages; return the interfaces they are about, None if all may be concerned."""
+        """Read all messages; return the interfaces that may have changed, None for all of them."""
         concerned: set[int] = set()
         everybody = False
         while True:
@@ -68,24 +69,24 @@ class LinkMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                everybody = True  # something was lost
+                everybody = True  # Messages were lost.
                 continue
             everybody = self._read(data, concerned) or everybody
 
     def interrupted(self) -> frozenset[int]:
-        """Return the interfaces that Interruptions has found since the last call."""
+        """Return the interfaces that were interrupted since the last call (see Interruptions)."""
         found = frozenset(self._interrupted)
         self._interrupted.clear()
         return found
 
     def _read(self, data: bytes, concerned: set[int]) -> bool:
-        """Note the interfaces; True for a route."""
+        """Add the interfaces of the messages to `concerned`; return True if a route changed."""
         at, everybody = 0, False
         while at + 24 <= len(data):
             length, kind = struct.unpack_from("=IH", data, at)
             if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
                 everybody = True
-            else:  # ifi_index and ifa_index lie at the same place
+            else:  # ifi_index and ifa_index have the same offset.
                 concerned.add(struct.unpack_from("=i", data, at + 20)[0])
                 if kind in (_RTM_NEWLINK, _RTM_DELLINK):
                     found = self._interruptions.of(data[at : at + length])
@@ -96,26 +97,28 @@ class LinkMonitor:
 
 
 class Interruptions:
-    """A reader of messages about links that finds interrupted ones. Pure.
+    """A detector of interrupted links in netlink messages. Pure.
 
-    A look at the interface may not show any more that
+    A link counts as interrupted in these cases, which its present state may no longer show:
 
-    - the interface was without carrier, or down;
-    - the kernel asked everything above to make itself known anew: a bond took another port, or a
-      virtual machine moved to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS);
-    - a port of a bridge lost its carrier or got it, while other ports kept the bridge's on. Ports
-      of guests do not count: they come and go with each container.
+    - The link had no carrier, or was down.
+    - The kernel notified peers again: a bond switched to another port, or a virtual machine moved
+      to another host (NETDEV_BONDING_FAILOVER, NETDEV_NOTIFY_PEERS).
+    - A port of a bridge lost or got its carrier while other ports kept the carrier of the bridge.
+      Ports of guests are ignored, because each container start or stop changes them.
     """
 
     def __init__(self) -> None:
         self._ports: dict[int, tuple[bool, int]] = {}
 
     def of(self, message: bytes) -> frozenset[int]:
-        """Return the interfaces that a message reports as interrupted.
+        """Return the interfaces that were interrupted according to a message.
 
-        message: an RTM_NEWLINK or RTM_DELLINK, from its nlmsghdr on.
+        Args:
+            message: An RTM_NEWLINK or RTM_DELLINK message with its nlmsghdr.
         """
-        if len(message) < 32 or message[16] != socket.AF_UNSPEC:  # AF_BRIDGE: a port's own state
+        # AF_BRIDGE messages have the state of a bridge port, not of a link.
+        if len(message) < 32 or message[16] != socket.AF_UNSPEC:
             return frozenset()
         kind = struct.unpack_from("=H", message, 4)[0]
         index, flags = struct.unpack_from("=iI", message, 20)
@@ -135,7 +138,7 @@ class Interruptions:
         if of_port != b"bridge" or own in _GUESTS:
             self._ports.pop(index, None)
             return frozenset(found)
-        # A port that was not known counts as changed: that is announced once too often at most.
+        # A new port counts as changed, which costs at most one superfluous announcement.
         state = operational, _number(attributes.get(_IFLA_CARRIER_UP_COUNT))
         if self._ports.get(index) != state:
             self._ports[index] = state
@@ -144,7 +147,7 @@ class Interruptions:
 
 
 def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Yield type, without its flags, and value of each attribute (struct rtattr) from an offset."""
+    """Yield type (without flags) and value of each attribute (struct rtattr) from an offset on."""
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
         if length < 4:
@@ -154,17 +157,17 @@ def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _number(value: bytes | None) -> int:
-    """An attribute of 32 bits; 0 where it is absent or malformed."""
+    """Return a 32-bit attribute as a number; 0 if it is absent or malformed."""
     return int.from_bytes(value, sys.byteorder) if value is not None and len(value) == 4 else 0
 
 
 def _relevant_messages() -> bytes:
-    """Return classic BPF that takes all messages but those of most routes.
+    """Return a classic BPF program that drops the messages of unimportant routes.
 
-    Of routes, it takes the default ones, those that end at this host, and those that the kernel
-    makes for an address or a router advertisement. Where a router's whole table comes and goes,
-    the others would wake the daemon all the time: the kernel sends a message for each route.
-    Loads are in network byte order, netlink's are the host's.
+    The program passes default routes, local routes, and routes that the kernel adds for an address
+    or a router advertisement. A router that loads a whole routing table causes one message for each
+    other route, which would wake the daemon all the time. BPF loads in network byte order, while
+    netlink uses the host's.
     """
     dst_len, protocol, kind = 17, 21, 23  # rtm_dst_len, rtm_protocol, rtm_type
     return assemble(

@@ -1,7 +1,4 @@
-"""Links, addresses, gateways, and word of their changes. This alone imports pyroute2.
-
-Everything is of the network namespace that the process is in.
-"""
+"""Network interfaces (links) of the process's network namespace: lookup and settings."""
 
 from __future__ import annotations
 
@@ -26,22 +23,33 @@ IFF_UP = 0x1
 IFF_ALLMULTI = 0x200
 
 _PORTS = ("bridge", "bond", "team")
-"""Kinds of masters that take their ports' packets for their own; a VRF does not."""
+"""Kinds of masters that receive the packets of their ports as their own; a VRF does not."""
 
 _STACKED = ("vlan", "macvlan", "ipvlan")
-"""Kinds that are on top of one other interface, and have their carrier from it."""
+"""Kinds of interfaces on top of one other interface, whose carrier they follow."""
 
 
 class Link(NamedTuple):
-    """An interface. mac: 6 bytes, empty where it has none. kind: `veth`, `bridge`, … or ''.
+    """An interface.
 
-    master: ifindex of the bridge or bond that it is a port of, 0 without one. l3_ifindex: of
-    the interface that its packets come in by for the FIB: a port's are its master's.
-    mcast_router: of a bridge: 2 if every multicast frame is delivered to the host as well, 1 if
-    MLD snooping decides; 0 for all else.
-    operational: the interface is up, has carrier, and its state is UP or UNKNOWN (RFC 2863).
-    carrier_ups: how often the interface has got its carrier so far; with that of the interface that
-    it is on top of, whose short interruptions it does not see. lower: ifindex of that one, or 0.
+    Attributes:
+        ifindex: The index.
+        name: The name.
+        mac: The MAC, 6 bytes; empty without a MAC.
+        kind: The kind, such as `veth` or `bridge`; '' for a physical interface.
+        ethernet: True for an Ethernet interface.
+        up: True if the interface is administratively up.
+        allmulti: True if the interface receives every multicast group.
+        master: The ifindex of the bridge or bond that the interface is a port of; 0 without one.
+        mcast_router: For a bridge, 2 if the host receives every multicast frame, 1 if MLD snooping
+            decides; 0 for other interfaces.
+        l3_ifindex: The interface by which packets arrive for the FIB: the master of a port,
+            otherwise the interface itself.
+        operational: True if the interface is up, has carrier, and its state is UP or UNKNOWN
+            (RFC 2863).
+        carrier_ups: How often the carrier has come up, on this interface and on `lower` together,
+            because the interface does not see short interruptions of `lower`.
+        lower: The ifindex of the interface that this one is on top of; 0 without one.
     """
 
     ifindex: int
@@ -60,6 +68,12 @@ class Link(NamedTuple):
 
 
 def find_link(name: str) -> Link | None:
+    """Return the interface of a name; None if there is none.
+
+    Raises:
+        UsageError: No interface can have the name.
+        NdxdpError: The kernel gave an unexpected error.
+    """
     check_interface(name)
     with netlink_errors():
         try:
@@ -96,28 +110,28 @@ def find_link(name: str) -> Link | None:
 
 
 NO_MAC = "it has no MAC address, so no router solicits there"
-"""Why nothing is answered on an interface that has_mac() is not true of."""
+"""The reason why ndxdp answers nothing on an interface for which has_mac() is False."""
 
 
 def has_mac(link: Link) -> bool:
-    """Return True if routers solicit on the interface: it is Ethernet, and has a MAC address.
+    """Return True if the interface is Ethernet with a MAC address, so that routers solicit there.
 
-    OpenVZ's venet, tun, WireGuard, PPP and the loopback interface have none.
+    OpenVZ's venet, tun, WireGuard, PPP and the loopback interface have no MAC.
     """
     return link.ethernet and len(link.mac) == 6 and any(link.mac)
 
 
 def is_quiet(name: str) -> bool:
-    """Return True if there is an interface of this name, and no router solicits there."""
+    """Return True if the interface exists and has no MAC, so that no router solicits there."""
     try:
         link = find_link(name)
-    except (NdxdpError, OSError):  # a sandbox without netlink
+    except (NdxdpError, OSError):  # A sandbox may have no netlink.
         return False
     return link is not None and not has_mac(link)
 
 
 def any_link(name: str) -> Link:
-    """Return the interface of this name, whatever it is; InterfaceGone if there is none."""
+    """Return the interface of a name; raise InterfaceGone if there is none."""
     link = find_link(name)
     if link is None:
         raise InterfaceGone(f"there is no interface '{name}'", "see: ip -br link")
@@ -129,7 +143,7 @@ def _carrier_ups(message: Any) -> int:
 
 
 def _carrier_ups_of(ifindex: int) -> int:
-    """Return the count of an interface; 0 if it has gone."""
+    """Return how often the carrier of an interface has come up; 0 if there is no such interface."""
     with netlink_errors():
         try:
             (message,) = ask(_RTM_GETLINK, 0, LinkMessage, index=ifindex)
@@ -141,18 +155,23 @@ def _carrier_ups_of(ifindex: int) -> int:
 
 
 def is_operational(flags: int, operstate: int) -> bool:
-    """True if an interface can send and receive (Documentation/networking/operstates.rst).
+    """Return True if an interface can send and receive (Documentation/networking/operstates.rst).
 
-    A driver that knows no carrier leaves IFF_LOWER_UP set and the state UNKNOWN.
+    A driver that cannot detect carrier leaves IFF_LOWER_UP set and the state UNKNOWN.
     """
     wanted = IFF_UP | _IFF_LOWER_UP
     return flags & wanted == wanted and operstate in (_IF_OPER_UNKNOWN, _IF_OPER_UP)
 
 
 def answering_link(name: str, *, down: bool = False) -> Link:
-    """An interface that solicitations can be answered on; NdxdpError for any other.
+    """Return an interface on which solicitations can be answered.
 
-    down: it may be down, and is to be answered on once it is up.
+    Args:
+        name: The interface's name.
+        down: True if the interface may be down.
+
+    Raises:
+        NdxdpError: There is no such interface, it has no MAC, or it is down.
     """
     link = any_link(name)
     if not has_mac(link):
@@ -168,7 +187,7 @@ def answering_link(name: str, *, down: bool = False) -> Link:
 
 @contextlib.contextmanager
 def interface_errors(name: str) -> Iterator[None]:
-    """InterfaceGone where the kernel says that there is no such device."""
+    """Turn ENODEV and ENXIO of a block into InterfaceGone."""
     try:
         yield
     except OSError as error:
@@ -178,20 +197,18 @@ def interface_errors(name: str) -> Iterator[None]:
 
 
 def set_allmulti(ifindex: int, on: bool) -> None:
-    """Receive every multicast group, or just those that were joined."""
+    """Set or clear allmulti, the reception of every multicast group; ignore a missing interface."""
     flags = IFF_ALLMULTI if on else 0
     try:
         ask(_RTM_NEWLINK, 0, LinkMessage, index=ifindex, flags=flags, change=IFF_ALLMULTI)
     except OSError as error:
         if error.errno == errno.ENODEV:
             return
-        raise NdxdpError(
-            f"allmulti could not be set ({error.strerror})", "run this as root"
-        ) from error
+        raise NdxdpError(f"cannot set allmulti: {error.strerror}", "run this as root") from error
 
 
 def set_mcast_router(ifindex: int, value: int) -> None:
-    """Deliver every multicast frame to a bridge's host (2), or what MLD snooping finds (1)."""
+    """Set mcast_router of a bridge: deliver every multicast frame to the host (2), or snoop (1)."""
     bridge = {"attrs": [("IFLA_BR_MCAST_ROUTER", value)]}
     info = {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", bridge)]}
     try:
@@ -200,6 +217,6 @@ def set_mcast_router(ifindex: int, value: int) -> None:
         if error.errno == errno.ENODEV:
             return
         raise NdxdpError(
-            f"the bridge's mcast_router could not be set ({error.strerror})",
+            f"cannot set mcast_router of the bridge: {error.strerror}",
             "run this as root, or with CAP_NET_ADMIN too",
         ) from error

@@ -1,4 +1,4 @@
-"""Netlink messages that are built with pyroute2, which this module alone imports."""
+"""Netlink messages that are built with pyroute2; only this module imports pyroute2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NLM_F_ACK = 0x4
 
 
 class LinkMessage(nlmsg):  # type: ignore[misc]
-    """struct ifinfomsg, and those of its attributes that are looked at here."""
+    """struct ifinfomsg, and the attributes that ndxdp uses."""
 
     fields = (
         ("family", "B"),
@@ -120,14 +120,22 @@ class TrafficMessage(nlmsg):  # type: ignore[misc]
 
 
 def ask(kind: int, how: int, form: Any, attributes: Any = (), /, **fields: int) -> list[Any]:
-    """What rtnetlink answers to a message; OSError for a refusal.
+    """Send a message to rtnetlink and return the answers.
 
-    how: NLM_F_*. form: the class of the message, and of the answers. attributes: names and values.
+    Args:
+        kind: The message type, RTM_*.
+        how: Flags, NLM_F_*.
+        form: The class of the message and of the answers.
+        attributes: Names and values of the attributes.
+        fields: The fields of the message's header structure.
+
+    Raises:
+        OSError: The kernel refused the request.
     """
     message = form()
     message.update(fields)
     message["attrs"] = list(attributes)
-    is_dump = how == _NLM_F_DUMP  # another meaning of the same bits has NLM_F_REPLACE
+    is_dump = how == _NLM_F_DUMP  # NLM_F_REPLACE is one of the same bits
     flags = _NLM_F_REQUEST | how | (0 if is_dump else _NLM_F_ACK)
     message["header"] = {"type": kind, "flags": flags, "sequence_number": 1, "pid": 0}
     message.encode()
@@ -139,12 +147,12 @@ def ask(kind: int, how: int, form: Any, attributes: Any = (), /, **fields: int) 
 
 @contextlib.contextmanager
 def netlink_errors() -> Iterator[None]:
-    """An NdxdpError for what nobody expects of netlink."""
+    """Turn unexpected netlink errors of a block into NdxdpError, except for exhausted resources."""
     try:
         yield
     except OSError as error:
         if is_exhausted(error):
             raise
         raise NdxdpError(
-            f"netlink said: {error.strerror}", "does the interface come and go?"
+            f"netlink error: {error.strerror}", "try again: an interface may have just changed"
         ) from error

@@ -1,7 +1,7 @@
-"""Names of interfaces, by calls that take a microsecond.
+"""Fast lookup of interfaces by name: a call takes a microsecond.
 
-An interface has one name, and any number of alternative ones (`ip link property add dev eth0
-altname wan`), by which the kernel finds it as well.
+An interface has one name and any number of alternative names (`ip link property add dev eth0
+altname wan`); the kernel finds the interface by each of them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: the index is the third fie
 
 
 def index_of(name: str) -> int:
-    """Return the ifindex of the interface that has a name; 0 if none has."""
+    """Return the ifindex of the interface with a name or alternative name; 0 without one."""
     if len(name.encode(errors="replace")) > INTERFACE_MAX:
         return _index_of_long(name)
     try:
         return socket.if_nametoindex(name)
-    except (OSError, ValueError):  # ValueError: no interface can have such a name
+    except (OSError, ValueError):  # ValueError: no interface can have the name
         return 0
 
 
 def real_name(name: str) -> str:
-    """Return the name of the interface that has an alternative name; any other name as it is."""
+    """Return the name of the interface with an alternative name; return other names unchanged."""
     try:
         return socket.if_indextoname(index_of(name))
     except OSError:
@@ -36,7 +36,7 @@ def real_name(name: str) -> str:
 
 
 def _index_of_long(name: str) -> int:
-    """Ask netlink, as the C library does not ask for names that are longer than an interface's."""
+    """Look up a long alternative name by netlink, because if_nametoindex() refuses long names."""
     body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
     try:
         with Rtnetlink() as kernel:

@@ -1,4 +1,4 @@
-"""Word of neighbours' entries, by netlink, as the kernel's state machine changes them."""
+"""Notification of changes in the kernel's neighbour table by netlink."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ _FAMILY_AT, _IFINDEX_AT, _ATTRIBUTES_AT = 16, 20, 28  # struct ndmsg behind nlms
 
 
 class NeighbourChange(NamedTuple):
-    """A neighbour (16 bytes) and the state of its entry now; NONE where it was removed.
+    """A change of a neighbour's entry.
 
-    mac: 6 bytes, None while it is not known.
+    Attributes:
+        ifindex: The interface.
+        address: The neighbour's address, 16 bytes.
+        state: The new state; NONE for an entry that was removed.
+        mac: 6 bytes; None while unknown.
     """
 
     ifindex: int
@@ -36,10 +40,10 @@ class NeighbourChange(NamedTuple):
 
 
 class NeighbourMonitor:
-    """Tells of every IPv6 neighbour's entry, or of those behind some interfaces.
+    """A netlink socket that reports changes of IPv6 neighbours.
 
-    fileno() is readable when drain() has news. The kernel speaks of REACHABLE, STALE, PROBE and
-    FAILED, and of removal, but not of DELAY and the first INCOMPLETE.
+    fileno() is readable when drain() has changes. The kernel reports the states REACHABLE, STALE,
+    PROBE and FAILED and removal, but not DELAY and the first INCOMPLETE.
     """
 
     def __init__(self, *ifindexes: int) -> None:
@@ -50,16 +54,17 @@ class NeighbourMonitor:
         self._socket.bind((0, _RTMGRP_NEIGH))
 
     def limit_to(self, *ifindexes: int) -> None:
-        """Tell of neighbours behind these interfaces alone from now on; of all if none is named.
+        """Report only neighbours on these interfaces from now on; without any, report all.
 
-        Those of others, which may be thousands, wake nobody.
+        The socket filter keeps changes of other neighbours, which may be thousands, from waking the
+        process.
         """
         wanted = [Condition(LD_B, _FAMILY_AT, socket.AF_INET6)]
         ending: list[tuple[int, int, int, int]] = []
         if ifindexes:
             ending.append((LD_W, 0, 0, _IFINDEX_AT))
             for ifindex in ifindexes:
-                # Netlink speaks in the host's byte order, classic BPF loads in the network's.
+                # Netlink uses the host's byte order, and classic BPF loads in network byte order.
                 ending += [(JEQ, 0, 1, socket.htonl(ifindex)), (RET, 0, 0, _KEPT)]
             ending.append((RET, 0, 0, 0))
         filtering = program(wanted, last=_ATTRIBUTES_AT, keep=_KEPT, ending=ending)
@@ -72,44 +77,44 @@ class NeighbourMonitor:
         self._socket.close()
 
     def drain(self) -> list[NeighbourChange] | None:
-        """What there is; None where some was lost: look for yourself."""
-        news: list[NeighbourChange] = []
+        """Return the changes since the last call; None if changes were lost."""
+        changes: list[NeighbourChange] = []
         lost = False
         while True:
             try:
                 data = self._socket.recv(65536)
             except BlockingIOError:
-                return None if lost else news
+                return None if lost else changes
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 lost = True
                 continue
-            news += _changes(data)
+            changes += _changes(data)
 
 
 class NeighbourWatch:
-    """Tells of changes of one neighbour's entry. fileno() is readable when drain() has news."""
+    """A monitor of one neighbour's entry; fileno() is readable when drain() has a change."""
 
     def __init__(self, ifindex: int, address: bytes) -> None:
         self._address = address
-        self._news = NeighbourMonitor(ifindex)
+        self._monitor = NeighbourMonitor(ifindex)
 
     def fileno(self) -> int:
-        return self._news.fileno()
+        return self._monitor.fileno()
 
     def close(self) -> None:
-        self._news.close()
+        self._monitor.close()
 
     def drain(self) -> NudState | None:
-        """The state of which the last message told; None without one.
+        """Return the latest state; None without a change.
 
-        NONE where the entry was removed, or where messages were lost: look for yourself.
+        The state is NONE if the entry was removed, or if messages were lost: read the entry then.
         """
-        news = self._news.drain()
-        if news is None:
+        changes = self._monitor.drain()
+        if changes is None:
             return NudState.NONE
-        states = [each.state for each in news if each.address == self._address]
+        states = [each.state for each in changes if each.address == self._address]
         return states[-1] if states else None
 
 
@@ -117,9 +122,9 @@ def _changes(data: bytes) -> Iterator[NeighbourChange]:
     for (_, kind, *_), message in records(data, HEADER):
         if kind not in (_RTM_NEWNEIGH, _RTM_DELNEIGH):
             continue
-        told = attributes(message[_ATTRIBUTES_AT:])
-        address = told.get(_NDA_DST)
+        found = attributes(message[_ATTRIBUTES_AT:])
+        address = found.get(_NDA_DST)
         if address is not None:
             ifindex, number = struct.unpack_from("=iH", message, _IFINDEX_AT)
             state = NudState(number) if kind == _RTM_NEWNEIGH else NudState.NONE
-            yield NeighbourChange(ifindex, address, state, told.get(_NDA_LLADDR))
+            yield NeighbourChange(ifindex, address, state, found.get(_NDA_LLADDR))

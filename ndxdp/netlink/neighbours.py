@@ -1,4 +1,4 @@
-"""Entries of the kernel's neighbour table."""
+"""The kernel's neighbour table: reading and confirming one entry."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NLM_F_CREATE = 0x400
 
 
 class NeighbourEntry(NamedTuple):
-    """The kernel's entry for a neighbour. mac: 6 bytes, None while it is not known."""
+    """The kernel's entry for a neighbour; mac: 6 bytes, None while unknown."""
 
     state: NudState
     mac: bytes | None
 
 
 def neighbour(ifindex: int, address: bytes) -> NeighbourEntry:
-    """What the kernel knows of a neighbour (16 bytes)."""
+    """Return the kernel's entry for an address (16 bytes); state NONE without an entry."""
     with netlink_errors():
         try:
             (found,) = ask(
@@ -45,9 +45,13 @@ def neighbour(ifindex: int, address: bytes) -> NeighbourEntry:
 
 
 def confirm_neighbour(ifindex: int, address: bytes, mac: bytes, *, router: bool) -> None:
-    """Enter a neighbour as reachable, as the kernel does when it hears a solicited answer.
+    """Set the entry of an address (16 bytes) to REACHABLE with a MAC (6 bytes).
 
-    Its MAC (6 bytes) takes the place of another one; the state ages like any other.
+    The kernel does the same for a solicited advertisement (RFC 4861 section 7.2.5). The entry then
+    ages like any other.
+
+    Raises:
+        NdxdpError: The kernel refused.
     """
     try:
         ask(
@@ -62,6 +66,6 @@ def confirm_neighbour(ifindex: int, address: bytes, mac: bytes, *, router: bool)
         )
     except OSError as error:
         raise NdxdpError(
-            f"the neighbour table could not be written ({error.strerror})",
+            f"cannot write the neighbour table: {error.strerror}",
             "gateway care needs CAP_NET_ADMIN",
         ) from error

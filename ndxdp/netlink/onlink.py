@@ -1,6 +1,6 @@
-"""Prefixes that are on-link at an interface, what is behind the host, and who is a neighbour.
+"""On-link prefixes of an interface, networks behind the host, and neighbours.
 
-These are read from the kernel's tables without pyroute2, which a command would load for nothing.
+This module does not use pyroute2, because loading pyroute2 would slow down commands.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
 
 class OnLink(NamedTuple):
-    """The prefixes on an uplink's link.
+    """The on-link prefixes of an uplink.
 
-    prefixes: those of its addresses, and of its routes without a gateway; link-local and multicast
-    ones and single addresses are left out. ifindexes: of the interfaces that this was asked of.
+    Attributes:
+        prefixes: The prefixes of the uplink's addresses and of its routes without a gateway, except
+            for link-local and multicast prefixes and single addresses.
+        ifindexes: The interfaces of which the prefixes were read.
     """
 
     prefixes: frozenset[Prefix] = frozenset()
@@ -38,10 +40,10 @@ class OnLink(NamedTuple):
 
 
 def read(ifindexes: Iterable[int]) -> OnLink:
-    """Return what is on-link at an uplink; nothing for an interface that does not exist.
+    """Read the on-link prefixes of an uplink; a missing interface has none.
 
     Args:
-        ifindexes: the interface, and the bridge or bond that it is a port of; zeros are ignored.
+        ifindexes: The interface, and the bridge or bond that it is a port of; zeros are ignored.
     """
     wanted = frozenset(filter(None, ifindexes))
     found: set[Prefix] = set()
@@ -60,10 +62,10 @@ def _counts(prefix: Prefix) -> bool:
 
 
 def _dump(kernel: Rtnetlink, kind: int, body: bytes) -> list[bytes]:
-    """Return a dump's messages of IPv6; none for an interface that does not exist."""
+    """Return the IPv6 messages of a dump; none for an interface that does not exist."""
     try:
         answers = kernel.ask(kind, NLM_F_DUMP, body)
-        # Each begins with its family. A kernel without IPv6 answers with IPv4's.
+        # A message begins with its family. A kernel without IPv6 answers with IPv4 messages.
         return [message for message in answers if message[0] == socket.AF_INET6]
     except OSError as error:
         if error.errno != errno.ENODEV:
@@ -76,7 +78,7 @@ def _of_addresses(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
     found = set()
     for message in _dump(kernel, _RTM_GETADDR, body):
         _, length, _, _, index = _IFADDRMSG.unpack_from(message)
-        # Of an address with a peer, IFA_ADDRESS is the peer, whose prefix is on-link.
+        # For an address with a peer, IFA_ADDRESS is the peer, whose prefix is on-link.
         address = attributes(message[_IFADDRMSG.size :]).get(_IFA_ADDRESS)
         if index == ifindex and address is not None:
             found.add(Prefix.around(address, length))
@@ -84,7 +86,7 @@ def _of_addresses(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
 
 
 def _of_routes(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
-    """Return the destinations of routes that leave by an interface without a gateway."""
+    """Return the destinations of the routes without a gateway that leave by an interface."""
     body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
     body += attribute(_RTA_OIF, struct.pack("=i", ifindex))
     found = set()
@@ -92,16 +94,20 @@ def _of_routes(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
         if message[7] != RouteType.UNICAST or message[1] in (0, 128):  # rtm_type, rtm_dst_len
             continue
         route = attributes(message[_RTMSG.size :])
-        # IPv6 has no route of several next hops without gateways.
+        # An IPv6 route with several next hops always has gateways.
         if _RTA_OIF in route and _RTA_GATEWAY not in route and _RTA_VIA not in route:
             found.add(Prefix(route.get(_RTA_DST, bytes(16)), message[1]))
     return found
 
 
 def behind(inside: Prefix, uplink: frozenset[int]) -> list[Prefix]:
-    """Return the prefixes that a rule's prefix holds and that routes lead to, behind this host.
+    """Return the prefixes inside a rule's prefix that are routed to networks behind the host.
 
-    Those inside another one are left out, and so are routes by the uplink, and local ones.
+    Prefixes inside another found prefix, routes by the uplink and local routes are left out.
+
+    Args:
+        inside: The rule's prefix.
+        uplink: The ifindexes of the uplink.
     """
     body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
     found: set[Prefix] = set()
@@ -137,9 +143,9 @@ def _leads(route: dict[int, bytes]) -> set[int]:
 
 
 def neighbours(ifindex: int) -> dict[bytes, bytes]:
-    """Return the MACs of the live neighbours at an interface by their addresses (16 bytes).
+    """Return the MACs of the live neighbours on an interface by their addresses (16 bytes).
 
-    Gateways are left out: rules have holes for them, so that ndxdp does not answer for them.
+    Gateways are left out: their addresses are owned, so that ndxdp does not answer for them.
     """
     with Fib() as fib:
         found = {

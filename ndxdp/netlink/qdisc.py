@@ -1,4 +1,4 @@
-"""The clsact qdisc of an interface."""
+"""The clsact qdisc of an interface, to which tc programs are attached."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _RTM_GETTFILTER = 46
 
 
 def has_clsact(ifindex: int) -> bool:
-    """The interface has a clsact qdisc."""
+    """Return True if an interface has a clsact qdisc."""
     with netlink_errors():
         return any(
             message["index"] == ifindex and message.get_attr("TCA_KIND") == "clsact"
@@ -19,7 +19,7 @@ def has_clsact(ifindex: int) -> bool:
 
 
 def has_filters(ifindex: int) -> bool:
-    """Somebody has a filter at the interface's clsact qdisc."""
+    """Return True if the clsact qdisc of an interface has a filter."""
     with netlink_errors():
         return any(
             True

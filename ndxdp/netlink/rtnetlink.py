@@ -1,7 +1,8 @@
-"""Requests to rtnetlink, and their answers, as bytes.
+"""Requests to rtnetlink and their answers, as bytes.
 
-Not by pyroute2's sockets: from 0.9 on each starts an event loop, and may not be used where another
-runs. And the userspace path asks for every solicitation, in microseconds.
+pyroute2's sockets are not used: since version 0.9 each starts an event loop and cannot be used
+where another loop runs. They are also too slow for the userspace path, which sends requests for
+every solicitation.
 """
 
 from __future__ import annotations
@@ -24,19 +25,17 @@ _NLA_TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _ERRNO = struct.Struct("=i")  # of struct nlmsgerr
-_PIECE = 65536  # bytes: the kernel makes no larger ones for a dump
-_TRIES = 8  # of a dump that a change came in between
+_PIECE = 65536  # bytes; the kernel sends no larger messages in a dump
+_TRIES = 8  # attempts at a dump that changes interrupt
 
 
 class Rtnetlink:
-    """An open socket, of one thread. close() when done.
-
-    protocol: another of netlink's that is spoken in the same way, as NETLINK_SOCK_DIAG.
-    """
+    """An open netlink socket for use by one thread; close() it after use."""
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        """Open a socket; protocol: rtnetlink, or one with the same rules (NETLINK_SOCK_DIAG)."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        # A dump of one interface's addresses is that, and not everybody's.
+        # With strict checking, a dump of one interface's addresses has no others.
         with contextlib.suppress(OSError):  # before Linux 4.20
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         self._sequence = 0
@@ -51,14 +50,23 @@ class Rtnetlink:
         self._socket.close()
 
     def ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:
-        """The bodies of the answers; OSError with the kernel's errno for a refusal."""
+        """Send a request and return the bodies of the answers.
+
+        Args:
+            kind: The message type.
+            flags: NLM_F_ACK or NLM_F_DUMP, and others.
+            body: The message without its nlmsghdr.
+
+        Raises:
+            OSError: The kernel refused the request; the errno is the kernel's.
+        """
         self._sequence += 1
         length = HEADER.size + len(body)
         header = HEADER.pack(length, kind, flags | _NLM_F_REQUEST, self._sequence, 0)
         return [message[HEADER.size :] for message in self.exchange(header + body)]
 
     def exchange(self, request: bytes) -> list[bytes]:
-        """The same of a message that has its header, and of answers with theirs."""
+        """Send a request with its nlmsghdr and return the answers with theirs; see ask()."""
         for _ in range(_TRIES):
             self._socket.send(request)
             answers = self._answers(request)
@@ -67,14 +75,14 @@ class Rtnetlink:
         raise OSError(errno.EINTR, os.strerror(errno.EINTR))
 
     def _answers(self, request: bytes) -> list[bytes] | None:
-        """None if something has changed while a dump was put together."""
+        """Return the answers; None if a change interrupted the dump."""
         _, _, wanted, sequence, _ = HEADER.unpack_from(request)
         found: list[bytes] = []
         is_whole = True
         while True:
             for (_, kind, flags, of, _), message in records(self._socket.recv(_PIECE), HEADER):
                 if of != sequence:
-                    continue  # what was left when an earlier request was refused
+                    continue  # an answer to an earlier request that failed
                 is_whole = is_whole and not flags & _NLM_F_DUMP_INTR
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     number = -_ERRNO.unpack_from(message, HEADER.size)[0]
@@ -87,19 +95,23 @@ class Rtnetlink:
 
 
 def exchange(request: bytes) -> list[bytes]:
-    """What the kernel answers to a message: each with its header, without the final one.
+    """Send one request and return the answers with their headers, except the final message.
 
-    request: with its header, whose flags ask for an acknowledgement or for a dump. OSError with
-    the kernel's errno for a refusal.
+    Args:
+        request: The message with its nlmsghdr, whose flags ask for an acknowledgement or a dump.
+
+    Raises:
+        OSError: The kernel refused the request; the errno is the kernel's.
     """
     with Rtnetlink() as kernel:
         return kernel.exchange(request)
 
 
 def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...], bytes]]:
-    """What stands one after the other, padded to 4 bytes each: its header's fields, and all of it.
+    """Yield header fields and bytes of consecutive records, each padded to 4 bytes.
 
-    The first field is the length. Messages, attributes and next hops are such.
+    The first field of the header is the record's length. Messages, attributes and next hops are
+    such records.
     """
     at = 0
     while at + header.size <= len(data):
@@ -109,10 +121,10 @@ def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """A netlink attribute (struct rtattr), padded to 4 bytes."""
+    """Build a netlink attribute (struct rtattr), padded to 4 bytes."""
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def attributes(data: bytes) -> dict[int, bytes]:
-    """Attributes by their number; of several of one number the last."""
+    """Return the attributes by number; the last of several with one number wins."""
     return {kind & _NLA_TYPE: record[4:] for (_, kind), record in records(data, _ATTRIBUTE)}

@@ -1,6 +1,6 @@
-"""The filters at an interface's tc ingress (clsact or ingress qdisc), read by rtnetlink.
+"""The filters at tc ingress of an interface (clsact or ingress qdisc), read by rtnetlink.
 
-libbpf finds a filter only by its priority and handle. Reading needs no privilege.
+libbpf finds a filter only by priority and handle. Reading needs no privilege.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ _U32 = struct.Struct("=I")
 
 
 class Filter(NamedTuple):
-    """A filter of chain 0.
+    """A filter in chain 0.
 
-    protocol: an EtherType, or ETH_P_ALL. program: the BPF program's id, None for other kinds and
-    for classic BPF. name: of the BPF program as its owner gave it, '' without one.
+    Attributes:
+        priority: The priority; lower runs first.
+        protocol: An EtherType, or ETH_P_ALL.
+        kind: The kind of the filter, such as `bpf`.
+        handle: The handle.
+        program: The id of the BPF program; None for other kinds and for classic BPF.
+        name: The name of the BPF program; '' without one.
     """
 
     priority: int
@@ -39,12 +44,12 @@ class Filter(NamedTuple):
 
     @property
     def sees_ipv6(self) -> bool:
-        """True if the kernel shows IPv6 frames without a VLAN tag to this filter."""
+        """True if the filter sees IPv6 frames without a VLAN tag."""
         return self.protocol in (ETH_P_ALL, ETH_P_IPV6)
 
 
 def at_ingress(ifindex: int) -> list[Filter]:
-    """Return the filters in the order in which the kernel runs them; [] without a qdisc."""
+    """Return the filters in the order in which they run; [] without a qdisc."""
     body = _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, _TC_H_CLSACT_INGRESS, 0)
     with rtnetlink.Rtnetlink() as kernel:
         try:
@@ -57,7 +62,7 @@ def at_ingress(ifindex: int) -> list[Filter]:
 
 
 def _parse(body: bytes) -> Filter | None:
-    """Return a filter; None for the entry that stands for a priority, and for other chains."""
+    """Return a filter; None for other chains and for the entry that only names a priority."""
     _, _, handle, _, info = _TCMSG.unpack_from(body)
     found = rtnetlink.attributes(body[_TCMSG.size :])
     chain = found.get(_TCA_CHAIN)

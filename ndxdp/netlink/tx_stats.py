@@ -1,4 +1,4 @@
-"""What the kernel and the drivers count of frames that could not be sent."""
+"""Counters of the kernel and of drivers for frames that were not sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-# Not /sys/class/net, which shows the network namespace that it was mounted in.
+# /sys/class/net would show the network namespace in which /sys was mounted.
 _COUNTERS = Path("/proc/thread-self/net/dev")
 
 # linux/sockios.h, linux/ethtool.h
@@ -18,20 +18,20 @@ _SIOCETHTOOL = 0x8946
 _ETHTOOL_GSTRINGS, _ETHTOOL_GSTATS, _ETHTOOL_GSSET_INFO = 0x1B, 0x1D, 0x37
 _ETH_SS_STATS = 1
 _NAME = 32  # bytes, ETH_GSTRING_LEN
-_COUNTERS_MAX = 65536  # more than any driver has, even with a thousand queues
+_COUNTERS_MAX = 65536  # more than a driver with a thousand queues has
 
 _FAILED = re.compile(rb"xdp_tx_(err|errors|drop|drops|full)$")
 
 
 class Transmit(NamedTuple):
-    """Frames of an interface that were not sent, as `ip -s link` has them."""
+    """Frames of an interface that were not sent, as `ip -s link` shows them."""
 
     errors: int
     dropped: int
 
 
 def transmitted() -> dict[str, Transmit]:
-    """Of each interface of this network namespace."""
+    """Return the frames that were not sent, by interface of this network namespace."""
     found = {}
     for line in _COUNTERS.read_text().splitlines()[2:]:  # after two lines of headings
         name, _, numbers = line.partition(":")
@@ -41,18 +41,18 @@ def transmitted() -> dict[str, Transmit]:
 
 
 def xdp_failures(interface: str) -> int | None:
-    """Answers of a program in the driver that the driver did not send; None if it does not say.
+    """Return how many answers of a native XDP program the driver did not send; None if unknown.
 
     veth counts them as `xdp_tx_errors`, virtio_net as `xdp_tx_drops`, mlx5 as `xdp_tx_err` and
     `xdp_tx_full`, each for every queue.
     """
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as opened:
 
         def ask(request: bytearray) -> None:
-            held = array.array("B", request)
-            packed = struct.pack("@16sP16x", interface.encode(), held.buffer_info()[0])
-            fcntl.ioctl(asking, _SIOCETHTOOL, packed)
-            request[:] = held.tobytes()
+            buffer = array.array("B", request)
+            packed = struct.pack("@16sP16x", interface.encode(), buffer.buffer_info()[0])
+            fcntl.ioctl(opened, _SIOCETHTOOL, packed)
+            request[:] = buffer.tobytes()
 
         try:
             size = bytearray(struct.pack("=IIQI", _ETHTOOL_GSSET_INFO, 0, 1 << _ETH_SS_STATS, 0))

@@ -1,4 +1,4 @@
-"""VLAN tags that a NIC takes off frames before XDP sees them."""
+"""VLAN tags that a NIC or driver removes from frames before XDP sees them."""
 
 from __future__ import annotations
 
@@ -15,23 +15,28 @@ _ETH_FLAG_RXVLAN = 1 << 8
 
 
 def hidden_vlans(interface: str, kind: str) -> list[str]:
-    """VLAN interfaces on top of one whose driver or NIC takes their tags off (`rxvlan on`).
+    """Return the VLAN interfaces on an interface whose tags are removed before XDP (`rxvlan on`).
 
-    kind: of the interface. A veth hands on frames whose tag its peer has beside them already,
-    whatever its own features say.
+    XDP mistakes solicitations in these VLANs for solicitations on the interface itself. The list is
+    empty if the tags stay in the frames. VLAN interfaces in other network namespaces are not found.
 
-    XDP on the interface takes their solicitations for its own. Empty where the tags stay in
-    the frames. Of VLAN interfaces in other network namespaces it knows nothing.
+    Args:
+        interface: The interface's name.
+        kind: The interface's kind. A veth receives frames whose tag its peer has removed already,
+            whatever the features of the veth are.
     """
     stacked = vlans_on(interface)
     return stacked if stacked and (kind == "veth" or strips_tags(interface)) else []
 
 
 def vlans_on(interface: str, config: Path = _VLANS) -> list[str]:
-    """From /proc: a dump of all links would cost seconds on a host with thousands of them."""
+    """Return the VLAN interfaces on an interface.
+
+    The list is read from /proc, because a netlink dump of thousands of links takes seconds.
+    """
     try:
         lines = config.read_text().splitlines()
-    except FileNotFoundError:  # the kernel has no VLANs
+    except FileNotFoundError:  # no VLAN support in the kernel
         return []
     # `eth0.100       | 100  | eth0`, after two lines of headings
     fields = [[field.strip() for field in line.split("|")] for line in lines[2:]]
@@ -39,12 +44,12 @@ def vlans_on(interface: str, config: Path = _VLANS) -> list[str]:
 
 
 def strips_tags(interface: str) -> bool:
-    """`ethtool -k`'s rx-vlan-offload. False where the driver does not say."""
+    """Return `rx-vlan-offload` of `ethtool -k`; False if the driver does not report it."""
     value = array.array("I", (_ETHTOOL_GFLAGS, 0))
     request = struct.pack("@16sP16x", interface.encode(), value.buffer_info()[0])
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as opened:
         try:
-            fcntl.ioctl(asking, _SIOCETHTOOL, request)
+            fcntl.ioctl(opened, _SIOCETHTOOL, request)
         except OSError:
             return False
     return bool(value[1] & _ETH_FLAG_RXVLAN)

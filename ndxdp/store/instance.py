@@ -25,8 +25,9 @@ from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp.decision import decide
 from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.message import Host
-from ndxdp.netlink.fib import Fib, refusal
+from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.netns import netns
+from ndxdp.netlink.refusal import refusal
 from ndxdp.rules.table import Table
 from ndxdp.store import pins
 from ndxdp.store.directories import PinTree, Tree
