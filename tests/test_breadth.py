@@ -421,7 +421,7 @@ def test_a_daemon_leaves_it_out(net: Network, file: Path, daemons: list[Running]
     assert takes(net, OTHER_GATEWAY)
     assert takes(net, UNSEEN)
     (warned,) = status()["warnings"]
-    assert warned.startswith(f"the rule for {ON_LINK} is left out")
+    assert warned.startswith(f"the daemon left the rule for {ON_LINK} out")
     assert rules()[ON_LINK]["answer"] == "never"
 
     # Reloads: forced, narrower, and wide again.
@@ -504,7 +504,7 @@ def test_a_rule_by_hand_is_left_alone(net: Network, file: Path, daemons: list[Ru
     (warned,) = status()["warnings"]
     assert warned == (
         f"the always rule for {ON_LINK} answers for the other nodes on {UPLINK}, too: {ON_LINK}"
-        f" is on-link there; by 'manual', see ndxdp doctor {UPLINK}"
+        f" is on-link there; origin 'manual', see ndxdp doctor {UPLINK}"
     )
     assert run.end().code == 0
 
