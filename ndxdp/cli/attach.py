@@ -27,9 +27,10 @@ def attach(
     force: bool,
     **how: Any,
 ) -> None:
-    """Answer on IFACE until `ndxdp detach`; no process remains.
+    """Answer on IFACE until `ndxdp detach`.
 
-    On an attached interface, renew the program without losing a frame, and add to its rules.
+    No process remains. On an attached interface, renew the program without losing a frame, and add
+    rules.
     """
     from ndxdp import memory
     from ndxdp.session.link_check import warn_of_neighbours
@@ -53,7 +54,10 @@ def attach(
 )
 @verbosity
 def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
-    """Stop answering on IFACE, and restore the interface's former state."""
+    """Stop answering on IFACE.
+
+    Detach the program, and restore the former state of the interface.
+    """
     from ndxdp.observe import status as statuses
     from ndxdp.runtime import report
     from ndxdp.session import detach as detaching
@@ -84,7 +88,10 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
 @click.argument("interface", metavar="IFACE", callback=real_interface)
 @verbosity
 def pause(interface: str) -> None:
-    """Stop answering on IFACE until `ndxdp resume`; keep counters and rules."""
+    """Stop answering on IFACE until `resume`.
+
+    Keep the program, its counters and its rules.
+    """
     from ndxdp.session.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=True)

@@ -14,7 +14,10 @@ from ndxdp.cli.output import echo
 @config_file("The configuration file.")
 @verbosity
 def check(path: str) -> None:
-    """Read a configuration file, and summarize it for each interface; change nothing."""
+    """Check a configuration file, and summarize it.
+
+    Print a line for each interface; change nothing.
+    """
     from ndxdp.config import reader
     from ndxdp.config.model import summary
     from ndxdp.daemon import preflight

@@ -40,7 +40,10 @@ _WATCHED = 10.0
 def doctor(
     interface: str | None, as_json: bool, docker_socket: str, probe: bool, watch: float | None
 ) -> int:
-    """Find out why IPv6 does not work on this host, and name the repair; change nothing.
+    """Find out why IPv6 does not work here.
+
+    Print what is wrong on this host, why it matters, and the command that repairs it; change
+    nothing.
 
     Exit code: 0 all is well, 1 warnings, 2 failures.
     """

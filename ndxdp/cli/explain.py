@@ -43,9 +43,10 @@ def explain(
     unicast: bool,
     as_json: bool,
 ) -> None:
-    """Run a test solicitation for TARGET through the loaded program, and show the verdict.
+    """Show the verdict on a test solicitation.
 
-    The solicitation is not sent or counted, and uses no rate.
+    Run a solicitation for TARGET through the loaded program. The solicitation is not sent or
+    counted, and uses no rate.
     """
     from ndxdp.observe import render
     from ndxdp.store import explanation as explanations

@@ -22,10 +22,11 @@ from ndxdp.cli.values import trees
 @click.option("--ipv6only", is_flag=True, help="Exclude IPv4 if the address is [::].")
 @verbosity
 def exporter(listen: str, ipv6only: bool) -> None:
-    """Serve metrics to Prometheus, and a status page, until interrupted.
+    """Serve metrics and a status page.
 
-    For interfaces without a daemon: `run -c` serves metrics if the file has [metrics]. The exporter
-    needs no privilege except to read the pins.
+    Listen until interrupted, for Prometheus and browsers. Meant for interfaces without a daemon:
+    `run -c` serves metrics if the file has [metrics]. The exporter needs no privilege except to
+    read the pins.
     """
     from dataclasses import replace
 
@@ -44,7 +45,10 @@ def exporter(listen: str, ipv6only: bool) -> None:
 @click.command()
 @verbosity
 def metrics() -> None:
-    """Print the metrics once, for the textfile collector of Prometheus' node_exporter."""
+    """Print the metrics once.
+
+    Meant for the textfile collector of Prometheus' node_exporter.
+    """
     from ndxdp.observe.metrics import Exposition
 
     both = trees()

@@ -86,7 +86,7 @@ one_interface = click.option(
     "--interface",
     metavar="IFACE",
     callback=real_interface,
-    help="Interface; required if ndxdp is attached to several.",
+    help="The interface. Required if ndxdp is attached to several.",
 )
 
 all_interfaces = click.option(
@@ -96,11 +96,17 @@ all_interfaces = click.option(
     multiple=True,
     metavar="IFACE",
     callback=real_interface,
-    help="Interface; may be repeated. Default: all that ndxdp is attached to.",
+    help="An interface; may be repeated. Default: all that ndxdp is attached to.",
 )
 
 
 # ---- rules ---------------------------------------------------------------------------------------
+
+
+ANSWER_HELP = (
+    "Answer always, or only if the kernel delivers packets for the address to this host (local),"
+    " has a route to it (routed), or has it as a live neighbour."
+)
 
 
 def list_files(text: str) -> Callable[[_F], _F]:
@@ -187,9 +193,7 @@ def attaching(command: _F) -> _F:
             type=click.Choice(["always", "local", "routed", "neighbour"]),
             default="always",
             show_default=True,
-            help="Answer always, only if the kernel delivers packets for the address to this host,"
-            " only if the kernel has a route to it, or only if the kernel has a live neighbour for"
-            " it.",
+            help=ANSWER_HELP,
         ),
         click.option(
             "--except",

@@ -8,6 +8,7 @@ from typing import IO, Any, TypeVar
 import click
 
 from ndxdp.cli.options import (
+    ANSWER_HELP,
     force_option,
     json_option,
     list_files,
@@ -78,8 +79,7 @@ def _adding(command: _F) -> _F:
             type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
             default="always",
             show_default=True,
-            help="Answer always, never, or only if the kernel delivers packets for the address to"
-            " this host (local), has a route to it (routed), or has a live neighbour for it.",
+            help=f"{ANSWER_HELP} With never, make a hole in a wider prefix.",
         ),
         list_files("Add each prefix in this file, one per line; - for stdin."),
         one_interface,
@@ -94,8 +94,8 @@ def _adding(command: _F) -> _F:
 def prefix_add(**words: Any) -> None:
     """Add rules: either all of them or none.
 
-    A prefix that has the same rule already keeps it, whatever its origin. A prefix that has a
-    different rule is an error.
+    A prefix that has the same rule already keeps it, even if it has another origin. A prefix that
+    has a different rule is an error.
     """
     _add(**words)
 

@@ -35,10 +35,10 @@ _INTERVAL = 0.05  # seconds between two reads of the daemon's report
 )
 @verbosity
 def reload(path: str, timeout: float) -> None:
-    """Make the daemon of `run -c FILE` read FILE again, and wait for the result.
+    """Make the daemon read its file again.
 
-    Exit code 0: the rules are in force. Exit code 1: the file is wrong, or an interface cannot
-    apply it; the daemon has changed nothing, and the command prints the reason.
+    Wait for the result. Exit code 0: the rules are in force. Exit code 1: the file is wrong, or an
+    interface cannot apply it; the daemon has changed nothing, and the command prints the reason.
     """
     daemon = _daemon_of(path)
     os.kill(daemon.pid, signal.SIGHUP)

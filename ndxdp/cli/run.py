@@ -72,7 +72,10 @@ def run(
     keep: bool,
     **how: Any,
 ) -> None:
-    """Answer until interrupted; follow changes of addresses, gateways and containers."""
+    """Answer until interrupted.
+
+    Follow changes of addresses, gateways and containers.
+    """
     from ndxdp import memory
 
     # OpenSSL takes 4 MB. asyncio works without it, and ndxdp uses no TLS.

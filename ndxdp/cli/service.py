@@ -23,7 +23,10 @@ from ndxdp.cli.output import echo
 )
 @verbosity
 def install_service(path: str, only_print: bool, force: bool, directory: str) -> None:
-    """Write a systemd unit that runs `run -c FILE` with this ndxdp; start nothing."""
+    """Write a systemd unit for `run -c FILE`.
+
+    The unit runs this ndxdp. The command starts nothing, and prints the next steps.
+    """
     from ndxdp import systemd_unit
 
     config = Path(path).absolute()

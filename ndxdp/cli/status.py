@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 @json_option
 @verbosity
 def status(interface: str | None, watch: float | None, as_json: bool) -> None:
-    """Show what is attached, its rules, and the verdicts on solicitations.
+    """Show what is attached, and its counts.
 
-    The command counts for one second to show present rates; with --json it does not.
+    Show the rules and the verdicts on solicitations for each interface. The command counts for one
+    second to show present rates; with --json it does not.
     """
     from ndxdp.observe.status import kept_data, snapshots, take_snapshot
     from ndxdp.runtime import publications

@@ -88,10 +88,10 @@ def trace(
     as_json: bool,
     file: str | None,
 ) -> None:
-    """Show each solicitation with its verdict until interrupted.
+    """Show each solicitation with its verdict.
 
-    --reason, --target and --from may be repeated: one value of each option that is given must
-    match.
+    Continue until interrupted. --reason, --target and --from may be repeated: one value of each
+    option that is given must match.
     """
     if file == "-" and as_json:
         raise UsageError("--json and --pcap - cannot be combined", "stdout takes either of them")
@@ -157,7 +157,10 @@ def trace(
 )
 @verbosity
 def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
-    """Show the busiest soliciting sources and the most solicited targets."""
+    """Show the busiest sources and targets.
+
+    Count the solicitations of each source, and those for each target, with their reasons.
+    """
     from ndxdp.observe.heavy_hitters import HeavyHitters
     from ndxdp.observe.render import address_text, mac_text
     from ndxdp.observe.trace import Stop, Tracer
