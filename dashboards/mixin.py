@@ -1,7 +1,7 @@
-"""What to watch of ndxdp in Prometheus and Grafana, as code: `make dashboards` writes the files.
+"""Monitoring mixin of ndxdp for Prometheus and Grafana; `make dashboards` generates the files.
 
-Change CONFIG for another job name or other thresholds. Everything else beside this file but
-tests.yaml is generated.
+CONFIG has the job name and the thresholds. All other files of this directory are generated, except
+tests.yaml, README.md and grafana.ts.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Config:
-    """selector: of ndxdp's series. runbook: where docs/runbook.md can be read. The others are
-    thresholds: of an alert, and for how long it holds before it is one."""
+    """Settings of the mixin.
+
+    Attributes:
+        selector: The selector of ndxdp's series.
+        runbook: The address of docs/runbook.md.
+        map_fill: The fill of a map above which NdxdpMapNearlyFull fires.
+        flood: The solicitations per second on one interface above which NdxdpFlood fires.
+        unanswered_window: The time without an answer after which NdxdpNoneAnswered fires.
+        unanswered_ignored: Reasons with which a solicitation needs no answer.
+    """
 
     selector: str = 'job="ndxdp"'
     runbook: str = "docs/runbook.md"
     map_fill: float = 0.9
-    flood: int = 5000  # solicitations per second on one interface
+    flood: int = 5000
     unanswered_window: str = "30m"
-    # Reasons for which nothing ever was to be answered.
     unanswered_ignored: str = (
         "other_vlan|own_frame|other_host|denied|paused|dad_ignored|dad_on_link"
     )
@@ -40,7 +47,7 @@ CONFIG = Config()
 
 @dataclass(frozen=True)
 class Alert:
-    """Fires while `value comparison` has held for `hold`. The texts are Prometheus' templates."""
+    """Alert that fires if `value comparison` holds for `hold`. Texts are Prometheus' templates."""
 
     name: str
     value: str
@@ -60,7 +67,7 @@ _INTERFACE = "sum by (job, instance, interface)"
 
 
 def alerts(config: Config = CONFIG) -> list[Alert]:
-    """All of them; docs/runbook.md has a section on each."""
+    """Return all alerts; docs/runbook.md has a section on each."""
     ours = config.selector
     window = config.unanswered_window
     return [
@@ -70,8 +77,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "== 0",
             "5m",
             "warning",
-            "Nothing is known of ndxdp on {{ $labels.instance }}",
-            "Prometheus cannot scrape it. Whether it answers solicitations is not known either.",
+            "Prometheus cannot scrape ndxdp on {{ $labels.instance }}",
+            "The other alerts of this instance cannot fire. ndxdp may answer nevertheless.",
         ),
         Alert(
             "NdxdpUnreadable",
@@ -80,7 +87,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "5m",
             "warning",
             "The exporter on {{ $labels.instance }} cannot read ndxdp's pins",
-            "Without permission, or because they are damaged. Other alerts are blind meanwhile.",
+            "The exporter has no permission, or the pins are damaged. The other alerts of the"
+            " interface cannot fire.",
         ),
         Alert(
             "NdxdpNotAttached",
@@ -89,8 +97,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "2m",
             "critical",
             f"Nothing answers on {_WHERE}",
-            "There is no program on the interface, or no process that answers in its place: what"
-            " is behind the host is out of reach.",
+            "The interface has no program and no process that answers: the addresses behind the"
+            " host are unreachable.",
         ),
         Alert(
             "NdxdpNotInStep",
@@ -98,9 +106,9 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "== 0",
             "10m",
             "warning",
-            f"{_WHERE} is not as it is configured",
-            "The daemon could not do what its configuration says, or does not follow the network"
-            " there. `ndxdp status` says why.",
+            f"{_WHERE} is not as its configuration requires",
+            "The daemon could not apply its configuration, or a change of the network."
+            " `ndxdp status` shows the reason.",
         ),
         Alert(
             "NdxdpFallbackActive",
@@ -108,8 +116,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "> 0",
             "15m",
             "info",
-            f"{_WHERE} answers in a lesser mode",
-            "{{ $value }} better mode(s) could not be had. `ndxdp status` says why.",
+            f"{_WHERE} answers in a slower mode",
+            "{{ $value }} better mode(s) are not available. `ndxdp status` shows the reasons.",
         ),
         Alert(
             "NdxdpProgramBefore",
@@ -127,8 +135,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "> 1",
             "1m",
             "critical",
-            f"The daemon of {_WHERE} gives no sign of life",
-            "Containers are no longer answered for. The configured prefixes are.",
+            f"The daemon of {_WHERE} writes no heartbeat",
+            "ndxdp does not answer for containers any more, only for the configured prefixes.",
         ),
         Alert(
             "NdxdpMapNearlyFull",
@@ -137,7 +145,7 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "10m",
             "warning",
             f"The map {{{{ $labels.map }}}} on {_WHERE} is nearly full",
-            "It is at {{ $value | humanizePercentage }}. New rules are refused when it is full.",
+            "The map is at {{ $value | humanizePercentage }}. A full map refuses new rules.",
         ),
         Alert(
             "NdxdpReloadFailed",
@@ -146,7 +154,7 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "1m",
             "warning",
             "ndxdp on {{ $labels.instance }} runs with an old configuration",
-            "The file was changed, and refused when it was reloaded. The next restart would fail.",
+            "The daemon refused the changed file on reload. The next start would fail.",
         ),
         Alert(
             "NdxdpDockerDisconnected",
@@ -154,8 +162,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "== 0",
             "5m",
             "warning",
-            "ndxdp on {{ $labels.instance }} does not hear of containers",
-            "Its connection to the engine is lost. New containers are not answered for.",
+            "ndxdp on {{ $labels.instance }} is disconnected from the container engine",
+            "ndxdp does not answer for new containers.",
         ),
         Alert(
             "NdxdpNoneAnswered",
@@ -165,9 +173,9 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "== 0",
             "10m",
             "warning",
-            f"Solicitations come to {_WHERE}, and none is answered",
-            f"Not one for {window}. The reasons tell why: no_rule is a prefix that was forgotten"
-            " or mistyped.",
+            f"{_WHERE} receives solicitations and answers none",
+            f"There was no answer for {window}. The reasons show why: no_rule indicates a prefix"
+            " that is missing or mistyped.",
         ),
         Alert(
             "NdxdpFlood",
@@ -175,8 +183,8 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             f"> {config.flood}",
             "5m",
             "warning",
-            f"{{{{ $value | humanize }}}} solicitations per second come to {_WHERE}",
-            "Somebody scans the prefix, or a router has lost its neighbours.",
+            f"{_WHERE} receives {{{{ $value | humanize }}}} solicitations per second",
+            "A host scans the prefix, or a router has lost its neighbour entries.",
         ),
         Alert(
             "NdxdpGatewayUnreachable",
@@ -185,14 +193,14 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "2m",
             "critical",
             f"A gateway of {_WHERE} does not answer",
-            "It was solicited, and kept silent. When the kernel gives its entry up, the host has"
-            " no way out.",
+            "The gateway did not answer its last solicitation. When the kernel drops its entry, the"
+            " host can send nothing through it.",
         ),
     ]
 
 
 def recordings(config: Config = CONFIG) -> list[tuple[str, str]]:
-    """Name and expression of each recording rule."""
+    """Return the name and expression of each recording rule."""
     ours = config.selector
     return [
         (
@@ -236,7 +244,18 @@ def _rate(metric: str, by: str = "", more: str = "") -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """queries: (expression, legend). unit: one of Grafana's."""
+    """Panel of the dashboard.
+
+    Attributes:
+        title: The title.
+        description: The description.
+        unit: The name of a unit in Grafana.
+        queries: Pairs of an expression and its legend.
+        kind: The type of the panel.
+        width: The width, in columns of 24.
+        stacked: The series are stacked.
+        mappings: Text and color of single values.
+    """
 
     title: str
     description: str
@@ -246,7 +265,6 @@ class Panel:
     width: int = 8
     stacked: bool = False
     mappings: tuple[tuple[int, str, str], ...] = ()
-    """What a value is called, and its color."""
 
 
 _YES = ((0, "no", "red"), (1, "yes", "green"))
@@ -254,7 +272,7 @@ _YES = ((0, "no", "red"), (1, "yes", "green"))
 OVERVIEW = (
     Panel(
         "Answers",
-        "Advertisements sent per second, on all interfaces.",
+        "Advertisements sent per second on all interfaces.",
         "ops",
         ((_rate("ndxdp_advertisements_total"), "answers"),),
         "stat",
@@ -262,7 +280,7 @@ OVERVIEW = (
     ),
     Panel(
         "Answered",
-        "Of the solicitations that came in, the share that was answered.",
+        "Share of the solicitations that were answered.",
         "percentunit",
         (
             (
@@ -275,7 +293,7 @@ OVERVIEW = (
     ),
     Panel(
         "Attached",
-        "Whether a program or a process answers on each interface.",
+        "Interfaces on which a program or a process answers.",
         "short",
         ((f"min by (instance, interface) (ndxdp_attached{{{_S}}})", "{{interface}}"),),
         "stat",
@@ -284,7 +302,7 @@ OVERVIEW = (
     ),
     Panel(
         "Mode",
-        "The mode that each interface answers in.",
+        "Mode in which each interface answers.",
         "short",
         (
             (
@@ -298,8 +316,8 @@ OVERVIEW = (
     ),
     Panel(
         "Time per frame",
-        "What the program takes of a CPU for each frame that it looks at, of any kind. It is"
-        " measured while kernel.bpf_stats_enabled is 1.",
+        "CPU time of the program for each frame of any kind. The kernel measures it while"
+        " kernel.bpf_stats_enabled is 1.",
         "s",
         (
             (
@@ -312,21 +330,21 @@ OVERVIEW = (
     ),
     Panel(
         "Answers by path",
-        "Advertisements per second, by what sent them.",
+        "Advertisements per second, by the path that sent them.",
         "ops",
         ((_rate("ndxdp_advertisements_total", "path"), "{{path}}"),),
         stacked=True,
     ),
     Panel(
         "Solicitations by reason",
-        "What became of solicitations, per second. docs/wire.md explains each reason.",
+        "Solicitations per second, by reason. docs/wire.md explains each reason.",
         "ops",
         ((_rate("ndxdp_solicitations_total", "reason"), "{{reason}}"),),
         stacked=True,
     ),
     Panel(
         "Busiest prefixes",
-        "Solicitations per second for the ten configured prefixes, lists and networks with most.",
+        "Solicitations per second for the ten busiest configured prefixes, lists and networks.",
         "ops",
         (
             (
@@ -343,19 +361,20 @@ OVERVIEW = (
     ),
     Panel(
         "CPU",
-        "CPU time of the daemon or exporter, in seconds per second. In userspace mode it answers.",
+        "CPU time of the daemon or exporter, in seconds per second. In userspace mode this includes"
+        " answering.",
         "percentunit",
         ((f"rate(process_cpu_seconds_total{{{_P}}}[$__rate_interval])", "{{instance}}"),),
     ),
     Panel(
         "Scrape",
-        "How long reading the maps took.",
+        "Duration of a scrape.",
         "s",
         ((f"ndxdp_scrape_duration_seconds{{{_P}}}", "{{instance}}"),),
     ),
     Panel(
         "Configuration in force",
-        "Whether the last reload succeeded.",
+        "Success of the last reload.",
         "short",
         ((f"ndxdp_config_reload_success{{{_P}}}", "{{instance}}"),),
         "stat",
@@ -364,7 +383,7 @@ OVERVIEW = (
     ),
     Panel(
         "Configuration read",
-        "When the configuration in force was read.",
+        "Time since the configuration in force was read.",
         "dateTimeFromNow",
         ((f"ndxdp_config_reload_timestamp_seconds{{{_P}}} * 1000", "{{instance}}"),),
         "stat",
@@ -372,7 +391,7 @@ OVERVIEW = (
     ),
     Panel(
         "Container engine",
-        "Whether containers are heard of.",
+        "Connection of the daemon to the container engine.",
         "short",
         ((f"ndxdp_docker_connected{{{_P}}}", "{{instance}}"),),
         "stat",
@@ -381,7 +400,7 @@ OVERVIEW = (
     ),
     Panel(
         "Version",
-        "What runs.",
+        "Version of ndxdp.",
         "short",
         ((f"ndxdp_build_info{{{_P}}}", "{{version}}"),),
         "stat",
@@ -393,17 +412,18 @@ OVERVIEW = (
 INTERFACE = (
     Panel(
         "Solicitations and answers",
-        "Per second.",
+        "Solicitations and answers per second. The resolver answers when the kernel has found the"
+        " neighbour.",
         "ops",
         (
             (_rate("ndxdp_solicitations_total"), "solicitations"),
             (_rate("ndxdp_advertisements_total"), "answers"),
-            (_rate("ndxdp_resolver_advertisements_total"), "answers when found"),
+            (_rate("ndxdp_resolver_advertisements_total"), "answers of the resolver"),
         ),
     ),
     Panel(
         "Not answered, by reason",
-        "Solicitations per second. docs/wire.md explains each reason.",
+        "Unanswered solicitations per second. docs/wire.md explains each reason.",
         "ops",
         (
             (
@@ -426,7 +446,7 @@ INTERFACE = (
     ),
     Panel(
         "Last answer",
-        "Seconds since one for each configured prefix, list or network.",
+        "Seconds since the last answer for each configured prefix, list or network.",
         "s",
         (
             (
@@ -438,14 +458,14 @@ INTERFACE = (
     ),
     Panel(
         "Rules",
-        "By who wrote them.",
+        "Rules, by origin.",
         "short",
         ((f"sum by (source) (ndxdp_rules{{{_S}}})", "{{source}}"),),
         stacked=True,
     ),
     Panel(
         "Fill of the maps",
-        "New rules are refused when one is full.",
+        "Share of each map that is used. A full map refuses new rules.",
         "percentunit",
         (
             (
@@ -457,8 +477,8 @@ INTERFACE = (
     ),
     Panel(
         "Rate limit",
-        "Soliciting MACs that are remembered, those over their rate now, and solicitations dropped"
-        " per second.",
+        "Soliciting MACs that the limit remembers, soliciting MACs that exceed their rate now, and"
+        " solicitations per second that the limit affects.",
         "short",
         (
             (f"sum(ndxdp_limiter_sources{{{_S}}})", "remembered"),
@@ -466,23 +486,25 @@ INTERFACE = (
             (_rate("ndxdp_solicitations_total", "", ',reason="rate_limited"'), "dropped/s"),
             (
                 _rate("ndxdp_solicitations_total", "", ',reason="gateway_limited"'),
-                "of gateways not answered/s",
+                "of gateways, not answered/s",
             ),
         ),
     ),
     Panel(
         "Frames not sent",
-        "By the interface, of any kind, and by its driver of XDP's. Per second.",
+        "Frames per second of any kind that the interface did not send, and answers of XDP programs"
+        " that the driver did not send.",
         "ops",
         (
             (_rate("ndxdp_link_transmit_errors_total"), "errors"),
             (_rate("ndxdp_link_transmit_drops_total"), "drops"),
-            (_rate("ndxdp_driver_transmit_failures_total"), "XDP, by the driver"),
+            (_rate("ndxdp_driver_transmit_failures_total"), "answers of XDP"),
         ),
     ),
     Panel(
         "Userspace socket",
-        "Solicitations that found no room, and errors. Per second; in userspace mode alone.",
+        "Solicitations per second for which the socket had no room, and its errors. Only in"
+        " userspace mode.",
         "ops",
         (
             (_rate("ndxdp_socket_overflows_total"), "overflows"),
@@ -490,29 +512,30 @@ INTERFACE = (
         ),
     ),
     Panel(
-        "Looking for neighbours",
-        "What became of the solicitations for neighbours that the kernel did not know. Per second.",
+        "Resolver",
+        "Neighbours per second that the kernel was asked to find, that it did not find, and that"
+        " were refused because of too many searches at once.",
         "ops",
         (
-            (_rate("ndxdp_resolver_searches_total"), "looked for"),
+            (_rate("ndxdp_resolver_searches_total"), "searches"),
             (_rate("ndxdp_resolver_failed_total"), "not found"),
-            (_rate("ndxdp_resolver_refused_total"), "too many"),
+            (_rate("ndxdp_resolver_refused_total"), "refused"),
         ),
     ),
     Panel(
         "Gateway",
-        "Seconds since a gateway answered, of several the one that is silent longest.",
+        "Seconds since the gateway's last answer; with several gateways, the longest time.",
         "s",
         (
             (
                 f"time() - min(ndxdp_gateway_last_answer_timestamp_seconds{{{_S}}})",
-                "since its answer",
+                "since the last answer",
             ),
         ),
     ),
     Panel(
         "Announcements",
-        "Frames per second that told the upstream of addresses.",
+        "Frames per second that announce addresses to the upstream.",
         "ops",
         (
             (_rate("ndxdp_announcements_total"), "sent"),
@@ -521,7 +544,7 @@ INTERFACE = (
     ),
     Panel(
         "Heartbeat",
-        "Age of the daemon's last sign of life; containers lapse at the timeout.",
+        "Age of the daemon's last heartbeat. The rules of containers expire at the timeout.",
         "s",
         (
             (f"max(ndxdp_heartbeat_age_seconds{{{_S}}})", "age"),
@@ -532,7 +555,7 @@ INTERFACE = (
 
 
 def dashboard() -> dict[str, Any]:
-    """Grafana's model of it."""
+    """Return the dashboard in Grafana's JSON model."""
     panels: list[dict[str, Any]] = [_row(1, "Overview", 0)]
     bottom = _lay(panels, OVERVIEW, 1)
     panels.append(_row(len(panels) + 1, "$interface", bottom, repeat="interface"))
@@ -540,7 +563,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "uid": "ndxdp",
         "title": "ndxdp",
-        "description": "IPv6 Neighbor Discovery, answered",
+        "description": "IPv6 Neighbor Discovery responder",
         "tags": ["ndxdp"],
         "editable": False,
         "graphTooltip": 1,
@@ -605,7 +628,7 @@ def _row(number: int, title: str, y: int, repeat: str | None = None) -> dict[str
 
 
 def _lay(panels: list[dict[str, Any]], new: tuple[Panel, ...], y: int) -> int:
-    """Put panels side by side, stats lower than graphs; returns where the next row begins."""
+    """Place panels side by side, stats lower than graphs; return where the next row begins."""
     x = height = 0
     for panel in new:
         tall = 4 if panel.kind == "stat" else 8
@@ -686,11 +709,11 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
 
 # ---- files --------------------------------------------------------------------------------------
 
-_GENERATED = "# Made by mixin.py: `make dashboards`.\n"
+_GENERATED = "# Generated by mixin.py: `make dashboards`.\n"
 
 
 def _quoted(text: str) -> str:
-    """YAML's double-quoted strings are JSON's."""
+    """Return a string of YAML. JSON strings are valid double-quoted strings of YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -719,7 +742,7 @@ def rules_yaml(config: Config = CONFIG) -> str:
 
 
 def files() -> dict[str, str]:
-    """Name in this directory -> content."""
+    """Return the content of each generated file by its name."""
     return {
         "ndxdp.json": json.dumps(dashboard(), indent=2, ensure_ascii=False) + "\n",
         "alerts.yaml": alerts_yaml(),

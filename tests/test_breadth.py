@@ -562,7 +562,7 @@ def test_doctor_on_a_rule_that_leaves_dad_alone(forwarding: Network) -> None:
     done("attach", UPLINK, "--mode", "tc")
     done("prefix", "add", "--force", "--dad", "ignore", ON_LINK)
     assert doctor_bad() == []
-    assert "leaves Duplicate Address Detection alone" in ndxdp("doctor", UPLINK).out
+    assert "ignores Duplicate Address Detection" in ndxdp("doctor", UPLINK).out
     take_off()
 
 

@@ -533,7 +533,7 @@ FOR_PEOPLE = [
     (
         (TARGET,),
         [
-            f"asked    {TARGET} by fe80::1 (02:00:00:00:00:01) to ff02::1:ff00:99",
+            f"target   {TARGET} from fe80::1 (02:00:00:00:00:01) to ff02::1:ff00:99",
             f"rule     {BEHIND} always (manual)",
             "reason   answered: ",
             f"answer   Ethernet  {HOST_MAC} > 02:00:00:00:00:01",
@@ -542,8 +542,11 @@ FOR_PEOPLE = [
             f"         TLLAO     {HOST_MAC}",
         ],
     ),
-    (("2001:db8::d:0:0:2",), ["asked    ", "rule     none", "reason   no_rule: "]),
-    ((TARGET, "--from", "ff02::1"), ["asked    ", "rule     none was", "reason   bad_source: "]),
+    (("2001:db8::d:0:0:2",), ["target   ", "rule     none", "reason   no_rule: "]),
+    (
+        (TARGET, "--from", "ff02::1"),
+        ["target   ", "rule     not looked up", "reason   bad_source: "],
+    ),
 ]
 
 

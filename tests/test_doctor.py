@@ -229,8 +229,8 @@ def unseen_by_nobody() -> list[str]:
 def test_without_root(answering: Network) -> None:
     """It looks at what it may, says what it may not, and guesses nothing."""
     hidden = unseen_by_nobody()
-    assert "cannot look at what answers on up0: the pins of up0 may not be opened" in hidden
-    assert "cannot look at the firewall's rules: only root may list them" in hidden
+    assert "cannot check ndxdp on up0: the pins of up0 may not be opened" in hidden
+    assert "cannot check the firewall's rules: only root may list them" in hidden
 
 
 def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
@@ -238,7 +238,8 @@ def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
     BPFFS.chmod(0o700)
     try:
         assert (
-            f"cannot look at what answers on up0: {BPFFS} may not be entered" in unseen_by_nobody()
+            f"cannot check ndxdp on up0: cannot enter {BPFFS}: permission denied"
+            in unseen_by_nobody()
         )
     finally:
         BPFFS.chmod(mode)
@@ -319,7 +320,7 @@ def test_forwarding_everywhere_but_here(healthy: Network) -> None:
 def test_ipv6_switched_off(healthy: Network) -> None:
     conf("disable_ipv6", 1)
     found = next(each for each in bad() if each["check"] == "forwarding")
-    assert found["what"] == f"IPv6 is switched off on {UPLINK}"
+    assert found["what"] == f"IPv6 is disabled on {UPLINK}"
     follow(found["cure"])
     assert not any("switched off" in each["what"] for each in bad())
 
@@ -373,8 +374,8 @@ def test_no_address_of_the_advertisement(net: Network) -> None:
     advertise()
     eventually(default_route)
     (cause, effect) = bad()
-    assert cause["what"].startswith(f"{UPLINK} configures no address by itself")
-    assert "a link-local address, from which no router forwards" in effect["what"]
+    assert cause["what"].startswith(f"{UPLINK} has no address of a router's prefix")
+    assert "a link-local address, which no router forwards" in effect["what"]
     follow(cause["cure"])
     advertise()
     eventually(lambda: bad() == [])
@@ -416,7 +417,7 @@ def test_a_gateway_that_was_away(healthy: Network) -> None:
 
 def test_a_permanent_entry(healthy: Network) -> None:
     ip(f"-6 neighbour replace {GATEWAY} lladdr {ROUTER_MAC} dev {UPLINK} nud permanent")
-    mends("gateway", f"the entry of the gateway {GATEWAY} is permanent")
+    mends("gateway", f"the neighbour entry of the gateway {GATEWAY} is permanent")
     assert f"gateway {GATEWAY}: stale, {ROUTER_MAC}" in notes()
 
 
@@ -427,8 +428,8 @@ def test_several_gateways_and_one_outside(healthy: Network) -> None:
     ]
     ip(f"-6 route replace default {' '.join(hops)}")
     said = notes()
-    assert f"gateway {GATEWAY}: not asked for yet" in said
-    outside = "gateway 2001:db8:77::1: not asked for yet, outside of the interface's prefixes"
+    assert f"gateway {GATEWAY}: not solicited yet" in said
+    outside = "gateway 2001:db8:77::1: not solicited yet, outside of the interface's prefixes"
     assert outside in said
 
 
@@ -465,7 +466,7 @@ def test_one_of_several_is_deprecated(healthy: Network) -> None:
     found = mends(
         "source", f"towards the Internet the host sends from {HOST}9, which is deprecated"
     )
-    assert "the route names it" in found["why"]
+    assert "the route selects it" in found["why"]
 
 
 def expire(how: str) -> None:
@@ -521,7 +522,7 @@ def test_an_expired_default_route_of_a_host_that_forwards(net: Network) -> None:
         conf("accept_ra", 1)
         expire("proto ra")
         found = found_one("forwarding", "has expired")
-        assert "advertisements are ignored (accept_ra is 1)" in found["why"]
+        assert "ignores router advertisements (accept_ra is 1)" in found["why"]
         follow(found["cure"])
         advertise()
         eventually(lambda: "expires -" not in default_route())
@@ -571,7 +572,7 @@ def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress
         ("2001:db8::2", [own("2001:db8::3", 0x01)], "2000::1", "temporary"),
         ("2001:db8:1::2", [own("2001:db8:2::2")], "2001:db8:1::9", "most in common"),
         ("2001:db8::2", [own("2001:db8::3")], "2000::1", "as good as the others"),
-        ("2001:db8::2", [own("2001:db8:1::3")], "2001:db8:1::9", "the route names it"),
+        ("2001:db8::2", [own("2001:db8:1::3")], "2001:db8:1::9", "the route selects it"),
         ("2001:db8::2", [own("2001:db8::3", 0x48)], "2000::1", ""),
     ],
 )
@@ -644,7 +645,7 @@ def test_damaged_pins(answering: Network) -> None:
 def test_no_bpf_file_system(healthy: Network) -> None:
     sh("umount", str(BPFFS))
     try:
-        mends("program", f"ndxdp could answer on {UPLINK} from userspace only")
+        mends("program", f"ndxdp can answer on {UPLINK} in userspace mode only")
         assert BPFFS.stat().st_mode & 0o777 == 0o700
     finally:
         if not os.path.ismount(BPFFS):
@@ -703,10 +704,10 @@ def test_a_network_manager_that_listens_is_harmless() -> None:
     first, second = listeners.judge(facts)
     assert first.level is second.level is Level.NOTE
     assert first.what == (
-        "NetworkManager (pid 712) listens to ICMPv6, for router advertisements, which is harmless:"
-        " it answers no solicitations"
+        "NetworkManager (pid 712) receives ICMPv6, for router advertisements; this is harmless:"
+        " the program answers no solicitations"
     )
-    assert "58 is the number of the protocol" in first.why
+    assert "58 is the protocol number" in first.why
     assert (second.what, second.why) == ("something (pid 713) listens to ICMPv6", "")
 
 
@@ -839,7 +840,7 @@ def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy:
         said = findings("--docker-socket", str(container.socket))
         (found,) = [each for each in said if each["check"] == "containers"]
         assert found["level"] == "unseen"
-        assert found["what"].startswith("cannot tell which containers ndxdp answers for: the pins")
+        assert found["what"].startswith("cannot check for which containers ndxdp answers: the pins")
     finally:
         take_off()
 
@@ -851,7 +852,7 @@ def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> Non
         silent.listen()
         said = findings("--docker-socket", str(path))
         whats = [each["what"] for each in said if each["level"] == "unseen"]
-        assert f"cannot look at the containers: {path} does not answer" in whats
+        assert f"cannot check the containers: {path}: the engine does not answer" in whats
 
 
 # ---- its page ------------------------------------------------------------------------------------

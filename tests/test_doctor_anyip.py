@@ -106,7 +106,7 @@ def test_neither_a_local_route_nor_forwarding(host: Network) -> None:
     found = found_one("forwarding", "this host does not forward IPv6")
     other_way = f"ip -6 route add local {HERE} dev lo"
     assert found["why"].endswith(
-        f"if this host itself is to answer on {HERE}, instead: {other_way}"
+        f"if this host itself has the addresses of {HERE}, instead: {other_way}"
     )
     follow(other_way)
     assert is_reached(host, SOME)
@@ -179,7 +179,7 @@ def test_a_local_rule_without_its_route(host: Network) -> None:
     delivery = anyip.gather(of((HERE, Local())), ifindex())
     (found,) = anyip.judge(delivery)
     assert found.level is Level.FAILURE
-    assert found.what == f"no local route leads to {HERE}: its rule `local` answers nothing"
+    assert found.what == f"there is no local route for {HERE}: its `local` rule answers nothing"
     assert not delivery.needs_forwarding
     follow(found.cure)
     delivery = anyip.gather(of((HERE, Local())), ifindex())

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from ndxdp.doctor import arrival
-from ndxdp.doctor.arrival import Asked, Facts, Unheard
+from ndxdp.doctor.arrival import Facts, LostAnswers, Solicited
 from ndxdp.doctor.finding import Level
 from ndxdp.kernel import abi
 from ndxdp.ndp.profile import Answer, NaSource, Profile
@@ -105,17 +105,17 @@ def attach(*options: str) -> None:
 def test_answers_arrive(host: Segment) -> None:
     attach()
     with traffic():
-        assert said() == [f"answers arrive: packets came for {TARGET}"]
+        assert said() == [f"answers arrive: packets arrived for {TARGET}"]
 
 
 def test_nobody_asks(host: Segment) -> None:
     attach()
-    assert said() == ["cannot tell whether answers arrive: nobody solicited anything in 1.5 s"]
+    assert said() == ["cannot check whether answers arrive: no solicitation came in 1.5 s"]
     assert not PINS.joinpath(f"v{abi.VERSION}", UPLINK, "tracer").exists()
 
 
 def test_there_are_no_answers(host: Segment) -> None:
-    assert said() == [f"cannot tell whether answers arrive: ndxdp answers nothing on {UPLINK}"]
+    assert said() == [f"cannot check whether answers arrive: ndxdp answers nothing on {UPLINK}"]
 
 
 def test_the_switch_passes_containers_only(host: Segment) -> None:
@@ -125,7 +125,7 @@ def test_the_switch_passes_containers_only(host: Segment) -> None:
     with traffic():
         found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps asking for {TARGET}", *WATCH)
         follow(found["cure"])
-        assert said() == [f"answers arrive: packets came for {TARGET}"]
+        assert said() == [f"answers arrive: packets arrived for {TARGET}"]
     assert f"reach it from {TARGET}, not from" in found["why"]
     assert f"drops answers from {HOST_LINK_LOCAL}" in found["why"]
     assert found["cure"].endswith("--na-source target --no-router --dad ignore")
@@ -148,7 +148,7 @@ def test_advertisements_alone_are_dropped(host: Segment) -> None:
         found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps asking for {TARGET}", *WATCH)
     follow(found["cure"])
     assert host.ping(TARGET) == 1
-    assert "what is dropped on the way, or ignored there, is advertisements" in found["why"]
+    assert "a filter drops, or the router ignores, advertisements" in found["why"]
 
 
 def test_nothing_passes(host: Segment) -> None:
@@ -168,7 +168,7 @@ def test_the_prefix_is_routed(host: Segment) -> None:
     with traffic():
         (what,) = said()
         assert what.startswith(
-            f"cannot tell yet whether {BEHIND} needs a responder: packets for {TARGET} come"
+            f"cannot check yet whether {BEHIND} needs a responder: packets for {TARGET} arrive"
         )
         (pin,) = PINS.glob(f"v*/{UPLINK}/group_counters")
         before = time.time() - 2 * arrival._SETTLED
@@ -188,7 +188,7 @@ def test_somebody_else_traces(net: Network) -> None:
             if tracer.exists():
                 break
             time.sleep(0.02)
-        assert said() == [f"cannot tell whether answers arrive: {UPLINK} is being traced already"]
+        assert said() == [f"cannot check whether answers arrive: {UPLINK} is being traced already"]
     finally:
         tracing.terminate()
         tracing.wait()
@@ -198,7 +198,7 @@ def test_somebody_else_traces(net: Network) -> None:
 
 # ---- what counts as asking again -----------------------------------------------------------------
 
-ASKED = Asked(parse_mac(ROUTER_MAC), parse_address(ROUTER_LINK_LOCAL), parse_address(TARGET))
+ASKED = Solicited(parse_mac(ROUTER_MAC), parse_address(ROUTER_LINK_LOCAL), parse_address(TARGET))
 AROUND = parse_prefix(BEHIND)
 
 
@@ -236,7 +236,7 @@ def facts(**changes: object) -> Facts:
 def test_routed_is_said_once_neighbours_have_been_probed() -> None:
     unasked = {AROUND: {ASKED.target}}
     for age, level in ((None, Level.UNSEEN), (59.0, Level.UNSEEN), (61.0, Level.NOTE)):
-        (found,) = arrival.judge(facts(unasked=unasked, age=age))
+        (found,) = arrival.judge(facts(unsolicited=unasked, age=age))
         assert found.level is level
     assert found.what.startswith(f"{BEHIND} is routed to this host, no responder is needed")
     assert "in the 61 s since" in found.what
@@ -246,8 +246,8 @@ def test_the_command_keeps_the_rest_of_the_rule() -> None:
     profile = Profile(NaSource.LINK_LOCAL, override=True, lladdr=parse_mac("02:00:5e:10:00:01"))
     rule = Rule(Answer.ROUTED, profile, "config", dev=("br-*",))
     host = parse_address(HOST)
-    lost = Unheard(2, Prefix(ASKED.target, 128), rule, passing=[host])
-    (found,) = arrival.judge(facts(unheard={ASKED: lost}))
+    lost = LostAnswers(2, Prefix(ASKED.target, 128), rule, passing=[host])
+    (found,) = arrival.judge(facts(lost={ASKED: lost}))
     assert found.cure == (
         f"ndxdp prefix del {TARGET} -i {UPLINK} --origin config"
         f" && ndxdp prefix add {TARGET} -i {UPLINK} --na-source {HOST} --answer routed"
@@ -255,7 +255,7 @@ def test_the_command_keeps_the_rest_of_the_rule() -> None:
     )
     assert f'in the file: source = "{HOST}"' in found.why
     lost = replace(lost, rule=replace(rule, origin="wg0"))
-    (found,) = arrival.judge(facts(unheard={ASKED: lost}))
+    (found,) = arrival.judge(facts(lost={ASKED: lost}))
     assert found.cure == (
         f"ndxdp prefix replace {TARGET} -i {UPLINK} --origin wg0 --na-source {HOST}"
         " --answer routed --via 'br-*' --override --lladdr 02:00:5e:10:00:01"

@@ -123,7 +123,7 @@ def test_a_check_that_fails_is_a_finding(
         found = with_code(_FAILS.format(module=module, error=error), *options)
         (said,) = [each for each in found if each["check"] == check]
         assert said["level"] == "unseen"
-        assert said["what"].startswith("cannot look at ")
+        assert said["what"].startswith("cannot check ")
         assert said["what"].endswith(
             ": permission denied" if "OSError" in error else ": KeyError: 'no such thing'"
         )
@@ -135,7 +135,7 @@ def test_the_hint_of_an_error_is_kept(answering: Network) -> None:
         module="limits", error="NdxdpError('they are away', 'look there')"
     )
     said = with_code(code)[-1]
-    assert said["what"] == "cannot look at the limits: they are away"
+    assert said["what"] == "cannot check the limits: they are away"
     assert said["why"] == "look there"
 
 
@@ -151,7 +151,7 @@ def test_the_last_line_does_not_vouch_for_what_was_not_seen(answering: Network) 
 
 def test_no_sysctls(answering: Network) -> None:
     found = hidden("/proc/sys/net")
-    assert unseen(found) == ["cannot look at forwarding: /proc/sys/net/ipv6 cannot be read"]
+    assert unseen(found) == ["cannot check forwarding: cannot read /proc/sys/net/ipv6"]
     assert rest(found, "forwarding") == rest(findings(), "forwarding")
 
 
@@ -220,7 +220,7 @@ def test_no_libbpf(answering: Network) -> None:
     found = with_code(_NO_LIBBPF)
     (said,) = [each for each in found if each["level"] not in ("note", "unseen")]
     assert (said["check"], said["level"]) == ("program", "warning")
-    assert said["what"].endswith("cannot be looked at: libbpf.so.1 is not installed")
+    assert said["what"].endswith(f"program on {UPLINK}: libbpf.so.1 is not installed")
     assert said["cure"] == "apt install libbpf1"
     others = ("program", "reception", "limits")
     assert rest(found, *others) == rest(findings(), *others)
@@ -230,7 +230,7 @@ def test_no_libbpf_and_nothing_attached(net: Network) -> None:
     conf("forwarding", 1, "all")
     found = with_code(_NO_LIBBPF)
     (said,) = [each for each in found if each["level"] == "warning"]
-    assert said["what"] == f"ndxdp could answer on {UPLINK} from userspace only"
+    assert said["what"] == f"ndxdp can answer on {UPLINK} in userspace mode only"
     assert said["cure"] == "apt install libbpf1"
     conf("forwarding", 0, "all")
 
@@ -290,7 +290,7 @@ def test_a_link_that_a_daemon_waits_for(net: Network, tmp_path: Path) -> None:
         sh("ip", "link", "delete", UPLINK)
         (said,) = of(ndxdp("doctor", UPLINK, "--json"))
         assert (said["check"], said["level"]) == ("link", "failure")
-        assert "a running daemon or `ndxdp attach` goes on" in said["why"]
+        assert "a running daemon or `ndxdp attach` uses" in said["why"]
         eventually(lambda: net.at_router("ip", "link", "show", "eth0").code != 0)
         connect()
         eventually(lambda: net.answers(TARGET))
@@ -322,7 +322,7 @@ def test_a_link_of_another_namespace(answering: Network) -> None:
     result = answering.at_router(*DOCTOR, "--json")
     (said,) = of(result)
     assert (said["check"], said["level"]) == ("link", "unseen")
-    assert said["what"] == f"cannot look at {UPLINK}: it is in another network namespace"
+    assert said["what"] == f"cannot check {UPLINK}: it is in another network namespace"
     assert said["cure"].startswith("nsenter --net=/proc/")
     assert said["cure"].endswith(f"ndxdp doctor {UPLINK}")
     follow(said["cure"])
@@ -335,7 +335,8 @@ def test_a_link_of_the_same_name_in_another_namespace(answering: Network) -> Non
     found = of(at(*DOCTOR, UPLINK, "--json"))
     whats = [each["what"] for each in found]
     assert (
-        f"ndxdp does not answer on this {UPLINK}, but on one of another network namespace" in whats
+        f"ndxdp answers on {UPLINK} of another network namespace, not on {UPLINK} of this one"
+        in whats
     )
     assert f"ndxdp answers on {UPLINK} in tc mode" not in whats
     assert f"{UPLINK} is not in allmulti" not in whats
@@ -363,7 +364,7 @@ def test_a_link_that_goes_meanwhile(answering: Network, check: str) -> None:
     )
     found = with_code(code, "--watch", "0.1")
     assert found[-1]["check"] == "link"
-    assert found[-1]["what"] == f"{UPLINK} went away while doctor looked at it"
+    assert found[-1]["what"] == f"{UPLINK} was deleted during the examination"
     assert "program" in {each["check"] for each in found}
 
 
@@ -415,7 +416,7 @@ def test_damaged_files_of_userspace(net: Network, name: str, damage: str) -> Non
         assert said["level"] in (("failure", "unseen") if damage == "filled" else ("failure",))
         assert {"gateway", "source"} <= {each["check"] for each in found}
         if (damage, name) == ("filled", "groups"):  # labels of any bytes: the process has ended
-            assert "start that again as it was started" in said["why"]
+            assert "its process has ended: start it again" in said["why"]
             assert said["cure"] == ""  # neither systemd nor a configuration
         else:
             assert said["cure"] == f"ndxdp detach {UPLINK}"

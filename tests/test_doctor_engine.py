@@ -73,7 +73,7 @@ def test_a_network_without(host: tuple[str, str], docker_engine: Engine) -> None
     docker_engine.make_network("four")
     docker_engine.run("db", "four")
     said = [each["what"] for each in findings(*host) if each["check"] == "engine"]
-    assert said == ["the network four gives no IPv6 address to db: make it with --ipv6"]
+    assert said == ["the network four gives no IPv6 address to db: create it with --ipv6"]
     assert bad(*host) == []
 
 
@@ -102,7 +102,7 @@ def test_the_default_network() -> None:
 def test_settings_are_for_the_default_network_alone() -> None:
     four = Network("four", False, (), ("db",), ("db",))
     (found,) = engine.judge(facts(four, ipv6=True))
-    assert found.what.endswith("is for the default network alone; make it with --ipv6")
+    assert found.what.endswith("is for the default network only; create it with --ipv6")
 
 
 def test_a_part_that_is_free() -> None:

@@ -53,7 +53,7 @@ def exporter() -> list[str]:
 
 def test_for_this_host_alone(host: Network, tmp_path: Path) -> None:
     listen(host, tmp_path, f"[::1]:{PORT}")
-    assert exporter() == [f"metrics at [::1]:{PORT}: for this host alone"]
+    assert exporter() == [f"metrics at [::1]:{PORT}: only this host can read them"]
     assert bad() == []
     assert not reached(host)
 
@@ -69,7 +69,8 @@ def test_open_to_the_internet(host: Network, tmp_path: Path) -> None:
     assert reached(host)
     assert [*mends("exporter", f"metrics at [::]:{PORT} is open to the Internet, by IPv6 and IPv4")]
     assert exporter() == [
-        f"metrics at [::]:{PORT}, by IPv6 and IPv4: the firewall drops what comes in by {UPLINK}"
+        f"metrics at [::]:{PORT}, by IPv6 and IPv4:"
+        f" the firewall drops connections that come in by {UPLINK}"
     ]
     assert not reached(host)
 
@@ -88,7 +89,7 @@ def test_one_address(host: Network, tmp_path: Path) -> None:
 def test_ipv4_alone(host: Network, tmp_path: Path) -> None:
     listen(host, tmp_path, f"0.0.0.0:{PORT}")
     assert exporter() == [
-        f"metrics at 0.0.0.0:{PORT}, by IPv4: for those whom the firewall lets in by {UPLINK}"
+        f"metrics at 0.0.0.0:{PORT}, by IPv4: open to clients that the firewall accepts on {UPLINK}"
     ]
     assert bad() == []
 

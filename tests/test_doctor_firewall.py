@@ -176,8 +176,8 @@ def test_forwarding_that_eats(reached: Network) -> None:
     rules("forward", 'iifname "x0" oifname "x1" accept', "ip version 4 accept")
     assert not reaches(reached)
     into, out = bad()
-    assert "drops all that is forwarded from up0" in into["what"]
-    assert "drops all that is forwarded to up0" in out["what"]
+    assert "drops all packets forwarded from up0" in into["what"]
+    assert "drops all packets forwarded to up0" in out["what"]
     follow(into["cure"])
     follow(out["cure"])
     assert bad() == []
@@ -226,7 +226,7 @@ def test_one_container_is_dropped(reached: Network) -> None:
 def test_ip6tables_before_routing(reached: Network) -> None:
     sh("ip6tables", "-t", "raw", "-A", "PREROUTING", "-d", BEHIND, "!", "-i", "br9", "-j", "DROP")
     assert not reaches(reached)
-    found = mends("firewall", "drops all that is forwarded from up0, in ip6 raw PREROUTING")
+    found = mends("firewall", "drops all packets forwarded from up0, in ip6 raw PREROUTING")
     assert found["cure"].startswith("ip6tables -t raw -I PREROUTING -i up0 -d")
     assert reaches(reached)
 
@@ -397,6 +397,6 @@ def test_nft_is_not_installed(
     (found,) = firewall.judge(
         firewall.Facts("eth0", ruleset, reason, legacy=False, advertisements=False, behind=())
     )
-    assert found.what == "cannot look at the firewall's rules: nft is not installed"
+    assert found.what == "cannot check the firewall's rules: nft is not installed"
     assert found.cure == cure
     assert found.why.startswith(why)

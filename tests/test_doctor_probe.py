@@ -152,7 +152,7 @@ def test_the_wrong_gateway(host: Network) -> None:
     lose("2001:db8::77")
     with router():
         found = found_one("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
-        assert "is the gateway the one that your provider says" in found["why"]
+        assert "compare the gateway and the link with your provider's instructions" in found["why"]
     with router(advertisement(routerlifetime=1800)):
         found = mends("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
         assert found["cure"] == (
@@ -177,7 +177,9 @@ def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> Non
     found = found_one("gateway", f"the gateway {GATEWAY} does not answer", *PROBE)
     follow(found["cure"])
     assert bad() == []
-    assert found["why"].startswith(f"it answers {TARGET}, but ignores whom the kernel asks from")
+    assert found["why"].startswith(
+        f"the gateway answers {TARGET}, but ignores the address from which the kernel"
+    )
     assert f'source = "{TARGET}"' in found["why"]
     assert behind_a_switch.entry()[1] == ROUTER_MAC
 
@@ -205,7 +207,7 @@ def test_without_the_capability(host: Network) -> None:
     result = call(*without, *NDXDP, "doctor", UPLINK, "--json", "--probe")
     found = json.loads(result.out)["interfaces"][0]["findings"]
     whats = [each["what"] for each in found if each["check"] == "probe"]
-    assert whats == ["cannot ask routers: nothing could be sent (Operation not permitted)"]
+    assert whats == ["cannot solicit routers: Operation not permitted"]
 
 
 def test_without_probe_nothing_is_sent(host: Network) -> None:

@@ -609,7 +609,7 @@ def test_doctor_of_an_interface_with_a_gateway(net: Network) -> None:
         sh(*f"ip -6 route add default via fe80::77 dev {VENET}".split())
         said = ndxdp("doctor", VENET, "--probe")
         assert f"note:     gateway fe80::77: needs no MAC on {VENET}" in said.out
-        assert "not seen: cannot look at what --probe and --watch show" in said.out
+        assert "not seen: cannot check solicitations and their answers" in said.out
         assert said.code == 0
 
 

@@ -80,7 +80,7 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
     assert [line.split()[0] for line in text] == list(listed)
     assert f"{two} always (manual, guests.txt)" in text
     assert f"{BEHIND} always (manual)" in text
-    assert any(line.startswith(f"{HOST} never [held: ") for line in text)
+    assert any(line.startswith(f"{HOST} never [owned: ") for line in text)
 
     assert done("prefix", "del", one, TARGET) == ""
     assert attached.silent(one)

@@ -47,11 +47,11 @@ def doctor(
 
     Exit code: 0 all is well, 1 warnings, 2 failures.
     """
-    from ndxdp.doctor import examination
+    from ndxdp.doctor import examination, interfaces
     from ndxdp.doctor.finding import exit_code
 
     both = trees()
-    names = [interface] if interface is not None else examination.interfaces(both)
+    names = [interface] if interface is not None else interfaces.to_examine(both)
     watching = (_WATCHED if probe else 0) if watch is None else watch
     examined = {
         name: _examined(

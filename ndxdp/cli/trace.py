@@ -224,7 +224,7 @@ def _follow(
     """Show events until an end condition holds, and then the events that are still queued."""
     os.nice(_NICE)
     tracer.wake_on(stop.fileno(), select.POLLIN)
-    while not (stop.asked or enough()) and (left := deadline - time.monotonic()) > 0:
+    while not (stop.requested or enough()) and (left := deadline - time.monotonic()) > 0:
         events, others = tracer.wait(left)
         show(events)
         if others:

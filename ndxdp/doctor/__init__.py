@@ -1,1 +1,1 @@
-"""`ndxdp doctor`: looks at the host, judges, and changes nothing."""
+"""Checks of `ndxdp doctor`, which examines the host and changes nothing."""

@@ -1,4 +1,4 @@
-"""AnyIP: prefixes that a `local` route delivers to this host itself, which need no forwarding."""
+"""AnyIP: prefixes that a `local` route delivers to this host itself, without forwarding."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)
 
-_ASKED = 16  # prefixes that the kernel is asked about one by one
-_EXACT = 4096  # addresses of one rule that are looked at: the others are taken to be like them
+_QUERIES_MAX = 16  # route queries, one for each prefix
+_EXACT_MAX = 4096  # addresses of one rule that are checked; the others are assumed to be alike
 _ANSWERED_HERE = ("ALWAYS", "LOCAL")
-"""Answers that are given for what ends at this host."""
+"""Answers that ndxdp gives for packets that end at this host."""
 
-_NAMED = 3  # prefixes in a finding
+_NAMED_MAX = 3  # prefixes in a finding
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where the kernel delivers what ndxdp answers for.
+    """Destination of packets for the prefixes that ndxdp answers for, by the kernel's routes.
 
     Attributes:
         here: Answered prefixes that end at this host; without any rules, all local prefixes.
-        nowhere: Prefixes of rules `local` that no local route leads into.
-        needs_forwarding: Something answered leads elsewhere, or nothing is answered.
-        forwarded: A prefix of an `always` rule that leads elsewhere, None without one.
+        nowhere: Prefixes of `local` rules without a local route.
+        needs_forwarding: An answered prefix leads to another host, or nothing is answered.
+        forwarded: A prefix of an `always` rule that leads to another host, None without one.
     """
 
     here: tuple[Prefix, ...] = ()
@@ -43,19 +43,24 @@ class Delivery:
 
 
 def gather(rules: Rules, ifindex: int) -> Delivery:
-    """Compare rules with the kernel's local routes. ifindex: where the packets come in."""
+    """Compare rules with the kernel's local routes.
+
+    Args:
+        rules: The rules of the interface.
+        ifindex: The interface by which packets arrive.
+    """
     answered = rules.where(lambda rule: rule.answer is not Answer.NEVER and not rule.owned)
     try:
         with Fib() as fib:
             local = _Local(fib, ifindex)
             return _delivery(answered, local) if answered else _unruled(local)
-    except OSError as error:  # no netlink: the check of the routes says so
+    except OSError as error:  # no netlink: the check of the routes reports it
         log.debug("cannot read the local routes: %s", error)
         return Delivery()
 
 
 def _unruled(local: _Local) -> Delivery:
-    """Nothing is answered yet: a local route shows what is meant."""
+    """Return the delivery without any rules: local routes show which prefixes AnyIP needs."""
     here = tuple(sorted(prefix for prefix in local.prefixes if prefix.length < 128))
     return Delivery(here, needs_forwarding=not here)
 
@@ -84,12 +89,12 @@ def _delivery(answered: Rules, local: _Local) -> Delivery:
 def _some_of(rules: Rules) -> Iterable[tuple[Prefix, Rule]]:
     yield from rules.wider.items()
     for rule, addresses in rules.exact.items():
-        for address in islice(addresses, _EXACT):
+        for address in islice(addresses, _EXACT_MAX):
             yield Prefix(address, 128), rule
 
 
 class _Local:
-    """The kernel's local routes, as far as one can ask whether they cover a prefix."""
+    """Local routes of the kernel, with a bounded number of queries."""
 
     def __init__(self, fib: Fib, ifindex: int) -> None:
         self.prefixes = fib.local_prefixes()
@@ -100,10 +105,10 @@ class _Local:
             for network in ipaddress.collapse_addresses(networks)
         }
         self._lengths = sorted({prefix.length for prefix in self._merged})
-        self._left = _ASKED
+        self._left = _QUERIES_MAX
 
     def has(self, prefix: Prefix) -> bool:
-        """The kernel delivers all of a prefix to this host."""
+        """Return whether the kernel delivers all of a prefix to this host."""
         for length in self._lengths:
             if length <= prefix.length and Prefix.around(prefix.address, length) in self._merged:
                 return True
@@ -117,7 +122,7 @@ class _Local:
         return entry.type is RouteType.LOCAL and covers
 
     def is_within(self, prefix: Prefix) -> bool:
-        """The kernel delivers a part of a prefix to this host."""
+        """Return whether the kernel delivers a part of a prefix to this host."""
         return any(
             local.length >= prefix.length and Prefix.around(local.address, prefix.length) == prefix
             for local in self._merged
@@ -125,7 +130,7 @@ class _Local:
 
 
 def cure(prefix: Prefix) -> str:
-    """Return the command that has the kernel deliver a prefix to this host."""
+    """Return the command that makes the kernel deliver a prefix to this host."""
     return f"ip -6 route add local {prefix} dev lo"
 
 
@@ -134,8 +139,8 @@ def judge(delivery: Delivery) -> list[Finding]:
     wide = [prefix for prefix in delivery.here if prefix.length < 128]
     shown = wide or list(delivery.here)
     if shown:
-        some = ", ".join(map(str, shown[:_NAMED]))
-        more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+        some = ", ".join(map(str, shown[:_NAMED_MAX]))
+        more = f" and {len(shown) - _NAMED_MAX} more" if len(shown) > _NAMED_MAX else ""
         verb = "are" if len(shown) > 1 else "is"
         label = "AnyIP: " if wide else ""
         there = " there" if delivery.needs_forwarding else ""
@@ -143,8 +148,8 @@ def judge(delivery: Delivery) -> list[Finding]:
         found.append(note(f"{what}; forwarding is not needed{there}"))
     found += [
         failure(
-            f"no local route leads to {prefix}: its rule `local` answers nothing",
-            "without that route the kernel does not deliver what comes for it to this host",
+            f"there is no local route for {prefix}: its `local` rule answers nothing",
+            "without the route the kernel does not deliver packets for the prefix to this host",
             cure(prefix),
         )
         for prefix in delivery.nowhere

@@ -1,8 +1,9 @@
-"""Whether the answers arrive, and whether any are needed: who asks, and what comes, for a while.
+"""Arrival of answers: solicitations and packets on the interface, watched for a while.
 
-A router that got an answer sends what it holds for the target; it asks its group again only after
-its entry has gone. One that asks the group again within seconds did not get it, or did not take
-it. A router to which a prefix is routed never asks.
+A router that receives an answer sends the packets that wait for the target, and solicits the
+target's group again only after its neighbour entry was deleted. A router that solicits the group
+again within seconds did not receive the answer, or ignored it. A router that routes the prefix to
+this host never solicits it.
 """
 
 from __future__ import annotations
@@ -39,23 +40,26 @@ from ndxdp.store.instance import open_instance
 
 _TYPES = range(133, 138)  # router and neighbor discovery
 _SOL_PACKET, _IGNORE_OUTGOING, _TO_US = 263, 23, 0
-_KEPT = 64  # bytes of a packet
-_PAUSE = 0.1  # seconds between two looks at what came
-_AT_ONCE = 256  # packets in a look: the others are not needed to know who is written to
+_SNAPLEN = 64  # bytes of a packet
+_PAUSE = 0.1  # seconds between two reads of the packet socket
+_PACKETS_MAX = 256  # packets in a read; a sample suffices to know the destinations
 
 _AGAIN = 5.0
-"""Seconds after an answer: a router sends three solicitations, a second apart (RFC 4861 7.2.2)."""
+"""Seconds after an answer in which another solicitation of the same target counts as a repetition.
 
-_REPEATS = 2
-"""Of one: with one less, the second solicitation and the answer may have crossed."""
+A router sends three solicitations, a second apart (RFC 4861 7.2.2)."""
+
+_REPEATS_MIN = 2
+"""Repetitions that show a lost answer: a single one may have crossed the answer."""
 
 _SETTLED = 60.0
-"""Seconds after attaching. Entries that others had answered for are probed by then: after at most
-45 s they are in doubt, and 5 s later a solicitation is sent (RFC 4861 10)."""
+"""Seconds after attaching, by which the router has probed entries from earlier answers.
+
+An entry is stale after at most 45 s, and is probed 5 s later (RFC 4861 10)."""
 
 
-class Asked(NamedTuple):
-    """Who asks for what. All addresses 16 bytes, mac 6."""
+class Solicited(NamedTuple):
+    """Solicitor and target of solicitations. Addresses have 16 bytes, mac has 6."""
 
     mac: bytes
     source: bytes
@@ -63,11 +67,15 @@ class Asked(NamedTuple):
 
 
 @dataclass(slots=True)
-class Unheard:
-    """Answers that did not arrive. times: how often the group was asked again.
+class LostAnswers:
+    """Answers that did not arrive.
 
-    prefix, rule: by which it was answered. passing, stopped: sources (16 bytes) from which a
-    solicitation for the asking router was, and was not, answered by it.
+    Attributes:
+        times: How often the router solicited the group again.
+        prefix: The prefix of the rule that answered.
+        rule: The rule that answered.
+        passing: Sources (16 bytes) from which the router answers a solicitation.
+        stopped: Sources from which the router does not answer one.
     """
 
     times: int
@@ -79,21 +87,27 @@ class Unheard:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """trouble: why nothing was watched, '' if it was. seconds: for how long.
+    """Result of the watch.
 
-    answered: solicitations. reached: targets that packets came for, of rules that somebody has
-    asked for before. unasked: those of rules that nobody ever asked for. age: seconds
-    since the interface was attached, None if it is not known.
-    link_local: the interface's, None without one.
+    Attributes:
+        interface: The interface.
+        problem: Why the interface could not be watched; "" if it was.
+        seconds: The duration of the watch.
+        answered: Number of answered solicitations.
+        lost: Answers that did not arrive.
+        reached: Destinations of packets, of rules whose targets were solicited before.
+        unsolicited: Destinations of packets, of rules whose targets were never solicited.
+        age: Seconds since the interface was attached, None if not known.
+        link_local: The link-local address of the interface, None without one.
     """
 
     interface: str
-    trouble: str
+    problem: str
     seconds: float
     answered: int = 0
-    unheard: dict[Asked, Unheard] = field(default_factory=dict)
+    lost: dict[Solicited, LostAnswers] = field(default_factory=dict)
     reached: frozenset[bytes] = frozenset()
-    unasked: dict[Prefix, set[bytes]] = field(default_factory=dict)
+    unsolicited: dict[Prefix, set[bytes]] = field(default_factory=dict)
     age: float | None = None
     link_local: bytes | None = None
 
@@ -101,13 +115,16 @@ class Facts:
 def gather(
     trees: Trees, link: Link, table: Table, addresses: list[OwnAddress], seconds: float
 ) -> Facts:
-    """Watch for so many seconds, by the tracer and a packet socket; then ask who did not hear."""
+    """Watch an interface for so many seconds with a tracer and a packet socket.
+
+    Then solicit the routers that did not receive answers.
+    """
     events: list[Event] = []
     written: Counter[tuple[bytes, bytes]] = Counter()
     try:
         tree = trees.of(link.name)
         with (
-            packet_socket("sees what comes for whom") as packets,
+            packet_socket("watches incoming packets") as packets,
             Tracer(trees, [link.name]) as tracer,
         ):
             _open(packets, link)
@@ -116,16 +133,16 @@ def gather(
                 events += tracer.wait(min(left, _PAUSE))[0]
                 _read(packets, written)
             events += tracer.finish()
-            unheard = repeated(events, written)
+            lost = repeated(events, written)
             own = [each.address for each in addresses]
-            for asked, found in unheard.items():
-                _try_sources(packets, link, asked, found, own)
+            for solicited, found in lost.items():
+                _try_sources(packets, link, solicited, found, own)
             counts = _solicited(tree, link.name)
             age = _age(tree, link.name)
     except (NdxdpError, OSError) as error:
-        said = error.message if isinstance(error, NdxdpError) else error.strerror or str(error)
-        return Facts(link.name, said, seconds)
-    unasked: dict[Prefix, set[bytes]] = {}
+        problem = error.message if isinstance(error, NdxdpError) else error.strerror or str(error)
+        return Facts(link.name, problem, seconds)
+    unsolicited: dict[Prefix, set[bytes]] = {}
     reached = set()
     for _, target in written:
         matched = table.lookup(target)
@@ -135,33 +152,33 @@ def gather(
         if counts[rule.origin, rule.label]:
             reached.add(target)
         else:
-            unasked.setdefault(prefix, set()).add(target)
+            unsolicited.setdefault(prefix, set()).add(target)
     return Facts(
         link.name,
         "",
         seconds,
         answered=sum(event.reason.is_answer for event in events),
-        unheard=unheard,
+        lost=lost,
         reached=frozenset(reached),
-        unasked=unasked,
+        unsolicited=unsolicited,
         age=age,
         link_local=next((each.address for each in addresses if each.link_local), None),
     )
 
 
 def _open(packets: socket.socket, link: Link) -> None:
-    """Receive the heads of IPv6 packets from now on."""
+    """Start to receive the first bytes of IPv6 packets."""
     head = [Condition(LD_H, ETHERTYPE_AT, ETH_P_IPV6)]
-    attach_filter(packets, program(head, last=_KEPT - 11, keep=_KEPT))
+    attach_filter(packets, program(head, last=_SNAPLEN - 11, keep=_SNAPLEN))
     packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
     packets.bind((link.name, ETH_P_IPV6))
 
 
 def _read(packets: socket.socket, written: Counter[tuple[bytes, bytes]]) -> None:
-    """Count packets to this host's MAC by the MAC that sent them and their destination."""
-    for _ in range(_AT_ONCE):
+    """Count packets to this host's MAC by their source MAC and their destination address."""
+    for _ in range(_PACKETS_MAX):
         try:
-            frame, address = packets.recvfrom(_KEPT)
+            frame, address = packets.recvfrom(_SNAPLEN)
         except BlockingIOError:
             return
         discovers = icmpv6_type_of(frame) in _TYPES
@@ -171,13 +188,15 @@ def _read(packets: socket.socket, written: Counter[tuple[bytes, bytes]]) -> None
 
 def repeated(
     events: Iterable[Event], written: Counter[tuple[bytes, bytes]]
-) -> dict[Asked, Unheard]:
-    """Who asked a group again soon after an answer, twice at least, and then sent no packet there.
+) -> dict[Solicited, LostAnswers]:
+    """Return the solicitors that repeat a solicitation after an answer, and send no packet then.
 
-    written: packets by the MAC that sent them, and their destination.
+    Args:
+        events: The traced solicitations.
+        written: Number of packets, by their source MAC and their destination address.
     """
-    last: dict[Asked, int] = {}
-    found: dict[Asked, Unheard] = {}
+    last: dict[Solicited, int] = {}
+    found: dict[Solicited, LostAnswers] = {}
     for event in events:
         target = event.target
         to_group = bool(eth_destination_of(event.frame)[0] & 1)
@@ -185,28 +204,28 @@ def repeated(
             continue
         if not event.reason.is_answer or event.prefix is None or event.rule is None:
             continue
-        asked = Asked(event.mac, event.source, target)
-        if asked in last and event.time - last[asked] < _AGAIN * 1e9:
-            found.setdefault(asked, Unheard(0, event.prefix, event.rule)).times += 1
-        last[asked] = event.time
+        solicited = Solicited(event.mac, event.source, target)
+        if solicited in last and event.time - last[solicited] < _AGAIN * 1e9:
+            found.setdefault(solicited, LostAnswers(0, event.prefix, event.rule)).times += 1
+        last[solicited] = event.time
     return {
-        asked: one
-        for asked, one in found.items()
-        if one.times >= _REPEATS and not written[asked.mac, asked.target]
+        solicited: one
+        for solicited, one in found.items()
+        if one.times >= _REPEATS_MIN and not written[solicited.mac, solicited.target]
     }
 
 
 def _try_sources(
-    packets: socket.socket, link: Link, asked: Asked, found: Unheard, own: list[bytes]
+    packets: socket.socket, link: Link, solicited: Solicited, found: LostAnswers, own: list[bytes]
 ) -> None:
-    """Solicit the asking router from each address that an answer might come from."""
-    for source in dict.fromkeys((asked.target, *own)):
-        heard = any(probe.ask_from(packets, link, source, asked.source) for _ in range(2))
+    """Solicit the router from each address from which a rule may answer."""
+    for source in dict.fromkeys((solicited.target, *own)):
+        heard = any(probe.solicit_from(packets, link, source, solicited.source) for _ in range(2))
         (found.passing if heard else found.stopped).append(source)
 
 
 def _solicited(tree: Tree, interface: str) -> Counter[tuple[str, str]]:
-    """How often each group's rules were asked for, since there are counters."""
+    """Return how often each rule class was solicited since the interface was attached."""
     counts: Counter[tuple[str, str]] = Counter()
     with open_instance(tree, interface) as instance:
         for each in instance.maps.class_counts():
@@ -215,87 +234,90 @@ def _solicited(tree: Tree, interface: str) -> Counter[tuple[str, str]]:
 
 
 def _age(tree: Tree, interface: str) -> float | None:
-    """Seconds since the counters began: the pins are as old; files are written to."""
+    """Return the age of the counters in seconds: the age of their pin; None for files."""
     if not isinstance(tree, PinTree):
         return None
     return time.time() - (tree.path(interface) / "group_counters").stat().st_mtime
 
 
 def judge(facts: Facts) -> list[Finding]:
-    if facts.trouble:
-        return [unseen(f"cannot tell whether answers arrive: {facts.trouble}")]
-    found = [_judge_unheard(facts, *item) for item in _one_a_rule(facts.unheard)]
-    found += [_judge_unasked(facts, *item) for item in sorted(facts.unasked.items())]
-    if facts.reached and not facts.unheard:
+    if facts.problem:
+        return [unseen(f"cannot check whether answers arrive: {facts.problem}")]
+    found = [_judge_lost(facts, *item) for item in _one_per_rule(facts.lost)]
+    found += [_judge_unsolicited(facts, *item) for item in sorted(facts.unsolicited.items())]
+    if facts.reached and not facts.lost:
         some = _text(min(facts.reached))
         others = f" and {len(facts.reached) - 1} more" if len(facts.reached) > 1 else ""
-        found.append(note(f"answers arrive: packets came for {some}{others}"))
+        found.append(note(f"answers arrive: packets arrived for {some}{others}"))
     elif not found and facts.answered:
         found.append(
-            note(f"{facts.answered} solicitations were answered, and no router had to ask again")
+            note(f"{facts.answered} solicitations were answered, and no router repeated one")
         )
     elif not found:
         found.append(
             unseen(
-                "cannot tell whether answers arrive:"
-                f" nobody solicited anything in {facts.seconds:g} s",
+                f"cannot check whether answers arrive: no solicitation came in {facts.seconds:g} s",
                 f"ndxdp doctor {facts.interface} --watch 60",
             )
         )
     return found
 
 
-def _one_a_rule(unheard: dict[Asked, Unheard]) -> list[tuple[Asked, Unheard]]:
-    """Of those that one rule answers, the first."""
-    return list({one.prefix: (asked, one) for asked, one in reversed(unheard.items())}.values())
+def _one_per_rule(lost: dict[Solicited, LostAnswers]) -> list[tuple[Solicited, LostAnswers]]:
+    """Return the first lost answer of each rule."""
+    return list(
+        {one.prefix: (solicited, one) for solicited, one in reversed(lost.items())}.values()
+    )
 
 
-def _judge_unheard(facts: Facts, asked: Asked, found: Unheard) -> Finding:
-    target, router = _text(asked.target), _text(asked.source)
-    what = f"{router} keeps asking for {target}, though it was answered: answers are lost"
-    now = _source(found.rule.profile, asked.target, facts.link_local)
-    better = next((each for each in _preferred(found, facts, asked.target) if each != now), None)
+def _judge_lost(facts: Facts, solicited: Solicited, found: LostAnswers) -> Finding:
+    target, router = _text(solicited.target), _text(solicited.source)
+    what = f"{router} keeps soliciting {target} after each answer: answers are lost"
+    now = _source(found.rule.profile, solicited.target, facts.link_local)
+    better = next(
+        (each for each in _preferred(found, facts, solicited.target) if each != now), None
+    )
     passing = " and ".join(map(_text, found.passing)) or "none of this host's addresses"
-    seen = f"solicitations reach it from {passing}"
+    seen = f"solicitations reach the router from {passing}"
     if found.stopped and found.passing:
         seen += f", not from {' or '.join(map(_text, found.stopped))}"
     if better is None:
         return failure(
             what,
-            f"{seen}: a filter on the way (anti-spoofing) drops what this host sends."
+            f"{seen}: a filter on the way (anti-spoofing) drops the frames of this host."
             " Only its operator can change that: show them this exchange",
             f"ndxdp trace -i {facts.interface} --target {target} --count 3",
         )
-    word = {asked.target: "target", facts.link_local: "link-local"}.get(better, _text(better))
+    word = {solicited.target: "target", facts.link_local: "link-local"}.get(better, _text(better))
     if now in found.passing:
         why = (
-            f"{seen}: what is dropped on the way, or ignored there, is advertisements from"
-            f" {_text(now)}; those from another address may pass"
+            f"{seen}: a filter drops, or the router ignores, advertisements from {_text(now)};"
+            " advertisements from another address may pass"
         )
     else:
         why = f"{seen}: a filter on the way (anti-spoofing) drops answers from {_text(now)}"
     if found.rule.origin in ("config", "docker"):
-        why += f'. So that it stays, in the file: source = "{word}"'
+        why += f'. To make the change permanent, write in the file: source = "{word}"'
     return failure(what, why, _with_source(facts.interface, found.prefix, found.rule, word))
 
 
-def _preferred(found: Unheard, facts: Facts, target: bytes) -> list[bytes]:
-    """Those that pass, the best first: what a rule can say of all targets at once."""
+def _preferred(found: LostAnswers, facts: Facts, target: bytes) -> list[bytes]:
+    """Return the sources that pass, best first: those that one rule can use for all its targets."""
     rank = {target: 0, facts.link_local: 1}
     return sorted(found.passing, key=lambda each: rank.get(each, 2))
 
 
 def _source(profile: Profile, target: bytes, link_local: bytes | None) -> bytes:
-    """From where the rule answers."""
+    """Return the source address of a rule's answers."""
     if isinstance(profile.source, bytes):
         return profile.source
     return link_local or target if profile.source is NaSource.LINK_LOCAL else target
 
 
 def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str:
-    """Return the command that changes nothing of a rule but the source of its answers.
+    """Return the command that changes only the source of a rule's answers.
 
-    A rule that no command has written gives way to one that a command writes.
+    If no command wrote the rule, the command deletes it and adds a manual one.
     """
     by = "" if rule.origin == MANUAL_ORIGIN else f" --origin {rule.origin}"
     options = [f"--na-source {source}"]
@@ -315,17 +337,18 @@ def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str
     )
 
 
-def _judge_unasked(facts: Facts, prefix: Prefix, targets: set[bytes]) -> Finding:
+def _judge_unsolicited(facts: Facts, prefix: Prefix, targets: set[bytes]) -> Finding:
     some = _text(min(targets))
     if facts.age is None or facts.age < _SETTLED:
         return unseen(
-            f"cannot tell yet whether {prefix} needs a responder: packets for {some} come without a"
-            f" solicitation, but somebody else may have answered one before ndxdp was attached",
+            f"cannot check yet whether {prefix} needs a responder: packets for {some} arrive"
+            " without a solicitation, but another responder may have answered before ndxdp was"
+            " attached",
             f"sleep {_SETTLED:g}; ndxdp doctor {facts.interface} --watch 10",
         )
     return note(
-        f"{prefix} is routed to this host, no responder is needed: packets for {some} come, and"
-        f" nobody asked for it in the {facts.age:.0f} s since ndxdp was attached"
+        f"{prefix} is routed to this host and needs no responder: packets for {some} arrive, and"
+        f" no router solicited it in the {facts.age:.0f} s since ndxdp was attached"
     )
 
 

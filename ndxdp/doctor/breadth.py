@@ -1,4 +1,4 @@
-"""Rules that answer for other nodes of the uplink, and defend their addresses against them."""
+"""Rules that are too broad: they answer for, and defend, addresses of other nodes of the uplink."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from ndxdp.rules.ruleset import Rules
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The reach of an interface's rules.
+    """Broad rules of an interface.
 
-    broad: the rules that answer for other nodes, and the prefixes behind the host inside each.
-    left_out: prefixes whose rule the daemon left out for that, and the prefixes behind the host.
-    neighbours: addresses (16 bytes) that an exact rule answers for and that a neighbour has, with
-    the rule and the neighbour's MAC.
+    Attributes:
+        interface: The interface.
+        broad: The rules that answer for other nodes, and the prefixes behind the host in each.
+        left_out: Prefixes whose rule the daemon left out for that reason, with the rule and the
+            prefixes behind the host.
+        neighbours: Addresses (16 bytes) that an exact rule answers for and that a neighbour has,
+            with the rule and the neighbour's MAC.
     """
 
     interface: str
@@ -32,10 +35,12 @@ class Facts:
 
 
 def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
-    """Look at an interface's rules, its on-link prefixes and its neighbours.
+    """Read an interface's on-link prefixes and its neighbours.
 
     Args:
-        ifindexes: of the interface, and of the one that has its addresses: a port's bridge.
+        interface: The name of the interface.
+        ifindexes: The interface, and the one that has its addresses: the bridge of a port.
+        rules: The rules of the interface.
     """
     here = onlink.read(ifindexes)
 
@@ -59,15 +64,15 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Return a warning for each rule that harms other nodes, a note where it defends nothing."""
+    """Return a warning about each rule that harms other nodes, a note if it defends nothing."""
     found = [_of_broad(facts.interface, broad, behind) for broad, behind in facts.broad]
     for prefix, rule, behind in facts.left_out:
         hint = BroadRule(prefix, rule, prefix).hint(behind, in_file=rule.origin == CONFIG_ORIGIN)
         found.append(
             warning(
-                f"the rule for {prefix} is left out: it would answer for the other nodes on"
+                f"the daemon left the rule for {prefix} out: it would answer for the other nodes on"
                 f" {facts.interface}, too",
-                f"nothing of it is answered; {hint}",
+                f"ndxdp does not answer for the prefix; {hint}",
                 "editor /etc/ndxdp/ndxdp.toml" if rule.origin == CONFIG_ORIGIN else "",
             )
         )
@@ -75,9 +80,10 @@ def judge(facts: Facts) -> list[Finding]:
         text = socket.inet_ntop(socket.AF_INET6, address)
         found.append(
             warning(
-                f"{text} is a neighbour on {facts.interface}, at {mac.hex(':')}, and a rule"
+                f"{text} is a neighbour on {facts.interface}, with MAC {mac.hex(':')}, and a rule"
                 " answers for it, too",
-                "its packets come to this host, and its address is defended against it",
+                "ndxdp redirects the neighbour's packets to this host, and defends the address"
+                " against the neighbour",
                 f"ndxdp prefix del {text} -i {facts.interface} --origin {rule.origin}",
             )
         )
@@ -85,10 +91,13 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _of_broad(interface: str, broad: BroadRule, behind: tuple[Prefix, ...]) -> Finding:
-    sentence = f"{broad.sentence(interface)} (by '{broad.rule.origin}')"
+    sentence = f"{broad.sentence(interface)} (origin '{broad.rule.origin}')"
     if not broad.rule.profile.defend:
-        return note(f"{sentence}; it leaves Duplicate Address Detection alone")
-    why = "it defends their addresses against them: who takes one finds a duplicate"
+        return note(f"{sentence}; it ignores Duplicate Address Detection")
+    why = (
+        "the rule defends the addresses of other nodes: a node that configures one detects a"
+        " duplicate"
+    )
     if broad.rule.origin not in RESERVED_ORIGINS:
         return warning(sentence, why, _instead(interface, broad, behind))
     hint = broad.hint(behind, in_file=broad.rule.origin == CONFIG_ORIGIN)
@@ -97,7 +106,7 @@ def _of_broad(interface: str, broad: BroadRule, behind: tuple[Prefix, ...]) -> F
 
 
 def _instead(interface: str, broad: BroadRule, behind: tuple[Prefix, ...]) -> str:
-    """Return the command that replaces a rule, which a command has written, by narrower ones."""
+    """Return the command that replaces a rule, written by a command, by narrower ones."""
     where = f"-i {interface}"
     if broad.rule.origin != MANUAL_ORIGIN:
         where += f" --origin {broad.rule.origin}"

@@ -1,4 +1,4 @@
-"""Containers of Docker or Podman whose addresses the router asks for, and nobody answers."""
+"""Containers of Docker or Podman whose addresses the router solicits, and no rule answers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from ndxdp.rules.table import Table
 from ndxdp.sources.docker import Docker, Endpoint
 
 _WITHIN = 1.5  # seconds for the engine to list its containers
-_DENIED = "may not be opened"
-_NAMED = 8  # addresses in a command
+_DENIED = "permission denied"
+_NAMED_MAX = 8  # addresses in a command
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """endpoints: None if the engine did not say: then why says so. on_link: the interface's.
+    """Containers and rules of an interface.
 
-    table: of ndxdp's rules there, None if it answers nothing.
+    Attributes:
+        interface: The interface.
+        endpoints: The containers' addresses; None if the engine did not list them.
+        why: Why it did not.
+        on_link: The on-link prefixes of the interface.
+        table: The rules of the interface; None if ndxdp answers nothing there.
     """
 
     interface: str
@@ -37,7 +42,7 @@ class Facts:
 def gather(
     interface: str, addresses: list[OwnAddress], table: Table | None, socket_path: str
 ) -> Facts | None:
-    """None where there is no engine."""
+    """List the containers; return None if there is no engine."""
     if not os.path.exists(socket_path):
         return None
     on_link = {
@@ -45,17 +50,18 @@ def gather(
         for own in addresses
         if not own.link_local and own.length < 128
     }
-    endpoints, why = None, f"{socket_path} {_DENIED}"
+    endpoints, why = None, f"{socket_path}: {_DENIED}"
     if os.access(socket_path, os.W_OK):
-        endpoints, why = asyncio.run(_endpoints(socket_path)), f"{socket_path} does not answer"
+        endpoints = asyncio.run(_endpoints(socket_path))
+        why = f"{socket_path}: the engine does not answer"
     return Facts(interface, endpoints, why, tuple(sorted(on_link)), table)
 
 
 async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
-    async with contextlib.aclosing(Docker(socket_path, label_keys=()).watch()) as looks:
+    async with contextlib.aclosing(Docker(socket_path, label_keys=()).watch()) as states:
         try:
             async with asyncio.timeout(_WITHIN):
-                return await anext(looks)
+                return await anext(states)
         except TimeoutError:
             return None
 
@@ -64,7 +70,7 @@ def judge(facts: Facts) -> list[Finding]:
     if facts.endpoints is None:
         hint = "run this as root, or in the engine's group" if _DENIED in facts.why else ""
         cure = "" if hint else "docker ps"
-        return [unseen(f"cannot look at the containers: {facts.why}", cure, hint)]
+        return [unseen(f"cannot check the containers: {facts.why}", cure, hint)]
     unanswered: dict[str, set[Endpoint]] = defaultdict(set)
     for endpoint in facts.endpoints:
         near = any(
@@ -77,13 +83,13 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _answered(table: Table | None, address: bytes) -> bool:
     matched = table.lookup(address) if table else None
-    # `local` is answered only for what ends at this host, which a container's address does not.
+    # A `local` rule answers only for packets that end at this host, not for those of a container.
     return matched is not None and matched[1].answer.name not in ("NEVER", "LOCAL")
 
 
 def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Finding:
     addresses = sorted({endpoint.address for endpoint in endpoints})
-    texts = [socket.inet_ntop(socket.AF_INET6, address) for address in addresses[:_NAMED]]
+    texts = [socket.inet_ntop(socket.AF_INET6, address) for address in addresses[:_NAMED_MAX]]
     several = f"{texts[0]} and {len(addresses) - 1} more" if len(addresses) > 1 else texts[0]
     if facts.table is None:
         cure = " ".join(f"-n {text}" for text in texts)
@@ -92,7 +98,7 @@ def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Find
         cure = f"ndxdp prefix add {' '.join(texts)} -i {facts.interface}"
     return warning(
         f"ndxdp does not answer on {facts.interface} for the containers of {network}: {several}",
-        "they are in a prefix of that link, where the router solicits each of them;"
-        " [[interface.docker]] follows them as they come and go",
+        "their addresses are in an on-link prefix, so the router solicits each of them;"
+        " [[interface.docker]] adds and removes rules as containers start and stop",
         cure,
     )

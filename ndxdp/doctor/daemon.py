@@ -1,4 +1,4 @@
-"""Problems that the daemon of an interface reports."""
+"""Problems reported by the daemon of an interface."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from ndxdp.store.directories import Trees
 
 
 def gather(trees: Trees, interface: str) -> list[Daemon]:
-    """Return the reports of the daemons that attend to an interface, as far as they concern it."""
+    """Return the daemons' reports on an interface."""
     return status.reports(trees, interface)
 
 
 def judge(daemons: list[Daemon]) -> list[Finding]:
-    """Return a warning for each thing that a daemon says is wrong."""
+    """Return a warning about each problem that a daemon reports."""
     found = []
     for daemon in daemons:
         for each in daemon.interfaces:
             if each["problem"]:
                 found.append(
                     warning(
-                        f"the daemon says of {each['interface']}: {each['problem']}",
-                        "it does not answer there, or not as its configuration wants it; it tries"
-                        " again by itself, within a minute",
+                        f"the daemon reports a problem on {each['interface']}: {each['problem']}",
+                        "the interface is not as its configuration requires; the daemon tries again"
+                        " within a minute"
+                        if each.get("answered") or each["unanswered"]
+                        else "the daemon does not answer there; it tries again within a minute",
                         "",
                     )
                 )
         check = f"ndxdp check -c {shlex.quote(daemon.config)}" if daemon.config else ""
-        for trouble in daemon_problems(daemon):
+        for problem in daemon_problems(daemon):
             found.append(
                 warning(
-                    trouble,
-                    f"the daemon with process id {daemon.pid} says so, and answers all the same",
+                    problem,
+                    f"the daemon with process id {daemon.pid} reports this, and continues to"
+                    " answer",
                     "" if daemon.reload["ok"] else check,
                 )
             )

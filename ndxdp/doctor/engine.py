@@ -1,4 +1,4 @@
-"""How Docker or Podman hands out IPv6: its daemon's settings, its networks, and who has none."""
+"""IPv6 in Docker or Podman: settings of its daemon, networks, and containers without IPv6."""
 
 from __future__ import annotations
 
@@ -17,18 +17,25 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.sources.answers import networks_of
 from ndxdp.sources.http import NoAnswer, get
 
-_WITHIN = 1.0  # seconds for the engine to answer both questions
+_WITHIN = 1.0  # seconds for the engine to answer both requests
 _DEFAULT = "bridge"
-"""The network that Docker makes itself, by its daemon's settings."""
+"""Docker's default network, which its daemon creates by its settings."""
 
-_PART = 16  # bits: a network's share of the prefix on the link, a /80 of a /64
+_PART = 16  # bits: a network gets a /80 of the on-link /64
 
 SETTINGS = Path("/etc/docker/daemon.json")
 
 
 class Network(NamedTuple):
-    """Of a driver that joins containers by a bridge. subnets: IPv6 ones. joined: names of its
-    running containers, without: of those the ones that have no IPv6 address there."""
+    """Network of the driver `bridge`.
+
+    Attributes:
+        name: The name.
+        ipv6: IPv6 is enabled.
+        subnets: The IPv6 subnets.
+        joined: The names of its running containers.
+        without: The names of its running containers that have no IPv6 address there.
+    """
 
     name: str
     ipv6: bool
@@ -39,9 +46,15 @@ class Network(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """on_link: prefixes of the interface's addresses; taken: addresses there, 16 bytes each.
+    """Networks of the engine, and prefixes of an interface.
 
-    settings: of daemon.json; broken: why that could not be read, '' if it could or is not there.
+    Attributes:
+        interface: The interface.
+        networks: The engine's networks.
+        on_link: The prefixes of the interface's addresses.
+        taken: Addresses that are in use there, 16 bytes each.
+        settings: The content of daemon.json.
+        broken: Why daemon.json could not be read; "" if it was, or does not exist.
     """
 
     interface: str
@@ -59,7 +72,10 @@ def gather(
     socket_path: str,
     file: Path = SETTINGS,
 ) -> Facts | None:
-    """None where there is no engine, or it does not answer, which the containers' check says."""
+    """Read the engine's networks and settings.
+
+    Return None if there is no engine, or it does not answer: the check of containers reports that.
+    """
     if not os.access(socket_path, os.W_OK):
         return None
     try:
@@ -83,45 +99,49 @@ async def _networks(socket_path: str) -> tuple[Network, ...]:
     joined: dict[str, list[tuple[str, bool]]] = {}
     for container in containers:
         name = next(iter(container.get("Names") or ["?"])).removeprefix("/")
-        for network, said in (container["NetworkSettings"]["Networks"] or {}).items():
-            has_address = bool(said.get("GlobalIPv6Address"))
+        for network, endpoint in (container["NetworkSettings"]["Networks"] or {}).items():
+            has_address = bool(endpoint.get("GlobalIPv6Address"))
             joined.setdefault(network, []).append((name, has_address))
     return tuple(
         Network(
             found.name,
-            bool(said.get("EnableIPv6")),
+            bool(answer.get("EnableIPv6")),
             found.subnets,
             tuple(sorted(name for name, _ in joined.get(found.name, ()))),
             tuple(sorted(name for name, has in joined.get(found.name, ()) if not has)),
         )
-        for said in sorted(networks, key=lambda network: str(network.get("Name")))
-        for found in networks_of(said, ())
-        if said.get("Driver") == "bridge"
+        for answer in sorted(networks, key=lambda network: str(network.get("Name")))
+        for found in networks_of(answer, ())
+        if answer.get("Driver") == "bridge"
     )
 
 
 async def _get(socket_path: str, target: str) -> Any:
-    """The whole answer; ValueError if it is no list of objects."""
+    """Return the engine's answer to a request.
+
+    Raises:
+        ValueError: The answer is no list of objects.
+    """
     async with get(socket_path, target, timeout=_WITHIN, silence=_WITHIN) as response:
         pieces = []
         while piece := await response.read():
             pieces.append(piece)
-    said = json.loads(b"".join(pieces))
-    if not isinstance(said, list) or not all(isinstance(one, dict) for one in said):
+    answer = json.loads(b"".join(pieces))
+    if not isinstance(answer, list) or not all(isinstance(each, dict) for each in answer):
         raise ValueError(target)
-    return said
+    return answer
 
 
 def _settings(file: Path) -> tuple[Mapping[str, Any], str]:
     try:
-        said = json.loads(file.read_text())
+        settings = json.loads(file.read_text())
     except FileNotFoundError:
         return {}, ""
     except OSError as error:
         return {}, error.strerror or str(error)
     except ValueError as error:
         return {}, f"no JSON ({error})"
-    return (said, "") if isinstance(said, dict) else ({}, "no JSON object")
+    return (settings, "") if isinstance(settings, dict) else ({}, "no JSON object")
 
 
 def judge(facts: Facts) -> list[Finding]:
@@ -130,7 +150,7 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             warning(
                 f"{SETTINGS}: {facts.broken}",
-                "Docker will not start with this file",
+                "Docker does not start with this file",
                 f"python3 -m json.tool {SETTINGS}",
             )
         )
@@ -153,10 +173,10 @@ def _overlap(facts: Facts, network: Network) -> list[Finding]:
 
 def _both(facts: Facts, network: Network, subnet: Prefix, on_link: Prefix) -> Finding:
     part = _free_part(facts, on_link)
-    what = f"the network {network.name} has {subnet}, and {facts.interface} is in it as well"
+    what = f"the network {network.name} has {subnet}, which is on-link on {facts.interface} as well"
     why = (
-        "the kernel has two ways to the same addresses, and takes one: the gateway or the"
-        f" containers are not reached. Containers need a part of it: {part}"
+        "the kernel has two routes to the same addresses, and uses one: either the gateway or the"
+        f" containers are unreachable. Give the containers a part of the prefix: {part}"
     )
     if network.name == _DEFAULT:
         return failure(
@@ -167,12 +187,12 @@ def _both(facts: Facts, network: Network, subnet: Prefix, on_link: Prefix) -> Fi
     steps.append(f"docker network create --ipv6 --subnet {part} {network.name}")
     steps += [f"docker network connect {network.name} {name}" for name in network.joined]
     return failure(
-        what, f"{why} (labels and options of the network have to be given anew)", " && ".join(steps)
+        what, f"{why}. Repeat the network's labels and options in `create`", " && ".join(steps)
     )
 
 
 def _free_part(facts: Facts, on_link: Prefix) -> Prefix:
-    """The first part of a prefix in which nobody is known to be; not the very first."""
+    """Return the first unused part of a prefix, except part 0, where routers have addresses."""
     length = min(on_link.length + _PART, 126)
     used = {Prefix.around(address, length) for address in facts.taken}
     used |= {
@@ -193,7 +213,7 @@ def _without(facts: Facts, network: Network) -> Finding:
     if network.name == _DEFAULT:
         hint = f"ipv6 and fixed-cidr-v6 in {SETTINGS}"
     elif facts.settings.get("ipv6"):
-        hint = f"ipv6 in {SETTINGS} is for the default network alone; make it with --ipv6"
+        hint = f"ipv6 in {SETTINGS} is for the default network only; create it with --ipv6"
     else:
-        hint = "make it with --ipv6"
+        hint = "create it with --ipv6"
     return note(f"the network {network.name} gives no IPv6 address to {some}: {hint}")

@@ -1,4 +1,4 @@
-"""Who can reach the exporter: where it really listens, and what the firewall makes of it."""
+"""Exposure of the exporter: its listening sockets, and whether the firewall protects them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOCAL = ipaddress.IPv6Network("fc00::/7")
 
 
 class Listener(NamedTuple):
-    """A listening TCP socket. both: it is `::`, and takes IPv4 as well."""
+    """Listening TCP socket. both: the socket listens on `::` and accepts IPv4 as well."""
 
     address: str
     port: int
@@ -40,14 +40,20 @@ class Listener(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """listeners: of the processes that answer on the interface. trouble: why they could not be
-    seen, '' if they could. is_public: the interface has an address of the Internet. ruleset: None
-    if the firewall could not be read; legacy: it has rules that nft does not show.
+    """Listening sockets and firewall of an interface.
+
+    Attributes:
+        interface: The interface.
+        listeners: Sockets of the processes that answer on the interface.
+        problem: Why these could not be listed; "" if they were.
+        is_public: The interface has an address that is reachable from the Internet.
+        ruleset: The firewall's rules; None if they could not be read.
+        legacy: The firewall has rules that nft does not show.
     """
 
     interface: str
     listeners: tuple[Listener, ...]
-    trouble: str
+    problem: str
     is_public: bool
     ruleset: Ruleset | None
     legacy: bool
@@ -61,25 +67,37 @@ def gather(
     ruleset: Ruleset | None,
     legacy: bool,
 ) -> Facts | None:
-    """name: what is answered on; interface: what has its addresses. None where no process is."""
+    """List the listening sockets of the processes that answer on an interface.
+
+    Args:
+        trees: The directories of pins and files.
+        name: The interface on which they answer.
+        interface: The interface that has its addresses.
+        addresses: These addresses.
+        ruleset: The firewall's rules; None if they could not be read.
+        legacy: The firewall has rules that nft does not show.
+
+    Returns:
+        None if no process answers there.
+    """
     processes = list(_holders(trees, name))
     if not processes:
         return None
     found: tuple[Listener, ...] = ()
-    trouble = ""
+    problem = ""
     try:
         inodes = {inode for process in processes for inode in _sockets(process)}
         found = tuple(sorted({each for each in _listening() if each.inode in inodes}))
     except OSError as error:
-        trouble = error.strerror or str(error)
+        problem = error.strerror or str(error)
     is_public = any(
         not own.link_local and ipaddress.IPv6Address(own.address) not in _LOCAL for own in addresses
     )
-    return Facts(interface, found, trouble, is_public, ruleset, legacy)
+    return Facts(interface, found, problem, is_public, ruleset, legacy)
 
 
 def _holders(trees: Trees, name: str) -> Iterator[int]:
-    """Processes that have locked an interface's directory, which each daemon does."""
+    """Yield the processes that have locked an interface's directory, as each daemon does."""
     wanted = set()
     for tree in trees:
         with contextlib.suppress(OSError):
@@ -89,14 +107,18 @@ def _holders(trees: Trees, name: str) -> Iterator[int]:
     if not wanted:
         return
     for line in (_PROC / "locks").read_text().splitlines():
-        # `1: FLOCK  ADVISORY  WRITE 1234 00:20:42 0 EOF`; `->` is one that waits.
+        # `1: FLOCK  ADVISORY  WRITE 1234 00:20:42 0 EOF`; `->` marks a process that waits.
         fields = line.split()
         if fields[1] == "FLOCK" and fields[3] == "WRITE" and fields[5] in wanted:
             yield int(fields[4])
 
 
 def _sockets(process: int) -> Iterator[int]:
-    """Inodes of a process's sockets; PermissionError for another user's."""
+    """Yield the inodes of a process's sockets.
+
+    Raises:
+        PermissionError: The process is another user's.
+    """
     directory = _PROC / str(process) / "fd"
     for descriptor in os.listdir(directory):
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +128,10 @@ def _sockets(process: int) -> Iterator[int]:
 
 
 def _listening() -> Iterator[Listener]:
-    """All listening TCP sockets of this network namespace. /proc/net/tcp6 lacks IPV6_V6ONLY."""
+    """Yield all listening TCP sockets of this network namespace.
+
+    Netlink shows IPV6_V6ONLY, which /proc/net/tcp6 does not.
+    """
     with Rtnetlink(_NETLINK_SOCK_DIAG) as kernel:
         for family in (socket.AF_INET6, socket.AF_INET):
             request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTEN)
@@ -120,9 +145,9 @@ def _listening() -> Iterator[Listener]:
 
 
 def judge(facts: Facts) -> list[Finding]:
-    if facts.trouble:
+    if facts.problem:
         return [
-            unseen(f"cannot tell who reaches the exporter: {facts.trouble}", why="run this as root")
+            unseen(f"cannot check access to the exporter: {facts.problem}", why="run this as root")
         ]
     return [_judge_one(facts, listener) for listener in facts.listeners]
 
@@ -132,31 +157,30 @@ def _judge_one(facts: Facts, listener: Listener) -> Finding:
     shown = f"[{listener.address}]" if parsed.version == 6 else listener.address
     at = f"metrics at {shown}:{listener.port}"
     if parsed.is_loopback:
-        return note(f"{at}: for this host alone")
+        return note(f"{at}: only this host can read them")
     by = ["IPv6"] if parsed.version == 6 else ["IPv4"]
     by += ["IPv4"] if listener.both else []
-    said = f"{at}, by {' and '.join(by)}"
+    what = f"{at}, by {' and '.join(by)}"
     if facts.ruleset is None or facts.legacy:
-        return note(f"{said}: who reaches it depends on the firewall, which was not seen")
+        return note(f"{what}: access depends on the firewall, which could not be checked")
     fates = {version: _fate(facts, facts.ruleset, listener.port, version) for version in by}
     if set(fates.values()) == {False}:
-        return note(f"{said}: the firewall drops what comes in by {facts.interface}")
+        return note(f"{what}: the firewall drops connections that come in by {facts.interface}")
     open_to = [version for version, passes in fates.items() if passes]
     if "IPv6" not in open_to or not facts.is_public:
-        return note(f"{said}: for those whom the firewall lets in by {facts.interface}")
+        return note(f"{what}: open to clients that the firewall accepts on {facts.interface}")
     rule = f'iifname "{facts.interface}" tcp dport {listener.port} drop'
     return warning(
         f"{at} is open to the Internet, by {' and '.join(open_to)}",
-        "anybody can read rules, gateways and rates there. If that is not wanted, set listen in"
-        " [metrics] to [::1], or have the firewall choose who reaches it",
+        "everybody can read rules, gateways and rates there. To prevent this, set listen in"
+        " [metrics] to [::1], or restrict the port in the firewall",
         "nft 'add table inet ndxdp_metrics; add chain inet ndxdp_metrics input"
         f" {{ type filter hook input priority 0; }}; add rule inet ndxdp_metrics input {rule}'",
     )
 
 
 def _fate(facts: Facts, ruleset: Ruleset, port: int, version: str) -> bool | None:
-    """What becomes of a new connection: True if it passes, False if it is dropped, None if nobody
-    knows."""
+    """Return whether a new connection passes the firewall; None if that is not certain."""
     ip = "ipv6" if version == "IPv6" else "ipv4"
     packet = {
         "meta iifname": facts.interface,

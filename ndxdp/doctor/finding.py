@@ -1,4 +1,4 @@
-"""Findings: one line, why it matters, and the command that mends it."""
+"""Findings of doctor: a fact in one line, why it matters, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ndxdp.errors import NdxdpError
 
 
 class Level(Enum):
-    """How bad it is. NOTE and UNSEEN do not change the exit code."""
+    """Severity of a finding. NOTE and UNSEEN do not change the exit code."""
 
     NOTE = "note"
     UNSEEN = "unseen"
@@ -19,7 +19,14 @@ class Level(Enum):
 
 
 class Finding(NamedTuple):
-    """what: is wrong, or is so, in one line. why: it matters. cure: a command for the shell."""
+    """Finding of a check.
+
+    Attributes:
+        level: The severity.
+        what: The fact, in one line.
+        why: Why the fact matters; "" where that is obvious.
+        cure: A command for the shell; "" without one.
+    """
 
     level: Level
     what: str
@@ -32,18 +39,18 @@ def note(what: str, why: str = "", cure: str = "") -> Finding:
 
 
 def unseen(what: str, cure: str = "", why: str = "") -> Finding:
-    """Make a finding for a thing that could not be looked at, and how it could be."""
+    """Return a finding about a thing that could not be checked."""
     return Finding(Level.UNSEEN, what, why, cure)
 
 
-def cannot_look(subject: str, error: Exception) -> Finding:
-    """Report a thing that could not be looked at, with the reason and the hint of an error."""
+def cannot_check(subject: str, error: Exception) -> Finding:
+    """Return a finding about a thing that an error made impossible to check, with its hint."""
     hint = error.hint if isinstance(error, NdxdpError) else ""
-    return unseen(f"cannot look at {subject}: {reason_of(error)}", why=hint)
+    return unseen(f"cannot check {subject}: {reason_of(error)}", why=hint)
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an exception says, in one line."""
+    """Return the message of an exception, in one line."""
     if isinstance(error, NdxdpError):
         return error.message
     if isinstance(error, OSError):
@@ -60,7 +67,7 @@ def failure(what: str, why: str, cure: str) -> Finding:
 
 
 def exit_code(findings: Iterable[Finding]) -> int:
-    """2 if anything fails, 1 if there is a warning, else 0."""
+    """Return doctor's exit code: 2 with a failure, 1 with a warning, else 0."""
     levels = {finding.level for finding in findings}
     if Level.FAILURE in levels:
         return 2

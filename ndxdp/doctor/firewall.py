@@ -1,8 +1,8 @@
-"""Rules of nftables and ebtables that eat neighbor discovery, or what is forwarded.
+"""Rules of nftables and ebtables that drop neighbor discovery or forwarded packets.
 
-The kernel's own solicitations and answers pass the firewall; what a BPF program of ndxdp answers
-does not. Conntrack does not track neighbor discovery (nf_conntrack_icmpv6), so that
-`ct state established` does not let it in.
+The kernel's own solicitations and answers traverse the firewall; the answers of a BPF program of
+ndxdp do not. Conntrack does not track neighbor discovery (nf_conntrack_icmpv6), so
+`ct state established` does not accept it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 NOT_INSTALLED = "nft is not installed"
 ONLY_ROOT = "only root may list them"
-"""Why the rules could not be listed, where that has a remedy of its own."""
+"""Reasons why the rules could not be listed that have a remedy of their own."""
 
 _PACKAGE_MANAGERS = {
     "apt-get": "apt install nftables",
@@ -43,24 +43,30 @@ _PACKAGE_MANAGERS = {
 
 _LEGACY = Path("/proc/thread-self/net/ip6_tables_names")
 _WITHIN = 0.8  # seconds for each listing of all rules
-_PREFIXES_MAX = 8  # in a command; beyond them one would not read it any more
-_LOOKED_AT = 16  # prefixes, one by one: each is led through all chains
+_PREFIXES_MAX = 8  # in a command, which would be unreadable with more
+_CHECKED_MAX = 16  # prefixes that are checked: each traverses all chains
 
 _INTO, _OUT = ("prerouting", "input"), ("output", "postrouting")
-"""The hooks that a packet for this host, or of this host, meets."""
+"""Hooks that a packet to this host, or from this host, traverses."""
 
 _TYPES = "{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, nd-router-advert }"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """ruleset: None if it could not be read: then why says so.
+    """Firewall of an interface.
 
-    legacy: there are rules of ip6tables-legacy, which nft does not show. advertisements: the
-    kernel takes those of routers. behind: prefixes that ndxdp answers for. port: the interface, if
-    it is a bridge's port; bridged: it is one, or a bridge. way_back: the interface that leads to
-    the Internet, '' if none does. quiet: the interface has no MAC address, so that neither this
-    host nor its neighbours solicit there.
+    Attributes:
+        interface: The interface that has the addresses: the bridge of a port.
+        ruleset: The rules; None if they could not be read.
+        why: Why they could not be read.
+        legacy: ip6tables-legacy has rules, which nft does not show.
+        advertisements: The kernel has a default route from router advertisements.
+        behind: Prefixes that ndxdp answers for.
+        port: The interface on which ndxdp answers, if it is a port of a bridge; else "".
+        bridged: The interface is a bridge or a port of one.
+        way_back: The interface that leads to the Internet; "" if none does.
+        quiet: The interface has no MAC address, so no node solicits there.
     """
 
     interface: str
@@ -101,30 +107,34 @@ def gather(
 
 
 def _way_back() -> str:
-    """The interface that leads to the Internet, '' if none does."""
+    """Return the interface that leads to the Internet; "" if none does."""
     with contextlib.suppress(OSError), Fib() as fib:
         return socket.if_indextoname(fib.route(INTERNET, 0).ifindex)
     return ""
 
 
 def _list(bridged: bool) -> tuple[Ruleset | None, str]:
-    """Terse: without the elements of named sets, of which there may be a million."""
+    """List the rules, without the elements of named sets, of which there may be a million.
+
+    Returns:
+        The rules, or None and the reason why they could not be listed.
+    """
     try:
         done = _run("nft", "--json", "--terse", "list", "ruleset")
     except FileNotFoundError:
         return None, NOT_INSTALLED
-    except OSError as error:  # it may not be executed
+    except OSError as error:  # no permission to execute nft
         return None, f"nft: {(error.strerror or str(error)).lower()}"
     except subprocess.TimeoutExpired:
         return None, f"nft needs more than {_WITHIN} s"
     if done.returncode:
-        said = done.stderr.decode(errors="replace").partition("\n")[0].strip()
-        return None, ONLY_ROOT if os.geteuid() or "not permitted" in said else said
+        message = done.stderr.decode(errors="replace").partition("\n")[0].strip()
+        return None, ONLY_ROOT if os.geteuid() or "not permitted" in message else message
     try:
         ruleset = Ruleset.of(json.loads(done.stdout))
     except ValueError as error:
         log.debug("nft: %s", error)
-        return None, "its output cannot be read"
+        return None, "nft's output cannot be parsed"
     tables = {(family, chain.isupper()) for family, _, chain in ruleset.chains}
     commands = [("ip6", "ip6tables-save")] + ([("bridge", "ebtables-save")] if bridged else [])
     for family, command in commands:
@@ -136,18 +146,18 @@ def _list(bridged: bool) -> tuple[Ruleset | None, str]:
 
 
 def _path() -> str:
-    """Return the PATH for commands: a user's may be without the administrator's directories."""
+    """Return the PATH for commands, with the directories of the administrator's commands."""
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def _to_list(why: str) -> tuple[str, str]:
-    """Return a command and a hint for who could not list the rules."""
+    """Return a command and a hint for a reason why the rules could not be listed."""
     if why == ONLY_ROOT:
         return "", "run this as root"
     if why != NOT_INSTALLED:
         return "nft list ruleset", ""
     if shutil.which("ip6tables", path=_path()):
-        return "ip6tables -S", "ip6tables is there, and shows the rules that it made itself"
+        return "ip6tables -S", "ip6tables is installed, and shows the rules that it created itself"
     managers = (name for name in _PACKAGE_MANAGERS if shutil.which(name, path=_path()))
     manager = next(managers, None)
     return _PACKAGE_MANAGERS[manager] if manager else "", "doctor reads the rules with nft"
@@ -173,10 +183,10 @@ def _has_legacy() -> bool:
 def judge(facts: Facts) -> list[Finding]:
     found = []
     if facts.legacy:
-        found.append(unseen("cannot look at rules of ip6tables-legacy", "ip6tables-legacy -S"))
+        found.append(unseen("cannot check rules of ip6tables-legacy", "ip6tables-legacy -S"))
     if facts.ruleset is None:
         cure, hint = _to_list(facts.why)
-        found.append(unseen(f"cannot look at the firewall's rules: {facts.why}", cure, hint))
+        found.append(unseen(f"cannot check the firewall's rules: {facts.why}", cure, hint))
         return found
     found += _discovery(facts, facts.ruleset)
     if facts.behind:
@@ -185,18 +195,20 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
-    """One finding for each chain, with all that it eats."""
+    """Yield a finding about each chain that drops neighbor discovery, with all types it drops."""
+    unknown_gateway = "the host does not learn the MAC of its neighbours, such as the gateway"
+    unknown_host = "the neighbours do not learn the MAC of the host's own addresses"
     cases = [
-        (_INTO, "nd-neighbor-advert", "the host does not learn its neighbours, the gateway's MAC"),
-        (_INTO, "nd-neighbor-solicit", "nobody learns the MAC of the host's own addresses"),
-        (_OUT, "nd-neighbor-solicit", "the host cannot ask for its neighbours, the gateway"),
-        (_OUT, "nd-neighbor-advert", "nobody learns the MAC of the host's own addresses"),
+        (_INTO, "nd-neighbor-advert", unknown_gateway),
+        (_INTO, "nd-neighbor-solicit", unknown_host),
+        (_OUT, "nd-neighbor-solicit", unknown_gateway),
+        (_OUT, "nd-neighbor-advert", unknown_host),
     ]
     if facts.quiet:
         cases = []
     if facts.advertisements:
-        cases.append((_INTO, "nd-router-advert", "the default route is not renewed"))
-    eaten: dict[tuple[str, str, str], tuple[Chain, list[str], str]] = {}
+        cases.append((_INTO, "nd-router-advert", "the kernel does not renew the default route"))
+    dropped: dict[tuple[str, str, str], tuple[Chain, list[str], str]] = {}
     for hooks, kind, why in cases:
         packet = _neighbor_discovery(facts.interface, hooks is _INTO, kind)
         chain = ruleset.dropping(hooks, packet)
@@ -204,15 +216,21 @@ def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
             frame = _bridged(facts.port, hooks is _INTO, kind)
             chain = ruleset.dropping(hooks, frame, BRIDGE)
         if chain is not None:
-            eaten.setdefault(chain[:3], (chain, [], why))[1].append(kind)
-    for chain, kinds, why in eaten.values():
+            dropped.setdefault(chain[:3], (chain, [], why))[1].append(kind)
+    for chain, kinds, why in dropped.values():
         yield failure(
             f"the firewall drops {', '.join(kinds)} in {_where(chain)}", why, _let_in(chain)
         )
 
 
 def _bridged(port: str, comes: bool, kind: str) -> Packet:
-    """The same as a frame of the bridge; by which port is known only where that was named."""
+    """Return a packet of neighbor discovery as a frame of the bridge.
+
+    Args:
+        port: The port by which the frame comes or leaves; "" if not known.
+        comes: The frame comes in.
+        kind: The ICMPv6 type.
+    """
     frame = _neighbor_discovery(port, comes, kind) | {"ether type": "ip6"}
     if not port:
         del frame["meta iifname" if comes else "meta oifname"]
@@ -224,7 +242,7 @@ def _neighbor_discovery(interface: str, comes: bool, kind: str) -> dict[str, obj
     return {
         "meta iifname" if comes else "meta oifname": interface,
         "meta iif" if comes else "meta oif": interface,
-        STRICT: True,  # a neighbour: the way back is the link
+        STRICT: True,  # the source is a neighbour, and the way back is the link
         LOOSE: True,
         "meta nfproto": "ipv6",
         "meta protocol": "ip6",
@@ -242,7 +260,7 @@ def _where(chain: Chain) -> str:
 
 
 def _by_iptables(chain: Chain) -> bool:
-    """`ip6tables` or `ebtables` made it, and is confused by rules of another shape."""
+    """Return whether `ip6tables` or `ebtables` manages a chain; other rules would confuse them."""
     tables = ("filter", "raw", "mangle", "security")
     return chain.family in ("ip6", "bridge") and chain.table in tables and chain.name.isupper()
 
@@ -263,31 +281,36 @@ def _let_in(chain: Chain) -> str:
 
 
 def _forwarding(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
-    """What certainly does not pass; even what belongs to a connection that was let through."""
-    eaten: dict[tuple[bool, bool, tuple[str, str, str]], tuple[Chain, list[Prefix]]] = {}
+    """Report forwarded traffic that the ruleset certainly drops, replies included."""
+    dropped: dict[tuple[bool, bool, tuple[str, str, str]], tuple[Chain, list[Prefix]]] = {}
     for comes in (True, False):
-        for prefix in facts.behind[:_LOOKED_AT]:
+        for prefix in facts.behind[:_CHECKED_MAX]:
             found = _dropped(ruleset, _forwarded(facts, prefix, comes), comes)
             if found is not None:
                 chain, back = found
-                eaten.setdefault((comes, back, chain[:3]), (chain, []))[1].append(prefix)
-    for (comes, back, _), (chain, prefixes) in eaten.items():
+                dropped.setdefault((comes, back, chain[:3]), (chain, []))[1].append(prefix)
+    for (comes, back, _), (chain, prefixes) in dropped.items():
         if not back:
-            yield _eaten(facts, chain, prefixes, comes)
-        elif facts.way_back:  # that there is none has its own finding
-            yield _spoofed(facts, chain)
+            yield _judge_dropped(facts, chain, prefixes, comes)
+        elif facts.way_back:  # a missing way back has its own finding
+            yield _judge_spoofed(facts, chain)
 
 
 def _dropped(ruleset: Ruleset, packet: dict[str, object], comes: bool) -> tuple[Chain, bool] | None:
-    """The chain, and whether it would not if the way back were by the same interface."""
-    if not comes:  # by which interface it came in, nobody knows
+    """Return the chain that drops a packet, and whether its reverse path filter does.
+
+    None if no chain certainly drops the packet. A reverse path filter would accept the packet if
+    the way back were by the same interface.
+    """
+    if not comes:  # the interface by which the packet came in is not known
         chain = ruleset.dropping(("forward", "postrouting"), packet)
         return (chain, False) if chain else None
     friendly = {STRICT: True, LOOSE: True}
     chain = ruleset.dropping(("prerouting", "forward"), packet)
     if chain is not None:
         return chain, DROP not in ruleset.outcomes(chain, packet | friendly)
-    # ICMPv6 is often let pass before the way back is looked at. To drop TCP alone may be a wish.
+    # Rules often accept ICMPv6 before the reverse path filter, so TCP is checked as well. A chain
+    # that drops TCP for another reason may do so on purpose.
     packet = packet | {"meta l4proto": "tcp"}
     chain = ruleset.dropping(("prerouting",), packet)
     if chain is not None and DROP not in ruleset.outcomes(chain, packet | friendly):
@@ -314,7 +337,7 @@ def _forwarded(facts: Facts, prefix: Prefix, comes: bool) -> dict[str, object]:
     return packet
 
 
-def _eaten(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bool) -> Finding:
+def _judge_dropped(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bool) -> Finding:
     way, option, flag, address = (
         ("iifname", "-i", "-d", "daddr") if comes else ("oifname", "-o", "-s", "saddr")
     )
@@ -328,30 +351,30 @@ def _eaten(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bool) -> F
             f" ip6 {address} {{ {some} }} accept'"
         )
     way_to = "from" if comes else "to"
-    what = f"all that is forwarded {way_to} {facts.interface}"
-    if len(prefixes) < len(facts.behind[:_LOOKED_AT]):
+    what = f"all packets forwarded {way_to} {facts.interface}"
+    if len(prefixes) < len(facts.behind[:_CHECKED_MAX]):
         more = f" and {len(prefixes) - 1} more" if len(prefixes) > 1 else ""
         whom = "for" if comes else "by"
-        what = f"what is forwarded {way_to} {facts.interface} {whom} {prefixes[0]}{more}"
+        what = f"packets forwarded {way_to} {facts.interface} {whom} {prefixes[0]}{more}"
     return failure(
         f"the firewall drops {what}, in {_where(chain)}",
-        "solicitations are answered, but the packets that follow do not reach their target",
+        "ndxdp answers solicitations, but the packets that follow do not reach their target",
         cure,
     )
 
 
-def _spoofed(facts: Facts, chain: Chain) -> Finding:
-    """Reverse path filtering, which IPv6 has in the firewall only."""
+def _judge_spoofed(facts: Facts, chain: Chain) -> Finding:
+    """Return a finding about a reverse path filter, which IPv6 has in the firewall only."""
     if _by_iptables(chain):
         cure = f"{_iptables(chain)} -i {facts.interface} -m rpfilter --loose -j ACCEPT"
     else:
         way = f'iifname "{facts.interface}" fib saddr oif exists'
         cure = f"nft 'insert rule {_where(chain)} {way} accept'"
-    lasting = "; so that it stays, IPv6_rpfilter=loose in firewalld.conf"
+    lasting = "; to make this permanent, set IPv6_rpfilter=loose in firewalld.conf"
     return failure(
-        f"the firewall drops what the Internet sends by {facts.interface}, in {_where(chain)}:"
-        f" the way back leads out of {facts.way_back}",
-        "its reverse path filter takes such packets for spoofed; a loose one accepts any way back"
-        f"{lasting if chain.table == 'firewalld' else ''}",
+        f"the firewall drops packets from the Internet that come in by {facts.interface}, in"
+        f" {_where(chain)}: the way back leads out of {facts.way_back}",
+        "its reverse path filter treats such packets as spoofed; a loose filter accepts any way"
+        f" back{lasting if chain.table == 'firewalld' else ''}",
         cure,
     )

@@ -1,8 +1,8 @@
-"""Forwarding, router advertisements, and the default route that depends on both.
+"""Forwarding, router advertisements, and the default route, which depends on both.
 
-A Linux host that forwards takes itself for a router, and ignores router advertisements unless the
-interface's own accept_ra is 2. Turning forwarding on removes the default routes that came from
-them (rt6_purge_dflt_routers). `conf.all.accept_ra` is read by nobody.
+A Linux host that forwards acts as a router, and ignores router advertisements unless the
+interface's own accept_ra is 2. Turning forwarding on removes the default routes of advertisements
+(rt6_purge_dflt_routers). The kernel does not read `conf.all.accept_ra`.
 
 A prefix that a `local` route delivers to this host itself (AnyIP) needs no forwarding.
 """
@@ -24,14 +24,21 @@ _UNKNOWN = anyip.Delivery()
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Sysctls of the interface, unless their names say otherwise.
+    """Sysctls and default routes; fields without a description are sysctls of the interface.
 
-    force_forwarding: from Linux 6.17 on. routes: default routes by the interface, None where
-    they are not known. elsewhere: other interfaces that have default routes. at_risk: interfaces,
-    whose default routes the kernel has from advertisements, and would remove when forwarding is
-    turned on. delivery: what ndxdp answers for, by where the kernel delivers it. absent: the
-    kernel has no IPv6 at all.
-    quiet: the interface has no MAC address, so that ndxdp answers for nothing there.
+    Attributes:
+        all_forwarding: conf.all.forwarding.
+        force_forwarding: Exists from Linux 6.17 on.
+        all_accept_ra: conf.all.accept_ra.
+        routes: Default routes by the interface; None if they are not known.
+        elsewhere: Other interfaces with default routes.
+        at_risk: Interfaces whose default routes came from advertisements; the kernel would remove
+            these when forwarding is turned on.
+        has_global: The interface has a global address.
+        manager: The program that configures the interface.
+        delivery: Where the kernel delivers packets for the answered prefixes.
+        absent: The kernel has no IPv6.
+        quiet: The interface has no MAC address, so ndxdp answers nothing there.
     """
 
     interface: str
@@ -63,10 +70,15 @@ def gather(
     *,
     quiet: bool = False,
 ) -> Facts:
-    """Read the sysctls.
+    """Read the sysctls of an interface.
 
     Args:
-        routes: Default routes by the name of their interface, None where they are not known.
+        interface: The interface.
+        routes: Default routes by the name of their interface; None if they are not known.
+        has_global: The interface has a global address.
+        manager: The program that configures the interface.
+        delivery: Where the kernel delivers packets for the answered prefixes.
+        quiet: The interface has no MAC address.
 
     Raises:
         NdxdpError: The sysctls cannot be read.
@@ -74,7 +86,7 @@ def gather(
     seen = sysctl.read("net", "ipv6", "conf", "all", "forwarding") is not None
     absent = not seen and not _has_ipv6()
     if not seen and not absent:
-        raise NdxdpError("/proc/sys/net/ipv6 cannot be read", "is /proc mounted?")
+        raise NdxdpError("cannot read /proc/sys/net/ipv6", "is /proc mounted?")
     known = routes or {}
     here = None if routes is None else tuple(known.get(interface, ()))
     at_risk = (
@@ -105,7 +117,7 @@ def gather(
 
 
 def _has_ipv6() -> bool:
-    """The kernel has IPv6; without, it makes no such socket."""
+    """Return whether the kernel has IPv6; otherwise it creates no IPv6 socket."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
     except OSError as error:
@@ -118,16 +130,16 @@ def judge(facts: Facts) -> list[Finding]:
         return [
             failure(
                 "this kernel has no IPv6",
-                "it was booted with ipv6.disable=1, or has no such module: take that out of the"
-                " boot loader's configuration, and boot again",
+                "it was booted with ipv6.disable=1, or has no IPv6 module: remove the parameter"
+                " from the boot loader's configuration, and reboot",
                 "cat /proc/cmdline",
             )
         ]
     if facts.disabled:
         return [
             failure(
-                f"IPv6 is switched off on {facts.interface}",
-                "disable_ipv6 is 1: the interface has no IPv6 addresses and receives nothing",
+                f"IPv6 is disabled on {facts.interface}",
+                "disable_ipv6 is 1: the interface has no IPv6 addresses and receives no packets",
                 sysctl.cure(sysctl.setting(facts.interface, "disable_ipv6", 0)),
             )
         ]
@@ -156,8 +168,8 @@ def _forwarding(facts: Facts) -> list[Finding]:
         return [
             failure(
                 "this host does not forward IPv6",
-                f"what comes in by {name} for containers or guests is dropped{spare}"
-                f"{_other_way(facts)}",
+                f"the kernel drops packets for containers or guests that come in by {name}{spare}"
+                f"{_hint_of_anyip(facts)}",
                 sysctl.cure(*keep, sysctl.setting("all", "forwarding", 1)),
             )
         ]
@@ -165,31 +177,32 @@ def _forwarding(facts: Facts) -> list[Finding]:
         keep = [sysctl.setting(name, "accept_ra", 2)] if name in facts.at_risk else []
         return [
             warning(
-                f"forwarding is off on {name} itself, but on for the host",
-                "the kernel forwards, but rules `routed` and `neighbour` answer nothing there",
+                f"forwarding is off on {name}, but on for the host",
+                "the kernel forwards, but `routed` and `neighbour` rules answer nothing on the"
+                " interface",
                 sysctl.cure(*keep, sysctl.setting(name, "forwarding", 1)),
             )
         ]
     return []
 
 
-def _other_way(facts: Facts) -> str:
-    """Say what an `always` rule may have been meant for instead: AnyIP."""
+def _hint_of_anyip(facts: Facts) -> str:
+    """Return a clause on AnyIP, the other possible purpose of an `always` rule; "" without one."""
     prefix = facts.delivery.forwarded
     if prefix is None:
         return ""
-    return f"; if this host itself is to answer on {prefix}, instead: {anyip.cure(prefix)}"
+    return f"; if this host itself has the addresses of {prefix}, instead: {anyip.cure(prefix)}"
 
 
-def _trap(facts: Facts) -> str:
-    """What somebody tried in vain."""
+def _hint_of_all(facts: Facts) -> str:
+    """Return a clause if conf.all.accept_ra was set, which has no effect; else ""."""
     if facts.all_accept_ra == 2 and facts.accept_ra != 2:
         return "; conf.all.accept_ra=2 has no effect, each interface has its own"
     return ""
 
 
 def _accept(facts: Facts) -> str:
-    """The command for router advertisements to be taken."""
+    """Return the command that makes the interface accept router advertisements."""
     if facts.manager and facts.manager.accept_ra:
         return facts.manager.accept_ra
     return sysctl.cure(sysctl.setting(facts.interface, "accept_ra", 2))
@@ -207,7 +220,8 @@ def _default_route(facts: Facts, routes: tuple[DefaultRoute, ...]) -> list[Findi
             return [
                 failure(
                     f"the default route of {name} expires in {min(finite)} s",
-                    f"a host that forwards renews it only with accept_ra=2 on {name}{_trap(facts)}",
+                    f"a host that forwards renews the route only with accept_ra=2 on {name}"
+                    f"{_hint_of_all(facts)}",
                     _accept(facts),
                 )
             ]
@@ -219,17 +233,18 @@ def _default_route(facts: Facts, routes: tuple[DefaultRoute, ...]) -> list[Findi
         return [
             failure(
                 f"there is no IPv6 default route by {name}",
-                "nobody set one; there it needs no gateway",
+                "none was configured; a route by this interface needs no gateway",
                 f"ip -6 route add default dev {name}",
             )
         ]
     if facts.accept_ra == 0 or (facts.forwarding and facts.accept_ra == 1):
         is_router = "a host that forwards ignores router advertisements unless accept_ra is 2"
-        why = is_router if facts.accept_ra else "router advertisements are ignored: accept_ra is 0"
+        ignored = "the kernel ignores router advertisements: accept_ra is 0"
+        why = is_router if facts.accept_ra else ignored
         return [
             failure(
                 f"there is no IPv6 default route by {name}",
-                f"{why}{_trap(facts)}; the next advertisement brings it",
+                f"{why}{_hint_of_all(facts)}; then the next advertisement brings the route",
                 _accept(facts),
             )
         ]
@@ -237,23 +252,26 @@ def _default_route(facts: Facts, routes: tuple[DefaultRoute, ...]) -> list[Findi
         return [
             failure(
                 f"there is no IPv6 default route by {name}",
-                "router advertisements are accepted, but not their default route:"
-                " accept_ra_defrtr is 0; then the next one brings it",
+                "the kernel accepts router advertisements, but not their default route:"
+                " accept_ra_defrtr is 0; after the change, the next advertisement brings the route",
                 sysctl.cure(sysctl.setting(name, "accept_ra_defrtr", 1)),
             )
         ]
     return [
         failure(
             f"there is no IPv6 default route by {name}",
-            "no router advertisement brought one, and nobody set one: write your"
-            " provider's gateway instead of fe80::1",
+            "no router advertisement brought one, and none was configured: replace fe80::1 by your"
+            " provider's gateway",
             f"ip -6 route add default via fe80::1 dev {name}",
         )
     ]
 
 
 def _expired(facts: Facts, route: DefaultRoute) -> Finding:
-    """The kernel still lists the route for a while, and uses it no more (rt6_check_expired)."""
+    """Return a finding about an expired route, which the kernel still lists for a while.
+
+    The kernel does not use such a route (rt6_check_expired).
+    """
     name = facts.interface
     gateway = socket.inet_ntop(socket.AF_INET6, route.gateway) if route.gateway else ""
     via = f"via {gateway} " if gateway else ""
@@ -261,26 +279,26 @@ def _expired(facts: Facts, route: DefaultRoute) -> Finding:
     if not route.by_ra:
         return failure(
             what,
-            "it was set with a lifetime (expires), and nobody renewed it",
+            "the route was configured with a lifetime (expires), and was not renewed",
             f"ip -6 route replace default {via}dev {name}",
         )
     if facts.accept_ra == 0 or (facts.forwarding and facts.accept_ra == 1):
         return failure(
             what,
-            "the router's advertisements are ignored (accept_ra is"
-            f" {facts.accept_ra}){_trap(facts)}; the next one brings it back",
+            f"the kernel ignores router advertisements (accept_ra is {facts.accept_ra})"
+            f"{_hint_of_all(facts)}; after the change, the next advertisement renews the route",
             _accept(facts),
         )
     return failure(
         what,
-        "no router advertisement has renewed it: the router is away or sends none, or a filter"
-        " drops them. Probing solicits one, which brings the route back",
+        "no router advertisement has renewed the route: the router is down or sends none, or a"
+        " filter drops them. --probe solicits an advertisement, which renews the route",
         f"ndxdp doctor {name} --probe",
     )
 
 
 def _autoconf(facts: Facts) -> list[Finding]:
-    """No address, though a router may have offered a prefix."""
+    """Return a finding if the interface makes no address of the prefixes that routers offer."""
     taken = facts.accept_ra == 2 or (facts.accept_ra == 1 and not facts.forwarding)
     if facts.quiet or facts.has_global or not taken or (facts.pinfo and facts.autoconf):
         return []
@@ -291,9 +309,10 @@ def _autoconf(facts: Facts) -> list[Finding]:
     ]
     return [
         warning(
-            f"{facts.interface} configures no address by itself",
-            f"router advertisements are accepted, but not their prefixes: {' and '.join(keys)}"
-            f" {'are' if len(keys) > 1 else 'is'} 0; then the next advertisement brings one",
+            f"{facts.interface} has no address of a router's prefix",
+            "the kernel accepts router advertisements, but makes no addresses of their prefixes:"
+            f" {' and '.join(keys)} {'are' if len(keys) > 1 else 'is'} 0; after the change, the"
+            " next advertisement brings one",
             sysctl.cure(*(sysctl.setting(facts.interface, key, 1) for key in keys)),
         )
     ]

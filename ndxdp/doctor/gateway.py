@@ -1,4 +1,4 @@
-"""The default gateways, and what the kernel's neighbour table says of them."""
+"""Default gateways, and their state in the kernel's neighbour table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ndxdp.runtime.daemon_status import CareStatus, NoSource
 
 
 class Gateway(NamedTuple):
-    """address: 16 bytes. within: it is in a prefix of the interface's addresses."""
+    """Default gateway. address: 16 bytes. within: a prefix of the interface contains it."""
 
     address: bytes
     neighbour: NeighbourEntry
@@ -28,10 +28,14 @@ class Gateway(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The gateways behind an interface, and how ndxdp cares for them.
+    """Default gateways of an interface, and the daemon's gateway care.
 
-    probed: what solicitations found; None where none were sent. care: what the daemon tells of its
-    gateway care on the interface `answering`, None where there is no care at work.
+    Attributes:
+        interface: The interface that has the addresses: the bridge of a port.
+        gateways: The gateways.
+        probed: The result of solicitations; None if none were sent.
+        answering: The interface on which ndxdp answers.
+        care: The daemon's report on its gateway care there; None without such care.
     """
 
     interface: str
@@ -72,18 +76,21 @@ def _judge_care(care: CareStatus, name: str) -> Finding:
     source = _text(care.source) if care.source else ""
     if care.why is None:
         return note(f"ndxdp solicits the gateway from {source}")
-    what = f"ndxdp does not solicit the gateway on {name}, which the configuration wants"
+    what = f"ndxdp does not solicit the gateway on {name}, as the configuration requires"
     because = care.explain(name)
     match care.why:
         case NoSource.PAUSED:
             return warning(what, because, f"ndxdp resume {name}")
         case NoSource.UNCOVERED:
-            why = f"{because}: it may be another host's; name another source, or answer for it"
+            why = (
+                f"{because}: the address may be another host's; configure another source, or add a"
+                " rule for it"
+            )
             return warning(what, why, f"ndxdp prefix add -i {name} {source}")
         case NoSource.OTHER_MAC:
-            why = f"{because}: name another source in [interface.gateway]"
+            why = f"{because}: configure another source in [interface.gateway]"
             return warning(what, why, "ndxdp prefix list")
-    why = f"{because}: give {name} an address, or answer for an exact one"
+    why = f"{because}: give {name} an address, or add a rule for an exact address"
     return warning(what, why, f"ip -6 address show dev {name}")
 
 
@@ -94,34 +101,38 @@ def _judge_one(facts: Facts, gateway: Gateway) -> Finding:
         return _failed(facts, gateway.address)
     if state is NudState.PERMANENT:
         return warning(
-            f"the entry of the gateway {text} is permanent",
-            "when the gateway's MAC changes, at a failover, this host is cut off",
+            f"the neighbour entry of the gateway {text} is permanent",
+            "when the gateway's MAC changes, as at a failover, this host loses its connection",
             f"ip -6 neighbour change {text} dev {facts.interface} nud stale",
         )
     known = f", {mac.hex(':')}" if mac else ""
     is_global = not is_link_local(gateway.address)
     outside = ", outside of the interface's prefixes" if is_global and not gateway.within else ""
-    words = "not asked for yet" if state is NudState.NONE else state.name.lower()
+    words = "not solicited yet" if state is NudState.NONE else state.name.lower()
     return note(f"gateway {text}: {words}{known}{outside}")
 
 
 def _failed(facts: Facts, address: bytes) -> Finding:
-    """The kernel asks again with the next packet; what else helps, a probe can tell."""
+    """Return a finding about a gateway whose neighbour entry is FAILED.
+
+    The kernel solicits the gateway again for the next packet. A probe shows other cures.
+    """
     text, name, probed = _text(address), facts.interface, facts.probed
     what = f"the gateway {text} does not answer on {name}"
     if probed and address in probed.selective:
         source, mac = probed.selective[address]
         return failure(
             what,
-            f"it answers {_text(source)}, but ignores whom the kernel asks from. So that it lasts,"
-            f' let ndxdp ask from there: [interface.gateway] with source = "{_text(source)}"',
+            f"the gateway answers {_text(source)}, but ignores the address from which the kernel"
+            " solicits. To repair this permanently, let ndxdp solicit it: [interface.gateway] with"
+            f' source = "{_text(source)}"',
             f"ip -6 neighbour replace {text} lladdr {mac.hex(':')} dev {name} nud reachable",
         )
     if probed and probed.answered.get(address):
         return failure(
             what,
-            "it does now: it was away, or the kernel asks from an address that it ignores, which"
-            " [interface.gateway] helps",
+            "the gateway answered the probe: it was down before, or the kernel solicits it from an"
+            " address that it ignores; against the latter, configure [interface.gateway]",
             f"ip -6 neighbour replace {text} lladdr {probed.answered[address]} dev {name}"
             " nud reachable",
         )
@@ -129,20 +140,20 @@ def _failed(facts: Facts, address: bytes) -> Finding:
     if others and text not in others:
         return failure(
             what,
-            f"there is another router, which calls itself a default one: {others[0]}",
+            f"another router advertises itself as a default router: {others[0]}",
             f"ip -6 route replace default via {others[0]} dev {name}",
         )
     if probed:
         return failure(
             what,
-            "it answers no address of this host, nor is another router there: is the gateway the"
-            " one that your provider says, and the link the right one?",
+            "the gateway answers no address of this host, and there is no other router: compare"
+            " the gateway and the link with your provider's instructions",
             f"ip -6 route replace default via fe80::1 dev {name}",
         )
     return failure(
         what,
-        "it was away, and is asked again when something is sent; or it ignores whom the kernel asks"
-        " from, which --probe finds out",
+        "the gateway was down, and the kernel solicits it again for the next packet; or it ignores"
+        " the address from which the kernel solicits, which --probe finds out",
         f"ping -6 -c 3 -I {name} {text}",
     )
 

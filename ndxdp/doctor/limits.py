@@ -1,4 +1,4 @@
-"""Sysctls of the whole machine: the neighbour table's size, and what runs BPF programs."""
+"""Limits of the whole machine: the neighbour table's size, and how the kernel runs BPF programs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ _RTM_GETNEIGHTBL = 66
 _HEADER = 4  # struct ndtmsg
 _NDTA_NAME, _NDTA_THRESH3, _NDTA_CONFIG = 1, 4, 5
 _ENTRIES_AT = 4  # struct ndt_config
-_ROOM = 4  # times what is needed: entries of addresses that nobody has linger, too
+_ROOM = 4  # times the needed entries: failed entries of unused addresses need room, too
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """None: nobody says. The sysctls are the first network namespace's, netlink has the table's
-    limits in all.
+    """Limits; None if the kernel does not show one.
 
-    entries: of the neighbour table now, all network namespaces'. addresses: that rules answer for,
-    one by one.
+    Only the first network namespace shows the sysctls. Netlink shows the neighbour table's limits
+    in all of them.
+
+    Attributes:
+        jit: net.core.bpf_jit_enable.
+        unprivileged: kernel.unprivileged_bpf_disabled.
+        most: gc_thresh3, the size of the neighbour table.
+        entries: Entries of the neighbour table, of all network namespaces.
+        addresses: Exact addresses that rules answer for.
     """
 
     jit: int | None
@@ -36,7 +42,7 @@ class Facts:
 
 
 def gather(rules: Rules) -> Facts:
-    # What is `local` ends at this host, and is no neighbour.
+    # Packets for an address of a `local` rule end at this host: the address is no neighbour.
     exact = sum(
         len(some)
         for rule, some in rules.exact.items()
@@ -53,7 +59,7 @@ def gather(rules: Rules) -> Facts:
 
 
 def _neighbours() -> tuple[int | None, int]:
-    """gc_thresh3 of the IPv6 neighbour table, and how many entries it has."""
+    """Return gc_thresh3 of the IPv6 neighbour table, and its number of entries."""
     body = struct.pack("=B3x", socket.AF_INET6)
     with contextlib.suppress(OSError), Rtnetlink() as kernel:
         for message in kernel.ask(_RTM_GETNEIGHTBL, NLM_F_DUMP, body):
@@ -70,8 +76,8 @@ def judge(facts: Facts) -> list[Finding]:
     if facts.jit == 0:
         found.append(
             warning(
-                "BPF programs are interpreted: net.core.bpf_jit_enable is 0",
-                "each frame of the interface costs several times as much",
+                "the kernel interprets BPF programs: net.core.bpf_jit_enable is 0",
+                "each frame of the interface costs several times the CPU time",
                 sysctl.cure("net.core.bpf_jit_enable=1"),
             )
         )
@@ -81,7 +87,7 @@ def judge(facts: Facts) -> list[Finding]:
         )
     if facts.most is None:
         found.append(
-            unseen("cannot look at the neighbour table's limits: the kernel does not show them")
+            unseen("cannot check the neighbour table's limits: the kernel does not show them")
         )
         return found
     if facts.entries > facts.most * 8 // 10:
@@ -102,6 +108,7 @@ def _small(what: str, needed: int) -> Finding:
     prefix = "net.ipv6.neigh.default.gc_thresh"
     return warning(
         f"the IPv6 neighbour table {what}",
-        'what does not fit is unreachable: "neighbour: ndisc_cache: neighbor table overflow!"',
+        "addresses without an entry are unreachable; the kernel logs"
+        ' "neighbour: ndisc_cache: neighbor table overflow!"',
         sysctl.cure(f"{prefix}3={room}", f"{prefix}2={room // 2}", f"{prefix}1={room // 4}"),
     )

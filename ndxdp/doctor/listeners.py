@@ -1,4 +1,4 @@
-"""Who else hears solicitations: raw ICMPv6 sockets, packet sockets, the kernel's proxy_ndp."""
+"""Other listeners for solicitations: raw ICMPv6 sockets, packet sockets, the kernel's proxy_ndp."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _NTF_PROXY, _NDA_DST = 0x08, 1
 _NDMSG = struct.Struct("=BBHiHBB")
 
 RESPONDERS = ("ndppd", "npd6", "ndpresponder", "pndpd", "ndp-proxy-go", "odhcpd", "ndprbrd")
-"""Programs that answer solicitations, by the names of their processes."""
+"""Process names of programs that answer solicitations."""
 
 _NUMBER = (
-    "netstat and ss show such a socket as raw6 at [::]:58: 58 is the number of the protocol"
-    " ICMPv6, and no port that is open"
+    "netstat and ss show such a socket as raw6 at [::]:58: 58 is the protocol number of ICMPv6, not"
+    " an open port"
 )
 
 _PURPOSES = {
     "NetworkManager": "router advertisements",
-    "systemd-network": "router advertisements",  # the kernel cuts names after 15 bytes
+    "systemd-network": "router advertisements",  # the kernel truncates names to 15 bytes
     "dhcpcd": "router advertisements",
     "rdnssd": "router advertisements",
     "radvd": "router solicitations",
@@ -45,7 +45,10 @@ _PURPOSES = {
 
 
 class Listener(NamedTuple):
-    """raw: an ICMPv6 socket, else a packet socket. unit: of systemd, '' if it is not one's."""
+    """Process that receives solicitations.
+
+    raw: the process has an ICMPv6 socket, else a packet socket. unit: its systemd unit, or "".
+    """
 
     pid: int
     name: str
@@ -55,11 +58,16 @@ class Listener(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """unknown: ICMPv6 sockets whose process this one may not see.
+    """Listeners on an interface.
 
-    proxied: addresses (16 bytes) with a proxy entry on the interface; unproxied: why these could
-    not be read, '' if they could. proxy_all: the sysctl
-    conf.all.proxy_ndp. table: of ndxdp's rules there, None if it answers nothing.
+    Attributes:
+        interface: The interface.
+        listeners: The processes that receive solicitations.
+        unknown: Number of ICMPv6 sockets whose process only root can see.
+        proxied: Addresses (16 bytes) with a proxy entry on the interface.
+        proxy_all: The sysctl conf.all.proxy_ndp.
+        table: The rules of the interface; None if ndxdp answers nothing there.
+        unproxied: Why the proxy entries could not be read; "" if they were.
     """
 
     interface: str
@@ -72,7 +80,11 @@ class Facts:
 
 
 def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
-    """Find out who listens. OSError where the kernel's list of ICMPv6 sockets cannot be read."""
+    """List the listeners and proxy entries of an interface.
+
+    Raises:
+        OSError: The kernel's list of ICMPv6 sockets cannot be read.
+    """
     proxied: tuple[bytes, ...] = ()
     unproxied = ""
     try:
@@ -100,19 +112,19 @@ def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
 
 
 def _lines(path: Path) -> list[list[str]]:
-    """Return the fields of each line but the heading's."""
+    """Return the fields of each line, without the heading."""
     return [line.split() for line in path.read_text().splitlines()[1:]]
 
 
 def _raw_sockets() -> Iterator[int]:
-    """Inodes; the local port of a raw socket is its protocol."""
+    """Yield the inodes of ICMPv6 sockets; the local port of a raw socket is its protocol."""
     for fields in _lines(_PROC / "thread-self/net/raw6"):
         if int(fields[1].rpartition(":")[2], 16) == _ICMPV6:
             yield int(fields[9])
 
 
 def _packet_sockets(ifindex: int) -> Iterator[int]:
-    """Inodes of those that get IPv6 frames of the interface."""
+    """Yield the inodes of packet sockets that receive IPv6 frames of an interface."""
     try:
         lines = _lines(_PROC / "thread-self/net/packet")
     except FileNotFoundError:  # a kernel without packet sockets
@@ -124,14 +136,14 @@ def _packet_sockets(ifindex: int) -> Iterator[int]:
 
 
 def _holders(inodes: set[int]) -> Iterator[tuple[int, int]]:
-    """Inode and process, as far as this process may see it."""
+    """Yield inode and process of each socket whose process this one may see."""
     if not inodes:
         return
     names = {f"socket:[{inode}]": inode for inode in inodes}
     for process in _PROC.glob("[0-9]*"):
         try:
             descriptors = os.listdir(process / "fd")
-        except OSError:  # not ours to see, or it has ended
+        except OSError:  # no permission, or the process has ended
             continue
         for descriptor in descriptors:
             with contextlib.suppress(OSError):
@@ -172,11 +184,12 @@ def _proxied(ifindex: int) -> list[bytes]:
 def judge(facts: Facts) -> list[Finding]:
     found = [*_processes(facts), *_proxies(facts)]
     if facts.unproxied:
-        found.append(unseen(f"cannot look at the kernel's proxy_ndp entries: {facts.unproxied}"))
+        found.append(unseen(f"cannot check the kernel's proxy_ndp entries: {facts.unproxied}"))
     if facts.unknown:
         found.append(
             unseen(
-                f"cannot tell whose {facts.unknown} ICMPv6 sockets are: only root sees that",
+                f"cannot check which processes have {facts.unknown} ICMPv6 sockets: only root sees"
+                " them",
                 why="run this as root",
             )
         )
@@ -190,17 +203,17 @@ def _processes(facts: Facts) -> Iterator[Finding]:
         if listener.name not in RESPONDERS:
             purpose = _PURPOSES.get(listener.name)
             if listener.raw and purpose:
-                harmless = "which is harmless: it answers no solicitations"
-                yield note(f"{called} listens to ICMPv6, for {purpose}, {harmless}", number)
+                harmless = "this is harmless: the program answers no solicitations"
+                yield note(f"{called} receives ICMPv6, for {purpose}; {harmless}", number)
             elif listener.raw:
-                yield note(f"{called} listens to ICMPv6", number)
-            number = "" if listener.raw else number  # once will do
+                yield note(f"{called} receives ICMPv6", number)
+            number = "" if listener.raw else number  # explain the number only once
         elif facts.table is None:
             yield note(f"{called} answers solicitations")
         else:
             yield warning(
-                f"{called} answers solicitations beside ndxdp",
-                "it may answer what ndxdp is told never to answer",
+                f"{called} answers solicitations, too",
+                "the program may answer for addresses for which ndxdp's rules say never",
                 f"systemctl disable --now {listener.unit}"
                 if listener.unit
                 else f"kill {listener.pid}",
@@ -208,8 +221,11 @@ def _processes(facts: Facts) -> Iterator[Finding]:
 
 
 def _proxies(facts: Facts) -> Iterator[Finding]:
-    """The kernel answers multicast solicitations with proxy_ndp of the interface or of `all`, but
-    unicast ones, which it forwards, only with that of `all` (ip6_forward)."""
+    """Yield findings about the kernel's proxy entries.
+
+    The kernel answers multicast solicitations with proxy_ndp of the interface or of `all`, but
+    unicast ones, which it forwards, only with that of `all` (ip6_forward).
+    """
     alone = []
     for address in facts.proxied:
         matched = facts.table.lookup(address) if facts.table else None
@@ -218,8 +234,8 @@ def _proxies(facts: Facts) -> Iterator[Finding]:
             alone.append(text)
         elif matched[1].answer is Answer.NEVER:
             yield warning(
-                f"the kernel's proxy_ndp answers for {text}, though ndxdp's rule says never",
-                "what ndxdp does not answer goes on to the kernel, which does",
+                f"the kernel's proxy_ndp answers for {text}, although ndxdp's rule says never",
+                "ndxdp passes the solicitations to the kernel, which answers them",
                 f"ip -6 neighbour delete proxy {text} dev {facts.interface}",
             )
         else:
@@ -232,7 +248,7 @@ def _proxies(facts: Facts) -> Iterator[Finding]:
         return
     yield warning(
         f"proxy_ndp for {several} does not answer unicast solicitations",
-        "the router probes its neighbours by unicast: they work, and drop after some minutes;"
-        " only conf.all.proxy_ndp helps",
+        "the router probes its neighbours by unicast: they work at first, and are unreachable after"
+        " some minutes; only conf.all.proxy_ndp helps",
         sysctl.cure(sysctl.setting("all", "proxy_ndp", 1)),
     )

@@ -1,6 +1,6 @@
-"""Who configures an interface: where a sysctl would not hold, and what to write instead.
+"""The program that configures an interface, and its command where a sysctl would not last.
 
-Found by the state that each of them keeps below /run, not by what is installed.
+The state below /run shows which program manages an interface; an installed one may not.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from ndxdp.doctor.finding import Finding, note
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """name: of the program. file: where it has the interface's configuration, '' if unknown.
+    """Program that configures an interface.
 
-    above: what wrote that file (netplan, cloud-init), '' for the administrator. accept_ra: the
-    command that has it take router advertisements, '' where the kernel's sysctl holds.
+    Attributes:
+        name: The name of the program.
+        file: The file with the interface's configuration; "" if not known.
+        above: The program that wrote the file (netplan, cloud-init); "" for the administrator.
+        accept_ra: The command that makes it accept router advertisements; "" where the kernel's
+            sysctl decides.
     """
 
     name: str
@@ -28,7 +32,13 @@ class Manager:
 
 
 def gather(interface: str, ifindex: int, root: Path = Path("/")) -> Manager | None:
-    """root: of the file system that is looked at."""
+    """Find the program that configures an interface; None if there is none.
+
+    Args:
+        interface: The name of the interface.
+        ifindex: Its index.
+        root: The root of the file system to read.
+    """
     return (
         _networkd(interface, ifindex, root)
         or _network_manager(interface, ifindex, root)
@@ -56,7 +66,7 @@ def _cloud_init(path: str, text: str) -> bool:
 
 
 def _netplan(interface: str, root: Path) -> str:
-    """`netplan`, or cloud-init through it."""
+    """Return `netplan`, or `cloud-init through netplan`."""
     files = sorted(root.glob("etc/netplan/*.yaml"))
     texts = {str(file.relative_to(root)): _read(file) for file in files}
     mine = {path: text for path, text in texts.items() if interface in text}
@@ -70,7 +80,7 @@ def _netplan_cure(interface: str) -> str:
 
 
 def _networkd(interface: str, ifindex: int, root: Path) -> Manager | None:
-    """Its state has `NETWORK_FILE=` for an interface that it configures (sd-network)."""
+    """Return systemd-networkd if its state has `NETWORK_FILE=` for the interface (sd-network)."""
     state = _read(root / "run/systemd/netif/links" / str(ifindex))
     fields = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
     file = fields.get("NETWORK_FILE", "")
@@ -80,7 +90,7 @@ def _networkd(interface: str, ifindex: int, root: Path) -> Manager | None:
         above = _netplan(interface, root)
         return Manager("systemd-networkd", file, above, _netplan_cure(interface))
     above = "cloud-init" if _cloud_init(file, _read(root / file.lstrip("/"))) else ""
-    # A drop-in in /etc counts wherever the file itself is (systemd.network(5)).
+    # A drop-in in /etc applies wherever the file itself is (systemd.network(5)).
     folder = f"/etc/systemd/network/{Path(file).name}.d"
     cure = (
         f"mkdir -p {folder} && printf '[Network]\\nIPv6AcceptRA=yes\\n' > {folder}/accept-ra.conf"
@@ -90,7 +100,10 @@ def _networkd(interface: str, ifindex: int, root: Path) -> Manager | None:
 
 
 def _network_manager(interface: str, ifindex: int, root: Path) -> Manager | None:
-    """Its state of a device says `managed`, and the UUID of the connection."""
+    """Return NetworkManager if its state of the device has `managed`, with its connection's file.
+
+    The state has the UUID of the connection.
+    """
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read_string(_read(root / "run/NetworkManager/devices" / str(ifindex)))
@@ -120,14 +133,17 @@ def _network_manager(interface: str, ifindex: int, root: Path) -> Manager | None
 
 
 def _is_connection(text: str, uuid: str, interface: str) -> bool:
-    """A keyfile without a UUID, as netplan writes it, gets one made of its own name."""
+    """Return whether a keyfile is the connection with a UUID.
+
+    NetworkManager derives the UUID of a keyfile without one, as netplan writes it, from its name.
+    """
     if "\nuuid=" in text:
         return f"\nuuid={uuid}\n" in text
     return f"\ninterface-name={interface}\n" in text
 
 
 def _ifupdown(interface: str, root: Path) -> Manager | None:
-    """`ifup` notes what it brought up: `eth0=eth0`."""
+    """Return ifupdown if `ifup` brought the interface up, which it notes as `eth0=eth0`."""
     states = [_read(root / "run/network/ifstate"), _read(root / f"run/network/ifstate.{interface}")]
     lines = [line.strip() for state in states for line in state.splitlines()]
     if not any(line.partition("=")[0] == interface for line in lines):

@@ -1,4 +1,4 @@
-"""Network namespaces of this machine, found by the inode number that ndxdp's settings keep."""
+"""Network namespaces of this machine, found by the inode number in ndxdp's settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _PROC = Path("/proc")
 
 
 def path_of(inode: int) -> str:
-    """Return a path that `nsenter --net=` takes; '' where no name and no process leads there."""
+    """Return a path of a namespace for `nsenter --net=`; "" if it has no name and no process."""
     for path in _candidates():
         try:
             if path.stat().st_ino == inode:
                 return str(path)
-        except OSError:  # it went, or is another user's
+        except OSError:  # the process has ended, or is another user's
             continue
     return ""
 
@@ -27,8 +27,8 @@ def _candidates() -> Iterator[Path]:
 
 
 def enter(path: str, *command: str) -> str:
-    """Return the command that runs another one in a namespace.
+    """Return a shell command that runs `command` in a namespace.
 
-    Not `ip netns exec`, which hides the BPF file system.
+    `ip netns exec` would hide the BPF file system.
     """
     return " ".join((f"nsenter --net={path}", *command))

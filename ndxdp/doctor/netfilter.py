@@ -1,7 +1,7 @@
-"""What an nftables ruleset does with a packet, as far as that is certain.
+"""Evaluation of an nftables ruleset for a packet that is known only in part.
 
-Three values: a rule matches, does not, or nobody knows (named sets, expressions that are not read
-here, extensions of iptables). What is not known counts as both.
+A rule matches, does not match, or may match: with named sets, extensions of iptables, and
+expressions that this module does not evaluate. A rule that may match has both outcomes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple
 
 Packet = Mapping[str, object]
-"""What is known of a packet, by nft's words: `icmpv6 type`, `meta iifname`, `ct state`, …
+"""Known fields of a packet, by their names in nft: `icmpv6 type`, `meta iifname`, `ct state`, …
 
-Addresses are IPv6Network: all of them, as far as rules tell them apart. `fib oif saddr,iif` is
-whether there is a way back to the source by the same interface, `fib oif saddr` by any.
+An address is an IPv6Network, which stands for any of its addresses. `fib oif saddr,iif` is true if
+there is a way back to the source by the same interface, `fib oif saddr` if there is any.
 """
 
 IP, IPV4, BRIDGE = ("ip6", "inet"), ("ip", "inet"), ("bridge",)
-"""Families of chains: those that IPv6 packets meet, those of IPv4, and of a bridge's frames."""
+"""Families of the chains for IPv6 packets, for IPv4 packets, and for frames of a bridge."""
 
 STRICT, LOOSE = "fib oif saddr,iif", "fib oif saddr"
 
 Statement = dict[str, Any]
-"""As in a rule's `expr` of `nft -j`: `{"match": {…}}`, `{"accept": null}`, …"""
+"""Statement of a rule, from `expr` in the output of `nft -j`: `{"match": {…}}`, `{"accept": null}`,
+…"""
 
 ACCEPT, DROP, END, NEXT = "accept", "drop", "end", "next"
-"""What may come of a chain or a statement: NEXT is the next statement, END the chain's end."""
+"""Outcomes of a chain or a statement: NEXT is the next statement, END the end of the chain."""
 
 _DEPTH = 16  # of jumps, as in the kernel (NFT_JUMP_STACK_SIZE)
 
@@ -39,10 +40,10 @@ _SILENT = ("counter", "log", "mangle", "set", "map", "notrack", "flow", "dup", "
 """Statements that neither match nor decide."""
 
 _XT = {"REJECT": DROP, "LOG": NEXT, "NFLOG": NEXT, "MARK": NEXT, "CONNMARK": NEXT, "TCPMSS": NEXT}
-"""Targets of iptables that nft shows by their names only."""
+"""Targets of iptables of which nft shows only the name."""
 
 _TRANSPORTS = ("tcp", "udp", "udplite", "sctp", "dccp", "icmp", "icmpv6", "esp")
-"""Headers of which a packet has one at most."""
+"""Transport headers; a packet has at most one of them."""
 
 _TYPES = {
     "133": "nd-router-solicit",
@@ -62,7 +63,7 @@ _ANYTHING = frozenset((ACCEPT, DROP, NEXT))
 
 
 class Chain(NamedTuple):
-    """hook: '' for one that is only jumped to."""
+    """Chain of nftables. hook: "" if the chain is reached by jumps only."""
 
     family: str
     table: str
@@ -74,16 +75,20 @@ class Chain(NamedTuple):
 
 @dataclass(slots=True)
 class Ruleset:
-    """chains: by family, table and name."""
+    """Ruleset of nftables. chains: by family, table and name."""
 
     chains: dict[tuple[str, str, str], Chain] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, said: Any) -> Ruleset:
-        """From what `nft -j list ruleset` prints. ValueError if it is something else."""
+    def of(cls, output: Any) -> Ruleset:
+        """Return the ruleset in the output of `nft -j list ruleset`.
+
+        Raises:
+            ValueError: The output is something else.
+        """
         made = cls()
         try:
-            for entry in said["nftables"]:
+            for entry in output["nftables"]:
                 if "chain" in entry:
                     chain = entry["chain"]
                     key = chain["family"], chain["table"], chain["name"]
@@ -98,9 +103,11 @@ class Ruleset:
         return made
 
     def refine(self, saved: str, family: str = "ip6") -> None:
-        """Put in what `ip6tables-save` says of matches that nft shows by name only.
+        """Complete the matches of which nft shows only the name.
 
-        family `bridge`: what `ebtables-save` says.
+        Args:
+            saved: The output of `ip6tables-save`, or of `ebtables-save` for the family `bridge`.
+            family: The family of the chains to complete.
         """
         lines: dict[tuple[str, str], list[str]] = {}
         table = ""
@@ -110,15 +117,15 @@ class Ruleset:
             elif line.startswith("-A "):
                 lines.setdefault((table, line.split()[1]), []).append(line)
         for chain in self.chains.values():
-            said = lines.get((chain.table, chain.name), [])
-            if chain.family == family and len(said) == len(chain.rules):
-                for rule, line in zip(chain.rules, said, strict=True):
+            texts = lines.get((chain.table, chain.name), [])
+            if chain.family == family and len(texts) == len(chain.rules):
+                for rule, line in zip(chain.rules, texts, strict=True):
                     rule[:] = [one for statement in rule for one in _refined(statement, line)]
 
     def dropping(
         self, hooks: Iterable[str], packet: Packet, families: Container[str] = IP
     ) -> Chain | None:
-        """The first base chain at one of these hooks that certainly drops an IPv6 packet."""
+        """Return the first base chain at one of these hooks that certainly drops a packet."""
         for hook in hooks:
             for chain in self.chains.values():
                 if chain.hook != hook or chain.family not in families:
@@ -128,12 +135,12 @@ class Ruleset:
         return None
 
     def outcomes(self, chain: Chain, packet: Packet) -> frozenset[str]:
-        """All that may come of a packet at a base chain: ACCEPT, DROP."""
+        """Return the possible outcomes of a packet at a base chain: ACCEPT, DROP."""
         outcomes = self._run(chain, packet, 0)
         return outcomes - {END} | {chain.policy} if END in outcomes else outcomes
 
     def _run(self, chain: Chain, packet: Packet, depth: int) -> frozenset[str]:
-        """All that may come of a chain: ACCEPT, DROP, END."""
+        """Return the possible outcomes of a chain: ACCEPT, DROP, END."""
         outcomes: frozenset[str] = frozenset()
         for rule in chain.rules:
             found, goes_on = self._apply(chain, rule, packet, depth)
@@ -145,7 +152,7 @@ class Ruleset:
     def _apply(
         self, chain: Chain, rule: list[Statement], packet: Packet, depth: int
     ) -> tuple[frozenset[str], bool]:
-        """What a rule may decide, and whether the packet may come to the next one."""
+        """Return the possible verdicts of a rule, and whether the packet may reach the next one."""
         is_certain = True
         for statement in rule:
             if "match" in statement:
@@ -165,7 +172,7 @@ class Ruleset:
     def _verdicts(
         self, chain: Chain, statement: Statement, packet: Packet, depth: int
     ) -> frozenset[str]:
-        """What may come of a statement that is not a condition."""
+        """Return the possible outcomes of a statement that is no condition."""
         if len(statement) != 1:
             return _ANYTHING
         ((kind, inner),) = statement.items()
@@ -203,7 +210,10 @@ class Ruleset:
 
 
 def _refined(statement: Statement, line: str) -> list[Statement]:
-    """A statement with the words of its rule; as it was where they say more than is read here."""
+    """Return a statement, completed by the line of its rule.
+
+    Return it unchanged if the line has options that this module does not evaluate.
+    """
     if statement.get("xt", {}).get("type") != "match":
         return [statement]
     name = statement["xt"]["name"]
@@ -233,7 +243,7 @@ def _refined(statement: Statement, line: str) -> list[Statement]:
 
 
 def _of_ebtables(line: str) -> list[Statement]:
-    """The options of `ebtables -p IPv6`; none where there is one that is not read here."""
+    """Return the conditions of `ebtables -p IPv6`; none if one of them is not supported here."""
     found = []
     for option, negated, value in re.findall(r"--ip6-(\S+) (! )?(\S+)", line):
         if option == "proto" and value == "ipv6-icmp":
@@ -255,7 +265,7 @@ def _comparison(protocol: str, field: str, right: object, negated: bool) -> Stat
 
 
 def _name(expression: Any) -> str:
-    """Of a left side, as in Packet; '' for what is not read here."""
+    """Return the name of the field on the left side, as in Packet; "" if it is not supported."""
     if isinstance(expression, dict) and len(expression) == 1:
         ((kind, inner),) = expression.items()
         if kind in ("meta", "ct") and "dir" not in inner:
@@ -263,7 +273,7 @@ def _name(expression: Any) -> str:
         if kind == "payload" and "protocol" in inner:
             return f"{inner['protocol']} {inner.get('field')}"
         if kind == "fib":
-            # Without marks: nobody knows which a packet will have, most have none.
+            # The mark of a packet is not known; most packets have none.
             flags = [flag for flag in inner.get("flags", ()) if flag != "mark"]
             return f"fib {inner.get('result')} {','.join(sorted(flags, reverse=True))}"
     return ""
@@ -271,7 +281,7 @@ def _name(expression: Any) -> str:
 
 def _match(match: Statement, packet: Packet) -> bool | None:
     name = _name(match["left"])
-    # Nft checks for the protocol of a header first.
+    # nft checks first that the packet has the header.
     protocol = name.partition(" ")[0]
     absent = ("ip6", "icmpv6") if packet.get("meta nfproto") == "ipv4" else ("ip",)
     if protocol in (*absent, "arp"):
@@ -290,7 +300,7 @@ def _match(match: Statement, packet: Packet) -> bool | None:
 
 
 def _equals(value: object, right: Any) -> bool | None:
-    """Whether a value is the right side, or one of the set that it is."""
+    """Return whether a value equals the right side or is in its set; None if not known."""
     if isinstance(right, dict) and list(right) == ["set"]:
         right = right["set"]
     if isinstance(right, list):
@@ -313,7 +323,7 @@ def _equals(value: object, right: Any) -> bool | None:
 
 
 def _within(addresses: IPv6Network, right: Any) -> bool | None:
-    """Whether all addresses are the right side's; False if none is, None for some."""
+    """Return whether the right side contains all addresses; False if none, None if some."""
     try:
         if isinstance(right, str):
             first = last = IPv6Address(right)

@@ -1,4 +1,4 @@
-"""Asks the routers who they are, and the gateways whether they answer: as rdisc6 and ndisc6 do."""
+"""Probe of routers and gateways by solicitations, as rdisc6 and ndisc6 send them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, 
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
 _ALL_ROUTERS = "ff02::2"
-_HOPS = 255  # RFC 4861 6.1.2, 7.1.2: else it came from afar
+_HOPS = 255  # RFC 4861 6.1.2, 7.1.2: a packet with another hop limit is not from this link
 _SLLAO, _PREFIX, _MTU = 1, 3, 5
 _ICMP6_FILTER = 1  # linux/icmpv6.h
 _ANCILLARY = 128  # bytes: one hop limit
 
 _ROUNDS = 3  # MAX_RTR_SOLICITATIONS
-_WAIT = 1.0  # seconds for each; routers wait up to 0.5 s with an advertisement (RFC 4861 6.2.6)
+_WAIT = 1.0  # seconds for each; routers delay an advertisement up to 0.5 s (RFC 4861 6.2.6)
 
 
 _WAIT_EACH = 0.5  # seconds for an answer to a solicitation from one of several sources
 
 
 class Offered(NamedTuple):
-    """A prefix of an advertisement. Lifetimes in seconds, 2^32 - 1 for ever."""
+    """Prefix of a router advertisement. Lifetimes are in seconds; 2^32 - 1 means for ever."""
 
     prefix: Prefix
     on_link: bool
@@ -47,8 +47,16 @@ class Offered(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """What one says of itself. lifetime: seconds as a default router, 0 if it is none. mtu: 0 if
-    it says none."""
+    """Router, as described by its advertisement.
+
+    Attributes:
+        address: The address of the router.
+        lifetime: Seconds as a default router; 0 if it is none.
+        managed: Addresses are available by DHCPv6.
+        other: Other configuration is available by DHCPv6.
+        mtu: The MTU; 0 if the advertisement has none.
+        prefixes: The advertised prefixes.
+    """
 
     address: str
     lifetime: int
@@ -60,16 +68,23 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """trouble: why nothing could be asked, '' if it could. answered: gateways, and their MACs.
+    """Result of a probe.
 
-    selective: gateways that answered from another source alone: which, and their MACs. behind:
-    prefixes that ndxdp answers for.
+    Attributes:
+        interface: The interface.
+        problem: Why nothing could be sent; "" if it was.
+        routers: The routers that answered.
+        gateways: The gateways.
+        answered: The MACs of the gateways that answered.
+        behind: Prefixes that ndxdp answers for.
+        selective: Gateways that answered only another source address than the kernel's, with that
+            source and their MAC.
     """
 
     interface: str
-    trouble: str
+    problem: str
     routers: tuple[Router, ...]
-    asked: tuple[bytes, ...]
+    gateways: tuple[bytes, ...]
     answered: dict[bytes, str]
     behind: tuple[Prefix, ...]
     selective: dict[bytes, tuple[bytes, bytes]]
@@ -78,50 +93,61 @@ class Facts:
 def gather(
     link: Link, gateways: Iterable[bytes], behind: Iterable[Prefix], sources: Iterable[bytes]
 ) -> Facts:
-    """Up to three rounds of solicitations, a second each, until everybody has answered.
+    """Send up to three rounds of solicitations, a second each, until all gateways have answered.
 
-    sources: from which a gateway is asked that does not answer whom the kernel chooses.
+    Args:
+        link: The interface.
+        gateways: The gateways to solicit.
+        behind: Prefixes that ndxdp answers for.
+        sources: Addresses from which to solicit a gateway that does not answer the kernel's choice.
     """
-    asked = tuple(gateways)
+    gateways = tuple(gateways)
     routers: dict[str, Router] = {}
     answered: dict[bytes, str] = {}
-    trouble = ""
+    problem = ""
     try:
         with _socket(link) as opened:
             for _ in range(_ROUNDS):
-                _ask(opened, link, [each for each in asked if each not in answered], not routers)
-                _listen(opened, asked, routers, answered)
-                if routers and len(answered) == len(asked):
+                _send(
+                    opened, link, [each for each in gateways if each not in answered], not routers
+                )
+                _listen(opened, gateways, routers, answered)
+                if routers and len(answered) == len(gateways):
                     break
     except OSError as error:
-        trouble = error.strerror or str(error)
+        problem = error.strerror or str(error)
     found = tuple(routers[address] for address in sorted(routers))
-    silent = [] if trouble else [each for each in asked if each not in answered]
-    selective = _ask_again(link, silent, tuple(sources)) if silent else {}
-    return Facts(link.name, trouble, found, asked, answered, tuple(behind), selective)
+    silent = [] if problem else [each for each in gateways if each not in answered]
+    selective = _try_sources(link, silent, tuple(sources)) if silent else {}
+    return Facts(link.name, problem, found, gateways, answered, tuple(behind), selective)
 
 
-def _ask_again(
+def _try_sources(
     link: Link, gateways: list[bytes], sources: tuple[bytes, ...]
 ) -> dict[bytes, tuple[bytes, bytes]]:
-    """The first source from which each answers, and its MAC."""
+    """Return the first source that each gateway answers, with the gateway's MAC."""
     found = {}
-    with contextlib.suppress(NdxdpError, OSError), packet_socket("asks gateways") as packets:
+    with contextlib.suppress(NdxdpError, OSError), packet_socket("solicits gateways") as packets:
         packets.bind((link.name, ETH_P_IPV6))
         for gateway in gateways:
             for source in sources:
-                reply = ask_from(packets, link, source, gateway)
+                reply = solicit_from(packets, link, source, gateway)
                 if reply is not None:
                     found[gateway] = source, reply.mac
                     break
     return found
 
 
-def ask_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -> Reply | None:
-    """Solicit a router from an address, which need not be the host's; None without an answer.
+def solicit_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -> Reply | None:
+    """Solicit a router from an address, which may be another host's; return its answer, or None.
 
-    packets: bound to the interface. What the router then knows of the source is what an answer of
-    ours would have told it.
+    The router learns the same neighbour entry of the source from this as from an answer of ndxdp.
+
+    Args:
+        packets: A packet socket that is bound to the interface.
+        link: The interface.
+        source: The source address.
+        router: The address to solicit.
     """
     conditions = icmpv6_conditions(_NA)
     attach_filter(packets, program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1))
@@ -138,7 +164,7 @@ def ask_from(packets: socket.socket, link: Link, source: bytes, router: bytes) -
 
 
 def _socket(link: Link) -> socket.socket:
-    """A raw one on the interface that hears advertisements, of routers and of neighbours."""
+    """Return a raw socket on the interface for advertisements of routers and of neighbours."""
     opened = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     try:
         blocked = bytearray(b"\xff" * 32)
@@ -158,8 +184,8 @@ def _socket(link: Link) -> socket.socket:
     return opened
 
 
-def _ask(opened: socket.socket, link: Link, gateways: Iterable[bytes], routers: bool) -> None:
-    """The kernel puts in the checksum, and chooses the source."""
+def _send(opened: socket.socket, link: Link, gateways: Iterable[bytes], routers: bool) -> None:
+    """Send solicitations, in which the kernel sets the checksum and the source address."""
     own = bytes((_SLLAO, 1)) + link.mac
     for gateway in gateways:
         group = socket.inet_ntop(socket.AF_INET6, solicited_node_group(gateway))
@@ -171,7 +197,7 @@ def _ask(opened: socket.socket, link: Link, gateways: Iterable[bytes], routers: 
 
 def _listen(
     opened: socket.socket,
-    asked: tuple[bytes, ...],
+    gateways: tuple[bytes, ...],
     routers: dict[str, Router],
     answered: dict[bytes, str],
 ) -> None:
@@ -189,16 +215,20 @@ def _listen(
             with contextlib.suppress(ValueError):
                 address = sender[0].partition("%")[0]
                 routers[address] = parse(address, data)
-        elif data[0] == _NA and len(data) >= 24 and data[8:24] in asked:
+        elif data[0] == _NA and len(data) >= 24 and data[8:24] in gateways:
             with contextlib.suppress(ValueError):
                 macs = [value[2:8].hex(":") for kind, value in _options(data[24:]) if kind == 2]
                 answered[data[8:24]] = macs[0] if macs else ""
-        if routers and len(answered) == len(asked):
+        if routers and len(answered) == len(gateways):
             return
 
 
 def parse(address: str, data: bytes) -> Router:
-    """An advertisement from its ICMPv6 type on; ValueError if its options are broken."""
+    """Parse a router advertisement, which begins with its ICMPv6 type.
+
+    Raises:
+        ValueError: An option is malformed.
+    """
     flags, lifetime = struct.unpack_from("!BH", data, 5)
     mtu, prefixes = 0, []
     for kind, value in _options(data[16:]):
@@ -216,22 +246,22 @@ def parse(address: str, data: bytes) -> Router:
 
 
 def _options(data: bytes) -> list[tuple[int, bytes]]:
-    """Type and whole bytes of each option."""
+    """Return the type and the whole bytes of each option."""
     found, at = [], 0
     while at < len(data):
         length = data[at + 1] * 8 if at + 1 < len(data) else 0
         if not length or at + length > len(data):
-            raise ValueError("a broken option")
+            raise ValueError("malformed option")
         found.append((data[at], data[at : at + length]))
         at += length
     return found
 
 
 def judge(facts: Facts) -> list[Finding]:
-    if facts.trouble:
-        return [unseen(f"cannot ask routers: nothing could be sent ({facts.trouble})")]
+    if facts.problem:
+        return [unseen(f"cannot solicit routers: {facts.problem}")]
     found = []
-    for gateway in facts.asked:
+    for gateway in facts.gateways:
         text = socket.inet_ntop(socket.AF_INET6, gateway)
         mac = facts.answered.get(gateway)
         if gateway in facts.selective:
@@ -269,7 +299,7 @@ def _router(router: Router) -> list[Finding]:
 
 
 def _behind(facts: Facts) -> list[Finding]:
-    """Whether what ndxdp answers for is on-link for the routers, as far as they say."""
+    """Compare the prefixes that ndxdp answers for with the on-link prefixes of the routers."""
     on_link = [each.prefix for router in facts.routers for each in router.prefixes if each.on_link]
     if not on_link:
         return []

@@ -1,4 +1,4 @@
-"""What of ndxdp answers on the interface, and what `auto` could take there."""
+"""The program or process of ndxdp on an interface, or the mode that `auto` would try."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ndxdp.doctor import namespace
-from ndxdp.doctor.finding import Finding, cannot_look, failure, note, unseen, warning
+from ndxdp.doctor.finding import Finding, cannot_check, failure, note, unseen, warning
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.hooks import hook_order
 from ndxdp.hooks.hook_order import Program
@@ -28,13 +28,21 @@ from ndxdp.store.maps import Maps
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """What there is of an interface: pins, or files of the userspace mode.
+    """State of ndxdp on an interface, from its pins or from the files of userspace mode.
 
-    steps: better modes that could not be had, in words. overdue: the daemon's heartbeat.
-    program: its id, None in userspace. before: programs of others that see frames first, None where
-    the kernel does not show them. can_come_first: a renewal attaches before them. is_held: by a
-    process. gateway_limited: solicitations of gateways that were over their share.
-    old_locals: there are `local` rules, and the program's copy of the local routes is out of date.
+    Attributes:
+        mode: The mode.
+        attached: The program or process answers.
+        paused: Answering is paused.
+        overdue: The daemon's heartbeat is overdue.
+        steps: The better modes that are not available, each with the reason.
+        rules: The rules.
+        program: The id of the program; None in userspace mode.
+        before: Programs of others that see frames first; None if the kernel does not show them.
+        can_come_first: A renewal attaches before them.
+        is_locked: A process has locked the interface's directory.
+        gateway_limited: Number of solicitations of gateways that exceeded their share.
+        old_locals: There are `local` rules, and the program's copy of the local routes is outdated.
     """
 
     mode: Mode
@@ -46,7 +54,7 @@ class Answering:
     program: int | None
     before: tuple[Program, ...] | None
     can_come_first: bool
-    is_held: bool
+    is_locked: bool
     gateway_limited: int = 0
     old_locals: bool = False
 
@@ -60,32 +68,39 @@ _CONFIGURATION = Path("/etc/ndxdp/ndxdp.toml")
 
 
 class _OtherVersion(NdxdpError):
-    """Another version of ndxdp attached to the interface."""
+    """Error: another version of ndxdp is attached to the interface."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """answering: None where there is nothing, or where it could not be read: then trouble says why.
+    """Programs on an interface.
 
-    no_native: why `auto` does not even try, None if it does. foreign: XDP programs of others.
-    elsewhere: the pins are those of an interface of this name in another network namespace, of
-    which this is a path ('' if none leads there); None if they are not. no_libbpf: why libbpf
-    cannot be used, None if it can. held: a living process has what is damaged.
+    Attributes:
+        interface: The interface.
+        answering: The state of ndxdp; None if it is not attached, or could not be read.
+        error: Why the state could not be read; None if it was.
+        no_bpf: Why BPF cannot be used; None if it can.
+        no_native: Why `auto` does not try native mode; None if it does.
+        foreign: XDP programs of others.
+        elsewhere: If the pins are of an interface of this name in another network namespace: a path
+            of that namespace, or "" if it has none; else None.
+        no_libbpf: Why libbpf cannot be used; None if it can.
+        locked: A running process has locked the damaged directory.
     """
 
     interface: str
     answering: Answering | None
-    trouble: NdxdpError | None
+    error: NdxdpError | None
     no_bpf: NdxdpError | None
     no_native: str | None
     foreign: tuple[Program, ...]
     elsewhere: str | None = None
     no_libbpf: NdxdpError | None = None
-    held: bool = False
+    locked: bool = False
 
 
 def gather(trees: Trees, link: Link) -> Facts:
-    answering, trouble, elsewhere = None, None, None
+    answering, failed, elsewhere = None, None, None
     try:
         if any(tree.path(link.name).is_dir() for tree in trees):
             elsewhere = _elsewhere(trees, link.name)
@@ -94,22 +109,24 @@ def gather(trees: Trees, link: Link) -> Facts:
         else:
             _refuse_other_versions(trees, link.name)
     except NdxdpError as error:
-        trouble = error
+        failed = error
     except PermissionError:  # systemd mounts the BPF file system for root only
-        trouble = NdxdpError(f"{trees.pins.bpffs} may not be entered", "run this as root")
-    except OSError as error:  # it is being detached, or its files are damaged
-        trouble = NdxdpError(f"what ndxdp has of {link.name} cannot be read ({error.strerror})")
+        failed = NdxdpError(
+            f"cannot enter {trees.pins.bpffs}: permission denied", "run this as root"
+        )
+    except OSError as error:  # a command detaches ndxdp now, or its files are damaged
+        failed = NdxdpError(f"cannot read the pins or files of {link.name}: {error.strerror}")
     no_libbpf = _refusal(libbpf.library)
     return Facts(
         link.name,
         answering,
-        trouble,
+        failed,
         no_libbpf or _refusal(trees.pins.check),
         _no_native(link),
         _foreign(link, answering),
         elsewhere,
         no_libbpf,
-        isinstance(trouble, Damaged) and trees.of(link.name).is_locked(link.name),
+        isinstance(failed, Damaged) and trees.of(link.name).is_locked(link.name),
     )
 
 
@@ -117,12 +134,12 @@ def _elsewhere(trees: Trees, interface: str) -> str | None:
     """Return a path of the network namespace that the pins belong to; None if it is this one."""
     with open_instance(trees.of(interface), interface) as instance:
         inode = instance.maps.settings().netns
-    # 0: nothing was attached yet.
+    # 0: no program was attached yet.
     return None if inode in (0, netns()) else namespace.path_of(inode)
 
 
 def _refuse_other_versions(trees: Trees, interface: str) -> None:
-    """Raise _OtherVersion if an ndxdp of another ABI version has something of the interface."""
+    """Raise _OtherVersion if an ndxdp of another ABI version has pins or files of an interface."""
     for tree in trees:
         for version in tree.other_versions(interface)[:1]:
             error = other_version(tree, interface, version)
@@ -154,7 +171,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
 
 
 def _has_old_locals(maps: Maps) -> bool:
-    """Find out whether `local` rules are judged by other routes than the kernel has now."""
+    """Return whether the program judges `local` rules by other routes than the kernel's present."""
     if not maps.in_kernel or all(
         rule.answer is not Answer.LOCAL for rule in maps.rules().distinct_rules
     ):
@@ -164,7 +181,7 @@ def _has_old_locals(maps: Maps) -> bool:
 
 
 def _refusal(check: Callable[[], object]) -> NdxdpError | None:
-    """Return the error that a check raises, None if it raises none."""
+    """Return the error that a check raises; None if it raises none."""
     try:
         check()
     except NdxdpError as error:
@@ -184,7 +201,7 @@ def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
     ours = answering.program if answering else None
     try:
         ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
-    except (OSError, NdxdpError):  # it went, or there is no libbpf
+    except (OSError, NdxdpError):  # the interface was deleted, or libbpf is missing
         return ()
     return tuple(hook_order.named("xdp", number) for number in ids)
 
@@ -192,50 +209,52 @@ def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
 def judge(facts: Facts) -> list[Finding]:
     name = facts.interface
     foreign = [
-        note(f"XDP on {name} is taken by {_called(program)}: `auto` takes tc beside it")
+        note(f"{_called(program)} uses XDP on {name}: `auto` takes tc beside it")
         for program in facts.foreign
     ]
-    if isinstance(facts.trouble, Damaged):
+    if isinstance(facts.error, Damaged):
         broken = failure(
-            facts.trouble.message,
-            f"what answers on {name} can be neither read nor changed: remove it, then attach again",
-            _start_again() if facts.held else f"ndxdp detach {name}",
+            facts.error.message,
+            f"no command can read or change ndxdp on {name}: detach it, then attach it again",
+            _restart_command() if facts.locked else f"ndxdp detach {name}",
         )
         return [broken, *foreign]
-    if isinstance(facts.trouble, _OtherVersion):
+    if isinstance(facts.error, _OtherVersion):
         other = warning(
-            facts.trouble.message,
-            f"it may answer on {name}, but this ndxdp can neither look at it nor change it: detach"
-            " it with the version that attached it, or remove its pins",
-            facts.trouble.hint,
+            facts.error.message,
+            f"that version may answer on {name}, but this one can neither read nor change it:"
+            " detach with the version that attached it, or remove its pins",
+            facts.error.hint,
         )
         return [other, *foreign]
-    if facts.trouble is not None:
+    if facts.error is not None:
         if facts.no_libbpf is not None:
             blind = warning(
-                f"what ndxdp has attached to {name} cannot be looked at: {facts.trouble.message}",
-                "it goes on answering in the kernel, but no command can look at it or change it",
-                _command(facts.trouble),
+                f"cannot read ndxdp's program on {name}: {facts.error.message}",
+                "the program continues to answer in the kernel, but no command can read or change"
+                " it",
+                _command(facts.error),
             )
             return [blind, *foreign]
-        return [cannot_look(f"what answers on {name}", facts.trouble), *foreign]
+        return [cannot_check(f"ndxdp on {name}", facts.error), *foreign]
     if facts.elsewhere is not None:
         there = namespace.enter(facts.elsewhere, "ndxdp", "doctor", name)
         other = note(
-            f"ndxdp does not answer on this {name}, but on one of another network namespace",
-            "both share this BPF file system: to attach here, use another one (--bpffs)",
+            f"ndxdp answers on {name} of another network namespace, not on {name} of this one",
+            "the two namespaces share this BPF file system: to attach here, use another one"
+            " (--bpffs)",
             there if facts.elsewhere else "",
         )
         return [other, *foreign]
     if facts.answering is None:
-        return [*_before(facts), *foreign]
+        return [*_judge_unattached(facts), *foreign]
     if facts.answering.attached:
         return _answers(name, facts.answering)
     return [*_answers(name, facts.answering), *foreign]
 
 
 def _command(error: NdxdpError) -> str:
-    """Return the command that an error's hint names."""
+    """Return the command in an error's hint."""
     for words in ("mount it: ", "on Debian and Ubuntu: "):
         if error.hint.startswith(words):
             return error.hint.removeprefix(words).partition(" (")[0]
@@ -243,18 +262,18 @@ def _command(error: NdxdpError) -> str:
 
 
 def _called(program: Program) -> str:
-    """Return for example `'pass' (id 17)`; a libxdp dispatcher is called one."""
-    return str(program).removeprefix("XDP program ")
+    """Return for example `program 'pass' (id 17)`, or `libxdp dispatcher …`."""
+    return str(program).removeprefix("XDP ")
 
 
-def _before(facts: Facts) -> list[Finding]:
-    """Nothing is attached: what could be."""
+def _judge_unattached(facts: Facts) -> list[Finding]:
+    """Return the modes that `auto` would try on an interface to which ndxdp is not attached."""
     name = facts.interface
     if facts.no_bpf is not None:
         return [
             warning(
-                f"ndxdp could answer on {name} from userspace only",
-                f"{facts.no_bpf.message}; a process would have to stay",
+                f"ndxdp can answer on {name} in userspace mode only",
+                f"{facts.no_bpf.message}; userspace mode needs a running process",
                 _command(facts.no_bpf),
             )
         ]
@@ -263,8 +282,8 @@ def _before(facts: Facts) -> list[Finding]:
     return [note(f"ndxdp does not answer on {name}; `auto` tries native first, then tc")]
 
 
-def _start_again() -> str:
-    """Return the command that starts the daemon; '' where nothing says with which words."""
+def _restart_command() -> str:
+    """Return the command that starts the daemon; "" if its arguments are not known."""
     if _SYSTEMD.is_dir():
         return "systemctl restart ndxdp"
     return f"ndxdp run -c {_CONFIGURATION}" if _CONFIGURATION.exists() else ""
@@ -276,65 +295,69 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
             failure(
                 f"ndxdp has rules for {name}, but answers nothing there",
                 *(
-                    ("its process has ended: start that again as it was started", _start_again())
+                    ("its process has ended: start it again", _restart_command())
                     if answering.mode is Mode.USERSPACE
-                    else ("its program was taken off", f"ndxdp attach {name}")
+                    else ("its program was detached", f"ndxdp attach {name}")
                 ),
             )
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
     found += [note(f"no better mode: {step}") for step in answering.steps]
-    found += _company(name, answering)
+    found += _programs_before(name, answering)
     if answering.paused:
         found.append(
             warning(
                 f"answering on {name} is paused",
-                "solicitations are counted, and not answered",
+                "ndxdp counts solicitations, and does not answer them",
                 f"ndxdp resume {name}",
             )
         )
     if answering.old_locals:
         found.append(
             warning(
-                f"the program on {name} judges `local` rules by local routes of an earlier moment",
-                "no daemon keeps its copy of the kernel's routes in step",
+                f"the program on {name} has an outdated copy of the local routes for `local` rules",
+                "no daemon updates the copy when the kernel's routes change",
                 f"ndxdp attach {name}",
             )
         )
     if answering.gateway_limited:
         found.append(
             note(
-                f"{answering.gateway_limited} solicitations of gateways on {name} were over their"
-                " share: is --gateway-rate too low, or does somebody forge a gateway's MAC?"
+                f"{answering.gateway_limited} solicitations of gateways on {name} exceeded the"
+                " limit: --gateway-rate is too low, or another host forges a gateway's MAC"
             )
         )
     if answering.overdue:
         found.append(
             warning(
                 f"the daemon's heartbeat for {name} is overdue",
-                "it has ended or hangs: containers are no longer answered for",
-                _start_again(),
+                "the daemon has ended or is stuck: ndxdp does not answer for containers any more",
+                _restart_command(),
             )
         )
     return found
 
 
-def _company(name: str, answering: Answering) -> list[Finding]:
-    """Judge the programs of others that see frames before ndxdp."""
+def _programs_before(name: str, answering: Answering) -> list[Finding]:
+    """Return a finding about each program of others that sees frames before ndxdp."""
     if answering.before is None:
-        return [unseen(f"which programs see the frames of {name} before ndxdp: only root is told")]
+        what = f"cannot check which programs see the frames of {name} before ndxdp"
+        return [unseen(f"{what}: only root sees them")]
     found = []
     for program in answering.before:
         if not program.is_rival:
             found.append(
-                note(f"{program} sees each frame of {name} first: ndxdp answers what it lets pass")
+                note(
+                    f"{program} sees each frame of {name} first: ndxdp answers the solicitations"
+                    " that it passes"
+                )
             )
             continue
         cure = f"tc filter show dev {name} ingress"
-        why = "no place before it is free: give it a lower one (a greater `pref`)"
+        why = "there is no free place before it: give it a lower priority (a greater `pref`)"
         if answering.can_come_first:
-            cure = _start_again() if answering.is_held else f"ndxdp attach {name}"
-            why = "where it returns TC_ACT_OK, no program after it sees the frame"
+            cure = _restart_command() if answering.is_locked else f"ndxdp attach {name}"
+            why = "if it returns TC_ACT_OK, no program after it sees the frame"
         found.append(
             warning(f"{program} may take solicitations on {name} before ndxdp sees them", why, cure)
         )

@@ -1,4 +1,4 @@
-"""Whether solicitations reach the host at all: multicast filters, and bridges that snoop MLD."""
+"""Reception of solicitations: multicast filters of NICs, and bridges that snoop MLD."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ _HEADER = 16  # struct ifinfomsg
 _IFLA_LINKINFO, _IFLA_PROMISCUITY, _IFLA_ALLMULTI = 18, 30, 61
 _INFO_KIND, _INFO_DATA = 1, 2
 _BR_MCAST_ROUTER, _BR_MCAST_SNOOPING = 22, 23
-_DELIVER_ALL = 2  # mcast_router: as to a multicast router
+_DELIVER_ALL = 2  # mcast_router: the bridge delivers all groups, as to a multicast router
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """counts: of those who keep the interface promiscuous or in allmulti, None before Linux 6.0.
+    """Multicast reception of an interface.
 
-    filtered: it is a bridge that snoops MLD, and delivers to the host only the groups that it
-    joined.
+    Attributes:
+        interface: The interface.
+        attached: ndxdp is attached to the interface.
+        counts: How many users keep the interface promiscuous or in allmulti; None before Linux 6.0.
+        filtered: The interface is a bridge that snoops MLD, and delivers only the groups that the
+            host joined.
     """
 
     interface: str
@@ -47,7 +51,7 @@ def gather(interface: str, ifindex: int, attached: bool) -> Facts:
 
 
 def _link(ifindex: int) -> dict[int, bytes]:
-    """A link's attributes (IFLA_*), none where it has gone."""
+    """Return a link's attributes (IFLA_*); none if the link was deleted."""
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, ifindex, 0, 0)
     try:
         with Rtnetlink() as kernel:
@@ -58,7 +62,10 @@ def _link(ifindex: int) -> dict[int, bytes]:
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """While nothing of ndxdp is attached, it has not asked for reception either."""
+    """Return warnings about groups that are not received.
+
+    An interface without ndxdp needs only the groups of the host's own addresses.
+    """
     if not facts.attached:
         return []
     found = []
@@ -66,7 +73,7 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             warning(
                 f"{facts.interface} is not in allmulti",
-                "its multicast filter lets pass the groups of the host's own addresses only",
+                "its multicast filter passes only the groups of the host's own addresses",
                 f"ip link set dev {facts.interface} allmulticast on",
             )
         )
@@ -74,8 +81,8 @@ def judge(facts: Facts) -> list[Finding]:
         found.append(
             warning(
                 f"the bridge {facts.interface} snoops MLD, and is no multicast router",
-                "once there is an MLD querier, it does not deliver solicitations for others to"
-                " this host",
+                "if the link has an MLD querier, the bridge does not deliver solicitations for"
+                " other addresses to this host",
                 f"ip link set dev {facts.interface} type bridge mcast_router 2",
             )
         )

@@ -1,4 +1,4 @@
-"""The host's addresses, and from which one the kernel sends (RFC 6724)."""
+"""Addresses of the host, and the source address that the kernel selects (RFC 6724)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08,
 _MANAGETEMPADDR, _STABLE_PRIVACY = 0x100, 0x800
 
 INTERNET = socket.inet_pton(socket.AF_INET6, "2000::1")
-"""Nothing is sent there: it stands for every global address."""
+"""Example of a global address, to which doctor sends nothing."""
 
-_DISCARD = 9  # a port: connecting needs one, though nothing is sent
+_DISCARD = 9  # port for connect(), which sends nothing
 
-# RFC 6724 2.1 as the kernel has it (net/ipv6/addrlabel.c), the most specific first.
+# Labels of RFC 6724 2.1 as in the kernel (net/ipv6/addrlabel.c), the most specific prefix first.
 _LABELS = [
     (ipaddress.IPv6Network(prefix), label)
     for prefix, label in (
@@ -43,9 +43,13 @@ _LABELS = [
 
 
 class Choice(NamedTuple):
-    """What the kernel sends from, 16 bytes, to whom.
+    """Source address that the kernel selects for a destination.
 
-    source: None if it would not send: then error is the errno of connect().
+    Attributes:
+        towards: The destination in words.
+        destination: The destination, 16 bytes.
+        source: The source, 16 bytes; None if the kernel refuses to send.
+        error: The errno of connect() in that case.
     """
 
     towards: str
@@ -56,10 +60,16 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """addresses: of the interface. temporary: they are preferred to others (use_tempaddr).
+    """Addresses of an interface.
 
-    mac: 6 bytes, b'' where it is not known. generation: how the kernel makes addresses
-    (addr_gen_mode). kept: the addresses (16 bytes) that ndxdp keeps deprecated.
+    Attributes:
+        interface: The interface.
+        addresses: Its addresses.
+        choices: The source address for each gateway and for the Internet.
+        temporary: The kernel prefers temporary addresses (use_tempaddr).
+        mac: The MAC, 6 bytes; b"" if not known.
+        generation: The method by which the kernel makes addresses (addr_gen_mode).
+        kept: The addresses (16 bytes) that ndxdp keeps deprecated.
     """
 
     interface: str
@@ -83,7 +93,7 @@ def gather(
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
         text = socket.inet_ntop(socket.AF_INET6, gateway)
         choices.append(Choice(f"the gateway {text}", gateway, *_source(gateway, ifindex)))
-    # Expired ones have a finding of their own.
+    # Expired routes have a finding of their own.
     if any(not route.has_expired for route in routes):
         choices.append(Choice("the Internet", INTERNET, *_source(INTERNET, 0)))
     temporary = sysctl.conf(interface, "use_tempaddr") > 1
@@ -92,8 +102,10 @@ def gather(
 
 
 def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
-    """Return what the kernel would choose, or its errno. Connecting a datagram socket sends
-    nothing."""
+    """Return the source address that the kernel would select, or None and the errno.
+
+    Connecting a datagram socket sends nothing.
+    """
     text = socket.inet_ntop(socket.AF_INET6, destination)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
         try:
@@ -113,13 +125,13 @@ def judge(facts: Facts) -> list[Finding]:
             found.append(
                 failure(
                     f"{text} on {facts.interface} is a duplicate (dadfailed)",
-                    "another host has it, or answers for it: the kernel does not use it",
+                    "another host has the address, or answers for it: the kernel does not use it",
                     f"ip -6 address delete {text}/{own.length} dev {facts.interface}",
                 )
             )
         elif own.flags & _TENTATIVE and not own.flags & _OPTIMISTIC:
             found.append(
-                note(f"{text} is tentative: not used until duplicate address detection has ended")
+                note(f"{text} is tentative: unusable until duplicate address detection has ended")
             )
     found += _generated(facts)
     deprecated = _deprecated(facts)
@@ -130,11 +142,12 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _generated(facts: Facts) -> list[Finding]:
-    """Say of addresses of router advertisements whether they are made from the MAC."""
+    """Return a note about each address of a router's prefix: made from the MAC, or not."""
     found = []
     owned = {own.address for own in facts.addresses}
     for own in facts.addresses:
-        # The kernel's own are `mngtmpaddr` (RFC 8981), temporary ones are made from those.
+        # Addresses that the kernel makes are `mngtmpaddr`; temporary ones (RFC 8981) derive from
+        # them.
         if not own.flags & _MANAGETEMPADDR or own.length != 64 or len(facts.mac) != 6:
             continue
         text = socket.inet_ntop(socket.AF_INET6, own.address)
@@ -149,9 +162,9 @@ def _generated(facts: Facts) -> list[Finding]:
                 note(
                     f"{text} is a stable privacy address (addr_gen_mode is {facts.generation}),"
                     f" not made from the MAC of {facts.interface}",
-                    "a provider that expects the EUI-64 address of this host expects"
+                    "the EUI-64 address of this host, which some providers expect, is"
                     f" {socket.inet_ntop(socket.AF_INET6, expected)}; with addr_gen_mode 0 the next"
-                    " router advertisement brings it",
+                    " router advertisement adds it",
                     sysctl.cure(setting) if facts.generation else "",
                 )
             )
@@ -159,12 +172,12 @@ def _generated(facts: Facts) -> list[Finding]:
 
 
 def eui64(address: bytes, mac: bytes) -> bytes:
-    """Return the address of a prefix of 64 bits that a MAC gives (RFC 4291 appendix A)."""
+    """Return the address of a 64-bit prefix that is made from a MAC (RFC 4291 appendix A)."""
     return address[:8] + bytes((mac[0] ^ 2,)) + mac[1:3] + b"\xff\xfe" + mac[3:6]
 
 
 def _deprecated(facts: Facts) -> list[Finding]:
-    """Report that no global address of the interface is preferred any more."""
+    """Return a warning if no global address of the interface is preferred."""
     usable = [
         own
         for own in facts.addresses
@@ -183,17 +196,17 @@ def _deprecated(facts: Facts) -> list[Finding]:
         return [
             warning(
                 what,
-                "ndxdp keeps that so, and no address matches `preferred` in [interface.addresses]:"
-                " name one there that the interface has, then reload",
+                "ndxdp keeps them deprecated, and no address matches `preferred` in"
+                " [interface.addresses]: add an address of the interface there, then reload",
                 "ndxdp status",
             )
         ]
     return [
         warning(
             what,
-            "no router advertisement renewed them, or they were taken out of use: the host sends"
-            " from a deprecated address, or from one of another interface, which answers may not"
-            " find",
+            "no router advertisement renewed them, or the administrator deprecated them: the host"
+            " sends from a deprecated address, or from one of another interface, to which answers"
+            " may not find the way",
             _prefer(facts.interface, best),
         )
     ]
@@ -224,14 +237,14 @@ def _judge_choice(
             return note(what)
         return warning(
             what,
-            "the route names it, or no preferred address is of the scope that is needed",
+            "the route selects it, or no preferred address has the required scope",
             _prefer(facts.interface, own),
         )
     if own.link_local and choice.destination == INTERNET:
         return failure(
-            f"towards the Internet the host sends from {text}, a link-local address, from which no"
+            f"towards the Internet the host sends from {text}, a link-local address, which no"
             " router forwards",
-            f"{facts.interface} has no global address, nor has any other interface",
+            "no interface of this host has a global address",
             f"ip -6 address show scope global dev {facts.interface}",
         )
     why = reason(own, facts.addresses, choice.destination, temporary=facts.temporary)
@@ -239,26 +252,26 @@ def _judge_choice(
         return Finding(
             Level.NOTE,
             f"towards {choice.towards} the host sends from {text}: {why}",
-            "that order changes with each boot and each change; what keeps one address preferred is"
-            " [interface.addresses] in a file for `ndxdp run -c`",
+            "the order of the list changes with each boot and each change; [interface.addresses] in"
+            " a file for `ndxdp run -c` keeps one address preferred",
         )
     return note(f"towards {choice.towards} the host sends from {text}{why and f': {why}'}")
 
 
 def _no_source(facts: Facts, choice: Choice) -> Finding:
-    """Tell a missing address from a route that does not exist or refuses."""
+    """Return a finding about a missing source address, or a route that is missing or refuses."""
     if choice.error == errno.EADDRNOTAVAIL:
         return failure(
             f"there is no source address towards {choice.towards}",
-            f"neither {facts.interface} nor another interface has an address that can be used:"
-            " are all of them tentative, duplicates, or of a smaller scope?",
+            f"neither {facts.interface} nor another interface has a usable address: all of them"
+            " are tentative, duplicates, or of a smaller scope",
             f"ip -6 address show dev {facts.interface}",
         )
-    said = os.strerror(choice.error).lower() if choice.error else "no reason given"
+    message = os.strerror(choice.error).lower() if choice.error else "unknown reason"
     return failure(
-        f"the kernel does not send towards {choice.towards}: {said}",
-        "a policy rule or a route says so (unreachable, prohibit, blackhole), or no route leads"
-        " there",
+        f"the kernel does not send towards {choice.towards}: {message}",
+        "a policy rule or a route forbids it (unreachable, prohibit, blackhole), or there is no"
+        " route",
         "ip -6 rule show && ip -6 route show table all",
     )
 
@@ -270,7 +283,7 @@ def reason(
     *,
     temporary: bool = False,
 ) -> str:
-    """The rule of RFC 6724 5 that preferred it to the last rival; "" without rivals."""
+    """Return the rule of RFC 6724 5 that preferred an address to its last rival; "" without any."""
     last = 0
     rivals = False
     for other in addresses:
@@ -285,7 +298,7 @@ def reason(
         if not differing:
             last = len(_RULES) - 1
         elif ours[differing[0]] < theirs[differing[0]]:
-            return "the route names it"
+            return "the route selects it"
         else:
             last = max(last, differing[0])
     return _RULES[last] if rivals else ""
@@ -295,14 +308,17 @@ _RULES = (
     "the only one of its scope",
     "the others are deprecated",
     "of the same label (RFC 6724 2.1)",
-    "temporary or not, as use_tempaddr wants it",
-    "its prefix has most in common with the destination",
+    "temporary or not, as use_tempaddr requires",
+    "its prefix has most bits in common with the destination",
     "as good as the others, and first in the kernel's list",
 )
 
 
 def _ranks(own: OwnAddress, destination: bytes, temporary: bool) -> tuple[int, ...]:
-    """The higher the better, by rules 2, 3, 6, 7, 8; all are of the outgoing interface."""
+    """Return the ranks of an address by rules 2, 3, 6, 7 and 8; a higher rank is preferred.
+
+    Rule 5 does not apply: all addresses are of the outgoing interface.
+    """
     a, b = int.from_bytes(own.address, "big"), int.from_bytes(destination, "big")
     common = min(128 - (a ^ b).bit_length(), own.length)
     to_link = ipaddress.IPv6Address(destination).is_link_local

@@ -1,4 +1,4 @@
-"""Sysctls of this network namespace: read, and how a command sets them."""
+"""Sysctls of this network namespace: their values, and commands that set them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ _ROOT = Path("/proc/sys")
 
 
 def read(*name: str) -> int | None:
-    """A number, by the parts of its name: an interface's may have dots in it.
+    """Return the number in a sysctl; None if this kernel or namespace does not have or show it.
 
-    None where this kernel or namespace has no such sysctl, or does not show it.
+    Args:
+        name: The parts of its name; the name of an interface may contain dots.
     """
     try:
         return int(_ROOT.joinpath(*name).read_text())
@@ -19,12 +20,12 @@ def read(*name: str) -> int | None:
 
 
 def conf(interface: str, key: str) -> int:
-    """Of IPv6 on an interface, `all` or `default`; 0 where there is none."""
+    """Return an IPv6 sysctl of an interface, of `all` or of `default`; 0 if it does not exist."""
     return read("net", "ipv6", "conf", interface, key) or 0
 
 
 def setting(interface: str, key: str, value: int) -> str:
-    """As `sysctl -w` takes it. Slashes, where a dot of the name would be taken for one."""
+    """Return an argument of `sysctl -w`, with slashes if the interface's name contains a dot."""
     between = "/" if "." in interface else "."
     return between.join(("net", "ipv6", "conf", interface, key)) + f"={value}"
 

@@ -48,7 +48,7 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
 
 
 def rule_text(prefix: Prefix, rule: Rule) -> str:
-    """`2001:db8::/64 always (manual)`, and what differs from the default profile."""
+    """Format a rule: `2001:db8::/64 always (manual)`, with its differences from the defaults."""
     data = profile_data(rule.profile)
     usual = profile_data(DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
@@ -56,7 +56,7 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
         words.append(f"via={','.join(rule.dev)}")
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
     if rule.owned:
-        words.append("[held: an address of this host or of its gateway]")
+        words.append("[owned: an address of this host or of its gateway]")
     label = f", {rule.label}" if rule.label and rule.label != str(prefix) else ""
     return f"{prefix} {' '.join(words)} ({rule.origin}{label})"
 
@@ -93,47 +93,49 @@ def explanation_data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _forwarding_data(told: Forwarding | None) -> dict[str, Any] | None:
-    if told is None:
+def _forwarding_data(forwarding: Forwarding | None) -> dict[str, Any] | None:
+    if forwarding is None:
         return None
     return {
-        "forwards": told.forwards,
-        "type": told.type.name.lower(),
-        "prefix": str(told.route.prefix) if told.route else None,
-        "table": told.route.table if told.route else None,
-        "interface": told.interface or None,
-        "gateway": address_text(told.route.gateway) if told.route and told.route.gateway else None,
-        "neighbour": told.state.name.lower(),
+        "forwards": forwarding.forwards,
+        "type": forwarding.type.name.lower(),
+        "prefix": str(forwarding.route.prefix) if forwarding.route else None,
+        "table": forwarding.route.table if forwarding.route else None,
+        "interface": forwarding.interface or None,
+        "gateway": address_text(forwarding.route.gateway)
+        if forwarding.route and forwarding.route.gateway
+        else None,
+        "neighbour": forwarding.state.name.lower(),
     }
 
 
-def _forwarding_text(told: Forwarding) -> str:
-    """`2001:db8:c::/64 dev docker0 table 254, neighbour reachable`, as `ip` has it."""
-    words = [] if told.type is RouteType.UNICAST else [told.type.name.lower()]
-    if told.route:
-        words.append(str(told.route.prefix))
-        if told.route.gateway:
-            words.append(f"via {address_text(told.route.gateway)}")
-    if told.interface:
-        words.append(f"dev {told.interface}")
-    if told.route:
-        words.append(f"table {told.route.table}")
+def _forwarding_text(forwarding: Forwarding) -> str:
+    """Format a route as `ip` does: `2001:db8:c::/64 dev docker0 table 254, neighbour reachable`."""
+    words = [] if forwarding.type is RouteType.UNICAST else [forwarding.type.name.lower()]
+    if forwarding.route:
+        words.append(str(forwarding.route.prefix))
+        if forwarding.route.gateway:
+            words.append(f"via {address_text(forwarding.route.gateway)}")
+    if forwarding.interface:
+        words.append(f"dev {forwarding.interface}")
+    if forwarding.route:
+        words.append(f"table {forwarding.route.table}")
     text = " ".join(words)
-    if told.type is RouteType.UNICAST:
-        text += f", neighbour {told.state.name.lower()}"
-    return text if told.forwards else f"{text}; forwarding is off"
+    if forwarding.type is RouteType.UNICAST:
+        text += f", neighbour {forwarding.state.name.lower()}"
+    return text if forwarding.forwards else f"{text}; forwarding is off"
 
 
 def explanation_text(explanation: Explanation) -> Iterator[str]:
     ns, verdict = explanation.solicitation, explanation.verdict
     yield (
-        f"asked    {address_text(target_of(ns))} by {address_text(source_of(ns))}"
+        f"target   {address_text(target_of(ns))} from {address_text(source_of(ns))}"
         f" ({mac_text(eth_source_of(ns))}) to {address_text(destination_of(ns))}"
     )
     if verdict.rule and verdict.prefix_len is not None:
         yield f"rule     {rule_text(_matched(explanation, verdict.prefix_len), verdict.rule)}"
     else:
-        yield "rule     none was asked" if verdict.reason is not Reason.NO_RULE else "rule     none"
+        yield "rule     none" if verdict.reason is Reason.NO_RULE else "rule     not looked up"
     if explanation.forwarding:
         yield f"route    {_forwarding_text(explanation.forwarding)}"
     yield f"reason   {verdict.reason.label}: {_MEANING[verdict.reason]}"
@@ -156,37 +158,37 @@ def _matched(explanation: Explanation, length: int) -> Prefix:
 
 _MEANING = {
     Reason.NOT_NS: "not a Neighbor Solicitation",
-    Reason.OTHER_VLAN: "it has the tag of a VLAN, whose own interface is to answer",
-    Reason.OWN_FRAME: "it comes from this interface's own MAC",
-    Reason.OTHER_HOST: "its Ethernet destination is another host's",
-    Reason.BAD_HOP_LIMIT: "its hop limit is not 255",
-    Reason.BAD_CODE: "its ICMPv6 code is not 0",
-    Reason.BAD_LENGTH: "its length is too short, or longer than the frame",
+    Reason.OTHER_VLAN: "the frame has the tag of a VLAN, whose own interface answers",
+    Reason.OWN_FRAME: "the frame has this interface's own MAC as its source",
+    Reason.OTHER_HOST: "the Ethernet destination is another host's",
+    Reason.BAD_HOP_LIMIT: "the hop limit is not 255",
+    Reason.BAD_CODE: "the ICMPv6 code is not 0",
+    Reason.BAD_LENGTH: "the length is too short, or longer than the frame",
     Reason.BAD_OPTION: "an option is malformed",
-    Reason.BAD_CHECKSUM: "its checksum is wrong",
-    Reason.BAD_TARGET: "its target is no unicast address",
-    Reason.BAD_SOURCE: "its source is none that may solicit so",
+    Reason.BAD_CHECKSUM: "the checksum is wrong",
+    Reason.BAD_TARGET: "the target is no unicast address",
+    Reason.BAD_SOURCE: "the source address is not allowed in this solicitation",
     Reason.PAUSED: "answering is paused on this interface",
     Reason.NO_RULE: "no prefix covers the target",
     Reason.DENIED: "the rule says never, or the host or its gateway owns the target",
-    Reason.EXPIRED: "the rule's daemon has stopped",
+    Reason.EXPIRED: "the daemon that wrote the rule has stopped",
     Reason.NOT_LOCAL: "the kernel does not deliver packets for the target to this host",
     Reason.NOT_FORWARDING: "the interface does not forward: its sysctl `forwarding` is 0",
     Reason.NO_ROUTE: "the kernel has no route to the target",
     Reason.ROUTE_LOCAL: "the route to the target ends at this host",
-    Reason.ROUTE_BLACKHOLE: "the route to the target is a black hole",
-    Reason.ROUTE_UNREACHABLE: "the route to the target says unreachable",
-    Reason.ROUTE_PROHIBIT: "the route to the target says prohibit",
+    Reason.ROUTE_BLACKHOLE: "the route to the target has the type blackhole",
+    Reason.ROUTE_UNREACHABLE: "the route to the target has the type unreachable",
+    Reason.ROUTE_PROHIBIT: "the route to the target has the type prohibit",
     Reason.ROUTE_BACK: "the route to the target leads back out of this interface",
-    Reason.ROUTE_ELSEWHERE: "the route leaves by an interface that the rule's via does not name",
-    Reason.ROUTE_ENCAP: "the route goes into a lightweight tunnel: where to is not told",
-    Reason.ROUTE_GATEWAY: "the route goes by another router, so the target is no neighbour",
-    Reason.NO_NEIGHBOUR: "the kernel does not know the target as a live neighbour",
-    Reason.DAD_IGNORED: "the rule leaves Duplicate Address Detection alone",
-    Reason.DAD_ON_LINK: "a node of this link may have the address: it is not defended",
-    Reason.RATE_LIMITED: "the MAC that solicits or is answered, or the interface, is over its rate;"
+    Reason.ROUTE_ELSEWHERE: "the route leaves by an interface that does not match the rule's dev",
+    Reason.ROUTE_ENCAP: "the route enters a lightweight tunnel with an unknown output interface",
+    Reason.ROUTE_GATEWAY: "the route leads to another router, so the target is no neighbour",
+    Reason.NO_NEIGHBOUR: "the kernel has no live neighbour entry for the target",
+    Reason.DAD_IGNORED: "the rule ignores Duplicate Address Detection",
+    Reason.DAD_ON_LINK: "a node of this link may have the address, so ndxdp does not defend it",
+    Reason.RATE_LIMITED: "the soliciting or the answered MAC, or the interface, exceeds its rate;"
     " the frame is dropped",
-    Reason.GATEWAY_LIMITED: "the gateway is over its share; the frame goes on to the kernel",
+    Reason.GATEWAY_LIMITED: "the gateway exceeds its rate; the frame is passed to the kernel",
     Reason.RESIZE_FAILED: "the driver left no room for the answer",
     Reason.SEND_FAILED: "the interface did not take the answer",
     Reason.ANSWERED: "the solicitor gets an advertisement",

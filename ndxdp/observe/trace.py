@@ -312,7 +312,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
         self.cut_short = False
         """A write was interrupted, and its output is incomplete: no other may follow."""
         self._writing = False
@@ -348,12 +348,12 @@ class Stop:
                 self._writing = False
                 left = left[written:]
         except (BrokenPipeError, _Interrupted):
-            self.asked = self.cut_short = True
+            self.requested = self.cut_short = True
         finally:
             self._writing = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.requested = True
         if self._writing:
             self._writing = False
             raise _Interrupted
