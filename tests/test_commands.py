@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import random
-import re
 import signal
 import socket
 import struct
@@ -16,13 +14,10 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
-from scapy.layers.l2 import Ether
 
 from tests.fixtures import features, network
 from tests.fixtures.features import needs
@@ -33,7 +28,6 @@ from tests.fixtures.network import (
     HOST_LINK_LOCAL,
     HOST_MAC,
     NDXDP,
-    OTHER_GATEWAY,
     REPOSITORY,
     ROUTER_LINK,
     ROUTER_LINK_LOCAL,
@@ -57,8 +51,6 @@ from tests.fixtures.network import (
     sh,
     status,
     take_off,
-    timeless,
-    wait_for_link,
     without_gateway,
 )
 
@@ -323,73 +315,6 @@ def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
 # ---- status -------------------------------------------------------------------------------------
 
 
-def test_status_json_has_its_documented_keys(attached: Network) -> None:
-    assert attached.answers()
-    assert attached.silent("2001:db8::d:0:0:1")
-    data = ndxdp("status", "--json").json()
-    assert set(data) == {"version", "interfaces", "addresses", "daemons", "exporters"}
-    (entry,) = data["interfaces"]
-    program = entry["program"]
-    assert set(program) == {"id", "tag"}
-    assert re.fullmatch("[0-9a-f]{16}", program["tag"])
-    assert set(entry["rules"]) == {
-        "addresses",
-        "prefixes",
-        "max_addresses",
-        "max_prefixes",
-        "by_source",
-    }
-    assert entry["rules"]["by_source"] == {"host": 3, "manual": 1}
-    assert (entry["rules"]["addresses"], entry["rules"]["prefixes"]) == (3, 1)
-    reasons = entry["reasons"]
-    assert {name for name, count in reasons.items() if count} == {"answered", "no_rule"}
-    assert set(reasons) == set(network.reason_names().values()) - {"not_ns", "reason_max"}
-    moments = {group["label"]: group.pop("last_answer") for group in entry["groups"]}
-    assert {label for label, moment in moments.items() if moment} == {BEHIND}
-    assert moments[BEHIND] == entry.pop("last_answer")
-    passed = datetime.now(UTC) - datetime.fromisoformat(moments[BEHIND])
-    assert timedelta() <= passed < timedelta(minutes=1)
-    for group in entry["groups"]:
-        assert set(group) == {"source", "label", "solicited", "answered", "rules"}
-    group = {"source": "manual", "label": BEHIND, "solicited": 1, "answered": 1, "rules": 1}
-    assert group in entry["groups"]
-    assert {
-        key: entry[key] for key in entry.keys() - {"program", "rules", "reasons", "groups"}
-    } == {
-        "interface": UPLINK,
-        "attached": True,
-        "in_other_namespace": False,
-        "problem": "",
-        "mode": "tc",
-        "steps_down": [],
-        "programs_before": [],
-        "interface_rate": 0,
-        "gateway_rate": 10_000,
-        "loader": "prebuilt",
-        "socket": None,
-        "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
-        "gateway_care": None,
-        "warnings": [],
-        "held_by": "pins",
-        "ifindex": network.link_state()["ifindex"],
-        "mac": HOST_MAC,
-        "link_local": HOST_LINK_LOCAL,
-        "paused": False,
-        "rate": 0,
-        "burst": 0,
-    }
-
-
-def test_status_for_people(attached: Network) -> None:
-    assert attached.answers()
-    text = timeless(done("status"))
-    assert text == timeless(done("status", UPLINK))
-    assert text.splitlines()[0] == f"{UPLINK}  tc, prebuilt program {network.program_id()}"
-    assert "  last      answered N s ago\n" in text
-    assert "answered  1 of 1 solicitations" in text
-    assert f"1 of 1 answered: {BEHIND} (manual)" in text
-
-
 def test_status_of_nothing(net: Network) -> None:
     assert done("status") == "ndxdp is attached to no interface\n"
     assert ndxdp("status", "--json").json()["interfaces"] == []
@@ -411,68 +336,6 @@ def test_status_of_several(attached: Network) -> None:
 
 
 # ---- profile ------------------------------------------------------------------------------------
-
-
-def test_a_profile_is_what_the_router_gets(attached: Network) -> None:
-    def advertised(target: str, source: str = GATEWAY) -> dict[str, Any]:
-        with attached.advertisements() as frames:
-            # Without waiting for it: ndisc6 does not take an answer that another address sends.
-            attached.ask(target, source=source, wait=0.1)
-        (frame,) = frames
-        packet = Ether(frame)
-        na, option = packet[ICMPv6ND_NA], packet[ICMPv6NDOptDstLLAddr]
-        wire = {
-            "eth_source": packet.src,
-            "eth_destination": packet.dst,
-            "source": packet[IPv6].src,
-            "destination": packet[IPv6].dst,
-            "hop_limit": packet[IPv6].hlim,
-            "router": bool(na.R),
-            "solicited": bool(na.S),
-            "override": bool(na.O),
-            "target": na.tgt,
-            "tllao": option.lladdr,
-            "checksum": na.cksum,
-            "checksum_correct": True,
-            "frame": frame.hex(),
-        }
-        asked = explain("--from", source, "--mac", ROUTER_MAC, target)
-        assert asked["advertisement"] == wire
-        return wire
-
-    usual = {
-        "eth_source": HOST_MAC,
-        "eth_destination": ROUTER_MAC,
-        "source": TARGET,
-        "destination": GATEWAY,
-        "hop_limit": 255,
-        "router": True,
-        "solicited": True,
-        "override": False,
-        "target": TARGET,
-        "tllao": HOST_MAC,
-        "checksum_correct": True,
-    }
-    assert usual.items() <= advertised(TARGET).items()
-    assert advertised(TARGET, ROUTER_LINK_LOCAL)["destination"] == ROUTER_LINK_LOCAL
-
-    other = "2001:db8::d:0:0:1"
-    mac = "02:00:00:00:00:77"
-    words = ("--na-source", "link-local", "--no-router", "--override", "--lladdr", mac)
-    done("prefix", "add", other, *words)
-    changed = {
-        "source": HOST_LINK_LOCAL,
-        "router": False,
-        "override": True,
-        "tllao": mac,
-        "target": other,
-        "eth_source": HOST_MAC,
-    }
-    assert changed.items() <= advertised(other).items()
-    done("prefix", "add", "2001:db8::d:0:0:2", "--na-source", "2001:db8::5")
-    assert advertised("2001:db8::d:0:0:2")["source"] == "2001:db8::5"
-    assert rules()["2001:db8::d:0:0:2"]["profile"]["source"] == "2001:db8::5"
-    assert " source=link-local router=false override=true" in done("prefix", "list")
 
 
 @a_way_behind()
@@ -512,92 +375,6 @@ def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
 # ---- explain ------------------------------------------------------------------------------------
 
 
-EXPLAINED: list[tuple[tuple[str, ...], str, str | None]] = [
-    ((TARGET,), "answered", BEHIND),
-    ((TARGET, "--unicast"), "answered", BEHIND),
-    ((TARGET, "--dad"), "answered_dad", BEHIND),
-    (("2001:db8::d:0:0:1", "--dad"), "dad_ignored", "2001:db8::d:0:0:1"),
-    (("2001:db8::c:0:0:1",), "denied", "2001:db8::c:0:0:1"),
-    ((HOST,), "denied", HOST),
-    ((GATEWAY,), "denied", GATEWAY),
-    (("2001:db8::d:0:0:2",), "no_rule", None),
-    ((TARGET, "--mac", HOST_MAC), "own_frame", None),
-    ((TARGET, "--from", "ff02::1"), "bad_source", None),
-    (("ff02::1",), "bad_target", None),
-    (("::",), "bad_target", None),
-    (("::1",), "bad_target", None),
-    ((TARGET, "--dad", "--unicast"), "bad_source", None),
-]
-
-FOR_PEOPLE = [
-    (
-        (TARGET,),
-        [
-            f"target   {TARGET} from fe80::1 (02:00:00:00:00:01) to ff02::1:ff00:99",
-            f"rule     {BEHIND} always (manual)",
-            "reason   answered: ",
-            f"answer   Ethernet  {HOST_MAC} > 02:00:00:00:00:01",
-            f"         IPv6      {TARGET} > fe80::1, hop limit 255",
-            f"         NA        R=1 S=1 O=0 target {TARGET}, checksum 0x",
-            f"         TLLAO     {HOST_MAC}",
-        ],
-    ),
-    (("2001:db8::d:0:0:2",), ["target   ", "rule     none", "reason   no_rule: "]),
-    (
-        (TARGET, "--from", "ff02::1"),
-        ["target   ", "rule     not looked up", "reason   bad_source: "],
-    ),
-]
-
-
-class TestExplain:
-    """The commands run side by side: each gets its own verdict."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def told(cls) -> Iterator[dict[tuple[str, ...], str]]:
-        with network.network(), a_way_behind():
-            attach("tc", "-n", BEHIND, "--except", "2001:db8::c:0:0:1")
-            done("prefix", "add", "2001:db8::d:0:0:1", "--dad", "ignore")
-            commands = [("--json", *words) for words, _, _ in EXPLAINED]
-            commands += [words for words, _ in FOR_PEOPLE]
-            with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-                said = pool.map(lambda words: done("explain", *words), commands)
-                told = dict(zip(commands, said, strict=True))
-            assert counts() == {}
-            yield told
-            take_off()
-
-    @pytest.mark.parametrize(("words", "reason", "prefix"), EXPLAINED)
-    def test_explain(
-        self,
-        told: dict[tuple[str, ...], str],
-        words: tuple[str, ...],
-        reason: str,
-        prefix: str | None,
-    ) -> None:
-        verdict = json.loads(told["--json", *words])
-        assert set(verdict) == {"solicitation", "reason", "rule", "forwarding", "advertisement"}
-        assert verdict["forwarding"] is None
-        assert verdict["reason"] == reason
-        assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix
-        answered = reason.startswith("answered")
-        assert (verdict["advertisement"] is not None) is answered
-        if answered:
-            assert verdict["advertisement"]["target"] == words[0]
-            assert verdict["advertisement"]["checksum_correct"] is True
-            assert verdict["advertisement"]["solicited"] is (reason == "answered")
-
-    @pytest.mark.parametrize(("words", "lines"), FOR_PEOPLE)
-    def test_for_people(
-        self, told: dict[tuple[str, ...], str], words: tuple[str, ...], lines: list[str]
-    ) -> None:
-        said = told[words].splitlines()
-        assert len(said) == len(lines)
-        for line, start in zip(said, lines, strict=True):
-            assert line.startswith(start)
-
-
 def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
     with without_gateway():
         attach("tc", "-n", BEHIND, "--rate", "0.001", "--burst", "2")
@@ -619,98 +396,6 @@ def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
 # ---- run ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mode", "number"), [("tc", signal.SIGINT), ("generic", signal.SIGTERM)], ids=("tc", "generic")
-)
-def test_run_until_interrupted(net: Network, mode: str, number: int) -> None:
-    run = net.run("-i", UPLINK, "--mode", mode, "-n", BEHIND)
-    assert run.ready.startswith(f"ready: {UPLINK} ")
-    assert net.answers()
-    shown = status()
-    assert (shown["attached"], shown["held_by"], shown["mode"]) == (True, "run", mode)
-    assert rules()[BEHIND]["source"] == "run"
-    assert allmulti_count() == 1
-    assert run.end(number) == (0, "", "")
-    assert leftovers() == []
-    assert net.silent()
-
-
-def test_an_impatient_user_leaves_nothing_either(net: Network) -> None:
-    """A second signal does not interrupt the tidying up that the first began."""
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    for _ in range(2000):
-        if run.process.poll() is not None:
-            break
-        run.process.send_signal(signal.SIGTERM)
-        time.sleep(0.001)
-    ended, left = run.wait(), leftovers()
-    take_off()
-    assert ended == (0, "", "")
-    assert left == []
-
-
-def test_run_follows_the_hosts_addresses_and_gateways(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    own = "2001:db8::c:0:0:22"
-    assert net.answers(own)
-    assert counts() == {"answered": 1}
-    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
-    eventually(lambda: is_answered(own) is False)
-    hole = rules()[own]
-    assert (hole["answer"], hole["held"], hole["source"]) == ("never", True, "host")
-    wait_for_link(UPLINK, own)
-    assert net.ask(own) == (HOST_MAC, own)  # by the kernel
-    assert counts() == {"answered": 1, "denied": 1}
-    sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)
-    eventually(lambda: is_answered(own) is None)
-    assert net.answers(own)
-    assert counts() == {"answered": 2, "denied": 1}
-
-    assert is_answered(GATEWAY) is False
-    assert is_answered(OTHER_GATEWAY) is None
-    sh("ip", "-6", "route", "replace", "default", "via", OTHER_GATEWAY, "dev", UPLINK)
-    eventually(lambda: is_answered(OTHER_GATEWAY) is False)
-    assert is_answered(GATEWAY) is None
-    sh("ip", "-6", "route", "delete", "default")
-    eventually(lambda: is_answered(OTHER_GATEWAY) is None)
-    assert run.end() == (0, "", "")
-
-
-def test_run_follows_the_mac_and_the_link_local_address(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    mac, local = "02:00:00:00:00:22", "fe80::22"
-    sh("ip", "link", "set", UPLINK, "address", mac)
-    eventually(lambda: net.ask(TARGET) == (mac, TARGET))
-    assert explain(TARGET)["advertisement"]["eth_source"] == mac
-    sh("ip", "address", "delete", f"{HOST_LINK_LOCAL}/64", "dev", UPLINK)
-    sh("ip", "address", "add", f"{local}/64", "dev", UPLINK, "nodad")
-    done("prefix", "add", "2001:db8::d:0:0:1", "--na-source", "link-local")
-    eventually(lambda: explain("2001:db8::d:0:0:1")["advertisement"]["source"] == local)
-    assert run.end() == (0, "", "")
-
-
-def test_a_rule_for_an_address_of_the_host_is_held_until_it_goes(net: Network) -> None:
-    other = "2001:db8::d:0:0:1"
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", TARGET)
-    done("prefix", "add", other)
-    for address in (TARGET, other):
-        assert net.answers(address)
-        sh("ip", "address", "add", f"{address}/128", "dev", UPLINK, "nodad")
-    eventually(lambda: [is_answered(one) for one in (TARGET, other)] == [False, False])
-    held = rules()[TARGET]
-    assert (held["answer"], held["held"], held["source"]) == ("always", True, "run")
-    assert explain(TARGET)["reason"] == "denied"
-    done("prefix", "del", other)
-    assert rules()[other]["source"] == "host"
-    for address in (TARGET, other):
-        sh("ip", "address", "delete", f"{address}/128", "dev", UPLINK)
-    eventually(lambda: [is_answered(one) for one in (TARGET, other)] == [True, None])
-    assert rules()[TARGET] == held | {"held": False}
-    assert net.answers()
-    assert counts() == {"answered": 3}
-    assert run.end() == (0, "", "")
-
-
 def test_a_killed_run_answers_no_more(net: Network) -> None:
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
     assert run.end(signal.SIGKILL).code == -signal.SIGKILL
@@ -728,16 +413,6 @@ def test_a_killed_run_answers_no_more(net: Network) -> None:
     done("detach", UPLINK)
     assert leftovers() == []
     assert shown["rules"]["by_source"] == {"host": 3, "manual": 1}
-
-
-@needs("xdp")
-def test_run_again_after_it_was_killed(net: Network) -> None:
-    net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND).end(signal.SIGKILL)
-    run = net.run("-i", UPLINK, "--mode", "generic", "-n", TARGET)
-    assert net.answers()
-    assert BEHIND not in rules()
-    assert run.end() == (0, "", "")
-    assert leftovers() == []
 
 
 def test_run_keep_leaves_it_answering(net: Network) -> None:
@@ -775,43 +450,12 @@ def test_run_keep_takes_over_what_is_attached(attached: Network) -> None:
     assert attached.answers()
 
 
-def test_who_runs_holds_off_the_others(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    before = network.snapshot()
-    for words in (
-        ("attach", UPLINK, "-n", TARGET),
-        ("detach", UPLINK),
-        ("run", "-i", UPLINK),
-        ("run", "-i", UPLINK, "--keep"),
-    ):
-        refused = ndxdp(*words)
-        assert (refused.code, refused.out) == (1, "")
-        assert "held by a running" in refused.err
-    assert network.snapshot() == before
-    assert net.answers()
-    assert run.end() == (0, "", "")
-
-
 def test_run_does_not_take_what_is_meant_to_stay(attached: Network) -> None:
     before = network.snapshot()
     refused = ndxdp("run", "-i", UPLINK, "--mode", "tc", "-n", TARGET)
     assert (refused.code, refused.out) == (1, "")
     assert "--keep" in refused.err
     assert network.snapshot() == before
-
-
-@pytest.mark.parametrize("keep", [(), ("--keep",)])
-def test_run_waits_when_its_interface_goes(net: Network, keep: tuple[str, ...]) -> None:
-    """tests/test_serving.py has the return."""
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, *keep)
-    sh("ip", "link", "delete", UPLINK)
-    assert run.process.stderr is not None
-    assert run.process.stderr.readline() == f"ndxdp: {UPLINK} has gone; waiting for it\n"
-    ended = run.end()
-    assert (ended.code, ended.out, ended.err) == (0, "", "")
-    if keep:
-        done("detach", UPLINK)
-    assert leftovers() == []
 
 
 # ---- verbosity ----------------------------------------------------------------------------------

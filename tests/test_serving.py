@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import select
 import shutil
 import signal
 import stat
@@ -36,7 +34,6 @@ from tests.fixtures.network import (
     HOST_LINK_LOCAL,
     HOST_MAC,
     NDXDP,
-    OTHER_GATEWAY,
     PINS,
     ROUTER,
     ROUTER_LINK,
@@ -49,7 +46,6 @@ from tests.fixtures.network import (
     a_way_behind,
     allmulti_count,
     call,
-    connect,
     done,
     eventually,
     explain,
@@ -60,7 +56,6 @@ from tests.fixtures.network import (
     sh,
     status,
     timeless,
-    wait_for_link,
     without_gateway,
 )
 from tests.test_bad_input import as_nobody, refused
@@ -109,101 +104,7 @@ def survived(run: Running) -> str:
     return result.err
 
 
-def reappear() -> None:
-    """The interface is deleted and made anew, with the addresses that it had."""
-    sh("ip", "link", "delete", UPLINK)
-    connect()
-
-
 # ---- run, and the commands beside it ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_until_interrupted(net: Network, number: int) -> None:
-    before = network.link_state()
-    run = serve(net)
-    assert run.ready == f"ready: {UPLINK} answers in userspace mode, rules: 1\n"
-    for source in (GATEWAY, ROUTER_LINK_LOCAL):
-        assert net.ask(TARGET, source=source) == (HOST_MAC, TARGET)
-    assert net.silent(OTHER)
-    assert counted(3) == {"answered": 2, "no_rule": 1}
-    assert allmulti_count() == 1
-    assert not PINS.exists()
-
-    assert run.end(number) == (0, "", "")
-    assert net.silent()
-    assert leftovers() == []
-    assert not FILES.exists()
-    after = network.link_state()
-    for key in ("flags", "promiscuity", "allmulti"):
-        assert after.get(key) == before.get(key)  # older kernels do not tell the last
-
-
-def test_an_impatient_user_leaves_nothing_either(net: Network) -> None:
-    run = serve(net)
-    for _ in range(50):
-        run.process.send_signal(signal.SIGTERM)
-    assert run.wait() == (0, "", "")
-    assert leftovers() == []
-
-
-def test_status(net: Network) -> None:
-    run = serve(net)
-    assert net.answers()
-    assert net.silent(OTHER)
-    shown = status()
-    assert shown["reasons"].items() >= {"answered": 1, "no_rule": 1}.items()
-    counted = {"source": "run", "label": BEHIND, "solicited": 1, "answered": 1, "rules": 1}
-    moment = shown.pop("last_answer")
-    assert counted | {"last_answer": moment} in shown["groups"]
-    assert shown["rules"] == {
-        "addresses": 3,
-        "prefixes": 1,
-        "max_addresses": 131072,
-        "max_prefixes": shown["rules"]["max_prefixes"],
-        "by_source": {"host": 3, "run": 1},
-    }
-    assert {key: shown[key] for key in shown.keys() - {"rules", "reasons", "groups"}} == {
-        "interface": UPLINK,
-        "attached": True,
-        "in_other_namespace": False,
-        "problem": "",
-        "mode": "userspace",
-        "steps_down": [],
-        "programs_before": [],
-        "loader": None,
-        "program": None,
-        "socket": {"overflows": 0, "errors": 0},
-        "held_by": "run",
-        "ifindex": network.link_state()["ifindex"],
-        "mac": HOST_MAC,
-        "link_local": HOST_LINK_LOCAL,
-        "paused": False,
-        "rate": 0,
-        "interface_rate": 0,
-        "gateway_rate": 10_000,
-        "burst": 0,
-        "warnings": [],
-        "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
-        "gateway_care": None,
-    }
-    text = timeless(done("status"))
-    assert text == timeless(done("status", UPLINK))
-    assert text.splitlines()[0] == f"{UPLINK}  userspace, held by a running ndxdp"
-    assert "answered  1 of 2 solicitations" in text
-    assert f"1 of 1 answered: {BEHIND} (run)" in text
-    assert "socket" not in text  # there is nothing to tell of it
-    assert run.end() == (0, "", "")
-
-
-def test_the_same_keys_as_of_a_program(attached: Network) -> None:
-    program = status()
-    done("detach", UPLINK)
-    run = serve(attached)
-    assert set(status()) == set(program)
-    assert set(status()["reasons"]) == set(program["reasons"])
-    assert program["socket"] is None
-    assert run.end() == (0, "", "")
 
 
 def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) -> None:
@@ -247,65 +148,6 @@ def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) 
     done("prefix", "del", "--all")
     assert {rule["source"] for rule in rules().values()} == {"host"}
     assert net.silent(ANOTHER)
-    assert run.end() == (0, "", "")
-
-
-def test_a_profile_is_what_the_router_gets(net: Network) -> None:
-    run = serve(net)
-    words = ("--na-source", "link-local", "--no-router", "--override")
-    done("prefix", "add", OTHER, *words, "--lladdr", "02:00:00:00:00:77")
-    with net.advertisements() as frames:
-        # Without waiting for it: ndisc6 does not take an answer that another address sends.
-        net.ask(OTHER, source=GATEWAY, wait=0.1)
-    (frame,) = frames
-    said = explain("--from", GATEWAY, "--mac", ROUTER_MAC, OTHER)["advertisement"]
-    assert said["frame"] == frame.hex()
-    assert (said["source"], said["router"], said["override"], said["tllao"]) == (
-        HOST_LINK_LOCAL,
-        False,
-        True,
-        "02:00:00:00:00:77",
-    )
-    assert run.end() == (0, "", "")
-
-
-EXPLAINED: list[tuple[tuple[str, ...], str, str | None]] = [
-    ((TARGET,), "answered", BEHIND),
-    ((TARGET, "--unicast"), "answered", BEHIND),
-    ((TARGET, "--dad"), "answered_dad", BEHIND),
-    ((OTHER, "--dad"), "dad_ignored", OTHER),
-    ((ANOTHER,), "denied", ANOTHER),
-    ((HOST,), "denied", HOST),
-    ((GATEWAY,), "denied", GATEWAY),
-    (("2001:db8::f:0:0:2",), "no_rule", None),
-    ((TARGET, "--mac", HOST_MAC), "own_frame", None),
-    ((TARGET, "--from", "ff02::1"), "bad_source", None),
-    (("ff02::1",), "bad_target", None),
-    ((TARGET, "--dad", "--unicast"), "bad_source", None),
-]
-
-
-@a_way_behind()
-def test_explain_says_what_a_program_says(net: Network) -> None:
-    """To the letter, in both formats; and nothing is counted."""
-
-    def said() -> list[str]:
-        done("prefix", "add", OTHER, "--dad", "ignore")
-        done("prefix", "add", ANOTHER, "--answer", "never")
-        formats: tuple[tuple[str, ...], ...] = ((), ("--json",))
-        return [done("explain", *how, *words) for words, _, _ in EXPLAINED for how in formats]
-
-    run = serve(net)
-    in_userspace = said()
-    for words, reason, prefix in EXPLAINED:
-        verdict = explain(*words)
-        assert verdict["reason"] == reason, words
-        assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix, words
-    assert counts() == {}
-    assert run.end() == (0, "", "")
-
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    assert said() == in_userspace
     assert run.end() == (0, "", "")
 
 
@@ -522,28 +364,6 @@ def test_the_table_of_addresses_is_full(net: Network) -> None:
 # ---- who comes second ---------------------------------------------------------------------------
 
 
-def test_who_runs_holds_off_the_others(net: Network) -> None:
-    run = serve(net)
-    before = {path.name: path.read_bytes() for path in directory().iterdir()}
-    for words in (
-        ("attach", UPLINK, "-n", TARGET),
-        ("attach", UPLINK, "--mode", "tc"),
-        ("detach", UPLINK),
-        ("run", *USERSPACE),
-        ("run", "-i", UPLINK),
-        ("run", "-i", UPLINK, "--mode", "tc"),
-        ("run", "-i", UPLINK, "--keep"),
-    ):
-        # `timeout`: a run that is not refused would stay.
-        refusal = call("timeout", "20", *NDXDP, *words)
-        refused(refusal, CANNOT, f"{UPLINK} is held by a running `ndxdp run`")
-    assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
-    assert network.tc_ids() == []
-    assert net.answers()
-    assert run.end() == (0, "", "")
-    assert leftovers() == []
-
-
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 def test_not_beside_what_is_attached(net: Network, mode: str) -> None:
     done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
@@ -554,14 +374,6 @@ def test_not_beside_what_is_attached(net: Network, mode: str) -> None:
     assert network.snapshot() == before
     assert not FILES.exists()
     done("detach", UPLINK)
-
-
-def test_not_beside_another_run(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    refusal = call("timeout", "20", *NDXDP, "run", *USERSPACE, "-n", BEHIND)
-    refused(refusal, CANNOT, "held by a running")
-    assert list(FILES.glob("v*")) == []
-    assert run.end() == (0, "", "")
 
 
 def test_two_interfaces_side_by_side(net: Network) -> None:
@@ -597,10 +409,6 @@ def test_a_run_directory_of_ones_own(net: Network, tmp_path: Path) -> None:
 # ---- killed -------------------------------------------------------------------------------------
 
 
-def kill(run: Running) -> None:
-    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
-
-
 @pytest.fixture
 def killed(net: Network) -> Network:
     """A run that was killed: one solicitation was answered, one rule added by hand."""
@@ -608,11 +416,11 @@ def killed(net: Network) -> Network:
     done("prefix", "add", OTHER, "--no-router")
     assert net.answers(OTHER)
     assert counted(1) == {"answered": 1}  # a moment after the answer
-    kill(run)
+    run.kill()
     return net
 
 
-def test_what_a_killed_run_leaves(killed: Network) -> None:
+def test_rules_and_files_stay_after_sigkill(killed: Network) -> None:
     assert killed.silent()
     assert allmulti_count() == 0
     shown = status()
@@ -623,22 +431,6 @@ def test_what_a_killed_run_leaves(killed: Network) -> None:
     assert leftovers() == []
     assert not FILES.exists()
     assert done("status") == "ndxdp is attached to no interface\n"
-
-
-def test_run_again_after_it_was_killed(killed: Network) -> None:
-    """Counters and rules added by hand are taken over, the rules of the last run are not."""
-    before = rules()[OTHER]
-    run = killed.run(*USERSPACE, "-n", TARGET)
-    assert counted(1) == {"answered": 1}
-    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
-    assert rules()[OTHER] == before
-    assert killed.answers()
-    assert killed.answers(OTHER)
-    assert counted(3) == {"answered": 3}
-    answered = {group["label"]: group["answered"] for group in status()["groups"]}
-    assert (answered[OTHER], answered[TARGET]) == (2, 1)
-    assert run.end() == (0, "", "")
-    assert leftovers() == []
 
 
 @pytest.mark.parametrize("words", [("attach", UPLINK), ("attach", UPLINK, "--mode", "generic")])
@@ -654,38 +446,12 @@ def test_attach_after_a_run_was_killed(killed: Network, words: tuple[str, ...]) 
     done("detach", UPLINK)
 
 
-@pytest.mark.parametrize("how", [("--mode", "tc"), ("--mode", "tc", "--keep")])
-def test_run_in_the_kernel_after_a_run_was_killed(killed: Network, how: tuple[str, ...]) -> None:
-    run = killed.run("-i", UPLINK, *how, "-n", TARGET)
-    assert list(FILES.glob("v*")) == []
-    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
-    assert killed.answers(OTHER)
-    assert run.end() == (0, "", "")
-    if "--keep" in how:
-        done("detach", UPLINK)
-
-
 def test_a_refused_attach_leaves_what_a_killed_run_left(killed: Network) -> None:
     before = {path.name: path.read_bytes() for path in directory().iterdir()}
     assert ndxdp("attach", UPLINK, "--max-addresses", "1").code == CANNOT
     assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
     assert not PINS.exists()
     done("detach", UPLINK)
-
-
-def test_rules_that_a_killed_run_in_the_kernel_left(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    done("prefix", "add", OTHER, "--no-router")
-    before = rules()[OTHER]
-    kill(run)
-    eventually(lambda: not network.tc_ids())
-    run = net.run(*USERSPACE, "-n", TARGET)
-    assert not PINS.exists()
-    assert set(rules()) == {TARGET, OTHER, HOST, HOST_LINK_LOCAL, GATEWAY}
-    assert rules()[OTHER] == before
-    assert net.answers(OTHER)
-    assert net.answers()
-    assert run.end() == (0, "", "")
 
 
 def test_killed_at_any_moment(net: Network) -> None:
@@ -734,168 +500,13 @@ def test_down_in_the_middle_of_a_flood(net: Network) -> None:
     assert survived(run) == ""
 
 
-def test_it_follows_mac_and_addresses(net: Network) -> None:
-    run = serve(net)
-    mac, own = "02:00:00:00:00:22", "2001:db8::c:0:0:22"
-    assert net.answers(own)
-    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
-    eventually(lambda: own in rules())
-    assert explain(own)["reason"] == "denied"
-    wait_for_link(UPLINK, own)
-    assert net.ask(own) == (HOST_MAC, own)  # by the kernel
-    assert counted(2) == {"answered": 1, "denied": 1}
-    sh("ip", "address", "delete", f"{own}/128", "dev", UPLINK)
-    eventually(lambda: own not in rules())
-    assert net.answers(own)
-    assert counted(3) == {"answered": 2, "denied": 1}
-
-    sh("ip", "-6", "route", "replace", "default", "via", OTHER_GATEWAY, "dev", UPLINK)
-    eventually(lambda: OTHER_GATEWAY in rules())
-    assert GATEWAY not in rules()
-
-    sh("ip", "link", "set", UPLINK, "address", mac)
-    eventually(lambda: net.ask(TARGET) == (mac, TARGET))
-    assert explain(TARGET)["advertisement"]["eth_source"] == mac
-    sh("ip", "address", "delete", f"{HOST_LINK_LOCAL}/64", "dev", UPLINK)
-    sh("ip", "address", "add", "fe80::22/64", "dev", UPLINK, "nodad")
-    done("prefix", "add", OTHER, "--na-source", "link-local")
-    eventually(lambda: explain(OTHER)["advertisement"]["source"] == "fe80::22")
-    assert run.end() == (0, "", "")
-
-
-def test_a_rule_for_an_address_of_the_host_is_held_until_it_goes(net: Network) -> None:
-    run = serve(net, "-n", TARGET)
-    assert net.answers()
-    sh("ip", "address", "add", f"{TARGET}/128", "dev", UPLINK, "nodad")
-    eventually(lambda: rules()[TARGET]["held"])
-    assert explain(TARGET)["reason"] == "denied"
-    sh("ip", "address", "delete", f"{TARGET}/128", "dev", UPLINK)
-    eventually(lambda: not rules()[TARGET]["held"])
-    assert net.answers()
-    assert run.end() == (0, "", "")
-
-
-REAPPEARING = {
-    "userspace": ("--mode", "userspace"),
-    "tc": ("--mode", "tc"),
-    "tc, kept": ("--mode", "tc", "--keep"),
-    "generic": ("--mode", "generic"),
-    "auto": (),
-}
-
-
-@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
-def test_the_interface_is_deleted_and_made_anew(net: Network, how: tuple[str, ...]) -> None:
-    """As when a container or its network is started anew: nobody has to start ndxdp again."""
-    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-    done("prefix", "add", OTHER)
-    assert net.answers()
-    first = status()
-    for times in (1, 2):
-        reappear()
-        eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=10)
-        assert net.answers(OTHER)
-        shown = status()
-        assert (shown["attached"], shown["mode"]) == (True, first["mode"])
-        assert shown["ifindex"] == network.link_state()["ifindex"]
-        assert shown["steps_down"] == first["steps_down"]
-        assert shown["rules"]["by_source"] == {"host": 3, "manual": 1, "run": 1}
-        assert shown["reasons"]["answered"] >= 1 + 2 * times
-        assert allmulti_count() == (2 if "--keep" in how else 1)
-
-    # Neither the wait nor the new beginning has left anything that is not as before.
-    own = "2001:db8::c:0:0:22"
-    sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
-    eventually(lambda: own in rules())
-    ended = run.end()
-    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
-    assert [line for line in ended.err.splitlines() if f"{UPLINK} has gone" in line] != []
-    if "--keep" in how:
-        assert net.answers()
-        done("detach", UPLINK)
-    assert leftovers() == []
-
-
-@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
-def test_the_interface_comes_and_goes(net: Network, how: tuple[str, ...]) -> None:
-    """Also in the middle of a new beginning, whatever it is that it had just come to."""
-    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-    done("prefix", "add", OTHER)
-    mode = status()["mode"]
-    moments = random.Random(1).sample(range(0, 400, 10), 16)  # ms; it begins within some 300
-    for moment in moments:
-        reappear()
-        time.sleep(moment / 1000)
-    is_over = run.process.poll
-    eventually(
-        lambda: is_over() is not None or net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=20
-    )
-    assert is_over() is None, run.wait()
-    assert net.answers(OTHER)
-    assert status()["mode"] == mode  # that it went is no reason for a lesser one
-    ended = run.end()
-    assert (ended.code, "Traceback" in ended.err) == (0, False), ended.err
-    if "--keep" in how:
-        done("detach", UPLINK)
-    assert leftovers() == []
-
-
-@pytest.mark.parametrize("how", REAPPEARING.values(), ids=REAPPEARING)
-def test_told_to_end_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
-    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-    sh("ip", "link", "delete", UPLINK)
-    gone = waits(run)
-    ended = run.end()
-    assert (ended.code, ended.out) == (0, "")
-    assert f"{UPLINK} has gone" in gone
-    assert ended.err == ""
-    if "--keep" in how:  # as `attach` leaves it, when its interface goes
-        assert status()["attached"] is False
-        done("detach", UPLINK)
-    assert leftovers() == []
-
-
-def waits(run: Running) -> str:
-    """The line in which it says that it waits for the interface."""
-    assert run.process.stderr is not None
-    readable, _, _ = select.select([run.process.stderr], [], [], 10)
-    return run.process.stderr.readline() if readable else ""
-
-
-@pytest.mark.parametrize("how", [("--mode", "userspace"), ("--mode", "tc")], ids=lambda how: how[1])
-def test_commands_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
-    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-    sh("ip", "link", "delete", UPLINK)
-    assert waits(run)
-    assert status()["attached"] is False
-    assert "not attached" in done("status").splitlines()[0]
-    done("prefix", "add", OTHER)
-    connect()
-    eventually(lambda: net.ask(OTHER, wait=0.2) == (HOST_MAC, OTHER), within=10)
-    survived(run)
-
-
-@pytest.mark.parametrize("how", [("--mode", "userspace"), ("--mode", "tc")], ids=lambda how: how[1])
-def test_killed_while_it_waits_for_the_interface(net: Network, how: tuple[str, ...]) -> None:
-    run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-    done("prefix", "add", OTHER)
-    sh("ip", "link", "delete", UPLINK)
-    assert waits(run)
-    kill(run)
-    connect()
-    run = net.run("-i", UPLINK, *how, "-n", TARGET)
-    assert net.answers(OTHER)
-    assert BEHIND not in rules()
-    assert run.end() == (0, "", "")
-
-
 def test_the_interface_is_renamed(net: Network) -> None:
     """Under another name it is another interface: it is waited for until it is itself again."""
     run = serve(net)
     sh("ip", "link", "set", UPLINK, "down")
     sh("ip", "link", "set", UPLINK, "name", "renamed0")
     try:
-        assert waits(run)
+        assert run.next_warning()
         sh("ip", "link", "set", "renamed0", "up")
         assert net.silent()
         sh("ip", "link", "set", "renamed0", "down")
@@ -1055,7 +666,7 @@ def test_debris_of_files(killed: Network) -> None:
     """What was left is damaged: `run` and `attach` begin anew, `detach` removes it."""
     for command in (("detach", UPLINK), ("attach", UPLINK), ("run", *USERSPACE, "-n", BEHIND)):
         run = serve(killed)
-        kill(run)
+        run.kill()
         (directory() / "settings").unlink()
         if command[0] == "run":
             run = serve(killed)

@@ -35,9 +35,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # none of it loses an answer.
     "lifecycle": (
         "tests/test_commands.py",
+        "tests/test_backends.py",
         "tests/test_live.py",
         "-k",
-        "until_detach or each_loader or run_until_interrupted or killed_run or run_again"
+        "until_detach or each_loader or (until_a_signal and not userspace) or killed_run"
+        " or (carries_over and not userspace)"
         " or keep_leaves or bpf_links or others_survive or qdisc_of_ours or by_hand"
         " or follows_a_rename or loses_nothing or foreign_program"
         " or (capabilities_suffice and prebuilt)",
@@ -45,10 +47,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # The packet socket, which needs little of the kernel.
     "userspace": (
         "tests/test_serving.py",
+        "tests/test_backends.py",
         "tests/test_fanout.py",
         "-k",
-        "test_fanout or until_interrupted or test_status or counted_once or rate_limit"
-        " or what_a_killed or again_after or down_and_up",
+        "test_fanout or (userspace and (until_a_signal or test_status)) or counted_once"
+        " or rate_limit or after_sigkill or (carries_over and not tc) or down_and_up",
     ),
     # The answers that depend on the kernel's own tables.
     "routes": ("tests/test_routed.py", "-k", "test_routes or states or stale or first_ping"),
