@@ -684,7 +684,7 @@ def test_bcc_cannot_be_had(attached: Network) -> None:
     words = ("attach", UPLINK, "--mode", "tc", "--loader", "bcc", "-n", OTHER)
     for python, said in (
         (sys.executable, "bcc is not installed"),
-        ("/nonexistent/python3", "/nonexistent/python3 is missing"),
+        ("/nonexistent/python3", "bcc needs /nonexistent/python3, which is missing"),
         ("/bin/false", "bcc could not compile"),
         ("/bin/true", "bcc could not compile"),
     ):
