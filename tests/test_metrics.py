@@ -331,7 +331,7 @@ def test_it_listens_where_it_is_told(net: Network) -> None:
         serving.listen(None)
         with pytest.raises(OSError, match="refused"):
             get(f"http://[::1]:{PORT + 2}/metrics")
-    assert threading.active_count() == 1
+    eventually(lambda: threading.active_count() == 1)  # a connection's thread ends by itself
 
 
 @contextmanager
