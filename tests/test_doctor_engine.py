@@ -38,7 +38,7 @@ def test_a_network_with_all_of_the_prefix(host: tuple[str, str], docker_engine: 
     docker_engine.run("web", "six")
     wrong = [each for each in bad(*host) if each["check"] == "engine"]
     (found,) = wrong
-    assert found["what"] == f"the network six has {ON_LINK}, and {UPLINK} is in it as well"
+    assert found["what"] == f"the network six has {ON_LINK}, which is on-link on {UPLINK} as well"
     follow(found["cure"])
     assert [each for each in bad(*host) if each["check"] == "engine"] == []
     # Its containers are in a part of the prefix now, and want an answer.
