@@ -343,7 +343,9 @@ def test_the_last_exact_address_departs(wired: Segment, tmp_path: Path, wire: Wi
     with at_work(tmp_path, BEHIND) as run:
         eventually(lambda: care().get("why") == f"{because} address")
         assert care()["source"] is None
-        assert status()["warnings"] == [f"the gateway is not solicited: {because} address"]
+        assert status()["warnings"] == [
+            f"the daemon does not solicit the gateway: {because} address"
+        ]
         found = doctor()
         assert found["level"] == "warning"
         assert found["why"].startswith(because)

@@ -512,7 +512,7 @@ def test_sampling_a_flood(on_tc: Network) -> None:
         sent = flood(5000, 1)
         said = tracing.end()
     total, shown, lost = seen(said)
-    assert "one of 100 looked at" in said.err
+    assert "one of 100 examined" in said.err
     assert total == sent["sent"]
     assert lost == 0
     assert abs(shown - total / 100) <= os.cpu_count()  # type: ignore[operator]
