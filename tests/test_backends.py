@@ -79,13 +79,6 @@ def counted(expected: int) -> dict[str, int]:
     return counts()
 
 
-def assert_ends_cleanly(run: Running) -> str:
-    """Stop a run, which has to end with 0 and without a traceback; return its stderr."""
-    ended = run.end()
-    assert (ended.code, "Traceback" in ended.err) == (0, False), ended
-    return ended.err
-
-
 # ---- run ----------------------------------------------------------------------------------------
 
 
@@ -602,7 +595,7 @@ def test_run_resumes_on_a_recreated_interface(net: Network, words: tuple[str, ..
     own = "2001:db8::c:0:0:22"
     sh("ip", "address", "add", f"{own}/128", "dev", UPLINK, "nodad")
     eventually(lambda: own in rules())
-    assert f"{UPLINK} has gone" in assert_ends_cleanly(run)
+    assert f"{UPLINK} has gone" in run.end_cleanly()
     if "--keep" in words:
         assert net.answers()
         done("detach", UPLINK)
@@ -626,7 +619,7 @@ def test_the_interface_is_recreated_at_any_moment(net: Network, words: tuple[str
     assert is_over() is None, run.wait()
     assert net.answers(OTHER)
     assert status()["mode"] == mode  # A deleted interface is no reason for a lesser mode.
-    assert_ends_cleanly(run)
+    run.end_cleanly()
     if "--keep" in words:
         done("detach", UPLINK)
     assert leftovers() == []
@@ -654,7 +647,7 @@ def test_commands_while_run_waits_for_the_interface(net: Network, mode: str) -> 
     done("prefix", "add", OTHER)
     connect()
     eventually(lambda: net.ask(OTHER, wait=0.2) == (HOST_MAC, OTHER), within=10)
-    assert_ends_cleanly(run)
+    run.end_cleanly()
     assert leftovers() == []
 
 
