@@ -25,8 +25,10 @@ from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.sources import docker
-from ndxdp.sources.docker import Docker, Endpoint, Selector, label_keys, rules
+from ndxdp.sources.answers import Endpoint
+from ndxdp.sources.docker import Docker
 from ndxdp.sources.json_pieces import Objects
+from ndxdp.sources.selector import Selector, label_keys, rules_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake, container, network
 from tests.fixtures.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
@@ -59,12 +61,12 @@ def endpoint(
 
 def picked(endpoints: list[Endpoint], *selectors: Selector) -> dict[str, str]:
     """Address and label of each rule."""
-    return {str(prefix): rule.label for prefix, rule in rules(endpoints, selectors).items()}
+    return {str(prefix): rule.label for prefix, rule in rules_of(endpoints, selectors).items()}
 
 
 def test_a_rule_is_an_exact_address_on_dockers_word() -> None:
     profile = Profile(source=NaSource.LINK_LOCAL)
-    made = rules([endpoint("2001:db8::2")], [Selector(network="six", profile=profile)])
+    made = rules_of([endpoint("2001:db8::2")], [Selector(network="six", profile=profile)])
     rule = Rule(origin="docker", label="six", dynamic=True, profile=profile)
     assert made == {Prefix(parse_address("2001:db8::2"), 128): rule}
 
@@ -136,7 +138,7 @@ def test_the_first_selector_wins_whatever_the_order_of_the_set() -> None:
 
 def test_a_selectors_rules_are_counted_together() -> None:
     endpoints = [endpoint(f"2001:db8::{i:x}") for i in range(2, 102)]
-    made = rules(endpoints, [Selector(within=parse_prefix("2001:db8::/32"))])
+    made = rules_of(endpoints, [Selector(within=parse_prefix("2001:db8::/32"))])
     assert len(made) == 100
     assert len({id(rule) for rule in made.values()}) == 1
 

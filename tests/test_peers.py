@@ -52,7 +52,6 @@ collectTargets = 0
 WAIT = 0.4  # seconds for an answer, or for none
 
 _GROUP = "ff02::1:ff00:99"
-_ALL_NODES = "ff02::1"
 
 
 def solicitation(

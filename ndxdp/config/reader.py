@@ -24,8 +24,9 @@ from ndxdp.config.rule_tables import read_rules, read_selectors
 from ndxdp.config.text_file import read_text
 from ndxdp.config.toml_table import Document, Table
 from ndxdp.config.values import parse_interface, parse_listen, parse_preferred, parse_socket
+from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_RULE_CLASSES
 from ndxdp.rules.address import parse_unicast
-from ndxdp.rules.capacity import MAX_ADDRESSES, MAX_RULE_CLASSES, Capacity
+from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.prefix import AddressPattern, parse_pattern
 from ndxdp.rules.rule import OWNED_LABELS
 from ndxdp.rules.ruleset import Rules

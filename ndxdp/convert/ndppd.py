@@ -15,9 +15,9 @@ from ndxdp.convert.ndppd_rules import METHODS, Method, apply_methods, both
 from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import UNKNOWN, Host
 from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.kernel.abi import MAX_RULE_CLASSES
 from ndxdp.printable import printable
 from ndxdp.rules.address import parse_address
-from ndxdp.rules.capacity import MAX_RULE_CLASSES
 from ndxdp.rules.interface_name import check_interface, parse_dev
 from ndxdp.rules.prefix import Prefix, parse_target
 from ndxdp.rules.rule import OWNED_LABELS

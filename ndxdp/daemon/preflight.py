@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ndxdp.config.model import Interface
 from ndxdp.errors import NdxdpError
+from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_RULE_CLASSES
 from ndxdp.rules import breadth
-from ndxdp.rules.capacity import MAX_ADDRESSES, MAX_RULE_CLASSES, Capacity
+from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import merge_owned
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules

@@ -29,8 +29,9 @@ from ndxdp.netlink.netns import netns
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
 from ndxdp.runtime.report import Publisher
-from ndxdp.sources import docker
-from ndxdp.sources.docker import Docker, Endpoint
+from ndxdp.sources import docker, selector
+from ndxdp.sources.answers import Endpoint
+from ndxdp.sources.docker import Docker
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
 from ndxdp.store.ownership import refuse_if_locked
@@ -255,7 +256,7 @@ class _Daemon:
         selectors = [one for uplink, _ in self._uplinks.values() for one in uplink.spec.selectors]
         self._watching = self._status.docker_connected = None
         if selectors:
-            keys = docker.label_keys(selectors)
+            keys = selector.label_keys(selectors)
             engine = Docker(self._docker_socket, keys, self._status.changed)
             self._status.docker_connected = lambda: engine.connected
             self._watching = asyncio.ensure_future(self._watch(engine))
@@ -273,7 +274,7 @@ class _Daemon:
         if not uplink.spec.selectors:
             uplink.set_containers(Rules())
         elif self._endpoints is not None:
-            uplink.set_containers(docker.rules(self._endpoints, uplink.spec.selectors))
+            uplink.set_containers(selector.rules_of(self._endpoints, uplink.spec.selectors))
 
     # ---- the configuration
 

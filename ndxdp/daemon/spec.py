@@ -11,7 +11,7 @@ from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.sources import docker
-from ndxdp.sources.docker import Selector
+from ndxdp.sources.selector import Selector
 
 
 @dataclass(frozen=True, slots=True)

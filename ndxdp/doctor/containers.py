@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections import defaultdict
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, unseen, warning
 from ndxdp.netlink.addresses import OwnAddress
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.table import Table
-from ndxdp.sources.docker import Docker, Endpoint
+from ndxdp.sources.answers import Endpoint
+from ndxdp.sources.docker import Docker
 
 _WITHIN = 1.5  # seconds for the engine to list its containers
 _DENIED = "permission denied"
@@ -89,7 +90,7 @@ def _answered(table: Table | None, address: bytes) -> bool:
 
 def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Finding:
     addresses = sorted({endpoint.address for endpoint in endpoints})
-    texts = [socket.inet_ntop(socket.AF_INET6, address) for address in addresses[:_NAMED_MAX]]
+    texts = [address_text(address) for address in addresses[:_NAMED_MAX]]
     several = f"{texts[0]} and {len(addresses) - 1} more" if len(addresses) > 1 else texts[0]
     if facts.table is None:
         cure = " ".join(f"-n {text}" for text in texts)

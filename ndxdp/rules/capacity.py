@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.abi import MAX_ADDRESSES as MAX_ADDRESSES
-from ndxdp.kernel.abi import MAX_PREFIXES as MAX_PREFIXES
-from ndxdp.kernel.abi import MAX_RULE_CLASSES as MAX_RULE_CLASSES
+from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_PREFIXES, MAX_RULE_CLASSES
 from ndxdp.rules.rule import RuleClass
 from ndxdp.rules.ruleset import Rules
 

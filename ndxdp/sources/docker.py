@@ -16,17 +16,11 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from ndxdp.errors import UsageError
-from ndxdp.sources.answers import Endpoint as Endpoint
-from ndxdp.sources.answers import Network, endpoints_of, networks_of, versions
+from ndxdp.sources.answers import Endpoint, Network, endpoints_of, networks_of, versions
 from ndxdp.sources.http import NoAnswer, get
 from ndxdp.sources.json_pieces import Objects
-from ndxdp.sources.selector import Selector as Selector
-from ndxdp.sources.selector import label_keys as label_keys
-from ndxdp.sources.selector import rules_of as rules_of
 
 log = logging.getLogger(__name__)
-
-rules = rules_of
 
 _T = TypeVar("_T")
 
