@@ -22,7 +22,7 @@ from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
 from ndxdp.printable import printable
-from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.address import address_text, mac_text, parse_address, parse_mac
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
 
@@ -162,7 +162,6 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
     Count the solicitations of each source, and those for each target, with their reasons.
     """
     from ndxdp.observe.heavy_hitters import HeavyHitters
-    from ndxdp.observe.render import address_text, mac_text
     from ndxdp.observe.trace import Stop, Tracer
 
     names = _named(interfaces)
@@ -265,7 +264,6 @@ def _reason(label: str) -> Reason:
 
 def _line(event: Event) -> str:
     """Return an event as a line of text."""
-    from ndxdp.observe.render import address_text, mac_text
 
     target = address_text(event.target) if event.target else "-"
     second, rest = divmod(event.time, 1_000_000_000)
@@ -291,7 +289,7 @@ def _rule_text(prefix: Prefix | None, rule: Rule | None) -> str:
 
 def _json_line(event: Event) -> str:
     """Return an event as a line of JSON."""
-    from ndxdp.observe.render import address_text, mac_text, rule_data
+    from ndxdp.observe.render import rule_data
 
     second, rest = divmod(event.time, 1_000_000_000)
     data = {

@@ -5,11 +5,11 @@ Equal content makes equal dataclasses, so that a reload can compare them.
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, field
 
 from ndxdp.ndp.limiter import Limits, Rate
 from ndxdp.ndp.profile import Answer
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import AddressPattern, Prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.selector import Selector
@@ -241,7 +241,7 @@ def _care(interface: Interface) -> str:
         if exact or interface.docker:
             return "keeps its gateway, from the host's address or an exact rule's"
         return "keeps its gateway, from the host's address only: there is no exact rule"
-    text = socket.inet_ntop(socket.AF_INET6, source)
+    text = address_text(source)
     rule = rules.most_specific(source)
     if rule and rule.answer is not Answer.NEVER and not rule.profile.lladdr:
         return f"keeps its gateway, from {text}"

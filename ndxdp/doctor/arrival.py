@@ -31,6 +31,7 @@ from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.links import Link
 from ndxdp.observe.trace import Event, Tracer
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
 from ndxdp.rules.table import Table
@@ -246,7 +247,7 @@ def judge(facts: Facts) -> list[Finding]:
     found = [_judge_lost(facts, *item) for item in _one_per_rule(facts.lost)]
     found += [_judge_unsolicited(facts, *item) for item in sorted(facts.unsolicited.items())]
     if facts.reached and not facts.lost:
-        some = _text(min(facts.reached))
+        some = address_text(min(facts.reached))
         others = f" and {len(facts.reached) - 1} more" if len(facts.reached) > 1 else ""
         found.append(note(f"answers arrive: packets arrived for {some}{others}"))
     elif not found and facts.answered:
@@ -271,16 +272,16 @@ def _one_per_rule(lost: dict[Solicited, LostAnswers]) -> list[tuple[Solicited, L
 
 
 def _judge_lost(facts: Facts, solicited: Solicited, found: LostAnswers) -> Finding:
-    target, router = _text(solicited.target), _text(solicited.source)
+    target, router = address_text(solicited.target), address_text(solicited.source)
     what = f"{router} keeps soliciting {target} after each answer: answers are lost"
     now = _source(found.rule.profile, solicited.target, facts.link_local)
     better = next(
         (each for each in _preferred(found, facts, solicited.target) if each != now), None
     )
-    passing = " and ".join(map(_text, found.passing)) or "none of this host's addresses"
+    passing = " and ".join(map(address_text, found.passing)) or "none of this host's addresses"
     seen = f"solicitations reach the router from {passing}"
     if found.stopped and found.passing:
-        seen += f", not from {' or '.join(map(_text, found.stopped))}"
+        seen += f", not from {' or '.join(map(address_text, found.stopped))}"
     if better is None:
         return failure(
             what,
@@ -288,14 +289,15 @@ def _judge_lost(facts: Facts, solicited: Solicited, found: LostAnswers) -> Findi
             " Only its operator can change that: show them this exchange",
             f"ndxdp trace -i {facts.interface} --target {target} --count 3",
         )
-    word = {solicited.target: "target", facts.link_local: "link-local"}.get(better, _text(better))
+    words = {solicited.target: "target", facts.link_local: "link-local"}
+    word = words.get(better, address_text(better))
     if now in found.passing:
         why = (
-            f"{seen}: a filter drops, or the router ignores, advertisements from {_text(now)};"
-            " advertisements from another address may pass"
+            f"{seen}: a filter drops, or the router ignores, advertisements from"
+            f" {address_text(now)}; advertisements from another address may pass"
         )
     else:
-        why = f"{seen}: a filter on the way (anti-spoofing) drops answers from {_text(now)}"
+        why = f"{seen}: a filter on the way (anti-spoofing) drops answers from {address_text(now)}"
     if found.rule.origin in ("config", "docker"):
         why += f'. To make the change permanent, write in the file: source = "{word}"'
     return failure(what, why, _with_source(facts.interface, found.prefix, found.rule, word))
@@ -338,7 +340,7 @@ def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str
 
 
 def _judge_unsolicited(facts: Facts, prefix: Prefix, targets: set[bytes]) -> Finding:
-    some = _text(min(targets))
+    some = address_text(min(targets))
     if facts.age is None or facts.age < _SETTLED:
         return unseen(
             f"cannot check yet whether {prefix} needs a responder: packets for {some} arrive"
@@ -350,7 +352,3 @@ def _judge_unsolicited(facts: Facts, prefix: Prefix, targets: set[bytes]) -> Fin
         f"{prefix} is routed to this host and needs no responder: packets for {some} arrive, and"
         f" no router solicited it in the {facts.age:.0f} s since ndxdp was attached"
     )
-
-
-def _text(address: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET6, address)

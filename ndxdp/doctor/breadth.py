@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, note, warning
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.rules import breadth
+from ndxdp.rules.address import address_text
 from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
@@ -77,7 +77,7 @@ def judge(facts: Facts) -> list[Finding]:
             )
         )
     for address, rule, mac in facts.neighbours:
-        text = socket.inet_ntop(socket.AF_INET6, address)
+        text = address_text(address)
         found.append(
             warning(
                 f"{text} is a neighbour on {facts.interface}, with MAC {mac.hex(':')}, and a rule"

@@ -37,6 +37,7 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
+from ndxdp.rules.address import address_text
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store import lifetimes
 from ndxdp.store.directories import Trees
@@ -351,5 +352,5 @@ class _Examination:
     def _quiet_gateways(self) -> list[Finding]:
         name = self._subject.name
         gateways = sorted(set(self._subject.gateways))
-        texts = [socket.inet_ntop(socket.AF_INET6, each) for each in gateways]
+        texts = [address_text(each) for each in gateways]
         return [note(f"gateway {text}: needs no MAC on {name}") for text in texts]

@@ -18,6 +18,7 @@ from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.manager import Manager
 from ndxdp.errors import NdxdpError
 from ndxdp.netlink.fib import DefaultRoute
+from ndxdp.rules.address import address_text
 
 _UNKNOWN = anyip.Delivery()
 
@@ -273,7 +274,7 @@ def _expired(facts: Facts, route: DefaultRoute) -> Finding:
     The kernel does not use such a route (rt6_check_expired).
     """
     name = facts.interface
-    gateway = socket.inet_ntop(socket.AF_INET6, route.gateway) if route.gateway else ""
+    gateway = address_text(route.gateway) if route.gateway else ""
     via = f"via {gateway} " if gateway else ""
     what = f"the default route {via}dev {name} has expired: the kernel does not use it any more"
     if not route.by_ra:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from ndxdp.netlink import neighbours
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute, NudState
 from ndxdp.netlink.neighbours import NeighbourEntry
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime import publications
 from ndxdp.runtime.daemon_status import CareStatus, NoSource
@@ -73,7 +73,7 @@ def judge(facts: Facts) -> list[Finding]:
 
 
 def _judge_care(care: CareStatus, name: str) -> Finding:
-    source = _text(care.source) if care.source else ""
+    source = address_text(care.source) if care.source else ""
     if care.why is None:
         return note(f"ndxdp solicits the gateway from {source}")
     what = f"ndxdp does not solicit the gateway on {name}, as the configuration requires"
@@ -95,7 +95,7 @@ def _judge_care(care: CareStatus, name: str) -> Finding:
 
 
 def _judge_one(facts: Facts, gateway: Gateway) -> Finding:
-    text = socket.inet_ntop(socket.AF_INET6, gateway.address)
+    text = address_text(gateway.address)
     state, mac = gateway.neighbour
     if state is NudState.FAILED:
         return _failed(facts, gateway.address)
@@ -117,15 +117,15 @@ def _failed(facts: Facts, address: bytes) -> Finding:
 
     The kernel solicits the gateway again for the next packet. A probe shows other cures.
     """
-    text, name, probed = _text(address), facts.interface, facts.probed
+    text, name, probed = address_text(address), facts.interface, facts.probed
     what = f"the gateway {text} does not answer on {name}"
     if probed and address in probed.selective:
         source, mac = probed.selective[address]
         return failure(
             what,
-            f"the gateway answers {_text(source)}, but ignores the address from which the kernel"
-            " solicits. To repair this permanently, let ndxdp solicit it: [interface.gateway] with"
-            f' source = "{_text(source)}"',
+            f"the gateway answers {address_text(source)}, but ignores the address from which the"
+            " kernel solicits. To repair this permanently, let ndxdp solicit it:"
+            f' [interface.gateway] with source = "{address_text(source)}"',
             f"ip -6 neighbour replace {text} lladdr {mac.hex(':')} dev {name} nud reachable",
         )
     if probed and probed.answered.get(address):
@@ -156,7 +156,3 @@ def _failed(facts: Facts, address: bytes) -> Finding:
         " the address from which the kernel solicits, which --probe finds out",
         f"ping -6 -c 3 -I {name} {text}",
     )
-
-
-def _text(address: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET6, address)

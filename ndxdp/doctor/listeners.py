@@ -16,6 +16,7 @@ from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, reason_of, unseen, warning
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.rules.address import address_text
 from ndxdp.rules.table import Table
 
 _PROC = Path("/proc")
@@ -229,7 +230,7 @@ def _proxies(facts: Facts) -> Iterator[Finding]:
     alone = []
     for address in facts.proxied:
         matched = facts.table.lookup(address) if facts.table else None
-        text = socket.inet_ntop(socket.AF_INET6, address)
+        text = address_text(address)
         if matched is None:
             alone.append(text)
         elif matched[1].answer is Answer.NEVER:

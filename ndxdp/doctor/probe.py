@@ -18,6 +18,7 @@ from ndxdp.ndp.frame import ETH_P_IPV6, FRAME_MAX, OPTIONS_AT
 from ndxdp.ndp.message import Fault, solicit
 from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.links import Link
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, program
 
@@ -188,7 +189,7 @@ def _send(opened: socket.socket, link: Link, gateways: Iterable[bytes], routers:
     """Send solicitations, in which the kernel sets the checksum and the source address."""
     own = bytes((_SLLAO, 1)) + link.mac
     for gateway in gateways:
-        group = socket.inet_ntop(socket.AF_INET6, solicited_node_group(gateway))
+        group = address_text(solicited_node_group(gateway))
         solicitation = bytes((_NS, 0, 0, 0)) + bytes(4) + gateway + own
         opened.sendto(solicitation, (group, 0, 0, link.ifindex))
     if routers:
@@ -262,10 +263,10 @@ def judge(facts: Facts) -> list[Finding]:
         return [unseen(f"cannot solicit routers: {facts.problem}")]
     found = []
     for gateway in facts.gateways:
-        text = socket.inet_ntop(socket.AF_INET6, gateway)
+        text = address_text(gateway)
         mac = facts.answered.get(gateway)
         if gateway in facts.selective:
-            source = socket.inet_ntop(socket.AF_INET6, facts.selective[gateway][0])
+            source = address_text(facts.selective[gateway][0])
             found.append(
                 note(
                     f"the gateway {text} answers solicitations from {source}, but not from the"

@@ -14,6 +14,7 @@ from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, Level, failure, note, warning
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute
+from ndxdp.rules.address import address_text
 
 # IFA_F_*, linux/if_addr.h
 _TEMPORARY, _OPTIMISTIC, _DADFAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x04, 0x08, 0x20, 0x40
@@ -91,7 +92,7 @@ def gather(
 ) -> Facts:
     choices = []
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
-        text = socket.inet_ntop(socket.AF_INET6, gateway)
+        text = address_text(gateway)
         choices.append(Choice(f"the gateway {text}", gateway, *_source(gateway, ifindex)))
     # Expired routes have a finding of their own.
     if any(not route.has_expired for route in routes):
@@ -106,7 +107,7 @@ def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
 
     Connecting a datagram socket sends nothing.
     """
-    text = socket.inet_ntop(socket.AF_INET6, destination)
+    text = address_text(destination)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
         try:
             asking.connect((text, _DISCARD, 0, scope))
@@ -120,7 +121,7 @@ def judge(facts: Facts) -> list[Finding]:
     found = []
     by_address = {own.address: own for own in facts.addresses}
     for own in facts.addresses:
-        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        text = address_text(own.address)
         if own.flags & _DADFAILED:
             found.append(
                 failure(
@@ -150,7 +151,7 @@ def _generated(facts: Facts) -> list[Finding]:
         # them.
         if not own.flags & _MANAGETEMPADDR or own.length != 64 or len(facts.mac) != 6:
             continue
-        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        text = address_text(own.address)
         expected = eui64(own.address, facts.mac)
         if own.address == expected:
             found.append(
@@ -163,7 +164,7 @@ def _generated(facts: Facts) -> list[Finding]:
                     f"{text} is a stable privacy address (addr_gen_mode is {facts.generation}),"
                     f" not made from the MAC of {facts.interface}",
                     "the EUI-64 address of this host, which some providers expect, is"
-                    f" {socket.inet_ntop(socket.AF_INET6, expected)}; with addr_gen_mode 0 the next"
+                    f" {address_text(expected)}; with addr_gen_mode 0 the next"
                     " router advertisement adds it",
                     sysctl.cure(setting) if facts.generation else "",
                 )
@@ -185,7 +186,7 @@ def _deprecated(facts: Facts) -> list[Finding]:
     ]
     if not usable or not all(own.flags & _DEPRECATED for own in usable):
         return []
-    texts = [socket.inet_ntop(socket.AF_INET6, own.address) for own in usable]
+    texts = [address_text(own.address) for own in usable]
     chosen = {choice.source for choice in facts.choices}
     best = next((own for own in usable if own.address in chosen), usable[0])
     if len(texts) > 1:
@@ -213,7 +214,7 @@ def _deprecated(facts: Facts) -> list[Finding]:
 
 
 def _prefer(interface: str, own: OwnAddress) -> str:
-    text = socket.inet_ntop(socket.AF_INET6, own.address)
+    text = address_text(own.address)
     return (
         f"ip -6 address change {text}/{own.length} dev {interface}"
         " preferred_lft forever valid_lft forever"
@@ -225,7 +226,7 @@ def _judge_choice(
 ) -> Finding:
     if choice.source is None:
         return _no_source(facts, choice)
-    text = socket.inet_ntop(socket.AF_INET6, choice.source)
+    text = address_text(choice.source)
     own = by_address.get(choice.source)
     if own is None:
         return note(

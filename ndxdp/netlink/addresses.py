@@ -11,6 +11,7 @@ from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.netlink.fib import default_gateways
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask, netlink_errors
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import GATEWAY_LABEL, OWN_LABEL
 
@@ -157,7 +158,7 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
             index=ifindex,
         )
     except OSError as error:
-        text = socket.inet_ntop(socket.AF_INET6, own.address)
+        text = address_text(own.address)
         raise NdxdpError(
             f"cannot set the lifetime of {text}: {error.strerror}",
             "this needs CAP_NET_ADMIN, and an address that was not just removed",
@@ -196,7 +197,7 @@ def set_address_label(ifindex: int, address: bytes, label: int, *, present: bool
     except OSError as error:
         if not present and error.errno in (errno.ESRCH, errno.ENODEV):
             return
-        text = socket.inet_ntop(socket.AF_INET6, address)
+        text = address_text(address)
         raise NdxdpError(
             f"cannot set the address label of {text}: {error.strerror}",
             "this needs CAP_NET_ADMIN",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,17 +10,10 @@ from ndxdp.ndp.message import decode_own
 from ndxdp.ndp.profile import DEFAULT_PROFILE, NaSource, Profile
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import RouteType
+from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.store.explanation import Explanation, Forwarding
-
-
-def address_text(address: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET6, address)
-
-
-def mac_text(mac: bytes) -> str:
-    return mac.hex(":")
 
 
 def profile_data(profile: Profile) -> dict[str, Any]:

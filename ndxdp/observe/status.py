@@ -15,7 +15,7 @@ from ndxdp.ndp.limiter import Rate
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.netns import netns
 from ndxdp.observe import status_warnings
-from ndxdp.observe.render import address_text, mac_text
+from ndxdp.rules.address import address_text, mac_text
 from ndxdp.runtime import publications, report
 from ndxdp.runtime.daemon_status import CareStatus
 from ndxdp.runtime.report import Daemon

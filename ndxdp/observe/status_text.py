@@ -8,8 +8,8 @@ from typing import Any
 
 from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel.abi import Mode
-from ndxdp.observe.render import address_text
 from ndxdp.observe.status import Rates, answered
+from ndxdp.rules.address import address_text
 from ndxdp.runtime.report import Daemon
 from ndxdp.session import modes
 from ndxdp.session.modes import ModeRefusal

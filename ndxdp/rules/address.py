@@ -1,4 +1,4 @@
-"""IPv6 and MAC addresses as users write them. Pure."""
+"""IPv6 and MAC addresses as users write and read them. Pure."""
 
 from __future__ import annotations
 
@@ -40,3 +40,13 @@ def parse_unicast(text: str) -> bytes:
     if address in (UNSPECIFIED, LOOPBACK) or address[0] == 0xFF or address[:12] == V4_MAPPED:
         raise UsageError(f"'{text}' is no source that a host can have", "it must be a unicast one")
     return address
+
+
+def address_text(address: bytes) -> str:
+    """Return an IPv6 address (16 bytes) as RFC 5952 writes it."""
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def mac_text(mac: bytes) -> str:
+    """Return a MAC (6 bytes) such as `02:00:5e:10:00:01`."""
+    return mac.hex(":")

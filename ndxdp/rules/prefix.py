@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndxdp.errors import UsageError
 from ndxdp.ndp.address import LOOPBACK, UNSPECIFIED
-from ndxdp.rules.address import parse_address
+from ndxdp.rules.address import address_text, parse_address
 
 
 class Prefix(NamedTuple):
@@ -18,7 +17,7 @@ class Prefix(NamedTuple):
     length: int
 
     def __str__(self) -> str:
-        text = socket.inet_ntop(socket.AF_INET6, self.address)
+        text = address_text(self.address)
         return text if self.length == 128 else f"{text}/{self.length}"
 
     @classmethod
@@ -40,7 +39,7 @@ class AddressPattern:
     length: int
 
     def __str__(self) -> str:
-        text = socket.inet_ntop(socket.AF_INET6, self.address)
+        text = address_text(self.address)
         return text if self.length == 128 else f"{text}/{self.length}"
 
     def matches(self, address: bytes) -> bool:

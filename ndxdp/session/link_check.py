@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Callable
 
 from ndxdp.netlink import onlink
 from ndxdp.netlink.netns import netns
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules import breadth
+from ndxdp.rules.address import address_text
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.records import Settings
 
@@ -52,13 +52,13 @@ def warn_of_neighbours(interface: str, ifindex: int, rules: Rules) -> None:
             interface,
             prefix,
             len(some),
-            socket.inet_ntop(socket.AF_INET6, min(some)),
+            address_text(min(some)),
             known[min(some)].hex(":"),
         )
     for address in breadth.at_neighbours(rules, known):
         log.warning(
             "%s: %s is a present neighbour at %s: the neighbour and ndxdp both answer for it",
             interface,
-            socket.inet_ntop(socket.AF_INET6, address),
+            address_text(address),
             known[address].hex(":"),
         )

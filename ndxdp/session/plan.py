@@ -32,7 +32,7 @@ _NOTHING_TO_RESTORE = Restore(0)
 
 @dataclass(frozen=True, slots=True)
 class CarriedState:
-    """DaemonStatus that moves from pins to files, or from files to pins, when the backend changes.
+    """State that moves from pins to files, or from files to pins, when the backend changes.
 
     Attributes:
         rules: Rules that are not a process's own.

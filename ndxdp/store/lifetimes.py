@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError, not_written
 from ndxdp.files import locks, trust
+from ndxdp.rules.address import address_text
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.prefix import AddressPattern
 
@@ -123,8 +124,7 @@ class Record:
     def save(self) -> None:
         """Write the file; raise NdxdpError if that fails."""
         addresses = {
-            socket.inet_ntop(socket.AF_INET6, address): before._asdict()
-            for address, before in self.changed.items()
+            address_text(address): before._asdict() for address, before in self.changed.items()
         }
         data = {
             "ifindex": self._ifindex,

@@ -30,6 +30,7 @@ from ndxdp.netlink.addresses import (
     set_preferred,
 )
 from ndxdp.netlink.netns import netns
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import AddressPattern
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Before, Record
@@ -182,7 +183,7 @@ class Deprecator:
 
     def _log(self, address: bytes, how: str, preferred: str) -> None:
         """Log the first two times of an address; router advertisements come for ever."""
-        text = socket.inet_ntop(socket.AF_INET6, address)
+        text = address_text(address)
         state = preferred or "deprecated"
         where = f"{self._name}: " if self._name else ""
         if how == "restored":

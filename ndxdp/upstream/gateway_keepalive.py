@@ -28,6 +28,7 @@ from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.fib import NudState
 from ndxdp.netlink.neighbour_monitor import NeighbourWatch
 from ndxdp.netlink.neighbours import confirm_neighbour, neighbour
+from ndxdp.rules.address import address_text
 from ndxdp.sockets.cbpf import (
     NOTHING,
     address_conditions,
@@ -130,7 +131,7 @@ class GatewayKeepalive:
         self._ifindex, self._gateway = ifindex, gateway
         self._sources, self._changed = tuple(sources), changed
         self._answered_to: bytes | None = None
-        self._name = socket.inet_ntop(socket.AF_INET6, gateway)
+        self._name = address_text(gateway)
         self._chosen, self._clock = interval, clock
         self._state = NudState.NONE
         self._seen_mac: bytes | None = None
@@ -273,7 +274,7 @@ class GatewayKeepalive:
         """Note that the gateway answers this source."""
         was, self._answered_to = self.source, address
         if address != was and was is not None:
-            before, now = (socket.inet_ntop(socket.AF_INET6, each) for each in (was, address))
+            before, now = (address_text(each) for each in (was, address))
             log.warning("gateway %s answers %s, but not %s", self._name, now, before)
             self._changed()
 
