@@ -28,18 +28,15 @@ import pytest
 
 from dashboards import mixin
 from ndxdp.config.model import Metrics
-from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
-from ndxdp.netlink.fib import Fib
 from ndxdp.observe import exporter as exporting
 from ndxdp.observe import metrics, status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.exporter import Exporter
 from ndxdp.rules.difference import difference
-from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus
@@ -109,33 +106,19 @@ def program_bench(mode: Mode, trees: Trees) -> Iterator[tuple[Callable[[Case], N
 
 @contextmanager
 def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send]]:
-    request = AttachRequest(
-        RECEIVER, options=AttachOptions(Mode.USERSPACE), origin=RUN_ORIGIN, lock=True
-    )
-    with (
-        pair(BENCH_HOST.mac) as ends,
-        Session.attach(trees, request) as session,
-        Fib() as fib,
-    ):
-        packets, maps = session.packets, session.maps
-        assert packets
-        there = maps.rules()
-        maps.apply(difference(RULES, there), there)
-        path = PacketLoop(maps, packets, fib)
-        bench = test_userspace.Bench(ends, packets, path, session.instance, maps.settings())
+    with test_userspace.opened(trees) as bench:
 
         def set_up(case: Case) -> None:
             bench.set_up(case)
             if case.rate_exceeded:  # another rate and back: the path forgets whom it knew
-                path._limiter._spent.clear()
+                bench.path._limiter._spent.clear()
 
         def send(case: Case, reason: Reason) -> None:
             bench.put(case.frame)
             if reason.is_answer:
-                assert ends.reply() is not None
+                assert bench.ends.reply() is not None
 
         yield set_up, send
-        session.detach()
 
 
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.label)

@@ -11,6 +11,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -68,8 +69,9 @@ class Bench:
         return {reason: after[reason] - n for reason, n in before.items() if after[reason] != n}
 
 
-@pytest.fixture(scope="module")
-def bench(trees: Trees) -> Iterator[Bench]:
+@contextmanager
+def opened(trees: Trees) -> Iterator[Bench]:
+    """Answer from userspace at one end of a link, by the rules of the packet cases."""
     request = AttachRequest(
         RECEIVER, options=AttachOptions(Mode.USERSPACE), origin=RUN_ORIGIN, lock=True
     )
@@ -80,11 +82,18 @@ def bench(trees: Trees) -> Iterator[Bench]:
     ):
         packets, maps = session.packets, session.maps
         assert packets
-        packets.spread()
-        maps.apply(difference(RULES, maps.rules()), maps.rules())
+        there = maps.rules()
+        maps.apply(difference(RULES, there), there)
         path = PacketLoop(maps, packets, fib)
         yield Bench(ends, packets, path, session.instance, maps.settings())
         session.detach()
+
+
+@pytest.fixture(scope="module")
+def bench(trees: Trees) -> Iterator[Bench]:
+    with opened(trees) as bench:
+        bench.packets.spread()
+        yield bench
 
 
 def test_rules_read_back_as_written(bench: Bench) -> None:
