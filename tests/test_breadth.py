@@ -570,7 +570,7 @@ def test_doctor_on_a_neighbours_address(forwarding: Network) -> None:
     done("attach", UPLINK, "--mode", "tc", "-n", UNSEEN)
     sh("ip", "neighbour", "replace", UNSEEN, "lladdr", ROUTER_MAC, "nud", "stale", "dev", UPLINK)
     (found,) = doctor_bad()
-    assert found["what"].startswith(f"{UNSEEN} is a neighbour on {UPLINK}, at {ROUTER_MAC}")
+    assert found["what"].startswith(f"{UNSEEN} is a neighbour on {UPLINK}, with MAC {ROUTER_MAC}")
     follow(found["cure"])
     assert doctor_bad() == []
     take_off()
@@ -581,5 +581,5 @@ def test_doctor_on_a_rule_that_was_left_out(
 ) -> None:
     daemons.append(Running(("-c", written(file, WIDE, NARROW))))
     (found,) = doctor_bad()
-    assert found["what"].startswith(f"the rule for {ON_LINK} is left out")
+    assert found["what"].startswith(f"the daemon left the rule for {ON_LINK} out")
     assert daemons[0].end().code == 0
