@@ -49,6 +49,13 @@ def test_the_makefile_installs_locked_dependencies_only() -> None:
     assert "--constraint constraints.txt" in text("Makefile")
 
 
+def test_coverage_runs_tests_that_exist() -> None:
+    (names,) = re.findall(r"^IN_COVERAGE := ((?:.*\\\n)*.*)$", text("Makefile"), re.MULTILINE)
+    named = names.replace("\\", "").split()
+    assert "convert" in named
+    assert [name for name in named if not (REPOSITORY / f"tests/test_{name}.py").is_file()] == []
+
+
 def test_the_workflow_runs_what_ci_runs() -> None:
     assert re.findall(r"run: (\.\S+)", text(".github/workflows/test.yml")) == [".ci/run"]
 
