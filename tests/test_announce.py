@@ -20,6 +20,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.layers.l2 import Ether
 
+from ndxdp.config.model import Announce
 from ndxdp.ndp.frame import (
     TYPE_NA,
     TYPE_NS,
@@ -33,7 +34,7 @@ from ndxdp.ndp.frame import (
 from ndxdp.ndp.profile import Profile
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.upstream import announce
-from ndxdp.upstream.announce import Announcements, Announcer, Kind, Pace
+from ndxdp.upstream.announce import ADDRESSES_MAX, Announcer, Kind, Pace
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
@@ -60,7 +61,21 @@ from tests.fixtures.segment import (
 ADDRESS = "2001:db8::c:0:0:99"
 ADDRESS_BYTES = parse_address(ADDRESS)
 PREFIX = ADDRESS_BYTES[:12]
-ALL = Announcements(probe=True, rate=1000)
+
+
+def what_of(
+    *,
+    probe: bool = False,
+    solicit_gateway: bool = True,
+    advertise: bool = True,
+    rate: float = 200,
+    interval: float = 0,
+) -> Announce:
+    """Return a configuration that solicits and advertises by default."""
+    return Announce(solicit_gateway, probe, advertise, interval, rate)
+
+
+ALL = what_of(probe=True, rate=1000)
 STALE = "02:00:00:00:00:dd"
 NOBODY_BYTES = parse_mac(STALE)
 NEIGHBOUR = ("ip", "-6", "neigh", "show", ADDRESS, "dev", ROUTER_LINK)
@@ -111,9 +126,15 @@ def named(frame: bytes) -> tuple[Kind, bytes]:
 
 @contextlib.asynccontextmanager
 async def announcing(
-    made: Segment, what: Announcements = ALL, gateways: tuple[bytes, ...] = (GATEWAY_BYTES,)
+    made: Segment,
+    what: Announce = ALL,
+    gateways: tuple[bytes, ...] = (GATEWAY_BYTES,),
+    *,
+    max_addresses: int = ADDRESSES_MAX,
 ) -> AsyncIterator[Announcer]:
-    announcer = Announcer(made.ifindex(), HOST_MAC_BYTES, what, gateways)
+    announcer = Announcer(
+        made.ifindex(), HOST_MAC_BYTES, what, gateways, max_addresses=max_addresses
+    )
     running = asyncio.create_task(announcer.run())
     try:
         yield announcer
@@ -169,7 +190,7 @@ def test_what_is_said_of_an_address(wired: Segment) -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_each_kind_alone(wired: Segment, kind: Kind) -> None:
-    what = Announcements(
+    what = what_of(
         probe=kind is Kind.PROBE,
         solicit_gateway=kind is Kind.SOLICIT,
         advertise=kind is Kind.ADVERTISE,
@@ -188,7 +209,7 @@ def test_each_kind_alone(wired: Segment, kind: Kind) -> None:
 def test_profile_says_flag_and_lladdr(wired: Segment) -> None:
     async def main() -> None:
         with wired.at_switch() as wire:
-            what = Announcements(solicit_gateway=False)
+            what = what_of(solicit_gateway=False)
             async with announcing(wired, what) as announcer:
                 announcer.announce([ADDRESS_BYTES], Profile(router=False, lladdr=NOBODY_BYTES))
                 await settled(announcer)
@@ -227,7 +248,7 @@ def test_tshark_finds_no_fault(wired: Segment, tmp_path: Path) -> None:
 
 def test_changes_are_followed(wired: Segment) -> None:
     one, two = behind(1), behind(2)
-    what = Announcements(solicit_gateway=True, advertise=False, rate=1000)
+    what = what_of(solicit_gateway=True, advertise=False, rate=1000)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -268,7 +289,7 @@ def test_changes_are_followed(wired: Segment) -> None:
 
 
 def test_interval(wired: Segment) -> None:
-    what = Announcements(solicit_gateway=False, interval=0.2)
+    what = what_of(solicit_gateway=False, interval=0.2)
 
     async def main() -> None:
         async with announcing(wired, what) as announcer:
@@ -282,7 +303,7 @@ def test_interval(wired: Segment) -> None:
 
 def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
     addresses = [behind(number) for number in range(300)]
-    what = Announcements(rate=400, solicit_gateway=False)
+    what = what_of(rate=400, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -302,7 +323,7 @@ def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
 
 
 def test_new_ones_go_first(wired: Segment) -> None:
-    what = Announcements(rate=100, solicit_gateway=False)
+    what = what_of(rate=100, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -323,10 +344,10 @@ def test_new_ones_go_first(wired: Segment) -> None:
 
 
 def test_bound(wired: Segment) -> None:
-    what = Announcements(solicit_gateway=False, rate=10000, max_addresses=100)
+    what = what_of(solicit_gateway=False, rate=10000)
 
     async def main() -> None:
-        async with announcing(wired, what) as announcer:
+        async with announcing(wired, what, max_addresses=100) as announcer:
             announcer.announce(behind(number) for number in range(130))
             assert (announcer.known, announcer.waiting, announcer.dropped) == (100, 100, 30)
             await settled(announcer)
@@ -345,7 +366,7 @@ def test_cancelled_it_goes_on_later(wired: Segment) -> None:
     async def main() -> None:
         with wired.at_switch() as wire:
             announcer = Announcer(
-                wired.ifindex(), HOST_MAC_BYTES, Announcements(rate=100), [GATEWAY_BYTES]
+                wired.ifindex(), HOST_MAC_BYTES, what_of(rate=100), [GATEWAY_BYTES]
             )
             announcer.announce(addresses)
             for _ in range(8):
@@ -453,7 +474,7 @@ def test_gateway_that_answers_late(wired: Segment, quick: None) -> None:
     """As where a switch forwards nothing for a while after the link has come up."""
 
     async def main() -> None:
-        async with announcing(wired, Announcements(rate=1000, advertise=False)) as announcer:
+        async with announcing(wired, what_of(rate=1000, advertise=False)) as announcer:
             with losing():
                 announcer.announce([ADDRESS_BYTES])
                 await until(lambda: announcer.sent[Kind.SOLICIT] == 5)
@@ -471,7 +492,7 @@ def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> Non
     if kind is Kind.ADVERTISE:  # that changes entries, and makes none
         stale = f"neighbour replace {ADDRESS} lladdr {STALE} dev {ROUTER_LINK} nud reachable"
         ip(ROUTER, stale)
-    what = Announcements(
+    what = what_of(
         solicit_gateway=kind is Kind.SOLICIT, advertise=kind is Kind.ADVERTISE, rate=1000
     )
 
@@ -489,7 +510,7 @@ def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> Non
 
 
 def test_new_ones_go_before_repetitions(wired: Segment, quick: None) -> None:
-    what = Announcements(rate=100, solicit_gateway=False)
+    what = what_of(rate=100, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -509,7 +530,7 @@ def test_new_ones_go_before_repetitions(wired: Segment, quick: None) -> None:
 
 def test_interval_is_no_series(wired: Segment, quick: None) -> None:
     """Each round announces once, also to a gateway that has answered before."""
-    what = Announcements(advertise=False, rate=1000, interval=1)
+    what = what_of(advertise=False, rate=1000, interval=1)
 
     async def main() -> None:
         async with announcing(wired, what, (GATEWAY_BYTES, b"\xfe\x80" + bytes(14))) as announcer:
@@ -522,7 +543,7 @@ def test_interval_is_no_series(wired: Segment, quick: None) -> None:
 
 def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None:
     async def main() -> None:
-        async with announcing(wired, Announcements(rate=1000, solicit_gateway=False)) as announcer:
+        async with announcing(wired, what_of(rate=1000, solicit_gateway=False)) as announcer:
             announcer.announce([behind(1)])
             await until(lambda: announcer.sent[Kind.ADVERTISE] == 1)
             announcer.set_suspended(True)
@@ -540,7 +561,7 @@ def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None
 
 def test_what_has_gone_is_not_repeated(wired: Segment, quick: None) -> None:
     async def main() -> None:
-        async with announcing(wired, Announcements(rate=1000, solicit_gateway=False)) as announcer:
+        async with announcing(wired, what_of(rate=1000, solicit_gateway=False)) as announcer:
             announcer.announce([behind(1), behind(2)])
             await settled(announcer)
             assert announcer.repeating == 2
@@ -558,7 +579,7 @@ def test_deaf_it_repeats_three_times(
     """Where no socket for answers can be had."""
 
     async def main() -> None:
-        async with announcing(wired, Announcements(rate=1000, advertise=False)) as announcer:
+        async with announcing(wired, what_of(rate=1000, advertise=False)) as announcer:
             monkeypatch.setattr(announcer, "_listen", lambda: None)
             announcer.announce([ADDRESS_BYTES])
             await finished(announcer)
@@ -589,10 +610,11 @@ def test_without_privileges() -> None:
     code = """if True:
         import os
         from ndxdp.errors import NdxdpError
-        from ndxdp.upstream.announce import Announcements, Announcer
+        from ndxdp.config.model import Announce
+        from ndxdp.upstream.announce import Announcer
         os.setgid(65534), os.setuid(65534)
         try:
-            Announcer(1, bytes(6), Announcements())
+            Announcer(1, bytes(6), Announce())
         except NdxdpError as error:
             print(error.message)
     """
@@ -622,12 +644,12 @@ def test_provider_that_wants_to_hear_it_first(wired: Segment) -> None:
     wired.static_neighbour(ADDRESS)
 
     async def main() -> None:
-        quiet = Announcements(solicit_gateway=False)
+        quiet = what_of(solicit_gateway=False)
         async with announcing(wired, quiet) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
-        async with announcing(wired, Announcements()) as announcer:
+        async with announcing(wired, what_of()) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS, count=3) == 3
@@ -641,7 +663,7 @@ def test_its_own_solicitation_teaches_the_router(wired: Segment) -> None:
 
     async def main() -> None:
         assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
-        async with announcing(wired, Announcements(advertise=False)) as announcer:
+        async with announcing(wired, what_of(advertise=False)) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS) == 1

@@ -25,7 +25,7 @@ from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.runtime.daemon_status import Announced, GatewayStatus
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Record
-from ndxdp.upstream.announce import Announcements, Announcer
+from ndxdp.upstream.announce import Announcer
 from ndxdp.upstream.deprecate import Deprecator
 from ndxdp.upstream.gateways import Choice, GatewayKeepalives
 
@@ -244,15 +244,8 @@ class UpstreamTasks:
         wanted = spec.announce
         if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
             return None
-        what = Announcements(
-            probe=wanted.probe,
-            solicit_gateway=wanted.solicit_gateway,
-            advertise=wanted.advertise,
-            rate=wanted.rate,
-            interval=wanted.interval,
-        )
         with links.interface_errors(link.name):
-            announcer = Announcer(link.ifindex, link.mac, what)
+            announcer = Announcer(link.ifindex, link.mac, wanted)
         self._stack.callback(announcer.close)
         self.start(announcer.run)
         return announcer

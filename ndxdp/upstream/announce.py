@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ndxdp.config.model import Announce
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.frame import FLAGS_AT, FRAME_MAX, OPTIONS_AT, SOLICITED, TYPE_NA
 from ndxdp.ndp.message import (
@@ -41,7 +42,7 @@ from ndxdp.sockets.cbpf import (
 )
 
 ADDRESSES_MAX = 131072
-"""Addresses that an Announcer remembers unless told otherwise."""
+"""Addresses that an Announcer remembers by default."""
 
 REPEATS = 3
 """Transmissions of what nobody confirms (MAX_NEIGHBOR_ADVERTISEMENT, RFC 4861 10)."""
@@ -70,22 +71,6 @@ class Kind(Enum):
     """A solicitation from the address for each gateway."""
     ADVERTISE = "advertise"
     """An unsolicited advertisement with O=1 to all nodes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Announcements:
-    """What an interface announces, and how fast.
-
-    rate: frames per second. interval: seconds after which all addresses are announced anew, 0
-    for never. max_addresses: how many are remembered; what is beyond is not announced.
-    """
-
-    probe: bool = False
-    solicit_gateway: bool = True
-    advertise: bool = True
-    rate: float = 200.0
-    interval: float = 0.0
-    max_addresses: int = ADDRESSES_MAX
 
 
 class Pace:
@@ -159,16 +144,31 @@ class Announcer:
         self,
         ifindex: int,
         mac: bytes,
-        what: Announcements,
+        what: Announce,
         gateways: Iterable[bytes] = (),
         *,
+        max_addresses: int = ADDRESSES_MAX,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """NdxdpError without CAP_NET_RAW; OSError if there is no such interface."""
+        """Open a packet socket, and send nothing until run().
+
+        Args:
+            ifindex: The interface.
+            mac: Its MAC (6 bytes).
+            what: The frames to send for each address, and how fast.
+            gateways: The gateways' addresses (16 bytes each).
+            max_addresses: How many addresses to remember; more are counted in `dropped`.
+            clock: The time in seconds, monotonic.
+
+        Raises:
+            NdxdpError: The process lacks CAP_NET_RAW.
+            OSError: There is no such interface.
+        """
         self.sent = dict.fromkeys(Kind, 0)
         self.failed = dict.fromkeys(Kind, 0)
         self.dropped = 0
         self._what, self._mac, self._gateways, self._clock = what, mac, tuple(gateways), clock
+        self._max_addresses = max_addresses
         self._known: dict[bytes, Profile] = {}
         new, again = _lanes(), _lanes()
         self._new, self._again, self._refreshed = new[0], again[0], _Lane(0, None)
@@ -217,7 +217,7 @@ class Announcer:
         now = self._clock()
         others = [lane.queue for lane in self._busy() if lane is not self._new]
         for address in addresses:
-            if address not in self._known and len(self._known) >= self._what.max_addresses:
+            if address not in self._known and len(self._known) >= self._max_addresses:
                 self.dropped += 1
                 continue
             self._known[address] = profile
