@@ -38,7 +38,7 @@ DOCTOR = [*NDXDP, "doctor"]
 
 Findings = list[dict[str, str]]
 
-_RUN = "import sys, ndxdp.cli\nsys.argv[1:] = {args!r}\nndxdp.cli.main()\n"
+_RUN = "import sys, ndxdp.cli.main\nsys.argv[1:] = {args!r}\nndxdp.cli.main.main()\n"
 
 
 @pytest.fixture

@@ -378,7 +378,7 @@ def test_a_port_whose_bridge_eats(bridge: Network) -> None:
 @pytest.mark.parametrize(
     ("there", "cure", "why"),
     [
-        (("ip6tables", "apt-get"), "ip6tables -S", "ip6tables is there"),
+        (("ip6tables", "apt-get"), "ip6tables -S", "ip6tables is installed"),
         (("apt-get",), "apt install nftables", "doctor reads the rules with nft"),
         (("dnf",), "dnf install nftables", "doctor reads the rules with nft"),
         (("apk",), "apk add nftables", "doctor reads the rules with nft"),
