@@ -134,7 +134,7 @@ def test_a_rule_stays_its_writers(attached: Network) -> None:
     assert written() == {BEHIND: "manual", ONE: "wg0"}
     said = ndxdp("prefix", "add", "-v", "--origin", "wg0", BEHIND)
     assert said.code == 0
-    assert f"{BEHIND} has that rule already, by 'manual'" in said.err
+    assert f"{BEHIND} already has that rule; its origin stays 'manual'" in said.err
 
     refused = ndxdp("prefix", "del", "--origin", "wg0", ONE, BEHIND)
     assert refused.code == 1
