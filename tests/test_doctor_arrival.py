@@ -123,10 +123,10 @@ def test_the_switch_passes_containers_only(host: Segment) -> None:
     attach("--na-source", "link-local", "--no-router", "--dad", "ignore")
     switch_drops(f"ip6 saddr != {BEHIND}")
     with traffic():
-        found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps asking for {TARGET}", *WATCH)
+        found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps soliciting {TARGET}", *WATCH)
         follow(found["cure"])
         assert said() == [f"answers arrive: packets arrived for {TARGET}"]
-    assert f"reach it from {TARGET}, not from" in found["why"]
+    assert f"reach the router from {TARGET}, not from" in found["why"]
     assert f"drops answers from {HOST_LINK_LOCAL}" in found["why"]
     assert found["cure"].endswith("--na-source target --no-router --dad ignore")
     assert is_heard()
@@ -136,7 +136,7 @@ def test_the_switch_looks_into_neighbor_discovery(host: Segment) -> None:
     attach()
     switch_drops(f"icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 saddr {BEHIND}")
     with traffic():
-        found = mends("arrival", f"{ROUTER_LINK_LOCAL} keeps asking for {TARGET}", *WATCH)
+        found = mends("arrival", f"{ROUTER_LINK_LOCAL} keeps soliciting {TARGET}", *WATCH)
     assert found["cure"].endswith("--na-source link-local")
     assert host.ping(TARGET) == 1
 
@@ -145,7 +145,7 @@ def test_advertisements_alone_are_dropped(host: Segment) -> None:
     attach()
     switch_drops(f"icmpv6 type nd-neighbor-advert ip6 saddr {BEHIND}")
     with traffic():
-        found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps asking for {TARGET}", *WATCH)
+        found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps soliciting {TARGET}", *WATCH)
     follow(found["cure"])
     assert host.ping(TARGET) == 1
     assert "a filter drops, or the router ignores, advertisements" in found["why"]
@@ -157,7 +157,7 @@ def test_nothing_passes(host: Segment) -> None:
     with traffic():
         lost = [each for each in bad(*WATCH) if each["check"] == "arrival"]
         (found,) = lost
-        assert "reach it from none of this host's addresses" in found["why"]
+        assert "reach the router from none of this host's addresses" in found["why"]
         follow(found["cure"])  # it shows the exchange
 
 
@@ -174,7 +174,7 @@ def test_the_prefix_is_routed(host: Segment) -> None:
         before = time.time() - 2 * arrival._SETTLED
         os.utime(pin, (before, before))
         (what,) = said()
-    assert what.startswith(f"{BEHIND} is routed to this host, no responder is needed")
+    assert what.startswith(f"{BEHIND} is routed to this host and needs no responder")
 
 
 def test_somebody_else_traces(net: Network) -> None:
@@ -238,7 +238,7 @@ def test_routed_is_said_once_neighbours_have_been_probed() -> None:
     for age, level in ((None, Level.UNSEEN), (59.0, Level.UNSEEN), (61.0, Level.NOTE)):
         (found,) = arrival.judge(facts(unsolicited=unasked, age=age))
         assert found.level is level
-    assert found.what.startswith(f"{BEHIND} is routed to this host, no responder is needed")
+    assert found.what.startswith(f"{BEHIND} is routed to this host and needs no responder")
     assert "in the 61 s since" in found.what
 
 
@@ -253,7 +253,7 @@ def test_the_command_keeps_the_rest_of_the_rule() -> None:
         f" && ndxdp prefix add {TARGET} -i {UPLINK} --na-source {HOST} --answer routed"
         " --via 'br-*' --override --lladdr 02:00:5e:10:00:01"
     )
-    assert f'in the file: source = "{HOST}"' in found.why
+    assert f'write in the file: source = "{HOST}"' in found.why
     lost = replace(lost, rule=replace(rule, origin="wg0"))
     (found,) = arrival.judge(facts(lost={ASKED: lost}))
     assert found.cure == (
