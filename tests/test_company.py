@@ -161,9 +161,9 @@ def test_doctor_sees_that_a_copy_of_the_routes_is_old(net: Network) -> None:
         try:
             said = json.loads(ndxdp("doctor", UPLINK, "--json").out)
             (one,) = said["interfaces"]
-            (old,) = [each for each in one["findings"] if "earlier moment" in each["what"]]
+            (old,) = [each for each in one["findings"] if "outdated copy" in each["what"]]
             done(*old["cure"].split()[1:], "-q")
             assert net.answers("2001:db8::a:0:0:123")
-            assert "earlier moment" not in ndxdp("doctor", UPLINK).out
+            assert "outdated copy" not in ndxdp("doctor", UPLINK).out
         finally:
             sh("ip", "-6", "route", "delete", "local", prefix, "dev", "lo")
