@@ -1,3 +1,5 @@
+"""The command `python -m ndxdp`."""
+
 from ndxdp.cli.main import main
 
 main()

@@ -264,7 +264,6 @@ def _reason(label: str) -> Reason:
 
 def _line(event: Event) -> str:
     """Return an event as a line of text."""
-
     target = address_text(event.target) if event.target else "-"
     second, rest = divmod(event.time, 1_000_000_000)
     return (

@@ -135,6 +135,7 @@ def cure(prefix: Prefix) -> str:
 
 
 def judge(delivery: Delivery) -> list[Finding]:
+    """Return a failure for each local route that is missing, and a note about the others."""
     found = []
     wide = [prefix for prefix in delivery.here if prefix.length < 128]
     shown = wide or list(delivery.here)

@@ -242,6 +242,7 @@ def _age(tree: Tree, interface: str) -> float | None:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return a failure for each answer that was lost, or a note that answers arrive."""
     if facts.problem:
         return [unseen(f"cannot check whether answers arrive: {facts.problem}")]
     found = [_judge_lost(facts, *item) for item in _one_per_rule(facts.lost)]

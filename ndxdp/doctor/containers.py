@@ -68,6 +68,7 @@ async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return a warning about each network whose containers no rule answers for."""
     if facts.endpoints is None:
         hint = "run this as root, or in the engine's group" if _DENIED in facts.why else ""
         cure = "" if hint else "docker ps"

@@ -145,6 +145,7 @@ def _settings(file: Path) -> tuple[Mapping[str, Any], str]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about the engine's settings, and about each of its networks."""
     found = []
     if facts.broken:
         found.append(

@@ -145,6 +145,7 @@ def _listening() -> Iterator[Listener]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return a finding about each address at which the exporter listens: who can reach it."""
     if facts.problem:
         return [
             unseen(f"cannot check access to the exporter: {facts.problem}", why="run this as root")

@@ -35,6 +35,7 @@ class Finding(NamedTuple):
 
 
 def note(what: str, why: str = "", cure: str = "") -> Finding:
+    """Return a finding that needs no repair."""
     return Finding(Level.NOTE, what, why, cure)
 
 
@@ -59,10 +60,12 @@ def reason_of(error: Exception) -> str:
 
 
 def warning(what: str, why: str, cure: str) -> Finding:
+    """Return a finding about a problem that some traffic, or some nodes, meet."""
     return Finding(Level.WARNING, what, why, cure)
 
 
 def failure(what: str, why: str, cure: str) -> Finding:
+    """Return a finding about a problem because of which IPv6 fails, or will fail soon."""
     return Finding(Level.FAILURE, what, why, cure)
 
 

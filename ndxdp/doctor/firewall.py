@@ -90,6 +90,16 @@ def gather(
     bridged: bool = False,
     quiet: bool = False,
 ) -> Facts:
+    """Collect the rules of the firewall, and which of the host's traffic they concern.
+
+    Args:
+        interface: The interface that has the addresses: the bridge of a port.
+        advertisements: The kernel has a default route from router advertisements.
+        rules: The rules of ndxdp.
+        port: The interface on which ndxdp answers, if it is a port of a bridge; else "".
+        bridged: The interface is a bridge or a port of one.
+        quiet: The interface has no MAC address, so no node solicits there.
+    """
     ruleset, why = _list(bridged)
     behind = tuple(sorted(rules.where(lambda rule: rule.answer is not Answer.NEVER)))
     return Facts(
@@ -181,6 +191,7 @@ def _has_legacy() -> bool:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about rules that drop neighbor discovery or answered prefixes' traffic."""
     found = []
     if facts.legacy:
         found.append(unseen("cannot check rules of ip6tables-legacy", "ip6tables-legacy -S"))

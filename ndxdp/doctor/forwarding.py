@@ -127,6 +127,7 @@ def _has_ipv6() -> bool:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about IPv6 itself, forwarding, and the default route."""
     if facts.absent:
         return [
             failure(

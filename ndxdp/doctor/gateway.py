@@ -53,6 +53,16 @@ def gather(
     probed: probe.Facts | None,
     answering: str,
 ) -> Facts:
+    """Collect the gateways and their neighbour entries.
+
+    Args:
+        interface: The interface that has the addresses: the bridge of a port.
+        ifindex: Its index.
+        routes: The default routes by that interface.
+        addresses: The addresses of that interface.
+        probed: The result of solicitations; None if none were sent.
+        answering: The interface on which ndxdp answers.
+    """
     prefixes = [Prefix.around(own.address, own.length) for own in addresses]
     found = tuple(
         Gateway(
@@ -66,6 +76,7 @@ def gather(
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return a finding about each gateway, and one about the daemon's gateway care."""
     found = [_judge_one(facts, gateway) for gateway in facts.gateways]
     if facts.care and facts.gateways:
         found.append(_judge_care(facts.care, facts.answering))

@@ -42,6 +42,7 @@ class Facts:
 
 
 def gather(rules: Rules) -> Facts:
+    """Collect the machine's limits, and count the exact addresses that rules answer for."""
     # Packets for an address of a `local` rule end at this host: the address is no neighbour.
     exact = sum(
         len(some)
@@ -72,6 +73,7 @@ def _neighbours() -> tuple[int | None, int]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about the BPF sysctls, and about a neighbour table that is too small."""
     found = []
     if facts.jit == 0:
         found.append(

@@ -183,6 +183,7 @@ def _proxied(ifindex: int) -> list[bytes]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about other processes and proxy entries that may answer solicitations."""
     found = [*_processes(facts), *_proxies(facts)]
     if facts.unproxied:
         found.append(unseen(f"cannot check the kernel's proxy_ndp entries: {facts.unproxied}"))

@@ -47,6 +47,7 @@ def gather(interface: str, ifindex: int, root: Path = Path("/")) -> Manager | No
 
 
 def judge(interface: str, manager: Manager | None) -> list[Finding]:
+    """Return a note about the program that configures the interface; none if there is none."""
     if manager is None:
         return []
     written = f", written by {manager.above}" if manager.above else ""

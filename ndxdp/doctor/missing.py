@@ -52,6 +52,7 @@ def gather(trees: Trees, interface: str) -> Facts | None:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return a finding about an interface of which only the pins or files of ndxdp are left."""
     name = facts.interface
     if facts.error is not None:
         there_is_none = failure(

@@ -259,6 +259,7 @@ def _options(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return notes about the gateways and routers that answered, or did not."""
     if facts.problem:
         return [unseen(f"cannot solicit routers: {facts.problem}")]
     found = []

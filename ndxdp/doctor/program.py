@@ -60,6 +60,7 @@ class Answering:
 
     @property
     def table(self) -> Table:
+        """The rules, for lookups of the longest prefix."""
         return Table.of(self.rules)
 
 
@@ -100,6 +101,10 @@ class Facts:
 
 
 def gather(trees: Trees, link: Link) -> Facts:
+    """Collect the state of ndxdp and the XDP programs of others on an interface.
+
+    An error of reading the state becomes a fact, so that the other checks still run.
+    """
     answering, failed, elsewhere = None, None, None
     try:
         if any(tree.path(link.name).is_dir() for tree in trees):
@@ -207,6 +212,7 @@ def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about ndxdp's program, and about the programs of others beside it."""
     name = facts.interface
     foreign = [
         note(f"{_called(program)} uses XDP on {name}: `auto` takes tc beside it")

@@ -36,6 +36,13 @@ class Facts:
 
 
 def gather(interface: str, ifindex: int, attached: bool) -> Facts:
+    """Collect how an interface receives multicast.
+
+    Args:
+        interface: The name of the interface.
+        ifindex: Its index.
+        attached: ndxdp is attached to it.
+    """
     link = _link(ifindex)
     counts = None
     if _IFLA_ALLMULTI in link:

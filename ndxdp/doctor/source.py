@@ -90,6 +90,16 @@ def gather(
     mac: bytes = b"",
     kept: frozenset[bytes] = frozenset(),
 ) -> Facts:
+    """Collect the addresses of an interface, and the source address for each destination.
+
+    Args:
+        interface: The name of the interface.
+        ifindex: Its index.
+        routes: The default routes by the interface.
+        addresses: The addresses of the interface.
+        mac: Its MAC, 6 bytes; b"" if not known.
+        kept: The addresses (16 bytes) that ndxdp keeps deprecated.
+    """
     choices = []
     for gateway in sorted({route.gateway for route in routes if route.gateway}):
         text = address_text(gateway)
@@ -118,6 +128,7 @@ def _source(destination: bytes, scope: int) -> tuple[bytes | None, int]:
 
 
 def judge(facts: Facts) -> list[Finding]:
+    """Return findings about unusable addresses, and about the source for each destination."""
     found = []
     by_address = {own.address: own for own in facts.addresses}
     for own in facts.addresses:

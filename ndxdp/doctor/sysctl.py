@@ -31,4 +31,9 @@ def setting(interface: str, key: str, value: int) -> str:
 
 
 def cure(*settings: str) -> str:
+    """Return the command that sets sysctls.
+
+    Args:
+        settings: Arguments of `sysctl -w`, such as those of setting().
+    """
     return " ".join(("sysctl -w", *settings))

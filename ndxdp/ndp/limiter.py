@@ -38,7 +38,10 @@ class Limits(NamedTuple):
     gateway: Rate = _UNLIMITED
 
     def __bool__(self) -> bool:
-        """True if a limit applies; without `each` and `total`, gateways have none either."""
+        """Return True if a limit applies.
+
+        Without `each` and `total` no limit applies: then gateways have none either.
+        """
         return bool(self.each.interval or self.total.interval)
 
 

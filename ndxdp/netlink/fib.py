@@ -156,6 +156,7 @@ class Fib:
         self.close()
 
     def close(self) -> None:
+        """Close the socket and the sysctl."""
         self._kernel.close()
         self._close_sysctl()
 

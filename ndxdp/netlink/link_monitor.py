@@ -52,9 +52,11 @@ class LinkMonitor:
         self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE))
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when drain() has something to return."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def drain(self) -> frozenset[int] | None:

@@ -44,6 +44,8 @@ class LinkMessage(nlmsg):  # type: ignore[misc]
     )
 
     class linkinfo(nla):  # type: ignore[misc]
+        """Attributes nested in IFLA_LINKINFO."""
+
         nla_map = (
             (1, "IFLA_INFO_KIND", "asciiz"),
             (2, "IFLA_INFO_DATA", "bridge"),
@@ -51,6 +53,8 @@ class LinkMessage(nlmsg):  # type: ignore[misc]
         )
 
         class bridge(nla):  # type: ignore[misc]
+            """Attributes of a bridge, nested in IFLA_INFO_DATA."""
+
             nla_map = ((22, "IFLA_BR_MCAST_ROUTER", "uint8"),)
 
 
@@ -74,6 +78,8 @@ class AddressMessage(nlmsg):  # type: ignore[misc]
     )
 
     class lifetimes(nla):  # type: ignore[misc]
+        """struct ifa_cacheinfo: lifetimes in seconds, times in 1/100 s since boot."""
+
         fields = (("preferred", "I"), ("valid", "I"), ("cstamp", "I"), ("tstamp", "I"))
 
 

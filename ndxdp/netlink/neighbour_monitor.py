@@ -71,9 +71,11 @@ class NeighbourMonitor:
         attach_filter(self._socket, filtering)
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when drain() has something to return."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def drain(self) -> list[NeighbourChange] | None:
@@ -101,9 +103,11 @@ class NeighbourWatch:
         self._monitor = NeighbourMonitor(ifindex)
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable when drain() has a change."""
         return self._monitor.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._monitor.close()
 
     def drain(self) -> NudState | None:

@@ -47,6 +47,7 @@ class Rtnetlink:
         self.close()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:

@@ -82,6 +82,7 @@ class Exporter:
             raise
 
     def close(self) -> None:
+        """Stop listening."""
         self.listen(None)
 
     def __str__(self) -> str:
@@ -89,6 +90,14 @@ class Exporter:
         return str(self._serving) if self._serving else "nowhere"
 
     def metrics(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics in the format that a client prefers.
+
+        Args:
+            accept: The Accept header of the request.
+
+        Returns:
+            The body, and its content type.
+        """
         return self._exposition.negotiated(accept)
 
     def page(self) -> str:

@@ -35,6 +35,7 @@ class HeavyHitters(Generic[_K]):
         self._reasons: dict[_K, Counter[Reason]] = {}
 
     def add(self, key: _K, reason: Reason) -> None:
+        """Count one occurrence of a key."""
         self._left[key] += 1
         reasons = self._reasons.get(key)
         if reasons is None:

@@ -17,6 +17,7 @@ from ndxdp.store.explanation import Explanation, Forwarding
 
 
 def profile_data(profile: Profile) -> dict[str, Any]:
+    """Return a profile as data; addresses and MACs are text."""
     source = profile.source
     return {
         "source": source.value if isinstance(source, NaSource) else address_text(source),
@@ -28,6 +29,7 @@ def profile_data(profile: Profile) -> dict[str, Any]:
 
 
 def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
+    """Return a rule as data, with the names of the JSON interface: an origin is `source`."""
     return {
         "prefix": str(prefix),
         "answer": rule.answer.name.lower(),
@@ -54,6 +56,7 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
 
 
 def explanation_data(explanation: Explanation) -> dict[str, Any]:
+    """Return an explanation as data; frames are hexadecimal text, absent parts are None."""
     verdict = explanation.verdict
     matched = None
     if verdict.rule and verdict.prefix_len is not None:
@@ -119,6 +122,7 @@ def _forwarding_text(forwarding: Forwarding) -> str:
 
 
 def explanation_text(explanation: Explanation) -> Iterator[str]:
+    """Yield the lines of an explanation: one about each step, then the advertisement."""
     ns, verdict = explanation.solicitation, explanation.verdict
     yield (
         f"target   {address_text(target_of(ns))} from {address_text(source_of(ns))}"

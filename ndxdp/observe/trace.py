@@ -76,10 +76,12 @@ class Event(NamedTuple):
 
     @property
     def mac(self) -> bytes:
+        """The soliciting MAC (6 bytes): the Ethernet source of the frame."""
         return eth_source_of(self.frame)
 
     @property
     def source(self) -> bytes:
+        """The source address (16 bytes) of the packet."""
         return source_of(untagged(self.frame))
 
     @property
@@ -101,6 +103,7 @@ class Filter:
     sources: frozenset[bytes] = frozenset()
 
     def passes(self, event: Event) -> bool:
+        """Return True if an event meets the conditions."""
         if self.reasons and event.reason not in self.reasons:
             return False
         if self.sources and not self.sources & {event.mac, event.source}:
@@ -143,6 +146,7 @@ class Tracer:
         self.close()
 
     def close(self) -> None:
+        """Stop tracing all interfaces."""
         with uninterrupted():
             for opened in self._traces.values():
                 opened.close()
@@ -334,6 +338,7 @@ class Stop:
         os.close(self._write_end)
 
     def fileno(self) -> int:
+        """Return the descriptor, which is readable once a signal has arrived."""
         return self._read_end
 
     def write(self, fd: int, data: bytes) -> None:

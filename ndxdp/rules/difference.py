@@ -24,7 +24,7 @@ class Difference(NamedTuple):
     remove: Rules
 
     def __bool__(self) -> bool:
-        """True if there is anything to change."""
+        """Return True if there is anything to change."""
         return bool(self.write or self.remove)
 
     def applied_to(self, actual: Rules) -> Rules:

@@ -104,9 +104,11 @@ class Rules(Mapping[Prefix, Rule]):
         yield from self.wider.items()
 
     def items(self) -> ItemsView[Prefix, Rule]:
+        """Return the items of a dict of all rules; pairs() needs less memory."""
         return dict(self.pairs()).items()
 
     def values(self) -> ValuesView[Rule]:
+        """Return the rule of each prefix; distinct_rules has each rule once."""
         return dict(self.pairs()).values()
 
     def __eq__(self, other: object) -> bool:

@@ -47,7 +47,7 @@ def icmpv6_conditions(icmp_type: int) -> list[Condition]:
 
 
 def address_conditions(offset: int, address: bytes) -> list[Condition]:
-    """The 16 bytes of an address at an offset."""
+    """Return the conditions for an address (16 bytes) at an offset."""
     return [Condition(LD_W, offset + at, word) for at, (word,) in _words(address)]
 
 
@@ -125,12 +125,24 @@ NOTHING = assemble([(RET, 0, 0, 0)])
 
 
 def attach_filter(opened: socket.socket, code: bytes) -> None:
-    """Put a program on a socket, in the place of the one before."""
+    """Attach a classic BPF program to a socket as its filter, and replace the previous one.
+
+    Args:
+        opened: The socket.
+        code: The program, as assemble() returns it.
+    """
     attach_program(opened, socket.SOL_SOCKET, _SO_ATTACH_FILTER, code)
 
 
 def attach_program(opened: socket.socket, level: int, option: int, code: bytes) -> None:
-    """The same for any option that takes a program."""
+    """Give a socket a classic BPF program by setsockopt(2).
+
+    Args:
+        opened: The socket.
+        level: The level of the option.
+        option: An option that takes a struct sock_fprog.
+        code: The program, as assemble() returns it.
+    """
     # struct sock_fprog: number of instructions, their address
     instructions = array.array("B", code)
     address, size = instructions.buffer_info()
@@ -138,9 +150,13 @@ def attach_program(opened: socket.socket, level: int, option: int, code: bytes) 
 
 
 def packet_socket(purpose: str) -> socket.socket:
-    """One of no protocol: it receives no frame until it is bound to one.
+    """Open a packet socket without a protocol: it receives nothing until it is bound.
 
-    purpose: what it does, for the sentence of the NdxdpError without CAP_NET_RAW.
+    Args:
+        purpose: What the socket does, to complete the sentence of the error.
+
+    Raises:
+        NdxdpError: This process does not have CAP_NET_RAW.
     """
     try:
         return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)

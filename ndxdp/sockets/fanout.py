@@ -33,11 +33,14 @@ SOCKETS = 16
 
 
 def by_source_mac(salt: bytes) -> bytes:
-    """The program that says which socket, by 12 random bytes: a number below SOCKETS.
+    """Return the classic BPF program that hashes a frame's source MAC to a number below SOCKETS.
 
-    The kernel takes it modulo the sockets that there are. Of a product with an odd number the upper
-    bits count: two MACs meet about as seldom as random numbers do. The third one parts those that
-    follow on each other, of which many would meet otherwise, if seldom.
+    The kernel uses the number modulo the sockets of the group. The first two multiplications hash
+    the two halves of the MAC; the upper bits of a product with an odd number are the well-mixed
+    ones. The third separates consecutive MACs, of which many would otherwise share a queue.
+
+    Args:
+        salt: 12 random bytes, which keep others from choosing MACs with the same hash.
     """
     first, second, third = (number | 1 for number in struct.unpack("=3I", salt))
     return assemble(
@@ -72,10 +75,16 @@ class FanoutSet:
         self._id = first.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF
 
     def join(self, another: socket.socket) -> None:
-        """One that receives nothing yet (NOTHING is its filter): it would get a copy of each."""
+        """Add a socket to the group.
+
+        Args:
+            another: A bound socket whose filter is NOTHING. With another filter it would receive a
+                copy of each frame until it has joined.
+        """
         _join(another, _CBPF | _IGNORE_OUTGOING, self._id)
 
     def spread(self) -> None:
+        """Distribute the frames over all sockets, by a hash with new random numbers."""
         attach_program(self._first, _SOL_PACKET, _PACKET_FANOUT_DATA, by_source_mac(os.urandom(12)))
 
 

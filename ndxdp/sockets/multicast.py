@@ -116,6 +116,7 @@ class GroupMemberships:
 
     @property
     def sockets(self) -> int:
+        """How many sockets hold the memberships."""
         return len(self._holders)
 
     def update(self, addresses: AddressSet, at_most: int | None = None) -> bool:

@@ -66,7 +66,7 @@ A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
 
 
 def solicitation_filter() -> bytes:
-    """The classic BPF program, of 8 bytes an instruction."""
+    """Return the classic BPF program that passes solicitations, as assemble() returns it."""
     # A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
     # counted, and not be taken for one that is to be answered.
     ending = other_vlans(OTHER_VLAN_LEN)
@@ -177,6 +177,7 @@ class PacketSocket:
             log.debug("%d of %d queues: %s", len(self._sockets), SOCKETS, error)
 
     def close(self) -> None:
+        """Close all queues; the interface leaves allmulti if nobody else needs it."""
         self._polled.close()
         # Each waits for what is at work in the kernel to end (synchronize_net() in
         # packet_release()), some 15 ms: all at a time, or a restart would take that much longer.

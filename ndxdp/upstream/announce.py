@@ -90,6 +90,7 @@ class Pace:
         return max(0.0, self._due - self._credit - self._clock())
 
     def charge(self) -> None:
+        """Count one frame as sent."""
         self._due = max(self._due, self._clock()) + self._interval
 
 
@@ -189,6 +190,7 @@ class Announcer:
             raise
 
     def close(self) -> None:
+        """Close the packet socket. Cancel run() first."""
         self._socket.close()
 
     @property
@@ -269,7 +271,7 @@ class Announcer:
     # ---- the loop
 
     async def run(self) -> None:
-        """Announce until cancelled. What was not sent then waits for the next run()."""
+        """Send announcements until cancelled. Those that are left wait for the next call."""
         refresh_at = self._clock() + self._what.interval
         try:
             while True:
@@ -295,11 +297,11 @@ class Announcer:
             self._stop_listening()
 
     def _busy(self) -> list[_Lane]:
-        """The lanes that hold addresses, in the order in which they are served."""
+        """Return the lanes that have addresses, in the order in which they are served."""
         return [lane for lane in self._all_lanes if lane.queue]
 
     def _next(self) -> _Lane | None:
-        """The first lane whose first address is due."""
+        """Return the first lane whose first address is due, or None."""
         now = self._clock()
         return next((lane for lane in self._busy() if lane.due <= now), None)
 
@@ -338,7 +340,7 @@ class Announcer:
         return heard and any(self._unanswered(address))
 
     def _unanswered(self, address: bytes) -> Iterator[bytes]:
-        """The gateways that have not answered the address; none if none is solicited."""
+        """Yield the gateways that have not answered the address; none if none is solicited."""
         if self._what.solicit_gateway:
             answered = self._answered.get(address, 0)
             for number, gateway in enumerate(self._gateways):
@@ -393,7 +395,7 @@ class Announcer:
             )
 
     async def _send(self, frame: bytes) -> bool:
-        """False if it could not be sent: the link is down, or its queue stays full."""
+        """Send a frame; return False if the link is down, or the device's queue stays full."""
         for _ in range(_TRIES):
             try:
                 self._socket.send(frame)

@@ -158,10 +158,12 @@ class GatewayKeepalive:
             raise
 
     def close(self) -> None:
+        """Close the sockets. Cancel run() first."""
         self._watch.close()
         self._socket.close()
 
     def status(self) -> GatewayStatus:
+        """Return the state of the gateway, as known now."""
         return GatewayStatus(
             gateway=self._gateway,
             source=self.source,
