@@ -153,7 +153,7 @@ def _prefer_us() -> None:
     except FileNotFoundError:
         pass  # a kernel without them
     except OSError as error:
-        # EINVAL: nobody ever gave this process a session (setsid), so it has no group of its own.
+        # EINVAL: this process has no session of its own (setsid), so it has no group of its own.
         if error.errno != errno.EINVAL:
             raise
 

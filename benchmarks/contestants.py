@@ -99,7 +99,7 @@ def xdp(program: str) -> Iterator[None]:
 @contextlib.contextmanager
 def process(*command: str, word: str = "") -> Iterator[subprocess.Popen[str]]:
     """Start a process in the host on its own CPU. word: its output when it is ready."""
-    # Two CPUs are what is needed: the wire's is never the process's.
+    # Two CPUs are required: the wire's is never the process's.
     started = subprocess.Popen(
         host_command(*command),
         preexec_fn=lambda: os.sched_setaffinity(0, {HOST_CPU}),
@@ -114,7 +114,7 @@ def process(*command: str, word: str = "") -> Iterator[subprocess.Popen[str]]:
         if word and not started.stdout.readline().startswith(word):
             raise SystemExit(f"It did not start: {' '.join(command)}")
         if not word:
-            time.sleep(0.5)  # it says nothing when it is ready
+            time.sleep(0.5)  # it prints nothing when it is ready
             if started.poll() is not None:
                 raise SystemExit(f"It ended at once: {' '.join(command)}")
         yield started

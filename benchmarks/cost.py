@@ -58,7 +58,7 @@ def loaded(mode: str, *options: str) -> Iterator[int]:
 
 
 def others(wire: Wire, times: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Return ns per run for each kind of frame, of our program and one that passes every frame."""
+    """Return ns per run for each kind of frame: of ndxdp's program, and of one that passes all."""
     found: dict[str, list[dict[str, float]]] = {}
     for mode, empty in (("native", "pass"), ("tc", "pass_tc")):
         with loaded(mode) as ours:

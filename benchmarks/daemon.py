@@ -68,19 +68,19 @@ def main() -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         missing = str(folder / "docker.sock")
         sleeping = [sys.executable, "-c", "import time; time.sleep(600)"]
-        found["python"] = _say("python, asleep", _watch(sleeping, None, 1, 0))
+        found["python"] = _report("python, asleep", _watch(sleeping, None, 1, 0))
         ndppd = ["ndppd", "-c", str(_ndppd(folder, arguments.addresses))]
-        found["ndppd"] = _say(f"ndppd, {arguments.addresses}", _watch(ndppd, None, *idle))
+        found["ndppd"] = _report(f"ndppd, {arguments.addresses}", _watch(ndppd, None, *idle))
         starts = [_start(folder, arguments.addresses, missing) for _ in range(arguments.starts)]
         for count in (FEW, arguments.addresses):
             command = _command(folder, count, missing)
-            found[f"{count}, no engine"] = _say(
+            found[f"{count}, no engine"] = _report(
                 f"ndxdp, {count}, no engine", _watch(command, "ready", *idle)
             )
         engine = stack.enter_context(_engine())
         if engine is not None:
             command = _command(folder, arguments.addresses, engine)
-            found[f"{arguments.addresses}, Docker"] = _say(
+            found[f"{arguments.addresses}, Docker"] = _report(
                 f"ndxdp, {arguments.addresses}, Docker", _watch(command, "ready", *idle)
             )
     lasted = [round(seconds, 4) for seconds, _ in starts]
@@ -128,7 +128,7 @@ def _engine() -> Iterator[str | None]:
         print("There is no dockerd here.")
         yield None
         return
-    from tests.fixtures import engine  # it is what the tests have, too
+    from tests.fixtures import engine  # so do the tests
 
     with engine.engine() as made:
         made.make_network(NETWORK, "2001:db8:0:1:d::/80")
@@ -197,7 +197,7 @@ def _cpu(pid: int) -> tuple[int, int]:
     return ticks, spent
 
 
-def _say(name: str, figures: dict[str, Any]) -> dict[str, Any]:
+def _report(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     line = (
         f"{name + ':':<27} {figures['resident_kB'] / 1024:5.1f} MB resident,"
         f" {figures['proportional_kB'] / 1024:5.1f} MB its share"
@@ -253,9 +253,9 @@ def _solicit(target: bytes) -> int:
 
 
 def _answers(frame: bytes, target: bytes, source: bytes) -> bool:
-    said = decode_own(frame)
-    right = (said.source, said.target, said.destination) == (target, target, source)
-    return right and said.solicited and said.checksum_correct
+    answer = decode_own(frame)
+    right = (answer.source, answer.target, answer.destination) == (target, target, source)
+    return right and answer.solicited and answer.checksum_correct
 
 
 if __name__ == "__main__":

@@ -87,11 +87,11 @@ class Router:
                 self._wire.recv(1)
             except BlockingIOError:
                 return
-            except OSError:  # said once, when the link went down
+            except OSError:  # reported once, when the link went down
                 continue
 
     def answers(self, target: str, seconds: float) -> Iterator[tuple[float, bytes | None]]:
-        """Solicit the target each ms for so long; yield each advertisement and its arrival time.
+        """Solicit the target each ms for `seconds`; yield each advertisement and its arrival time.
 
         Yields None whenever no further frame has arrived.
         """

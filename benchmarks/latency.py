@@ -33,7 +33,7 @@ def latencies(
 
 
 def _percentiles(wire: Wire, name: str, rate: float, seconds: float) -> dict[str, float]:
-    wire.flood(rate, 0.05)  # who has slept is awake
+    wire.flood(rate, 0.05)  # a process that has slept is awake now
     wire.latencies()
     flood = wire.flood(rate, seconds, timed=True, batch=1)
     CONTESTANTS[name].check(flood, wire)

@@ -21,7 +21,7 @@ from ndxdp.store.directories import Trees
 
 _BASE = IPv6Address("2001:db8:0:1:c::").packed
 _IDLE = 0.5  # seconds
-_WITHIN = 60  # seconds for a daemon to do what it was told
+_WITHIN = 60  # seconds for a daemon to apply a change
 
 EXACT = (1, 1_000, 100_000, 1_000_000)
 PREFIXES = 100_000
@@ -160,10 +160,10 @@ def _run(configuration: Path) -> dict[str, float]:
             loaded = time.monotonic() - began
             _settle(started.pid)
             resident, most = _status(started.pid, "VmRSS:"), _status(started.pid, "VmHWM:")
-            before = _spent(started.pid)
+            before = _cpu_seconds(started.pid)
             _reload(started, log.fileno())
             _settle(started.pid)
-            reload = _spent(started.pid) - before
+            reload = _cpu_seconds(started.pid) - before
             after = _status(started.pid, "VmRSS:")
         finally:
             started.send_signal(signal.SIGTERM)
@@ -210,12 +210,12 @@ def _settle(pid: int) -> None:
     give_up = since + _WITHIN
     while time.monotonic() < min(since + _IDLE, give_up):
         time.sleep(0.05)
-        now = _spent(pid)
-        if now > spent + 0.011:  # a tick now and then is no work
+        now = _cpu_seconds(pid)
+        if now > spent + 0.011:  # an occasional tick is not work
             spent, since = now, time.monotonic()
 
 
-def _spent(pid: int) -> float:
+def _cpu_seconds(pid: int) -> float:
     """Return the seconds of CPU that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

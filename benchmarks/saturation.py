@@ -16,7 +16,7 @@ RATES = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_00
 
 _TURN = 0.05  # seconds
 
-_WORTH = 1.5  # beyond so many times its best, a process is not asked faster, but for the last rate
+_WORTH = 1.5  # beyond so many times its best rate, a process gets only the last rate
 
 
 def curves(wire: Wire, names: tuple[str, ...], seconds: float, repeats: int) -> dict[str, Any]:
@@ -92,14 +92,14 @@ def against_reflector(wire: Wire, seconds: float, rounds: int) -> list[dict[str,
 def duel(
     wire: Wire, names: tuple[str, str], seconds: float, rounds: int, *, single: bool = False
 ) -> list[dict[str, float]]:
-    """Compare two at full rate, in turn: answers per second of each, and the ratio.
+    """Compare two responders at full rate, in turn: answers per second of each, and the ratio.
 
-    single: both are asked for the few addresses that a table of single addresses is made for.
+    single: solicit from both only the few addresses that a table of single addresses is made for.
     """
     wire.spread(SINGLE if single else SPREAD)
     found = []
     for number in range(rounds):
-        # Who begins takes turns as well: what the machine does besides has no favourite.
+        # They also take turns at starting, so that other work on the machine favours neither.
         order = names if number % 2 else names[::-1]
         rates: dict[str, float] = {}
         for name in order:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.tracing [--runs 200000] [--rounds 25] [--before COMMIT]
 
-The figures come from BPF_PROG_TEST_RUN of a denied target; of an answered target the second run
-would see its own answer. The kinds take turns, and the minimum counts, as other work on the
-machine only adds time. `before` is the program of the commit before the first that could trace,
-compiled here from the repository.
+The figures come from BPF_PROG_TEST_RUN of a denied target; with an answered target the second run
+would see its own answer. The kinds take turns, and the minimum counts, as other work on the machine
+only adds time. `before` is the program of the last commit without tracing, compiled here from the
+repository.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CODES = {"__u64": "Q", "__u32": "I", "__u16": "H", "__u8": "B", "char": "s"}
 _XDP_PASS = 2
 _HOUR = 3_600_000_000_000
 
-# A test run that is no dry run comes in by an interface that receives for XDP.
+# A test run that is not dry needs an ingress interface that receives for XDP.
 _LINK = "link add eth0 type veth peer name far\nlink set far up\nlink set eth0 up\n"
 
 
@@ -71,7 +71,7 @@ class Program:
         group = RuleClass("manual", PREFIX, Profile())
         self._update("groups", bytes(4), pack_rule_class(group))
         at = abi.hint(target)
-        if (self.directory / "maps" / "hints").exists():  # not in every older program
+        if (self.directory / "maps" / "hints").exists():  # older programs lack it
             word = struct.pack("=Q", 1 << at % 64)
             self._update("hints", struct.pack("=I", at // 64), word)
         self._update("addresses", target, abi.RULE.pack(answer=Answer.NEVER, prefix_len=128))
@@ -101,8 +101,8 @@ class Program:
         pinned = ["pinned", str(self.directory / "ndp_xdp")]
         files = ["data_in", "build/tracing.frame", "ctx_in", "build/tracing.context"]
         denied = self.denied()
-        said = _say("bpftool", "-j", "prog", "run", *pinned, *files, "repeat", str(repeat))
-        found = json.loads(said)
+        output = _output_of("bpftool", "-j", "prog", "run", *pinned, *files, "repeat", str(repeat))
+        found = json.loads(output)
         assert found["retval"] == _XDP_PASS, found
         assert self.denied() - denied >= repeat, "another verdict than was meant"
         return int(found["duration"])
@@ -127,7 +127,7 @@ def main() -> int:
     before = None
     commit = arguments.before or _before_tracing()
     if commit:
-        header = _say("git", "show", f"{commit}:bpf/ndp_abi.h")
+        header = _output_of("git", "show", f"{commit}:bpf/ndp_abi.h")
         before = _load(_compiled(commit), "before", _settings_in(header))
         found = re.search(r"NDP_DENIED = (\d+)", header)
         assert found, "no reason for a rule that says never"
@@ -171,7 +171,7 @@ def _traced(program: Program, runs: int, every: int) -> float:
 
 def _make_link() -> None:
     subprocess.run(["ip", "-batch", "-"], input=_LINK, text=True, check=True)
-    _say("ip", "link", "set", "eth0", "xdpdrv", "obj", str(build_xdp_pass()), "sec", "xdp")
+    _output_of("ip", "link", "set", "eth0", "xdpdrv", "obj", str(build_xdp_pass()), "sec", "xdp")
     mac = parse_mac(ROUTER_MAC)
     frame = solicit(mac, TARGET, source=parse_address("fe80::1"), sllao=mac)
     ifindex = socket.if_nametoindex("eth0")
@@ -184,7 +184,9 @@ def _make_link() -> None:
 def _load(image: Path, name: str, settings: Layout) -> Program:
     directory = BPFFS / name
     directory.mkdir()
-    _say("bpftool", "prog", "loadall", str(image), str(directory), "pinmaps", f"{directory}/maps")
+    _output_of(
+        "bpftool", "prog", "loadall", str(image), str(directory), "pinmaps", f"{directory}/maps"
+    )
     program = Program(directory, settings)
     program.deny(TARGET)
     return program
@@ -215,14 +217,16 @@ def _compiled(commit: str) -> Path:
     multiarch = f"-I/usr/include/{platform.machine()}-linux-gnu"
     flags = ("-target", "bpf", "-mcpu=v2", "-O2", "-g", multiarch)
     with tempfile.TemporaryDirectory() as directory:
-        for path in _say("git", "ls-tree", "--name-only", commit, "bpf/").split():
-            Path(directory, Path(path).name).write_text(_say("git", "show", f"{commit}:{path}"))
+        for path in _output_of("git", "ls-tree", "--name-only", commit, "bpf/").split():
+            Path(directory, Path(path).name).write_text(
+                _output_of("git", "show", f"{commit}:{path}")
+            )
         source = f"{directory}/ndp_responder.c"
-        _say("clang", *flags, "-c", source, "-o", str(image))
+        _output_of("clang", *flags, "-c", source, "-o", str(image))
     return image
 
 
-def _say(*command: str) -> str:
+def _output_of(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 

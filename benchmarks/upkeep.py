@@ -26,7 +26,7 @@ from benchmarks.wire import (
 RATE = 20_000
 """Solicitations a second, all the while."""
 
-_BEFORE, _AFTER = 0.3, 0.5  # seconds of answers before something is done, and after it
+_BEFORE, _AFTER = 0.3, 0.5  # seconds of answers before and after the action
 
 _MORE = "2001:db8:0:1:d::/80"
 _NDPPD = f"proxy {LINK} {{ rule {PREFIX}/80 {{ static }} }}\n"
@@ -50,7 +50,7 @@ class _Process:
         )
         assert self._running.stdout is not None
         if not self._word:
-            time.sleep(0.5)  # it says nothing when it is ready
+            time.sleep(0.5)  # it prints nothing when it is ready
         elif not self._running.stdout.readline().startswith(self._word):
             raise SystemExit(f"It did not start: {' '.join(self._command)}")
 
@@ -58,11 +58,11 @@ class _Process:
         self._running.send_signal(number)
         self._running.communicate(timeout=20)
 
-    def again(self, number: int = signal.SIGTERM) -> None:
+    def restart(self, number: int = signal.SIGTERM) -> None:
         self.end(number)
         self.start()
 
-    def hang_up(self) -> None:
+    def send_hangup(self) -> None:
         self._running.send_signal(signal.SIGHUP)
         time.sleep(0.3)
 
@@ -77,7 +77,7 @@ def losses(wire: Wire, modes: tuple[str, ...], repeats: int) -> dict[str, list[d
             one = _Process([*NDXDP, "run", "-c", str(_configure(folder, mode))], "ready")
             try:
                 for _ in range(repeats):
-                    for what, act in _acts(one, folder, mode).items():
+                    for what, act in _actions(one, folder, mode).items():
                         found.setdefault(f"{mode}: {what}", []).append(_while(wire, act))
             finally:
                 one.end()
@@ -86,28 +86,28 @@ def losses(wire: Wire, modes: tuple[str, ...], repeats: int) -> dict[str, list[d
         (folder / "ndppd.conf").write_text(_NDPPD)
         other = _Process(["ndppd", "-c", str(folder / "ndppd.conf")], "")
         try:
-            found["ndppd: restart"] = [_while(wire, other.again) for _ in range(repeats)]
+            found["ndppd: restart"] = [_while(wire, other.restart) for _ in range(repeats)]
         finally:
             other.end()
     return found
 
 
-def _acts(one: _Process, folder: Path, mode: str) -> dict[str, Callable[[], None]]:
+def _actions(one: _Process, folder: Path, mode: str) -> dict[str, Callable[[], None]]:
     def reload() -> None:
         _configure(folder, mode, _MORE)
-        one.hang_up()
+        one.send_hangup()
         _configure(folder, mode)
-        one.hang_up()
+        one.send_hangup()
 
     def upgrade() -> None:
         one.end()
-        in_host(*NDXDP, "-q", "attach", LINK)  # loads the program anew, and puts it in place
+        in_host(*NDXDP, "-q", "attach", LINK)  # loads the program again, and replaces the old one
         one.start()
 
     acts: dict[str, Callable[[], None]] = {
         "reload": reload,
-        "restart": one.again,
-        "kill and start": lambda: one.again(signal.SIGKILL),
+        "restart": one.restart,
+        "kill and start": lambda: one.restart(signal.SIGKILL),
     }
     return acts if mode == "userspace" else acts | {"upgrade": upgrade}
 

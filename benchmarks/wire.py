@@ -41,7 +41,7 @@ PREFIX = "2001:db8:0:1:c::"
 ROUTER_CPU, HOST_CPU = 0, 1
 """The wire and the kernel have one, a process that answers the other."""
 
-# wire.c has the same
+# wire.c has the same value
 SOURCES, FLOOD, BESIDE = 16, 0x100, 0xFEED
 STAMPS, BUCKETS = 1024, 4096
 SPREAD = 8192
@@ -52,7 +52,7 @@ _COUNTS = struct.Struct("=6Q")
 _BPFFS = Path("/sys/fs/bpf/bench")
 _MANY = (1 << 31) - 1
 _PARTS = 4
-_TRIES = 20  # of a flood so short that it may be over before the first frame
+_TRIES = 20  # in a flood so short that it may end before the first frame
 
 _LINKS = f"""
 link add {LINK} address {ROUTER_MAC} type veth peer name {LINK} address {HOST_MAC} netns {HOST}
@@ -138,7 +138,7 @@ class Wire:
         """Return the descriptor of a program of wire.c."""
         return self._programs[name]
 
-    # ---- what to ask for
+    # ---- targets
 
     def spread(self, count: int) -> None:
         """Solicit so many random addresses of the prefix's last /96."""
@@ -153,7 +153,7 @@ class Wire:
         bpf_maps.update_batch(fd, bpf_maps.spec_of(fd), keys, b"".join(targets))
         self.targets = list(targets)
 
-    # ---- asking
+    # ---- measurements
 
     def flood(
         self,
@@ -169,7 +169,7 @@ class Wire:
     ) -> Flood:
         """Solicit for so long at so many per second; 0 for the maximum rate."""
         descriptor, frame = self._programs[program], bytes(78 if plain else 86)
-        signal.signal(signal.SIGALRM, lambda *_: None)  # it only has to end the system call
+        signal.signal(signal.SIGALRM, lambda *_: None)  # it only has to interrupt the system call
         for _ in range(_TRIES):
             self._plan(rate, timed=timed, beside=beside, macs=macs)
             self._kept()
@@ -238,7 +238,7 @@ class Wire:
         return self.flood(0, seconds, program="offer")
 
     def ns_per_run(self, program: int, times: int, *, first: int = 0, targets: int = 0) -> float:
-        """Return ns per run of a program on a fresh solicitation, the making of it included.
+        """Return ns per run of a program on a fresh solicitation, including the time to make it.
 
         first, targets: the part of the addresses given to ask() that is solicited; all by default.
         """
@@ -253,7 +253,7 @@ class Wire:
         code, which takes longer than the runs. skb: the program is tc's, and frames enter by lo.
         """
         context = b"" if skb else self._context(len(frame))
-        # The kernel gives whole ns: several short runs tell the parts.
+        # The kernel reports whole ns: several short runs give fractions.
         return statistics.fmean(
             bpf_programs.run_often(program, frame, times // _PARTS, context).duration
             for _ in range(_PARTS)
@@ -298,7 +298,8 @@ def make_links() -> None:
     batch(_LINKS)
     in_host("ip", "-6", "-batch", "-", stdin=_HOST_LINKS + _neighbours())
     in_host("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv6.auto_flowlabels=0")
-    in_host("ethtool", "-K", LINK, "gro", "on")  # live frames go to who has NAPI
+    # the kernel delivers live frames only to interfaces with NAPI
+    in_host("ethtool", "-K", LINK, "gro", "on")
 
 
 def advertisement(target: bytes, who: int, *, source: bytes, flags: int) -> bytes:
@@ -360,7 +361,7 @@ def in_host(*command: str, stdin: str = "") -> str:
 
 
 def run(*command: str, stdin: str = "") -> str:
-    """Run a command that has to succeed, and return its output."""
+    """Run a command that must succeed, and return its output."""
     done = subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=REPOSITORY)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

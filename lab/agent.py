@@ -18,15 +18,15 @@ PORT = "org.qemu.guest_agent.0"
 """The name under which the agent finds its port."""
 
 _ENVIRONMENT = ("PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LANG=C.UTF-8")
-_EVERY = 0.2  # seconds between questions whether a command has ended
+_EVERY = 0.2  # seconds between checks whether a command has ended
 
 
 class AgentError(Exception):
-    """An agent that does not answer, or refuses."""
+    """Failure of an agent that does not answer, or refuses."""
 
 
 class Done(NamedTuple):
-    """A command that ended; a `code` of -1 means that a signal ended it."""
+    """A command that has ended; a `code` of -1 means that a signal ended it."""
 
     code: int
     out: str
@@ -76,14 +76,14 @@ class Agent:
 
     def poll(self, pid: int) -> Done | None:
         """Return the outcome of a process, or None while it runs. The agent reports it once."""
-        said = self._ask("guest-exec-status", {"pid": pid})
-        if not said["exited"]:
+        reply = self._ask("guest-exec-status", {"pid": pid})
+        if not reply["exited"]:
             return None
         out, err = (
-            base64.b64decode(said.get(name, "")).decode(errors="replace")
+            base64.b64decode(reply.get(name, "")).decode(errors="replace")
             for name in ("out-data", "err-data")
         )
-        return Done(said.get("exitcode", -1), out, err)
+        return Done(reply.get("exitcode", -1), out, err)
 
     def run(self, script: str, within: float) -> Done:
         """Run a script to its end."""
@@ -96,10 +96,10 @@ class Agent:
 
     def _ask(self, name: str, arguments: dict[str, Any]) -> Any:
         self._send(name, arguments)
-        said = self._receive(time.monotonic() + 60)
-        if "error" in said:
-            raise AgentError(f"{name}: {said['error'].get('desc', said['error'])}")
-        return said["return"]
+        reply = self._receive(time.monotonic() + 60)
+        if "error" in reply:
+            raise AgentError(f"{name}: {reply['error'].get('desc', reply['error'])}")
+        return reply["return"]
 
     def _send(self, name: str, arguments: dict[str, Any]) -> None:
         try:
@@ -129,7 +129,7 @@ class Agent:
             self._pending += piece
         line, self._pending = self._pending.split(b"\n", 1)
         try:
-            said: dict[str, Any] = json.loads(line.lstrip(b"\xff"))
+            reply: dict[str, Any] = json.loads(line.lstrip(b"\xff"))
         except ValueError as error:
             raise AgentError(f"not an answer: {line[:100]!r}") from error
-        return said
+        return reply

@@ -64,7 +64,7 @@ class Capture:
 
     def close(self) -> None:
         """Stop watching, and sort the frames that the sockets have buffered."""
-        time.sleep(0.05)  # what is on its way arrives
+        time.sleep(0.05)  # frames that are on their way arrive
         seen = _drain(self._at_host)
         arrived = {frame for frame, outgoing in _drain(self._at_router) if not outgoing}
         for frame, to_host in seen:
@@ -93,7 +93,7 @@ def packet_socket(namespace: str, interface: str) -> socket.socket:
         except OSError as error:
             made.append(error)
 
-    # A socket stays in the namespace where it was made; the thread that went there ends.
+    # A socket stays in the namespace where it was made; the thread that entered it ends.
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()

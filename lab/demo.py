@@ -1,6 +1,6 @@
 """Demonstration of the problem, of ndppd's answer and of ndxdp's: `make demo`. Needs root.
 
-Everything happens in namespaces of its own, which vanish however the program ends.
+Everything runs in private namespaces, which vanish however the program ends.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ proxy {UPLINK} {{
 }}
 """
 
-# Where a ping comes from decides from which address the router solicits.
+# The source of a ping decides which address the router solicits from.
 SOLICITS_FROM = {
-    ROUTER_ADDRESS: ROUTER_ADDRESS,  # its own packets: from their source
-    INTERNET_ADDRESS: ROUTER_LINK_LOCAL,  # as what it forwards
+    ROUTER_ADDRESS: ROUTER_ADDRESS,  # the router's own packets: from their source
+    INTERNET_ADDRESS: ROUTER_LINK_LOCAL,  # forwarded packets: from the link-local address
 }
 
 SHELL_STARTUP = """\
@@ -70,7 +70,7 @@ PS1='lab# '
 
 
 class Demo:
-    """The steps in their order; `differences` lists what did not happen as expected."""
+    """The steps in their order; `differences` lists the outcomes that were not expected."""
 
     def __init__(self, lab: Lab, ndxdp: Path, mode: str) -> None:
         self.differences: list[str] = []
@@ -92,7 +92,7 @@ class Demo:
                 before = self._lab.dropped().advertisements
                 capture = self._ask(source, expect_answers=False)
                 dropped = self._lab.dropped().advertisements - before
-                say(f"    the filter dropped {dropped} advertisements")
+                report(f"    the filter dropped {dropped} advertisements")
                 sent = capture.advertisements
                 self._expect(bool(sent), "ndppd answers")
                 self._expect(
@@ -122,7 +122,7 @@ class Demo:
         finally:
             stop(ndxdp)
 
-    # ---- asking -----------------------------------------------------------------------------
+    # ---- solicitations -----------------------------------------------------------------------
 
     def _ask(self, source: IPv6Address, *, expect_answers: bool) -> Capture:
         """Ping the container with the router's neighbour cache empty, and print the outcome."""
@@ -131,9 +131,9 @@ class Demo:
         with self._lab.capture() as capture:
             received = self._lab.ping(ROUTER, CONTAINER_ADDRESS, source=source, count=count)
         neighbour = self._lab.neighbour(ROUTER, CONTAINER_ADDRESS)
-        say(f"  router# ping -I {source} {CONTAINER_ADDRESS}")
+        report(f"  router# ping -I {source} {CONTAINER_ADDRESS}")
         show(capture.messages)
-        say(f"    {received} of {count} pings answered; {describe_neighbour(*neighbour)}")
+        report(f"    {received} of {count} pings answered; {describe_neighbour(*neighbour)}")
         if expect_answers:
             self._expect(received == count, "every ping is answered")
         else:
@@ -156,9 +156,9 @@ class Demo:
                 if neighbour.state != "PROBE":
                     break
                 time.sleep(0.05)
-        say("  router# ip neighbour change ... nud probe")
+        report("  router# ip neighbour change ... nud probe")
         show(capture.messages)
-        say(f"    {describe_neighbour(*neighbour)}")
+        report(f"    {describe_neighbour(*neighbour)}")
         self._expect(neighbour.state == "REACHABLE", "the NUD probe leaves the entry REACHABLE")
         self._expect(
             any(ns.destination == CONTAINER_ADDRESS for ns in capture.solicitations),
@@ -181,8 +181,8 @@ class Demo:
     # ---- the two responders -----------------------------------------------------------------
 
     def _start_ndppd(self) -> subprocess.Popen[str]:
-        say(f"  host# ndppd -c ndppd.conf      # rule {CONTAINER_PREFIX} {{ static }}")
-        with tempfile.TemporaryFile("w+") as configuration:  # has no name to leave behind
+        report(f"  host# ndppd -c ndppd.conf      # rule {CONTAINER_PREFIX} {{ static }}")
+        with tempfile.TemporaryFile("w+") as configuration:  # has no name that would remain
             configuration.write(NDPPD_CONFIGURATION)
             configuration.seek(0)
             process = self._lab.popen(
@@ -191,7 +191,7 @@ class Demo:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        # It listens once it has a packet socket; the host has no other.
+        # ndppd listens once it has a packet socket; nothing else here has one.
         give_up = time.monotonic() + 5
         listing = Path(f"/proc/{process.pid}/net/packet")
         while process.poll() is None and time.monotonic() < give_up:
@@ -202,36 +202,36 @@ class Demo:
 
     def _start_ndxdp(self) -> subprocess.Popen[str]:
         options = ["run", "-i", UPLINK, "-n", str(CONTAINER_PREFIX), "--mode", self._mode]
-        say(f"  host# ndxdp {' '.join(options)}")
+        report(f"  host# ndxdp {' '.join(options)}")
         process = self._lab.popen(
             *(HOST, str(self._ndxdp), *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         assert process.stdout is not None
-        said = b""
+        output = b""
         give_up = time.monotonic() + 10
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while selector.select(max(0.0, give_up - time.monotonic())):
                 chunk = os.read(process.stdout.fileno(), 4096)
-                said += chunk
-                if re.search(rb"^ready\b", said, re.MULTILINE | re.IGNORECASE):
+                output += chunk
+                if re.search(rb"^ready\b", output, re.MULTILINE | re.IGNORECASE):
                     return process
                 if not chunk:
                     break
-        raise LabError("ndxdp did not say that it is ready.", said.decode(errors="replace"))
+        raise LabError("ndxdp did not report that it is ready.", output.decode(errors="replace"))
 
     def _show_status(self) -> None:
-        say("  host# ndxdp status")
+        report("  host# ndxdp status")
         status = self._lab.run(HOST, str(self._ndxdp), "status", check=False)
         for line in (status.stdout + status.stderr).splitlines():
-            say(f"    {line}".rstrip())
+            report(f"    {line}".rstrip())
         self._expect(status.returncode == 0 and status.stdout != "", "ndxdp status tells something")
 
-    # ---- telling ----------------------------------------------------------------------------
+    # ---- output ------------------------------------------------------------------------------
 
     def _begin(self, step: str, title: str) -> None:
         self._step = step
-        say(f"\n{step}. {title}")
+        report(f"\n{step}. {title}")
 
     def _expect(self, came_true: bool, told: str) -> None:
         difference = f"step {self._step}: it is not so that {told}"
@@ -239,7 +239,7 @@ class Demo:
             self.differences.append(difference)
 
 
-def say(line: str) -> None:
+def report(line: str) -> None:
     print(line, flush=True)
 
 
@@ -247,7 +247,7 @@ def show(messages: list[Message]) -> None:
     """Print each distinct message once."""
     lines = Counter(map(describe, messages))
     for line, times in lines.items():
-        say(f"    {line}" + (f"  ({times} times)" if times > 1 else ""))
+        report(f"    {line}" + (f"  ({times} times)" if times > 1 else ""))
 
 
 def describe(message: Message) -> str:
@@ -262,10 +262,10 @@ def describe_neighbour(state: str, lladdr: str) -> str:
     return f"the router's neighbour entry: {' '.join((lladdr, state or 'none')).strip()}"
 
 
-def tell(ndxdp: Path, mode: str) -> int:
+def run_demo(ndxdp: Path, mode: str) -> int:
     """Run all steps, and return the exit code."""
-    say("Four network namespaces on this machine, gone when this program ends:\n")
-    say(PICTURE.rstrip())
+    report("Four network namespaces on this machine, gone when this program ends:\n")
+    report(PICTURE.rstrip())
     with Lab() as lab:
         demo = Demo(lab, ndxdp, mode)
         try:
@@ -275,19 +275,21 @@ def tell(ndxdp: Path, mode: str) -> int:
         except LabError as error:
             demo.differences.append(str(error))
     if demo.differences:
-        say("\nNOT as told:")
+        report("\nNOT as told:")
         for difference in demo.differences:
-            say("  " + difference.strip().replace("\n", "\n    "))
+            report("  " + difference.strip().replace("\n", "\n    "))
         return 1
-    say("\nAs told: ndppd's answers were dropped, ndxdp's were believed, and the container is up.")
+    report(
+        "\nAs told: ndppd's answers were dropped, ndxdp's were believed, and the container is up."
+    )
     return 0
 
 
 def shell() -> int:
     """Start an interactive shell inside the lab, and return its exit code."""
     with Lab():
-        say(PICTURE)
-        say("`at NAME COMMAND` runs a command in: router, hypervisor, host, container.")
+        report(PICTURE)
+        report("`at NAME COMMAND` runs a command in: router, hypervisor, host, container.")
         startup = os.memfd_create("startup")
         os.write(startup, SHELL_STARTUP.encode())
         return subprocess.run(
@@ -324,7 +326,7 @@ def main() -> int:
         check_machine(None if options.shell else ndxdp)
         if not private.inside():
             return private.run([sys.executable, *sys.argv])
-        return shell() if options.shell else tell(ndxdp, options.mode)
+        return shell() if options.shell else run_demo(ndxdp, options.mode)
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

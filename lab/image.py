@@ -37,8 +37,8 @@ _SERVICES = (
     "containerd",
 )
 
-# What the scripts install is there: to unpack it takes an emulated processor minutes. But nothing
-# of it runs before a script says so.
+# The packages that the scripts install are there, because unpacking takes an emulated processor
+# minutes. Their services do not run before a script starts them.
 _PREPARE = f"""\
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -87,7 +87,7 @@ def debian() -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         tree, result = Path(work, "tree"), Path(work, "result")
         result.mkdir()
-        # What is mounted in it must not be there any more when the tree is deleted.
+        # Its mounts must be gone when the tree is deleted.
         apart = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
         bootstrap = ("debootstrap", "--variant=minbase", f"--include={','.join(_INSTALLED)}")
         _make("debootstrap", *apart, *bootstrap, _RELEASE, str(tree))
@@ -124,5 +124,5 @@ def _make(name: str, *command: str | Path) -> None:
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
     if done.returncode:
-        said = log.read_text(errors="replace").strip().splitlines()
-        raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(said[-5:]))
+        printed = log.read_text(errors="replace").strip().splitlines()
+        raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(printed[-5:]))

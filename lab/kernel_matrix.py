@@ -91,20 +91,20 @@ def read() -> Results:
 
 def keep(name: str, report: str) -> None:
     """Store the results of a guest, and write the table to the page."""
-    results = read()  # anew: another run may have written meanwhile
+    results = read()  # read again: another run may have written in the meantime
     found = results.setdefault(name, {"groups": {}})
     found.setdefault("release", name)
     found["of"] = kernels.release(name)
     found["date"] = datetime.date.today().isoformat()
     for line in report.splitlines():
         if not (line.startswith("{") and line.endswith("}")):
-            continue  # the guest's code, or cut short
-        said = json.loads(line)
-        if "release" in said:
-            found["release"] = said["release"]
+            continue  # the guest's exit code, or a truncated line
+        entry = json.loads(line)
+        if "release" in entry:
+            found["release"] = entry["release"]
             continue
-        noted = said.pop("noted")
-        found["groups"][said.pop("group")] = said
+        noted = entry.pop("noted")
+        found["groups"][entry.pop("group")] = entry
         for mode in [value for of, value in noted if of == "auto"]:
             found["auto"] = mode
             found["not"] = [value for of, value in noted if of == "not"]
@@ -150,9 +150,9 @@ def _row(cells: list[str]) -> str:
 def _cell(group: dict[str, Any] | None) -> str:
     if group is None:
         return "not run"
-    said = [f"{group['passed']} passed"]
-    said += [f"{group[how]} {how}" for how in ("skipped", "failed") if group[how]]
-    return ", ".join(said)
+    entry = [f"{group['passed']} passed"]
+    entry += [f"{group[how]} {how}" for how in ("skipped", "failed") if group[how]]
+    return ", ".join(entry)
 
 
 if __name__ == "__main__":

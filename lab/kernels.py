@@ -24,13 +24,13 @@ _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DEBIAN = "http://deb.debian.org/debian"
 _SECURITY = "http://deb.debian.org/debian-security"
 
-# What an initrd needs beside what these depend on. A kernel that has some of them built in, or
-# has no more of that name, has no such file.
+# Modules that an initrd needs beside their dependencies. A kernel may have some of them built in,
+# or no longer have one: then there is no such file.
 _FOR_INITRD = ("virtio_blk", "virtio_pci", "ext4", "crc32c_generic", "crc32c-intel", "crc32c")
 
 
 class Source(NamedTuple):
-    """The origin of a kernel's package: words for people, and for apt."""
+    """The origin of a kernel's package: names for people, and for apt."""
 
     release: str
     archive: str
@@ -122,7 +122,7 @@ def _packages(options: list[str], prefix: str) -> list[str]:
 
 def _make_bootable(tree: Path, initrd: Path, result: Path) -> None:
     """Make `kernel`, `initrd` and the disk `modules`."""
-    # Where they lie depends on the release; depmod looks in one place.
+    # The modules' directory depends on the release; depmod looks in one place.
     modules = tree / "lib" / "modules"
     if not modules.exists():
         modules.parent.mkdir(exist_ok=True)

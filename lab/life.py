@@ -36,7 +36,7 @@ _GOOD = f"install -m 644 /ndxdp/vagrant/ndxdp.toml {_CONFIG}"
 
 FIRING = 'ALERTS{alertstate="firing"}'
 
-# What may differ after a purge: what apt, dpkg, systemd, Docker and the kernel write on their own.
+# Files that may differ after a purge: apt, dpkg, systemd, Docker and the kernel write them.
 _GROWS = (
     *("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/ndxdp", "/root"),
     *("/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd"),
@@ -59,9 +59,9 @@ ls /run | grep -v '^systemd'
 
 def none_lost(load: dict[str, int]) -> str:
     """Raise LabError if a solicitation had no answer; return the number of solicitations."""
-    said = f"{load['sent']} sent, {load['unanswered']} unanswered"
-    expect(load["sent"] > 5 * RATE and not load["unanswered"], f"{said}: {load}")
-    return said
+    lost = f"{load['sent']} sent, {load['unanswered']} unanswered"
+    expect(load["sent"] > 5 * RATE and not load["unanswered"], f"{lost}: {load}")
+    return lost
 
 
 Check = Callable[[Testbed], str | None]
@@ -97,11 +97,11 @@ def booted(lab: Testbed) -> str:
 
 @first
 def provisioned(lab: Testbed) -> str:
-    """router.sh, host.sh and monitor.sh provision them"""
+    """router.sh, host.sh and monitor.sh provision the machines"""
     machines = (lab.router, lab.host, lab.monitor)
     with ThreadPoolExecutor() as pool:
-        said = list(pool.map(lambda each: provision(each, f"{each.name}.sh"), machines))
-    return said[2].out.strip().splitlines()[-1]
+        output = list(pool.map(lambda each: provision(each, f"{each.name}.sh"), machines))
+    return output[2].out.strip().splitlines()[-1]
 
 
 def provision(machine: Machine, script: str) -> Done:
@@ -129,14 +129,14 @@ def installed(lab: Testbed) -> str:
 
 @first
 def reached(lab: Testbed) -> str:
-    """the containers are reached, that in a namespace and Docker's, past the filter"""
+    """the container in a namespace and Docker's container are reached, past the filter"""
     dropped = lab.dropped()
     took = lab.reached(CONTAINER, WEB)
     expect(lab.dropped() == dropped, "the filter dropped advertisements")
     return took
 
 
-# ---- what it is then -----------------------------------------------------------------------------
+# ---- its state -----------------------------------------------------------------------------------
 
 
 @check
@@ -144,16 +144,16 @@ def mode(lab: Testbed) -> str:
     """`auto` gives native mode on virtio-net"""
     status = lab.status()
     expect(status["mode"] == "native", json.dumps(status))
-    said = lab.host.run("dmesg | grep virtio_net | grep -i xdp", check=False).out.strip()
-    return said or "the driver had nothing to say"
+    output = lab.host.run("dmesg | grep virtio_net | grep -i xdp", check=False).out.strip()
+    return output or "the driver printed nothing"
 
 
 @check
 def security(lab: Testbed) -> str:
-    """systemd-analyze security: an exposure of 3.0 at the most"""
-    said = lab.host.run("systemd-analyze security --no-pager ndxdp").out
-    found = re.search(r"exposure level for ndxdp.service: ([\d.]+)", said)
-    expect(found is not None and float(found[1]) <= 3.0, said[-200:])
+    """systemd-analyze security: an exposure of 3.0 at most"""
+    output = lab.host.run("systemd-analyze security --no-pager ndxdp").out
+    found = re.search(r"exposure level for ndxdp.service: ([\d.]+)", output)
+    expect(found is not None and float(found[1]) <= 3.0, output[-200:])
     return found[1] if found else ""
 
 
@@ -192,7 +192,7 @@ def doctor(lab: Testbed) -> str:
     return done.out.strip().splitlines()[-1]
 
 
-# ---- what happens to it --------------------------------------------------------------------------
+# ---- events --------------------------------------------------------------------------------------
 
 
 @check
@@ -220,15 +220,15 @@ def upgraded(lab: Testbed) -> str:
 
 @check
 def refused(lab: Testbed) -> str:
-    """systemctl reload with a bad file: refused, visible here and to Prometheus, rules go on"""
+    """systemctl reload with a bad file: refused, visible here and to Prometheus, old rules stay"""
     pid = lab.service("MainPID")
     lab.host.run(f"sed -i 's,c::/80,c::/800,' {_CONFIG}")
     try:
         done = lab.host.run("systemctl reload ndxdp", check=False)
         expect(done.code != 0, "the reload succeeded")
-        said = lab.host.run("systemctl status --no-pager ndxdp", check=False).out
-        found = re.search(r'Status: "(cannot reload: .*)"', said)
-        expect(found is not None, said)
+        output = lab.host.run("systemctl status --no-pager ndxdp", check=False).out
+        found = re.search(r'Status: "(cannot reload: .*)"', output)
+        expect(found is not None, output)
         lab.known("ndxdp_config_reload_success == 0")
         lab.known('ALERTS{alertname="NdxdpReloadFailed"}')
         lab.reached(CONTAINER, WEB)
@@ -257,7 +257,7 @@ def reconfigured(lab: Testbed) -> str:
 
 @check
 def rebooted(lab: Testbed) -> str:
-    """the host reboots: the containers are reached again without anybody's help"""
+    """the host reboots: the containers are reached again without any help"""
     state = lab.host.reboot()
     took = lab.reached(CONTAINER, WEB)
     expect(state == "running", f"{state}: {lab.host.run('systemctl --failed --no-pager').out}")
@@ -270,13 +270,13 @@ def rebooted(lab: Testbed) -> str:
 @check
 def journal(lab: Testbed) -> str:
     """the service's journal: no traceback, no warning but for the bad file"""
-    said = lab.host.run("journalctl -q -o cat -p warning -u ndxdp", check=False).out
+    output = lab.host.run("journalctl -q -o cat -p warning -u ndxdp", check=False).out
     trace = lab.host.run("journalctl -q -u ndxdp | grep -c Traceback", check=False).out.strip()
     expect(trace == "0", f"{trace} tracebacks")
-    provoked = "cannot reload|  hint: |c::/800|Reload failed"  # by `refused`
-    other = [line for line in said.splitlines() if not re.search(provoked, line)]
+    provoked = "cannot reload|  hint: |c::/800|Reload failed"  # provoked by `refused`
+    other = [line for line in output.splitlines() if not re.search(provoked, line)]
     expect(not other, "\n".join(other[:10]))
-    return f"{len(said.splitlines())} lines"
+    return f"{len(output.splitlines())} lines"
 
 
 @check
@@ -294,7 +294,7 @@ def quiet(lab: Testbed) -> str:
 
 @check
 def purged(lab: Testbed) -> str:
-    """apt purge: files, packages, sysctls, pins, programs, units and groups as before"""
+    """apt purge: files, packages, sysctls, pins, programs, units and groups are as before"""
     purge = f"{_APT} purge -y ndxdp && {_APT} autoremove --purge -y"
     lab.host.run(f"export DEBIAN_FRONTEND=noninteractive; {purge}")
     expect(not lab.reaches(CONTAINER), "the container is still reached")
@@ -335,7 +335,7 @@ def _holds(function: Check, lab: Testbed) -> bool:
     except LabError as error:
         print(f"FAILED  {function.__doc__}\n{error}", flush=True)
         return False
-    except Exception:  # whatever it is, the others are still of interest
+    except Exception:  # after any error, the other checks are still of interest
         print(f"FAILED  {function.__doc__}\n{traceback.format_exc()}", flush=True)
         return False
     took = f"({time.monotonic() - began:.0f} s)"

@@ -13,7 +13,7 @@ from lab import image
 from lab.agent import PORT, Agent, AgentError, Done
 from lab.topology import LabError
 
-BOOT = 900  # seconds for a boot, which takes some 30 where nothing else runs
+BOOT = 900  # seconds for a boot, which takes about 30 on an idle machine
 PATIENCE = 600  # seconds for a command
 
 
@@ -46,7 +46,7 @@ class Machine:
         self.console = folder / f"{name}.console"
         base, disk = image.debian(), folder / f"{name}.qcow2"
         image.overlay(base / "disk", disk)
-        # A guest in trouble waits for nobody.
+        # A guest in trouble ends at once.
         parameters = (
             "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
             f" systemd.hostname={name}"
@@ -72,7 +72,7 @@ class Machine:
             command += ["-netdev", f"stream,id=net{number},{cable}", "-device", device]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         self._agent = Agent(port)
-        # A cable's listening end has to be there before the other.
+        # The listening end of a cable must exist before the other.
         for path in (port, *(card.cable for card in cards if card.listens)):
             self._wait_for(path)
 
@@ -84,7 +84,7 @@ class Machine:
                 break
             time.sleep(0.05)
         self.close()
-        raise LabError(f"The machine {self.name} did not start.", "What QEMU said is above.")
+        raise LabError(f"The machine {self.name} did not start.", "QEMU's output is above.")
 
     def __enter__(self) -> Self:
         return self
@@ -102,8 +102,8 @@ class Machine:
         try:
             self._agent.synchronize(BOOT)
         except AgentError as error:
-            said = self.console.read_text(errors="replace")[-2000:]
-            raise LabError(f"The machine {self.name} did not boot: {error}.", said) from error
+            output = self.console.read_text(errors="replace")[-2000:]
+            raise LabError(f"The machine {self.name} did not boot: {error}.", output) from error
         return self.run("systemctl is-system-running --wait", check=False, within=BOOT).out.strip()
 
     def reboot(self) -> str:
@@ -127,8 +127,8 @@ class Machine:
         except AgentError as error:
             raise LabError(f"{self.name}: {script}", str(error)) from error
         if check and done.code:
-            said = f"{done.out}{done.err}".strip()[-3000:]
-            raise LabError(f"{self.name}: {script} ended with {done.code}.", said)
+            output = f"{done.out}{done.err}".strip()[-3000:]
+            raise LabError(f"{self.name}: {script} ended with {done.code}.", output)
         return done
 
     def start(self, script: str) -> int:

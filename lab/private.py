@@ -1,7 +1,7 @@
-"""Private namespaces (network, mount, process) that vanish with everything in them.
+"""Private namespaces (network, mount, process), which vanish together with their contents.
 
 The kernel cleans up: the first process inside is the init of a process namespace and dies with its
-parent. So nothing outlives the program, whatever signal ended it.
+parent. So nothing outlives the program, whichever signal ends it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ _TEMPORARY = "/var/tmp"
 """Where temporary files go, which vanish with the namespaces, however they end. Namespaces within
 others have the same, so that what is started in them finds the files of who has started it."""
 
-# `unshare --mount` has made every mount private already, so these stay inside. The machine's own
-# BPF file systems go first: below ours they would come to light where ours is taken away.
+# `unshare --mount` has made every mount private already, so these mounts stay inside. The machine's
+# BPF file systems are unmounted first: otherwise they would reappear when the private one above
+# them is unmounted.
 _MOUNTS = (
     "mount -t tmpfs -o mode=755 tmpfs /run && mkdir /run/netns && "
     f"{{ grep -q '^ndxdp-lab {_TEMPORARY} ' /proc/mounts || "
@@ -38,7 +39,7 @@ def run(command: Sequence[str]) -> int:
     """Run `command` in fresh namespaces, with an empty /run and an empty /sys/fs/bpf.
 
     Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root. The
-    command finds these signals and SIGQUIT as they are by default, also where they are ignored
+    command starts with the default handling of these signals and SIGQUIT, even if they are ignored
     here, as in a shell's background job.
     """
     stopped_by = 0
@@ -50,12 +51,12 @@ def run(command: Sequence[str]) -> int:
         if process:
             process.kill()
 
-    # What is handled here is back at its default in the new process, what is ignored stays so.
+    # A signal with a handler gets its default in the new process; an ignored one stays ignored.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    # unshare blocks SIGTERM and SIGINT while it waits, so it cannot take our place by exec: we
-    # stay, and kill it. setpriv covers our own death by SIGKILL.
+    # unshare blocks SIGTERM and SIGINT while it waits, so this process stays, instead of an exec,
+    # and kills it. setpriv handles the death of this process by SIGKILL.
     process = subprocess.Popen(
         [
             *("setpriv", "--pdeathsig", "KILL"),

@@ -25,12 +25,12 @@ from lab.machine import Card, Machine
 from lab.topology import LabError
 
 CONTAINER, WEB = "2001:db8:0:1:c::10", "2001:db8:0:1:d::77"  # in a namespace; Docker's
-SOLICITED = "2001:db8:0:1:c::"  # the load asks for one address after the other of it
+SOLICITED = "2001:db8:0:1:c::"  # the load solicits its addresses one after the other
 INTERNET = "2001:db8:ffff::1"  # of the router, not on the link
 ROUTER_MAC = "02:00:00:5e:10:10"  # br0's
 
 RATE = 200  # solicitations per second; an emulated processor answers many more
-SCRAPED = 120  # seconds within which Prometheus knows what changed
+SCRAPED = 120  # seconds within which Prometheus notices a change
 
 _ASK_PROMETHEUS = (
     "import sys, urllib.parse, urllib.request as r; "
@@ -40,7 +40,7 @@ _ASK_PROMETHEUS = (
 
 
 class Packages(NamedTuple):
-    """Paths of the packages in the machines. `newer` differs by its version alone."""
+    """Paths of the packages in the machines. `newer` differs only by its version."""
 
     version: str
     newer_version: str
@@ -56,7 +56,7 @@ class Testbed:
         self.packages = packages
         self.before = ""
 
-    # ---- asking ----------------------------------------------------------------------------------
+    # ---- queries ---------------------------------------------------------------------------------
 
     def reaches(self, target: str) -> bool:
         """Return True if a ping from the Internet is answered; the router solicits for it."""
@@ -97,9 +97,11 @@ class Testbed:
 
     def dropped(self) -> int:
         """Return the number of advertisements that the router's filter dropped."""
-        said = self.router.run("nft -j list counter bridge antispoof advertisements_dropped").out
+        output = self.router.run("nft -j list counter bridge antispoof advertisements_dropped").out
         (packets,) = (
-            part["counter"]["packets"] for part in json.loads(said)["nftables"] if "counter" in part
+            part["counter"]["packets"]
+            for part in json.loads(output)["nftables"]
+            if "counter" in part
         )
         found: int = packets
         return found
@@ -186,7 +188,7 @@ def _keep_console(machine: Machine) -> None:
 
 
 def pack(package: Path, build: Path) -> Packages:
-    """Copy the package, and a newer one, to where the machines expect them."""
+    """Copy the package, and a newer one, to the place where the machines expect them."""
     if not package.is_file():
         raise LabError(f"There is no package {package}.", "`make deb` makes one.")
     build.mkdir()
@@ -201,7 +203,7 @@ def pack(package: Path, build: Path) -> Packages:
         version = found[1]
         newer = f"{version}+newer"
         control.write_text(control.read_text().replace(found[0], f"Version: {newer}"))
-        # What the program itself says of its version is how the upgrade is told from the old one.
+        # The version that the program itself prints distinguishes the upgrade from the old package.
         (module,) = (path for path in tree.rglob("ndxdp/__init__.py"))
         text, changes = re.subn(r'(__version__ = "[^"]*)"', r'\1+newer"', module.read_text())
         if changes != 1:

@@ -48,8 +48,8 @@ ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Addresses are `nodad` and written out, and interfaces make no link-local address themselves:
-# nothing has to be waited for, and every address in a capture is known.
+# Addresses are `nodad` and written out, and interfaces create no link-local address by themselves:
+# no step waits, and every address in a capture is known.
 _HYPERVISOR_LINKS = f"""
 link add br0 type bridge mcast_snooping 0
 link add {ROUTER_PORT} type veth peer name {UPLINK} address {ROUTER_MAC} netns {ROUTER}
@@ -70,8 +70,8 @@ address add {ROUTER_ADDRESS}/{ON_LINK_PREFIX.prefixlen} dev {UPLINK} nodad
 address add {INTERNET_ADDRESS}/128 dev lo nodad
 """
 
-# The filter eats the host's own solicitations too, as their source is the host's. Static entries
-# for the gateway are today's cure; they break when the gateway's MAC changes.
+# The filter also drops the host's own solicitations, because their source is the host's address.
+# Static entries for the gateway are the usual cure; they break when the gateway's MAC changes.
 _HOST_LINKS = f"""
 link set lo up
 link add {CONTAINER_LINK} type veth peer name {UPLINK} netns {CONTAINER}
@@ -113,7 +113,7 @@ table bridge antispoof {{
 }}
 """
 
-# A kernel asks three times, by default a second apart, before it gives up.
+# A kernel solicits three times, by default a second apart, before it gives up.
 _SOLICIT_EVERY_400_MS = f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=400"
 
 _BEFORE_LINKS = {
@@ -192,7 +192,7 @@ class Lab:
         while self._namespaces:
             _run(["ip", "netns", "delete", self._namespaces.pop()], check=False)
 
-    # ---- running things ---------------------------------------------------------------------
+    # ---- processes ---------------------------------------------------------------------------
 
     def run(
         self,
@@ -230,7 +230,7 @@ class Lab:
         """
         return packet_socket(namespace, interface)
 
-    # ---- asking and looking -----------------------------------------------------------------
+    # ---- queries -----------------------------------------------------------------------------
 
     def ping(
         self,
@@ -325,7 +325,7 @@ class Lab:
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """End a process that we started, by SIGKILL if it ignores SIGTERM."""
+    """End a process that the lab started, by SIGKILL if it ignores SIGTERM."""
     process.terminate()
     try:
         process.wait(timeout=3)
@@ -346,8 +346,8 @@ def show(link: str) -> str:
 def is_ready(shown: str, addresses: Iterable[IPv6Address]) -> bool:
     """Return True if a link sends, and answers solicitations for its addresses.
 
-    The kernel does both in work queues, some time after `ip` has ended. Until then the link drops
-    the frames to send, and belongs to no solicited-node group.
+    The kernel starts both in work queues, some time after `ip` has ended. Until then the link drops
+    the frames to send, and is in no solicited-node group.
 
     Args:
         shown: The output of `ip` for `show`.
@@ -380,7 +380,7 @@ def _build(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             made = Path(work, target.name)
             _run(["clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(made)])
-            made.replace(target)  # whole or not at all: others may be building too
+            made.replace(target)  # a complete file or none: other processes may be building too
     return target
 
 
@@ -399,8 +399,8 @@ def _run(
     except subprocess.TimeoutExpired as error:
         raise LabError(f"`{' '.join(args)}` did not end within {timeout:g} s.") from error
     if check and done.returncode != 0:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise LabError(f"`{' '.join(args)}` failed ({done.returncode}).", said)
+        output = done.stderr.strip() or done.stdout.strip()
+        raise LabError(f"`{' '.join(args)}` failed ({done.returncode}).", output)
     return done
 
 

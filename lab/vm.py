@@ -1,4 +1,4 @@
-"""Tests in a virtual machine that runs Debian 12's own kernel, whatever kernel runs here.
+"""Tests in a virtual machine that runs Debian 12's own kernel, independent of the kernel here.
 
     python -m lab.vm [--timeout SECONDS] [-- pytest's arguments]
     python -m lab.vm --systemd [--timeout SECONDS]
@@ -68,15 +68,16 @@ _PACKAGES = (
     *("systemd", "docker.io", "busybox-static"),
 )
 
-# All that the root file system knows of the tests. The rest comes with the archive, on /dev/vdc.
+# The root file system knows nothing else of the tests. The rest comes with the archive, on
+# /dev/vdc.
 _FIRST_PROCESS = """\
 #!/bin/sh
 mount -t tmpfs tmpfs /mnt && tar -x -C /mnt -f /dev/vdc && exec sh /mnt/run-tests
 """
 
-# The first process for pytest. If it ends before its time, the kernel panics, which ends QEMU.
-# Modules are loaded beforehand for sysctls that tests set, and because not all load on demand.
-# The result has a serial line of its own, on which nobody else writes.
+# The first process for pytest. If it ends early, the kernel panics, which ends QEMU. It loads
+# modules beforehand for sysctls that tests set, and because not all load on demand. The result has
+# a separate serial line, to which nothing else is written.
 _RUN_TESTS = """\
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
@@ -114,7 +115,7 @@ sleep infinity
 """
 
 # The first process for tests of the service: systemd, as Debian boots it, but without the units
-# that packages have enabled. Docker is there, and started by the tests.
+# that packages have enabled. Docker is installed, and the tests start it.
 _RUN_SYSTEMD = """\
 set -eu
 mkdir /opt/python
@@ -189,13 +190,11 @@ def run(
         if kernel.modules:
             disks.append(kernel.modules)
         _boot(kernel, disks, report, timeout)
-        said = report.read_text(errors="replace") if report.exists() else ""
-    told = re.search(r"^tests ended with (\d+)\s*$", said, re.MULTILINE)
-    if not told:
-        raise LabError(
-            "The machine ended before the tests did.", "What it said last is above, if anything."
-        )
-    return int(told[1])
+        output = report.read_text(errors="replace") if report.exists() else ""
+    ended = re.search(r"^tests ended with (\d+)\s*$", output, re.MULTILINE)
+    if not ended:
+        raise LabError("The machine ended before the tests did.", "Its last output is above.")
+    return int(ended[1])
 
 
 def check_machine() -> None:
@@ -215,7 +214,8 @@ def check_machine() -> None:
         raise LabError("The BPF program is not compiled.", "Try it after `make build`.")
 
 
-# ---- what is made once ---------------------------------------------------------------------------
+# ---- parts that are made once
+# ---------------------------------------------------------------------
 
 
 def root() -> Path:
@@ -229,7 +229,7 @@ def root() -> Path:
     with tempfile.TemporaryDirectory(dir=CACHE) as work:
         tree, result = Path(work, "tree"), Path(work, "result")
         result.mkdir()
-        # What debootstrap mounts must not be there any more when the tree is deleted.
+        # debootstrap's mounts must be gone when the tree is deleted.
         make(
             "debootstrap",
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -278,7 +278,7 @@ def _python_packages() -> Path:
 def cached(name: str, *ingredients: str) -> tuple[Path, bool]:
     """Return the path for a thing made of these ingredients, and whether it exists.
 
-    If it does not exist, older things of other ingredients are deleted.
+    If it does not exist, older versions with other ingredients are deleted.
     """
     key = hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:12]
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -305,16 +305,16 @@ def make(name: str, *command: str, stdin: bytes = b"") -> None:
     with log.open("w") as output:
         done = subprocess.run(command, input=stdin, stdout=output, stderr=subprocess.STDOUT)
     if done.returncode:
-        said = log.read_text(errors="replace").strip().splitlines()
-        raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(said[-5:]))
+        printed = log.read_text(errors="replace").strip().splitlines()
+        raise LabError(f"{name} failed ({done.returncode}), see {log}.", "\n".join(printed[-5:]))
 
 
-# ---- what is made every time ---------------------------------------------------------------------
+# ---- parts that every run makes -----------------------------------------------------------------
 
 
 def _environment() -> str:
     words = f"NDXDP_TEST_PATIENCE=5 COLUMNS={shutil.get_terminal_size().columns}"
-    return words if sys.stdout.isatty() else words + " NO_COLOR=1"  # its console looks like one
+    return words if sys.stdout.isatty() else words + " NO_COLOR=1"  # its console resembles one
 
 
 def _pack(archive: Path, script: str) -> None:
@@ -338,7 +338,8 @@ def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 def _boot(kernel: Kernel, disks: list[Path], report: Path, timeout: float) -> None:
     """Start the guest, copy its output to stdout, and wait for its end."""
-    # A guest in trouble waits for nobody: it panics and reboots, and -no-reboot makes that its end.
+    # A guest in trouble ends at once: it panics and reboots, and -no-reboot turns that into its
+    # end.
     parameters = (
         "root=/dev/vda rw init=/run-tests console=ttyS0 net.ifnames=0 quiet panic=1 oops=panic"
         " systemd.show_status=no"

@@ -52,7 +52,7 @@ def attached(net: Network) -> Iterator[Network]:
     """Return the same network, with ndxdp attached in tc mode and one rule."""
     network.done("attach", network.UPLINK, "--mode", "tc", "-n", network.BEHIND)
     yield net
-    network.take_off()
+    network.remove_instance()
 
 
 @pytest.fixture(scope="module")

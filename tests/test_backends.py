@@ -50,10 +50,10 @@ from tests.fixtures.network import (
     is_answered,
     leftovers,
     ndxdp,
+    remove_instance,
     rules,
     sh,
     status,
-    take_off,
     timeless,
     wait_for_link,
 )
@@ -123,7 +123,7 @@ def test_repeated_signals_do_not_interrupt_the_cleanup(net: Network, mode: str) 
         run.process.send_signal(signal.SIGTERM)
         time.sleep(0 if number < 50 else 0.001)
     ended, left = run.wait(), leftovers()
-    take_off()
+    remove_instance()
     assert ended == (0, "", "")
     assert left == []
 
@@ -176,7 +176,7 @@ def answering(net: Network, request: pytest.FixtureRequest) -> Iterator[tuple[st
     if run:
         assert run.end() == (0, "", "")
     else:
-        take_off()
+        remove_instance()
 
 
 def test_status_json_has_its_documented_keys(answering: tuple[str, str]) -> None:

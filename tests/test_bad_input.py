@@ -37,10 +37,10 @@ from tests.fixtures.network import (
     call,
     done,
     ndxdp,
+    remove_instance,
     rules,
     sh,
     snapshot,
-    take_off,
 )
 
 CANNOT, USAGE = 1, 2
@@ -298,7 +298,7 @@ class TestWords:
                 for case in WORDS:
                     unchanged(partial(run, case), case.code, *case.said)
             yield ended
-            take_off()
+            remove_instance()
 
     @pytest.mark.parametrize("case", WORDS, ids=str)
     def test_refused(self, results: dict[Bad, Done], case: Bad) -> None:
@@ -335,7 +335,7 @@ def test_several_attached_and_none_named(attached: Network) -> None:
         done("attach", "second", "--mode", "tc")
         commands = [("prefix", "list"), ("prefix", "add", OTHER), ("explain", OTHER)]
         all_unchanged(ndxdp, commands, USAGE, UPLINK, "second")
-        take_off("second")
+        remove_instance("second")
     finally:
         sh("ip", "link", "delete", "second")
 
@@ -439,7 +439,7 @@ def test_the_table_of_addresses_is_full(net: Network) -> None:
     done("prefix", "del", "2001:db8::c:0:0:1")
     done("prefix", "add", OTHER)
     assert net.answers(OTHER)
-    take_off()
+    remove_instance()
 
 
 def test_too_many_rule_classes(attached: Network) -> None:
@@ -485,7 +485,7 @@ def test_without_rights(net: Network) -> None:
     all_unchanged(refused_for_rights, EVERY_COMMAND[:2], CANNOT)
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     all_unchanged(refused_for_rights, EVERY_COMMAND, CANNOT)
-    take_off()
+    remove_instance()
 
 
 def test_with_too_few_capabilities(net: Network) -> None:
@@ -576,7 +576,7 @@ def test_pins_of_a_network_namespace_that_has_gone(net: Network) -> None:
     done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
     assert net.answers()
     renewal = ndxdp("attach", UPLINK)
-    take_off()
+    remove_instance()
     assert renewal == (0, "", "")
 
 
@@ -630,7 +630,7 @@ def test_the_verifier_refuses(net: Network, unverifiable: Path, mode: str) -> No
     for renewal in (words, again):
         unchanged(partial(with_object, unverifiable, *renewal), CANNOT, "verifier")
     assert net.answers()
-    take_off()
+    remove_instance()
 
 
 def test_an_object_that_is_none(attached: Network, tmp_path: Path) -> None:

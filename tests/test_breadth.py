@@ -35,10 +35,10 @@ from tests.fixtures.network import (
     done,
     eventually,
     ndxdp,
+    remove_instance,
     rules,
     sh,
     status,
-    take_off,
     without_gateway,
 )
 from tests.test_bad_input import unchanged
@@ -228,7 +228,7 @@ def test_refused_word_by_word(net: Network, prefix: str) -> None:
             done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
         unchanged(partial(ndxdp, *words, stdin=stdin), code, prefix)
         assert ndxdp(*words, stdin=stdin) == (code, "", sentence.format(prefix, UNKNOWN)), name
-    take_off()
+    remove_instance()
 
 
 def test_the_narrower_rules_are_named(link: Network) -> None:
@@ -254,7 +254,7 @@ def test_what_is_taken(net: Network) -> None:
     done("prefix", "add", "--force", ON_LINK, "::/0", "2001:db8::/48", "fe80::/10", "fe80::77")
     done("attach", UPLINK, "--force", "-n", "fe80::/64")
     assert {ON_LINK, "::/0", "2001:db8::/48", "fe80::/10", "fe80::77", "fe80::/64"} < set(rules())
-    take_off()
+    remove_instance()
 
 
 def test_run_takes_it_with_force(net: Network) -> None:
@@ -325,7 +325,7 @@ def test_the_router_keeps_its_addresses(net: Network) -> None:
     assert takes(net, OTHER_GATEWAY)
     assert takes(net, UNSEEN)
     assert not takes(net, TARGET), "what is behind the host is defended"
-    take_off()
+    remove_instance()
 
 
 @pytest.mark.parametrize("dad", ["defend", "ignore"])
@@ -339,7 +339,7 @@ def test_what_remains_of_a_forced_rule(net: Network, dad: str) -> None:
         assert takes(net, nowhere) is (dad == "ignore")
     warned = "\n".join(status()["warnings"])
     assert (f"the always rule for {ON_LINK} answers for" in warned) is (dad == "defend")
-    take_off()
+    remove_instance()
 
 
 # ---- the file ------------------------------------------------------------------------------------
@@ -555,7 +555,7 @@ def test_doctor_has_the_narrower_rule(forwarding: Network, routed: bool) -> None
         follow(one["cure"])
     assert doctor_bad() == []
     assert ON_LINK not in rules() if routed else rules()[ON_LINK]["answer"] == "neighbour"
-    take_off()
+    remove_instance()
 
 
 def test_doctor_on_a_rule_that_leaves_dad_alone(forwarding: Network) -> None:
@@ -563,7 +563,7 @@ def test_doctor_on_a_rule_that_leaves_dad_alone(forwarding: Network) -> None:
     done("prefix", "add", "--force", "--dad", "ignore", ON_LINK)
     assert doctor_bad() == []
     assert "ignores Duplicate Address Detection" in ndxdp("doctor", UPLINK).out
-    take_off()
+    remove_instance()
 
 
 def test_doctor_on_a_neighbours_address(forwarding: Network) -> None:
@@ -573,7 +573,7 @@ def test_doctor_on_a_neighbours_address(forwarding: Network) -> None:
     assert found["what"].startswith(f"{UNSEEN} is a neighbour on {UPLINK}, with MAC {ROUTER_MAC}")
     follow(found["cure"])
     assert doctor_bad() == []
-    take_off()
+    remove_instance()
 
 
 def test_doctor_on_a_rule_that_was_left_out(

@@ -47,10 +47,10 @@ from tests.fixtures.network import (
     leftovers,
     ndxdp,
     python,
+    remove_instance,
     rules,
     sh,
     status,
-    take_off,
     without_gateway,
 )
 
@@ -132,10 +132,10 @@ def test_each_loader_renews_what_the_other_attached(net: Network) -> None:
     for loader in ("bcc", "prebuilt", "bcc"):
         assert status()["loader"] == loader
         assert programs() == [network.program_id()]
-        with net.asked_all_the_while() as missed:
+        with net.solicited_continuously() as missed:
             attach("tc", "--loader", "bcc" if loader == "prebuilt" else "prebuilt")
         assert not missed
-    take_off()
+    remove_instance()
 
 
 def test_attach_again_is_a_renewal(net: Network) -> None:
@@ -145,7 +145,7 @@ def test_attach_again_is_a_renewal(net: Network) -> None:
     assert net.answers()
     before, listed = status(), rules()
 
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         done("attach", UPLINK, "-n", "2001:db8:0:0:e::/96")
     assert not missed
 
@@ -171,7 +171,7 @@ def test_a_renewal_makes_room_for_more_addresses(net: Network) -> None:
     before = status()
     assert before["rules"]["max_addresses"] == 10
 
-    with net.asked_all_the_while(addresses[3]) as missed:
+    with net.solicited_continuously(addresses[3]) as missed:
         attach("tc", "--max-addresses", "100", "-n", TARGET)
     assert not missed
 
@@ -186,7 +186,7 @@ def test_a_renewal_makes_room_for_more_addresses(net: Network) -> None:
     assert net.answers("2001:db8::d:0:0:1")
     attach("tc")
     assert status()["rules"]["max_addresses"] == 100
-    take_off()
+    remove_instance()
 
 
 @pytest.mark.parametrize("found", ["off", "on"])
@@ -284,7 +284,7 @@ def test_commands_of_many_at_once(net: Network) -> None:
         assert status(names[5])["attached"]
         at_once(*(["detach", name] for name in names[3:]))
         assert [path.name for path in network.PINS.glob("*/*")] == [UPLINK]
-        take_off()
+        remove_instance()
     finally:
         for name in names:
             call("ip", "link", "delete", name)
@@ -308,7 +308,7 @@ def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
     network.PINS.rmdir()
     os.close(last)
     said = waiting.communicate(timeout=10)[1]
-    take_off()
+    remove_instance()
     assert (waiting.returncode, said) == (0, "")
 
 
@@ -330,7 +330,7 @@ def test_status_of_several(attached: Network) -> None:
         done("prefix", "add", "-i", "second", TARGET)
         assert explain("-i", "second", TARGET)["rule"]["prefix"] == TARGET
         assert explain("-i", UPLINK, TARGET)["rule"]["prefix"] == BEHIND
-        take_off("second")
+        remove_instance("second")
     finally:
         sh("ip", "link", "delete", "second")
 
@@ -369,7 +369,7 @@ def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
     assert net.answers()
     assert rules()[HOST]["held"] is True
     assert rules()[HOST]["source"] == "manual"
-    take_off()
+    remove_instance()
 
 
 # ---- explain ------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
         assert explain(TARGET, "--mac", ROUTER_MAC)["reason"] == "rate_limited"
         assert explain(TARGET, "--mac", "02:00:00:00:00:03")["reason"] == "answered"
         assert counts() == {"answered": 2, "rate_limited": 1}
-        take_off()
+        remove_instance()
 
 
 # ---- run ----------------------------------------------------------------------------------------
@@ -424,7 +424,7 @@ def test_run_keep_leaves_it_answering(net: Network) -> None:
     assert has_allmulti()
 
     # Another one takes over: its rules are in the place of the first one's.
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         run = net.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
     assert not missed
     by_source = {prefix: rule["source"] for prefix, rule in rules().items()}
@@ -463,9 +463,9 @@ def test_run_does_not_take_what_is_meant_to_stay(attached: Network) -> None:
 
 def test_verbosity(net: Network) -> None:
     assert "veth" in ndxdp("attach", UPLINK, "--mode", "native").err
-    take_off()
+    remove_instance()
     assert ndxdp("attach", "-q", UPLINK, "--mode", "native").err == ""
-    take_off()
+    remove_instance()
     sh("ip", "link", "add", "second", "up", "type", "bridge")
     try:
         for words in (("-q", "attach"), ("attach", "-v"), ("--debug", "attach", "-q")):
@@ -562,7 +562,7 @@ def test_an_interrupted_attach_is_complete_or_undone(net: Network) -> None:
             ]
         for each in ended:
             each.result()
-        take_off()
+        remove_instance()
     finally:
         for name in signals:
             sh("ip", "link", "delete", name)
@@ -670,7 +670,7 @@ def test_the_worst_moments(
     if left and (number == signal.SIGKILL or (has_allmulti() and net.answers())):
         done("detach", UPLINK)
         left = leftovers()
-    take_off()
+    remove_instance()
     call("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
     assert left == []
 
@@ -690,7 +690,7 @@ def test_without_bpf_links(net: Network, mode: str) -> None:
     assert network.clsact() is (mode == "tc")
 
     before = network.program_id()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         done("attach", UPLINK)  # where links are known, this stays what it is
     assert not missed
     assert programs() == [network.program_id()] != [before]
@@ -706,7 +706,7 @@ def test_without_bpf_links_the_interface_goes(net: Network, mode: str) -> None:
     sh("ip", "link", "delete", UPLINK)
     shown, ended = ndxdp("status"), ndxdp("detach", UPLINK)
     left = leftovers()
-    take_off()
+    remove_instance()
     assert "not attached" in shown.out
     assert (ended, left) == ((0, "", ""), [])
 
@@ -798,7 +798,7 @@ def test_attach_follows_a_rename(net: Network, mode: str) -> None:
     net.pass_at_router()
     assert ndxdp("attach", UPLINK, "--mode", mode, "-n", BEHIND).code == 0
     assert net.answers()
-    with net.asked_all_the_while() as missed, renamed() as name:
+    with net.solicited_continuously() as missed, renamed() as name:
         assert [name in warning for warning in status()["warnings"]] == [True]
         assert ndxdp("attach", name, "-n", ELSEWHERE).code == 0
         assert status(name)["warnings"] == []
@@ -867,7 +867,7 @@ def rules_of_an_attach() -> dict[str, Any]:
     """The holes that any attachment has."""
     done("attach", UPLINK, "--mode", "tc")
     found = rules()
-    take_off()
+    remove_instance()
     return found
 
 
@@ -881,7 +881,7 @@ def test_the_next_run_replaces_the_rules_of_the_last(net: Network) -> None:
             assert rules()[TARGET]["answer"] == answer
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=10) == 0
-    take_off()
+    remove_instance()
 
 
 def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
@@ -914,4 +914,4 @@ def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None
     os.close(lock)
     assert (renewal.wait(timeout=20), addition.wait(timeout=20)) == (0, 0)
     assert TARGET in rules()
-    take_off()
+    remove_instance()

@@ -215,7 +215,7 @@ def test_renewing_comes_first_and_loses_nothing(attached: Network) -> None:
     """Not one answer is missing, and none is sent twice."""
     with packet_socket(ROUTER, ROUTER_LINK) as packets:
         packets.setblocking(False)
-        with contextlib.ExitStack() as others, attached.asked_all_the_while() as missed:
+        with contextlib.ExitStack() as others, attached.solicited_continuously() as missed:
             for count in range(4):
                 others.enter_context(tcx("leave"))
                 done("attach", UPLINK)
@@ -396,7 +396,7 @@ def test_a_filter_comes_and_stands_before_us(net: Network) -> None:
     assert net.answers()
     is_alone()
     add_filter("pref", "1", "protocol", "all", program="leave")
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         attach_without_links("tc")
     assert missed == []
     assert our_place() == (1, attachment.TC_HANDLE)

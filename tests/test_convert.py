@@ -384,7 +384,7 @@ def test_ndppd_is_refused(bad: Bad, links: None) -> None:
     assert error.message.isprintable()
     assert error.hint
     verdict = peer.judge(bad.text.encode())
-    assert verdict.accepted != bad.ndppd, verdict.said
+    assert verdict.accepted != bad.ndppd, verdict.log
 
 
 def test_all_that_is_wrong_is_named() -> None:
@@ -432,7 +432,7 @@ def test_ndppd_reads_the_same_entries(links: None) -> None:
         # ndppd looks for the interfaces of its proxies, when all is read.
         opens = all(proxy.value in LINKS for proxy in root.find_all("proxy"))
         if all(differs(problem) for problem in found):
-            assert verdict.accepted == opens, (text, found, verdict.said)
+            assert verdict.accepted == opens, (text, found, verdict.log)
         else:
             assert not verdict.accepted, (text, found)
         accepted += verdict.accepted

@@ -76,7 +76,7 @@ def test_answers_and_goes_on_answering(net: Network, daemon: Running) -> None:
     assert daemon.ready.startswith(f"ready: {UPLINK} answers in tc mode")
     assert net.answers()
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with net.asked_all_the_while() as missed:
+        with net.solicited_continuously() as missed:
             daemon.process.send_signal(number)
             daemon.process.wait(10)
             assert status()["held_by"] == "pins"
@@ -121,7 +121,7 @@ def test_waits_for_its_interface(net: Network, file: File) -> None:
 
 def test_reload_touches_what_differs(net: Network, daemon: Running, file: File) -> None:
     assert net.answers()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         reload_with = file.write(BEHIND, OTHER, EXACT)
         reload(daemon)
         eventually(lambda: OTHER in rules() and EXACT in rules())
@@ -134,7 +134,7 @@ def test_reload_touches_what_differs(net: Network, daemon: Running, file: File) 
 
 
 def test_a_rate_is_reloaded_without_a_gap(net: Network, daemon: Running, file: File) -> None:
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         file.write(BEHIND, more="[interface.limit]\nrate = 100000\nburst = 1000")
         reload(daemon)
         eventually(lambda: status()["rate"] == 100000)

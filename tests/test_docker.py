@@ -295,22 +295,22 @@ def test_lists_once_and_then_after_events(fake: Fake) -> None:
         assert (other.container, other.network) == ("web3", "seven")
         assert watcher.docker.connected
         fake.containers.append(container(4))
-        fake.tell()
+        fake.send_event()
         eventually(lambda: len(watcher.sets) == 2, within=0.5)
         fake.containers = []
-        fake.tell({"Type": "network", "Action": "disconnect"})
+        fake.send_event({"Type": "network", "Action": "disconnect"})
         watcher.becomes({}, within=0.5)
-        fake.tell()
+        fake.send_event()
         time.sleep(0.2)
         assert len(watcher.sets) == 3  # nothing is yielded that is no change
     assert not watcher.docker.connected
     # The version is the newest that both know.
-    assert {path for path in fake.asked if path != "/version"} == {
+    assert {path for path in fake.requests if path != "/version"} == {
         "/v1.44/containers/json",
         "/v1.44/networks",
         "/v1.44/events",
     }
-    assert fake.asked.index("/v1.44/events") < fake.asked.index("/v1.44/containers/json")
+    assert fake.requests.index("/v1.44/events") < fake.requests.index("/v1.44/containers/json")
 
 
 def test_only_the_labels_that_matter(fake: Fake) -> None:
@@ -327,7 +327,7 @@ def test_a_burst_is_one_look_and_then_two_more(fake: Fake) -> None:
         time.sleep(2.5)
         before = fake.lists()
         for _ in range(50):
-            fake.tell()
+            fake.send_event()
         time.sleep(0.3)
         assert fake.lists() == before + 1
         # A late word: an engine may tell of what its list has not got yet.
@@ -335,8 +335,8 @@ def test_a_burst_is_one_look_and_then_two_more(fake: Fake) -> None:
         watcher.becomes({"2001:db8::2": "six"}, within=0.6)
         time.sleep(2)
         assert fake.lists() == before + 3
-        fake.tell({"Type": "container", "Action": "exec_start"})
-        fake.tell({"Type": "container", "Action": {"no": "text"}})
+        fake.send_event({"Type": "container", "Action": "exec_start"})
+        fake.send_event({"Type": "container", "Action": {"no": "text"}})
         time.sleep(0.2)
         assert fake.lists() == before + 3
 
@@ -383,11 +383,11 @@ def test_a_list_that_is_too_long_changes_nothing(
     with watching(fake.path) as watcher:
         watcher.becomes({"2001:db8::2": "six"})
         fake.containers = [container(number, text="x" * 1000) for number in range(2, 2002)]
-        fake.tell()
+        fake.send_event()
         eventually(lambda: not watcher.docker.connected)
-        before = len(fake.asked)
+        before = len(fake.requests)
         time.sleep(1)
-        assert len(fake.asked) - before < 20
+        assert len(fake.requests) - before < 20
         assert watcher.addresses() == {"2001:db8::2": "six"}
         fake.containers = [container(3)]
         watcher.becomes({"2001:db8::3": "six"}, within=30)
@@ -403,10 +403,10 @@ def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.Mo
         time.sleep(0.1)
         connection.sendall(b"nonsense\r\n")
 
-    fake.says["json"] = fail
+    fake.replies["json"] = fail
     with watching(fake.path):
         time.sleep(2)
-        assert fake.asked.count("/version") <= 6  # 0.1, 0.2, 0.4, 0.8 s between them
+        assert fake.requests.count("/version") <= 6  # 0.1, 0.2, 0.4, 0.8 s between them
 
 
 def test_null_for_what_is_empty(fake: Fake) -> None:
@@ -424,7 +424,7 @@ def test_a_network_that_is_listed_late(fake: Fake) -> None:
     """It was made, and joined, between the two requests."""
     fake.containers = [container(2, "new")]
     lists = [[network()], [network(), network("new", hidden="")]]
-    fake.says["networks"] = lambda s: fake.send(s, json.dumps(lists.pop(0)).encode())
+    fake.replies["networks"] = lambda s: fake.send(s, json.dumps(lists.pop(0)).encode())
     with watching(fake.path) as watcher:
         (one,) = eventually(lambda: watcher.sets)[0]
         assert one.network_labels == (("hidden", ""),)
@@ -446,7 +446,7 @@ def test_an_engine_that_begins_the_stream_with_the_first_event(fake: Fake) -> No
         connection.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"Action": "start"}')
         time.sleep(1)
 
-    fake.says["events"] = silent
+    fake.replies["events"] = silent
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets, within=1)
         fake.containers = [container(2)]
@@ -493,16 +493,16 @@ def test_what_makes_no_sense_changes_nothing(
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
         for name in ("json", "networks", "version", "events"):
-            fake.says[name] = lambda connection: connection.sendall(BROKEN[what])
+            fake.replies[name] = lambda connection: connection.sendall(BROKEN[what])
             fake.cut()
             eventually(lambda: not watcher.docker.connected)
             time.sleep(0.05)
-            del fake.says[name]
+            del fake.replies[name]
             fake.open()  # a new file: no back-off is waited for
             eventually(lambda: watcher.docker.connected)
         assert len(watcher.sets) == 1
         fake.containers = []
-        fake.tell()
+        fake.send_event()
         watcher.becomes({})
     assert states() == ["INFO"] + ["WARNING", "INFO"] * 4
 
@@ -525,7 +525,7 @@ def test_an_event_that_is_none(fake: Fake) -> None:
         eventually(lambda: fake.streams)
         fake.streams[0].sendall(b'9\r\n{"a": no}\r\n')
         fake.containers = []
-        fake.tell()
+        fake.send_event()
         watcher.becomes({})
 
 
@@ -534,10 +534,10 @@ def test_silence_is_an_end(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
-        fake.says["json"] = lambda connection: time.sleep(3)
-        fake.tell()
+        fake.replies["json"] = lambda connection: time.sleep(3)
+        fake.send_event()
         eventually(lambda: not watcher.docker.connected)
-        del fake.says["json"]
+        del fake.replies["json"]
         eventually(lambda: watcher.docker.connected)
         assert len(watcher.sets) == 1
 
@@ -547,7 +547,7 @@ def test_a_slow_list_is_waited_for(fake: Fake) -> None:
         time.sleep(1)
         fake.send(connection, json.dumps(fake.containers).encode())
 
-    fake.says["json"] = slow
+    fake.replies["json"] = slow
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         watcher.becomes({"2001:db8::2": "six"}, within=3)
@@ -565,12 +565,12 @@ def test_attempts_get_rare_and_then_are_early_again(
 
     monkeypatch.setattr(Docker, "_wait_for_change", noted)
     monkeypatch.setattr(docker, "_STABLE", 0.5)
-    fake.says["version"] = lambda connection: connection.sendall(BROKEN["error"])
+    fake.replies["version"] = lambda connection: connection.sendall(BROKEN["error"])
     with watching(fake.path) as watcher:
         eventually(lambda: len(pauses) >= 12)
         assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
         assert pauses[11] == 30
-        del fake.says["version"]
+        del fake.replies["version"]
         eventually(lambda: watcher.docker.connected)
         time.sleep(0.6)
         pauses.clear()

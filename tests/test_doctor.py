@@ -48,9 +48,9 @@ from tests.fixtures.network import (
     eventually,
     ndxdp,
     python,
+    remove_instance,
     sh,
     snapshot,
-    take_off,
 )
 from tests.fixtures.tap import tap
 
@@ -146,7 +146,7 @@ def answering(healthy: Network) -> Iterator[Network]:
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     assert bad() == []
     yield healthy
-    take_off()
+    remove_instance()
 
 
 def advertise(lifetime: int = 1800) -> None:
@@ -698,7 +698,7 @@ def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
         # It puts the interface's allmulti back as it found it, whoever else needs it.
         mends("reception", f"{UPLINK} is not in allmulti")
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_a_network_manager_that_listens_is_harmless() -> None:
@@ -805,7 +805,7 @@ def test_more_addresses_than_the_neighbour_table_holds(healthy: Network) -> None
         found = found_one("limits", said)
         assert found["cure"].startswith("sysctl -w net.ipv6.neigh.default.gc_thresh3=")
     finally:
-        take_off()
+        remove_instance()
 
 
 @pytest.fixture
@@ -832,7 +832,7 @@ def test_containers_that_nobody_answers_for(container: Engine, healthy: Network)
         assert found["cure"] == f"ndxdp prefix add {TARGET} -i {UPLINK}"
         assert healthy.answers(TARGET)
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy: Network) -> None:
@@ -846,7 +846,7 @@ def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy:
         assert found["level"] == "unseen"
         assert found["what"].startswith("cannot check for which containers ndxdp answers: the pins")
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from tests.fixtures.network import (
     done,
     eventually,
     python,
+    remove_instance,
     sh,
-    take_off,
 )
 from tests.test_doctor import bad, conf, follow, found_one, mends, notes
 
@@ -39,7 +39,7 @@ def host(net: Network) -> Iterator[Network]:
     """A host that does not forward."""
     conf("forwarding", 0, "all")
     yield net
-    take_off()
+    remove_instance()
     for prefix in (HERE, BEHIND):
         for table in ("local", "main"):
             call("ip", "-6", "route", "delete", "local", prefix, "table", table)

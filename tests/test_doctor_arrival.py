@@ -35,7 +35,7 @@ from tests.fixtures.network import (
     Network,
     call,
     done,
-    take_off,
+    remove_instance,
 )
 from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, segment
 from tests.test_doctor import bad, conf, findings, follow, found_one, mends
@@ -75,7 +75,7 @@ def host(privacy: None) -> Iterator[Segment]:
         # Asks three times within a second.
         at(ROUTER, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=300")
         yield made
-        take_off()
+        remove_instance()
 
 
 def switch_drops(condition: str) -> None:
@@ -192,7 +192,7 @@ def test_somebody_else_traces(net: Network) -> None:
     finally:
         tracing.terminate()
         tracing.wait()
-        take_off()
+        remove_instance()
         conf("forwarding", 0, "all")
 
 

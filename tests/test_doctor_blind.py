@@ -29,8 +29,8 @@ from tests.fixtures.network import (
     eventually,
     ndxdp,
     python,
+    remove_instance,
     sh,
-    take_off,
 )
 from tests.test_doctor import bad, conf, findings, follow
 
@@ -47,7 +47,7 @@ def answering(net: Network) -> Iterator[Network]:
     conf("forwarding", 1, "all")
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     yield net
-    take_off()
+    remove_instance()
     conf("forwarding", 0, "all")
 
 
@@ -298,7 +298,7 @@ def test_a_link_that_a_daemon_waits_for(net: Network, tmp_path: Path) -> None:
         assert bad() == []
     finally:
         running.end()
-        take_off()
+        remove_instance()
         conf("forwarding", 0, "all")
 
 
@@ -313,7 +313,7 @@ def test_a_link_that_was_renamed(answering: Network) -> None:
         assert interfaces(ndxdp("doctor", "--json")) == ["up1"]
         assert answering.answers(TARGET)
     finally:
-        take_off("up1")
+        remove_instance("up1")
         sh("ip", "link", "delete", "up1")
 
 

@@ -14,7 +14,7 @@ from ndxdp.doctor.finding import Level
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures.engine import Engine
-from tests.fixtures.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, sh, take_off
+from tests.fixtures.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, remove_instance, sh
 from tests.fixtures.network import Network as Net
 from tests.test_doctor import bad, conf, findings, follow, found_one
 
@@ -54,7 +54,7 @@ def test_a_network_with_all_of_the_prefix(host: tuple[str, str], docker_engine: 
         assert bad(*host) == []
         sh("ping", "-c1", "-W2", GATEWAY)
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_a_network_with_a_part_of_it(host: tuple[str, str], docker_engine: Engine) -> None:
@@ -66,7 +66,7 @@ def test_a_network_with_a_part_of_it(host: tuple[str, str], docker_engine: Engin
         assert bad(*host) == []
         assert [each for each in findings(*host) if each["check"] == "engine"] == []
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_a_network_without(host: tuple[str, str], docker_engine: Engine) -> None:

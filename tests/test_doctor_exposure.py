@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.network import BEHIND, HOST, UPLINK, Network, sh, take_off
+from tests.fixtures.network import BEHIND, HOST, UPLINK, Network, remove_instance, sh
 from tests.test_doctor import bad, conf, found_one, mends, notes
 
 PORT = 9877
@@ -31,7 +31,7 @@ def host(net: Network) -> Iterator[Network]:
     conf("forwarding", 1, "all")
     yield net
     net.close()
-    take_off()
+    remove_instance()
     conf("forwarding", 0, "all")
     sh("nft", "flush", "ruleset")
 

@@ -24,8 +24,8 @@ from tests.fixtures.network import (
     Network,
     call,
     done,
+    remove_instance,
     sh,
-    take_off,
 )
 from tests.test_doctor import bad, conf, follow, found_one, ip, mends
 
@@ -162,7 +162,7 @@ def reached(healthy: Network) -> Iterator[Network]:
     sh(*inside, "ip", "-6", "route", "add", "default", "via", "fe80::9", "dev", "eth9")
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     yield healthy
-    take_off()
+    remove_instance()
     sh("ip", "link", "delete", "br9")
     sh("ip", "netns", "delete", "container")
 

@@ -37,8 +37,8 @@ from tests.fixtures.network import (
     call,
     done,
     ndxdp,
+    remove_instance,
     sh,
-    take_off,
 )
 from tests.fixtures.segment import Segment, segment
 from tests.test_doctor import bad, conf, findings, follow, found_one, lose, mends
@@ -122,7 +122,7 @@ def test_a_router_and_its_prefixes(host: Network) -> None:
         ]
         assert bad(*PROBE) == []
     finally:
-        take_off()
+        remove_instance()
 
 
 def test_solicitations_are_as_rfc_4861_wants_them(host: Network) -> None:
@@ -166,7 +166,7 @@ def behind_a_switch(privacy: None) -> Iterator[Segment]:
     with segment() as made:
         made.behind(TARGET)
         yield made
-        take_off()
+        remove_instance()
 
 
 def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> None:

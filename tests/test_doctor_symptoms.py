@@ -30,8 +30,8 @@ from tests.fixtures.network import (
     eventually,
     ndxdp,
     network,
+    remove_instance,
     sh,
-    take_off,
 )
 from tests.fixtures.segment import at, segment
 from tests.fixtures.tap import ARPHRD_VOID, tun
@@ -58,7 +58,7 @@ def host() -> Iterator[None]:
         finally:
             conf("forwarding", 0, "all")
             sh("nft", "flush", "ruleset")
-            take_off()
+            remove_instance()
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def switched() -> Iterator[None]:
         try:
             yield
         finally:
-            take_off()
+            remove_instance()
 
 
 @contextlib.contextmanager

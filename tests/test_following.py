@@ -244,7 +244,7 @@ def test_renamed_and_configured_anew_while_it_was_stopped(net: Network, tmp_path
         first.process.kill()
         first.process.wait(10)
         with contextlib.ExitStack() as second:
-            with net.asked_all_the_while() as missed:
+            with net.solicited_continuously() as missed:
                 rename(UPLINK, RENAMED)
                 second.enter_context(daemon(net, tmp_path, wan0=BEHIND))
                 eventually(lambda: [path.name for path in PINS.glob("v*/*")] == [RENAMED])
@@ -308,7 +308,7 @@ def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: P
         stack.callback(run.close)
         answered(net)
         foreign = str(build_xdp_pass())
-        with net.asked_all_the_while() as missed:
+        with net.solicited_continuously() as missed:
             configuration(file, 'mode = "auto"', up0=BEHIND)
             run.process.send_signal(signal.SIGHUP)
             eventually(lambda: status()["mode"] == "tc")

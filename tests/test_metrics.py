@@ -259,7 +259,7 @@ def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
         assert told["ndxdp_readable"] == {(UPLINK,): 0}
         assert "ndxdp_attached" not in told
     shutil.rmtree(path)
-    network.take_off()
+    network.remove_instance()
 
 
 @pytest.mark.parametrize(
@@ -624,7 +624,7 @@ def test_the_page_writes_what_others_chose_as_text(attached: Network) -> None:
 
 
 def test_status_shows_what_happens_now(attached: Network) -> None:
-    with attached.asked_all_the_while() as missed:
+    with attached.solicited_continuously() as missed:
         text = done("status")
     assert missed == []
     found = re.search(r"answered  \d+ of \d+ solicitations, now (\S+)/s of (\S+)/s", text)

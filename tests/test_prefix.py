@@ -17,9 +17,9 @@ from tests.fixtures.network import (
     done,
     eventually,
     ndxdp,
+    remove_instance,
     rules,
     status,
-    take_off,
 )
 
 COMMANDS = REPOSITORY / "docs" / "commands.md"
@@ -148,7 +148,7 @@ def test_attach_with_a_rule_of_another_origin(net: Network) -> None:
     done("prefix", "add", "--origin", "wg0", BEHIND)
     done("attach", UPLINK, "-n", BEHIND, "-n", ONE)
     assert written() == {BEHIND: "wg0", ONE: "manual"}
-    take_off()
+    remove_instance()
 
 
 def test_replace_adds_or_changes(attached: Network) -> None:
@@ -235,7 +235,7 @@ def test_wg_quick(attached: Network) -> None:
     for words in (down, down):
         assert done(*words) == ""
         assert written() == before
-    take_off()
+    remove_instance()
     assert done(*down) == ""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
 
@@ -265,4 +265,4 @@ def test_rules_of_other_programs_outlive_daemons(net: Network, tmp_path: Path) -
     assert written() == {BEHIND: "config"} | theirs
     assert net.answers(ONE)
     daemon.end()
-    take_off()
+    remove_instance()

@@ -82,7 +82,7 @@ def warnings(ended: str) -> list[str]:
 
 def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
     before, program = names(), tc_ids()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         shutil.rmtree(directory())
         eventually(lambda: names() == before and Trees().pins.is_locked(UPLINK), within=10)
         for name in ("settings", "link"):
@@ -135,7 +135,7 @@ def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:
 def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
     """Somebody unmounts it: pins go where it is mounted again."""
     before = names()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         sh("umount", "-l", str(BPFFS))
         time.sleep(0.1)
         sh("mount", "-t", "bpf", "-o", "mode=1777", "bpf", str(BPFFS))  # as it was
@@ -157,7 +157,7 @@ def test_removed_files_are_put_back(net: Network, file: Path) -> None:
     done("prefix", "add", BY_HAND)
     assert net.answers()
     before, counted = names(FILES), status()["reasons"]["answered"]
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         shutil.rmtree(FILES)
         eventually(lambda: names(FILES) == before and Trees().files.is_locked(UPLINK), within=10)
         for name in ("prefixes", "reasons"):

@@ -236,7 +236,7 @@ def test_a_new_interface_is_tried_at_once(net: Network, file: Path) -> None:
 def test_the_service_takes_over_what_attach_left(net: Network, file: Path) -> None:
     """README's quick start, then the service: equal rules become its own, others stay."""
     done("attach", UPLINK, "-n", BEHIND, "-n", OTHER)
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         service = net.run("-c", config(file, UPLINK))
         eventually(lambda: rules()[BEHIND]["source"] == "config")
         assert rules()[OTHER]["source"] == "manual"
@@ -265,7 +265,7 @@ def test_takes_over_for_userspace(net: Network, file: Path) -> None:
     done("prefix", "add", OTHER)
     assert first.end()[:2] == (0, "")
     config(file, f'{UPLINK}\nmode = "userspace"')
-    with net.asked_all_the_while() as missed, daemon("-c", str(file), wait=True) as service:
+    with net.solicited_continuously() as missed, daemon("-c", str(file), wait=True) as service:
         assert "userspace" in service.running.ready
         eventually(lambda: status()["mode"] == "userspace" and tc_ids() == [])
         assert rules()[OTHER]["source"] == "manual"

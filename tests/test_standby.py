@@ -148,7 +148,7 @@ def test_daemon_that_restarts_does_not_silence_a_master(net: Network, tmp_path: 
     run = begun(net, "-c", path)
     done("resume", UPLINK)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with net.asked_all_the_while() as missed:
+        with net.solicited_continuously() as missed:
             run.process.send_signal(number)
             run.process.wait(10)
             run = net.run("-c", path)

@@ -32,10 +32,10 @@ from tests.fixtures.network import (
     done,
     eventually,
     ndxdp,
+    remove_instance,
     rules,
     sh,
     status,
-    take_off,
 )
 from tests.fixtures.prometheus import get
 from tests.test_commands import attach_without_links
@@ -98,7 +98,7 @@ def test_rules_that_are_gone_are_not_shown(net: Network, tmp_path: Path) -> None
     assert group_counts()[BEHIND] == (1, 1)
     assert status()["last_answer"] >= last
     daemon.end()
-    take_off()
+    remove_instance()
 
 
 # ---- another network namespace ------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_an_interface_of_another_namespace(net: Network, mode: str, way: str) ->
         there, text = elsewhere(net)
         assert (there["attached"], there["in_other_namespace"]) == (False, False)
         assert GONE in text
-    take_off()
+    remove_instance()
 
 
 def test_userspace_of_another_namespace(net: Network) -> None:
@@ -168,7 +168,7 @@ def test_an_interface_of_the_same_name_here(net: Network) -> None:
     assert warning.startswith(f"ndxdp answers on {UPLINK} of another network namespace")
     assert "ndxdp_link_transmit_drops_total" not in net.at_router(*NDXDP, "metrics").out
     assert net.at_router("ip", "link", "delete", UPLINK).code == 0
-    take_off()
+    remove_instance()
 
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
@@ -184,7 +184,7 @@ def test_an_interface_that_was_moved(net: Network, mode: str) -> None:
         assert ELSEWHERE in done("status", "up1")
     finally:
         sh("ip", "link", "delete", "far1")
-        take_off("up1")
+        remove_instance("up1")
 
 
 # ---- what the daemon reports --------------------------------------------------------------------
@@ -219,7 +219,7 @@ def unready(net: Network, tmp_path: Path) -> Iterator[Running]:
     file.write_text(CONFIG + MISSING)
     with contextlib.closing(Running(("-c", str(file)), wait=False)) as daemon:
         yield daemon
-    take_off()
+    remove_instance()
 
 
 def test_an_interface_that_is_missing_is_shown(
@@ -282,7 +282,7 @@ def test_a_reload_that_failed_is_shown(net: Network, tmp_path: Path) -> None:
     assert daemons()[0]["reload"] == {"begun": 2, "number": 2, "ok": True, "error": ""}
     assert "WARNING" not in done("status")
     daemon.end()
-    take_off()
+    remove_instance()
 
 
 def findings() -> set[tuple[str, str, str]]:
@@ -302,7 +302,7 @@ def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:
     assert daemons()[0]["docker"] == {"connected": False}
     assert "the container engine is disconnected" in done("status")
     daemon.end()
-    take_off()
+    remove_instance()
 
 
 def test_a_killed_daemon_says_nothing_any_more(net: Network, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_another_namespaces_daemon_is_not_shown(net: Network, tmp_path: Path) ->
     daemon = net.run("-c", str(file))
     assert json.loads(net.at_router(*NDXDP, "status", "--json").out)["daemons"] == []
     daemon.end()
-    take_off()
+    remove_instance()
 
 
 def test_a_report_of_somebody_else_is_not_believed(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """`python -m tests.fuzz`: millions of random frames through the programs and through ndp.py.
 
-The frames come in sets: a set has rules and settings of its own. One process for each CPU, in
-namespaces of its own, compares one set after the other. Which sets are done is written to a file
-after each, so that a run that was ended goes on where it was. A set's frames depend on the seed
-and the set's number alone: `--only NUMBER` compares one set again.
+The frames come in sets: each set has rules and settings of its own. One process for each CPU, in
+namespaces of its own, compares one set after the other. The numbers of the complete sets are
+written to a file after each, so that an interrupted run continues where it stopped. The frames of a
+set depend only on the seed and the set's number: `--only NUMBER` compares one set again.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ _STATE = _REPOSITORY / "build" / "fuzz.json"
 class Found:
     """The frames compared so far, and the disagreements found.
 
-    done: numbers of the sets that are through. frames: by mode. reasons: frames by what ndp.py
-    says of them. counted: frames that were run a second time, for the counters. seconds: of all
-    processes together. wrong: texts.
+    Attributes:
+        done: Numbers of the sets that are complete.
+        frames: Number of frames by mode.
+        reasons: Number of frames by the reason that ndp.py gives.
+        counted: Number of frames that were run a second time, for the counters.
+        seconds: Seconds of all processes together.
+        wrong: Disagreements, as text.
     """
 
     seed: str
@@ -63,7 +67,7 @@ class Found:
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
-        """Read what an earlier run has written; None if there is nothing."""
+        """Read the results of an earlier run; None if there are none."""
         try:
             found = json.loads(path.read_text())["found"]
         except FileNotFoundError:
@@ -85,7 +89,7 @@ class Found:
         new.replace(path)
 
     def add(self, other: Found) -> None:
-        """Add what a process has found on one set."""
+        """Add the results of a process on one set."""
         self.done = sorted([*self.done, *other.done])
         self.frames = dict(Counter(self.frames) + Counter(other.frames))
         self.reasons = dict(sorted((Counter(self.reasons) + Counter(other.reasons)).items()))
@@ -145,7 +149,7 @@ def _report(found: Found) -> int:
 
 
 def _compare_all(found: Found, sets: list[int], processes: int, output: Path | None) -> Found:
-    """Have all the sets compared; `found` is written to `output` after each."""
+    """Compare all the sets; write `found` to `output` after each."""
     numbers, lock, started = iter(sets), threading.Lock(), time.monotonic()
     next_line = started + _PROGRESS
     ended = 0

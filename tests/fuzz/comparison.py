@@ -1,4 +1,4 @@
-"""The native and the tc program on frames of the caller's, and ndp.py on the same frames."""
+"""The native and the tc program on frames of the caller, and ndp.py on the same frames."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ MODES = (Mode.NATIVE, Mode.TC)
 _TC_MIN = 54  # bytes of the shortest frame that the kernel test-runs a tc program on
 _TIMEOUT = 10_000_000_000  # ns without a heartbeat after which dynamic rules expire
 _KEY = bytes(4)
-_UNWRITTEN = bytes(abi.EXPLAINED.size)  # which reads as NOT_NS
+_UNWRITTEN = bytes(abi.EXPLAINED.size)  # an empty result, which reads as NOT_NS
 _PASS = {Mode.NATIVE: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_ACT_UNSPEC
 _SEND = {Mode.NATIVE: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
 
 
 class Disagreement(NamedTuple):
-    """A frame that a program treats otherwise than ndp.py; `frame` and `became` are frames."""
+    """A frame that a program treats differently from ndp.py; `frame` and `became` are frames."""
 
     mode: str
     frame: bytes
@@ -87,25 +87,25 @@ class Program:
         return self.mode is not Mode.TC or len(frame) >= _TC_MIN
 
     def wanted(self, frame: bytes, verdict: Verdict) -> Verdict:
-        """Return the verdict on a frame as a test run gives it: it takes no tag off for tc."""
+        """Return the verdict on a frame in a test run, which strips no VLAN tag for tc."""
         if self.mode is Mode.TC and untagged(frame) is not frame:
             return Verdict(Reason.NOT_NS)
         return verdict
 
     def disagreement(self, frame: bytes, verdict: Verdict) -> Disagreement | None:
-        """Judge one frame, uncounted; return in what the program differs from `verdict`."""
+        """Judge one frame, uncounted; return how the program differs from `verdict`."""
         if self._written:
             bpf_maps.update(self._explained, _KEY, _UNWRITTEN)
         run = bpf_programs.run_once(self.pinned.prog_fd, frame)
-        said = bpf_maps.lookup(self._explained, _KEY, len(_UNWRITTEN)) or b""
-        self._written = said != _UNWRITTEN
-        reason = Reason(abi.EXPLAINED.unpack(said)["reason"])
+        explained = bpf_maps.lookup(self._explained, _KEY, len(_UNWRITTEN)) or b""
+        self._written = explained != _UNWRITTEN
+        reason = Reason(abi.EXPLAINED.unpack(explained)["reason"])
         return self._compare(frame, verdict, reason, run)
 
     def counted(self, judged: Iterable[tuple[bytes, Verdict]]) -> str:
-        """Run frames as if they came in on the interface; return how the counters are wrong.
+        """Run frames as if they came in on the interface; return the errors of the counters.
 
-        The programs count only such frames. The result is empty where the counters agree with the
+        The programs count only such frames. The result is empty if the counters agree with the
         verdicts.
         """
         maps = self.pinned.maps
@@ -156,7 +156,7 @@ class Programs:
             program.set_up(case)
 
     def judge(self, frame: bytes) -> Verdict:
-        """Return what ndp.py says."""
+        """Return the verdict of ndp.py."""
         return decide(frame, self._case.host, self._table.match)
 
     def disagreements(self, frame: bytes, verdict: Verdict) -> Iterator[Disagreement]:
@@ -167,7 +167,7 @@ class Programs:
                     yield wrong
 
     def miscounts(self, judged: list[tuple[bytes, Verdict]]) -> Iterator[str]:
-        """Yield how the programs' counters disagree with the verdicts on some frames."""
+        """Yield the disagreements of the programs' counters with the verdicts on some frames."""
         for program in self.by_mode.values():
             wrong = program.counted(
                 (frame, program.wanted(frame, verdict))
@@ -187,11 +187,12 @@ def programs(trees: Trees) -> Iterator[Programs]:
         try:
             for mode in reversed(MODES):
                 if made:
-                    detach_interface(trees, RECEIVER)  # its maps live on: they are open
+                    detach_interface(trees, RECEIVER)  # its maps remain, because they are open
                 request = AttachRequest(RECEIVER, options=AttachOptions(mode))
                 Session.attach(trees, request).close()
                 made[mode] = Program(mode, open_pinned(trees.pins, RECEIVER), ifindex)
-            # The native one stays attached: else the driver has no XDP queue to name in a context.
+            # The native program stays attached: otherwise the driver has no XDP queue to name in a
+            # context.
             yield Programs({mode: made[mode] for mode in MODES})
         finally:
             for program in made.values():

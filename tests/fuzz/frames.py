@@ -1,8 +1,8 @@
-"""Random rule sets, and frames that are solicitations but for a few fields. Pure.
+"""Random rule sets, and random frames that are nearly valid solicitations. Pure.
 
-A frame is built field by field from a valid solicitation. Each field is wrong now and then, in
-the ways that the field can be wrong, and the checksum is right for what was built unless it is
-the field that is wrong. So most frames get past most checks, and all checks are reached.
+A frame is built field by field from a valid solicitation. Each field is wrong now and then, in the
+ways that the field can be wrong. The checksum is right for the frame, unless it is the field that
+is wrong. So most frames pass most checks, and all checks are reached.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _OTHER_TYPES = (1, 128, 129, 133, 134, 136, 137, 143, 255)
 _TAG_TYPES = (b"\x81\x00", b"\x81\x00", b"\x88\xa8", b"\x91\x00", b"\x92\x00", b"\x88\xe7")
 _TAGS = (0x0000, 0x0000, 0xE000, 0x1000, 0x0001, 0x0064, 0x0FFF, 0xFFFF)
 _LONG = (1513, 1514, 1515, 1522, 2000, 3400)  # bytes: NDP_FRAME_MAX is 1514
-_TEST_RUN_MAX = 3400  # bytes: what the kernel test-runs a tc program on has to fit in a page
+_TEST_RUN_MAX = 3400  # bytes: frames of the kernel's tc test runs must fit in a page
 _LAST_BITS = 0xFFFF
 
 
@@ -63,7 +63,7 @@ class Case:
 
 
 def random_case(rng: random.Random, host: Host) -> Case:
-    """Make up to 40 rules, many of them inside each other, for a host with the MAC of `host`."""
+    """Make up to 40 rules, many of them nested, for a host with the MAC of `host`."""
     rules: dict[Prefix, Rule] = {}
     around = [*_BASES, _LINK_LOCAL[:8] + rng.randbytes(8), rng.randbytes(16)]
     for number in range(rng.choice((1, 3, 10, 40))):

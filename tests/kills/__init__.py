@@ -1,1 +1,1 @@
-"""A process that is killed at each system call that changes state."""
+"""Processes that are killed at each system call that changes state."""

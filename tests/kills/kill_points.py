@@ -1,6 +1,6 @@
-"""A process that changes an interface, and is killed before the n-th of its system calls that do.
+"""A process that changes an interface, and is killed before the n-th of its changing system calls.
 
-`Worker` is a Python process that has everything imported. For each change it forks a child, which
+`Worker` is a Python process that has imported every module. For each change it forks a child, which
 calls the same functions as the commands do, with kill_points.c preloaded.
 """
 
@@ -30,18 +30,18 @@ _PROGRAM = Path(__file__).with_name("kill_points_program.c")
 
 @dataclass(frozen=True)
 class Step:
-    """A change, and how it is asked for.
+    """A change of an interface.
 
     Attributes:
         verb: A name of _VERBS below.
-        mode: The mode that is asked for, by its label; "" for none.
-        kernel: "links" where XDP and tc have BPF links (Linux 6.6), "5.10" where only XDP has,
-            "netlink" where neither has.
+        mode: The label of the requested mode; "" for none.
+        kernel: "links" for a kernel that has BPF links for XDP and tc (Linux 6.6), "5.10" for one
+            that has them only for XDP, "netlink" for one that has neither.
         rules: Prefixes that are answered.
-        max_addresses: The size of the table of exact addresses; 0 leaves it as it is.
-        switch: What is attached in another mode is taken to this one, as `run -c` does.
-        interface: What is changed.
-        was: Of `daemon`: the mode that it runs in before; "" if it begins in the one it is to have.
+        max_addresses: The size of the table of exact addresses; 0 leaves it unchanged.
+        switch: Change the mode of an attached interface, as `run -c` does.
+        interface: The interface.
+        was: For `daemon`: the mode in which it runs before; "" if it starts in the requested mode.
     """
 
     verb: str
@@ -56,17 +56,22 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a step. killed: before it was through. error: the message if it failed."""
+    """The end of a step.
+
+    Attributes:
+        killed: The child was killed before the step was complete.
+        error: The message if the step failed.
+    """
 
     killed: bool
     error: str
 
 
 class Worker:
-    """The process that forks a child for each step.
+    """A process that forks a child for each step.
 
     Args:
-        directory: Where what it needs is compiled to.
+        directory: The directory for compiled files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -90,7 +95,7 @@ class Worker:
         self._process.wait(10)
 
     def take(self, step: Step, *, kill_at: int = 0) -> Outcome:
-        """Take a step in a child, which is killed before its `kill_at`-th change; 0 for never."""
+        """Run a step in a child, which is killed before its `kill_at`-th change; 0 for never."""
         assert self._process.stdin
         assert self._process.stdout
         print(json.dumps([kill_at, dataclasses.asdict(step)]), file=self._process.stdin, flush=True)
@@ -101,7 +106,7 @@ class Worker:
 
 
 def main(lines: Iterable[str]) -> None:
-    """Take the steps that are asked for, a line each."""
+    """Run the requested steps, one per line."""
     for line in lines:
         kill_at, fields = json.loads(line)
         print(json.dumps(_take(Step(**fields), kill_at)), flush=True)
@@ -115,12 +120,12 @@ def _take(step: Step, kill_at: int) -> dict[str, Any]:
         _in_child(step, kill_at, writing)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = pipe.read()
+        output = pipe.read()
     _, status = os.waitpid(child, 0)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     if not killed and os.waitstatus_to_exitcode(status):
-        said = said or f"status {status}"
-    return {"killed": killed, "error": "" if killed else said}
+        output = output or f"status {status}"
+    return {"killed": killed, "error": "" if killed else output}
 
 
 def _in_child(step: Step, kill_at: int, writing: int) -> NoReturn:
@@ -144,7 +149,7 @@ def _in_child(step: Step, kill_at: int, writing: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _kernel(kind: str) -> Iterator[None]:
-    """Let the kernel be one that has no links for tc."""
+    """Simulate a kernel that has no links for tc."""
     from unittest import mock
 
     from ndxdp.kernel import bpf_hooks
@@ -198,7 +203,7 @@ def _rules(step: Step) -> Any:
 def _attach(step: Step, kill_at: int) -> None:
     """Attach, renew, resize or change the mode, as `attach` and a daemon's start do.
 
-    As `run` and `serve` it ends as if killed: a link ends with it.
+    `run` and `serve` end as if killed: a link ends with the process.
     """
     from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.session.request import AttachRequest
@@ -225,7 +230,7 @@ def _attach(step: Step, kill_at: int) -> None:
 
 
 def _daemon(step: Step, kill_at: int) -> None:
-    """Run a daemon in the mode `was`, and have it reload for another mode; end once it has that."""
+    """Run a daemon in the mode `was`, reload it for another mode, and end once it has that mode."""
     from ndxdp.daemon import service
     from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
     from ndxdp.rules.rule import CONFIG_ORIGIN
@@ -259,7 +264,7 @@ def _daemon(step: Step, kill_at: int) -> None:
 
 
 def _reload(step: Step, kill_at: int) -> None:
-    """Write the rules of a configuration that was reread."""
+    """Apply the rules of a reloaded configuration."""
     from ndxdp.daemon import reconcile
     from ndxdp.netlink import links
     from ndxdp.netlink.addresses import owned_addresses
@@ -276,7 +281,7 @@ def _reload(step: Step, kill_at: int) -> None:
 
 
 def _suspend(step: Step, kill_at: int) -> None:
-    """Detach the program and keep the rules, as a daemon does whose interface has gone."""
+    """Suspend the instance, as a daemon does whose interface has disappeared."""
     from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
     from ndxdp.store.instance import open_pinned
@@ -288,7 +293,7 @@ def _suspend(step: Step, kill_at: int) -> None:
 
 
 def _misname(step: Step, kill_at: int) -> None:
-    """Let the pins be of the interface's former name."""
+    """Rename the pins as if the interface had had another name before."""
     from ndxdp.store.directories import Trees
 
     Trees().pins.rename(step.interface, "former")
@@ -315,7 +320,7 @@ _VERBS = {
 
 
 def _import_all() -> None:
-    """Import what the steps use, so that no child has to."""
+    """Import the modules that the steps use, so that no child has to."""
     import logging
     import unittest.mock  # noqa: F401
 

@@ -1,12 +1,13 @@
 """ndxdp in a container, by the image and the compose file that ship: `make test-image`.
 
-A real dockerd of our own builds the image from packaging/container/Containerfile, on Debian 12's
-root file system (tests.debian_releases) for a base, and docker-compose starts it from
-packaging/container/compose.yaml: with those capabilities, and no others. The router of
-tests.fixtures.network asks. It prints a line for each thing that holds.
+A private dockerd builds the image from packaging/container/Containerfile, with Debian 12's root
+file system (tests.scenarios.debian_releases) as the base. docker-compose starts the container from
+packaging/container/compose.yaml, with the capabilities that the file lists and no others. The
+router of tests.fixtures.network solicits. The program prints a line for each check.
 
-All of it is done twice: by Debian 13's Docker, unpacked below build/roots, with the file as it is;
-and by Debian 12's, which knows no CAP_BPF, with the other capability that docs/containers.md names.
+All checks run twice: with Debian 13's Docker, unpacked below build/roots, and the unchanged file;
+and with Debian 12's Docker, which does not know CAP_BPF, and the capability that docs/containers.md
+names instead.
 
     python -m tests.scenarios.container_image PACKAGE
 """
@@ -65,7 +66,7 @@ deprecate = ["{network.HOST}"]
 
 
 class Docker:
-    """The commands, at our own engine."""
+    """The docker commands, run against the private engine."""
 
     def __init__(self, made: Engine) -> None:
         self.engine = made
@@ -96,7 +97,7 @@ class Docker:
         return done.out + done.err
 
     def up(self, mode: str, more: str = "") -> None:
-        """Start it, and wait until it says that it answers."""
+        """Start the container, and wait until its log has the `ready` line."""
         CONFIG.write_text(configuration(mode) + more)
         self.compose("up", "-d")
         try:
@@ -115,7 +116,7 @@ def built(docker: Docker, package: Path) -> str:
     shutil.copy(CONTAINER / "Containerfile", context)
     shutil.copy(package, context / "ndxdp.deb")
     root = debian_releases.ROOTS / BASE
-    # The engine copies all of it for each layer, and what is left out is much.
+    # The engine copies the whole tree for each layer; these directories are large.
     without = [f"--exclude=./usr/share/{name}" for name in ("doc", "info", "locale", "man")]
     tar = ("tar", *without, "-C", str(root), "-c", ".")
     with subprocess.Popen(tar, stdout=subprocess.PIPE) as packed:
@@ -132,7 +133,7 @@ def built(docker: Docker, package: Path) -> str:
 
 
 def answering(docker: Docker, net: Network) -> str:
-    """the container answers in XDP and tc, and the kernel goes on without it"""
+    """the container answers in XDP and tc, and the kernel continues without it"""
     net.pass_at_router()
     for mode in ("native", "tc"):
         docker.up(mode)
@@ -149,13 +150,13 @@ def answering(docker: Docker, net: Network) -> str:
 
 
 def detached(docker: Docker) -> None:
-    """As docs/containers.md says how to end it all."""
+    """Detach as docs/containers.md describes, and check that nothing remains."""
     docker.compose("run", "--rm", "ndxdp", "detach", "--all")
     assert network.leftovers() == []
 
 
 def following(docker: Docker, net: Network) -> None:
-    """with Docker, announcements, gateway care and address hygiene it has what it needs"""
+    """Docker, announcements, gateway care and address hygiene work with these capabilities"""
     docker.up("tc", EVERYTHING)
     docker.engine.make_network("exposed", "2001:db8::d:0:0:0/80")
     docker.engine.run("pot", "exposed", address=FOUND)
@@ -165,10 +166,10 @@ def following(docker: Docker, net: Network) -> None:
     assert "deprecated" in eventually(
         lambda: found if "deprecated" in (found := sh("ip", "-6", "address", "show")) else ""
     )
-    said = docker.log()
-    assert "not permitted" not in said, said
-    assert "could not" not in said, said
-    # A reload, as docs/containers.md has it.
+    output = docker.log()
+    assert "not permitted" not in output, output
+    assert "could not" not in output, output
+    # Reload as docs/containers.md describes.
     CONFIG.write_text(
         configuration("tc") + '\n[[interface.prefix]]\nprefix = "2001:db8::e:0:0:1"\n'
     )
@@ -179,7 +180,7 @@ def following(docker: Docker, net: Network) -> None:
 
 
 def userspace(docker: Docker, net: Network) -> None:
-    """in userspace mode, CAP_NET_RAW and the rest suffice as well"""
+    """userspace mode works with these capabilities"""
     docker.up("userspace")
     assert net.answers(), docker.log()
     docker.down()
@@ -188,7 +189,7 @@ def userspace(docker: Docker, net: Network) -> None:
 
 
 def confined(docker: Docker, net: Network) -> str:
-    """it has those capabilities, no new privileges, and nothing it may write to but its own"""
+    """the container has these capabilities, no new privileges, and can write only its own files"""
     docker.up("tc")
     status = docker.sh("docker", "exec", "ndxdp", "cat", "/proc/1/status")
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
@@ -206,7 +207,7 @@ def confined(docker: Docker, net: Network) -> str:
 
 def inside(package: Path) -> int:
     failed = 0
-    # compose.yaml names places of the host. In our mount namespace, /etc is a copy, /run is empty.
+    # compose.yaml names paths of the host. In this mount namespace /etc is a copy, /run is empty.
     for name in ("upper", "work"):
         Path("/run/etc", name).mkdir(parents=True)
     options = "lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work"
@@ -229,7 +230,7 @@ def inside(package: Path) -> int:
             print(f"FAILED\n{traceback.format_exc()}\n{docker.log()}")
         finally:
             docker.call("docker", "rm", "-f", "ndxdp")
-            # What dockerd keeps for containers with the host's network.
+            # dockerd keeps this mount for containers with the host's network.
             call("umount", str(made.folder / "exec" / "netns" / "default"))
             SOCKET.unlink()
             shutil.rmtree("/run/ndxdp", ignore_errors=True)
@@ -238,7 +239,7 @@ def inside(package: Path) -> int:
 
 
 def fetch_docker() -> Path:
-    """Debian 13's Docker, for use here: but for runc, which wants Debian 13's libc."""
+    """Unpack Debian 13's Docker for use here, without runc, which requires Debian 13's libc."""
     there = debian_releases.ROOTS / "docker"
     if not there.is_dir():
         fresh = debian_releases.ROOTS / "docker.new"

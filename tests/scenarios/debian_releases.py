@@ -1,10 +1,9 @@
 """The .deb on Debian 12, 13 and Ubuntu 24.04, from installation to purge: `make test-deb`.
 
-Each release's root file system is made by debootstrap below build/roots, with what apt needs to
-fetch; no run changes it. The package is installed in an overlay, in namespaces that vanish with
-it, where the router of tests.fixtures.network asks. There is no systemd: that is what the
-virtual machines of `make test-service` and of the lab are for. It prints a line for each thing
-that holds.
+debootstrap makes each release's root file system below build/roots, with the packages that apt
+needs; no run changes it. The package is installed in an overlay, in namespaces that vanish with it,
+where the router of tests.fixtures.network solicits. There is no systemd: the virtual machines of
+`make test-service` and of the lab test the service. The program prints a line for each check.
 
     python -m tests.scenarios.debian_releases PACKAGE NEWER [RELEASE...]
 """
@@ -32,7 +31,7 @@ RELEASES = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
 """With the version of Python that each has. Trixie comes before noble: it has its keyring."""
 ROOTS = REPOSITORY / "build" / "roots"
 
-# What dpkg and apt keep of any package that was once there.
+# Files that dpkg and apt keep of any package that was once installed.
 _DPKG = re.compile(r"/var/(lib/dpkg|lib/apt|lib/systemd|cache|log)(/|$)")
 
 CONFIG = f"""
@@ -45,7 +44,7 @@ prefix = "{BEHIND}"
 
 
 class Host:
-    """A release's root file system, and what is run in it."""
+    """A release's root file system, and commands in it."""
 
     def __init__(self, release: str, root: Path) -> None:
         self.release, self.root = release, root
@@ -71,7 +70,7 @@ class Host:
         return self.root / name.lstrip("/")
 
     def files(self) -> set[str]:
-        """Everything in it, by path, but for what is mounted there."""
+        """Return the paths of all files, without mounted file systems."""
         found = sh("find", str(self.root), "-xdev", "-mindepth", "1").splitlines()
         return {name.removeprefix(str(self.root)) for name in found}
 
@@ -81,16 +80,16 @@ CHECKS: list[Check] = []
 
 
 def check(function: Check) -> Check:
-    """In the order in which they stand. The docstring is the line; what is returned follows it."""
+    """Register a check, in order of definition; print its docstring, followed by its result."""
     CHECKS.append(function)
     return function
 
 
 def needed(host: Host) -> list[str]:
-    """The packages that apt would install for ours. They come first, so as to see what is ours."""
-    said = host.apt("install", "--simulate", "./package.deb")
-    new = re.search(r"following NEW packages will be installed:\n((?:  .*\n)+)", said)
-    assert new, said
+    """Return the packages that apt would install for ndxdp. They are installed first."""
+    output = host.apt("install", "--simulate", "./package.deb")
+    new = re.search(r"following NEW packages will be installed:\n((?:  .*\n)+)", output)
+    assert new, output
     return [name for name in new[1].split() if name != "ndxdp"]
 
 
@@ -110,7 +109,7 @@ def installed(host: Host, net: Network) -> str:
 
 @check
 def commands(host: Host, net: Network) -> str:
-    """--version, check and doctor say what they should"""
+    """--version, check and doctor print the expected output"""
     assert __version__ in host.sh("ndxdp", "--version")
     empty = host.call("ndxdp", "check")
     assert empty.code == 2, empty
@@ -153,12 +152,12 @@ def attached(host: Host, net: Network) -> str:
 
 @check
 def upgraded(host: Host, net: Network) -> str:
-    """a newer package takes its place, and each solicitation is answered meanwhile"""
+    """an upgrade to a newer package loses no answer"""
     daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
     assert net.answers()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         host.apt("install", "./newer.deb")
-        # As `systemctl try-restart` of postinst does, which is not here.
+        # There is no systemd here; the postinst would run `systemctl try-restart`.
         assert daemon.end().code == 0
         daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
     assert missed == []
@@ -169,8 +168,8 @@ def upgraded(host: Host, net: Network) -> str:
 
 
 @check
-def laid_out_anew(host: Host, net: Network) -> None:
-    """where a newer package's maps have another layout, the old program takes itself off first"""
+def new_map_layout(host: Host, net: Network) -> None:
+    """preinst detaches the old program if a newer package's maps have another layout"""
     assert net.answers()
     host.sh("dpkg-deb", "-R", "/newer.deb", "/other")
     preinst = host.path("/other/DEBIAN/preinst")
@@ -179,8 +178,8 @@ def laid_out_anew(host: Host, net: Network) -> None:
     assert changed != text
     preinst.write_text(changed)
     host.sh("dpkg-deb", "-b", "/other", "/other.deb")
-    said = host.apt("install", "--reinstall", "./other.deb")
-    assert "another layout" in said
+    output = host.apt("install", "--reinstall", "./other.deb")
+    assert "another layout" in output
     assert net.silent()
     assert network.leftovers() == []
     shutil.rmtree(host.path("/other"))
@@ -190,7 +189,7 @@ def laid_out_anew(host: Host, net: Network) -> None:
 
 @check
 def removed(host: Host, net: Network) -> None:
-    """removal takes the program off and its pins away, and keeps the configuration"""
+    """removal detaches the program, removes its pins, and keeps the configuration"""
     assert net.answers()
     host.apt("remove", "ndxdp")
     assert net.silent()
@@ -202,7 +201,7 @@ def removed(host: Host, net: Network) -> None:
 
 @check
 def installed_again(host: Host, net: Network) -> None:
-    """installed again, it works with the configuration that is there"""
+    """installed again, it works with the configuration that was kept"""
     host.apt("install", "./newer.deb")
     assert host.path("/etc/ndxdp/ndxdp.toml").read_text() == CONFIG
     net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp")).end()
@@ -227,7 +226,7 @@ def purged(host: Host, net: Network, before: set[str]) -> str:
 
 
 def prepare(release: str, package: Path) -> None:
-    """Make the root file system, with what apt will want. This alone needs the network."""
+    """Make the root file system, with the packages that apt needs. Only this needs the network."""
     root = ROOTS / release
     if root.is_dir():
         return
@@ -238,8 +237,9 @@ def prepare(release: str, package: Path) -> None:
     if release == "noble":
         prepare("trixie", package)
         options += [f"--keyring={_keyring()}"]
-        origin += ["http://archive.ubuntu.com/ubuntu", "gutsy"]  # the script of all of Ubuntu's
-    _tell("debootstrap", *options, *origin)
+        # debootstrap uses this script for every Ubuntu release
+        origin += ["http://archive.ubuntu.com/ubuntu", "gutsy"]
+    _run("debootstrap", *options, *origin)
     shutil.copy(package, fresh / "package.deb")
     keep = "-o APT::Keep-Downloaded-Packages=true"
     install = "install -y --no-install-recommends --download-only ./package.deb"
@@ -249,17 +249,17 @@ def prepare(release: str, package: Path) -> None:
 
 
 def _keyring() -> Path:
-    """Ubuntu's keys, in a package that Debian 13 has and 12 has not."""
+    """Return Ubuntu's keys, from a package that Debian 13 has and Debian 12 lacks."""
     keys = ROOTS / "keys"
     if not keys.is_dir():
         for package in download("trixie", "ubuntu-keyring"):
-            _tell("dpkg-deb", "-x", str(package), str(keys))
+            _run("dpkg-deb", "-x", str(package), str(keys))
             package.unlink()
     return keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
 
 
 def download(release: str, *packages: str) -> list[Path]:
-    """Packages of a release that is prepared. They are the caller's to take away."""
+    """Download packages of a prepared release; the caller deletes them."""
     root = ROOTS / release
     _fetch(root, f"cd /root && apt-get $APT download {' '.join(packages)}")
     return sorted(root.glob("root/*.deb"))
@@ -271,17 +271,17 @@ def _fetch(root: Path, script: str) -> None:
     known.unlink(missing_ok=True)
     shutil.copy("/etc/resolv.conf", known)
     lines = f"mount -t proc proc /proc; APT='-o APT::Sandbox::User=root'; {script}"
-    _tell("unshare", "--mount", "chroot", str(root), "sh", "-c", lines)
+    _run("unshare", "--mount", "chroot", str(root), "sh", "-c", lines)
 
 
-def _tell(*command: str) -> None:
+def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}\n{' '.join(command)} failed")
 
 
 def overlay(lower: Path) -> Path:
-    """`lower`, to be written to as one likes: it is memory, and goes with our namespaces."""
+    """Mount a writable overlay above `lower`, in memory; it vanishes with these namespaces."""
     base = Path("/run/release")
     root, work, upper = (base / name for name in ("root", "work", "upper"))
     for directory in (root, work, upper):
@@ -296,7 +296,7 @@ def overlay(lower: Path) -> Path:
 
 
 def inside(release: str, package: Path, newer: Path) -> int:
-    """All that is said of one release, in namespaces of our own."""
+    """Run all checks of one release, inside private namespaces."""
     began = time.monotonic()
     host = Host(release, overlay(ROOTS / release))
     shutil.copy(package, host.path("package.deb"))

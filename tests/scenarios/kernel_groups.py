@@ -17,22 +17,22 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-# Emulated, a command takes a second or two; so of long files the part is run that asks the kernel
-# for what kernels differ in.
+# Under emulation a command takes a second or two. So only those parts of long test files run that
+# depend on the kernel.
 GROUPS: dict[str, tuple[str, ...]] = {
-    # Every packet, in each mode and by both loaders: test runs, and real frames.
+    # Every packet, in each mode and with both loaders: test runs, and real frames.
     "packets": ("tests/test_program.py",),
-    # Each mode on a real driver, and which one `auto` gives.
+    # Each mode on a real driver, and the mode that `auto` chooses there.
     "virtio-net": ("tests/scenarios/virtio_nic.py",),
-    # Which mode `auto` gives on each other kind of interface, and why no better one.
+    # The mode that `auto` chooses on each other kind of interface, and why no better one.
     "ladder": (
         "tests/test_auto.py",
         "-k",
         "not userspace and not snooping and (test_veth or bridge or macvlan or tap or occupied"
         " or test_without_cap or no_bpf or vlan_interface or test_hidden_vlan or test_bond)",
     ),
-    # Attach, renew and detach, with links and without; kills, renames, others' programs; and that
-    # none of it loses an answer.
+    # Attach, renew and detach, with links and without; kills, renames, and programs of others. None
+    # of these loses an answer.
     "lifecycle": (
         "tests/test_commands.py",
         "tests/test_backends.py",
@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         " or follows_a_rename or loses_nothing or foreign_program"
         " or (capabilities_suffice and prebuilt)",
     ),
-    # The packet socket, which needs little of the kernel.
+    # The packet socket, which needs few kernel features.
     "userspace": (
         "tests/test_serving.py",
         "tests/test_backends.py",
@@ -57,7 +57,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "routes": ("tests/test_routed.py", "-k", "test_routes or states or stale or first_ping"),
 }
 
-_ALL = "pytest"  # it ended without a report
+_ALL = "pytest"  # pytest ended without a report
 _REPORT = Path("/dev/ttyS1")
 
 
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def _run(name: str, directory: Path) -> dict[str, Any]:
-    """One group; what failed is run once more, as on a busy machine some wait too short."""
+    """Run one group; run failed tests once more, as some waits are too short on a busy machine."""
     command = [
         sys.executable,
         "-m",
@@ -97,9 +97,9 @@ def _run(name: str, directory: Path) -> dict[str, Any]:
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """What came out of two runs, of which the second had only what failed in the first."""
-    for said, other in ((first, second), (second, first)):
-        if said["names"] == [_ALL]:
+    """Merge the results of two runs, of which the second had only the failed tests of the first."""
+    for output, other in ((first, second), (second, first)):
+        if output["names"] == [_ALL]:
             return {**other, "again": []}
     again = sorted({*first["names"]} - {*second["names"]})
     return {
@@ -113,7 +113,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def read(result: Path) -> dict[str, Any]:
-    """What pytest wrote: how many ended how, which failed, and what the tests noted."""
+    """Read pytest's report: the counts by outcome, the failed tests, the recorded properties."""
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     failed: list[str] = []
     skipped: set[str] = set()
@@ -128,7 +128,7 @@ def read(result: Path) -> dict[str, Any]:
             failed.append(f"{case.get('classname', '')}.{case.get('name')}")
         skipped |= {str(part.get("message")) for part in case.iter("skipped")}
         noted += [[part.get("name"), part.get("value")] for part in case.iter("property")]
-    counts["failed"] = len({*failed})  # one that fails at its end as well is there twice
+    counts["failed"] = len({*failed})  # a test that fails in its teardown as well is listed twice
     return {**counts, "names": sorted({*failed}), "why": sorted(skipped), "noted": noted}
 
 

@@ -1,7 +1,7 @@
 """The service under a real systemd, booted as Debian 12 boots it: `make test-service`.
 
-Run by the virtual machine of lab/vm.py, whose network and units it changes as it likes. It prints
-a line for each thing that holds, and for one that does not, what was said.
+Runs in the virtual machine of lab/vm.py, and changes its network and units freely. The program
+prints a line for each check that holds; for one that fails, the traceback and the journal.
 
     up0 (veth), up1 (veth), eth0 (virtio-net) ---- netns router: eth0, far1, eth1
 """
@@ -94,12 +94,12 @@ CHECKS: list[Callable[[Network], str | None]] = []
 
 
 def check(function: Callable[[Network], str | None]) -> Callable[[Network], str | None]:
-    """In the order in which they stand. The docstring is the line; what is returned follows it."""
+    """Register a check, in order of definition; print its docstring, followed by its result."""
     CHECKS.append(function)
     return function
 
 
-# ---- what is asked -------------------------------------------------------------------------------
+# ---- queries and actions -------------------------------------------------------------------------
 
 
 def systemctl(*words: str) -> Done:
@@ -135,7 +135,7 @@ def start() -> None:
 
 
 def restart(text: str, *detached: str) -> None:
-    """With another configuration; on interfaces in another mode as well."""
+    """Restart the service with another configuration, after a detach of the named interfaces."""
     sh("systemctl", "stop", "ndxdp")
     for interface in detached:
         call(NDXDP, "detach", interface)
@@ -155,10 +155,10 @@ def answers(net: Network, target: str = TARGET, link: str = network.ROUTER_LINK)
 
 @contextmanager
 def restarted(net: Network) -> Iterator[None]:
-    """The block ends the main process; systemd starts another, and no solicitation is lost."""
+    """Expect the block to end the main process, systemd to restart it, and no answer to be lost."""
     before, count = show("MainPID"), int(show("NRestarts"))
     program = network.program_id()
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         yield
         eventually(lambda: int(show("NRestarts")) > count, within=PATIENCE)
         eventually(lambda: show("ActiveState") == "active", within=PATIENCE)
@@ -173,9 +173,9 @@ def restarted(net: Network) -> Iterator[None]:
 
 @check
 def installed(net: Network) -> str:
-    """install-service writes a unit that systemd finds nothing to say about"""
-    said = sh(NDXDP, "install-service")
-    assert CONFIG.exists(), said
+    """install-service writes a unit without findings of systemd-analyze"""
+    output = sh(NDXDP, "install-service")
+    assert CONFIG.exists(), output
     sh("systemctl", "daemon-reload")
     verified = call("systemd-analyze", "verify", "/etc/systemd/system/ndxdp.service")
     assert (verified.code, verified.err) == (0, ""), verified
@@ -185,17 +185,17 @@ def installed(net: Network) -> str:
 
 @check
 def score(net: Network) -> str:
-    """systemd-analyze security"""
-    said = sh("systemd-analyze", "security", "--no-pager", "ndxdp")
-    found = re.search(r"exposure level for ndxdp.service: ([\d.]+)", said)
-    assert found, said
+    """systemd-analyze security rates the unit at most 2.4"""
+    output = sh("systemd-analyze", "security", "--no-pager", "ndxdp")
+    found = re.search(r"exposure level for ndxdp.service: ([\d.]+)", output)
+    assert found, output
     assert float(found[1]) <= 2.4
     return found[1]
 
 
 @check
 def example(net: Network) -> None:
-    """the example configuration starts nothing, and the journal says why"""
+    """the example configuration starts nothing, and the journal gives the reason"""
     assert systemctl("start", "ndxdp").code == 1
     assert "no interface is configured" in journal("-p", "err")
     sh("systemctl", "stop", "ndxdp")
@@ -225,7 +225,7 @@ def modes(net: Network) -> str:
 
 @check
 def userspace(net: Network) -> None:
-    """the userspace path answers where the configuration wants it"""
+    """the userspace path answers on the interface that is configured for it"""
     assert mode(SECOND) == "userspace"
     assert answers(net, SECOND_TARGET, SECOND_FAR)
 
@@ -284,7 +284,7 @@ def reloaded(net: Network) -> None:
 
 @check
 def bad(net: Network) -> str:
-    """reload fails with a bad file, the old one goes on, and the status says so"""
+    """reload fails with a bad file, the old one stays in effect, and the status says so"""
     CONFIG.write_text(CONFIG.read_text().replace(BEHIND, "2001:db8::/300"))
     done = systemctl("reload", "ndxdp")
     assert done.code == 1, done
@@ -303,9 +303,9 @@ def bad(net: Network) -> str:
 
 @check
 def stopped(net: Network) -> None:
-    """stop leaves the programs answering, and start takes the pins up with no answer lost"""
+    """stop leaves the programs answering, and start takes over the pins without losing an answer"""
     counted = sum(status(UPLINK)["reasons"].values())
-    with net.asked_all_the_while() as missed:
+    with net.solicited_continuously() as missed:
         sh("systemctl", "stop", "ndxdp")
         assert show("ActiveState") == "inactive"
         assert show("Result") == "success"
@@ -320,20 +320,20 @@ def stopped(net: Network) -> None:
 
 @check
 def killed(net: Network) -> None:
-    """kill -9 of the main process: restarted, and no answer lost"""
+    """kill -9 of the main process: systemd restarts it, and no answer is lost"""
     with restarted(net):
         os.kill(int(show("MainPID")), 9)
 
 
 @check
 def hung(net: Network) -> None:
-    """SIGSTOP of the main process: the watchdog ends it, restarted, and no answer lost"""
+    """SIGSTOP of the main process: the watchdog ends it, systemd restarts it, no answer is lost"""
     with restarted(net):
         os.kill(int(show("MainPID")), 19)
     assert "Watchdog timeout" in journal()
 
 
-# ---- what else the sandbox has to let through ----------------------------------------------------
+# ---- what else the sandbox must allow ------------------------------------------------------------
 
 
 @check
@@ -347,7 +347,7 @@ def userspace_survives(net: Network) -> None:
 
 @check
 def docker(net: Network) -> str:
-    """a container of Docker's, whose socket is root's, is answered for"""
+    """a container of Docker is answered for, though Docker's socket belongs to root"""
     Path("/etc/docker").mkdir(exist_ok=True)
     options = {
         "bridge": "none", "iptables": False, "ip6tables": False, "ip-forward": False,
@@ -367,7 +367,7 @@ def docker(net: Network) -> str:
 
 @check
 def generic(net: Network) -> None:
-    """generic mode"""
+    """generic mode answers in the sandbox"""
     restart(UP0 + second('mode = "generic"'), SECOND)
     assert mode(SECOND) == "generic"
     assert answers(net, SECOND_TARGET, SECOND_FAR)
@@ -383,7 +383,7 @@ def bcc(net: Network) -> None:
 
 @check
 def bcc_drop_in(net: Network) -> None:
-    """headers that are only below /lib/modules take the drop-in of docs/service.md"""
+    """the drop-in of docs/service.md makes headers below /lib/modules readable"""
     release = os.uname().release
     build = Path(f"/lib/modules/{release}/build")
     build.unlink()
@@ -405,7 +405,7 @@ def bcc_drop_in(net: Network) -> None:
 
 @check
 def odd(net: Network) -> str:
-    """a configuration in /root, of a name full of what systemd would take for something else"""
+    """a configuration in /root works, with a name full of systemd's special characters"""
     file = Path("/root/a b%h$HOME${x};'c\"\\d.toml")
     file.write_text(UP0)
     sh(NDXDP, "install-service", "-c", str(file))
@@ -418,7 +418,7 @@ def odd(net: Network) -> str:
 
 @check
 def detached(net: Network) -> None:
-    """stop and detach leave nothing, and the unit can go"""
+    """stop and detach leave nothing, and the unit can be removed"""
     sh("systemctl", "disable", "--now", "ndxdp")
     for interface in (UPLINK, SECOND, NIC):
         call(NDXDP, "detach", interface)
@@ -428,19 +428,19 @@ def detached(net: Network) -> None:
 
 @check
 def provoked(net: Network) -> None:
-    """all that the service complained of, in all this time, was provoked"""
-    said = sh("journalctl", "-q", "-o", "cat", "-p", "warning", "_SYSTEMD_UNIT=ndxdp.service")
+    """the journal has only warnings and errors that these checks provoked"""
+    output = sh("journalctl", "-q", "-o", "cat", "-p", "warning", "_SYSTEMD_UNIT=ndxdp.service")
     assert "Traceback" not in journal()
     known = ("no interface is configured", "has no prefix length", "none is installed", "  hint: ")
-    assert [line for line in said.splitlines() if not any(part in line for part in known)] == []
-    assert all(part in said for part in known)
+    assert [line for line in output.splitlines() if not any(part in line for part in known)] == []
+    assert all(part in output for part in known)
 
 
 # ---- running them --------------------------------------------------------------------------------
 
 
 def install() -> None:
-    """What pip does with the wheel, without pip."""
+    """Install the wheel's files as pip does, without pip."""
     sh("python3", "-m", "venv", "--without-pip", str(HOME))
     (site,) = HOME.glob("lib/python3*/site-packages")
     shutil.copytree(REPOSITORY / "ndxdp", site / "ndxdp")

@@ -1,7 +1,7 @@
-"""What a virtual server has: `auto`, and each mode, on the virtio-net driver.
+"""The virtio-net driver of virtual servers: `auto`, and each mode.
 
-For the virtual machine of lab/vm.py: nowhere else are there such NICs. `make test-kernels` runs
-it on each kernel. eth0 is brought in as this host's NIC, eth1 as the router's; a hub joins them.
+For the virtual machine of lab/vm.py: only it has such NICs. `make test-kernels` runs these tests on
+each kernel. eth0 becomes this host's NIC, eth1 the router's; a hub joins them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OUTSIDE = os.environ.get("NDXDP_VM_NETNS", "only in the virtual machine")
 
 @pytest.fixture
 def nic(net: Network) -> Iterator[Network]:
-    """The two NICs, up, with addresses."""
+    """Yield the two NICs, up, with addresses."""
     for name in (NIC, FAR):
         sh("nsenter", f"--net={OUTSIDE}", "ip", "link", "set", name, "netns", str(os.getpid()))
     near = f"""
@@ -68,12 +68,12 @@ def answers(nic: Network, mac: str = NIC_MAC) -> bool:
 
 
 def test_driver(nic: Network) -> None:
-    said = sh("ethtool", "-i", NIC)
-    assert re.match(r"driver: virtio_net$", said, re.MULTILINE), said
+    output = sh("ethtool", "-i", NIC)
+    assert re.match(r"driver: virtio_net$", output, re.MULTILINE), output
 
 
 def test_auto(nic: Network, record_property: Callable[[str, object], None]) -> None:
-    """It is answered for, and what `status` says of the modes above is the kernel's own reason."""
+    """Answer on the NIC, and give the kernel's own reason for each refused mode in `status`."""
     done("attach", NIC, "-n", BEHIND)
     shown = status(NIC)
     record_property("auto", shown["mode"])
@@ -85,8 +85,8 @@ def test_auto(nic: Network, record_property: Callable[[str, object], None]) -> N
         [] if shown["mode"] == "native" else ["native"]
     )
     assert status(NIC)["reasons"]["answered"] == 1
-    with nic.asked_all_the_while(link=FAR) as missed:
-        done("attach", NIC)  # a renewal, which loses none
+    with nic.solicited_continuously(link=FAR) as missed:
+        done("attach", NIC)  # a renewal, which loses no answer
     assert missed == []
     done("detach", NIC)
     assert nic.ask(TARGET, link=FAR, wait=0.3) is None
@@ -94,7 +94,7 @@ def test_auto(nic: Network, record_property: Callable[[str, object], None]) -> N
 
 @pytest.mark.parametrize("mode", ["native", "generic", "tc", "userspace"])
 def test_mode(nic: Network, mode: str, record_property: Callable[[str, object], None]) -> None:
-    """Each mode that is had is heard; who is refused is told why, and nothing stays."""
+    """Answer in each mode, and leave nothing behind."""
     run = nic.run("-i", NIC, "--mode", mode, "-n", BEHIND)
     record_property("mode", mode)
     assert answers(nic)
@@ -103,7 +103,7 @@ def test_mode(nic: Network, mode: str, record_property: Callable[[str, object], 
 
 @pytest.mark.parametrize("mode", ["native", "generic"], ids=["driver", "skb"])
 def test_a_kernel_without_the_xdp_that_it_takes(nic: Network, mode: str) -> None:
-    """It is said which, and with what kernel it came; on a newer one both are had."""
+    """Refuse XDP on a kernel without fragments in XDP, and name the kernel that introduced them."""
     result = ndxdp("attach", NIC, "--mode", mode, "-n", BEHIND)
     if bpf_programs.xdp_has_frags():
         assert result == (0, "", "")

@@ -1,1 +1,1 @@
-"""A daemon that answers for an hour while everything around it changes, and every answer judged."""
+"""A soak test: a daemon answers for an hour of changes around it, and every answer is judged."""

@@ -1,9 +1,9 @@
 """`python -m tests.soak`: an hour of solicitations, answered while everything around changes.
 
-In namespaces of its own, a daemon answers on four interfaces, in each mode on one. A router asks
-without a pause. At random its configuration, its rules, its process, its links, its pins and its
-containers change. Each answer is judged, and each that is missing needs a cause that is expected
-to lose answers. Ends with 1 if anything was wrong.
+In namespaces of its own, a daemon answers on four interfaces, each in another mode. A router
+solicits without a pause. At random the daemon's configuration, rules, process, links, pins and
+containers change. Each answer is judged, and each missing answer needs a cause that is expected to
+lose answers. The program ends with 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OUTPUT = _REPOSITORY / "build" / "soak.json"
 
 _SAMPLES = 10  # seconds between two
 _SETTLED = 60  # seconds until a new process has all that it needs
-_UNDISTURBED = 1 / 3  # of the time, at its end: the process is not ended any more
+_UNDISTURBED = 1 / 3  # seconds at the end in which no change ends the process
 _MOST = {"memory": 4096, "descriptors": 64, "threads": 4}
 """How much more of each the last process may have at its end than when it had settled; kB.
 
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def soak(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run daemon, router and changes for the time that is given; return the figures."""
+    """Run daemon, router and changes for the given time; return the figures."""
     seed, seconds, rate = arguments.seed, arguments.seconds, arguments.rate
     print(f"seed {seed}: {seconds:.0f} s, {rate} solicitations/s", flush=True)
     log = arguments.output.with_suffix(".log")
@@ -100,7 +100,7 @@ def soak(arguments: argparse.Namespace) -> dict[str, Any]:
 def _disturb(
     changes: Changes, service: Service, router: Router, started: float, seconds: float
 ) -> None:
-    """Make one change after the other, and look at the daemon now and then."""
+    """Make one change after the other, and query the daemon now and then."""
     next_sample = next_change = started
     while (now := time.monotonic()) < started + seconds and not router.failed:
         if now >= next_sample:
@@ -166,7 +166,7 @@ def _commit() -> str:
 
 
 def faults(found: dict[str, Any]) -> list[str]:
-    """Return what makes a run a failure."""
+    """Return the findings that make a run a failure."""
     wrong = [f"{name}: {found[name]}" for name in ("wrong", "unexplained", "tracebacks")]
     wrong = [text for text in wrong if not text.endswith(": 0")]
     if found["unexpected_ends"]:

@@ -1,4 +1,4 @@
-"""The changes, made at random, to the daemon and around it; each says what it may cost."""
+"""Random changes to the daemon and around it, each with the answers that it may lose."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from tests.soak.router import Group
 from tests.soak.service import RESTART, Service
 from tests.soak.world import MODES, Uplink
 
-_SOON = 30.0  # seconds within which all must be well again after any change
+_SOON = 30.0  # seconds within which everything must work again after any change
 _LATE = 120.0  # seconds after which there is no hope
 _ENGINE = 6.0  # seconds within which containers that come or go are seen
 _PAUSES = 0.2, 3.0  # seconds between two changes
 
 
 class Stuck(Exception):
-    """Something did not come back within two minutes; to go on would say nothing more."""
+    """Failure to recover within two minutes; continuing would show nothing more."""
 
 
 class Changes:
-    """Make changes. made: how often each was made. problems: texts of what went wrong.
+    """Random changes.
 
-    without: names of changes that are not made.
+    Attributes:
+        made: The number of changes of each kind.
+        problems: Texts of the problems found.
+        without: Names of changes that are not made.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Changes:
         return self._rng.uniform(*_PAUSES)
 
     def make(self, *, ending: bool) -> None:
-        """Make one change. ending: none that ends the daemon, so that its growth can be seen."""
+        """Make one change. ending: The run is near its end, so make none that ends the daemon."""
         possible = {
             change: weight
             for change, weight in _CHANGES.items()
@@ -78,7 +81,7 @@ class Changes:
         self.made[change.__name__] += 1
         change(self)
 
-    # ---- the file
+    # ---- the configuration file
 
     def _write(self) -> None:
         text = world.configuration(self._uplinks, self._listed, self._engine.path)
@@ -111,7 +114,7 @@ class Changes:
             group.become(answered)
 
     def reload_nonsense(self) -> None:
-        """Reload a file that is wrong: nothing may change."""
+        """Reload an invalid file: nothing may change."""
         good = self._config.read_text()
         faults = ('mode = "fast"', 'prefix = "ff02::/16"', "answer =", 'name = "up0"\nname = 1')
         self._config.write_text(f"{good}\n[[interface]]\nname = 'x'\n{self._rng.choice(faults)}\n")
@@ -120,7 +123,7 @@ class Changes:
         self._config.write_text(good)
 
     def _reload(self) -> bool:
-        """Have the file read again; return whether the daemon took it."""
+        """Make the daemon reload; return whether it accepted the file."""
         done = ndxdp("reload", "-c", str(self._config))
         if done.code not in (0, 1) or "Traceback" in done.err:
             self.problems.append(f"ndxdp reload: {done}")
@@ -128,7 +131,7 @@ class Changes:
         return done.code == 0
 
     def _is_in_step(self, each: Uplink) -> bool:
-        """Return True if the rules of the file are in the maps, and the mode is the file's."""
+        """Return True if the maps have the rules of the file, and the mode is the file's."""
         status = ndxdp("status", each.name, "--json")
         listed = ndxdp("prefix", "list", "-i", each.name, "--json")
         if status.code or listed.code:
@@ -155,7 +158,7 @@ class Changes:
             group.become(on)
 
     def look(self) -> None:
-        """Have commands and a scrape look at the daemon."""
+        """Query the daemon with commands and a scrape."""
         self._command("status")
         self._command("status", "--json")
         self._command("prefix", "list", "-i", self._rng.choice(self._uplinks).name)
@@ -174,11 +177,11 @@ class Changes:
     # ---- the process
 
     def kill(self) -> None:
-        """SIGKILL, now and then with a change while the daemon is dead, and a start again."""
+        """Send SIGKILL, sometimes change something while the daemon is dead, and start it again."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """SIGTERM and a start again, as `systemctl restart` does."""
+        """Send SIGTERM and start again, as `systemctl restart` does."""
         self._end(signal.SIGTERM)
 
     def _end(self, number: int) -> None:
@@ -189,12 +192,12 @@ class Changes:
             for group in each.containers.values()
             if group.settling is not None or each in userspace
         }
-        # A process that ends in userspace mode takes its rules with it; a killed one cannot.
+        # A process that ends in userspace mode removes its rules; a killed one cannot.
         by_hand = [group for each in userspace for group in each.manual.values()]
         if number == signal.SIGTERM:
             for group in by_hand:
                 group.become(None)
-        for group, answered in coming.items():  # nobody follows the engine
+        for group, answered in coming.items():  # no daemon follows the engine
             group.become_after(answered, _LATE)
         changed = self._rng.choice(self._uplinks) if self._rng.random() < 0.3 else None
         with contextlib.ExitStack() as windows:
@@ -231,7 +234,7 @@ class Changes:
     # ---- the network
 
     def mac(self) -> None:
-        """Change an interface's MAC: answers go on, soon with the new one."""
+        """Change an interface's MAC: answers continue, soon with the new MAC."""
         each = self._rng.choice(self._uplinks)
         self._set_mac(each)
         self._until_answered(each, "a new MAC")
@@ -253,7 +256,7 @@ class Changes:
             self._until_answered(each, "a flap")
 
     def delete(self) -> None:
-        """Delete an interface, and make another of its name."""
+        """Delete an interface, and create another of the same name."""
         each = self._rng.choice(self._uplinks)
         with each.link.window("interface deleted"):
             each.link.close()
@@ -275,7 +278,7 @@ class Changes:
             group.become(prefix in found)
 
     def unpin(self) -> None:
-        """Remove an interface's pins: answers go on, and the pins come back."""
+        """Remove an interface's pins: answers continue, and the daemon restores the pins."""
         kernel = [each for each in self._uplinks if each.mode != "userspace"]
         if not kernel:
             return
@@ -312,10 +315,10 @@ class Changes:
             for address, group in each.containers.items()
             if (group.answered if group.settling is None else group.settling)
         ]
-        self._engine.tell()
+        self._engine.send_event()
 
     def engine_away(self) -> None:
-        """Have the engine away for a moment: its containers' rules are kept."""
+        """Stop the engine for a moment: its containers' rules are kept."""
         self._engine.close()
         time.sleep(self._rng.uniform(0, 2))
         self._engine.open()

@@ -1,8 +1,8 @@
 """The router's side: solicitations at a steady rate, and a judgement on every answer.
 
-Each target belongs to a group, of which it is known at any time whether it is to be answered for.
-What is asked while that changes may be answered or not, but an answer must be right all the same:
-the bytes are compared with what ndp.py makes of the solicitation.
+Each target belongs to a group; for each group it is known at any time whether it must be answered.
+While that changes, a solicitation may be answered or not, but an answer must always be right: its
+bytes are compared with the answer of ndp.py.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from ndxdp.rules.address import parse_address
 ROUTER = "router"
 SOURCE = parse_address("fe80::1")
 
-_PATIENCE = 2.0  # seconds that an answer is waited for
-_AROUND = 0.5  # seconds: what was asked so shortly before a change may have met it
-_BURST = 32  # solicitations at once, where the machine could not keep up
-_KEPT = 20  # faults of which more than the number is kept
+_PATIENCE = 2.0  # seconds to wait for an answer
+_AROUND = 0.5  # seconds: a solicitation so shortly before a change may be affected by it
+_BURST = 32  # solicitations at once, if the machine could not keep up
+_KEPT = 20  # number of faults of each kind that are kept as text
 _PACKET_OUTGOING = 4
 
 
 @dataclass(eq=False)
 class Group:
-    """Targets that are answered for, or not, together.
+    """Targets that are answered, or not, together.
 
-    pick: returns one of them. answered: True if they are to be answered for, None while that
-    changes. share: how often they are asked for, relative to other groups. changed: when
-    `answered` changed.
+    Attributes:
+        pick: Returns one of the targets.
+        answered: True if the targets must be answered, None while that changes.
+        share: The frequency of solicitations, relative to other groups.
+        changed: The time when `answered` changed.
     """
 
     name: str
@@ -57,7 +59,7 @@ class Group:
         self.answered, self.changed, self._settles = answered, time.monotonic(), None
 
     def become_after(self, answered: bool, seconds: float) -> None:
-        """Let either be right for some seconds, and then what `answered` says."""
+        """Accept both states for some seconds, and then only `answered`."""
         self.become(None)
         self._settles = time.monotonic() + seconds, answered
 
@@ -76,7 +78,7 @@ class _Asked:
 
 @dataclass
 class Window:
-    """A time during which solicitations may be lost, and why; `end` is None while it lasts."""
+    """A time during which a cause may lose solicitations; `end` is None while it lasts."""
 
     cause: str
     start: float
@@ -85,10 +87,13 @@ class Window:
 
 @dataclass
 class Tally:
-    """The solicitations of a link by what became of them.
+    """The solicitations of a link by outcome.
 
-    second: answers beyond the first to one solicitation, as a change of mode may give. lost: by
-    cause. wrong, unexplained: how many, and a text of the first.
+    Attributes:
+        second: Answers beyond the first to one solicitation, as a change of mode may give.
+        lost: Lost solicitations by cause.
+        wrong: The number of wrong answers, and a text of the first.
+        unexplained: The number of solicitations lost without a cause, and a text of the first.
     """
 
     sent: int = 0
@@ -106,10 +111,11 @@ class Tally:
 
 
 class Link:
-    """The router's end of a link, and what it is to be answered there.
+    """The router's end of a link, and the expected answers there.
 
-    macs: what an advertisement may have as its MAC, more than one while that changes. mode: the
-    responder's.
+    Attributes:
+        macs: The MACs that an advertisement may have; more than one while the MAC changes.
+        mode: The responder's mode.
     """
 
     def __init__(self, name: str, far: str, far_mac: bytes, mac: bytes) -> None:
@@ -119,20 +125,21 @@ class Link:
         self.groups: list[Group] = []
         self.tally = Tally()
         self._windows: list[Window] = []
-        self._answered_at: dict[bytes, float] = {}  # by MAC: when what was answered was asked
+        # by MAC: when the answered solicitation was sent
+        self._answered_at: dict[bytes, float] = {}
         self._asked: dict[bytes, _Asked] = {}
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Listen on the far end, which may be a new one."""
+        """Listen on the far end, which may be a new interface."""
         opened = packet_socket(ROUTER, self.far)
         opened.setblocking(False)
         with self._lock:
             self._socket = opened
 
     def close(self) -> None:
-        """Ask nothing any more."""
+        """Stop soliciting."""
         with self._lock:
             if self._socket:
                 self._socket.close()
@@ -149,10 +156,10 @@ class Link:
             window.end = time.monotonic()
 
     def is_answered(self, mac: bytes, since: float) -> bool:
-        """Return True once something asked after `since` has been answered with this MAC."""
+        """Return True once a solicitation sent after `since` has been answered with this MAC."""
         return self._answered_at.get(mac, 0) > since
 
-    # ---- called by the thread
+    # ---- called by the thread of the router
 
     def ask(self, rng: random.Random) -> None:
         """Solicit a target of a random group."""
@@ -167,13 +174,13 @@ class Link:
                 return
             try:
                 self._socket.send(frame)
-            except OSError:  # the link is down, or gone
+            except OSError:  # the link is down, or deleted
                 return
         self._asked[target] = asked
         self.tally.sent += 1
 
     def collect(self) -> None:
-        """Judge the frames that have come."""
+        """Judge the frames that have arrived."""
         while True:
             with self._lock:
                 if not self._socket:
@@ -182,7 +189,7 @@ class Link:
                     frame, address = self._socket.recvfrom(2048)
                 except BlockingIOError:
                     return
-                except OSError:  # said once, when the link goes down
+                except OSError:  # reported once, when the link goes down
                     continue
             is_na = len(frame) >= 78 and icmpv6_type_of(frame) == TYPE_NA
             if is_na and address[2] != _PACKET_OUTGOING:
@@ -191,7 +198,7 @@ class Link:
     def _judge(self, frame: bytes) -> None:
         target = target_of(frame)
         if is_link_local(target) or eth_destination_of(frame)[:2] == b"\x33\x33":
-            return  # of the host's own kernel, about itself
+            return  # sent by the host's own kernel, about itself
         asked = self._asked.get(target)
         if asked is None:
             self.tally.wrong += 1
@@ -206,7 +213,7 @@ class Link:
         self._answered_at[mac] = max(asked.sent, self._answered_at.get(mac, 0))
 
     def expire(self, now: float) -> None:
-        """Judge the solicitations that no answer can come to any more."""
+        """Judge the solicitations whose time to be answered is over."""
         tally = self.tally
         for group in self.groups:
             group.settle(now)
@@ -247,9 +254,9 @@ class Link:
 
 
 class Router(threading.Thread):
-    """Ask on all links, `rate` solicitations a second in total, until `stop` is called.
+    """A router that solicits on all links, `rate` times a second in total, until `stop` is called.
 
-    failed: what ended the thread, if anything did.
+    failed: the exception that ended the thread, or None.
     """
 
     def __init__(self, links: list[Link], rate: int, seed: str) -> None:
@@ -261,7 +268,8 @@ class Router(threading.Thread):
     def run(self) -> None:
         try:
             self._ask()
-        except Exception as error:  # told to the main thread, which would wait for answers
+        # passed to the main thread, which would otherwise wait for answers
+        except Exception as error:
             self.failed = error
 
     def _ask(self) -> None:

@@ -1,4 +1,4 @@
-"""The daemon, started again as systemd would, its log, and what it takes."""
+"""The daemon, restarted as systemd would, its log, and its use of resources."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Growth(NamedTuple):
 
 @dataclass
 class Service:
-    """`ndxdp run -c`, with a log that all its processes write to."""
+    """`ndxdp run -c`, with one log for all its processes."""
 
     config: Path
     log: Path
@@ -56,7 +56,7 @@ class Service:
         self.samples: list[Sample] = []
         self.life = 0
         self.unexpected_ends: list[int] = []
-        self._cpu = 0.0  # of the processes that have ended
+        self._cpu = 0.0  # seconds of CPU of the processes that have ended
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -90,7 +90,7 @@ class Service:
             self._cpu = self.samples[-1].cpu
 
     def restart_if_ended(self) -> None:
-        """Start it again if it has ended by itself."""
+        """Start the daemon again if it has ended by itself."""
         if self._process and self._process.poll() is not None:
             self.unexpected_ends.append(self._process.returncode)
             self._cpu = self.samples[-1].cpu if self.samples else 0
@@ -99,7 +99,7 @@ class Service:
             self.start()
 
     def position(self) -> int:
-        """Return where the log ends now."""
+        """Return the current end of the log."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def text(self, since: int = 0) -> str:
@@ -109,11 +109,11 @@ class Service:
             return log.read().decode(errors="replace")
 
     def complaints(self) -> Counter[str]:
-        """Return the log's warnings and errors, those that differ in numbers alone as one."""
+        """Return the log's warnings and errors; those that differ only in numbers count as one."""
         lines = (line for line in self.text().splitlines() if not line.startswith("ready:"))
         return Counter(re.sub(r"[0-9a-f]*[0-9][0-9a-f:]*", "N", line) for line in lines)
 
-    # ---- what it takes
+    # ---- its use of resources
 
     def sample(self) -> None:
         if self._process is None:
@@ -127,7 +127,7 @@ class Service:
             return
         memory = re.search(r"VmRSS:\s+(\d+)", status)
         threads = re.search(r"Threads:\s+(\d+)", status)
-        if memory is None or threads is None:  # a zombie
+        if memory is None or threads is None:  # the process is a zombie
             return
         cpu = self._cpu + (int(fields[11]) + int(fields[12])) / _TICKS
         self.samples.append(
@@ -135,7 +135,7 @@ class Service:
         )
 
     def growth(self, name: str, settled: float) -> Growth | None:
-        """Return how a figure went in the last process, from `settled` seconds after its start."""
+        """Return how a figure grew in the last process, from `settled` seconds after its start."""
         last = [sample for sample in self.samples if sample.life == self.life]
         last = [sample for sample in last if sample.time >= last[0].time + settled]
         if len(last) < 4:

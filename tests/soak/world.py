@@ -27,7 +27,7 @@ METRICS = "[::1]:9877"
 class Uplink:
     """A link: the router's end, and the configuration of the host's end.
 
-    listed, manual, containers: groups of one prefix each that may be switched on and off.
+    listed, manual, containers: groups of one prefix each that can be switched on and off.
     """
 
     number: int
@@ -52,14 +52,14 @@ class Uplink:
 
 
 def uplink(number: int) -> Uplink:
-    """Describe a link; nothing of it is made."""
+    """Describe a link, without creating anything."""
     far_mac = bytes.fromhex(f"0200000001{number:02x}")
     mac = bytes.fromhex(f"0200000002{number:02x}")
     link = Link(f"up{number}", f"eth{number}", far_mac, mac)
     found = Uplink(number, link, mac, MODES[number % len(MODES)])
     steady = Group("steady", within(f"{found.prefix}:a::/80", 32), answered=True, share=12)
     outside = Group("outside", within(f"{found.prefix}:b::/80", 32), answered=False)
-    # Inside the steady prefix, whose targets that are asked for have 32 random bits alone.
+    # Inside the steady prefix, whose solicited targets have only 32 random bits.
     holes = Group("holes", within(f"{found.prefix}:a:f::/96", 16), answered=False)
     owned = Group("gateway", within(f"{found.prefix}::1/128", 0), answered=False, share=0.2)
     link.groups = [steady, outside, holes, owned]
@@ -74,7 +74,7 @@ def uplink(number: int) -> Uplink:
 
 
 def within(prefix: str, bits: int) -> Callable[[random.Random], bytes]:
-    """Return what picks an address of a prefix with that many random bits at its end."""
+    """Return a function that picks an address of a prefix, with that many random bits."""
     first = int.from_bytes(parse_prefix(prefix).address, "big")
 
     def pick(rng: random.Random) -> bytes:
@@ -103,7 +103,7 @@ def world(folder: Path) -> Iterator[tuple[list[Uplink], Fake]]:
 
 
 def connect(uplink: Uplink) -> None:
-    """Make a link, with addresses at both ends, and begin to ask there."""
+    """Create a link, with addresses at both ends, and begin to solicit there."""
     link, name = uplink.link, uplink.name
     peer = f"peer name {link.far} address {link.far_mac.hex(':')} netns {ROUTER}"
     sh(*f"ip link add {name} address {uplink.mac.hex(':')} type veth {peer}".split())
@@ -114,7 +114,7 @@ def connect(uplink: Uplink) -> None:
     """
     at_router = ("nsenter", f"--net=/run/netns/{ROUTER}", "ip")
     sh(*at_router, "-6", "-batch", "-", stdin=far)
-    # Native XDP at this end wants a program at the other (lab/topology.py).
+    # Native XDP at this end needs a program at the other (lab/topology.py).
     sh(*at_router, *f"link set dev {link.far} xdp obj {build_xdp_pass()} sec xdp".split())
     sh("ip", "link", "set", name, "addrgenmode", "none")
     bring_up(uplink)
@@ -134,7 +134,7 @@ def bring_up(uplink: Uplink) -> None:
 
 
 def configuration(uplinks: list[Uplink], listed: dict[str, set[str]], engine: Path) -> str:
-    """Write the daemon's file; listed: by interface, which of its switched prefixes it has."""
+    """Write the daemon's file; listed: for each interface, the switched prefixes to include."""
     parts = [f'[metrics]\nlisten = "{METRICS}"\n[docker]\nsocket = "{engine}"\n']
     for each in uplinks:
         parts.append(f'[[interface]]\nname = "{each.name}"\nmode = "{each.mode}"\n')
@@ -155,7 +155,7 @@ def listed_container(uplink: Uplink, address: str) -> dict[str, object]:
 
 
 def wait_until(link: Link, mac: bytes, within: float) -> bool:
-    """Wait until something that is asked from now on has been answered with this MAC."""
+    """Wait until a solicitation that is sent from now on has been answered with this MAC."""
     since, deadline = time.monotonic(), time.monotonic() + within
     while not link.is_answered(mac, since):
         if time.monotonic() > deadline:
