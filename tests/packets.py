@@ -1,8 +1,8 @@
-"""The one table of packets: what comes in, why it is answered or not, and what goes out.
+"""The table of packets: each incoming frame, the reason for its result, and the outgoing frame.
 
-It drives ndp.py, the kernel programs by BPF_PROG_TEST_RUN, and real frames over veth. Both
-sides are Scapy's, the reply never comes from ndp.py. All cases hold at once for one instance
-with HOST's addresses and RULES; a case that needs another setting names it in a field.
+The table drives ndp.py, the kernel programs by BPF_PROG_TEST_RUN, and real frames over veth. Scapy
+builds both sides; the reply never comes from ndp.py. All cases hold at once for one instance with
+HOST's addresses and RULES; a case that needs another setting names it in a field.
 
 Frames are 15 to 1522 bytes long: a link must have an MTU above 1500 to carry all of them.
 """
@@ -39,7 +39,7 @@ from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.records import Settings
 
-# ---- who talks ----------------------------------------------------------------------------------
+# ---- nodes on the link --------------------------------------------------------------------------
 
 MAC = "02:00:5e:10:00:01"
 LINK_LOCAL = "fe80::5eff:fe10:1"
@@ -52,7 +52,7 @@ OTHER_MAC = "02:00:5e:10:00:77"
 NOWHERE = "2001:db8:0:ffff::1"  # no rule covers it
 ALL_NODES_MAC = "33:33:00:00:00:01"
 
-# ---- what is answered ---------------------------------------------------------------------------
+# ---- targets -------------------------------------------------------------------------------------
 
 FIXED_SOURCE = "2001:db8:0:3::5"
 FIXED_LLADDR = "02:00:5e:10:aa:aa"
@@ -118,36 +118,36 @@ _TIMEOUT = 10_000_000_000
 """ns without a heartbeat; a virtual machine may be up for less than more."""
 
 
-# ---- how the packets are written ----------------------------------------------------------------
+# ---- builders of packets ------------------------------------------------------------------------
 
 
 def group(target: str) -> str:
-    """The solicited-node group (RFC 4291 2.7.1)."""
+    """Return the solicited-node group of an address (RFC 4291 2.7.1)."""
     low = socket.inet_pton(socket.AF_INET6, target)[13:]
     return socket.inet_ntop(socket.AF_INET6, bytes.fromhex("ff0200000000000000000001ff") + low)
 
 
 def group_mac(address: str) -> str:
-    """33:33 and the group's last 32 bits (RFC 2464 7)."""
+    """Return a group's MAC: 33:33 and the group's last 32 bits (RFC 2464 7)."""
     return "33:33:" + socket.inet_pton(socket.AF_INET6, address)[12:].hex(":")
 
 
 def to_group(
     target: str, src: str = ROUTER, *, eth_src: str = ROUTER_MAC, hlim: int = 255
 ) -> Packet:
-    """The headers of a solicitation to the target's group."""
+    """Return the headers of a solicitation to the target's group."""
     return Ether(src=eth_src, dst=group_mac(group(target))) / IPv6(
         src=src, dst=group(target), hlim=hlim
     )
 
 
 def dad(target: str) -> Packet:
-    """The headers of Duplicate Address Detection."""
+    """Return the headers of Duplicate Address Detection."""
     return to_group(target, "::")
 
 
 def unicast(dst: str, src: str = ROUTER, *, eth_dst: str = MAC) -> Packet:
-    """The headers of a probe to an address that is believed reachable (NUD)."""
+    """Return the headers of a probe to an address that is believed reachable (NUD)."""
     return Ether(src=ROUTER_MAC, dst=eth_dst) / IPv6(src=src, dst=dst, hlim=255)
 
 
@@ -164,7 +164,7 @@ def tllao(mac: str = MAC) -> Packet:
 
 
 def option(kind: int, units: int = 1, *, data: bytes | None = None) -> Packet:
-    """An option that Scapy has no name for, of `units` of 8 bytes."""
+    """Return an option that Scapy has no name for, of `units` of 8 bytes."""
     if data is None:
         data = b"\xa5" * (units * 8 - 2)
     return ICMPv6NDOptUnknown(type=kind, len=units, data=data)
@@ -174,36 +174,36 @@ NONCE = ICMPv6NDOptUnknown(type=14, len=1, data=b"nonce!")  # RFC 3971 5.3.2, as
 
 
 def options(count: int, kind: int = 14) -> Packet:
-    """`count` unknown options of one unit each."""
+    """Return `count` unknown options of one unit each."""
     packet: Packet = Raw(b"".join(bytes((kind, 1)) + b"\x5a" * 6 for _ in range(count)))
     return packet
 
 
 def padded(packet: Packet, length: int, fill: bytes = b"\0") -> Packet:
-    """The frame made `length` bytes long, outside what payload_len covers."""
+    """Return the frame padded to `length` bytes; payload_len does not cover the padding."""
     return packet / Padding(fill * (length - len(bytes(packet))))
 
 
 def cut(packet: Packet, length: int) -> bytes:
-    """The frame's first bytes, its headers as they were."""
+    """Return the frame's first bytes, with unchanged headers."""
     return bytes(packet)[:length]
 
 
 def claiming(packet: Packet, payload_len: int) -> bytes:
-    """The frame with another payload_len, its checksum as it was."""
+    """Return the frame with another payload_len and an unchanged checksum."""
     frame = bytes(packet)
     return frame[:18] + payload_len.to_bytes(2, "big") + frame[20:]
 
 
 def flipped(packet: Packet, at: int, bits: int = 1) -> bytes:
-    """The finished frame with bits of one byte inverted."""
+    """Return the finished frame with bits of one byte inverted."""
     frame = bytearray(bytes(packet))
     frame[at] ^= bits
     return bytes(frame)
 
 
 def with_checksum(packet: Packet, checksum: int, *, add: bool = False) -> bytes:
-    """The finished frame with another checksum, or with its own and `checksum` added."""
+    """Return the finished frame with another checksum, or with `checksum` added to its own."""
     frame = bytes(packet)
     if add:
         checksum += int.from_bytes(frame[56:58], "big")
@@ -221,7 +221,7 @@ def na(
     O: int = 0,  # noqa: E741 - the flag's name in RFC 4861 4.4, as R and S
     lladdr: str = MAC,
 ) -> Packet:
-    """A solicited advertisement."""
+    """Return a solicited advertisement."""
     return (
         Ether(src=MAC, dst=eth_dst)
         / IPv6(src=src or target, dst=dst, hlim=255)
@@ -238,7 +238,7 @@ def na_dad(
     O: int = 0,  # noqa: E741
     lladdr: str = MAC,
 ) -> Packet:
-    """The advertisement that tells everybody that the target is taken (7.2.4)."""
+    """Return the advertisement to all nodes that the target is in use (RFC 4861 7.2.4)."""
     return (
         Ether(src=MAC, dst=ALL_NODES_MAC)
         / IPv6(src=src or target, dst="ff02::1", hlim=255)
@@ -249,16 +249,19 @@ def na_dad(
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One frame and what becomes of it.
+    """A frame and its expected result.
 
-    ns, na: Scapy's packet, or the bytes where a frame is damaged after it was built. na is None
-        where the frame must come out untouched (for RATE_LIMITED: dropped).
-    paused: answering is paused.
-    no_link_local: the interface has no link-local address.
-    daemon_dead: the heartbeat is older than its timeout. In all other cases it is fresh.
-    rate_exceeded: a limit of one answer for each INTERVAL and BURST in a row is set, and the
-        frame has come BURST times before. In all other cases there is no limit.
-    gateway: the soliciting MAC is a gateway's.
+    Attributes:
+        name: The name of the case.
+        ns: Scapy's packet, or the bytes if the frame is damaged after it was built.
+        reason: The expected reason.
+        na: The expected answer. None: the frame comes out unchanged (for RATE_LIMITED: dropped).
+        paused: Answering is paused.
+        no_link_local: The interface has no link-local address.
+        daemon_dead: The heartbeat is older than its timeout. In all other cases it is fresh.
+        rate_exceeded: A limit of one answer for each INTERVAL and BURST in a row is set, and the
+            frame has come BURST times before. In all other cases there is no limit.
+        gateway: The soliciting MAC is a gateway's.
     """
 
     name: str
@@ -291,7 +294,7 @@ class Case:
         return replace(HOST, paused=self.paused, link_local=link_local)
 
     def settings(self, present: Settings) -> Settings:
-        """What the maps hold while the case is tried; `present` has where it is."""
+        """Return `present` with the settings of this case."""
         now = time.monotonic_ns()
         return replace(
             present,
@@ -308,7 +311,7 @@ class Case:
 
 
 def show(frame: bytes) -> str:
-    """A frame as a Scapy expression and as hex."""
+    """Format a frame as a Scapy expression and as hex."""
     packet = Raw(frame) if len(frame) < 14 else Ether(frame)
     return f"{packet.command()}\n    {len(frame)} bytes: {frame.hex()}"
 
@@ -816,8 +819,8 @@ _OPTIONS = [
     ),
 ]
 
-# The pseudo-header's length word and next header are the only two whose sum can carry out of 32
-# bits in a little-endian program: 0xc6 and more in the length's low byte. Hence these counts.
+# The pseudo-header's length word and next header are the only two whose sum can overflow 32 bits in
+# a little-endian program: if the length's low byte is 0xc6 or more. These counts reach that.
 _LONG = [
     Case(
         f"{count} options, payload_len {24 + 8 * count}",
@@ -946,7 +949,7 @@ _CHECKSUMS = [
 
 
 def tagged(packet: Packet, vlan: int, prio: int = 0, kind: type[Packet] = Dot1Q) -> Packet:
-    """The frame with a VLAN tag behind its MACs; vlan 0 is a tag that just has a priority."""
+    """Return the frame with a VLAN tag behind its MACs; vlan 0 is a tag with only a priority."""
     ether = Ether(src=packet.src, dst=packet.dst)
     return ether / kind(vlan=vlan, prio=prio) / packet.payload
 
@@ -1372,7 +1375,7 @@ _SETTINGS = [
     ),
 ]
 
-# Two faults at once, in the order of the table of DESIGN.md 2: the earlier one is the reason.
+# A case has two faults, in the order of validation (docs/wire.md); the earlier one is the reason.
 _PRECEDENCE = [
     Case(
         "vlan tag before own frame",

@@ -1,4 +1,4 @@
-"""ndxdp/kernel/abi.py against the BTF of the compiled object: the header is the single truth."""
+"""ndxdp/kernel/abi.py against the BTF of the compiled object: the header defines the layout."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HEADER = Path(__file__).parent.parent / "bpf" / "ndp_abi.h"
 
 @cache
 def btf() -> BTF:
-    """Type id -> type of the object."""
+    """Return the types of the object by id."""
     return dumped(OBJECT)
 
 
 def dumped(path: object) -> BTF:
-    """Type id -> type, as bpftool prints it."""
+    """Return the types by id, as bpftool prints them."""
     done = subprocess.run(
         ["bpftool", "--json", "btf", "dump", "file", str(path)], check=True, capture_output=True
     )
@@ -50,7 +50,7 @@ def size_of(type_id: int, types: BTF | None = None) -> int:
 
 
 def number(type_id: int) -> int:
-    """What libbpf's __uint() hides in a type: a pointer to an array of so many elements."""
+    """Return the number that libbpf's __uint() encodes: the length of an array behind a pointer."""
     return int(btf()[btf()[type_id]["type_id"]]["nr_elems"])
 
 
@@ -99,7 +99,7 @@ def check_struct(layout: abi.Layout, types: BTF) -> None:
     ],
 )
 def test_enum(enum: str, prefix: str, mirror: Any) -> None:
-    """From the header: an enum that only Python reads leaves no trace in the object."""
+    """Mirror the enums of the header; the object lacks an enum that only Python reads."""
     values = header_enum(enum)
     values.pop(f"{prefix}REASON_MAX" if enum == "ndp_reason" else "", None)
     assert {member.name: member.value for member in mirror} == {
@@ -108,7 +108,7 @@ def test_enum(enum: str, prefix: str, mirror: Any) -> None:
 
 
 def test_reasons_in_the_object() -> None:
-    """The program that was compiled has the header's numbers, not those of another day."""
+    """Compile the program from the current header: its reasons have the header's numbers."""
     compiled = {value["name"]: value["val"] for value in named("ENUM", "ndp_reason")["values"]}
     assert compiled == header_enum("ndp_reason")
     assert compiled["NDP_REASON_MAX"] == len(Reason)

@@ -1,4 +1,4 @@
-"""Sets of addresses: what Python's own sets would say, of few and of many."""
+"""Packed address sets, compared with Python's own sets, small and large."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZES = (0, 1, 5, 300, 5000, 20_000)
 
 
 def some(rng: random.Random, count: int, varying: int) -> set[bytes]:
-    """Some addresses, which differ in their last `varying` bytes."""
+    """Return random addresses that differ in their last `varying` bytes."""
     return {bytes(16 - varying) + rng.randbytes(varying) for _ in range(count)}
 
 
@@ -56,7 +56,7 @@ def test_the_same_address_many_times() -> None:
 
 
 def test_what_changes_nothing_makes_no_copy() -> None:
-    """A million addresses are 16 MB; who compares them often shall not have them often."""
+    """Return the same object if an operation changes nothing: a million addresses take 16 MB."""
     many, other = AddressSet.of(some(random.Random(0), 5000, 4)), AddressSet(b"\xff" * 16)
     assert many - other is many
     assert many - EMPTY is many

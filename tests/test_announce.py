@@ -63,7 +63,7 @@ ADDRESS_BYTES = parse_address(ADDRESS)
 PREFIX = ADDRESS_BYTES[:12]
 
 
-def what_of(
+def announce_config(
     *,
     probe: bool = False,
     solicit_gateway: bool = True,
@@ -75,14 +75,14 @@ def what_of(
     return Announce(solicit_gateway, probe, advertise, interval, rate)
 
 
-ALL = what_of(probe=True, rate=1000)
+ALL = announce_config(probe=True, rate=1000)
 STALE = "02:00:00:00:00:dd"
 NOBODY_BYTES = parse_mac(STALE)
 NEIGHBOUR = ("ip", "-6", "neigh", "show", ADDRESS, "dev", ROUTER_LINK)
 
 
 def behind(number: int) -> bytes:
-    """An address of BEHIND."""
+    """Return an address of BEHIND."""
     return PREFIX + number.to_bytes(4, "big")
 
 
@@ -93,14 +93,14 @@ def wired(privacy: None) -> Iterator[Segment]:
 
 
 class Seen:
-    """What of Neighbor Discovery left the host by a packet socket, as the switch sees it."""
+    """The host's Neighbor Discovery frames from packet sockets, as the switch sees them."""
 
     def __init__(self, wire: socket.socket) -> None:
         self._wire = wire
         self._wire.setblocking(False)
 
     def frames(self) -> list[bytes]:
-        """Those about addresses of BEHIND; the kernels' own are not."""
+        """Return the frames about addresses of BEHIND, without frames of the kernels."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -112,7 +112,7 @@ class Seen:
         return found
 
     def about(self) -> list[tuple[Kind, bytes]]:
-        """Kind and address of each."""
+        """Return kind and address of each frame."""
         return [named(frame) for frame in self.frames()]
 
 
@@ -158,10 +158,10 @@ async def settled(announcer: Announcer) -> None:
     await asyncio.sleep(0.05)
 
 
-# ---- what is sent --------------------------------------------------------------------------------
+# ---- frames --------------------------------------------------------------------------------------
 
 
-def test_what_is_said_of_an_address(wired: Segment) -> None:
+def test_the_frames_for_an_address(wired: Segment) -> None:
     async def main() -> None:
         with wired.at_switch() as wire:
             seen = Seen(wire)
@@ -180,8 +180,8 @@ def test_what_is_said_of_an_address(wired: Segment) -> None:
             assert solicitation.dst == "33:33:ff:00:00:01"
             assert solicitation[ICMPv6ND_NS].tgt == gateway
             assert solicitation[ICMPv6NDOptSrcLLAddr].lladdr == HOST_MAC
-        said = advertisement[ICMPv6ND_NA]
-        assert (said.R, said.S, said.O, said.tgt) == (1, 0, 1, ADDRESS)
+        fields = advertisement[ICMPv6ND_NA]
+        assert (fields.R, announced.S, announced.O, announced.tgt) == (1, 0, 1, ADDRESS)
         assert advertisement[IPv6].dst == "ff02::1"
         assert advertisement[ICMPv6NDOptDstLLAddr].lladdr == HOST_MAC
 
@@ -190,7 +190,7 @@ def test_what_is_said_of_an_address(wired: Segment) -> None:
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_each_kind_alone(wired: Segment, kind: Kind) -> None:
-    what = what_of(
+    what = announce_config(
         probe=kind is Kind.PROBE,
         solicit_gateway=kind is Kind.SOLICIT,
         advertise=kind is Kind.ADVERTISE,
@@ -206,10 +206,10 @@ def test_each_kind_alone(wired: Segment, kind: Kind) -> None:
     asyncio.run(main())
 
 
-def test_profile_says_flag_and_lladdr(wired: Segment) -> None:
+def test_profile_sets_flag_and_lladdr(wired: Segment) -> None:
     async def main() -> None:
         with wired.at_switch() as wire:
-            what = what_of(solicit_gateway=False)
+            what = announce_config(solicit_gateway=False)
             async with announcing(wired, what) as announcer:
                 announcer.announce([ADDRESS_BYTES], Profile(router=False, lladdr=NOBODY_BYTES))
                 await settled(announcer)
@@ -243,12 +243,12 @@ def test_tshark_finds_no_fault(wired: Segment, tmp_path: Path) -> None:
     assert len({lladdr_of(frame) for frame in frames if named(frame)[0] is Kind.PROBE}) == 20
 
 
-# ---- when ----------------------------------------------------------------------------------------
+# ---- order and timing ----------------------------------------------------------------------------
 
 
 def test_changes_are_followed(wired: Segment) -> None:
     one, two = behind(1), behind(2)
-    what = what_of(solicit_gateway=True, advertise=False, rate=1000)
+    what = announce_config(solicit_gateway=True, advertise=False, rate=1000)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -289,13 +289,13 @@ def test_changes_are_followed(wired: Segment) -> None:
 
 
 def test_interval(wired: Segment) -> None:
-    what = what_of(solicit_gateway=False, interval=0.2)
+    what = announce_config(solicit_gateway=False, interval=0.2)
 
     async def main() -> None:
         async with announcing(wired, what) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await asyncio.sleep(1.1)
-            # Once each 0.2 s, and the repetition after a second.
+            # One each 0.2 s, and the repetition after a second.
             assert 6 <= announcer.sent[Kind.ADVERTISE] <= 7
 
     asyncio.run(main())
@@ -303,7 +303,7 @@ def test_interval(wired: Segment) -> None:
 
 def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
     addresses = [behind(number) for number in range(300)]
-    what = what_of(rate=400, solicit_gateway=False)
+    what = announce_config(rate=400, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -322,8 +322,8 @@ def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
     asyncio.run(main())
 
 
-def test_new_ones_go_first(wired: Segment) -> None:
-    what = what_of(rate=100, solicit_gateway=False)
+def test_new_addresses_go_first(wired: Segment) -> None:
+    what = announce_config(rate=100, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -336,15 +336,15 @@ def test_new_ones_go_first(wired: Segment) -> None:
                 await asyncio.sleep(0.1)
                 announcer.announce([ADDRESS_BYTES])
                 await settled(announcer)
-            said = [address for _, address in seen.about()]
-            assert len(said) == 31
-            assert said.index(ADDRESS_BYTES) < 25
+            announced = [address for _, address in seen.about()]
+            assert len(announced) == 31
+            assert announced.index(ADDRESS_BYTES) < 25
 
     asyncio.run(main())
 
 
 def test_bound(wired: Segment) -> None:
-    what = what_of(solicit_gateway=False, rate=10000)
+    what = announce_config(solicit_gateway=False, rate=10000)
 
     async def main() -> None:
         async with announcing(wired, what, max_addresses=100) as announcer:
@@ -360,13 +360,13 @@ def test_bound(wired: Segment) -> None:
     asyncio.run(main())
 
 
-def test_cancelled_it_goes_on_later(wired: Segment) -> None:
+def test_cancelled_it_resumes_later(wired: Segment) -> None:
     addresses = [behind(number) for number in range(40)]
 
     async def main() -> None:
         with wired.at_switch() as wire:
             announcer = Announcer(
-                wired.ifindex(), HOST_MAC_BYTES, what_of(rate=100), [GATEWAY_BYTES]
+                wired.ifindex(), HOST_MAC_BYTES, announce_config(rate=100), [GATEWAY_BYTES]
             )
             announcer.announce(addresses)
             for _ in range(8):
@@ -380,8 +380,8 @@ def test_cancelled_it_goes_on_later(wired: Segment) -> None:
             await settled(announcer)
             running.cancel()
             announcer.close()
-            said = Seen(wire).about()
-            assert set(said) == {
+            announced = Seen(wire).about()
+            assert set(announced) == {
                 (kind, address) for kind in (Kind.SOLICIT, Kind.ADVERTISE) for address in addresses
             }
 
@@ -405,7 +405,7 @@ def test_link_down_is_counted_and_survived(wired: Segment) -> None:
 
 # ---- repetitions ---------------------------------------------------------------------------------
 
-# The switch loses what the host sends of Neighbor Discovery.
+# The switch drops the Neighbor Discovery frames of the host.
 LOSS = """
 table bridge loss {
     chain forward {
@@ -427,7 +427,7 @@ def losing() -> Iterator[None]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses between repetitions that are a tenth as long."""
+    """Shorten the pauses between repetitions to a tenth."""
     monkeypatch.setattr(announce, "_PAUSES", tuple(pause / 10 for pause in announce._PAUSES))
 
 
@@ -446,14 +446,14 @@ def test_repeated_a_second_apart_until_the_gateway_answers(wired: Segment) -> No
                 await finished(announcer)
                 assert time.monotonic() - began >= 2
                 assert announcer.sent == {Kind.PROBE: 1, Kind.SOLICIT: 1, Kind.ADVERTISE: 3}
-            said = [kind for kind, _ in seen.about()]
-            assert said == [Kind.PROBE, Kind.SOLICIT, *[Kind.ADVERTISE] * 3]
+            announced = [kind for kind, _ in seen.about()]
+            assert announced == [Kind.PROBE, Kind.SOLICIT, *[Kind.ADVERTISE] * 3]
 
     asyncio.run(main())
 
 
 def test_gateway_that_never_answers(wired: Segment, quick: None) -> None:
-    """It is solicited eight times; one that does answer is not solicited again."""
+    """Solicit a silent gateway eight times, and a gateway that answers only once."""
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -471,10 +471,10 @@ def test_gateway_that_never_answers(wired: Segment, quick: None) -> None:
 
 
 def test_gateway_that_answers_late(wired: Segment, quick: None) -> None:
-    """As where a switch forwards nothing for a while after the link has come up."""
+    """Solicit until the gateway answers, even if the switch drops the first frames."""
 
     async def main() -> None:
-        async with announcing(wired, what_of(rate=1000, advertise=False)) as announcer:
+        async with announcing(wired, announce_config(rate=1000, advertise=False)) as announcer:
             with losing():
                 announcer.announce([ADDRESS_BYTES])
                 await until(lambda: announcer.sent[Kind.SOLICIT] == 5)
@@ -487,12 +487,12 @@ def test_gateway_that_answers_late(wired: Segment, quick: None) -> None:
 
 @pytest.mark.parametrize("kind", [Kind.SOLICIT, Kind.ADVERTISE])
 def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> None:
-    """Nobody answers for the address: the router knows it by the announcement alone."""
+    """Repeat announcements, so that the router learns the address though the first are lost."""
     wired.behind(ADDRESS)
-    if kind is Kind.ADVERTISE:  # that changes entries, and makes none
+    if kind is Kind.ADVERTISE:  # which changes entries, but creates none
         stale = f"neighbour replace {ADDRESS} lladdr {STALE} dev {ROUTER_LINK} nud reachable"
         ip(ROUTER, stale)
-    what = what_of(
+    what = announce_config(
         solicit_gateway=kind is Kind.SOLICIT, advertise=kind is Kind.ADVERTISE, rate=1000
     )
 
@@ -509,8 +509,8 @@ def test_router_learns_though_frames_are_lost(wired: Segment, kind: Kind) -> Non
     asyncio.run(main())
 
 
-def test_new_ones_go_before_repetitions(wired: Segment, quick: None) -> None:
-    what = what_of(rate=100, solicit_gateway=False)
+def test_new_addresses_go_before_repetitions(wired: Segment, quick: None) -> None:
+    what = announce_config(rate=100, solicit_gateway=False)
 
     async def main() -> None:
         with wired.at_switch() as wire:
@@ -520,17 +520,17 @@ def test_new_ones_go_before_repetitions(wired: Segment, quick: None) -> None:
                 await until(lambda: announcer.sent[Kind.ADVERTISE] >= 35)
                 announcer.announce([ADDRESS_BYTES])
                 await finished(announcer)
-            said = [address for _, address in seen.about()]
-            assert len(said) == 93
-            assert said.index(ADDRESS_BYTES) < 45
-            assert said[:30] == [behind(number) for number in range(30)]
+            announced = [address for _, address in seen.about()]
+            assert len(announced) == 93
+            assert announced.index(ADDRESS_BYTES) < 45
+            assert announced[:30] == [behind(number) for number in range(30)]
 
     asyncio.run(main())
 
 
-def test_interval_is_no_series(wired: Segment, quick: None) -> None:
-    """Each round announces once, also to a gateway that has answered before."""
-    what = what_of(advertise=False, rate=1000, interval=1)
+def test_rounds_announce_once(wired: Segment, quick: None) -> None:
+    """Announce once per round, also to a gateway that has answered before."""
+    what = announce_config(advertise=False, rate=1000, interval=1)
 
     async def main() -> None:
         async with announcing(wired, what, (GATEWAY_BYTES, b"\xfe\x80" + bytes(14))) as announcer:
@@ -541,9 +541,11 @@ def test_interval_is_no_series(wired: Segment, quick: None) -> None:
     asyncio.run(main())
 
 
-def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None:
+def test_paused_it_sends_nothing_and_resumed_everything(wired: Segment, quick: None) -> None:
     async def main() -> None:
-        async with announcing(wired, what_of(rate=1000, solicit_gateway=False)) as announcer:
+        async with announcing(
+            wired, announce_config(rate=1000, solicit_gateway=False)
+        ) as announcer:
             announcer.announce([behind(1)])
             await until(lambda: announcer.sent[Kind.ADVERTISE] == 1)
             announcer.set_suspended(True)
@@ -559,9 +561,11 @@ def test_held_it_sends_nothing_and_then_all(wired: Segment, quick: None) -> None
     asyncio.run(main())
 
 
-def test_what_has_gone_is_not_repeated(wired: Segment, quick: None) -> None:
+def test_removed_addresses_are_not_repeated(wired: Segment, quick: None) -> None:
     async def main() -> None:
-        async with announcing(wired, what_of(rate=1000, solicit_gateway=False)) as announcer:
+        async with announcing(
+            wired, announce_config(rate=1000, solicit_gateway=False)
+        ) as announcer:
             announcer.announce([behind(1), behind(2)])
             await settled(announcer)
             assert announcer.repeating == 2
@@ -573,13 +577,13 @@ def test_what_has_gone_is_not_repeated(wired: Segment, quick: None) -> None:
     asyncio.run(main())
 
 
-def test_deaf_it_repeats_three_times(
+def test_without_a_socket_for_answers_it_repeats_three_times(
     wired: Segment, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no socket for answers can be had."""
+    """Solicit three times without a socket for answers."""
 
     async def main() -> None:
-        async with announcing(wired, what_of(rate=1000, advertise=False)) as announcer:
+        async with announcing(wired, announce_config(rate=1000, advertise=False)) as announcer:
             monkeypatch.setattr(announcer, "_listen", lambda: None)
             announcer.announce([ADDRESS_BYTES])
             await finished(announcer)
@@ -618,13 +622,13 @@ def test_without_privileges() -> None:
         except NdxdpError as error:
             print(error.message)
     """
-    said = python(code)
-    assert said.out == "this process may not open a packet socket, which announces addresses\n"
+    result = python(code)
+    assert result.out == "this process may not open a packet socket, which announces addresses\n"
 
 
 # ---- the provider --------------------------------------------------------------------------------
 
-# Delivers to an address only when it has seen it solicit the gateway.
+# Delivers to an address only after it has solicited the gateway.
 PROVIDER = f"""
 table bridge provider {{
     set heard {{ type ipv6_addr; flags dynamic; size 65535; }}
@@ -638,18 +642,18 @@ table bridge provider {{
 """
 
 
-def test_provider_that_wants_to_hear_it_first(wired: Segment) -> None:
+def test_provider_that_delivers_only_after_a_solicitation(wired: Segment) -> None:
     at(SWITCH, "nft", "-f", "-", stdin=PROVIDER)
     wired.behind(ADDRESS)
     wired.static_neighbour(ADDRESS)
 
     async def main() -> None:
-        quiet = what_of(solicit_gateway=False)
+        quiet = announce_config(solicit_gateway=False)
         async with announcing(wired, quiet) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
-        async with announcing(wired, what_of()) as announcer:
+        async with announcing(wired, announce_config()) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS, count=3) == 3
@@ -657,13 +661,13 @@ def test_provider_that_wants_to_hear_it_first(wired: Segment) -> None:
     asyncio.run(main())
 
 
-def test_its_own_solicitation_teaches_the_router(wired: Segment) -> None:
-    """With nobody to answer for the address: the SLLAO alone makes the router's entry."""
+def test_a_solicitation_teaches_the_router(wired: Segment) -> None:
+    """Teach the router by the SLLAO of a solicitation alone, without any answer."""
     wired.behind(ADDRESS)
 
     async def main() -> None:
         assert await asyncio.to_thread(wired.ping, ADDRESS) == 0
-        async with announcing(wired, what_of(advertise=False)) as announcer:
+        async with announcing(wired, announce_config(advertise=False)) as announcer:
             announcer.announce([ADDRESS_BYTES])
             await settled(announcer)
             assert await asyncio.to_thread(wired.ping, ADDRESS) == 1

@@ -1,7 +1,7 @@
-"""A user never has to know which mode fits: `auto` finds it, says why, and is answered for it.
+"""`auto` chooses the best working mode, reports why better ones are unavailable, and answers.
 
-Every interface here is one of the kernel's own, and every answer is waited for at its far end:
-a mode that attaches and is not heard would be the worst of choices.
+Every interface here is one of the kernel's own, and every answer is checked at its far end: a mode
+that attaches without receiving solicitations would be the worst choice.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ WITHOUT_ANY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", *NDXDP)
 
 
 def steps_down(interface: str = UPLINK) -> dict[str, str]:
-    """The modes that could not be had, and why."""
+    """Return the reason of each unavailable mode."""
     return {step["mode"]: step["why"] for step in status(interface)["steps_down"]}
 
 
 def without_driver(interface: str) -> str:
-    """How the refusal of a driver that has no XDP begins; the kernel's words follow.
+    """Return the beginning of the refusal for a driver without XDP; the kernel's words follow.
 
-    A kernel whose XDP does not do is not asked about its driver.
+    If the kernel's XDP is insufficient, ndxdp does not try the driver.
     """
     if features.lacks("xdp"):
         return "the kernel has no XDP for frames in several pieces, which came with Linux 5.18"
@@ -94,7 +94,7 @@ def without_driver(interface: str) -> str:
 
 
 def test_veth(net: Network) -> None:
-    """The driver would take a program, and nobody would hear it."""
+    """Choose tc on a veth: its driver takes a native program whose answers would never arrive."""
     assert done("attach", UPLINK, "-n", BEHIND) == ""
     assert net.answers()
     assert counts() == {"answered": 1}
@@ -115,7 +115,7 @@ def test_veth_with_run(net: Network) -> None:
 
 
 def test_veth_with_keep(net: Network) -> None:
-    """It may leave a program behind, but no process: userspace is out of the question."""
+    """Choose a program with --keep: userspace mode would need a process."""
     run = net.run("-i", UPLINK, "-n", BEHIND, "--keep")
     assert run.ready.startswith(f"ready: {UPLINK} answers in tc mode (native: ")
     assert run.end() == (0, "", "")
@@ -126,7 +126,7 @@ def test_veth_with_keep(net: Network) -> None:
 
 @pytest.mark.parametrize("mode", ["generic", "tc"])
 def test_what_is_attached_stays_as_it_is(net: Network, mode: str) -> None:
-    """`auto` finds a mode where there is none; it changes no mode that somebody chose."""
+    """Keep the mode of an attached interface; `auto` chooses a mode only if there is none."""
     done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     for words in ((), ("--mode", "auto")):
         before = network.program_id()
@@ -149,8 +149,8 @@ def test_a_renewal_keeps_the_reasons(net: Network) -> None:
 
 @pytest.mark.parametrize("words", [("attach", UPLINK), ("run", "--keep", "-i", UPLINK)])
 def test_no_process_stays_for_userspace(net: Network, words: tuple[str, ...]) -> None:
-    """Who wants to be answered for without a process cannot have a process answer."""
-    # `timeout`: taken at its word, `run` would stay.
+    """Refuse userspace mode for commands that leave no process."""
+    # `timeout` ends a `run` that is not refused.
     command = ("timeout", "10", *NDXDP, *words, "--mode", "userspace", "-n", BEHIND)
     refused(call(*command), USAGE, "userspace")
     assert leftovers() == []
@@ -161,7 +161,7 @@ def test_no_process_stays_for_userspace(net: Network, words: tuple[str, ...]) ->
 
 @contextlib.contextmanager
 def bridged(*options: str) -> Iterator[None]:
-    """A bridge with the uplink as its port, and with the host's addresses."""
+    """Make the uplink a port of a bridge, which gets the host's addresses."""
     sh("ip", "address", "flush", "dev", UPLINK)
     commands = f"""
         link add {BRIDGE} address {BRIDGE_MAC} type bridge forward_delay 0
@@ -173,7 +173,7 @@ def bridged(*options: str) -> Iterator[None]:
     """
     try:
         sh("ip", "-6", "-batch", "-", stdin=commands)
-        for option in options:  # last: a querier needs an address
+        for option in options:  # comes last: a querier needs an address
             sh("ip", "link", "set", BRIDGE, "type", "bridge", *option.split())
         eventually(_forwards)
         wait_for_link(BRIDGE, HOST, HOST_LINK_LOCAL)
@@ -191,7 +191,7 @@ def _forwards() -> bool:
 SNOOPING = {
     "flooding": ["mcast_snooping 0"],
     "snooping": ["mcast_snooping 1"],
-    # A querier is believed after the time that it gives others to respond: 10 ms.
+    # A querier takes effect after the time that it gives others to respond: 10 ms.
     "querier": ["mcast_snooping 1", "mcast_query_response_interval 1", "mcast_querier 1"],
 }
 """How the bridge treats multicast. Only a querier makes snooping keep groups from who is not in."""
@@ -200,8 +200,8 @@ SNOOPING = {
 _ETH_P_ALL = 3  # linux/if_ether.h
 
 
-def is_heard(net: Network, interface: str) -> bool:
-    """A solicitation reaches the interface, while nobody asks for all multicast there."""
+def receives_solicitations(net: Network, interface: str) -> bool:
+    """Return True if a solicitation reaches the interface while no process wants all multicast."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as listening:
         listening.setblocking(False)
         listening.bind((interface, _ETH_P_ALL))
@@ -221,17 +221,17 @@ def answered_and_denied(interface: str) -> tuple[int, int]:
 @pytest.mark.parametrize("snooping", SNOOPING)
 @pytest.mark.parametrize("mode", ["auto", "userspace"])
 def test_bridge(net: Network, mode: str, snooping: str) -> None:
-    """It answers from the bridge's own MAC, which the far end has the host by anyway."""
+    """Answer with the bridge's own MAC, which the host's kernel uses as well."""
     with bridged(*SNOOPING[snooping]):
         if snooping == "querier":
-            eventually(lambda: not is_heard(net, BRIDGE))
+            eventually(lambda: not receives_solicitations(net, BRIDGE))
         run = net.run("-i", BRIDGE, "--mode", mode, "-n", BEHIND, "-n", HOST)
         for source in (GATEWAY, ROUTER_LINK_LOCAL):
             assert net.ask(TARGET, source=source) == (BRIDGE_MAC, TARGET)
-        assert net.ask(HOST) == (BRIDGE_MAC, HOST)  # by the kernel
+        assert net.ask(HOST) == (BRIDGE_MAC, HOST)  # answered by the kernel
         eventually(
             lambda: answered_and_denied(BRIDGE) == (2, 1)
-        )  # a process counts after the kernel
+        )  # a process counts after the kernel has answered
         shown = status(BRIDGE)
         assert shown["mac"] == BRIDGE_MAC
         if mode == "auto":
@@ -248,7 +248,7 @@ def multicast_router(bridge: str) -> int:
 
 @pytest.mark.parametrize("mode", ["auto", "userspace"])
 def test_port_of_a_bridge(net: Network, mode: str) -> None:
-    """Before the bridge has a frame. What the host is called on the bridge are holes here."""
+    """Answer on a port before the bridge sees the frame, with holes for the bridge's addresses."""
     with bridged():
         run = net.run(
             "-i", UPLINK, "--mode", mode, "-n", "2001:db8::/64", "-n", "fe80::/64", "--force"
@@ -256,13 +256,13 @@ def test_port_of_a_bridge(net: Network, mode: str) -> None:
         assert net.answers()
         assert status()["mode"] == ("tc" if mode == "auto" else "userspace")
         for own in (HOST, HOST_LINK_LOCAL):
-            assert net.ask(own) == (BRIDGE_MAC, own)  # by the kernel, at the bridge
+            assert net.ask(own) == (BRIDGE_MAC, own)  # answered by the kernel, at the bridge
             assert explain(own)["reason"] == "denied"
         assert explain(GATEWAY)["reason"] == "denied"
         assert status()["rules"]["by_source"] == {"host": 3, "run": 2}
         eventually(lambda: answered_and_denied(UPLINK) == (1, 2))
 
-        # As the bridge's addresses come and go, so do the holes.
+        # The holes follow the bridge's addresses.
         own = "2001:db8::c:0:0:22"
         assert net.answers(own)
         sh("ip", "address", "add", f"{own}/128", "dev", BRIDGE, "nodad")
@@ -305,7 +305,7 @@ def test_macvlan(net: Network) -> None:
 
 
 class Tap:
-    """An Ethernet interface whose far end is a descriptor of ours."""
+    """An Ethernet interface whose far end is a descriptor of this process."""
 
     name = "tap0"
 
@@ -316,13 +316,13 @@ class Tap:
         fcntl.ioctl(self._fd, tunsetiff, request)
 
     def close(self) -> None:
-        """The interface goes with it."""
+        """Close the descriptor, which deletes the interface."""
         os.close(self._fd)
 
     def ask(self, target: str, *, tag: bytes = b"", wait: float = 2) -> tuple[str, str] | None:
-        """One solicitation, and who answers within `wait` seconds: MAC and address.
+        """Send a solicitation; return MAC and address of the answer within `wait` seconds.
 
-        tag: a VLAN tag for it.
+        tag: a VLAN tag for the solicitation.
         """
         frame = bytes(
             packets.to_group(target, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC)
@@ -341,7 +341,7 @@ class Tap:
 
 @pytest.fixture(params=["blocking", "nonblocking"])
 def tap(net: Network, request: pytest.FixtureRequest) -> Iterator[Tap]:
-    """The driver runs XDP in two places: which one depends on how the frame is written."""
+    """Yield a tap; blocking and nonblocking writes run XDP in different places of its driver."""
     made = Tap(blocking=request.param == "blocking")
     try:
         sh("ip", "link", "set", Tap.name, "address", HOST_MAC, "addrgenmode", "none", "up")
@@ -366,7 +366,7 @@ def test_tap(net: Network, tap: Tap) -> None:
 
 @features.needs("xdp")
 def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
-    """Who made it deletes it, as when a virtual machine is started anew."""
+    """Resume when the tap is deleted and created again, as when a virtual machine restarts."""
 
     def one(run: network.Running | None) -> network.Running:
         tap = Tap(blocking=False)
@@ -384,12 +384,12 @@ def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
     assert leftovers(Tap.name) == []
 
 
-# ---- somebody else has the XDP slot -------------------------------------------------------------
+# ---- a foreign program has the XDP slot ---------------------------------------------------------
 
 
 @features.needs("xdp")
 def test_occupied_slot(net: Network, tap: Tap) -> None:
-    """A foreign program has the slot of native mode and is not replaced: tc works with it."""
+    """Choose tc if a foreign program has the slot of native mode; it is not replaced."""
     sh("ip", "link", "set", Tap.name, "xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
     (foreign,) = network.xdp_ids(Tap.name)
     taken = f"{Tap.name} already runs an XDP program 'pass' (id {foreign})"
@@ -410,7 +410,7 @@ def test_occupied_slot(net: Network, tap: Tap) -> None:
 
 
 def test_occupied_slot_without_bpf(net: Network, tap: Tap) -> None:
-    """Their program sees a frame before the packet socket does, and passes it on."""
+    """Answer from a packet socket behind a foreign program that passes frames on."""
     sh("ip", "link", "set", Tap.name, "xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
     run = net.run("-i", Tap.name, "-n", BEHIND, command=WITHOUT_BPF)
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)
@@ -425,11 +425,11 @@ def attach(interface: str, mode: Mode) -> None:
     Session.attach(Trees(), request).close()
 
 
-# ---- what an older kernel says, told by this one (scenarios/kernel_groups.py: real ones) ----
+# ---- an older kernel, simulated (scenarios/kernel_groups.py runs real ones) ---------------------
 
 
 def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says EINVAL to the program. Why, is found out, and tc is taken."""
+    """Find the reason if the kernel refuses a program with EINVAL, and choose tc."""
     load = bpf_programs.load_object
 
     def refuse_xdp(image: bytes, program: str, map_fds: dict[str, int]) -> int:
@@ -447,7 +447,7 @@ def test_xdp_of_an_older_kernel(net: Network, tap: Tap, monkeypatch: pytest.Monk
     with pytest.raises(ModeUnavailable, match=why):
         attach(Tap.name, Mode.GENERIC)
 
-    # Another EINVAL is not explained away.
+    # EINVAL for another reason stays an error.
     monkeypatch.setattr(bpf_programs, "xdp_has_frags", lambda: True)
     with pytest.raises(ModeUnavailable, match="refused the program"):
         attach(Tap.name, Mode.GENERIC)
@@ -503,12 +503,12 @@ def test_without_cap_bpf(net: Network) -> None:
     assert net.answers("2001:db8::d:0:0:1")
     ended = run.end()
     assert (ended.code, ended.out) == (0, "")
-    # Said once, where a service's log has it.
+    # The service's log has it once.
     assert ended.err == f"ndxdp: answering from userspace (native: {VETH}; tc: {NO_MAP})\n"
     assert leftovers() == []
 
 
-def test_one_reason_is_told_once(net: Network, tap: Tap) -> None:
+def test_a_common_reason_is_given_once(net: Network, tap: Tap) -> None:
     run = net.run("-i", Tap.name, "-n", BEHIND, command=WITHOUT_BPF)
     assert f"in userspace mode (native, tc: {NO_MAP})" in run.ready
     assert tap.ask(TARGET) == (HOST_MAC, TARGET)
@@ -526,13 +526,13 @@ def test_userspace_needs_cap_net_raw_alone(net: Network) -> None:
 
 
 def test_without_any_capability(net: Network) -> None:
-    said = refused_without_capabilities("run", "-i", UPLINK, "-n", BEHIND)
-    assert VETH in said
-    assert NO_MAP in said
-    assert "CAP_NET_RAW" in said
-    said = refused_without_capabilities("run", "-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
-    assert "packet socket" in said
-    assert "CAP_NET_RAW" in said
+    output = refused_without_capabilities("run", "-i", UPLINK, "-n", BEHIND)
+    assert VETH in output
+    assert NO_MAP in output
+    assert "CAP_NET_RAW" in output
+    output = refused_without_capabilities("run", "-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    assert "packet socket" in output
+    assert "CAP_NET_RAW" in output
 
 
 def refused_without_capabilities(*words: str) -> str:
@@ -546,7 +546,7 @@ def refused_without_capabilities(*words: str) -> str:
 
 @pytest.mark.parametrize("words", [("attach", UPLINK), ("run", "--keep", "-i", UPLINK)])
 def test_without_cap_bpf_nothing_stays(net: Network, words: tuple[str, ...]) -> None:
-    """What has to outlive its process needs a program."""
+    """Refuse commands that leave no process, without the right to load a program."""
     before = network.snapshot()
     refused(call(*WITHOUT_BPF, *words, "-n", BEHIND), CANNOT, NO_MAP)
     refused(call(*WITHOUT_BPF, *words, "-n", BEHIND, "--mode", "tc"), CANNOT, NO_MAP)
@@ -555,7 +555,7 @@ def test_without_cap_bpf_nothing_stays(net: Network, words: tuple[str, ...]) -> 
 
 
 def test_without_cap_bpf_beside_what_is_attached(attached: Network) -> None:
-    """Both would answer: who may not look at the pins does not begin."""
+    """Refuse to start without the right to read the pins: two instances would both answer."""
     before = network.snapshot()
     for mode in ("auto", "tc", "userspace"):
         refused(call(*WITHOUT_BPF, "run", "-i", UPLINK, "--mode", mode, "-n", BEHIND), CANNOT)
@@ -606,7 +606,7 @@ def test_no_bpf_file_system(net: Network, command: tuple[str, ...], where: str) 
 
 @pytest.mark.parametrize("mode", ["auto", "userspace"])
 def test_bpf_file_system_that_is_read_only(net: Network, mode: str) -> None:
-    """As a container may see the host's."""
+    """Answer from userspace if the BPF file system is read-only, as in some containers."""
     read_only = ("unshare", "--mount", "sh", "-c")
     remount = 'mount -o remount,bind,ro /sys/fs/bpf && exec "$@"'
     command = (*read_only, remount, "sh", *NDXDP)
@@ -650,7 +650,7 @@ def test_vlans_of_a_kernel_without_them(tmp_path: Path) -> None:
     assert vlan_offload.vlans_on("eth0", tmp_path / "config") == []
 
 
-def test_takes_tags_off(net: Network) -> None:
+def test_strips_tags(net: Network) -> None:
     for setting in ("off", "on", "off"):
         sh("ethtool", "-K", UPLINK, "rxvlan", setting)
         assert vlan_offload.strips_tags(UPLINK) is (setting == "on")
@@ -662,14 +662,14 @@ def test_takes_tags_off(net: Network) -> None:
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("kind", ["", "veth"])
 def test_hidden_vlans_rule_xdp_out(monkeypatch: pytest.MonkeyPatch, named: bool, kind: str) -> None:
-    """They would be answered without a tag. That is wrong whoever asks for it."""
+    """Refuse XDP, even on request, if its answers to VLAN solicitations would lack the tag."""
     monkeypatch.setattr(vlan_offload, "hidden_vlans", lambda name, kind: [f"{name}.100", "…"])
     link = links.Link(7, "eth0", bytes(6), kind, True, True, False)
     for mode in (Mode.NATIVE, Mode.GENERIC):
         with pytest.raises(ModeUnavailable) as caught:
             modes.check(link, mode, named=named)
         assert "eth0.100" in caught.value.message
-        # A veth is given such frames all the same.
+        # A veth receives such frames with any setting.
         assert ("ethtool -K eth0 rxvlan off" in caught.value.hint) == (kind != "veth")
         assert "tc" in caught.value.hint
     modes.check(link, Mode.TC, named=named)
@@ -679,7 +679,7 @@ def test_hidden_vlans_rule_xdp_out(monkeypatch: pytest.MonkeyPatch, named: bool,
 
 
 def needs(*kind: str) -> None:
-    """Skip where the kernel cannot make such an interface."""
+    """Skip the test if the kernel cannot make such an interface."""
     made = call("ip", "link", "add", "probe0", *kind)
     if made.code:
         pytest.skip(f"this kernel makes none of `{' '.join(kind)}`: {made.err.strip()}")
@@ -688,7 +688,7 @@ def needs(*kind: str) -> None:
 
 @pytest.fixture
 def vlan(net: Network) -> Iterator[Network]:
-    """A VLAN on the link, with an interface at either end. The router's has its addresses."""
+    """Create a VLAN on the link, with an interface at either end; the router's has addresses."""
     needs("link", UPLINK, "type", "vlan", "id", "5")
     commands = f"""
         link add link {UPLINK} name {VLAN} type vlan id {VLAN_ID}
@@ -706,7 +706,7 @@ def vlan(net: Network) -> Iterator[Network]:
 
 
 def test_hidden_vlan(vlan: Network) -> None:
-    vlan.pass_at_router()  # so that native would be heard
+    vlan.pass_at_router()  # so that answers of native mode would arrive
     sh("ethtool", "-K", UPLINK, "rxvlan", "on")
     assert vlan_offload.hidden_vlans(UPLINK, "") == [VLAN]
     hidden = f"{UPLINK} takes the VLAN tags off before XDP sees them, and has {VLAN} on top"
@@ -732,7 +732,7 @@ def test_tags_that_stay_in_the_frames_hide_nothing(vlan: Network) -> None:
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_a_vlan_that_comes_later(net: Network, mode: str) -> None:
-    """It was right to attach, and is no longer: `status` says so."""
+    """Warn in `status` if a VLAN that makes the attached mode wrong is created later."""
     needs("link", UPLINK, "type", "vlan", "id", str(VLAN_ID))
     net.pass_at_router()
     assert ndxdp("attach", UPLINK, "--mode", mode, "-n", BEHIND).code == 0
@@ -747,7 +747,7 @@ def test_a_vlan_that_comes_later(net: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
 def test_tags_that_a_veths_peer_keeps_outside(vlan: Network, mode: str) -> None:
-    """`rxvlan off` says what the driver does itself: a veth is given such frames all the same."""
+    """Answer no VLAN solicitation untagged, even if the veth's peer hides the tags from XDP."""
     vlan.pass_at_router()
     sh("ethtool", "-K", UPLINK, "rxvlan", "off")
     assert vlan.at_router("ethtool", "-K", ROUTER_LINK, "txvlan", "on").code == 0
@@ -761,7 +761,7 @@ def test_tags_that_a_veths_peer_keeps_outside(vlan: Network, mode: str) -> None:
 
 @features.needs("xdp")
 def test_vlan_on_a_tap(net: Network, tap: Tap) -> None:
-    """Its driver leaves the tags in the frames, so that native it is, and leaves them alone."""
+    """Choose native mode on a tap, whose driver keeps tags in frames; ignore tagged frames."""
     name = f"{Tap.name}.100"
     needs("link", Tap.name, "type", "vlan", "id", "5")
     sh("ip", "link", "add", "link", Tap.name, "name", name, "type", "vlan", "id", "100")
@@ -777,7 +777,7 @@ def test_vlan_on_a_tap(net: Network, tap: Tap) -> None:
 @pytest.mark.parametrize("mode", ["auto", "userspace"])
 @pytest.mark.parametrize("rxvlan", ["on", "off"])
 def test_vlan_interface(vlan: Network, mode: str, rxvlan: str) -> None:
-    """On the VLAN's own interface it is the VLAN's solicitations that are answered, tagged."""
+    """Answer the VLAN's solicitations, tagged, on the VLAN's own interface."""
     sh("ethtool", "-K", UPLINK, "rxvlan", rxvlan)
     run = vlan.run("-i", VLAN, "--mode", mode, "-n", BEHIND)
     assert vlan.ask(TARGET, link=ROUTER_VLAN) == (HOST_MAC, TARGET)
@@ -794,7 +794,7 @@ def test_vlan_interface(vlan: Network, mode: str, rxvlan: str) -> None:
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 @pytest.mark.parametrize("rxvlan", ["on", "off"])
 def test_tagged_solicitations_are_left_alone(vlan: Network, mode: str, rxvlan: str) -> None:
-    """On the parent: their interface is another one."""
+    """Ignore tagged solicitations on the parent: they belong to the VLAN's interface."""
     sh("ethtool", "-K", UPLINK, "rxvlan", rxvlan)
     run = vlan.run("-i", UPLINK, "--mode", mode, "-n", BEHIND)
     assert vlan.ask(TARGET, link=ROUTER_VLAN, wait=0.3) is None
@@ -820,7 +820,7 @@ def test_vlan_and_parent_side_by_side(vlan: Network) -> None:
 
 @pytest.fixture
 def bond(net: Network) -> Iterator[str]:
-    """A bond with the uplink as its only member; its MAC is that of the uplink."""
+    """Create a bond with the uplink as its only member, whose MAC it has."""
     name = "bond7"
     needs("type", "bond")
     commands = f"""
@@ -840,7 +840,7 @@ def bond(net: Network) -> Iterator[str]:
 
 
 def test_bond(net: Network, bond: str) -> None:
-    """Its driver passes XDP on to members that run it, as a veth does: and nobody would hear."""
+    """Choose tc on a bond: native answers would be lost unless each member runs XDP."""
     done("attach", bond, "-n", BEHIND)
     assert (status(bond)["mode"], steps_down(bond)) == (
         "tc",
@@ -853,6 +853,6 @@ def test_bond(net: Network, bond: str) -> None:
 def test_bond_from_userspace(net: Network, bond: str) -> None:
     run = net.run("-i", bond, "--mode", "userspace", "-n", BEHIND, "-n", HOST)
     assert net.answers()
-    assert net.ask(HOST) == (HOST_MAC, HOST)  # by the kernel
+    assert net.ask(HOST) == (HOST_MAC, HOST)  # answered by the kernel
     assert status(bond)["reasons"]["denied"] == 1
     assert run.end() == (0, "", "")

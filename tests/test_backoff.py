@@ -1,4 +1,4 @@
-"""Pauses between attempts that fail, and what of them is logged."""
+"""Pauses between failing attempts, and the log of the failures."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def test_logs_each_cause_once(caplog: pytest.LogCaptureFixture) -> None:
     backoff.succeeded()
     backoff.failed("gone", logging.WARNING)
     backoff.failed("gone", logging.WARNING)
-    said = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert [each for each in said if each[0] != "DEBUG"] == [
+    found = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [each for each in found if each[0] != "DEBUG"] == [
         ("ERROR", "full"),
         ("ERROR", "gone"),
         ("WARNING", "gone"),
     ]
-    assert len(said) == 7
+    assert len(found) == 7
 
 
 def test_work_that_fails_is_done_again(

@@ -1,4 +1,4 @@
-"""Every foreseeable misuse: one sentence, a hint, an exit code, and a kernel as it was before."""
+"""Misuse of every command: one sentence, a hint, an exit code, and an unchanged kernel."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ CANNOT, USAGE = 1, 2
 OTHER = "2001:db8::d:0:0:1"
 
 
-def refused(result: Done, code: int, *said: str) -> None:
-    """One sentence that names what is wrong, one hint, and no more."""
+def refused(result: Done, code: int, *expected: str) -> None:
+    """Check for one sentence that names the fault, one hint, and no other output."""
     assert (result.code, result.out) == (code, ""), result
     assert "Traceback" not in result.err, result.err
     lines = result.err.splitlines()
-    if lines[0].startswith("Usage: "):  # click's own
+    if lines[0].startswith("Usage: "):  # click's own format
         assert code == USAGE
         assert lines[1].startswith("Try '")
         sentence, hint = lines[-1].removeprefix("Error: "), lines[1]
@@ -63,32 +63,32 @@ def refused(result: Done, code: int, *said: str) -> None:
         assert sentence != lines[0]
         assert hint != lines[1]
     assert len(hint) > 5
-    for words in said:
+    for words in expected:
         assert words in sentence, result.err
 
 
-def unchanged(run: Callable[[], Done], code: int, *said: str) -> None:
-    """`run` is refused, and has changed nothing."""
+def unchanged(run: Callable[[], Done], code: int, *expected: str) -> None:
+    """Check that `run` is refused and changes nothing."""
     before = snapshot()
-    refused(run(), code, *said)
+    refused(run(), code, *expected)
     assert snapshot() == before
 
 
 def all_unchanged(
-    run: Callable[..., Done], commands: Iterable[tuple[str, ...]], code: int, *said: str
+    run: Callable[..., Done], commands: Iterable[tuple[str, ...]], code: int, *expected: str
 ) -> None:
-    """The same of several commands, side by side: what changes nothing disturbs nobody.
+    """Check the same for several commands at once, which do not disturb each other.
 
-    `run` comes after the others: while it is at work, `status` shows it.
+    `run` comes after the others, because `status` shows a running daemon.
     """
     before = snapshot()
     commands = list(commands)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for result in pool.map(lambda words: run(*words), (c for c in commands if c[0] != "run")):
-            refused(result, code, *said)
+            refused(result, code, *expected)
     for words in commands:
         if words[0] == "run":
-            refused(run(*words), code, *said)
+            refused(run(*words), code, *expected)
     assert snapshot() == before
 
 
@@ -96,20 +96,20 @@ def all_unchanged(
 
 
 class Bad(NamedTuple):
-    """A command line, what it ends with, and what its message names."""
+    """A command line, its exit code, and the words that its message must contain."""
 
     words: tuple[str, ...]
     code: int
-    said: tuple[str, ...]
+    expected: tuple[str, ...]
     stdin: str | bytes = ""
 
     def __str__(self) -> str:
         return ascii(" ".join(self.words))[1:-1][:40]
 
 
-def bad(line: str, code: int, *said: str, stdin: str | bytes = "") -> Bad:
-    """From a line split at blanks; `''` stands for an empty word."""
-    return Bad(tuple("" if word == "''" else word for word in line.split()), code, said, stdin)
+def bad(line: str, code: int, *expected: str, stdin: str | bytes = "") -> Bad:
+    """Split a line at blanks; `''` stands for an empty word."""
+    return Bad(tuple("" if word == "''" else word for word in line.split()), code, expected, stdin)
 
 
 PREFIXES = [
@@ -126,7 +126,7 @@ PREFIXES = [
 ]
 
 WORDS = [
-    *(bad(f"prefix add {prefix}", USAGE, said) for prefix, said in PREFIXES),
+    *(bad(f"prefix add {prefix}", USAGE, expected) for prefix, expected in PREFIXES),
     bad("prefix del 2001:db8::1/64", USAGE, "2001:db8::1/64"),
     bad(f"attach {UPLINK} --mode tc -n 192.0.2.1", USAGE, "192.0.2.1"),
     bad(f"attach {UPLINK} --mode tc --except 2001:db8::1/64", USAGE, "2001:db8::1/64"),
@@ -143,7 +143,7 @@ WORDS = [
     bad("prefix add 2001:db8::1 --na-source nonsense", USAGE, "nonsense"),
     bad("prefix add 2001:db8::1 --answer perhaps", USAGE, "perhaps"),
     bad("prefix add 2001:db8::1 --dad perhaps", USAGE, "perhaps"),
-    # twice
+    # duplicates
     bad("prefix add 2001:db8::1 2001:db8::1", USAGE, "2001:db8::1", "twice"),
     bad("prefix add 2001:db8::1 2001:0db8:0::1/128", USAGE, "2001:db8::1", "twice"),
     bad(f"attach {UPLINK} --mode tc -n 2001:db8::1 -n 2001:db8::1", USAGE, "2001:db8::1"),
@@ -172,7 +172,7 @@ WORDS = [
             ("max-addresses", "16777217"),
         )
     ),
-    # words that are not there, or too many
+    # unknown words, or too many
     bad("nonsense", USAGE, "nonsense"),
     bad("--nonsense", USAGE, "--nonsense"),
     bad("status --nonsense", USAGE, "--nonsense"),
@@ -188,7 +188,7 @@ WORDS = [
     bad("prefix add", USAGE, "no prefix"),
     bad("prefix del", USAGE, "no prefix"),
     bad(f"prefix del --all {BEHIND}", USAGE, "--all"),
-    # rules that are there, or not, or another's
+    # rules that exist, or do not, or have another origin
     bad(f"prefix add --override {OTHER} {BEHIND}", CANNOT, BEHIND, "manual"),
     bad(f"prefix add --answer never {BEHIND}", CANNOT, BEHIND, "always"),
     bad(f"prefix add --origin wg0 --override {BEHIND}", CANNOT, BEHIND, "manual"),
@@ -235,7 +235,7 @@ WORDS = [
         for command in ("attach", "run -i")
     ),
     bad("attach lo", CANNOT, "lo", "MAC"),
-    # what is attached
+    # attached interfaces
     bad(f"attach {UPLINK} --mode native", CANNOT, UPLINK, "tc"),
     bad(f"attach {UPLINK} --mode generic", CANNOT, UPLINK, "tc"),
     bad(f"run -i {UPLINK}", CANNOT, UPLINK, "already"),
@@ -251,7 +251,7 @@ WORDS = [
     bad(f"--bpffs /tmp run -i {UPLINK} --mode tc", CANNOT, "/tmp"),
     bad(f"--bpffs {sys.executable} status", CANNOT, sys.executable),
     bad("--bpffs '' status", CANNOT, "BPF file system"),
-    # names of interfaces, numbers and addresses that are none
+    # invalid names of interfaces, numbers and addresses
     *(
         bad(f"{command} {name}", USAGE, "" if name == "''" else name)
         for command, names in (
@@ -278,7 +278,7 @@ WORDS = [
 
 
 class TestWords:
-    """The table. Its commands run side by side, as nothing that they do may matter to another."""
+    """The table. Its commands run at once, because none of them may affect another."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -291,18 +291,19 @@ class TestWords:
             done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
             before = snapshot()
             ended: dict[Bad, Done] = {}
-            for runs in (False, True):  # apart: `status` shows a daemon that is about to end, too
+            # separately: `status` also shows a daemon that is about to end
+            for runs in (False, True):
                 cases = [case for case in WORDS if ("run" in case.words) is runs]
                 ended |= dict(zip(cases, pool.map(run, cases), strict=True))
-            if snapshot() != before:  # by which of them?
+            if snapshot() != before:  # ambiguous commands
                 for case in WORDS:
-                    unchanged(partial(run, case), case.code, *case.said)
+                    unchanged(partial(run, case), case.code, *case.expected)
             yield ended
             remove_instance()
 
     @pytest.mark.parametrize("case", WORDS, ids=str)
     def test_refused(self, results: dict[Bad, Done], case: Bad) -> None:
-        refused(results[case], case.code, *case.said)
+        refused(results[case], case.code, *case.expected)
 
 
 def test_a_list_is_named_with_its_line(attached: Network, tmp_path: Path) -> None:
@@ -322,7 +323,7 @@ def test_a_list_whose_name_is_not_utf8(attached: Network, tmp_path: Path) -> Non
     assert OTHER in rules()
 
 
-def test_detach_keeps_its_hands_off_other_directories(attached: Network, tmp_path: Path) -> None:
+def test_detach_leaves_other_directories_alone(attached: Network, tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("data")
     unchanged(lambda: ndxdp("detach", str(tmp_path)), USAGE, str(tmp_path))
@@ -340,7 +341,7 @@ def test_several_attached_and_none_named(attached: Network) -> None:
         sh("ip", "link", "delete", "second")
 
 
-def test_a_reader_that_has_gone(attached: Network) -> None:
+def test_a_reader_that_has_closed_its_end(attached: Network) -> None:
     for words in (("status", "--json"), ("prefix", "list")):
         with open("/dev/full", "w") as full:
             ended = subprocess.run(
@@ -425,7 +426,7 @@ def test_anothers_xdp_program_survives(net: Network, theirs: str) -> None:
 
 
 def test_the_table_of_addresses_is_full(net: Network) -> None:
-    """The host's three holes take their room, too."""
+    """Refuse more addresses than the table has room for; the host's three holes count as well."""
     fit = [word for number in range(7) for word in ("-n", f"2001:db8::c:0:0:{number:x}")]
     words = ("attach", UPLINK, "--mode", "tc", "--max-addresses", "10", *fit)
     unchanged(lambda: ndxdp(*words, "-n", OTHER), CANNOT, "addresses", "11", "10")
@@ -449,7 +450,7 @@ def test_too_many_rule_classes(attached: Network) -> None:
     unchanged(
         lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "rule classes", "1024"
     )
-    done("prefix", "add", "--file", "-", stdin="\n".join(many))  # as the hint says
+    done("prefix", "add", "--file", "-", stdin="\n".join(many))  # as the hint suggests
     done("prefix", "del", "--file", "-", stdin="\n".join(many))
     done("prefix", "add", *many[:1020])
     assert attached.answers(many[1000])
@@ -457,7 +458,7 @@ def test_too_many_rule_classes(attached: Network) -> None:
         lambda: ndxdp("prefix", "add", many[1020], many[1021]), CANNOT, "rule classes", "1024"
     )
     done("prefix", "del", *many[:1020])
-    done("prefix", "add", *many[3:])  # slots of rules that have gone are free
+    done("prefix", "add", *many[3:])  # the slots of removed rules are free
     assert attached.answers(many[1020])
 
 
@@ -470,7 +471,7 @@ NOBODY = (
 
 
 def as_nobody(*words: str) -> Done:
-    """Run a command without rights; the warning that `run` begins with is left out."""
+    """Run a command without rights; omit the warning that `run` begins with."""
     result = call(*NOBODY, *NDXDP, *words)
     return result._replace(err=re.sub(r"^ndxdp: cannot write a report to .*\n", "", result.err))
 
@@ -489,7 +490,7 @@ def test_without_rights(net: Network) -> None:
 
 
 def test_with_too_few_capabilities(net: Network) -> None:
-    """CAP_NET_ADMIN alone loads no program, CAP_BPF alone attaches none."""
+    """Refuse to attach with CAP_NET_ADMIN alone or CAP_BPF alone."""
     for keep in ("net_admin", "bpf"):
         caps = f"-all,+{keep},+dac_override"
         rights = ("setpriv", f"--inh-caps={caps}", f"--bounding-set={caps}")
@@ -504,7 +505,7 @@ def test_with_too_few_capabilities(net: Network) -> None:
 
 
 def hidden(*preparation: str) -> Callable[..., Done]:
-    """Run ndxdp after a shell command in a mount namespace of its own."""
+    """Return a function that runs ndxdp after a shell command in a private mount namespace."""
 
     def run(*words: str) -> Done:
         script = f'{" ".join(preparation)} && exec "$@"'
@@ -536,7 +537,7 @@ def test_a_foreign_map_is_among_the_pins(attached: Network) -> None:
 
 @pytest.mark.parametrize("missing", ["program", "groups"])
 def test_incomplete_pins(attached: Network, missing: str) -> None:
-    """Debris: it is said what to do, attach and detach clean it up."""
+    """Report incomplete pins with a cure; attach and detach repair them."""
     (path,) = PINS.glob(f"v*/{UPLINK}/{missing}")
     path.unlink()
     unchanged(lambda: ndxdp("status"), CANNOT, UPLINK, "incomplete")
@@ -554,7 +555,7 @@ def there(net: Network) -> Callable[..., Done]:
 
 
 def test_pins_of_another_network_namespace(attached: Network) -> None:
-    """The same BPF file system, an interface of the same name: not the same instance."""
+    """Refuse to change pins of an interface with the same name in another network namespace."""
     names = ("link", "add", UPLINK, "up", "type", "veth", "peer", "name", "far")
     assert attached.at_router("ip", *names).code == 0
     commands = [
@@ -567,8 +568,8 @@ def test_pins_of_another_network_namespace(attached: Network) -> None:
     assert attached.answers()
 
 
-def test_pins_of_a_network_namespace_that_has_gone(net: Network) -> None:
-    """What is attached nowhere any more is in nobody's way."""
+def test_pins_of_a_deleted_network_namespace(net: Network) -> None:
+    """Replace pins whose network namespace no longer exists."""
     names = ("link", "add", UPLINK, "up", "type", "veth", "peer", "name", "far")
     assert net.at_router("ip", *names).code == 0
     assert there(net)("attach", UPLINK, "--mode", "tc", "-n", BEHIND).code == 0
@@ -598,7 +599,7 @@ main()
 
 @pytest.fixture(scope="module")
 def unverifiable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our program with a read behind the frame's end."""
+    """Compile the program with a read behind the frame's end."""
     directory = tmp_path_factory.mktemp("unverifiable")
     for header in (REPOSITORY / "bpf").glob("*.h"):
         shutil.copy(header, directory)
@@ -633,7 +634,7 @@ def test_the_verifier_refuses(net: Network, unverifiable: Path, mode: str) -> No
     remove_instance()
 
 
-def test_an_object_that_is_none(attached: Network, tmp_path: Path) -> None:
+def test_an_invalid_object_file(attached: Network, tmp_path: Path) -> None:
     words = ("attach", UPLINK, "--mode", "tc", "-n", OTHER)
     for name, content in (
         ("empty.o", b""),
@@ -682,19 +683,19 @@ main()
 
 def test_bcc_cannot_be_had(attached: Network) -> None:
     words = ("attach", UPLINK, "--mode", "tc", "--loader", "bcc", "-n", OTHER)
-    for python, said in (
+    for python, expected in (
         (sys.executable, "bcc is not installed"),
         ("/nonexistent/python3", "bcc needs /nonexistent/python3, which is missing"),
         ("/bin/false", "bcc could not compile"),
         ("/bin/true", "bcc could not compile"),
     ):
-        refused(call(sys.executable, "-c", _WITH_PYTHON, python, *words), CANNOT, said)
+        refused(call(sys.executable, "-c", _WITH_PYTHON, python, *words), CANNOT, expected)
     run = hidden("mount -t tmpfs none /usr/src && mount -t tmpfs none /lib/modules")
     unchanged(lambda: run(*words), CANNOT, "kernel-header")
     assert attached.answers()
 
 
-# ---- good is what `run` can do ------------------------------------------------------------------
+# ---- `check` predicts `run` ----------------------------------------------------------------------
 
 NAME = f'[[interface]]\nname = "{UPLINK}"\n'
 TABLES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -747,7 +748,7 @@ PREFIX_TABLES = (
 
 
 def some_configuration(choose: random.Random) -> str:
-    """Make a configuration of good and bad parts, some at the bounds of what they may be."""
+    """Make a configuration of valid and invalid parts, some at the limits of validity."""
     text = NAME
     for table, keys in TABLES.items():
         if table != "interface" and choose.random() < 0.6:
@@ -763,19 +764,19 @@ def some_configuration(choose: random.Random) -> str:
     return text
 
 
-def test_what_check_calls_good_can_be_run(net: Network, tmp_path: Path) -> None:
+def test_run_accepts_what_check_accepts(net: Network, tmp_path: Path) -> None:
     choose = random.Random(8)
     file = tmp_path / "ndxdp.toml"
     tried = refused_ones = 0
     while tried < 8:
         file.write_text(some_configuration(choose))
         try:
-            reader.load(file)  # as `check` begins; most are refused here
+            reader.load(file)  # begins like `check`; most are refused here
         except UsageError:
             refused_ones += 1
             continue
-        said = ndxdp("check", "-c", str(file))
-        if said.out.splitlines()[0] != f"{file}: good":
+        checked = ndxdp("check", "-c", str(file))
+        if checked.out.splitlines()[0] != f"{file}: good":
             refused_ones += 1
             continue
         tried += 1
@@ -802,7 +803,7 @@ def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
     assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
     run = net.run("-c", str(file))
     assert sum(rule["source"] == "config" for rule in rules().values()) == 1022
-    # As many others: there is no room for both.
+    # As many others: the table has no room for both.
     write(5001, 1022)
     run.process.send_signal(signal.SIGHUP)
     network.eventually(lambda: "2001:db8:1389::/64" in rules())
@@ -812,12 +813,12 @@ def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
-    """It is said, and no error: a service has other interfaces, too."""
+    """Warn, without an error, if `run` cannot serve an interface: a service has others."""
     file = tmp_path / "ndxdp.toml"
     other = "an-alternative-name-of-the-uplink"
     sh("ip", "link", "property", "add", "dev", UPLINK, "altname", other)
     rule = f'[[interface.prefix]]\nprefix = "{OTHER}"\n'
-    for text, said in (
+    for text, expected in (
         (f'{NAME}[[interface]]\nname = "{other}"\n', f"{UPLINK} and {other} are one interface"),
         (f"{NAME}max_addresses = 1\n{rule}", "addresses are more than the limit of 1"),
         (f'[[interface]]\nname = "lo"\n{rule}', "lo has no MAC address"),
@@ -826,7 +827,7 @@ def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
         checked = ndxdp("check", "-c", str(file))
         assert checked.code == 0
         assert checked.out.startswith(f"{file}: good, but `run` cannot do all of it here\n")
-        assert said in checked.err
+        assert expected in checked.err
     file.write_text(f'[[interface]]\nname = "{other}"\n{rule}')
     assert ndxdp("check", "-c", str(file)).out.startswith(f"{file}: good\n")
     run = net.run("-c", str(file))
@@ -841,7 +842,7 @@ def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one page, which a file takes."""
+    """Mount a file system of one page, which a file fills."""
     directory = tmp_path / "full"
     directory.mkdir()
     sh("mount", "-t", "tmpfs", "-o", "size=4k", "none", str(directory))
@@ -869,7 +870,7 @@ def test_no_room_for_the_output(attached: Network, words: tuple[str, ...]) -> No
 
 
 def test_no_room_for_what_is_converted(net: Network, full: Path) -> None:
-    """What is there already stays, also where it is to be written over."""
+    """Keep the existing file, even with --force, if the file system is full."""
     line = ("convert", "--ndpresponder", "-i eth0 -N web", "-o")
     for name, more in (("fresh", ()), ("fill", ("--force",))):
         failed = ndxdp(*line, str(full / name), *more)

@@ -1,4 +1,4 @@
-"""That the benchmarks run, and check what they count. What they measure is no matter here."""
+"""The benchmarks run, and check the answers that they count. Their figures do not matter here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def run(name: str, figures: Path, *words: str) -> str:
-    """A benchmark in namespaces of its own, not in the tests'; it has to succeed."""
+    """Run a benchmark, which must succeed, in namespaces of its own."""
     elsewhere = {
         name: value for name, value in os.environ.items() if not name.startswith("NDXDP_LAB")
     }
@@ -50,7 +50,7 @@ def test_following(privacy: None, tmp_path: Path) -> None:
 
 
 def test_everything(privacy: None, tmp_path: Path) -> None:
-    """In half a minute: each table is filled, each answer looked at, and nothing is left out."""
+    """Fill each table, check each answer and omit no measurement, in half a minute."""
     figures = tmp_path / "figures.json"
     printed = run("", figures, "--test")
     found = json.loads(figures.read_text())
@@ -72,7 +72,7 @@ def test_everything(privacy: None, tmp_path: Path) -> None:
 
 
 def test_the_page_shows_the_figures() -> None:
-    """docs/performance.md has what the last full run measured, and nothing by hand."""
+    """Show the figures of the last full run in docs/performance.md, unedited."""
     found = json.loads((REPOSITORY / "benchmarks" / "results" / "bench.json").read_text())
     assert not found["quick"]
     page = (REPOSITORY / "docs" / "performance.md").read_text()
@@ -82,8 +82,8 @@ def test_the_page_shows_the_figures() -> None:
         assert (REPOSITORY / "benchmarks" / "results" / f"bench-{name}.svg").read_text() == picture
 
 
-def test_a_wrong_answer_ends_it() -> None:
-    """Nobody is fast by answering wrongly: one bit is enough."""
+def test_a_wrong_answer_stops_the_benchmark() -> None:
+    """Stop at an answer with one wrong bit."""
     target = IPv6Address("2001:db8::7").packed
     right = wire.advertisement(target, wire.FLOOD, source=target, flags=0xC0)
     link = SimpleNamespace(targets=[target])
@@ -96,8 +96,8 @@ def test_a_wrong_answer_ends_it() -> None:
             native.check(wire.Flood(1, 1, 0, counts, [wrong]), cast(wire.Wire, link))
 
 
-def test_what_is_expected_is_what_ndp_says() -> None:
-    """Apart from the code that is measured, the benchmarks have written down the same bytes."""
+def test_the_expected_answer_is_that_of_ndp() -> None:
+    """Expect the bytes that ndp encodes; the benchmarks encode them independently."""
     target, mac = IPv6Address("2001:db8::7").packed, parse_mac("02:00:00:00:01:00")
     solicited = Solicitation(IPv6Address("fe80::100").packed, target, mac, mac)
     host = Host(parse_mac(wire.HOST_MAC))

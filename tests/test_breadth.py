@@ -1,4 +1,4 @@
-"""Rules that are too broad: what is refused, what a daemon leaves out, and other nodes' addresses.
+"""Rules that are too broad: refused by commands, left out by daemons; and other nodes' addresses.
 
 The router is a kernel of its own: it takes an address, or finds a duplicate.
 """
@@ -125,12 +125,12 @@ def test_what_is_left_out_is_a_hole() -> None:
     assert not breadth.is_left_out(Rule(Answer.NEVER, label=ON_LINK))
 
 
-# ---- what is on-link, and what is behind ---------------------------------------------------------
+# ---- on-link prefixes, and routes behind the host -----------------------------------------------
 
 
 @pytest.fixture
 def link(net: Network) -> Iterator[Network]:
-    """The two ends, and an interface behind the host."""
+    """Add an interface behind the host to the two ends."""
     sh("ip", "link", "add", DOWN, "type", "bridge")
     sh("ip", "link", "set", DOWN, "addrgenmode", "none", "up")
     yield net
@@ -147,7 +147,7 @@ def route(words: str) -> None:
     sh("ip", "-6", "route", "add", *words.split())
 
 
-def test_what_is_on_link(link: Network) -> None:
+def test_on_link_prefixes(link: Network) -> None:
     assert on_link(UPLINK) == {ON_LINK}
     sh("ip", "address", "add", "2001:db8:1::2/56", "dev", UPLINK, "nodad", "noprefixroute")
     sh("ip", "address", "add", "2001:db8:2::2", "peer", "2001:db8:3::1/64", "dev", UPLINK, "nodad")
@@ -162,12 +162,12 @@ def test_what_is_on_link(link: Network) -> None:
     assert onlink.read([0, 99999]).prefixes == frozenset()
 
 
-def test_what_is_behind(link: Network) -> None:
+def test_routes_behind_the_host(link: Network) -> None:
     from socket import if_nametoindex
 
     here = frozenset([if_nametoindex(UPLINK)])
     route(f"{BEHIND} dev {DOWN}")
-    route(f"{BEHIND.replace('/80', '/96')} dev {DOWN}")  # inside the former
+    route(f"{BEHIND.replace('/80', '/96')} dev {DOWN}")  # inside the prefix above
     route(f"2001:db8::d:0:0:1 dev {DOWN}")
     route(f"2001:db8:0:0:e::/80 dev {UPLINK}")
     route("blackhole 2001:db8:0:0:f::/80")
@@ -178,7 +178,7 @@ def test_what_is_behind(link: Network) -> None:
     assert onlink.behind(P("2001:db8:9::/64"), here) == []
 
 
-# ---- the words of a command ----------------------------------------------------------------------
+# ---- rules in commands ---------------------------------------------------------------------------
 
 EVERYTHING = (
     "ndxdp: the always rule for {} answers for nearly every address, those of other nodes too\n"
@@ -209,7 +209,7 @@ REFUSED = {
 
 
 def commands(prefix: str) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Each way that a rule comes in by words, and what is on stdin."""
+    """Return each command that takes a rule, and its stdin."""
     return {
         "attach": (("attach", UPLINK, "--mode", "tc", "-n", prefix), ""),
         "attach --file": (("attach", UPLINK, "--mode", "tc", "--file", "-"), prefix),
@@ -243,7 +243,7 @@ def test_the_narrower_rules_are_named(link: Network) -> None:
     assert ndxdp("attach", UPLINK, "--mode", "tc", "-n", ON_LINK) == (1, "", wanted)
 
 
-def test_what_is_taken(net: Network) -> None:
+def test_accepted_rules(net: Network) -> None:
     taken = ["2001:db8:0:0:c::/80", "2001:db8::d:0:0:0/112", "2001:db8:1::/64", "2001:db8::/65"]
     done("attach", UPLINK, "--mode", "tc", *(word for each in taken for word in ("-n", each)))
     done("prefix", "add", "--answer", "routed", ON_LINK, "::/0")
@@ -257,7 +257,7 @@ def test_what_is_taken(net: Network) -> None:
     remove_instance()
 
 
-def test_run_takes_it_with_force(net: Network) -> None:
+def test_run_accepts_it_with_force(net: Network) -> None:
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", ON_LINK, "--force")
     assert net.answers(UNSEEN)
     assert rules()[ON_LINK]["answer"] == "always"
@@ -296,7 +296,7 @@ def test_a_port_has_its_bridges_prefix(net: Network) -> None:
 
 
 def takes(net: Network, address: str) -> bool:
-    """Whether the router's kernel takes an address, after Duplicate Address Detection."""
+    """Return whether the router's kernel takes an address after Duplicate Address Detection."""
     net.at_router("ip", "address", "delete", f"{address}/64", "dev", ROUTER_LINK)
     key = f"net.ipv6.conf.{ROUTER_LINK}"
     net.at_router("sysctl", "-qw", f"{key}.router_solicitation_delay=0", f"{key}.accept_dad=1")
@@ -318,7 +318,7 @@ def takes(net: Network, address: str) -> bool:
 
 @a_way_behind()
 def test_the_router_keeps_its_addresses(net: Network) -> None:
-    """Beside a host that was told to answer for all of the link, and takes what it may."""
+    """Let the router keep its addresses, though rules for the whole link were requested."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     for prefix in REFUSED:
         assert ndxdp("prefix", "add", prefix).code
@@ -330,7 +330,7 @@ def test_the_router_keeps_its_addresses(net: Network) -> None:
 
 @pytest.mark.parametrize("dad", ["defend", "ignore"])
 def test_what_remains_of_a_forced_rule(net: Network, dad: str) -> None:
-    """An address that no route leads to is defended, unless the rule leaves that alone."""
+    """Defend an address without a route under a forced rule, unless the rule ignores DAD."""
     nowhere = "2001:db8:0:77::5"
     with a_way_behind(), without_gateway():
         done("attach", UPLINK, "--mode", "tc")
@@ -413,7 +413,7 @@ def daemons() -> Iterator[list[Running]]:
 
 
 def test_a_daemon_leaves_it_out(net: Network, file: Path, daemons: list[Running]) -> None:
-    """It does not refuse to run: the rest is answered. `status` says what is missing."""
+    """Leave a too broad rule out and serve the others; `status` names the omitted rule."""
     run = Running(("-c", written(file, WIDE, NARROW)))
     daemons.append(run)
     assert net.answers()
@@ -438,8 +438,8 @@ def test_a_daemon_leaves_it_out(net: Network, file: Path, daemons: list[Running]
         eventually(lambda: len(status()["warnings"]) == warnings)  # noqa: B023
     code, _, err = run.end()
     assert code == 0
-    said = [line for line in err.splitlines() if ": left out" in line]
-    assert [line.partition(" (")[0] for line in said] == [LEFT_OUT, LEFT_OUT]
+    found = [line for line in err.splitlines() if ": left out" in line]
+    assert [line.partition(" (")[0] for line in found] == [LEFT_OUT, LEFT_OUT]
     assert 'or answer = "neighbour" or "routed"' in err
     assert "force = true" in err
     assert f"{ON_LINK} is no longer left out" in err
@@ -460,7 +460,7 @@ def test_a_reload_to_everything_changes_nothing(
 def test_an_address_that_comes_later(
     net: Network, file: Path, daemons: list[Running], mode: str
 ) -> None:
-    """As with SLAAC: the rule is judged anew whenever the network changes."""
+    """Reconsider a rule whenever the network changes, for example by SLAAC."""
     sh("ip", "address", "delete", f"{HOST}/64", "dev", UPLINK)
     name = written(file, WIDE, NARROW)
     if mode == "userspace":
@@ -473,7 +473,7 @@ def test_an_address_that_comes_later(
     assert net.answers()
     sh("ip", "address", "delete", f"{HOST}/64", "dev", UPLINK)
     eventually(lambda: net.ask(UNSEEN, wait=0.2))
-    # On-link without an address, as of a router advertisement.
+    # On-link without an address, as after a router advertisement.
     sh("ip", "-6", "route", "add", ON_LINK, "dev", UPLINK, "proto", "ra")
     eventually(lambda: net.ask(UNSEEN, wait=0.15) is None)
     sh("ip", "-6", "route", "delete", ON_LINK, "dev", UPLINK, "proto", "ra")
@@ -482,7 +482,7 @@ def test_an_address_that_comes_later(
 
 
 def test_an_address_that_comes_while_a_command_runs(net: Network) -> None:
-    """At the start `run -i` refuses such a rule; later it leaves it out, as a file's."""
+    """Leave a rule out that `run -i` would refuse at the start."""
     sh("ip", "address", "delete", f"{HOST}/64", "dev", UPLINK)
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", ON_LINK)
     assert net.answers(UNSEEN)
@@ -494,7 +494,7 @@ def test_an_address_that_comes_while_a_command_runs(net: Network) -> None:
 
 
 def test_a_rule_by_hand_is_left_alone(net: Network, file: Path, daemons: list[Running]) -> None:
-    """One that is in the maps was admitted; `status` warns of it."""
+    """Keep a rule that was added with --force, and warn of it in `status`."""
     run = Running(("-c", written(file, NARROW)))
     daemons.append(run)
     done("prefix", "add", "--force", ON_LINK)
@@ -533,7 +533,7 @@ def test_check_warns(link: Network, file: Path) -> None:
 
 
 def doctor_bad() -> list[dict[str, str]]:
-    """What doctor warns of in this check; the neighbour table is the whole machine's."""
+    """Return doctor's findings of this check; the neighbour table belongs to the whole machine."""
     return [each for each in bad() if each["check"] == "breadth"]
 
 

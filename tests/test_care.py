@@ -1,4 +1,4 @@
-"""The address that gateway care solicits from: chosen well, chosen anew, and shown."""
+"""The source address of gateway care: how it is chosen, when it changes, and where it is shown."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def chosen(
     wanted: str | None = None,
     paused: bool = False,
 ) -> list[str] | NoSource:
-    """What is chosen, as text; the MACs are checked here."""
+    """Choose a source and check its MAC; return the addresses, or the reason for none."""
     found = choose(
         parse_address(wanted) if wanted else None,
         PORT,
@@ -151,7 +151,7 @@ def test_nothing_to_choose() -> None:
 
 
 def test_a_configured_source() -> None:
-    """It is used alone, while it is the host's or a rule answers for it."""
+    """Use only a configured source, while the host owns it or a rule answers for it."""
     wanted = "2001:db8::c:0:0:99"
     assert chosen(OWN, rules={FIRST: ALWAYS}, wanted=wanted) is NoSource.UNCOVERED
     assert chosen(OWN, rules={BEHIND: ALWAYS}, wanted=wanted) == [wanted]
@@ -197,7 +197,7 @@ def at_work(
     every: str = "1",
     mode: str = "tc",
 ) -> Iterator[Running]:
-    """The daemon on an interface with gateway care each second; off and away at the end."""
+    """Run the daemon on an interface with gateway care each second; detach at the end."""
     file = tmp_path / "ndxdp.toml"
     file.write_text(config(*prefixes, source=source, name=name, every=every, mode=mode))
     run = Running(("-c", str(file)))
@@ -232,7 +232,7 @@ def solicits_from(source: str, name: str = UPLINK) -> None:
 
 
 def at_router(address: str) -> str:
-    """The MAC that the router's neighbour table has for an address."""
+    """Return the MAC of an address in the router's neighbour table."""
     shown = at(ROUTER, "ip", "-j", "-6", "neigh", "show", address, "dev", ROUTER_LINK).out
     found: list[dict[str, Any]] = json.loads(shown or "[]")
     return str(found[0].get("lladdr", "")) if found else ""
@@ -245,14 +245,14 @@ def no_global_address() -> None:
 
 
 class Wire:
-    """The frames that come to the router, from here on."""
+    """The frames that reach the router from now on."""
 
     def __init__(self) -> None:
         self._socket = packet_socket(ROUTER, ROUTER_LINK)
         self._socket.setblocking(False)
 
     def icmp(self) -> list[tuple[int, int, str]]:
-        """Type, code and source address of each ICMPv6 message since the last time."""
+        """Return type, code and source address of each ICMPv6 message since the last call."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -277,7 +277,7 @@ def wire(wired: Segment) -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def stranger(address: str) -> Iterator[None]:
-    """Another host on the link gets an address, and speaks to the router from there."""
+    """Give an address to another host on the link, which sends packets to the router from it."""
     sh("ip", "netns", "add", STRANGER)
     try:
         ip(
@@ -296,7 +296,7 @@ def stranger(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def entries_at_router() -> Iterator[list[str]]:
-    """The lines that `ip monitor` at the router says of neighbours; filled at the end."""
+    """Record the changes of the router's neighbour table; the block's end fills the list."""
     command = ["nsenter", f"--net=/run/netns/{ROUTER}", "stdbuf", "-oL", "ip", "-6", "monitor"]
     monitor = subprocess.Popen([*command, "neigh"], stdout=subprocess.PIPE, text=True)
     lines: list[str] = []
@@ -307,10 +307,10 @@ def entries_at_router() -> Iterator[list[str]]:
         lines += monitor.communicate(timeout=10)[0].splitlines()
 
 
-def test_a_departed_address_is_left_to_its_next_host(
+def test_a_removed_address_is_left_to_its_next_host(
     wired: Segment, tmp_path: Path, wire: Wire
 ) -> None:
-    """The next exact address takes its place at once, and the router's entry stays where it is."""
+    """Solicit from the next exact address at once; leave the router's entry of the old one."""
     no_global_address()
     with at_work(tmp_path, FIRST, SECOND) as run:
         solicits_from(FIRST)
@@ -331,13 +331,13 @@ def test_a_departed_address_is_left_to_its_next_host(
 
 
 def rounds(seen: list[tuple[int, int, str]], wire: Wire, source: str) -> int:
-    """How many solicitations came from there so far."""
+    """Return the number of solicitations from a source so far."""
     seen += wire.icmp()
     return sum(kind == 135 and each == source for kind, _, each in seen)
 
 
-def test_the_last_exact_address_departs(wired: Segment, tmp_path: Path, wire: Wire) -> None:
-    """Then nothing is solicited, which log, status and doctor say; once it can, it is again."""
+def test_the_last_exact_address_is_removed(wired: Segment, tmp_path: Path, wire: Wire) -> None:
+    """Stop soliciting without a usable source, report it, and resume when there is one."""
     no_global_address()
     because = f"{UPLINK} has no global address that can be used, and no rule answers for an exact"
     with at_work(tmp_path, BEHIND) as run:
@@ -365,15 +365,15 @@ def test_the_last_exact_address_departs(wired: Segment, tmp_path: Path, wire: Wi
         }
         assert status()["warnings"] == []
         assert f"gateway   solicited from {HOST}" in done("status", UPLINK)
-        said = run.end().err
-    assert said.count("the gateway is not solicited") == 2, "once each time"
-    assert said.count("the gateway is solicited again") == 2
+        output = run.end().err
+    assert output.count("the gateway is not solicited") == 2, "once each time"
+    assert output.count("the gateway is solicited again") == 2
 
 
 def doctor() -> dict[str, str]:
-    """What doctor says of the care."""
-    said = ndxdp("doctor", UPLINK, "--json")
-    (interface,) = json.loads(said.out)["interfaces"]
+    """Return doctor's finding on gateway care."""
+    result = ndxdp("doctor", UPLINK, "--json")
+    (interface,) = json.loads(result.out)["interfaces"]
     (found,) = [
         each
         for each in interface["findings"]
@@ -383,13 +383,13 @@ def doctor() -> dict[str, str]:
 
 
 def test_the_hosts_own_address_is_the_default(wired: Segment, tmp_path: Path, wire: Wire) -> None:
-    """Also with prefix rules only, and beside an exact one; both ends learn of each other."""
+    """Solicit from the host's own address, also with prefix rules only or beside an exact one."""
     with at_work(tmp_path, BEHIND, FIRST) as run:
         solicits_from(HOST)
         eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))
         eventually(lambda: at_router(HOST) == HOST_MAC)
         assert FIRST not in wire.solicited_from()
-        # Deprecated, it is no longer the best; then a new one is.
+        # A deprecated address is no longer the best; then there is a new one.
         sh(*f"ip -6 address change {HOST}/64 dev {UPLINK} preferred_lft 0".split())
         solicits_from(FIRST)
         sh("ip", "-6", "address", "add", "2001:db8::3/64", "dev", UPLINK, "nodad")
@@ -414,8 +414,8 @@ def test_a_configured_source_has_to_be_covered(wired: Segment, tmp_path: Path, w
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_care_ends_beside_news(wired: Segment, turns: int) -> None:
-    """A cancellation is not lost that comes with an event, or a loop's turn or two after it."""
+def test_care_ends_when_cancelled_beside_an_event(wired: Segment, turns: int) -> None:
+    """End when cancelled, even if an event arrives at the same time or a few loop turns earlier."""
 
     async def main() -> None:
         sources = [Source(parse_address(HOST), parse_mac(HOST_MAC))]
@@ -423,7 +423,7 @@ def test_care_ends_beside_news(wired: Segment, turns: int) -> None:
         care = GatewayKeepalive(ifindex, parse_address(ROUTER_LINK_LOCAL), sources, interval=60)
         try:
             task = asyncio.ensure_future(care.run())
-            await asyncio.sleep(0.5)  # it waits for the next round
+            await asyncio.sleep(0.5)  # care waits for the next round
             care.wake()
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -437,7 +437,7 @@ def test_care_ends_beside_news(wired: Segment, turns: int) -> None:
 
 
 def test_a_reload_of_rule_and_interval_at_once(wired: Segment, tmp_path: Path) -> None:
-    """The daemon begins anew for the one, just when care has heard of the other."""
+    """Use the new source and the new interval after a reload that changes both."""
     no_global_address()
     with at_work(tmp_path, FIRST, every="60") as run:
         solicits_from(FIRST)
@@ -461,7 +461,7 @@ def test_a_pause_leaves_the_address_to_the_active_host(
         with stranger(FIRST):
             eventually(lambda: at_router(FIRST) == STRANGER_MAC)
             wire.icmp()
-            time.sleep(2.5)  # two rounds and more
+            time.sleep(2.5)  # more than two rounds
             mine = [each for each in wire.icmp() if each[0] == 135 and each[2] == FIRST]
             assert at_router(FIRST) == STRANGER_MAC
         assert len(mine) <= 1, "the stranger's own, when it probes the router"
@@ -471,7 +471,7 @@ def test_a_pause_leaves_the_address_to_the_active_host(
 
 
 def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wire: Wire) -> None:
-    """The route, the address and the neighbour entry are the bridge's."""
+    """Use the bridge's route, address and neighbour entry on a port."""
     sh("ip", "link", "add", "lan0", "type", "bridge", "stp_state", "0", "mcast_snooping", "0")
     try:
         sh("ip", "link", "set", UPLINK, "master", "lan0")
@@ -486,7 +486,7 @@ def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wi
             eventually(lambda: f"{ROUTER_MAC} router REACHABLE" in sh(*shown))
             assert HOST in wire.solicited_from()
             assert at_router(HOST) == "02:00:00:00:00:0b", "the host's MAC there, not the port's"
-            # From behind the host it is the port's, by which rules answer.
+            # Addresses behind the host have the port's MAC, as in the rules' answers.
             done("prefix", "add", FIRST)
             sh("ip", "-6", "address", "del", f"{HOST}/64", "dev", "lan0")
             sh("ip", "-6", "route", "replace", "2001:db8::/64", "dev", "lan0")
@@ -501,26 +501,26 @@ def test_a_port_cares_for_its_bridges_gateway(wired: Segment, tmp_path: Path, wi
 def test_the_interval_follows_the_kernels_reachable_time(
     wired: Segment, tmp_path: Path, wire: Wire
 ) -> None:
-    """A router advertisement may set it at any time."""
+    """Follow the kernel's reachable time, which a router advertisement may change at any time."""
     with at_work(tmp_path, BEHIND, every=""):
         eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))
         sh("sysctl", "-qw", f"net.ipv6.neigh.{UPLINK}.base_reachable_time_ms=500")
-        sh("ip", "-6", "neighbour", "delete", GATEWAY, "dev", UPLINK)  # the next round is now
+        sh("ip", "-6", "neighbour", "delete", GATEWAY, "dev", UPLINK)  # the next round begins now
         seen: list[tuple[int, int, str]] = []
         eventually(lambda: rounds(seen, wire, HOST) >= 6, within=8)
 
 
 def test_the_gateway_is_replaced(wired: Segment, tmp_path: Path, wire: Wire) -> None:
-    """The old one is no longer solicited, the new one is, and nothing is said of it."""
+    """Solicit the new gateway and not the old one, without an error in the log."""
     with at_work(tmp_path, BEHIND) as run:
         solicits_from(HOST)
         sh("ip", "-6", "route", "replace", "default", "via", ROUTER_LINK_LOCAL, "dev", UPLINK)
         eventually(lambda: wired.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
         sh("ip", "-6", "route", "delete", "default")
         eventually(lambda: care() == {})
-        said = run.end()
-    assert said.code == 0
-    assert "Traceback" not in said.err
+        result = run.end()
+    assert result.code == 0
+    assert "Traceback" not in result.err
 
 
 # ---- a link-local gateway ------------------------------------------------------------------------
@@ -561,9 +561,10 @@ def test_errors_to_a_link_local_gateway(
     routes: list[str],
     errors: set[tuple[int, int]],
 ) -> None:
-    """Its answer to another address than the host's may not be forwarded (RFC 4291 2.5.6).
+    """Cause no errors about a link-local gateway's answer to an address that the host lacks.
 
-    The program lets the kernel see that it is not; docs/gateway.md says what userspace mode does.
+    Such an answer may not be forwarded (RFC 4291 2.5.6). The program hides it from the kernel;
+    docs/gateway.md describes userspace mode.
     """
     sh("ip", "-6", "route", "replace", "default", "via", ROUTER_LINK_LOCAL, "dev", UPLINK)
     sh("sysctl", "-qw", "net.ipv6.icmp.ratelimit=0")

@@ -1,4 +1,4 @@
-"""Each command, as a user runs it, with the kernel and a router on the wire as the judges."""
+"""Each command as a user runs it, judged by the kernel and by a router on the wire."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ELSEWHERE, ELSEWHERE_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:99"
 
 
 def attach(mode: str = "tc", *args: str) -> None:
-    """As `ndxdp attach`, which says no word but of native XDP on a veth."""
+    """Run `ndxdp attach`, which prints nothing but a warning of native XDP on a veth."""
     result = ndxdp("attach", UPLINK, "--mode", mode, *args)
     assert (result.code, result.out) == (0, ""), result
     if mode == "native":
@@ -70,7 +70,7 @@ def attach(mode: str = "tc", *args: str) -> None:
 
 
 def programs() -> list[int]:
-    """Ids of whatever is at a hook of the uplink."""
+    """Return the ids of the programs at the uplink's hooks."""
     return [*network.xdp_ids(), *network.tc_ids()]
 
 
@@ -99,7 +99,7 @@ def test_attach_answers_until_detach(net: Network, mode: str) -> None:
 
 @pytest.fixture
 def second(net: Network) -> Iterator[str]:
-    """Another interface, to nobody."""
+    """Add a second interface, with an unused far end."""
     sh("ip", "link", "add", "up1", "up", "type", "veth", "peer", "far1")
     yield "up1"
     sh("ip", "link", "delete", "up1")
@@ -118,10 +118,10 @@ def test_detach_all_is_on_every_interface(net: Network, second: str) -> None:
 def test_detach_all_goes_on_after_one_that_fails(net: Network, second: str) -> None:
     done("attach", second, "--mode", "tc", "-n", "2001:db8:0:0:e::/96")
     running = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    said = ndxdp("detach", "--all")
-    assert said.code == 1
-    assert UPLINK in said.err, "a process holds it"
-    assert second not in said.err
+    result = ndxdp("detach", "--all")
+    assert result.code == 1
+    assert UPLINK in result.err, "a process holds it"
+    assert second not in result.err
     assert leftovers(second) == []
     assert net.answers()
     assert running.end().code == 0
@@ -201,7 +201,7 @@ def test_detach_leaves_allmulti_as_it_was_found(net: Network, found: str) -> Non
     sh("ip", "link", "set", UPLINK, "allmulticast", "off")
 
 
-def test_detach_leaves_allmulti_off_that_was_switched_off_meanwhile(net: Network) -> None:
+def test_detach_leaves_allmulti_off_if_it_was_switched_off_since(net: Network) -> None:
     attach()
     sh("ip", "link", "set", UPLINK, "allmulticast", "off")
     done("detach", UPLINK)
@@ -236,7 +236,7 @@ def test_names_with_a_dot(net: Network) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
-def test_an_interface_that_went_and_came_back(net: Network, mode: str) -> None:
+def test_an_interface_that_was_deleted_and_created_again(net: Network, mode: str) -> None:
     attach(mode, "-n", BEHIND)
     sh("ip", "link", "delete", UPLINK)
     assert "not attached" in done("status")
@@ -254,7 +254,7 @@ def test_an_interface_that_went_and_came_back(net: Network, mode: str) -> None:
 
 
 def test_commands_of_many_at_once(net: Network) -> None:
-    """All of them take the lock."""
+    """Run many commands at once; each takes the lock."""
     names = [f"many{number}" for number in range(6)]
     for name in names:
         sh("ip", "link", "add", name, "up", "type", "bridge")
@@ -272,7 +272,7 @@ def test_commands_of_many_at_once(net: Network) -> None:
         ]
         ended = [process.communicate(timeout=30) for process in started]
         codes = [process.returncode for process in started]
-        assert codes == [0] * len(codes), [said for _, said in ended if said]
+        assert codes == [0] * len(codes), [errors for _, errors in ended if errors]
 
     attach()  # or the lock's directory comes and goes
     try:
@@ -290,8 +290,8 @@ def test_commands_of_many_at_once(net: Network) -> None:
             call("ip", "link", "delete", name)
 
 
-def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
-    """Who waits for the lock while another one tidies up gets it on what is no longer there."""
+def test_the_lock_of_a_removed_directory(net: Network) -> None:
+    """Take the lock again if the locked directory was removed in the meantime."""
     lock = network.PINS / "lock"
     lock.mkdir(parents=True)
     last = os.open(lock, os.O_RDONLY)
@@ -307,9 +307,9 @@ def test_the_lock_is_of_a_directory_that_has_gone(net: Network) -> None:
     lock.rmdir()
     network.PINS.rmdir()
     os.close(last)
-    said = waiting.communicate(timeout=10)[1]
+    output = waiting.communicate(timeout=10)[1]
     remove_instance()
-    assert (waiting.returncode, said) == (0, "")
+    assert (waiting.returncode, output) == (0, "")
 
 
 # ---- status -------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_status_of_several(attached: Network) -> None:
 
 @a_way_behind()
 def test_the_routers_kernel_finds_a_duplicate(attached: Network) -> None:
-    """Who takes an address behind the host is told; unless the rule says `--dad ignore`."""
+    """Defend an address behind the host against DAD, unless the rule ignores DAD."""
     ignored = "2001:db8::d:0:0:1"
     done("prefix", "add", ignored, "--dad", "ignore")
     key = f"net.ipv6.conf.{ROUTER_LINK}"
@@ -450,7 +450,7 @@ def test_run_keep_takes_over_what_is_attached(attached: Network) -> None:
     assert attached.answers()
 
 
-def test_run_does_not_take_what_is_meant_to_stay(attached: Network) -> None:
+def test_run_refuses_an_interface_that_attach_keeps(attached: Network) -> None:
     before = network.snapshot()
     refused = ndxdp("run", "-i", UPLINK, "--mode", "tc", "-n", TARGET)
     assert (refused.code, refused.out) == (1, "")
@@ -477,8 +477,8 @@ def test_verbosity(net: Network) -> None:
         sh("ip", "link", "delete", "second")
 
 
-def test_verbosely_it_is_said_what_is_done(net: Network) -> None:
-    said = [
+def test_verbose_output_lists_the_actions(net: Network) -> None:
+    found = [
         ndxdp(*words)
         for words in (
             ("-v", "attach", UPLINK, "--mode", "tc", "-n", BEHIND),
@@ -486,11 +486,11 @@ def test_verbosely_it_is_said_what_is_done(net: Network) -> None:
             ("detach", "-v", UPLINK),
         )
     ]
-    assert [result.code for result in said] == [0, 0, 0]
-    assert all(UPLINK in result.err for result in said)
+    assert [result.code for result in found] == [0, 0, 0]
+    assert all(UPLINK in result.err for result in found)
 
 
-def test_run_verbosely_says_what_it_follows(net: Network) -> None:
+def test_verbose_run_lists_what_it_follows(net: Network) -> None:
     run = net.run("-v", "-i", UPLINK, "--mode", "tc", "-n", BEHIND)
     sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
     eventually(lambda: is_answered("2001:db8::c:0:0:22") is False)
@@ -524,7 +524,7 @@ _MOMENTS = random.Random(1).sample(range(100, 400, 5), 9)  # ms; attach takes so
 
 
 def test_an_interrupted_attach_is_complete_or_undone(net: Network) -> None:
-    """On three interfaces side by side, each with a signal of its own."""
+    """Complete or undo an attach that a signal interrupts, on three interfaces at once."""
 
     def interrupt(name: str, number: int, moments: list[int]) -> None:
         for moment in moments:
@@ -649,9 +649,9 @@ NEW_LINK, NEW_QDISC, DEL_FILTER = ("netlink", "16"), ("netlink", "36"), ("netlin
 def test_the_worst_moments(
     net: Network, signal_after: Path, command: str, moment: tuple[str, str], number: int
 ) -> None:
-    """What a signal leaves is complete or nothing; what SIGKILL leaves `detach` puts right.
+    """Leave a complete state or none after a signal; detach repairs the state after SIGKILL.
 
-    command: with a star, the way without BPF links.
+    command: with a star, as on a kernel without BPF links.
     """
     if command == "detach":
         attach("tc", "-n", BEHIND)
@@ -745,7 +745,7 @@ def test_a_qdisc_of_ours_stays_for_who_uses_it(net: Network, side: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
-def test_what_was_taken_off_by_hand_is_put_back(net: Network, mode: str) -> None:
+def test_a_program_detached_by_hand_is_restored(net: Network, mode: str) -> None:
     attach_without_links(mode, BEHIND)
     if mode == "tc":
         sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
@@ -761,7 +761,7 @@ def test_what_was_taken_off_by_hand_is_put_back(net: Network, mode: str) -> None
 
 
 def test_a_killed_run_is_followed_by_another(net: Network) -> None:
-    """Without BPF links the program of a killed run stays: the next one takes it off first."""
+    """Detach the program that a killed run left behind on a kernel without BPF links."""
     run = (
         "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
         "from ndxdp.rules.rule import Rule; from ndxdp.rules.rule_lists import compile_rules;"
@@ -783,7 +783,7 @@ def test_a_killed_run_is_followed_by_another(net: Network) -> None:
 
 @contextlib.contextmanager
 def renamed(name: str = "renamed0") -> Iterator[str]:
-    """The uplink under another name, while it is up, as kernels since 6.2 allow."""
+    """Rename the uplink while it is up, as kernels since 6.2 allow."""
     sh("ip", "link", "set", UPLINK, "name", name)
     try:
         yield name
@@ -794,7 +794,7 @@ def renamed(name: str = "renamed0") -> Iterator[str]:
 @needs("rename")
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 def test_attach_follows_a_rename(net: Network, mode: str) -> None:
-    """It is said, and under the new name all goes on: rules, counters, not one answer lost."""
+    """Continue under the new name with all rules and counters, and lose no answer."""
     net.pass_at_router()
     assert ndxdp("attach", UPLINK, "--mode", mode, "-n", BEHIND).code == 0
     assert net.answers()
@@ -821,7 +821,7 @@ def test_detach_by_a_former_name(net: Network, mode: str) -> None:
 
 @needs("rename")
 def test_two_sets_of_pins_for_one_device(net: Network) -> None:
-    """Which of them is meant is not ours to guess."""
+    """Refuse to guess which of two sets of pins belongs to a renamed interface."""
     sh("ip", "link", "add", "renamed0", "up", "type", "bridge")
     done("attach", "renamed0", "--mode", "tc", "-n", ELSEWHERE)
     sh("ip", "link", "del", "renamed0")
@@ -837,16 +837,16 @@ def test_two_sets_of_pins_for_one_device(net: Network) -> None:
 
 
 def test_a_hole_that_finds_no_room_does_not_end_a_run(net: Network) -> None:
-    """It is said, and answering goes on; where there is room again, the next change makes it."""
+    """Report a hole without room, continue to answer, and add the hole once there is room."""
     own = len(rules_of_an_attach())
     full = [f"2001:db8::c:0:0:{n:x}" for n in range(1, 4)]
     words = [word for target in full for word in ("-n", target)]
     room = ("--max-addresses", str(own + len(full)))
     run = net.run("-i", UPLINK, "--mode", "tc", *room, *words)
-    said = run.process.stderr
-    assert said is not None
+    output = run.process.stderr
+    assert output is not None
     sh("ip", "address", "add", "2001:db8::77/128", "dev", UPLINK, "nodad")
-    assert "more than the limit" in said.readline()
+    assert "more than the limit" in output.readline()
     assert is_answered(full[0])
     eventually(lambda: "more than the limit" in status()["problem"])
     done("prefix", "del", "--source", "run", full[1])
@@ -864,7 +864,7 @@ def test_a_hole_that_finds_no_room_does_not_end_a_run(net: Network) -> None:
 
 
 def rules_of_an_attach() -> dict[str, Any]:
-    """The holes that any attachment has."""
+    """Return the holes that any attachment has."""
     done("attach", UPLINK, "--mode", "tc")
     found = rules()
     remove_instance()
@@ -872,7 +872,7 @@ def rules_of_an_attach() -> dict[str, Any]:
 
 
 def test_the_next_run_replaces_the_rules_of_the_last(net: Network) -> None:
-    """Also where it says otherwise of the same prefix."""
+    """Replace the rules of the last run, also contrary rules for the same prefix."""
     run = ("run", "-i", UPLINK, "--mode", "tc", "--keep")
     for words, answer in ((("--except", TARGET), "never"), (("-n", TARGET), "always")):
         with subprocess.Popen([*NDXDP, *run, *words], stdout=subprocess.PIPE, text=True) as process:
@@ -885,7 +885,7 @@ def test_the_next_run_replaces_the_rules_of_the_last(net: Network) -> None:
 
 
 def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
-    """Another interface gets the old name: what answers on the first goes on."""
+    """Leave the program of a renamed interface alone if a new interface gets the old name."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     sh("ip", "link", "set", UPLINK, "down")
     sh("ip", "link", "set", UPLINK, "name", "renamed0")
@@ -902,8 +902,8 @@ def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
         sh("ip", "link", "set", "renamed0", "name", UPLINK)
 
 
-def test_who_waits_for_the_lock_changes_what_is_there_then(net: Network) -> None:
-    """A renewal with another table comes first: the rule must not go into the old one."""
+def test_a_command_that_waited_for_the_lock_changes_the_new_table(net: Network) -> None:
+    """Write to the new table if a renewal replaced it while the command waited for the lock."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     lock = os.open(network.PINS / "lock", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
