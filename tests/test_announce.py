@@ -181,7 +181,7 @@ def test_the_frames_for_an_address(wired: Segment) -> None:
             assert solicitation[ICMPv6ND_NS].tgt == gateway
             assert solicitation[ICMPv6NDOptSrcLLAddr].lladdr == HOST_MAC
         fields = advertisement[ICMPv6ND_NA]
-        assert (fields.R, announced.S, announced.O, announced.tgt) == (1, 0, 1, ADDRESS)
+        assert (fields.R, fields.S, fields.O, fields.tgt) == (1, 0, 1, ADDRESS)
         assert advertisement[IPv6].dst == "ff02::1"
         assert advertisement[ICMPv6NDOptDstLLAddr].lladdr == HOST_MAC
 
