@@ -1,9 +1,9 @@
-"""Answering beside others: clients, guests, routers and redundancy protocols of the kernel's own.
+"""Answering beside other kernels: clients, guests, routers and redundancy protocols.
 
     [netns router] eth0 ==== up0 [this namespace] down0 ==== eth0 [netns guest]
 
-What is right here is what these kernels do: whether an address passes Duplicate Address Detection,
-whether a neighbour stays reachable, whether a ping arrives.
+These kernels are the judges: an address passes Duplicate Address Detection or not, a neighbour
+stays reachable or not, a ping arrives or not.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ VRRP_MAC = "00:00:5e:00:02:01"
 
 
 def addresses(namespace: str, device: str) -> dict[str, dict[str, Any]]:
-    """The addresses of a device in a namespace: what `ip` says of each."""
+    """Return the addresses of a device in a namespace, each as `ip` prints it."""
     shown = sh(*f"nsenter --net=/run/netns/{namespace} ip -6 -j address show dev {device}".split())
     return {each["local"]: each for link in json.loads(shown) for each in link["addr_info"]}
 
 
 @contextlib.contextmanager
 def taken(namespace: str, device: str, address: str) -> Iterator[None]:
-    """The address on a device, once its Duplicate Address Detection is over."""
+    """Put an address on a device, and wait until its Duplicate Address Detection is over."""
     inside = ("nsenter", f"--net=/run/netns/{namespace}")
     sh(*inside, *f"ip -6 address add {address}/64 dev {device}".split())
     try:
@@ -62,14 +62,14 @@ def is_decided(address: dict[str, Any]) -> bool:
 
 
 def passes_dad(namespace: str, device: str, address: str) -> bool:
-    """Nobody defends an address of a device against Duplicate Address Detection."""
+    """Return True if an address of a device passes Duplicate Address Detection."""
     with taken(namespace, device, address):
         return "dadfailed" not in addresses(namespace, device)[address]
 
 
 @pytest.fixture
 def both_sides(behind: None, net: Network) -> Iterator[Network]:
-    """One /64 on the uplink and behind, as providers have it that delegate nothing."""
+    """Put one /64 on the uplink and behind the host, as with providers that delegate no prefix."""
     for name in (UPLINK, DOWN):
         sysctl(name).write_text("1")
     sh("ip", "-6", "address", "add", f"{SAME}2/64", "dev", UPLINK, "nodad")
@@ -87,11 +87,11 @@ def both_sides(behind: None, net: Network) -> Iterator[Network]:
 def test_clients_take_addresses_where_both_sides_have_one_prefix(
     both_sides: Network, mode: str, answer: str
 ) -> None:
-    """On the inner link each route of the prefix leads to the uplink, which proves nothing."""
+    """Let clients take addresses on the inner link, though the prefix is routed by the uplink."""
     running = both_sides.run("-i", DOWN, "--mode", mode, "--answer", answer, "-n", f"{SAME}/64")
     try:
         assert passes_dad("guest", "eth0", f"{SAME}77")
-        # The router's address is known on the other side: that one is in use.
+        # The router's address is known on the other side, so it is in use.
         sh("ip", "-6", "neighbour", "replace", f"{SAME}1", "dev", UPLINK, "lladdr", HOST_MAC)
         assert not passes_dad("guest", "eth0", f"{SAME}1")
     finally:
@@ -101,7 +101,7 @@ def test_clients_take_addresses_where_both_sides_have_one_prefix(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("forced", [f"{SAME}/64", "::/0"])
 def test_the_router_takes_its_own_address(both_sides: Network, mode: str, forced: str) -> None:
-    """Beside a rule that answers for all of its prefix, which was forced on ndxdp."""
+    """Let the router take an address, beside a forced rule that answers for the whole prefix."""
     with answering(both_sides, mode, "--force", "-n", forced):
         assert both_sides.at_router("ping", "-6", "-c", "1", f"{SAME}2").code == 0
         assert passes_dad(ROUTER, ROUTER_LINK, f"{SAME}abc")
@@ -110,7 +110,7 @@ def test_the_router_takes_its_own_address(both_sides: Network, mode: str, forced
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_address_behind_is_defended(behind: None, net: Network, mode: str) -> None:
-    """What ndxdp defends against DAD still is: a container's address, which a stranger wants."""
+    """Defend a container's address against a node that wants to take it."""
     sysctl(UPLINK).write_text("1")
     with answering(net, mode, "-n", "2001:db8:0:c::/64"):
         assert not passes_dad(ROUTER, ROUTER_LINK, "2001:db8:0:c::99")
@@ -118,7 +118,7 @@ def test_an_address_behind_is_defended(behind: None, net: Network, mode: str) ->
 
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 def test_vrrp(net: Network, mode: str) -> None:
-    """A virtual router's MAC on a macvlan: the peer's NUD probes go there, and are answered."""
+    """Let the macvlan of a virtual router answer the peer's NUD probes to its MAC."""
     virtual = "2001:db8::b:0:0:1"
     sh(*f"ip link add vrrp0 link {UPLINK} address {VRRP_MAC} type macvlan mode bridge".split())
     try:
@@ -141,7 +141,7 @@ def shown(net: Network, address: str) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_anyip(net: Network, mode: str) -> None:
-    """A whole prefix that the host itself has is reached, without forwarding."""
+    """Answer for a whole prefix that the host itself owns, without forwarding."""
     prefix, target = "2001:db8::a:0:0:0/80", "2001:db8::a:0:0:123"
     sysctl("all").write_text("0")
     sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
@@ -154,7 +154,7 @@ def test_anyip(net: Network, mode: str) -> None:
         sh("ip", "-6", "route", "delete", "local", prefix, "dev", "lo")
 
 
-def test_doctor_sees_that_a_copy_of_the_routes_is_old(net: Network) -> None:
+def test_doctor_reports_an_outdated_copy_of_the_routes(net: Network) -> None:
     prefix = "2001:db8::a:0:0:0/80"
     with answering(net, "tc", "--answer", "local", "-n", prefix):
         sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")

@@ -1,6 +1,6 @@
-"""Other programs on the interface: ndxdp attaches before them, and says so where it cannot.
+"""Other programs on the interface: ndxdp attaches before them, and reports where it cannot.
 
-The programs of others are lab/tc_programs.c: `take` ends the chain, as Cilium's and Beyla's do, and
+The other programs come from lab/tc_programs.c: `take` ends the chain, as Cilium's and Beyla's do;
 `leave` does not.
 """
 
@@ -62,7 +62,7 @@ _UNPRIVILEGED = ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 
 @contextlib.contextmanager
 def loaded(name: str, called: str = "") -> Iterator[Path]:
-    """A program of tc_programs.c, pinned; under another name, if it is to be `called` so."""
+    """Load and pin a program of tc_programs.c, renamed to `called` if that is not empty."""
     folder = BPFFS / "others"
     with tempfile.TemporaryDirectory() as work:
         made = build_tc_programs()
@@ -86,7 +86,7 @@ def compile_as(function: str, called: str, source: str, made: Path) -> None:
 
 @contextlib.contextmanager
 def tcx(name: str = "take", *, first: bool = True, called: str = "") -> Iterator[int]:
-    """A program of others at tcx, before or after all that are there; its id."""
+    """Attach a foreign program at tcx, before or after all others; yield its id."""
 
     class Opts(ctypes.Structure):
         _fields_ = (("size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("_", ctypes.c_uint32))
@@ -110,7 +110,7 @@ def tcx(name: str = "take", *, first: bool = True, called: str = "") -> Iterator
 
 @contextlib.contextmanager
 def qdisc() -> Iterator[None]:
-    """A clsact qdisc that is not ndxdp's."""
+    """Add a clsact qdisc that is not ndxdp's."""
     sh("tc", "qdisc", "add", "dev", UPLINK, "clsact")
     try:
         yield
@@ -127,7 +127,7 @@ def add_filter(*words: str, program: str = "take") -> None:
 
 
 def our_place() -> tuple[int, int]:
-    """Priority and handle of our filter, as tc shows them."""
+    """Return priority and handle of ndxdp's filter, as tc shows them."""
     number = network.program_id()
     (line,) = (each for each in network.filters() if re.search(rf" id {number}\b", each))
     shown = re.search(r"pref (\d+) .*handle (0x[0-9a-f]+)", line)
@@ -140,7 +140,7 @@ def before() -> list[tuple[str, str]]:
 
 
 def metric() -> dict[str, int]:
-    """`ndxdp_programs_before`, by hook."""
+    """Return `ndxdp_programs_before` by hook."""
     found = re.findall(
         r'^ndxdp_programs_before\{hook="(\w+)",interface="up0"\} (\d+)\.0$',
         done("metrics"),
@@ -150,15 +150,15 @@ def metric() -> dict[str, int]:
 
 
 def is_alone() -> None:
-    """Assert that status, doctor and metrics report no program before ours."""
+    """Assert that status, doctor and metrics report no program before ndxdp's."""
     shown = status()
     assert (shown["programs_before"], shown["warnings"]) == ([], [])
     assert metric() == {"xdp": 0, "tcx": 0, "tc": 0}
     assert [each for each in bad() if each["check"] == "program"] == []
 
 
-def is_said_by_doctor(words: str) -> str:
-    """The only finding of its check; its cure."""
+def doctor_cure(words: str) -> str:
+    """Check that doctor has one finding on the program; return its cure."""
     (found,) = (each for each in bad() if each["check"] == "program")
     assert (found["level"], words in found["what"]) == ("warning", True)
     return found["cure"]
@@ -168,7 +168,7 @@ def is_said_by_doctor(words: str) -> str:
 
 
 @needs("tcx")
-def test_somebody_was_there_first(net: Network) -> None:
+def test_another_program_was_there_first(net: Network) -> None:
     with tcx() as theirs:
         done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
         assert net.answers()
@@ -179,8 +179,8 @@ def test_somebody_was_there_first(net: Network) -> None:
 
 
 @needs("tcx")
-def test_somebody_comes_and_stands_before_us(attached: Network) -> None:
-    """Status, doctor, metrics and explain name it; doctor's command puts us first again."""
+def test_another_program_attaches_before_ndxdp(attached: Network) -> None:
+    """Name a program that attached before ndxdp; doctor's command puts ndxdp first again."""
     with tcx() as theirs:
         assert attached.silent()
         assert before() == [("tcx", "take")]
@@ -194,7 +194,7 @@ def test_somebody_comes_and_stands_before_us(attached: Network) -> None:
         assert "reason   answered" in explained.out
         assert f"{UPLINK}: tcx program 'take' (id {theirs}) may take solicit" in explained.err
         assert metric() == {"xdp": 0, "tcx": 1, "tc": 0}
-        cure = is_said_by_doctor(f"tcx program 'take' (id {theirs}) may take solicitations")
+        cure = doctor_cure(f"tcx program 'take' (id {theirs}) may take solicitations")
         assert cure == f"ndxdp attach {UPLINK}"
         follow(cure)
         assert attached.answers()
@@ -203,7 +203,7 @@ def test_somebody_comes_and_stands_before_us(attached: Network) -> None:
 
 
 @needs("tcx")
-def test_somebody_goes_away_again(attached: Network) -> None:
+def test_another_program_is_detached_again(attached: Network) -> None:
     with tcx():
         assert attached.silent()
     assert attached.answers()
@@ -212,7 +212,7 @@ def test_somebody_goes_away_again(attached: Network) -> None:
 
 @needs("tcx")
 def test_renewing_comes_first_and_loses_nothing(attached: Network) -> None:
-    """Not one answer is missing, and none is sent twice."""
+    """Renew at the first place without losing an answer or sending one twice."""
     with packet_socket(ROUTER, ROUTER_LINK) as packets:
         packets.setblocking(False)
         with contextlib.ExitStack() as others, attached.solicited_continuously() as missed:
@@ -221,13 +221,13 @@ def test_renewing_comes_first_and_loses_nothing(attached: Network) -> None:
                 done("attach", UPLINK)
                 assert network.tc_ids()[0] == network.program_id()
                 assert len(network.tc_ids()) == 2 + count
-        asked, answers = heard(packets)
+        asked, answers = count_frames(packets)
     assert missed == []
     assert 0 < asked == answers
 
 
-def heard(packets: socket.socket) -> tuple[int, int]:
-    """How many solicitations for the target left the router, and how many answers came."""
+def count_frames(packets: socket.socket) -> tuple[int, int]:
+    """Return the number of solicitations that left the router, and of answers that came."""
     asked = answers = 0
     target = socket.inet_pton(socket.AF_INET6, TARGET)
     with contextlib.suppress(BlockingIOError):
@@ -246,7 +246,7 @@ def heard(packets: socket.socket) -> tuple[int, int]:
 def test_a_renewal_that_is_killed_leaves_an_answer(
     attached: Network, signal_after: Path, moment: tuple[str, str]
 ) -> None:
-    """Of the old place and the new one ndxdp has at least one, and `attach` puts it right."""
+    """Keep the old or the new program if a renewal is killed; `attach` repairs the rest."""
     when = dict(zip(("AFTER_CALL", "AFTER_NUMBER"), moment, strict=True))
     preload = {"LD_PRELOAD": str(signal_after), "SIGNAL": str(int(signal.SIGKILL))}
     with tcx("leave") as theirs:
@@ -262,7 +262,7 @@ def test_a_renewal_that_is_killed_leaves_an_answer(
 
 @contextlib.contextmanager
 def booted_by_systemd() -> Iterator[None]:
-    """As sd_booted(3) tells; /run is of these namespaces."""
+    """Simulate a boot by systemd for sd_booted(3); /run is private."""
     mark = Path("/run/systemd/system")
     mark.mkdir(parents=True)
     try:
@@ -274,7 +274,7 @@ def booted_by_systemd() -> Iterator[None]:
 @needs("tcx")
 @pytest.mark.parametrize("on_stop", ["keep", "detach"])
 def test_a_daemon_comes_first_when_it_starts(net: Network, tmp_path: Path, on_stop: str) -> None:
-    """While the daemon runs it does not fight for the place; status names who has it."""
+    """Take the first place at the start only; status names a program that takes it later."""
     written = tmp_path / "ndxdp.toml"
     written.write_text(
         f'[[interface]]\nname = "{UPLINK}"\nmode = "tc"\non_stop = "{on_stop}"\n'
@@ -290,7 +290,7 @@ def test_a_daemon_comes_first_when_it_starts(net: Network, tmp_path: Path, on_st
             assert f"tcx program 'take' (id {theirs})" in warning
             assert "a restart of ndxdp puts ndxdp first" in warning
             with booted_by_systemd():
-                assert is_said_by_doctor("tcx program 'take'") == "systemctl restart ndxdp"
+                assert doctor_cure("tcx program 'take'") == "systemctl restart ndxdp"
             daemon.end(signal.SIGTERM)
             daemon = net.run("-c", str(written))
             assert net.answers()
@@ -311,8 +311,8 @@ def test_a_run_is_first_too(net: Network) -> None:
 
 
 @needs("tcx")
-def test_a_reader_without_privileges_is_not_told(attached: Network) -> None:
-    """The kernel shows tcx to CAP_NET_ADMIN alone: nothing is claimed then."""
+def test_an_unprivileged_reader_sees_no_claim_about_tcx(attached: Network) -> None:
+    """Report nothing about tcx without CAP_NET_ADMIN, because the kernel shows nothing."""
     with tcx():
         shown = call(*_UNPRIVILEGED, *NDXDP, "status", "--json")
         (interface,) = shown.json()["interfaces"]
@@ -349,7 +349,7 @@ def test_a_filter_was_there_first(net: Network, words: tuple[str, ...]) -> None:
 
 
 def test_a_filter_of_another_protocol_is_not_in_the_way(net: Network) -> None:
-    """A priority is of one protocol. IPv4's sees no solicitation."""
+    """Ignore the priorities of other protocols: an IPv4 filter sees no solicitation."""
     with qdisc():
         add_filter("pref", "1", "protocol", "ip", *U32)
         attach_without_links("tc", BEHIND)
@@ -360,17 +360,17 @@ def test_a_filter_of_another_protocol_is_not_in_the_way(net: Network) -> None:
 
 
 def test_no_place_before_it_is_free(net: Network) -> None:
-    """A priority is of one kind: u32's first one cannot be shared, nor come after ours."""
+    """Warn if a u32 filter has the first priority, which different kinds cannot share."""
     with qdisc():
         add_filter("pref", "1", "protocol", "all", *U32)
         theirs = network.filters()
         with pytest.MonkeyPatch.context() as patch:
-            said: list[str] = []
+            found: list[str] = []
             patch.setattr(
-                "ndxdp.store.instance.log.warning", lambda form, *words: said.append(form % words)
+                "ndxdp.store.instance.log.warning", lambda form, *words: found.append(form % words)
             )
             attach_a_filter(BEHIND)
-        assert said == [f"{UPLINK}: tc filter 'u32' may take solicitations before ndxdp sees them"]
+        assert found == [f"{UPLINK}: tc filter 'u32' may take solicitations before ndxdp sees them"]
         assert our_place()[0] == 2
         assert net.silent()
         assert set(theirs) < set(network.filters())
@@ -383,14 +383,14 @@ def test_no_place_before_it_is_free(net: Network) -> None:
         assert network.filters() == theirs
 
 
-def test_a_filter_comes_and_stands_before_us(net: Network) -> None:
-    """The newest filter of a priority runs first: so theirs came in front, and so does ours."""
+def test_a_filter_is_added_before_ndxdp(net: Network) -> None:
+    """Add the renewed filter at the front of its priority, where the newest one runs first."""
     attach_without_links("tc", BEHIND)
     add_filter("pref", "1", "protocol", "all")
     assert net.silent()
     ((hook, name),) = before()
     assert (hook, "take" in name) == ("tc", True)
-    assert is_said_by_doctor("tc filter") == f"ndxdp attach {UPLINK}"
+    assert doctor_cure("tc filter") == f"ndxdp attach {UPLINK}"
     attach_without_links("tc")
     assert our_place() == (1, attachment.TC_HANDLE + 1)
     assert net.answers()
@@ -402,12 +402,12 @@ def test_a_filter_comes_and_stands_before_us(net: Network) -> None:
     assert our_place() == (1, attachment.TC_HANDLE)
     is_alone()
     done("detach", UPLINK)
-    assert network.clsact()  # of ours, but in use
+    assert network.clsact()  # of ndxdp, but in use
     assert len([line for line in network.filters() if " id " in line]) == 2
     sh("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
 
 
-def test_moving_a_filter_keeps_word_of_the_qdisc(net: Network) -> None:
+def test_moving_a_filter_keeps_the_record_of_the_qdisc(net: Network) -> None:
     attach_without_links("tc", BEHIND)
     add_filter("pref", "1", "protocol", "all")
     attach_without_links("tc")
@@ -431,7 +431,7 @@ def attach_as_before(*prefixes: str) -> None:
 
 
 def test_the_place_of_an_older_version(net: Network) -> None:
-    """A filter there is found; a renewal moves it only if somebody is before it."""
+    """Find the filter of an older ndxdp; move it only if another filter is before it."""
     attach_as_before(BEHIND)
     assert our_place() == (0x6E64, 0x6E64)
     assert net.answers()
@@ -455,12 +455,12 @@ def test_the_place_of_an_older_version(net: Network) -> None:
 
 @needs("tcx")
 def test_a_filter_of_ours_is_behind_tcx(net: Network) -> None:
-    """The kernel runs tcx first. A renewal takes us there."""
+    """Move from clsact to tcx on renewal if a foreign tcx program is there, which runs first."""
     attach_without_links("tc", BEHIND)
     with tcx() as theirs:
         assert net.silent()
         assert before() == [("tcx", "take")]
-        follow(is_said_by_doctor("tcx program 'take'"))
+        follow(doctor_cure("tcx program 'take'"))
         assert network.tc_ids() == [network.program_id(), theirs]
         assert not network.clsact()
         assert net.answers()
@@ -477,8 +477,8 @@ def test_a_filter_is_behind_our_tcx(attached: Network) -> None:
         is_alone()
 
 
-def test_a_filter_is_shown_to_everybody(net: Network) -> None:
-    """Everybody can see that our filter is attached, though not which tcx programs are."""
+def test_a_filter_is_shown_to_unprivileged_users(net: Network) -> None:
+    """Report an attached filter to unprivileged users, who cannot see tcx programs."""
     attach_without_links("tc", BEHIND)
     shown = call(*_UNPRIVILEGED, *NDXDP, "status", "--json")
     assert (shown.code, shown.json()["interfaces"][0]["attached"]) == (0, True), shown
@@ -486,7 +486,7 @@ def test_a_filter_is_shown_to_everybody(net: Network) -> None:
 
 
 def test_filters_are_read_as_tc_shows_them(net: Network) -> None:
-    """In the order in which they run, with all that a place is made of."""
+    """List filters in the order in which they run, with all parts of their places."""
     with qdisc():
         for words in (
             ("pref", "9", "protocol", "ip", *U32),
@@ -515,7 +515,7 @@ def test_filters_are_read_as_tc_shows_them(net: Network) -> None:
 
 @pytest.fixture
 def dispatcher(tmp_path: Path) -> Path:
-    """An XDP program that is called as libxdp calls the one that runs others."""
+    """Compile an XDP program with the name of libxdp's dispatcher."""
     made = tmp_path / "dispatcher.o"
     compile_as("pass", "xdp_dispatcher", "lab/xdp_pass.c", made)
     return made
@@ -524,7 +524,7 @@ def dispatcher(tmp_path: Path) -> Path:
 @needs("xdp")
 @pytest.mark.parametrize("theirs", ["xdpgeneric", "xdpdrv"])
 def test_a_libxdp_dispatcher(net: Network, dispatcher: Path, theirs: str) -> None:
-    """The refusal names the dispatcher; tc works behind it."""
+    """Name the dispatcher in the refusal; tc works behind it."""
     sh("ip", "link", "set", "dev", UPLINK, theirs, "obj", str(dispatcher), "sec", "xdp")
     (number,) = network.xdp_ids()
     called = f"libxdp dispatcher 'xdp_dispatcher' (id {number})"
@@ -533,7 +533,7 @@ def test_a_libxdp_dispatcher(net: Network, dispatcher: Path, theirs: str) -> Non
         assert refused.code == 1
         assert f"{UPLINK} already runs a {called}, which ndxdp does not replace" in refused.err
         assert "xdp-loader status" in refused.err
-    assert any(called in said for said in notes())
+    assert any(called in note for note in notes())
     done("attach", UPLINK, "-n", BEHIND)
     assert net.answers()
     shown = status()
@@ -543,7 +543,9 @@ def test_a_libxdp_dispatcher(net: Network, dispatcher: Path, theirs: str) -> Non
     sentence = f"{called} sees each frame first: ndxdp answers the solicitations that it passes"
     assert f"  before    {sentence}\n" in done("status")
     assert metric() == {"xdp": 1, "tcx": 0, "tc": 0}
-    assert any(said.startswith(f"{called} sees each frame of {UPLINK} first") for said in notes())
+    assert any(
+        expected.startswith(f"{called} sees each frame of {UPLINK} first") for expected in notes()
+    )
     done("detach", UPLINK)
     sh("ip", "link", "set", "dev", UPLINK, theirs, "off")
 
@@ -564,7 +566,7 @@ def test_xdp_is_before_userspace_and_tc_is_not(net: Network, dispatcher: Path) -
 
 @needs("xdp")
 @pytest.mark.parametrize("mode", ["native", "generic"])
-def test_nobody_is_before_xdp(net: Network, mode: str) -> None:
+def test_no_program_is_before_xdp(net: Network, mode: str) -> None:
     net.pass_at_router()
     assert ndxdp("attach", UPLINK, "-q", "--mode", mode, "-n", BEHIND).code == 0
     with qdisc():

@@ -1,4 +1,4 @@
-"""The configuration file: each key good and bad, with the words, the line and the key's path."""
+"""The configuration file: valid and invalid values of each key, with message, line and key path."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HEAD = '[[interface]]\nname = "eth0"\n'
 
 
 def fenced(language: str) -> list[str]:
-    """The page's blocks of one language."""
+    """Return the page's code blocks of one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -55,7 +55,7 @@ EXAMPLE = fenced("toml")[0]
 
 
 def interface(text: str) -> Interface:
-    """What `text` below the name makes of an interface."""
+    """Return the interface that `text` below its name configures."""
     return parse(HEAD + text, "ndxdp.toml").interfaces[0]
 
 
@@ -70,14 +70,14 @@ def refused(text: str) -> UsageError:
     return error
 
 
-# ---- good ---------------------------------------------------------------------------------------
+# ---- valid files --------------------------------------------------------------------------------
 
 PREFIX = '[[interface.prefix]]\nprefix = "2001:db8::/64"\n'
 DOCKER = '[[interface.docker]]\nnetwork = "web"\n'
 
 
 def rule(**other: Any) -> dict[str, Any]:
-    """The rules of PREFIX with another profile."""
+    """Return the rules of PREFIX with another profile."""
     made = Rule(profile=Profile(**other), origin="config", label="2001:db8::/64")
     return {"rules": {P("2001:db8::/64"): made}}
 
@@ -86,7 +86,7 @@ def docker(**words: Any) -> dict[str, Any]:
     return {"docker": (Selector(**words),)}
 
 
-# Text below an interface's name, and what it changes of Interface("eth0").
+# Text below an interface's name, and its differences from Interface("eth0").
 INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
     *((f'mode = "{mode}"', {"mode": mode}) for mode in reader.MODES),
@@ -231,13 +231,13 @@ SOLICITED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), SOLICITED)
-def test_where_the_gateway_is_solicited_from(text: str, said: str) -> None:
-    """As far as the file alone can tell."""
-    assert f"keeps its gateway, {said}" in model.summary(interface(text))
+@pytest.mark.parametrize(("text", "expected"), SOLICITED)
+def test_the_summary_of_gateway_care(text: str, expected: str) -> None:
+    """Summarize the source of gateway care, as far as the file alone determines it."""
+    assert f"keeps its gateway, {expected}" in model.summary(interface(text))
 
 
-# Text above the interface, and what it changes of the whole.
+# Text above the interface, and its differences from the default.
 TOPS: list[tuple[str, dict[str, Any]]] = [
     ("", {}),
     *((f'log_level = "{level}"', {"log_level": level}) for level in reader.LOG_LEVELS),
@@ -268,8 +268,8 @@ def test_equal_content_is_equal() -> None:
         assert parse(EXAMPLE.replace(old, new), "x") != parse(EXAMPLE, "x")
 
 
-def test_a_good_file_is_not_walked_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines are for complaints; a daemon's start does not pay for them."""
+def test_a_valid_file_needs_no_line_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute no line numbers for a valid file: only messages need them."""
     monkeypatch.setattr(toml_lines, "lines", None)
     assert parse(EXAMPLE, "ndxdp.toml").interfaces
 
@@ -287,29 +287,29 @@ def test_several_interfaces_in_their_order() -> None:
     assert all(len(each.rules) == 1 for each in found.interfaces)
 
 
-# ---- bad ----------------------------------------------------------------------------------------
+# ---- invalid files ------------------------------------------------------------------------------
 
 
 class Bad(NamedTuple):
-    """A text below an interface's name (line 3 on), and the complaint behind `ndxdp.toml:`."""
+    """A text below an interface's name (line 3 on), and the message after `ndxdp.toml:`."""
 
     text: str
-    said: str
+    expected: str
     hint: str = ""
-    also: int = 0  # how much else is wrong
+    also: int = 0  # number of other errors
 
 
-def in_prefix(key: str, said: str, hint: str = "") -> Bad:
-    return Bad(PREFIX + key, f"5: interface[0].prefix[0].{said}", hint)
+def in_prefix(key: str, expected: str, hint: str = "") -> Bad:
+    return Bad(PREFIX + key, f"5: interface[0].prefix[0].{expected}", hint)
 
 
-def in_docker(key: str, said: str, hint: str = "") -> Bad:
-    return Bad(DOCKER + key, f"5: interface[0].docker[0].{said}", hint)
+def in_docker(key: str, expected: str, hint: str = "") -> Bad:
+    return Bad(DOCKER + key, f"5: interface[0].docker[0].{expected}", hint)
 
 
-def within(table: str, line: str, said: str, hint: str = "") -> Bad:
-    """In a table of the interface with one line, which is line 4."""
-    return Bad(f"[interface.{table}]\n{line}", f"4: interface[0].{table}.{said}", hint)
+def within(table: str, line: str, expected: str, hint: str = "") -> Bad:
+    """Return a bad line in a table of the interface; it is line 4."""
+    return Bad(f"[interface.{table}]\n{line}", f"4: interface[0].{table}.{expected}", hint)
 
 
 TWICE = '[[interface.prefix]]\nprefix = "2001:db8::/64"\nrouter = false'
@@ -375,7 +375,7 @@ BAD_INTERFACES = [
     ),
     Bad("paused = 1", "3: interface[0].paused: an integer, not true or false"),
     Bad("heartbeat_timeout = false", "3: interface[0].heartbeat_timeout: a boolean, not a number"),
-    # unknown keys, and tables that are none
+    # unknown keys, and keys that are no tables
     Bad("mod = 1", "3: interface[0].mod: [[interface]] has no such key", "did you mean 'mode'?"),
     Bad(
         '"a b\\n" = 1',
@@ -424,7 +424,7 @@ BAD_INTERFACES = [
         PREFIX + 'file = "x"',
         "5: interface[0].prefix[0].file: this key cannot be combined with prefix",
         "write exactly one of prefix, file",
-        also=1,  # there is no such file, either
+        also=1,  # the file does not exist, either
     ),
     in_prefix(
         'answer = "sometimes"',
@@ -470,9 +470,9 @@ BAD_INTERFACES = [
     *(
         Bad(
             f'[[interface.prefix]]\n\nprefix = "{prefix}"',
-            f"5: interface[0].prefix[0].prefix: {said}",
+            f"5: interface[0].prefix[0].prefix: {expected}",
         )
-        for prefix, said in (
+        for prefix, expected in (
             ("2001:db8::1/64", "'2001:db8::1/64' has bits set behind the first 64"),
             ("2001:db8::/129", "'2001:db8::/129' has no prefix length from 0 to 128"),
             ("", "'' is not an IPv6 address"),
@@ -607,12 +607,12 @@ BAD_INTERFACES = [
 @pytest.mark.parametrize("case", BAD_INTERFACES, ids=lambda case: case.text[:60])
 def test_bad_interface(case: Bad) -> None:
     error = refused(HEAD + case.text)
-    assert error.message.startswith(f"ndxdp.toml:{case.said}")
+    assert error.message.startswith(f"ndxdp.toml:{case.expected}")
     assert error.hint.startswith(case.hint)
     assert len(error.also) == case.also, error.also
 
 
-# Whole texts.
+# Complete texts.
 BAD_TEXTS = [
     Bad("", "1: no interface is configured", "write [[interface]], and its name below"),
     Bad("interface = []", "1: interface: an empty array, not an array of tables"),
@@ -686,7 +686,7 @@ BAD_TEXTS = [
         )
         for text in ("", "docker.sock", "tcp://[::1]:2375", "/" + "a" * 107)
     ),
-    # what tomllib says
+    # messages of tomllib
     Bad("a = ", "1: this is not TOML: invalid value", "strings need quotes"),
     Bad('\n\na = "', "3: this is not TOML: unterminated string"),
     Bad("a = [1,\n2", "2: this is not TOML: "),
@@ -709,9 +709,9 @@ BAD_TEXTS = [
 @pytest.mark.parametrize("case", BAD_TEXTS, ids=lambda case: case.text[:60])
 def test_bad_text(case: Bad) -> None:
     error = refused(case.text)
-    found = [sentence for sentence in (error.message, *error.also) if case.said in sentence]
+    found = [sentence for sentence in (error.message, *error.also) if case.expected in sentence]
     assert found, (error.message, error.also)
-    assert found[0].startswith(f"ndxdp.toml:{case.said}")
+    assert found[0].startswith(f"ndxdp.toml:{case.expected}")
     if found[0] == error.message:
         assert error.hint.startswith(case.hint)
 
@@ -731,7 +731,7 @@ def test_every_depth_that_tomllib_takes_has_a_line() -> None:
 
 WITH = "[[interface.prefix]]\nprefix = "
 
-# What a text is about, and the text in a size.
+# The subject of a text, and a function that makes the text in a size.
 LONG: dict[str, Callable[[int], str]] = {
     "parts of a key": lambda n: ".".join("a" * n) + " = 1",
     "parts of a header": lambda n: f"[{'.'.join('a' * n)}]",
@@ -766,8 +766,8 @@ LONG: dict[str, Callable[[int], str]] = {
 
 
 @pytest.mark.parametrize("about", LONG)
-def test_the_effort_grows_with_the_text_and_no_faster(about: str) -> None:
-    """Lines of Python that are run for a text, and for one four times as long."""
+def test_the_effort_grows_linearly(about: str) -> None:
+    """Execute at most proportionally more Python lines for a text that is four times as long."""
 
     def steps(text: str) -> int:
         count = 0
@@ -786,12 +786,12 @@ def test_the_effort_grows_with_the_text_and_no_faster(about: str) -> None:
             sys.settrace(before)
         return count
 
-    steps(LONG[about](100))  # imports, and patterns are compiled
+    steps(LONG[about](100))  # imports, and compiles patterns
     assert steps(LONG[about](400)) < 6 * steps(LONG[about](100)) + 1000
 
 
-def test_texts_of_hostile_size_are_soon_refused() -> None:
-    """Bound the time, too: it grows where steps within C do."""
+def test_huge_texts_are_refused_in_bounded_time() -> None:
+    """Refuse huge texts in bounded time; steps inside C functions count here, too."""
     began = time.monotonic()
     for text in (".".join("a" * 20_000) + " = 1", f"{HEAD}[{'.'.join('a' * 20_000)}]"):
         assert "more than 32 parts" in refused(text).message
@@ -805,7 +805,7 @@ def test_a_long_word_is_not_repeated_whole() -> None:
     assert "no interface name" in error.message
 
 
-def test_all_that_is_wrong_is_said_in_the_order_of_the_lines() -> None:
+def test_all_errors_are_listed_in_the_order_of_the_lines() -> None:
     error = refused(
         "[[interface]]\nmode = 1\n"
         '[[interface.prefix]]\nprefix = "::g"\nanswer = "maybe"\nx = 1\n'
@@ -821,7 +821,7 @@ def test_all_that_is_wrong_is_said_in_the_order_of_the_lines() -> None:
     ]
 
 
-def test_a_hopeless_file_is_not_told_line_by_line() -> None:
+def test_the_list_of_errors_is_bounded() -> None:
     error = refused(HEAD + "".join(f"x{number} = 1\n" for number in range(100)))
     assert len(error.also) == 21
     assert error.also[-1] == "and 79 more"
@@ -925,7 +925,7 @@ def check(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=30)
 
 
-def test_the_example_is_what_check_says(tmp_path: Path) -> None:
+def test_the_page_shows_the_output_of_check(tmp_path: Path) -> None:
     written(tmp_path, EXAMPLE)
     done = check(tmp_path, "-c", "ndxdp.toml")
     assert (done.returncode, done.stderr) == (0, "")
@@ -965,7 +965,7 @@ def test_check_loads_nothing_of_the_kernel(tmp_path: Path) -> None:
 
 
 def test_the_page_has_every_key() -> None:
-    """Every key that a table takes stands in the page's table of that name, and no other does."""
+    """Document every key of a table, and no other, in the page's table of that name."""
     sections = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)[1:]
     page: dict[str, set[str]] = {}
     for section in sections:
@@ -995,12 +995,12 @@ def test_the_page_has_every_key() -> None:
     assert not any(page.values())
 
 
-# ---- anything -----------------------------------------------------------------------------------
+# ---- random damage ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_nothing_but_usage_errors_leaves(seed: int) -> None:
-    """The example with random damage: it is taken, or refused in words with a line."""
+def test_damage_raises_usage_errors_only(seed: int) -> None:
+    """Accept a randomly damaged example, or refuse it with a message and a line."""
     rng = random.Random(seed)
     rows = EXAMPLE.splitlines()
     values = re.findall(r"= ([^#\n]+?) *(?:#.*)?$", EXAMPLE, re.MULTILINE)
@@ -1045,26 +1045,26 @@ def test_nothing_but_usage_errors_leaves(seed: int) -> None:
     assert 10 < taken < 390
 
 
-# ---- good is what `run` can do ------------------------------------------------------------------
+# ---- valid files can be run -------------------------------------------------------------------
 
 
 def prefixes(count: int) -> str:
     return "".join(f"{WITH}'2001:db8:{number:x}::/64'\n" for number in range(count))
 
 
-def test_no_more_groups_than_the_maps_have() -> None:
-    """Two are for the holes, and one for each selector of containers."""
+def test_no_more_rule_classes_than_the_maps_have() -> None:
+    """Refuse more rule classes than the maps hold; holes take two, each container selector one."""
     assert len(parse(HEAD + prefixes(1022), "ndxdp.toml").interfaces[0].rules) == 1022
     networks = "".join(f"[[interface.docker]]\nnetwork = 'a{i}'\n" for i in range(2))
     parse(HEAD + prefixes(1020) + networks, "ndxdp.toml")
     for text, limit in ((prefixes(1023), 1022), (prefixes(1021) + networks, 1020)):
         error = refused(HEAD + text)
-        said = f"{limit + 1} rule classes are more than the limit of {limit}"
-        assert error.message == f"ndxdp.toml:1: interface[0]: {said}"
+        expected = f"{limit + 1} rule classes are more than the limit of {limit}"
+        assert error.message == f"ndxdp.toml:1: interface[0]: {expected}"
         assert "in one file" in error.hint
 
 
-def test_a_list_is_one_group(tmp_path: Path) -> None:
+def test_a_list_is_one_rule_class(tmp_path: Path) -> None:
     rows = [f"2001:db8:{number:x}::/64" for number in range(5000)]
     written(tmp_path, "\n".join(rows), "list")
     file = written(tmp_path, HEAD + "[[interface.prefix]]\nfile = 'list'\n")

@@ -1,4 +1,4 @@
-"""The container's files say the same of it. `make test-image` runs them."""
+"""The container's files agree with each other. `make test-image` runs them."""
 
 from __future__ import annotations
 

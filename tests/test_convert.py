@@ -1,4 +1,4 @@
-"""`ndxdp convert`: what it makes of other responders' configurations, beside the real ndppd."""
+"""`ndxdp convert`: its results for other responders' configurations, beside the real ndppd."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def text_of(text: str) -> str:
 
 
 def notes_of(draft: Draft) -> list[str]:
-    """Line and beginning of each note."""
+    """Return line and beginning of each note."""
     return [f"{line}: {sentence}" for line, sentence in draft.all_notes()]
 
 
 def prefixes(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The TOML of a file with one interface, eth0."""
+    """Return the TOML of a file with one interface, eth0."""
     return {"interface": [{"name": "eth0", "prefix": list(rules), **more}]}
 
 
 def rule(prefix: str, answer: str = "always", **more: Any) -> dict[str, Any]:
-    """The TOML of a rule. Where nothing is known, a wide one has to be forced."""
+    """Return the TOML of a rule; a wide one needs `force` if the host's network is unknown."""
     if answer == "always":
         more = {"dad": "ignore", **({"force": True} if length(prefix) <= 64 else {}), **more}
     return {"prefix": prefix, "answer": answer, **more}
@@ -59,7 +59,7 @@ def length(prefix: str) -> int:
     return IPv6Network(prefix).prefixlen
 
 
-# ---- ndppd: good --------------------------------------------------------------------------------
+# ---- ndppd: valid -------------------------------------------------------------------------------
 
 DB8 = "2001:db8::/64"
 ALWAYS = prefixes(rule(DB8))
@@ -67,7 +67,7 @@ RULE = f"rule {DB8} {{ static }}"
 
 
 class Good(NamedTuple):
-    """A configuration, the TOML it comes to, and pieces of what is noted, in their order."""
+    """A configuration, the resulting TOML, and parts of its notes in their order."""
 
     text: str
     toml: dict[str, Any]
@@ -310,11 +310,11 @@ def test_every_keyword_is_tried_and_documented() -> None:
         assert re.search(rf"`{keyword}[ `]", page), keyword
 
 
-# ---- ndppd: bad ---------------------------------------------------------------------------------
+# ---- ndppd: invalid -----------------------------------------------------------------------------
 
 
 class Bad(NamedTuple):
-    """A configuration, and what is said of it. ndppd: it refuses it, too."""
+    """A configuration, and the expected message. ndppd: True if ndppd refuses it, too."""
 
     text: str
     message: str
@@ -355,7 +355,7 @@ BAD = {
     "umlaut": Bad("proxy e0 {}\nä", ":2: ndppd does not get past the character '\\xe4'"),
     "umlaut in a word": Bad("proxy eä0 {}", ":1: ndppd does not get past the character '\\xe4'"),
     "control character": Bad("proxy e0 { \x01 }", ":1: ndppd does not get past the character"),
-    # What ndppd takes for something that nobody wrote.
+    # Texts that ndppd misinterprets.
     "no proxy": Bad("route-ttl 1", ":1: there is no proxy section", False),
     "nothing": Bad("", ":1: there is no proxy section", False),
     "word for a prefix": Bad(
@@ -387,22 +387,22 @@ def test_ndppd_is_refused(bad: Bad, links: None) -> None:
     assert verdict.accepted != bad.ndppd, verdict.log
 
 
-def test_all_that_is_wrong_is_named() -> None:
+def test_all_errors_are_named() -> None:
     text = "proxy eth0 {\nrule x { static }\nrule 2001:db8::1 {}\n}\nproxy {}\n"
     with pytest.raises(NdxdpError) as caught:
         ndppd.convert(text, "ndppd.conf")
-    said = (caught.value.message, *caught.value.also)
-    assert [re.findall(r":(\d):", sentence) for sentence in said] == [["2"], ["3"], ["5"]]
+    output = (caught.value.message, *caught.value.also)
+    assert [re.findall(r":(\d):", sentence) for sentence in output] == [["2"], ["3"], ["5"]]
 
 
-# ---- beside the real ndppd ----------------------------------------------------------------------
+# ---- compared with the real ndppd ---------------------------------------------------------------
 
 LINKS = ("e0", "e1", "e2", "e3")
 
 
 @pytest.fixture(scope="module")
 def links(privacy: None) -> Iterator[None]:
-    """Interfaces that ndppd can open: it refuses a proxy on one that is not there."""
+    """Create interfaces for ndppd, which refuses a proxy on an interface that does not exist."""
     pairs = (LINKS[:2], LINKS[2:])
     for one, other in pairs:
         network.sh("ip", "link", "add", one, "type", "veth", "peer", "name", other)
@@ -415,7 +415,7 @@ def links(privacy: None) -> Iterator[None]:
 
 
 def test_ndppd_reads_the_same_entries(links: None) -> None:
-    """Its log shows what it read: all good texts, and 300 that nobody would write."""
+    """Read all valid texts, and 300 random ones, exactly as ndppd does according to its log."""
     random_texts = [random_text(random.Random(seed)) for seed in range(300)]
     accepted = refused = differing = 0
     for text in [good.text.replace("eth0", "e0") for good in GOOD.values()] + random_texts:
@@ -429,7 +429,7 @@ def test_ndppd_reads_the_same_entries(links: None) -> None:
             continue
         assert peer.tree_of(root) == verdict.tree, text
         found = problems_of(text)
-        # ndppd looks for the interfaces of its proxies, when all is read.
+        # ndppd looks for the interfaces of its proxies after it has read the file.
         opens = all(proxy.value in LINKS for proxy in root.find_all("proxy"))
         if all(differs(problem) for problem in found):
             assert verdict.accepted == opens, (text, found, verdict.log)
@@ -443,7 +443,7 @@ def test_ndppd_reads_the_same_entries(links: None) -> None:
 
 
 def problems_of(text: str) -> list[str]:
-    """All that is wrong with a text, for convert."""
+    """Return all problems that convert finds in a text."""
     try:
         ndppd.convert(text, "x")
     except NdxdpError as error:
@@ -452,7 +452,7 @@ def problems_of(text: str) -> list[str]:
 
 
 def differs(problem: str) -> bool:
-    """Whether this is one of the things that ndppd takes for something else: docs/migrating.md."""
+    """Return True if ndppd misinterprets such a problem (docs/migrating.md)."""
     kinds = ("no proxy section", "is not a prefix", "no prefix length", "is not an IPv6 address")
     return any(kind in problem for kind in (*kinds, "is no interface name"))
 
@@ -479,7 +479,7 @@ _METHODS = ("static", "auto", "iface e1", "iface e2", 'iface "e3"\n', "iface nop
 
 
 def random_text(choose: random.Random) -> str:
-    """A configuration as somebody might write it; every second one damaged by an editor."""
+    """Make a random plausible configuration, half of them with the damage of an editor."""
 
     def gap() -> str:
         return choose.choice((" ", " ", " ", "\t", "  ", " = ", " /* c { */ ", "/**/", " \r"))
@@ -516,7 +516,7 @@ def random_text(choose: random.Random) -> str:
 
 
 def test_check_takes_all_that_is_converted() -> None:
-    """Else the line says which statement is refused."""
+    """Write only configurations that `check` accepts; otherwise name the refused statement."""
     choose = random.Random(8)
     numbers = ("0", "1", "9", "10", "600", "60000", "60001", "999999999", "-1", "x")
     names = (*LINKS, "tap*", "tap%d", "x" * 15, "x" * 100, "y" * 60, "z" * 127, "a b", "\x01", "à")
@@ -528,12 +528,12 @@ def test_check_takes_all_that_is_converted() -> None:
         try:
             made = text_of(text)
         except NdxdpError as error:
-            said = error.message
+            message = error.message
         else:
             reader.parse(made, "ndxdp.toml")
             taken += 1
             continue
-        assert re.match(r"ndppd\.conf:\d+: ", said)
+        assert re.match(r"ndppd\.conf:\d+: ", message)
     assert 100 < taken < 1400
 
 
@@ -573,8 +573,8 @@ def test_what_check_refuses_is_not_written(tmp_path: Path) -> None:
     assert not made.exists()
 
 
-def test_the_most_specific_rule_answers_as_all_of_ndppd_do() -> None:
-    """ndppd's way to judge a target, done here in full, and the lookup in what it came to."""
+def test_the_most_specific_rule_answers_as_ndppd() -> None:
+    """Answer for the same targets as ndppd, whose evaluation is repeated here in full."""
     asked = set()
     for seed in range(200):
         choose = random.Random(seed)
@@ -620,8 +620,8 @@ def test_the_example_that_ndppd_ships() -> None:
     (interface,) = tomllib.loads(draft.text("x"))["interface"]
     assert interface["prefix"] == [rule("1111::", "neighbour")]
     assert interface["resolve"] == {"deadline": 0.5}
-    said = [sentence.partition(": ")[2].split()[0] for sentence in notes_of(draft)]
-    assert said == ["route-ttl", "ttl"]
+    found = [sentence.partition(": ")[2].split()[0] for sentence in notes_of(draft)]
+    assert found == ["route-ttl", "ttl"]
 
 
 def test_check_takes_the_example_that_ndppd_ships() -> None:
@@ -639,7 +639,7 @@ C80, C112 = "2001:db8:0:0:c::/80", "2001:db8:0:0:c::/112"
 
 
 class Served(NamedTuple):
-    """What goes in the proxy section, and the targets that ndppd answers for with it."""
+    """The content of the proxy section, and the targets that ndppd then answers for."""
 
     text: str
     answered: tuple[str, ...]
@@ -666,7 +666,7 @@ def section(served: Served) -> str:
 
 @pytest.fixture
 def container(net: Network) -> Iterator[Network]:
-    """The router, this host, and a container behind it that has the address LIVE."""
+    """Add a container with the address LIVE behind the host."""
     enter = ("nsenter", "--net=/run/netns/container")
     network.sh("ip", "netns", "add", "container")
     try:
@@ -686,7 +686,7 @@ def container(net: Network) -> Iterator[Network]:
         """
         network.sh("ip", "-6", "-batch", "-", stdin=here)
         network.sh(*enter, "ip", "-6", "-batch", "-", stdin=there)
-        # ndppd answers also where nothing is forwarded, ndxdp does not.
+        # ndppd answers without forwarding, ndxdp does not.
         for name in ("to-container", network.UPLINK):
             Path(f"/proc/sys/net/ipv6/conf/{name}/forwarding").write_text("1")
         yield net
@@ -696,7 +696,7 @@ def container(net: Network) -> Iterator[Network]:
 
 
 class Router:
-    """Solicits from the router's link, and keeps the advertisements that come."""
+    """A solicitor on the router's link that keeps the received advertisements."""
 
     def __init__(self, packets: socket.socket) -> None:
         self._packets = packets
@@ -723,14 +723,14 @@ class Router:
                 self.flags[str(IPv6Address(target_of(frame)))] = flags_of(frame)
 
     def asks(self, wanted: tuple[str, ...]) -> dict[str, int]:
-        """The flags of the answers, by target; asked until all that are wanted have come."""
+        """Solicit until all wanted targets have answered; return the answers' flags by target."""
         self.flags.clear()
         for _ in range(20):
             self.solicit(TARGETS)
             self.listen(0.3)
             if set(wanted) <= set(self.flags):
                 break
-        # Once more, so that one who had to get ready first has seen each target.
+        # Solicit once more, so that a responder that was still starting has seen each target.
         self.solicit(TARGETS)
         self.listen(0.7)
         return {target: flags for target, flags in self.flags.items() if target in TARGETS}
@@ -738,7 +738,7 @@ class Router:
 
 @pytest.mark.parametrize("served", SERVED.values(), ids=SERVED)
 def test_ndppd_answers(container: Network, served: Served) -> None:
-    """The table is true of the real one; the next test holds ndxdp to it."""
+    """Check the table against the real ndppd; the next test checks ndxdp against it."""
     with (
         packet_socket(network.ROUTER, network.ROUTER_LINK) as packets,
         peer.serving(section(served)),
@@ -777,14 +777,14 @@ UNSEEN = "2001:db8::77"
 
 
 def converted(tmp_path: Path, text: str) -> tuple[Path, Done]:
-    """The file that `convert` writes on this machine, and how it ended."""
+    """Run `convert` on this machine; return its file and its result."""
     source, target = tmp_path / "ndppd.conf", tmp_path / "ndxdp.toml"
     source.write_text(text)
     return target, ndxdp("convert", str(source), "-o", str(target), "--force")
 
 
 def test_the_whole_prefix_disturbs_as_little_as_with_ndppd(net: Network, tmp_path: Path) -> None:
-    """The router takes its own address anew beside either, and both answer for all."""
+    """Answer for the whole prefix, as ndppd does, and let the router take its address again."""
     text = f"proxy {network.UPLINK} {{ {WHOLE} }}"
     target, result = converted(tmp_path, text)
     assert result == (0, "", "")
@@ -806,7 +806,7 @@ def test_the_whole_prefix_disturbs_as_little_as_with_ndppd(net: Network, tmp_pat
     network.done("detach", network.UPLINK)
 
 
-def test_force_stands_where_it_is_needed(net: Network, tmp_path: Path) -> None:
+def test_force_is_written_only_where_it_is_needed(net: Network, tmp_path: Path) -> None:
     prefixes_of = ("::/0", "fe80::/10", "2001:db8::/48", DB8, "2001:db8:5::/64", C80, LIVE)
     rules = " ".join(f"rule {prefix} {{ static }}" for prefix in prefixes_of)
 
@@ -816,10 +816,10 @@ def test_force_stands_where_it_is_needed(net: Network, tmp_path: Path) -> None:
         (interface,) = tomllib.loads(target.read_text())["interface"]
         found = [each for each in interface["prefix"] if each["dad"] == "ignore"]
         assert len(found) == len(prefixes_of)
-        assert ndxdp("check", "-c", str(target)) == (0, f"{target}: good\n{said(name)}", "")
+        assert ndxdp("check", "-c", str(target)) == (0, f"{target}: good\n{summary(name)}", "")
         return {each["prefix"] for each in found if each.get("force")}
 
-    def said(name: str) -> str:
+    def summary(name: str) -> str:
         return f"{name}  auto mode; rules: {len(prefixes_of)}\n"
 
     narrow = {C80, LIVE}
@@ -830,7 +830,7 @@ def test_force_stands_where_it_is_needed(net: Network, tmp_path: Path) -> None:
 
 
 def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
-    """AnyIP: the largest group of ndppd's configurations."""
+    """Convert AnyIP, the most frequent kind of ndppd's configurations."""
     network.sh("ip", "-6", "route", "add", "local", "2001:db8:a::/64", "dev", "lo")
     try:
         rules = "rule 2001:db8:a::/64 { static } rule 2001:db8:a::5 { static }"
@@ -862,7 +862,7 @@ def test_a_prefix_that_ends_here(net: Network, tmp_path: Path) -> None:
     assert "ip -6 route add local PREFIX dev lo" in text, "there is a prefix left to ask about"
 
 
-def test_what_another_machine_knows_is_proposed() -> None:
+def test_facts_of_another_machine_are_proposed() -> None:
     text = text_of(f"proxy eth0 {{ {WHOLE} }}")
     proposal = (
         "# if a local route delivers a prefix to this host (ip -6 route add local PREFIX dev lo),"
@@ -963,7 +963,7 @@ def test_ndpresponder_in_a_container(before: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="there is no docker here")
 def test_every_switch_of_docker_is_known() -> None:
-    """Options of `docker run` that show no type take no value."""
+    """Know every option of `docker run`; options shown without a type take no value."""
     text = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True).stdout
     shown = re.findall(r"^ +(?:(-\w), )?--([a-z-]+)(?: (\w+))?(?:  |$)", text, re.MULTILINE)
     assert len(shown) > 80
@@ -1033,7 +1033,7 @@ def conf(tmp_path: Path) -> Path:
 def test_prints_a_configuration_that_check_takes(conf: Path, tmp_path: Path) -> None:
     result = ndxdp("convert", str(conf))
     assert result.code == 0
-    # What says the same is said once, and stands at both places.
+    # Equal sentences are printed once, with both places.
     assert result.err == (
         f"ndxdp: {conf}:2, 6: ttl has no counterpart: the kernel's neighbor table is the cache,"
         " with its own times\n"
@@ -1048,7 +1048,7 @@ def test_prints_a_configuration_that_check_takes(conf: Path, tmp_path: Path) -> 
     ]
 
 
-def test_writes_over_nothing(conf: Path, tmp_path: Path) -> None:
+def test_does_not_overwrite_files(conf: Path, tmp_path: Path) -> None:
     made = tmp_path / "ndxdp.toml"
     words = ("-q", str(conf), "-o", str(made))
     assert network.done("convert", *words) == ""
@@ -1077,7 +1077,7 @@ def test_a_bad_file_writes_nothing(conf: Path, tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text(conf: Path) -> None:
-    """A comment may be of any encoding; a word may not."""
+    """Accept a comment in any encoding, but not a word."""
     conf.write_bytes(b"# f\xfcr\n" + TEXT.encode())
     assert ndxdp("convert", str(conf)).code == 0
     conf.write_bytes(b"proxy 'f\xfcr'\n")
@@ -1111,7 +1111,7 @@ def test_converts_a_command_line() -> None:
     assert "-n 192.0.2.0/24 is left out" in result.err
 
 
-def test_the_page_shows_what_is_printed() -> None:
+def test_the_page_shows_the_output() -> None:
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (before,) = [text for kind, text in blocks if kind == "nginx"]
     (after,) = [text for kind, text in blocks if kind == "toml"]

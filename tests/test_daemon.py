@@ -1,4 +1,4 @@
-"""`ndxdp run -c`: what runs on a host for years, against the kernel and systemd's protocol."""
+"""`ndxdp run -c`, the long-running daemon, tested against the kernel and systemd's protocol."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXACT = "2001:db8::d:0:0:7"
 
 
 class File:
-    """A configuration of one interface, rewritten and reread."""
+    """A configuration of one interface, which can be rewritten and reloaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ def file(tmp_path: Path) -> File:
 
 @pytest.fixture
 def daemon(net: Network, file: File) -> Iterator[Running]:
-    """At work on BEHIND. What it leaves attached is taken off."""
+    """Run a daemon on BEHIND; detach at the end."""
     running = net.run("-c", str(file.write(BEHIND).path))
     yield running
     running.close()
@@ -71,8 +71,8 @@ def reload(daemon: Running) -> None:
 # ---- life ---------------------------------------------------------------------------------------
 
 
-def test_answers_and_goes_on_answering(net: Network, daemon: Running) -> None:
-    """It may be stopped at any moment: the pinned program answers on. The next one takes over."""
+def test_answers_without_a_gap(net: Network, daemon: Running) -> None:
+    """Continue to answer by the pinned program when the daemon ends; the next one takes over."""
     assert daemon.ready.startswith(f"ready: {UPLINK} answers in tc mode")
     assert net.answers()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -104,7 +104,7 @@ def test_on_stop_detach(net: Network, file: File) -> None:
 
 
 def test_waits_for_its_interface(net: Network, file: File) -> None:
-    """From the start, and whenever it goes."""
+    """Wait for a missing interface, at the start and whenever it is deleted."""
     sh("ip", "link", "delete", UPLINK)
     run = Running(("-c", str(file.write(BEHIND).path)), wait=False)
     connect()
@@ -150,18 +150,18 @@ def test_a_bad_file_changes_nothing(net: Network, daemon: Running, file: File) -
     file.path.write_text(file.path.read_text() + "nonsense = 1\n")
     reload(daemon)
     assert daemon.process.stderr is not None
-    said = ""
-    while "cannot reload" not in said:
-        said = daemon.process.stderr.readline()
-    assert f"{file.path}:" in said
-    assert "nonsense" in said
+    output = ""
+    while "cannot reload" not in output:
+        output = daemon.process.stderr.readline()
+    assert f"{file.path}:" in output
+    assert "nonsense" in output
     assert net.answers()
 
 
 def test_an_interface_that_is_taken_out_is_detached(
     net: Network, daemon: Running, file: File
 ) -> None:
-    file.path.write_text('[[interface]]\nname = "elsewhere0"\n')  # which there is not
+    file.path.write_text('[[interface]]\nname = "elsewhere0"\n')  # a rule that does not exist
     reload(daemon)
     eventually(lambda: leftovers() == [])
     file.write(BEHIND)
@@ -181,7 +181,7 @@ def test_rules_of_others_stay(net: Network, daemon: Running, file: File) -> None
 
 
 def test_pause_and_resume(attached: Network) -> None:
-    """By the maps alone: no daemon is needed."""
+    """Pause and resume by the maps alone, without a daemon."""
     done("pause", UPLINK)
     assert attached.silent()
     assert counts().keys() == {"paused"}
@@ -242,7 +242,7 @@ def test_groups_are_joined_and_addresses_announced(net: Network, file: File) -> 
 
 
 def is_reachable(net: Network, address: str) -> bool:
-    """The gateway has learnt of it, though it asked nobody: by the solicitation from there."""
+    """Return True if the gateway learnt an address from a solicitation, without soliciting."""
     return HOST_MAC in net.at_router("ip", "-6", "neighbour", "show", address).out
 
 
@@ -260,7 +260,7 @@ def test_gateway_care(net: Network, file: File) -> None:
 
 
 def test_containers(net: Network, file: File, docker_engine: Engine) -> None:
-    """A real engine, also when it dies and comes back."""
+    """Follow a real engine, also when it is killed and restarted."""
     engine, address = docker_engine, "2001:db8:0:0:c::10"
     shown = str(IPv6Address(address))
     engine.make_network("exposed", "172.30.6.0/24", "2001:db8:0:0:c::/80")
@@ -280,7 +280,7 @@ def test_containers(net: Network, file: File, docker_engine: Engine) -> None:
         eventually(lambda: shown in rules())
         assert net.answers(shown)
 
-        # What it is told while nobody listens is nothing; and then all of it anew.
+        # A change of a container has no effect while no daemon runs; then all rules are set again.
         engine.kill()
         assert net.answers(shown)
         engine.start()
@@ -301,7 +301,7 @@ def test_containers(net: Network, file: File, docker_engine: Engine) -> None:
 # ---- systemd ------------------------------------------------------------------------------------
 
 
-def test_systemd_is_told(net: Network, file: File, tmp_path: Path) -> None:
+def test_systemd_is_notified(net: Network, file: File, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.settimeout(10)
@@ -311,9 +311,9 @@ def test_systemd_is_told(net: Network, file: File, tmp_path: Path) -> None:
             run = net.run("-c", str(file.write(BEHIND).path))
         finally:
             del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
-        said = [listener.recv(4096).decode() for _ in range(3)]
-        assert said[0].splitlines()[0] == "READY=1"
-        assert said[1:] == ["WATCHDOG=1"] * 2
+        found = [listener.recv(4096).decode() for _ in range(3)]
+        assert found[0].splitlines()[0] == "READY=1"
+        assert found[1:] == ["WATCHDOG=1"] * 2
         reload(run)
         while not (heard := listener.recv(4096).decode()).startswith("RELOADING=1"):
             assert heard == "WATCHDOG=1"
@@ -325,10 +325,10 @@ def test_systemd_is_told(net: Network, file: File, tmp_path: Path) -> None:
     done("detach", UPLINK)
 
 
-# ---- words --------------------------------------------------------------------------------------
+# ---- refused words ------------------------------------------------------------------------------
 
 
-def test_words(net: Network, file: File) -> None:
+def test_invalid_options(net: Network, file: File) -> None:
     path = str(file.write(BEHIND).path)
     for words in ((), ("-c", path, "-i", UPLINK), ("-c", path, "-n", OTHER), ("-c", "/nowhere")):
         refusal = ndxdp("run", *words)

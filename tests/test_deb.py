@@ -1,6 +1,6 @@
-"""The Debian package: what is in it, and what lintian, man and the shells make of that.
+"""The Debian package: its content, and the verdicts of lintian, man and the shells.
 
-`make test-deb` installs, upgrades and purges it on the releases that it is for.
+`make test-deb` installs, upgrades and purges it on the releases that it supports.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tree(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is in it, unpacked."""
+    """Unpack the package."""
     directory = tmp_path_factory.mktemp("tree")
     run("dpkg-deb", "-x", package, directory)
     return directory
@@ -50,7 +50,7 @@ def field(package: Path, name: str) -> str:
 
 
 def manual(tree: Path, page: str) -> str:
-    """As man shows it, in one line: words are kept whole, and lines are not filled."""
+    """Format a man page as one line: words are kept whole, and lines are not filled."""
     path = tree / "usr/share/man" / f"man{page[-1]}" / f"{page}.gz"
     command = ("man", "--no-hyphenation", "--no-justification", "-Tutf8", "-l", str(path))
     text = run("env", "LC_ALL=C.UTF-8", "MANWIDTH=1000", "MAN_KEEP_FORMATTING=", *command)
@@ -68,7 +68,7 @@ def test_it_needs_what_every_release_has(package: Path) -> None:
     assert field(package, "Recommends") == "python3-bpfcc"
 
 
-def test_lintian_has_nothing_to_say(package: Path) -> None:
+def test_lintian_finds_nothing(package: Path) -> None:
     assert run("lintian", "--fail-on", "error,warning", "--allow-root", package) == ""
 
 
@@ -115,7 +115,7 @@ def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
     assert not [path for path in tree.rglob("*") if path.stat().st_mode & stat.S_IWOTH]
 
 
-def test_the_object_does_not_tell_where_it_was_built(tree: Path) -> None:
+def test_the_object_contains_no_build_path(tree: Path) -> None:
     found = (tree / "usr/lib/ndxdp/ndxdp/bpf/ndp_responder.o").read_bytes()
     assert b"/ndxdp/bpf/ndp_responder.c" in found
     assert b"/tree" not in found
@@ -123,7 +123,7 @@ def test_the_object_does_not_tell_where_it_was_built(tree: Path) -> None:
 
 
 def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:
-    """By the system's Python, which knows neither click nor pyroute2."""
+    """Run with the system's Python, which has neither click nor pyroute2."""
     launcher = tree / "usr/bin/ndxdp"
     text = launcher.read_text()
     assert text.startswith("#!/usr/bin/python3 -I\n")
@@ -147,27 +147,27 @@ def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:
 def test_the_manual_has_every_command_and_option(tree: Path) -> None:
     page = manual(tree, "ndxdp.8")
     general, _, rest = page.partition(" COMMANDS ndxdp ")
-    # A command's part begins with its usage, and ends where the next one's begins.
+    # A command's part extends from its usage to the next one.
     parts = re.split(r"\b(ndxdp(?: [a-z-]+)+) \[OPTIONS\]", f"ndxdp {rest}")
-    said = dict(zip(parts[1::2], parts[2::2], strict=True))
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     missing = []
 
-    def look(command: click.Command, path: str) -> None:
+    def visit(command: click.Command, path: str) -> None:
         if isinstance(command, click.Group):
             for name, inner in command.commands.items():
-                look(inner, f"{path} {name}")
+                visit(inner, f"{path} {name}")
             part = general
         else:
-            part = general + said.pop(path, "")
+            part = general + sections.pop(path, "")
         for parameter in command.params:
             for name in parameter.opts if isinstance(parameter, click.Option) else ():
                 if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", part):
                     missing.append(f"{path} {name}")
 
-    assert len(said) > 15
-    look(cli, "ndxdp")
+    assert len(sections) > 15
+    visit(cli, "ndxdp")
     assert not missing
-    assert not said, "commands that there are not"
+    assert not sections, "commands that there are not"
 
 
 def test_the_manual_has_every_key(tree: Path) -> None:
@@ -185,7 +185,7 @@ def test_the_manual_has_every_key(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("page", ["ndxdp.8", "ndxdp.toml.5"])
-def test_groff_has_no_complaint(tree: Path, page: str) -> None:
+def test_groff_finds_nothing(tree: Path, page: str) -> None:
     path = tree / "usr/share/man" / f"man{page[-1]}" / f"{page}.gz"
     command = ("man", "--warnings", "-E", "UTF-8", "-Tutf8", "-Z", "-l", str(path))
     done = subprocess.run(("env", "LC_ALL=C.UTF-8", *command), capture_output=True, text=True)
@@ -207,7 +207,7 @@ def test_the_shells_take_the_completion(tree: Path, shell: str) -> None:
 
 
 def test_bash_completes(tree: Path) -> None:
-    """`make test-deb` has the same of the installed command; this one is the repository's."""
+    """Complete commands in bash; `make test-deb` tests the same with the installed command."""
     script = (
         f"PATH={REPOSITORY}/.venv/bin:$PATH; source {tree}/usr/share/{COMPLETIONS['bash']};"
         " COMP_WORDS=(ndxdp pref); COMP_CWORD=1; _ndxdp_completion ndxdp; echo ${COMPREPLY[@]}"

@@ -1,4 +1,4 @@
-"""Random frames: the kernel's programs and ndp.py must say the same of every one of them."""
+"""Random frames: the kernel's programs and ndp.py must agree on each one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.packets import BY_TABLES, CASES, HOST
 SETS, SIZE = 30, 2_000
 SEED = "4861"
 
-_NOT_REACHED = {Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED}  # a test run is charged nothing
+_NOT_REACHED = {Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED}  # no rate limit applies to a test run
 _NOT_REACHED |= {Reason.RESIZE_FAILED, Reason.SEND_FAILED}
 _NOT_REACHED |= BY_TABLES - {Reason.NO_ROUTE}
 
@@ -44,7 +44,7 @@ def test_programs_agree(loaded: Programs) -> None:
 
 
 def test_disagreements_are_found(loaded: Programs) -> None:
-    """Show that the comparison sees another reply, another reason and another count."""
+    """Find a wrong reply, a wrong reason and a wrong count."""
     rng = random.Random(SEED)
     case = replace(random_case(rng, HOST), host=HOST, expired=False)
     loaded.set_up(case)

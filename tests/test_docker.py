@@ -1,4 +1,4 @@
-"""Docker's networks: what is picked, a client that survives all, and a real engine."""
+"""Docker's networks: the selection of endpoints, a robust client, and a real engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.fixtures.network import rules as listed
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-# ---- which are answered for ----------------------------------------------------------------------
+# ---- selection ----------------------------------------------------------------------------------
 
 
 def endpoint(
@@ -60,11 +60,11 @@ def endpoint(
 
 
 def picked(endpoints: list[Endpoint], *selectors: Selector) -> dict[str, str]:
-    """Address and label of each rule."""
+    """Return address and label of each rule."""
     return {str(prefix): rule.label for prefix, rule in rules_of(endpoints, selectors).items()}
 
 
-def test_a_rule_is_an_exact_address_on_dockers_word() -> None:
+def test_a_rule_is_an_exact_address() -> None:
     profile = Profile(source=NaSource.LINK_LOCAL)
     made = rules_of([endpoint("2001:db8::2")], [Selector(network="six", profile=profile)])
     rule = Rule(origin="docker", label="six", dynamic=True, profile=profile)
@@ -123,7 +123,7 @@ def test_opting_out() -> None:
     assert picked(endpoints, out) == {"2001:db8::2": "six"}
     out = Selector(network="six", except_label="hidden=1")
     assert set(picked(endpoints, out)) == {"2001:db8::2", "2001:db8::4"}
-    # It is out of one selector, not of all.
+    # It is excluded from one selector, not from all.
     everything = Selector(within=parse_prefix("2001:db8::/32"))
     assert len(picked([endpoint("2001:db8::3", labels={"hidden": ""})], out, everything)) == 1
 
@@ -153,7 +153,7 @@ def test_a_selectors_rules_are_counted_together() -> None:
         {"network": "six", "except_label": ""},
     ],
 )
-def test_words_that_pick_nothing_sensible(words: dict[str, Any]) -> None:
+def test_invalid_selectors(words: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Selector(**words)
 
@@ -208,11 +208,11 @@ def test_what_is_no_array_of_objects(text: bytes) -> None:
         _ = [*objects.feed(text), *objects.end()]
 
 
-# ---- a watcher, and an engine that does what it is told ------------------------------------------
+# ---- a watcher, and a scripted engine -----------------------------------------------------------
 
 
 class Watching:
-    """A watcher at work in a thread. `sets`: what it has yielded."""
+    """A watcher that runs in a thread. `sets`: the sets of endpoints that it has yielded."""
 
     def __init__(self, path: Path, keys: frozenset[str] | None = None) -> None:
         self.docker = Docker(str(path), keys)
@@ -239,7 +239,7 @@ class Watching:
             self._loop.close()
 
     def addresses(self) -> dict[str, str] | None:
-        """Address and network of each endpoint in the last set."""
+        """Return address and network of each endpoint in the last set."""
         if not self.sets:
             return None
         return {str(Prefix(one.address, 128)): one.network for one in self.sets[-1]}
@@ -274,7 +274,7 @@ def fake(tmp_path: Path) -> Iterator[Fake]:
 
 @pytest.fixture
 def states(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """The levels of the lines that were logged: one for each change of state."""
+    """Return the levels of the logged lines: one for each change of state."""
     caplog.set_level(logging.INFO, docker.__name__)
     return lambda: [record.levelname for record in caplog.records if record.name == docker.__name__]
 
@@ -302,9 +302,9 @@ def test_lists_once_and_then_after_events(fake: Fake) -> None:
         watcher.becomes({}, within=0.5)
         fake.send_event()
         time.sleep(0.2)
-        assert len(watcher.sets) == 3  # nothing is yielded that is no change
+        assert len(watcher.sets) == 3  # only changes are yielded
     assert not watcher.docker.connected
-    # The version is the newest that both know.
+    # The version is the newest that both support.
     assert {path for path in fake.requests if path != "/version"} == {
         "/v1.44/containers/json",
         "/v1.44/networks",
@@ -321,7 +321,7 @@ def test_only_the_labels_that_matter(fake: Fake) -> None:
         assert (one.container_labels, one.network_labels) == ((("kind", "c"),), (("kind", "a"),))
 
 
-def test_a_burst_is_one_look_and_then_two_more(fake: Fake) -> None:
+def test_a_burst_of_events_is_listed_three_times(fake: Fake) -> None:
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
         time.sleep(2.5)
@@ -330,7 +330,7 @@ def test_a_burst_is_one_look_and_then_two_more(fake: Fake) -> None:
             fake.send_event()
         time.sleep(0.3)
         assert fake.lists() == before + 1
-        # A late word: an engine may tell of what its list has not got yet.
+        # An engine may send an event before its list contains the change.
         fake.containers.append(container(2))
         watcher.becomes({"2001:db8::2": "six"}, within=0.6)
         time.sleep(2)
@@ -362,7 +362,7 @@ def test_a_huge_list(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "said"),
+    ("limit", "value", "expected"),
     [
         ("_ADDRESSES_MAX", 10, "the list exceeds 10 addresses or networks"),
         ("_LIST_MAX", 1 << 20, "the list exceeds 1 MB"),
@@ -374,9 +374,9 @@ def test_a_list_that_is_too_long_changes_nothing(
     caplog: pytest.LogCaptureFixture,
     limit: str,
     value: int,
-    said: str,
+    expected: str,
 ) -> None:
-    """It is said once, and the attempts get rare: each may cost seconds of work."""
+    """Log a too long list once, and retry rarely: each attempt may cost seconds of work."""
     monkeypatch.setattr(docker, limit, value)
     caplog.set_level(logging.WARNING, docker.__name__)
     fake.containers = [container(2)]
@@ -393,7 +393,7 @@ def test_a_list_that_is_too_long_changes_nothing(
         watcher.becomes({"2001:db8::3": "six"}, within=30)
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
-    assert said in warnings[0]
+    assert found in warnings[0]
 
 
 def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +421,7 @@ def test_null_for_what_is_empty(fake: Fake) -> None:
 
 
 def test_a_network_that_is_listed_late(fake: Fake) -> None:
-    """It was made, and joined, between the two requests."""
+    """Read the networks again if a container is on one that was created between two requests."""
     fake.containers = [container(2, "new")]
     lists = [[network()], [network(), network("new", hidden="")]]
     fake.replies["networks"] = lambda s: fake.send(s, json.dumps(lists.pop(0)).encode())
@@ -486,9 +486,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_makes_no_sense_changes_nothing(
-    fake: Fake, what: str, states: Callable[[], list[str]]
-) -> None:
+def test_nonsense_changes_nothing(fake: Fake, what: str, states: Callable[[], list[str]]) -> None:
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
@@ -498,7 +496,7 @@ def test_what_makes_no_sense_changes_nothing(
             eventually(lambda: not watcher.docker.connected)
             time.sleep(0.05)
             del fake.replies[name]
-            fake.open()  # a new file: no back-off is waited for
+            fake.open()  # a new socket file: the retry is immediate
             eventually(lambda: watcher.docker.connected)
         assert len(watcher.sets) == 1
         fake.containers = []
@@ -507,7 +505,7 @@ def test_what_makes_no_sense_changes_nothing(
     assert states() == ["INFO"] + ["WARNING", "INFO"] * 4
 
 
-def test_a_stream_that_ends_and_what_happened_meanwhile(fake: Fake) -> None:
+def test_a_stream_that_ends_before_a_change(fake: Fake) -> None:
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
@@ -516,8 +514,8 @@ def test_a_stream_that_ends_and_what_happened_meanwhile(fake: Fake) -> None:
         watcher.becomes({"2001:db8::3": "six"})
 
 
-def test_an_event_that_is_none(fake: Fake) -> None:
-    """It ends the stream with the next one at the latest: no later one is waited for in vain."""
+def test_an_invalid_event(fake: Fake) -> None:
+    """End the stream at an invalid event, and read the list again."""
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)
@@ -553,7 +551,7 @@ def test_a_slow_list_is_waited_for(fake: Fake) -> None:
         watcher.becomes({"2001:db8::2": "six"}, within=3)
 
 
-def test_attempts_get_rare_and_then_are_early_again(
+def test_retries_become_rare_and_start_early_again(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, states: Callable[[], list[str]]
 ) -> None:
     pauses: list[float] = []
@@ -589,7 +587,7 @@ def test_a_socket_that_appears_late(tmp_path: Path, states: Callable[[], list[st
         began = time.monotonic()
         eventually(lambda: watcher.sets)
         assert time.monotonic() - began < 0.6
-        # Gone for good, and its file as well; nothing new comes.
+        # The engine ends, and its socket is removed; no further event comes.
         fake.close()
         path.unlink()
         eventually(lambda: not watcher.docker.connected)
@@ -600,7 +598,7 @@ def test_a_socket_that_appears_late(tmp_path: Path, states: Callable[[], list[st
 def test_a_socket_that_may_not_be_opened(
     fake: Fake, privacy: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In a process of nobody's: root may open all."""
+    """Report a socket that an unprivileged process may not open."""
     fake.path.chmod(0o600)
     for parent in [fake.path.parent, *fake.path.parent.parents][:3]:
         parent.chmod(0o755)
@@ -637,7 +635,7 @@ def test_a_path_that_is_no_socket(path: str) -> None:
 
 
 def test_memory_of_a_process_that_only_watches(fake: Fake) -> None:
-    """With 10 000 containers as Compose labels them. The daemon has 40 MB in all."""
+    """Stay small with 10 000 containers as Compose labels them; the daemon has 40 MB in all."""
     labels = {f"com.docker.compose.{key}": "0123456789abcdef" * 4 for key in "abcdef"}
     fake.containers = [container(number, **labels) for number in range(2, 10002)]
     script = f"""if True:
@@ -656,7 +654,7 @@ def test_memory_of_a_process_that_only_watches(fake: Fake) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert (
         int(done.stdout.split()[1]) < 32_000
-    )  # kB; 27 MB were seen, 22 of them Python and asyncio
+    )  # kB; 27 MB were measured, 22 of them Python and asyncio
 
 
 # ---- a real engine -------------------------------------------------------------------------------
@@ -666,7 +664,7 @@ SIX, SEVEN = "2001:db8:0:1:c::/80", "2001:db8:0:1:d::/80"
 
 @pytest.fixture
 def live(docker_engine: Engine) -> Iterator[tuple[Engine, Watching]]:
-    """An engine without containers, and a watcher that has listed it."""
+    """Yield an engine without containers, and a watcher that has listed it."""
     with watching(docker_engine.socket) as watcher:
         watcher.becomes({}, within=5)
         yield docker_engine, watcher
@@ -698,7 +696,7 @@ def test_real_start_connect_disconnect_kill(live: tuple[Engine, Watching]) -> No
 
     engine.ask("POST", "/containers/web/pause")
     time.sleep(0.7)
-    assert watcher.addresses() == both  # its addresses are in its network namespace all the same
+    assert watcher.addresses() == both  # yet its addresses are in its network namespace
     engine.ask("POST", "/containers/web/unpause")
 
     engine.ask("POST", "/containers/web/kill")
@@ -755,10 +753,10 @@ def test_real_engine_killed_and_restarted(
     engine.kill()
     eventually(lambda: not watcher.docker.connected, within=1)
     time.sleep(0.5)
-    assert len(watcher.sets) == seen  # the container lives on, and so does what is known of it
+    assert len(watcher.sets) == seen  # the container is still running, and its rule is kept
     engine.launch()
     eventually(lambda: watcher.docker.connected, within=20)
-    # An engine that finds containers alive ends them, unless it runs with live-restore.
+    # An engine that finds running containers ends them, unless live-restore is set.
     watcher.becomes({}, within=20)
     engine.ask("POST", "/containers/web/start")
     watcher.becomes({"2001:db8:0:1:c::10": "six"})
@@ -790,7 +788,7 @@ def test_real_engine_that_comes_after_the_watcher(docker_engine: Engine) -> None
 def test_real_run_announces_a_new_container(
     net: Network, docker_engine: Engine, words: tuple[str, ...], announced: bool
 ) -> None:
-    """The router has learnt of the container, though it solicited nobody."""
+    """Announce a container, so that the router learns its address without a solicitation."""
     engine, address = docker_engine, "2001:db8::c:0:0:10"
     engine.make_network("exposed", "172.30.6.0/24", BEHIND)
     try:

@@ -1,4 +1,4 @@
-"""Doctor finds what was broken, its own command mends it, and then it has nothing to say."""
+"""Doctor finds each fault, its command repairs the fault, and then it finds nothing."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ OFFERED = "2001:db8:5::"
 
 
 def findings(*args: str, interface: str = UPLINK) -> list[dict[str, str]]:
-    """What doctor says, with the right exit code."""
+    """Return doctor's findings, and check its exit code."""
     result = ndxdp("doctor", interface, "--json", *args)
-    said = json.loads(result.out)
-    (one,) = said["interfaces"]
+    answer = json.loads(result.out)
+    (one,) = answer["interfaces"]
     assert one["interface"] == interface
     levels = {each["level"] for each in one["findings"]}
     code = 2 if "failure" in levels else 1 if "warning" in levels else 0
-    assert (result.code, said["exit_code"], result.err) == (code, code, "")
+    assert (result.code, answer["exit_code"], result.err) == (code, code, "")
     found: list[dict[str, str]] = one["findings"]
     return found
 
@@ -88,7 +88,7 @@ def notes(interface: str = UPLINK) -> list[str]:
 
 
 def found_one(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
-    """The only thing that is wrong."""
+    """Return the only finding."""
     (found,) = bad(*args, interface=interface)
     assert found["check"] == check
     assert words in found["what"]
@@ -97,14 +97,14 @@ def found_one(check: str, words: str, *args: str, interface: str = UPLINK) -> di
 
 
 def follow(cure: str) -> None:
-    """Run the command as it is printed."""
+    """Run a cure exactly as it is printed."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
     result = call("sh", "-c", cure, env={"PATH": path})
     assert result.code == 0, (cure, result)
 
 
 def mends(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
-    """It is the only finding, and its command leaves none."""
+    """Check that a fault is the only finding, and that its command leaves none."""
     found = found_one(check, words, *args, interface=interface)
     follow(found["cure"])
     assert bad(*args, interface=interface) == []
@@ -124,7 +124,7 @@ def conf(key: str, value: int, interface: str = UPLINK) -> None:
 
 
 def lose(neighbour: str) -> None:
-    """Have the kernel ask for a neighbour that does not answer, until its entry has failed."""
+    """Make the kernel solicit a neighbour that does not answer, until its entry has failed."""
     sysctl(f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=100")
     call("ping", "-c1", "-W5", neighbour)
     assert "FAILED" in sh("ip", "-6", "neighbour", "show", neighbour, "dev", UPLINK)
@@ -133,7 +133,7 @@ def lose(neighbour: str) -> None:
 
 @pytest.fixture
 def healthy(net: Network) -> Iterator[Network]:
-    """A host that forwards, with a static default route."""
+    """Yield a host that forwards, with a static default route."""
     conf("forwarding", 1, "all")
     assert bad() == []
     yield net
@@ -142,7 +142,7 @@ def healthy(net: Network) -> Iterator[Network]:
 
 @pytest.fixture
 def answering(healthy: Network) -> Iterator[Network]:
-    """The same, with ndxdp at tc."""
+    """Yield a healthy host with ndxdp at tc."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     assert bad() == []
     yield healthy
@@ -150,7 +150,7 @@ def answering(healthy: Network) -> Iterator[Network]:
 
 
 def advertise(lifetime: int = 1800) -> None:
-    """The router says that it is one, and offers a prefix."""
+    """Send a router advertisement with a prefix."""
     frame = (
         Ether(src=ROUTER_MAC, dst="33:33:00:00:00:01")
         / IPv6(src=ROUTER_LINK_LOCAL, dst="ff02::1", hlim=255)
@@ -167,7 +167,7 @@ def default_route() -> str:
 
 @pytest.fixture
 def advertised(net: Network) -> Network:
-    """A host that has its default route from the router's advertisement; it does not forward."""
+    """Yield a host without forwarding, whose default route comes from an advertisement."""
     sh("ip", "-6", "route", "delete", "default")
     conf("forwarding", 0, "all")
     advertise()
@@ -175,7 +175,7 @@ def advertised(net: Network) -> Network:
     return net
 
 
-# ---- a healthy host, and words ------------------------------------------------------------------
+# ---- a healthy host, and command lines ----------------------------------------------------------
 
 
 def test_a_healthy_host(answering: Network) -> None:
@@ -193,7 +193,7 @@ def test_it_changes_nothing(answering: Network) -> None:
         return [
             snapshot(),
             sh("sysctl", "-a", "-r", r"^net\.ipv6\.conf\."),
-            # The router's kernel solicits routers, and the host's remembers it.
+            # The router's kernel solicits routers, and the host's kernel creates an entry.
             sh("ip", "-6", "neighbour", "show").replace(FROM_ROUTER, ""),
             sh("nft", "list", "ruleset"),
         ]
@@ -212,9 +212,9 @@ def test_text(net: Network) -> None:
     assert lines[-1] == "there are failures"
 
 
-def unseen_by_nobody() -> list[str]:
-    """What doctor says that it could not see, run by a user without any right."""
-    # All is imported before, as Python itself may be in a directory of root's.
+def unseen_without_rights() -> list[str]:
+    """Return the facts that doctor could not see as a user without rights."""
+    # Import everything first: Python itself may be in a directory that only root can read.
     script = (
         "import json, os, sys, ndxdp.cli.main, ndxdp.doctor.examination\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -222,13 +222,13 @@ def unseen_by_nobody() -> list[str]:
     )
     result = python(script)
     assert (result.code, result.err) == (0, "")
-    said = json.loads(result.out)["interfaces"][0]["findings"]
-    return [each["what"] for each in said if each["level"] == "unseen"]
+    answer = json.loads(result.out)["interfaces"][0]["findings"]
+    return [each["what"] for each in answer if each["level"] == "unseen"]
 
 
 def test_without_root(answering: Network) -> None:
-    """It looks at what it may, says what it may not, and guesses nothing."""
-    hidden = unseen_by_nobody()
+    """Report what an unprivileged user can see, list what he cannot, and guess nothing."""
+    hidden = unseen_without_rights()
     assert "cannot check ndxdp on up0: the pins of up0 may not be opened" in hidden
     assert "cannot check the firewall's rules: only root may list them" in hidden
 
@@ -239,7 +239,7 @@ def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
     try:
         assert (
             f"cannot check ndxdp on up0: cannot enter {BPFFS}: permission denied"
-            in unseen_by_nobody()
+            in unseen_without_rights()
         )
     finally:
         BPFFS.chmod(mode)
@@ -251,7 +251,7 @@ def test_without_root_where_systemd_mounted_bpf(healthy: Network) -> None:
         (["eth9"], "there is no interface 'eth9'"),
     ],
 )
-def test_no_interface_to_look_at(privacy: None, args: list[str], sentence: str) -> None:
+def test_no_interface_to_examine(privacy: None, args: list[str], sentence: str) -> None:
     result = ndxdp("doctor", *args)
     assert result.code == 1
     assert sentence in result.err
@@ -265,7 +265,7 @@ def test_nothing_to_begin_with(privacy: None) -> None:
 
 
 def test_no_default_route_at_all(healthy: Network) -> None:
-    """Not the end: that there is none is what is to be found."""
+    """Continue without a default route, and report that there is none."""
     sh("ip", "-6", "route", "delete", "default")
     result = ndxdp("doctor")
     assert (result.code, result.err) == (2, "")
@@ -282,7 +282,7 @@ def test_the_interface_of_the_ipv4_default_route(healthy: Network) -> None:
     assert result.code == 2  # it has no IPv6 default route
 
 
-def test_a_tunnel_is_looked_at_last(healthy: Network) -> None:
+def test_a_tunnel_is_examined_last(healthy: Network) -> None:
     ip("tuntap add tun7 mode tun")
     try:
         ip("link set tun7 up")
@@ -330,8 +330,8 @@ def test_turning_forwarding_on_keeps_the_default_route(advertised: Network) -> N
     assert "proto ra" in default_route()
 
 
-def test_the_plain_command_would_lose_it(advertised: Network) -> None:
-    """Why the printed one has two settings; and what doctor says of it then."""
+def test_forwarding_alone_would_lose_the_default_route(advertised: Network) -> None:
+    """Lose the default route by forwarding alone: the reason for the two settings in the cure."""
     conf("forwarding", 1, "all")
     assert default_route() == ""
     found = found_one("forwarding", f"there is no IPv6 default route by {UPLINK}")
@@ -407,7 +407,7 @@ def test_the_default_route_is_elsewhere(healthy: Network) -> None:
 # ---- gateway, source -----------------------------------------------------------------------------
 
 
-def test_a_gateway_that_was_away(healthy: Network) -> None:
+def test_a_gateway_that_was_unreachable(healthy: Network) -> None:
     healthy.at_router("ip", "link", "set", ROUTER_LINK, "down")
     lose(GATEWAY)
     healthy.at_router("ip", "link", "set", ROUTER_LINK, "up")
@@ -429,10 +429,10 @@ def test_several_gateways_and_one_outside(healthy: Network) -> None:
         f"nexthop via 2001:db8:77::1 dev {UPLINK} onlink",
     ]
     ip(f"-6 route replace default {' '.join(hops)}")
-    said = notes()
-    assert f"gateway {GATEWAY}: not solicited yet" in said
+    texts = notes()
+    assert f"gateway {GATEWAY}: not solicited yet" in texts
     outside = "gateway 2001:db8:77::1: not solicited yet, outside of the interface's prefixes"
-    assert outside in said
+    assert outside in texts
 
 
 def test_a_duplicate_address(healthy: Network) -> None:
@@ -448,13 +448,13 @@ def test_a_deprecated_source(healthy: Network) -> None:
 
 
 def test_all_addresses_are_deprecated(healthy: Network) -> None:
-    """The kernel then sends from another interface's address, which the router may not know."""
+    """Report deprecated addresses: the kernel then sends from another interface's address."""
     ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
     ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
     ip("-6 address add 2001:db8:8::8/128 dev lo")
     try:
-        said = "towards the Internet the host sends from 2001:db8:8::8, an address of another"
-        assert any(each.startswith(said) for each in notes())
+        expected = "towards the Internet the host sends from 2001:db8:8::8, an address of another"
+        assert any(each.startswith(expected) for each in notes())
         found = mends("source", f"all 2 addresses of {UPLINK} are deprecated: ")
         assert HOST in found["what"]
     finally:
@@ -472,7 +472,7 @@ def test_one_of_several_is_deprecated(healthy: Network) -> None:
 
 
 def expire(how: str) -> None:
-    """Wait until a default route has expired, and is still listed."""
+    """Wait until a default route has expired but is still listed."""
     eventually(lambda: "expires -" in default_route(), within=10)
     assert how in default_route()
 
@@ -486,8 +486,8 @@ def test_an_expired_static_default_route(healthy: Network) -> None:
 
 
 def test_an_expired_default_route_of_an_advertisement(net: Network) -> None:
-    """Probing solicits the router, whose answer the kernel hears as well."""
-    # Else its answers say that it is no router, and the route is removed for that.
+    """Renew an expired route by probing: the kernel also receives the solicited advertisement."""
+    # Otherwise its answers say that it is no router, and the host removes the route.
     net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
     sh("ip", "-6", "route", "delete", "default")
     sysctl("net.ipv6.route.gc_interval=3600")
@@ -548,12 +548,12 @@ def test_how_an_address_was_made(healthy: Network) -> None:
     sysctl(f"net.ipv6.conf.{UPLINK}.stable_secret=2001:db8::5ec")
     conf("addr_gen_mode", 2)
     advertise()
-    said = eventually(
+    output = eventually(
         lambda: [each for each in findings() if "is a stable privacy address" in each["what"]]
     )
-    assert said[0]["level"] == "note"
-    assert "expect, is 2001:db8:5::ff:fe00:2;" in said[0]["why"]
-    follow(said[0]["cure"])
+    assert output[0]["level"] == "note"
+    assert "expect, is 2001:db8:5::ff:fe00:2;" in output[0]["why"]
+    follow(output[0]["cure"])
     advertise()
     made = f"2001:db8:5::ff:fe00:2 is made from the prefix and the MAC of {UPLINK} (EUI-64)"
     eventually(lambda: made in notes())
@@ -580,18 +580,18 @@ def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress
 )
 def test_why_a_source(chosen: str, others: list[OwnAddress], destination: str, words: str) -> None:
     ours = own(chosen)
-    said = source.reason(ours, [ours, *others], parse_address(destination))
-    assert words in said
-    assert bool(words) == bool(said)
+    output = source.reason(ours, [ours, *others], parse_address(destination))
+    assert words in output
+    assert bool(words) == bool(output)
 
 
 def test_why_is_the_kernels_reason(healthy: Network) -> None:
     ip(f"-6 address add fd00::2/64 dev {UPLINK} nodad")
-    said = f"towards the Internet the host sends from {HOST}: of the same label (RFC 6724 2.1)"
-    assert said in notes()
+    expected = f"towards the Internet the host sends from {HOST}: of the same label (RFC 6724 2.1)"
+    assert expected in notes()
     ip(f"-6 address add 2001:db8:6::2/64 dev {UPLINK} nodad")
     ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src 2001:db8:6::2")
-    assert any("2001:db8:6::2" in said for said in notes() if "the Internet" in said)
+    assert any("2001:db8:6::2" in expected for output in notes() if "the Internet" in output)
 
 
 # ---- reception, program --------------------------------------------------------------------------
@@ -630,7 +630,7 @@ def test_paused(answering: Network) -> None:
     mends("program", f"answering on {UPLINK} is paused")
 
 
-def test_the_program_was_taken_off(answering: Network) -> None:
+def test_the_program_was_detached(answering: Network) -> None:
     (link,) = PINS.glob(f"v*/{UPLINK}/link")
     link.unlink()
     mends("program", f"ndxdp has rules for {UPLINK}, but answers nothing there")
@@ -655,18 +655,18 @@ def test_no_bpf_file_system(healthy: Network) -> None:
         BPFFS.chmod(0o1777)  # as it was
 
 
-def test_what_auto_would_take(healthy: Network) -> None:
-    assert any("`auto` takes tc: what XDP sends from a veth" in said for said in notes())
+def test_the_mode_that_auto_would_choose(healthy: Network) -> None:
+    assert any("`auto` takes tc: what XDP sends from a veth" in note for note in notes())
     with tap("tap7"):
         ip("link set tap7 up")
         assert "ndxdp does not answer on tap7; `auto` tries native first, then tc" in notes("tap7")
 
 
-def test_somebody_elses_xdp_program(healthy: Network) -> None:
+def test_a_foreign_xdp_program(healthy: Network) -> None:
     program = str(build_xdp_pass())
     sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "obj", program, "sec", "xdp")
     assert any(
-        said.endswith(f"uses XDP on {UPLINK}: `auto` takes tc beside it") for said in notes()
+        note.endswith(f"uses XDP on {UPLINK}: `auto` takes tc beside it") for note in notes()
     )
     assert bad() == []
     sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
@@ -681,7 +681,7 @@ def ndppd(healthy: Network, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
     configuration.write_text(f"proxy {UPLINK} {{ rule {BEHIND} {{ static }} }}\n")
     process = subprocess.Popen(["ndppd", "-c", str(configuration)], stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: any("ndppd" in said for said in notes()))
+        eventually(lambda: any("ndppd" in note for note in notes()))
         yield process
     finally:
         process.kill()
@@ -695,7 +695,7 @@ def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
         found = found_one("listeners", f"ndppd (pid {ndppd.pid}) answers solicitations, too")
         follow(found["cure"])
         ndppd.wait(timeout=10)
-        # It puts the interface's allmulti back as it found it, whoever else needs it.
+        # ndppd restores the interface's old allmulti, even if another process needs it.
         mends("reception", f"{UPLINK} is not in allmulti")
     finally:
         remove_instance()
@@ -723,7 +723,7 @@ def test_a_socket_for_icmpv6_is_found(healthy: Network) -> None:
 
 
 def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
-    """One solicitation of the router; one for the host's own address shows when it is over."""
+    """Solicit once; a solicitation for the host's own address marks the end of the wait."""
     router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
     host = bytes.fromhex(HOST_MAC.replace(":", ""))
     wanted = parse_address(target)
@@ -778,16 +778,16 @@ def test_limits() -> None:
     well = limits.Facts(jit=1, unprivileged=2, most=1024, entries=800, addresses=1000)
     assert limits.judge(well) == []
 
-    def said(**changes: Any) -> list[tuple[Level, str]]:
+    def levels_and_cures(**changes: Any) -> list[tuple[Level, str]]:
         return [(each.level, each.cure) for each in limits.judge(replace(well, **changes))]
 
-    assert said(jit=0) == [(Level.WARNING, "sysctl -w net.core.bpf_jit_enable=1")]
-    assert said(unprivileged=0) == [(Level.NOTE, "")]
-    assert said(most=None) == [(Level.UNSEEN, "")]
+    assert levels_and_cures(jit=0) == [(Level.WARNING, "sysctl -w net.core.bpf_jit_enable=1")]
+    assert levels_and_cures(unprivileged=0) == [(Level.NOTE, "")]
+    assert levels_and_cures(most=None) == [(Level.UNSEEN, "")]
     of = "net.ipv6.neigh.default.gc_thresh"
-    ((_, cure),) = said(entries=820)
+    ((_, cure),) = levels_and_cures(entries=820)
     assert cure == f"sysctl -w {of}3=4096 {of}2=2048 {of}1=1024"
-    ((_, cure),) = said(addresses=5000)
+    ((_, cure),) = levels_and_cures(addresses=5000)
     assert cure == f"sysctl -w {of}3=32768 {of}2=16384 {of}1=8192"
 
 
@@ -800,9 +800,9 @@ def test_more_addresses_than_the_neighbour_table_holds(healthy: Network) -> None
         done("prefix", "add", "--file", "-", stdin=many.partition("\n")[2])
         assert bad() == []
         done("prefix", "add", many.partition("\n")[0])
-        said = f"has room for {most} entries, and rules answer for {int(most) + 1} addresses"
-        # The table is the machine's: no test sets its size.
-        found = found_one("limits", said)
+        output = f"has room for {most} entries, and rules answer for {int(most) + 1} addresses"
+        # The table belongs to the whole machine: no test changes its size.
+        found = found_one("limits", output)
         assert found["cure"].startswith("sysctl -w net.ipv6.neigh.default.gc_thresh3=")
     finally:
         remove_instance()
@@ -810,7 +810,7 @@ def test_more_addresses_than_the_neighbour_table_holds(healthy: Network) -> None
 
 @pytest.fixture
 def container(healthy: Network, docker_engine: Engine) -> Iterator[Engine]:
-    """A container in a network within the uplink's prefix, and one in another."""
+    """Start a container in a network within the uplink's prefix, and one in another network."""
     docker_engine.make_network("six", BEHIND)
     docker_engine.make_network("far", "2001:db8:9::/64")
     docker_engine.run("web", "six", address=TARGET)
@@ -819,7 +819,7 @@ def container(healthy: Network, docker_engine: Engine) -> Iterator[Engine]:
     docker_engine.clear()
 
 
-def test_containers_that_nobody_answers_for(container: Engine, healthy: Network) -> None:
+def test_containers_without_an_answer(container: Engine, healthy: Network) -> None:
     engine = ("--docker-socket", str(container.socket))
     assert bad() == []  # without the engine
     assert healthy.silent(TARGET)
@@ -836,13 +836,13 @@ def test_containers_that_nobody_answers_for(container: Engine, healthy: Network)
 
 
 def test_containers_beside_rules_that_cannot_be_read(container: Engine, healthy: Network) -> None:
-    """Whether they are answered for is not known then, and not denied."""
+    """Make no claim about containers if the rules cannot be read."""
     done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
     try:
         (rules,) = PINS.glob(f"v*/{UPLINK}/addresses")
         rules.unlink()
-        said = findings("--docker-socket", str(container.socket))
-        (found,) = [each for each in said if each["check"] == "containers"]
+        found_all = findings("--docker-socket", str(container.socket))
+        (found,) = [each for each in found_all if each["check"] == "containers"]
         assert found["level"] == "unseen"
         assert found["what"].startswith("cannot check for which containers ndxdp answers: the pins")
     finally:
@@ -854,8 +854,8 @@ def test_an_engine_that_does_not_answer(healthy: Network, tmp_path: Path) -> Non
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
-        said = findings("--docker-socket", str(path))
-        whats = [each["what"] for each in said if each["level"] == "unseen"]
+        found_all = findings("--docker-socket", str(path))
+        whats = [each["what"] for each in found_all if each["level"] == "unseen"]
         assert f"cannot check the containers: {path}: the engine does not answer" in whats
 
 
@@ -873,9 +873,9 @@ def test_json_is_as_documented(net: Network) -> None:
     page = (REPOSITORY / "docs" / "doctor.md").read_text()
     (text,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     documented = json.loads(text)
-    said = json.loads(ndxdp("doctor", UPLINK, "--json").out)
-    assert said.keys() == documented.keys()
-    (one,), (other,) = said["interfaces"], documented["interfaces"]
+    answer = json.loads(ndxdp("doctor", UPLINK, "--json").out)
+    assert answer.keys() == documented.keys()
+    (one,), (other,) = answer["interfaces"], documented["interfaces"]
     assert one.keys() == other.keys()
     mended = {**other["findings"][0], "why": other["findings"][0]["why"].replace("eth0", UPLINK)}
     assert mended in one["findings"]
