@@ -393,7 +393,7 @@ def test_a_list_that_is_too_long_changes_nothing(
         watcher.becomes({"2001:db8::3": "six"}, within=30)
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
-    assert found in warnings[0]
+    assert expected in warnings[0]
 
 
 def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:

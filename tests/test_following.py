@@ -515,7 +515,7 @@ def at_work(tmp_path: Path, keys: str) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("announcing", [True, False])
-def test_provider_that_wants_to_hear_it_first(
+def test_provider_that_delivers_only_after_a_solicitation(
     wired: Segment, tmp_path: Path, announcing: bool
 ) -> None:
     """It is solicited and answered all the same, and delivers nothing: announcing is what helps."""

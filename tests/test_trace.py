@@ -601,7 +601,7 @@ def test_of_few_keys_each_is_counted() -> None:
         (("--count", "0"), 2, "--count"),
     ],
 )
-def test_words(on_tc: Network, words: tuple[str, ...], code: int, said: str) -> None:
+def test_invalid_options(on_tc: Network, words: tuple[str, ...], code: int, said: str) -> None:
     refused = ndxdp("trace", *words)
     assert (refused.code, refused.out) == (code, "")
     assert said in refused.err
