@@ -146,9 +146,9 @@ async def announcing(
         announcer.close()
 
 
-async def until(look: Callable[[], object], within: float = 5) -> None:
+async def until(probe: Callable[[], object], within: float = 5) -> None:
     deadline = time.monotonic() + within
-    while not look():
+    while not probe():
         assert time.monotonic() < deadline, f"not within {within} s"
         await asyncio.sleep(0.005)
 

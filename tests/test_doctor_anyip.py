@@ -36,7 +36,7 @@ SOME = "2001:db8::a:0:0:77"
 
 @pytest.fixture
 def host(net: Network) -> Iterator[Network]:
-    """A host that does not forward."""
+    """Yield a host that does not forward."""
     conf("forwarding", 0, "all")
     yield net
     remove_instance()
@@ -50,7 +50,7 @@ def deliver(prefix: str, *more: str) -> None:
 
 
 def own(address: str) -> None:
-    """Give this host an address; its route comes a moment later."""
+    """Give this host an address, and wait for the address's route."""
     sh("ip", "-6", "address", "add", address, "dev", "lo")
     eventually(lambda: f"local {address} " in sh("ip", "-6", "route", "show", "table", "local"))
 
@@ -117,7 +117,7 @@ def test_neither_a_local_route_nor_forwarding(host: Network) -> None:
 
 
 def test_a_part_is_elsewhere(host: Network) -> None:
-    """What is not delivered here has to be forwarded."""
+    """Require forwarding for the prefixes that no local route delivers."""
     deliver(HERE)
     attach(HERE, BEHIND)
     found = found_one("forwarding", "this host does not forward IPv6")
@@ -143,7 +143,7 @@ def test_the_firewalls_forward_does_not_matter(host: Network) -> None:
 
 
 def test_programs_that_bind(host: Network) -> None:
-    """What docs/anyip.md says of ip_nonlocal_bind and IP_FREEBIND."""
+    """Bind to any address of the prefix with ip_nonlocal_bind or IP_FREEBIND only."""
     deliver(HERE)
     bind = (
         "import socket, sys\ns = socket.socket(socket.AF_INET6)\n"
@@ -157,12 +157,12 @@ def test_programs_that_bind(host: Network) -> None:
     sh("sysctl", "-qw", "net.ipv6.ip_nonlocal_bind=0")
 
 
-# ---- rules that ask for the local route ----------------------------------------------------------
+# ---- rules that need the local route -------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Local:
-    """Stands for the answer `local`, whatever its number is."""
+    """A stand-in for the answer `local`, independent of its number."""
 
     name: str = "LOCAL"
 
@@ -187,7 +187,7 @@ def test_a_local_rule_without_its_route(host: Network) -> None:
 
 
 def test_a_local_rule_of_which_a_part_is_here(host: Network) -> None:
-    """Addresses on lo within a wide prefix: those are answered, and that may be meant."""
+    """Accept addresses on lo within a wide prefix: this may be intended."""
     own(SOME)
     try:
         delivery = anyip.gather(of((HERE, Local())), ifindex())
@@ -196,7 +196,7 @@ def test_a_local_rule_of_which_a_part_is_here(host: Network) -> None:
         sh("ip", "-6", "address", "delete", SOME, "dev", "lo")
 
 
-def test_holes_and_never_count_for_nothing(host: Network) -> None:
+def test_holes_and_never_rules_are_ignored(host: Network) -> None:
     deliver(HERE)
     rules = of((HERE, Answer.ALWAYS), (BEHIND, Answer.NEVER))
     rules |= {parse_prefix(HOST): owned_rule("own")}

@@ -1,4 +1,4 @@
-"""Answers that are lost on the way, and answers that nobody needs, by what really comes."""
+"""Answers that are lost on the way, and unnecessary answers, judged by the packets that arrive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FROM_INTERNET = "2001:db8:ffff::1"
 
 @contextlib.contextmanager
 def traffic(target: str = TARGET) -> Iterator[None]:
-    """Packets for the target, all the while."""
+    """Send packets to the target during the block."""
     ping = subprocess.Popen(
         [
             *("nsenter", f"--net=/run/netns/{ROUTER}", "ping", "-q", "-i", "0.2"),
@@ -63,23 +63,23 @@ def traffic(target: str = TARGET) -> Iterator[None]:
         ping.wait()
 
 
-def said() -> list[str]:
+def arrival_findings() -> list[str]:
     return [each["what"] for each in findings(*WATCH) if each["check"] == "arrival"]
 
 
 @pytest.fixture
 def host(privacy: None) -> Iterator[Segment]:
-    """Behind a switch, with a container."""
+    """Yield a host behind a switch, with a container."""
     with segment() as made:
         made.behind(TARGET)
-        # Asks three times within a second.
+        # The router solicits three times within a second.
         at(ROUTER, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=300")
         yield made
         remove_instance()
 
 
 def switch_drops(condition: str) -> None:
-    """Of what comes from the host."""
+    """Let the switch drop some packets from the host."""
     ruleset = f"""
         table bridge antispoof {{
             chain forward {{
@@ -91,8 +91,8 @@ def switch_drops(condition: str) -> None:
     at(SWITCH, "nft", "-f", "-", stdin=ruleset)
 
 
-def is_heard() -> bool:
-    """The router gets an answer. (A ping would want the host to find the router, too.)"""
+def router_gets_an_answer() -> bool:
+    """Return True if the router gets an answer. A ping would need the way back, too."""
     asking = ("ndisc6", "-q", "-1", "-r", "1", "-w", "1000", TARGET, "eth0")
     return call("nsenter", f"--net=/run/netns/{ROUTER}", *asking).code == 0
 
@@ -105,31 +105,35 @@ def attach(*options: str) -> None:
 def test_answers_arrive(host: Segment) -> None:
     attach()
     with traffic():
-        assert said() == [f"answers arrive: packets arrived for {TARGET}"]
+        assert arrival_findings() == [f"answers arrive: packets arrived for {TARGET}"]
 
 
-def test_nobody_asks(host: Segment) -> None:
+def test_no_solicitation(host: Segment) -> None:
     attach()
-    assert said() == ["cannot check whether answers arrive: no solicitation came in 1.5 s"]
+    assert arrival_findings() == [
+        "cannot check whether answers arrive: no solicitation came in 1.5 s"
+    ]
     assert not PINS.joinpath(f"v{abi.VERSION}", UPLINK, "tracer").exists()
 
 
 def test_there_are_no_answers(host: Segment) -> None:
-    assert said() == [f"cannot check whether answers arrive: ndxdp answers nothing on {UPLINK}"]
+    assert arrival_findings() == [
+        f"cannot check whether answers arrive: ndxdp answers nothing on {UPLINK}"
+    ]
 
 
 def test_the_switch_passes_containers_only(host: Segment) -> None:
-    """Where ndppd's habit, to answer from the link-local address, fails."""
+    """Find that the switch drops answers from the link-local address, which ndppd always uses."""
     attach("--na-source", "link-local", "--no-router", "--dad", "ignore")
     switch_drops(f"ip6 saddr != {BEHIND}")
     with traffic():
         found = found_one("arrival", f"{ROUTER_LINK_LOCAL} keeps soliciting {TARGET}", *WATCH)
         follow(found["cure"])
-        assert said() == [f"answers arrive: packets arrived for {TARGET}"]
+        assert arrival_findings() == [f"answers arrive: packets arrived for {TARGET}"]
     assert f"reach the router from {TARGET}, not from" in found["why"]
     assert f"drops answers from {HOST_LINK_LOCAL}" in found["why"]
     assert found["cure"].endswith("--na-source target --no-router --dad ignore")
-    assert is_heard()
+    assert router_gets_an_answer()
 
 
 def test_the_switch_looks_into_neighbor_discovery(host: Segment) -> None:
@@ -158,26 +162,26 @@ def test_nothing_passes(host: Segment) -> None:
         lost = [each for each in bad(*WATCH) if each["check"] == "arrival"]
         (found,) = lost
         assert "reach the router from none of this host's addresses" in found["why"]
-        follow(found["cure"])  # it shows the exchange
+        follow(found["cure"])  # it has an example of the exchange
 
 
 def test_the_prefix_is_routed(host: Segment) -> None:
-    """The router has a route to the prefix by way of this host, and asks for nothing."""
+    """Report that no responder is needed: the router has a route to the prefix via this host."""
     attach()
     at(ROUTER, "ip", "-6", "route", "add", BEHIND, "via", HOST_LINK_LOCAL, "dev", "eth0")
     with traffic():
-        (what,) = said()
+        (what,) = arrival_findings()
         assert what.startswith(
             f"cannot check yet whether {BEHIND} needs a responder: packets for {TARGET} arrive"
         )
         (pin,) = PINS.glob(f"v*/{UPLINK}/group_counters")
         before = time.time() - 2 * arrival._SETTLED
         os.utime(pin, (before, before))
-        (what,) = said()
+        (what,) = arrival_findings()
     assert what.startswith(f"{BEHIND} is routed to this host and needs no responder")
 
 
-def test_somebody_else_traces(net: Network) -> None:
+def test_another_tracer_runs(net: Network) -> None:
     conf("forwarding", 1, "all")
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     command = (".venv/bin/ndxdp", "trace", "-i", UPLINK, "--seconds", "30")
@@ -188,7 +192,9 @@ def test_somebody_else_traces(net: Network) -> None:
             if tracer.exists():
                 break
             time.sleep(0.02)
-        assert said() == [f"cannot check whether answers arrive: {UPLINK} is being traced already"]
+        assert arrival_findings() == [
+            f"cannot check whether answers arrive: {UPLINK} is being traced already"
+        ]
     finally:
         tracing.terminate()
         tracing.wait()
@@ -196,7 +202,7 @@ def test_somebody_else_traces(net: Network) -> None:
         conf("forwarding", 0, "all")
 
 
-# ---- what counts as asking again -----------------------------------------------------------------
+# ---- repeated solicitations ---------------------------------------------------------------------
 
 ASKED = Solicited(parse_mac(ROUTER_MAC), parse_address(ROUTER_LINK_LOCAL), parse_address(TARGET))
 AROUND = parse_prefix(BEHIND)
@@ -216,7 +222,7 @@ def event(second: float, *, reason: Reason = Reason.ANSWERED, multicast: bool = 
         ([event(0), event(1), event(2)], 2),
         ([event(0), event(1), event(2), event(3)], 3),
         ([event(0), event(30), event(60)], 0),  # a new entry each time
-        ([event(at, multicast=False) for at in range(3)], 0),  # probes: it knows the MAC
+        ([event(at, multicast=False) for at in range(3)], 0),  # probes: the router knows the MAC
         ([event(at, reason=Reason.RATE_LIMITED) for at in range(3)], 0),
     ],
 )
@@ -225,7 +231,7 @@ def test_repeats(events: list[Event], times: int) -> None:
 
     found = arrival.repeated(events, Counter())
     assert [each.times for each in found.values()] == ([times] if times else [])
-    # Who sends packets there has heard.
+    # A router that sends packets has received the answer.
     assert arrival.repeated(events, Counter({(ASKED.mac, ASKED.target): 1})) == {}
 
 
@@ -233,7 +239,7 @@ def facts(**changes: object) -> Facts:
     return replace(Facts(UPLINK, "", 10.0, link_local=parse_address(HOST_LINK_LOCAL)), **changes)  # type: ignore[arg-type]
 
 
-def test_routed_is_said_once_neighbours_have_been_probed() -> None:
+def test_routed_is_reported_after_neighbours_were_probed() -> None:
     unasked = {AROUND: {ASKED.target}}
     for age, level in ((None, Level.UNSEEN), (59.0, Level.UNSEEN), (61.0, Level.NOTE)):
         (found,) = arrival.judge(facts(unsolicited=unasked, age=age))

@@ -1,6 +1,6 @@
-"""Doctor goes on where one check cannot be made: that is a finding, and not the end.
+"""Doctor continues if one check is impossible, and reports that as a finding.
 
-Each test takes something away that a check reads: a link, a library, a file of /proc, a right.
+Each test removes something that a check reads: a link, a library, a file of /proc, a right.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RUN = "import sys, ndxdp.cli.main\nsys.argv[1:] = {args!r}\nndxdp.cli.main.main
 
 @pytest.fixture
 def answering(net: Network) -> Iterator[Network]:
-    """A host that forwards and answers, at tc."""
+    """Yield a host that forwards and answers, at tc."""
     conf("forwarding", 1, "all")
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     yield net
@@ -51,27 +51,27 @@ def answering(net: Network) -> Iterator[Network]:
     conf("forwarding", 0, "all")
 
 
-def of(result: Done, interface: str = UPLINK) -> Findings:
-    """What is said of an interface, whatever the exit code; nothing may be on stderr."""
+def findings_of(result: Done, interface: str = UPLINK) -> Findings:
+    """Return the findings on an interface, and check the exit code; stderr must be empty."""
     assert result.err == "", result
-    said: dict[str, Any] = json.loads(result.out)
-    assert result.code == said["exit_code"]
-    (one,) = [each for each in said["interfaces"] if each["interface"] == interface]
+    report: dict[str, Any] = json.loads(result.out)
+    assert result.code == report["exit_code"]
+    (one,) = [each for each in report["interfaces"] if each["interface"] == interface]
     found: Findings = one["findings"]
     return found
 
 
 def with_code(code: str, *args: str) -> Findings:
-    """The same, of a doctor that finds the host as some lines of Python leave it."""
+    """Return the findings of a doctor that runs some lines of Python first."""
     words = ["doctor", UPLINK, "--json", *args]
-    return of(python(f"{code}\n{_RUN.format(args=words)}"))
+    return findings_of(python(f"{code}\n{_RUN.format(args=words)}"))
 
 
 def hidden(where: str, *args: str) -> Findings:
-    """The same, of a doctor that finds a directory empty."""
+    """Return the findings of a doctor that finds a directory empty."""
     script = 'mount -t tmpfs tmpfs "$0" && exec "$@"'
     command = ("unshare", "--mount", "sh", "-c", script, where, *DOCTOR, UPLINK, "--json", *args)
-    return of(call(*command))
+    return findings_of(call(*command))
 
 
 def unseen(found: Findings) -> list[str]:
@@ -79,11 +79,11 @@ def unseen(found: Findings) -> list[str]:
 
 
 def rest(found: Findings, *checks: str) -> Findings:
-    """The findings of all checks but these."""
+    """Return the findings of all other checks."""
     return [each for each in found if each["check"] not in checks]
 
 
-# ---- each check alone ----------------------------------------------------------------------------
+# ---- each check fails alone ----------------------------------------------------------------------
 
 _FAILS = """
 import ndxdp.doctor.{module} as module
@@ -121,10 +121,10 @@ def test_a_check_that_fails_is_a_finding(
     before = findings(*options)
     for error in ("OSError(13, 'Permission denied')", "KeyError('no such thing')"):
         found = with_code(_FAILS.format(module=module, error=error), *options)
-        (said,) = [each for each in found if each["check"] == check]
-        assert said["level"] == "unseen"
-        assert said["what"].startswith("cannot check ")
-        assert said["what"].endswith(
+        (finding,) = [each for each in found if each["check"] == check]
+        assert finding["level"] == "unseen"
+        assert finding["what"].startswith("cannot check ")
+        assert finding["what"].endswith(
             ": permission denied" if "OSError" in error else ": KeyError: 'no such thing'"
         )
         assert rest(found, check, *also) == rest(before, check, *also)
@@ -134,9 +134,9 @@ def test_the_hint_of_an_error_is_kept(answering: Network) -> None:
     code = "from ndxdp.errors import NdxdpError\n" + _FAILS.format(
         module="limits", error="NdxdpError('they are away', 'look there')"
     )
-    said = with_code(code)[-1]
-    assert said["what"] == "cannot check the limits: they are away"
-    assert said["why"] == "look there"
+    finding = with_code(code)[-1]
+    assert finding["what"] == "cannot check the limits: they are away"
+    assert finding["why"] == "look there"
 
 
 def test_the_last_line_does_not_vouch_for_what_was_not_seen(answering: Network) -> None:
@@ -146,7 +146,7 @@ def test_the_last_line_does_not_vouch_for_what_was_not_seen(answering: Network) 
     assert shown.out.splitlines()[-1] == "all is well, as far as could be seen"
 
 
-# ---- what the kernel does not show ---------------------------------------------------------------
+# ---- facts that the kernel does not show --------------------------------------------------------
 
 
 def test_no_sysctls(answering: Network) -> None:
@@ -172,7 +172,7 @@ socket.socket = Socket
 
 
 def test_no_netlink(answering: Network) -> None:
-    """As a sandbox without AF_NETLINK has it."""
+    """Continue without AF_NETLINK, as in a sandbox."""
     found = with_code(_DENIED.format(family="AF_NETLINK"))
     assert {each["level"] for each in found} == {"note", "unseen"}
     assert f"ndxdp answers on {UPLINK} in tc mode" in [each["what"] for each in found]
@@ -192,7 +192,7 @@ def test_a_kernel_without_ipv6(answering: Network) -> None:
 
 def test_no_capabilities(answering: Network) -> None:
     bare = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-    found = of(call(*bare, *DOCTOR, UPLINK, "--json", "--probe", "--watch", "0.1"))
+    found = findings_of(call(*bare, *DOCTOR, UPLINK, "--json", "--probe", "--watch", "0.1"))
     assert {each["check"] for each in found if each["level"] == "unseen"} >= {
         "probe",
         "arrival",
@@ -218,10 +218,10 @@ ctypes.CDLL = no
 
 def test_no_libbpf(answering: Network) -> None:
     found = with_code(_NO_LIBBPF)
-    (said,) = [each for each in found if each["level"] not in ("note", "unseen")]
-    assert (said["check"], said["level"]) == ("program", "warning")
-    assert said["what"].endswith(f"program on {UPLINK}: libbpf.so.1 is not installed")
-    assert said["cure"] == "apt install libbpf1"
+    (finding,) = [each for each in found if each["level"] not in ("note", "unseen")]
+    assert (finding["check"], finding["level"]) == ("program", "warning")
+    assert finding["what"].endswith(f"program on {UPLINK}: libbpf.so.1 is not installed")
+    assert finding["cure"] == "apt install libbpf1"
     others = ("program", "reception", "limits")
     assert rest(found, *others) == rest(findings(), *others)
 
@@ -229,18 +229,18 @@ def test_no_libbpf(answering: Network) -> None:
 def test_no_libbpf_and_nothing_attached(net: Network) -> None:
     conf("forwarding", 1, "all")
     found = with_code(_NO_LIBBPF)
-    (said,) = [each for each in found if each["level"] == "warning"]
-    assert said["what"] == f"ndxdp can answer on {UPLINK} in userspace mode only"
-    assert said["cure"] == "apt install libbpf1"
+    (finding,) = [each for each in found if each["level"] == "warning"]
+    assert finding["what"] == f"ndxdp can answer on {UPLINK} in userspace mode only"
+    assert finding["cure"] == "apt install libbpf1"
     conf("forwarding", 0, "all")
 
 
-# ---- links that are not there --------------------------------------------------------------------
+# ---- missing links -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def other(answering: Network) -> Iterator[str]:
-    """A second link, with a default route."""
+    """Add a second link, with a default route."""
     sh("ip", "link", "add", "other0", "type", "veth", "peer", "name", "far0")
     sh("ip", "link", "set", "far0", "up")
     sh("ip", "link", "set", "other0", "up")
@@ -259,12 +259,12 @@ def test_a_link_that_was_deleted(other: str) -> None:
     sh("ip", "link", "delete", UPLINK)
     result = ndxdp("doctor", "--json")
     assert interfaces(result) == [UPLINK, other]
-    assert of(ndxdp("doctor", UPLINK, "--json")) == of(result)
-    (said,) = of(result)
-    assert (said["check"], said["level"]) == ("link", "failure")
-    assert said["what"] == f"there is no interface '{UPLINK}': it was deleted or renamed"
-    assert any(each["check"] == "source" for each in of(result, other))
-    follow(said["cure"])
+    assert findings_of(ndxdp("doctor", UPLINK, "--json")) == findings_of(result)
+    (finding,) = findings_of(result)
+    assert (finding["check"], finding["level"]) == ("link", "failure")
+    assert finding["what"] == f"there is no interface '{UPLINK}': it was deleted or renamed"
+    assert any(each["check"] == "source" for each in findings_of(result, other))
+    follow(finding["cure"])
     again = ndxdp("doctor", "--json")
     assert interfaces(again) == [other]
     assert not PINS.exists()
@@ -272,7 +272,7 @@ def test_a_link_that_was_deleted(other: str) -> None:
 
 def test_a_link_that_was_deleted_comes_back(answering: Network) -> None:
     sh("ip", "link", "delete", UPLINK)
-    assert of(ndxdp("doctor", "--json"))[0]["level"] == "failure"
+    assert findings_of(ndxdp("doctor", "--json"))[0]["level"] == "failure"
     eventually(lambda: answering.at_router("ip", "link", "show", "eth0").code != 0)
     connect()
     assert "ndxdp attach" in bad()[0]["cure"]
@@ -288,9 +288,9 @@ def test_a_link_that_a_daemon_waits_for(net: Network, tmp_path: Path) -> None:
     try:
         assert net.answers(TARGET)
         sh("ip", "link", "delete", UPLINK)
-        (said,) = of(ndxdp("doctor", UPLINK, "--json"))
-        assert (said["check"], said["level"]) == ("link", "failure")
-        assert "a running daemon or `ndxdp attach` uses" in said["why"]
+        (finding,) = findings_of(ndxdp("doctor", UPLINK, "--json"))
+        assert (finding["check"], finding["level"]) == ("link", "failure")
+        assert "a running daemon or `ndxdp attach` uses" in finding["why"]
         eventually(lambda: net.at_router("ip", "link", "show", "eth0").code != 0)
         connect()
         eventually(lambda: net.answers(TARGET))
@@ -306,10 +306,10 @@ def test_a_link_that_was_renamed(answering: Network) -> None:
     for line in (f"{UPLINK} down", f"{UPLINK} name up1", "up1 up"):
         sh("ip", "link", "set", *line.split())
     try:
-        (said,) = of(ndxdp("doctor", "--json"))
-        assert (said["check"], said["level"]) == ("link", "warning")
-        assert said["what"] == f"the interface '{UPLINK}' is called up1 now"
-        follow(said["cure"])
+        (finding,) = findings_of(ndxdp("doctor", "--json"))
+        assert (finding["check"], finding["level"]) == ("link", "warning")
+        assert finding["what"] == f"the interface '{UPLINK}' is called up1 now"
+        follow(finding["cure"])
         assert interfaces(ndxdp("doctor", "--json")) == ["up1"]
         assert answering.answers(TARGET)
     finally:
@@ -318,21 +318,21 @@ def test_a_link_that_was_renamed(answering: Network) -> None:
 
 
 def test_a_link_of_another_namespace(answering: Network) -> None:
-    """Namespaces that share a BPF file system see each other's pins."""
+    """Give a command that enters the other namespace, which shares the BPF file system."""
     result = answering.at_router(*DOCTOR, "--json")
-    (said,) = of(result)
-    assert (said["check"], said["level"]) == ("link", "unseen")
-    assert said["what"] == f"cannot check {UPLINK}: it is in another network namespace"
-    assert said["cure"].startswith("nsenter --net=/proc/")
-    assert said["cure"].endswith(f"ndxdp doctor {UPLINK}")
-    follow(said["cure"])
+    (finding,) = findings_of(result)
+    assert (finding["check"], finding["level"]) == ("link", "unseen")
+    assert finding["what"] == f"cannot check {UPLINK}: it is in another network namespace"
+    assert finding["cure"].startswith("nsenter --net=/proc/")
+    assert finding["cure"].endswith(f"ndxdp doctor {UPLINK}")
+    follow(finding["cure"])
 
 
 def test_a_link_of_the_same_name_in_another_namespace(answering: Network) -> None:
     at = answering.at_router
     assert at("ip", "link", "add", UPLINK, "type", "veth", "peer", "name", "far1").code == 0
     assert at("ip", "link", "set", UPLINK, "up").code == 0
-    found = of(at(*DOCTOR, UPLINK, "--json"))
+    found = findings_of(at(*DOCTOR, UPLINK, "--json"))
     whats = [each["what"] for each in found]
     assert (
         f"ndxdp answers on {UPLINK} of another network namespace, not on {UPLINK} of this one"
@@ -343,18 +343,18 @@ def test_a_link_of_the_same_name_in_another_namespace(answering: Network) -> Non
 
 
 def test_pins_of_a_named_namespace(net: Network) -> None:
-    """The way back is by the namespace's name, where it has one."""
+    """Enter the other namespace by its name if it has one."""
     done_there = net.at_router(*NDXDP, "attach", "eth0", "--mode", "tc", "-n", BEHIND)
     assert done_there.code == 0, done_there
     try:
-        (said,) = of(ndxdp("doctor", "--json"), "eth0")
-        assert said["cure"] == f"nsenter --net=/run/netns/{ROUTER} ndxdp doctor eth0"
+        (finding,) = findings_of(ndxdp("doctor", "--json"), "eth0")
+        assert finding["cure"] == f"nsenter --net=/run/netns/{ROUTER} ndxdp doctor eth0"
     finally:
         assert net.at_router(*NDXDP, "detach", "eth0").code == 0
 
 
 @pytest.mark.parametrize("check", ["manager", "source", "limits"])
-def test_a_link_that_goes_meanwhile(answering: Network, check: str) -> None:
+def test_a_link_that_is_deleted_during_the_checks(answering: Network, check: str) -> None:
     code = (
         f"import subprocess, ndxdp.doctor.{check} as module\nlook = module.gather\n"
         "def gather(*args, **named):\n"
@@ -368,7 +368,7 @@ def test_a_link_that_goes_meanwhile(answering: Network, check: str) -> None:
     assert "program" in {each["check"] for each in found}
 
 
-def test_a_link_that_is_down_is_looked_at(answering: Network) -> None:
+def test_a_link_that_is_down_is_examined(answering: Network) -> None:
     sh("ip", "link", "set", UPLINK, "down")
     found = findings()
     assert [each["what"] for each in found if each["level"] == "failure"] == [f"{UPLINK} is down"]
@@ -389,11 +389,11 @@ def test_pins_of_another_version(answering: Network) -> None:
     (pins,) = PINS.glob("v*")
     former = pins.with_name("v1")
     pins.rename(former)
-    (said,) = bad()
-    assert (said["check"], said["level"]) == ("program", "warning")
-    assert "an ndxdp of another ABI version (v1" in said["what"]
-    assert said["cure"] == f"rm -r {former / UPLINK}"
-    follow(said["cure"])
+    (finding,) = bad()
+    assert (finding["check"], finding["level"]) == ("program", "warning")
+    assert "an ndxdp of another ABI version (v1" in finding["what"]
+    assert finding["cure"] == f"rm -r {former / UPLINK}"
+    follow(finding["cure"])
     assert bad() == []
     former.rmdir()
 
@@ -411,16 +411,16 @@ def test_damaged_files_of_userspace(net: Network, name: str, damage: str) -> Non
             path.unlink()
         else:
             path.write_bytes(b"\xff" * (size if damage == "filled" else max(size - 1, 1)))
-        found = of(ndxdp("doctor", UPLINK, "--json"))
-        (said,) = [each for each in found if each["check"] == "program"]
-        assert said["level"] in (("failure", "unseen") if damage == "filled" else ("failure",))
+        found = findings_of(ndxdp("doctor", UPLINK, "--json"))
+        (finding,) = [each for each in found if each["check"] == "program"]
+        assert finding["level"] in (("failure", "unseen") if damage == "filled" else ("failure",))
         assert {"gateway", "source"} <= {each["check"] for each in found}
-        if (damage, name) == ("filled", "groups"):  # labels of any bytes: the process has ended
-            assert "its process has ended: start it again" in said["why"]
-            assert said["cure"] == ""  # neither systemd nor a configuration
+        if (damage, name) == ("filled", "groups"):  # with invalid labels, the process has ended
+            assert "its process has ended: start it again" in finding["why"]
+            assert finding["cure"] == ""  # there is neither systemd nor a configuration
         else:
-            assert said["cure"] == f"ndxdp detach {UPLINK}"
-            follow(said["cure"])
+            assert finding["cure"] == f"ndxdp detach {UPLINK}"
+            follow(finding["cure"])
             assert bad() == []
     finally:
         ndxdp("detach", UPLINK)
@@ -428,15 +428,17 @@ def test_damaged_files_of_userspace(net: Network, name: str, damage: str) -> Non
 
 
 def test_damaged_files_that_a_process_holds(net: Network) -> None:
-    """`detach` would refuse: what is printed is not that."""
+    """Print no cure while a process uses the files, because `detach` would refuse."""
     running = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
     try:
         (path,) = FILES.glob(f"v*/{UPLINK}/prefixes")
-        os.truncate(path, path.stat().st_size - 1)  # if it were removed, it would be put back
-        (said,) = [
-            each for each in of(ndxdp("doctor", UPLINK, "--json")) if each["check"] == "program"
+        os.truncate(path, path.stat().st_size - 1)  # a removed file would be restored
+        (finding,) = [
+            each
+            for each in findings_of(ndxdp("doctor", UPLINK, "--json"))
+            if each["check"] == "program"
         ]
-        assert (said["level"], said["cure"]) == ("failure", "")
+        assert (finding["level"], finding["cure"]) == ("failure", "")
     finally:
         running.close()
         ndxdp("detach", UPLINK)
@@ -447,7 +449,9 @@ def test_a_file_where_a_directory_should_be(net: Network) -> None:
     PINS.mkdir()
     FILES.write_text("")
     try:
-        assert [each["level"] for each in of(ndxdp("doctor", "--json"))].count("failure") == 0
+        assert [each["level"] for each in findings_of(ndxdp("doctor", "--json"))].count(
+            "failure"
+        ) == 0
     finally:
         os.unlink(FILES)
         PINS.rmdir()

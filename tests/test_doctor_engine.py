@@ -1,4 +1,4 @@
-"""How a real Docker hands out IPv6, and what doctor makes of it."""
+"""Doctor's findings on the ways in which a real Docker engine hands out IPv6."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ON_LINK = "2001:db8::/64"
 def host(
     net: Net, docker_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, str]]:
-    """The options that name the engine."""
+    """Yield the options that name the engine."""
     conf("forwarding", 1, "all")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{docker_engine.socket}")
     yield "--docker-socket", str(docker_engine.socket)
@@ -41,7 +41,7 @@ def test_a_network_with_all_of_the_prefix(host: tuple[str, str], docker_engine: 
     assert found["what"] == f"the network six has {ON_LINK}, which is on-link on {UPLINK} as well"
     follow(found["cure"])
     assert [each for each in bad(*host) if each["check"] == "engine"] == []
-    # Its containers are in a part of the prefix now, and want an answer.
+    # Its containers are in a part of the prefix now, and need a responder.
     (subnet,) = (
         each["Subnet"]
         for each in docker_engine.ask("GET", "/networks/six")["IPAM"]["Config"]
@@ -72,12 +72,12 @@ def test_a_network_with_a_part_of_it(host: tuple[str, str], docker_engine: Engin
 def test_a_network_without(host: tuple[str, str], docker_engine: Engine) -> None:
     docker_engine.make_network("four")
     docker_engine.run("db", "four")
-    said = [each["what"] for each in findings(*host) if each["check"] == "engine"]
-    assert said == ["the network four gives no IPv6 address to db: create it with --ipv6"]
+    found = [each["what"] for each in findings(*host) if each["check"] == "engine"]
+    assert found == ["the network four gives no IPv6 address to db: create it with --ipv6"]
     assert bad(*host) == []
 
 
-# ---- what the engine of this test does not do ----------------------------------------------------
+# ---- settings that the engine of this test does not have -----------------------------------------
 
 
 def facts(*networks: Network, **settings: object) -> Facts:

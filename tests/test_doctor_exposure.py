@@ -1,4 +1,4 @@
-"""Who reaches the exporter, by what the kernel says of its socket."""
+"""The hosts that can reach the exporter, according to the kernel's socket."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def reached(net: Network, address: str = f"[{HOST}]") -> bool:
 
 
 def exporter() -> list[str]:
-    return [said for said in notes() if said.startswith("metrics at")]
+    return [note for note in notes() if note.startswith("metrics at")]
 
 
 def test_for_this_host_alone(host: Network, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_ipv4_alone(host: Network, tmp_path: Path) -> None:
         f"ct state established accept; icmpv6 type != 1 accept; tcp dport != {PORT} accept; drop",
     ],
 )
-def test_the_firewall_says_for_whom(host: Network, tmp_path: Path, rule: str) -> None:
+def test_the_firewall_is_named(host: Network, tmp_path: Path, rule: str) -> None:
     rules = "add table inet guard; add chain inet guard c { type filter hook input priority 0; }"
     for one in rule.split("; "):
         rules += f"; add rule inet guard c {one}"

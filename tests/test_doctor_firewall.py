@@ -1,4 +1,4 @@
-"""Rules that eat neighbor discovery are found, by what they do and not by what they look like."""
+"""Firewall rules that drop neighbor discovery are found by their effect, not by their text."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BASE = "type filter hook {0} priority 0; policy {1};"
 
 @pytest.fixture
 def healthy(net: Network) -> Iterator[Network]:
-    """A host that forwards, without any rule of a firewall."""
+    """Yield a host that forwards, without firewall rules."""
     conf("forwarding", 1, "all")
     yield net
     conf("forwarding", 0, "all")
@@ -42,13 +42,13 @@ def healthy(net: Network) -> Iterator[Network]:
 
 
 def rules(hook: str, *lines: str, policy: str = "drop", more: str = "") -> None:
-    """A table `inet guard` with a base chain of these rules."""
+    """Add a table `inet guard` with a base chain of these rules."""
     body = "\n".join([BASE.format(hook, policy), *lines])
     sh("nft", "-f", "-", stdin=f"table inet guard {{\n{more}\nchain {hook} {{\n{body}\n}}\n}}\n")
 
 
 def gateway_is_reachable() -> bool:
-    """The kernel resolves it anew."""
+    """Return True if the kernel can resolve the gateway again."""
     call("ip", "-6", "neighbour", "flush", "dev", UPLINK)
     call("ping", "-c1", "-W1", GATEWAY)
     return "REACHABLE" in sh("ip", "-6", "neighbour", "show", "dev", UPLINK)
@@ -68,7 +68,7 @@ EATS = {
 
 
 @pytest.mark.parametrize("lines", EATS.values(), ids=EATS)
-def test_input_that_eats(healthy: Network, lines: list[str]) -> None:
+def test_input_that_drops(healthy: Network, lines: list[str]) -> None:
     rules("input", *lines)
     assert healthy.silent(HOST)
     found = found_one("firewall", "the firewall drops nd-neighbor-advert, nd-neighbor-solicit")
@@ -94,14 +94,14 @@ LETS_IN = {
 
 
 @pytest.mark.parametrize("lines", LETS_IN.values(), ids=LETS_IN)
-def test_input_that_lets_in(healthy: Network, lines: list[str]) -> None:
+def test_input_that_accepts(healthy: Network, lines: list[str]) -> None:
     rules("input", *lines, more="chain more { meta nfproto ipv6 accept; }")
     assert bad() == []
     assert healthy.ask(HOST) is not None
     assert gateway_is_reachable()
 
 
-def test_output_that_eats(healthy: Network) -> None:
+def test_output_that_drops(healthy: Network) -> None:
     rules("output", "ct state established accept")
     assert healthy.silent(HOST)
     mends("firewall", "nd-neighbor-solicit, nd-neighbor-advert in inet guard output")
@@ -119,7 +119,7 @@ IP6TABLES = {
 
 
 @pytest.mark.parametrize("lines", IP6TABLES.values(), ids=IP6TABLES)
-def test_ip6tables_that_eats(healthy: Network, lines: list[str]) -> None:
+def test_ip6tables_that_drops(healthy: Network, lines: list[str]) -> None:
     sh("ip6tables", "-P", "INPUT", "DROP")
     for line in lines:
         sh("ip6tables", "-A", "INPUT", *line.split())
@@ -140,7 +140,7 @@ IP6TABLES_WELL = {
 
 
 @pytest.mark.parametrize("lines", IP6TABLES_WELL.values(), ids=IP6TABLES_WELL)
-def test_ip6tables_that_lets_in(healthy: Network, lines: list[str]) -> None:
+def test_ip6tables_that_accepts(healthy: Network, lines: list[str]) -> None:
     sh("ip6tables", "-P", "INPUT", "DROP")
     for line in lines:
         sh("ip6tables", "-A", "INPUT", *line.split())
@@ -150,7 +150,7 @@ def test_ip6tables_that_lets_in(healthy: Network, lines: list[str]) -> None:
 
 @pytest.fixture
 def reached(healthy: Network) -> Iterator[Network]:
-    """ndxdp answers for a container, and the router reaches it."""
+    """Yield a host that answers for a container, which the router reaches."""
     sh("ip", "netns", "add", "container")
     inside = ["nsenter", "--net=/run/netns/container"]
     ip("link add br9 type veth peer name eth9 netns container")
@@ -171,7 +171,7 @@ def reaches(net: Network) -> bool:
     return net.at_router("ping", "-c1", "-W1", TARGET).code == 0
 
 
-def test_forwarding_that_eats(reached: Network) -> None:
+def test_forwarding_that_drops(reached: Network) -> None:
     assert reaches(reached)
     rules("forward", 'iifname "x0" oifname "x1" accept', "ip version 4 accept")
     assert not reaches(reached)
@@ -184,7 +184,7 @@ def test_forwarding_that_eats(reached: Network) -> None:
     assert reaches(reached)
 
 
-def test_ip6tables_forwarding_that_eats(reached: Network) -> None:
+def test_ip6tables_forwarding_that_drops(reached: Network) -> None:
     sh("ip6tables", "-P", "FORWARD", "DROP")
     assert not reaches(reached)
     into, out = bad()
@@ -195,7 +195,7 @@ def test_ip6tables_forwarding_that_eats(reached: Network) -> None:
 
 
 def test_a_router_that_lets_out_only(reached: Network) -> None:
-    """A firewall as it should be: from inside to outside, and what belongs to that."""
+    """Accept a correct firewall: connections from inside to outside, and their replies."""
     rules("forward", "ct state established,related accept", 'iifname "br9" accept')
     assert not reaches(reached)
     assert bad() == []
@@ -203,9 +203,9 @@ def test_a_router_that_lets_out_only(reached: Network) -> None:
 
 def test_no_ruleset() -> None:
     wrong: list[object] = [{}, [], {"nftables": [{"rule": {}}]}, {"nftables": 1}]
-    for said in wrong:
+    for wrong_text in wrong:
         with pytest.raises(ValueError, match="no ruleset of nft"):
-            Ruleset.of(said)
+            Ruleset.of(wrong_text)
     assert Ruleset.of(json.loads('{"nftables": [{"metainfo": {}}]}')).chains == {}
 
 
@@ -213,7 +213,7 @@ def test_no_ruleset() -> None:
 
 
 def test_one_container_is_dropped(reached: Network) -> None:
-    """As Docker does from version 28 on: what comes in elsewhere than by its bridge."""
+    """Find rules like those of Docker 28, which drop packets that do not arrive by its bridge."""
     done("prefix", "add", TARGET, "-i", UPLINK)
     condition = f'ip6 daddr {TARGET} iifname != "br9"'
     rules("prerouting", f"{condition} drop", policy="accept")
@@ -248,7 +248,7 @@ def test_others_are_dropped(reached: Network, line: str) -> None:
 
 @pytest.fixture
 def asymmetric(reached: Network) -> Iterator[Network]:
-    """The way to the Internet is another one: a tunnel, or a second provider."""
+    """Route the Internet by another interface: a tunnel, or a second provider."""
     ip("link add other0 type veth peer name far0")
     sh("ip", "link", "set", "other0", "up")
     ip("-6 route delete default")
@@ -294,7 +294,7 @@ def test_loose_reverse_path_filter(asymmetric: Network) -> None:
 
 
 def reaches_from_internet(net: Network) -> bool:
-    """What an address of the Internet sends comes to the container."""
+    """Return True if a packet from an address of the Internet reaches the container."""
     with packet_socket("container", "eth9") as packets:
         packets.settimeout(0.5)
         ping = ("ping", "-c1", "-W1", "-I", "2001:db8:ffff::1", TARGET)
@@ -313,7 +313,7 @@ def reaches_from_internet(net: Network) -> bool:
 
 @pytest.fixture
 def bridge(healthy: Network) -> Iterator[Network]:
-    """The host's addresses are on br7, of which the uplink is a port."""
+    """Move the host's addresses to br7, of which the uplink is a port."""
     ip(f"link add br7 address {HOST_MAC} type bridge mcast_snooping 0")
     try:
         sh("ip", "-6", "address", "flush", "dev", UPLINK)
@@ -340,7 +340,7 @@ BRIDGED = {
 
 
 @pytest.mark.parametrize("command", BRIDGED.values(), ids=BRIDGED)
-def test_a_bridge_that_eats(bridge: Network, command: str) -> None:
+def test_a_bridge_that_drops(bridge: Network, command: str) -> None:
     assert bridge.ask(HOST) is not None
     follow(command)
     assert bridge.silent(HOST)
@@ -359,13 +359,13 @@ BRIDGED_WELL = {
 
 
 @pytest.mark.parametrize("command", BRIDGED_WELL.values(), ids=BRIDGED_WELL)
-def test_a_bridge_that_lets_in(bridge: Network, command: str) -> None:
+def test_a_bridge_that_accepts(bridge: Network, command: str) -> None:
     follow(command)
     assert bad(interface="br7") == []
     assert bridge.ask(HOST) is not None
 
 
-def test_a_port_whose_bridge_eats(bridge: Network) -> None:
+def test_a_port_whose_bridge_drops(bridge: Network) -> None:
     follow(f"ebtables -A INPUT -i {UPLINK} -p IPv6 -j DROP")
     found = found_one("firewall", "in bridge filter INPUT")
     follow(found["cure"])
@@ -388,7 +388,7 @@ def test_a_port_whose_bridge_eats(bridge: Network) -> None:
 def test_nft_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], cure: str, why: str
 ) -> None:
-    """What is printed is not a command of the program that is missing."""
+    """Print no command of a program that is not installed."""
     for name in there:
         (tmp_path / name).touch(0o755)
     monkeypatch.setattr(firewall, "_path", lambda: str(tmp_path))

@@ -1,4 +1,4 @@
-"""Who configures an interface is told by the state files of each, as they write them."""
+"""The program that configures an interface, found by the state files of network managers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ndxdp.doctor import forwarding, manager
 from ndxdp.doctor.manager import Manager
 from ndxdp.netlink.fib import DefaultRoute
 
-# All of these were written by the programs themselves, of Debian 12, in namespaces of their own:
-# systemd-networkd 252.39 on a veth with an /etc/systemd/network/10-eth0.network. ADMIN_STATE is
-# `configured` in the end.
+# The programs of Debian 12 wrote all of these, in private namespaces: systemd-networkd 252.39 on a
+# veth with an /etc/systemd/network/10-eth0.network. ADMIN_STATE is `configured` in the end.
 NETWORKD = """\
 # This is private data. Do not parse.
 ADMIN_STATE=configuring
@@ -38,7 +37,7 @@ MDNS=no
 DHCP6_CLIENT_DUID=DUID-EN/Vendor:0000ab110033bdebf95e192c
 """
 
-# The same, of an interface that no .network file matches.
+# The same, for an interface that no .network file matches.
 UNMANAGED = """\
 # This is private data. Do not parse.
 ADMIN_STATE=unmanaged
@@ -49,7 +48,7 @@ IPV4_ADDRESS_STATE=off
 IPV6_ADDRESS_STATE=off
 """
 
-# NetworkManager 1.42.4, with CONNECTION below; `managed` is what differs.
+# NetworkManager 1.42.4, with CONNECTION below; only `managed` differs.
 NETWORK_MANAGER = """\
 [device]
 managed={managed}
@@ -59,7 +58,7 @@ nm-owned=false
 route-metric-default-effective=100
 """
 
-# The administrator's, which it took.
+# The administrator's connection, which NetworkManager used.
 CONNECTION = """\
 [connection]
 id=Wired
@@ -310,17 +309,17 @@ def test_manager(tmp_path: Path, files: Mapping[str, str], expected: Manager | N
         path.write_text(text)
     found = manager.gather("eth0", 2, tmp_path)
     assert found == expected
-    said = [finding.what for finding in manager.judge("eth0", found)]
+    lines = [finding.what for finding in manager.judge("eth0", found)]
     if expected is None:
-        assert said == []
+        assert lines == []
     else:
-        assert len(said) == 1
-        assert said[0].startswith(f"{expected.name} configures eth0")
-        assert expected.file in said[0]
+        assert len(lines) == 1
+        assert lines[0].startswith(f"{expected.name} configures eth0")
+        assert expected.file in lines[0]
 
 
 def test_its_own_command_where_the_sysctl_would_not_hold() -> None:
-    """A networkd that takes no advertisements: the kernel's accept_ra is 0, and stays it."""
+    """Name networkd's setting: it ignores the sysctl accept_ra, and keeps the kernel's at 0."""
 
     def cure(by: Manager | None, routes: tuple[DefaultRoute, ...] = ()) -> list[str]:
         facts = forwarding.Facts(

@@ -1,4 +1,4 @@
-"""What routers say when they are solicited, and what doctor makes of it."""
+"""Answers of routers to solicitations, and doctor's conclusions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def advertisement(*options: Any, hops: int = HOPS, **fields: Any) -> bytes:
 
 @contextlib.contextmanager
 def router(*frames: bytes) -> Iterator[list[bytes]]:
-    """It answers each router solicitation with these frames; yields the solicitations."""
+    """Answer each router solicitation with these frames; yield the solicitations."""
     stop = threading.Event()
     solicitations: list[bytes] = []
     with packet_socket(ROUTER, ROUTER_LINK) as packets:
@@ -70,7 +70,7 @@ def router(*frames: bytes) -> Iterator[list[bytes]]:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     frame = packets.recv(65536)
-                    # Not the router's own kernel's, which may ask as well.
+                    # The router's own kernel may solicit, too.
                     ours = frame[6:12] != parse_mac(ROUTER_MAC)
                     if ours and frame[12:14] == b"\x86\xdd" and frame[54:55] == RS:
                         solicitations.append(frame)
@@ -93,7 +93,7 @@ def host(net: Network) -> Iterator[Network]:
     conf("forwarding", 0, "all")
 
 
-def said() -> list[str]:
+def probe_findings() -> list[str]:
     return [each["what"] for each in findings(*PROBE) if each["check"] == "probe"]
 
 
@@ -109,7 +109,7 @@ def test_a_router_and_its_prefixes(host: Network) -> None:
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND, "-n", "2001:db8:9::/64")
     try:
         with router(frame) as solicitations:
-            found = said()
+            found = probe_findings()
         assert len(solicitations) == 1
         assert found == [
             f"the gateway {GATEWAY} answers with {ROUTER_MAC}",
@@ -127,7 +127,7 @@ def test_a_router_and_its_prefixes(host: Network) -> None:
 
 def test_solicitations_are_as_rfc_4861_wants_them(host: Network) -> None:
     with router(advertisement(routerlifetime=0)) as solicitations:
-        assert f"router {ROUTER_LINK_LOCAL}: not a default router" in said()
+        assert f"router {ROUTER_LINK_LOCAL}: not a default router" in probe_findings()
     (frame,) = solicitations
     packet = Ether(frame)
     assert (packet[IPv6].src, packet[IPv6].dst) == (HOST_LINK_LOCAL, "ff02::2")
@@ -136,10 +136,10 @@ def test_solicitations_are_as_rfc_4861_wants_them(host: Network) -> None:
     assert frame[64:70] == frame[6:12]
 
 
-def test_nobody_answers(host: Network) -> None:
+def test_no_router_answers(host: Network) -> None:
     sh("ip", "-6", "route", "replace", "default", "via", "2001:db8::77", "dev", UPLINK)
     with router() as solicitations:
-        found = said()
+        found = probe_findings()
     assert found == [
         "the gateway 2001:db8::77 answered none of 3 solicitations",
         f"no router answered 3 solicitations on {UPLINK}",
@@ -170,7 +170,7 @@ def behind_a_switch(privacy: None) -> Iterator[Segment]:
 
 
 def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> None:
-    """The kernel asks from the host's addresses, which the switch lets not pass."""
+    """Recommend a source if the gateway ignores the host's addresses, which the switch drops."""
     switch_drops(f"ip6 saddr != {BEHIND}")
     done("attach", UPLINK, "--mode", "tc", "-n", TARGET)
     lose(GATEWAY)
@@ -185,7 +185,7 @@ def test_a_gateway_that_answers_containers_only(behind_a_switch: Segment) -> Non
 
 
 def test_a_gateway_that_answers_again(host: Network) -> None:
-    """The kernel has asked in vain, and was not told to ask again."""
+    """Recommend to write a neighbour entry that the kernel gave up, once the gateway answers."""
     sh("nft", "add table inet guard; add chain inet guard c { type filter hook input priority 0; }")
     sh("nft", "add rule inet guard c icmpv6 type nd-neighbor-advert drop")
     lose(GATEWAY)
@@ -195,15 +195,15 @@ def test_a_gateway_that_answers_again(host: Network) -> None:
     assert f"lladdr {ROUTER_MAC}" in found["cure"]
 
 
-def test_what_came_from_afar_is_no_router(host: Network) -> None:
+def test_a_remote_sender_is_no_router(host: Network) -> None:
     with router(advertisement(routerlifetime=1800, hops=254)):
-        assert f"no router answered 3 solicitations on {UPLINK}" in said()
+        assert f"no router answered 3 solicitations on {UPLINK}" in probe_findings()
 
 
 def test_without_the_capability(host: Network) -> None:
     without = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
     result = call(*without, "python3", "-c", "import socket; socket.socket(10, 3, 58)")
-    assert result.code == 1  # it has none indeed
+    assert result.code == 1  # the process has no such capability
     result = call(*without, *NDXDP, "doctor", UPLINK, "--json", "--probe")
     found = json.loads(result.out)["interfaces"][0]["findings"]
     whats = [each["what"] for each in found if each["check"] == "probe"]

@@ -1,4 +1,4 @@
-"""Each page of a symptom ends in what doctor says where the symptom is provoked, word by word."""
+"""Each page of a symptom ends with doctor's output for that symptom, which the test provokes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ FORWARDING = "add table inet guard; add chain inet guard {0} {{ type filter hook
 
 @contextlib.contextmanager
 def host() -> Iterator[None]:
-    """A host that forwards, and the router."""
+    """Yield a host that forwards, and the router."""
     with network():
         conf("forwarding", 1, "all")
         try:
@@ -63,7 +63,7 @@ def host() -> Iterator[None]:
 
 @contextlib.contextmanager
 def switched() -> Iterator[None]:
-    """The same on the two ports of a switch, with an address behind the host."""
+    """Yield both on the two ports of a switch, with an address behind the host."""
     with segment() as made:
         made.behind(TARGET)
         at(ROUTER, "sysctl", "-qw", "net.ipv6.neigh.eth0.retrans_time_ms=300")
@@ -209,8 +209,8 @@ def neighbour_table_overflow() -> Iterator[Options]:
         done("attach", UPLINK, "--mode", "tc")
         many = "".join(f"2001:db8::c:0:1:{number:x}\n" for number in range(1, most + 2))
         done("prefix", "add", "--file", "-", stdin=many)
-        # The table is one for all namespaces: other tests' entries may still be in it.
-        eventually(lambda: not any("entries of" in line for line in said_by(())), within=60)
+        # All namespaces share the table: it may still have entries of other tests.
+        eventually(lambda: not any("entries of" in line for line in doctor_lines(())), within=60)
         yield ()
 
 
@@ -222,7 +222,7 @@ def anyip_not_reachable() -> Iterator[Options]:
         done("attach", UPLINK, "--mode", "tc", "-n", prefix)
         # The page has two blocks: without the route, and with it.
         page = PAGES["anyip-not-reachable"]
-        assert steady(blocks(page)[0]) in steady(said_by(()))
+        assert steady(blocks(page)[0]) in steady(doctor_lines(()))
         sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
         try:
             yield ()
@@ -252,7 +252,7 @@ def priority_tags() -> Iterator[Options]:
 
 
 def tagged_solicitation() -> bytes:
-    """The router's question, with priority 6 and VLAN 0."""
+    """Return the router's solicitation, with priority 6 and VLAN 0."""
     router, mac = parse_address(GATEWAY), parse_mac(ROUTER_MAC)
     untagged = solicit(mac, parse_address(TARGET), source=router, sllao=mac)
     return untagged[:12] + bytes.fromhex("8100c000") + untagged[12:]
@@ -306,7 +306,7 @@ ENGINES = {
 
 
 def blocks(page: Path) -> list[list[str]]:
-    """What the page says that doctor says."""
+    """Return doctor's output as the page shows it."""
     found = re.findall(r"^```text\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     return [
         [line.strip() for line in block.replace("eth0", UPLINK).splitlines()] for block in found
@@ -314,34 +314,34 @@ def blocks(page: Path) -> list[list[str]]:
 
 
 def steady(lines: list[str]) -> str:
-    """Without what changes with each second, with the machine's tables, or with each program."""
+    """Replace numbers that change each second, with the machine's tables, or with each program."""
     changing = r"\b\d+ s\b|(?<![:.])\b\d{4,}\b(?!:)|(?<=\(id )\d+"
     return re.sub(changing, "N", "\n".join(lines))
 
 
-def said_by(options: Options) -> list[str]:
-    """What doctor says, a line each, of UPLINK unless another interface is named."""
+def doctor_lines(options: Options) -> list[str]:
+    """Return the lines of doctor's output, on UPLINK unless another interface is named."""
     named = bool(options) and not options[0].startswith("-")
     result = ndxdp("doctor", *(options if named else (UPLINK, *options)))
     assert result.err == ""
     return [line.strip() for line in result.out.splitlines()]
 
 
-def is_said(page: str, options: Options) -> None:
-    said = said_by(options)
-    assert steady(blocks(PAGES[page])[-1]) in steady(said), said
+def is_on_page(page: str, options: Options) -> None:
+    lines = doctor_lines(options)
+    assert steady(blocks(PAGES[page])[-1]) in steady(lines), lines
 
 
 @pytest.mark.parametrize("page", SYMPTOMS)
-def test_doctor_says_so(privacy: None, page: str) -> None:
+def test_doctor_reports_the_symptom(privacy: None, page: str) -> None:
     with SYMPTOMS[page]() as options:
-        is_said(page, options)
+        is_on_page(page, options)
 
 
 @pytest.mark.parametrize("page", ENGINES)
-def test_doctor_says_so_of_docker(docker_engine: Engine, page: str) -> None:
+def test_doctor_reports_the_symptom_of_docker(docker_engine: Engine, page: str) -> None:
     with docker(docker_engine, *ENGINES[page]) as options:
-        is_said(page, options)
+        is_on_page(page, options)
 
 
 def test_every_page_is_provoked_and_listed() -> None:

@@ -1,4 +1,4 @@
-"""Each decision is one event for who traces, in every mode: the table of packets, in process."""
+"""Each decision is one event for a tracer, in every mode: the table of packets, in process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MINUTE = 60_000_000_000
 
 @dataclass
 class Bench:
-    """Something that answers, and its tracer. put: a frame, until it has been dealt with."""
+    """A responder and its tracer. put: process a frame."""
 
     instance: Instance
     tracer: Tracer
@@ -51,7 +51,7 @@ class Bench:
         )
 
     def events(self, count: int) -> list[Event]:
-        """So many, or what there is of them; and no more of them may be there."""
+        """Return the events, at most `count` and no more than there are."""
         found: list[Event] = []
         for _ in range(100):
             found += self.tracer.wait(0.02)[0]
@@ -107,7 +107,7 @@ def _userspace(trees: Trees, mode: Mode, ends: Pair) -> Iterator[Opened]:
 
 
 def as_seen(case: Case, mode: Mode) -> bytes:
-    """The frame as who answers sees it: with a tag if the tag is in it, and names a VLAN."""
+    """Return the frame as the mode's responder sees it: its tag may be missing."""
     if case.reason is not Reason.OTHER_VLAN:
         return untagged(case.frame)
     if mode in (Mode.NATIVE, Mode.GENERIC):
@@ -152,7 +152,7 @@ def test_each_solicitation_is_one_event(bench: Bench, case: Case) -> None:
 
 
 def test_every_tenth(bench: Bench) -> None:
-    """Sampling counts on each CPU for itself: here there is one."""
+    """Sample every tenth solicitation of each CPU; this test uses one."""
     case = next(case for case in CASES if case.reason is Reason.NO_RULE)
     bench.set_up(case)
     settings = replace(bench.instance.maps.settings(), trace_every=10)
@@ -170,7 +170,7 @@ def test_every_tenth(bench: Bench) -> None:
 
 
 def test_without_a_tracer_nothing_is_made(bench: Bench) -> None:
-    """Not when there never was one, nor when its time is over."""
+    """Make no events if no tracer ever ran, or if its time is over."""
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     for until in (0, time.monotonic_ns()):
         bench.set_up(case)
@@ -189,8 +189,8 @@ def test_a_dry_run_is_no_event(bench: Bench) -> None:
     assert bench.tracer.wait(0)[0] == []
 
 
-def test_a_rule_that_has_gone_is_not_guessed(bench: Bench) -> None:
-    """Between the event and its being read the rule was deleted, and its group with it."""
+def test_a_deleted_rule_is_not_guessed(bench: Bench) -> None:
+    """Show no rule in an event if it was deleted before the event is read."""
     case = next(case for case in CASES if case.reason is Reason.DENIED)
     bench.set_up(case)
     maps = bench.instance.maps

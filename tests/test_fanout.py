@@ -1,6 +1,6 @@
-"""The queues of the packet socket: who shares one, what a flood costs whom, and that none is lost.
+"""The queues of the packet socket: the MACs in each, the cost of a flood, and no lost frame.
 
-A frame is on its way to its queue when send() returns: what has to come is waited for.
+A frame may still be on its way to its queue when send() returns, so the tests wait for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SOL_PACKET, _PACKET_FANOUT = 263, 18
 
 
 def queue_of(mac: bytes, salt: bytes = SALT) -> int:
-    """As the program is meant to compute it."""
+    """Compute the queue of a MAC as the program should."""
     parts = (salt[:4], salt[4:8], salt[8:])
     first, second, third = (int.from_bytes(part, sys.byteorder) | 1 for part in parts)
     high, low = int.from_bytes(mac[:4], "big"), int.from_bytes(mac[4:], "big")
@@ -44,7 +44,7 @@ def queue_of(mac: bytes, salt: bytes = SALT) -> int:
 
 
 def solicitation(mac: bytes, nth: int = 0) -> bytes:
-    """From a MAC, each for another target."""
+    """Return a solicitation from a MAC, each for another target."""
     target = bytes.fromhex("20010db8000000000000000c") + nth.to_bytes(4, "big")
     return solicit(mac, target, source=bytes.fromhex("fe80" + 14 * "01"), sllao=mac)
 
@@ -77,7 +77,7 @@ def opened() -> Iterator[PacketSocket]:
 
 
 def taken(packets: PacketSocket, count: int) -> list[bytes]:
-    """So many frames, once they have come."""
+    """Receive and return this many frames."""
     found: list[bytes] = []
 
     def take() -> bool:
@@ -90,7 +90,7 @@ def taken(packets: PacketSocket, count: int) -> list[bytes]:
 
 
 def bring_up(ends: Pair, packets: PacketSocket) -> None:
-    """And wait until the link carries frames, which takes the kernel a while."""
+    """Set the link up, and wait until it carries frames."""
     sh("ip", "link", "set", RECEIVER, "up")
 
     def carries() -> list[bytes]:
@@ -108,7 +108,7 @@ def macs(frames: list[bytes]) -> Counter[bytes]:
 
 
 def test_a_mac_has_one_queue(ends: Pair) -> None:
-    """That which the hash says; all queues have some."""
+    """Receive each MAC from the queue of its hash; each queue has some MACs."""
     sources = neighbours(256)
     with opened() as packets:
         for nth in range(2):
@@ -126,7 +126,7 @@ def test_a_mac_has_one_queue(ends: Pair) -> None:
 
 
 def test_neighbours_of_one_vendor_do_not_meet_more_often() -> None:
-    """However their MACs differ: in one bit, in their ends, or in the vendor alone."""
+    """Distribute MACs evenly, even if they differ in one bit, in their ends, or in the vendor."""
     bits = [bytes.fromhex("020000000000"), *((2 << 40 | 1 << n).to_bytes(6) for n in range(40))]
     ends = [bytes.fromhex("020000") + n.to_bytes(3) for n in range(256)]
     vendors = [n.to_bytes(3) + bytes(3) for n in range(0, 1 << 24, 1 << 16)]
@@ -142,7 +142,7 @@ def test_neighbours_of_one_vendor_do_not_meet_more_often() -> None:
 
 
 def test_a_flood_fills_its_own_queue(ends: Pair) -> None:
-    """Nobody reads meanwhile: the others' are all there, and what found no room is counted."""
+    """Lose no frame of other queues during a flood that is not read; count the flood's loss."""
     others = [mac for mac in neighbours(32) if queue_of(mac) != queue_of(FLOODER)]
     with opened() as packets:
         for nth in range(FLOOD):
@@ -168,7 +168,7 @@ def test_a_flood_fills_its_own_queue(ends: Pair) -> None:
 
 
 def test_full_queues_take_turns(ends: Pair) -> None:
-    """Who has solicited once is heard in the first round, whoever floods."""
+    """Receive a single solicitation in the first round, in spite of floods in other queues."""
     floods = [FLOODER, next(mac for mac in neighbours(32) if queue_of(mac) != queue_of(FLOODER))]
     other = next(mac for mac in neighbours(64) if queue_of(mac) not in map(queue_of, floods))
     with opened() as packets:
@@ -188,7 +188,7 @@ def test_full_queues_take_turns(ends: Pair) -> None:
 def test_what_this_host_solicits_is_not_received(
     ends: Pair, flag: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the group's flag, or by the filter where the kernel does not know that."""
+    """Ignore outgoing frames by the socket's flag, or by the filter on older kernels."""
     monkeypatch.setattr(fanout, "_IGNORE_OUTGOING", flag)
     with opened() as packets, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as own:
         own.bind((RECEIVER, 0))
@@ -202,7 +202,7 @@ def test_what_this_host_solicits_is_not_received(
 
 
 def test_nothing_is_lost_or_doubled_while_it_opens(ends: Pair) -> None:
-    """From the first solicitation on that came."""
+    """Receive each solicitation exactly once from the first on, while the queues open."""
     sources = neighbours(16)
     sent, ending = 0, threading.Event()
 
@@ -211,7 +211,7 @@ def test_nothing_is_lost_or_doubled_while_it_opens(ends: Pair) -> None:
         while not ending.is_set() and sent < 1 << 20:
             ends.send(solicitation(sources[sent % 16], sent))
             sent += 1
-            time.sleep(5e-5)  # the one queue of the beginning holds little
+            time.sleep(5e-5)  # the single first queue is short
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -230,7 +230,7 @@ def test_nothing_is_lost_or_doubled_while_it_opens(ends: Pair) -> None:
 
 
 def test_groups_do_not_clash(ends: Pair) -> None:
-    """Two of ours on one interface, beside somebody else's of each number that comes to mind."""
+    """Open two sets on one interface, beside foreign groups with any likely number."""
     with contextlib.ExitStack() as held:
         for number in range(8):
             other = held.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
@@ -246,7 +246,7 @@ def test_groups_do_not_clash(ends: Pair) -> None:
 
 
 def test_down_and_up(ends: Pair) -> None:
-    """One error, and then everybody is heard again, once."""
+    """Report one error when the link goes down; receive each frame once when it is up again."""
     sources = neighbours(64)
     with opened() as packets:
         sh("ip", "link", "set", RECEIVER, "down")
@@ -266,10 +266,10 @@ def refuse(number: int) -> Callable[[socket.socket], fanout.FanoutSet]:
     return group
 
 
-def test_where_there_are_no_groups(
+def test_without_fanout_groups(
     ends: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By the kernel's own refusal: one queue for all, and nobody is told."""
+    """Use a single queue, without a warning, if the kernel refuses fan-out groups."""
     monkeypatch.setattr(fanout, "_CBPF", 99)
     sources = neighbours(32)
     with caplog.at_level(logging.DEBUG), opened() as packets:
@@ -281,10 +281,8 @@ def test_where_there_are_no_groups(
     ends.reply()
 
 
-def test_where_there_is_no_room_for_all_of_them(
-    ends: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No more files, say: those that could be opened share."""
+def test_fanout_without_room_for_all_queues(ends: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share the queues that could be opened, for example if file descriptors run out."""
     opens, count = PacketSocket._open, 0
 
     def some(self: PacketSocket, code: bytes) -> socket.socket:
@@ -304,7 +302,7 @@ def test_where_there_is_no_room_for_all_of_them(
 
 
 def test_spread_again(ends: Pair) -> None:
-    """After the kernel would make no group, as it does while the interface is down before 6.13."""
+    """Spread later if the kernel refused, as before Linux 6.13 while the interface is down."""
     sources = neighbours(64)
     with contextlib.closing(PacketSocket(socket.if_nametoindex(RECEIVER))) as packets:
         with pytest.MonkeyPatch.context() as old:

@@ -73,7 +73,7 @@ _SO_TIMESTAMPNS = 35  # asm-generic/socket.h: with two integers of 64 bits, on 6
 
 
 def configuration(path: Path, keys: str = "", **interfaces: str) -> str:
-    """A file that answers on each of them for one prefix; returns its name."""
+    """Write a configuration that answers on each interface for one prefix; return its name."""
     path.write_text(
         "".join(
             f'[[interface]]\nname = "{name}"\n{keys}\n[[interface.prefix]]\nprefix = "{prefix}"\n'
@@ -85,7 +85,7 @@ def configuration(path: Path, keys: str = "", **interfaces: str) -> str:
 
 @contextlib.contextmanager
 def daemon(net: Network, tmp_path: Path, **interfaces: str) -> Iterator[Running]:
-    """At work on interfaces that need not be there."""
+    """Run a daemon on interfaces that need not exist."""
     run = Running(("-c", configuration(tmp_path / "ndxdp.toml", **interfaces)), wait=False)
     try:
         yield run
@@ -98,7 +98,7 @@ def daemon(net: Network, tmp_path: Path, **interfaces: str) -> Iterator[Running]
 
 
 def rename(old: str, new: str) -> None:
-    """While it is up, as kernels since 6.2 allow."""
+    """Rename an interface while it is up, as kernels since 6.2 allow."""
     sh("ip", "link", "set", old, "name", new)
 
 
@@ -107,12 +107,12 @@ def answered(net: Network, target: str = TARGET) -> None:
 
 
 def is_free(name: str) -> bool:
-    """Nothing of ours is on the device."""
+    """Return True if the device has nothing of ndxdp."""
     return not (tc_ids(name) or xdp_ids(name) or allmulti_count(name))
 
 
 class Flood:
-    """So many solicitations a second from the router, each for another target of BEHIND."""
+    """Solicitations of the router at a fixed rate, each for another target of BEHIND."""
 
     def __init__(self, rate: int = 5000) -> None:
         self._rate = rate
@@ -149,7 +149,7 @@ class Flood:
 
 @needs("rename")
 def test_renamed_away_and_back(net: Network, tmp_path: Path) -> None:
-    """A device of a name that the configuration does not have is not answered on."""
+    """Detach from a device when it gets a name that is not configured."""
     with daemon(net, tmp_path, up0=BEHIND):
         answered(net)
         done("prefix", "add", OTHER)
@@ -174,7 +174,7 @@ def test_the_configured_name_appears_by_rename(net: Network, tmp_path: Path) -> 
 
 @needs("rename")
 def test_one_configured_name_becomes_another(net: Network, tmp_path: Path) -> None:
-    """Each name has its own rules, wherever it goes."""
+    """Apply the rules of a name to the device that has it."""
     with daemon(net, tmp_path, up0=BEHIND, wan0=OTHER):
         answered(net)
         assert net.silent(OTHER_TARGET)
@@ -190,7 +190,7 @@ def test_one_configured_name_becomes_another(net: Network, tmp_path: Path) -> No
 
 @pytest.fixture
 def other(net: Network) -> Iterator[str]:
-    """A second interface of this host, which leads nowhere."""
+    """Add a second interface, which leads nowhere."""
     sh("ip", "link", "add", "other0", "up", "type", "veth", "peer", "name", "other0-end")
     yield "other0"
     sh("ip", "link", "delete", "other0-end")
@@ -202,7 +202,7 @@ def swap(one: str, two: str) -> None:
 
 
 def each_has_its_own(*names: str) -> bool:
-    """One program on each device, under the pins of its name."""
+    """Return True if each device has one program, under the pins of its name."""
     return all(
         len(tc_ids(name)) == 1
         and status(name)["attached"]
@@ -214,7 +214,7 @@ def each_has_its_own(*names: str) -> bool:
 @needs("rename")
 @pytest.mark.parametrize("looks", [True, False], ids=["running", "killed"])
 def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool) -> None:
-    """Also while no daemon looks: the next one sets it right."""
+    """Follow swapped names, also if the swap happened while no daemon ran."""
     names = {UPLINK: BEHIND, other: OTHER}
     with daemon(net, tmp_path, **names) as run:
         eventually(lambda: each_has_its_own(*names))
@@ -236,8 +236,8 @@ def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool
 
 
 @needs("rename")
-def test_renamed_and_configured_anew_while_it_was_stopped(net: Network, tmp_path: Path) -> None:
-    """The pins move to the new name, and not one answer is lost."""
+def test_renamed_and_reconfigured_while_it_was_stopped(net: Network, tmp_path: Path) -> None:
+    """Move the pins to the new name without losing an answer."""
     with daemon(net, tmp_path, up0=BEHIND) as first:
         answered(net)
         done("prefix", "add", OTHER)
@@ -260,7 +260,7 @@ MODES = ("native", "tc", "generic", "userspace")
 
 
 def test_mode_and_loader_are_reloaded_under_a_flood(net: Network, tmp_path: Path) -> None:
-    """From each mode to each other: rules by hand and the pause of answering go along."""
+    """Change between all modes on reload; rules by hand and the pause are carried over."""
     net.pass_at_router()
     file = tmp_path / "ndxdp.toml"
     pairs = [(one, two) for one in MODES for two in MODES if one != two]
@@ -277,7 +277,8 @@ def test_mode_and_loader_are_reloaded_under_a_flood(net: Network, tmp_path: Path
         done("prefix", "add", OTHER)
         for one, two in pairs:
             reload(one)
-            # A packet socket's queue holds 340: that much may come while others have the processor.
+            # A packet socket's queue holds 340 frames: so many may arrive while it gets no
+            # processor.
             with Flood(1000 if "userspace" in (one, two) else 5000) as flood:
                 reload(two)
             assert flood.sent > 500
@@ -298,8 +299,8 @@ def test_mode_and_loader_are_reloaded_under_a_flood(net: Network, tmp_path: Path
         assert (flood.unanswered, flood.sent > 500) == (0, True)
 
 
-def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: Path) -> None:
-    """And `auto` looks for the best there is anew."""
+def test_an_unavailable_mode_leaves_the_old_one(net: Network, tmp_path: Path) -> None:
+    """Keep the old mode if `auto` finds no better one after a reload."""
     file = tmp_path / "ndxdp.toml"
     configuration(file, 'mode = "generic"', up0=BEHIND)
     with contextlib.ExitStack() as stack:
@@ -316,10 +317,10 @@ def test_a_mode_that_cannot_be_had_leaves_what_answers(net: Network, tmp_path: P
             configuration(file, 'mode = "native"', up0=BEHIND)
             run.process.send_signal(signal.SIGHUP)
             assert run.process.stderr is not None
-            while "answering continues as before" not in (said := run.process.stderr.readline()):
+            while "answering continues as before" not in (output := run.process.stderr.readline()):
                 pass
         assert missed == []
-        assert "ndxdp does not replace" in said
+        assert "ndxdp does not replace" in output
         assert status()["mode"] == "tc"
         sh("ip", "link", "set", UPLINK, "xdpgeneric", "off")
         assert run.end()[0] == 0
@@ -345,7 +346,7 @@ def advertisements(wire: socket.socket) -> Iterator[tuple[str, int]]:
 def test_addresses_by_hand_are_joined_and_announced(
     net: Network, tmp_path: Path, mode: str
 ) -> None:
-    """As those of the configuration are; and left, and no longer announced."""
+    """Join and announce addresses by hand as configured ones; forget them when removed."""
     file = tmp_path / "ndxdp.toml"
     keys = f'mode = "{mode}"\n[interface.announce]\nadvertise = true\ninterval = 1'
     run = net.run("-c", configuration(file, keys, up0=BEHIND))
@@ -373,18 +374,18 @@ def test_addresses_by_hand_are_joined_and_announced(
 
 
 class Witness:
-    """Which solicitations reached the uplink, and when: what a tap there sees, before tc does.
+    """The solicitations that reached the uplink, and their times, according to a tap before tc.
 
-    What it does not see did not arrive: there was no link.
+    A missing solicitation did not arrive, because there was no link.
     """
 
     def __init__(self) -> None:
         self._taps: list[socket.socket] = []
         self._changing: list[tuple[float, float]] = []
-        self.look()
+        self.open_tap()
 
-    def look(self) -> None:
-        """At the interface that there is now."""
+    def open_tap(self) -> None:
+        """Open a tap on the current interface."""
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
         tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
@@ -394,13 +395,13 @@ class Witness:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """The link goes up or down here: what comes meanwhile is nobody's loss."""
+        """Change the link in the block: solicitations that arrive then may be lost."""
         began = time.time()
         yield
         self._changing.append((began, time.time()))
 
     def arrived(self) -> set[int]:
-        """The numbers of those that came while the link was up. Closes."""
+        """Return the numbers of solicitations that arrived on a working link; close the taps."""
         found = set()
         for tap in self._taps:
             with tap, contextlib.suppress(BlockingIOError):
@@ -409,7 +410,7 @@ class Witness:
                         frame, ancillary, _, _ = tap.recvmsg(100, 64)
                     except BlockingIOError:
                         raise
-                    except OSError:  # said once, when it goes down
+                    except OSError:  # reported once, when the link goes down
                         continue
                     seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2])
                     at = seconds + nanoseconds / 1e9
@@ -440,7 +441,7 @@ def test_flapping_link_under_a_flood(net: Network, tmp_path: Path) -> None:
 
 
 def test_recreated_link_under_a_flood(net: Network, tmp_path: Path) -> None:
-    """It is answered on before it is up, so that the first solicitation finds an answer."""
+    """Attach to a recreated interface before it is up, and answer the first solicitation."""
     far_end = f"peer name {ROUTER_LINK} address {ROUTER_MAC} netns {ROUTER}"
     with daemon(net, tmp_path, up0=BEHIND):
         answered(net)
@@ -451,7 +452,7 @@ def test_recreated_link_under_a_flood(net: Network, tmp_path: Path) -> None:
                     sh("ip", "link", "delete", UPLINK)
                     sh("ip", *f"link add {UPLINK} address {HOST_MAC} type veth {far_end}".split())
                 eventually(lambda: each_has_its_own(UPLINK))
-                witness.look()
+                witness.open_tap()
                 with witness.changing():
                     assert net.at_router("ip", "link", "set", ROUTER_LINK, "up").code == 0
                     sh("ip", "link", "set", UPLINK, "up")
@@ -462,7 +463,7 @@ def test_recreated_link_under_a_flood(net: Network, tmp_path: Path) -> None:
 
 
 def test_the_mac_changes_under_a_flood(net: Network, tmp_path: Path) -> None:
-    """From one answer on all have the new one, and the unsolicited advertisement says so, too."""
+    """Switch to the new MAC once for all answers, and announce it."""
     mac = "02:00:00:00:00:33"
     old, new = parse_mac(HOST_MAC), parse_mac(mac)
     file = tmp_path / "ndxdp.toml"
@@ -474,15 +475,15 @@ def test_the_mac_changes_under_a_flood(net: Network, tmp_path: Path) -> None:
             sh("ip", "link", "set", UPLINK, "address", mac)
             eventually(lambda: status()["mac"] == mac)
         assert flood.missing == set()
-        said = [
+        found = [
             (eth_source_of(frame), lladdr_of(frame))
             for frame in heard
             if target_of(frame)[:12] == FLOODED
         ]
-        turn = said.index((new, new))
+        turn = found.index((new, new))
         assert turn > 0
-        assert set(said[:turn]) == {(old, old)}
-        assert set(said[turn:]) == {(new, new)}
+        assert set(found[:turn]) == {(old, old)}
+        assert set(found[turn:]) == {(new, new)}
         unsolicited = [frame for frame in heard if target_of(frame) == parse_address(EXACT)]
         assert {flags_of(frame) & 0x60 for frame in unsolicited} == {0x20}, "O=1, S=0"
         assert lladdr_of(unsolicited[-1]) == new
@@ -504,7 +505,7 @@ def wired(privacy: None) -> Iterator[Segment]:
 
 @contextlib.contextmanager
 def at_work(tmp_path: Path, keys: str) -> Iterator[Running]:
-    """The daemon, on the uplink, for one address behind it; off and away at the end."""
+    """Run a daemon for one address behind the uplink; detach at the end."""
     run = Running(("-c", configuration(tmp_path / "ndxdp.toml", keys, up0=f"{EXACT}/128")))
     try:
         yield run
@@ -518,7 +519,7 @@ def at_work(tmp_path: Path, keys: str) -> Iterator[Running]:
 def test_provider_that_delivers_only_after_a_solicitation(
     wired: Segment, tmp_path: Path, announcing: bool
 ) -> None:
-    """It is solicited and answered all the same, and delivers nothing: announcing is what helps."""
+    """Announce to a provider that solicits, but delivers only after an announcement."""
     at(SWITCH, "nft", "-f", "-", stdin=PROVIDER.replace(BEHIND, OTHER))
     sh("ip", "-6", "route", "add", OTHER, "dev", BEHIND_LINK)
     wired.behind(EXACT)
@@ -526,13 +527,13 @@ def test_provider_that_delivers_only_after_a_solicitation(
     with at_work(tmp_path, keys):
         time.sleep(0.5)
         assert wired.ping(EXACT, count=3) == (3 if announcing else 0)
-        # Who was announced is known to the router, which does not ask.
+        # The router knows an announced address, and does not solicit.
         assert announcing or status()["reasons"]["answered"] > 0
 
 
 @pytest.mark.parametrize("caring", [True, False])
 def test_upstream_that_ignores_the_host(privacy: None, tmp_path: Path, caring: bool) -> None:
-    """Traffic for NDXDP_TRAFFIC_SECONDS; then the gateway gets another MAC."""
+    """Send traffic for NDXDP_TRAFFIC_SECONDS; then change the gateway's MAC."""
     seconds = float(os.environ.get("NDXDP_TRAFFIC_SECONDS", "6"))
     keys = f"[interface.gateway]\nkeep = {str(caring).lower()}\ninterval = 1"
     with segment(reachable_ms=500) as made:

@@ -1,4 +1,4 @@
-"""Gateway care, against an upstream that ignores what the host solicits from its own addresses."""
+"""Gateway care, against an upstream that ignores solicitations from the host's own addresses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NEW_MAC = "02:00:00:00:00:aa"
 BASE = 500
 """Milliseconds of base reachable time: an entry that nobody confirms fails within 2.5 s."""
 
-# The upstream: what the host solicits from its own addresses is thrown away.
+# The upstream drops solicitations from the host's own addresses.
 DEAF = """
 table bridge upstream {
     counter ignored { }
@@ -68,7 +68,7 @@ table bridge upstream {
 
 @pytest.fixture
 def deaf(privacy: None) -> Iterator[Segment]:
-    """An upstream that answers a container's solicitations only."""
+    """Yield an upstream that answers a container's solicitations only."""
     with segment(reachable_ms=BASE) as made:
         at(SWITCH, "nft", "-f", "-", stdin=DEAF)
         yield made
@@ -90,19 +90,20 @@ async def caring(
         care.close()
 
 
-async def until(look: Callable[[], object], within: float = 5) -> float:
-    """Wait for it to be true; returns how long it took, in seconds."""
+async def until(probe: Callable[[], object], within: float = 5) -> float:
+    """Wait until `probe` is true; return the seconds that it took."""
     began = time.monotonic()
-    while not look():
+    while not probe():
         assert time.monotonic() - began < within, f"not within {within} s"
         await asyncio.sleep(0.01)
     return time.monotonic() - began
 
 
 def traffic(seconds: float) -> tuple[int, int]:
-    """Datagrams that were sent beyond the gateway, one each 20 ms, and those that reached it.
+    """Return the number of datagrams sent beyond the gateway, one each 20 ms, and of those arrived.
 
-    UDP: ping tells the kernel of each answer (MSG_CONFIRM), which then asks for no other.
+    UDP, because ping confirms the neighbour with each answer (MSG_CONFIRM), so that the kernel
+    would not solicit.
     """
     count, arrived = round(seconds / 0.02), 0
     with (
@@ -150,7 +151,7 @@ def test_with_care_nothing_is_lost(deaf: Segment) -> None:
 
 
 def test_events_alone_keep_it(deaf: Segment) -> None:
-    """With an interval beyond the test, the kernel's PROBE brings each solicitation in time."""
+    """Solicit on the kernel's PROBE event, without the help of an interval."""
 
     async def main() -> None:
         async with caring(deaf, interval=600) as care:
@@ -164,7 +165,7 @@ def test_events_alone_keep_it(deaf: Segment) -> None:
 
 
 def test_link_local_gateway(deaf: Segment) -> None:
-    """The common one; the source's scope is another."""
+    """Care for a link-local gateway, the usual kind, from a source of another scope."""
 
     async def main() -> None:
         gateway = parse_address(ROUTER_LINK_LOCAL)
@@ -194,7 +195,8 @@ def test_gateway_changes_its_mac(deaf: Segment) -> None:
     async def main() -> None:
         async with caring(deaf, interval=interval) as care:
             await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
-            # Its own unsolicited advertisement, which the kernel heeds by itself, is not sent.
+            # The gateway's own unsolicited advertisement, which the kernel itself heeds, is not
+            # sent.
             at(ROUTER, "ip", "link", "set", ROUTER_LINK, "address", NEW_MAC)
             took = await until(lambda: deaf.entry()[1] == NEW_MAC)
             assert took < interval + 0.3
@@ -229,8 +231,8 @@ def test_link_goes_down_and_up(deaf: Segment, caplog: pytest.LogCaptureFixture) 
             await until(lambda: deaf.entry()[0] == "REACHABLE")
 
     asyncio.run(main())
-    said = [record.message for record in caplog.records if "Network is down" in record.message]
-    assert len(said) == 1, "once, not with each try"
+    found = [record.message for record in caplog.records if "Network is down" in record.message]
+    assert len(found) == 1, "once, not with each try"
 
 
 def test_a_permanent_entry_is_left_alone(deaf: Segment) -> None:
@@ -250,10 +252,8 @@ def test_a_permanent_entry_is_left_alone(deaf: Segment) -> None:
 # ---- several sources, and none ------------------------------------------------------------------
 
 
-def test_the_next_source_where_one_is_ignored(
-    deaf: Segment, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is kept while it is answered and allowed; a new list begins at its first."""
+def test_the_next_source_if_one_is_ignored(deaf: Segment, caplog: pytest.LogCaptureFixture) -> None:
+    """Try the next source if one is ignored, and keep it while it works."""
     changes = []
 
     async def main() -> None:
@@ -272,12 +272,12 @@ def test_the_next_source_where_one_is_ignored(
             assert changes == [SOURCE_BYTES, OWN_SOURCE.address]
 
     asyncio.run(main())
-    said = [record.message for record in caplog.records if "but not" in record.message]
-    assert said == [f"gateway {GATEWAY} answers {SOURCE}, but not {HOST}"]
+    found = [record.message for record in caplog.records if "but not" in record.message]
+    assert found == [f"gateway {GATEWAY} answers {SOURCE}, but not {HOST}"]
 
 
 def test_nothing_is_sent_without_a_source(deaf: Segment) -> None:
-    """Also in the middle of a round: what is no longer in the list is not sent from again."""
+    """Send nothing without a source, even in the middle of a round."""
 
     async def main() -> None:
         with silent_router() as wire:
@@ -322,7 +322,7 @@ COUNTED = {
 
 @contextlib.contextmanager
 def silent_router() -> Iterator[socket.socket]:
-    """The router's place on the link, without a router that answers."""
+    """Silence the router; yield a socket in its place."""
     at(ROUTER, "sysctl", "-qw", f"net.ipv6.conf.{ROUTER_LINK}.disable_ipv6=1")
     with packet_socket(ROUTER, ROUTER_LINK) as wire:
         wire.setblocking(False)
@@ -330,7 +330,7 @@ def silent_router() -> Iterator[socket.socket]:
 
 
 async def solicitation(wire: socket.socket) -> bytes:
-    """The next one from SOURCE for the gateway."""
+    """Receive the next solicitation from SOURCE for the gateway."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(5):
         while True:
@@ -351,15 +351,15 @@ def test_forged_answers_are_ignored(deaf: Segment, name: str) -> None:
                 assert deaf.entry()[1] == ""
                 expected = {COUNTED[name]: 1} if name in COUNTED else {}
                 assert care.status().ignored == expected
-                # The listening goes on: the true one is heard within the same wait.
+                # Listening continues: the true answer is received within the same wait.
                 wire.send(na(tllao()))
                 await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
 
     asyncio.run(main())
 
 
-def test_answers_to_nothing_are_ignored(deaf: Segment) -> None:
-    """A perfect one counts only within the wait for one that was asked for."""
+def test_unsolicited_answers_are_ignored(deaf: Segment) -> None:
+    """Ignore a perfect answer unless it arrives while care waits for one."""
 
     async def main() -> None:
         with silent_router() as wire:
@@ -383,7 +383,7 @@ def test_answers_to_nothing_are_ignored(deaf: Segment) -> None:
 
 
 def test_a_proxy_does_not_take_over(deaf: Segment) -> None:
-    """O=0 and another MAC: only where the one that is known keeps silent."""
+    """Accept an answer with O=0 and another MAC only if the known MAC is silent."""
     proxy = na(tllao(ROGUE_MAC), O=0)
 
     async def main() -> None:
@@ -421,7 +421,7 @@ def test_the_solicitation(deaf: Segment) -> None:
     asyncio.run(main())
 
 
-# ---- the parts -----------------------------------------------------------------------------------
+# ---- units ---------------------------------------------------------------------------------------
 
 
 def test_watch_sees_its_neighbour_only(deaf: Segment) -> None:
@@ -476,5 +476,5 @@ def test_without_privileges() -> None:
         except NdxdpError as error:
             print(error.message)
     """
-    said = python(code)
-    assert said.out == "this process may not open a packet socket, which solicits the gateway\n"
+    result = python(code)
+    assert result.out == "this process may not open a packet socket, which solicits the gateway\n"

@@ -1,4 +1,4 @@
-"""Own addresses stay deprecated, whoever sets their lifetimes anew, and nothing else changes."""
+"""Own addresses stay deprecated when their lifetimes are set again, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def only(text: str) -> AddressPattern:
 
 
 def address(text: str) -> dict[str, Any]:
-    """What `ip` says of an address."""
+    """Return an address as `ip` prints it."""
     shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", UPLINK))
     (found,) = (one for one in shown[0]["addr_info"] if one.get("local") == text)
     return dict(found)
@@ -41,7 +41,7 @@ def is_deprecated(text: str) -> bool:
 
 
 def source() -> str:
-    """From which address the kernel would send."""
+    """Return the address from which the kernel would send."""
     shown = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:db8:ffff::1"))
     return str(shown[0]["prefsrc"])
 
@@ -52,7 +52,7 @@ def add(text: str, options: str = "") -> None:
 
 @pytest.fixture
 def host(net: Network) -> int:
-    """The interface, with three addresses of a prefix: HOST, OTHER, THIRD."""
+    """Add addresses, so that the interface has HOST, OTHER and THIRD of a prefix."""
     add(OTHER, "nodad")
     add(THIRD, "nodad")
     return socket.if_nametoindex(UPLINK)
@@ -60,13 +60,14 @@ def host(net: Network) -> int:
 
 @contextlib.asynccontextmanager
 async def keeping(hygiene: Deprecator) -> AsyncIterator[list[int]]:
-    """Run it as a daemon does; yields how many events there were."""
+    """Run `hygiene` as a daemon does; yield the number of events."""
     changed, events = asyncio.Event(), [0]
     loop = asyncio.get_running_loop()
     with contextlib.closing(LinkMonitor()) as monitor:
 
         def on_netlink() -> None:
-            monitor.drain()  # None, where a route came in the same burst: then all are concerned
+            # None if a route came in the same burst: then all addresses are concerned
+            monitor.drain()
             events[0] += 1
             changed.set()
 
@@ -82,20 +83,21 @@ async def keeping(hygiene: Deprecator) -> AsyncIterator[list[int]]:
                 await running
 
 
-async def until(look: Callable[[], object]) -> None:
+async def until(probe: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
-        while not look():
+        while not probe():
             await asyncio.sleep(0.01)
 
 
-# ---- what is to change, pure ---------------------------------------------------------------------
+# ---- addresses to change, pure
+# --------------------------------------------------------------------
 
 
 def own(text: str, *, preferred: int = FOREVER, link_local: bool = False) -> OwnAddress:
     return OwnAddress(parse_address(text), 64, 0x80, preferred, FOREVER, link_local)
 
 
-def test_what_changes() -> None:
+def test_addresses_to_change() -> None:
     addresses = [
         own("fe80::2", link_local=True),
         own(HOST),
@@ -129,12 +131,12 @@ def test_patterns_by_the_end_of_an_address() -> None:
     found = changes(addresses, [parse_pattern("::/0")], ends)
     assert found == [(each, 0) for each in addresses if each.address[-1] == 3]
     assert changes(addresses, ends) == [(each, 0) for each in addresses if each.address[-1] != 3]
-    # All 64 bits count: what only looks alike in the last 16 is another address.
+    # All 64 bits count: an address that only shares the last 16 bits is another one.
     assert changes([own("2001:db8:1::9:1")], ends) == []
     assert len(changes([own("2001:db8:1::9:1")], [parse_pattern("::1/-16")])) == 1
 
 
-def test_what_the_kernel_needs_stays() -> None:
+def test_addresses_that_the_kernel_needs_stay() -> None:
     needed = [own("::1"), own("fe80::2", link_local=True)]
     assert changes(needed, [parse_pattern("::/0"), parse_pattern("::1/-1")]) == []
 
@@ -172,14 +174,14 @@ def test_patterns_are_written_in_one_way(text: str, shown: str) -> None:
         ("ff02::/16", "ff02::/16 is multicast", ""),
     ],
 )
-def test_patterns_that_are_none(text: str, message: str, hint: str) -> None:
+def test_invalid_patterns(text: str, message: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_pattern(text)
     assert message in caught.value.message
     assert hint in caught.value.hint
 
 
-def test_what_covers_what() -> None:
+def test_patterns_that_cover_others() -> None:
     def covers(a: str, b: str) -> bool:
         return parse_pattern(a).covers(parse_pattern(b))
 
@@ -247,7 +249,7 @@ def test_a_host_address_with_a_peer(host: int) -> None:
 
 
 def test_its_origin_stays(host: int) -> None:
-    """IFA_PROTO, which tells who set an address; `ip` of Debian 12 cannot say it."""
+    """Keep IFA_PROTO, which records who set an address; `ip` of Debian 12 cannot show it."""
 
     def one() -> OwnAddress:
         wanted = parse_address(HOST)
@@ -260,7 +262,7 @@ def test_its_origin_stays(host: int) -> None:
     assert (one().preferred, one().origin) == (0, 2)
 
 
-def test_managers_set_it_anew(host: int) -> None:
+def test_managers_set_it_again(host: int) -> None:
     hygiene = Deprecator(host, [ON_LINK], [only(HOST)])
 
     async def main() -> None:
@@ -276,7 +278,7 @@ def test_managers_set_it_anew(host: int) -> None:
             change = f"ip -6 address change {HOST}/64 dev {UPLINK} preferred_lft 0"
             sh(*change.split())
             await until(lambda: not is_deprecated(HOST))
-            # And there it ends.
+            # No further event follows.
             await asyncio.sleep(0.3)
             applied, seen = hygiene.applied, events[0]
             await asyncio.sleep(0.7)
@@ -286,7 +288,7 @@ def test_managers_set_it_anew(host: int) -> None:
     asyncio.run(main())
 
 
-def test_an_address_that_is_not_there_is_no_trouble(host: int) -> None:
+def test_a_missing_address_is_ignored(host: int) -> None:
     assert Deprecator(host, [parse_pattern("2001:db8:6::/64")], [only(OUTSIDE)]).apply() == 0
     assert Deprecator(9999, [ON_LINK]).apply() == 0
 

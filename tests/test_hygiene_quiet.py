@@ -1,4 +1,4 @@
-"""Addresses are kept where no router solicits (venet, tun, lo), and lifetimes are restored."""
+"""Address hygiene where no router solicits (venet, tun, lo), and restored lifetimes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ADDRESSES = '[interface.addresses]\npreferred = ["::1/-64"]\ndeprecate = ["::/0"
 
 
 def deprecated(interface: str = VENET) -> set[str]:
-    """The addresses that the kernel has as deprecated."""
+    """Return the addresses that the kernel has as deprecated."""
     shown = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", interface))
     return {
         str(each["local"])
@@ -52,20 +52,20 @@ def deprecated(interface: str = VENET) -> set[str]:
 
 
 def lifetime(text: str, interface: str = VENET) -> int:
-    """The preferred lifetime of an address in seconds, as `ip` shows it."""
+    """Return the preferred lifetime of an address in seconds, as `ip` shows it."""
     (link,) = json.loads(sh("ip", "-j", "-6", "address", "show", "dev", interface, "to", text))
     (found,) = (each for each in link["addr_info"] if each.get("local") == text)
     return int(found["preferred_life_time"])
 
 
 def source() -> str:
-    """From which address the kernel would send to the Internet."""
+    """Return the address from which the kernel would send to the Internet."""
     shown = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:4860::1"))
     return str(shown[0]["prefsrc"])
 
 
 def labelled(interface: str = UPLINK) -> set[str]:
-    """The addresses with the label that keeps the kernel from choosing them."""
+    """Return the addresses with the label that keeps the kernel from choosing them."""
     lines = [line.split() for line in sh("ip", "addrlabel", "list").splitlines()]
     ours = (line for line in lines if line[-3:] == [interface, "label", str(LABEL)])
     return {line[1].removesuffix("/128") for line in ours}
@@ -73,7 +73,7 @@ def labelled(interface: str = UPLINK) -> set[str]:
 
 @contextlib.contextmanager
 def venet(kind: int | None = ARPHRD_VOID) -> Iterator[None]:
-    """An interface as OpenVZ's: no MAC, three addresses, and the default route."""
+    """Create an interface as OpenVZ's: no MAC, three addresses, and the default route."""
     with tun(VENET, kind):
         sh("ip", "link", "set", VENET, "up")
         sh("ip", "-6", "route", "delete", "default")
@@ -85,7 +85,7 @@ def venet(kind: int | None = ARPHRD_VOID) -> Iterator[None]:
 
 @pytest.fixture
 def net(privacy: None) -> Iterator[Network]:
-    """The two ends. What a test's daemon left to restore is restored."""
+    """Yield the two ends; restore at the end what a test's daemon changed."""
     with network() as made:
         yield made
         made.close()
@@ -103,7 +103,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(file: Path, *interfaces: tuple[str, str], top: str = 'log_level = "info"\n') -> Path:
-    """Write a configuration of interfaces: their names, and what stands below."""
+    """Write a configuration of interfaces: their names, and the text below each."""
     tables = (f'[[interface]]\nname = "{name}"\n{more}\n' for name, more in interfaces)
     file.write_text(top + "".join(tables))
     return file
@@ -131,7 +131,7 @@ def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | 
         )
         eventually(lambda: deprecated() == {TWO, THREE})
         assert source() == ONE
-        # Who sets a lifetime anew, or adds an address, is followed.
+        # ndxdp follows if a manager sets a lifetime again, or adds an address.
         sh("ip", "-6", "address", "change", f"{TWO}/128", "dev", VENET)
         sh("ip", "-6", "address", "add", "2001:db8:7::9/128", "dev", VENET)
         eventually(lambda: deprecated() == {TWO, THREE, "2001:db8:7::9"})
@@ -142,7 +142,7 @@ def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | 
 
 
 def test_without_a_bpf_file_system(net: Network, file: Path) -> None:
-    """Containers of OpenVZ have none, and may not load programs."""
+    """Keep the addresses in containers of OpenVZ, which have no BPF."""
     with venet():
         sh("umount", str(BPFFS))
         try:
@@ -170,7 +170,7 @@ def test_the_loopback_interface(net: Network, file: Path) -> None:
             sh("ip", "-6", "address", "delete", f"{text}/128", "dev", "lo")
 
 
-def test_what_status_check_and_metrics_say(net: Network, file: Path) -> None:
+def test_status_check_and_metrics(net: Network, file: Path) -> None:
     top = 'log_level = "info"\n[metrics]\nlisten = "[::1]:9878"\n'
     with venet():
         write(file, (VENET, ADDRESSES), (UPLINK, ""), top=top)
@@ -213,13 +213,13 @@ def test_what_status_check_and_metrics_say(net: Network, file: Path) -> None:
 
 
 def fetch(path: str) -> str:
-    """What the exporter serves."""
+    """Return the exporter's response."""
     with urlopen(f"http://[::1]:9878{path}", timeout=20) as answer:
         return str(answer.read().decode())
 
 
 def test_rules_are_refused_there(net: Network, file: Path) -> None:
-    """As before, and it is said what to remove; without them the addresses are kept."""
+    """Refuse rules there with a cure; without rules, keep the addresses."""
     with venet():
         more = f'[[interface.prefix]]\nprefix = "{BEHIND}"\n{ADDRESSES}'
         write(file, (VENET, more))
@@ -229,11 +229,11 @@ def test_rules_are_refused_there(net: Network, file: Path) -> None:
         running = Running(("-c", str(file)), wait=False)
         try:
             assert running.process.stderr is not None
-            said = running.process.stderr.readline()
+            output = running.process.stderr.readline()
             assert (
                 f"{VENET} has no MAC address: no router solicits there, and its rules answer"
                 " nothing"
-            ) in said
+            ) in output
             assert deprecated() == set()
             write(file, (VENET, ADDRESSES))
             reload(running)
@@ -250,9 +250,9 @@ def test_tables_that_do_nothing_there(net: Network, file: Path) -> None:
         more = f"[interface.gateway]\n[interface.announce]\n{ADDRESSES}"
         running = net.run("-c", str(write(file, (VENET, more))))
         eventually(lambda: deprecated() == {TWO, THREE})
-        said = running.end().err
+        output = running.end().err
         for table in ("gateway", "announce"):
-            assert f"{VENET}: [interface.{table}] does nothing there: {NO_MAC}" in said
+            assert f"{VENET}: [interface.{table}] does nothing there: {NO_MAC}" in output
 
 
 @pytest.mark.parametrize("words", [("attach", VENET), ("run", "-i", VENET)], ids=["attach", "run"])
@@ -268,7 +268,7 @@ def test_there_is_nothing_to_answer(net: Network, words: tuple[str, ...]) -> Non
         )
 
 
-def test_it_goes_and_comes_back(net: Network, file: Path) -> None:
+def test_the_interface_is_deleted_and_created_again(net: Network, file: Path) -> None:
     with contextlib.ExitStack() as first:
         first.enter_context(venet())
         running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
@@ -287,7 +287,7 @@ def test_it_goes_and_comes_back(net: Network, file: Path) -> None:
 
 
 def test_a_renamed_interface_is_restored(net: Network, file: Path) -> None:
-    """A configuration is for a name: the daemon waits for another device of that name."""
+    """Restore an interface that is renamed, and wait for another device of the configured name."""
     with venet():
         sh("sysctl", "-qw", f"net.ipv6.conf.{VENET}.keep_addr_on_down=1")
         running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
@@ -303,20 +303,20 @@ def test_a_renamed_interface_is_restored(net: Network, file: Path) -> None:
 
 
 def test_two_daemons_at_one_interface(net: Network, file: Path, tmp_path: Path) -> None:
-    """The second one keeps the addresses as well, and restores nothing."""
+    """Keep the addresses in the second daemon as well; it restores nothing."""
     with venet():
         running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: deprecated() == {TWO, THREE})
         other = net.run("-c", str(write(tmp_path / "other.toml", (VENET, ADDRESSES))))
-        said = other.end()
-        assert "are kept by a running `ndxdp run`" in said.err
+        result = other.end()
+        assert "are kept by a running `ndxdp run`" in result.err
         refused = ndxdp("detach", VENET)
         assert refused.code == 1
         assert "are kept by a running `ndxdp run`" in refused.err
         assert running.end().code == 0
 
 
-# ---- what is restored ----------------------------------------------------------------------------
+# ---- restoring ----------------------------------------------------------------------------------
 
 LEAST = 3600
 
@@ -325,7 +325,7 @@ KINDS = {"venet": VENET, "ethernet": UPLINK}
 
 @contextlib.contextmanager
 def host(interface: str) -> Iterator[None]:
-    """The interface with ONE; TWO with a finite lifetime; and THREE, which somebody deprecated."""
+    """Yield an interface with ONE, TWO with a finite lifetime, and THREE, already deprecated."""
     with contextlib.ExitStack() as stack:
         if interface == VENET:
             stack.enter_context(tun(VENET, ARPHRD_VOID))
@@ -359,13 +359,13 @@ def test_removing_the_section_restores(net: Network, file: Path, interface: str)
         write(file, (interface, ADDRESSES), ("up9", ""))
         running = net.run("-c", str(file))
         eventually(lambda: was_changed(interface))
-        eventually(lambda: labelled(interface) == {TWO})  # THREE's lifetimes nobody renews
+        eventually(lambda: labelled(interface) == {TWO})  # no manager renews THREE's lifetimes
         write(file, (interface, ""), ("up9", ""))
         reload(running)
         eventually(lambda: is_restored(interface))
-        said = running.end().err
-        assert f"{interface}: {TWO} is preferred again, as it was found" in said
-        assert f"{interface}: {ONE} is deprecated again, as it was found" in said
+        output = running.end().err
+        assert f"{interface}: {TWO} is preferred again, as it was found" in output
+        assert f"{interface}: {ONE} is deprecated again, as it was found" in output
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
@@ -380,9 +380,7 @@ def test_removing_the_interface_restores(net: Network, file: Path, interface: st
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
-def test_other_patterns_restore_what_they_have_not(
-    net: Network, file: Path, interface: str
-) -> None:
+def test_other_patterns_restore_the_rest(net: Network, file: Path, interface: str) -> None:
     with host(interface):
         running = net.run("-c", str(write(file, (interface, ADDRESSES))))
         eventually(lambda: was_changed(interface))
@@ -407,7 +405,7 @@ def test_the_end_restores_where_it_detaches(net: Network, file: Path, interface:
 def test_the_next_daemon_or_detach_restores(
     net: Network, file: Path, interface: str, number: int
 ) -> None:
-    """What was changed survives the daemon, in both senses."""
+    """Keep changed addresses when the daemon ends; the next daemon or `detach` restores them."""
     with host(interface):
         write(file, (interface, ADDRESSES))
         net.run("-c", str(file)).end(number)
@@ -435,7 +433,7 @@ def test_detach_all(net: Network, file: Path) -> None:
         assert deprecated(UPLINK) == set()
 
 
-def test_what_somebody_else_set_since_stays(net: Network, file: Path) -> None:
+def test_lifetimes_that_were_set_since_stay(net: Network, file: Path) -> None:
     with host(VENET):
         running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
         eventually(lambda: was_changed(VENET))
@@ -447,7 +445,7 @@ def test_what_somebody_else_set_since_stays(net: Network, file: Path) -> None:
 
 
 def test_a_directory_that_may_not_be_written(net: Network, file: Path) -> None:
-    """The addresses are kept all the same, and the log says what is lost."""
+    """Keep the addresses without a writable directory, and log that they cannot be restored."""
     with host(VENET):
         FILES.write_text("in the way")
         try:
@@ -485,7 +483,7 @@ interface eth0 {
 
 @contextlib.contextmanager
 def radvd(net: Network, folder: Path) -> Iterator[None]:
-    """A real radvd at the router, which advertises a prefix every 3 to 4 seconds."""
+    """Run a real radvd at the router, which advertises a prefix every 3 to 4 seconds."""
     (folder / "radvd.conf").write_text(RADVD)
     assert net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1").code == 0
     process = subprocess.Popen(
@@ -503,7 +501,7 @@ def radvd(net: Network, folder: Path) -> Iterator[None]:
 
 
 class Watch:
-    """`ip monitor address`, which the kernel tells of each change."""
+    """The output of `ip monitor address`: each change of an address."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "monitor"
@@ -512,7 +510,7 @@ class Watch:
             self._process = subprocess.Popen(command, stdout=file)
 
     def times(self, text: str, *, preferred: bool) -> int:
-        """How many times an address was said to be preferred, or deprecated."""
+        """Return how often an address was reported as preferred, or as deprecated."""
         lines = [line for line in self._path.read_text().splitlines() if f" {text}/" in line]
         return sum((" deprecated " not in line) is preferred for line in lines)
 
@@ -522,7 +520,7 @@ class Watch:
 
 
 def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None:
-    """Each one makes the address preferred; the kernel does not choose it all the same."""
+    """Keep the kernel from choosing an address that each router advertisement makes preferred."""
     sh("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.accept_ra=2")
     with contextlib.ExitStack() as stack:
         stack.enter_context(radvd(net, tmp_path))
@@ -542,7 +540,7 @@ def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None
         stack.callback(watch.close)
         eventually(lambda: watch.times(text, preferred=True) >= 3, within=40)
         eventually(lambda: deprecated(UPLINK) == {text})
-        # At the moment of an advertisement the address is preferred; the label counts then.
+        # At the moment of an advertisement the address is preferred; then only the label counts.
         running.process.send_signal(signal.SIGSTOP)
         eventually(lambda: deprecated(UPLINK) == set(), within=20)
         towards = json.loads(sh("ip", "-j", "-6", "route", "get", "2001:db8:9::7"))
@@ -550,11 +548,11 @@ def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None
         running.process.send_signal(signal.SIGCONT)
         eventually(lambda: deprecated(UPLINK) == {text})
         before = status()["attached"]
-        said = running.end().err
+        output = running.end().err
         assert before
-        assert said.count(f"{text} is deprecated now") == 1
-        assert said.count(f"{text} is deprecated again: router advertisements or a") == 1
-        assert said.count(text) == 2
+        assert output.count(f"{text} is deprecated now") == 1
+        assert output.count(f"{text} is deprecated again: router advertisements or a") == 1
+        assert output.count(text) == 2
         done("detach", UPLINK)
         assert deprecated(UPLINK) == set()
         assert labelled() == set()
@@ -564,7 +562,7 @@ def test_router_advertisements(net: Network, file: Path, tmp_path: Path) -> None
 # ---- doctor --------------------------------------------------------------------------------------
 
 
-def test_doctor_looks_at_it(net: Network) -> None:
+def test_doctor_examines_it(net: Network) -> None:
     with venet():
         for words in ((), (VENET,)):
             result = ndxdp("doctor", *words, "--json")
@@ -585,35 +583,35 @@ def test_doctor_looks_at_it(net: Network) -> None:
 def test_doctor_finds_what_is_wrong_there(net: Network) -> None:
     with venet():
         sh("ip", "-6", "route", "delete", "default")
-        said = ndxdp("doctor", VENET)
-        assert said.code == 2
-        assert f"there is no IPv6 default route by {VENET}" in said.out
-        assert f"$ ip -6 route add default dev {VENET}" in said.out
+        result = ndxdp("doctor", VENET)
+        assert result.code == 2
+        assert f"there is no IPv6 default route by {VENET}" in result.out
+        assert f"$ ip -6 route add default dev {VENET}" in result.out
         sh("ip", "-6", "route", "add", "default", "dev", VENET)
         for text in ALL:
             sh(*f"ip -6 address change {text}/128 dev {VENET} preferred_lft 0".split())
         sh("ip", "-6", "address", "delete", f"{HOST}/64", "dev", UPLINK)
-        said = ndxdp("doctor", VENET)
-        assert said.code in (1, 2)
-        assert "which is deprecated" in said.out
+        result = ndxdp("doctor", VENET)
+        assert result.code in (1, 2)
+        assert "which is deprecated" in result.out
         sh("ip", "link", "set", VENET, "down")
-        said = ndxdp("doctor", VENET)
-        assert said.code == 2
-        assert f"{VENET} is down" in said.out
+        result = ndxdp("doctor", VENET)
+        assert result.code == 2
+        assert f"{VENET} is down" in result.out
 
 
 def test_doctor_of_an_interface_with_a_gateway(net: Network) -> None:
-    """As with a tunnel whose far end has an address."""
+    """Report that a gateway needs no MAC, as on a tunnel whose far end has an address."""
     with venet(None):
         sh("ip", "-6", "route", "delete", "default")
         sh(*f"ip -6 route add default via fe80::77 dev {VENET}".split())
-        said = ndxdp("doctor", VENET, "--probe")
-        assert f"note:     gateway fe80::77: needs no MAC on {VENET}" in said.out
-        assert "not seen: cannot check solicitations and their answers" in said.out
-        assert said.code == 0
+        result = ndxdp("doctor", VENET, "--probe")
+        assert f"note:     gateway fe80::77: needs no MAC on {VENET}" in result.out
+        assert "not seen: cannot check solicitations and their answers" in result.out
+        assert result.code == 0
 
 
-def test_a_firewall_against_neighbor_discovery_matters_not_there(net: Network) -> None:
+def test_a_firewall_against_neighbor_discovery_does_not_matter_there(net: Network) -> None:
     with venet():
         sh("nft", "add table inet guard")
         sh("nft", "add chain inet guard input { type filter hook input priority 0; policy drop; }")

@@ -57,7 +57,7 @@ def wired(privacy: None) -> Iterator[Segment]:
 
 
 class Listener:
-    """What the router's link receives about ADDRESS, by kind."""
+    """The frames about ADDRESS on the router's link, counted by kind."""
 
     def __init__(self, wire: socket.socket) -> None:
         self._seen = Seen(wire)
@@ -79,7 +79,7 @@ class Listener:
 def daemon(
     tmp_path: Path, keys: str = ANNOUNCE, *, interface: str = UPLINK, head: str = ""
 ) -> Iterator[tuple[Running, Listener]]:
-    """A daemon that answers for ADDRESS and has announced it."""
+    """Run a daemon that answers for ADDRESS and has announced it."""
     file = tmp_path / "ndxdp.toml"
     rule = f'[[interface.prefix]]\nprefix = "{ADDRESS}"\n'
     file.write_text(f'[[interface]]\nname = "{interface}"\n{head}\n{rule}{keys}\n')
@@ -95,7 +95,7 @@ def daemon(
 
 
 def announced(listener: Listener) -> None:
-    """Wait for the series of three, and forget it."""
+    """Wait for a series of three announcements, and reset the listener."""
     eventually(lambda: listener.count() == 3)
     listener.forget()
 
@@ -105,7 +105,7 @@ def announced(listener: Listener) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_carrier_comes_back(wired: Segment, tmp_path: Path, mode: str) -> None:
-    """The far end of the cable is pulled: the interface stays up."""
+    """Announce again when the far end of the cable was pulled, though the interface stayed up."""
     with daemon(tmp_path, head=f'mode = "{mode}"') as (_, listener):
         announced(listener)
         ip(SWITCH, f"link set {HOST_PORT} down")
@@ -124,7 +124,7 @@ def netlink_operational() -> bool:
 
 
 def test_carrier_flaps_within_a_burst(wired: Segment, tmp_path: Path) -> None:
-    """When somebody looks, the link is as it was."""
+    """Announce again after a flap so short that the link looks unchanged."""
     with daemon(tmp_path) as (_, listener):
         announced(listener)
         before = links.find_link(UPLINK)
@@ -145,7 +145,7 @@ def test_administrator_takes_it_down_and_up(wired: Segment, tmp_path: Path) -> N
 
 
 def test_nothing_is_sent_without_carrier(wired: Segment, tmp_path: Path) -> None:
-    """And nothing is counted as failed: it waits."""
+    """Wait without a carrier, and count no failure."""
     other = "2001:db8::c:0:0:98"
     with daemon(tmp_path) as (_, listener):
         announced(listener)
@@ -162,15 +162,15 @@ def test_gateway_is_solicited_when_the_carrier_comes_back(wired: Segment, tmp_pa
     with daemon(tmp_path, keys) as (_, listener):
         eventually(lambda: listener.count(Kind.SOLICIT) == 1)
         ip(SWITCH, f"link set {HOST_PORT} down")
-        time.sleep(4)  # the kernel drops the entry, and three tries to get it back are in vain
+        time.sleep(4)  # the kernel drops the entry, and fails three times to restore it
         listener.forget()
         ip(SWITCH, f"link set {HOST_PORT} up")
         eventually(lambda: listener.count(Kind.SOLICIT) >= 1)
 
 
 def test_port_of_a_bridge(wired: Segment, tmp_path: Path) -> None:
-    """A guest's port keeps the bridge's carrier on while the uplink's comes and goes."""
-    bridge, above = "vmbr0", "above0"  # which is no veth, as the ports of guests are
+    """Announce when the uplink's carrier returns, though another port kept the bridge's."""
+    bridge, above = "vmbr0", "above0"  # not a veth, as the ports of guests are
     build = f"""
         address flush dev {UPLINK}
         link add link {UPLINK} name {above} type macvlan mode passthru
@@ -188,10 +188,10 @@ def test_port_of_a_bridge(wired: Segment, tmp_path: Path) -> None:
     try:
         with daemon(tmp_path, interface=bridge) as (_, listener):
             announced(listener)
-            # The macvlan follows a little later; it does not hear of what is shorter than that.
+            # The macvlan follows a little later; it does not notice shorter losses.
             ip(SWITCH, f"link set {HOST_PORT} down")
             eventually(lambda: "LOWER_UP" not in link_state(above)["flags"])
-            time.sleep(2.5)  # the loss is announced, too, in vain
+            time.sleep(2.5)  # the loss is announced, too, without effect
             listener.forget()
             ip(SWITCH, f"link set {HOST_PORT} up")
             eventually(lambda: listener.count() >= 3)
@@ -210,7 +210,7 @@ def test_port_of_a_bridge(wired: Segment, tmp_path: Path) -> None:
 
 
 def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
-    """The bond's own carrier stays; where the kernel has bonds: `make test-vm`."""
+    """Announce when a bond changes its port; its own carrier stays. Needs bonds: `make test-vm`."""
     bond, second, far = "bond7", "up9", "to-second"
     needs("type", "bond")
     sh("ip", *f"link add {second} type veth peer name {far} netns {SWITCH}".split())
@@ -243,7 +243,7 @@ def test_bond_takes_its_other_port(wired: Segment, tmp_path: Path) -> None:
 
 
 def test_interface_on_top_of_another(wired: Segment, tmp_path: Path) -> None:
-    """It keeps its carrier while the lower one loses its own for less than a moment."""
+    """Announce when the lower interface lost its carrier too briefly for the upper one."""
     above = "above0"
     build = f"""
         address flush dev {UPLINK}
@@ -264,7 +264,7 @@ def test_interface_on_top_of_another(wired: Segment, tmp_path: Path) -> None:
         call("ip", "link", "delete", above)
 
 
-# ---- what only a message says --------------------------------------------------------------------
+# ---- facts that only a message has --------------------------------------------------------------
 
 UP, LOWER_UP = 0x1, 0x10000
 BRIDGE, BOND = 7, 8
@@ -286,7 +286,7 @@ def message(
     family: int = 0,
     kind: int = 16,
 ) -> bytes:
-    """An RTM_NEWLINK as the kernel makes it."""
+    """Return an RTM_NEWLINK in the kernel's format."""
     body = struct.pack("=BxHiII", family, 1, index, flags, 0)
     body += attribute(16, bytes((operstate,))) + b"".join(attributes)
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
@@ -303,7 +303,7 @@ def port(index: int, ups: int, kind: bytes = b"", **fields: int) -> bytes:
 
 
 @pytest.mark.parametrize("event", [3, 4], ids=["BONDING_FAILOVER", "NOTIFY_PEERS"])
-def test_kernel_asks_to_be_made_known(event: int) -> None:
+def test_the_kernel_asks_for_announcements(event: int) -> None:
     found = Interruptions()
     assert found.of(message(BOND, number(44, event))) == {BOND}
     bond_in_bridge = message(BOND, number(10, BRIDGE), info(b"bond", b"bridge"), number(44, event))
@@ -353,7 +353,7 @@ def test_short_messages(cut: int) -> None:
 
 
 def test_real_messages(wired: Segment) -> None:
-    """The kernel's own are read as it writes them."""
+    """Read the kernel's own messages."""
     with contextlib.closing(LinkMonitor()) as monitor:
         here = socket.if_nametoindex(UPLINK)
         sh("ip", "link", "set", UPLINK, "mtu", "1400")
@@ -405,5 +405,5 @@ def test_after_a_suspend(wired: Segment, monkeypatch: pytest.MonkeyPatch, tmp_pa
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
-def test_clocks_tell_of_suspends() -> None:
+def test_clocks_show_suspends() -> None:
     assert 0 <= upstream_tasks.suspended_time() + 0.1 < 1e9

@@ -1,4 +1,4 @@
-"""What systemd's journal is told beside the words: how bad it is."""
+"""Priorities of lines in systemd's journal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 
 def test_the_journal_gets_priorities(tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    with said.open("w") as stream:
+    file = tmp_path / "stderr"
+    with file.open("w") as stream:
         status = os.fstat(stream.fileno())
         for journal in (f"{status.st_dev}:{status.st_ino}", "1:1"):
             subprocess.run(
@@ -20,7 +20,7 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
                 stderr=stream,
                 env=os.environ | {"JOURNAL_STREAM": journal},
             )
-    lines = said.read_text().splitlines()
+    lines = file.read_text().splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         "<3>ndxdp",
         "<3>  hint",
@@ -30,14 +30,14 @@ def test_the_journal_gets_priorities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("form", "start"), [("text", ""), ("json", "{")])
-def test_what_the_daemon_logs_has_them_too(tmp_path: Path, form: str, start: str) -> None:
+def test_lines_of_the_daemon_have_priorities(tmp_path: Path, form: str, start: str) -> None:
     code = (
         "import logging, sys; from ndxdp.cli.output import configure_log, start_log\n"
         "start_log(); configure_log('debug', sys.argv[1]); log = logging.getLogger('ndxdp.x')\n"
         "log.error('a\\nb'); log.warning('c'); log.info('d'); log.debug('e')"
     )
-    said = tmp_path / "said"
-    with said.open("w") as stream:
+    file = tmp_path / "stderr"
+    with file.open("w") as stream:
         status = os.fstat(stream.fileno())
         subprocess.run(
             [sys.executable, "-c", code, form],
@@ -45,7 +45,7 @@ def test_what_the_daemon_logs_has_them_too(tmp_path: Path, form: str, start: str
             env=os.environ | {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
             check=True,
         )
-    lines = said.read_text().splitlines()
+    lines = file.read_text().splitlines()
     assert [line[:3] for line in lines] == ["<3>", "<4>", "<6>", "<7>"]
     assert all(line[3:].startswith(start) for line in lines)
 
@@ -56,7 +56,7 @@ FOREIGN = "web\n<0>ndxdp: all is lost\r\x1b[2J\x9b31m\u202e\x07"
 
 @pytest.mark.parametrize("level", ["error", "warning", "info"])
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_what_others_chose_makes_no_line_and_moves_no_cursor(form: str, level: str) -> None:
+def test_foreign_names_make_no_line_and_move_no_cursor(form: str, level: str) -> None:
     code = (
         "import logging, sys; from ndxdp.cli.output import configure_log, start_log\n"
         f"start_log(); configure_log('debug', '{form}'); log = logging.getLogger('ndxdp.x')\n"
@@ -78,7 +78,7 @@ def test_further_lines_are_for_debugging_and_indented() -> None:
     assert done.stderr == "ndxdp: 0: (b7) r0 = 0\n  1: (95)\\x1b exit\n"
 
 
-def test_commands_print_what_others_chose_in_one_line(tmp_path: Path) -> None:
+def test_commands_print_foreign_names_in_one_line(tmp_path: Path) -> None:
     directory = tmp_path / "a\n\x1b[31mb"
     directory.mkdir()
     (directory / "ndxdp.toml").write_text(

@@ -1,4 +1,4 @@
-"""What `make test-kernels` reads from its machines, and writes on the page."""
+"""The results that `make test-kernels` reads from its machines, and its page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_matrix, "RESULTS", tmp_path / "results" / "kernels.json")
     monkeypatch.setattr(kernel_matrix, "PAGE", page)
     page.write_text(f"before\n{kernel_matrix.BEGIN}old\n{kernel_matrix.END}after\n")
-    for _ in range(2):  # it is written anew, not appended
+    for _ in range(2):  # the page is rewritten, not appended to
         kernel_matrix.keep("5.10", "\n".join(lines))
     text = page.read_text()
     assert text.startswith("before\n")
@@ -48,7 +48,7 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert text.count(f"- 5.10, {remark}") == 1
 
 
-def test_what_failed_is_run_once_more(tmp_path: Path) -> None:
+def test_failed_tests_are_run_once_more(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(JUNIT)
     second.write_text(
@@ -59,11 +59,11 @@ def test_what_failed_is_run_once_more(tmp_path: Path) -> None:
     assert (found["passed"], found["failed"], found["skipped"]) == (3, 1, 1)
     assert found["names"] == ["tests.test_auto.test_fixture"]
     assert found["again"] == ["tests.test_auto.test_bad"]
-    # Where pytest did not get to write its second report, nothing has passed.
+    # Without a second report of pytest, no test has passed.
     found = kernel_groups.merged(kernel_groups.read(first), kernel_groups.read(tmp_path / "none"))
     assert (found["passed"], found["failed"]) == (2, 2)
 
 
-def test_page_shows_what_was_kept() -> None:
+def test_page_shows_the_kept_results() -> None:
     assert kernel_matrix.table(kernel_matrix.read()) in kernel_matrix.PAGE.read_text()
     assert set(kernel_matrix.read()) <= set(kernels.SOURCES)

@@ -1,8 +1,8 @@
-"""SIGKILL at every moment of every change: the next start completes it or undoes it.
+"""SIGKILL at every moment of every change: the next start completes or undoes the change.
 
-Each change is killed before the first of its system calls that change something, then before the
-second, and so on until it gets through. After each kill ndxdp starts again, with another MAC than
-before, and has to be in step; then it is detached, and nothing may be left.
+Each change is killed before the first of its changing system calls, then before the second, and so
+on until it completes. After each kill ndxdp starts again, with another MAC than before, and must be
+in step; then it is detached, and nothing may be left.
 
 `make test-kills` sweeps every pair of modes, each kind of kernel and each way to start again.
 """
@@ -61,8 +61,8 @@ class Change:
     """A change that is killed.
 
     Attributes:
-        name: What is changed, and on which kind of kernel.
-        before: What makes the state that is changed.
+        name: The change, and the kind of kernel.
+        before: The steps that create the state before the change.
         step: The change.
         restarts: The ways to start again after a kill.
         answers: The target is answered for before the change and during it.
@@ -80,7 +80,7 @@ def attach(mode: str, kernel: str, *more: str, switch: bool = False, size: int =
 
 
 def restart(mode: str, kernel: str) -> Step:
-    """Start again as a daemon does, in the mode that its file names."""
+    """Return the step of a daemon that starts in the mode of its file."""
     if mode == "userspace":
         return Step("daemon", mode, kernel, (BEHIND, ADDED))
     return attach(mode, kernel, ADDED, switch=True)
@@ -91,7 +91,7 @@ def detach(kernel: str) -> Step:
 
 
 def every_change() -> Iterator[Change]:
-    """Every change, in each mode and on each kind of kernel, with each way to start again."""
+    """Yield every change, in each mode and on each kind of kernel, with each way to start again."""
     for kernel in KERNELS:
         for mode in MODES:
             yield from _changes_in(mode, kernel)
@@ -118,11 +118,11 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
     yield change(f"resume {mode}", (here, suspend), again)
     yield change(f"detach {mode}", (here,), detach(kernel))
     renamed = change(f"renamed {mode}", (here, Step("misname")), again, answers=True)
-    yield dataclasses.replace(renamed, restarts=(again, *ways[:-1]))  # detach wants the old name
+    yield dataclasses.replace(renamed, restarts=(again, *ways[:-1]))  # detach needs the old name
     serve = Step("serve", "userspace", kernel, (BEHIND, ADDED))
     yield change(f"{mode} suspended to userspace", (here, suspend), serve)
     yield change(f"userspace to {mode}", (serve,), here)
-    # A daemon does so without an end in between.
+    # A daemon does this without ending in between.
     there, back = (
         Step("daemon", now, kernel, (BEHIND, ADDED), was=was)
         for now, was in (("userspace", mode), (mode, "userspace"))
@@ -156,7 +156,7 @@ IN_SHORT = (
 
 
 class Bench:
-    """The network, and how it is looked at."""
+    """The network, and queries of its state."""
 
     def __init__(self, net: Network, worker: Worker, router: socket.socket) -> None:
         self.net, self.worker, self._router = net, worker, router
@@ -174,7 +174,7 @@ class Bench:
         sh("ip", "link", "set", "dev", UPLINK, "address", self.mac)
 
     def answer(self) -> str | None:
-        """Ask for the target; return the MAC in the answer."""
+        """Solicit the target; return the MAC in the answer."""
         target = socket.inet_pton(socket.AF_INET6, TARGET)
         for _ in range(4):
             self._router.send(self._frame)
@@ -197,7 +197,7 @@ class Bench:
         assert outcome.error == "", f"{step.verb} {step.mode}: {outcome.error}"
 
     def is_in_step(self, step: Step) -> None:
-        """The interface is as the start that came through wants it."""
+        """Check that the interface is in the state of the completed start."""
         trees = Trees()
         programs = network.xdp_ids() + network.tc_ids()
         left = [path for path in network.pins() if path.endswith(":new")]
@@ -250,10 +250,12 @@ def bench(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 
 
 def swept(bench: Bench, change: Change, ways: Sequence[Step]) -> tuple[int, list[str]]:
-    """Kill a change at every point; return how many there are, and what went wrong at which.
+    """Kill a change at every point; return the number of points, and the failures.
 
     Args:
-        ways: to start again: the points take them by turns.
+        bench: The network.
+        change: The change.
+        ways: The ways to start again, which the points use in turn.
     """
     wedged = []
     for point, way in enumerate(itertools.cycle(ways), 1):
@@ -285,7 +287,7 @@ CHANGES = {change.name: change for change in every_change()}
 
 @pytest.mark.parametrize("name", CHANGES if EVERYTHING else IN_SHORT)
 def test_the_next_start_puts_it_right(bench: Bench, name: str) -> None:
-    """Kill a change at each point; the start that follows completes it or undoes it."""
+    """Complete or undo a change that was killed at any point, with the next start."""
     change = CHANGES[name]
     for ways in [[way] for way in change.restarts] if EVERYTHING else [change.restarts]:
         points, wedged = swept(bench, change, ways)
@@ -304,7 +306,7 @@ def bridge(bench: Bench) -> Iterator[str]:
 
 @pytest.mark.parametrize("verb", ["serve", "detach"])
 def test_a_bridge_is_restored(bench: Bench, bridge: str, verb: str) -> None:
-    """Its mcast_router is what it was, once `detach` has come through."""
+    """Restore a bridge's mcast_router once `detach` completes."""
 
     def mcast_router() -> int:
         found: int = network.link_state(bridge)["linkinfo"]["info_data"]["mcast_router"]

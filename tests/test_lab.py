@@ -1,4 +1,4 @@
-"""The lab of vagrant/, as far as it can be tried without its machines: `make lab-vm` has those."""
+"""The lab of vagrant/, as far as it works without its machines, which `make lab-vm` has."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ ROUTER = parse_address("fe80::1")
 def advertisement(
     target: str, source: str, lladdr: bytes = HOST_MAC, mac: bytes = HOST_MAC
 ) -> bytes:
-    """Of `target`, from an address, about a MAC, and from a MAC."""
+    """Return an advertisement of `target`, with its source, its content and its sender's MAC."""
     router_mac = parse_mac(testbed.ROUTER_MAC)
     body = bytes.fromhex("60000000") + parse_address(target) + bytes((2, 1)) + lladdr  # S, O
     return icmpv6_frame(mac, router_mac, parse_address(source), ROUTER, TYPE_NA, body)
@@ -105,12 +105,13 @@ FRAMES = [
     ("of a container", True, solicitation(CONTAINER)),
     ("of somebody else", False, solicitation("2001:db8:0:1::3")),
 ]
-LAST = solicit(HOST_MAC, ROUTER)  # passes, and so tells that all before it has come
+# this frame passes, and so shows that all earlier ones have arrived
+LAST = solicit(HOST_MAC, ROUTER)
 
 
 @pytest.fixture(scope="module")
 def bridge() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Where the host sends, and what comes in at the router, past the filter."""
+    """Yield a socket at the host's end, and one at the router behind the filter."""
     assert private.inside(), "these tests need namespaces of their own: run `make test`"
     try:
         sh("ip", "netns", "add", "filter")
@@ -152,10 +153,10 @@ def test_the_filter(
 
 
 class Scripted:
-    """An agent that answers each request with the next of `answers`: what, or lines as they are."""
+    """An agent that answers each request with the next of `answers`: an object, or raw lines."""
 
     def __init__(self, path: Path, *answers: Any) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self._answers = list(answers)
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind(str(path))
@@ -167,7 +168,7 @@ class Scripted:
         link, _ = self._door.accept()
         with link, link.makefile("rb") as lines:
             for answer in self._answers:
-                self.asked.append(json.loads(lines.readline()))
+                self.requests.append(json.loads(lines.readline()))
                 raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"
                 link.sendall(raw)
 
@@ -176,7 +177,7 @@ class Scripted:
         self._door.close()
 
 
-def test_the_agent_tells_output_and_code(tmp_path: Path) -> None:
+def test_the_agent_returns_output_and_code(tmp_path: Path) -> None:
     out = base64.b64encode("grüße\n".encode()).decode()
     ended = {"exited": True, "exitcode": 3, "out-data": out}
     scripted = Scripted(
@@ -186,11 +187,11 @@ def test_the_agent_tells_output_and_code(tmp_path: Path) -> None:
     assert agent.run("true", 10) == (3, "grüße\n", "")
     agent.close()
     scripted.close()
-    assert scripted.asked[0]["arguments"]["arg"] == ["-c", "true"]
-    assert scripted.asked[2] == {"execute": "guest-exec-status", "arguments": {"pid": 7}}
+    assert scripted.requests[0]["arguments"]["arg"] == ["-c", "true"]
+    assert scripted.requests[2] == {"execute": "guest-exec-status", "arguments": {"pid": 7}}
 
 
-def test_the_agent_throws_away_what_was_said_before_a_reboot(tmp_path: Path) -> None:
+def test_the_agent_discards_answers_from_before_a_reboot(tmp_path: Path) -> None:
     stale = b'{"return": {"exited": false}}\n{"return": 99}\n'
     scripted = Scripted(tmp_path / "agent", stale + b'\xff{"return": 1}\n', {"return": {"pid": 7}})
     agent = Agent(tmp_path / "agent")
@@ -201,7 +202,7 @@ def test_the_agent_throws_away_what_was_said_before_a_reboot(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "output"),
     [
         ({"error": {"class": "GenericError", "desc": "Guest agent command failed"}}, "failed"),
         (b"gibberish\n", "not an answer"),
@@ -209,16 +210,16 @@ def test_the_agent_throws_away_what_was_said_before_a_reboot(tmp_path: Path) -> 
     ],
     ids=["error", "gibberish", "gone"],
 )
-def test_the_agents_failures(tmp_path: Path, answer: Any, said: str) -> None:
+def test_the_agents_failures(tmp_path: Path, answer: Any, output: str) -> None:
     scripted = Scripted(tmp_path / "agent", answer)
     agent = Agent(tmp_path / "agent")
-    with pytest.raises(AgentError, match=said):
+    with pytest.raises(AgentError, match=output):
         agent.start("true")
     agent.close()
     scripted.close()
 
 
-def test_a_machine_that_is_not_there(tmp_path: Path) -> None:
+def test_a_machine_that_does_not_exist(tmp_path: Path) -> None:
     agent = Agent(tmp_path / "agent")
     with pytest.raises(AgentError, match="No such file"):
         agent.start("true")
@@ -227,7 +228,7 @@ def test_a_machine_that_is_not_there(tmp_path: Path) -> None:
 # ---- the driver ----------------------------------------------------------------------------------
 
 
-def test_what_does_not_become_true() -> None:
+def test_a_condition_that_stays_false() -> None:
     began = time.monotonic()
     with pytest.raises(LabError, match=r"Not so within 0 s: never\."):
         testbed.eventually("never", lambda: time.monotonic() < began, 0)

@@ -1,4 +1,4 @@
-"""Imports point down. The order of the folders below is the design, and the code is held to it."""
+"""Imports point down, in the order of the folders below."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "ndxdp"
 
-# Folders and modules of the package, from the top: one imports only what stands below it. The order
+# Folders and modules of the package, from the top: each imports only from those below it. The order
 # of the modules in a folder follows from their imports, which form no circle.
 FLOORS = (
     "__main__",
@@ -44,10 +44,10 @@ FLOORS = (
     "__init__",
 )
 
-# Run by another Python, by its path: imports nothing of ours, and is imported by nobody.
+# Another Python runs this file by its path: it imports nothing of ndxdp, and no module imports it.
 APART = ("ndxdp.kernel.bcc_child",)
 
-# What costs or is dangerous has one door.
+# Only these modules import an expensive or dangerous library.
 DOORS = {
     "bcc": ("ndxdp.kernel.bcc_child",),
     "click": ("ndxdp.cli",),
@@ -62,7 +62,7 @@ DOORS = {
 
 
 def module_of(path: Path) -> str:
-    """`ndxdp/kernel/abi.py` -> `ndxdp.kernel.abi`; a package is its __init__.py."""
+    """Convert `ndxdp/kernel/abi.py` to `ndxdp.kernel.abi`; a package is its __init__.py."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -71,7 +71,7 @@ FILES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(module: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of every import, those in functions and under TYPE_CHECKING too."""
+    """Yield line and full name of every import, also in functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(FILES[module].read_text())):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -85,13 +85,13 @@ def imports(module: str) -> Iterator[tuple[int, str]]:
 
 
 def floor_of(module: str) -> int:
-    """The index in FLOORS; `ndxdp` itself is its __init__.py."""
+    """Return the index in FLOORS; `ndxdp` itself is its __init__.py."""
     parts = module.split(".")
     return FLOORS.index(parts[1] if len(parts) > 1 else "__init__")
 
 
 def ours(module: str) -> Iterator[tuple[int, str]]:
-    """Line and name of each of the package's modules that a module imports."""
+    """Yield line and name of each import of a module of the package."""
     for line, name in imports(module):
         if name.partition(".")[0] == "ndxdp":
             yield line, name
@@ -118,14 +118,14 @@ def test_modules_of_a_folder_form_no_circle() -> None:
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-def test_what_runs_apart_stands_apart() -> None:
+def test_separate_programs_are_independent() -> None:
     for module in APART:
         assert not list(ours(module))
         assert all(module != name for other in FILES for _, name in ours(other))
 
 
 @pytest.mark.parametrize("module", sorted(FILES))
-def test_others_come_in_by_their_door(module: str) -> None:
+def test_libraries_have_one_door(module: str) -> None:
     for line, name in imports(module):
         top = name.partition(".")[0]
         if top == "ndxdp" or (top in sys.stdlib_module_names and top not in DOORS):
@@ -145,7 +145,7 @@ def test_others_come_in_by_their_door(module: str) -> None:
     ],
     ids=["import", "help", "attach-help"],
 )
-def test_the_command_line_pays_for_nothing_it_does_not_use(code: str) -> None:
+def test_the_command_line_imports_only_what_it_uses(code: str) -> None:
     script = (
         "import atexit, sys\n"
         "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n" + code

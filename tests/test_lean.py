@@ -1,4 +1,4 @@
-"""That nothing is loaded which is not used, and that whoever does use it gets it."""
+"""Processes import only the modules that they use, and each module that they use."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 from ndxdp import memory
 from tests.fixtures.network import UPLINK, Done, Network, Running, call
 
-# The same command, telling of each import on stderr.
+# The same command, which reports each import on stderr.
 TELLING = (sys.executable, "-X", "importtime", "-m", "ndxdp")
 
 ADDRESSES = 10_000
-RESIDENT_MAX = 40 * 1024  # kB, also where Python is bulkier than here
+RESIDENT_MAX = 40 * 1024  # kB, with room for larger builds of Python
 
 
-def imported(told: str) -> set[str]:
-    """What was, according to `-X importtime`."""
-    return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", told, re.MULTILINE))
+def imported(stderr: str) -> set[str]:
+    """Return the imported modules, according to `-X importtime`."""
+    return set(re.findall(r"^import time: +\d+ \| +\d+ \| +(\S+)$", stderr, re.MULTILINE))
 
 
 def below(loaded: set[str], *packages: str) -> list[str]:
-    """Those that are these packages, or modules of theirs."""
+    """Return the modules inside these packages."""
     return sorted(name for name in loaded if name.startswith(tuple(f"{one}." for one in packages)))
 
 
@@ -35,7 +35,7 @@ def below(loaded: set[str], *packages: str) -> list[str]:
 
 @pytest.fixture
 def configuration(tmp_path: Path) -> Path:
-    """Many addresses, an engine that is not there, and all that stands beside the answering."""
+    """Write a configuration with many addresses, a missing engine, and all optional tables."""
     (tmp_path / "addresses").write_text(
         "".join(f"2001:db8::c:{number:x}\n" for number in range(1, ADDRESSES + 1))
     )
@@ -98,26 +98,26 @@ def test_commands_that_need_no_netlink_have_none(attached: Network, words: tuple
     assert not [name for name in loaded if name.partition(".")[0] == "pyroute2"]
 
 
-# ---- how ----------------------------------------------------------------------------------------
+# ---- lazy packages ------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A package whose __init__ tells that it runs, by a module `told`; with two submodules."""
+    """Make a package with two submodules, whose __init__ imports the module `marker`."""
     made = tmp_path / "bulky"
     made.mkdir()
-    (made / "__init__.py").write_text("import told\nfrom bulky.other import THING\n")
+    (made / "__init__.py").write_text("import marker\nfrom bulky.other import THING\n")
     (made / "part.py").write_text("from bulky import other\nfrom bulky.other import THING\n")
     (made / "other.py").write_text("THING = 7\n")
     (made / "needy.py").write_text("import bulky\nthing = bulky.THING\n")
-    (tmp_path / "told.py").write_text("")
+    (tmp_path / "marker.py").write_text("")
     (tmp_path / "careful.py").write_text(
-        "try:\n    import told\nexcept ImportError:\n    told = None\n"
+        "try:\n    import marker\nexcept ImportError:\n    marker = None\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "bulky"
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("bulky", "told", "careful"):
+        if name.partition(".")[0] in ("bulky", "marker", "careful"):
             del sys.modules[name]
 
 
@@ -125,7 +125,7 @@ def test_a_submodule_comes_without_its_package(package: str) -> None:
     memory.defer(package)
     other = importlib.import_module("bulky.other")
     assert other.THING == 7
-    assert "told" not in sys.modules
+    assert "marker" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -137,16 +137,16 @@ def test_a_submodule_comes_without_its_package(package: str) -> None:
         "import bulky.part",
     ],
 )
-def test_who_needs_the_package_gets_it(package: str, statement: str) -> None:
+def test_a_module_that_needs_the_package_gets_it(package: str, statement: str) -> None:
     memory.defer(package)
     exec(statement)
-    assert "told" in sys.modules
+    assert "marker" in sys.modules
     assert importlib.import_module("bulky").THING == 7
     with pytest.raises(AttributeError):
         _ = importlib.import_module("bulky").nothing
 
 
-def test_what_is_there_or_nowhere_is_left_alone(package: str) -> None:
+def test_loaded_and_missing_packages_are_left_alone(package: str) -> None:
     whole = importlib.import_module(package)
     memory.defer(package)
     assert sys.modules[package] is whole
@@ -155,20 +155,20 @@ def test_what_is_there_or_nowhere_is_left_alone(package: str) -> None:
 
 
 def test_a_module_without_another(package: str) -> None:
-    memory.import_without("told", "careful")
-    assert importlib.import_module("careful").told is None
-    assert "told" not in sys.modules
-    assert importlib.import_module("told")  # whoever asks for it later gets it
+    memory.import_without("marker", "careful")
+    assert importlib.import_module("careful").marker is None
+    assert "marker" not in sys.modules
+    assert importlib.import_module("marker")  # a later import gets it
 
 
 def test_a_module_with_another_that_is_there(package: str) -> None:
-    there = importlib.import_module("told")
-    memory.import_without("told", "careful")
-    assert importlib.import_module("careful").told is there
+    there = importlib.import_module("marker")
+    memory.import_without("marker", "careful")
+    assert importlib.import_module("careful").marker is there
 
 
 def test_netlink_works_with_all_of_pyroute2(net: Network) -> None:
-    """Were its package to need itself whole one day, it would be loaded, and do the same."""
+    """Work the same if the whole pyroute2 package is loaded."""
     script = (
         "import pyroute2, sys; from ndxdp.netlink import links;"
         " assert 'pyroute2.ndb' in sys.modules; print(links.find_link(sys.argv[1]).name)"

@@ -1,7 +1,7 @@
-"""Floods by which an attacker would have others answered, or the router not answered.
+"""Floods that make ndxdp answer others, or keep it from answering the router.
 
-The attacker stands on the router's link and can forge every MAC, the router's among them. Beside
-each flood the router asks for one address after the other, and misses none.
+The attacker is on the router's link and can forge every MAC, the router's as well. Beside each
+flood the router solicits one address after the other, and each is answered.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SECONDS = 2.0
 
 @dataclass
 class Flood:
-    """A flood at work. Its figures are there when it has ended."""
+    """A running flood. It has its figures when it has ended."""
 
     sent: int = 0
     answered: int = 0
@@ -71,8 +71,8 @@ def flood(rate: int, prefix: str, *words: str) -> Iterator[Flood]:
         finally:
             flooder.terminate()
             out, _ = flooder.communicate()
-    told = json.loads(out)
-    found.sent, found.answered = told["sent"], told["sent"] - told["unanswered"]
+    report = json.loads(out)
+    found.sent, found.answered = report["sent"], report["sent"] - report["unanswered"]
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def limited(net: Network, mode: str, *words: str) -> Iterator[None]:
         net.pass_at_router()
     running = net.run("-i", UPLINK, "--mode", mode, *words)
     try:
-        # The daemon has the kernel find out the gateway's MAC, by which it knows the gateway.
+        # The daemon makes the kernel resolve the gateway's MAC, by which it recognizes the gateway.
         yield
     finally:
         ended = running.end()
@@ -113,7 +113,7 @@ def missed(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_random_macs_that_have_one_victim_answered(net: Network, mode: str) -> None:
-    """Reflection: the victim gets what its own rate lets it have."""
+    """Limit reflection: the victim receives no more answers than its own rate allows."""
     with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
         words = ("--mac", VICTIM, "--random-macs", "--sllao", VICTIM)
         with flood(1000, "2001:db8::c:0:0:0", *words) as done_:
@@ -125,7 +125,7 @@ def test_random_macs_that_have_one_victim_answered(net: Network, mode: str) -> N
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_routers_mac_is_forged(net: Network, mode: str) -> None:
-    """A gateway has a share of its own, which a flood at this rate does not use up."""
+    """Give a gateway a separate limit, which a flood at this rate does not exhaust."""
     with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
         with flood(500, "2001:db8::c:0:0:0", "--mac", ROUTER_MAC) as done_:
             assert missed(net, ASKED) == []
@@ -135,7 +135,7 @@ def test_the_routers_mac_is_forged(net: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_routers_mac_is_forged_to_have_a_victim_answered(net: Network, mode: str) -> None:
-    """The gateway's share is for who has the gateway answered."""
+    """Charge the gateway's limit only for answers that go to the gateway."""
     with limited(net, mode, "-n", BEHIND, "--rate", "10", "--burst", "5"):
         words = ("--mac", ROUTER_MAC, "--sllao", VICTIM)
         with flood(500, "2001:db8::c:0:0:0", *words) as done_:
@@ -146,7 +146,7 @@ def test_the_routers_mac_is_forged_to_have_a_victim_answered(net: Network, mode:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_bound_for_the_interface(net: Network, mode: str) -> None:
-    """Random MACs, each of which is answered itself."""
+    """Limit all answers of an interface, against a flood of random MACs that are all answered."""
     with limited(net, mode, "-n", BEHIND, "--interface-rate", "50"):
         with flood(1000, "2001:db8::c:0:0:0", "--mac", VICTIM, "--random-macs") as done_:
             assert missed(net, ASKED) == []
@@ -156,7 +156,7 @@ def test_a_bound_for_the_interface(net: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_a_gateways_share_is_bounded(net: Network, mode: str) -> None:
-    """What is over it goes on to the kernel, and is counted for itself."""
+    """Pass solicitations above the gateway's limit to the kernel, and count them separately."""
     words = ("--interface-rate", "1000", "--gateway-rate", "5")
     with limited(net, mode, "-n", BEHIND, *words):
         with flood(500, "2001:db8::c:0:0:0", "--mac", ROUTER_MAC) as done_:
@@ -173,8 +173,8 @@ def test_attach_knows_the_gateways_that_there_are(net: Network) -> None:
     try:
         assert ROUTER_MAC in sh("ip", "-6", "neighbour", "show", GATEWAY, "dev", UPLINK)
         assert missed(net, ASKED, 0) == []
-        told = status()
-        limits = (told["rate"], told["burst"], told["interface_rate"], told["gateway_rate"])
+        shown = status()
+        limits = (shown["rate"], shown["burst"], shown["interface_rate"], shown["gateway_rate"])
         assert limits == (1, 1, 0, 10_000)
         done("attach", UPLINK, "--gateway-rate", "0", "--interface-rate", "7", "-q")
         assert (status()["gateway_rate"], status()["interface_rate"]) == (0, pytest.approx(7))
@@ -190,7 +190,7 @@ def test_bad_rates(net: Network) -> None:
         assert "Traceback" not in refused.err
 
 
-# ---- neighbours that are not known ---------------------------------------------------------------
+# ---- unknown neighbours -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
@@ -201,7 +201,7 @@ def test_living_neighbours_are_found_beside_a_scan(
     mode: str,
     forged: bool,
 ) -> None:
-    """And what the scan leaves in the neighbour table is bounded, groups included."""
+    """Find live neighbours beside a scan, which leaves a bounded number of neighbour entries."""
     sysctl(UPLINK).write_text("1")
     living = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 9)]
     for address in living:
@@ -214,15 +214,16 @@ def test_living_neighbours_are_found_beside_a_scan(
             with flood(400 if forged else 1000, "2001:db8:0:c::", *words) as done_:
                 until = time.monotonic() + SECONDS
                 while time.monotonic() < until or not most:
-                    for address in living:  # those that the scan's end may take away meanwhile
+                    # the entries that the end of the scan may remove in the meantime
+                    for address in living:
                         call("ip", "-6", "neighbour", "delete", address, "dev", DOWN)
-                    # While the daemon waits for a processor, the scan may take all places: a
-                    # router solicits three times (MAX_MULTICAST_SOLICIT, RFC 4861 10).
+                    # While the daemon waits for a processor, the scan may use all places: a router
+                    # solicits three times (MAX_MULTICAST_SOLICIT, RFC 4861 10).
                     assert missed(net, living, 0, solicitations=3) == []
                     most = max(most, len(entries()))
             assert done_.sent > 300
             assert explain(living[0])["reason"] == "answered"
-            # A place for each search, and the group that it is sought in.
+            # A place for each search, and one for its group.
             assert most <= 2 * 128 + 2 * len(living)
         # The guest has two more addresses; each may have its group in the table, too.
         assert len(entries()) <= 2 * (len(living) + 2), "left when the daemon has ended"

@@ -1,4 +1,4 @@
-"""What the linters say of the repository, each as one test. `make format` mends the layout."""
+"""The linters' verdicts on the repository, each as one test. `make format` repairs the layout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def clean(*command: str) -> None:
-    """The command finds nothing to say; what it says is the failure's text."""
+    """Run a linter, which must find nothing; its output is the text of the failure."""
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.fail(f"{' '.join(command)}\n{done.stdout}{done.stderr}", pytrace=False)

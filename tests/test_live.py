@@ -1,4 +1,4 @@
-"""The whole of it in the lab: a router, an anti-spoofing bridge, the host, a container."""
+"""The complete system in the lab: a router, an anti-spoofing bridge, the host, a container."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ndxdp(lab: Lab, *arguments: str) -> str:
 
 
 def pings(lab: Lab) -> list[int]:
-    """Pings answered of 2, from a global and from a link-local soliciting source."""
+    """Return the answered pings of 2, from a global and from a link-local soliciting source."""
     answered = []
     for source in (ROUTER_ADDRESS, INTERNET_ADDRESS):
         lab.forget_neighbours()
@@ -54,7 +54,7 @@ def pings(lab: Lab) -> list[int]:
 
 
 class Flood:
-    """Solicitations from the router, so many a second, while the body runs."""
+    """Solicitations of the router at a steady rate during the block."""
 
     def __init__(self, lab: Lab, rate: int = 12_000) -> None:
         self._lab, self._rate = lab, rate
@@ -84,7 +84,7 @@ class Flood:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_router_reaches_container(lab: Lab, mode: str) -> None:
-    """The main job: past a filter that lets nothing out but the prefix's own sources."""
+    """Make the container reachable past a filter that passes only sources of the prefix."""
     assert pings(lab) == [0, 0]
     ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--mode", mode)
 
@@ -100,7 +100,7 @@ def test_router_reaches_container(lab: Lab, mode: str) -> None:
 
 
 def test_demo(privacy: None) -> None:
-    """`make demo`'s program tells the story it promises, ndppd's failure included."""
+    """Run `make demo`'s program: it ends as it promises, including ndppd's failure."""
     done = subprocess.run(
         [sys.executable, "lab/demo.py", "--ndxdp", f"{os.path.dirname(sys.executable)}/ndxdp"],
         capture_output=True,
@@ -114,7 +114,7 @@ def test_demo(privacy: None) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
-    """Attach again and again, with the other loader's object each time, under load."""
+    """Attach again under load, with the other loader's object, without losing an answer."""
     ndxdp(lab, "attach", UPLINK, "-n", PREFIX, "--mode", mode)
     with Flood(lab) as flood:
         for loader in ("bcc", "prebuilt", "prebuilt"):
@@ -128,7 +128,7 @@ def test_renewing_loses_nothing(lab: Lab, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["native", "tc"])
 def test_renewing_without_bpf_links_loses_nothing(lab: Lab, mode: str) -> None:
-    """The way of older kernels: netlink replaces the program."""
+    """Replace the program by netlink, as on older kernels, without losing an answer."""
     attach = (
         "from ndxdp.session.request import AttachOptions, AttachRequest;"
         "from ndxdp.session.session import Session;"
@@ -163,7 +163,7 @@ def test_end_of_a_keeping_run_loses_nothing(lab: Lab, number: signal.Signals) ->
 
 @needs("xdp")
 def test_foreign_program_survives_every_command(lab: Lab) -> None:
-    """Somebody's XDP program on the interface is named, and still there after all of them."""
+    """Name a foreign XDP program on the interface, and leave it there."""
     peer = lab.run(
         HOST, "ip", "link", "set", UPLINK, "xdp", "obj", "build/xdp_pass.o", "sec", "xdp"
     )
@@ -198,7 +198,7 @@ def test_foreign_program_survives_every_command(lab: Lab) -> None:
 
 @pytest.mark.parametrize("by", ["file", "stdin"])
 def test_long_lists(lab: Lab, by: str, tmp_path: Any) -> None:
-    """100 000 addresses and 10 000 prefixes; that it is fast, docs/rules.md shows."""
+    """Add 100 000 addresses and 10 000 prefixes; docs/rules.md has the time."""
     lines = [f"2001:db8:a:{i >> 16:x}::{i & 0xFFFF:x}" for i in range(1, 100_001)]
     lines += [f"2001:db8:b:{i:x}::/64" for i in range(10_000)]
     path = tmp_path / "list.txt"
@@ -228,11 +228,11 @@ def test_long_lists(lab: Lab, by: str, tmp_path: Any) -> None:
 @pytest.mark.parametrize("loader", ["prebuilt", "bcc"])
 @pytest.mark.parametrize("mode", MODES)
 def test_two_capabilities_suffice(lab: Lab, mode: str, loader: str) -> None:
-    """CAP_BPF and CAP_NET_ADMIN: the verifier is stricter with those who lack CAP_PERFMON."""
+    """Attach with CAP_BPF and CAP_NET_ADMIN; without CAP_PERFMON the verifier is stricter."""
     bounded = ("setpriv", "--bounding-set=-all,+bpf,+net_admin", "--inh-caps=-all")
     command = (*bounded, *NDXDP)
     attach = (*command, "attach", UPLINK, "-n", PREFIX, "--mode", mode, "--loader", loader)
-    # 6.1 and 6.12 want CAP_PERFMON; those between 6.12 and 6.18 were not tried.
+    # Linux 6.1 and 6.12 require CAP_PERFMON; releases between 6.12 and 6.18 were not tried.
     if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 18):
         refused = lab.run(HOST, *attach, check=False)
         assert refused.returncode == 1
@@ -247,7 +247,7 @@ def test_two_capabilities_suffice(lab: Lab, mode: str, loader: str) -> None:
 
 
 def test_daemon_under_a_flood(lab: Lab, tmp_path: Path) -> None:
-    """Killed, started, reloaded with 10 000 changed rules, given another MAC, stopped: 0 lost."""
+    """Lose no answer when the daemon is killed, started, reloaded, stopped, or gets another MAC."""
     names = [tmp_path / f"list{n}.txt" for n in range(2)]
     for n, name in enumerate(names):
         name.write_text("".join(f"2001:db8:a:{n}::{i:x}\n" for i in range(5000)))

@@ -1,4 +1,4 @@
-"""Solicited-node groups: joined, reported, forwarded by a switch that snoops MLD."""
+"""Solicited-node groups: joined, reported, and forwarded by a switch that snoops MLD."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def behind(number: int) -> bytes:
 
 
 def kernel_groups() -> dict[bytes, int]:
-    """The interface's solicited-node groups, and how many hold each."""
+    """Return the interface's solicited-node groups, and the number of users of each."""
     lines = (line.split() for line in _IF_INET6_GROUPS.read_text().splitlines())
     prefix = solicited_node_group(bytes(16))[:13]
     return {
@@ -60,7 +60,7 @@ def snooped(privacy: None) -> Iterator[Segment]:
 
 
 class Joining(GroupMemberships):
-    """Told by what is different, too."""
+    """Groups that can also be changed by differences."""
 
     known: frozenset[bytes] = frozenset()
 
@@ -83,7 +83,7 @@ def joining(made: Segment) -> Iterator[Joining]:
 
 @contextlib.contextmanager
 def small_sockets(made: Segment) -> Iterator[int]:
-    """Sockets with room for few memberships, if this kernel has that for a namespace; how many."""
+    """Limit sockets to few memberships if the kernel can do that per namespace; yield the limit."""
     path = Path("/proc/sys/net/core/optmem_max")
     before = path.read_text() if path.exists() else ""
     if before:
@@ -96,7 +96,7 @@ def small_sockets(made: Segment) -> Iterator[int]:
 
 
 def capacity(ifindex: int) -> int:
-    """Memberships that one socket can hold."""
+    """Return the number of memberships that one socket can have."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as opened:
         for number in range(100_000):
             group = solicited_node_group(behind(0x800000 + number))
@@ -111,7 +111,7 @@ def capacity(ifindex: int) -> int:
 
 
 def snooped_groups() -> set[str]:
-    """What `bridge mdb` knows of the host's port."""
+    """Return the groups of the host's port according to `bridge mdb`."""
     shown: list[dict[str, Any]] = json.loads(at(SWITCH, "bridge", "-j", "mdb", "show").out)
     return {entry["grp"] for entry in shown[0]["mdb"] if entry["port"] == HOST_PORT}
 
@@ -119,8 +119,8 @@ def snooped_groups() -> set[str]:
 # ---- the switch ----------------------------------------------------------------------------------
 
 
-def heard_at_host(made: Segment) -> bool:
-    """A solicitation of the router's for ADDRESS comes as far as the host."""
+def reaches_host(made: Segment) -> bool:
+    """Return True if a solicitation of the router for ADDRESS reaches the host."""
     frame = solicit(ROUTER_MAC_BYTES, ADDRESS_BYTES, source=parse_address("fe80::1"))
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as here:
         here.bind((UPLINK, 3))
@@ -135,15 +135,15 @@ def heard_at_host(made: Segment) -> bool:
 
 
 def test_snooping_switch_forwards_after_the_join(snooped: Segment) -> None:
-    # Until the bridge knows of a querier it floods what nobody has reported.
-    eventually(lambda: not heard_at_host(snooped), within=20)
+    # Until the bridge knows a querier, it floods unreported groups.
+    eventually(lambda: not reaches_host(snooped), within=20)
     assert GROUP not in snooped_groups()
     with joining(snooped) as groups:
         groups.listen([ADDRESS_BYTES])
         eventually(lambda: GROUP in snooped_groups())
-        assert heard_at_host(snooped)
+        assert reaches_host(snooped)
 
-        # The kernel reports anew when the link comes up again.
+        # The kernel reports again when the link comes up.
         at(SWITCH, "ip", "link", "set", HOST_PORT, "nomaster")
         at(SWITCH, "ip", "link", "set", HOST_PORT, "master", BRIDGE)
         sh("ip", "link", "set", UPLINK, "down")
@@ -204,7 +204,7 @@ def test_process_death_leaves_nothing(wired: Segment) -> None:
     assert not ours & kernel_groups().keys()
 
 
-def test_interface_goes(wired: Segment) -> None:
+def test_the_interface_is_deleted(wired: Segment) -> None:
     with joining(wired) as groups:
         groups.listen([behind(number) for number in range(20)])
         sh("ip", "link", "delete", UPLINK)
@@ -235,7 +235,7 @@ def test_no_privilege_is_needed(wired: Segment) -> None:
     ],
     ids=["down", "mac", "mtu"],
 )
-def test_what_the_kernel_drops_is_joined_again(
+def test_groups_that_the_kernel_drops_are_joined_again(
     wired: Segment, changes: tuple[str, ...], lost: int
 ) -> None:
     addresses = [behind(number) for number in (17, 18, 19)]
@@ -254,7 +254,7 @@ def test_what_the_kernel_drops_is_joined_again(
 
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_groups_survive_ipv6_that_is_switched_off(wired: Segment, switch: str) -> None:
-    """And in the other order: what was joined while it was off."""
+    """Keep groups while IPv6 is switched off, and join groups that are added meanwhile later."""
     sysctl = f"net.ipv6.conf.{UPLINK}.disable_ipv6"
     group = solicited_node_group(ADDRESS_BYTES)
     sh("sysctl", "-qw", f"{sysctl}={switch}")
@@ -297,7 +297,7 @@ def test_a_full_socket_is_followed_by_another(wired: Segment) -> None:
         count = 9 * room + room // 2
         groups.listen([behind(number) for number in range(count)])
         assert (groups.joined, groups.sockets) == (count, 10)
-        # Room that becomes free is used.
+        # Released room is used again.
         groups.listen([behind(number) for number in range(count) if number % room != 4])
         assert groups.joined == count - 10
         groups.change([behind(count + number) for number in range(room // 2 + 9)], [])
@@ -306,12 +306,12 @@ def test_a_full_socket_is_followed_by_another(wired: Segment) -> None:
 
 
 def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> None:
-    """With no socket to be had any more: counted, said once, and made good later."""
+    """Count and log groups that no socket has room for, and join them later."""
     caplog.set_level(logging.WARNING)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with small_sockets(wired) as room, joining(wired) as groups:
         groups.listen([behind(number) for number in range(room)])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # what is open stays open
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # open files stay open
         try:
             groups.listen([behind(number) for number in range(3 * room)])
             assert (groups.joined, groups.failed) == (room, 2 * room)
@@ -321,7 +321,7 @@ def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> 
             words = f"{2 * room} of {3 * room} solicited-node groups could not be joined"
             assert words in caplog.text
             assert "Too many open files" in caplog.text
-            # Two leave: two others get in.
+            # Two groups leave: two others take their places.
             groups.change([], [behind(0), behind(1)])
             assert (groups.joined, groups.failed) == (room, 2 * room - 1)
             groups.change([], [behind(4 * room)])
@@ -336,7 +336,7 @@ def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> 
 def test_in_slices_and_no_more_than_the_limit(
     wired: Segment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others get their turn in between; what finds no place is served by allmulti alone."""
+    """Join in slices, so that other tasks run in between; use allmulti above the limit."""
     addresses = [b"\x20\x01" + bytes(10) + number.to_bytes(4, "big") for number in range(25)]
     with joining(wired) as groups:
         assert [groups.listen(addresses, 10) for _ in range(3)] == [True, True, False]
