@@ -233,9 +233,9 @@ class Demo:
         self._step = step
         report(f"\n{step}. {title}")
 
-    def _expect(self, came_true: bool, told: str) -> None:
-        difference = f"step {self._step}: it is not so that {told}"
-        if not came_true and difference not in self.differences:
+    def _expect(self, holds: bool, claim: str) -> None:
+        difference = f"step {self._step}: not true: {claim}"
+        if not holds and difference not in self.differences:
             self.differences.append(difference)
 
 
@@ -275,12 +275,12 @@ def run_demo(ndxdp: Path, mode: str) -> int:
         except LabError as error:
             demo.differences.append(str(error))
     if demo.differences:
-        report("\nNOT as told:")
+        report("\nNOT as expected:")
         for difference in demo.differences:
             report("  " + difference.strip().replace("\n", "\n    "))
         return 1
     report(
-        "\nAs told: ndppd's answers were dropped, ndxdp's were believed, and the container is up."
+        "\nAs expected: ndppd's answers were dropped, ndxdp's were believed, and the container is up."
     )
     return 0
 

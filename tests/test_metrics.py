@@ -1,4 +1,4 @@
-"""What is told of ndxdp: each counter against known packets, the exporter, a real Prometheus."""
+"""Metrics: each counter against known packets, the exporter, a real Prometheus."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ URL = f"http://[::1]:{PORT}"
 DASHBOARDS = REPOSITORY / "dashboards"
 DOCS = REPOSITORY / "docs"
 
-# ---- counters: a known mix, and what it must come to ---------------------------------------------
+# ---- counters: known packets, and their totals --------------------------------------------------
 
 Send = Callable[[Case, Reason], None]
 """Put a case's frame on the link, and wait until it has been judged: it gets this reason."""
@@ -110,7 +110,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
 
         def set_up(case: Case) -> None:
             bench.set_up(case)
-            if case.rate_exceeded:  # another rate and back: the path forgets whom it knew
+            if case.rate_exceeded:  # a changed rate makes the path forget the known MACs
                 bench.path._limiter._spent.clear()
 
         def send(case: Case, reason: Reason) -> None:
@@ -123,7 +123,7 @@ def userspace_bench(trees: Trees) -> Iterator[tuple[Callable[[Case], None], Send
 
 @pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.label)
 def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
-    """Every case of the table, some of them twice or three times."""
+    """Count every case of the table exactly, some of them twice or three times."""
     bench = userspace_bench(trees) if mode is Mode.USERSPACE else program_bench(mode, trees)
     reasons, solicited, answered = Counter[str](), Counter[Any](), Counter[Any]()
     table = Table.of(RULES)
@@ -153,29 +153,29 @@ def test_counters_are_exact(mode: Mode, trees: Trees) -> None:
             for _ in range(1 if case.rate_exceeded else 1 + nth % 3):
                 send(case, case.reason)
                 count(case, case.reason)
-        told = parsed(done("metrics"))
+        samples = parsed(done("metrics"))
     assert len(reasons) >= 16
     expected = {(RECEIVER, each.label): reasons[each.label] for each in list(Reason)[1:]}
-    assert told["ndxdp_solicitations_total"] == expected
+    assert samples["ndxdp_solicitations_total"] == expected
     total = reasons["answered"] + reasons["answered_dad"]
-    assert told["ndxdp_advertisements_total"] == {(RECEIVER, mode.label): total}
+    assert samples["ndxdp_advertisements_total"] == {(RECEIVER, mode.label): total}
     for name, counted in (("solicitations", solicited), ("advertisements", answered)):
-        shown = told[f"ndxdp_group_{name}_total"]
+        shown = samples[f"ndxdp_group_{name}_total"]
         assert {key: value for key, value in shown.items() if value} == +counted
     by_source = Counter(rule.origin for rule in RULES.values())
-    assert told["ndxdp_rules"] == {(RECEIVER, source): n for source, n in by_source.items()}
+    assert samples["ndxdp_rules"] == {(RECEIVER, source): n for source, n in by_source.items()}
     addresses = sum(prefix.length == 128 for prefix in RULES)
-    assert told["ndxdp_map_entries"][RECEIVER, "addresses"] == addresses
-    assert told["ndxdp_map_entries"][RECEIVER, "prefixes"] == len(RULES) - addresses
+    assert samples["ndxdp_map_entries"][RECEIVER, "addresses"] == addresses
+    assert samples["ndxdp_map_entries"][RECEIVER, "prefixes"] == len(RULES) - addresses
     modes = {(RECEIVER, each.label): float(each is mode) for each in Mode}
-    assert told["ndxdp_mode"] == modes
+    assert samples["ndxdp_mode"] == modes
     if mode is Mode.USERSPACE:
-        assert told["ndxdp_socket_errors_total"] == {(RECEIVER,): 0}
+        assert samples["ndxdp_socket_errors_total"] == {(RECEIVER,): 0}
     else:
-        assert told["ndxdp_driver_transmit_failures_total"] == {(RECEIVER,): 0}
+        assert samples["ndxdp_driver_transmit_failures_total"] == {(RECEIVER,): 0}
 
 
-def test_who_is_over_the_rate_is_counted(attached: Network) -> None:
+def test_solicitors_over_the_rate_are_counted(attached: Network) -> None:
     with without_gateway():
         done("attach", UPLINK, "--rate", "0.01", "--burst", "2")
         shown = []
@@ -192,7 +192,7 @@ def test_who_is_over_the_rate_is_counted(attached: Network) -> None:
 
 @contextmanager
 def exporter(*args: str, command: tuple[str, ...] = ()) -> Iterator[str]:
-    """`ndxdp exporter` at work; yields what it said."""
+    """Run `ndxdp exporter`; yield its `ready` line."""
     process = subprocess.Popen(
         [*command, *NDXDP, "exporter", *args],
         stdout=subprocess.PIPE,
@@ -214,33 +214,33 @@ def exporter(*args: str, command: tuple[str, ...] = ()) -> Iterator[str]:
         process.wait()
 
 
-def test_exporter_shows_what_no_daemon_answers_on(attached: Network) -> None:
+def test_exporter_shows_interfaces_without_a_daemon(attached: Network) -> None:
     with exporter() as ready:
         assert ready == f"ready: {URL}/metrics\n"
         assert attached.answers()
-        told = parsed(get(f"{URL}/metrics"))
-        assert told["ndxdp_solicitations_total"][UPLINK, "answered"] == 1
-        assert told["ndxdp_attached"] == {(UPLINK,): 1}
-        assert "process_resident_memory_bytes" in told
-        assert "ndxdp_config_reload_success" not in told
-        take_off_by_hand()
+        samples = parsed(get(f"{URL}/metrics"))
+        assert samples["ndxdp_solicitations_total"][UPLINK, "answered"] == 1
+        assert samples["ndxdp_attached"] == {(UPLINK,): 1}
+        assert "process_resident_memory_bytes" in samples
+        assert "ndxdp_config_reload_success" not in samples
+        detach_by_hand()
         eventually(lambda: "ndxdp_attached" not in parsed(get(f"{URL}/metrics")))
         with pytest.raises(HTTPError, match="404"):
             get(f"{URL}/nothing")
 
 
-def take_off_by_hand() -> None:
+def detach_by_hand() -> None:
     done("detach", UPLINK)
 
 
-def test_what_is_not_attached_is_told(attached: Network) -> None:
+def test_a_detached_interface_is_reported(attached: Network) -> None:
     sh("ip", "link", "delete", UPLINK)
     assert parsed(done("metrics"))["ndxdp_attached"] == {(UPLINK,): 0}
 
 
 @pytest.mark.parametrize("mode", ["native", "generic", "tc"])
 def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
-    """A group may read the pins; nobody else may."""
+    """Serve the metrics with no right but that of a group to read the pins."""
     done("-q", "attach", UPLINK, "--mode", mode, "-n", BEHIND)
     group = 4711
     (path,) = network.PINS.glob(f"v*/{UPLINK}")
@@ -249,15 +249,15 @@ def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
     nobody = ("setpriv", "--reuid=65534", "--inh-caps=-all", "--bounding-set=-all")
     member = (*nobody, f"--regid={group}", "--clear-groups")
     with exporter(command=member):
-        told = parsed(get(f"{URL}/metrics"))
-        assert told["ndxdp_readable"] == {(UPLINK,): 1}
-        assert told["ndxdp_attached"] == {(UPLINK,): 1}
+        samples = parsed(get(f"{URL}/metrics"))
+        assert samples["ndxdp_readable"] == {(UPLINK,): 1}
+        assert samples["ndxdp_attached"] == {(UPLINK,): 1}
         sh("ip", "link", "delete", UPLINK)
         assert parsed(get(f"{URL}/metrics"))["ndxdp_attached"] == {(UPLINK,): 0}
     with exporter(command=(*nobody, "--regid=65534", "--clear-groups")):
-        told = parsed(get(f"{URL}/metrics"))
-        assert told["ndxdp_readable"] == {(UPLINK,): 0}
-        assert "ndxdp_attached" not in told
+        samples = parsed(get(f"{URL}/metrics"))
+        assert samples["ndxdp_readable"] == {(UPLINK,): 0}
+        assert "ndxdp_attached" not in samples
     shutil.rmtree(path)
     network.remove_instance()
 
@@ -269,9 +269,9 @@ def test_read_permission_is_all_that_it_needs(net: Network, mode: str) -> None:
 def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> None:
     with exporter(*options) as ready:
         assert ("IPv4" in ready) == by_ipv4
-        told = f"http://[::]:{PORT}/metrics" + (", by IPv4 too" if by_ipv4 else "")
-        assert ndxdp("status", "--json").json()["exporters"] == [told]
-        assert f"metrics at {told}\n" in ndxdp("status").out
+        listed = f"http://[::]:{PORT}/metrics" + (", by IPv4 too" if by_ipv4 else "")
+        assert ndxdp("status", "--json").json()["exporters"] == [listed]
+        assert f"metrics at {listed}\n" in ndxdp("status").out
         assert "ndxdp_build_info" in get(f"{URL}/metrics")
         if by_ipv4:
             assert "ndxdp_build_info" in get(f"http://127.0.0.1:{PORT}/metrics")
@@ -282,7 +282,7 @@ def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("where", "code", "said"),
+    ("where", "code", "outcome"),
     [
         (f"[::1]:{PORT}", 1, "another process listens"),
         ("[2001:db8::99]:1", 1, "this host has no such address"),
@@ -290,17 +290,17 @@ def test_ipv4_or_not(net: Network, options: tuple[str, ...], by_ipv4: bool) -> N
         ("9877", 2, "is not an address and a port"),
     ],
 )
-def test_where_it_cannot_listen(net: Network, where: str, code: int, said: str) -> None:
+def test_where_it_cannot_listen(net: Network, where: str, code: int, outcome: str) -> None:
     with closing(Exporter(Trees())) as taken:
         taken.listen(Metrics())
         result = ndxdp("exporter", "--listen", where)
     assert result.code == code
-    assert said in result.err
+    assert outcome in result.err
     assert len(result.err.splitlines()) == 2, "a sentence and a hint"
 
 
-def test_it_listens_where_it_is_told(net: Network) -> None:
-    """Elsewhere, and nowhere; what cannot be had leaves all as it was."""
+def test_it_listens_at_the_configured_address(net: Network) -> None:
+    """Move to another address, or stop; keep the old address if the new one is unavailable."""
     with closing(Exporter(Trees())) as serving, closing(Exporter(Trees())) as other:
         serving.listen(Metrics(port=PORT))
         other.listen(Metrics(port=PORT + 1))
@@ -324,10 +324,10 @@ def metrics_served() -> Iterator[Exporter]:
         yield serving
 
 
-def asked(request: bytes, *, cut: bool = False) -> bytes:
-    """Return all that the exporter answers to some bytes. cut: nothing comes behind them."""
+def response_to(request: bytes, *, cut: bool = False) -> bytes:
+    """Return the complete response to some bytes. cut: close the sending direction after them."""
     with socket.create_connection(("::1", PORT), timeout=30) as connection:
-        with suppress(OSError):  # it may have closed before all has been sent
+        with suppress(OSError):  # it may have closed before the whole request was sent
             connection.sendall(request)
             if cut:
                 connection.shutdown(socket.SHUT_WR)
@@ -338,7 +338,7 @@ def asked(request: bytes, *, cut: bool = False) -> bytes:
         return found
 
 
-def test_connections_that_say_nothing_keep_nobody_out(net: Network) -> None:
+def test_silent_connections_block_no_one(net: Network) -> None:
     with metrics_served(), ExitStack() as held:
         for _ in range(40):
             held.callback(socket.create_connection(("::1", PORT)).close)
@@ -346,8 +346,8 @@ def test_connections_that_say_nothing_keep_nobody_out(net: Network) -> None:
         assert threading.active_count() < 40
 
 
-def test_slow_clients_keep_nobody_out(net: Network) -> None:
-    """More of them than there may be connections, each with a byte now and then."""
+def test_slow_clients_block_no_one(net: Network) -> None:
+    """Serve others beside more slow clients than there may be connections."""
     request = b"GET /metrics HTTP/1.1\r\nHost: " + b"x" * 1000
     ended = threading.Event()
 
@@ -374,7 +374,7 @@ def test_slow_clients_keep_nobody_out(net: Network) -> None:
 
 
 def test_all_of_a_request_has_one_deadline(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes do not put it off, and who is too slow is told so."""
+    """Answer 408 to a slow request; further bytes do not extend its deadline."""
     monkeypatch.setattr(exporting, "_PATIENCE", 1)
     with metrics_served(), socket.create_connection(("::1", PORT), timeout=30) as slow:
         slow.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -407,7 +407,7 @@ ACCEPTS = [
 def test_any_accept_header_gets_metrics(net: Network, accept: str) -> None:
     head = f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\n\r\n"
     with metrics_served():
-        answer = asked(head.encode("latin-1"))
+        answer = response_to(head.encode("latin-1"))
     assert answer.startswith(b"HTTP/1.0 200 ")
     assert b"ndxdp_build_info" in answer
 
@@ -444,7 +444,7 @@ def test_any_request_gets_an_answer(
     net: Network, caplog: pytest.LogCaptureFixture, request_bytes: bytes
 ) -> None:
     with metrics_served():
-        answer = asked(request_bytes, cut=True)
+        answer = response_to(request_bytes, cut=True)
     assert answer.startswith(b"HTTP/1.0 "), answer
     assert "Traceback" not in caplog.text
 
@@ -459,13 +459,13 @@ def test_damaged_requests_get_an_answer(net: Network, caplog: pytest.LogCaptureF
                 at = rng.randrange(len(data))
                 damage = bytes(rng.choices([*b"\r\n :;,=/\0\t", rng.randrange(256)], k=2))
                 data[at : at + rng.randrange(3)] = damage[: rng.randrange(3)]
-            answer = asked(bytes(data), cut=True)
+            answer = response_to(bytes(data), cut=True)
             assert answer.startswith(b"HTTP/1.0 "), (data, answer)
         assert "ndxdp_build_info" in get(f"{URL}/metrics")
     assert "Traceback" not in caplog.text
 
 
-def test_what_cannot_be_shown_is_an_error_of_the_server(
+def test_a_failing_page_is_an_error_of_the_server(
     net: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
@@ -473,10 +473,10 @@ def test_what_cannot_be_shown_is_an_error_of_the_server(
 
     with metrics_served() as serving:
         monkeypatch.setattr(serving, "metrics", fail)
-        assert asked(b"GET /metrics HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.0 500 ")
+        assert response_to(b"GET /metrics HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.0 500 ")
 
 
-def test_openmetrics_for_who_wants_it(net: Network) -> None:
+def test_openmetrics_on_request(net: Network) -> None:
     with closing(Exporter(Trees())) as serving:
         serving.listen(Metrics())
         text = get(f"{URL}/metrics", accept="application/openmetrics-text; version=1.0.0")
@@ -492,7 +492,7 @@ def test_promtool_finds_nothing_wrong(attached: Network) -> None:
 
 
 def test_the_textfile_has_nothing_of_the_process(attached: Network) -> None:
-    """node_exporter has `process_*` of its own, and refuses what comes twice."""
+    """Omit `process_*` from the textfile: node_exporter has its own, and refuses duplicates."""
     assert all(name.startswith("ndxdp_") for name in parsed(done("metrics")))
 
 
@@ -524,8 +524,8 @@ def test_reload_moves_the_exporter(net: Network, tmp_path: Path) -> None:
         path.write_text(CONFIG.format(port=port, uplink=UPLINK, prefix=prefix))
 
     def reloads_well(port: int) -> bool:
-        told = parsed(get(f"http://[::1]:{port}/metrics"))
-        return told["ndxdp_config_reload_success"] == {(): 1}
+        samples = parsed(get(f"http://[::1]:{port}/metrics"))
+        return samples["ndxdp_config_reload_success"] == {(): 1}
 
     write(PORT)
     running = net.run("-c", str(path))
@@ -559,13 +559,13 @@ def test_an_interface_that_is_waited_for_is_not_attached(net: Network, tmp_path:
     path.write_text(CONFIG.format(port=PORT, uplink="later0", prefix=BEHIND))
     running = Running(("-c", str(path)), wait=False)
 
-    def told() -> dict[Any, Any]:
+    def attached() -> dict[Any, Any]:
         try:
             return dict(parsed(get(f"{URL}/metrics")).get("ndxdp_attached", {}))
         except OSError:
             return {}
 
-    assert eventually(told) == {("later0",): 0}
+    assert eventually(attached) == {("later0",): 0}
     assert running.end().code == 0
 
 
@@ -573,7 +573,7 @@ def test_an_interface_that_is_waited_for_is_not_attached(net: Network, tmp_path:
 
 
 class Outside(HTMLParser):
-    """Tags, and whatever makes a browser ask for something."""
+    """A parser that collects the tags and everything that makes a browser load something."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -600,8 +600,8 @@ def test_the_page_shows_what_status_shows(attached: Network) -> None:
         assert shown in html
 
 
-def test_the_page_writes_what_others_chose_as_text(attached: Network) -> None:
-    """A container's name, or a list's, may hold anything."""
+def test_the_page_escapes_foreign_names(attached: Network) -> None:
+    """Escape names of containers and lists on the page; they may contain anything."""
     (data,) = status.take_snapshot(Trees()).data.values()
     evil = "<script>alert(1)</script>"
     data["groups"][0].update(label=evil, source=evil, solicited=1)
@@ -640,7 +640,7 @@ def test_status_watches(attached: Network) -> None:
         stdout=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
-        # What a shell's script starts in the background ignores it, and so would this.
+        # A background process of a shell's script ignores SIGINT, and so would this one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
@@ -674,7 +674,7 @@ METRIC = re.compile(r"\b((?:ndxdp|process)_[a-z_]+|up)\b(?=\{)")
 
 
 def expressions() -> dict[str, str]:
-    """Each query of the dashboard, by panel."""
+    """Return each query of the dashboard, by panel."""
     found = {}
     for panel in mixin.dashboard()["panels"]:
         for target in panel.get("targets", ()):
@@ -711,18 +711,18 @@ def test_every_metric_is_explained() -> None:
     assert documented == {name: set(kind.labels) for name, kind in metrics.KINDS.items()}
 
 
-def test_what_is_shown_is_measured() -> None:
-    """No query, alert or recording speaks of a metric that there is not."""
-    asked = [*expressions().values(), *(alert.expr for alert in mixin.alerts())]
-    asked += [expr for _, expr in mixin.recordings()]
-    named = {name for expr in asked for name in METRIC.findall(expr)}
+def test_queries_use_existing_metrics() -> None:
+    """Use only existing metrics in queries, alerts and recordings."""
+    queries = [*expressions().values(), *(alert.expr for alert in mixin.alerts())]
+    queries += [expr for _, expr in mixin.recordings()]
+    named = {name for expr in queries for name in METRIC.findall(expr)}
     assert len(named) > 25
     unknown = {name for name in named if name.startswith("ndxdp_")} - set(metrics.KINDS)
     assert not unknown
 
 
-def test_dashboard_is_in_order() -> None:
-    """What Grafana's own linter asks, and that no panel covers another."""
+def test_dashboard_passes_the_linter() -> None:
+    """Pass the checks of Grafana's own linter, and let no panel cover another."""
     model = mixin.dashboard()
     panels = model["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -787,7 +787,7 @@ OTHER = "up1"
 
 @contextmanager
 def program_is_measured() -> Iterator[None]:
-    """BPF_ENABLE_STATS, for as long as the descriptor lives: no sysctl is left changed."""
+    """Enable BPF_ENABLE_STATS until the descriptor is closed, without changing a sysctl."""
     number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
     attributes = (ctypes.c_uint32 * 32)(0)  # BPF_STATS_RUN_TIME
     libc = ctypes.CDLL(None, use_errno=True)
@@ -801,7 +801,7 @@ def program_is_measured() -> Iterator[None]:
 
 @pytest.fixture
 def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
-    """A daemon on two interfaces, asked all the while, and a Prometheus that scrapes it."""
+    """Yield a Prometheus that scrapes a daemon on two interfaces beside solicitations."""
     sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
     for name in (OTHER, "far1"):
         sh("ip", "link", "set", name, "up")
@@ -836,8 +836,8 @@ def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Pro
             call("ip", "link", "delete", OTHER)
 
 
-def test_everything_that_is_shown_has_data(scraped: Prometheus) -> None:
-    """Each query of the dashboard, each alert without its comparison, each recording."""
+def test_every_query_has_data(scraped: Prometheus) -> None:
+    """Return data for each query, each alert without its comparison, and each recording."""
     variables = {"$__rate_interval": "10s", "$job": "ndxdp", "$instance": ".+", "$interface": ".+"}
     wanted = expressions()
     wanted |= {alert.name: alert.value for alert in mixin.alerts()}
@@ -850,7 +850,7 @@ def test_everything_that_is_shown_has_data(scraped: Prometheus) -> None:
             eventually(partial(scraped.query, expression), within=30)
         except AssertionError:
             pytest.fail(f"no data for {what}: {expression}", pytrace=False)
-    # All of them are known to Prometheus, in good health, and the comparisons parse as well.
+    # Prometheus knows all of them, in good health, and can parse the comparisons.
     groups = scraped.ask("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert {rule["health"] for rule in rules} == {"ok"}
@@ -860,7 +860,7 @@ def test_everything_that_is_shown_has_data(scraped: Prometheus) -> None:
     # Variables of the dashboard.
     for label in ("job", "instance", "interface"):
         assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
-    # And all that there is is scraped: nothing in KINDS is but a name.
+    # Every name in KINDS is scraped.
     names = set(scraped.ask("label/__name__/values"))
     assert set(metrics.KINDS) - names == set()
     connected = scraped.query("ndxdp_docker_connected")

@@ -1,4 +1,4 @@
-"""ndp.py against the table of packets, and what the table cannot say: codec, limiter, garbage."""
+"""ndp.py against the table of packets, and beyond the table: codec, limiter, random bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BY_NAME = {case.name: case for case in CASES}
 
 
 def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match | None]:
-    """What decides `expired`, which a Table knows nothing of."""
+    """Return a match function that also decides `expired`, which a Table does not know."""
     table = Table.of(rules)
 
     def match(target: bytes) -> Match | None:
@@ -49,7 +49,7 @@ ALIVE, DEAD, EMPTY = matching(RULES), matching(RULES, daemon_dead=True), matchin
 
 
 def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> Verdict:
-    """The verdict on a case, its settings and its history as it says."""
+    """Return the verdict on a case, with its settings and its history."""
     match = match or (DEAD if case.daemon_dead else ALIVE)
     limit = Rate(INTERVAL, CREDIT) if case.rate_exceeded else Rate()
     limiter = Limiter(Limits(limit, gateway=limit), lambda: 0)
@@ -110,7 +110,7 @@ def test_table_is_sound() -> None:
 
 
 def test_rate_cases_have_a_source_each() -> None:
-    """So that one limiter map serves them all."""
+    """Give each rate case a source of its own, so that one limiter map serves all."""
     sources = [case.frame[6:12] for case in CASES if case.rate_exceeded]
     assert len(set(sources)) == len(sources)
     assert not {case.frame[6:12] for case in CASES if not case.rate_exceeded} & set(sources)
@@ -166,7 +166,7 @@ def test_the_rule_of_the_target_is_asked_for() -> None:
     assert asked == [parse_address(packets.A)] * 2
 
 
-# ---- whatever comes in --------------------------------------------------------------------------
+# ---- random input -------------------------------------------------------------------------------
 
 VALID = [case for case in CASES if case.na is not None and not case.rate_exceeded]
 
@@ -194,7 +194,7 @@ def test_no_truncation_raises() -> None:
 
 
 def scapy_checksum(ip6: IPv6, message: bytes) -> int:
-    """Over the message with nothing in its checksum field."""
+    """Return Scapy's checksum of the message with an empty checksum field."""
     checksum: int = in6_chksum(  # type: ignore[no-untyped-call]
         58, ip6, message[:2] + b"\0\0" + message[4:]
     )
@@ -202,7 +202,7 @@ def scapy_checksum(ip6: IPv6, message: bytes) -> int:
 
 
 def is_valid_for_scapy(frame: bytes) -> bool:
-    """RFC 4861 7.1.1 once more, on what Scapy makes of the frame without its tag."""
+    """Validate by RFC 4861 7.1.1 with Scapy's parts of the frame, without its tag."""
     tag = Ether(frame).payload
     if isinstance(tag, Dot1Q) and tag.vlan == 0:
         frame = frame[:12] + frame[16:]
@@ -232,7 +232,7 @@ def is_valid_for_scapy(frame: bytes) -> bool:
 
 
 def refresh_checksum(frame: bytearray) -> None:
-    """Scapy's checksum over what payload_len covers, as far as it is there."""
+    """Write Scapy's checksum over the bytes that payload_len covers, as far as they exist."""
     end = min(54 + int.from_bytes(frame[18:20], "big"), len(frame))
     if end >= 58:
         checksum = scapy_checksum(IPv6(bytes(frame[14:54])), bytes(frame[54:end]))
@@ -263,7 +263,7 @@ def mutate(frame: bytearray, rng: random.Random) -> None:
 
 
 def test_random_frames() -> None:
-    """An answer only for what Scapy takes for a valid solicitation; and no exception ever."""
+    """Answer only solicitations that are valid for Scapy, and never raise an exception."""
     rng = random.Random(4861)
     seeds = [case.frame for case in VALID if len(case.frame) < 200]
     answered = refused = 0
@@ -296,7 +296,7 @@ def test_random_bytes() -> None:
 
 
 def without_checksum(frame: bytes) -> Ether:
-    """The frame as Scapy builds it anew, lengths and checksum included."""
+    """Return the frame as Scapy builds it again, with new lengths and checksum."""
     packet = Ether(frame)
     del packet[ICMPv6ND_NA].cksum
     del packet[IPv6].plen
@@ -325,7 +325,7 @@ def test_solicit_is_what_scapy_builds() -> None:
 
 
 def test_solicit_to_another_group() -> None:
-    """The Ethernet destination follows the IPv6 one."""
+    """Derive the Ethernet destination from the IPv6 destination."""
     frame = solicit(
         PEER,
         parse_address(packets.A),
@@ -381,7 +381,7 @@ class Clock:
 
 
 def per_mac(interval: int, credit: int, clock: Clock, size: int = 8192) -> Limiter:
-    """A Limiter of each MAC, and of nothing else."""
+    """Return a Limiter with limits per MAC only."""
     return Limiter(Limits(Rate(interval, credit)), clock, size)
 
 
@@ -457,17 +457,17 @@ def test_limiter_memory_is_bounded() -> None:
     assert admits(limiter, mac_of(0)), "forgotten, hence admitted anew"
 
 
-def test_limiter_forgets_the_longest_unheard() -> None:
+def test_limiter_forgets_the_longest_silent() -> None:
     clock = Clock()
     limiter = per_mac(100, 100, clock, size=2)
-    for number in (1, 2, 1, 3):  # 3 pushes 2 out: 1 was heard of since
+    for number in (1, 2, 1, 3):  # 3 displaces 2: 1 has solicited since
         assert admits(limiter, mac_of(number))
     assert not admits(limiter, mac_of(1))
     assert admitted(limiter, mac_of(2), 3) == 2
 
 
-def test_limiter_counts_whom_is_answered() -> None:
-    """Many MACs that have one victim answered: the victim's bucket is empty soon."""
+def test_limiter_charges_the_receiver_of_the_answer() -> None:
+    """Charge the node that receives the answers: many MACs soon exhaust a single victim's limit."""
     limiter = per_mac(100, 2 * 100, Clock())
     assert sum(admits(limiter, mac_of(number), PEER) for number in range(1000)) == 3
     assert admits(limiter, US), "somebody else"
@@ -498,7 +498,7 @@ def test_limiter_gateways_have_a_share_of_their_own() -> None:
 
 
 def test_limiter_gateways_share_is_for_no_one_else() -> None:
-    """Not for who has a gateway answered, nor for who has another answered with its MAC."""
+    """Use the gateway's limit only if a gateway both solicits and receives the answer."""
     limiter = Limiter(Limits(Rate(100, 0), gateway=Rate(100, 4 * 100)), Clock())
     limiter.gateways = frozenset({US})
     assert sum(admits(limiter, mac_of(number), US) for number in range(1000)) == 1

@@ -1,4 +1,4 @@
-"""neighbour.py: what it builds is what Scapy and tshark read, what it hears is held to 7.1.2."""
+"""neighbour.py: Scapy and tshark can read its frames, and it validates answers by 7.1.2."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def na(
     ip6: dict[str, Any] | None = None,
     **fields: Any,
 ) -> bytes:
-    """The gateway's answer, with what is different."""
+    """Return the gateway's answer, with some changes."""
     outer: dict[str, Any] = {"src": GATEWAY_MAC, "dst": MAC} | (ether or {})
     middle: dict[str, Any] = {"src": GATEWAY, "dst": SOURCE, "hlim": 255} | (ip6 or {})
     inner: dict[str, Any] = {"tgt": GATEWAY, "R": 1, "S": 1, "O": 1} | fields
@@ -62,7 +62,7 @@ GOOD = na(tllao())
 
 
 def nothing(target: bytes) -> None:
-    """No rule."""
+    """Match no rule."""
 
 
 def test_probe() -> None:
@@ -75,7 +75,7 @@ def test_probe() -> None:
     assert ICMPv6NDOptSrcLLAddr not in seen
     assert frame[78:] == b"\x0e\x01nonce!"
     assert checksum_correct(frame)
-    # Another host's answering takes it for DAD, this one's for its own.
+    # Another host takes its answer for DAD, this host for its own.
     assert isinstance(validate(frame, parse_mac(OTHER_MAC), nothing), Solicitation)
     assert validate(frame, parse_mac(MAC), nothing) is Reason.OWN_FRAME
 
@@ -97,15 +97,15 @@ def test_unsolicited(router: bool, lladdr: str | None) -> None:
     assert len(frame) == 86
     assert (seen.src, seen.dst) == (MAC, "33:33:00:00:00:01")
     assert (seen[IPv6].src, seen[IPv6].dst, seen[IPv6].hlim) == (SOURCE, "ff02::1", 255)
-    said = seen[ICMPv6ND_NA]
-    assert (said.R, said.S, said.O, said.tgt) == (router, 0, 1, SOURCE)
+    fields = seen[ICMPv6ND_NA]
+    assert (fields.R, fields.S, fields.O, fields.tgt) == (router, 0, 1, SOURCE)
     assert seen[ICMPv6NDOptDstLLAddr].lladdr == (lladdr or MAC)
     heard = parse_advertisement(frame)
     assert isinstance(heard, NeighborAdvertisement)
     assert (heard.router, heard.solicited, heard.override) == (router, False, True)
 
 
-def test_answers_of_ours_are_heard() -> None:
+def test_answers_to_own_solicitations_are_accepted() -> None:
     replies = [case.reply for case in CASES if case.reply is not None]
     assert replies
     for frame in replies:

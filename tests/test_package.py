@@ -1,4 +1,4 @@
-"""Sdist and wheel: what is in them, and that a machine without a compiler can use the wheel."""
+"""Sdist and wheel: their content, and use of the wheel on a machine without a compiler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX, ADDRESS = "2001:db8:0:1::/64", "2001:db8:0:1::5"
 
 
 def run(*command: str | Path, path: Path | None = None) -> str:
-    """Run to the end and return stdout; `path` replaces PATH. What it said is the failure."""
+    """Run a command to its end and return stdout; fail with its output. path: replaces PATH."""
     env = os.environ | ({"PATH": str(path)} if path else {})
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
     if done.returncode:
@@ -31,8 +31,8 @@ def run(*command: str | Path, path: Path | None = None) -> str:
 
 
 def copy_sources(to: Path) -> None:
-    """What a clone would hold, uncommitted work included; builds leave no traces in there."""
-    # The repository may belong to somebody else than root, who runs this.
+    """Copy the files that a clone would have, with uncommitted changes and without build output."""
+    # Git refuses a repository of another user, and this runs as root.
     git = ("git", "-C", REPOSITORY, "-c", f"safe.directory={REPOSITORY}")
     for name in run(*git, "ls-files", "-z", "-co", "--exclude-standard").split("\0"):
         if name and (REPOSITORY / name).is_file():
@@ -42,7 +42,7 @@ def copy_sources(to: Path) -> None:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make dist`: the sdist, and the wheel built from that."""
+    """Build the sdist, and the wheel from it, as `make dist` does."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     copy_sources(source)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, source)
@@ -56,7 +56,7 @@ def wheel(dist: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ndxdp(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command in an environment of its own; only its dependencies are borrowed from ours."""
+    """Install the command in its own environment, which borrows only the dependencies."""
     home = tmp_path_factory.mktemp("installed")
     python = home / "bin" / "python"
     run(sys.executable, "-m", "venv", "--without-pip", home)
@@ -71,7 +71,7 @@ def ndxdp(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def no_compiler(tmp_path: Path) -> Path:
-    """A PATH with nothing on it."""
+    """Return an empty PATH."""
     empty = tmp_path / "path"
     empty.mkdir()
     assert shutil.which("clang", path=str(empty)) is None

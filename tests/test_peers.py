@@ -1,4 +1,4 @@
-"""The README's table of what ndxdp and its peers make of the same solicitations."""
+"""The README's table: answers of ndxdp and its peers to the same solicitations."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def solicitation(
 
 
 def answers(frame: bytes) -> list[Packet]:
-    """The advertisements for the target that reach the router then."""
+    """Return the advertisements for the target that reach the router after a frame."""
     found = []
     with packet_socket(ROUTER, ROUTER_LINK) as wire:
         wire.send(frame)
@@ -80,7 +80,7 @@ def answers(frame: bytes) -> list[Packet]:
 
 
 def answer(frame: Packet) -> Packet | None:
-    """The first; asked anew where none comes, for a busy machine's sake."""
+    """Return the first answer; solicit again if none comes, as on a busy machine."""
     for _ in range(3):
         found = answers(bytes(frame))
         if found:
@@ -89,13 +89,13 @@ def answer(frame: Packet) -> Packet | None:
 
 
 def behaviour() -> dict[str, str]:
-    """A column of the table."""
+    """Return a column of the table."""
     plain = answer(solicitation(source=GATEWAY))
     assert plain is not None, "it answers nothing at all"
     sources = {TARGET: "the target", HOST: "the host", HOST_LINK_LOCAL: "the host"}
     na = plain[ICMPv6ND_NA]
 
-    def told(packet: Packet | None) -> str:
+    def verdict(packet: Packet | None) -> str:
         return "answered" if packet is not None else "not answered"
 
     dad = answer(solicitation(source="::"))
@@ -109,10 +109,12 @@ def behaviour() -> dict[str, str]:
     return {
         "source of the advertisement": sources.get(plain[IPv6].src, "another of the host's"),
         "flags": f"R={na.R} S={na.S} O={na.O}",
-        "solicitation to the target itself (NUD)": told(answer(solicitation(destination=TARGET))),
+        "solicitation to the target itself (NUD)": verdict(
+            answer(solicitation(destination=TARGET))
+        ),
         "duplicate address detection": duplicate,
-        "wrong checksum": told(answer(Ether(bytes(damaged)))),
-        "hop limit below 255": told(answer(solicitation(hop_limit=64))),
+        "wrong checksum": verdict(answer(Ether(bytes(damaged)))),
+        "hop limit below 255": verdict(answer(solicitation(hop_limit=64))),
     }
 
 
@@ -151,7 +153,7 @@ def _npd6(net: Network) -> Iterator[None]:
             finally:
                 process.kill()
                 process.wait()
-            sh("ip", "link", "set", UPLINK, "allmulticast", "off")  # which it leaves on
+            sh("ip", "link", "set", UPLINK, "allmulticast", "off")  # npd6 leaves it on
 
 
 @contextlib.contextmanager
@@ -182,7 +184,7 @@ PEERS = {
 
 
 def shown() -> dict[str, dict[str, str]]:
-    """The README's table: who -> what -> how."""
+    """Read the README's table by responder and row."""
     table = re.search(
         r"^\| \|( .* )\|\n\|[-|]+\|\n((?:\|.*\n)+)",
         (REPOSITORY / "README.md").read_text().partition("## On the wire")[2],
@@ -195,7 +197,7 @@ def shown() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_what_the_readme_says_of(name: str, net: Network) -> None:
+def test_the_readmes_table(name: str, net: Network) -> None:
     serve: Callable[[Network], contextlib.AbstractContextManager[None]] = PEERS[name]
     with serve(net):
         assert behaviour() == shown()[name]

@@ -1,4 +1,4 @@
-"""The places of pins, files and locks: other users there, mounts that are missing, namespaces."""
+"""The directories of pins, files and locks: other users, missing mounts, network namespaces."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def locking(*places: str, by: tuple[str, ...] = ()) -> Iterator[tuple[int, list[str]]]:
-    """Let a process lock what it may of these places, during the block; its pid, and which."""
+    """Let a process lock the accessible ones of these places; yield its pid and its locks."""
     process = subprocess.Popen(
         [*by, sys.executable, "-c", _LOCKS_ALL, *places],
         stdin=subprocess.PIPE,
@@ -104,7 +104,7 @@ def locking(*places: str, by: tuple[str, ...] = ()) -> Iterator[tuple[int, list[
 
 
 def changed_mac(net: Network, mac: str) -> None:
-    """Change the interface's MAC, and wait until it is answered with."""
+    """Change the interface's MAC, and wait until an answer has it."""
     sh("ip", "link", "set", UPLINK, "address", mac)
     eventually(lambda: net.ask(TARGET, wait=0.2) == (mac, TARGET))
 
@@ -114,7 +114,7 @@ def changed_mac(net: Network, mac: str) -> None:
 
 @pytest.fixture
 def for_a_group(net: Network) -> Iterator[None]:
-    """Let a group read the pins, as docs/monitoring.md says."""
+    """Let a group read the pins, as docs/monitoring.md describes."""
     before = BPFFS.stat()
     sh("chgrp", str(GROUP), str(BPFFS))
     sh("chmod", "710", str(BPFFS))
@@ -130,7 +130,7 @@ def for_a_group(net: Network) -> Iterator[None]:
 def test_another_user_cannot_stall_the_daemon(
     net: Network, tmp_path: Path, mode: str, group: int
 ) -> None:
-    """A user locks all it can open: changes are followed all the same, and the daemon ends."""
+    """Follow changes and end, although a user locks everything that he can open."""
     file = tmp_path / "ndxdp.toml"
     file.write_text(
         f'[[interface]]\nname = "{UPLINK}"\nmode = "{mode}"\n'
@@ -143,7 +143,7 @@ def test_another_user_cannot_stall_the_daemon(
     places = paths(PINS, FILES)
     assert f"{FILES}/addresses/{UPLINK}.lock" in places
     with locking(*places, by=user(group)) as (_, locked):
-        assert str(FILES) in locked  # else the test shows nothing
+        assert str(FILES) in locked  # otherwise the test shows nothing
         done("prefix", "add", OTHER)
         changed_mac(net, OTHER_MAC)
         assert status()["held_by"] == "run"
@@ -157,15 +157,15 @@ def test_another_user_cannot_stall_the_daemon(
 
 
 @pytest.mark.usefixtures("for_a_group")
-def test_who_may_read_sees_that_a_process_holds_the_interface(net: Network) -> None:
+def test_a_reader_sees_that_a_process_uses_the_interface(net: Network) -> None:
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    said = call(*user(GROUP), *NDXDP, "status", UPLINK, "--json").json()["interfaces"][0]
-    assert said["held_by"] == "run"
+    result = call(*user(GROUP), *NDXDP, "status", UPLINK, "--json").json()["interfaces"][0]
+    assert result["held_by"] == "run"
     assert run.end().code == 0
 
 
 def test_a_lock_that_root_keeps(attached: Network) -> None:
-    """Commands that write give up and name the holder; those that read do not wait."""
+    """Give up writing and name the process that has the lock; reading does not wait."""
     with locking(str(PINS / "lock")) as (pid, locked):
         assert locked
         began = time.monotonic()
@@ -183,13 +183,13 @@ def test_a_lock_that_root_keeps(attached: Network) -> None:
 
 
 def problem() -> str:
-    """Return the problem that the daemon reports of the interface."""
+    """Return the problem that the daemon reports for the interface."""
     (daemon,) = ndxdp("status", "--json").json()["daemons"]
     return str(daemon["interfaces"][0]["problem"])
 
 
 def test_a_daemon_ends_though_root_keeps_the_lock(net: Network, tmp_path: Path) -> None:
-    """The daemon waits for the lock once, and not for each change; it reports the problem."""
+    """Wait for the lock once, not for each change, and report the problem."""
     file = tmp_path / "ndxdp.toml"
     file.write_text(
         f'[[interface]]\nname = "{UPLINK}"\nmode = "tc"\n'
@@ -212,10 +212,8 @@ def test_a_daemon_ends_though_root_keeps_the_lock(net: Network, tmp_path: Path) 
     done("detach", UPLINK)
 
 
-def test_a_process_that_was_waited_for_in_vain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next attempt gives up at once, until the lock was free."""
+def test_a_wait_for_a_lock_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up at once after a failed wait, until the lock was free again."""
     monkeypatch.setattr(tree_lock, "_DEADLINE", 3.0)
     tree, other = FileTree(tmp_path), FileTree(tmp_path)
     with other.lock():
@@ -233,7 +231,7 @@ def test_a_process_that_was_waited_for_in_vain(
 def test_a_lock_that_changes_hands_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long that takes in all: no process keeps it."""
+    """Wait for a lock that several processes use in turn, however long that takes."""
     monkeypatch.setattr(tree_lock, "_DEADLINE", 1.0)
     script = (
         "import sys, time; from pathlib import Path; from ndxdp.store.directories import FileTree\n"
@@ -252,7 +250,7 @@ def test_a_lock_that_changes_hands_is_waited_for(
 
 
 def test_explanations_side_by_side(attached: Network) -> None:
-    """Explanations take no lock, and none shows the verdict of another."""
+    """Explain without a lock; each of several processes gets its own verdict."""
     done("prefix", "add", "--answer", "never", OTHER)
     script = (
         "import sys; from ndxdp.ndp.message import solicit\n"
@@ -280,7 +278,7 @@ def test_explanations_side_by_side(attached: Network) -> None:
         assert out.splitlines() == [asked[target]] * 100
 
 
-# ---- directories of others -----------------------------------------------------------------------
+# ---- directories of other users -----------------------------------------------------------------
 
 
 def as_nobody(*command: str) -> None:
@@ -289,10 +287,10 @@ def as_nobody(*command: str) -> None:
 
 
 def test_a_directory_that_another_user_made_first(net: Network) -> None:
-    """On a BPF file system that everybody may write to, as `mount -t bpf` makes it."""
+    """Refuse a foreign directory on a world-writable BPF file system, as `mount -t bpf` makes."""
     assert BPFFS.stat().st_mode & 0o1777 == 0o1777
     as_nobody("mkdir", "-p", str(PINS / "v5" / UPLINK))
-    said = f"{PINS} belongs to user {NOBODY}"
+    refusal = f"{PINS} belongs to user {NOBODY}"
     commands = [
         ("attach", UPLINK, "--mode", "tc", "-n", BEHIND),
         ("run", "-i", UPLINK, "--mode", "tc"),
@@ -306,10 +304,10 @@ def test_a_directory_that_another_user_made_first(net: Network) -> None:
         ("pause", UPLINK),
         ("metrics",),
     ]
-    all_unchanged(ndxdp, commands, CANNOT, said)
+    all_unchanged(ndxdp, commands, CANNOT, refusal)
     with locking(str(PINS / "v5" / UPLINK), by=user()):
         run = net.run("-i", UPLINK, "-n", BEHIND)
-        assert f"answers in userspace mode (native, tc: {said}" in run.ready
+        assert f"answers in userspace mode (native, tc: {refusal}" in run.ready
         assert net.answers()
         assert run.end().code == 0
     assert PINS.joinpath("v5", UPLINK).is_dir()
@@ -326,13 +324,13 @@ def test_a_directory_that_others_may_write_to(attached: Network) -> None:
 
 
 def test_a_run_directory_of_another_user(net: Network) -> None:
-    """Root's commands would follow a link that its owner puts there."""
+    """Refuse a run directory of another user, who could place a link for root's commands."""
     sticky = Path("/run/sticky")
     sticky.mkdir()
     sticky.chmod(0o1777)
     place = sticky / "ndxdp"
     words = ("--run-directory", str(place))
-    said = f"{place} belongs to user {NOBODY}"
+    refusal = f"{place} belongs to user {NOBODY}"
     try:
         as_nobody("mkdir", "-p", str(place / "v5" / UPLINK))
         for each in (
@@ -342,12 +340,12 @@ def test_a_run_directory_of_another_user(net: Network) -> None:
             ("prefix", "add", OTHER, "-i", UPLINK),
             ("detach", UPLINK),
         ):
-            refused(ndxdp(*words, *each), CANNOT, said)
+            refused(ndxdp(*words, *each), CANNOT, refusal)
         serving = (*words, "-q", "run", "-i", UPLINK, "--mode", "userspace")
-        refused(ndxdp(*serving), CANNOT, said)
+        refused(ndxdp(*serving), CANNOT, refusal)
         as_nobody("rm", "-r", str(place))
         as_nobody("ln", "-s", "/run/theirs", str(place))
-        refused(ndxdp(*serving), CANNOT, said)
+        refused(ndxdp(*serving), CANNOT, refusal)
         as_nobody("rm", str(place))
         run = net.run("-i", UPLINK, "--mode", "userspace", command=(*NDXDP, *words))
         assert run.end().code == 0
@@ -356,7 +354,7 @@ def test_a_run_directory_of_another_user(net: Network) -> None:
 
 
 def test_a_lock_that_another_user_made_first(tmp_path: Path) -> None:
-    """In a sticky directory that is the root itself."""
+    """Refuse a foreign lock in a sticky directory that is itself the run directory."""
     root = Path("/run/sticky")
     root.mkdir()
     root.chmod(0o1777)
@@ -369,7 +367,7 @@ def test_a_lock_that_another_user_made_first(tmp_path: Path) -> None:
 
 
 def test_a_link_that_leads_there(tmp_path: Path) -> None:
-    """Each link on the way counts, and where it leads."""
+    """Check the owner of each link on the path, and of its target."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     link = tmp_path / "link"
@@ -396,7 +394,7 @@ def test_lifetimes_that_another_user_wrote(net: Network) -> None:
 
 @pytest.mark.usefixtures("for_a_group")
 def test_directories_of_a_former_version(net: Network) -> None:
-    """The directories are closed to all who could lock them; the group reads as before."""
+    """Close old directories to all who could lock them; the group can still read them."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     (directory,) = PINS.glob(f"v*/{UPLINK}")
     (PINS / "lock").rmdir()
@@ -417,7 +415,7 @@ def test_directories_of_a_former_version(net: Network) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preparation", "said"),
+    ("preparation", "reason"),
     [
         (f"mount -t tmpfs none {BPFFS}", f"there is no BPF file system at {BPFFS}"),
         (f"mount -t tmpfs -o ro none {BPFFS}", f"there is no BPF file system at {BPFFS}"),
@@ -429,14 +427,14 @@ def test_directories_of_a_former_version(net: Network) -> None:
     ],
     ids=["tmpfs", "read-only tmpfs", "nothing", "read-only"],
 )
-def test_nothing_can_be_pinned(net: Network, preparation: str, said: str) -> None:
-    """Userspace mode, and why; what cannot do with that says so, and tells no user to be root."""
+def test_nothing_can_be_pinned(net: Network, preparation: str, reason: str) -> None:
+    """Answer from userspace with a reason; other commands do not recommend to be root."""
     run = net.run("-i", UPLINK, "-n", BEHIND, command=private(preparation, *NDXDP))
-    assert f"answers in userspace mode (native, tc: {said}" in run.ready
+    assert f"answers in userspace mode (native, tc: {reason}" in run.ready
     assert net.answers()
     assert run.end().code == 0
     refusal = call(*private(preparation, *NDXDP, "attach", UPLINK))
-    refused(refusal, CANNOT, said)
+    refused(refusal, CANNOT, reason)
     assert "root" not in refusal.err
     call("rm", "-r", str(PINS))
 
@@ -461,10 +459,10 @@ def without_libbpf(*words: str) -> tuple[str, ...]:
 
 
 def test_userspace_without_libbpf(net: Network, tmp_path: Path) -> None:
-    said = "libbpf.so.1 is not installed"
+    reason = "libbpf.so.1 is not installed"
     run = net.run("-i", UPLINK, "-n", BEHIND, command=without_libbpf())
     assert "answers in userspace mode" in run.ready
-    assert f"tc: {said})" in run.ready
+    assert f"tc: {reason})" in run.ready
     assert net.answers()
 
     def without(*words: str) -> str:
@@ -479,7 +477,7 @@ def test_userspace_without_libbpf(net: Network, tmp_path: Path) -> None:
     without("prefix", "del", OTHER)
     without("pause", UPLINK)
     without("resume", UPLINK)
-    assert f"not       tc: {said}" in without("status")
+    assert f"not       tc: {reason}" in without("status")
     assert f'ndxdp_attached{{interface="{UPLINK}"}} 1.0' in without("metrics")
     assert run.end().code == 0
 
@@ -492,7 +490,7 @@ def test_userspace_without_libbpf(net: Network, tmp_path: Path) -> None:
     assert "answers in userspace mode" in run.ready
     assert run.end().code == 0
     for words in (("attach", UPLINK), ("run", "-i", UPLINK, "--mode", "tc")):
-        refused(call(*without_libbpf(*words)), CANNOT, said)
+        refused(call(*without_libbpf(*words)), CANNOT, reason)
     assert leftovers() == []
 
 
@@ -503,7 +501,7 @@ _ELSEWHERE = "belongs to an interface of another network namespace"
 
 @pytest.fixture
 def namesake(net: Network) -> Network:
-    """The router's namespace has an interface of the same name and the same ifindex."""
+    """Add an interface of the same name and ifindex to the router's namespace."""
     ifindex = network.link_state()["ifindex"]
     link = ("link", "add", UPLINK, "index", str(ifindex), "up", "type", "bridge")
     result = net.at_router("ip", *link)
@@ -532,7 +530,7 @@ def there(net: Network, *words: str) -> Done:
 
 @pytest.mark.parametrize("how", ["attach", "run", "keep", "userspace"])
 def test_an_interface_of_another_namespace(namesake: Network, how: str) -> None:
-    """Nothing that answers there is taken for ours, and nothing of it is changed."""
+    """Mistake no foreign instance for an own one, and change nothing of it."""
     net = namesake
     mode = "userspace" if how == "userspace" else "tc"
     words = ("-i", UPLINK, "--mode", mode, "-n", BEHIND)
@@ -553,8 +551,8 @@ def test_an_interface_of_another_namespace(namesake: Network, how: str) -> None:
     assert leftovers() == []
 
 
-def test_a_rename_there_is_none_here(namesake: Network) -> None:
-    """The ifindex is that of an interface here, too: which is another one."""
+def test_a_rename_in_another_namespace(namesake: Network) -> None:
+    """Recognize that the ifindex belongs to another interface in this namespace."""
     net = namesake
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     for words in (

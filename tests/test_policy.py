@@ -1,4 +1,4 @@
-"""Rules: their words, and the longest prefix."""
+"""Rules: how they are parsed and formatted, and the longest prefix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def packed(text: str) -> bytes:
 P = parse_prefix
 
 
-# ---- words --------------------------------------------------------------------------------------
+# ---- parsing -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_parse_prefix_knows_ipv4(text: str) -> None:
         ("2001:db8:0:18::/60", "2001:db8:0:10::/60"),
     ],
 )
-def test_parse_prefix_refuses_host_bits_and_says_what_was_meant(text: str, prefix: str) -> None:
+def test_parse_prefix_refuses_host_bits_and_suggests_a_prefix(text: str, prefix: str) -> None:
     with pytest.raises(UsageError, match="has bits set behind the first") as error:
         P(text)
     assert error.value.hint.startswith(f"{prefix} is the prefix")
@@ -191,7 +191,7 @@ def test_parse_mac_refuses(text: str) -> None:
         "02:00:5e:10:00:０１",
     ],
 )
-def test_parse_mac_refuses_what_int_takes(text: str) -> None:
+def test_parse_mac_refuses_numbers_that_int_accepts(text: str) -> None:
     with pytest.raises(UsageError, match="is not a MAC address"):
         parse_mac(text)
 
@@ -199,7 +199,7 @@ def test_parse_mac_refuses_what_int_takes(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "33:33:00:00:00:01", "00:00:00:00:00:00"]
 )
-def test_parse_mac_refuses_what_no_host_has(text: str) -> None:
+def test_parse_mac_refuses_macs_that_no_host_has(text: str) -> None:
     with pytest.raises(UsageError, match="is no MAC that a host can have"):
         parse_mac(text)
 
@@ -211,7 +211,7 @@ def test_parse_source() -> None:
 
 
 @pytest.mark.parametrize("text", ["::", "ff02::1", "ff00::"])
-def test_parse_source_refuses_what_no_host_sends_from(text: str) -> None:
+def test_parse_source_refuses_addresses_that_no_host_sends_from(text: str) -> None:
     with pytest.raises(UsageError, match="is no source that a host can have"):
         parse_source(text)
 
@@ -241,7 +241,7 @@ def test_mask() -> None:
 
 
 def nearby(rng: random.Random) -> int:
-    """An address of a small world, so that prefixes nest and collide."""
+    """Return an address of a small range, so that prefixes nest and collide."""
     address = 0x20010DB8 << 96
     for shift in (0, 1, 8, 60, 63, 64, 79, 95):
         address |= rng.randrange(2) << shift
@@ -271,7 +271,7 @@ def test_lookup_is_the_longest_prefix(seed: int) -> None:
         assert found[1] is networks[best]
 
 
-def test_match_carries_what_the_decision_needs() -> None:
+def test_match_has_the_facts_for_the_decision() -> None:
     profile = Profile(NaSource.LINK_LOCAL, override=True)
     table = Table.of(
         {

@@ -1,4 +1,4 @@
-"""`ndxdp prefix`: rules that scripts and other programs write, each under a name of its own."""
+"""`ndxdp prefix`: rules of scripts and other programs, each with its own origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDE = "2001:db8:0:0:e::/96"
 
 
 def written() -> dict[str, str]:
-    """Each prefix that is not the host's own, and the origin of its rule."""
+    """Return the origin of each rule that is not the host's own, by prefix."""
     return {prefix: rule["source"] for prefix, rule in rules().items() if rule["source"] != "host"}
 
 
@@ -112,7 +112,7 @@ def test_prefix_del_by_source(net: Network) -> None:
 # ---- again --------------------------------------------------------------------------------------
 
 
-def test_add_of_a_rule_that_is_there_adds_the_rest(attached: Network) -> None:
+def test_add_of_an_existing_rule_adds_the_rest(attached: Network) -> None:
     for _ in range(2):
         assert done("prefix", "add", ONE, BEHIND, WIDE) == ""
         assert written() == dict.fromkeys((BEHIND, ONE, WIDE), "manual")
@@ -128,13 +128,13 @@ def test_add_of_another_rule_adds_nothing(attached: Network) -> None:
 
 
 def test_a_rule_stays_its_writers(attached: Network) -> None:
-    """A second writer of the same rule has nothing to delete."""
-    said = ndxdp("prefix", "add", "--origin", "wg0", BEHIND, ONE)
-    assert (said.code, said.out, said.err) == (0, "", "")
+    """Keep the first writer's origin; a second writer of the same rule has nothing to delete."""
+    result = ndxdp("prefix", "add", "--origin", "wg0", BEHIND, ONE)
+    assert (result.code, result.out, result.err) == (0, "", "")
     assert written() == {BEHIND: "manual", ONE: "wg0"}
-    said = ndxdp("prefix", "add", "-v", "--origin", "wg0", BEHIND)
-    assert said.code == 0
-    assert f"{BEHIND} already has that rule; its origin stays 'manual'" in said.err
+    result = ndxdp("prefix", "add", "-v", "--origin", "wg0", BEHIND)
+    assert result.code == 0
+    assert f"{BEHIND} already has that rule; its origin stays 'manual'" in result.err
 
     refused = ndxdp("prefix", "del", "--origin", "wg0", ONE, BEHIND)
     assert refused.code == 1
@@ -165,14 +165,14 @@ def test_replace_leaves_other_origins_alone(attached: Network) -> None:
     assert refused.code == 1
     assert "ndxdp prefix replace --origin wg0" in refused.err
     assert written() == {BEHIND: "manual", ONE: "wg0"}
-    done("prefix", "replace", ONE)  # it says the same
+    done("prefix", "replace", ONE)  # an equal rule
     done("prefix", "replace", "--origin", "wg0", "--override", TWO, ONE)
     assert written() == {BEHIND: "manual", ONE: "wg0", TWO: "wg0"}
     assert rules()[ONE]["profile"]["override"]
 
 
-def test_replace_of_a_rule_that_is_held(attached: Network) -> None:
-    """A rule for an address of the host stays held when its words change."""
+def test_replace_of_a_rule_for_an_own_address(attached: Network) -> None:
+    """Keep a rule for an own address suspended when its properties change."""
     done("prefix", "add", HOST)
     done("prefix", "replace", "--override", HOST)
     assert rules()[HOST]["profile"]["override"]
@@ -181,7 +181,7 @@ def test_replace_of_a_rule_that_is_held(attached: Network) -> None:
     assert rules()[HOST]["source"] == "host"
 
 
-def test_del_of_what_is_not_there(attached: Network) -> None:
+def test_del_of_a_missing_rule(attached: Network) -> None:
     refused = ndxdp("prefix", "del", BEHIND, ONE)
     assert refused.code == 1
     assert f"{ONE} has no rule" in refused.err
@@ -208,7 +208,7 @@ def test_pause_and_resume_twice(attached: Network) -> None:
 # ---- origins ------------------------------------------------------------------------------------
 
 
-def test_origins_are_told_apart_and_cleared(attached: Network) -> None:
+def test_origins_are_separate_and_cleared(attached: Network) -> None:
     done("prefix", "add", "--origin", "wg0", ONE, TWO)
     done("prefix", "add", "--origin", "vm-12.a_b", THREE)
     shown = done("prefix", "list", "--origin", "wg0").splitlines()

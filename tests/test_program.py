@@ -40,7 +40,7 @@ RANDOM = Prefix(parse_address("2001:db8:dead:beef::"), 64)
 
 @dataclass
 class Bench:
-    """An attached program and the link it is attached to."""
+    """An attached program, and the link it is attached to."""
 
     mode: Mode
     ends: Pair
@@ -48,7 +48,7 @@ class Bench:
     settings: Settings
 
     def set_up(self, case: Case) -> None:
-        """The settings that the case asks for."""
+        """Apply the settings of a case."""
         self.instance.maps.set_settings(case.settings(self.settings))
         self.instance.maps.set_gateways(case.gateways)
 
@@ -77,7 +77,7 @@ def test_rules_read_back_as_written(bench: Bench) -> None:
 def test_every_address_is_found(
     bench: Bench, most_hints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the random holes in a prefix none is answered for: the program looks for each."""
+    """Answer for none of the random holes in a prefix: the program finds each exact address."""
     monkeypatch.setattr("ndxdp.store.rule_tables.MOST_HINTS", most_hints)
     rng = random.Random(most_hints)
     holes = {
@@ -102,11 +102,11 @@ def test_every_address_is_found(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_run(bench: Bench, case: Case) -> None:
-    """BPF_PROG_TEST_RUN, which is a dry run: reason and rule come by `explained`."""
+    """Run BPF_PROG_TEST_RUN, a dry run; `explained` returns reason and rule."""
     instance, mode = bench.instance, bench.mode
     bench.set_up(case)
     bpf_maps.update(instance.maps.fds["explained"], bytes(4), bytes(abi.EXPLAINED.size))
-    if case.rate_exceeded:  # a dry run charges nothing, so the bucket is emptied by hand
+    if case.rate_exceeded:  # a dry run charges no rate, so the test empties the bucket
         empty = time.monotonic_ns() + CREDIT + INTERVAL
         source = eth_source_of(case.frame) + bytes(2)
         bpf_maps.update(instance.maps.fds["limiter"], source, empty.to_bytes(8, "little"))
@@ -115,7 +115,8 @@ def test_run(bench: Bench, case: Case) -> None:
             bpf_maps.update(instance.maps.fds["gateways"], source, share)
 
     if mode is Mode.TC and case.frame[12:14] in (b"\x81\x00", b"\x88\xa8"):
-        # A test run takes no tag off the frame, as the kernel does; test_real_frame has these.
+        # A test run keeps the tag that the kernel strips from the frame; test_real_frame has these
+        # cases.
         run = bpf_programs.run_once(instance.prog_fd, case.frame)
         assert (run.retval, run.data) == (_PASS[mode], case.frame)
         return
@@ -141,7 +142,7 @@ def test_run(bench: Bench, case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_real_frame(bench: Bench, case: Case) -> None:
-    """A frame put on the link: its answer, or the frame itself behind the program, untouched."""
+    """Send a frame on the link; receive its answer, or the unchanged frame behind the program."""
     bench.set_up(case)
     if case.rate_exceeded:
         source = eth_source_of(case.frame) + bytes(2)
@@ -170,7 +171,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
 
 
 def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
-    """Not to the SLLAO, which a flooder can choose anew for each frame."""
+    """Charge the Ethernet source, not the SLLAO, which a flooder can change for each frame."""
     case = next(case for case in CASES if case.rate_exceeded)
     bench.set_up(case)
     limiter = bench.instance.maps.fds["limiter"]
@@ -186,8 +187,8 @@ def test_rate_is_charged_to_the_ethernet_source(bench: Bench) -> None:
     assert now < int.from_bytes(paid, "little") <= now + INTERVAL
 
 
-def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
-    """One solicitation more for a rule shows as one under its label, answered or not."""
+def test_rule_classes_count_their_solicitations(bench: Bench) -> None:
+    """Count a solicitation once for its rule's class, answered or not."""
 
     def counts() -> dict[str, tuple[int, int]]:
         return {
@@ -210,7 +211,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
 
 
 def test_a_debt_of_another_rate_is_forgiven(bench: Bench) -> None:
-    """What the present rate cannot have run up was owed under a slower one, set before."""
+    """Forgive a debt that only a slower, earlier rate can have caused."""
     case = next(case for case in CASES if case.rate_exceeded)
     bench.set_up(case)
     owed = time.monotonic_ns() + 2 * CREDIT + 2 * INTERVAL

@@ -1,4 +1,4 @@
-"""The README's commands do what it shows, and the pages of docs/ name all that there is."""
+"""The README's commands work as shown, and the pages of docs/ name everything that exists."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ NDXDP = str(REPOSITORY / ".venv" / "bin" / "ndxdp")
 
 
 class Step(NamedTuple):
-    """A block of commands, and the output that the README shows below it, if it does."""
+    """A block of commands, and the output that the README shows below it, if any."""
 
     commands: list[str]
     shown: str | None
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of each fenced block."""
+    """Return language and text of each fenced block."""
     return re.findall(r"^```(\w+)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -66,14 +66,14 @@ def steps() -> list[Step]:
 
 
 def run(command: list[str], *, timeout: float = 60) -> str:
-    """Run to its end in the repository, which must be a good one; returns stdout."""
+    """Run a command in the repository, which must succeed; return stdout."""
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 def run_until_ready(command: list[str]) -> str:
-    """Run until it says that it is ready, then as Ctrl-C does; returns stdout."""
+    """Run a command until its `ready` line, then end it as Ctrl-C does; return stdout."""
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -88,7 +88,7 @@ def run_until_ready(command: list[str]) -> str:
 
 
 def normal(output: str) -> str:
-    """The kernel numbers programs; everything else is the same each time."""
+    """Replace the ids of programs, the only part that changes."""
     return re.sub(r"program \d+", "program N", output)
 
 
@@ -122,11 +122,11 @@ def test_commands_do_what_the_readme_shows(machine: None) -> None:
 
 
 def test_demo(privacy: None) -> None:
-    assert "As told:" in run([sys.executable, "lab/demo.py"], timeout=120)
+    assert "As expected:" in run([sys.executable, "lab/demo.py"], timeout=120)
 
 
 def shape(value: Any) -> Any:
-    """Keys and types, without the values."""
+    """Return keys and types, without the values."""
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -145,7 +145,7 @@ def test_json_has_the_fields_that_are_documented(machine: None) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if "://" in target:
             continue
@@ -191,14 +191,14 @@ def test_every_error_is_explained() -> None:
 
 
 def name_of(function: ast.expr) -> str:
-    """What is called: a function's name, or a method's."""
+    """Return the name of a called function or method."""
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
 
 
 def literal(message: ast.expr) -> str:
-    """The longest piece of a message that is the same each time; "" if it has no words."""
+    """Return the longest constant part of a message; "" if it has no words."""
     constants = [
         node.value
         for node in ast.walk(message)

@@ -1,4 +1,4 @@
-"""What lets solicitations in, and is switched off while ndxdp is at work: it comes on again."""
+"""Reception of solicitations: ndxdp restores settings that are switched off while it runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ proxy {UPLINK} {{
 
 @contextlib.contextmanager
 def ndppd(tmp_path: Path) -> Iterator[None]:
-    """ndppd at work on the uplink: it sets allmulti, and at its end restores what it found."""
+    """Run ndppd on the uplink: it sets allmulti, and restores the old value at its end."""
     file = tmp_path / "ndppd.conf"
     file.write_text(NDPPD)
     process = subprocess.Popen(["ndppd", "-c", str(file)], stderr=subprocess.DEVNULL)
@@ -87,8 +87,8 @@ def test_ndppd_ends_beside_it(net: Network, tmp_path: Path, how: str, first: str
 
 
 @pytest.mark.parametrize("how", ["config", "keep", "run"])
-def test_somebody_switches_allmulti_off(net: Network, tmp_path: Path, how: str) -> None:
-    """Again and again: one warning, no race; and not for a moment is it off."""
+def test_allmulti_is_switched_off(net: Network, tmp_path: Path, how: str) -> None:
+    """Switch allmulti on again each time, without a gap, and warn once."""
     run = kept(net, tmp_path, how)
     sh("ip", "link", "set", UPLINK, "allmulticast", "off")
     eventually(lambda: has_allmulti() or how == "run")
@@ -147,7 +147,7 @@ def wired(privacy: None) -> Iterator[Segment]:
 
 
 def test_groups_after_an_mtu_that_is_too_small_for_ipv6(wired: Segment, tmp_path: Path) -> None:
-    """The kernel forgets all groups then, and nobody joins them anew."""
+    """Join the groups again, which the kernel forgets with such an MTU."""
     group = solicited_node_group(parse_address(TARGET))
     run = Running(("-i", UPLINK, "-n", TARGET))
     try:

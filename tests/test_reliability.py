@@ -33,5 +33,5 @@ def test_each_promise_names_a_test() -> None:
 
 
 def test_the_figures_are_those_of_the_last_runs() -> None:
-    """`python -m tests.fixtures.reliability` writes them."""
+    """Show the figures that `python -m tests.fixtures.reliability` writes."""
     assert reliability.page(TEXT) == TEXT

@@ -1,4 +1,4 @@
-"""Reloads are whole or nothing, and acknowledged; a stuck daemon does not say that it is well."""
+"""Reloads are atomic and acknowledged; a stuck daemon does not claim to be alive."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Service:
         return ndxdp("reload", "-c", str(self._path))
 
     def end(self) -> str:
-        """End the daemon; return what it has logged."""
+        """End the daemon; return its log."""
         assert self.running
         ended = self.running.end()
         assert ended.code == 0, ended
@@ -73,12 +73,12 @@ def service(net: Network, tmp_path: Path) -> Iterator[Service]:
 
 
 def reload_success(port: int = PORT) -> float | None:
-    """Return the metric; None if nobody listens."""
+    """Return the metric; None if no exporter listens."""
     try:
-        told = get(f"http://[::1]:{port}/metrics")
+        text = get(f"http://[::1]:{port}/metrics")
     except OSError:
         return None
-    return parsed(told)["ndxdp_config_reload_success"][()]
+    return parsed(text)["ndxdp_config_reload_success"][()]
 
 
 # ---- whole or nothing --------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_a_bad_file_changes_nothing(service: Service, text: str, tmp_path: Path)
 
 
 def test_rules_without_room_are_refused_whole(service: Service, tmp_path: Path) -> None:
-    """By the kernel's tables, where the file alone does not show that they are too many."""
+    """Refuse a file whose rules only the kernel's tables show to be too many."""
     few = "".join(f"2001:db8::{n:x}\n" for n in range(1, 6))
     (tmp_path / "list").write_text(few)
     more = 'max_addresses = 10\n[[interface.prefix]]\nfile = "list"\n'
@@ -129,7 +129,7 @@ def test_rules_without_room_are_refused_whole(service: Service, tmp_path: Path) 
     assert OTHER in rules()
 
 
-def test_a_mode_that_cannot_be_had_is_refused_whole(service: Service) -> None:
+def test_an_unavailable_mode_is_refused_whole(service: Service) -> None:
     service.write(BEHIND, more='mode = "tc"')
     service.start()
     sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "obj", str(build_xdp_pass()), "sec", "xdp")
@@ -147,7 +147,7 @@ def test_a_mode_that_cannot_be_had_is_refused_whole(service: Service) -> None:
     assert status()["mode"] == "generic"
 
 
-def test_an_absent_interface_keeps_no_reload_back(service: Service, tmp_path: Path) -> None:
+def test_an_absent_interface_does_not_delay_a_reload(service: Service, tmp_path: Path) -> None:
     service.write(BEHIND)
     service.start()
     service.write(OTHER)
@@ -179,7 +179,8 @@ def test_reload_without_a_daemon(net: Network, tmp_path: Path) -> None:
     assert refused.err.startswith(f"ndxdp: no daemon runs here with {path}\n  hint: ")
 
 
-# ---- what is beside the interfaces ---------------------------------------------------------------
+# ---- settings beside the interfaces
+# ---------------------------------------------------------------
 
 
 def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:
     service.write(BEHIND, top='log_level = "info"')
     assert service.reload().code == 0
     lines = service.end().splitlines()
-    assert not any("/one" in line for line in lines)  # "error" leaves out what is a warning
+    assert not any("/one" in line for line in lines)  # "error" omits warnings
     in_json = [json.loads(line) for line in lines if line.startswith("{")]
     assert any("/two" in line["message"] for line in in_json)
     assert "info" in {line["level"] for line in in_json}
@@ -204,7 +205,7 @@ def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:
 
 
 def test_metrics_move_on_their_own_port(service: Service) -> None:
-    """As doctor advises: from [::] to [::1], and to IPv6 alone."""
+    """Move the exporter from [::] to [::1], and to IPv6 alone, as doctor recommends."""
 
     def top(listen: str, more: str = "") -> str:
         return f'[metrics]\nlisten = "{listen}:{PORT}"\n{more}'
@@ -218,14 +219,14 @@ def test_metrics_move_on_their_own_port(service: Service) -> None:
     assert "process listens" not in service.end()
 
 
-def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service) -> None:
+def test_answers_although_metrics_cannot_listen(service: Service) -> None:
     with socket.create_server(("::1", PORT), family=socket.AF_INET6):
         service.write(BEHIND, top=f'[metrics]\nlisten = "[::1]:{PORT}"')
         service.start()
         assert BEHIND in rules()
-        said = ndxdp("status")
-        assert said.code == 0
-        assert f"cannot listen on [::1]:{PORT}: another process listens there" in said.out
+        result = ndxdp("status")
+        assert result.code == 0
+        assert f"cannot listen on [::1]:{PORT}: another process listens there" in result.out
         service.write(OTHER, top=f'[metrics]\nlisten = "[::1]:{PORT + 1}"')
         assert service.reload().code == 0
         assert reload_success(PORT + 1) == 1
@@ -240,7 +241,7 @@ def test_metrics_that_cannot_listen_keep_nobody_from_answering(service: Service)
 
 # ---- stuck ---------------------------------------------------------------------------------------
 
-# The executor's thread hangs while a file is there, as it does in a system call that never returns.
+# The executor's thread blocks while a file exists, as in a system call that never returns.
 _HANGING = """
 import os, sys, time
 from ndxdp.cli.main import main
@@ -261,7 +262,7 @@ main()
 def test_a_hanging_executor_is_not_alive(
     net: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watchdog is not fed, a reload is not acknowledged, and SIGTERM ends it all the same."""
+    """Feed no watchdog and acknowledge no reload with a stuck executor; SIGTERM still ends it."""
     path, flag = tmp_path / "ndxdp.toml", tmp_path / "hang"
     path.write_text(f'[[interface]]\nname = "{UPLINK}"\n')
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
@@ -283,11 +284,11 @@ def test_a_hanging_executor_is_not_alive(
         assert refused.code == 1
         assert "has not reloaded within 1 s" in refused.err
         listener.settimeout(1)
-        said: list[bytes] = []
+        found: list[bytes] = []
         with contextlib.suppress(TimeoutError):
             while True:
-                said.append(listener.recv(4096))
-        quiet = said[next(n for n, text in enumerate(said) if text.startswith(b"RELOADING=1")) :]
+                found.append(listener.recv(4096))
+        quiet = found[next(n for n, text in enumerate(found) if text.startswith(b"RELOADING=1")) :]
         assert quiet[1:] == []
         ended = running.end()
         assert ended.code == 1
@@ -300,10 +301,10 @@ def test_a_hanging_executor_is_not_alive(
     assert ndxdp("detach", UPLINK).code == 0
 
 
-def test_a_long_reload_keeps_nothing_from_being_followed(
+def test_a_long_reload_delays_no_other_work(
     net: Network, service: Service, trees: Trees, tmp_path: Path
 ) -> None:
-    """MAC changes are followed, and heartbeats are written: three a second at this timeout."""
+    """Follow changes of the MAC and write heartbeats, three a second, during a long reload."""
     more = "heartbeat_timeout = 1\n"
     service.write(BEHIND, more=more)
     service.start()

@@ -1,4 +1,4 @@
-"""Pins and files that somebody removes while a daemon runs: noticed, put back, and said."""
+"""Pins and files that are removed while a daemon runs: it notices, restores them, and logs that."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def daemon(net: Network, file: Path) -> Iterator[Running]:
-    """At work, with a rule by hand and an answer that was counted."""
+    """Run a daemon, with a rule by hand and one counted answer."""
     running = net.run("-c", str(file))
     done("prefix", "add", BY_HAND)
     assert net.answers()
@@ -67,8 +67,8 @@ def names(root: Path = PINS) -> set[str]:
 
 @contextlib.contextmanager
 def stopped(daemon: Running) -> Iterator[None]:
-    """Have the daemon notice what happens in the block after it."""
-    with Trees().pins.lock():  # which the daemon does not have then
+    """Stop the daemon during the block, so that it notices the changes afterwards."""
+    with Trees().pins.lock():  # which the daemon does not have at this moment
         daemon.process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -80,7 +80,7 @@ def warnings(ended: str) -> list[str]:
     return [line for line in ended.splitlines() if "another process removed" in line]
 
 
-def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
+def test_removed_pins_are_restored(net: Network, daemon: Running) -> None:
     before, program = names(), tc_ids()
     with net.solicited_continuously() as missed:
         shutil.rmtree(directory())
@@ -110,7 +110,7 @@ def test_removed_pins_are_put_back(net: Network, daemon: Running) -> None:
     assert leftovers() == []
 
 
-def test_a_program_that_was_taken_off_is_attached_again(net: Network, daemon: Running) -> None:
+def test_a_detached_program_is_attached_again(net: Network, daemon: Running) -> None:
     sh("bpftool", "link", "detach", "pinned", str(directory() / "link"))
     assert net.silent()
     eventually(net.answers, within=12)
@@ -122,7 +122,7 @@ def test_a_program_that_was_taken_off_is_attached_again(net: Network, daemon: Ru
 
 
 def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:
-    """on_stop = "keep" holds, and what it has left is taken off by the next detach."""
+    """Keep answering by on_stop = "keep"; the next `detach` removes the rest."""
     before = names()
     with stopped(daemon):
         shutil.rmtree(directory())
@@ -133,7 +133,7 @@ def test_removed_just_before_the_stop(net: Network, daemon: Running) -> None:
 
 
 def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
-    """Somebody unmounts it: pins go where it is mounted again."""
+    """Pin again on a BPF file system that was unmounted and mounted again."""
     before = names()
     with net.solicited_continuously() as missed:
         sh("umount", "-l", str(BPFFS))
@@ -146,8 +146,8 @@ def test_a_new_bpf_file_system(net: Network, daemon: Running) -> None:
     assert net.answers()
 
 
-def test_removed_files_are_put_back(net: Network, file: Path) -> None:
-    """Userspace mode: rules, counters and lock are there again."""
+def test_removed_files_are_restored(net: Network, file: Path) -> None:
+    """Restore rules, counters and lock in userspace mode."""
     file.write_text(
         file.read_text().replace(
             "[[interface.prefix]]", 'mode = "userspace"\n[[interface.prefix]]', 1
@@ -185,18 +185,18 @@ def hidden() -> Iterator[None]:
         sh("umount", str(BPFFS))
 
 
-def test_what_cannot_be_reached_follows_the_network(net: Network, daemon: Running) -> None:
-    """The maps are open: that their pins are hidden keeps nobody from writing them."""
+def test_hidden_maps_follow_the_network(net: Network, daemon: Running) -> None:
+    """Write to the open maps although their pins are hidden."""
     with hidden():
         sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:78")
         eventually(lambda: net.ask(TARGET) == ("02:00:00:00:00:78", TARGET), within=10)
-        said = f"{UPLINK}  answering, but its state cannot be read: not in step: "
-        eventually(lambda: said in ndxdp("status").out, within=10)
+        expected = f"{UPLINK}  answering, but its state cannot be read: not in step: "
+        eventually(lambda: expected in ndxdp("status").out, within=10)
     eventually(lambda: status()["mac"] == "02:00:00:00:00:78")
     assert daemon.end().code == 0
 
 
-def test_a_stop_that_detaches_does_so_out_of_reach(net: Network, file: Path) -> None:
+def test_a_stop_detaches_hidden_pins(net: Network, file: Path) -> None:
     file.write_text(
         file.read_text().replace("\n[[interface.", '\non_stop = "detach"\n[[interface.')
     )

@@ -1,4 +1,4 @@
-"""Failures: tried again after a pause, without use of a CPU, and one interface's own."""
+"""Failures: retried after a pause, without use of a CPU, separately for each interface."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.fixtures.network import (
 
 SECOND = "up1"
 OTHER = "2001:db8:0:0:d::/80"
-SHOWN = 6.0  # seconds that a failing daemon is looked at
+SHOWN = 6.0  # seconds for which a failing daemon is observed
 
 
 def config(path: Path, *interfaces: str, prefixes: tuple[str, ...] = (BEHIND,)) -> str:
@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def second() -> Iterator[str]:
-    """Another interface, on which nobody asks."""
+    """Add a second interface, which receives no solicitations."""
     sh("ip", "link", "add", SECOND, "type", "veth", "peer", "name", f"{SECOND}p")
     sh("ip", "link", "set", SECOND, "up")
     yield SECOND
@@ -67,7 +67,7 @@ def second() -> Iterator[str]:
 
 
 class Daemon:
-    """`ndxdp run -c`, ready or not; what it logs is read as it comes."""
+    """`ndxdp run -c`, ready or not; a thread reads its log."""
 
     def __init__(self, *arguments: str, top: tuple[str, ...] = (), wait: bool = False) -> None:
         self.lines: list[str] = []
@@ -81,11 +81,11 @@ class Daemon:
         for line in self.process.stderr:
             self.lines.append(line.removeprefix("ndxdp: ").strip())
 
-    def said(self, words: str) -> list[str]:
+    def logged(self, words: str) -> list[str]:
         return [line for line in self.lines if words in line]
 
     def cpu(self) -> float:
-        """Seconds of a processor so far."""
+        """Return the seconds of CPU used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -98,7 +98,7 @@ class Daemon:
 
 @contextlib.contextmanager
 def daemon(*arguments: str, top: tuple[str, ...] = (), wait: bool = False) -> Iterator[Daemon]:
-    """Run a daemon, which is ended with the block; what it has attached is taken off."""
+    """Run a daemon, end it with the block, and detach."""
     made = Daemon(*arguments, top=top, wait=wait)
     try:
         yield made
@@ -110,7 +110,7 @@ def daemon(*arguments: str, top: tuple[str, ...] = (), wait: bool = False) -> It
 
 @contextlib.contextmanager
 def links_that_come_and_go() -> Iterator[None]:
-    """A burst of messages about other links and addresses, which concern nobody here."""
+    """Cause bursts of messages about other links and addresses."""
     stop = threading.Event()
 
     def burst() -> None:
@@ -129,21 +129,21 @@ def links_that_come_and_go() -> Iterator[None]:
 
 
 def are_calm(failing: dict[str, Daemon]) -> None:
-    """Each has logged its failure once, and uses no processor until it tries again.
+    """Check that each daemon logs its failure once, and uses no CPU until it retries.
 
     Args:
-        failing: The daemons, by words of what they have to say.
+        failing: The daemons, by words of the expected log line.
     """
     before = {}
     for words, each in failing.items():
-        eventually(lambda each=each, words=words: each.said(words), within=20)  # type: ignore[misc]
+        eventually(lambda each=each, words=words: each.logged(words), within=20)  # type: ignore[misc]
         before[words] = each.cpu(), len(each.lines)
     with links_that_come_and_go():
         time.sleep(SHOWN)
     for words, each in failing.items():
         cpu, lines = before[words]
         assert each.cpu() - cpu < 0.1 * SHOWN, (words, each.lines)
-        assert len(each.said(words)) == 1, each.lines
+        assert len(each.logged(words)) == 1, each.lines
         assert len(each.lines) <= lines + 1, each.lines
 
 
@@ -162,7 +162,7 @@ def foreign_program(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(kind: str, where: Path) -> Iterator[str]:
-    """An empty file system that nothing can be written to."""
+    """Mount an empty file system that is read-only."""
     where.mkdir()
     sh("mount", "-t", kind, "-o", "mode=0700", kind, str(where))
     try:
@@ -173,7 +173,7 @@ def read_only(kind: str, where: Path) -> Iterator[str]:
 
 
 def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, second: str) -> None:
-    """Somebody else's program, no BPF file system, nowhere to write, and another daemon."""
+    """Retry calmly beside a foreign program, without BPF or a run directory, or beside a daemon."""
     native = config(file, f'{second}p\nmode = "native"')
     tc = config(tmp_path / "tc", f'{UPLINK}\nmode = "tc"')
     auto = config(tmp_path / "auto", UPLINK)
@@ -198,7 +198,7 @@ def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, secon
             f"{second} is held by a running `ndxdp run`": another,
         }
         are_calm(failing)
-        assert net.answers()  # `another` does, where it can
+        assert net.answers()  # `another` answers if it can
         assert first.end() == 0
         eventually(lambda: held(second), within=60)
         for each in failing.values():
@@ -206,7 +206,7 @@ def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, secon
 
 
 def test_rules_without_room_are_calm(net: Network, file: Path) -> None:
-    """At a reload: what was answered for before goes on, and a file with less is taken at once."""
+    """Keep the old rules at a reload without room, and apply a smaller file at once."""
     sized = f"{UPLINK}\nmax_addresses = 10"
     with daemon("-c", config(file, sized), wait=True) as failing:
         config(file, sized, prefixes=(BEHIND, *(f"2001:db8::d:{n}" for n in range(1, 30))))
@@ -219,22 +219,22 @@ def test_rules_without_room_are_calm(net: Network, file: Path) -> None:
 
 
 def test_a_new_interface_is_tried_at_once(net: Network, file: Path) -> None:
-    """The interface is another one than that which failed: the pause ends early."""
+    """End the pause early if the failed interface is replaced by another one."""
     with (
         foreign_program(UPLINK),
         daemon("-c", config(file, f'{UPLINK}\nmode = "native"')) as failing,
     ):
-        eventually(lambda: failing.said("already runs"), within=20)
+        eventually(lambda: failing.logged("already runs"), within=20)
         sh("ip", "link", "delete", UPLINK)
         connect()
         eventually(xdp_ids, within=3)
 
 
-# ---- somebody else's work -----------------------------------------------------------------------
+# ---- rules of others ----------------------------------------------------------------------------
 
 
-def test_the_service_takes_over_what_attach_left(net: Network, file: Path) -> None:
-    """README's quick start, then the service: equal rules become its own, others stay."""
+def test_the_service_takes_over_from_attach(net: Network, file: Path) -> None:
+    """Take over equal rules of `attach` in the service, and leave others alone."""
     done("attach", UPLINK, "-n", BEHIND, "-n", OTHER)
     with net.solicited_continuously() as missed:
         service = net.run("-c", config(file, UPLINK))
@@ -250,17 +250,17 @@ def test_the_service_takes_over_what_attach_left(net: Network, file: Path) -> No
 
 
 def test_another_rule_of_the_prefix_stays(net: Network, file: Path) -> None:
-    """At the start as at a reload: the configuration yields, says so, and answers for the rest."""
+    """Yield to another rule for the prefix, log that, and apply the rest of the configuration."""
     done("attach", UPLINK, "-n", BEHIND, "--except", OTHER)
     with daemon("-c", config(file, UPLINK, prefixes=(BEHIND, OTHER)), wait=True) as service:
-        eventually(lambda: service.said(f"{OTHER} has a rule by 'manual' already"))
+        eventually(lambda: service.logged(f"{OTHER} has a rule by 'manual' already"))
         assert rules()[OTHER]["answer"] == "never"
         assert rules()[BEHIND]["source"] == "config"
         assert net.answers()
 
 
 def test_takes_over_for_userspace(net: Network, file: Path) -> None:
-    """A file that names another mode while no daemon runs is done at the next start."""
+    """Change to a mode that was configured while no daemon ran."""
     first = net.run("-c", config(file, f'{UPLINK}\nmode = "tc"'))
     done("prefix", "add", OTHER)
     assert first.end()[:2] == (0, "")
@@ -279,7 +279,7 @@ LIMITED = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, 
 
 
 def test_descriptors_run_out(net: Network, file: Path) -> None:
-    """The interfaces that have theirs go on, and the error is told as what it is."""
+    """Keep the interfaces that have their descriptors, and log the actual error."""
     names = [f"many{n}" for n in range(6)]
     for name in names:
         sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
@@ -318,12 +318,12 @@ def test_the_soft_limit_is_raised(net: Network, file: Path) -> None:
 
 
 def test_an_alternative_name_is_resolved(net: Network, file: Path) -> None:
-    """The daemon resolves it whenever the interface appears; so do commands."""
+    """Resolve an alternative name whenever the interface appears, also in commands."""
     path = config(file, "wan")
     with daemon("-c", path) as service:
-        eventually(lambda: service.said("there is no interface 'wan'; waiting for it"), within=20)
+        eventually(lambda: service.logged("there is no interface 'wan'; waiting for it"), within=20)
         alternative()
-        eventually(lambda: service.said(f"wan is another name of {UPLINK}"))
+        eventually(lambda: service.logged(f"wan is another name of {UPLINK}"))
         eventually(net.answers, within=10)
         assert status()["interface"] == UPLINK
         for command in (("status",), ("explain", TARGET, "-i"), ("pause",), ("resume",)):
@@ -340,7 +340,7 @@ def test_an_alternative_name_is_resolved(net: Network, file: Path) -> None:
         eventually(net.answers, within=10)
         config(file, "wan", UPLINK)
         service.process.send_signal(signal.SIGHUP)
-        eventually(lambda: service.said(f"{UPLINK} and wan are names of one interface"))
+        eventually(lambda: service.logged(f"{UPLINK} and wan are names of one interface"))
         assert net.answers()
         assert service.end() == 0
     alternative("wan0")
@@ -388,8 +388,8 @@ def test_an_unexpected_error_is_one_interfaces_own(net: Network, file: Path, sec
 
 
 @pytest.mark.parametrize("closed", ["", "<&- >&- 2>&-"])
-def test_goes_on_without_a_reader_of_its_output(net: Network, file: Path, closed: str) -> None:
-    """Standard output and error are pipes whose reader went, or are closed."""
+def test_continues_without_a_reader_of_its_output(net: Network, file: Path, closed: str) -> None:
+    """Continue if standard output and error are closed, or pipes without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     command = " ".join([*NDXDP, "-v", "run", "-c", config(file, UPLINK), closed])

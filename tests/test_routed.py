@@ -47,13 +47,13 @@ AREA = "2001:db8:0:c::/64"
 KNOWN = "2001:db8:0:c::99"
 
 ROUTES = {
-    # prefix: (what `ip route` is told, the reason for `routed`, the one for `neighbour`)
+    # prefix: (arguments of `ip route`, the reason for `routed`, the one for `neighbour`)
     "2001:db8:0:20::/64": (f"dev {DOWN}", "answered", "no_neighbour"),
     "2001:db8:0:21::/64": (f"via fe80::c dev {DOWN}", "answered", "route_gateway"),
     "2001:db8:0:22::/64": ("blackhole", "route_blackhole", "route_blackhole"),
     "2001:db8:0:23::/64": ("unreachable", "route_unreachable", "route_unreachable"),
     "2001:db8:0:24::/64": ("prohibit", "route_prohibit", "route_prohibit"),
-    "2001:db8:0:25::/64": ("throw", "no_route", "no_route"),  # no other table
+    "2001:db8:0:25::/64": ("throw", "no_route", "no_route"),  # an empty table
     "2001:db8:0:26::/64": (f"dev {UPLINK}", "route_back", "route_back"),
     "2001:db8:0:27::/64": ("local dev lo", "route_local", "route_local"),
     "2001:db8:0:28::/64": (f"dev {OTHER}", "route_elsewhere", "route_elsewhere"),
@@ -70,7 +70,7 @@ ROUTES = {
 }
 
 DEFENDED = {
-    # prefix of ROUTES: what an `always` rule makes of DAD there, and what a `local` rule answers
+    # prefix of ROUTES: the reason of DAD under an `always` rule, and of a `local` rule
     "2001:db8:0:20::/64": ("answered_dad", "not_local"),
     "2001:db8:0:21::/64": ("answered_dad", "not_local"),
     "2001:db8:0:22::/64": ("answered_dad", "not_local"),
@@ -85,7 +85,7 @@ DEFENDED = {
 }
 
 NEIGHBOURS = {
-    # state that `ip neighbour` is told: whether it is answered for
+    # state for `ip neighbour`: whether it is answered for
     "permanent": True,
     "noarp": True,
     "reachable": True,
@@ -100,7 +100,7 @@ NEIGHBOURS = {
 
 @pytest.fixture(scope="module")
 def behind(privacy: None) -> Iterator[None]:
-    """What is behind this host: a guest, and tables with one of each kind."""
+    """Build a guest behind this host, and tables with one route of each kind."""
     sh("ip", "netns", "add", GUEST)
     before = {name: sysctl(name).read_text() for name in ("all", "default")}
     try:
@@ -157,7 +157,7 @@ def in_prefix(prefix: str) -> str:
 
 @contextlib.contextmanager
 def answering(net: Network, mode: str, *args: str) -> Iterator[None]:
-    """Attached in a mode, or run in userspace, for the length of a block."""
+    """Attach in a mode, or run in userspace, for the length of a block."""
     if mode == "native":
         net.pass_at_router()
     if mode == "userspace":
@@ -180,7 +180,7 @@ def answering(net: Network, mode: str, *args: str) -> Iterator[None]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("answer", ["routed", "neighbour"])
 def test_routes(routes: Network, mode: str, answer: str) -> None:
-    """The verdict on the wire, and the reason that is counted."""
+    """Answer by the kind of route, and count the right reason."""
     words = [word for prefix in ROUTES for word in ("-n", prefix)]
     with answering(routes, mode, "--answer", answer, "--via", "down*", *words):
         before, wanted = reasons(), Counter[str]()
@@ -192,7 +192,7 @@ def test_routes(routes: Network, mode: str, answer: str) -> None:
             heard = routes.ask(target, wait=2 if is_answered else 0.15)
             assert heard == ((HOST_MAC, target) if is_answered else None), route
             wanted[reason] += 1
-        # A process writes them down a moment after the answer.
+        # A process writes the counts a moment after the answer.
         eventually(lambda: counted(before) == wanted)
 
 
@@ -202,9 +202,9 @@ def test_explain_gives_the_reason(routes: Network, mode: str, answer: str) -> No
     words = [word for prefix in ROUTES for word in ("-n", prefix)]
     with answering(routes, mode, "--answer", answer, "--via", "down*", *words):
         for prefix, (route, routed, neighbour) in ROUTES.items():
-            told = explain(in_prefix(prefix))
-            assert told["reason"] == (routed if answer == "routed" else neighbour), route
-            assert (told["rule"]["answer"], told["rule"]["via"]) == (answer, ["down*"])
+            explained = explain(in_prefix(prefix))
+            assert explained["reason"] == (routed if answer == "routed" else neighbour), route
+            assert (explained["rule"]["answer"], explained["rule"]["via"]) == (answer, ["down*"])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -215,20 +215,20 @@ def test_neighbour_states(routes: Network, mode: str) -> None:
             enter(target, state)
             heard = routes.ask(target, wait=2 if is_answered else 0.15)
             assert heard == ((HOST_MAC, target) if is_answered else None), state
-            if state == "noarp":  # which a flush leaves there
+            if state == "noarp":  # which a flush leaves in place
                 sh("ip", "-6", "neighbour", "delete", target, "dev", DOWN)
     sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
 
 
 def enter(address: str, state: str, device: str = DOWN) -> None:
-    """Put a neighbour into the table in that state, as near as the kernel lets one."""
+    """Add a neighbour to the table in this state, as far as the kernel allows."""
     if state == "none":
         return
     words = ["lladdr", GUEST_MAC] if state not in ("incomplete", "failed") else []
     sh("ip", "-6", "neighbour", "replace", address, "dev", device, "nud", state, *words)
 
 
-# ---- Duplicate Address Detection, and what is delivered here -------------------------------------
+# ---- Duplicate Address Detection, and addresses of this host -------------------------------------
 
 
 def dad_reason(target: str) -> str:
@@ -249,7 +249,7 @@ def test_dad_is_not_defended_where_the_route_leads_back(routes: Network, mode: s
 
 @pytest.mark.parametrize("mode", MODES)
 def test_dad_under_routed_is_judged_like_neighbour(routes: Network, mode: str) -> None:
-    """On a router that has one prefix on both sides a route proves nothing."""
+    """Require a neighbour for DAD under `routed`: a prefix may be on both sides of a router."""
     words = [word for prefix in ROUTES for word in ("-n", prefix)]
     with answering(routes, mode, "--answer", "routed", "--via", "down*", *words, "-n", AREA):
         for prefix, (route, _, neighbour) in ROUTES.items():
@@ -264,7 +264,7 @@ def test_dad_under_routed_is_judged_like_neighbour(routes: Network, mode: str) -
 
 @pytest.mark.parametrize("mode", MODES)
 def test_local(routes: Network, mode: str) -> None:
-    """Answered, if the kernel delivers packets for the target here: it needs no forwarding."""
+    """Answer if the kernel delivers packets for the target here; this needs no forwarding."""
     words = [word for prefix in ROUTES for word in ("-n", prefix)]
     with answering(routes, mode, "--answer", "local", *words):
         for forwarding in ("1", "0"):
@@ -294,10 +294,8 @@ def test_local_follows_the_routes(routes: Network, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_forwarding_dad_is_defended_for_what_is_delivered_here(
-    routes: Network, mode: str
-) -> None:
-    """The kernel then does not say where a route leads: it may lead back to the link."""
+def test_without_forwarding_dad_is_defended_for_local_addresses(routes: Network, mode: str) -> None:
+    """Defend only addresses of this host without forwarding: routes may lead back to the link."""
     here, behind = "2001:db8:0:27::/64", "2001:db8:0:20::/64"
     with answering(routes, mode, "-n", here, "-n", behind):
         sysctl(UPLINK).write_text("0")
@@ -308,7 +306,7 @@ def test_without_forwarding_dad_is_defended_for_what_is_delivered_here(
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_dad_is_not_defended_against_a_neighbour_of_the_link(routes: Network, mode: str) -> None:
-    """Not even where the route to its address leads behind the host, and not from when on."""
+    """Defend no address that a neighbour on the link has, now or later, whatever its route."""
     prefix = "2001:db8:0:20::/64"
     early, late = "2001:db8:0:20::6", "2001:db8:0:20::7"
     enter(early, "stale", UPLINK)
@@ -344,7 +342,7 @@ def reasons() -> dict[str, int]:
 
 
 def counted(before: dict[str, int]) -> dict[str, int]:
-    """What has been counted since."""
+    """Return the counts since `before`."""
     return {name: n - before[name] for name, n in reasons().items() if n != before[name]}
 
 
@@ -363,7 +361,7 @@ def test_forwarding_off(routes: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_never_stale(routes: Network, mode: str) -> None:
-    """The very next solicitation after a change of the tables is judged by them."""
+    """Apply a changed table to the very next solicitation."""
     target = "2001:db8:0:40::5"
     with answering(routes, mode, "--answer", "routed", "-n", "2001:db8::/32"):
         assert routes.silent(target)
@@ -376,13 +374,13 @@ def test_never_stale(routes: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_holes_within_and_the_reverse(routes: Network, mode: str) -> None:
-    """The most specific rule wins, whatever it asks."""
+    """Let the most specific rule win, whatever its `answer`."""
     with answering(routes, mode, "--answer", "routed", "-n", "2001:db8:0:20::/60"):
         add = ("prefix", "add", "--answer")
         done(*add, "always", "2001:db8:0:22::/64")
         done(*add, "never", "2001:db8:0:20::/64")
         done(*add, "routed", "2001:db8:0:20::/112")
-        assert routes.answers("2001:db8:0:22::5")  # a black hole, but always
+        assert routes.answers("2001:db8:0:22::5")  # a black hole, but the rule says always
         assert routes.silent("2001:db8:0:20:1::5")
         assert routes.answers("2001:db8:0:20::5")
         assert routes.answers("2001:db8:0:21::5")
@@ -390,13 +388,13 @@ def test_holes_within_and_the_reverse(routes: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_a_bridge_port(routes: Network, mode: str) -> None:
-    """What comes in by a port comes in by its bridge, as routing has it, and leaves not by that."""
+    """Treat a bridge like its port: a route by the bridge leads back."""
     sh("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
     try:
         sysctl("br0").write_text("1")
         sh("ip", "link", "set", "br0", "up")
         sh("ip", "link", "set", UPLINK, "master", "br0")
-        sysctl(UPLINK).write_text("0")  # of no account: nothing is routed from a port
+        sysctl(UPLINK).write_text("0")  # irrelevant: nothing is routed from a port
         sh("ip", "-6", "route", "add", "2001:db8:0:42::/64", "dev", "br0")
         words = ("-n", "2001:db8:0:20::/64", "-n", "2001:db8:0:42::/64")
         with answering(routes, mode, "--answer", "routed", *words):
@@ -410,12 +408,16 @@ def test_a_bridge_port(routes: Network, mode: str) -> None:
 def test_explain_shows_the_route(routes: Network) -> None:
     prefix = "2001:db8:0:21::/64"
     with answering(routes, "tc", "--answer", "routed", "-n", prefix, "-n", AREA):
-        said = done("explain", "2001:db8:0:21::5")
-        assert f"route    {prefix} via fe80::c dev {DOWN} table 254" in said
+        output = done("explain", "2001:db8:0:21::5")
+        assert f"route    {prefix} via fe80::c dev {DOWN} table 254" in output
         enter("2001:db8:0:c::77", "reachable")
         assert f"dev {DOWN} table 254, neighbour reachable" in done("explain", "2001:db8:0:c::77")
-        told = explain("2001:db8:0:21::5")["forwarding"]
-        assert (told["type"], told["interface"], told["gateway"]) == ("unicast", DOWN, "fe80::c")
+        explained = explain("2001:db8:0:21::5")["forwarding"]
+        assert (explained["type"], explained["interface"], explained["gateway"]) == (
+            "unicast",
+            DOWN,
+            "fe80::c",
+        )
     sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
 
 
@@ -424,7 +426,7 @@ def test_explain_shows_the_route(routes: Network) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_via_follows_the_interfaces(routes: Network, mode: str) -> None:
-    """Those that match now, whenever they came, by the name that they have."""
+    """Apply `via` to the interfaces that match now, by their current names."""
     prefix, target = "2001:db8:0:41::/64", "2001:db8:0:41::5"
     running = routes.run(
         "-i", UPLINK, "--mode", mode, "--answer", "routed", "--via", "vnet*", "-n", prefix
@@ -454,7 +456,7 @@ def test_bad_via(routes: Network) -> None:
         assert (refused.code, message in refused.err) == (2, True), refused
 
 
-# ---- neighbours that the kernel did not know -----------------------------------------------------
+# ---- neighbours that the kernel does not know ----------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -463,12 +465,12 @@ def resolving(net: Network, mode: str, *args: str) -> Iterator[Running]:
     try:
         yield running
     finally:
-        assert running.end() == (0, "", ""), "it said something"
+        assert running.end() == (0, "", ""), "it logged something"
 
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_reachable_at_the_first_ping(routes: Network, mode: str) -> None:
-    """Nobody has heard of the guest, the router pings it once, and once only."""
+    """Resolve an unknown guest, so that the router's first and only ping is answered."""
     with resolving(routes, mode):
         for _ in range(3):
             sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
@@ -482,8 +484,8 @@ def test_reachable_at_the_first_ping(routes: Network, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
-def test_nobody_there(routes: Network, mode: str) -> None:
-    """It stays silent, and no entry is left in the kernel's table."""
+def test_an_unused_address(routes: Network, mode: str) -> None:
+    """Stay silent for an unused address, and leave no entry in the kernel's table."""
     nobody = "2001:db8:0:c::404"
     with resolving(routes, mode):
         assert routes.silent(nobody)
@@ -494,7 +496,7 @@ def test_nobody_there(routes: Network, mode: str) -> None:
 
 
 def test_a_stopped_guest_falls_silent(routes: Network) -> None:
-    """After the kernel's own timeout, once packets that are on their way find nobody."""
+    """Stop answering for a stopped guest after the kernel's own timeout."""
     with resolving(routes, "tc"):
         routes.at_router("ip", "-6", "route", "replace", AREA, "dev", "eth0")
         quick = Path(f"/proc/sys/net/ipv6/neigh/{DOWN}/delay_first_probe_time")
@@ -517,7 +519,7 @@ def test_a_stopped_guest_falls_silent(routes: Network) -> None:
 
 
 def test_a_real_container(net: Network, docker_engine: Engine) -> None:
-    """Nothing is configured but a prefix: it is reached at the first ping, and gone when it is."""
+    """Answer for a container by its prefix alone, from the first ping until it stops."""
     engine, address = docker_engine, "2001:db8:0:0:c::10"
     sysctl("all").write_text("1")
     engine.make_network("exposed", "172.30.7.0/24", BEHIND)
@@ -550,7 +552,7 @@ def neighbours() -> set[str]:
 
 
 def test_paused_means_paused(routes: Network) -> None:
-    """Also for what was just found."""
+    """Answer for no neighbour that is found while answering is paused."""
     with resolving(routes, "tc"):
         sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")
         done("pause", UPLINK)
@@ -562,11 +564,11 @@ def test_paused_means_paused(routes: Network) -> None:
 
 @pytest.mark.parametrize(("mode", "rate"), [("tc", 5000), ("userspace", 1000)])
 def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path: Path) -> None:
-    """RFC 6583: thousands of solicitations a second for a /112 that is nearly empty.
+    """Answer a legitimate router beside a scan of an almost empty /112 (RFC 6583).
 
-    The kernel's table holds no more than there are places; a legitimate router, which asks for
-    neighbours old and new all the while, misses none. It asks three times, as routers do: on a busy
-    machine all places may be taken by the scan's addresses for a moment.
+    The kernel's table holds no more entries than there are places. The router solicits old and new
+    neighbours all the time and misses none. It solicits three times, as routers do: on a busy
+    machine the scan may use all places for a moment.
     """
 
     def is_found(address: str) -> bool:
@@ -619,6 +621,6 @@ def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path:
 
 
 def resident(running: Running) -> int:
-    """kB."""
-    said = Path(f"/proc/{running.process.pid}/status").read_text()
-    return int(said.partition("VmRSS:")[2].split()[0])
+    """Return the resident memory in kB."""
+    output = Path(f"/proc/{running.process.pid}/status").read_text()
+    return int(output.partition("VmRSS:")[2].split()[0])

@@ -1,4 +1,4 @@
-"""Sets of rules: of a command line and of lists, and what changes between two of them."""
+"""Sets of rules, from command lines and lists, and the differences between two sets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAN, ONE, TWO = P("2001:db8::/64"), P("2001:db8::1"), P("2001:db8::2")
 
 
 def some_rules(rng: random.Random) -> dict[Prefix, Rule]:
-    """Of a small world, so that two of them have prefixes in common."""
+    """Return random rules from a small range, so that two sets have prefixes in common."""
     every = [Prefix(bytes(15) + bytes((n,)), 128) for n in range(20)]
     every += [Prefix(bytes(15) + bytes((n & 0xF0,)), 124) for n in range(0, 256, 16)]
     return {prefix: Rule(label=rng.choice("abc")) for prefix in rng.sample(every, 14)}
@@ -80,7 +80,7 @@ def test_as_dicts_would_do_it(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
 
 
 def test_a_thousand_rules_of_one_address_each() -> None:
-    """They are compared in 30 ms; pair by pair it took 10 s."""
+    """Compare the sets in 30 ms; pair by pair it took 10 s."""
     texts = [f"2001:db8::{number:x}" for number in range(2, 1002)]
     began = time.monotonic()
     assert merge(compile_rules(texts), compile_rules(texts)) == compile_rules(texts)
@@ -165,7 +165,7 @@ def apply(actual: Mapping[Prefix, Rule], change: Difference) -> dict[Prefix, Rul
 
 
 def changes(write: dict[Prefix, Rule], remove: list[Prefix], change: Difference) -> bool:
-    """Whether these are what a difference writes and removes."""
+    """Return True if a difference writes and removes exactly these rules."""
     assert bool(change) is bool(write or remove)
     return change.write == write and set(change.remove) == set(remove)
 
@@ -250,12 +250,12 @@ def test_hold_marks_a_rule_and_restores_it() -> None:
 
 
 def test_hold_marks_a_never_rule_too() -> None:
-    """It may become an `always` while the address is owned."""
+    """Mark an owned `never` rule, too: it may become an `always` rule in the meantime."""
     rule = Rule(Answer.NEVER, origin="config")
     assert mark_owned({OURS: "own"}, {OURS: rule}).write == {OURS: replace(rule, owned=True)}
 
 
-def test_hold_leaves_what_others_wrote() -> None:
+def test_hold_leaves_rules_of_others() -> None:
     others: dict[Prefix, Rule] = {
         LAN: Rule(),
         P("2001:db8::7"): Rule(origin="docker"),
@@ -291,11 +291,11 @@ def test_hold_comes_and_goes_without_a_trace(seed: int) -> None:
     assert apply(actual, mark_owned({}, actual)) == written
 
 
-# ---- rules beside rules that are there ----------------------------------------------------------
+# ---- rules beside existing rules ----------------------------------------------------------------
 
 
 def test_merged() -> None:
-    """What is there stays; what the host owns is held."""
+    """Keep existing rules, and mark rules for owned addresses."""
     there = {LAN: Rule(label="old"), ONE: owned_rule("own")}
     rules = {LAN: Rule(label="new"), ONE: Rule(), TWO: Rule()}
     assert merge(rules, there) == {

@@ -1,6 +1,6 @@
-"""The unit: what is in it, how it is put in place, and what systemd says of its text.
+"""The unit file: its content, its installation, and systemd's verdict on its text.
 
-What it does under a running systemd is tested in a virtual machine: make test-service.
+A virtual machine tests its behaviour under a running systemd: make test-service.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ndxdp.cli.main import main
 main()
 """
 
-# What a path can hold, and systemd takes for something else.
+# Characters that a path may contain, but systemd interprets.
 ODD = "a b%h$HOME${x};'c\"\\d"
 ODD_COMMAND = "a b%h$HOME${x};c"
 """systemd runs nothing whose path holds quotes or backslashes."""
@@ -41,7 +41,7 @@ ODD_COMMAND = "a b%h$HOME${x};c"
 
 @pytest.fixture
 def place(privacy: None) -> Iterator[Path]:
-    """A directory of root's outside of /tmp, which the service would not see."""
+    """Create a directory of root outside of /tmp, which the service would not see."""
     where = Path("/run/ndxdp-test-service")
     (where / "units").mkdir(parents=True)
     yield where
@@ -50,7 +50,7 @@ def place(privacy: None) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clone may be where no service could use it, which tests of its own are about."""
+    """Accept any location of the clone; separate tests check the unusable ones."""
     monkeypatch.setattr(systemd_unit, "_installation", set)
 
 
@@ -62,7 +62,7 @@ def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
 
 
 def verified(unit: Path) -> str:
-    """What systemd says of a unit: nothing, if it is good."""
+    """Return systemd's complaints about a unit; "" if it is valid."""
     done = subprocess.run(
         ["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60
     )
@@ -72,7 +72,7 @@ def verified(unit: Path) -> str:
 # ---- the text ------------------------------------------------------------------------------------
 
 
-def test_only_paths_differ_from_what_ships() -> None:
+def test_only_paths_differ_from_the_shipped_unit() -> None:
     command, file = Path("/opt/ndxdp/bin/ndxdp"), Path("/srv/ndxdp.toml")
     unit = systemd_unit.unit(command, file)
     back = unit.replace(str(command), "/usr/bin/ndxdp").replace(str(file), str(systemd_unit.CONFIG))
@@ -115,7 +115,7 @@ def test_names_that_no_unit_can_hold(place: Path, name: str) -> None:
         systemd_unit.unit(place / "ndxdp", place / name)
 
 
-def test_homes_are_seen_only_if_something_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_homes_are_visible_only_if_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     command, file = Path("/usr/bin/ndxdp"), Path("/etc/ndxdp.toml")
     assert "\nProtectHome=yes\n" in systemd_unit.unit(command, file)
     assert "\nProtectHome=read-only\n" in systemd_unit.unit(command, Path("/home/me/ndxdp.toml"))
@@ -124,13 +124,13 @@ def test_homes_are_seen_only_if_something_is_there(monkeypatch: pytest.MonkeyPat
     assert "\nProtectHome=read-only\n" in systemd_unit.unit(command, file)
 
 
-def test_what_is_temporary_cannot_be_used(place: Path) -> None:
+def test_temporary_directories_cannot_be_used(place: Path) -> None:
     with pytest.raises(NdxdpError, match="is temporary"):
         systemd_unit.unit(executable(place / "ndxdp"), Path("/tmp/ndxdp.toml"))
 
 
-def test_what_root_may_use_without_overriding(tmp_path: Path) -> None:
-    """The service has no CAP_DAC_OVERRIDE. The kernel is asked the same by such a root."""
+def test_access_of_root_without_cap_dac_override(tmp_path: Path) -> None:
+    """Predict the access of a root without CAP_DAC_OVERRIDE as the kernel decides it."""
     cases = []
     for number, (owner, group, mode) in enumerate(
         (owner, group, mode)
@@ -156,9 +156,9 @@ def test_what_root_may_use_without_overriding(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    said = [line == "True" for line in done.stdout.split()]
-    assert {True, False} == set(said)
-    assert [systemd_unit._root_may_use(path) for path in cases] == said
+    found = [line == "True" for line in done.stdout.split()]
+    assert {True, False} == set(found)
+    assert [systemd_unit._root_may_use(path) for path in cases] == found
 
 
 def test_the_sandbox_is_tight(place: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_example_is_a_configuration_once_it_is_uncommented(tmp_path: Path) -
 
 
 def ndxdp(place: Path, *words: str | Path) -> Done:
-    """As an installed one that is called ndxdp, in a directory of its own."""
+    """Run an installed ndxdp from a directory of its own."""
     command = executable(place / "bin" / "ndxdp", _SCRIPT)
     done = subprocess.run([command, *words], capture_output=True, text=True, timeout=60)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -199,7 +199,7 @@ def install(place: Path, *words: str) -> Done:
     return ndxdp(place, "install-service", "-c", file, "--directory", units, *words)
 
 
-def test_it_installs_and_says_what_comes_next(place: Path) -> None:
+def test_it_installs_and_prints_the_next_step(place: Path) -> None:
     unit, file = place / "units" / "ndxdp.service", place / "etc" / "ndxdp.toml"
     first = install(place)
     assert (first.code, first.err) == (0, ""), first
@@ -262,7 +262,7 @@ def test_bad_places(place: Path) -> None:
     nowhere = ndxdp(place, *good, "--directory", place / "nowhere")
     refused(nowhere, CANNOT)
     assert "is not a directory" in nowhere.err
-    # procfs takes no files, not even root's.
+    # procfs accepts no files, not even from root.
     unwritable = ndxdp(place, *good, "--directory", "/proc/self")
     refused(unwritable, CANNOT)
     assert "cannot write" in unwritable.err
@@ -275,7 +275,7 @@ def test_bad_places(place: Path) -> None:
 
 
 def test_it_needs_an_executable(tmp_path: Path) -> None:
-    """A clone that was not installed has nothing that a unit could name."""
+    """Refuse a clone that is not installed: it has no executable for the unit."""
     code = "import sys; sys.executable = '/nowhere/python'; from ndxdp.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "install-service", "--print"], capture_output=True, text=True

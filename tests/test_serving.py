@@ -1,7 +1,7 @@
-"""The userspace path as a user has it: `ndxdp run --mode userspace`, and every command beside it.
+"""The userspace path as a user has it: `ndxdp run --mode userspace`, and other commands beside it.
 
-What it answers is what the program answers (test_userspace.py). Here it is started, changed,
-stopped, killed, and robbed of its interface and its files.
+It answers what the program answers (test_userspace.py). These tests start, change, stop and kill
+it, and remove its interface and its files.
 """
 
 from __future__ import annotations
@@ -66,24 +66,24 @@ USERSPACE = ("-i", UPLINK, "--mode", "userspace")
 
 
 def serve(net: Network, *words: str) -> Running:
-    """A run on the userspace path, with one rule."""
+    """Run the userspace path, with one rule."""
     return net.run(*USERSPACE, "-n", BEHIND, *words)
 
 
 def settled() -> None:
-    """Wait for what a run does after it is ready; the group of an exact address, OTHER, is last."""
+    """Wait until a run has done everything; it joins the group of an exact address, OTHER, last."""
     group = solicited_node_group(parse_address(OTHER)).hex()
     eventually(lambda: group in Path("/proc/thread-self/net/igmp6").read_text())
 
 
 def directory(interface: str = UPLINK) -> Path:
-    """The interface's files."""
+    """Return the directory of the interface's files."""
     (found,) = FILES.glob(f"v*/{interface}")
     return found
 
 
 def counts() -> dict[str, int]:
-    """Solicitations by reason, from the file; reasons without any are left out."""
+    """Return the solicitations by reason, from the file; omit reasons without any."""
     data = (directory() / "reasons").read_bytes()
     names = reason_names()
     numbers = enumerate(struct.unpack(f"={len(data) // 8}Q", data))
@@ -91,13 +91,13 @@ def counts() -> dict[str, int]:
 
 
 def counted(expected: int) -> dict[str, int]:
-    """The counters, once so many solicitations have been counted."""
+    """Return the counters once `expected` solicitations have been counted."""
     eventually(lambda: sum(counts().values()) >= expected)
     return counts()
 
 
 def survived(run: Running) -> str:
-    """End a run, which has to end cleanly and leave nothing; return its stderr."""
+    """End a run, which must end cleanly and leave nothing; return its stderr."""
     ended = run.end_cleanly()
     assert leftovers() == []
     return ended
@@ -154,7 +154,7 @@ def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) 
 
 
 def solicitation(target: str = TARGET, **fields: Any) -> bytes:
-    """As the router's kernel sends it, but for what `fields` say of the headers."""
+    """Return a solicitation as the router's kernel sends it, with some header fields changed."""
     headers = packets.to_group(target, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC, **fields)
     return bytes(headers / packets.ns(target) / packets.sllao(ROUTER_MAC))
 
@@ -202,8 +202,8 @@ def test_every_solicitation_is_counted_once(net: Network) -> None:
     assert run.end() == (0, "", "")
 
 
-def test_what_finds_no_room_is_counted(net: Network) -> None:
-    """A process that does not get to read: no solicitation is lost without a word."""
+def test_overflowing_solicitations_are_counted(net: Network) -> None:
+    """Count the solicitations that find no room in the socket of a stopped process."""
     run = serve(net)
     sent = 4000
     run.process.send_signal(signal.SIGSTOP)
@@ -226,16 +226,16 @@ def test_what_finds_no_room_is_counted(net: Network) -> None:
 
 
 def test_a_flood_leaves_room_for_others(net: Network) -> None:
-    """One MAC fills its queue; what others ask meanwhile is answered, if theirs is another.
+    """Answer other MACs during a flood of one MAC, which fills only its own queue.
 
-    There are several once solicitations have found no room for a while. Which share a queue nobody
-    can say beforehand, but that each is in one, and that few share.
+    There are several queues once solicitations have found no room for a while. It is not known in
+    advance which MACs share a queue, but each has one, and few share it.
     """
     run = serve(net, "--rate", "0.001", "--burst", "10")
     sent = 0
 
     def flood() -> None:
-        """1000 by one MAC, which nobody reads before SIGCONT."""
+        """Send 1000 solicitations of one MAC, which are read after SIGCONT."""
         nonlocal sent
         run.process.send_signal(signal.SIGSTOP)
         send([solicitation()] * 1000)
@@ -277,7 +277,7 @@ def test_a_flood_leaves_room_for_others(net: Network) -> None:
 
 @pytest.fixture
 def nothing_leaves() -> Iterator[None]:
-    """The uplink's queue takes no frame: send() is told ENOBUFS, as on a busy NIC."""
+    """Let the uplink's queue accept no frame: send() fails with ENOBUFS, as on a busy NIC."""
     sh("tc", "qdisc", "add", "dev", UPLINK, "root", "pfifo", "limit", "0")
     yield
     call("tc", "qdisc", "delete", "dev", UPLINK, "root")
@@ -303,9 +303,9 @@ def test_an_answer_that_cannot_be_sent(net: Network, nothing_leaves: None) -> No
 
 
 def test_some_answers_cannot_be_sent(net: Network) -> None:
-    """A queue that takes some frames of a batch: each one is counted as what became of it."""
+    """Count each answer of a batch by its own result, sent or not."""
     run = serve(net)
-    # 1 byte/s after the first 1000: what is queued beyond them waits for ever.
+    # 1 byte/s after the first 1000: everything that is queued after them waits for ever.
     tbf = ("tbf", "rate", "8bit", "burst", "1000", "limit", "500")
     sh("tc", "qdisc", "add", "dev", UPLINK, "root", *tbf)
     sent = 100
@@ -360,11 +360,11 @@ def test_the_table_of_addresses_is_full(net: Network) -> None:
     assert leftovers() == []
 
 
-# ---- who comes second ---------------------------------------------------------------------------
+# ---- a second process ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
-def test_not_beside_what_is_attached(net: Network, mode: str) -> None:
+def test_refused_beside_an_attached_program(net: Network, mode: str) -> None:
     done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     before = network.snapshot()
     refusal = call("timeout", "20", *NDXDP, "run", *USERSPACE, "-n", BEHIND)
@@ -399,8 +399,8 @@ def test_a_run_directory_of_ones_own(net: Network, tmp_path: Path) -> None:
     assert net.answers()
     assert not FILES.exists()
     assert "userspace" in done("--run-directory", str(own), "status")
-    said = ndxdp("status", env={"NDXDP_RUN_DIRECTORY": str(own)})
-    assert timeless(said.out) == timeless(done("--run-directory", str(own), "status"))
+    result = ndxdp("status", env={"NDXDP_RUN_DIRECTORY": str(own)})
+    assert timeless(result.out) == timeless(done("--run-directory", str(own), "status"))
     assert run.end() == (0, "", "")
     assert not own.exists()
 
@@ -410,7 +410,7 @@ def test_a_run_directory_of_ones_own(net: Network, tmp_path: Path) -> None:
 
 @pytest.fixture
 def killed(net: Network) -> Network:
-    """A run that was killed: one solicitation was answered, one rule added by hand."""
+    """Kill a run after one answer and one rule added by hand."""
     run = serve(net)
     done("prefix", "add", OTHER, "--no-router")
     assert net.answers(OTHER)
@@ -445,7 +445,7 @@ def test_attach_after_a_run_was_killed(killed: Network, words: tuple[str, ...]) 
     done("detach", UPLINK)
 
 
-def test_a_refused_attach_leaves_what_a_killed_run_left(killed: Network) -> None:
+def test_a_refused_attach_leaves_the_state_of_a_killed_run(killed: Network) -> None:
     before = {path.name: path.read_bytes() for path in directory().iterdir()}
     assert ndxdp("attach", UPLINK, "--max-addresses", "1").code == CANNOT
     assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
@@ -454,9 +454,9 @@ def test_a_refused_attach_leaves_what_a_killed_run_left(killed: Network) -> None
 
 
 def test_killed_at_any_moment(net: Network) -> None:
-    """What it leaves half done is taken over or cleaned up."""
+    """Take over or clean up what a killed run left half done."""
     for moment in range(150, 700, 50):
-        # --foreground: or it kills itself as well, and nobody waits until the sockets are closed.
+        # --foreground: otherwise `timeout` kills itself as well, and the sockets may still be open.
         until = ("timeout", "--foreground", "-s", "KILL", str(moment / 1000))
         before = [*until, *NDXDP, "run", *USERSPACE]
         call(*before, "-n", BEHIND)
@@ -469,7 +469,7 @@ def test_killed_at_any_moment(net: Network) -> None:
     assert list(FILES.glob("v*")) == []
 
 
-# ---- the interface changes under it -------------------------------------------------------------
+# ---- changes of the interface --------------------------------------------------------------------
 
 
 def test_down_and_up(net: Network) -> None:
@@ -481,7 +481,7 @@ def test_down_and_up(net: Network) -> None:
     sh("ip", "link", "set", UPLINK, "up")
     eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET))
     assert net.answers(OTHER)
-    # The kernel took the addresses away with the link: they are no holes any more.
+    # The kernel has removed the addresses with the link, so they are no holes any more.
     assert {rule["source"] for rule in rules().values()} == {"run", "manual"}
     assert "errors " in done("status")
     assert survived(run) == ""
@@ -500,7 +500,7 @@ def test_down_in_the_middle_of_a_flood(net: Network) -> None:
 
 
 def test_the_interface_is_renamed(net: Network) -> None:
-    """Under another name it is another interface: it is waited for until it is itself again."""
+    """Wait while the interface has another name, until it has its own again."""
     run = serve(net)
     sh("ip", "link", "set", UPLINK, "down")
     sh("ip", "link", "set", UPLINK, "name", "renamed0")
@@ -516,7 +516,7 @@ def test_the_interface_is_renamed(net: Network) -> None:
     survived(run)
 
 
-# ---- its files change under it ------------------------------------------------------------------
+# ---- changes of the files ------------------------------------------------------------------------
 
 ARRAYS = ("settings", "reasons", "groups", "group_counters", "userspace")
 TABLES = ("addresses", "prefixes")
@@ -531,14 +531,14 @@ def empty(path: Path) -> None:
 
 
 def garble(path: Path) -> None:
-    """As many bytes as before, and none of them makes sense."""
+    """Overwrite a file with nonsense of the same size."""
     size = path.stat().st_size
-    with path.open("r+b") as file:  # who has mapped it sees it
+    with path.open("r+b") as file:  # a process that has mapped the file sees the change
         file.write(b"\xa5" * size)
 
 
 def replace(path: Path) -> None:
-    """By another file, so that who has it open keeps the old one."""
+    """Replace a file by another one; processes that have it open keep the old one."""
     fresh = path.with_name("fresh")
     fresh.write_bytes(b"no map of ndxdp")
     fresh.rename(path)
@@ -554,10 +554,10 @@ DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     ("name", "damage"), DAMAGES, ids=[f"{name}, {damage.__name__}" for name, damage in DAMAGES]
 )
 def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) -> None:
-    """Commands say so, in a sentence; who answers goes on with the rules that it had."""
+    """Report damaged files in a sentence; the running process continues with its rules."""
     run = serve(net, "-n", OTHER)
     assert net.answers()
-    settled()  # it would write what is damaged anew
+    settled()  # otherwise it would write the damaged file again
     damage(directory() / name)
     for words in (
         ("status",),
@@ -567,11 +567,11 @@ def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) 
         ("prefix", "del", "--source", "run", OTHER),
         ("explain", TARGET),
     ):
-        said = ndxdp(*words)
-        assert said.code == CANNOT, words
-        assert "Traceback" not in said.err, said.err
-        lines = said.err.splitlines()
-        assert len(lines) == 2, said.err
+        result = ndxdp(*words)
+        assert result.code == CANNOT, words
+        assert "Traceback" not in result.err, result.err
+        lines = result.err.splitlines()
+        assert len(lines) == 2, result.err
         assert lines[1].startswith("  hint: ")
     assert net.answers()
     assert net.answers(OTHER)
@@ -583,14 +583,14 @@ def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) 
 
 @pytest.mark.parametrize("name", [*ARRAYS, *TABLES])
 def test_files_of_nonsense(net: Network, name: str) -> None:
-    """Of the right size. A command may find it, or not; it does not fall over it."""
+    """Survive files with nonsense of the right size, whether a command notices or not."""
     run = serve(net, "-n", OTHER)
     assert net.answers()
     garble(directory() / name)
     for words in (("status",), ("prefix", "list"), ("explain", TARGET), ("prefix", "add", ANOTHER)):
-        said = ndxdp(*words)
-        assert said.code in (0, CANNOT), (words, said.err)
-        assert "Traceback" not in said.err, said.err
+        result = ndxdp(*words)
+        assert result.code in (0, CANNOT), (words, result.err)
+        assert "Traceback" not in result.err, result.err
     net.ask(TARGET, wait=0.2)
     assert run.process.poll() is None
     ended = run.end()
@@ -601,7 +601,7 @@ def test_files_of_nonsense(net: Network, name: str) -> None:
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked before", "not yet asked"])
 def test_all_files_are_removed(net: Network, asked: bool) -> None:
-    """By who tidies up /run: it goes on with the rules that it had, and ends as it should."""
+    """Continue with the same rules if the files are removed, and end normally."""
     run = serve(net)
     assert not asked or net.answers()
     shutil.rmtree(FILES)
@@ -632,7 +632,7 @@ def test_a_file_system_that_is_too_small(net: Network, tmp_path: Path) -> None:
 
 
 def test_a_file_system_that_is_full(net: Network, tmp_path: Path) -> None:
-    """What there is goes on; a command that finds no room changes nothing, and says so."""
+    """Continue on a full file system; a command without room changes nothing, and reports that."""
     with small_file_system(tmp_path, "4m") as own:
         command = (*NDXDP, "--run-directory", str(own))
         run = net.run(*USERSPACE, "-n", BEHIND, command=command)
@@ -654,15 +654,15 @@ def test_a_file_system_that_is_full(net: Network, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["/proc/ndxdp", "/sys/ndxdp", "/dev/null/ndxdp"])
 def test_a_run_directory_that_cannot_be(net: Network, where: str) -> None:
-    # `timeout`: it shall not try for ever, either.
+    # `timeout` ends a command that would retry for ever.
     command = ("timeout", "-s", "KILL", "10", *NDXDP, "--run-directory", where)
-    # `-q`: without the warning that it has no place for a report.
+    # `-q` omits the warning that there is no place for a report.
     refusal = call(*command, "run", "-q", *USERSPACE, "-n", BEHIND)
     refused(refusal, CANNOT, where)
 
 
 def test_debris_of_files(killed: Network) -> None:
-    """What was left is damaged: `run` and `attach` begin anew, `detach` removes it."""
+    """Start from scratch beside damaged files; `detach` removes them."""
     for command in (("detach", UPLINK), ("attach", UPLINK), ("run", *USERSPACE, "-n", BEHIND)):
         run = serve(killed)
         run.kill()
@@ -679,7 +679,7 @@ def test_debris_of_files(killed: Network) -> None:
         assert leftovers() == []
 
 
-# ---- who may not write --------------------------------------------------------------------------
+# ---- users without write access ------------------------------------------------------------------
 
 
 COMMANDS = [
@@ -699,21 +699,21 @@ def test_by_a_user_without_any_right(net: Network) -> None:
     run = serve(net)
     before = {path.name: path.read_bytes() for path in directory().iterdir()}
     for words in COMMANDS:
-        said = as_nobody(*words)
-        refused(said, CANNOT)
+        result = as_nobody(*words)
+        refused(result, CANNOT)
     assert {path.name: path.read_bytes() for path in directory().iterdir()} == before
     assert net.answers()
     assert run.end() == (0, "", "")
 
 
 def test_by_a_user_who_may_read(net: Network) -> None:
-    """The group of the files may look, and change nothing."""
+    """Let the group of the files read them, and change nothing."""
     run = serve(net)
     for path in (directory(), *directory().iterdir()):
         assert stat.S_IMODE(path.stat().st_mode) == (0o710 if path.is_dir() else 0o640)
         os.chown(path, -1, 65534)
     assert net.answers()
-    eventually(lambda: counts().get("answered") == 1)  # which comes a moment after the answer
+    eventually(lambda: counts().get("answered") == 1)  # counted a moment after the answer
     before = {path.name: path.read_bytes() for path in directory().iterdir()}
     for words in COMMANDS[:4]:
         seen = as_nobody(*words)
@@ -727,7 +727,7 @@ def test_by_a_user_who_may_read(net: Network) -> None:
 
 
 def test_an_interface_that_cannot_be(net: Network) -> None:
-    """As for a program: one sentence, and nothing is left."""
+    """Refuse an impossible interface with one sentence, and leave nothing."""
     refused(ndxdp("run", "-i", "nowhere0", "--mode", "userspace"), CANNOT, "nowhere0")
     refused(ndxdp("run", "-i", "lo", "--mode", "userspace"), CANNOT, "lo")
     sh("ip", "link", "set", UPLINK, "down")

@@ -1,4 +1,4 @@
-"""How the soak judges: what is right, wrong, lost for a cause, and lost without one."""
+"""The soak's judgement: right and wrong answers, losses with a cause and without one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tests.soak.router import SOURCE, Group, Link
 
 MAC, FAR_MAC = bytes.fromhex("020000000201"), bytes.fromhex("020000000101")
 TARGET = parse_address("2001:db8::1")
-LATER = 10.0  # seconds, more than an answer is waited for
+LATER = 10.0  # seconds, longer than the wait for an answer
 
 
 @pytest.fixture
 def link() -> Iterator[Link]:
-    """A link whose solicitations go nowhere."""
+    """Yield a link whose solicitations are discarded."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     made = Link("up0", "eth0", FAR_MAC, MAC)
     made._socket = ours
@@ -42,7 +42,7 @@ def answer(link: Link, mac: bytes = MAC, target: bytes = TARGET) -> None:
 
 
 def faults(link: Link) -> tuple[int, int]:
-    """Let the time for answers pass; return how many were wrong, and missing without a cause."""
+    """Let the time for answers pass; return the numbers of wrong and of unexplained results."""
     link.expire(time.monotonic() + LATER)
     return link.tally.wrong, link.tally.unexplained
 
@@ -62,19 +62,19 @@ def test_right_silence(link: Link, expected: bool | None) -> None:
     assert link.tally.silent == 1
 
 
-def test_what_is_missing(link: Link) -> None:
+def test_a_missing_answer(link: Link) -> None:
     asked(link, answered=True)
     assert faults(link) == (0, 1)
 
 
-def test_what_is_missing_for_a_cause(link: Link) -> None:
+def test_a_missing_answer_with_a_cause(link: Link) -> None:
     with link.window("a flap"):
         asked(link, answered=True)
     assert faults(link) == (0, 0)
     assert link.tally.lost == {"a flap": 1}
 
 
-def test_what_is_answered_though_it_must_not_be(link: Link) -> None:
+def test_an_answer_that_must_not_come(link: Link) -> None:
     asked(link, answered=False)
     answer(link)
     assert faults(link) == (1, 0)
@@ -86,7 +86,7 @@ def test_another_mac(link: Link) -> None:
     assert faults(link) == (1, 0)
 
 
-def test_an_answer_that_nobody_asked_for(link: Link) -> None:
+def test_an_unsolicited_answer(link: Link) -> None:
     asked(link, answered=False)
     answer(link, target=parse_address("2001:db8::2"))
     assert faults(link) == (1, 0)

@@ -1,4 +1,4 @@
-"""Hosts that take over from each other: answering that is paused, and what resuming announces."""
+"""Hosts that take over from each other: paused answering, and the announcements on resuming."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def wired(privacy: None) -> Iterator[Segment]:
         yield made
 
 
-# ---- what resuming announces ---------------------------------------------------------------------
+# ---- announcements on resuming -------------------------------------------------------------------
 
 
 def pause(number: int = 1) -> None:
-    """Pause, add another address, and wait until the daemon has seen both.
+    """Pause, add another address, and wait until the daemon has noticed both.
 
     The daemon joins the group of a new address after it has read whether answering is paused.
 
     Args:
-        number: What is added to the prefix of BEHIND.
+        number: The number that is added to the prefix of BEHIND.
     """
     done("pause", UPLINK)
     done("prefix", "add", f"2001:db8::c:0:1:{number:x}")
@@ -75,7 +75,7 @@ def test_resuming_announces(wired: Segment, tmp_path: Path, mode: str) -> None:
 
 
 def test_nothing_is_announced_while_paused(wired: Segment, tmp_path: Path) -> None:
-    """Neither repetitions, nor new addresses, nor on account of the link or the MAC."""
+    """Announce nothing while paused: no repetition, no new address, no new link or MAC."""
     with daemon(tmp_path, f"{ANNOUNCE}\ninterval = 1") as (_, listener):
         eventually(lambda: listener.count() == 1)
         pause()
@@ -92,7 +92,7 @@ def test_nothing_is_announced_while_paused(wired: Segment, tmp_path: Path) -> No
 def test_paused_it_does_not_solicit_the_gateway_from_an_address(
     wired: Segment, tmp_path: Path
 ) -> None:
-    """Such a solicitation would draw the address's packets here."""
+    """Do not solicit from an address while paused: this would draw the address's packets here."""
     keys = f'[interface.gateway]\nsource = "{ADDRESS}"\ninterval = 1'
     with daemon(tmp_path, keys, head="paused = true") as (_, listener):
         time.sleep(1.5)
@@ -101,7 +101,7 @@ def test_paused_it_does_not_solicit_the_gateway_from_an_address(
         eventually(lambda: listener.count(Kind.SOLICIT) >= 1)
 
 
-# ---- beginning paused ----------------------------------------------------------------------------
+# ---- starting paused ----------------------------------------------------------------------------
 
 
 def begun(net: Network, *words: str) -> Running:
@@ -121,7 +121,7 @@ def test_run_paused(net: Network, mode: str) -> None:
 
 
 def test_attach_paused(net: Network) -> None:
-    """Renewing neither pauses nor resumes."""
+    """Keep the paused or resumed state when renewing."""
     done("attach", UPLINK, "-n", BEHIND, "--paused")
     assert status()["paused"] is True
     assert net.silent()
@@ -191,7 +191,7 @@ def test_reload_neither_pauses_nor_resumes(net: Network, tmp_path: Path) -> None
 
 @contextlib.contextmanager
 def standby(tmp_path: Path) -> Iterator[list[str]]:
-    """A second host on the switch that has what is behind the first; how to run ndxdp there."""
+    """Add a second host with the same address behind it; yield the command prefix for it."""
     directory = tmp_path / "standby"
     sh("ip", "netns", "add", STANDBY)
     try:
@@ -215,12 +215,12 @@ def standby(tmp_path: Path) -> Iterator[list[str]]:
 
 
 def is_at(mac: str) -> bool:
-    """The router has this MAC for ADDRESS."""
+    """Return True if the router has this MAC for ADDRESS."""
     return mac in at(ROUTER, *NEIGHBOUR).out
 
 
 def test_failover_and_back(wired: Segment, tmp_path: Path) -> None:
-    """As keepalived's notify_backup and notify_master do it: the router follows at once."""
+    """Fail over as keepalived's notify_backup and notify_master do; the router follows at once."""
     words = ("-n", ADDRESS, "--announce", "--paused", "--mode", "userspace")
     with standby(tmp_path) as there, packet_socket(ROUTER, ROUTER_LINK) as wire:
         hosts = {

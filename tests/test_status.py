@@ -1,4 +1,4 @@
-"""What `ndxdp status`, the page and the metrics show of rules, namespaces and the daemon."""
+"""Rules, namespaces and the daemon in `ndxdp status`, on the page and in the metrics."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ ELSEWHERE = "in another network namespace"
 
 
 def group_counts() -> dict[str, tuple[int, int]]:
-    """Solicitations of each group that --json shows, and its rules."""
+    """Return the solicitations and the rules of each group that --json shows."""
     return {each["label"]: (each["solicited"], each["rules"]) for each in status()["groups"]}
 
 
-# ---- rules of before ----------------------------------------------------------------------------
+# ---- removed rules -------------------------------------------------------------------------------
 
 
-def test_rules_that_are_gone_are_not_shown(net: Network, tmp_path: Path) -> None:
-    """Their counters go on when they come back."""
+def test_removed_rules_are_not_shown(net: Network, tmp_path: Path) -> None:
+    """Hide removed rules; their counters continue when they are added again."""
     file = tmp_path / "ndxdp.toml"
     url = "http://[::1]:9890/"
 
@@ -105,7 +105,7 @@ def test_rules_that_are_gone_are_not_shown(net: Network, tmp_path: Path) -> None
 
 
 def elsewhere(net: Network) -> tuple[dict[str, Any], str]:
-    """Return what `status` of the router's namespace says of the uplink: as data, and as text."""
+    """Return the status of the uplink in the router's namespace: as data, and as text."""
     (data,) = json.loads(net.at_router(*NDXDP, "status", "--json").out)["interfaces"]
     return data, net.at_router(*NDXDP, "status").out
 
@@ -118,7 +118,7 @@ def metric(text: str, name: str) -> float:
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 @pytest.mark.parametrize("way", ["attach", "without links", "run"])
 def test_an_interface_of_another_namespace(net: Network, mode: str, way: str) -> None:
-    """Show it as attached, not as gone, while it answers."""
+    """Show a foreign interface as attached while it answers."""
     if way == "attach":
         done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     elif way == "without links":
@@ -159,7 +159,7 @@ def test_userspace_of_another_namespace(net: Network) -> None:
 
 
 def test_an_interface_of_the_same_name_here(net: Network) -> None:
-    """The other namespace has one of that name as well, of which the pins are not."""
+    """Attribute the pins to the right one of two interfaces with the same name."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     assert net.at_router("ip", "link", "add", UPLINK, "type", "veth", "peer", "far1").code == 0
     there, _ = elsewhere(net)
@@ -173,7 +173,7 @@ def test_an_interface_of_the_same_name_here(net: Network) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "generic"])
 def test_an_interface_that_was_moved(net: Network, mode: str) -> None:
-    """Its program goes with it into the other namespace."""
+    """Follow an interface and its program into the other namespace."""
     sh("ip", "link", "add", "up1", "up", "type", "veth", "peer", "far1")
     try:
         done("attach", "up1", "--mode", mode, "-n", BEHIND)
@@ -207,14 +207,14 @@ prefix = "2001:db8:0:0:d::/80"
 
 
 def daemons() -> list[dict[str, Any]]:
-    """Return what `ndxdp status --json` has of daemons."""
+    """Return the daemons of `ndxdp status --json`."""
     found: list[dict[str, Any]] = ndxdp("status", "--json").json()["daemons"]
     return found
 
 
 @pytest.fixture
 def unready(net: Network, tmp_path: Path) -> Iterator[Running]:
-    """A daemon that waits for one of its interfaces."""
+    """Run a daemon that waits for one of its interfaces."""
     file = tmp_path / "ndxdp.toml"
     file.write_text(CONFIG + MISSING)
     with contextlib.closing(Running(("-c", str(file)), wait=False)) as daemon:
@@ -241,7 +241,7 @@ def test_an_interface_that_is_missing_is_shown(
     named = ndxdp("status", "nosuch0")
     assert (named.code, named.out.splitlines()[0].split()[0]) == (1, "nosuch0")
     assert "nosuch0" not in ndxdp("status", UPLINK).out
-    # Another process' page shows it, too.
+    # The page of another process shows it, too.
     exporter = subprocess.Popen(
         [*NDXDP, "exporter", "--listen", "[::1]:9892"], stdout=subprocess.PIPE, text=True
     )
@@ -294,7 +294,7 @@ def findings() -> set[tuple[str, str, str]]:
     }
 
 
-def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:
+def test_a_disconnected_engine_is_shown(net: Network, tmp_path: Path) -> None:
     file, socket = tmp_path / "ndxdp.toml", tmp_path / "docker.sock"
     containers = '[[interface.docker]]\nnetwork = "any"\n'
     file.write_text(f'[docker]\nsocket = "{socket}"\n{CONFIG}{containers}')
@@ -305,7 +305,7 @@ def test_an_engine_that_is_away_is_shown(net: Network, tmp_path: Path) -> None:
     remove_instance()
 
 
-def test_a_killed_daemon_says_nothing_any_more(net: Network, tmp_path: Path) -> None:
+def test_a_killed_daemon_is_not_shown(net: Network, tmp_path: Path) -> None:
     file = tmp_path / "ndxdp.toml"
     file.write_text(CONFIG)
     net.run("-c", str(file)).end(signal.SIGKILL)
@@ -328,7 +328,7 @@ def test_another_namespaces_daemon_is_not_shown(net: Network, tmp_path: Path) ->
     remove_instance()
 
 
-def test_a_report_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
+def test_a_report_of_another_user_is_ignored(tmp_path: Path) -> None:
     made = tmp_path / "report-00000000.json"
     made.write_text("{}")
     os.mkfifo(tmp_path / "report-00000001.json")
@@ -342,7 +342,7 @@ def test_a_report_of_somebody_else_is_not_believed(tmp_path: Path) -> None:
     assert made.exists()
 
 
-def test_without_a_place_for_its_report_a_daemon_says_so_once(
+def test_a_daemon_without_a_place_for_its_report_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = tmp_path / "file"
@@ -355,7 +355,7 @@ def test_without_a_place_for_its_report_a_daemon_says_so_once(
 
 
 def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:
-    """While it is replaced again and again."""
+    """Read a complete report at any time while it is replaced again and again."""
     state = DaemonStatus()
     ended = threading.Event()
 
@@ -375,7 +375,7 @@ def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:
 
 
 def test_files_are_half_made(attached: Network) -> None:
-    """A daemon makes files while its program is attached: it is on its way to userspace mode."""
+    """Show the old mode while a daemon, on its way to userspace mode, creates its files."""
     made = next(network.PINS.glob(f"v*/{UPLINK}"))
     (FILES / made.parent.name / UPLINK).mkdir(parents=True)
     shown = status()

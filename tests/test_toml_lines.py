@@ -1,4 +1,4 @@
-"""The line of every key: tricky TOML, and random texts beside tomllib."""
+"""The line of every key: tricky TOML, and random texts compared with tomllib."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from ndxdp.config import toml_lines
 from ndxdp.config.toml_lines import KeyPath
 
-# What a text is about, the text, and lines of some of its keys.
+# The subject, the text, and lines of some of its keys.
 CASES: list[tuple[str, str, dict[KeyPath, int]]] = [
     ("nothing", "", {(): 1}),
     ("only comments", "# a = 1\n\n  # [b]", {(): 1}),
@@ -153,7 +153,7 @@ def test_lines(text: str, expected: dict[KeyPath, int]) -> None:
 
 
 def test_every_line_is_found_in_a_text_of_random_pieces() -> None:
-    """Whatever tomllib takes has all its keys, in lines that hold their last key."""
+    """Find each key of a text that tomllib accepts, in a line that has the key's last part."""
     rng = random.Random(4)
     pieces = [piece for _, text, _ in CASES for piece in text.split("\n")]
     pieces += ["[", "]", "{", "}", '"""', "'''", '"', "'", "#", ",", "=", ".", "\\", "a = 1"]

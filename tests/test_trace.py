@@ -1,4 +1,4 @@
-"""`ndxdp trace` and `ndxdp top`: each decision is seen, in every mode, and answering goes on."""
+"""`ndxdp trace` and `ndxdp top`: each decision is shown, in every mode, and answering continues."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from tests.fixtures.network import (
 )
 
 MINUTE = 60_000_000_000
-BURNS = 3_000_000_000  # ns that a tracer's light burns when nobody renews it
+TRACE_LIFETIME = 3_000_000_000  # ns until tracing ends unless a tracer renews it
 OTHER = "2001:db8::d:1"  # no rule covers it
 OTHER_MAC = "02:00:00:00:00:77"
 
@@ -68,7 +68,7 @@ MODES = {
 
 @pytest.fixture(params=MODES)
 def answering(request: pytest.FixtureRequest, net: Network) -> Iterator[Network]:
-    """Each mode, with one rule."""
+    """Attach in each mode, with one rule."""
     with in_mode(net, request.param):
         yield net
 
@@ -89,34 +89,34 @@ def in_mode(net: Network, mode: str) -> Iterator[None]:
         yield
         assert run.end() == (0, "", "")
     else:
-        done(command, "-q", UPLINK, *how, "-n", BEHIND)  # native: a veth's peer may not take it
+        done(command, "-q", UPLINK, *how, "-n", BEHIND)  # native: a veth's peer may discard it
         yield
         done("detach", UPLINK)
 
 
 class Tracing:
-    """A command that traces, its light on."""
+    """A running command that traces."""
 
     def __init__(self, *args: str, interface: str = UPLINK, stdout: int = subprocess.PIPE) -> None:
         self.process = subprocess.Popen(
             [*NDXDP, *args], stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY
         )
         self._interface = interface
-        eventually(lambda: light(interface) > time.monotonic_ns())
+        eventually(lambda: trace_deadline(interface) > time.monotonic_ns())
 
     def end(self, number: int = signal.SIGINT) -> Done:
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> Done:
-        """Its end, and that of its light."""
+        """Wait for the command's end, and check that tracing is off."""
         out, err = self.process.communicate(timeout=20)
         if b"detached" not in err:
-            assert light(self._interface) == 0
+            assert trace_deadline(self._interface) == 0
         return Done(self.process.returncode, (out or b"").decode(), err.decode())
 
     def memory(self) -> int:
-        """Bytes, the most that were resident."""
+        """Return the maximum resident memory in bytes."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
 
@@ -128,8 +128,8 @@ class Tracing:
         self.process.communicate()
 
 
-def light(interface: str = UPLINK) -> int:
-    """The map's trace_until."""
+def trace_deadline(interface: str = UPLINK) -> int:
+    """Return the map's trace_until."""
     with opened(interface) as maps:
         return maps.settings().trace_until
 
@@ -147,28 +147,28 @@ def solicitation(target: str = TARGET, mac: str = ROUTER_MAC, *more: Any) -> byt
 
 
 def send(*frames: bytes) -> None:
-    """From the router."""
+    """Send frames from the router."""
     with packet_socket(ROUTER, ROUTER_LINK) as out:
         for frame in frames:
             out.send(frame)
 
 
-def seen(said: Done) -> tuple[int, int, int]:
-    """Seen, shown and lost, as the last line on stderr has them."""
-    words = said.err.splitlines()[-1].replace(",", "").split()
+def seen(result: Done) -> tuple[int, int, int]:
+    """Return the numbers of seen, shown and lost events in the last line on stderr."""
+    words = result.err.splitlines()[-1].replace(",", "").split()
     assert words[0] == "ndxdp:"
     numbers = [int(word) for word in words if word.isdecimal()]
     return numbers[0], numbers[-2], numbers[-1]
 
 
 def test_lines(answering: Network) -> None:
-    """One for each solicitation, in its order."""
+    """Print one line for each solicitation, in order."""
     with Tracing("trace") as tracing:
         assert answering.answers()
         assert answering.silent(OTHER)
-        said = tracing.end()
-    assert said.code == 0
-    rows = [line.split("  ") for line in said.out.splitlines()]
+        result = tracing.end()
+    assert result.code == 0
+    rows = [line.split("  ") for line in result.out.splitlines()]
     who = f"{ROUTER_LINK_LOCAL} ({ROUTER_MAC})"
     assert [row[1:5] for row in rows] == [
         [UPLINK, who, TARGET, "answered"],
@@ -178,7 +178,7 @@ def test_lines(answering: Network) -> None:
     assert rows[1][5] == "-"
     for row in rows:
         time.strptime(row[0], "%H:%M:%S.%f")
-    assert said.err == "ndxdp: solicitations: 2 seen, 2 shown, 0 lost\n"
+    assert result.err == "ndxdp: solicitations: 2 seen, 2 shown, 0 lost\n"
 
 
 def test_json(answering: Network) -> None:
@@ -186,8 +186,8 @@ def test_json(answering: Network) -> None:
     documented = json.loads(page.partition("```json\n")[2].partition("```")[0])
     with Tracing("trace", "--json", "--count", "2") as tracing:
         send(solicitation(), solicitation(OTHER))
-        said = tracing.wait()
-    answered, other = map(json.loads, said.out.splitlines())
+        result = tracing.wait()
+    answered, other = map(json.loads, result.out.splitlines())
     assert shape(answered) == shape(documented)
     assert (answered["target"], answered["reason"]) == (TARGET, "answered")
     assert answered["rule"]["prefix"] == BEHIND
@@ -216,7 +216,7 @@ EXCHANGES: list[tuple[bytes, bool]] = [
 
 
 def decoded(file: Path) -> list[dict[str, str]]:
-    """What tshark says of each frame."""
+    """Return tshark's fields of each frame."""
     names = (
         *("frame.len", "frame.cap_len", "icmpv6.type", "icmpv6.checksum.status"),
         *("icmpv6.nd.na.target_address", "ipv6.src", "_ws.malformed", "_ws.expert.severity"),
@@ -229,7 +229,7 @@ def decoded(file: Path) -> list[dict[str, str]]:
 
 @a_way_behind()
 def test_pcap(answering: Network, tmp_path: Path) -> None:
-    """tshark sees what tcpdump cannot: each solicitation, and behind it the answer."""
+    """Let tshark read each solicitation, followed by its answer; tcpdump cannot see these."""
     file = tmp_path / "trace.pcap"
     assert len(LONG) > abi.EVENT_FRAME
     began = time.time()
@@ -245,7 +245,7 @@ def test_pcap(answering: Network, tmp_path: Path) -> None:
         assert (ns["icmpv6.type"], ns["frame.len"]) == ("135", str(len(frame)))
         assert ns["frame.cap_len"] == str(kept)
         assert began - 60 < float(ns["frame.time_epoch"]) < time.time() + 60
-        if kept == len(frame):  # else its checksum cannot be known
+        if kept == len(frame):  # otherwise its checksum is unknown
             assert (ns["icmpv6.checksum.status"], ns["_ws.malformed"]) == ("1", "")
         if answered:
             na = next(frames)
@@ -291,26 +291,26 @@ def test_filters(on_tc: Network, options: tuple[str, ...], wanted: list[str]) ->
     with Tracing("trace", *options) as tracing:
         send(*(solicitation(t, mac) for mac in (ROUTER_MAC, OTHER_MAC) for t in (TARGET, OTHER)))
         eventually(lambda: sum(network.counts().values()) == 4)
-        said = tracing.end()
-    assert [line.split("  ")[4] for line in said.out.splitlines()] == wanted
-    assert seen(said) == (4, len(wanted), 0)
+        result = tracing.end()
+    assert [line.split("  ")[4] for line in result.out.splitlines()] == wanted
+    assert seen(result) == (4, len(wanted), 0)
 
 
 def test_several_interfaces(on_tc: Network) -> None:
-    """All that are attached, if none is named; each event says where it was."""
+    """Trace all attached interfaces if none is named; each event names its interface."""
     sh("ip", "link", "add", "more.5", "address", HOST_MAC, "type", "veth", "peer", "name", "far")
     try:
         for name in ("far", "more.5"):
             sh("ip", "link", "set", name, "addrgenmode", "none", "up")
         done("attach", "more.5", "--mode", "tc", "-n", BEHIND)
         with Tracing("trace", "--count", "2") as tracing:
-            eventually(lambda: light("more:5") > 0)
+            eventually(lambda: trace_deadline("more:5") > 0)
             send(solicitation())
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
                 out.bind(("far", 0))
                 out.send(solicitation())
-            said = tracing.wait()
-        assert sorted(line.split("  ")[1] for line in said.out.splitlines()) == ["more.5", UPLINK]
+            result = tracing.wait()
+        assert sorted(line.split("  ")[1] for line in result.out.splitlines()) == ["more.5", UPLINK]
         done("detach", "more.5")
     finally:
         call("ip", "link", "delete", "far")
@@ -320,7 +320,7 @@ def test_several_interfaces(on_tc: Network) -> None:
 
 
 def test_a_second_tracer_is_refused(answering: Network) -> None:
-    """And the first one goes on. When it has ended, the next one may."""
+    """Refuse a second tracer until the first one has ended."""
     with Tracing("trace") as tracing:
         for command in ("trace", "top"):
             refused = ndxdp(command, "-i", UPLINK)
@@ -351,23 +351,23 @@ def test_it_ends_after_its_seconds(on_tc: Network) -> None:
         "",
         "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n",
     )
-    assert light() == 0
+    assert trace_deadline() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it(on_tc: Network, number: int) -> None:
     with Tracing("trace") as tracing:
-        said = tracing.end(number)
-    assert said == (0, "", "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n")
+        result = tracing.end(number)
+    assert result == (0, "", "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n")
 
 
-def test_a_killed_tracer_goes_dark(answering: Network) -> None:
-    """By itself, 3 s after it last said that it was there. What it left disturbs nobody."""
+def test_a_killed_tracer_expires(answering: Network) -> None:
+    """Stop tracing 3 s after a killed tracer's last renewal; the next tracer can start."""
     with Tracing("trace") as tracing:
         tracing.process.kill()
         tracing.process.wait()
-        left = light()
-        assert 0 < left <= time.monotonic_ns() + BURNS
+        left = trace_deadline()
+        assert 0 < left <= time.monotonic_ns() + TRACE_LIFETIME
         eventually(lambda: time.monotonic_ns() > left)
     with opened() as maps:
         before = maps.traced()
@@ -378,8 +378,8 @@ def test_a_killed_tracer_goes_dark(answering: Network) -> None:
         assert seen(tracing.end()) == (1, 1, 0)
 
 
-def test_its_directory_goes_with_the_interface(on_tc: Network) -> None:
-    """A killed tracer's, too: `detach`, at the end of the test, finds nothing in its way."""
+def test_its_directory_is_removed_with_the_interface(on_tc: Network) -> None:
+    """Leave a killed tracer's directory; `detach`, at the end of the test, removes it."""
     with Tracing("trace") as tracing:
         tracing.process.kill()
         tracing.process.wait()
@@ -392,9 +392,9 @@ def test_detaching_ends_it(net: Network, mode: str) -> None:
         mode_of.enter_context(in_mode(net, mode))
         tracing = Tracing("trace")
         mode_of.close()
-        said = tracing.wait()
-    assert said.code == 1
-    assert said.err == (
+        result = tracing.wait()
+    assert result.code == 1
+    assert result.err == (
         "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n"
         f"ndxdp: ndxdp was detached from {UPLINK} during the trace\n"
         f"  hint: ndxdp attach {UPLINK}\n"
@@ -406,13 +406,13 @@ def test_renewing_the_program_does_not_end_it(on_tc: Network) -> None:
         send(solicitation())
         done("attach", UPLINK, "--mode", "tc", "-n", "2001:db8::d:0/112")
         send(solicitation(OTHER))
-        said = tracing.wait()
-    assert [line.split("  ")[4] for line in said.out.splitlines()] == ["answered"] * 2
+        result = tracing.wait()
+    assert [line.split("  ")[4] for line in result.out.splitlines()] == ["answered"] * 2
 
 
 @pytest.mark.parametrize("extra", [(), ("--json",), ("--pcap", "-")], ids=str)
 def test_a_closed_pipe_ends_it(on_tc: Network, extra: tuple[str, ...]) -> None:
-    """As `| head` closes it: at once, also if nothing is solicited any more."""
+    """End at once when the pipe is closed, as by `| head`, even without solicitations."""
     with Tracing("trace", *extra) as tracing:
         assert tracing.process.stdout is not None
         send(solicitation())
@@ -421,17 +421,17 @@ def test_a_closed_pipe_ends_it(on_tc: Network, extra: tuple[str, ...]) -> None:
         assert tracing.process.wait(timeout=20) == 0
         assert tracing.process.stderr is not None
         assert tracing.process.stderr.read().count(b"\n") == 1
-    assert light() == 0
+    assert trace_deadline() == 0
 
 
-def test_a_stalled_reader_does_not_keep_it(on_tc: Network) -> None:
-    """Its pipe is full, nobody reads: SIGTERM ends it all the same."""
+def test_a_stalled_reader_does_not_delay_the_end(on_tc: Network) -> None:
+    """End at SIGTERM though the pipe is full and has no reader."""
     with Tracing("trace", "--json") as tracing:
         flood(5000, 1.0)
         tracing.process.send_signal(signal.SIGTERM)
         assert tracing.process.wait(timeout=20) == 0
         out, err = tracing.process.communicate()
-    assert light() == 0
+    assert trace_deadline() == 0
     assert len(out) >= 1 << 15
     assert b"Traceback" not in err
 
@@ -440,7 +440,7 @@ def test_a_stalled_reader_does_not_keep_it(on_tc: Network) -> None:
 
 
 def flood(rate: int, seconds: float) -> dict[str, Any]:
-    """Solicitations for so many targets behind the host. See tests/fixtures/flood.py."""
+    """Solicit a different target for each frame at `rate`. See tests/fixtures/flood.py."""
     command = [
         *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.fixtures.flood"),
         *(ROUTER_LINK, "--mac", ROUTER_MAC, "--prefix", BEHIND.partition("/")[0]),
@@ -451,19 +451,19 @@ def flood(rate: int, seconds: float) -> dict[str, Any]:
 
 
 def test_answers_do_not_suffer(answering: Network, tmp_path: Path) -> None:
-    """None of 5 000 a second is missing while each is traced.
+    """Lose no answer at 5 000 a second while each is traced.
 
-    One flood of three must show it: the process of userspace mode may be kept waiting for longer
-    than its socket's buffer lasts by whatever else this machine does.
+    One flood of three must show it: other work on this machine may delay the process of userspace
+    mode for longer than its socket's buffer lasts.
     """
     for _ in range(3):
         with (tmp_path / "lines").open("w+b") as lines:
             with Tracing("trace", stdout=lines.fileno()) as tracing:
                 sent = flood(5000, 2)
-                said = tracing.end()
+                result = tracing.end()
             lines.seek(0)
             rows = sum(1 for _ in lines)
-        total, shown, lost = seen(said)
+        total, shown, lost = seen(result)
         assert rows == shown == total - lost
         assert shown > 0
         if sent["unanswered"] == 0:
@@ -474,9 +474,9 @@ def test_answers_do_not_suffer(answering: Network, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
-    """20 000 a second, first with a tracer that reads, then with one that is stopped.
+    """Trace 20 000 a second, first with a running tracer, then with a stopped one.
 
-    What finds no room is counted, and the tracer's memory stays what it was.
+    Lost events are counted, and the tracer's memory does not grow.
     """
     with in_mode(net, mode), (tmp_path / "lines").open("w+b") as lines:
         with Tracing("trace", stdout=lines.fileno()) as tracing:
@@ -487,11 +487,11 @@ def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
             sent += flood(20_000, 1)["sent"]
             tracing.process.send_signal(signal.SIGCONT)
             grown = tracing.memory() - before
-            said = tracing.end()
+            result = tracing.end()
         lines.seek(0)
         rows = sum(1 for _ in lines)
         counted = sum(network.status()["reasons"].values())
-    total, shown, lost = seen(said)
+    total, shown, lost = seen(result)
     assert total == counted
     assert mode == "userspace" or total == sent  # its socket may overflow
     assert rows == shown == total - lost
@@ -501,24 +501,24 @@ def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
 
 
 def keep_traced() -> None:
-    """For a minute, on behalf of a tracer that cannot."""
+    """Extend tracing by a minute on behalf of a stopped tracer."""
     with opened() as maps:
         maps.set_trace(time.monotonic_ns() + MINUTE)
 
 
 def test_sampling_a_flood(on_tc: Network) -> None:
-    """On each CPU for itself, hence not to the one; and all are seen."""
+    """Sample on each CPU separately, so the number is approximate; all events are seen."""
     with Tracing("trace", "--every", "100") as tracing:
         sent = flood(5000, 1)
-        said = tracing.end()
-    total, shown, lost = seen(said)
-    assert "one of 100 examined" in said.err
+        result = tracing.end()
+    total, shown, lost = seen(result)
+    assert "one of 100 examined" in result.err
     assert total == sent["sent"]
     assert lost == 0
     assert abs(shown - total / 100) <= os.cpu_count()  # type: ignore[operator]
 
 
-# ---- who is hitters -----------------------------------------------------------------------------
+# ---- top's heavy hitters -------------------------------------------------------------------------
 
 
 def test_top(answering: Network) -> None:
@@ -527,9 +527,9 @@ def test_top(answering: Network) -> None:
         for frame in frames:
             send(frame)
         eventually(lambda: sum(network.status()["reasons"].values()) == len(frames))
-        said = tracing.end()
-    assert (said.code, said.err) == (0, "")
-    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+        result = tracing.end()
+    assert (result.code, result.err) == (0, "")
+    lines = [" ".join(line.split()) for line in result.out.splitlines()]
     assert lines[0].startswith("17 solicitations in ")
     assert lines[0].endswith(" s, 0 of them lost")
     who = ROUTER_LINK_LOCAL
@@ -546,14 +546,14 @@ def test_top(answering: Network) -> None:
 
 
 def test_top_ends_after_its_seconds(on_tc: Network) -> None:
-    said = ndxdp("top", "--seconds", "0.2", "--rows", "1")
-    assert said.code == 0
-    assert said.out.startswith("0 solicitations in 0.")
-    assert light() == 0
+    result = ndxdp("top", "--seconds", "0.2", "--rows", "1")
+    assert result.code == 0
+    assert result.out.startswith("0 solicitations in 0.")
+    assert trace_deadline() == 0
 
 
 def test_busiest_are_found_in_bounded_memory() -> None:
-    """Among 200 000 keys that come once, two come often; the bounds hold for every key."""
+    """Find two frequent keys among 200 000 that come once; the bounds hold for every key."""
     rng = random.Random(4861)
     size = 256
     keys = [*range(200_000), *[-1] * 20_000, *[-2] * 10_000]
@@ -582,11 +582,11 @@ def test_of_few_keys_each_is_counted() -> None:
     assert [(one.key, one.total) for one in hitters.most(2)] == [("a", 4), ("b", 2)]
 
 
-# ---- words that are wrong -----------------------------------------------------------------------
+# ---- invalid options -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "result"),
     [
         (("--reason", "no_rul"), 2, "'no_rul' is not a reason\n  hint: did you mean 'no_rule'?"),
         (("--reason", "not_ns"), 2, "'not_ns' is not a reason"),
@@ -601,12 +601,12 @@ def test_of_few_keys_each_is_counted() -> None:
         (("--count", "0"), 2, "--count"),
     ],
 )
-def test_invalid_options(on_tc: Network, words: tuple[str, ...], code: int, said: str) -> None:
+def test_invalid_options(on_tc: Network, words: tuple[str, ...], code: int, result: str) -> None:
     refused = ndxdp("trace", *words)
     assert (refused.code, refused.out) == (code, "")
-    assert said in refused.err
+    assert result in refused.err
     assert "Traceback" not in refused.err
-    assert light() == 0
+    assert trace_deadline() == 0
 
 
 def test_nothing_is_attached(net: Network) -> None:
@@ -617,7 +617,7 @@ def test_nothing_is_attached(net: Network) -> None:
 
 
 def test_pcap_format() -> None:
-    """By the draft: magic of nanoseconds, version 2.4, link type Ethernet; lengths kept apart."""
+    """Follow the draft: magic of nanoseconds, version 2.4, link type Ethernet, separate lengths."""
     header = pcap.header()
     assert header == bytes.fromhex("4d3cb2a1 0200 0400 00000000 00000000 ffff0000 01000000")
     record = pcap.record(5_000_000_007, b"abc", 1500)

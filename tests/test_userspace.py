@@ -1,7 +1,7 @@
-"""The userspace path against the table of packets, on a real socket, and against garbage.
+"""The userspace path against the table of packets, on a real socket, and with random frames.
 
-A packet socket gets a copy of each frame before the bridge has it: a frame that has passed to the
-tap is in the socket's queue, if it ever will be.
+A packet socket gets a copy of each frame before the bridge does. So when a frame has passed to the
+tap, the socket's queue has it, or will never have it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SOL_PACKET, STATISTICS = 263, 6
 
 @dataclass
 class Bench:
-    """The path at one end of a link. It runs when asked to, so that nothing is waited for."""
+    """The path at one end of a link. Tests run it by calls, so that none has to wait."""
 
     ends: Pair
     packets: PacketSocket
@@ -54,11 +54,11 @@ class Bench:
 
     def set_up(self, case: Case) -> None:
         self.instance.maps.set_settings(case.settings(self.settings))
-        self.path._refresh()  # other limits make another limiter
+        self.path._refresh()  # other limits create another limiter
         self.path.set_gateways(case.gateways)
 
     def put(self, frame: bytes) -> bytes | None:
-        """Put a frame on the link, let the path work; returns what passed on to the kernel."""
+        """Put a frame on the link and run the path; return the frame that the kernel receives."""
         self.ends.send(frame)
         passed = self.ends.passed()
         self.path.on_readable()
@@ -103,7 +103,7 @@ def test_rules_read_back_as_written(bench: Bench) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_real_frame(bench: Bench, case: Case) -> None:
-    """The same bytes and the same reasons as the program's; the frame itself always passes."""
+    """Give the same bytes and reasons as the program; the frame itself always passes."""
     bench.set_up(case)
     if case.rate_exceeded:
         for _ in range(BURST):
@@ -121,7 +121,7 @@ def test_real_frame(bench: Bench, case: Case) -> None:
     assert bench.counted(before) == ({} if case.reason is Reason.NOT_NS else {case.reason: 1})
 
 
-def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
+def test_rule_classes_count_their_solicitations(bench: Bench) -> None:
     def counts() -> dict[str, tuple[int, int]]:
         return {
             count.label: (count.solicited, count.answered)
@@ -143,7 +143,7 @@ def test_groups_count_what_reached_their_rules(bench: Bench) -> None:
 
 
 def test_a_rule_holds_from_the_next_frame_on(bench: Bench) -> None:
-    """Nobody tells the path: it sees that the rules have changed when a frame comes."""
+    """Notice changed rules when the next frame comes, without a notification."""
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     bench.set_up(case)
     maps = bench.instance.maps
@@ -155,8 +155,8 @@ def test_a_rule_holds_from_the_next_frame_on(bench: Bench) -> None:
     assert bench.ends.reply() == case.reply
 
 
-def test_all_that_waits_is_answered_at_the_end(bench: Bench) -> None:
-    """More than in one go, when somebody else begins to answer."""
+def test_waiting_frames_are_answered_at_the_end(bench: Bench) -> None:
+    """Answer all waiting frames, more than one batch, when another process takes over."""
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     bench.set_up(case)
     before, sent, waiting = bench.instance.maps.reasons(), 0, 0
@@ -180,11 +180,11 @@ def test_all_that_waits_is_answered_at_the_end(bench: Bench) -> None:
         bench.ends.outcome()
 
 
-# ---- garbage ------------------------------------------------------------------------------------
+# ---- damaged and random frames ------------------------------------------------------------------
 
 
 def test_frames_cut_anywhere(bench: Bench) -> None:
-    """From the least that a link carries to a whole solicitation, and 4 bytes more."""
+    """Handle all lengths, from the link's minimum to a whole solicitation and 4 bytes more."""
     case = next(case for case in CASES if case.reason is Reason.ANSWERED and len(case.frame) == 86)
     bench.set_up(case)
     for length in range(15, 91):
@@ -199,13 +199,13 @@ def test_frames_cut_anywhere(bench: Bench) -> None:
 
 
 def test_random_frames(bench: Bench) -> None:
-    """Batches of them: each NS is counted once, and what comes back is what ndp.py says."""
+    """Count each random NS once, and send the answers that ndp.py decides."""
     rng, table = random.Random(SEED), Table.of(RULES)
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     before = bench.instance.maps.reasons()
     expected: dict[Reason, int] = {}
     source = fuzz.Frames(rng, fuzz.Case(RULES, case.host, expired=False))
-    # A bridge passes nothing on that comes from a group's MAC.
+    # A bridge drops frames from a group's MAC.
     random_frames = (frame for frame in iter(source.frame, None) if not frame[6] & 1)
     for _ in range(FRAMES // BATCH):
         bench.set_up(case)  # a heartbeat, before dynamic rules expire
@@ -219,7 +219,7 @@ def test_random_frames(bench: Bench) -> None:
         for verdict in wanted:
             if verdict.reason is not Reason.NOT_NS:
                 expected[verdict.reason] = expected.get(verdict.reason, 0) + 1
-        # Only those to one soliciting MAC are sure to come in order.
+        # The order is certain only for answers to one soliciting MAC.
         due = Counter(verdict.reply for verdict in wanted if verdict.reply is not None)
         for _ in range(due.total()):
             reply = bench.ends.reply()
@@ -233,5 +233,5 @@ def test_random_frames(bench: Bench) -> None:
 
 
 def test_filter_is_small(bench: Bench) -> None:
-    """It runs for every packet of the interface."""
+    """Keep the filter small, because it runs for every packet of the interface."""
     assert len(solicitation_filter()) // 8 <= 21
