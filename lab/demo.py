@@ -280,7 +280,8 @@ def run_demo(ndxdp: Path, mode: str) -> int:
             report("  " + difference.strip().replace("\n", "\n    "))
         return 1
     report(
-        "\nAs expected: ndppd's answers were dropped, ndxdp's were believed, and the container is up."
+        "\nAs expected: ndppd's answers were dropped, ndxdp's were accepted,"
+        " and the container is reached."
     )
     return 0
 

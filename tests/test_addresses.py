@@ -19,7 +19,7 @@ def some(rng: random.Random, count: int, varying: int) -> set[bytes]:
 @pytest.mark.parametrize("many", SIZES)
 @pytest.mark.parametrize("few", SIZES)
 @pytest.mark.parametrize("varying", [1, 2, 16])
-def test_as_sets_would_do_it(few: int, many: int, varying: int) -> None:
+def test_same_results_as_sets(few: int, many: int, varying: int) -> None:
     rng = random.Random(few * 31 + many)
     a, b = some(rng, few, varying), some(rng, many, varying)
     b |= set(rng.sample(sorted(a), len(a) // 2))
@@ -55,7 +55,7 @@ def test_the_same_address_many_times() -> None:
     assert list(AddressSet(bytes(16) * 10_000)) == [bytes(16)]
 
 
-def test_what_changes_nothing_makes_no_copy() -> None:
+def test_operations_without_effect_make_no_copy() -> None:
     """Return the same object if an operation changes nothing: a million addresses take 16 MB."""
     many, other = AddressSet.of(some(random.Random(0), 5000, 4)), AddressSet(b"\xff" * 16)
     assert many - other is many

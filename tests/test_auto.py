@@ -125,7 +125,7 @@ def test_veth_with_keep(net: Network) -> None:
 
 
 @pytest.mark.parametrize("mode", ["generic", "tc"])
-def test_what_is_attached_stays_as_it_is(net: Network, mode: str) -> None:
+def test_auto_keeps_the_attached_mode(net: Network, mode: str) -> None:
     """Keep the mode of an attached interface; `auto` chooses a mode only if there is none."""
     done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     for words in ((), ("--mode", "auto")):
@@ -365,7 +365,7 @@ def test_tap(net: Network, tap: Tap) -> None:
 
 
 @features.needs("xdp")
-def test_run_on_a_tap_that_goes_and_comes_back(net: Network) -> None:
+def test_run_on_a_tap_that_is_deleted_and_created_again(net: Network) -> None:
     """Resume when the tap is deleted and created again, as when a virtual machine restarts."""
 
     def one(run: network.Running | None) -> network.Running:
@@ -554,7 +554,7 @@ def test_without_cap_bpf_nothing_stays(net: Network, words: tuple[str, ...]) -> 
     assert leftovers() == []
 
 
-def test_without_cap_bpf_beside_what_is_attached(attached: Network) -> None:
+def test_without_cap_bpf_beside_an_attached_program(attached: Network) -> None:
     """Refuse to start without the right to read the pins: two instances would both answer."""
     before = network.snapshot()
     for mode in ("auto", "tc", "userspace"):

@@ -20,7 +20,7 @@ def test_pauses_double_from_5_to_60_seconds_with_jitter() -> None:
     assert len({Backoff(log).failed("no") for _ in range(20)}) > 1
 
 
-def test_a_success_begins_anew() -> None:
+def test_a_success_resets_the_pause() -> None:
     backoff = Backoff(log)
     assert not backoff.succeeded()
     for _ in range(3):

@@ -789,7 +789,7 @@ def test_run_accepts_what_check_accepts(net: Network, tmp_path: Path) -> None:
     assert refused_ones > tried
 
 
-def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
+def test_as_many_prefixes_as_check_accepts(net: Network, tmp_path: Path) -> None:
     file = tmp_path / "ndxdp.toml"
 
     def write(first: int, count: int) -> None:
@@ -812,7 +812,7 @@ def test_as_many_prefixes_as_check_takes(net: Network, tmp_path: Path) -> None:
     done("detach", UPLINK)
 
 
-def test_what_cannot_be_run_on_this_host(net: Network, tmp_path: Path) -> None:
+def test_configurations_that_this_host_cannot_run(net: Network, tmp_path: Path) -> None:
     """Warn, without an error, if `run` cannot serve an interface: a service has others."""
     file = tmp_path / "ndxdp.toml"
     other = "an-alternative-name-of-the-uplink"
@@ -869,7 +869,7 @@ def test_no_room_for_the_output(attached: Network, words: tuple[str, ...]) -> No
     ]
 
 
-def test_no_room_for_what_is_converted(net: Network, full: Path) -> None:
+def test_no_room_for_the_converted_file(net: Network, full: Path) -> None:
     """Keep the existing file, even with --force, if the file system is full."""
     line = ("convert", "--ndpresponder", "-i eth0 -N web", "-o")
     for name, more in (("fresh", ()), ("fill", ("--force",))):

@@ -115,7 +115,7 @@ def test_each_is_named_once() -> None:
     assert found == [broad("::/0", None), broad(ON_LINK, ON_LINK), broad("fe80::/10", "fe80::/10")]
 
 
-def test_what_is_left_out_is_a_hole() -> None:
+def test_an_omitted_rule_becomes_a_hole() -> None:
     made = compile_rules([ON_LINK, TARGET], rule=Rule(origin="config"))
     left = breadth.leave_out(made, breadth.covering(made, [P(ON_LINK)]))
     assert [prefix for prefix, rule in left.pairs() if breadth.is_left_out(rule)] == [P(ON_LINK)]
@@ -329,7 +329,7 @@ def test_the_router_keeps_its_addresses(net: Network) -> None:
 
 
 @pytest.mark.parametrize("dad", ["defend", "ignore"])
-def test_what_remains_of_a_forced_rule(net: Network, dad: str) -> None:
+def test_dad_under_a_forced_rule(net: Network, dad: str) -> None:
     """Defend an address without a route under a forced rule, unless the rule ignores DAD."""
     nowhere = "2001:db8:0:77::5"
     with a_way_behind(), without_gateway():

@@ -438,7 +438,7 @@ def test_run_keep_leaves_it_answering(net: Network) -> None:
     assert leftovers() == []
 
 
-def test_run_keep_takes_over_what_is_attached(attached: Network) -> None:
+def test_run_keep_takes_over_an_attached_program(attached: Network) -> None:
     before = status()["program"]["id"]
     run = attached.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
     assert status()["held_by"] == "run"
@@ -701,7 +701,7 @@ def test_without_bpf_links(net: Network, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["generic", "tc"])
-def test_without_bpf_links_the_interface_goes(net: Network, mode: str) -> None:
+def test_without_bpf_links_the_interface_is_deleted(net: Network, mode: str) -> None:
     attach_without_links(mode, BEHIND)
     sh("ip", "link", "delete", UPLINK)
     shown, ended = ndxdp("status"), ndxdp("detach", UPLINK)
@@ -732,7 +732,7 @@ def test_filters_of_others_survive(net: Network) -> None:
 
 
 @pytest.mark.parametrize("side", ["ingress", "egress"])
-def test_a_qdisc_of_ours_stays_for_who_uses_it(net: Network, side: str) -> None:
+def test_a_qdisc_of_ours_stays_while_it_is_used(net: Network, side: str) -> None:
     attach_without_links("tc", BEHIND)
     sh("tc", "filter", "add", "dev", UPLINK, side, *FOREIGN)
     attach_without_links("tc")

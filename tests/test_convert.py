@@ -284,7 +284,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("good", GOOD.values(), ids=GOOD)
-def test_ndppd_comes_to(good: Good) -> None:
+def test_ndppd_is_converted(good: Good) -> None:
     draft = ndppd.convert(good.text, "ndppd.conf")
     assert tomllib.loads(draft.text("ndppd.conf")) == good.toml
     noted = notes_of(draft)
@@ -296,7 +296,7 @@ def test_ndppd_comes_to(good: Good) -> None:
 
 
 @pytest.mark.parametrize("text", [pytest.param(good.text, id=name) for name, good in GOOD.items()])
-def test_check_takes_what_ndppd_comes_to(text: str) -> None:
+def test_check_accepts_converted_ndppd(text: str) -> None:
     found = reader.parse(text_of(text), "ndxdp.toml")
     assert found.interfaces
 
@@ -515,7 +515,7 @@ def random_text(choose: random.Random) -> str:
     return text
 
 
-def test_check_takes_all_that_is_converted() -> None:
+def test_check_accepts_converted_random_texts() -> None:
     """Write only configurations that `check` accepts; otherwise name the refused statement."""
     choose = random.Random(8)
     numbers = ("0", "1", "9", "10", "600", "60000", "60001", "999999999", "-1", "x")
@@ -564,7 +564,7 @@ def test_more_interfaces_than_a_rule_may_name() -> None:
     assert caught.value.message.startswith("ndppd.conf:4: the interfaces of one rule take more")
 
 
-def test_what_check_refuses_is_not_written(tmp_path: Path) -> None:
+def test_configurations_that_check_refuses_are_not_written(tmp_path: Path) -> None:
     made = tmp_path / "ndxdp.toml"
     subnets = ",".join(f"2001:db8:{n:x}::/80" for n in range(1023))
     result = ndxdp("convert", "--ndpresponder", f"-i eth0 -n {subnets}", "-o", str(made))
@@ -624,7 +624,7 @@ def test_the_example_that_ndppd_ships() -> None:
     assert found == ["route-ttl", "ttl"]
 
 
-def test_check_takes_the_example_that_ndppd_ships() -> None:
+def test_check_accepts_the_example_that_ndppd_ships() -> None:
     assert reader.parse(text_of(Path(peer.EXAMPLE).read_text()), "ndxdp.toml").interfaces
 
 
@@ -974,7 +974,7 @@ def test_every_switch_of_docker_is_known() -> None:
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)
-def test_ndpresponder_comes_to(line: str) -> None:
+def test_ndpresponder_is_converted(line: str) -> None:
     text = ndpresponder.convert(line).text("ndpresponder")
     assert tomllib.loads(text) == COMMAND_LINES[line]
     assert reader.parse(text, "ndxdp.toml").interfaces[0].name == "eth0"
@@ -1030,7 +1030,7 @@ def conf(tmp_path: Path) -> Path:
     return path
 
 
-def test_prints_a_configuration_that_check_takes(conf: Path, tmp_path: Path) -> None:
+def test_prints_a_configuration_that_check_accepts(conf: Path, tmp_path: Path) -> None:
     result = ndxdp("convert", str(conf))
     assert result.code == 0
     # Equal sentences are printed once, with both places.
@@ -1076,7 +1076,7 @@ def test_a_bad_file_writes_nothing(conf: Path, tmp_path: Path) -> None:
     assert not made.exists()
 
 
-def test_bytes_that_are_no_text(conf: Path) -> None:
+def test_bytes_that_are_not_text(conf: Path) -> None:
     """Accept a comment in any encoding, but not a word."""
     conf.write_bytes(b"# f\xfcr\n" + TEXT.encode())
     assert ndxdp("convert", str(conf)).code == 0

@@ -200,7 +200,7 @@ COMPLETIONS = {
 
 
 @pytest.mark.parametrize("shell", COMPLETIONS)
-def test_the_shells_take_the_completion(tree: Path, shell: str) -> None:
+def test_shells_accept_the_completion(tree: Path, shell: str) -> None:
     script = tree / "usr/share" / COMPLETIONS[shell]
     run(shell, "-n", script)
     assert "_NDXDP_COMPLETE" in script.read_text()

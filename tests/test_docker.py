@@ -202,7 +202,7 @@ def test_no_objects(text: str) -> None:
     ],
     ids=lambda text: text[:6].decode(errors="replace"),
 )
-def test_what_is_no_array_of_objects(text: bytes) -> None:
+def test_json_that_is_no_array_of_objects(text: bytes) -> None:
     objects = Objects(array=True)
     with pytest.raises(ValueError, match=r"answer|JSON|utf-8"):
         _ = [*objects.feed(text), *objects.end()]
@@ -409,7 +409,7 @@ def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.Mo
         assert fake.requests.count("/version") <= 6  # 0.1, 0.2, 0.4, 0.8 s between them
 
 
-def test_null_for_what_is_empty(fake: Fake) -> None:
+def test_null_for_empty_objects(fake: Fake) -> None:
     bare: dict[str, Any] = {"Names": ["/bare"], "Labels": None, "NetworkSettings": None}
     off = {"GlobalIPv6Address": "", "NetworkID": "id-six"}
     unusable = {"GlobalIPv6Address": "fe80::1", "NetworkID": "id-six"}
@@ -811,7 +811,7 @@ def is_known(net: Network, address: str) -> bool:
 
 
 @pytest.mark.parametrize(("words", "announced"), [((), False), (("--announce",), True)])
-def test_run_announces_addresses_of_its_own_when_asked(
+def test_run_announces_its_own_addresses_on_request(
     net: Network, words: tuple[str, ...], announced: bool
 ) -> None:
     address = "2001:db8::c:0:0:11"
@@ -831,7 +831,7 @@ def test_run_with_a_socket_that_cannot_be(net: Network) -> None:
 @pytest.mark.parametrize(
     "words", [("--docker-socket", "/x"), ("--announce",), ("--paused",), ("--mode", "tc")]
 )
-def test_the_file_excludes_what_the_command_line_says(tmp_path: Path, words: list[str]) -> None:
+def test_the_file_excludes_options(tmp_path: Path, words: list[str]) -> None:
     file = tmp_path / "ndxdp.toml"
     file.write_text('[[interface]]\nname = "nowhere0"\n')
     refusal = ndxdp("run", "-c", str(file), *words)

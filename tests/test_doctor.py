@@ -585,7 +585,7 @@ def test_why_a_source(chosen: str, others: list[OwnAddress], destination: str, w
     assert bool(words) == bool(output)
 
 
-def test_why_is_the_kernels_reason(healthy: Network) -> None:
+def test_the_reason_is_the_kernels(healthy: Network) -> None:
     ip(f"-6 address add fd00::2/64 dev {UPLINK} nodad")
     expected = f"towards the Internet the host sends from {HOST}: of the same label (RFC 6724 2.1)"
     assert expected in notes()

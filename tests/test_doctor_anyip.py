@@ -116,7 +116,7 @@ def test_neither_a_local_route_nor_forwarding(host: Network) -> None:
     conf("forwarding", 0, "all")
 
 
-def test_a_part_is_elsewhere(host: Network) -> None:
+def test_a_prefix_that_is_not_local(host: Network) -> None:
     """Require forwarding for the prefixes that no local route delivers."""
     deliver(HERE)
     attach(HERE, BEHIND)

@@ -139,7 +139,7 @@ def test_the_hint_of_an_error_is_kept(answering: Network) -> None:
     assert finding["why"] == "look there"
 
 
-def test_the_last_line_does_not_vouch_for_what_was_not_seen(answering: Network) -> None:
+def test_the_last_line_makes_no_claim_about_unseen_checks(answering: Network) -> None:
     code = _FAILS.format(module="limits", error="OSError(13, 'Permission denied')")
     shown = python(f"{code}\n{_RUN.format(args=['doctor'])}")
     assert shown.code == 0

@@ -99,7 +99,7 @@ def test_the_default_network() -> None:
     )
 
 
-def test_settings_are_for_the_default_network_alone() -> None:
+def test_settings_apply_to_the_default_network_only() -> None:
     four = Network("four", False, (), ("db",), ("db",))
     (found,) = engine.judge(facts(four, ipv6=True))
     assert found.what.endswith("is for the default network only; create it with --ipv6")

@@ -169,7 +169,7 @@ def test_every_tenth(bench: Bench) -> None:
     assert bench.tracer.counts().seen - before == 50
 
 
-def test_without_a_tracer_nothing_is_made(bench: Bench) -> None:
+def test_no_events_without_a_tracer(bench: Bench) -> None:
     """Make no events if no tracer ever ran, or if its time is over."""
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     for until in (0, time.monotonic_ns()):

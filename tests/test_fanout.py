@@ -185,7 +185,7 @@ def test_full_queues_take_turns(ends: Pair) -> None:
 
 
 @pytest.mark.parametrize("flag", [fanout._IGNORE_OUTGOING, 0], ids=["ignored", "filtered"])
-def test_what_this_host_solicits_is_not_received(
+def test_own_solicitations_are_not_received(
     ends: Pair, flag: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ignore outgoing frames by the socket's flag, or by the filter on older kernels."""

@@ -136,7 +136,7 @@ def test_patterns_by_the_end_of_an_address() -> None:
     assert len(changes([own("2001:db8:1::9:1")], [parse_pattern("::1/-16")])) == 1
 
 
-def test_addresses_that_the_kernel_needs_stay() -> None:
+def test_addresses_that_the_kernel_needs_are_kept() -> None:
     needed = [own("::1"), own("fe80::2", link_local=True)]
     assert changes(needed, [parse_pattern("::/0"), parse_pattern("::1/-1")]) == []
 

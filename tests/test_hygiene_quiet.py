@@ -580,7 +580,7 @@ def test_doctor_examines_it(net: Network) -> None:
             assert data["exit_code"] == 0, found
 
 
-def test_doctor_finds_what_is_wrong_there(net: Network) -> None:
+def test_doctor_finds_faults_there(net: Network) -> None:
     with venet():
         sh("ip", "-6", "route", "delete", "default")
         result = ndxdp("doctor", VENET)

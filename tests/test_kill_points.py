@@ -286,7 +286,7 @@ CHANGES = {change.name: change for change in every_change()}
 
 
 @pytest.mark.parametrize("name", CHANGES if EVERYTHING else IN_SHORT)
-def test_the_next_start_puts_it_right(bench: Bench, name: str) -> None:
+def test_the_next_start_completes_or_undoes_the_change(bench: Bench, name: str) -> None:
     """Complete or undo a change that was killed at any point, with the next start."""
     change = CHANGES[name]
     for ways in [[way] for way in change.restarts] if EVERYTHING else [change.restarts]:

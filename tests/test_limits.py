@@ -167,7 +167,7 @@ def test_a_gateways_share_is_bounded(net: Network, mode: str) -> None:
         assert done_.answered < done_.sent
 
 
-def test_attach_knows_the_gateways_that_there_are(net: Network) -> None:
+def test_attach_knows_the_existing_gateways(net: Network) -> None:
     call("ip", "-6", "neighbour", "flush", "dev", UPLINK, "nud", "all")
     done("attach", UPLINK, "-n", BEHIND, "--rate", "1", "--burst", "1", "-q")
     try:

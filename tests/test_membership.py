@@ -254,7 +254,7 @@ def test_groups_that_the_kernel_drops_are_joined_again(
 
 @pytest.mark.parametrize("switch", ["0", "1"])
 def test_groups_survive_ipv6_that_is_switched_off(wired: Segment, switch: str) -> None:
-    """Keep groups while IPv6 is switched off, and join groups that are added meanwhile later."""
+    """Keep groups while IPv6 is switched off, and join groups that were added in that time."""
     sysctl = f"net.ipv6.conf.{UPLINK}.disable_ipv6"
     group = solicited_node_group(ADDRESS_BYTES)
     sh("sysctl", "-qw", f"{sysctl}={switch}")

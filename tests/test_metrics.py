@@ -585,7 +585,7 @@ class Outside(HTMLParser):
         self.asked += [name for name, _ in attrs if name in ("src", "href", "action", "data")]
 
 
-def test_the_page_shows_what_status_shows(attached: Network) -> None:
+def test_the_page_shows_the_status(attached: Network) -> None:
     with closing(Exporter(Trees())) as serving:
         serving.listen(Metrics())
         assert attached.answers()

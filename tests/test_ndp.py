@@ -309,7 +309,7 @@ US = parse_mac(packets.MAC)
 PEER = parse_mac(packets.ROUTER_MAC)
 
 
-def test_solicit_is_what_scapy_builds() -> None:
+def test_solicit_builds_the_bytes_of_scapy() -> None:
     target = parse_address(packets.A)
     assert solicit(PEER, target) == bytes(packets.dad(packets.A) / packets.ns(packets.A))
     assert solicit(PEER, target, source=parse_address(packets.ROUTER), sllao=PEER) == bytes(

@@ -86,7 +86,7 @@ def interface(privacy: None) -> Iterator[str]:
     run("ip", "link", "del", NEAR)
 
 
-def test_the_sdist_holds_what_it_takes_to_build(dist: Path) -> None:
+def test_the_sdist_contains_everything_to_build(dist: Path) -> None:
     with tarfile.open(dist / f"ndxdp-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for pattern in ("bpf/*.[ch]", "ndxdp/**/*.py", "ndxdp/data/*", "docs/*.md", "dashboards/*.*"):
@@ -97,7 +97,7 @@ def test_the_sdist_holds_what_it_takes_to_build(dist: Path) -> None:
     assert not [name for name in names if name.startswith("ndxdp/bpf/")], "copies, and the object"
 
 
-def test_it_holds_the_object_and_its_sources(wheel: Path) -> None:
+def test_the_wheel_contains_the_object_and_its_sources(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.read("ndxdp/bpf/ndp_responder.o").startswith(b"\x7fELF")

@@ -56,7 +56,7 @@ def test_coverage_runs_tests_that_exist() -> None:
     assert [name for name in named if not (REPOSITORY / f"tests/test_{name}.py").is_file()] == []
 
 
-def test_the_workflow_runs_what_ci_runs() -> None:
+def test_the_workflow_runs_the_steps_of_ci() -> None:
     assert re.findall(r"run: (\.\S+)", text(".github/workflows/test.yml")) == [".ci/run"]
 
 

@@ -101,7 +101,7 @@ def machine(privacy: None) -> Iterator[None]:
         subprocess.run([NDXDP, "-q", "detach", INTERFACE], capture_output=True)
 
 
-def test_commands_do_what_the_readme_shows(machine: None) -> None:
+def test_the_readmes_commands_work(machine: None) -> None:
     seen = 0
     for step in steps():
         output = ""

@@ -306,7 +306,7 @@ def test_without_forwarding_dad_is_defended_for_local_addresses(routes: Network,
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_dad_is_not_defended_against_a_neighbour_of_the_link(routes: Network, mode: str) -> None:
-    """Defend no address that a neighbour on the link has, now or later, whatever its route."""
+    """Defend no address that a neighbour on the link has, now or later, on any route."""
     prefix = "2001:db8:0:20::/64"
     early, late = "2001:db8:0:20::6", "2001:db8:0:20::7"
     enter(early, "stale", UPLINK)
@@ -327,7 +327,7 @@ def test_dad_is_not_defended_against_a_neighbour_of_the_link(routes: Network, mo
     assert f"the rule for {prefix} answers for 1 present neighbours" in ended.err
 
 
-def test_attach_sees_the_neighbours_that_there_are(routes: Network) -> None:
+def test_attach_sees_the_existing_neighbours(routes: Network) -> None:
     known = "2001:db8:0:20::6"
     enter(known, "permanent", UPLINK)
     with answering(routes, "tc", "-n", "2001:db8:0:20::/64"):
@@ -374,7 +374,7 @@ def test_never_stale(routes: Network, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["tc", "userspace"])
 def test_holes_within_and_the_reverse(routes: Network, mode: str) -> None:
-    """Let the most specific rule win, whatever its `answer`."""
+    """Let the most specific rule win, independent of its `answer`."""
     with answering(routes, mode, "--answer", "routed", "-n", "2001:db8:0:20::/60"):
         add = ("prefix", "add", "--answer")
         done(*add, "always", "2001:db8:0:22::/64")

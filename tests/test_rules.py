@@ -55,7 +55,7 @@ def test_cannot_be_a_key() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_as_dicts_would_do_it(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_same_results_as_dicts(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = random.Random(seed)
     a, b = some_rules(rng), some_rules(rng)
     ours, theirs = Rules.of(a), Rules.of(b)

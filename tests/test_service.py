@@ -79,7 +79,7 @@ def test_only_paths_differ_from_the_shipped_unit() -> None:
     assert back.rpartition("# Written by")[0] == SHIPPED
 
 
-def test_systemd_takes_the_unit(place: Path) -> None:
+def test_systemd_accepts_the_unit(place: Path) -> None:
     unit = place / "ndxdp.service"
     unit.write_text(systemd_unit.unit(executable(place / "bin" / "ndxdp"), place / "ndxdp.toml"))
     assert verified(unit) == ""
@@ -175,7 +175,7 @@ def test_the_sandbox_is_tight(place: Path) -> None:
     assert float(found[1]) <= 2.4
 
 
-def test_the_example_is_a_configuration_once_it_is_uncommented(tmp_path: Path) -> None:
+def test_the_uncommented_example_is_a_configuration(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no interface is configured"):
         reader.load(str(EXAMPLE))
     text = re.sub(r"^# (?=\[|\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)

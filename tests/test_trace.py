@@ -574,7 +574,7 @@ def test_busiest_are_found_in_bounded_memory() -> None:
     assert most[0].reasons.keys() == {Reason.NO_RULE}
 
 
-def test_of_few_keys_each_is_counted() -> None:
+def test_few_keys_are_all_counted() -> None:
     hitters: HeavyHitters[str] = HeavyHitters(2)
     for key in "abacabad":
         hitters.add(key, Reason.ANSWERED)

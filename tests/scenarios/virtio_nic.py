@@ -102,7 +102,7 @@ def test_mode(nic: Network, mode: str, record_property: Callable[[str, object], 
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"], ids=["driver", "skb"])
-def test_a_kernel_without_the_xdp_that_it_takes(nic: Network, mode: str) -> None:
+def test_a_kernel_without_xdp_fragments(nic: Network, mode: str) -> None:
     """Refuse XDP on a kernel without fragments in XDP, and name the kernel that introduced them."""
     result = ndxdp("attach", NIC, "--mode", mode, "-n", BEHIND)
     if bpf_programs.xdp_has_frags():
