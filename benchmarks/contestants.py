@@ -43,7 +43,8 @@ collectTargets = 0
 SILENT = ("reflector", "pass", "nobody")
 
 SINGLE = 64
-"""Addresses for who can only be told of single ones: the kernel looks through them in a row."""
+"""Number of targets for contestants that take only single addresses: the kernel searches them
+linearly."""
 
 
 class Contestant(NamedTuple):
@@ -188,7 +189,7 @@ def _xdp(program: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _nobody() -> Iterator[None]:
+def _no_responder() -> Iterator[None]:
     yield None
 
 
@@ -213,7 +214,7 @@ CONTESTANTS = {
         Contestant("proxy_ndp", _proxy, flags=0x40, from_target=False),
         Contestant("own address", _own, flags=0xE0),
         Contestant("pass", lambda _: _xdp("pass")),
-        Contestant("nobody", lambda _: _nobody()),
+        Contestant("nobody", lambda _: _no_responder()),
     )
 }
 

@@ -43,7 +43,7 @@ OTHERS = {
     "IPv4": _ETHERNET + b"\x08\x00\x45" + bytes(85),
     "VLAN": _ETHERNET + b"\x81\x00\x00\x05\x86\xdd" + bytes(80),
 }
-"""Frames that are no solicitations."""
+"""Frames that are not solicitations."""
 
 
 @contextlib.contextmanager

@@ -69,9 +69,9 @@ class Router:
     def __init__(self) -> None:
         self._mac = parse_mac(ROUTER_MAC)
         self._wire: socket.socket | None = None
-        self.look()
+        self.read_interface()
 
-    def look(self) -> None:
+    def read_interface(self) -> None:
         """Read the current state of the interface."""
         if self._wire:
             self._wire.close()
@@ -226,7 +226,7 @@ class Events:
 
     def _recreate(self) -> None:
         ip("link delete eth0\n" + _CREATE)
-        self._router.look()
+        self._router.read_interface()
 
     def _reload(self) -> None:
         configure(self._file, ADDED)

@@ -8,7 +8,7 @@ from benchmarks.contestants import CONTESTANTS, SINGLE
 from benchmarks.wire import Wire
 
 SLOW = 1000
-"""Solicitations a second at which nothing waits for anything."""
+"""Solicitations a second at which no queue builds up."""
 
 
 def latencies(

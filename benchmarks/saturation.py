@@ -12,7 +12,7 @@ from ndxdp.kernel import bpf_hooks, libbpf
 from ndxdp.store.directories import Trees
 
 RATES = (25_000, 50_000, 100_000, 200_000, 400_000, 800_000, 1_600_000, 3_200_000, 0)
-"""Solicitations a second; 0: at what the machine has."""
+"""Solicitations a second; 0: the maximum rate."""
 
 _TURN = 0.05  # seconds
 

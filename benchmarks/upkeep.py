@@ -24,7 +24,7 @@ from benchmarks.wire import (
 )
 
 RATE = 20_000
-"""Solicitations a second, all the while."""
+"""Solicitations a second, during the whole measurement."""
 
 _BEFORE, _AFTER = 0.3, 0.5  # seconds of answers before and after the action
 

@@ -36,16 +36,16 @@ ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 BEHIND_MAC, CONTAINER_MAC = "02:00:00:00:00:03", "02:00:00:00:00:04"
 HOST_LINK_LOCAL = "fe80::2"
 PREFIX = "2001:db8:0:1:c::"
-"""Of a /80, behind the host."""
+"""The first bytes of a /80 behind the host."""
 
 ROUTER_CPU, HOST_CPU = 0, 1
-"""The wire and the kernel have one, a process that answers the other."""
+"""The CPU of the wire and the kernel, and the CPU of a process that answers."""
 
 # wire.c has the same value
 SOURCES, FLOOD, BESIDE = 16, 0x100, 0xFEED
 STAMPS, BUCKETS = 1024, 4096
 SPREAD = 8192
-"""Targets, where nothing else is said."""
+"""The default number of targets."""
 
 _PLAN = struct.Struct("=8Q4I")
 _COUNTS = struct.Struct("=6Q")

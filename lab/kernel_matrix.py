@@ -28,7 +28,7 @@ PAGE = _REPOSITORY / "docs" / "kernels.md"
 BEGIN, END = "<!-- made by `make test-kernels` -->\n", "<!-- end -->\n"
 
 Results = dict[str, dict[str, Any]]
-"""By the beginning of the kernel's version: `release`, `of`, `date`, `groups`, `auto`, `not`."""
+"""By the first part of the kernel's version: `release`, `of`, `date`, `groups`, `auto`, `not`."""
 
 
 def main() -> int:

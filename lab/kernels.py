@@ -44,7 +44,7 @@ SOURCES: dict[str, Source | None] = {
     "6.18": Source("Debian 13 backports", _DEBIAN, "trixie-backports"),
     "7.2": Source("Debian 13 backports", _DEBIAN, "trixie-backports"),
 }
-"""By the beginning of their versions, oldest first."""
+"""By the first part of their versions, oldest first."""
 
 
 def release(name: str) -> str:

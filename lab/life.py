@@ -68,7 +68,7 @@ Check = Callable[[Testbed], str | None]
 
 CHECKS: list[Check] = []
 FIRST: list[Check] = []
-"""Without these nothing else can hold."""
+"""The checks that all others require."""
 
 
 def first(function: Check) -> Check:

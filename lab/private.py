@@ -15,8 +15,8 @@ from types import FrameType
 _OUTER_NAMESPACE = "NDXDP_LAB_OUTER_NETNS"
 
 _TEMPORARY = "/var/tmp"
-"""Where temporary files go, which vanish with the namespaces, however they end. Namespaces within
-others have the same, so that what is started in them finds the files of who has started it."""
+"""The directory of temporary files, which vanish with the namespaces, however they end. Nested
+namespaces share it, so that processes inside find the files of their parents."""
 
 # `unshare --mount` has made every mount private already, so these mounts stay inside. The machine's
 # BPF file systems are unmounted first: otherwise they would reappear when the private one above

@@ -51,11 +51,11 @@ from typing import NamedTuple
 from lab.topology import LabError, build_xdp_pass
 
 DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.py")
-"""Run where they exist."""
+"""The tests that run by default."""
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = _REPOSITORY / "build" / "vm"
-"""What is made once, and kept."""
+"""The directory of the parts that are made once."""
 
 _OBJECT = _REPOSITORY / "ndxdp" / "bpf" / "ndp_responder.o"
 

@@ -104,18 +104,19 @@ RULES = Rules.of(
 )
 
 BY_TABLES = {each for each in Reason if Reason.NOT_FORWARDING <= each <= Reason.NO_NEIGHBOUR}
-"""Reasons that the kernel's tables give, of which no packet knows: tests/test_routed.py."""
+"""Reasons that depend on the kernel's tables, which packets cannot show: see tests/test_routed.py.
+"""
 
 BURST = 3
-"""Answers in a row that the limiter admits to one soliciting MAC where `rate_exceeded` is set."""
+"""Answers in a row that the limiter admits to one soliciting MAC if `rate_exceeded` is set."""
 
 INTERVAL = 3_600_000_000_000
-"""ns, the limiter's interval there: so long that no test is slow enough to earn another answer."""
+"""ns, the limiter's interval in these cases: so long that no slow test earns another answer."""
 
 CREDIT = (BURST - 1) * INTERVAL
 
 _TIMEOUT = 10_000_000_000
-"""ns without a heartbeat; a virtual machine may be up for less than more."""
+"""ns without a heartbeat, shorter than the uptime of a fresh virtual machine."""
 
 
 # ---- builders of packets ------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def number(type_id: int) -> int:
 
 
 IN_NO_MAP = (abi.REQUEST, abi.EVENT)
-"""The object does not tell the type of a ring buffer's records."""
+"""The types of ring buffers' records, which the object does not have."""
 
 
 @pytest.mark.parametrize(

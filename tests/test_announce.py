@@ -266,7 +266,7 @@ def test_changes_are_followed(wired: Segment) -> None:
                 announcer.set_mac(HOST_MAC_BYTES)
                 announcer.set_gateways([])
                 await settled(announcer)
-                assert seen.frames() == [], "nothing has come"
+                assert seen.frames() == [], "nothing has arrived"
 
                 announcer.set_gateways([GATEWAY_BYTES])
                 await settled(announcer)

@@ -72,7 +72,7 @@ VETH = "what XDP sends from a veth arrives only if its peer runs XDP, too"
 
 WITHOUT_BPF = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all", *NDXDP)
 WITHOUT_ANY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", *NDXDP)
-"""root, but for its capabilities, as in an unprivileged container."""
+"""A command of root without capabilities, as in an unprivileged container."""
 
 
 def steps_down(interface: str = UPLINK) -> dict[str, str]:
@@ -194,7 +194,8 @@ SNOOPING = {
     # A querier takes effect after the time that it gives others to respond: 10 ms.
     "querier": ["mcast_snooping 1", "mcast_query_response_interval 1", "mcast_querier 1"],
 }
-"""How the bridge treats multicast. Only a querier makes snooping keep groups from who is not in."""
+"""The bridge's treatment of multicast. Snooping keeps groups from ports that have not joined only
+with a querier."""
 
 
 _ETH_P_ALL = 3  # linux/if_ether.h

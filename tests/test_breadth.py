@@ -46,7 +46,7 @@ from tests.test_doctor import bad, follow
 
 ON_LINK = "2001:db8::/64"
 UNSEEN = "2001:db8::77"
-"""An address of the on-link prefix that the host has not heard of."""
+"""An address of the on-link prefix that the host does not know."""
 DOWN = "behind0"
 
 P = parse_prefix

@@ -400,7 +400,7 @@ def test_a_killed_run_answers_no_more(net: Network) -> None:
     run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
     assert run.end(signal.SIGKILL).code == -signal.SIGKILL
     if features.lacks("tcx"):
-        assert net.answers(), "a filter has nobody to go with"
+        assert net.answers(), "a filter outlives the process"
     else:
         eventually(lambda: not programs())
         assert net.silent()

@@ -34,7 +34,7 @@ __all__ = ["behind"]
 
 MODES = ("native", "generic", "tc", "userspace")
 SAME = "2001:db8:0:5a::"
-"""A /64 that is on both sides."""
+"""A /64 that is on both sides of the host."""
 
 VRRP_MAC = "00:00:5e:00:02:01"
 
@@ -159,8 +159,8 @@ def test_doctor_reports_an_outdated_copy_of_the_routes(net: Network) -> None:
     with answering(net, "tc", "--answer", "local", "-n", prefix):
         sh("ip", "-6", "route", "add", "local", prefix, "dev", "lo")
         try:
-            said = json.loads(ndxdp("doctor", UPLINK, "--json").out)
-            (one,) = said["interfaces"]
+            report = json.loads(ndxdp("doctor", UPLINK, "--json").out)
+            (one,) = report["interfaces"]
             (old,) = [each for each in one["findings"] if "outdated copy" in each["what"]]
             done(*old["cure"].split()[1:], "-q")
             assert net.answers("2001:db8::a:0:0:123")

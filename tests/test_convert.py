@@ -722,7 +722,7 @@ class Router:
             if address[2] != socket.PACKET_OUTGOING and icmpv6_type_of(frame) == TYPE_NA:
                 self.flags[str(IPv6Address(target_of(frame)))] = flags_of(frame)
 
-    def asks(self, wanted: tuple[str, ...]) -> dict[str, int]:
+    def answered_flags(self, wanted: tuple[str, ...]) -> dict[str, int]:
         """Solicit until all wanted targets have answered; return the answers' flags by target."""
         self.flags.clear()
         for _ in range(20):
@@ -743,7 +743,7 @@ def test_ndppd_answers(container: Network, served: Served) -> None:
         packet_socket(network.ROUTER, network.ROUTER_LINK) as packets,
         peer.serving(section(served)),
     ):
-        found = Router(packets).asks(served.answered)
+        found = Router(packets).answered_flags(served.answered)
     assert set(found) == set(served.answered)
     assert {flags & 0x80 for flags in found.values()} == {0x80 if served.router else 0}
 
@@ -759,7 +759,7 @@ def test_answers_what_ndppd_answers(container: Network, served: Served, tmp_path
     with packet_socket(network.ROUTER, network.ROUTER_LINK) as packets:
         running = container.run("-c", str(target))
         try:
-            found = Router(packets).asks(served.answered)
+            found = Router(packets).answered_flags(served.answered)
         finally:
             running.end()
             network.done("detach", network.UPLINK)
@@ -773,7 +773,7 @@ def test_answers_what_ndppd_answers(container: Network, served: Served, tmp_path
 
 WHOLE = f"rule {DB8} {{ static }}"
 UNSEEN = "2001:db8::77"
-"""An address of the on-link prefix that nobody has."""
+"""An unused address of the on-link prefix."""
 
 
 def converted(tmp_path: Path, text: str) -> tuple[Path, Done]:
@@ -794,7 +794,7 @@ def test_the_whole_prefix_disturbs_as_little_as_with_ndppd(net: Network, tmp_pat
         packet_socket(network.ROUTER, network.ROUTER_LINK) as packets,
         peer.serving(text),
     ):
-        assert set(Router(packets).asks(TARGETS[:-1])) == set(TARGETS[:-1])
+        assert set(Router(packets).answered_flags(TARGETS[:-1])) == set(TARGETS[:-1])
         assert takes(net, network.OTHER_GATEWAY)
     assert ndxdp("check", "-c", str(target)).err == ""
     running = net.run("-c", str(target))

@@ -42,7 +42,7 @@ from tests.test_doctor import bad, conf, findings, follow, found_one, mends
 
 WATCH = ("--watch", "1.5")
 FROM_INTERNET = "2001:db8:ffff::1"
-"""The router's: what it forwards from there, it solicits for from its link-local address."""
+"""An address of the router's: for packets from there it solicits from its link-local address."""
 
 
 @contextlib.contextmanager

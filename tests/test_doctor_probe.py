@@ -46,7 +46,7 @@ from tests.test_doctor_arrival import switch_drops
 
 RS = b"\x85"
 PROBE = ("--probe", "--watch", "0")
-"""What is watched is in test_doctor_arrival.py."""
+"""Options that probe only; test_doctor_arrival.py tests watching."""
 HOPS = 255
 
 

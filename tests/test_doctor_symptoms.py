@@ -43,7 +43,7 @@ FOLDER = REPOSITORY / "docs" / "symptoms"
 PAGES = {page.stem: page for page in sorted(FOLDER.glob("*.md"))}
 
 Options = tuple[str, ...]
-"""Of `ndxdp doctor`; before them the interface's name, where it is not UPLINK."""
+"""Options of `ndxdp doctor`, after the interface's name if it is not UPLINK."""
 
 FORWARDING = "add table inet guard; add chain inet guard {0} {{ type filter hook {0} priority 0; }}"
 

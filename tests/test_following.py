@@ -225,7 +225,7 @@ def test_names_are_swapped(net: Network, tmp_path: Path, other: str, looks: bool
             run.process.kill()
             run.process.wait(10)
             swap(*names)
-            assert net.answers(TARGET), "nobody takes it off"
+            assert net.answers(TARGET), "no process detaches it"
             with contextlib.closing(Running(("-c", str(tmp_path / "ndxdp.toml")))):
                 answered(net, OTHER_TARGET)
         assert net.silent()

@@ -51,7 +51,7 @@ BEHIND_SOURCE = Source(SOURCE_BYTES, HOST_MAC_BYTES)
 OWN_SOURCE = Source(parse_address(HOST), HOST_MAC_BYTES)
 NEW_MAC = "02:00:00:00:00:aa"
 BASE = 500
-"""Milliseconds of base reachable time: an entry that nobody confirms fails within 2.5 s."""
+"""Milliseconds of base reachable time: an unconfirmed entry fails within 2.5 s."""
 
 # The upstream drops solicitations from the host's own addresses.
 DEAF = """
@@ -317,7 +317,7 @@ COUNTED = {
     "no TLLAO": Fault.NO_LLADDR,
     "checksum": Fault.BAD_CHECKSUM,
 }
-"""Of those that the socket's filter lets pass."""
+"""The faults that are counted, because the socket's filter passes such frames."""
 
 
 @contextlib.contextmanager

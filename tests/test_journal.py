@@ -51,7 +51,7 @@ def test_lines_of_the_daemon_have_priorities(tmp_path: Path, form: str, start: s
 
 
 FOREIGN = "web\n<0>ndxdp: all is lost\r\x1b[2J\x9b31m\u202e\x07"
-"""A container's name as somebody might choose it."""
+"""A malicious name of a container."""
 
 
 @pytest.mark.parametrize("level", ["error", "warning", "info"])

@@ -48,7 +48,7 @@ from tests.fixtures.network import (
 from tests.kills.kill_points import Step, Worker
 
 EVERYTHING = bool(os.environ.get("NDXDP_TEST_KILLS"))
-"""Sweep the whole product, which takes long."""
+"""Sweep all combinations, which takes long."""
 
 OTHER_MAC = "02:00:00:00:00:22"
 ADDED = "2001:db8:0:0:d::/80"
@@ -152,7 +152,7 @@ IN_SHORT = (
     "userspace to tc, netlink",
     "tc suspended to userspace, links",
 )
-"""Each change once, on some kernel; each point with one of the ways to start again, by turns."""
+"""Each change once, on one kind of kernel; the points use the ways to start again in turn."""
 
 
 class Bench:

@@ -76,7 +76,7 @@ DOCS = REPOSITORY / "docs"
 # ---- counters: known packets, and their totals --------------------------------------------------
 
 Send = Callable[[Case, Reason], None]
-"""Put a case's frame on the link, and wait until it has been judged: it gets this reason."""
+"""A function that puts a case's frame on the link, and waits for the verdict with this reason."""
 
 
 @contextmanager

@@ -454,7 +454,7 @@ def test_limiter_memory_is_bounded() -> None:
         assert admits(limiter, mac_of(number))
     assert len(limiter._spent) == 64
     assert not admits(limiter, mac_of(9_999))
-    assert admits(limiter, mac_of(0)), "forgotten, hence admitted anew"
+    assert admits(limiter, mac_of(0)), "forgotten, and therefore admitted again"
 
 
 def test_limiter_forgets_the_longest_silent() -> None:
@@ -470,7 +470,7 @@ def test_limiter_charges_the_receiver_of_the_answer() -> None:
     """Charge the node that receives the answers: many MACs soon exhaust a single victim's limit."""
     limiter = per_mac(100, 2 * 100, Clock())
     assert sum(admits(limiter, mac_of(number), PEER) for number in range(1000)) == 3
-    assert admits(limiter, US), "somebody else"
+    assert admits(limiter, US), "another node"
     assert not admits(limiter, PEER), "the victim itself"
 
 

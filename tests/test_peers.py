@@ -91,7 +91,7 @@ def answer(frame: Packet) -> Packet | None:
 def behaviour() -> dict[str, str]:
     """Return a column of the table."""
     plain = answer(solicitation(source=GATEWAY))
-    assert plain is not None, "it answers nothing at all"
+    assert plain is not None, "it does not answer"
     sources = {TARGET: "the target", HOST: "the host", HOST_LINK_LOCAL: "the host"}
     na = plain[ICMPv6ND_NA]
 

@@ -47,7 +47,7 @@ from tests.test_bad_input import CANNOT, OTHER, all_unchanged, refused, unchange
 NOBODY, GROUP = 65534, 4711
 OTHER_MAC = "02:00:00:00:00:0e"
 DEADLINE = 10
-"""Seconds that a process may keep a lock while others wait."""
+"""Seconds for which a process may keep a lock while others wait."""
 
 
 def user(group: int = NOBODY) -> tuple[str, ...]:

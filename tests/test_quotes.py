@@ -18,7 +18,7 @@ ENOUGH = 12  # characters of one part: few enough for "is not one of"
 EDGES = " :;,.()'`[]"
 
 Template = tuple[str, ...]
-"""The parts of a message that are the same each time, in their order."""
+"""The constant parts of a message, in order."""
 
 
 def templates() -> set[Template]:

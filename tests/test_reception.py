@@ -80,7 +80,7 @@ def test_ndppd_ends_beside_it(net: Network, tmp_path: Path, how: str, first: str
         stack.close()
     eventually(has_allmulti)
     assert run.end()[0] == 0
-    assert has_allmulti(), "the program goes on"
+    assert has_allmulti(), "the program still runs"
     assert net.answers()
     done("detach", UPLINK)
     assert allmulti_count() == 0
@@ -103,7 +103,7 @@ def test_allmulti_is_switched_off(net: Network, tmp_path: Path, how: str) -> Non
         line for line in ended.err.splitlines() if "another process switched off allmulti" in line
     ]
     assert len(lines) == (0 if how == "run" else 1), ended.err
-    assert has_allmulti() is (how != "run"), "at its end it is on for the program that stays"
+    assert has_allmulti() is (how != "run"), "allmulti stays on for the remaining program"
     ndxdp("-q", "detach", UPLINK)
     assert allmulti_count() == 0
 

@@ -43,7 +43,7 @@ GUEST_MAC = "02:00:00:00:00:0c"
 MODES = ("native", "generic", "tc", "userspace")
 
 AREA = "2001:db8:0:c::/64"
-"""On-link behind DOWN. Everything below is routed in some way of its own."""
+"""An on-link prefix behind DOWN. Each prefix below has a route of another kind."""
 KNOWN = "2001:db8:0:c::99"
 
 ROUTES = {

@@ -36,7 +36,7 @@ main()
 # Characters that a path may contain, but systemd interprets.
 ODD = "a b%h$HOME${x};'c\"\\d"
 ODD_COMMAND = "a b%h$HOME${x};c"
-"""systemd runs nothing whose path holds quotes or backslashes."""
+"""A name without quotes and backslashes, because systemd runs no path that contains them."""
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_systemd_accepts_the_unit(place: Path) -> None:
     unit.write_text(systemd_unit.unit(executable(place / "bin" / "ndxdp"), place / "ndxdp.toml"))
     assert verified(unit) == ""
     unit.write_text(unit.read_text().replace("ProtectClock=", "ProtectClocks="))
-    assert "ProtectClocks" in verified(unit), "it looks"
+    assert "ProtectClocks" in verified(unit), "systemd ignored the misspelt setting"
 
 
 def test_systemd_finds_an_executable_of_any_name(place: Path) -> None:
@@ -92,7 +92,9 @@ def test_systemd_finds_an_executable_of_any_name(place: Path) -> None:
     unit.write_text(systemd_unit.unit(command, place / "ndxdp.toml"))
     assert verified(unit) == ""
     command.unlink()
-    assert f"{place}/{ODD_COMMAND}/ndxdp is not executable" in verified(unit), "that very path"
+    assert f"{place}/{ODD_COMMAND}/ndxdp is not executable" in verified(unit), (
+        "systemd checked another path"
+    )
 
 
 def test_a_configuration_of_any_name(place: Path) -> None:

@@ -547,7 +547,7 @@ def replace(path: Path) -> None:
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
     (name, damage) for name in (*ARRAYS, *TABLES) for damage in (truncate, empty, replace)
 ]
-"""What is removed is put back at once: tests/test_removed.py."""
+"""Damage to files. A removed file is restored at once: see tests/test_removed.py."""
 
 
 @pytest.mark.parametrize(

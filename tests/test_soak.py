@@ -29,7 +29,7 @@ def link() -> Iterator[Link]:
         yield made
 
 
-def asked(link: Link, *, answered: bool | None) -> Group:
+def solicit_at(link: Link, *, answered: bool | None) -> Group:
     group = Group("some", lambda rng: TARGET, answered, changed=-LATER)
     link.groups = [group]
     link.ask(random.Random(0))
@@ -49,7 +49,7 @@ def faults(link: Link) -> tuple[int, int]:
 
 @pytest.mark.parametrize("expected", [True, None])
 def test_a_right_answer(link: Link, expected: bool | None) -> None:
-    asked(link, answered=expected)
+    solicit_at(link, answered=expected)
     answer(link)
     assert faults(link) == (0, 0)
     assert link.tally.answered == link.tally.sent == 1
@@ -57,43 +57,43 @@ def test_a_right_answer(link: Link, expected: bool | None) -> None:
 
 @pytest.mark.parametrize("expected", [False, None])
 def test_right_silence(link: Link, expected: bool | None) -> None:
-    asked(link, answered=expected)
+    solicit_at(link, answered=expected)
     assert faults(link) == (0, 0)
     assert link.tally.silent == 1
 
 
 def test_a_missing_answer(link: Link) -> None:
-    asked(link, answered=True)
+    solicit_at(link, answered=True)
     assert faults(link) == (0, 1)
 
 
 def test_a_missing_answer_with_a_cause(link: Link) -> None:
     with link.window("a flap"):
-        asked(link, answered=True)
+        solicit_at(link, answered=True)
     assert faults(link) == (0, 0)
     assert link.tally.lost == {"a flap": 1}
 
 
 def test_an_answer_that_must_not_come(link: Link) -> None:
-    asked(link, answered=False)
+    solicit_at(link, answered=False)
     answer(link)
     assert faults(link) == (1, 0)
 
 
 def test_another_mac(link: Link) -> None:
-    asked(link, answered=True)
+    solicit_at(link, answered=True)
     answer(link, FAR_MAC)
     assert faults(link) == (1, 0)
 
 
 def test_an_unsolicited_answer(link: Link) -> None:
-    asked(link, answered=False)
+    solicit_at(link, answered=False)
     answer(link, target=parse_address("2001:db8::2"))
     assert faults(link) == (1, 0)
 
 
 def test_a_rule_that_changes_meanwhile(link: Link) -> None:
-    asked(link, answered=False).become(True)
+    solicit_at(link, answered=False).become(True)
     answer(link)
     assert faults(link) == (0, 0)
 

@@ -236,7 +236,7 @@ def test_failover_and_back(wired: Segment, tmp_path: Path) -> None:
         try:
             time.sleep(0.5)
             listener = Listener(wire)
-            assert listener.count() == 0, "neither says a word"
+            assert listener.count() == 0, "neither logs anything"
             for mac in (HOST_MAC, STANDBY_MAC, HOST_MAC):
                 for other in set(switches) - {mac}:
                     switch(other, "pause")

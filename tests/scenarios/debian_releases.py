@@ -28,7 +28,7 @@ from tests.fixtures import network
 from tests.fixtures.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
 
 RELEASES = {"bookworm": "3.11", "trixie": "3.13", "noble": "3.12"}
-"""With the version of Python that each has. Trixie comes before noble: it has its keyring."""
+"""The Python version of each release. Trixie comes before noble, because it has noble's keyring."""
 ROOTS = REPOSITORY / "build" / "roots"
 
 # Files that dpkg and apt keep of any package that was once installed.

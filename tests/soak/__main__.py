@@ -38,9 +38,8 @@ _SAMPLES = 10  # seconds between two
 _SETTLED = 60  # seconds until a new process has all that it needs
 _UNDISTURBED = 1 / 3  # seconds at the end in which no change ends the process
 _MOST = {"memory": 4096, "descriptors": 64, "threads": 4}
-"""How much more of each the last process may have at its end than when it had settled; kB.
-
-An interface needs some 30 descriptors more in one mode than in another, and modes change."""
+"""The maximum growth of the last process, from when it had settled to its end; memory in kB. An
+interface needs some 30 descriptors more in one mode than in another, and modes change."""
 
 
 def main() -> int:

@@ -342,6 +342,6 @@ _CHANGES: dict[Callable[[Changes], None], float] = {
     Changes.containers: 4,
     Changes.engine_away: 0.5,
 }
-"""How often each is made, relative to the others."""
+"""The frequency of each change, relative to the others."""
 
 _ENDS = {Changes.kill, Changes.restart}

@@ -17,7 +17,8 @@ from tests.soak.router import ROUTER, Group, Link
 
 LINKS = 4
 SWITCHED = 6
-"""Prefixes of the file, and as many by hand, and containers, of each link that come and go."""
+"""The number of prefixes of each link that come and go in the file, as many by hand, and as many
+containers."""
 
 MODES = ("native", "tc", "generic", "userspace")
 METRICS = "[::1]:9877"
