@@ -77,7 +77,7 @@ enum ndp_reason {
 	NDP_NOT_NS = 0,	       /* not a Neighbor Solicitation; never counted */
 	NDP_OTHER_VLAN = 1,    /* tagged for a VLAN, whose own interface has to answer */
 	NDP_OWN_FRAME = 2,     /* the Ethernet source is ours: a loop, or our own NS on a hub */
-	NDP_OTHER_HOST = 3,    /* the Ethernet destination is neither ours nor the group's */
+	NDP_OTHER_HOST = 3,    /* the Ethernet destination is not ours, a rule's or a group's */
 	NDP_BAD_HOP_LIMIT = 4, /* not 255: the packet crossed a router (RFC 4861 7.1.1) */
 	NDP_BAD_CODE = 5,      /* the ICMPv6 code is not 0 */
 	NDP_BAD_LENGTH = 6,    /* ICMPv6 length below 24 or outside the frame, or a giant */

@@ -5,11 +5,12 @@
  *
  * Read this file from top to bottom; it has the steps in the order in which a frame meets them:
  *
- *     parse -> validate -> decide -> advertise -> count
+ *     parse -> validate -> apply the rule -> advertise -> count
  *
  * The steps are shared by the two entry points at the end: ndp_xdp (native and generic XDP) and
  * ndp_tc (clsact or tcx ingress). Section numbers are RFC 4861's unless a comment names another
- * document. A frame that is not answered goes to the kernel unchanged; only a rate limit drops.
+ * document. A solicitation that is not answered goes to the kernel unchanged; only a rate limit
+ * drops. One other frame changes: a gateway's answer, see is_gateway_answer().
  *
  * ndxdp/ndp/decision.py specifies the same steps in Python, and the tests compare the two byte by
  * byte.
@@ -62,12 +63,12 @@ static __always_inline int is_tagged_solicitation(const void *data, const void *
 }
 
 /* Return true for a gateway's answer to a solicitation that the daemon sent from an address behind
- * this host, to keep the gateway's neighbor entry or to announce the address. The node that has
- * the address does not need the answer, for it never solicits on this link. The kernel would
- * forward the answer, but with a hop limit below 255 no node accepts it. To a link-local gateway
- * the kernel would send an error; without a route behind this host it would send the answer back.
- * So the caller marks the frame as one that the kernel does not forward. Packet sockets still
- * receive it.
+ * this host, to keep the gateway's neighbor entry or to announce the address. The caller then
+ * marks the frame as one that the kernel does not forward; packet sockets still receive it.
+ * Nobody needs it behind this host, and forwarding does harm:
+ * - With a route to the address, the node there drops the answer, whose hop limit is then 254.
+ * - To a link-local gateway, the kernel sends an ICMPv6 error.
+ * - Without a route behind this host, the kernel sends the answer back to the link.
  */
 static __always_inline int is_gateway_answer(const void *data, const void *end, __u32 ifindex)
 {
@@ -86,7 +87,7 @@ static __always_inline int is_gateway_answer(const void *data, const void *end, 
 	    ip6->hop_limit != HOP_LIMIT || !(msg->flags & bpf_htonl(FLAG_SOLICITED)))
 		return 0;
 	config = get_settings();
-	/* Not on a bridge's port: the bridge would flood a frame that is so marked. */
+	/* Not on a bridge's port: the bridge would flood a frame with the group bit. */
 	if (!config || !config->solicits || config->l3_ifindex != ifindex)
 		return 0;
 	mac_store_trailing(&own, 0, own_mac(config));
@@ -126,17 +127,16 @@ struct options {
 	__u64 sllao;  /* 1: there is an SLLAO */
 };
 
-/* Walk the options: `units` pieces of 8 bytes from `cursor` on. The caller has set `sum` and
- * `lladdr`.
+/* Walk the options: `units` of 8 bytes from `cursor` on. The caller has set `sum` and `lladdr`.
  *
- * A step reads one piece, and has no branch that depends on what the piece holds: the verifier
- * follows both ways of a branch, so that each step would double its work.
+ * A step reads one unit, and has no branch that depends on the unit's content: the verifier follows
+ * both ways of a branch, so a branch would double the verifier's work at each step.
  */
 static __always_inline enum ndp_reason walk_options(const void *cursor, const void *end,
 						    __u64 units, struct options *options)
 {
 	const struct lladdr_option *first = cursor;
-	__u64 left = 0; /* units of the present option from `cursor` on */
+	__u64 left = 0; /* units that remain of the current option */
 	__u64 bad = 0, i;
 
 	/* Nearly every solicitation has one option, an SLLAO of one unit. */
@@ -153,9 +153,9 @@ static __always_inline enum ndp_reason walk_options(const void *cursor, const vo
 
 		if (i >= units || (const void *)(option + 1) > end)
 			break;
-		begins = is_zero(left);
+		begins = is_zero(left); /* the unit is the first of an option */
 		left |= -begins & option->len;
-		bad |= is_zero(left);
+		bad |= is_zero(left); /* an option of length 0 */
 		/* Linux, too, takes the first SLLAO and ignores all others. */
 		is_first_sllao =
 			begins & is_zero(option->type ^ OPTION_SLLAO) & ~options->sllao;
@@ -206,7 +206,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	if (msg->icmp.code != 0)
 		return because(NDP_BAD_CODE);
 
-	/* The frame may have padding behind the IPv6 payload, so its end is not the message's. */
+	/* The frame may have padding behind the IPv6 payload, so the frame may end behind the message. */
 	length = bpf_ntohs(ip6->payload_len);
 	if (length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
 	    NS_LEN - sizeof(*msg) + length > frame_len || (const void *)(msg + 1) > end)
@@ -334,11 +334,12 @@ check_route(void *ctx, const struct solicitation *ns, const struct ndp_settings 
 }
 
 /* Return NDP_CONTINUE if no node of this link can own the target of a DAD probe. An `always` rule
- * defends only such a target: otherwise it would keep the node from using its own address.
+ * defends only such a target: otherwise the rule would keep a node of the link from its own address.
  * route: the result of check_route().
  */
-static __always_inline enum ndp_reason
-check_on_link(enum ndp_reason route, const struct solicitation *ns, const struct ndp_rule *rule)
+static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
+							const struct solicitation *ns,
+							const struct ndp_rule *rule)
 {
 	if (route == NDP_ROUTE_BACK)
 		return because(NDP_DAD_ON_LINK);
@@ -368,7 +369,7 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 	} else if (rule->answer != NDP_ALWAYS || defends) {
 		reason = check_route(ctx, ns, config, rule, rule_class, defends);
 		if (rule->answer == NDP_ALWAYS)
-			reason = check_on_link(reason, ns, rule);
+			reason = check_always_dad(reason, ns, rule);
 		if (reason != NDP_CONTINUE)
 			return reason;
 	}
@@ -379,11 +380,11 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 	return NDP_CONTINUE;
 }
 
-/* Decide by the rule and its class, which are null if no rule matches. */
-static __always_inline enum ndp_reason decide(void *ctx, const struct solicitation *ns,
-					      const struct ndp_settings *config,
-					      const struct ndp_rule *rule,
-					      const struct ndp_rule_class *rule_class)
+/* Return the verdict of the rule and its class, which are null if no rule matches. */
+static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solicitation *ns,
+						  const struct ndp_settings *config,
+						  const struct ndp_rule *rule,
+						  const struct ndp_rule_class *rule_class)
 {
 	enum ndp_reason reason;
 
@@ -407,7 +408,7 @@ static __always_inline enum ndp_reason decide(void *ctx, const struct solicitati
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
-/* Begin with a solicitation that arrived on the interface. Return the settings, or null. */
+/* Initialise `ns` for a frame of the interface. Return the settings, or null. */
 static __always_inline const struct ndp_settings *begin(struct solicitation *ns, __u32 ifindex)
 {
 	ns->prefixlen = 128;
@@ -431,7 +432,7 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 	}
 	verdict->rule = find_rule(ns);
 	verdict->rule_class = class_of(verdict->rule);
-	verdict->reason = decide(ctx, ns, config, verdict->rule, verdict->rule_class);
+	verdict->reason = apply_rule(ctx, ns, config, verdict->rule, verdict->rule_class);
 }
 
 /* ---- advertise ------------------------------------------------------------------------ */
@@ -536,15 +537,15 @@ static __always_inline int xdp_pass_other(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
-	/* The kernel takes a frame with a group's MAC for one that it must not forward. */
+	/* The kernel does not forward a frame to a group's MAC. */
 	if (is_gateway_answer(data, end, ctx->ingress_ifindex))
 		((struct ethernet *)(data - PAD))->dst.mac_first |= bpf_htons(GROUP_MAC_BIT);
 	return XDP_PASS;
 }
 
-/* Return the tag of a tagged frame, else the bytes in its place, of which `type` is the EtherType.
- * The caller has seen is_solicitation() or is_tagged_solicitation(). With a volatile read the
- * verifier does not know which of the two, and does not follow the program once for each.
+/* Return the four bytes behind the MACs: the tag, or without a tag the EtherType and what follows.
+ * The caller has seen is_solicitation() or is_tagged_solicitation(). The read is volatile:
+ * otherwise the verifier would know which of the two, and follow the program once for each.
  */
 static __always_inline struct vlan_tag read_tag(const void *data)
 {
@@ -583,7 +584,7 @@ static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 	struct eth_macs macs;
 
 	if (data + sizeof(macs) > end)
-		return -1; /* never, as for the next two */
+		return -1; /* never happens: the verifier requires this check */
 	macs = *(struct eth_macs *)data;
 	if (bpf_xdp_adjust_head(ctx, delta))
 		return -1;
@@ -595,7 +596,7 @@ static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 	return 0;
 }
 
-/* Insert a tag that move_macs() has overwritten. */
+/* Put back the tag that move_macs() has overwritten; on failure the frame stays without it. */
 static __always_inline void insert_tag(struct xdp_md *ctx, const struct vlan_tag tag)
 {
 	void *data, *end;
@@ -608,7 +609,9 @@ static __always_inline void insert_tag(struct xdp_md *ctx, const struct vlan_tag
 		*(struct vlan_tag *)data = tag;
 }
 
-/* Judge the frame, whose tag is removed unless the tag names a VLAN. Return its length in bytes. */
+/* Judge the frame. The caller has removed the tag, unless it names a VLAN. Return the frame's length
+ * in bytes.
+ */
 static __always_inline __u64 xdp_judge(struct xdp_md *ctx, const struct vlan_tag tag,
 				       const struct ndp_settings *config,
 				       struct solicitation *ns, struct verdict *verdict)
@@ -621,9 +624,9 @@ static __always_inline __u64 xdp_judge(struct xdp_md *ctx, const struct vlan_tag
 		verdict->reason = because(NDP_OTHER_VLAN);
 		return frame_len;
 	}
-	/* A frame in several pieces of memory has a whole buffer in the first. So a first piece of
-	 * the answer's length is the whole frame, as for nearly every solicitation, and the helper
-	 * is not needed. `end - data` would take CAP_PERFMON. Kernel 5.18 has the helper.
+	/* A frame in several buffers fills the first. So if the first buffer has exactly NA_LEN
+	 * bytes, as for nearly every solicitation, it is the whole frame, and the helper (Linux
+	 * 5.18) is not needed. `end - data` would take CAP_PERFMON.
 	 */
 	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
 		frame_len = bpf_xdp_get_buff_len(ctx);
@@ -653,7 +656,9 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 
-	/* Resizing changes the last piece of a frame, which must hold the answer. */
+	/* bpf_xdp_adjust_tail() changes only the last buffer. So the first buffer must already hold
+	 * the answer, or the frame must grow.
+	 */
 	if (frame_len != NA_LEN && ((frame_len > NA_LEN && data + NA_LEN > end) ||
 				    bpf_xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len)))
 		return NDP_RESIZE_FAILED;
@@ -717,8 +722,8 @@ int ndp_xdp(struct xdp_md *ctx)
 /* Packet type (linux/if_packet.h): the kernel does not forward the frame. */
 #define PACKET_OTHERHOST 3
 
-/* Make the headers linear, of which some drivers leave only Ethernet's so. That changes how the
- * frame lies in memory, and no byte of it. Return 0, or another number on failure.
+/* Pull all headers into the linear part of the frame: some drivers leave only the Ethernet header
+ * there. This changes no byte of the frame. Return 0, or another number on failure.
  */
 static __always_inline int tc_pull_headers(struct __sk_buff *skb)
 {
@@ -788,7 +793,7 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 	if (!verdict->rule_class)
 		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
 	advertise(&na, ns, config, verdict->rule_class);
-	/* Only the first call can fail: it leaves the frame linear, writable and long enough. */
+	/* Only resizing can fail: it, or tc_pull_frame(), leaves the frame linear and writable. */
 	if ((skb->len != NA_LEN && bpf_skb_change_tail(skb, NA_LEN, 0)) ||
 	    (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||
 	    bpf_skb_store_bytes(skb, 0, (void *)&na + PAD, NA_LEN, BPF_F_RECOMPUTE_CSUM))

@@ -16,9 +16,9 @@ _JITTER = 0.1
 
 
 class Backoff:
-    """The pauses of an action that is tried until it succeeds.
+    """The delays of an action that is tried until it succeeds.
 
-    The first pause is 5 s. Each further failure doubles the pause, up to 60 s. A random tenth is
+    The first delay is 5 s. Each further failure doubles the delay, up to 60 s. A random tenth is
     added or subtracted, so that actions that fail together are not tried again together. A cause is
     logged once, until the cause changes or an attempt succeeds; repetitions are logged at debug
     level.
@@ -29,7 +29,7 @@ class Backoff:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._pause = _FIRST
+        self._delay = _FIRST
         self.cause = ""
 
     def failed(self, cause: str, level: int = logging.ERROR) -> float:
@@ -40,19 +40,19 @@ class Backoff:
         """
         self._log.log(logging.DEBUG if cause == self.cause else level, "%s", cause)
         self.cause = cause
-        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST)
-        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)
+        delay, self._delay = self._delay, min(2 * self._delay, _LONGEST)
+        return delay * random.uniform(1 - _JITTER, 1 + _JITTER)
 
     def succeeded(self) -> bool:
-        """Reset the pause; return True if the last attempt had failed."""
-        failed, self._pause, self.cause = bool(self.cause), _FIRST, ""
+        """Reset the delay; return True if the last attempt had failed."""
+        failed, self._delay, self.cause = bool(self.cause), _FIRST, ""
         return failed
 
 
 async def persist(
     log: logging.Logger, interface: str, work: Callable[[], Coroutine[Any, Any, None]]
 ) -> None:
-    """Run a coroutine until it returns; when it raises, run it again after a pause.
+    """Run a coroutine until it returns; when it raises, run it again after a delay.
 
     Args:
         log: Where causes are logged.
@@ -65,12 +65,12 @@ async def persist(
             await work()
             return
         except Exception as error:
-            pause = backoff.failed(f"{interface}: {problem_of(error)}")
-        await asyncio.sleep(pause)
+            delay = backoff.failed(f"{interface}: {problem_of(error)}")
+        await asyncio.sleep(delay)
 
 
 class Retry:
-    """An action that an event loop tries again after the pauses of a Backoff.
+    """An action that an event loop tries again after the delays of a Backoff.
 
     Attributes:
         problem: The sentence for the present failure; "" after a success.
@@ -89,11 +89,11 @@ class Retry:
 
     @property
     def is_due(self) -> bool:
-        """True unless the pause after a failure is running."""
+        """True unless the delay after a failure is running."""
         return self._timer is None
 
     def failed(self, problem: str, sentence: str, level: int = logging.ERROR) -> None:
-        """Note a failure, and start the pause.
+        """Note a failure, and start the delay.
 
         Args:
             problem: The sentence for `problem`.
@@ -102,8 +102,8 @@ class Retry:
         """
         self.problem = problem
         self.hurry()
-        pause = self._backoff.failed(sentence, level)
-        self._timer = asyncio.get_running_loop().call_later(pause, self._elapsed)
+        delay = self._backoff.failed(sentence, level)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._elapsed)
 
     def succeeded(self) -> bool:
         """Note a success; return True if the last attempt had failed."""
@@ -112,7 +112,7 @@ class Retry:
         return self._backoff.succeeded()
 
     def hurry(self) -> None:
-        """End the pause without calling `wake`."""
+        """End the delay without calling `wake`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

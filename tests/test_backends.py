@@ -150,7 +150,7 @@ def test_a_second_process_is_refused(net: Network, mode: str) -> None:
         # `timeout` ends a run that is not refused.
         refused = call("timeout", "20", *NDXDP, *words)
         assert (refused.code, refused.out) == (1, "")
-        assert f"{UPLINK} is held by a running `ndxdp run`" in refused.err
+        assert f"{UPLINK} is locked by a running `ndxdp run`" in refused.err
     assert state() == before
     assert net.answers()
     assert run.end() == (0, "", "")

@@ -229,7 +229,7 @@ def unseen_without_rights() -> list[str]:
 def test_without_root(answering: Network) -> None:
     """Report what an unprivileged user can see, list what he cannot, and guess nothing."""
     hidden = unseen_without_rights()
-    assert "cannot check ndxdp on up0: the pins of up0 may not be opened" in hidden
+    assert "cannot check ndxdp on up0: cannot open the pins of up0: permission denied" in hidden
     assert "cannot check the firewall's rules: only root may list them" in hidden
 
 

@@ -137,7 +137,7 @@ def test_addresses_are_kept_without_a_mac(net: Network, file: Path, kind: int | 
         eventually(lambda: deprecated() == {TWO, THREE, "2001:db8:7::9"})
         ended = running.end()
         assert ended.code == 0
-        assert f"{VENET}: nothing is answered there: {NO_MAC}" in ended.err
+        assert f"ndxdp answers nothing on {VENET}: {NO_MAC}" in ended.err
         assert f"{VENET}: {TWO} is deprecated now" in ended.err
 
 
@@ -252,7 +252,7 @@ def test_tables_that_do_nothing_there(net: Network, file: Path) -> None:
         eventually(lambda: deprecated() == {TWO, THREE})
         output = running.end().err
         for table in ("gateway", "announce"):
-            assert f"{VENET}: [interface.{table}] does nothing there: {NO_MAC}" in output
+            assert f"[interface.{table}] has no effect on {VENET}: {NO_MAC}" in output
 
 
 @pytest.mark.parametrize("words", [("attach", VENET), ("run", "-i", VENET)], ids=["attach", "run"])

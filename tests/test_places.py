@@ -422,7 +422,7 @@ def test_directories_of_a_former_version(net: Network) -> None:
         (f"mount -t tmpfs none {BPFFS.parent}", f"there is no BPF file system at {BPFFS}"),
         (
             f"mkdir -p {PINS}/lock && mount -o remount,bind,ro {BPFFS}",
-            f"{PINS}/v5 may not be written",
+            f"cannot write to {PINS}/v5: its file system is read-only",
         ),
     ],
     ids=["tmpfs", "read-only tmpfs", "nothing", "read-only"],

@@ -190,12 +190,12 @@ def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, secon
     ):
         ended = ndxdp("run", "-c", str(tmp_path / "one"))
         assert ended.code == 1
-        assert ended.err.startswith(f"ndxdp: {second} is held by a running `ndxdp run`")
+        assert ended.err.startswith(f"ndxdp: {second} is locked by a running `ndxdp run`")
         failing = {
             "already runs an XDP program": beside,
             "there is no BPF file system at": without,
-            "may not be written": nowhere,
-            f"{second} is held by a running `ndxdp run`": another,
+            "its file system is read-only": nowhere,
+            f"{second} is locked by a running `ndxdp run`": another,
         }
         are_calm(failing)
         assert net.answers()  # `another` answers if it can

@@ -11,6 +11,7 @@ from ndxdp.cli.options import json_option, real_interface, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
+from ndxdp.sources.selector import ENGINE_SOCKET
 
 if TYPE_CHECKING:
     from ndxdp.doctor.examination import Section
@@ -24,7 +25,7 @@ _WATCHED = 10.0
 @json_option
 @click.option(
     "--docker-socket",
-    default="/run/docker.sock",
+    default=ENGINE_SOCKET,
     show_default=True,
     metavar="PATH",
     help="The socket of Docker or Podman.",

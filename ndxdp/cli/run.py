@@ -16,6 +16,7 @@ from ndxdp.cli.values import options_of, rule_of, rules_of, spec_of, trees
 from ndxdp.errors import UsageError
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.rule import RUN_ORIGIN
+from ndxdp.sources.selector import ENGINE_SOCKET
 
 if TYPE_CHECKING:
     from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--docker-socket",
-    default="/var/run/docker.sock",
+    default=ENGINE_SOCKET,
     show_default=True,
     metavar="PATH",
     help="The socket of Docker or Podman, for -N.",

@@ -12,7 +12,7 @@ from ndxdp.ndp.profile import Answer
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import AddressPattern, Prefix
 from ndxdp.rules.ruleset import Rules
-from ndxdp.sources.selector import Selector
+from ndxdp.sources.selector import ENGINE_SOCKET, Selector
 
 DEADLINE = (0.01, 60)
 """Bounds of `deadline` in [interface.resolve], in seconds."""
@@ -197,7 +197,7 @@ class Config:
     log_level: str = "info"
     log_format: str = "text"
     metrics: Metrics | None = None
-    docker_socket: str = "/var/run/docker.sock"
+    docker_socket: str = ENGINE_SOCKET
     interfaces: tuple[Interface, ...] = ()
 
 

@@ -60,7 +60,7 @@ def parse_socket(text: str) -> str:
     too_long = len(path.encode(errors="replace")) > _UNIX_PATH_MAX
     if not path.startswith("/") or "\0" in path or too_long:
         raise UsageError(
-            f"'{text}' is not the path of a unix socket", "write it as in /var/run/docker.sock"
+            f"'{text}' is not the path of a unix socket", "write it as in /run/docker.sock"
         )
     return path
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Admission:
     """Leaves out rules that are too broad, and logs which.
 
-    All methods want the executor's thread.
+    Call the methods in the executor's thread.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ class MetricsListener:
     """Keeps the exporter listening at the configured address.
 
     A failed attempt is repeated, after 5 s growing to 60 s; until it succeeds, the exporter listens
-    at the former address. All methods are for the event loop's thread.
+    at the former address. Call the methods in the event loop's thread.
     """
 
     def __init__(self, trees: Trees, state: DaemonStatus) -> None:

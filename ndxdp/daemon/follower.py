@@ -32,7 +32,7 @@ _RESTORE_PAUSE = 60.0  # seconds between restorations of what another program ke
 class Follower:
     """Writes what changes of the network into the maps of one attachment.
 
-    All methods but compare_again() and is_damaged() want the executor's thread.
+    Call all methods but compare_again() and is_damaged() in the executor's thread.
 
     Attributes:
         gateways: Addresses (16 bytes each) of the interface's gateways.

@@ -1,6 +1,6 @@
 """The life of one attachment of the daemon: begun, renewed, replaced, and ended.
 
-The methods of Lifecycle want the executor's thread, except for the context managers.
+Call the methods of Lifecycle in the executor's thread, except for the context managers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes to an interface's maps and pins while a program or this process answers by them.
 
 Each function reads the present state and writes only the difference: an unchanged rule is not
-touched. All of them lock the session's tree themselves, and want the executor's thread.
+touched. All of them lock the session's tree. Call them in the executor's thread.
 """
 
 from __future__ import annotations

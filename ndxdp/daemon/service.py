@@ -29,9 +29,10 @@ from ndxdp.netlink.netns import netns
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
 from ndxdp.runtime.report import Publisher
-from ndxdp.sources import docker, selector
+from ndxdp.sources import selector
 from ndxdp.sources.answers import Endpoint
 from ndxdp.sources.docker import Docker
+from ndxdp.sources.selector import ENGINE_SOCKET
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
 from ndxdp.store.ownership import refuse_if_locked
@@ -161,7 +162,7 @@ class _Daemon:
         self._pulse = Pulse()
         self._heartbeats = Heartbeats(self._pulse)
         self._metrics = MetricsListener(trees, status)
-        self._docker_socket = docker.SOCKET
+        self._docker_socket = ENGINE_SOCKET
         self._endpoints: frozenset[Endpoint] | None = None
         self._watching: asyncio.Task[None] | None = None
 

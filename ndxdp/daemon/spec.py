@@ -10,8 +10,7 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachOptions, AttachRequest
-from ndxdp.sources import docker
-from ndxdp.sources.selector import Selector
+from ndxdp.sources.selector import ENGINE_SOCKET, Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class DaemonSpec:
     """
 
     interfaces: list[InterfaceSpec]
-    docker_socket: str = docker.SOCKET
+    docker_socket: str = ENGINE_SOCKET
     metrics: Metrics | None = None
     log_level: str = "info"
     log_format: str = "text"

@@ -42,7 +42,7 @@ _REMOVAL_TIME = 0.2  # seconds for `rm -r` to end, of which each step is noticed
 class Synchronisation:
     """Keeps one attachment in step.
 
-    Of the event loop's thread.
+    Call the methods in the event loop's thread.
 
     Attributes:
         answering: The attachment.

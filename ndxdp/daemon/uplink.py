@@ -1,7 +1,7 @@
 """An uplink: one interface of the daemon, from the first attempt to answer to the end.
 
-The states: waiting for the interface or for the end of a pause; answering, and following the
-network; keeping addresses, on an interface where no solicitations arrive. A renewal replaces one
+The states: waiting for the interface or for the next attempt; answering, and following the network;
+keeping addresses deprecated, on an interface without a MAC. A renewal replaces one
 attachment by another without leaving the answering state.
 
 Functions that read or write kernel objects run in the one thread of an executor, where they take
@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 class Uplink:
     """Answers on one interface until stop() is called.
 
-    Of the event loop's thread. A failure is logged and retried, and does not affect the daemon's
-    other interfaces.
+    Call the methods in the event loop's thread. A failure is logged and retried, and does not
+    affect the daemon's other interfaces.
 
     Attributes:
         began: Set when the first attempt to answer has succeeded or failed.
@@ -69,8 +69,8 @@ class Uplink:
             shared: What all uplinks share.
             heartbeats: Writes the heartbeat of the interface, if the specification wants one.
             status: The daemon's status, where problems are noted.
-            ready: Called each time that answering has begun; without an instance where only
-                addresses are kept.
+            ready: Called with the instance each time that answering begins; with None where the
+                daemon only keeps addresses.
             released: Called when answering has ended. Another uplink may wait for this interface
                 under another name.
         """
@@ -86,10 +86,10 @@ class Uplink:
         self._shared, self._heartbeats, self._status = shared, heartbeats, status
         self._ready, self._released = ready, released
         self._containers: Rules | None = None
-        # A specification that is not in force yet, and whether the program's mode has to change.
-        self._unmet = self._switching = False
-        self._outcome: asyncio.Future[str] | None = None
-        self._outcome_counts = False
+        self._unmet = False  # the specification is not in force yet
+        self._switching = False  # the program's mode has to change
+        self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
+        self._outcome_counts = False  # a failure is the result: the interface answered before
 
     # ---- events
 
@@ -131,12 +131,12 @@ class Uplink:
             self._state.write_rules()
 
     def set_spec(self, spec: InterfaceSpec) -> asyncio.Future[str]:
-        """Take another specification for the same interface; only the difference is touched.
+        """Take another specification for the same interface; apply only the difference.
 
         Returns:
-            The reason for which it cannot be put in force, once that has been tried; "" if it is in
-            force. An interface that was not answered on before, or that is absent, is tried again
-            later, and counts as in force.
+            A future: "" once the specification is in force, otherwise the reason why it is not. If
+            the interface is absent or did not answer before, the result is "", and the uplink
+            retries later.
         """
         state = self._state
         self._settle("")
@@ -159,7 +159,7 @@ class Uplink:
         return outcome
 
     def _settle(self, problem: str) -> None:
-        """Report whether the last specification is in force; "" if it is."""
+        """Set the result of the last set_spec(): the problem, or "" if there is none."""
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(problem)
         self._outcome = None
@@ -223,7 +223,7 @@ class Uplink:
 
     @property
     def _is_patient(self) -> bool:
-        """True if an interface that cannot be answered on yet is waited for."""
+        """True if run() waits for an interface on which ndxdp cannot answer yet."""
         return self._state.spec.patient or self.began.is_set()
 
     def _check(self) -> None:
@@ -232,7 +232,11 @@ class Uplink:
     # ---- answering
 
     async def _answer(self) -> None:
-        """Attach, and answer until the end. InterfaceGone keeps rules and counters."""
+        """Attach, and answer until the end.
+
+        Raises:
+            InterfaceGone: The interface has disappeared; its directory keeps rules and counters.
+        """
         state, call, lifecycle = self._state, self._shared.call, self._lifecycle
         state.pending.attachment = False
         lost = False
@@ -254,8 +258,8 @@ class Uplink:
                     lifecycle.resolving(state.spec, answering) as resolver,
                     lifecycle.packet_loop(answering, resolver) as packet_loop,
                 ):
-                    # The packet loop has to read from the new socket, which holds little, before
-                    # the former attachment ends.
+                    # Start the new packet loop before the former attachment ends: the queue of
+                    # the new socket is short.
                     if active is not None and answering is not active:
                         await call(partial(lifecycle.retire, active, answering))
                     if answering is not active:
@@ -282,7 +286,7 @@ class Uplink:
         return self._lifecycle.begin(self._state.spec, patient=self._is_patient)
 
     def _end(self, sync: Synchronisation, *, lost: bool) -> None:
-        """End the attachment, or leave it in good order if it outlives this process."""
+        """End the attachment; if it outlives this process, repair pins and reception settings."""
         detach = self._state.stop.is_set() and self._state.spec.detach
         answering = sync.answering
         try:
@@ -364,13 +368,13 @@ class Uplink:
         state, spec = self._state, self._state.spec
         name = spec.interface
         state.interests.ifindexes = frozenset((link.ifindex,))
-        log.info("%s: nothing is answered there: %s", name, links.NO_MAC)
+        log.info("ndxdp answers nothing on %s: %s", name, links.NO_MAC)
         for table, wanted in (
             ("announce", spec.announce != Announce()),
             ("gateway", spec.gateway.keep),
         ):
             if wanted:
-                log.warning("%s: [interface.%s] does nothing there: %s", name, table, links.NO_MAC)
+                log.warning("[interface.%s] has no effect on %s: %s", table, name, links.NO_MAC)
         keeper = AddressKeeper(spec, link, self._directory, links.NO_MAC)
         try:
             with self._status.not_answering(name, links.NO_MAC):

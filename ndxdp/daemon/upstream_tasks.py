@@ -1,6 +1,6 @@
 """Tasks that accompany answering: announcements, gateway care, and deprecated addresses.
 
-All objects are for the event loop's thread.
+Use all objects in the event loop's thread.
 """
 
 from __future__ import annotations

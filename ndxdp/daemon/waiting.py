@@ -1,4 +1,4 @@
-"""The pause of an uplink between two attempts to answer on its interface."""
+"""The delay of an uplink between two attempts to answer on its interface."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTEMPT_PERIOD = 1.0  # seconds between the beginnings of two attempts, even aft
 class Waiting:
     """Waits until an attempt to answer may succeed.
 
-    That is when the pause is over, when another uplink has released an interface, and when the
+    That is when the delay is over, when another uplink has released an interface, and when the
     interface differs from what the last attempt found. Each attempt causes netlink messages itself,
     and so do other processes: these are ignored.
     """

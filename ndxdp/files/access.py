@@ -51,10 +51,10 @@ def unwritable(path: Path, error: OSError) -> OSError | ModeUnavailable:
         ModeUnavailable if permissions or a read-only file system are the cause, else `error`.
     """
     if error.errno in (errno.EPERM, errno.EACCES):
-        return ModeUnavailable(f"{path} may not be written", "run this as root")
+        return ModeUnavailable(f"cannot write to {path}: permission denied", "run this as root")
     if error.errno == errno.EROFS:
         return ModeUnavailable(
-            f"{path} may not be written",
-            "its file system is read-only: remount it, or name another",
+            f"cannot write to {path}: its file system is read-only",
+            "remount it, or name another",
         )
     return error

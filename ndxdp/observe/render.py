@@ -47,7 +47,7 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
     usual = profile_data(DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
     if rule.dev:
-        words.append(f"via={','.join(rule.dev)}")
+        words.append(f"dev={','.join(rule.dev)}")
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
     if rule.owned:
         words.append("[owned: an address of this host or of its gateway]")

@@ -168,7 +168,7 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         if each["solicited"] and each["rules"]:
             rate = by_class.get((each["source"], each["label"]), 0)
             yield (
-                f"  rule      {each['answered']:>10} of {each['solicited']} answered:"
+                f"  class     {each['answered']:>10} of {each['solicited']} answered:"
                 f" {each['label']} ({each['source']}){_now(rate)}"
             )
 

@@ -77,7 +77,8 @@ class Rule:
     Attributes:
         answer: When to answer.
         profile: What the advertisements contain.
-        origin: Who wrote the rule. An origin never deletes the rules of another one.
+        origin: Who wrote the rule. Only `run` takes over the rules of another origin, if they
+            are the same.
         label: The name that the rule is counted under: the configured prefix, or the list.
         dynamic: True if the rule expires when the heartbeat of its daemon stops.
         owned: True if the host or its gateway owns the address; the rule is then not applied.

@@ -1,8 +1,10 @@
 """An interface that ndxdp answers on, and the four verbs of its life.
 
-Every command and the daemon act on an interface through a Session. `attach` and `run` make one,
-which attaches a program or opens a packet socket. The daemon renews it, and suspends or detaches it
-at the end. `prefix`, `pause` and `detach` open the present one.
+Every command and the daemon act on an interface through a Session. The verbs are attach(),
+renew(), suspend() and detach(). `ndxdp attach` and the daemon attach a program or a packet socket.
+The daemon renews when the specification changes, suspends when the interface disappears, and
+detaches at its end, if the specification says so. `prefix`, `pause` and `detach` open an attached
+interface.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from ndxdp.sockets.packet import PacketSocket
     from ndxdp.store.directories import Trees
 
-# The verbs import their modules themselves: these load pyroute2, which `prefix` and `pause` do not
-# need.
+# The verbs import modes, backends and restore late: these load pyroute2, which `prefix` and `pause`
+# do not need.
 
 
 class Session:
@@ -33,7 +35,7 @@ class Session:
 
     Attributes:
         tree: The tree of the interface's directory: pins, or files.
-        interface: The interface's name, which its directory has, too.
+        interface: The interface's name; the directory is named after it.
         instance: The open maps, and the program if there is one.
         maps: The open maps.
         packets: The socket to answer from; None if a program answers.
@@ -53,7 +55,7 @@ class Session:
         Args:
             tree: The tree of the interface's directory.
             instance: The interface's open maps, and its program.
-            lock: The interface's lock, if this process stays.
+            lock: The lock on the interface's directory; None for a command that ends at once.
             packets: The socket to answer from.
             has_tree_lock: The caller has the tree's lock for as long as the session is open.
         """
@@ -66,10 +68,11 @@ class Session:
     @classmethod
     @contextlib.contextmanager
     def open(cls, tree: Tree, interface: str) -> Iterator[Self]:
-        """Open an attached interface to change its rules or settings, with the tree's lock.
+        """Lock the tree, and open an interface that has a directory.
 
         Raises:
-            NdxdpError: Nothing is attached, or it belongs to another network namespace.
+            NdxdpError: There is no directory, or the interface belongs to another network
+                namespace.
         """
         with tree.lock(), open_instance(tree, interface) as instance:
             refuse_elsewhere(tree, instance)
@@ -81,29 +84,29 @@ class Session:
 
         Raises:
             ModeUnavailable: No requested mode works on the interface.
-            NdxdpError: Another failure. The kernel's state is what it was.
+            NdxdpError: Another failure. The kernel is unchanged.
         """
         return cls._of(_attach(trees, request))
 
     def renew(self, trees: Trees, request: AttachRequest) -> Self:
         """Return a session that answers as requested.
 
-        If the backend changes, this session answers on until it is detached. It keeps the lock
-        until hand_lock_to(); close it in any case.
+        If the backend changes, this session continues to answer until the caller detaches it. It
+        keeps the lock until hand_lock_to(). The caller closes it in any case.
 
         Raises:
             ModeUnavailable: No requested mode works on the interface.
-            NdxdpError: Another failure. The kernel's state is what it was.
+            NdxdpError: Another failure. The kernel is unchanged.
         """
         return self._of(_attach(trees, request, locked=self.tree))
 
     def hand_lock_to(self, renewed: Session) -> None:
-        """Let a renewed session have the lock of the directory, if both have the same one."""
+        """Pass the lock to the renewed session, if both use the same directory."""
         if renewed.tree is self.tree:
             renewed._lock = self._lock.pop_all()
 
     def lock_again(self) -> None:
-        """Lock the directory of the interface's name, which is another one than before."""
+        """Release the old lock, and lock the directory that has replaced the removed one."""
         self._lock.close()
         self._lock.enter_context(self.tree.locked(self.interface))
 
@@ -122,7 +125,7 @@ class Session:
             detach_instance(self.tree, self.instance)
 
     def close(self) -> None:
-        """Close maps and socket, and release the lock; a pinned program answers on."""
+        """Close maps and socket, and release the lock; a pinned program continues to answer."""
         with self._lock, contextlib.ExitStack() as closing:
             if self.packets is not None:
                 closing.callback(self.packets.close)
@@ -140,7 +143,7 @@ class Session:
 
     @contextlib.contextmanager
     def _tree_lock(self) -> Iterator[None]:
-        """Lock the tree, unless the caller has; an unusable or busy lock does not prevent it."""
+        """Lock the tree unless the caller has; without an available lock, run the block anyway."""
         if self._has_tree_lock:
             yield
             return

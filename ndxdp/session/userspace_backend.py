@@ -115,7 +115,7 @@ class UserspaceBackend:
                 undo.pop_all()
                 if has_pins:
                     _hand_over(pins, name, detach=locked is not pins)
-        return Attached(tree, UserspaceInstance(name, maps, locked=True), lock)
+        return Attached(tree, UserspaceInstance(name, maps, is_locked=True), lock)
 
 
 @contextlib.contextmanager

@@ -19,13 +19,11 @@ from ndxdp.errors import UsageError
 from ndxdp.sources.answers import Endpoint, Network, endpoints_of, networks_of, versions
 from ndxdp.sources.http import NoAnswer, get
 from ndxdp.sources.json_pieces import Objects
+from ndxdp.sources.selector import ENGINE_SOCKET
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-SOCKET = "/run/docker.sock"
-"""Docker's socket; Podman's is /run/podman/podman.sock."""
 
 _MALFORMED = "the answer is malformed"
 
@@ -79,7 +77,7 @@ class Docker:
 
     def __init__(
         self,
-        socket_path: str = SOCKET,
+        socket_path: str = ENGINE_SOCKET,
         label_keys: Container[str] | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:

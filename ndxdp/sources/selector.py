@@ -12,6 +12,9 @@ from ndxdp.rules.rule import DOCKER_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import Endpoint, Labels
 
+ENGINE_SOCKET = "/run/docker.sock"
+"""Docker's socket; Podman's is /run/podman/podman.sock."""
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:

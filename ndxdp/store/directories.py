@@ -111,7 +111,7 @@ class Tree:
         holder = locks.holder(self.path(interface))
         which = f": {holder}" if holder.pid else ""
         return NdxdpError(
-            f"{interface} is held by a running `ndxdp run`", f"stop that process first{which}"
+            f"{interface} is locked by a running `ndxdp run`", f"stop that process first{which}"
         )
 
     def path(self, interface: str) -> Path:
@@ -130,7 +130,9 @@ class Tree:
         except FileNotFoundError:
             return []
         except PermissionError:
-            raise NdxdpError(f"{self.base} may not be read", "run this as root") from None
+            raise NdxdpError(
+                f"cannot read {self.base}: permission denied", "run this as root"
+            ) from None
         return sorted(name.replace(":", ".") for name in names)
 
     def other_versions(self, interface: str) -> list[str]:
@@ -208,7 +210,9 @@ class PinTree(Tree):
                 " (`ip netns exec` hides it: use nsenter --net)",
             )
         if not may_enter:
-            raise ModeUnavailable(f"{self.bpffs} may not be entered", "run this as root")
+            raise ModeUnavailable(
+                f"cannot enter {self.bpffs}: permission denied", "run this as root"
+            )
         super().check()
 
 

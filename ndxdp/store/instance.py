@@ -1,6 +1,6 @@
-"""The open state of one interface: its maps, and in the kernel its program and link.
+"""The open state of one interface: its maps, and in the kernel's modes its program and link.
 
-A caller that writes has locked the tree.
+Lock the tree before you write.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from ndxdp.store.records import Explained, Settings
 log = logging.getLogger(__name__)
 
 _XDP_TX, _TC_ACT_REDIRECT = 3, 7
-_RUNS = 10  # the most dry runs of a program, as another process may run it in between
+_RUNS = 10  # dry runs at most: another process may run the program at the same time
 
 
 class Place(Enum):
-    """The place where ndxdp answers by the state of an interface."""
+    """Where ndxdp answers, according to an interface's pins or files."""
 
     HERE = "here"
     """On the interface."""
@@ -83,7 +83,7 @@ class Instance:
         """
         if not self.is_attached(settings):
             return Place.NOWHERE
-        return Place.ELSEWHERE if _is_foreign(settings) else Place.HERE
+        return Place.ELSEWHERE if _is_of_other_netns(settings) else Place.HERE
 
     def programs_before(self) -> list[Program] | None:
         """Return the foreign programs that see frames before ndxdp does, in their order.
@@ -110,7 +110,7 @@ class Instance:
                 )
 
     def can_come_first(self) -> bool:
-        """Return True if a renewal would attach before programs that now come before ndxdp."""
+        """Return True if a renewal would move ndxdp before foreign programs."""
         return False
 
     def _program_id(self) -> int | None:
@@ -143,13 +143,13 @@ class KernelInstance(Instance):
         prog_fd: The program.
         link_fd: The link; None if there is no pin of a link, or this process may not open it.
         link_unseen: There is a pin of a link, which this process may not open.
-        locked: A running process has locked the interface, so it may have the link open.
+        is_locked: A running process has locked the interface, so it may have the link open.
     """
 
     prog_fd: int
     link_fd: int | None
     link_unseen: bool = False
-    locked: bool = False
+    is_locked: bool = False
 
     def close(self) -> None:
         """Close the maps, the program and the link."""
@@ -159,18 +159,21 @@ class KernelInstance(Instance):
             os.close(self.link_fd)
 
     def pinned(self, *, link: bool) -> dict[str, int]:
-        """Return the program and the link, if `link` is set, by the names of their pins."""
+        """Return the program and, with `link`, the link, by the names of their pins."""
         found = {pins.PROGRAM: self.prog_fd}
         if link and self.link_fd is not None:
             found[pins.LINK] = self.link_fd
         return found
 
     def is_attached(self, settings: Settings) -> bool:
-        """Return True if the program is on the hook; without CAP_NET_ADMIN, if a link is."""
+        """Return True if the program is on the hook.
+
+        Without CAP_NET_ADMIN: if the link is pinned or open, and the interface exists.
+        """
         try:
             return attachment.is_attached(settings.ifindex, self.prog_fd, self.link_fd)
         except BpfError as error:
-            has_link = self.link_unseen or self.locked
+            has_link = self.link_unseen or self.is_locked
             if not has_link or error.errno not in (errno.EPERM, errno.EACCES):
                 raise
         # Without CAP_NET_ADMIN the kernel does not show tcx. A link that is pinned, or open in a
@@ -187,14 +190,13 @@ class KernelInstance(Instance):
         Without a link, the hooks of another network namespace cannot be queried. There the program
         counts as attached.
         """
-        if _is_foreign(settings):
+        if _is_of_other_netns(settings):
             alive = is_locked or self.link_unseen or not self.is_dead(settings)
             return Place.ELSEWHERE if alive else Place.NOWHERE
         ifindex = settings.ifindex
         if self.link_fd is not None:
-            ifindex = bpf_hooks.link_info(
-                self.link_fd
-            ).ifindex  # the interface may have moved, and got another number
+            # In another network namespace, the interface may have got another index.
+            ifindex = bpf_hooks.link_info(self.link_fd).ifindex
             if not ifindex:
                 return Place.NOWHERE
         try:
@@ -204,7 +206,7 @@ class KernelInstance(Instance):
         return Place.HERE if self.is_attached(settings) else Place.NOWHERE
 
     def can_come_first(self) -> bool:
-        """Return True if a renewal would attach before programs that now come before ndxdp."""
+        """Return True if a renewal would move ndxdp before foreign programs."""
         settings = self.maps.settings()
         return attachment.is_overtaken(settings.ifindex, settings.mode, self.prog_fd, self.link_fd)
 
@@ -212,7 +214,7 @@ class KernelInstance(Instance):
         return attachment.program_id(self.prog_fd, self.link_fd)
 
     def is_dead(self, settings: Settings) -> bool:
-        """Return True if the program cannot be attached: its interface or its process has ended."""
+        """Return True if the program is certainly not attached any more."""
         if self.link_fd is not None:
             return bpf_hooks.link_info(self.link_fd).ifindex == 0
         return not settings.restore & Restore.NETLINK
@@ -243,14 +245,14 @@ class UserspaceInstance(Instance):
     """The open files of an interface in userspace mode.
 
     Attributes:
-        locked: The process that answers is running.
+        is_locked: The process that answers is running.
     """
 
-    locked: bool
+    is_locked: bool
 
     def is_attached(self, settings: Settings) -> bool:
         """Return True if the process that answers is running."""
-        return self.locked and settings.ifindex != 0
+        return self.is_locked and settings.ifindex != 0
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         """Return the verdict that the process would reach, and the answer if there is one."""
@@ -267,7 +269,7 @@ class UserspaceInstance(Instance):
         return Explained(reason, found[0].length, found[1]), reply
 
 
-def _is_foreign(settings: Settings) -> bool:
+def _is_of_other_netns(settings: Settings) -> bool:
     """Return True if the interface was attached in another network namespace."""
     return settings.netns not in (0, netns())
 
@@ -283,7 +285,7 @@ def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Inst
     Raises:
         NotAttached: The tree does not have the interface.
         Damaged: Pins or files are missing, or have unknown contents.
-        NdxdpError: This process may not open them.
+        NdxdpError: This process has no permission to open them.
     """
     if isinstance(tree, PinTree):
         return open_pinned(tree, interface, readonly=readonly)
@@ -291,7 +293,9 @@ def open_instance(tree: Tree, interface: str, *, readonly: bool = False) -> Inst
     try:
         maps = Maps.open_files(path)
     except PermissionError as error:
-        raise NdxdpError(f"the files of {interface} may not be read", "run this as root") from error
+        raise NdxdpError(
+            f"cannot read the files of {interface}: permission denied", "run this as root"
+        ) from error
     except OSError as error:
         if is_exhausted(error):
             raise
@@ -325,7 +329,7 @@ def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Ker
             raise
         if error.errno in (errno.EPERM, errno.EACCES):
             raise NdxdpError(
-                f"the pins of {interface} may not be opened",
+                f"cannot open the pins of {interface}: permission denied",
                 "run this as root, or in the group that may read them",
             ) from error
         raise Damaged(
@@ -353,7 +357,7 @@ def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     """Return the error for an interface that an ndxdp of another ABI version has attached."""
     path = tree.root / version / tree.path(interface).name
     return NdxdpError(
-        f"{interface} is held by an ndxdp of another ABI version ({version},"
+        f"{interface} is attached by an ndxdp of another ABI version ({version},"
         f" this one has v{abi.VERSION})",
         f"detach it with the ndxdp that attached it, or: rm -r {path}",
     )
