@@ -100,7 +100,7 @@ def test_removed_pins_are_restored(net: Network, daemon: Running) -> None:
     assert status()["held_by"] == "run"
     refused = ndxdp("detach", UPLINK)
     assert refused.code == 1
-    assert "held by a running" in refused.err
+    assert "locked by a running" in refused.err
     ended = daemon.end()
     assert ended.code == 0
     assert len(warnings(ended.err)) == 3
@@ -169,7 +169,7 @@ def test_removed_files_are_restored(net: Network, file: Path) -> None:
     assert set(rules()) >= {BEHIND, BY_HAND}
     done("prefix", "add", "2001:db8:0:0:e::/80")
     assert net.answers("2001:db8::e:0:0:1")
-    assert "held by a running" in ndxdp("detach", UPLINK).err
+    assert "locked by a running" in ndxdp("detach", UPLINK).err
     ended = daemon.end()
     assert ended.code == 0
     assert len(warnings(ended.err)) == 2

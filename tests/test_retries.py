@@ -333,7 +333,7 @@ def test_an_alternative_name_is_resolved(net: Network, file: Path) -> None:
         service.process.send_signal(signal.SIGHUP)
         eventually(lambda: "2001:db8:0:0:e::/80" in rules())
         again = ndxdp("run", "-c", path)
-        assert (again.code, "held by a running" in again.err) == (1, True)
+        assert (again.code, "locked by a running" in again.err) == (1, True)
         sh("ip", "link", "delete", UPLINK)
         connect()
         alternative()

@@ -342,20 +342,34 @@ class Stop:
         return self._read_end
 
     def write(self, fd: int, data: bytes) -> None:
-        """Write all of `data`. A closed pipe or a signal interrupts it, and stops the trace."""
+        """Write all of `data`. A closed pipe or a signal interrupts it, and stops the trace.
+
+        A signal interrupts only a write without room. Only on a terminal may a write that has room
+        for some bytes block for the others, so that the signal's handler has to end it.
+        """
         if self.cut_short:
             return
         left = memoryview(data)
+        may_block = os.isatty(fd)
         try:
             while left:
-                self._writing = True
-                written = os.write(fd, left)
+                self._wait_for_room(fd)
+                self._writing = may_block
+                written = os.write(fd, left[: select.PIPE_BUF])
                 self._writing = False
                 left = left[written:]
         except (BrokenPipeError, _Interrupted):
             self.requested = self.cut_short = True
         finally:
             self._writing = False
+
+    def _wait_for_room(self, fd: int) -> None:
+        """Wait until `fd` takes PIPE_BUF bytes, or fails; raise _Interrupted at a signal."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        poll.register(self._read_end, select.POLLIN)
+        if all(ready != fd for ready, _ in poll.poll()):
+            raise _Interrupted
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
