@@ -727,7 +727,7 @@ def test_filters_of_others_survive(net: Network) -> None:
     sh("tc", "filter", "del", "dev", UPLINK, "ingress")
     attach_without_links("tc", BEHIND)
     done("detach", UPLINK)
-    assert network.clsact()  # it was there before us, though nobody uses it
+    assert network.clsact()  # it existed before ndxdp, though unused
     sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
 
 
