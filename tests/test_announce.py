@@ -33,8 +33,9 @@ from ndxdp.ndp.frame import (
 )
 from ndxdp.ndp.profile import Profile
 from ndxdp.rules.address import parse_address, parse_mac
-from ndxdp.upstream import announce
-from ndxdp.upstream.announce import ADDRESSES_MAX, Announcer, Kind, Pace
+from ndxdp.upstream import schedule
+from ndxdp.upstream.announce import ADDRESSES_MAX, Announcer, Kind
+from ndxdp.upstream.schedule import Pace
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
@@ -428,7 +429,7 @@ def losing() -> Iterator[None]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between repetitions to a tenth."""
-    monkeypatch.setattr(announce, "_PAUSES", tuple(pause / 10 for pause in announce._PAUSES))
+    monkeypatch.setattr(schedule, "PAUSES", tuple(pause / 10 for pause in schedule.PAUSES))
 
 
 async def finished(announcer: Announcer, within: float = 30) -> None:
@@ -584,7 +585,7 @@ def test_without_a_socket_for_answers_it_repeats_three_times(
 
     async def main() -> None:
         async with announcing(wired, announce_config(rate=1000, advertise=False)) as announcer:
-            monkeypatch.setattr(announcer, "_listen", lambda: None)
+            monkeypatch.setattr(announcer._answers, "listen", lambda: None)
             announcer.announce([ADDRESS_BYTES])
             await finished(announcer)
             assert announcer.sent[Kind.SOLICIT] == 3
