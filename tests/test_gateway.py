@@ -142,8 +142,8 @@ def test_with_care_nothing_is_lost(deaf: Segment) -> None:
             assert status.mac == ROUTER_MAC_BYTES
             assert status.seen is not None
             assert status.seen < 1
-            assert status.asked == status.answered >= 20
-            assert (status.moved, status.ignored) == (0, {})
+            assert status.solicitations == status.answers >= 20
+            assert (status.mac_changes, status.ignored) == (0, {})
             assert "router" in sh("ip", "-6", "neighbour", "show", GATEWAY, "dev", UPLINK)
 
     asyncio.run(main())
@@ -159,7 +159,7 @@ def test_events_alone_keep_it(deaf: Segment) -> None:
             sent, arrived = await asyncio.to_thread(traffic, 6)
             assert (sent, arrived) == (300, 300)
             # A cycle: half a second or so REACHABLE, a second of DELAY, then PROBE.
-            assert 3 <= care.status().asked <= 12
+            assert 3 <= care.status().solicitations <= 12
 
     asyncio.run(main())
 
@@ -201,7 +201,7 @@ def test_gateway_changes_its_mac(deaf: Segment) -> None:
             took = await until(lambda: deaf.entry()[1] == NEW_MAC)
             assert took < interval + 0.3
             assert await asyncio.to_thread(traffic, 0.5) == (25, 25)
-            assert care.status().moved == 1
+            assert care.status().mac_changes == 1
             assert care.status().mac == parse_mac(NEW_MAC)
 
     asyncio.run(main())
@@ -211,10 +211,10 @@ def test_own_mac_changes(deaf: Segment) -> None:
     async def main() -> None:
         async with caring(deaf, interval=600) as care:
             await until(lambda: deaf.entry()[0] == "REACHABLE")
-            asked = care.status().answered
+            asked = care.status().answers
             sh("ip", "link", "set", UPLINK, "address", "02:00:00:00:00:bb")
             care.set_sources([Source(SOURCE_BYTES, parse_mac("02:00:00:00:00:bb"))])
-            await until(lambda: care.status().answered > asked)
+            await until(lambda: care.status().answers > asked)
             assert deaf.entry() == ("REACHABLE", ROUTER_MAC)
 
     asyncio.run(main())
@@ -242,7 +242,7 @@ def test_a_permanent_entry_is_left_alone(deaf: Segment) -> None:
     async def main() -> None:
         async with caring(deaf) as care:
             await asyncio.sleep(0.7)
-            assert care.status().asked == 0
+            assert care.status().solicitations == 0
             assert care.status().state is NudState.PERMANENT
             assert deaf.entry() == ("PERMANENT", "02:00:00:00:00:55")
 
@@ -260,9 +260,11 @@ def test_the_next_source_if_one_is_ignored(deaf: Segment, caplog: pytest.LogCapt
         async with caring(deaf, interval=0.3, sources=[OWN_SOURCE, BEHIND_SOURCE]) as care:
             care._changed = lambda: changes.append(care.source)
             assert care.source == OWN_SOURCE.address
-            await until(lambda: care.status().answered >= 3, 8)
+            await until(lambda: care.status().answers >= 3, 8)
             assert care.source == SOURCE_BYTES
-            assert care.status().asked == care.status().answered + 3, "three to the first, once"
+            assert care.status().solicitations == care.status().answers + 3, (
+                "three to the first, once"
+            )
             care.set_sources([OWN_SOURCE])
             assert care.source == OWN_SOURCE.address
             at(SWITCH, "nft", "flush", "ruleset")
@@ -273,7 +275,8 @@ def test_the_next_source_if_one_is_ignored(deaf: Segment, caplog: pytest.LogCapt
 
     asyncio.run(main())
     found = [record.message for record in caplog.records if "but not" in record.message]
-    assert found == [f"gateway {GATEWAY} answers {SOURCE}, but not {HOST}"]
+    words = f"the gateway {GATEWAY} answers solicitations from {SOURCE}, but not from {HOST}"
+    assert found == [words]
 
 
 def test_nothing_is_sent_without_a_source(deaf: Segment) -> None:
@@ -284,9 +287,9 @@ def test_nothing_is_sent_without_a_source(deaf: Segment) -> None:
             async with caring(deaf, interval=0.2) as care:
                 await solicitation(wire)
                 care.set_sources([])
-                asked = care.status().asked
+                asked = care.status().solicitations
                 await asyncio.sleep(WAIT + 0.7)
-                assert (care.status().asked, care.source) == (asked, None)
+                assert (care.status().solicitations, care.source) == (asked, None)
                 care.set_sources([BEHIND_SOURCE])
                 await solicitation(wire)
 
@@ -347,7 +350,7 @@ def test_forged_answers_are_ignored(deaf: Segment, name: str) -> None:
                 await solicitation(wire)
                 wire.send(FORGED[name])
                 await asyncio.sleep(0.2)
-                assert care.status().answered == 0
+                assert care.status().answers == 0
                 assert deaf.entry()[1] == ""
                 expected = {COUNTED[name]: 1} if name in COUNTED else {}
                 assert care.status().ignored == expected
@@ -368,16 +371,16 @@ def test_unsolicited_answers_are_ignored(deaf: Segment) -> None:
                 for _ in range(3):
                     await solicitation(wire)
                 await asyncio.sleep(1.2)  # the last wait is over
-                assert care.status().asked == 3
+                assert care.status().solicitations == 3
                 for _ in range(100):
                     wire.send(na(tllao(ROGUE_MAC)))
                 await asyncio.sleep(0.2)
-                assert care.status().answered == 0
+                assert care.status().answers == 0
                 assert deaf.entry()[1] == ""
                 care.wake()
                 await solicitation(wire)
                 await asyncio.sleep(0.2)
-                assert care.status().answered == 0, "it was kept from before"
+                assert care.status().answers == 0, "it was kept from before"
 
     asyncio.run(main())
 
@@ -397,7 +400,7 @@ def test_a_proxy_does_not_take_over(deaf: Segment) -> None:
                 await solicitation(wire)
                 wire.send(proxy)
                 wire.send(na(tllao(), O=0))
-                await until(lambda: care.status().answered == 2)
+                await until(lambda: care.status().answers == 2)
                 assert deaf.entry() == ("REACHABLE", ROUTER_MAC)
 
                 care.wake()

@@ -364,8 +364,8 @@ def test_removing_the_section_restores(net: Network, file: Path, interface: str)
         reload(running)
         eventually(lambda: is_restored(interface))
         output = running.end().err
-        assert f"{interface}: {TWO} is preferred again, as it was found" in output
-        assert f"{interface}: {ONE} is deprecated again, as it was found" in output
+        assert f"{interface}: {TWO} is preferred again, as before ndxdp changed it" in output
+        assert f"{interface}: {ONE} is deprecated again, as before ndxdp changed it" in output
 
 
 @pytest.mark.parametrize("interface", KINDS.values(), ids=KINDS)
@@ -451,7 +451,7 @@ def test_a_directory_that_may_not_be_written(net: Network, file: Path) -> None:
         try:
             running = net.run("-c", str(write(file, (VENET, ADDRESSES))))
             eventually(lambda: was_changed(VENET))
-            assert "what its addresses were before is forgotten" in running.end().err
+            assert "cannot save the former lifetimes of addresses" in running.end().err
         finally:
             FILES.unlink()
 

@@ -318,9 +318,8 @@ def test_beyond_the_limits(wired: Segment, caplog: pytest.LogCaptureFixture) -> 
             groups.change([behind(4 * room)], [])
             assert (groups.joined, groups.failed) == (room, 2 * room + 1)
             assert len(caplog.records) == 1, caplog.records
-            words = f"{2 * room} of {3 * room} solicited-node groups could not be joined"
-            assert words in caplog.text
-            assert "Too many open files" in caplog.text
+            words = f"cannot join {2 * room} of {3 * room} solicited-node groups"
+            assert f"{words}: too many open files" in caplog.text
             # Two groups leave: two others take their places.
             groups.change([], [behind(0), behind(1)])
             assert (groups.joined, groups.failed) == (room, 2 * room - 1)

@@ -61,7 +61,8 @@ class AddressKeeper:
             self._record.save()
         except (NdxdpError, OSError) as error:
             log.warning(
-                "%s: what its addresses were before is forgotten when this process ends: %s",
+                "%s: cannot save the former lifetimes of addresses: %s; they cannot be restored"
+                " after this process has ended",
                 spec.interface,
                 error,
             )
@@ -85,7 +86,7 @@ class AddressKeeper:
         try:
             await asyncio.to_thread(self._deprecator.apply)
         except (NdxdpError, OSError) as error:
-            log.warning("%s: its addresses are not restored: %s", self._name, error)
+            log.warning("%s: cannot restore addresses: %s", self._name, error)
         if self._record:
             await asyncio.to_thread(self._record.close)
 
@@ -171,7 +172,7 @@ class UpstreamTasks:
     def pause(self, paused: bool) -> None:
         """Announce nothing while answering is paused, and all addresses once it is resumed."""
         self._paused = paused
-        self._hold()
+        self._suspend_announcer()
 
     def interrupt(self) -> None:
         """Treat the link, in the next follow(), as if it had lost its carrier and got it again."""
@@ -199,7 +200,7 @@ class UpstreamTasks:
         if came_up:
             self._interrupted = False
         self._carrier_ups, self._operational = link.carrier_ups, link.operational
-        self._hold()
+        self._suspend_announcer()
         if self._announcer:
             self._announcer.set_mac(link.mac)
             self._announcer.set_gateways(gateways)
@@ -210,7 +211,7 @@ class UpstreamTasks:
                     self._announcer.announce(addresses - self._targets.get(profile, EMPTY), profile)
             if came_up:
                 self._announcer.announce_all()
-        self._care.look(gateways, care, came_up=came_up)
+        self._care.follow(gateways, care, came_up=came_up)
         self._addresses.notice_changes()
         self._targets = targets
 
@@ -221,10 +222,10 @@ class UpstreamTasks:
 
     def gateways(self) -> list[GatewayStatus]:
         """Return the state of each gateway that was solicited."""
-        return self._care.news()
+        return self._care.statuses()
 
-    def _hold(self) -> None:
-        """Hold announcements back while they would be lost or wrong."""
+    def _suspend_announcer(self) -> None:
+        """Suspend announcements while they would be lost or wrong, and resume them after that."""
         if self._announcer:
             self._announcer.set_suspended(self._paused or not self._operational)
 

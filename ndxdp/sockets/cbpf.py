@@ -1,4 +1,8 @@
-"""Packet sockets that receive nothing yet, and classic BPF, which says what they do receive."""
+"""Classic BPF: programs that filter what a socket receives, and packet sockets to filter.
+
+The kernel runs the program for each frame and keeps as many bytes as the program returns: 0 drops
+the frame.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +16,31 @@ from ndxdp.errors import NdxdpError
 from ndxdp.ndp.frame import ETH_P_IPV6, ETHERTYPE_AT, ICMPV6, NEXT_HEADER_AT, TYPE_AT
 
 # linux/bpf_common.h and linux/filter.h: load a word, half-word or byte at a constant offset, mask,
-# jump if equal, return. A load from beyond the frame's end returns 0.
+# jump if equal, return. A load beyond the end of the frame ends the program, which returns 0.
 LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
 JEQ, RET = 0x15, 0x06
 AND = 0x54
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 PACKET_TYPE = 0xFFFFF000 + 4
-"""Offset (SKF_AD_OFF + SKF_AD_PKTTYPE) of whom the frame is for: PACKET_HOST and so on."""
+"""Offset (SKF_AD_OFF + SKF_AD_PKTTYPE) of the packet type, PACKET_HOST and so on."""
 
 VLAN_TAG = 0xFFFFF000 + 44
-"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG) of that tag's priority and VLAN."""
+"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG) of the priority and VLAN of a removed tag."""
 
 VLAN_TAG_PRESENT = 0xFFFFF000 + 48
-"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT) of 1 where a tag was taken off the frame."""
+"""Offset (SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT) of 1 if a tag was removed from the frame."""
 
 
 class Condition(NamedTuple):
-    """Passes what has `value` at `offset`, in network byte order. mask: which bits; 0 for all."""
+    """A condition on a frame: a field of the frame has a value.
+
+    Attributes:
+        load: The field's size: LD_W, LD_H or LD_B.
+        offset: The field's offset in bytes.
+        value: The value, of a field in network byte order.
+        mask: The bits to compare; 0 for all.
+    """
 
     load: int
     offset: int
@@ -38,7 +49,7 @@ class Condition(NamedTuple):
 
 
 def icmpv6_conditions(icmp_type: int) -> list[Condition]:
-    """Return the conditions for an ICMPv6 message of a type, behind the IPv6 header at once."""
+    """Return the conditions for an ICMPv6 message of a type, without extension headers."""
     return [
         Condition(LD_H, ETHERTYPE_AT, ETH_P_IPV6),
         Condition(LD_B, NEXT_HEADER_AT, ICMPV6),
@@ -62,20 +73,20 @@ def program(
     keep: int,
     ending: Iterable[tuple[int, int, int, int]] = (),
 ) -> bytes:
-    """Assemble the program that passes what meets all conditions and has a byte at offset `last`.
+    """Assemble the program that passes frames which meet all conditions and are long enough.
 
     Args:
-        conditions: What a frame must meet.
-        last: The offset of the byte that it must have.
-        keep: The bytes that are kept of it.
-        ending: Instructions, as assemble() takes them, to be run on such a frame. One that runs
-            past the last of them is kept.
+        conditions: The conditions.
+        last: The offset of a byte that the frame must have.
+        keep: How many bytes of the frame to keep.
+        ending: Instructions for assemble(), which run for such a frame. They may end the program;
+            a frame for which they do not is kept.
 
     Returns:
-        8 bytes an instruction (struct sock_filter).
+        The program, as assemble() returns it.
     """
     ending = list(ending)
-    code: list[tuple[int, bool, int]] = []  # operation, whether it may reject, operand
+    code: list[tuple[int, bool, int]] = []  # operation, True if it may reject the frame, operand
     for condition in conditions:
         code.append((condition.load, False, condition.offset))
         if condition.mask:
@@ -97,18 +108,26 @@ def program(
 
 
 def assemble(code: Iterable[tuple[int, int, int, int]]) -> bytes:
-    """Instructions: operation, how many to skip if it is true, and if it is not, operand."""
+    """Assemble a program.
+
+    Args:
+        code: The instructions: operation, how many instructions to skip if its comparison is true,
+            how many to skip if it is false, and operand.
+
+    Returns:
+        8 bytes for each instruction (struct sock_filter), in the byte order of the host.
+    """
     return b"".join(struct.pack("=HBBI", *each) for each in code)
 
 
 def other_vlans(keep: int) -> list[tuple[int, int, int, int]]:
-    """Make an `ending` for program() that keeps other bytes of a frame with the tag of a VLAN.
+    """Return an `ending` for program() that treats frames of a VLAN differently.
 
-    The tag is one that the NIC or the kernel took off the frame. A tag without a VLAN (VID 0) says
-    no more than a priority.
+    The kernel, or the NIC, removes a frame's tag before the program runs. A tag with VID 0 has only
+    a priority: such a frame belongs to no VLAN.
 
     Args:
-        keep: The bytes of such a frame, 0 to drop it.
+        keep: How many bytes to keep of a frame of a VLAN; 0 to drop it.
     """
     return [
         (LD_B, 0, 0, VLAN_TAG_PRESENT),

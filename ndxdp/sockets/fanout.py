@@ -1,8 +1,8 @@
-"""Packet sockets that share what arrives: the frames of one soliciting MAC are in one queue.
+"""A fan-out group of packet sockets, in which each source MAC has one queue.
 
-So a neighbour that fills a queue fills its own. Which one that is, the kernel finds by a classic
-BPF program that hashes the Ethernet source with random numbers, so that nobody can choose a MAC
-that meets another one.
+A neighbour that floods the host fills only its own queue. The kernel chooses the queue by a classic
+BPF program, which hashes the source MAC with random numbers. So a neighbour cannot choose a MAC
+that has the same queue as another neighbour's.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import struct
 
 from ndxdp.sockets.cbpf import LD_H, LD_W, assemble, attach_program
 
-# linux/if_packet.h
+# linux/if_packet.h: PACKET_FANOUT_CBPF, PACKET_FANOUT_FLAG_*
 _SOL_PACKET = 263
-
 _PACKET_FANOUT, _PACKET_FANOUT_DATA = 18, 22
-
 _CBPF = 6
-
 _UNIQUE_ID, _IGNORE_OUTGOING = 0x2000, 0x4000
 
 # linux/bpf_common.h
 _MUL, _RSH, _ADD_X, _XOR_X, _TAX, _RET_A = 0x24, 0x74, 0x0C, 0xAC, 0x07, 0x16
 
 _LINK_LAYER = 0xFFE00000
-"""SKF_LL_OFF: the Ethernet header. A fan-out's offset 0 is behind it, a socket filter's is not."""
+"""Offset of the Ethernet header (SKF_LL_OFF).
+
+In a fan-out program, unlike in a socket filter, offset 0 is after the Ethernet header.
+"""
 
 SOCKETS = 16
-"""A power of two. The more there are, the seldomer two neighbours share a queue."""
+"""Sockets of a group, a power of two. With more of them, fewer neighbours share a queue."""
 
 
 def by_source_mac(salt: bytes) -> bytes:
@@ -62,14 +62,23 @@ def by_source_mac(salt: bytes) -> bytes:
 
 
 class FanoutSet:
-    """A fan-out group of this network namespace. It ends with the last of its sockets.
+    """A fan-out group; it exists until its last socket is closed.
 
-    Until spread() the first socket gets everything, so that no frame is lost while others join.
+    Until spread(), the first socket receives all frames, so that no frame is lost while other
+    sockets join.
     """
 
     def __init__(self, first: socket.socket) -> None:
-        """first: bound, as all the others are to be. OSError if the kernel has no such groups."""
-        # UNIQUEID: ids are everybody's in this namespace, and the kernel finds a free one.
+        """Create a group of one socket.
+
+        Args:
+            first: The first socket. All sockets of the group are bound to the same interface and
+                protocol.
+
+        Raises:
+            OSError: The kernel has no fan-out groups.
+        """
+        # With FLAG_UNIQUEID, the kernel chooses an id that no process of this namespace uses.
         _join(first, _CBPF | _IGNORE_OUTGOING | _UNIQUE_ID, 0)
         self._first = first
         self._id = first.getsockopt(_SOL_PACKET, _PACKET_FANOUT) & 0xFFFF
@@ -78,8 +87,8 @@ class FanoutSet:
         """Add a socket to the group.
 
         Args:
-            another: A bound socket whose filter is NOTHING. With another filter it would receive a
-                copy of each frame until it has joined.
+            another: A bound socket whose filter is NOTHING. With another filter, it would receive
+                a copy of each frame until it has joined.
         """
         _join(another, _CBPF | _IGNORE_OUTGOING, self._id)
 
@@ -89,5 +98,5 @@ class FanoutSet:
 
 
 def _join(joining: socket.socket, kind: int, number: int) -> None:
-    # struct fanout_args: as an int, the kind is in its upper half whatever the byte order.
+    # The option's value is an int with the kind in its upper half, in any byte order.
     joining.setsockopt(_SOL_PACKET, _PACKET_FANOUT, struct.pack("=I", kind << 16 | number))

@@ -1,4 +1,4 @@
-"""Multicast reception that lasts as long as a process does."""
+"""Multicast memberships of an interface, which the kernel ends when the process ends."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from ndxdp.sockets.cbpf import packet_socket
 
 log = logging.getLogger(__name__)
 
+# linux/if_packet.h
 _SOL_PACKET = 263
-
 _PACKET_ADD_MEMBERSHIP, _PACKET_DROP_MEMBERSHIP = 1, 2
-
 _PACKET_MR_ALLMULTI = 2
 
 
 def allmulti(opened: socket.socket, ifindex: int, *, leave: bool = False) -> None:
-    """Keep an interface in allmulti until a packet socket is closed, also by the process's death.
+    """Put an interface into allmulti until a packet socket is closed.
 
-    The kernel counts such memberships, so that nobody else's wish is undone. leave: end one.
+    The kernel closes the socket when the process ends. It counts these memberships, so that ending
+    one does not end those of other programs.
+
+    Args:
+        opened: The packet socket.
+        ifindex: The interface.
+        leave: End one membership of this socket instead.
+
+    Raises:
+        OSError: There is no such interface, or no such membership.
     """
     request = struct.pack("=iHH8s", ifindex, _PACKET_MR_ALLMULTI, 0, b"")
     option = _PACKET_DROP_MEMBERSHIP if leave else _PACKET_ADD_MEMBERSHIP
@@ -34,13 +42,18 @@ def allmulti(opened: socket.socket, ifindex: int, *, leave: bool = False) -> Non
 
 
 class Allmulti:
-    """Keeps interfaces in allmulti until closed; its one socket receives nothing itself."""
+    """A packet socket that keeps interfaces in allmulti, and receives nothing."""
 
     def __init__(self) -> None:
+        """Open the socket.
+
+        Raises:
+            NdxdpError: The process lacks CAP_NET_RAW.
+        """
         self._socket = packet_socket("keeps allmulti on")
 
     def close(self) -> None:
-        """Keep none any more."""
+        """Close the socket, which ends its memberships."""
         self._socket.close()
 
     @contextlib.contextmanager
@@ -50,49 +63,56 @@ class Allmulti:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # it has gone, and the membership with it
+            with contextlib.suppress(OSError):  # The interface was deleted with its memberships.
                 allmulti(self._socket, ifindex, leave=True)
 
 
 GROUPS_MAX = 16384
-"""Groups that are joined on one interface."""
+"""How many groups are joined on one interface, at most."""
 
 
 class _MembershipSocket:
-    """A socket that holds memberships, and nothing else. full: the kernel gave it no more."""
+    """A socket that has memberships and receives nothing.
+
+    Attributes:
+        count: How many memberships the socket has.
+        full: The kernel has refused one more.
+    """
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        self.held = 0
+        self.count = 0
         self.full = False
 
 
 class GroupMemberships:
-    """Solicited-node groups of exact addresses, joined on one interface until closed.
+    """Memberships in the solicited-node groups of exact addresses, on one interface until close().
 
-    Allmulti opens the NIC. A switch that snoops MLD forwards a group only to the ports that
-    reported it: so each group is joined as a listener joins, and the kernel reports it, repeats
-    the report when a querier asks, and when the link comes up again. Addresses with the same last
-    24 bits share a group, which is left with the last of them.
+    Allmulti makes the NIC receive all groups. A switch that snoops MLD, however, forwards a group
+    only to ports from which the group was reported. So each group is joined: then the kernel
+    reports it, also when a querier asks and when the link comes up again. Addresses with the same
+    last 24 bits share a group.
 
-    A socket holds as many memberships as net.core.optmem_max bytes have room for, at 56 bytes
-    each (64-bit kernels): 2340, on older kernels 365. So more sockets are opened as they are
-    needed. Groups that even so could not be joined are tried again whenever something changes;
-    their addresses are still answered for wherever the switch does not snoop.
+    A socket has room for as many memberships as fit into net.core.optmem_max bytes, at 56 bytes
+    each (64-bit kernels): 2340, on older kernels 365. More sockets are opened when they are needed.
+    Groups that could not be joined are tried again at the next change. Their addresses are answered
+    for nevertheless if no switch snoops.
 
-    The kernel looks through all groups of the interface for each one that is joined: 10 000 take
-    half a second, 20 000 two. So a large change wants a thread of its own, and slices; and beyond
-    GROUPS_MAX addresses are served by allmulti alone. Not for several threads at once. No
-    capability is needed.
+    To join a group, the kernel searches all groups of the interface: joining 10 000 groups takes
+    half a second, joining 20 000 takes two. A large change is therefore made in slices, in a thread
+    of its own. Addresses beyond GROUPS_MAX depend on allmulti alone.
+
+    An object may be used in one thread at a time. No capability is needed.
     """
 
     def __init__(self, ifindex: int) -> None:
+        """Join nothing yet; update() does."""
         self._ifindex = ifindex
         self._addresses = EMPTY
-        # Groups are the last 24 bits of their addresses: half the memory of 16 bytes.
+        # A group is stored as the last 24 bits of its address, which takes half the memory.
         self._joined: dict[int, _MembershipSocket] = {}
         self._holders: list[_MembershipSocket] = []
-        self._told = False
+        self._logged = False
 
     def close(self) -> None:
         """Leave all groups."""
@@ -103,26 +123,31 @@ class GroupMemberships:
 
     @property
     def joined(self) -> int:
-        """Groups that this host is a listener of."""
+        """How many groups are joined."""
         return len(self._joined)
 
     @property
     def failed(self) -> int:
-        """Groups that are not joined, as they could not be, or not yet."""
-        wanted = bytearray(1 << 21)  # a bit for each group that there can be
+        """How many groups are not joined, because joining has failed or is not finished."""
+        wanted = bytearray(1 << 21)  # one bit for each of the 2^24 groups
         for group in map(_group_of, self._addresses):
             wanted[group >> 3] |= 1 << (group & 7)
         return int.from_bytes(wanted).bit_count() - len(self._joined)
 
     @property
     def sockets(self) -> int:
-        """How many sockets hold the memberships."""
+        """How many sockets are open."""
         return len(self._holders)
 
     def update(self, addresses: AddressSet, at_most: int | None = None) -> bool:
-        """Be a listener of the groups of just these addresses.
+        """Join the groups of these addresses, and leave all others.
 
-        at_most: groups to join now. True if there are more of them: call it again.
+        Args:
+            addresses: The addresses.
+            at_most: How many groups to join in this call; None for all.
+
+        Returns:
+            True if groups are left to join: call update() again.
         """
         before, self._addresses = self._addresses, addresses
         leaving = self._joined.keys() & set(map(_group_of, before - addresses))
@@ -136,19 +161,22 @@ class GroupMemberships:
             if count == at_most:
                 return True
             room = len(self._joined) < GROUPS_MAX
-            trouble = self._join(group) if room else errno.ENOSPC
-            if trouble:  # it is the same for all the others
-                self._tell(trouble)
+            error = self._join(group) if room else errno.ENOSPC
+            if error:  # The other groups would fail for the same reason.
+                self._log_failure(error)
                 return False
             count += 1
-        self._told = False
+        self._logged = False
         return False
 
     def forget_lost(self) -> int:
-        """Make ready to join again what the kernel has dropped; return how many groups that are.
+        """Leave the groups whose memberships the kernel has removed, so that update() joins them.
 
-        The kernel drops all groups of an interface whose MTU goes below IPv6's 1280 bytes
-        (addrconf_ifdown()). The sockets still list them, and must leave before they join anew.
+        The kernel removes all memberships of an interface if its MTU becomes less than IPv6's 1280
+        bytes (addrconf_ifdown()). The sockets still list them, and cannot join before they leave.
+
+        Returns:
+            How many groups these are.
         """
         try:
             present = _present_groups(self._ifindex)
@@ -160,38 +188,38 @@ class GroupMemberships:
         return len(lost)
 
     def _join(self, group: int) -> int:
-        """0, or the errno of a kernel that has no more memberships to give."""
+        """Join a group; return 0, or the errno if the kernel refuses."""
         request = self._request(group)
         for holder in reversed(self._holders):
             if holder.full:
                 continue
             error = _option(holder.socket, socket.IPV6_JOIN_GROUP, request)
             if not error:
-                return self._hold(group, holder)
+                return self._add(group, holder)
             if error != errno.ENOMEM:
                 return error
             holder.full = True
         try:
             holder = _MembershipSocket()
-        except OSError as failure:  # no more files
+        except OSError as failure:  # for example: too many open files
             return failure.errno or errno.EMFILE
         error = _option(holder.socket, socket.IPV6_JOIN_GROUP, request)
         if error:
             holder.socket.close()
             return error
         self._holders.append(holder)
-        return self._hold(group, holder)
+        return self._add(group, holder)
 
-    def _hold(self, group: int, holder: _MembershipSocket) -> int:
-        holder.held += 1
+    def _add(self, group: int, holder: _MembershipSocket) -> int:
+        holder.count += 1
         self._joined[group] = holder
         return 0
 
     def _leave(self, group: int) -> None:
         holder = self._joined.pop(group)
-        holder.held -= 1
-        if holder.held:
-            # When the interface has gone, so have its memberships: an error changes nothing.
+        holder.count -= 1
+        if holder.count:
+            # An error is no problem: a deleted interface has no memberships.
             _option(holder.socket, socket.IPV6_LEAVE_GROUP, self._request(group))
             holder.full = False
         else:
@@ -202,18 +230,18 @@ class GroupMemberships:
         address = solicited_node_group(bytes(13) + group.to_bytes(3, "big"))
         return address + struct.pack("=I", self._ifindex)  # struct ipv6_mreq
 
-    def _tell(self, number: int) -> None:
-        """Once, until all is well again."""
-        if not self._told:
+    def _log_failure(self, number: int) -> None:
+        """Log a failure once, until all groups have been joined."""
+        if not self._logged:
             failed = self.failed
             log.warning(
-                "%d of %d solicited-node groups could not be joined (%s): a switch that snoops MLD"
-                " does not forward the solicitations for them",
+                "cannot join %d of %d solicited-node groups: %s; a switch that snoops MLD does not"
+                " forward their solicitations",
                 failed,
                 failed + len(self._joined),
-                os.strerror(number),
+                os.strerror(number).lower(),
             )
-        self._told = True
+        self._logged = True
 
 
 def _present_groups(ifindex: int) -> set[int]:
@@ -233,11 +261,11 @@ def _group_of(address: bytes) -> int:
 
 
 def _option(opened: socket.socket, option: int, request: bytes) -> int:
-    """Set it; 0 or an errno."""
+    """Set a socket option of IPv6; return 0 or the errno."""
     try:
         opened.setsockopt(socket.IPPROTO_IPV6, option, request)
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:  # joined already, on this socket
+        if error.errno == errno.EADDRINUSE:  # This socket has joined the group already.
             return 0
         return error.errno or errno.EIO
     return 0

@@ -1,7 +1,7 @@
-"""Packet sockets that receive solicitations, and nothing else, and send frames, in batches.
+"""Packet sockets that receive solicitations and send advertisements, in batches.
 
-Python's socket module has no recvmmsg() and sendmmsg(): they are called in the C library. A
-batch of 64 costs two system calls; one call for each frame would cost a quarter of the speed.
+Python's socket module lacks recvmmsg() and sendmmsg(), so both are called in the C library. A batch
+of 64 frames takes two system calls; with one call for each frame, throughput is a quarter lower.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from ndxdp.sockets.multicast import allmulti
 log = logging.getLogger(__name__)
 
 BATCH = 64
-"""Frames for one system call."""
+"""How many frames one system call receives or sends, at most."""
 
 _RECEIVE_MAX = 1600
-"""Bytes that are received of a frame. More than ndp.FRAME_MAX, so that a giant is seen as one."""
+"""Bytes that are received of a frame: more than FRAME_MAX, so that a longer frame is noticed."""
 
 _SEND_MAX = NA_FRAME_LEN
 
-_BUFFER = 1 << 18  # bytes of a queue, as the kernel counts them: about 340 solicitations
+_BUFFER = 1 << 18  # bytes of a queue, with the kernel's overhead: about 340 solicitations
 
 QUEUED_MAX = SOCKETS * _BUFFER // 512
-"""Solicitations; all queues hold fewer."""
+"""An upper bound of the solicitations in all queues."""
 
 # linux/if_packet.h, asm-generic/socket.h
 _SOL_PACKET = 263
@@ -59,16 +59,16 @@ _PASSES = (
     Condition(LD_B, VERSION_AT, 0x60, mask=0xF0),
     Condition(LD_B, PACKET_TYPE, 0, mask=4),  # neither PACKET_OUTGOING nor PACKET_LOOPBACK
 )
-"""What ndp.is_solicitation() asks for; and that this host did not send it.
+"""The conditions of ndp.frame.is_solicitation(), and that another host sent the frame.
 
-A group of sockets gets what the host sends, before Linux 6.2 (58ba426388d9).
+Before Linux 6.2 (58ba426388d9), a fan-out group also receives the frames that this host sends.
 """
 
 
 def solicitation_filter() -> bytes:
     """Return the classic BPF program that passes solicitations, as assemble() returns it."""
-    # A packet socket sees no tag: of a solicitation in another VLAN it gets so much that it can be
-    # counted, and not be taken for one that is to be answered.
+    # The kernel removes the tag of a frame in another VLAN. OTHER_VLAN_LEN bytes of it are enough
+    # to count it, and too few to be mistaken for a solicitation to answer.
     ending = other_vlans(OTHER_VLAN_LEN)
     return program(_PASSES, last=HEADERS_LEN - 1, keep=_RECEIVE_MAX, ending=ending)
 
@@ -100,10 +100,18 @@ _sendmmsg.argtypes = (c_int, c_void_p, c_uint, c_int)
 
 
 class MessageBatch:
-    """BATCH messages of one buffer each, of `size` bytes, that lie one after the other."""
+    """The arguments of recvmmsg() and sendmmsg(): BATCH messages with a buffer each.
+
+    Attributes:
+        bytes: The buffers, one after the other.
+        starts: The offset of each buffer.
+        lengths: The length of each received message; the kernel writes it.
+        addresses: The address of each struct mmsghdr.
+    """
 
     def __init__(self, size: int) -> None:
-        # A slice of a mmap is bytes at once; that of a memoryview would have to be copied.
+        """Allocate the buffers. size: the bytes of one buffer."""
+        # A slice of a mmap is a bytes object; a slice of a memoryview would have to be converted.
         self.bytes = mmap.mmap(-1, BATCH * size)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self.bytes))
         self._vectors = (_IoVec * BATCH)(*(_IoVec(start + i * size, size) for i in range(BATCH)))
@@ -120,24 +128,30 @@ class MessageBatch:
 
 
 class PacketSocket:
-    """Solicitations that arrive on an interface, before any VLAN or bridge takes them.
+    """A packet socket, or a fan-out group of them, for the solicitations of one interface.
 
-    Of one with the tag of another VLAN, OTHER_VLAN_LEN bytes are received. What this host sends is
-    not received. The interface is kept in allmulti for as long as the socket is open. Frames are
-    bytes from the Ethernet header on, without FCS and VLAN tag.
+    It receives frames before a VLAN interface or a bridge takes them, and no frames of this host.
+    Frames begin with the Ethernet header, and have neither FCS nor VLAN tag. Of a frame that had
+    the tag of another VLAN, OTHER_VLAN_LEN bytes are received. The interface is in allmulti while
+    the socket is open.
 
-    All wait in one queue until spread() makes it into several sockets, each the queue of some
-    soliciting MACs (fanout.py). These take turns, so that a neighbour that solicits more than can
-    be answered fills its own.
+    There is one queue until spread() opens more sockets, each of which is the queue of some source
+    MACs (fanout.py). receive() serves the queues in turn, so that a neighbour which floods the host
+    fills only its own queue.
     """
 
     def __init__(self, ifindex: int) -> None:
-        """ModeUnavailable without CAP_NET_RAW; OSError if there is no such interface."""
-        self._sockets: dict[int, socket.socket] = {}  # by their descriptors
+        """Open one socket, and put the interface into allmulti.
+
+        Raises:
+            ModeUnavailable: The process lacks CAP_NET_RAW.
+            OSError: There is no such interface.
+        """
+        self._sockets: dict[int, socket.socket] = {}  # by descriptor
         self._polled = select.epoll()
-        self._turns: list[int] = []  # queues that had something and have not been asked
-        self._asked: set[int] = set()  # since overflows() was
-        self._failed = 0
+        self._turns: list[int] = []  # readable queues that receive() has not served in this round
+        self._served: set[int] = set()  # queues that were read since the last overflows()
+        self._failed = 0  # an errno that receive() has still to raise
         self._group: FanoutSet | None = None
         try:
             self._address = (socket.if_indextoname(ifindex), _ETH_P_ALL)
@@ -156,15 +170,15 @@ class PacketSocket:
         self._in, self._out = MessageBatch(_RECEIVE_MAX), MessageBatch(_SEND_MAX)
 
     def fileno(self) -> int:
-        """Readable when any queue is."""
+        """Return the descriptor, which is readable when any queue has a frame."""
         return self._polled.fileno()
 
     def spread(self) -> None:
-        """Make one queue into many; if it is, have another chance say which MACs share one.
+        """Spread the source MACs over SOCKETS queues; if they are, spread them differently.
 
-        Waits for what is at work in the kernel to end (synchronize_net()), some 15 ms, and may be
-        called in another thread than receive(). Where the kernel has no such groups, nothing
-        changes. Before Linux 6.13 (2cee3e6e2e4b) that is so while the interface is down, too.
+        The call waits some 15 ms for the kernel (synchronize_net()); another thread than that of
+        receive() may make it. Nothing changes if the kernel has no fan-out groups, or, before Linux
+        6.13 (2cee3e6e2e4b), while the interface is down.
         """
         try:
             self._group = self._group or FanoutSet(self._first)
@@ -174,22 +188,25 @@ class PacketSocket:
             finally:
                 self._group.spread()
         except OSError as error:
-            log.debug("%d of %d queues: %s", len(self._sockets), SOCKETS, error)
+            log.debug("opened %d of %d queues: %s", len(self._sockets), SOCKETS, error)
 
     def close(self) -> None:
-        """Close all queues; the interface leaves allmulti if nobody else needs it."""
+        """Close all sockets; the interface leaves allmulti unless another program wants it."""
         self._polled.close()
-        # Each waits for what is at work in the kernel to end (synchronize_net() in
-        # packet_release()), some 15 ms: all at a time, or a restart would take that much longer.
+        # Closing one takes some 15 ms (synchronize_net() in packet_release()). They are closed in
+        # parallel, because a restart waits for all of them.
         with contextlib.suppress(RuntimeError), ThreadPoolExecutor(SOCKETS) as threads:
             list(threads.map(socket.socket.close, self._sockets.values()))
-        for each in self._sockets.values():  # where no more threads are to be had
+        for each in self._sockets.values():  # those for which no thread could be started
             each.close()
 
     def receive(self) -> list[bytes]:
-        """Up to BATCH frames; fewer if no more are there. OSError when the interface goes down.
+        """Receive the frames that wait, at most BATCH of them.
 
-        Each queue that has something gets one turn, of what is left of a batch, in each round.
+        Each readable queue is read once in a round, until the batch is full.
+
+        Raises:
+            OSError: The interface went down.
         """
         batch, addresses = self._in, self._in.addresses
         count, polled = 0, False
@@ -201,13 +218,13 @@ class PacketSocket:
                 self._turns = [queue for queue, _ in self._polled.poll(0)]
                 continue
             queue = self._turns.pop()
-            self._asked.add(queue)
+            self._served.add(queue)
             found = _recvmmsg(queue, addresses[count], BATCH - count, socket.MSG_DONTWAIT, None)
             if found >= 0:
                 count += found
             elif (number := ctypes.get_errno()) not in (errno.EAGAIN, errno.EINTR):
                 self._failed = number
-        if self._failed and not count:  # what others held is not to be lost for it
+        if self._failed and not count:  # Frames that other queues had are returned first.
             number, self._failed = self._failed, 0
             raise OSError(number, os.strerror(number))
         data = batch.bytes
@@ -215,7 +232,14 @@ class PacketSocket:
         return [data[at : at + size] for at, size in zip(batch.starts, lengths, strict=False)]
 
     def send(self, frames: list[bytes]) -> dict[int, int]:
-        """Send frames of 86 bytes; returns those that were not sent: index -> errno."""
+        """Send frames.
+
+        Args:
+            frames: The frames, NA_FRAME_LEN (86) bytes each.
+
+        Returns:
+            The errno of each frame that was not sent, by its index.
+        """
         failed: dict[int, int] = {}
         sender = self._first.fileno()
         for start in range(0, len(frames), BATCH):
@@ -233,28 +257,30 @@ class PacketSocket:
                     number = ctypes.get_errno()
                     if number == errno.EINTR:
                         continue
-                    failed[start + at] = number  # and on with the next one
-                    sent = 1
+                    failed[start + at] = number
+                    sent = 1  # Skip this frame.
                 at += sent
         return failed
 
     def overflows(self) -> int:
-        """Solicitations that found no room since this was last asked for."""
+        """Return how many solicitations found a full queue since the last call."""
         lost = 0
-        for queue in self._asked:  # a full one is readable, so that it is there or will be
+        for (
+            queue
+        ) in self._served:  # A full queue is readable, so receive() serves it sooner or later.
             data = self._sockets[queue].getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
             lost += struct.unpack("=II", data)[1]
-        self._asked.clear()
+        self._served.clear()
         return lost
 
     def _open(self, code: bytes) -> socket.socket:
-        # Of no protocol it receives nothing: no frame comes in before the filter is there.
+        # Without a protocol the socket receives nothing: no frame arrives before the filter is set.
         opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
             attach_filter(opened, code)
             opened.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             _enlarge_buffer(opened)
-            # ETH_P_ALL and not ETH_P_IPV6, which would come after bridge and VLAN interfaces.
+            # A socket for ETH_P_IPV6 would receive no frame that a bridge or VLAN interface takes.
             opened.bind(self._address)
         except BaseException:
             opened.close()
@@ -279,5 +305,5 @@ class PacketSocket:
 def _enlarge_buffer(opened: socket.socket) -> None:
     try:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER // 2)
-    except PermissionError:  # that takes CAP_NET_ADMIN; as far as net.core.rmem_max lets us
+    except PermissionError:  # Without CAP_NET_ADMIN, net.core.rmem_max limits the buffer.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER // 2)

@@ -1,11 +1,11 @@
-"""Soliciting of a gateway, for the kernel's entry to stay where the upstream ignores the kernel.
+"""Keepalive of one gateway: solicitations that keep its entry in the kernel's neighbour table.
 
-The kernel solicits a link-local gateway from the host's link-local address, and another gateway
-from the source of the packet that waits. Where the upstream does not answer those, the entry goes
-from REACHABLE by way of STALE, DELAY and PROBE to FAILED, and with it the way out. So the gateway
-is solicited here, from an address that the upstream answers, and the answer is put into the
-kernel's table, as reachable: not as permanent, which would hold on to the MAC of a gateway that
-has gone.
+The kernel solicits a link-local gateway from the host's link-local address, and any other gateway
+from the source of the packet that waits. Some upstreams do not answer these sources. Then the entry
+goes from REACHABLE by way of STALE, DELAY and PROBE to FAILED, and the host loses its route to the
+Internet. A keepalive solicits the gateway from an address that the upstream answers, and writes the
+answer into the kernel's table. The entry's state is REACHABLE, not PERMANENT, because a permanent
+entry would keep the MAC of a gateway that was replaced.
 """
 
 from __future__ import annotations
@@ -42,46 +42,54 @@ from ndxdp.sockets.cbpf import (
 log = logging.getLogger(__name__)
 
 WAIT = 1.0
-"""Seconds for an answer, and between solicitations (RETRANS_TIMER, RFC 4861 10)."""
+"""Seconds to wait for an answer, and between solicitations (RETRANS_TIMER, RFC 4861 10)."""
 
 TRIES = 3
-"""Solicitations without an answer before a pause of the interval (MAX_MULTICAST_SOLICIT)."""
+"""Solicitations from one source without an answer (MAX_MULTICAST_SOLICIT, RFC 4861 10)."""
 
 INTERVAL_MIN, INTERVAL_MAX = 0.1, 60.0
 
 _SHARE = 0.4
-"""Of the base reachable time: the kernel takes from 0.5 to 1.5 of it at random (6.3.4)."""
+"""The default interval, as a share of the base reachable time.
 
-_BASE_REACHABLE = 30.0  # seconds, where the kernel does not say (REACHABLE_TIME)
+An entry is REACHABLE for 0.5 to 1.5 of that time, at random (RFC 4861 6.3.4).
+"""
 
-_GAP = 0.1  # seconds between rounds, whatever the events say
+_BASE_REACHABLE = 30.0  # seconds, if the kernel's value cannot be read (REACHABLE_TIME)
 
+_GAP = 0.1  # seconds: the shortest pause between rounds, even if events request one at once
 
-_PACKET_IGNORE_OUTGOING, _SOL_PACKET = 23, 263
+_PACKET_IGNORE_OUTGOING, _SOL_PACKET = 23, 263  # linux/if_packet.h
 
 _LOST = (NudState.NONE, NudState.INCOMPLETE, NudState.PROBE, NudState.FAILED)
-"""States of the entry that call for a solicitation at once."""
+"""States of the entry in which the gateway is solicited at once."""
 
-_NOT_OURS = (NudState.PERMANENT, NudState.NOARP)
-"""States that somebody chose: the entry is left alone."""
+_FIXED = (NudState.PERMANENT, NudState.NOARP)
+"""States that an administrator or a driver has set: the entry is not changed."""
 
 
 class Source(NamedTuple):
-    """An address (16 bytes) to solicit from, and the MAC (6 bytes) that has it."""
+    """An address (16 bytes) to solicit from, and the MAC (6 bytes) of its solicitations."""
 
     address: bytes
     mac: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class GatewayStatus:
-    """Everything that is known of a gateway.
+class KeepaliveStatus:
+    """The state of a keepalive.
 
-    source: the address that it is solicited from, None while there is none. state: the kernel's
-    entry, as far as it told. mac: 6 bytes, what the gateway said last; None before. seen: seconds
-    since it answered, None before it did. asked, answered: solicitations. moved: how often it
-    answered with another MAC than before. ignored: advertisements that were not used, by reason.
-    silent: it did not answer the last time.
+    Attributes:
+        gateway: The gateway's address, 16 bytes.
+        source: The address that the gateway is solicited from, 16 bytes; None without one.
+        state: The state of the kernel's entry, as last reported.
+        mac: The gateway's MAC in its last answer, 6 bytes; None before the first answer.
+        seen: Seconds since the last answer; None before the first answer.
+        solicitations: How many solicitations were sent.
+        answers: How many of them were answered.
+        mac_changes: How many answers had another MAC than the answer before.
+        ignored: Advertisements that were not used, by reason.
+        silent: The last solicitations were not answered.
     """
 
     gateway: bytes
@@ -89,32 +97,27 @@ class GatewayStatus:
     state: NudState
     mac: bytes | None
     seen: float | None
-    asked: int
-    answered: int
-    moved: int
+    solicitations: int
+    answers: int
+    mac_changes: int
     ignored: dict[Fault, int]
     silent: bool
 
 
 class GatewayKeepalive:
-    """Caretaker of one gateway (16 bytes) on one interface, while run() runs.
+    """The keepalive of one gateway on one interface, while run() runs.
 
-    sources: the addresses to solicit from, the preferred one first. The next one is tried where one
-    gets no answer TRIES times, and kept as long as it is answered and the list allows. An address
-    of the host is the simple case: the kernel hears the answer, too. An address behind the host
-    works as well: the answer reaches our MAC for an address that is not ours, the kernel does not
-    listen to it, and we do. The kernel then forwards it: with a global gateway to the container,
-    where the hop limit of then 254 makes it void; an answer of a link-local gateway may not be
-    forwarded (RFC 4291 2.5.6), so the kernel sends the gateway an ICMPv6 error instead. The route
-    to the address must not lead back to the upstream, or the answer goes to and fro.
+    For use by the event loop's thread only.
 
-    changed: called when another source is used from now on.
+    If a source gets no answer to TRIES solicitations, the next source is tried. The source that got
+    an answer is used for as long as it gets answers and stays in the list.
 
-    interval: seconds between solicitations; None for 0.4 of the kernel's base reachable time for
-    the interface, 12 s by default, so that the entry stays REACHABLE. An event of the kernel's
-    entry in PROBE or worse brings one at once, whatever the interval is.
+    The source may be an address of the host, or one behind the host. The gateway sends an answer to
+    an address behind the host to this host's MAC; a packet socket receives the answer, the kernel
+    does not use it. docs/gateway.md describes what else may happen to such an answer.
 
-    Of the loop's thread only.
+    The gateway is solicited every interval, and at once when the kernel reports that the entry is
+    in PROBE or a worse state.
     """
 
     def __init__(
@@ -127,19 +130,33 @@ class GatewayKeepalive:
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """NdxdpError without CAP_NET_RAW; OSError if there is no such interface."""
+        """Open the sockets; run() sends the first solicitation.
+
+        Args:
+            ifindex: The interface that has the gateway's neighbour entry.
+            gateway: The gateway's address, 16 bytes.
+            sources: The addresses to solicit from, the preferred one first.
+            interval: Seconds between solicitations. None for 0.4 of the kernel's base reachable
+                time for the interface (12 s by default), so that the entry stays REACHABLE.
+            changed: Called when another source is used from now on.
+            clock: Returns the time in seconds, monotonic.
+
+        Raises:
+            NdxdpError: The process lacks CAP_NET_RAW.
+            OSError: There is no such interface.
+        """
         self._ifindex, self._gateway = ifindex, gateway
         self._sources, self._changed = tuple(sources), changed
-        self._answered_to: bytes | None = None
+        self._answered_source: bytes | None = None
         self._name = address_text(gateway)
-        self._chosen, self._clock = interval, clock
+        self._configured_interval, self._clock = interval, clock
         self._state = NudState.NONE
         self._seen_mac: bytes | None = None
         self._seen_at: float | None = None
-        self._asked = self._answered = self._moved = 0
+        self._solicitations = self._answers = self._mac_changes = 0
         self._ignored: Counter[Fault] = Counter()
         self._silent = False
-        self._troubled = ""
+        self._logged_error = ""
         self._wake = asyncio.Event()
         interface = socket.if_indextoname(ifindex)
         self._base_reachable = Path(f"/proc/sys/net/ipv6/neigh/{interface}/base_reachable_time_ms")
@@ -162,52 +179,55 @@ class GatewayKeepalive:
         self._watch.close()
         self._socket.close()
 
-    def status(self) -> GatewayStatus:
-        """Return the state of the gateway, as known now."""
-        return GatewayStatus(
+    def status(self) -> KeepaliveStatus:
+        """Return the present state."""
+        return KeepaliveStatus(
             gateway=self._gateway,
             source=self.source,
             state=self._state,
             mac=self._seen_mac,
             seen=None if self._seen_at is None else self._clock() - self._seen_at,
-            asked=self._asked,
-            answered=self._answered,
-            moved=self._moved,
+            solicitations=self._solicitations,
+            answers=self._answers,
+            mac_changes=self._mac_changes,
             ignored=dict(self._ignored),
             silent=self._silent,
         )
 
     @property
     def source(self) -> bytes | None:
-        """The address that the gateway is solicited from first; None while there is none."""
-        if self._answered_to is not None:
-            return self._answered_to
+        """The address that the gateway is solicited from first; None without one."""
+        if self._answered_source is not None:
+            return self._answered_source
         return self._sources[0].address if self._sources else None
 
     def set_sources(self, sources: Sequence[Source]) -> None:
-        """Solicit from these sources, at once if they differ from the former ones.
+        """Set the sources; if they have changed, solicit at once.
 
-        The search begins anew at the first one where that is another one than before.
+        If the preferred source has another address than before, it is tried first.
         """
-        fresh, before, was = tuple(sources), self._sources, self.source
+        fresh, before, used = tuple(sources), self._sources, self.source
         if fresh == before:
             return
         self._sources = fresh
         first, first_before = ([each.address for each in some[:1]] for some in (fresh, before))
-        if first != first_before or self._answered_to not in {each.address for each in fresh}:
-            self._answered_to = None
-        if self.source != was:
+        if first != first_before or self._answered_source not in {each.address for each in fresh}:
+            self._answered_source = None
+        if self.source != used:
             self._changed()
         self._wake.set()
 
     def wake(self) -> None:
-        """Solicit now: the link is up again."""
+        """Solicit at once, because the link is up again."""
         self._wake.set()
 
     def interval(self) -> float:
-        """Seconds between solicitations. The kernel's base may change with each RA."""
-        if self._chosen is not None:
-            return self._chosen
+        """Return the seconds between solicitations.
+
+        Each router advertisement may change the kernel's base reachable time.
+        """
+        if self._configured_interval is not None:
+            return self._configured_interval
         try:
             base = int(self._base_reachable.read_text()) / 1000
         except (OSError, ValueError):
@@ -215,7 +235,7 @@ class GatewayKeepalive:
         return min(max(base * _SHARE, INTERVAL_MIN), INTERVAL_MAX)
 
     async def run(self) -> None:
-        """Care until cancelled."""
+        """Solicit the gateway until cancelled."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._watch.fileno(), self._on_event)
         try:
@@ -226,7 +246,7 @@ class GatewayKeepalive:
                 await asyncio.sleep(_GAP)
                 left = began + self.interval() - self._clock()
                 with contextlib.suppress(TimeoutError):
-                    # wait_for() swallows a cancellation that comes beside the event, up to 3.11.
+                    # Up to Python 3.11, wait_for() loses a cancellation if the event is set, too.
                     async with asyncio.timeout(max(left, 0)):
                         await self._wake.wait()
         finally:
@@ -240,63 +260,71 @@ class GatewayKeepalive:
                 self._wake.set()
 
     async def _round(self) -> None:
-        """Solicit until there is an answer, and put it into the table."""
+        """Solicit from each source until one is answered; write the answer into the table."""
         try:
             entry = neighbour(self._ifindex, self._gateway)
             self._state = entry.state
-            if entry.state in _NOT_OURS or not self._sources:
+            if entry.state in _FIXED or not self._sources:
                 return
             reply = await self._search(entry.mac)
-            if reply is None and not self._sources:  # taken away meanwhile
+            if reply is None and not self._sources:  # set_sources() removed them in between
                 return
-            self._note(reply)
+            self._record(reply)
             if reply:
                 confirm_neighbour(self._ifindex, self._gateway, reply.mac, router=reply.router)
                 self._state = NudState.REACHABLE
-            self._troubled = ""
-        except (NdxdpError, OSError) as error:  # the link is down, perhaps: it goes on
-            if str(error) != self._troubled:
-                self._troubled = str(error)
-                log.warning("gateway %s: %s", self._name, error)
+            self._logged_error = ""
+        except (NdxdpError, OSError) as error:  # The link may be down: the next round tries again.
+            if str(error) != self._logged_error:
+                self._logged_error = str(error)
+                log.warning("cannot solicit the gateway %s: %s", self._name, error)
 
     async def _search(self, known: bytes | None) -> Reply | None:
-        """Solicit from each source in turn, TRIES times at most, until there is an answer."""
+        """Solicit TRIES times from each source in turn, until there is an answer.
+
+        Args:
+            known: The gateway's MAC in the kernel's entry; None if it has none.
+        """
         for source in sorted(self._sources, key=lambda each: each.address != self.source):
             for _ in range(TRIES):
-                if source not in self._sources:  # nobody may speak for it any more
+                if source not in self._sources:  # Another host may have the address by now.
                     break
-                reply = await self._ask(source, known)
+                reply = await self._solicit(source, known)
                 if reply:
                     if source in self._sources:
-                        self._keep(source.address)
+                        self._set_answered_source(source.address)
                     return reply
         return None
 
-    def _keep(self, address: bytes) -> None:
-        """Note that the gateway answers this source."""
-        was, self._answered_to = self.source, address
-        if address != was and was is not None:
-            before, now = (address_text(each) for each in (was, address))
-            log.warning("gateway %s answers %s, but not %s", self._name, now, before)
+    def _set_answered_source(self, address: bytes) -> None:
+        """Use the source that the gateway has answered; log it if it is another one."""
+        before, self._answered_source = self.source, address
+        if address != before and before is not None:
+            log.warning(
+                "the gateway %s answers solicitations from %s, but not from %s",
+                self._name,
+                address_text(address),
+                address_text(before),
+            )
             self._changed()
 
-    async def _ask(self, source: Source, known: bytes | None) -> Reply | None:
-        """Send one solicitation, and return the answer to it within WAIT.
+    async def _solicit(self, source: Source, known: bytes | None) -> Reply | None:
+        """Send one solicitation, and return the answer that arrives within WAIT seconds.
 
-        An answer with O=0 and another MAC than the one that is known counts only if the known
-        one keeps silent: it is a proxy's, or a second gateway's (RFC 4861 7.2.5).
+        An answer with O=0 and another MAC than the known one is a proxy's, or a second gateway's.
+        It counts only if the known MAC does not answer (RFC 4861 7.2.5).
         """
-        question = PendingSolicitation(source.mac, source.address, self._gateway)
+        pending = PendingSolicitation(source.mac, source.address, self._gateway)
         second: Reply | None = None
         self._listen(source.address)
         try:
             self._socket.send(
                 solicit(source.mac, self._gateway, source=source.address, sllao=source.mac)
             )
-            self._asked += 1
+            self._solicitations += 1
             async with asyncio.timeout(WAIT):
                 while True:
-                    reply = reply_to(question, await self._receive(), known)
+                    reply = reply_to(pending, await self._receive(), known)
                     if isinstance(reply, Fault):
                         self._ignored[reply] += 1
                     elif known is None or reply.mac == known or reply.override:
@@ -309,7 +337,7 @@ class GatewayKeepalive:
             attach_filter(self._socket, NOTHING)
 
     def _listen(self, source: bytes) -> None:
-        """Receive answers to `source` from now on, and nothing of what came before."""
+        """Receive answers to `source` from now on; discard frames that arrived before."""
         try:
             while True:
                 self._socket.recv(1)
@@ -318,34 +346,38 @@ class GatewayKeepalive:
         attach_filter(self._socket, _answers_filter(source, self._gateway))
 
     async def _receive(self) -> bytes:
-        # It lets others run, and the time-out come, however many frames there are.
+        # A flood of frames must keep neither other tasks nor the timeout from running.
         await asyncio.sleep(0)
         return await asyncio.get_running_loop().sock_recv(self._socket, FRAME_MAX + 1)
 
-    def _note(self, reply: Reply | None) -> None:
-        """Count, and log what is new."""
+    def _record(self, reply: Reply | None) -> None:
+        """Count an answer, or its absence, and log a change."""
         if reply is None:
             if not self._silent:
-                log.warning("gateway %s does not answer", self._name)
+                log.warning("the gateway %s does not answer", self._name)
             self._silent = True
             return
-        self._answered += 1
+        self._answers += 1
         mac = reply.mac.hex(":")
         if self._seen_mac is None:
-            log.info("gateway %s is %s", self._name, mac)
+            log.info("the gateway %s has the MAC %s", self._name, mac)
         elif reply.mac != self._seen_mac:
-            self._moved += 1
+            self._mac_changes += 1
+            before = self._seen_mac.hex(":")
             log.warning(
-                "gateway %s is %s now, no longer %s", self._name, mac, self._seen_mac.hex(":")
+                "the MAC of the gateway %s has changed from %s to %s", self._name, before, mac
             )
         elif self._silent:
-            log.info("gateway %s answers again", self._name)
+            log.info("the gateway %s answers again", self._name)
         self._silent = False
         self._seen_mac, self._seen_at = reply.mac, self._clock()
 
 
 def _answers_filter(source: bytes, gateway: bytes) -> bytes:
-    """Pass what may be an advertisement of the gateway to the source; ndp/host.py checks it."""
+    """Return a filter that passes the gateway's advertisements to a source.
+
+    The filter compares a few fields; ndp/resolution.py checks the rest.
+    """
     conditions = [
         *icmpv6_conditions(TYPE_NA),
         *address_conditions(DESTINATION_AT, source),

@@ -1,8 +1,8 @@
-"""Gateway care of one interface: the gateways there are, and the addresses to solicit them from.
+"""Gateway care of one interface: its keepalives, and the choice of the addresses to solicit from.
 
-The choice is made anew whenever rules, addresses or gateways change. An address that is neither the
-host's own nor covered by a rule of ours may be another host's by now: a solicitation from there
-would turn the gateway's entry for it to this host.
+The addresses are chosen again whenever rules, addresses or gateways change. An address that is
+neither the host's own nor covered by a rule may belong to another host by now: a solicitation from
+that address would make the gateway send the other host's packets to this one.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ _TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x08, 0x20, 
 class Choice(NamedTuple):
     """The sources that gateway care may use on an interface, the preferred one first.
 
-    ifindex: the interface that has the gateway's neighbour entry: of a port, its bridge or bond.
-    why, named: where there is no source, the reason, and the configured address that it is about.
+    Attributes:
+        ifindex: The interface that has the gateway's neighbour entry: the bridge or bond of a port.
+        sources: The sources; empty if there is a reason.
+        why: The reason why there is no source; None if there is one.
+        named: The configured address that the reason is about; None without one.
     """
 
     ifindex: int
@@ -45,7 +48,7 @@ class Choice(NamedTuple):
 
 
 NO_KEEPALIVE = Choice(0)
-"""The choice where the configuration wants no gateway care."""
+"""The choice if the configuration does not enable gateway care."""
 
 
 def choose(
@@ -60,13 +63,13 @@ def choose(
     """Choose the sources. Pure.
 
     Args:
-        wanted: the address that the configuration names; None leaves the choice to ndxdp.
-        link: the interface that is answered on.
-        above: the interface that has the host's addresses: `link`, or the master of the port.
-        addresses: those of `above`.
-        rules: all rules of `link`.
-        paused: nothing is answered at present, so that the addresses behind this host may be
-            another host's now: the active one's of a pair, say.
+        wanted: The address that the configuration names; None leaves the choice to ndxdp.
+        link: The interface on which ndxdp answers.
+        above: The interface that has the host's addresses: `link`, or the master of the port.
+        addresses: The addresses of `above`.
+        rules: All rules of `link`.
+        paused: Answering is paused, so that another host, such as the active one of a pair, may
+            have the addresses behind this host.
     """
     own = [each for each in addresses if not each.flags & (_DADFAILED | _TENTATIVE)]
     if wanted is not None:
@@ -75,7 +78,7 @@ def choose(
     exact = None if paused else _least_exact(rules)
     if exact is not None:
         sources.append(Source(exact, link.mac))
-    elif not sources:  # a deprecated address of the host is better than none
+    elif not sources:  # A deprecated address of the host is better than none.
         usable = (each.address for each in own if not each.link_local)
         sources += (Source(address, above.mac) for address in sorted(usable)[:1])
     if sources:
@@ -92,6 +95,7 @@ def _configured(
     *,
     paused: bool,
 ) -> Choice:
+    """Return the choice of the configured address, or the reason why it may not be used."""
     if any(each.address == wanted for each in own):
         return Choice(above.ifindex, (Source(wanted, above.mac),))
     rule = rules.most_specific(wanted)
@@ -105,10 +109,10 @@ def _configured(
 
 
 def _best(own: Iterable[OwnAddress]) -> list[bytes]:
-    """Return the host's best global address, or nothing.
+    """Return the host's best global address, or an empty list.
 
-    A lasting address is better than a temporary one (RFC 8981), a public one better than a unique
-    local one, one that somebody set better than one that a router advertisement made.
+    A lasting address is better than a temporary one (RFC 8981), a public address better than a
+    unique local one, and one that was set better than one from a router advertisement.
     """
     usable = [each for each in own if not each.link_local and not each.flags & _DEPRECATED]
     ranked = sorted(
@@ -124,7 +128,7 @@ def _best(own: Iterable[OwnAddress]) -> list[bytes]:
 
 
 def _least_exact(rules: Rules) -> bytes | None:
-    """Return the first exact address that is answered for, with the interface's own MAC."""
+    """Return the first exact address of an `always` rule with the interface's own MAC."""
     least = (next(iter(some)) for rule, some in rules.exact.items() if _always(rule))
     return min(least, default=None)
 
@@ -134,76 +138,90 @@ def _always(rule: Rule) -> bool:
 
 
 class GatewayKeepalives:
-    """Care for each gateway of an interface, until end(). Of the loop's thread only."""
+    """The keepalives of an interface's gateways, until end(). For the event loop's thread only."""
 
     def __init__(self, interface: str, wanted: Gateway) -> None:
+        """Create no keepalive yet; follow() does.
+
+        Args:
+            interface: The name of the interface on which ndxdp answers.
+            wanted: The configuration of gateway care.
+        """
         self._interface, self._wanted = interface, wanted
-        self._cared: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
+        self._keepalives: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
         self._gateways: frozenset[bytes] = frozenset()
         self._choice: Choice | None = None
         self._publication: Publication | None = None
-        self._told: CareStatus | None = None
+        self._published: CareStatus | None = None
 
-    def look(self, gateways: frozenset[bytes], choice: Choice, *, came_up: bool) -> None:
-        """Follow what there is now."""
+    def follow(self, gateways: frozenset[bytes], choice: Choice, *, came_up: bool) -> None:
+        """Create and end keepalives, so that each gateway has one if there is a source.
+
+        Args:
+            gateways: The gateways' addresses (16 bytes each).
+            choice: The sources.
+            came_up: The link has come up since the last call.
+        """
         if not self._wanted.keep:
             return
         before, self._choice, self._gateways = self._choice, choice, gateways
         if (choice.why, choice.named) != (before and (before.why, before.named)):
             self._log(choice, before)
         wanted = {(choice.ifindex, gateway) for gateway in gateways}
-        for key in set(self._cared) - wanted:
-            care, task = self._cared.pop(key)
-            task.add_done_callback(lambda _, care=care: care.close())  # type: ignore[misc]
+        for key in set(self._keepalives) - wanted:
+            keepalive, task = self._keepalives.pop(key)
+            task.add_done_callback(lambda _, ended=keepalive: ended.close())  # type: ignore[misc]
             task.cancel()
         for key in sorted(wanted):
-            if key in self._cared:
-                care, _ = self._cared[key]
-                care.set_sources(choice.sources)
+            if key in self._keepalives:
+                keepalive, _ = self._keepalives[key]
+                keepalive.set_sources(choice.sources)
                 if came_up:
-                    care.wake()
+                    keepalive.wake()
             elif choice.sources:
                 with links.interface_errors(self._interface):
-                    care = GatewayKeepalive(
+                    keepalive = GatewayKeepalive(
                         *key,
                         choice.sources,
                         interval=self._wanted.interval,
-                        changed=self._tell,
+                        changed=self._publish,
                     )
-                self._cared[key] = (
-                    care,
-                    asyncio.ensure_future(persist(log, self._interface, care.run)),
+                self._keepalives[key] = (
+                    keepalive,
+                    asyncio.ensure_future(persist(log, self._interface, keepalive.run)),
                 )
-        self._tell()
+        self._publish()
 
-    def news(self) -> list[GatewayStatus]:
-        """Return how each gateway that was solicited fares."""
-        each = [care.status() for care, _ in list(self._cared.values())]
-        return [GatewayStatus(one.silent, one.seen) for one in each if one.asked and one.source]
+    def statuses(self) -> list[GatewayStatus]:
+        """Return the status of each gateway that was solicited."""
+        each = [keepalive.status() for keepalive, _ in list(self._keepalives.values())]
+        return [
+            GatewayStatus(one.silent, one.seen) for one in each if one.solicitations and one.source
+        ]
 
     async def end(self) -> None:
-        """Stop soliciting, and close."""
-        for care, task in self._cared.values():
+        """End all keepalives, and withdraw the published status."""
+        for keepalive, task in self._keepalives.values():
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            care.close()
+            keepalive.close()
         if self._publication:
             self._publication.close()
 
-    def _tell(self) -> None:
-        """Let `status` and `doctor` see the source in use, of several gateways the first one's."""
+    def _publish(self) -> None:
+        """Publish the source in use for `status` and `doctor`: that of the first gateway."""
         fresh = None
         if self._choice is not None and self._gateways:
-            used = (self._cared[key][0].source for key in sorted(self._cared))
+            used = (self._keepalives[key][0].source for key in sorted(self._keepalives))
             choice = self._choice
             first = choice.sources[0].address if choice.sources else choice.named
             fresh = CareStatus(next(filter(None, used), first), choice.why)
-        if fresh != self._told:
+        if fresh != self._published:
             if self._publication:
                 self._publication.close()
             self._publication = publish_care(self._interface, fresh) if fresh else None
-            self._told = fresh
+            self._published = fresh
 
     def _log(self, choice: Choice, before: Choice | None) -> None:
         name = self._interface
