@@ -286,8 +286,7 @@ struct ndp_settings {
 	__u8 restore; /* enum ndp_restore_flag */
 	__u8 bcc;     /* 1: compiled on this host by bcc; 0: the prebuilt object */
 	__u8 reserved[5];
-	char steps
-		[256]; /* "mode: reason" for each better mode that was refused, one per line */
+	char refusals[256]; /* "mode: reason\n" for each better mode that is unavailable */
 };
 
 /* ---- tracing and explaining ----------------------------------------------------------- */

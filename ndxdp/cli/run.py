@@ -174,7 +174,7 @@ def _print_ready(spec: InterfaceSpec, instance: Instance | None) -> None:
         )
         return
     settings = instance.maps.settings()
-    why = "; ".join(modes.format_refusals(modes.decode(settings.steps)))
+    why = "; ".join(modes.format_refusals(modes.decode(settings.refusals)))
     mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
     does = "is paused" if settings.paused else "answers"
     _print_if_read(f"ready: {spec.interface} {does} in {mode}, rules: {len(spec.rules)}")

@@ -35,7 +35,7 @@ class Answering:
         attached: The program or process answers.
         paused: Answering is paused.
         overdue: The daemon's heartbeat is overdue.
-        steps: The better modes that are not available, each with the reason.
+        refusals: The better modes that are not available, each with the reason.
         rules: The rules.
         program: The id of the program; None in userspace mode.
         before: Programs of others that see frames first; None if the kernel does not show them.
@@ -49,7 +49,7 @@ class Answering:
     attached: bool
     paused: bool
     overdue: bool
-    steps: tuple[str, ...]
+    refusals: tuple[str, ...]
     rules: Rules
     program: int | None
     before: tuple[Program, ...] | None
@@ -162,7 +162,7 @@ def _answering(trees: Trees, interface: str) -> Answering:
             instance.is_attached(settings),
             settings.paused,
             settings.daemon_dead,
-            tuple(modes.format_refusals(modes.decode(settings.steps))),
+            tuple(modes.format_refusals(modes.decode(settings.refusals))),
             instance.maps.rules(),
             bpf_programs.info_of(instance.prog_fd).id
             if isinstance(instance, KernelInstance)
@@ -308,7 +308,7 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
             )
         ]
     found = [note(f"ndxdp answers on {name} in {answering.mode.label} mode")]
-    found += [note(f"no better mode: {step}") for step in answering.steps]
+    found += [note(f"no better mode: {each}") for each in answering.refusals]
     found += _programs_before(name, answering)
     if answering.paused:
         found.append(

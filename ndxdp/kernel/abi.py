@@ -179,7 +179,7 @@ SETTINGS = Layout(
     restore="B",
     bcc="B",
     reserved="5s",
-    steps="256s",
+    refusals="256s",
 )
 EXPLAINED = Layout(
     "ndp_explained",

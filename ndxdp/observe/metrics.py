@@ -238,7 +238,7 @@ class _Scrape:
         self.add("ndxdp_attached", place is not Place.NOWHERE, name)
         for mode in Mode:
             self.add("ndxdp_mode", mode is settings.mode, name, mode.label)
-        self.add("ndxdp_fallback_steps", len(settings.steps.splitlines()), name)
+        self.add("ndxdp_fallback_steps", len(settings.refusals.splitlines()), name)
         before = instance.programs_before()
         if before is not None:
             counted = Counter(program.hook for program in before)

@@ -232,7 +232,7 @@ def status_data(instance: Instance, *, is_locked: bool, problem: str = "") -> di
         "problem": problem,
         "mode": settings.mode.label,
         "steps_down": [
-            {"mode": mode.label, "why": why} for mode, why in modes.decode(settings.steps)
+            {"mode": mode.label, "why": why} for mode, why in modes.decode(settings.refusals)
         ],
         "loader": loader,
         "program": program,

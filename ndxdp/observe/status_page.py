@@ -12,9 +12,9 @@ from ndxdp.observe.status import Rates, Snapshot, answered, rates
 from ndxdp.observe.status_text import (
     daemon_problems,
     headline,
+    mode_refusals,
     per_second,
     since,
-    steps_down,
     unread_text,
     warnings,
     xdp_before,
@@ -80,8 +80,8 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
     kind = "good" if data["attached"] and not data["paused"] else "bad"
     yield f'<p class="{kind}">{escape(headline(data))}'
     yield f"{'; paused: nothing is answered' if data['paused'] else ''}</p>"
-    for step in steps_down(data):
-        yield f'<p class="quiet">not {escape(step)}</p>'
+    for refused in mode_refusals(data):
+        yield f'<p class="quiet">not {escape(refused)}</p>'
     for sentence in xdp_before(data):
         yield f'<p class="quiet">{escape(sentence)}</p>'
     for warning in warnings(data):

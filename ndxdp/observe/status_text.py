@@ -90,10 +90,10 @@ def headline(data: Mapping[str, Any]) -> str:
     return text + (", held by a running ndxdp" if data["held_by"] == "run" else "")
 
 
-def steps_down(data: Mapping[str, Any]) -> list[str]:
+def mode_refusals(data: Mapping[str, Any]) -> list[str]:
     """Return the better modes that are not available, each with the reason."""
-    refusals = [ModeRefusal(Mode[step["mode"].upper()], step["why"]) for step in data["steps_down"]]
-    return modes.format_refusals(refusals)
+    refused = [ModeRefusal(Mode[each["mode"].upper()], each["why"]) for each in data["steps_down"]]
+    return modes.format_refusals(refused)
 
 
 def xdp_before(data: Mapping[str, Any]) -> list[str]:
@@ -124,8 +124,8 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     rules, reasons = data["rules"], data["reasons"]
     by_reason, by_class = (now.by_reason, now.by_class) if now else ({}, {})
     yield f"{data['interface']}  {headline(data)}"
-    for step in steps_down(data):
-        yield f"  not       {step}"
+    for refused in mode_refusals(data):
+        yield f"  not       {refused}"
     for sentence in xdp_before(data):
         yield f"  before    {sentence}"
     for warning in warnings(data):

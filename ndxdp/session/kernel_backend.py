@@ -100,7 +100,7 @@ class KernelBackend:
             stays = bool(settings and attached and settings.mode is mode)
             noted = modes.encode(refusals)
             if settings and attached and not request.switch:
-                noted = settings.steps
+                noted = settings.refusals
             plan = AttachPlan(request, link, mode, self._tree.path(link.name), noted, carried)
             try:
                 if not stays:

@@ -108,7 +108,7 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
             # Pinned before it is attached: if this process is killed then, the next one finds it.
             staged = pins.stage(prog_fd, plan.path / pins.PROGRAM)
             undo.callback(staged.unlink)
-            maps.set_settings(replace(settings, mode=before.mode, steps=before.steps))
+            maps.set_settings(replace(settings, mode=before.mode, refusals=before.refusals))
             undo.callback(maps.set_settings, before)
             if attached and not has_own_place:
                 attachment.replace(

@@ -99,7 +99,7 @@ class AttachPlan:
             l3_ifindex=link.l3_ifindex,
             mode=self.mode,
             bcc=options.loader is Loader.BCC,
-            steps=self.refusals,
+            refusals=self.refusals,
         )
 
     def _limited(self, settings: Settings, *, is_unwritten: bool) -> Settings:

@@ -162,7 +162,7 @@ def _record(present: KernelInstance, settings: Settings, stays: _Lasting | None)
         restore &= ~Restore.CLSACT
     recorded = replace(settings, restore=restore)
     if stays and stays.at.mode is not settings.mode:
-        recorded = replace(recorded, mode=stays.at.mode, steps="")
+        recorded = replace(recorded, mode=stays.at.mode, refusals="")
         log.warning(
             "%s: a change of mode was interrupted; it is attached in %s mode",
             present.interface,

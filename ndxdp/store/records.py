@@ -18,7 +18,7 @@ from ndxdp.rules.rule import Rule, RuleClass, cut
 
 log = logging.getLogger(__name__)
 
-_STEPS_MAX = 255
+_REFUSALS_MAX = 255
 _ORIGIN_AT = abi.RULE_CLASS.offsets()["origin"][0]
 _NOTHING_TO_RESTORE = abi.Restore(0)
 
@@ -27,8 +27,11 @@ _NOTHING_TO_RESTORE = abi.Restore(0)
 class Settings:
     """The settings of an interface, struct ndp_settings.
 
-    Times are in ns of CLOCK_MONOTONIC; netns is an inode number. steps: `mode: reason`, a line for
-    each better mode that is unavailable.
+    Times are in ns of CLOCK_MONOTONIC.
+
+    Attributes:
+        netns: The inode number of the network namespace.
+        refusals: The better modes that are unavailable, as modes.encode() formats them.
     """
 
     mac: bytes
@@ -57,7 +60,7 @@ class Settings:
     l3_ifindex: int = 0
     restore: abi.Restore = _NOTHING_TO_RESTORE
     bcc: bool = False
-    steps: str = ""
+    refusals: str = ""
 
     @property
     def limits(self) -> Limits:
@@ -83,7 +86,9 @@ class Settings:
     def pack(self) -> bytes:
         """Encode the settings as a struct ndp_settings."""
         fields = {name: getattr(self, name) for name in self.__slots__}
-        return abi.SETTINGS.pack(**fields | {"steps": cut(self.steps, _STEPS_MAX).encode()})
+        return abi.SETTINGS.pack(
+            **fields | {"refusals": cut(self.refusals, _REFUSALS_MAX).encode()}
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> Settings:
@@ -92,9 +97,9 @@ class Settings:
         del fields["reserved"], fields["reserved1"]
         fields["mode"] = abi.Mode(fields["mode"] or abi.Mode.USERSPACE)  # 0 in a file just created
         fields["restore"] = abi.Restore(fields["restore"])
-        steps = _text(fields["steps"])
+        refusals = _text(fields["refusals"])
         flags = {name: bool(fields[name]) for name in ("paused", "solicits", "bcc")}
-        return cls(**fields | flags | {"steps": steps})
+        return cls(**fields | flags | {"refusals": refusals})
 
 
 _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
