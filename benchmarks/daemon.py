@@ -87,9 +87,9 @@ def main() -> int:
     spent = [round(seconds, 4) for _, seconds in starts]
     found["starts"] = {"s": lasted, "cpu_s": spent}
     print(
-        f"exec to the first answer: median {statistics.median(lasted) * 1000:.0f} ms,"
-        f" from {min(lasted) * 1000:.0f} to {max(lasted) * 1000:.0f} ms;"
-        f" on a CPU {statistics.median(spent) * 1000:.0f} ms of them"
+        f"from exec to the first answer: median {statistics.median(lasted) * 1000:.0f} ms"
+        f" ({min(lasted) * 1000:.0f} to {max(lasted) * 1000:.0f} ms),"
+        f" {statistics.median(spent) * 1000:.0f} ms of CPU time"
     )
     machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": sys.version[:7]}
     arguments.output.parent.mkdir(exist_ok=True)
@@ -200,7 +200,7 @@ def _cpu(pid: int) -> tuple[int, int]:
 def _report(name: str, figures: dict[str, Any]) -> dict[str, Any]:
     line = (
         f"{name + ':':<27} {figures['resident_kB'] / 1024:5.1f} MB resident,"
-        f" {figures['proportional_kB'] / 1024:5.1f} MB its share"
+        f" {figures['proportional_kB'] / 1024:5.1f} MB proportional"
     )
     if figures["idle_s"]:
         line += (

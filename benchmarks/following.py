@@ -167,7 +167,7 @@ class Events:
         yield "link deleted, created and up: answers", self._first(TARGET, self._recreate)
         ip("link set eth0 down")
         yield "link down and up: answers", self._first(TARGET, lambda: ip("link set eth0 up"))
-        yield "renamed: the program is off", self._last(TARGET, "link set eth0 name wan0")
+        yield "renamed: the program is detached", self._last(TARGET, "link set eth0 name wan0")
         back = "link set wan0 name eth0"
         yield "renamed to the configured name: answers", self._first(TARGET, lambda: ip(back))
         yield from self._mac()
@@ -178,7 +178,7 @@ class Events:
         route = f"route add default via {GATEWAY} dev eth0 onlink"
         yield "gateway changed: its hole", self._last(GATEWAY, route)
         gone_route = f"route delete default via {GATEWAY} dev eth0"
-        yield "gateway gone: answers", self._first(GATEWAY, lambda: ip(gone_route))
+        yield "gateway removed: answers", self._first(GATEWAY, lambda: ip(gone_route))
         yield "rule added by a reload: answers", self._first(ADDED_TARGET, self._reload)
         configure(self._file)
         self._daemon.send_signal(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Presentation of the figures: bars, the tables of docs/performance.md, pictures."""
+"""Presentation of the figures: goals, the tables of docs/performance.md, pictures."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from benchmarks.wire import SPREAD
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
+_SHARES = ("p50", "p99", "p99.9")
 _ONE, _MILLION = "1 address", "1 000 000 addresses"
-_ASKED = ("ns", "some_ns")  # of rules.by_number()
+_SOLICITED = ("ns", "some_ns")  # of rules.by_number(): all rules are solicited, or SPREAD of them
+_PROGRAMS = {"nothing": "none", "pass": "one that passes every frame"}
 
 
-class Bar(NamedTuple):
+class Goal(NamedTuple):
     """A required value and the figure of each round. at_least: larger is better."""
 
     name: str
@@ -31,7 +33,7 @@ class Bar(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Return True if three of four rounds meet the bar, so that no lucky round decides."""
+        """Return True if three of four rounds meet the goal, so that no lucky round decides."""
         low, high = quartiles(self.figures)
         return low >= self.limit if self.at_least else high <= self.limit
 
@@ -52,13 +54,14 @@ def quartiles(figures: Sequence[float]) -> tuple[float, float]:
     return first, third
 
 
-def bars(found: dict[str, Any]) -> list[Bar]:
-    """Return every bar that the figures can decide."""
+def goals(found: dict[str, Any]) -> list[Goal]:
+    """Return every goal that the figures can decide."""
     curves, latency = found["curves"], found["latency"]
     others = found["others"]
     rules = found["rules"]
     daemons = found["daemon"]
     worst = max(others, key=lambda kind: _median(others[kind], "added"))
+    mode, _, frame = worst.partition(", ")
     exact = (
         [a / b for a, b in zip(rules[_MILLION]["ns"], rules[_ONE]["ns"], strict=True)]
         if _MILLION in rules
@@ -66,14 +69,14 @@ def bars(found: dict[str, Any]) -> list[Bar]:
     )
     million, few = daemons.get("1000000", []), daemons["10000"]
     return [
-        Bar(
-            "native, answers per second against the bare reflector",
+        Goal(
+            "native: answers per second, relative to the bare reflector",
             0.85,
             _column(found["native/reflector"], "ratio"),
             at_least=True,
         ),
-        Bar(
-            "native against ndppd",
+        Goal(
+            "native: answers per second, relative to ndppd",
             25,
             [
                 saturation.best(ours) / saturation.best(theirs)
@@ -81,57 +84,57 @@ def bars(found: dict[str, Any]) -> list[Bar]:
             ],
             at_least=True,
         ),
-        Bar(
-            "tc against the kernel's proxy_ndp",
+        Goal(
+            "tc: answers per second, relative to the kernel's proxy_ndp",
             1.5,
             _column(found["tc/proxy_ndp"], "ratio"),
             at_least=True,
         ),
-        Bar(
-            "userspace against ndppd, sustained",
+        Goal(
+            "userspace: sustained answers per second, relative to ndppd",
             2.2,
             _column(found["userspace/ndppd"], "ratio"),
             at_least=True,
         ),
-        Bar(
-            f"added to a frame that is not a solicitation ({worst})",
+        Goal(
+            f"{mode}: time added to a frame that is not a solicitation ({frame})",
             5,
             _column(others[worst], "added"),
             unit=" ns",
         ),
-        Bar("ns per solicitation, 1 000 000 addresses against 1", 1.5, exact),
-        Bar("1 000 000 addresses loaded", 4, _column(million, "load_s"), unit=" s"),
-        Bar(
-            "reloaded with nothing changed, beyond reading the file",
+        Goal("time per solicitation with 1 000 000 addresses, relative to 1 address", 1.5, exact),
+        Goal("time to load 1 000 000 addresses", 4, _column(million, "load_s"), unit=" s"),
+        Goal(
+            "time to reload an unchanged file of 1 000 000 addresses, without reading it",
             1,
             _column(million, "beyond_reading_s"),
             unit=" s",
         ),
         *(
-            Bar(
-                f"p99 latency, native against the kernel for its own address, {when}",
+            Goal(
+                f"native: p99 latency at {when}, relative to the kernel for its own address",
                 1.0,
                 [
                     ours[key]["p99"] / theirs[key]["p99"]
                     for ours, theirs in zip(latency["native"], latency["own address"], strict=True)
                 ],
             )
-            for key, when in (("1000/s", "1 000/s"), ("half", "half of each one's maximum"))
+            for key, when in (("1000/s", "1 000/s"), ("half", "half of the maximum rate"))
         ),
-        Bar(
-            "resident memory, 1 000 000 addresses from a file",
+        Goal(
+            "resident memory with 1 000 000 addresses",
             120,
             _column(million, "resident_MB"),
             unit=" MB",
         ),
-        Bar("the same, 10 000", 40, _column(few, "resident_MB"), unit=" MB"),
+        Goal("resident memory with 10 000 addresses", 40, _column(few, "resident_MB"), unit=" MB"),
         *(
-            Bar(
-                f"legitimate router's loss beside a flood, {mode}, limit on",
+            Goal(
+                f"{limited} with a limit: a router's solicitations that a flood leaves unanswered",
                 0,
-                _column(found["scan"][f"{mode}, limit"], "lost"),
+                _column(found["scan"][f"{limited}, limit"], "lost"),
             )
-            for mode in ("native", "tc")
+            for limited in ("native", "tc")
         ),
     ]
 
@@ -156,33 +159,73 @@ def text(found: dict[str, Any]) -> str:
             f" {machine['memory_GB']} GB, Linux {machine['kernel']}"
             f" ({'virtual' if machine['virtual'] else 'no virtual machine'}), load average"
             f" {machine['load']} before; clang {machine['clang']}, Python {machine['python']}.\n",
-            _table(("bar", "", "median", "middle half", ""), [bar.row() for bar in bars(found)]),
-            "\n**Answers per second**, each at its best rate of solicitations:\n",
-            _table(("", "median", "minimum", "maximum", "against ndppd"), _speeds(found)),
-            "\n**Latency** in µs, at 1 000/s and at half of each one's maximum:\n",
-            _table(("", "p50", "p99", "p99.9", "at", "p50", "p99", "p99.9"), _latencies(found)),
-            "\n**ns per frame that is not a solicitation**: of an empty program, and added by"
-            " ndxdp:\n",
-            _table(("", "empty", "added", "middle half"), _others(found)),
-            f"\nA solicitation takes {_median(found['solicitation'], 'native'):.0f} ns more than"
-            " with an empty program; with the bare reflector,"
-            f" {_median(found['solicitation'], 'reflector'):.0f}.\n",
-            "**UDP packets per second through the host**, against no program (`nothing`):\n",
-            _table(("", "median", "against nothing"), _forwarding(found)),
-            "\n**Number of rules**: ns per solicitation when all rules are solicited in random"
-            f" order, and when {_count(SPREAD)} of them are:\n",
-            _table(("", "attach", "kernel memory", "all", "some"), _rules(found)),
-            "\n**Daemon**, addresses from a file:\n",
             _table(
-                ("addresses", "loaded", "reading part", "reloaded", "resident", "peak"),
+                ("measured", "goal", "median", "quartiles", "result"),
+                [goal.row() for goal in goals(found)],
+            ),
+            "\n**Answers per second**, at the rate of solicitations at which the responder answers"
+            " most:\n",
+            _table(
+                ("responder", "median", "minimum", "maximum", "relative to ndppd"), _speeds(found)
+            ),
+            "\n**Latency** in µs, at 1 000 solicitations per second and at half of the rate that"
+            " the responder can answer:\n",
+            _table(
+                (
+                    "responder",
+                    *(f"1 000/s: {share}" for share in _SHARES),
+                    "half of the rate",
+                    *(f"half: {share}" for share in _SHARES),
+                ),
+                _latencies(found),
+            ),
+            "\n**Cost of a frame that is not a solicitation**, in ns: the time of an empty program,"
+            " and the time that ndxdp adds:\n",
+            _table(("mode, frame", "empty program", "ndxdp adds", "quartiles"), _others(found)),
+            f"\nA solicitation takes {_median(found['solicitation'], 'native'):.0f} ns longer than"
+            " with an empty program; with the bare reflector, it takes"
+            f" {_median(found['solicitation'], 'reflector'):.0f} ns longer.\n",
+            "**UDP packets per second that the host forwards**, by the program on its interface:\n",
+            _table(("program", "median", "relative to no program"), _forwarding(found)),
+            "\n**Cost of a solicitation by the number of rules**, in ns: median and quartiles if"
+            f" all rules are solicited in random order, and if {_count(SPREAD)} of them are:\n",
+            _table(
+                (
+                    "rules",
+                    "time to attach",
+                    "kernel memory",
+                    "all solicited",
+                    f"{_count(SPREAD)} solicited",
+                ),
+                _rules(found),
+            ),
+            "\n**The daemon with addresses from a file**: time to load and reload, and memory:\n",
+            _table(
+                (
+                    "addresses",
+                    "to load",
+                    "of that, to read the file",
+                    "to reload",
+                    "resident memory",
+                    "peak memory",
+                ),
                 _daemons(found),
             ),
-            f"\nndppd with 10 000: {found['ndppd']['resident_MB']} MB resident.\n",
-            "**Unanswered solicitations** during changes,"
+            f"\nndppd with 10 000 addresses has {found['ndppd']['resident_MB']} MB resident.\n",
+            "**Solicitations during a change of the responder**,"
             f" at {_count(found['upkeep_rate'])} per second:\n",
-            _table(("", "sent", "unanswered"), _upkeep(found)),
+            _table(("mode: change", "sent", "unanswered"), _upkeep(found)),
             "\n**A scanning flood beside a legitimate router**:\n",
-            _table(("", "flood", "answers", "router's solicitations", "unanswered"), _scan(found)),
+            _table(
+                (
+                    "responder",
+                    "flood of solicitations",
+                    "answers",
+                    "the router's solicitations",
+                    "of these, unanswered",
+                ),
+                _scan(found),
+            ),
         ]
     )
 
@@ -215,8 +258,7 @@ def _latencies(found: dict[str, Any]) -> Iterable[list[str]]:
             if key == "half":
                 row.append(f"{_count(statistics.median(one[key]['rate'] for one in rounds))}/s")
             row += [
-                f"{statistics.median(one[key][share] for one in rounds):.3g}"
-                for share in ("p50", "p99", "p99.9")
+                f"{statistics.median(one[key][share] for one in rounds):.3g}" for share in _SHARES
             ]
         yield row
 
@@ -236,12 +278,13 @@ def _forwarding(found: dict[str, Any]) -> Iterable[list[str]]:
     rounds = found["forwarding"]
     for name in rounds[0]:
         shares = [one[name] / one["nothing"] for one in rounds]
-        yield [name, _count(_median(rounds, name)), f"{statistics.median(shares):.2f}"]
+        program = _PROGRAMS.get(name, name)
+        yield [program, _count(_median(rounds, name)), f"{statistics.median(shares):.2f}"]
 
 
 def _rules(found: dict[str, Any]) -> Iterable[list[str]]:
     for name, one in found["rules"].items():
-        quarters = ((statistics.median(one[kind]), *quartiles(one[kind])) for kind in _ASKED)
+        quarters = ((statistics.median(one[kind]), *quartiles(one[kind])) for kind in _SOLICITED)
         yield [
             name,
             f"{one['attach_s']:.2f} s",

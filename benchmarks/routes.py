@@ -49,7 +49,7 @@ def main() -> int:
             turns.append(turn)
     for what in ("answered", "attach_seconds"):
         ratio = statistics.median(turn["many"][what] / turn["few"][what] for turn in turns)
-        print(f"{arguments.routes} routes / none besides, {what}: median {ratio:.2f}")
+        print(f"median of {arguments.routes + 1} routes relative to 1, {what}: {ratio:.2f}")
     machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": cpu_name()}
     arguments.output.write_text(json.dumps({"machine": machine, "turns": turns}, indent=2) + "\n")
     return 0

@@ -232,10 +232,10 @@ def _output_of(*command: str) -> str:
 
 _KINDS = {
     "before": "a program without tracing",
-    "off": "nobody traces",
-    "sampled": f"one of {_EVERY} traced",
-    "on": "each traced",
-    "unread": "each traced, nobody reads",
+    "off": "no tracer",
+    "sampled": f"1 of {_EVERY} traced",
+    "on": "all traced",
+    "unread": "all traced, events not read",
 }
 
 
@@ -244,7 +244,7 @@ def _print(rounds: list[dict[str, float]]) -> None:
         took = sorted(one[kind] for one in rounds if kind in one)
         if took:
             median = statistics.median(took)
-            print(f"  {text:<26} {took[0]:4.0f} ns, median {median:.0f}")
+            print(f"  {text:<27} {took[0]:4.0f} ns, median {median:.0f}")
 
 
 if __name__ == "__main__":

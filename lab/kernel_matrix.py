@@ -118,7 +118,7 @@ def keep(name: str, report: str) -> None:
 
 def table(results: Results) -> str:
     """Return a row for each kernel, and notes below the rows."""
-    head = ["kernel", "of", "`auto` on virtio-net", *GROUPS]
+    head = ["kernel", "distribution", "last run", "`auto` on virtio-net", *GROUPS]
     lines = [_row(head), _row(["---"] * len(head))]
     remarks = []
     for name in kernels.SOURCES:
@@ -126,7 +126,8 @@ def table(results: Results) -> str:
             continue
         found = results[name]
         cells = [_cell(found["groups"].get(group)) for group in GROUPS]
-        lines.append(_row([found["release"], found["of"], found.get("auto", "not run"), *cells]))
+        about = [found["release"], found["of"], found["date"], found.get("auto", "not run")]
+        lines.append(_row([*about, *cells]))
         why = {reason for group in found["groups"].values() for reason in group["why"]}
         remarks += [f"- {name}, skipped: {reason}" for reason in sorted(why)]
         remarks += [f"- {name}, {step}" for step in found.get("not", [])]
@@ -136,7 +137,7 @@ def table(results: Results) -> str:
             for test in group["names"]
         ]
         remarks += [
-            f"- {name}, passed when it was run once more: {test}"
+            f"- {name}, passed at the second attempt: {test}"
             for group in found["groups"].values()
             for test in group.get("again", [])
         ]

@@ -106,10 +106,10 @@ def test_the_expected_answer_is_that_of_ndp() -> None:
 
 
 def test_bars() -> None:
-    at_least = report.Bar("", 2, [1.9, 2.1, 2.2, 2.3], at_least=True)
+    at_least = report.Goal("", 2, [1.9, 2.1, 2.2, 2.3], at_least=True)
     assert at_least.met
     assert not at_least._replace(figures=[1.9, 1.9, 2.2, 2.3]).met
-    at_most = report.Bar("", 2, [1.9, 2.0, 2.0, 3.0])
+    at_most = report.Goal("", 2, [1.9, 2.0, 2.0, 3.0])
     assert not at_most.met
     assert at_most._replace(figures=[1.9, 1.9, 1.9, 2.0]).met
     assert "not measured" in at_most._replace(figures=[]).row()

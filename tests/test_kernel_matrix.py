@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
@@ -40,8 +41,9 @@ def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
+    today = datetime.date.today().isoformat()
     assert (
-        "| 5.10.0-46-amd64 | Debian 11 | tc | 0 passed, 1 failed | not run "
+        f"| 5.10.0-46-amd64 | Debian 11 | {today} | tc | 0 passed, 1 failed | not run "
         "| 2 passed, 1 skipped, 2 failed | not run | not run | not run |\n"
     ) in text
     for remark in ("skipped: no rename", "native: it has none", "failed: tests.test_auto.test_bad"):

@@ -181,18 +181,18 @@ def table(found: dict[str, Any]) -> str:
     """Return the figures as text."""
     rows: list[tuple[str, object]] = [
         ("seed", found["seed"]),
-        ("seconds", found["seconds"]),
+        ("duration in seconds", found["seconds"]),
         ("solicitations", found["sent"]),
         ("answered", found["answered"]),
-        ("rightly not answered", found["rightly_silent"]),
+        ("correctly left unanswered", found["rightly_silent"]),
         ("answered twice", found["answered_twice"]),
         ("wrong answers", found["wrong"]),
         *((f"lost: {cause}", count) for cause, count in found["lost"].items()),
-        ("lost: unexplained", found["unexplained"]),
-        *((f"change: {name}", count) for name, count in found["changes"].items()),
-        ("processes of the daemon", found["processes"]),
-        ("its CPU seconds", found["cpu_seconds"]),
-        ("lines in its log", found["log_lines"]),
+        ("lost without a known cause", found["unexplained"]),
+        *((f"disturbance: {name}", count) for name, count in found["changes"].items()),
+        ("daemon processes", found["processes"]),
+        ("CPU seconds of the daemon", found["cpu_seconds"]),
+        ("lines in the daemon's log", found["log_lines"]),
         ("tracebacks", found["tracebacks"]),
     ]
     for name, growth in found["growth"].items():

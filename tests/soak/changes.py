@@ -157,7 +157,7 @@ class Changes:
         for group in chosen:
             group.become(on)
 
-    def look(self) -> None:
+    def query(self) -> None:
         """Query the daemon with commands and a scrape."""
         self._command("status")
         self._command("status", "--json")
@@ -332,7 +332,7 @@ _CHANGES: dict[Callable[[Changes], None], float] = {
     Changes.reload_rules: 6,
     Changes.reload_nonsense: 1,
     Changes.prefix_by_hand: 6,
-    Changes.look: 1,
+    Changes.query: 1,
     Changes.kill: 2,
     Changes.restart: 0.5,
     Changes.mac: 3,
