@@ -53,7 +53,7 @@ class Damaged(NdxdpError):
     """Pins or files that are missing, or that another program wrote."""
 
 
-def gone(interface: str) -> InterfaceGone:
+def interface_gone(interface: str) -> InterfaceGone:
     """Return the error for an interface that was deleted."""
     return InterfaceGone(f"{interface} has gone", "start again when it is back")
 

@@ -13,7 +13,7 @@ from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.uplink_state import UplinkState
-from ndxdp.errors import NdxdpError, gone
+from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links
 from ndxdp.netlink.addresses import OwnAddress, link_local_address, own_addresses, owned_addresses
@@ -67,7 +67,7 @@ class Follower:
         spec, interests = self._state.spec, self._state.interests
         link = links.find_link(spec.interface)
         if link is None or link.ifindex != self._answering.ifindex:
-            raise gone(spec.interface)
+            raise interface_gone(spec.interface)
         interests.own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
         # A change of any interface may change the output interface of a route.
         interests.ifindexes = None if self._asks_kernel else interests.own_links

@@ -100,9 +100,12 @@ def _apply_holes(maps: Maps, owned: Mapping[Prefix, str], actual: Rules) -> Rule
         maps.apply(holes, actual)
         actual = holes.applied_to(actual)
     for prefix, rule in change.write.pairs():
-        log.info("%s is %s", prefix, f"{rule.label}: a hole" if rule.owned else "free again")
+        if rule.owned:
+            log.info("added a hole for %s: %s", prefix, rule.label)
+        else:
+            log.info("the rule for %s is in force again: the host no longer owns it", prefix)
     for prefix in change.remove:
-        log.info("%s: the hole is gone", prefix)
+        log.info("removed the hole for %s", prefix)
     return actual
 
 

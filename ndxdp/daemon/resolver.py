@@ -70,7 +70,7 @@ class _Search:
 
     ifindex: int
     began: float  # s of CLOCK_MONOTONIC
-    for_gateway: bool  # it takes one of the gateways' places
+    for_gateway: bool  # it counts against the limit for gateways
     timeout: asyncio.TimerHandle
     solicitors: dict[tuple[bytes, bytes], _Solicitor] = field(default_factory=dict)
 
@@ -101,11 +101,10 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self.gateways: frozenset[bytes] = frozenset()
         self._pending: dict[bytes, _Search] = {}
-        self._taken = {False: 0, True: 0}  # places that are taken; True: of the gateways
-        self._news: NeighbourMonitor | None = None
-        self._requests: RingBuffer | None = (
-            None  # opened on the first request, as most hosts have none
-        )
+        self._taken = {False: 0, True: 0}  # searches at work, by for_gateway
+        self._monitor: NeighbourMonitor | None = None
+        # Opened on the first request, because most hosts have none.
+        self._requests: RingBuffer | None = None
         self._readable = maps.fds["requests"] if maps.in_kernel else None
         self._in_trouble = False
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
@@ -188,9 +187,9 @@ class Resolver:
             route = self._fib.route(target, settings.l3_ifindex)
             if not _leads_to_neighbour(route, settings.l3_ifindex, rule.dev):
                 return None
-            if self._news is None:
-                self._news = NeighbourMonitor()
-                self._loop.add_reader(self._news.fileno(), self._on_news)
+            if self._monitor is None:
+                self._monitor = NeighbourMonitor()
+                self._loop.add_reader(self._monitor.fileno(), self._on_changes)
             self._fib.solicit(route.ifindex, target)
         except OSError as error:  # ENOBUFS: the neighbour table is full
             if not self._in_trouble:
@@ -210,8 +209,8 @@ class Resolver:
     def _has_place(self, for_gateway: bool) -> bool:
         """Return True if one more search has a place; the oldest one may have to end for it."""
         places = max(self._limits.pending // 2, 1)
-        if self._taken[for_gateway] >= places and self._news is not None:
-            self._on_news()  # some may have been found a moment ago
+        if self._taken[for_gateway] >= places and self._monitor is not None:
+            self._on_changes()  # some may have been found a moment ago
         if self._taken[for_gateway] < places:
             return True
         oldest = next(
@@ -225,17 +224,17 @@ class Resolver:
 
     # ---- the kernel's messages
 
-    def _on_news(self) -> None:
+    def _on_changes(self) -> None:
         """End searches whose targets the kernel has found, or has given up."""
-        assert self._news
-        news = self._news.drain()
-        if news is None:
+        assert self._monitor
+        changes = self._monitor.drain()
+        if changes is None:
             states = [
                 (target, search.ifindex, self._fib.neighbour(search.ifindex, target))
                 for target, search in self._pending.items()
             ]
         else:
-            states = [(each.address, each.ifindex, each.state) for each in news]
+            states = [(each.address, each.ifindex, each.state) for each in changes]
         for target, ifindex, state in states:
             search = self._pending.get(target)
             if search is None or search.ifindex != ifindex:
@@ -280,10 +279,10 @@ class Resolver:
 
     def _stop_listening(self) -> None:
         """Receive neighbour messages only during a search: a hypervisor has thousands."""
-        if not self._pending and self._news is not None:
-            self._loop.remove_reader(self._news.fileno())
-            self._news.close()
-            self._news = None
+        if not self._pending and self._monitor is not None:
+            self._loop.remove_reader(self._monitor.fileno())
+            self._monitor.close()
+            self._monitor = None
 
     # ---- the answer
 

@@ -40,7 +40,7 @@ class Shared:
         # works would come last.
         self._turn = asyncio.Lock()
         self._open = contextlib.ExitStack()
-        self._news: NeighbourMonitor | None = None
+        self._monitor: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnChanges]] = {}
         self._reserved: dict[str, str] = {}
 
@@ -89,30 +89,29 @@ class Shared:
 
     def follow_neighbours(self, ifindex: int, on_changes: OnChanges) -> Callable[[], None]:
         """Call back after changes of an interface's neighbours; return a function that ends it."""
-        if self._news is None:
-            news = NeighbourMonitor(ifindex)
-            self._open.callback(news.close)
-            self._read(news.fileno(), self._on_changes)
-            self._news = news
+        if self._monitor is None:
+            monitor = NeighbourMonitor(ifindex)
+            self._open.callback(monitor.close)
+            self._read(monitor.fileno(), self._on_changes)
+            self._monitor = monitor
         followers = self._followers.setdefault(ifindex, [])
         followers.append(on_changes)
-        self._news.limit_to(*self._followers)
+        self._monitor.limit_to(*self._followers)
 
         def end() -> None:
             followers.remove(on_changes)
             if not followers and self._followers.get(ifindex) is followers:
-                del self._followers[
-                    ifindex
-                ]  # its messages are ignored until limit_to() is called again
+                # Its messages are ignored until limit_to() is called again.
+                del self._followers[ifindex]
 
         return end
 
     def _on_changes(self) -> None:
-        assert self._news is not None
-        news = self._news.drain()
+        assert self._monitor is not None
+        changes = self._monitor.drain()
         for ifindex, followers in list(self._followers.items()):
-            here = news and [each for each in news if each.ifindex == ifindex]
-            if here or news is None:
+            here = changes and [each for each in changes if each.ifindex == ifindex]
+            if here or changes is None:
                 for on_changes in list(followers):
                     on_changes(here)
 

@@ -29,7 +29,7 @@ from ndxdp.daemon.synchronisation import Synchronisation
 from ndxdp.daemon.uplink_state import Health, UplinkState
 from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
-from ndxdp.errors import InterfaceGone, NdxdpError, gone, problem_of
+from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import DOCKER_ORIGIN
@@ -386,7 +386,7 @@ class Uplink:
                         return
                     present = await self._shared.call(partial(links.find_link, name))
                     if present is None or present.ifindex != link.ifindex:
-                        raise gone(name)
+                        raise interface_gone(name)
                     keeper.notice_changes()
                     state.health.succeeded(state.health.beginning)
         finally:

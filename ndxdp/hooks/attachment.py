@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, gone, is_exhausted
+from ndxdp.errors import ModeUnavailable, NdxdpError, from_os, interface_gone, is_exhausted
 from ndxdp.hooks import hook_order
 from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode, Restore
@@ -302,7 +302,7 @@ def _best(filters: list[tc_filters.Filter]) -> _Place:
 def _refusal(interface: str, mode: Mode, error: BpfError) -> NdxdpError:
     """Return the error for a refused attachment, with netlink's message if there is one."""
     if error.errno == errno.ENODEV:
-        return gone(interface)
+        return interface_gone(interface)
     if is_exhausted(error):
         return from_os(error)
     messages = [

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ndxdp.errors import InterfaceGone, NdxdpError, gone
+from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone
 from ndxdp.netlink.messages import LinkMessage, ask, netlink_errors
 from ndxdp.rules.interface_name import INTERFACE_MAX, check_interface
 
@@ -193,7 +193,7 @@ def interface_errors(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.ENXIO):
             raise
-        raise gone(name) from error
+        raise interface_gone(name) from error
 
 
 def set_allmulti(ifindex: int, on: bool) -> None:
