@@ -1,4 +1,4 @@
-"""The suite itself: its exit code, what it leaves behind, and what it needs of the machine."""
+"""The suite itself: its exit code, its namespaces and files, and its demands on the machine."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_repeated_runs_are_counted(privacy: None, tmp_path: Path) -> None:
     assert [repeat(*words) for words in ((), ("3",), ("0", str(file)))] == [(2, usage)] * 3
 
 
-def test_signals_that_the_parent_ignores_are_back_at_their_default(privacy: None) -> None:
+def test_namespaces_reset_signals_that_the_parent_ignores(privacy: None) -> None:
     numbers = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 
     def ignore() -> None:
@@ -91,8 +91,8 @@ def test_signals_that_the_parent_ignores_are_back_at_their_default(privacy: None
     assert in_namespaces(code, ignore) == "False False False False"
 
 
-def test_temporary_files_are_gone_with_the_namespaces(privacy: None) -> None:
-    """Namespaces have a file system for them, and share it with namespaces within them."""
+def test_namespaces_remove_their_temporary_files(privacy: None) -> None:
+    """Expect a file system for temporary files that inner namespaces share."""
     ours = Path(tempfile.gettempdir())
     assert f" {ours} tmpfs " in Path("/proc/mounts").read_text()
     made = Path(in_namespaces("import tempfile; print(tempfile.mkdtemp())"))
@@ -100,7 +100,7 @@ def test_temporary_files_are_gone_with_the_namespaces(privacy: None) -> None:
     made.rmdir()
 
 
-def test_a_limit_that_leaves_too_little_room_is_named() -> None:
+def test_a_limit_with_too_little_room_is_reported() -> None:
     roomy = Limit("things", room=1024, taken=512, wanted=512, cure="sysctl -w things=4096")
     tight = roomy._replace(taken=513)
     assert machine.short_of([roomy]) == []
@@ -111,7 +111,7 @@ def test_a_limit_that_leaves_too_little_room_is_named() -> None:
 
 
 def test_limits_are_read() -> None:
-    """The neighbour table's bound is a sysctl of the machine's own namespace, not of this one."""
+    """Read limits, even those that only the machine's first network namespace shows."""
     found = {limit.what: limit for limit in machine.limits()}
     inotify = next(limit for what, limit in found.items() if "inotify" in what)
     descriptor = ctypes.CDLL(None).inotify_init()
@@ -124,7 +124,7 @@ def test_limits_are_read() -> None:
     assert machine.neighbour_table_overflows() >= 0
 
 
-def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
+def test_the_limit_of_open_files_is_raised_to_the_hard_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert soft == hard
 
@@ -132,7 +132,9 @@ def test_as_many_files_may_be_open_as_the_machine_allows() -> None:
 @pytest.mark.parametrize(
     "words", [("--version",), ("nonsense",), ("status",), ("explain", "::"), ("check", "-c", "-")]
 )
-def test_a_forked_command_is_like_a_started_one(privacy: None, words: tuple[str, ...]) -> None:
+def test_a_forked_command_has_the_result_of_a_started_one(
+    privacy: None, words: tuple[str, ...]
+) -> None:
     assert forked.Server().is_like_us
     assert network.ndxdp(*words, stdin="nonsense") == network.call(
         *network.NDXDP, *words, stdin="nonsense"
@@ -141,7 +143,7 @@ def test_a_forked_command_is_like_a_started_one(privacy: None, words: tuple[str,
 
 def test_a_forked_command_that_does_not_end_is_killed(privacy: None, tmp_path: Path) -> None:
     file = tmp_path / "ndxdp.toml"
-    file.write_text('[[interface]]\nname = "absent0"\n')  # which is waited for
+    file.write_text('[[interface]]\nname = "absent0"\n')  # the daemon waits for it
     server = forked.Server()
     with pytest.raises(subprocess.TimeoutExpired):
         server.run(("run", "-c", str(file)), b"", 0.5)
@@ -149,26 +151,26 @@ def test_a_forked_command_that_does_not_end_is_killed(privacy: None, tmp_path: P
     shutil.rmtree(network.FILES, ignore_errors=True)  # the report of a daemon that was killed
 
 
-def test_another_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_environment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     server = forked.Server()
     monkeypatch.setenv("NDXDP_BPFFS", "/nonexistent")
     assert not server.is_like_us
 
 
 @pytest.mark.parametrize(
-    ("said", "again"),
+    ("message", "repeated"),
     [
         ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 17", True),
         ("E: Unable to locate package nonsense", False),
     ],
 )
-def test_apts_locks_are_waited_for(tmp_path: Path, said: str, again: bool) -> None:
-    """Apt waits for dpkg's lock itself, but not for those of its lists and its archives."""
+def test_apt_get_waits_for_locks(tmp_path: Path, message: str, repeated: bool) -> None:
+    """Repeat apt-get while its lists or archives are locked; it waits for dpkg's lock itself."""
     calls = tmp_path / "calls"
     real = tmp_path / "apt-get"
     real.write_text(
         f'#!/bin/sh\necho "$@" >>{calls}\n'
-        f'[ $(wc -l <{calls}) -gt 1 ] || {{ echo "{said}" >&2; exit 100; }}\n'
+        f'[ $(wc -l <{calls}) -gt 1 ] || {{ echo "{message}" >&2; exit 100; }}\n'
     )
     real.chmod(0o755)
     done = subprocess.run(
@@ -178,13 +180,13 @@ def test_apts_locks_are_waited_for(tmp_path: Path, said: str, again: bool) -> No
         text=True,
         timeout=30,
     )
-    assert done.returncode == (0 if again else 100)
-    assert said in done.stderr
+    assert done.returncode == (0 if repeated else 100)
+    assert message in done.stderr
     words = "-o DPkg::Lock::Timeout=600 install -y a b"
-    assert calls.read_text().splitlines() == [words] * (2 if again else 1)
+    assert calls.read_text().splitlines() == [words] * (2 if repeated else 1)
 
 
-def test_the_makefile_calls_no_apt_that_does_not_wait() -> None:
+def test_the_makefile_calls_apt_get_only_by_the_script_that_waits() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     assert "lab/apt-get" in makefile
     assert "apt-get" not in makefile.replace("lab/apt-get", "")
