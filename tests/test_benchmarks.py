@@ -136,4 +136,4 @@ def test_tracing(privacy: None, tmp_path: Path) -> None:
     printed = run("tracing", figures, "--runs", "1000", "--rounds", "1")
     (one,) = json.loads(figures.read_text())["rounds"]
     assert {"off", "sampled", "on", "unread"} <= set(one)
-    assert "nobody traces" in printed
+    assert "no tracer" in printed
