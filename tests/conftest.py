@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from lab import private
 from ndxdp.store.directories import Trees
 from tests.fixtures import engine, features, network
 from tests.fixtures.engine import Engine
+from tests.fixtures.fake_engine import Fake
 from tests.fixtures.network import Network
 
 
@@ -60,3 +62,11 @@ def docker_engine(privacy: None) -> Iterator[Engine]:
     """Return a real Docker engine with an image; it starts in 0.2 s, so each module has its own."""
     with engine.engine() as made:
         yield made
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Fake]:
+    """Return a scripted engine."""
+    made = Fake(tmp_path / "engine.sock")
+    yield made
+    made.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -24,7 +22,7 @@ from ndxdp.ndp.profile import NaSource, Profile
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
-from ndxdp.sources import docker
+from ndxdp.sources import docker, engine_api
 from ndxdp.sources.answers import Endpoint
 from ndxdp.sources.docker import Docker
 from ndxdp.sources.json_pieces import Objects
@@ -33,30 +31,12 @@ from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake, container, network
 from tests.fixtures.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
 from tests.fixtures.network import rules as listed
+from tests.fixtures.watching import Watching, endpoint, watching
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 # ---- selection ----------------------------------------------------------------------------------
-
-
-def endpoint(
-    address: str,
-    container: str = "one",
-    network: str = "six",
-    *,
-    labels: dict[str, str] | None = None,
-    network_labels: dict[str, str] | None = None,
-    subnets: tuple[str, ...] = ("2001:db8:0:1:c::/80",),
-) -> Endpoint:
-    return Endpoint(
-        parse_address(address),
-        container,
-        network,
-        tuple(sorted((labels or {}).items())),
-        tuple(sorted((network_labels or {}).items())),
-        tuple(parse_prefix(subnet) for subnet in subnets),
-    )
 
 
 def picked(endpoints: list[Endpoint], *selectors: Selector) -> dict[str, str]:
@@ -211,67 +191,6 @@ def test_json_that_is_no_array_of_objects(text: bytes) -> None:
 # ---- a watcher, and a scripted engine -----------------------------------------------------------
 
 
-class Watching:
-    """A watcher that runs in a thread. `sets`: the sets of endpoints that it has yielded."""
-
-    def __init__(self, path: Path, keys: frozenset[str] | None = None) -> None:
-        self.docker = Docker(str(path), keys)
-        self.sets: list[frozenset[Endpoint]] = []
-        self.error: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        async def watch() -> None:
-            async with contextlib.aclosing(self.docker.watch()) as sets:
-                async for found in sets:
-                    self.sets.append(found)
-
-        try:
-            self._task = self._loop.create_task(watch())
-            self._loop.run_until_complete(self._task)
-        except BaseException as error:
-            self.error = error
-        finally:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
-
-    def addresses(self) -> dict[str, str] | None:
-        """Return address and network of each endpoint in the last set."""
-        if not self.sets:
-            return None
-        return {str(Prefix(one.address, 128)): one.network for one in self.sets[-1]}
-
-    def becomes(self, wanted: dict[str, str], *, within: float = 1) -> None:
-        with contextlib.suppress(AssertionError):
-            eventually(lambda: self.addresses() == wanted, within=within)
-        assert self.addresses() == wanted
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
-        self._thread.join(timeout=10)
-        assert not self._thread.is_alive()
-        assert isinstance(self.error, asyncio.CancelledError), self.error
-
-
-@contextlib.contextmanager
-def watching(path: Path, keys: frozenset[str] | None = None) -> Iterator[Watching]:
-    made = Watching(path, keys)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[Fake]:
-    made = Fake(tmp_path / "engine.sock")
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def states(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """Return the levels of the logged lines: one for each change of state."""
@@ -377,7 +296,7 @@ def test_a_list_that_is_too_long_changes_nothing(
     expected: str,
 ) -> None:
     """Log a too long list once, and retry rarely: each attempt may cost seconds of work."""
-    monkeypatch.setattr(docker, limit, value)
+    monkeypatch.setattr(engine_api, limit, value)
     caplog.set_level(logging.WARNING, docker.__name__)
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
@@ -410,11 +329,14 @@ def test_a_slow_failure_is_no_good_connection(fake: Fake, monkeypatch: pytest.Mo
 
 
 def test_null_for_empty_objects(fake: Fake) -> None:
-    bare: dict[str, Any] = {"Names": ["/bare"], "Labels": None, "NetworkSettings": None}
+    bare: dict[str, Any] = {"Id": "1", "Names": ["/bare"], "Labels": None, "NetworkSettings": None}
     off = {"GlobalIPv6Address": "", "NetworkID": "id-six"}
     unusable = {"GlobalIPv6Address": "fe80::1", "NetworkID": "id-six"}
     networks = {"six": off, "seven": unusable, "eight": None}
-    fake.containers = [bare, {"Names": ["/off"], "NetworkSettings": {"Networks": networks}}]
+    fake.containers = [
+        bare,
+        {"Id": "2", "Names": ["/off"], "NetworkSettings": {"Networks": networks}},
+    ]
     fake.networks = [{"Name": "host", "Id": "h", "IPAM": {"Config": None}, "Labels": None}]
     with watching(fake.path) as watcher:
         watcher.becomes({})
@@ -473,14 +395,15 @@ BROKEN: dict[str, bytes] = {
     "no UTF-8": HEAD + b'\r\n[{"\xff": 1}]',
     "no list": HEAD + b'\r\n{"message": "hello"}',
     "no objects": HEAD + b"\r\n[1, 2]",
+    "no id": HEAD + b'\r\n[{"Names": ["/a"], "ApiVersion": "x"}]',
     "depth": HEAD + b'\r\n[{"a":' + b"[" * 100000,
     "error": b'HTTP/1.1 500 Oh\r\nContent-Length: 18\r\n\r\n{"message": "oh!"}',
     "an error without words": b"HTTP/1.1 503 Oh\r\n\r\n",
     "moved": b"HTTP/1.1 301 There\r\nLocation: http://x/\r\n\r\n",
-    "names": HEAD + b'\r\n[{"Names": 1, "Name": [], "ApiVersion": "x"}]',
-    "labels": HEAD + b'\r\n[{"Names": ["/a"], "Labels": {"a": 1}}]',
+    "names": HEAD + b'\r\n[{"Id": "1", "Names": 1, "Name": [], "ApiVersion": "x"}]',
+    "labels": HEAD + b'\r\n[{"Id": "1", "Names": ["/a"], "Labels": {"a": 1}}]',
     "an address": HEAD
-    + b'\r\n[{"Names":[],"NetworkSettings":{"Networks":{"n":{"GlobalIPv6Address":"x"}}},'
+    + b'\r\n[{"Id":"1","Names":[],"NetworkSettings":{"Networks":{"n":{"GlobalIPv6Address":"x"}}},'
     b'"IPAM":{"Config":[{"Subnet":"2001:db8::/x"}]}}]',
 }
 
@@ -528,7 +451,7 @@ def test_an_invalid_event(fake: Fake) -> None:
 
 
 def test_silence_is_an_end(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(engine_api, "_TIMEOUT", 0.3)
     fake.containers = [container(2)]
     with watching(fake.path) as watcher:
         eventually(lambda: watcher.sets)

@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from lab.topology import build_xdp_pass
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
+from tests.fixtures.fake_engine import Fake, container, network
 from tests.fixtures.network import (
     BEHIND,
     NDXDP,
@@ -181,6 +183,62 @@ def test_reload_without_a_daemon(net: Network, tmp_path: Path) -> None:
 
 # ---- settings beside the interfaces
 # ---------------------------------------------------------------
+
+
+def selecting(**selector: str) -> str:
+    """Return the table of a selector."""
+    keys = "".join(f'{key} = "{value}"\n' for key, value in selector.items())
+    return f"[[interface.docker]]\n{keys}"
+
+
+def of_containers() -> set[str]:
+    """Return the addresses that have a rule because containers have them."""
+    return {prefix for prefix, rule in rules().items() if rule["source"] == "docker"}
+
+
+def test_a_reload_keeps_the_connection_to_the_engine(service: Service, fake: Fake) -> None:
+    """Unless it selects by labels that were not kept."""
+    top = f'[docker]\nsocket = "{fake.path}"'
+    fake.containers = [container(32, "six", kind="a"), container(33, "seven")]
+    fake.networks = [network("six"), network("seven")]
+    service.write(top=top, more=selecting(container_label="kind") + selecting(network="six"))
+    service.start()
+    eventually(lambda: of_containers() == {"2001:db8::20"})
+    eventually(lambda: fake.lists() == 3)
+    for more in (
+        selecting(container_label="kind") + selecting(network="six"),
+        selecting(network="seven"),
+        selecting(container_label="kind=b"),
+        selecting(container_label="kind=a"),
+    ):
+        service.write(top=top, more=more)
+        assert service.reload().code == 0
+        assert ("2001:db8::21" in of_containers()) is ("seven" in more)
+        assert ("2001:db8::20" in of_containers()) is ("six" in more or "=a" in more)
+    # A new interface or selector does not miss what is known.
+    assert fake.requests.count("/version") == 1
+    assert fake.lists() == 3
+    fake.containers.append(container(34, kind="a"))
+    fake.send_event_of(34)
+    eventually(lambda: of_containers() == {"2001:db8::20", "2001:db8::22"})
+    assert fake.requests.count("/version") == 1
+
+    # The list with other labels comes late: until then no rule of a selector that stays is removed.
+    held = threading.Event()
+
+    def late(connection: socket.socket) -> None:
+        held.wait(10)
+        fake.send(connection, json.dumps(fake.containers).encode())
+
+    fake.replies["json"] = late
+    more = selecting(container_label="kind=a") + selecting(network_label="other")
+    service.write(top=top, more=more)
+    assert service.reload().code == 0
+    assert of_containers() == {"2001:db8::20", "2001:db8::22"}
+    fake.containers.pop()
+    held.set()
+    eventually(lambda: of_containers() == {"2001:db8::20"})
+    assert fake.requests.count("/version") == 2
 
 
 def test_log_and_engine_are_reloaded(service: Service, tmp_path: Path) -> None:

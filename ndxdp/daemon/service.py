@@ -16,6 +16,7 @@ from typing import Any
 
 from ndxdp import threads
 from ndxdp.backoff import Backoff
+from ndxdp.daemon.container_rules import ContainerRules
 from ndxdp.daemon.exporter_listener import MetricsListener
 from ndxdp.daemon.heartbeat import Heartbeats, Pulse
 from ndxdp.daemon.sd_notify import Notifier
@@ -26,13 +27,8 @@ from ndxdp.errors import ModeUnavailable, NdxdpError, UsageError, problem_of
 from ndxdp.netlink import names
 from ndxdp.netlink.link_monitor import LinkMonitor
 from ndxdp.netlink.netns import netns
-from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
 from ndxdp.runtime.report import Publisher
-from ndxdp.sources import selector
-from ndxdp.sources.answers import Endpoint
-from ndxdp.sources.docker import Docker
-from ndxdp.sources.selector import ENGINE_SOCKET
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
 from ndxdp.store.ownership import refuse_if_locked
@@ -162,9 +158,7 @@ class _Daemon:
         self._pulse = Pulse()
         self._heartbeats = Heartbeats(self._pulse)
         self._metrics = MetricsListener(trees, status)
-        self._docker_socket = ENGINE_SOCKET
-        self._endpoints: frozenset[Endpoint] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._containers = ContainerRules(status, self._all_uplinks)
 
     async def run(self, spec: DaemonSpec) -> None:
         """Answer until SIGINT or SIGTERM, or until an uplink fails at its start."""
@@ -173,13 +167,12 @@ class _Daemon:
         stray = Backoff(log)
         loop.set_exception_handler(lambda _, context: _log_stray(stray, context))
         with self._shared, self._signals_and_netlink():
-            self._docker_socket = spec.docker_socket
             # Metrics are served before READY=1, but a slow name server must not delay answers.
             listening = asyncio.ensure_future(self._metrics.serve_at(spec.metrics))
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
             while spec.interfaces:  # emptied: after a reload their rules would be a second copy
                 self._start(spec.interfaces.pop(0))
-            self._watch_docker()
+            self._containers.watch(spec.docker_socket)
             proving = asyncio.ensure_future(self._prove())
             tasks = [
                 asyncio.ensure_future(self._notify_when_ready(listening)),
@@ -190,9 +183,9 @@ class _Daemon:
             while not self._stop.is_set() and not any(task.done() for task in self._tasks()):
                 await asyncio.wait({stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED)
             self._notifier.stopping()
-            for task in (*tasks, stopping, self._watching):
-                if task:
-                    task.cancel()
+            for task in (*tasks, stopping):
+                task.cancel()
+            self._containers.end()
             for uplink, _ in self._uplinks.values():
                 uplink.stop()
             ended = await self._all_ended()
@@ -215,6 +208,9 @@ class _Daemon:
                 logging.shutdown()
                 os._exit(1)
 
+    def _all_uplinks(self) -> list[Uplink]:
+        return [uplink for uplink, _ in self._uplinks.values()]
+
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for _, task in self._uplinks.values()]
 
@@ -232,7 +228,7 @@ class _Daemon:
             self._wake_waiting,
         )
         self._uplinks[spec.interface] = uplink, asyncio.ensure_future(uplink.run())
-        self._set_containers(uplink)
+        self._containers.apply_to(uplink)
         return uplink
 
     def _summary(self) -> str:
@@ -247,35 +243,6 @@ class _Daemon:
 
     async def _prove(self) -> None:
         await self._pulse.prove(self._executor, self._notifier.alive, self._notifier.watchdog / 3)
-
-    # ---- Docker
-
-    def _watch_docker(self) -> None:
-        """Watch the engine if an interface selects containers, by the labels that are selected."""
-        if self._watching:
-            self._watching.cancel()
-        selectors = [one for uplink, _ in self._uplinks.values() for one in uplink.spec.selectors]
-        self._watching = self._status.docker_connected = None
-        if selectors:
-            keys = selector.label_keys(selectors)
-            engine = Docker(self._docker_socket, keys, self._status.changed)
-            self._status.docker_connected = lambda: engine.connected
-            self._watching = asyncio.ensure_future(self._watch(engine))
-        self._status.changed()
-
-    async def _watch(self, engine: Docker) -> None:
-        """Pass the containers to the uplinks after each change."""
-        async with contextlib.aclosing(engine.watch()) as changes:
-            async for endpoints in changes:
-                self._endpoints = endpoints
-                for uplink, _ in self._uplinks.values():
-                    self._set_containers(uplink)
-
-    def _set_containers(self, uplink: Uplink) -> None:
-        if not uplink.spec.selectors:
-            uplink.set_containers(Rules())
-        elif self._endpoints is not None:
-            uplink.set_containers(selector.rules_of(self._endpoints, uplink.spec.selectors))
 
     # ---- the configuration
 
@@ -333,8 +300,7 @@ class _Daemon:
             await asyncio.wait(self._removed)
         for uplink in [self._start(each) for name, each in specs.items() if name not in former]:
             await uplink.began.wait()
-        self._docker_socket = spec.docker_socket
-        self._watch_docker()
+        self._containers.watch(spec.docker_socket)
         await self._metrics.serve_at(spec.metrics)
 
     async def _set_specs(self, specs: dict[str, InterfaceSpec]) -> dict[str, str]:
@@ -343,7 +309,7 @@ class _Daemon:
         for name, spec in specs.items():
             uplink = self._uplinks[name][0]
             outcomes[name] = uplink.set_spec(spec)
-            self._set_containers(uplink)
+            self._containers.apply_to(uplink)
         problems = {name: await outcome for name, outcome in outcomes.items()}
         return {name: problem for name, problem in problems.items() if problem}
 

@@ -124,6 +124,11 @@ class Uplink:
             self._state.pending.announcement = True
             self._state.changed.set()
 
+    @property
+    def containers(self) -> Rules | None:
+        """The rules for the present containers; None if no engine has listed them yet."""
+        return self._containers
+
     def set_containers(self, rules: Rules) -> None:
         """Take the rules for the present containers."""
         if rules != self._containers:

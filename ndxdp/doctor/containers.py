@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import chain
 
 from ndxdp.doctor.finding import Finding, unseen, warning
 from ndxdp.netlink.addresses import OwnAddress
@@ -59,10 +60,10 @@ def gather(
 
 
 async def _endpoints(socket_path: str) -> frozenset[Endpoint] | None:
-    async with contextlib.aclosing(Docker(socket_path, label_keys=()).watch()) as states:
+    async with contextlib.aclosing(Docker(socket_path, label_keys=frozenset()).watch()) as changes:
         try:
             async with asyncio.timeout(_WITHIN):
-                return await anext(states)
+                return frozenset(chain.from_iterable((await anext(changes)).values()))
         except TimeoutError:
             return None
 

@@ -18,6 +18,8 @@ from ndxdp.rules.prefix import Prefix, mask
 Labels = tuple[tuple[str, str], ...]
 """Keys and values, sorted."""
 
+_ID_MAX = 128  # characters; ids have 64
+
 
 class Endpoint(NamedTuple):
     """An address of a running container.
@@ -48,12 +50,26 @@ class Network(NamedTuple):
     subnets: tuple[Prefix, ...]
 
 
+class Listed(NamedTuple):
+    """An endpoint in a list of containers, with the ids that the list has.
+
+    Attributes:
+        container_id: The id of the container.
+        network_id: The id of the network; its name in Podman's lists.
+        endpoint: The endpoint.
+    """
+
+    container_id: str
+    network_id: str
+    endpoint: Endpoint
+
+
 _NONE = Network("", "", (), ())
 
 
 def endpoints_of(
     container: dict[str, Any], networks: Mapping[str, Network], keys: Container[str] | None
-) -> Iterator[Endpoint]:
+) -> Iterator[Listed]:
     """Yield the endpoints in an element of /containers/json.
 
     Args:
@@ -61,6 +77,9 @@ def endpoints_of(
         networks: The networks by id and by name; an unknown one has no labels and no subnets.
         keys: The keys of the labels to keep; None for all.
     """
+    container_id = _text(container.get("Id"))
+    if not container_id:
+        raise ValueError("a container without an id")
     names = [name.removeprefix("/") for name in _texts(container.get("Names"))]
     # A name with a / inside is a link: an alias within another container.
     name = next((name for name in names if "/" not in name), "")
@@ -70,8 +89,10 @@ def endpoints_of(
         joined = _mapping(entry)
         address = _target(_text(joined.get("GlobalIPv6Address")))
         if address is not None:
-            network = networks.get(_text(joined.get("NetworkID"))) or networks.get(title) or _NONE
-            yield Endpoint(address, name, title, labels, network.labels, network.subnets)
+            network_id = _text(joined.get("NetworkID"))
+            network = networks.get(network_id) or networks.get(title) or _NONE
+            endpoint = Endpoint(address, name, title, labels, network.labels, network.subnets)
+            yield Listed(container_id, network_id, endpoint)
 
 
 def networks_of(network: dict[str, Any], keys: Container[str] | None) -> Iterator[Network]:
@@ -83,6 +104,21 @@ def networks_of(network: dict[str, Any], keys: Container[str] | None) -> Iterato
     subnets = tuple(_subnet(text) for text in texts if ":" in text)
     labels = _labels(network.get("Labels"), keys)
     yield Network(_text(network.get("Id")), _text(network.get("Name")), labels, subnets)
+
+
+def container_of(event: Mapping[str, Any]) -> str | None:
+    """Return the id of the container that an event is about; None if the event names none.
+
+    Docker's events of a network name the container in an attribute. Podman's do not.
+    """
+    actor = event.get("Actor")
+    if not isinstance(actor, dict):
+        return None
+    found = actor.get("ID")
+    if event.get("Type") != "container":
+        attributes = actor.get("Attributes")
+        found = attributes.get("container") if isinstance(attributes, dict) else None
+    return found if isinstance(found, str) and 0 < len(found) <= _ID_MAX else None
 
 
 def _target(text: str) -> bytes | None:

@@ -1,62 +1,41 @@
-"""A container engine's running containers: a stream of their IPv6 addresses.
+"""A container engine's running containers: a stream of the changes of their IPv6 addresses.
 
-The engine is Docker, or Podman with its Docker-compatible socket.
+The engine is Docker, or Podman with its Docker-compatible socket. An event makes the watcher list
+the container that the event is about. All containers are listed only when the connection is new,
+after events that name no container or come by the hundred, and seldom as a check: an engine drops
+events for a reader that is 1024 events behind (Docker's pubsub), or whose proxy has lost them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
-from urllib.parse import quote
+from collections.abc import AsyncGenerator, Callable, Mapping, Set
 
-from ndxdp.errors import UsageError
-from ndxdp.sources.answers import Endpoint, Network, endpoints_of, networks_of, versions
-from ndxdp.sources.http import NoAnswer, get
-from ndxdp.sources.json_pieces import Objects
+from ndxdp.sources.agenda import ALL, Agenda
+from ndxdp.sources.answers import Endpoint, container_of
+from ndxdp.sources.engine_api import EngineApi
+from ndxdp.sources.http import NoAnswer
+from ndxdp.sources.inventory import Change, Inventory
 from ndxdp.sources.selector import ENGINE_SOCKET
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
-_MALFORMED = "the answer is malformed"
-
-_API = (1, 44)
-"""The newest version of the API that this module knows.
-
-Unversioned paths select the engine's newest version, which may differ. Engines support old versions
-for years.
-"""
-
-_ACTIONS = ("start", "die", "died", "destroy", "remove", "rename", "connect", "disconnect")
-"""Events that change addresses.
-
-Podman's filter has `died` and `remove` where Docker has `die` and `destroy`. Pausing is not among
-them: the kernel answers for a paused container.
-"""
-
-_ADDRESSES_MAX = 131072
-"""Addresses, or networks, that one engine may have: the default room for exact addresses."""
-
-_LIST_MAX = 1 << 28
-"""Bytes that a list may have. The list of 10 000 containers has 12 MB."""
-
-_TIMEOUT = 30.0  # seconds for the engine to begin or continue an answer; it may be under load
 _FIRST_LIST = 0.2  # seconds; an engine may send nothing on the stream before the first event
 _BURST = 0.03  # seconds from the first event of a burst to the list that covers the burst
 _BURST_MAX = 0.3  # the same if listing is slow, so that listing does not take all the time
-_REPEAT = (0.5, 1.5)
-"""Seconds from a list to its repetition, and from that to the second one.
 
-Docker sends a network's `connect` event before its list has the address (ConnectToNetwork sends the
-event, then makes the checkpoint), and the head of the stream before it has subscribed (getEvents).
-"""
+_SOME_MAX = 512
+"""Containers that are listed by id; beyond that number all are, as events may have been lost."""
+
+_CHECK_AFTER = 300.0
+"""Seconds from one list of all containers to the next one, which is a check."""
+
+_CHECK_SHARE = 1000
+"""Such a list takes at most this fraction of the time: 1.5 s of work follow 25 minutes."""
 
 _DELAY_MIN, _DELAY_MAX = 0.1, 30.0  # seconds between two attempts to connect
 _STABLE = 2.0  # seconds; after a connection that lasted so long, the delay starts at its minimum
@@ -78,7 +57,7 @@ class Docker:
     def __init__(
         self,
         socket_path: str = ENGINE_SOCKET,
-        label_keys: Container[str] | None = None,
+        label_keys: Set[str] | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """Watch nothing yet.
@@ -92,33 +71,46 @@ class Docker:
         self.socket_path = socket_path
         self.connected = False
         self._label_keys = label_keys
-        self._known: frozenset[Endpoint] | None = None
+        self._inventory: Inventory | None = None
         self._loss_logged = False
         self._on_change = on_change
 
-    async def watch(self) -> AsyncGenerator[frozenset[Endpoint], None]:
-        """Yield the endpoints of all running containers at first, and after every change.
+    @property
+    def endpoints(self) -> Mapping[bytes, tuple[Endpoint, ...]] | None:
+        """The endpoints of each address that a container has; None if they were never listed."""
+        return None if self._inventory is None else self._inventory.by_address
+
+    def has_labels(self, keys: Set[str]) -> bool:
+        """Return True if the endpoints keep their labels with these keys."""
+        return self._label_keys is None or keys <= self._label_keys
+
+    def serves(self, socket_path: str, label_keys: Set[str]) -> bool:
+        """Return True if a watcher of this socket, for these labels, would yield the same."""
+        return socket_path == self.socket_path and self.has_labels(label_keys)
+
+    async def watch(self) -> AsyncGenerator[Change, None]:
+        """Yield the endpoints of all running containers at first, and then every change.
 
         The generator never ends and never raises. While the engine is disconnected it yields
-        nothing, so that the last set stays valid; after a reconnection it yields a changed set.
+        nothing, so that the endpoints stay valid; after a reconnection it yields the difference.
 
         The delay between attempts to connect starts at 0.1 s and doubles up to 30 s. Every 0.25 s,
         or every second once the delay exceeds 8 s, the generator checks the socket's file with one
         stat(2), and connects at once if the file is new or has new permissions.
         """
-        self._known = None
+        inventory, self._inventory = Inventory(), None
         delay = _DELAY_MIN
         while True:
             began, file = time.monotonic(), self._file()
             was_listed = False
             try:
-                async with contextlib.aclosing(self._lists()) as lists:
-                    async for found in lists:
+                async with contextlib.aclosing(self._changes(inventory)) as changes:
+                    async for change in changes:
                         was_listed = True
-                        self._mark_connected(len(found))
-                        if found != self._known:
-                            self._known = found
-                            yield found
+                        self._mark_connected(len(inventory.by_address))
+                        if change or self._inventory is None:
+                            self._inventory = inventory
+                            yield change
             except NoAnswer as reason:
                 self._mark_lost(reason)
             finally:
@@ -165,127 +157,64 @@ class Docker:
             return None
         return found.st_dev, found.st_ino, found.st_ctime_ns
 
-    async def _lists(self) -> AsyncGenerator[frozenset[Endpoint], None]:
-        """Yield the endpoints at first and after events, until NoAnswer is raised."""
-        api = await self._version()
-        changed = asyncio.Event()
+    async def _changes(self, inventory: Inventory) -> AsyncGenerator[Change, None]:
+        """List all containers, and then those of events; yield what changed, until NoAnswer."""
+        api = EngineApi(self.socket_path, self._label_keys, inventory.known)
+        await api.negotiate()
+        agenda, woken = Agenda(), asyncio.Event()
+        took = {True: 0.0, False: 0.0}  # seconds for the last list of all, and of some containers
+
+        def list_soon(key: str) -> None:
+            agenda.add(key, time.monotonic() + max(_BURST, min(took[key == ALL], _BURST_MAX)))
+            woken.set()
+
         # Listening starts before the first list, so that no event is lost in between.
-        listening = asyncio.create_task(self._listen(api, changed))
-        listening.add_done_callback(lambda _: changed.set())
-        pauses: tuple[float, ...] = (_FIRST_LIST,)
-        took = 0.0
+        listening = asyncio.create_task(self._listen(api, list_soon))
+        listening.add_done_callback(lambda _: woken.set())
+        agenda.add(ALL, time.monotonic() + _FIRST_LIST)
         try:
             while True:
-                if await _happens(changed, pauses[0] if pauses else None):
-                    await asyncio.sleep(max(_BURST, min(took, _BURST_MAX)))
-                    changed.clear()
-                    pauses = _REPEAT
-                else:
-                    pauses = pauses[1:]
+                await _wait(woken, agenda.next_due)
+                woken.clear()
                 if listening.done():
                     listening.result()
                 began = time.monotonic()
-                found = await self._list(api)
-                took = time.monotonic() - began
-                yield found
+                if keys := agenda.take(began):
+                    some = None if ALL in keys or len(keys) > _SOME_MAX else keys
+                    listed = await api.endpoints(some)
+                    now = time.monotonic()
+                    took[some is None] = now - began
+                    if some is None:
+                        check_after = max(_CHECK_AFTER, (now - began) * _CHECK_SHARE)
+                        agenda.add_once(ALL, now + check_after)
+                    yield inventory.update(listed, some)
         finally:
             listening.cancel()
             await asyncio.wait({listening})
             if not listening.cancelled():
                 listening.exception()  # asyncio logs exceptions that are never retrieved
 
-    async def _listen(self, api: str, changed: asyncio.Event) -> None:
-        """Set `changed` when the stream is open and for each event; raise NoAnswer at the end."""
-        filters = {"type": ("container", "network"), "event": _ACTIONS}
-        target = f"{api}/events?filters={_filters(filters)}"
-        async with get(self.socket_path, target, timeout=None, silence=None) as response:
-            changed.set()
-            events = Objects(array=False)
-            while piece := await response.read():
-                with _readable():
-                    for event in events.feed(piece):
-                        if str(event.get("Action")) in _ACTIONS:
-                            log.debug("%s: event %s", self.socket_path, event["Action"])
-                            changed.set()
+    async def _listen(self, api: EngineApi, list_soon: Callable[[str], None]) -> None:
+        """Have containers listed when the stream is open and for each event, until NoAnswer.
+
+        Args:
+            api: The engine.
+            list_soon: Called with the id of a container, or with ALL.
+        """
+        async with api.events() as events:
+            list_soon(ALL)
+            async for event in events:
+                action, container = event["Action"], container_of(event)
+                log.debug("%s: event %s %s", self.socket_path, action, container)
+                if event.get("Type") == "network" and action in ("destroy", "remove"):
+                    api.forget_networks()
+                else:
+                    list_soon(container or ALL)
         raise NoAnswer("the stream of events has ended")
 
-    # ---- requests
 
-    async def _version(self) -> str:
-        """Return the beginning of versioned paths, such as `/v1.44`."""
-        for newest, oldest in await self._get("/version", versions, array=False):
-            return "/v{}.{}".format(*max(oldest, min(newest, _API)))
-        raise NoAnswer(_MALFORMED)
-
-    async def _list(self, api: str) -> frozenset[Endpoint]:
-        """Return all endpoints, with two requests for any number of containers."""
-        # Podman lists paused containers only on request. Containers that are stopped, dead or
-        # restarting have no address.
-        running = _filters({"status": ("running", "paused")})
-        known = {endpoint: endpoint for endpoint in self._known or ()}
-        keys = self._label_keys
-        networks: dict[str, Network] = {}
-
-        def parse(container: dict[str, Any]) -> Iterator[Endpoint]:
-            # Reusing known endpoints keeps one copy in memory.
-            for endpoint in endpoints_of(container, networks, keys):
-                yield known.get(endpoint, endpoint)
-
-        for _ in range(2):
-            for network in await self._get(
-                f"{api}/networks", lambda network: networks_of(network, keys)
-            ):
-                networks[network.id] = network
-                networks.setdefault(network.name, network)
-            found = await self._get(f"{api}/containers/json?filters={running}", parse)
-            # A network may have been created and joined after the networks were listed.
-            if all(endpoint.network in networks for endpoint in found):
-                break
-        return frozenset(found)
-
-    async def _get(
-        self, target: str, parse: Callable[[dict[str, Any]], Iterator[_T]], *, array: bool = True
-    ) -> list[_T]:
-        """Return what `parse` yields for each object of the answer; keep nothing else in memory."""
-        objects = Objects(array=array)
-        parsed: list[_T] = []
-        length = 0
-        async with get(self.socket_path, target, timeout=_TIMEOUT, silence=_TIMEOUT) as response:
-            more = True
-            while more:
-                piece = await response.read()
-                more = piece != b""
-                length += len(piece)
-                if length > _LIST_MAX:
-                    raise NoAnswer(f"the list exceeds {_LIST_MAX >> 20} MB")
-                with _readable():
-                    for found in objects.feed(piece) if more else objects.end():
-                        parsed += parse(found)
-                        if len(parsed) > _ADDRESSES_MAX:
-                            raise NoAnswer(
-                                f"the list exceeds {_ADDRESSES_MAX} addresses or networks"
-                            )
-        return parsed
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Turn an error of the block, which parses an answer, into NoAnswer."""
-    try:
-        yield
-    except (ValueError, UsageError) as error:
-        raise NoAnswer(f"{_MALFORMED} ({str(error)[:100]})") from None
-
-
-async def _happens(event: asyncio.Event, timeout: float | None) -> bool:
-    """Wait for an event; return False after the timeout, in seconds."""
-    try:
-        async with asyncio.timeout(timeout):
-            return await event.wait()
-    except TimeoutError:
-        return False
-
-
-def _filters(wanted: Mapping[str, Sequence[str]]) -> str:
-    """Return the value of the parameter `filters`, percent-encoded."""
-    return quote(json.dumps(wanted, separators=(",", ":")), safe="")
+async def _wait(event: asyncio.Event, until: float | None) -> None:
+    """Wait for an event, or until a time of the loop, which is monotonic."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(until):
+            await event.wait()

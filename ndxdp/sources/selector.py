@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from ndxdp.errors import UsageError
 from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
+from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.prefix import Prefix, mask
 from ndxdp.rules.rule import DOCKER_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import Endpoint, Labels
+from ndxdp.sources.inventory import Change
 
 ENGINE_SOCKET = "/run/docker.sock"
 """Docker's socket; Podman's is /run/podman/podman.sock."""
@@ -62,6 +65,11 @@ class Selector:
             return f"container:{self.container_label}"
         return str(self.within)
 
+    @property
+    def rule(self) -> Rule:
+        """The rule of the addresses that the selector chooses."""
+        return Rule(profile=self.profile, origin=DOCKER_ORIGIN, label=str(self), dynamic=True)
+
     def matches(self, endpoint: Endpoint) -> bool:
         """Return True if this selector chooses the endpoint."""
         if self.except_label is not None and (
@@ -104,15 +112,23 @@ def rules_of(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> Ru
 
     All rules of a selector are one Rule, whose label is the selector's text.
     """
-    made: dict[Prefix, Rule] = {}
-    # Two networks may use one address. Sorting makes the choice independent of a set's order.
-    ordered = sorted(endpoints, key=lambda one: (one.address, one.network, one.container))
-    for selector in selectors:
-        rule = Rule(
-            profile=selector.profile, origin=DOCKER_ORIGIN, label=str(selector), dynamic=True
-        )
-        for endpoint in ordered:
-            prefix = Prefix(endpoint.address, 128)
-            if prefix not in made and selector.matches(endpoint):
-                made[prefix] = rule
-    return Rules.of(made)
+    chosen: dict[bytes, int] = {}  # two networks may use one address
+    for endpoint in endpoints:
+        for number, selector in enumerate(selectors):
+            if selector.matches(endpoint):
+                chosen[endpoint.address] = min(number, chosen.get(endpoint.address, number))
+                break
+    addresses: list[list[bytes]] = [[] for _ in selectors]
+    for address, number in chosen.items():
+        addresses[number].append(address)
+    made: dict[Rule, AddressSet] = {}
+    for selector, some in zip(selectors, addresses, strict=True):
+        made[selector.rule] = made.get(selector.rule, EMPTY) | AddressSet.of(some)
+    return Rules(made)
+
+
+def rules_after(change: Change, rules: Rules, selectors: Sequence[Selector]) -> Rules:
+    """Return what rules_of() returns after a change, from its result before the change."""
+    touched = AddressSet.of(change)
+    kept = Rules({rule: addresses - touched for rule, addresses in rules.exact.items()})
+    return kept | rules_of(chain.from_iterable(change.values()), selectors)
