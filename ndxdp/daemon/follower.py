@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.lifecycle import Answering
+from ndxdp.daemon.rule_cache import RuleCache
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
@@ -57,7 +58,9 @@ class Follower:
         self.care: Choice = NO_KEEPALIVE
         self.needs_gateway_macs = self.groups_may_be_lost = False
         self._asks_kernel = False
+        self._network: tuple[object, ...] = ()  # as it was seen last
         self._written: tuple[object, ...] = ()  # what the maps reflect
+        self._rules = RuleCache(answering.session)
         self._on_link: OnLink | None = None
         self._file_rules = Rules()  # all rules, if this process answers
         self._restored_at: float | None = None
@@ -76,6 +79,7 @@ class Follower:
     def compare_again(self) -> None:
         """Let the next follow() write everything, even if the network has not changed."""
         self._written = ()
+        self._rules.forget()
 
     def follow(self, desired_by: Mapping[str, Rules] | None = None) -> Link:
         """Write what has changed of the network: holes, MAC, link-local address, local routes.
@@ -103,9 +107,11 @@ class Follower:
                 admitted = self._admission.admitted(spec, link, here)
                 desired_by = {**desired_by, spec.origin: admitted}
             reconcile.apply_host(session, link, link_local)
-            rules = reconcile.apply_rules(session, owned, desired_by)
+            rules = reconcile.apply_rules(session, owned, desired_by, self._rules)
             self._note(link, above, own, rules)
-            self._written, self._on_link, self.groups_may_be_lost = present, here, True
+            self._written, self._on_link = present, here
+        if present != self._network:
+            self._network, self.groups_may_be_lost = present, True
         if self._asks_kernel:
             self._state.interests.ifindexes = None
         reconcile.sync_kernel_tables(session)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ndxdp.config.model import Resolve
+from ndxdp.daemon.rule_cache import RuleCache
 from ndxdp.errors import Damaged
 from ndxdp.kernel.abi import Restore
 from ndxdp.ndp.limiter import Limits
@@ -51,6 +52,7 @@ def apply_rules(
     session: Session,
     owned: Mapping[Prefix, str],
     desired_by: Mapping[str, Rules] | None = None,
+    cache: RuleCache | None = None,
 ) -> Rules:
     """Make holes for owned addresses, and write the rules of the daemon's origins.
 
@@ -59,6 +61,7 @@ def apply_rules(
         owned: Exact addresses that are never answered for, and why each is owned.
         desired_by: By origin, the rules to write. Rules of other origins stay and take precedence,
             except that an identical rule passes to the daemon's origin.
+        cache: The interface's rules; without it, they are read from the maps.
 
     Returns:
         All rules of the interface afterwards.
@@ -66,10 +69,11 @@ def apply_rules(
     Raises:
         NdxdpError: The rules do not fit; the holes are made even so.
     """
-    maps, interface = session.maps, session.interface
+    maps, interface, cache = session.maps, session.interface, cache or RuleCache(session)
     with session.tree.lock_if_usable():
-        actual = _apply_holes(maps, owned, maps.rules())
+        actual = _apply_holes(maps, owned, cache.rules())
         if desired_by is None:
+            cache.keep(actual)
             return actual
         desired = actual.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
         for rules in desired_by.values():
@@ -84,6 +88,7 @@ def apply_rules(
             maps.apply(change, actual)
             written, removed = len(change.write), len(change.remove)
             log.info("%s: rules written %d, removed %d", interface, written, removed)
+        cache.keep(desired)
         return desired
 
 
