@@ -86,6 +86,11 @@ class AddressSet:
     def __and__(self, other: AddressSet) -> AddressSet:
         return self - (self - other)
 
+    def split(self, count: int) -> tuple[AddressSet, AddressSet]:
+        """Return the set of the first `count` addresses, and that of all others."""
+        end = count * _SIZE
+        return _ordered(self.packed[:end]), _ordered(self.packed[end:])
+
     def inside(self, prefix: bytes, length: int) -> Iterator[bytes]:
         """Yield the addresses inside a prefix of `length` bits."""
         last = int.from_bytes(prefix, "big") | (1 << 128 - length) - 1

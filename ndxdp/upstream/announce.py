@@ -18,10 +18,11 @@ from enum import Enum
 from ndxdp.config.model import Announce
 from ndxdp.ndp.message import NONCE_LEN, probe, solicit, unsolicited
 from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
+from ndxdp.rules.address_set import AddressSet
 from ndxdp.runtime.daemon_status import Announced
 from ndxdp.sockets.cbpf import packet_socket
 from ndxdp.upstream.gateway_answers import GatewayAnswers
-from ndxdp.upstream.schedule import Lane, Pace, Schedule
+from ndxdp.upstream.schedule import Pace, Schedule, Turn
 
 ADDRESSES_MAX = 131072
 """How many addresses an Announcer stores by default."""
@@ -63,7 +64,6 @@ class Announcer:
     Attributes:
         sent: Frames that were sent, by kind.
         failed: Frames that could not be sent, by kind.
-        dropped: Addresses that are not announced, because `max_addresses` others are stored.
     """
 
     def __init__(
@@ -92,12 +92,9 @@ class Announcer:
         """
         self.sent = dict.fromkeys(Kind, 0)
         self.failed = dict.fromkeys(Kind, 0)
-        self.dropped = 0
         self._what, self._mac, self._clock = what, mac, clock
-        self._max_addresses = max_addresses
-        self._known: dict[bytes, Profile] = {}
-        self._schedule = Schedule(clock)
-        self._answers = GatewayAnswers(ifindex, mac, tuple(gateways), self._known)
+        self._schedule = Schedule(max_addresses, clock)
+        self._answers = GatewayAnswers(ifindex, mac, tuple(gateways), self._schedule)
         self._suspended = False
         self._wake = asyncio.Event()
         burst = max(1, min(_BURST_MAX, int(what.rate * _BURST_TIME)))
@@ -126,7 +123,12 @@ class Announcer:
     @property
     def known(self) -> int:
         """How many addresses are stored."""
-        return len(self._known)
+        return self._schedule.known
+
+    @property
+    def dropped(self) -> int:
+        """How many addresses are not announced, because `max_addresses` others are stored."""
+        return self._schedule.dropped
 
     def total(self) -> Announced:
         """Return the counts of frames of all kinds."""
@@ -141,29 +143,21 @@ class Announcer:
             addresses: The addresses (16 bytes each).
             profile: Its R flag and its MAC are those of the advertisements.
         """
-        accepted = []
-        for address in addresses:
-            if address not in self._known and len(self._known) >= self._max_addresses:
-                self.dropped += 1
-                continue
-            self._known[address] = profile
-            self._answers.forget(address)
-            accepted.append(address)
-        self._schedule.begin(accepted)
+        some = _packed(addresses)
+        self._answers.forget(some)
+        self._schedule.begin(some, profile)
         self._wake.set()
 
     def forget(self, addresses: Iterable[bytes]) -> None:
         """Stop announcing addresses that have disappeared."""
-        forgotten = list(addresses)
-        for address in forgotten:
-            self._known.pop(address, None)
-            self._answers.forget(address)
-        self._schedule.remove(forgotten)
+        some = _packed(addresses)
+        self._answers.forget(some)
+        self._schedule.remove(some)
 
     def announce_all(self) -> None:
         """Announce all addresses again, with repetitions: the upstream may have lost them."""
         self._answers.clear()
-        self._schedule.restart(self._known)
+        self._schedule.restart()
         self._wake.set()
 
     def set_suspended(self, suspended: bool) -> None:
@@ -194,9 +188,9 @@ class Announcer:
                 if self._what.interval and self._clock() >= refresh_at:
                     refresh_at = self._clock() + self._what.interval
                     self._refresh()
-                lane = None if self._suspended else self._schedule.next_lane()
-                if lane:
-                    await self._transmit(lane)
+                turn = None if self._suspended else self._schedule.take()
+                if turn:
+                    await self._transmit(turn)
                     continue
                 self._wake.clear()
                 due = None if self._suspended else self._schedule.due
@@ -218,21 +212,19 @@ class Announcer:
         if self._suspended:
             return
         self._answers.clear()
-        self._schedule.refresh(self._known)
+        self._schedule.refresh()
 
-    async def _transmit(self, lane: Lane) -> None:
-        """Send the frames that are due for the first address of a lane, and schedule the next."""
-        address = lane.take()
+    async def _transmit(self, turn: Turn) -> None:
+        """Send the frames that are due for an address, and schedule the next transmission."""
+        address, before, following = turn
         try:
-            if await self._send_all(address, lane.before):
-                following = lane.following
-                if following and self._is_unfinished(address, following.before):
-                    self._schedule.repeat(address, lane)
+            if await self._send_all(address, before):
+                if following is not None and self._is_unfinished(address, following.before):
+                    self._schedule.repeat(turn)
                 else:
-                    self._answers.forget(address)
+                    self._answers.forget([address])
         except BaseException:
-            if address in self._known:
-                self._schedule.retry(address)
+            self._schedule.retry(address)
             raise
 
     def _is_unfinished(self, address: bytes, before: int) -> bool:
@@ -265,7 +257,7 @@ class Announcer:
                 self._answers.listen()
             while delay := self._pace.delay():
                 await asyncio.sleep(delay)
-            profile = self._known.get(address)
+            profile = self._schedule.profile(address)
             if profile is None or self._suspended:
                 return False
             self._pace.charge()
@@ -276,7 +268,7 @@ class Announcer:
                 self.failed[kind] += 1
         if not sent:  # Many addresses without a frame to send would block the event loop.
             await asyncio.sleep(0)
-        return address in self._known and not self._schedule.waits_for_first(address)
+        return not self._schedule.is_over(address)
 
     def _frames(
         self, address: bytes, before: int
@@ -314,3 +306,7 @@ class Announcer:
             else:
                 return True
         return False
+
+
+def _packed(addresses: Iterable[bytes]) -> AddressSet:
+    return addresses if isinstance(addresses, AddressSet) else AddressSet.of(addresses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.frame import FLAGS_AT, FRAME_MAX, OPTIONS_AT, SOLICITED, TYPE_NA
@@ -46,7 +46,7 @@ class GatewayAnswers:
             mac: Its MAC (6 bytes).
             gateways: The gateways' addresses (16 bytes each).
             addresses: The addresses (16 bytes each) whose answers are recorded. The caller may
-                change this container, and calls forget() for a removed address.
+                change this container, and calls forget() for removed addresses.
         """
         self.mac = mac
         self._ifindex, self._gateways, self._addresses = ifindex, gateways, addresses
@@ -77,9 +77,11 @@ class GatewayAnswers:
             if not answered >> number & 1:
                 yield gateway
 
-    def forget(self, address: bytes) -> None:
-        """Delete the answers to one address."""
-        self._answered.pop(address, None)
+    def forget(self, addresses: Iterable[bytes]) -> None:
+        """Delete the answers to some addresses."""
+        if self._answered:
+            for address in self._answered.keys() & frozenset(addresses):
+                del self._answered[address]
 
     def clear(self) -> None:
         """Delete all answers."""
