@@ -706,6 +706,7 @@ int ndp_xdp(struct xdp_md *ctx)
 	if (!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag))))
 		return XDP_PASS;
 	frame_len = xdp_judge(ctx, tag, config, &ns, &verdict);
+	verdict.reason = conceal(verdict.reason, ctx->ingress_ifindex);
 	tracer = xdp_trace(ctx, config, &ns);
 	if (verdict.reason >= NDP_ANSWERED)
 		verdict.reason = xdp_answer(ctx, config, &ns, &verdict, frame_len, tracer);
@@ -830,6 +831,7 @@ int ndp_tc(struct __sk_buff *skb)
 	if (!config || tc_pull_frame(skb))
 		return TC_ACT_UNSPEC;
 	tc_judge(skb, config, &ns, &verdict);
+	verdict.reason = conceal(verdict.reason, skb->len);
 	tracer = tc_trace(skb, config, &ns);
 	if (verdict.reason >= NDP_ANSWERED)
 		verdict.reason = tc_answer(skb, config, &ns, &verdict, tracer);

@@ -41,4 +41,17 @@ static __always_inline enum ndp_reason because(enum ndp_reason reason)
 	return reason;
 }
 
+/* Return the reason, and hide from the verifier which one it is: it would follow the rest of the
+ * program once for each reason, and take twice as long to load it.
+ * unknown: any number that the verifier does not know.
+ */
+static __always_inline enum ndp_reason conceal(enum ndp_reason reason, __u64 unknown)
+{
+	__u64 concealed = reason;
+
+	asm volatile("%0 ^= %1" : "+r"(concealed) : "r"(unknown));
+	asm volatile("%0 ^= %1" : "+r"(concealed) : "r"(unknown));
+	return concealed;
+}
+
 #endif
