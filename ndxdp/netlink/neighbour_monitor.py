@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ndxdp.netlink.fib import NudState
 from ndxdp.netlink.rtnetlink import HEADER, attributes, records
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, RET, Condition, attach_filter, program
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, RET, assemble, attach_filter
 
 _RTMGRP_NEIGH = 0x4
 
@@ -19,6 +19,9 @@ _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _NDA_DST, _NDA_LLADDR = 1, 2
 
 _KEPT = 65536  # bytes of a message
+
+_FILTERED = 1000
+"""The most interfaces that a filter names: it may have 4096 instructions."""
 
 _FAMILY_AT, _IFINDEX_AT, _ATTRIBUTES_AT = 16, 20, 28  # struct ndmsg behind nlmsghdr
 
@@ -57,18 +60,14 @@ class NeighbourMonitor:
         """Report only neighbours on these interfaces from now on; without any, report all.
 
         The socket filter keeps changes of other neighbours, which may be thousands, from waking the
-        process.
+        process. Where the interfaces are too many for a filter, all neighbours are reported.
         """
-        wanted = [Condition(LD_B, _FAMILY_AT, socket.AF_INET6)]
-        ending: list[tuple[int, int, int, int]] = []
-        if ifindexes:
-            ending.append((LD_W, 0, 0, _IFINDEX_AT))
-            for ifindex in ifindexes:
-                # Netlink uses the host's byte order, and classic BPF loads in network byte order.
-                ending += [(JEQ, 0, 1, socket.htonl(ifindex)), (RET, 0, 0, _KEPT)]
-            ending.append((RET, 0, 0, 0))
-        filtering = program(wanted, last=_ATTRIBUTES_AT, keep=_KEPT, ending=ending)
-        attach_filter(self._socket, filtering)
+        try:
+            attach_filter(self._socket, _filter(ifindexes if len(ifindexes) <= _FILTERED else ()))
+        except OSError as error:
+            if error.errno != errno.ENOMEM:  # net.core.optmem_max
+                raise
+            attach_filter(self._socket, _filter(()))
 
     def fileno(self) -> int:
         """Return the descriptor, which is readable when drain() has something to return."""
@@ -120,6 +119,18 @@ class NeighbourWatch:
             return NudState.NONE
         states = [each.state for each in changes if each.address == self._address]
         return states[-1] if states else None
+
+
+def _filter(ifindexes: Collection[int]) -> bytes:
+    """Return the filter that passes IPv6 neighbours on these interfaces; without any, on all."""
+    code = [(LD_B, 0, 0, _ATTRIBUTES_AT), (LD_B, 0, 0, _FAMILY_AT)]
+    code += [(JEQ, 1, 0, socket.AF_INET6), (RET, 0, 0, 0)]
+    if ifindexes:
+        code.append((LD_W, 0, 0, _IFINDEX_AT))
+        for ifindex in ifindexes:
+            # Netlink uses the host's byte order, and classic BPF loads in network byte order.
+            code += [(JEQ, 0, 1, socket.htonl(ifindex)), (RET, 0, 0, _KEPT)]
+    return assemble([*code, (RET, 0, 0, 0 if ifindexes else _KEPT)])
 
 
 def _changes(data: bytes) -> Iterator[NeighbourChange]:
