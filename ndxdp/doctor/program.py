@@ -11,10 +11,11 @@ from ndxdp.doctor.finding import Finding, cannot_check, failure, note, unseen, w
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.hooks import hook_order
 from ndxdp.hooks.hook_order import Program
-from ndxdp.kernel import bpf_hooks, bpf_programs, libbpf
+from ndxdp.kernel import bpf_programs, libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.profile import Answer
 from ndxdp.ndp.reason import Reason
+from ndxdp.netlink import xdp
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
@@ -205,7 +206,7 @@ def _no_native(link: Link) -> str | None:
 def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
     ours = answering.program if answering else None
     try:
-        ids = [number for number in bpf_hooks.xdp_program_ids(link.ifindex) if number != ours]
+        ids = [number for number in xdp.program_ids(link.ifindex) if number != ours]
     except (OSError, NdxdpError):  # the interface was deleted, or libbpf is missing
         return ()
     return tuple(hook_order.named("xdp", number) for number in ids)

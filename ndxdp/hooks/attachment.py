@@ -22,7 +22,8 @@ from ndxdp.hooks import hook_order
 from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
-from ndxdp.netlink import tc_filters
+from ndxdp.netlink import tc_filters, xdp
+from ndxdp.netlink.qdisc import has_clsact
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]
     Raises:
         BpfError: EPERM at tcx, which the kernel does not show without CAP_NET_ADMIN.
     """
-    xdp = bpf_hooks.xdp_programs(ifindex)
-    for mode, program in ((Mode.NATIVE, xdp.native), (Mode.GENERIC, xdp.generic)):
+    at_xdp = xdp.programs(ifindex)
+    for mode, program in ((Mode.NATIVE, at_xdp.native), (Mode.GENERIC, at_xdp.generic)):
         if program in programs:
             yield Attachment(mode, program)
     for each in tc_filters.at_ingress(ifindex):
@@ -66,6 +67,16 @@ def attachments(ifindex: int, programs: Collection[int]) -> Iterator[Attachment]
     for program in bpf_hooks.tcx_program_ids(ifindex) or ():
         if program in programs:
             yield Attachment(Mode.TC, program, is_tcx=True)
+
+
+def program_ids(ifindex: int) -> set[int]:
+    """Return the ids of all programs that see an interface's frames come in, foreign ones too.
+
+    Raises:
+        BpfError: EPERM at tcx, which the kernel does not show without CAP_NET_ADMIN.
+    """
+    found = {*xdp.program_ids(ifindex), *(bpf_hooks.tcx_program_ids(ifindex) or ())}
+    return found | {each.program for each in tc_filters.at_ingress(ifindex) if each.program}
 
 
 def attach(
@@ -111,6 +122,12 @@ def attach(
         raise _refusal(interface, mode, error) from error
 
 
+def needs_clsact(mode: Mode, ifindex: int, *, links: bool = True) -> bool:
+    """Return True if attach() would create a clsact qdisc on an interface."""
+    has_tcx = links and bpf_hooks.tcx_program_ids(ifindex) is not None
+    return mode is Mode.TC and not has_tcx and not has_clsact(ifindex)
+
+
 def replace(
     interface: str, ifindex: int, mode: Mode, prog_fd: int, link_fd: int | None, old_prog_fd: int
 ) -> None:
@@ -141,7 +158,7 @@ def is_attached(ifindex: int, prog_fd: int, link_fd: int | None = None) -> bool:
         return bpf_hooks.link_info(link_fd).ifindex == ifindex
     info = bpf_programs.info_of(prog_fd)
     if info.type == bpf_programs.BPF_PROG_TYPE_XDP:  # without tcx, which needs CAP_NET_ADMIN
-        return info.id in bpf_hooks.xdp_program_ids(ifindex)
+        return info.id in xdp.program_ids(ifindex)
     return any(attachments(ifindex, (info.id,)))
 
 
@@ -229,7 +246,7 @@ def _detach_from(ifindex: int, attachment: Attachment, prog_fd: int) -> None:
 
 def refuse_foreign(interface: str, ifindex: int) -> None:
     """Raise ModeUnavailable with the name of the XDP program on an interface, if there is one."""
-    for prog_id in bpf_hooks.xdp_program_ids(ifindex):
+    for prog_id in xdp.program_ids(ifindex):
         program = hook_order.named("xdp", prog_id)
         if program.name == hook_order.DISPATCHER:
             raise ModeUnavailable(

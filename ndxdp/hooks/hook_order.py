@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ndxdp.kernel import bpf_hooks, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.netlink import tc_filters
+from ndxdp.netlink import tc_filters, xdp
 
 HOOKS = ("xdp", "tcx", "tc")
 """Hooks, in the order in which the kernel runs them."""
@@ -65,12 +65,12 @@ def before(ifindex: int, mode: Mode, ours: int | None) -> list[Program]:
     Raises:
         BpfError: EPERM at tcx, which the kernel does not show without CAP_NET_ADMIN.
     """
-    xdp = bpf_hooks.xdp_programs(ifindex)
+    at_xdp = xdp.programs(ifindex)
     ahead = {
-        Mode.NATIVE: (xdp.offloaded,),
-        Mode.GENERIC: (xdp.offloaded, xdp.native),
-        Mode.TC: xdp,
-        Mode.USERSPACE: xdp,
+        Mode.NATIVE: (at_xdp.offloaded,),
+        Mode.GENERIC: (at_xdp.offloaded, at_xdp.native),
+        Mode.TC: at_xdp,
+        Mode.USERSPACE: at_xdp,
     }[mode]
     found = [named("xdp", number) for number in ahead if number and number != ours]
     return found + (_before_at_tc(ifindex, ours) if mode is Mode.TC else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from ctypes import Structure, byref, c_int, c_size_t, c_uint8, c_uint32
+from ctypes import Structure, byref, c_int, c_size_t, c_uint32
 from typing import NamedTuple
 
 from ndxdp.kernel import libbpf
@@ -31,18 +31,6 @@ class _LinkCreateOpts(Opts):
 
 class _XdpAttachOpts(Opts):
     _fields_ = (("sz", c_size_t), ("old_prog_fd", c_int), ("_pad", c_uint32))
-
-
-class _XdpQueryOpts(Opts):
-    _fields_ = (
-        ("sz", c_size_t),
-        ("prog_id", c_uint32),
-        ("drv_prog_id", c_uint32),
-        ("hw_prog_id", c_uint32),
-        ("skb_prog_id", c_uint32),
-        ("attach_mode", c_uint8),
-        ("_pad", c_uint8 * 7),
-    )
 
 
 class _TcHook(Opts):
@@ -78,14 +66,6 @@ class _LinkInfo(Structure):
         ("ifindex", c_uint32),
         ("attach_type", c_uint32),
     )
-
-
-class XdpPrograms(NamedTuple):
-    """The ids of XDP programs by mode, in the order in which the kernel runs them; 0 for none."""
-
-    offloaded: int = 0
-    native: int = 0
-    generic: int = 0
 
 
 class LinkInfo(NamedTuple):
@@ -135,23 +115,6 @@ def xdp_detach(ifindex: int, flags: int, old_prog_fd: int) -> None:
     """Detach by netlink; raise BpfError (EEXIST) if `old_prog_fd` is not attached."""
     opts = _XdpAttachOpts(old_prog_fd=old_prog_fd)
     call("bpf_xdp_detach", ifindex, flags | XDP_FLAGS_REPLACE, byref(opts))
-
-
-def xdp_programs(ifindex: int) -> XdpPrograms:
-    """Return the ids of the XDP programs on an interface; none if it does not exist."""
-    opts = _XdpQueryOpts()
-    try:
-        call("bpf_xdp_query", ifindex, 0, byref(opts))
-    except BpfError as error:
-        if error.errno in (errno.ENODEV, errno.EINVAL):
-            return XdpPrograms()
-        raise
-    return XdpPrograms(opts.hw_prog_id, opts.drv_prog_id, opts.skb_prog_id)
-
-
-def xdp_program_ids(ifindex: int) -> list[int]:
-    """Return the ids of the XDP programs on an interface, in any mode, sorted."""
-    return sorted({prog_id for prog_id in xdp_programs(ifindex) if prog_id})
 
 
 def tcx_program_ids(ifindex: int) -> list[int] | None:

@@ -105,7 +105,6 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "bpf_link_update": ([c_int, c_int, c_void_p], c_int),
     "bpf_xdp_attach": ([c_int, c_int, c_uint32, c_void_p], c_int),
     "bpf_xdp_detach": ([c_int, c_uint32, c_void_p], c_int),
-    "bpf_xdp_query": ([c_int, c_int, c_void_p], c_int),
     "bpf_tc_hook_create": ([c_void_p], c_int),
     "bpf_tc_hook_destroy": ([c_void_p], c_int),
     "bpf_tc_attach": ([c_void_p, c_void_p], c_int),

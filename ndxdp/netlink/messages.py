@@ -111,20 +111,6 @@ class NeighbourMessage(nlmsg):  # type: ignore[misc]
     nla_map = ((1, "NDA_DST", "cdata"), (2, "NDA_LLADDR", "cdata"))
 
 
-class TrafficMessage(nlmsg):  # type: ignore[misc]
-    """struct tcmsg."""
-
-    fields = (
-        ("family", "B"),
-        ("__pad", "3x"),
-        ("index", "i"),
-        ("handle", "I"),
-        ("parent", "I"),
-        ("info", "I"),
-    )
-    nla_map = ((1, "TCA_KIND", "asciiz"),)
-
-
 def ask(kind: int, how: int, form: Any, attributes: Any = (), /, **fields: int) -> list[Any]:
     """Send a message to rtnetlink and return the answers.
 

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-from ndxdp.netlink.messages import TrafficMessage, ask, netlink_errors
+import socket
+import struct
 
-_NLM_F_DUMP = 0x300
-_RTM_GETQDISC = 38
-_RTM_GETTFILTER = 46
+from ndxdp.netlink.messages import netlink_errors
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+
+# linux/rtnetlink.h, linux/pkt_sched.h
+_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
+_TCA_KIND = 1
+_TC_H_CLSACT_HOOKS = (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_CLSACT | TC_H_MIN_{INGRESS,EGRESS}
+_TCMSG = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
 
 
 def has_clsact(ifindex: int) -> bool:
-    """Return True if an interface has a clsact qdisc."""
-    with netlink_errors():
-        return any(
-            message["index"] == ifindex and message.get_attr("TCA_KIND") == "clsact"
-            for message in ask(_RTM_GETQDISC, _NLM_F_DUMP, TrafficMessage, index=ifindex)
-        )
+    """Return True if an interface has a clsact qdisc.
+
+    The kernel lists the qdiscs of all interfaces, so that many interfaces make this slow.
+    """
+    return any(
+        _TCMSG.unpack_from(message)[1] == ifindex
+        and attributes(message[_TCMSG.size :]).get(_TCA_KIND) == b"clsact\0"
+        for message in _dump(_RTM_GETQDISC, ifindex)
+    )
 
 
 def has_filters(ifindex: int) -> bool:
     """Return True if the clsact qdisc of an interface has a filter."""
-    with netlink_errors():
-        return any(
-            True
-            for parent in (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_CLSACT | TC_H_MIN_{INGRESS,EGRESS}
-            for _ in ask(_RTM_GETTFILTER, _NLM_F_DUMP, TrafficMessage, index=ifindex, parent=parent)
-        )
+    return any(_dump(_RTM_GETTFILTER, ifindex, hook) for hook in _TC_H_CLSACT_HOOKS)
+
+
+def _dump(kind: int, ifindex: int, parent: int = 0) -> list[bytes]:
+    """Return the answers to a dump."""
+    body = _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)
+    with netlink_errors(), Rtnetlink() as kernel:
+        return kernel.ask(kind, NLM_F_DUMP, body)

@@ -8,12 +8,16 @@ from the device, and the pins wait for a device of their name.
 from __future__ import annotations
 
 import contextlib
+import errno
 
 from ndxdp.errors import NdxdpError
+from ndxdp.hooks import attachment
+from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
 from ndxdp.session.recovery import recover
 from ndxdp.session.restore import suspend_instance
+from ndxdp.store import pins
 from ndxdp.store.directories import PinTree
 from ndxdp.store.instance import open_pinned
 
@@ -61,13 +65,37 @@ def reconcile_renames(tree: PinTree, interface: str) -> None:
 
 
 def _former_names(tree: PinTree, link: Link) -> list[str]:
-    """Return other names whose pins are attached to this device."""
+    """Return other names whose pins are attached to this device.
+
+    Each program of ndxdp that is attached has a pin. So the pins of other names, which may be
+    hundreds, are opened only if the device has a program that its own pins do not explain.
+    """
+    programs = _programs_on(link)
+    if programs is not None:
+        programs -= pins.program_ids(tree.path(link.name))
+    if programs == set():
+        return []
     found = []
     for name in tree.interfaces():
-        with contextlib.suppress(NdxdpError), open_pinned(tree, name) as other:
-            if name != link.name and other.device() == link.name:
-                found.append(name)
+        with contextlib.suppress(NdxdpError):
+            if name == link.name or not (
+                programs is None or programs & pins.program_ids(tree.path(name))
+            ):
+                continue
+            with open_pinned(tree, name) as other:
+                if other.device() == link.name:
+                    found.append(name)
     return found
+
+
+def _programs_on(link: Link) -> set[int] | None:
+    """Return the ids of the programs on a device; None if the kernel does not show them all."""
+    try:
+        return attachment.program_ids(link.ifindex)
+    except BpfError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES):
+            raise
+        return None
 
 
 def _under_its_former_name(interface: str, name: str) -> NdxdpError:

@@ -178,6 +178,8 @@ class GroupMemberships:
         Returns:
             How many groups these are.
         """
+        if not self._joined:
+            return 0
         try:
             present = _present_groups(self._ifindex)
         except OSError:  # no /proc

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 
+from ndxdp.errors import is_exhausted
 from ndxdp.files.access import unwritable
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import bpf_programs, libbpf
 
 PROGRAM = "program"
 LINK = "link"
@@ -42,3 +44,20 @@ def stage(fd: int, path: Path) -> Path:
 def staged(path: Path) -> Path:
     """Return the path of the pin that will replace the pin at `path`."""
     return path.with_name(f"{path.name}{STAGED}")
+
+
+def program_ids(directory: Path) -> set[int]:
+    """Return the ids of the programs that are pinned in an interface's directory, or staged."""
+    found = set()
+    for path in (directory / PROGRAM, staged(directory / PROGRAM)):
+        try:
+            fd = libbpf.get_pinned(str(path), readonly=True)
+        except libbpf.BpfError as error:
+            if is_exhausted(error):
+                raise
+            continue  # there is no such pin, or this process may not open it
+        try:
+            found.add(bpf_programs.info_of(fd).id)
+        finally:
+            os.close(fd)
+    return found

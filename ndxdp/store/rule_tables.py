@@ -283,17 +283,22 @@ class RuleTables(MapSet):
             for table in tables:
                 table.quiet = False
 
-    def sync_dev_ifindexes(self) -> None:
-        """Update the ifindexes of the output interfaces that rule classes name."""
+    def sync_dev_ifindexes(self, names: Iterable[tuple[int, str]] | None = None) -> None:
+        """Update the ifindexes of the output interfaces that rule classes name.
+
+        Args:
+            names: The index and the name of each interface; None to ask the kernel.
+        """
         if not self.in_kernel:
             return  # userspace mode compares names
-        interfaces = socket.if_nameindex()
+        devs = {slot: each.dev for slot, each in self.rule_classes().items() if each.dev}
+        if devs and names is None:
+            names = socket.if_nameindex()
         wanted = {
             abi.DEV.pack(rule_class=slot, ifindex=ifindex)
-            for slot, rule_class in self.rule_classes().items()
-            if rule_class.dev
-            for ifindex, name in interfaces
-            if matches_dev(name, rule_class.dev)
+            for ifindex, name in names or ()
+            for slot, dev in devs.items()
+            if matches_dev(name, dev)
         }
         self._set_keys("vias", wanted)
 

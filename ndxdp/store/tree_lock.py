@@ -44,6 +44,10 @@ class TreeLock:
         self._stuck: Holder | None = None
         self._threads = threading.Lock()
         self._locking = 0  # the threads of this process that have the lock
+        # The directories whose permissions are right, as names and inodes, and the version of
+        # `base` that had them.
+        self._restricted: set[tuple[str, int]] = set()
+        self._restricted_version: tuple[int, int] | None = None
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -174,9 +178,16 @@ class TreeLock:
         """Make the base directory; withdraw permissions that an earlier ndxdp gave below it."""
         try:
             self._base.mkdir(mode=0o755, exist_ok=True)
-            for entry in os.scandir(self._base):
-                if entry.is_dir(follow_symlinks=False):
-                    with opened_directory(Path(entry.path)) as fd:
+            base = os.stat(self._base)
+            version = base.st_ino, base.st_mtime_ns
+            if version == self._restricted_version:
+                return
+            present = {(entry.name, entry.inode()) for entry in os.scandir(self._base)}
+            for name, _ in present - self._restricted:
+                path = self._base / name
+                if path.is_dir() and not path.is_symlink():
+                    with opened_directory(path) as fd:
                         restrict(fd, TRAVERSED)
+            self._restricted, self._restricted_version = present, version
         except OSError as error:
             raise unwritable(self._base, error) from error
