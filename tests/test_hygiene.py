@@ -66,7 +66,6 @@ async def keeping(hygiene: Deprecator) -> AsyncIterator[list[int]]:
     with contextlib.closing(LinkMonitor()) as monitor:
 
         def on_netlink() -> None:
-            # None if a route came in the same burst: then all addresses are concerned
             monitor.drain()
             events[0] += 1
             changed.set()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
+from ndxdp.daemon.host_tables import Copies, HostTables
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.rule_cache import RuleCache
 from ndxdp.daemon.uplink_state import UplinkState
@@ -22,7 +23,9 @@ from ndxdp.netlink.fib import default_gateways
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session import kernel_tables
 from ndxdp.upstream.gateways import NO_KEEPALIVE, Choice, choose
 
 log = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class Follower:
         care: The source addresses from which gateways may be solicited.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
+        copies: The host's tables of which the program reads copies.
     """
 
     def __init__(
@@ -48,18 +52,22 @@ class Follower:
         state: UplinkState,
         answering: Answering,
         admission: Admission,
+        tables: HostTables,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._state, self._answering, self._admission = state, answering, admission
+        self._tables = tables
         self._loop = loop
         self._session = answering.session
         self.gateways: frozenset[bytes] = frozenset()
         self.targets: dict[Profile, AddressSet] = {}
         self.care: Choice = NO_KEEPALIVE
         self.needs_gateway_macs = self.groups_may_be_lost = False
-        self._asks_kernel = False
+        self.copies = Copies()
+        self._distinct_rules: tuple[Rule, ...] = ()
         self._network: tuple[object, ...] = ()  # as it was seen last
         self._written: tuple[object, ...] = ()  # what the maps reflect
+        self._tables_written: tuple[object, ...] = ()
         self._rules = RuleCache(answering.session)
         self._on_link: OnLink | None = None
         self._file_rules = Rules()  # all rules, if this process answers
@@ -67,18 +75,16 @@ class Follower:
 
     def find(self) -> Link:
         """Return the interface. Raise InterfaceGone if it is absent or another device now."""
-        spec, interests = self._state.spec, self._state.interests
-        link = links.find_link(spec.interface)
+        name = self._state.spec.interface
+        link = links.find_link(name)
         if link is None or link.ifindex != self._answering.ifindex:
-            raise interface_gone(spec.interface)
-        interests.own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
-        # A change of any interface may change the output interface of a route.
-        interests.ifindexes = None if self._asks_kernel else interests.own_links
+            raise interface_gone(name)
+        self._state.own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
         return link
 
     def compare_again(self) -> None:
         """Let the next follow() write everything, even if the network has not changed."""
-        self._written = ()
+        self._written = self._tables_written = ()
         self._rules.forget()
 
     def follow(self, desired_by: Mapping[str, Rules] | None = None) -> Link:
@@ -112,10 +118,38 @@ class Follower:
             self._written, self._on_link = present, here
         if present != self._network:
             self._network, self.groups_may_be_lost = present, True
-        if self._asks_kernel:
-            self._state.interests.ifindexes = None
-        reconcile.sync_kernel_tables(session)
+        self.copies = self._copies(link)
+        self._write_tables()
         return link
+
+    def sync_tables(self) -> None:
+        """Write what has changed of the host's tables; after a failure, follow() does it."""
+        try:
+            self._write_tables()
+        except Exception as error:
+            log.debug("%s: cannot copy the host's tables: %s", self._state.spec.interface, error)
+            self._loop.call_soon_threadsafe(self._state.changed.set)
+
+    def _write_tables(self) -> None:
+        """Write what has changed of the tables that an answer depends on."""
+        tables, copies = self._tables, self.copies
+        present = (
+            tables.local_routes.get() if copies.local_routes else None,
+            tables.names.get() if copies.names else None,
+        )
+        if present != self._tables_written:
+            self._tables_written = ()
+            reconcile.sync_kernel_tables(self._session, *present)
+            self._tables_written = present
+
+    def _copies(self, link: Link) -> Copies:
+        """Return the tables of which the program needs copies."""
+        maps, rules = self._session.maps, self._distinct_rules
+        if not maps.in_kernel:
+            return Copies()  # this process asks the kernel
+        solicits = maps.settings().solicits
+        reads_routes = kernel_tables.reads_local_routes(rules, link.l3_ifindex, solicits=solicits)
+        return Copies(reads_routes, any(rule.dev for rule in rules))
 
     def _note(self, link: Link, above: Link, own: tuple[OwnAddress, ...], rules: Rules) -> None:
         """Note what the daemon's other parts need of gateways and rules."""
@@ -132,8 +166,9 @@ class Follower:
         self.targets = targets
         if self._session.packets is not None:
             self._file_rules = rules
-        self._asks_kernel = any(rule.answer.asks_kernel for rule in rules.distinct_rules)
-        self.needs_gateway_macs = self._asks_kernel or bool(settings.limits)
+        self._distinct_rules = tuple(rules.distinct_rules)
+        asks_kernel = any(rule.answer.asks_kernel for rule in self._distinct_rules)
+        self.needs_gateway_macs = asks_kernel or bool(settings.limits)
 
     def _above(self, link: Link) -> tuple[Link, tuple[OwnAddress, ...]]:
         """Return the interface that has the host's addresses, and these, for gateway care.

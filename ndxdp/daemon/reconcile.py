@@ -22,7 +22,6 @@ from ndxdp.rules.difference import Difference, difference, mark_owned
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.kernel_tables import sync_local_routes
 from ndxdp.session.restore import detach_instance
 from ndxdp.session.session import Session
 from ndxdp.store import pins
@@ -222,11 +221,25 @@ def write_heartbeat(session: Session, timeout: float) -> None:
         session.maps.beat(timeout)
 
 
-def sync_kernel_tables(session: Session) -> None:
-    """Update the maps' copies of tables that a program cannot read: names, and local routes."""
+def sync_kernel_tables(
+    session: Session,
+    local_routes: set[Prefix] | None,
+    names: list[tuple[int, str]] | None,
+) -> None:
+    """Update the maps' copies of tables that a program cannot read.
+
+    Args:
+        session: The interface.
+        local_routes: The prefixes that this host receives; None if no answer depends on them.
+        names: The index and the name of each interface; None if no rule names one.
+    """
+    if local_routes is None and names is None:
+        return
     with session.tree.lock_if_usable():
-        sync_local_routes(session.maps)
-        session.maps.sync_dev_ifindexes()
+        if local_routes is not None:
+            session.maps.set_locals(local_routes)
+        if names is not None:
+            session.maps.sync_dev_ifindexes(names)
 
 
 def enable_resolution(session: Session, limits: Resolve | None, *, solicits: bool = False) -> None:

@@ -40,6 +40,8 @@ _SIGNALS = _ENDING | {signal.SIGHUP}
 
 _LISTEN_TIME = 1.0  # seconds for which the start waits until metrics are served
 
+_BURST_TIME = 0.01  # seconds between two looks at netlink
+
 _STUCK = 10.0
 """Seconds for which the end waits for a task that does not return; systemd kills after 20."""
 
@@ -159,6 +161,7 @@ class _Daemon:
         self._heartbeats = Heartbeats(self._pulse)
         self._metrics = MetricsListener(trees, status)
         self._containers = ContainerRules(status, self._all_uplinks)
+        self._resting: asyncio.TimerHandle | None = None
 
     async def run(self, spec: DaemonSpec) -> None:
         """Answer until SIGINT or SIGTERM, or until an uplink fails at its start."""
@@ -333,12 +336,15 @@ class _Daemon:
         if self._reread:
             loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _awaited(self._reread))
-        loop.add_reader(self._monitor.fileno(), self._on_netlink)
+        self._loop = loop
+        self._read_netlink()
         try:
             yield
         finally:
             # asyncio resets them to their defaults afterwards: nothing may interrupt the end.
             signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(self._reread))
+            if self._resting is not None:
+                self._resting.cancel()
             loop.remove_reader(self._monitor.fileno())
 
     def _wake_waiting(self) -> None:
@@ -348,9 +354,16 @@ class _Daemon:
 
     def _on_netlink(self) -> None:
         """Notify each uplink of changes of the network."""
-        ifindexes = self._monitor.drain()
+        changes = self._monitor.drain()
         interrupted = self._monitor.interrupted()
+        self._shared.tables.network_changed(changes)
         for uplink, _ in self._uplinks.values():
             if interrupted:
                 uplink.links_interrupted(interrupted)
-            uplink.network_changed(ifindexes)
+            uplink.network_changed(changes)
+        # The next changes wait for a moment, and are read together: a look takes less than waking.
+        self._loop.remove_reader(self._monitor.fileno())
+        self._resting = self._loop.call_later(_BURST_TIME, self._read_netlink)
+
+    def _read_netlink(self) -> None:
+        self._loop.add_reader(self._monitor.fileno(), self._on_netlink)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self, TypeVar
 
+from ndxdp.daemon.host_tables import HostTables
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.inotify import Watch
 from ndxdp.netlink.fib import Fib
@@ -32,6 +33,7 @@ class Shared:
 
     Attributes:
         executor: One thread, for everything that reads or writes kernel objects.
+        tables: The host's tables of which programs read copies.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -43,6 +45,7 @@ class Shared:
         self._monitor: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnChanges]] = {}
         self._reserved: dict[str, str] = {}
+        self.tables = HostTables(self.call)
 
     def __enter__(self) -> Self:
         return self
@@ -52,6 +55,7 @@ class Shared:
 
     def close(self) -> None:
         """Close everything; no interface uses it any more."""
+        self.tables.close()
         self._open.close()
 
     async def call(self, function: Callable[[], _T]) -> _T:
@@ -109,11 +113,16 @@ class Shared:
     def _on_changes(self) -> None:
         assert self._monitor is not None
         changes = self._monitor.drain()
-        for ifindex, followers in list(self._followers.items()):
-            here = changes and [each for each in changes if each.ifindex == ifindex]
-            if here or changes is None:
-                for on_changes in list(followers):
-                    on_changes(here)
+        if changes is None:
+            for on_changes in [each for some in self._followers.values() for each in some]:
+                on_changes(None)
+            return
+        here: dict[int, list[NeighbourChange]] = {}
+        for change in changes:
+            here.setdefault(change.ifindex, []).append(change)
+        for ifindex, some_changes in here.items():
+            for on_changes in list(self._followers.get(ifindex, ())):
+                on_changes(some_changes)
 
     @contextlib.contextmanager
     def reserving(self, interface: str, configured: str) -> Iterator[None]:

@@ -61,7 +61,9 @@ class Synchronisation:
             shared: What all uplinks share.
         """
         self.answering = answering
-        self.follower = Follower(state, answering, admission, asyncio.get_running_loop())
+        self.follower = Follower(
+            state, answering, admission, shared.tables, asyncio.get_running_loop()
+        )
         self._state, self._shared = state, shared
         self._joined: dict[Profile, AddressSet] = {}
         self._watched: DirectoryId | None = None
@@ -104,6 +106,7 @@ class Synchronisation:
                 answering.session.maps, shared.fib, shared.follow_neighbours, note_gateways
             )
             opened.callback(self._neighbours.close)
+            opened.enter_context(shared.tables.serving(self.follower))
             self._tasks = UpstreamTasks(spec, link, directory, self._state.changed.set)
             opened.push_async_callback(self._tasks.end)
             announced, gateways = self._tasks.announced, self._tasks.gateways

@@ -31,6 +31,7 @@ from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
+from ndxdp.netlink.link_monitor import Changes
 from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -102,16 +103,11 @@ class Uplink:
         """End answering, and return from run()."""
         self._state.stop.set()
 
-    def network_changed(self, ifindexes: frozenset[int] | None) -> None:
-        """Follow a change of the network.
-
-        Args:
-            ifindexes: The interfaces that changed; None if routes did, or any may have.
-        """
-        interests = self._state.interests.ifindexes
+    def network_changed(self, changes: Changes) -> None:
+        """Follow changes of the network, if they concern this uplink."""
         if self._waiting.is_active:
-            self._waiting.network_changed(ifindexes)
-        elif ifindexes is None or interests is None or ifindexes & interests:
+            self._waiting.network_changed(changes)
+        elif changes.concern(self._state.own_links):
             self._state.changed.set()
 
     def other_released(self) -> None:
@@ -120,7 +116,7 @@ class Uplink:
 
     def links_interrupted(self, ifindexes: frozenset[int]) -> None:
         """Announce all addresses again if this uplink's link was interrupted."""
-        if ifindexes & self._state.interests.own_links:
+        if ifindexes & self._state.own_links and not self._waiting.is_active:
             self._state.pending.announcement = True
             self._state.changed.set()
 
@@ -372,7 +368,7 @@ class Uplink:
         """Keep the addresses of an interface without solicitations, until its spec changes."""
         state, spec = self._state, self._state.spec
         name = spec.interface
-        state.interests.ifindexes = frozenset((link.ifindex,))
+        state.own_links = frozenset((link.ifindex,))
         log.info("ndxdp answers nothing on %s: %s", name, links.NO_MAC)
         for table, wanted in (
             ("announce", spec.announce != Announce()),

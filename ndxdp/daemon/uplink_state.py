@@ -35,19 +35,6 @@ class Pending:
     attachment: bool = False
 
 
-@dataclass
-class Interests:
-    """The interfaces whose changes matter to an uplink.
-
-    Attributes:
-        ifindexes: Those whose changes may change what is answered; None for all.
-        own_links: The uplink's interface, and the bridge or device that it is part of.
-    """
-
-    ifindexes: frozenset[int] | None = None
-    own_links: frozenset[int] = frozenset()
-
-
 class Health:
     """The retries of one interface, whose gravest failure `ndxdp status` shows.
 
@@ -133,7 +120,8 @@ class UplinkState:
         changed: Set when the next round has work to do.
         stop: Set when the uplink is to end.
         pending: The work of the next round.
-        interests: The interfaces whose changes matter.
+        own_links: The uplink's interface, and the bridge or device that it is part of. Changes of
+            other interfaces do not concern the uplink, except by the tables of HostTables.
     """
 
     spec: InterfaceSpec
@@ -141,7 +129,7 @@ class UplinkState:
     changed: asyncio.Event
     stop: asyncio.Event
     pending: Pending = field(default_factory=Pending)
-    interests: Interests = field(default_factory=Interests)
+    own_links: frozenset[int] = frozenset()
 
     def write_rules(self) -> None:
         """Have the rules written in the next round, even after a failure a moment ago."""

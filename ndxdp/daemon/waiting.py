@@ -11,7 +11,8 @@ from functools import partial
 
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.uplink_state import UplinkState
-from ndxdp.netlink import links, names
+from ndxdp.netlink import links
+from ndxdp.netlink.link_monitor import Changes
 from ndxdp.netlink.links import Link
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,12 @@ class Waiting:
         self._configured = state.spec.interface  # perhaps an alternative name
         self.is_active = self._other_released = False
 
-    def network_changed(self, ifindexes: frozenset[int] | None) -> None:
-        """End a round if the interface has changed.
+    def network_changed(self, changes: Changes) -> None:
+        """End a round if the interface has changed, or another one has its name now.
 
         Changes of other interfaces make no attempt succeed.
         """
-        index = names.index_of(self._configured)
-        known = self._state.interests.ifindexes or frozenset()
-        if index and (index not in known or (ifindexes is not None and index in ifindexes)):
+        if self._configured in changes.names or changes.concern(self._state.own_links):
             self._state.changed.set()
 
     def other_released(self) -> None:
@@ -71,7 +70,7 @@ class Waiting:
         """
         state = self._state
         self.is_active, self._other_released = True, False
-        state.interests.ifindexes = frozenset((seen.ifindex,) if seen else ())
+        state.own_links = frozenset((seen.ifindex,) if seen else ())
         state.changed.set()
         try:
             async for _ in state.rounds():
@@ -88,6 +87,6 @@ class Waiting:
                     return
                 except Exception as error:
                     log.debug("not yet: %s", error)
-                seen, state.interests.ifindexes = link, frozenset((link.ifindex,))
+                seen, state.own_links = link, frozenset((link.ifindex,))
         finally:
             self.is_active = False

@@ -1,15 +1,18 @@
-"""Notification of changes of links, IPv6 addresses and routes by netlink."""
+"""Notification of changes of links, IPv6 addresses, routes and forwarding by netlink."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from ndxdp.netlink.fib import RouteType
 from ndxdp.netlink.links import is_operational
+from ndxdp.netlink.rtnetlink import records
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 _RTMGRP_LINK = 0x1
@@ -19,6 +22,11 @@ _RTM_DELLINK = 17
 _RTM_NEWROUTE = 24
 _RTMGRP_IPV6_ROUTE = 0x400
 _RTM_DELROUTE = 25
+_RTM_NEWNETCONF = 80
+_RTNLGRP_IPV6_NETCONF = 25
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
+_SO_RCVBUFFORCE = 33
+_IFLA_IFNAME = 3
 _IFLA_OPERSTATE = 16
 _IFLA_CARRIER_UP_COUNT = 47
 _IFLA_EVENT = 44
@@ -27,6 +35,12 @@ _IFLA_LINKINFO = 18
 _IFLA_EVENT_NOTIFY_PEERS = 4
 _IFLA_INFO_KINDS = (1, 4)
 _IFLA_MASTER = 10
+_IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
+_RTA_OIF, _RTA_MULTIPATH = 4, 9
+_NETCONFA_IFINDEX = 1
+_RTMSG_SIZE, _NEXT_HOP = 12, struct.Struct("=HBBi")  # struct rtnexthop
+_HEADER_SIZE = 16  # of struct nlmsghdr
+_BUFFER = 1 << 20  # bytes of messages that may wait, of which each takes about a thousand
 _RTPROT_KERNEL = 2
 _RTPROT_RA = 9
 
@@ -34,12 +48,34 @@ _GUESTS = (b"veth", b"tun")
 """Kinds of bridge ports that lead to containers and virtual machines, not to an upstream."""
 
 
+@dataclass
+class Changes:
+    """What has changed of the network. The present state is to be read from the kernel.
+
+    Attributes:
+        interfaces: The interfaces whose link, addresses, forwarding, default or on-link routes
+            changed.
+        names: The names of the interfaces whose link changed, alternative names included.
+        local_routes: Local routes changed, of whichever interface.
+        anything: Messages were lost, or a route did not name its interface: anything may have
+            changed.
+    """
+
+    interfaces: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    local_routes: bool = False
+    anything: bool = False
+
+    def concern(self, interfaces: frozenset[int]) -> bool:
+        """Return True if one of these interfaces may have changed."""
+        return self.anything or not self.interfaces.isdisjoint(interfaces)
+
+
 class LinkMonitor:
     """A netlink socket that reports changes of links, IPv6 addresses and important IPv6 routes.
 
-    Important are default, local and on-link routes. A report names only the interface. The reader
-    then reads the present state from the kernel, so that lost messages do no harm. fileno() is
-    readable when drain() has something to return.
+    Important are default, local and on-link routes. fileno() is readable when drain() has something
+    to return. The reader reads the present state from the kernel, so that lost messages do no harm.
     """
 
     def __init__(self) -> None:
@@ -49,7 +85,10 @@ class LinkMonitor:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         attach_filter(self._socket, _relevant_messages())
+        with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_IPV6_NETCONF)
 
     def fileno(self) -> int:
         """Return the descriptor, which is readable when drain() has something to return."""
@@ -59,21 +98,18 @@ class LinkMonitor:
         """Close the socket."""
         self._socket.close()
 
-    def drain(self) -> frozenset[int] | None:
-        """Read all messages; return the interfaces that may have changed, None for all of them."""
-        concerned: set[int] = set()
-        everybody = False
+    def drain(self) -> Changes:
+        """Read all messages; return what has changed."""
+        changes = Changes()
         while True:
             try:
-                data = self._socket.recv(65536)
+                self._read(self._socket.recv(65536), changes)
             except BlockingIOError:
-                return None if everybody else frozenset(concerned)
+                return changes
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                everybody = True  # Messages were lost.
-                continue
-            everybody = self._read(data, concerned) or everybody
+                changes.anything = True  # Messages were lost.
 
     def interrupted(self) -> frozenset[int]:
         """Return the interfaces that were interrupted since the last call (see Interruptions)."""
@@ -81,21 +117,25 @@ class LinkMonitor:
         self._interrupted.clear()
         return found
 
-    def _read(self, data: bytes, concerned: set[int]) -> bool:
-        """Add the interfaces of the messages to `concerned`; return True if a route changed."""
-        at, everybody = 0, False
-        while at + 24 <= len(data):
+    def _read(self, data: bytes, changes: Changes) -> None:
+        """Add what consecutive messages report to the changes."""
+        at = 0
+        while at + 20 <= len(data):
             length, kind = struct.unpack_from("=IH", data, at)
+            message = data[at : at + length]
             if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
-                everybody = True
-            else:  # ifi_index and ifa_index have the same offset.
-                concerned.add(struct.unpack_from("=i", data, at + 20)[0])
+                _read_route(message, changes)
+            elif kind == _RTM_NEWNETCONF:
+                index = _number(dict(_attributes(message, 20)).get(_NETCONFA_IFINDEX))
+                changes.interfaces.add(index)
+            elif len(message) >= 24:  # ifi_index and ifa_index have the same offset.
+                changes.interfaces.add(struct.unpack_from("=i", message, 20)[0])
                 if kind in (_RTM_NEWLINK, _RTM_DELLINK):
-                    found = self._interruptions.of(data[at : at + length])
+                    changes.names.update(_names(message))
+                    found = self._interruptions.of(message)
                     self._interrupted |= found
-                    concerned |= found
-            at += max((length + 3) & ~3, 16)
-        return everybody
+                    changes.interfaces |= found
+            at += max((length + 3) & ~3, _HEADER_SIZE)
 
 
 class Interruptions:
@@ -146,6 +186,36 @@ class Interruptions:
             self._ports[index] = state
             found.add(master)
         return frozenset(found)
+
+
+def _read_route(message: bytes, changes: Changes) -> None:
+    """Add a route to the changes: a local one, or the interfaces of another one."""
+    if len(message) < _HEADER_SIZE + _RTMSG_SIZE:
+        return
+    if message[_HEADER_SIZE + 7] in (RouteType.LOCAL, RouteType.ANYCAST):  # rtm_type
+        changes.local_routes = True
+        return
+    route = dict(_attributes(message, _HEADER_SIZE + _RTMSG_SIZE))
+    found = {ifindex for (*_, ifindex), _ in records(route.get(_RTA_MULTIPATH, b""), _NEXT_HOP)}
+    found |= {_number(route.get(_RTA_OIF))}
+    found -= {0}
+    changes.interfaces |= found
+    changes.anything = changes.anything or not found
+
+
+def _names(message: bytes) -> Iterator[str]:
+    """Yield the name and the alternative names of an interface from a link's message."""
+    for kind, value in _attributes(message, 32):
+        if kind == _IFLA_PROP_LIST:
+            yield from (
+                _text(name) for key, name in _attributes(value, 0) if key == _IFLA_ALT_IFNAME
+            )
+        elif kind == _IFLA_IFNAME:
+            yield _text(value)
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
 
 
 def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:

@@ -19,7 +19,6 @@ from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links
 from ndxdp.netlink.addresses import owned_addresses
-from ndxdp.netlink.qdisc import has_clsact
 from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes, sync_neighbours
@@ -47,7 +46,7 @@ def attach_new(tree: PinTree, plan: AttachPlan) -> KernelInstance:
         nothing = Rules()
         desired = plan.rules(nothing, owned_addresses(link), attached=False)
         maps.apply(difference(desired, nothing), nothing)
-        prog_fd = _load(undo, plan, maps, settings)
+        prog_fd = _load(undo, plan, maps, settings, desired)
         with uninterrupted():
             tree.make(link.name)
             undo.callback(tree.remove, link.name)
@@ -101,7 +100,7 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
         maps = _duplicate(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
         settings = plan.settings(before)
-        prog_fd = _load(undo, plan, maps, settings)
+        prog_fd = _load(undo, plan, maps, settings, desired)
         with uninterrupted():
             maps.apply(difference(desired, actual), actual)
             undo.callback(maps.apply, difference(actual, desired), desired)
@@ -136,10 +135,16 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
     return _opened(plan, maps, prog_fd, link_fd)
 
 
-def _load(undo: contextlib.ExitStack, plan: AttachPlan, maps: Maps, settings: Settings) -> int:
+def _load(
+    undo: contextlib.ExitStack, plan: AttachPlan, maps: Maps, settings: Settings, desired: Rules
+) -> int:
     """Load the program, once the maps have its copies of the kernel's tables."""
-    sync_local_routes(maps)
-    sync_neighbours(maps, plan.link.l3_ifindex, solicit=bool(settings.limits))
+    ifindex = plan.link.l3_ifindex
+    # A process that stays keeps the local routes in step, soon and only if an answer depends on
+    # them. Rules that ask the kernel cannot wait for that.
+    if not plan.request.lock or any(rule.answer.asks_kernel for rule in desired.distinct_rules):
+        sync_local_routes(maps)
+    sync_neighbours(maps, ifindex, solicit=bool(settings.limits))
     options = plan.request.options
     prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
     undo.callback(os.close, prog_fd)
@@ -160,7 +165,7 @@ def _attach_and_pin(
     if link.mcast_router == 1:
         restore |= Restore.MCAST_ROUTER
     planned = restore | Restore.NETLINK
-    if plan.mode is Mode.TC and not has_clsact(link.ifindex):
+    if attachment.needs_clsact(plan.mode, link.ifindex, links=plan.request.options.links):
         planned |= Restore.CLSACT
     maps.set_settings(replace(maps.settings(), restore=planned))
     link_fd, how = attachment.attach(

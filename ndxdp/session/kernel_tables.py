@@ -13,13 +13,33 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.fib import Fib, Neighbour
 from ndxdp.netlink.neighbour_monitor import NeighbourChange
+from ndxdp.rules.rule import Rule
 from ndxdp.store.maps import Maps
 
 log = logging.getLogger(__name__)
 
 _GATEWAY_TIMEOUT = 0.5  # seconds for a gateway to answer
+
+
+def reads_local_routes(rules: Iterable[Rule], ifindex: int, *, solicits: bool) -> bool:
+    """Return True if the copy of the local routes matters for an answer.
+
+    Args:
+        rules: The rules of the interface, or those that differ from one another.
+        ifindex: The interface by which packets come in for the FIB.
+        solicits: The daemon solicits gateways from addresses behind this host.
+    """
+    rules = list(rules)
+    if solicits or any(rule.answer.asks_kernel for rule in rules):
+        return True
+    # Where the kernel forwards nothing, `always` defends only addresses of this host against DAD.
+    if not any(rule.answer is Answer.ALWAYS and rule.profile.defend for rule in rules):
+        return False
+    with Fib() as fib:
+        return not fib.forwards(ifindex)
 
 
 def sync_local_routes(maps: Maps) -> None:

@@ -1,0 +1,233 @@
+"""One daemon for many interfaces: the cost of one does not depend on the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from ndxdp.daemon.host_tables import Copies, HostTables
+from ndxdp.kernel import libbpf
+from ndxdp.netlink.link_monitor import Changes, LinkMonitor
+from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
+from ndxdp.session.rename import reconcile_renames
+from ndxdp.store.directories import Trees
+from tests.fixtures.network import Running, call, done, eventually, sh
+
+PREFIX = "2001:db8:0:0:c::/80"
+ADDRESS = "2001:db8:ffff::1"
+
+
+@pytest.fixture
+def uplinks(privacy: None) -> Iterator[list[str]]:
+    """Make five Ethernet interfaces that are up."""
+    names = [f"many{number}" for number in range(5)]
+    for name in names:
+        sh("ip", "link", "add", name, "up", "type", "veth", "peer", "name", f"{name}-end")
+        sh("ip", "link", "set", f"{name}-end", "up")
+    yield names
+    for name in names:
+        call("ip", "link", "delete", name)
+
+
+def calls(code: CodeType, function: Callable[[], object]) -> int:
+    """Return how often a function runs another one, which has this code."""
+    count = 0
+
+    def called(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call" and frame.f_code is code
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+# ---- beginnings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "free"])
+def test_a_beginning_opens_no_pins_of_other_interfaces(
+    uplinks: list[str], trees: Trees, attached: bool
+) -> None:
+    """Look for pins under a former name only where a program runs that needs an explanation."""
+    one, *others = uplinks
+    opened = []
+    try:
+        for names in ([others[0]], others[1:]):
+            for name in names:
+                done("attach", name, "--mode", "tc", "-n", PREFIX)
+            if attached:
+                done("attach", one, "--mode", "tc", "-n", PREFIX)
+            reconcile = lambda: reconcile_renames(trees.pins, one)  # noqa: E731
+            opened.append(calls(libbpf.get_pinned.__code__, reconcile))
+    finally:
+        for name in uplinks:
+            call(sys.executable, "-m", "ndxdp", "detach", name)
+    assert opened[0] == opened[1], opened
+
+
+# ---- what a daemon has open ---------------------------------------------------------------------
+
+
+def open_files(run: Running) -> list[str]:
+    """Return what the descriptors of a process refer to."""
+    found = []
+    for entry in os.scandir(f"/proc/{run.process.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(entry.path))
+    return found
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+
+def changes_of(monitor: LinkMonitor, act: Callable[[], object]) -> Changes:
+    """Return what a monitor reports of an action."""
+    monitor.drain()
+    act()
+    return monitor.drain()
+
+
+def test_changes_of_other_interfaces_concern_none(uplinks: list[str]) -> None:
+    one, other = (frozenset({socket.if_nametoindex(name)}) for name in uplinks[:2])
+
+    def ip(*words: str) -> Callable[[], object]:
+        return lambda: sh("ip", "-6", *words)
+
+    with contextlib.closing(LinkMonitor()) as monitor:
+        for verb in ("add", "delete"):
+            address = ip("address", verb, f"{ADDRESS}/128", "dev", uplinks[0], *_nodad(verb))
+            changes = changes_of(monitor, address)
+            assert changes.local_routes
+            assert changes.concern(one)
+            assert not changes.concern(other)
+        for route in ("default", "2001:db8:fffe::/64"):
+            route_of = (route, "dev", uplinks[0], "proto", "ra")
+            for verb in ("add", "delete"):
+                changes = changes_of(monitor, ip("route", verb, *route_of))
+                assert changes.concern(one)
+                assert not changes.concern(other)
+                assert not changes.local_routes
+        changes = changes_of(monitor, ip("route", "add", "local", ADDRESS, "dev", uplinks[1]))
+        assert changes == Changes(local_routes=True)
+        changes = changes_of(monitor, ip("route", "delete", "local", ADDRESS, "dev", uplinks[1]))
+        assert changes == Changes(local_routes=True)
+
+
+def _nodad(verb: str) -> tuple[str, ...]:
+    return ("nodad",) if verb == "add" else ()
+
+
+def test_a_route_with_several_next_hops(uplinks: list[str]) -> None:
+    one, other, third = (frozenset({socket.if_nametoindex(name)}) for name in uplinks[:3])
+    hops = [
+        word
+        for number, name in enumerate(uplinks[:2], 1)
+        for word in ("nexthop", "via", f"fe80::{number}", "dev", name)
+    ]
+    with contextlib.closing(LinkMonitor()) as monitor:
+        for verb in ("add", "delete"):
+            changes = changes_of(monitor, lambda: sh("ip", "-6", "route", verb, "default", *hops))  # noqa: B023
+            assert changes.concern(one)
+            assert changes.concern(other)
+            assert not changes.concern(third)
+
+
+def test_forwarding_is_a_change(uplinks: list[str]) -> None:
+    one, other = (frozenset({socket.if_nametoindex(name)}) for name in uplinks[:2])
+    sysctl = Path(f"/proc/sys/net/ipv6/conf/{uplinks[0]}/forwarding")
+    with contextlib.closing(LinkMonitor()) as monitor:
+        for value in ("1", "0"):
+            changes = changes_of(monitor, lambda: sysctl.write_text(value))  # noqa: B023
+            assert changes.concern(one)
+            assert not changes.concern(other)
+
+
+def test_names_come_with_the_change(uplinks: list[str]) -> None:
+    """A daemon that waits for a name looks for it only then."""
+    with contextlib.closing(LinkMonitor()) as monitor:
+        alternative = ("ip", "link", "property", "add", "dev", uplinks[0], "altname")
+        changes = changes_of(
+            monitor, lambda: sh(*alternative, "wan", "altname", "a-long-name-of-it")
+        )
+        assert {uplinks[0], "wan", "a-long-name-of-it"} <= changes.names
+        sh("ip", "link", "set", uplinks[0], "down")
+        changes = changes_of(
+            monitor, lambda: sh("ip", "link", "set", uplinks[0], "name", "renamed0")
+        )
+        assert "renamed0" in changes.names
+        sh("ip", "link", "set", "renamed0", "name", uplinks[0])
+
+
+class Copy:
+    """A reader of the host's tables that counts its calls."""
+
+    def __init__(self, tables: HostTables, copies: Copies) -> None:
+        self._tables, self.copies = tables, copies
+        self.synced = 0
+        self.routes: set[object] = set()
+
+    def sync_tables(self) -> None:
+        self.synced += 1
+        self.routes = set(self._tables.local_routes.get())
+
+
+def test_one_look_for_each_burst(privacy: None) -> None:
+    """Local routes are read once for all uplinks, and only where an answer depends on them."""
+
+    async def call_here(function: Callable[[], None]) -> None:
+        function()
+
+    async def main() -> None:
+        tables = HostTables(call_here)
+        asking = [Copy(tables, Copies(local_routes=True)) for _ in range(3)]
+        other = Copy(tables, Copies())
+        with contextlib.ExitStack() as served:
+            for each in (*asking, other):
+                served.enter_context(tables.serving(each))
+            for number in range(1, 4):
+                for _ in range(100):
+                    tables.network_changed(Changes({7}, local_routes=True))
+                while asking[-1].synced < number:
+                    await asyncio.sleep(0.01)
+                assert [each.synced for each in asking] == [number] * 3
+                assert tables.local_routes.looks == number
+            before = tables.local_routes.get()
+            tables.network_changed(Changes({7}, {"eth7"}))
+            await asyncio.sleep(0.3)
+            assert asking[0].synced == 3, "no local route has changed"
+            tables.network_changed(Changes(anything=True))
+            while asking[-1].synced < 4:
+                await asyncio.sleep(0.01)
+            assert tables.local_routes.get() is before
+            assert (other.synced, tables.names.looks) == (0, 0)
+        tables.close()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_neighbours_of_hundreds_of_interfaces(uplinks: list[str]) -> None:
+    """A filter of the kernel's names them all; where they are too many, all are reported."""
+    one, other = (socket.if_nametoindex(name) for name in uplinks[:2])
+    entry = ("lladdr", "02:00:00:00:00:99", "dev")
+    for count, expected in ((300, {one}), (3000, {one, other})):
+        with contextlib.closing(NeighbourMonitor(*range(100_000, 100_000 + count), one)) as monitor:
+            for name in uplinks[:2]:
+                sh("ip", "neighbour", "replace", "fe80::99", *entry, name)
+            found = eventually(monitor.drain) or []
+            assert {each.ifindex for each in found} == expected
+            for name in uplinks[:2]:
+                sh("ip", "neighbour", "delete", "fe80::99", "dev", name)
