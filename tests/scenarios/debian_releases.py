@@ -179,7 +179,7 @@ def new_map_layout(host: Host, net: Network) -> None:
     preinst.write_text(changed)
     host.sh("dpkg-deb", "-b", "/other", "/other.deb")
     output = host.apt("install", "--reinstall", "./other.deb")
-    assert "another layout" in output
+    assert "another map layout" in output
     assert net.silent()
     assert network.leftovers() == []
     shutil.rmtree(host.path("/other"))
