@@ -150,7 +150,7 @@ class Wire:
         """Solicit these addresses in turn."""
         keys = b"".join(n.to_bytes(4, sys.byteorder) for n in range(len(targets)))
         fd = self._maps["targets"]
-        bpf_maps.update_batch(fd, bpf_maps.spec_of(fd), keys, b"".join(targets))
+        bpf_maps.KernelMap(bpf_maps.spec_of(fd), fd).update(keys, b"".join(targets))
         self.targets = list(targets)
 
     # ---- measurements
@@ -222,14 +222,14 @@ class Wire:
         empty = struct.pack(f"={self._cpus}Q", *[0] * self._cpus)
         found: dict[int, int] = {}
         keys = []
-        spec = bpf_maps.spec_of(self._maps["took"])._replace(value_size=8 * self._cpus)
-        for key, value in bpf_maps.items(self._maps["took"], spec):
+        fd = self._maps["took"]
+        for key, value in bpf_maps.KernelMap(bpf_maps.spec_of(fd), fd).items():
             count = sum(struct.unpack(f"={self._cpus}Q", value))
             if count:
                 found[_middle(int.from_bytes(key, sys.byteorder))] = count
                 keys.append(key)
         for key in keys:
-            bpf_maps.update(self._maps["took"], key, empty)
+            bpf_maps.update(fd, key, empty)
         return found
 
     def carry(self, packet: bytes, seconds: float) -> Flood:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum, IntFlag
+from pathlib import Path
 from typing import Any, NamedTuple
 
 VERSION = 5
@@ -275,3 +276,11 @@ FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE
     "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1)
 }
 """Files of userspace mode: the maps, except those that only the BPF program uses."""
+
+
+def not_ours(path: Path) -> tuple[str, str]:
+    """Return problem and hint for a pin or a file that is not a map of this ABI version."""
+    return (
+        f"{path} is not a map of ABI version {VERSION}",
+        f"another program made it; to remove it: rm -r {path.parent}",
+    )

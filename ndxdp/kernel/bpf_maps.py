@@ -1,15 +1,29 @@
-"""Calls of libbpf for BPF maps; see libbpf.py."""
+"""BPF maps: created, opened, read and written by calls of libbpf; see libbpf.py."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import functools
+import os
+import struct
 from collections.abc import Iterator
 from ctypes import byref, c_size_t, c_uint32, c_uint64
+from pathlib import Path
 
-from ndxdp.kernel.abi import MapSpec
-from ndxdp.kernel.libbpf import ENOTSUPP, SAMPLE_FN, BpfError, Opts, call, info, library, pointer
+from ndxdp.errors import NdxdpError
+from ndxdp.kernel.abi import PERCPU_ARRAY, MapSpec, not_ours
+from ndxdp.kernel.libbpf import (
+    ENOTSUPP,
+    SAMPLE_FN,
+    BpfError,
+    Opts,
+    call,
+    get_pinned,
+    info,
+    library,
+    pointer,
+)
 
 _BATCH = 16384
 _RECORDS = 1024
@@ -96,41 +110,6 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     call("bpf_map_update_elem", fd, key, value, 0)
 
 
-def update_batch(fd: int, spec: MapSpec, keys: bytes, values: bytes) -> None:
-    """Write entries. After a BpfError, the first entries may have been written.
-
-    Args:
-        fd: The map.
-        spec: The sizes; the value size of a per-CPU map is that of all CPUs.
-        keys: The keys, concatenated.
-        values: The values, concatenated.
-    """
-    for key_piece, value_piece in zip(
-        _pieces(keys, spec.key_size * _BATCH),
-        _pieces(values, spec.value_size * _BATCH),
-        strict=True,
-    ):
-        count = c_uint32(len(key_piece) // spec.key_size)
-        try:
-            call(
-                "bpf_map_update_batch",
-                fd,
-                key_piece,
-                value_piece,
-                byref(count),
-                byref(_BatchOpts()),
-            )
-        except BpfError as error:
-            if not _no_batch(error):
-                raise
-            for key, value in zip(
-                _pieces(key_piece, spec.key_size),
-                _pieces(value_piece, spec.value_size),
-                strict=True,
-            ):
-                update(fd, key, value)
-
-
 def delete(fd: int, key_size: int, keys: bytes) -> None:
     """Remove the entries of concatenated keys; a missing entry is no error."""
     for key in _pieces(keys, key_size):
@@ -145,81 +124,155 @@ def _pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def items(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    """Yield all keys and values of a map; see pieces()."""
-    key_size, value_size = spec.key_size, spec.value_size
-    for keys, values in pieces(fd, spec):
-        for i in range(len(keys) // key_size):
-            yield (
-                keys[i * key_size : (i + 1) * key_size],
-                values[i * value_size : (i + 1) * value_size],
-            )
-
-
-def pieces(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    """Yield all entries of a map, many at a time: concatenated keys, and concatenated values.
-
-    Entries that are added or removed during the iteration may be missed.
-
-    Args:
-        fd: The map.
-        spec: The sizes; the value size of a per-CPU map is that of all CPUs.
-    """
-    key_size, value_size = spec.key_size, spec.value_size
-    most = min(_BATCH, spec.max_entries)
-    keys = ctypes.create_string_buffer(key_size * most)
-    values = ctypes.create_string_buffer(value_size * most)
-    token, after = None, ctypes.create_string_buffer(max(key_size, 4))
-    while True:
-        count = c_uint32(most)
-        finished = False
-        try:
-            call(
-                "bpf_map_lookup_batch",
-                fd,
-                token,
-                after,
-                keys,
-                values,
-                byref(count),
-                byref(_BatchOpts()),
-            )
-        except BpfError as error:
-            if _no_batch(error) and token is None:
-                yield from _items_one_by_one(fd, spec)
-                return
-            if error.errno != errno.ENOENT:
-                raise
-            finished = True
-        # Not `.raw`, which would copy the whole buffer.
-        yield (
-            ctypes.string_at(keys, count.value * key_size),
-            ctypes.string_at(values, count.value * value_size),
-        )
-        if finished:
-            return
-        token, after = after, ctypes.create_string_buffer(max(key_size, 4))
-
-
-def _items_one_by_one(fd: int, spec: MapSpec) -> Iterator[tuple[bytes, bytes]]:
-    key: bytes | None = None
-    following = ctypes.create_string_buffer(spec.key_size)
-    while True:
-        try:
-            call("bpf_map_get_next_key", fd, key, following)
-        except BpfError as error:
-            if error.errno == errno.ENOENT:
-                return
-            raise
-        key = following.raw
-        value = lookup(fd, key, spec.value_size)
-        if value is not None:
-            yield key, value
-
-
 def _no_batch(error: BpfError) -> bool:
     """Return True if the kernel has no batches for the map (tries: 5.13, hashes: 5.6)."""
     return error.errno in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP)
+
+
+class KernelMap:
+    """An open BPF map. It exists as long as a descriptor or a pin refers to it.
+
+    Attributes:
+        fd: The descriptor.
+        value_size: Bytes of a value; of a per-CPU map, of the values of all CPUs.
+    """
+
+    def __init__(self, spec: MapSpec, fd: int) -> None:
+        """Take over a descriptor of the map that `spec` describes."""
+        self.fd = fd
+        self._spec = spec
+        cpus = possible_cpus() if spec.type == PERCPU_ARRAY else 1
+        self.value_size = spec.value_size * cpus
+
+    @classmethod
+    def create(cls, spec: MapSpec) -> KernelMap:
+        """Create an empty map."""
+        return cls(spec, create(spec))
+
+    @classmethod
+    def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
+        """Open a pinned map; raise NdxdpError if it is not the map that `spec` describes."""
+        opened = cls(spec, get_pinned(str(path), readonly=readonly))
+        expected = spec._replace(name=spec.name[:15], max_entries=0)
+        if spec_of(opened.fd)._replace(max_entries=0) != expected:
+            opened.close()
+            raise NdxdpError(*not_ours(path))
+        return opened
+
+    def duplicate(self) -> KernelMap:
+        """Return the same map with a descriptor of its own."""
+        return KernelMap(self._spec, os.dup(self.fd))
+
+    @property
+    def max_entries(self) -> int:
+        """How many entries the map can have, from the kernel."""
+        return spec_of(self.fd).max_entries
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """Return a value; of a per-CPU map, the values of all CPUs. None if there is no entry."""
+        return lookup(self.fd, key, self.value_size)
+
+    def update(self, keys: bytes, values: bytes) -> None:
+        """Write entries. After a BpfError, the first entries may have been written."""
+        key_size, value_size = self._spec.key_size, self.value_size
+        if len(keys) == key_size:
+            update(self.fd, keys, values)
+            return
+        for key_piece, value_piece in zip(
+            _pieces(keys, key_size * _BATCH), _pieces(values, value_size * _BATCH), strict=True
+        ):
+            count = c_uint32(len(key_piece) // key_size)
+            try:
+                call(
+                    "bpf_map_update_batch",
+                    self.fd,
+                    key_piece,
+                    value_piece,
+                    byref(count),
+                    byref(_BatchOpts()),
+                )
+            except BpfError as error:
+                if not _no_batch(error):
+                    raise
+                for key, value in zip(
+                    _pieces(key_piece, key_size), _pieces(value_piece, value_size), strict=True
+                ):
+                    update(self.fd, key, value)
+
+    def delete(self, keys: bytes) -> None:
+        """Remove entries; a missing entry is no error."""
+        delete(self.fd, self._spec.key_size, keys)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries; see pieces()."""
+        key_size, value_size = self._spec.key_size, self.value_size
+        for keys, values in self.pieces():
+            yield from zip(_pieces(keys, key_size), _pieces(values, value_size), strict=True)
+
+    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all entries, many at a time: concatenated keys, and concatenated values.
+
+        Entries that are added or removed during the iteration may be missed.
+        """
+        key_size, value_size = self._spec.key_size, self.value_size
+        most = min(_BATCH, self._spec.max_entries)
+        keys = ctypes.create_string_buffer(key_size * most)
+        values = ctypes.create_string_buffer(value_size * most)
+        token, after = None, ctypes.create_string_buffer(max(key_size, 4))
+        while True:
+            count = c_uint32(most)
+            finished = False
+            try:
+                call(
+                    "bpf_map_lookup_batch",
+                    self.fd,
+                    token,
+                    after,
+                    keys,
+                    values,
+                    byref(count),
+                    byref(_BatchOpts()),
+                )
+            except BpfError as error:
+                if _no_batch(error) and token is None:
+                    yield from self._items_one_by_one()
+                    return
+                if error.errno != errno.ENOENT:
+                    raise
+                finished = True
+            # Not `.raw`, which would copy the whole buffer.
+            yield (
+                ctypes.string_at(keys, count.value * key_size),
+                ctypes.string_at(values, count.value * value_size),
+            )
+            if finished:
+                return
+            token, after = after, ctypes.create_string_buffer(max(key_size, 4))
+
+    def _items_one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
+        key: bytes | None = None
+        following = ctypes.create_string_buffer(self._spec.key_size)
+        while True:
+            try:
+                call("bpf_map_get_next_key", self.fd, key, following)
+            except BpfError as error:
+                if error.errno == errno.ENOENT:
+                    return
+                raise
+            key = following.raw
+            value = lookup(self.fd, key, self.value_size)
+            if value is not None:
+                yield key, value
+
+    def leading(self, code: str) -> Iterator[memoryview]:
+        """Yield the first integer of each value, many at a time; `code` is struct's H or Q."""
+        step = self._spec.value_size // struct.calcsize(code)
+        for _, values in self.pieces():
+            yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.fd)
 
 
 class RingBuffer:

@@ -14,8 +14,9 @@ from typing import Self
 from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
+from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.store import pins
-from ndxdp.store.backends import ArrayFile, KernelMap, Map, TableFile
+from ndxdp.store.map_files import ArrayFile, Map, TableFile
 
 log = logging.getLogger(__name__)
 

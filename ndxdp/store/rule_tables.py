@@ -17,7 +17,7 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule, RuleClass
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Entry, Table, entry_of
-from ndxdp.store.backends import ArrayFile, TableFile
+from ndxdp.store.map_files import ArrayFile, TableFile
 from ndxdp.store.map_set import MapSet
 from ndxdp.store.records import (
     RuleCount,

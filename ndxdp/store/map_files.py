@@ -1,7 +1,7 @@
-"""Backends of a map: a BPF map in the kernel, or a file in userspace mode.
+"""The files of userspace mode in place of BPF maps.
 
-Both have the same bytes under the same names (kernel/abi.py), so that callers read and write rules,
-settings and counters in the same way.
+A file and a BPF map have the same bytes under the same name (kernel/abi.py) and the same methods
+(Map), so that callers read and write rules, settings and counters in the same way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from ndxdp.errors import Damaged, NdxdpError
-from ndxdp.kernel import abi, bpf_maps, libbpf
-from ndxdp.kernel.abi import MapSpec
+from ndxdp.errors import Damaged
+from ndxdp.kernel.abi import MapSpec, not_ours
 
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
@@ -56,78 +55,6 @@ class Map(Protocol):
         """Close the map."""
 
 
-class KernelMap:
-    """A BPF map. It exists as long as a descriptor or a pin refers to it."""
-
-    def __init__(self, spec: MapSpec, fd: int) -> None:
-        self.fd = fd
-        self._spec = spec
-        cpus = bpf_maps.possible_cpus() if spec.type == abi.PERCPU_ARRAY else 1
-        self._sizes = spec._replace(value_size=spec.value_size * cpus)
-
-    @classmethod
-    def create(cls, spec: MapSpec) -> KernelMap:
-        """Create an empty map."""
-        return cls(spec, bpf_maps.create(spec))
-
-    @classmethod
-    def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
-        """Open a pinned map; raise NdxdpError if it is not the map that `spec` describes."""
-        opened = cls(spec, libbpf.get_pinned(str(path), readonly=readonly))
-        expected = spec._replace(name=spec.name[:15], max_entries=0)
-        if bpf_maps.spec_of(opened.fd)._replace(max_entries=0) != expected:
-            opened.close()
-            raise NdxdpError(*_not_ours(path))
-        return opened
-
-    def duplicate(self) -> KernelMap:
-        """Return the same map with a descriptor of its own."""
-        return KernelMap(self._spec, os.dup(self.fd))
-
-    @property
-    def max_entries(self) -> int:
-        """How many entries the map can have, from the kernel."""
-        return bpf_maps.spec_of(self.fd).max_entries
-
-    @property
-    def value_size(self) -> int:
-        """Bytes of a value; of a per-CPU map, of the values of all CPUs."""
-        return self._sizes.value_size
-
-    def lookup(self, key: bytes) -> bytes | None:
-        """Return a value; of a per-CPU map, the values of all CPUs. None if there is no entry."""
-        return bpf_maps.lookup(self.fd, key, self._sizes.value_size)
-
-    def update(self, keys: bytes, values: bytes) -> None:
-        """Write entries, by a batch if there are several."""
-        if len(keys) == self._sizes.key_size:
-            bpf_maps.update(self.fd, keys, values)
-        else:
-            bpf_maps.update_batch(self.fd, self._sizes, keys, values)
-
-    def delete(self, keys: bytes) -> None:
-        """Remove entries; a missing entry is no error."""
-        bpf_maps.delete(self.fd, self._sizes.key_size, keys)
-
-    def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries; see bpf_maps.pieces()."""
-        return bpf_maps.items(self.fd, self._sizes)
-
-    def pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries, many at a time."""
-        return bpf_maps.pieces(self.fd, self._sizes)
-
-    def leading(self, code: str) -> Iterator[memoryview]:
-        """Yield the first integer of each value, many at a time."""
-        step = self._spec.value_size // struct.calcsize(code)
-        for _, values in self.pieces():
-            yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.fd)
-
-
 class ArrayFile:
     """An array in a file. It has one value where a BPF map has a value for each CPU.
 
@@ -145,7 +72,7 @@ class ArrayFile:
             self._writable = False
         if os.fstat(self._fd).st_size != spec.value_size * spec.max_entries:
             os.close(self._fd)
-            raise Damaged(*_not_ours(path))
+            raise Damaged(*not_ours(path))
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
@@ -174,7 +101,7 @@ class ArrayFile:
         at = _U32.unpack(key)[0] * self.value_size
         value = os.pread(self._fd, self.value_size, at)
         if len(value) != self.value_size:
-            raise Damaged(*_not_ours(self._path))
+            raise Damaged(*not_ours(self._path))
         return value
 
     def update(self, keys: bytes, values: bytes) -> None:
@@ -305,7 +232,7 @@ class TableFile:
         data = self._path.read_bytes()
         entry_size = self._spec.key_size + self._spec.value_size
         if len(data) < _HEADER.size or (len(data) - _HEADER.size) % entry_size:
-            raise Damaged(*_not_ours(self._path))
+            raise Damaged(*not_ours(self._path))
         return data
 
     def _write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
@@ -338,10 +265,3 @@ def _naming(path: Path) -> Iterator[None]:
     except OSError as error:
         error.filename = str(path)
         raise
-
-
-def _not_ours(path: Path) -> tuple[str, str]:
-    return (
-        f"{path} is not a map of ABI version {abi.VERSION}",
-        f"another program made it; to remove it: rm -r {path.parent}",
-    )
