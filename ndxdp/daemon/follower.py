@@ -18,8 +18,7 @@ from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import OwnAddress, link_local_address, own_addresses, owned_addresses
-from ndxdp.netlink.fib import default_gateways
+from ndxdp.netlink.addresses import OwnAddress, UplinkAddresses, uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules.address_set import EMPTY, AddressSet
@@ -99,22 +98,23 @@ class Follower:
         spec, session = self._state.spec, self._session
         link = self.find()
         self.restore_reception(link)
-        owned = owned_addresses(link)
-        link_local = link_local_address(link.ifindex)
-        above, own = self._above(link)
+        addresses = uplink_addresses(link)
+        above, own = self._above(link, addresses)
         here = self._admission.on_link(spec, link)
         if here != self._on_link and desired_by is None:
             self._on_link = here
             self._loop.call_soon_threadsafe(self._state.write_rules)
-        present = (link.mac, link_local, above.ifindex, above.mac, owned, own)
+        present = (link.mac, addresses.link_local, addresses.owned, above.ifindex, above.mac, own)
         if present != self._written or desired_by is not None:
             self._written = ()  # after a failure, the next call writes everything again
             if desired_by is not None:
                 admitted = self._admission.admitted(spec, link, here)
                 desired_by = {**desired_by, spec.origin: admitted}
-            reconcile.apply_host(session, link, link_local)
-            rules = reconcile.apply_rules(session, owned, desired_by, self._rules)
+            reconcile.apply_host(session, link, addresses.link_local)
+            rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)
             self._note(link, above, own, rules)
+            gateways = addresses.gateways
+            self.gateways = frozenset(gateways[link.ifindex] | gateways[link.l3_ifindex])
             self._written, self._on_link = present, here
         if present != self._network:
             self._network, self.groups_may_be_lost = present, True
@@ -152,10 +152,9 @@ class Follower:
         return Copies(reads_routes, any(rule.dev for rule in rules))
 
     def _note(self, link: Link, above: Link, own: tuple[OwnAddress, ...], rules: Rules) -> None:
-        """Note what the daemon's other parts need of gateways and rules."""
+        """Note what the daemon's other parts need of the rules."""
         gateway = self._state.spec.gateway
         settings = self._session.maps.settings()
-        self.gateways = frozenset(default_gateways(link.ifindex) | default_gateways(above.ifindex))
         self.care = NO_KEEPALIVE
         if gateway.keep:
             self.care = choose(gateway.source, link, above, own, rules, paused=settings.paused)
@@ -170,7 +169,7 @@ class Follower:
         asks_kernel = any(rule.answer.asks_kernel for rule in self._distinct_rules)
         self.needs_gateway_macs = asks_kernel or bool(settings.limits)
 
-    def _above(self, link: Link) -> tuple[Link, tuple[OwnAddress, ...]]:
+    def _above(self, link: Link, addresses: UplinkAddresses) -> tuple[Link, tuple[OwnAddress, ...]]:
         """Return the interface that has the host's addresses, and these, for gateway care.
 
         Lifetimes are left out, as each router advertisement changes them.
@@ -181,8 +180,8 @@ class Follower:
                 above = links.find_link(socket.if_indextoname(link.l3_ifindex)) or link
         if not self._state.spec.gateway.keep:
             return above, ()
-        found = own_addresses(above.ifindex)
-        return above, tuple(own._replace(preferred=0, valid=0) for own in found)
+        own = addresses.own.get(above.ifindex, [])
+        return above, tuple(each._replace(preferred=0, valid=0) for each in own)
 
     def restore_reception(self, link: Link, *, at_once: bool = False) -> None:
         """Switch on again what lets solicitations in, at most once in _RESTORE_PAUSE.

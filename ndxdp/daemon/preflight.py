@@ -25,7 +25,7 @@ log = logging.getLogger("ndxdp")
 def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
     """Yield a sentence for each reason why `run` cannot answer on a present interface."""
     from ndxdp.netlink import links
-    from ndxdp.netlink.addresses import owned_addresses
+    from ndxdp.netlink.addresses import uplink_addresses
 
     names: dict[int, str] = {}
     for interface in interfaces:
@@ -38,7 +38,7 @@ def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
         elif not links.has_mac(link):
             yield from _without_mac(interface)
         else:
-            yield from _too_many(interface, owned_addresses(link))
+            yield from _too_many(interface, uplink_addresses(link).owned)
 
 
 def _without_mac(interface: Interface) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.netlink.fib import default_gateways
+from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask, netlink_errors
 from ndxdp.rules.address import address_text
@@ -57,32 +57,41 @@ class OwnAddress(NamedTuple):
     origin: int = 0
 
 
-def owned_addresses(link: Link) -> dict[Prefix, str]:
-    """Return the /128 prefixes of the addresses that an interface and its gateways own.
+class UplinkAddresses(NamedTuple):
+    """The IPv6 addresses of an uplink and its gateways, as they were at one moment.
 
-    A port also has the addresses and gateways of its bridge or bond. Rules for owned addresses are
-    not applied; the values are labels of owned_rule().
+    A port has also the addresses and gateways of its bridge or bond.
+
+    Attributes:
+        own: The host's addresses, by ifindex.
+        gateways: The gateways (16 bytes each) of default routes in all tables, by ifindex.
+        link_local: The usable link-local address of the uplink itself, 16 bytes; :: without one.
+        owned: The /128 prefixes of all of them. Rules for owned addresses are not applied; the
+            values are labels of owned_rule().
     """
+
+    own: dict[int, list[OwnAddress]]
+    gateways: dict[int, set[bytes]]
+    link_local: bytes
+    owned: dict[Prefix, str]
+
+
+def uplink_addresses(link: Link) -> UplinkAddresses:
+    """Read the addresses of an uplink; a missing interface has none."""
     here = [link.ifindex] + ([link.master] if link.master else [])
-    owned: dict[Prefix, str] = {}
-    for ifindex in here:
-        owned |= dict.fromkeys(map(_exact, default_gateways(ifindex)), GATEWAY_LABEL)
-    for ifindex in here:
-        owned |= {_exact(own.address): OWN_LABEL for own in own_addresses(ifindex)}
-    return owned
-
-
-def _exact(address: bytes) -> Prefix:
-    return Prefix(address, 128)
-
-
-def link_local_address(ifindex: int) -> bytes:
-    """Return the usable link-local address of an interface, 16 bytes; :: without one."""
+    own = {ifindex: own_addresses(ifindex) for ifindex in here}
+    with Fib() as fib:
+        gateways = {ifindex: fib.gateways(ifindex) for ifindex in here}
     unusable = _IFA_F_DADFAILED | _IFA_F_TENTATIVE
-    for own in own_addresses(ifindex):
-        if own.link_local and not own.flags & unusable:
-            return own.address
-    return UNSPECIFIED
+    usable = (
+        each.address for each in own[link.ifindex] if each.link_local and not each.flags & unusable
+    )
+    owned: dict[Prefix, str] = {}
+    for found in gateways.values():
+        owned |= {Prefix(address, 128): GATEWAY_LABEL for address in found}
+    for addresses in own.values():
+        owned |= {Prefix(each.address, 128): OWN_LABEL for each in addresses}
+    return UplinkAddresses(own, gateways, next(usable, UNSPECIFIED), owned)
 
 
 def own_addresses(ifindex: int) -> list[OwnAddress]:

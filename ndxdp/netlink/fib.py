@@ -335,9 +335,3 @@ def _route_of(message: bytes) -> Route:
         Prefix(destination, length),
         struct.unpack("=I", found[_RTA_TABLE])[0] if _RTA_TABLE in found else table,
     )
-
-
-def default_gateways(ifindex: int) -> set[bytes]:
-    """Return the gateways (16 bytes) of default routes on an interface, in all tables."""
-    with Fib() as fib:
-        return fib.gateways(ifindex)

@@ -13,6 +13,7 @@ import logging
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links, onlink
+from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.session import kernel_program, modes
 from ndxdp.session.backend import Attached
@@ -95,13 +96,14 @@ class KernelBackend:
         attached = bool(present and settings and present.is_attached(settings))
         if settings and attached and not request.switch:
             candidates = (settings.mode,)
+        addresses, path = uplink_addresses(link), self._tree.path(link.name)
         refusals: list[ModeRefusal] = []
         for mode in candidates:
             stays = bool(settings and attached and settings.mode is mode)
             noted = modes.encode(refusals)
             if settings and attached and not request.switch:
                 noted = settings.refusals
-            plan = AttachPlan(request, link, mode, self._tree.path(link.name), noted, carried)
+            plan = AttachPlan(request, link, addresses, mode, path, noted, carried)
             try:
                 if not stays:
                     modes.check(link, mode, named=named is not None)

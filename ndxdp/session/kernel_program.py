@@ -18,7 +18,6 @@ from ndxdp.kernel import abi, loader
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import owned_addresses
 from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes, sync_neighbours
@@ -44,7 +43,7 @@ def attach_new(tree: PinTree, plan: AttachPlan) -> KernelInstance:
         settings = plan.settings(None)
         maps.set_settings(settings)
         nothing = Rules()
-        desired = plan.rules(nothing, owned_addresses(link), attached=False)
+        desired = plan.rules(nothing, attached=False)
         maps.apply(difference(desired, nothing), nothing)
         prog_fd = _load(undo, plan, maps, settings, desired)
         with uninterrupted():
@@ -96,7 +95,7 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
     resized = options.max_addresses not in (None, size)
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
-        desired = plan.rules(actual, owned_addresses(link), attached=attached)
+        desired = plan.rules(actual, attached=attached)
         maps = _duplicate(present.maps, options.max_addresses or size, len(actual))
         undo.callback(maps.close)
         settings = plan.settings(before)
@@ -144,7 +143,8 @@ def _load(
     # them. Rules that ask the kernel cannot wait for that.
     if not plan.request.lock or any(rule.answer.asks_kernel for rule in desired.distinct_rules):
         sync_local_routes(maps)
-    sync_neighbours(maps, ifindex, solicit=bool(settings.limits))
+    gateways = plan.addresses.gateways[ifindex]
+    sync_neighbours(maps, ifindex, gateways, solicit=bool(settings.limits))
     options = plan.request.options
     prog_fd = loader.load(options.loader, plan.mode, maps.fds, options.image)
     undo.callback(os.close, prog_fd)

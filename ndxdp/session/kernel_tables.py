@@ -52,17 +52,17 @@ def sync_local_routes(maps: Maps) -> None:
             maps.set_locals(fib.local_prefixes())
 
 
-def sync_neighbours(maps: Maps, ifindex: int, *, solicit: bool = False) -> None:
+def sync_neighbours(maps: Maps, ifindex: int, gateways: set[bytes], *, solicit: bool) -> None:
     """Write the present neighbours and gateways into the maps.
 
     Args:
         maps: The maps of the answering interface.
         ifindex: The interface by which packets come in for the FIB: of a bridge's port, the bridge.
+        gateways: The gateways on it.
         solicit: Have the kernel solicit gateways whose MACs it does not know, and wait for their
             answers for up to half a second.
     """
     with Fib() as fib:
-        gateways = fib.gateways(ifindex)
         present = _with_gateways(fib, ifindex, gateways) if solicit else fib.neighbours(ifindex)
     maps.set_on_link(alive(present))
     maps.set_gateways(each.mac for each in present if each.mac and each.address in gateways)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +9,10 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.loader import Loader
 from ndxdp.ndp.limiter import Rate
-from ndxdp.netlink.addresses import link_local_address
+from ndxdp.netlink.addresses import UplinkAddresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.difference import merge_owned, resolve_conflicts
-from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN, RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachRequest
@@ -52,6 +50,7 @@ class AttachPlan:
     Attributes:
         request: The request.
         link: The interface as the kernel has it.
+        addresses: The addresses of the interface and of its gateways.
         mode: The mode to attach in.
         path: The interface's directory.
         refusals: The modes that were refused before, in the encoding of the settings.
@@ -60,17 +59,17 @@ class AttachPlan:
 
     request: AttachRequest
     link: Link
+    addresses: UplinkAddresses
     mode: Mode
     path: Path
     refusals: str
     carried: CarriedState
 
-    def rules(self, actual: Rules, owned: Mapping[Prefix, str], *, attached: bool) -> Rules:
+    def rules(self, actual: Rules, *, attached: bool) -> Rules:
         """Return the rules that the interface is to have.
 
         Args:
             actual: The present rules.
-            owned: Exact addresses that are never answered for, and why each is owned.
             attached: The present rules are in use. Otherwise a former `ndxdp run` left its own.
         """
         origin = self.request.origin
@@ -79,14 +78,14 @@ class AttachPlan:
         added = self.carried.rules | self.request.rules
         if origin is not None:
             added, kept = resolve_conflicts(added, kept, origin)
-        return merge_owned(added, kept, owned)
+        return merge_owned(added, kept, self.addresses.owned)
 
     def settings(self, before: Settings | None) -> Settings:
         """Return the settings; those that the request does not specify stay as `before`."""
         options, link = self.request.options, self.link
         is_new = (before is None or not before.ifindex) and self.carried.paused is None
-        settings = before or Settings(link.mac, link.ifindex, netns(), self.mode)
         here = (link.ifindex, netns())
+        settings = before or Settings(link.mac, *here, self.mode)
         if (settings.ifindex, settings.netns) != here:
             settings = replace(settings, ifindex=here[0], netns=here[1], restore=Restore(0))
         is_unwritten = before is None or not before.ifindex  # a file that was just created
@@ -95,7 +94,7 @@ class AttachPlan:
             restore=settings.restore | self.carried.restore,
             paused=settings.paused or bool(self.carried.paused) or (is_new and options.paused),
             mac=link.mac,
-            link_local=link_local_address(link.ifindex),
+            link_local=self.addresses.link_local,
             l3_ifindex=link.l3_ifindex,
             mode=self.mode,
             bcc=options.loader is Loader.BCC,

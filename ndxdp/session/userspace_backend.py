@@ -10,7 +10,7 @@ from dataclasses import replace
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import owned_addresses
+from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.rules.difference import difference
 from ndxdp.session import modes
@@ -100,10 +100,17 @@ class UserspaceBackend:
                 _recover_detached(pins, name)
             carried = carry_over(pins, name) if has_pins else CarriedState()
             maps = _maps_of(tree, name, undo)
-            refusals = modes.encode(self._refusals)
-            plan = AttachPlan(request, link, Mode.USERSPACE, tree.path(name), refusals, carried)
+            plan = AttachPlan(
+                request,
+                link,
+                uplink_addresses(link),
+                Mode.USERSPACE,
+                tree.path(name),
+                modes.encode(self._refusals),
+                carried,
+            )
             actual, settings = maps.rules(), plan.settings(maps.settings())
-            desired = plan.rules(actual, owned_addresses(link), attached=False)
+            desired = plan.rules(actual, attached=False)
             _resize(maps, request.options.max_addresses, len(actual), len(actual.addresses))
             lock = contextlib.ExitStack()
             with uninterrupted():

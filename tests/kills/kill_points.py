@@ -267,7 +267,7 @@ def _reload(step: Step, kill_at: int) -> None:
     """Apply the rules of a reloaded configuration."""
     from ndxdp.daemon import reconcile
     from ndxdp.netlink import links
-    from ndxdp.netlink.addresses import owned_addresses
+    from ndxdp.netlink.addresses import uplink_addresses
     from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
@@ -275,7 +275,7 @@ def _reload(step: Step, kill_at: int) -> None:
 
     tree, rules = Trees().pins, _rules(step)
     with Session(tree, open_pinned(tree, step.interface)) as session:
-        owned = owned_addresses(links.answering_link(step.interface))
+        owned = uplink_addresses(links.answering_link(step.interface)).owned
         _arm(step, kill_at)
         reconcile.apply_rules(session, owned, {CONFIG_ORIGIN: rules})
 
