@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.files import trust
+from ndxdp.files import access
 from ndxdp.store import tree_lock
 from ndxdp.store.directories import FileTree, PinTree
 from tests.fixtures import network
@@ -372,14 +372,14 @@ def test_a_link_that_leads_there(tmp_path: Path) -> None:
     theirs.mkdir()
     link = tmp_path / "link"
     link.symlink_to(theirs)
-    trust.refuse_untrusted(link / "ndxdp")
+    access.refuse_untrusted(link / "ndxdp")
     os.lchown(link, NOBODY, NOBODY)
     with pytest.raises(ModeUnavailable, match="link belongs to"):
-        trust.refuse_untrusted(link / "ndxdp")
+        access.refuse_untrusted(link / "ndxdp")
     os.lchown(link, 0, 0)
     os.chown(theirs, NOBODY, NOBODY)
     with pytest.raises(ModeUnavailable, match="theirs belongs to"):
-        trust.refuse_untrusted(link / "ndxdp")
+        access.refuse_untrusted(link / "ndxdp")
 
 
 def test_lifetimes_that_another_user_wrote(net: Network) -> None:

@@ -1,1 +1,1 @@
-"""Files and directories: atomic writes, locks, access and trust."""
+"""Files and directories: atomic writes, locks, access."""

@@ -1,9 +1,16 @@
-"""Directories opened by descriptor, their permissions, and the error where one is not writable."""
+"""Access to directories: who can change them, how they are opened, and with which permissions.
+
+If another user could rename or replace a directory, this process could not trust its pins and
+files. The rule is that of OpenSSH's StrictModes: each directory of the path belongs to root or to
+the user, and neither its group nor other users may write to it. Every user may write to a sticky
+directory, such as /tmp, because there a user cannot rename another user's files.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -11,7 +18,63 @@ from pathlib import Path
 
 from ndxdp.errors import ModeUnavailable
 
+_UID_MAP = Path("/proc/self/uid_map")
+_OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def refuse_untrusted(path: Path) -> None:
+    """Raise ModeUnavailable if another user can change a directory of a path.
+
+    Directories that do not exist, or that this process may not see, are not checked.
+    """
+    for each in _components(path):
+        try:
+            found = os.lstat(each)
+        except OSError:
+            continue
+        if not is_ours(found):
+            raise ModeUnavailable(
+                f"{each} belongs to user {found.st_uid}, who can change what is in it",
+                f"inspect it, then: rm -r {each}; or run this as that user",
+            )
+        mode = found.st_mode
+        if stat.S_ISDIR(mode) and mode & 0o022 and not mode & stat.S_ISVTX:
+            raise ModeUnavailable(
+                f"{each} can be changed by others than its owner", f"chmod go-w {each}"
+            )
+
+
+def is_ours(file: os.stat_result) -> bool:
+    """Return True if a file belongs to root or to the user of this process."""
+    return file.st_uid in (0, os.geteuid()) or file.st_uid == _unmapped_root()
+
+
+def _components(path: Path) -> Iterator[Path]:
+    """Yield the directories and symbolic links of a path, and the path itself."""
+    seen: set[Path] = set()
+    for end in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
+        for each in (*reversed(end.parents), end):
+            if each not in seen:
+                seen.add(each)
+                yield each
+
+
+@functools.cache
+def _unmapped_root() -> int | None:
+    """Return the uid under which a user namespace that does not map the host's root shows it.
+
+    All users that the namespace does not map have that uid, so that the host's root cannot be
+    distinguished from them.
+    """
+    try:
+        mapped = [line.split() for line in _UID_MAP.read_text().splitlines()]
+        # First uid, first uid in the parent namespace, number of uids.
+        if any(outside == "0" for _, outside, _ in mapped):
+            return None
+        return int(_OVERFLOW_UID.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def open_directory(path: Path) -> int:
@@ -27,14 +90,6 @@ def opened_directory(path: Path) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def is_at(fd: int, path: Path) -> bool:
-    """Return True if the open file or directory is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def restrict(fd: int, mode: int) -> None:

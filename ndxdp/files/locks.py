@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp.files.access import is_at
-
 _PAUSES = (0.001, 0.01)  # seconds between two attempts: the first and the longest pause
 _LOCKS = Path("/proc/locks")
 _ATTEMPTS = 1000  # to lock a file that is removed each time
@@ -88,6 +86,14 @@ def acquire(
                 undo.pop_all()
                 return fd
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Return True if the open file or directory is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def is_taken(path: Path) -> bool:

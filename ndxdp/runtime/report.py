@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError
-from ndxdp.files import locks, trust
+from ndxdp.files import access, locks
 from ndxdp.runtime.daemon_status import DaemonStatus
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Publisher:
 
         def opened() -> int | None:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            trust.refuse_untrusted(self._path.parent)
+            access.refuse_untrusted(self._path.parent)
             try:
                 return os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
             except FileNotFoundError:  # another process has just removed the empty directory

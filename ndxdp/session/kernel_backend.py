@@ -56,9 +56,10 @@ class KernelBackend:
             present = self._present(request, link)
             if present is not None:
                 opened.enter_context(present)
-            carried = carry_over(trees.files, name)
+            has_files = trees.files.path(name).is_dir()
+            carried = carry_over(trees.files, name) if has_files else CarriedState()
             instance = self._in_best_mode(request, link, present, carried)
-            if trees.files.path(name).is_dir():
+            if has_files:
                 with trees.files.lock():
                     trees.files.remove(name)
             lock = contextlib.ExitStack()

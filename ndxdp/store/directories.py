@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.files import locks, trust
-from ndxdp.files.access import is_at, opened_directory, restrict, unwritable
+from ndxdp.files import access, locks
 from ndxdp.kernel import abi, filesystem
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.store.pins import LINK
@@ -44,7 +43,7 @@ class Tree:
 
     def check(self) -> None:
         """Raise ModeUnavailable if users other than root and this one can change the tree."""
-        trust.refuse_untrusted(self.base)
+        access.refuse_untrusted(self.base)
 
     def lock(self) -> AbstractContextManager[None]:
         """Exclude every other writer while the block runs; see TreeLock.exclusive()."""
@@ -61,8 +60,8 @@ class Tree:
     @contextlib.contextmanager
     def locked(self, interface: str) -> Iterator[None]:
         """Lock an interface for this process, for as long as the process lives."""
-        with opened_directory(self.path(interface)) as fd:
-            restrict(fd, TRAVERSED)
+        with access.opened_directory(self.path(interface)) as fd:
+            access.restrict(fd, TRAVERSED)
             if not locks.take(fd, _PATIENCE):
                 raise self._locked_by_run(interface)
             yield
@@ -85,8 +84,8 @@ class Tree:
         with contextlib.ExitStack() as opened:
             with self.lock():
                 path.mkdir(mode=0o700, exist_ok=True)
-                fd = opened.enter_context(opened_directory(path))
-                restrict(fd, 0o700)
+                fd = opened.enter_context(access.opened_directory(path))
+                access.restrict(fd, 0o700)
                 if not locks.take(fd, 0):
                     raise NdxdpError(
                         f"{interface} is being traced already",
@@ -98,7 +97,7 @@ class Tree:
             finally:
                 with self.lock():
                     # After detach and attach, the directory is another tracer's.
-                    if is_at(fd, path):
+                    if locks.is_at(fd, path):
                         _empty(path)
                         path.rmdir()
 
@@ -153,7 +152,7 @@ class Tree:
         try:
             path.mkdir(mode=TRAVERSED)
         except OSError as error:
-            raise unwritable(path, error) from error
+            raise access.unwritable(path, error) from error
         return path
 
     def rename(self, interface: str, name: str) -> None:

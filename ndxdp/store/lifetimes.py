@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError, not_written
-from ndxdp.files import locks, trust
+from ndxdp.files import access, locks
 from ndxdp.rules.address import address_text
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.prefix import AddressPattern
@@ -168,7 +168,7 @@ def kept(directory: Path) -> list[Kept]:
     """Return the contents of all files that this process may read, ordered by interface."""
     found: list[Kept] = []
     try:
-        trust.refuse_untrusted(directory / _FOLDER)
+        access.refuse_untrusted(directory / _FOLDER)
     except NdxdpError as error:
         log.debug("cannot read the former lifetimes: %s", error)
         return found
@@ -219,7 +219,7 @@ def _locked(path: Path, interface: str) -> int:
     def opened() -> int | None:
         try:
             path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            trust.refuse_untrusted(path.parent)
+            access.refuse_untrusted(path.parent)
             path.parent.mkdir(mode=0o755, exist_ok=True)
             return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:

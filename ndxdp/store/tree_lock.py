@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
-from ndxdp.files import locks, trust
-from ndxdp.files.access import open_directory, opened_directory, restrict, unwritable
+from ndxdp.files import access, locks
 from ndxdp.files.locks import Holder
 
 log = logging.getLogger(__name__)
@@ -147,9 +146,9 @@ class TreeLock:
         self._check()
         try:
             self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
-            trust.refuse_untrusted(self._root)  # another user may have made it since the check
+            access.refuse_untrusted(self._root)  # another user may have made it since the check
             self._path.mkdir(mode=0o700, exist_ok=True)
-            fd = open_directory(self._path)
+            fd = access.open_directory(self._path)
         except FileNotFoundError:
             if not self._root.parent.is_dir():
                 raise
@@ -158,17 +157,17 @@ class TreeLock:
             if any(
                 os.path.lexists(path) and not path.is_dir() for path in (self._root, self._path)
             ):
-                raise unwritable(self._base, error) from error
+                raise access.unwritable(self._base, error) from error
             return None
         except OSError as error:
-            raise unwritable(self._base, error) from error
+            raise access.unwritable(self._base, error) from error
         try:
-            if not trust.is_ours(os.fstat(fd)):  # the root may be a sticky directory, such as /tmp
-                trust.refuse_untrusted(self._path)
-            restrict(fd, 0o700)
+            if not access.is_ours(os.fstat(fd)):  # the root may be a sticky directory, such as /tmp
+                access.refuse_untrusted(self._path)
+            access.restrict(fd, 0o700)
         except OSError as error:
             os.close(fd)
-            raise unwritable(self._base, error) from error
+            raise access.unwritable(self._base, error) from error
         except BaseException:
             os.close(fd)
             raise
@@ -186,8 +185,8 @@ class TreeLock:
             for name, _ in present - self._restricted:
                 path = self._base / name
                 if path.is_dir() and not path.is_symlink():
-                    with opened_directory(path) as fd:
-                        restrict(fd, TRAVERSED)
+                    with access.opened_directory(path) as fd:
+                        access.restrict(fd, TRAVERSED)
             self._restricted, self._restricted_version = present, version
         except OSError as error:
-            raise unwritable(self._base, error) from error
+            raise access.unwritable(self._base, error) from error
