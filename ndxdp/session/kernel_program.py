@@ -37,13 +37,12 @@ log = logging.getLogger(__name__)
 def attach_new(tree: PinTree, plan: AttachPlan) -> KernelInstance:
     """Attach a program to an interface that has no pins."""
     link, options = plan.link, plan.request.options
+    nothing = Rules()
+    settings, desired = plan.settings(None), plan.rules(nothing, attached=False)
     with contextlib.ExitStack() as undo:
         maps = Maps.create(options.max_addresses or abi.MAX_ADDRESSES)
         undo.callback(maps.close)
-        settings = plan.settings(None)
         maps.set_settings(settings)
-        nothing = Rules()
-        desired = plan.rules(nothing, attached=False)
         maps.apply(difference(desired, nothing), nothing)
         prog_fd = _load(undo, plan, maps, settings, desired)
         with uninterrupted():

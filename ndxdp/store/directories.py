@@ -218,15 +218,12 @@ class PinTree(Tree):
 class FileTree(Tree):
     """The files of all interfaces in userspace mode, below the run directory."""
 
-    def __init__(self, root: Path = DEFAULT_RUN_DIRECTORY) -> None:
-        super().__init__(root)
-
 
 class Trees(NamedTuple):
     """The tree of pins and the tree of files; at most one of them has an interface."""
 
     pins: PinTree = PinTree()
-    files: FileTree = FileTree()
+    files: FileTree = FileTree(DEFAULT_RUN_DIRECTORY)
 
     def of(self, interface: str) -> Tree:
         """Return the usable tree that has the interface; the tree of pins if neither has.

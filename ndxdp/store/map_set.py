@@ -25,11 +25,16 @@ _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 
 
 class MapSet:
-    """Open maps of one interface, all in the kernel or all in files."""
+    """Open maps of one interface, all in the kernel or all in files.
+
+    Attributes:
+        in_kernel: The maps are in the kernel, where a program reads them.
+    """
 
     def __init__(self, maps: Mapping[str, Map], directory: Path | None = None) -> None:
         self._maps = dict(maps)
         self._directory = directory
+        self.in_kernel = directory is None
 
     @classmethod
     def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
@@ -106,11 +111,6 @@ class MapSet:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    @property
-    def in_kernel(self) -> bool:
-        """True for maps in the kernel, which a program reads; False for files."""
-        return self._directory is None
 
     @property
     def fds(self) -> dict[str, int]:
