@@ -35,12 +35,13 @@ _RESTORE_PAUSE = 60.0  # seconds between restorations of what another program ke
 class Follower:
     """Writes what changes of the network into the maps of one attachment.
 
-    Call all methods but compare_again() and is_damaged() in the executor's thread.
+    Call all methods but compare_again() in the executor's thread.
 
     Attributes:
         gateways: Addresses (16 bytes each) of the interface's gateways.
         targets: Exact addresses that are answered for unconditionally, by profile.
         care: The source addresses from which gateways may be solicited.
+        file_rules: All rules, if this process answers.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
         copies: The host's tables of which the program reads copies.
@@ -61,6 +62,7 @@ class Follower:
         self.gateways: frozenset[bytes] = frozenset()
         self.targets: dict[Profile, AddressSet] = {}
         self.care: Choice = NO_KEEPALIVE
+        self.file_rules = Rules()
         self.needs_gateway_macs = self.groups_may_be_lost = False
         self.copies = Copies()
         self._distinct_rules: tuple[Rule, ...] = ()
@@ -69,7 +71,6 @@ class Follower:
         self._tables_written: tuple[object, ...] = ()
         self._rules = RuleCache(answering.session)
         self._on_link: OnLink | None = None
-        self._file_rules = Rules()  # all rules, if this process answers
         self._restored_at: float | None = None
 
     def find(self) -> Link:
@@ -164,7 +165,7 @@ class Follower:
                 targets[rule.profile] = targets.get(rule.profile, EMPTY) | addresses
         self.targets = targets
         if self._session.packets is not None:
-            self._file_rules = rules
+            self.file_rules = rules
         self._distinct_rules = tuple(rules.distinct_rules)
         asks_kernel = any(rule.answer.asks_kernel for rule in self._distinct_rules)
         self.needs_gateway_macs = asks_kernel or bool(settings.limits)
@@ -219,27 +220,9 @@ class Follower:
         self.find()
         return False
 
-    def is_damaged(self) -> bool:
-        """Return True if pins or files of the interface have been removed."""
-        answering = self._answering
-        has_link = not answering.ends_with_process
-        return reconcile.is_damaged(self._session, answering.directory, link=has_link)
-
-    def repair(self) -> None:
-        """Restore removed pins or files, and lock the directory again."""
-        if not self.is_damaged():
-            return
-        session, answering = self._session, self._answering
-        path = session.tree.path(session.interface)
-        has_link = not answering.ends_with_process
-        is_new = reconcile.repair(session, self._file_rules, answering.directory, link=has_link)
-        answering.directory = reconcile.directory_id(path)
-        if is_new:
-            session.lock_again()
-        log.warning("%s: another process removed %s; it is restored", session.interface, path)
-
     def repair_at_end(self) -> None:
         """Repair and restore what no daemon will repair any more, as far as that is possible."""
-        for restore in (self.repair, lambda: self.restore_reception(self.find(), at_once=True)):
-            with contextlib.suppress(NdxdpError, OSError):
-                restore()
+        with contextlib.suppress(NdxdpError, OSError):
+            self._answering.directory.repair(self.file_rules)
+        with contextlib.suppress(NdxdpError, OSError):
+            self.restore_reception(self.find(), at_once=True)

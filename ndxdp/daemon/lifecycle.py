@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.packet_loop import PacketLoop
-from ndxdp.daemon.reconcile import DirectoryId
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.daemon.state_directory import StateDirectory
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
@@ -37,15 +37,18 @@ class Answering:
         session: The interface's session.
         ifindex: The interface's index.
         ends_with_process: The program is not kept when this process ends.
-        directory: The identity of the interface's directory.
+        directory: The interface's directory.
         allmulti: The membership that keeps the interface in allmulti.
     """
 
     session: Session
     ifindex: int
     ends_with_process: bool = False
-    directory: DirectoryId | None = None
+    directory: StateDirectory = field(init=False)
     allmulti: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def __post_init__(self) -> None:
+        self.directory = StateDirectory(self.session, has_link=not self.ends_with_process)
 
     def close(self) -> None:
         """Close everything; a pinned program answers on."""
@@ -171,12 +174,11 @@ class Lifecycle:
             session = before.session.renew(self._trees, request)
         with contextlib.ExitStack() as undo:
             undo.callback(session.close)
-            answering = Answering(session, session.maps.settings().ifindex)
+            ends_with_process = session.packets is not None or not spec.keep
+            answering = Answering(session, session.maps.settings().ifindex, ends_with_process)
             undo.callback(answering.allmulti.close)
-            answering.ends_with_process = session.packets is not None or not spec.keep
             if session.packets is None:
                 self._keep_allmulti(spec, answering)
-            answering.directory = reconcile.directory_id(session.tree.path(spec.interface))
             undo.pop_all()
         if before is not None:
             before.session.hand_lock_to(session)

@@ -1,4 +1,4 @@
-"""Writes to an interface's maps and pins while a program or this process answers by them.
+"""Writes to an interface's maps while a program or this process answers by them.
 
 Each function reads the present state and writes only the difference: an unchanged rule is not
 touched. All of them lock the session's tree. Call them in the executor's thread.
@@ -9,11 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from ndxdp.config.model import Resolve
 from ndxdp.daemon.rule_cache import RuleCache
-from ndxdp.errors import Damaged
 from ndxdp.kernel.abi import Restore
 from ndxdp.ndp.limiter import Limits
 from ndxdp.netlink import links
@@ -22,15 +20,8 @@ from ndxdp.rules.difference import Difference, difference, mark_owned
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
-from ndxdp.session.restore import detach_instance
 from ndxdp.session.session import Session
-from ndxdp.store import pins
-from ndxdp.store.instance import KernelInstance, open_instance
 from ndxdp.store.maps import Maps
-from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
-
-DirectoryId = tuple[int, int]
-"""A directory's device and inode number."""
 
 log = logging.getLogger(__name__)
 
@@ -143,76 +134,6 @@ def restore_reception(session: Session, link: Link, *, allmulti: bool) -> list[s
             links.set_mcast_router(link.ifindex, 2)
     names = {Restore.ALLMULTI: "allmulti", Restore.MCAST_ROUTER: "mcast_router 2"}
     return [name for bit, name in names.items() if wanted & bit]
-
-
-def directory_id(path: Path) -> DirectoryId | None:
-    """Return the identity of a directory, which a new one of the same path does not share."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def is_damaged(session: Session, directory: DirectoryId | None, *, link: bool) -> bool:
-    """Return True if pins or files of an interface that is answered on have been removed.
-
-    Args:
-        session: The interface.
-        directory: Its directory.
-        link: Its link is pinned, too.
-    """
-    path = session.tree.path(session.interface)
-    if directory_id(path) != directory:
-        return True
-    missing = session.maps.missing(path)
-    if isinstance(session.instance, KernelInstance):
-        pins = session.instance.pinned(link=link)
-        missing += [name for name in pins if not (path / name).exists()]
-    return bool(missing)
-
-
-def repair(session: Session, rules: Rules, directory: DirectoryId | None, *, link: bool) -> bool:
-    """Restore removed pins or files of an interface.
-
-    The process has rules, counters, program and link open. If an `attach` has made another
-    directory since, its program is detached.
-
-    Args:
-        session: The interface.
-        rules: All rules of an interface that this process answers on.
-        directory: The interface's former directory.
-        link: Its link is to be pinned, too.
-
-    Returns:
-        True if the directory is a new one, which no process has locked.
-
-    Raises:
-        NdxdpError: There is another directory that another process has locked, or that belongs to
-            another network namespace.
-    """
-    tree, interface, instance = session.tree, session.interface, session.instance
-    path = tree.path(interface)
-    with tree.lock_if_usable():
-        is_new = directory_id(path) != directory
-        if is_new and path.is_dir():
-            refuse_if_locked(tree, interface)
-            try:
-                with open_instance(tree, interface) as other:
-                    refuse_elsewhere(tree, other)
-                    detach_instance(tree, other)
-            except Damaged:
-                tree.remove(interface)
-        if is_new:
-            tree.make(interface)
-        if isinstance(instance, KernelInstance):
-            instance.maps.restore_pins(path)
-            for name, fd in instance.pinned(link=link).items():
-                if not (path / name).exists():
-                    pins.pin(fd, path / name)
-        else:
-            instance.maps.restore_files(rules)
-        return is_new
 
 
 def write_heartbeat(session: Session, timeout: float) -> None:

@@ -16,9 +16,9 @@ from ndxdp.daemon.follower import Follower
 from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.packet_loop import PacketLoop
-from ndxdp.daemon.reconcile import DirectoryId
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.state_directory import DirectoryId, directory_id
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.errors import InterfaceGone, NdxdpError
@@ -144,15 +144,15 @@ class Synchronisation:
 
     async def _repair(self) -> None:
         """Restore removed pins or files, once their removal has ended."""
-        if self.follower.is_damaged():
+        directory = self.answering.directory
+        if directory.is_damaged():
             await asyncio.sleep(_REMOVAL_TIME)
-            await self._shared.call(self.follower.repair)
+            await self._shared.call(partial(directory.repair, self.follower.file_rules))
 
     def _watch(self) -> None:
         """Watch the interface's directory for changes by commands, and for removals."""
-        session, state = self.answering.session, self._state
-        path = session.tree.path(session.interface)
-        found = reconcile.directory_id(path)
+        path, state = self.answering.directory.path, self._state
+        found = directory_id(path)
         if found == self._watched:
             return
 
@@ -227,7 +227,7 @@ class Synchronisation:
         while True:
             await asyncio.sleep(_CHECK_PERIOD)
             with contextlib.suppress(InterfaceGone):
-                if not self.follower.is_damaged() and await self._shared.call(
+                if not self.answering.directory.is_damaged() and await self._shared.call(
                     self.follower.is_attached
                 ):
                     continue
