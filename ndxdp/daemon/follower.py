@@ -18,7 +18,7 @@ from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import OwnAddress, UplinkAddresses, uplink_addresses
+from ndxdp.netlink.addresses import OwnAddress, uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules.address_set import EMPTY, AddressSet
@@ -98,9 +98,14 @@ class Follower:
         """
         spec, session = self._state.spec, self._session
         link = self.find()
+        above = self._above(link)
         self.restore_reception(link)
         addresses = uplink_addresses(link)
-        above, own = self._above(link, addresses)
+        own: tuple[OwnAddress, ...] = ()
+        if spec.gateway.keep:
+            # Lifetimes are left out, as each router advertisement changes them.
+            found = addresses.own.get(above.ifindex, [])
+            own = tuple(each._replace(preferred=0, valid=0) for each in found)
         here = self._admission.on_link(spec, link)
         if here != self._on_link and desired_by is None:
             self._on_link = here
@@ -170,19 +175,12 @@ class Follower:
         asks_kernel = any(rule.answer.asks_kernel for rule in self._distinct_rules)
         self.needs_gateway_macs = asks_kernel or bool(settings.limits)
 
-    def _above(self, link: Link, addresses: UplinkAddresses) -> tuple[Link, tuple[OwnAddress, ...]]:
-        """Return the interface that has the host's addresses, and these, for gateway care.
-
-        Lifetimes are left out, as each router advertisement changes them.
-        """
-        above = link
+    def _above(self, link: Link) -> Link:
+        """Return the interface that has the host's addresses: the master of a port, or `link`."""
         if link.l3_ifindex != link.ifindex:
             with contextlib.suppress(OSError):  # the master may have been deleted just now
-                above = links.find_link(socket.if_indextoname(link.l3_ifindex)) or link
-        if not self._state.spec.gateway.keep:
-            return above, ()
-        own = addresses.own.get(above.ifindex, [])
-        return above, tuple(each._replace(preferred=0, valid=0) for each in own)
+                return links.find_link(socket.if_indextoname(link.l3_ifindex)) or link
+        return link
 
     def restore_reception(self, link: Link, *, at_once: bool = False) -> None:
         """Switch on again what lets solicitations in, at most once in _RESTORE_PAUSE.

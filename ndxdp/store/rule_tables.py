@@ -119,7 +119,8 @@ class RuleTables(MapSet):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        capacity = Capacity(*map(self.max_entries, ("addresses", "prefixes", "groups")))
+        tables = ("addresses", "prefixes", "groups")
+        capacity = Capacity(*(self._maps[name].max_entries for name in tables))
         lack = capacity.shortage(change.write, actual)
         if lack and change.remove:
             self._apply_in_turn(change, actual, capacity)
@@ -200,7 +201,7 @@ class RuleTables(MapSet):
         missing = [rule_class for rule_class in wanted if rule_class not in slots]
         if not missing:
             return slots
-        limit = self.max_entries("groups")
+        limit = self._maps["groups"].max_entries
         free = [slot for slot in range(limit) if slot not in classes]
         if len(free) < len(missing):
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
