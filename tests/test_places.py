@@ -216,14 +216,14 @@ def test_a_wait_for_a_lock_that_failed(tmp_path: Path, monkeypatch: pytest.Monke
     """Give up at once after a failed wait, until the lock was free again."""
     monkeypatch.setattr(tree_lock, "_DEADLINE", 3.0)
     tree, other = FileTree(tmp_path), FileTree(tmp_path)
-    with other.lock():
-        with pytest.raises(NdxdpError, match=f"by process {os.getpid()} "), tree.lock():
+    with other.lock.exclusive():
+        with pytest.raises(NdxdpError, match=f"by process {os.getpid()} "), tree.lock.exclusive():
             pass
         began = time.monotonic()
-        with pytest.raises(NdxdpError), tree.lock():
+        with pytest.raises(NdxdpError), tree.lock.exclusive():
             pass
         assert time.monotonic() - began < 2
-    with tree.lock():
+    with tree.lock.exclusive():
         pass
     assert not tmp_path.exists()
 
@@ -235,14 +235,14 @@ def test_a_lock_that_changes_hands_is_waited_for(
     monkeypatch.setattr(tree_lock, "_DEADLINE", 1.0)
     script = (
         "import sys, time; from pathlib import Path; from ndxdp.store.directories import FileTree\n"
-        "with FileTree(Path(sys.argv[1])).lock():\n"
+        "with FileTree(Path(sys.argv[1])).lock.exclusive():\n"
         "    print(); time.sleep(0.4)\n"
     )
     words = [sys.executable, "-c", script, str(tmp_path)]
     others = [subprocess.Popen(words, stdout=subprocess.PIPE, cwd=REPOSITORY) for _ in range(8)]
     assert others[0].stdout
     others[0].stdout.readline()
-    with FileTree(tmp_path).lock():
+    with FileTree(tmp_path).lock.exclusive():
         pass
     for each in others:
         each.communicate()
@@ -360,7 +360,10 @@ def test_a_lock_that_another_user_made_first(tmp_path: Path) -> None:
     root.chmod(0o1777)
     try:
         as_nobody("mkdir", str(root / "lock"))
-        with pytest.raises(ModeUnavailable, match="lock belongs to user"), FileTree(root).lock():
+        with (
+            pytest.raises(ModeUnavailable, match="lock belongs to user"),
+            FileTree(root).lock.exclusive(),
+        ):
             pass
     finally:
         call("rm", "-r", str(root))

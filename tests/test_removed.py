@@ -68,7 +68,7 @@ def names(root: Path = PINS) -> set[str]:
 @contextlib.contextmanager
 def stopped(daemon: Running) -> Iterator[None]:
     """Stop the daemon during the block, so that it notices the changes afterwards."""
-    with Trees().pins.lock():  # which the daemon does not have at this moment
+    with Trees().pins.lock.exclusive():  # which the daemon does not have at this moment
         daemon.process.send_signal(signal.SIGSTOP)
     try:
         yield

@@ -134,7 +134,7 @@ class Lifecycle:
             return None
         if not tree.path(name).is_dir():
             return None
-        with contextlib.ExitStack() as opened, tree.lock():
+        with contextlib.ExitStack() as opened, tree.lock.exclusive():
             refuse_if_locked(tree, name)
             try:
                 program = opened.enter_context(recover(tree, name))

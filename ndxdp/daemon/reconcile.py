@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def apply_host(session: Session, link: Link, link_local: bytes) -> None:
     """Answer from the interface's present MAC and link-local address."""
     maps = session.maps
-    with session.tree.lock_if_usable(urgent=True):
+    with session.tree.lock.if_usable(urgent=True):
         settings = maps.settings()
         fresh = replace(settings, mac=link.mac, link_local=link_local, l3_ifindex=link.l3_ifindex)
         if fresh != settings:
@@ -60,7 +60,7 @@ def apply_rules(
         NdxdpError: The rules do not fit; the holes are made even so.
     """
     maps, interface, cache = session.maps, session.interface, cache or RuleCache(session)
-    with session.tree.lock_if_usable():
+    with session.tree.lock.if_usable():
         actual = _apply_holes(maps, owned, cache.rules())
         if desired_by is None:
             cache.keep(actual)
@@ -124,7 +124,7 @@ def restore_reception(session: Session, link: Link, *, allmulti: bool) -> list[s
         wanted |= Restore.MCAST_ROUTER
     if not wanted:
         return []
-    with session.tree.lock():
+    with session.tree.lock.exclusive():
         settings = session.maps.settings()
         # Written first, so that detaching restores the interface if this process is killed here.
         session.maps.set_settings(replace(settings, restore=settings.restore | wanted))
@@ -138,7 +138,7 @@ def restore_reception(session: Session, link: Link, *, allmulti: bool) -> list[s
 
 def write_heartbeat(session: Session, timeout: float) -> None:
     """Write a heartbeat, `timeout` seconds after which dynamic rules expire; 0 for never."""
-    with session.tree.shared_lock():
+    with session.tree.lock.shared():
         session.maps.beat(timeout)
 
 
@@ -156,7 +156,7 @@ def sync_kernel_tables(
     """
     if local_routes is None and names is None:
         return
-    with session.tree.lock_if_usable():
+    with session.tree.lock.if_usable():
         if local_routes is not None:
             session.maps.set_locals(local_routes)
         if names is not None:
@@ -172,7 +172,7 @@ def enable_resolution(session: Session, limits: Resolve | None, *, solicits: boo
         solicits: The daemon solicits gateways from addresses behind this host. The program keeps
             the kernel from forwarding the answers.
     """
-    with session.tree.lock_if_usable():
+    with session.tree.lock.if_usable():
         each, total, gateway = limits.limits if limits else Limits()
         settings = replace(
             session.maps.settings(),

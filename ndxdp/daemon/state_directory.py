@@ -50,7 +50,7 @@ class StateDirectory:
         """Return True if the directory, or pins or files in it, have been removed."""
         if directory_id(self.path) != self._id:
             return True
-        return bool(self._session.maps.missing(self.path) or self._missing_pins())
+        return bool(self._missing_pins() or self._session.maps.missing(self.path))
 
     def _missing_pins(self) -> dict[str, int]:
         """Return program and link without a pin, by the names of their pins."""
@@ -63,7 +63,7 @@ class StateDirectory:
     def repair(self, rules: Rules) -> None:
         """Restore removed pins or files, and lock the directory again.
 
-        If an `attach` has made another directory since, its program is detached. Wants the
+        If an `attach` has made another directory since, its program is detached. Call this in the
         executor's thread.
 
         Args:
@@ -77,7 +77,7 @@ class StateDirectory:
             return
         session = self._session
         tree, interface, maps = session.tree, session.interface, session.maps
-        with tree.lock_if_usable():
+        with tree.lock.if_usable():
             is_new = directory_id(self.path) != self._id
             if is_new and self.path.is_dir():
                 refuse_if_locked(tree, interface)

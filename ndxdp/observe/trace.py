@@ -247,7 +247,7 @@ class _Trace:
         """
         self._epoch = time.time_ns() - time.monotonic_ns()
         self._verdicts.clear()  # rules may change
-        with self._tree.lock():
+        with self._tree.lock.exclusive():
             try:
                 there = os.path.samestat(self._inode, self._directory.stat())
             except FileNotFoundError:

@@ -36,7 +36,7 @@ def detach_interface(trees: Trees, interface: str) -> None:
 
 
 def _detach(tree: Tree, interface: str) -> None:
-    with tree.lock():
+    with tree.lock.exclusive():
         if tree.path(interface).is_dir():
             refuse_if_locked(tree, interface)
         try:

@@ -47,7 +47,7 @@ class KernelBackend:
         others = tree.other_versions(name)
         if others:
             raise other_version(tree, name, others[0])
-        with tree.lock(), contextlib.ExitStack() as opened:
+        with tree.lock.exclusive(), contextlib.ExitStack() as opened:
             if locked is not trees.files:
                 refuse_if_locked(trees.files, name)
             if locked is not tree and tree.path(name).is_dir():
@@ -60,7 +60,7 @@ class KernelBackend:
             carried = carry_over(trees.files, name) if has_files else CarriedState()
             instance = self._in_best_mode(request, link, present, carried)
             if has_files:
-                with trees.files.lock():
+                with trees.files.lock.exclusive():
                     trees.files.remove(name)
             lock = contextlib.ExitStack()
             if request.lock and locked is not tree:

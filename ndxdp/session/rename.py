@@ -50,7 +50,7 @@ def reconcile_renames(tree: PinTree, interface: str) -> None:
     tree.check()
     if not tree.base.is_dir():
         return
-    with tree.lock():
+    with tree.lock.exclusive():
         if tree.path(interface).is_dir() and not tree.is_locked(interface):
             with contextlib.suppress(NdxdpError), recover(tree, interface) as own:
                 if own.device() not in (None, interface):

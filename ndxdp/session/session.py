@@ -74,7 +74,7 @@ class Session:
             NdxdpError: There is no directory, or the interface belongs to another network
                 namespace.
         """
-        with tree.lock(), open_instance(tree, interface) as instance:
+        with tree.lock.exclusive(), open_instance(tree, interface) as instance:
             refuse_elsewhere(tree, instance)
             yield cls(tree, instance, has_tree_lock=True)
 
@@ -147,7 +147,7 @@ class Session:
         if self._has_tree_lock:
             yield
             return
-        with self.tree.lock_if_usable(urgent=True):
+        with self.tree.lock.if_usable(urgent=True):
             yield
 
 

@@ -88,7 +88,7 @@ class UserspaceBackend:
         others = tree.other_versions(name)
         if others:
             raise other_version(tree, name, others[0])
-        with _pins_locked(pins), tree.lock(), contextlib.ExitStack() as undo:
+        with _pins_locked(pins), tree.lock.exclusive(), contextlib.ExitStack() as undo:
             if locked is not tree:
                 refuse_if_locked(tree, name)
             if locked is not pins:
@@ -131,7 +131,7 @@ def _pins_locked(tree: PinTree) -> Iterator[None]:
     with contextlib.ExitStack() as locked:
         with contextlib.suppress(ModeUnavailable):
             tree.check()
-            locked.enter_context(tree.lock())
+            locked.enter_context(tree.lock.exclusive())
         yield
 
 

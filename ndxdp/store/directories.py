@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,28 +33,22 @@ _PATIENCE = 1.0  # seconds: is_locked() of another process holds a shared lock f
 
 
 class Tree:
-    """The directories of all interfaces below one root."""
+    """The directories of all interfaces below one root.
+
+    Attributes:
+        root: The directory that has the state of all ABI versions, and the lock.
+        base: The directory of this ABI version.
+        lock: The lock that serializes all writers.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.base = root / f"v{abi.VERSION}"
-        self._lock = TreeLock(root, self.base, self.check)
+        self.lock = TreeLock(root, self.base, self.check)
 
     def check(self) -> None:
         """Raise ModeUnavailable if users other than root and this one can change the tree."""
         access.refuse_untrusted(self.base)
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Exclude every other writer while the block runs; see TreeLock.exclusive()."""
-        return self._lock.exclusive()
-
-    def lock_if_usable(self, *, urgent: bool = False) -> AbstractContextManager[None]:
-        """Exclude every other writer where the tree can be locked; see TreeLock.if_usable()."""
-        return self._lock.if_usable(urgent=urgent)
-
-    def shared_lock(self) -> AbstractContextManager[None]:
-        """Exclude the writers of other processes; see TreeLock.shared()."""
-        return self._lock.shared()
 
     @contextlib.contextmanager
     def locked(self, interface: str) -> Iterator[None]:
@@ -82,7 +75,7 @@ class Tree:
         """
         path = self.path(interface) / TRACER
         with contextlib.ExitStack() as opened:
-            with self.lock():
+            with self.lock.exclusive():
                 path.mkdir(mode=0o700, exist_ok=True)
                 fd = opened.enter_context(access.opened_directory(path))
                 access.restrict(fd, 0o700)
@@ -95,7 +88,7 @@ class Tree:
             try:
                 yield path
             finally:
-                with self.lock():
+                with self.lock.exclusive():
                     # After detach and attach, the directory is another tracer's.
                     if locks.is_at(fd, path):
                         _empty(path)
