@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,7 +139,12 @@ def test_another_user_cannot_stall_the_daemon(
         '[interface.addresses]\ndeprecate = ["2001:db8::2"]\n'
     )
     run = net.run("-c", str(file))
-    kept = eventually(lambda: ndxdp("status", "--json").json()["addresses"])
+
+    def kept_addresses() -> Any:
+        return ndxdp("status", "--json").json()["addresses"]
+
+    eventually(lambda: any(each["deprecated"] for each in kept_addresses()))
+    kept = kept_addresses()
     assert kept[0]["running"]
     places = paths(PINS, FILES)
     assert f"{FILES}/addresses/{UPLINK}.lock" in places
