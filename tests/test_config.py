@@ -32,7 +32,7 @@ from ndxdp.errors import UsageError
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import parse_pattern, parse_prefix
-from ndxdp.rules.rule import Rule
+from ndxdp.rules.rule import UNCOUNTED, Rule, RuleClass
 from ndxdp.sources.selector import Selector
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -1062,6 +1062,23 @@ def test_no_more_rule_classes_than_the_maps_have() -> None:
         expected = f"{limit + 1} rule classes are more than the limit of {limit}"
         assert error.message == f"ndxdp.toml:1: interface[0]: {expected}"
         assert "in one file" in error.hint
+
+
+def test_prefixes_that_are_not_counted_share_a_rule_class() -> None:
+    uncounted = "".join(
+        f"{WITH}'2001:db8:{number:x}::/64'\ncount = false\n" for number in range(3000)
+    )
+    networks = "".join(
+        f"[[interface.docker]]\nnetwork = 'a{number}'\ncount = false\n" for number in range(2000)
+    )
+    (interface,) = parse(HEAD + uncounted + networks, "ndxdp.toml").interfaces
+    assert len(interface.rules) == 3000
+    assert {rule.label for rule in interface.rules.distinct_rules} == {UNCOUNTED}
+    assert {selector.rule.label for selector in interface.docker} == {UNCOUNTED}
+    # Rules that answer in another way are another class.
+    other = f"{WITH}'2001:db8:ffff::/64'\nrouter = false\ncount = false\n"
+    (interface,) = parse(HEAD + uncounted + other, "ndxdp.toml").interfaces
+    assert len(set(map(RuleClass.of, interface.rules.distinct_rules))) == 2
 
 
 def test_a_list_is_one_rule_class(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ from ndxdp.observe import metrics, status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.exporter import Exporter
 from ndxdp.rules.difference import difference
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import UNCOUNTED, RuleClass
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus
@@ -45,6 +47,7 @@ from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_pinned
+from ndxdp.store.maps import Maps
 from tests import test_program, test_userspace
 from tests.fixtures import network
 from tests.fixtures.engine import Engine
@@ -185,6 +188,44 @@ def test_solicitors_over_the_rate_are_counted(attached: Network) -> None:
         shown.append(parsed(done("metrics"))["ndxdp_rate_limited_sources"][(UPLINK,)])
         assert shown == [0, 0, 1, 1]
         assert parsed(done("metrics"))["ndxdp_limiter_sources"] == {(UPLINK,): 1}
+
+
+def test_a_scrape_reads_the_rule_classes_once(
+    attached: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read = Maps.rule_classes
+
+    def counted(maps: Maps) -> dict[int, RuleClass]:
+        reads.append(maps)
+        return read(maps)
+
+    monkeypatch.setattr(Maps, "rule_classes", counted)
+    assert b"ndxdp_group_solicitations_total" in metrics.Exposition(Trees()).text()
+    assert len(reads) == 1
+
+
+def test_rules_that_are_not_counted_have_no_series(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    table = "[[interface.prefix]]\nprefix = "
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\n{table}"{BEHIND}"\n'
+        + "".join(f'{table}"2001:db8:{n:x}::/64"\ncount = false\n' for n in range(1, 200))
+    )
+    run = net.run("-c", str(file))
+    try:
+        eventually(lambda: (UPLINK, "config") in parsed(done("metrics")).get("ndxdp_rules", {}))
+        samples = parsed(done("metrics"))
+        assert samples["ndxdp_rules"][UPLINK, "config"] == 200
+        series = samples["ndxdp_group_solicitations_total"]
+        assert [key for key in series if "config" in key] == [
+            (UPLINK, str(parse_prefix(BEHIND)), "config")
+        ]
+        groups = network.status()["groups"]
+        assert [each["rules"] for each in groups if each["label"] == UNCOUNTED] == [199]
+    finally:
+        run.end()
+        done("detach", UPLINK)
 
 
 # ---- the exporter --------------------------------------------------------------------------------

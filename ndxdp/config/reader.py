@@ -117,8 +117,10 @@ def _interface(table: Table, directory: Path) -> Interface:
             table.complain("userspace mode ends with the process", hint, "on_stop")
     rules, forced = read_rules(table, directory)
     selectors = read_selectors(table)
-    # Each selector takes one rule class, and so does each kind of owned address.
-    groups = MAX_RULE_CLASSES - len(selectors) - len(OWNED_LABELS)
+    # Each selector takes one rule class, and so does each kind of owned address. Selectors that are
+    # not counted share one.
+    of_selectors = {selector.rule for selector in selectors}
+    groups = MAX_RULE_CLASSES - len(of_selectors) - len(OWNED_LABELS)
     lack = Capacity(max_addresses or MAX_ADDRESSES, rule_classes=groups).shortage(rules, Rules())
     if lack:
         error = lack.error(in_file=True)

@@ -13,7 +13,7 @@ from ndxdp.rules import breadth
 from ndxdp.rules.address import parse_mac
 from ndxdp.rules.interface_name import parse_dev
 from ndxdp.rules.prefix import Prefix, parse_target
-from ndxdp.rules.rule import CONFIG_ORIGIN, Rule, parse_source
+from ndxdp.rules.rule import CONFIG_ORIGIN, UNCOUNTED, Rule, parse_source
 from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.selector import Selector
@@ -54,14 +54,16 @@ def read_rules(interface: Table, directory: Path) -> tuple[Rules, frozenset[Pref
 def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     """Return the rules of one [[interface.prefix]], and the key that has them."""
     answer = Answer[table.choice("answer", _ANSWERS, "always").upper()]
-    rule = Rule(answer, _profile(table), CONFIG_ORIGIN, dev=_output_devices(table, answer))
+    label = "" if table.boolean("count", True) else UNCOUNTED
+    dev = _output_devices(table, answer)
+    rule = Rule(answer, _profile(table), CONFIG_ORIGIN, label, dev=dev)
     if answer is Answer.NEVER:
         for key in _PROFILE_KEYS:
             if key in table:
                 table.complain(
                     'this key has no effect with answer = "never"', "remove either key", key
                 )
-        rule = Rule(answer, origin=CONFIG_ORIGIN)
+        rule = Rule(answer, origin=CONFIG_ORIGIN, label=label)
     _require_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
     prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
     listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
@@ -166,7 +168,8 @@ def _selector(table: Table) -> Selector | None:
     profile = _profile(table)
     if sum(value is not None for value in (network, network_label, container_label, within)) != 1:
         return None
-    return Selector(network, network_label, container_label, within, except_label, profile)
+    count = table.boolean("count", True)
+    return Selector(network, network_label, container_label, within, except_label, profile, count)
 
 
 # ---- both ---------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def _without_mac(interface: Interface) -> Iterator[str]:
 def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str]:
     """Yield a sentence if the rules do not fit together with the owned addresses."""
     rules = merge_owned(interface.rules, Rules(), owned)
-    rule_classes = MAX_RULE_CLASSES - len(interface.docker)
+    rule_classes = MAX_RULE_CLASSES - len({selector.rule for selector in interface.docker})
     shortage = Capacity(
         interface.max_addresses or MAX_ADDRESSES, rule_classes=rule_classes
     ).shortage(rules, Rules())

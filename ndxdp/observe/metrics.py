@@ -26,6 +26,7 @@ from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import tx_stats
 from ndxdp.netlink.netns import netns
+from ndxdp.rules.rule import UNCOUNTED
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
@@ -266,7 +267,8 @@ class _Scrape:
         solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
         last: dict[tuple[str, str], int] = {}
         for each in maps.class_counts(counted):  # classes may differ in their profiles only
-            if not each.rules:  # the series of a class end with its last rule
+            # The series of a class end with its last rule.
+            if not each.rules or each.label == UNCOUNTED:
                 continue
             key = each.source, each.label
             solicited[key] += each.solicited

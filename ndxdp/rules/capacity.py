@@ -35,7 +35,10 @@ class Shortage(NamedTuple):
             if in_file
             else "attach with a larger --max-addresses, or use prefixes",
             "prefixes": "use wider prefixes",
-            "rule classes": "give many prefixes in one file: they are counted as one class",
+            "rule classes": "write count = false, or give many prefixes in one file: they are"
+            " counted as one class"
+            if in_file
+            else "give many prefixes in one file: they are counted as one class",
         }
         return NdxdpError(f"{rules} are more than the limit of {self.limit}", hints[self.what])
 

@@ -31,6 +31,9 @@ RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORI
 ORIGIN_MAX, LABEL_MAX = 15, 47
 """Bytes of UTF-8 that the maps store of a rule's origin and of its label."""
 
+UNCOUNTED = "(not counted)"
+"""The label of all rules that are not counted by themselves. They share rule classes."""
+
 OWN_LABEL, GATEWAY_LABEL = OWNED_LABELS = ("own", "gateway")
 """Labels of the rules for addresses that the host owns, and for those that its gateways own."""
 

@@ -56,14 +56,14 @@ def rules_of_lines(lines: Iterable[str], name: str, rule: Rule) -> Rules:
 
     Args:
         lines: The lines.
-        name: The name of the list, which becomes the rule's label.
+        name: The name of the list, which becomes the rule's label, unless `rule` has a label.
         rule: The rule.
 
     Raises:
         UsageError: A text is no prefix, or a prefix is given twice; the message names the list and
             the line.
     """
-    rule = replace(rule, label=name)
+    rule = rule if rule.label else replace(rule, label=name)
     wider: dict[Prefix, Rule] = {}
     packed, lines_of = bytearray(), array("Q")
     for number, line in enumerate(lines, 1):

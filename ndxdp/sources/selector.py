@@ -10,7 +10,7 @@ from ndxdp.errors import UsageError
 from ndxdp.ndp.profile import DEFAULT_PROFILE, Profile
 from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.prefix import Prefix, mask
-from ndxdp.rules.rule import DOCKER_ORIGIN, Rule
+from ndxdp.rules.rule import DOCKER_ORIGIN, UNCOUNTED, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.answers import Endpoint, Labels
 from ndxdp.sources.inventory import Change
@@ -32,6 +32,7 @@ class Selector:
         within: A prefix that contains the address, and one of the network's subnets as a whole.
         except_label: A label that excludes a container if the container or its network has it.
         profile: The profile of the answers.
+        count: Count the rules under the selector's text; False: with all that are not counted.
 
     Raises:
         UsageError: None or several of the four are given, or a name is empty.
@@ -43,6 +44,7 @@ class Selector:
     within: Prefix | None = None
     except_label: str | None = None
     profile: Profile = DEFAULT_PROFILE
+    count: bool = True
 
     def __post_init__(self) -> None:
         one_of = (self.network, self.network_label, self.container_label, self.within)
@@ -56,7 +58,7 @@ class Selector:
             raise UsageError("the name of a network or label is empty", "leave it out")
 
     def __str__(self) -> str:
-        """Return the label of the selector's rules."""
+        """Return what the selector chooses, which is the label of its rules."""
         if self.network is not None:
             return self.network
         if self.network_label is not None:
@@ -68,7 +70,8 @@ class Selector:
     @property
     def rule(self) -> Rule:
         """The rule of the addresses that the selector chooses."""
-        return Rule(profile=self.profile, origin=DOCKER_ORIGIN, label=str(self), dynamic=True)
+        label = str(self) if self.count else UNCOUNTED
+        return Rule(profile=self.profile, origin=DOCKER_ORIGIN, label=label, dynamic=True)
 
     def matches(self, endpoint: Endpoint) -> bool:
         """Return True if this selector chooses the endpoint."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ndxdp.kernel import abi, bpf_maps, jiffies
@@ -26,6 +26,9 @@ from ndxdp.store.rule_tables import RuleTables, prefix_of
 
 _settings = threading.Lock()
 """Held while settings are written, so that a heartbeat does not undo a change of another thread."""
+
+_FEW_CLASSES = 128
+"""Rule classes whose counters are looked up one by one, faster than all of them are read."""
 
 _U32 = struct.Struct("=I")
 _KEY0 = _U32.pack(0)
@@ -145,13 +148,10 @@ class Maps(RuleTables):
         Args:
             counted: The result of rule_count(), if the caller has it.
         """
-        by_slot = (counted or self.rule_count()).by_slot
-        counts, classes = [], self.rule_classes()
-        for key, data in self._maps["group_counters"].items():
-            slot = _U32.unpack(key)[0]
-            rule_class = classes.get(slot)
-            if rule_class is None:
-                continue
+        counted = counted or self.rule_count()
+        counts = []
+        for slot, data in self._class_counters(counted.classes):
+            rule_class = counted.classes[slot]
             numbers = struct.unpack(f"={len(data) // 8}Q", data)
             last = max(numbers[2::3])
             counts.append(
@@ -161,10 +161,20 @@ class Maps(RuleTables):
                     sum(numbers[::3]),
                     sum(numbers[1::3]),
                     jiffies.to_monotonic(last) if last else None,
-                    by_slot.get(slot, 0),
+                    counted.by_slot.get(slot, 0),
                 )
             )
         return counts
+
+    def _class_counters(self, slots: Collection[int]) -> Iterator[tuple[int, bytes]]:
+        """Yield the counters in some slots; all slots are read only if many are wanted."""
+        if len(slots) <= _FEW_CLASSES:
+            yield from ((slot, self._element("group_counters", slot)) for slot in slots)
+            return
+        for key, data in self._maps["group_counters"].items():
+            slot = _U32.unpack(key)[0]
+            if slot in slots:
+                yield slot, data
 
     def solicitors(self, settings: Settings) -> Solicitors | None:
         """Count the soliciting MACs that the limiter knows; None in userspace mode.

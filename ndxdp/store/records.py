@@ -159,12 +159,21 @@ def unpack_rule_class(data: bytes) -> RuleClass | None:
 
 
 class RuleCount(NamedTuple):
-    """How many rules there are: in all, by origin, and by the slot of the rule class."""
+    """How many rules there are.
+
+    Attributes:
+        addresses: Rules of exact addresses.
+        prefixes: Rules of wider prefixes.
+        by_origin: Rules by their origin.
+        by_slot: Rules by the slot of their rule class.
+        classes: The rule classes by slot, those without rules included.
+    """
 
     addresses: int
     prefixes: int
     by_origin: dict[str, int]
     by_slot: dict[int, int]
+    classes: dict[int, RuleClass]
 
 
 class Solicitors(NamedTuple):

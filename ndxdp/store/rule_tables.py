@@ -186,7 +186,9 @@ class RuleTables(MapSet):
             if slot not in classes:
                 raise damaged(f"a rule refers to rule class {slot}, which does not exist")
             by_origin[classes[slot].origin] += count
-        return RuleCount(totals[0], totals[1], dict(sorted(by_origin.items())), dict(by_slot))
+        return RuleCount(
+            totals[0], totals[1], dict(sorted(by_origin.items())), dict(by_slot), classes
+        )
 
     def _assign_classes(self, writing: Rules, kept: Rules) -> dict[RuleClass, int]:
         """Return the slots of all rule classes; write the new classes that rules to write have.
