@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +16,17 @@ from typing import Any
 import pytest
 
 from ndxdp.daemon.host_tables import Copies, HostTables
-from ndxdp.kernel import libbpf
+from ndxdp.kernel import abi, libbpf
 from ndxdp.netlink.link_monitor import Changes, LinkMonitor
 from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
+from ndxdp.rules.address_set import AddressSet
+from ndxdp.rules.difference import difference
+from ndxdp.rules.rule import Rule
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session.rename import reconcile_renames
 from ndxdp.store.directories import Trees
-from tests.fixtures.network import Running, call, done, eventually, sh
+from ndxdp.store.maps import Maps
+from tests.fixtures.network import Running, call, done, eventually, ndxdp, sh
 
 PREFIX = "2001:db8:0:0:c::/80"
 ADDRESS = "2001:db8:ffff::1"
@@ -81,6 +87,19 @@ def test_a_beginning_opens_no_pins_of_other_interfaces(
 
 # ---- what a daemon has open ---------------------------------------------------------------------
 
+MOST_OPEN = {"tc": 6, "userspace": 9}
+"""Descriptors of an interface without exact addresses, announcements and gateway care."""
+
+
+def _interface(name: str, mode: str) -> str:
+    prefix = f'[[interface.prefix]]\nprefix = "{PREFIX}"\n'
+    return f'[[interface]]\nname = "{name}"\nmode = "{mode}"\non_stop = "detach"\n{prefix}'
+
+
+def _follows(name: str) -> bool:
+    found = ndxdp("status", name, "--json")
+    return found.code == 0 and bool(found.json()["interfaces"][0]["attached"])
+
 
 def open_files(run: Running) -> list[str]:
     """Return what the descriptors of a process refer to."""
@@ -89,6 +108,48 @@ def open_files(run: Running) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(entry.path))
     return found
+
+
+@pytest.mark.parametrize("mode", ["tc", "userspace"])
+def test_what_is_open_for_each_interface(uplinks: list[str], tmp_path: Path, mode: str) -> None:
+    """Eight descriptors at most, in the kernel's modes; one inotify instance serves all."""
+    taken = []
+    for names in (uplinks[:1], uplinks):
+        file = tmp_path / "ndxdp.toml"
+        file.write_text("".join(_interface(name, mode) for name in names))
+        with contextlib.closing(Running(("-c", str(file)))) as run:
+            eventually(lambda: all(_follows(name) for name in names), within=20)  # noqa: B023
+            files = open_files(run)
+            assert files.count("anon_inode:inotify") == 1
+            taken.append(len(files))
+            assert run.end().code == 0
+    each = (taken[1] - taken[0]) / (len(uplinks) - 1)
+    assert each <= MOST_OPEN[mode], taken
+
+
+def test_maps_are_parked_and_open_again(privacy: None) -> None:
+    """What a process has parked costs one descriptor, and is the same map as before."""
+    maps = Maps.create(1000)
+    before = maps.rules()
+    count = len(os.listdir("/proc/self/fd"))
+    maps.park()
+    assert len(os.listdir("/proc/self/fd")) == count - (len(abi.MAPS) - 2) + 1
+    rules = Rules({Rule(): AddressSet.of([bytes(15) + b"\5"])})
+    maps.apply(difference(rules, before), before)
+    assert maps.rules() == rules
+    with maps.opened(), maps.opened():
+        assert maps.rules() == rules
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            maps.rules()
+        maps.set_trace(0)  # the settings stay open
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert maps.rules() == rules
+    maps.close()
+    assert len(os.listdir("/proc/self/fd")) == count - len(abi.MAPS)
 
 
 # ---- events -------------------------------------------------------------------------------------

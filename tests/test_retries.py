@@ -284,7 +284,7 @@ def test_descriptors_run_out(net: Network, file: Path) -> None:
     for name in names:
         sh("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p")
         sh("ip", "link", "set", name, "up")
-    limited = LIMITED.format(100) + "os.execv(sys.argv[1], sys.argv[1:])"
+    limited = LIMITED.format(70) + "os.execv(sys.argv[1], sys.argv[1:])"
     try:
         path = config(file, UPLINK, *names)
         run = Running(("-c", path), [sys.executable, "-c", limited, *NDXDP])

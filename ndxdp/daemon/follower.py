@@ -116,8 +116,9 @@ class Follower:
             if desired_by is not None:
                 admitted = self._admission.admitted(spec, link, here)
                 desired_by = {**desired_by, spec.origin: admitted}
-            reconcile.apply_host(session, link, addresses.link_local)
-            rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)
+            with session.maps.opened():
+                reconcile.apply_host(session, link, addresses.link_local)
+                rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)
             self._note(link, above, own, rules)
             gateways = addresses.gateways
             self.gateways = frozenset(gateways[link.ifindex] | gateways[link.l3_ifindex])

@@ -178,6 +178,7 @@ class Lifecycle:
             answering = Answering(session, session.maps.settings().ifindex, ends_with_process)
             undo.callback(answering.allmulti.close)
             if session.packets is None:
+                session.maps.park()
                 self._keep_allmulti(spec, answering)
             undo.pop_all()
         if before is not None:

@@ -21,7 +21,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ndxdp.config.model import Resolve
 from ndxdp.errors import NdxdpError, from_os
@@ -146,21 +146,24 @@ class Resolver:
         requests = [abi.REQUEST.unpack(record) for record in self._requests.consume()]
         # The gateways' first: on a busy machine, the time of later ones may run out.
         requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
-        for fields in requests:
-            until = fields["time"] / 1e9 + self._limits.deadline
-            rule_class = self._maps.rule_class(fields["rule_class"])
-            if rule_class is None or until < time.monotonic():
-                continue  # the rule was removed, or the request is too old
-            ns = Solicitation(
-                fields["source"], fields["target"], fields["eth_source"], fields["peer"]
-            )
-            rule = Match(
-                Answer.NEIGHBOUR,
-                rule_class.profile,
-                rule_class=fields["rule_class"],
-                dev=rule_class.dev,
-            )
-            self._resolve(ns, rule, until)
+        with self._maps.opened():
+            for fields in requests:
+                self._serve(fields)
+
+    def _serve(self, fields: dict[str, Any]) -> None:
+        """Resolve the target of one abi.REQUEST."""
+        until = fields["time"] / 1e9 + self._limits.deadline
+        rule_class = self._maps.rule_class(fields["rule_class"])
+        if rule_class is None or until < time.monotonic():
+            return  # the rule was removed, or the request is too old
+        ns = Solicitation(fields["source"], fields["target"], fields["eth_source"], fields["peer"])
+        rule = Match(
+            Answer.NEIGHBOUR,
+            rule_class.profile,
+            rule_class=fields["rule_class"],
+            dev=rule_class.dev,
+        )
+        self._resolve(ns, rule, until)
 
     def _resolve(self, ns: Solicitation, rule: Match, until: float) -> None:
         """Answer a solicitation once its target is found, until the deadline."""

@@ -118,7 +118,7 @@ def _refuse_if_all_locked(trees: Trees, specs: list[InterfaceSpec]) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of open files to the hard one: each interface takes about 20."""
+    """Raise the soft limit of open files to the hard one: 500 interfaces take 3000."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

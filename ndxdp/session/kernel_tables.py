@@ -170,17 +170,22 @@ class LinkNeighbours:
             if changes is None:
                 self._read_all()
                 return
-            for _, address, state, mac in changes:
-                if address[0] == 0xFF:
-                    continue
-                if state.is_valid is not (address in self._alive):
-                    (self._alive.add if state.is_valid else self._alive.discard)(address)
-                    self._maps.set_neighbour(address, alive=state.is_valid)
-                if address in self._gateways and mac and self._macs.get(address) != mac:
-                    self._macs[address] = mac
-                    self._write_gateways()
+            with self._maps.opened():
+                for change in changes:
+                    self._follow_change(change)
         except OSError as error:  # the map is full, or memory is short
             log.debug("cannot follow neighbours: %s", error)
+
+    def _follow_change(self, change: NeighbourChange) -> None:
+        _, address, state, mac = change
+        if address[0] == 0xFF:
+            return
+        if state.is_valid is not (address in self._alive):
+            (self._alive.add if state.is_valid else self._alive.discard)(address)
+            self._maps.set_neighbour(address, alive=state.is_valid)
+        if address in self._gateways and mac and self._macs.get(address) != mac:
+            self._macs[address] = mac
+            self._write_gateways()
 
     def _write_gateways(self) -> None:
         macs = frozenset(self._macs.values())

@@ -15,13 +15,17 @@ from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
+from ndxdp.kernel.parked import Parked
 from ndxdp.store import pins
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
+from ndxdp.store.parked_map import ParkedMap
 
 log = logging.getLogger(__name__)
 
 _U32 = struct.Struct("=I")
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
+_FREQUENT = ("settings", "requests")
+"""The maps that a daemon reads often, or waits for."""
 
 
 class MapSet:
@@ -35,6 +39,7 @@ class MapSet:
         self._maps = dict(maps)
         self._directory = directory
         self.in_kernel = directory is None
+        self._parked: Parked | None = None
 
     @classmethod
     def create(cls, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
@@ -105,6 +110,9 @@ class MapSet:
         for each in self._maps.values():
             each.close()
         self._maps = {}
+        if self._parked is not None:
+            self._parked.close()
+            self._parked = None
 
     def __enter__(self) -> Self:
         return self
@@ -114,8 +122,36 @@ class MapSet:
 
     @property
     def fds(self) -> dict[str, int]:
-        """Descriptors of the maps in the kernel, by name."""
+        """Descriptors of the maps in the kernel, by name, except for parked ones."""
         return {name: each.fd for name, each in self._maps.items() if isinstance(each, KernelMap)}
+
+    def park(self) -> None:
+        """Park the descriptors of maps in the kernel, except for those in frequent use.
+
+        A call then opens the maps that it needs. If the kernel refuses, they stay open.
+        """
+        assert self._parked is None, "called once"
+        rare = {
+            name: each
+            for name, each in self._maps.items()
+            if isinstance(each, KernelMap) and name not in _FREQUENT
+        }
+        try:
+            self._parked = Parked({name: each.fd for name, each in rare.items()})
+        except OSError as error:
+            log.debug("the maps stay open: %s", error)
+            return
+        for name, each in rare.items():
+            self._maps[name] = ParkedMap(abi.MAPS[name], each.value_size, self._parked)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep parked maps open during the block, for several calls."""
+        if self._parked is None:
+            yield
+            return
+        with self._parked.opened():
+            yield
 
     def file(self, name: str) -> ArrayFile:
         """Return a map that is an array in a file."""
@@ -160,7 +196,12 @@ class MapSet:
     def restore_pins(self, directory: Path) -> None:
         """Pin the maps again whose pins were removed."""
         for name in self.missing(directory):
-            pins.pin(self.fds[name], directory / name)
+            found = self._maps[name]
+            if isinstance(found, ParkedMap):
+                with found.opened() as opened:
+                    pins.pin(opened.fd, directory / name)
+            else:
+                pins.pin(self.fds[name], directory / name)
 
     def max_entries(self, name: str) -> int:
         """Return how many entries a map can have."""
