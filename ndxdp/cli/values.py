@@ -12,6 +12,7 @@ from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.rules import breadth
 from ndxdp.rules.interface_name import parse_dev
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
 from ndxdp.rules.rule_lists import compile_rules, rules_of_lines
 from ndxdp.rules.ruleset import Rules
@@ -94,19 +95,33 @@ def rules_of(
         rule: The rule of each prefix in `answered` and `lists`.
         force: Accept rules that are too broad on any interface.
     """
-    rules = compile_rules(answered, excepted, rule=rule)
+    parts = [("", compile_rules(answered, excepted, rule=rule))]
     for stream in lists:
         name = "stdin" if stream.name == "<stdin>" else Path(stream.name).name
         try:
-            more = rules_of_lines(stream, name, rule)
+            parts.append((name, rules_of_lines(stream, name, rule)))
         except UnicodeDecodeError:
             raise UsageError(f"{name} is not a text file", "write one prefix per line") from None
-        for twice in more.restricted_to(rules):
-            raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
-        rules |= more
+    rules = Rules.union(part for _, part in parts)
+    if len(rules.addresses) + len(rules.wider) < sum(len(part) for _, part in parts):
+        _refuse_duplicates(parts)
     if not force:
         breadth.refuse_anywhere(rules)
     return rules
+
+
+def _refuse_duplicates(parts: Iterable[tuple[str, Rules]]) -> None:
+    """Raise UsageError for a prefix of a list that an earlier part has, too.
+
+    Args:
+        parts: The rules of the arguments and of each list, with the name of the list.
+    """
+    seen: set[Prefix] = set()
+    for name, part in parts:
+        twice = next((prefix for prefix in part if prefix in seen), None)
+        if twice is not None:
+            raise UsageError(f"{name}: {twice} is given twice", "name every prefix once")
+        seen.update(part)
 
 
 def spec_of(interface: Interface) -> InterfaceSpec:

@@ -21,7 +21,7 @@ from ndxdp.netlink import links
 from ndxdp.netlink.addresses import OwnAddress, uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
-from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session import kernel_tables
@@ -165,11 +165,11 @@ class Follower:
         self.care = NO_KEEPALIVE
         if gateway.keep:
             self.care = choose(gateway.source, link, above, own, rules, paused=settings.paused)
-        targets: dict[Profile, AddressSet] = {}
+        targets: dict[Profile, list[AddressSet]] = {}
         for rule, addresses in rules.exact.items():
             if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
-                targets[rule.profile] = targets.get(rule.profile, EMPTY) | addresses
-        self.targets = targets
+                targets.setdefault(rule.profile, []).append(addresses)
+        self.targets = {profile: AddressSet.union(sets) for profile, sets in targets.items()}
         if self._session.packets is not None:
             self.file_rules = rules
         self._distinct_rules = tuple(rules.distinct_rules)

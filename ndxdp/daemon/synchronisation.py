@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from functools import partial, reduce
-from operator import or_
+from functools import partial
 from pathlib import Path
 
 from ndxdp.daemon import reconcile
@@ -24,7 +23,7 @@ from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.errors import InterfaceGone, NdxdpError
 from ndxdp.ndp.profile import Profile
 from ndxdp.netlink.links import Link
-from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session.kernel_tables import LinkNeighbours
@@ -216,7 +215,7 @@ class Synchronisation:
         by_profile = follower.targets
         if by_profile is self._joined:
             return
-        targets, more = reduce(or_, by_profile.values(), EMPTY), True
+        targets, more = AddressSet.union(by_profile.values()), True
         while more and not state.changed.is_set() and not state.stop.is_set():
             more = await call(partial(self._groups.update, targets, _SLICE))
         if not more:

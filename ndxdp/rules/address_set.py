@@ -19,7 +19,9 @@ _FEW = 64
 class AddressSet:
     """An immutable set of IPv6 addresses, each 16 bytes in network byte order.
 
-    The operators `|`, `-` and `&` are as fast as a comparison of bytes where two sets are equal.
+    The operators `|`, `-` and `&` are as fast as a comparison of bytes where two sets are equal,
+    and look up the smaller set's addresses where one is much smaller. union() joins many sets: `|`
+    in a loop would copy the result so far for each of them.
 
     Attributes:
         packed: The addresses one after the other, in ascending order.
@@ -35,6 +37,12 @@ class AddressSet:
     def of(cls, addresses: Iterable[bytes]) -> AddressSet:
         """Make a set of addresses."""
         return cls(b"".join(addresses))
+
+    @staticmethod
+    def union(sets: Iterable[AddressSet]) -> AddressSet:
+        """Return the union of any number of sets; the addresses are sorted once."""
+        *few, most = sorted(filter(None, sets), key=len) or [EMPTY]
+        return most | AddressSet(b"".join(some.packed for some in few))
 
     def __len__(self) -> int:
         return len(self.packed) // _SIZE
@@ -70,6 +78,10 @@ class AddressSet:
         return _ordered(b"".join((*pieces, many.packed[start:])))
 
     def __sub__(self, other: AddressSet) -> AddressSet:
+        if not self._overlaps(other):
+            return self
+        if len(other) * _FEW < len(self):
+            return self._without_each(other)
         pieces: list[bytes] = []
         for start in range(0, len(self.packed), _PIECE):
             ours = self.packed[start : start + _PIECE]
@@ -84,7 +96,13 @@ class AddressSet:
         return self if len(left) == len(self) else left
 
     def __and__(self, other: AddressSet) -> AddressSet:
-        return self - (self - other)
+        few, many = (self, other) if len(self) <= len(other) else (other, self)
+        return few - (few - many) if few._overlaps(many) else EMPTY
+
+    def parts(self, size: int) -> Iterator[AddressSet]:
+        """Yield the set in parts of up to `size` addresses, in ascending order."""
+        for start in range(0, len(self.packed), size * _SIZE):
+            yield _ordered(self.packed[start : start + size * _SIZE])
 
     def split(self, count: int) -> tuple[AddressSet, AddressSet]:
         """Return the set of the first `count` addresses, and that of all others."""
@@ -95,6 +113,21 @@ class AddressSet:
         """Yield the addresses inside a prefix of `length` bits."""
         last = int.from_bytes(prefix, "big") | (1 << 128 - length) - 1
         return _each(self._between(prefix, last.to_bytes(16, "big")))
+
+    def _overlaps(self, other: AddressSet) -> bool:
+        """Return False if all addresses of one set are below those of the other one."""
+        ours, theirs = self.packed, other.packed
+        return ours[:_SIZE] <= theirs[-_SIZE:] and theirs[:_SIZE] <= ours[-_SIZE:] != b""
+
+    def _without_each(self, few: AddressSet) -> AddressSet:
+        pieces: list[bytes] = []
+        start = 0
+        for address in few:
+            place = self._place(address)
+            if self._at(place) == address:
+                pieces.append(self.packed[start : place * _SIZE])
+                start = (place + 1) * _SIZE
+        return _ordered(b"".join((*pieces, self.packed[start:]))) if pieces else self
 
     def _at(self, place: int) -> bytes:
         return self.packed[place * _SIZE : (place + 1) * _SIZE]

@@ -160,12 +160,12 @@ def find_all(rules: Rules, on_link: Iterable[Prefix]) -> list[BroadRule]:
 
 def at_neighbours(rules: Rules, neighbours: Iterable[bytes]) -> list[bytes]:
     """Return the neighbours (16 bytes each) whose address has an `always` rule of its own."""
-    common = rules.addresses & AddressSet.of(neighbours)
+    known = AddressSet.of(neighbours)
     return sorted(
         address
-        for address in common
         for rule, addresses in rules.exact.items()
-        if rule.answer is Answer.ALWAYS and not rule.owned and address in addresses
+        if rule.answer is Answer.ALWAYS and not rule.owned
+        for address in addresses & known
     )
 
 

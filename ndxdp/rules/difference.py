@@ -116,10 +116,7 @@ def mark_owned(owned: Mapping[Prefix, str], actual: Mapping[Prefix, Rule]) -> Di
     """
     actual = Rules.of(actual)
     concerned = dict(actual.where(lambda rule: rule.owned or rule.origin == HOST_ORIGIN).pairs())
-    for prefix in owned:
-        rule = actual.get(prefix)
-        if rule is not None:
-            concerned[prefix] = rule
+    concerned.update(actual.at(owned).pairs())
     desired = {
         prefix: replace(rule, owned=prefix in owned)
         for prefix, rule in concerned.items()

@@ -101,14 +101,14 @@ class Rule:
         object.__setattr__(self, "origin", cut(self.origin, ORIGIN_MAX))
         object.__setattr__(self, "label", cut(self.label, LABEL_MAX))
 
+    @property
+    def effect(self) -> tuple[object, ...]:
+        """How the rule answers, as a key; origin, label and `owned` do not count."""
+        return self.answer, self.profile, self.dynamic, self.dev
+
     def is_equivalent_to(self, other: Rule) -> bool:
         """Return True if both rules answer alike; origin, label and `owned` may differ."""
-        return (self.answer, self.profile, self.dynamic, self.dev) == (
-            other.answer,
-            other.profile,
-            other.dynamic,
-            other.dev,
-        )
+        return self.effect == other.effect
 
 
 def cut(text: str, size: int) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, ValuesView
 from functools import cached_property
 
 from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 
-_FEW = 64
-"""paired_with() looks up the addresses of a rule one by one up to this number of addresses."""
+_PART = 65536
+"""Addresses that paired_with() has as Python objects at a time."""
 
 
 class Rules(Mapping[Prefix, Rule]):
@@ -54,21 +54,12 @@ class Rules(Mapping[Prefix, Rule]):
             for rule, some in rules.exact.items():
                 exact.setdefault(rule, []).append(some)
             wider |= rules.wider
-        return cls(
-            {
-                rule: some[0]
-                if len(some) == 1
-                else AddressSet(b"".join(one.packed for one in some))
-                for rule, some in exact.items()
-            },
-            wider,
-        )
+        return cls({rule: AddressSet.union(some) for rule, some in exact.items()}, wider)
 
     @cached_property
     def addresses(self) -> AddressSet:
         """All addresses that have a rule of their own."""
-        *few, most = sorted(self.exact.values(), key=len) or [EMPTY]
-        return most | AddressSet(b"".join(some.packed for some in few))
+        return AddressSet.union(self.exact.values())
 
     @property
     def distinct_rules(self) -> Iterable[Rule]:
@@ -147,7 +138,20 @@ class Rules(Mapping[Prefix, Rule]):
 
     def restricted_to(self, other: Rules) -> Rules:
         """Return the items whose prefix is in `other` as well."""
-        return self.without(self.without(other))
+        return self._in(other.addresses, other.wider)
+
+    def at(self, prefixes: Iterable[Prefix]) -> Rules:
+        """Return the items of some prefixes."""
+        wider = set(prefixes)
+        exact = {prefix for prefix in wider if prefix.length == 128}
+        return self._in(AddressSet.of(prefix.address for prefix in exact), wider - exact)
+
+    def _in(self, addresses: AddressSet, wider: Collection[Prefix]) -> Rules:
+        few, many = (self.wider, wider) if len(self.wider) < len(wider) else (wider, self.wider)
+        return Rules(
+            {rule: some & addresses for rule, some in self.exact.items()},
+            {prefix: self.wider[prefix] for prefix in few if prefix in many},
+        )
 
     def different_from(self, other: Rules) -> Rules:
         """Return the items that `other` lacks or has with another rule."""
@@ -162,11 +166,11 @@ class Rules(Mapping[Prefix, Rule]):
 
     def equivalent_in(self, other: Rules) -> Rules:
         """Return the items for which `other` has an equivalent rule of any origin."""
-        exact: dict[Rule, AddressSet] = {}
-        for rule, some in self.exact.items():
-            for there, theirs in other.exact.items():
-                if there.is_equivalent_to(rule):
-                    exact[rule] = exact.get(rule, EMPTY) | (some & theirs)
+        theirs: dict[tuple[object, ...], list[AddressSet]] = {}
+        for rule, some in other.exact.items():
+            theirs.setdefault(rule.effect, []).append(some)
+        there = {effect: AddressSet.union(sets) for effect, sets in theirs.items()}
+        exact = {rule: some & there.get(rule.effect, EMPTY) for rule, some in self.exact.items()}
         wider = {
             prefix: rule
             for prefix, rule in self.wider.items()
@@ -176,17 +180,16 @@ class Rules(Mapping[Prefix, Rule]):
 
     def paired_with(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
         """Yield each prefix that both sets have, with the rule in this set and in `other`."""
-        # Addresses of small rules are looked up in a dict, those of lists by set operations.
-        few = {rule: some for rule, some in other.exact.items() if len(some) <= _FEW}
-        lists = [(rule, some) for rule, some in other.exact.items() if rule not in few]
-        there = {address: rule for rule, some in few.items() for address in some}
-        alone = AddressSet.of(there)
-        for rule, some in self.exact.items():
-            for address in some & alone:
+        for part in (self.addresses & other.addresses).parts(_PART):
+            there = dict(other._each_in(part))
+            for address, rule in self._each_in(part):
                 yield Prefix(address, 128), rule, there[address]
-            for their_rule, theirs in lists:
-                for address in some & theirs:
-                    yield Prefix(address, 128), rule, their_rule
         for prefix, rule in self.wider.items():
             if prefix in other.wider:
                 yield prefix, rule, other.wider[prefix]
+
+    def _each_in(self, addresses: AddressSet) -> Iterator[tuple[bytes, Rule]]:
+        """Yield those of some addresses that have a rule of their own, and the rule."""
+        for rule, some in self.exact.items():
+            for address in some & addresses:
+                yield address, rule

@@ -226,9 +226,12 @@ class RuleTables(MapSet):
                 prefix_len=length,
             )
 
-        for rule, addresses in rules.exact.items():
-            self._set_hints(addresses)
-            self._maps["addresses"].update(addresses.packed, value(rule, 128) * len(addresses))
+        self._set_hints(rules.addresses)
+        # All rules at once: each update replaces the whole file in userspace mode.
+        self._maps["addresses"].update(
+            b"".join(addresses.packed for addresses in rules.exact.values()),
+            b"".join(value(rule, 128) * len(some) for rule, some in rules.exact.items()),
+        )
         known: dict[tuple[int, int], bytes] = {}  # a list of 100 000 prefixes shares one rule
         for prefix, rule in rules.wider.items():
             kind = (id(rule), prefix.length)
@@ -243,7 +246,7 @@ class RuleTables(MapSet):
 
         The bits are set before the addresses are written, so that the program misses no address.
         """
-        if not self.in_kernel:
+        if not self.in_kernel or not addresses:
             return
         if len(addresses) > MOST_HINTS:
             words = dict.fromkeys(range(abi.HINTS), _U64_MAX)
