@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ndxdp.config import reader
 from ndxdp.errors import UsageError
 from ndxdp.kernel import abi
 from ndxdp.ndp.profile import Answer
+from ndxdp.observe import render
 from ndxdp.rules import breadth
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.capacity import Capacity
@@ -20,6 +23,7 @@ from ndxdp.rules.difference import Difference, difference, mark_owned, merge
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.store import sorted_runs
 from ndxdp.store.backends import TableFile
 from ndxdp.store.maps import Maps
 from tests.fixtures.work import assert_in_proportion
@@ -153,3 +157,52 @@ def test_a_file_is_written_once_for_all_rules(
         maps.apply(Difference(rules, Rules()), Rules())
         assert maps.rules() == rules
     assert len(written) == 1
+
+
+# ---- listing ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["kernel", "files"])
+def maps(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Maps]:
+    """Yield empty maps, in the kernel or in files."""
+    with Maps.create() if request.param == "kernel" else Maps.create_files(tmp_path) as made:
+        yield made
+
+
+def test_rules_are_listed_in_order(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sorted_runs, "_RUN", 70)
+    monkeypatch.setattr(sorted_runs, "_CHUNK", 9)
+    wider = {Prefix(address(n << 32), length): Rule() for n in range(99) for length in (32, 96)}
+    for rules in (
+        Rules(),
+        Rules(wider={Prefix(bytes(16), 0): Rule()}),
+        lists(30),
+        lists(9) | wider,
+    ):
+        maps.apply(difference(rules, maps.rules()), maps.rules())
+        assert list(maps.in_order(lambda rule: True)) == sorted(rules.pairs())
+        one = rules.where(lambda rule: rule.label == "7")
+        assert list(maps.in_order(lambda rule: rule.label == "7")) == sorted(one.pairs())
+        listed = [render.rule_data(*item) for item in sorted(rules.pairs())]
+        written = "".join(render.rules_json(maps.in_order(lambda rule: True)))
+        assert written == json.dumps(listed, indent=2) + "\n"
+        texts = [render.rule_text(*item) for item in sorted(rules.pairs())]
+        assert list(render.rules_text(maps.in_order(lambda rule: True))) == texts
+
+
+def test_a_list_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times as many rules take no more memory of this process."""
+    monkeypatch.setattr(sorted_runs, "_RUN", 5_000)
+
+    def peak(count: int) -> int:
+        every = Rules({Rule(): AddressSet.of(map(address, range(count)))})
+        with Maps.create() as maps:
+            maps.apply(Difference(every, Rules()), Rules())
+            tracemalloc.start()
+            try:
+                assert sum(1 for _ in render.rules_json(maps.in_order(lambda rule: True))) > count
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    assert peak(100_000) < 1.5 * peak(25_000)

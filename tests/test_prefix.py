@@ -64,9 +64,9 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
     assert listed[one] == {
         "prefix": one,
         "answer": "always",
-        "held": False,
-        "via": [],
-        "source": "manual",
+        "owned": False,
+        "dev": [],
+        "origin": "manual",
         "label": one,
         "profile": {
             "source": "target",
@@ -75,6 +75,9 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
             "dad": "defend",
             "lladdr": None,
         },
+        "held": False,
+        "via": [],
+        "source": "manual",
     }
     text = done("prefix", "list").splitlines()
     assert [line.split()[0] for line in text] == list(listed)

@@ -6,11 +6,15 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import click
 
 from ndxdp.printable import printable
+
+_PARTS = 1000  # parts that one write(2) prints
 
 _VERBOSITY = "ndxdp.verbosity"  # key in click's context: a flag has set the log level
 
@@ -23,6 +27,13 @@ def echo(text: str, *, err: bool = False) -> None:
 def print_json(data: Any) -> None:
     """Print a JSON document."""
     click.echo(json.dumps(data, indent=2))
+
+
+def print_parts(parts: Iterable[str]) -> None:
+    """Print the parts of a long output as they come, many at a time."""
+    parts = iter(parts)
+    while block := "".join(islice(parts, _PARTS)):
+        click.echo(block, nl=False)
 
 
 # ---- the log ------------------------------------------------------------------------------------

@@ -16,10 +16,11 @@ from ndxdp.cli.options import (
     output_device,
     verbosity,
 )
-from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.output import print_parts
 from ndxdp.cli.values import one_of, rule_of, rules_of
 from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.profile import Profile
+from ndxdp.printable import printable
 from ndxdp.rules.address import parse_mac
 from ndxdp.rules.rule import MANUAL_ORIGIN, Rule, parse_origin, parse_source
 from ndxdp.rules.ruleset import Rules
@@ -197,13 +198,11 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
 
     chosen = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
-        rules = instance.maps.rules()
-    shown = sorted(rules.where(lambda rule: chosen in (None, rule.origin)).pairs())
-    if as_json:
-        print_json([render.rule_data(*item) for item in shown])
-        return
-    for item in shown:
-        echo(render.rule_text(*item))
+        shown = instance.maps.in_order(lambda rule: chosen in (None, rule.origin))
+        if as_json:
+            print_parts(render.rules_json(shown))
+        else:
+            print_parts(f"{printable(line)}\n" for line in render.rules_text(shown))
 
 
 def _require_some(prefixes: Any) -> None:

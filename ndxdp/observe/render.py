@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
+from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.frame import destination_of, eth_source_of, source_of, target_of
 from ndxdp.ndp.message import decode_own
 from ndxdp.ndp.profile import DEFAULT_PROFILE, NaSource, Profile
@@ -14,6 +18,9 @@ from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.store.explanation import Explanation, Forwarding
+
+_PLACE = "@"
+"""Text in the place of the prefix, which is the first value of a rule's JSON."""
 
 
 def profile_data(profile: Profile) -> dict[str, Any]:
@@ -29,20 +36,33 @@ def profile_data(profile: Profile) -> dict[str, Any]:
 
 
 def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
-    """Return a rule as data, with the names of the JSON interface: an origin is `source`."""
+    """Return a rule as JSON objects have it; `held`, `via` and `source` are former names."""
     return {
         "prefix": str(prefix),
         "answer": rule.answer.name.lower(),
+        "owned": rule.owned,
+        "dev": list(rule.dev),
+        "origin": rule.origin,
+        "label": rule.label,
+        "profile": profile_data(rule.profile),
         "held": rule.owned,
         "via": list(rule.dev),
         "source": rule.origin,
-        "label": rule.label,
-        "profile": profile_data(rule.profile),
     }
 
 
 def rule_text(prefix: Prefix, rule: Rule) -> str:
     """Format a rule: `2001:db8::/64 always (manual)`, with its differences from the defaults."""
+    return _listed(str(prefix), rule, _words(rule))
+
+
+def _listed(prefix: str, rule: Rule, words: str) -> str:
+    label = f", {rule.label}" if rule.label and rule.label != prefix else ""
+    return f"{prefix} {words} ({rule.origin}{label})"
+
+
+def _words(rule: Rule) -> str:
+    """Return what the text of a rule has between its prefix and its origin."""
     data = profile_data(rule.profile)
     usual = profile_data(DEFAULT_PROFILE)
     words = [rule.answer.name.lower()]
@@ -51,8 +71,27 @@ def rule_text(prefix: Prefix, rule: Rule) -> str:
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
     if rule.owned:
         words.append("[owned: an address of this host or of its gateway]")
-    label = f", {rule.label}" if rule.label and rule.label != str(prefix) else ""
-    return f"{prefix} {' '.join(words)} ({rule.origin}{label})"
+    return " ".join(words)
+
+
+def rules_text(rules: Iterable[tuple[Prefix, Rule]]) -> Iterator[str]:
+    """Yield the text of each rule; what neighbours of one rule share is formatted once."""
+    for rule, items in groupby(rules, itemgetter(1)):
+        words = _words(rule)
+        for prefix, _ in items:
+            yield _listed(str(prefix), rule, words)
+
+
+def rules_json(rules: Iterable[tuple[Prefix, Rule]]) -> Iterator[str]:
+    """Yield the parts of a JSON array of all rules, laid out as by print_json()."""
+    before = "[\n"
+    for rule, items in groupby(rules, itemgetter(1)):
+        data = rule_data(Prefix(UNSPECIFIED, 0), rule) | {"prefix": _PLACE}
+        head, _, tail = json.dumps([data], indent=2)[2:-2].partition(_PLACE)
+        for prefix, _ in items:
+            yield f"{before}{head}{prefix}{tail}"
+            before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
 
 
 def explanation_data(explanation: Explanation) -> dict[str, Any]:

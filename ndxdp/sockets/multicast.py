@@ -152,7 +152,10 @@ class GroupMemberships:
         before, self._addresses = self._addresses, addresses
         leaving = self._joined.keys() & set(map(_group_of, before - addresses))
         if leaving:
-            for group in leaving.difference(map(_group_of, addresses)):
+            leaving.difference_update(map(_group_of, addresses))
+            # The last one first: the kernel puts new groups at the head of its lists, and looks
+            # through these from there.
+            for group in [group for group in reversed(self._joined) if group in leaving]:
                 self._leave(group)
         count = 0
         for group in map(_group_of, addresses):

@@ -20,6 +20,7 @@ from ndxdp.kernel.abi import MapSpec, not_ours
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
 _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
+_ENTRIES = 16384  # of a table's file that are objects at the same time
 
 
 class Map(Protocol):
@@ -203,9 +204,12 @@ class TableFile:
         return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries at once."""
-        entries = list(self.items())
-        yield b"".join(key for key, _ in entries), b"".join(value for _, value in entries)
+        """Yield all entries, many at a time, as they were when the iteration began."""
+        key, value = self._spec.key_size, self._spec.value_size
+        entries, most = memoryview(self._read())[_HEADER.size :], (key + value) * _ENTRIES
+        for start in range(0, len(entries), most):
+            piece = list(struct.iter_unpack(f"{key}s{value}s", entries[start : start + most]))
+            yield b"".join(key for key, _ in piece), b"".join(value for _, value in piece)
 
     def leading(self, code: str) -> Iterator[memoryview]:
         """Yield the first integer of each value, all at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
@@ -26,10 +26,13 @@ from ndxdp.store.records import (
     rule_of,
     unpack_rule_class,
 )
+from ndxdp.store.sorted_runs import Runs
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _ADDRESS, _RULE = struct.Struct("16s"), struct.Struct(f"{abi.RULE.size}s")
 _PREFIX = struct.Struct("=I16s")  # as abi.PREFIX
+_SORTED = struct.Struct(f"16sB{abi.RULE.size}s")
+"""Address, length and rule of a prefix: bytes that have the order of the prefixes."""
 _U64_MAX = (1 << 64) - 1
 MOST_HINTS = 1 << 16
 """The most addresses that set their bits in `hints` one by one. More would set most of the bits, so
@@ -61,6 +64,27 @@ class RuleTables(MapSet):
             {known[value]: AddressSet(packed.pop(value)) for value in list(packed)},
             {prefix_of(key): known[value] for key, value in prefixes.items()},
         )
+
+    def in_order(self, wanted: Callable[[Rule], bool]) -> Iterator[tuple[Prefix, Rule]]:
+        """Yield rules in the order of their prefixes, in little memory; see sorted_runs.py.
+
+        All rules are read before the first one is yielded.
+
+        Args:
+            wanted: Called with each distinct rule; its prefixes are yielded if it returns True.
+        """
+        values: set[bytes] = set()
+        with Runs(_SORTED.size) as runs:
+            for name, sortable in (("addresses", _addresses), ("prefixes", _prefixes)):
+                for keys, packed in self._maps[name].pieces():
+                    runs.add(sortable(keys, packed))
+                    values.update(value for (value,) in _RULE.iter_unpack(packed))
+            classes = self.rule_classes()  # after the entries, as in rules()
+            known = {value: rule_of(abi.RULE.unpack(value), classes) for value in values}
+            chosen = {value: rule for value, rule in known.items() if wanted(rule)}
+            for address, length, value in map(_SORTED.unpack, runs.merged()):
+                if value in chosen:
+                    yield Prefix(address, length), chosen[value]
 
     def wider(self, wanted: Callable[[int, bytes], bool]) -> Rules:
         """Return the rules of the prefixes below 128 bits for which `wanted` is true.
@@ -307,6 +331,18 @@ class RuleTables(MapSet):
             if matches_dev(name, dev)
         }
         self._set_keys("vias", wanted)
+
+
+def _addresses(keys: bytes, values: bytes) -> Iterator[bytes]:
+    """Yield entries of the map `addresses` as _SORTED."""
+    entries = zip(_ADDRESS.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
+    return (_SORTED.pack(address, 128, rule) for (address,), (rule,) in entries)
+
+
+def _prefixes(keys: bytes, values: bytes) -> Iterator[bytes]:
+    """Yield entries of the map `prefixes` as _SORTED."""
+    entries = zip(_PREFIX.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
+    return (_SORTED.pack(address, length, rule) for (length, address), (rule,) in entries)
 
 
 def _keys_of(prefixes: Iterable[Prefix]) -> bytes:
