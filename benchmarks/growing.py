@@ -20,6 +20,7 @@ MANY = (*SIZES, 100_000)
 
 _WITHIN = 300  # seconds for a daemon to do what it was told
 _IDLE = 0.5  # seconds
+_CALM = 3  # times _IDLE without work, after which a process is idle, even on a busy machine
 _BUSY = 0.005  # seconds of CPU in _IDLE, above which a process is at work
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED of the kernel's <linux/posix-timers.h>
 
@@ -68,10 +69,11 @@ class Daemon:
     def settle(self) -> None:
         """Wait until the daemon has been idle for a while."""
         give_up = time.monotonic() + _WITHIN
-        before = -math.inf
-        while self.spent - before > _BUSY and time.monotonic() < give_up:
-            before = self.spent
+        before, idle = self.spent, 0
+        while idle < _CALM and time.monotonic() < give_up:
             time.sleep(_IDLE)
+            before, spent = self.spent, self.spent - before
+            idle = idle + 1 if spent < _BUSY else 0
 
     @contextlib.contextmanager
     def working(self, found: dict[str, float]) -> Iterator[None]:

@@ -40,6 +40,16 @@ def test_same_results_as_sets(few: int, many: int, varying: int) -> None:
         assert (address in ours) is (address in a)
 
 
+def test_endings() -> None:
+    rng = random.Random(5)
+    every = some(rng, 3000, 2) | {rng.randbytes(16) for _ in range(50)}
+    packed = AddressSet.of(every)
+    endings = {address[13:] for address in every}
+    for ending in (*endings, *(rng.randbytes(3) for _ in range(99)), bytes(3), b"\xff" * 3):
+        assert packed.has_ending(ending) is (ending in endings)
+    assert not EMPTY.has_ending(bytes(3))
+
+
 def test_is_packed() -> None:
     one, two = bytes(15) + b"\1", bytes(15) + b"\2"
     assert AddressSet(two + one + two).packed == one + two

@@ -14,9 +14,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import report, wire
+from benchmarks import growth, report, wire
 from benchmarks.__main__ import CURVES
 from benchmarks.contestants import CONTESTANTS
+from benchmarks.growing import exponent
 from ndxdp.ndp.message import Host, Solicitation, advertise
 from ndxdp.ndp.profile import Profile
 from ndxdp.rules.address import parse_mac
@@ -113,6 +114,25 @@ def test_bars() -> None:
     assert not at_most.met
     assert at_most._replace(figures=[1.9, 1.9, 1.9, 2.0]).met
     assert "not measured" in at_most._replace(figures=[]).row()
+
+
+def test_growth(privacy: None, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    printed = run("growth", figures, "--most", "10", "--only", "one beside")
+    found = json.loads(figures.read_text())["curves"]
+    assert set(found) == {curve.name for curve in growth.CURVES if "one beside" in curve.name}
+    for name, by_size in found.items():
+        assert name in printed
+        assert set(by_size["10"]) == {"command s", "peak MB", "daemon s"}
+        assert by_size["10"]["command s"] > 0
+
+
+def test_exponents() -> None:
+    sizes = (10, 100, 1_000, 10_000)
+    assert exponent(sizes, [0.2, 0.2, 0.21, 0.21], "s") == 0
+    assert exponent(sizes, [0.2, 0.3, 1.2, 10.2], "s") == pytest.approx(1)
+    assert exponent(sizes, [20, 20, 25, 520], "MB") == pytest.approx(2)
+    assert exponent(sizes[:2], [0.2, 9], "s") == 0
 
 
 def test_the_idle_daemon(privacy: None, tmp_path: Path) -> None:

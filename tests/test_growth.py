@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -10,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from ndxdp import progress
+from ndxdp.cli.terminal_progress import TerminalProgress
 from ndxdp.cli.values import rules_of
 from ndxdp.config import reader
-from ndxdp.errors import UsageError
-from ndxdp.kernel import abi
+from ndxdp.daemon import reconcile
+from ndxdp.daemon.rule_cache import RuleCache
+from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.ndp.profile import Answer
 from ndxdp.observe import render
 from ndxdp.rules import breadth
@@ -21,11 +27,20 @@ from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import Difference, difference, mark_owned, merge
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
+from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, Rule
+from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.rules.ruleset import Rules
-from ndxdp.store import sorted_runs
-from ndxdp.store.backends import TableFile
+from ndxdp.session.rule_changes import add_rules, delete_rules, set_paused
+from ndxdp.session.session import Session
+from ndxdp.store import handover, pins, sorted_runs
+from ndxdp.store.directories import Trees
+from ndxdp.store.handover import Inbox
+from ndxdp.store.instance import open_pinned
+from ndxdp.store.map_files import TableFile
 from ndxdp.store.maps import Maps
+from ndxdp.store.rule_tables import RuleTables
+from tests.fixtures import network
+from tests.fixtures.network import HOST, TARGET, UPLINK, Network
 from tests.fixtures.work import assert_in_proportion
 
 _EACH = 10
@@ -172,7 +187,7 @@ def maps(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Maps]:
 def test_rules_are_listed_in_order(maps: Maps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sorted_runs, "_RUN", 70)
     monkeypatch.setattr(sorted_runs, "_CHUNK", 9)
-    wider = {Prefix(address(n << 32), length): Rule() for n in range(99) for length in (32, 96)}
+    wider = {Prefix(address(n << 64), length): Rule() for n in range(99) for length in (64, 96)}
     for rules in (
         Rules(),
         Rules(wider={Prefix(bytes(16), 0): Rule()}),
@@ -206,3 +221,242 @@ def test_a_list_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
                 tracemalloc.stop()
 
     assert peak(100_000) < 1.5 * peak(25_000)
+
+
+# ---- one rule among many ------------------------------------------------------------------------
+
+
+def test_rules_are_looked_up_by_prefix(maps: Maps) -> None:
+    wider = {Prefix(address(0), length): Rule(label=str(length)) for length in (0, 32, 96, 120)}
+    every = lists(9) | wider
+    maps.apply(Difference(every, Rules()), Rules())
+    asked = [*every, *(Prefix(address(0), length) for length in range(129))]
+    asked += [Prefix(address(1 << 70), 128), Prefix(address(1 << 70), 96)]
+    assert maps.rules_at(asked) == every
+    assert maps.rules_at(asked[:3]) == every.at(asked[:3]) == dict(list(every.items())[:3])
+    assert maps.rules_at([]) == Rules()
+
+
+def changes() -> Iterator[tuple[str, Rules, Rules]]:
+    """Yield changes of maps with room for six addresses: what is there, what is written."""
+    there = lists(1) | {Prefix(address(0), 64): Rule(label="wide")}
+    one, other = Prefix(address(0), 128), Prefix(address(99), 128)
+    yield "another rule", there, Rules.of({one: Rule(label="new")})
+    yield "one more", there, Rules.of({other: Rule(label="new")})
+    yield "no room", lists(1) | Rules({Rule(): AddressSet(address(50))}), lists(2)
+    classes = {
+        Prefix(address(n << 32), 96): Rule(label=str(n)) for n in range(abi.MAX_RULE_CLASSES)
+    }
+    yield "no class", Rules(wider=classes), Rules.of({other: Rule(label="new")})
+
+
+@pytest.mark.parametrize(("there", "writing"), [change[1:] for change in changes()])
+def test_few_rules_are_written_as_all_are(there: Rules, writing: Rules) -> None:
+    """Without the other rules, a change has the same result, and the same error."""
+    results: list[object] = []
+    for write in (RuleTables.apply, RuleTables.apply_at):
+        with Maps.create(_EACH + 1) as maps:
+            maps.apply(Difference(there, Rules()), Rules())
+            change = Difference(writing, Rules())
+            present = there if write is RuleTables.apply else maps.rules_at(writing)
+            try:
+                write(maps, change, present)
+                results.append("written")
+            except NdxdpError as error:
+                results.append((error.message, error.hint))
+            results.append(maps.rules())
+    assert results[:2] == results[2:]
+    assert results[1] == (there | writing if results[0] == "written" else there)
+
+
+def test_a_class_without_rules_is_reused_for_few_rules() -> None:
+    classes = {
+        Prefix(address(n << 32), 96): Rule(label=str(n)) for n in range(abi.MAX_RULE_CLASSES)
+    }
+    first = next(iter(classes))
+    new = Rules.of({Prefix(address(7), 128): Rule(label="new")})
+    with Maps.create() as maps:
+        maps.apply(Difference(Rules(wider=classes), Rules()), Rules())
+        maps.apply_at(Difference(Rules(), maps.rules_at([first])), maps.rules_at([first]))
+        maps.apply_at(Difference(new, Rules()), maps.rules_at(new))
+        del classes[first]
+        assert maps.rules() == Rules(wider=classes) | new
+
+
+def test_changed_rules_of_a_set() -> None:
+    every = lists(5) | {Prefix(address(0), 64): Rule(label="wide")}
+    names = [Prefix(address(3), 128), Prefix(address(0), 64), Prefix(address(900), 128)]
+    for there in (
+        Rules(),
+        Rules.of(dict.fromkeys(names, Rule(label="1"))),
+        Rules.of({names[0]: Rule(label="new"), names[1]: Rule(label="wider")}),
+    ):
+        kept = {prefix: rule for prefix, rule in every.items() if prefix not in names}
+        assert every.changed_at(names, there) == kept | dict(there.items())
+
+
+@pytest.fixture
+def unread(attached: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trees]:
+    """Have ndxdp attached, and let nothing read all rules."""
+
+    def read(self: Maps) -> Rules:
+        raise AssertionError("all rules are read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Maps, "rules", read)
+        yield Trees()
+
+
+def test_a_command_looks_its_rules_up(unread: Trees) -> None:
+    one, other = compile_rules([TARGET, "2001:db8:7::/64"]), compile_rules([HOST])
+    for _ in range(2):
+        add_rules(unread.pins, UPLINK, one)
+    add_rules(unread.pins, UPLINK, other)
+    with pytest.raises(NdxdpError, match=rf"{TARGET} has a rule already: always, by 'manual'"):
+        add_rules(unread.pins, UPLINK, compile_rules([], [TARGET]))
+    add_rules(unread.pins, UPLINK, compile_rules([], [TARGET]), replacing=True)
+    listed = network.rules()
+    assert listed[TARGET]["answer"] == "never"
+    assert (listed[HOST]["answer"], listed[HOST]["owned"]) == ("always", True)
+    delete_rules(unread.pins, UPLINK, other, MANUAL_ORIGIN)
+    with pytest.raises(NdxdpError, match="has no rule"):
+        delete_rules(unread.pins, UPLINK, compile_rules(["2001:db8:9::9", TARGET]), MANUAL_ORIGIN)
+    delete_rules(unread.pins, UPLINK, one, MANUAL_ORIGIN)
+    assert set(network.rules()) == set(listed) - {str(prefix) for prefix in one}
+    assert network.rules()[HOST]["origin"] == "host"
+
+
+def test_a_daemon_looks_up_what_commands_have_changed(attached: Network) -> None:
+    """Only the first call reads all rules; the others have the same result as if they did."""
+    tree = Trees().pins
+    with Session(tree, open_pinned(tree, UPLINK)) as session, pytest.MonkeyPatch.context() as patch:
+        read, reads = session.maps.rules, 0
+
+        def counted() -> Rules:
+            nonlocal reads
+            reads += 1
+            return read()
+
+        patch.setattr(session.maps, "rules", counted)
+        cache, one = RuleCache(session), compile_rules([TARGET])
+        wide = compile_rules(["2001:db8:7::/64"])
+
+        def replace() -> None:
+            add_rules(tree, UPLINK, wide)
+            delete_rules(tree, UPLINK, one, MANUAL_ORIGIN)
+
+        changes: list[Callable[[], object]] = [
+            lambda: None,
+            lambda: add_rules(tree, UPLINK, one),
+            lambda: None,
+            replace,
+            lambda: set_paused(tree, UPLINK, paused=True),
+            lambda: delete_rules(tree, UPLINK, wide, MANUAL_ORIGIN),
+            lambda: set_paused(tree, UPLINK, paused=False),
+        ]
+        for change in changes:
+            change()
+            assert reconcile.apply_rules(session, {}, cache=cache) == read()
+            assert reads == 1
+        add_rules(tree, UPLINK, one)  # of an address that has become the host's meanwhile
+        owned = dict.fromkeys(one, "own")
+        assert reconcile.apply_rules(session, owned, cache=cache)[next(iter(one))].owned
+        tree.notify(UPLINK)  # by somebody who hands nothing over
+        assert reads == 1
+        assert reconcile.apply_rules(session, owned, cache=cache) == read()
+        assert reads == 2
+
+
+@pytest.mark.parametrize("change", ["touch", "many", "no queue", "another map"])
+def test_a_daemon_reads_all_rules_if_any_may_have_changed(unread: Trees, change: str) -> None:
+    inbox, directory = Inbox(), unread.pins.path(UPLINK)
+    inbox.begin(directory)
+    assert inbox.take(directory) == frozenset()
+    queue = directory / handover.NAME
+    if change == "touch":
+        unread.pins.notify(UPLINK)
+    elif change == "many":
+        handover.announce(directory, list(lists(100)))
+    elif change == "no queue":
+        queue.unlink()
+        handover.announce(directory, [Prefix(address(1), 128)])
+        assert not queue.exists()
+    else:
+        queue.unlink()
+        pins.pin(bpf_maps.create(abi.MAPS["settings"]), queue)
+        handover.announce(directory, [Prefix(address(1), 128)])
+    assert inbox.take(directory) is None
+    inbox.begin(directory)
+    assert inbox.take(directory) == frozenset()
+    handover.announce(directory, [Prefix(address(1), 128)])
+    assert inbox.take(directory) == frozenset([Prefix(address(1), 128)])
+
+
+def test_many_rules_are_removed_by_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys without an entry, of which each ends a batch, are left out."""
+    calls: list[str] = []
+    call = libbpf.call
+
+    def counted(name: str, *arguments: object) -> int:
+        calls.append(name)
+        return call(name, *arguments)
+
+    every = lists(60) | {Prefix(address(n << 64), 96): Rule() for n in range(600)}
+    others = Rules({Rule(): AddressSet.of([bytes(16), address(1 << 80), b"\xff" * 16])})
+    with Maps.create() as maps:
+        maps.apply(Difference(every, Rules()), Rules())
+        monkeypatch.setattr("ndxdp.kernel.bpf_maps.call", counted)
+        maps._remove(every | others)
+        assert len(calls) < 20
+        assert not maps.rules()
+        maps._remove(every)
+        assert not maps.rules()
+
+
+# ---- progress -----------------------------------------------------------------------------------
+
+
+def test_progress_is_a_line_that_ends() -> None:
+    terminal, now = StringIO(), 0.0
+    with progress.watched(TerminalProgress(terminal, lambda: now)):
+        with progress.step("rules written", 1_000_000):
+            progress.advance(10)
+            assert terminal.getvalue() == ""
+            now = 1.0
+            with progress.step("others"):
+                progress.advance(123_446)
+            progress.advance(1)  # too soon
+        assert terminal.getvalue() == "\r\x1b[Kndxdp: 123 456 of 1 000 000 rules written\r\x1b[K"
+        progress.advance(1)
+        with progress.step("rules \nread"):
+            now = 2.0
+            progress.advance(7)
+    with progress.step("rules written"):
+        progress.advance(1)
+    assert terminal.getvalue().endswith("written\r\x1b[K\r\x1b[Kndxdp: 7 rules \\nread\r\x1b[K")
+
+
+def test_loading_listing_and_removing_advance(attached: Network, tmp_path: Path) -> None:
+    """What a terminal shows of the commands: every step ends with the number of its rules."""
+    (tmp_path / "list").write_text("".join(f"2001:db8:9::{n:x}\n" for n in range(5000)))
+    program = (
+        "import sys; from ndxdp import progress; from ndxdp.cli import main, terminal_progress\n"
+        "terminal_progress._DELAY = terminal_progress._PERIOD = 0\n"
+        "shown = lambda: progress.watched(terminal_progress.TerminalProgress(sys.stderr))\n"
+        "with shown(): main.cli.main(['prefix', *sys.argv[1:]])\n"
+    )
+
+    def shown(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    added = shown("add", "--file", str(tmp_path / "list"))
+    assert "4 096 lines of list read" in added
+    assert "5 000 of 5 000 rules written" in added
+    listed = shown("list")
+    assert "rules read" in listed
+    assert "rules printed" in listed
+    assert "5 000 of 5 000 rules removed" in shown("del", "--file", str(tmp_path / "list"))

@@ -37,6 +37,7 @@ FLOORS = (
     "backoff",
     "files",
     "kernel",
+    "progress",
     "printable",
     "errors",
     "threads",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ndxdp.store import handover
 from ndxdp.store.directories import Trees
 from tests.fixtures.network import (
     BEHIND,
@@ -62,7 +63,9 @@ def directory(root: Path = PINS) -> Path:
 
 
 def names(root: Path = PINS) -> set[str]:
-    return {each.name for path in root.glob(f"v*/{UPLINK}") for each in path.iterdir()}
+    """Return the names of the interface's pins or files, without the daemon's own queue."""
+    found = {each.name for path in root.glob(f"v*/{UPLINK}") for each in path.iterdir()}
+    return found - {handover.NAME}
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import IO, Any
 import click
 
 from ndxdp.cli.options import attaching, real_interface, verbosity
+from ndxdp.cli.terminal_progress import show_progress
 from ndxdp.cli.values import one_of, options_of, rule_of, rules_of, trees
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
 from ndxdp.rules.rule import MANUAL_ORIGIN
@@ -36,6 +37,8 @@ def attach(
     from ndxdp.session.link_check import warn_of_neighbours
     from ndxdp.session.request import AttachRequest
     from ndxdp.session.session import Session
+
+    show_progress()
 
     memory.relax_gc()
     rules = rules_of(

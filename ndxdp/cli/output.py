@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import click
 
+from ndxdp import progress
 from ndxdp.printable import printable
 
 _PARTS = 1000  # parts that one write(2) prints
@@ -29,11 +31,22 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2))
 
 
-def print_parts(parts: Iterable[str]) -> None:
-    """Print the parts of a long output as they come, many at a time."""
-    parts = iter(parts)
-    while block := "".join(islice(parts, _PARTS)):
-        click.echo(block, nl=False)
+def print_parts(parts: Iterable[str], what: str) -> None:
+    """Print the parts of a long output as they come, many at a time.
+
+    Args:
+        parts: The parts.
+        what: What a part is, in the plural, for the progress.
+    """
+    left = iter(parts)
+    block = list(islice(left, _PARTS))
+    # Lines on a terminal show the progress themselves.
+    step = contextlib.nullcontext() if sys.stdout.isatty() else progress.step(f"{what} printed")
+    with step:
+        while block:
+            click.echo("".join(block), nl=False)
+            progress.advance(len(block))
+            block = list(islice(left, _PARTS))
 
 
 # ---- the log ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ndxdp.cli.options import (
     verbosity,
 )
 from ndxdp.cli.output import print_parts
+from ndxdp.cli.terminal_progress import show_progress
 from ndxdp.cli.values import one_of, rule_of, rules_of
 from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.profile import Profile
@@ -127,6 +128,7 @@ def _add(
 ) -> None:
     from ndxdp.session.rule_changes import add_rules
 
+    show_progress()
     profile = Profile(
         parse_source(na_source),
         router,
@@ -171,6 +173,7 @@ def prefix_del(
     """Delete rules: either all that are named or none."""
     from ndxdp.session.rule_changes import delete_rules
 
+    show_progress()
     chosen = parse_origin(origin)
     named: Rules | None = rules_of(prefixes, (), lists, Rule())
     if every:
@@ -196,13 +199,15 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
     from ndxdp.observe import render
     from ndxdp.store.instance import open_instance
 
+    show_progress()
     chosen = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
         shown = instance.maps.in_order(lambda rule: chosen in (None, rule.origin))
         if as_json:
-            print_parts(render.rules_json(shown))
+            print_parts(render.rules_json(shown), "rules")
         else:
-            print_parts(f"{printable(line)}\n" for line in render.rules_text(shown))
+            lines = (f"{printable(line)}\n" for line in render.rules_text(shown))
+            print_parts(lines, "rules")
 
 
 def _require_some(prefixes: Any) -> None:

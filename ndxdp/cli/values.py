@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
 
+from ndxdp import progress
 from ndxdp.errors import NotAttached, UsageError
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.rules import breadth
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ndxdp.daemon.spec import InterfaceSpec
     from ndxdp.session.request import AttachOptions
     from ndxdp.store.directories import Tree, Trees
+
+_LINES = 4096  # lines between two reports of progress
 
 
 def options_of(
@@ -99,7 +102,8 @@ def rules_of(
     for stream in lists:
         name = "stdin" if stream.name == "<stdin>" else Path(stream.name).name
         try:
-            parts.append((name, rules_of_lines(stream, name, rule)))
+            with progress.step(f"lines of {name} read"):
+                parts.append((name, rules_of_lines(_counted(stream), name, rule)))
         except UnicodeDecodeError:
             raise UsageError(f"{name} is not a text file", "write one prefix per line") from None
     rules = Rules.union(part for _, part in parts)
@@ -108,6 +112,14 @@ def rules_of(
     if not force:
         breadth.refuse_anywhere(rules)
     return rules
+
+
+def _counted(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines, and report the progress."""
+    for number, line in enumerate(lines, 1):
+        if number % _LINES == 0:
+            progress.advance(_LINES)
+        yield line
 
 
 def _refuse_duplicates(parts: Iterable[tuple[str, Rules]]) -> None:

@@ -25,6 +25,7 @@ from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session import kernel_tables
+from ndxdp.store import handover
 from ndxdp.upstream.gateways import NO_KEEPALIVE, Choice, choose
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,6 @@ class Follower:
     def compare_again(self) -> None:
         """Let the next follow() write everything, even if the network has not changed."""
         self._written = self._tables_written = ()
-        self._rules.forget()
 
     def follow(self, desired_by: Mapping[str, Rules] | None = None) -> Link:
         """Write what has changed of the network: holes, MAC, link-local address, local routes.
@@ -225,3 +225,4 @@ class Follower:
             self._answering.directory.repair(self.file_rules)
         with contextlib.suppress(NdxdpError, OSError):
             self.restore_reception(self.find(), at_once=True)
+        handover.remove(self._session.tree.path(self._session.interface))

@@ -24,6 +24,7 @@ from ndxdp.session.detach import detach_interface
 from ndxdp.session.recovery import recover
 from ndxdp.session.rename import reconcile_renames
 from ndxdp.session.session import Session
+from ndxdp.store import handover
 from ndxdp.store.directories import Trees
 from ndxdp.store.ownership import refuse_if_locked
 from ndxdp.upstream import deprecate
@@ -180,6 +181,8 @@ class Lifecycle:
             if session.packets is None:
                 session.maps.park()
                 self._keep_allmulti(spec, answering)
+            if session.maps.in_kernel:
+                handover.make_queue(session.tree.path(spec.interface))
             undo.pop_all()
         if before is not None:
             before.session.hand_lock_to(session)

@@ -6,6 +6,7 @@ import time
 
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.session import Session
+from ndxdp.store.handover import Inbox
 
 _GRAIN = 0.1
 """Seconds, more than the resolution of a file system's times. Of two changes in one step of that
@@ -17,7 +18,8 @@ class RuleCache:
 
     Reading 100 000 rules takes 0.1 s, and one container that starts changes one of them. A command
     changes rules under the tree's lock, and then sets the times of the interface's directory
-    (Tree.notify()). So rules are unchanged if these times are. The caller holds the lock.
+    (Tree.notify()). So rules are unchanged if these times are. A command that changes few rules
+    also hands over which: these alone are read. The caller holds the lock.
     """
 
     def __init__(self, session: Session) -> None:
@@ -25,22 +27,34 @@ class RuleCache:
         self._session = session
         self._rules: Rules | None = None
         self._stamp: tuple[int, ...] | None = None
+        self._inbox = Inbox()
 
     def rules(self) -> Rules:
         """Return all rules in the maps. They are forgotten until keep() is called."""
-        stamp, rules = self._directory_stamp(), self._rules
+        rules, self._rules = self._rules, None
+        stamp = self._directory_stamp()
         if rules is None or stamp is None or stamp != self._stamp:
-            rules = self._session.maps.rules()
-        self._stamp, self._rules = stamp, None
+            rules = self._changed(rules)
+        self._stamp = self._directory_stamp()
         return rules
+
+    def _changed(self, known: Rules | None) -> Rules:
+        """Return all rules, after commands have changed some.
+
+        Args:
+            known: The rules before, if they are known.
+        """
+        maps, path = self._session.maps, self._session.tree.path(self._session.interface)
+        prefixes = self._inbox.take(path)
+        if known is None or prefixes is None:
+            if maps.in_kernel:
+                self._inbox.begin(path)
+            return maps.rules()
+        return known.changed_at(prefixes, maps.rules_at(prefixes)) if prefixes else known
 
     def keep(self, rules: Rules) -> None:
         """Take the rules that are in the maps now that all changes since rules() are written."""
         self._rules = rules
-
-    def forget(self) -> None:
-        """Read the maps next time."""
-        self._rules = None
 
     def _directory_stamp(self) -> tuple[int, ...] | None:
         """Return the identity and time of the directory; None if a change may not show."""

@@ -210,7 +210,7 @@ LAYOUTS = (
 )
 
 # enum bpf_map_type and flags, linux/bpf.h
-_HASH, ARRAY, PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _RINGBUF = 1, 2, 6, 9, 11, 27
+_HASH, ARRAY, PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _QUEUE, _RINGBUF = 1, 2, 6, 9, 11, 22, 27
 _NO_PREALLOC = 1
 
 
@@ -249,6 +249,10 @@ MAPS = {
         MapSpec("explained", ARRAY, 4, EXPLAINED.size, 1),
     )
 }
+
+CHANGES = MapSpec("changes", _QUEUE, 0, PREFIX.size, 256)
+"""The queue in which commands tell a daemon what they change; see store/handover.py. No program
+uses it, so the header has no counterpart."""
 
 USERSPACE = Layout("userspace", changes="Q", overflows="Q", errors="Q", seen="Q", lost="Q")
 """Counters of userspace mode beside the reasons: changes of rules by any process, solicitations

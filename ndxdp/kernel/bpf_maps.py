@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from ctypes import byref, c_size_t, c_uint32, c_uint64
 from pathlib import Path
 
+from ndxdp import progress
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import PERCPU_ARRAY, MapSpec, not_ours
 from ndxdp.kernel.libbpf import (
@@ -110,9 +111,49 @@ def update(fd: int, key: bytes, value: bytes) -> None:
     call("bpf_map_update_elem", fd, key, value, 0)
 
 
+def push(fd: int, value: bytes) -> None:
+    """Append a value to a queue; raise BpfError with E2BIG if the queue is full."""
+    call("bpf_map_update_elem", fd, None, value, 0)
+
+
+def pop(fd: int, size: int) -> bytes | None:
+    """Remove the first value, of `size` bytes, from a queue; return None if the queue is empty."""
+    value = ctypes.create_string_buffer(size)
+    try:
+        call("bpf_map_lookup_and_delete_elem", fd, None, value)
+    except BpfError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
 def delete(fd: int, key_size: int, keys: bytes) -> None:
     """Remove the entries of concatenated keys; a missing entry is no error."""
-    for key in _pieces(keys, key_size):
+    for piece in _pieces(keys, key_size * _BATCH):
+        _delete_piece(fd, key_size, piece)
+        progress.advance(len(piece) // key_size)
+
+
+def _delete_piece(fd: int, key_size: int, keys: bytes) -> None:
+    """Remove entries by as few calls as possible: a batch ends at the first missing entry."""
+    at, end = 0, len(keys) // key_size
+    start = ctypes.cast(ctypes.c_char_p(keys), ctypes.c_void_p).value or 0
+    while at < end - 1:
+        count = c_uint32(end - at)
+        try:
+            call(
+                "bpf_map_delete_batch", fd, start + at * key_size, byref(count), byref(_BatchOpts())
+            )
+        except BpfError as error:
+            if _no_batch(error):
+                break
+            if error.errno != errno.ENOENT:
+                raise
+            at += count.value + 1
+        else:
+            return
+    for key in _pieces(keys[at * key_size :], key_size):
         try:
             call("bpf_map_delete_elem", fd, key)
         except BpfError as error:
@@ -198,6 +239,7 @@ class KernelMap:
                     _pieces(key_piece, key_size), _pieces(value_piece, value_size), strict=True
                 ):
                     update(self.fd, key, value)
+            progress.advance(len(key_piece) // key_size)
 
     def delete(self, keys: bytes) -> None:
         """Remove entries; a missing entry is no error."""

@@ -78,6 +78,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
     "bpf_map_lookup_elem": ([c_int, c_char_p, c_void_p], c_int),
     "bpf_map_update_elem": ([c_int, c_char_p, c_char_p, c_uint64], c_int),
     "bpf_map_delete_elem": ([c_int, c_char_p], c_int),
+    "bpf_map_lookup_and_delete_elem": ([c_int, c_char_p, c_char_p], c_int),
     "bpf_map_get_next_key": ([c_int, c_char_p, c_void_p], c_int),
     "bpf_map_lookup_batch": (
         [c_int, c_void_p, c_void_p, c_void_p, c_void_p, POINTER(c_uint32), c_void_p],
@@ -87,6 +88,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
         [c_int, c_char_p, c_char_p, POINTER(c_uint32), c_void_p],
         c_int,
     ),
+    "bpf_map_delete_batch": ([c_int, c_void_p, POINTER(c_uint32), c_void_p], c_int),
     "bpf_obj_pin": ([c_int, c_char_p], c_int),
     "bpf_obj_get_opts": ([c_char_p, c_void_p], c_int),
     "bpf_obj_get_info_by_fd": ([c_int, c_void_p, POINTER(c_uint32)], c_int),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import filterfalse, groupby
+from itertools import filterfalse, groupby, pairwise
 
 _SIZE = 16
 
@@ -41,8 +41,11 @@ class AddressSet:
     @staticmethod
     def union(sets: Iterable[AddressSet]) -> AddressSet:
         """Return the union of any number of sets; the addresses are sorted once."""
-        *few, most = sorted(filter(None, sets), key=len) or [EMPTY]
-        return most | AddressSet(b"".join(some.packed for some in few))
+        some = sorted(filter(None, sets), key=lambda each: each.packed[:_SIZE]) or [EMPTY]
+        if all(a.packed[-_SIZE:] < b.packed[:_SIZE] for a, b in pairwise(some)):
+            return some[0] if len(some) == 1 else _ordered(b"".join(each.packed for each in some))
+        *few, most = sorted(some, key=len)
+        return most | AddressSet(b"".join(each.packed for each in few))
 
     def __len__(self) -> int:
         return len(self.packed) // _SIZE
@@ -108,6 +111,16 @@ class AddressSet:
         """Return the set of the first `count` addresses, and that of all others."""
         end = count * _SIZE
         return _ordered(self.packed[:end]), _ordered(self.packed[end:])
+
+    def has_ending(self, ending: bytes) -> bool:
+        """Return True if an address ends with some bytes; quick unless many have the last one."""
+        packed, last = self.packed, self.packed[_SIZE - 1 :: _SIZE]
+        place = last.find(ending[-1])
+        while place >= 0:
+            if packed.endswith(ending, 0, (place + 1) * _SIZE):
+                return True
+            place = last.find(ending[-1], place + 1)
+        return False
 
     def inside(self, prefix: bytes, length: int) -> Iterator[bytes]:
         """Yield the addresses inside a prefix of `length` bits."""

@@ -64,7 +64,14 @@ class Rules(Mapping[Prefix, Rule]):
     @property
     def distinct_rules(self) -> Iterable[Rule]:
         """The different rules, each once."""
-        return dict.fromkeys((*self.exact, *self.wider.values()))
+        return dict.fromkeys((*self.exact, *self._objects().values()))
+
+    def _objects(self) -> dict[int, Rule]:
+        """Return the rules of prefixes by id(): those of a list share one object.
+
+        To hash or to judge each prefix's rule would take most of the time of a large set.
+        """
+        return {id(rule): rule for rule in self.wider.values()}
 
     def __getitem__(self, prefix: Prefix) -> Rule:
         if prefix.length == 128:
@@ -122,11 +129,33 @@ class Rules(Mapping[Prefix, Rule]):
             exact[rule] = exact.get(rule, EMPTY) | some
         return Rules(exact, kept.wider | more.wider)
 
+    def changed_at(self, prefixes: Iterable[Prefix], there: Rules) -> Rules:
+        """Return the set with the rules of some prefixes replaced.
+
+        The copies that this makes are copies of memory: no work is done for each rule.
+
+        Args:
+            prefixes: The prefixes.
+            there: The rules that they have now; a prefix without one loses its rule.
+        """
+        wider = self.wider.copy()
+        addresses = []
+        for prefix in prefixes:
+            wider.pop(prefix, None)
+            if prefix.length == 128:
+                addresses.append(prefix.address)
+        gone = AddressSet.of(addresses)
+        exact = {rule: some - gone for rule, some in self.exact.items()}
+        for rule, some in there.exact.items():
+            exact[rule] = exact.get(rule, EMPTY) | some
+        return Rules(exact, wider | there.wider)
+
     def where(self, wanted: Callable[[Rule], bool]) -> Rules:
         """Return the items whose rule satisfies a predicate."""
+        wider = {key for key, rule in self._objects().items() if wanted(rule)}
         return Rules(
             {rule: some for rule, some in self.exact.items() if wanted(rule)},
-            {prefix: rule for prefix, rule in self.wider.items() if wanted(rule)},
+            {prefix: rule for prefix, rule in self.wider.items() if id(rule) in wider},
         )
 
     def without(self, other: Rules) -> Rules:

@@ -7,15 +7,20 @@ from dataclasses import replace
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.netlink.netns import netns
-from ndxdp.rules.difference import difference, merge
+from ndxdp.rules.difference import Difference, difference, merge
 from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes
 from ndxdp.session.link_check import on_link, refuse_broad, warn_of_neighbours
 from ndxdp.session.session import Session
+from ndxdp.store import handover
 from ndxdp.store.directories import Tree
+from ndxdp.store.maps import Maps
 
 log = logging.getLogger(__name__)
+
+_FEW = 4096
+"""Rules that a command looks up one by one. Reading a million takes as long as 100 000 lookups."""
 
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
@@ -41,15 +46,38 @@ def add_rules(
         maps = session.maps
         if not force:
             refuse_broad(interface, rules, lambda: on_link(maps.settings()))
-        actual = maps.rules()
+        few = _are_few(maps, rules)
+        actual = maps.rules_at(rules) if few else maps.rules()
         desired = merge(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
-        maps.apply(difference(desired, actual), actual)
+        _apply(session, difference(desired, actual), actual, few=few)
         sync_local_routes(maps)
         tree.notify(interface)
         settings = maps.settings()
         if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
+
+
+def _are_few(maps: Maps, rules: Rules) -> bool:
+    """Return True if rules are to be looked up, instead of reading all rules of an interface."""
+    return maps.in_kernel and len(rules) <= _FEW
+
+
+def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) -> None:
+    """Write and remove rules, and prepare the daemon for it.
+
+    Args:
+        session: The interface.
+        change: The rules to write and to remove.
+        actual: The present rules.
+        few: `actual` has only the rules of the command's prefixes.
+    """
+    directory = session.tree.path(session.interface)
+    handover.announce(directory, [*change.write, *change.remove])
+    if few:
+        session.maps.apply_at(change, actual)
+    else:
+        session.maps.apply(change, actual)
 
 
 def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
@@ -87,7 +115,8 @@ def delete_rules(
             _NEVER_ANSWERED,
         )
     with Session.open(tree, interface) as session:
-        actual = session.maps.rules()
+        few = named is not None and _are_few(session.maps, named)
+        actual = session.maps.rules_at(named) if named and few else session.maps.rules()
         if named is None:
             removed = actual.where(lambda rule: rule.origin == origin)
         else:
@@ -106,7 +135,7 @@ def delete_rules(
         # The host still has the addresses of owned rules, so these rules become holes.
         owned = removed.where(lambda rule: rule.owned)
         desired = actual.without(removed) | dict.fromkeys(owned, owned_rule(OWN_LABEL))
-        session.maps.apply(difference(desired, actual), actual)
+        _apply(session, difference(desired, actual), actual, few=few)
         tree.notify(interface)
 
 
@@ -114,5 +143,6 @@ def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
     """Pause answering, or resume it, from the next solicitation on."""
     with Session.open(tree, interface) as session:
         settings = session.maps.settings()
+        handover.announce(tree.path(interface))
         session.maps.set_settings(replace(settings, paused=paused))
         tree.notify(interface)  # a daemon also stops or starts other work

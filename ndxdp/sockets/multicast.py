@@ -67,6 +67,9 @@ class Allmulti:
                 allmulti(self._socket, ifindex, leave=True)
 
 
+_FEW = 16
+"""Groups that are searched for among all addresses one by one."""
+
 GROUPS_MAX = 16384
 """How many groups are joined on one interface, at most."""
 
@@ -152,7 +155,7 @@ class GroupMemberships:
         before, self._addresses = self._addresses, addresses
         leaving = self._joined.keys() & set(map(_group_of, before - addresses))
         if leaving:
-            leaving.difference_update(map(_group_of, addresses))
+            leaving -= _still_wanted(leaving, addresses)
             # The last one first: the kernel puts new groups at the head of its lists, and looks
             # through these from there.
             for group in [group for group in reversed(self._joined) if group in leaving]:
@@ -259,6 +262,13 @@ def _present_groups(ifindex: int) -> set[int]:
             if int(index) == ifindex and group.startswith(prefix):
                 found.add(int(group[26:], 16))
     return found
+
+
+def _still_wanted(leaving: set[int], addresses: AddressSet) -> set[int]:
+    """Return those of some groups that addresses have."""
+    if len(leaving) > _FEW:
+        return leaving.intersection(map(_group_of, addresses))
+    return {group for group in leaving if addresses.has_ending(group.to_bytes(3, "big"))}
 
 
 def _group_of(address: bytes) -> int:

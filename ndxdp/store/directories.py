@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -159,7 +160,8 @@ class Tree:
         the interface's maps, and a daemon watches the directory (kernel/inotify.py).
         """
         with contextlib.suppress(OSError):  # the directory is another user's, or was removed
-            os.utime(self.path(interface))
+            now = time.time_ns()  # the kernel's own time of a touch is that of its last tick
+            os.utime(self.path(interface), ns=(now, now))
 
     def remove(self, interface: str) -> None:
         """Remove an interface's directory; the kernel frees objects without other references."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+from ndxdp import progress
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.rules.address_set import AddressSet
@@ -65,6 +66,23 @@ class RuleTables(MapSet):
             {prefix_of(key): known[value] for key, value in prefixes.items()},
         )
 
+    def rules_at(self, prefixes: Collection[Prefix]) -> Rules:
+        """Return the rules of some prefixes, each of which is looked up."""
+        found: dict[Prefix, bytes] = {}
+        for prefix in prefixes:
+            if prefix.length == 128:
+                value = self._maps["addresses"].lookup(prefix.address)
+            else:
+                value = self._maps["prefixes"].lookup(_keys_of([prefix]))
+                # In the kernel a trie returns the longest prefix that contains the key.
+                if value and abi.RULE.unpack(value)["prefix_len"] != prefix.length:
+                    value = None
+            if value:
+                found[prefix] = value
+        classes = self.rule_classes() if found else {}  # after the entries, as in rules()
+        rules = {value: rule_of(abi.RULE.unpack(value), classes) for value in found.values()}
+        return Rules.of({prefix: rules[value] for prefix, value in found.items()})
+
     def in_order(self, wanted: Callable[[Rule], bool]) -> Iterator[tuple[Prefix, Rule]]:
         """Yield rules in the order of their prefixes, in little memory; see sorted_runs.py.
 
@@ -75,10 +93,12 @@ class RuleTables(MapSet):
         """
         values: set[bytes] = set()
         with Runs(_SORTED.size) as runs:
-            for name, sortable in (("addresses", _addresses), ("prefixes", _prefixes)):
-                for keys, packed in self._maps[name].pieces():
-                    runs.add(sortable(keys, packed))
-                    values.update(value for (value,) in _RULE.iter_unpack(packed))
+            with progress.step("rules read"):
+                for name, sortable in (("addresses", _addresses), ("prefixes", _prefixes)):
+                    for keys, packed in self._maps[name].pieces():
+                        runs.add(sortable(keys, packed))
+                        values.update(value for (value,) in _RULE.iter_unpack(packed))
+                        progress.advance(len(packed) // _RULE.size)
             classes = self.rule_classes()  # after the entries, as in rules()
             known = {value: rule_of(abi.RULE.unpack(value), classes) for value in values}
             chosen = {value: rule for value, rule in known.items() if wanted(rule)}
@@ -133,6 +153,24 @@ class RuleTables(MapSet):
         wider = ((prefix_of(key), known.get(value) or entry(value)) for key, value in prefixes)
         return Table(exact, wider)
 
+    def apply_at(self, change: Difference, present: Rules) -> None:
+        """Write and remove rules as apply() does, without reading the other rules.
+
+        Args:
+            change: The rules to write and to remove.
+            present: The result of rules_at() for all prefixes of the change, called under the same
+                lock.
+
+        Raises:
+            NdxdpError: The maps have no room for the rules.
+        """
+        slots = self._assign_classes(change.write)
+        if slots is None or self._write_or_undo(change.write, slots, present):
+            # The maps are full. All rules show what is missing, and whether there is another way.
+            self.apply(change, self.rules())
+        else:
+            self._remove(change.remove)
+
     def apply(self, change: Difference, actual: Rules) -> None:
         """Write and remove rules: all of them or, on NdxdpError, none.
 
@@ -152,13 +190,9 @@ class RuleTables(MapSet):
         if lack:
             raise lack.error()
         slots = self._assign_classes(change.write, actual)
-        self.sync_dev_ifindexes()
-        try:
-            self._write(change.write, slots)
-        except OSError as error:
-            before = actual.restricted_to(change.write)
-            self._remove(change.write.without(actual))
-            self._write(before, self._assign_classes(before, actual))
+        assert slots is not None, "there is room"
+        error = self._write_or_undo(change.write, slots, actual)
+        if error:
             if not self.in_kernel:
                 cause = from_os(error)
                 raise NdxdpError(f"{cause.message}; no rule was changed", cause.hint) from error
@@ -214,12 +248,18 @@ class RuleTables(MapSet):
             totals[0], totals[1], dict(sorted(by_origin.items())), dict(by_slot), classes
         )
 
-    def _assign_classes(self, writing: Rules, kept: Rules) -> dict[RuleClass, int]:
+    def _assign_classes(
+        self, writing: Rules, kept: Rules | None = None
+    ) -> dict[RuleClass, int] | None:
         """Return the slots of all rule classes; write the new classes that rules to write have.
 
         Args:
             writing: The rules to write.
-            kept: The rules that are there already. The slot of a class that no rule has is reused.
+            kept: The rules that are there already, if all are known. The slot of a class that no
+                rule has is reused.
+
+        Returns:
+            None if there is no room without reusing slots, and `kept` is None.
         """
         classes = self.rule_classes()
         slots = {rule_class: slot for slot, rule_class in classes.items()}
@@ -230,6 +270,8 @@ class RuleTables(MapSet):
         limit = self._maps["groups"].max_entries
         free = [slot for slot in range(limit) if slot not in classes]
         if len(free) < len(missing):
+            if kept is None:
+                return None
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
             free += [slot for slot, rule_class in classes.items() if rule_class not in used]
         zeros = bytes(self._maps["group_counters"].value_size)
@@ -240,6 +282,28 @@ class RuleTables(MapSet):
             self._maps["groups"].update(_U32.pack(slot), pack_rule_class(rule_class))
             slots[rule_class] = slot
         return slots
+
+    def _write_or_undo(
+        self, writing: Rules, slots: Mapping[RuleClass, int], before: Rules
+    ) -> OSError | None:
+        """Write rules. If that fails, restore the rules that were there before.
+
+        Args:
+            writing: The rules to write.
+            slots: The result of _assign_classes().
+            before: The rules before, at least those of the prefixes to write.
+
+        Returns:
+            The error; None after a success.
+        """
+        self.sync_dev_ifindexes()
+        try:
+            self._write(writing, slots)
+        except OSError as error:
+            self._remove(writing.without(before))
+            self._write(before.restricted_to(writing), slots)
+            return error
+        return None
 
     def _write(self, rules: Rules, slots: Mapping[RuleClass, int]) -> None:
         def value(rule: Rule, length: int) -> bytes:
@@ -252,18 +316,17 @@ class RuleTables(MapSet):
 
         self._set_hints(rules.addresses)
         # All rules at once: each update replaces the whole file in userspace mode.
-        self._maps["addresses"].update(
-            b"".join(addresses.packed for addresses in rules.exact.values()),
-            b"".join(value(rule, 128) * len(some) for rule, some in rules.exact.items()),
-        )
+        addresses = b"".join(some.packed for some in rules.exact.values())
+        values = b"".join(value(rule, 128) * len(some) for rule, some in rules.exact.items())
         known: dict[tuple[int, int], bytes] = {}  # a list of 100 000 prefixes shares one rule
         for prefix, rule in rules.wider.items():
             kind = (id(rule), prefix.length)
             known[kind] = known.get(kind) or value(rule, prefix.length)
-        self._maps["prefixes"].update(
-            _keys_of(rules.wider),
-            b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items()),
-        )
+        prefixes = _keys_of(rules.wider)
+        wider = b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items())
+        with progress.step("rules written", len(rules)):
+            self._maps["addresses"].update(addresses, values)
+            self._maps["prefixes"].update(prefixes, wider)
 
     def _set_hints(self, addresses: AddressSet) -> None:
         """Set the bits of addresses in `hints`; without its bit, the program ignores an address.
@@ -286,8 +349,9 @@ class RuleTables(MapSet):
         )
 
     def _remove(self, rules: Rules) -> None:
-        self._maps["addresses"].delete(rules.addresses.packed)
-        self._maps["prefixes"].delete(_keys_of(rules.wider))
+        with progress.step("rules removed", len(rules)):
+            self._maps["addresses"].delete(rules.addresses.packed)
+            self._maps["prefixes"].delete(_keys_of(rules.wider))
 
     def restore_files(self, rules: Rules) -> None:
         """Write the files again that were removed.
