@@ -421,12 +421,12 @@ _PROBES = [
         Reason.OTHER_HOST,
     ),
     Case(
-        "nud probe to a mac that differs from ours in the first byte only",
+        "nud probe to a mac that differs from the host's in the first byte only",
         unicast(A, eth_dst="00:00:5e:10:00:01") / ns(A),
         Reason.OTHER_HOST,
     ),
     Case(
-        "nud probe to a mac that differs from ours in the last byte only",
+        "nud probe to a mac that differs from the host's in the last byte only",
         unicast(A, eth_dst="02:00:5e:10:00:00") / ns(A),
         Reason.OTHER_HOST,
     ),
@@ -472,7 +472,7 @@ _PROBES = [
         Reason.OWN_FRAME,
     ),
     Case(
-        "ns from a mac next to ours",
+        "ns from a mac next to the host's",
         to_group(A, eth_src="02:00:5e:10:00:00") / ns(A),
         Reason.ANSWERED,
         na(A, eth_dst="02:00:5e:10:00:00"),
@@ -657,7 +657,7 @@ _LENGTHS = [
         na(A),
     ),
     Case(
-        "padded to 128 with what is not zero",
+        "padded to 128 with bytes that are not zero",
         padded(to_group(A) / ns(A) / sllao(), 128, b"\xff"),
         Reason.ANSWERED,
         na(A),
@@ -714,13 +714,13 @@ _OPTIONS = [
         na(A, eth_dst=OTHER_MAC),
     ),
     Case(
-        "what looks like an sllao inside another option is none",
+        "the bytes of an sllao inside another option",
         to_group(A) / ns(A) / option(253, 2, data=b"\0" * 6 + bytes(sllao(OTHER_MAC))),
         Reason.ANSWERED,
         na(A),
     ),
     Case(
-        "what looks like an option of length 0 inside another option is none",
+        "the bytes of an option of length 0 inside another option",
         to_group(A) / ns(A) / option(253, 3, data=bytes(22)),
         Reason.ANSWERED,
         na(A),
@@ -755,7 +755,7 @@ _OPTIONS = [
         Reason.BAD_OPTION,
     ),
     Case(
-        "an sllao of 2 units behind a good one, which nobody looks at",
+        "an sllao of 2 units behind a good one, which is not examined",
         to_group(A) / ns(A) / sllao(OTHER_MAC) / option(1, 2),
         Reason.ANSWERED,
         na(A, eth_dst=OTHER_MAC),
@@ -969,7 +969,7 @@ _TAGS = [
         Reason.OTHER_VLAN,
     ),
     Case(
-        "vlan tag on what is no ns",
+        "vlan tag on a frame that is no ns",
         tagged(unicast(A) / ICMPv6EchoRequest(data=b"x" * 32), 7),
         Reason.NOT_NS,
     ),
@@ -1027,7 +1027,7 @@ _TAGS = [
         Reason.DAD_IGNORED,
     ),
     Case(
-        "priority tag on what is no ns",
+        "priority tag on a frame that is no ns",
         tagged(unicast(A) / ICMPv6EchoRequest(data=b"x" * 32), 0, 6),
         Reason.NOT_NS,
     ),
@@ -1328,7 +1328,7 @@ _SETTINGS = [
         rate_exceeded=True,
     ),
     Case(
-        "over its rate, whose sllao names somebody else",
+        "over its rate, with the sllao of another node",
         to_group(A, eth_src="02:00:5e:20:00:02") / ns(A) / sllao(OTHER_MAC),
         Reason.RATE_LIMITED,
         rate_exceeded=True,
@@ -1362,7 +1362,7 @@ _SETTINGS = [
         gateway=True,
     ),
     Case(
-        "a gateway's mac, over its rate, whose sllao names somebody else",
+        "a gateway's mac, over its rate, with the sllao of another node",
         to_group(A, eth_src="02:00:5e:20:00:0c") / ns(A) / sllao("02:00:5e:20:00:0d"),
         Reason.RATE_LIMITED,
         rate_exceeded=True,

@@ -383,7 +383,7 @@ def doctor() -> dict[str, str]:
 
 
 def test_the_hosts_own_address_is_the_default(wired: Segment, tmp_path: Path, wire: Wire) -> None:
-    """Solicit from the host's own address, also with prefix rules only or beside an exact one."""
+    """Solicit from the host's own address, also with prefix rules only or with an exact rule."""
     with at_work(tmp_path, BEHIND, FIRST) as run:
         solicits_from(HOST)
         eventually(lambda: wired.entry() == ("REACHABLE", ROUTER_MAC))

@@ -101,7 +101,7 @@ def test_clients_take_addresses_where_both_sides_have_one_prefix(
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("forced", [f"{SAME}/64", "::/0"])
 def test_the_router_takes_its_own_address(both_sides: Network, mode: str, forced: str) -> None:
-    """Let the router take an address, beside a forced rule that answers for the whole prefix."""
+    """Let the router take an address, though a forced rule answers for the whole prefix."""
     with answering(both_sides, mode, "--force", "-n", forced):
         assert both_sides.at_router("ping", "-6", "-c", "1", f"{SAME}2").code == 0
         assert passes_dad(ROUTER, ROUTER_LINK, f"{SAME}abc")

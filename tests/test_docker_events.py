@@ -1,4 +1,4 @@
-"""What is listed after an event of a container engine: the container, and seldom all of them."""
+"""The lists that follow an event of a container engine: of the container, rarely of all."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_address_that_passes_from_one_container_to_another() -> None:
 
 
 def test_changes_make_the_same_rules_as_the_whole() -> None:
-    """Random containers, networks and selectors."""
+    """Make the same rules from changes as from complete lists, for random containers."""
     random.seed(17)
     selectors = [Selector(network="six"), Selector(container_label="a"), Selector(network="seven")]
     inventory, rules = Inventory(), rules_of([], selectors)
@@ -141,13 +141,13 @@ def test_changes_make_the_same_rules_as_the_whole() -> None:
 
 @pytest.fixture
 def settled(fake: Fake) -> Fake:
-    """An engine with a thousand containers."""
+    """Yield an engine with a thousand containers."""
     fake.containers = [container(number, note="x" * 100) for number in range(1, 1001)]
     return fake
 
 
 def settle(fake: Fake, watcher: Watching) -> None:
-    """Wait until what follows the connection has been listed."""
+    """Wait until the lists that follow the connection are done."""
     eventually(lambda: watcher.sets)
     eventually(lambda: fake.lists() == 3, within=5)
     assert fake.named == [None] * 3
@@ -232,10 +232,8 @@ def test_a_lost_event_is_mended_by_a_check(fake: Fake, monkeypatch: pytest.Monke
         assert set(map(str, fake.named)) == {"None"}
 
 
-def test_a_check_takes_a_thousandth_of_the_time(
-    fake: Fake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slow engine is not asked for all again and again."""
+def test_a_slow_engine_is_listed_rarely(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """List all containers of a slow engine rarely."""
     monkeypatch.setattr(docker, "_CHECK_AFTER", 0.01)
 
     def slow(connection: socket.socket) -> None:
@@ -268,8 +266,8 @@ def test_a_container_in_several_networks(fake: Fake) -> None:
         assert None not in fake.named
 
 
-def test_events_in_the_wrong_order_and_of_containers_that_have_gone(fake: Fake) -> None:
-    """An event says that something has changed; what has, only the list says."""
+def test_events_in_the_wrong_order_and_of_removed_containers(fake: Fake) -> None:
+    """Take the facts from the list: an event only says that something has changed."""
     fake.containers = [container(2), container(3)]
     with watching(fake.path) as watcher:
         settle(fake, watcher)
@@ -307,7 +305,7 @@ def test_a_list_that_lags_behind_its_event(fake: Fake) -> None:
 
 
 def test_an_event_while_its_container_is_listed(fake: Fake) -> None:
-    """The answer may be older than the event: the container is listed once more."""
+    """List a container again if an event arrives in between: the answer may be older."""
 
     def late(connection: socket.socket) -> None:
         del fake.replies["json"]
@@ -339,8 +337,8 @@ def test_a_new_network_is_listed_alone(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("event", ["destroy", "remove"])
-def test_a_network_that_is_made_anew(fake: Fake, event: str) -> None:
-    """In Podman's lists its id is its name: only the event says that it is another one."""
+def test_a_network_that_is_replaced(fake: Fake, event: str) -> None:
+    """Notice a network that was replaced in Podman, whose ids are names, by its event."""
     fake.networks = [network("six", kind="old")]
     with watching(fake.path) as watcher:
         settle(fake, watcher)
@@ -379,7 +377,7 @@ def test_a_proxy_that_ignores_filters(fake: Fake) -> None:
         watcher.becomes({"2001:db8::2": "six", "2001:db8::3": "six"})
 
 
-def test_containers_that_came_and_went_while_the_engine_was_gone(fake: Fake) -> None:
+def test_containers_that_changed_while_the_engine_was_down(fake: Fake) -> None:
     fake.containers = [container(2), container(3)]
     with watching(fake.path) as watcher:
         settle(fake, watcher)
@@ -394,8 +392,8 @@ def test_containers_that_came_and_went_while_the_engine_was_gone(fake: Fake) -> 
         assert fake.named[3:] == [[id_of(5)]]
 
 
-def test_an_address_that_no_list_exceeds(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than the limit by single starts are lost connections, too: the next check finds them."""
+def test_single_starts_exceed_the_limit(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disconnect if containers that start one by one exceed the limit of a list."""
     monkeypatch.setattr(engine_api, "_ADDRESSES_MAX", 3)
     fake.containers = [container(number) for number in (1, 2, 3)]
     with watching(fake.path) as watcher:

@@ -227,7 +227,7 @@ def unseen_without_rights() -> list[str]:
 
 
 def test_without_root(answering: Network) -> None:
-    """Report what an unprivileged user can see, list what he cannot, and guess nothing."""
+    """Report what an unprivileged user can see, list the rest as unseen, and guess nothing."""
     hidden = unseen_without_rights()
     assert "cannot check ndxdp on up0: cannot open the pins of up0: permission denied" in hidden
     assert "cannot check the firewall's rules: only root may list them" in hidden

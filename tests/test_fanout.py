@@ -230,7 +230,7 @@ def test_nothing_is_lost_or_doubled_while_it_opens(ends: Pair) -> None:
 
 
 def test_groups_do_not_clash(ends: Pair) -> None:
-    """Open two sets on one interface, beside foreign groups with any likely number."""
+    """Open two sets on an interface that has foreign groups with any likely number."""
     with contextlib.ExitStack() as held:
         for number in range(8):
             other = held.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))

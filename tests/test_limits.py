@@ -201,7 +201,7 @@ def test_living_neighbours_are_found_beside_a_scan(
     mode: str,
     forged: bool,
 ) -> None:
-    """Find live neighbours beside a scan, which leaves a bounded number of neighbour entries."""
+    """Find live neighbours during a scan, which leaves a bounded number of neighbour entries."""
     sysctl(UPLINK).write_text("1")
     living = [f"2001:db8:0:c:1::{number:x}" for number in range(1, 9)]
     for address in living:

@@ -1,4 +1,4 @@
-"""One daemon for many interfaces: the cost of one does not depend on the others."""
+"""A daemon with many interfaces: the cost of one interface does not depend on the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ADDRESS = "2001:db8:ffff::1"
 
 @pytest.fixture
 def uplinks(privacy: None) -> Iterator[list[str]]:
-    """Make five Ethernet interfaces that are up."""
+    """Yield five Ethernet interfaces that are up."""
     names = [f"many{number}" for number in range(5)]
     for name in names:
         sh("ip", "link", "add", name, "up", "type", "veth", "peer", "name", f"{name}-end")
@@ -45,7 +45,7 @@ def uplinks(privacy: None) -> Iterator[list[str]]:
 
 
 def calls(code: CodeType, function: Callable[[], object]) -> int:
-    """Return how often a function runs another one, which has this code."""
+    """Return how often a function calls another one, which has this code."""
     count = 0
 
     def called(frame: FrameType, event: str, argument: Any) -> None:
@@ -218,7 +218,7 @@ def test_forwarding_is_a_change(uplinks: list[str]) -> None:
 
 
 def test_names_come_with_the_change(uplinks: list[str]) -> None:
-    """A daemon that waits for a name looks for it only then."""
+    """Look for a name only after a change that has it."""
     with contextlib.closing(LinkMonitor()) as monitor:
         alternative = ("ip", "link", "property", "add", "dev", uplinks[0], "altname")
         changes = changes_of(
@@ -246,8 +246,8 @@ class Copy:
         self.routes = set(self._tables.local_routes.get())
 
 
-def test_one_look_for_each_burst(privacy: None) -> None:
-    """Local routes are read once for all uplinks, and only where an answer depends on them."""
+def test_one_read_for_each_burst(privacy: None) -> None:
+    """Read local routes once for all uplinks, and only if an answer depends on them."""
 
     async def call_here(function: Callable[[], None]) -> None:
         function()
@@ -281,7 +281,7 @@ def test_one_look_for_each_burst(privacy: None) -> None:
 
 
 def test_neighbours_of_hundreds_of_interfaces(uplinks: list[str]) -> None:
-    """A filter of the kernel's names them all; where they are too many, all are reported."""
+    """Filter neighbours of many interfaces in the kernel; report all if there are too many."""
     one, other = (socket.if_nametoindex(name) for name in uplinks[:2])
     entry = ("lladdr", "02:00:00:00:00:99", "dev")
     for count, expected in ((300, {one}), (3000, {one, other})):

@@ -388,7 +388,7 @@ def test_silent_connections_block_no_one(net: Network) -> None:
 
 
 def test_slow_clients_block_no_one(net: Network) -> None:
-    """Serve others beside more slow clients than there may be connections."""
+    """Serve others while more clients are slow than there may be connections."""
     request = b"GET /metrics HTTP/1.1\r\nHost: " + b"x" * 1000
     ended = threading.Event()
 
@@ -842,7 +842,7 @@ def program_is_measured() -> Iterator[None]:
 
 @pytest.fixture
 def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
-    """Yield a Prometheus that scrapes a daemon on two interfaces beside solicitations."""
+    """Yield a Prometheus that scrapes a daemon on two interfaces, which a router solicits."""
     sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
     for name in (OTHER, "far1"):
         sh("ip", "link", "set", name, "up")

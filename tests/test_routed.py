@@ -564,7 +564,7 @@ def test_paused_means_paused(routes: Network) -> None:
 
 @pytest.mark.parametrize(("mode", "rate"), [("tc", 5000), ("userspace", 1000)])
 def test_a_scan_beside_a_router(routes: Network, mode: str, rate: int, tmp_path: Path) -> None:
-    """Answer a legitimate router beside a scan of an almost empty /112 (RFC 6583).
+    """Answer a legitimate router during a scan of an almost empty /112 (RFC 6583).
 
     The kernel's table holds no more entries than there are places. The router solicits old and new
     neighbours all the time and misses none. It solicits three times, as routers do: on a busy

@@ -1,4 +1,4 @@
-"""A daemon reads the rules from the maps only if a command may have changed them."""
+"""The daemon's copy of the rules: it reads the maps only if a command may have changed them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_one_read_serves_for_many_writes(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("pause", [0, 0.15])
 def test_a_command_is_noticed(daemon: Daemon, pause: float) -> None:
-    """At once, even if the daemon has not been notified yet; and only its rules are read."""
+    """Notice a command at once, even before the notification, and read only its rules."""
     rule = Rule(origin=MANUAL_ORIGIN)
     daemon.write(FIRST)
     add_rules(Trees().pins, UPLINK, compile_rules([BY_HAND, SECOND], rule=rule))

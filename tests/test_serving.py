@@ -1,4 +1,4 @@
-"""The userspace path as a user has it: `ndxdp run --mode userspace`, and other commands beside it.
+"""The userspace path as a user has it: `ndxdp run --mode userspace`, and the other commands.
 
 It answers what the program answers (test_userspace.py). These tests start, change, stop and kill
 it, and remove its interface and its files.
@@ -662,7 +662,7 @@ def test_a_run_directory_that_cannot_be(net: Network, where: str) -> None:
 
 
 def test_debris_of_files(killed: Network) -> None:
-    """Start from scratch beside damaged files; `detach` removes them."""
+    """Start from scratch if files are damaged; `detach` removes them."""
     for command in (("detach", UPLINK), ("attach", UPLINK), ("run", *USERSPACE, "-n", BEHIND)):
         run = serve(killed)
         run.kill()
