@@ -1,4 +1,4 @@
-"""`ndxdp convert`: its results for other responders' configurations, checked with the real ndppd."""
+"""`ndxdp convert`: its results for other responders' configurations, compared with ndppd."""
 
 from __future__ import annotations
 

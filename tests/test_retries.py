@@ -173,7 +173,7 @@ def read_only(kind: str, where: Path) -> Iterator[str]:
 
 
 def test_failing_starts_are_calm(net: Network, file: Path, tmp_path: Path, second: str) -> None:
-    """Retry calmly with a foreign program, without BPF or a run directory, or with another daemon."""
+    """Retry calmly with a foreign program, without BPF or a run directory, or with two daemons."""
     native = config(file, f'{second}p\nmode = "native"')
     tc = config(tmp_path / "tc", f'{UPLINK}\nmode = "tc"')
     auto = config(tmp_path / "auto", UPLINK)
