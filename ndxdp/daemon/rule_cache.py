@@ -24,7 +24,8 @@ class RuleCache:
 
     def __init__(self, session: Session) -> None:
         """Know no rules yet."""
-        self._session = session
+        self._maps = session.maps
+        self._directory = session.tree.path(session.interface)
         self._rules: Rules | None = None
         self._stamp: tuple[int, ...] | None = None
         self._inbox = Inbox()
@@ -44,7 +45,7 @@ class RuleCache:
         Args:
             known: The rules before, if they are known.
         """
-        maps, path = self._session.maps, self._session.tree.path(self._session.interface)
+        maps, path = self._maps, self._directory
         prefixes = self._inbox.take(path)
         if known is None or prefixes is None:
             if maps.in_kernel:
@@ -59,7 +60,7 @@ class RuleCache:
     def _directory_stamp(self) -> tuple[int, ...] | None:
         """Return the identity and time of the directory; None if a change may not show."""
         try:
-            found = self._session.tree.path(self._session.interface).stat()
+            found = self._directory.stat()
         except OSError:
             return None
         if not 0 <= found.st_mtime < time.time() - _GRAIN:
