@@ -133,15 +133,23 @@ def test_an_address_in_the_middle_of_its_turn() -> None:
     schedule.begin(addresses(1), DEFAULT_PROFILE)
     turn = schedule.take()
     assert turn is not None
-    assert not schedule.is_over(turn.address)
-    schedule.retry(turn.address)
-    schedule.retry(turn.address)
-    assert schedule.waiting == 1
-    assert schedule.is_over(turn.address)  # another series begins
+    schedule.begin(addresses(2), DEFAULT_PROFILE)
+    assert not schedule.is_over(turn)
+    schedule.retry(turn)
+    schedule.retry(turn)
+    assert schedule.waiting == 2
+    schedule.remove(addresses(2))
+    again = schedule.take()
+    assert again is not None
+    assert not schedule.is_over(again)
+    schedule.begin(addresses(1), OTHER)
+    assert schedule.is_over(again)  # another series begins
+    assert (again.profile, schedule.profile_now(again)) == (DEFAULT_PROFILE, OTHER)
     schedule.take()
     schedule.remove(addresses(1))
-    assert schedule.is_over(turn.address)
-    schedule.retry(turn.address)
+    assert schedule.is_over(again)
+    assert schedule.profile_now(again) is None
+    schedule.retry(again)
     assert schedule.waiting == 0
 
 

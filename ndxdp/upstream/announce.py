@@ -216,15 +216,15 @@ class Announcer:
 
     async def _transmit(self, turn: Turn) -> None:
         """Send the frames that are due for an address, and schedule the next transmission."""
-        address, before, following = turn
+        following = turn.following
         try:
-            if await self._send_all(address, before):
-                if following is not None and self._is_unfinished(address, following.before):
+            if await self._send_all(turn):
+                if following is not None and self._is_unfinished(turn.address, following.before):
                     self._schedule.repeat(turn)
                 else:
-                    self._answers.forget([address])
+                    self._answers.forget([turn.address])
         except BaseException:
-            self._schedule.retry(address)
+            self._schedule.retry(turn)
             raise
 
     def _is_unfinished(self, address: bytes, before: int) -> bool:
@@ -240,24 +240,20 @@ class Announcer:
         if self._what.solicit_gateway:
             yield from self._answers.unanswered(address)
 
-    async def _send_all(self, address: bytes, before: int) -> bool:
+    async def _send_all(self, turn: Turn) -> bool:
         """Send the frames of one transmission.
-
-        Args:
-            address: The address to announce.
-            before: How many transmissions of the series the address has had.
 
         Returns:
             False if the series is over: the address was forgotten or begins another series, or
             sending was suspended.
         """
         sent = False
-        for kind, build in self._frames(address, before):
+        for kind, build in self._frames(turn.address, turn.before):
             if kind is Kind.SOLICIT:
                 self._answers.listen()
             while delay := self._pace.delay():
                 await asyncio.sleep(delay)
-            profile = self._schedule.profile(address)
+            profile = self._schedule.profile_now(turn)
             if profile is None or self._suspended:
                 return False
             self._pace.charge()
@@ -268,7 +264,7 @@ class Announcer:
                 self.failed[kind] += 1
         if not sent:  # Many addresses without a frame to send would block the event loop.
             await asyncio.sleep(0)
-        return not self._schedule.is_over(address)
+        return not self._schedule.is_over(turn)
 
     def _frames(
         self, address: bytes, before: int

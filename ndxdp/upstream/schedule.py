@@ -135,11 +135,16 @@ class Turn(NamedTuple):
         address: The address.
         before: How many transmissions of the series it has had.
         following: The lane of the next transmission; None for the last.
+        changes: The schedule's changes so far. As long as there are no more, the address needs not
+            be searched again.
+        profile: The profile of the address.
     """
 
     address: bytes
     before: int
     following: Lane | None
+    changes: int
+    profile: Profile
 
 
 class Schedule:
@@ -161,6 +166,7 @@ class Schedule:
         """
         self.dropped = 0
         self._max_addresses, self._clock = max_addresses, clock
+        self._changes = 0  # calls that may end a series
         self._known: dict[Profile, AddressSet] = {}
         new, again = _series(), _series()
         self._new, self._again, self._refreshed = new[0], again[0], Lane(0, None)
@@ -202,6 +208,7 @@ class Schedule:
 
     def begin(self, addresses: AddressSet, profile: Profile) -> None:
         """Begin a series for each address, before all others; end the series in progress."""
+        self._changes += 1
         unknown = addresses
         for some in self._known.values():
             unknown -= some
@@ -219,6 +226,7 @@ class Schedule:
 
     def remove(self, addresses: AddressSet) -> None:
         """Forget addresses, and end their series."""
+        self._changes += 1
         self._remove(addresses, self._lanes)
 
     def _remove(self, addresses: AddressSet, lanes: list[Lane]) -> None:
@@ -234,6 +242,7 @@ class Schedule:
 
     def restart(self) -> None:
         """Begin a series for each address, after new addresses; end all series in progress."""
+        self._changes += 1
         for lane in self._lanes:
             if lane is not self._new:
                 lane.clear()
@@ -255,21 +264,31 @@ class Schedule:
         now = self._clock()
         for lane in self._lanes:
             if lane and lane.due <= now:
-                return Turn(lane.take(now), lane.before, lane.following)
+                address = lane.take(now)
+                profile = self.profile(address)
+                assert profile is not None, "an address that is forgotten is in no lane"
+                return Turn(address, lane.before, lane.following, self._changes, profile)
         return None
+
+    def profile_now(self, turn: Turn) -> Profile | None:
+        """Return the present profile of an address; None if it was forgotten."""
+        return turn.profile if turn.changes == self._changes else self.profile(turn.address)
 
     def repeat(self, turn: Turn) -> None:
         """Schedule the next transmission of a series."""
         if turn.following is not None:
             turn.following.queue[turn.address] = self._clock() + PAUSES[turn.before]
 
-    def retry(self, address: bytes) -> None:
+    def retry(self, turn: Turn) -> None:
         """Schedule the series of an address again, because its transmission was interrupted."""
-        if not self.is_over(address):
-            self._new.queue[address] = self._clock()
+        if not self._is_superseded(turn.address):
+            self._new.queue[turn.address] = self._clock()
 
-    def is_over(self, address: bytes) -> bool:
-        """Return True if an address was forgotten, or waits for the first transmission."""
+    def is_over(self, turn: Turn) -> bool:
+        """Return True if the address was forgotten, or begins another series."""
+        return turn.changes != self._changes and self._is_superseded(turn.address)
+
+    def _is_superseded(self, address: bytes) -> bool:
         begins = address in self._new or address in self._again
         return begins or address not in self
 
