@@ -1,4 +1,4 @@
-"""How cost grows with numbers: rules, lists, interfaces. Needs root.
+"""How cost grows with numbers: rules, lists, containers. Needs root.
 
     python -m benchmarks.growth [--only WORD] [--most 10000] [--output FILE]
 
@@ -19,14 +19,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import growth_rules
+from benchmarks import growth_containers, growth_rules
 from benchmarks.growing import Bench, Curve, Figures, exponent
 from benchmarks.wire import HOST_CPU, REPOSITORY, cpu_name, make_links
 from lab import private
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "growth.json"
 
-CURVES: Sequence[Curve] = (*growth_rules.CURVES,)
+CURVES: Sequence[Curve] = (*growth_rules.CURVES, *growth_containers.CURVES)
 """The table: a module for each kind of thing whose number grows adds its curves here."""
 
 _LONGEST = 60  # seconds of one step, at most

@@ -1,0 +1,121 @@
+"""The curves of containers: starts beside others that run, and beside announcements; reloads."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.engine import NETWORK, Engine, address_of
+from benchmarks.growing import MANY, Bench, Curve, Figures
+from benchmarks.wire import LINK, ROUTER_MAC
+from ndxdp.ndp.frame import SOLICITED, TYPE_NA, flags_of, icmpv6_type_of, target_of
+from ndxdp.ndp.message import solicit
+from ndxdp.rules.address import parse_address, parse_mac
+
+_STARTS = 3
+_REPEATED = 2.5  # seconds, after which nothing is listed again
+_FEW = 10  # containers that run beside addresses
+_SEVERAL = 12  # starts while addresses are announced ...
+_EVERY = 0.4  # seconds
+_WITHIN = 20.0  # seconds for an answer to come, at most
+_GAP = 0.001  # seconds between two solicitations
+_ETH_P_IPV6 = 0x86DD
+
+
+def _configuration(bench: Bench, engine: Path, count: int, *tables: str) -> Path:
+    return bench.file(
+        "it.toml",
+        (
+            f'[docker]\nsocket = "{engine}"\n'
+            f'[[interface]]\nname = "{LINK}"\nmode = "tc"\non_stop = "detach"\n',
+            f"max_addresses = {count + 1000}\n",
+            f'[[interface.docker]]\nnetwork = "{NETWORK}"\n',
+            *tables,
+        ),
+    )
+
+
+def _late(number: int) -> float:
+    """Solicit a container until it is answered for; return how many seconds that took."""
+    target, mac = parse_address(address_of(number)), parse_mac(ROUTER_MAC)
+    question = solicit(mac, target, source=parse_address("fe80::1"), sllao=mac)
+    began = time.monotonic()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_IPV6)) as wire:
+        wire.bind((LINK, _ETH_P_IPV6))
+        while time.monotonic() < began + _WITHIN:
+            wire.send(question)
+            while select.select([wire], [], [], _GAP)[0]:
+                frame = wire.recv(2000)
+                is_answer = icmpv6_type_of(frame) == TYPE_NA and flags_of(frame) & SOLICITED
+                if is_answer and target_of(frame) == target:
+                    return time.monotonic() - began
+    raise SystemExit(f"{address_of(number)} was not answered for within {_WITHIN} s.")
+
+
+def _one_start(bench: Bench, count: int) -> Figures:
+    path = bench.folder / "engine.sock"
+    with Engine(path, count) as engine, bench.daemon(_configuration(bench, path, count)) as daemon:
+        _late(count - 1)
+        time.sleep(_REPEATED)
+        daemon.settle()
+        late, before = 0.0, engine.sent
+        found: dict[str, float] = {}
+        with daemon.working(found):
+            for number in range(count, count + _STARTS):
+                engine.start(number)
+                late = max(late, _late(number))
+                time.sleep(_REPEATED)
+        return {
+            "daemon s": found["daemon s"] / _STARTS,
+            "late s": late,
+            "fetched MB": (engine.sent - before) / _STARTS / 1e6,
+        }
+
+
+def _addresses(count: int) -> Iterator[str]:
+    return (f"2001:db8:0:1:c:0:{n >> 16:x}:{n & 0xFFFF:x}\n" for n in range(count))
+
+
+def _start_while_announcing(bench: Bench, count: int) -> Figures:
+    path = bench.folder / "engine.sock"
+    bench.file("list", _addresses(count))
+    announced = "[interface.announce]\nadvertise = true\nrate = 1000\n"
+    listed = '[[interface.prefix]]\nfile = "list"\n'
+    with (
+        Engine(path, _FEW) as engine,
+        bench.daemon(_configuration(bench, path, count, announced)) as daemon,
+    ):
+        _late(_FEW - 1)
+        time.sleep(_REPEATED)
+        daemon.settle()
+        _configuration(bench, path, count, announced, listed)
+        daemon.hang_up()
+        late = 0.0
+        for number in range(_FEW, _FEW + _SEVERAL):
+            engine.start(number)
+            late = max(late, _late(number))
+            time.sleep(_EVERY)
+        return {"late s": late}
+
+
+def _reload(bench: Bench, count: int) -> Figures:
+    path = bench.folder / "engine.sock"
+    with Engine(path, count) as engine, bench.daemon(_configuration(bench, path, count)) as daemon:
+        _late(count - 1)
+        time.sleep(_REPEATED)
+        daemon.settle()
+        found: dict[str, float] = {}
+        before = engine.sent
+        with daemon.working(found):
+            daemon.hang_up()
+        return {"daemon s": found["daemon s"], "fetched MB": (engine.sent - before) / 1e6}
+
+
+CURVES = (
+    Curve("one container starts beside N", _one_start, MANY),
+    Curve("containers start while N addresses are announced", _start_while_announcing, MANY),
+    Curve("reload without a change, N containers", _reload, MANY),
+)
