@@ -1,4 +1,4 @@
-"""What the curves of benchmarks.growth share: a bench, its daemon, and the exponent."""
+"""The shared parts of benchmarks.growth: a bench, its daemon, and the exponent of a curve."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _BUSY = 0.005  # seconds of CPU in _IDLE, above which a process is at work
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED of the kernel's <linux/posix-timers.h>
 
 _NOISE = {"s": 0.03, "MB": 1.0}
-"""By unit, a growth that is none."""
+"""By unit, the largest growth that is only noise."""
 
 Figures = Mapping[str, float]
 """By name, such as `command s`; the last word is the unit."""
 
 
 class Curve(NamedTuple):
-    """One row of the table, or several: something whose number grows, and what it costs.
+    """A measurement for growing numbers of something: a row of the table, or several.
 
     Attributes:
-        name: What is done, and of what there are so many.
-        measure: Does it in a bench with so many, and returns the figures.
+        name: The action, and the thing whose number grows.
+        measure: Measures in a bench with this number of things, and returns the figures.
         sizes: The numbers.
     """
 
@@ -53,7 +53,7 @@ class Daemon:
 
     @property
     def spent(self) -> float:
-        """Seconds of CPU so far, those of threads that have ended included."""
+        """Seconds of CPU so far, including threads that have ended."""
         return time.clock_gettime(~self._process.pid << 3 | _CPU_CLOCK)
 
     @property
@@ -62,7 +62,7 @@ class Daemon:
         status = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
-    def hang_up(self) -> None:
+    def send_hangup(self) -> None:
         """Have the configuration read again."""
         self._process.send_signal(signal.SIGHUP)
 

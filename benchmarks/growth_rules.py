@@ -97,20 +97,20 @@ def _reload(bench: Bench, count: int) -> Figures:
     with bench.daemon(configuration) as daemon:
         bench.file("list", _addresses(count, count))
         with daemon.working(found):
-            daemon.hang_up()
+            daemon.send_hangup()
         found["peak MB"] = daemon.peak
     return found
 
 
 def _reload_few(bench: Bench, count: int) -> Figures:
-    """One of the addresses is another one afterwards."""
+    """Reload after a change of one address."""
     bench.file("list", _addresses(count))
     configuration = bench.file("it.toml", [_interface(_table("file", "list"), 2 * count)])
     found: dict[str, float] = {}
     with bench.daemon(configuration) as daemon:
         bench.file("list", _addresses(count, 1))
         with daemon.working(found):
-            daemon.hang_up()
+            daemon.send_hangup()
     return found
 
 
@@ -118,7 +118,7 @@ def _reload_few(bench: Bench, count: int) -> Figures:
 
 
 def _change(bench: Bench, lines: Iterable[str], room: int, *words: str) -> Figures:
-    """Add one rule, or delete it, beside those of a list that a daemon has."""
+    """Add or delete a rule, beside those of a list that a daemon has."""
     bench.file("list", lines)
     configuration = bench.file("it.toml", [_interface(_table("file", "list"), room)])
     found: dict[str, float] = {}

@@ -51,7 +51,7 @@ def address(number: int) -> bytes:
 
 
 def lists(count: int, origin: str = CONFIG_ORIGIN, *, mixed: bool = False) -> Rules:
-    """So many rules of a few addresses each, side by side or mixed with each other."""
+    """Make `count` rules of a few addresses each, whose addresses are contiguous or mixed."""
 
     def of_list(number: int) -> AddressSet:
         every = range(_EACH)
@@ -137,7 +137,7 @@ def test_rules_of_many_lists_are_compared_in_proportion(
 
 @pytest.mark.parametrize("few", [1, 3])
 def test_few_addresses_are_looked_up(few: int) -> None:
-    """The work on a few rules beside a list does not depend on the list's length."""
+    """Do the same work on a few rules, independent of the length of the list beside them."""
 
     def prepare(count: int) -> Callable[[], object]:
         every = Rules({Rule(label="list"): AddressSet.of(map(address, range(count)))})
@@ -158,7 +158,7 @@ def test_few_addresses_are_looked_up(few: int) -> None:
 def test_a_file_is_written_once_for_all_rules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In userspace mode a change of a table replaces its file."""
+    """Write a table's file once for all rules: in userspace mode a change replaces the file."""
     written: list[Path] = []
     write = TableFile._write
 
@@ -206,7 +206,7 @@ def test_rules_are_listed_in_order(maps: Maps, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_list_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four times as many rules take no more memory of this process."""
+    """Use no more memory of this process for four times as many rules."""
     monkeypatch.setattr(sorted_runs, "_RUN", 5_000)
 
     def peak(count: int) -> int:
@@ -238,7 +238,7 @@ def test_rules_are_looked_up_by_prefix(maps: Maps) -> None:
 
 
 def changes() -> Iterator[tuple[str, Rules, Rules]]:
-    """Yield changes of maps with room for six addresses: what is there, what is written."""
+    """Yield changes of maps with room for six addresses: a name, the old and the new rules."""
     there = lists(1) | {Prefix(address(0), 64): Rule(label="wide")}
     one, other = Prefix(address(0), 128), Prefix(address(99), 128)
     yield "another rule", there, Rules.of({one: Rule(label="new")})
@@ -252,7 +252,7 @@ def changes() -> Iterator[tuple[str, Rules, Rules]]:
 
 @pytest.mark.parametrize(("there", "writing"), [change[1:] for change in changes()])
 def test_few_rules_are_written_as_all_are(there: Rules, writing: Rules) -> None:
-    """Without the other rules, a change has the same result, and the same error."""
+    """Give the same result and the same error with only the changed rules as with all rules."""
     results: list[object] = []
     for write in (RuleTables.apply, RuleTables.apply_at):
         with Maps.create(_EACH + 1) as maps:
@@ -297,7 +297,7 @@ def test_changed_rules_of_a_set() -> None:
 
 @pytest.fixture
 def unread(attached: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trees]:
-    """Have ndxdp attached, and let nothing read all rules."""
+    """Attach, and fail if anything reads all rules."""
 
     def read(self: Maps) -> Rules:
         raise AssertionError("all rules are read")
@@ -327,7 +327,7 @@ def test_a_command_looks_its_rules_up(unread: Trees) -> None:
 
 
 def test_a_daemon_looks_up_what_commands_have_changed(attached: Network) -> None:
-    """Only the first call reads all rules; the others have the same result as if they did."""
+    """Read all rules only in the first call; later calls have the same result as if they did."""
     tree = Trees().pins
     with Session(tree, open_pinned(tree, UPLINK)) as session, pytest.MonkeyPatch.context() as patch:
         read, reads = session.maps.rules, 0
@@ -393,7 +393,7 @@ def test_a_daemon_reads_all_rules_if_any_may_have_changed(unread: Trees, change:
 
 
 def test_many_rules_are_removed_by_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys without an entry, of which each ends a batch, are left out."""
+    """Omit keys without an entry, because each would end a batch."""
     calls: list[str] = []
     call = libbpf.call
 
@@ -437,7 +437,7 @@ def test_progress_is_a_line_that_ends() -> None:
 
 
 def test_loading_listing_and_removing_advance(attached: Network, tmp_path: Path) -> None:
-    """What a terminal shows of the commands: every step ends with the number of its rules."""
+    """Show progress on a terminal; every step ends with the number of its rules."""
     (tmp_path / "list").write_text("".join(f"2001:db8:9::{n:x}\n" for n in range(5000)))
     program = (
         "import sys; from ndxdp import progress; from ndxdp.cli import main, terminal_progress\n"

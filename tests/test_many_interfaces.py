@@ -128,7 +128,7 @@ def test_what_is_open_for_each_interface(uplinks: list[str], tmp_path: Path, mod
 
 
 def test_maps_are_parked_and_open_again(privacy: None) -> None:
-    """What a process has parked costs one descriptor, and is the same map as before."""
+    """Use one descriptor for parked maps, which are the same maps when opened again."""
     maps = Maps.create(1000)
     before = maps.rules()
     count = len(os.listdir("/proc/self/fd"))
