@@ -92,7 +92,7 @@ def _start_while_announcing(bench: Bench, count: int) -> Figures:
         time.sleep(_REPEATED)
         daemon.settle()
         _configuration(bench, path, count, announced, listed)
-        daemon.hang_up()
+        daemon.send_hangup()
         late = 0.0
         for number in range(_FEW, _FEW + _SEVERAL):
             engine.start(number)
@@ -110,7 +110,7 @@ def _reload(bench: Bench, count: int) -> Figures:
         found: dict[str, float] = {}
         before = engine.sent
         with daemon.working(found):
-            daemon.hang_up()
+            daemon.send_hangup()
         return {"daemon s": found["daemon s"], "fetched MB": (engine.sent - before) / 1e6}
 
 
