@@ -64,8 +64,9 @@ class Rules(Mapping[Prefix, Rule]):
     @property
     def distinct_rules(self) -> Iterable[Rule]:
         """The different rules, each once."""
-        return dict.fromkeys((*self.exact, *self._objects().values()))
+        return dict.fromkeys((*self.exact, *self._objects.values()))
 
+    @cached_property
     def _objects(self) -> dict[int, Rule]:
         """Return the rules of prefixes by id(): those of a list share one object.
 
@@ -129,33 +130,36 @@ class Rules(Mapping[Prefix, Rule]):
             exact[rule] = exact.get(rule, EMPTY) | some
         return Rules(exact, kept.wider | more.wider)
 
-    def changed_at(self, prefixes: Iterable[Prefix], there: Rules) -> Rules:
+    def changed_at(self, prefixes: Collection[Prefix], there: Rules) -> Rules:
         """Return the set with the rules of some prefixes replaced.
 
-        The copies that this makes are copies of memory: no work is done for each rule.
+        No work is done for each other rule, and what has not changed is not copied.
 
         Args:
             prefixes: The prefixes.
             there: The rules that they have now; a prefix without one loses its rule.
         """
-        wider = self.wider.copy()
-        addresses = []
-        for prefix in prefixes:
-            wider.pop(prefix, None)
-            if prefix.length == 128:
-                addresses.append(prefix.address)
-        gone = AddressSet.of(addresses)
+        wider = {prefix for prefix in prefixes if prefix.length < 128}
+        gone = AddressSet.of(prefix.address for prefix in prefixes if prefix.length == 128)
         exact = {rule: some - gone for rule, some in self.exact.items()}
         for rule, some in there.exact.items():
             exact[rule] = exact.get(rule, EMPTY) | some
-        return Rules(exact, wider | there.wider)
+        changed = Rules(exact)
+        changed.wider = self.wider
+        if wider:
+            changed.wider = self.wider | there.wider
+            for prefix in wider - there.wider.keys():
+                changed.wider.pop(prefix, None)
+        return changed
 
     def where(self, wanted: Callable[[Rule], bool]) -> Rules:
         """Return the items whose rule satisfies a predicate."""
-        wider = {key for key, rule in self._objects().items() if wanted(rule)}
+        wider = {key for key, rule in self._objects.items() if wanted(rule)}
         return Rules(
             {rule: some for rule, some in self.exact.items() if wanted(rule)},
-            {prefix: rule for prefix, rule in self.wider.items() if id(rule) in wider},
+            {prefix: rule for prefix, rule in self.wider.items() if id(rule) in wider}
+            if wider
+            else {},
         )
 
     def without(self, other: Rules) -> Rules:

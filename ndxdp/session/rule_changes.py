@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import chain
 
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.netlink.netns import netns
@@ -73,7 +74,7 @@ def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) ->
         few: `actual` has only the rules of the command's prefixes.
     """
     directory = session.tree.path(session.interface)
-    handover.announce(directory, [*change.write, *change.remove])
+    handover.announce(directory, chain(change.write, change.remove))
     if few:
         session.maps.apply_at(change, actual)
     else:

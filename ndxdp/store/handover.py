@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError
@@ -31,14 +31,15 @@ _NO_RULE = Prefix(UNSPECIFIED, 255)
 """Says that a command has changed something else than rules."""
 
 
-def announce(directory: Path, prefixes: Collection[Prefix] = ()) -> None:
+def announce(directory: Path, prefixes: Iterable[Prefix] = (_NO_RULE,)) -> None:
     """Write prefixes into the queue of an interface, if a daemon has made one.
 
     Call this before the rules are changed, and notify the daemon afterwards.
 
     Args:
         directory: The directory of the interface's maps.
-        prefixes: The prefixes whose rules change; none if something else does.
+        prefixes: The prefixes whose rules change, of which no more are read than the queue has room
+            for; left out if something else than rules changes.
     """
     path = directory / NAME
     if not path.exists():  # there is no daemon, or these are files
@@ -49,7 +50,7 @@ def announce(directory: Path, prefixes: Collection[Prefix] = ()) -> None:
         path.unlink(missing_ok=True)
         return
     try:
-        for prefix in prefixes or (_NO_RULE,):
+        for prefix in prefixes:
             bpf_maps.push(queue, abi.PREFIX.pack(length=prefix.length, address=prefix.address))
     except BpfError as error:
         # The daemon recognizes a full queue. It must not trust one that lacks something else.
