@@ -12,9 +12,9 @@
 # make lab-vagrant  validate the Vagrantfile
 # make bench   measure ndxdp beside other responders, for docs/performance.md; takes 15 minutes
 # make bench-quick  the same in two minutes, without a million addresses; only prints it
-# make bench-daemon, bench-following, bench-growth, bench-routes, bench-trace
-#              measure memory and start of the daemon; how soon it follows changes; how cost grows
-#              with the number of rules; 200 000 routes; tracing
+# make bench-daemon, bench-following, bench-groups, bench-growth, bench-routes, bench-trace
+#              measure memory and start of the daemon; how soon it follows changes; joined multicast
+#              groups; how cost grows with the number of rules; 200 000 routes; tracing
 # make dashboards  generate dashboard, alerts and recording rules
 # make check-dashboards  compare the dashboard with Grafana's schema; needs npm
 # make build   build .venv/bin/ndxdp
@@ -59,7 +59,7 @@ GRAFANA_SCHEMA := 13.2.3
 DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-growth bench-quick bench-routes bench-trace
+.PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean coverage dashboards deb demo dist format fuzz image lab-vagrant lab-vm
 .PHONY: lock soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
@@ -161,6 +161,9 @@ bench-quick: packages-bench build
 
 bench-routes: packages-bench build
 	.venv/bin/python -m benchmarks.routes
+
+bench-groups: packages-bench build
+	.venv/bin/python -m benchmarks.groups
 
 bench-trace: packages-bench build
 	.venv/bin/python -m benchmarks.tracing

@@ -230,6 +230,9 @@ def test_status_json_has_its_documented_keys(answering: tuple[str, str]) -> None
         "socket": None if in_kernel else {"overflows": 0, "errors": 0},
         "resolver": {"asked": 0, "answered": 0, "failed": 0, "refused": 0},
         "gateway_care": None,
+        "multicast": {"join": "auto", "joined": 0, "left_out": 0, "querier": None}
+        if command == "run"
+        else None,
         "warnings": [],
         "held_by": "run" if command == "run" else "pins",
         "ifindex": network.link_state()["ifindex"],

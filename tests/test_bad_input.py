@@ -703,6 +703,7 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "mode": ('"auto"', '"tc"', '"generic"', '"userspace"', '"xdp"'),
         "max_addresses": ("1", "3", "5", "200000"),
         "on_stop": ('"keep"', '"detach"'),
+        "join": ('"auto"', '"never"', '"always"', '"maybe"'),
         "heartbeat_timeout": ("0", "0.5", "1", "86400"),
         "paused": ("true", "false"),
     },

@@ -151,6 +151,15 @@ def test_the_idle_daemon(privacy: None, tmp_path: Path) -> None:
     assert f"median {seconds * 1000:.0f} ms" in printed
 
 
+def test_groups(privacy: None, tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    short = ("--groups", "0", "300", "--packets", "10", "--rounds", "1")
+    printed = run("groups", figures, *short)
+    found = json.loads(figures.read_text())["counts"]
+    assert [each["groups"] for each in found] == [0, 300]
+    assert "   300 groups:" in printed
+
+
 def test_tracing(privacy: None, tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     printed = run("tracing", figures, "--runs", "1000", "--rounds", "1")

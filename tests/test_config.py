@@ -97,6 +97,7 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
     ('on_stop = "keep"', {}),
     ('on_stop = "detach"', {"on_stop": "detach"}),
     ('mode = "userspace"\non_stop = "detach"', {"mode": "userspace", "on_stop": "detach"}),
+    *((f'join = "{join}"', {"join": join}) for join in model.JOIN),
     ("heartbeat_timeout = 0", {}),
     ("paused = false", {}),
     ("paused = true", {"paused": True}),
@@ -361,6 +362,8 @@ BAD_INTERFACES = [
         "write it without quotes or brackets",
     ),
     Bad('on_stop = "stay"', "3: interface[0].on_stop: 'stay' is not one of keep, detach"),
+    Bad('join = "maybe"', "3: interface[0].join: 'maybe' is not one of auto, never, always"),
+    Bad("join = true", "3: interface[0].join: a boolean, not a string"),
     Bad(
         "heartbeat_timeout = 0.5",
         "3: interface[0].heartbeat_timeout: 0.5 is out of range",
@@ -380,7 +383,7 @@ BAD_INTERFACES = [
     Bad(
         '"a b\\n" = 1',
         '3: interface[0]."a b\\n": [[interface]] has no such key',
-        "the keys are name, mode, loader, max_addresses, on_stop, heartbeat_timeout, paused,"
+        "the keys are name, mode, loader, max_addresses, on_stop, join, heartbeat_timeout, paused,"
         " prefix, docker, announce, gateway, addresses, limit",
     ),
     Bad(

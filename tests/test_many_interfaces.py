@@ -98,8 +98,9 @@ def _interface(name: str, mode: str) -> str:
 
 
 def _follows(name: str) -> bool:
+    """Return True if the daemon has followed the network once, to the last step, the groups."""
     found = ndxdp("status", name, "--json")
-    return found.code == 0 and bool(found.json()["interfaces"][0]["attached"])
+    return found.code == 0 and found.json()["interfaces"][0]["multicast"] is not None
 
 
 def open_files(run: Running) -> list[str]:

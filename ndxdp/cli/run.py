@@ -55,6 +55,14 @@ if TYPE_CHECKING:
     help="The socket of Docker or Podman, for -N.",
 )
 @attaching
+@click.option(
+    "--join",
+    type=click.Choice(["auto", "never", "always"]),
+    default="auto",
+    show_default=True,
+    help="Join the multicast groups of exact addresses, for switches that snoop MLD: only while an"
+    " MLD querier is on the link (auto), never, or always.",
+)
 @click.option("--keep", is_flag=True, help="Leave the program attached when this process ends.")
 @verbosity
 def run(
@@ -70,6 +78,7 @@ def run(
     dev: tuple[str, ...],
     via: tuple[str, ...],
     force: bool,
+    join: str,
     keep: bool,
     **how: Any,
 ) -> None:
@@ -105,6 +114,7 @@ def run(
         interface,
         options_of(**how),
         rules,
+        join=join,
         keep=keep,
         insist=keep,
         detach=not keep,

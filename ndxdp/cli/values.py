@@ -159,6 +159,7 @@ def spec_of(interface: Interface) -> InterfaceSpec:
         detach=interface.on_stop == "detach",
         patient=True,
         selectors=interface.docker,
+        join=interface.join,
         heartbeat_timeout=interface.heartbeat_timeout,
         announce=interface.announce,
         gateway=interface.gateway,

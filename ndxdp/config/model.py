@@ -17,6 +17,9 @@ from ndxdp.sources.selector import ENGINE_SOCKET, Selector
 DEADLINE = (0.01, 60)
 """Bounds of `deadline` in [interface.resolve], in seconds."""
 
+JOIN = ("auto", "never", "always")
+"""Whether the daemon joins the solicited-node groups of exact addresses."""
+
 ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
 
 
@@ -152,6 +155,7 @@ class Interface:
         loader: One of the reader's LOADERS.
         max_addresses: Room for exact addresses; None keeps the present room.
         on_stop: One of the reader's ON_STOP.
+        join: One of JOIN.
         heartbeat_timeout: Seconds without a daemon after which the rules for containers expire; 0
             for never.
         rules: The rules of [[interface.prefix]].
@@ -170,6 +174,7 @@ class Interface:
     loader: str = "prebuilt"
     max_addresses: int | None = None
     on_stop: str = "keep"
+    join: str = "auto"
     heartbeat_timeout: float = 0.0
     rules: Rules = field(default_factory=Rules)
     docker: tuple[Selector, ...] = ()
@@ -215,6 +220,8 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
         words.append("starts paused")
     if not unanswered:
         words.append(f"rules: {len(interface.rules)}" + (f" ({never} never)" if never else ""))
+    if interface.join != "auto":
+        words.append(f"joins groups: {interface.join}")
     if interface.docker:
         words.append(f"Docker: {', '.join(map(str, interface.docker))}")
     announced = [key for key in ANNOUNCEMENTS if getattr(interface.announce, key)]

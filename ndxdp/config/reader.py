@@ -11,6 +11,7 @@ from pathlib import Path
 from ndxdp.config.model import (
     ANNOUNCEMENTS,
     DEADLINE,
+    JOIN,
     Addresses,
     Announce,
     Config,
@@ -107,6 +108,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     loader = table.choice("loader", LOADERS, "prebuilt")
     max_addresses = table.integer("max_addresses", 1, 1 << 24)
     on_stop = table.choice("on_stop", ON_STOP, "keep")
+    join = table.choice("join", JOIN, "auto")
     heartbeat = table.number("heartbeat_timeout", 1, _DAY, zero=True)
     paused = table.boolean("paused", False)
     if mode == "userspace":
@@ -131,6 +133,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         loader,
         max_addresses,
         on_stop,
+        join,
         heartbeat or 0.0,
         rules,
         selectors,

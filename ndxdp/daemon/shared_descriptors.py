@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from ndxdp.daemon.host_tables import HostTables
+from ndxdp.daemon.queriers import Queriers
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.inotify import Watch
 from ndxdp.netlink.fib import Fib
@@ -72,6 +73,11 @@ class Shared:
     def allmulti(self) -> Allmulti:
         """The memberships that keep interfaces in allmulti."""
         return self._open.enter_context(contextlib.closing(Allmulti()))
+
+    @cached_property
+    def queriers(self) -> Queriers:
+        """The MLD queriers of the interfaces' links."""
+        return self._open.enter_context(contextlib.closing(Queriers()))
 
     @cached_property
     def sender(self) -> socket.socket:

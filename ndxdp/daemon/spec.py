@@ -27,6 +27,7 @@ class InterfaceSpec:
         detach: The program is detached at the end even so.
         patient: The daemon waits for an interface that is absent at the start.
         selectors: The containers to answer for.
+        join: Whether to join the groups of exact addresses: `auto`, `never` or `always`.
         heartbeat_timeout: Seconds without a heartbeat after which dynamic rules expire; 0 for
             never.
         announce: How to announce addresses to the upstream.
@@ -45,6 +46,7 @@ class InterfaceSpec:
     detach: bool = True
     patient: bool = False
     selectors: tuple[Selector, ...] = ()
+    join: str = "auto"
     heartbeat_timeout: float = 0.0
     announce: Announce = field(default_factory=Announce)
     gateway: Gateway = field(default_factory=Gateway)

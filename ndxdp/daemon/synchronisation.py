@@ -18,20 +18,17 @@ from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.state_directory import DirectoryId, directory_id
+from ndxdp.daemon.uplink_groups import UplinkGroups
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.errors import InterfaceGone, NdxdpError
-from ndxdp.ndp.profile import Profile
 from ndxdp.netlink.links import Link
-from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session.kernel_tables import LinkNeighbours
-from ndxdp.sockets.multicast import GroupMemberships
 
 log = logging.getLogger(__name__)
 
-_SLICE = 500  # groups: a fraction of a second
 _CHECK_PERIOD = (
     5.0  # seconds between checks for an unmount or a forced detachment, which are silent
 )
@@ -64,7 +61,6 @@ class Synchronisation:
             state, answering, admission, shared.tables, asyncio.get_running_loop()
         )
         self._state, self._shared = state, shared
-        self._joined: dict[Profile, AddressSet] = {}
         self._watched: DirectoryId | None = None
 
     @contextlib.asynccontextmanager
@@ -89,7 +85,7 @@ class Synchronisation:
             InterfaceGone: The interface is absent.
         """
         spec, answering, shared = self._state.spec, self.answering, self._shared
-        self._joined, self._watched = {}, None
+        self._watched = None
         link = await shared.call(self.follower.find)
 
         def note_gateways(macs: frozenset[bytes]) -> None:
@@ -99,8 +95,8 @@ class Synchronisation:
 
         async with contextlib.AsyncExitStack() as opened:
             self._watching = opened.enter_context(contextlib.ExitStack())
-            self._groups = GroupMemberships(answering.ifindex)
-            opened.callback(self._groups.close)
+            self._groups = UplinkGroups(self._state, shared, status)
+            opened.push_async_callback(self._groups.close)
             self._neighbours = LinkNeighbours(
                 answering.session.maps, shared.fib, shared.follow_neighbours, note_gateways
             )
@@ -191,35 +187,20 @@ class Synchronisation:
         tasks.pause(settings.paused)
         if link is None:
             link = await call(follower.follow)
-        await self._join_groups()
-        if state.pending.announcement:
-            state.pending.announcement = False
-            tasks.interrupt()
         self._neighbours.follow(
             link.l3_ifindex, follower.gateways, solicit=follower.needs_gateway_macs
         )
-        tasks.follow(link, follower.gateways, self._joined, follower.care)
+        may_be_lost, follower.groups_may_be_lost = follower.groups_may_be_lost, False
+        await self._groups.follow(link, follower.targets, may_be_lost=may_be_lost)
+        if state.pending.announcement:
+            state.pending.announcement = False
+            tasks.interrupt()
+        tasks.follow(link, follower.gateways, self._groups.targets, follower.care)
         if state.health.renewal.is_due and not await call(follower.is_attached):
             log.warning(
                 "%s: another process detached the program; attaching it again", state.spec.interface
             )
             state.pending.attachment = True
-
-    async def _join_groups(self) -> None:
-        """Join the groups of all targets, in slices, until other work is pending."""
-        follower, state, call = self.follower, self._state, self._shared.call
-        if follower.groups_may_be_lost:
-            follower.groups_may_be_lost = False
-            if await call(self._groups.forget_lost):
-                self._joined = {}
-        by_profile = follower.targets
-        if by_profile is self._joined:
-            return
-        targets, more = AddressSet.union(by_profile.values()), True
-        while more and not state.changed.is_set() and not state.stop.is_set():
-            more = await call(partial(self._groups.update, targets, _SLICE))
-        if not more:
-            self._joined = by_profile
 
     async def _notice_removal(self) -> None:
         """Check periodically that program, pins and files are in place."""

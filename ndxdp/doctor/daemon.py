@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ndxdp.doctor.finding import Finding, warning
 from ndxdp.observe import status
@@ -32,6 +34,8 @@ def judge(daemons: list[Daemon]) -> list[Finding]:
                         "",
                     )
                 )
+            if each.get("multicast"):
+                found += _groups(each["interface"], each["multicast"])
         check = f"ndxdp check -c {shlex.quote(daemon.config)}" if daemon.config else ""
         for problem in daemon_problems(daemon):
             found.append(
@@ -43,3 +47,29 @@ def judge(daemons: list[Daemon]) -> list[Finding]:
                 )
             )
     return found
+
+
+def _groups(interface: str, multicast: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield warnings about groups that a switch with MLD snooping does not forward.
+
+    Args:
+        interface: The interface.
+        multicast: The daemon's report on the groups (GroupStatus).
+    """
+    left_out, auto = multicast["left_out"], 'join = "auto"'
+    if not multicast["querier"]:
+        return
+    if multicast["join"] == "never":
+        yield warning(
+            f'an MLD querier is on the link of {interface}, and join is "never"',
+            "a switch that snoops MLD does not forward the solicitations for exact addresses",
+            f"remove --join never, or write {auto} for {interface}",
+        )
+    elif left_out:
+        yield warning(
+            f"{left_out} of {left_out + multicast['joined']} multicast groups of {interface} are"
+            " not joined",
+            "an MLD querier is on the link: a switch that snoops MLD does not forward the"
+            " solicitations for the other addresses",
+            'write join = "always", or use fewer exact addresses',
+        )

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 from dataclasses import dataclass
 
 from ndxdp.doctor.finding import Finding, warning
-from ndxdp.netlink.rtnetlink import Rtnetlink, attributes
+from ndxdp.netlink import bridges
 
-_RTM_GETLINK = 18
-_HEADER = 16  # struct ifinfomsg
-_IFLA_LINKINFO, _IFLA_PROMISCUITY, _IFLA_ALLMULTI = 18, 30, 61
-_INFO_KIND, _INFO_DATA = 1, 2
-_BR_MCAST_ROUTER, _BR_MCAST_SNOOPING = 22, 23
-_DELIVER_ALL = 2  # mcast_router: the bridge delivers all groups, as to a multicast router
+_IFLA_PROMISCUITY, _IFLA_ALLMULTI = 30, 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +37,13 @@ def gather(interface: str, ifindex: int, attached: bool) -> Facts:
         ifindex: Its index.
         attached: ndxdp is attached to it.
     """
-    link = _link(ifindex)
+    link = bridges.link_attributes(ifindex)
     counts = None
     if _IFLA_ALLMULTI in link:
         keys = (_IFLA_ALLMULTI, _IFLA_PROMISCUITY)
         counts = sum(struct.unpack("=I", link.get(key, bytes(4)))[0] for key in keys)
-    info = attributes(link.get(_IFLA_LINKINFO, b""))
-    if info.get(_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
-        return Facts(interface, attached, counts)
-    data = attributes(info.get(_INFO_DATA, b""))
-    router, snooping = data.get(_BR_MCAST_ROUTER, b"\1")[0], data.get(_BR_MCAST_SNOOPING, b"\0")[0]
-    filtered = bool(snooping) and router != _DELIVER_ALL
-    return Facts(interface, attached, counts, filtered)
-
-
-def _link(ifindex: int) -> dict[int, bytes]:
-    """Return a link's attributes (IFLA_*); none if the link was deleted."""
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, ifindex, 0, 0)
-    try:
-        with Rtnetlink() as kernel:
-            (message,) = kernel.ask(_RTM_GETLINK, 0, body)
-    except OSError:
-        return {}
-    return attributes(message[_HEADER:])
+    snooping = bridges.snooping_of(link)
+    return Facts(interface, attached, counts, snooping is not None and snooping.filters_host)
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -20,6 +20,7 @@ from prometheus_client.exposition import choose_encoder, generate_latest
 from prometheus_client.registry import Collector
 
 from ndxdp import __version__
+from ndxdp.config.model import JOIN
 from ndxdp.errors import NdxdpError
 from ndxdp.hooks import hook_order
 from ndxdp.kernel import abi, bpf_programs
@@ -28,7 +29,7 @@ from ndxdp.netlink import tx_stats
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.rule import UNCOUNTED
 from ndxdp.runtime import report
-from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.runtime.daemon_status import DaemonStatus, GroupStatus
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance, KernelInstance, Place, open_instance
 from ndxdp.store.records import RuleCount, Settings
@@ -114,6 +115,11 @@ KINDS = {
     "ndxdp_gateway_last_answer_timestamp_seconds": Kind(
         "Time of the gateway's last answer; with several gateways, the oldest of these times.", _I
     ),
+    "ndxdp_multicast_join": Kind("1 for the policy by which groups are joined.", (*_I, "join")),
+    "ndxdp_multicast_groups": Kind(
+        "Solicited-node groups of exact addresses, joined or left out.", (*_I, "state")
+    ),
+    "ndxdp_mld_querier": Kind("1 while an MLD querier is heard on the link.", _I),
     "ndxdp_scrape_duration_seconds": Kind("Duration of the scrape."),
 }
 """All metrics except `process_*`, in the order in which they are served."""
@@ -332,6 +338,8 @@ class _Scrape:
                 announced = status.announced()
                 self.add("ndxdp_announcements_total", announced.sent, name)
                 self.add("ndxdp_announcement_failures_total", announced.failed, name)
+            if status.groups:
+                self._groups(name, status.groups)
             gateways = status.gateways() if status.gateways else []
             if gateways:
                 answering = not any(each.silent for each in gateways)
@@ -340,6 +348,13 @@ class _Scrape:
                 if seen:
                     last = time.time() - max(seen)
                     self.add("ndxdp_gateway_last_answer_timestamp_seconds", last, name)
+
+    def _groups(self, name: str, groups: GroupStatus) -> None:
+        for policy in JOIN:
+            self.add("ndxdp_multicast_join", policy == groups.join, name, policy)
+        self.add("ndxdp_multicast_groups", groups.joined, name, "joined")
+        self.add("ndxdp_multicast_groups", groups.left_out, name, "left_out")
+        self.add("ndxdp_mld_querier", bool(groups.querier), name)
 
 
 def _stats_enabled() -> bool:

@@ -77,7 +77,7 @@ def take_snapshot(trees: Trees, interface: str | None = None) -> Snapshot:
     found: dict[str, dict[str, Any]] = {}
     failed = None
     kept, daemons = _kept(trees), reports(trees, interface)
-    problems = {each["interface"]: each["problem"] for one in daemons for each in one.interfaces}
+    reported = {each["interface"]: each for one in daemons for each in one.interfaces}
     names = [interface] if interface is not None else []
     if interface is not None:
         kept = {name: each for name, each in kept.items() if name == interface}
@@ -92,7 +92,7 @@ def take_snapshot(trees: Trees, interface: str | None = None) -> Snapshot:
         try:
             if name in kept and not trees.have(name):
                 continue  # ndxdp keeps its addresses, and has no pins or files of it
-            found[name] = _read(trees, name, problems.get(name, ""))
+            found[name] = _read(trees, name, reported.get(name, {}))
         except NdxdpError as error:  # the other interfaces are shown all the same
             failed = error
     return Snapshot(time.monotonic(), found, failed, kept, daemons)
@@ -116,21 +116,21 @@ def snapshots(
         before, pause = after, seconds
 
 
-def _read(trees: Trees, interface: str, problem: str) -> dict[str, Any]:
+def _read(trees: Trees, interface: str, reported: Mapping[str, Any]) -> dict[str, Any]:
     tree = trees.of(interface)
     try:
-        return _read_in(tree, interface, problem)
+        return _read_in(tree, interface, reported)
     except (Damaged, NotAttached, FileNotFoundError):
         # While a daemon changes from pins to files or back, both exist, and one of them is whole.
         other = trees.files if tree is trees.pins else trees.pins
         if not os.path.isdir(other.path(interface)):
             raise
-    return _read_in(other, interface, problem)
+    return _read_in(other, interface, reported)
 
 
-def _read_in(tree: Tree, interface: str, problem: str) -> dict[str, Any]:
+def _read_in(tree: Tree, interface: str, reported: Mapping[str, Any]) -> dict[str, Any]:
     with open_instance(tree, interface, readonly=True) as instance:
-        return status_data(instance, is_locked=tree.is_locked(interface), problem=problem)
+        return status_data(instance, is_locked=tree.is_locked(interface), reported=reported)
 
 
 def reports(trees: Trees, interface: str | None = None) -> list[Daemon]:
@@ -205,14 +205,17 @@ def rates(before: Snapshot, after: Snapshot, interface: str) -> Rates | None:
     )
 
 
-def status_data(instance: Instance, *, is_locked: bool, problem: str = "") -> dict[str, Any]:
+def status_data(
+    instance: Instance, *, is_locked: bool, reported: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the status of one interface, as printed by `ndxdp status --json` (docs/commands.md).
 
     Args:
         instance: The interface's maps.
         is_locked: A process has locked the interface's directory.
-        problem: The problem that the interface's daemon reports; "" without one.
+        reported: What the interface's daemon reports of the interface; None without a daemon.
     """
+    reported = reported or {}
     maps = instance.maps
     settings = maps.settings()
     rules = maps.rule_count()
@@ -229,7 +232,7 @@ def status_data(instance: Instance, *, is_locked: bool, problem: str = "") -> di
         "interface": instance.interface,
         "attached": place is not Place.NOWHERE,
         "in_other_namespace": place is Place.ELSEWHERE,
-        "problem": problem,
+        "problem": reported.get("problem", ""),
         "mode": settings.mode.label,
         "steps_down": [
             {"mode": mode.label, "why": why} for mode, why in modes.decode(settings.refusals)
@@ -257,6 +260,7 @@ def status_data(instance: Instance, *, is_locked: bool, problem: str = "") -> di
         "reasons": {reason.label: count for reason, count in maps.reasons().items()},
         "resolver": maps.resolved()._asdict(),
         "gateway_care": _care_data(care, instance.interface),
+        "multicast": reported.get("multicast"),
         "last_answer": _moment(max((each.last_answer or 0 for each in counts), default=0)),
         "groups": [each._asdict() | {"last_answer": _moment(each.last_answer)} for each in counts],
         "warnings": [

@@ -13,6 +13,7 @@ from ndxdp.observe.status_text import (
     daemon_problems,
     headline,
     mode_refusals,
+    multicast_text,
     per_second,
     since,
     unread_text,
@@ -100,6 +101,9 @@ def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
     yield f"{escape(f' (by {sources})' if sources else '')}</p>"
     if data["rate"]:
         yield f"<p>Limit: {data['rate']:g} answers/s for one soliciting MAC</p>"
+    multicast = multicast_text(data["multicast"])
+    if multicast:
+        yield f"<p>Multicast: {escape(multicast)}</p>"
     yield f'<p class="quiet">from {escape(data["mac"])}, {escape(data["link_local"])}</p>'
     by_reason = now.by_reason if now else {}
     yield from _table(

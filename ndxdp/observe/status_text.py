@@ -114,6 +114,23 @@ def warnings(data: Mapping[str, Any]) -> list[str]:
     return [*([data["problem"]] if data["problem"] else []), *data["warnings"]]
 
 
+def multicast_text(multicast: Mapping[str, Any] | None) -> str:
+    """Describe the multicast groups of an interface's exact addresses; "" if there is no news.
+
+    Args:
+        multicast: The daemon's report on the groups (GroupStatus); None without a daemon.
+    """
+    if not multicast:
+        return ""
+    if multicast["join"] == "auto" and not multicast["joined"] and not multicast["left_out"]:
+        return ""
+    querier = {None: "not known yet", True: "present", False: "absent"}[multicast["querier"]]
+    text = f"groups joined {multicast['joined']}"
+    if multicast["left_out"]:
+        text += f", left out {multicast['left_out']}"
+    return f"{text} (join {multicast['join']}), MLD querier {querier}"
+
+
 def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[str]:
     """Yield the lines of `ndxdp status` on one interface.
 
@@ -161,6 +178,9 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         yield f"  resolver  {counts}"
     if data["gateway_care"] and data["gateway_care"]["source"]:
         yield f"  gateway   solicited from {data['gateway_care']['source']}"
+    multicast = multicast_text(data["multicast"])
+    if multicast:
+        yield f"  multicast {multicast}"
     if data["socket"] and any(data["socket"].values()):
         overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
         yield f"  socket    overflows {overflows}, errors {errors}"

@@ -72,6 +72,22 @@ class CareStatus(NamedTuple):
         return ""
 
 
+class GroupStatus(NamedTuple):
+    """The solicited-node groups of an interface's exact addresses.
+
+    Attributes:
+        join: The configured policy: `auto`, `never` or `always`.
+        joined: The number of groups that are joined.
+        left_out: The number of groups that should be joined and are not: there are too many.
+        querier: An MLD querier is on the link; None while that is unknown.
+    """
+
+    join: str
+    joined: int
+    left_out: int
+    querier: bool | None
+
+
 class ExporterStatus(NamedTuple):
     """The address of the daemon's exporter, and why it does not listen there; "" if it does."""
 
@@ -86,6 +102,7 @@ class InterfaceStatus:
     Attributes:
         announced: Returns the counters of announcements; None if addresses are not announced.
         gateways: Returns the status of the gateways; None without gateway care.
+        groups: The multicast groups; None while the daemon does not answer there.
         unanswered: Why the daemon does not answer on the interface by intent; "" if it answers.
         problem: Why the daemon does not answer on the interface, or has not applied a change; ""
             without a problem.
@@ -94,6 +111,7 @@ class InterfaceStatus:
 
     announced: Callable[[], Announced] | None = None
     gateways: Callable[[], list[GatewayStatus]] | None = None
+    groups: GroupStatus | None = None
     unanswered: str = ""
     problem: str = ""
     answered: bool = False
@@ -154,6 +172,13 @@ class DaemonStatus:
         if interface in self.interfaces:  # a reload may have just removed it
             self.interfaces[interface].problem = problem
             self.interfaces[interface].answered = answered
+            self.changed()
+
+    def note_groups(self, interface: str, groups: GroupStatus | None) -> None:
+        """Note the multicast groups of an interface; None if it is not answered on."""
+        status = self.interfaces.get(interface)  # None if a reload has just removed it
+        if status and status.groups != groups:
+            status.groups = groups
             self.changed()
 
     def rename(self, interface: str, name: str) -> None:

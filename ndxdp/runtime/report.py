@@ -39,8 +39,9 @@ class Daemon(NamedTuple):
         config: The path of the configuration file; None without one.
         interfaces: The interfaces of the configuration: `interface`, the name; `problem`, why the
             daemon does not answer there or has not applied a change, or ""; `answered`, whether
-            the daemon answers there (absent from reports of older versions); and `unanswered`, why
-            the daemon does not answer there by intent, or "".
+            the daemon answers there (absent from reports of older versions); `unanswered`, why
+            the daemon does not answer there by intent, or ""; and `multicast`, the fields of
+            GroupStatus, or None (absent from reports of older versions).
         reload: `begun`, the number of reloads that have begun; `number`, the number of reloads that
             have ended; `ok` and `error` of the last reload.
         exporter: `where` the exporter listens, and the `problem` with that; None without one.
@@ -69,6 +70,7 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
                 "problem": status.problem,
                 "answered": status.answered,
                 "unanswered": status.unanswered,
+                "multicast": status.groups._asdict() if status.groups else None,
             }
             for name, status in list(state.interfaces.items())
         ],
