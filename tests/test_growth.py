@@ -367,7 +367,7 @@ def test_a_daemon_looks_up_what_commands_have_changed(attached: Network) -> None
         assert reads == 2
 
 
-@pytest.mark.parametrize("change", ["touch", "many", "no queue", "another map"])
+@pytest.mark.parametrize("change", ["touch", "silent", "many", "no queue", "another map"])
 def test_a_daemon_reads_all_rules_if_any_may_have_changed(unread: Trees, change: str) -> None:
     inbox, directory = Inbox(), unread.pins.path(UPLINK)
     inbox.begin(directory)
@@ -375,6 +375,8 @@ def test_a_daemon_reads_all_rules_if_any_may_have_changed(unread: Trees, change:
     queue = directory / handover.NAME
     if change == "touch":
         unread.pins.notify(UPLINK)
+    elif change == "silent":  # the command was killed before its notification
+        handover.announce(directory, [Prefix(address(1), 128)])
     elif change == "many":
         handover.announce(directory, list(lists(100)))
     elif change == "no queue":
@@ -388,7 +390,8 @@ def test_a_daemon_reads_all_rules_if_any_may_have_changed(unread: Trees, change:
     assert inbox.take(directory) is None
     inbox.begin(directory)
     assert inbox.take(directory) == frozenset()
-    handover.announce(directory, [Prefix(address(1), 128)])
+    at = handover.announce(directory, [Prefix(address(1), 128)])
+    unread.pins.notify(UPLINK, at)
     assert inbox.take(directory) == frozenset([Prefix(address(1), 128)])
 
 

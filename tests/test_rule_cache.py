@@ -81,6 +81,50 @@ def test_a_command_is_noticed(daemon: Daemon, pause: float) -> None:
     assert daemon.reads == 1
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)], ids=str)
+def test_an_older_command_beside_present_ones(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
+) -> None:
+    """Miss no rule of a command that hands nothing over, whatever others do before and after."""
+    daemon.write(FIRST)
+    for number, hands_over in enumerate(order):
+        rules = compile_rules([f"2001:db8::d:0:0:{number}"], rule=Rule(origin=MANUAL_ORIGIN))
+        with monkeypatch.context() as older:
+            if not hands_over:
+                older.setattr("ndxdp.store.handover.announce", lambda *_: None)
+            add_rules(Trees().pins, UPLINK, rules)
+    daemon.write(FIRST, SECOND)
+    assert daemon.reads == 2
+
+
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("reached", ["apply_at", "notify"])
+def test_a_command_that_is_killed(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, reached: str, others: int
+) -> None:
+    """Read what a command has written that ended before its notification."""
+    daemon.write(FIRST)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    place = "ndxdp.store.directories.Tree.notify"
+    if reached == "apply_at":
+        place = "ndxdp.store.rule_tables.RuleTables.apply_at"
+    one, other = (compile_rules([f"2001:db8::d:0:0:{number}"]) for number in range(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(place, kill)
+        with pytest.raises(Killed):
+            add_rules(Trees().pins, UPLINK, one)
+    if others:
+        add_rules(Trees().pins, UPLINK, other)
+    daemon.write(FIRST, SECOND)
+    assert daemon.reads == 2
+
+
 def test_what_is_not_written_is_not_remembered(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

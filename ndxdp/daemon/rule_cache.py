@@ -18,8 +18,9 @@ class RuleCache:
 
     Reading 100 000 rules takes 0.1 s, and one container that starts changes one of them. A command
     changes rules under the tree's lock, and then sets the times of the interface's directory
-    (Tree.notify()). So rules are unchanged if these times are. A command that changes few rules
-    also hands over which: these alone are read. The caller holds the lock.
+    (Tree.notify()). So rules are unchanged if these times are. A command that changes few rules in
+    the kernel also hands over which (store/handover.py): these alone are read. The caller holds the
+    lock.
     """
 
     def __init__(self, session: Session) -> None:
@@ -32,24 +33,26 @@ class RuleCache:
 
     def rules(self) -> Rules:
         """Return all rules in the maps. They are forgotten until keep() is called."""
-        rules, self._rules = self._rules, None
-        stamp = self._directory_stamp()
-        if rules is None or stamp is None or stamp != self._stamp:
-            rules = self._changed(rules)
-        self._stamp = self._directory_stamp()
-        return rules
+        known, self._rules = self._rules, None
+        if self._maps.in_kernel:
+            return self._in_kernel(known)
+        stamp, before = self._directory_stamp(), self._stamp
+        self._stamp = stamp
+        if known is not None and stamp is not None and stamp == before:
+            return known
+        return self._maps.rules()
 
-    def _changed(self, known: Rules | None) -> Rules:
-        """Return all rules, after commands have changed some.
+    def _in_kernel(self, known: Rules | None) -> Rules:
+        """Return all rules in the maps of the kernel.
 
         Args:
             known: The rules before, if they are known.
         """
         maps, path = self._maps, self._directory
+        # The queue is read even if no time has changed: a command may have been killed.
         prefixes = self._inbox.take(path)
         if known is None or prefixes is None:
-            if maps.in_kernel:
-                self._inbox.begin(path)
+            self._inbox.begin(path)
             return maps.rules()
         return known.changed_at(prefixes, maps.rules_at(prefixes)) if prefixes else known
 

@@ -51,9 +51,9 @@ def add_rules(
         actual = maps.rules_at(rules) if few else maps.rules()
         desired = merge(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
-        _apply(session, difference(desired, actual), actual, few=few)
+        at = _apply(session, difference(desired, actual), actual, few=few)
         sync_local_routes(maps)
-        tree.notify(interface)
+        tree.notify(interface, at)
         settings = maps.settings()
         if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
@@ -64,7 +64,7 @@ def _are_few(maps: Maps, rules: Rules) -> bool:
     return maps.in_kernel and len(rules) <= _FEW
 
 
-def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) -> None:
+def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) -> int:
     """Write and remove rules, and prepare the daemon for it.
 
     Args:
@@ -72,13 +72,17 @@ def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) ->
         change: The rules to write and to remove.
         actual: The present rules.
         few: `actual` has only the rules of the command's prefixes.
+
+    Returns:
+        The time for Tree.notify().
     """
     directory = session.tree.path(session.interface)
-    handover.announce(directory, chain(change.write, change.remove))
+    at = handover.announce(directory, chain(change.write, change.remove))
     if few:
         session.maps.apply_at(change, actual)
     else:
         session.maps.apply(change, actual)
+    return at
 
 
 def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
@@ -136,14 +140,14 @@ def delete_rules(
         # The host still has the addresses of owned rules, so these rules become holes.
         owned = removed.where(lambda rule: rule.owned)
         desired = actual.without(removed) | dict.fromkeys(owned, owned_rule(OWN_LABEL))
-        _apply(session, difference(desired, actual), actual, few=few)
-        tree.notify(interface)
+        at = _apply(session, difference(desired, actual), actual, few=few)
+        tree.notify(interface, at)
 
 
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
     """Pause answering, or resume it, from the next solicitation on."""
     with Session.open(tree, interface) as session:
         settings = session.maps.settings()
-        handover.announce(tree.path(interface))
+        at = handover.announce(tree.path(interface))
         session.maps.set_settings(replace(settings, paused=paused))
-        tree.notify(interface)  # a daemon also stops or starts other work
+        tree.notify(interface, at)  # a daemon also stops or starts other work

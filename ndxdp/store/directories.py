@@ -153,14 +153,20 @@ class Tree:
         """Rename an interface's directory; a process keeps its lock on the directory."""
         self.path(interface).rename(self.path(name))
 
-    def notify(self, interface: str) -> None:
+    def notify(self, interface: str, at: int | None = None) -> None:
         """Notify watchers that a command changed the interface's rules, or paused or resumed it.
 
         The kernel reports no writes to maps. So a command sets the times of the directory that has
         the interface's maps, and a daemon watches the directory (kernel/inotify.py).
+
+        Args:
+            interface: The interface's name.
+            at: The time to set, in ns, as the daemon expects it (handover.announce()); None for the
+                present time.
         """
         with contextlib.suppress(OSError):  # the directory is another user's, or was removed
-            now = time.time_ns()  # the kernel's own time of a touch is that of its last tick
+            # The kernel's own time of a touch is that of its last tick.
+            now = time.time_ns() if at is None else at
             os.utime(self.path(interface), ns=(now, now))
 
     def remove(self, interface: str) -> None:

@@ -5,33 +5,37 @@ read all rules. Therefore the daemon pins a queue, a BPF map, beside the maps of
 command that changes few rules writes their prefixes into the queue, then the rules into the maps,
 and then notifies the daemon (Tree.notify()). All of that happens under the tree's lock.
 
-The queue is only a shortcut. Where it is missing or full, or the directory was touched by somebody
-who wrote nothing into the queue, the daemon compares all rules.
+The queue is only a shortcut. Behind its prefixes, each command writes the time of the interface's
+directory before the command, and the time that the notification sets. The daemon compares all rules
+unless these times lead from the time that it has seen to the present one. That is so where the
+queue is missing or was full, where a command was killed before its notification, and where somebody
+touched the directory who wrote nothing into the queue, such as an older ndxdp.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import struct
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, bpf_maps, libbpf
-from ndxdp.kernel.libbpf import BpfError
-from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.rules.prefix import Prefix
 from ndxdp.store import pins
 
 NAME = "changes"
 """The name of the queue's pin."""
 
-_NO_RULE = Prefix(UNSPECIFIED, 255)
-"""Says that a command has changed something else than rules."""
+_TIMES_LENGTH = 255
+"""The prefix length that marks the times of a command, which are in place of an address."""
+
+_TIMES = struct.Struct("=qq")  # ns, of the directory: before the command, and after it
 
 
-def announce(directory: Path, prefixes: Iterable[Prefix] = (_NO_RULE,)) -> None:
+def announce(directory: Path, prefixes: Iterable[Prefix] = ()) -> int:
     """Write prefixes into the queue of an interface, if a daemon has made one.
 
     Call this before the rules are changed, and notify the daemon afterwards.
@@ -39,25 +43,23 @@ def announce(directory: Path, prefixes: Iterable[Prefix] = (_NO_RULE,)) -> None:
     Args:
         directory: The directory of the interface's maps.
         prefixes: The prefixes whose rules change, of which no more are read than the queue has room
-            for; left out if something else than rules changes.
+            for; none if something else than rules changes.
+
+    Returns:
+        The time for Tree.notify().
     """
-    path = directory / NAME
-    if not path.exists():  # there is no daemon, or these are files
-        return
-    try:
-        queue = libbpf.get_pinned(str(path))
-    except BpfError:
-        path.unlink(missing_ok=True)
-        return
-    try:
-        for prefix in prefixes:
-            bpf_maps.push(queue, abi.PREFIX.pack(length=prefix.length, address=prefix.address))
-    except BpfError as error:
-        # The daemon recognizes a full queue. It must not trust one that lacks something else.
-        if error.errno != errno.E2BIG:
-            path.unlink(missing_ok=True)
-    finally:
-        os.close(queue)
+    before = _time_of(directory)
+    after = _another_time(before)
+    # A missing or full queue, or one that cannot be opened, lacks the times.
+    with contextlib.suppress(OSError):
+        queue = libbpf.get_pinned(str(directory / NAME))
+        try:
+            for prefix in prefixes:
+                bpf_maps.push(queue, _entry(prefix.length, prefix.address))
+            bpf_maps.push(queue, _entry(_TIMES_LENGTH, _TIMES.pack(before, after)))
+        finally:
+            os.close(queue)
+    return after
 
 
 def make_queue(directory: Path) -> None:
@@ -74,6 +76,10 @@ def make_queue(directory: Path) -> None:
             pins.pin(queue, path)
         finally:
             os.close(queue)
+        # Pinning has set the time of the kernel's last tick, and an older ndxdp that touches the
+        # directory within that tick would set the same time.
+        now = _another_time(_time_of(directory))
+        os.utime(directory, ns=(now, now))
 
 
 class Inbox:
@@ -97,15 +103,24 @@ class Inbox:
         Returns:
             None if any rule may have changed.
         """
-        found, time = None, _time_of(directory)
+        found = None
         with contextlib.suppress(OSError):
             found = _drained(directory / NAME)
         if found is None or len(found) >= abi.CHANGES.max_entries:
             return None
-        if not found and time != self._seen:
+        prefixes, seen = set(), self._seen
+        for length, address in found:
+            if length != _TIMES_LENGTH:
+                prefixes.add(Prefix(address, length))
+                continue
+            before, after = _TIMES.unpack(address)
+            if before != seen:
+                return None
+            seen = after
+        if seen != _time_of(directory):
             return None
-        self._seen = time
-        return frozenset(prefix for prefix in found if prefix != _NO_RULE)
+        self._seen = seen
+        return frozenset(prefixes)
 
 
 def remove(directory: Path) -> None:
@@ -114,7 +129,11 @@ def remove(directory: Path) -> None:
         (directory / NAME).unlink()
 
 
-def _drained(path: Path) -> list[Prefix] | None:
+def _entry(length: int, address: bytes) -> bytes:
+    return abi.PREFIX.pack(length=length, address=address)
+
+
+def _drained(path: Path) -> list[tuple[int, bytes]] | None:
     """Empty a queue, and return what it had; None if there is no queue of ours."""
     if not path.exists():
         return None
@@ -125,7 +144,7 @@ def _drained(path: Path) -> list[Prefix] | None:
             return None
         while (value := bpf_maps.pop(queue, abi.CHANGES.value_size)) is not None:
             fields = abi.PREFIX.unpack(value)
-            found.append(Prefix(fields["address"], fields["length"]))
+            found.append((fields["length"], fields["address"]))
     finally:
         os.close(queue)
     return found
@@ -137,3 +156,9 @@ def _time_of(directory: Path) -> int:
         return directory.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _another_time(before: int) -> int:
+    """Return the present time in ns, or a moment later if that is the time before."""
+    now = time.time_ns()
+    return now if now != before else now + 1
