@@ -18,12 +18,15 @@ import pytest
 
 from ndxdp.daemon.host_tables import Copies, HostTables
 from ndxdp.kernel import abi, libbpf
+from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.netlink.link_monitor import Changes, LinkMonitor
-from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
+from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
+from ndxdp.rules.address import parse_address
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.difference import difference
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session.kernel_tables import LinkNeighbours, alive
 from ndxdp.session.rename import reconcile_renames
 from ndxdp.store.directories import Trees
 from ndxdp.store.maps import Maps
@@ -31,6 +34,7 @@ from tests.fixtures.network import Running, call, done, eventually, ndxdp, sh
 
 PREFIX = "2001:db8:0:0:c::/80"
 ADDRESS = "2001:db8:ffff::1"
+ENTRY = ("lladdr", "02:00:00:00:00:99", "dev")
 
 
 @pytest.fixture
@@ -139,6 +143,17 @@ def test_what_is_open_for_each_interface(uplinks: list[str], tmp_path: Path, mod
     assert each <= MOST_OPEN[mode], taken
 
 
+@contextlib.contextmanager
+def few_descriptors() -> Iterator[None]:
+    """Leave too few descriptors to open parked maps during the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_maps_are_parked_and_open_again(privacy: None) -> None:
     """Use one descriptor for parked maps, which are the same maps when opened again."""
     maps = Maps.create(1000)
@@ -151,17 +166,48 @@ def test_maps_are_parked_and_open_again(privacy: None) -> None:
     assert maps.rules() == rules
     with maps.opened(), maps.opened():
         assert maps.rules() == rules
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
-    try:
+    with few_descriptors():
         with pytest.raises(OSError, match="Too many open files"):
             maps.rules()
         maps.set_trace(0)  # the settings stay open
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert maps.rules() == rules
     maps.close()
     assert len(os.listdir("/proc/self/fd")) == count - len(abi.MAPS)
+
+
+def test_neighbours_that_could_not_be_written(uplinks: list[str]) -> None:
+    """Read all neighbours again once there are descriptors to open the maps."""
+    ifindex = socket.if_nametoindex(uplinks[0])
+    failures: list[None] = []
+    on_changes: list[Callable[[list[NeighbourChange] | None], None]] = []
+
+    def follow(_: int, call: Callable[[list[NeighbourChange] | None], None]) -> Callable[[], None]:
+        on_changes.append(call)
+        return lambda: None
+
+    with Maps.create(1000) as maps, Fib() as fib:
+        maps.park()
+        failed = lambda: failures.append(None)  # noqa: E731
+        neighbours = LinkNeighbours(maps, fib, follow, lambda macs: None, failed)
+
+        def written() -> set[bytes]:
+            return {key for key, _ in maps._maps["on_link"].items()}
+
+        def present() -> set[bytes]:
+            neighbours.follow(ifindex, frozenset(), solicit=False)
+            return set(alive(fib.neighbours(ifindex)))
+
+        sh("ip", "neighbour", "replace", "fe80::98", *ENTRY, uplinks[0])
+        with few_descriptors(), pytest.raises(OSError, match="Too many open files"):
+            present()
+        assert len(present()) == len(written()) == 1
+        sh("ip", "neighbour", "replace", "fe80::99", *ENTRY, uplinks[0])
+        changed = NeighbourChange(ifindex, parse_address("fe80::99"), NudState.REACHABLE, bytes(6))
+        with few_descriptors():
+            on_changes[0]([changed])
+        assert len(failures) == 1
+        assert len(present()) == len(written()) == 2
+        sh("ip", "neighbour", "flush", "dev", uplinks[0], "nud", "all")
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -245,6 +291,57 @@ def test_names_come_with_the_change(uplinks: list[str]) -> None:
         sh("ip", "link", "set", "renamed0", "name", uplinks[0])
 
 
+@pytest.mark.parametrize("silent", [0, 1], ids=["routes notified", "skip_notify_on_dev_down"])
+def test_no_change_of_local_routes_is_missed(uplinks: list[str], silent: int) -> None:
+    """Compare what is reported with the table itself, also where the kernel reports less."""
+    one, other = uplinks[:2]
+    sysctls = Path("/proc/sys/net/ipv6")
+    notify = sysctls / "route/skip_notify_on_dev_down"
+    conf = sysctls / "conf" / one
+
+    def ip(*words: str) -> Callable[[], object]:
+        return lambda: sh("ip", "-6", *words)
+
+    add = ip("address", "add", f"{ADDRESS}/64", "dev", one, "nodad")
+    up = ip("link", "set", one, "up")
+    actions = [
+        add,
+        ip("link", "set", one, "down"),
+        up,
+        add,
+        lambda: (conf / "forwarding").write_text("1"),
+        lambda: (conf / "forwarding").write_text("0"),
+        lambda: (conf / "keep_addr_on_down").write_text("1"),
+        ip("link", "set", one, "down"),
+        up,
+        lambda: (conf / "disable_ipv6").write_text("1"),
+        lambda: (conf / "disable_ipv6").write_text("0"),
+        add,
+        ip("link", "set", one, "mtu", "1000"),  # less than IPv6 needs
+        ip("link", "set", one, "mtu", "1500"),
+        add,
+        ip("route", "add", "local", "2001:db8:fffd::/48", "dev", other),
+        ip("route", "delete", "local", "2001:db8:fffd::/48", "dev", other),
+        ip("link", "delete", one),
+        ip("address", "add", f"{ADDRESS}/64", "dev", other, "nodad"),
+        ip("address", "flush", "dev", other),
+    ]
+    before = notify.read_text()
+    notify.write_text(str(silent))
+    changed = 0
+    try:
+        with contextlib.closing(LinkMonitor()) as monitor, Fib() as fib:
+            for number, action in enumerate(actions):
+                present = fib.local_prefixes()
+                changes = changes_of(monitor, action)
+                if fib.local_prefixes() != present:
+                    assert changes.local_routes or changes.anything, number
+                    changed += 1
+    finally:
+        notify.write_text(before)
+    assert changed >= 10
+
+
 class Copy:
     """A reader of the host's tables that counts its calls."""
 
@@ -295,11 +392,10 @@ def test_one_read_for_each_burst(privacy: None) -> None:
 def test_neighbours_of_hundreds_of_interfaces(uplinks: list[str]) -> None:
     """Filter neighbours of many interfaces in the kernel; report all if there are too many."""
     one, other = (socket.if_nametoindex(name) for name in uplinks[:2])
-    entry = ("lladdr", "02:00:00:00:00:99", "dev")
     for count, expected in ((300, {one}), (3000, {one, other})):
         with contextlib.closing(NeighbourMonitor(*range(100_000, 100_000 + count), one)) as monitor:
             for name in uplinks[:2]:
-                sh("ip", "neighbour", "replace", "fe80::99", *entry, name)
+                sh("ip", "neighbour", "replace", "fe80::99", *ENTRY, name)
             found = eventually(monitor.drain) or []
             assert {each.ifindex for each in found} == expected
             for name in uplinks[:2]:

@@ -98,7 +98,11 @@ class Synchronisation:
             self._groups = UplinkGroups(self._state, shared, status)
             opened.push_async_callback(self._groups.close)
             self._neighbours = LinkNeighbours(
-                answering.session.maps, shared.fib, shared.follow_neighbours, note_gateways
+                answering.session.maps,
+                shared.fib,
+                shared.follow_neighbours,
+                note_gateways,
+                self._state.changed.set,
             )
             opened.callback(self._neighbours.close)
             opened.enter_context(shared.tables.serving(self.follower))

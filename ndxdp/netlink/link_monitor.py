@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ndxdp.netlink.fib import RouteType
-from ndxdp.netlink.links import is_operational
+from ndxdp.netlink.links import IFF_UP, is_operational
 from ndxdp.netlink.rtnetlink import records
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
@@ -19,6 +19,7 @@ _RTMGRP_LINK = 0x1
 _RTMGRP_IPV6_IFADDR = 0x100
 _RTM_NEWLINK = 16
 _RTM_DELLINK = 17
+_RTM_DELADDR = 21
 _RTM_NEWROUTE = 24
 _RTMGRP_IPV6_ROUTE = 0x400
 _RTM_DELROUTE = 25
@@ -56,7 +57,7 @@ class Changes:
         interfaces: The interfaces whose link, addresses, forwarding, default or on-link routes
             changed.
         names: The names of the interfaces whose link changed, alternative names included.
-        local_routes: Local routes changed, of whichever interface.
+        local_routes: Local routes changed, or may have changed, of whichever interface.
         anything: Messages were lost, or a route did not name its interface: anything may have
             changed.
     """
@@ -135,6 +136,12 @@ class LinkMonitor:
                     found = self._interruptions.of(message)
                     self._interrupted |= found
                     changes.interfaces |= found
+                # An interface takes its local routes with it, about which the kernel may be silent
+                # (net.ipv6.route.skip_notify_on_dev_down).
+                if kind in (_RTM_DELLINK, _RTM_DELADDR) or (
+                    kind == _RTM_NEWLINK and not _is_up(message)
+                ):
+                    changes.local_routes = True
             at += max((length + 3) & ~3, _HEADER_SIZE)
 
 
@@ -186,6 +193,11 @@ class Interruptions:
             self._ports[index] = state
             found.add(master)
         return frozenset(found)
+
+
+def _is_up(message: bytes) -> bool:
+    """Return True if a link's message shows the interface administratively up."""
+    return len(message) >= 28 and bool(struct.unpack_from("=I", message, 24)[0] & IFF_UP)
 
 
 def _read_route(message: bytes, changes: Changes) -> None:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -111,6 +112,7 @@ class LinkNeighbours:
         fib: Fib,
         follow: Callable[[int, Callable[[list[NeighbourChange] | None], None]], Callable[[], None]],
         on_gateways: Callable[[frozenset[bytes]], None],
+        on_failure: Callable[[], None],
     ) -> None:
         """Follow nothing until follow().
 
@@ -120,10 +122,13 @@ class LinkNeighbours:
             follow: Has a function called with the changes of an interface's neighbours, or None
                 where changes were lost; returns a function that ends that.
             on_gateways: Called with the gateways' MACs (6 bytes each) whenever these change.
+            on_failure: Called when a change could not be written: follow() reads all neighbours.
         """
-        self._maps, self._fib, self._on_gateways = maps, fib, on_gateways
+        self._maps, self._fib = maps, fib
+        self._on_gateways, self._on_failure = on_gateways, on_failure
         self._follow, self._unfollow = follow, _nothing
         self._ifindex = 0
+        self._outdated = False
         self._alive: set[bytes] = set()
         self._macs: dict[bytes, bytes] = {}  # of the gateways, by address
         self._gateways: frozenset[bytes] = frozenset()
@@ -144,12 +149,12 @@ class LinkNeighbours:
             self._unfollow()
             self._unfollow = _nothing
             self._unfollow = self._follow(ifindex, self._on_changes)
-            self._ifindex = ifindex
-            self._gateways = gateways
+            self._ifindex, self._outdated = ifindex, True
+        if gateways != self._gateways:
+            self._gateways, self._outdated = gateways, True
+        if self._outdated:  # still, if that fails
             self._read_all()
-        elif gateways != self._gateways:
-            self._gateways = gateways
-            self._read_all()
+            self._outdated = False
         for gateway in gateways - set(self._macs) if solicit else ():
             _solicit(self._fib, ifindex, gateway)
 
@@ -157,13 +162,14 @@ class LinkNeighbours:
         """Read the kernel's table, and write it into the maps."""
         present = self._fib.neighbours(self._ifindex)
         self._alive = set(alive(present))
-        self._maps.set_on_link(self._alive)
         self._macs = {
             each.address: each.mac
             for each in present
             if each.mac and each.address in self._gateways
         }
-        self._write_gateways()
+        with self._maps.opened():
+            self._maps.set_on_link(self._alive)
+            self._write_gateways()
 
     def _on_changes(self, changes: list[NeighbourChange] | None) -> None:
         try:
@@ -173,8 +179,11 @@ class LinkNeighbours:
             with self._maps.opened():
                 for change in changes:
                     self._follow_change(change)
-        except OSError as error:  # the map is full, or memory is short
+        except OSError as error:
             log.debug("cannot follow neighbours: %s", error)
+            if error.errno != errno.E2BIG:  # not a full map, but a lack of memory or descriptors
+                self._outdated = True
+                self._on_failure()
 
     def _follow_change(self, change: NeighbourChange) -> None:
         _, address, state, mac = change
