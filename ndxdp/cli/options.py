@@ -153,7 +153,7 @@ def attaching(command: _F) -> _F:
             "--max-addresses",
             type=click.IntRange(1, 1 << 24),
             metavar="N",
-            help="Room for N exact addresses. Default: 131072.",
+            help="Room for N exact addresses. Default: 131072 for a new table, else unchanged.",
         ),
         click.option(
             "--burst",

@@ -40,9 +40,9 @@ class Follower:
 
     Attributes:
         gateways: Addresses (16 bytes each) of the interface's gateways.
-        targets: Exact addresses that are answered for unconditionally, by profile.
+        targets: Exact addresses of `always` and `local` rules, by profile, without owned ones.
         care: The source addresses from which gateways may be solicited.
-        file_rules: All rules, if this process answers.
+        file_rules: All rules in userspace mode; none in the kernel's modes.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
         copies: The host's tables of which the program reads copies.
@@ -186,8 +186,8 @@ class Follower:
     def restore_reception(self, link: Link, *, at_once: bool = False) -> None:
         """Switch on again what lets solicitations in, at most once in _RESTORE_PAUSE.
 
-        Another program that switches it off each time gets one warning, and no race. In between,
-        this process's membership keeps allmulti on.
+        If another program switches it off again and again, one warning is logged. In between, this
+        process's membership keeps allmulti on.
         """
         before, now = self._restored_at, time.monotonic()
         if before is not None and now - before < _RESTORE_PAUSE and not at_once:

@@ -9,8 +9,8 @@ from ndxdp.session.session import Session
 from ndxdp.store.handover import Inbox
 
 _GRAIN = 0.1
-"""Seconds, more than the resolution of a file system's times. Of two changes in one step of that
-clock, the second one does not show."""
+"""Seconds; more than the step of a file system's clock. Two changes in one step leave the same
+time, so that the second one does not show."""
 
 
 class RuleCache:
@@ -19,8 +19,8 @@ class RuleCache:
     Reading 100 000 rules takes 0.1 s, and one container that starts changes one of them. A command
     changes rules under the tree's lock, and then sets the times of the interface's directory
     (Tree.notify()). So rules are unchanged if these times are. A command that changes few rules in
-    the kernel also hands over which (store/handover.py): these alone are read. The caller holds the
-    lock.
+    the kernel also writes their prefixes into a queue (store/handover.py): only those rules are
+    read. The caller holds the lock.
     """
 
     def __init__(self, session: Session) -> None:

@@ -29,10 +29,11 @@ from ndxdp.session.kernel_tables import LinkNeighbours
 
 log = logging.getLogger(__name__)
 
-_CHECK_PERIOD = (
-    5.0  # seconds between checks for an unmount or a forced detachment, which are silent
-)
-_REMOVAL_TIME = 0.2  # seconds for `rm -r` to end, of which each step is noticed
+_CHECK_PERIOD = 5.0
+"""Seconds between checks for an unmount or a forced detachment, which no event reports."""
+
+_REMOVAL_TIME = 0.2
+"""Seconds that `rm -r` may take; inotify reports each removal."""
 
 
 class Synchronisation:
@@ -53,7 +54,7 @@ class Synchronisation:
         Args:
             state: The uplink's state.
             answering: The attachment.
-            admission: The rules that may be answered by.
+            admission: Leaves out the rules that are too broad.
             shared: What all uplinks share.
         """
         self.answering = answering
@@ -134,7 +135,7 @@ class Synchronisation:
             pending.comparison = False
             self.follower.compare_again()
         link: Link | None = None
-        # Rules that do not fit must not keep everything else from being followed.
+        # If the rules do not fit, the daemon still follows the MAC, the holes and the gateways.
         if pending.rules and health.rules.is_due:
             with health.guarding(health.rules):
                 link = await self._write_rules(desired_by())
@@ -186,7 +187,7 @@ class Synchronisation:
             link: The interface, if the maps were written in this round already.
         """
         state, follower, tasks, call = self._state, self.follower, self._tasks, self._shared.call
-        # Before the rules are read, which may be many: a standby that takes over is in a hurry.
+        # Reading many rules takes time; a standby that is resumed must announce before that.
         settings = await call(self.answering.session.maps.settings)
         tasks.pause(settings.paused)
         if link is None:

@@ -1,8 +1,10 @@
 """An uplink: one interface of the daemon, from the first attempt to answer to the end.
 
-The states: waiting for the interface or for the next attempt; answering, and following the network;
-keeping addresses deprecated, on an interface without a MAC. A renewal replaces one
-attachment by another without leaving the answering state.
+Its states:
+
+- waiting for the interface, or for the next attempt;
+- answering, and following the network: a renewal replaces the attachment within this state;
+- keeping addresses deprecated, on an interface without a MAC.
 
 Functions that read or write kernel objects run in the one thread of an executor, where they take
 turns: pyroute2 cannot be called in a thread with an event loop.
@@ -90,7 +92,7 @@ class Uplink:
         self._unmet = False  # the specification is not in force yet
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
-        self._outcome_counts = False  # a failure is the result: the interface answered before
+        self._outcome_counts = False  # set_spec() reports a failure: the interface answered before
 
     # ---- events
 

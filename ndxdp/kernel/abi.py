@@ -251,7 +251,7 @@ MAPS = {
 }
 
 CHANGES = MapSpec("changes", _QUEUE, 0, PREFIX.size, 256)
-"""The queue in which commands tell a daemon what they change; see store/handover.py. No program
+"""The queue of prefixes that commands change, for the daemon; see store/handover.py. No program
 uses it, so the header has no counterpart."""
 
 USERSPACE = Layout("userspace", changes="Q", overflows="Q", errors="Q", seen="Q", lost="Q")

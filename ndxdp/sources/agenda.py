@@ -9,7 +9,7 @@ _REPEAT = (0.5, 1.5)
 """Seconds from a list to its repetition, and from that to the second one.
 
 Docker sends a network's `connect` event before its list has the address (ConnectToNetwork sends the
-event, then makes the checkpoint), and the head of the stream before it has subscribed (getEvents).
+event, then makes the checkpoint), and the stream's head before the stream gets events (getEvents).
 """
 
 _TOGETHER = 0.03

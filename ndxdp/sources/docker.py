@@ -2,8 +2,8 @@
 
 The engine is Docker, or Podman with its Docker-compatible socket. An event makes the watcher list
 the container that the event is about. All containers are listed only when the connection is new,
-after events that name no container or come by the hundred, and seldom as a check: an engine drops
-events for a reader that is 1024 events behind (Docker's pubsub), or whose proxy has lost them.
+after events that name no container or come by the hundred, and seldom as a check: Docker drops
+events for a reader that is 1024 events behind (its pubsub), and a proxy may lose some.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BURST = 0.03  # seconds from the first event of a burst to the list that covers
 _BURST_MAX = 0.3  # the same if listing is slow, so that listing does not take all the time
 
 _SOME_MAX = 512
-"""Containers that are listed by id; beyond that number all are, as events may have been lost."""
+"""Up to so many containers are listed by id. For more, all are: events may have been lost."""
 
 _CHECK_AFTER = 300.0
 """Seconds from one list of all containers to the next one, which is a check."""
@@ -95,8 +95,9 @@ class Docker:
         nothing, so that the endpoints stay valid; after a reconnection it yields the difference.
 
         The delay between attempts to connect starts at 0.1 s and doubles up to 30 s. Every 0.25 s,
-        or every second once the delay exceeds 8 s, the generator checks the socket's file with one
-        stat(2), and connects at once if the file is new or has new permissions.
+        and more rarely in a long delay, but at least every second, the generator checks the
+        socket's file with one stat(2), and connects at once if the file is new or has new
+        permissions.
         """
         inventory, self._inventory = Inventory(), None
         delay = _DELAY_MIN

@@ -93,9 +93,10 @@ def _skip(text: str, at: int) -> int:
 
 
 def _is_incomplete(error: json.JSONDecodeError) -> bool:
-    r"""Return True if the text may only end too early, within a string or another token.
+    r"""Return True if the text may only be cut off, within a string or another token.
 
-    The longest token is \u1234, apart from strings, and numbers, whose beginnings are valid.
+    Apart from strings and numbers, the longest token is \u1234. A number that is cut off is still a
+    number.
     """
     is_string = error.msg.startswith("Unterminated string")
     return is_string or len(error.doc) - error.pos <= _TOKEN_MAX

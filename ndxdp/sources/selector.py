@@ -32,7 +32,8 @@ class Selector:
         within: A prefix that contains the address, and one of the network's subnets as a whole.
         except_label: A label that excludes a container if the container or its network has it.
         profile: The profile of the answers.
-        count: Count the rules under the selector's text; False: with all that are not counted.
+        count: Count the rules under the selector's text. False: they share one counter with all
+            rules that are not counted.
 
     Raises:
         UsageError: None or several of the four are given, or a name is empty.
@@ -111,7 +112,7 @@ def label_keys(selectors: Iterable[Selector]) -> frozenset[str]:
 
 
 def rules_of(endpoints: Iterable[Endpoint], selectors: Sequence[Selector]) -> Rules:
-    """Return a rule for the /128 of each endpoint that a selector matches; the first one decides.
+    """Return a rule for the /128 of each endpoint; the first selector that matches decides.
 
     All rules of a selector are one Rule, whose label is the selector's text.
     """

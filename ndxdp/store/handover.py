@@ -83,7 +83,7 @@ def make_queue(directory: Path) -> None:
 
 
 class Inbox:
-    """The daemon's end of a queue. All methods want the tree's lock, as far as it is usable."""
+    """The daemon's end of a queue. The caller has the tree's lock, if that is usable."""
 
     def __init__(self) -> None:
         self._seen = -1  # the time of the directory, in ns, at the last call

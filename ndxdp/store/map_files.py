@@ -20,11 +20,11 @@ from ndxdp.kernel.abi import MapSpec, not_ours
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
 _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
-_ENTRIES = 16384  # of a table's file that are objects at the same time
+_ENTRIES = 16384  # entries of a table's file that are objects at the same time
 
 
 class Map(Protocol):
-    """A map of keys to values, both in the layouts of abi.py; several of them are concatenated."""
+    """A map of keys to values, in the layouts of abi.py; several of either are concatenated."""
 
     @property
     def max_entries(self) -> int:

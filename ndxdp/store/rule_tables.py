@@ -36,8 +36,8 @@ _SORTED = struct.Struct(f"16sB{abi.RULE.size}s")
 """Address, length and rule of a prefix: bytes that have the order of the prefixes."""
 _U64_MAX = (1 << 64) - 1
 MOST_HINTS = 1 << 16
-"""The most addresses that set their bits in `hints` one by one. More would set most of the bits, so
-all are set."""
+"""Up to so many addresses, only their own bits in `hints` are set. More would set most of the
+bits, so all are set."""
 
 
 class RuleTables(MapSet):
@@ -107,7 +107,7 @@ class RuleTables(MapSet):
                     yield Prefix(address, length), chosen[value]
 
     def wider(self, wanted: Callable[[int, bytes], bool]) -> Rules:
-        """Return the rules of the prefixes below 128 bits for which `wanted` is true.
+        """Return the rules of the prefixes shorter than /128 for which `wanted` is true.
 
         The other rules, of which there may be 100 000, get no Python object.
 
@@ -166,7 +166,8 @@ class RuleTables(MapSet):
         """
         slots = self._assign_classes(change.write)
         if slots is None or self._write_or_undo(change.write, slots, present):
-            # The maps are full. All rules show what is missing, and whether there is another way.
+            # The maps are full. With all rules, apply() can report what has no room, or remove
+            # rules first.
             self.apply(change, self.rules())
         else:
             self._remove(change.remove)

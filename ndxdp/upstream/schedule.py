@@ -88,7 +88,7 @@ class Lane:
 
     @property
     def due(self) -> float:
-        """The time at which the first address is due. The lane must not be empty."""
+        """The time at which the first address is due; -inf: now. The lane must not be empty."""
         return next(iter(self.queue.values()), -math.inf)
 
     def add(self, addresses: AddressSet) -> None:
@@ -105,7 +105,7 @@ class Lane:
 
         Args:
             gone: The addresses.
-            members: The same set, in the form in which it is best searched.
+            members: The same addresses, in the form that is searched fastest.
         """
         self.stock = [left for some in self.stock if (left := some - gone)]
         if len(gone) <= len(self.queue):
@@ -135,8 +135,8 @@ class Turn(NamedTuple):
         address: The address.
         before: How many transmissions of the series it has had.
         following: The lane of the next transmission; None for the last.
-        changes: The schedule's changes so far. As long as there are no more, the address needs not
-            be searched again.
+        changes: The number of changes of the schedule. While it stays the same, the address is
+            still in the schedule, and need not be looked up.
         profile: The profile of the address.
     """
 
