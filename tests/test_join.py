@@ -31,6 +31,7 @@ from tests.fixtures.network import (
     ROUTER_LINK_LOCAL,
     UPLINK,
     Running,
+    call,
     done,
     eventually,
     ndxdp,
@@ -140,6 +141,7 @@ def test_behind_a_snooping_switch(snooped: Segment, join: str) -> None:
             eventually(lambda: not is_answered(), within=20)
             assert GROUP not in snooped_groups()
             findings = ndxdp("doctor", UPLINK).out
+            assert "receives ICMPv6" not in findings, "the daemon itself hears queries"
             assert f'an MLD querier is on the link of {UPLINK}, and join is "never"' in findings
         else:
             eventually(lambda: GROUP in snooped_groups())
@@ -241,6 +243,42 @@ def test_the_groups_of_a_port_are_joined_on_its_bridge(wired: Segment) -> None:
             eventually(lambda: holders() == {UPLINK})
         assert holders() == set()
     finally:
+        sh("ip", "link", "delete", "br7")
+
+
+_NO_QUERIES = """
+table inet no_queries {
+    chain input {
+        type filter hook input priority 0;
+        icmpv6 type mld-listener-query drop
+    }
+}
+"""
+
+
+def test_a_bridge_of_the_host_that_knows_a_querier(wired: Segment) -> None:
+    """Join for a bridge's own querier, also where a firewall hides all queries from the host."""
+
+    def above(**options: int) -> None:
+        words = [word for key, value in options.items() for word in (f"mcast_{key}", str(value))]
+        sh("ip", "link", "set", "br7", "type", "bridge", *words)
+
+    sh("ip", "link", "add", "br7", "type", "bridge", "stp_state", "0")
+    sh("ip", "link", "set", UPLINK, "master", "br7")
+    sh("ip", "link", "set", "br7", "up")
+    above(snooping=0)
+    try:
+        with running("-i", UPLINK, "--mode", "tc", "-n", ADDRESS):
+            eventually(lambda: multicast() == shown("auto", 1))
+            with packet_socket(ROUTER, ROUTER_LINK) as wire:
+                wire.send(frame(ICMPv6MLQuery2(mrd=1000, QRV=1, QQIC=1)))
+            eventually(lambda: multicast() == shown("auto", 0, querier=False), within=20)
+            sh("nft", "-f", "-", stdin=_NO_QUERIES)
+            above(snooping=1)
+            above(querier=1)
+            eventually(lambda: multicast() == shown("auto", 1, querier=True))
+    finally:
+        call("nft", "delete", "table", "inet", "no_queries")
         sh("ip", "link", "delete", "br7")
 
 

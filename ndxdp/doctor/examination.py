@@ -37,6 +37,7 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
+from ndxdp.observe import status
 from ndxdp.rules.address import address_text
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store import lifetimes
@@ -285,7 +286,9 @@ class _Examination:
             table = subject.table
         except Exception:  # the check of the program reports the error
             table = None
-        return listeners.judge(listeners.gather(subject.above, subject.ifindex, table))
+        daemons = {daemon.pid for daemon in status.reports(subject.trees)}
+        facts = listeners.gather(subject.above, subject.ifindex, table, daemons)
+        return listeners.judge(facts)
 
     def _exporter(self) -> list[Finding]:
         subject = self._subject

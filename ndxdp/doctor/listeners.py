@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +80,16 @@ class Facts:
     unproxied: str = ""
 
 
-def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
+def gather(
+    interface: str, ifindex: int, table: Table | None, daemons: Container[int] = ()
+) -> Facts:
     """List the listeners and proxy entries of an interface.
+
+    Args:
+        interface: The interface.
+        ifindex: Its index.
+        table: The rules of the interface; None if ndxdp answers nothing there.
+        daemons: The processes of ndxdp's daemons, which are left out.
 
     Raises:
         OSError: The kernel's list of ICMPv6 sockets cannot be read.
@@ -98,6 +106,8 @@ def gather(interface: str, ifindex: int, table: Table | None) -> Facts:
     seen: set[int] = set()
     for inode, pid in _holders(wanted):
         seen.add(inode)
+        if pid in daemons:
+            continue
         before = owners.get(pid)
         is_raw = inode in raw or (before is not None and before.raw)
         owners[pid] = Listener(pid, _name(pid), _unit(pid), is_raw)
