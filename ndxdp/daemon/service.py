@@ -40,7 +40,7 @@ _SIGNALS = _ENDING | {signal.SIGHUP}
 
 _LISTEN_TIME = 1.0  # seconds for which the start waits until metrics are served
 
-_BURST_TIME = 0.01  # seconds between two looks at netlink
+_BURST_TIME = 0.01  # seconds between two looks at netlink while messages come
 
 _STUCK = 10.0
 """Seconds for which the end waits for a task that does not return; systemd kills after 20."""
@@ -161,7 +161,7 @@ class _Daemon:
         self._heartbeats = Heartbeats(self._pulse)
         self._metrics = MetricsListener(trees, status)
         self._containers = ContainerRules(status, self._all_uplinks)
-        self._resting: asyncio.TimerHandle | None = None
+        self._gathering: asyncio.TimerHandle | None = None
 
     async def run(self, spec: DaemonSpec) -> None:
         """Answer until SIGINT or SIGTERM, or until an uplink fails at its start."""
@@ -337,14 +337,14 @@ class _Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _awaited(self._reread))
         self._loop = loop
-        self._read_netlink()
+        loop.add_reader(self._monitor.fileno(), self._on_netlink)
         try:
             yield
         finally:
             # asyncio resets them to their defaults afterwards: nothing may interrupt the end.
             signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(self._reread))
-            if self._resting is not None:
-                self._resting.cancel()
+            if self._gathering is not None:
+                self._gathering.cancel()
             loop.remove_reader(self._monitor.fileno())
 
     def _wake_waiting(self) -> None:
@@ -353,17 +353,20 @@ class _Daemon:
             uplink.other_released()
 
     def _on_netlink(self) -> None:
-        """Notify each uplink of changes of the network."""
+        """Notify each uplink of changes of the network, then let the next ones gather for a moment.
+
+        To wake for each message of a burst takes longer than to read them.
+        """
+        self._loop.remove_reader(self._monitor.fileno())
+        self._gathering = None
         changes = self._monitor.drain()
+        if not changes:
+            self._loop.add_reader(self._monitor.fileno(), self._on_netlink)
+            return
+        self._gathering = self._loop.call_later(_BURST_TIME, self._on_netlink)
         interrupted = self._monitor.interrupted()
         self._shared.tables.network_changed(changes)
         for uplink, _ in self._uplinks.values():
             if interrupted:
                 uplink.links_interrupted(interrupted)
             uplink.network_changed(changes)
-        # The next changes wait for a moment, and are read together: a look takes less than waking.
-        self._loop.remove_reader(self._monitor.fileno())
-        self._resting = self._loop.call_later(_BURST_TIME, self._read_netlink)
-
-    def _read_netlink(self) -> None:
-        self._loop.add_reader(self._monitor.fileno(), self._on_netlink)

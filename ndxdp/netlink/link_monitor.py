@@ -67,6 +67,10 @@ class Changes:
     local_routes: bool = False
     anything: bool = False
 
+    def __bool__(self) -> bool:
+        """Return True if anything has changed."""
+        return bool(self.interfaces) or self.local_routes or self.anything
+
     def concern(self, interfaces: frozenset[int]) -> bool:
         """Return True if one of these interfaces may have changed."""
         return self.anything or not self.interfaces.isdisjoint(interfaces)
