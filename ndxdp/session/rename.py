@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.hooks import attachment
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links
@@ -70,17 +70,14 @@ def _former_names(tree: PinTree, link: Link) -> list[str]:
     Each program of ndxdp that is attached has a pin. So the pins of other names, which may be
     hundreds, are opened only if the device has a program that its own pins do not explain.
     """
-    programs = _programs_on(link)
-    if programs is not None:
+    others = [name for name in tree.interfaces() if name != link.name]
+    programs = _programs_on(link) if others else set()
+    if programs:
         programs -= pins.program_ids(tree.path(link.name))
-    if programs == set():
-        return []
     found = []
-    for name in tree.interfaces():
+    for name in others if programs is None or programs else ():
         with contextlib.suppress(NdxdpError):
-            if name == link.name or not (
-                programs is None or programs & pins.program_ids(tree.path(name))
-            ):
+            if programs and not programs & pins.program_ids(tree.path(name)):
                 continue
             with open_pinned(tree, name) as other:
                 if other.device() == link.name:
@@ -92,6 +89,8 @@ def _programs_on(link: Link) -> set[int] | None:
     """Return the ids of the programs on a device; None if the kernel does not show them all."""
     try:
         return attachment.program_ids(link.ifindex)
+    except ModeUnavailable:  # there is no libbpf
+        return None
     except BpfError as error:
         if error.errno not in (errno.EPERM, errno.EACCES):
             raise
