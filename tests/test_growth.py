@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import tracemalloc
@@ -10,10 +11,12 @@ from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 
 from ndxdp import progress
-from ndxdp.cli.terminal_progress import TerminalProgress
+from ndxdp.cli import terminal_progress
+from ndxdp.cli.terminal_progress import TerminalProgress, show_progress
 from ndxdp.cli.values import rules_of
 from ndxdp.config import reader
 from ndxdp.daemon import reconcile
@@ -437,6 +440,31 @@ def test_progress_is_a_line_that_ends() -> None:
     with progress.step("rules written"):
         progress.advance(1)
     assert terminal.getvalue().endswith("written\r\x1b[K\r\x1b[Kndxdp: 7 rules \\nread\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "term", "level", "shown"),
+    [
+        (True, "xterm", logging.WARNING, True),
+        (False, "xterm", logging.WARNING, False),
+        (True, "dumb", logging.WARNING, False),
+        (True, "xterm", logging.ERROR, False),
+    ],
+)
+def test_progress_is_for_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, term: str, level: int, shown: bool
+) -> None:
+    stream = StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(terminal_progress, "_DELAY", -1)
+    monkeypatch.setattr(logging.getLogger("ndxdp"), "level", level)
+    with click.Context(click.Command("any")):
+        show_progress()
+        with progress.step("rules read"):
+            progress.advance(1)
+    assert bool(stream.getvalue()) is shown
 
 
 def test_loading_listing_and_removing_advance(attached: Network, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from ndxdp.store.records import (
     damaged,
     explained_of,
 )
-from ndxdp.store.rule_tables import RuleTables, prefix_of
+from ndxdp.store.rule_reader import prefix_of
+from ndxdp.store.rule_tables import RuleTables
 
 _settings = threading.Lock()
 """Held while settings are written, so that a heartbeat does not undo a change of another thread."""
