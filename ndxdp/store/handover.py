@@ -50,7 +50,9 @@ def announce(directory: Path, prefixes: Iterable[Prefix] = ()) -> int:
     """
     before = _time_of(directory)
     after = _another_time(before)
-    # A missing or full queue, or one that cannot be opened, lacks the times.
+    if not (directory / NAME).exists():  # no daemon, or userspace mode, which needs no libbpf
+        return after
+    # A full queue, or one that cannot be opened, lacks the times.
     with contextlib.suppress(OSError):
         queue = libbpf.get_pinned(str(directory / NAME))
         try:
