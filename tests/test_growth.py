@@ -296,6 +296,9 @@ def test_changed_rules_of_a_set() -> None:
     ):
         kept = {prefix: rule for prefix, rule in every.items() if prefix not in names}
         assert every.changed_at(names, there) == kept | dict(there.items())
+    assert len(every.addresses) == 5 * _EACH
+    assert "addresses" not in vars(every.to_keep())
+    assert every.to_keep() == every
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ class RuleCache:
 
     def keep(self, rules: Rules) -> None:
         """Take the rules that are in the maps now that all changes since rules() are written."""
-        self._rules = rules
+        self._rules = rules.to_keep()
 
     def _directory_stamp(self) -> tuple[int, ...] | None:
         """Return the identity and time of the directory; None if a change may not show."""

@@ -152,6 +152,12 @@ class Rules(Mapping[Prefix, Rule]):
                 changed.wider.pop(prefix, None)
         return changed
 
+    def to_keep(self) -> Rules:
+        """Return the same set without cached results, which take memory if the set is kept."""
+        same = Rules()
+        same.exact, same.wider = self.exact, self.wider
+        return same
+
     def where(self, wanted: Callable[[Rule], bool]) -> Rules:
         """Return the items whose rule satisfies a predicate."""
         wider = {key for key, rule in self._objects.items() if wanted(rule)}
