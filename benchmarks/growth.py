@@ -19,14 +19,18 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import growth_containers, growth_rules
+from benchmarks import growth_containers, growth_interfaces, growth_rules
 from benchmarks.growing import Bench, Curve, Figures, exponent
 from benchmarks.wire import HOST_CPU, REPOSITORY, cpu_name, make_links
 from lab import private
 
 RESULTS = REPOSITORY / "benchmarks" / "results" / "growth.json"
 
-CURVES: Sequence[Curve] = (*growth_rules.CURVES, *growth_containers.CURVES)
+CURVES: Sequence[Curve] = (
+    *growth_rules.CURVES,
+    *growth_containers.CURVES,
+    *growth_interfaces.CURVES,
+)
 """The table: a module for each kind of thing whose number grows adds its curves here."""
 
 _LONGEST = 60  # seconds of one step, at most

@@ -191,7 +191,11 @@ class MapSet:
 
     def missing(self, directory: Path) -> list[str]:
         """Return the names of maps whose pins or files were removed."""
-        return [name for name in self._maps if not (directory / name).exists()]
+        try:
+            present = set(os.listdir(directory))
+        except FileNotFoundError:
+            present = set()
+        return [name for name in self._maps if name not in present]
 
     def restore_pins(self, directory: Path) -> None:
         """Pin the maps again whose pins were removed."""

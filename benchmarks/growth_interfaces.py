@@ -1,0 +1,113 @@
+"""The curves of interfaces: the start of a daemon, and address changes that do not concern it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from benchmarks.growing import Bench, Curve, Daemon, Figures
+from benchmarks.wire import NDXDP, REPOSITORY, host_command, in_host
+
+_RATE = 1_000  # address changes a second, half of them additions
+_SECONDS = 6.0
+_BATCH = 20  # address changes that are sent at once
+_WITHIN = 120  # seconds for a daemon to end
+
+
+def _start(bench: Bench, count: int) -> Figures:
+    """Measure a daemon until it answers on all interfaces; then count what it has open."""
+    with _interfaces(count) as names, _daemon(bench, names) as (daemon, pid):
+        return {
+            "start s": daemon.spent,
+            "open descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+            "peak MB": daemon.peak,
+        }
+
+
+def _foreign_addresses(bench: Bench, count: int) -> Figures:
+    """Measure a daemon while an interface that is not its own gets and loses addresses."""
+    with _interfaces(count + 1) as (foreign, *names), _daemon(bench, names) as (daemon, _):
+        found: dict[str, float] = {}
+        with daemon.working(found):
+            _change_addresses(foreign)
+        return found
+
+
+def _change_addresses(name: str) -> None:
+    """Add and delete addresses of an interface at _RATE, for _SECONDS."""
+    changes = [
+        f"address {verb} 2001:db8:ffff::{number:x}/128 dev {name}{how}\n"
+        for verb, how in (("add", " nodad"), ("delete", ""))
+        for number in range(1, _BATCH // 2 + 1)
+    ]
+    ip = subprocess.Popen(host_command("ip", "-6", "-batch", "-"), stdin=subprocess.PIPE, text=True)
+    assert ip.stdin is not None
+    done, began = 0, time.monotonic()
+    while (elapsed := time.monotonic() - began) < _SECONDS:
+        while done < elapsed * _RATE:
+            ip.stdin.writelines(changes)
+            ip.stdin.flush()
+            done += _BATCH
+        time.sleep(0.002)
+    ip.communicate(timeout=_WITHIN)
+
+
+@contextlib.contextmanager
+def _daemon(bench: Bench, names: Sequence[str]) -> Iterator[tuple[Daemon, int]]:
+    """Run a daemon during the block, which answers on all interfaces; yield its process id, too."""
+    configuration = bench.file(
+        "it.toml",
+        (
+            f'[[interface]]\nname = "{name}"\nmode = "tc"\non_stop = "detach"\n'
+            f'[[interface.prefix]]\nprefix = "2001:db8:0:{number:x}:c::/80"\n'
+            for number, name in enumerate(names, 1)
+        ),
+    )
+    process = subprocess.Popen(
+        host_command(*NDXDP, "-q", "run", "-c", str(configuration)),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    try:
+        assert process.stdout is not None
+        for _ in names:
+            if not process.stdout.readline().startswith("ready"):
+                raise SystemExit("The daemon did not start.")
+        yield Daemon(process), process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=_WITHIN)
+
+
+@contextlib.contextmanager
+def _interfaces(count: int) -> Iterator[list[str]]:
+    """Make Ethernet interfaces that are up, and remove them afterwards."""
+    names = [f"up{number}" for number in range(count)]
+    _ip(
+        command
+        for name in names
+        for command in (
+            f"link add {name} type veth peer name {name}p",
+            f"link set {name}p up",
+            f"link set {name} up",
+        )
+    )
+    try:
+        yield names
+    finally:
+        _ip(f"link delete {name}" for name in names)
+
+
+def _ip(commands: Iterable[str]) -> None:
+    in_host("ip", "-batch", "-", stdin="\n".join(commands))
+
+
+CURVES = (
+    Curve("daemon starts, interfaces", _start, (10, 50, 100, 200, 500)),
+    Curve("6 s of foreign addresses, interfaces", _foreign_addresses, (10, 40, 160)),
+)
