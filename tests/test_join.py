@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from lab.capture import packet_socket
+from ndxdp.daemon.queriers import Querier, Queriers
 from ndxdp.ndp.frame import TYPE_NA, icmpv6_type_of, target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address
@@ -131,10 +133,13 @@ def joined() -> bool:
 # ---- a switch that snoops ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("join", ["auto", "always", "never"])
-def test_behind_a_snooping_switch(snooped: Segment, join: str) -> None:
+@pytest.mark.parametrize(
+    ("join", "mode"),
+    [("auto", "tc"), ("auto", "generic"), ("auto", "userspace"), ("always", "tc"), ("never", "tc")],
+)
+def test_behind_a_snooping_switch(snooped: Segment, join: str, mode: str) -> None:
     """Answer with `auto` and `always` at once; without the group, the switch sends nothing."""
-    with running("-i", UPLINK, "--mode", "tc", "--join", join, "-n", ADDRESS):
+    with running("-i", UPLINK, "--mode", mode, "--join", join, "-n", ADDRESS):
         if join == "never":
             query_each_second()
             eventually(lambda: multicast() == shown("never", 0, querier=True))
@@ -344,6 +349,43 @@ def test_a_flood_of_queries_is_read_in_batches(wired: Segment) -> None:
         assert (len(found), has_more) == (64, True)
     finally:
         queries.close()
+
+
+def test_how_long_a_querier_is_present(wired: Segment) -> None:
+    """Wait for the longest interval of all queries; begin again after an interruption."""
+    ifindex = wired.ifindex()
+
+    async def follow() -> None:
+        queriers, woken = Queriers(), asyncio.Event()
+        end = queriers.watch(ifindex, woken.set)
+
+        async def next_state() -> Querier:
+            await asyncio.wait_for(woken.wait(), 10)
+            woken.clear()
+            return queriers.state(ifindex)
+
+        assert queriers.state(ifindex) is Querier.UNKNOWN
+        queriers.note(ifindex, 0.01)
+        assert await next_state() is Querier.HEARD
+        assert await next_state() is Querier.SILENT
+        queriers.forget(ifindex)
+        assert await next_state() is Querier.UNKNOWN
+        queriers.note(ifindex, 1000)
+        assert await next_state() is Querier.HEARD
+        queriers.note(ifindex, 0.01)
+        queriers.forget(ifindex)
+        await asyncio.sleep(0.1)
+        assert not woken.is_set()
+        assert queriers.state(ifindex) is Querier.HEARD
+        # A renewal ends a watch and begins another.
+        end()
+        end()
+        again = queriers.watch(ifindex, woken.set)
+        assert queriers.state(ifindex) is Querier.HEARD
+        again()
+        queriers.close()
+
+    asyncio.run(follow())
 
 
 def test_without_the_right_to_hear_queries(wired: Segment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Queriers:
             wake: Called when the link's state changes.
 
         Returns:
-            A function that ends the watch.
+            A function that ends the watch, and may be called again.
         """
         link = self._links.get(ifindex)
         if link is None:
@@ -92,7 +93,8 @@ class Queriers:
         link.wakes.append(wake)
 
         def end() -> None:
-            link.wakes.remove(wake)
+            with contextlib.suppress(ValueError):
+                link.wakes.remove(wake)
             if not link.wakes and link.timer is None and self._links.get(ifindex) is link:
                 del self._links[ifindex]
 
