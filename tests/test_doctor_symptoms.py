@@ -26,14 +26,16 @@ from tests.fixtures.network import (
     ROUTER_MAC,
     TARGET,
     UPLINK,
+    Running,
     done,
     eventually,
     ndxdp,
     network,
     remove_instance,
     sh,
+    status,
 )
-from tests.fixtures.segment import at, segment
+from tests.fixtures.segment import BRIDGE, SWITCH, at, segment
 from tests.fixtures.tap import ARPHRD_VOID, tun
 from tests.test_company_hooks import tcx
 from tests.test_doctor import advertise, conf, default_route, ip, lose
@@ -180,6 +182,21 @@ def since_ndppd_was_stopped() -> Iterator[Options]:
 
 
 @contextlib.contextmanager
+def switch_that_snoops() -> Iterator[Options]:
+    with segment(snooping=True) as made:
+        made.behind(TARGET)
+        words = ("-i", UPLINK, "--mode", "tc", "--join", "never", "-n", TARGET)
+        with contextlib.closing(Running(words)):
+            eventually(lambda: status()["multicast"] is not None)  # the daemon hears queries
+            # The switch asks at once when it becomes the querier.
+            for on in "01":
+                at(SWITCH, "ip", "link", "set", BRIDGE, "type", "bridge", "mcast_querier", on)
+            eventually(lambda: status()["multicast"]["querier"])
+            yield ()
+    remove_instance()
+
+
+@contextlib.contextmanager
 def firewall_blocks_icmpv6() -> Iterator[Options]:
     with host():
         sh("nft", FORWARDING.format("input"))
@@ -289,6 +306,7 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         second_uplink,
         gateway_failed,
         since_ndppd_was_stopped,
+        switch_that_snoops,
         firewall_blocks_icmpv6,
         do_i_need_a_responder,
         neighbour_table_overflow,

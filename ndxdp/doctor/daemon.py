@@ -56,20 +56,22 @@ def _groups(interface: str, multicast: Mapping[str, Any]) -> Iterator[Finding]:
         interface: The interface.
         multicast: The daemon's report on the groups (GroupStatus).
     """
-    left_out, auto = multicast["left_out"], 'join = "auto"'
+    left_out = multicast["left_out"]
     if not multicast["querier"]:
         return
     if multicast["join"] == "never":
         yield warning(
             f'an MLD querier is on the link of {interface}, and join is "never"',
-            "a switch that snoops MLD does not forward the solicitations for exact addresses",
-            f"remove --join never, or write {auto} for {interface}",
+            "a switch that snoops MLD does not forward the solicitations for exact addresses: write"
+            ' join = "auto" in the file, or remove --join',
+            "",
         )
     elif left_out:
         yield warning(
             f"{left_out} of {left_out + multicast['joined']} multicast groups of {interface} are"
             " not joined",
             "an MLD querier is on the link: a switch that snoops MLD does not forward the"
-            " solicitations for the other addresses",
-            'write join = "always", or use fewer exact addresses',
+            ' solicitations for the other addresses; write join = "always" in the file, or use'
+            " fewer exact addresses",
+            "",
         )
