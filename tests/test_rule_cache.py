@@ -81,6 +81,17 @@ def test_a_command_is_noticed(daemon: Daemon, pause: float) -> None:
     assert daemon.reads == 1
 
 
+def test_the_log_says_who_owns_an_address_with_a_rule(
+    daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ndxdp")
+    rules = compile_rules([BY_HAND], rule=Rule(origin=MANUAL_ORIGIN, label="by hand"))
+    add_rules(Trees().pins, UPLINK, rules)
+    owned = {next(iter(rules)): "gateway"}
+    assert reconcile.apply_rules(daemon.session, owned, None, daemon.cache)[next(iter(rules))].owned
+    assert f"added a hole for {BY_HAND}: gateway" in caplog.messages
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1)], ids=str)
 def test_an_older_command_beside_present_ones(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]

@@ -96,7 +96,7 @@ def _apply_holes(maps: Maps, owned: Mapping[Prefix, str], actual: Rules) -> Rule
         actual = holes.applied_to(actual)
     for prefix, rule in change.write.pairs():
         if rule.owned:
-            log.info("added a hole for %s: %s", prefix, rule.label)
+            log.info("added a hole for %s: %s", prefix, owned[prefix])
         else:
             log.info("the rule for %s is in force again: the host no longer owns it", prefix)
     for prefix in change.remove:
