@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
 import time
+from typing import cast
 
 import pytest
 
+from ndxdp.daemon.container_rules import ContainerRules
+from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.daemon.uplink import Uplink
+from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.session.request import AttachOptions
 from ndxdp.sources import docker, engine_api
 from ndxdp.sources.agenda import ALL, Agenda
 from ndxdp.sources.answers import Endpoint, Listed, container_of
@@ -264,6 +272,48 @@ def test_a_container_in_several_networks(fake: Fake) -> None:
         (one,) = watcher.sets[-1]
         assert one.network_labels == (("kind", "b"),)
         assert None not in fake.named
+
+
+class Selecting:
+    """The part of an uplink that takes the rules of containers."""
+
+    def __init__(self, *selectors: Selector) -> None:
+        self.spec = InterfaceSpec("up0", AttachOptions(), Rules(), selectors=selectors)
+        self.containers: Rules | None = None
+
+    def set_containers(self, rules: Rules) -> None:
+        self.containers = rules
+
+    def chosen(self) -> set[str]:
+        """Return the addresses that are answered for."""
+        return {str(prefix) for prefix in self.containers or Rules()}
+
+
+def test_a_container_that_starts_during_a_reload(fake: Fake) -> None:
+    """Choose no container without the labels by which the new selectors exclude it."""
+    fake.containers = [container(2)]
+    uplink = Selecting(Selector(network="six"))
+
+    async def main() -> None:
+        rules = ContainerRules(DaemonStatus(), lambda: [cast(Uplink, uplink)])
+        rules.watch(str(fake.path))
+        while uplink.chosen() != {"2001:db8::2"} or fake.lists() < 3:
+            await asyncio.sleep(0.01)
+        uplink.spec = Selecting(Selector(network="six", except_label="hidden")).spec
+        rules.apply_to(cast(Uplink, uplink))
+        fake.containers.append(container(3, hidden=""))
+        fake.send_event_of(3)
+        while fake.lists() < 5:
+            await asyncio.sleep(0.01)
+        assert uplink.chosen() == {"2001:db8::2"}
+        rules.watch(str(fake.path))
+        fake.containers.append(container(4))
+        while uplink.chosen() != {"2001:db8::2", "2001:db8::4"}:
+            await asyncio.sleep(0.01)
+        rules.end()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def test_events_in_the_wrong_order_and_of_removed_containers(fake: Fake) -> None:

@@ -69,7 +69,7 @@ class ContainerRules:
                 self.apply_to(uplink)
             async for change in changes:
                 for uplink in self._uplinks():
-                    self._apply_change(uplink, change)
+                    self._apply_change(engine, uplink, change)
 
     def apply_to(self, uplink: Uplink) -> None:
         """Give an uplink the rules that its selectors make of all containers.
@@ -87,7 +87,12 @@ class ContainerRules:
             rules = {selector.rule for selector in selectors}
             uplink.set_containers(uplink.containers.where(rules.__contains__))
 
-    def _apply_change(self, uplink: Uplink, change: Change) -> None:
-        """Give an uplink the rules that its selectors make of changed containers."""
-        if uplink.spec.selectors and uplink.containers is not None:
-            uplink.set_containers(rules_after(change, uplink.containers, uplink.spec.selectors))
+    def _apply_change(self, engine: Docker, uplink: Uplink, change: Change) -> None:
+        """Give an uplink the rules that its selectors make of changed containers.
+
+        Without the labels that the selectors compare, a container that is excluded by its label
+        would be chosen. A reload that is in progress then lists all containers again.
+        """
+        selectors = uplink.spec.selectors
+        if selectors and uplink.containers is not None and engine.has_labels(label_keys(selectors)):
+            uplink.set_containers(rules_after(change, uplink.containers, selectors))
