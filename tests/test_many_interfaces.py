@@ -286,6 +286,21 @@ def test_a_route_with_several_next_hops(uplinks: list[str]) -> None:
             assert not changes.concern(third)
 
 
+def test_a_route_that_replaces_one_of_another_interface(uplinks: list[str]) -> None:
+    """Let the former interface look for its gateways: the kernel reports only the new one."""
+    one, other = (frozenset({socket.if_nametoindex(name)}) for name in uplinks[:2])
+
+    def replace(name: str) -> Callable[[], object]:
+        return lambda: sh("ip", "-6", "route", "replace", "default", "via", "fe80::1", "dev", name)
+
+    with contextlib.closing(LinkMonitor()) as monitor:
+        changes_of(monitor, replace(uplinks[0]))
+        changes = changes_of(monitor, replace(uplinks[1]))
+        assert changes.concern(one)
+        assert changes.concern(other)
+        sh("ip", "-6", "route", "delete", "default")
+
+
 def test_forwarding_is_a_change(uplinks: list[str]) -> None:
     one, other = (frozenset({socket.if_nametoindex(name)}) for name in uplinks[:2])
     sysctl = Path(f"/proc/sys/net/ipv6/conf/{uplinks[0]}/forwarding")

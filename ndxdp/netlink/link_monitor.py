@@ -39,6 +39,7 @@ _IFLA_MASTER = 10
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _NETCONFA_IFINDEX = 1
+_NLM_F_REPLACE = 0x100
 _RTMSG_SIZE, _NEXT_HOP = 12, struct.Struct("=HBBi")  # struct rtnexthop
 _HEADER_SIZE = 16  # of struct nlmsghdr
 _BUFFER = 1 << 20  # bytes of messages that may wait, of which each takes about a thousand
@@ -58,8 +59,8 @@ class Changes:
             changed.
         names: The names of the interfaces whose link changed, alternative names included.
         local_routes: Local routes changed, or may have changed, of whichever interface.
-        anything: Messages were lost, or a route did not name its interface: anything may have
-            changed.
+        anything: Messages were lost, a route did not name its interface, or replaced a route of an
+            unknown one: anything may have changed.
     """
 
     interfaces: set[int] = field(default_factory=set)
@@ -216,7 +217,9 @@ def _read_route(message: bytes, changes: Changes) -> None:
     found |= {_number(route.get(_RTA_OIF))}
     found -= {0}
     changes.interfaces |= found
-    changes.anything = changes.anything or not found
+    # The kernel reports no route that is replaced by one of another interface.
+    replaces = struct.unpack_from("=H", message, 6)[0] & _NLM_F_REPLACE
+    changes.anything = changes.anything or not found or bool(replaces)
 
 
 def _names(message: bytes) -> Iterator[str]:
