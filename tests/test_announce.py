@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import struct
 import time
@@ -319,6 +320,24 @@ def test_rate_is_kept_and_nothing_is_queued_twice(wired: Segment) -> None:
                 await asyncio.sleep(0.05)
             assert 0.65 <= took <= 1.0, took  # 300 / 400, less a burst of 20
             assert seen.about() == [(Kind.ADVERTISE, address) for address in addresses]
+
+    asyncio.run(main())
+
+
+def test_other_tasks_run_between_frames(wired: Segment) -> None:
+    """Announce at a rate above that of any CPU: other tasks still have their turn."""
+    what = announce_config(rate=1_000_000)
+
+    async def main() -> None:
+        async with announcing(wired, what) as announcer:
+            announcer.announce(behind(number) for number in range(3000))
+            sent = [0]
+            while announcer.waiting:
+                await asyncio.sleep(0)
+                sent.append(sum(announcer.sent.values()) + sum(announcer.failed.values()))
+            at_once = [after - before for before, after in itertools.pairwise(sent)]
+            assert max(at_once) <= 32
+            assert sent[-1] >= 6000
 
     asyncio.run(main())
 

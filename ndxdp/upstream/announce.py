@@ -32,6 +32,7 @@ REPEATS = 3
 
 _BURST_TIME = 0.05  # seconds: a burst has as many frames as the rate allows in this time, ...
 _BURST_MAX = 32  # ... but not more than this, because other tasks of the event loop wait meanwhile
+_LEAST_PAUSE = 0.0001  # seconds after so many frames
 _TRIES = 4  # attempts to send a frame while the device's queue is full
 _RETRY_AFTER = 0.05  # seconds
 
@@ -99,6 +100,8 @@ class Announcer:
         self._wake = asyncio.Event()
         burst = max(1, min(_BURST_MAX, int(what.rate * _BURST_TIME)))
         self._pace = Pace(what.rate, burst, clock)
+        # Frames since other tasks of the event loop could run, and the time of the first one.
+        self._at_once, self._began = 0, 0.0
         self._socket = packet_socket("announces addresses")
         try:
             self._socket.bind((socket.if_indextoname(ifindex), 0))
@@ -251,8 +254,7 @@ class Announcer:
         for kind, build in self._frames(turn.address, turn.before):
             if kind is Kind.SOLICIT:
                 self._answers.listen()
-            while delay := self._pace.delay():
-                await asyncio.sleep(delay)
+            await self._wait_for_turn()
             profile = self._schedule.profile_now(turn)
             if profile is None or self._suspended:
                 return False
@@ -265,6 +267,21 @@ class Announcer:
         if not sent:  # Many addresses without a frame to send would block the event loop.
             await asyncio.sleep(0)
         return not self._schedule.is_over(turn)
+
+    async def _wait_for_turn(self) -> None:
+        """Wait until a frame may be sent; leave other tasks at least half of the time.
+
+        At a rate above that of the CPU, no frame ever waits for the rate.
+        """
+        delay = self._pace.delay()
+        if not delay and self._at_once >= _BURST_MAX:
+            delay = max(self._clock() - self._began, _LEAST_PAUSE)
+        while delay:
+            await asyncio.sleep(delay)
+            self._at_once, delay = 0, self._pace.delay()
+        if not self._at_once:
+            self._began = self._clock()
+        self._at_once += 1
 
     def _frames(
         self, address: bytes, before: int
