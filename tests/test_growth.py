@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -35,7 +36,7 @@ from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.rule_changes import add_rules, delete_rules, set_paused
 from ndxdp.session.session import Session
-from ndxdp.store import handover, pins, sorted_runs
+from ndxdp.store import handover, map_files, pins, sorted_runs
 from ndxdp.store.directories import Trees
 from ndxdp.store.handover import Inbox
 from ndxdp.store.instance import open_pinned
@@ -165,9 +166,9 @@ def test_a_file_is_written_once_for_all_rules(
     written: list[Path] = []
     write = TableFile._write
 
-    def counted(self: TableFile, entries: object) -> None:
+    def counted(self: TableFile, data: bytes) -> None:
         written.append(self._path)
-        write(self, entries)  # type: ignore[arg-type]
+        write(self, data)
 
     monkeypatch.setattr(TableFile, "_write", counted)
     rules = lists(abi.MAX_RULE_CLASSES // 2)
@@ -254,11 +255,18 @@ def changes() -> Iterator[tuple[str, Rules, Rules]]:
 
 
 @pytest.mark.parametrize(("there", "writing"), [change[1:] for change in changes()])
-def test_few_rules_are_written_as_all_are(there: Rules, writing: Rules) -> None:
+@pytest.mark.parametrize("in_kernel", [True, False])
+def test_few_rules_are_written_as_all_are(
+    tmp_path: Path, in_kernel: bool, there: Rules, writing: Rules
+) -> None:
     """Give the same result and the same error with only the changed rules as with all rules."""
     results: list[object] = []
     for write in (RuleTables.apply, RuleTables.apply_at):
-        with Maps.create(_EACH + 1) as maps:
+        folder = tmp_path / write.__name__
+        folder.mkdir()
+        room = _EACH + 1
+        made = Maps.create(room) if in_kernel else Maps.create_files(folder, room)
+        with made as maps:
             maps.apply(Difference(there, Rules()), Rules())
             change = Difference(writing, Rules())
             present = there if write is RuleTables.apply else maps.rules_at(writing)
@@ -270,6 +278,37 @@ def test_few_rules_are_written_as_all_are(there: Rules, writing: Rules) -> None:
             results.append(maps.rules())
     assert results[:2] == results[2:]
     assert results[1] == (there | writing if results[0] == "written" else there)
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_a_table_in_a_file_is_a_dict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Do the same with few keys, which are searched for, as with many, which need all entries."""
+    monkeypatch.setattr(map_files, "_FEW", few)
+    rng, expected = random.Random(7), dict[bytes, bytes]()
+    spec = abi.FILES["addresses"]._replace(max_entries=60)
+    TableFile.create(tmp_path / "table", spec)
+    table = TableFile(tmp_path / "table", spec, lambda: None)
+    # Bytes that repeat are found in many places that are no entry's.
+    every = [bytes(rng.choice((0, 1)) for _ in range(16)) for _ in range(60)]
+    for _ in range(300):
+        keys = rng.sample(every, rng.randrange(4))
+        if rng.random() < 0.5:
+            values = [bytes(rng.choice((0, 1)) for _ in range(spec.value_size)) for _ in keys]
+            table.update(b"".join(keys), b"".join(values))
+            expected.update(zip(keys, values, strict=True))
+        else:
+            table.delete(b"".join(keys))
+            for key in keys:
+                expected.pop(key, None)
+        assert dict(table.items()) == expected
+        assert len(list(table.items())) == len(expected)
+        assert [table.lookup(key) for key in every] == [expected.get(key) for key in every]
+    table.resize(len(expected))
+    with pytest.raises(OSError, match="Argument list too long"):
+        table.update(b"\xff" * 16, bytes(spec.value_size))
+    assert dict(table.items()) == expected
 
 
 def test_a_class_without_rules_is_reused_for_few_rules() -> None:

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _FEW = 4096
 """Rules that a command looks up one by one. Reading a million takes as long as 100 000 lookups."""
 
+_FEW_IN_FILES = 16
+"""The same in userspace mode, where each lookup reads a file."""
+
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
@@ -61,7 +64,7 @@ def add_rules(
 
 def _are_few(maps: Maps, rules: Rules) -> bool:
     """Return True if rules are to be looked up, instead of reading all rules of an interface."""
-    return maps.in_kernel and len(rules) <= _FEW
+    return len(rules) <= (_FEW if maps.in_kernel else _FEW_IN_FILES)
 
 
 def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) -> int:

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from ndxdp.kernel.abi import MapSpec, not_ours
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
 _HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
+_FEW = 64  # keys that are searched for in a table's file, instead of reading its entries
 _ENTRIES = 16384  # entries of a table's file that are objects at the same time
 
 
@@ -170,7 +172,12 @@ class TableFile:
         self._path, self._spec, self._changed = path, spec, changed
         self.quiet = False
         self.value_size = spec.value_size
+        self._entry = spec.key_size + spec.value_size
         self.max_entries: int = _HEADER.unpack(self._read()[: _HEADER.size])[0]
+
+    @property
+    def _header(self) -> bytes:
+        return _HEADER.pack(self.max_entries, 0)
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
@@ -179,24 +186,44 @@ class TableFile:
 
     def lookup(self, key: bytes) -> bytes | None:
         """Return the value of a key; None if there is no entry."""
-        return dict(self.items()).get(key)
+        data = self._read()
+        place = self._place(data, key)
+        return data[place + len(key) : place + self._entry] if place else None
 
     def update(self, keys: bytes, values: bytes) -> None:
-        """Write entries to a new file."""
-        if keys:
+        """Write entries to a new file; raise OSError if the table has no room for them."""
+        if not keys:
+            return
+        new = zip(self._keys(keys), self._values(values), strict=True)
+        if len(keys) > _FEW * self._spec.key_size:
             entries = dict(self.items())
-            entries.update(zip(self._keys(keys), self._values(values), strict=True))
-            self._write(entries.items())
+            entries.update(new)
+            data = b"".join(chain((self._header,), *entries.items()))
+        else:
+            changed = bytearray(self._read())
+            for key, value in new:
+                place = self._place(changed, key) or len(changed)
+                changed[place : place + self._entry] = key + value
+            data = bytes(changed)
+        if len(data) > _HEADER.size + self.max_entries * self._entry:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), str(self._path))
+        self._write(data)
 
     def delete(self, keys: bytes) -> None:
         """Remove entries; a missing entry is no error."""
-        if keys:
+        data = before = self._read() if keys else b""
+        if len(keys) > _FEW * self._spec.key_size:
             entries = dict(self.items())
-            before = len(entries)
             for key in self._keys(keys):
                 entries.pop(key, None)
-            if len(entries) < before:  # a new file needs room, and the file system may be full
-                self._write(entries.items())
+            data = b"".join(chain((self._header,), *entries.items()))
+        else:
+            for key in self._keys(keys):
+                place = self._place(data, key)
+                if place:
+                    data = data[:place] + data[place + self._entry :]
+        if len(data) < len(before):  # a new file needs room, and the file system may be full
+            self._write(data)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, as they were when the iteration began."""
@@ -221,10 +248,17 @@ class TableFile:
     def resize(self, max_entries: int) -> None:
         """Set how many entries the table can have."""
         self.max_entries = max_entries
-        self._write(self.items())
+        self._write(self._header + self._read()[_HEADER.size :])
 
     def close(self) -> None:
         """Do nothing: a table's file is not kept open."""
+
+    def _place(self, data: bytes | bytearray, key: bytes) -> int:
+        """Return where the entry of a key begins in the file's bytes; 0 if there is none."""
+        place = data.find(key, _HEADER.size)
+        while place >= 0 and (place - _HEADER.size) % self._entry:
+            place = data.find(key, place + 1)
+        return max(place, 0)
 
     def _keys(self, packed: bytes) -> Iterator[bytes]:
         return (key for (key,) in struct.iter_unpack(f"{self._spec.key_size}s", packed))
@@ -234,16 +268,12 @@ class TableFile:
 
     def _read(self) -> bytes:
         data = self._path.read_bytes()
-        entry_size = self._spec.key_size + self._spec.value_size
-        if len(data) < _HEADER.size or (len(data) - _HEADER.size) % entry_size:
+        if len(data) < _HEADER.size or (len(data) - _HEADER.size) % self._entry:
             raise Damaged(*not_ours(self._path))
         return data
 
-    def _write(self, entries: Iterable[tuple[bytes, bytes]]) -> None:
-        parts = [_HEADER.pack(self.max_entries, 0)]
-        for entry in entries:
-            parts += entry
-        _replace(self._path, b"".join(parts))
+    def _write(self, data: bytes) -> None:
+        _replace(self._path, data)
         if not self.quiet:
             self._changed()
 
