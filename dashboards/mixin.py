@@ -24,6 +24,8 @@ class Config:
         selector: The selector of ndxdp's series.
         runbook: The address of docs/runbook.md.
         map_fill: The fill of a map above which NdxdpMapNearlyFull fires.
+        neighbour_fill: The fill of the kernel's neighbour table above which
+            NdxdpNeighbourTableNearlyFull fires.
         flood: The solicitations per second on one interface above which NdxdpFlood fires.
         unanswered_window: The time without an answer after which NdxdpNoneAnswered fires.
         unanswered_ignored: Reasons with which a solicitation needs no answer.
@@ -32,6 +34,7 @@ class Config:
     selector: str = 'job="ndxdp"'
     runbook: str = "docs/runbook.md"
     map_fill: float = 0.9
+    neighbour_fill: float = 0.8
     flood: int = 5000
     unanswered_window: str = "30m"
     unanswered_ignored: str = (
@@ -146,6 +149,17 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "warning",
             f"The map {{{{ $labels.map }}}} on {_WHERE} is nearly full",
             "The map is at {{ $value | humanizePercentage }}. A full map refuses new rules.",
+        ),
+        Alert(
+            "NdxdpNeighbourTableNearlyFull",
+            f"ndxdp_neighbour_table_entries{{{ours}}}"
+            f" / ndxdp_neighbour_table_max_entries{{{ours}}}",
+            f"> {config.neighbour_fill}",
+            "10m",
+            "warning",
+            "The kernel's IPv6 neighbour table on {{ $labels.instance }} is nearly full",
+            "The table is at {{ $value | humanizePercentage }}. Addresses without an entry are"
+            " unreachable, and `neighbour` rules do not answer for them.",
         ),
         Alert(
             "NdxdpReloadFailed",

@@ -25,6 +25,7 @@ from ndxdp.doctor.finding import Level
 from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.netlink.addresses import FOREVER, OwnAddress
+from ndxdp.netlink.neighbour_table import NeighbourTable
 from ndxdp.rules.address import parse_address
 from ndxdp.store.directories import Trees
 from tests.fixtures.engine import Engine
@@ -775,7 +776,8 @@ def test_proxy_ndp_against_a_rule(answering: Network) -> None:
 
 
 def test_limits() -> None:
-    well = limits.Facts(jit=1, unprivileged=2, most=1024, entries=800, addresses=1000)
+    table = NeighbourTable(most=1024, entries=800, overflows=0)
+    well = limits.Facts(jit=1, unprivileged=2, table=table, addresses=1000)
     assert limits.judge(well) == []
 
     def levels_and_cures(**changes: Any) -> list[tuple[Level, str]]:
@@ -783,9 +785,9 @@ def test_limits() -> None:
 
     assert levels_and_cures(jit=0) == [(Level.WARNING, "sysctl -w net.core.bpf_jit_enable=1")]
     assert levels_and_cures(unprivileged=0) == [(Level.NOTE, "")]
-    assert levels_and_cures(most=None) == [(Level.UNSEEN, "")]
+    assert levels_and_cures(table=None) == [(Level.UNSEEN, "")]
     of = "net.ipv6.neigh.default.gc_thresh"
-    ((_, cure),) = levels_and_cures(entries=820)
+    ((_, cure),) = levels_and_cures(table=table._replace(entries=820))
     assert cure == f"sysctl -w {of}3=4096 {of}2=2048 {of}1=1024"
     ((_, cure),) = levels_and_cures(addresses=5000)
     assert cure == f"sysctl -w {of}3=32768 {of}2=16384 {of}1=8192"

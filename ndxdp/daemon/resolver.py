@@ -9,12 +9,13 @@ A host that scans a prefix would make the kernel solicit addresses without end (
 requests are limited for each soliciting MAC, and for all of them together. Half of the places for
 pending searches belong to the gateways. If all places of a kind are taken, the oldest search ends,
 as a live neighbour answers within milliseconds. A search that ends removes its entries from the
-kernel's neighbour table.
+kernel's neighbour table. Where that table is full, targets wait for room (neighbour_room.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ndxdp.config.model import Resolve
+from ndxdp.daemon.neighbour_room import NeighbourRoom, WaitingTargets
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
@@ -107,9 +109,13 @@ class Resolver:
         self._requests: RingBuffer | None = None
         self._readable = maps.fds["requests"] if maps.in_kernel else None
         self._in_trouble = False
+        self._waiting = WaitingTargets()
+        self._retry: asyncio.TimerHandle | None = None
+        self._uncounted: Resolved | None = None
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
         self._fib, self._sender = fib, sender
         self._interface = socket.if_indextoname(ifindex)
+        self._room = NeighbourRoom(self._interface)
         if self._readable is not None:
             self._loop.add_reader(self._readable, self._on_requests)
 
@@ -121,8 +127,12 @@ class Resolver:
         if self._requests is not None:
             self._requests.close()
             self._requests = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         for target in list(self._pending):
             self._give_up(target)
+        self._write_counts()
 
     # ---- requests
 
@@ -145,7 +155,12 @@ class Resolver:
                 return
         requests = [abi.REQUEST.unpack(record) for record in self._requests.consume()]
         # The gateways' first: on a busy machine, the time of later ones may run out.
-        requests.sort(key=lambda fields: fields["eth_source"] not in self.gateways)
+        requests.sort(
+            key=lambda fields: (
+                fields["eth_source"] not in self.gateways,
+                not self._waiting.was_found(fields["target"]),
+            )
+        )
         with self._maps.opened():
             for fields in requests:
                 self._serve(fields)
@@ -169,7 +184,12 @@ class Resolver:
         """Answer a solicitation once its target is found, until the deadline."""
         search = self._pending.get(ns.target)
         if search is None:
+            if self._room.pause:
+                self._wait(ns, rule, until)
+                return
             search = self._search(ns, rule)
+            if search is None and self._room.pause:  # the kernel refused it just now
+                self._wait(ns, rule, until)
         if search is None:
             return
         if len(search.solicitors) < _SOLICITORS_MAX or (ns.source, ns.peer) in search.solicitors:
@@ -178,10 +198,34 @@ class Resolver:
         if self._fib.neighbour(search.ifindex, ns.target).is_valid:
             self._found(ns.target)
 
+    def _wait(self, ns: Solicitation, rule: Match, until: float) -> None:
+        """Let a target wait until the kernel has room for it."""
+        self._waiting.add(ns, rule, until)
+        self._count(Resolved(refused=1))
+        if self._retry is None:
+            self._retry = self._loop.call_later(self._room.pause, self._search_waiting)
+
+    def _search_waiting(self) -> None:
+        """Search for the targets that wait, as far as the kernel has room."""
+        self._retry = None
+        waiting = self._waiting.take()
+        with self._maps.opened():
+            while waiting and not self._room.pause:
+                each = waiting.pop(0)
+                ns = each.solicitation
+                if ns.target not in self._pending and not self._has_free_place(ns):
+                    waiting.insert(0, each)
+                    break
+                self._resolve(ns, each.rule, each.until)
+        self._waiting.put_back(waiting)
+        if len(self._waiting) and self._retry is None:
+            pause = max(self._room.pause, _GRACE)
+            self._retry = self._loop.call_later(pause, self._search_waiting)
+
     def _search(self, ns: Solicitation, rule: Match) -> _Search | None:
-        """Have the kernel solicit a target; return None without a place, or without a route."""
+        """Have the kernel solicit a target; return None without a place, a route, or room."""
         target = ns.target
-        for_gateway = ns.eth_source == ns.peer and ns.peer in self.gateways
+        for_gateway = self._is_gateway(ns)
         if not self._has_place(for_gateway):
             self._count(Resolved(refused=1))
             return None
@@ -193,21 +237,50 @@ class Resolver:
             if self._monitor is None:
                 self._monitor = NeighbourMonitor()
                 self._loop.add_reader(self._monitor.fileno(), self._on_changes)
-            self._fib.solicit(route.ifindex, target)
-        except OSError as error:  # ENOBUFS: the neighbour table is full
+            self._solicit(route.ifindex, target)
+        except OSError as error:
+            self._stop_listening()
+            if error.errno == errno.ENOBUFS:
+                self._room.refused(self._waiting.guests)
+                return None
             if not self._in_trouble:
                 self._in_trouble = True
-                log.warning("cannot resolve neighbours: %s", os.strerror(error.errno or 0))
+                problem = os.strerror(error.errno or 0)
+                log.warning("%s: cannot resolve neighbours: %s", self._interface, problem)
             self._count(Resolved(refused=1))
-            self._stop_listening()
             return None
         self._in_trouble = False
+        self._room.granted()
         self._count(Resolved(asked=1))
         timeout = self._loop.call_later(_TIMEOUT, self._failed, target)
         search = _Search(route.ifindex, time.monotonic(), for_gateway, timeout)
         self._pending[target] = search
         self._taken[for_gateway] += 1
         return search
+
+    def _solicit(self, ifindex: int, target: bytes) -> None:
+        """Have the kernel solicit a target.
+
+        Raises:
+            OSError: ENOBUFS if the neighbour table has no room for the two entries.
+        """
+        self._fib.solicit(ifindex, target)
+        if not self._room.is_tight(self._waiting.guests):
+            return
+        # Without an entry for the group, the kernel drops its solicitation and reports no error.
+        if self._fib.neighbour(ifindex, solicited_node_group(target)) is not NudState.NONE:
+            return
+        if not self._fib.neighbour(ifindex, target).is_valid:
+            self._fib.forget(ifindex, target)
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    def _is_gateway(self, ns: Solicitation) -> bool:
+        """Return True if a search for a solicitation takes one of the gateways' places."""
+        return ns.eth_source == ns.peer and ns.peer in self.gateways
+
+    def _has_free_place(self, ns: Solicitation) -> bool:
+        """Return True if a search for a solicitation has a place without the end of another one."""
+        return self._taken[self._is_gateway(ns)] < max(self._limits.pending // 2, 1)
 
     def _has_place(self, for_gateway: bool) -> bool:
         """Return True if one more search has a place; the oldest one may have to end for it."""
@@ -250,6 +323,7 @@ class Resolver:
     def _found(self, target: bytes) -> None:
         """End a search, and answer its solicitors."""
         now = time.monotonic()
+        self._waiting.found(target)
         for solicitor in self._drop(target).solicitors.values():
             if solicitor.until >= now:
                 self._answer(solicitor)
@@ -257,6 +331,7 @@ class Resolver:
     def _failed(self, target: bytes) -> None:
         """End a search, and count it as failed."""
         self._give_up(target)
+        self._waiting.lost(target)
         self._count(Resolved(failed=1))
 
     def _give_up(self, target: bytes) -> None:
@@ -306,8 +381,17 @@ class Resolver:
         self._count(Resolved(answered=1))
 
     def _count(self, more: Resolved) -> None:
+        """Add to the counters, which are written once for all events that are being handled."""
+        if self._uncounted is None:
+            self._uncounted = Resolved()
+            self._loop.call_soon(self._write_counts)
+        self._uncounted = Resolved(*map(sum, zip(self._uncounted, more, strict=True)))
+
+    def _write_counts(self) -> None:
+        more, self._uncounted = self._uncounted, None
         try:
-            self._maps.count_resolved(more)
+            if more is not None:
+                self._maps.count_resolved(more)
         except (OSError, NdxdpError, struct.error) as error:
             log.debug("cannot count: %s", error)
 

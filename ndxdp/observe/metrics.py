@@ -25,7 +25,7 @@ from ndxdp.errors import NdxdpError
 from ndxdp.hooks import hook_order
 from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.netlink import tx_stats
+from ndxdp.netlink import neighbour_table, tx_stats
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.rule import UNCOUNTED
 from ndxdp.runtime import report
@@ -85,7 +85,18 @@ KINDS = {
         "Answers that the daemon sent after the kernel had found the neighbour.", _I
     ),
     "ndxdp_resolver_refused_total": Kind(
-        "Requests that were refused because of too many searches at once.", _I
+        "Requests that were refused because of too many searches at once, or a full neighbour"
+        " table.",
+        _I,
+    ),
+    "ndxdp_neighbour_table_entries": Kind(
+        "Entries of the kernel's table of IPv6 neighbours, of all network namespaces."
+    ),
+    "ndxdp_neighbour_table_max_entries": Kind(
+        "Entries for which the kernel's table of IPv6 neighbours has room (gc_thresh3)."
+    ),
+    "ndxdp_neighbour_table_overflows_total": Kind(
+        "How often the kernel's table of IPv6 neighbours had no room for an entry."
     ),
     "ndxdp_heartbeat_age_seconds": Kind("Time since the daemon's last heartbeat.", _I),
     "ndxdp_heartbeat_timeout_seconds": Kind(
@@ -185,6 +196,7 @@ class _Maps(Collector):
             scrape.add("ndxdp_interface_in_step", not problem, interface)
             if interface not in found and not unanswered:
                 scrape.add("ndxdp_attached", 0, interface)
+        scrape.neighbour_table()
         if self._state:
             scrape.daemon(self._state)
         scrape.add("ndxdp_scrape_duration_seconds", time.perf_counter() - began)
@@ -327,6 +339,13 @@ class _Scrape:
         if self._stats_enabled or program.run_count:
             self.add("ndxdp_program_run_seconds_total", program.run_time_ns / 1e9, name)
             self.add("ndxdp_program_runs_total", program.run_count, name)
+
+    def neighbour_table(self) -> None:
+        table = neighbour_table.read()
+        if table is not None:
+            self.add("ndxdp_neighbour_table_entries", table.entries)
+            self.add("ndxdp_neighbour_table_max_entries", table.most)
+            self.add("ndxdp_neighbour_table_overflows_total", table.overflows)
 
     def daemon(self, state: DaemonStatus) -> None:
         self.add("ndxdp_config_reload_success", state.reload_ok)

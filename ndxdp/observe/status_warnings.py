@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel.abi import Mode
-from ndxdp.netlink import vlan_offload
+from ndxdp.netlink import neighbour_table, vlan_offload
 from ndxdp.rules import breadth
 from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime.daemon_status import CareStatus
@@ -62,6 +62,19 @@ def of_interface(
     for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
         if count > _NEARLY_FULL * limits[name]:
             yield f"the map of {name} is nearly full: it has room for {limits[name] - count} more"
+    if any(instance.maps.resolved()):  # `neighbour` rules, which need the kernel's table
+        yield from _little_room()
+
+
+def _little_room() -> Iterator[str]:
+    """Yield a warning if the kernel's neighbour table is nearly full."""
+    table = neighbour_table.read()
+    if table is not None and table.is_nearly_full:
+        cure = " ".join(neighbour_table.settings_for(table.entries))
+        yield (
+            f"the kernel's table of IPv6 neighbours is {table}: ndxdp does not answer for"
+            f" neighbours without an entry (sysctl -w {cure})"
+        )
 
 
 def _broad(instance: Instance, settings: Settings) -> Iterator[str]:
