@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 
+from ndxdp.daemon import service
 from ndxdp.daemon.host_tables import Copies, HostTables
 from ndxdp.kernel import abi, libbpf
 from ndxdp.netlink.fib import Fib, NudState
@@ -26,6 +29,7 @@ from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.difference import difference
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session.kernel_tables import LinkNeighbours, alive
 from ndxdp.session.rename import reconcile_renames
 from ndxdp.store.directories import Trees
@@ -377,6 +381,40 @@ def test_no_change_of_local_routes_is_missed(uplinks: list[str], silent: int) ->
     finally:
         notify.write_text(before)
     assert changed >= 5
+
+
+class FailingOnce(LinkMonitor):
+    """A monitor whose first look at the network fails."""
+
+    looks = 0
+
+    def drain(self) -> Changes:
+        self.looks += 1
+        if self.looks == 1:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return super().drain()
+
+
+def test_a_look_that_fails_is_repeated(uplinks: list[str], trees: Trees) -> None:
+    async def main(executor: ThreadPoolExecutor) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        with contextlib.closing(FailingOnce()) as monitor:
+            daemon = service._Daemon(
+                trees,
+                monitor,
+                executor,
+                lambda *_: None,
+                None,
+                lambda _: None,
+                DaemonStatus(),
+            )
+            with daemon._signals_and_netlink():
+                sh("ip", "link", "set", uplinks[0], "down")
+                while monitor.looks < 2:
+                    await asyncio.sleep(0.01)
+
+    with ThreadPoolExecutor(1) as executor:
+        asyncio.run(asyncio.wait_for(main(executor), 10))
 
 
 class Copy:

@@ -358,12 +358,13 @@ class _Daemon:
         To wake for each message of a burst takes longer than to read them.
         """
         self._loop.remove_reader(self._monitor.fileno())
-        self._gathering = None
+        # Before anything that may fail: the daemon must not become deaf.
+        self._gathering = self._loop.call_later(_BURST_TIME, self._on_netlink)
         changes = self._monitor.drain()
         if not changes:
+            self._gathering.cancel()
             self._loop.add_reader(self._monitor.fileno(), self._on_netlink)
             return
-        self._gathering = self._loop.call_later(_BURST_TIME, self._on_netlink)
         interrupted = self._monitor.interrupted()
         self._shared.tables.network_changed(changes)
         for uplink, _ in self._uplinks.values():
