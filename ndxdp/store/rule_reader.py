@@ -183,9 +183,12 @@ def _addresses(keys: bytes, values: bytes) -> Iterator[bytes]:
 
 
 def _prefixes(keys: bytes, values: bytes) -> Iterator[bytes]:
-    """Yield entries of the map `prefixes` as _SORTED."""
+    """Yield entries of the map `prefixes` as _SORTED; raise Damaged for an impossible length."""
     entries = zip(_PREFIX.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
-    return (_SORTED.pack(address, length, rule) for (length, address), (rule,) in entries)
+    for (length, address), (rule,) in entries:
+        if length > 128:
+            raise damaged(f"a prefix has the length {length}")
+        yield _SORTED.pack(address, length, rule)
 
 
 def keys_of(prefixes: Iterable[Prefix]) -> bytes:
