@@ -52,6 +52,11 @@ class Daemon:
         self._process = process
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
     def spent(self) -> float:
         """Seconds of CPU so far, including threads that have ended."""
         return time.clock_gettime(~self._process.pid << 3 | _CPU_CLOCK)
@@ -125,8 +130,8 @@ class Bench:
             self.command("-q", "detach", LINK)
 
     @contextlib.contextmanager
-    def daemon(self, configuration: Path) -> Iterator[Daemon]:
-        """Run a daemon during the block; it has become idle before."""
+    def daemon(self, configuration: Path, interfaces: int = 1) -> Iterator[Daemon]:
+        """Run a daemon during the block; it answers on all its interfaces, and has become idle."""
         process = subprocess.Popen(
             host_command(*NDXDP, "-q", "run", "-c", str(configuration)),
             stdout=subprocess.PIPE,
@@ -135,8 +140,9 @@ class Bench:
         )
         try:
             assert process.stdout is not None
-            if not process.stdout.readline().startswith("ready"):
-                raise SystemExit("The daemon did not start.")
+            for _ in range(interfaces):
+                if not process.stdout.readline().startswith("ready"):
+                    raise SystemExit("The daemon did not start.")
             running = Daemon(process)
             running.settle()
             yield running

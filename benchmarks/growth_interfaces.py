@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from benchmarks.growing import Bench, Curve, Daemon, Figures
-from benchmarks.wire import NDXDP, REPOSITORY, host_command, in_host
+from benchmarks.growing import Bench, Curve, Figures
+from benchmarks.wire import host_command, in_host
 
 _RATE = 1_000  # address changes a second, half of them additions
 _SECONDS = 6.0
@@ -20,17 +20,23 @@ _WITHIN = 120  # seconds for a daemon to end
 
 def _start(bench: Bench, count: int) -> Figures:
     """Measure a daemon until it answers on all interfaces; then count what it has open."""
-    with _interfaces(count) as names, _daemon(bench, names) as (daemon, pid):
+    with (
+        _interfaces(count) as names,
+        bench.daemon(_configuration(bench, names), count) as daemon,
+    ):
         return {
             "start s": daemon.spent,
-            "open descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+            "open descriptors": len(os.listdir(f"/proc/{daemon.pid}/fd")),
             "peak MB": daemon.peak,
         }
 
 
 def _foreign_addresses(bench: Bench, count: int) -> Figures:
     """Measure a daemon while an interface that is not its own gets and loses addresses."""
-    with _interfaces(count + 1) as (foreign, *names), _daemon(bench, names) as (daemon, _):
+    with (
+        _interfaces(count + 1) as (foreign, *names),
+        bench.daemon(_configuration(bench, names), count) as daemon,
+    ):
         found: dict[str, float] = {}
         with daemon.working(found):
             _change_addresses(foreign)
@@ -56,10 +62,9 @@ def _change_addresses(name: str) -> None:
     ip.communicate(timeout=_WITHIN)
 
 
-@contextlib.contextmanager
-def _daemon(bench: Bench, names: Sequence[str]) -> Iterator[tuple[Daemon, int]]:
-    """Run a daemon during the block, which answers on all interfaces; yield its process id, too."""
-    configuration = bench.file(
+def _configuration(bench: Bench, names: Sequence[str]) -> Path:
+    """Write the configuration of a daemon that answers on all interfaces."""
+    return bench.file(
         "it.toml",
         (
             f'[[interface]]\nname = "{name}"\nmode = "tc"\non_stop = "detach"\n'
@@ -67,21 +72,6 @@ def _daemon(bench: Bench, names: Sequence[str]) -> Iterator[tuple[Daemon, int]]:
             for number, name in enumerate(names, 1)
         ),
     )
-    process = subprocess.Popen(
-        host_command(*NDXDP, "-q", "run", "-c", str(configuration)),
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    try:
-        assert process.stdout is not None
-        for _ in names:
-            if not process.stdout.readline().startswith("ready"):
-                raise SystemExit("The daemon did not start.")
-        yield Daemon(process), process.pid
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=_WITHIN)
 
 
 @contextlib.contextmanager
