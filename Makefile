@@ -186,7 +186,7 @@ bench-following: packages-bench build
 	.venv/bin/python -m benchmarks.following
 
 bench-growth: packages-bench build
-	.venv/bin/python -m benchmarks.growth $(if $(ONLY),--only '$(ONLY)' --output build/growth.json)
+	.venv/bin/python -m benchmarks.growth $(if $(ONLY),--only '$(ONLY)' --output build/growth.json,--page docs/scale.md)
 
 format: build .venv/tested
 	clang-format -i bpf/*.[ch] lab/*.c benchmarks/*.c

@@ -85,7 +85,7 @@ def main() -> int:
         arguments.output.with_name(f"{arguments.output.stem}-{name}.svg").write_text(picture)
     print(report.text(found))
     if arguments.page:
-        report.put_into(arguments.page, found)
+        report.put_into(arguments.page, report.text(found))
     return 0
 
 

@@ -1,10 +1,11 @@
 """How cost grows with numbers: rules, lists, containers. Needs root.
 
-    python -m benchmarks.growth [--only WORD] [--most 10000] [--output FILE]
+    python -m benchmarks.growth [--only WORD] [--most 10000] [--output FILE] [--page FILE]
 
 Each curve is measured at several sizes. The last column is the exponent of the last step, less the
 fixed cost, which is the figure of the smallest size: 0 is flat, 1 is in proportion, 2 is the
-square. A step that would take longer than a minute, by the exponent so far, is left out.
+square. A curve ends before a step that would take longer than a minute, by the steps so far. With
+--only, the other curves of an earlier run stay in the file of figures.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import growth_containers, growth_interfaces, growth_rules
+from benchmarks import growth_containers, growth_interfaces, growth_page, growth_rules, report
 from benchmarks.growing import Bench, Curve, Figures, exponent
 from benchmarks.wire import HOST_CPU, REPOSITORY, cpu_name, make_links
 from lab import private
@@ -43,21 +44,27 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=RESULTS, help="the file to write the figures to"
     )
+    parser.add_argument("--page", type=Path, help="the page whose table is replaced")
     arguments = parser.parse_args()
     if not private.inside():
         return private.run([sys.executable, "-m", "benchmarks.growth", *sys.argv[1:]])
     curves = [curve for curve in CURVES if arguments.only in curve.name]
     make_links()
     os.sched_setaffinity(0, {HOST_CPU})
-    found: dict[str, dict[str, Figures]] = {}
+    earlier = arguments.only and arguments.output.exists()
+    found = json.loads(arguments.output.read_text())["curves"] if earlier else {}
     for curve in curves:
         found[curve.name] = _measured(curve, arguments.most)
         for row in rows(curve.name, found[curve.name]):
             print(row, flush=True)
+    found = {curve.name: found[curve.name] for curve in CURVES if curve.name in found}
     arguments.output.parent.mkdir(exist_ok=True)
     machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "cpu": cpu_name()}
     figures = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "curves": found}
     arguments.output.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    arguments.output.with_suffix(".svg").write_text(growth_page.picture(figures))
+    if arguments.page:
+        report.put_into(arguments.page, growth_page.text(figures))
     return 0
 
 
@@ -85,7 +92,7 @@ def rows(name: str, found: Mapping[str, Figures]) -> list[str]:
     """Return the lines of the table for one curve: a line for each figure."""
     sizes = list(found)
     lines = []
-    for figure in found[sizes[0]]:
+    for figure in found[sizes[0]] if sizes else ():
         values = [found[size][figure] for size in sizes]
         cells = " ".join(
             f"{int(size):>7,}: {value:<7.4g}" for size, value in zip(sizes, values, strict=True)

@@ -40,30 +40,41 @@ def lines(
     axes: tuple[str, str],
     series: Mapping[str, Points],
     names: Mapping[float, str] | None = None,
+    *,
+    room: int = _RIGHT,
 ) -> str:
-    """Draw a line with its name for each of `series`. names: tick labels instead of numbers.
+    """Draw a line with its name for each of `series`.
 
     Figures of zero have no place on a logarithmic axis and are omitted.
+
+    Args:
+        title: The title of the picture.
+        axes: The names of the axes.
+        series: The points of each line.
+        names: Tick labels instead of numbers.
+        room: Pixels for the names of the lines.
     """
+    right = _WIDTH - _RIGHT
+    width = right + room
     drawn = {
         name: [(x, y) for x, y in points if x > 0 and y > 0] for name, points in series.items()
     }
     drawn = {name: points for name, points in drawn.items() if points}
     every = [point for points in drawn.values() for point in points]
-    across = _Axis.of([x for x, _ in every], _LEFT, _WIDTH - _RIGHT)
+    across = _Axis.of([x for x, _ in every], _LEFT, right)
     up = _Axis.of([y for _, y in every], _HEIGHT - _BOTTOM, _TOP)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{_HEIGHT}"'
         ' font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>',
+        f'<rect width="{width}" height="{_HEIGHT}" fill="#fff"/>',
         _text(_LEFT, 22, title, size=15),
-        _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 14, axes[0], anchor="middle"),
+        _text((_LEFT + right) / 2, _HEIGHT - 14, axes[0], anchor="middle"),
         f'<g transform="translate(18,{_HEIGHT / 2}) rotate(-90)">'
         f"{_text(0, 0, axes[1], anchor='middle')}</g>",
     ]
     for value in up.decades():
         y = up.at(value)
-        parts.append(_rule(_LEFT, y, _WIDTH - _RIGHT, y))
+        parts.append(_rule(_LEFT, y, right, y))
         parts.append(_text(_LEFT - 6, y + 4, _short(value), anchor="end"))
     below = names or {value: _short(value) for value in across.decades()}
     for value, name in below.items():
@@ -80,7 +91,7 @@ def lines(
             f'<circle cx="{across.at(x)}" cy="{up.at(y)}" r="3" fill="{colour}"/>'
             for x, y in points
         ]
-        parts.append(_text(_WIDTH - _RIGHT + 10, beside + 4, name, colour=colour))
+        parts.append(_text(right + 10, beside + 4, name, colour=colour))
     return "\n".join([*parts, "</svg>\n"])
 
 

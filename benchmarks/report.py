@@ -312,11 +312,11 @@ def _scan(found: dict[str, Any]) -> Iterable[list[str]]:
         yield [what, *rates, _count(asked), f"{lost:.0f} ({lost / asked * 100:.1f} %)"]
 
 
-def put_into(page: Path, found: dict[str, Any]) -> None:
-    """Write the tables between the page's markers."""
+def put_into(page: Path, tables: str) -> None:
+    """Write tables between the page's markers."""
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n{text(found)}\n{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
 
 
 # ---- pictures -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import growth, report, wire
+from benchmarks import growth, growth_page, report, wire
 from benchmarks.__main__ import CURVES
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.growing import exponent
@@ -81,6 +81,18 @@ def test_the_page_shows_the_figures() -> None:
     assert shown.strip() == report.text(found).strip()
     for name, picture in report.pictures(found).items():
         assert (REPOSITORY / "benchmarks" / "results" / f"bench-{name}.svg").read_text() == picture
+
+
+def test_the_page_of_growth_shows_the_figures() -> None:
+    """Show the figures of the last `make bench-growth` in docs/scale.md, unedited."""
+    found = json.loads(growth.RESULTS.read_text())
+    assert list(found["curves"]) == [curve.name for curve in growth.CURVES]
+    page = (REPOSITORY / "docs" / "scale.md").read_text()
+    shown = page.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert shown.strip() == growth_page.text(found).strip()
+    picture = growth_page.picture(found)
+    assert growth.RESULTS.with_suffix(".svg").read_text() == picture
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
 
 
 def test_a_wrong_answer_stops_the_benchmark() -> None:
