@@ -6,7 +6,6 @@ containers that Compose has started, and the events of a start are Docker's.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import threading
@@ -14,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs
+
+from lab import engine_requests
 
 NETWORK = "ipv6exposed"
 """The network of all containers."""
@@ -49,7 +49,8 @@ class Engine:
         self._listener.listen()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        accepting = (self._listener, self._serve)
+        threading.Thread(target=engine_requests.accept, args=accepting, daemon=True).start()
         return self
 
     def __exit__(
@@ -86,28 +87,17 @@ class Engine:
             except OSError:
                 self._streams.remove(stream)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
     def _serve(self, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(65536)
-            path, _, query = head.split()[1].decode().partition("?")
-            if path.endswith("/events"):
-                connection.sendall(_STREAM)
-                self._streams.append(connection)
-                return
-            filters: dict[str, Any] = json.loads(parse_qs(query).get("filters", ["{}"])[0])
-            body = b"".join(self._body(path, filters.get("id")))
-            self.requests += 1
-            self.sent += len(body)
-            connection.sendall(_HEAD.format(len(body)).encode() + body)
-            connection.close()
+        path, filters = engine_requests.read_request(connection)
+        if path.endswith("/events"):
+            connection.sendall(_STREAM)
+            self._streams.append(connection)
+            return
+        body = b"".join(self._body(path, filters.get("id")))
+        self.requests += 1
+        self.sent += len(body)
+        connection.sendall(_HEAD.format(len(body)).encode() + body)
+        connection.close()
 
     def _body(self, path: str, ids: list[str] | None) -> Iterator[bytes]:
         if path.endswith("/version"):
