@@ -104,6 +104,7 @@ class Resolver:
         self.gateways: frozenset[bytes] = frozenset()
         self._pending: dict[bytes, _Search] = {}
         self._taken = {False: 0, True: 0}  # searches at work, by for_gateway
+        self._places = max(limits.pending // 2, 1)  # of each kind
         self._monitor: NeighbourMonitor | None = None
         # Opened on the first request, because most hosts have none.
         self._requests: RingBuffer | None = None
@@ -183,15 +184,17 @@ class Resolver:
     def _resolve(self, ns: Solicitation, rule: Match, until: float) -> None:
         """Answer a solicitation once its target is found, until the deadline."""
         search = self._pending.get(ns.target)
-        if search is None:
-            if self._room.pause:
-                self._wait(ns, rule, until)
-                return
+        has_room = not self._room.pause
+        if search is None and has_room:
             search = self._search(ns, rule)
-            if search is None and self._room.pause:  # the kernel refused it just now
-                self._wait(ns, rule, until)
-        if search is None:
-            return
+            has_room = not self._room.pause  # the kernel may have refused it
+        if search is not None:
+            self._join(search, ns, rule, until)
+        elif not has_room:
+            self._wait(ns, rule, until)
+
+    def _join(self, search: _Search, ns: Solicitation, rule: Match, until: float) -> None:
+        """Answer a solicitation once a search has found its target, until the deadline."""
         if len(search.solicitors) < _SOLICITORS_MAX or (ns.source, ns.peer) in search.solicitors:
             search.solicitors[ns.source, ns.peer] = _Solicitor(ns, rule, until)
         # The kernel may know it by now, and then sends no netlink message.
@@ -209,14 +212,21 @@ class Resolver:
         """Search for the targets that wait, as far as the kernel has room."""
         self._retry = None
         waiting = self._waiting.take()
+        waiting.reverse()  # the most wanted one last
         with self._maps.opened():
             while waiting and not self._room.pause:
-                each = waiting.pop(0)
+                each = waiting[-1]
                 ns = each.solicitation
-                if ns.target not in self._pending and not self._has_free_place(ns):
-                    waiting.insert(0, each)
-                    break
-                self._resolve(ns, each.rule, each.until)
+                search = self._pending.get(ns.target)
+                if search is None:
+                    if not self._has_free_place(ns):
+                        break
+                    search = self._search(ns, each.rule)
+                    if search is None and self._room.pause:
+                        break
+                waiting.pop()
+                if search is not None:
+                    self._join(search, ns, each.rule, each.until)
         self._waiting.put_back(waiting)
         if len(self._waiting) and self._retry is None:
             pause = max(self._room.pause, _GRACE)
@@ -280,14 +290,13 @@ class Resolver:
 
     def _has_free_place(self, ns: Solicitation) -> bool:
         """Return True if a search for a solicitation has a place without the end of another one."""
-        return self._taken[self._is_gateway(ns)] < max(self._limits.pending // 2, 1)
+        return self._taken[self._is_gateway(ns)] < self._places
 
     def _has_place(self, for_gateway: bool) -> bool:
         """Return True if one more search has a place; the oldest one may have to end for it."""
-        places = max(self._limits.pending // 2, 1)
-        if self._taken[for_gateway] >= places and self._monitor is not None:
+        if self._taken[for_gateway] >= self._places and self._monitor is not None:
             self._on_changes()  # some may have been found a moment ago
-        if self._taken[for_gateway] < places:
+        if self._taken[for_gateway] < self._places:
             return True
         oldest = next(
             target for target, each in self._pending.items() if each.for_gateway == for_gateway
