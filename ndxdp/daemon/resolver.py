@@ -19,13 +19,13 @@ import errno
 import logging
 import os
 import socket
-import struct
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ndxdp.config.model import Resolve
 from ndxdp.daemon.neighbour_room import NeighbourRoom, WaitingTargets
+from ndxdp.daemon.resolver_counts import ResolverCounts
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
@@ -37,6 +37,7 @@ from ndxdp.ndp.profile import Answer
 from ndxdp.netlink.fib import Fib, NudState, Route, RouteType
 from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
 from ndxdp.rules.interface_name import matches_dev
+from ndxdp.rules.rule import RuleClass
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Resolved
 
@@ -112,7 +113,8 @@ class Resolver:
         self._in_trouble = False
         self._waiting = WaitingTargets()
         self._retry: asyncio.TimerHandle | None = None
-        self._uncounted: Resolved | None = None
+        self._is_collecting = False  # all targets wait, to be sorted
+        self._counts = ResolverCounts(maps)
         self._limiter = Limiter(limits.limits, time.monotonic_ns, abi.MAX_SOLICITORS)
         self._fib, self._sender = fib, sender
         self._interface = socket.if_indextoname(ifindex)
@@ -133,7 +135,7 @@ class Resolver:
             self._retry = None
         for target in list(self._pending):
             self._give_up(target)
-        self._write_counts()
+        self._counts.write()
 
     # ---- requests
 
@@ -163,14 +165,16 @@ class Resolver:
             )
         )
         with self._maps.opened():
+            slots = {fields["rule_class"] for fields in requests}
+            classes = {slot: self._maps.rule_class(slot) for slot in slots}
             for fields in requests:
-                self._serve(fields)
+                self._serve(fields, classes[fields["rule_class"]])
 
-    def _serve(self, fields: dict[str, Any]) -> None:
+    def _serve(self, fields: dict[str, Any], rule_class: RuleClass | None) -> None:
         """Resolve the target of one abi.REQUEST."""
         until = fields["time"] / 1e9 + self._limits.deadline
-        rule_class = self._maps.rule_class(fields["rule_class"])
-        if rule_class is None or until < time.monotonic():
+        is_late = until < time.monotonic() and not self._is_collecting
+        if rule_class is None or is_late:
             return  # the rule was removed, or the request is too old
         ns = Solicitation(fields["source"], fields["target"], fields["eth_source"], fields["peer"])
         rule = Match(
@@ -184,7 +188,7 @@ class Resolver:
     def _resolve(self, ns: Solicitation, rule: Match, until: float) -> None:
         """Answer a solicitation once its target is found, until the deadline."""
         search = self._pending.get(ns.target)
-        has_room = not self._room.pause
+        has_room = not self._room.pause and not self._is_collecting
         if search is None and has_room:
             search = self._search(ns, rule)
             has_room = not self._room.pause  # the kernel may have refused it
@@ -204,13 +208,29 @@ class Resolver:
     def _wait(self, ns: Solicitation, rule: Match, until: float) -> None:
         """Let a target wait until the kernel has room for it."""
         self._waiting.add(ns, rule, until)
-        self._count(Resolved(refused=1))
+        self._counts.add(Resolved(refused=1))
+
+    def _retry_later(self) -> None:
+        """Search for the targets that wait after the pause; read no requests of the program before.
+
+        A scan would wake the daemon for each request. Once the ring buffer is full, the program
+        drops requests.
+        """
+        if self._readable is not None and self._room.pause:
+            self._loop.remove_reader(self._readable)
         if self._retry is None:
-            self._retry = self._loop.call_later(self._room.pause, self._search_waiting)
+            pause = max(self._room.pause, _GRACE)
+            self._retry = self._loop.call_later(pause, self._search_waiting)
 
     def _search_waiting(self) -> None:
         """Search for the targets that wait, as far as the kernel has room."""
         self._retry = None
+        if self._readable is not None:
+            self._is_collecting = True
+            try:
+                self._on_requests()
+            finally:
+                self._is_collecting = False
         waiting = self._waiting.take()
         waiting.reverse()  # the most wanted one last
         with self._maps.opened():
@@ -228,16 +248,17 @@ class Resolver:
                 if search is not None:
                     self._join(search, ns, each.rule, each.until)
         self._waiting.put_back(waiting)
+        if self._readable is not None and not self._room.pause:
+            self._loop.add_reader(self._readable, self._on_requests)
         if len(self._waiting) and self._retry is None:
-            pause = max(self._room.pause, _GRACE)
-            self._retry = self._loop.call_later(pause, self._search_waiting)
+            self._retry_later()
 
     def _search(self, ns: Solicitation, rule: Match) -> _Search | None:
         """Have the kernel solicit a target; return None without a place, a route, or room."""
         target = ns.target
         for_gateway = self._is_gateway(ns)
         if not self._has_place(for_gateway):
-            self._count(Resolved(refused=1))
+            self._counts.add(Resolved(refused=1))
             return None
         try:
             settings = self._maps.settings()
@@ -252,16 +273,17 @@ class Resolver:
             self._stop_listening()
             if error.errno == errno.ENOBUFS:
                 self._room.refused(self._waiting.guests)
+                self._retry_later()
                 return None
             if not self._in_trouble:
                 self._in_trouble = True
                 problem = os.strerror(error.errno or 0)
                 log.warning("%s: cannot resolve neighbours: %s", self._interface, problem)
-            self._count(Resolved(refused=1))
+            self._counts.add(Resolved(refused=1))
             return None
         self._in_trouble = False
         self._room.granted()
-        self._count(Resolved(asked=1))
+        self._counts.add(Resolved(asked=1))
         timeout = self._loop.call_later(_TIMEOUT, self._failed, target)
         search = _Search(route.ifindex, time.monotonic(), for_gateway, timeout)
         self._pending[target] = search
@@ -304,7 +326,7 @@ class Resolver:
         if time.monotonic() - self._pending[oldest].began < _GRACE:
             return False
         self._give_up(oldest)
-        self._count(Resolved(refused=1))
+        self._counts.add(Resolved(refused=1))
         return True
 
     # ---- the kernel's messages
@@ -341,7 +363,7 @@ class Resolver:
         """End a search, and count it as failed."""
         self._give_up(target)
         self._waiting.lost(target)
-        self._count(Resolved(failed=1))
+        self._counts.add(Resolved(failed=1))
 
     def _give_up(self, target: bytes) -> None:
         """End a search and remove its entry: a scan would fill the kernel's neighbour table."""
@@ -387,22 +409,7 @@ class Resolver:
         except (OSError, NdxdpError) as error:
             log.debug("cannot answer: %s", error)
             return
-        self._count(Resolved(answered=1))
-
-    def _count(self, more: Resolved) -> None:
-        """Add to the counters, which are written once for all events that are being handled."""
-        if self._uncounted is None:
-            self._uncounted = Resolved()
-            self._loop.call_soon(self._write_counts)
-        self._uncounted = Resolved(*map(sum, zip(self._uncounted, more, strict=True)))
-
-    def _write_counts(self) -> None:
-        more, self._uncounted = self._uncounted, None
-        try:
-            if more is not None:
-                self._maps.count_resolved(more)
-        except (OSError, NdxdpError, struct.error) as error:
-            log.debug("cannot count: %s", error)
+        self._counts.add(Resolved(answered=1))
 
 
 def _leads_to_neighbour(route: Route, ifindex: int, dev: tuple[str, ...]) -> bool:
