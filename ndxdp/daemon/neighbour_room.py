@@ -84,7 +84,7 @@ class NeighbourRoom:
             "%s: the kernel's table of IPv6 neighbours is %s, and ndxdp has found %d neighbours"
             " behind this host: it does not answer for neighbours without an entry (sysctl -w %s)",
             self._interface,
-            table or "full",
+            table.fill if table else "full",
             guests,
             " ".join(neighbour_table.settings_for(needed)),
         )

@@ -7,7 +7,7 @@ import socket
 import struct
 from typing import NamedTuple
 
-from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.netlink.rtnetlink import Rtnetlink, attributes
 
 _RTM_GETNEIGHTBL = 66
 _HEADER = 4  # struct ndtmsg
@@ -37,7 +37,9 @@ class NeighbourTable(NamedTuple):
         """True if more than four fifths of the room are taken."""
         return self.entries > self.most * 8 // 10
 
-    def __str__(self) -> str:
+    @property
+    def fill(self) -> str:
+        """How full a nearly full table is, for messages."""
         how = "full" if self.entries >= self.most - _MARGIN else "nearly full"
         return f"{how} ({self.entries} entries of {self.most})"
 
@@ -49,13 +51,13 @@ def read() -> NeighbourTable | None:
     """
     body = struct.pack("=B3x", socket.AF_INET6)
     with contextlib.suppress(OSError), Rtnetlink() as kernel:
-        for message in kernel.ask(_RTM_GETNEIGHTBL, NLM_F_DUMP, body):
-            found = attributes(message[_HEADER:])
-            if found.get(_NDTA_NAME, b"").rstrip(b"\0") == b"ndisc_cache" and _NDTA_CONFIG in found:
-                (most,) = struct.unpack("=I", found[_NDTA_THRESH3])
-                (entries,) = struct.unpack_from("=I", found[_NDTA_CONFIG], _ENTRIES_AT)
-                (overflows,) = struct.unpack_from("=Q", found[_NDTA_STATS], _FULLS_AT)
-                return NeighbourTable(most, entries, overflows)
+        # The table itself comes first. A message for each interface follows.
+        found = attributes(kernel.first(_RTM_GETNEIGHTBL, body)[_HEADER:])
+        if found.get(_NDTA_NAME, b"").rstrip(b"\0") == b"ndisc_cache" and _NDTA_CONFIG in found:
+            (most,) = struct.unpack("=I", found[_NDTA_THRESH3])
+            (entries,) = struct.unpack_from("=I", found[_NDTA_CONFIG], _ENTRIES_AT)
+            (overflows,) = struct.unpack_from("=Q", found[_NDTA_STATS], _FULLS_AT)
+            return NeighbourTable(most, entries, overflows)
     return None
 
 

@@ -66,6 +66,21 @@ class Rtnetlink:
         header = HEADER.pack(length, kind, flags | _NLM_F_REQUEST, self._sequence, 0)
         return [message[HEADER.size :] for message in self.exchange(header + body)]
 
+    def first(self, kind: int, body: bytes) -> bytes:
+        """Ask for a dump and return the body of its first message; then close() the socket.
+
+        Raises:
+            OSError: The kernel refused the request, or the dump is empty.
+        """
+        length = HEADER.size + len(body)
+        flags = NLM_F_DUMP | _NLM_F_REQUEST
+        self._socket.send(HEADER.pack(length, kind, flags, 1, 0) + body)
+        for (_, found, *_), message in records(self._socket.recv(_PIECE), HEADER):
+            if found not in (_NLMSG_ERROR, _NLMSG_DONE):
+                return message[HEADER.size :]
+            break
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
     def exchange(self, request: bytes) -> list[bytes]:
         """Send a request with its nlmsghdr and return the answers with theirs; see ask()."""
         for _ in range(_TRIES):

@@ -72,7 +72,7 @@ def _little_room() -> Iterator[str]:
     if table is not None and table.is_nearly_full:
         cure = " ".join(neighbour_table.settings_for(table.entries))
         yield (
-            f"the kernel's table of IPv6 neighbours is {table}: ndxdp does not answer for"
+            f"the kernel's table of IPv6 neighbours is {table.fill}: ndxdp does not answer for"
             f" neighbours without an entry (sysctl -w {cure})"
         )
 
