@@ -369,6 +369,14 @@ def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
     assert net.answers()
     assert rules()[HOST]["held"] is True
     assert rules()[HOST]["source"] == "manual"
+    done("prefix", "add", GATEWAY)
+    done("prefix", "del", GATEWAY, HOST)
+    holes = {prefix: rules()[prefix] for prefix in (GATEWAY, HOST)}
+    assert {hole["origin"] for hole in holes.values()} == {"host"}
+    assert {prefix: hole["label"] for prefix, hole in holes.items()} == {
+        GATEWAY: "gateway",
+        HOST: "own",
+    }
     remove_instance()
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.difference import Difference, difference, merge
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes
@@ -142,9 +143,20 @@ def delete_rules(
         removed = removed.where(lambda rule: rule.origin == origin)
         # The host still has the addresses of owned rules, so these rules become holes.
         owned = removed.where(lambda rule: rule.owned)
-        desired = actual.without(removed) | dict.fromkeys(owned, owned_rule(OWN_LABEL))
+        labels = _owners(session) if owned else {}
+        holes = {prefix: owned_rule(labels.get(prefix, OWN_LABEL)) for prefix in owned}
+        desired = actual.without(removed) | holes
         at = _apply(session, difference(desired, actual), actual, few=few)
         tree.notify(interface, at)
+
+
+def _owners(session: Session) -> dict[Prefix, str]:
+    """Return the labels of the holes for the addresses that the interface and its gateways own."""
+    from ndxdp.netlink import addresses, links  # pyroute2 is loaded only for owned rules
+
+    device = session.instance.device()
+    link = links.find_link(device) if device else None
+    return addresses.uplink_addresses(link).owned if link else {}
 
 
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
