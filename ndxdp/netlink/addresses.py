@@ -10,7 +10,8 @@ from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.links import Link
-from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask, netlink_errors
+from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask
+from ndxdp.netlink.rtnetlink import netlink_errors
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import GATEWAY_LABEL, OWN_LABEL

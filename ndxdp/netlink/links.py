@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone
-from ndxdp.netlink.messages import LinkMessage, ask, netlink_errors
+from ndxdp.netlink.messages import LinkMessage, ask
+from ndxdp.netlink.rtnetlink import netlink_errors
 from ndxdp.rules.interface_name import INTERFACE_MAX, check_interface
 
 _RTM_GETLINK = 18

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from ndxdp import memory
-from ndxdp.errors import NdxdpError, is_exhausted
 from ndxdp.netlink import rtnetlink
 
 # Importing pyroute2's __init__ loads a database, HTTP, mocks and every family of netlink: 11 MB and
@@ -135,16 +132,3 @@ def ask(kind: int, how: int, form: Any, attributes: Any = (), /, **fields: int) 
     for answer in answers:
         answer.decode()
     return answers
-
-
-@contextlib.contextmanager
-def netlink_errors() -> Iterator[None]:
-    """Turn unexpected netlink errors of a block into NdxdpError, except for exhausted resources."""
-    try:
-        yield
-    except OSError as error:
-        if is_exhausted(error):
-            raise
-        raise NdxdpError(
-            f"netlink error: {error.strerror}", "try again: an interface may have just changed"
-        ) from error

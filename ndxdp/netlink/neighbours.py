@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.messages import NeighbourMessage, ask, netlink_errors
+from ndxdp.netlink.messages import NeighbourMessage, ask
+from ndxdp.netlink.rtnetlink import netlink_errors
 
 _RTM_GETNEIGH = 30
 _NTF_ROUTER = 0x80

@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from ndxdp.netlink.messages import netlink_errors
-from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors
 
 # linux/rtnetlink.h, linux/pkt_sched.h
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46

@@ -15,6 +15,8 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Self
 
+from ndxdp.errors import NdxdpError, is_exhausted
+
 # linux/netlink.h
 NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE = 0x4, 0x300, 0x400
 _NLM_F_REQUEST, _NLM_F_DUMP_INTR = 0x1, 0x10
@@ -144,3 +146,16 @@ def attribute(kind: int, value: bytes) -> bytes:
 def attributes(data: bytes) -> dict[int, bytes]:
     """Return the attributes by number; the last of several with one number wins."""
     return {kind & _NLA_TYPE: record[4:] for (_, kind), record in records(data, _ATTRIBUTE)}
+
+
+@contextlib.contextmanager
+def netlink_errors() -> Iterator[None]:
+    """Turn unexpected netlink errors of a block into NdxdpError, except for exhausted resources."""
+    try:
+        yield
+    except OSError as error:
+        if is_exhausted(error):
+            raise
+        raise NdxdpError(
+            f"netlink error: {error.strerror}", "try again: an interface may have just changed"
+        ) from error
