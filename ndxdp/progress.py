@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Watcher(Protocol):
-    """What shows progress."""
+    """A display of progress."""
 
     def begin(self, what: str, total: int | None) -> None:
         """Begin a step: `what` is a plural such as `rules written`, `total` how many of them."""

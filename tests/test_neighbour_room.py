@@ -72,7 +72,7 @@ def test_targets_that_found_no_room_wait_on() -> None:
     ask(waiting, 1, 2)
     several = waiting.take()
     ask(waiting, 2, 2)
-    waiting.put_back(several)
+    waiting.wait_again(several)
     assert taken(waiting) == [target(2), target(1)]
 
 

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class Copies(NamedTuple):
-    """Which tables an answer on an interface depends on."""
+    """The tables that an answer on an interface depends on."""
 
     local_routes: bool = False
     names: bool = False

@@ -20,7 +20,7 @@ from ndxdp.netlink.neighbour_table import NeighbourTable
 log = logging.getLogger(__name__)
 
 _PAUSE_MIN, _PAUSE_MAX = 0.1, 1.0  # seconds
-_LOOK_EVERY = 1.0  # seconds between two looks at the table's size
+_READ_EVERY = 1.0  # seconds between two readings of the table's size
 _WARN_EVERY = 3600.0  # seconds between two warnings
 
 WAITING_MAX = 1024
@@ -34,13 +34,13 @@ _WAIT = 5.0
 
 
 class NeighbourRoom:
-    """Tells whether the kernel may be asked for another entry, and warns where there is no room."""
+    """Room in the kernel's table for another entry; logs a warning if there is none."""
 
     def __init__(self, interface: str) -> None:
         """Begin with the assumption that there is room; interface: for the warnings."""
         self._interface = interface
         self._pause, self._until = _PAUSE_MIN, 0.0
-        self._looked, self._warned = -_LOOK_EVERY, -_WARN_EVERY
+        self._looked, self._warned = -_READ_EVERY, -_WARN_EVERY
         self._is_tight = False
 
     @property
@@ -51,7 +51,7 @@ class NeighbourRoom:
     def is_tight(self, guests: int) -> bool:
         """Return True if the table is nearly full, and warn of it; guests: as for refused()."""
         now = time.monotonic()
-        if now - self._looked >= _LOOK_EVERY:
+        if now - self._looked >= _READ_EVERY:
             self._looked = now
             table = neighbour_table.read()
             self._is_tight = table is not None and table.is_nearly_full
@@ -162,7 +162,7 @@ class WaitingTargets:
         taken.sort(key=lambda each: (each.was_found, each.asked), reverse=True)
         return taken
 
-    def put_back(self, several: list[Waiting]) -> None:
-        """Let targets wait that take() returned."""
+    def wait_again(self, several: list[Waiting]) -> None:
+        """Let targets that take() returned wait again."""
         for each in several:
             self._waiting.setdefault(each.solicitation.target, each)

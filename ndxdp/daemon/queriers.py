@@ -17,7 +17,7 @@ _FLOOD_PAUSE = 1.0  # seconds without reading after a full batch of queries
 
 
 class Querier(Enum):
-    """Whether a link has an MLD querier. The values are those of `querier` in JSON."""
+    """The MLD querier of a link, as far as known. The values are those of `querier` in JSON."""
 
     UNKNOWN = None
     HEARD = True

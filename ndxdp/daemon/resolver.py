@@ -247,7 +247,7 @@ class Resolver:
                 waiting.pop()
                 if search is not None:
                     self._join(search, ns, each.rule, each.until)
-        self._waiting.put_back(waiting)
+        self._waiting.wait_again(waiting)
         if self._readable is not None and not self._room.pause:
             self._loop.add_reader(self._readable, self._on_requests)
         if len(self._waiting) and self._retry is None:

@@ -52,7 +52,7 @@ _GUESTS = (b"veth", b"tun")
 
 @dataclass
 class Changes:
-    """What has changed of the network. The present state is to be read from the kernel.
+    """The parts of the network that have changed. Read the present state from the kernel.
 
     Attributes:
         interfaces: The interfaces whose link, addresses, forwarding, default or on-link routes

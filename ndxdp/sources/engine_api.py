@@ -52,7 +52,7 @@ _TIMEOUT = 30.0  # seconds for the engine to begin or continue an answer; it may
 
 
 class EngineApi:
-    """The requests of one connection to an engine, and the networks that it has learnt meanwhile.
+    """The requests of one connection to an engine, and the networks that it has listed so far.
 
     Every method raises NoAnswer if the engine gives no answer, or a malformed one.
     """

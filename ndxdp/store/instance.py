@@ -41,7 +41,7 @@ _RUNS = 10  # dry runs at most: another process may run the program at the same 
 
 
 class Place(Enum):
-    """Where ndxdp answers, according to an interface's pins or files."""
+    """The network namespace in which ndxdp answers, according to an interface's pins or files."""
 
     HERE = "here"
     """On the interface."""
