@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from ndxdp import progress
 from ndxdp.errors import NdxdpError, from_os
@@ -26,6 +27,18 @@ MOST_HINTS = 1 << 16
 bits, so all are set."""
 
 
+class _Slots(NamedTuple):
+    """Where the rule classes are in the map `groups`.
+
+    Attributes:
+        by_class: The slot of each class.
+        new: The slots of the classes that were written just now.
+    """
+
+    by_class: dict[RuleClass, int]
+    new: list[int]
+
+
 class RuleTables(RuleReader):
     """Open maps, whose rules are read and written as Rules."""
 
@@ -40,8 +53,8 @@ class RuleTables(RuleReader):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        slots = self._assign_classes(change.write)
-        if slots is None or self._write_or_undo(change.write, slots, present):
+        assigned = self._assign_classes(change.write)
+        if assigned is None or self._write_or_undo(change.write, assigned, present):
             # The maps are full. With all rules, apply() can report what has no room, or remove
             # rules first.
             self.apply(change, self.rules())
@@ -66,9 +79,9 @@ class RuleTables(RuleReader):
             return
         if lack:
             raise lack.error()
-        slots = self._assign_classes(change.write, actual)
-        assert slots is not None, "there is room"
-        error = self._write_or_undo(change.write, slots, actual)
+        assigned = self._assign_classes(change.write, actual)
+        assert assigned is not None, "there is room"
+        error = self._write_or_undo(change.write, assigned, actual)
         if error:
             if not self.in_kernel:
                 cause = from_os(error)
@@ -92,9 +105,7 @@ class RuleTables(RuleReader):
             self.apply(Difference(actual.without(remaining), Rules()), remaining)
             raise
 
-    def _assign_classes(
-        self, writing: Rules, kept: Rules | None = None
-    ) -> dict[RuleClass, int] | None:
+    def _assign_classes(self, writing: Rules, kept: Rules | None = None) -> _Slots | None:
         """Return the slots of all rule classes; write the new classes that rules to write have.
 
         Args:
@@ -110,7 +121,7 @@ class RuleTables(RuleReader):
         wanted = dict.fromkeys(map(RuleClass.of, writing.distinct_rules))
         missing = [rule_class for rule_class in wanted if rule_class not in slots]
         if not missing:
-            return slots
+            return _Slots(slots, [])
         limit = self._maps["groups"].max_entries
         free = [slot for slot in range(limit) if slot not in classes]
         if len(free) < len(missing):
@@ -125,16 +136,14 @@ class RuleTables(RuleReader):
             self._maps["group_counters"].update(_U32.pack(slot), zeros)
             self._maps["groups"].update(_U32.pack(slot), pack_rule_class(rule_class))
             slots[rule_class] = slot
-        return slots
+        return _Slots(slots, [slots[rule_class] for rule_class in missing])
 
-    def _write_or_undo(
-        self, writing: Rules, slots: Mapping[RuleClass, int], before: Rules
-    ) -> OSError | None:
+    def _write_or_undo(self, writing: Rules, assigned: _Slots, before: Rules) -> OSError | None:
         """Write rules. If that fails, restore the rules that were there before.
 
         Args:
             writing: The rules to write.
-            slots: The result of _assign_classes().
+            assigned: The slots of the rule classes; those of new classes become free again.
             before: The rules before, at least those of the prefixes to write.
 
         Returns:
@@ -142,10 +151,12 @@ class RuleTables(RuleReader):
         """
         self.sync_dev_ifindexes()
         try:
-            self._write(writing, slots)
+            self._write(writing, assigned.by_class)
         except OSError as error:
             self._remove(writing.without(before))
-            self._write(before.restricted_to(writing), slots)
+            self._write(before.restricted_to(writing), assigned.by_class)
+            for slot in assigned.new:
+                self._maps["groups"].update(_U32.pack(slot), bytes(abi.RULE_CLASS.size))
             return error
         return None
 
