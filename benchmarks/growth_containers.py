@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import time
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.engine import NETWORK, Engine, address_of
-from benchmarks.growing import MANY, Bench, Curve, Figures
+from benchmarks.growing import MANY, Bench, Curve, Daemon, Figures
 from benchmarks.wire import LINK, ROUTER_MAC
 from ndxdp.ndp.frame import FLAGS_AT, SOLICITED, TARGET_AT, TYPE_NA
 from ndxdp.ndp.message import solicit
@@ -68,12 +69,29 @@ def _late(number: int) -> float:
     raise SystemExit(f"{address_of(number)} was not answered for within {_WITHIN} s.")
 
 
-def _one_start(bench: Bench, count: int) -> Figures:
+@contextlib.contextmanager
+def _watched(
+    bench: Bench, listed: int, count: int, *more: str
+) -> Iterator[tuple[Engine, Daemon, Path]]:
+    """Run a daemon during the block, idle, that answers for an engine's containers.
+
+    Args:
+        bench: Where the daemon runs.
+        listed: The number of containers.
+        count: The number for which the daemon is configured.
+        more: Tables of the configuration.
+    """
     path = bench.folder / "engine.sock"
-    with Engine(path, count) as engine, bench.daemon(_configuration(bench, path, count)) as daemon:
-        _late(count - 1)
+    configuration = _configuration(bench, path, count, *more)
+    with Engine(path, listed) as engine, bench.daemon(configuration) as daemon:
+        _late(listed - 1)
         time.sleep(_REPEATED)
         daemon.settle()
+        yield engine, daemon, path
+
+
+def _one_start(bench: Bench, count: int) -> Figures:
+    with _watched(bench, count, count) as (engine, daemon, _):
         late, before = 0.0, engine.sent
         found: dict[str, float] = {}
         with daemon.working(found):
@@ -93,17 +111,10 @@ def _addresses(count: int) -> Iterator[str]:
 
 
 def _start_while_announcing(bench: Bench, count: int) -> Figures:
-    path = bench.folder / "engine.sock"
     bench.file("list", _addresses(count))
     announced = "[interface.announce]\nadvertise = true\nrate = 100000\n"
     listed = '[[interface.prefix]]\nfile = "list"\n'
-    with (
-        Engine(path, _FEW) as engine,
-        bench.daemon(_configuration(bench, path, count, announced)) as daemon,
-    ):
-        _late(_FEW - 1)
-        time.sleep(_REPEATED)
-        daemon.settle()
+    with _watched(bench, _FEW, count, announced) as (engine, daemon, path):
         _configuration(bench, path, count, announced, listed)
         daemon.send_hangup()
         late = 0.0
@@ -115,11 +126,7 @@ def _start_while_announcing(bench: Bench, count: int) -> Figures:
 
 
 def _reload(bench: Bench, count: int) -> Figures:
-    path = bench.folder / "engine.sock"
-    with Engine(path, count) as engine, bench.daemon(_configuration(bench, path, count)) as daemon:
-        _late(count - 1)
-        time.sleep(_REPEATED)
-        daemon.settle()
+    with _watched(bench, count, count) as (engine, daemon, _):
         found: dict[str, float] = {}
         before = engine.sent
         with daemon.working(found):

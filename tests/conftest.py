@@ -14,6 +14,7 @@ from tests.fixtures import engine, features, network
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake
 from tests.fixtures.network import Network
+from tests.fixtures.segment import Segment, segment
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +41,13 @@ def trees(privacy: None) -> Iterator[Trees]:
     trees = Trees()
     yield trees
     assert trees.interfaces() == [], "a test left something behind"
+
+
+@pytest.fixture
+def wired(privacy: None) -> Iterator[Segment]:
+    """Return a segment whose switch forwards every group."""
+    with segment() as made:
+        yield made
 
 
 @pytest.fixture

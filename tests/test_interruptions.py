@@ -43,17 +43,11 @@ from tests.fixtures.network import (
     ndxdp,
     sh,
 )
-from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, ip, segment
+from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, ip
 from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen, named
 from tests.test_auto import needs
 
 ANNOUNCE = "[interface.announce]\nsolicit_gateway = true\nadvertise = true"
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
 
 
 class Listener:

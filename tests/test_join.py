@@ -50,12 +50,6 @@ _ADDRESSES = 1100
 
 
 @pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
-
-
-@pytest.fixture
 def snooped(privacy: None) -> Iterator[Segment]:
     """A segment whose switch filters the groups that no port has reported."""
     with segment(snooping=True) as made:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
 
 import pytest
 
@@ -35,6 +33,7 @@ from ndxdp.session.rename import reconcile_renames
 from ndxdp.store.directories import Trees
 from ndxdp.store.maps import Maps
 from tests.fixtures.network import Running, call, done, eventually, ndxdp, sh
+from tests.fixtures.work import calls
 
 PREFIX = "2001:db8:0:0:c::/80"
 ADDRESS = "2001:db8:ffff::1"
@@ -51,23 +50,6 @@ def uplinks(privacy: None) -> Iterator[list[str]]:
     yield names
     for name in names:
         call("ip", "link", "delete", name)
-
-
-def calls(code: CodeType, function: Callable[[], object]) -> int:
-    """Return how often a function calls another one, which has this code."""
-    count = 0
-
-    def called(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event == "call" and frame.f_code is code
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        function()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 # ---- beginnings ---------------------------------------------------------------------------------

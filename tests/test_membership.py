@@ -49,12 +49,6 @@ def kernel_groups() -> dict[bytes, int]:
 
 
 @pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
-
-
-@pytest.fixture
 def snooped(privacy: None) -> Iterator[Segment]:
     with segment(snooping=True) as made:
         yield made

@@ -31,17 +31,11 @@ from tests.fixtures.network import (
     sh,
     status,
 )
-from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, ip, segment
+from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, ip
 from tests.test_announce import ADDRESS, NEIGHBOUR
 from tests.test_interruptions import ANNOUNCE, Listener, announced, daemon
 
 STANDBY, STANDBY_LINK, STANDBY_MAC = "standby", "up1", "02:00:00:00:00:03"
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
 
 
 # ---- announcements on resuming -------------------------------------------------------------------

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class ContainerRules:
     """Watches the container engine for the uplinks that select containers.
 
-    Of the event loop's thread.
+    Call the methods in the event loop's thread.
     """
 
     def __init__(self, status: DaemonStatus, uplinks: Callable[[], list[Uplink]]) -> None:

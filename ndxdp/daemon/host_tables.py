@@ -74,7 +74,7 @@ class Table(Generic[_T]):
 class HostTables:
     """The tables, and the uplinks that have copies of them.
 
-    Of the event loop's thread, except that tables are read in the executor's.
+    Call the methods in the event loop's thread. The tables are read in the executor's thread.
 
     Attributes:
         local_routes: The prefixes that this host receives.

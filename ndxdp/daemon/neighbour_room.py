@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from ndxdp.ndp.decision import Match
 from ndxdp.ndp.message import Solicitation
 from ndxdp.netlink import neighbour_table
-from ndxdp.netlink.neighbour_table import NeighbourTable
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class NeighbourRoom:
             table = neighbour_table.read()
             self._is_tight = table is not None and table.is_nearly_full
             if self._is_tight:
-                self._warn(table, guests)
+                self._warn(guests)
         return self._is_tight
 
     def refused(self, guests: int) -> None:
@@ -68,17 +67,18 @@ class NeighbourRoom:
         self._until = time.monotonic() + self._pause
         self._pause = min(self._pause * 2, _PAUSE_MAX)
         self._is_tight = True
-        self._warn(neighbour_table.read(), guests)
+        self._warn(guests)
 
     def granted(self) -> None:
         """Note that the kernel had room."""
         self._pause = _PAUSE_MIN
 
-    def _warn(self, table: NeighbourTable | None, guests: int) -> None:
+    def _warn(self, guests: int) -> None:
         now = time.monotonic()
         if now - self._warned < _WARN_EVERY:
             return
         self._warned = now
+        table = neighbour_table.read()
         needed = max(guests, table.entries if table else 0, 1)
         log.warning(
             "%s: the kernel's table of IPv6 neighbours is %s, and ndxdp has found %d neighbours"

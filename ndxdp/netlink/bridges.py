@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from typing import NamedTuple
 
-from ndxdp.netlink.rtnetlink import Rtnetlink, attributes
+from ndxdp.netlink.rtnetlink import ask_link, attributes
 
-_RTM_GETLINK = 18
-_HEADER = 16  # struct ifinfomsg
 _IFLA_LINKINFO = 18
 _INFO_KIND, _INFO_DATA = 1, 2
 # linux/if_link.h and linux/if_bridge.h
@@ -33,13 +29,10 @@ class Snooping(NamedTuple):
 
 def link_attributes(ifindex: int) -> dict[int, bytes]:
     """Return a link's attributes (IFLA_*); none if the link does not exist."""
-    body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, ifindex, 0, 0)
     try:
-        with Rtnetlink() as kernel:
-            (message,) = kernel.ask(_RTM_GETLINK, 0, body)
+        return ask_link(ifindex)[1]
     except OSError:
         return {}
-    return attributes(message[_HEADER:])
 
 
 def snooping_of(link: dict[int, bytes]) -> Snooping | None:

@@ -7,14 +7,11 @@ altname wan`); the kernel finds the interface by each of them.
 from __future__ import annotations
 
 import socket
-import struct
 
-from ndxdp.netlink.rtnetlink import Rtnetlink, attribute
+from ndxdp.netlink.rtnetlink import ask_link, attribute
 from ndxdp.rules.interface_name import INTERFACE_MAX
 
-# linux/rtnetlink.h, linux/if_link.h
-_RTM_GETLINK, _IFLA_ALT_IFNAME = 18, 53
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: the index is the third field
+_IFLA_ALT_IFNAME = 53  # linux/if_link.h
 
 
 def index_of(name: str) -> int:
@@ -37,10 +34,8 @@ def real_name(name: str) -> str:
 
 def _index_of_long(name: str) -> int:
     """Look up a long alternative name by netlink, because if_nametoindex() refuses long names."""
-    body = _LINK.pack(0, 0, 0, 0, 0) + attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
+    named = attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
     try:
-        with Rtnetlink() as kernel:
-            (answer,) = kernel.ask(_RTM_GETLINK, 0, body)
+        return ask_link(more=named)[0]
     except (OSError, ValueError):
         return 0
-    return int(_LINK.unpack_from(answer)[2])

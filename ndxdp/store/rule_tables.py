@@ -28,7 +28,7 @@ bits, so all are set."""
 
 
 class _Slots(NamedTuple):
-    """Where the rule classes are in the map `groups`.
+    """The slots of the rule classes in the map `groups`.
 
     Attributes:
         by_class: The slot of each class.
