@@ -179,7 +179,7 @@ def test_an_event_lists_its_container_alone(settled: Fake) -> None:
         assert settled.sent < 3 * len(json.dumps([container(2000, note="x" * 100)])) + 100
 
         settled.containers.pop()
-        settled.send_event_of(2000, "die")
+        settled.send_event_of(2000, action="die")
         eventually(lambda: len(watcher.sets) == 3)
         assert len(watcher.sets[-1]) == 1000
         assert settled.named[3:] == [[id_of(2000)]]
@@ -204,8 +204,7 @@ def test_very_many_events_list_all(settled: Fake, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(docker, "_SOME_MAX", 20)
     with watching(settled.path) as watcher:
         settle(settled, watcher)
-        for number in range(1, 31):
-            settled.send_event_of(number, "die")
+        settled.send_event_of(*range(1, 31), action="die")
         settled.containers = settled.containers[30:]
         eventually(lambda: len(watcher.sets[-1]) == 970)
         assert None in settled.named
@@ -323,13 +322,13 @@ def test_events_in_the_wrong_order_and_of_removed_containers(fake: Fake) -> None
     with watching(fake.path) as watcher:
         settle(fake, watcher)
         fake.containers = [container(3), container(4)]
-        fake.send_event_of(4, "destroy")
-        fake.send_event_of(4, "die")
-        fake.send_event_of(2, "start")
-        fake.send_event_of(9, "start")
+        fake.send_event_of(4, action="destroy")
+        fake.send_event_of(4, action="die")
+        fake.send_event_of(2, action="start")
+        fake.send_event_of(9, action="start")
         watcher.becomes({"2001:db8::3": "six", "2001:db8::4": "six"})
-        fake.send_event_of(3, "die")
-        fake.send_event_of(3, "pause")
+        fake.send_event_of(3, action="die")
+        fake.send_event_of(3, action="pause")
         eventually(lambda: sum(id_of(3) in (some or []) for some in fake.named) == 3, within=5)
         assert watcher.addresses() == {"2001:db8::3": "six", "2001:db8::4": "six"}
         assert None not in fake.named
@@ -340,7 +339,7 @@ def test_a_renamed_container(fake: Fake) -> None:
     with watching(fake.path) as watcher:
         settle(fake, watcher)
         fake.containers[0]["Names"] = ["/shop"]
-        fake.send_event_of(2, "rename")
+        fake.send_event_of(2, action="rename")
         eventually(lambda: {one.container for one in watcher.sets[-1]} == {"shop"})
         assert None not in fake.named
 
