@@ -76,6 +76,21 @@ def test_a_beginning_opens_no_pins_of_other_interfaces(
     assert opened[0] == opened[1], opened
 
 
+# ---- order --------------------------------------------------------------------------------------
+
+
+def test_status_shows_interfaces_in_natural_order(trees: Trees, privacy: None) -> None:
+    names = ["up1", "up2", "up10"]
+    for name in reversed(names):
+        sh("ip", "link", "add", name, "up", "type", "veth", "peer", "name", f"{name}-end")
+        done("attach", name, "--mode", "tc", "-n", PREFIX)
+    found = call(sys.executable, "-m", "ndxdp", "status", "--json").json()["interfaces"]
+    done("detach", "--all")
+    for name in names:
+        sh("ip", "link", "delete", name)
+    assert [each["interface"] for each in found] == names
+
+
 # ---- what a daemon has open ---------------------------------------------------------------------
 
 MOST_OPEN = {"tc": 6, "userspace": 9}

@@ -11,6 +11,7 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.ndp.decision import Match
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.rules.address import parse_address, parse_mac
+from ndxdp.rules.interface_name import natural_order
 from ndxdp.rules.prefix import Prefix, mask, parse_prefix
 from ndxdp.rules.rule import Rule, parse_source
 from ndxdp.rules.table import Table
@@ -296,3 +297,13 @@ def test_same_words() -> None:
     assert not rule.is_equivalent_to(Rule(Answer.NEVER))
     assert not rule.is_equivalent_to(Rule(dynamic=True))
     assert not rule.is_equivalent_to(Rule(profile=Profile(router=False)))
+
+
+# ---- names of interfaces ------------------------------------------------------------------------
+
+
+def test_names_are_in_natural_order() -> None:
+    ordered = ["2", "10", "docker0", "eth", "eth0", "eth00", "eth2", "eth2.5", "eth2.10", "eth10"]
+    ordered += ["eth10a2", "eth10a10", "wg0"]
+    shuffled = random.Random(7).sample(ordered, len(ordered))
+    assert sorted(shuffled, key=natural_order) == ordered

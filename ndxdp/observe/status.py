@@ -16,6 +16,7 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.netns import netns
 from ndxdp.observe import status_warnings
 from ndxdp.rules.address import address_text, mac_text
+from ndxdp.rules.interface_name import natural_order
 from ndxdp.runtime import publications, report
 from ndxdp.runtime.daemon_status import CareStatus
 from ndxdp.runtime.report import Daemon
@@ -148,6 +149,8 @@ def reports(trees: Trees, interface: str | None = None) -> list[Daemon]:
 def interfaces(trees: Trees) -> list[str]:
     """Return the interfaces on which ndxdp answers, or whose addresses it keeps deprecated.
 
+    `eth2` comes before `eth10`.
+
     Raises:
         NdxdpError: There are none, and BPF file systems are not available.
     """
@@ -158,7 +161,7 @@ def interfaces(trees: Trees) -> list[str]:
         if not kept:
             raise
         found = []
-    return sorted({*found, *kept})
+    return sorted({*found, *kept}, key=natural_order)
 
 
 def _kept(trees: Trees) -> dict[str, Kept]:

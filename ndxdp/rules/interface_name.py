@@ -38,6 +38,12 @@ def check_interface(name: str) -> None:
         )
 
 
+def natural_order(name: str) -> list[tuple[str, int, str]]:
+    """Return the key by which names are sorted so that `eth2` comes before `eth10`."""
+    parts = re.findall(r"(\D*)(\d*)", name)
+    return [(text, int(digits or 0), digits) for text, digits in parts]
+
+
 def parse_dev(texts: Iterable[str]) -> tuple[str, ...]:
     """Validate patterns of interface names, such as `docker0`, `br-*`, `vnet[0-9]`.
 
