@@ -169,7 +169,7 @@ bench-trace: packages-bench build
 	.venv/bin/python -m benchmarks.tracing
 
 dashboards:
-	python3 dashboards/mixin.py
+	python3 -m dashboards.mixin
 
 # grafana.ts imports Grafana's own types. Needs npm.
 check-dashboards: | build-directory

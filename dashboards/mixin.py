@@ -1,7 +1,6 @@
 """Monitoring mixin of ndxdp for Prometheus and Grafana; `make dashboards` generates the files.
 
-CONFIG has the job name and the thresholds. All other files of this directory are generated, except
-tests.yaml, README.md and grafana.ts.
+config.py has the job name and the thresholds, alerts.py the alerts and the recording rules.
 """
 
 from __future__ import annotations
@@ -13,234 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dashboards.alerts import alerts, recordings
+from dashboards.config import CONFIG, Config
+
 HERE = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of the mixin.
-
-    Attributes:
-        selector: The selector of ndxdp's series.
-        runbook: The address of docs/runbook.md.
-        map_fill: The fill of a map above which NdxdpMapNearlyFull fires.
-        neighbour_fill: The fill of the kernel's neighbour table above which
-            NdxdpNeighbourTableNearlyFull fires.
-        flood: The solicitations per second on one interface above which NdxdpFlood fires.
-        unanswered_window: The time without an answer after which NdxdpNoneAnswered fires.
-        unanswered_ignored: Reasons with which a solicitation needs no answer.
-    """
-
-    selector: str = 'job="ndxdp"'
-    runbook: str = "docs/runbook.md"
-    map_fill: float = 0.9
-    neighbour_fill: float = 0.8
-    flood: int = 5000
-    unanswered_window: str = "30m"
-    unanswered_ignored: str = (
-        "other_vlan|own_frame|other_host|denied|paused|dad_ignored|dad_on_link"
-    )
-
-
-CONFIG = Config()
-
-
-# ---- alerts -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Alert that fires if `value comparison` holds for `hold`. Texts are Prometheus' templates."""
-
-    name: str
-    value: str
-    comparison: str
-    hold: str
-    severity: str
-    summary: str
-    description: str
-
-    @property
-    def expr(self) -> str:
-        return f"{self.value} {self.comparison}"
-
-
-_WHERE = "{{ $labels.interface }} of {{ $labels.instance }}"
-_INTERFACE = "sum by (job, instance, interface)"
-
-
-def alerts(config: Config = CONFIG) -> list[Alert]:
-    """Return all alerts; docs/runbook.md has a section on each."""
-    ours = config.selector
-    window = config.unanswered_window
-    return [
-        Alert(
-            "NdxdpExporterDown",
-            f"up{{{ours}}}",
-            "== 0",
-            "5m",
-            "warning",
-            "Prometheus cannot scrape ndxdp on {{ $labels.instance }}",
-            "The other alerts of this instance cannot fire. ndxdp may answer nevertheless.",
-        ),
-        Alert(
-            "NdxdpUnreadable",
-            f'min by (job, instance) ({{__name__=~"ndxdp_readable|ndxdp_pins_readable",{ours}}})',
-            "== 0",
-            "5m",
-            "warning",
-            "The exporter on {{ $labels.instance }} cannot read ndxdp's pins",
-            "The exporter has no permission, or the pins are damaged. The other alerts of the"
-            " interface cannot fire.",
-        ),
-        Alert(
-            "NdxdpNotAttached",
-            f"ndxdp_attached{{{ours}}}",
-            "== 0",
-            "2m",
-            "critical",
-            f"Nothing answers on {_WHERE}",
-            "The interface has no program and no process that answers: the addresses behind the"
-            " host are unreachable.",
-        ),
-        Alert(
-            "NdxdpNotInStep",
-            f"ndxdp_interface_in_step{{{ours}}}",
-            "== 0",
-            "10m",
-            "warning",
-            f"{_WHERE} is not as its configuration requires",
-            "The daemon could not apply its configuration, or a change of the network."
-            " `ndxdp status` shows the reason.",
-        ),
-        Alert(
-            "NdxdpFallbackActive",
-            f"ndxdp_fallback_steps{{{ours}}}",
-            "> 0",
-            "15m",
-            "info",
-            f"{_WHERE} answers in a slower mode",
-            "{{ $value }} better mode(s) are not available. `ndxdp status` shows the reasons.",
-        ),
-        Alert(
-            "NdxdpProgramBefore",
-            f'{_INTERFACE} (ndxdp_programs_before{{{ours},hook!="xdp"}})',
-            "> 0",
-            "5m",
-            "warning",
-            f"Another program sees the frames of {_WHERE} before ndxdp",
-            "{{ $value }} program(s) at tc may take solicitations before ndxdp sees them. `ndxdp"
-            " status` names them.",
-        ),
-        Alert(
-            "NdxdpHeartbeatStale",
-            f"ndxdp_heartbeat_age_seconds{{{ours}}} / ndxdp_heartbeat_timeout_seconds{{{ours}}}",
-            "> 1",
-            "1m",
-            "critical",
-            f"The daemon of {_WHERE} writes no heartbeat",
-            "ndxdp does not answer for containers any more, only for the configured prefixes.",
-        ),
-        Alert(
-            "NdxdpMapNearlyFull",
-            f"ndxdp_map_entries{{{ours}}} / ndxdp_map_max_entries{{{ours}}}",
-            f"> {config.map_fill}",
-            "10m",
-            "warning",
-            f"The map {{{{ $labels.map }}}} on {_WHERE} is nearly full",
-            "The map is at {{ $value | humanizePercentage }}. A full map refuses new rules.",
-        ),
-        Alert(
-            "NdxdpNeighbourTableNearlyFull",
-            f"ndxdp_neighbour_table_entries{{{ours}}}"
-            f" / ndxdp_neighbour_table_max_entries{{{ours}}}",
-            f"> {config.neighbour_fill}",
-            "10m",
-            "warning",
-            "The kernel's IPv6 neighbour table on {{ $labels.instance }} is nearly full",
-            "The table is at {{ $value | humanizePercentage }}. Addresses without an entry are"
-            " unreachable, and `neighbour` rules do not answer for them.",
-        ),
-        Alert(
-            "NdxdpReloadFailed",
-            f"ndxdp_config_reload_success{{{ours}}}",
-            "== 0",
-            "1m",
-            "warning",
-            "ndxdp on {{ $labels.instance }} runs with an old configuration",
-            "The daemon refused the changed file on reload. The next start would fail.",
-        ),
-        Alert(
-            "NdxdpDockerDisconnected",
-            f"ndxdp_docker_connected{{{ours}}}",
-            "== 0",
-            "5m",
-            "warning",
-            "ndxdp on {{ $labels.instance }} is disconnected from the container engine",
-            "ndxdp does not answer for new containers.",
-        ),
-        Alert(
-            "NdxdpNoneAnswered",
-            f"{_INTERFACE} (rate(ndxdp_advertisements_total{{{ours}}}[{window}]))"
-            f" / {_INTERFACE} (rate(ndxdp_solicitations_total{{{ours},"
-            f'reason!~"{config.unanswered_ignored}"}}[{window}]))',
-            "== 0",
-            "10m",
-            "warning",
-            f"{_WHERE} receives solicitations and answers none",
-            f"There was no answer for {window}. The reasons show why: no_rule indicates a prefix"
-            " that is missing or mistyped.",
-        ),
-        Alert(
-            "NdxdpFlood",
-            f"{_INTERFACE} (rate(ndxdp_solicitations_total{{{ours}}}[5m]))",
-            f"> {config.flood}",
-            "5m",
-            "warning",
-            f"{_WHERE} receives {{{{ $value | humanize }}}} solicitations per second",
-            "A host scans the prefix, or a router has lost its neighbour entries.",
-        ),
-        Alert(
-            "NdxdpGatewayUnreachable",
-            f"ndxdp_gateway_answering{{{ours}}}",
-            "== 0",
-            "2m",
-            "critical",
-            f"A gateway of {_WHERE} does not answer",
-            "The gateway did not answer its last solicitation. When the kernel drops its entry, the"
-            " host can send nothing through it.",
-        ),
-    ]
-
-
-def recordings(config: Config = CONFIG) -> list[tuple[str, str]]:
-    """Return the name and expression of each recording rule."""
-    ours = config.selector
-    return [
-        (
-            "interface:ndxdp_solicitations:rate5m",
-            f"{_INTERFACE} (rate(ndxdp_solicitations_total{{{ours}}}[5m]))",
-        ),
-        (
-            "interface_reason:ndxdp_solicitations:rate5m",
-            "sum by (job, instance, interface, reason)"
-            f" (rate(ndxdp_solicitations_total{{{ours}}}[5m]))",
-        ),
-        (
-            "interface_path:ndxdp_advertisements:rate5m",
-            "sum by (job, instance, interface, path)"
-            f" (rate(ndxdp_advertisements_total{{{ours}}}[5m]))",
-        ),
-        (
-            "interface_map:ndxdp_map_fill:ratio",
-            f"ndxdp_map_entries{{{ours}}} / ndxdp_map_max_entries{{{ours}}}",
-        ),
-        (
-            "interface:ndxdp_program_seconds_per_frame:rate5m",
-            f"{_INTERFACE} (rate(ndxdp_program_run_seconds_total{{{ours}}}[5m]))"
-            f" / {_INTERFACE} (rate(ndxdp_program_runs_total{{{ours}}}[5m]))",
-        ),
-    ]
 
 
 # ---- the dashboard ------------------------------------------------------------------------------
@@ -743,7 +518,7 @@ def alerts_yaml(config: Config = CONFIG) -> str:
             "        annotations:",
             f"          summary: {_quoted(alert.summary)}",
             f"          description: {_quoted(alert.description)}",
-            f"          runbook_url: {_quoted(f'{config.runbook}#{alert.name.lower()}')}",
+            f"          runbook_url: {_quoted(f'{config.docs}/runbook.md#{alert.name.lower()}')}",
         ]
     return "\n".join(lines) + "\n"
 

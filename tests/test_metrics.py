@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import platform
 import random
 import re
 import select
@@ -18,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,6 @@ from urllib.error import HTTPError
 
 import pytest
 
-from dashboards import mixin
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import Mode
@@ -50,7 +45,6 @@ from ndxdp.store.instance import open_pinned
 from ndxdp.store.maps import Maps
 from tests import test_program, test_userspace
 from tests.fixtures import network
-from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
     BEHIND,
     NDXDP,
@@ -59,7 +53,6 @@ from tests.fixtures.network import (
     UPLINK,
     Network,
     Running,
-    call,
     done,
     eventually,
     ndxdp,
@@ -67,7 +60,7 @@ from tests.fixtures.network import (
     without_gateway,
 )
 from tests.fixtures.pair import RECEIVER, pair
-from tests.fixtures.prometheus import Prometheus, get, parsed, prometheus, promtool
+from tests.fixtures.prometheus import get, parsed, promtool
 from tests.packets import BURST, CASES, RULES, Case
 from tests.packets import HOST as BENCH_HOST
 
@@ -226,6 +219,13 @@ def test_rules_that_are_not_counted_have_no_series(net: Network, tmp_path: Path)
     finally:
         run.end()
         done("detach", UPLINK)
+
+
+def test_every_metric_is_explained() -> None:
+    page = (DOCS / "monitoring.md").read_text()
+    rows = re.findall(r"^\| `(ndxdp_\w+)` \| ([^|]*) \|", page, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert documented == {name: set(kind.labels) for name, kind in metrics.KINDS.items()}
 
 
 # ---- the exporter --------------------------------------------------------------------------------
@@ -707,204 +707,3 @@ def test_status_warns(net: Network) -> None:
         "the map of addresses is nearly full: it has room for 0 more"
     ]
     done("detach", UPLINK)
-
-
-# ---- dashboards, alerts --------------------------------------------------------------------------
-
-METRIC = re.compile(r"\b((?:ndxdp|process)_[a-z_]+|up)\b(?=\{)")
-
-
-def expressions() -> dict[str, str]:
-    """Return each query of the dashboard, by panel."""
-    found = {}
-    for panel in mixin.dashboard()["panels"]:
-        for target in panel.get("targets", ()):
-            found[f"{panel['id']} {panel['title']} {target['refId']}"] = target["expr"]
-    return found
-
-
-def test_generated_files_are_current() -> None:
-    for name, content in mixin.files().items():
-        assert (DASHBOARDS / name).read_text() == content, f"{name}: make dashboards"
-
-
-def test_promtool_accepts_the_rules() -> None:
-    for name in ("alerts.yaml", "rules.yaml"):
-        checked = promtool("check", "rules", str(DASHBOARDS / name))
-        assert checked.code == 0, checked
-    tested = promtool("test", "rules", str(DASHBOARDS / "tests.yaml"))
-    assert tested.code == 0, tested
-
-
-def test_every_alert_is_tested_and_explained() -> None:
-    tests, runbook = (DASHBOARDS / "tests.yaml").read_text(), (DOCS / "runbook.md").read_text()
-    names = [alert.name for alert in mixin.alerts()]
-    assert re.findall(r"^  - name: (\w+)$", tests, re.MULTILINE) == names
-    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == names
-    assert all(re.fullmatch(r"Ndxdp[A-Za-z]+", name) for name in names)
-    assert {alert.severity for alert in mixin.alerts()} <= {"info", "warning", "critical"}
-
-
-def test_every_metric_is_explained() -> None:
-    page = (DOCS / "monitoring.md").read_text()
-    rows = re.findall(r"^\| `(ndxdp_\w+)` \| ([^|]*) \|", page, re.MULTILINE)
-    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
-    assert documented == {name: set(kind.labels) for name, kind in metrics.KINDS.items()}
-
-
-def test_queries_use_existing_metrics() -> None:
-    """Use only existing metrics in queries, alerts and recordings."""
-    queries = [*expressions().values(), *(alert.expr for alert in mixin.alerts())]
-    queries += [expr for _, expr in mixin.recordings()]
-    named = {name for expr in queries for name in METRIC.findall(expr)}
-    assert len(named) > 25
-    unknown = {name for name in named if name.startswith("ndxdp_")} - set(metrics.KINDS)
-    assert not unknown
-
-
-def test_dashboard_passes_the_linter() -> None:
-    """Pass the checks of Grafana's own linter, and let no panel cover another."""
-    model = mixin.dashboard()
-    panels = model["panels"]
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    taken: set[tuple[int, int]] = set()
-    for panel in panels:
-        at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"])
-                 for y in range(at["y"], at["y"] + at["h"])}  # fmt: skip
-        assert at["x"] + at["w"] <= 24
-        assert not taken & cells, panel["title"]
-        taken |= cells
-        if panel["type"] == "row":
-            continue
-        assert panel["title"]
-        assert panel["description"]
-        assert panel["fieldConfig"]["defaults"]["unit"]
-        assert panel["datasource"]["uid"] == "${datasource}"
-        for target in panel["targets"]:
-            for selector in re.findall(r"\{([^}]*)\}", target["expr"]):
-                assert 'job=~"$job",instance=~"$instance"' in selector
-            for counter in re.findall(r"(\w+)_total\{", target["expr"]):
-                assert re.search(
-                    rf"rate\({counter}_total\{{[^}}]*\}}\[\$__rate_interval\]\)", target["expr"]
-                )
-    assert [row["repeat"] for row in panels if row.get("repeat")] == ["interface"]
-    names = [variable["name"] for variable in model["templating"]["list"]]
-    assert names == ["datasource", "job", "instance", "interface"]
-
-
-# ---- a real Prometheus ---------------------------------------------------------------------------
-
-LAB = """
-[metrics]
-listen = "[::1]:{port}"
-[docker]
-socket = "{docker}"
-[[interface]]
-name = "{uplink}"
-mode = "tc"
-heartbeat_timeout = 30
-[[interface.prefix]]
-prefix = "{behind}"
-[[interface.prefix]]
-prefix = "2001:db8::d:0:0:1"
-[[interface.docker]]
-network = "web"
-[interface.announce]
-solicit_gateway = true
-interval = 1
-[interface.gateway]
-interval = 1
-[interface.limit]
-rate = 1000
-[[interface]]
-name = "{other}"
-mode = "userspace"
-[[interface.prefix]]
-prefix = "2001:db8:0:9::/64"
-"""
-OTHER = "up1"
-
-
-@contextmanager
-def program_is_measured() -> Iterator[None]:
-    """Enable BPF_ENABLE_STATS until the descriptor is closed, without changing a sysctl."""
-    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-    attributes = (ctypes.c_uint32 * 32)(0)  # BPF_STATS_RUN_TIME
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.syscall(number, 32, ctypes.byref(attributes), ctypes.sizeof(attributes))
-    assert fd >= 0, os.strerror(ctypes.get_errno())
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-@pytest.fixture
-def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
-    """Yield a Prometheus that scrapes a daemon on two interfaces, which a router solicits."""
-    sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
-    for name in (OTHER, "far1"):
-        sh("ip", "link", "set", name, "up")
-    path = tmp_path / "ndxdp.toml"
-    path.write_text(
-        LAB.format(
-            port=PORT, docker=docker_engine.socket, uplink=UPLINK, behind=BEHIND, other=OTHER
-        )
-    )
-    stop = threading.Event()
-
-    def keep_asking() -> None:
-        while not stop.is_set():
-            for target in (TARGET, "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"):
-                net.ask(target, wait=0.05)
-            call("ndisc6", "-1", "-q", "-r", "1", "-w", "50", "2001:db8:0:9::1", "far1")
-
-    asking = threading.Thread(target=keep_asking)
-    with program_is_measured():
-        running = net.run("-c", str(path))
-        asking.start()
-        try:
-            rules = [DASHBOARDS / "alerts.yaml", DASHBOARDS / "rules.yaml"]
-            with prometheus(tmp_path, PORT, rules) as server:
-                yield server
-        finally:
-            stop.set()
-            asking.join()
-            running.close()
-            for name in (UPLINK, OTHER):
-                ndxdp("-q", "detach", name)
-            call("ip", "link", "delete", OTHER)
-
-
-def test_every_query_has_data(scraped: Prometheus) -> None:
-    """Return data for each query, each alert without its comparison, and each recording."""
-    variables = {"$__rate_interval": "10s", "$job": "ndxdp", "$instance": ".+", "$interface": ".+"}
-    wanted = expressions()
-    wanted |= {alert.name: alert.value for alert in mixin.alerts()}
-    wanted |= {name: name for name, _ in mixin.recordings()}
-    assert len(wanted) > 50
-    for what, expression in wanted.items():
-        for name, value in variables.items():
-            expression = expression.replace(name, value)
-        try:
-            eventually(partial(scraped.query, expression), within=30)
-        except AssertionError:
-            pytest.fail(f"no data for {what}: {expression}", pytrace=False)
-    # Prometheus knows all of them, in good health, and can parse the comparisons.
-    groups = scraped.ask("rules")["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert {rule["health"] for rule in rules} == {"ok"}
-    assert len(rules) == len(mixin.alerts()) + len(mixin.recordings())
-    for alert in mixin.alerts():
-        scraped.query(alert.expr)
-    # Variables of the dashboard.
-    for label in ("job", "instance", "interface"):
-        assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
-    # Every name in KINDS is scraped.
-    names = set(scraped.ask("label/__name__/values"))
-    assert set(metrics.KINDS) - names == set()
-    connected = scraped.query("ndxdp_docker_connected")
-    assert [sample["value"][1] for sample in connected] == ["1"]
-    answering = scraped.query("ndxdp_gateway_answering")
-    assert [sample["value"][1] for sample in answering] == ["1"]

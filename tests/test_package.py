@@ -89,7 +89,14 @@ def interface(privacy: None) -> Iterator[str]:
 def test_the_sdist_contains_everything_to_build(dist: Path) -> None:
     with tarfile.open(dist / f"ndxdp-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for pattern in ("bpf/*.[ch]", "ndxdp/**/*.py", "ndxdp/data/*", "docs/*.md", "dashboards/*.*"):
+    for pattern in (
+        "bpf/*.[ch]",
+        "ndxdp/**/*.py",
+        "ndxdp/data/*",
+        "docs/*.md",
+        "dashboards/*.*",
+        "dashboards/**/*.yaml",
+    ):
         wanted = {str(path.relative_to(REPOSITORY)) for path in REPOSITORY.glob(pattern)}
         assert wanted
         assert wanted <= names

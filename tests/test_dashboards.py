@@ -1,0 +1,265 @@
+"""Dashboards, alerts and recording rules: promtool, and a real Prometheus that scrapes a daemon."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+import re
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from dashboards import mixin
+from dashboards.alerts import alerts, recordings
+from ndxdp.observe import metrics
+from ndxdp.store.directories import Trees
+from tests.fixtures.engine import Engine
+from tests.fixtures.network import (
+    BEHIND,
+    REPOSITORY,
+    TARGET,
+    UPLINK,
+    Network,
+    call,
+    eventually,
+    ndxdp,
+    sh,
+)
+from tests.fixtures.prometheus import Prometheus, parsed, prometheus, promtool
+
+PORT = 9877
+DASHBOARDS = REPOSITORY / "dashboards"
+DOCS = REPOSITORY / "docs"
+
+# ---- dashboards, alerts --------------------------------------------------------------------------
+
+VARIABLES = {"$__rate_interval": "10s", "$job": "ndxdp", "$instance": ".+", "$interface": ".+"}
+
+
+def expressions() -> dict[str, str]:
+    """Return each query of the dashboard, by panel."""
+    found = {}
+    for panel in mixin.dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            found[f"{panel['id']} {panel['title']} {target['refId']}"] = target["expr"]
+    return found
+
+
+def resolved(expression: str) -> str:
+    """Return a query of a dashboard as Grafana sends it."""
+    for name, value in VARIABLES.items():
+        expression = expression.replace(name, value)
+    assert "$" not in expression, "an unknown variable"
+    return expression
+
+
+def test_generated_files_are_current() -> None:
+    for name, content in mixin.files().items():
+        assert (DASHBOARDS / name).read_text() == content, f"{name}: make dashboards"
+
+
+def test_promtool_accepts_the_rules() -> None:
+    rules = sorted(map(str, DASHBOARDS.glob("*.yaml")))
+    checked = promtool("check", "rules", *rules)
+    assert checked.code == 0, checked
+    assert checked.out.count("SUCCESS") == len(rules) == 2
+    tested = promtool("test", "rules", str(DASHBOARDS / "tests" / "alerts.yaml"))
+    assert tested.code == 0, tested
+
+
+def test_prometheus_parses_every_query(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:query:{nth}", "expr": resolved(expression)}
+        for nth, expression in enumerate(expressions().values())
+    ]
+    assert len(rules) > 30
+    file = tmp_path / "queries.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
+    checked = promtool("check", "rules", str(file))
+    assert checked.code == 0, checked
+    assert f"{len(rules)} rules found" in checked.out
+
+
+def test_every_alert_is_tested_and_explained() -> None:
+    tests = (DASHBOARDS / "tests" / "alerts.yaml").read_text()
+    runbook = (DOCS / "runbook.md").read_text()
+    names = [alert.name for alert in alerts()]
+    assert re.findall(r"^  - name: (\w+)$", tests, re.MULTILINE) == names
+    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == names
+    assert all(re.fullmatch(r"Ndxdp[A-Za-z]+", name) for name in names)
+    assert {alert.severity for alert in alerts()} <= {"info", "warning", "critical"}
+
+
+def test_every_alert_links_to_its_section_of_the_runbook() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    urls = re.findall(r'runbook_url: "(.+)"', (DASHBOARDS / "alerts.yaml").read_text())
+    assert len(urls) == len(alerts())
+    for alert, url in zip(alerts(), urls, strict=True):
+        address, _, anchor = url.partition("#")
+        folder, _, page = address.rpartition("/")
+        assert project["urls"]["Documentation"] == f"{folder}/index.md"
+        assert folder.startswith("https://")
+        headings = re.findall(r"^## (.+)$", (DOCS / page).read_text(), re.MULTILINE)
+        assert [each for each in headings if each.lower() == anchor] == [alert.name]
+
+
+def test_queries_use_existing_metrics() -> None:
+    """Use only existing metrics in queries, alerts and recordings."""
+    queries = [*expressions().values(), *(alert.expr for alert in alerts())]
+    queries += [expr for _, expr in recordings()]
+    named = {name for expr in queries for name in re.findall(r"\b(?:ndxdp|process)_\w+", expr)}
+    assert len(named) > 40
+    served = parsed(metrics.Exposition(Trees()).text().decode())
+    assert named <= {*metrics.KINDS, *served}
+
+
+def test_dashboard_passes_the_linter() -> None:
+    """Pass the checks of Grafana's own linter, and let no panel cover another."""
+    model = mixin.dashboard()
+    panels = model["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"])
+                 for y in range(at["y"], at["y"] + at["h"])}  # fmt: skip
+        assert at["x"] + at["w"] <= 24
+        assert not taken & cells, panel["title"]
+        taken |= cells
+        if panel["type"] == "row":
+            continue
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        for target in panel["targets"]:
+            for selector in re.findall(r"\{([^}]*)\}", target["expr"]):
+                assert 'job=~"$job",instance=~"$instance"' in selector
+            for counter in re.findall(r"(\w+)_total\{", target["expr"]):
+                assert re.search(
+                    rf"rate\({counter}_total\{{[^}}]*\}}\[\$__rate_interval\]\)", target["expr"]
+                )
+    assert [row["repeat"] for row in panels if row.get("repeat")] == ["interface"]
+    names = [variable["name"] for variable in model["templating"]["list"]]
+    assert names == ["datasource", "job", "instance", "interface"]
+
+
+# ---- a real Prometheus ---------------------------------------------------------------------------
+
+LAB = """
+[metrics]
+listen = "[::1]:{port}"
+[docker]
+socket = "{docker}"
+[[interface]]
+name = "{uplink}"
+mode = "tc"
+heartbeat_timeout = 30
+[[interface.prefix]]
+prefix = "{behind}"
+[[interface.prefix]]
+prefix = "2001:db8::d:0:0:1"
+[[interface.docker]]
+network = "web"
+[interface.announce]
+solicit_gateway = true
+interval = 1
+[interface.gateway]
+interval = 1
+[interface.limit]
+rate = 1000
+[[interface]]
+name = "{other}"
+mode = "userspace"
+[[interface.prefix]]
+prefix = "2001:db8:0:9::/64"
+"""
+OTHER = "up1"
+
+
+@contextmanager
+def program_is_measured() -> Iterator[None]:
+    """Enable BPF_ENABLE_STATS until the descriptor is closed, without changing a sysctl."""
+    number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
+    attributes = (ctypes.c_uint32 * 32)(0)  # BPF_STATS_RUN_TIME
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(number, 32, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
+    """Yield a Prometheus that scrapes a daemon on two interfaces, which a router solicits."""
+    sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
+    for name in (OTHER, "far1"):
+        sh("ip", "link", "set", name, "up")
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(
+        LAB.format(
+            port=PORT, docker=docker_engine.socket, uplink=UPLINK, behind=BEHIND, other=OTHER
+        )
+    )
+    stop = threading.Event()
+
+    def keep_asking() -> None:
+        while not stop.is_set():
+            for target in (TARGET, "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"):
+                net.ask(target, wait=0.05)
+            call("ndisc6", "-1", "-q", "-r", "1", "-w", "50", "2001:db8:0:9::1", "far1")
+
+    asking = threading.Thread(target=keep_asking)
+    with program_is_measured():
+        running = net.run("-c", str(path))
+        asking.start()
+        try:
+            rules = [DASHBOARDS / "alerts.yaml", DASHBOARDS / "rules.yaml"]
+            with prometheus(tmp_path, PORT, rules) as server:
+                yield server
+        finally:
+            stop.set()
+            asking.join()
+            running.close()
+            for name in (UPLINK, OTHER):
+                ndxdp("-q", "detach", name)
+            call("ip", "link", "delete", OTHER)
+
+
+def test_every_query_has_data(scraped: Prometheus) -> None:
+    """Return data for each query, each alert without its comparison, and each recording."""
+    wanted = expressions()
+    wanted |= {alert.name: alert.value for alert in alerts()}
+    wanted |= {name: name for name, _ in recordings()}
+    assert len(wanted) > 50
+    for what, expression in wanted.items():
+        try:
+            eventually(partial(scraped.query, resolved(expression)), within=30)
+        except AssertionError:
+            pytest.fail(f"no data for {what}: {expression}", pytrace=False)
+    # Prometheus knows all of them, in good health, and can parse the comparisons.
+    groups = scraped.ask("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    assert len(rules) == len(alerts()) + len(recordings())
+    for alert in alerts():
+        scraped.query(alert.expr)
+    # Variables of the dashboard.
+    for label in ("job", "instance", "interface"):
+        assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
+    # Every name in KINDS is scraped.
+    names = set(scraped.ask("label/__name__/values"))
+    assert set(metrics.KINDS) - names == set()
+    connected = scraped.query("ndxdp_docker_connected")
+    assert [sample["value"][1] for sample in connected] == ["1"]
+    answering = scraped.query("ndxdp_gateway_answering")
+    assert [sample["value"][1] for sample in answering] == ["1"]
