@@ -183,7 +183,7 @@ WORDS = [
     bad("detach", USAGE, "IFACE"),
     bad(f"detach --all {UPLINK}", USAGE, "--all"),
     bad(f"attach {UPLINK} second", USAGE, "second"),
-    bad("run", USAGE, "--interface"),
+    bad("run", USAGE, "an interface, or a configuration file"),
     bad("explain", USAGE, "TARGET"),
     bad("prefix add", USAGE, "no prefix"),
     bad("prefix del", USAGE, "no prefix"),

@@ -403,7 +403,7 @@ def test_a_configured_source_has_to_be_covered(wired: Segment, tmp_path: Path, w
     with at_work(tmp_path, BEHIND, source=FIRST):
         because = f"{FIRST} is not an address of {UPLINK}, and no rule answers for it"
         eventually(lambda: care() == {"source": None, "why": because})
-        assert doctor()["cure"] == f"ndxdp prefix add -i {UPLINK} {FIRST}"
+        assert doctor()["cure"] == f"ndxdp prefix add {UPLINK} {FIRST}"
         assert FIRST not in wire.solicited_from()
         done(*doctor()["cure"].split()[1:])
         solicits_from(FIRST)

@@ -831,7 +831,7 @@ def test_containers_without_an_answer(container: Engine, healthy: Network) -> No
         assert healthy.answers(TARGET)
         done("prefix", "del", TARGET)
         found = mends("containers", f"for the containers of six: {TARGET}", *engine)
-        assert found["cure"] == f"ndxdp prefix add {TARGET} -i {UPLINK}"
+        assert found["cure"] == f"ndxdp prefix add {UPLINK} {TARGET}"
         assert healthy.answers(TARGET)
     finally:
         remove_instance()

@@ -255,14 +255,14 @@ def test_the_command_keeps_the_rest_of_the_rule() -> None:
     lost = LostAnswers(2, Prefix(ASKED.target, 128), rule, passing=[host])
     (found,) = arrival.judge(facts(lost={ASKED: lost}))
     assert found.cure == (
-        f"ndxdp prefix del {TARGET} -i {UPLINK} --origin config"
-        f" && ndxdp prefix add {TARGET} -i {UPLINK} --na-source {HOST} --answer routed"
+        f"ndxdp prefix del {UPLINK} {TARGET} --origin config"
+        f" && ndxdp prefix add {UPLINK} {TARGET} --na-source {HOST} --answer routed"
         " --via 'br-*' --override --lladdr 02:00:5e:10:00:01"
     )
     assert f'write in the file: source = "{HOST}"' in found.why
     lost = replace(lost, rule=replace(rule, origin="wg0"))
     (found,) = arrival.judge(facts(lost={ASKED: lost}))
     assert found.cure == (
-        f"ndxdp prefix replace {TARGET} -i {UPLINK} --origin wg0 --na-source {HOST}"
+        f"ndxdp prefix replace {UPLINK} {TARGET} --origin wg0 --na-source {HOST}"
         " --answer routed --via 'br-*' --override --lladdr 02:00:5e:10:00:01"
     )

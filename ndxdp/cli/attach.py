@@ -6,7 +6,8 @@ from typing import IO, Any
 
 import click
 
-from ndxdp.cli.options import attaching, real_interface, verbosity
+from ndxdp.cli.interface import interface_argument
+from ndxdp.cli.options import attaching, verbosity
 from ndxdp.cli.terminal_progress import show_progress
 from ndxdp.cli.values import one_of, options_of, rule_of, rules_of, trees
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
@@ -14,7 +15,7 @@ from ndxdp.rules.rule import MANUAL_ORIGIN
 
 
 @click.command()
-@click.argument("interface", metavar="IFACE", callback=real_interface)
+@interface_argument(required=True)
 @attaching
 @verbosity
 def attach(
@@ -50,7 +51,7 @@ def attach(
 
 
 @click.command()
-@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
+@interface_argument()
 @click.option("--all", "every", is_flag=True, help="Detach from every interface.")
 @click.option(
     "--missing-ok", is_flag=True, help="Exit with 0 even if ndxdp is not attached to IFACE."
@@ -88,7 +89,7 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
 
 
 @click.command()
-@click.argument("interface", metavar="IFACE", callback=real_interface)
+@interface_argument(required=True)
 @verbosity
 def pause(interface: str) -> None:
     """Stop answering on IFACE until `resume`.
@@ -101,7 +102,7 @@ def pause(interface: str) -> None:
 
 
 @click.command()
-@click.argument("interface", metavar="IFACE", callback=real_interface)
+@interface_argument(required=True)
 @verbosity
 def resume(interface: str) -> None:
     """Answer on IFACE again."""

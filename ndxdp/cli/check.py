@@ -6,22 +6,29 @@ import logging
 
 import click
 
-from ndxdp.cli.options import config_file, verbosity
+from ndxdp.cli.options import verbosity
 from ndxdp.cli.output import echo
+from ndxdp.errors import UsageError
+
+_FILE = "/etc/ndxdp/ndxdp.toml"
 
 
 @click.command()
-@config_file("The configuration file.")
+@click.argument("file", metavar="[FILE]", required=False)
+@click.option("-c", "--config", "other", metavar="FILE", hidden=True, help="The same as FILE.")
 @verbosity
-def check(path: str) -> None:
+def check(file: str | None, other: str | None) -> None:
     """Check a configuration file, and summarize it.
 
-    Print a line for each interface; change nothing.
+    Print a line for each interface; change nothing. FILE is /etc/ndxdp/ndxdp.toml by default.
     """
     from ndxdp.config import reader
     from ndxdp.config.model import summary
     from ndxdp.daemon import preflight
 
+    if None not in (file, other) and file != other:
+        raise UsageError(f"two files are named: {file} and {other}", "check them one by one")
+    path = next(each for each in (file, other, _FILE) if each is not None)
     config = reader.load(path)
     # A problem of one interface on this host is a warning: a service starts for the others.
     refused = list(preflight.refused(config.interfaces))

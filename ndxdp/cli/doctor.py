@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ndxdp.cli.options import json_option, real_interface, verbosity
+from ndxdp.cli.interface import interface_argument
+from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
@@ -21,7 +22,7 @@ _WATCHED = 10.0
 
 
 @click.command()
-@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
+@interface_argument()
 @json_option
 @click.option(
     "--docker-socket",

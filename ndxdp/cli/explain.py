@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import click
 
-from ndxdp.cli.options import json_option, one_interface, verbosity
+from ndxdp.cli.interface import Named, exists, interface_before
+from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.values import one_of
+from ndxdp.errors import UsageError
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
 
 
 @click.command()
-@click.argument("target")
-@one_interface
+@interface_before("TARGET")
 @click.option(
     "--from",
     "source",
@@ -35,8 +36,7 @@ from ndxdp.rules.address import parse_address, parse_mac
 @json_option
 @verbosity
 def explain(
-    target: str,
-    interface: str | None,
+    named: Named,
     source: str,
     mac: str,
     dad: bool,
@@ -51,7 +51,7 @@ def explain(
     from ndxdp.observe import render
     from ndxdp.store import explanation as explanations
 
-    address, solicitor = parse_address(target), parse_mac(mac)
+    address, solicitor = parse_address(_target(named)), parse_mac(mac)
     from_address = UNSPECIFIED if dad else parse_address(source)
 
     def solicitation(own: bytes) -> bytes:
@@ -64,9 +64,29 @@ def explain(
             sllao=None if from_address == UNSPECIFIED else solicitor,
         )
 
-    explanation = explanations.explain(*one_of(interface), solicitation)
+    explanation = explanations.explain(*one_of(named.interface), solicitation)
     if as_json:
         print_json(render.explanation_data(explanation))
         return
     for line in render.explanation_text(explanation):
         echo(line)
+
+
+def _target(named: Named) -> str:
+    """Return the one target of a command line."""
+    interface, words = named
+    if len(words) == 1:
+        return words[0]
+    if len(words) > 1:
+        raise UsageError(
+            f"explain takes one target, and {len(words)} are named: {', '.join(words)}",
+            "run it once for each",
+        )
+    if interface is None:
+        raise UsageError("TARGET is missing", "as in ndxdp explain eth0 2001:db8::1")
+    if not exists(interface):
+        return interface  # a target that is no address
+    raise UsageError(
+        f"TARGET is missing: '{interface}' is an interface",
+        f"the target follows the interface, as in ndxdp explain {interface} 2001:db8::1",
+    )

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from ndxdp.cli.output import set_verbosity
-from ndxdp.cli.values import trees
-from ndxdp.errors import NdxdpError
-from ndxdp.netlink import names
-
-log = logging.getLogger(__name__)
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -55,49 +48,6 @@ def config_file(text: str) -> Callable[[_F], _F]:
         metavar="FILE",
         help=text,
     )
-
-
-# ---- the interface -------------------------------------------------------------------------------
-
-
-def real_interface(
-    context: click.Context, parameter: click.Parameter, value: Any
-) -> Any:  # click passes a name, a tuple of names, or None
-    """Replace an alternative name of an interface by its real name: a callback of click.
-
-    A name that has pins or files of ndxdp stays as it is, since it may be the former name of a
-    renamed interface.
-    """
-    if isinstance(value, tuple):
-        return tuple(real_interface(context, parameter, name) for name in value)
-    if value is None:
-        return None
-    real = names.real_name(value)
-    if real != value:
-        with contextlib.suppress(NdxdpError, OSError):
-            if trees().have(value):
-                return value
-        log.info("%s is an alternative name of %s", value, real)
-    return real
-
-
-one_interface = click.option(
-    "-i",
-    "--interface",
-    metavar="IFACE",
-    callback=real_interface,
-    help="The interface. Required if ndxdp is attached to several.",
-)
-
-all_interfaces = click.option(
-    "-i",
-    "--interface",
-    "interfaces",
-    multiple=True,
-    metavar="IFACE",
-    callback=real_interface,
-    help="An interface; may be repeated. Default: all that ndxdp is attached to.",
-)
 
 
 # ---- rules ---------------------------------------------------------------------------------------

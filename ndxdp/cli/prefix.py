@@ -7,12 +7,12 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from ndxdp.cli.interface import Named, interface_argument, interface_before
 from ndxdp.cli.options import (
     ANSWER_HELP,
     force_option,
     json_option,
     list_files,
-    one_interface,
     output_device,
     verbosity,
 )
@@ -84,8 +84,7 @@ def _adding(command: _F) -> _F:
             help=f"{ANSWER_HELP} With never, make a hole in a wider prefix.",
         ),
         list_files("Add each prefix in this file, one per line; - for stdin."),
-        one_interface,
-        click.argument("prefixes", nargs=-1, metavar="[PREFIX]..."),
+        interface_before("[PREFIX]..."),
     ):
         command = option(command)
     return command
@@ -110,8 +109,7 @@ def prefix_replace(**words: Any) -> None:
 
 
 def _add(
-    prefixes: tuple[str, ...],
-    interface: str | None,
+    named: Named,
     lists: tuple[IO[str], ...],
     answer: str,
     dev: tuple[str, ...],
@@ -137,14 +135,13 @@ def _add(
         parse_mac(lladdr) if lladdr else None,
     )
     rule = rule_of(answer, dev, via, parse_origin(origin, writes=True), profile)
-    rules = rules_of(prefixes, (), lists, rule, force=force)
-    _require_some(rules)
-    add_rules(*one_of(interface), rules, replacing=replacing, force=force)
+    rules = rules_of(named.words, (), lists, rule, force=force)
+    _require_some(rules, named)
+    add_rules(*one_of(named.interface), rules, replacing=replacing, force=force)
 
 
 @prefix.command("del")
-@click.argument("prefixes", nargs=-1, metavar="[PREFIX]...")
-@one_interface
+@interface_before("[PREFIX]...")
 @list_files("Delete the rule of each prefix in this file, one per line; - for stdin.")
 @click.option("--all", "every", is_flag=True, help="Delete all rules of the origin.")
 @click.option(
@@ -163,8 +160,7 @@ def _add(
 )
 @verbosity
 def prefix_del(
-    prefixes: tuple[str, ...],
-    interface: str | None,
+    named: Named,
     lists: tuple[IO[str], ...],
     every: bool,
     origin: str,
@@ -175,22 +171,22 @@ def prefix_del(
 
     show_progress()
     chosen = parse_origin(origin)
-    named: Rules | None = rules_of(prefixes, (), lists, Rule())
+    rules: Rules | None = rules_of(named.words, (), lists, Rule())
     if every:
-        if named:
+        if rules:
             raise UsageError("--all and prefixes cannot be combined", "give either of them")
-        named = None
+        rules = None
     else:
-        _require_some(named)
+        _require_some(rules, named)
     try:
-        delete_rules(*one_of(interface), named, chosen, missing_ok=missing_ok)
+        delete_rules(*one_of(named.interface), rules, chosen, missing_ok=missing_ok)
     except NotAttached:
         if not missing_ok:
             raise
 
 
 @prefix.command("list")
-@one_interface
+@interface_argument()
 @click.option("--origin", metavar="NAME", help="Show rules of this origin only. Default: all.")
 @json_option
 @verbosity
@@ -210,7 +206,8 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
             print_parts(lines, "rules")
 
 
-def _require_some(prefixes: Any) -> None:
+def _require_some(rules: Rules | None, named: Named) -> None:
     """Raise UsageError if no prefix is given."""
-    if not prefixes:
-        raise UsageError("no prefix is given", "name one, or give a list with --file")
+    if not rules:
+        where = "" if named.interface is None else f" for the interface '{named.interface}'"
+        raise UsageError(f"no prefix is given{where}", "name one, or give a list with --file")

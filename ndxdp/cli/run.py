@@ -10,10 +10,12 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ndxdp.cli.options import attaching, real_interface, verbosity
+from ndxdp.cli.interface import interface_argument
+from ndxdp.cli.options import attaching, verbosity
 from ndxdp.cli.output import configure_log, echo
 from ndxdp.cli.values import options_of, rule_of, rules_of, spec_of, trees
 from ndxdp.errors import UsageError
+from ndxdp.netlink import names
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.sources.selector import ENGINE_SOCKET
@@ -24,9 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "-i", "--interface", metavar="IFACE", callback=real_interface, help="Answer on this interface."
-)
+@interface_argument()
 @click.option(
     "-c",
     "--config",
@@ -93,13 +93,16 @@ def run(
     memory.single_malloc_arena()
     memory.relax_gc()
 
-    if (interface is None) == (file is None):
-        raise UsageError("run needs either --interface or --config", "-i IFACE, or -c FILE")
     if file is not None:
-        _refuse_other_options()
+        _refuse_other_options(interface)
         _run_file(file)
         return
-    assert interface is not None
+    if interface is None:
+        raise UsageError(
+            "run needs an interface, or a configuration file",
+            "as in ndxdp run eth0 -n PREFIX, or ndxdp run -c FILE",
+        )
+    _refuse_file(interface)
     from ndxdp.config.model import Announce
     from ndxdp.config.values import parse_socket
     from ndxdp.daemon import service
@@ -125,14 +128,24 @@ def run(
     service.run(trees(), DaemonSpec([spec], engine), ready=_print_ready)
 
 
-def _refuse_other_options() -> None:
+def _refuse_file(interface: str) -> None:
+    """Raise UsageError if the interface that is named is a file."""
+    if not names.index_of(interface) and Path(interface).is_file():
+        raise UsageError(
+            f"'{interface}' is a file, and run takes an interface",
+            f"a configuration file follows -c: ndxdp run -c {interface}",
+        )
+
+
+def _refuse_other_options(interface: str | None) -> None:
     """Raise UsageError if the command line has options that belong into the configuration file."""
     context = click.get_current_context()
-    given = [
+    given = [] if interface is None else [f"the interface {interface}"]
+    given += [
         parameter.opts[0]
         for parameter in context.command.params
         if parameter.expose_value
-        and parameter.name not in (None, "file")
+        and parameter.name not in (None, "file", "interface")
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
     if given:

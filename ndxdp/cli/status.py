@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp import __version__
-from ndxdp.cli.options import json_option, real_interface, verbosity
+from ndxdp.cli.interface import interface_argument
+from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.values import trees
 from ndxdp.errors import UsageError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("interface", metavar="[IFACE]", required=False, callback=real_interface)
+@interface_argument()
 @click.option(
     "--watch",
     type=click.FloatRange(min=0.1, max=86400),

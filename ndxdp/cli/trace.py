@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ndxdp.cli.options import all_interfaces, json_option, verbosity
+from ndxdp.cli.interface import interfaces_argument
+from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
@@ -37,7 +38,7 @@ _NICE = 10
 
 
 @click.command()
-@all_interfaces
+@interfaces_argument
 @click.option(
     "--reason",
     "reasons",
@@ -139,7 +140,7 @@ def trace(
 
 
 @click.command()
-@all_interfaces
+@interfaces_argument
 @click.option(
     "--seconds",
     type=click.FloatRange(0.1, 1e9),
@@ -206,7 +207,7 @@ def _rows(hitters: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
 
 
 def _named(interfaces: tuple[str, ...]) -> list[str]:
-    """Return the interfaces that -i names; all attached ones if it is not given."""
+    """Return the interfaces that are named; all attached ones if none is."""
     found = list(dict.fromkeys(interfaces)) or trees().interfaces()
     if not found:
         raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")

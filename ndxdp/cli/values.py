@@ -178,7 +178,7 @@ def trees() -> Trees:
 
 
 def one_of(interface: str | None) -> tuple[Tree, str]:
-    """Return the interface that -i names, or the only attached one, and the tree that has it."""
+    """Return the interface that is named, or the only attached one, and the tree that has it."""
     both = trees()
     if interface is None:
         attached = both.interfaces()
@@ -187,7 +187,7 @@ def one_of(interface: str | None) -> tuple[Tree, str]:
         if len(attached) > 1:
             raise UsageError(
                 f"ndxdp is attached to several interfaces: {', '.join(attached)}",
-                "name one with -i",
+                f"name one: {click.get_current_context().command_path} {attached[0]} …",
             )
         interface = attached[0]
     return both.of(interface), interface

@@ -288,7 +288,7 @@ def _judge_lost(facts: Facts, solicited: Solicited, found: LostAnswers) -> Findi
             what,
             f"{seen}: a filter on the way (anti-spoofing) drops the frames of this host."
             " Only its operator can change that: show them this exchange",
-            f"ndxdp trace -i {facts.interface} --target {target} --count 3",
+            f"ndxdp trace {facts.interface} --target {target} --count 3",
         )
     words = {solicited.target: "target", facts.link_local: "link-local"}
     word = words.get(better, address_text(better))
@@ -333,10 +333,10 @@ def _with_source(interface: str, prefix: Prefix, rule: Rule, source: str) -> str
     options += [f"--lladdr {rule.profile.lladdr.hex(':')}"] if rule.profile.lladdr else []
     words = " ".join(options)
     if rule.origin not in RESERVED_ORIGINS:
-        return f"ndxdp prefix replace {prefix} -i {interface}{by} {words}"
+        return f"ndxdp prefix replace {interface} {prefix}{by} {words}"
     return (
-        f"ndxdp prefix del {prefix} -i {interface}{by}"
-        f" && ndxdp prefix add {prefix} -i {interface} {words}"
+        f"ndxdp prefix del {interface} {prefix}{by}"
+        f" && ndxdp prefix add {interface} {prefix} {words}"
     )
 
 

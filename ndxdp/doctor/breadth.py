@@ -84,7 +84,7 @@ def judge(facts: Facts) -> list[Finding]:
                 " answers for it, too",
                 "ndxdp redirects the neighbour's packets to this host, and defends the address"
                 " against the neighbour",
-                f"ndxdp prefix del {text} -i {facts.interface} --origin {rule.origin}",
+                f"ndxdp prefix del {facts.interface} {text} --origin {rule.origin}",
             )
         )
     return found

@@ -98,7 +98,7 @@ def _judge_network(facts: Facts, network: str, endpoints: set[Endpoint]) -> Find
         cure = " ".join(f"-n {text}" for text in texts)
         cure = f"ndxdp attach {facts.interface} {cure}"
     else:
-        cure = f"ndxdp prefix add {' '.join(texts)} -i {facts.interface}"
+        cure = f"ndxdp prefix add {facts.interface} {' '.join(texts)}"
     return warning(
         f"ndxdp does not answer on {facts.interface} for the containers of {network}: {several}",
         "their addresses are in an on-link prefix, so the router solicits each of them;"

@@ -36,7 +36,7 @@ def judge(daemons: list[Daemon]) -> list[Finding]:
                 )
             if each.get("multicast"):
                 found += _groups(each["interface"], each["multicast"])
-        check = f"ndxdp check -c {shlex.quote(daemon.config)}" if daemon.config else ""
+        check = f"ndxdp check {shlex.quote(daemon.config)}" if daemon.config else ""
         for problem in daemon_problems(daemon):
             found.append(
                 warning(

@@ -97,7 +97,7 @@ def _judge_care(care: CareStatus, name: str) -> Finding:
                 f"{because}: the address may be another host's; configure another source, or add a"
                 " rule for it"
             )
-            return warning(what, why, f"ndxdp prefix add -i {name} {source}")
+            return warning(what, why, f"ndxdp prefix add {name} {source}")
         case NoSource.OTHER_MAC:
             why = f"{because}: configure another source in [interface.gateway]"
             return warning(what, why, "ndxdp prefix list")

@@ -53,7 +53,7 @@ class UserspaceBackend:
         if not request.lock:
             raise UsageError(
                 "in userspace mode a process answers, and attach leaves none",
-                f"ndxdp run -i {request.interface} --mode userspace",
+                f"ndxdp run {request.interface} --mode userspace",
             )
         link = links.answering_link(request.interface, down=request.down)
         with contextlib.ExitStack() as undo:
