@@ -27,6 +27,7 @@
 # make format  format C and Python
 #
 # Each target sets up what it needs: Debian's packages (as root) and a Python environment in .venv.
+# It waits for another apt. The services of these packages are neither started nor enabled.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -40,7 +41,8 @@ DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
-	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) radvd systemd tshark zsh
+	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) \
+	linux-libc-dev-arm64-cross radvd systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 LAB_PACKAGES := $(VM_PACKAGES) qemu-utils
 VAGRANT_PACKAGES := vagrant vagrant-libvirt
@@ -52,7 +54,7 @@ packages = @missing=$$(for name in $(1); do \
 	[ -z "$$missing" ] || { echo "installing" $$missing; \
 		export DEBIAN_FRONTEND=noninteractive; \
 		{ lab/apt-get update && lab/apt-get install -y --no-install-recommends $$missing; } \
-			>build/apt.log 2>&1 || { tail build/apt.log; exit 1; }; }
+			3>&1 >build/apt.log 2>&1 || { tail build/apt.log; exit 1; }; }
 
 GRAFANA_SCHEMA := 13.2.3
 
@@ -109,6 +111,7 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	.venv/bin/python packaging/deb.py --directory build/try/again
 	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
 	cmp build/try/$(DEB) build/try/again/$(DEB)
+	lintian --display-info --pedantic --fail-on error,warning,info,pedantic --allow-root build/try/$(DEB)
 	.venv/bin/python -m tests.scenarios.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
 
 test-image: packages-test packages-vm packages-deb packages-image build .venv/tested .venv/packages

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from email.utils import formatdate
 from pathlib import Path
 
@@ -60,12 +61,28 @@ def build_wheel(source: Path, to: Path) -> None:
 def amend_changelog(tree: Path, version: str) -> None:
     """Add a changelog entry with another version than the sources have, for tests of upgrades."""
     path = tree / "debian" / "changelog"
-    last = path.read_text()
-    signed = next(line for line in last.splitlines() if line.startswith(" -- "))
-    maintainer = signed.removeprefix(" -- ").partition(">")[0] + ">"
     date = formatdate(int(os.environ.get("SOURCE_DATE_EPOCH", 0)) or None)
     entry = f"ndxdp ({version}) unstable; urgency=medium\n\n  * Built as {version}.\n\n"
-    path.write_text(f"{entry} -- {maintainer}  {date}\n\n{last}")
+    path.write_text(f"{entry} -- @MAINTAINER@  {date}\n\n{path.read_text()}")
+
+
+def set_maintainer(tree: Path) -> None:
+    """Write the maintainer and the homepage that pyproject.toml names into debian/."""
+    project = tomllib.loads((tree / "pyproject.toml").read_text())["project"]
+    try:
+        name, address = (project["maintainers"][0][key] for key in ("name", "email"))
+        homepage = project["urls"]["Homepage"]
+    except (KeyError, IndexError):
+        sys.exit(
+            "deb: pyproject.toml names no maintainer or homepage\n"
+            '  hint: maintainers = [{ name = "NAME", email = "ADDRESS" }] below [project]'
+        )
+    values = {"@MAINTAINER@": f"{name} <{address}>", "@HOMEPAGE@": homepage}
+    for path in (tree / "debian" / "control", tree / "debian" / "changelog"):
+        text = path.read_text()
+        for mark, value in values.items():
+            text = text.replace(mark, value)
+        path.write_text(text)
 
 
 def build(directory: Path, version: str | None = None) -> Path:
@@ -81,6 +98,7 @@ def build(directory: Path, version: str | None = None) -> Path:
         shutil.copytree(tree / "packaging" / "debian", tree / "debian")
         if version is not None:
             amend_changelog(tree, version)
+        set_maintainer(tree)
         # dpkg-buildpackage writes the package beside the tree.
         run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=tree)
         (built,) = Path(work).glob("ndxdp_*.deb")

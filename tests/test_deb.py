@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import runpy
+import shutil
 import stat
 import subprocess
 import sys
@@ -21,6 +24,12 @@ from ndxdp.kernel import abi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGING = REPOSITORY / "packaging"
+
+_SPEC = importlib.util.spec_from_file_location("deb", PACKAGING / "deb.py")
+assert _SPEC
+assert _SPEC.loader
+deb = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(deb)
 
 
 def run(*command: str | Path, timeout: float = 120) -> str:
@@ -65,11 +74,36 @@ def test_it_needs_what_every_release_has(package: Path) -> None:
     assert field(package, "Architecture") == "all"
     needed = {name.strip() for name in field(package, "Depends").split(",")}
     assert needed == {"libbpf1", "python3 (>= 3.11)", "python3:any"}
-    assert field(package, "Recommends") == "python3-bpfcc"
+    assert field(package, "Recommends") == "", "python3-bpfcc has 270 MB, and few use it"
+    assert "python3-bpfcc" in field(package, "Suggests")
 
 
 def test_lintian_finds_nothing(package: Path) -> None:
-    assert run("lintian", "--fail-on", "error,warning", "--allow-root", package) == ""
+    every = "error,warning,info,pedantic"
+    words = ("--display-info", "--pedantic", "--fail-on", every, "--allow-root")
+    assert run("lintian", *words, package) == ""
+
+
+def test_pyproject_alone_names_the_maintainer(package: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    (maintainer,) = project["maintainers"]
+    assert field(package, "Maintainer") == f"{maintainer['name']} <{maintainer['email']}>"
+    assert field(package, "Homepage") == project["urls"]["Homepage"]
+    shutil.copytree(PACKAGING / "debian", tmp_path / "debian")
+    changed = (REPOSITORY / "pyproject.toml").read_text().replace(maintainer["email"], "a@b.org")
+    (tmp_path / "pyproject.toml").write_text(changed)
+    deb.set_maintainer(tmp_path)
+    for name in ("control", "changelog"):
+        text = (tmp_path / "debian" / name).read_text()
+        assert f"{maintainer['name']} <a@b.org>" in text
+        assert "@MAINTAINER@" not in text
+
+
+@pytest.mark.parametrize("text", ["[project]\n", "[project]\nmaintainers = []\n"])
+def test_a_missing_maintainer_is_reported(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(SystemExit, match="names no maintainer or homepage\n  hint: maintainers ="):
+        deb.set_maintainer(tmp_path)
 
 
 def test_preinst_knows_the_layout_of_the_maps(package: Path) -> None:
@@ -104,13 +138,17 @@ def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
         packed = installed / path.relative_to(REPOSITORY / "ndxdp")
         assert packed.read_bytes() == path.read_bytes()
     for source, target in (
-        ("ndxdp/data/ndxdp.service", "lib/systemd/system/ndxdp.service"),
         ("dashboards/ndxdp.json", "share/ndxdp/dashboards/ndxdp.json"),
         ("dashboards/alerts.yaml", "share/ndxdp/dashboards/alerts.yaml"),
         ("dashboards/rules.yaml", "share/ndxdp/dashboards/rules.yaml"),
         ("docs/configuration.md", "share/doc/ndxdp/docs/configuration.md"),
     ):
         assert (tree / "usr" / target).read_bytes() == (REPOSITORY / source).read_bytes()
+    unit = (tree / "usr/lib/systemd/system/ndxdp.service").read_text()
+    manuals = re.findall(r"^Documentation=man:ndxdp\(8\) man:ndxdp.toml\(5\) http", unit, re.M)
+    assert len(manuals) == 1
+    shipped = (REPOSITORY / "ndxdp/data/ndxdp.service").read_text()
+    assert unit.replace("man:ndxdp(8) man:ndxdp.toml(5) ", "") == shipped
     assert not (tree / "etc").exists(), "the configuration is no conffile, the unit not enabled"
     assert not [path for path in tree.rglob("*") if path.stat().st_mode & stat.S_IWOTH]
 
@@ -120,6 +158,19 @@ def test_the_object_contains_no_build_path(tree: Path) -> None:
     assert b"/ndxdp/bpf/ndp_responder.c" in found
     assert b"/tree" not in found
     assert str(REPOSITORY).encode() not in found
+
+
+def test_the_object_is_the_same_for_arm64(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compile the program with the kernel's headers for arm64."""
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    clang = runpy.run_path(str(REPOSITORY / "setup.py"))["CLANG"]
+    out = tmp_path / "ndp_responder.o"
+    source = ("-I/usr/aarch64-linux-gnu/include", "-c", REPOSITORY / "bpf" / "ndp_responder.c")
+    run(*clang, *source, "-o", out)
+    run("llvm-strip", "-g", out)
+    assert out.read_bytes() == (tree / "usr/lib/ndxdp/ndxdp/bpf/ndp_responder.o").read_bytes()
 
 
 def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:

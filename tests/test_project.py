@@ -72,6 +72,11 @@ def test_pre_commit_runs_the_linters_of_the_tests() -> None:
     ]
 
 
+def test_the_unit_names_the_documentation() -> None:
+    documented = re.findall(r"^Documentation=(.*)$", text("ndxdp/data/ndxdp.service"), re.MULTILINE)
+    assert PROJECT["urls"]["Documentation"] in documented
+
+
 def test_urls_are_public() -> None:
     for name, url in PROJECT["urls"].items():
         assert url.startswith(PUBLIC), name
