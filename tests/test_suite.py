@@ -157,33 +157,135 @@ def test_a_changed_environment_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
     assert not server.is_like_us
 
 
+class Apt:
+    """lab/apt-get below a directory; its apt-get and systemctl write down their calls."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.policy = root / "usr/sbin/policy-rc.d"
+        self.wants = root / "etc/systemd/system/multi-user.target.wants"
+        self.calls = root / "calls"
+        self.script("systemctl", f'echo systemctl "$@" >>{self.calls}')
+
+    def script(self, name: str, lines: str) -> None:
+        path = self.root / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{lines}\n")
+        path.chmod(0o755)
+
+    def run(self, *words: str, within: str = "600") -> subprocess.CompletedProcess[str]:
+        changes = {
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+            "NDXDP_APT_PAUSE": "0",
+            "NDXDP_APT_ROOT": str(self.root),
+            "NDXDP_APT_WITHIN": within,
+        }
+        return subprocess.run(
+            [_APT, *words],
+            env=os.environ | changes,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def installs_docker(self) -> str:
+        """Return lines that start a service, and enable one and an init script."""
+        return _INSTALL.format(
+            policy=self.policy, calls=self.calls, wants=self.wants, root=self.root
+        )
+
+    def called(self) -> list[str]:
+        return self.calls.read_text().splitlines() if self.calls.exists() else []
+
+
+@pytest.fixture
+def apt(tmp_path: Path) -> Apt:
+    return Apt(tmp_path)
+
+
+_HELD = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 17 (apt)"
+
+
 @pytest.mark.parametrize(
-    ("message", "repeated"),
-    [
-        ("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 17", True),
-        ("E: Unable to locate package nonsense", False),
-    ],
+    ("message", "repeated"), [(_HELD, True), ("E: Unable to locate package nonsense", False)]
 )
-def test_apt_get_waits_for_locks(tmp_path: Path, message: str, repeated: bool) -> None:
+def test_apt_get_waits_for_locks(apt: Apt, message: str, repeated: bool) -> None:
     """Repeat apt-get while its lists or archives are locked; it waits for dpkg's lock itself."""
-    calls = tmp_path / "calls"
-    real = tmp_path / "apt-get"
-    real.write_text(
-        f'#!/bin/sh\necho "$@" >>{calls}\n'
-        f'[ $(wc -l <{calls}) -gt 1 ] || {{ echo "{message}" >&2; exit 100; }}\n'
-    )
-    real.chmod(0o755)
-    done = subprocess.run(
-        [_APT, "install", "-y", "a b"],
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NDXDP_APT_PAUSE": "0"},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    fails = f'[ $(wc -l <{apt.calls}) -gt 2 ] || {{ echo "{message}" >&2; exit 100; }}'
+    apt.script("apt-get", f'echo "$@" >>{apt.calls}\n{fails}')
+    done = apt.run("install", "-y", "a b")
     assert done.returncode == (0 if repeated else 100)
     assert message in done.stderr
-    words = "-o DPkg::Lock::Timeout=600 install -y a b"
-    assert calls.read_text().splitlines() == [words] * (2 if repeated else 1)
+    waiting = "waiting for process 17 (apt), which uses apt\n"
+    assert done.stderr.count(waiting) == (1 if repeated else 0)
+    words = "-o DPkg::Lock::Timeout=10 install -y a b"
+    assert apt.called() == [words] * (3 if repeated else 1)
+
+
+def test_apt_get_does_not_wait_for_ever(apt: Apt) -> None:
+    apt.script("apt-get", f'echo "{_HELD}" >&2; exit 100')
+    done = apt.run("update", within="0")
+    assert done.returncode == 100
+    assert done.stderr == f"{_HELD}\n"
+
+
+_INSTALL = """
+{policy} docker start; echo policy $? >>{calls}
+mkdir -p {wants}; ln -s /lib/systemd/system/docker.service {wants}
+mkdir {root}/etc/rc3.d; ln -s ../init.d/npd6 {root}/etc/rc3.d/S01npd6
+"""
+
+
+def test_installed_services_neither_start_nor_are_enabled(apt: Apt) -> None:
+    (apt.root / "run/systemd/system").mkdir(parents=True)
+    apt.wants.mkdir(parents=True)
+    (apt.wants / "ssh.service").symlink_to("/lib/systemd/system/ssh.service")
+    apt.script("apt-get", apt.installs_docker())
+    done = apt.run("install", "-y", "docker.io")
+    units = "docker.service npd6.service"
+    assert apt.called() == ["policy 101", f"systemctl --root={apt.root} disable {units}"]
+    assert done.stderr == f"installed, but neither started nor enabled: {units}\n"
+    assert not apt.policy.exists()
+
+
+def test_systemctl_disables_what_apt_enabled(apt: Apt) -> None:
+    """The real systemctl removes the links."""
+    (apt.root / "bin/systemctl").unlink()
+    (apt.root / "run/systemd/system").mkdir(parents=True)
+    unit = apt.root / "lib/systemd/system/docker.service"
+    unit.parent.mkdir(parents=True)
+    unit.write_text("[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n")
+    apt.script(
+        "apt-get", f"mkdir -p {apt.wants}; ln -s /lib/systemd/system/docker.service {apt.wants}"
+    )
+    apt.run("install", "-y", "docker.io")
+    assert list(apt.wants.glob("*")) == []
+
+
+def test_without_systemd_nothing_is_disabled(apt: Apt) -> None:
+    apt.script("apt-get", apt.installs_docker())
+    assert apt.run("install", "-y", "docker.io").stderr == ""
+    assert apt.called() == ["policy 101"]
+
+
+def test_a_policy_of_the_machine_stays(apt: Apt) -> None:
+    apt.policy.parent.mkdir(parents=True)
+    apt.policy.write_text("#!/bin/sh\nexit 104\n")
+    apt.policy.chmod(0o755)
+    apt.script("apt-get", apt.installs_docker())
+    apt.run("install", "-y", "docker.io")
+    assert apt.called() == ["policy 104"]
+    assert apt.policy.read_text() == "#!/bin/sh\nexit 104\n"
+
+
+def test_the_policy_of_a_killed_process_has_no_effect(apt: Apt) -> None:
+    apt.script("apt-get", "kill -KILL $PPID")
+    assert apt.run("install", "-y", "docker.io").returncode == -signal.SIGKILL
+    assert subprocess.run([apt.policy, "docker", "start"]).returncode == 0
+    apt.script("apt-get", f"{apt.policy}; echo policy $? >>{apt.calls}")
+    assert apt.run("install", "-y", "docker.io").returncode == 0
+    assert apt.called() == ["policy 101"]
+    assert not apt.policy.exists()
 
 
 def test_the_makefile_calls_apt_get_only_by_the_script_that_waits() -> None:
