@@ -171,16 +171,18 @@ bench-groups: packages-bench build
 bench-trace: packages-bench build
 	.venv/bin/python -m benchmarks.tracing
 
-dashboards:
-	python3 -m dashboards.mixin
+dashboards: build .venv/tested
+	.venv/bin/python -m dashboards.mixin
 
 # grafana.ts imports Grafana's own types. Needs npm.
 check-dashboards: | build-directory
 	npm install --silent --no-save --no-package-lock --prefix build/grafana \
 		@grafana/schema@$(GRAFANA_SCHEMA) typescript@5
-	cat dashboards/grafana.ts dashboards/ndxdp.json >build/grafana/dashboard.ts
+	for name in ndxdp ndxdp-interface; do \
+		cat dashboards/grafana.ts dashboards/$$name.json >build/grafana/$$name.ts || exit; \
+	done
 	cd build/grafana && node_modules/.bin/tsc --noEmit --strict --skipLibCheck \
-		--module nodenext --moduleResolution nodenext dashboard.ts
+		--module nodenext --moduleResolution nodenext ndxdp.ts ndxdp-interface.ts
 
 bench-daemon: packages-bench-daemon build
 	.venv/bin/python -m benchmarks.daemon

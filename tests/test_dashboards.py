@@ -15,9 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import units
 
 from dashboards import mixin
 from dashboards.alerts import alerts, recordings
+from dashboards.config import CONFIG
+from dashboards.panels import MODE, MODES
+from ndxdp.kernel.abi import Mode
 from ndxdp.observe import metrics
 from ndxdp.store.directories import Trees
 from tests.fixtures.engine import Engine
@@ -44,12 +49,13 @@ VARIABLES = {"$__rate_interval": "10s", "$job": "ndxdp", "$instance": ".+", "$in
 
 
 def expressions() -> dict[str, str]:
-    """Return each query of the dashboard, by panel."""
-    found = {}
-    for panel in mixin.dashboard()["panels"]:
-        for target in panel.get("targets", ()):
-            found[f"{panel['id']} {panel['title']} {target['refId']}"] = target["expr"]
-    return found
+    """Return each query of the dashboards, by file and panel."""
+    return {
+        f"{name} {panel['id']} {panel['title']} {target['refId']}": target["expr"]
+        for name, model in mixin.dashboards().items()
+        for panel in model["panels"]
+        for target in panel.get("targets", ())
+    }
 
 
 def resolved(expression: str) -> str:
@@ -79,7 +85,7 @@ def test_prometheus_parses_every_query(tmp_path: Path) -> None:
         {"record": f"panel:query:{nth}", "expr": resolved(expression)}
         for nth, expression in enumerate(expressions().values())
     ]
-    assert len(rules) > 30
+    assert len(rules) > 50
     file = tmp_path / "queries.yaml"
     file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))
     checked = promtool("check", "rules", str(file))
@@ -120,9 +126,13 @@ def test_queries_use_existing_metrics() -> None:
     assert named <= {*metrics.KINDS, *served}
 
 
-def test_dashboard_passes_the_linter() -> None:
+FILES = ("ndxdp.json", "ndxdp-interface.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_dashboards_pass_the_linter(name: str) -> None:
     """Pass the checks of Grafana's own linter, and let no panel cover another."""
-    model = mixin.dashboard()
+    model = mixin.dashboards()[name]
     panels = model["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -133,11 +143,13 @@ def test_dashboard_passes_the_linter() -> None:
         assert at["x"] + at["w"] <= 24
         assert not taken & cells, panel["title"]
         taken |= cells
+        assert panel["title"]
         if panel["type"] == "row":
             continue
-        assert panel["title"]
         assert panel["description"]
-        assert panel["fieldConfig"]["defaults"]["unit"]
+        if panel["type"] == "alertlist":
+            continue
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
         assert panel["datasource"]["uid"] == "${datasource}"
         for target in panel["targets"]:
             for selector in re.findall(r"\{([^}]*)\}", target["expr"]):
@@ -146,9 +158,50 @@ def test_dashboard_passes_the_linter() -> None:
                 assert re.search(
                     rf"rate\({counter}_total\{{[^}}]*\}}\[\$__rate_interval\]\)", target["expr"]
                 )
-    assert [row["repeat"] for row in panels if row.get("repeat")] == ["interface"]
     names = [variable["name"] for variable in model["templating"]["list"]]
     assert names == ["datasource", "job", "instance", "interface"]
+    assert "alertlist" in {panel["type"] for panel in panels}
+
+
+UNITS = {
+    value for name, value in vars(units).items() if name[0].isupper() and isinstance(value, str)
+}
+
+
+def test_dashboards_link_to_each_other() -> None:
+    models = mixin.dashboards()
+    uids = {model["uid"] for model in models.values()}
+    for model in models.values():
+        addresses = [link["url"] for link in model["links"]]
+        addresses += re.findall(r'"url": "([^"]*)"', json.dumps(model["panels"]))
+        linked = {found[1] for each in addresses if (found := re.match(r"/d/([\w-]+)\?", each))}
+        assert linked == uids - {model["uid"]}
+        assert f"{CONFIG.docs}/runbook.md" in addresses
+    (table,) = [each for each in models["ndxdp.json"]["panels"] if each["title"] == "Interfaces"]
+    (link,) = re.findall(r'"url": "([^"]*)"', json.dumps(table))
+    for variable in models["ndxdp-interface.json"]["templating"]["list"]:
+        assert re.search(rf"[?&](var-{variable['name']}=|\${{{variable['name']}:)", link)
+
+
+def test_every_mode_has_a_text() -> None:
+    assert [mode for mode, _ in MODES] == [mode.label for mode in Mode]
+    texts = [
+        result["text"] for result in json.loads(JSONEncoder().encode(MODE))[0]["options"].values()
+    ]
+    assert texts == [mode.label for mode in Mode]
+
+
+def test_marks_are_where_alerts_fire() -> None:
+    """Mark in the panels the values at which alerts fire."""
+    text = json.dumps(mixin.dashboards())
+    for limit in (CONFIG.map_fill, CONFIG.flood, CONFIG.descriptors):
+        assert f'"value": {limit}, "color": "red"' in text
+
+
+def test_the_sdk_is_no_part_of_the_product() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert not [each for each in project["dependencies"] if "grafana" in each]
+    assert "grafana" not in (REPOSITORY / "packaging/requirements.txt").read_text()
 
 
 # ---- a real Prometheus ---------------------------------------------------------------------------

@@ -139,6 +139,7 @@ def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
         assert packed.read_bytes() == path.read_bytes()
     for source, target in (
         ("dashboards/ndxdp.json", "share/ndxdp/dashboards/ndxdp.json"),
+        ("dashboards/ndxdp-interface.json", "share/ndxdp/dashboards/ndxdp-interface.json"),
         ("dashboards/alerts.yaml", "share/ndxdp/dashboards/alerts.yaml"),
         ("dashboards/rules.yaml", "share/ndxdp/dashboards/rules.yaml"),
         ("docs/configuration.md", "share/doc/ndxdp/docs/configuration.md"),
