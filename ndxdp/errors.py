@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,23 @@ class NotAttached(NdxdpError):
     """An interface to which ndxdp is not attached."""
 
 
+class LimitReached(NdxdpError):
+    """A limit that a setting raises; the hint has the setting, and a daemon logs the hint, too."""
+
+
+class NoRoom(LimitReached):
+    """Rules that do not fit into the maps.
+
+    Attributes:
+        max_addresses: The size of the table of addresses that makes room; 0 if none does.
+    """
+
+    def __init__(self, message: str, hint: str, max_addresses: int = 0) -> None:
+        """Create the error; see NdxdpError."""
+        super().__init__(message, hint)
+        self.max_addresses = max_addresses
+
+
 class Damaged(NdxdpError):
     """Pins or files that are missing, or that another program wrote."""
 
@@ -64,6 +82,23 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 def is_exhausted(error: OSError) -> bool:
     """Return True if this process or the host has reached the limit of open files."""
     return error.errno in _EXHAUSTED
+
+
+def twice(sysctl: str) -> str:
+    """Return the command that doubles a sysctl."""
+    try:
+        with open(f"/proc/sys/{sysctl.replace('.', '/')}") as file:
+            return f"sysctl {sysctl}={2 * int(file.read())}"
+    except (OSError, ValueError):  # /proc is not mounted, or is another system's
+        return f"sysctl {sysctl}"
+
+
+def _more_files(error: OSError) -> str:
+    """Return the hint that doubles the limit of open files."""
+    if error.errno == errno.ENFILE:
+        return f"raise the limit of this host: {twice('fs.file-max')}"
+    soft = 2 * resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return f"raise the limit: ulimit -n {soft}, or LimitNOFILE={soft} of the service"
 
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -85,10 +120,7 @@ def not_written(path: object, error: OSError) -> NdxdpError:
 def from_os(error: OSError) -> NdxdpError:
     """Return the error for a system call that failed."""
     if is_exhausted(error):
-        return NdxdpError(
-            f"cannot open more files: {error.strerror}",
-            "raise the limit: ulimit -n, or LimitNOFILE= of the service",
-        )
+        return LimitReached(f"cannot open more files: {error.strerror}", _more_files(error))
     if error.filename and error.errno in (*_NO_ROOM, errno.EROFS):
         return not_written(error.filename, error)
     if error.errno in _NO_ROOM:
@@ -104,9 +136,13 @@ def from_os(error: OSError) -> NdxdpError:
 
 def problem_of(error: BaseException) -> str:
     """Return the sentence for an error; log the traceback of an unexpected error at debug level."""
+    if isinstance(error, NoRoom) and error.max_addresses:
+        return f"{error.message}; max_addresses = {error.max_addresses} makes room"
+    if isinstance(error, OSError):
+        error = from_os(error)
+    if isinstance(error, LimitReached) and not isinstance(error, NoRoom):
+        return f"{error.message}; {error.hint}"
     if isinstance(error, NdxdpError):
         return error.message
-    if isinstance(error, OSError):
-        return from_os(error).message
     log.debug("internal error", exc_info=error)
     return f"internal error: {type(error).__name__}: {error}"

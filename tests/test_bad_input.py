@@ -241,7 +241,7 @@ WORDS = [
     bad(f"run -i {UPLINK}", CANNOT, UPLINK, "already"),
     bad(f"run -i {UPLINK} --mode tc", CANNOT, UPLINK, "already"),
     bad(f"run -i {UPLINK} --mode generic --keep", CANNOT, UPLINK, "tc"),
-    bad(f"attach {UPLINK} --max-addresses 2", CANNOT, "2 addresses"),
+    bad(f"attach {UPLINK} --max-addresses 2", CANNOT, "addresses", "limit of 2"),
     # the BPF file system
     bad("--bpffs /tmp status", CANNOT, "/tmp"),
     bad("--bpffs /nonexistent status", CANNOT, "/nonexistent"),

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ndxdp.cli.output import set_verbosity
+from ndxdp.rules.capacity import ADDRESSES_MAX
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -101,7 +102,7 @@ def attaching(command: _F) -> _F:
         ),
         click.option(
             "--max-addresses",
-            type=click.IntRange(1, 1 << 24),
+            type=click.IntRange(1, ADDRESSES_MAX),
             metavar="N",
             help="Room for N exact addresses. Default: 131072 for a new table, else unchanged.",
         ),

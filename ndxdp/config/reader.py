@@ -27,7 +27,7 @@ from ndxdp.config.toml_table import Document, Table
 from ndxdp.config.values import parse_interface, parse_listen, parse_preferred, parse_socket
 from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_RULE_CLASSES
 from ndxdp.rules.address import parse_unicast
-from ndxdp.rules.capacity import Capacity
+from ndxdp.rules.capacity import ADDRESSES_MAX, Capacity
 from ndxdp.rules.prefix import AddressPattern, parse_pattern
 from ndxdp.rules.rule import OWNED_LABELS
 from ndxdp.rules.ruleset import Rules
@@ -106,7 +106,7 @@ def _interface(table: Table, directory: Path) -> Interface:
     name = table.parsed("name", parse_interface)
     mode = table.choice("mode", MODES, "auto")
     loader = table.choice("loader", LOADERS, "prebuilt")
-    max_addresses = table.integer("max_addresses", 1, 1 << 24)
+    max_addresses = table.integer("max_addresses", 1, ADDRESSES_MAX)
     on_stop = table.choice("on_stop", ON_STOP, "keep")
     join = table.choice("join", JOIN, "auto")
     heartbeat = table.number("heartbeat_timeout", 1, _DAY, zero=True)

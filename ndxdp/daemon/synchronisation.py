@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ from ndxdp.daemon.state_directory import DirectoryId, directory_id
 from ndxdp.daemon.uplink_groups import UplinkGroups
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.daemon.upstream_tasks import UpstreamTasks
-from ndxdp.errors import InterfaceGone, NdxdpError
+from ndxdp.errors import InterfaceGone, LimitReached, twice
 from ndxdp.netlink.links import Link
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
@@ -164,9 +165,10 @@ class Synchronisation:
         try:
             self._watching.enter_context(self._shared.watching(path, on_change))
         except OSError as error:
-            raise NdxdpError(
+            limit = "instances" if error.errno == errno.EMFILE else "watches"
+            raise LimitReached(
                 f"cannot notice changes by commands (inotify: {error.strerror})",
-                "raise fs.inotify.max_user_instances or fs.inotify.max_user_watches",
+                f"raise the limit: {twice(f'fs.inotify.max_user_{limit}')}",
             ) from error
         self._watched = found
 

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ndxdp.errors import NdxdpError
+from ndxdp.errors import NoRoom
 from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_PREFIXES, MAX_RULE_CLASSES
 from ndxdp.rules.rule import RuleClass
 from ndxdp.rules.ruleset import Rules
+
+ADDRESSES_MAX = 1 << 24
+"""The largest table of exact addresses."""
+
+
+def room_for(addresses: int) -> int:
+    """Return a size for the table of exact addresses, with room to grow.
+
+    Returns:
+        The next power of two; 0 if no table is large enough.
+    """
+    if addresses > ADDRESSES_MAX:
+        return 0
+    return min(1 << addresses.bit_length(), ADDRESSES_MAX)
 
 
 class Shortage(NamedTuple):
@@ -25,22 +39,28 @@ class Shortage(NamedTuple):
     more: int
     limit: int
 
-    def error(self, *, in_file: bool = False) -> NdxdpError:
+    def error(self, *, in_file: bool = False) -> NoRoom:
         """Return the error; in_file: the hint names keys of the configuration, not options."""
         rules = f"{self.have} {self.what} and {self.more} new ones"
         if not self.have:
             rules = f"{self.more} {self.what}"
         hints = {
-            "addresses": f"write max_addresses = {self.more}, or use prefixes"
-            if in_file
-            else "attach with a larger --max-addresses, or use prefixes",
+            "addresses": "",
             "prefixes": "use wider prefixes",
             "rule classes": "write count = false, or give many prefixes in one file: they are"
             " counted as one class"
             if in_file
             else "give many prefixes in one file: they are counted as one class",
         }
-        return NdxdpError(f"{rules} are more than the limit of {self.limit}", hints[self.what])
+        hint, room = hints[self.what], 0
+        if self.what == "addresses":
+            room = room_for(self.have + self.more)
+            hint = f"write max_addresses = {room}, or use prefixes"
+            if not in_file:
+                hint = f"--max-addresses {room} makes room; or use prefixes"
+            if not room:
+                hint = f"use prefixes: no table has room for more than {ADDRESSES_MAX} addresses"
+        return NoRoom(f"{rules} are more than the limit of {self.limit}", hint, room)
 
 
 class Capacity(NamedTuple):

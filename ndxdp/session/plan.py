@@ -12,8 +12,9 @@ from ndxdp.ndp.limiter import Rate
 from ndxdp.netlink.addresses import UplinkAddresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
+from ndxdp.rules.capacity import Shortage, room_for
 from ndxdp.rules.difference import merge_owned, resolve_conflicts
-from ndxdp.rules.rule import HOST_ORIGIN, RUN_ORIGIN
+from ndxdp.rules.rule import CONFIG_ORIGIN, HOST_ORIGIN, RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachRequest
 from ndxdp.store.directories import Tree
@@ -71,6 +72,9 @@ class AttachPlan:
         Args:
             actual: The present rules.
             attached: The present rules are in use. Otherwise a former `ndxdp run` left its own.
+
+        Raises:
+            NdxdpError: A prefix has another rule, or the requested table is too small.
         """
         origin = self.request.origin
         stale = {origin} if attached else {origin, RUN_ORIGIN}
@@ -78,7 +82,13 @@ class AttachPlan:
         added = self.carried.rules | self.request.rules
         if origin is not None:
             added, kept = resolve_conflicts(added, kept, origin)
-        return merge_owned(added, kept, self.addresses.owned)
+        desired = merge_owned(added, kept, self.addresses.owned)
+        room = self.request.options.max_addresses
+        if room is not None and len(desired.addresses) > room:
+            have = len(kept.addresses)
+            lack = Shortage("addresses", have, len(desired.addresses) - have, room)
+            raise lack.error(in_file=origin == CONFIG_ORIGIN)
+        return desired
 
     def settings(self, before: Settings | None) -> Settings:
         """Return the settings; those that the request does not specify stay as `before`."""
@@ -168,5 +178,6 @@ def too_small(max_addresses: int, have: int, reason: str) -> NdxdpError:
     """Return the error for a table of addresses that cannot be created or filled."""
     return NdxdpError(
         f"a table of {max_addresses} addresses could not be filled ({reason})",
-        f"{have} rules are there: is --max-addresses too small, or memory short?",
+        f"--max-addresses {room_for(have)} has room for the {have} rules that are there; or memory"
+        " is short: dmesg shows it",
     )

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from itertools import chain
 
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import NdxdpError, NoRoom, UsageError
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.difference import Difference, difference, merge
 from ndxdp.rules.prefix import Prefix
@@ -82,11 +82,28 @@ def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) ->
     """
     directory = session.tree.path(session.interface)
     at = handover.announce(directory, chain(change.write, change.remove))
-    if few:
-        session.maps.apply_at(change, actual)
-    else:
-        session.maps.apply(change, actual)
+    try:
+        if few:
+            session.maps.apply_at(change, actual)
+        else:
+            session.maps.apply(change, actual)
+    except NoRoom as error:
+        raise _with_cure(error, session) from error
     return at
+
+
+def _with_cure(error: NoRoom, session: Session) -> NdxdpError:
+    """Return the error with the command that makes room on this interface."""
+    room, name = error.max_addresses, session.interface
+    if not room:
+        return error
+    hint = f"make room: ndxdp attach {name} --max-addresses {room}; or use prefixes"
+    if session.tree.is_locked(name):
+        hint = (
+            f"make room in its daemon's file: max_addresses = {room}, then ndxdp reload;"
+            f" without a file: ndxdp run {name} --max-addresses {room} …"
+        )
+    return NdxdpError(error.message, hint)
 
 
 def _log_kept(interface: str, rules: Rules, actual: Rules) -> None:
