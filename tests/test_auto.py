@@ -493,7 +493,7 @@ def test_without_cap_bpf(net: Network) -> None:
     assert steps_down() == {"native": VETH, "tc": NO_MAP}
     text = done("status").splitlines()
     assert text[:3] == [
-        f"{UPLINK}  userspace, held by a running ndxdp",
+        f"{UPLINK}  userspace, locked by a running `ndxdp run`",
         f"  not       native: {VETH}",
         f"  not       tc: {NO_MAP}",
     ]

@@ -252,7 +252,7 @@ def test_status_as_text(answering: tuple[str, str]) -> None:
     if mode != "userspace":
         heading += f", prebuilt program {network.program_id()}"
     if command == "run":
-        heading += ", held by a running ndxdp"
+        heading += ", locked by a running `ndxdp run`"
     assert text.splitlines()[0] == heading
     assert "  last      answered N s ago\n" in text
     assert "answered  1 of 2 solicitations" in text

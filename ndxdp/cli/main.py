@@ -17,6 +17,7 @@ from ndxdp import __version__
 from ndxdp.cli import (
     attach,
     check,
+    colour,
     convert,
     doctor,
     explain,
@@ -96,6 +97,17 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     envvar="NDXDP_RUN_DIRECTORY",
     metavar="DIR",
     help="The directory for the files of userspace mode and of daemons.",
+)
+@click.option(
+    "--color",
+    "--colour",
+    type=click.Choice(colour.CHOICES),
+    default="auto",
+    show_default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, parameter, value: colour.choose(value),
+    help="Print colours: on a terminal, and not with NO_COLOR (auto), always, or never.",
 )
 @verbosity
 def cli(bpffs: str, run_directory: str) -> None:

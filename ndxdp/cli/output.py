@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from ndxdp import progress
+from ndxdp.cli.colour import coloured, is_coloured
 from ndxdp.printable import printable
 
 _PARTS = 1000  # parts that one write(2) prints
@@ -23,7 +24,8 @@ _VERBOSITY = "ndxdp.verbosity"  # key in click's context: a flag has set the log
 
 def echo(text: str, *, err: bool = False) -> None:
     """Print a line; escape control characters, since names and labels come from elsewhere."""
-    click.echo(printable(text), err=err)
+    line, has_colours = printable(text), is_coloured(2 if err else 1)
+    click.echo(coloured(line) if has_colours else line, err=err, color=has_colours or None)
 
 
 def print_json(data: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +13,8 @@ from ndxdp import __version__
 from ndxdp.cli.interface import interface_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.table import print_table
+from ndxdp.cli.terminal_progress import notice
 from ndxdp.cli.values import trees
 from ndxdp.errors import UsageError
 
@@ -28,13 +32,17 @@ if TYPE_CHECKING:
     metavar="[SECONDS]",
     help="Refresh every SECONDS (default 2) until interrupted.",
 )
+@click.option(
+    "--details", is_flag=True, help="Show everything about each interface, also if several."
+)
 @json_option
 @verbosity
-def status(interface: str | None, watch: float | None, as_json: bool) -> None:
-    """Show what is attached, and its counts.
+def status(interface: str | None, watch: float | None, details: bool, as_json: bool) -> None:
+    """Show where ndxdp answers, its problems and its counts.
 
-    Show the rules and the verdicts on solicitations for each interface. The command counts for one
-    second to show present rates; with --json it does not.
+    With several interfaces, show a line for each, and all problems. With IFACE, --details, or a
+    single interface, show the mode, the rules, and how many solicitations had which verdict. The
+    command measures the rates for one second; with --json it does not.
     """
     from ndxdp.observe.status import kept_data, snapshots, take_snapshot
     from ndxdp.runtime import publications
@@ -55,40 +63,67 @@ def status(interface: str | None, watch: float | None, as_json: bool) -> None:
             }
         )
     else:
-        for before, snapshot in snapshots(trees(), interface, watch or 1.0):
+        pairs = snapshots(trees(), interface, watch or 1.0)
+        with notice("measuring the rates for a second"):
+            first = next(pairs)
+        for before, snapshot in chain([first], pairs):
             if watch and sys.stdout.isatty():
                 click.clear()
-            _show(before, snapshot)
+            _show(before, snapshot, details=details)
             if not watch or snapshot.error:
                 break
     if snapshot.error:
         raise snapshot.error
 
 
-def _show(before: Snapshot, after: Snapshot) -> None:
-    """Print a snapshot; the rates are the differences from the snapshot before."""
-    from ndxdp.observe.status import rates
-    from ndxdp.observe.status_text import daemon_problems, kept_text, status_text, unread_text
+def _show(before: Snapshot, after: Snapshot, *, details: bool) -> None:
+    """Print a snapshot; the rates are the differences from the snapshot before.
+
+    Args:
+        before: An earlier snapshot.
+        after: The snapshot to print.
+        details: Show everything of each interface, also if there are several.
+    """
+    from ndxdp.observe import overview
     from ndxdp.runtime import publications
 
-    if not after.data and not after.kept and not after.unread and not after.error:
+    names = overview.names(after)
+    if not names and not after.error:
         echo("ndxdp is attached to no interface")
-    for name, data in after.data.items():
-        for line in status_text(data, rates(before, after, name)):
+    if len(names) > 1:
+        print_table(overview.HEADINGS, overview.rows(before, after))
+        _print_block(overview.problems(after))
+        for name in names if details else ():
+            _print_block(_details(before, after, name))
+    else:
+        for line in chain(
+            overview.problems_of_daemons(after),
+            *(_details(before, after, name) for name in names),
+        ):
             echo(line)
-        if name in after.kept:
-            echo(f"  addresses {kept_text(after.kept[name])}")
-    for name, kept in after.kept.items():
-        if name not in after.data:
-            echo(f"{name}  nothing is answered{kept.unanswered and f': {kept.unanswered}'}")
-            echo(f"  addresses {kept_text(kept)}")
-    for name, reported in after.unread.items():
-        echo(f"{name}  {unread_text(reported)}")
-    for daemon in after.daemons:
-        problems = list(daemon_problems(daemon))
-        if problems:
-            echo(f"daemon {daemon.pid}" + (f", {daemon.config}" if daemon.config else ""))
-        for problem in problems:
-            echo(f"  WARNING   {problem}")
     for exporter in publications.exporters():
         echo(f"metrics at {exporter}")
+
+
+def _print_block(lines: Iterable[str]) -> None:
+    """Print lines below a blank one, or nothing if there are no lines."""
+    for number, line in enumerate(lines):
+        if number == 0:
+            echo("")
+        echo(line)
+
+
+def _details(before: Snapshot, after: Snapshot, name: str) -> Iterator[str]:
+    """Yield the lines about one interface."""
+    from ndxdp.observe.overview import unanswered_text
+    from ndxdp.observe.status import rates
+    from ndxdp.observe.status_text import kept_text, status_text, unread_text
+
+    if name in after.data:
+        yield from status_text(after.data[name], rates(before, after, name))
+    elif name in after.kept:
+        yield unanswered_text(after.kept[name])
+    if name in after.kept:
+        yield f"  addresses {kept_text(after.kept[name])}"
+    if name in after.unread:
+        yield f"{name}  {unread_text(after.unread[name])}"

@@ -1,12 +1,13 @@
-"""Progress of long commands: one line on a terminal, which a short command never shows."""
+"""Progress of long commands: one line on a terminal, which is cleared at the end."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import click
@@ -62,11 +63,34 @@ class TerminalProgress:
 
 def show_progress() -> None:
     """Show the progress of the present command, if stderr is a terminal, and not with -q."""
-    quiet = logging.getLogger("ndxdp").getEffectiveLevel() >= logging.ERROR
-    if quiet or not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
+    if _is_shown():
+        watched = progress.watched(TerminalProgress(sys.stderr))
+        click.get_current_context().with_resource(watched)
+
+
+@contextlib.contextmanager
+def notice(what: str) -> Iterator[None]:
+    """Show what the command does during the block, where show_progress() would show progress.
+
+    Args:
+        what: The activity, as in `measuring the rates`.
+    """
+    if not _is_shown():
+        yield
         return
-    watched = progress.watched(TerminalProgress(sys.stderr))
-    click.get_current_context().with_resource(watched)
+    sys.stderr.write(f"{_CLEAR}ndxdp: {what} …")
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write(_CLEAR)
+        sys.stderr.flush()
+
+
+def _is_shown() -> bool:
+    """Return True if stderr is a terminal that can clear a line, and -q is not given."""
+    quiet = logging.getLogger("ndxdp").getEffectiveLevel() >= logging.ERROR
+    return not quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _grouped(number: int) -> str:

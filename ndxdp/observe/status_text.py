@@ -87,7 +87,7 @@ def headline(data: Mapping[str, Any]) -> str:
         text += f", {data['loader']} program {data['program']['id']}"
     if data["in_other_namespace"]:
         text += ", in another network namespace"
-    return text + (", held by a running ndxdp" if data["held_by"] == "run" else "")
+    return text + (", locked by a running `ndxdp run`" if data["held_by"] == "run" else "")
 
 
 def mode_refusals(data: Mapping[str, Any]) -> list[str]:
@@ -141,14 +141,14 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     rules, reasons = data["rules"], data["reasons"]
     by_reason, by_class = (now.by_reason, now.by_class) if now else ({}, {})
     yield f"{data['interface']}  {headline(data)}"
-    for refused in mode_refusals(data):
-        yield f"  not       {refused}"
-    for sentence in xdp_before(data):
-        yield f"  before    {sentence}"
     for warning in warnings(data):
         yield f"  WARNING   {warning}"
     if data["paused"]:
         yield "  paused: nothing is answered"
+    for refused in mode_refusals(data):
+        yield f"  not       {refused}"
+    for sentence in xdp_before(data):
+        yield f"  before    {sentence}"
     yield f"  from      {data['mac']}  {data['link_local']}"
     sources = ", ".join(f"{source} {count}" for source, count in rules["by_source"].items())
     yield (
