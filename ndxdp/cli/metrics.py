@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import signal
+from typing import TYPE_CHECKING
 
 import click
 
 from ndxdp.cli.options import verbosity
 from ndxdp.cli.output import echo
 from ndxdp.cli.values import trees
+
+if TYPE_CHECKING:
+    from ndxdp.daemon.sd_notify import Notifier
+    from ndxdp.store.directories import Trees
+
+log = logging.getLogger(__name__)
+
+_ENDING = {signal.SIGINT, signal.SIGTERM}
+_RETRY = 1.0  # seconds between two attempts to read anything
 
 
 @click.command()
@@ -26,20 +37,53 @@ def exporter(listen: str, ipv6only: bool) -> None:
 
     Listen until interrupted, for Prometheus and browsers. Meant for interfaces without a daemon:
     `run -c` serves metrics if the file has [metrics]. The exporter needs no privilege except to
-    read the pins.
+    read the pins; without the right to read any, it ends with exit code 1.
     """
+    from contextlib import closing
     from dataclasses import replace
 
     from ndxdp.config.values import parse_listen
+    from ndxdp.daemon.sd_notify import Notifier
     from ndxdp.observe.exporter import Exporter
 
-    ending = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-    serving = Exporter(trees())
-    serving.listen(replace(parse_listen(listen), ipv6only=ipv6only))
-    echo(f"ready: {serving}")
-    signal.sigwait(ending)
-    serving.close()
+    where = replace(parse_listen(listen), ipv6only=ipv6only)
+    notifier, both = Notifier(), trees()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    is_ready = _is_readable(both)
+    with closing(Exporter(both)) as serving:
+        serving.listen(where)
+        while not is_ready:
+            if signal.sigtimedwait(_ENDING, _RETRY):
+                return
+            is_ready = _is_readable(both, notifier)
+        echo(f"ready: {serving}")
+        notifier.ready(f"serves {serving}")
+        signal.sigwait(_ENDING)
+        notifier.stopping()
+
+
+def _is_readable(both: Trees, notifier: Notifier | None = None) -> bool:
+    """Return True if there is something to serve; log why not, when the first attempt fails.
+
+    Args:
+        both: The directories of pins and files.
+        notifier: None at the first attempt.
+
+    Raises:
+        NdxdpError: This process has no right to read what is there.
+    """
+    from ndxdp.observe import readiness
+
+    error = readiness.problem(both)
+    if error is None:
+        return True
+    if readiness.is_lasting(error, both):
+        raise error
+    if notifier is None:
+        log.warning("not ready: %s", error.message)
+    else:
+        notifier.status(f"not ready: {error.message}")
+    return False
 
 
 @click.command()

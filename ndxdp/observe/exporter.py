@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, cast
@@ -20,10 +21,11 @@ from typing import Any, cast
 from ndxdp import threads
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
-from ndxdp.observe import status_page
+from ndxdp.observe import readiness, status_page
 from ndxdp.observe.connections import Connections, Phase
 from ndxdp.observe.metrics import Exposition
 from ndxdp.observe.status import take_snapshot
+from ndxdp.printable import printable
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.publications import publish_exporter
 from ndxdp.store.directories import Trees
@@ -99,6 +101,11 @@ class Exporter:
             The body, and its content type.
         """
         return self._exposition.negotiated(accept)
+
+    def problem(self) -> str:
+        """Return why nothing can be read; "" if something can."""
+        error = readiness.problem(self._trees)
+        return printable(error.message) if error else ""
 
     def page(self) -> str:
         """Return the status page. This takes a second, in which rates are measured."""
@@ -259,16 +266,19 @@ class _Handler(BaseHTTPRequestHandler):
             elif path == "/":
                 body, kind = exporter.page().encode(), "text/html; charset=utf-8"
             else:
-                self._send(404, b"not found; try / or /metrics\n", "text/plain; charset=utf-8")
+                self._send_text(*_ANSWERS.get(path, _not_found)(exporter))
                 return
         except Exception as error:  # the client gets the error as an answer
             log.warning("cannot serve %s: %s", path, error)
             log.debug("cause of the failed request", exc_info=True)
-            self._send(500, f"{error}\n".encode(errors="replace"), "text/plain; charset=utf-8")
+            self._send_text(500, str(error))
             return
         self._send(200, body, kind)
 
     do_HEAD = do_GET
+
+    def _send_text(self, code: int, text: str) -> None:
+        self._send(code, f"{text}\n".encode(errors="replace"), "text/plain; charset=utf-8")
 
     def _send(self, code: int, body: bytes, kind: str) -> None:
         self.server.connections.enter(self.request, Phase.ANSWER)
@@ -285,6 +295,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("%s: %s", self.address_string(), format % args)
+
+
+def _not_found(exporter: Exporter) -> tuple[int, str]:
+    return 404, "not found; try / or /metrics"
+
+
+def _healthy(exporter: Exporter) -> tuple[int, str]:
+    return 200, "ndxdp is healthy."
+
+
+def _ready(exporter: Exporter) -> tuple[int, str]:
+    """Return 503 with the reason if nothing can be read."""
+    problem = exporter.problem()
+    return (503, f"not ready: {problem}") if problem else (200, "ndxdp is ready.")
+
+
+_ANSWERS: dict[str, Callable[[Exporter], tuple[int, str]]] = {
+    "/-/healthy": _healthy,
+    "/-/ready": _ready,
+}
+"""The paths by which Prometheus and its exporters report health and readiness."""
 
 
 def _refusal(where: Metrics, error: OSError) -> NdxdpError:
