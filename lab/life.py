@@ -362,7 +362,7 @@ def main() -> int:
         parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {names}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return 1 if run(options.package or testbed.newest_package(), options.checks) else 0
+        return 1 if run(options.package or testbed.built_package(), options.checks) else 0
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

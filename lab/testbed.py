@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from lab import image
 from lab.machine import Card, Machine
 from lab.topology import LabError
+from ndxdp import __version__
 
 CONTAINER, WEB = "2001:db8:0:1:c::10", "2001:db8:0:1:d::77"  # in a namespace; Docker's
 SOLICITED = "2001:db8:0:1:c::"  # the load solicits its addresses one after the other
@@ -219,9 +220,9 @@ def _dpkg(*arguments: str) -> None:
         raise LabError(f"dpkg-deb {arguments[0]} failed.", done.stderr.strip())
 
 
-def newest_package() -> Path:
-    """Return the package that `make deb` built."""
-    found = sorted(image.REPOSITORY.glob("build/**/ndxdp_*.deb"), key=lambda p: p.stat().st_mtime)
-    if not found:
-        raise LabError("There is no package of ndxdp below build.", "Try it after `make deb`.")
-    return found[-1]
+def built_package(build: Path = image.REPOSITORY / "build") -> Path:
+    """Return the package that `make deb` built of these sources; tests leave other versions."""
+    package = build / f"ndxdp_{__version__}_all.deb"
+    if not package.is_file():
+        raise LabError(f"There is no {package}.", "Try it after `make deb`.")
+    return package

@@ -19,6 +19,7 @@ from lab import private, testbed
 from lab.agent import Agent, AgentError
 from lab.capture import packet_socket
 from lab.topology import LabError
+from ndxdp import __version__
 from ndxdp.ndp.frame import TYPE_NA, icmpv6_frame
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
@@ -48,6 +49,25 @@ def test_each_machine_has_the_cards_that_its_script_names() -> None:
         )
         assert all(mac in driver for mac in macs)
     assert testbed.ROUTER_MAC in (VAGRANT / "router.sh").read_text()
+
+
+def test_the_router_receives_frames_to_its_bridge_in_virtualbox() -> None:
+    """The cards of router.sh are ports of a bridge with another MAC, so they are promiscuous."""
+    vagrant = (VAGRANT / "Vagrantfile").read_text()
+    (block,) = re.findall(r"if name == \"router\"\n(.*?)\n      end\n", vagrant, re.DOTALL)
+    assert "cables.size.times" in block
+    assert '"--nicpromisc#{index + 2}", "allow-all"' in block
+    assert 'default_nic_type = "virtio"' in vagrant
+
+
+def test_the_package_is_chosen_by_its_version(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="There is no "):
+        testbed.built_package(tmp_path)
+    built = tmp_path / f"ndxdp_{__version__}_all.deb"
+    for path in (built, tmp_path / "ndxdp_9~test_all.deb"):  # the newest one is a test's
+        path.touch()
+    assert testbed.built_package(tmp_path) == built
+    assert 'build/ndxdp_#{version}_all.deb"' in (VAGRANT / "Vagrantfile").read_text()
 
 
 def test_the_configuration_is_good() -> None:
