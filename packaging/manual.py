@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from ndxdp import __version__
+from ndxdp.cli import examples
 from ndxdp.cli.main import cli
 
 CONFIGURATION = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -168,6 +169,7 @@ def commands_page(date: str) -> str:
         text += f".SS {escape(f'{context.command_path} {usage}')}\n"
         own = [each for each in records(command, context) if each not in everywhere]
         text += f"{paragraphs(command.help)}\n{options(own)}"
+        text += example("\n".join(examples.lines_of(context.command_path.partition(" ")[2])))
     return text + COMMANDS_END + SEE_ALSO.format(other="ndxdp.toml (5)")
 
 

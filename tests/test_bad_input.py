@@ -52,16 +52,10 @@ def refused(result: Done, code: int, *expected: str) -> None:
     assert (result.code, result.out) == (code, ""), result
     assert "Traceback" not in result.err, result.err
     lines = result.err.splitlines()
-    if lines[0].startswith("Usage: "):  # click's own format
-        assert code == USAGE
-        assert lines[1].startswith("Try '")
-        sentence, hint = lines[-1].removeprefix("Error: "), lines[1]
-        assert sentence != lines[-1]
-    else:
-        assert len(lines) == 2, result.err
-        sentence, hint = lines[0].removeprefix("ndxdp: "), lines[1].removeprefix("  hint: ")
-        assert sentence != lines[0]
-        assert hint != lines[1]
+    assert len(lines) == 2, result.err
+    sentence, hint = lines[0].removeprefix("ndxdp: "), lines[1].removeprefix("  hint: ")
+    assert sentence != lines[0]
+    assert hint != lines[1]
     assert len(hint) > 5
     for words in expected:
         assert words in sentence, result.err

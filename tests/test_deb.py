@@ -203,7 +203,7 @@ def test_the_manual_has_every_command_and_option(tree: Path) -> None:
     page = manual(tree, "ndxdp.8")
     general, _, rest = page.partition(" COMMANDS ndxdp ")
     # A command's part extends from its usage to the next one.
-    parts = re.split(r"\b(ndxdp(?: [a-z-]+)+) \[OPTIONS\]", f"ndxdp {rest}")
+    parts = re.split(r"\b(ndxdp(?: (?!ndxdp\b)[a-z-]+)+) \[OPTIONS\]", f"ndxdp {rest}")
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     missing = []
 

@@ -164,7 +164,7 @@ def test_an_interface_with_a_name_of_hexadecimal_digits(attached: Network) -> No
         (f"trace {TARGET}", 2, f"'{TARGET}' is no interface name", f"--target {TARGET}"),
         (f"top {TARGET}", 2, f"'{TARGET}' is no interface name", "--target"),
         (f"attach {TARGET}", 2, f"'{TARGET}' is no interface name", "ip -br link"),
-        ("pause", 2, "Missing argument 'IFACE'", "pause"),
+        ("pause", 2, "pause needs the argument IFACE", "pause eth0"),
         ("run", 2, "run needs an interface, or a configuration file", "run -c FILE"),
     ],
     ids=str,

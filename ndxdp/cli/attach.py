@@ -31,8 +31,9 @@ def attach(
 ) -> None:
     """Answer on IFACE until `ndxdp detach`.
 
-    No process remains. On an attached interface, renew the program without losing a frame, and add
-    rules.
+    IFACE is the interface that faces the upstream router. No process remains, and a reboot ends it:
+    for permanent use, see `ndxdp help run`. On an attached interface, renew the program without
+    losing a frame, and add rules. `ndxdp status` shows the result.
     """
     from ndxdp import memory
     from ndxdp.session.link_check import warn_of_neighbours
@@ -58,9 +59,9 @@ def attach(
 )
 @verbosity
 def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
-    """Stop answering on IFACE.
+    """Stop answering on IFACE, and remove its rules.
 
-    Detach the program, and restore the former state of the interface.
+    Detach the program, and restore the former state of the interface. `ndxdp pause` keeps both.
     """
     from ndxdp.observe import status as statuses
     from ndxdp.runtime import report
@@ -92,9 +93,9 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
 @interface_argument(required=True)
 @verbosity
 def pause(interface: str) -> None:
-    """Stop answering on IFACE until `resume`.
+    """Stop answering on IFACE until `ndxdp resume`.
 
-    Keep the program, its counters and its rules.
+    Keep the program, its counters and its rules, across restarts of the daemon as well.
     """
     from ndxdp.session.rule_changes import set_paused
 
@@ -105,7 +106,10 @@ def pause(interface: str) -> None:
 @interface_argument(required=True)
 @verbosity
 def resume(interface: str) -> None:
-    """Answer on IFACE again."""
+    """Answer on IFACE again, after `ndxdp pause`.
+
+    A running daemon announces the addresses, so that the router uses this host at once.
+    """
     from ndxdp.session.rule_changes import set_paused
 
     set_paused(*one_of(interface), paused=False)

@@ -20,7 +20,8 @@ _FILE = "/etc/ndxdp/ndxdp.toml"
 def check(file: str | None, other: str | None) -> None:
     """Check a configuration file, and summarize it.
 
-    Print a line for each interface; change nothing. FILE is /etc/ndxdp/ndxdp.toml by default.
+    Print a line for each interface, or all errors with their lines; change nothing. FILE is
+    /etc/ndxdp/ndxdp.toml by default.
     """
     from ndxdp.config import reader
     from ndxdp.config.model import summary

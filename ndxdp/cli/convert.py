@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @verbosity
 def convert(path: str | None, line: str | None, output: str | None, force: bool) -> None:
-    """Convert another responder's configuration.
+    """Convert the configuration of ndppd or ndpresponder.
 
     Print the configuration file that corresponds to that of ndppd, or to a command line of
     ndpresponder. Messages on stderr, and comments in the file, name what has no counterpart.

@@ -43,10 +43,10 @@ def explain(
     unicast: bool,
     as_json: bool,
 ) -> None:
-    """Show the verdict on a test solicitation.
+    """Show whether ndxdp answers for an address, and why.
 
-    Run a solicitation for TARGET through the loaded program. The solicitation is not sent or
-    counted, and uses no rate.
+    Run a test solicitation for the address TARGET through the loaded program. The solicitation is
+    not sent or counted, and uses no rate.
     """
     from ndxdp.observe import render
     from ndxdp.store import explanation as explanations

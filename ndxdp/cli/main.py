@@ -20,7 +20,9 @@ from ndxdp.cli import (
     colour,
     convert,
     doctor,
+    examples,
     explain,
+    help,
     metrics,
     prefix,
     reload,
@@ -28,7 +30,9 @@ from ndxdp.cli import (
     service,
     status,
     trace,
+    usage,
 )
+from ndxdp.cli.group import TopGroup
 from ndxdp.cli.options import verbosity
 from ndxdp.cli.output import echo, is_journal, start_log
 from ndxdp.errors import NdxdpError, from_os
@@ -40,9 +44,14 @@ def main() -> None:
     # SIGTERM unwinds the stack, as SIGINT does, so that a change half done is undone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli(standalone_mode=False)
+        code = cli(prog_name="ndxdp", standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.UsageError as error:
+        code = _fail(usage.in_our_form(error), error)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -80,7 +89,9 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     return error.exit_code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=TopGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, package_name="ndxdp")
 @click.option(
     "--bpffs",
@@ -111,7 +122,12 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
 )
 @verbosity
 def cli(bpffs: str, run_directory: str) -> None:
-    """Answer IPv6 Neighbor Solicitations, in the kernel, for addresses behind this host."""
+    """Answer IPv6 Neighbor Solicitations for addresses behind this host.
+
+    An upstream router that takes a whole prefix to be on its link asks for each address of your
+    containers, virtual machines and tunnels. A program in the kernel answers for them. `ndxdp help
+    COMMAND` describes a command, and has examples.
+    """
     start_log()
 
 
@@ -133,5 +149,7 @@ for _command in (
     trace.top,
     doctor.doctor,
     explain.explain,
+    help.help_command,
 ):
     cli.add_command(_command)
+examples.add_to(cli, "ndxdp")

@@ -33,7 +33,7 @@ _RETRY = 1.0  # seconds between two attempts to read anything
 @click.option("--ipv6only", is_flag=True, help="Exclude IPv4 if the address is [::].")
 @verbosity
 def exporter(listen: str, ipv6only: bool) -> None:
-    """Serve metrics and a status page.
+    """Serve metrics for Prometheus, and a status page.
 
     Listen until interrupted, for Prometheus and browsers. Meant for interfaces without a daemon:
     `run -c` serves metrics if the file has [metrics]. The exporter needs no privilege except to
@@ -89,7 +89,7 @@ def _is_readable(both: Trees, notifier: Notifier | None = None) -> bool:
 @click.command()
 @verbosity
 def metrics() -> None:
-    """Print the metrics once.
+    """Print the metrics for Prometheus once.
 
     Meant for the textfile collector of Prometheus' node_exporter.
     """

@@ -7,6 +7,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from ndxdp.cli.group import Group
 from ndxdp.cli.interface import Named, interface_argument, interface_before
 from ndxdp.cli.options import (
     ANSWER_HELP,
@@ -29,9 +30,13 @@ from ndxdp.rules.ruleset import Rules
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@click.group()
+@click.group(cls=Group)
 def prefix() -> None:
-    """Change or show the rules of an attached interface."""
+    """Change or show the rules of an attached interface.
+
+    A change is in force at once, with and without a daemon. The rules of a configuration file are
+    changed in the file: `ndxdp reload` applies it.
+    """
 
 
 def _adding(command: _F) -> _F:

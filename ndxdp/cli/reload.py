@@ -35,7 +35,7 @@ _INTERVAL = 0.05  # seconds between two reads of the daemon's report
 )
 @verbosity
 def reload(path: str, timeout: float) -> None:
-    """Make the daemon read its file again.
+    """Make the daemon read its configuration file again.
 
     Wait for the result. Exit code 0: the rules are in force. Exit code 1: the file is wrong, or an
     interface cannot apply it; the daemon has changed nothing, and the command prints the reason.

@@ -82,9 +82,10 @@ def run(
     keep: bool,
     **how: Any,
 ) -> None:
-    """Answer until interrupted.
+    """Answer until interrupted: the daemon.
 
-    Follow changes of addresses, gateways and containers.
+    Answer on one interface by these options, or on several by a configuration file. Follow changes
+    of addresses, gateways and containers. `ndxdp install-service` makes a service of it.
     """
     from ndxdp import memory
 

@@ -89,7 +89,7 @@ def trace(
     as_json: bool,
     file: str | None,
 ) -> None:
-    """Show each solicitation with its verdict.
+    """Show each solicitation, and why it was answered or not.
 
     Continue until interrupted. --reason, --target and --from may be repeated: one value of each
     option that is given must match.
@@ -158,7 +158,7 @@ def trace(
 )
 @verbosity
 def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
-    """Show the busiest sources and targets.
+    """Show who solicits most, and for which targets.
 
     Count the solicitations of each source, and those for each target, with their reasons.
     """
