@@ -39,6 +39,10 @@ The command failed.
 .B 2
 The arguments, or the configuration file, are wrong.
 .TP
+.B 3
+.B ndxdp explain \-\-exit\-code
+found that there is no answer.
+.TP
 .B 130
 The command was interrupted.
 .PP

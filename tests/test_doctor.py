@@ -28,6 +28,7 @@ from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.netlink.neighbour_table import NeighbourTable
 from ndxdp.rules.address import parse_address
 from ndxdp.store.directories import Trees
+from tests.fixtures.documented import json_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
     BEHIND,
@@ -872,9 +873,7 @@ def test_the_page_names_every_check(answering: Network) -> None:
 
 
 def test_json_is_as_documented(net: Network) -> None:
-    page = (REPOSITORY / "docs" / "doctor.md").read_text()
-    (text,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    documented = json.loads(text)
+    documented = json_of("doctor")
     answer = json.loads(ndxdp("doctor", UPLINK, "--json").out)
     assert answer.keys() == documented.keys()
     (one,), (other,) = answer["interfaces"], documented["interfaces"]

@@ -11,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
 from ndxdp.ndp.reason import Reason
 from ndxdp.observe import render
+from tests.fixtures.documented import json_of, shape
 from tests.fixtures.tap import tap
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -125,23 +126,12 @@ def test_demo(privacy: None) -> None:
     assert "As expected:" in run([sys.executable, "lab/demo.py"], timeout=120)
 
 
-def shape(value: Any) -> Any:
-    """Return keys and types, without the values."""
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [shape(value[0])] if value else []
-    return type(value).__name__
-
-
 def test_json_has_the_fields_that_are_documented(machine: None) -> None:
-    documented = [text for name, text in blocks(DOCS / "commands.md") if name == "json"]
     prefix = "2001:db8:0:1:c::"
     run([NDXDP, "attach", INTERFACE, "-n", f"{prefix}/80", "--except", f"{prefix}dead"])
-    commands = (["status"], ["prefix", "list"], ["explain", f"{prefix}10"])
-    for command, text in zip(commands, documented, strict=True):
-        printed = json.loads(run([NDXDP, *command, "--json"]))
-        assert shape(printed) == shape(json.loads(text)), command
+    for command, more in (("status", ()), ("prefix list", ()), ("explain", (f"{prefix}10",))):
+        printed = json.loads(run([NDXDP, *command.split(), *more, "--json"]))
+        assert shape(printed) == shape(json_of(command)), command
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))

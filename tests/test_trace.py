@@ -27,6 +27,7 @@ from ndxdp.observe.heavy_hitters import HeavyHitters
 from ndxdp.store.maps import Maps
 from tests import packets
 from tests.fixtures import network
+from tests.fixtures.documented import json_of, shape
 from tests.fixtures.network import (
     BEHIND,
     BPFFS,
@@ -182,25 +183,17 @@ def test_lines(answering: Network) -> None:
 
 
 def test_json(answering: Network) -> None:
-    page = (REPOSITORY / "docs" / "tracing.md").read_text()
-    documented = json.loads(page.partition("```json\n")[2].partition("```")[0])
     with Tracing("trace", "--json", "--count", "2") as tracing:
         send(solicitation(), solicitation(OTHER))
         result = tracing.wait()
     answered, other = map(json.loads, result.out.splitlines())
-    assert shape(answered) == shape(documented)
+    assert shape(answered) == shape(json_of("trace"))
     assert (answered["target"], answered["reason"]) == (TARGET, "answered")
     assert answered["rule"]["prefix"] == BEHIND
     assert answered["solicitation"] == solicitation().hex()
     assert decode_own(bytes.fromhex(answered["advertisement"])).checksum_correct
     assert (other["reason"], other["rule"], other["advertisement"]) == ("no_rule", None, None)
     assert set(other) == set(answered)
-
-
-def shape(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in value.items()}
-    return type(value).__name__
 
 
 LONG = solicitation(TARGET, ROUTER_MAC, packets.sllao(ROUTER_MAC), packets.options(20))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ndxdp.cli.options import verbosity
-from ndxdp.cli.output import echo
+from ndxdp.cli.options import json_option, verbosity
+from ndxdp.cli.output import echo, print_json
 from ndxdp.errors import UsageError
+
+if TYPE_CHECKING:
+    from ndxdp.config.model import Interface
+
+log = logging.getLogger("ndxdp")
 
 _FILE = "/etc/ndxdp/ndxdp.toml"
 
@@ -16,8 +23,9 @@ _FILE = "/etc/ndxdp/ndxdp.toml"
 @click.command()
 @click.argument("file", metavar="[FILE]", required=False)
 @click.option("-c", "--config", "other", metavar="FILE", hidden=True, help="The same as FILE.")
+@json_option
 @verbosity
-def check(file: str | None, other: str | None) -> None:
+def check(file: str | None, other: str | None, as_json: bool) -> None:
     """Check a configuration file, and summarize it.
 
     Print a line for each interface, or all errors with their lines; change nothing. FILE is
@@ -30,13 +38,68 @@ def check(file: str | None, other: str | None) -> None:
     if None not in (file, other) and file != other:
         raise UsageError(f"two files are named: {file} and {other}", "check them one by one")
     path = next(each for each in (file, other, _FILE) if each is not None)
-    config = reader.load(path)
-    # A problem of one interface on this host is a warning: a service starts for the others.
+    try:
+        config = reader.load(path)
+    except UsageError as error:
+        if as_json:
+            errors = [(error.message, error.hint), *((message, "") for message in error.also)]
+            print_json(_data(path, errors=errors))
+        raise
     refused = list(preflight.refused(config.interfaces))
-    for sentence in refused:
-        logging.getLogger("ndxdp").warning(sentence)
+    broad = [
+        warning for interface in config.interfaces for warning in preflight.left_out(interface)
+    ]
+    # A problem of one interface on this host is a warning: a service starts for the others.
+    warnings = [*((sentence, "") for sentence in refused), *broad]
+    for sentence, hint in warnings:
+        log.warning(sentence)
+        if hint:
+            log.warning("  hint: %s", hint)
+    summaries = {
+        interface.name: summary(interface, preflight.unanswered(interface))
+        for interface in config.interfaces
+    }
+    if as_json:
+        interfaces = [_interface_data(each, summaries[each.name]) for each in config.interfaces]
+        print_json(_data(path, warnings=warnings, interfaces=interfaces))
+        return
     echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
-    for interface in config.interfaces:
-        words = summary(interface, preflight.unanswered(interface))
-        echo(f"{interface.name}  {'; '.join(words)}")
-        preflight.warn_of_breadth(interface)
+    for name, words in summaries.items():
+        echo(f"{name}  {'; '.join(words)}")
+
+
+def _data(
+    path: str,
+    *,
+    errors: Iterable[tuple[str, str]] = (),
+    warnings: Iterable[tuple[str, str]] = (),
+    interfaces: Iterable[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """Return the result for --json; errors and warnings are sentences with their hints."""
+
+    def listed(sentences: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+        return [{"message": message, "hint": hint} for message, hint in sentences]
+
+    found = listed(errors)
+    return {
+        "file": path,
+        "good": not found,
+        "errors": found,
+        "warnings": listed(warnings),
+        "interfaces": list(interfaces),
+    }
+
+
+def _interface_data(interface: Interface, words: list[str]) -> dict[str, Any]:
+    """Return an interface of the file for --json."""
+    return {
+        "interface": interface.name,
+        "mode": interface.mode,
+        "loader": interface.loader,
+        "rules": {
+            "addresses": len(interface.rules.addresses),
+            "prefixes": len(interface.rules.wider),
+        },
+        "docker": list(map(str, interface.docker)),
+        "summary": words,
+    }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ndxdp.cli.options import verbosity
+from ndxdp.cli.options import json_option, verbosity
+from ndxdp.cli.output import print_json
 from ndxdp.errors import NdxdpError, UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 @click.option("--ndpresponder", "line", metavar="ARGS", help="Convert this ndpresponder command.")
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE instead of stdout.")
 @click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
+@json_option
 @verbosity
-def convert(path: str | None, line: str | None, output: str | None, force: bool) -> None:
+def convert(
+    path: str | None, line: str | None, output: str | None, force: bool, as_json: bool
+) -> None:
     """Convert the configuration of ndppd or ndpresponder.
 
     Print the configuration file that corresponds to that of ndppd, or to a command line of
@@ -48,11 +52,16 @@ def convert(path: str | None, line: str | None, output: str | None, force: bool)
         raise NdxdpError(
             f"cannot convert {origin}: ndxdp refuses the result: {error.message}", error.hint
         ) from None
-    if output is None:
-        click.echo(text, nl=False)
-    else:
+    warnings = draft.warnings(origin)
+    if output is not None:
         atomic.write_text(Path(output), text, over=force)
-    for sentence in draft.warnings(origin):
+    if as_json:
+        print_json(
+            {"origin": origin, "output": output, "configuration": text, "warnings": warnings}
+        )
+    elif output is None:
+        click.echo(text, nl=False)
+    for sentence in warnings:
         logging.getLogger("ndxdp").warning(sentence)
 
 

@@ -13,6 +13,9 @@ from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
 
+_SILENCE = 3
+"""The exit code of --exit-code where there is no answer; 1 and 2 are those of errors."""
+
 
 @click.command()
 @interface_before("TARGET")
@@ -33,6 +36,12 @@ from ndxdp.rules.address import parse_address, parse_mac
 )
 @click.option("--dad", is_flag=True, help="Solicit from ::, as Duplicate Address Detection does.")
 @click.option("--unicast", is_flag=True, help="Solicit the target by unicast, as a NUD probe does.")
+@click.option(
+    "--exit-code",
+    "by_code",
+    is_flag=True,
+    help="Exit with 3 if there is no answer.",
+)
 @json_option
 @verbosity
 def explain(
@@ -41,8 +50,9 @@ def explain(
     mac: str,
     dad: bool,
     unicast: bool,
+    by_code: bool,
     as_json: bool,
-) -> None:
+) -> int:
     """Show whether ndxdp answers for an address, and why.
 
     Run a test solicitation for the address TARGET through the loaded program. The solicitation is
@@ -67,9 +77,10 @@ def explain(
     explanation = explanations.explain(*one_of(named.interface), solicitation)
     if as_json:
         print_json(render.explanation_data(explanation))
-        return
-    for line in render.explanation_text(explanation):
-        echo(line)
+    else:
+        for line in render.explanation_text(explanation):
+            echo(line)
+    return _SILENCE if by_code and explanation.reply is None else 0
 
 
 def _target(named: Named) -> str:

@@ -18,7 +18,7 @@ import click
 
 from ndxdp.cli.interface import interfaces_argument
 from ndxdp.cli.options import json_option, verbosity
-from ndxdp.cli.output import echo
+from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
@@ -28,6 +28,7 @@ from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
 
 if TYPE_CHECKING:
+    from ndxdp.observe.heavy_hitters import HeavyHitter, HeavyHitters
     from ndxdp.observe.trace import Event, Filter, Stop, Tracer
     from ndxdp.store.records import Traced
 
@@ -156,8 +157,9 @@ def trace(
     show_default=True,
     help="Show this many sources, and as many targets.",
 )
+@json_option
 @verbosity
-def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
+def top(interfaces: tuple[str, ...], seconds: float, rows: int, as_json: bool) -> None:
     """Show who solicits most, and for which targets.
 
     Count the solicitations of each source, and those for each target, with their reasons.
@@ -180,6 +182,17 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         _follow(tracer, stop, began + seconds, count, lambda: False)
         lasted = time.monotonic() - began
         counts = tracer.counts()
+    if as_json:
+        listed = [_top_data(name, sources[name], targets[name], rows) for name in names]
+        print_json(
+            {
+                "seconds": round(lasted, 3),
+                "seen": counts.seen,
+                "lost": counts.lost,
+                "interfaces": listed,
+            }
+        )
+        return
     lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them lost"]
     for name in names:
         lines += ["", f"{name}  sources"]
@@ -190,6 +203,33 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int) -> None:
         lines += _rows(targets[name], rows, lambda key: address_text(key) if key else "none")
     for line in lines:
         echo(line)
+
+
+def _top_data(
+    name: str,
+    sources: HeavyHitters[tuple[bytes, bytes]],
+    targets: HeavyHitters[bytes | None],
+    rows: int,
+) -> dict[str, Any]:
+    """Return the most frequent sources and targets of an interface for --json."""
+
+    def counted(one: HeavyHitter[Any]) -> dict[str, Any]:
+        reasons = {reason.label: count for reason, count in one.reasons.most_common()}
+        return {"solicitations": one.total, "reasons": reasons}
+
+    return {
+        "interface": name,
+        "sources": [
+            {"source": address_text(one.key[0]), "mac": mac_text(one.key[1])} | counted(one)
+            for one in sources.most(rows)
+        ],
+        "sources_error_bound": sources.error_bound,
+        "targets": [
+            {"target": address_text(one.key) if one.key else None} | counted(one)
+            for one in targets.most(rows)
+        ],
+        "targets_error_bound": targets.error_bound,
+    }
 
 
 def _rows(hitters: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:

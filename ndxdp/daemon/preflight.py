@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
     from ndxdp.netlink.links import Link
-
-log = logging.getLogger("ndxdp")
 
 
 def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
@@ -64,8 +61,11 @@ def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str
         yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"
 
 
-def warn_of_breadth(interface: Interface) -> None:
-    """Log a warning for each rule that `run` would leave out, by the link's present prefixes."""
+def left_out(interface: Interface) -> Iterator[tuple[str, str]]:
+    """Yield a sentence and a hint for each rule that `run` would leave out.
+
+    The link's present prefixes decide that.
+    """
     rules, forced = interface.rules, interface.forced
     if not breadth.has_candidates(rules, forced):
         return
@@ -75,19 +75,18 @@ def warn_of_breadth(interface: Interface) -> None:
     if link is None:
         unsure = breadth.likely(rules, forced)
         if unsure:
-            log.warning(
-                "%s is not here: not checked whether %s%s on-link there, and `run` leaves out the"
-                " rule",
-                interface.name,
-                unsure[0],
-                f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is",
+            more = f" or one of {len(unsure) - 1} more is" if len(unsure) > 1 else " is"
+            yield (
+                f"{interface.name} is not here: not checked whether {unsure[0]}{more} on-link"
+                " there, and `run` leaves out the rule",
+                "",
             )
         return
     here = onlink.read((link.ifindex, link.master))
     for broad in breadth.covering(rules, here.prefixes, forced):
         behind = onlink.behind(broad.prefix, here.ifindexes)
-        log.warning("%s: `run` leaves this rule out", broad.sentence(interface.name))
-        log.warning("  hint: %s", broad.hint(behind, in_file=True))
+        sentence = f"{broad.sentence(interface.name)}: `run` leaves this rule out"
+        yield sentence, broad.hint(behind, in_file=True)
 
 
 def unanswered(interface: Interface) -> str:
