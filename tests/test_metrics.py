@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -28,15 +27,13 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.frame import source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.observe import exporter as exporting
-from ndxdp.observe import metrics, status
-from ndxdp.observe import status_page as page
+from ndxdp.observe import metrics
 from ndxdp.observe.exporter import Exporter
 from ndxdp.rules.difference import difference
 from ndxdp.rules.prefix import parse_prefix
 from ndxdp.rules.rule import UNCOUNTED, RuleClass
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
-from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus
 from ndxdp.session.detach import detach_interface
 from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
@@ -608,57 +605,6 @@ def test_an_interface_that_is_waited_for_is_not_attached(net: Network, tmp_path:
 
     assert eventually(attached) == {("later0",): 0}
     assert running.end().code == 0
-
-
-# ---- the page ------------------------------------------------------------------------------------
-
-
-class Outside(HTMLParser):
-    """A parser that collects the tags and everything that makes a browser load something."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.asked: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.asked += [name for name, _ in attrs if name in ("src", "href", "action", "data")]
-
-
-def test_the_page_shows_the_status(attached: Network) -> None:
-    with closing(Exporter(Trees())) as serving:
-        serving.listen(Metrics())
-        assert attached.answers()
-        html = get(f"{URL}/")
-    outside = Outside()
-    outside.feed(html)
-    assert outside.asked == []
-    assert not outside.tags & {"script", "link", "img", "iframe", "object"}
-    assert "url(" not in html
-    assert "viewport" in html
-    for shown in (UPLINK, "tc, prebuilt program", "1 of 1", BEHIND, network.HOST_MAC):
-        assert shown in html
-
-
-def test_the_page_escapes_foreign_names(attached: Network) -> None:
-    """Escape names of containers and lists on the page; they may contain anything."""
-    (data,) = status.take_snapshot(Trees()).data.values()
-    evil = "<script>alert(1)</script>"
-    data["groups"][0].update(label=evil, source=evil, solicited=1)
-    data["warnings"].append(evil)
-    snapshot = status.Snapshot(0.0, {UPLINK: data})
-    state = DaemonStatus(docker_connected=lambda: False, reload_ok=False)
-    with state.attending(
-        UPLINK,
-        lambda: Announced(3, 0),
-        lambda: [GatewayStatus(True, None), GatewayStatus(False, 7)],
-    ):
-        html = page.html(snapshot, snapshot, state, evil)
-    assert "<script" not in html
-    assert html.count("&lt;script") >= 4
-    for shown in ("answered never", "answered 7 s ago", "did not reload", "is disconnected"):
-        assert shown in html
 
 
 # ---- status --------------------------------------------------------------------------------------

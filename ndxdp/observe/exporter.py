@@ -1,7 +1,8 @@
 """HTTP exporter of metrics and of the status page, in a thread of its own.
 
-Each request reads pins and files, and takes no lock that answering waits for. The exporter has
-neither TLS nor authentication: a reverse proxy can add them.
+Each request reads pins and files, and takes no lock that answering waits for. The thread that
+accepts connections also samples the answers for the curves of the page. The exporter has neither
+TLS nor authentication: a reverse proxy can add them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from typing import Any, cast
 from ndxdp import threads
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
-from ndxdp.observe import readiness, status_page
+from ndxdp.observe import page_style, readiness, status_page
 from ndxdp.observe.connections import Connections, Phase
+from ndxdp.observe.history import History
 from ndxdp.observe.metrics import Exposition
-from ndxdp.observe.status import take_snapshot
+from ndxdp.observe.status import Snapshot, take_snapshot
 from ndxdp.printable import printable
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.publications import publish_exporter
@@ -40,7 +42,14 @@ _PATIENCE = 10  # seconds to receive a whole request, and to send an answer
 _REST_WITHIN = 1.0  # seconds to read bytes that a client sends after its request
 _REST_MAX = 65536  # of these bytes
 
-_SAMPLE = 1.0  # seconds between the two snapshots from which the page computes rates
+_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{page_style.DIGEST}'; base-uri 'none';"
+    " form-action 'none'"
+)
+"""The browser loads and runs nothing, and applies no style but that of the page."""
+
+_SAMPLE, _SAMPLE_MAX = 1.0, 60.0
+"""Seconds between the two snapshots from which the page computes rates, at least and at most."""
 
 
 class Exporter:
@@ -50,6 +59,8 @@ class Exporter:
         """Create an exporter. state: the status of the daemon, if this process is one."""
         self._trees, self._state = trees, state
         self._exposition = Exposition(trees, state)
+        self._history = History(trees)
+        self._shown: Snapshot | None = None  # the counters of the last page
         self._serving: _Serving | None = None
 
     def listen(self, where: Metrics | None) -> None:
@@ -107,11 +118,47 @@ class Exporter:
         error = readiness.problem(self._trees)
         return printable(error.message) if error else ""
 
-    def page(self) -> str:
-        """Return the status page. This takes a second, in which rates are measured."""
-        before = take_snapshot(self._trees)
+    def page(self, *, refreshed: bool = True) -> str:
+        """Return the status page.
+
+        The rates are those since the page was last shown. If that was too long ago, this takes a
+        second, in which they are measured.
+
+        Args:
+            refreshed: The browser loads the page again after some seconds.
+        """
+        before = self._earlier()
+        after = take_snapshot(self._trees)
+        self._shown = after.counters()
+        return status_page.html(
+            before,
+            after,
+            self._state,
+            str(self),
+            host=socket.gethostname(),
+            curves=self._history.curves(),
+            refreshed=refreshed,
+        )
+
+    def _earlier(self) -> Snapshot:
+        """Return the counters of the last page, or those of a second ago."""
+        shown = self._shown
+        if shown and _SAMPLE <= time.monotonic() - shown.time <= _SAMPLE_MAX:
+            return shown
+        now = take_snapshot(self._trees).counters()
         time.sleep(_SAMPLE)
-        return status_page.html(before, take_snapshot(self._trees), self._state, str(self))
+        return now
+
+    def due_in(self) -> float:
+        """Return the seconds until tick() has work to do."""
+        return self._history.due_in()
+
+    def tick(self) -> None:
+        """Do what is due apart from requests: take samples, free memory."""
+        self._history.sample()
+        shown = self._shown
+        if shown and time.monotonic() - shown.time > _SAMPLE_MAX:
+            self._shown = None
 
 
 class _Serving:
@@ -137,8 +184,11 @@ class _Serving:
 
     def _serve(self) -> None:
         # serve_forever() would wake up twice a second.
+        exporter = self._server.exporter
         while not self._closing:
+            self._server.timeout = exporter.due_in()
             self._server.handle_request()
+            exporter.tick()
 
 
 class _Server(ThreadingHTTPServer):
@@ -258,13 +308,14 @@ class _Handler(BaseHTTPRequestHandler):
             rest.read(_REST_MAX)
 
     def do_GET(self) -> None:
-        exporter, path = self.server.exporter, self.path.partition("?")[0]
+        exporter, (path, _, query) = self.server.exporter, self.path.partition("?")
         self.server.connections.enter(self.request, Phase.WORK)
         try:
             if path == "/metrics":
                 body, kind = exporter.metrics(self.headers.get("Accept", ""))
             elif path == "/":
-                body, kind = exporter.page().encode(), "text/html; charset=utf-8"
+                page = exporter.page(refreshed="refresh=off" not in query.split("&"))
+                body, kind = page.encode(), "text/html; charset=utf-8"
             else:
                 self._send_text(*_ANSWERS.get(path, _not_found)(exporter))
                 return
@@ -288,7 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        self.send_header("Content-Security-Policy", _POLICY)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)

@@ -49,7 +49,7 @@ def rows(before: Snapshot, after: Snapshot) -> Iterator[Row]:
         elif name in after.kept:
             yield Row(name, "not answering")
         else:
-            yield Row(name, _state_of_unread(after.unread[name]), warnings="1")
+            yield Row(name, state_of_unread(after.unread[name]), warnings="1")
 
 
 def _row(before: Snapshot, after: Snapshot, name: str) -> Row:
@@ -57,7 +57,7 @@ def _row(before: Snapshot, after: Snapshot, name: str) -> Row:
     rules, found = data["rules"], warnings(data)
     return Row(
         name,
-        _state(data),
+        state(data),
         data["mode"],
         str(rules["addresses"] + rules["prefixes"]),
         per_second(answered(now.by_reason)) if now else _NOTHING,
@@ -65,7 +65,8 @@ def _row(before: Snapshot, after: Snapshot, name: str) -> Row:
     )
 
 
-def _state(data: Mapping[str, Any]) -> str:
+def state(data: Mapping[str, Any]) -> str:
+    """Return `answering`, or in a few words why an interface does not answer."""
     if not data["attached"]:
         return "not attached"
     if data["paused"]:
@@ -73,7 +74,8 @@ def _state(data: Mapping[str, Any]) -> str:
     return "in another namespace" if data["in_other_namespace"] else ANSWERING
 
 
-def _state_of_unread(reported: Mapping[str, Any]) -> str:
+def state_of_unread(reported: Mapping[str, Any]) -> str:
+    """Return the state of an interface of which only its daemon's report could be read."""
     if reported.get("answered"):
         return ANSWERING
     return "not answering" if reported["problem"] else "starting"

@@ -46,14 +46,29 @@ class Snapshot:
     daemons: list[Daemon] = field(default_factory=list)
 
     @property
-    def unread(self) -> dict[str, dict[str, Any]]:
-        """The daemons' reports on interfaces that answer, or should, and that are not in `data`."""
+    def reported(self) -> dict[str, dict[str, Any]]:
+        """The daemons' reports on interfaces that are not in `data`."""
         return {
             each["interface"]: each
             for daemon in self.daemons
             for each in daemon.interfaces
-            if each["interface"] not in self.data and not each["unanswered"]
+            if each["interface"] not in self.data
         }
+
+    @property
+    def unread(self) -> dict[str, dict[str, Any]]:
+        """The daemons' reports on interfaces that answer, or should, and that are not in `data`."""
+        return {name: each for name, each in self.reported.items() if not each["unanswered"]}
+
+    def counters(self) -> Snapshot:
+        """Return a snapshot that has only what rates() needs of an earlier one."""
+        return Snapshot(
+            self.time,
+            {
+                name: {"reasons": data["reasons"], "groups": data["groups"]}
+                for name, data in self.data.items()
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)

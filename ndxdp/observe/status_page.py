@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import NamedTuple
+from urllib.parse import quote
 
 from ndxdp import __version__
+from ndxdp.observe.overview import ANSWERING, state_of_unread
+from ndxdp.observe.overview import state as state_of
+from ndxdp.observe.page_interface import interface
+from ndxdp.observe.page_parts import counted, facts, number, paragraph, part_of, rate
+from ndxdp.observe.page_style import STYLE
+from ndxdp.observe.sparkline import Curves, svg
 from ndxdp.observe.status import Rates, Snapshot, answered, rates
 from ndxdp.observe.status_text import (
     daemon_problems,
+    elapsed,
     headline,
-    mode_refusals,
-    multicast_text,
-    per_second,
-    since,
+    kept_text,
     unread_text,
     warnings,
-    xdp_before,
 )
+from ndxdp.rules.interface_name import natural_order
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Daemon, daemon_of
 
-_REFRESH = 15  # seconds
-_CLASSES_MAX = 20
-"""Rows of the table of rule classes: the busiest classes are shown."""
+REFRESH = 15  # seconds
 
-_STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 46rem;
-  padding: 0 1rem 2rem }
-h1 { font-size: 1.2rem } h2 { font-size: 1.1rem; margin: 0 }
-section { border: 1px solid #8888; border-radius: .5rem; margin: 1rem 0; padding: .75rem 1rem }
-p { margin: .3rem 0 } .quiet { opacity: .75 }
-.big { font-size: 1.6rem; font-variant-numeric: tabular-nums }
-.good { color: light-dark(#0a6b2d, #6fdc8c) } .bad { color: light-dark(#b00020, #ff8a80) }
-table { border-collapse: collapse; margin-top: .6rem; width: 100% }
-th, td { border-top: 1px solid #8884; padding: .2rem .4rem; text-align: right;
-  font-variant-numeric: tabular-nums }
-th:first-child, td:first-child { overflow-wrap: anywhere; padding-left: 0; text-align: left }
-"""
+_UNFOLDED_MAX = 4
+"""Interfaces that may be unfolded: with more that are not idle, all are folded."""
+
+_IDLE = 300.0
+"""Seconds without an answer after which an interface is idle."""
+
+_IDLE_MAX = 8
+"""Idle interfaces that are shown among the others, each folded."""
+
+_POINTS = 48  # of the curve of one interface among others
+_ALL_POINTS = 144
 
 
-def html(before: Snapshot, after: Snapshot, state: DaemonStatus | None, listening: str) -> str:
+class _Problem(NamedTuple):
+    interface: str  # "" for the daemon
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The contents of one page.
+
+    Attributes:
+        after: The snapshot to show, with the reports of the daemons to show.
+        rates: The present rates of the interfaces for which they are known.
+        state: The status of the daemon that serves the page; None if another process does.
+        curves: The past; None if it is not known.
+    """
+
+    after: Snapshot
+    rates: Mapping[str, Rates]
+    state: DaemonStatus | None
+    curves: Curves | None
+
+    @property
+    def names(self) -> list[str]:
+        """The interfaces in natural order, also those that could not be read."""
+        after = self.after
+        return sorted({*after.data, *after.kept, *after.reported}, key=natural_order)
+
+
+def html(
+    before: Snapshot,
+    after: Snapshot,
+    state: DaemonStatus | None,
+    listening: str,
+    *,
+    host: str = "",
+    curves: Curves | None = None,
+    refreshed: bool = True,
+) -> str:
     """Return the page.
 
     Args:
@@ -51,133 +90,252 @@ def html(before: Snapshot, after: Snapshot, state: DaemonStatus | None, listenin
         after: The snapshot to show.
         state: The status of the daemon that serves the page; None if another process does.
         listening: The address where the page is served.
+        host: The name of the host; "" to omit it.
+        curves: The answers per second in the past; None if they are not known.
+        refreshed: The browser loads the page again every REFRESH seconds.
     """
+    now = {name: found for name in after.data if (found := rates(before, after, name))}
+    if state:
+        after = replace(after, daemons=[daemon_of(state)])
+    view = _View(after, now, state, curves)
+    problems = list(_problems(view))
+    place = f" on {host}" if host else ""
+    title = f"{counted(len(problems), 'problem')}: " if problems else ""
     body = [
         "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8"><title>ndxdp</title>',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="refresh" content="{_REFRESH}">',
-        f"<style>{_STYLE}</style></head><body>",
-        f'<h1>ndxdp <span class="quiet">{escape(__version__)}</span></h1>',
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(f"{title}ndxdp{place}")}',
+        '</title><meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="refresh" content="{REFRESH}">' if refreshed else "",
+        f"<style>{STYLE}</style></head><body>",
+        f"<header><h1>ndxdp <small>{escape(f'{__version__}{place}')}</small></h1></header><main>",
+        *_summary(view, problems),
+        *_problem_list(problems),
+        *_interfaces(view, Counter(each.interface for each in problems)),
+        *_daemons(view),
+        "</main>",
+        _footer(listening, refreshed=refreshed),
     ]
-    for name, data in after.data.items():
-        body += _interface(data, rates(before, after, name))
-    if not after.data:
-        body.append("<section><p>ndxdp is attached to no interface.</p></section>")
-    if after.error:
-        body.append(f'<section><p class="bad">{escape(after.error.message)}</p></section>')
-    if state:
-        body += _daemon(state, after)
-    else:
-        for daemon in after.daemons:
-            body += _report(daemon, after)
-    body.append(f'<p class="quiet">{escape(listening)}, refreshed every {_REFRESH} s</p>')
     return "\n".join([*body, "</body></html>"])
 
 
-def _interface(data: Mapping[str, Any], now: Rates | None) -> Iterator[str]:
-    rules, reasons = data["rules"], data["reasons"]
-    yield f"<section><h2>{escape(data['interface'])}</h2>"
-    kind = "good" if data["attached"] and not data["paused"] else "bad"
-    yield f'<p class="{kind}">{escape(headline(data))}'
-    yield f"{'; paused: nothing is answered' if data['paused'] else ''}</p>"
-    for refused in mode_refusals(data):
-        yield f'<p class="quiet">not {escape(refused)}</p>'
-    for sentence in xdp_before(data):
-        yield f'<p class="quiet">{escape(sentence)}</p>'
-    for warning in warnings(data):
-        yield f'<p class="bad">{escape(warning)}</p>'
-    if now:
-        solicited = per_second(sum(now.by_reason.values()))
-        yield f'<p><span class="big">{per_second(answered(now.by_reason))}</span>'
-        yield f"answered of {solicited}</p>"
-    yield f"<p>{_number(answered(reasons))} of {_number(sum(reasons.values()))}"
-    last = data["last_answer"]
-    yield f"solicitations answered in total{f', the last {since(last)}' if last else ''}</p>"
-    sources = ", ".join(f"{source} {_number(n)}" for source, n in rules["by_source"].items())
-    limit = _number(rules["max_addresses"])
-    yield f"<p>Rules: {_number(rules['addresses'])} addresses of {limit},"
-    yield f"{_number(rules['prefixes'])} prefixes"
-    yield f"{escape(f' (by {sources})' if sources else '')}</p>"
-    if data["rate"]:
-        yield f"<p>Limit: {data['rate']:g} answers/s for one soliciting MAC</p>"
-    multicast = multicast_text(data["multicast"])
-    if multicast:
-        yield f"<p>Multicast: {escape(multicast)}</p>"
-    yield f'<p class="quiet">from {escape(data["mac"])}, {escape(data["link_local"])}</p>'
-    by_reason = now.by_reason if now else {}
-    yield from _table(
-        ("Reason", "now", "total"),
-        (
-            (reason, per_second(by_reason.get(reason, 0)), _number(count))
-            for reason, count in sorted(reasons.items(), key=lambda item: -item[1])
-            if count
-        ),
-    )
-    classes = [each for each in data["groups"] if each["solicited"] and each["rules"]]
-    classes.sort(key=lambda each: -each["solicited"])
-    by_class = now.by_class if now else {}
-    yield from _table(
-        ("Rule", "now", "solicited", "answered"),
-        (
-            (
-                f"{each['label']} ({each['source']})",
-                per_second(by_class.get((each["source"], each["label"]), 0)),
-                _number(each["solicited"]),
-                _number(each["answered"]),
-            )
-            for each in classes[:_CLASSES_MAX]
-        ),
-    )
-    yield "</section>"
+# ---- the whole ----------------------------------------------------------------------------------
 
 
-def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    """Yield a table, or nothing if it has no rows."""
-    cells = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
-    if not cells:
+def _problems(view: _View) -> Iterator[_Problem]:
+    """Yield what needs attention: first of the daemons, then of each interface."""
+    for daemon in view.after.daemons:
+        for text in daemon_problems(daemon):
+            yield _Problem("", text[0].upper() + text[1:])
+    if view.after.error:
+        yield _Problem("", view.after.error.message)
+    for name in view.names:
+        if name in view.after.data:
+            data = view.after.data[name]
+            if not data["attached"]:
+                yield _Problem(name, headline(data))
+            for text in warnings(data):
+                yield _Problem(name, text)
+        elif name in view.after.reported and not view.after.reported[name]["unanswered"]:
+            yield _Problem(name, unread_text(view.after.reported[name]))
+        status = view.state.interfaces.get(name) if view.state else None
+        for gateway in status.gateways() if status and status.gateways else ():
+            if gateway.silent:
+                yield _Problem(name, "a gateway does not answer")
+
+
+def _summary(view: _View, problems: Sequence[_Problem]) -> Iterator[str]:
+    data = view.after.data.values()
+    answering = sum(state_of(each) == ANSWERING for each in data)
+    paused = sum(each["attached"] and each["paused"] for each in data)
+    if not view.names:
+        yield '<section class="panel"><p>ndxdp is attached to no interface.</p></section>'
         return
-    yield f"<table><tr>{''.join(f'<th>{escape(title)}</th>' for title in titles)}</tr>"
-    yield from (f"<tr>{row}</tr>" for row in cells)
-    yield "</table>"
+    verdict = f"Answering on {part_of(answering, len(view.names), 'interface')}"
+    verdict += f", {number(paused)} paused" if paused else ""
+    verdict += f"; {counted(len(problems), 'problem')}" if problems else ""
+    kind = "bad" if problems else "good" if answering == len(view.names) else "plain"
+    yield '<section class="panel" aria-label="Summary">'
+    yield paragraph(verdict, kind)
+    reasons = [each["reasons"] for each in data]
+    numbers = []
+    if view.rates:
+        by_reason = [each.by_reason for each in view.rates.values()]
+        numbers += [
+            ("answered now", rate(sum(map(answered, by_reason)))),
+            ("solicited now", rate(sum(sum(each.values()) for each in by_reason))),
+        ]
+    if len(view.names) > 1:
+        numbers += [
+            ("answered in total", number(sum(map(answered, reasons)))),
+            ("solicited in total", number(sum(sum(each.values()) for each in reasons))),
+            (
+                "rules",
+                number(
+                    sum(each["rules"][one] for each in data for one in ("addresses", "prefixes"))
+                ),
+            ),
+        ]
+    yield from facts(numbers, "numbers")
+    if view.curves:
+        yield from _figure(view.curves)
+    yield "</section>"
 
 
-def _daemon(state: DaemonStatus, after: Snapshot) -> Iterator[str]:
-    yield "<section><h2>Daemon</h2>"
+def _figure(curves: Curves) -> Iterator[str]:
+    drawn = svg(curves.total, "Curve of the answers per second", points=_ALL_POINTS)
+    if not drawn:
+        yield paragraph("The curve of the answers begins in a few seconds.", "quiet")
+        return
+    most = rate(max(curves.total))
+    text = f"Answers in the last {elapsed(curves.seconds)}, {most} at most"
+    yield f"<figure>{drawn}<figcaption>{escape(text)}</figcaption></figure>"
+
+
+def _problem_list(problems: Sequence[_Problem]) -> Iterator[str]:
+    if not problems:
+        return
+    yield '<section class="panel problems" aria-labelledby="problems">'
+    yield f'<h2 id="problems" class="bad">{counted(len(problems), "problem").capitalize()}</h2><ul>'
+    for name, text in problems:
+        link = f'<a href="{_fragment(name)}">{escape(name)}</a>: ' if name else ""
+        yield f"<li>{link}{escape(text)}</li>"
+    yield "</ul></section>"
+
+
+def _footer(listening: str, *, refreshed: bool) -> str:
+    time = datetime.now().astimezone().strftime("%H:%M:%S %Z")
+    text = f"{listening}, {time}" + (f", refreshed every {REFRESH} s" if refreshed else "")
+    way, label = ("off", "Do not refresh") if refreshed else ("on", f"Refresh every {REFRESH} s")
+    link = f'<a href="?refresh={way}">{label}</a>'
+    return f'<footer class="quiet"><p>{escape(text)}. {link}</p></footer>'
+
+
+# ---- one interface ------------------------------------------------------------------------------
+
+
+def _fragment(name: str) -> str:
+    return f"#{quote(f'on-{name}')}"
+
+
+def _interfaces(view: _View, troubles: Mapping[str, int]) -> Iterator[str]:
+    """Yield the interfaces; many that are idle are folded together.
+
+    A browser unfolds the interface that the fragment of the address names, also when it loads the
+    page again: HTML calls this the ancestor revealing algorithm.
+    """
+    names = view.names
+    if len(names) == 1:
+        yield f'<h2 id="on-{escape(names[0])}">{escape(names[0])}</h2><section class="panel">'
+        yield from _body(view, names[0])
+        yield "</section>"
+        return
+    if names:
+        yield f"<h2>{counted(len(names), 'interface').capitalize()}</h2>"
+    idle = [name for name in names if name not in troubles and _is_idle(view, name)]
+    lively = [name for name in names if name not in idle]
+    few, many = ([], idle) if len(idle) > _IDLE_MAX else (idle, [])
+    for name in names:
+        if name not in many:
+            shown = name not in few and len(lively) <= _UNFOLDED_MAX
+            yield from _interface(view, name, troubles.get(name, 0), shown=shown, idle=name in few)
+    if many:
+        yield f'<details class="many"><summary>{counted(len(many), "idle interface")}</summary>'
+        for name in many:
+            yield from _interface(view, name, 0, shown=False, idle=True)
+        yield "</details>"
+
+
+def _interface(view: _View, name: str, problems: int, *, shown: bool, idle: bool) -> Iterator[str]:
+    yield f'<details class="{"idle" if idle else "lively"}"{" open" if shown else ""}>'
+    yield from _row(view, name, problems)
+    yield f'<div class="more" id="on-{escape(name)}">'
+    if not shown:
+        yield f'<p class="quiet"><a href="{_fragment(name)}">Keep this unfolded</a></p>'
+    yield from _body(view, name)
+    yield "</div></details>"
+
+
+def _is_idle(view: _View, name: str) -> bool:
+    """Return True if an interface could answer, and has not done so for a while."""
+    data, now = view.after.data.get(name), view.rates.get(name)
+    if data is None:
+        return True
+    if data["paused"] or (now and answered(now.by_reason)):
+        return False
+    last = data["last_answer"]
+    if not last:
+        return True
+    return (datetime.now().astimezone() - datetime.fromisoformat(last)).total_seconds() > _IDLE
+
+
+def _row(view: _View, name: str, problems: int) -> Iterator[str]:
+    """Yield the line that is shown of a folded interface."""
+    data, now = view.after.data.get(name), view.rates.get(name)
+    if data:
+        state = state_of(data)
+    else:
+        reported = view.after.reported.get(name)
+        state = state_of_unread(reported) if reported else "not answering"
+    kind = "bad" if problems else "good" if state == ANSWERING else "plain"
+    words = [state, *([data["mode"]] if data and data["attached"] else [])]
+    words += [counted(problems, "problem").replace(" ", "\N{NO-BREAK SPACE}")] if problems else []
+    drawn = svg(view.curves.of.get(name, ()), "", points=_POINTS) if view.curves else ""
+    yield f'<summary><h3>{escape(name)}</h3><span class="{kind}">{escape(", ".join(words))}</span>'
+    present = rate(answered(now.by_reason)) if now else ""
+    yield f'<span class="past">{drawn}</span><span class="rate">{present}</span></summary>'
+
+
+def _body(view: _View, name: str) -> Iterator[str]:
+    """Yield all that is known about an interface."""
+    kept = view.after.kept.get(name)
+    data = view.after.data.get(name)
+    if data:
+        yield from interface(data, view.rates.get(name))
+    elif name in view.after.reported:
+        reported = view.after.reported[name]
+        why = reported["unanswered"]
+        text = f"Nothing is answered: {why}" if why else f"{name} is {unread_text(reported)}"
+        yield paragraph(text, "plain" if why else "bad")
+    elif kept:
+        yield paragraph("Nothing is answered" + (f": {kept.unanswered}" if kept.unanswered else ""))
+    if kept:
+        yield from facts([("Addresses", kept_text(kept))])
+
+
+# ---- the daemons --------------------------------------------------------------------------------
+
+
+def _daemons(view: _View) -> Iterator[str]:
+    if view.state:
+        yield '<section><h2>Daemon</h2><div class="panel">'
+        yield from facts(_daemon(view.state))
+        yield "</div></section>"
+    elif view.after.daemons:
+        yield f"<section><h2>{'Daemons' if len(view.after.daemons) > 1 else 'Daemon'}</h2>"
+        yield '<div class="panel">'
+        yield from facts((f"Process {each.pid}", _summary_of(each)) for each in view.after.daemons)
+        yield "</div></section>"
+
+
+def _summary_of(daemon: Daemon) -> str:
+    """Describe a daemon that is another process, from its report."""
+    about = f"{daemon.config}, " if daemon.config else ""
+    return f"{about}{counted(len(daemon.interfaces), 'interface')}"
+
+
+def _daemon(state: DaemonStatus) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each fact about the daemon that serves the page."""
     read = datetime.fromtimestamp(state.reloaded).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
-    yield f"<p>Configuration read at {read}</p>"
-    if state.docker_connected and state.docker_connected():
-        yield '<p class="good">The container engine is connected</p>'
-    yield from _problems(daemon_of(state), after)
-    for name, status in list(state.interfaces.items()):
+    yield (
+        "Configuration",
+        f"read at {read}" + ("" if state.reload_ok else "; the last reload failed"),
+    )
+    if state.docker_connected:
+        connected = state.docker_connected()
+        yield "Containers", f"the engine is {'connected' if connected else 'disconnected'}"
+    for name, status in sorted(state.interfaces.items(), key=lambda item: natural_order(item[0])):
         for gateway in status.gateways() if status.gateways else []:
-            seen = "never" if gateway.seen is None else f"{gateway.seen:.0f} s ago"
-            kind = "bad" if gateway.silent else "good"
-            yield f'<p class="{kind}">A gateway on {escape(name)} answered {seen}</p>'
+            seen = "never" if gateway.seen is None else f"{elapsed(gateway.seen)} ago"
+            yield "Gateway", f"on {name}, answered {seen}"
         if status.announced:
-            sent = _number(status.announced().sent)
-            yield f"<p>Announcements on {escape(name)}: {sent}</p>"
-    yield "</section>"
-
-
-def _report(daemon: Daemon, after: Snapshot) -> Iterator[str]:
-    """Yield a section on a daemon that is another process, from its report."""
-    of = f": {escape(daemon.config)}" if daemon.config else ""
-    yield f"<section><h2>Daemon {daemon.pid}{of}</h2>"
-    yield from _problems(daemon, after)
-    yield "</section>"
-
-
-def _problems(daemon: Daemon, after: Snapshot) -> Iterator[str]:
-    for problem in daemon_problems(daemon):
-        yield f'<p class="bad">{escape(problem[0].upper() + problem[1:])}</p>'
-    for each in daemon.interfaces:
-        name, why = each["interface"], each["unanswered"]
-        if why:
-            yield f'<p class="quiet">Nothing is answered on {escape(name)}: {escape(why)}</p>'
-        elif name not in after.data:
-            yield f'<p class="bad">{escape(f"{name} is {unread_text(each)}")}</p>'
-
-
-def _number(count: float) -> str:
-    return f"{count:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+            yield "Announced", f"{counted(status.announced().sent, 'frame')} on {name}"

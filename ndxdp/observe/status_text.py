@@ -67,10 +67,15 @@ def kept_text(kept: Kept) -> str:
 def since(moment: str) -> str:
     """Return how long ago a moment was: `3 s ago`, `5 min ago`."""
     passed = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    for unit, seconds in (("d", 86400), ("h", 3600), ("min", 60)):
-        if passed >= 2 * seconds:
-            return f"{passed / seconds:.0f} {unit} ago"
-    return f"{max(passed, 0):.0f} s ago"
+    return f"{elapsed(passed)} ago"
+
+
+def elapsed(seconds: float) -> str:
+    """Format a duration: `3 s`, `5 min`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def per_second(rate: float) -> str:

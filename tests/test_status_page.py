@@ -1,0 +1,519 @@
+"""The status page: what it shows and in which order, its curves, and what a browser makes of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+import time
+import urllib.request
+from contextlib import closing
+from copy import deepcopy
+from html import unescape
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from ndxdp.config.model import Metrics
+from ndxdp.errors import NdxdpError
+from ndxdp.observe import history, page_style, status
+from ndxdp.observe import status_page as page
+from ndxdp.observe.exporter import Exporter
+from ndxdp.observe.history import History
+from ndxdp.observe.page_parts import counted, number, rate
+from ndxdp.observe.sparkline import Curves, svg
+from ndxdp.observe.status import Snapshot
+from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus, InterfaceStatus
+from ndxdp.store.directories import Trees
+from tests.fixtures import network
+from tests.fixtures.network import BEHIND, UPLINK, Network, done, eventually
+from tests.fixtures.prometheus import get
+
+URL = "http://[::1]:9877/"
+
+# ---- what a page has ----------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """A page as a browser reads it; each element must be closed where it is open.
+
+    Attributes:
+        tags: The names of all elements.
+        loaded: The attributes that make a browser load something, with their values.
+        links: The targets of the links.
+        ids: The ids of the elements.
+        lines: The text of each <summary>, and whether its element is unfolded.
+    """
+
+    _VOID = ("meta", "path")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[tuple[str, str]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.lines: list[tuple[str, bool]] = []
+        self._open: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.ids += filter(None, [named.get("id")])
+        assert not any(name.startswith("on") for name in named)
+        if tag == "a":
+            self.links.append(named.pop("href") or "")
+        for name in {"src", "href", "action", "data", "style"} & set(named):
+            self.loaded.append((name, named[name] or ""))
+        if tag == "summary":
+            self.lines.append(("", "open" in self._open[-1][1]))
+        if tag not in self._VOID:
+            self._open.append((tag, named))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self._VOID:
+            assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        if any(tag == "summary" for tag, _ in self._open):
+            text, is_open = self.lines[-1]
+            self.lines[-1] = (f"{text} {data}".strip(), is_open)
+
+
+@pytest.fixture
+def data(attached: Network) -> dict[str, Any]:
+    """Return the status of an attached interface, as a real one has it."""
+    return status.take_snapshot(Trees()).data[UPLINK]
+
+
+def interface(data: dict[str, Any], name: str, answered: int = 0, **more: Any) -> dict[str, Any]:
+    """Return the status of an interface like another one, with some fields changed."""
+    made = deepcopy(data) | {"interface": name, **more}
+    made["reasons"]["answered"] = answered
+    return made
+
+
+def html_of(found: list[dict[str, Any]], state: DaemonStatus | None = None, **options: Any) -> str:
+    """Return the page of interfaces that answered all their solicitations in the last second."""
+    after = {each["interface"]: each for each in found}
+    before = deepcopy(after)
+    for each in before.values():
+        each["reasons"]["answered"] = 0
+    return page.html(Snapshot(0.0, before), Snapshot(1.0, after), state, URL, **options)
+
+
+def test_the_page_shows_the_status(attached: Network) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        assert attached.answers()
+        html = get(URL)
+    shown = Page(html)
+    assert shown.loaded == []
+    assert not {"script", "link", "img", "iframe", "object", "form"} & set(shown.tags)
+    assert "url(" not in html
+    assert "viewport" in html
+    words = (UPLINK, "tc, prebuilt program", "1 of 1 solicitation", BEHIND, network.HOST_MAC)
+    for text in (*words, "Answering on 1 of 1 interface", "1 prefix"):
+        assert text in html
+
+
+def test_the_page_escapes_foreign_names(data: dict[str, Any]) -> None:
+    """Escape names of containers, lists, interfaces and hosts; they may contain anything."""
+    evil = "<script>alert(1)</script>"
+    attribute = "\"onclick='x'&<b>"  # may be the name of an interface
+    data["groups"][0].update(label=evil, source=evil, solicited=1)
+    data["warnings"].append(evil)
+    state = DaemonStatus(docker_connected=lambda: False, reload_ok=False, reload_error=evil)
+    state.interfaces[evil] = InterfaceStatus(problem=evil)
+    snapshot = Snapshot(0.0, {attribute: data | {"interface": attribute}}, NdxdpError(evil))
+    with state.attending(
+        attribute,
+        lambda: Announced(3, 0),
+        lambda: [GatewayStatus(True, None), GatewayStatus(False, 7)],
+    ):
+        html = page.html(snapshot, snapshot, state, evil, host=evil)
+    shown = Page(html)
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert html.count("&lt;script") >= 6
+    assert f"on-{attribute}" in shown.ids
+    for text in ("answered never", "answered 7 s ago", "did not reload", "is disconnected"):
+        assert text in html
+
+
+def test_problems_come_first(data: dict[str, Any]) -> None:
+    state = DaemonStatus(docker_connected=lambda: False)
+    state.note_reload(False, "line 14: 'prefx' is no key")
+    state.interfaces["wan7"] = InterfaceStatus(problem="there is no interface 'wan7'")
+    found = [
+        interface(data, "eth10", warnings=["the map of addresses is nearly full"]),
+        interface(data, "eth2", attached=False),
+        interface(data, "eth3", 7),
+        interface(data, "eth4", paused=True),
+    ]
+    html = html_of(found, state, host="host1")
+    text = unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", html, flags=re.DOTALL))
+    ordered = (
+        "Answering on 2 of 5 interfaces, 1 paused; 5 problems",
+        "The daemon did not reload its configuration: line 14: 'prefx' is no key",
+        "The container engine is disconnected",
+        "not attached: the interface was deleted",
+        "the map of addresses is nearly full",
+        "not answering: there is no interface 'wan7'",
+        "\n 5 interfaces",
+    )
+    places = [text.index(sentence) for sentence in ordered]
+    assert places == sorted(places)
+    assert "<title>5 problems: ndxdp on host1" in html
+    shown = Page(html)
+    assert {f"#on-{name}" for name in ("eth2", "eth10", "wan7")} <= set(shown.links)
+    assert not {link for link in shown.links if link.startswith("#")} - {f"#{n}" for n in shown.ids}
+    calm = html_of([interface(data, "eth3", 7)])
+    assert "problem" not in calm.replace(page_style.STYLE, "")
+
+
+def test_interfaces_are_in_natural_order_and_idle_ones_are_folded(data: dict[str, Any]) -> None:
+    found = [interface(data, f"eth{n}", answered) for n, answered in ((10, 5), (1, 0), (2, 3))]
+    lines = Page(html_of(found)).lines
+    assert [(text.split()[0], unfolded) for text, unfolded in lines] == [
+        ("eth1", False),
+        ("eth2", True),
+        ("eth10", True),
+    ]
+    assert [text.split()[-1] for text, _ in lines] == ["0/s", "3/s", "5/s"]
+
+
+def test_an_interface_that_answered_lately_is_not_idle(data: dict[str, Any]) -> None:
+    def unfolded(moment: str) -> bool:
+        found = [interface(data, "eth0", last_answer=moment), interface(data, "eth1")]
+        return Page(html_of(found)).lines[0][1]
+
+    assert unfolded(status._moment(time.monotonic_ns() - 10**9) or "")
+    assert not unfolded("2020-01-01T00:00:00Z")
+
+
+def test_many_idle_interfaces_are_folded_together(data: dict[str, Any]) -> None:
+    quiet = [interface(data, f"eth{n}") for n in range(100)]
+    quiet[7]["warnings"] = ["something"]
+    busy = [interface(data, "wan0", 3)]
+    lines = Page(html_of(quiet + busy)).lines
+    names = [text.split()[0] for text, _ in lines]
+    assert names[:4] == ["eth7", "wan0", "99", "eth0"]
+    assert lines[2][0] == "99 idle interfaces"
+    assert len(lines) == 102
+
+
+def test_many_busy_interfaces_are_folded(data: dict[str, Any]) -> None:
+    lines = Page(html_of([interface(data, f"eth{n}", 7) for n in range(20)])).lines
+    assert len(lines) == 20
+    assert not any(unfolded for _, unfolded in lines)
+
+
+def test_one_interface_is_not_folded(data: dict[str, Any]) -> None:
+    shown = Page(html_of([interface(data, "eth0")]))
+    assert shown.lines == []
+    assert "on-eth0" in shown.ids
+
+
+def test_tables_have_headers(data: dict[str, Any]) -> None:
+    data["groups"][0]["solicited"] = 3
+    html = html_of([interface(data, "eth0", 7), interface(data, "eth1", 9)])
+    tables = re.findall(r"<table>.*?</table>", html, re.DOTALL)
+    assert len(tables) == 4
+    for table in tables:
+        head, *rows = re.findall(r"<tr>(.*?)</tr>", table)
+        assert re.fullmatch(r'(<th scope="col">[^<]+</th>)+', head)
+        assert rows
+        for row in rows:
+            assert re.fullmatch(r'<th scope="row">[^<]+</th>(<td>[^<]+</td>)+', row)
+            assert row.count("</t") == head.count("</t")
+
+
+def test_numbers_have_separators_and_plurals(data: dict[str, Any]) -> None:
+    assert (counted(1, "prefix", "prefixes"), counted(0, "rule")) == ("1 prefix", "0 rules")
+    blank = "\N{NARROW NO-BREAK SPACE}"
+    assert number(1234567) == f"1{blank}234{blank}567"
+    assert (rate(1234), rate(12), rate(0.5)) == (f"1{blank}234/s", "12/s", "0.5/s")
+    data["rules"].update(addresses=1, prefixes=2)
+    assert f"1 of 131{blank}072 addresses, 2 prefixes" in html_of([data])
+
+
+def test_nothing_is_attached(net: Network) -> None:
+    html = page.html(Snapshot(0.0, {}), Snapshot(1.0, {}), None, URL)
+    assert "attached to no interface" in html
+    Page(html)
+
+
+# ---- what a browser makes of it -----------------------------------------------------------------
+
+
+def test_a_browser_applies_the_style_and_nothing_else(net: Network) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        with urllib.request.urlopen(URL, timeout=20) as response:
+            policy, html = response.headers["Content-Security-Policy"], response.read().decode()
+    (style,) = re.findall(r"<style>(.*?)</style>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert digest == page_style.DIGEST, "write this digest into page_style.py"
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"style-src 'sha256-{digest}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+
+
+@pytest.mark.parametrize(("query", "refreshed"), [("", True), ("?refresh=off", False)])
+def test_a_reader_can_stop_the_refresh(net: Network, query: str, refreshed: bool) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        html = get(f"{URL}{query}")
+    assert ('http-equiv="refresh"' in html) is refreshed
+    assert Page(html).links == [f"?refresh={'off' if refreshed else 'on'}"]
+
+
+def test_the_second_view_does_not_wait(attached: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the rates since the view before, if that was not long ago."""
+    with closing(Exporter(Trees())) as serving:
+        serving.page()
+        shown = serving._shown
+        assert shown is not None
+        assert all(set(each) == {"reasons", "groups"} for each in shown.data.values())
+        assert attached.answers()
+        eventually(lambda: time.monotonic() - shown.time > 1)
+        monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
+        assert "<dd>0/s</dd>" not in serving.page()
+        monkeypatch.undo()
+        monkeypatch.setattr("ndxdp.observe.exporter._SAMPLE_MAX", 0.0)
+        serving.tick()
+        assert serving._shown is None
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, by WCAG 2.2."""
+    digits = colour.lstrip("#")
+    if len(digits) == 3:
+        digits = "".join(2 * digit for digit in digits)
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_contrast_suffices(scheme: str) -> None:
+    """Reach the contrast of 4.5 that WCAG 2.2 requires for text (success criterion 1.4.3)."""
+    light, dark = re.findall(r":root \{(.*?)\}", page_style.STYLE, re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#\w+)", light if scheme == "light" else dark))
+    for text in ("text", "quiet", "good", "bad", "curve"):
+        for ground in ("back", "panel"):
+            low, high = sorted(luminance(colours[name]) for name in (text, ground))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
+# ---- curves -------------------------------------------------------------------------------------
+
+NAN = math.nan
+
+
+def paths(drawn: str) -> list[str]:
+    """Return the paths of a curve: the area, and the line."""
+    return re.findall(r' d="([^"]*)"', drawn)
+
+
+def test_a_curve_has_the_shape_of_its_values() -> None:
+    area, line = paths(svg([0, 10, 5], "three", points=10))
+    assert line == "M0,50 1,0 2,25"
+    assert area == "M0,50L0,50 1,0 2,25 2,50Z"
+
+
+def test_a_level_curve_is_short() -> None:
+    assert paths(svg([0] * 144, "", points=144))[1] == "M0,50 143,50"
+
+
+def test_a_gap_interrupts_a_curve() -> None:
+    assert paths(svg([NAN, 4, 4, NAN, 2, NAN, 4, 0], "", points=10))[1] == (
+        "M1,0 2,0M4,25 4,25M6,0 7,50"
+    )
+
+
+def test_the_largest_of_several_values_is_drawn() -> None:
+    assert paths(svg([0, 0, 10, 0, NAN, 5], "", points=3))[1] == "M0,50 1,0 2,25"
+
+
+@pytest.mark.parametrize("values", [[], [3], [NAN, 3, NAN], [NAN] * 9])
+def test_no_curve_of_fewer_than_two_values(values: list[float]) -> None:
+    assert svg(values, "", points=144) == ""
+
+
+def test_the_page_shows_curves(data: dict[str, Any]) -> None:
+    curves = Curves(5400, [1200, 0, 7], {"eth1": [3, NAN, 7], "gone": [1, 2, 3]})
+    html = html_of([interface(data, "eth0", 7), interface(data, "eth1")], curves=curves)
+    assert html.count("<svg") == 2
+    assert f"Answers in the last 90 min, {rate(1200)} at most" in html
+    early = html_of([interface(data, "eth0", 7)], curves=Curves(0, [], {}))
+    assert "<svg" not in early
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sampled:
+    """A history of counters that a test sets, not those of interfaces."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: dict[str, int] = {}
+        self.clock = Clock()
+        self.history = History(Trees(), self.clock)
+        monkeypatch.setattr(self.history, "_read", lambda: dict(self.counts))
+
+    def after(self, seconds: float, **counts: int) -> None:
+        """Let time pass, set the counters, and let the history take a sample if one is due."""
+        self.clock.now += seconds
+        self.counts = counts
+        self.history.sample()
+
+    def of(self, interface: str) -> list[float]:
+        return list(self.history.curves().of[interface])
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
+    return Sampled(monkeypatch)
+
+
+def test_samples_are_answers_per_second(sampled: Sampled) -> None:
+    assert sampled.history.due_in() == 0
+    sampled.after(0, eth0=100, eth1=5)
+    assert sampled.history.due_in() == 10
+    assert sampled.history.curves() == Curves(0, [], {})
+    sampled.after(9.9, eth0=1000, eth1=5)  # not due yet
+    assert sampled.history.curves().of == {}
+    sampled.after(0.1, eth0=300, eth1=5)
+    sampled.after(10, eth0=300, eth1=25)
+    assert (sampled.of("eth0"), sampled.of("eth1")) == ([20, 0], [0, 2])
+    assert sampled.history.curves().total == [20, 2]
+    assert sampled.history.curves().seconds == 20
+
+
+def test_counters_that_were_reset_start_again(sampled: Sampled) -> None:
+    sampled.after(0, eth0=1000)
+    sampled.after(10, eth0=30)
+    assert sampled.of("eth0") == [3]
+
+
+def test_interfaces_come_and_go(sampled: Sampled) -> None:
+    sampled.after(0, eth0=0)
+    sampled.after(10, eth0=10, eth1=7)
+    sampled.after(10, eth0=20, eth1=27)
+    known = sampled.of("eth1")
+    assert (math.isnan(known[0]), known[1:]) == (True, [2])
+    assert sampled.history.curves().total == [1, 3]
+    sampled.after(10, eth1=27)
+    assert set(sampled.history.curves().of) == {"eth1"}
+
+
+def test_a_late_sample_stands_for_those_that_were_missed(sampled: Sampled) -> None:
+    sampled.after(0, eth0=0)
+    sampled.after(10, eth0=100)
+    sampled.after(40, eth0=120)
+    assert sampled.of("eth0") == [10, 0.5, 0.5, 0.5, 0.5]
+    assert sampled.history.curves().seconds == 50
+    for index in range(140):  # two of the next samples are halved, and one is missed
+        sampled.after(20 if index == 138 else sampled.history.due_in(), eth0=120)
+    assert abs(sampled.history.curves().seconds - (sampled.clock.now - 1000)) <= 20
+    sampled.after(1e9, eth0=120)
+    assert len(sampled.of("eth0")) < history.SAMPLES
+
+
+def test_memory_is_bounded(sampled: Sampled) -> None:
+    """Hold at most SAMPLES values for each interface, which reach back to the start or a day."""
+    sampled.after(0, eth0=0)
+    began, count, reached = sampled.clock.now, 0, []
+    while sampled.clock.now < began + 3 * 86400:
+        count += round(5 * sampled.history.due_in())
+        sampled.after(sampled.history.due_in(), eth0=count)
+        assert len(sampled.of("eth0")) < history.SAMPLES
+        reached.append(sampled.history.curves().seconds - (sampled.clock.now - began))
+        assert set(sampled.of("eth0")) == {5}
+    assert reached[500] == 0  # all the time since the start
+    assert 86400 < sampled.history.curves().seconds < 1.1 * 86400
+    assert sampled.history.due_in() > 600
+
+
+def test_neighbouring_samples_are_merged(sampled: Sampled) -> None:
+    sampled.after(0, eth0=0)
+    count = 0
+    for index in range(history.SAMPLES):
+        count += 10 * (index % 2) + 100 * (index > 100)
+        sampled.after(10, eth0=count, **({"eth1": 0} if index >= 6 else {}))
+    assert sampled.of("eth0")[:2] == [0.5, 0.5]
+    assert sampled.of("eth0")[-1] == 10.5
+    assert len(sampled.of("eth0")) == history.SAMPLES // 2
+    known = sampled.of("eth1")
+    assert [math.isnan(value) for value in known[:5]] == [True, True, True, False, False]
+
+
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample every 50 ms."""
+    monkeypatch.setattr(history, "_SHORTEST", 0.05)
+
+
+def test_the_exporter_samples_without_requests(attached: Network, brisk: None) -> None:
+    with closing(Exporter(Trees())) as serving:
+        serving.listen(Metrics())
+        eventually(lambda: serving._history.curves().seconds > 0)
+        assert attached.answers()
+        eventually(lambda: max(serving._history.curves().total) > 0)
+        assert set(serving._history.curves().of) == {UPLINK}
+        assert "Curve of the answers" in get(URL)
+        done("detach", UPLINK)
+        eventually(lambda: not serving._history.curves().of)
+
+
+def test_userspace_mode_is_sampled(net: Network, brisk: None) -> None:
+    running = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    sampler = History(Trees())
+    sampler.sample()
+    assert net.answers()
+
+    def seen() -> bool:
+        sampler.sample()
+        return max(sampler.curves().total, default=0) > 0
+
+    eventually(seen)
+    running.end()
+
+
+def test_what_cannot_be_read_is_not_sampled(attached: Network) -> None:
+    (pins,) = network.PINS.glob(f"v*/{UPLINK}")
+    clock = Clock()
+    sampler = History(Trees(), clock)
+
+    def sampled_names() -> set[str]:
+        clock.now += 10
+        sampler.sample()
+        return set(sampler.curves().of)
+
+    sampled_names()
+    assert sampled_names() == {UPLINK}
+    (pins / "reasons").rename(pins / "hidden")
+    try:
+        assert sampled_names() == set()
+    finally:
+        (pins / "hidden").rename(pins / "reasons")
+    assert sampled_names() == {UPLINK}
