@@ -217,6 +217,22 @@ def test_a_setting_in_a_sentence_is_accepted(page: Path) -> None:
         assert len(problems) < len(keys), f"{page.name}: {name} = {value}: {problems}"
 
 
+def _examples() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for number, block in enumerate(blocks):
+            if "[[interface]]" in block:
+                yield f"{page.name} {number}", block
+
+
+EXAMPLES = dict(_examples())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_accepted(name: str) -> None:
+    assert parse(EXAMPLES[name], name).interfaces
+
+
 # ---- what a reload changes -----------------------------------------------------------------------
 
 

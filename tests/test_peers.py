@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import signal
 import socket
@@ -89,7 +90,7 @@ def answer(frame: Packet) -> Packet | None:
 
 
 def behaviour() -> dict[str, str]:
-    """Return a column of the table."""
+    """Return a row of the table."""
     plain = answer(solicitation(source=GATEWAY))
     assert plain is not None, "it does not answer"
     sources = {TARGET: "the target", HOST: "the host", HOST_LINK_LOCAL: "the host"}
@@ -157,10 +158,11 @@ def _npd6(net: Network) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _proxy_ndp(net: Network) -> Iterator[None]:
+def _proxy_ndp(net: Network, *, place: str) -> Iterator[None]:
+    """Let the kernel answer. place: the interface whose `proxy_ndp` is 1, or `all`."""
     settings = {
-        f"net/ipv6/conf/{UPLINK}/forwarding": "1",
-        "net/ipv6/conf/all/proxy_ndp": "1",
+        "net/ipv6/conf/all/forwarding": "1",
+        f"net/ipv6/conf/{place}/proxy_ndp": "1",
         f"net/ipv6/neigh/{UPLINK}/proxy_delay": "0",
     }
     before = {name: Path("/proc/sys", name).read_text() for name in settings}
@@ -175,29 +177,41 @@ def _proxy_ndp(net: Network) -> Iterator[None]:
             Path("/proc/sys", name).write_text(value)
 
 
-PEERS = {
+Serve = Callable[[Network], contextlib.AbstractContextManager[None]]
+
+PEERS: dict[str, Serve] = {
     "ndxdp": _ndxdp,
     "ndppd 0.2": _ndppd,
     "npd6 1.1": _npd6,
-    "Linux `proxy_ndp`": _proxy_ndp,
+    "Linux `proxy_ndp` on the interface": functools.partial(_proxy_ndp, place=UPLINK),
+    "Linux `proxy_ndp` on `all`": functools.partial(_proxy_ndp, place="all"),
 }
 
 
 def shown() -> dict[str, dict[str, str]]:
-    """Read the README's table by responder and row."""
+    """Read the README's table by responder and behaviour."""
     table = re.search(
         r"^\| \|( .* )\|\n\|[-|]+\|\n((?:\|.*\n)+)",
         (REPOSITORY / "README.md").read_text().partition("## On the wire")[2],
         re.MULTILINE,
     )
     assert table
-    names = [name.strip() for name in table[1].split("|")]
+    titles = [title.strip() for title in table[1].split("|")]
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table[2].splitlines()]
-    return {name: {row[0]: row[nth + 1] for row in rows} for nth, name in enumerate(names)}
+    return {row[0]: dict(zip(titles, row[1:], strict=True)) for row in rows}
+
+
+def test_a_row_without_a_test_has_its_source() -> None:
+    """The first cell links the source at a commit, so that the row can be checked."""
+    others = [name for name in shown() if name not in PEERS]
+    assert len(others) == 3
+    for name in others:
+        assert re.fullmatch(
+            r"\[[\w-]+\]\(https://github\.com/[\w/-]+/blob/[0-9a-f]{40}/\S+\)", name
+        )
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_the_readmes_table(name: str, net: Network) -> None:
-    serve: Callable[[Network], contextlib.AbstractContextManager[None]] = PEERS[name]
-    with serve(net):
+    with PEERS[name](net):
         assert behaviour() == shown()[name]

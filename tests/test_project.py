@@ -57,7 +57,10 @@ def test_coverage_runs_tests_that_exist() -> None:
 
 
 def test_the_workflow_runs_the_steps_of_ci() -> None:
-    assert re.findall(r"run: (\.\S+)", text(".github/workflows/test.yml")) == [".ci/run"]
+    workflow = text(".github/workflows/test.yml")
+    assert re.findall(r"run: (\.\S+)", workflow) == [".ci/run"]
+    (minutes,) = re.findall(r"timeout-minutes: (\d+)", workflow)
+    assert f"at most {minutes} minutes, which is the limit of CI" in text("README.md")
 
 
 def test_pre_commit_runs_the_linters_of_the_tests() -> None:

@@ -240,12 +240,17 @@ def prepare(release: str, package: Path) -> None:
         # debootstrap uses this script for every Ubuntu release
         origin += ["http://archive.ubuntu.com/ubuntu", "gutsy"]
     _run("debootstrap", *options, *origin)
-    shutil.copy(package, fresh / "package.deb")
-    keep = "-o APT::Keep-Downloaded-Packages=true"
-    install = "install -y --no-install-recommends --download-only ./package.deb"
-    _fetch(fresh, f"apt-get $APT update && apt-get $APT {keep} {install}")
-    (fresh / "package.deb").unlink()
+    _fetch(fresh, "apt-get $APT update")
+    fetch_needed(fresh, package)
     fresh.rename(root)
+
+
+def fetch_needed(root: Path, package: Path) -> None:
+    """Download what apt would install with a package, recommended packages included."""
+    shutil.copy(package, root / "package.deb")
+    keep = "-o APT::Keep-Downloaded-Packages=true"
+    _fetch(root, f"apt-get $APT {keep} install -y --download-only ./package.deb")
+    (root / "package.deb").unlink()
 
 
 def _keyring() -> Path:
