@@ -7,6 +7,7 @@ from pathlib import Path
 
 from click.shell_completion import get_completion_class
 
+from ndxdp.cli.completion import VARIABLE
 from ndxdp.cli.main import cli
 
 # The name that each shell expects.
@@ -20,7 +21,7 @@ def main(directory: Path) -> None:
         assert found, shell
         path = directory / shell / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(found(cli, {}, "ndxdp", "_NDXDP_COMPLETE").source().lstrip() + "\n")
+        path.write_text(found(cli, {}, "ndxdp", VARIABLE).source().lstrip() + "\n")
 
 
 if __name__ == "__main__":

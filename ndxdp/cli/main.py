@@ -43,6 +43,10 @@ def main() -> None:
     _open_standard_files()
     # SIGTERM unwinds the stack, as SIGINT does, so that a change half done is undone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if "_NDXDP_COMPLETE" in os.environ:
+        from ndxdp.cli import completion
+
+        completion.prepare(cli)
     try:
         code = cli(prog_name="ndxdp", standalone_mode=False)
     except click.exceptions.Abort:

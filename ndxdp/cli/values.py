@@ -171,9 +171,14 @@ def spec_of(interface: Interface) -> InterfaceSpec:
 
 def trees() -> Trees:
     """Return the directories that --bpffs and --run-directory name."""
+    return trees_of(click.get_current_context())
+
+
+def trees_of(context: click.Context) -> Trees:
+    """Return the directories that --bpffs and --run-directory name in a context of click."""
     from ndxdp.store.directories import FileTree, PinTree, Trees
 
-    named = click.get_current_context().find_root().params
+    named = context.find_root().params
     return Trees(PinTree(Path(named["bpffs"])), FileTree(Path(named["run_directory"])))
 
 
