@@ -1,4 +1,5 @@
 # make demo    show a router that reaches a container behind this host, and ndppd that fails at it
+# make demo-monitoring  the same network under traffic, with Prometheus at localhost, until Ctrl-C
 # make test    run every test; TESTS='...' are arguments of pytest
 # make coverage  run the tests of ndxdp's Python code, and print which lines they reach
 # make test-vm   run the tests of the program in a virtual machine, with Debian 12's own kernel
@@ -59,10 +60,11 @@ packages = @missing=$$(for name in $(1); do \
 GRAFANA_SCHEMA := 13.2.3
 
 DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
+PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean coverage dashboards deb demo dist format fuzz image lab-vagrant lab-vm
+.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image lab-vagrant lab-vm
 .PHONY: lock soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
@@ -72,7 +74,10 @@ build: packages-build .venv/built
 demo: packages-demo build
 	python3 lab/demo.py
 
-test: packages-test packages-deb build .venv/tested .venv/packages build/prometheus build/wheels
+demo-monitoring: packages-demo build $(PROMETHEUS)
+	@.venv/bin/python -m lab.monitoring
+
+test: packages-test packages-deb build .venv/tested .venv/packages $(PROMETHEUS) build/wheels
 	.venv/bin/python -m tests $(TESTS)
 
 # Files that reach every folder of ndxdp in a fraction of the time of all tests.
@@ -80,7 +85,7 @@ IN_COVERAGE := addresses backoff commands config convert daemon docker doctor do
 	hygiene metrics ndp neighbour policy prefix reload rules status toml_lines trace userspace
 COVERAGE_TESTS ?= $(IN_COVERAGE:%=tests/test_%.py)
 
-coverage: packages-test build .venv/tested build/prometheus
+coverage: packages-test build .venv/tested $(PROMETHEUS)
 	rm -rf build/coverage
 	nice -n 10 .venv/bin/coverage run -m tests -q $(COVERAGE_TESTS); code=$$?; \
 		.venv/bin/coverage combine --quiet && .venv/bin/coverage html --quiet && \
@@ -224,14 +229,17 @@ build/wheels: packaging/requirements.txt | .venv/built
 	.venv/bin/python packaging/deb.py --fetch
 	@touch $@
 
-# Unpacked, not installed, because Debian's package would start it as a service.
-build/prometheus: | packages-test
-	cd build && rm -f prometheus_*.deb && ../lab/apt-get download prometheus >apt.log 2>&1 || \
-		{ ../lab/apt-get update && ../lab/apt-get download prometheus; } >apt.log 2>&1 || \
-		{ tail apt.log; exit 1; }
-	dpkg-deb -x build/prometheus_*.deb build/prometheus:new
-	rm build/prometheus_*.deb
-	mv build/prometheus:new $@
+# Prometheus and the libraries of its graphs. Unpacked, not installed, because Debian's package would
+# start it as a service.
+$(PROMETHEUS): | build-directory
+	rm -rf build/prometheus build/prometheus.new build/prometheus.debs
+	mkdir build/prometheus.debs
+	cd build/prometheus.debs && { fetch() { ../../lab/apt-get download prometheus \
+			$$(apt-cache depends --recurse --important prometheus | grep -E '^(libjs|fonts)-'); }; \
+		fetch || { ../../lab/apt-get update && fetch; }; } >../apt.log 2>&1 || { tail ../apt.log; exit 1; }
+	for package in build/prometheus.debs/*.deb; do dpkg-deb -x "$$package" build/prometheus.new || exit; done
+	rm -r build/prometheus.debs
+	mv build/prometheus.new build/prometheus
 
 .PHONY: build-directory
 build-directory:

@@ -13,19 +13,23 @@ from dashboards.panels import (
     MODE,
     PAUSED,
     YES,
-    Column,
     add_row,
     alert_list,
     fill,
-    filling,
     graph,
     listing,
+    map_columns,
     mode_number,
     model,
     number,
     page,
     rate,
     states,
+)
+
+_GATEWAY = (
+    f"time() - min(ndxdp_gateway_last_answer_timestamp_seconds{{{INTERFACE}}})",
+    "since the last answer",
 )
 
 _SUMMARY = (
@@ -68,10 +72,7 @@ _SUMMARY = (
         "Last answer of the gateway",
         "Time since the gateway's last answer; with several gateways, the longest time.",
         units.Seconds,
-        (
-            f"time() - min(ndxdp_gateway_last_answer_timestamp_seconds{{{INTERFACE}}})",
-            "since the last answer",
-        ),
+        _GATEWAY,
         if_none="not asked",
     ),
 )
@@ -132,16 +133,7 @@ _LIMITS = (
         "Maps",
         "Entries of each map, and the entries that it has room for.",
         ("map",),
-        (
-            Column("entries", f"max by (map) (ndxdp_map_entries{{{INTERFACE}}})"),
-            Column("room", f"max by (map) (ndxdp_map_max_entries{{{INTERFACE}}})"),
-            Column(
-                "fill",
-                f"max by (map) ({fill()})",
-                units.PercentUnit,
-                steps=filling(CONFIG.map_fill),
-            ),
-        ),
+        map_columns("map"),
         sort_by="fill",
         width=8,
     ),
@@ -225,10 +217,7 @@ _DAEMON = (
         "Gateway",
         "Time since the gateway's last answer; with several gateways, the longest time.",
         units.Seconds,
-        (
-            f"time() - min(ndxdp_gateway_last_answer_timestamp_seconds{{{INTERFACE}}})",
-            "since the last answer",
-        ),
+        _GATEWAY,
     ),
     alert_list(
         "Alerts of the interface that fire or are about to. Each links to its runbook.",

@@ -22,6 +22,7 @@ from dashboards.panels import (
     filling,
     graph,
     listing,
+    map_columns,
     mode_number,
     model,
     number,
@@ -174,24 +175,13 @@ _TRAFFIC = (
     ),
 )
 
-_BY_MAP = f"{BY_INTERFACE}, map"
-
 _LIMITS = (
     listing(
         "Maps",
         "Entries of each map, and the entries that it has room for. A full map refuses new rules;"
         " NdxdpMapNearlyFull fires where a bar is red.",
         ("instance", "interface", "map"),
-        (
-            Column("entries", f"max by ({_BY_MAP}) (ndxdp_map_entries{{{INTERFACE}}})"),
-            Column("room", f"max by ({_BY_MAP}) (ndxdp_map_max_entries{{{INTERFACE}}})"),
-            Column(
-                "fill",
-                f"max by ({_BY_MAP}) ({fill()})",
-                units.PercentUnit,
-                steps=filling(CONFIG.map_fill),
-            ),
-        ),
+        map_columns(f"{BY_INTERFACE}, map"),
         links={"interface": ("Show ${__value.text}", _LINK)},
         sort_by="fill",
         width=16,

@@ -257,6 +257,17 @@ class Column:
         return found
 
 
+def map_columns(by: str) -> tuple[Column, ...]:
+    """Return the entries of each map, by some labels, what it has room for, and its fill."""
+    return (
+        Column("entries", f"max by ({by}) (ndxdp_map_entries{{{INTERFACE}}})"),
+        Column("room", f"max by ({by}) (ndxdp_map_max_entries{{{INTERFACE}}})"),
+        Column(
+            "fill", f"max by ({by}) ({fill()})", units.PercentUnit, steps=filling(CONFIG.map_fill)
+        ),
+    )
+
+
 def listing(
     title: str,
     description: str,

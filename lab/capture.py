@@ -77,8 +77,12 @@ class Capture:
                 self.messages.append(Message(kind, source, destination, target, passed, frame))
 
 
-def packet_socket(namespace: str, interface: str) -> socket.socket:
-    """Open an AF_PACKET socket on an interface of a named network namespace. Raises OSError."""
+def socket_in(namespace: str, *kind: int) -> socket.socket:
+    """Open a socket of a kind (its family, type, protocol) in a named network namespace.
+
+    Raises:
+        OSError: There is no such namespace, or the socket cannot be opened.
+    """
     made: list[socket.socket | OSError] = []
 
     def make() -> None:
@@ -86,10 +90,7 @@ def packet_socket(namespace: str, interface: str) -> socket.socket:
             with open(f"/run/netns/{namespace}", "rb") as handle:
                 if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"setns to {namespace}")
-            opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
-            opened.bind((interface, _ETH_P_ALL))
-            made.append(opened)
+            made.append(socket.socket(*kind))
         except OSError as error:
             made.append(error)
 
@@ -100,6 +101,18 @@ def packet_socket(namespace: str, interface: str) -> socket.socket:
     if isinstance(made[0], OSError):
         raise made[0]
     return made[0]
+
+
+def packet_socket(namespace: str, interface: str) -> socket.socket:
+    """Open an AF_PACKET socket on an interface of a named network namespace. Raises OSError."""
+    opened = socket_in(namespace, socket.AF_PACKET, socket.SOCK_RAW, 0)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _BUFFER)
+        opened.bind((interface, _ETH_P_ALL))
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def _drain(packets: socket.socket) -> list[tuple[bytes, bool]]:

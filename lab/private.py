@@ -35,8 +35,10 @@ def inside() -> bool:
     return os.environ.get(_OUTER_NAMESPACE, _here()) != _here()
 
 
-def run(command: Sequence[str]) -> int:
+def run(command: Sequence[str], *, pass_fds: Sequence[int] = ()) -> int:
     """Run `command` in fresh namespaces, with an empty /run and an empty /sys/fs/bpf.
+
+    The command inherits the descriptors of `pass_fds`, such as sockets of the outer namespace.
 
     Returns its exit code; SIGINT and SIGTERM end it and everything it started. Needs root. The
     command starts with the default handling of these signals and SIGQUIT, even if they are ignored
@@ -64,6 +66,7 @@ def run(command: Sequence[str]) -> int:
             *("sh", "-c", _MOUNTS, "sh", *command),
         ],
         env=os.environ | {_OUTER_NAMESPACE: _here(), "TMPDIR": _TEMPORARY},
+        pass_fds=pass_fds,
     )
     if stopped_by:
         process.kill()

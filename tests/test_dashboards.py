@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import threading
 import tomllib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from dashboards import mixin
 from dashboards.alerts import alerts, recordings
 from dashboards.config import CONFIG
 from dashboards.panels import MODE, MODES
+from lab import monitoring
 from ndxdp.kernel.abi import Mode
 from ndxdp.observe import metrics
 from ndxdp.store.directories import Trees
@@ -196,6 +198,42 @@ def test_marks_are_where_alerts_fire() -> None:
     text = json.dumps(mixin.dashboards())
     for limit in (CONFIG.map_fill, CONFIG.flood, CONFIG.descriptors):
         assert f'"value": {limit}, "color": "red"' in text
+
+
+def test_grafana_finds_the_dashboards_where_the_package_installs_them() -> None:
+    provisioning = DASHBOARDS / "provisioning"
+    (folder,) = re.findall(
+        r"^      path: /(\S+)$",
+        (provisioning / "dashboards.yaml").read_text(),
+        re.MULTILINE,
+    )
+    installed = (REPOSITORY / "packaging/debian/ndxdp.install").read_text().splitlines()
+    for name in FILES:
+        assert f"dashboards/{name} {folder}" in installed
+    shown = re.findall(
+        r"^cp /(\S+) /etc/grafana/(\S+)/ndxdp.yaml$",
+        (DOCS / "monitoring.md").read_text(),
+        re.MULTILINE,
+    )
+    assert len(shown) == 2
+    for source, target in shown:
+        within = source.removeprefix(f"{folder}/")
+        assert (DASHBOARDS / within).is_file()
+        assert within == f"{target}.yaml"
+    source = (provisioning / "datasources.yaml").read_text()
+    assert f"url: http://localhost:{monitoring.PROMETHEUS}\n" in source
+
+
+def test_prometheus_takes_the_configuration_of_the_page(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (DOCS / "monitoring.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    for name in ("alerts.yaml", "rules.yaml"):
+        shutil.copy(DASHBOARDS / name, tmp_path)
+    (tmp_path / "prometheus.yml").write_text(block)
+    checked = promtool("check", "config", str(tmp_path / "prometheus.yml"))
+    assert checked.code == 0, checked
+    assert "2 rule files found" in checked.out
 
 
 def test_the_sdk_is_no_part_of_the_product() -> None:

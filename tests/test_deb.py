@@ -145,6 +145,10 @@ def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
         ("dashboards/ndxdp-interface.json", "share/ndxdp/dashboards/ndxdp-interface.json"),
         ("dashboards/alerts.yaml", "share/ndxdp/dashboards/alerts.yaml"),
         ("dashboards/rules.yaml", "share/ndxdp/dashboards/rules.yaml"),
+        *(
+            (f"dashboards/provisioning/{name}", f"share/ndxdp/dashboards/provisioning/{name}")
+            for name in ("dashboards.yaml", "datasources.yaml")
+        ),
         ("docs/configuration.md", "share/doc/ndxdp/docs/configuration.md"),
     ):
         assert (tree / "usr" / target).read_bytes() == (REPOSITORY / source).read_bytes()

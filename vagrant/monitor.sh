@@ -1,5 +1,5 @@
 #!/bin/bash
-# The monitor: Prometheus scrapes the host. Grafana shows the dashboard, if apt knows its package.
+# The monitor: Prometheus scrapes the host. Grafana shows the dashboards, if apt knows its package.
 set -euo pipefail
 . /ndxdp/vagrant/links.sh
 
@@ -25,14 +25,15 @@ systemctl restart prometheus
 # Debian has no Grafana: add its repository to /etc/apt/sources.list.d, and run this again.
 if apt-cache show grafana >/dev/null 2>&1; then
 	install_packages grafana
-	install -m 644 -D /ndxdp/dashboards/ndxdp.json /var/lib/grafana/dashboards/ndxdp.json
-	install -m 644 /ndxdp/vagrant/grafana-datasource.yaml \
-		/etc/grafana/provisioning/datasources/ndxdp.yaml
-	install -m 644 /ndxdp/vagrant/grafana-dashboards.yaml \
-		/etc/grafana/provisioning/dashboards/ndxdp.yaml
+	install -d /usr/share/ndxdp/dashboards
+	install -m 644 /ndxdp/dashboards/*.json /usr/share/ndxdp/dashboards
+	for kind in datasources dashboards; do
+		install -m 644 /ndxdp/dashboards/provisioning/$kind.yaml \
+			/etc/grafana/provisioning/$kind/ndxdp.yaml
+	done
 	systemctl enable grafana-server
 	systemctl restart grafana-server
-	echo "Grafana is at port 3000, with the dashboard ndxdp"
+	echo "Grafana is at port 3000, with the dashboards of ndxdp"
 else
-	echo "apt knows no package grafana: the dashboard was not installed, Prometheus is at port 9090"
+	echo "apt knows no package grafana: the dashboards were not installed, Prometheus is at port 9090"
 fi
