@@ -6,11 +6,11 @@ counterpart.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ndxdp.config.toml_text import quoted
 from ndxdp.printable import printable
 from ndxdp.rules.prefix import Prefix
 
@@ -105,7 +105,7 @@ class Draft:
         yield from _note_lines(self.notes)
         if self.log_level is not None:
             yield ""
-            yield f"log_level = {_string(self.log_level)}"
+            yield f"log_level = {quoted(self.log_level)}"
         for interface in self.interfaces:
             yield from _interface(interface)
 
@@ -113,7 +113,7 @@ class Draft:
 def _interface(interface: DraftInterface) -> Iterator[str]:
     yield ""
     yield "[[interface]]"
-    yield f"name = {_string(interface.name)}"
+    yield f"name = {quoted(interface.name)}"
     yield from _note_lines(interface.notes)
     yield from _comment_lines(interface.comments)
     if interface.deadline is not None:
@@ -123,10 +123,10 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
     for rule in interface.rules:
         yield ""
         yield "[[interface.prefix]]"
-        yield f"prefix = {_string(str(rule.prefix))}"
-        yield f"answer = {_string(rule.answer)}"
+        yield f"prefix = {quoted(str(rule.prefix))}"
+        yield f"answer = {quoted(rule.answer)}"
         if rule.dev:
-            yield f"dev = [{', '.join(map(_string, rule.dev))}]"
+            yield f"dev = [{', '.join(map(quoted, rule.dev))}]"
         if not rule.router:
             yield "router = false"
         if not rule.defend:
@@ -138,7 +138,7 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
     for network in interface.networks:
         yield ""
         yield "[[interface.docker]]"
-        yield f"network = {_string(network)}"
+        yield f"network = {quoted(network)}"
     if interface.announce:
         yield ""
         yield "[interface.announce]"
@@ -160,8 +160,3 @@ def _where(lines: list[int]) -> str:
     """Return `:3`, or `:3, 5, 9` for several lines; "" for none."""
     named = ", ".join(str(line) for line in lines if line)
     return f":{named}" if named else ""
-
-
-def _string(text: str) -> str:
-    """Return a basic string of TOML: as in JSON, except that DEL must be escaped."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ndxdp.doctor.finding import Finding, failure, note, warning
+from ndxdp.errors import UsageError
 from ndxdp.netlink.addresses import OwnAddress
-from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.prefix import Prefix, free_part
 from ndxdp.sources.answers import networks_of
 from ndxdp.sources.http import NoAnswer, get
 
@@ -21,13 +21,11 @@ _WITHIN = 1.0  # seconds for the engine to answer both requests
 _DEFAULT = "bridge"
 """Docker's default network, which its daemon creates by its settings."""
 
-_PART = 16  # bits: a network gets a /80 of the on-link /64
-
 SETTINGS = Path("/etc/docker/daemon.json")
 
 
 class Network(NamedTuple):
-    """Network of the driver `bridge`.
+    """Network of the engine.
 
     Attributes:
         name: The name.
@@ -35,6 +33,9 @@ class Network(NamedTuple):
         subnets: The IPv6 subnets.
         joined: The names of its running containers.
         without: The names of its running containers that have no IPv6 address there.
+        driver: The driver, such as `bridge` or `macvlan`.
+        internal: The network has no way out of the host.
+        addresses: Name and IPv6 address of each running container that has one there.
     """
 
     name: str
@@ -42,6 +43,9 @@ class Network(NamedTuple):
     subnets: tuple[Prefix, ...]
     joined: tuple[str, ...]
     without: tuple[str, ...]
+    driver: str = "bridge"
+    internal: bool = False
+    addresses: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def gather(
     if not os.access(socket_path, os.W_OK):
         return None
     try:
-        networks = asyncio.run(_networks(socket_path))
+        networks = tuple(each for each in list_networks(socket_path) if each.driver == "bridge")
     except (NoAnswer, TimeoutError, ValueError):
         return None
     settings, broken = _settings(file)
@@ -92,16 +96,30 @@ def gather(
     return Facts(interface, networks, tuple(sorted(on_link)), taken, settings, broken)
 
 
+def list_networks(socket_path: str) -> tuple[Network, ...]:
+    """Return the networks of an engine, sorted by name.
+
+    Raises:
+        NoAnswer: The engine is not reachable, or answers with an error.
+        TimeoutError: The engine does not answer.
+        ValueError: The answer has another form.
+    """
+    try:
+        return asyncio.run(_networks(socket_path))
+    except (UsageError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+
+
 async def _networks(socket_path: str) -> tuple[Network, ...]:
     async with asyncio.timeout(_WITHIN):
         networks = await _get(socket_path, "/networks")
         containers = await _get(socket_path, "/containers/json")
-    joined: dict[str, list[tuple[str, bool]]] = {}
+    joined: dict[str, list[tuple[str, str]]] = {}
     for container in containers:
         name = next(iter(container.get("Names") or ["?"])).removeprefix("/")
         for network, endpoint in (container["NetworkSettings"]["Networks"] or {}).items():
-            has_address = bool(endpoint.get("GlobalIPv6Address"))
-            joined.setdefault(network, []).append((name, has_address))
+            address = endpoint.get("GlobalIPv6Address") or ""
+            joined.setdefault(network, []).append((name, address))
     return tuple(
         Network(
             found.name,
@@ -109,10 +127,12 @@ async def _networks(socket_path: str) -> tuple[Network, ...]:
             found.subnets,
             tuple(sorted(name for name, _ in joined.get(found.name, ()))),
             tuple(sorted(name for name, has in joined.get(found.name, ()) if not has)),
+            str(answer.get("Driver")),
+            bool(answer.get("Internal")),
+            tuple(sorted(each for each in joined.get(found.name, ()) if each[1])),
         )
         for answer in sorted(networks, key=lambda network: str(network.get("Name")))
         for found in networks_of(answer, ())
-        if answer.get("Driver") == "bridge"
     )
 
 
@@ -193,19 +213,8 @@ def _both(facts: Facts, network: Network, subnet: Prefix, on_link: Prefix) -> Fi
 
 
 def _free_part(facts: Facts, on_link: Prefix) -> Prefix:
-    """Return the first unused part of a prefix, except part 0, where routers have addresses."""
-    length = min(on_link.length + _PART, 126)
-    used = {Prefix.around(address, length) for address in facts.taken}
-    used |= {
-        Prefix.around(subnet.address, length)
-        for network in facts.networks
-        for subnet in network.subnets
-        if subnet.length > on_link.length
-    }
-    parts = ipaddress.IPv6Network((on_link.address, on_link.length)).subnets(new_prefix=length)
-    next(parts)
-    made = (Prefix(part.network_address.packed, length) for part in parts)
-    return next((part for part in made if part not in used), on_link)
+    subnets = (subnet for network in facts.networks for subnet in network.subnets)
+    return free_part(on_link, facts.taken, subnets) or on_link
 
 
 def _without(facts: Facts, network: Network) -> Finding:

@@ -85,7 +85,7 @@ def gather(
         NdxdpError: The sysctls cannot be read.
     """
     seen = sysctl.read("net", "ipv6", "conf", "all", "forwarding") is not None
-    absent = not seen and not _has_ipv6()
+    absent = not seen and not has_ipv6()
     if not seen and not absent:
         raise NdxdpError("cannot read /proc/sys/net/ipv6", "is /proc mounted?")
     known = routes or {}
@@ -117,7 +117,7 @@ def gather(
     )
 
 
-def _has_ipv6() -> bool:
+def has_ipv6() -> bool:
     """Return whether the kernel has IPv6; otherwise it creates no IPv6 socket."""
     try:
         socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()

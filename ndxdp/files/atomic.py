@@ -27,7 +27,7 @@ def write_text(path: Path, text: str, *, over: bool = True) -> None:
     if not over and os.path.lexists(path):
         raise NdxdpError(f"{path} exists already", "--force overwrites it")
     if path.exists() and not path.is_file():
-        with _written(path):
+        with write_errors(path):
             path.write_text(text, encoding="utf-8")
     else:
         replace(path.resolve(), text)
@@ -39,21 +39,32 @@ def replace(path: Path, text: str) -> None:
     Raises:
         NdxdpError: The new file cannot be written; the old one stays.
     """
-    with _written(path):
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with open(fd, "w", encoding="utf-8") as fresh:
-                fresh.write(text)
-                os.fchmod(fd, 0o644)
-            os.rename(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+    with write_errors(path), staged(path, text) as name:
+        os.rename(name, path)
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[None]:
+def staged(path: Path, text: str) -> Iterator[str]:
+    """Write a text to a new file in a file's directory; yield its path, to rename it over the file.
+
+    Every user may read the new file. If the block does not rename it, it is removed.
+
+    Raises:
+        OSError: The new file cannot be written.
+    """
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(fd, "w", encoding="utf-8") as fresh:
+            fresh.write(text)
+            os.fchmod(fd, 0o644)
+        yield name
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
     """Turn an OSError of the block into an NdxdpError that names the file."""
     try:
         yield

@@ -39,6 +39,20 @@ class OnLink(NamedTuple):
     ifindexes: frozenset[int] = frozenset()
 
 
+class BehindRoute(NamedTuple):
+    """A route to a network behind the host.
+
+    Attributes:
+        prefix: The destination.
+        ifindex: The interface that the route leaves by.
+        direct: True without a gateway: the destinations are neighbours there.
+    """
+
+    prefix: Prefix
+    ifindex: int
+    direct: bool
+
+
 def read(ifindexes: Iterable[int]) -> OnLink:
     """Read the on-link prefixes of an uplink; a missing interface has none.
 
@@ -109,21 +123,12 @@ def behind(inside: Prefix, uplink: frozenset[int]) -> list[Prefix]:
         inside: The rule's prefix.
         uplink: The ifindexes of the uplink.
     """
-    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
-    found: set[Prefix] = set()
-    with Rtnetlink() as kernel:
-        for message in _dump(kernel, _RTM_GETROUTE, body):
-            if message[7] != RouteType.UNICAST or message[1] <= inside.length:
-                continue
-            route = attributes(message[_RTMSG.size :])
-            prefix = Prefix(route.get(_RTA_DST, bytes(16)), message[1])
-            leads = {ifindex for ifindex in _leads(route) if ifindex not in uplink}
-            if (
-                leads
-                and Prefix.around(prefix.address, inside.length) == inside
-                and (_counts(prefix) or prefix.length == 128)
-            ):
-                found.add(prefix)
+    found = {
+        route.prefix
+        for route in routes_behind(uplink)
+        if route.prefix.length > inside.length
+        and Prefix.around(route.prefix.address, inside.length) == inside
+    }
     return [
         each
         for each in sorted(found)
@@ -132,6 +137,34 @@ def behind(inside: Prefix, uplink: frozenset[int]) -> list[Prefix]:
             for length in range(inside.length + 1, each.length)
         )
     ]
+
+
+def routes_behind(uplink: frozenset[int]) -> list[BehindRoute]:
+    """Return the routes, of all tables, that leave by other interfaces than the uplink.
+
+    Default, link-local, multicast and local routes are left out. A route with several next hops is
+    one entry for each interface.
+
+    Args:
+        uplink: The ifindexes of the uplink.
+    """
+    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
+    found: set[BehindRoute] = set()
+    with Rtnetlink() as kernel:
+        for message in _dump(kernel, _RTM_GETROUTE, body):
+            if message[7] != RouteType.UNICAST:
+                continue
+            route = attributes(message[_RTMSG.size :])
+            prefix = Prefix(route.get(_RTA_DST, bytes(16)), message[1])
+            if not _counts(prefix) and (prefix.length < 128 or is_link_local(prefix.address)):
+                continue
+            direct = not route.keys() & {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH}
+            found |= {
+                BehindRoute(prefix, ifindex, direct)
+                for ifindex in _leads(route)
+                if ifindex not in uplink
+            }
+    return sorted(found)
 
 
 def _leads(route: dict[int, bytes]) -> set[int]:

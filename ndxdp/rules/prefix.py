@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,10 @@ class Prefix(NamedTuple):
     def around(cls, address: bytes, length: int) -> Prefix:
         """Return the prefix of `length` bits that contains an address (16 bytes)."""
         return cls(mask(address, length), length)
+
+    def covers(self, other: Prefix) -> bool:
+        """Return True if the prefix contains all of another prefix, or is the same."""
+        return other.length >= self.length and mask(other.address, self.length) == self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,37 @@ def mask(address: bytes, length: int) -> bytes:
     """Return an address (16 bytes) with all but the first `length` bits cleared."""
     bits = 128 - length
     return (int.from_bytes(address, "big") >> bits << bits).to_bytes(16, "big")
+
+
+_PART = 16  # bits: a network gets a /80 of the on-link /64
+
+
+def free_part(
+    prefix: Prefix, addresses: Iterable[bytes], subnets: Iterable[Prefix]
+) -> Prefix | None:
+    """Return the first unused part of an on-link prefix; None if all parts are in use.
+
+    Part 0 is left out, because routers have their addresses there.
+
+    Args:
+        prefix: The on-link prefix.
+        addresses: Addresses (16 bytes) in use.
+        subnets: Prefixes in use; those that contain the on-link prefix are ignored.
+    """
+    length = min(prefix.length + _PART, 126)
+    used = {Prefix.around(address, length) for address in addresses}
+    used |= {
+        Prefix.around(each.address, min(length, each.length))
+        for each in subnets
+        if each.length > prefix.length
+    }
+    lengths = {each.length for each in used}
+    first = int.from_bytes(prefix.address, "big")
+    for number in range(1, 1 << max(length - prefix.length, 0)):
+        part = (first + (number << 128 - length)).to_bytes(16, "big")
+        if not any(Prefix.around(part, each) in used for each in lengths):
+            return Prefix(part, length)
+    return None
 
 
 def parse_prefix(text: str) -> Prefix:
