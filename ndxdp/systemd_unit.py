@@ -6,6 +6,7 @@ ProtectHome= if a path is in a home directory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -21,6 +22,8 @@ NAME = "ndxdp.service"
 CONFIG = Path("/etc/ndxdp/ndxdp.toml")
 _DATA = resources.files("ndxdp") / "data"
 _COMMAND = "/usr/bin/ndxdp"
+
+_UNITS = tuple(map(Path, ("/etc/systemd/system", "/usr/lib/systemd/system")))
 
 _HOMES = tuple(map(Path, ("/home", "/root", "/run/user")))  # ProtectHome= hides these
 _PRIVATE = tuple(map(Path, ("/tmp", "/var/tmp")))  # PrivateTmp= hides these
@@ -115,8 +118,21 @@ def install_example(config: Path) -> bool:
         config.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise not_written(config, error) from error
-    atomic.replace(config, (_DATA / "ndxdp.toml").read_text())
+    atomic.replace(config, example())
     return True
+
+
+def example() -> str:
+    """Return the example configuration, in which everything is commented out."""
+    return (_DATA / "ndxdp.toml").read_text()
+
+
+def is_installed(config: Path) -> bool:
+    """Return True if systemd has a unit that runs ndxdp with a configuration file."""
+    for directory in _UNITS:
+        with contextlib.suppress(OSError):
+            return f" -c {config}\n" in (directory / NAME).read_text()
+    return False
 
 
 # ---- the text ------------------------------------------------------------------------------------

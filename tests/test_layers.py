@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "ndxdp"
 FLOORS = (
     "__main__",
     "cli",
+    "proposal",
     "doctor",
     "daemon",
     "observe",

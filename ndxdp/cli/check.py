@@ -31,13 +31,21 @@ def check(file: str | None, other: str | None, as_json: bool) -> None:
     Print a line for each interface, or all errors with their lines; change nothing. FILE is
     /etc/ndxdp/ndxdp.toml by default.
     """
+    if None not in (file, other) and file != other:
+        raise UsageError(f"two files are named: {file} and {other}", "check them one by one")
+    report(next(each for each in (file, other, _FILE) if each is not None), as_json=as_json)
+
+
+def report(path: str, *, as_json: bool = False) -> None:
+    """Print a line for each interface of a file, and log what `run` cannot do on this host.
+
+    Raises:
+        UsageError: The file is wrong; with `as_json`, the errors are printed before.
+    """
     from ndxdp.config import reader
     from ndxdp.config.model import summary
     from ndxdp.daemon import preflight
 
-    if None not in (file, other) and file != other:
-        raise UsageError(f"two files are named: {file} and {other}", "check them one by one")
-    path = next(each for each in (file, other, _FILE) if each is not None)
     try:
         config = reader.load(path)
     except UsageError as error:

@@ -12,7 +12,7 @@ EXAMPLES = {
             "ndxdp attach eth0 -n 2001:db8:0:1:c::/80",
         ),
         ("See the interfaces, their problems, and what is answered", "ndxdp status"),
-        ("For permanent use: check /etc/ndxdp/ndxdp.toml, and start the service", "ndxdp check"),
+        ("For permanent use: propose /etc/ndxdp/ndxdp.toml, and start the service", "ndxdp init"),
         ("", "systemctl enable --now ndxdp"),
     ),
     "attach": (
@@ -40,6 +40,11 @@ EXAMPLES = {
     ),
     "pause": (("Become the standby of two hosts", "ndxdp pause eth0"),),
     "resume": (("Become the active one of two hosts", "ndxdp resume eth0"),),
+    "init": (
+        ("Propose a configuration for this host, ask, and write it", "ndxdp init"),
+        ("Only print it", "ndxdp init -o -"),
+        ("Write it without a question, to answer on one interface", "ndxdp init eth0 --yes"),
+    ),
     "check": (
         ("Check the file of the service before a reload", "ndxdp check"),
         ("Check another file", "ndxdp check ndxdp.toml"),

@@ -62,10 +62,11 @@ def interfaces_argument(command: _F) -> _F:
     ) -> tuple[str, ...]:
         for word in value:
             if _is_address(word):
-                raise UsageError(
-                    f"'{word}' is no interface name",
-                    f"to select targets: ndxdp trace --target {word}",
+                traces = context.info_name in ("trace", "top")
+                hint = (
+                    f"to select targets: ndxdp trace --target {word}" if traces else "see: ip link"
                 )
+                raise UsageError(f"'{word}' is no interface name", hint)
         return tuple(map(real_name, (*_by_option(context), *value)))
 
     argument = click.argument("interfaces", nargs=-1, metavar="[IFACE]...", callback=several)

@@ -23,6 +23,7 @@ from ndxdp.cli import (
     examples,
     explain,
     help,
+    init,
     metrics,
     prefix,
     reload,
@@ -136,6 +137,7 @@ def cli(bpffs: str, run_directory: str) -> None:
 
 
 for _command in (
+    init.init,
     attach.attach,
     attach.detach,
     run.run,

@@ -108,6 +108,21 @@ def installed(host: Host, net: Network) -> str:
 
 
 @check
+def proposed(host: Host, net: Network) -> None:
+    """`init` replaces the package's example by a file that `check` accepts"""
+    sh("ip", "link", "add", "virbr0", "up", "type", "bridge")
+    sh("ip", "-6", "address", "add", f"{TARGET}/80", "dev", "virbr0", "nodad")
+    try:
+        output = host.sh("ndxdp", "init", "--yes")
+    finally:
+        sh("ip", "link", "delete", "virbr0")
+    assert "/etc/ndxdp/ndxdp.toml: good" in output, output
+    assert f'prefix = "{BEHIND}"' in host.path("/etc/ndxdp/ndxdp.toml").read_text()
+    assert host.path("/etc/sysctl.d/60-ndxdp.conf").is_file()
+    host.path("/etc/ndxdp/ndxdp.toml").write_text("# nothing yet\n")
+
+
+@check
 def commands(host: Host, net: Network) -> str:
     """--version, check and doctor print the expected output"""
     assert __version__ in host.sh("ndxdp", "--version")
@@ -309,6 +324,7 @@ def inside(release: str, package: Path, newer: Path) -> int:
     packages = needed(host)
     host.apt("install", *packages)
     print(f"ok      {release}: apt knows what it depends on ({len(packages)} packages)", flush=True)
+    host.path("/etc/sysctl.d").mkdir(exist_ok=True)  # a real host has it, of procps
     before, failed = host.files(), 0
     checks: list[tuple[Check, str | None]] = [(each, each.__doc__) for each in CHECKS]
     checks.append((functools.partial(purged, before=before), purged.__doc__))
