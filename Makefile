@@ -17,6 +17,7 @@
 #              measure memory and start of the daemon; how soon it follows changes; joined multicast
 #              groups; how cost grows with the number of rules; 200 000 routes; tracing
 # make dashboards  generate dashboard, alerts and recording rules
+# make screenshots  take the pictures of the status page in docs/pictures; takes 3 minutes
 # make check-dashboards  compare the dashboard with Grafana's schema; needs npm
 # make build   build .venv/bin/ndxdp
 # make dist    build wheel and sdist in build/dist
@@ -65,7 +66,7 @@ SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image lab-vagrant lab-vm
-.PHONY: lock soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
+.PHONY: lock screenshots soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
 .PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -202,6 +203,9 @@ bench-following: packages-bench build
 
 bench-growth: packages-bench build
 	.venv/bin/python -m benchmarks.growth $(if $(ONLY),--only '$(ONLY)' --output build/growth.json,--page docs/scale.md)
+
+screenshots: packages-demo build
+	.venv/bin/python -m lab.screenshots docs/pictures
 
 format: build .venv/tested
 	clang-format -i bpf/*.[ch] lab/*.c benchmarks/*.c

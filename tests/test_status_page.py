@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import math
 import re
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lab import screenshots
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
 from ndxdp.observe import history, page_style, status
@@ -28,10 +30,11 @@ from ndxdp.observe.status import Snapshot
 from ndxdp.runtime.daemon_status import Announced, DaemonStatus, GatewayStatus, InterfaceStatus
 from ndxdp.store.directories import Trees
 from tests.fixtures import network
-from tests.fixtures.network import BEHIND, UPLINK, Network, done, eventually
+from tests.fixtures.network import BEHIND, REPOSITORY, UPLINK, Network, done, eventually
 from tests.fixtures.prometheus import get
 
 URL = "http://[::1]:9877/"
+DOCS = REPOSITORY / "docs"
 
 # ---- what a page has ----------------------------------------------------------------------------
 
@@ -517,3 +520,18 @@ def test_what_cannot_be_read_is_not_sampled(attached: Network) -> None:
     finally:
         (pins / "hidden").rename(pins / "reasons")
     assert sampled_names() == {UPLINK}
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def test_pictures_are_small_and_shown() -> None:
+    """Show each picture that `make screenshots` takes in a page of the documentation."""
+    taken = re.findall(r'Picture\("(.*?)"', inspect.getsource(screenshots))
+    pictures = {path.name: path.read_bytes() for path in (DOCS / "pictures").iterdir()}
+    assert set(taken) == set(pictures)
+    pages = "".join(path.read_text() for path in DOCS.glob("*.md"))
+    for name, data in pictures.items():
+        assert data.startswith(b"\x89PNG\r\n")
+        assert len(data) <= screenshots.LARGEST
+        assert f"](pictures/{name})" in pages
