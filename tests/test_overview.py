@@ -217,6 +217,22 @@ def test_warnings_have_colours(three: Network) -> None:
     assert "\x1b[36m  hint:\x1b[0m " in failed.text
 
 
+def test_verdicts_and_findings_have_colours(three: Network) -> None:
+    answered = on_terminal("explain", UPLINK, TARGET).text
+    assert "\x1b[32mreason   answered\x1b[0m: the solicitor gets" in answered
+    unanswered = on_terminal("explain", UPLINK, "2001:db8:1::7").text
+    assert "\x1b[33mreason   no_rule\x1b[0m: no prefix covers" in unanswered
+    found = on_terminal("doctor", TENTH)
+    plain = ndxdp("doctor", TENTH).out
+    assert ("  failure: " in plain, "  warning: " in plain) == (
+        "\x1b[31m  failure:\x1b[0m " in found.text,
+        "\x1b[33m  warning:\x1b[0m " in found.text,
+    )
+    assert found.has_colours
+    assert "            $ " in plain
+    assert "\x1b[36m            $ " in found.text
+
+
 def test_without_rich_the_table_is_plain(three: Network) -> None:
     """Print the plain table on a terminal too where rich is not installed."""
     code = "import sys; sys.modules['rich'] = None; from ndxdp.cli.main import main; main()"

@@ -104,6 +104,11 @@ def test_help_without_a_command_is_an_error_with_a_hint() -> None:
         ("--vers", "ndxdp has no option '--vers'", "did you mean '--version' or '--verbose'?"),
         ("attach eth0 --mod tc", "ndxdp attach has no option '--mod'", "did you mean '--mode'?"),
         (
+            "status --color always",
+            "ndxdp status has no option '--color'",
+            "write it before the command: ndxdp --color … status",
+        ),
+        (
             "prefix add --xyz",
             "ndxdp prefix add has no option '--xyz'",
             "see: ndxdp prefix add --help",

@@ -29,7 +29,7 @@ def check(file: str | None, other: str | None, as_json: bool) -> None:
     """Check a configuration file, and summarize it.
 
     Print a line for each interface, or all errors with their lines; change nothing. FILE is
-    /etc/ndxdp/ndxdp.toml by default.
+    /etc/ndxdp/ndxdp.toml by default. `ndxdp reload` makes a running daemon apply the file.
     """
     if None not in (file, other) and file != other:
         raise UsageError(f"two files are named: {file} and {other}", "check them one by one")

@@ -32,6 +32,7 @@ def convert(
 
     Print the configuration file that corresponds to that of ndppd, or to a command line of
     ndpresponder. Messages on stderr, and comments in the file, name what has no counterpart.
+    `ndxdp check FILE` shows what the result means here.
     """
     from ndxdp.config import reader
     from ndxdp.convert import ndppd, ndpresponder

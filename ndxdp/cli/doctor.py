@@ -45,7 +45,7 @@ def doctor(
     """Find out why IPv6 does not work here.
 
     Print what is wrong on this host, why it matters, and the command that repairs it; change
-    nothing.
+    nothing. Without IFACE, examine the attached interfaces, or those with a default route.
 
     Exit code: 0 all is well, 1 warnings, 2 failures.
     """

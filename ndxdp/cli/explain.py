@@ -56,7 +56,8 @@ def explain(
     """Show whether ndxdp answers for an address, and why.
 
     Run a test solicitation for the address TARGET through the loaded program. The solicitation is
-    not sent or counted, and uses no rate.
+    not sent or counted, and uses no rate. IFACE is needed if ndxdp is attached to several
+    interfaces.
     """
     from ndxdp.observe import render
     from ndxdp.store import explanation as explanations

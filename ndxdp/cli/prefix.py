@@ -100,8 +100,9 @@ def _adding(command: _F) -> _F:
 def prefix_add(**words: Any) -> None:
     """Add rules: either all of them or none.
 
-    A prefix that has the same rule already keeps it, even if it has another origin. A prefix that
-    has a different rule is an error.
+    IFACE is needed if ndxdp is attached to several interfaces. A prefix that has the same rule
+    already keeps it, even if it has another origin. A prefix that has a different rule is an error:
+    `ndxdp prefix replace` changes it.
     """
     _add(**words)
 
@@ -109,7 +110,11 @@ def prefix_add(**words: Any) -> None:
 @prefix.command("replace")
 @_adding
 def prefix_replace(**words: Any) -> None:
-    """Add rules, and change the origin's present rules: either all of them or none."""
+    """Add or change rules: either all of them or none.
+
+    IFACE is needed if ndxdp is attached to several interfaces. A different rule of the same origin
+    is changed; one of another origin is an error.
+    """
     _add(**words, replacing=True)
 
 
@@ -171,7 +176,11 @@ def prefix_del(
     origin: str,
     missing_ok: bool,
 ) -> None:
-    """Delete rules: either all that are named or none."""
+    """Delete rules: either all that are named or none.
+
+    IFACE is needed if ndxdp is attached to several interfaces. `ndxdp prefix list` shows the rules
+    with their origins.
+    """
     from ndxdp.session.rule_changes import delete_rules
 
     show_progress()
@@ -196,7 +205,10 @@ def prefix_del(
 @json_option
 @verbosity
 def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> None:
-    """Show the rules that the interface has."""
+    """Show the rules of an interface, with their origins.
+
+    IFACE is needed if ndxdp is attached to several interfaces.
+    """
     from ndxdp.observe import render
     from ndxdp.store.instance import open_instance
 

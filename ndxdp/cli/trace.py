@@ -45,7 +45,8 @@ _NICE = 10
     "reasons",
     multiple=True,
     metavar="REASON",
-    help="Show only solicitations with this reason.",
+    help="Show only solicitations with this reason, such as no_rule; `ndxdp status IFACE` shows the"
+    " reasons that occur.",
 )
 @click.option(
     "--target",
@@ -92,8 +93,8 @@ def trace(
 ) -> None:
     """Show each solicitation, and why it was answered or not.
 
-    Continue until interrupted. --reason, --target and --from may be repeated: one value of each
-    option that is given must match.
+    Continue until interrupted, on all attached interfaces or on IFACE. --reason, --target and
+    --from may be repeated: one value of each option that is given must match.
     """
     if file == "-" and as_json:
         raise UsageError("--json and --pcap - cannot be combined", "stdout takes either of them")
@@ -155,14 +156,16 @@ def trace(
     type=click.IntRange(1, 1024),
     default=10,
     show_default=True,
-    help="Show this many sources, and as many targets.",
+    metavar="N",
+    help="Show N sources, and as many targets.",
 )
 @json_option
 @verbosity
 def top(interfaces: tuple[str, ...], seconds: float, rows: int, as_json: bool) -> None:
     """Show who solicits most, and for which targets.
 
-    Count the solicitations of each source, and those for each target, with their reasons.
+    Count the solicitations of each source, and those for each target, with their reasons, on all
+    attached interfaces or on IFACE.
     """
     from ndxdp.observe.heavy_hitters import HeavyHitters
     from ndxdp.observe.trace import Stop, Tracer

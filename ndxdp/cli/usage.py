@@ -35,10 +35,10 @@ def in_our_form(error: click.UsageError) -> UsageError:
     path = context.command_path if context else "ndxdp"
     see = f"see: {path} --help"
     if isinstance(error, click.NoSuchOption):
-        known = error.possibilities or ()
+        name = error.option_name
         return UsageError(
-            f"{path} has no option '{error.option_name}'",
-            _near(error.option_name, known) or see,
+            f"{path} has no option '{name}'",
+            _of_all_commands(context, name) or _near(name, error.possibilities or ()) or see,
         )
     if isinstance(error, click.MissingParameter):
         return UsageError(f"{path} needs the argument {_name(error)}", _example(path) or see)
@@ -54,6 +54,17 @@ def in_our_form(error: click.UsageError) -> UsageError:
         usage = " ".join(context.command.collect_usage_pieces(context))
         return UsageError(f"{path} takes no further word: {extra[1]}", f"usage: {path} {usage}")
     return UsageError(message, see)
+
+
+def _of_all_commands(context: click.Context | None, option: str) -> str:
+    """Return a hint if an option behind a command belongs before it; "" otherwise."""
+    if context is None:
+        return ""
+    above = context.find_root()
+    if not any(option in each.opts for each in above.command.params):
+        return ""
+    command = context.command_path.partition(" ")[2]
+    return f"write it before the command: {above.command_path} {option} … {command}"
 
 
 def _near(word: str, known: Iterable[str]) -> str:
