@@ -162,11 +162,13 @@ _LIMITS = (
     ),
     graph(
         "Soliciting MACs",
-        "Soliciting MACs that the rate limit remembers, at most 8192, and those that exceed their"
-        " rate now.",
+        "Soliciting MACs that the rate limit remembers and can remember, and those that exceed"
+        " their rate now. The limit forgets the least recent.",
         units.Short,
         (f"sum(ndxdp_limiter_sources{{{INTERFACE}}})", "remembered"),
+        (f"sum(ndxdp_limiter_max_sources{{{INTERFACE}}})", "room"),
         (f"sum(ndxdp_rate_limited_sources{{{INTERFACE}}})", "over their rate"),
+        bounds=("room",),
     ),
     graph(
         "Rate limit",

@@ -34,7 +34,8 @@ from dashboards.panels import (
 # The variables of this dashboard, with another instance and interface.
 _LINK = (
     "/d/ndxdp-interface?${datasource:queryparam}&${job:queryparam}"
-    "&var-instance=${__data.fields.instance}&var-interface=${__data.fields.interface}"
+    "&var-instance=${__data.fields.instance:percentencode}"
+    "&var-interface=${__data.fields.interface:percentencode}"
     "&${__url_time_range}"
 )
 

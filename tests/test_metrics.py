@@ -23,7 +23,7 @@ import pytest
 
 from ndxdp.config.model import Metrics
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.abi import MAX_SOLICITORS, Mode
 from ndxdp.ndp.frame import source_of, target_of, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.observe import exporter as exporting
@@ -177,7 +177,9 @@ def test_solicitors_over_the_rate_are_counted(attached: Network) -> None:
             attached.ask(TARGET, wait=0.2)
         shown.append(parsed(done("metrics"))["ndxdp_rate_limited_sources"][(UPLINK,)])
         assert shown == [0, 0, 1, 1]
-        assert parsed(done("metrics"))["ndxdp_limiter_sources"] == {(UPLINK,): 1}
+        samples = parsed(done("metrics"))
+        assert samples["ndxdp_limiter_sources"] == {(UPLINK,): 1}
+        assert samples["ndxdp_limiter_max_sources"] == {(UPLINK,): MAX_SOLICITORS}
 
 
 def test_a_scrape_reads_the_rule_classes_once(

@@ -78,6 +78,9 @@ KINDS = {
     "ndxdp_map_entries": Kind("Entries of a map.", (*_I, "map")),
     "ndxdp_map_max_entries": Kind("Capacity of a map.", (*_I, "map")),
     "ndxdp_limiter_sources": Kind("Soliciting MACs that the rate limit remembers.", _I),
+    "ndxdp_limiter_max_sources": Kind(
+        "Soliciting MACs that the rate limit can remember; it forgets the least recent.", _I
+    ),
     "ndxdp_rate_limited_sources": Kind("Soliciting MACs that exceed their rate now.", _I),
     "ndxdp_resolver_searches_total": Kind("Neighbours that the kernel was asked to find.", _I),
     "ndxdp_resolver_failed_total": Kind("Neighbours that the kernel did not find.", _I),
@@ -302,6 +305,7 @@ class _Scrape:
         solicitors = maps.solicitors(settings)
         if solicitors:
             self.add("ndxdp_limiter_sources", solicitors.remembered, name)
+            self.add("ndxdp_limiter_max_sources", maps.max_entries("limiter"), name)
             self.add("ndxdp_rate_limited_sources", solicitors.limited, name)
         resolved = maps.resolved()
         self.add("ndxdp_resolver_searches_total", resolved.asked, name)
