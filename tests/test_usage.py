@@ -84,6 +84,14 @@ def test_the_list_has_every_command_once_by_its_purpose() -> None:
     assert done("help") == text
 
 
+def test_limits_are_in_words() -> None:
+    text = "".join(done(*name.split(), "--help") for name in COMMANDS)
+    assert "<=" not in text
+    assert "[1 to 1000000]" in text
+    assert "[at least 1]" in text
+    assert "RANGE" not in text
+
+
 def test_help_without_a_command_is_an_error_with_a_hint() -> None:
     result = ndxdp()
     assert (result.code, result.out) == (2, "")
@@ -129,7 +137,9 @@ def test_help_without_a_command_is_an_error_with_a_hint() -> None:
         ("attach eth0 --rate", "option '--rate' needs a value", "ndxdp attach --help"),
         ("attach eth0 --rate x", "--rate: 'x' is not a number", "ndxdp attach --help"),
         ("attach eth0 --burst 1.5", "--burst: '1.5' is not a whole number", "ndxdp attach --help"),
-        ("attach eth0 --burst 0", "--burst: 0 is not in the range 1<=x<=1000000", "attach --help"),
+        ("attach eth0 --burst 0", "--burst: 0 is not in the range 1 to 1000000", "attach --help"),
+        ("trace --count 0", "--count: 0 is not at least 1", "ndxdp trace --help"),
+        ("status --watch 0", "--watch: 0.0 is not in the range 0.1 to 86400", "status --help"),
         ("status --json=yes", "option '--json' does not take a value", "ndxdp status --help"),
         ("attach eth0 --file /nowhere", "--file: '/nowhere': No such file", "attach --help"),
     ],

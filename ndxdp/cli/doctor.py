@@ -10,6 +10,7 @@ import click
 from ndxdp.cli.interface import interface_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.ranges import Number
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
 from ndxdp.sources.selector import ENGINE_SOCKET
@@ -34,7 +35,7 @@ _WATCHED = 10.0
 @click.option("--probe", is_flag=True, help="Solicit routers and gateways, which takes longer.")
 @click.option(
     "--watch",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     metavar="S",
     help="Watch for S seconds whether answers arrive. Default: 10 with --probe, otherwise 0.",
 )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ndxdp.cli.output import set_verbosity
+from ndxdp.cli.ranges import Number, WholeNumber
 from ndxdp.rules.capacity import ADDRESSES_MAX
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -102,13 +103,13 @@ def attaching(command: _F) -> _F:
         ),
         click.option(
             "--max-addresses",
-            type=click.IntRange(1, ADDRESSES_MAX),
+            type=WholeNumber(1, ADDRESSES_MAX),
             metavar="N",
             help="Room for N exact addresses. Default: 131072 for a new table, else unchanged.",
         ),
         click.option(
             "--burst",
-            type=click.IntRange(1, 1_000_000),
+            type=WholeNumber(1, 1_000_000),
             metavar="N",
             help="Answers that --rate permits at once. Default: 100.",
         ),
@@ -170,7 +171,7 @@ def _rate(name: str, text: str) -> Callable[[_F], _F]:
     """Return an option for a limit in answers per second; 0 is no limit."""
     return click.option(
         name,
-        type=click.FloatRange(0, 1e9),
+        type=Number(0, 1e9),
         metavar="N",
         help=f"Send at most N answers per second to {text}",
     )

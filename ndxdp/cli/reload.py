@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp.cli.options import config_file, verbosity
+from ndxdp.cli.ranges import Number
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
 
@@ -27,7 +28,7 @@ _INTERVAL = 0.05  # seconds between two reads of the daemon's report
 @config_file("The configuration file of the daemon.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1, max=86400),
+    type=Number(min=0.1, max=86400),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

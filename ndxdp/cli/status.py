@@ -13,6 +13,7 @@ from ndxdp import __version__
 from ndxdp.cli.interface import interface_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.ranges import Number
 from ndxdp.cli.table import print_table
 from ndxdp.cli.terminal_progress import notice
 from ndxdp.cli.values import trees
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @interface_argument()
 @click.option(
     "--watch",
-    type=click.FloatRange(min=0.1, max=86400),
+    type=Number(min=0.1, max=86400),
     is_flag=False,
     flag_value=2.0,
     metavar="[SECONDS]",

@@ -19,6 +19,7 @@ import click
 from ndxdp.cli.interface import interfaces_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
+from ndxdp.cli.ranges import Number, WholeNumber
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
@@ -64,13 +65,13 @@ _NICE = 10
 )
 @click.option(
     "--every",
-    type=click.IntRange(1, (1 << 32) - 1),
+    type=WholeNumber(1, (1 << 32) - 1),
     default=1,
     metavar="N",
     help="Trace one of N solicitations. Default: every one.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N solicitations.")
-@click.option("--seconds", type=click.FloatRange(0, 1e9), metavar="S", help="End after S seconds.")
+@click.option("--count", type=WholeNumber(1), metavar="N", help="End after N solicitations.")
+@click.option("--seconds", type=Number(0, 1e9), metavar="S", help="End after S seconds.")
 @json_option
 @click.option(
     "--pcap",
@@ -145,7 +146,7 @@ def trace(
 @interfaces_argument
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 1e9),
+    type=Number(0.1, 1e9),
     default=5,
     show_default=True,
     metavar="S",
@@ -153,7 +154,7 @@ def trace(
 )
 @click.option(
     "--rows",
-    type=click.IntRange(1, 1024),
+    type=WholeNumber(1, 1024),
     default=10,
     show_default=True,
     metavar="N",

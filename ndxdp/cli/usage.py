@@ -15,6 +15,7 @@ _NEAR = 0.65  # similarity of a word that the user may have meant: `delete` is 0
 _PLAIN = (
     ("is not a valid float range", "is not a number"),
     ("is not a valid integer range", "is not a whole number"),
+    ("is not in the range at ", "is not at "),
     ("requires an argument", "needs a value"),
 )
 """Phrases of click, in plain English."""
