@@ -14,6 +14,7 @@ from copy import deepcopy
 from html import unescape
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -24,6 +25,7 @@ from ndxdp.observe import history, page_style, status
 from ndxdp.observe import status_page as page
 from ndxdp.observe.exporter import Exporter
 from ndxdp.observe.history import History
+from ndxdp.observe.page_choice import Choice
 from ndxdp.observe.page_parts import counted, number, rate
 from ndxdp.observe.sparkline import Curves, svg
 from ndxdp.observe.status import Snapshot
@@ -174,8 +176,8 @@ def test_problems_come_first(data: dict[str, Any]) -> None:
     assert places == sorted(places)
     assert "<title>5 problems: ndxdp on host1" in html
     shown = Page(html)
-    assert {f"#on-{name}" for name in ("eth2", "eth10", "wan7")} <= set(shown.links)
-    assert not {link for link in shown.links if link.startswith("#")} - {f"#{n}" for n in shown.ids}
+    assert {f"?unfold={name}#on-{name}" for name in ("eth2", "eth10", "wan7")} <= set(shown.links)
+    assert {"on-eth2", "on-eth10", "on-wan7"} <= set(shown.ids)
     calm = html_of([interface(data, "eth3", 7)])
     assert "problem" not in calm.replace(page_style.STYLE, "")
 
@@ -277,7 +279,45 @@ def test_a_reader_can_stop_the_refresh(net: Network, query: str, refreshed: bool
         serving.listen(Metrics())
         html = get(f"{URL}{query}")
     assert ('http-equiv="refresh"' in html) is refreshed
-    assert Page(html).links == [f"?refresh={'off' if refreshed else 'on'}"]
+    assert Page(html).links == ["?refresh=off" if refreshed else "?"]
+
+
+def test_a_reader_keeps_interfaces_unfolded(data: dict[str, Any]) -> None:
+    """Unfold what the query names; a fragment alone would stop the refresh of the page."""
+    found = [interface(data, f"eth{n}") for n in range(20)]
+    choice = Choice.parse("unfold=eth3&unfold=eth12&unfold=nosuch0&else=1&refresh=on")
+    html = html_of(found, choice=choice)
+    shown = Page(html)
+    unfolded = [text.split()[0] for text, is_open in shown.lines if is_open]
+    assert unfolded == ["20", "eth3", "eth12"]
+    assert 'content="15; url=?unfold=eth3&amp;unfold=eth12"' in html
+    for link in (
+        "?unfold=eth12",  # do not keep eth3 unfolded
+        "?unfold=eth3&unfold=eth4&unfold=eth12#on-eth4",
+        "?refresh=off&unfold=eth3&unfold=eth12",
+    ):
+        assert link in shown.links
+    assert not [is_open for _, is_open in Page(html_of(found)).lines if is_open]
+
+
+@pytest.mark.parametrize("name", ["a&b", "a'\"><b>", "a#b?c", "ä", "a+b", "100", "a=b;c"])
+def test_any_name_survives_in_a_link(data: dict[str, Any], name: str) -> None:
+    found = [interface(data, name), interface(data, "eth1")]
+    link = next(
+        link for link in Page(html_of(found)).links if link.endswith(f"#{quote(f'on-{name}')}")
+    )
+    query = link.removeprefix("?").partition("#")[0]
+    assert Choice.parse(query) == Choice(True, frozenset({name}))
+    html = html_of(found, choice=Choice.parse(query))
+    assert [is_open for text, is_open in Page(html).lines if not text.startswith("eth1")] == [True]
+    assert "<b>" not in html
+
+
+@pytest.mark.parametrize(
+    "query", ["%", "unfold", "unfold=%ff%00", "&&==&", "refresh=off=off", "é" * 9]
+)
+def test_any_query_gets_a_page(data: dict[str, Any], query: str) -> None:
+    Page(html_of([data], choice=Choice.parse(query)))
 
 
 def test_the_second_view_does_not_wait(attached: Network, monkeypatch: pytest.MonkeyPatch) -> None:

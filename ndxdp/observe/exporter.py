@@ -26,6 +26,7 @@ from ndxdp.observe import page_style, readiness, status_page
 from ndxdp.observe.connections import Connections, Phase
 from ndxdp.observe.history import History
 from ndxdp.observe.metrics import Exposition
+from ndxdp.observe.page_choice import Choice
 from ndxdp.observe.status import Snapshot, take_snapshot
 from ndxdp.printable import printable
 from ndxdp.runtime.daemon_status import DaemonStatus
@@ -118,14 +119,14 @@ class Exporter:
         error = readiness.problem(self._trees)
         return printable(error.message) if error else ""
 
-    def page(self, *, refreshed: bool = True) -> str:
+    def page(self, query: str = "") -> str:
         """Return the status page.
 
         The rates are those since the page was last shown. If that was too long ago, this takes a
         second, in which they are measured.
 
         Args:
-            refreshed: The browser loads the page again after some seconds.
+            query: The query of the page's address.
         """
         before = self._earlier()
         after = take_snapshot(self._trees)
@@ -137,7 +138,7 @@ class Exporter:
             str(self),
             host=socket.gethostname(),
             curves=self._history.curves(),
-            refreshed=refreshed,
+            choice=Choice.parse(query),
         )
 
     def _earlier(self) -> Snapshot:
@@ -314,8 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
             if path == "/metrics":
                 body, kind = exporter.metrics(self.headers.get("Accept", ""))
             elif path == "/":
-                page = exporter.page(refreshed="refresh=off" not in query.split("&"))
-                body, kind = page.encode(), "text/html; charset=utf-8"
+                body, kind = exporter.page(query).encode(), "text/html; charset=utf-8"
             else:
                 self._send_text(*_ANSWERS.get(path, _not_found)(exporter))
                 return

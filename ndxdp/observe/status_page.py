@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
 from typing import NamedTuple
-from urllib.parse import quote
 
 from ndxdp import __version__
 from ndxdp.observe.overview import ANSWERING, state_of_unread
 from ndxdp.observe.overview import state as state_of
+from ndxdp.observe.page_choice import Choice
 from ndxdp.observe.page_interface import interface
 from ndxdp.observe.page_parts import counted, facts, number, paragraph, part_of, rate
 from ndxdp.observe.page_style import STYLE
@@ -31,6 +31,7 @@ from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Daemon, daemon_of
 
 REFRESH = 15  # seconds
+_DEFAULT = Choice()
 
 _UNFOLDED_MAX = 4
 """Interfaces that may be unfolded: with more that are not idle, all are folded."""
@@ -59,12 +60,14 @@ class _View:
         rates: The present rates of the interfaces for which they are known.
         state: The status of the daemon that serves the page; None if another process does.
         curves: The past; None if it is not known.
+        choice: How the reader wants the page.
     """
 
     after: Snapshot
     rates: Mapping[str, Rates]
     state: DaemonStatus | None
     curves: Curves | None
+    choice: Choice
 
     @property
     def names(self) -> list[str]:
@@ -81,7 +84,7 @@ def html(
     *,
     host: str = "",
     curves: Curves | None = None,
-    refreshed: bool = True,
+    choice: Choice = _DEFAULT,
 ) -> str:
     """Return the page.
 
@@ -92,12 +95,13 @@ def html(
         listening: The address where the page is served.
         host: The name of the host; "" to omit it.
         curves: The answers per second in the past; None if they are not known.
-        refreshed: The browser loads the page again every REFRESH seconds.
+        choice: How the reader wants the page.
     """
     now = {name: found for name in after.data if (found := rates(before, after, name))}
     if state:
         after = replace(after, daemons=[daemon_of(state)])
-    view = _View(after, now, state, curves)
+    view = _View(after, now, state, curves, choice)
+    view = replace(view, choice=choice.among(view.names))
     problems = list(_problems(view))
     place = f" on {host}" if host else ""
     title = f"{counted(len(problems), 'problem')}: " if problems else ""
@@ -105,15 +109,15 @@ def html(
         "<!DOCTYPE html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(f"{title}ndxdp{place}")}',
         '</title><meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta http-equiv="refresh" content="{REFRESH}">' if refreshed else "",
+        _refresh(view.choice),
         f"<style>{STYLE}</style></head><body>",
         f"<header><h1>ndxdp <small>{escape(f'{__version__}{place}')}</small></h1></header><main>",
         *_summary(view, problems),
-        *_problem_list(problems),
+        *_problem_list(problems, view.choice),
         *_interfaces(view, Counter(each.interface for each in problems)),
         *_daemons(view),
         "</main>",
-        _footer(listening, refreshed=refreshed),
+        _footer(listening, view.choice),
     ]
     return "\n".join([*body, "</body></html>"])
 
@@ -191,38 +195,43 @@ def _figure(curves: Curves) -> Iterator[str]:
     yield f"<figure>{drawn}<figcaption>{escape(text)}</figcaption></figure>"
 
 
-def _problem_list(problems: Sequence[_Problem]) -> Iterator[str]:
+def _problem_list(problems: Sequence[_Problem], choice: Choice) -> Iterator[str]:
     if not problems:
         return
     yield '<section class="panel problems" aria-labelledby="problems">'
     yield f'<h2 id="problems" class="bad">{counted(len(problems), "problem").capitalize()}</h2><ul>'
     for name, text in problems:
-        link = f'<a href="{_fragment(name)}">{escape(name)}</a>: ' if name else ""
+        to = escape(choice.unfolding(name))
+        link = f'<a href="{to}">{escape(name)}</a>: ' if name else ""
         yield f"<li>{link}{escape(text)}</li>"
     yield "</ul></section>"
 
 
-def _footer(listening: str, *, refreshed: bool) -> str:
+def _refresh(choice: Choice) -> str:
+    """Return the element that makes a browser load the page again.
+
+    Without an address, a browser would not load a page again whose address has a fragment.
+    """
+    if not choice.refreshed:
+        return ""
+    to = escape(choice.address(refreshed=True))
+    return f'<meta http-equiv="refresh" content="{REFRESH}; url={to}">'
+
+
+def _footer(listening: str, choice: Choice) -> str:
     time = datetime.now().astimezone().strftime("%H:%M:%S %Z")
-    text = f"{listening}, {time}" + (f", refreshed every {REFRESH} s" if refreshed else "")
-    way, label = ("off", "Do not refresh") if refreshed else ("on", f"Refresh every {REFRESH} s")
-    link = f'<a href="?refresh={way}">{label}</a>'
+    every = f"every {REFRESH} s"
+    text = f"{listening}, {time}" + (f", refreshed {every}" if choice.refreshed else "")
+    to = escape(choice.address(refreshed=not choice.refreshed))
+    link = f'<a href="{to}">{"Do not refresh" if choice.refreshed else f"Refresh {every}"}</a>'
     return f'<footer class="quiet"><p>{escape(text)}. {link}</p></footer>'
 
 
 # ---- one interface ------------------------------------------------------------------------------
 
 
-def _fragment(name: str) -> str:
-    return f"#{quote(f'on-{name}')}"
-
-
 def _interfaces(view: _View, troubles: Mapping[str, int]) -> Iterator[str]:
-    """Yield the interfaces; many that are idle are folded together.
-
-    A browser unfolds the interface that the fragment of the address names, also when it loads the
-    page again: HTML calls this the ancestor revealing algorithm.
-    """
+    """Yield the interfaces; many that are idle are folded together."""
     names = view.names
     if len(names) == 1:
         yield f'<h2 id="on-{escape(names[0])}">{escape(names[0])}</h2><section class="panel">'
@@ -239,18 +248,26 @@ def _interfaces(view: _View, troubles: Mapping[str, int]) -> Iterator[str]:
             shown = name not in few and len(lively) <= _UNFOLDED_MAX
             yield from _interface(view, name, troubles.get(name, 0), shown=shown, idle=name in few)
     if many:
-        yield f'<details class="many"><summary>{counted(len(many), "idle interface")}</summary>'
+        shown = not view.choice.unfolded.isdisjoint(many)
+        yield f'<details class="many"{" open" if shown else ""}>'
+        yield f"<summary>{counted(len(many), 'idle interface')}</summary>"
         for name in many:
             yield from _interface(view, name, 0, shown=False, idle=True)
         yield "</details>"
 
 
 def _interface(view: _View, name: str, problems: int, *, shown: bool, idle: bool) -> Iterator[str]:
-    yield f'<details class="{"idle" if idle else "lively"}"{" open" if shown else ""}>'
+    kept = name in view.choice.unfolded
+    kind, opened = "idle" if idle else "lively", " open" if shown or kept else ""
+    yield f'<details class="{kind}"{opened}>'
     yield from _row(view, name, problems)
     yield f'<div class="more" id="on-{escape(name)}">'
-    if not shown:
-        yield f'<p class="quiet"><a href="{_fragment(name)}">Keep this unfolded</a></p>'
+    if kept:
+        to, label = view.choice.folding(name), "Do not keep this unfolded"
+    else:
+        to, label = view.choice.unfolding(name), "Keep this unfolded"
+    if kept or not shown:
+        yield f'<p class="quiet"><a href="{escape(to)}">{label}</a></p>'
     yield from _body(view, name)
     yield "</div></details>"
 
@@ -294,7 +311,8 @@ def _body(view: _View, name: str) -> Iterator[str]:
     elif name in view.after.reported:
         reported = view.after.reported[name]
         why = reported["unanswered"]
-        text = f"Nothing is answered: {why}" if why else f"{name} is {unread_text(reported)}"
+        silent = f"Nothing is answered on {name}: {why}"
+        text = silent if why else f"{name} is {unread_text(reported)}"
         yield paragraph(text, "plain" if why else "bad")
     elif kept:
         yield paragraph("Nothing is answered" + (f": {kept.unanswered}" if kept.unanswered else ""))
