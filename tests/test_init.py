@@ -443,6 +443,18 @@ def test_a_route_by_advertisement_survives(host: Network, place: Place) -> None:
     assert Path(f"/proc/sys/net/ipv6/conf/{UPLINK}/forwarding").read_text() == "1\n"
 
 
+def test_a_later_file_of_sysctls(host: Network) -> None:
+    bridge("virbr0", OTHER)
+    folder = Path("/etc/sysctl.d")
+    sh("mount", "-t", "tmpfs", "tmpfs", str(folder))
+    try:
+        (folder / "99-x.conf").write_text("net.ipv6.conf.all.forwarding=0\n")
+        setting = "net.ipv6.conf.all.forwarding to 0 later"
+        assert f"note: at each boot, {folder}/99-x.conf sets {setting}" in seen()
+    finally:
+        sh("umount", str(folder))
+
+
 def test_other_responders(host: Network, tmp_path: Path) -> None:
     bridge("virbr0", OTHER)
     ip(f"neighbour add proxy 2001:db8::77 dev {UPLINK}")
@@ -492,7 +504,8 @@ def test_no_engine(host: Network, tmp_path: Path) -> None:
     bridge("br-0123456789ab", OTHER)
     words = ("--docker-socket", str(tmp_path / "none"))
     assert printed(*words)["prefix"][0]["dev"] == ["br-0123456789ab"]
-    assert "cannot ask the container engine" not in seen(*words)
+    assert f"(there is no {tmp_path}/none)" in seen(*words)
+    assert "cannot ask the container engine" not in seen()
 
 
 def test_an_engine_that_answers_nonsense(host: Network, fake: Fake) -> None:
@@ -719,5 +732,8 @@ def test_json_of_nothing(host: Network) -> None:
 def test_a_daemon_with_the_file_is_reloaded(ready: Network, place: Place) -> None:
     assert place.init("--yes").code == 0
     running = ready.run("-c", str(place.config))
-    assert f"  ndxdp reload -c {place.config}\n" in place.init("--yes").out
+    again = place.init("--yes").out
+    assert f"  ndxdp reload -c {place.config}\n" in again
+    assert f"note: ndxdp has rules for {UPLINK} already" in again
+    assert f"note: a daemon of ndxdp runs (pid {running.process.pid}, {place.config})" in again
     assert running.end().code == 0

@@ -12,7 +12,7 @@ import pytest
 from ndxdp.config import reader
 from ndxdp.proposal import plan as plans
 from ndxdp.proposal import settings, text
-from ndxdp.proposal.facts import ContainerNetwork, Host, Responder, Uplink, Way
+from ndxdp.proposal.facts import ContainerNetwork, Daemon, Host, Responder, Uplink, Way
 from ndxdp.proposal.plan import Plan
 from ndxdp.proposal.relations import Relation, called, relation
 from ndxdp.proposal.steps import Installation, commands
@@ -20,6 +20,8 @@ from ndxdp.rules import breadth
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import free_part, parse_prefix
 from ndxdp.sources.selector import ENGINE_SOCKET
+
+SYSCTLS = "/etc/sysctl.d/60-ndxdp.conf"
 
 ON_LINK = parse_prefix("2001:db8:0:1::/64")
 PART = parse_prefix("2001:db8:0:1:c::/80")
@@ -40,7 +42,7 @@ VIRBR0 = Way(OTHER_PART, "virbr0", guest=parse_address("2001:db8:0:1:d::7"))
 
 
 def proposed(host: Host) -> Plan:
-    return plans.propose(host, default_socket=ENGINE_SOCKET)
+    return plans.propose(host, default_socket=ENGINE_SOCKET, sysctl_file=SYSCTLS)
 
 
 def tables(host: Host) -> list[dict[str, Any]]:
@@ -304,6 +306,12 @@ def test_the_hint_has_a_free_part() -> None:
         (Host((ETH0,), responders=(Responder(7, "ndppd"),)), "ndxdp convert /etc/ndppd.conf"),
         (Host((ETH0,), unseen=("x on eth0: y",)), "not seen: x on eth0: y"),
         (Host((replace(ETH0, proxied=(bytes(16),) * 2),)), "has 2 entries on eth0"),
+        (
+            Host((replace(ETH0, manager="ifupdown", accept_ra=1, advertised=True),)),
+            "write `accept_ra 2` there",
+        ),
+        (Host((replace(ETH0, attached=True),)), "ndxdp prefix list eth0"),
+        (Host((ETH0,), daemons=(Daemon(7, "/x.toml"),)), "runs (pid 7, /x.toml)"),
     ],
 )
 def test_notes(host: Host, note: str) -> None:
@@ -420,6 +428,25 @@ def test_the_file_of_sysctls() -> None:
     lines = [line for line in written.splitlines() if line and not line.startswith("#")]
     assert lines == ["net.ipv6.conf.eth0.accept_ra = 2", "net.ipv6.conf.all.forwarding = 1"]
     assert max(map(len, written.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "later"),
+    [
+        ("/etc/sysctl.d/99-x.conf", "net.ipv6.conf.all.forwarding = 0", True),
+        ("/usr/lib/sysctl.d/99-x.conf", "net/ipv6/conf/all/forwarding=0", True),
+        ("/etc/sysctl.conf", " -net.ipv6.conf.all.forwarding=0", True),
+        ("/etc/sysctl.d/99-x.conf", "net.ipv6.conf.all.forwarding = 1", False),
+        ("/etc/sysctl.d/10-x.conf", "net.ipv6.conf.all.forwarding = 0", False),
+        ("/etc/sysctl.d/99-x.conf", "# net.ipv6.conf.all.forwarding = 0", False),
+        ("/etc/sysctl.d/99-x.conf", "net.ipv6.conf.eth0/100.accept_ra = 1", True),
+        ("/etc/sysctl.d/99-x.conf", "net.ipv6.conf.eth0.100.accept_ra = 1", False),
+    ],
+)
+def test_a_later_file_that_sets_it_back(path: str, line: str, later: bool) -> None:
+    uplink = replace(ETH0, name="eth0.100", advertised=True, accept_ra=1)
+    host = Host((uplink,), (VIRBR0,), sysctl_files=((path, f"{line}\n"),))
+    assert (f"at each boot, {path} sets net" in notes(host)) is later
 
 
 # ---- what follows -------------------------------------------------------------------------------

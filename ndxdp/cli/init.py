@@ -81,7 +81,7 @@ def init(
             "--yes writes without asking, -o - only prints",
         )
     host = survey.look(interfaces, trees(), docker_socket or "")
-    plan = plans.propose(host, default_socket=ENGINE_SOCKET)
+    plan = plans.propose(host, default_socket=ENGINE_SOCKET, sysctl_file=sysctl_path)
     configuration = text.configuration(plan) if plan.uplinks else ""
     sysctls = settings.text(plan.settings, sysctl_path) if plan.settings and not no_sysctl else ""
     if as_json:

@@ -27,6 +27,8 @@ class Uplink:
         accept_ra: The sysctl accept_ra.
         advertised: A default route or an address came with a router advertisement.
         manager: The program that configures the interface; "" if none is known.
+        manager_file: Its file; "" if none is known.
+        attached: ndxdp has rules for the interface already.
         proxied: Addresses (16 bytes) of the kernel's proxy_ndp entries.
     """
 
@@ -44,6 +46,8 @@ class Uplink:
     accept_ra: int = 0
     advertised: bool = False
     manager: str = ""
+    manager_file: str = ""
+    attached: bool = False
     proxied: tuple[bytes, ...] = ()
 
 
@@ -101,6 +105,14 @@ class Responder:
 
 
 @dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon of ndxdp; config: its file, "" without one."""
+
+    pid: int
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
 class Host:
     """The facts of a survey.
 
@@ -115,6 +127,8 @@ class Host:
         forwarding: The host forwards IPv6.
         responders: Other responders that run.
         unseen: What could not be examined, a sentence each.
+        daemons: The running daemons of ndxdp.
+        sysctl_files: Path and text of each file of sysctls, in the order of sysctl.d(5).
     """
 
     uplinks: tuple[Uplink, ...]
@@ -127,3 +141,5 @@ class Host:
     responders: tuple[Responder, ...] = ()
     unseen: tuple[str, ...] = ()
     others: tuple[Uplink, ...] = ()
+    daemons: tuple[Daemon, ...] = ()
+    sysctl_files: tuple[tuple[str, str], ...] = ()

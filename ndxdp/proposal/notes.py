@@ -128,6 +128,19 @@ def _of_others(host: Host, usable: list[Uplink]) -> Iterator[str]:
                 f"the kernel's proxy_ndp has {count} entr{'ies' if count > 1 else 'y'} on"
                 f" {uplink.name}, which ndxdp makes superfluous: ip -6 neighbour show proxy"
             )
+        if uplink.manager == "ifupdown" and uplink.advertised and uplink.accept_ra == 1:
+            file = f" ({uplink.manager_file})" if uplink.manager_file else ""
+            yield (
+                f"ifupdown configures {uplink.name}{file}; with the method dhcp it sets accept_ra"
+                " to 1 when it brings the interface up: write `accept_ra 2` there"
+            )
+        if uplink.attached:
+            yield (
+                f"ndxdp has rules for {uplink.name} already; those of `ndxdp attach` and `prefix"
+                f" add` stay: ndxdp prefix list {uplink.name}"
+            )
+    for daemon in host.daemons:
+        yield f"a daemon of ndxdp runs (pid {daemon.pid}, {daemon.config or 'without a file'})"
     for sentence in host.unseen:
         yield f"not seen: {sentence}"
 

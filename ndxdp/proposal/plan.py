@@ -76,12 +76,13 @@ class Plan:
     proof: Proof | None
 
 
-def propose(host: Host, *, default_socket: str) -> Plan:
+def propose(host: Host, *, default_socket: str, sysctl_file: str) -> Plan:
     """Return the proposal for a host.
 
     Args:
         host: The host.
         default_socket: The engine's socket that a file without the key means.
+        sysctl_file: The path of the file for the sysctls.
     """
     found = [_tables(host, uplink) for uplink in host.uplinks if not notes.unusable(uplink)]
     planned = tuple(each for each in found if each.selections or each.rules)
@@ -89,11 +90,13 @@ def propose(host: Host, *, default_socket: str) -> Plan:
     forwards = any(
         each.selections or any(rule.answer != "local" for rule in each.rules) for each in planned
     )
+    wanted = settings.needed(host, [each.uplink for each in planned]) if forwards else ()
+    overridden = settings.overridden(wanted, sysctl_file, host.sysctl_files)
     return Plan(
         planned,
         host.engine if selects and host.engine != default_socket else "",
-        settings.needed(host, [each.uplink for each in planned]) if forwards else (),
-        tuple(notes.all_notes(host)),
+        wanted,
+        (*notes.all_notes(host), *overridden),
         next((proof for each in planned for proof in _proofs(host, each)), None),
     )
 
@@ -205,9 +208,9 @@ def _for_each(some: list[tuple[Way, Relation]]) -> Iterator[PrefixRule]:
         done.add(prefix)
         what = " and ".join(relations.called(way) for way in ways)
         why = (
-            f"{what}: ndxdp answers for the guests of {prefix} that are alive there."
+            f"The guests of {prefix} on {what}, while they are alive there."
             if answer == "neighbour"
-            else f"{what}: ndxdp answers for all of {prefix} while the route leads there."
+            else f"All of {prefix}, while the route leads to {what}."
         )
         yield PrefixRule(prefix, answer, why, tuple(glob.escape(way.dev) for way in ways))
 
@@ -262,5 +265,5 @@ def _proofs(host: Host, tables: Tables) -> Iterator[Proof]:
         if rule.answer == "local":
             continue
         for way in host.ways:
-            if way.prefix == rule.prefix and way.guest is not None:
+            if way.guest is not None and rule.prefix.covers(Prefix(way.guest, 128)):
                 yield Proof(address_text(way.guest), name, f"a guest on {way.dev}")

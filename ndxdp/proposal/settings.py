@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 from typing import NamedTuple
 
 from ndxdp.printable import printable
@@ -57,6 +58,46 @@ def _needed(host: Host, planned: Iterable[Uplink]) -> Iterator[Setting]:
     for uplink in planned:
         if host.forwarding and not uplink.forwarding:
             yield Setting(_conf(uplink, "forwarding"), 1, 0, _FORWARD_ONE)
+
+
+def overridden(
+    settings: Iterable[Setting], path: str, files: Iterable[tuple[str, str]]
+) -> Iterator[str]:
+    """Yield a sentence for each later file that sets a sysctl to another value at each boot.
+
+    Args:
+        settings: The sysctls.
+        path: The path of their file.
+        files: Path and text of each file, in the order of sysctl.d(5).
+    """
+    wanted = {_normal(each.key): each for each in settings}
+    own = PurePath(path).name
+    for other, content in files:
+        if not is_later(PurePath(other), own):
+            continue
+        for key, value in _assignments(content):
+            setting = wanted.get(key)
+            if setting and value != str(setting.value):
+                yield f"at each boot, {other} sets {setting.key} to {value} later: change it there"
+
+
+def is_later(path: PurePath, own: str) -> bool:
+    """Return True if a file is applied after that with the name `own`; /etc/sysctl.conf is last."""
+    return path.name > own or path == PurePath("/etc/sysctl.conf")
+
+
+def _assignments(content: str) -> Iterator[tuple[str, str]]:
+    """Yield the normal form of the key, and the value, of each line of a file."""
+    for line in content.splitlines():
+        key, equals, value = line.strip().removeprefix("-").partition("=")
+        if equals and key[:1] not in ("#", ";"):
+            yield _normal(key.strip()), value.strip()
+
+
+def _normal(key: str) -> str:
+    """Return a key with slashes: the first separator decides what a dot is (sysctl.d(5))."""
+    first = next((letter for letter in key if letter in "./"), "/")
+    return key if first == "/" else key.translate(str.maketrans("./", "/."))
 
 
 def _conf(uplink: Uplink, key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ndxdp.doctor import engine, forwarding, interfaces, listeners, sysctl
@@ -18,9 +18,8 @@ from ndxdp.errors import NdxdpError
 from ndxdp.netlink import links, onlink
 from ndxdp.netlink.addresses import FOREVER
 from ndxdp.netlink.fib import Fib, NudState
-from ndxdp.netlink.onlink import BehindRoute
 from ndxdp.observe import status
-from ndxdp.proposal.facts import ContainerNetwork, Host, Responder, Uplink, Way
+from ndxdp.proposal.facts import ContainerNetwork, Daemon, Host, Responder, Uplink, Way
 from ndxdp.rules.prefix import Prefix
 from ndxdp.sources.http import NoAnswer
 from ndxdp.sources.selector import ENGINE_SOCKET
@@ -29,6 +28,11 @@ from ndxdp.store.directories import Trees
 log = logging.getLogger(__name__)
 
 PODMAN_SOCKET = "/run/podman/podman.sock"
+
+_SYSCTL_FOLDERS = tuple(
+    map(Path, ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d"))
+)
+_SYSCTL_LAST = Path("/etc/sysctl.conf")
 
 _GUESTS_MAX = 64  # interfaces whose neighbours are read
 
@@ -60,9 +64,12 @@ def look(names: Iterable[str], trees: Trees, docker_socket: str = "") -> Host:
         [Subject(link, trees, quiet=not links.has_mac(link)) for link in some]
         for some in (found, rest)
     )
-    heard, unseen = _heard(subjects, {daemon.pid for daemon in status.reports(trees)})
+    daemons = tuple(Daemon(each.pid, each.config or "") for each in status.reports(trees))
+    heard, unseen = _heard(subjects, {daemon.pid for daemon in daemons})
     path = docker_socket or _engine_socket()
     networks, unknown = _networks(path)
+    if docker_socket and not os.path.exists(docker_socket):
+        unknown = f"there is no {docker_socket}"
     with Fib() as fib:
         ways = _ways(fib, frozenset(indexes))
         local = tuple(sorted(each for each in fib.local_prefixes() if each.length < 128))
@@ -77,6 +84,8 @@ def look(names: Iterable[str], trees: Trees, docker_socket: str = "") -> Host:
         _responders(heard.values()),
         unseen,
         tuple(_uplink(subject, None) for subject in others),
+        daemons,
+        tuple(_sysctl_files()),
     )
 
 
@@ -112,8 +121,18 @@ def _uplink(subject: Subject, heard: listeners.Facts | None) -> Uplink:
         advertised=any(route.by_ra for route in routes)
         or any(each.valid != FOREVER for each in own),
         manager=subject.managed.name if subject.managed else "",
+        manager_file=subject.managed.file if subject.managed else "",
+        attached=_is_attached(subject),
         proxied=heard.proxied if heard else (),
     )
+
+
+def _is_attached(subject: Subject) -> bool:
+    try:
+        return subject.trees.have(subject.name)
+    except (NdxdpError, OSError) as error:  # for example, without rights
+        log.debug("%s: %r", subject.name, error)
+        return False
 
 
 def _heard(
@@ -146,6 +165,19 @@ def _responders(heard: Iterable[listeners.Facts]) -> tuple[Responder, ...]:
     return tuple(found[pid] for pid in sorted(found))
 
 
+def _sysctl_files() -> Iterator[tuple[str, str]]:
+    """Yield path and text of the files of sysctls in their order, without masked ones."""
+    by_name: dict[str, Path] = {}
+    for folder in _SYSCTL_FOLDERS:
+        for path in folder.glob("*.conf"):
+            by_name.setdefault(path.name, path)
+    for path in (*(by_name[name] for name in sorted(by_name)), _SYSCTL_LAST):
+        try:
+            yield str(path), path.read_text(errors="replace")
+        except OSError:  # there is none
+            continue
+
+
 # ---- networks behind the host -------------------------------------------------------------------
 
 
@@ -153,7 +185,7 @@ def _ways(fib: Fib, uplinks: frozenset[int]) -> tuple[Way, ...]:
     """Return the routes that leave by other interfaces than the uplinks, without duplicates."""
     found: dict[tuple[Prefix, str], Way] = {}
     known: dict[int, links.Link | None] = {}
-    guests: dict[int, list[bytes]] = {}
+    guests: dict[int, _Guests] = {}
     for route in onlink.routes_behind(uplinks):
         if route.ifindex not in known:
             known[route.ifindex] = _link(route.ifindex)
@@ -161,8 +193,11 @@ def _ways(fib: Fib, uplinks: frozenset[int]) -> tuple[Way, ...]:
         if link is None or link.name == "lo":
             continue
         if route.ifindex not in guests:
-            guests[route.ifindex] = _guests(fib, link) if len(guests) < _GUESTS_MAX else []
-        way = _way(route, link, guests[route.ifindex])
+            read = len(guests) < _GUESTS_MAX
+            guests[route.ifindex] = _Guests(_neighbours(fib, link) if read else [])
+        direct = route.direct and links.has_mac(link)
+        guest = guests[route.ifindex].first(route.prefix)
+        way = Way(route.prefix, link.name, link.kind, direct, guest)
         found.setdefault((way.prefix, way.dev), way)
     return tuple(found.values())
 
@@ -174,13 +209,24 @@ def _link(ifindex: int) -> links.Link | None:
         return None
 
 
-def _way(route: BehindRoute, link: links.Link, guests: list[bytes]) -> Way:
-    inside = (each for each in guests if Prefix.around(each, route.prefix.length) == route.prefix)
-    direct = route.direct and links.has_mac(link)
-    return Way(route.prefix, link.name, link.kind, direct, next(inside, None))
+class _Guests:
+    """The living guests on an interface, by the prefixes that contain them."""
+
+    def __init__(self, addresses: list[bytes]) -> None:
+        self._addresses = addresses
+        self._by_length: dict[int, dict[Prefix, bytes]] = {}
+
+    def first(self, prefix: Prefix) -> bytes | None:
+        """Return the lowest address in a prefix; None if there is none."""
+        length = prefix.length
+        if length not in self._by_length:
+            self._by_length[length] = {
+                Prefix.around(each, length): each for each in reversed(self._addresses)
+            }
+        return self._by_length[length].get(prefix)
 
 
-def _guests(fib: Fib, link: links.Link) -> list[bytes]:
+def _neighbours(fib: Fib, link: links.Link) -> list[bytes]:
     """Return the addresses of the live neighbours on an interface."""
     return sorted(
         each.address
