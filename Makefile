@@ -23,6 +23,7 @@
 # make dist    build wheel and sdist in build/dist
 # make deb     build the Debian package in build; VERSION= gives it another version
 # make test-deb  install, upgrade and purge it on Debian 12, 13 and Ubuntu 24.04, each in a chroot
+# make test-arm64  compile it on arm64 and try it on Debian's kernel for arm64, both emulated
 # make image   build a container image with it, by docker build
 # make test-image  run that image by the compose file, with two versions of Docker
 # make lock    renew constraints.txt, the exact versions of the Python packages in .venv
@@ -46,6 +47,7 @@ TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io 
 	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) \
 	linux-libc-dev-arm64-cross radvd systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
+ARM64_PACKAGES := cpio kmod mmdebstrap qemu-system-arm qemu-user-static util-linux
 LAB_PACKAGES := $(VM_PACKAGES) qemu-utils
 VAGRANT_PACKAGES := vagrant vagrant-libvirt
 
@@ -65,9 +67,10 @@ PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image lab-vagrant lab-vm
-.PHONY: lock screenshots soak test test-deb test-image test-kernels test-kills test-long test-service test-vm
-.PHONY: packages-bench packages-bench-daemon packages-build packages-deb packages-demo
+.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image
+.PHONY: lab-vagrant lab-vm lock screenshots soak test test-arm64 test-deb test-image test-kernels test-kills
+.PHONY: test-long test-service test-vm
+.PHONY: packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
 build: packages-build .venv/built
@@ -120,6 +123,10 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	lintian --display-info --pedantic --fail-on error,warning,info,pedantic --allow-root build/try/$(DEB)
 	.venv/bin/python -m tests.scenarios.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
 	.venv/bin/python -m tests.scenarios.first_use build/try/$(DEB) $(filter-out noble,$(RELEASES))
+
+test-arm64: packages-arm64 packages-vm packages-deb build .venv/tested .venv/packages
+	.venv/bin/python packaging/deb.py --directory build/try
+	.venv/bin/python -m tests.scenarios.arm64 build/try/$(DEB)
 
 test-image: packages-test packages-vm packages-deb packages-image build .venv/tested .venv/packages
 	.venv/bin/python packaging/deb.py --directory build/try
@@ -215,8 +222,10 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-bench packages-bench-daemon packages-build packages-deb packages-demo: | build-directory
+packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
+packages-demo: | build-directory
 packages-image packages-lab packages-test packages-vagrant packages-vm: | build-directory
+packages-arm64: ; $(call packages,$(ARM64_PACKAGES))
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-image: ; $(call packages,$(IMAGE_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
