@@ -122,7 +122,7 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	cmp build/try/$(DEB) build/try/again/$(DEB)
 	lintian --display-info --pedantic --fail-on error,warning,info,pedantic --allow-root build/try/$(DEB)
 	.venv/bin/python -m tests.scenarios.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb $(RELEASES)
-	.venv/bin/python -m tests.scenarios.first_use build/try/$(DEB) $(filter-out noble,$(RELEASES))
+	.venv/bin/python -m tests.scenarios.first_use build/try/$(DEB) $(RELEASES)
 
 test-arm64: packages-arm64 packages-vm packages-deb build .venv/tested .venv/packages
 	.venv/bin/python packaging/deb.py --directory build/try

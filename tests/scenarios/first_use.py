@@ -7,6 +7,8 @@ no step waits for a download. There is no systemd: for `systemctl enable --now`,
 unit run.
 
     python -m tests.scenarios.first_use PACKAGE [RELEASE...]
+
+It ignores other releases than Debian 12 and 13.
 """
 
 from __future__ import annotations
@@ -124,14 +126,15 @@ def main() -> int:
     if not words:
         print("usage, as root: python -m tests.scenarios.first_use PACKAGE [RELEASE...]")
         return 2
-    package, chosen = Path(words[0]).absolute(), words[1:] or list(RELEASES)
+    package = Path(words[0]).absolute()
+    chosen = [each for each in words[1:] or RELEASES if each in RELEASES]
     again = (sys.executable, "-m", "tests.scenarios.first_use", "--inside")
     codes = []
     for release in chosen:
         prepare(release, package)
         fetch_needed(ROOTS / release, package)
         codes.append(private.run([*again, release, str(package)]))
-    return max(codes)
+    return max(codes, default=0)
 
 
 if __name__ == "__main__":
