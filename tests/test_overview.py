@@ -15,6 +15,7 @@ from ndxdp.cli import table
 from tests.fixtures.network import (
     BEHIND,
     NDXDP,
+    ROUTER_MAC,
     TARGET,
     UPLINK,
     Network,
@@ -231,6 +232,19 @@ def test_verdicts_and_findings_have_colours(three: Network) -> None:
     assert found.has_colours
     assert "            $ " in plain
     assert "\x1b[36m            $ " in found.text
+
+
+def test_top_draws_tables_on_a_terminal(three: Network) -> None:
+    with three.solicited_continuously() as missed:
+        shown = on_terminal("top", UPLINK, "--seconds", "1")
+        plain = done("top", UPLINK, "--seconds", "0.5")
+    assert not missed
+    assert shown.plain.startswith(f"{CLEARED}ndxdp: counting solicitations for 1 s …{CLEARED}")
+    sources, targets = re.findall(r"^count +address +reasons *\n─+\n((?:.+\n)+)", shown.plain, re.M)
+    assert re.search(rf" {ROUTER_MAC}\) +answered [1-9]", sources.replace("(", " "))
+    assert re.search(rf" {TARGET} +answered [1-9]", targets)
+    assert "─" not in plain
+    assert re.search(rf"^ +[1-9]\d*  {TARGET}  answered [1-9]", plain, re.M)
 
 
 def test_without_rich_the_table_is_plain(three: Network) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from ndxdp.cli.interface import interface_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.ranges import Number
+from ndxdp.cli.terminal_progress import notice
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError
 from ndxdp.sources.selector import ENGINE_SOCKET
@@ -56,13 +58,15 @@ def doctor(
     both = trees()
     names = [interface] if interface is not None else interfaces.to_examine(both)
     watching = (_WATCHED if probe else 0) if watch is None else watch
-    examined = {
-        name: _examined(
-            examination.examine(name, both, docker_socket, probing=probe, watching=watching),
-            named=interface is not None,
-        )
-        for name in names
-    }
+    takes_long = probe or watching > 0
+    with notice("soliciting and watching") if takes_long else contextlib.nullcontext():
+        examined = {
+            name: _examined(
+                examination.examine(name, both, docker_socket, probing=probe, watching=watching),
+                named=interface is not None,
+            )
+            for name in names
+        }
     code = exit_code(
         finding for sections in examined.values() for each in sections for finding in each.findings
     )

@@ -13,10 +13,17 @@ _NUMBERS = "0123456789.-/s"
 """Characters of a column of numbers and rates, which is aligned at its right."""
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], plain: Iterable[str] | None = None
+) -> None:
     """Print a table, by rich if stdout is a terminal and rich is installed.
 
     rich is imported here only: it takes 60 ms and 8 MB, which a daemon or a pipe has no use for.
+
+    Args:
+        headings: The headings of the columns.
+        rows: The cells of each row; at least one row.
+        plain: The lines to print without rich; None for aligned columns.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -27,7 +34,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         else:
             rich_table.draw(headings, cells, list(_numeric(cells)))
             return
-    for line in aligned(headings, cells):
+    for line in aligned(headings, cells) if plain is None else plain:
         echo(line)
 
 

@@ -20,6 +20,8 @@ from ndxdp.cli.interface import interfaces_argument
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.ranges import Number, WholeNumber
+from ndxdp.cli.table import print_table
+from ndxdp.cli.terminal_progress import notice
 from ndxdp.cli.values import trees
 from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
@@ -181,7 +183,11 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int, as_json: bool) -
             targets[event.interface].add(event.target, event.reason)
 
     began = time.monotonic()
-    with Stop() as stop, Tracer(trees(), names) as tracer:
+    with (
+        Stop() as stop,
+        Tracer(trees(), names) as tracer,
+        notice(f"counting solicitations for {seconds:g} s"),
+    ):
         tracer.wake_on(sys.stdout.fileno(), 0)
         _follow(tracer, stop, began + seconds, count, lambda: False)
         lasted = time.monotonic() - began
@@ -197,16 +203,14 @@ def top(interfaces: tuple[str, ...], seconds: float, rows: int, as_json: bool) -
             }
         )
         return
-    lines = [f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them lost"]
+    echo(f"{counts.seen} solicitations in {lasted:.1f} s, {counts.lost} of them lost")
     for name in names:
-        lines += ["", f"{name}  sources"]
-        lines += _rows(
-            sources[name], rows, lambda key: f"{address_text(key[0])} ({mac_text(key[1])})"
-        )
-        lines += ["", f"{name}  targets"]
-        lines += _rows(targets[name], rows, lambda key: address_text(key) if key else "none")
-    for line in lines:
-        echo(line)
+        echo("")
+        echo(f"{name}  sources")
+        _show(sources[name], rows, lambda key: f"{address_text(key[0])} ({mac_text(key[1])})")
+        echo("")
+        echo(f"{name}  targets")
+        _show(targets[name], rows, lambda key: address_text(key) if key else "none")
 
 
 def _top_data(
@@ -236,15 +240,22 @@ def _top_data(
     }
 
 
-def _rows(hitters: Any, rows: int, text: Callable[[Any], str]) -> Iterator[str]:
-    """Yield the lines of the most frequent keys, each with its count and reasons."""
-    most = [(text(one.key), one) for one in hitters.most(rows)]
-    width = max((len(name) for name, _ in most), default=0)
-    for name, one in most:
-        reasons = ", ".join(f"{reason.label} {n}" for reason, n in one.reasons.most_common())
-        yield f"  {one.total:>9}  {name:<{width}}  {reasons}"
+def _show(hitters: Any, rows: int, text: Callable[[Any], str]) -> None:
+    """Print the most frequent keys, each with its count and reasons."""
+    cells = [
+        (
+            str(one.total),
+            text(one.key),
+            ", ".join(f"{reason.label} {count}" for reason, count in one.reasons.most_common()),
+        )
+        for one in hitters.most(rows)
+    ]
+    if cells:
+        width = max(len(name) for _, name, _ in cells)
+        plain = (f"  {total:>9}  {name:<{width}}  {reasons}" for total, name, reasons in cells)
+        print_table(("count", "address", "reasons"), cells, plain)
     if hitters.error_bound:
-        yield f"  none of the many others occurred more than {hitters.error_bound} times"
+        echo(f"  none of the many others occurred more than {hitters.error_bound} times")
 
 
 # ---- both commands ------------------------------------------------------------------------------
