@@ -617,7 +617,11 @@ def test_bad_interface(case: Bad) -> None:
 
 # Complete texts.
 BAD_TEXTS = [
-    Bad("", "1: no interface is configured", "write [[interface]], and its name below"),
+    Bad(
+        "",
+        "1: no interface is configured",
+        "write [[interface]], and its name below; ndxdp init proposes a file for this host",
+    ),
     Bad("interface = []", "1: interface: an empty array, not an array of tables"),
     Bad(
         '[interface]\nname = "eth0"',

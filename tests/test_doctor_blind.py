@@ -160,7 +160,7 @@ def test_no_proc(answering: Network) -> None:
     assert checks == {"forwarding", "daemon", "program", "listeners", "exporter"}
 
 
-_DENIED = """
+DENIED = """
 import errno, socket
 class Socket(socket.socket):
     def __init__(self, family=-1, *args, **named):
@@ -173,7 +173,7 @@ socket.socket = Socket
 
 def test_no_netlink(answering: Network) -> None:
     """Continue without AF_NETLINK, as in a sandbox."""
-    found = with_code(_DENIED.format(family="AF_NETLINK"))
+    found = with_code(DENIED.format(family="AF_NETLINK"))
     assert {each["level"] for each in found} == {"note", "unseen"}
     assert f"ndxdp answers on {UPLINK} in tc mode" in [each["what"] for each in found]
     assert found[0]["check"] == "link"
@@ -183,7 +183,7 @@ def test_no_netlink(answering: Network) -> None:
 
 
 def test_a_kernel_without_ipv6(answering: Network) -> None:
-    code = _DENIED.format(family="AF_INET6")
+    code = DENIED.format(family="AF_INET6")
     code += "from pathlib import Path\nimport ndxdp.doctor.sysctl as s\ns._ROOT = Path('/none')\n"
     (found,) = [each for each in with_code(code) if each["level"] == "failure"]
     assert found["what"] == "this kernel has no IPv6"

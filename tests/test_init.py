@@ -38,6 +38,7 @@ from tests.fixtures.network import (
     call,
     eventually,
     ndxdp,
+    python,
     remove_instance,
     sh,
     snapshot,
@@ -45,6 +46,7 @@ from tests.fixtures.network import (
 from tests.fixtures.tap import tap, tun
 from tests.test_auto import needs
 from tests.test_doctor import advertise, conf, default_route
+from tests.test_doctor_blind import DENIED
 
 ON_LINK = "2001:db8::/64"
 OTHER = "2001:db8:0:0:d::/80"  # also behind the host
@@ -370,6 +372,33 @@ def test_no_ipv6(host: Network) -> None:
         assert f"ndxdp cannot answer on {UPLINK}" in result.err
     finally:
         conf("disable_ipv6", 0, "all")
+
+
+MAIN = "import sys; from ndxdp.cli.main import main; sys.argv[1:] = ['init', '-o', '-']; main()"
+
+
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("AF_INET6", "ndxdp: this kernel has no IPv6\n  hint: to see why: ndxdp doctor\n"),
+        ("AF_NETLINK", "ndxdp: Address family not supported by protocol"),
+    ],
+)
+def test_without_a_family_of_sockets(host: Network, family: str, sentence: str) -> None:
+    code = DENIED.format(family=family)
+    if family == "AF_INET6":
+        code += "from pathlib import Path\nimport ndxdp.doctor.sysctl as s\ns._ROOT = Path('/no')\n"
+    result = python(code + MAIN)
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(sentence)
+    assert "Traceback" not in result.err
+
+
+def test_no_sysctls(host: Network) -> None:
+    hide = 'mount -t tmpfs tmpfs /proc/sys/net && exec "$@"'
+    result = call("unshare", "--mount", "sh", "-c", hide, "sh", *NDXDP, "init", "-o", "-")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == "ndxdp: cannot read /proc/sys/net/ipv6\n  hint: is /proc mounted?\n"
 
 
 def test_no_such_interface(host: Network) -> None:

@@ -91,7 +91,10 @@ def _config(root: Table, directory: Path) -> Config:
                 "name",
             )
     if not interfaces and "interface" not in root:
-        root.complain("no interface is configured", "write [[interface]], and its name below")
+        root.complain(
+            "no interface is configured",
+            "write [[interface]], and its name below; ndxdp init proposes a file for this host",
+        )
     return Config(
         log_level,
         log_format,
