@@ -134,6 +134,20 @@ def test_json_has_the_fields_that_are_documented(machine: None) -> None:
         assert shape(printed) == shape(json_of(command)), command
 
 
+def test_the_dry_runs_that_are_shown(machine: None) -> None:
+    """Run the commands of docs/commands.md, with the first one done in between."""
+    section = (DOCS / "commands.md").read_text().partition("\n## Before a change")[2]
+    (block,) = re.findall(r"^```console\n(.*?)^```$", section.partition("\n## ")[0], re.M | re.S)
+    shown = [(each.partition("\n")) for each in block.removeprefix("# ").split("\n# ")]
+    assert len(shown) == 3
+    for line, _, output in shown:
+        words = line.split()
+        assert (words[0], words[-1]) == ("ndxdp", "--dry-run")
+        assert run([NDXDP, *words[1:]]).strip() == output.strip()
+        if words[1] == "attach":
+            run([NDXDP, *words[1:-1]])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):

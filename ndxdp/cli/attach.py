@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ndxdp.cli.diff import show_preview
 from ndxdp.cli.interface import interface_argument
-from ndxdp.cli.options import attaching, verbosity
+from ndxdp.cli.options import attaching, dry_run_option, json_option, verbosity
+from ndxdp.cli.output import print_json
 from ndxdp.cli.terminal_progress import show_progress
 from ndxdp.cli.values import one_of, options_of, rule_of, rules_of, trees
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
 from ndxdp.rules.rule import MANUAL_ORIGIN
 
+if TYPE_CHECKING:
+    from ndxdp.session.preview import Preview
+    from ndxdp.session.request import AttachRequest
+    from ndxdp.store.directories import Trees
+    from ndxdp.store.maps import Maps
+
 
 @click.command()
 @interface_argument(required=True)
 @attaching
+@dry_run_option
+@json_option
 @verbosity
 def attach(
     interface: str,
@@ -27,6 +37,8 @@ def attach(
     dev: tuple[str, ...],
     via: tuple[str, ...],
     force: bool,
+    dry_run: bool,
+    as_json: bool,
     **how: Any,
 ) -> None:
     """Answer on IFACE until `ndxdp detach`.
@@ -47,8 +59,52 @@ def attach(
         answered, excepted, lists, rule_of(answer, dev, via, MANUAL_ORIGIN), force=force
     )
     request = AttachRequest(interface, rules, options_of(**how), force=force)
-    with Session.attach(trees(), request) as session:
-        warn_of_neighbours(interface, session.maps.settings().l3_ifindex, rules)
+    both = trees()
+    preview = (
+        _preview(both, request, dry_run=dry_run, as_json=as_json) if dry_run or as_json else None
+    )
+    if dry_run:
+        return
+    with Session.attach(both, request) as session:
+        settings = session.maps.settings()
+        warn_of_neighbours(interface, settings.l3_ifindex, rules)
+        if preview is not None:
+            _print_done(preview, session.maps)
+
+
+def _preview(both: Trees, request: AttachRequest, *, dry_run: bool, as_json: bool) -> Preview:
+    """Return what an attach would change; print it if that is all to do."""
+    from ndxdp.observe.preview_text import attach_summary, preview_data
+    from ndxdp.session.attach_preview import attaching as preview_of
+
+    preview = preview_of(both, request)
+    if dry_run and as_json:
+        print_json(preview_data(preview, dry_run=True))
+    elif dry_run:
+        show_preview(preview, attach_summary(preview))
+    return preview
+
+
+def _print_done(preview: Preview, maps: Maps) -> None:
+    """Print as JSON what an attach has changed, of which there is a preview."""
+    from dataclasses import replace
+
+    from ndxdp.netlink import links
+    from ndxdp.observe.preview_text import preview_data
+    from ndxdp.session import modes
+    from ndxdp.session.preview import state
+
+    settings = maps.settings()
+    link = links.find_link(preview.interface)
+    done = replace(
+        preview,
+        after=state(settings, maps.max_entries("addresses"), link),
+        desired=maps.rules(),
+        modes=(settings.mode,),
+        refusals=tuple(modes.decode(settings.refusals)),
+        notes=(),
+    )
+    print_json(preview_data(done, dry_run=False))
 
 
 @click.command()
@@ -57,23 +113,26 @@ def attach(
 @click.option(
     "--missing-ok", is_flag=True, help="Exit with 0 even if ndxdp is not attached to IFACE."
 )
+@dry_run_option
 @verbosity
-def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
+def detach(interface: str | None, every: bool, missing_ok: bool, dry_run: bool) -> None:
     """Stop answering on IFACE, and remove its rules.
 
     Detach the program, and restore the former state of the interface. `ndxdp pause` keeps both.
     """
     from ndxdp.observe import status as statuses
     from ndxdp.runtime import report
-    from ndxdp.session import detach as detaching
+    from ndxdp.session.detach import detach_interface
 
     if (interface is None) is not every:
         raise UsageError("detach needs either IFACE or --all", "as in ndxdp detach eth0")
     both = trees()
-    report.remove_stale(both.files.root)
+    detach_from = _show_detach if dry_run else detach_interface
+    if not dry_run:
+        report.remove_stale(both.files.root)
     if interface is not None:
         try:
-            detaching.detach_interface(both, interface)
+            detach_from(both, interface)
         except NotAttached:
             if not missing_ok:
                 raise
@@ -81,12 +140,21 @@ def detach(interface: str | None, every: bool, missing_ok: bool) -> None:
     failed = []
     for name in statuses.interfaces(both):
         try:
-            detaching.detach_interface(both, name)
+            detach_from(both, name)
         except NdxdpError as error:  # continue with the other interfaces
             failed.append(error)
     if failed:
         also = tuple(error.message for error in failed[1:])
         raise NdxdpError(failed[0].message, failed[0].hint, also)
+
+
+def _show_detach(both: Trees, interface: str) -> None:
+    """Print what a detach would change."""
+    from ndxdp.observe.preview_text import detach_summary
+    from ndxdp.session.detach_preview import detaching
+
+    preview = detaching(both, interface)
+    show_preview(preview, detach_summary(preview))
 
 
 @click.command()

@@ -38,6 +38,10 @@ def verbosity(command: _F) -> _F:
     return command
 
 
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Print what would change, as a diff; change nothing."
+)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ndxdp.cli.diff import show_preview
 from ndxdp.cli.group import Group
 from ndxdp.cli.interface import Named, interface_argument, interface_before
 from ndxdp.cli.options import (
     ANSWER_HELP,
+    dry_run_option,
     force_option,
     json_option,
     list_files,
@@ -26,6 +28,9 @@ from ndxdp.printable import printable
 from ndxdp.rules.address import parse_mac
 from ndxdp.rules.rule import MANUAL_ORIGIN, Rule, parse_origin, parse_source
 from ndxdp.rules.ruleset import Rules
+
+if TYPE_CHECKING:
+    from ndxdp.session.preview import Preview
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -43,6 +48,7 @@ def _adding(command: _F) -> _F:
     """Give a command the arguments and options of `add` and `replace`."""
     for option in (
         verbosity,
+        dry_run_option,
         force_option,
         click.option(
             "--origin",
@@ -131,10 +137,11 @@ def _add(
     lladdr: str | None,
     origin: str,
     force: bool,
+    dry_run: bool,
     *,
     replacing: bool = False,
 ) -> None:
-    from ndxdp.session.rule_changes import add_rules
+    from ndxdp.session.rule_changes import add_rules, preview_addition
 
     show_progress()
     profile = Profile(
@@ -147,7 +154,18 @@ def _add(
     rule = rule_of(answer, dev, via, parse_origin(origin, writes=True), profile)
     rules = rules_of(named.words, (), lists, rule, force=force)
     _require_some(rules, named)
-    add_rules(*one_of(named.interface), rules, replacing=replacing, force=force)
+    where = one_of(named.interface)
+    if dry_run:
+        _show(preview_addition(*where, rules, replacing=replacing, force=force))
+    else:
+        add_rules(*where, rules, replacing=replacing, force=force)
+
+
+def _show(preview: Preview) -> None:
+    """Print what would change."""
+    from ndxdp.observe.preview_text import rules_summary
+
+    show_preview(preview, rules_summary(preview))
 
 
 @prefix.command("del")
@@ -168,6 +186,7 @@ def _add(
     is_flag=True,
     help="Exit with 0 even if a prefix has no rule of the origin, or ndxdp is not attached.",
 )
+@dry_run_option
 @verbosity
 def prefix_del(
     named: Named,
@@ -175,13 +194,14 @@ def prefix_del(
     every: bool,
     origin: str,
     missing_ok: bool,
+    dry_run: bool,
 ) -> None:
     """Delete rules: either all that are named or none.
 
     IFACE is needed if ndxdp is attached to several interfaces. `ndxdp prefix list` shows the rules
     with their origins.
     """
-    from ndxdp.session.rule_changes import delete_rules
+    from ndxdp.session.rule_changes import delete_rules, preview_deletion
 
     show_progress()
     chosen = parse_origin(origin)
@@ -193,7 +213,11 @@ def prefix_del(
     else:
         _require_some(rules, named)
     try:
-        delete_rules(*one_of(named.interface), rules, chosen, missing_ok=missing_ok)
+        where = one_of(named.interface)
+        if dry_run:
+            _show(preview_deletion(*where, rules, chosen, missing_ok=missing_ok))
+        else:
+            delete_rules(*where, rules, chosen, missing_ok=missing_ok)
     except NotAttached:
         if not missing_ok:
             raise

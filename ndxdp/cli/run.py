@@ -10,11 +10,12 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ndxdp.cli.diff import show_preview
 from ndxdp.cli.interface import interface_argument
-from ndxdp.cli.options import attaching, verbosity
+from ndxdp.cli.options import attaching, dry_run_option, verbosity
 from ndxdp.cli.output import configure_log, echo
 from ndxdp.cli.values import options_of, rule_of, rules_of, spec_of, trees
-from ndxdp.errors import UsageError
+from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.netlink import names
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.rule import RUN_ORIGIN
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     " MLD querier is on the link (auto), never, or always.",
 )
 @click.option("--keep", is_flag=True, help="Leave the program attached when this process ends.")
+@dry_run_option
 @verbosity
 def run(
     interface: str | None,
@@ -80,6 +82,7 @@ def run(
     force: bool,
     join: str,
     keep: bool,
+    dry_run: bool,
     **how: Any,
 ) -> None:
     """Answer until interrupted: the daemon.
@@ -96,7 +99,7 @@ def run(
 
     if file is not None:
         _refuse_other_options(interface)
-        _run_file(file)
+        _run_file(file, dry_run=dry_run)
         return
     if interface is None:
         raise UsageError(
@@ -126,7 +129,19 @@ def run(
         forced=frozenset(rules.wider if force else ()),
         announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
+    if dry_run:
+        _show(spec)
+        return
     service.run(trees(), DaemonSpec([spec], engine), ready=_print_ready)
+
+
+def _show(spec: InterfaceSpec) -> None:
+    """Print what the daemon would change on an interface at its start."""
+    from ndxdp.daemon.preview import starting
+    from ndxdp.observe.preview_text import attach_summary
+
+    preview = starting(trees(), spec)
+    show_preview(preview, attach_summary(preview))
 
 
 def _refuse_file(interface: str) -> None:
@@ -146,7 +161,7 @@ def _refuse_other_options(interface: str | None) -> None:
         parameter.opts[0]
         for parameter in context.command.params
         if parameter.expose_value
-        and parameter.name not in (None, "file", "interface")
+        and parameter.name not in (None, "file", "interface", "dry_run")
         and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
     if given:
@@ -156,8 +171,8 @@ def _refuse_other_options(interface: str | None) -> None:
         )
 
 
-def _run_file(file: str) -> None:
-    """Run the daemon with a configuration file."""
+def _run_file(file: str, *, dry_run: bool) -> None:
+    """Run the daemon with a configuration file, or print what it would change."""
     from ndxdp.config import reader
     from ndxdp.daemon import service
     from ndxdp.daemon.spec import DaemonSpec
@@ -176,6 +191,13 @@ def _run_file(file: str) -> None:
         configure_log(spec.log_level, spec.log_format)
 
     spec = read()
+    if dry_run:
+        for each in spec.interfaces:
+            try:
+                _show(each)
+            except NdxdpError as error:  # the daemon would answer on the others, and try again
+                echo(f"{each.interface}  not answered on now: {error.message}")
+        return
     configure(spec)
     service.run(
         trees(),

@@ -23,7 +23,7 @@ from ndxdp.daemon.sd_notify import Notifier
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
 from ndxdp.daemon.uplink import Uplink
-from ndxdp.errors import ModeUnavailable, NdxdpError, UsageError, problem_of
+from ndxdp.errors import ModeUnavailable, NdxdpError, problem_of
 from ndxdp.netlink import names
 from ndxdp.netlink.link_monitor import LinkMonitor
 from ndxdp.netlink.netns import netns
@@ -71,11 +71,7 @@ def run(
         NdxdpError: Answering on an interface cannot begin, and its specification is not patient.
     """
     for each in spec.interfaces:
-        if each.insist and each.wants_process:
-            raise UsageError(
-                "in userspace mode a process answers, and nothing can go on without it",
-                "leave --keep out, or take another mode",
-            )
+        each.check()
     _refuse_if_all_locked(trees, spec.interfaces)
     _raise_descriptor_limit()
     # Blocked until the loop handles them, so that an attach is not interrupted half-way.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
+from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import Mode
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
@@ -58,6 +59,14 @@ class InterfaceSpec:
         """Return True if only rules and selectors differ, which can change without a renewal."""
         same = replace(self, rules=other.rules, forced=other.forced, selectors=other.selectors)
         return same == other
+
+    def check(self) -> None:
+        """Raise UsageError for a program that is to outlive the process in userspace mode."""
+        if self.insist and self.wants_process:
+            raise UsageError(
+                "in userspace mode a process answers, and nothing can go on without it",
+                "leave --keep out, or take another mode",
+            )
 
     @property
     def wants_process(self) -> bool:

@@ -20,6 +20,11 @@ class Rate(NamedTuple):
     interval: int = 0
     credit: int = 0
 
+    @property
+    def per_second(self) -> float:
+        """How many answers per second the limit admits; 0 without a limit."""
+        return 1e9 / self.interval if self.interval else 0
+
 
 _UNLIMITED = Rate()
 

@@ -31,6 +31,11 @@ def has_filters(ifindex: int) -> bool:
     return any(_dump(_RTM_GETTFILTER, ifindex, hook) for hook in _TC_H_CLSACT_HOOKS)
 
 
+def has_egress_filters(ifindex: int) -> bool:
+    """Return True if the clsact qdisc of an interface has a filter for frames that go out."""
+    return bool(_dump(_RTM_GETTFILTER, ifindex, _TC_H_CLSACT_HOOKS[1]))
+
+
 def _dump(kind: int, ifindex: int, parent: int = 0) -> list[bytes]:
     """Return the answers to a dump."""
     body = _TCMSG.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0)

@@ -11,7 +11,6 @@ from typing import Any
 
 from ndxdp.errors import Damaged, NdxdpError, NotAttached
 from ndxdp.kernel import bpf_programs
-from ndxdp.ndp.limiter import Rate
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.netns import netns
 from ndxdp.observe import status_warnings
@@ -264,10 +263,10 @@ def status_data(
         "mac": mac_text(settings.mac),
         "link_local": address_text(settings.link_local),
         "paused": settings.paused,
-        "rate": _rate_of(settings.limits.each),
+        "rate": settings.limits.each.per_second,
         "burst": settings.burst,
-        "interface_rate": _rate_of(settings.limits.total),
-        "gateway_rate": _rate_of(settings.limits.gateway),
+        "interface_rate": settings.limits.total.per_second,
+        "gateway_rate": settings.limits.gateway.per_second,
         "rules": {
             "addresses": rules.addresses,
             "prefixes": rules.prefixes,
@@ -286,11 +285,6 @@ def status_data(
             *status_warnings.of_programs_before(instance, before or [], is_locked=is_locked),
         ],
     }
-
-
-def _rate_of(limit: Rate) -> float:
-    """Return how many answers per second a limit admits; 0 without a limit."""
-    return 1e9 / limit.interval if limit.interval else 0
 
 
 def _care_data(care: CareStatus | None, interface: str) -> dict[str, Any] | None:

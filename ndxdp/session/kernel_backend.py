@@ -77,7 +77,7 @@ class KernelBackend:
         except Damaged:  # an attach that was killed half-way
             tree.remove(link.name)
             return None
-        error = _conflict(present, request, link)
+        error = conflict(present, request, link)
         if error:
             present.close()
             raise error
@@ -126,7 +126,7 @@ class KernelBackend:
         raise NoMode(link.name, refusals, hint)
 
 
-def _conflict(present: KernelInstance, request: AttachRequest, link: Link) -> NdxdpError | None:
+def conflict(present: KernelInstance, request: AttachRequest, link: Link) -> NdxdpError | None:
     """Return the reason for which an attached program cannot be renewed as requested."""
     settings = present.maps.settings()
     if not present.is_attached(settings):

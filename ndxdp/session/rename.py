@@ -30,10 +30,21 @@ def adopt(tree: PinTree, link: Link) -> None:
     Raises:
         NdxdpError: A process has locked those pins, or the present name has pins of its own.
     """
-    for name in _former_names(tree, link):
+    for name in adoptable(tree, link):
+        tree.rename(name, link.name)
+
+
+def adoptable(tree: PinTree, link: Link) -> list[str]:
+    """Return the names whose pins adopt() moves to a device's present name.
+
+    Raises:
+        NdxdpError: A process has locked those pins, or the present name has pins of its own.
+    """
+    found = _former_names(tree, link)
+    for name in found:
         if tree.is_locked(name) or tree.path(link.name).is_dir():
             raise _under_its_former_name(link.name, name)
-        tree.rename(name, link.name)
+    return found
 
 
 def reconcile_renames(tree: PinTree, interface: str) -> None:

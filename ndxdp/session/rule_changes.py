@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -14,10 +16,13 @@ from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes
 from ndxdp.session.link_check import on_link, refuse_broad, warn_of_neighbours
+from ndxdp.session.preview import Preview, refuse_without_room
 from ndxdp.session.session import Session
 from ndxdp.store import handover
 from ndxdp.store.directories import Tree
+from ndxdp.store.instance import Instance, open_instance
 from ndxdp.store.maps import Maps
+from ndxdp.store.ownership import refuse_elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +93,17 @@ def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) ->
         else:
             session.maps.apply(change, actual)
     except NoRoom as error:
-        raise _with_cure(error, session) from error
+        raise _with_cure(error, session.tree, session.interface) from error
     return at
 
 
-def _with_cure(error: NoRoom, session: Session) -> NdxdpError:
+def _with_cure(error: NoRoom, tree: Tree, name: str) -> NdxdpError:
     """Return the error with the command that makes room on this interface."""
-    room, name = error.max_addresses, session.interface
+    room = error.max_addresses
     if not room:
         return error
     hint = f"make room: ndxdp attach {name} --max-addresses {room}; or use prefixes"
-    if session.tree.is_locked(name):
+    if tree.is_locked(name):
         hint = (
             f"make room in its daemon's file: max_addresses = {room}, then ndxdp reload;"
             f" without a file: ndxdp run {name} --max-addresses {room} …"
@@ -135,45 +140,102 @@ def delete_rules(
     Raises:
         NdxdpError: A prefix has no rule, or a rule of another origin.
     """
-    if origin == HOST_ORIGIN:
-        raise UsageError(
-            f"rules of origin '{HOST_ORIGIN}' are ndxdp's own",
-            _NEVER_ANSWERED,
-        )
+    _refuse_host(origin)
     with Session.open(tree, interface) as session:
         few = named is not None and _are_few(session.maps, named)
         actual = session.maps.rules_at(named) if named and few else session.maps.rules()
-        if named is None:
-            removed = actual.where(lambda rule: rule.origin == origin)
-        else:
-            removed = actual.restricted_to(named)
-        if named is not None and not missing_ok:
-            for prefix in named.without(actual):
-                raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
-            for prefix, rule in removed.where(lambda rule: rule.origin != origin).pairs():
-                raise NdxdpError(
-                    f"the rule of {prefix} is not of origin '{origin}' but of '{rule.origin}'",
-                    _NEVER_ANSWERED
-                    if rule.origin == HOST_ORIGIN
-                    else f"name it if you mean it: --origin {rule.origin}",
-                )
-        removed = removed.where(lambda rule: rule.origin == origin)
-        # The host still has the addresses of owned rules, so these rules become holes.
-        owned = removed.where(lambda rule: rule.owned)
-        labels = _owners(session) if owned else {}
-        holes = {prefix: owned_rule(labels.get(prefix, OWN_LABEL)) for prefix in owned}
-        desired = actual.without(removed) | holes
+        desired = _remaining(session.instance, actual, named, origin, missing_ok=missing_ok)
         at = _apply(session, difference(desired, actual), actual, few=few)
         tree.notify(interface, at)
 
 
-def _owners(session: Session) -> dict[Prefix, str]:
+def _refuse_host(origin: str) -> None:
+    """Raise UsageError for the origin whose rules no command deletes."""
+    if origin == HOST_ORIGIN:
+        raise UsageError(f"rules of origin '{HOST_ORIGIN}' are ndxdp's own", _NEVER_ANSWERED)
+
+
+def _remaining(
+    instance: Instance, actual: Rules, named: Rules | None, origin: str, *, missing_ok: bool
+) -> Rules:
+    """Return the rules that a deletion leaves; see delete_rules()."""
+    if named is None:
+        removed = actual.where(lambda rule: rule.origin == origin)
+    else:
+        removed = actual.restricted_to(named)
+    if named is not None and not missing_ok:
+        for prefix in named.without(actual):
+            raise NdxdpError(f"{prefix} has no rule", "ndxdp prefix list shows all")
+        for prefix, rule in removed.where(lambda rule: rule.origin != origin).pairs():
+            raise NdxdpError(
+                f"the rule of {prefix} is not of origin '{origin}' but of '{rule.origin}'",
+                _NEVER_ANSWERED
+                if rule.origin == HOST_ORIGIN
+                else f"name it if you mean it: --origin {rule.origin}",
+            )
+    removed = removed.where(lambda rule: rule.origin == origin)
+    # The host still has the addresses of owned rules, so these rules become holes.
+    owned = removed.where(lambda rule: rule.owned)
+    labels = _owners(instance) if owned else {}
+    holes = {prefix: owned_rule(labels.get(prefix, OWN_LABEL)) for prefix in owned}
+    return actual.without(removed) | holes
+
+
+def _owners(instance: Instance) -> dict[Prefix, str]:
     """Return the labels of the holes for the addresses that the interface and its gateways own."""
     from ndxdp.netlink import addresses, links  # pyroute2 is loaded only for owned rules
 
-    device = session.instance.device()
+    device = instance.device()
     link = links.find_link(device) if device else None
     return addresses.uplink_addresses(link).owned if link else {}
+
+
+# ---- previews ------------------------------------------------------------------------------------
+
+
+def preview_addition(
+    tree: Tree, interface: str, rules: Rules, *, replacing: bool = False, force: bool = False
+) -> Preview:
+    """Return what add_rules() would change, and raise what it would raise.
+
+    All rules are read, however few change, because the room depends on all of them.
+    """
+    with _readable(tree, interface) as instance:
+        maps = instance.maps
+        settings = maps.settings()
+        if not force:
+            refuse_broad(interface, rules, lambda: on_link(settings))
+        actual = maps.rules()
+        desired = merge(rules, actual, replacing=replacing)
+        try:
+            refuse_without_room(desired, actual, maps.max_entries("addresses"))
+        except NoRoom as error:
+            raise _with_cure(error, tree, interface) from error
+        if netns() == settings.netns:
+            warn_of_neighbours(interface, settings.l3_ifindex, rules)
+    return Preview(interface, actual=actual, desired=desired)
+
+
+def preview_deletion(
+    tree: Tree, interface: str, named: Rules | None, origin: str, *, missing_ok: bool = False
+) -> Preview:
+    """Return what delete_rules() would change, and raise what it would raise."""
+    _refuse_host(origin)
+    with _readable(tree, interface) as instance:
+        actual = instance.maps.rules()
+        desired = _remaining(instance, actual, named, origin, missing_ok=missing_ok)
+    return Preview(interface, actual=actual, desired=desired)
+
+
+@contextlib.contextmanager
+def _readable(tree: Tree, interface: str) -> Iterator[Instance]:
+    """Open an interface of this network namespace for reading."""
+    with open_instance(tree, interface, readonly=True) as instance:
+        refuse_elsewhere(tree, instance)
+        yield instance
+
+
+# ---- pausing -------------------------------------------------------------------------------------
 
 
 def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:

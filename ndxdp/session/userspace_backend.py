@@ -50,11 +50,7 @@ class UserspaceBackend:
         Pins that this process has locked stay, and their program goes on: the caller detaches them
         once this process answers.
         """
-        if not request.lock:
-            raise UsageError(
-                "in userspace mode a process answers, and attach leaves none",
-                f"ndxdp run {request.interface} --mode userspace",
-            )
+        refuse_without_process(request)
         link = links.answering_link(request.interface, down=request.down)
         with contextlib.ExitStack() as undo:
             packets = self._packet_socket(link)
@@ -73,14 +69,7 @@ class UserspaceBackend:
             with links.interface_errors(link.name):
                 return PacketSocket(link.ifindex)
         except ModeUnavailable as error:
-            if not self._refusals:
-                raise
-            refusals = [*self._refusals, modes.refusal(Mode.USERSPACE, error)]
-            hint = (
-                "run this as root, or with CAP_NET_RAW;"
-                " with CAP_BPF and CAP_NET_ADMIN for a program"
-            )
-            raise NoMode(link.name, refusals, hint) from error
+            raise no_socket(link.name, self._refusals, error) from error
 
     def _open_files(self, request: AttachRequest, link: Link, locked: Tree | None) -> Attached:
         """Open the interface's files, and write rules and settings to them."""
@@ -123,6 +112,25 @@ class UserspaceBackend:
                 if has_pins:
                     _hand_over(pins, name, detach=locked is not pins)
         return Attached(tree, UserspaceInstance(name, maps, is_locked=True), lock)
+
+
+def no_socket(
+    interface: str, refusals: Sequence[ModeRefusal], error: ModeUnavailable
+) -> ModeUnavailable:
+    """Return the error where no packet socket can be opened, after refusals of other modes."""
+    if not refusals:
+        return error
+    hint = "run this as root, or with CAP_NET_RAW; with CAP_BPF and CAP_NET_ADMIN for a program"
+    return NoMode(interface, [*refusals, modes.refusal(Mode.USERSPACE, error)], hint)
+
+
+def refuse_without_process(request: AttachRequest) -> None:
+    """Raise UsageError if no process stays to answer."""
+    if not request.lock:
+        raise UsageError(
+            "in userspace mode a process answers, and attach leaves none",
+            f"ndxdp run {request.interface} --mode userspace",
+        )
 
 
 @contextlib.contextmanager

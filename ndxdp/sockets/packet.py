@@ -99,6 +99,20 @@ _recvmmsg.argtypes = (c_int, c_void_p, c_uint, c_int, c_void_p)
 _sendmmsg.argtypes = (c_int, c_void_p, c_uint, c_int)
 
 
+def refuse_without_right() -> None:
+    """Raise ModeUnavailable if this process may not open a packet socket."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
+    except PermissionError:
+        raise _no_right() from None
+
+
+def _no_right() -> ModeUnavailable:
+    return ModeUnavailable(
+        "this process may not open a packet socket", "run this as root, or with CAP_NET_RAW"
+    )
+
+
 class MessageBatch:
     """The arguments of recvmmsg() and sendmmsg(): BATCH messages with a buffer each.
 
@@ -158,10 +172,7 @@ class PacketSocket:
             try:
                 self._first = self._open(solicitation_filter())
             except PermissionError:
-                raise ModeUnavailable(
-                    "this process may not open a packet socket",
-                    "run this as root, or with CAP_NET_RAW",
-                ) from None
+                raise _no_right() from None
             self._add(self._first)
             allmulti(self._first, ifindex)
         except BaseException:

@@ -1,0 +1,41 @@
+"""Previews of the start of `ndxdp run` on an interface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ndxdp.daemon.admission import Admission
+from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.netlink import links
+from ndxdp.session.attach_preview import attaching
+from ndxdp.session.preview import Preview
+from ndxdp.store.directories import Trees
+
+
+def starting(trees: Trees, spec: InterfaceSpec) -> Preview:
+    """Return what the start on an interface would change.
+
+    Rules for containers are left out: they follow from the engine's answers.
+
+    Raises:
+        NdxdpError: The daemon could not answer there.
+    """
+    spec.check()
+    link = links.find_link(spec.interface)
+    has_rules = bool(spec.rules) or bool(spec.selectors)
+    is_quiet = link is not None and not links.has_mac(link)
+    if is_quiet and spec.addresses.deprecate and not has_rules:
+        return Preview(spec.interface, notes=(f"only its addresses are kept: {links.NO_MAC}",))
+    admission = Admission()
+    here = admission.on_link(spec, link)
+    rules = admission.admitted(spec, link, here, refuse=not spec.patient)
+    request = spec.request(rules, down=spec.patient, switch=False)
+    found = attaching(trees, request, shared=spec.patient)
+    notes = [*found.notes]
+    if spec.selectors:
+        selected = ", ".join(map(str, spec.selectors))
+        notes.append(f"the rules of containers ({selected}) follow from the engine")
+    if spec.addresses.deprecate:
+        patterns = ", ".join(map(str, spec.addresses.deprecate))
+        notes.append(f"addresses would be deprecated: {patterns}")
+    return replace(found, notes=tuple(notes))
