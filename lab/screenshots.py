@@ -10,6 +10,7 @@ mount namespace of its own, so nothing is left of it, however the program ends.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import random
@@ -21,7 +22,6 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("chromium", "fonts-dejavu-core", "pngquant")
 MOUNT = REPOSITORY / "build" / "screenshots"
 HOST = "host1"
+_NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""The command that runs another one so that its mounts and processes end with this process."""
+
 PAGE = "http://[::1]:9877/"
 LARGEST = 150_000  # bytes of a picture
 
@@ -96,7 +102,7 @@ def _ip(commands: Sequence[str]) -> None:
     subprocess.run(["ip", "-batch", "-"], input="\n".join(commands), text=True, check=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def interfaces(names: Sequence[str]) -> Iterator[None]:
     """Make Ethernet interfaces, each with an end that solicits: `eth0` and `eth0-end`."""
     _ip(
@@ -127,7 +133,7 @@ def _target(number: int) -> bytes:
     return socket.inet_pton(socket.AF_INET6, f"2001:db8:0:{number:x}:c::10")
 
 
-@contextmanager
+@contextlib.contextmanager
 def daemon(file: Path, answering: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run a daemon, from the moment when it answers on these interfaces."""
     process = subprocess.Popen(
@@ -161,7 +167,7 @@ def _wait(condition: Callable[[], bool], within: float = 60) -> None:
         time.sleep(0.2)
 
 
-@contextmanager
+@contextlib.contextmanager
 def traffic(rates: Mapping[str, float], numbers: Mapping[str, int]) -> Iterator[None]:
     """Solicit on interfaces while the block runs.
 
@@ -275,7 +281,7 @@ def _overlay() -> Path:
 
 
 def main() -> int:
-    """Run one of three stages: the overlay's namespace, the overlay, and the pictures in it."""
+    """Run one of three stages: the overlay's namespaces, the overlay, and the pictures in it."""
     parser = argparse.ArgumentParser(description="Take pictures of the status page.")
     parser.add_argument("directory", type=Path, help="where the pictures go")
     parser.add_argument(
@@ -291,9 +297,13 @@ def main() -> int:
         sys.exit("lab.screenshots needs root: sudo make screenshots")
     if options.stage == "namespace":
         directory.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["unshare", "--mount", "--uts", *again, "overlay"])
-        MOUNT.rmdir()  # the mount itself has vanished with its namespace
-        return done.returncode
+        try:
+            return subprocess.run([*_NAMESPACES, *again, "overlay"]).returncode
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            with contextlib.suppress(OSError):  # the mount itself has vanished with its namespace
+                MOUNT.rmdir()
     socket.sethostname(HOST)
     _overlay()
     return private.run([*again, "pictures"])

@@ -248,10 +248,15 @@ def test_numbers_have_separators_and_plurals(data: dict[str, Any]) -> None:
     assert f"1 of 131{blank}072 addresses, 2 prefixes" in html_of([data])
 
 
-def test_nothing_is_attached(net: Network) -> None:
-    html = page.html(Snapshot(0.0, {}), Snapshot(1.0, {}), None, URL)
-    assert "attached to no interface" in html
-    Page(html)
+def test_nothing_is_attached_or_can_be_read() -> None:
+    for error, text in (
+        (None, "attached to no interface"),
+        (NdxdpError("cannot read the pins: permission denied"), "No interface can be read"),
+    ):
+        html = page.html(Snapshot(0.0, {}), Snapshot(1.0, {}, error), None, URL)
+        Page(html)
+        assert text in html
+        assert ("permission denied" in html) is (error is not None)
 
 
 # ---- what a browser makes of it -----------------------------------------------------------------

@@ -152,7 +152,8 @@ def _summary(view: _View, problems: Sequence[_Problem]) -> Iterator[str]:
     answering = sum(state_of(each) == ANSWERING for each in data)
     paused = sum(each["attached"] and each["paused"] for each in data)
     if not view.names:
-        yield '<section class="panel"><p>ndxdp is attached to no interface.</p></section>'
+        nothing = "No interface can be read." if problems else "ndxdp is attached to no interface."
+        yield f'<section class="panel">{paragraph(nothing)}</section>'
         return
     verdict = f"Answering on {part_of(answering, len(view.names), 'interface')}"
     verdict += f", {number(paused)} paused" if paused else ""
