@@ -1,10 +1,11 @@
-"""The curves of interfaces: the start of a daemon, and address changes that do not concern it."""
+"""The curves of interfaces: a daemon's start, foreign address changes, and the status page."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ _RATE = 1_000  # address changes a second, half of them additions
 _SECONDS = 6.0
 _BATCH = 20  # address changes that are sent at once
 _WITHIN = 120  # seconds for a daemon to end
+_PORT = 9877
+_FETCH = f"from urllib.request import urlopen; urlopen('http://[::1]:{_PORT}/').read()"
+_AGAIN = 2.0  # seconds between two views of the page
 
 
 def _start(bench: Bench, count: int) -> Figures:
@@ -43,6 +47,23 @@ def _foreign_addresses(bench: Bench, count: int) -> Figures:
         return found
 
 
+def _page(bench: Bench, count: int) -> Figures:
+    """Measure the CPU for the status page: when it is shown first, and when it is shown again."""
+    in_host("ip", "link", "set", "lo", "up")
+    metrics = f'[metrics]\nlisten = "[::1]:{_PORT}"\n'
+    with (
+        _interfaces(count) as names,
+        bench.daemon(_configuration(bench, names, metrics), count) as daemon,
+    ):
+        found: dict[str, float] = {}
+        for figure in ("first s", "again s"):
+            before = daemon.spent
+            in_host(sys.executable, "-c", _FETCH)
+            found[figure] = daemon.spent - before
+            time.sleep(_AGAIN)
+        return found | {"peak MB": daemon.peak}
+
+
 def _change_addresses(name: str) -> None:
     """Add and delete addresses of an interface at _RATE, for _SECONDS."""
     changes = [
@@ -62,16 +83,14 @@ def _change_addresses(name: str) -> None:
     ip.communicate(timeout=_WITHIN)
 
 
-def _configuration(bench: Bench, names: Sequence[str]) -> Path:
-    """Write the configuration of a daemon that answers on all interfaces."""
-    return bench.file(
-        "it.toml",
-        (
-            f'[[interface]]\nname = "{name}"\nmode = "tc"\non_stop = "detach"\n'
-            f'[[interface.prefix]]\nprefix = "2001:db8:0:{number:x}:c::/80"\n'
-            for number, name in enumerate(names, 1)
-        ),
+def _configuration(bench: Bench, names: Sequence[str], top: str = "") -> Path:
+    """Write the configuration of a daemon that answers on all interfaces; `top` is its head."""
+    tables = (
+        f'[[interface]]\nname = "{name}"\nmode = "tc"\non_stop = "detach"\n'
+        f'[[interface.prefix]]\nprefix = "2001:db8:0:{number:x}:c::/80"\n'
+        for number, name in enumerate(names, 1)
     )
+    return bench.file("it.toml", (top, *tables))
 
 
 @contextlib.contextmanager
@@ -99,5 +118,6 @@ def _ip(commands: Iterable[str]) -> None:
 
 CURVES = (
     Curve("daemon starts, interfaces", _start, (10, 50, 100, 200, 500)),
+    Curve("the status page is shown, interfaces", _page, (1, 10, 100, 200, 500)),
     Curve("6 s of foreign addresses, interfaces", _foreign_addresses, (10, 40, 160)),
 )
