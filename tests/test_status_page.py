@@ -182,6 +182,18 @@ def test_problems_come_first(data: dict[str, Any]) -> None:
     assert "problem" not in calm.replace(page_style.STYLE, "")
 
 
+def test_an_interface_that_starts_is_no_problem(data: dict[str, Any]) -> None:
+    state = DaemonStatus()
+    state.interfaces |= {"eth7": InterfaceStatus(), UPLINK: InterfaceStatus(answered=True)}
+    html = html_of([data], state)
+    assert "Answering on 1 of 2 interfaces" in html
+    assert "problem" not in html.replace(page_style.STYLE, "")
+    assert "eth7 is not answering yet" in html
+    assert [text for text, _ in Page(html).lines if "starting" in text] == ["eth7 starting"]
+    state.interfaces["eth7"].answered = True  # and could not be read all the same
+    assert "1 problem" in html_of([data], state)
+
+
 def test_interfaces_are_in_natural_order_and_idle_ones_are_folded(data: dict[str, Any]) -> None:
     found = [interface(data, f"eth{n}", answered) for n, answered in ((10, 5), (1, 0), (2, 3))]
     lines = Page(html_of(found)).lines

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ndxdp import __version__
 from ndxdp.observe.overview import ANSWERING, state_of_unread
@@ -139,12 +139,17 @@ def _problems(view: _View) -> Iterator[_Problem]:
                 yield _Problem(name, headline(data))
             for text in warnings(data):
                 yield _Problem(name, text)
-        elif name in view.after.reported and not view.after.reported[name]["unanswered"]:
-            yield _Problem(name, unread_text(view.after.reported[name]))
+        elif name in view.after.unread and _is_problem(view.after.unread[name]):
+            yield _Problem(name, unread_text(view.after.unread[name]))
         status = view.state.interfaces.get(name) if view.state else None
         for gateway in status.gateways() if status and status.gateways else ():
             if gateway.silent:
                 yield _Problem(name, "a gateway does not answer")
+
+
+def _is_problem(reported: Mapping[str, Any]) -> bool:
+    """Return False if an interface that could not be read is only starting."""
+    return bool(reported["problem"] or reported.get("answered"))
 
 
 def _summary(view: _View, problems: Sequence[_Problem]) -> Iterator[str]:
@@ -314,7 +319,7 @@ def _body(view: _View, name: str) -> Iterator[str]:
         why = reported["unanswered"]
         silent = f"Nothing is answered on {name}: {why}"
         text = silent if why else f"{name} is {unread_text(reported)}"
-        yield paragraph(text, "plain" if why else "bad")
+        yield paragraph(text, "plain" if why or not _is_problem(reported) else "bad")
     elif kept:
         yield paragraph("Nothing is answered" + (f": {kept.unanswered}" if kept.unanswered else ""))
     if kept:
