@@ -412,3 +412,62 @@ def test_specifications_compare_all_fields() -> None:
     """A reload applies what differs, so no field may be left out of the comparison."""
     for kind in (InterfaceSpec, DaemonSpec):
         assert all(each.compare for each in dataclasses.fields(kind))
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "development.md", "reliability.md"])
+def test_files_and_functions_exist(page: str) -> None:
+    """Pages for developers name files, from the root or below ndxdp/, and functions."""
+    sources = [
+        path
+        for pattern in (
+            "ndxdp/**/*.py",
+            "bpf/*.[ch]",
+            "tests/**/*.py",
+            "lab/*.py",
+            "benchmarks/*.py",
+        )
+        for path in REPOSITORY.glob(pattern)
+    ]
+    code = "\n".join(path.read_text() for path in sources)
+    places = ("", "ndxdp", "bpf", "tests", "docs")
+    for name in re.findall(r"`([\w./-]+\.(?:py|c|h))`", text(page)):
+        assert any((REPOSITORY / place / name).is_file() for place in places), name
+    for name in re.findall(r"`(\w+)\(\)`", text(page)):
+        assert re.search(rf"\b{name}\b", code), name
+
+
+def _commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of each command of ndxdp in code on a page."""
+    whole = page.read_text()
+    lines = [
+        line.partition("  #")[0]
+        for block in re.findall(r"^```(?:sh|text|console)\n(.*?)^```", whole, re.M | re.S)
+        for line in block.splitlines()
+    ]
+    prose = re.sub(r"^```.*?^```", "", whole, flags=re.MULTILINE | re.DOTALL)
+    lines += [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", prose)]
+    for line in lines:
+        found = re.match(r"(?:[$#] |  \$ )?(?:\S*/bin/)?ndxdp (?=[a-z-])(.*)", line)
+        if found:
+            yield re.split(r"\s+", found[1].rstrip("…").strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_have_the_shown_options(page: Path) -> None:
+    for words in _commands(page):
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            if words and words[0] in ("--bpffs", "--run-directory"):
+                words = words[2:]
+            if not words or words[0].startswith("-") or words[0] in ("…", "COMMAND"):
+                break
+            command = command.commands[words.pop(0).rstrip(",;")]
+        known = {each for parameter in command.params for each in parameter.opts}
+        known |= {each for parameter in command.params for each in parameter.secondary_opts}
+        for word in words:
+            if word.startswith("--") and len(word) > 2:
+                option_name = re.split(r"[=|,;)]", word)[0]
+                assert option_name in {*known, "--help", "--version"}, (page.name, words)
