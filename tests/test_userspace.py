@@ -12,14 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.decision import decide
-from ndxdp.ndp.frame import source_of, target_of
+from ndxdp.ndp.frame import eth_source_of, lladdr_of, source_of, target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib
@@ -147,12 +147,35 @@ def test_a_rule_holds_from_the_next_frame_on(bench: Bench) -> None:
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     bench.set_up(case)
     maps = bench.instance.maps
+    for _ in range(2):  # the second answer is made by the first one's template
+        bench.put(case.frame)
+        assert bench.ends.reply() == case.reply
     maps.apply(difference({}, RULES), RULES)
     bench.put(case.frame)
     assert bench.ends.reply(nothing=True) is None
     maps.apply(difference(RULES, {}), Rules())
     bench.put(case.frame)
     assert bench.ends.reply() == case.reply
+
+
+def test_settings_hold_from_the_next_frame_on(bench: Bench) -> None:
+    """Answer with the present settings, though earlier answers made templates."""
+    case = next(case for case in CASES if case.reason is Reason.ANSWERED)
+    bench.set_up(case)
+    maps, other = bench.instance.maps, b"\2\0\0\0\0\x42"
+    settings = maps.settings()
+    for _ in range(2):
+        bench.put(case.frame)
+        assert bench.ends.reply() == case.reply
+    maps.set_settings(replace(settings, paused=True))
+    bench.put(case.frame)
+    assert bench.ends.reply(nothing=True) is None
+    maps.set_settings(replace(settings, mac=other))
+    bench.put(case.frame)
+    reply = bench.ends.reply()
+    assert reply is not None
+    assert lladdr_of(reply) == eth_source_of(reply) == other
+    maps.set_settings(settings)
 
 
 def test_waiting_frames_are_answered_at_the_end(bench: Bench) -> None:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, jiffies
-from ndxdp.ndp import decision
-from ndxdp.ndp.decision import Match, Verdict, validate
+from ndxdp.ndp.decision import Match, validate
 from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.limiter import Limiter
 from ndxdp.ndp.message import Host, Solicitation
 from ndxdp.ndp.reason import Reason
+from ndxdp.ndp.templates import Judge, Judged
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.refusal import refusal
 from ndxdp.rules.table import Table
@@ -86,6 +86,7 @@ class PacketLoop:
         self._table = Table()
         self._some_unknown = False
         self._limiter = Limiter(self._settings.limits, time.monotonic_ns)
+        self._judge = self._new_judge()
         self._verdicts: Counter[tuple[Reason, int | None]] = Counter()
         self._errors = 0
         self._tracer = EventSender(maps.directory / TRACER)
@@ -132,11 +133,8 @@ class PacketLoop:
 
     def _answer(self, frames: list[bytes]) -> None:
         """Judge frames, and send the answers."""
-        judge, host, match = decision.judge, self._host, self._table.match
-        admit = self._limiter.charge if self._settings.limits else None
-        refuse = self._refuse
-        verdicts = [judge(frame, host, match, admit, refuse) for frame in frames]
-        replies = [verdict[1] for verdict in verdicts if verdict[1] is not None]
+        verdicts = self._judge.judge(frames)
+        replies = [reply for _, reply, _ in verdicts if reply is not None]
         failed = self._packets.send(replies) if replies else {}
         if failed:
             verdicts = self._without(verdicts, failed)
@@ -149,7 +147,7 @@ class PacketLoop:
             [(reason, None if rule is None else rule.rule_class) for reason, _, rule in verdicts]
         )
 
-    def _report_unresolved(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+    def _report_unresolved(self, frames: list[bytes], verdicts: list[Judged]) -> None:
         """Report the solicitations for neighbours that the kernel does not know."""
         for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
             if reason is _UNKNOWN:
@@ -157,7 +155,7 @@ class PacketLoop:
                 if isinstance(ns, Solicitation) and rule:
                     self._unresolved(ns, rule)
 
-    def _trace(self, frames: list[bytes], verdicts: list[Verdict]) -> None:
+    def _trace(self, frames: list[bytes], verdicts: list[Judged]) -> None:
         """Send events to the tracer if there is one, and count those that it has no room for."""
         now, until = time.monotonic_ns(), self._settings.trace_until
         if now > until:
@@ -174,7 +172,7 @@ class PacketLoop:
         except (OSError, NdxdpError) as error:
             log.debug("cannot count: %s", error)
 
-    def _event(self, now: int, frame: bytes, verdict: Verdict) -> bytes:
+    def _event(self, now: int, frame: bytes, verdict: Judged) -> bytes:
         """Encode a trace event in the BPF program's layout."""
         reason, reply, matched = verdict
         found = self._table.lookup(target_of(frame)) if matched else None
@@ -223,14 +221,16 @@ class PacketLoop:
         except (OSError, NdxdpError) as error:
             log.error("cannot write the counters: %s", error)
 
-    def _without(self, verdicts: list[Verdict], failed: Mapping[int, int]) -> list[Verdict]:
+    def _without(self, verdicts: list[Judged], failed: Mapping[int, int]) -> list[Judged]:
         """Return the verdicts, where answers that were not sent count as SEND_FAILED."""
         self._errors += len(failed)
-        corrected, nth = [], 0
+        corrected: list[Judged] = []
+        nth = 0
         for verdict in verdicts:
-            if verdict.reply is not None:
+            _, reply, rule = verdict
+            if reply is not None:
                 if nth in failed:
-                    verdict = Verdict(_FAILED, None, verdict.rule)
+                    verdict = _FAILED, None, rule
                 nth += 1
             corrected.append(verdict)
         return corrected
@@ -242,10 +242,12 @@ class PacketLoop:
             if settings != self._seen_settings:
                 self._seen_settings = settings
                 self._read_settings()
+                self._judge = self._new_judge()
             changes, daemon_dead = self._own.number(0, 0), self._settings.daemon_dead
             if changes != self._seen_changes or daemon_dead != self._seen_dead:
                 self._seen_changes, self._seen_dead = changes, daemon_dead
-                self._read_rules()
+                self._table = self._maps.table(expired=daemon_dead)
+                self._judge = self._new_judge()
         except (OSError, NdxdpError) as error:  # the files were removed or damaged
             log.debug("cannot read settings or rules: %s", error)
 
@@ -262,5 +264,6 @@ class PacketLoop:
         """Set the gateways' MACs (6 bytes each), to which other limits apply."""
         self._limiter.gateways = macs
 
-    def _read_rules(self) -> None:
-        self._table = self._maps.table(expired=self._seen_dead)
+    def _new_judge(self) -> Judge:
+        admit = self._limiter.charge if self._settings.limits else None
+        return Judge(self._host, self._table.match, admit, self._refuse)

@@ -58,6 +58,16 @@ unpack_headers = struct.Struct("!6s6s6xHxB16s16sxB6x16s").unpack_from
 """Unpack the fields that validation needs: destination MAC, source MAC, payload length, hop limit,
 source, destination, ICMPv6 code, target. The frame must have OPTIONS_AT bytes."""
 
+unpack_by_target = struct.Struct("!3s3s45s3s2sHI16s8s").unpack
+"""Unpack a solicitation with one option of 8 bytes into what depends on its target and what does
+not: both halves of the destination MAC, everything up to the last 3 bytes of the destination, those
+bytes, type and code, checksum, reserved field, target, option."""
+
+_ADVERTISEMENT = struct.Struct("!22s16s18sH4s16s8s")
+unpack_advertisement, pack_advertisement = _ADVERTISEMENT.unpack, _ADVERTISEMENT.pack
+"""Unpack or pack an advertisement of NA_FRAME_LEN bytes: everything before the source, source,
+everything up to the code, checksum, flags, target, option."""
+
 _ETHERTYPE_IPV6 = ETH_P_IPV6.to_bytes(2, "big")
 _VLAN_ID = 0x0FFF
 _VLAN_TYPES = (b"\x81\x00", b"\x88\xa8")  # 802.1Q, 802.1ad

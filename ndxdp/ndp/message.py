@@ -232,18 +232,22 @@ def advertise(ns: Solicitation, host: Host, profile: Profile = DEFAULT_PROFILE) 
         flags |= ROUTER
     if profile.override:
         flags |= OVERRIDE
-    if profile.source is _FROM_TARGET:
-        source = target
-    elif isinstance(profile.source, bytes):
-        source = profile.source
-    else:
-        source = target if host.link_local == UNSPECIFIED else host.link_local
+    source = fixed_source(host, profile) or target
     mac = host.mac
     addresses = source + destination
     rest = target + b"\2\1" + (profile.lladdr or mac)
     checksum = -message_sum(addresses + rest, NA_LEN + (TYPE_NA << 8) + (flags << 8)) % 0xFFFF
     middle = _NA_MIDDLE(TYPE_NA << 8, checksum, flags << 24)
     return b"".join((peer, mac, _NA_HEAD, addresses, middle, rest))
+
+
+def fixed_source(host: Host, profile: Profile) -> bytes | None:
+    """Return the source of all answers by a profile; None if it is the target of each answer."""
+    if profile.source is _FROM_TARGET:
+        return None
+    if isinstance(profile.source, bytes):
+        return profile.source
+    return None if host.link_local == UNSPECIFIED else host.link_local
 
 
 def unsolicited(
