@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 
+from ndxdp.kernel.abi import Mode
+from ndxdp.session import attach_preview, detach_preview
+from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.session.session import Session
+from ndxdp.store.directories import Trees
 from tests.fixtures.documented import json_of, shape
 from tests.fixtures.network import (
     BEHIND,
@@ -314,6 +319,44 @@ def test_a_bridge(net: Network) -> None:
         assert dry("attach", "br9", "--mode", "tc")[1:]
     finally:
         sh("ip", "link", "delete", "br9")
+
+
+def test_a_qdisc_stays_where_another_program_has_a_filter(net: Network) -> None:
+    """Attach as on a kernel without links at tc, where a clsact qdisc is needed."""
+    request = AttachRequest(UPLINK, options=AttachOptions(Mode.TC, links=False))
+    found = attach_preview.attaching(Trees(), request)
+    assert (found.before["clsact"], found.after["clsact"]) == (False, True)
+    with Session.attach(Trees(), request):
+        pass
+    assert "clsact" in sh("tc", "qdisc", "show", "dev", UPLINK)
+    with unchanged():
+        found = detach_preview.detaching(Trees(), UPLINK)
+    assert (found.before["clsact"], found.after["clsact"]) == (True, False)
+    for hook in ("ingress", "egress"):
+        place = ("dev", UPLINK, hook, "protocol", "all", "pref", "7")
+        sh("tc", "filter", "add", *place, "bpf", "bytecode", "1,6 0 0 0")  # matches nothing
+        assert detach_preview.detaching(Trees(), UPLINK).after["clsact"] is True
+        sh("tc", "filter", "del", *place)
+    done("detach", UPLINK)
+    assert "clsact" not in sh("tc", "qdisc", "show", "dev", UPLINK)
+
+
+def test_detach_names_the_lifetimes_that_it_restores(net: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\nmode = "tc"\n'
+        f'[interface.addresses]\ndeprecate = ["{HOST}"]\npreferred = "2001:db8::77"\n'
+    )
+    assert f"  addresses would be deprecated: {HOST}" in dry("run", "-c", str(file))
+    sh("ip", "address", "add", "2001:db8::77/64", "dev", UPLINK, "nodad")
+    running = net.run("-c", str(file))
+    eventually(lambda: "deprecated" in sh("ip", "-6", "address", "show", "to", HOST))
+    running.kill()
+    lines = dry("detach", UPLINK)
+    assert f"  the preferred lifetimes of {HOST} are restored" in lines
+    done("detach", UPLINK)
+    assert "deprecated" not in sh("ip", "-6", "address", "show", "to", HOST)
+    sh("ip", "address", "del", "2001:db8::77/64", "dev", UPLINK)
 
 
 def test_detach_all_and_missing(attached: Network) -> None:

@@ -652,6 +652,9 @@ def test_status_warns(net: Network) -> None:
     done("attach", UPLINK, "--mode", "tc", "--max-addresses", "10", "-n", BEHIND)
     done("prefix", "add", *(f"2001:db8::d:0:0:{n:x}" for n in range(1, 8)))
     assert network.status()["warnings"] == [
-        "the map of addresses is nearly full: it has room for 0 more"
+        "the map of addresses is nearly full: it has room for 0 more;"
+        f" `ndxdp attach {UPLINK} --max-addresses 16` makes room"
     ]
+    done("attach", UPLINK, "--max-addresses", "16")
+    assert network.status()["warnings"] == []
     done("detach", UPLINK)

@@ -24,6 +24,10 @@ EXAMPLES = {
             "Answer only for addresses to which the kernel has a route by a bridge",
             "ndxdp attach eth0 -n 2001:db8:0:1::/64 --answer routed --dev 'br-*'",
         ),
+        (
+            "See what the rules of a list would change, and change nothing",
+            "ndxdp attach eth0 --file guests.txt --dry-run",
+        ),
         ("Answer for each prefix of a list", "ndxdp attach eth0 --file guests.txt"),
     ),
     "detach": (

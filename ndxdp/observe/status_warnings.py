@@ -11,10 +11,11 @@ from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import neighbour_table, vlan_offload
 from ndxdp.rules import breadth
+from ndxdp.rules.capacity import room_for
 from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime.daemon_status import CareStatus
 from ndxdp.session.link_check import on_link
-from ndxdp.store.instance import Instance, Place
+from ndxdp.store.instance import Instance, KernelInstance, Place, UserspaceInstance
 from ndxdp.store.records import RuleCount, Settings
 
 _NEARLY_FULL = 0.9
@@ -61,9 +62,21 @@ def of_interface(
         yield f"the daemon does not solicit the gateway: {care.explain(interface)}"
     for name, count in (("addresses", rules.addresses), ("prefixes", rules.prefixes)):
         if count > _NEARLY_FULL * limits[name]:
-            yield f"the map of {name} is nearly full: it has room for {limits[name] - count} more"
+            more = _more_addresses(instance, limits[name]) if name == "addresses" else ""
+            left = limits[name] - count
+            yield f"the map of {name} is nearly full: it has room for {left} more{more}"
     if any(instance.maps.resolved()):  # `neighbour` rules, which need the kernel's table
         yield from _little_room()
+
+
+def _more_addresses(instance: Instance, limit: int) -> str:
+    """Return how to make room for more than `limit` addresses; "" if there is no larger table."""
+    room = room_for(limit)
+    if room <= limit:
+        return ""
+    if isinstance(instance, (KernelInstance, UserspaceInstance)) and instance.is_locked:
+        return f"; max_addresses = {room} in its daemon's file makes room"
+    return f"; `ndxdp attach {instance.interface} --max-addresses {room}` makes room"
 
 
 def _little_room() -> Iterator[str]:
