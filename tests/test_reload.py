@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,41 @@ def test_an_interface_that_is_taken_out_is_detached_when_reload_returns(
     service.write(OTHER)
     assert service.reload().code == 0
     assert OTHER in rules()
+
+
+def test_settings_of_an_interface_are_reloaded(service: Service) -> None:
+    """Change the settings that docs/service.md lists, and take them back."""
+
+    def shown() -> dict[str, Any]:
+        (interface,) = ndxdp("status", "--json").json()["interfaces"]
+        limits = {name: interface[name] for name in ("rate", "burst", "interface_rate")}
+        multicast = interface["multicast"] or {}  # of the daemon's report, which follows
+        room, join = interface["rules"]["max_addresses"], multicast.get("join")
+        return {**limits, "max_addresses": room, "join": join}
+
+    def heartbeat() -> float | None:
+        found = parsed(ndxdp("metrics").out).get("ndxdp_heartbeat_timeout_seconds", {})
+        return next(iter(found.values()), None)
+
+    service.write(BEHIND)
+    service.start()
+    eventually(lambda: shown()["join"] == "auto")
+    keys = 'max_addresses = 4096\njoin = "never"\nheartbeat_timeout = 60\non_stop = "detach"\n'
+    limit = "[interface.limit]\nrate = 50\nburst = 3\ninterface_rate = 100\n"
+    service.write(BEHIND, more=keys + limit)
+    assert service.reload().code == 0
+    wanted = {"rate": 50, "burst": 3, "interface_rate": 100, "max_addresses": 4096, "join": "never"}
+    eventually(lambda: shown() == wanted)
+    assert heartbeat() == 60
+    service.write(BEHIND)
+    assert service.reload().code == 0
+    wanted |= {"rate": 0, "burst": 0, "interface_rate": 0, "join": "auto"}
+    eventually(lambda: shown() == wanted)  # the room for addresses stays
+    assert heartbeat() is None
+    service.write(BEHIND, more='on_stop = "detach"')
+    assert service.reload().code == 0
+    service.end()
+    assert leftovers() == []
 
 
 def test_reload_without_a_daemon(net: Network, tmp_path: Path) -> None:
