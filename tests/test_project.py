@@ -33,6 +33,10 @@ def test_versions_agree() -> None:
     assert links == headings
 
 
+def test_the_readme_installs_this_version() -> None:
+    assert set(re.findall(r"ndxdp_(\d[\w.~+-]*)_all\.deb", text("README.md"))) == {__version__}
+
+
 def test_every_dependency_is_locked() -> None:
     pins = re.findall(r"^([\w.-]+)==\S+$", text("constraints.txt"), re.MULTILINE)
     locked = {normalized(name) for name in pins}
