@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 
 from ndxdp.kernel.abi import Mode
+from ndxdp.rules.difference import difference
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import DOCKER_ORIGIN, Rule
+from ndxdp.rules.ruleset import Rules
 from ndxdp.session import attach_preview, detach_preview
 from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
@@ -404,9 +408,11 @@ def test_run_in_userspace(net: Network) -> None:
 
 
 def config(path: Path, *names: str, prefix: str = BEHIND, more: str = "") -> str:
+    """Write a file for some interfaces. A daemon joins no groups, which would change by itself."""
     path.write_text(
         "".join(
-            f'[[interface]]\nname = "{name}"\n{more}[[interface.prefix]]\nprefix = "{prefix}"\n'
+            f'[[interface]]\nname = "{name}"\njoin = "never"\n{more}'
+            f'[[interface.prefix]]\nprefix = "{prefix}"\n'
             for name in names
         )
     )
@@ -435,6 +441,42 @@ def test_run_with_a_file_before_and_beside_the_daemon(
     done("reload", "-c", path)
     assert BEHIND not in rules()
     assert "2001:db8:0:0:e::/96" in rules()
+    running.end_cleanly()
+    ndxdp("detach", UPLINK)
+
+
+@pytest.mark.parametrize(("before", "after"), [("tc", "userspace"), ("userspace", "tc")])
+def test_another_mode_in_the_file(net: Network, tmp_path: Path, before: str, after: str) -> None:
+    file = tmp_path / "ndxdp.toml"
+    path = config(file, UPLINK, more=f'mode = "{before}"\n[interface.limit]\nrate = 20\n')
+    running = net.run("-c", path)
+    done("prefix", "add", OTHER)
+    path = config(file, UPLINK, prefix="2001:db8:0:0:e::/96", more=f'mode = "{after}"\n')
+    lines = dry("run", "-c", path)
+    assert lines[0] == f"{UPLINK}  would change from {before} to {after} mode"
+    assert f"- mode {before}" in lines
+    assert f"+ mode {after}" in lines
+    assert "- rate 20" in lines
+    assert "+ rate 0" in lines
+    assert prefixes(lines, "-") == [BEHIND]
+    assert prefixes(lines, "+") == ["2001:db8:0:0:e::/96"]
+    held = set(rules())
+    done("reload", "-c", path)
+    assert set(rules()) == held - {BEHIND} | {"2001:db8:0:0:e::/96"}
+    assert (status()["mode"], status()["rate"]) == (after, 0)
+    running.end_cleanly()
+    ndxdp("detach", UPLINK)
+
+
+def test_rules_of_containers_that_nobody_answers_for_any_more(net: Network, tmp_path: Path) -> None:
+    path = config(tmp_path / "ndxdp.toml", UPLINK, more='mode = "tc"\n')
+    with Session.attach(Trees(), AttachRequest(UPLINK, options=AttachOptions(Mode.TC))) as session:
+        found = Rules.of({parse_prefix(OTHER): Rule(origin=DOCKER_ORIGIN)})
+        session.maps.apply(difference(session.maps.rules() | found, session.maps.rules()), Rules())
+    assert OTHER in rules()
+    assert prefixes(dry("run", "-c", path), "-") == [OTHER]
+    running = net.run("-c", path)
+    eventually(lambda: OTHER not in rules())
     running.end_cleanly()
     ndxdp("detach", UPLINK)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.netlink import links
+from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.session.attach_preview import attaching
 from ndxdp.session.preview import Preview
 from ndxdp.store.directories import Trees
@@ -32,10 +33,13 @@ def starting(trees: Trees, spec: InterfaceSpec) -> Preview:
     request = spec.request(rules, down=spec.patient, switch=False)
     found = attaching(trees, request, shared=spec.patient)
     notes = [*found.notes]
-    if spec.selectors:
+    desired = found.desired
+    if not spec.selectors:
+        desired = desired.where(lambda rule: rule.origin != DOCKER_ORIGIN)
+    else:
         selected = ", ".join(map(str, spec.selectors))
         notes.append(f"the rules of containers ({selected}) follow from the engine")
     if spec.addresses.deprecate:
         patterns = ", ".join(map(str, spec.addresses.deprecate))
         notes.append(f"addresses would be deprecated: {patterns}")
-    return replace(found, notes=tuple(notes))
+    return replace(found, desired=desired, notes=tuple(notes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ndxdp.errors import Damaged, ModeUnavailable
 from ndxdp.hooks import attachment
@@ -66,21 +67,19 @@ def _in_kernel(trees: Trees, request: AttachRequest, *, shared: bool) -> Preview
         refuse_broad(name, request.rules, lambda: onlink.read((link.ifindex, link.master)))
     _refuse_other_version(tree, name)
     notes = _locked(trees, name, shared=shared)
-    former = adoptable(tree, link)
-    notes += [f"the pins of {each}, its former name, become those of {name}" for each in former]
+    renamed = adoptable(tree, link)
+    notes += [f"the pins of {each}, its former name, become those of {name}" for each in renamed]
     with contextlib.ExitStack() as opened:
-        present = _opened(opened, tree, [*former, name], notes)
+        present = _opened(opened, tree, [*renamed, name], notes)
         assert present is None or isinstance(present, KernelInstance)
-        settings = present.maps.settings() if present else None
-        attached = bool(present and settings and present.is_attached(settings))
+        settings = _answering(present)
         is_ours = shared and tree.is_locked(name)
         if present and not is_ours and (error := conflict(present, request, link)):
             raise error
-        possible, refusals = _modes(request, link, settings if attached else None)
-        if settings and attached and not request.switch:
+        possible, refusals = _modes(request, link, settings)
+        if settings and not request.switch:
             refusals = modes.decode(settings.refusals)  # they stay noted
-        has_files = trees.files.path(name).is_dir()
-        carried = carry_over(trees.files, name) if has_files else CarriedState()
+        former = _opened(opened, trees.files, [name], []) if present is None else None
         plan = AttachPlan(
             request,
             link,
@@ -88,9 +87,12 @@ def _in_kernel(trees: Trees, request: AttachRequest, *, shared: bool) -> Preview
             possible[0],
             tree.path(name),
             modes.encode(refusals),
-            carried,
+            _carried(trees.files, request, name),
         )
-        return _preview(plan, present, possible, refusals, notes, attached=attached)
+        is_attached = settings is not None
+        return _preview(
+            plan, present, possible, refusals, notes, former=former, attached=is_attached
+        )
 
 
 def _in_userspace(
@@ -111,8 +113,6 @@ def _in_userspace(
         if program is not None and not shared:
             raise attached_otherwise(name, program.maps.settings().mode)
         present = _opened(opened, trees.files, [name], notes)
-        has_pins = present is None and program is None and trees.pins.path(name).is_dir()
-        carried = carry_over(trees.pins, name) if program or has_pins else CarriedState()
         plan = AttachPlan(
             request,
             link,
@@ -120,13 +120,29 @@ def _in_userspace(
             Mode.USERSPACE,
             trees.files.path(name),
             modes.encode(refusals),
-            carried,
+            _carried(trees.pins, request, name),
         )
-        settings = present.maps.settings() if present else None
-        attached = bool(present and settings and present.is_attached(settings))
         return _preview(
-            plan, present or program, [Mode.USERSPACE], refusals, notes, attached=attached
+            plan,
+            present,
+            [Mode.USERSPACE],
+            refusals,
+            notes,
+            former=program if present is None else None,
+            attached=_answering(present) is not None,
         )
+
+
+def _carried(tree: Tree, request: AttachRequest, name: str) -> CarriedState:
+    """Return the state that moves from the other backend, without rules that the request has."""
+    try:
+        tree.check()
+        if not tree.path(name).is_dir():
+            return CarriedState()
+    except (ModeUnavailable, PermissionError):
+        return CarriedState()
+    found = carry_over(tree, name)
+    return replace(found, rules=found.rules.where(lambda rule: rule.origin != request.origin))
 
 
 def _preview(
@@ -136,17 +152,32 @@ def _preview(
     refusals: list[ModeRefusal],
     notes: list[str],
     *,
+    former: Instance | None,
     attached: bool,
 ) -> Preview:
-    """Return what a plan changes, in place of the present state if there is one."""
+    """Return what a plan changes.
+
+    Args:
+        plan: The plan.
+        present: The state in the plan's tree, which is renewed; None without one.
+        possible: The modes to try.
+        refusals: The better modes that are refused.
+        notes: Sentences on what else happens.
+        former: The state of the other backend, which ends.
+        attached: The present state answers.
+    """
     request, link = plan.request, plan.link
-    before = present.maps.settings() if present else None
-    answers_by = before if present and before and present.is_attached(before) else None
-    actual = (present.maps.rules() if present else Rules()) | plan.carried.rules
-    desired, settings = plan.rules(actual, attached=attached), plan.settings(before)
-    size = present.maps.max_entries("addresses") if present else None
-    room = request.options.max_addresses or size or abi.MAX_ADDRESSES
-    refuse_without_room(desired, actual, room)
+    shown = present or former
+    answers_by = _answering(shown)
+    present_rules = present.maps.rules() if present else Rules()
+    actual = former.maps.rules() if former else present_rules
+    desired = plan.rules(present_rules, attached=attached)
+    settings = plan.settings(present.maps.settings() if present else None)
+    room = request.options.max_addresses or (
+        present.maps.max_entries("addresses") if present else abi.MAX_ADDRESSES
+    )
+    refuse_without_room(desired, present_rules, room)
+    size = shown.maps.max_entries("addresses") if shown else None
     in_kernel = plan.mode is not Mode.USERSPACE
     was, now = state(answers_by, size, link), state(settings, room, link)
     now["allmulti"] = link.allmulti or (request.keep and in_kernel)
@@ -169,6 +200,12 @@ def _preview(
         tuple(refusals),
         tuple(notes),
     )
+
+
+def _answering(instance: Instance | None) -> Settings | None:
+    """Return the settings by which an instance answers; None if it does not."""
+    settings = instance.maps.settings() if instance else None
+    return settings if instance and settings and instance.is_attached(settings) else None
 
 
 def _modes(
