@@ -234,6 +234,17 @@ def test_verdicts_and_findings_have_colours(three: Network) -> None:
     assert "\x1b[36m            $ " in found.text
 
 
+def test_a_diff_has_colours(three: Network) -> None:
+    words = ("prefix", "replace", UPLINK, BEHIND, "--override", "--dry-run")
+    plain = done(*words)
+    _, removed, added = plain.splitlines()
+    assert (removed[:2], added[:2]) == ("- ", "+ ")
+    shown = on_terminal(*words).text
+    assert f"\x1b[31m{removed}\x1b[0m\n\x1b[32m{added}\x1b[0m\n" in shown
+    assert "\x1b[32m+ " in done("--color", "always", *words)
+    assert not on_terminal(*words, env={"NO_COLOR": "1"}).has_colours
+
+
 def test_top_draws_tables_on_a_terminal(three: Network) -> None:
     with three.solicited_continuously() as missed:
         shown = on_terminal("top", UPLINK, "--seconds", "1")

@@ -33,6 +33,8 @@ _PATTERNS = tuple(
         (r"^  failure:", "red"),  # of `ndxdp doctor`, as the next two
         (r"^  warning:", "yellow"),
         (r"^ {12}\$ .*", "cyan"),
+        (r"^\+ .*", "green"),  # of --dry-run, as the next one
+        (r"^- .*", "red"),
         (r"^reason   answered\w*", "green"),  # of `ndxdp explain`
         (r"^reason   (?!answered)\w+", "yellow"),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ndxdp.cli.colour import coloured, is_coloured
 from ndxdp.cli.output import print_parts
 from ndxdp.printable import printable
 
@@ -15,4 +16,7 @@ def show_preview(preview: Preview, summary: str) -> None:
     """Print a preview: its summary, and a diff."""
     from ndxdp.observe.preview_text import preview_lines
 
-    print_parts((f"{printable(line)}\n" for line in preview_lines(preview, summary)), "lines")
+    lines = map(printable, preview_lines(preview, summary))
+    if is_coloured(1):
+        lines = map(coloured, lines)
+    print_parts((f"{line}\n" for line in lines), "lines")

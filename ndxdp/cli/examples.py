@@ -32,6 +32,7 @@ EXAMPLES = {
     ),
     "detach": (
         ("Stop answering on one interface", "ndxdp detach eth0"),
+        ("See what would be removed and restored", "ndxdp detach eth0 --dry-run"),
         ("Stop answering everywhere, such as before ndxdp is removed", "ndxdp detach --all"),
     ),
     "run": (
@@ -117,6 +118,7 @@ EXAMPLES = {
     ),
     "explain": (
         ("Ask why an address is not answered for", "ndxdp explain eth0 2001:db8:0:1:c::10"),
+        ("Let a script test whether there is an answer", "ndxdp explain 2001:db8::7 --exit-code"),
         ("Ask as a host that wants the address for itself", "ndxdp explain 2001:db8::7 --dad"),
     ),
     "trace": (

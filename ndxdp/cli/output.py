@@ -46,7 +46,7 @@ def print_parts(parts: Iterable[str], what: str) -> None:
     step = contextlib.nullcontext() if sys.stdout.isatty() else progress.step(f"{what} printed")
     with step:
         while block:
-            click.echo("".join(block), nl=False)
+            click.echo("".join(block), nl=False, color=is_coloured(1) or None)
             progress.advance(len(block))
             block = list(islice(left, _PARTS))
 
