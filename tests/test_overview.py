@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from ndxdp.cli import table
+from ndxdp.observe import overview
+from ndxdp.observe.status import Snapshot
+from ndxdp.runtime import report
 from tests.fixtures.network import (
     BEHIND,
     NDXDP,
@@ -139,6 +142,32 @@ def test_problems_precede_numbers(three: Network, tmp_path: Path) -> None:
             assert daemon.end().code == 0
     finally:
         sh("ip", "link", "set", "moved0", "name", SECOND)
+
+
+def test_an_interface_that_is_not_attached_is_a_problem(three: Network) -> None:
+    sh("ip", "link", "delete", TENTH)
+    try:
+        head, problems = done("status").split("\n\n")
+        assert cells(head)[-1][:2] == [TENTH, "not attached"]
+        assert cells(head)[-1][-1] == "1"
+        assert problems.startswith(f"{TENTH}\n  WARNING   not attached: the interface was deleted")
+    finally:
+        sh("ip", "link", "add", TENTH, "type", "veth", "peer", "name", f"{TENTH}-end")
+
+
+def test_an_interface_that_is_starting_is_no_problem() -> None:
+    """Count no warning for an interface whose daemon has not yet answered there."""
+    each = {"interface": "eth1", "problem": "", "answered": False, "unanswered": ""}
+    engine, metrics = None, None
+    reload = {"begun": 0, "number": 0, "ok": True, "error": ""}
+    daemon = report.Daemon(7, 1, None, [each], reload, metrics, engine)
+    snapshot = Snapshot(1.0, {}, daemons=[daemon])
+    (row,) = overview.rows(snapshot, snapshot)
+    assert row[:2] + row[-1:] == ("eth1", "starting", "-")
+    assert list(overview.problems(snapshot)) == [
+        "daemon 7: answers on 0 of 1 interface",
+        "eth1  not answering yet",
+    ]
 
 
 # ---- on a terminal -------------------------------------------------------------------------------

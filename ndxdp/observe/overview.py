@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ndxdp.observe.status import Snapshot, answered, rates
-from ndxdp.observe.status_text import daemon_problems, per_second, unread_text, warnings
+from ndxdp.observe.status_text import daemon_problems, headline, per_second, unread_text, warnings
 from ndxdp.rules.interface_name import natural_order
 from ndxdp.runtime.report import Daemon
 from ndxdp.store.lifetimes import Kept
 
 HEADINGS = ("interface", "state", "mode", "rules", "answers/s", "warnings")
 ANSWERING = "answering"
+_STARTING = "starting"
 _NOTHING = "-"
 
 
@@ -49,12 +50,13 @@ def rows(before: Snapshot, after: Snapshot) -> Iterator[Row]:
         elif name in after.kept:
             yield Row(name, "not answering")
         else:
-            yield Row(name, state_of_unread(after.unread[name]), warnings="1")
+            found = state_of_unread(after.unread[name])
+            yield Row(name, found, warnings=_NOTHING if found == _STARTING else "1")
 
 
 def _row(before: Snapshot, after: Snapshot, name: str) -> Row:
     data, now = after.data[name], rates(before, after, name)
-    rules, found = data["rules"], warnings(data)
+    rules, found = data["rules"], _warnings(data)
     return Row(
         name,
         state(data),
@@ -78,7 +80,7 @@ def state_of_unread(reported: Mapping[str, Any]) -> str:
     """Return the state of an interface of which only its daemon's report could be read."""
     if reported.get("answered"):
         return ANSWERING
-    return "not answering" if reported["problem"] else "starting"
+    return "not answering" if reported["problem"] else _STARTING
 
 
 def problems(snapshot: Snapshot) -> Iterator[str]:
@@ -86,11 +88,12 @@ def problems(snapshot: Snapshot) -> Iterator[str]:
     for daemon in snapshot.daemons:
         expected = [each for each in daemon.interfaces if not each["unanswered"]]
         count = sum(bool(each.get("answered")) for each in expected)
-        yield f"{_name(daemon)}: answers on {count} of {len(expected)} interfaces"
+        interfaces = "interface" if len(expected) == 1 else "interfaces"
+        yield f"{_name(daemon)}: answers on {count} of {len(expected)} {interfaces}"
         yield from _warning_lines(daemon_problems(daemon))
     for name in names(snapshot):
         if name in snapshot.data:
-            found = warnings(snapshot.data[name])
+            found = _warnings(snapshot.data[name])
             if found:
                 yield name
             yield from _warning_lines(found)
@@ -107,6 +110,11 @@ def problems_of_daemons(snapshot: Snapshot) -> Iterator[str]:
         if found:
             yield _name(daemon)
         yield from _warning_lines(found)
+
+
+def _warnings(data: Mapping[str, Any]) -> list[str]:
+    """Return the warnings about an interface; one that is not attached is one of them."""
+    return [*([] if data["attached"] else [headline(data)]), *warnings(data)]
 
 
 def _warning_lines(sentences: Iterable[str]) -> Iterator[str]:
