@@ -176,7 +176,7 @@ def test_full_queues_take_turns(ends: Pair) -> None:
             for mac in floods:
                 ends.send(solicitation(mac, nth))
         ends.send(solicitation(other))
-        eventually(lambda: len(packets._polled.poll(0)) == 3)
+        eventually(lambda: len(packets._readable()) == 3)
         first = [packets.receive() for _ in range(3)]
         assert [len(frames) for frames in first] == [BATCH] * 3
         assert macs([frame for frames in first for frame in frames])[other] == 1

@@ -5,7 +5,6 @@ Call the methods of Lifecycle in the executor's thread, except for the context m
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -257,17 +256,8 @@ class Lifecycle:
         if packets is None:
             yield None
             return
-        loop, executor = asyncio.get_running_loop(), self._shared.executor
         packet_loop = PacketLoop(
-            answering.session.maps,
-            packets,
-            self._shared.fib,
-            unresolved=resolver.resolve,
-            flooded=lambda: loop.run_in_executor(executor, packets.spread),
+            answering.session.maps, packets, self._shared.fib, unresolved=resolver.resolve
         )
-        loop.add_reader(packets.fileno(), packet_loop.on_readable)
-        try:
+        with packet_loop.serving(self._shared.executor):
             yield packet_loop
-        finally:
-            loop.remove_reader(packets.fileno())
-            packet_loop.finish()  # queued frames came before the next attachment answers

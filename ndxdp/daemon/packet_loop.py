@@ -8,10 +8,13 @@ can withhold an answer, but not drop a frame.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, jiffies
@@ -47,7 +50,7 @@ _FIRST = bytes(4)  # the key of an array's first element
 
 
 class PacketLoop:
-    """Answers on one interface, whenever an event loop finds its packet socket readable.
+    """Answers on one interface: when an event loop finds its packet socket readable, see serving().
 
     on_readable() and finish() raise no exception.
     """
@@ -58,7 +61,6 @@ class PacketLoop:
         packets: PacketSocket,
         fib: Fib,
         unresolved: Callable[[Solicitation, Match], None] = lambda ns, rule: None,
-        flooded: Callable[[], object] = lambda: None,
     ) -> None:
         """Read settings and rules.
 
@@ -67,11 +69,10 @@ class PacketLoop:
             packets: The interface's packet socket, which must outlive this object.
             fib: The kernel's tables.
             unresolved: Called with a solicitation for a neighbour that the kernel does not know.
-            flooded: Called after solicitations have found no room for a while, to have `packets`
-                spread().
         """
         self._maps, self._packets, self._fib = maps, packets, fib
-        self._unresolved, self._flooded = unresolved, flooded
+        self._unresolved = unresolved
+        self._spread: Callable[[], None] = lambda: None
         self._flood_began = self._overflowed = 0  # ns of CLOCK_MONOTONIC
         self._flood_reported = -_SPREAD_AGAIN
         self._reasons = maps.file("reasons")
@@ -93,6 +94,35 @@ class PacketLoop:
         self._tracer_pause = 0
         self._seen_by_tracer = 0
         self._refresh()
+
+    @contextlib.contextmanager
+    def serving(self, executor: Executor) -> Iterator[None]:
+        """Answer in the running event loop during the block, at last all frames that have arrived.
+
+        Args:
+            executor: Has a thread in which the packet socket can be spread.
+        """
+        loop, packets = asyncio.get_running_loop(), self._packets
+        watched = packets.fileno()
+
+        def on_spread(_: object) -> None:
+            nonlocal watched
+            if watched >= 0:
+                loop.remove_reader(watched)
+                watched = packets.fileno()
+                loop.add_reader(watched, self.on_readable)
+
+        def spread() -> None:
+            loop.run_in_executor(executor, packets.spread).add_done_callback(on_spread)
+
+        self._spread = spread
+        loop.add_reader(watched, self.on_readable)
+        try:
+            yield
+        finally:
+            loop.remove_reader(watched)
+            watched = -1
+            self.finish()  # queued frames came before the next attachment answers
 
     def on_readable(self) -> None:
         """Answer the frames that have arrived, up to a thousand of them."""
@@ -129,7 +159,7 @@ class PacketLoop:
         lasting = now - self._flood_began >= _LASTING
         if lasting and now - self._flood_reported >= _SPREAD_AGAIN:
             self._flood_reported = now
-            self._flooded()
+            self._spread()
 
     def _answer(self, frames: list[bytes]) -> None:
         """Judge frames, and send the answers."""

@@ -162,7 +162,7 @@ class PacketSocket:
             OSError: There is no such interface.
         """
         self._sockets: dict[int, socket.socket] = {}  # by descriptor
-        self._polled = select.epoll()
+        self._polled: select.epoll | None = None  # until spread(), there is one queue only
         self._turns: list[int] = []  # readable queues that receive() has not served in this round
         self._served: set[int] = set()  # queues that were read since the last overflows()
         self._failed = 0  # an errno that receive() has still to raise
@@ -173,7 +173,7 @@ class PacketSocket:
                 self._first = self._open(solicitation_filter())
             except PermissionError:
                 raise _no_right() from None
-            self._add(self._first)
+            self._sockets[self._first.fileno()] = self._first
             allmulti(self._first, ifindex)
         except BaseException:
             self.close()
@@ -181,8 +181,11 @@ class PacketSocket:
         self._in, self._out = MessageBatch(_RECEIVE_MAX), MessageBatch(_SEND_MAX)
 
     def fileno(self) -> int:
-        """Return the descriptor, which is readable when any queue has a frame."""
-        return self._polled.fileno()
+        """Return the descriptor that is readable when any queue has a frame.
+
+        The first spread() changes it; the former one is then readable for the first queue only.
+        """
+        return (self._polled or self._first).fileno()
 
     def spread(self) -> None:
         """Spread the source MACs over SOCKETS queues; if they are, spread them differently.
@@ -192,10 +195,14 @@ class PacketSocket:
         6.13 (2cee3e6e2e4b), while the interface is down.
         """
         try:
+            if self._polled is None:
+                polled = select.epoll()
+                polled.register(self._first, select.EPOLLIN)
+                self._polled = polled
             self._group = self._group or FanoutSet(self._first)
             try:
                 while len(self._sockets) < SOCKETS:
-                    self._add_to(self._group)
+                    self._add_to(self._group, self._polled)
             finally:
                 self._group.spread()
         except OSError as error:
@@ -203,7 +210,8 @@ class PacketSocket:
 
     def close(self) -> None:
         """Close all sockets; the interface leaves allmulti unless another program wants it."""
-        self._polled.close()
+        if self._polled is not None:
+            self._polled.close()
         # Closing one takes some 15 ms (synchronize_net() in packet_release()). They are closed in
         # parallel, because a restart waits for all of them.
         with contextlib.suppress(RuntimeError), ThreadPoolExecutor(SOCKETS) as threads:
@@ -226,7 +234,7 @@ class PacketSocket:
                 if polled:
                     break
                 polled = True
-                self._turns = [queue for queue, _ in self._polled.poll(0)]
+                self._turns = self._readable()
                 continue
             queue = self._turns.pop()
             self._served.add(queue)
@@ -298,16 +306,19 @@ class PacketSocket:
             raise
         return opened
 
-    def _add(self, opened: socket.socket) -> None:
-        self._sockets[opened.fileno()] = opened
-        self._polled.register(opened, select.EPOLLIN)
+    def _readable(self) -> list[int]:
+        """Return the descriptors of the queues that may have a frame."""
+        if self._polled is None:
+            return [self._first.fileno()]
+        return [queue for queue, _ in self._polled.poll(0)]
 
-    def _add_to(self, group: FanoutSet) -> None:
+    def _add_to(self, group: FanoutSet, polled: select.epoll) -> None:
         opened = self._open(NOTHING)
         try:
             group.join(opened)
             attach_filter(opened, solicitation_filter())
-            self._add(opened)
+            self._sockets[opened.fileno()] = opened
+            polled.register(opened, select.EPOLLIN)
         except BaseException:
             opened.close()
             raise
