@@ -166,7 +166,7 @@ def test_each_parameter_has_its_values_or_is_free() -> None:
 
 
 def test_many_rules_are_not_offered(two: Network) -> None:
-    """Offer no prefix of a set that nobody would read."""
+    """Offer no prefix where there are more than a user can choose from."""
     listing = "".join(f"2001:db8::e:0:{n:x}\n" for n in range(1, 10_002))
     done("prefix", "add", "--file", "-", stdin=listing)
     assert offered("prefix del 2001:db8::c") == []
