@@ -20,7 +20,7 @@
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 5
+#define NDP_ABI_VERSION 6
 
 /* ---- limits --------------------------------------------------------------------------- */
 
@@ -39,13 +39,21 @@
 /* Words of 64 bits in `hints`: 32 kB, which fit the first-level cache of a CPU. */
 #define NDP_HINTS 4096
 
-/* Rule classes of one interface: slots of `groups` and of `group_counters`. */
-#define NDP_MAX_RULE_CLASSES 1024
+/* Rule classes of one interface. Their slots are the numbers below. */
+#define NDP_MAX_RULE_CLASSES 65536
+
+/* Rule classes whose slots are elements of `groups` and of `group_counters`. The arrays always take
+ * the memory of so many classes; `more_classes` and `more_counters` take that of the others in use.
+ */
+#define NDP_FIRST_RULE_CLASSES 1024
 
 /* Soliciting MACs in `limiter` and in `requesters`; the least recently used one is replaced. */
 #define NDP_MAX_SOLICITORS 8192
 
-/* Entries of `vias`: pairs of a rule class and an output interface. */
+/* Entries of `dev_sets`: different sets of output interfaces. */
+#define NDP_MAX_DEV_SETS 65536
+
+/* Entries of `vias`: pairs of a set and an output interface in it. */
 #define NDP_MAX_DEVS 65536
 
 /* Entries of `locals`: local and anycast routes of the host. */
@@ -138,7 +146,7 @@ enum ndp_rule_class_flag {
 	NDP_CLASS_DEFEND = 4,	/* answer Duplicate Address Detection */
 	NDP_CLASS_LLADDR = 8,	/* advertise ndp_rule_class.lladdr, not the interface's MAC */
 	NDP_CLASS_DYNAMIC = 16, /* stop answering when the daemon's heartbeat is too old */
-	NDP_CLASS_DEV = 32,	/* only routes count that leave by an interface in `vias` */
+	NDP_CLASS_DEV = 32,	/* only routes count that leave by an interface of dev_set */
 };
 
 /* Bits of ndp_rule.flags. */
@@ -154,7 +162,7 @@ struct ndp_prefix {
 
 /* Value of `addresses` and of `prefixes`. */
 struct ndp_rule {
-	__u16 rule_class; /* index into `groups` and `group_counters` */
+	__u16 rule_class; /* slot of the rule class */
 	__u8 answer;	  /* enum ndp_answer */
 	__u8 flags;	  /* enum ndp_rule_flag */
 	__u8 prefix_len;  /* bits, 0 to 128; a trie lookup does not return the key */
@@ -175,24 +183,34 @@ static inline __attribute__((always_inline)) __u32 ndp_hint(const __u32 *words)
 	return hash >> 14; /* 18 bits: NDP_HINTS words of 64 bits */
 }
 
-/* Value of `groups`: a rule class, which is the rules that share a profile and a counter. */
+/* Value of `groups` and of `more_classes`: a rule class, which is the rules that share a profile and
+ * a counter.
+ */
 struct ndp_rule_class {
 	__u8 na_source;	  /* enum ndp_na_source */
 	__u8 flags;	  /* enum ndp_rule_class_flag */
 	__u8 lladdr[6];	  /* MAC, network order; only with NDP_CLASS_LLADDR */
 	__u8 address[16]; /* IPv6, network order; only with NDP_SOURCE_ADDRESS */
-	char origin[16];  /* who wrote the rules; empty for a free slot */
-	char label[48];	  /* the configured prefix or list */
-	char dev[128];	  /* patterns of output interface names, separated by spaces */
+	__u32 dev_set;	  /* key of `dev_sets`; only with NDP_CLASS_DEV */
+	/* The program does not read the fields from here on: they are Python's own. */
+	char origin[16]; /* who wrote the rules; empty for a free slot */
+	char label[48];	 /* the configured prefix or list */
 };
 
-/* Key of `vias`, whose value is 1: an output interface that a pattern of the class matches. */
+/* Value of `dev_sets`: output interfaces, by which several rule classes may choose routes. */
+struct ndp_dev_set {
+	char patterns[128]; /* of interface names, separated by spaces */
+};
+
+/* Key of `vias`, whose value is 1: an output interface that a pattern of the set matches. */
 struct ndp_dev {
-	__u32 rule_class; /* index into `groups` */
+	__u32 dev_set; /* key of `dev_sets` */
 	__u32 ifindex;
 };
 
-/* Value of `group_counters`, one per CPU: solicitations whose target a rule of the class has. */
+/* Value of `group_counters` and of `more_counters`, one per CPU: solicitations whose target a rule
+ * of the class has.
+ */
 struct ndp_class_count {
 	__u64 solicited;   /* solicitations */
 	__u64 answered;	   /* solicitations */
@@ -220,7 +238,7 @@ struct ndp_request {
 	__u8 target[16];    /* IPv6 address to resolve, network order */
 	__u8 eth_source[6]; /* MAC, network order; Ethernet source of the solicitation */
 	__u8 peer[6];	    /* MAC, network order; destination of the answer */
-	__u16 rule_class;   /* index into `groups` */
+	__u16 rule_class;   /* slot of the rule class */
 	__u8 reserved[2];
 };
 
@@ -293,7 +311,7 @@ struct ndp_settings {
 
 /* The only value of `explained`: the verdict of the last dry run. */
 struct ndp_explained {
-	__u16 rule_class; /* index into `groups` */
+	__u16 rule_class; /* slot of the rule class */
 	__u8 reason;	  /* enum ndp_reason */
 	__u8 matched; /* 1: a rule matched, and rule_class and the next fields are the rule's */
 	__u8 answer;  /* enum ndp_answer */

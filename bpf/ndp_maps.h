@@ -19,9 +19,17 @@ DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
 /* Rules of prefixes. */
 DEFINE_MAP(prefixes, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, struct ndp_rule,
 	   NDP_MAX_PREFIXES, BPF_F_NO_PREALLOC);
-/* Rule classes by their index. */
-DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_rule_class, NDP_MAX_RULE_CLASSES, 0);
-/* Output interfaces that the rules of a class accept. */
+/* Rule classes by their slot: an array for the first slots, which is quick, and a hash for the
+ * others, which takes memory only for classes in use.
+ */
+DEFINE_MAP(groups, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_rule_class, NDP_FIRST_RULE_CLASSES, 0);
+DEFINE_MAP(more_classes, BPF_MAP_TYPE_HASH, __u32, struct ndp_rule_class,
+	   NDP_MAX_RULE_CLASSES - NDP_FIRST_RULE_CLASSES, BPF_F_NO_PREALLOC);
+/* Sets of output interfaces that the rules of a class accept. The program needs only `vias`, which
+ * has the interfaces of each set.
+ */
+DEFINE_MAP(dev_sets, BPF_MAP_TYPE_HASH, __u32, struct ndp_dev_set, NDP_MAX_DEV_SETS,
+	   BPF_F_NO_PREALLOC);
 DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_dev, __u8, NDP_MAX_DEVS, BPF_F_NO_PREALLOC);
 
 /* ---- the interface -------------------------------------------------------------------- */
@@ -51,9 +59,11 @@ DEFINE_MAP(shares, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_share, 1, 0);
 
 /* Solicitations by reason. */
 DEFINE_MAP(reasons, BPF_MAP_TYPE_PERCPU_ARRAY, enum ndp_reason, __u64, NDP_REASON_MAX, 0);
-/* Solicitations by rule class. */
+/* Solicitations by the slot of the rule class, as in `groups` and `more_classes`. */
 DEFINE_MAP(group_counters, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_class_count,
-	   NDP_MAX_RULE_CLASSES, 0);
+	   NDP_FIRST_RULE_CLASSES, 0);
+DEFINE_MAP(more_counters, BPF_MAP_TYPE_PERCPU_HASH, __u32, struct ndp_class_count,
+	   NDP_MAX_RULE_CLASSES - NDP_FIRST_RULE_CLASSES, BPF_F_NO_PREALLOC);
 /* Records of struct ndp_request for the daemon, and what the daemon counts of them. */
 DEFINE_RING(requests, NDP_REQUESTS);
 DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
@@ -82,13 +92,12 @@ static __always_inline __u64 own_mac(const struct ndp_settings *config)
 	return mac_load_leading((const void *)config->mac);
 }
 
-/* Return the MAC that the rules of the class advertise in place of the interface's. */
-static __always_inline const struct mac_trailing *
-class_mac(const struct ndp_rule_class *rule_class)
+/* Return the MAC that the profile advertises in place of the interface's. */
+static __always_inline const struct mac_trailing *profile_mac(const struct profile *profile)
 {
-	_Static_assert(__builtin_offsetof(struct ndp_rule_class, lladdr) == 2,
-		       "the class begins with a mac_trailing");
-	return (const void *)rule_class;
+	_Static_assert(__builtin_offsetof(struct profile, lladdr) == 2,
+		       "the profile begins with a mac_trailing");
+	return (const void *)profile;
 }
 
 /* Return the most specific rule of the target, or null. A single address beats any prefix. Most
@@ -106,15 +115,30 @@ static __always_inline const struct ndp_rule *find_rule(const struct solicitatio
 	return rule ? rule : bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
 }
 
-/* Return the class of the rule, or null if there is no rule. */
-static __always_inline const struct ndp_rule_class *class_of(const struct ndp_rule *rule)
+/* Copy the profile of the rule's class; `exists` is 0 if there is no rule. */
+static __always_inline void load_profile(struct profile *to, const struct ndp_rule *rule)
 {
+	__u64 *words = (void *)to;
+	const __u64 *found;
 	__u32 slot;
 
+	_Static_assert(__builtin_offsetof(struct profile, dev_set) == 24 &&
+			       __builtin_offsetof(struct ndp_rule_class, dev_set) == 24,
+		       "a class begins with its profile");
+	to->exists = 0;
 	if (!rule)
-		return 0;
+		return;
 	slot = rule->rule_class;
-	return bpf_map_lookup_elem(MAP(groups), &slot);
+	found = bpf_map_lookup_elem(MAP(groups), &slot);
+	if (!found)
+		found = bpf_map_lookup_elem(MAP(more_classes), &slot);
+	if (!found)
+		return;
+	words[0] = found[0];
+	words[1] = found[1];
+	words[2] = found[2];
+	to->dev_set = *(const __u32 *)(found + 3);
+	to->exists = 1;
 }
 
 /* Return true if the kernel delivers packets for the target to this host. */

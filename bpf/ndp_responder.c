@@ -110,14 +110,14 @@ static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
 						 const struct neighbor *msg, const void *end,
 						 struct solicitation *ns)
 {
-	const struct ndp_rule_class *rule_class;
+	struct profile profile;
 
 	if (eth->dst.mac_first & bpf_htons(GROUP_MAC_BIT) || (const void *)(msg + 1) > end)
 		return 0;
 	ns->target = msg->target;
-	rule_class = class_of(find_rule(ns));
-	return rule_class && rule_class->flags & NDP_CLASS_LLADDR &&
-	       is_same_mac(&eth->dst, class_mac(rule_class));
+	load_profile(&profile, find_rule(ns));
+	return profile.exists && profile.flags & NDP_CLASS_LLADDR &&
+	       is_same_mac(&eth->dst, profile_mac(&profile));
 }
 
 /* Results of the walk over the options. */
@@ -286,14 +286,15 @@ static __always_inline void request_resolution(const struct solicitation *ns,
  * neighbor: on a router with one prefix on both sides, a route does not prove that the target is
  * behind this host.
  */
-static __always_inline enum ndp_reason
-check_route(void *ctx, const struct solicitation *ns, const struct ndp_settings *config,
-	    const struct ndp_rule *rule, const struct ndp_rule_class *rule_class, __u32 defends)
+static __always_inline enum ndp_reason check_route(void *ctx, const struct solicitation *ns,
+						   const struct ndp_settings *config,
+						   const struct ndp_rule *rule,
+						   const struct profile *profile, __u32 defends)
 {
 	/* Aligned like a struct address. */
 	struct bpf_fib_lookup fib __attribute__((aligned(8))) = {.family = FAMILY_INET6};
 	struct address *next_hop = (struct address *)fib.ipv6_dst;
-	struct ndp_dev dev = {.rule_class = rule->rule_class};
+	struct ndp_dev dev = {.dev_set = profile->dev_set};
 	long found;
 
 	fib.ifindex = config->l3_ifindex;
@@ -320,7 +321,7 @@ check_route(void *ctx, const struct solicitation *ns, const struct ndp_settings 
 	if (fib.ifindex == config->l3_ifindex)
 		return NDP_ROUTE_BACK;
 	dev.ifindex = fib.ifindex;
-	if (rule_class->flags & NDP_CLASS_DEV && !bpf_map_lookup_elem(MAP(vias), &dev))
+	if (profile->flags & NDP_CLASS_DEV && !bpf_map_lookup_elem(MAP(vias), &dev))
 		return NDP_ROUTE_ELSEWHERE;
 	if (rule->answer == NDP_ALWAYS || (rule->answer == NDP_ROUTED && !defends))
 		return NDP_CONTINUE;
@@ -358,16 +359,16 @@ static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
 static __always_inline enum ndp_reason check_tables(void *ctx, const struct solicitation *ns,
 						    const struct ndp_settings *config,
 						    const struct ndp_rule *rule,
-						    const struct ndp_rule_class *rule_class)
+						    const struct profile *profile)
 {
-	__u32 defends = ns->dad && rule_class->flags & NDP_CLASS_DEFEND;
+	__u32 defends = ns->dad && profile->flags & NDP_CLASS_DEFEND;
 	enum ndp_reason reason;
 
 	if (rule->answer == NDP_LOCAL) {
 		if (!is_local(ns))
 			return because(NDP_NOT_LOCAL);
 	} else if (rule->answer != NDP_ALWAYS || defends) {
-		reason = check_route(ctx, ns, config, rule, rule_class, defends);
+		reason = check_route(ctx, ns, config, rule, profile, defends);
 		if (rule->answer == NDP_ALWAYS)
 			reason = check_always_dad(reason, ns, rule);
 		if (reason != NDP_CONTINUE)
@@ -380,23 +381,23 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 	return NDP_CONTINUE;
 }
 
-/* Return the verdict of the rule and its class, which are null if no rule matches. */
+/* Return the verdict of the rule, which is null if no rule matches, and of its profile. */
 static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solicitation *ns,
 						  const struct ndp_settings *config,
 						  const struct ndp_rule *rule,
-						  const struct ndp_rule_class *rule_class)
+						  const struct profile *profile)
 {
 	enum ndp_reason reason;
 
-	if (!rule || !rule_class)
+	if (!rule || !profile->exists)
 		return because(NDP_NO_RULE);
 	if (rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED)
 		return because(NDP_DENIED);
-	if (rule_class->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
+	if (profile->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
 	    (__s64)(bpf_ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
 		return because(NDP_EXPIRED);
 	if (rule->answer != NDP_ALWAYS || ns->dad) {
-		reason = check_tables(ctx, ns, config, rule, rule_class);
+		reason = check_tables(ctx, ns, config, rule, profile);
 		if (reason != NDP_CONTINUE)
 			return reason;
 	}
@@ -431,8 +432,8 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 		return;
 	}
 	verdict->rule = find_rule(ns);
-	verdict->rule_class = class_of(verdict->rule);
-	verdict->reason = apply_rule(ctx, ns, config, verdict->rule, verdict->rule_class);
+	load_profile(&verdict->profile, verdict->rule);
+	verdict->reason = apply_rule(ctx, ns, config, verdict->rule, &verdict->profile);
 }
 
 /* ---- advertise ------------------------------------------------------------------------ */
@@ -442,18 +443,18 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
  */
 static __always_inline void advertise(struct advertisement *out, const struct solicitation *ns,
 				      const struct ndp_settings *config,
-				      const struct ndp_rule_class *rule_class)
+				      const struct profile *profile)
 {
 	const struct address *link_local = (const void *)config->link_local;
-	const struct address *fixed = (const void *)rule_class->address;
+	const struct address *fixed = (const void *)profile->address;
 	struct mac_trailing tllao, peer;
 	__u64 lladdr = own_mac(config);
 	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
 	__u64 sum = ns->target_sum + ns->source_sum; /* of the IPv6 source and destination */
 
-	if (rule_class->flags & NDP_CLASS_ROUTER)
+	if (profile->flags & NDP_CLASS_ROUTER)
 		flags |= FLAG_ROUTER;
-	if (rule_class->flags & NDP_CLASS_OVERRIDE)
+	if (profile->flags & NDP_CLASS_OVERRIDE)
 		flags |= FLAG_OVERRIDE;
 
 	mac_store_trailing(&peer, 0, ns->peer);
@@ -473,8 +474,8 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 			(struct address){.w = {bpf_htonl(0xff020000), 0, 0, bpf_htonl(1)}};
 		sum += sum_address(&out->ip6.dst);
 	}
-	if (rule_class->na_source != NDP_SOURCE_TARGET) {
-		if (rule_class->na_source == NDP_SOURCE_ADDRESS)
+	if (profile->na_source != NDP_SOURCE_TARGET) {
+		if (profile->na_source == NDP_SOURCE_ADDRESS)
 			out->ip6.src = *fixed;
 		else if (!is_unspecified(link_local))
 			out->ip6.src = *link_local;
@@ -484,8 +485,8 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	out->na.icmp.code = 0;
 	out->na.flags = bpf_htonl(flags);
 	out->na.target = ns->target;
-	if (rule_class->flags & NDP_CLASS_LLADDR)
-		lladdr = mac_load_trailing(class_mac(rule_class));
+	if (profile->flags & NDP_CLASS_LLADDR)
+		lladdr = mac_load_trailing(profile_mac(profile));
 	mac_store_trailing(&tllao, bpf_htons(OPTION_TLLAO << 8 | 1), lladdr);
 	out->tllao.mac = tllao;
 
@@ -520,6 +521,8 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 		return;
 	key = verdict->rule->rule_class;
 	class_count = bpf_map_lookup_elem(MAP(group_counters), &key);
+	if (!class_count)
+		class_count = bpf_map_lookup_elem(MAP(more_counters), &key);
 	if (class_count) {
 		class_count->solicited++;
 		if (verdict->reason >= NDP_ANSWERED) {
@@ -664,9 +667,9 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 		return NDP_RESIZE_FAILED;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + NA_LEN > end || !verdict->rule_class)
+	if (data + NA_LEN > end)
 		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
-	advertise(data - PAD, ns, config, verdict->rule_class);
+	advertise(data - PAD, ns, config, &verdict->profile);
 	if (tracer)
 		bpf_xdp_load_bytes(ctx, 0, tracer->event.reply, NA_LEN);
 	return verdict->reason;
@@ -791,9 +794,7 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 {
 	struct advertisement na;
 
-	if (!verdict->rule_class)
-		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
-	advertise(&na, ns, config, verdict->rule_class);
+	advertise(&na, ns, config, &verdict->profile);
 	/* Only resizing can fail: it, or tc_pull_frame(), leaves the frame linear and writable. */
 	if ((skb->len != NA_LEN && bpf_skb_change_tail(skb, NA_LEN, 0)) ||
 	    (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||

@@ -25,11 +25,24 @@ struct solicitation {
 	__u64 dry_run;	  /* 1: see is_dry_run() */
 };
 
-/* The rule and its class are null as far as the checks did not reach them. */
+/* The first fields of a struct ndp_rule_class, which say how its rules answer. They are copied
+ * because a class is in one of two maps, and the verifier would follow the rest of the program once
+ * for each map.
+ */
+struct profile {
+	__u8 na_source; /* enum ndp_na_source */
+	__u8 flags;	/* enum ndp_rule_class_flag */
+	__u8 lladdr[6];
+	__u8 address[16];
+	__u32 dev_set;
+	__u32 exists; /* 0: there is no rule, or it has no class */
+} __attribute__((aligned(8)));
+
+/* The rule is null, and its class does not exist, as far as the checks did not reach them. */
 struct verdict {
 	enum ndp_reason reason;
 	const struct ndp_rule *rule;
-	const struct ndp_rule_class *rule_class;
+	struct profile profile;
 };
 
 /* Return the reason, at the place where a check fails. Without the barrier, which lets no code move

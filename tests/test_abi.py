@@ -138,6 +138,8 @@ def test_constants() -> None:
     assert defines["NDP_MAX_PREFIXES"] == abi.MAX_PREFIXES
     assert defines["NDP_HINTS"] == abi.HINTS
     assert defines["NDP_MAX_RULE_CLASSES"] == abi.MAX_RULE_CLASSES
+    assert defines["NDP_FIRST_RULE_CLASSES"] == abi.FIRST_RULE_CLASSES
+    assert defines["NDP_MAX_DEV_SETS"] == abi.MAX_DEV_SETS
     assert defines["NDP_MAX_SOLICITORS"] == abi.MAX_SOLICITORS
     assert defines["NDP_MAX_DEVS"] == abi.MAX_DEVS
     assert defines["NDP_MAX_LOCALS"] == abi.MAX_LOCALS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance, open_instance
-from ndxdp.store.records import Settings, pack_rule_class
+from ndxdp.store.records import Settings
 from tests.fixtures.pair import RECEIVER, Pair, pair
 from tests.packets import BURST, CASES, HOST, RULES, Case, show
 
@@ -195,15 +194,13 @@ def test_a_deleted_rule_is_not_guessed(bench: Bench) -> None:
     bench.set_up(case)
     maps = bench.instance.maps
     bench.put(case.frame, False)
-    slots = maps.rule_classes()
-    for slot in slots:
-        maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), bytes(abi.RULE_CLASS.size))
+    packed = maps._packed_classes()
+    maps.slots("groups").clear(packed)
     try:
         bench.tracer._extend()
         (event,) = bench.events(1)
         assert (event.reason, event.prefix, event.rule) == (Reason.DENIED, None, None)
     finally:
-        for slot, group in slots.items():
-            maps._maps["groups"].update(slot.to_bytes(4, sys.byteorder), pack_rule_class(group))
+        maps.slots("groups").update(packed.items())
         bench.tracer._extend()
         maps.apply(difference(RULES, {}), maps.rules())

@@ -171,7 +171,7 @@ def test_a_file_is_written_once_for_all_rules(
         write(self, data)
 
     monkeypatch.setattr(TableFile, "_write", counted)
-    rules = lists(abi.MAX_RULE_CLASSES // 2)
+    rules = lists(abi.FIRST_RULE_CLASSES + 100)
     with Maps.create_files(tmp_path) as maps:
         maps.apply(Difference(rules, Rules()), Rules())
         assert maps.rules() == rules

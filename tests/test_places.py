@@ -295,7 +295,7 @@ def as_nobody(*command: str) -> None:
 def test_a_directory_that_another_user_made_first(net: Network) -> None:
     """Refuse a foreign directory on a world-writable BPF file system, as `mount -t bpf` makes."""
     assert BPFFS.stat().st_mode & 0o1777 == 0o1777
-    as_nobody("mkdir", "-p", str(PINS / "v5" / UPLINK))
+    as_nobody("mkdir", "-p", str(PINS / "v6" / UPLINK))
     refusal = f"{PINS} belongs to user {NOBODY}"
     commands = [
         ("attach", UPLINK, "--mode", "tc", "-n", BEHIND),
@@ -311,12 +311,12 @@ def test_a_directory_that_another_user_made_first(net: Network) -> None:
         ("metrics",),
     ]
     all_unchanged(ndxdp, commands, CANNOT, refusal)
-    with locking(str(PINS / "v5" / UPLINK), by=user()):
+    with locking(str(PINS / "v6" / UPLINK), by=user()):
         run = net.run("-i", UPLINK, "-n", BEHIND)
         assert f"answers in userspace mode (native, tc: {refusal}" in run.ready
         assert net.answers()
         assert run.end().code == 0
-    assert PINS.joinpath("v5", UPLINK).is_dir()
+    assert PINS.joinpath("v6", UPLINK).is_dir()
     as_nobody("rm", "-r", str(PINS))
 
 
@@ -338,7 +338,7 @@ def test_a_run_directory_of_another_user(net: Network) -> None:
     words = ("--run-directory", str(place))
     refusal = f"{place} belongs to user {NOBODY}"
     try:
-        as_nobody("mkdir", "-p", str(place / "v5" / UPLINK))
+        as_nobody("mkdir", "-p", str(place / "v6" / UPLINK))
         for each in (
             ("status",),
             ("status", UPLINK),
@@ -431,7 +431,7 @@ def test_directories_of_a_former_version(net: Network) -> None:
         (f"mount -t tmpfs none {BPFFS.parent}", f"there is no BPF file system at {BPFFS}"),
         (
             f"mkdir -p {PINS}/lock && mount -o remount,bind,ro {BPFFS}",
-            f"cannot write to {PINS}/v5: its file system is read-only",
+            f"cannot write to {PINS}/v6: its file system is read-only",
         ),
     ],
     ids=["tmpfs", "read-only tmpfs", "nothing", "read-only"],

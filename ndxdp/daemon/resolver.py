@@ -166,9 +166,9 @@ class Resolver:
         )
         with self._maps.opened():
             slots = {fields["rule_class"] for fields in requests}
-            classes = {slot: self._maps.rule_class(slot) for slot in slots}
+            classes = self._maps.rule_classes_at(slots)
             for fields in requests:
-                self._serve(fields, classes[fields["rule_class"]])
+                self._serve(fields, classes.get(fields["rule_class"]))
 
     def _serve(self, fields: dict[str, Any], rule_class: RuleClass | None) -> None:
         """Resolve the target of one abi.REQUEST."""

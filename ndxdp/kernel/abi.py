@@ -11,11 +11,13 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any, NamedTuple
 
-VERSION = 5
+VERSION = 6
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576
-MAX_RULE_CLASSES = 1024
+MAX_RULE_CLASSES = 65536
+FIRST_RULE_CLASSES = 1024
+MAX_DEV_SETS = 65536
 REASON_MAX = 35
 HINTS = 4096
 MAX_SOLICITORS = 8192
@@ -132,12 +134,13 @@ RULE_CLASS = Layout(
     flags="B",
     lladdr="6s",
     address="16s",
+    dev_set="I",
     origin="16s",
     label="48s",
-    dev="128s",
 )
+DEV_SET = Layout("ndp_dev_set", patterns="128s")
 SHARE = Layout("ndp_share", answers="Q", requests="Q")
-DEV = Layout("ndp_dev", rule_class="I", ifindex="I")
+DEV = Layout("ndp_dev", dev_set="I", ifindex="I")
 REQUEST = Layout(
     "ndp_request",
     time="Q",
@@ -205,12 +208,13 @@ EVENT = Layout(
 TRACER = Layout("ndp_tracer", seen="Q", lost="Q", event=f"{EVENT.size}s")
 
 LAYOUTS = (
-    *(PREFIX, RULE, RULE_CLASS, CLASS_COUNT, SHARE, DEV, REQUEST, RESOLVER, SETTINGS, EXPLAINED),
-    *(EVENT, TRACER),
+    *(PREFIX, RULE, RULE_CLASS, CLASS_COUNT, DEV_SET, DEV, SHARE, REQUEST, RESOLVER, SETTINGS),
+    *(EXPLAINED, EVENT, TRACER),
 )
 
 # enum bpf_map_type and flags, linux/bpf.h
-_HASH, ARRAY, PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE, _QUEUE, _RINGBUF = 1, 2, 6, 9, 11, 22, 27
+_HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, _LRU_HASH = 1, 2, 5, 6, 9
+_LPM_TRIE, _QUEUE, _RINGBUF = 11, 22, 27
 _NO_PREALLOC = 1
 
 
@@ -225,14 +229,24 @@ class MapSpec(NamedTuple):
     flags: int = 0
 
 
+_MORE_RULE_CLASSES = MAX_RULE_CLASSES - FIRST_RULE_CLASSES
+
+MORE_SLOTS = {"groups": "more_classes", "group_counters": "more_counters"}
+"""The hash that has the further slots of an array. In userspace mode, the array's file grows."""
+
 MAPS = {
     spec.name: spec
     for spec in (
         MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
         MapSpec("hints", ARRAY, 4, 8, HINTS),
         MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
-        MapSpec("groups", ARRAY, 4, RULE_CLASS.size, MAX_RULE_CLASSES),
-        MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, MAX_RULE_CLASSES),
+        MapSpec("groups", ARRAY, 4, RULE_CLASS.size, FIRST_RULE_CLASSES),
+        MapSpec("more_classes", _HASH, 4, RULE_CLASS.size, _MORE_RULE_CLASSES, _NO_PREALLOC),
+        MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, FIRST_RULE_CLASSES),
+        MapSpec(
+            "more_counters", PERCPU_HASH, 4, CLASS_COUNT.size, _MORE_RULE_CLASSES, _NO_PREALLOC
+        ),
+        MapSpec("dev_sets", _HASH, 4, DEV_SET.size, MAX_DEV_SETS, _NO_PREALLOC),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, REASON_MAX),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
@@ -268,6 +282,7 @@ _PROGRAM_ALONE = {
         "shares",
         "requests",
         "vias",
+        *MORE_SLOTS.values(),
         "locals",
         "on_link",
         "events",
@@ -280,6 +295,9 @@ FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE
     "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1)
 }
 """Files of userspace mode: the maps, except those that only the BPF program uses."""
+
+GROWING = dict.fromkeys(MORE_SLOTS, MAX_RULE_CLASSES)
+"""Elements that those arrays of FILES can have that grow."""
 
 
 def not_ours(path: Path) -> tuple[str, str]:

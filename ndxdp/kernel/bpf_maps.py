@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ndxdp import progress
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.abi import PERCPU_ARRAY, MapSpec, not_ours
+from ndxdp.kernel.abi import PERCPU_ARRAY, PERCPU_HASH, MapSpec, not_ours
 from ndxdp.kernel.libbpf import (
     ENOTSUPP,
     SAMPLE_FN,
@@ -182,7 +182,7 @@ class KernelMap:
         """Take over a descriptor of the map that `spec` describes."""
         self.fd = fd
         self._spec = spec
-        cpus = possible_cpus() if spec.type == PERCPU_ARRAY else 1
+        cpus = possible_cpus() if spec.type in (PERCPU_ARRAY, PERCPU_HASH) else 1
         self.value_size = spec.value_size * cpus
 
     @classmethod

@@ -284,10 +284,9 @@ class _Trace:
         known = self._verdicts.get(verdict)
         if known is None:
             fields: dict[str, Any] = abi.EXPLAINED.unpack(verdict)
-            slot = fields["rule_class"]
-            rule_class = self._maps.rule_class(slot) if fields["matched"] else None
+            slots = [fields["rule_class"]] if fields["matched"] else []
             try:
-                known = explained_of(verdict, {slot: rule_class} if rule_class else {})
+                known = explained_of(verdict, self._maps.rule_classes_at(slots))
             except Damaged:  # the rule was removed after the verdict
                 known = Explained(Reason(fields["reason"]), None, None)
             if len(self._verdicts) < _VERDICTS_MAX:

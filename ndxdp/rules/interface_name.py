@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase, translate
 
 from ndxdp.errors import UsageError
 
@@ -63,6 +63,21 @@ def parse_dev(texts: Iterable[str]) -> tuple[str, ...]:
             "use a pattern, as in br-*",
         )
     return patterns
+
+
+def matching_dev(names: Collection[str], dev: tuple[str, ...]) -> set[str]:
+    """Return the names that match one of the patterns; a name that is no pattern is looked up.
+
+    Args:
+        names: Names of interfaces, quick to look up.
+        dev: The patterns, at least one.
+    """
+    patterns = [pattern for pattern in dev if re.search(r"[*?[]", pattern)]
+    found = {pattern for pattern in dev if pattern in names}
+    if patterns:
+        matches = re.compile("|".join(map(translate, patterns))).match
+        found.update(filter(matches, names))
+    return found
 
 
 def matches_dev(name: str, dev: tuple[str, ...]) -> bool:

@@ -64,27 +64,34 @@ class ArrayFile:
     The file is not mapped into memory: if another process truncated it, SIGBUS would end this one.
     """
 
-    def __init__(self, path: Path, spec: MapSpec) -> None:
+    def __init__(self, path: Path, spec: MapSpec, max_entries: int = 0) -> None:
+        """Open an array.
+
+        Args:
+            path: Its file.
+            spec: Its sizes.
+            max_entries: How many elements the array can have, if it grows.
+        """
         self._path, self.value_size = path, spec.value_size
-        self.max_entries = spec.max_entries
+        self.max_entries = max_entries or spec.max_entries
         try:
             self._fd = os.open(path, os.O_RDWR)
             self._writable = True
         except PermissionError:  # reading may suffice
             self._fd = os.open(path, os.O_RDONLY)
             self._writable = False
-        if os.fstat(self._fd).st_size != spec.value_size * spec.max_entries:
+        present, odd = divmod(os.fstat(self._fd).st_size, spec.value_size)
+        if odd or not spec.max_entries <= present <= self.max_entries:
             os.close(self._fd)
             raise Damaged(*not_ours(path))
+        self._grows = self.max_entries > spec.max_entries
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
         """Create the file, filled with zeros."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
-            # The room is reserved now, so that counting continues on a full file system.
-            with _naming(path):
-                os.posix_fallocate(fd, 0, spec.value_size * spec.max_entries)
+            _reserve(path, fd, spec.value_size * spec.max_entries)
         finally:
             os.close(fd)
 
@@ -100,9 +107,15 @@ class ArrayFile:
             os.close(fd)
 
     def lookup(self, key: bytes) -> bytes | None:
-        """Return an element; raise Damaged if the file is too short."""
+        """Return an element; None if the array has not grown so far.
+
+        Raises:
+            Damaged: The file is too short.
+        """
         at = _U32.unpack(key)[0] * self.value_size
         value = os.pread(self._fd, self.value_size, at)
+        if self._grows and not value:
+            return None
         if len(value) != self.value_size:
             raise Damaged(*not_ours(self._path))
         return value
@@ -112,8 +125,15 @@ class ArrayFile:
         if not self._writable:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
         size = self.value_size
+        if self._grows and keys:
+            self._grow(1 + max(slot for (slot,) in _U32.iter_unpack(keys)))
         for n, (slot,) in enumerate(_U32.iter_unpack(keys)):
             os.pwrite(self._fd, values[n * size : (n + 1) * size], slot * size)
+
+    def _grow(self, entries: int) -> None:
+        """Extend the file to a power of two of elements, if it has too few."""
+        if entries * self.value_size > os.fstat(self._fd).st_size:
+            _reserve(self._path, self._fd, (1 << (entries - 1).bit_length()) * self.value_size)
 
     def number(self, slot: int, index: int) -> int:
         """Return the 64-bit integer at position `index` of a value."""
@@ -139,7 +159,7 @@ class ArrayFile:
         raise NotImplementedError("an array always has its elements")
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all elements."""
+        """Yield all elements that the file has."""
         size = self.value_size
         data = os.pread(self._fd, size * self.max_entries, 0)
         for slot in range(len(data) // size):
@@ -276,6 +296,12 @@ class TableFile:
         _replace(self._path, data)
         if not self.quiet:
             self._changed()
+
+
+def _reserve(path: Path, fd: int, size: int) -> None:
+    """Give a file so many bytes now, so that counting continues on a full file system."""
+    with _naming(path):
+        os.posix_fallocate(fd, 0, size)
 
 
 def _replace(path: Path, data: bytes) -> None:

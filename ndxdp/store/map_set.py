@@ -19,6 +19,7 @@ from ndxdp.kernel.parked import Parked
 from ndxdp.store import pins
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
 from ndxdp.store.parked_map import ParkedMap
+from ndxdp.store.slot_map import SlotMap
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class MapSet:
                     continue
                 path = directory / spec.name
                 maps[spec.name] = (
-                    ArrayFile(path, spec)
+                    ArrayFile(path, spec, abi.GROWING.get(spec.name, 0))
                     if spec.type in _ARRAYS
                     else TableFile(path, spec, changed)
                 )
@@ -216,6 +217,11 @@ class MapSet:
         table = self._maps["addresses"]
         assert isinstance(table, TableFile), "a map in the kernel keeps its size"
         table.resize(max_addresses)
+
+    def slots(self, name: str) -> SlotMap:
+        """Return the rule classes (`groups`) by slot, or their counters (`group_counters`)."""
+        more = self._maps[abi.MORE_SLOTS[name]] if self.in_kernel else None
+        return SlotMap(self._maps[name], more, abi.FIRST_RULE_CLASSES)
 
     def _element(self, name: str, slot: int = 0) -> bytes:
         """Return an element of an array."""

@@ -169,11 +169,12 @@ class Maps(RuleTables):
 
     def _class_counters(self, slots: Collection[int]) -> Iterator[tuple[int, bytes]]:
         """Yield the counters in some slots; all slots are read only if many are wanted."""
+        counters = self.slots("group_counters")
         if len(slots) <= _FEW_CLASSES:
-            yield from ((slot, self._element("group_counters", slot)) for slot in slots)
+            found = ((slot, counters.lookup(slot)) for slot in slots)
+            yield from ((slot, data) for slot, data in found if data is not None)
             return
-        for key, data in self._maps["group_counters"].items():
-            slot = _U32.unpack(key)[0]
+        for slot, data in counters.items():
             if slot in slots:
                 yield slot, data
 
@@ -208,4 +209,6 @@ class Maps(RuleTables):
 
     def explained(self) -> Explained:
         """Return the verdict of the last dry run."""
-        return explained_of(self._element("explained"), self.rule_classes())
+        verdict = self._element("explained")
+        slot = abi.EXPLAINED.unpack(verdict)["rule_class"]
+        return explained_of(verdict, self.rule_classes_at([slot]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _REFUSALS_MAX = 255
 _ORIGIN_AT = abi.RULE_CLASS.offsets()["origin"][0]
+_DEV_SET_AT = abi.RULE_CLASS.offsets()["dev_set"][0]
 _NOTHING_TO_RESTORE = abi.Restore(0)
 
 
@@ -108,8 +110,13 @@ _NA_SOURCE_CODES: dict[NaSource | bytes, abi.NaSourceCode] = {
 }
 
 
-def pack_rule_class(rule_class: RuleClass) -> bytes:
-    """Encode a rule class as an abi.RULE_CLASS."""
+def pack_rule_class(rule_class: RuleClass, dev_set: int = 0) -> bytes:
+    """Encode a rule class as an abi.RULE_CLASS.
+
+    Args:
+        rule_class: The class.
+        dev_set: The number of its output interfaces in the map `dev_sets`; 0 if it has none.
+    """
     profile = rule_class.profile
     flags = abi.ClassFlag(0)
     for flag, value in (
@@ -127,16 +134,35 @@ def pack_rule_class(rule_class: RuleClass) -> bytes:
         flags=flags,
         lladdr=profile.lladdr or b"",
         address=profile.source if is_address else b"",
+        dev_set=dev_set,
         origin=rule_class.origin.encode(),
         label=rule_class.label.encode(),
-        dev=" ".join(rule_class.dev).encode(),
     )
 
 
-def unpack_rule_class(data: bytes) -> RuleClass | None:
-    """Decode an abi.RULE_CLASS; return None for a free slot."""
-    if not data[_ORIGIN_AT]:
-        return None
+def is_free(data: bytes) -> bool:
+    """Return True if an abi.RULE_CLASS is that of a free slot."""
+    return not data[_ORIGIN_AT]
+
+
+def dev_set_of(data: bytes) -> int:
+    """Return the number of a rule class's output interfaces; 0 if the class has none."""
+    return int.from_bytes(data[_DEV_SET_AT : _DEV_SET_AT + 4], sys.byteorder)
+
+
+def unpack_rule_class(data: bytes, dev_sets: Mapping[int, tuple[str, ...]]) -> RuleClass:
+    """Decode an abi.RULE_CLASS, which is not that of a free slot.
+
+    Args:
+        data: The rule class.
+        dev_sets: Output interfaces by their number.
+
+    Raises:
+        Damaged: The number is unknown.
+    """
+    number = dev_set_of(data)
+    if number and number not in dev_sets:
+        raise damaged(f"a rule class refers to the output interfaces {number}, which are missing")
     fields = abi.RULE_CLASS.unpack(data)
     flags = abi.ClassFlag(fields["flags"])
     na_source: NaSource | bytes = fields["address"]
@@ -154,8 +180,18 @@ def unpack_rule_class(data: bytes) -> RuleClass | None:
         _text(fields["label"]),
         profile,
         bool(flags & abi.ClassFlag.DYNAMIC),
-        tuple(_text(fields["dev"]).split()),
+        dev_sets[number] if number else (),
     )
+
+
+def pack_dev_set(dev: tuple[str, ...]) -> bytes:
+    """Encode patterns of output interfaces as an abi.DEV_SET."""
+    return abi.DEV_SET.pack(patterns=" ".join(dev).encode())
+
+
+def unpack_dev_set(data: bytes) -> tuple[str, ...]:
+    """Decode an abi.DEV_SET."""
+    return tuple(_text(data).split())
 
 
 class RuleCount(NamedTuple):

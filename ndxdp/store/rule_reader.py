@@ -17,7 +17,10 @@ from ndxdp.store.map_set import MapSet
 from ndxdp.store.records import (
     RuleCount,
     damaged,
+    dev_set_of,
+    is_free,
     rule_of,
+    unpack_dev_set,
     unpack_rule_class,
 )
 from ndxdp.store.sorted_runs import Runs
@@ -68,8 +71,10 @@ class RuleReader(MapSet):
                     value = None
             if value:
                 found[prefix] = value
-        classes = self.rule_classes() if found else {}  # after the entries, as in rules()
-        rules = {value: rule_of(abi.RULE.unpack(value), classes) for value in found.values()}
+        records = {value: abi.RULE.unpack(value) for value in found.values()}
+        # Read after the entries, as in rules().
+        classes = self.rule_classes_at({fields["rule_class"] for fields in records.values()})
+        rules = {value: rule_of(fields, classes) for value, fields in records.items()}
         return Rules.of({prefix: rules[value] for prefix, value in found.items()})
 
     def in_order(self, wanted: Callable[[Rule], bool]) -> Iterator[tuple[Prefix, Rule]]:
@@ -142,18 +147,34 @@ class RuleReader(MapSet):
         wider = ((prefix_of(key), known.get(value) or entry(value)) for key, value in prefixes)
         return Table(exact, wider)
 
-    def rule_class(self, slot: int) -> RuleClass | None:
-        """Return the rule class in a slot; None if the slot is free."""
-        return unpack_rule_class(self._element("groups", slot))
-
     def rule_classes(self) -> dict[int, RuleClass]:
         """Return the rule classes by slot."""
-        found = {}
-        for key, value in self._maps["groups"].items():
-            rule_class = unpack_rule_class(value)
-            if rule_class:
-                found[_U32.unpack(key)[0]] = rule_class
-        return found
+        return self._unpacked(self._packed_classes())
+
+    def rule_classes_at(self, slots: Iterable[int]) -> dict[int, RuleClass]:
+        """Return the rule classes in some slots, each of which is looked up."""
+        packed = self.slots("groups")
+        found = {slot: packed.lookup(slot) for slot in slots}
+        return self._unpacked(
+            {slot: data for slot, data in found.items() if data and not is_free(data)}
+        )
+
+    def _packed_classes(self) -> dict[int, bytes]:
+        """Return the bytes of all rule classes by slot."""
+        return {slot: data for slot, data in self.slots("groups").items() if not is_free(data)}
+
+    def _unpacked(self, packed: dict[int, bytes]) -> dict[int, RuleClass]:
+        # Read after the classes: the output interfaces are written before the first class that
+        # refers to them.
+        dev_sets = self.dev_sets() if any(map(dev_set_of, packed.values())) else {}
+        return {slot: unpack_rule_class(data, dev_sets) for slot, data in packed.items()}
+
+    def dev_sets(self) -> dict[int, tuple[str, ...]]:
+        """Return the output interfaces that rule classes name, as patterns, by their number."""
+        return {
+            _U32.unpack(key)[0]: unpack_dev_set(value)
+            for key, value in self._maps["dev_sets"].items()
+        }
 
     def rule_count(self) -> RuleCount:
         """Return how many rules rules() would return.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from ndxdp import progress
@@ -13,11 +13,11 @@ from ndxdp.kernel import abi
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import Difference, difference
-from ndxdp.rules.interface_name import matches_dev
+from ndxdp.rules.interface_name import matching_dev
 from ndxdp.rules.rule import Rule, RuleClass
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.map_files import ArrayFile, TableFile
-from ndxdp.store.records import pack_rule_class
+from ndxdp.store.records import dev_set_of, pack_dev_set, pack_rule_class
 from ndxdp.store.rule_reader import RuleReader, keys_of
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
@@ -28,7 +28,7 @@ bits, so all are set."""
 
 
 class _Slots(NamedTuple):
-    """The slots of the rule classes in the map `groups`.
+    """The slots of the rule classes that some rules have.
 
     Attributes:
         by_class: The slot of each class.
@@ -71,8 +71,7 @@ class RuleTables(RuleReader):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        tables = ("addresses", "prefixes", "groups")
-        capacity = Capacity(*(self._maps[name].max_entries for name in tables))
+        capacity = Capacity(*(self._maps[name].max_entries for name in ("addresses", "prefixes")))
         lack = capacity.shortage(change.write, actual)
         if lack and change.remove:
             self._apply_in_turn(change, actual, capacity)
@@ -106,37 +105,98 @@ class RuleTables(RuleReader):
             raise
 
     def _assign_classes(self, writing: Rules, kept: Rules | None = None) -> _Slots | None:
-        """Return the slots of all rule classes; write the new classes that rules to write have.
+        """Return the slots of the rule classes that rules have; write the classes that are new.
 
         Args:
-            writing: The rules to write.
+            writing: The rules.
             kept: The rules that are there already, if all are known. The slot of a class that no
-                rule has is reused.
+                rule has is then reused, before a slot is taken that needs more memory.
 
         Returns:
             None if there is no room without reusing slots, and `kept` is None.
         """
-        classes = self.rule_classes()
-        slots = {rule_class: slot for slot, rule_class in classes.items()}
         wanted = dict.fromkeys(map(RuleClass.of, writing.distinct_rules))
-        missing = [rule_class for rule_class in wanted if rule_class not in slots]
+        present = self._packed_classes()
+        slots = {data: slot for slot, data in present.items()}
+        numbers = (
+            {dev: n for n, dev in self.dev_sets().items()}
+            if any(each.dev for each in wanted)
+            else {}
+        )
+        found = {
+            each: slots.get(pack_rule_class(each, numbers.get(each.dev, 0)))
+            for each in wanted
+            if not each.dev or each.dev in numbers
+        }
+        by_class = {each: slot for each, slot in found.items() if slot is not None}
+        missing = [each for each in wanted if each not in by_class]
         if not missing:
-            return _Slots(slots, [])
-        limit = self._maps["groups"].max_entries
-        free = [slot for slot in range(limit) if slot not in classes]
+            return _Slots(by_class, [])
+        free = self._free_slots(present, len(missing), wanted, kept)
         if len(free) < len(missing):
-            if kept is None:
-                return None
+            return None
+        new = dict(zip(missing, free, strict=False))
+        self._add_dev_sets([each.dev for each in missing if each.dev], numbers, present)
+        zeros = bytes(self.slots("group_counters").value_size)
+        self.slots("group_counters").update((slot, zeros) for slot in new.values())
+        self.slots("groups").update(
+            (slot, pack_rule_class(each, numbers.get(each.dev, 0))) for each, slot in new.items()
+        )
+        return _Slots(by_class | new, list(new.values()))
+
+    def _free_slots(
+        self,
+        present: Mapping[int, bytes],
+        count: int,
+        wanted: Collection[RuleClass],
+        kept: Rules | None,
+    ) -> list[int]:
+        """Return slots for new classes, at least `count` of them if there are so many.
+
+        Args:
+            present: The classes by slot.
+            count: The number of slots to find.
+            wanted: Classes that stay in their slots, although no rule has them so far.
+            kept: As for _assign_classes().
+        """
+        free = [slot for slot in range(abi.FIRST_RULE_CLASSES) if slot not in present]
+        if len(free) < count and kept is not None:
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
+            classes = self._unpacked(dict(present))
             free += [slot for slot, rule_class in classes.items() if rule_class not in used]
-        zeros = bytes(self._maps["group_counters"].value_size)
-        for slot, rule_class in zip(free, missing, strict=False):
-            if slot in classes:
-                del slots[classes[slot]]
-            self._maps["group_counters"].update(_U32.pack(slot), zeros)
-            self._maps["groups"].update(_U32.pack(slot), pack_rule_class(rule_class))
-            slots[rule_class] = slot
-        return _Slots(slots, [slots[rule_class] for rule_class in missing])
+        if len(free) < count:
+            more = range(abi.FIRST_RULE_CLASSES, abi.MAX_RULE_CLASSES)
+            free += [slot for slot in more if slot not in present]
+        return free
+
+    def _add_dev_sets(
+        self,
+        devs: Iterable[tuple[str, ...]],
+        numbers: dict[tuple[str, ...], int],
+        present: Mapping[int, bytes],
+    ) -> None:
+        """Write the sets of output interfaces that are new, and remove those that no class has.
+
+        Args:
+            devs: The sets that are needed.
+            numbers: The numbers of the sets that are there; those of the new ones are added.
+            present: The classes by slot.
+        """
+        needed = dict.fromkeys(devs)
+        new = [dev for dev in needed if dev not in numbers]
+        if not new:
+            return
+        used = set(map(dev_set_of, present.values()))
+        unused = {dev: n for dev, n in numbers.items() if n not in used and dev not in needed}
+        self._maps["dev_sets"].delete(b"".join(map(_U32.pack, unused.values())))
+        for dev in unused:
+            del numbers[dev]
+        taken = set(numbers.values())
+        free = (n for n in range(1, abi.MAX_DEV_SETS + 1) if n not in taken)
+        numbers.update(zip(new, free, strict=False))
+        self._maps["dev_sets"].update(
+            b"".join(_U32.pack(numbers[dev]) for dev in new), b"".join(map(pack_dev_set, new))
+        )
 
     def _write_or_undo(self, writing: Rules, assigned: _Slots, before: Rules) -> OSError | None:
         """Write rules. If that fails, restore the rules that were there before.
@@ -154,9 +214,12 @@ class RuleTables(RuleReader):
             self._write(writing, assigned.by_class)
         except OSError as error:
             self._remove(writing.without(before))
-            self._write(before.restricted_to(writing), assigned.by_class)
-            for slot in assigned.new:
-                self._maps["groups"].update(_U32.pack(slot), bytes(abi.RULE_CLASS.size))
+            replaced = before.restricted_to(writing)
+            former = self._assign_classes(replaced)
+            assert former is not None, "the classes of rules exist"
+            self._write(replaced, former.by_class)
+            self.slots("groups").clear(assigned.new)
+            self.slots("group_counters").clear(assigned.new)
             return error
         return None
 
@@ -240,13 +303,13 @@ class RuleTables(RuleReader):
         """
         if not self.in_kernel:
             return  # userspace mode compares names
-        devs = {slot: each.dev for slot, each in self.rule_classes().items() if each.dev}
-        if devs and names is None:
+        dev_sets = self.dev_sets()
+        if dev_sets and names is None:
             names = socket.if_nameindex()
+        ifindexes = {name: ifindex for ifindex, name in names or ()}
         wanted = {
-            abi.DEV.pack(rule_class=slot, ifindex=ifindex)
-            for ifindex, name in names or ()
-            for slot, dev in devs.items()
-            if matches_dev(name, dev)
+            abi.DEV.pack(dev_set=number, ifindex=ifindexes[name])
+            for number, dev in dev_sets.items()
+            for name in matching_dev(ifindexes, dev)
         }
         self._set_keys("vias", wanted)

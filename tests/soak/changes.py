@@ -286,7 +286,7 @@ class Changes:
         for path in (BPFFS / "ndxdp").glob(f"v*/{each.name}"):
             shutil.rmtree(path)
         deadline = time.monotonic() + _SOON
-        while call(*("test", "-e"), f"{BPFFS}/ndxdp/v5/{each.name}/program").code:
+        while call(*("test", "-e"), f"{BPFFS}/ndxdp/v6/{each.name}/program").code:
             if time.monotonic() > deadline:
                 self.problems.append(f"{each.name}: the pins did not come back within 30 s")
                 return
