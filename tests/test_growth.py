@@ -25,6 +25,7 @@ from ndxdp.daemon.rule_cache import RuleCache
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.ndp.profile import Answer
+from ndxdp.netlink.fib import Fib
 from ndxdp.observe import render
 from ndxdp.rules import breadth
 from ndxdp.rules.address_set import AddressSet
@@ -225,6 +226,19 @@ def test_a_list_is_not_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
                 tracemalloc.stop()
 
     assert peak(100_000) < 1.5 * peak(25_000)
+
+
+def test_a_lookup_in_the_kernels_tables_is_small(privacy: None) -> None:
+    """Allocate little for each, as malloc maps and unmaps memory for a buffer of 64 KB."""
+    with Fib() as fib:
+        fib.route(address(1), 1)  # what stays is allocated
+        tracemalloc.start()
+        try:
+            fib.route(address(1), 1)
+            fib.neighbour(1, address(1))
+            assert 0 < tracemalloc.get_traced_memory()[1] < 20_000
+        finally:
+            tracemalloc.stop()
 
 
 # ---- one rule among many ------------------------------------------------------------------------

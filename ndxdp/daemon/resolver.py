@@ -416,4 +416,6 @@ def _leads_to_neighbour(route: Route, ifindex: int, dev: tuple[str, ...]) -> boo
     """Return True if a route makes its target a neighbour, by the program's conditions."""
     if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
         return False
-    return route.ifindex != ifindex and matches_dev(socket.if_indextoname(route.ifindex), dev)
+    if route.ifindex == ifindex:
+        return False
+    return not dev or matches_dev(socket.if_indextoname(route.ifindex), dev)

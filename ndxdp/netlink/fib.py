@@ -139,7 +139,7 @@ _OF_ERRNO = {
     errno.EAGAIN: RouteType.NONE,  # a `throw` route and no other
 }
 
-_KNOWN_TYPES = frozenset(RouteType)  # not THROW, NAT, XRESOLVE
+_TYPES = {each.value: each for each in RouteType}  # not THROW, NAT, XRESOLVE
 
 
 class Fib:
@@ -328,7 +328,7 @@ def _route_of(message: bytes) -> Route:
     found = attributes(message[_RTMSG.size :])
     destination = found.get(_RTA_DST, bytes(16))
     return Route(
-        RouteType(kind) if kind in _KNOWN_TYPES else RouteType.NONE,
+        _TYPES.get(kind, RouteType.NONE),
         struct.unpack("=i", found[_RTA_OIF])[0] if _RTA_OIF in found else 0,
         found.get(_RTA_GATEWAY),
         _RTA_ENCAP_TYPE in found,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ndxdp.netlink.fib import RouteType
 from ndxdp.netlink.links import IFF_UP, is_operational
-from ndxdp.netlink.rtnetlink import records
+from ndxdp.netlink.rtnetlink import Receiver, records
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 _RTMGRP_LINK = 0x1
@@ -90,6 +90,7 @@ class LinkMonitor:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
+        self._receive = Receiver(self._socket).receive
         attach_filter(self._socket, _relevant_messages())
         with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -109,7 +110,7 @@ class LinkMonitor:
         changes = Changes()
         while True:
             try:
-                self._read(self._socket.recv(65536), changes)
+                self._read(self._receive(), changes)
             except BlockingIOError:
                 return changes
             except OSError as error:

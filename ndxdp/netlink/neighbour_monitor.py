@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.rtnetlink import HEADER, attributes, records
+from ndxdp.netlink.rtnetlink import HEADER, Receiver, attributes, records
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, RET, assemble, attach_filter
 
 _RTMGRP_NEIGH = 0x4
@@ -53,6 +53,7 @@ class NeighbourMonitor:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
+        self._receive = Receiver(self._socket).receive
         self.limit_to(*ifindexes)
         self._socket.bind((0, _RTMGRP_NEIGH))
 
@@ -83,7 +84,7 @@ class NeighbourMonitor:
         lost = False
         while True:
             try:
-                data = self._socket.recv(65536)
+                data = self._receive()
             except BlockingIOError:
                 return None if lost else changes
             except OSError as error:

@@ -33,6 +33,22 @@ _PIECE = 65536  # bytes; the kernel sends no larger messages in a dump
 _TRIES = 8  # attempts at a dump that changes interrupt
 
 
+class Receiver:
+    """Receives the messages of a netlink socket into one buffer.
+
+    The bytes object that recv() makes first is so large that malloc maps memory for it, and unmaps
+    it afterwards: that takes longer than an answer of the kernel.
+    """
+
+    def __init__(self, receiving: socket.socket) -> None:
+        """Make a buffer for a socket."""
+        self._socket, self._buffer = receiving, memoryview(bytearray(_PIECE))
+
+    def receive(self) -> bytes:
+        """Return one or more messages; raise OSError as recv() does."""
+        return bytes(self._buffer[: self._socket.recv_into(self._buffer)])
+
+
 class Rtnetlink:
     """An open netlink socket for use by one thread; close() it after use."""
 
@@ -42,6 +58,7 @@ class Rtnetlink:
         # With strict checking, a dump of one interface's addresses has no others.
         with contextlib.suppress(OSError):  # before Linux 4.20
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+        self._receive = Receiver(self._socket).receive
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -79,7 +96,7 @@ class Rtnetlink:
         length = HEADER.size + len(body)
         flags = NLM_F_DUMP | _NLM_F_REQUEST
         self._socket.send(HEADER.pack(length, kind, flags, 1, 0) + body)
-        for (_, found, *_), message in records(self._socket.recv(_PIECE), HEADER):
+        for (_, found, *_), message in records(self._receive(), HEADER):
             if found not in (_NLMSG_ERROR, _NLMSG_DONE):
                 return message[HEADER.size :]
             break
@@ -100,7 +117,7 @@ class Rtnetlink:
         found: list[bytes] = []
         is_whole = True
         while True:
-            for (_, kind, flags, of, _), message in records(self._socket.recv(_PIECE), HEADER):
+            for (_, kind, flags, of, _), message in records(self._receive(), HEADER):
                 if of != sequence:
                     continue  # an answer to an earlier request that failed
                 is_whole = is_whole and not flags & _NLM_F_DUMP_INTR
@@ -162,7 +179,14 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def attributes(data: bytes) -> dict[int, bytes]:
     """Return the attributes by number; the last of several with one number wins."""
-    return {kind & _NLA_TYPE: record[4:] for (_, kind), record in records(data, _ATTRIBUTE)}
+    # Written out, because userspace mode reads a route's ten attributes for a solicitation.
+    found: dict[int, bytes] = {}
+    at, last = 0, len(data) - _ATTRIBUTE.size
+    while at <= last:
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        found[kind & _NLA_TYPE] = data[at + 4 : at + length]
+        at += (length + 3) & ~3 or _ATTRIBUTE.size
+    return found
 
 
 @contextlib.contextmanager
