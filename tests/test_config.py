@@ -31,6 +31,7 @@ from ndxdp.config.reader import load, parse
 from ndxdp.errors import UsageError
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.rules.address import parse_address
+from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.prefix import parse_pattern, parse_prefix
 from ndxdp.rules.rule import UNCOUNTED, Rule, RuleClass
 from ndxdp.sources.selector import Selector
@@ -641,6 +642,34 @@ BAD_TEXTS = [
         )
         for name in ("", "..", "a/b", "a:b", "a b", "gr\u00e0", "%d", "x" * 128)
     ),
+    *(
+        Bad(f'[[interface]]\nname = "{name}"', f"2: interface[0].name: {message}", hint)
+        for name, message, hint in (
+            ("tap[0", "'tap[0' has a [ without its ]", 'as in "tap[0-9]"'),
+            ("[]", "'[]' has a [ without its ]", 'as in "tap[0-9]"'),
+            ("[!]*", "'[!]*' has a [ without its ]", 'as in "tap[0-9]"'),
+            ("tap[9-0]*", "'tap[9-0]*' has a range without a member", "the lower end comes first"),
+            ("ta p*", "'ta p*' matches no interface's name", 'as in "tap*"'),
+            ("tap/*", "'tap/*' matches no interface's name", 'as in "tap*"'),
+            ("tap%*", "'tap%*' matches no interface's name", 'as in "tap*"'),
+            (
+                "a" * 14 + "?[bc]*",
+                f"'{'a' * 14}?[bc]*' matches only names longer than 15 bytes",
+                "a pattern",
+            ),
+            (
+                "\u00e4" * 8 + "*",
+                f"'{chr(0xE4) * 8}*' matches only names longer than 15 bytes",
+                "a pattern",
+            ),
+            ("*" * 256, "the pattern is longer than 255 bytes", "write several"),
+        )
+    ),
+    Bad(
+        '[[interface]]\nname = "tap*"\n[[interface]]\nname = "tap*"',
+        "4: interface[1].name: tap* is configured twice",
+        "line 2 has it first: put both into one table",
+    ),
     Bad(
         f"{HEAD}{HEAD}",
         "4: interface[1].name: eth0 is configured twice",
@@ -947,7 +976,7 @@ def test_check_refuses(tmp_path: Path) -> None:
     done = check(tmp_path, "-c", "ndxdp.toml")
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
-    shape = [re.sub(r":\d+:", ":N:", line) for line in fenced("text")[1].splitlines()]
+    shape = [re.sub(r":\d+:", ":N:", line) for line in fenced("text")[2].splitlines()]
     assert [re.sub(r":\d+:", ":N:", line) for line in lines] == shape
     done = check(tmp_path, "-c", "missing.toml")
     assert (done.returncode, done.stdout) == (2, "")
@@ -1105,10 +1134,15 @@ def test_no_more_addresses_than_there_is_room_for(tmp_path: Path) -> None:
     assert "11 addresses are more than the limit of 10" in said_of(file)
 
 
-def test_a_pattern_names_no_interface() -> None:
-    for name in ("tap*", "eth?", "eth[01]"):
-        error = refused(f'[[interface]]\nname = "{name}"')
-        assert f"'{name}' is a pattern" in error.message
+@pytest.mark.parametrize(
+    "name",
+    ["tap*", "eth?", "eth[01]", "*", "[]a]*", "[!]a]*", "tap[!0-9]" + "*" * 20, "a" * 15 + "*"],
+)
+def test_a_name_may_be_a_pattern(name: str) -> None:
+    (found,) = parse(f'[[interface]]\nname = "{name}"', "ndxdp.toml").interfaces
+    assert found.name == name
+    with pytest.raises(UsageError, match="is a pattern, and one interface is to be named"):
+        check_interface(name)
 
 
 def test_a_name_without_an_end() -> None:

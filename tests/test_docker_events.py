@@ -296,7 +296,7 @@ def test_a_container_that_starts_during_a_reload(fake: Fake) -> None:
 
     async def main() -> None:
         rules = ContainerRules(DaemonStatus(), lambda: [cast(Uplink, uplink)])
-        rules.watch(str(fake.path))
+        rules.watch(str(fake.path), uplink.spec.selectors)
         while uplink.chosen() != {"2001:db8::2"} or fake.lists() < 3:
             await asyncio.sleep(0.01)
         uplink.spec = Selecting(Selector(network="six", except_label="hidden")).spec
@@ -306,7 +306,7 @@ def test_a_container_that_starts_during_a_reload(fake: Fake) -> None:
         while fake.lists() < 5:
             await asyncio.sleep(0.01)
         assert uplink.chosen() == {"2001:db8::2"}
-        rules.watch(str(fake.path))
+        rules.watch(str(fake.path), uplink.spec.selectors)
         fake.containers.append(container(4))
         while uplink.chosen() != {"2001:db8::2", "2001:db8::4"}:
             await asyncio.sleep(0.01)

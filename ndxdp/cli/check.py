@@ -13,7 +13,7 @@ from ndxdp.cli.output import echo, print_json
 from ndxdp.errors import UsageError
 
 if TYPE_CHECKING:
-    from ndxdp.config.model import Interface
+    from ndxdp.daemon.preflight import Present
 
 log = logging.getLogger("ndxdp")
 
@@ -53,10 +53,9 @@ def report(path: str, *, as_json: bool = False) -> None:
             errors = [(error.message, error.hint), *((message, "") for message in error.also)]
             print_json(_data(path, errors=errors))
         raise
-    refused = list(preflight.refused(config.interfaces))
-    broad = [
-        warning for interface in config.interfaces for warning in preflight.left_out(interface)
-    ]
+    tables = list(preflight.present(config.interfaces))
+    refused = list(preflight.refused([one for table in tables for one in table.interfaces]))
+    broad = [warning for table in tables for warning in table.warnings()]
     # A problem of one interface on this host is a warning: a service starts for the others.
     warnings = [*((sentence, "") for sentence in refused), *broad]
     for sentence, hint in warnings:
@@ -64,11 +63,11 @@ def report(path: str, *, as_json: bool = False) -> None:
         if hint:
             log.warning("  hint: %s", hint)
     summaries = {
-        interface.name: summary(interface, preflight.unanswered(interface))
-        for interface in config.interfaces
+        table.name: [*summary(table.table, preflight.unanswered(table.table)), *table.words()]
+        for table in tables
     }
     if as_json:
-        interfaces = [_interface_data(each, summaries[each.name]) for each in config.interfaces]
+        interfaces = [_interface_data(each, summaries[each.name]) for each in tables]
         print_json(_data(path, warnings=warnings, interfaces=interfaces))
         return
     echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
@@ -98,8 +97,9 @@ def _data(
     }
 
 
-def _interface_data(interface: Interface, words: list[str]) -> dict[str, Any]:
+def _interface_data(present: Present, words: list[str]) -> dict[str, Any]:
     """Return an interface of the file for --json."""
+    interface = present.table
     return {
         "interface": interface.name,
         "mode": interface.mode,
@@ -110,4 +110,5 @@ def _interface_data(interface: Interface, words: list[str]) -> dict[str, Any]:
         },
         "docker": list(map(str, interface.docker)),
         "summary": words,
+        "matches": present.names if present.is_pattern else None,
     }

@@ -150,7 +150,7 @@ class Interface:
     """The configuration of one interface.
 
     Attributes:
-        name: The name of the interface, or an alternative name.
+        name: The name of the interface, an alternative name, or a pattern of names.
         mode: One of the reader's MODES.
         loader: One of the reader's LOADERS.
         max_addresses: Room for exact addresses; None keeps the present room.

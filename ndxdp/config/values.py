@@ -9,6 +9,7 @@ from ndxdp.config.model import Metrics
 from ndxdp.errors import UsageError
 from ndxdp.rules.address import parse_unicast
 from ndxdp.rules.interface_name import check_interface
+from ndxdp.rules.interface_pattern import check_pattern, is_pattern
 from ndxdp.rules.prefix import AddressPattern, parse_pattern
 
 _PORT_MAX = 65535
@@ -16,8 +17,8 @@ _UNIX_PATH_MAX = 107  # bytes, unix(7)
 
 
 def parse_interface(text: str) -> str:
-    """Return the name of an interface; raise UsageError for other texts."""
-    check_interface(text)
+    """Return the name of an interface, or a pattern; raise UsageError for other texts."""
+    (check_pattern if is_pattern(text) else check_interface)(text)
     return text
 
 

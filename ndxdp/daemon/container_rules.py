@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from itertools import chain
 
@@ -15,7 +15,7 @@ from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.sources.docker import Docker
 from ndxdp.sources.inventory import Change
-from ndxdp.sources.selector import label_keys, rules_after, rules_of
+from ndxdp.sources.selector import Selector, label_keys, rules_after, rules_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ContainerRules:
     Call the methods in the event loop's thread.
     """
 
-    def __init__(self, status: DaemonStatus, uplinks: Callable[[], list[Uplink]]) -> None:
+    def __init__(self, status: DaemonStatus, uplinks: Callable[[], Iterable[Uplink]]) -> None:
         """Watch nothing yet.
 
         Args:
@@ -37,12 +37,16 @@ class ContainerRules:
         self._engine: Docker | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    def watch(self, socket_path: str) -> None:
-        """Watch the engine with this socket if an uplink selects containers.
+    def watch(self, socket_path: str, selectors: Collection[Selector]) -> None:
+        """Watch the engine with this socket if there are selectors of containers.
 
-        A connection that serves the uplinks already is kept.
+        A connection that serves them already is kept.
+
+        Args:
+            socket_path: The engine's socket.
+            selectors: The selectors of the configuration. Those of a pattern are here even while no
+                interface matches it.
         """
-        selectors = [selector for uplink in self._uplinks() for selector in uplink.spec.selectors]
         keys = label_keys(selectors)
         if selectors and self._engine and self._engine.serves(socket_path, keys):
             return

@@ -80,7 +80,7 @@ class Follower:
         link = links.find_link(name)
         if link is None or link.ifindex != self._answering.ifindex:
             raise interface_gone(name)
-        self._state.own_links = frozenset((link.ifindex, link.master, link.lower)) - {0}
+        self._state.follow_links(frozenset((link.ifindex, link.master, link.lower)) - {0})
         return link
 
     def compare_again(self) -> None:

@@ -86,8 +86,7 @@ class Lifecycle:
         link = links.find_link(name)
         if link is None or links.has_mac(link):
             return None
-        has_rules = bool(spec.rules) or bool(spec.selectors)
-        if spec.addresses.deprecate and not has_rules:
+        if spec.keeps_addresses_only:
             return link
         deprecate.restore(self._trees.files.root, name)
         if spec.addresses.deprecate:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from ndxdp.config.model import Interface
 from ndxdp.errors import NdxdpError
@@ -12,11 +13,107 @@ from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_RULE_CLASSES
 from ndxdp.rules import breadth
 from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import merge_owned
+from ndxdp.rules.interface_pattern import Patterns, is_pattern
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
 
 if TYPE_CHECKING:
+    from ndxdp.netlink.link_names import NamedLink
     from ndxdp.netlink.links import Link
+
+
+_SHOWN = 8  # names of interfaces that a line shows
+_WARNED = 3  # interfaces of one pattern that are warned of
+
+
+class Present(NamedTuple):
+    """The interfaces of this host that a table of the configuration is for, as it is now.
+
+    Attributes:
+        table: The table.
+        interfaces: The table for each interface that matches, if its name is a pattern; otherwise
+            the table itself.
+        left_alone: The interfaces that match, and which ndxdp cannot work on.
+        taken: The interfaces that match, and which another table is for.
+    """
+
+    table: Interface
+    interfaces: tuple[Interface, ...]
+    left_alone: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the table, perhaps a pattern."""
+        return self.table.name
+
+    @property
+    def is_pattern(self) -> bool:
+        """True if the name is a pattern."""
+        return is_pattern(self.name)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the interfaces."""
+        return [interface.name for interface in self.interfaces]
+
+    def words(self) -> Iterator[str]:
+        """Yield which interfaces match, for a line of `ndxdp check`."""
+        if self.is_pattern:
+            names = self.names
+            yield f"matches now: {_some(names)}" if names else "matches no interface now"
+            if self.left_alone:
+                yield f"leaves alone: {_some(self.left_alone)}"
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Yield sentences with hints: on rules that `run` would leave out, on a useless pattern."""
+        warned = 0
+        for interface in self.interfaces or (self.table,):
+            if warned == _WARNED:
+                yield f"the other interfaces of '{self.table.name}' were not checked", ""
+                break
+            found = list(left_out(interface))
+            warned += bool(found)
+            yield from found
+        if self.taken and not self.interfaces:
+            yield (
+                f"'{self.table.name}' matches only interfaces that other tables are for:"
+                f" {_some(self.taken)}",
+                "of several patterns the first one in the file wins",
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def present(interfaces: Sequence[Interface]) -> Iterator[Present]:
+    """Yield the present interfaces of each table."""
+    patterns = Patterns(interface.name for interface in interfaces)
+    links: list[NamedLink] = []
+    if patterns:
+        from ndxdp.netlink.link_names import present_links
+
+        with contextlib.suppress(OSError):  # a sandbox without netlink
+            links = list(present_links().values())
+    for table in interfaces:
+        if not is_pattern(table.name):
+            yield Present(table, (table,))
+            continue
+        ours = [link for link in links if patterns.first(link.name, link.altnames) == table.name]
+        keeps_addresses = bool(table.addresses.deprecate) and not (table.rules or table.docker)
+        usable = [link.name for link in ours if not link.unusable(keeps_addresses=keeps_addresses)]
+        yield Present(
+            table,
+            tuple(replace(table, name=name) for name in usable),
+            tuple(link.name for link in ours if link.name not in usable),
+            tuple(
+                link.name
+                for link in links
+                if link not in ours and table.name in patterns.all_matching(link.name)
+            ),
+        )
 
 
 def refused(interfaces: Iterable[Interface]) -> Iterator[str]:

@@ -9,6 +9,8 @@ import time
 
 from ndxdp.printable import printable
 
+_START_TIME = 90  # seconds, as TimeoutStartSec= by default
+
 
 class Notifier:
     """Sends datagrams to $NOTIFY_SOCKET; without that variable, does nothing."""
@@ -22,6 +24,10 @@ class Notifier:
         self._is_ready = False
         self.watchdog = int(watchdog) / 1e6 if watchdog.isdecimal() and is_ours else 0.0
         """Seconds within which alive() must be called; 0 for never."""
+
+    def starting(self) -> None:
+        """Notify that the start makes progress, so that systemd's time limit begins anew."""
+        self._send(f"EXTEND_TIMEOUT_USEC={_START_TIME * 1_000_000}")
 
     def ready(self, status: str) -> None:
         """Notify that the daemon is ready, or that a reload has ended."""

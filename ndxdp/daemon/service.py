@@ -10,7 +10,6 @@ import resource
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,19 @@ from ndxdp.backoff import Backoff
 from ndxdp.daemon.container_rules import ContainerRules
 from ndxdp.daemon.exporter_listener import MetricsListener
 from ndxdp.daemon.heartbeat import Heartbeats, Pulse
+from ndxdp.daemon.leftovers import Leftovers
+from ndxdp.daemon.link_index import LinkIndex
 from ndxdp.daemon.sd_notify import Notifier
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
 from ndxdp.daemon.uplink import Uplink
+from ndxdp.daemon.uplinks import Uplinks, interface_names
 from ndxdp.errors import ModeUnavailable, NdxdpError, problem_of
-from ndxdp.netlink import names
 from ndxdp.netlink.link_monitor import LinkMonitor
 from ndxdp.netlink.netns import netns
-from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
+from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Publisher
+from ndxdp.sources.selector import Selector
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
 from ndxdp.store.ownership import refuse_if_locked
@@ -94,20 +96,21 @@ def _refuse_if_all_locked(trees: Trees, specs: list[InterfaceSpec]) -> None:
 
     If they answer on some of them, the daemon tries these again until they are free.
     """
+    found = interface_names(specs)
     refused = []
-    for spec in specs:
+    for name in found:
         try:
             for tree in trees:
                 with contextlib.suppress(
                     ModeUnavailable
                 ):  # directories of other users lock nothing
                     tree.check()
-                    refuse_if_locked(tree, names.real_name(spec.interface))
+                    refuse_if_locked(tree, name)
         except NdxdpError as error:
             refused.append(error)
         except OSError:  # unreadable: the attempt to answer reports it
             pass
-    if refused and len(refused) == len(specs):
+    if refused and len(refused) == len(found):
         raise NdxdpError(
             refused[0].message, refused[0].hint, tuple(error.message for error in refused[1:])
         )
@@ -148,15 +151,18 @@ class _Daemon:
     ) -> None:
         self._trees, self._monitor, self._executor = trees, monitor, executor
         self._ready, self._reread, self._set_log = ready, reread, set_log
-        self._uplinks: dict[str, tuple[Uplink, asyncio.Task[None]]] = {}
-        self._removed: set[asyncio.Task[None]] = set()  # uplinks that a reload has stopped
         self._stop, self._reload_wanted = asyncio.Event(), asyncio.Event()
         self._notifier = Notifier()
         self._status, self._shared = status, Shared(executor)
         self._pulse = Pulse()
         self._heartbeats = Heartbeats(self._pulse)
         self._metrics = MetricsListener(trees, status)
-        self._containers = ContainerRules(status, self._all_uplinks)
+        self._configured: list[str] = []  # names and patterns
+        self._containers = ContainerRules(status, lambda: self._uplinks)
+        self._uplinks = Uplinks(
+            self._make_uplink, status, self._containers.apply_to, self._stop.set
+        )
+        self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
         self._gathering: asyncio.TimerHandle | None = None
 
     async def run(self, spec: DaemonSpec) -> None:
@@ -169,24 +175,21 @@ class _Daemon:
             # Metrics are served before READY=1, but a slow name server must not delay answers.
             listening = asyncio.ensure_future(self._metrics.serve_at(spec.metrics))
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
-            while spec.interfaces:  # emptied: after a reload their rules would be a second copy
-                self._start(spec.interfaces.pop(0))
-            self._containers.watch(spec.docker_socket)
+            self._configured, selectors = _contents(spec)
+            # The list is emptied: after a reload its rules would be a second copy.
+            self._uplinks.begin(spec.interfaces)
+            self._containers.watch(spec.docker_socket, selectors)
             proving = asyncio.ensure_future(self._prove())
             tasks = [
                 asyncio.ensure_future(self._notify_when_ready(listening)),
                 asyncio.ensure_future(self._reload_when_asked()),
             ]
-            stopping = asyncio.ensure_future(self._stop.wait())
-            # An uplink that ends without stop() could not begin.
-            while not self._stop.is_set() and not any(task.done() for task in self._tasks()):
-                await asyncio.wait({stopping, *self._tasks()}, return_when=asyncio.FIRST_COMPLETED)
+            await self._stop.wait()  # for a signal, or for an uplink that could not begin
             self._notifier.stopping()
-            for task in (*tasks, stopping):
+            for task in tasks:
                 task.cancel()
             self._containers.end()
-            for uplink, _ in self._uplinks.values():
-                uplink.stop()
+            self._uplinks.stop()
             ended = await self._all_ended()
             proving.cancel()
         for outcome in ended:
@@ -195,11 +198,11 @@ class _Daemon:
 
     async def _all_ended(self) -> list[BaseException | None]:
         """Wait until all uplinks have ended. End the process if the executor is stuck."""
-        ends = asyncio.gather(*self._tasks(), *self._removed, return_exceptions=True)
+        ends = asyncio.ensure_future(self._uplinks.ended())
         while True:
             done, _ = await asyncio.wait({ends}, timeout=1)
             if done:
-                return list(ends.result())
+                return ends.result()
             if self._pulse.age > _STUCK:
                 log.error(
                     "ending without detaching: a task has not returned for %d s", self._pulse.age
@@ -207,38 +210,29 @@ class _Daemon:
                 logging.shutdown()
                 os._exit(1)
 
-    def _all_uplinks(self) -> list[Uplink]:
-        return [uplink for uplink, _ in self._uplinks.values()]
-
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [task for _, task in self._uplinks.values()]
-
-    def _start(self, spec: InterfaceSpec) -> Uplink:
-        """Start an uplink."""
-        self._status.interfaces.setdefault(spec.interface, InterfaceStatus())
-        self._status.changed()
-        uplink = Uplink(
+    def _make_uplink(self, spec: InterfaceSpec, index: LinkIndex[Uplink]) -> Uplink:
+        return Uplink(
             self._trees,
             spec,
             self._shared,
             self._heartbeats,
             self._status,
             self._ready,
-            self._wake_waiting,
+            self._uplinks.wake_waiting,
+            index,
         )
-        self._uplinks[spec.interface] = uplink, asyncio.ensure_future(uplink.run())
-        self._containers.apply_to(uplink)
-        return uplink
 
     def _summary(self) -> str:
-        return f"interfaces: {', '.join(self._uplinks)}"
+        return f"interfaces: {', '.join(self._configured)}"
 
     async def _notify_when_ready(self, listening: asyncio.Future[None]) -> None:
         """Notify systemd once each uplink has made its first attempt."""
         await listening
-        for uplink, _ in list(self._uplinks.values()):
+        for uplink in self._uplinks:
             await uplink.began.wait()
+            self._notifier.starting()  # thousands of interfaces take minutes
         self._notifier.ready(self._summary())
+        await self._leftovers.remove(self._configured)
 
     async def _prove(self) -> None:
         await self._pulse.prove(self._executor, self._notifier.alive, self._notifier.watchdog / 3)
@@ -275,51 +269,16 @@ class _Daemon:
     async def _put_in_force(self, spec: DaemonSpec) -> None:
         """Put another task in force.
 
-        An interface that is not answered on, neither before nor after, does not keep the others
-        from their new rules.
-
         Raises:
             NdxdpError: An interface's specification cannot be put in force. All interfaces have
                 their former ones then.
         """
-        specs = {each.interface: each for each in spec.interfaces}
-        spec.interfaces.clear()
-        former = {name: self._uplinks[name][0].spec for name in specs if name in self._uplinks}
-        problems = await self._set_specs({name: specs[name] for name in former})
-        if problems:
-            first, *others = (f"{name}: {problem}" for name, problem in problems.items())
-            lasting = await self._set_specs(former)
-            if lasting:
-                first += f"; {', '.join(lasting)} is not as before either"
-            raise NdxdpError(first, "the former configuration is in force", tuple(others))
-        self._set_log(spec)
-        for name in set(self._uplinks) - set(specs):
-            self._remove(name)
-        if self._removed:
-            await asyncio.wait(self._removed)
-        for uplink in [self._start(each) for name, each in specs.items() if name not in former]:
-            await uplink.began.wait()
-        self._containers.watch(spec.docker_socket)
+        configured, selectors = _contents(spec)
+        await self._uplinks.put_in_force(spec.interfaces, lambda: self._set_log(spec))
+        self._configured = configured
+        self._containers.watch(spec.docker_socket, selectors)
         await self._metrics.serve_at(spec.metrics)
-
-    async def _set_specs(self, specs: dict[str, InterfaceSpec]) -> dict[str, str]:
-        """Give uplinks their specifications; return the problem of each that fails, by name."""
-        outcomes = {}
-        for name, spec in specs.items():
-            uplink = self._uplinks[name][0]
-            outcomes[name] = uplink.set_spec(spec)
-            self._containers.apply_to(uplink)
-        problems = {name: await outcome for name, outcome in outcomes.items()}
-        return {name: problem for name, problem in problems.items() if problem}
-
-    def _remove(self, name: str) -> None:
-        """Detach an interface that is no longer in the configuration."""
-        uplink, task = self._uplinks.pop(name)
-        self._status.interfaces.pop(uplink.spec.interface, None)
-        uplink.set_spec(replace(uplink.spec, detach=True))
-        uplink.stop()
-        self._removed.add(task)
-        task.add_done_callback(self._removed.discard)
+        await self._leftovers.remove(configured)
 
     # ---- signals and netlink
 
@@ -343,11 +302,6 @@ class _Daemon:
                 self._gathering.cancel()
             loop.remove_reader(self._monitor.fileno())
 
-    def _wake_waiting(self) -> None:
-        """Let waiting uplinks try again: an interface was released."""
-        for uplink, _ in self._uplinks.values():
-            uplink.other_released()
-
     def _on_netlink(self) -> None:
         """Notify each uplink of changes of the network, then let the next ones gather for a moment.
 
@@ -363,7 +317,10 @@ class _Daemon:
             return
         interrupted = self._monitor.interrupted()
         self._shared.tables.network_changed(changes)
-        for uplink, _ in self._uplinks.values():
-            if interrupted:
-                uplink.links_interrupted(interrupted)
-            uplink.network_changed(changes)
+        self._uplinks.network_changed(changes, interrupted)
+
+
+def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector]]:
+    """Return the names and patterns of a task's interfaces, and all its selectors."""
+    selectors = [selector for each in spec.interfaces for selector in each.selectors]
+    return [each.interface for each in spec.interfaces], selectors

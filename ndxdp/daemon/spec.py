@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
 from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import Mode
+from ndxdp.rules.interface_pattern import is_pattern
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -19,7 +20,7 @@ class InterfaceSpec:
     """The part of the daemon's task that concerns a single interface.
 
     Attributes:
-        interface: The interface's name.
+        interface: The interface's name, or a pattern of names.
         options: How to answer.
         rules: The rules that were given, which have the origin `origin`.
         origin: The origin of those rules.
@@ -36,6 +37,7 @@ class InterfaceSpec:
         addresses: Which of the interface's addresses to deprecate.
         resolve: How often to have the kernel look for unknown neighbours.
         forced: Prefixes whose rule is accepted although it answers for other nodes of the link.
+        pattern: The pattern that the interface matches; "" if the configuration names it.
     """
 
     interface: str
@@ -54,10 +56,17 @@ class InterfaceSpec:
     addresses: Addresses = field(default_factory=Addresses)
     resolve: Resolve = field(default_factory=Resolve)
     forced: frozenset[Prefix] = frozenset()
+    pattern: str = ""
 
     def same_but_rules(self, other: InterfaceSpec) -> bool:
         """Return True if only rules and selectors differ, which can change without a renewal."""
-        same = replace(self, rules=other.rules, forced=other.forced, selectors=other.selectors)
+        same = replace(
+            self,
+            rules=other.rules,
+            forced=other.forced,
+            selectors=other.selectors,
+            pattern=other.pattern,
+        )
         return same == other
 
     def check(self) -> None:
@@ -67,6 +76,20 @@ class InterfaceSpec:
                 "in userspace mode a process answers, and nothing can go on without it",
                 "leave --keep out, or take another mode",
             )
+
+    @property
+    def is_pattern(self) -> bool:
+        """True if this is the specification of all interfaces that match a pattern."""
+        return is_pattern(self.interface)
+
+    def of(self, name: str) -> InterfaceSpec:
+        """Return the specification of an interface that matches this one's pattern."""
+        return replace(self, interface=name, pattern=self.interface)
+
+    @property
+    def keeps_addresses_only(self) -> bool:
+        """True if nothing is to be answered, and addresses are to be deprecated."""
+        return bool(self.addresses.deprecate) and not self.rules and not self.selectors
 
     @property
     def wants_process(self) -> bool:

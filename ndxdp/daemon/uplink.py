@@ -23,6 +23,7 @@ from ndxdp.config.model import Announce
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering, Lifecycle
+from ndxdp.daemon.link_index import LinkIndex
 from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
@@ -33,7 +34,6 @@ from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
-from ndxdp.netlink.link_monitor import Changes
 from ndxdp.netlink.links import Link
 from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -51,7 +51,7 @@ class Uplink:
     affect the daemon's other interfaces.
 
     Attributes:
-        began: Set when the first attempt to answer has succeeded or failed.
+        began: Set when the first attempt to answer has succeeded or failed, or there will be none.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Uplink:
         status: DaemonStatus,
         ready: Callable[[InterfaceSpec, Instance | None], None],
         released: Callable[[], None],
+        index: LinkIndex[Uplink],
     ) -> None:
         """Do nothing until run().
 
@@ -76,12 +77,14 @@ class Uplink:
                 daemon only keeps addresses.
             released: Called when answering has ended. Another uplink may wait for this interface
                 under another name.
+            index: Notes the links whose changes concern this uplink.
         """
         self.began = asyncio.Event()
         self._configured = spec.interface  # perhaps an alternative name; the state has the real one
         changed = asyncio.Event()
         health = Health(spec.interface, status, changed.set)
-        self._state = UplinkState(spec, health, changed, asyncio.Event())
+        note_links = partial(index.assign, self)
+        self._state = UplinkState(spec, health, changed, asyncio.Event(), note_links)
         self._waiting = Waiting(self._state, shared)
         self._admission = Admission()
         self._lifecycle = Lifecycle(trees, shared, self._admission)
@@ -105,20 +108,22 @@ class Uplink:
         """End answering, and return from run()."""
         self._state.stop.set()
 
-    def network_changed(self, changes: Changes) -> None:
-        """Follow changes of the network, if they concern this uplink."""
+    def network_changed(self) -> None:
+        """Follow changes of this uplink's links."""
+        self._state.changed.set()
+
+    def name_changed(self) -> None:
+        """Look for the interface if this uplink waits: a link has its name now, or had it."""
         if self._waiting.is_active:
-            self._waiting.network_changed(changes)
-        elif changes.concern(self._state.own_links):
             self._state.changed.set()
 
     def other_released(self) -> None:
         """Try again soon if this uplink waits: another one has released an interface."""
         self._waiting.other_released()
 
-    def links_interrupted(self, ifindexes: frozenset[int]) -> None:
-        """Announce all addresses again if this uplink's link was interrupted."""
-        if ifindexes & self._state.own_links and not self._waiting.is_active:
+    def link_interrupted(self) -> None:
+        """Announce all addresses again: one of this uplink's links was interrupted."""
+        if not self._waiting.is_active:
             self._state.pending.announcement = True
             self._state.changed.set()
 
@@ -176,6 +181,12 @@ class Uplink:
         Raises:
             NdxdpError: Answering cannot begin, and the specification is not patient.
         """
+        try:
+            await self._run()
+        finally:
+            self.began.set()
+
+    async def _run(self) -> None:
         state = self._state
         while not state.stop.is_set():
             state.health.answered = False
@@ -189,7 +200,9 @@ class Uplink:
             except InterfaceGone as error:
                 self._raise_at_start(error)
                 sentence = f"{error.message}; waiting for it"
-                state.health.beginning.failed(error.message, sentence, logging.WARNING)
+                # An interface that matches a pattern may go at any time.
+                level = logging.DEBUG if state.spec.pattern else logging.WARNING
+                state.health.beginning.failed(error.message, sentence, level)
                 self._settle("")
                 seen = None
             except Exception as error:
@@ -370,7 +383,7 @@ class Uplink:
         """Keep the addresses of an interface without solicitations, until its spec changes."""
         state, spec = self._state, self._state.spec
         name = spec.interface
-        state.own_links = frozenset((link.ifindex,))
+        state.follow_links(frozenset((link.ifindex,)))
         log.info("ndxdp answers nothing on %s: %s", name, links.NO_MAC)
         for table, wanted in (
             ("announce", spec.announce != Announce()),

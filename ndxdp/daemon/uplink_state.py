@@ -119,6 +119,7 @@ class UplinkState:
         health: The retries.
         changed: Set when the next round has work to do.
         stop: Set when the uplink is to end.
+        note_links: Called with each change of `own_links`.
         pending: The work of the next round.
         own_links: The uplink's interface, and the bridge or device that it is part of. Changes of
             other interfaces do not concern the uplink, except by the tables of HostTables.
@@ -128,8 +129,15 @@ class UplinkState:
     health: Health
     changed: asyncio.Event
     stop: asyncio.Event
+    note_links: Callable[[frozenset[int]], None]
     pending: Pending = field(default_factory=Pending)
     own_links: frozenset[int] = frozenset()
+
+    def follow_links(self, links: frozenset[int]) -> None:
+        """Have changes of these links, and of no others, concern the uplink. Any thread may."""
+        if links != self.own_links:
+            self.own_links = links
+            self.note_links(links)
 
     def write_rules(self) -> None:
         """Have the rules written in the next round, even after a failure a moment ago."""

@@ -12,7 +12,6 @@ from functools import partial
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.netlink import links
-from ndxdp.netlink.link_monitor import Changes
 from ndxdp.netlink.links import Link
 
 log = logging.getLogger(__name__)
@@ -26,6 +25,9 @@ class Waiting:
     That is when the delay is over, when another uplink has released an interface, and when the
     interface differs from what the last attempt found. Each attempt causes netlink messages itself,
     and so do other processes: these are ignored.
+
+    Changes of other interfaces make no attempt succeed, so that the uplink wakes only if a link
+    changes that is called like its interface, or that the last attempt found.
     """
 
     def __init__(self, state: UplinkState, shared: Shared) -> None:
@@ -33,17 +35,9 @@ class Waiting:
         self._configured = state.spec.interface  # perhaps an alternative name
         self.is_active = self._other_released = False
 
-    def network_changed(self, changes: Changes) -> None:
-        """End a round if the interface has changed, or another one has its name now.
-
-        Changes of other interfaces make no attempt succeed.
-        """
-        if self._configured in changes.names or changes.concern(self._state.own_links):
-            self._state.changed.set()
-
     def other_released(self) -> None:
-        """Try again soon: another uplink has released an interface."""
-        if self.is_active:
+        """Try again soon: another uplink has released an interface, perhaps this uplink's."""
+        if self.is_active and self._state.own_links:
             self._other_released = True
             self._state.changed.set()
 
@@ -70,7 +64,7 @@ class Waiting:
         """
         state = self._state
         self.is_active, self._other_released = True, False
-        state.own_links = frozenset((seen.ifindex,) if seen else ())
+        state.follow_links(frozenset((seen.ifindex,) if seen else ()))
         state.changed.set()
         try:
             async for _ in state.rounds():
@@ -87,6 +81,7 @@ class Waiting:
                     return
                 except Exception as error:
                     log.debug("not yet: %s", error)
-                seen, state.own_links = link, frozenset((link.ifindex,))
+                seen = link
+                state.follow_links(frozenset((link.ifindex,)))
         finally:
             self.is_active = False

@@ -7,12 +7,12 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ndxdp.netlink.fib import RouteType
+from ndxdp.netlink.link_names import NamedLink, named_link
 from ndxdp.netlink.links import IFF_UP, is_operational
-from ndxdp.netlink.rtnetlink import Receiver, records
+from ndxdp.netlink.rtnetlink import Receiver, each_attribute, records
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 _RTMGRP_LINK = 0x1
@@ -27,7 +27,6 @@ _RTM_NEWNETCONF = 80
 _RTNLGRP_IPV6_NETCONF = 25
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _SO_RCVBUFFORCE = 33
-_IFLA_IFNAME = 3
 _IFLA_OPERSTATE = 16
 _IFLA_CARRIER_UP_COUNT = 47
 _IFLA_EVENT = 44
@@ -36,7 +35,6 @@ _IFLA_LINKINFO = 18
 _IFLA_EVENT_NOTIFY_PEERS = 4
 _IFLA_INFO_KINDS = (1, 4)
 _IFLA_MASTER = 10
-_IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _NETCONFA_IFINDEX = 1
 _NLM_F_REPLACE = 0x100
@@ -61,12 +59,17 @@ class Changes:
         local_routes: Local routes changed, or may have changed, of whichever interface.
         anything: Messages were lost, a route did not name its interface, or replaced a route of an
             unknown one: anything may have changed.
+        lost: Messages were lost, so that `links` may lack some.
+        links: The links that changed, by their index; None for a link that was deleted, or moved to
+            another network namespace.
     """
 
     interfaces: set[int] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     local_routes: bool = False
     anything: bool = False
+    lost: bool = False
+    links: dict[int, NamedLink | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Return True if anything has changed."""
@@ -116,7 +119,7 @@ class LinkMonitor:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                changes.anything = True  # Messages were lost.
+                changes.anything = changes.lost = True
 
     def interrupted(self) -> frozenset[int]:
         """Return the interfaces that were interrupted since the last call (see Interruptions)."""
@@ -133,12 +136,16 @@ class LinkMonitor:
             if kind in (_RTM_NEWROUTE, _RTM_DELROUTE):
                 _read_route(message, changes)
             elif kind == _RTM_NEWNETCONF:
-                index = _number(dict(_attributes(message, 20)).get(_NETCONFA_IFINDEX))
+                index = _number(dict(each_attribute(message, 20)).get(_NETCONFA_IFINDEX))
                 changes.interfaces.add(index)
             elif len(message) >= 24:  # ifi_index and ifa_index have the same offset.
                 changes.interfaces.add(struct.unpack_from("=i", message, 20)[0])
-                if kind in (_RTM_NEWLINK, _RTM_DELLINK):
-                    changes.names.update(_names(message))
+                if kind in (_RTM_NEWLINK, _RTM_DELLINK) and len(message) >= 32:
+                    link = named_link(message)
+                    changes.names.update((link.name, *link.altnames))
+                    # Messages of other families are about a bridge port, or about IPv6.
+                    if message[_HEADER_SIZE] == socket.AF_UNSPEC and link.is_whole:
+                        changes.links[link.ifindex] = link if kind == _RTM_NEWLINK else None
                     found = self._interruptions.of(message)
                     self._interrupted |= found
                     changes.interfaces |= found
@@ -180,7 +187,7 @@ class Interruptions:
         if kind == _RTM_DELLINK:
             self._ports.pop(index, None)
             return frozenset()
-        attributes = dict(_attributes(message, 32))
+        attributes = dict(each_attribute(message, 32))
         operstate = attributes.get(_IFLA_OPERSTATE, b"\0")[0]
         operational = is_operational(flags, operstate)
         master = _number(attributes.get(_IFLA_MASTER))
@@ -188,7 +195,7 @@ class Interruptions:
         if event in (_IFLA_EVENT_BONDING_FAILOVER, _IFLA_EVENT_NOTIFY_PEERS):
             return frozenset({index, master} - {0})
         found = set() if operational else {index}
-        info = dict(_attributes(attributes.get(_IFLA_LINKINFO, b""), 0))
+        info = dict(each_attribute(attributes.get(_IFLA_LINKINFO, b""), 0))
         own, of_port = (info.get(key, b"").rstrip(b"\0") for key in _IFLA_INFO_KINDS)
         if of_port != b"bridge" or own in _GUESTS:
             self._ports.pop(index, None)
@@ -213,7 +220,7 @@ def _read_route(message: bytes, changes: Changes) -> None:
     if message[_HEADER_SIZE + 7] in (RouteType.LOCAL, RouteType.ANYCAST):  # rtm_type
         changes.local_routes = True
         return
-    route = dict(_attributes(message, _HEADER_SIZE + _RTMSG_SIZE))
+    route = dict(each_attribute(message, _HEADER_SIZE + _RTMSG_SIZE))
     found = {ifindex for (*_, ifindex), _ in records(route.get(_RTA_MULTIPATH, b""), _NEXT_HOP)}
     found |= {_number(route.get(_RTA_OIF))}
     found -= {0}
@@ -221,31 +228,6 @@ def _read_route(message: bytes, changes: Changes) -> None:
     # The kernel reports no route that is replaced by one of another interface.
     replaces = struct.unpack_from("=H", message, 6)[0] & _NLM_F_REPLACE
     changes.anything = changes.anything or not found or bool(replaces)
-
-
-def _names(message: bytes) -> Iterator[str]:
-    """Yield the name and the alternative names of an interface from a link's message."""
-    for kind, value in _attributes(message, 32):
-        if kind == _IFLA_PROP_LIST:
-            yield from (
-                _text(name) for key, name in _attributes(value, 0) if key == _IFLA_ALT_IFNAME
-            )
-        elif kind == _IFLA_IFNAME:
-            yield _text(value)
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
-
-
-def _attributes(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Yield type (without flags) and value of each attribute (struct rtattr) from an offset on."""
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[at + 4 : at + length]
-        at += (length + 3) & ~3
 
 
 def _number(value: bytes | None) -> int:

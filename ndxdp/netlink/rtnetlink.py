@@ -106,13 +106,38 @@ class Rtnetlink:
         """Send a request with its nlmsghdr and return the answers with theirs; see ask()."""
         for _ in range(_TRIES):
             self._socket.send(request)
-            answers = self._answers(request)
-            if answers is not None:
+            answers, is_whole = self._answers(request)
+            if is_whole:
                 return answers
         raise OSError(errno.EINTR, os.strerror(errno.EINTR))
 
-    def _answers(self, request: bytes) -> list[bytes] | None:
-        """Return the answers; None if a change interrupted the dump."""
+    def gather(self, kind: int, body: bytes) -> list[bytes]:
+        """Ask for a dump and return the answers with their nlmsghdr.
+
+        If changes keep interrupting the dump, each of which may hide an entry, return the answers
+        of all attempts, the latest last.
+
+        Args:
+            kind: The message type.
+            body: The message without its nlmsghdr.
+
+        Raises:
+            OSError: The kernel refused the request; the errno is the kernel's.
+        """
+        found: list[bytes] = []
+        for _ in range(_TRIES):
+            self._sequence += 1
+            length = HEADER.size + len(body)
+            header = HEADER.pack(length, kind, NLM_F_DUMP | _NLM_F_REQUEST, self._sequence, 0)
+            self._socket.send(header + body)
+            answers, is_whole = self._answers(header)
+            found += answers
+            if is_whole:
+                return answers
+        return found
+
+    def _answers(self, request: bytes) -> tuple[list[bytes], bool]:
+        """Return the answers, and False if a change interrupted the dump."""
         _, _, wanted, sequence, _ = HEADER.unpack_from(request)
         found: list[bytes] = []
         is_whole = True
@@ -125,10 +150,10 @@ class Rtnetlink:
                     number = -_ERRNO.unpack_from(message, HEADER.size)[0]
                     if number:
                         raise OSError(number, os.strerror(number))
-                    return found if is_whole else None
+                    return found, is_whole
                 found.append(message)
                 if not wanted & (NLM_F_ACK | NLM_F_DUMP):
-                    return found
+                    return found, True
 
 
 def exchange(request: bytes) -> list[bytes]:
@@ -170,6 +195,16 @@ def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...
         fields = header.unpack_from(data, at)
         yield fields, data[at : at + fields[0]]
         at += max((fields[0] + 3) & ~3, header.size)
+
+
+def each_attribute(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield number and value of each attribute from an offset on; several may have one number."""
+    while at + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & _NLA_TYPE, data[at + 4 : at + length]
+        at += (length + 3) & ~3
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -195,7 +195,7 @@ class DaemonStatus:
         gateways: Callable[[], list[GatewayStatus]] | None,
     ) -> Iterator[None]:
         """Register functions that return an interface's status while the block runs."""
-        status = self.interfaces.setdefault(interface, InterfaceStatus())
+        status = self._of(interface)
         status.announced, status.gateways = announced, gateways
         try:
             yield
@@ -205,7 +205,7 @@ class DaemonStatus:
     @contextlib.contextmanager
     def not_answering(self, interface: str, why: str) -> Iterator[None]:
         """Note why the daemon does not answer on an interface while the block runs."""
-        status = self.interfaces.setdefault(interface, InterfaceStatus())
+        status = self._of(interface)
         status.unanswered = why
         self.changed()
         try:
@@ -213,3 +213,7 @@ class DaemonStatus:
         finally:
             status.unanswered = ""
             self.changed()
+
+    def _of(self, interface: str) -> InterfaceStatus:
+        """Return the status of an interface; an unused one if the interface was just removed."""
+        return self.interfaces.get(interface) or InterfaceStatus()
