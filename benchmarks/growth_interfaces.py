@@ -1,4 +1,4 @@
-"""The curves of interfaces: a daemon's start, foreign address changes, and the status page."""
+"""The curves of interfaces: a daemon's start, foreign changes, and the status page."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from benchmarks.wire import host_command, in_host
 _RATE = 1_000  # address changes a second, half of them additions
 _SECONDS = 6.0
 _BATCH = 20  # address changes that are sent at once
+_LINKS = 250  # links that come and go
 _WITHIN = 120  # seconds for a daemon to end
 _PORT = 9877
 _FETCH = f"from urllib.request import urlopen; urlopen('http://[::1]:{_PORT}/').read()"
@@ -83,6 +84,23 @@ def _change_addresses(name: str) -> None:
     ip.communicate(timeout=_WITHIN)
 
 
+def _foreign_links(bench: Bench, count: int) -> Figures:
+    """Measure a daemon with patterns that match nothing while other links come and go."""
+    foreign = [f"foreign{number}" for number in range(_LINKS)]
+    with _interfaces(1) as names:
+        absent = (f'[[interface]]\nname = "absent{number}x*"\n' for number in range(count))
+        file = bench.file("it.toml", (_configuration(bench, names).read_text(), *absent))
+        with bench.daemon(file) as daemon:
+            found: dict[str, float] = {}
+            with daemon.working(found):
+                _ip(
+                    command
+                    for name in foreign
+                    for command in (f"link add {name} type bridge", f"link delete {name}")
+                )
+            return found
+
+
 def _configuration(bench: Bench, names: Sequence[str], top: str = "") -> Path:
     """Write the configuration of a daemon that answers on all interfaces; `top` is its head."""
     tables = (
@@ -119,5 +137,6 @@ def _ip(commands: Iterable[str]) -> None:
 CURVES = (
     Curve("daemon starts, interfaces", _start, (10, 50, 100, 200, 500)),
     Curve("the status page is shown, interfaces", _page, (1, 10, 100, 200, 500)),
+    Curve(f"{_LINKS} foreign links, patterns", _foreign_links, (10, 100, 1_000)),
     Curve("6 s of foreign addresses, interfaces", _foreign_addresses, (10, 40, 160)),
 )

@@ -149,14 +149,14 @@ def test_the_index_of_links() -> None:
     index.assign("a", frozenset({1, 2}))
     index.assign("b", frozenset({2, 3}))
     assert index.of([2]) == {"a", "b"}
-    assert index.of([1, 3, 7]) == {"a", "b"}
+    assert index.of([1, 3, 7]) == index.all() == {"a", "b"}
     index.assign("a", frozenset({3}))
     assert index.of([1]) == set()
     assert index.of([3]) == {"a", "b"}
     for name in "ab":
         index.assign(name, frozenset())
+    assert index.all() == set()
     assert not index._followers
-    assert not index._links
 
 
 # ---- the work of an event -----------------------------------------------------------------------
@@ -243,8 +243,8 @@ def test_absent_names_cost_nothing_when_links_come_and_go() -> None:
         still.uplinks.begin([*absent, *patterns, spec("tap*")])
         before = {number: link(number, f"tap{number}") for number in range(1, matching + 1)}
         still.take({**before})
-        for each, ifindex in zip(still.made.values(), (0,) * count, strict=False):
-            each.follow(*(() if not ifindex else (ifindex,)))
+        for number in before:
+            still.made[f"tap{number}"].follow(number)
         await asyncio.sleep(0)
         coming = {number: link(number, f"veth{number:x}") for number in range(5000, 6000)}
         going: dict[int, NamedLink | None] = dict.fromkeys(coming)
@@ -267,7 +267,7 @@ def test_absent_names_cost_nothing_when_links_come_and_go() -> None:
 def test_only_the_uplinks_that_a_change_concerns_are_notified() -> None:
     async def main() -> None:
         still = Stillness()
-        still.uplinks.begin([spec(f"eth{number}") for number in range(100)])
+        still.uplinks.begin([spec(f"eth{number}") for number in range(101)])
         for number in range(100):
             still.made[f"eth{number}"].follow(number + 1)
         await asyncio.sleep(0)
@@ -280,7 +280,11 @@ def test_only_the_uplinks_that_a_change_concerns_are_notified() -> None:
             "eth8": ["interrupted"],
         }
         still.uplinks.network_changed(Changes(anything=True), frozenset())
-        assert all("network" in each.notified for each in still.made.values())
+        absent = still.made["eth100"]
+        assert all(each.notified for each in still.made.values() if each is not absent)
+        assert not absent.notified
+        still.uplinks.network_changed(Changes(anything=True, lost=True), frozenset())
+        assert absent.notified
         await still.end()
 
     asyncio.run(main())

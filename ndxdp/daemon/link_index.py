@@ -36,3 +36,8 @@ class LinkIndex(Generic[_T]):
         with self._lock:
             found = (self._followers.get(link) for link in links)
             return set().union(*(followers for followers in found if followers))
+
+    def all(self) -> set[_T]:
+        """Return the followers of any link."""
+        with self._lock:
+            return set(self._links)

@@ -267,11 +267,17 @@ class Uplinks:
                 self._search = loop.call_later(_SEARCH_PAUSE, self._search_links)
         for uplink in self._index.of(interrupted):
             uplink.link_interrupted()
-        for uplink in self if changes.anything else self._index.of(changes.interfaces):
+        for uplink in self._concerned(changes):
             uplink.network_changed()
         for name in changes.names:
             if name in self._entries:
                 self._entries[name].uplink.name_changed()
+
+    def _concerned(self, changes: Changes) -> Iterable[Uplink]:
+        """Return the uplinks of which a link, or another thing that an answer needs, changed."""
+        if changes.lost:
+            return self
+        return self._index.all() if changes.anything else self._index.of(changes.interfaces)
 
     def _follow(self, ended: Iterable[Instance], begun: Iterable[Instance]) -> None:
         for instance in ended:
