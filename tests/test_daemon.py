@@ -311,7 +311,8 @@ def test_systemd_is_notified(net: Network, file: File, tmp_path: Path) -> None:
             run = net.run("-c", str(file.write(BEHIND).path))
         finally:
             del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
-        found = [listener.recv(4096).decode() for _ in range(3)]
+        begun, *found = [listener.recv(4096).decode() for _ in range(4)]
+        assert begun.startswith("EXTEND_TIMEOUT_USEC="), "an interface has begun"
         assert found[0].splitlines()[0] == "READY=1"
         assert found[1:] == ["WATCHDOG=1"] * 2
         reload(run)
