@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import socket
 import sys
 import time
@@ -410,8 +411,12 @@ def test_a_look_that_fails_is_repeated(uplinks: list[str], trees: Trees) -> None
                 while monitor.looks < 2:
                     await asyncio.sleep(0.01)
 
-    with ThreadPoolExecutor(1) as executor:
-        asyncio.run(asyncio.wait_for(main(executor), 10))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        with ThreadPoolExecutor(1) as executor:
+            asyncio.run(asyncio.wait_for(main(executor), 10))
+    finally:  # the daemon leaves its signals blocked, and so would all children of this process
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Copy:
