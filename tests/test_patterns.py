@@ -738,6 +738,23 @@ def test_check_shows_what_matches_now(taps: None, tmp_path: Path) -> None:
         "ndxdp: 'tap1*' matches only interfaces that other tables are for: tap1, tap10, tap11\n"
         "ndxdp:   hint: of several patterns the first one in the file wins\n"
     )
+    interfaces = json.loads(ndxdp("check", str(path), "--json").out)["interfaces"]
+    matches = {each["interface"]: each["matches"] for each in interfaces}
+    assert matches["tap*"] == [f"tap{number}" for number in (0, 1, *range(3, 12))]
+    assert (matches["tap1*"], matches["tap2"]) == ([], None)
+
+
+def test_a_dry_run_names_the_interfaces(taps: None, tmp_path: Path) -> None:
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(table("tap*", BEHIND) + table("en*", BEHIND) + table("tap1", OTHER))
+    for name in ("tap0", "tap1"):
+        add_tap(name)
+    shown = done("run", "-c", str(path), "--dry-run")
+    one, other, last = (shown.index(text) for text in ("tap0", "en*  matches no interface", "tap1"))
+    assert one < other < last
+    assert BEHIND in shown[one:other]
+    assert OTHER in shown[last:]
+    assert "tap1" not in shown[one:other]
 
 
 def test_check_warns_of_broad_rules_on_what_matches(net: Network, tmp_path: Path) -> None:

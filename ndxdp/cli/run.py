@@ -192,11 +192,16 @@ def _run_file(file: str, *, dry_run: bool) -> None:
 
     spec = read()
     if dry_run:
-        for each in spec.interfaces:
-            try:
-                _show(each)
-            except NdxdpError as error:  # the daemon would answer on the others, and try again
-                echo(f"{each.interface}  not answered on now: {error.message}")
+        from ndxdp.daemon.uplinks import present_specs
+
+        for table, specs in present_specs(spec.interfaces):
+            for each in specs:
+                try:
+                    _show(each)
+                except NdxdpError as error:  # the daemon would answer on the others, and try again
+                    echo(f"{each.interface}  not answered on now: {error.message}")
+            if not specs:
+                echo(f"{table.interface}  matches no interface now")
         return
     configure(spec)
     service.run(

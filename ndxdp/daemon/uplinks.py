@@ -318,3 +318,18 @@ def interface_names(specs: list[InterfaceSpec]) -> list[str]:
             each.name for each in links if patterns.first(each.name, each.altnames) and each.has_mac
         ]
     return found
+
+
+def present_specs(
+    specs: list[InterfaceSpec],
+) -> Iterator[tuple[InterfaceSpec, list[InterfaceSpec]]]:
+    """Yield each specification with those of the interfaces that match it at present.
+
+    A specification without a pattern has itself.
+    """
+    matching = Matching(specs)
+    matching.replace(_links(matching))
+    every = [instance.spec for instance in matching.instances.values()]
+    for spec in specs:
+        instances = [each for each in every if each.pattern == spec.interface]
+        yield spec, instances if spec.is_pattern else [spec]
