@@ -26,6 +26,7 @@ from ndxdp.daemon.uplinks import Uplinks
 from ndxdp.netlink.link_monitor import Changes, LinkMonitor
 from ndxdp.netlink.link_names import NamedLink, present_links
 from ndxdp.netlink.links import NO_MAC
+from ndxdp.netlink.rtnetlink import Rtnetlink
 from ndxdp.rules.interface_pattern import Patterns
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
@@ -486,6 +487,15 @@ def test_a_name_and_an_alternative_name_win(taps: None, tmp_path: Path) -> None:
     assert daemon.reload(text).code == 0
     assert daemon.answers_on("tap0", "tap1", "tap2")
     assert [has_rule(name, OTHER) for name in ("tap0", "tap1", "tap2")] == [True, True, False]
+    # The name counts until the uplink ends.
+    sh("ip", "link", "property", "del", "dev", "tap1", "altname", "wan")
+    sh("ip", "link", "property", "add", "dev", "tap2", "altname", "lan")
+    rename("tap2", "tap3")
+    eventually(lambda: daemon.answers_on("tap0", "tap1", "tap3"))
+    assert [has_rule(name, OTHER) for name in ("tap0", "tap1", "tap3")] == [True, True, False]
+    assert daemon.reload(table("tap*", BEHIND)).code == 0
+    assert daemon.answers_on("tap0", "tap1", "tap3")
+    assert not any(has_rule(name, OTHER) for name in ("tap0", "tap1", "tap3"))
     log = daemon.end()
     assert not any("names of one interface" in line for line in log), log
 
@@ -664,6 +674,30 @@ def test_the_monitor_reports_links(taps: None) -> None:
         sh("ip", "link", "delete", "tap0")
         assert monitor.drain().links[one] is None
         assert not changes.lost
+
+
+def test_links_that_change_while_they_are_listed(
+    taps: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that an interrupted dump lacks is in another one; a fresher entry wins."""
+    add_tap("tap0")
+    whole, answers = present_links(), Rtnetlink._answers
+    tries = 0
+
+    def interrupted(self: Rtnetlink, request: bytes) -> tuple[list[bytes], bool]:
+        nonlocal tries
+        tries += 1
+        found, _ = answers(self, request)
+        if tries == 5:
+            sh("ip", "link", "property", "add", "dev", "tap0", "altname", "wan")
+        return found[tries % 2 :: 2], False
+
+    monkeypatch.setattr(Rtnetlink, "_answers", interrupted)
+    found = present_links()
+    ifindex = socket.if_nametoindex("tap0")
+    assert tries > 5
+    assert set(found) == set(whole)
+    assert found[ifindex].altnames == ("wan",)
 
 
 def test_taps_that_come_and_go_while_reloads_happen(taps: None, tmp_path: Path) -> None:

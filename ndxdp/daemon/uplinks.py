@@ -199,8 +199,18 @@ class Uplinks:
         instance = self._matching.instances.get(name)
         if instance is None or name in self._entries or self._is_stopped:
             return
-        if not (self._occupied[name] or self._occupied[instance.ifindex]):
+        if self._occupied[name] or self._occupied[instance.ifindex]:
+            return
+        if not self._has_alternative_name(name):
             self._start(instance.spec, instance.ifindex)
+
+    def _has_alternative_name(self, name: str) -> bool:
+        """Return True if an uplink works on this interface, and is named by another name of it.
+
+        That name may have been removed from the interface, which does not end the uplink.
+        """
+        named = (self._entries.get(each) for each in self._matching.named)
+        return any(entry and entry.uplink.spec.interface == name for entry in named)
 
     def _end(self, name: str) -> None:
         """Detach an interface that the configuration does not have any more."""
