@@ -606,7 +606,11 @@ def test_all_files_are_removed(net: Network, asked: bool) -> None:
     assert not asked or net.answers()
     shutil.rmtree(FILES)
     assert net.answers()
-    assert done("status") == "ndxdp is attached to no interface\n"
+    # The process may have published its report again since.
+    assert done("status").rstrip() in (
+        "ndxdp is attached to no interface",
+        f"{UPLINK}  answering, but its state cannot be read",
+    )
     refused(ndxdp("prefix", "add", OTHER), CANNOT, "attached to no interface")
     sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
     assert net.answers()
