@@ -28,17 +28,28 @@ _Static_assert(OFFSET(resolve_credit) == OFFSET(resolve_interval) + 8 &&
 	       "the limits on requests lie as in struct limits");
 #undef OFFSET
 
+/* Return all ones if x is negative, else 0, without a branch: the verifier would follow the rest of
+ * the program once for each way.
+ */
+static __always_inline __u64 sign(__s64 x)
+{
+	__u64 mask = x >> 63;
+
+	barrier_var(mask);
+	return mask;
+}
+
 /* Take one token out of a bucket, which is the time up to which its tokens are spent (GCRA).
  * Return the bucket's new time, or 0 if the bucket is empty.
  */
 static __always_inline __u64 take_token(__u64 spent, __u64 now, const struct limit limit)
 {
-	__u64 debt = spent > now ? spent - now : 0;
+	__u64 debt = spent - now;
 
+	debt &= ~sign(debt);
 	/* A debt that this limit cannot cause is an earlier limit's, and is forgiven. */
-	if (debt > limit.credit + limit.interval)
-		debt = 0;
-	return debt > limit.credit ? 0 : now + debt + limit.interval;
+	debt &= ~sign(limit.credit + limit.interval - debt);
+	return (now + debt + limit.interval) & ~sign(limit.credit - debt);
 }
 
 /* Take a token out of `share`, and out of the `buckets` of two MACs: the one that solicits, and
