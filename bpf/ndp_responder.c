@@ -424,7 +424,8 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 				  const struct ndp_settings *config, struct solicitation *ns,
 				  struct verdict *verdict)
 {
-	verdict->reason = validate(data, end, frame_len, config, ns);
+	verdict->reason =
+		conceal(validate(data, end, frame_len, config, ns), config->l3_ifindex);
 	if (verdict->reason != NDP_CONTINUE)
 		return;
 	if (config->paused) {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ndxdp.errors import Damaged
-from ndxdp.kernel import abi
+from ndxdp.kernel import abi, bpf_maps, libbpf
+from ndxdp.kernel.bpf_maps import KernelMap
+from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.rules.difference import Difference, difference
 from ndxdp.rules.interface_name import matches_dev, matching_dev
@@ -151,6 +156,54 @@ def counted(label: str) -> tuple[int, int]:
     """Return what the class with a label counted: solicitations, answers."""
     (found,) = [each for each in status()["groups"] if each["label"] == label]
     return found["solicited"], found["answered"]
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_memory_that_the_kernel_has_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Continue with a batch, or repeat an update, that found no memory."""
+    tried: list[int] = []
+    call = libbpf.call
+
+    def short(name: str, *arguments: Any) -> int:
+        if name not in ("bpf_map_update_batch", "bpf_map_update_elem"):
+            return call(name, *arguments)
+        tried.append(0)
+        if len(tried) % 2:
+            if name == "bpf_map_update_batch":
+                count = arguments[3]._obj
+                count.value = 3 if len(tried) == 1 else 0
+                call(name, *arguments)
+            raise BpfError(errno.ENOMEM, name)
+        return call(name, *arguments)
+
+    with contextlib.closing(KernelMap.create(abi.MAPS["more_counters"])) as made:
+        keys = b"".join(struct.pack("=I", n) for n in range(at_once))
+        values = b"".join(bytes([n]) * made.value_size for n in range(at_once))
+        monkeypatch.setattr(bpf_maps, "call", short)
+        made.update(keys, values)
+        monkeypatch.undo()
+        assert {key: value[0] for key, value in made.items()} == {
+            struct.pack("=I", n): n for n in range(at_once)
+        }
+    assert len(tried) == 2
+
+
+def test_memory_that_the_kernel_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpf_maps, "_WAIT", 0)
+
+    def full(name: str, *arguments: Any) -> int:
+        if name == "bpf_map_update_batch":
+            arguments[3]._obj.value = 0
+        raise BpfError(errno.ENOMEM, name)
+
+    with contextlib.closing(KernelMap.create(abi.MAPS["more_counters"])) as made:
+        monkeypatch.setattr(bpf_maps, "call", full)
+        for count in (1, 5):
+            with pytest.raises(BpfError) as caught:
+                made.update(bytes(4 * count), bytes(made.value_size * count))
+            assert caught.value.errno == errno.ENOMEM
 
 
 # ---- output interfaces ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import struct
+import time
 from collections.abc import Iterator
 from ctypes import byref, c_size_t, c_uint32, c_uint64
 from pathlib import Path
@@ -27,6 +28,7 @@ from ndxdp.kernel.libbpf import (
 )
 
 _BATCH = 16384
+_WAIT, _WAITS = 0.001, 100  # seconds, and how often in a row, to wait for memory of the kernel
 _RECORDS = 1024
 
 
@@ -109,6 +111,23 @@ def lookup(fd: int, key: bytes, size: int) -> bytes | None:
 def update(fd: int, key: bytes, value: bytes) -> None:
     """Write one entry."""
     call("bpf_map_update_elem", fd, key, value, 0)
+
+
+def _update_patiently(fd: int, key: bytes, value: bytes) -> None:
+    """Write one entry; if the kernel has no memory for it, try again for a moment.
+
+    A hash that takes memory for each entry gets it from a small reserve, which the kernel fills up
+    in the background. Many updates in a row can be faster than that.
+    """
+    for attempt in range(_WAITS):
+        try:
+            update(fd, key, value)
+        except BpfError as error:
+            if error.errno != errno.ENOMEM or attempt == _WAITS - 1:
+                raise
+            time.sleep(_WAIT)
+        else:
+            return
 
 
 def push(fd: int, value: bytes) -> None:
@@ -217,29 +236,43 @@ class KernelMap:
         """Write entries. After a BpfError, the first entries may have been written."""
         key_size, value_size = self._spec.key_size, self.value_size
         if len(keys) == key_size:
-            update(self.fd, keys, values)
+            _update_patiently(self.fd, keys, values)
             return
         for key_piece, value_piece in zip(
             _pieces(keys, key_size * _BATCH), _pieces(values, value_size * _BATCH), strict=True
         ):
-            count = c_uint32(len(key_piece) // key_size)
             try:
-                call(
-                    "bpf_map_update_batch",
-                    self.fd,
-                    key_piece,
-                    value_piece,
-                    byref(count),
-                    byref(_BatchOpts()),
-                )
+                self._update_batch(key_piece, value_piece)
             except BpfError as error:
                 if not _no_batch(error):
                     raise
                 for key, value in zip(
                     _pieces(key_piece, key_size), _pieces(value_piece, value_size), strict=True
                 ):
-                    update(self.fd, key, value)
+                    _update_patiently(self.fd, key, value)
             progress.advance(len(key_piece) // key_size)
+
+    def _update_batch(self, keys: bytes, values: bytes) -> None:
+        """Write entries by as few calls as possible; see _update_patiently()."""
+        waits = 0
+        while keys:
+            count = c_uint32(len(keys) // self._spec.key_size)
+            try:
+                call(
+                    "bpf_map_update_batch",
+                    self.fd,
+                    keys,
+                    values,
+                    byref(count),
+                    byref(_BatchOpts()),
+                )
+            except BpfError as error:
+                if error.errno != errno.ENOMEM or waits == _WAITS:
+                    raise
+                waits = 0 if count.value else waits + 1
+                time.sleep(_WAIT)
+            keys = keys[count.value * self._spec.key_size :]
+            values = values[count.value * self.value_size :]
 
     def delete(self, keys: bytes) -> None:
         """Remove entries; a missing entry is no error."""
