@@ -1,4 +1,6 @@
-"""Build the Debian package: deb.py [--version VERSION] [--directory DIR]. `make deb` runs it.
+"""Build the Debian package: deb.py [--version VERSION] [--directory DIR] [--commit COMMIT].
+
+`make deb` runs it.
 
 Debian's tools require a tree with debian/ at its top. This program lays it out in a temporary
 directory: the sources as in a clone, the wheel of ndxdp, and the wheels of its dependencies,
@@ -31,14 +33,23 @@ def run(*command: str | Path, cwd: Path = REPOSITORY) -> str:
     return done.stdout
 
 
+# Git refuses a repository of another user, and this program runs as root.
+GIT = ("git", "-c", f"safe.directory={REPOSITORY}")
+
+
 def copy_sources(to: Path) -> None:
     """Copy the files that a clone would have, with uncommitted changes and without build output."""
-    # Git refuses a repository of another user, and this program runs as root.
-    git = ("git", "-c", f"safe.directory={REPOSITORY}")
-    for name in run(*git, "ls-files", "-z", "-co", "--exclude-standard").split("\0"):
+    for name in run(*GIT, "ls-files", "-z", "-co", "--exclude-standard").split("\0"):
         if name and (REPOSITORY / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, to / name)
+
+
+def extract_commit(commit: str, to: Path) -> None:
+    """Write the files of an older commit, for tests of upgrades."""
+    archive = to.with_suffix(".tar")
+    run(*GIT, "archive", "--output", archive, commit)
+    run("tar", "-x", "-C", to, "-f", archive)
 
 
 def fetch_needed() -> list[Path]:
@@ -85,13 +96,16 @@ def set_maintainer(tree: Path) -> None:
         path.write_text(text)
 
 
-def build(directory: Path, version: str | None = None) -> Path:
-    """Build the .deb in `directory`, and return its path."""
+def build(directory: Path, version: str | None = None, commit: str | None = None) -> Path:
+    """Build the .deb in `directory`, of a commit or of the present files; return its path."""
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ndxdp-deb-") as work:
         tree = Path(work) / "tree"
         (tree / "wheels").mkdir(parents=True)
-        copy_sources(tree)
+        if commit is None:
+            copy_sources(tree)
+        else:
+            extract_commit(commit, tree)
         build_wheel(tree, tree / "wheels")
         for wheel in fetch_needed():
             shutil.copy(wheel, tree / "wheels")
@@ -108,13 +122,14 @@ def build(directory: Path, version: str | None = None) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--version", help="build this version instead of debian/changelog's")
+    parser.add_argument("--commit", help="build the sources of this commit, not the present ones")
     parser.add_argument("--directory", type=Path, default=REPOSITORY / "build")
     parser.add_argument("--fetch", action="store_true", help="download the wheels, build nothing")
     given = parser.parse_args()
     if given.fetch:
         fetch_needed()
     else:
-        print(build(given.directory.absolute(), given.version))
+        print(build(given.directory.absolute(), given.version, given.commit))
 
 
 if __name__ == "__main__":

@@ -5,20 +5,25 @@ needs; no run changes it. The package is installed in an overlay, in namespaces 
 where the router of tests.fixtures.network solicits. There is no systemd: the virtual machines of
 `make test-service` and of the lab test the service. The program prints a line for each check.
 
-    python -m tests.scenarios.debian_releases PACKAGE NEWER [RELEASE...]
+    python -m tests.scenarios.debian_releases PACKAGE NEWER OLDER [RELEASE...]
+
+OLDER is a package whose maps have another layout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lab import private
@@ -183,23 +188,66 @@ def upgraded(host: Host, net: Network) -> str:
 
 
 @check
-def new_map_layout(host: Host, net: Network) -> None:
-    """preinst detaches the old program if a newer package's maps have another layout"""
-    assert net.answers()
-    host.sh("dpkg-deb", "-R", "/newer.deb", "/other")
-    preinst = host.path("/other/DEBIAN/preinst")
-    text = preinst.read_text()
-    changed = text.replace(f'"v{abi.VERSION}"', f'"v{abi.VERSION + 1}"')
-    assert changed != text
-    preinst.write_text(changed)
-    host.sh("dpkg-deb", "-b", "/other", "/other.deb")
-    output = host.apt("install", "--reinstall", "./other.deb")
-    assert "another map layout" in output
-    assert net.silent()
-    assert network.leftovers() == []
-    shutil.rmtree(host.path("/other"))
-    host.path("/other.deb").unlink()
-    host.sh("ndxdp", "attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+def another_map_layout(host: Host, net: Network) -> str:
+    """an upgrade from another map layout detaches the old program, and names the lost rules"""
+    host.apt("install", "--allow-downgrades", "./older.deb")
+    assert net.silent(), "the older package detaches the newer program, too"
+    assert not _layouts()
+    daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
+    host.sh("ndxdp", "prefix", "add", "-i", UPLINK, "2001:db8::77", "--origin", "mine")
+    assert daemon.end().code == 0
+    sh("ip", "link", "add", "spare", "up", "type", "veth", "peer", "spare-far")
+    userspace = ("-i", "spare", "--mode", "userspace", "-n", BEHIND)
+    assert net.run(*userspace, command=host.inside("ndxdp")).end().code == 0
+    (other,) = _layouts()
+    assert other != f"v{abi.VERSION}"
+    assert net.answers(), "of the old program"
+    with unanswered(net) as seconds:
+        output = host.apt("install", "./newer.deb")
+        # There is no systemd here; the postinst would run `systemctl start`.
+        daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
+        assert net.answers()
+    assert "another map layout" in output, output
+    assert f"  {UPLINK}  2001:db8::77 always (mine)" in output, output
+    assert "(config" not in output, output
+    assert "(host" not in output, output
+    assert _layouts() == {f"v{abi.VERSION}"}
+    sh("ip", "link", "delete", "spare")
+    assert net.silent("2001:db8::77")
+    assert daemon.end().code == 0
+    return f"from {other}, {seconds[0]:.1f} s without an answer"
+
+
+def _layouts() -> set[str]:
+    """Return the ABI versions that have pins or files."""
+    roots = (network.PINS, network.FILES)
+    return {path.parent.name for root in roots for path in root.glob("v*/*")}
+
+
+@contextlib.contextmanager
+def unanswered(net: Network) -> Iterator[list[float]]:
+    """Let the router solicit for the block; then the list has the longest gap between answers.
+
+    The target must be answered for at the end of the block.
+    """
+    answered, stop = [time.monotonic()], threading.Event()
+
+    def keep_asking() -> None:
+        ended = False
+        while not ended:
+            ended = stop.is_set()
+            if net.ask(TARGET, wait=0.1) is not None:
+                answered.append(time.monotonic())
+
+    thread = threading.Thread(target=keep_asking)
+    thread.start()
+    longest: list[float] = []
+    try:
+        yield longest
+    finally:
+        stop.set()
+        thread.join()
+    longest.append(max(later - former for former, later in itertools.pairwise(answered)))
 
 
 @check
@@ -315,15 +363,15 @@ def overlay(lower: Path) -> Path:
     return root
 
 
-def inside(release: str, package: Path, newer: Path) -> int:
+def inside(release: str, packages: Sequence[str]) -> int:
     """Run all checks of one release, inside private namespaces."""
     began = time.monotonic()
     host = Host(release, overlay(ROOTS / release))
-    shutil.copy(package, host.path("package.deb"))
-    shutil.copy(newer, host.path("newer.deb"))
-    packages = needed(host)
-    host.apt("install", *packages)
-    print(f"ok      {release}: apt knows what it depends on ({len(packages)} packages)", flush=True)
+    for path, name in zip(packages, ("package.deb", "newer.deb", "older.deb"), strict=True):
+        shutil.copy(path, host.path(name))
+    others = needed(host)
+    host.apt("install", *others)
+    print(f"ok      {release}: apt knows what it depends on ({len(others)} packages)", flush=True)
     host.path("/etc/sysctl.d").mkdir(exist_ok=True)  # a real host has it, of procps
     before, failed = host.files(), 0
     checks: list[tuple[Check, str | None]] = [(each, each.__doc__) for each in CHECKS]
@@ -344,21 +392,20 @@ def inside(release: str, package: Path, newer: Path) -> int:
 def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["--inside"] and private.inside():
-        return inside(words[1], Path(words[2]), Path(words[3]))
-    if len(words) < 2 or os.geteuid() != 0:
-        print(
-            "usage, as root: python -m tests.scenarios.debian_releases PACKAGE NEWER [RELEASE...]"
-        )
+        return inside(words[1], words[2:])
+    if len(words) < 3 or os.geteuid() != 0:
+        program = "python -m tests.scenarios.debian_releases"
+        print(f"usage, as root: {program} PACKAGE NEWER OLDER [RELEASE...]")
         return 2
-    package, newer, chosen = words[0], words[1], words[2:] or list(RELEASES)
+    packages, chosen = words[:3], words[3:] or list(RELEASES)
     again = (sys.executable, "-m", "tests.scenarios.debian_releases", "--inside")
     codes = []
     for release in chosen:
         if release not in RELEASES:
             print(f"{release} is none of {', '.join(RELEASES)}")
             return 2
-        prepare(release, Path(package))
-        codes.append(private.run([*again, release, package, newer]))
+        prepare(release, Path(packages[0]))
+        codes.append(private.run([*again, release, *packages]))
     return max(codes)
 
 
