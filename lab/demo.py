@@ -201,7 +201,7 @@ class Demo:
         raise LabError("ndppd does not start.", "Try it by hand: python lab/demo.py --shell")
 
     def _start_ndxdp(self) -> subprocess.Popen[str]:
-        options = ["run", "-i", UPLINK, "-n", str(CONTAINER_PREFIX), "--mode", self._mode]
+        options = ["run", UPLINK, "-n", str(CONTAINER_PREFIX), "--mode", self._mode]
         report(f"  host# ndxdp {' '.join(options)}")
         process = self._lab.popen(
             *(HOST, str(self._ndxdp), *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT

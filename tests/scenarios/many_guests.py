@@ -96,7 +96,7 @@ def solicit_all(net: Network, count: int, rate: int = 100) -> list[int]:
 @pytest.fixture
 def running(net: Network, behind: Callable[[int], None]) -> Running:
     """Start the daemon."""
-    return net.run("-i", UPLINK, "--mode", "tc", "--answer", "neighbour", "-n", AREA)
+    return net.run(UPLINK, "--mode", "tc", "--answer", "neighbour", "-n", AREA)
 
 
 def test_a_full_table(

@@ -95,7 +95,7 @@ def test_auto(nic: Network, record_property: Callable[[str, object], None]) -> N
 @pytest.mark.parametrize("mode", ["native", "generic", "tc", "userspace"])
 def test_mode(nic: Network, mode: str, record_property: Callable[[str, object], None]) -> None:
     """Answer in each mode, and leave nothing behind."""
-    run = nic.run("-i", NIC, "--mode", mode, "-n", BEHIND)
+    run = nic.run(NIC, "--mode", mode, "-n", BEHIND)
     record_property("mode", mode)
     assert answers(nic)
     assert run.end().code == 0
