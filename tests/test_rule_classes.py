@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ndxdp.errors import Damaged
+from ndxdp.errors import Damaged, NdxdpError
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.kernel.libbpf import BpfError
@@ -106,10 +106,29 @@ def test_no_class_is_left_after_a_failure(tmp_path: Path) -> None:
             there = of_labels(range(_FIRST))
             write(maps, there)
             new = Rules.of({Prefix(address(n), 128): Rule(label=f"new {n}") for n in range(3)})
-            assigned = maps._assign_classes(new)
-            assert assigned is not None
-            assert min(assigned.new) == _FIRST
-            assert maps._write_or_undo(new, assigned, Rules()) is not None
+            assert maps._write_or_undo(new, Rules()) is not None
+            assert maps.rules() == there
+            assert max(maps.rule_classes()) < _FIRST
+
+
+@pytest.mark.parametrize("name", ["more_counters", "more_classes", "dev_sets"])
+def test_no_class_is_left_if_memory_is_short(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Change nothing, and say why, if there is no memory for a class or its output interfaces."""
+    update = KernelMap.update
+
+    def short(self: KernelMap, keys: bytes, values: bytes) -> None:
+        if self._spec.name == name:
+            raise BpfError(errno.ENOMEM, "bpf_map_update_elem")
+        update(self, keys, values)
+
+    new = Rules.of({Prefix(address(7), 128): routed("new", "tap*")})
+    with Maps.create() as maps:
+        there = of_labels(range(_FIRST))
+        write(maps, there)
+        monkeypatch.setattr(KernelMap, "update", short)
+        for write_them, present in ((maps.apply, there), (maps.apply_at, Rules())):
+            with pytest.raises(NdxdpError, match="no rule was changed"):
+                write_them(Difference(new, Rules()), present)
             assert maps.rules() == there
             assert max(maps.rule_classes()) < _FIRST
 

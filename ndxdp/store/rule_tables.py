@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 from collections.abc import Collection, Iterable, Mapping
@@ -53,8 +55,7 @@ class RuleTables(RuleReader):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        assigned = self._assign_classes(change.write)
-        if assigned is None or self._write_or_undo(change.write, assigned, present):
+        if self._write_or_undo(change.write, present):
             # The maps are full. With all rules, apply() can report what has no room, or remove
             # rules first.
             self.apply(change, self.rules())
@@ -78,9 +79,7 @@ class RuleTables(RuleReader):
             return
         if lack:
             raise lack.error()
-        assigned = self._assign_classes(change.write, actual)
-        assert assigned is not None, "there is room"
-        error = self._write_or_undo(change.write, assigned, actual)
+        error = self._write_or_undo(change.write, actual, actual)
         if error:
             if not self.in_kernel:
                 cause = from_os(error)
@@ -104,7 +103,7 @@ class RuleTables(RuleReader):
             self.apply(Difference(actual.without(remaining), Rules()), remaining)
             raise
 
-    def _assign_classes(self, writing: Rules, kept: Rules | None = None) -> _Slots | None:
+    def _assign_classes(self, writing: Rules, kept: Rules | None = None) -> _Slots:
         """Return the slots of the rule classes that rules have; write the classes that are new.
 
         Args:
@@ -112,8 +111,8 @@ class RuleTables(RuleReader):
             kept: The rules that are there already, if all are known. The slot of a class that no
                 rule has is then reused, before a slot is taken that needs more memory.
 
-        Returns:
-            None if there is no room without reusing slots, and `kept` is None.
+        Raises:
+            OSError: There is no room, or no memory; then no class is written.
         """
         wanted = dict.fromkeys(map(RuleClass.of, writing.distinct_rules))
         present = self._packed_classes()
@@ -134,15 +133,24 @@ class RuleTables(RuleReader):
             return _Slots(by_class, [])
         free = self._free_slots(present, len(missing), wanted, kept)
         if len(free) < len(missing):
-            return None
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         new = dict(zip(missing, free, strict=False))
         self._add_dev_sets([each.dev for each in missing if each.dev], numbers, present)
         zeros = bytes(self.slots("group_counters").value_size)
-        self.slots("group_counters").update((slot, zeros) for slot in new.values())
-        self.slots("groups").update(
-            (slot, pack_rule_class(each, numbers.get(each.dev, 0))) for each, slot in new.items()
-        )
+        try:
+            self.slots("group_counters").update((slot, zeros) for slot in new.values())
+            self.slots("groups").update(
+                (slot, pack_rule_class(each, numbers.get(each.dev, 0)))
+                for each, slot in new.items()
+            )
+        except OSError:
+            self._clear_slots(new.values())
+            raise
         return _Slots(by_class | new, list(new.values()))
+
+    def _clear_slots(self, slots: Collection[int]) -> None:
+        self.slots("groups").clear(slots)
+        self.slots("group_counters").clear(slots)
 
     def _free_slots(
         self,
@@ -198,28 +206,31 @@ class RuleTables(RuleReader):
             b"".join(_U32.pack(numbers[dev]) for dev in new), b"".join(map(pack_dev_set, new))
         )
 
-    def _write_or_undo(self, writing: Rules, assigned: _Slots, before: Rules) -> OSError | None:
-        """Write rules. If that fails, restore the rules that were there before.
+    def _write_or_undo(
+        self, writing: Rules, before: Rules, kept: Rules | None = None
+    ) -> OSError | None:
+        """Write rules and their classes. If that fails, restore what was there before.
 
         Args:
             writing: The rules to write.
-            assigned: The slots of the rule classes; those of new classes become free again.
             before: The rules before, at least those of the prefixes to write.
+            kept: As for _assign_classes().
 
         Returns:
             The error; None after a success.
         """
+        try:
+            assigned = self._assign_classes(writing, kept)
+        except OSError as error:
+            return error
         self.sync_dev_ifindexes()
         try:
             self._write(writing, assigned.by_class)
         except OSError as error:
             self._remove(writing.without(before))
             replaced = before.restricted_to(writing)
-            former = self._assign_classes(replaced)
-            assert former is not None, "the classes of rules exist"
-            self._write(replaced, former.by_class)
-            self.slots("groups").clear(assigned.new)
-            self.slots("group_counters").clear(assigned.new)
+            self._write(replaced, self._assign_classes(replaced).by_class)
+            self._clear_slots(assigned.new)
             return error
         return None
 
