@@ -107,7 +107,7 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "10m",
             "warning",
             f"The map {{{{ $labels.map }}}} on {_WHERE} is nearly full",
-            "The map is at {{ $value | humanizePercentage }}. A full map refuses new rules.",
+            "The map is at {{ $value | humanizePercentage }}. A full map takes no new entries.",
         ),
         Alert(
             "NdxdpNeighbourTableNearlyFull",

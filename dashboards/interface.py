@@ -139,8 +139,8 @@ _LIMITS = (
     ),
     graph(
         "Fill of the maps",
-        "Share of each map that is used. A full map refuses new rules; NdxdpMapNearlyFull fires at"
-        " the line.",
+        "Share of each map that is used. A full map takes no new entries; NdxdpMapNearlyFull fires"
+        " at the line.",
         units.PercentUnit,
         (f"max by (map) ({fill()})", "{{map}}"),
         steps=((None, "transparent"), (CONFIG.map_fill, "red")),

@@ -179,8 +179,8 @@ _TRAFFIC = (
 _LIMITS = (
     listing(
         "Maps",
-        "Entries of each map, and the entries that it has room for. A full map refuses new rules;"
-        " NdxdpMapNearlyFull fires where a bar is red.",
+        "Entries of each map, and the entries that it has room for. A full map takes no new"
+        " entries; NdxdpMapNearlyFull fires where a bar is red.",
         ("instance", "interface", "map"),
         map_columns(f"{BY_INTERFACE}, map"),
         links={"interface": ("Show ${__value.text}", _LINK)},

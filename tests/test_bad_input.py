@@ -729,7 +729,11 @@ TABLES: dict[str, dict[str, tuple[str, ...]]] = {
         "burst": ("1", "1000000"),
         "pending": ("1", "65536"),
     },
-    "metrics": {"listen": ('"[::1]:9877"', '"localhost:9878"', '"[::]:0"'), "ipv6only": ("true",)},
+    "metrics": {
+        "listen": ('"[::1]:9877"', '"localhost:9878"', '"[::]:0"'),
+        "ipv6only": ("true",),
+        "all_classes": ("true",),
+    },
     "docker": {"socket": ('"/nowhere/docker.sock"', '"docker.sock"')},
 }
 PREFIX_TABLES = (

@@ -31,7 +31,7 @@ from ndxdp.observe import metrics
 from ndxdp.observe.exporter import Exporter
 from ndxdp.rules.difference import difference
 from ndxdp.rules.prefix import parse_prefix
-from ndxdp.rules.rule import UNCOUNTED, RuleClass
+from ndxdp.rules.rule import UNCOUNTED
 from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Table
 from ndxdp.session.detach import detach_interface
@@ -186,13 +186,13 @@ def test_a_scrape_reads_the_rule_classes_once(
     attached: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
-    read = Maps.rule_classes
+    read = Maps._packed_classes
 
-    def counted(maps: Maps) -> dict[int, RuleClass]:
+    def counted(maps: Maps) -> dict[int, bytes]:
         reads.append(maps)
         return read(maps)
 
-    monkeypatch.setattr(Maps, "rule_classes", counted)
+    monkeypatch.setattr(Maps, "_packed_classes", counted)
     assert b"ndxdp_group_solicitations_total" in metrics.Exposition(Trees()).text()
     assert len(reads) == 1
 

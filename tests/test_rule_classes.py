@@ -24,7 +24,7 @@ from ndxdp.rules.ruleset import Rules
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
 from ndxdp.store.maps import Maps
-from ndxdp.store.records import dev_set_of
+from ndxdp.store.records import dev_set_of, label_of, origin_of
 from tests.fixtures.network import (
     UPLINK,
     Network,
@@ -72,7 +72,11 @@ def test_classes_beyond_the_first(maps: Maps) -> None:
         slot: classes[slot] for slot in (0, _FIRST + 1)
     }
     counted = maps.rule_count()
-    assert (counted.prefixes, counted.classes) == (len(every), classes)
+    assert counted.prefixes == len(every)
+    assert set(counted.classes) == set(classes)
+    assert {slot: (origin_of(data), label_of(data)) for slot, data in counted.classes.items()} == {
+        slot: (each.origin, each.label) for slot, each in classes.items()
+    }
     counts = maps.class_counts()
     assert {each.label for each in counts} == {str(n) for n in range(_FIRST + 300)}
     assert {(each.rules, each.solicited) for each in counts} == {(1, 0)}

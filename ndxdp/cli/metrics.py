@@ -11,6 +11,7 @@ import click
 from ndxdp.cli.options import verbosity
 from ndxdp.cli.output import echo
 from ndxdp.cli.values import trees
+from ndxdp.kernel.abi import FIRST_RULE_CLASSES
 
 if TYPE_CHECKING:
     from ndxdp.daemon.sd_notify import Notifier
@@ -20,6 +21,12 @@ log = logging.getLogger(__name__)
 
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 _RETRY = 1.0  # seconds between two attempts to read anything
+
+_all_classes = click.option(
+    "--all-classes",
+    is_flag=True,
+    help=f"Give each rule class series of its own, not only the first {FIRST_RULE_CLASSES}.",
+)
 
 
 @click.command()
@@ -31,8 +38,9 @@ _RETRY = 1.0  # seconds between two attempts to read anything
     help="Listen at this address; [::]:9877 is every address of the host.",
 )
 @click.option("--ipv6only", is_flag=True, help="Exclude IPv4 if the address is [::].")
+@_all_classes
 @verbosity
-def exporter(listen: str, ipv6only: bool) -> None:
+def exporter(listen: str, ipv6only: bool, all_classes: bool) -> None:
     """Serve metrics for Prometheus, and a status page.
 
     Listen until interrupted, for Prometheus and browsers. Meant for interfaces without a daemon:
@@ -46,7 +54,7 @@ def exporter(listen: str, ipv6only: bool) -> None:
     from ndxdp.daemon.sd_notify import Notifier
     from ndxdp.observe.exporter import Exporter
 
-    where = replace(parse_listen(listen), ipv6only=ipv6only)
+    where = replace(parse_listen(listen), ipv6only=ipv6only, all_classes=all_classes)
     notifier, both = Notifier(), trees()
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     is_ready = _is_readable(both)
@@ -87,8 +95,9 @@ def _is_readable(both: Trees, notifier: Notifier | None = None) -> bool:
 
 
 @click.command()
+@_all_classes
 @verbosity
-def metrics() -> None:
+def metrics(all_classes: bool) -> None:
     """Print the metrics for Prometheus once.
 
     Meant for the textfile collector of Prometheus' node_exporter.
@@ -97,4 +106,6 @@ def metrics() -> None:
 
     both = trees()
     both.interfaces()  # raises if the directory of pins cannot be read; the exposition would not
-    click.echo(Exposition(both, process=False).text(), nl=False)
+    exposition = Exposition(both, process=False)
+    exposition.all_classes = all_classes
+    click.echo(exposition.text(), nl=False)

@@ -25,17 +25,19 @@ ANNOUNCEMENTS = ("solicit_gateway", "probe", "advertise")
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The address that the exporter listens on.
+    """The address that the exporter listens on, and what it serves.
 
     Attributes:
         host: An address without brackets, or a name.
         port: The TCP port.
         ipv6only: True if `::` excludes IPv4.
+        all_classes: True if each rule class has series of its own, however many there are.
     """
 
     host: str = "::1"
     port: int = 9877
     ipv6only: bool = False
+    all_classes: bool = False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -76,6 +76,7 @@ def _config(root: Table, directory: Path) -> Config:
     listen = replace(
         metrics.parsed("listen", parse_listen) or Metrics(),
         ipv6only=metrics.boolean("ipv6only", False),
+        all_classes=metrics.boolean("all_classes", False),
     )
     socket_path = root.table("docker").parsed("socket", parse_socket)
     interfaces: list[Interface] = []

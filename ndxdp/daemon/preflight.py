@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ndxdp.config.model import Interface
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_RULE_CLASSES
+from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_DEVS, MAX_RULE_CLASSES
 from ndxdp.rules import breadth
 from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import merge_owned
+from ndxdp.rules.interface_name import FEWER_DEVS, matching_dev
 from ndxdp.rules.interface_pattern import Patterns, is_pattern
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
@@ -133,6 +135,7 @@ def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
             yield from _without_mac(interface)
         else:
             yield from _too_many(interface, uplink_addresses(link).owned)
+            yield from _too_many_devs(interface)
 
 
 def _without_mac(interface: Interface) -> Iterator[str]:
@@ -156,6 +159,21 @@ def _too_many(interface: Interface, owned: Mapping[Prefix, str]) -> Iterator[str
     if shortage:
         error = shortage.error(in_file=True)
         yield f"{interface.name}: with the host's own, {error.message}: {error.hint}"
+
+
+def _too_many_devs(interface: Interface) -> Iterator[str]:
+    """Yield a sentence if the `dev` of all rules match too many of the present interfaces."""
+    rules = (*interface.rules.distinct_rules, *(selector.rule for selector in interface.docker))
+    sets = {rule.dev for rule in rules if rule.dev}
+    if not sets or interface.mode == "userspace":  # userspace mode compares names
+        return
+    names = {name for _, name in socket.if_nameindex()}
+    pairs = sum(len(matching_dev(names, dev)) for dev in sets)
+    if pairs > MAX_DEVS:
+        yield (
+            f"{interface.name}: the {len(sets)} different `dev` match {pairs} interfaces in all,"
+            f" more than the limit of {MAX_DEVS}: {FEWER_DEVS}"
+        )
 
 
 def left_out(interface: Interface) -> Iterator[tuple[str, str]]:

@@ -70,6 +70,7 @@ class Exporter:
         Raises:
             NdxdpError: The address is not available; the exporter keeps the previous one.
         """
+        self._exposition.all_classes = where is not None and where.all_classes
         before = self._serving
         if where == (before.where if before else None):
             return

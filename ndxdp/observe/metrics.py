@@ -27,7 +27,7 @@ from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import neighbour_table, tx_stats
 from ndxdp.netlink.netns import netns
-from ndxdp.rules.rule import UNCOUNTED
+from ndxdp.observe import class_series
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus, GroupStatus
 from ndxdp.store.directories import Trees
@@ -37,6 +37,9 @@ from ndxdp.store.records import RuleCount, Settings
 log = logging.getLogger(__name__)
 
 _STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+_COUNTED_MAPS = ("dev_sets", "vias", "locals", "on_link")
+"""The maps whose entries a scrape counts. In userspace mode, only the first one exists."""
 
 _Family = CounterMetricFamily | GaugeMetricFamily
 
@@ -73,6 +76,9 @@ KINDS = {
     ),
     "ndxdp_group_last_answer_timestamp_seconds": Kind(
         "Time of the class's last answer, to within a second.", (*_I, "source", "label")
+    ),
+    "ndxdp_group_others": Kind(
+        "Rule classes with rules that have no series of their own, but are counted together.", _I
     ),
     "ndxdp_rules": Kind("Rules, by origin.", (*_I, "source")),
     "ndxdp_map_entries": Kind("Entries of a map.", (*_I, "map")),
@@ -153,9 +159,19 @@ class Exposition:
             process: Include `process_*` of this process.
         """
         self._registry = CollectorRegistry()
-        self._registry.register(_Maps(trees, state))
+        self._maps = _Maps(trees, state)
+        self._registry.register(self._maps)
         if process:
             ProcessCollector(registry=self._registry)
+
+    @property
+    def all_classes(self) -> bool:
+        """True if each rule class has series of its own, and not only the first ones."""
+        return self._maps.all_classes
+
+    @all_classes.setter
+    def all_classes(self, value: bool) -> None:
+        self._maps.all_classes = value
 
     def text(self) -> bytes:
         """Return the metrics in the plain text format."""
@@ -177,6 +193,7 @@ class Exposition:
 class _Maps(Collector):
     def __init__(self, trees: Trees, state: DaemonStatus | None) -> None:
         self._trees, self._state = trees, state
+        self.all_classes = False
 
     def describe(self) -> Iterator[_Family]:
         """Return no descriptions. Without this method, registering would call collect()."""
@@ -184,7 +201,7 @@ class _Maps(Collector):
 
     def collect(self) -> Iterator[_Family]:
         began = time.perf_counter()
-        scrape = _Scrape(self._trees)
+        scrape = _Scrape(self._trees, all_classes=self.all_classes)
         scrape.add("ndxdp_build_info", 1, __version__, str(abi.VERSION))
         try:
             found = self._trees.interfaces()
@@ -224,8 +241,8 @@ class _Maps(Collector):
 class _Scrape:
     """Samples of one scrape."""
 
-    def __init__(self, trees: Trees) -> None:
-        self._trees = trees
+    def __init__(self, trees: Trees, *, all_classes: bool) -> None:
+        self._trees, self._all_classes = trees, all_classes
         self._families: dict[str, _Family] = {}
         self._transmit = tx_stats.transmitted()
         self._stats_enabled = _stats_enabled()
@@ -285,23 +302,16 @@ class _Scrape:
             self.add("ndxdp_solicitations_total", count, name, reason.label)
             answered += count if reason.is_answer else 0
         self.add("ndxdp_advertisements_total", answered, name, settings.mode.label)
-        solicited, advertised = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-        last: dict[tuple[str, str], int] = {}
-        for each in maps.class_counts(counted):  # classes may differ in their profiles only
-            # The series of a class end with its last rule.
-            if not each.rules or each.label == UNCOUNTED:
-                continue
-            key = each.source, each.label
-            solicited[key] += each.solicited
-            advertised[key] += each.answered
-            last[key] = max(last.get(key, 0), each.last_answer or 0)
+        series, others = class_series.read(maps, counted, all_classes=self._all_classes)
         began = time.time() - time.monotonic()
-        for key, count in solicited.items():
-            self.add("ndxdp_group_solicitations_total", count, name, *key)
-            self.add("ndxdp_group_advertisements_total", advertised[key], name, *key)
-            if last[key]:
-                moment = began + last[key] / 1e9
+        for each in series:
+            key = each.source, each.label
+            self.add("ndxdp_group_solicitations_total", each.solicited, name, *key)
+            self.add("ndxdp_group_advertisements_total", each.answered, name, *key)
+            if each.last_answer:
+                moment = began + each.last_answer / 1e9
                 self.add("ndxdp_group_last_answer_timestamp_seconds", moment, name, *key)
+        self.add("ndxdp_group_others", others, name)
         solicitors = maps.solicitors(settings)
         if solicitors:
             self.add("ndxdp_limiter_sources", solicitors.remembered, name)
@@ -317,13 +327,16 @@ class _Scrape:
         maps = instance.maps
         for source, count in counted.by_origin.items():
             self.add("ndxdp_rules", count, name, source)
-        for each, entries in (
-            ("addresses", counted.addresses),
-            ("prefixes", counted.prefixes),
-            ("groups", len(counted.by_slot)),
-        ):
-            self.add("ndxdp_map_entries", entries, name, each)
-            self.add("ndxdp_map_max_entries", maps.max_entries(each), name, each)
+        known = {
+            "addresses": counted.addresses,
+            "prefixes": counted.prefixes,
+            "groups": len(counted.by_slot),
+        }
+        for each in (*known, *_COUNTED_MAPS):
+            entries = known[each] if each in known else maps.entries(each)
+            if entries is not None:
+                self.add("ndxdp_map_entries", entries, name, each)
+                self.add("ndxdp_map_max_entries", maps.max_entries(each), name, each)
 
     def _sent(self, name: str, instance: Instance, place: Place) -> None:
         socket = instance.maps.socket_counts()

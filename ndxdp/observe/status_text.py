@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,9 @@ from ndxdp.store.lifetimes import Kept
 
 _NOT_ATTACHED = "not attached: the interface was deleted, or the program was detached"
 _ADDRESSES_MAX = 4  # in a line
+
+_CLASSES_MAX = 100
+"""Lines of rule classes. If there are more classes, the busiest ones are shown."""
 
 
 def daemon_problems(daemon: Daemon) -> Iterator[str]:
@@ -189,13 +193,18 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
     if data["socket"] and any(data["socket"].values()):
         overflows, errors = data["socket"]["overflows"], data["socket"]["errors"]
         yield f"  socket    overflows {overflows}, errors {errors}"
-    for each in data["groups"]:
-        if each["solicited"] and each["rules"]:
-            rate = by_class.get((each["source"], each["label"]), 0)
-            yield (
-                f"  class     {each['answered']:>10} of {each['solicited']} answered:"
-                f" {each['label']} ({each['source']}){_now(rate)}"
-            )
+    classes = [each for each in data["groups"] if each["solicited"] and each["rules"]]
+    more = len(classes) - _CLASSES_MAX
+    if more > 0:
+        classes = heapq.nlargest(_CLASSES_MAX, classes, key=lambda each: each["solicited"])
+    for each in classes:
+        rate = by_class.get((each["source"], each["label"]), 0)
+        yield (
+            f"  class     {each['answered']:>10} of {each['solicited']} answered:"
+            f" {each['label']} ({each['source']}){_now(rate)}"
+        )
+    if more > 0:
+        yield f"  class     and {more} less busy ones: see `ndxdp status --json`"
 
 
 def _now(rate: float) -> str:

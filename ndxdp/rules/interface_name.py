@@ -14,6 +14,9 @@ INTERFACE_MAX, ALTNAME_MAX = 15, 127
 DEV_MAX = 127
 """Bytes of UTF-8 that the maps store of a rule's output interfaces, joined by blanks."""
 
+FEWER_DEVS = "name fewer different sets of interfaces in `dev`, or patterns that fewer match"
+"""What to do if all sets of output interfaces together match too many interfaces."""
+
 
 def check_interface(name: str) -> None:
     """Raise UsageError for a text that is no interface name (dev_valid_name() in the kernel).

@@ -16,6 +16,7 @@ from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.kernel.parked import Parked
+from ndxdp.rules.interface_name import FEWER_DEVS
 from ndxdp.store import pins
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
 from ndxdp.store.parked_map import ParkedMap
@@ -27,6 +28,14 @@ _U32 = struct.Struct("=I")
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 _FREQUENT = ("settings", "requests")
 """The maps that a daemon reads often, or waits for."""
+
+_HINTS = {
+    "vias": FEWER_DEVS,
+    "locals": "count the local routes: ip -6 route show table local | wc -l",
+    "on_link": "narrower `always` rules keep ndxdp from defending the other neighbours' addresses",
+    "gateways": "list them: ip -6 route show default",
+}
+"""By map, what makes room in it."""
 
 
 class MapSet:
@@ -209,8 +218,18 @@ class MapSet:
                 pins.pin(self.fds[name], directory / name)
 
     def max_entries(self, name: str) -> int:
-        """Return how many entries a map can have."""
-        return self._maps[name].max_entries
+        """Return how many entries a map can have; of `groups`, with the map that continues it."""
+        most = self._maps[name].max_entries
+        if self.in_kernel and name in abi.MORE_SLOTS:
+            most += self._maps[abi.MORE_SLOTS[name]].max_entries
+        return most
+
+    def entries(self, name: str) -> int | None:
+        """Return how many entries a map has, without an object for each; None without the map."""
+        if name not in self._maps:
+            return None
+        size = abi.MAPS[name].key_size
+        return sum(len(keys) for keys, _ in self._maps[name].pieces()) // size
 
     def resize_addresses(self, max_addresses: int) -> None:
         """Set how many entries the file of addresses can have."""
@@ -241,11 +260,13 @@ class MapSet:
             self._maps[name].update(b"".join(new), bytes(size) * len(new))
         except OSError as error:
             log.warning(
-                "cannot write all of %d entries to the map '%s': %s",
+                "cannot write all of %d entries to the map '%s', which holds %d: %s",
                 len(wanted),
                 name,
+                self._maps[name].max_entries,
                 error.strerror,
             )
+            log.warning("  hint: %s", _HINTS[name])
 
 
 @contextlib.contextmanager

@@ -12,8 +12,10 @@ from ndxdp.kernel import abi, bpf_maps, jiffies
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.store.records import (
+    ENDED,
     ClassCount,
     Explained,
+    FurtherCount,
     Resolved,
     RuleCount,
     Settings,
@@ -21,6 +23,9 @@ from ndxdp.store.records import (
     Traced,
     damaged,
     explained_of,
+    is_uncounted,
+    label_of,
+    origin_of,
 )
 from ndxdp.store.rule_reader import prefix_of
 from ndxdp.store.rule_tables import RuleTables
@@ -150,22 +155,45 @@ class Maps(RuleTables):
             counted: The result of rule_count(), if the caller has it.
         """
         counted = counted or self.rule_count()
-        counts = []
-        for slot, data in self._class_counters(counted.classes):
-            rule_class = counted.classes[slot]
-            numbers = struct.unpack(f"={len(data) // 8}Q", data)
-            last = max(numbers[2::3])
-            counts.append(
-                ClassCount(
-                    rule_class.origin,
-                    rule_class.label,
-                    sum(numbers[::3]),
-                    sum(numbers[1::3]),
-                    jiffies.to_monotonic(last) if last else None,
-                    counted.by_slot.get(slot, 0),
+        slots = {slot for slot, data in counted.classes.items() if data != ENDED}
+        return [_class_count(counted, slot, data) for slot, data in self._class_counters(slots)]
+
+    def first_class_counts(self, counted: RuleCount) -> list[ClassCount]:
+        """Return what class_counts() returns of the first abi.FIRST_RULE_CLASSES slots only."""
+        slots = {slot for slot in counted.classes if slot < abi.FIRST_RULE_CLASSES}
+        return [_class_count(counted, slot, data) for slot, data in self._class_counters(slots)]
+
+    def further_count(self, counted: RuleCount) -> FurtherCount | None:
+        """Return the counters of all further rule classes together; None if there are none.
+
+        Classes that are not counted by themselves are left out.
+
+        Args:
+            counted: The result of rule_count().
+        """
+        further = [slot for slot in counted.classes if slot >= abi.FIRST_RULE_CLASSES]
+        if not further:
+            return None
+        left_out = {slot for slot in further if is_uncounted(counted.classes[slot])}
+        solicited = answered = last = 0
+        for keys, values in self.slots("group_counters").further():
+            if left_out:
+                size = self.slots("group_counters").value_size
+                values = b"".join(
+                    values[n * size : (n + 1) * size]
+                    for n, (slot,) in enumerate(_U32.iter_unpack(keys))
+                    if slot not in left_out
                 )
-            )
-        return counts
+            numbers = memoryview(values).cast("Q")
+            solicited += sum(numbers[::3])
+            answered += sum(numbers[1::3])
+            last = max(last, max(numbers[2::3], default=0))
+        return FurtherCount(
+            sum(slot in counted.by_slot and slot not in left_out for slot in further),
+            solicited,
+            answered,
+            jiffies.to_monotonic(last) if last else None,
+        )
 
     def _class_counters(self, slots: Collection[int]) -> Iterator[tuple[int, bytes]]:
         """Yield the counters in some slots; all slots are read only if many are wanted."""
@@ -174,7 +202,8 @@ class Maps(RuleTables):
             found = ((slot, counters.lookup(slot)) for slot in slots)
             yield from ((slot, data) for slot, data in found if data is not None)
             return
-        for slot, data in counters.items():
+        is_short = max(slots) < abi.FIRST_RULE_CLASSES
+        for slot, data in counters.first_items() if is_short else counters.items():
             if slot in slots:
                 yield slot, data
 
@@ -212,3 +241,17 @@ class Maps(RuleTables):
         verdict = self._element("explained")
         slot = abi.EXPLAINED.unpack(verdict)["rule_class"]
         return explained_of(verdict, self.rule_classes_at([slot]))
+
+
+def _class_count(counted: RuleCount, slot: int, data: bytes) -> ClassCount:
+    """Return the counters of the class in a slot. data: its abi.CLASS_COUNT of each CPU."""
+    numbers = struct.unpack(f"={len(data) // 8}Q", data)
+    last = max(numbers[2::3])
+    return ClassCount(
+        origin_of(counted.classes[slot]),
+        label_of(counted.classes[slot]),
+        sum(numbers[::3]),
+        sum(numbers[1::3]),
+        jiffies.to_monotonic(last) if last else None,
+        counted.by_slot.get(slot, 0),
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import struct
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,16 +14,19 @@ from ndxdp.errors import Damaged
 from ndxdp.kernel import abi
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.limiter import Limits, Rate
-from ndxdp.ndp.profile import Answer, NaSource, Profile
+from ndxdp.ndp.profile import DEFAULT_PROFILE, Answer, NaSource, Profile
 from ndxdp.ndp.reason import Reason
-from ndxdp.rules.rule import Rule, RuleClass, cut
+from ndxdp.rules.rule import UNCOUNTED, Rule, RuleClass, cut
 
 log = logging.getLogger(__name__)
 
 _REFUSALS_MAX = 255
-_ORIGIN_AT = abi.RULE_CLASS.offsets()["origin"][0]
+_U64_MAX = (1 << 64) - 1
+_ORIGIN_AT, _ORIGIN_SIZE = abi.RULE_CLASS.offsets()["origin"]
+_LABEL_AT = abi.RULE_CLASS.offsets()["label"][0]
 _DEV_SET_AT = abi.RULE_CLASS.offsets()["dev_set"][0]
 _NOTHING_TO_RESTORE = abi.Restore(0)
+_UNCOUNTED = UNCOUNTED.encode() + b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,21 @@ def is_free(data: bytes) -> bool:
     return not data[_ORIGIN_AT]
 
 
+def origin_of(data: bytes) -> str:
+    """Return the origin of an abi.RULE_CLASS, in a tenth of the time of unpack_rule_class()."""
+    return _text(data[_ORIGIN_AT : _ORIGIN_AT + _ORIGIN_SIZE])
+
+
+def label_of(data: bytes) -> str:
+    """Return the label of an abi.RULE_CLASS, in a tenth of the time of unpack_rule_class()."""
+    return _text(data[_LABEL_AT:])
+
+
+def is_uncounted(data: bytes) -> bool:
+    """Return True if the rules of an abi.RULE_CLASS are not counted by themselves."""
+    return data.startswith(_UNCOUNTED, _LABEL_AT)
+
+
 def dev_set_of(data: bytes) -> int:
     """Return the number of a rule class's output interfaces; 0 if the class has none."""
     return int.from_bytes(data[_DEV_SET_AT : _DEV_SET_AT + 4], sys.byteorder)
@@ -184,6 +203,11 @@ def unpack_rule_class(data: bytes, dev_sets: Mapping[int, tuple[str, ...]]) -> R
     )
 
 
+ENDED = pack_rule_class(RuleClass("(ended)", "(ended)", DEFAULT_PROFILE))
+"""The class that has no rules, and to whose counters those of a class beyond the first ones are
+added when its slot is used again. No origin of rules has parentheses."""
+
+
 def pack_dev_set(dev: tuple[str, ...]) -> bytes:
     """Encode patterns of output interfaces as an abi.DEV_SET."""
     return abi.DEV_SET.pack(patterns=" ".join(dev).encode())
@@ -202,14 +226,42 @@ class RuleCount(NamedTuple):
         prefixes: Rules of wider prefixes.
         by_origin: Rules by their origin.
         by_slot: Rules by the slot of their rule class.
-        classes: The rule classes by slot, those without rules included.
+        classes: The rule classes by slot as abi.RULE_CLASS, those without rules included.
     """
 
     addresses: int
     prefixes: int
     by_origin: dict[str, int]
     by_slot: dict[int, int]
-    classes: dict[int, RuleClass]
+    classes: dict[int, bytes]
+
+
+def sum_of_counters(values: Iterable[bytes]) -> bytes:
+    """Return the sum of abi.CLASS_COUNT of several classes, for each CPU."""
+    every = [memoryview(value).cast("Q") for value in values]
+    added = [
+        max(numbers) if n % 3 == 2 else sum(numbers) & _U64_MAX
+        for n, numbers in enumerate(zip(*every, strict=True))
+    ]
+    return struct.pack(f"={len(added)}Q", *added)
+
+
+class FurtherCount(NamedTuple):
+    """The counters of all rule classes beyond abi.FIRST_RULE_CLASSES together.
+
+    They include the classes that had rules and have none now, and so they never decrease.
+
+    Attributes:
+        classes: How many of the classes have rules now.
+        solicited: Solicitations that a rule of the classes matched.
+        answered: How many of them were answered.
+        last_answer: As in ClassCount.
+    """
+
+    classes: int
+    solicited: int
+    answered: int
+    last_answer: int | None
 
 
 class Solicitors(NamedTuple):

@@ -19,6 +19,7 @@ from ndxdp.store.records import (
     damaged,
     dev_set_of,
     is_free,
+    origin_of,
     rule_of,
     unpack_dev_set,
     unpack_rule_class,
@@ -187,11 +188,11 @@ class RuleReader(MapSet):
             for words in self._maps[name].leading("H"):
                 by_slot.update(words.tolist())
             totals.append(by_slot.total() - before)
-        classes, by_origin = self.rule_classes(), Counter[str]()
+        classes, by_origin = self._packed_classes(), Counter[str]()
         for slot, count in by_slot.items():
             if slot not in classes:
                 raise damaged(f"a rule refers to rule class {slot}, which does not exist")
-            by_origin[classes[slot].origin] += count
+            by_origin[origin_of(classes[slot])] += count
         return RuleCount(
             totals[0], totals[1], dict(sorted(by_origin.items())), dict(by_slot), classes
         )

@@ -19,7 +19,14 @@ from ndxdp.rules.interface_name import matching_dev
 from ndxdp.rules.rule import Rule, RuleClass
 from ndxdp.rules.ruleset import Rules
 from ndxdp.store.map_files import ArrayFile, TableFile
-from ndxdp.store.records import dev_set_of, pack_dev_set, pack_rule_class
+from ndxdp.store.records import (
+    ENDED,
+    dev_set_of,
+    is_uncounted,
+    pack_dev_set,
+    pack_rule_class,
+    sum_of_counters,
+)
 from ndxdp.store.rule_reader import RuleReader, keys_of
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
@@ -136,9 +143,8 @@ class RuleTables(RuleReader):
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         new = dict(zip(missing, free, strict=False))
         self._add_dev_sets([each.dev for each in missing if each.dev], numbers, present)
-        zeros = bytes(self.slots("group_counters").value_size)
         try:
-            self.slots("group_counters").update((slot, zeros) for slot in new.values())
+            self._reset_counters(new.values(), present, free[len(missing) :])
             self.slots("groups").update(
                 (slot, pack_rule_class(each, numbers.get(each.dev, 0)))
                 for each, slot in new.items()
@@ -159,7 +165,9 @@ class RuleTables(RuleReader):
         wanted: Collection[RuleClass],
         kept: Rules | None,
     ) -> list[int]:
-        """Return slots for new classes, at least `count` of them if there are so many.
+        """Return slots for new classes: more than `count` of them if there are so many.
+
+        The slots come in the order in which they are to be used.
 
         Args:
             present: The classes by slot.
@@ -171,11 +179,43 @@ class RuleTables(RuleReader):
         if len(free) < count and kept is not None:
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
             classes = self._unpacked(dict(present))
-            free += [slot for slot, rule_class in classes.items() if rule_class not in used]
-        if len(free) < count:
+            free += sorted(slot for slot, rule_class in classes.items() if rule_class not in used)
+        ended = [slot for slot in free if present.get(slot) == ENDED]
+        if len(free) <= count + len(ended):
             more = range(abi.FIRST_RULE_CLASSES, abi.MAX_RULE_CLASSES)
             free += [slot for slot in more if slot not in present]
-        return free
+        return [slot for slot in free if slot not in ended] + ended
+
+    def _reset_counters(
+        self, slots: Collection[int], present: Mapping[int, bytes], spare: Collection[int]
+    ) -> None:
+        """Fill the counters of slots with zeros; keep the sum of those beyond the first.
+
+        Args:
+            slots: The slots of new classes.
+            present: The classes by slot; some of those in `slots` have no rules.
+            spare: Further slots that are free. Where a class beyond the first ones has counted,
+                the counters are added to those of the class ENDED, which may need a slot.
+        """
+        counters = self.slots("group_counters")
+        zeros = bytes(counters.value_size)
+        values = dict.fromkeys(slots, zeros)
+        ending = [n for n in slots if n in present and n >= abi.FIRST_RULE_CLASSES]
+        counted = [counters.lookup(n) or zeros for n in ending if not is_uncounted(present[n])]
+        if any(map(any, counted)):
+            kept = next((n for n, data in present.items() if data == ENDED), None)
+            if kept in values:  # there is no other slot
+                kept = None
+            elif kept is None:
+                kept = next((n for n in spare if n >= abi.FIRST_RULE_CLASSES), None)
+            if kept is not None:
+                if not is_uncounted(present.get(kept, b"")):
+                    counted.append(counters.lookup(kept) or zeros)
+                # First: if memory is short, nothing is lost.
+                values = {kept: sum_of_counters(counted)} | values
+                if present.get(kept) != ENDED:
+                    self.slots("groups").update([(kept, ENDED)])
+        counters.update(values.items())
 
     def _add_dev_sets(
         self,

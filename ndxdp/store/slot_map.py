@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -23,7 +24,7 @@ class SlotMap:
         Args:
             first: The array.
             more: The hash; None if the array has all slots.
-            first_slots: The number of slots in the array, if there is a hash.
+            first_slots: The number of slots that the array has in the kernel.
         """
         self._first, self._more, self._first_slots = first, more, first_slots
 
@@ -60,6 +61,22 @@ class SlotMap:
             if each is not None:
                 for key, value in each.items():
                     yield _U32.unpack(key)[0], value
+
+    def first_items(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the slots that the array has in the kernel with their values."""
+        for key, value in itertools.islice(self._first.items(), self._first_slots):
+            yield _U32.unpack(key)[0], value
+
+    def further(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the other slots with their values, many at a time, each kind concatenated."""
+        if self._more is not None:
+            yield from self._more.pieces()
+            return
+        for keys, values in self._first.pieces():
+            yield (
+                keys[self._first_slots * _U32.size :],
+                values[self._first_slots * self.value_size :],
+            )
 
     def _is_first(self, slot: int) -> bool:
         return self._more is None or slot < self._first_slots
