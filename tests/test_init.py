@@ -599,6 +599,24 @@ def test_no_sysctl(ready: Network, place: Place) -> None:
     assert place.files() == ["ndxdp", "ndxdp/ndxdp.toml"]
 
 
+@pytest.mark.parametrize("name", ["one", "./one", "-"])
+def test_both_files_need_a_name_of_their_own(ready: Network, tmp_path: Path, name: str) -> None:
+    """Refuse one path for both files, however it is written, and `-` for the sysctls."""
+    one = str(tmp_path / "one")
+    sysctl = name if name == "-" else f"{tmp_path}/{name}"
+    result = ndxdp("init", "-o", one, "--sysctl", sysctl, "--yes")
+    assert (result.code, result.out) == (2, "")
+    assert "--no-sysctl" in result.err
+    assert os.listdir(tmp_path) == []
+    assert ndxdp("init", "-o", one, "--sysctl", sysctl, "--yes", "--no-sysctl").code == 0
+
+
+def test_the_command_in_the_file_is_quoted(ready: Network, tmp_path: Path) -> None:
+    sysctl = tmp_path / "a b.conf"
+    assert ndxdp("init", "-o", str(tmp_path / "c"), "--sysctl", str(sysctl), "--yes").code == 0
+    assert f"`sysctl -p '{sysctl}'` applies it now" in sysctl.read_text()
+
+
 def test_a_symbolic_link_stays(ready: Network, place: Place) -> None:
     place.config.parent.mkdir()
     target = place.folder / "elsewhere.toml"

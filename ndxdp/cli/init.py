@@ -80,6 +80,8 @@ def init(
             "init asks before it writes, and its stdin is no terminal",
             "--yes writes without asking, -o - only prints",
         )
+    if not no_sysctl:
+        _check_sysctl_path(sysctl_path, output)
     host = survey.look(interfaces, trees(), docker_socket or "")
     plan = plans.propose(host, default_socket=ENGINE_SOCKET, sysctl_file=sysctl_path)
     configuration = text.configuration(plan) if plan.uplinks else ""
@@ -108,6 +110,20 @@ def init(
     ):
         echo(f"  {command}")
     return 0
+
+
+def _check_sysctl_path(path: str, output: str) -> None:
+    """Raise UsageError if the sysctls cannot have this file."""
+    if path == "-":
+        raise UsageError(
+            "--sysctl - names no file",
+            "-o - prints both files, and --no-sysctl leaves this one out",
+        )
+    if output != "-" and Path(path).resolve() == Path(output).resolve():
+        raise UsageError(
+            f"-o and --sysctl name the same file {path}",
+            "name another file, or leave the sysctls out: --no-sysctl",
+        )
 
 
 def _show_found(host: Host, plan: Plan, *, err: bool) -> None:

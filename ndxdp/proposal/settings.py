@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import NamedTuple
@@ -108,7 +109,7 @@ def _conf(uplink: Uplink, key: str) -> str:
 
 def text(settings: Iterable[Setting], path: str) -> str:
     """Return the text of a file for sysctl.d(5)."""
-    command = f"sysctl -p {printable(path)}"
+    command = f"sysctl -p {shlex.quote(printable(path))}"
     lines = [f"# Proposed by `ndxdp init`. It applies at each boot; `{command}` applies it now."]
     last = ""
     for each in settings:
