@@ -368,6 +368,30 @@ INSERTED = [
     ("ndxdp pause nosuch", "ndxdp pause nosuch"),
 ]
 
+ODD = "zz;id&b"
+"""The name of an interface that a shell must quote."""
+
+
+@pytest.fixture
+def odd(two: Network) -> Iterator[None]:
+    """Add an interface with an odd name."""
+    sh("ip", "link", "add", ODD, "type", "bridge")
+    yield
+    sh("ip", "link", "delete", ODD)
+
+
+def test_bash_quotes_odd_names(odd: None, tmp_path: Path) -> None:
+    if not shutil.which("bash"):
+        pytest.skip("bash is not installed")
+    show = """bind -x '"\\C-t": echo "LINE=<$READLINE_LINE>"'"""
+    setup = f"{show}\nsource {script_of('bash', tmp_path)}"
+    shell = Shell("bash", "--norc", "--noprofile", "-i", setup=setup)
+    try:
+        assert shell.complete("ndxdp attach z") == r"ndxdp attach zz\;id\&b "
+        assert shell.complete(r"ndxdp attach zz\;i") == r"ndxdp attach zz\;id\&b "
+    finally:
+        shell.close()
+
 
 def test_bash_inserts_values(two: Network, tmp_path: Path) -> None:
     if not shutil.which("bash"):
@@ -390,7 +414,7 @@ def test_bash_inserts_values(two: Network, tmp_path: Path) -> None:
         shell.close()
 
 
-def test_zsh_inserts_values(two: Network, tmp_path: Path) -> None:
+def test_zsh_inserts_values(odd: None, tmp_path: Path) -> None:
     if not shutil.which("zsh"):
         pytest.skip("zsh is not installed")
     script = script_of("zsh", tmp_path)
@@ -405,6 +429,7 @@ def test_zsh_inserts_values(two: Network, tmp_path: Path) -> None:
             if "=" not in line:  # zsh takes `--mode=nat` for one word
                 assert shell.complete(line).rstrip() == expected.rstrip()
         assert shell.complete("ndxdp check some-c").rstrip() == "ndxdp check some-config.toml"
+        assert shell.complete("ndxdp attach z").rstrip() == r"ndxdp attach zz\;id\&b"
     finally:
         shell.close()
 

@@ -263,7 +263,11 @@ class _Bash(BashComplete):
         case $type in
             dir) compopt -o dirnames ;;
             file) compopt -o default ;;
-            plain) COMPREPLY+=("${value#"$before"}") ;;
+            plain)
+                # A name may contain what the shell would run, such as $(id).
+                [[ $value == *[![:alnum:]:/._=+-]* ]] && printf -v value %%q "$value"
+                COMPREPLY+=("${value#"$before"}")
+                ;;
         esac
     done <<< "$response"
 }
