@@ -351,6 +351,36 @@ def test_a_reader_that_has_closed_its_end(attached: Network) -> None:
         refused(Done(ended.returncode, "", ended.stderr), CANNOT, "No space left")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_standard_files(attached: Network, closed: str) -> None:
+    """Succeed as with /dev/null in place of each closed file."""
+    for words in ("status", "prefix list", f"attach {UPLINK} --dry-run", "top --seconds 0.1"):
+        ended = call("sh", "-c", f'exec "$@" {closed}', "sh", *NDXDP, *words.split())
+        assert (ended.code, ended.err) == (0, ""), (words, ended)
+
+
+def test_not_a_number() -> None:
+    refused(ndxdp("status", "--watch", "nan"), USAGE, "--watch: 'nan' is not a number")
+
+
+def test_an_interrupt_during_the_imports(tmp_path: Path) -> None:
+    """End without a traceback on Ctrl-C before the command has begun."""
+    (tmp_path / "click.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    ended = call(*NDXDP, "status", env={"PYTHONPATH": str(tmp_path)})
+    assert ended == (-signal.SIGINT, "", "")
+
+
+def test_an_interrupt_at_the_exit() -> None:
+    """End without a traceback on Ctrl-C after the command is complete."""
+    code = (
+        "import atexit, os, signal, sys; sys.argv[1:] = ['--version']\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "from ndxdp.__main__ import main; main()"
+    )
+    ended = call(sys.executable, "-c", code)
+    assert (ended.code, ended.err) == (-signal.SIGINT, "")
+
+
 # ---- interfaces and hooks -----------------------------------------------------------------------
 
 EVERY_COMMAND = [

@@ -67,19 +67,25 @@ def main() -> None:
         code = 1
     except OSError as error:
         code = _fail(from_os(error), error)
+    # The command is complete: Ctrl-C while the interpreter ends causes no traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code)
 
 
 def _open_standard_files() -> None:
     """Open /dev/null in place of standard files that are closed.
 
-    Otherwise a map or a socket gets the number of stderr, and libraries write their messages to it.
+    Otherwise a map or a socket gets the number of stderr, and libraries write their messages to it;
+    and Python has None in place of the file.
     """
-    for fd in range(3):
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is fd
+        if getattr(sys, name) is None:
+            file = open(fd, "w" if fd else "r", encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, file)
 
 
 def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
@@ -129,7 +135,7 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
 def cli(bpffs: str, run_directory: str) -> None:
     """Answer IPv6 Neighbor Solicitations for addresses behind this host.
 
-    An upstream router that takes a whole prefix to be on its link asks for each address of your
+    Where the upstream router treats the whole prefix as on-link, it solicits each address of your
     containers, virtual machines and tunnels. A program in the kernel answers for them. `ndxdp help
     COMMAND` describes a command, and has examples.
     """

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import click
 
 
 class Number(click.FloatRange):
     """A number between limits."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; reject `nan`, which click's comparisons accept."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid float range.", param, ctx)
+        return float(number)
 
     def _describe_range(self) -> str:
         """Describe the limits, in place of click's `0.1<=x<=86400`."""
