@@ -1141,7 +1141,9 @@ def test_no_more_addresses_than_there_is_room_for(tmp_path: Path) -> None:
 def test_a_name_may_be_a_pattern(name: str) -> None:
     (found,) = parse(f'[[interface]]\nname = "{name}"', "ndxdp.toml").interfaces
     assert found.name == name
-    with pytest.raises(UsageError, match="is a pattern, and one interface is to be named"):
+    with pytest.raises(
+        UsageError, match="is a pattern, but this must be the name of one interface"
+    ):
         check_interface(name)
 
 

@@ -428,7 +428,7 @@ def test_run_with_a_file_before_and_beside_the_daemon(
     path = config(file, UPLINK, "nosuch", more=more)
     lines = dry("run", "-c", path)
     assert lines[0] == f"{UPLINK}  would be attached in {mode} mode"
-    assert lines[-1] == "nosuch  not answered on now: there is no interface 'nosuch'"
+    assert lines[-1] == "nosuch  would not be answered on yet: there is no interface 'nosuch'"
     assert f"+ {BEHIND} always (config)" in lines
     running = net.run("-c", path)
     assert set(prefixes(lines, "+")) == set(rules())

@@ -14,8 +14,10 @@ from tests.fixtures.network import (
     TARGET,
     UPLINK,
     Network,
+    call,
     done,
     ndxdp,
+    remove_instance,
     rules,
     sh,
     status,
@@ -100,6 +102,20 @@ def test_trace_and_top_take_several(both: Network) -> None:
         assert f"{UPLINK}  sources" in out
         assert f"{FAR}  sources" in out
     assert f"{FAR}  sources" not in done("top", UPLINK, "--seconds", "0.1")
+
+
+def test_top_has_the_natural_order(net: Network) -> None:
+    names = ["zz2", "zz10"]
+    try:
+        for name in names:
+            sh("ip", "link", "add", name, "up", "type", "bridge")
+            done("attach", name, "--mode", "tc")
+        shown = ndxdp("top", "--seconds", "0.1", "--json").json()
+        assert [each["interface"] for each in shown["interfaces"]] == names
+    finally:
+        for name in names:
+            call("ip", "link", "delete", name)
+            remove_instance(name)
 
 
 def test_an_alternative_name(attached: Network) -> None:

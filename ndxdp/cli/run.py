@@ -199,7 +199,7 @@ def _run_file(file: str, *, dry_run: bool) -> None:
                 try:
                     _show(each)
                 except NdxdpError as error:  # the daemon would answer on the others, and try again
-                    echo(f"{each.interface}  not answered on now: {error.message}")
+                    echo(f"{each.interface}  would not be answered on yet: {error.message}")
             if not specs:
                 echo(f"{table.interface}  matches no interface now")
         return

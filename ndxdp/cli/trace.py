@@ -27,6 +27,7 @@ from ndxdp.errors import NdxdpError, UsageError, not_written
 from ndxdp.ndp.reason import Reason
 from ndxdp.printable import printable
 from ndxdp.rules.address import address_text, mac_text, parse_address, parse_mac
+from ndxdp.rules.interface_name import natural_order
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
 
@@ -263,7 +264,8 @@ def _show(hitters: Any, rows: int, text: Callable[[Any], str]) -> None:
 
 def _named(interfaces: tuple[str, ...]) -> list[str]:
     """Return the interfaces that are named; all attached ones if none is."""
-    found = list(dict.fromkeys(interfaces)) or trees().interfaces()
+    attached = sorted(trees().interfaces(), key=natural_order)
+    found = list(dict.fromkeys(interfaces)) or attached
     if not found:
         raise NdxdpError("ndxdp is attached to no interface", "ndxdp attach IFACE")
     return found

@@ -36,7 +36,7 @@ def check_interface(name: str) -> None:
         raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
     if re.search(r"[*?[]", name):
         raise UsageError(
-            f"'{name}' is a pattern, and one interface is to be named",
+            f"'{name}' is a pattern, but this must be the name of one interface",
             "name each interface on its own: ip -br link",
         )
 
