@@ -131,6 +131,14 @@ def is_quiet(name: str) -> bool:
     return link is not None and not has_mac(link)
 
 
+def is_missing(name: str) -> bool:
+    """Return True if there is no interface of this name, nor one with it as alternative name."""
+    try:
+        return find_link(name) is None
+    except (NdxdpError, OSError):  # A sandbox may have no netlink.
+        return False
+
+
 def any_link(name: str) -> Link:
     """Return the interface of a name; raise InterfaceGone if there is none."""
     link = find_link(name)

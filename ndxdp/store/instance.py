@@ -349,6 +349,8 @@ def _directory(tree: Tree, interface: str) -> Path:
         hint = f"ndxdp attach {interface}"
         if links.is_quiet(interface):
             hint = f"there is nothing to answer: {links.NO_MAC}"
+        elif links.is_missing(interface):
+            hint = "there is no interface of this name: ip -br link"
         raise NotAttached(f"ndxdp is not attached to {interface}", hint)
     return path
 
