@@ -168,7 +168,8 @@ test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
 lab-vm: packages-lab deb
-	.venv/bin/python -m lab.life $(CHECKS)
+	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.1~test --commit $(OTHER_LAYOUT)
+	.venv/bin/python -m lab.life --other build/try/ndxdp_0.0.1~test_all.deb $(CHECKS)
 
 # VirtualBox is not in Debian: Vagrant asks a stand-in for its version, and validates the settings.
 lab-vagrant: packages-vagrant

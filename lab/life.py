@@ -1,6 +1,6 @@
 """The life of ndxdp on a host, in three virtual machines: `make lab-vm`.
 
-    python -m lab.life [--package FILE.deb] [CHECK...]
+    python -m lab.life [--package FILE.deb] [--other FILE.deb] [CHECK...]
 
 The scripts of vagrant/ provision the machines, which equal those that `vagrant up` makes: Debian 12
 with systemd, virtio-net. QEMU's guest agent runs the commands, so that no check depends on the
@@ -219,6 +219,31 @@ def upgraded(lab: Testbed) -> str:
 
 
 @check
+def relaid(lab: Testbed) -> str:
+    """apt install of a version with another layout of the maps: answered again without any help"""
+    install = f"DEBIAN_FRONTEND=noninteractive {_APT} install -y --allow-downgrades"
+    lab.host.run(f"{install} {lab.packages.other}")
+    lab.reached(CONTAINER)
+    (other,) = _layouts(lab)
+    with lab.solicited() as load:
+        output = lab.host.run(f"{install} {lab.packages.newer}").out
+    expect("another map layout" in output, output)
+    expect("are in no file" not in output, output)
+    layouts = _layouts(lab)
+    expect(len(layouts) == 1 and layouts != [other], f"{other}, then {layouts}")
+    expect(lab.service("ActiveState") == "active", lab.service("StatusText"))
+    lab.reached(CONTAINER, WEB)
+    expect(load["sent"] > load["unanswered"] + RATE, str(load))
+    return f"{other} to {layouts[0]}, unanswered for {load['unanswered'] / RATE:.1f} s"
+
+
+def _layouts(lab: Testbed) -> list[str]:
+    """Return the layouts that have pins or files of interfaces, such as `v6`."""
+    output = lab.host.run("ls -d /sys/fs/bpf/ndxdp/v*/* /run/ndxdp/v*/*", check=False).out
+    return sorted({line.split("/")[-2] for line in output.splitlines()})
+
+
+@check
 def refused(lab: Testbed) -> str:
     """systemctl reload with a bad file: refused, visible here and to Prometheus, old rules stay"""
     pid = lab.service("MainPID")
@@ -313,11 +338,12 @@ def purged(lab: Testbed) -> str:
 # ---- running them --------------------------------------------------------------------------------
 
 
-def run(package: Path, chosen: list[str]) -> int:
+def run(package: Path, other: Path | None, chosen: list[str]) -> int:
     """Run the checks, or those chosen and their requirements; return the number that fail."""
-    wanted = [*FIRST, *(each for each in CHECKS if not chosen or each.__name__ in chosen)]
+    possible = [each for each in CHECKS if other or each is not relaid]
+    wanted = [*FIRST, *(each for each in possible if not chosen or each.__name__ in chosen)]
     held = 0
-    with testbed.started(package) as lab:
+    with testbed.started(package, other) as lab:
         for function in wanted:
             if _holds(function, lab):
                 held += 1
@@ -356,13 +382,20 @@ def main() -> int:
         metavar="FILE",
         help="the package to install (default: the one that `make deb` built)",
     )
+    parser.add_argument(
+        "--other",
+        type=Path,
+        metavar="FILE",
+        help="an older package whose maps have another layout, for the check `relaid`",
+    )
     parser.add_argument("checks", nargs="*", help="checks to run (default: all)")
     options = parser.parse_args()
     if unknown := set(options.checks) - {each.__name__ for each in CHECKS}:
         parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {names}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return 1 if run(options.package or testbed.built_package(), options.checks) else 0
+        package = options.package or testbed.built_package()
+        return 1 if run(package, options.other, options.checks) else 0
     except LabError as error:
         print(error, file=sys.stderr)
         return 1

@@ -41,12 +41,16 @@ _ASK_PROMETHEUS = (
 
 
 class Packages(NamedTuple):
-    """Paths of the packages in the machines. `newer` differs only by its version."""
+    """Paths of the packages in the machines.
+
+    `newer` differs only by its version; the maps of `other`, an older version, have another layout.
+    """
 
     version: str
     newer_version: str
     path: str = "/ndxdp/build/ndxdp.deb"
     newer: str = "/ndxdp/build/ndxdp-newer.deb"
+    other: str = "/ndxdp/build/ndxdp-other.deb"
 
 
 class Testbed:
@@ -147,13 +151,18 @@ def expect(holds: bool, what: str) -> None:
 
 
 @contextlib.contextmanager
-def started(package: Path) -> Iterator[Testbed]:
-    """Boot the machines for the first time, and remove all but their consoles at the end."""
+def started(package: Path, other: Path | None) -> Iterator[Testbed]:
+    """Boot the machines for the first time, and remove all but their consoles at the end.
+
+    Args:
+        package: The package to install.
+        other: An older one, whose maps have another layout.
+    """
     image.check_machine()
     image.debian()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=image.CACHE)))
-        packages = _repository(package, folder)
+        packages = _repository(package, other, folder)
         to_host, to_monitor = folder / "to-host", folder / "to-monitor"
 
         def machine(name: str, *cards: Card, memory: int, processors: int = 1) -> Machine:
@@ -172,13 +181,15 @@ def started(package: Path) -> Iterator[Testbed]:
         yield Testbed(router, host, monitor, packages)
 
 
-def _repository(package: Path, folder: Path) -> Packages:
+def _repository(package: Path, other: Path | None, folder: Path) -> Packages:
     """Make the disk with the files that the machines need, as /ndxdp."""
     tree = folder / "tree"
     for name in ("vagrant", "dashboards", "ndxdp", "tests"):
         ignored = shutil.ignore_patterns("__pycache__", ".vagrant", "*.o")
         shutil.copytree(image.REPOSITORY / name, tree / name, ignore=ignored)
     packages = pack(package, tree / "build")
+    if other is not None:
+        shutil.copy(other, tree / "build" / Path(packages.other).name)
     image.repository(tree, folder / "repository")
     return packages
 
