@@ -403,7 +403,7 @@ def test_without_the_right_to_hear_queries(wired: Segment) -> None:
     ("words", "message"),
     [
         (("--join", "maybe"), "'maybe' is not one of 'auto', 'never', 'always'"),
-        (("--join",), "requires an argument"),
+        (("--join",), "needs a value"),
     ],
 )
 def test_a_wrong_policy(words: tuple[str, ...], message: str) -> None:
