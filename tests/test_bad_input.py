@@ -22,7 +22,12 @@ from lab.topology import build_xdp_pass
 from ndxdp.config import reader
 from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import MAX_RULE_CLASSES
-from ndxdp.rules.rule import OWNED_LABELS
+from ndxdp.rules.difference import Difference
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import OWNED_LABELS, Rule
+from ndxdp.rules.ruleset import Rules
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import open_instance
 from tests.fixtures import network
 from tests.fixtures.network import (
     BEHIND,
@@ -470,22 +475,26 @@ def test_the_table_of_addresses_is_full(net: Network) -> None:
 
 
 def test_too_many_rule_classes(attached: Network) -> None:
-    many = [f"2001:db8::d:0:0:{number:x}" for number in range(1023)]
-    unchanged(lambda: ndxdp("prefix", "add", *many), CANNOT, "rule classes", "1024")
-    words = [word for one in many for word in ("-n", one)]
+    one, other = "2001:db8::d:0:0:1", "2001:db8::d:0:0:2"
+    with open_instance(Trees().pins, UPLINK) as instance:
+        maps, actual = instance.maps, instance.maps.rules()
+        room = MAX_RULE_CLASSES - len(maps.rule_classes()) - 1
+        many = {Prefix((n << 80).to_bytes(16, "big"), 48): Rule(label=str(n)) for n in range(room)}
+        maps.apply(Difference(Rules(wider=many), Rules()), actual)
+    limit = str(MAX_RULE_CLASSES)
+    unchanged(lambda: ndxdp("prefix", "add", one, other), CANNOT, "rule classes", limit)
+    words = ("-n", one, "-n", other)
     unchanged(
-        lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "rule classes", "1024"
+        lambda: ndxdp("attach", UPLINK, "--mode", "tc", *words), CANNOT, "rule classes", limit
     )
-    done("prefix", "add", "--file", "-", stdin="\n".join(many))  # as the hint suggests
-    done("prefix", "del", "--file", "-", stdin="\n".join(many))
-    done("prefix", "add", *many[:1020])
-    assert attached.answers(many[1000])
-    unchanged(
-        lambda: ndxdp("prefix", "add", many[1020], many[1021]), CANNOT, "rule classes", "1024"
-    )
-    done("prefix", "del", *many[:1020])
-    done("prefix", "add", *many[3:])  # the slots of removed rules are free
-    assert attached.answers(many[1020])
+    done("prefix", "add", "--file", "-", stdin=f"{one}\n{other}\n")  # as the hint suggests
+    done("prefix", "del", "--file", "-", stdin=f"{one}\n{other}\n")
+    done("prefix", "add", one)
+    assert attached.answers(one)
+    unchanged(lambda: ndxdp("prefix", "add", other), CANNOT, "rule classes", limit)
+    done("prefix", "del", one)
+    done("prefix", "add", other)  # the slot of a removed rule is free
+    assert attached.answers(other)
 
 
 # ---- rights -------------------------------------------------------------------------------------

@@ -135,6 +135,7 @@ def test_the_page_escapes_foreign_names(data: dict[str, Any]) -> None:
     data["warnings"].append(evil)
     state = DaemonStatus(docker_connected=lambda: False, reload_ok=False, reload_error=evil)
     state.interfaces[evil] = InterfaceStatus(problem=evil)
+    state.interfaces[attribute] = InterfaceStatus()
     snapshot = Snapshot(0.0, {attribute: data | {"interface": attribute}}, NdxdpError(evil))
     with state.attending(
         attribute,
