@@ -424,8 +424,7 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 				  const struct ndp_settings *config, struct solicitation *ns,
 				  struct verdict *verdict)
 {
-	verdict->reason =
-		conceal(validate(data, end, frame_len, config, ns), config->l3_ifindex);
+	verdict->reason = validate(data, end, frame_len, config, ns);
 	if (verdict->reason != NDP_CONTINUE)
 		return;
 	if (config->paused) {
@@ -668,7 +667,7 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 		return NDP_RESIZE_FAILED;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + NA_LEN > end)
+	if (data + NA_LEN > end || !verdict->profile.exists)
 		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
 	advertise(data - PAD, ns, config, &verdict->profile);
 	if (tracer)
@@ -795,6 +794,8 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 {
 	struct advertisement na;
 
+	if (!verdict->profile.exists)
+		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
 	advertise(&na, ns, config, &verdict->profile);
 	/* Only resizing can fail: it, or tc_pull_frame(), leaves the frame linear and writable. */
 	if ((skb->len != NA_LEN && bpf_skb_change_tail(skb, NA_LEN, 0)) ||

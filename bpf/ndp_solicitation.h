@@ -55,7 +55,7 @@ static __always_inline enum ndp_reason because(enum ndp_reason reason)
 }
 
 /* Return the reason, and hide from the verifier which one it is: it would follow the rest of the
- * program once for each reason, and take several times as long to load it.
+ * program once for each reason, and take twice as long to load it.
  * unknown: any number that the verifier does not know.
  */
 static __always_inline enum ndp_reason conceal(enum ndp_reason reason, __u64 unknown)
