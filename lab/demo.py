@@ -36,6 +36,7 @@ from lab.topology import (
     UPLINK,
     Lab,
     LabError,
+    exit_code,
     missing_tools,
     stop,
 )
@@ -313,6 +314,7 @@ def check_machine(ndxdp: Path | None) -> None:
         raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
 
 
+@exit_code
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
@@ -323,16 +325,10 @@ def main() -> int:
     )
     options = parser.parse_args()
     ndxdp = options.ndxdp.absolute()
-    try:
-        check_machine(None if options.shell else ndxdp)
-        if not private.inside():
-            return private.run([sys.executable, *sys.argv])
-        return shell() if options.shell else run_demo(ndxdp, options.mode)
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    check_machine(None if options.shell else ndxdp)
+    if not private.inside():
+        return private.run([sys.executable, *sys.argv])
+    return shell() if options.shell else run_demo(ndxdp, options.mode)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from lab import testbed
 from lab.agent import Done
 from lab.machine import Machine
 from lab.testbed import CONTAINER, RATE, WEB, Testbed, eventually, expect
-from lab.topology import LabError
+from lab.topology import LabError, exit_code
 
 _APT = "apt-get -o DPkg::Lock::Timeout=600"  # a new machine may be upgrading itself
 _CONFIG = "/etc/ndxdp/ndxdp.toml"
@@ -369,6 +369,7 @@ def _holds(function: Check, lab: Testbed) -> bool:
     return True
 
 
+@exit_code
 def main() -> int:
     names = ", ".join(each.__name__ for each in CHECKS)
     parser = argparse.ArgumentParser(
@@ -393,14 +394,8 @@ def main() -> int:
     if unknown := set(options.checks) - {each.__name__ for each in CHECKS}:
         parser.error(f"no such check: {', '.join(sorted(unknown))}; there are {names}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        package = options.package or testbed.built_package()
-        return 1 if run(package, options.other, options.checks) else 0
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    package = options.package or testbed.built_package()
+    return 1 if run(package, options.other, options.checks) else 0
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from lab.topology import (
     UPLINK,
     Lab,
     LabError,
+    exit_code,
 )
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_mac
@@ -342,6 +343,7 @@ def inside(options: argparse.Namespace) -> int:
     return 0
 
 
+@exit_code
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     default = _REPOSITORY / ".venv" / "bin" / "ndxdp"
@@ -349,13 +351,7 @@ def main() -> int:
     parser.add_argument("--sockets", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.ndxdp = options.ndxdp.absolute()
-    try:
-        return inside(options) if options.sockets else outside(options)
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return inside(options) if options.sockets else outside(options)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ run it in namespaces of its own: `lab.private`, or `unshare` with a tmpfs on /ru
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -129,6 +131,22 @@ class LabError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message}\n{hint}" if hint else message)
+
+
+def exit_code(main: Callable[[], int]) -> Callable[[], int]:
+    """Decorate a program's main(): print a LabError and return 1, return 130 after Ctrl-C."""
+
+    @functools.wraps(main)
+    def guarded() -> int:
+        try:
+            return main()
+        except LabError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
+
+    return guarded
 
 
 class Drops(NamedTuple):

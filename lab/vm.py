@@ -48,7 +48,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.topology import LabError, build_xdp_pass
+from lab.topology import LabError, build_xdp_pass, exit_code
 
 DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.py")
 """The tests that run by default."""
@@ -370,6 +370,7 @@ def _boot(kernel: Kernel, disks: list[Path], report: Path, timeout: float) -> No
         guest.wait()
 
 
+@exit_code
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lab.vm", description="Run tests under Debian 12's kernel, emulated."
@@ -384,13 +385,7 @@ def main() -> int:
     if not arguments and not options.systemd:
         arguments = [path for path in DEFAULT_TESTS if (_REPOSITORY / path).exists()]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run(arguments, options.timeout, systemd=options.systemd)
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run(arguments, options.timeout, systemd=options.systemd)
 
 
 if __name__ == "__main__":
