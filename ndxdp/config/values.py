@@ -8,8 +8,8 @@ import socket
 from ndxdp.config.model import Metrics
 from ndxdp.errors import UsageError
 from ndxdp.rules.address import parse_unicast
-from ndxdp.rules.interface_name import check_interface
-from ndxdp.rules.interface_pattern import check_pattern, is_pattern
+from ndxdp.rules.interface_name import check_interface, is_pattern
+from ndxdp.rules.interface_pattern import check_pattern
 from ndxdp.rules.prefix import AddressPattern, parse_pattern
 
 _PORT_MAX = 65535

@@ -14,8 +14,8 @@ from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_DEVS, MAX_RULE_CLASSES
 from ndxdp.rules import breadth
 from ndxdp.rules.capacity import Capacity
 from ndxdp.rules.difference import merge_owned
-from ndxdp.rules.interface_name import FEWER_DEVS, matching_dev
-from ndxdp.rules.interface_pattern import Patterns, is_pattern
+from ndxdp.rules.interface_name import FEWER_DEVS, is_pattern, matching_dev
+from ndxdp.rules.interface_pattern import Patterns
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
 
@@ -93,28 +93,33 @@ def _some(names: Sequence[str]) -> str:
 def present(interfaces: Sequence[Interface]) -> Iterator[Present]:
     """Yield the present interfaces of each table."""
     patterns = Patterns(interface.name for interface in interfaces)
-    links: list[NamedLink] = []
+    ours_of: dict[str, list[NamedLink]] = {}
+    taken_of: dict[str, list[str]] = {}
     if patterns:
         from ndxdp.netlink.link_names import present_links
 
         with contextlib.suppress(OSError):  # a sandbox without netlink
-            links = list(present_links().values())
+            for link in present_links().values():
+                first = patterns.first(link.name, link.altnames)
+                ours_of.setdefault(first, []).append(link)
+                for pattern in patterns.all_matching(link.name):
+                    if pattern != first:
+                        taken_of.setdefault(pattern, []).append(link.name)
     for table in interfaces:
         if not is_pattern(table.name):
             yield Present(table, (table,))
             continue
-        ours = [link for link in links if patterns.first(link.name, link.altnames) == table.name]
         keeps_addresses = bool(table.addresses.deprecate) and not (table.rules or table.docker)
-        usable = [link.name for link in ours if not link.unusable(keeps_addresses=keeps_addresses)]
+        usable: list[str] = []
+        left_alone: list[str] = []
+        for link in ours_of.get(table.name, ()):
+            why = link.unusable(keeps_addresses=keeps_addresses)
+            (left_alone if why else usable).append(link.name)
         yield Present(
             table,
             tuple(replace(table, name=name) for name in usable),
-            tuple(link.name for link in ours if link.name not in usable),
-            tuple(
-                link.name
-                for link in links
-                if link not in ours and table.name in patterns.all_matching(link.name)
-            ),
+            tuple(left_alone),
+            tuple(taken_of.get(table.name, ())),
         )
 
 

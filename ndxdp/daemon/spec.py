@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
 from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import Mode
-from ndxdp.rules.interface_pattern import is_pattern
+from ndxdp.rules.interface_name import is_pattern
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules

@@ -49,7 +49,7 @@ Judged = tuple[Reason, bytes | None, Match | None]
 
 
 class _Answer(NamedTuple):
-    """What is the same in the answers by one template.
+    """The part that all answers by one template share.
 
     Attributes:
         words: The sum of the words that are the same, modulo 65535.

@@ -7,16 +7,21 @@ from typing import NamedTuple
 
 from ndxdp.errors import UsageError
 from ndxdp.netlink.links import NO_MAC
-from ndxdp.netlink.rtnetlink import HEADER, Rtnetlink, attribute, each_attribute
+from ndxdp.netlink.rtnetlink import (
+    HEADER,
+    LINK,
+    RTM_GETLINK,
+    Rtnetlink,
+    attribute,
+    each_attribute,
+)
 from ndxdp.rules.interface_name import check_interface
 
-_RTM_GETLINK = 18
 _ARPHRD_ETHER = 1
 _IFF_LOOPBACK = 0x8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_WIRELESS, _IFLA_EXT_MASK = 1, 3, 11, 29
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 
 
 class NamedLink(NamedTuple):
@@ -58,9 +63,9 @@ class NamedLink(NamedTuple):
 
 def named_link(message: bytes) -> NamedLink:
     """Return the link of an RTM_NEWLINK or RTM_DELLINK message with its nlmsghdr."""
-    _, kind, ifindex, flags, _ = _LINK.unpack_from(message, HEADER.size)
+    _, kind, ifindex, flags, _ = LINK.unpack_from(message, HEADER.size)
     name, mac, altnames, is_whole = "", b"", list[str](), True
-    for number, value in each_attribute(message, HEADER.size + _LINK.size):
+    for number, value in each_attribute(message, HEADER.size + LINK.size):
         if number == _IFLA_IFNAME:
             name = _text(value)
         elif number == _IFLA_ADDRESS:
@@ -83,11 +88,11 @@ def present_links() -> dict[int, NamedLink]:
     Raises:
         OSError: The kernel refused the request.
     """
-    body = _LINK.pack(0, 0, 0, 0, 0) + attribute(
+    body = LINK.pack(0, 0, 0, 0, 0) + attribute(
         _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
     )
     with Rtnetlink() as kernel:
-        found = [named_link(message) for message in kernel.gather(_RTM_GETLINK, body)]
+        found = [named_link(message) for message in kernel.gather(RTM_GETLINK, body)]
     return {link.ifindex: link for link in sorted(found, key=lambda link: link.ifindex)}
 
 

@@ -22,8 +22,8 @@ NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE = 0x4, 0x300, 0x400
 _NLM_F_REQUEST, _NLM_F_DUMP_INTR = 0x1, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
-_RTM_GETLINK = 18  # linux/rtnetlink.h
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: the index is the third field
+RTM_GETLINK = 18  # linux/rtnetlink.h
+LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: the index is the third field
 _NLA_TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -180,8 +180,8 @@ def ask_link(ifindex: int = 0, more: bytes = b"") -> tuple[int, dict[int, bytes]
         OSError: The kernel refused the request; ENODEV for a link that does not exist.
     """
     with Rtnetlink() as kernel:
-        (answer,) = kernel.ask(_RTM_GETLINK, 0, _LINK.pack(0, 0, ifindex, 0, 0) + more)
-    return _LINK.unpack_from(answer)[2], attributes(answer[_LINK.size :])
+        (answer,) = kernel.ask(RTM_GETLINK, 0, LINK.pack(0, 0, ifindex, 0, 0) + more)
+    return LINK.unpack_from(answer)[2], attributes(answer[LINK.size :])
 
 
 def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...], bytes]]:

@@ -18,6 +18,15 @@ FEWER_DEVS = "name fewer different sets of interfaces in `dev`, or patterns that
 """What to do if all sets of output interfaces together match too many interfaces."""
 
 
+WILDCARD = re.compile(r"[*?[]")
+"""A character that makes a name a pattern."""
+
+
+def is_pattern(name: str) -> bool:
+    """Return True if a name is a pattern of names."""
+    return WILDCARD.search(name) is not None
+
+
 def check_interface(name: str) -> None:
     """Raise UsageError for a text that is no interface name (dev_valid_name() in the kernel).
 
@@ -34,7 +43,7 @@ def check_interface(name: str) -> None:
         or re.search(rb"[/:%\s\xa0\0]", data)
     ):
         raise UsageError(f"'{name}' is no interface name", "see: ip -br link")
-    if re.search(r"[*?[]", name):
+    if is_pattern(name):
         raise UsageError(
             f"'{name}' is a pattern, but this must be the name of one interface",
             "name each interface on its own: ip -br link",
@@ -75,7 +84,7 @@ def matching_dev(names: Collection[str], dev: tuple[str, ...]) -> set[str]:
         names: Names of interfaces, quick to look up.
         dev: The patterns, at least one.
     """
-    patterns = [pattern for pattern in dev if re.search(r"[*?[]", pattern)]
+    patterns = [pattern for pattern in dev if is_pattern(pattern)]
     found = {pattern for pattern in dev if pattern in names}
     if patterns:
         matches = re.compile("|".join(map(translate, patterns))).match

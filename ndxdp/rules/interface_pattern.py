@@ -7,17 +7,12 @@ from collections.abc import Iterable
 from fnmatch import translate
 
 from ndxdp.errors import UsageError
-from ndxdp.rules.interface_name import INTERFACE_MAX
+from ndxdp.rules.interface_name import INTERFACE_MAX, WILDCARD, is_pattern
 
 _PATTERN_MAX = 255  # bytes
 
 _CLASS = re.compile(r"\[!?+\]?+[^\]]*\]")  # as fnmatch reads it: a ] that comes first is a member
 _FORBIDDEN = re.compile(r"[/:%\s\xa0\0]")  # in no name (check_interface())
-
-
-def is_pattern(name: str) -> bool:
-    """Return True if the name of an [[interface]] is a pattern of names."""
-    return re.search(r"[*?[]", name) is not None
 
 
 def check_pattern(pattern: str) -> None:
@@ -65,9 +60,7 @@ class Patterns:
             (name, re.compile(translate(name)).match) for name in every if is_pattern(name)
         ]
         # One call compares a name with all of them, and most foreign names end there.
-        self._beginnings = tuple(
-            re.split(r"[*?[]", name, maxsplit=1)[0] for name, _ in self._patterns
-        )
+        self._beginnings = tuple(WILDCARD.split(name, maxsplit=1)[0] for name, _ in self._patterns)
 
     def __bool__(self) -> bool:
         """Return True if there is a pattern."""

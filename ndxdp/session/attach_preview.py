@@ -30,7 +30,7 @@ from ndxdp.session.request import AttachRequest
 from ndxdp.session.userspace_backend import no_socket, refuse_without_process
 from ndxdp.sockets import packet
 from ndxdp.store.directories import Tree, Trees
-from ndxdp.store.instance import Instance, KernelInstance, open_instance, other_version
+from ndxdp.store.instance import Instance, KernelInstance, open_instance, refuse_other_version
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere, refuse_if_locked
 from ndxdp.store.records import Settings
@@ -65,7 +65,7 @@ def _in_kernel(trees: Trees, request: AttachRequest, *, shared: bool) -> Preview
     tree.check()
     if not request.force:
         refuse_broad(name, request.rules, lambda: onlink.read((link.ifindex, link.master)))
-    _refuse_other_version(tree, name)
+    refuse_other_version(tree, name)
     notes = _locked(trees, name, shared=shared)
     renamed = adoptable(tree, link)
     notes += [f"the pins of {each}, its former name, become those of {name}" for each in renamed]
@@ -106,7 +106,7 @@ def _in_userspace(
         packet.refuse_without_right()
     except ModeUnavailable as error:
         raise no_socket(name, refusals, error) from error
-    _refuse_other_version(trees.files, name)
+    refuse_other_version(trees.files, name)
     notes = _locked(trees, name, shared=shared)
     with contextlib.ExitStack() as opened:
         program = _program(opened, trees, name)
@@ -222,9 +222,7 @@ def _modes(
         ModeUnavailable: No mode is possible.
     """
     named = request.options.mode
-    candidates = modes.AUTO if named is None else (named,)
-    if attached and not request.switch:
-        candidates = (attached.mode,)
+    candidates = modes.candidates(named, attached.mode if attached else None, request.switch)
     possible: list[Mode] = []
     refusals: list[ModeRefusal] = []
     for mode in candidates:
@@ -260,12 +258,6 @@ def _verify(request: AttachRequest, mode: Mode) -> None:
 
 
 # ---- what is there -------------------------------------------------------------------------------
-
-
-def _refuse_other_version(tree: Tree, name: str) -> None:
-    others = tree.other_versions(name)
-    if others:
-        raise other_version(tree, name, others[0])
 
 
 def _locked(trees: Trees, name: str, *, shared: bool) -> list[str]:

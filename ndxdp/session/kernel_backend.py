@@ -24,7 +24,7 @@ from ndxdp.session.recovery import recover
 from ndxdp.session.rename import adopt
 from ndxdp.session.request import AttachRequest
 from ndxdp.store.directories import Tree, Trees
-from ndxdp.store.instance import KernelInstance, other_version
+from ndxdp.store.instance import KernelInstance, refuse_other_version
 from ndxdp.store.ownership import refuse_if_locked
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,7 @@ class KernelBackend:
         tree.check()
         if not request.force:
             refuse_broad(name, request.rules, lambda: onlink.read((link.ifindex, link.master)))
-        others = tree.other_versions(name)
-        if others:
-            raise other_version(tree, name, others[0])
+        refuse_other_version(tree, name)
         with tree.lock.exclusive(), contextlib.ExitStack() as opened:
             if locked is not trees.files:
                 refuse_if_locked(trees.files, name)
@@ -92,11 +90,10 @@ class KernelBackend:
     ) -> KernelInstance:
         """Attach, renew or switch in the first mode that the kernel and the driver accept."""
         named = request.options.mode
-        candidates = modes.AUTO if named is None else (named,)
         settings = present.maps.settings() if present else None
         attached = bool(present and settings and present.is_attached(settings))
-        if settings and attached and not request.switch:
-            candidates = (settings.mode,)
+        present_mode = settings.mode if settings and attached else None
+        candidates = modes.candidates(named, present_mode, request.switch)
         addresses, path = uplink_addresses(link), self._tree.path(link.name)
         refusals: list[ModeRefusal] = []
         for mode in candidates:

@@ -88,6 +88,19 @@ def format_refusals(refusals: Iterable[ModeRefusal]) -> list[str]:
     return [f"{', '.join(labels)}: {reason}" for reason, labels in modes.items()]
 
 
+def candidates(named: Mode | None, present: Mode | None, switch: bool) -> tuple[Mode, ...]:
+    """Return the modes in which to try to attach, in their order.
+
+    Args:
+        named: The mode that the request names; None for the best one.
+        present: The mode of the attached program; None if there is none.
+        switch: The program may change its mode.
+    """
+    if present is not None and not switch:
+        return (present,)
+    return AUTO if named is None else (named,)
+
+
 def encode(refusals: Iterable[ModeRefusal]) -> str:
     """Return refusals as text for the settings, one per line."""
     return "".join(f"{mode.label}: {reason}\n" for mode, reason in refusals)

@@ -24,7 +24,7 @@ from ndxdp.session.restore import detach_instance
 from ndxdp.session.signals import uninterrupted
 from ndxdp.sockets.packet import PacketSocket
 from ndxdp.store.directories import FileTree, PinTree, Tree, Trees
-from ndxdp.store.instance import UserspaceInstance, open_instance, open_pinned, other_version
+from ndxdp.store.instance import UserspaceInstance, open_instance, open_pinned, refuse_other_version
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_if_locked
 from ndxdp.store.records import Settings
@@ -74,9 +74,7 @@ class UserspaceBackend:
     def _open_files(self, request: AttachRequest, link: Link, locked: Tree | None) -> Attached:
         """Open the interface's files, and write rules and settings to them."""
         tree, pins, name = self._tree, self._pins, link.name
-        others = tree.other_versions(name)
-        if others:
-            raise other_version(tree, name, others[0])
+        refuse_other_version(tree, name)
         with _pins_locked(pins), tree.lock.exclusive(), contextlib.ExitStack() as undo:
             if locked is not tree:
                 refuse_if_locked(tree, name)

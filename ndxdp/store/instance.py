@@ -341,9 +341,7 @@ def open_pinned(tree: PinTree, interface: str, *, readonly: bool = False) -> Ker
 def _directory(tree: Tree, interface: str) -> Path:
     path = tree.path(interface)
     if not path.is_dir():
-        others = tree.other_versions(interface)
-        if others:
-            raise other_version(tree, interface, others[0])
+        refuse_other_version(tree, interface)
         from ndxdp.netlink import links  # pyroute2 is loaded only where there are no pins
 
         hint = f"ndxdp attach {interface}"
@@ -353,6 +351,13 @@ def _directory(tree: Tree, interface: str) -> Path:
             hint = "there is no interface of this name: ip -br link"
         raise NotAttached(f"ndxdp is not attached to {interface}", hint)
     return path
+
+
+def refuse_other_version(tree: Tree, interface: str) -> None:
+    """Raise NdxdpError if an ndxdp of another ABI version has attached an interface."""
+    others = tree.other_versions(interface)
+    if others:
+        raise other_version(tree, interface, others[0])
 
 
 def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:

@@ -39,11 +39,10 @@ class SlotMap:
 
     def update(self, values: Iterable[tuple[int, bytes]]) -> None:
         """Write the values of slots."""
-        parts: dict[bool, list[tuple[int, bytes]]] = {}
+        parts: dict[Map, list[tuple[int, bytes]]] = {}
         for slot, value in values:
-            parts.setdefault(self._is_first(slot), []).append((slot, value))
-        for part in parts.values():
-            target = self._map_of(part[0][0])
+            parts.setdefault(self._map_of(slot), []).append((slot, value))
+        for target, part in parts.items():
             keys = b"".join(_U32.pack(slot) for slot, _ in part)
             target.update(keys, b"".join(value for _, value in part))
 
@@ -79,7 +78,7 @@ class SlotMap:
             )
 
     def _is_first(self, slot: int) -> bool:
-        return self._more is None or slot < self._first_slots
+        return self._map_of(slot) is self._first
 
     def _map_of(self, slot: int) -> Map:
         if self._more is None or slot < self._first_slots:
