@@ -31,6 +31,7 @@ FLOORS = (
     "convert",
     "config",
     "sources",
+    "sharing",
     "rules",
     "ndp",
     "runtime",

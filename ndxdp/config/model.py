@@ -189,6 +189,35 @@ class Interface:
     paused: bool = False
 
 
+MAX_HOSTS = 4096
+"""Room of a share for learned hosts by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One prefix on both sides of this host: a table [[share]].
+
+    Attributes:
+        upstream: The name of the interface that faces the upstream.
+        downstream: Names of the interfaces behind this host, and patterns of them, in the order of
+            the file.
+        prefixes: The shared prefixes; () for the on-link prefixes that the routers on the upstream
+            interface advertise.
+        relay: Router advertisements are relayed to the downstream interfaces.
+        max_hosts: The most addresses that are learned.
+        max_hosts_per_mac: The most addresses that are learned of one MAC.
+        expire: Seconds without a sign of life after which an address is forgotten.
+    """
+
+    upstream: str
+    downstream: tuple[str, ...]
+    prefixes: tuple[Prefix, ...] = ()
+    relay: bool = True
+    max_hosts: int = MAX_HOSTS
+    max_hosts_per_mac: int = MAX_HOSTS // 4
+    expire: float = 600.0
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """A configuration file.
@@ -199,6 +228,7 @@ class Config:
         metrics: The address of the exporter; None for no exporter.
         docker_socket: The path of the engine's socket.
         interfaces: The interfaces, in the order of the file.
+        shares: The shares, in the order of the file.
     """
 
     log_level: str = "info"
@@ -206,6 +236,7 @@ class Config:
     metrics: Metrics | None = None
     docker_socket: str = ENGINE_SOCKET
     interfaces: tuple[Interface, ...] = ()
+    shares: tuple[Share, ...] = ()
 
 
 def summary(interface: Interface, unanswered: str = "") -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve
+from ndxdp.config.model import Addresses, Announce, Gateway, Metrics, Resolve, Share
 from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import Mode
 from ndxdp.rules.interface_name import is_pattern
@@ -130,6 +130,7 @@ class DaemonSpec:
         metrics: The address to serve metrics at; None for none.
         log_level: The lowest level that is logged.
         log_format: The format of log lines.
+        shares: The shares. Each of their interfaces has a part in `interfaces`.
     """
 
     interfaces: list[InterfaceSpec]
@@ -137,3 +138,4 @@ class DaemonSpec:
     metrics: Metrics | None = None
     log_level: str = "info"
     log_format: str = "text"
+    shares: tuple[Share, ...] = ()

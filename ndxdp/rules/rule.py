@@ -25,7 +25,10 @@ CONFIG_ORIGIN = "config"
 DOCKER_ORIGIN = "docker"
 """Origin of the rules for containers."""
 
-RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN})
+SHARE_ORIGIN = "share"
+"""Origin of the rules of a share: a prefix on both sides of this host."""
+
+RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN, SHARE_ORIGIN})
 """Origins whose rules no `ndxdp prefix` command writes."""
 
 ORIGIN_MAX, LABEL_MAX = 15, 47
