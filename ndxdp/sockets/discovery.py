@@ -1,0 +1,134 @@
+"""Packet sockets for all Neighbor Discovery messages of one interface of a share."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from ndxdp.ndp.frame import (
+    ETH_P_IPV6,
+    ETHERTYPE_AT,
+    HEADERS_LEN,
+    ICMPV6,
+    NEXT_HEADER_AT,
+    TYPE_AT,
+    TYPE_NA,
+    TYPE_NS,
+)
+from ndxdp.sockets.cbpf import (
+    AND,
+    JEQ,
+    LD_B,
+    LD_H,
+    PACKET_TYPE,
+    RET,
+    assemble,
+    attach_filter,
+    other_vlans,
+    packet_socket,
+)
+from ndxdp.sockets.multicast import allmulti
+
+TYPE_RS, TYPE_RA = 133, 134
+"""Types of router messages (RFC 4861 sections 4.1 and 4.2)."""
+
+_RECEIVE_MAX = 9216  # bytes: a router advertisement may fill the link's MTU
+_BATCH = 64  # frames that one call of receive() returns at most
+_ETH_P_ALL = 3
+_SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
+
+
+SOLICITATIONS = (TYPE_NS,)
+OTHERS = (TYPE_RS, TYPE_RA, TYPE_NA)
+"""The types that each of an interface's two sockets receives.
+
+A scan of the prefix fills the queue of the solicitations. Neither advertisements nor router
+messages are lost by it.
+"""
+
+
+class DiscoverySocket:
+    """A packet socket that receives some types of Neighbor Discovery messages of one interface.
+
+    Frames begin with the Ethernet header, and have neither FCS nor VLAN tag. Those of other VLANs,
+    and those of this host, are left out.
+    """
+
+    def __init__(self, ifindex: int, types: tuple[int, ...]) -> None:
+        """Open a socket, and put the interface into allmulti while it is open.
+
+        Args:
+            ifindex: The interface.
+            types: The ICMPv6 types to receive.
+
+        Raises:
+            NdxdpError: The process lacks CAP_NET_RAW.
+            OSError: There is no such interface.
+        """
+        self._socket = packet_socket("learns the hosts of a share")
+        try:
+            attach_filter(self._socket, discovery_filter(types))
+            with contextlib.suppress(OSError):  # before Linux 4.20; the filter leaves them out, too
+                self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            self._socket.bind((socket.if_indextoname(ifindex), _ETH_P_ALL))
+            allmulti(self._socket, ifindex)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor, which is readable when a frame waits."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def receive(self) -> list[bytes]:
+        """Return the frames that wait, at most 64 of them.
+
+        Raises:
+            OSError: The interface went down or was deleted.
+        """
+        frames: list[bytes] = []
+        while len(frames) < _BATCH:
+            try:
+                frames.append(self._socket.recv(_RECEIVE_MAX))
+            except BlockingIOError:
+                break
+        return frames
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame.
+
+        Raises:
+            OSError: The interface refused it: it is down, or its queue is full.
+        """
+        self._socket.send(frame)
+
+
+def discovery_filter(types: tuple[int, ...]) -> bytes:
+    """Return the classic BPF program that passes these ICMPv6 types, as assemble() returns it."""
+    ending = other_vlans(0)
+    # Operation, operand, and whether to reject the frame unless they are equal.
+    head = [
+        (LD_H, ETHERTYPE_AT, False),
+        (JEQ, ETH_P_IPV6, True),
+        (LD_B, NEXT_HEADER_AT, False),
+        (JEQ, ICMPV6, True),
+        (LD_B, PACKET_TYPE, False),
+        (AND, 4, False),  # PACKET_OUTGOING or PACKET_LOOPBACK
+        (JEQ, 0, True),
+        (LD_B, HEADERS_LEN - 1, False),  # a shorter frame ends here
+        (LD_B, TYPE_AT, False),
+    ]
+    accept = len(head) + len(types)
+    reject = accept + len(ending) + 1
+    code = [
+        (operation, 0, reject - at - 1 if rejects else 0, operand)
+        for at, (operation, operand, rejects) in enumerate(head)
+    ]
+    for at, each in enumerate(types, len(head)):
+        is_last = at == accept - 1
+        code.append((JEQ, accept - at - 1, reject - at - 1 if is_last else 0, each))
+    return assemble([*code, *ending, (RET, 0, 0, _RECEIVE_MAX), (RET, 0, 0, 0)])
