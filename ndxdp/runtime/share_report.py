@@ -9,7 +9,23 @@ hosts there are.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import contextlib
+import json
+import math
+import os
+import socket
+import stat
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ndxdp.files import access
+from ndxdp.files.atomic import write_errors
+from ndxdp.runtime.report import Daemon
+
+_MODE = 0o640
+_T = TypeVar("_T")
 
 
 class SharedHost(NamedTuple):
@@ -140,3 +156,189 @@ IGNORED = {
     "prefix": "one of its prefixes was not taken: link-local, multicast, or too short",
 }
 """Why a router message, or a prefix in it, is ignored."""
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def path_of(directory: Path, netns: int, upstream: str) -> Path:
+    """Return the path of the report of a share in the run directory."""
+    return directory / f"share-{netns}-{upstream}.json"
+
+
+def write(directory: Path, report: ShareReport) -> None:
+    """Write a report: readers find either the former one or all of this one.
+
+    The file can be read by its owner and group only. The run directory is made if it is absent.
+
+    Raises:
+        NdxdpError: The file cannot be written, or another user can change the run directory; the
+            former report stays.
+    """
+    path = path_of(directory, report.netns, report.upstream)
+    data = json.dumps(report_data(report)).encode()
+    with write_errors(path):
+        for last in (False, True):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            access.refuse_untrusted(directory)
+            try:
+                fd, fresh = tempfile.mkstemp(dir=directory, prefix=f".{path.name}.")
+                break
+            except FileNotFoundError:  # another process has just removed the empty directory
+                if last:
+                    raise
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+                os.fchmod(fd, _MODE)
+            os.rename(fresh, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            raise
+
+
+def reports(directory: Path, netns: int | None = None) -> list[ShareReport]:
+    """Return the reports of shares, as far as this process may read them.
+
+    Those of daemons that have ended are included; is_running() tells them apart. A file that is
+    damaged, that belongs to another user than root and this one, or that is no regular file is
+    ignored. A field that an older version did not write has the value of a share without news.
+
+    Args:
+        directory: The run directory.
+        netns: Return only the reports of this network namespace; None for all.
+    """
+    found = []
+    for path in directory.glob("share-*.json"):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            report = report_of(json.loads(_read(path)))
+            if path == path_of(directory, report.netns, report.upstream):
+                found.append(report)
+    return sorted(each for each in found if netns in (None, each.netns))
+
+
+def remove(directory: Path, netns: int, upstream: str) -> None:
+    """Remove the report of a share, if there is one, and the run directory if it is empty then."""
+    with contextlib.suppress(OSError):
+        path_of(directory, netns, upstream).unlink()
+    with contextlib.suppress(OSError):  # not empty
+        directory.rmdir()
+
+
+def is_running(report: ShareReport, daemons: Iterable[Daemon]) -> bool:
+    """Return True if the daemon that wrote a report is among the running daemons.
+
+    Args:
+        report: The report of a share.
+        daemons: The running daemons, as ndxdp.runtime.report.daemons() returns them.
+    """
+    return any((each.pid, each.netns) == (report.pid, report.netns) for each in daemons)
+
+
+def report_data(report: ShareReport) -> dict[str, Any]:
+    """Return a report as JSON has it."""
+    return report._asdict() | {
+        key: [each._asdict() for each in getattr(report, key)]
+        for key in ("links", "prefixes", "routers", "hosts")
+    }
+
+
+def report_of(data: Any) -> ShareReport:
+    """Return the report that JSON has.
+
+    Raises:
+        ValueError: A value has another type, or the share, its namespace or its daemon is missing.
+    """
+    try:
+        return _report_of(data)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError) as error:
+        raise ValueError(f"the report of a share is damaged: {error}") from error
+
+
+def _report_of(data: Any) -> ShareReport:
+    upstream, netns, pid = _text(data["upstream"]), _whole(data["netns"]), _whole(data["pid"])
+    written = _number(data.get("written", 0))
+    return ShareReport(
+        upstream,
+        netns,
+        pid,
+        written,
+        [
+            SharedLink(
+                _text(each["interface"]), _text(each["kind"]), _text(each.get("problem", ""))
+            )
+            for each in data.get("links", ())
+        ],
+        [
+            SharedPrefix(_text(each["prefix"]), _maybe(_number, each.get("until")))
+            for each in data.get("prefixes", ())
+        ],
+        [
+            HeardRouter(
+                _address(each["address"]),
+                _number(each.get("heard", written)),
+                _whole(each.get("lifetime", 0)),
+            )
+            for each in data.get("routers", ())
+        ],
+        bool(data.get("relay", False)),
+        _whole(data.get("max_hosts", 0)),
+        [
+            SharedHost(
+                _address(each["address"]),
+                _text(each["interface"]),
+                _maybe(_text, each.get("mac")),
+                _number(each.get("since", written)),
+                _number(each.get("seen", written)),
+            )
+            for each in data.get("hosts", ())
+        ],
+        *(
+            {_text(name): _whole(count) for name, count in data.get(key, {}).items()}
+            for key in ("counters", "refused", "ignored")
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()  # a surrogate, which JSON may have, cannot be printed
+    return value
+
+
+def _address(value: object) -> str:
+    """Return an address in its canonical form."""
+    return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, _text(value)))
+
+
+def _number(value: object) -> float:
+    """Return a finite number; JSON may have NaN, which no time is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value
+
+
+def _maybe(reader: Callable[[object], _T], value: object) -> _T | None:
+    return None if value is None else reader(value)
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a report.
+
+    Raises:
+        OSError: The file cannot be read, is no regular file, or its owner is neither root nor this
+            user.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        made = os.fstat(fd)
+        if not stat.S_ISREG(made.st_mode) or made.st_uid not in (0, os.geteuid()):
+            raise PermissionError(f"{path} is not a daemon's")
+        return file.read()
