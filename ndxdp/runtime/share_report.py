@@ -153,6 +153,7 @@ IGNORED = {
     "invalid": "its code, length, checksum or options were wrong",
     "proxied": "another proxy had relayed it (RFC 4389 section 4.1.3.3)",
     "rate": "there were more than are relayed a second",
+    "limit": "there were more routers, or more prefixes, than are remembered",
     "prefix": "one of its prefixes was not taken: link-local, multicast, or too short",
 }
 """Why a router message, or a prefix in it, is ignored."""
