@@ -976,7 +976,7 @@ def test_check_refuses(tmp_path: Path) -> None:
     done = check(tmp_path, "-c", "ndxdp.toml")
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.splitlines()
-    shape = [re.sub(r":\d+:", ":N:", line) for line in fenced("text")[2].splitlines()]
+    shape = [re.sub(r":\d+:", ":N:", line) for line in fenced("text")[-1].splitlines()]
     assert [re.sub(r":\d+:", ":N:", line) for line in lines] == shape
     done = check(tmp_path, "-c", "missing.toml")
     assert (done.returncode, done.stdout) == (2, "")
@@ -1008,7 +1008,7 @@ def test_the_page_has_every_key() -> None:
         title, _, body = section.partition("\n")
         cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", body, re.MULTILINE)
         page[title] = {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
-    tables = {"metrics", "docker", "interface", "prefix"}
+    tables = {"metrics", "docker", "interface", "prefix", "share"}
     tables |= {"announce", "gateway", "addresses", "limit", "resolve"}
     for title, good in {
         "The file": "",
@@ -1022,6 +1022,7 @@ def test_the_page_has_every_key() -> None:
         "[interface.addresses]": "deprecate = []\n",
         "[interface.limit]": "",
         "[interface.resolve]": "",
+        "[[share]]": 'upstream = "wan0"\ndownstream = ["lan0"]\n',
     }.items():
         header = "" if title in ("The file", "[[interface]]") else title
         unknown = f"{header}\n{good}zzzzzzzz = 1\n"

@@ -77,6 +77,8 @@ COMPANIONS: dict[str | tuple[str, str], dict[str, str]] = {
     "[[interface.prefix]]": {"prefix": '"2001:db8::/64"'},
     "[[interface.docker]]": {"network": '"web"'},
     "[interface.addresses]": {"deprecate": "[]"},
+    "[[share]]": {"upstream": '"wan0"', "downstream": '["lan0"]'},
+    ("[[share]]", "max_hosts_per_mac"): {"max_hosts": "65536"},
     ("[[interface.prefix]]", "dev"): {"answer": '"routed"'},
     ("[[interface.prefix]]", "via"): {"answer": '"routed"'},
     ("[interface.limit]", "burst"): {"rate": "50"},
@@ -160,6 +162,7 @@ def test_choices_are_read() -> None:
         "join",
         "answer",
         "dad",
+        "router_advertisements",
     } <= names
 
 
@@ -221,7 +224,7 @@ def _examples() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         blocks = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
         for number, block in enumerate(blocks):
-            if "[[interface]]" in block:
+            if "[[interface]]" in block or "[[share]]" in block:
                 yield f"{page.name} {number}", block
 
 
@@ -230,7 +233,7 @@ EXAMPLES = dict(_examples())
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_accepted(name: str) -> None:
-    assert parse(EXAMPLES[name], name).interfaces
+    assert parse(EXAMPLES[name], name).with_shared()
 
 
 # ---- what a reload changes -----------------------------------------------------------------------
@@ -245,11 +248,12 @@ def reloaded() -> dict[str, str]:
 
 def spec(given: Config) -> DaemonSpec:
     return DaemonSpec(
-        [spec_of(each) for each in given.interfaces],
+        [spec_of(each) for each in given.with_shared()],
         given.docker_socket,
         given.metrics,
         given.log_level,
         given.log_format,
+        given.shares,
     )
 
 
@@ -267,6 +271,10 @@ OTHER = {
     "preferred": '"2001:db8::2"',
     "dev": '["docker0"]',
     "via": '["docker0"]',
+    "upstream": '"wan1"',
+    "downstream": '["lan1"]',
+    "prefixes": '["2001:db8::/64"]',
+    "expire": "70",
 }
 
 
@@ -300,7 +308,7 @@ def test_the_daemon_sees_each_changed_key() -> None:
             others = ["true", "false"]
         elif key.kind in ("number", "integer"):
             others = ["7"]
-        others = others or [OTHER[key.name]]
+        others = [OTHER[key.name]] if key.name in OTHER else others
         before = spec(config(key, None))
         assert any(spec(config(key, other)) != before for other in others), key
 

@@ -180,11 +180,12 @@ def _run_file(file: str, *, dry_run: bool) -> None:
     def read() -> DaemonSpec:
         config = reader.load(file)
         return DaemonSpec(
-            [spec_of(interface) for interface in config.interfaces],
+            [spec_of(interface) for interface in config.with_shared()],
             config.docker_socket,
             config.metrics,
             config.log_level,
             config.log_format,
+            config.shares,
         )
 
     def configure(spec: DaemonSpec) -> None:

@@ -5,11 +5,14 @@ Equal content makes equal dataclasses, so that a reload can compare them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ndxdp.ndp.limiter import Limits, Rate
 from ndxdp.ndp.profile import Answer
 from ndxdp.rules.address import address_text
+from ndxdp.rules.interface_name import is_pattern, matches_dev
+from ndxdp.rules.interface_pattern import Patterns
 from ndxdp.rules.prefix import AddressPattern, Prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.sources.selector import ENGINE_SOCKET, Selector
@@ -192,6 +195,14 @@ class Interface:
 MAX_HOSTS = 4096
 """Room of a share for learned hosts by default."""
 
+EXPIRE = 600.0
+"""Seconds without a sign of life after which a share forgets a host by default."""
+
+
+def hosts_per_mac(max_hosts: int) -> int:
+    """Return how many hosts of one MAC a share learns by default: a quarter of all."""
+    return max(max_hosts // 4, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -214,8 +225,19 @@ class Share:
     prefixes: tuple[Prefix, ...] = ()
     relay: bool = True
     max_hosts: int = MAX_HOSTS
-    max_hosts_per_mac: int = MAX_HOSTS // 4
-    expire: float = 600.0
+    max_hosts_per_mac: int = hosts_per_mac(MAX_HOSTS)
+    expire: float = EXPIRE
+
+
+def share_downstream(shares: Iterable[Share], name: str) -> Share | None:
+    """Return the share that an interface is downstream in: the first one that names or matches it.
+
+    The upstream interface of a share is never downstream, whatever patterns match it.
+    """
+    every = tuple(shares)
+    if any(share.upstream == name for share in every):
+        return None
+    return next((share for share in every if matches_dev(name, share.downstream)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +259,25 @@ class Config:
     docker_socket: str = ENGINE_SOCKET
     interfaces: tuple[Interface, ...] = ()
     shares: tuple[Share, ...] = ()
+
+    def with_shared(self) -> tuple[Interface, ...]:
+        """Return the interfaces of the file, and then those that only shares name.
+
+        A name or pattern of a share gets a table with defaults, unless an [[interface]] has the
+        same name or pattern. A name that a pattern of an [[interface]] matches gets none either:
+        such a table would take the interface away from the pattern.
+        """
+        patterns = Patterns(interface.name for interface in self.interfaces)
+        own = {interface.name for interface in self.interfaces}
+        names = dict.fromkeys(
+            name for share in self.shares for name in (share.upstream, *share.downstream)
+        )
+        added = [
+            name
+            for name in names
+            if name not in own and (is_pattern(name) or not patterns.all_matching(name))
+        ]
+        return (*self.interfaces, *map(Interface, added))
 
 
 def summary(interface: Interface, unanswered: str = "") -> list[str]:
@@ -270,6 +311,19 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
     if interface.limit.rate or interface.limit.interface:
         words.append(f"limit: {interface.limit}")
     return words
+
+
+def share_summary(share: Share) -> list[str]:
+    """Return a few words on each setting of a share."""
+    prefixes = ", ".join(map(str, share.prefixes)) or "those that its routers advertise"
+    relayed = "relays" if share.relay else "does not relay"
+    return [
+        f"shared with {', '.join(share.downstream)}",
+        f"prefixes: {prefixes}",
+        f"{relayed} router advertisements",
+        f"hosts: at most {share.max_hosts}, {share.max_hosts_per_mac} of one MAC",
+        f"forgets a host after {share.expire:g} s",
+    ]
 
 
 def _care(interface: Interface) -> str:

@@ -22,6 +22,7 @@ from ndxdp.config.model import (
     Resolve,
 )
 from ndxdp.config.rule_tables import read_rules, read_selectors
+from ndxdp.config.share_tables import read_shares
 from ndxdp.config.text_file import read_text
 from ndxdp.config.toml_table import Document, Table
 from ndxdp.config.values import parse_interface, parse_listen, parse_preferred, parse_socket
@@ -91,7 +92,8 @@ def _config(root: Table, directory: Path) -> Config:
                 f"line {first.line('name')} has it first: put both into one table",
                 "name",
             )
-    if not interfaces and "interface" not in root:
+    shares = read_shares(root)
+    if not interfaces and not shares and "interface" not in root and "share" not in root:
         root.complain(
             "no interface is configured",
             "write [[interface]], and its name below; ndxdp init proposes a file for this host",
@@ -102,6 +104,7 @@ def _config(root: Table, directory: Path) -> Config:
         listen if metrics.given else None,
         socket_path or Config().docker_socket,
         tuple(interfaces),
+        shares,
     )
 
 

@@ -155,6 +155,14 @@ class Table:
         """Note a problem of a key, or of an element of its array; without `where`, of the table."""
         self._document.complain((*self.path, *where), message, hint)
 
+    def is_string(self, key: str) -> bool:
+        """Return True if the value of a key is a string."""
+        return isinstance(self._data.get(key), str)
+
+    def is_empty(self, key: str) -> bool:
+        """Return True if the value of a key is an empty array."""
+        return self._data.get(key) == []
+
     def line(self, *where: str | int) -> int:
         """Return the line of a key, or of an element of its array."""
         return self._document.line((*self.path, *where))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 
 from ndxdp.errors import UsageError
 from ndxdp.rules.interface_name import INTERFACE_MAX, WILDCARD, is_pattern
@@ -43,6 +43,24 @@ def check_pattern(pattern: str) -> None:
             " has one",
             "a pattern is not compared with alternative names",
         )
+
+
+def contains(pattern: str, other: str) -> bool:
+    """Return True if every interface that `other` names or matches certainly matches a pattern.
+
+    Args:
+        pattern: A name or a pattern. Of two different patterns, only one whose wildcards are all
+            `*` is known to contain the other.
+        other: A name or a pattern.
+    """
+    if pattern == other:
+        return True
+    if not is_pattern(other):
+        return fnmatchcase(other, pattern)
+    if not is_pattern(pattern) or "?" in pattern or "[" in pattern:
+        return False
+    # A character that no name has stands for what a wildcard matches: only `*` can match it.
+    return fnmatchcase(re.sub(r"[*?]", "\0", _CLASS.sub("\0", other)), pattern)
 
 
 class Patterns:
