@@ -28,7 +28,7 @@ VARIABLE = "_NDXDP_COMPLETE"
 _RULES_MAX = 10_000  # more are not offered: nobody reads such a list, and reading takes time
 _ENGINE_TIMEOUT = 0.5  # seconds for a container engine to answer
 
-_UNATTACHED = ("attach", "doctor", "init", "run")
+_UNATTACHED = ("attach", "doctor", "init", "run", "share")
 """Commands for interfaces to which ndxdp need not be attached."""
 
 Values = Iterable[str | CompletionItem[str]]
@@ -91,9 +91,14 @@ def _host_interfaces(context: click.Context, incomplete: str) -> Values:
 def _interfaces(context: click.Context, incomplete: str) -> Values:
     """Return the attached interfaces, or all of the host where that is meant."""
     given = context.params.get("interfaces") or ()
-    if context.command.name in _UNATTACHED:
+    if context.command.name in _UNATTACHED or _is_about_hosts(context):
         return [name for name in _links() if name not in given]
     return [name for name in _attached(context) if name not in given]
+
+
+def _is_about_hosts(context: click.Context) -> bool:
+    """Return True for the commands of `ndxdp hosts`."""
+    return context.parent is not None and context.parent.command.name == "hosts"
 
 
 def _attached(context: click.Context) -> list[str]:
@@ -164,6 +169,19 @@ def _origins(context: click.Context, incomplete: str) -> Values:
     yield from (rule.origin for _, rule in _rules(context))
 
 
+def _addresses(context: click.Context, incomplete: str) -> Values:
+    """Yield the addresses of learned hosts for `hosts forget`; others take new addresses."""
+    if context.command.name == "forget":
+        from ndxdp.netlink import host_routes
+        from ndxdp.rules.address import address_text
+
+        interface, given = context.params.get("interface"), context.params.get("addresses") or ()
+        for route in sorted(host_routes.read()):
+            text = address_text(route.address)
+            if text not in given and interface in (None, socket.if_indextoname(route.ifindex)):
+                yield text
+
+
 def _reasons(context: click.Context, incomplete: str) -> Values:
     from ndxdp.ndp.reason import Reason
 
@@ -209,6 +227,7 @@ COMPLETERS: dict[str, _Completer] = {
     "IFACE TARGET": _named,
     "PREFIX": _targets,
     "NAME": _origins,
+    "ADDRESS": _addresses,
     "REASON": _reasons,
     "NETWORK": _networks,
     "PATTERN": _host_interfaces,
@@ -221,7 +240,7 @@ COMPLETERS: dict[str, _Completer] = {
 }
 """The values of a parameter, by its metavar."""
 
-FREE = ("ADDR|MAC", "ADDRESS", "ADDRESS:PORT", "ARGS", "MAC", "N", "S", "SECONDS")
+FREE = ("ADDR|MAC", "ADDRESS:PORT", "ARGS", "MAC", "N", "S", "SECONDS")
 """Metavars of parameters whose values nobody can know."""
 
 

@@ -116,6 +116,19 @@ EXAMPLES = {
         ("Show everything about one interface, every 2 seconds", "ndxdp status eth0 --watch"),
         ("Give a program all data", "ndxdp status --json"),
     ),
+    "hosts": (
+        ("List the hosts that were learned", "ndxdp hosts"),
+        ("List those on one interface", "ndxdp hosts lan0"),
+        ("Forget a host that has gone", "ndxdp hosts forget 2001:db8:0:1::10"),
+    ),
+    "hosts list": (("Give a program all data", "ndxdp hosts list --json"),),
+    "hosts forget": (
+        ("Forget one host", "ndxdp hosts forget 2001:db8:0:1::10"),
+        (
+            "See which hosts of an interface would be forgotten",
+            "ndxdp hosts forget --all --interface lan0 --dry-run",
+        ),
+    ),
     "explain": (
         ("Ask why an address is not answered for", "ndxdp explain eth0 2001:db8:0:1:c::10"),
         ("Let a script test whether there is an answer", "ndxdp explain 2001:db8::7 --exit-code"),

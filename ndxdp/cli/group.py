@@ -10,7 +10,7 @@ from ndxdp.cli.usage import no_command
 
 SECTIONS = {
     "Answer": ("attach", "run", "detach", "pause", "resume", "prefix"),
-    "Observe": ("status", "explain", "trace", "top", "doctor", "exporter", "metrics"),
+    "Observe": ("status", "hosts", "explain", "trace", "top", "doctor", "exporter", "metrics"),
     "Configure": ("init", "check", "reload", "install-service", "convert", "help"),
 }
 """The commands in the order in which `ndxdp --help` lists them."""

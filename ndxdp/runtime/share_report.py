@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import socket
 import stat
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from ndxdp.errors import not_written
 from ndxdp.files import access
-from ndxdp.files.atomic import write_errors
 from ndxdp.runtime.report import Daemon
 
 _MODE = 0o640
@@ -176,26 +174,29 @@ def write(directory: Path, report: ShareReport) -> None:
             former report stays.
     """
     path = path_of(directory, report.netns, report.upstream)
+    fresh = path.with_name(f"{path.name}.new")
     data = json.dumps(report_data(report)).encode()
-    with write_errors(path):
-        for last in (False, True):
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            access.refuse_untrusted(directory)
-            try:
-                fd, fresh = tempfile.mkstemp(dir=directory, prefix=f".{path.name}.")
-                break
-            except FileNotFoundError:  # another process has just removed the empty directory
-                if last:
-                    raise
+    try:
         try:
-            with open(fd, "wb") as file:
-                file.write(data)
-                os.fchmod(fd, _MODE)
-            os.rename(fresh, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(fresh)
-            raise
+            _write_new(fresh, data)
+        except FileNotFoundError:  # another process has just removed the empty directory
+            _write_new(fresh, data)
+        fresh.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise not_written(path, error) from error
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Write a new file, in place of what a killed daemon has left; no link is followed."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    access.refuse_untrusted(path.parent)
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+    with open(fd, "wb") as file:
+        file.write(data)
+        os.fchmod(fd, _MODE)
 
 
 def reports(directory: Path, netns: int | None = None) -> list[ShareReport]:
@@ -258,7 +259,7 @@ def report_of(data: Any) -> ShareReport:
 
 def _report_of(data: Any) -> ShareReport:
     upstream, netns, pid = _text(data["upstream"]), _whole(data["netns"]), _whole(data["pid"])
-    written = _number(data.get("written", 0))
+    written = _time(data.get("written", 0))
     return ShareReport(
         upstream,
         netns,
@@ -271,13 +272,13 @@ def _report_of(data: Any) -> ShareReport:
             for each in data.get("links", ())
         ],
         [
-            SharedPrefix(_text(each["prefix"]), _maybe(_number, each.get("until")))
+            SharedPrefix(_text(each["prefix"]), _maybe(_time, each.get("until")))
             for each in data.get("prefixes", ())
         ],
         [
             HeardRouter(
                 _address(each["address"]),
-                _number(each.get("heard", written)),
+                _time(each.get("heard", written)),
                 _whole(each.get("lifetime", 0)),
             )
             for each in data.get("routers", ())
@@ -289,8 +290,8 @@ def _report_of(data: Any) -> ShareReport:
                 _address(each["address"]),
                 _text(each["interface"]),
                 _maybe(_text, each.get("mac")),
-                _number(each.get("since", written)),
-                _number(each.get("seen", written)),
+                _time(each.get("since", written)),
+                _time(each.get("seen", written)),
             )
             for each in data.get("hosts", ())
         ],
@@ -313,10 +314,10 @@ def _address(value: object) -> str:
     return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, _text(value)))
 
 
-def _number(value: object) -> float:
-    """Return a finite number; JSON may have NaN, which no time is."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no number")
+def _time(value: object) -> float:
+    """Return a time, such as time.time() returns, of the years 1970 to 5138."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
+        raise TypeError(f"{value!r} is no time")
     return value
 
 
