@@ -22,6 +22,7 @@ from ndxdp.daemon.leftovers import Leftovers
 from ndxdp.daemon.link_index import LinkIndex
 from ndxdp.daemon.sd_notify import Notifier
 from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.shares import Shares
 from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
 from ndxdp.daemon.uplink import Uplink
 from ndxdp.daemon.uplinks import Uplinks, interface_names
@@ -159,9 +160,8 @@ class _Daemon:
         self._metrics = MetricsListener(trees, status)
         self._configured: list[str] = []  # names and patterns
         self._containers = ContainerRules(status, lambda: self._uplinks)
-        self._uplinks = Uplinks(
-            self._make_uplink, status, self._containers.apply_to, self._stop.set
-        )
+        self._shares = Shares(trees.files.root, self._shared, lambda: self._uplinks)
+        self._uplinks = Uplinks(self._make_uplink, status, self._apply_rules, self._stop.set)
         self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
         self._gathering: asyncio.TimerHandle | None = None
 
@@ -177,6 +177,7 @@ class _Daemon:
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
             self._configured, selectors = _contents(spec)
             # The list is emptied: after a reload its rules would be a second copy.
+            self._shares.begin(spec.shares)
             self._uplinks.begin(spec.interfaces)
             self._containers.watch(spec.docker_socket, selectors)
             proving = asyncio.ensure_future(self._prove())
@@ -189,6 +190,7 @@ class _Daemon:
             for task in tasks:
                 task.cancel()
             self._containers.end()
+            await self._shares.end()
             self._uplinks.stop()
             ended = await self._all_ended()
             proving.cancel()
@@ -222,6 +224,11 @@ class _Daemon:
             index,
         )
 
+    def _apply_rules(self, uplink: Uplink) -> None:
+        """Give an uplink the rules that follow from containers and from shares."""
+        self._containers.apply_to(uplink)
+        self._shares.apply_to(uplink)
+
     def _summary(self) -> str:
         return f"interfaces: {', '.join(self._configured)}"
 
@@ -233,6 +240,7 @@ class _Daemon:
             self._notifier.starting()  # thousands of interfaces take minutes
         self._notifier.ready(self._summary())
         await self._leftovers.remove(self._configured)
+        await self._shared.call(self._shares.remove_leftovers)
 
     async def _prove(self) -> None:
         await self._pulse.prove(self._executor, self._notifier.alive, self._notifier.watchdog / 3)
@@ -277,6 +285,7 @@ class _Daemon:
         await self._uplinks.put_in_force(spec.interfaces, lambda: self._set_log(spec))
         self._configured = configured
         self._containers.watch(spec.docker_socket, selectors)
+        await self._shares.put_in_force(spec.shares)
         await self._metrics.serve_at(spec.metrics)
         await self._leftovers.remove(configured)
 
@@ -318,6 +327,7 @@ class _Daemon:
         interrupted = self._monitor.interrupted()
         self._shared.tables.network_changed(changes)
         self._uplinks.network_changed(changes, interrupted)
+        self._shares.network_changed(changes)
 
 
 def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector]]:

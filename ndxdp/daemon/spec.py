@@ -38,6 +38,7 @@ class InterfaceSpec:
         resolve: How often to have the kernel look for unknown neighbours.
         forced: Prefixes whose rule is accepted although it answers for other nodes of the link.
         pattern: The pattern that the interface matches; "" if the configuration names it.
+        shared: The interface belongs to a share, which does not need a MAC on it.
     """
 
     interface: str
@@ -57,6 +58,7 @@ class InterfaceSpec:
     resolve: Resolve = field(default_factory=Resolve)
     forced: frozenset[Prefix] = frozenset()
     pattern: str = ""
+    shared: bool = False
 
     def same_but_rules(self, other: InterfaceSpec) -> bool:
         """Return True if only rules and selectors differ, which can change without a renewal."""
@@ -66,6 +68,7 @@ class InterfaceSpec:
             forced=other.forced,
             selectors=other.selectors,
             pattern=other.pattern,
+            shared=other.shared,
         )
         return same == other
 
@@ -88,8 +91,9 @@ class InterfaceSpec:
 
     @property
     def keeps_addresses_only(self) -> bool:
-        """True if nothing is to be answered, and addresses are to be deprecated."""
-        return bool(self.addresses.deprecate) and not self.rules and not self.selectors
+        """True if the interface is of use without answers: by its addresses, or to a share."""
+        wanted = bool(self.addresses.deprecate) or self.shared
+        return wanted and not self.rules and not self.selectors
 
     @property
     def wants_process(self) -> bool:

@@ -35,7 +35,7 @@ from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import DOCKER_ORIGIN
+from ndxdp.rules.rule import DOCKER_ORIGIN, SHARE_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
@@ -92,6 +92,7 @@ class Uplink:
         self._shared, self._heartbeats, self._status = shared, heartbeats, status
         self._ready, self._released = ready, released
         self._containers: Rules | None = None
+        self._share: Rules | None = None
         self._unmet = False  # the specification is not in force yet
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
@@ -136,6 +137,12 @@ class Uplink:
         """Take the rules for the present containers."""
         if rules != self._containers:
             self._containers = rules
+            self._state.write_rules()
+
+    def set_share(self, rules: Rules) -> None:
+        """Take the rules of the share that the interface belongs to; none if it has no share."""
+        if rules != self._share:
+            self._share = rules
             self._state.write_rules()
 
     def set_spec(self, spec: InterfaceSpec) -> asyncio.Future[str]:
@@ -349,6 +356,8 @@ class Uplink:
             desired_by[DOCKER_ORIGIN] = self._containers
         elif not spec.selectors:
             desired_by[DOCKER_ORIGIN] = Rules()
+        if self._share is not None:
+            desired_by[SHARE_ORIGIN] = self._share
         return desired_by
 
     async def _renewed(self, sync: Synchronisation) -> Synchronisation:

@@ -57,7 +57,7 @@ class Uplinks:
         self,
         make: Callable[[InterfaceSpec, LinkIndex[Uplink]], Uplink],
         status: DaemonStatus,
-        apply_containers: Callable[[Uplink], None],
+        apply_rules: Callable[[Uplink], None],
         failed: Callable[[], None],
     ) -> None:
         """Have no uplinks yet.
@@ -65,11 +65,11 @@ class Uplinks:
         Args:
             make: Makes an uplink.
             status: The daemon's status.
-            apply_containers: Gives an uplink the rules of the present containers.
+            apply_rules: Gives an uplink the rules of the present containers, and of its share.
             failed: Called when an uplink has ended that was not told to: it could not begin.
         """
         self._make, self._status = make, status
-        self._apply_containers, self._failed = apply_containers, failed
+        self._apply_rules, self._failed = apply_rules, failed
         self._entries: dict[str, _Entry] = {}
         self._ending: dict[asyncio.Task[None], _Ending] = {}
         self._occupied: Counter[str | int] = Counter()
@@ -175,7 +175,7 @@ class Uplinks:
             if name in self._entries:  # the interface of a pattern's instance may be gone
                 uplink = self._entries[name].uplink
                 outcomes[name] = uplink.set_spec(spec)
-                self._apply_containers(uplink)
+                self._apply_rules(uplink)
         problems = {name: await outcome for name, outcome in outcomes.items()}
         return {name: problem for name, problem in problems.items() if problem}
 
@@ -188,7 +188,7 @@ class Uplinks:
         task = asyncio.ensure_future(uplink.run())
         self._entries[spec.interface] = _Entry(uplink, task, ifindex)
         task.add_done_callback(self._on_end)
-        self._apply_containers(uplink)
+        self._apply_rules(uplink)
 
     def _start_instances(self) -> None:
         for name in list(self._matching.instances):

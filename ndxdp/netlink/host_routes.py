@@ -10,6 +10,7 @@ import contextlib
 import errno
 import socket
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ndxdp.netlink.rtnetlink import (
@@ -95,6 +96,20 @@ class HostRoutes:
                 raise
             return False
         return True
+
+    def remove_by(self, names: Iterable[str]) -> None:
+        """Remove all host routes that leave by these interfaces, as far as they exist.
+
+        Raises:
+            OSError: The kernel refused; EPERM without CAP_NET_ADMIN.
+        """
+        ifindexes = set()
+        for name in names:
+            with contextlib.suppress(OSError):
+                ifindexes.add(socket.if_nametoindex(name))
+        for route in self.read():
+            if route.ifindex in ifindexes:
+                self.remove(route)
 
     def read(self) -> set[HostRoute]:
         """Return all host routes of this network namespace."""

@@ -1,0 +1,444 @@
+"""One share of the daemon: learning hosts, routing to them, answering and relaying.
+
+The decisions are those of ndxdp/sharing/, which is pure. This module gives it frames, the state of
+the interfaces and the time, and does what it wants done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from ndxdp.config.model import Share
+from ndxdp.daemon import share_links
+from ndxdp.daemon.share_links import Members, ShareLink, ShareLinks
+from ndxdp.daemon.share_log import ShareLog
+from ndxdp.daemon.share_reporter import ShareReporter
+from ndxdp.daemon.share_routes import ShareRoutes
+from ndxdp.daemon.share_rules import share_rules
+from ndxdp.daemon.share_sockets import LinkSockets
+from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.errors import UsageError
+from ndxdp.ndp import frame as layout
+from ndxdp.ndp.address import UNSPECIFIED, is_multicast
+from ndxdp.ndp.decision import validate
+from ndxdp.ndp.message import (
+    Host,
+    NeighborAdvertisement,
+    Solicitation,
+    advertise,
+    is_sent_to,
+    parse_advertisement,
+    solicit,
+)
+from ndxdp.netlink.link_monitor import Changes
+from ndxdp.rules.address import address_text
+from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.share_report import ShareReport
+from ndxdp.sharing.actions import Action, Advertise, Ask, Bind, Unbind
+from ndxdp.sharing.hosts import HostLimits
+from ndxdp.sharing.learning import Learner
+from ndxdp.sharing.relay import Relay, RelayLink, Send
+
+log = logging.getLogger(__name__)
+
+_BURST_TIME = 0.05  # seconds: changes of the network come in bursts, and one look serves a burst
+
+_LOOK_PERIOD = 60.0
+"""Seconds between two looks at the interfaces and routes, about which messages may be lost."""
+
+_SHORTEST = 0.001  # seconds until the timer, so that the loop serves others in between
+
+
+class ShareTask:
+    """Serves one share.
+
+    Call the methods in the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        directory: Path,
+        netns: int,
+        shared: Shared,
+        rules_changed: Callable[[], None],
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            share: The share.
+            directory: The run directory.
+            netns: The inode number of the network namespace.
+            shared: What all interfaces of the daemon share.
+            rules_changed: Called when rules_of() may return others.
+        """
+        self.share = share
+        self._shared, self._rules_changed = shared, rules_changed
+        self._members = Members(share)
+        self._links = ShareLinks()
+        self._by_index: dict[int, ShareLink] = {}
+        self._sockets: dict[int, LinkSockets] = {}
+        self._own_macs: frozenset[bytes] = frozenset()
+        self._learner = Learner(HostLimits(share.max_hosts, share.max_hosts_per_mac, share.expire))
+        self._relay = Relay(relay=share.relay)
+        self._prefixes: frozenset[Prefix] = frozenset()
+        self._rules: Rules | None = None
+        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._host_log = ShareLog(log, share.upstream)
+        self._reporter = ShareReporter(share, directory, netns)
+        self._routes: ShareRoutes | None = None
+        self._former: ShareReport | None = None
+        self._leaves = False
+
+    # ---- what others ask
+
+    def rules_of(self, interface: str) -> Rules | None:
+        """Return the rules of an interface; None while they are unknown, if it is a member."""
+        return self._rules if self._members.is_member(interface) else Rules()
+
+    def network_changed(self, changes: Changes) -> None:
+        """Look at the interfaces again if a change may concern them."""
+        names = any(self._members.is_member(name) for name in changes.names)
+        ours = frozenset(
+            index for link in self._links.all for index in (link.ifindex, link.l3_ifindex)
+        )
+        if names or changes.lost or changes.local_routes or changes.concern(ours):
+            self._changed.set()
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Serve the share until the task is cancelled."""
+        with contextlib.ExitStack() as opened:
+            self._routes = ShareRoutes(self._routes_removed)
+            opened.callback(self._close)
+            self._restore_prefixes()
+            while True:
+                self._changed.clear()
+                await self._look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_PERIOD):
+                        await self._changed.wait()
+                await asyncio.sleep(_BURST_TIME)
+                self._routes.audit()
+
+    def leave(self) -> None:
+        """Have the routes and the report removed when run() is cancelled.
+
+        Otherwise they stay for the next daemon, which adopts them.
+        """
+        self._leaves = True
+
+    def _close(self) -> None:
+        now = self._now()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._leaves:
+            self._send(self._relay.withdraw(now, list(self._sockets)))
+            self._perform([Unbind(*each) for each in self._host_routes.interfaces.items()])
+            self._reporter.remove()
+        else:
+            self._reporter.write(now, self._report(now))
+        for sockets in self._sockets.values():
+            sockets.close()
+        self._sockets.clear()
+        self._host_routes.close()
+
+    @property
+    def _host_routes(self) -> ShareRoutes:
+        assert self._routes is not None
+        return self._routes
+
+    def _now(self) -> float:
+        return time.monotonic()  # as the event loop's clock
+
+    # ---- the network
+
+    async def _look(self) -> None:
+        """Take the interfaces and addresses as they are now."""
+        links = await self._shared.call(partial(share_links.read, self.share, self._members))
+        now = self._now()
+        before, self._links = self._links, links
+        self._by_index = {link.ifindex: link for link in links.all if link.has_discovery}
+        self._own_macs = frozenset(link.mac for link in links.all if link.mac)
+        self._open_sockets()
+        upstream, active = links.upstream, self._by_index
+        if upstream is not None and upstream.ifindex not in active:
+            upstream = None
+        downstream = [link for link in links.downstream if link.ifindex in active and link.up]
+        self._relay.set_links(
+            now,
+            _relay_link(upstream) if upstream and upstream.up else None,
+            {link.ifindex: _relay_link(link) for link in downstream},
+        )
+        self._perform(
+            self._learner.set_links(
+                now,
+                upstream.ifindex if upstream else None,
+                frozenset(link.ifindex for link in downstream),
+            )
+        )
+        self._reserve(now)
+        self._take_prefixes(now)
+        self._adopt(now)
+        if links != before:
+            self._set_rules()
+        self._after(now)
+
+    def _open_sockets(self) -> None:
+        """Have sockets for exactly the interfaces that are there."""
+        for ifindex in self._sockets.keys() - self._by_index.keys():
+            self._sockets.pop(ifindex).close()
+        for ifindex in self._by_index.keys() - self._sockets.keys():
+            try:
+                self._sockets[ifindex] = LinkSockets(ifindex, self._on_frames)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                del self._by_index[ifindex]  # it has just disappeared
+
+    def _reserve(self, now: float) -> None:
+        """Tell the learner which addresses are this host's own, and which are routers'."""
+        upstream = self._links.upstream
+        routers = {each.address for each in self._relay.routers(now)}
+        if upstream is not None:
+            routers |= upstream.gateways
+        own = {link.ifindex: link.own for link in self._links.all}
+        own[0] = self._links.local  # those of other interfaces, too
+        self._perform(self._learner.set_reserved(now, own, frozenset(routers)))
+
+    def _adopt(self, now: float) -> None:
+        """Adopt the routes that an earlier daemon has left, once it is clear what is shared."""
+        if not self._prefixes:
+            return
+        clock = time.time() - now
+        known = {each.address: each for each in self._former.hosts} if self._former else {}
+        by_route = {link.l3_ifindex: link for link in reversed(self._links.downstream)}
+        for route in self._host_routes.adopt(by_route):
+            link = by_route[route.ifindex]
+            host = known.get(address_text(route.address))
+            if host is None or host.interface != link.name:
+                self._perform(self._learner.adopt(now, route.address, link.ifindex))
+                continue
+            mac = bytes.fromhex(host.mac.replace(":", "")) if host.mac else None
+            self._perform(
+                self._learner.adopt(
+                    now,
+                    route.address,
+                    link.ifindex,
+                    mac,
+                    age=max(now - (host.since - clock), 0),
+                    idle=max(now - (host.seen - clock), 0),
+                )
+            )
+
+    # ---- prefixes and rules
+
+    def _restore_prefixes(self) -> None:
+        """Share what an earlier daemon shared, until routers are heard."""
+        self._former = self._reporter.former()
+        if self.share.prefixes or self._former is None:
+            return
+        now, clock = self._now(), time.time() - self._now()
+        known: dict[Prefix, float | None] = {}
+        for each in self._former.prefixes:
+            until = None if each.until is None else each.until - clock
+            if until is None or until > now:
+                with contextlib.suppress(UsageError):
+                    known[parse_prefix(each.prefix)] = until
+        self._relay.restore(now, known)
+
+    def _shared_prefixes(self, now: float) -> dict[Prefix, float | None]:
+        """Return the shared prefixes, with the end of the valid lifetime."""
+        if self.share.prefixes:
+            return dict.fromkeys(self.share.prefixes)
+        return self._relay.prefixes(now)
+
+    def _take_prefixes(self, now: float) -> None:
+        """Take the shared prefixes as they are now; changed ones change the rules."""
+        prefixes = frozenset(self._shared_prefixes(now))
+        if prefixes == self._prefixes:
+            return
+        for prefix in sorted(prefixes - self._prefixes):
+            log.info("share of %s: %s is shared", self.share.upstream, prefix)
+        for prefix in sorted(self._prefixes - prefixes):
+            log.info("share of %s: %s is no longer shared", self.share.upstream, prefix)
+        self._prefixes = prefixes
+        self._perform(self._learner.set_prefixes(now, prefixes))
+        self._adopt(now)
+        self._set_rules()
+
+    def _set_rules(self) -> None:
+        """Make the rules of all interfaces again."""
+        if not self._prefixes and self._rules is None:
+            return  # those of an earlier daemon stay until prefixes are known
+        local = [
+            address
+            for address in self._links.local
+            if any(_is_node_in(address, prefix) for prefix in self._prefixes)
+        ]
+        rules = share_rules(self.share, self._prefixes, local)
+        if rules != self._rules:
+            self._rules = rules
+            self._rules_changed()
+
+    # ---- frames
+
+    def _on_frames(self, ifindex: int, frames: list[bytes]) -> None:
+        """Take frames that have come by an interface."""
+        link = self._by_index.get(ifindex)
+        if link is None:
+            return
+        now = self._now()
+        self._reporter.touch()
+        for frame in frames:
+            if layout.eth_source_of(frame) in self._own_macs:
+                continue  # the network reflects it
+            match layout.icmpv6_type_of(frame):
+                case layout.TYPE_NS:
+                    ns = validate(frame, link.mac, _no_rule)
+                    if isinstance(ns, Solicitation):
+                        self._perform(self._on_solicitation(now, link, ns))
+                case layout.TYPE_NA:
+                    na = parse_advertisement(frame)
+                    if isinstance(na, NeighborAdvertisement) and _is_for_us(na, link.mac):
+                        self._perform(self._learner.advertised(now, ifindex, na))
+                case _:
+                    self._send(self._relay.heard(now, ifindex, frame))
+                    self._take_prefixes(now)
+        self._after(now)
+
+    def _on_solicitation(self, now: float, link: ShareLink, ns: Solicitation) -> Sequence[Action]:
+        """Return what a solicitation asks for."""
+        if self._is_behind_routes(link, ns.target):
+            # No Neighbor Discovery there, so nobody can be asked; the kernel's route decides.
+            if not ns.dad:
+                return ()  # the program answers
+            self._learner.counters["defended"] += 1
+            return (Advertise(link.ifindex, ns),)
+        return self._learner.solicited(now, link.ifindex, ns)
+
+    def _is_behind_routes(self, link: ShareLink, target: bytes) -> bool:
+        """Return True if the kernel routes a target to a link without Neighbor Discovery."""
+        without = {each.ifindex for each in self._links.downstream if not each.has_discovery}
+        if not without or not any(_is_node_in(target, prefix) for prefix in self._prefixes):
+            return False
+        return self._shared.fib.route(target, link.l3_ifindex).ifindex in without
+
+    def _send(self, sends: Iterable[Send]) -> None:
+        for each in sends:
+            sockets = self._sockets.get(each.ifindex)
+            if sockets is not None:
+                sockets.send(each.frame)
+
+    # ---- actions
+
+    def _perform(self, actions: Iterable[Action]) -> None:
+        """Do what the learner wants done, in its order."""
+        for action in actions:
+            self._reporter.touch()
+            match action:
+                case Ask():
+                    self._ask(action)
+                case Advertise(ifindex, ns):
+                    link = self._by_index.get(ifindex)
+                    if link is not None and ifindex in self._sockets:
+                        host = Host(link.mac, link.link_local)
+                        self._sockets[ifindex].send(advertise(ns, host))
+                case Bind():
+                    self._bind(action)
+                case Unbind(address, ifindex):
+                    self._host_routes.unbind(address)
+                    text, name = address_text(address), self._name_of(ifindex)
+                    self._host_log.info("forgot %s on %s", text, name)
+
+    def _ask(self, ask: Ask) -> None:
+        link = self._by_index.get(ask.ifindex)
+        if link is None or link.link_local == UNSPECIFIED or ask.ifindex not in self._sockets:
+            return
+        frame = solicit(
+            link.mac,
+            ask.target,
+            source=link.link_local,
+            eth_destination=ask.mac,
+            destination=ask.target if ask.mac else None,
+            sllao=link.mac,
+        )
+        self._sockets[ask.ifindex].send(frame)
+
+    def _bind(self, bind: Bind) -> None:
+        link = self._by_index.get(bind.ifindex)
+        if link is None or not self._host_routes.bind(bind.address, link.l3_ifindex):
+            self._perform(self._learner.forget(self._now(), bind.address))
+            return
+        host = self._learner.hosts.get(bind.address)
+        mac = f" ({host.mac.hex(':')})" if host and host.mac else ""
+        text = address_text(bind.address)
+        if bind.former:
+            former = self._name_of(bind.former)
+            self._host_log.info("moved %s from %s to %s%s", text, former, link.name, mac)
+        else:
+            self._host_log.info("learned %s on %s%s", text, link.name, mac)
+
+    def _name_of(self, ifindex: int) -> str:
+        link = next((each for each in self._links.all if each.ifindex == ifindex), None)
+        return link.name if link else f"interface {ifindex}"
+
+    def _routes_removed(self, addresses: set[bytes]) -> None:
+        """Forget hosts whose routes were removed."""
+        now = self._now()
+        for address in addresses:
+            self._perform(self._learner.forget(now, address))
+        self._after(now)
+
+    # ---- time
+
+    def _after(self, now: float) -> None:
+        """Set the timer again, and report what has changed."""
+        self._reporter.write_if_due(now, partial(self._report, now))
+        if self._timer is not None:
+            self._timer.cancel()
+        ends = [until for until in self._shared_prefixes(now).values() if until is not None]
+        due = [self._learner.next_tick(), self._relay.next_tick(now), self._reporter.next(), *ends]
+        at = max(min(each for each in due if each is not None), now + _SHORTEST)
+        self._timer = asyncio.get_running_loop().call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._now()
+        self._perform(self._learner.tick(now))
+        self._send(self._relay.tick(now))
+        self._take_prefixes(now)
+        self._after(now)
+
+    def _report(self, now: float) -> ShareReport:
+        prefixes = self._shared_prefixes(now)
+        return self._reporter.report(now, self._links, prefixes, self._learner, self._relay)
+
+
+def _no_rule(target: bytes) -> None:
+    """Return no rule: only frames to this interface's own MAC, or to a group, are valid."""
+
+
+def _is_for_us(na: NeighborAdvertisement, mac: bytes) -> bool:
+    """Return True if an advertisement was sent to this host or to all nodes."""
+    return is_multicast(na.destination) or is_sent_to(na, mac)
+
+
+def _relay_link(link: ShareLink) -> RelayLink:
+    return RelayLink(link.ifindex, link.mac, link.link_local, link.mtu)
+
+
+def _is_node_in(address: bytes, prefix: Prefix) -> bool:
+    """Return True for a node's address in a prefix: not the subnet-router anycast address."""
+    return prefix.covers(Prefix(address, 128)) and address != prefix.address

@@ -1,0 +1,104 @@
+"""The packet sockets of a share's interface, read at a bounded rate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, DiscoverySocket
+
+log = logging.getLogger(__name__)
+
+_RATE = 2000.0
+"""Frames per second that are read of one socket. A flood fills the queue, and takes a bounded part
+of a CPU: some 40 µs for each frame."""
+
+_BURST = 500.0  # frames that are read at once after a quiet time
+
+_PAUSE = 0.05  # seconds for which a socket in a flood is not read
+
+
+class PacedReader:
+    """Reads one socket in an event loop, and rests when frames come faster than _RATE."""
+
+    def __init__(self, socket: DiscoverySocket, on_frames: Callable[[list[bytes]], None]) -> None:
+        """Begin to read.
+
+        Args:
+            socket: The socket, which close() closes.
+            on_frames: Takes the frames that have come.
+        """
+        self._socket, self._on_frames = socket, on_frames
+        self._loop = asyncio.get_running_loop()
+        self._tokens, self._since = _BURST, self._loop.time()
+        self._rest: asyncio.TimerHandle | None = None
+        self._loop.add_reader(socket.fileno(), self._read)
+
+    def close(self) -> None:
+        """Stop reading, and close the socket."""
+        if self._rest is not None:
+            self._rest.cancel()
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _read(self) -> None:
+        now = self._loop.time()
+        self._tokens = min(_BURST, self._tokens + (now - self._since) * _RATE)
+        self._since = now
+        if self._tokens < 1:
+            self._loop.remove_reader(self._socket.fileno())
+            self._rest = self._loop.call_later(_PAUSE, self._resume)
+            return
+        try:
+            frames = self._socket.receive()
+        except OSError as error:  # the interface went down: it says so once
+            log.debug("cannot receive: %s", error)
+            return
+        self._tokens -= len(frames)
+        if frames:
+            self._on_frames(frames)
+
+    def _resume(self) -> None:
+        self._rest = None
+        self._loop.add_reader(self._socket.fileno(), self._read)
+
+
+class LinkSockets:
+    """Both sockets of one interface: solicitations have a queue of their own."""
+
+    def __init__(self, ifindex: int, on_frames: Callable[[int, list[bytes]], None]) -> None:
+        """Open the sockets, and begin to read.
+
+        Args:
+            ifindex: The interface.
+            on_frames: Takes the interface and the frames that have come by it.
+
+        Raises:
+            NdxdpError: The process lacks CAP_NET_RAW.
+            OSError: There is no such interface.
+        """
+        self._sender = DiscoverySocket(ifindex, OTHERS)
+        try:
+            solicitations = DiscoverySocket(ifindex, SOLICITATIONS)
+        except BaseException:
+            self._sender.close()
+            raise
+        self._readers = [
+            PacedReader(each, lambda frames: on_frames(ifindex, frames))
+            for each in (self._sender, solicitations)
+        ]
+
+    def close(self) -> None:
+        """Close both sockets."""
+        for reader in self._readers:
+            reader.close()
+
+    def send(self, frame: bytes) -> bool:
+        """Send a frame; return False if the interface refused it."""
+        try:
+            self._sender.send(frame)
+        except OSError as error:
+            log.debug("cannot send: %s", error)
+            return False
+        return True
