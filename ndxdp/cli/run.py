@@ -179,8 +179,9 @@ def _run_file(file: str, *, dry_run: bool) -> None:
 
     def read() -> DaemonSpec:
         config = reader.load(file)
+        shared = frozenset(config.shared_names)
         return DaemonSpec(
-            [spec_of(interface) for interface in config.with_shared()],
+            [spec_of(each, shared=each.name in shared) for each in config.with_shared()],
             config.docker_socket,
             config.metrics,
             config.log_level,

@@ -136,8 +136,13 @@ def _refuse_duplicates(parts: Iterable[tuple[str, Rules]]) -> None:
         seen.update(part)
 
 
-def spec_of(interface: Interface) -> InterfaceSpec:
-    """Return the daemon's specification for an interface of the configuration."""
+def spec_of(interface: Interface, *, shared: bool = False) -> InterfaceSpec:
+    """Return the daemon's specification for an interface of the configuration.
+
+    Args:
+        interface: The interface.
+        shared: A share names it.
+    """
     from ndxdp.daemon.spec import InterfaceSpec
 
     options = options_of(
@@ -166,6 +171,7 @@ def spec_of(interface: Interface) -> InterfaceSpec:
         addresses=interface.addresses,
         resolve=interface.resolve,
         forced=interface.forced,
+        shared=shared,
     )
 
 

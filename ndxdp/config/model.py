@@ -260,6 +260,12 @@ class Config:
     interfaces: tuple[Interface, ...] = ()
     shares: tuple[Share, ...] = ()
 
+    @property
+    def shared_names(self) -> tuple[str, ...]:
+        """Return the names and patterns of the interfaces of all shares, each once."""
+        names = (name for share in self.shares for name in (share.upstream, *share.downstream))
+        return tuple(dict.fromkeys(names))
+
     def with_shared(self) -> tuple[Interface, ...]:
         """Return the interfaces of the file, and then those that only shares name.
 
@@ -269,12 +275,9 @@ class Config:
         """
         patterns = Patterns(interface.name for interface in self.interfaces)
         own = {interface.name for interface in self.interfaces}
-        names = dict.fromkeys(
-            name for share in self.shares for name in (share.upstream, *share.downstream)
-        )
         added = [
             name
-            for name in names
+            for name in self.shared_names
             if name not in own and (is_pattern(name) or not patterns.all_matching(name))
         ]
         return (*self.interfaces, *map(Interface, added))
