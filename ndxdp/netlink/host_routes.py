@@ -27,7 +27,7 @@ from ndxdp.netlink.rtnetlink import (
 from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
 
 PROTOCOL = 158
-"""The number of `proto ndxdp` (rtm_protocol), which packaging/rt_protos.conf gives its name."""
+"""The number of `proto ndxdp` (rtm_protocol); packaging/iproute2/ndxdp.conf has the name."""
 
 # linux/rtnetlink.h, linux/netlink.h
 _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
