@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 
 _BURST_TIME = 0.05  # seconds: changes of the network come in bursts, and one look serves a burst
 
+_PAUSE_FACTOR = 10
+"""The pause after a look at the interfaces, as a multiple of the look's duration: on a host where
+addresses change all the time, looks take a tenth of it at most."""
+
 _LOOK_PERIOD = 60.0
 """Seconds between two looks at the interfaces and routes, about which messages may be lost."""
 
@@ -124,11 +128,13 @@ class ShareTask:
             self._restore_prefixes()
             while True:
                 self._changed.clear()
+                began = time.monotonic()
                 await self._look()
+                pause = max(_BURST_TIME, _PAUSE_FACTOR * (time.monotonic() - began))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_PERIOD):
                         await self._changed.wait()
-                await asyncio.sleep(_BURST_TIME)
+                await asyncio.sleep(pause)
                 self._routes.audit()
 
     def leave(self) -> None:
