@@ -17,6 +17,7 @@ from tests.fixtures.network import (
     Network,
     done,
     ndxdp,
+    sh,
 )
 
 ELSEWHERE = "2001:db8::d:0:0:99"
@@ -63,9 +64,18 @@ def test_check_of_a_good_file(net: Network, tmp_path: Path) -> None:
         f'[[interface]]\nname = "{UPLINK}"\n'
         f'[[interface.prefix]]\nprefix = "2001:db8::/64"\n'
         f'[[interface.docker]]\nnetwork = "web"\n'
+        f'[[share]]\nupstream = "{UPLINK}"\ndownstream = ["br-*"]\n'
     )
-    found = check(file)
-    assert shape(found) == shape(json_of("check"))
+    sh("ip", "link", "add", "br-1", "type", "bridge")
+    sh("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.forwarding=1", "net.ipv6.conf.br-1.forwarding=1")
+    try:
+        found = check(file)
+    finally:
+        sh("ip", "link", "delete", "br-1")
+    documented = json_of("check")
+    documented["shares"][0]["prefixes"] = []
+    assert shape(found) == shape(documented)
+    assert found["shares"][0]["here"] == ["br-1"]
     assert (found["file"], found["good"], found["errors"]) == (str(file), True, [])
     (warning,) = found["warnings"]
     assert "`run` leaves this rule out" in warning["message"]

@@ -14,6 +14,7 @@ from ndxdp.errors import UsageError
 
 if TYPE_CHECKING:
     from ndxdp.daemon.preflight import Present
+    from ndxdp.daemon.share_preflight import PresentShare
 
 log = logging.getLogger("ndxdp")
 
@@ -28,8 +29,8 @@ _FILE = "/etc/ndxdp/ndxdp.toml"
 def check(file: str | None, other: str | None, as_json: bool) -> None:
     """Check a configuration file, and summarize it.
 
-    Print a line for each interface, or all errors with their lines; change nothing. FILE is
-    /etc/ndxdp/ndxdp.toml by default. `ndxdp reload` makes a running daemon apply the file.
+    Print a line for each interface and share, or all errors with their lines; change nothing. FILE
+    is /etc/ndxdp/ndxdp.toml by default. `ndxdp reload` makes a running daemon apply the file.
     """
     if None not in (file, other) and file != other:
         raise UsageError(f"two files are named: {file} and {other}", "check them one by one")
@@ -37,14 +38,15 @@ def check(file: str | None, other: str | None, as_json: bool) -> None:
 
 
 def report(path: str, *, as_json: bool = False) -> None:
-    """Print a line for each interface of a file, and log what `run` cannot do on this host.
+    """Print a line for each interface and share of a file; log what `run` cannot do on this host.
 
     Raises:
         UsageError: The file is wrong; with `as_json`, the errors are printed before.
     """
     from ndxdp.config import reader
-    from ndxdp.config.model import summary
+    from ndxdp.config.model import share_summary, summary
     from ndxdp.daemon import preflight
+    from ndxdp.daemon.share_preflight import present_shares
 
     try:
         config = reader.load(path)
@@ -53,11 +55,16 @@ def report(path: str, *, as_json: bool = False) -> None:
             errors = [(error.message, error.hint), *((message, "") for message in error.also)]
             print_json(_data(path, errors=errors))
         raise
-    tables = list(preflight.present(config.interfaces))
-    refused = list(preflight.refused([one for table in tables for one in table.interfaces]))
+    every = list(preflight.present(config.with_shared()))
+    refused = list(
+        preflight.refused([one for table in every for one in table.interfaces], config.shares)
+    )
+    tables = every[: len(config.interfaces)]
     broad = [warning for table in tables for warning in table.warnings()]
+    shares = present_shares(config.shares)
     # A problem of one interface on this host is a warning: a service starts for the others.
     warnings = [*((sentence, "") for sentence in refused), *broad]
+    warnings += [warning for share in shares for warning in share.warnings]
     for sentence, hint in warnings:
         log.warning(sentence)
         if hint:
@@ -68,11 +75,15 @@ def report(path: str, *, as_json: bool = False) -> None:
     }
     if as_json:
         interfaces = [_interface_data(each, summaries[each.name]) for each in tables]
-        print_json(_data(path, warnings=warnings, interfaces=interfaces))
+        shared = [_share_data(each) for each in shares]
+        print_json(_data(path, warnings=warnings, interfaces=interfaces, shares=shared))
         return
     echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
     for name, words in summaries.items():
         echo(f"{name}  {'; '.join(words)}")
+    for share in shares:
+        words = [*share_summary(share.share), *share.words()]
+        echo(f"{share.share.upstream}  {'; '.join(words)}")
 
 
 def _data(
@@ -81,6 +92,7 @@ def _data(
     errors: Iterable[tuple[str, str]] = (),
     warnings: Iterable[tuple[str, str]] = (),
     interfaces: Iterable[dict[str, Any]] = (),
+    shares: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the result for --json; errors and warnings are sentences with their hints."""
 
@@ -94,6 +106,7 @@ def _data(
         "errors": found,
         "warnings": listed(warnings),
         "interfaces": list(interfaces),
+        "shares": list(shares),
     }
 
 
@@ -111,4 +124,22 @@ def _interface_data(present: Present, words: list[str]) -> dict[str, Any]:
         "docker": list(map(str, interface.docker)),
         "summary": words,
         "matches": present.names if present.is_pattern else None,
+    }
+
+
+def _share_data(present: PresentShare) -> dict[str, Any]:
+    """Return a share of the file for --json."""
+    from ndxdp.config.model import share_summary
+
+    share = present.share
+    return {
+        "upstream": share.upstream,
+        "downstream": list(share.downstream),
+        "prefixes": list(map(str, share.prefixes)),
+        "router_advertisements": "relay" if share.relay else "off",
+        "max_hosts": share.max_hosts,
+        "max_hosts_per_mac": share.max_hosts_per_mac,
+        "expire": share.expire,
+        "summary": [*share_summary(share), *present.words()],
+        "here": present.names,
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ndxdp.config.model import Interface
+from ndxdp.config.model import Interface, Share, share_downstream
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel.abi import MAX_ADDRESSES, MAX_DEVS, MAX_RULE_CLASSES
 from ndxdp.rules import breadth
@@ -123,8 +123,13 @@ def present(interfaces: Sequence[Interface]) -> Iterator[Present]:
         )
 
 
-def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
-    """Yield a sentence for each reason why `run` cannot answer on a present interface."""
+def refused(interfaces: Iterable[Interface], shares: Sequence[Share] = ()) -> Iterator[str]:
+    """Yield a sentence for each reason why `run` cannot answer on a present interface.
+
+    Args:
+        interfaces: The configured interfaces.
+        shares: The shares, whose downstream interfaces need no MAC address.
+    """
     from ndxdp.netlink import links
     from ndxdp.netlink.addresses import uplink_addresses
 
@@ -137,20 +142,21 @@ def refused(interfaces: Iterable[Interface]) -> Iterator[str]:
         if first != interface.name:
             yield f"{first} and {interface.name} are one interface: put both into one table"
         elif not links.has_mac(link):
-            yield from _without_mac(interface)
+            shared = share_downstream(shares, interface.name) is not None
+            yield from _without_mac(interface, shared=shared)
         else:
             yield from _too_many(interface, uplink_addresses(link).owned)
             yield from _too_many_devs(interface)
 
 
-def _without_mac(interface: Interface) -> Iterator[str]:
-    """Yield what `run` refuses on an interface without a MAC address."""
+def _without_mac(interface: Interface, *, shared: bool) -> Iterator[str]:
+    """Yield what `run` refuses on an interface without a MAC address; shared: it is in a share."""
     if interface.rules or interface.docker:
         yield (
             f"{interface.name} has no MAC address: `run` refuses its [[interface.prefix]] and"
             " [[interface.docker]]"
         )
-    elif not interface.addresses.deprecate:
+    elif not interface.addresses.deprecate and not shared:
         yield f"{interface.name} has no MAC address, so no router solicits there"
 
 
