@@ -7,9 +7,10 @@ import ctypes
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Self
+from typing import Self, TypeVar
 
 from ndxdp.ndp.frame import OPTIONS_AT, OVERRIDE, ROUTER, SOLICITED, flags_of, icmpv6_type_of
 
@@ -19,6 +20,8 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _BUFFER = 1 << 24  # bytes; the default holds some 250 frames, and the kernel drops the rest
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,27 @@ def socket_in(namespace: str, *kind: int) -> socket.socket:
     Raises:
         OSError: There is no such namespace, or the socket cannot be opened.
     """
-    made: list[socket.socket | OSError] = []
+    return run_in(namespace, lambda: socket.socket(*kind))
+
+
+def run_in(namespace: str, call: Callable[[], _T]) -> _T:
+    """Call a function in a named network namespace, and return its result.
+
+    Raises:
+        OSError: There is no such namespace, or the function raised the error.
+    """
+    made: list[_T | OSError] = []
 
     def make() -> None:
         try:
             with open(f"/run/netns/{namespace}", "rb") as handle:
                 if _libc.setns(handle.fileno(), _CLONE_NEWNET) != 0:
                     raise OSError(ctypes.get_errno(), f"setns to {namespace}")
-            made.append(socket.socket(*kind))
+            made.append(call())
         except OSError as error:
             made.append(error)
 
-    # A socket stays in the namespace where it was made; the thread that entered it ends.
+    # What is made stays in the namespace; the thread that entered it ends.
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -176,7 +176,7 @@ class Lab:
         self._namespaces: list[str] = []
         try:
             for name, settings in _BEFORE_LINKS.items():
-                _run(["ip", "netns", "add", name])
+                run_command(["ip", "netns", "add", name])
                 self._namespaces.append(name)
                 self.run(name, "sysctl", "-qw", *settings)
             # The hypervisor makes the router's and the host's eth0, the host the container's.
@@ -208,7 +208,7 @@ class Lab:
         while self._processes:
             stop(self._processes.pop())
         while self._namespaces:
-            _run(["ip", "netns", "delete", self._namespaces.pop()], check=False)
+            run_command(["ip", "netns", "delete", self._namespaces.pop()], check=False)
 
     # ---- processes ---------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Lab:
 
         Raises LabError if it fails and `check` is set, or if it takes longer than `timeout` s.
         """
-        return _run(_enter(namespace, args), check=check, stdin=stdin, timeout=timeout)
+        return run_command(enter(namespace, args), check=check, stdin=stdin, timeout=timeout)
 
     def popen(
         self,
@@ -236,7 +236,7 @@ class Lab:
     ) -> subprocess.Popen[str]:
         """Start a command in a namespace and return its process; `close` ends it."""
         process = subprocess.Popen(
-            _enter(namespace, args), stdin=stdin, stdout=stdout, stderr=stderr, text=True
+            enter(namespace, args), stdin=stdin, stdout=stdout, stderr=stderr, text=True
         )
         self._processes.append(process)
         return process
@@ -397,19 +397,25 @@ def _build(name: str) -> Path:
         target.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             made = Path(work, target.name)
-            _run(["clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(made)])
+            run_command(["clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(made)])
             made.replace(target)  # a complete file or none: other processes may be building too
     return target
 
 
-def _enter(namespace: str, args: tuple[str, ...]) -> list[str]:
+def enter(namespace: str, args: Sequence[str]) -> list[str]:
+    """Return the command that runs a command in a namespace."""
     # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
     return ["nsenter", f"--net=/run/netns/{namespace}", *args]
 
 
-def _run(
+def run_command(
     args: list[str], *, check: bool = True, stdin: str = "", timeout: float = 30
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, and return its output.
+
+    Raises LabError if it is not installed, takes longer than `timeout` seconds, or fails and
+    `check` is set.
+    """
     try:
         done = subprocess.run(args, input=stdin, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError as error:
