@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -192,17 +191,15 @@ def test_the_cure_is_one(host: None, file: Path) -> None:
         sh("sysctl", "-qw", f"net.ipv6.conf.all.forwarding={before}")
 
 
-def test_an_interface_that_two_shares_match(host: None, file: Path) -> None:
-    text = SHARE.format("eth0", '"lan?"') + SHARE.format("lan1", '"la[mn]0"')
-    found = warnings(file, SHARE.format("eth0", '"l?n0"') + SHARE.format("lan1", '"la[mn]0"'))
-    assert found == [
-        (
-            "lan0 is downstream in the shares of eth0 and lan1: the daemon takes it for that of"
-            " eth0, the first one in the file",
-            "write patterns that match different interfaces",
-        )
-    ]
-    shares = ndxdp("check", str(file), "--json").json()["shares"]
-    assert [each["here"] for each in shares] == [["lan0"], []]
-    file.write_text(text)
-    assert json.loads(ndxdp("check", str(file), "--json").out)["good"] is False  # a chain
+def test_a_dry_run_shows_the_shares(host: None, file: Path) -> None:
+    file.write_text(SHARE.format("eth0", '"lan0", "wg0", "br-*"'))
+    shown = ndxdp("run", "-c", str(file), "--dry-run")
+    assert (shown.code, shown.err) == (0, "")
+    names = ("eth0  ", "lan0  ", "wg0  ", "br-*  ")
+    lines = [line for line in shown.out.splitlines() if line.startswith(names)]
+    assert [line.split()[0] for line in lines] == ["eth0", "lan0", "wg0", "br-*", "eth0"]
+    assert "would be attached" in lines[0]
+    assert "would be attached" in lines[1]
+    assert lines[2] == "wg0  would not be attached to: it has no MAC address"
+    assert lines[3] == "br-*  matches no interface now"
+    assert lines[4] == f"eth0  would be shared with lan0, wg0, br-*; {WORDS}"

@@ -194,16 +194,7 @@ def _run_file(file: str, *, dry_run: bool) -> None:
 
     spec = read()
     if dry_run:
-        from ndxdp.daemon.uplinks import present_specs
-
-        for table, specs in present_specs(spec.interfaces):
-            for each in specs:
-                try:
-                    _show(each)
-                except NdxdpError as error:  # the daemon would answer on the others, and try again
-                    echo(f"{each.interface}  would not be answered on yet: {error.message}")
-            if not specs:
-                echo(f"{table.interface}  matches no interface now")
+        _show_all(spec)
         return
     configure(spec)
     service.run(
@@ -214,6 +205,27 @@ def _run_file(file: str, *, dry_run: bool) -> None:
         set_log=configure,
         config=Path(file).absolute(),
     )
+
+
+def _show_all(spec: DaemonSpec) -> None:
+    """Print what the daemon would change on all interfaces, and what it would share."""
+    from ndxdp.config.model import share_downstream, share_summary
+    from ndxdp.daemon.uplinks import present_specs
+    from ndxdp.netlink import links
+
+    for table, specs in present_specs(spec.interfaces):
+        for each in specs:
+            if share_downstream(spec.shares, each.interface) and links.is_quiet(each.interface):
+                echo(f"{each.interface}  would not be attached to: it has no MAC address")
+                continue
+            try:
+                _show(each)
+            except NdxdpError as error:  # the daemon would answer on the others, and try again
+                echo(f"{each.interface}  would not be answered on yet: {error.message}")
+        if not specs:
+            echo(f"{table.interface}  matches no interface now")
+    for share in spec.shares:
+        echo(f"{share.upstream}  would be {'; '.join(share_summary(share))}")
 
 
 def _print_ready(spec: InterfaceSpec, instance: Instance | None) -> None:

@@ -230,7 +230,7 @@ class Share:
 
 
 def share_downstream(shares: Iterable[Share], name: str) -> Share | None:
-    """Return the share that an interface is downstream in: the first one that names or matches it.
+    """Return the share that an interface is downstream in; None if there is none.
 
     The upstream interface of a share is never downstream, whatever patterns match it.
     """

@@ -11,7 +11,7 @@ from ndxdp.errors import UsageError
 from ndxdp.ndp.address import V4_MAPPED
 from ndxdp.rules.breadth import LINK_LOCAL, WIDEST
 from ndxdp.rules.interface_name import DEV_MAX, INTERFACE_MAX, check_interface, is_pattern
-from ndxdp.rules.interface_pattern import contains
+from ndxdp.rules.interface_pattern import overlap
 from ndxdp.rules.prefix import Prefix, parse_target
 
 ADVERTISED = "advertised"
@@ -160,16 +160,16 @@ def _refuse_second(place: _Place, before: list[_Place]) -> None:
 
 
 def _second_name(place: _Place, name: str, other: _Place, first: str) -> tuple[str, str] | None:
-    """Return the sentence and the hint if two shares certainly have one interface."""
+    """Return the sentence and the hint if two shares may have one interface."""
     if place.key == other.key == "upstream":
         if name != first:
             return None
         hint = f"{other.first}: name all interfaces behind this host in one share"
         return f"{name} is the upstream of two shares", hint
-    if not (contains(first, name) or contains(name, first)):
+    if not overlap(first, name):
         return None
     if place.key == other.key:
-        both = name if name == first else f"{name} and {first}"
+        both = name if name == first else f"an interface that matches {name} and {first}"
         hint = f"line {other.table.line(*other.where)} has {first}: an interface is behind one"
         return f"{both} would be downstream in two shares", f"{hint} upstream only"
     up, down = (name, first) if place.key == "upstream" else (first, name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ndxdp.config.model import Share, share_downstream
 from ndxdp.errors import NdxdpError
-from ndxdp.rules.interface_name import is_pattern, matches_dev, natural_order
+from ndxdp.rules.interface_name import is_pattern, natural_order
 
 if TYPE_CHECKING:
     from ndxdp.netlink.link_names import NamedLink
@@ -57,8 +57,6 @@ def _present(share: Share, shares: Sequence[Share], links: list[NamedLink]) -> P
     for name in (share.upstream, *share.downstream):
         if not is_pattern(name):
             warnings += _of_name(share, name)
-    for name in names:
-        warnings += _in_others(name, share, shares)
     here = [share.upstream] if any(link.name == share.upstream for link in usable) else []
     warnings += _forwarding([*here, *names], share.upstream)
     return PresentShare(share, names, warnings)
@@ -104,19 +102,6 @@ def _without_mac(link: Link, role: str) -> Iterator[tuple[str, str]]:
         yield (
             f"{link.name}, upstream in a share, has no MAC address, so no router solicits there",
             "a router beyond such a link sends it all packets without asking: add routes instead",
-        )
-
-
-def _in_others(name: str, share: Share, shares: Sequence[Share]) -> Iterator[tuple[str, str]]:
-    """Yield that several shares have an interface."""
-    others = [
-        each.upstream for each in shares if each is not share and matches_dev(name, each.downstream)
-    ]
-    if others:
-        yield (
-            f"{name} is downstream in the shares of {share.upstream} and {', '.join(others)}: the"
-            f" daemon takes it for that of {share.upstream}, the first one in the file",
-            "write patterns that match different interfaces",
         )
 
 

@@ -12,6 +12,7 @@ from ndxdp.rules.interface_name import INTERFACE_MAX, WILDCARD, is_pattern
 _PATTERN_MAX = 255  # bytes
 
 _CLASS = re.compile(r"\[!?+\]?+[^\]]*\]")  # as fnmatch reads it: a ] that comes first is a member
+_TOKEN = re.compile(rf"{_CLASS.pattern}|.", re.DOTALL)
 _FORBIDDEN = re.compile(r"[/:%\s\xa0\0]")  # in no name (check_interface())
 
 
@@ -45,22 +46,45 @@ def check_pattern(pattern: str) -> None:
         )
 
 
-def contains(pattern: str, other: str) -> bool:
-    """Return True if every interface that `other` names or matches certainly matches a pattern.
+def overlap(first: str, second: str) -> bool:
+    """Return True if one interface can have a name that both match: each a name or a pattern."""
+    tokens = _tokens(first), _tokens(second)
+    # Two classes have a character in common if an end of one's range is in the other, or if both
+    # have a usual character, which only negated ones need.
+    alphabet = [*map(chr, range(0x21, 0x7F)), *first, *second]
+    members = [
+        [{char for char in alphabet if fnmatchcase(char, token)} for token in each]
+        for each in tokens
+    ]
+    # reach: the indexes in the second pattern up to which both may have matched the same text.
+    reach = _after_stars({0}, tokens[1])
+    for token, chars in zip(tokens[0], members[0], strict=True):
+        if token == "*":
+            least = min(reach, default=len(tokens[1]) + 1)
+            reach = set(range(least, len(tokens[1]) + 1))
+            continue
+        steps = {
+            at if tokens[1][at] == "*" else at + 1
+            for at in reach
+            if at < len(tokens[1]) and chars & members[1][at]
+        }
+        reach = _after_stars(steps, tokens[1])
+    return len(tokens[1]) in reach
 
-    Args:
-        pattern: A name or a pattern. Of two different patterns, only one whose wildcards are all
-            `*` is known to contain the other.
-        other: A name or a pattern.
-    """
-    if pattern == other:
-        return True
-    if not is_pattern(other):
-        return fnmatchcase(other, pattern)
-    if not is_pattern(pattern) or "?" in pattern or "[" in pattern:
-        return False
-    # A character that no name has stands for what a wildcard matches: only `*` can match it.
-    return fnmatchcase(re.sub(r"[*?]", "\0", _CLASS.sub("\0", other)), pattern)
+
+def _tokens(pattern: str) -> list[str]:
+    """Split a pattern into stars, question marks, classes and characters."""
+    return _TOKEN.findall(pattern)
+
+
+def _after_stars(reach: set[int], tokens: list[str]) -> set[int]:
+    """Return the indexes that follow when a star matches nothing."""
+    found = set(reach)
+    for at in sorted(reach):
+        while at < len(tokens) and tokens[at] == "*":
+            at += 1
+            found.add(at)
+    return found
 
 
 class Patterns:
