@@ -1,0 +1,110 @@
+"""The bindings of a share: which address is routed to which downstream link, and until when. Pure.
+
+Times are seconds of one monotonic clock, addresses have 16 bytes, MACs 6, and an interface is named
+by its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ndxdp.sharing.actions import Action, Ask, Bind, Unbind
+from ndxdp.sharing.hosts import QUESTIONS, Expiry, HostLimits, Hosts, LearnedHost
+from ndxdp.sharing.recent import Moves
+from ndxdp.sharing.tally import Tally
+
+
+class Bindings:
+    """The learned hosts, and what has to be done to their routes.
+
+    Attributes:
+        hosts: The hosts. Only this class changes them.
+    """
+
+    def __init__(self, limits: HostLimits, tally: Tally) -> None:
+        """Start without hosts; count in `tally`."""
+        self.hosts = Hosts(limits)
+        self._expiry = Expiry(self.hosts, limits.expire)
+        self._moves = Moves()
+        self._tally = tally
+
+    def adopt(self, host: LearnedHost) -> list[Action]:
+        """Take a host that has a route already: nothing, or an Unbind if a limit is reached."""
+        reason = self.hosts.refusal(host.address, host.mac)
+        if reason is not None:
+            self._tally.refuse(reason)
+            return [Unbind(host.address, host.ifindex)]
+        self.hosts.add(host)
+        return []
+
+    def holds(self, address: bytes, now: float) -> bool:
+        """Return True if an address has moved too often, and stays where it is for now."""
+        return self._moves.holds(address, now)
+
+    def confirm(self, now: float, host: LearnedHost, mac: bytes) -> None:
+        """Record a sign of life of a host on its link.
+
+        A MAC that has too many addresses does not become that of the host.
+        """
+        self.hosts.touch(host, now)
+        if host.mac == mac:
+            return
+        reason = self.hosts.refusal(host.address, mac)
+        if reason is None:
+            self.hosts.change_mac(host, mac)
+        else:
+            self._tally.refuse(reason)
+
+    def bind(self, now: float, address: bytes, ifindex: int, mac: bytes) -> list[Action]:
+        """Bind an address to an interface; the caller has asked `hosts.refusal()`."""
+        host = self.hosts.host_of(address)
+        if host is None:
+            self.hosts.add(LearnedHost(address, ifindex, mac, now, now))
+            self._tally.add("learned")
+            if address in self._moves:  # it is back from the upstream link
+                self._moves.add(address, now)
+            return [Bind(address, ifindex)]
+        self.confirm(now, host, mac)
+        if host.ifindex == ifindex:
+            return []
+        former, host.ifindex = host.ifindex, ifindex
+        self._moves.add(address, now)
+        self._tally.add("moved")
+        return [Bind(address, ifindex, former)]
+
+    def release(self, now: float, host: LearnedHost) -> list[Action]:
+        """Forget a host that has moved to the upstream link."""
+        self.hosts.remove(host.address)
+        self._moves.add(host.address, now)
+        self._tally.add("moved")
+        return [Unbind(host.address, host.ifindex)]
+
+    def forget(self, hosts: Iterable[LearnedHost]) -> list[Action]:
+        """Forget hosts whose route, prefix or link is gone."""
+        hosts = list(hosts)
+        for host in hosts:
+            self.hosts.remove(host.address)
+        self._tally.add("forgotten", len(hosts))
+        return [Unbind(host.address, host.ifindex) for host in hosts]
+
+    def due(self) -> float | None:
+        """Return the time at which to call tick(); None without hosts."""
+        return self._expiry.due()
+
+    def tick(self, now: float) -> list[Action]:
+        """Ask hosts without a sign of life, and forget those that have not answered.
+
+        The first question goes to the host's MAC, the others to the address's group: the host may
+        have another MAC now.
+        """
+        actions: list[Action] = []
+        for host in self._expiry.take(now):
+            if host.asked > QUESTIONS:
+                self.hosts.remove(host.address)
+                self._tally.add("expired")
+                actions.append(Unbind(host.address, host.ifindex))
+            else:
+                mac = host.mac if host.asked == 1 else None
+                self._tally.add("asked")
+                actions.append(Ask(host.ifindex, host.address, mac))
+        return actions
