@@ -26,6 +26,7 @@ from dashboards.panels import MODE, MODES
 from lab import monitoring
 from ndxdp.kernel.abi import Mode
 from ndxdp.observe import metrics
+from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.store.directories import Trees
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
@@ -125,7 +126,7 @@ def test_queries_use_existing_metrics() -> None:
     named = {name for expr in queries for name in re.findall(r"\b(?:ndxdp|process)_\w+", expr)}
     assert len(named) > 40
     served = parsed(metrics.Exposition(Trees()).text().decode())
-    assert named <= {*metrics.KINDS, *served}
+    assert named <= {*KINDS, *served}
 
 
 FILES = ("ndxdp.json", "ndxdp-interface.json")
@@ -349,7 +350,7 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
         assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
     # Every name in KINDS is scraped.
     names = set(scraped.ask("label/__name__/values"))
-    assert set(metrics.KINDS) - names == set()
+    assert set(KINDS) - names == set()
     connected = scraped.query("ndxdp_docker_connected")
     assert [sample["value"][1] for sample in connected] == ["1"]
     answering = scraped.query("ndxdp_gateway_answering")

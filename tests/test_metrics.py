@@ -29,6 +29,7 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.observe import exporter as exporting
 from ndxdp.observe import metrics
 from ndxdp.observe.exporter import Exporter
+from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.rules.difference import difference
 from ndxdp.rules.prefix import parse_prefix
 from ndxdp.rules.rule import UNCOUNTED
@@ -224,7 +225,7 @@ def test_every_metric_is_explained() -> None:
     page = (DOCS / "monitoring.md").read_text()
     rows = re.findall(r"^\| `(ndxdp_\w+)` \| ([^|]*) \|", page, re.MULTILINE)
     documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
-    assert documented == {name: set(kind.labels) for name, kind in metrics.KINDS.items()}
+    assert documented == {name: set(kind.labels) for name, kind in KINDS.items()}
 
 
 # ---- the exporter --------------------------------------------------------------------------------

@@ -163,6 +163,6 @@ def _row(host: Host) -> tuple[str, ...]:
 
 
 def _ago(moment: float | None) -> str:
-    from ndxdp.observe.status_text import elapsed
+    from ndxdp.observe.units import elapsed
 
     return _NOTHING if moment is None else f"{elapsed(time.time() - moment)} ago"

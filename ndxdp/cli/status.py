@@ -42,9 +42,11 @@ def status(interface: str | None, watch: float | None, details: bool, as_json: b
     """Show where ndxdp answers, its problems and its counts.
 
     With several interfaces, show a line for each, and all problems. With IFACE, --details, or a
-    single interface, show the mode, the rules, and how many solicitations had which verdict. The
-    command measures the rates for one second; with --json it does not.
+    single interface, show the mode, the rules, and how many solicitations had which verdict. Show
+    the shares and their learned hosts, too. The command measures the rates for one second; with
+    --json it does not.
     """
+    from ndxdp.observe.shares import share_data
     from ndxdp.observe.status import kept_data, snapshots, take_snapshot
     from ndxdp.runtime import publications
 
@@ -61,6 +63,7 @@ def status(interface: str | None, watch: float | None, details: bool, as_json: b
                 "addresses": kept_data(snapshot),
                 "daemons": [daemon._asdict() for daemon in snapshot.daemons],
                 "exporters": publications.exporters(),
+                "shares": [share_data(share) for share in snapshot.shares],
             }
         )
     else:
@@ -86,20 +89,24 @@ def _show(before: Snapshot, after: Snapshot, *, details: bool) -> None:
         details: Show everything of each interface, also if there are several.
     """
     from ndxdp.observe import overview
+    from ndxdp.observe.share_text import share_text
     from ndxdp.runtime import publications
 
     names = overview.names(after)
-    if not names and not after.error:
+    if not names and not after.shares and not after.error:
         echo("ndxdp is attached to no interface")
     if len(names) > 1:
         print_table(overview.HEADINGS, overview.rows(before, after))
         _print_block(overview.problems(after))
         for name in names if details else ():
             _print_block(_details(before, after, name))
+        for share in after.shares:
+            _print_block(share_text(share, warn=False))
     else:
         for line in chain(
             overview.problems_of_daemons(after),
             *(_details(before, after, name) for name in names),
+            *map(share_text, after.shares),
         ):
             echo(line)
     for exporter in publications.exporters():

@@ -90,6 +90,16 @@ def join(routes: Iterable[tuple[bytes, str]], reports: Sequence[ShareReport]) ->
     return sorted({*found, *foreign}, key=_order)
 
 
+def of_reports(reports: Sequence[ShareReport]) -> list[Host]:
+    """Return the hosts of the reports, where the kernel's routes cannot be read."""
+    routes = [
+        (socket.inet_pton(socket.AF_INET6, host.address), host.interface)
+        for each in reports
+        for host in each.hosts
+    ]
+    return join(routes, reports)
+
+
 def forget(hosts: Iterable[Host]) -> list[Host]:
     """Remove the routes of hosts, which makes the daemon forget them; return those without one.
 

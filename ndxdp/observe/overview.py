@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ndxdp.observe.share_text import problem_lines
 from ndxdp.observe.status import Snapshot, answered, rates
 from ndxdp.observe.status_text import daemon_problems, headline, per_second, unread_text, warnings
 from ndxdp.rules.interface_name import natural_order
@@ -91,6 +92,7 @@ def problems(snapshot: Snapshot) -> Iterator[str]:
         interfaces = "interface" if len(expected) == 1 else "interfaces"
         yield f"{_name(daemon)}: answers on {count} of {len(expected)} {interfaces}"
         yield from _warning_lines(daemon_problems(daemon))
+    yield from problems_of_shares(snapshot)
     for name in names(snapshot):
         if name in snapshot.data:
             found = _warnings(snapshot.data[name])
@@ -110,6 +112,15 @@ def problems_of_daemons(snapshot: Snapshot) -> Iterator[str]:
         if found:
             yield _name(daemon)
         yield from _warning_lines(found)
+
+
+def problems_of_shares(snapshot: Snapshot) -> Iterator[str]:
+    """Yield the name and the problems of each share that has a problem."""
+    for share in snapshot.shares:
+        found = list(problem_lines(share))
+        if found:
+            yield f"share {share.report.upstream}"
+        yield from found
 
 
 def _warnings(data: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,8 @@ from ndxdp.errors import Damaged, NdxdpError, NotAttached
 from ndxdp.kernel import bpf_programs
 from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.netns import netns
-from ndxdp.observe import status_warnings
+from ndxdp.observe import shares, status_warnings
+from ndxdp.observe.shares import ShareStatus
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.interface_name import natural_order
 from ndxdp.runtime import publications, report
@@ -36,6 +37,7 @@ class Snapshot:
         error: The last error of an interface that could not be read.
         kept: Interfaces with addresses that are kept deprecated.
         daemons: The reports of the daemons of this network namespace.
+        shares: The shares of this network namespace.
     """
 
     time: float
@@ -43,6 +45,7 @@ class Snapshot:
     error: NdxdpError | None = None
     kept: dict[str, Kept] = field(default_factory=dict)
     daemons: list[Daemon] = field(default_factory=list)
+    shares: list[ShareStatus] = field(default_factory=list)
 
     @property
     def reported(self) -> dict[str, dict[str, Any]]:
@@ -92,6 +95,7 @@ def take_snapshot(trees: Trees, interface: str | None = None) -> Snapshot:
     found: dict[str, dict[str, Any]] = {}
     failed = None
     kept, daemons = _kept(trees), reports(trees, interface)
+    shared = shares.read(trees.files.root, report.daemons(trees.files.root, netns()), interface)
     reported = {each["interface"]: each for one in daemons for each in one.interfaces}
     names = [interface] if interface is not None else []
     if interface is not None:
@@ -100,7 +104,7 @@ def take_snapshot(trees: Trees, interface: str | None = None) -> Snapshot:
         try:
             names = interfaces(trees)
         except NdxdpError as error:
-            if not daemons:
+            if not daemons and not shared:
                 raise
             failed = error
     for name in names:
@@ -109,8 +113,10 @@ def take_snapshot(trees: Trees, interface: str | None = None) -> Snapshot:
                 continue  # ndxdp keeps its addresses, and has no pins or files of it
             found[name] = _read(trees, name, reported.get(name, {}))
         except NdxdpError as error:  # the other interfaces are shown all the same
-            failed = error
-    return Snapshot(time.monotonic(), found, failed, kept, daemons)
+            # Nothing is attached to a downstream interface without MACs.
+            if interface is None or not shared or not isinstance(error, NotAttached):
+                failed = error
+    return Snapshot(time.monotonic(), found, failed, kept, daemons, shared)
 
 
 def snapshots(

@@ -15,17 +15,19 @@ from ndxdp.observe.overview import state as state_of
 from ndxdp.observe.page_choice import Choice
 from ndxdp.observe.page_interface import interface
 from ndxdp.observe.page_parts import counted, facts, number, paragraph, part_of, rate
+from ndxdp.observe.page_share import shares
 from ndxdp.observe.page_style import STYLE
+from ndxdp.observe.shares import problems as problems_of_share
 from ndxdp.observe.sparkline import Curves, svg
 from ndxdp.observe.status import Rates, Snapshot, answered, rates
 from ndxdp.observe.status_text import (
     daemon_problems,
-    elapsed,
     headline,
     kept_text,
     unread_text,
     warnings,
 )
+from ndxdp.observe.units import elapsed
 from ndxdp.rules.interface_name import natural_order
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Daemon, daemon_of
@@ -115,6 +117,7 @@ def html(
         *_summary(view, problems),
         *_problem_list(problems, view.choice),
         *_interfaces(view, Counter(each.interface for each in problems)),
+        *shares(after.shares),
         *_daemons(view),
         "</main>",
         _footer(listening, view.choice),
@@ -132,6 +135,9 @@ def _problems(view: _View) -> Iterator[_Problem]:
             yield _Problem("", text[0].upper() + text[1:])
     if view.after.error:
         yield _Problem("", view.after.error.message)
+    for share in view.after.shares:
+        for text in problems_of_share(share):
+            yield _Problem("", f"Share of {share.report.upstream}: {text}")
     for name in view.names:
         if name in view.after.data:
             data = view.after.data[name]

@@ -10,6 +10,7 @@ from typing import Any
 from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel.abi import Mode
 from ndxdp.observe.status import Rates, answered
+from ndxdp.observe.units import elapsed
 from ndxdp.rules.address import address_text
 from ndxdp.runtime.report import Daemon
 from ndxdp.session import modes
@@ -72,14 +73,6 @@ def since(moment: str) -> str:
     """Return how long ago a moment was: `3 s ago`, `5 min ago`."""
     passed = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
     return f"{elapsed(passed)} ago"
-
-
-def elapsed(seconds: float) -> str:
-    """Format a duration: `3 s`, `5 min`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def per_second(rate: float) -> str:
