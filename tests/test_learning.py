@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 import socket
 from collections.abc import Iterable
 
@@ -91,7 +92,7 @@ class World:
             by_mac[host.mac] = by_mac.get(host.mac, 0) + 1
         by_mac.pop(None, None)
         assert max(by_mac.values(), default=0) <= self.limits.max_hosts_per_mac
-        assert not {OWN, ROUTER, OUTSIDE, LINK_LOCAL} & set(hosts)
+        assert not {OWN, ROUTER, OUTSIDE, LINK_LOCAL, PREFIX.address} & set(hosts)
         assert UP not in self.routes.values()
 
     def wait(self, seconds: float = 1.0) -> list[Action]:
@@ -109,6 +110,8 @@ class World:
                 self.reply(link, target, node)
             else:
                 self.do(self.learner.tick(self.now))
+                following = self.learner.next_tick()
+                assert following is None or following > self.now
         self.now = until
         return [action for _, action in self.done[first:]]
 
@@ -258,6 +261,7 @@ def test_an_address_cannot_be_taken_while_its_owner_answers(home: int, is_learne
     [
         (OWN, {"own_address": 1}),
         (ROUTER, {"router": 1}),
+        (PREFIX.address, {"router": 1}),
         (OUTSIDE, {"outside": 1}),
         (LINK_LOCAL, {}),
         (ip("ff02::1"), {}),
@@ -377,6 +381,26 @@ def test_the_owner_is_learned_by_its_answer_to_a_rival(world: World) -> None:
     world.wait()
     assert world.routes == {T: B}
     assert world.counted == {"learned": 1, "elsewhere": 1}
+
+
+@pytest.mark.parametrize("claim", [World.dad, World.use, World.look_up])
+@pytest.mark.parametrize("links", [(A, B), (A, B, C), (UP, A, B), LINKS])
+def test_nodes_with_one_address_do_not_keep_each_other_busy(
+    world: World, claim: object, links: tuple[int, ...]
+) -> None:
+    """End after a few questions, although each question is answered by several nodes."""
+    world.nodes |= {(link, T): mac(link) for link in links}
+    assert callable(claim)
+    for link in LINKS:
+        claim(world, link, T, mac(9))
+        world.wait(0.01)
+    world.wait(10)
+    assert len(world.asked()) < 50
+    before = len(world.asked())
+    for _ in range(10):
+        world.use(A)
+        world.wait(0.1)
+    assert len(world.asked()) - before <= 12
 
 
 # ---- moves
@@ -511,7 +535,7 @@ def test_a_lookup_does_not_give_an_address_of_the_upstream_link_away(world: Worl
     assert not world.advertised
 
 
-@pytest.mark.parametrize("target", [OWN, ROUTER, OUTSIDE, LINK_LOCAL])
+@pytest.mark.parametrize("target", [OWN, ROUTER, PREFIX.address, OUTSIDE, LINK_LOCAL])
 def test_lookups_that_are_not_searched(world: World, target: bytes) -> None:
     assert world.look_up(UP, target) + world.wait() == []
 
@@ -668,6 +692,11 @@ def test_memory_is_bounded() -> None:
         assert len(limiter._spent) <= 1024
 
 
+def test_a_prefix_of_one_address_has_no_anycast_address(world: World) -> None:
+    world.do(world.learner.set_prefixes(world.now, [parse_prefix("2001:db8::10/128")]))
+    world.learn(A)
+
+
 # ---- the network, and routes that exist
 
 
@@ -779,7 +808,8 @@ def test_a_host_that_was_adopted_without_a_mac_moves(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("link", "target"), [(UP, T), (9, T), (A, OWN), (A, ROUTER), (A, OUTSIDE), (A, LINK_LOCAL)]
+    ("link", "target"),
+    [(UP, T), (9, T)] + [(A, each) for each in (OWN, ROUTER, PREFIX.address, OUTSIDE, LINK_LOCAL)],
 )
 def test_routes_that_are_not_adopted(world: World, link: int, target: bytes) -> None:
     assert adopt(world, link, target) == [Unbind(target, link)]
@@ -865,3 +895,99 @@ def test_thousands_of_hosts_are_not_asked_at_once() -> None:
     assert len(world.routes) == 4096 - 512
     assert world.counted == {"expired": 512}
     World.check(world)
+
+
+# ---- anything
+
+
+class Checked(World):
+    """A world that remembers what was sent, and checks each action against it.
+
+    Attributes:
+        there: Since when a node answers, by link and address.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_hosts=24, max_hosts_per_mac=8, expire=20)
+        self.there: dict[tuple[int, bytes], float] = {}
+        self.sent: dict[int, tuple[float, int, Solicitation]] = {}
+
+    def solicit(self, link: int, source: bytes, target: bytes, eth_source: bytes) -> None:
+        ns = Solicitation(source, target, eth_source, eth_source)
+        self.sent[id(ns)] = self.now, link, ns
+        self.do(self.learner.solicited(self.now, link, ns))
+
+    def enter(self, link: int, target: bytes, source: bytes) -> None:
+        self.nodes[link, target] = source
+        self.there[link, target] = self.now
+
+    def leave(self, link: int, target: bytes) -> None:
+        self.nodes.pop((link, target), None)
+        self.there.pop((link, target), None)
+
+    def do(self, actions: Iterable[Action]) -> list[Action]:
+        actions = list(actions)
+        for action in actions:
+            match action:
+                case Advertise(link, ns):
+                    # Each answer has its solicitation, is in time, and is the only one.
+                    since, by, _ = self.sent.pop(id(ns))
+                    assert (by, self.now - since <= 1) == (link, True)
+                case Bind(target, link, _):
+                    # The other links were asked twice, and nobody there would have answered.
+                    asked = [
+                        each.ifindex
+                        for time, each in self.done
+                        if isinstance(each, Ask) and each.target == target
+                        if self.now - 0.5 - 1e-9 <= time
+                    ]
+                    for other in {*LINKS} - {link}:
+                        assert asked.count(other) >= 2
+                        entered = self.there.get((other, target), self.now)
+                        assert self.now - entered <= 0.5 + LATENCY
+        return super().do(actions)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_anything(seed: int) -> None:
+    """Let nodes come, go, move, forge and scan at random; World and Checked have the invariants."""
+    random_ = random.Random(seed)
+    world = Checked()
+    targets = [address(number) for number in range(99, 99 + random_.choice((3, 12, 40)))]
+    targets += [OWN, ROUTER, OUTSIDE, PREFIX.address, LINK_LOCAL]
+    macs = [mac(number) for number in range(1, 1 + random_.choice((2, 10)))]
+    for _ in range(400):
+        link, target = random_.choice(LINKS), random_.choice(targets)
+        source = random_.choice(macs)
+        match random_.randrange(12):
+            case 0 | 1:
+                world.enter(link, target, source)
+            case 2 | 3:
+                world.leave(link, target)
+            case 4 | 5:
+                world.solicit(link, UNSPECIFIED, target, source)
+            case 6:
+                world.solicit(link, target, random_.choice(targets), source)
+            case 7:
+                world.solicit(link, LINK_LOCAL, target, source)
+            case 8:
+                world.reply(link, target, source)
+            case 9:
+                world.do(world.learner.forget(world.now, target))
+            case _:
+                world.wait(random_.choice((0, 0.01, 0.1, 0.25, 0.3, 0.6, 1, 5)))
+    world.nodes.clear()
+    world.there.clear()
+    world.wait(60)
+    assert not world.routes
+    assert world.learner.next_tick() is None
+    counters = world.learner.counters
+    assert counters["learned"] == sum(
+        isinstance(each, Bind) and not each.former for _, each in world.done
+    )
+    assert counters["moved"] + counters["expired"] + counters["forgotten"] == sum(
+        isinstance(each, Unbind) or (isinstance(each, Bind) and each.former > 0)
+        for _, each in world.done
+    )
+    assert counters["asked"] == len(world.asked())
+    assert counters["defended"] + counters["found"] == len(world.advertised)

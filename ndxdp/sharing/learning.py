@@ -34,7 +34,7 @@ from ndxdp.sharing.actions import Action, Advertise, Ask, Unbind
 from ndxdp.sharing.bindings import Bindings
 from ndxdp.sharing.hosts import HostLimits, LearnedHost
 from ndxdp.sharing.rates import Rates
-from ndxdp.sharing.recent import ABSENT_LIFETIME, UPSTREAM_LIFETIME, Recent
+from ndxdp.sharing.recent import ABSENT_LIFETIME, REJECTED_LIFETIME, UPSTREAM_LIFETIME, Recent
 from ndxdp.sharing.scope import Scope, is_global_unicast
 from ndxdp.sharing.searches import PATIENCE, ROUNDS, Claim, Search, Searches
 from ndxdp.sharing.tally import Tally
@@ -60,6 +60,7 @@ class Learner:
         self._searches = Searches()
         self._on_upstream = Recent(UPSTREAM_LIFETIME)
         self._absent = Recent(ABSENT_LIFETIME)
+        self._rejected = Recent(REJECTED_LIFETIME)
 
     @property
     def hosts(self) -> Mapping[bytes, LearnedHost]:
@@ -236,11 +237,12 @@ class Learner:
         """Take a sign of life of a learned host; a claim of its address by another link fails."""
         self._bindings.confirm(now, host, claim.mac)
         search = self._searches.of(host.address)
-        if search is None or (search.claim is not None and _is_same_probe(search.claim, claim)):
+        if search is None or (search.claim and search.claim.is_same_probe(claim)):
             return []
         self._searches.end(search)
         if search.claim is None or search.claim.ifindex == host.ifindex:
             return self._answer(now, search, host.ifindex)
+        self._rejected.add(host.address, now)
         return self._reject(now, search.claim)
 
     def _compare(self, now: float, search: Search, first: Claim, claim: Claim) -> list[Action]:
@@ -253,16 +255,18 @@ class Learner:
                 first.dad, first.heard = claim.dad, now
             return []
         if claim.dad is not None:
-            return [] if _is_same_probe(first, claim) else self._reject(now, claim)
+            return [] if first.is_same_probe(claim) else self._reject(now, claim)
         # The address is in use on another link.
         actions = self._reject(now, first)
         if claim.ifindex == self._upstream and target not in self._hosts:
-            return actions + self._locate_upstream(now, target)
-        if not search.is_disputed:
+            self._locate_upstream(now, target)
+        elif not search.is_disputed:
             search.is_disputed = True
             actions += self._check(now, target, claim)
-        if search.claim is not claim:
-            self._searches.end(search)
+            if search.claim is claim:
+                return actions
+        self._searches.end(search)
+        self._rejected.add(target, now)
         return actions
 
     def _check(self, now: float, target: bytes, claim: Claim) -> list[Action]:
@@ -291,9 +295,11 @@ class Learner:
         """Return why an address cannot be bound to the link of a claim: a key of REFUSALS."""
         if self._bindings.holds(target, now):
             return "unstable"
+        if self._rejected.has(target, now) and claim.dad is None:
+            return "elsewhere"
         if claim.ifindex == self._upstream:
             return None
-        if target in self._scope.routers:
+        if self._scope.is_router(target):
             return "router"
         return self._hosts.refusal(target, claim.mac)
 
@@ -344,11 +350,11 @@ class Learner:
         return [Ask(skipped, target)]
 
     def _locate_upstream(self, now: float, target: bytes) -> list[Action]:
-        """Note that an address lives on the upstream link, and end the search for it."""
+        """Note that an address lives on the upstream link, and end a lookup of it."""
         self._on_upstream.add(target, now)
         self._absent.discard(target)
         search = self._searches.of(target)
-        if search is not None:
+        if search is not None and search.claim is None:
             self._searches.end(search)
         return []
 
@@ -392,8 +398,3 @@ class Learner:
         return self._bindings.forget(
             host for host in self._hosts.values() if not scope.admits(host.address)
         )
-
-
-def _is_same_probe(first: Claim, second: Claim) -> bool:
-    """Return True if two claims are DAD by one MAC."""
-    return first.dad is not None and second.dad is not None and first.mac == second.mac

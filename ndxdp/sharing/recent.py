@@ -16,6 +16,13 @@ ABSENT_LIFETIME = 3.0
 A solicitor gives up after 3 solicitations, 1 s apart (RFC 4861 section 7.2.2).
 """
 
+REJECTED_LIFETIME = 1.0
+"""Seconds for which an address whose claim has failed cannot be claimed, except by DAD.
+
+Without this pause, several nodes that have one address would make each other claim the address
+again: the question that checks one node's answer is answered by the others.
+"""
+
 MOVES = 5
 """Moves within MOVES_WINDOW after which an address still moves; the next one is its last."""
 

@@ -52,6 +52,10 @@ class Claim:
     dad: Solicitation | None
     heard: float
 
+    def is_same_probe(self, other: Claim) -> bool:
+        """Return True if another claim is DAD by the same MAC, as this one."""
+        return self.dad is not None and other.dad is not None and self.mac == other.mac
+
 
 @dataclass(slots=True)
 class Waiter:
