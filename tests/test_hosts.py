@@ -11,12 +11,13 @@ import pytest
 from ndxdp.netlink.host_routes import PROTOCOL
 from ndxdp.netlink.netns import netns
 from ndxdp.runtime import share_report
-from ndxdp.runtime.share_report import SharedHost, SharedLink, ShareReport
+from ndxdp.runtime.share_report import SharedHost, SharedLink, SharedPrefix, ShareReport
 from tests.fixtures.network import FILES, Network, call, done, ndxdp, sh
 from tests.test_completion import offered
 
 FIRST, SECOND, THIRD = "2001:db8::10", "2001:db8::9", "2001:db8::1:0"
 INNER, OTHER, TUNNEL = "lan2", "lan10", "tun0"
+PEER = "2001:db8::88"
 MAC = "02:00:00:00:00:10"
 
 
@@ -42,6 +43,8 @@ def inner(net: Network) -> Iterator[Network]:
     learn(FIRST, INNER)
     learn(SECOND, INNER)
     learn(THIRD, OTHER)
+    for prefix in (PEER, "2001:db8:1::88", "2001:db8::f:0/112"):  # outside, and no single address
+        sh("ip", "-6", "route", "add", prefix, "dev", TUNNEL)
     yield net
     for name in (INNER, OTHER, TUNNEL):
         call("ip", "link", "delete", name)
@@ -62,14 +65,13 @@ def report() -> ShareReport:
             SharedLink(OTHER, "neighbors"),
             SharedLink(TUNNEL, "routes"),
         ],
-        [],
+        [SharedPrefix("2001:db8::/64")],
         [],
         True,
         4096,
         [
             SharedHost(FIRST, INNER, MAC, now - 600, now - 15),
             SharedHost("2001:db8::77", INNER, MAC, now - 600, now - 15),  # its route has gone
-            SharedHost("2001:db8::88", TUNNEL, None, now - 600, now - 15),
         ],
         {},
         {},
@@ -110,14 +112,14 @@ def test_the_report_adds_since_and_seen_and_mac(inner: Network) -> None:
         [SECOND, INNER, "-", "-", "-"],
         [FIRST, INNER, MAC, "10", "min", "ago", *rows()[2][6:]],
         [THIRD, OTHER, "-", "-", "-"],
-        ["2001:db8::88", TUNNEL, "-", "10", "min", "ago", *rows()[4][6:]],
+        [PEER, TUNNEL, "-", "-", "-"],
     ]
     by_address = {each["address"]: each for each in json.loads(done("hosts", "list", "--json"))}
     first = by_address[FIRST]
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(made.hosts[0].since))
     assert (first["upstream"], first["since"]) == ("up0", since)
     assert by_address[SECOND]["upstream"] == "up0"
-    assert not by_address["2001:db8::88"]["learned"]
+    assert not by_address[PEER]["learned"]
 
 
 def test_a_list_of_one_interface_or_one_share(inner: Network) -> None:
@@ -125,7 +127,7 @@ def test_a_list_of_one_interface_or_one_share(inner: Network) -> None:
     assert [each[0] for each in rows("list", OTHER)[1:]] == [THIRD]
     assert done("hosts", "up0") == "no host has been learned on up0\n"
     report()
-    assert [each[0] for each in rows("up0")[1:]] == [SECOND, FIRST, THIRD, "2001:db8::88"]
+    assert [each[0] for each in rows("up0")[1:]] == [SECOND, FIRST, THIRD, PEER]
 
 
 def test_no_host(net: Network) -> None:

@@ -98,6 +98,8 @@ DAMAGED: dict[str, Any] = {
     "links": {"links": 5},
     "a link": {"links": ["lan0"]},
     "prefixes": {"prefixes": [{"prefix": 7}]},
+    "a prefix": {"prefixes": [{"prefix": "2001:db8::/129"}]},
+    "a prefix without a length": {"prefixes": [{"prefix": "2001:db8::"}]},
     "an address": {"hosts": [{"address": "2001:db8::x", "interface": "lan0"}]},
     "an address with a surrogate": {"hosts": [{"address": "\ud800", "interface": "lan0"}]},
     "an interface with a surrogate": {"hosts": [{"address": "::1", "interface": "\ud800"}]},

@@ -28,7 +28,7 @@ VARIABLE = "_NDXDP_COMPLETE"
 _RULES_MAX = 10_000  # more are not offered: nobody reads such a list, and reading takes time
 _ENGINE_TIMEOUT = 0.5  # seconds for a container engine to answer
 
-_UNATTACHED = ("attach", "doctor", "init", "run", "share")
+_UNATTACHED = ("attach", "doctor", "init", "run")
 """Commands for interfaces to which ndxdp need not be attached."""
 
 Values = Iterable[str | CompletionItem[str]]
@@ -231,6 +231,8 @@ COMPLETERS: dict[str, _Completer] = {
     "REASON": _reasons,
     "NETWORK": _networks,
     "PATTERN": _host_interfaces,
+    "UPSTREAM": _host_interfaces,
+    "DOWNSTREAM": _host_interfaces,
     "SOURCE": _sources,
     "COMMAND": _commands,
     "FILE": _files,

@@ -43,6 +43,14 @@ EXAMPLES = {
             "ndxdp run -c /etc/ndxdp/ndxdp.toml",
         ),
     ),
+    "share": (
+        ("Share the prefix on eth0 with the hosts behind lan0", "ndxdp share eth0 lan0"),
+        (
+            "Share a prefix with containers and VPN clients; radvd runs already",
+            "ndxdp share eth0 'br-*' wg0 -p 2001:db8:0:1::/64 --no-relay",
+        ),
+        ("See what would be attached, and change nothing", "ndxdp share eth0 lan0 --dry-run"),
+    ),
     "pause": (("Become the standby of two hosts", "ndxdp pause eth0"),),
     "resume": (("Become the active one of two hosts", "ndxdp resume eth0"),),
     "init": (

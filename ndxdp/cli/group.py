@@ -9,7 +9,7 @@ import click
 from ndxdp.cli.usage import no_command
 
 SECTIONS = {
-    "Answer": ("attach", "run", "detach", "pause", "resume", "prefix"),
+    "Answer": ("attach", "run", "share", "detach", "pause", "resume", "prefix"),
     "Observe": ("status", "hosts", "explain", "trace", "top", "doctor", "exporter", "metrics"),
     "Configure": ("init", "check", "reload", "install-service", "convert", "help"),
 }

@@ -13,8 +13,8 @@ from ndxdp.rules.capacity import ADDRESSES_MAX
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_MODES = ("auto", "native", "generic", "tc", "userspace")
-_LOADERS = ("prebuilt", "bcc")
+MODES = ("auto", "native", "generic", "tc", "userspace")
+LOADERS = ("prebuilt", "bcc")
 
 
 # ---- every command -------------------------------------------------------------------------------
@@ -128,14 +128,14 @@ def attaching(command: _F) -> _F:
         ),
         click.option(
             "--loader",
-            type=click.Choice(_LOADERS),
+            type=click.Choice(LOADERS),
             default="prebuilt",
             show_default=True,
             help="Load the compiled program, or compile it on this host with bcc.",
         ),
         click.option(
             "--mode",
-            type=click.Choice(_MODES),
+            type=click.Choice(MODES),
             default="auto",
             show_default=True,
             help="Answer in the best mode that is available (auto), by XDP in the driver, by"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from ndxdp.cli.diff import show_preview
 from ndxdp.cli.interface import interface_argument
 from ndxdp.cli.options import attaching, dry_run_option, verbosity
-from ndxdp.cli.output import configure_log, echo
+from ndxdp.cli.output import configure_log
+from ndxdp.cli.serving import print_ready, save_memory, show, show_all
 from ndxdp.cli.values import options_of, rule_of, rules_of, spec_of, trees
-from ndxdp.errors import NdxdpError, UsageError
+from ndxdp.errors import UsageError
 from ndxdp.netlink import names
 from ndxdp.rules.interface_name import check_interface
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.sources.selector import ENGINE_SOCKET
 
 if TYPE_CHECKING:
-    from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
-    from ndxdp.store.instance import Instance
+    from ndxdp.daemon.spec import DaemonSpec
 
 
 @click.command()
@@ -90,13 +87,7 @@ def run(
     Answer on one interface by these options, or on several by a configuration file. Follow changes
     of addresses, gateways and containers. `ndxdp install-service` makes a service of it.
     """
-    from ndxdp import memory
-
-    # OpenSSL takes 4 MB. asyncio works without it, and ndxdp uses no TLS.
-    memory.import_without("ssl", "asyncio")
-    memory.single_malloc_arena()
-    memory.relax_gc()
-
+    save_memory()
     if file is not None:
         _refuse_other_options(interface)
         _run_file(file, dry_run=dry_run)
@@ -130,18 +121,9 @@ def run(
         announce=Announce(solicit_gateway=announcing, advertise=announcing),
     )
     if dry_run:
-        _show(spec)
+        show(spec)
         return
-    service.run(trees(), DaemonSpec([spec], engine), ready=_print_ready)
-
-
-def _show(spec: InterfaceSpec) -> None:
-    """Print what the daemon would change on an interface at its start."""
-    from ndxdp.daemon.preview import starting
-    from ndxdp.observe.preview_text import attach_summary
-
-    preview = starting(trees(), spec)
-    show_preview(preview, attach_summary(preview))
+    service.run(trees(), DaemonSpec([spec], engine), ready=print_ready)
 
 
 def _refuse_file(interface: str) -> None:
@@ -194,64 +176,14 @@ def _run_file(file: str, *, dry_run: bool) -> None:
 
     spec = read()
     if dry_run:
-        _show_all(spec)
+        show_all(spec)
         return
     configure(spec)
     service.run(
         trees(),
         spec,
-        ready=_print_ready,
+        ready=print_ready,
         reread=read,
         set_log=configure,
         config=Path(file).absolute(),
     )
-
-
-def _show_all(spec: DaemonSpec) -> None:
-    """Print what the daemon would change on all interfaces, and what it would share."""
-    from ndxdp.config.model import share_downstream, share_summary
-    from ndxdp.daemon.uplinks import present_specs
-    from ndxdp.netlink import links
-
-    for table, specs in present_specs(spec.interfaces):
-        for each in specs:
-            if share_downstream(spec.shares, each.interface) and links.is_quiet(each.interface):
-                echo(f"{each.interface}  would not be attached to: it has no MAC address")
-                continue
-            try:
-                _show(each)
-            except NdxdpError as error:  # the daemon would answer on the others, and try again
-                echo(f"{each.interface}  would not be answered on yet: {error.message}")
-        if not specs:
-            echo(f"{table.interface}  matches no interface now")
-    for share in spec.shares:
-        echo(f"{share.upstream}  would be {'; '.join(share_summary(share))}")
-
-
-def _print_ready(spec: InterfaceSpec, instance: Instance | None) -> None:
-    """Print the line that begins with `ready`, for one interface."""
-    from ndxdp.netlink.links import NO_MAC
-    from ndxdp.session import modes
-
-    if instance is None:
-        _print_if_read(
-            f"ready: {spec.interface} keeps its addresses; nothing is answered: {NO_MAC}"
-        )
-        return
-    settings = instance.maps.settings()
-    why = "; ".join(modes.format_refusals(modes.decode(settings.refusals)))
-    mode = f"{settings.mode.label} mode" + (f" ({why})" if why else "")
-    does = "is paused" if settings.paused else "answers"
-    _print_if_read(f"ready: {spec.interface} {does} in {mode}, rules: {len(spec.rules)}")
-
-
-def _print_if_read(line: str) -> None:
-    """Print a line; if stdout has no reader any more, continue without output."""
-    try:
-        echo(line)
-    except OSError as error:
-        logging.getLogger(__name__).debug("cannot print: %s", error)
-        # The buffer still holds the line, and Python would flush it at exit.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.close(null)

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ndxdp.netlink import host_routes, names
+from ndxdp.netlink import host_routes, names, onlink
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.host_routes import HostRoute
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.interface_name import natural_order
+from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime.share_report import ShareReport
 
 
@@ -50,7 +51,8 @@ def read(reports: Sequence[ShareReport]) -> list[Host]:
         OSError: The kernel's routes cannot be read.
     """
     routes, links = host_routes.read(), dict(socket.if_nameindex())
-    found = join(((each.address, links.get(each.ifindex, "")) for each in routes), reports)
+    learned = [(each.address, links.get(each.ifindex, "")) for each in routes]
+    found = join(learned, reports, set(routed(reports)) - set(learned))
     unknown = {each.interface for each in found if each.mac is None and each.learned}
     entries = {name: _macs(index) for index, name in links.items() if name in unknown}
     return [
@@ -61,33 +63,60 @@ def read(reports: Sequence[ShareReport]) -> list[Host]:
     ]
 
 
-def join(routes: Iterable[tuple[bytes, str]], reports: Sequence[ShareReport]) -> list[Host]:
-    """Return the hosts that have a route, and those of the reports that need none of ndxdp's.
+def join(
+    learned: Iterable[tuple[bytes, str]],
+    reports: Sequence[ShareReport],
+    others: Iterable[tuple[bytes, str]] = (),
+) -> list[Host]:
+    """Return a host for each route, with what the reports know of it.
 
     Args:
-        routes: Address and interface of each route of ndxdp's.
+        learned: Address and interface of each route of ndxdp's.
         reports: The reports of the shares.
+        others: Those of other programs' routes.
     """
     shares = {link.interface: each.upstream for each in reports for link in each.links[1:]}
-    hosts: dict[tuple[bytes, str], Host] = {}
-    foreign = []
-    for report in reports:
-        kinds = {link.interface: link.kind for link in report.links}
-        for host in report.hosts:
-            address = socket.inet_pton(socket.AF_INET6, host.address)
-            learned = kinds.get(host.interface) != "routes"
-            made = Host(
-                address, host.interface, report.upstream, host.mac, host.since, host.seen, learned
-            )
-            hosts[address, host.interface] = made
-            if not learned:
-                foreign.append(made)
-    found = [
-        hosts.get((address, name)) or Host(address, name, shares.get(name, ""))
-        for address, name in routes
-        if name  # else the interface was removed a moment ago
+    known = {
+        (socket.inet_pton(socket.AF_INET6, host.address), host.interface): host
+        for each in reports
+        for host in each.hosts
+    }
+    found = []
+    for routes, is_learned in ((learned, True), (others, False)):
+        for address, name in routes:
+            if not name:  # the interface was removed a moment ago
+                continue
+            made = Host(address, name, shares.get(name, ""), learned=is_learned)
+            if host := known.get((address, name)):
+                made = made._replace(mac=host.mac, since=host.since, seen=host.seen)
+            found.append(made)
+    return sorted(found, key=_order)
+
+
+def routed(reports: Sequence[ShareReport]) -> list[tuple[bytes, str]]:
+    """Return the addresses in shared prefixes that the kernel routes to links without MACs.
+
+    Return the interface with each address. Routes to more than an address are left out.
+
+    Raises:
+        OSError: The kernel's routes cannot be read.
+    """
+    prefixes = {
+        link.interface: [_prefix_of(each.prefix) for each in report.prefixes]
+        for report in reports
+        for link in report.links
+        if link.kind == "routes"
+    }
+    if not prefixes:
+        return []
+    links = dict(socket.if_nameindex())
+    return [
+        (route.prefix.address, name)
+        for route in onlink.routes_behind(frozenset())
+        if route.prefix.length == 128
+        and (name := links.get(route.ifindex, "")) in prefixes
+        and any(prefix.covers(route.prefix) for prefix in prefixes[name])
     ]
-    return sorted({*found, *foreign}, key=_order)
 
 
 def of_reports(reports: Sequence[ShareReport]) -> list[Host]:
@@ -138,6 +167,12 @@ def moment(seconds: float | None) -> str | None:
 def by_interface(hosts: Iterable[Host]) -> Mapping[str, int]:
     """Return the number of hosts on each interface."""
     return Counter(each.interface for each in hosts)
+
+
+def _prefix_of(text: str) -> Prefix:
+    """Return a prefix of a report, which may have bits set behind its length."""
+    address, _, length = text.partition("/")
+    return Prefix.around(socket.inet_pton(socket.AF_INET6, address), int(length))
 
 
 def _order(host: Host) -> tuple[list[tuple[str, int, str]], bytes]:

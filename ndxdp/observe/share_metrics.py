@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ndxdp.netlink.netns import netns
+from ndxdp.observe import hosts
 from ndxdp.runtime import report as daemon_report
 from ndxdp.runtime import share_report
 from ndxdp.runtime.share_report import COUNTERS, IGNORED, REFUSALS, ShareReport
@@ -38,21 +40,25 @@ def samples(directory: Path) -> Iterator[Sample]:
         directory: The run directory.
     """
     reports = share_report.reports(directory, netns())
-    daemons = daemon_report.daemons(directory, netns()) if reports else []
+    if not reports:
+        return
+    daemons = daemon_report.daemons(directory, netns())
+    others: Counter[str] = Counter()
+    with contextlib.suppress(OSError):  # the sandbox of an exporter may exclude netlink
+        others.update(name for _, name in hosts.routed(reports))
     for report in reports:
-        yield from _share(report, is_running=share_report.is_running(report, daemons))
+        counts = others + Counter(each.interface for each in report.hosts)
+        yield from _share(report, counts, is_running=share_report.is_running(report, daemons))
 
 
-def _share(report: ShareReport, *, is_running: bool) -> Iterator[Sample]:
+def _share(report: ShareReport, on: Counter[str], *, is_running: bool) -> Iterator[Sample]:
     upstream, now = report.upstream, time.time()
     yield Sample("ndxdp_share_running", is_running, (upstream,))
-    hosts = Counter(each.interface for each in report.hosts)
     for link in report.links:
         labels = (upstream, link.interface)
-        working = is_running and not link.problem
-        yield Sample("ndxdp_share_link_working", working, (*labels, link.kind))
+        yield Sample("ndxdp_share_link_working", not link.problem, (*labels, link.kind))
         if link.kind != "upstream":
-            yield Sample("ndxdp_share_hosts", hosts[link.interface], labels)
+            yield Sample("ndxdp_share_hosts", on[link.interface], labels)
     routers = sum(each.heard + each.lifetime > now for each in report.routers)
     for name, value in (
         ("hosts_limit", report.max_hosts),

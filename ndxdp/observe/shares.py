@@ -90,7 +90,7 @@ def problems(share: ShareStatus) -> Iterator[str]:
         yield f"no prefix is shared yet: no router on {upstream} has advertised an on-link prefix"
     if report.routers and not share.routers:
         last = share.now - max(each.heard for each in report.routers)
-        yield f"no router on {upstream} has been heard for {elapsed(last)}"
+        yield f"no default router is on {upstream}: the last advertisement came {elapsed(last)} ago"
     if report.max_hosts and count >= report.max_hosts:
         yield f"there are {count} hosts, as many as max_hosts allows: new ones are refused"
     elif count > _NEARLY_FULL * report.max_hosts:

@@ -272,7 +272,7 @@ def _report_of(data: Any) -> ShareReport:
             for each in data.get("links", ())
         ],
         [
-            SharedPrefix(_text(each["prefix"]), _maybe(_time, each.get("until")))
+            SharedPrefix(_prefix(each["prefix"]), _maybe(_time, each.get("until")))
             for each in data.get("prefixes", ())
         ],
         [
@@ -312,6 +312,14 @@ def _text(value: object) -> str:
 def _address(value: object) -> str:
     """Return an address in its canonical form."""
     return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, _text(value)))
+
+
+def _prefix(value: object) -> str:
+    """Return a prefix in its canonical form."""
+    address, _, length = _text(value).partition("/")
+    if not length.isascii() or not length.isdigit() or int(length) > 128:
+        raise ValueError(f"{value!r} is no prefix")
+    return f"{_address(address)}/{int(length)}"
 
 
 def _time(value: object) -> float:
