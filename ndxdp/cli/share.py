@@ -95,10 +95,10 @@ def share(
 ) -> None:
     """Share one prefix with the hosts behind this one.
 
-    Until interrupted, learn which hosts are behind the DOWNSTREAM interfaces, or behind those that match a pattern
-    such as 'br-*', route to them, answer for them on both sides, and relay router advertisements.
-    At the end, detach and remove the routes. For permanent use, write [[share]] into the
-    configuration file.
+    Until interrupted, learn which hosts are behind the DOWNSTREAM interfaces, or behind those that
+    match a pattern such as 'br-*', route to them, answer for them on both sides, and relay router
+    advertisements. At the end, detach and remove the routes. For permanent use, write [[share]]
+    into the configuration file.
     """
     save_memory()
     from ndxdp.daemon import service
