@@ -321,8 +321,11 @@ def test_an_absent_upstream(net: Network) -> None:
 def test_the_rules_of_a_share() -> None:
     share = Share("eth0", ("lan0", "br-*"))
     prefix = parse_prefix("2001:db8:0:1::/64")
-    rules = share_rules(share, [prefix], [ADDRESS])
-    assert set(rules) == {prefix, Prefix(ADDRESS, 128)}
+    router = socket.inet_pton(socket.AF_INET6, "fe80::ff:fe00:10")
+    rules = share_rules(share, [prefix], [ADDRESS], [router])
+    assert set(rules) == {prefix, Prefix(ADDRESS, 128), Prefix(router, 128)}
+    assert rules[Prefix(router, 128)].answer is Answer.ALWAYS
+    assert not rules[Prefix(router, 128)].profile.defend
     assert rules[prefix].answer is Answer.NEIGHBOUR
     assert rules[prefix].dev == ("eth0", "lan0", "br-*")
     assert not rules[prefix].profile.defend

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,35 +16,31 @@ from pathlib import Path
 
 from ndxdp.config.model import Share
 from ndxdp.daemon import share_links
+from ndxdp.daemon.share_actions import ShareActions
 from ndxdp.daemon.share_links import Members, ShareLink, ShareLinks
-from ndxdp.daemon.share_log import ShareLog
 from ndxdp.daemon.share_reporter import ShareReporter
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
-from ndxdp.daemon.share_sockets import LinkSockets
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.errors import UsageError
 from ndxdp.ndp import frame as layout
-from ndxdp.ndp.address import UNSPECIFIED, is_multicast
+from ndxdp.ndp.address import is_multicast
 from ndxdp.ndp.decision import validate
 from ndxdp.ndp.message import (
-    Host,
     NeighborAdvertisement,
     Solicitation,
-    advertise,
     is_sent_to,
     parse_advertisement,
-    solicit,
 )
 from ndxdp.netlink.link_monitor import Changes
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.share_report import ShareReport
-from ndxdp.sharing.actions import Action, Advertise, Ask, Bind, Unbind
+from ndxdp.sharing.actions import Action, Advertise, Unbind
 from ndxdp.sharing.hosts import HostLimits
 from ndxdp.sharing.learning import Learner
-from ndxdp.sharing.relay import Relay, RelayLink, Send
+from ndxdp.sharing.relay import Relay, RelayLink
 
 log = logging.getLogger(__name__)
 
@@ -88,26 +83,28 @@ class ShareTask:
         self._shared, self._rules_changed = shared, rules_changed
         self._members = Members(share)
         self._links = ShareLinks()
-        self._by_index: dict[int, ShareLink] = {}
-        self._sockets: dict[int, LinkSockets] = {}
         self._own_macs: frozenset[bytes] = frozenset()
         self._learner = Learner(HostLimits(share.max_hosts, share.max_hosts_per_mac, share.expire))
         self._relay = Relay(relay=share.relay)
         self._prefixes: frozenset[Prefix] = frozenset()
-        self._rules: Rules | None = None
+        self._rules: tuple[frozenset[Prefix], frozenset[bytes]] | None = None
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._host_log = ShareLog(log, share.upstream)
         self._reporter = ShareReporter(share, directory, netns)
-        self._routes: ShareRoutes | None = None
         self._former: ShareReport | None = None
         self._leaves = False
 
     # ---- what others ask
 
     def rules_of(self, interface: str) -> Rules | None:
-        """Return the rules of an interface; None while they are unknown, if it is a member."""
-        return self._rules if self._members.is_member(interface) else Rules()
+        """Return the rules of an interface: None while they are unknown, none without a share."""
+        if not self._members.is_member(interface):
+            return Rules()
+        if self._rules is None:
+            return None
+        link = next((each for each in self._links.all if each.name == interface), None)
+        routers = self._links.routers.get(link.ifindex, ()) if link else ()
+        return share_rules(self.share, *self._rules, routers)
 
     def network_changed(self, changes: Changes) -> None:
         """Look at the interfaces again if a change may concern them."""
@@ -123,7 +120,10 @@ class ShareTask:
     async def run(self) -> None:
         """Serve the share until the task is cancelled."""
         with contextlib.ExitStack() as opened:
-            self._routes = ShareRoutes(self._routes_removed)
+            routes = ShareRoutes(self._routes_removed)
+            self._actions = ShareActions(
+                self.share.upstream, routes, self._learner.hosts, self._on_frames
+            )
             opened.callback(self._close)
             self._restore_prefixes()
             while True:
@@ -135,7 +135,7 @@ class ShareTask:
                     async with asyncio.timeout(_LOOK_PERIOD):
                         await self._changed.wait()
                 await asyncio.sleep(pause)
-                self._routes.audit()
+                routes.audit()
 
     def leave(self) -> None:
         """Have the routes and the report removed when run() is cancelled.
@@ -150,20 +150,12 @@ class ShareTask:
             self._timer.cancel()
             self._timer = None
         if self._leaves:
-            self._send(self._relay.withdraw(now, list(self._sockets)))
-            self._perform([Unbind(*each) for each in self._host_routes.interfaces.items()])
+            self._actions.send(self._relay.withdraw(now, list(self._actions.by_index)))
+            self._perform([Unbind(*each) for each in self._actions.routes.interfaces.items()])
             self._reporter.remove()
         else:
             self._reporter.write(now, self._report(now))
-        for sockets in self._sockets.values():
-            sockets.close()
-        self._sockets.clear()
-        self._host_routes.close()
-
-    @property
-    def _host_routes(self) -> ShareRoutes:
-        assert self._routes is not None
-        return self._routes
+        self._actions.close()
 
     def _now(self) -> float:
         return time.monotonic()  # as the event loop's clock
@@ -175,10 +167,9 @@ class ShareTask:
         links = await self._shared.call(partial(share_links.read, self.share, self._members))
         now = self._now()
         before, self._links = self._links, links
-        self._by_index = {link.ifindex: link for link in links.all if link.has_discovery}
         self._own_macs = frozenset(link.mac for link in links.all if link.mac)
-        self._open_sockets()
-        upstream, active = links.upstream, self._by_index
+        self._actions.set_links(links)
+        upstream, active = links.upstream, self._actions.by_index
         if upstream is not None and upstream.ifindex not in active:
             upstream = None
         downstream = [link for link in links.downstream if link.ifindex in active and link.up]
@@ -201,18 +192,6 @@ class ShareTask:
             self._set_rules()
         self._after(now)
 
-    def _open_sockets(self) -> None:
-        """Have sockets for exactly the interfaces that are there."""
-        for ifindex in self._sockets.keys() - self._by_index.keys():
-            self._sockets.pop(ifindex).close()
-        for ifindex in self._by_index.keys() - self._sockets.keys():
-            try:
-                self._sockets[ifindex] = LinkSockets(ifindex, self._on_frames)
-            except OSError as error:
-                if error.errno != errno.ENODEV:
-                    raise
-                del self._by_index[ifindex]  # it has just disappeared
-
     def _reserve(self, now: float) -> None:
         """Tell the learner which addresses are this host's own, and which are routers'."""
         upstream = self._links.upstream
@@ -230,7 +209,7 @@ class ShareTask:
         clock = time.time() - now
         known = {each.address: each for each in self._former.hosts} if self._former else {}
         by_route = {link.l3_ifindex: link for link in reversed(self._links.downstream)}
-        for route in self._host_routes.adopt(by_route):
+        for route in self._actions.routes.adopt(by_route):
             link = by_route[route.ifindex]
             host = known.get(address_text(route.address))
             if host is None or host.interface != link.name:
@@ -285,24 +264,22 @@ class ShareTask:
         self._set_rules()
 
     def _set_rules(self) -> None:
-        """Make the rules of all interfaces again."""
+        """Have the rules of all interfaces made again."""
         if not self._prefixes and self._rules is None:
             return  # those of an earlier daemon stay until prefixes are known
-        local = [
+        local = frozenset(
             address
             for address in self._links.local
             if any(_is_node_in(address, prefix) for prefix in self._prefixes)
-        ]
-        rules = share_rules(self.share, self._prefixes, local)
-        if rules != self._rules:
-            self._rules = rules
-            self._rules_changed()
+        )
+        self._rules = self._prefixes, local
+        self._rules_changed()
 
     # ---- frames
 
     def _on_frames(self, ifindex: int, frames: list[bytes]) -> None:
         """Take frames that have come by an interface."""
-        link = self._by_index.get(ifindex)
+        link = self._actions.by_index.get(ifindex)
         if link is None:
             return
         now = self._now()
@@ -320,7 +297,7 @@ class ShareTask:
                     if isinstance(na, NeighborAdvertisement) and _is_for_us(na, link.mac):
                         self._perform(self._learner.advertised(now, ifindex, na))
                 case _:
-                    self._send(self._relay.heard(now, ifindex, frame))
+                    self._actions.send(self._relay.heard(now, ifindex, frame))
                     self._take_prefixes(now)
         self._after(now)
 
@@ -341,64 +318,13 @@ class ShareTask:
             return False
         return self._shared.fib.route(target, link.l3_ifindex).ifindex in without
 
-    def _send(self, sends: Iterable[Send]) -> None:
-        for each in sends:
-            sockets = self._sockets.get(each.ifindex)
-            if sockets is not None:
-                sockets.send(each.frame)
-
     # ---- actions
 
     def _perform(self, actions: Iterable[Action]) -> None:
-        """Do what the learner wants done, in its order."""
-        for action in actions:
-            self._reporter.touch()
-            match action:
-                case Ask():
-                    self._ask(action)
-                case Advertise(ifindex, ns):
-                    link = self._by_index.get(ifindex)
-                    if link is not None and ifindex in self._sockets:
-                        host = Host(link.mac, link.link_local)
-                        self._sockets[ifindex].send(advertise(ns, host))
-                case Bind():
-                    self._bind(action)
-                case Unbind(address, ifindex):
-                    self._host_routes.unbind(address)
-                    text, name = address_text(address), self._name_of(ifindex)
-                    self._host_log.info("forgot %s on %s", text, name)
-
-    def _ask(self, ask: Ask) -> None:
-        link = self._by_index.get(ask.ifindex)
-        if link is None or link.link_local == UNSPECIFIED or ask.ifindex not in self._sockets:
-            return
-        frame = solicit(
-            link.mac,
-            ask.target,
-            source=link.link_local,
-            eth_destination=ask.mac,
-            destination=ask.target if ask.mac else None,
-            sllao=link.mac,
-        )
-        self._sockets[ask.ifindex].send(frame)
-
-    def _bind(self, bind: Bind) -> None:
-        link = self._by_index.get(bind.ifindex)
-        if link is None or not self._host_routes.bind(bind.address, link.l3_ifindex):
-            self._perform(self._learner.forget(self._now(), bind.address))
-            return
-        host = self._learner.hosts.get(bind.address)
-        mac = f" ({host.mac.hex(':')})" if host and host.mac else ""
-        text = address_text(bind.address)
-        if bind.former:
-            former = self._name_of(bind.former)
-            self._host_log.info("moved %s from %s to %s%s", text, former, link.name, mac)
-        else:
-            self._host_log.info("learned %s on %s%s", text, link.name, mac)
-
-    def _name_of(self, ifindex: int) -> str:
-        link = next((each for each in self._links.all if each.ifindex == ifindex), None)
-        return link.name if link else f"interface {ifindex}"
+        """Do what the learner wants done."""
+        self._reporter.touch()
+        for address in self._actions.perform(actions):
+            self._perform(self._learner.forget(self._now(), address))
 
     def _routes_removed(self, addresses: set[bytes]) -> None:
         """Forget hosts whose routes were removed."""
@@ -423,7 +349,7 @@ class ShareTask:
         self._timer = None
         now = self._now()
         self._perform(self._learner.tick(now))
-        self._send(self._relay.tick(now))
+        self._actions.send(self._relay.tick(now))
         self._take_prefixes(now)
         self._after(now)
 

@@ -36,6 +36,7 @@ class ShareLink(NamedTuple):
         own: The host's addresses on the interface, 16 bytes each.
         gateways: The gateways (16 bytes each) of default routes on the interface.
         up: True if the interface is up.
+        operational: True if it has a carrier, too.
         altnames: The alternative names.
     """
 
@@ -48,6 +49,7 @@ class ShareLink(NamedTuple):
     own: frozenset[bytes]
     gateways: frozenset[bytes]
     up: bool
+    operational: bool
     altnames: tuple[str, ...] = ()
 
     @property
@@ -60,7 +62,8 @@ class ShareLink(NamedTuple):
         """Why the share does not work on the interface yet; "" if it does."""
         if not self.up:
             return "it is down"
-        if self.has_discovery and self.link_local == UNSPECIFIED:
+        # A bridge without a port has no carrier and no address, and nobody lives there.
+        if self.operational and self.has_discovery and self.link_local == UNSPECIFIED:
             return "it has no usable link-local address yet"
         return ""
 
@@ -78,6 +81,16 @@ class ShareLinks:
     upstream: ShareLink | None = None
     downstream: tuple[ShareLink, ...] = ()
     local: frozenset[bytes] = frozenset()
+
+    @property
+    def routers(self) -> dict[int, frozenset[bytes]]:
+        """The link-local addresses by which nodes of other downstream links know this host.
+
+        For each downstream interface, those of the others. Short addresses that people choose, such
+        as fe80::1, may be those of other nodes there, and are left out.
+        """
+        every = {link.link_local for link in self.downstream if any(link.link_local[8:12])}
+        return {link.ifindex: frozenset(every - {link.link_local}) for link in self.downstream}
 
     @property
     def all(self) -> tuple[ShareLink, ...]:
@@ -145,6 +158,7 @@ def _share_link(link: Link) -> ShareLink:
         frozenset(own.address for each in addresses.own.values() for own in each),
         frozenset(gateway for each in addresses.gateways.values() for gateway in each),
         link.up,
+        link.operational,
     )
 
 

@@ -19,6 +19,10 @@ _BURST = 500.0  # frames that are read at once after a quiet time
 _PAUSE = 0.05  # seconds for which a socket in a flood is not read
 
 
+OnFrames = Callable[[int, list[bytes]], None]
+"""Takes the index of an interface and the frames that have come by it."""
+
+
 class PacedReader:
     """Reads one socket in an event loop, and rests when frames come faster than _RATE."""
 
@@ -67,7 +71,7 @@ class PacedReader:
 class LinkSockets:
     """Both sockets of one interface: solicitations have a queue of their own."""
 
-    def __init__(self, ifindex: int, on_frames: Callable[[int, list[bytes]], None]) -> None:
+    def __init__(self, ifindex: int, on_frames: OnFrames) -> None:
         """Open the sockets, and begin to read.
 
         Args:
