@@ -26,6 +26,8 @@ class Alert:
 
 _WHERE = "{{ $labels.interface }} of {{ $labels.instance }}"
 _INTERFACE = "sum by (job, instance, interface)"
+_SHARE = "{{ $labels.upstream }} of {{ $labels.instance }}"
+_OF_SHARE = "(job, instance, upstream)"
 
 
 def alerts(config: Config = CONFIG) -> list[Alert]:
@@ -190,6 +192,79 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             f"A gateway of {_WHERE} does not answer",
             "The gateway did not answer its last solicitation. When the kernel drops its entry, the"
             " host can send nothing through it.",
+        ),
+        *_of_shares(ours, config),
+    ]
+
+
+def _of_shares(ours: str, config: Config) -> list[Alert]:
+    """Return the alerts about shares; ours: the selector of ndxdp's series."""
+    running = f"and on {_OF_SHARE} ndxdp_share_running{{{ours}}} == 1"
+    hosts = (
+        f"sum by {_OF_SHARE} (ndxdp_share_hosts{{{ours}}}"
+        " and on (job, instance, upstream, interface)"
+        f' ndxdp_share_link_working{{{ours},kind="neighbors"}})'
+    )
+    fill = f"{hosts} / on {_OF_SHARE} ndxdp_share_hosts_limit{{{ours}}}"
+    return [
+        Alert(
+            "NdxdpShareNotRunning",
+            f"ndxdp_share_running{{{ours}}}",
+            "== 0",
+            "5m",
+            "critical",
+            f"No daemon runs for the share of {_SHARE}",
+            "No host is learned or forgotten, and no router advertisement is relayed. Learned hosts"
+            " stay reachable.",
+        ),
+        Alert(
+            "NdxdpShareLinkFailed",
+            f"ndxdp_share_link_working{{{ours}}}",
+            f"== 0 {running}",
+            "5m",
+            "critical",
+            f"The share of {_SHARE} does not work on {{{{ $labels.interface }}}}",
+            "`ndxdp status` shows the reason. If the interface is the upstream one, no host of the"
+            " share is reached.",
+        ),
+        Alert(
+            "NdxdpShareNoPrefix",
+            f"ndxdp_share_prefixes{{{ours}}}",
+            f"== 0 {running}",
+            "10m",
+            "warning",
+            f"The share of {_SHARE} has no prefix",
+            "No router on the upstream link has advertised an on-link prefix, so no host is"
+            " learned.",
+        ),
+        Alert(
+            "NdxdpShareNoRouter",
+            f"ndxdp_share_routers{{{ours}}}",
+            f"== 0 and max_over_time(ndxdp_share_routers{{{ours}}}[1d]) > 0 {running}",
+            "5m",
+            "critical",
+            f"No router is left on the upstream link of the share of {_SHARE}",
+            "The last router advertisement has expired, or the router has ended its service. The"
+            " hosts behind lose their default route.",
+        ),
+        Alert(
+            "NdxdpShareNearlyFull",
+            fill,
+            f"> {config.share_fill} < 1",
+            "10m",
+            "warning",
+            f"The share of {_SHARE} is nearly full",
+            "The share is at {{ $value | humanizePercentage }} of max_hosts.",
+        ),
+        Alert(
+            "NdxdpShareFull",
+            fill,
+            ">= 1",
+            "2m",
+            "critical",
+            f"The share of {_SHARE} is full",
+            "There are as many hosts as max_hosts allows. New hosts are refused, and are"
+            " unreachable.",
         ),
     ]
 

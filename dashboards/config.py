@@ -26,6 +26,7 @@ class Config:
             NdxdpNeighbourTableNearlyFull fires.
         descriptors: The share of file descriptors in use above which
             NdxdpDescriptorsNearlyUsed fires.
+        share_fill: The fill of a share above which NdxdpShareNearlyFull fires.
         flood: The solicitations per second on one interface above which NdxdpFlood fires.
         unanswered_window: The time without an answer after which NdxdpNoneAnswered fires.
         unanswered_ignored: Reasons with which a solicitation needs no answer.
@@ -36,6 +37,7 @@ class Config:
     map_fill: float = 0.9
     neighbour_fill: float = 0.8
     descriptors: float = 0.8
+    share_fill: float = 0.8
     flood: int = 5000
     unanswered_window: str = "30m"
     unanswered_ignored: str = (

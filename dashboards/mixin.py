@@ -1,7 +1,7 @@
 """Monitoring mixin of ndxdp for Prometheus and Grafana; `make dashboards` generates its files.
 
 config.py has the job name and the thresholds, alerts.py the alerts and the recording rules,
-overview.py and interface.py the dashboards.
+overview.py, shares.py and interface.py the dashboards.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from dashboards.panels import (
     rate,
     states,
 )
+from dashboards.shares import SHARES
 
 # The variables of this dashboard, with another instance and interface.
 _LINK = (
@@ -303,6 +304,7 @@ def overview() -> Dashboard:
     )
     made.with_panel(_INTERFACES)
     add_row(made, "Traffic", *_TRAFFIC)
+    add_row(made, "Shares", *SHARES)
     add_row(made, "Limits", *_LIMITS)
     add_row(made, "Hosts", *_HOSTS)
     return model(made)

@@ -25,8 +25,10 @@ from dashboards.config import CONFIG
 from dashboards.panels import MODE, MODES
 from lab import monitoring
 from ndxdp.kernel.abi import Mode
+from ndxdp.netlink.netns import netns
 from ndxdp.observe import metrics
 from ndxdp.observe.metric_kinds import KINDS
+from ndxdp.runtime import share_report
 from ndxdp.store.directories import Trees
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
@@ -197,7 +199,7 @@ def test_every_mode_has_a_text() -> None:
 def test_marks_are_where_alerts_fire() -> None:
     """Mark in the panels the values at which alerts fire."""
     text = json.dumps(mixin.dashboards())
-    for limit in (CONFIG.map_fill, CONFIG.flood, CONFIG.descriptors):
+    for limit in (CONFIG.map_fill, CONFIG.flood, CONFIG.descriptors, CONFIG.share_fill):
         assert f'"value": {limit}, "color": "red"' in text
 
 
@@ -272,8 +274,13 @@ name = "{other}"
 mode = "userspace"
 [[interface.prefix]]
 prefix = "2001:db8:0:9::/64"
+[[share]]
+upstream = "{uplink}"
+downstream = ["{behind_share}"]
+prefixes = ["2001:db8:0:8::/64"]
 """
 OTHER = "up1"
+BEHIND_SHARE = "lan1"
 
 
 @contextmanager
@@ -291,15 +298,23 @@ def program_is_measured() -> Iterator[None]:
 
 
 @pytest.fixture
-def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Prometheus]:
+def scraped(
+    net: Network, docker_engine: Engine, trees: Trees, tmp_path: Path
+) -> Iterator[Prometheus]:
     """Yield a Prometheus that scrapes a daemon on two interfaces, which a router solicits."""
     sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
-    for name in (OTHER, "far1"):
+    sh("ip", "link", "add", BEHIND_SHARE, "type", "veth", "peer", "name", "far2")
+    for name in (OTHER, "far1", BEHIND_SHARE, "far2"):
         sh("ip", "link", "set", name, "up")
     path = tmp_path / "ndxdp.toml"
     path.write_text(
         LAB.format(
-            port=PORT, docker=docker_engine.socket, uplink=UPLINK, behind=BEHIND, other=OTHER
+            port=PORT,
+            docker=docker_engine.socket,
+            uplink=UPLINK,
+            behind=BEHIND,
+            other=OTHER,
+            behind_share=BEHIND_SHARE,
         )
     )
     stop = threading.Event()
@@ -322,9 +337,11 @@ def scraped(net: Network, docker_engine: Engine, tmp_path: Path) -> Iterator[Pro
             stop.set()
             asking.join()
             running.close()
-            for name in (UPLINK, OTHER):
+            for name in (UPLINK, OTHER, BEHIND_SHARE):
                 ndxdp("-q", "detach", name)
-            call("ip", "link", "delete", OTHER)
+            for name in (OTHER, BEHIND_SHARE):
+                call("ip", "link", "delete", name)
+            share_report.remove(trees.files.root, netns(), UPLINK)
 
 
 def test_every_query_has_data(scraped: Prometheus) -> None:
