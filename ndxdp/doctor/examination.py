@@ -28,6 +28,7 @@ from ndxdp.doctor import (
     probe,
     program,
     reception,
+    share_examination,
     source,
 )
 from ndxdp.doctor.finding import Finding, cannot_check, failure, note, reason_of, unseen, warning
@@ -157,6 +158,7 @@ class _Examination:
         yield _section("daemon", "the daemon's report", self._daemon)
         yield _section("program", f"ndxdp on {name}", lambda: program.judge(subject.program))
         yield _section("breadth", "how broad the rules are", self._breadth)
+        yield _section("share", "the share", lambda: self._share(probing))
         if subject.link.up and watching:
             yield _section("arrival", "whether answers arrive", lambda: self._arrival(watching))
         yield _section("listeners", "other listeners", self._listeners)
@@ -279,6 +281,9 @@ class _Examination:
         subject = self._subject
         ifindexes = (subject.link.ifindex, subject.ifindex)
         return breadth.judge(breadth.gather(subject.name, ifindexes, subject.known_rules))
+
+    def _share(self, probing: bool) -> list[Finding]:
+        return share_examination.examine(self._subject, probing=probing)
 
     def _listeners(self) -> list[Finding]:
         subject = self._subject

@@ -230,7 +230,7 @@ def _discovery(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
             dropped.setdefault(chain[:3], (chain, [], why))[1].append(kind)
     for chain, kinds, why in dropped.values():
         yield failure(
-            f"the firewall drops {', '.join(kinds)} in {_where(chain)}", why, _let_in(chain)
+            f"the firewall drops {', '.join(kinds)} in {place_of(chain)}", why, _let_in(chain)
         )
 
 
@@ -266,17 +266,19 @@ def _neighbor_discovery(interface: str, comes: bool, kind: str) -> dict[str, obj
     }
 
 
-def _where(chain: Chain) -> str:
+def place_of(chain: Chain) -> str:
+    """Return family, table and name of a chain, as nft's commands have them."""
     return f"{chain.family} {chain.table} {chain.name}"
 
 
-def _by_iptables(chain: Chain) -> bool:
+def by_iptables(chain: Chain) -> bool:
     """Return whether `ip6tables` or `ebtables` manages a chain; other rules would confuse them."""
     tables = ("filter", "raw", "mangle", "security")
     return chain.family in ("ip6", "bridge") and chain.table in tables and chain.name.isupper()
 
 
-def _iptables(chain: Chain) -> str:
+def insertion(chain: Chain) -> str:
+    """Return the beginning of the command that inserts a rule into a chain of by_iptables()."""
     if chain.family == "bridge":
         return f"ebtables -I {chain.name} -p IPv6"
     table = "" if chain.table == "filter" else f" -t {chain.table}"
@@ -284,11 +286,11 @@ def _iptables(chain: Chain) -> str:
 
 
 def _let_in(chain: Chain) -> str:
-    if _by_iptables(chain):
+    if by_iptables(chain):
         if chain.family == "bridge":
-            return f"{_iptables(chain)} --ip6-proto ipv6-icmp -j ACCEPT"
-        return f"{_iptables(chain)} -p icmpv6 -m hl --hl-eq 255 -j ACCEPT"
-    return f"nft 'insert rule {_where(chain)} icmpv6 type {_TYPES} accept'"
+            return f"{insertion(chain)} --ip6-proto ipv6-icmp -j ACCEPT"
+        return f"{insertion(chain)} -p icmpv6 -m hl --hl-eq 255 -j ACCEPT"
+    return f"nft 'insert rule {place_of(chain)} icmpv6 type {_TYPES} accept'"
 
 
 def _forwarding(facts: Facts, ruleset: Ruleset) -> Iterator[Finding]:
@@ -353,12 +355,12 @@ def _judge_dropped(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bo
         ("iifname", "-i", "-d", "daddr") if comes else ("oifname", "-o", "-s", "saddr")
     )
     some = ", ".join(str(prefix) for prefix in prefixes[:_PREFIXES_MAX])
-    if _by_iptables(chain):
+    if by_iptables(chain):
         among = some.replace(", ", ",")
-        cure = f"{_iptables(chain)} {option} {facts.interface} {flag} {among} -j ACCEPT"
+        cure = f"{insertion(chain)} {option} {facts.interface} {flag} {among} -j ACCEPT"
     else:
         cure = (
-            f'nft \'insert rule {_where(chain)} {way} "{facts.interface}"'
+            f'nft \'insert rule {place_of(chain)} {way} "{facts.interface}"'
             f" ip6 {address} {{ {some} }} accept'"
         )
     way_to = "from" if comes else "to"
@@ -368,7 +370,7 @@ def _judge_dropped(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bo
         whom = "for" if comes else "by"
         what = f"packets forwarded {way_to} {facts.interface} {whom} {prefixes[0]}{more}"
     return failure(
-        f"the firewall drops {what}, in {_where(chain)}",
+        f"the firewall drops {what}, in {place_of(chain)}",
         "ndxdp answers solicitations, but the packets that follow do not reach their target",
         cure,
     )
@@ -376,15 +378,15 @@ def _judge_dropped(facts: Facts, chain: Chain, prefixes: list[Prefix], comes: bo
 
 def _judge_spoofed(facts: Facts, chain: Chain) -> Finding:
     """Return a finding about a reverse path filter, which IPv6 has in the firewall only."""
-    if _by_iptables(chain):
-        cure = f"{_iptables(chain)} -i {facts.interface} -m rpfilter --loose -j ACCEPT"
+    if by_iptables(chain):
+        cure = f"{insertion(chain)} -i {facts.interface} -m rpfilter --loose -j ACCEPT"
     else:
         way = f'iifname "{facts.interface}" fib saddr oif exists'
-        cure = f"nft 'insert rule {_where(chain)} {way} accept'"
+        cure = f"nft 'insert rule {place_of(chain)} {way} accept'"
     lasting = "; to make this permanent, set IPv6_rpfilter=loose in firewalld.conf"
     return failure(
         f"the firewall drops packets from the Internet that come in by {facts.interface}, in"
-        f" {_where(chain)}: the way back leads out of {facts.way_back}",
+        f" {place_of(chain)}: the way back leads out of {facts.way_back}",
         "its reverse path filter treats such packets as spoofed; a loose filter accepts any way"
         f" back{lasting if chain.table == 'firewalld' else ''}",
         cure,

@@ -99,10 +99,10 @@ def _of_routes() -> list[str]:
     except OSError as error:  # no netlink, or no IPv6
         log.debug("cannot read the IPv6 routes: %s", error)
         found = []
-    return found or _of_ipv4_routes()
+    return found or ipv4_uplinks()
 
 
-def _of_ipv4_routes() -> list[str]:
+def ipv4_uplinks() -> list[str]:
     """Return the interfaces of IPv4 default routes: their destination and mask are zero."""
     try:
         lines = [line.split() for line in _IPV4_ROUTES.read_text().splitlines()[1:]]

@@ -94,10 +94,10 @@ def gather(
     Raises:
         OSError: The kernel's list of ICMPv6 sockets cannot be read.
     """
-    proxied: tuple[bytes, ...] = ()
+    proxies: tuple[bytes, ...] = ()
     unproxied = ""
     try:
-        proxied = tuple(_proxied(ifindex))
+        proxies = tuple(proxied(ifindex))
     except OSError as error:
         unproxied = reason_of(error)
     raw = set(_raw_sockets())
@@ -115,7 +115,7 @@ def gather(
         interface,
         tuple(owners[pid] for pid in sorted(owners)),
         len(raw - seen),
-        proxied,
+        proxies,
         bool(sysctl.conf("all", "proxy_ndp")),
         table,
         unproxied,
@@ -179,7 +179,12 @@ def _unit(pid: int) -> str:
     return ""
 
 
-def _proxied(ifindex: int) -> list[bytes]:
+def proxied(ifindex: int) -> list[bytes]:
+    """Return the addresses (16 bytes) of the kernel's proxy entries on an interface.
+
+    Raises:
+        OSError: The kernel refused the request.
+    """
     body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, _NTF_PROXY, 0)
     with Rtnetlink() as kernel:
         messages = kernel.ask(_RTM_GETNEIGH, NLM_F_DUMP, body)

@@ -167,6 +167,24 @@ def routes_behind(uplink: frozenset[int]) -> list[BehindRoute]:
     return sorted(found)
 
 
+def discarded() -> list[Prefix]:
+    """Return the prefixes of all unreachable, blackhole and prohibit routes.
+
+    A host to which a prefix is delegated has such a route for the parts that it does not use (RFC
+    7084, requirement WPD-5). Default, link-local and multicast routes are left out.
+    """
+    kinds = (RouteType.BLACKHOLE, RouteType.UNREACHABLE, RouteType.PROHIBIT)
+    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
+    with Rtnetlink() as kernel:
+        messages = _dump(kernel, _RTM_GETROUTE, body)
+    found = {
+        Prefix(attributes(message[_RTMSG.size :]).get(_RTA_DST, bytes(16)), message[1])
+        for message in messages
+        if message[7] in kinds
+    }
+    return sorted(filter(_counts, found))
+
+
 def _leads(route: dict[int, bytes]) -> set[int]:
     """Return the interfaces that a route leaves by."""
     found = {ifindex for (*_, ifindex), _ in records(route.get(_RTA_MULTIPATH, b""), _NEXT_HOP)}
