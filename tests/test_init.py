@@ -131,6 +131,14 @@ def printed(*words: str) -> dict[str, Any]:
     return found
 
 
+def shares(*words: str) -> list[dict[str, Any]]:
+    """Return the shares that init prints."""
+    result = ndxdp("init", "-o", "-", *words)
+    assert result.code == 0, result
+    found: list[dict[str, Any]] = tomllib.loads(result.out)["share"]
+    return found
+
+
 def seen(*words: str) -> str:
     """Return what init prints about the host."""
     return ndxdp("init", "-o", "-", *words).err
@@ -290,8 +298,45 @@ def test_nothing_behind(host: Network) -> None:
 
 def test_one_prefix_on_both_sides(host: Network) -> None:
     bridge("br-vm", ON_LINK)
-    assert printed()["prefix"] == [{"prefix": ON_LINK, "answer": "neighbour", "dev": ["br-vm"]}]
-    assert f"{ON_LINK} is on {UPLINK} and on the bridge br-vm" in seen()
+    assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
+    assert f"{ON_LINK} is on {UPLINK} and on br-vm: the kernel has two routes" in seen()
+
+
+def test_hosts_without_a_prefix_of_their_own(host: Network, place: Place) -> None:
+    """A router advertises the prefix, and a guest is on a bridge without an address."""
+    sh("ip", "-6", "route", "delete", "default")
+    advertise()
+    eventually(lambda: "proto ra" in default_route())
+    ip("link add br-vm type bridge", "link set br-vm up")
+    sh("ip", "netns", "add", GUEST)
+    sh(*f"ip link add to-guest type veth peer name {GUEST_LINK} netns {GUEST}".split())
+    ip("link set to-guest master br-vm up")
+    sh(*f"ip -n {GUEST} link set {GUEST_LINK} up".split())
+    eventually(lambda: " UP " in sh("ip", "-br", "link", "show", "dev", "to-guest"))
+    assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
+    result = place.init("--yes")
+    assert result.code == 0, result
+    assert "interface" not in tomllib.loads(place.config.read_text())
+    assert "  ndxdp hosts    # the hosts that the share has learned" in result.out
+    assert f"ndxdp doctor {UPLINK}" in result.out
+    sh("sysctl", "-p", str(place.sysctl))
+    assert sh("sysctl", "-n", f"net.ipv6.conf.{UPLINK}.accept_ra").strip() == "2"
+    assert sh("sysctl", "-n", "net.ipv6.conf.br-vm.forwarding").strip() == "1"
+    assert "proto ra" in default_route()
+
+
+def test_a_delegated_prefix_needs_no_share(host: Network, place: Place) -> None:
+    """A client of DHCPv6 has a prefix for this host, of which no part is in use yet."""
+    bridge("br-vm", "fd00:7::/64")
+    guest("br-vm", "fd00:7::7")
+    ip("route add unreachable 2001:db8:100::/56")
+    try:
+        result = place.init("--yes")
+        assert result.code == 1
+        assert f"no share of {UPLINK}: 2001:db8:100::/56 is routed to this host" in result.out
+    finally:
+        ip("route delete unreachable 2001:db8:100::/56")
+    assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
 
 
 def test_a_single_address_on_the_uplink(host: Network) -> None:

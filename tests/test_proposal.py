@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ndxdp.config import reader
+from ndxdp.doctor.share_case import LinkBehind, Surroundings
 from ndxdp.proposal import plan as plans
 from ndxdp.proposal import settings, text
 from ndxdp.proposal.facts import ContainerNetwork, Daemon, Host, Responder, Uplink, Way
@@ -36,6 +37,8 @@ ETH0 = Uplink(
     addresses=(parse_address("2001:db8:0:1::2"),),
 )
 SINGLE = replace(ETH0, on_link=())  # 2001:db8:0:1::2/128
+
+PHONE = parse_prefix("2001:db8:0:1::77/128")
 
 SIX = ContainerNetwork("six", (PART,), containers=(("web", "2001:db8:0:1:c::10"),))
 VIRBR0 = Way(OTHER_PART, "virbr0", guest=parse_address("2001:db8:0:1:d::7"))
@@ -207,6 +210,109 @@ def test_a_name_that_no_file_can_contain() -> None:
     network = ContainerNetwork('a\n[[interface]]\nname = "lo"', (PART,))
     (found,) = tables(Host((ETH0,), networks=(network,)))
     assert found["docker"] == [{"within": str(PART)}]
+
+
+# ---- shares -------------------------------------------------------------------------------------
+
+LAN0 = LinkBehind("lan0", neighbours=2)
+BR0 = LinkBehind("br0", "bridge", ports=3)
+ADVERTISED = replace(ETH0, advertised=True, accept_ra=1)
+
+
+def shared(host: Host) -> list[dict[str, Any]]:
+    """Return the shares of the proposed file, which ndxdp accepts."""
+    plan = proposed(host)
+    written = text.configuration(plan)
+    assert len(reader.parse(written, "ndxdp.toml").shares) == len(plan.shares)
+    found: list[dict[str, Any]] = tomllib.loads(written).get("share", [])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("links", "ways", "downstream"),
+    [
+        pytest.param((LAN0,), (), ["lan0"], id="second-lan"),
+        pytest.param((LAN0, BR0), (), ["lan0", "br0"], id="lan-and-bridge"),
+        pytest.param(
+            (LAN0._replace(prefixes=(ON_LINK,)),),
+            (Way(ON_LINK, "lan0", ""),),
+            ["lan0"],
+            id="same-prefix",
+        ),
+        pytest.param(
+            (LAN0, LinkBehind("wg0", "wireguard", quiet=True, hosts=(PHONE,))),
+            (Way(PHONE, "wg0", "wireguard", direct=False),),
+            ["lan0", "wg0"],
+            id="lan-and-wireguard",
+        ),
+    ],
+)
+def test_a_share(
+    links: tuple[LinkBehind, ...], ways: tuple[Way, ...], downstream: list[str]
+) -> None:
+    host = Host((ADVERTISED,), ways, surroundings=Surroundings(links))
+    assert shared(host) == [{"upstream": "eth0", "downstream": downstream}]
+    plan = proposed(host)
+    assert plan.uplinks == ()  # a rule beside the share would answer for the same hosts
+    assert [(each.key, each.value) for each in plan.settings] == [
+        ("net.ipv6.conf.eth0.accept_ra", 2),
+        ("net.ipv6.conf.all.forwarding", 1),
+    ]
+    assert f"ndxdp share eth0 {' '.join(downstream)}" in notes(host)
+    assert ("two routes" in notes(host)) == bool(links[0].prefixes)
+
+
+def test_a_share_beside_rules() -> None:
+    """A Docker network and a part of the prefix have rules; the other hosts have the share."""
+    virbr0 = LinkBehind("virbr0", "bridge", ports=2, prefixes=(OTHER_PART,))
+    docker = LinkBehind("br-0123456789ab", "bridge", ports=1, prefixes=(PART,))
+    host = Host(
+        (ETH0,),
+        (VIRBR0, Way(PART, docker.name)),
+        (SIX,),
+        surroundings=Surroundings((LAN0, virbr0, docker)),
+    )
+    assert shared(host) == [{"upstream": "eth0", "downstream": ["lan0"]}]
+    (found,) = tables(host)
+    assert found["docker"] == [{"network": "six"}]
+    assert [each["dev"] for each in found["prefix"]] == [["virbr0"]]
+    assert proposed(host).names == ("eth0",)
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        pytest.param(Surroundings((LAN0, BR0._replace(prefixes=(ROUTED,)))), id="on-a-bridge"),
+        pytest.param(Surroundings((LAN0, BR0._replace(gateways=(ROUTED,)))), id="to-a-router"),
+        pytest.param(Surroundings((LAN0,), (parse_prefix("2001:db8:7::/56"),)), id="discarded"),
+    ],
+)
+def test_no_share_where_a_prefix_is_delegated(surroundings: Surroundings) -> None:
+    host = Host((ETH0,), surroundings=surroundings)
+    assert proposed(host).is_empty
+    assert "no share of eth0: 2001:db8:7::/" in notes(host)
+
+
+def test_an_interface_is_behind_one_uplink() -> None:
+    second = replace(ETH0, name="eth1", on_link=(parse_prefix("2001:db8:2::/64"),))
+    host = Host((ETH0, second), surroundings=Surroundings((LAN0,)))
+    assert shared(host) == [{"upstream": "eth0", "downstream": ["lan0"]}]
+
+
+def test_the_names_of_a_share_stay_names() -> None:
+    host = Host((ETH0,), surroundings=Surroundings((LAN0._replace(name='b"[0]'),)))
+    assert shared(host) == [{"upstream": "eth0", "downstream": ['b"[[]0]']}]
+
+
+def test_the_commands_after_a_share() -> None:
+    host = Host((ADVERTISED,), surroundings=Surroundings((LAN0,)))
+    installed = Installation("/etc/ndxdp/ndxdp.toml", True, True, True, False)
+    assert list(commands(host, proposed(host), installed, SYSCTLS)) == [
+        f"sysctl -p {SYSCTLS}",
+        "systemctl enable --now ndxdp",
+        "ndxdp hosts    # the hosts that the share has learned",
+        "ndxdp doctor eth0",
+    ]
 
 
 # ---- no rule, and why ---------------------------------------------------------------------------

@@ -84,13 +84,13 @@ def init(
         _check_sysctl_path(sysctl_path, output)
     host = survey.look(interfaces, trees(), docker_socket or "")
     plan = plans.propose(host, default_socket=ENGINE_SOCKET, sysctl_file=sysctl_path)
-    configuration = text.configuration(plan) if plan.uplinks else ""
+    configuration = "" if plan.is_empty else text.configuration(plan)
     sysctls = settings.text(plan.settings, sysctl_path) if plan.settings and not no_sysctl else ""
     if as_json:
         print_json(text.data(host, plan, configuration, sysctls))
-        return 0 if plan.uplinks else 1
+        return 1 if plan.is_empty else 0
     _show_found(host, plan, err=output == "-")
-    if not plan.uplinks:
+    if plan.is_empty:
         raise plans.nothing(host)
     _check(configuration, output)
     if output == "-":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ndxdp.doctor.share_case import Surroundings
 from ndxdp.rules.prefix import Prefix
+
+_NOTHING = Surroundings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Host:
         unseen: What could not be examined, a sentence each.
         daemons: The running daemons of ndxdp.
         sysctl_files: Path and text of each file of sysctls, in the order of sysctl.d(5).
+        surroundings: The interfaces behind the host, and the prefixes that it discards.
     """
 
     uplinks: tuple[Uplink, ...]
@@ -143,3 +147,4 @@ class Host:
     others: tuple[Uplink, ...] = ()
     daemons: tuple[Daemon, ...] = ()
     sysctl_files: tuple[tuple[str, str], ...] = ()
+    surroundings: Surroundings = _NOTHING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from ndxdp.proposal.facts import Host, Uplink
 from ndxdp.proposal.relations import Relation, called, plain_ways, relation, spare
@@ -25,8 +25,13 @@ def unusable(uplink: Uplink) -> str:
     return ""
 
 
-def all_notes(host: Host) -> Iterator[str]:
-    """Yield the notes on a host's proposal."""
+def all_notes(host: Host, shared: Container[str] = ()) -> Iterator[str]:
+    """Yield the notes on a host's proposal.
+
+    Args:
+        host: The host.
+        shared: The interfaces that a share has downstream, whose prefixes have notes of their own.
+    """
     for uplink in host.uplinks:
         reason = unusable(uplink)
         if reason:
@@ -44,14 +49,14 @@ def all_notes(host: Host) -> Iterator[str]:
                 f"guests on ports of {uplink.name} are on the link themselves and answer for"
                 " themselves: no rule is for them"
             )
-    yield from _of_prefixes(host, usable)
+    yield from _of_prefixes(host, usable, shared)
     yield from _of_networks(host)
     yield from _of_others(host, usable)
 
 
-def _of_prefixes(host: Host, usable: list[Uplink]) -> Iterator[str]:
+def _of_prefixes(host: Host, usable: list[Uplink], shared: Container[str]) -> Iterator[str]:
     """Yield a note for each prefix without a rule, and each that is on both sides of the host."""
-    places = {way.prefix: called(way) for way in plain_ways(host)}
+    places = {way.prefix: called(way) for way in plain_ways(host) if way.dev not in shared}
     places |= {
         subnet: f"the network {network.name}"
         for network in host.networks

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ndxdp.errors import NdxdpError
-from ndxdp.proposal import notes, relations, settings
+from ndxdp.proposal import notes, relations, settings, sharing
 from ndxdp.proposal.facts import ContainerNetwork, Host, Uplink, Way
 from ndxdp.proposal.relations import Relation, relation
 from ndxdp.proposal.settings import Setting
@@ -40,6 +40,15 @@ class PrefixRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareTable:
+    """A [[share]]: its keys, and why it is proposed."""
+
+    upstream: str
+    downstream: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proof:
     """An address behind the host that the rules answer for, and what has it."""
 
@@ -67,6 +76,7 @@ class Plan:
         settings: The sysctls that the rules need.
         notes: Sentences on what the proposal contains, and what it leaves out.
         proof: An address to try; None if no container or guest is known.
+        shares: The shares.
     """
 
     uplinks: tuple[Tables, ...]
@@ -74,6 +84,18 @@ class Plan:
     settings: tuple[Setting, ...]
     notes: tuple[str, ...]
     proof: Proof | None
+    shares: tuple[ShareTable, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the file would have no table."""
+        return not self.uplinks and not self.shares
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The uplinks with a table, in the order of the file."""
+        own = [each.uplink.name for each in self.uplinks]
+        return tuple(dict.fromkeys([*own, *(each.upstream for each in self.shares)]))
 
 
 def propose(host: Host, *, default_socket: str, sysctl_file: str) -> Plan:
@@ -84,20 +106,34 @@ def propose(host: Host, *, default_socket: str, sysctl_file: str) -> Plan:
         default_socket: The engine's socket that a file without the key means.
         sysctl_file: The path of the file for the sysctls.
     """
-    found = [_tables(host, uplink) for uplink in host.uplinks if not notes.unusable(uplink)]
+    usable = [uplink for uplink in host.uplinks if not notes.unusable(uplink)]
+    cases = sharing.cases(host, usable)
+    shared = {link.name for case in cases.values() for link in case.downstream}
+    found = [_tables(host, uplink, shared) for uplink in usable]
     planned = tuple(each for each in found if each.selections or each.rules)
     selects = any(each.selections for each in planned)
     forwards = any(
         each.selections or any(rule.answer != "local" for rule in each.rules) for each in planned
     )
-    wanted = settings.needed(host, [each.uplink for each in planned]) if forwards else ()
+    sharing_uplinks = [uplink for uplink in usable if uplink.name in cases]
+    concerned = [each.uplink for each in planned]
+    concerned += [uplink for uplink in sharing_uplinks if uplink not in concerned]
+    wanted = settings.needed(host, concerned) if forwards or cases else ()
     overridden = settings.overridden(wanted, sysctl_file, host.sysctl_files)
     return Plan(
         planned,
         host.engine if selects and host.engine != default_socket else "",
         wanted,
-        (*notes.all_notes(host), *overridden),
+        (*notes.all_notes(host, shared), *sharing.notes(host, cases, usable), *overridden),
         next((proof for each in planned for proof in _proofs(host, each)), None),
+        tuple(
+            ShareTable(
+                name,
+                tuple(glob.escape(link.name) for link in case.downstream),
+                sharing.why(name, case),
+            )
+            for name, case in cases.items()
+        ),
     )
 
 
@@ -132,7 +168,7 @@ def _free_part(host: Host, uplink: Uplink) -> Prefix | None:
 # ---- one uplink ---------------------------------------------------------------------------------
 
 
-def _tables(host: Host, uplink: Uplink) -> Tables:
+def _tables(host: Host, uplink: Uplink, shared: set[str]) -> Tables:
     networks = [
         (network, subnet)
         for network in host.networks
@@ -140,7 +176,7 @@ def _tables(host: Host, uplink: Uplink) -> Tables:
         for subnet in network.subnets
         if relation(subnet, uplink).needs_answer
     ]
-    rules = {each.prefix: each for each in _for_ways(host, uplink)}
+    rules = {each.prefix: each for each in _for_ways(host, uplink, shared)}
     for prefix in host.local:
         if relation(prefix, uplink).needs_answer:
             why = f"A local route delivers all of {prefix} to this host itself (AnyIP)."
@@ -180,10 +216,12 @@ def _selections(
         yield Selection("network", name, why)
 
 
-def _for_ways(host: Host, uplink: Uplink) -> Iterator[PrefixRule]:
-    """Yield the rules for what the host routes to networks behind it."""
+def _for_ways(host: Host, uplink: Uplink, shared: set[str]) -> Iterator[PrefixRule]:
+    """Yield the rules for what the host routes to networks behind it, except those of a share."""
     by_on_link: dict[Prefix | None, list[tuple[Way, Relation]]] = {}
     for way in relations.plain_ways(host):
+        if way.dev in shared:
+            continue
         related = relation(way.prefix, uplink)
         if related.needs_answer:
             around = next((each for each in uplink.on_link if each.covers(way.prefix)), None)

@@ -76,7 +76,12 @@ _KINDS = {"bridge": "the bridge", "wireguard": "the WireGuard tunnel", "tun": "t
 
 def called(way: Way) -> str:
     """Return a name for the interface of a route, such as `libvirt's bridge virbr0`."""
+    return called_link(way.dev, way.kind)
+
+
+def called_link(name: str, kind: str) -> str:
+    """Return a name for an interface of some kind, such as `libvirt's bridge virbr0`."""
     for pattern, owner in _CALLED:
-        if way.kind == "bridge" and re.fullmatch(pattern, way.dev):
-            return f"{owner} {way.dev}"
-    return f"{_KINDS.get(way.kind, 'the interface')} {way.dev}"
+        if kind == "bridge" and re.fullmatch(pattern, name):
+            return f"{owner} {name}"
+    return f"{_KINDS.get(kind, 'the interface')} {name}"

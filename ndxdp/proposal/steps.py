@@ -46,8 +46,9 @@ def commands(host: Host, plan: Plan, installed: Installation, sysctls: str) -> I
     if plan.proof is not None:
         where, what = plan.proof.interface, plan.proof.what
         yield f"ndxdp explain {where} {plan.proof.address}    # must be answered: {what}"
-    names = " ".join(each.uplink.name for each in plan.uplinks)
-    yield f"ndxdp doctor {names}" if len(plan.uplinks) == 1 else "ndxdp doctor"
+    if plan.shares:
+        yield "ndxdp hosts    # the hosts that the share has learned"
+    yield f"ndxdp doctor {plan.names[0]}" if len(plan.names) == 1 else "ndxdp doctor"
 
 
 def _start(installed: Installation) -> Iterator[str]:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ndxdp.doctor import engine, forwarding, interfaces, listeners, sysctl
+from ndxdp.doctor import engine, forwarding, interfaces, listeners, share_case, sysctl
 from ndxdp.doctor.finding import reason_of
 from ndxdp.doctor.subject import Subject
 from ndxdp.errors import NdxdpError
@@ -86,6 +86,7 @@ def look(names: Iterable[str], trees: Trees, docker_socket: str = "") -> Host:
         tuple(_uplink(subject, None) for subject in others),
         daemons,
         tuple(_sysctl_files()),
+        share_case.gather(indexes),
     )
 
 

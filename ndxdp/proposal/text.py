@@ -41,6 +41,11 @@ def configuration(plan: Plan) -> str:
 def _lines(plan: Plan) -> Iterator[str]:
     if plan.socket:
         yield from ("[docker]", f"socket = {quoted(plan.socket)}", "")
+    for each in plan.shares:
+        yield from _comment(each.why)
+        yield from ("[[share]]", f"upstream = {quoted(each.upstream)}")
+        yield f"downstream = [{', '.join(map(quoted, each.downstream))}]"
+        yield ""
     for tables in plan.uplinks:
         yield from _comment(_why_uplink(tables.uplink))
         yield from ("[[interface]]", f"name = {quoted(tables.uplink.name)}", "")
