@@ -294,6 +294,34 @@ def another_bpf_program() -> Iterator[Options]:
             yield ()
 
 
+@contextlib.contextmanager
+def second_lan() -> Iterator[None]:
+    """Yield with a second interface, whose other end has no address."""
+    with host():
+        ip("link add lan0 type veth peer name far")
+        conf("disable_ipv6", 1, "far")
+        ip("link set lan0 up")
+        ip("link set far up")
+        try:
+            yield
+        finally:
+            ip("link delete lan0")
+
+
+@contextlib.contextmanager
+def one_prefix_two_links() -> Iterator[Options]:
+    with second_lan():
+        ip("address add 2001:db8::e/64 dev lan0 nodad")
+        yield ()
+
+
+@contextlib.contextmanager
+def hosts_behind_get_no_address() -> Iterator[Options]:
+    with second_lan():
+        ip("-6 neighbour add fe80::77 lladdr 02:00:00:00:00:77 dev lan0 nud stale")
+        yield ()
+
+
 SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -315,6 +343,8 @@ SYMPTOMS: dict[str, Callable[[], contextlib.AbstractContextManager[Options]]] = 
         priority_tags,
         openvz_wrong_source,
         another_bpf_program,
+        one_prefix_two_links,
+        hosts_behind_get_no_address,
     )
 }
 ENGINES = {
