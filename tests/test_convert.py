@@ -156,13 +156,22 @@ GOOD = {
     "of later versions": Good(
         f"proxy eth0 {{ retries 3\nkeepalive no\npromiscuous yes\nautowire yes\nrule {DB8} {{"
         " iface br0\nautovia yes } }",
-        prefixes(rule(DB8, "neighbour", dev=["br0"])),
+        {
+            "share": [
+                {
+                    "upstream": "eth0",
+                    "downstream": ["br0"],
+                    "prefixes": [DB8],
+                    "router_advertisements": "off",
+                }
+            ]
+        },
         (
             f"1: retries has {ASKS}",
             f"2: keepalive has {ASKS}",
             "3: promiscuous has no counterpart: ndxdp receives multicast",
-            "4: autowire has no counterpart: ndxdp sets no routes",
-            "6: autovia has no counterpart: ndxdp sets no routes",
+            "4: autowire becomes a share",
+            "6: autovia has no counterpart: the routes of a share name no gateway",
         ),
     ),
     "of later versions, off": Good(
@@ -299,7 +308,7 @@ def test_ndppd_is_converted(good: Good) -> None:
 @pytest.mark.parametrize("text", [pytest.param(good.text, id=name) for name, good in GOOD.items()])
 def test_check_accepts_converted_ndppd(text: str) -> None:
     found = reader.parse(text_of(text), "ndxdp.toml")
-    assert found.interfaces
+    assert found.with_shared()
 
 
 def test_every_keyword_is_tried_and_documented() -> None:
@@ -474,6 +483,7 @@ _PROXY_WORDS = (
     "timeout 600",
     "timeout",
     "retries 3",
+    "autowire yes",
     "wrong x",
 )
 _METHODS = ("static", "auto", "iface e1", "iface e2", 'iface "e3"\n', "iface nope")
@@ -1104,8 +1114,8 @@ def test_bytes_that_are_not_text(conf: Path) -> None:
     [
         (["/nowhere"], 1, "cannot read /nowhere: No such file or directory"),
         (["/"], 1, "cannot read /: Is a directory"),
-        ([], 2, "convert needs either a file or --ndpresponder"),
-        (["x", "--ndpresponder", "-i eth0"], 2, "convert needs either a file or --ndpresponder"),
+        ([], 2, "convert needs either files, --ndpresponder or"),
+        (["x", "--ndpresponder", "-i eth0"], 2, "convert needs either files, --ndpresponder or"),
         (["--ndpresponder", "-n ::"], 2, "ndpresponder needs -i"),
         (["--ndpresponder", "-i eth0", "-o", "/nowhere/x"], 1, "cannot write /nowhere/x:"),
     ],
@@ -1127,5 +1137,5 @@ def test_converts_a_command_line() -> None:
 def test_the_page_shows_the_output() -> None:
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     (before,) = [text for kind, text in blocks if kind == "nginx"]
-    (after,) = [text for kind, text in blocks if kind == "toml"]
+    after = next(text for kind, text in blocks if kind == "toml")
     assert ndppd.convert(before, "/etc/ndppd.conf").text("/etc/ndppd.conf") == after

@@ -237,7 +237,6 @@ COMPLETERS: dict[str, _Completer] = {
     "COMMAND": _commands,
     "FILE": _files,
     "PATH": _files,
-    "NDPPD.CONF": _files,
     "DIR": _directories,
 }
 """The values of a parameter, by its metavar."""

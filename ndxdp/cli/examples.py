@@ -82,6 +82,14 @@ EXAMPLES = {
             "Convert a command line of ndpresponder",
             "ndxdp convert --ndpresponder '-i eth0 -n 2001:db8:0:1:c::/80'",
         ),
+        (
+            "Convert OpenWrt's relays, with the names of its devices",
+            "ndxdp convert /etc/config/dhcp /etc/config/network",
+        ),
+        (
+            "Convert a command line of ndp-proxy-go",
+            "ndxdp convert --ndp-proxy-go '--no-ra eth0 eth1'",
+        ),
     ),
     "prefix": (
         (

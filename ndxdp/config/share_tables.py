@@ -184,7 +184,7 @@ def _second_name(place: _Place, name: str, other: _Place, first: str) -> tuple[s
 # ---- prefixes -----------------------------------------------------------------------------------
 
 
-def _shared_prefix(text: str) -> Prefix:
+def parse_shared(text: str) -> Prefix:
     """Parse a prefix that a link can have; raise UsageError for other texts."""
     if text == ADVERTISED:
         raise UsageError(
@@ -220,7 +220,7 @@ def _prefixes(table: Table) -> list[_Place]:
         if word != ADVERTISED:
             table.complain(f"'{word}' is neither {ADVERTISED} nor an array", hint, "prefixes")
         return []
-    parsed = table.parsed_all("prefixes", _shared_prefix)
+    parsed = table.parsed_all("prefixes", parse_shared)
     if table.is_empty("prefixes"):
         table.complain("this names no prefix", hint, "prefixes")
     found: list[_Place] = []

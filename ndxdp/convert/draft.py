@@ -71,16 +71,57 @@ class DraftInterface:
 
 
 @dataclass(slots=True)
+class DraftShare:
+    """A [[share]].
+
+    Attributes:
+        upstream: The key `upstream`.
+        downstream: The key `downstream`.
+        prefixes: The key `prefixes`; empty for "advertised".
+        relay: True for `router_advertisements = "relay"`.
+        max_hosts: The key `max_hosts`; None for the default.
+        expire: The key `expire`, in seconds; None for the default.
+        comments: Sentences for the file only.
+        notes: Sentences for the file, and for stderr.
+    """
+
+    upstream: str
+    downstream: list[str] = field(default_factory=list)
+    prefixes: list[Prefix] = field(default_factory=list)
+    relay: bool = True
+    max_hosts: int | None = None
+    expire: float | None = None
+    comments: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+    @property
+    def members(self) -> set[str]:
+        """The names of all interfaces."""
+        return {self.upstream, *self.downstream}
+
+
+@dataclass(slots=True)
 class Draft:
-    """A configuration file; `log_level` is None for the default."""
+    """A configuration file.
+
+    Attributes:
+        interfaces: The tables [[interface]].
+        shares: The tables [[share]].
+        log_level: The key `log_level`; None for the default.
+        lines_of: The file that the lines of notes are in; "" for the only one.
+        notes: Sentences for the file, and for stderr.
+    """
 
     interfaces: list[DraftInterface] = field(default_factory=list)
+    shares: list[DraftShare] = field(default_factory=list)
     log_level: str | None = None
+    lines_of: str = ""
     notes: list[Note] = field(default_factory=list)
 
     def all_notes(self) -> list[Note]:
-        """Return the notes of the file, its interfaces and their rules, ordered by line."""
+        """Return the notes of the file, of interfaces, rules and shares, ordered by line."""
         found = list(self.notes)
+        found += [note for share in self.shares for note in share.notes]
         for interface in self.interfaces:
             found += interface.notes
             found += [note for rule in interface.rules for note in rule.notes]
@@ -97,7 +138,7 @@ class Draft:
         for line, sentence in self.all_notes():
             places.setdefault(sentence, []).append(line)
         return [
-            printable(f"{origin}{_where(sorted(set(lines)))}: {sentence}")
+            printable(f"{self.lines_of or origin}{_where(sorted(set(lines)))}: {sentence}")
             for sentence, lines in places.items()
         ]
 
@@ -108,6 +149,8 @@ class Draft:
             yield f"log_level = {quoted(self.log_level)}"
         for interface in self.interfaces:
             yield from _interface(interface)
+        for share in self.shares:
+            yield from _share(share)
 
 
 def _interface(interface: DraftInterface) -> Iterator[str]:
@@ -144,6 +187,22 @@ def _interface(interface: DraftInterface) -> Iterator[str]:
         yield "[interface.announce]"
         for key in interface.announce:
             yield f"{key} = true"
+
+
+def _share(share: DraftShare) -> Iterator[str]:
+    yield ""
+    yield "[[share]]"
+    yield f"upstream = {quoted(share.upstream)}"
+    yield f"downstream = [{', '.join(map(quoted, share.downstream))}]"
+    if share.prefixes:
+        yield f"prefixes = [{', '.join(quoted(str(prefix)) for prefix in share.prefixes)}]"
+    yield f"router_advertisements = {quoted('relay' if share.relay else 'off')}"
+    if share.max_hosts is not None:
+        yield f"max_hosts = {share.max_hosts}"
+    if share.expire is not None:
+        yield f"expire = {share.expire:g}"
+    yield from _note_lines(share.notes)
+    yield from _comment_lines(share.comments)
 
 
 def _note_lines(notes: list[Note]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ndxdp.config.model import DEADLINE
 from ndxdp.convert import ndppd_syntax, width
 from ndxdp.convert.draft import Draft, DraftInterface, DraftRule, Note
 from ndxdp.convert.ndppd_rules import METHODS, Method, apply_methods, both
+from ndxdp.convert.ndppd_shares import move_into_shares
 from ndxdp.convert.ndppd_syntax import Entry
 from ndxdp.convert.width import UNKNOWN, Host
 from ndxdp.errors import NdxdpError, UsageError
@@ -36,8 +37,7 @@ _WITHOUT_COUNTERPART = {
 }
 _WITHOUT_COUNTERPART_IF_ON = {
     "promiscuous": "ndxdp receives multicast by groups and allmulti, and no frames for other hosts",
-    "autowire": "ndxdp sets no routes; add one to the targets",
-    "autovia": "ndxdp sets no routes; add one to the targets",
+    "autovia": "the routes of a share name no gateway, and other rules need one that exists",
 }
 _AT_TOP = ("proxy", "route-ttl", "address-ttl")
 _IN_PROXY = (
@@ -141,16 +141,34 @@ def convert(text: str, name: str, host: Host = UNKNOWN) -> Draft:
     reading.finish()
     for interface in made.values():
         apply_methods(interface, methods[interface.name])
-        width.restrict(interface, host, "ndppd")
         draft.interfaces.append(interface)
+    move_into_shares(draft, methods, _autowired(file.root, made), host)
+    for interface in made.values():
+        width.restrict(interface, host, "ndppd")
         _refuse_too_much(reading, interface, methods[interface.name])
     reading.finish()
+    shared = {name for share in draft.shares for name in share.members}
     for proxy in file.root.find_all("proxy"):
         timed, interface = proxy.find("timeout"), made[proxy.value]
-        if timed and interface.deadline is None and _timeout([], proxy) is not None:
+        if (
+            proxy.value not in shared
+            and timed
+            and interface.deadline is None
+            and _timeout([], proxy) is not None
+        ):
             left_out = "timeout is left out: no rule here waits for a neighbor"
             interface.notes.append(Note(timed.line, left_out))
     return draft
+
+
+def _autowired(root: Entry, made: dict[str, DraftInterface]) -> dict[str, int]:
+    """Return the line of `autowire yes` for each interface that has it."""
+    found: dict[str, int] = {}
+    for proxy in root.find_all("proxy"):
+        entry = proxy.find("autowire")
+        if entry and _is_on(made[proxy.value].notes, proxy, "autowire", False):
+            found.setdefault(proxy.value, entry.line)
+    return found
 
 
 def _refuse_too_much(

@@ -18,10 +18,15 @@ class Host(NamedTuple):
     Attributes:
         on_link: A function that returns the on-link prefixes of an interface; None if unknown.
         local: Prefixes below 128 bits that a local route delivers to the machine.
+        leads: A function that returns whether a route for some of a prefix leaves by an interface;
+            None if there is no such interface, or if that is unknown.
+        uplinks: The interfaces of default routes.
     """
 
     on_link: Callable[[str], frozenset[Prefix] | None] = lambda name: None
     local: frozenset[Prefix] = frozenset()
+    leads: Callable[[Prefix, str], bool | None] = lambda prefix, name: None
+    uplinks: frozenset[str] = frozenset()
 
 
 UNKNOWN = Host()
