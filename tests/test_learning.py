@@ -17,6 +17,7 @@ from ndxdp.runtime.share_report import COUNTERS, REFUSALS
 from ndxdp.sharing.actions import Action, Advertise, Ask, Bind, Unbind
 from ndxdp.sharing.hosts import HostLimits
 from ndxdp.sharing.learning import Learner
+from ndxdp.sharing.recent import Recent
 from ndxdp.sharing.searches import CLAIMS, LOOKUPS
 
 UP, A, B, C = LINKS = (1, 2, 3, 4)
@@ -48,6 +49,7 @@ class World:
         nodes: The MAC of each node that answers, by link and address.
         routes: The link of each route.
         done: The actions, with their times.
+        ticks: How often time has caused a call.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class World:
         self.nodes: dict[tuple[int, bytes], bytes] = {}
         self.routes: dict[bytes, int] = {}
         self.done: list[tuple[float, Action]] = []
+        self.ticks = 0
         self._replies: list[tuple[float, int, bytes, bytes]] = []
         self.do(self.learner.set_links(self.now, UP, frozenset((A, B, C))))
         self.do(self.learner.set_prefixes(self.now, [PREFIX]))
@@ -91,6 +94,7 @@ class World:
         for host in hosts.values():
             by_mac[host.mac] = by_mac.get(host.mac, 0) + 1
         by_mac.pop(None, None)
+        assert self.learner._bindings.hosts._by_mac == by_mac
         assert max(by_mac.values(), default=0) <= self.limits.max_hosts_per_mac
         assert not {OWN, ROUTER, OUTSIDE, LINK_LOCAL, PREFIX.address} & set(hosts)
         assert UP not in self.routes.values()
@@ -109,6 +113,7 @@ class World:
                 _, link, target, node = heapq.heappop(self._replies)
                 self.reply(link, target, node)
             else:
+                self.ticks += 1
                 self.do(self.learner.tick(self.now))
                 following = self.learner.next_tick()
                 assert following is None or following > self.now
@@ -310,7 +315,71 @@ def test_messages_of_other_links_are_ignored(world: World) -> None:
     assert world.use(9) + world.dad(9) + world.reply(9) + world.look_up(9) == []
 
 
+def test_the_upstream_link_needs_no_room() -> None:
+    world = World(max_hosts=1)
+    world.learn(A, address(99), OTHER)
+    for target in (ROUTER, T):
+        world.dad(UP, target)
+        world.wait()
+    assert world.counted == {"learned": 1}
+    assert world.look_up(UP) == []  # it lives there
+
+
+def test_a_claim_that_has_failed_is_not_checked_again_at_once(world: World) -> None:
+    world.learn(A)
+    assert world.use(B, source=OTHER)
+    world.wait(0.01)
+    assert world.use(B, source=OTHER) == []
+    assert world.reply(UP, source=OTHER) == []
+    assert world.learner.refused["elsewhere"] == 3
+    world.wait(1)
+    assert world.use(B, source=OTHER)
+
+
+def test_a_probe_that_has_failed_may_be_repeated(world: World) -> None:
+    world.learn(A)
+    world.dad(B, source=OTHER)
+    world.wait(0.01)
+    world.nodes.clear()
+    world.dad(B, source=OTHER)
+    assert world.wait(0.5)[-1] == Bind(T, B, A)
+
+
+def test_only_a_probe_that_still_waits_is_answered(world: World) -> None:
+    world.dad(A)
+    world.now += 0.4
+    world.dad(A)
+    world.now += 0.9  # the daemon had no time
+    world.reply(UP, source=OTHER)
+    assert world.advertised == [(A, T)]
+    world.dad(A, address(99))
+    world.now += 1.1
+    world.reply(UP, address(99), OTHER)
+    assert world.advertised == [(A, T)]
+    assert world.counted == {"defended": 1, "elsewhere": 1}
+
+
+def test_an_answer_from_the_upstream_link_ends_the_search(world: World) -> None:
+    world.nodes[UP, T] = OTHER
+    world.use(A)
+    world.wait()
+    assert len(world.asked()) == 3
+
+
 # ---- claims of one address by several nodes
+
+
+def test_several_nodes_of_one_link(world: World) -> None:
+    """Keep the probe that came first; bind to the MAC that uses the address."""
+    world.dad(A)
+    world.dad(A, source=OTHER)
+    world.dad(B, address(99))
+    world.use(B, address(99), OTHER)
+    world.reply(UP, source=THIRD)
+    (answer,) = [each for _, each in world.done if isinstance(each, Advertise)]
+    assert answer.solicitation.eth_source == HOST
+    world.wait()
+    assert world.learner.hosts[address(99)].mac == OTHER
 
 
 def test_the_second_of_two_probes_fails_at_once(world: World) -> None:
@@ -430,6 +499,17 @@ def test_a_host_moves_to_the_upstream_link(world: World) -> None:
     assert world.counted == {"learned": 1, "moved": 1}
 
 
+def test_a_host_of_the_upstream_link_ends_a_rival_and_a_binding(world: World) -> None:
+    """Release an address that another link than the claiming one has by now."""
+    world.learn(A)
+    del world.nodes[A, T]
+    world.nodes[UP, T] = OTHER
+    world.dad(B, source=THIRD)
+    assert world.wait()[-1] == Unbind(T, A)
+    assert world.advertised == [(B, T)]
+    assert world.counted == {"learned": 1, "defended": 1, "moved": 1}
+
+
 def test_an_address_that_moves_every_second_is_held(world: World) -> None:
     world.learn(A)
     world.nodes.clear()
@@ -518,6 +598,43 @@ def test_a_solicitor_that_has_given_up_is_not_answered(world: World) -> None:
     assert not world.advertised
 
 
+def test_eight_solicitors_are_answered(world: World) -> None:
+    """Answer those that came first; one that has asked again may wait longer."""
+    solicitors = [
+        Solicitation(ip(f"fe80::{number}"), T, GATEWAY, GATEWAY) for number in range(1, 20)
+    ]
+    for ns in solicitors:
+        world.do(world.learner.solicited(world.now, UP, ns))
+    world.wait(0.1)
+    world.do(world.learner.solicited(world.now, UP, solicitors[1]))
+    world.nodes[A, T] = HOST
+    world.wait(0.64)
+    world.now += 0.31  # the daemon had no time
+    world.wait()
+    assert world.advertised == [(UP, T)]
+    found = address(99)
+    world.nodes[A, found] = HOST
+    for ns in solicitors:
+        world.do(world.learner.solicited(world.now, UP, ns._replace(target=found)))
+    world.wait()
+    assert world.advertised[1:] == [(UP, found)] * 8
+
+
+def test_a_share_with_one_link_searches_nothing(world: World) -> None:
+    world.do(world.learner.set_links(world.now, UP, frozenset((A,))))
+    assert world.look_up(A) == []
+    assert world.learner.next_tick() is None
+
+
+def test_lookups_that_become_claims_leave_room_for_others() -> None:
+    world = World(max_hosts=LOOKUPS, max_hosts_per_mac=LOOKUPS)
+    for number in range(LOOKUPS):
+        world.nodes[A, address(number + 99)] = HOST
+        world.look_up(UP, address(number + 99))
+        world.wait()
+    assert len(world.routes) == LOOKUPS
+
+
 def test_a_lookup_on_a_second_link_asks_on_the_first(world: World) -> None:
     assert world.look_up(A) == [Ask(B, T), Ask(C, T)]
     assert world.look_up(UP) == [Ask(A, T)]
@@ -570,6 +687,8 @@ def test_a_claim_ends_what_was_remembered(world: World, link: int) -> None:
     world.wait()
     world.use(UP)
     world.learn(B)
+    world.do(world.learner.forget(world.now, T))
+    assert world.look_up(link)
 
 
 # ---- limits and floods
@@ -635,6 +754,37 @@ def test_ten_thousand_claims_by_one_mac() -> None:
     world.learn(C, address(50), THIRD)
     assert world.routes[T] == B
     assert world.learner.counters["learned"] < 70
+
+
+def test_a_host_with_all_the_addresses_that_it_may_have_moves() -> None:
+    world = World(max_hosts_per_mac=1)
+    world.learn(A)
+    world.nodes.clear()
+    world.learn(B)
+
+
+def test_all_links_together_are_limited() -> None:
+    world = World(max_hosts=4096, max_hosts_per_mac=1024)
+    world.do(world.learner.set_links(world.now, UP, frozenset((A, B, C))))  # changes nothing
+    for number in range(6000):
+        source = mac(number + 99)
+        ns = Solicitation(UNSPECIFIED, address(number + 99), source, source)
+        world.learner.solicited(world.now, (A, B, C)[number % 3], ns)
+    assert world.learner.refused["rate"] == 6000 - 1000
+    world.learner.set_links(world.now, UP, frozenset((A, B, C)))
+    assert world.dad(A) == []
+
+
+def test_a_share_with_many_links_searches_less(world: World) -> None:
+    """Ask on 40 links together as much as on 4."""
+    world.do(world.learner.set_links(world.now, UP, frozenset(range(10, 49))))
+    for number in range(1000):
+        world.look_up(UP, address(number + 99))
+        source = mac(number)
+        ns = Solicitation(UNSPECIFIED, address(number + 9999), source, source)
+        world.learner.solicited(world.now, 10, ns)
+    assert len(world.done) == 20 * 39
+    assert world.learner.refused["rate"] == 1000 - 50
 
 
 def test_a_link_that_forges_macs_leaves_room_for_others() -> None:
@@ -767,6 +917,8 @@ def test_a_forgotten_host_is_learned_again(world: World) -> None:
     world.learn(A)
     assert world.do(world.learner.forget(world.now, T)) == [Unbind(T, A)]
     assert world.do(world.learner.forget(world.now, T)) == []
+    world.wait(1)
+    assert world.learner.next_tick() is None
     world.learn(A)
     assert world.counted == {"learned": 2, "forgotten": 1}
 
@@ -796,6 +948,24 @@ def test_routes_are_adopted(world: World) -> None:
     world.wait()
     assert world.advertised == [(C, T)]
     assert world.counted == {"forgotten": 1, "defended": 1}
+
+
+def test_a_route_is_adopted_during_a_search(world: World) -> None:
+    world.use(A)
+    world.use(B, address(99))
+    adopt(world, A)
+    adopt(world, B, address(99))
+    assert world.use(A) == []
+    done = world.wait()
+    assert not any(isinstance(each, Bind) or each == Ask(B, T) for each in done)
+    assert world.counted == {}
+
+
+def test_a_route_cannot_be_younger_than_its_last_sign_of_life(world: World) -> None:
+    world.routes[T] = A
+    world.do(world.learner.adopt(world.now, T, A, idle=60))
+    host = world.learner.hosts[T]
+    assert (host.since, host.seen) == (940, 940)
 
 
 def test_a_host_that_was_adopted_without_a_mac_moves(world: World) -> None:
@@ -879,14 +1049,43 @@ def test_a_host_that_speaks_between_two_questions_stays(world: World) -> None:
     assert T in world.routes
 
 
+def test_hosts_expire_in_the_order_of_their_last_sign_of_life(world: World) -> None:
+    for number, idle in enumerate((100, 500, 300)):
+        adopt(world, A, address(number + 99), HOST, idle)
+    world.wait(101)
+    assert set(world.routes) == {address(99), address(101)}
+    world.use(A, address(101))
+    world.wait(400)
+    assert set(world.routes) == {address(101)}
+
+
+def test_idle_hosts_do_not_keep_the_daemon_busy() -> None:
+    world = World(max_hosts=2048, max_hosts_per_mac=2048)
+    world.check = lambda: None  # type: ignore[method-assign]
+    for number in range(2048):
+        adopt(world, A, address(number + 99), HOST, idle=number / 16)
+        world.nodes[A, address(number + 99)] = HOST
+    world.wait(600)
+    assert len(world.routes) == 2048
+    assert len(world.asked()) == 2048
+    assert world.ticks < 4 * 2048 / 16 + 10
+    before = len(world.done)
+    for _ in range(9):
+        world.learner.tick(world.now)
+    world.now += 600
+    for _ in range(9):
+        world.do(world.learner.tick(world.now))
+    assert len(world.done) - before <= 16
+
+
 def test_thousands_of_hosts_are_not_asked_at_once() -> None:
     """Spread the questions after a start; no host is lost, the silent ones expire."""
     world = World(max_hosts=4096, max_hosts_per_mac=4096)
+    world.check = lambda: None  # type: ignore[method-assign]
     for number in range(4096):
         adopt(world, A, address(number + 99), HOST, idle=590 if number % 2 else 300)
         if number % 8:
             world.nodes[A, address(number + 99)] = HOST
-    world.check = lambda: None  # type: ignore[method-assign]
     asked: dict[float, int] = {}
     world.wait(620)
     for time, _, _ in world.asked():
@@ -991,3 +1190,11 @@ def test_anything(seed: int) -> None:
     )
     assert counters["asked"] == len(world.asked())
     assert counters["defended"] + counters["found"] == len(world.advertised)
+
+
+def test_the_newest_addresses_are_remembered() -> None:
+    recent = Recent(10, size=2)
+    for number, target in enumerate((address(1), address(2), address(1), address(3))):
+        recent.add(target, number)
+    assert [recent.has(address(number), 11) for number in (1, 2, 3)] == [True, False, True]
+    assert [recent.has(address(number), 12) for number in (1, 2, 3)] == [False, False, True]

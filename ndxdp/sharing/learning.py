@@ -352,7 +352,6 @@ class Learner:
     def _locate_upstream(self, now: float, target: bytes) -> list[Action]:
         """Note that an address lives on the upstream link, and end a lookup of it."""
         self._on_upstream.add(target, now)
-        self._absent.discard(target)
         search = self._searches.of(target)
         if search is not None and search.claim is None:
             self._searches.end(search)

@@ -90,7 +90,7 @@ class Moves:
     def add(self, address: bytes, now: float) -> None:
         """Record a move."""
         recent = [each for each in self._times.get(address, ()) if each > now - MOVES_WINDOW]
-        self._times[address] = [*recent[-MOVES:], now]
+        self._times[address] = [*recent, now]
         self._times.move_to_end(address)
         if len(self._times) > self._size:
             self._times.popitem(last=False)

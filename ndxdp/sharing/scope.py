@@ -51,12 +51,7 @@ class Scope:
 
     def admits(self, address: bytes) -> bool:
         """Return True if an address may be learned."""
-        return (
-            is_global_unicast(address)
-            and self.inside(address)
-            and address not in self.own
-            and not self.is_router(address)
-        )
+        return self.inside(address) and address not in self.own and not self.is_router(address)
 
 
 def is_global_unicast(address: bytes) -> bool:

@@ -117,7 +117,7 @@ class Search:
         """
         skipped = self.skipped if self.claim is None else self.claim.ifindex
         questions = [Ask(link, self.target) for link in links if link != skipped]
-        if host is not None and host.mac is not None and host.ifindex != skipped:
+        if host is not None and host.mac is not None:
             questions.insert(0, Ask(host.ifindex, self.target, host.mac))
         return questions
 
