@@ -18,6 +18,7 @@ from ndxdp.config.model import Share
 from ndxdp.daemon import share_links
 from ndxdp.daemon.share_actions import ShareActions
 from ndxdp.daemon.share_links import Members, ShareLink, ShareLinks
+from ndxdp.daemon.share_neighbours import ShareNeighbours
 from ndxdp.daemon.share_reporter import ShareReporter
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
@@ -124,6 +125,7 @@ class ShareTask:
             self._actions = ShareActions(
                 self.share.upstream, routes, self._learner.hosts, self._on_frames
             )
+            self._neighbours = ShareNeighbours(self._shared, routes.interfaces, self._lost)
             opened.callback(self._close)
             self._restore_prefixes()
             while True:
@@ -149,6 +151,7 @@ class ShareTask:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._neighbours.follow(frozenset())
         if self._leaves:
             self._actions.send(self._relay.withdraw(now, list(self._actions.by_index)))
             self._perform([Unbind(*each) for each in self._actions.routes.interfaces.items()])
@@ -169,6 +172,9 @@ class ShareTask:
         before, self._links = self._links, links
         self._own_macs = frozenset(link.mac for link in links.all if link.mac)
         self._actions.set_links(links)
+        self._neighbours.follow(
+            frozenset(link.l3_ifindex for link in links.downstream if link.has_discovery)
+        )
         upstream, active = links.upstream, self._actions.by_index
         if upstream is not None and upstream.ifindex not in active:
             upstream = None
@@ -297,6 +303,8 @@ class ShareTask:
                     if isinstance(na, NeighborAdvertisement) and _is_for_us(na, link.mac):
                         self._perform(self._learner.advertised(now, ifindex, na))
                 case _:
+                    mac = layout.eth_source_of(frame)
+                    self._perform(self._learner.sighted(now, ifindex, mac))
                     self._actions.send(self._relay.heard(now, ifindex, frame))
                     self._take_prefixes(now)
         self._after(now)
@@ -331,6 +339,12 @@ class ShareTask:
         now = self._now()
         for address in addresses:
             self._perform(self._learner.forget(now, address))
+        self._after(now)
+
+    def _lost(self, address: bytes) -> None:
+        """Ask elsewhere for a host that the kernel does not reach any more."""
+        now = self._now()
+        self._perform(self._learner.lost(now, address))
         self._after(now)
 
     # ---- time

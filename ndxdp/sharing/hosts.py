@@ -7,7 +7,7 @@ by its index.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ class Hosts(Mapping[bytes, LearnedHost]):
     def __init__(self, limits: HostLimits) -> None:
         self._limits = limits
         self._hosts: dict[bytes, LearnedHost] = {}
-        self._by_mac: dict[bytes, int] = {}
+        self._by_mac: dict[bytes, dict[bytes, None]] = {}  # sets of addresses, in order
         # Those that are not being asked, the one without a sign of life for longest first. A plain
         # dict would be slow: to find its first key, it skips the gaps of all removed keys.
         self._idle: OrderedDict[bytes, LearnedHost] = OrderedDict()
@@ -83,9 +83,9 @@ class Hosts(Mapping[bytes, LearnedHost]):
         """Return the host of an address; None if there is none."""
         return self._hosts.get(address)
 
-    def addresses_of(self, mac: bytes) -> int:
-        """Return how many addresses a MAC has."""
-        return self._by_mac.get(mac, 0)
+    def addresses_of(self, mac: bytes) -> Collection[bytes]:
+        """Return the addresses of a MAC; the view must not be kept across calls."""
+        return self._by_mac.get(mac, {}).keys()
 
     def refusal(self, address: bytes, mac: bytes | None) -> str | None:
         """Return the limit that a binding of an address to a MAC would exceed.
@@ -102,20 +102,22 @@ class Hosts(Mapping[bytes, LearnedHost]):
             return "limit"
         if mac is None or (host is not None and host.mac == mac):
             return None
-        return "mac_limit" if self.addresses_of(mac) >= self._limits.max_hosts_per_mac else None
+        return (
+            "mac_limit" if len(self.addresses_of(mac)) >= self._limits.max_hosts_per_mac else None
+        )
 
     def add(self, host: LearnedHost) -> None:
         """Add a host; the caller has asked refusal(), and the address has no host."""
         if self._idle and host.seen < self._idle[next(reversed(self._idle))].seen:
             self._is_sorted = False
         self._hosts[host.address] = self._idle[host.address] = host
-        self._count(host.mac, 1)
+        self._file(host)
 
     def remove(self, address: bytes) -> None:
         """Remove the host of an address."""
         host = self._hosts.pop(address)
         self._idle.pop(address, None)
-        self._count(host.mac, -1)
+        self._unfile(host)
 
     def touch(self, host: LearnedHost, now: float) -> None:
         """Record a sign of life of a host."""
@@ -130,9 +132,9 @@ class Hosts(Mapping[bytes, LearnedHost]):
 
     def change_mac(self, host: LearnedHost, mac: bytes) -> None:
         """Record the MAC of a host; the caller has asked refusal()."""
-        self._count(host.mac, -1)
+        self._unfile(host)
         host.mac = mac
-        self._count(mac, 1)
+        self._file(host)
 
     def oldest(self) -> LearnedHost | None:
         """Return the host without a sign of life for longest among those that are not asked."""
@@ -142,15 +144,16 @@ class Hosts(Mapping[bytes, LearnedHost]):
             self._is_sorted = True
         return self._idle[next(iter(self._idle))] if self._idle else None
 
-    def _count(self, mac: bytes | None, change: int) -> None:
-        """Add to the number of addresses of a MAC."""
-        if mac is None:
-            return
-        count = self._by_mac.get(mac, 0) + change
-        if count:
-            self._by_mac[mac] = count
-        else:
-            del self._by_mac[mac]
+    def _file(self, host: LearnedHost) -> None:
+        if host.mac is not None:
+            self._by_mac.setdefault(host.mac, {})[host.address] = None
+
+    def _unfile(self, host: LearnedHost) -> None:
+        if host.mac is not None:
+            addresses = self._by_mac[host.mac]
+            del addresses[host.address]
+            if not addresses:
+                del self._by_mac[host.mac]
 
 
 class _Question(NamedTuple):

@@ -27,6 +27,7 @@ a link is named by its interface's index.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 
 from ndxdp.ndp.message import NeighborAdvertisement, Solicitation
 from ndxdp.rules.prefix import Prefix
@@ -37,6 +38,7 @@ from ndxdp.sharing.rates import Rates
 from ndxdp.sharing.recent import ABSENT_LIFETIME, REJECTED_LIFETIME, UPSTREAM_LIFETIME, Recent
 from ndxdp.sharing.scope import Scope, is_global_unicast
 from ndxdp.sharing.searches import PATIENCE, ROUNDS, Claim, Search, Searches
+from ndxdp.sharing.suspicions import Suspicions
 from ndxdp.sharing.tally import Tally
 
 
@@ -52,6 +54,7 @@ class Learner:
         self._tally = Tally()
         self._bindings = Bindings(limits, self._tally)
         self._hosts = self._bindings.hosts
+        self._suspicions = Suspicions(self._hosts, self._tally)
         self._scope = Scope()
         self._upstream: int | None = None
         self._downstream: tuple[int, ...] = ()
@@ -178,10 +181,11 @@ class Learner:
         """
         if ifindex not in self._links:
             return []
-        if ns.dad:
-            return self._claimed(now, ns.target, Claim(ifindex, ns.eth_source, ns, now))
-        actions = self._claimed(now, ns.source, Claim(ifindex, ns.eth_source, None, now))
-        return actions + self._looked_up(now, ifindex, ns)
+        claimed = ns.target if ns.dad else ns.source
+        claim = Claim(ifindex, ns.eth_source, ns if ns.dad else None, now)
+        actions = self._claimed(now, claimed, claim)
+        actions += self.sighted(now, ifindex, ns.eth_source, claimed)
+        return actions if ns.dad else actions + self._looked_up(now, ifindex, ns)
 
     def advertised(self, now: float, ifindex: int, na: NeighborAdvertisement) -> list[Action]:
         """Take an advertisement, solicited or not: it claims its target.
@@ -193,7 +197,29 @@ class Learner:
         """
         if ifindex not in self._links:
             return []
-        return self._claimed(now, na.target, Claim(ifindex, na.eth_source, None, now))
+        actions = self._claimed(now, na.target, Claim(ifindex, na.eth_source, None, now))
+        return actions + self.sighted(now, ifindex, na.eth_source, na.target)
+
+    def sighted(
+        self, now: float, ifindex: int, mac: bytes, claimed: bytes | None = None
+    ) -> list[Action]:
+        """Take any message: the hosts of its source MAC may have moved to this link.
+
+        Args:
+            now: The time.
+            ifindex: The link that it came by.
+            mac: The source MAC.
+            claimed: The address that the message claims, which is checked anyway.
+        """
+        if ifindex not in self._downstream:
+            return []
+        admits = partial(self._rates.admits_lookup, now, ifindex)
+        return self._suspicions.sighted(now, ifindex, mac, claimed, admits)
+
+    def lost(self, now: float, address: bytes) -> list[Action]:
+        """Take the news that the kernel does not reach a host: it may be on another link now."""
+        admits = partial(self._rates.admits_lookup, now, 0)
+        return self._suspicions.lost(now, address, self._downstream, admits)
 
     # ---- time
 

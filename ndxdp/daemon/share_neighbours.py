@@ -1,0 +1,42 @@
+"""The learned hosts that the kernel does not reach any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.netlink.fib import NudState
+from ndxdp.netlink.neighbour_monitor import NeighbourChange
+
+
+class ShareNeighbours:
+    """Follows the kernel's neighbours on the downstream interfaces of a share."""
+
+    def __init__(
+        self, shared: Shared, routes: Mapping[bytes, int], lost: Callable[[bytes], None]
+    ) -> None:
+        """Follow no interface yet.
+
+        Args:
+            shared: What all interfaces of the daemon share.
+            routes: A view of the interfaces that addresses are routed to.
+            lost: Called with each address that the kernel has solicited in vain where its route
+                leads to.
+        """
+        self._shared, self._routes, self._lost = shared, routes, lost
+        self._ends: dict[int, Callable[[], None]] = {}
+
+    def follow(self, ifindexes: frozenset[int]) -> None:
+        """Follow the neighbours on these interfaces, and on no others."""
+        for ifindex in self._ends.keys() - ifindexes:
+            self._ends.pop(ifindex)()
+        for ifindex in ifindexes - self._ends.keys():
+            self._ends[ifindex] = self._shared.follow_neighbours(ifindex, self._on_changes)
+
+    def _on_changes(self, changes: list[NeighbourChange] | None) -> None:
+        for change in changes or ():  # lost news do no harm: a claim, or the expiry, follows
+            if (
+                change.state is NudState.FAILED
+                and self._routes.get(change.address) == change.ifindex
+            ):
+                self._lost(change.address)
