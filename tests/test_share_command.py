@@ -20,9 +20,11 @@ from tests.fixtures.network import (
     PINS,
     Network,
     Running,
+    call,
     done,
     eventually,
     ndxdp,
+    sh,
 )
 from tests.fixtures.shared_link import AT_HOST, SharedHost, shared_link
 from tests.test_completion import offered
@@ -139,6 +141,35 @@ def test_what_is_missing_is_said_at_the_start(site: SharedHost) -> None:
     assert f"ndxdp: {LINK}, {LAN0} do not forward, and a share needs forwarding" in lines
     assert any("hint: sysctl -w net.ipv6.conf.all.forwarding=1" in line for line in lines)
     assert any("lan7, downstream in a share, is not here" in line for line in lines)
+
+
+def test_a_host_that_forwards_and_ignores_advertisements(site: SharedHost) -> None:
+    """Warn of accept_ra = 1 with forwarding, unless a default route was configured."""
+    warning = "forwards, and its accept_ra is 1: this host ignores its routers"
+
+    def begun() -> str:
+        running = Running((LINK, LAN0), [*AT_HOST, *NDXDP], verb="share")
+        return running.end_cleanly()
+
+    assert warning not in begun()  # accept_ra is 2
+    site.lab.host.sysctl(f"{LINK}.accept_ra=1")
+    err = begun()
+    assert warning in err
+    assert f"hint: sysctl -w net/ipv6/conf/{LINK}/accept_ra=2" in err
+    site.lab.host.ip(f"route add default via fe80::1 dev {LINK} metric 2000")
+    assert warning not in begun()
+
+
+def test_an_upstream_without_a_prefix(net: Network) -> None:
+    sh("ip", "link", "add", "bare0", "up", "type", "veth", "peer", "name", "bare1")
+    sh("ip", "link", "set", "bare1", "up")
+    try:
+        for words, warned in (((), True), (("-p", "2001:db8:9::/64"), False)):
+            running = Running(("bare0", "bare1", *words), verb="share")
+            err = running.end_cleanly()
+            assert ("bare0 has no on-link prefix yet" in err) is warned
+    finally:
+        call("ip", "link", "delete", "bare0")
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,30 @@ def test_a_report_of_an_older_version_has_all_fields(inner: Network) -> None:
     assert text()[0] == "share up0  hosts 0 of 0, router advertisements are not relayed"
 
 
+# ---- explain ------------------------------------------------------------------------------------
+
+
+def test_explain_says_where_a_target_is_learned(inner: Network) -> None:
+    made()
+    done("attach", UPLINK, "--mode", "tc", "-n", f"{FIRST}/128", "--answer", "routed")
+    try:
+        explained = done("explain", FIRST).splitlines()
+        assert re.sub(r"\d+ s", "N s", explained[-1]) == (
+            f"host     {FIRST} on lan0, {MAC}, learned 3 h ago, seen N s ago"
+        )
+        assert done("explain", PEER).splitlines()[-1] == (
+            f"host     {PEER} on tun0, by a route of another program"
+        )
+        assert "host " not in done("explain", "2001:db8::77")
+        host = json.loads(done("explain", FIRST, "--json"))["host"]
+        assert shape(host) == shape(json_of("hosts")[0])
+        assert json.loads(done("explain", "2001:db8::77", "--json"))["host"] is None
+        share_report.remove(FILES, netns(), UPLINK)
+        assert "host " not in done("explain", FIRST)  # an interface of no share
+    finally:
+        remove_instance()
+
+
 # ---- the page -----------------------------------------------------------------------------------
 
 

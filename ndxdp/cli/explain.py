@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING
+
 import click
 
 from ndxdp.cli.interface import Named, exists, interface_before
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
-from ndxdp.cli.values import one_of
+from ndxdp.cli.values import one_of, trees
 from ndxdp.errors import UsageError
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
+
+if TYPE_CHECKING:
+    from ndxdp.observe.hosts import Host
 
 _SILENCE = 3
 """The exit code of --exit-code where there is no answer; 1 and 2 are those of errors."""
@@ -75,13 +81,40 @@ def explain(
             sllao=None if from_address == UNSPECIFIED else solicitor,
         )
 
-    explanation = explanations.explain(*one_of(named.interface), solicitation)
+    tree, interface = one_of(named.interface)
+    explanation = explanations.explain(tree, interface, solicitation)
+    host = _host(interface, address)
     if as_json:
-        print_json(render.explanation_data(explanation))
+        from ndxdp.observe.hosts import host_data
+
+        data = render.explanation_data(explanation)
+        print_json(data | {"host": host_data(host) if host else None})
     else:
         for line in render.explanation_text(explanation):
             echo(line)
+        if host:
+            from ndxdp.observe.share_text import host_text
+
+            by = "" if host.learned else ", by a route of another program"
+            echo(f"host     {host_text(host, time.time())}{by}")
     return _SILENCE if by_code and explanation.reply is None else 0
+
+
+def _host(interface: str, address: bytes) -> Host | None:
+    """Return where an address lives, if the interface is in a share that has learned it."""
+    from ndxdp.netlink.netns import netns
+    from ndxdp.runtime import share_report
+
+    reports = [
+        each
+        for each in share_report.reports(trees().files.root, netns())
+        if interface in {link.interface for link in each.links}
+    ]
+    if not reports:
+        return None
+    from ndxdp.observe.hosts import read
+
+    return next((each for each in read(reports) if each.address == address), None)
 
 
 def _target(named: Named) -> str:

@@ -167,9 +167,9 @@ def _refuse_unusable(shared: Share) -> None:
 
 def _warn(shared: Share) -> None:
     """Log what keeps the share from working on this host, with hints."""
-    from ndxdp.daemon.share_preflight import present_shares
+    from ndxdp.daemon.share_preflight import at_start, present_shares
 
-    for present in present_shares((shared,)):
-        for sentence, hint in present.warnings:
-            log.warning(sentence)
-            log.warning("  hint: %s", hint)
+    (present,) = present_shares((shared,))
+    for sentence, hint in (*present.warnings, *at_start(shared)):
+        log.warning(sentence)
+        log.warning("  hint: %s", hint)

@@ -118,6 +118,30 @@ def _forwarding(names: list[str], upstream: str) -> Iterator[tuple[str, str]]:
     yield f"{', '.join(stopped)} {verb} not forward, and a share needs forwarding", cure
 
 
+def at_start(share: Share) -> Iterator[tuple[str, str]]:
+    """Yield, with hints, what a share lacks at its start, and may get later."""
+    from ndxdp.netlink import names, onlink
+    from ndxdp.netlink.fib import Fib
+
+    upstream = share.upstream
+    ifindex = names.index_of(upstream)
+    if not ifindex:
+        return
+    if _conf(upstream, "forwarding") == 1 and _conf(upstream, "accept_ra") == 1:
+        with Fib() as fib:
+            routes = [route for route in fib.default_routes() if route.ifindex == ifindex]
+        if all(route.by_ra for route in routes):  # another one was configured, and stays
+            yield (
+                f"{upstream} forwards, and its accept_ra is 1: this host ignores its routers",
+                f"sysctl -w net/ipv6/conf/{upstream}/accept_ra=2",
+            )
+    if not share.prefixes and not onlink.read([ifindex]).prefixes:
+        yield (
+            f"{upstream} has no on-link prefix yet: the share waits for an advertised one",
+            f"to see what routers advertise: rdisc6 {upstream}; or name it: --prefix PREFIX",
+        )
+
+
 def _conf(name: str, key: str) -> int | None:
     """Return an IPv6 sysctl of an interface; None if there is none, or it cannot be read."""
     try:
