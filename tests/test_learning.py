@@ -336,6 +336,31 @@ def test_a_claim_that_has_failed_is_not_checked_again_at_once(world: World) -> N
     assert world.use(B, source=OTHER)
 
 
+@pytest.mark.parametrize(("first", "second"), [(A, B), (B, A), (UP, A), (A, UP)])
+def test_a_node_in_its_probe_need_not_answer(first: int, second: int) -> None:
+    """Until its DAD has ended, it ignores questions: its link is silent, but not free."""
+    for wait in (0.3, 0.55, 0.9):
+        world = World()
+        world.dad(first)
+        world.wait(wait)
+        before = dict(world.routes)
+        world.dad(second, source=OTHER)
+        world.wait(1 - wait)
+        world.nodes[first, T] = HOST
+        world.wait()
+        assert world.advertised == [(second, T)]
+        assert set(before.items()) <= set(world.routes.items())
+        assert world.routes == ({T: first} if first != UP else {})
+
+
+def test_a_node_that_moves_during_its_probe(world: World) -> None:
+    """It probes again on the other link, with the same MAC: that is no rival."""
+    world.dad(A)
+    world.wait(0.6)
+    world.dad(B)
+    assert world.wait(0.6)[-1] == Bind(T, B, A)
+
+
 def test_a_probe_that_has_failed_may_be_repeated(world: World) -> None:
     world.learn(A)
     world.dad(B, source=OTHER)

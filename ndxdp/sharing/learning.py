@@ -31,11 +31,11 @@ from functools import partial
 
 from ndxdp.ndp.message import NeighborAdvertisement, Solicitation
 from ndxdp.rules.prefix import Prefix
+from ndxdp.sharing import recent
 from ndxdp.sharing.actions import Action, Advertise, Ask, Unbind
 from ndxdp.sharing.bindings import Bindings
 from ndxdp.sharing.hosts import HostLimits, LearnedHost
 from ndxdp.sharing.rates import Rates
-from ndxdp.sharing.recent import ABSENT_LIFETIME, REJECTED_LIFETIME, UPSTREAM_LIFETIME, Recent
 from ndxdp.sharing.scope import Scope, is_global_unicast
 from ndxdp.sharing.searches import PATIENCE, ROUNDS, Claim, Search, Searches
 from ndxdp.sharing.suspicions import Suspicions
@@ -61,9 +61,10 @@ class Learner:
         self._links: tuple[int, ...] = ()
         self._rates = Rates(0)
         self._searches = Searches()
-        self._on_upstream = Recent(UPSTREAM_LIFETIME)
-        self._absent = Recent(ABSENT_LIFETIME)
-        self._rejected = Recent(REJECTED_LIFETIME)
+        self._on_upstream = recent.Recent(recent.UPSTREAM_LIFETIME)
+        self._absent = recent.Recent(recent.ABSENT_LIFETIME)
+        self._rejected = recent.Recent(recent.REJECTED_LIFETIME)
+        self._probes = recent.Probes()
 
     @property
     def hosts(self) -> Mapping[bytes, LearnedHost]:
@@ -247,6 +248,8 @@ class Learner:
             return [] if is_upstream else self._refuse("outside")
         if target in self._scope.own:
             return self._refuse("own_address")
+        if claim.dad and self._probes.has_rival(target, claim.ifindex, claim.mac, now):
+            return self._reject(now, claim)
         host, search = self._hosts.host_of(target), self._searches.of(target)
         if host is not None and host.ifindex == claim.ifindex:
             if claim.dad is None or host.mac in (None, claim.mac):
@@ -262,6 +265,8 @@ class Learner:
     def _confirm(self, now: float, host: LearnedHost, claim: Claim) -> list[Action]:
         """Take a sign of life of a learned host; a claim of its address by another link fails."""
         self._bindings.confirm(now, host, claim.mac)
+        if claim.dad is not None:
+            self._probes.add(host.address, claim.ifindex, claim.mac, now + PATIENCE)
         search = self._searches.of(host.address)
         if search is None or (search.claim and search.claim.is_same_probe(claim)):
             return []
@@ -378,8 +383,7 @@ class Learner:
     def _locate_upstream(self, now: float, target: bytes) -> list[Action]:
         """Note that an address lives on the upstream link, and end a lookup of it."""
         self._on_upstream.add(target, now)
-        search = self._searches.of(target)
-        if search is not None and search.claim is None:
+        if (search := self._searches.of(target)) and search.claim is None:
             self._searches.end(search)
         return []
 
@@ -403,6 +407,8 @@ class Learner:
         reason = self._obstacle(now, target, claim)
         if reason is not None:
             return self._refuse(reason)
+        if claim.dad is not None:
+            self._probes.add(target, claim.ifindex, claim.mac, claim.heard + PATIENCE)
         if claim.ifindex == self._upstream:
             self._on_upstream.add(target, now)
             host = self._hosts.host_of(target)

@@ -71,6 +71,34 @@ class Recent:
         self._until.clear()
 
 
+class Probes:
+    """Nodes whose DAD has met no objection, and which may not answer for the address yet.
+
+    A node ignores solicitations for an address until its DAD has ended (RFC 4862 section 5.4.3), so
+    for that long the silence of its link says nothing. At most `size` are remembered; a new one
+    replaces the one that was added first.
+    """
+
+    def __init__(self, size: int = _SIZE) -> None:
+        self._size = size
+        self._nodes: OrderedDict[bytes, tuple[int, bytes, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def add(self, address: bytes, ifindex: int, mac: bytes, until: float) -> None:
+        """Remember the node on a link whose DAD ends at `until`."""
+        self._nodes[address] = ifindex, mac, until
+        self._nodes.move_to_end(address)
+        if len(self._nodes) > self._size:
+            self._nodes.popitem(last=False)
+
+    def has_rival(self, address: bytes, ifindex: int, mac: bytes, now: float) -> bool:
+        """Return True if another node, on another link, is still in its DAD of an address."""
+        link, node, until = self._nodes.get(address, (ifindex, mac, now))
+        return link != ifindex and node != mac and until > now
+
+
 class Moves:
     """When addresses moved: one that moves too often is held where it is for a while.
 
