@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ from ndxdp.daemon.share_links import Members
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
 from ndxdp.daemon.share_sockets import PacedReader
+from ndxdp.doctor import breadth
 from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_frame, icmpv6_type_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import host_routes
 from ndxdp.netlink.host_routes import HostRoute, HostRouteMonitor, HostRoutes
 from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.ruleset import Rules
 from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, TYPE_RA, TYPE_RS, DiscoverySocket
 from tests.fixtures.network import HOST, ROUTER, ROUTER_LINK, UPLINK, Network, eventually, sh
 
@@ -333,3 +336,13 @@ def test_the_rules_of_a_share() -> None:
     assert own.answer is Answer.LOCAL
     assert own.profile.defend
     assert {rule.origin for rule in rules.distinct_rules} == {"share"}
+
+
+def test_doctor_finds_no_rule_of_a_share_too_broad(net: Network) -> None:
+    share = Share(UPLINK, ("lan*",))
+    routers = [socket.inet_pton(socket.AF_INET6, "fe80::ff:fe00:10")]
+    rules = share_rules(share, [parse_prefix("2001:db8::/64")], [ADDRESS], routers)
+    index = socket.if_nametoindex(UPLINK)
+    assert not breadth.gather(UPLINK, (index, index), rules).broad
+    ours = Rules.of({prefix: replace(rule, origin="manual") for prefix, rule in rules.pairs()})
+    assert breadth.gather(UPLINK, (index, index), ours).broad

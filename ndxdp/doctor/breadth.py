@@ -11,7 +11,7 @@ from ndxdp.rules import breadth
 from ndxdp.rules.address import address_text
 from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, Rule
+from ndxdp.rules.rule import CONFIG_ORIGIN, MANUAL_ORIGIN, RESERVED_ORIGINS, SHARE_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 
 
@@ -40,8 +40,10 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
     Args:
         interface: The name of the interface.
         ifindexes: The interface, and the one that has its addresses: the bridge of a port.
-        rules: The rules of the interface.
+        rules: The rules of the interface. Those of a share are left out: it has none for addresses of
+            other nodes, but one for each link-local address of this host on its other links.
     """
+    rules = rules.where(lambda rule: rule.origin != SHARE_ORIGIN)
     here = onlink.read(ifindexes)
 
     def behind(prefix: Prefix) -> tuple[Prefix, ...]:
