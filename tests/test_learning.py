@@ -90,12 +90,12 @@ class World:
         hosts = self.learner.hosts
         assert self.routes == {target: host.ifindex for target, host in hosts.items()}
         assert len(hosts) <= self.limits.max_hosts
-        by_mac: dict[bytes | None, int] = {}
+        by_mac: dict[bytes, dict[bytes, None]] = {}
         for host in hosts.values():
-            by_mac[host.mac] = by_mac.get(host.mac, 0) + 1
-        by_mac.pop(None, None)
+            if host.mac is not None:
+                by_mac.setdefault(host.mac, {})[host.address] = None
         assert self.learner._bindings.hosts._by_mac == by_mac
-        assert max(by_mac.values(), default=0) <= self.limits.max_hosts_per_mac
+        assert max(map(len, by_mac.values()), default=0) <= self.limits.max_hosts_per_mac
         assert not {OWN, ROUTER, OUTSIDE, LINK_LOCAL, PREFIX.address} & set(hosts)
         assert UP not in self.routes.values()
 

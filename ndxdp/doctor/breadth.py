@@ -40,8 +40,8 @@ def gather(interface: str, ifindexes: tuple[int, int], rules: Rules) -> Facts:
     Args:
         interface: The name of the interface.
         ifindexes: The interface, and the one that has its addresses: the bridge of a port.
-        rules: The rules of the interface. Those of a share are left out: it has none for addresses of
-            other nodes, but one for each link-local address of this host on its other links.
+        rules: The rules of the interface. Those of a share are left out: it has none for other
+            nodes, but one for each link-local address of this host on its other links.
     """
     rules = rules.where(lambda rule: rule.origin != SHARE_ORIGIN)
     here = onlink.read(ifindexes)
