@@ -977,9 +977,9 @@ def test_routes_are_adopted(world: World) -> None:
 
 def test_a_route_is_adopted_during_a_search(world: World) -> None:
     world.use(A)
-    world.use(B, address(99))
+    world.use(B, address(99), OTHER)
     adopt(world, A)
-    adopt(world, B, address(99))
+    adopt(world, B, address(99), OTHER)
     assert world.use(A) == []
     done = world.wait()
     assert not any(isinstance(each, Bind) or each == Ask(B, T) for each in done)
