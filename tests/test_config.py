@@ -1035,12 +1035,30 @@ def test_the_page_has_every_key() -> None:
 # ---- random damage ------------------------------------------------------------------------------
 
 
+SHARES = """
+[[share]]
+upstream = "wan0"
+downstream = ["lan0", "br-*", "wg[0-9]"]
+prefixes = ["2001:db8::/64", "fd00::/64"]
+max_hosts = 10
+max_hosts_per_mac = 5
+
+[[share]]
+upstream = "wan1"
+downstream = ["lan1"]
+prefixes = "advertised"
+router_advertisements = "off"
+expire = 60
+"""
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_damage_raises_usage_errors_only(seed: int) -> None:
     """Accept a randomly damaged example, or refuse it with a message and a line."""
     rng = random.Random(seed)
-    rows = EXAMPLE.splitlines()
-    values = re.findall(r"= ([^#\n]+?) *(?:#.*)?$", EXAMPLE, re.MULTILINE)
+    example = EXAMPLE + SHARES
+    rows = example.splitlines()
+    values = re.findall(r"= ([^#\n]+?) *(?:#.*)?$", example, re.MULTILINE)
     values += ["-1", "1e400", "nan", "[]", "{}", "''", "true", "2024-01-01", "[[]]", '"\\u0000"']
     bits = [*"[]{}\"'=.,#\\\n \0\r\x1b", "[[", '"""', "\ud800", "é", "\u2028", "0x", "9" * 30]
     taken = 0

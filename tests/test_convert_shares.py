@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from lab.nodes import LINK
+from lab.shared_prefix import INTERNET_ADDRESS, LAN0, PREFIX
 from ndxdp.config import reader
 from ndxdp.convert import files, ndp_proxy_go, ndppd, openwrt, uci_syntax
 from ndxdp.convert.draft import Draft
 from ndxdp.convert.width import UNKNOWN, Host
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.rules.prefix import Prefix
-from tests.fixtures.network import REPOSITORY, call, done, ndxdp, sh
+from tests.fixtures.network import REPOSITORY, call, done, eventually, ndxdp, sh
+from tests.fixtures.shared_link import SharedHost, shared_link
 
 
 def toml_of(draft: Draft) -> dict[str, Any]:
@@ -731,3 +735,86 @@ def test_the_page_shows_the_output() -> None:
     )
     draft = openwrt.convert([("/etc/config/dhcp", before), ("/etc/config/network", NETWORK)])
     assert draft.text("/etc/config/dhcp and /etc/config/network") == after
+
+
+# ---- random damage ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [DHCP, RC, UNIT, BOTH], ids=["UCI", "rc.conf", "unit", "ndppd"])
+def test_damage_raises_errors_only(text: str) -> None:
+    """Convert a randomly damaged file into one that `check` accepts, or refuse it in a sentence."""
+    choose = random.Random(19)
+    bits = [
+        *"{}\"'=.,#\\\n \0\r\x1b;",
+        "config ",
+        "option ndp ",
+        "list ",
+        "--no-ra ",
+        "lan",
+        "\udcfc",
+    ]
+    converted = 0
+    for _ in range(1500):
+        damaged = text
+        for _ in range(choose.randrange(1, 4)):
+            at = choose.randrange(len(damaged))
+            to = min(len(damaged), at + choose.choice((0, 0, 1, 1, 9)))
+            damaged = damaged[:at] + choose.choice(["", "", *bits]) + damaged[to:]
+        try:
+            made = files.convert([("file", damaged)], UNKNOWN).text("file")
+        except NdxdpError:
+            continue
+        assert reader.parse(made, "ndxdp.toml").with_shared(), damaged
+        converted += 1
+    assert 100 < converted < 1490
+
+
+# ---- a converted file on a host -----------------------------------------------------------------
+
+
+@pytest.fixture
+def site(privacy: None, tmp_path: Path) -> Iterator[SharedHost]:
+    """Return the lab's network of one /64, without a daemon and without clients."""
+    with shared_link(tmp_path) as made:
+        yield made
+
+
+AT_HOST_DHCP = dhcp(RELAY) + f"config dhcp guests\n{RELAY}"
+AT_HOST_NETWORK = (
+    "config interface wan6\noption device eth0\nconfig interface lan\noption device lan0\n"
+    "config interface guests\noption device br-guests\n"
+)
+
+
+@pytest.mark.parametrize("kind", ["odhcpd", "ndp-proxy-go", "ndppd"])
+def test_a_client_is_reached_with_the_converted_file(
+    site: SharedHost, tmp_path: Path, kind: str
+) -> None:
+    """A host behind is reached from the Internet, and learned, after a conversion alone."""
+    texts = {
+        "dhcp": AT_HOST_DHCP,
+        "network": AT_HOST_NETWORK,
+        "ndppd.conf": f"proxy eth0 {{\n rule {PREFIX} {{ iface lan0 }}\n}}\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    words = {
+        "odhcpd": [str(tmp_path / "dhcp"), str(tmp_path / "network")],
+        "ndp-proxy-go": ["--ndp-proxy-go", "ndp-proxy-go eth0 lan0 lan1"],
+        "ndppd": [str(tmp_path / "ndppd.conf")],
+    }[kind]
+    converted = site.ndxdp("convert", *words, "-o", str(site.configure()), "--force")
+    assert converted.code == 0, converted
+    site.start_again()
+    client = site.lab.client("a0", LAN0)
+    address = client.slaac(PREFIX)
+    if kind == "ndppd":  # ndppd relays no advertisements: another program gives the address
+        client.ip(f"address add {address}/64 dev {LINK}")
+        client.ip(f"route add default via {site.lab.link_local(LAN0)} dev {LINK}")
+    else:
+        site.lab.wait_for_addresses(client)
+    site.await_routes({address: LAN0})
+    assert site.reaches(site.lab.internet, address)
+    assert site.reaches(client, INTERNET_ADDRESS)
+    eventually(lambda: site.state().hosts.get(address) == LAN0)
+    site.stop()
