@@ -384,6 +384,70 @@ def test_only_a_probe_that_still_waits_is_answered(world: World) -> None:
     assert world.counted == {"defended": 1, "elsewhere": 1}
 
 
+@pytest.mark.parametrize("home", [UP, B])
+def test_a_probe_is_answered_although_the_owner_is_slow(world: World, home: int) -> None:
+    """Answer DAD that has not finished, though the address is bound: a proxy may take 0.8 s."""
+    world.dad(A)
+    world.wait(0.8)
+    assert world.routes == {T: A}
+    world.nodes[home, T] = OTHER
+    world.reply(home, source=OTHER)
+    world.reply(home, source=OTHER)
+    assert world.advertised == [(A, T)]
+    world.wait()
+    assert world.routes == ({} if home == UP else {T: B})
+    assert world.counted == {"learned": 1, "defended": 1, "moved": 1}
+
+
+def test_the_owner_that_probes_again_need_not_answer(world: World) -> None:
+    """Let nobody take the address meanwhile, neither by use nor by an answer."""
+    world.learn(A)
+    world.nodes.clear()
+    world.dad(A)
+    for _ in range(9):
+        world.use(B, source=OTHER)
+        world.reply(UP, source=THIRD)
+        world.wait(0.1)
+    world.nodes[A, T] = HOST
+    world.wait(0.2)
+    world.use(B, source=OTHER)
+    world.wait()
+    assert world.routes == {T: A}
+    assert world.advertised == []
+
+
+def test_a_slow_owner_ends_a_move(world: World) -> None:
+    world.learn(A)
+    world.nodes.clear()
+    world.dad(B, source=THIRD)
+    world.wait(0.8)
+    assert world.routes == {T: B}
+    world.reply(UP, source=OTHER)
+    assert world.advertised == [(B, T)]
+
+
+def test_a_later_probe_does_not_end_the_first_one(world: World) -> None:
+    world.dad(A)
+    world.wait(0.8)
+    world.dad(B, source=OTHER)
+    world.wait(0.2)
+    world.nodes[A, T] = HOST  # its DAD has finished
+    world.wait()
+    assert world.advertised == [(B, T)]
+    assert world.routes == {T: A}
+
+
+def test_a_finished_probe_is_not_answered(world: World) -> None:
+    world.dad(A)
+    world.wait(1.1)
+    world.reply(UP, source=OTHER)
+    world.dad(B, address(99))
+    world.wait(0.8)
+    world.use(C, address(99))  # it has moved
+    world.wait(0.1)
+    assert world.advertised == []
+
+
 def test_an_answer_from_the_upstream_link_ends_the_search(world: World) -> None:
     world.nodes[UP, T] = OTHER
     world.use(A)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ndxdp.sharing.actions import Action, Ask, Bind, Unbind
+from ndxdp.sharing.claim import Claim
 from ndxdp.sharing.hosts import QUESTIONS, Expiry, HostLimits, Hosts, LearnedHost
 from ndxdp.sharing.recent import Moves
 from ndxdp.sharing.tally import Tally
@@ -55,8 +56,9 @@ class Bindings:
         else:
             self._tally.refuse(reason)
 
-    def bind(self, now: float, address: bytes, ifindex: int, mac: bytes) -> list[Action]:
-        """Bind an address to an interface; the caller has asked `hosts.refusal()`."""
+    def bind(self, now: float, address: bytes, claim: Claim) -> list[Action]:
+        """Bind an address to the link of a claim; the caller has asked `hosts.refusal()`."""
+        ifindex, mac = claim.ifindex, claim.mac
         host = self.hosts.host_of(address)
         if host is None:
             self.hosts.add(LearnedHost(address, ifindex, mac, now, now))

@@ -34,10 +34,11 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.sharing import recent
 from ndxdp.sharing.actions import Action, Advertise, Ask, Unbind
 from ndxdp.sharing.bindings import Bindings
+from ndxdp.sharing.claim import Claim
 from ndxdp.sharing.hosts import HostLimits, LearnedHost
 from ndxdp.sharing.rates import Rates
 from ndxdp.sharing.scope import Scope, is_global_unicast
-from ndxdp.sharing.searches import PATIENCE, ROUNDS, Claim, Search, Searches
+from ndxdp.sharing.searches import ROUNDS, Search, Searches
 from ndxdp.sharing.suspicions import Suspicions
 from ndxdp.sharing.tally import Tally
 
@@ -122,9 +123,6 @@ class Learner:
             now: The time.
             own: The addresses of this host, by interface.
             routers: The addresses of routers on the upstream link.
-
-        Returns:
-            An Unbind for each host that is forgotten.
         """
         self._scope.set_reserved(own, routers)
         return self._leave()
@@ -248,7 +246,8 @@ class Learner:
             return [] if is_upstream else self._refuse("outside")
         if target in self._scope.own:
             return self._refuse("own_address")
-        if claim.dad and self._probes.has_rival(target, claim.ifindex, claim.mac, now):
+        probe = self._probes.rival(target, claim, now)
+        if probe is not None and claim.dad is not None:
             return self._reject(now, claim)
         host, search = self._hosts.host_of(target), self._searches.of(target)
         if host is not None and host.ifindex == claim.ifindex:
@@ -260,13 +259,18 @@ class Learner:
             return self._compare(now, search, search.claim, claim)
         if is_upstream and claim.dad is None and host is None:
             return self._locate_upstream(now, target)
-        return self._check(now, target, claim)
+        if probe is None or self._rejected.has(target, now):
+            return self._check(now, target, claim)
+        # The owner answers late, as Linux's proxy_ndp does (up to 0.8 s), but in time for the node.
+        self._probes.discard(target)
+        return self._reject(now, probe) + self._check(now, target, claim)
 
     def _confirm(self, now: float, host: LearnedHost, claim: Claim) -> list[Action]:
         """Take a sign of life of a learned host; a claim of its address by another link fails."""
         self._bindings.confirm(now, host, claim.mac)
-        if claim.dad is not None:
-            self._probes.add(host.address, claim.ifindex, claim.mac, now + PATIENCE)
+        if claim.dad is not None:  # it need not answer questions meanwhile
+            self._probes.add(host.address, claim)
+            self._rejected.add(host.address, now)
         search = self._searches.of(host.address)
         if search is None or (search.claim and search.claim.is_same_probe(claim)):
             return []
@@ -336,7 +340,7 @@ class Learner:
 
     def _reject(self, now: float, claim: Claim) -> list[Action]:
         """Refuse a claim because the address is in use on another link; DAD is answered."""
-        if claim.dad is None or now > claim.heard + PATIENCE:
+        if claim.dad is None or not claim.waits(now):
             return self._refuse("elsewhere")
         self._tally.add("defended")
         return [Advertise(claim.ifindex, claim.dad)]
@@ -407,13 +411,12 @@ class Learner:
         reason = self._obstacle(now, target, claim)
         if reason is not None:
             return self._refuse(reason)
-        if claim.dad is not None:
-            self._probes.add(target, claim.ifindex, claim.mac, claim.heard + PATIENCE)
+        self._probes.add(target, claim)
         if claim.ifindex == self._upstream:
             self._on_upstream.add(target, now)
             host = self._hosts.host_of(target)
             return [] if host is None else self._bindings.release(now, host)
-        actions = self._bindings.bind(now, target, claim.ifindex, claim.mac)
+        actions = self._bindings.bind(now, target, claim)
         return actions + self._answer(now, search, claim.ifindex)
 
     def _answer(self, now: float, search: Search, ifindex: int) -> list[Action]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from ndxdp.sharing.claim import Claim
+
 UPSTREAM_LIFETIME = 60.0
 """Seconds for which an address that lives on the upstream link is not searched by lookups."""
 
@@ -81,22 +83,30 @@ class Probes:
 
     def __init__(self, size: int = _SIZE) -> None:
         self._size = size
-        self._nodes: OrderedDict[bytes, tuple[int, bytes, float]] = OrderedDict()
+        self._claims: OrderedDict[bytes, Claim] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._claims)
 
-    def add(self, address: bytes, ifindex: int, mac: bytes, until: float) -> None:
-        """Remember the node on a link whose DAD ends at `until`."""
-        self._nodes[address] = ifindex, mac, until
-        self._nodes.move_to_end(address)
-        if len(self._nodes) > self._size:
-            self._nodes.popitem(last=False)
+    def add(self, address: bytes, claim: Claim) -> None:
+        """Remember a claim if it is DAD."""
+        if claim.dad is None:
+            return
+        self._claims[address] = claim
+        self._claims.move_to_end(address)
+        if len(self._claims) > self._size:
+            self._claims.popitem(last=False)
 
-    def has_rival(self, address: bytes, ifindex: int, mac: bytes, now: float) -> bool:
-        """Return True if another node, on another link, is still in its DAD of an address."""
-        link, node, until = self._nodes.get(address, (ifindex, mac, now))
-        return link != ifindex and node != mac and until > now
+    def rival(self, address: bytes, claim: Claim, now: float) -> Claim | None:
+        """Return the DAD of an address by another node, on another link, that has not ended."""
+        probe = self._claims.get(address)
+        if probe is None or probe.ifindex == claim.ifindex or probe.mac == claim.mac:
+            return None
+        return probe if probe.waits(now) else None
+
+    def discard(self, address: bytes) -> None:
+        """Forget the node that has probed for an address."""
+        self._claims.pop(address, None)
 
 
 class Moves:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ndxdp.ndp.message import Solicitation
 from ndxdp.sharing.actions import Advertise, Ask
+from ndxdp.sharing.claim import PATIENCE, Claim
 from ndxdp.sharing.hosts import LearnedHost
 
 ROUNDS = 2
@@ -19,12 +20,6 @@ ROUNDS = 2
 
 ROUND = 0.25
 """Seconds between the rounds of a search, and after the last: TENT_LT is 500 ms (RFC 6620)."""
-
-PATIENCE = 1.0
-"""Seconds that a node waits for the answer to a solicitation: RETRANS_TIMER (RFC 4861 section 10).
-
-After that, it has finished its DAD (RFC 4862 section 5.4), or solicits again.
-"""
 
 CLAIMS = 1024
 """The most searches by claims."""
@@ -34,27 +29,6 @@ LOOKUPS = 128
 
 _LOOKUPS_OF_LINK = LOOKUPS // 2  # so that a scan from one link leaves room for the others
 _WAITERS = 8
-
-
-@dataclass(slots=True)
-class Claim:
-    """A claim that is checked.
-
-    Attributes:
-        ifindex: The link that it came by.
-        mac: Its source MAC.
-        dad: The solicitation, if the claim is DAD.
-        heard: When it came.
-    """
-
-    ifindex: int
-    mac: bytes
-    dad: Solicitation | None
-    heard: float
-
-    def is_same_probe(self, other: Claim) -> bool:
-        """Return True if another claim is DAD by the same MAC, as this one."""
-        return self.dad is not None and other.dad is not None and self.mac == other.mac
 
 
 @dataclass(slots=True)
