@@ -26,6 +26,7 @@ from tests.fixtures.network import (
     ndxdp,
     sh,
 )
+from tests.fixtures.prometheus import Samples, parsed
 from tests.fixtures.shared_link import AT_HOST, SharedHost, shared_link
 from tests.test_completion import offered
 
@@ -88,6 +89,17 @@ def test_a_first_try_without_a_file(site: SharedHost, sharing: Running) -> None:
         TUNNEL: "routes",
     }
     assert [each["prefix"] for each in share["prefixes"]] == [str(PREFIX)]
+
+    def measured(name: str) -> Samples:
+        return parsed(site.ndxdp("metrics").out)[f"ndxdp_share_{name}"]
+
+    eventually(lambda: measured("learned_total")[LINK,] >= 2, within=10)
+    eventually(lambda: measured("advertisements_relayed_total")[LINK,] >= 2, within=10)
+    assert measured("hosts") == {(LAN0, LINK): 1, (GUESTS, LINK): 1, (TUNNEL, LINK): 1}
+    assert (measured("routers"), measured("prefixes")) == ({(LINK,): 1}, {(LINK,): 1})
+    assert set(measured("link_working").values()) == {1}
+    explained = site.ndxdp("explain", LINK, str(first))
+    assert f"host     {first} on {LAN0}, {client.mac}, learned " in explained.out
 
     assert site.ndxdp("hosts", "forget", str(second)).code == 0
     assert second not in site.routes()

@@ -44,7 +44,7 @@ def _share(share: ShareStatus) -> Iterator[str]:
     several = len(hosts) > HOSTS_MAX
     yield from table(
         f"The first {HOSTS_MAX} hosts of {number(len(hosts))}" if several else "Hosts",
-        ("host", "interface", "MAC", "learned", "last seen"),
+        ("host", "interface", "learned", "last seen"),
         (_row(each, share.now) for each in hosts[:HOSTS_MAX]),
     )
 
@@ -64,9 +64,8 @@ def _facts(share: ShareStatus) -> Iterator[tuple[str, str]]:
 
 def _row(host: Host, now: float) -> tuple[str, ...]:
     return (
-        address_text(host.address),
+        address_text(host.address) + (f", {host.mac}" if host.mac else ""),
         host.interface,
-        host.mac or _NOTHING,
         _NOTHING if host.since is None else f"{elapsed(now - host.since)} ago",
         _NOTHING if host.seen is None else f"{elapsed(now - host.seen)} ago",
     )
