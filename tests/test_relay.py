@@ -122,6 +122,12 @@ def test_a_relayed_advertisement_differs_where_it_has_to() -> None:
     assert ignored(relay) == {}
 
 
+def test_an_advertisement_to_this_host_alone_is_relayed_to_all() -> None:
+    frame = UPSTREAM.mac + ra(pio(), ip6={"dst": "fe80::2"})[6:]
+    relayed = only(linked().heard(1, UP, frame))
+    assert (relayed.dst, relayed[IPv6].dst) == ("33:33:00:00:00:01", "ff02::1")
+
+
 def test_it_goes_to_each_link_from_the_address_there() -> None:
     relay = linked()
     relay.set_links(0, UPSTREAM, {DOWN: DOWNSTREAM, DOWN2: SECOND})
@@ -217,6 +223,8 @@ NOT_RELAYED = [
     (None, UP, ra(pio(), source="fe80::3")),
     (None, DOWN, ra(pio(), mac=DOWN_MAC)),
     (None, UP, rs()),
+    (None, UP, b"\2\0\0\0\0\x77" + ra(pio())[6:]),  # to another host
+    (None, DOWN, b"\2\0\0\0\0\x77" + ra(pio())[6:]),
     (None, 99, ra(pio())),
     (None, UP, ra(pio())[:50]),
 ]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from ndxdp.ndp.address import ALL_NODES, ALL_NODES_MAC, UNSPECIFIED
-from ndxdp.ndp.frame import eth_source_of
+from ndxdp.ndp.frame import eth_destination_of, eth_source_of
 from ndxdp.ndp.router_message import (
     PREFERENCE,
     TYPE_RA,
@@ -158,16 +158,17 @@ class Relay:
             now: The time.
             ifindex: The interface.
             frame: The frame, untagged. Anything but a router advertisement or solicitation is
-                ignored, and so are frames of this host itself.
+                ignored, and so are frames of this host itself, and those to another host: a router
+                may advertise to each host what is only for that one (RFC 8273).
         """
         kind = router_message_type(frame)
         upstream = self._upstream
         if upstream and ifindex == upstream.ifindex:
-            if kind == TYPE_RA and eth_source_of(frame) != upstream.mac:
+            if kind == TYPE_RA and _is_for(upstream, frame):
                 return self._hear_router(now, frame)
             return []
         link = self._downstream.get(ifindex)
-        if not link or not kind or eth_source_of(frame) == link.mac:
+        if not link or not kind or not _is_for(link, frame):
             return []
         if kind == TYPE_RA:
             self.ignored["downstream"] += 1
@@ -345,3 +346,10 @@ class Relay:
         mtus = self._upstream.mtu if self._upstream else link.mtu, link.mtu
         frames = relayed_frames(link.mac, link.link_local, mtus, parameters, options, to)
         return [Send(link.ifindex, frame) for frame in frames]
+
+
+def _is_for(link: RelayLink, frame: bytes) -> bool:
+    """Return True for a frame to the link's MAC or to a group, unless this host has sent it."""
+    destination = eth_destination_of(frame)
+    reached = destination == link.mac or bool(destination[0] & 1)
+    return reached and eth_source_of(frame) != link.mac
