@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
+import time
 from functools import partial
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
@@ -201,7 +202,9 @@ class SharedLab:
 
     def start_radvd(self) -> None:
         """Start radvd with its last configuration."""
-        files = ("-C", str(self._folder / "radvd.conf"), "-p", str(self._folder / "radvd.pid"))
+        # A helper of a radvd that was killed keeps the lock on its file a little longer.
+        pid_file = self._folder / f"radvd-{time.monotonic_ns()}.pid"
+        files = ("-C", str(self._folder / "radvd.conf"), "-p", str(pid_file))
         log = (self._folder / "radvd.log").open("a")
         with log:
             self._radvd = subprocess.Popen(
