@@ -921,13 +921,17 @@ def test_memory_is_bounded() -> None:
         tick = learner.next_tick()
         if tick is not None and tick <= world.now:
             learner.tick(world.now)
-        assert len(learner._searches) <= CLAIMS + LOOKUPS
-        assert len(learner._searches._steps) <= 2 * (CLAIMS + LOOKUPS)
+        assert len(learner._locator._searches) <= CLAIMS + LOOKUPS
+        assert len(learner._locator._searches._steps) <= 2 * (CLAIMS + LOOKUPS)
     assert len(learner.hosts) == 100
-    assert len(learner._on_upstream) == 4096
-    assert len(learner._absent) <= 4096
+    assert len(learner._locator._on_upstream) == 4096
+    assert len(learner._locator._absent) <= 4096
     assert len(learner._bindings._moves) <= 4096
-    for limiter in (learner._rates._mac, learner._rates._link, learner._rates._lookups):
+    for limiter in (
+        learner._locator.rates._mac,
+        learner._locator.rates._link,
+        learner._locator.rates._lookups,
+    ):
         assert len(limiter._spent) <= 1024
 
 
