@@ -94,6 +94,7 @@ class ShareTask:
         self._reporter = ShareReporter(share, directory, netns)
         self._former: ShareReport | None = None
         self._leaves = False
+        self._successor: Members | None = self._members
 
     # ---- what others ask
 
@@ -139,12 +140,15 @@ class ShareTask:
                 await asyncio.sleep(pause)
                 routes.audit()
 
-    def leave(self) -> None:
-        """Have the routes and the report removed when run() is cancelled.
+    def leave(self, successor: Share | None) -> None:
+        """Have run(), when it is cancelled, remove what is on links that nobody shares any more.
 
-        Otherwise they stay for the next daemon, which adopts them.
+        Otherwise everything stays for the next daemon, which adopts it.
+
+        Args:
+            successor: The share that takes over the links that it has, too; None without one.
         """
-        self._leaves = True
+        self._leaves, self._successor = True, Members(successor) if successor else None
 
     def _close(self) -> None:
         now = self._now()
@@ -153,8 +157,11 @@ class ShareTask:
             self._timer = None
         self._neighbours.follow(frozenset())
         if self._leaves:
-            self._actions.send(self._relay.withdraw(now, list(self._actions.by_index)))
-            self._perform([Unbind(*each) for each in self._actions.routes.interfaces.items()])
+            kept = self._successor.indexes(self._links) if self._successor else frozenset()
+            self._actions.send(self._relay.withdraw(now, self._actions.by_index.keys() - kept))
+            routes = self._actions.routes.interfaces.items()
+            self._perform([Unbind(*each) for each in routes if each[1] not in kept])
+        if self._successor is None:
             self._reporter.remove()
         else:
             self._reporter.write(now, self._report(now))
@@ -238,6 +245,8 @@ class ShareTask:
     def _restore_prefixes(self) -> None:
         """Share what an earlier daemon shared, until routers are heard."""
         self._former = self._reporter.former()
+        if self._former is not None:
+            self._actions.routes.remove_by(self._members.gone(self._former.links))
         if self.share.prefixes or self._former is None:
             return
         now, clock = self._now(), time.time() - self._now()

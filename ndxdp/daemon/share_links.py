@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from ndxdp.netlink.link_names import present_links
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.rtnetlink import ask_link
 from ndxdp.rules.interface_pattern import Patterns
+from ndxdp.runtime.share_report import SharedLink
 
 _IFLA_MTU = 4
 
@@ -120,6 +122,17 @@ class Members:
         """Return True if an interface is the upstream or a downstream one."""
         is_upstream = name == self._share.upstream or self._share.upstream in altnames
         return is_upstream or self.is_downstream(name, altnames)
+
+    def indexes(self, links: ShareLinks) -> frozenset[int]:
+        """Return the indexes of those interfaces that belong to the share."""
+        ours = [link for link in links.all if self.is_member(link.name, link.altnames)]
+        return frozenset(index for link in ours for index in (link.ifindex, link.l3_ifindex))
+
+    def gone(self, links: Iterable[SharedLink]) -> list[str]:
+        """Return the names of those interfaces of an earlier report that are members no more."""
+        altnames = {link.name: link.altnames for link in present_links().values()}
+        names = [link.interface for link in links]
+        return [name for name in names if not self.is_member(name, altnames.get(name, ()))]
 
 
 def read(share: Share, members: Members) -> ShareLinks:

@@ -57,6 +57,14 @@ class ShareRoutes:
         self._present.update(found)
         return found
 
+    def remove_by(self, names: list[str]) -> None:
+        """Remove the routes by interfaces that the share had under an earlier daemon."""
+        try:
+            if names:
+                self._routes.remove_by(names)
+        except OSError as error:
+            log.error("cannot remove the routes by %s: %s", ", ".join(names), error.strerror)
+
     def bind(self, address: bytes, ifindex: int) -> bool:
         """Route an address to an interface, whichever it was routed to; return False if refused."""
         route = HostRoute(address, ifindex)

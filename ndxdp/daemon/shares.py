@@ -55,13 +55,14 @@ class Shares:
         """Have these shares, and no others.
 
         A share that the configuration does not have any more leaves no route behind. The routes of
-        one that has changed stay, and are adopted.
+        one that has changed stay on the links that it still has, and are adopted.
         """
         wanted = dict.fromkeys(shares)
-        kept = {share.upstream for share in wanted}
+        kept = {share.upstream: share for share in wanted}
         ended = [share for share in self._entries if share not in wanted]
         for share in ended:
-            await self._end(share, leaves=share.upstream not in kept)
+            self._entries[share].share.leave(kept.get(share.upstream))
+            await self._end(share)
         for share in wanted:
             if share not in self._entries:
                 self._begin(share)
@@ -77,10 +78,8 @@ class Shares:
         task = asyncio.ensure_future(persist(log, f"share of {share.upstream}", each.run))
         self._entries[share] = _Entry(each, task)
 
-    async def _end(self, share: Share, *, leaves: bool) -> None:
+    async def _end(self, share: Share) -> None:
         entry = self._entries.pop(share)
-        if leaves:
-            entry.share.leave()
         entry.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await entry.task
@@ -89,7 +88,9 @@ class Shares:
         """End all shares; the routes stay where the program stays attached upstream."""
         detached = {each.spec.interface for each in self._uplinks() if each.spec.detach}
         for share in list(self._entries):
-            await self._end(share, leaves=share.upstream in detached)
+            if share.upstream in detached:
+                self._entries[share].share.leave(None)
+            await self._end(share)
 
     def network_changed(self, changes: Changes) -> None:
         """Notify the shares of changes of the network."""
