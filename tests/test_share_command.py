@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from ipaddress import IPv6Address
@@ -30,6 +31,7 @@ from tests.fixtures.prometheus import Samples, parsed
 from tests.fixtures.shared_link import AT_HOST, SharedHost, shared_link
 from tests.test_completion import offered
 
+WORDS = (LINK, LAN0, "br-*", "wg*")
 BEHIND_TUNNEL = IPv6Address("2001:db8:1::77")
 
 
@@ -43,7 +45,7 @@ def site(privacy: None, tmp_path: Path) -> Iterator[SharedHost]:
 @pytest.fixture
 def sharing(site: SharedHost) -> Iterator[Running]:
     """Start the command on the host, and wait for its first line."""
-    running = Running((LINK, LAN0, "br-*", "wg*"), [*AT_HOST, *NDXDP], verb="share")
+    running = Running(WORDS, [*AT_HOST, *NDXDP], verb="share")
     yield running
     running.close()
 
@@ -139,6 +141,41 @@ def test_prefixes_and_limits_of_the_command_line(site: SharedHost) -> None:
         assert states == ["tc", "tc"]
     finally:
         running.close()
+
+
+def test_a_killed_share_is_shown_and_continued(site: SharedHost, sharing: Running) -> None:
+    """Show what a killed daemon has left; the next one knows since when a host is known."""
+    client = site.lab.client("a0", LAN0)
+    site.lab.wait_for_addresses(client)
+    address = client.slaac(PREFIX)
+    site.await_routes({address: LAN0})
+    eventually(lambda: address in site.state().hosts)
+
+    def since() -> object:
+        listed = {each["address"]: each for each in site.ndxdp("hosts", "--json").json()}
+        return listed[str(address)]["since"]
+
+    first = since()
+    assert first is not None
+    sharing.kill()
+    status = site.ndxdp("status")
+    assert "the daemon of this share does not run" in status.out
+    assert "the routes to 1 of them stay" in status.out
+    assert since() == first
+    metrics = parsed(site.ndxdp("metrics").out)
+    assert metrics["ndxdp_share_running"] == {(LINK,): 0}
+    time.sleep(1.1)  # the time of another start would differ
+    again = Running(WORDS, [*AT_HOST, *NDXDP], verb="share")
+    try:
+        eventually(lambda: site.report()["pid"] != sharing.process.pid)
+        eventually(lambda: address in site.state().hosts)
+        assert since() == first
+        assert "WARNING" not in site.ndxdp("status").out
+    finally:
+        ended = again.end(signal.SIGINT)
+    assert ended.code == 0
+    assert site.routes() == {}
+    assert not FILES.exists()
 
 
 # ---- what is missing ----------------------------------------------------------------------------
