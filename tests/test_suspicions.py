@@ -89,4 +89,21 @@ def test_a_host_that_nobody_finds_stays_until_it_expires(world: World) -> None:
     world.do(world.learner.lost(world.now, T))
     world.wait(5)
     assert world.routes[T] == A
-    assert not world.do(world.learner.lost(world.now, address(0x999)))
+
+
+def test_an_address_that_the_kernel_finds_nowhere_is_asked_for_downstream(world: World) -> None:
+    """A router that knows this host's MAC from before a reboot sends packets without asking."""
+    unknown = address(0x77)
+    world.nodes[B, unknown] = OTHER
+    assert world.do(world.learner.lost(world.now, unknown)) == [
+        Ask(link, unknown) for link in (A, B, C)
+    ]
+    assert not world.do(world.learner.lost(world.now, unknown))  # not again within a second
+    world.wait()
+    assert world.routes[unknown] == B
+
+
+def test_what_is_no_hosts_address_is_not_asked_for(world: World) -> None:
+    outside = b"\x20\x01\x0d\xb8\x00\x99" + bytes(10)
+    for target in (outside, LINK_LOCAL, b"\xff\x02" + bytes(14)):
+        assert not world.do(world.learner.lost(world.now, target))

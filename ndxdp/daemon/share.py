@@ -180,7 +180,8 @@ class ShareTask:
         self._own_macs = frozenset(link.mac for link in links.all if link.mac)
         self._actions.set_links(links)
         self._neighbours.follow(
-            frozenset(link.l3_ifindex for link in links.downstream if link.has_discovery)
+            frozenset(link.l3_ifindex for link in links.downstream if link.has_discovery),
+            links.upstream.l3_ifindex if links.upstream is not None else 0,
         )
         upstream, active = links.upstream, self._actions.by_index
         if upstream is not None and upstream.ifindex not in active:
@@ -351,7 +352,7 @@ class ShareTask:
         self._after(now)
 
     def _lost(self, address: bytes) -> None:
-        """Ask elsewhere for a host that the kernel does not reach any more."""
+        """Ask elsewhere for an address that the kernel does not reach."""
         now = self._now()
         self._perform(self._learner.lost(now, address))
         self._after(now)

@@ -1,4 +1,4 @@
-"""The learned hosts that the kernel does not reach any more."""
+"""The addresses of a share that the kernel solicits in vain."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ndxdp.netlink.neighbour_monitor import NeighbourChange
 
 
 class ShareNeighbours:
-    """Follows the kernel's neighbours on the downstream interfaces of a share."""
+    """Follows the kernel's neighbours on the interfaces of a share."""
 
     def __init__(
         self, shared: Shared, routes: Mapping[bytes, int], lost: Callable[[bytes], None]
@@ -21,13 +21,21 @@ class ShareNeighbours:
             shared: What all interfaces of the daemon share.
             routes: A view of the interfaces that addresses are routed to.
             lost: Called with each address that the kernel has solicited in vain where its route
-                leads to.
+                leads to: to a downstream interface for a learned host, upstream for all others.
         """
         self._shared, self._routes, self._lost = shared, routes, lost
         self._ends: dict[int, Callable[[], None]] = {}
+        self._upstream = 0
 
-    def follow(self, ifindexes: frozenset[int]) -> None:
-        """Follow the neighbours on these interfaces, and on no others."""
+    def follow(self, ifindexes: frozenset[int], upstream: int = 0) -> None:
+        """Follow the neighbours on these interfaces, and on no others.
+
+        Args:
+            ifindexes: The downstream interfaces.
+            upstream: The upstream interface; 0 without one.
+        """
+        self._upstream = upstream
+        ifindexes = ifindexes | {upstream} - {0}
         for ifindex in self._ends.keys() - ifindexes:
             self._ends.pop(ifindex)()
         for ifindex in ifindexes - self._ends.keys():
@@ -37,6 +45,6 @@ class ShareNeighbours:
         for change in changes or ():  # lost news do no harm: a claim, or the expiry, follows
             if (
                 change.state is NudState.FAILED
-                and self._routes.get(change.address) == change.ifindex
+                and self._routes.get(change.address, self._upstream) == change.ifindex
             ):
                 self._lost(change.address)

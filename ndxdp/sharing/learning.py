@@ -188,7 +188,13 @@ class Learner:
         return self._suspicions.sighted(now, ifindex, mac, claimed, admits)
 
     def lost(self, now: float, address: bytes) -> list[Action]:
-        """Take the news that the kernel does not reach a host: it may be on another link now."""
+        """Take the news that the kernel solicits an address in vain: it may be on another link.
+
+        Packets for an address that is not learned leave upstream. A router that knows the MAC of
+        this host from before the routes were lost, as by a reboot, sends them without asking.
+        """
+        if address not in self._hosts and not self._locator.may_search(now, address):
+            return []
         admits = partial(self._locator.rates.admits_lookup, now, 0)
         return self._suspicions.lost(now, address, self._downstream, admits)
 

@@ -81,6 +81,14 @@ class Locator:
         """Return the time at which to call tick(); None without searches."""
         return self._searches.due()
 
+    def may_search(self, now: float, target: bytes) -> bool:
+        """Return True if an address may be learned, and is neither searched nor known as absent."""
+        return (
+            self._scope.admits(target)
+            and not self._absent.has(target, now)
+            and self._searches.of(target) is None
+        )
+
     def tick(self, now: float) -> list[Action]:
         """Ask again, and end searches."""
         actions: list[Action] = []

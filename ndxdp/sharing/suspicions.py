@@ -63,18 +63,18 @@ class Suspicions:
     def lost(
         self, now: float, address: bytes, links: Iterable[int], admits: Callable[[], bool]
     ) -> list[Action]:
-        """Take the news that the kernel does not reach a host on its link any more.
+        """Take the news that the kernel does not reach an address where its route leads to.
 
         Args:
             now: The time.
-            address: The address; one that is not learned causes nothing.
+            address: The address of a learned host, or another one of the share, whose route leads
+                upstream.
             links: The downstream links.
             admits: As above.
         """
         host = self._hosts.host_of(address)
-        if host is None:
-            return []
-        questions = [Ask(link, address) for link in links if link != host.ifindex]
+        here = host.ifindex if host is not None else 0
+        questions = [Ask(link, address) for link in links if link != here]
         return self._ask(now, address, questions, admits)
 
     def _ask(
