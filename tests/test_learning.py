@@ -414,6 +414,35 @@ def test_the_owner_that_probes_again_need_not_answer(world: World) -> None:
     world.wait()
     assert world.routes == {T: A}
     assert world.advertised == []
+    world.nodes.clear()
+    world.dad(A)
+    world.wait(0.1)
+    world.dad(B, source=OTHER)
+    assert world.advertised == [(B, T)]
+    world.wait()
+    assert world.routes == {T: A}
+
+
+def test_a_probe_that_has_ended_is_no_obstacle(world: World) -> None:
+    world.dad(A)
+    world.wait(0.6)
+    world.dad(A, source=OTHER)  # both are on one link, and hear each other
+    world.wait()
+    world.dad(B, source=THIRD)
+    assert world.wait()[-1] == Bind(T, B, A)
+    assert world.advertised == []
+
+
+def test_a_probe_is_answered_once() -> None:
+    """Answer it also for an owner that may not have one more address."""
+    world = World(max_hosts_per_mac=1)
+    world.learn(B, address(99), OTHER)
+    world.dad(A)
+    world.wait(0.8)
+    world.reply(B, source=OTHER)
+    world.reply(B, source=OTHER)
+    assert world.advertised == [(A, T)]
+    assert world.learner.refused["mac_limit"] == 2
 
 
 def test_a_slow_owner_ends_a_move(world: World) -> None:
