@@ -208,6 +208,24 @@ def test_what_does_not_fit_is_distributed() -> None:
     assert relay.relayed == 2
 
 
+@pytest.mark.parametrize(
+    ("option", "downstream", "longest"), [(1400, 1500, 1400), (9000, 9000, 1500)]
+)
+def test_no_frame_is_longer_than_hosts_take(option: int, downstream: int, longest: int) -> None:
+    relay = linked()
+    relay.set_links(0, UPSTREAM, {DOWN: DOWNSTREAM._replace(mtu=downstream)})
+    many = [unknown(number, 118) for number in range(12)]
+    sends = relay.heard(1, UP, ra(mtu(option), *many[:6]))
+    sends += relay.heard(1.1, UP, ra(*many[6:], routerlifetime=1799))
+    assert len(frames(sends)) == 2
+    relay.heard(5, DOWN, rs())
+    answer = [Ether(send.frame) for _, send in run(relay, 5, 6)]
+    assert len(answer) == 2
+    assert all(len(packet) <= longest + 14 for packet in answer)
+    sent = [each for packet in answer for each in options_of(packet) if each[0] == 253]
+    assert sent == [bytes(each) for each in many]
+
+
 # ---- what is not relayed -------------------------------------------------------------------------
 
 NOT_RELAYED = [
@@ -388,6 +406,31 @@ def test_a_prefix_of_two_routers_stays_while_one_advertises_it() -> None:
     assert lifetimes(relayed) == (7200, 0)
 
 
+def test_a_prefix_of_a_router_that_is_silent_is_withdrawn() -> None:
+    relay = linked()
+    relay.heard(10, UP, ra(pio()))
+    relay.heard(11, UP, other_ra(pio(), routerlifetime=100))
+    relay.heard(200, UP, ra())
+    assert lifetimes(only(relay.heard(210, UP, ra()))) == (7200, 0)
+
+
+def test_another_router_brings_a_withdrawn_prefix_back() -> None:
+    relay = linked()
+    for when, options in ((10, [pio()]), (20, []), (30, [])):
+        relayed = only(relay.heard(when, UP, ra(*options)))
+    assert lifetimes(relayed) == (7200, 0)
+    assert lifetimes(only(relay.heard(40, UP, other_ra(pio())))) == (86400, 14400)
+    assert layers(only(relay.heard(50, UP, ra())), ICMPv6NDOptPrefixInfo) == []
+
+
+def test_the_number_of_withdrawn_prefixes_is_bounded() -> None:
+    relay = linked()
+    relay.heard(10, UP, ra(*(pio(f"fd00:0:0:{number:x}::") for number in range(30))))
+    relay.heard(20, UP, ra())
+    relayed = only(relay.heard(30, UP, ra()))
+    assert len(layers(relayed, ICMPv6NDOptPrefixInfo)) == 16
+
+
 def test_the_last_advertisement_of_a_router_that_ends_says_nothing_of_prefixes() -> None:
     relay = linked()
     relay.heard(10, UP, ra(pio()))
@@ -431,6 +474,14 @@ def test_clients_keep_this_host_while_one_of_two_routers_is_there() -> None:
     assert [send for _, send in run(relay, 31, 40) if send.ifindex == DOWN] == []
 
 
+def test_a_router_that_ends_has_no_preference() -> None:
+    relay = linked()
+    relay.heard(10, UP, ra(prf=1))
+    relay.heard(11, UP, other_ra(prf=3))
+    ended = only(relay.heard(20, UP, ra(routerlifetime=0, prf=1)))
+    assert (ended[ICMPv6ND_RA].routerlifetime, ended[ICMPv6ND_RA].prf) == (1791, 3)
+
+
 def test_lifetime_and_preference_of_two_routers() -> None:
     relay = linked()
     low, medium, high = 3, 0, 1
@@ -463,6 +514,17 @@ def test_the_number_of_routers_is_bounded() -> None:
     assert relay.heard(100, UP, ra(pio())) == []
     assert only(relay.heard(10 + 1801, UP, ra(pio())))[ICMPv6ND_RA].routerlifetime == 1800
     assert KnownRouter(parse_address(ROUTER), 1811, 1800) in relay.routers(1811)
+
+
+def test_a_new_router_replaces_the_one_that_was_heard_first() -> None:
+    relay = linked()
+    for number in range(ROUTERS_MAX):
+        relay.heard(10 + number, UP, ra(source=f"fe80::1:{number:x}", routerlifetime=5))
+    relay.heard(100, UP, ra())
+    first = parse_address("fe80::1:0")
+    assert len(relay.routers(100)) == ROUTERS_MAX
+    assert first not in [each.address for each in relay.routers(100)]
+    assert relay.routers(10 + 90_000) == []
 
 
 # ---- silence -------------------------------------------------------------------------------------
@@ -511,6 +573,15 @@ def test_an_upstream_link_that_goes_and_returns() -> None:
     assert only(relay.heard(206, UP, ra(pio())))[ICMPv6ND_RA].routerlifetime == 1800
 
 
+def test_an_upstream_link_that_flaps() -> None:
+    relay = linked()
+    times = []
+    for now in range(20):
+        relay.set_links(now, None if now % 2 else UPSTREAM, {DOWN: DOWNSTREAM})
+        times += [when for when, send in run(relay, now, now + 0.9) if send.ifindex == UP]
+    assert times == [4, 8, 12, 16]
+
+
 def test_another_upstream_link() -> None:
     relay = linked()
     relay.heard(10, UP, ra(pio()))
@@ -527,6 +598,7 @@ def test_a_link_that_leaves_the_share() -> None:
     (send,) = relay.withdraw(20, [UP, DOWN2])
     assert send.ifindex == DOWN2
     assert Ether(send.frame)[ICMPv6ND_RA].routerlifetime == 0
+    assert relay.withdraw(10_000, [DOWN2]) == []  # clients know already
 
 
 @pytest.mark.parametrize(

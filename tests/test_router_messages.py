@@ -161,6 +161,7 @@ def test_bad_solicitations(frame: bytes, fault: RouterFault) -> None:
         (rs(unknown(), source="::"), "::", CLIENT_MAC),
         (rs(SLLAO, mac=ROUTER_MAC), CLIENT, CLIENT_MAC),
         (rs(ICMPv6NDOptSrcLLAddr(lladdr="33:33:00:00:00:01")), CLIENT, CLIENT_MAC),
+        (rs(ICMPv6NDOptSrcLLAddr(lladdr="00:00:00:00:00:00")), CLIENT, CLIENT_MAC),
         (rs() + bytes(4), CLIENT, CLIENT_MAC),
     ],
 )

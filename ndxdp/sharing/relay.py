@@ -129,7 +129,6 @@ class Relay:
         former, self._upstream = self._upstream, upstream
         if not upstream:
             self._routers.lose()
-            self._soliciting.stop()
         elif not former or former.ifindex != upstream.ifindex:
             self._soliciting.start(now)
         if upstream and upstream.ifindex != self._upstream_index:
@@ -190,7 +189,7 @@ class Relay:
         relayed: set[bytes] = set()
         for ifindex, port in self._ports.items():
             everything = port.multicast_is_due(now)
-            due = port.due_routers(now, early=everything)
+            due = port.due_routers(now)
             for router in current:
                 if everything or router.address in due:
                     sends += self._advertise(now, ifindex, router)
@@ -261,7 +260,7 @@ class Relay:
         is_default = self._routers.is_default(now)
         if is_default:
             self._farewell_due = math.inf
-        elif self._was_default and self._relay:
+        elif self._was_default:
             self._farewells, self._farewell_due = _FAREWELLS, now
         self._was_default = is_default
 

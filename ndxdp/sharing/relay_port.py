@@ -28,9 +28,6 @@ _ANSWER_INTERVAL = 0.1
 _ANSWER_BURST = 20
 """Seconds between answers to single solicitors, and how many of them at once."""
 
-_WAITING_MAX = 32
-"""The most solicitors that wait for an answer of their own."""
-
 
 class RelayPort:
     """The advertisements that are due on one link.
@@ -69,11 +66,7 @@ class RelayPort:
         if source in self.waiting:
             return False
         spent = max(self._answers_spent, now)
-        if (
-            source != UNSPECIFIED
-            and len(self.waiting) < _WAITING_MAX
-            and spent - now <= (_ANSWER_BURST - 1) * _ANSWER_INTERVAL
-        ):
+        if source != UNSPECIFIED and spent - now <= (_ANSWER_BURST - 1) * _ANSWER_INTERVAL:
             self._answers_spent = spent + _ANSWER_INTERVAL
             self.waiting[source] = (now + chance * _MAX_DELAY, solicitation)
             return True
@@ -95,14 +88,9 @@ class RelayPort:
         self._multicast_due, self._multicast_at = math.inf, now
         return True
 
-    def due_routers(self, now: float, *, early: bool) -> list[bytes]:
-        """Return the routers whose advertisement is due, and take it as relayed.
-
-        Args:
-            now: The time.
-            early: Return those that are due later, too.
-        """
-        due = [router for router, when in self._deferred.items() if early or when <= now]
+    def due_routers(self, now: float) -> list[bytes]:
+        """Return the routers whose advertisement is due, and take it as relayed."""
+        due = [router for router, when in self._deferred.items() if when <= now]
         for router in due:
             self._charge(now, router)
         return due

@@ -135,7 +135,6 @@ class UpstreamRouter:
             key = option_key(option)
             self._kept.pop(key, None)
             self._kept[key] = _Kept(option, now, self._round)
-            self._withdrawn.pop(key, None)
         absent = list(map(_absent, self._drop_old(now)))
         size = sum(len(kept.option) for kept in self._kept.values())
         while size > _BYTES_MAX or len(self._kept) > _OPTIONS_MAX:
@@ -160,7 +159,7 @@ class UpstreamRouter:
             del self._withdrawn[next(iter(self._withdrawn))]
 
     def is_back(self, key: bytes) -> None:
-        """Send a prefix, by its option_key(), no longer as withdrawn: another router has it."""
+        """Send a prefix, by its option_key(), no longer as withdrawn: it is advertised again."""
         self._withdrawn.pop(key, None)
 
     @property

@@ -265,7 +265,6 @@ class UpstreamRouters:
                 continue
             information = prefix_information(option)
             prefix = Prefix.around(information.address, information.length)
-            self._restored.pop(prefix, None)
             for router in self._routers.values():
                 router.is_back(option_key(option))
             if information.on_link:
