@@ -12,7 +12,7 @@ from ndxdp.netlink.host_routes import PROTOCOL
 from ndxdp.netlink.netns import netns
 from ndxdp.runtime import share_report
 from ndxdp.runtime.share_report import SharedHost, SharedLink, SharedPrefix, ShareReport
-from tests.fixtures.network import FILES, Network, call, done, ndxdp, sh
+from tests.fixtures.network import FILES, UPLINK, Network, call, done, ndxdp, sh
 from tests.test_completion import offered
 
 FIRST, SECOND, THIRD = "2001:db8::10", "2001:db8::9", "2001:db8::1:0"
@@ -128,6 +128,19 @@ def test_a_list_of_one_interface_or_one_share(inner: Network) -> None:
     assert done("hosts", "up0") == "no host has been learned on up0\n"
     report()
     assert [each[0] for each in rows("up0")[1:]] == [SECOND, FIRST, THIRD, PEER]
+
+
+@pytest.mark.parametrize("words", [("nosuch0",), ("list", "nosuch0"), ("2001:db8::1",)])
+def test_a_list_of_no_interface(inner: Network, words: tuple[str, ...]) -> None:
+    ended = ndxdp("hosts", *words)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"there is no interface '{words[-1]}'" in ended.err
+
+
+def test_options_before_a_command(net: Network) -> None:
+    assert done("hosts", "--json", UPLINK) == "[]\n"
+    ended = ndxdp("hosts", "-v", "list")  # as with `ndxdp prefix -v list`
+    assert (ended.code, "-v" in ended.err) == (2, True)
 
 
 def test_no_host(net: Network) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp.cli.group import Group
-from ndxdp.cli.interface import interface_argument, real_name
+from ndxdp.cli.interface import exists, interface_argument, real_name
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.table import print_table
@@ -31,9 +31,10 @@ class _Listing(Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Insert `list` before what is neither a command nor a request for help."""
-        first = args[0] if args else ""
-        completing = ctx.resilient_parsing and not first
-        if first not in (*self.commands, *ctx.help_option_names) and not completing:
+        first = next((word for word in args if not word.startswith("-")), "")
+        wants_help = bool(args) and args[0] in ctx.help_option_names
+        completing = ctx.resilient_parsing and not args
+        if first not in self.commands and not wants_help and not completing:
             args = [_LIST, *args]
         return super().parse_args(ctx, args)
 
@@ -75,6 +76,8 @@ def hosts_list(interface: str | None, as_json: bool) -> None:
     from ndxdp.observe.hosts import host_data
 
     found = [each for each in _hosts() if interface in (None, each.interface, each.upstream)]
+    if interface is not None and not found and not exists(interface):
+        raise NdxdpError(f"there is no interface '{interface}'", "see: ip -br link")
     if as_json:
         print_json([host_data(each) for each in found])
     elif found:
