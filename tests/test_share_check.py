@@ -177,6 +177,18 @@ def test_interfaces_that_do_not_forward(host: None, file: Path) -> None:
     ]
 
 
+def test_a_prefix_that_is_not_on_link_upstream(host: None, file: Path) -> None:
+    text = SHARE.format("eth0", '"lan0"') + 'prefixes = ["2001:db8:1::/64", "fd00:1::/80"]\n'
+    sh("ip", "-6", "address", "add", "fd00:1::2/64", "dev", "eth0")
+    ((message, hint),) = warnings(file, text)
+    assert message == (
+        "2001:db8:1::/64 is not on-link on eth0, so hosts behind this host do not reach its hosts"
+        " there"
+    )
+    sh(*hint.split())
+    assert warnings(file, text) == []
+
+
 def test_the_cure_is_one(host: None, file: Path) -> None:
     """The command of the hint is accepted, and nothing is left to warn of."""
     sh("sysctl", "-qw", "net.ipv6.conf.eth0.forwarding=0", "net.ipv6.conf.eth0.accept_ra=1")

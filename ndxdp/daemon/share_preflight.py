@@ -58,6 +58,8 @@ def _present(share: Share, shares: Sequence[Share], links: list[NamedLink]) -> P
         if not is_pattern(name):
             warnings += _of_name(share, name)
     here = [share.upstream] if any(link.name == share.upstream for link in usable) else []
+    if here:
+        warnings += _not_on_link(share)
     warnings += _forwarding([*here, *names], share.upstream)
     return PresentShare(share, names, warnings)
 
@@ -103,6 +105,24 @@ def _without_mac(link: Link, role: str) -> Iterator[tuple[str, str]]:
             f"{link.name}, upstream in a share, has no MAC address, so no router solicits there",
             "a router beyond such a link sends it all packets without asking: add routes instead",
         )
+
+
+def _not_on_link(share: Share) -> Iterator[tuple[str, str]]:
+    """Yield which prefixes of the file this host has no route for on the upstream interface."""
+    from ndxdp.netlink import links, onlink
+
+    try:
+        link = links.find_link(share.upstream)
+        known = onlink.read((link.ifindex, link.master)).prefixes if link else frozenset()
+    except (NdxdpError, OSError):
+        return
+    for prefix in share.prefixes:
+        if not any(each.covers(prefix) for each in known):
+            yield (
+                f"{prefix} is not on-link on {share.upstream}, so hosts behind this host do not"
+                " reach its hosts there",
+                f"ip -6 route add {prefix} dev {share.upstream}",
+            )
 
 
 def _forwarding(names: list[str], upstream: str) -> Iterator[tuple[str, str]]:
