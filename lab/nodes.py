@@ -81,6 +81,11 @@ class Node:
             and not entry.get("dadfailed")
         ]
 
+    def has_settled(self, network: IPv6Network) -> bool:
+        """Return True if there are addresses of a prefix, all of which have passed DAD."""
+        found = [e for e in self.address_objects() if IPv6Address(e["local"]) in network]
+        return bool(found) and len(self.addresses(network)) == len(found)
+
     def slaac(self, network: IPv6Network) -> IPv6Address:
         """Return the address that the kernel forms from a prefix and the MAC."""
         return slaac_address(network, self.mac)

@@ -266,6 +266,9 @@ class SharedLab:
 
     def remove(self, node: Node) -> None:
         """Remove a client: it vanishes without a word."""
+        owner, port = self._ports.pop(node.name, ("", ""))
+        if port:  # otherwise it would go some time after the namespace
+            Node(owner).run("ip", "link", "delete", port)
         run_command(["ip", "netns", "delete", node.name])
         self.clients.pop(node.name, None)
 
@@ -291,6 +294,6 @@ class SharedLab:
             node.forget_neighbours()
 
     def wait_for_addresses(self, *nodes: Node, network: IPv6Network = PREFIX) -> None:
-        """Wait until each node has formed an address from a prefix."""
+        """Wait until each node has formed its addresses from a prefix, and checked them by DAD."""
         for node in nodes:
-            wait_until(partial(node.addresses, network), f"{node.name} has no address", 15)
+            wait_until(partial(node.has_settled, network), f"{node.name} has no address", 15)

@@ -5,22 +5,31 @@ The network is that of lab/shared_prefix.py: radvd advertises a /64, and kernels
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Iterator
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 
 from lab.nodes import LINK, Node
-from lab.shared_prefix import GATEWAY, GUESTS, INTERNET_ADDRESS, LAN0, LAN1, PREFIX
-from tests.fixtures.shared_link import DISCOVERY_LINKS, SharedHost, shared_link
+from lab.shared_prefix import GATEWAY, GUESTS, INTERNET_ADDRESS, LAN0, LAN1, PREFIX, TUNNEL
+from tests.fixtures.network import eventually
+from tests.fixtures.shared_link import SharedHost, one_test, shared_link
+
+
+@pytest.fixture(scope="module")
+def network(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedHost]:
+    """Return the network."""
+    with shared_link(Path(tmp_path_factory.mktemp("share"))) as made:
+        yield made
 
 
 @pytest.fixture
-def site(privacy: None, tmp_path: Path) -> Iterator[SharedHost]:
-    """Return the network, without a daemon and without clients."""
-    with shared_link(tmp_path) as made:
-        yield made
+def site(network: SharedHost) -> Iterator[SharedHost]:
+    """Return the network without a daemon and without clients."""
+    with one_test(network) as lent:
+        yield lent
 
 
 def make_clients(site: SharedHost) -> dict[str, list[Node]]:
@@ -33,38 +42,105 @@ def make_clients(site: SharedHost) -> dict[str, list[Node]]:
     }
 
 
-# ---- the network itself --------------------------------------------------------------------------
+# ---- everybody reaches everybody -----------------------------------------------------------------
 
 
-def test_the_network_needs_a_share(site: SharedHost) -> None:
-    """Without ndxdp no client has an address; with the kernel's own tables by hand, all works.
+@pytest.mark.parametrize("mode", ["native", "tc", "userspace"])
+def test_everybody_reaches_everybody(site: SharedHost, mode: str) -> None:
+    """The first packet is answered, by whichever link it leaves and arrives."""
+    lab = site.lab
+    site.start(mode)
+    made = make_clients(site)
+    clients = [client for link in made for client in made[link]]
+    lab.wait_for_addresses(*clients)
+    wanted = {
+        address: link
+        for link in made
+        for client in made[link]
+        for address in client.addresses(PREFIX)
+    }
+    assert len(wanted) == 5, "one of the clients has a privacy address, too"
+    site.await_routes(wanted)
+    neighbour = lab.neighbour.slaac(PREFIX)
+    others: list[IPv6Address] = [INTERNET_ADDRESS, neighbour, GATEWAY, lab.host.slaac(PREFIX)]
+    for client in clients:
+        for target in others:
+            assert site.reaches(client, target), (client.name, target)
+    for address in wanted:
+        for node in (lab.internet, lab.router, lab.neighbour, lab.host, *clients):
+            assert site.reaches(node, address), (node.name, address)
+    eventually(lambda: site.state().hosts == wanted)
 
-    So the tests below show ndxdp, and fail for no other reason than ndxdp.
+
+def test_a_client_that_starts_is_reached_at_once(site: SharedHost) -> None:
+    """The router's first ping to a new client's address is answered, by SLAAC alone.
+
+    The ping goes out in the moment in which the client's kernel has the address.
     """
     lab = site.lab
-    clients = {link: nodes[0] for link, nodes in make_clients(site).items()}
-    time.sleep(4)  # radvd advertises every 3 to 4 seconds
-    assert [client.addresses(PREFIX) for client in clients.values()] == [[], [], []]
-    neighbour = lab.neighbour.slaac(PREFIX)
-    assert lab.internet.ping(neighbour) == 1
-    assert lab.router.ping(lab.host.slaac(PREFIX)) == 1
-    addresses = {link: client.slaac(PREFIX) for link, client in clients.items()}
-    for link, client in clients.items():
-        client.ip(f"address add {addresses[link]}/64 dev {LINK} nodad")
-        client.ip(f"route add default via {lab.link_local(link)} dev {LINK}")
-    assert not site.reaches(lab.internet, addresses[LAN0])
-    assert not site.reaches(clients[LAN0], INTERNET_ADDRESS)
-    lab.host.sysctl(*(f"{link}.proxy_ndp=1" for link in DISCOVERY_LINKS))
-    delays = (f"net.ipv6.neigh.{link}.proxy_delay=0" for link in DISCOVERY_LINKS)
-    lab.host.run("sysctl", "-qw", *delays)
-    for link, address in addresses.items():
-        lab.host.ip(f"route add {address}/128 dev {link}")
-        for other in {*DISCOVERY_LINKS} - {link}:
-            lab.host.ip(f"neighbour add proxy {address} dev {other}")
-        for upstream in (GATEWAY, neighbour):
-            lab.host.ip(f"neighbour add proxy {upstream} dev {link}")
-    for link, client in clients.items():
-        for node in (lab.internet, lab.router, lab.neighbour):
-            assert site.reaches(node, addresses[link]), (node.name, link)
-        for target in (INTERNET_ADDRESS, neighbour, *addresses.values()):
-            assert site.reaches(client, target), (link, target)
+    site.start()
+    client = lab.client("new", LAN0)
+    address = client.slaac(PREFIX)
+    lab.wait_for_addresses(client)
+    assert lab.router.ping(address, count=1, wait=2) == 1
+    assert client.routes("default")[0]["gateway"] == str(lab.link_local(LAN0))
+
+
+def test_a_silent_host_is_found(site: SharedHost) -> None:
+    """A host that nobody has heard of, and that has lost its route, is found by asking for it."""
+    lab = site.lab
+    site.start()
+    client = lab.client("quiet", LAN1)
+    lab.wait_for_addresses(client)
+    silent = PREFIX[0x5117]
+    client.ip(f"address add {silent}/64 dev {LINK} nodad")
+    assert silent not in site.routes()
+    assert lab.internet.ping(silent, count=1, wait=2) == 1
+    site.await_routes({silent: LAN1})
+    site.await_count("counters", "found")
+
+
+def test_the_end_of_a_client(site: SharedHost) -> None:
+    """A route that is deleted by hand forgets the host; one that comes back is learned again."""
+    lab = site.lab
+    site.start()
+    client = lab.client("c", LAN0)
+    lab.wait_for_addresses(client)
+    address = client.slaac(PREFIX)
+    site.await_routes({address: LAN0})
+    lab.host.run("ip", "-6", "route", "delete", f"{address}/128", "dev", LAN0)
+    site.await_count("counters", "forgotten")
+    assert address not in site.state().hosts
+    assert site.reaches(lab.internet, address), "it is asked for, and learned"
+    site.await_routes({address: LAN0})
+
+
+# ---- links without MACs --------------------------------------------------------------------------
+
+
+def test_a_link_without_macs(site: SharedHost) -> None:
+    """A tunnel's client is reached by the route that the kernel has; nothing is sent to it."""
+    lab = site.lab
+    address = PREFIX[0x77]
+    road = lab.tunnel_client("road", address)
+    client = lab.client("a0", LAN0)
+    site.start()
+    lab.wait_for_addresses(client)
+    for node in (lab.internet, lab.router, lab.neighbour, client):
+        assert site.reaches(node, address), node.name
+    assert site.reaches(road, INTERNET_ADDRESS)
+    assert site.reaches(road, client.slaac(PREFIX))
+    (link,) = (each for each in site.report()["links"] if each["interface"] == TUNNEL)
+    assert link["kind"] == "routes"
+    assert discovery_messages(road) == {}
+    assert road.routes("proto", "ra") == []
+
+
+def discovery_messages(node: Node) -> dict[str, int]:
+    """Return how many messages of Neighbor Discovery a node has received, by their name."""
+    shown = node.run("cat", "/proc/net/snmp6").stdout
+    return {
+        name: int(count)
+        for name, count in re.findall(r"Icmp6In(Router\w+|Neighbor\w+)\s+(\d+)", shown)
+        if int(count)
+    }
