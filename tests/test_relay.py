@@ -214,9 +214,9 @@ def test_what_does_not_fit_is_distributed() -> None:
 def test_no_frame_is_longer_than_hosts_take(option: int, downstream: int, longest: int) -> None:
     relay = linked()
     relay.set_links(0, UPSTREAM, {DOWN: DOWNSTREAM._replace(mtu=downstream)})
-    many = [unknown(number, 118) for number in range(12)]
-    sends = relay.heard(1, UP, ra(mtu(option), *many[:6]))
-    sends += relay.heard(1.1, UP, ra(*many[6:], routerlifetime=1799))
+    many = [unknown(number, 46) for number in range(30)]
+    sends = relay.heard(1, UP, ra(mtu(option), *many[:15]))
+    sends += relay.heard(1.1, UP, ra(*many[15:], routerlifetime=1799))
     assert len(frames(sends)) == 2
     relay.heard(5, DOWN, rs())
     answer = [Ether(send.frame) for _, send in run(relay, 5, 6)]
