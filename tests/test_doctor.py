@@ -350,7 +350,10 @@ def test_accept_ra_of_all_is_a_trap(advertised: Network) -> None:
     assert bad() == []
     conf("accept_ra", 1)
     conf("accept_ra", 2, "all")
-    found = mends("forwarding", f"the default route of {UPLINK} expires in 1")
+    try:
+        found = mends("forwarding", f"the default route of {UPLINK} expires in 1")
+    finally:
+        conf("accept_ra", 1, "all")
     assert "conf.all.accept_ra=2 has no effect" in found["why"]
 
 

@@ -46,6 +46,7 @@ from tests.fixtures.network import (
     UPLINK,
     Network,
     call,
+    done,
     eventually,
     remove_instance,
     sh,
@@ -621,6 +622,19 @@ def loops() -> bool:
 def test_the_probe_for_a_loop_finds_none_on_separate_links(shared: Network) -> None:
     assert not loops()
     assert bad("--probe", "--watch", "0") == []
+
+
+def test_a_part_of_the_prefix_is_on_another_link(shared: Network, tmp_path: Path) -> None:
+    ip("link add br-0123456789ab type bridge")
+    ip("link set br-0123456789ab up")
+    ip("address add 2001:db8:0:0:d::1/80 dev br-0123456789ab nodad")
+    try:
+        found = one("2001:db8:0:0:d::/80 of the shared prefix is on br-0123456789ab, which is not")
+        assert "[[interface.docker]]" in found["why"]
+        done("attach", UPLINK, "--mode", "tc", "-n", "2001:db8:0:0:d::10")
+        assert bad() == []  # a rule answers there
+    finally:
+        ip("link delete br-0123456789ab")
 
 
 def test_downstream_refers_to_upstream(shared: Network) -> None:

@@ -158,7 +158,7 @@ class _Examination:
         yield _section("daemon", "the daemon's report", self._daemon)
         yield _section("program", f"ndxdp on {name}", lambda: program.judge(subject.program))
         yield _section("breadth", "how broad the rules are", self._breadth)
-        yield _section("share", "the share", lambda: self._share(probing))
+        yield _section("share", "the share", lambda: self._share(probing=probing))
         if subject.link.up and watching:
             yield _section("arrival", "whether answers arrive", lambda: self._arrival(watching))
         yield _section("listeners", "other listeners", self._listeners)
@@ -282,7 +282,7 @@ class _Examination:
         ifindexes = (subject.link.ifindex, subject.ifindex)
         return breadth.judge(breadth.gather(subject.name, ifindexes, subject.known_rules))
 
-    def _share(self, probing: bool) -> list[Finding]:
+    def _share(self, *, probing: bool) -> list[Finding]:
         return share_examination.examine(self._subject, probing=probing)
 
     def _listeners(self) -> list[Finding]:
@@ -353,6 +353,7 @@ class _Examination:
         yield _section("source", "the addresses", self._source)
         yield _section("firewall", "the firewall", lambda: firewall.judge(self._subject.firewall))
         yield _section("exporter", "access to the exporter", self._exporter)
+        yield _section("share", "the share", lambda: self._share(probing=False))
         self._engine_answers = True
         yield _section("engine", "Docker's networks", self._engine)
         yield _section("limits", "the limits", lambda: limits.judge(limits.gather(Rules())))

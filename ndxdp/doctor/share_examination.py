@@ -79,6 +79,7 @@ def _members(subject: Subject, found: Found, *, probing: bool) -> list[Finding]:
     winners = {prefix: share_members.winner(prefix, upstream.ifindex) for prefix in prefixes}
     findings += share_members.both_sides(upstream, downstream, winners)
     by_ra = any(route.by_ra for route in subject.own_routes)
+    findings += _outside(subject, found, prefixes)
     findings += share_members.expiring(upstream, prefixes, by_ra=by_ra)
     for member in (upstream, *downstream):
         findings += share_members.proxies(member, prefixes)
@@ -95,6 +96,14 @@ def _members(subject: Subject, found: Found, *, probing: bool) -> list[Finding]:
         findings += [one] if one else []
     findings += _firewall(subject, [each for each in downstream if not each.quiet], prefixes)
     return findings
+
+
+def _outside(subject: Subject, found: Found, prefixes: list[Prefix]) -> list[Finding]:
+    members = {subject.link.ifindex, subject.ifindex}
+    links_behind = share_case.gather(members).links
+    others = [link for link in links_behind if link.name not in found.downstream]
+    rules = subject.known_rules
+    return list(share_members.outside(subject.name, others, prefixes, rules, found.file))
 
 
 def _member(name: str, routes: dict[str, list[DefaultRoute]]) -> Member:

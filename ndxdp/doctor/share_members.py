@@ -7,15 +7,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ndxdp.config.toml_text import quoted
 from ndxdp.doctor import listeners, sysctl
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.listeners import Listener
 from ndxdp.doctor.manager import Manager
+from ndxdp.doctor.share_case import LinkBehind
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import SHARE_ORIGIN
+from ndxdp.rules.ruleset import Rules
 
 _GROUPS = Path("/proc/thread-self/net/igmp6")
 _ALL_ROUTERS = "ff020000000000000000000000000002"
@@ -212,6 +217,43 @@ def expiring(upstream: Member, prefixes: Iterable[Prefix], *, by_ra: bool) -> It
                 sysctl.cure(sysctl.setting(upstream.name, "accept_ra", 2)),
             )
             return
+
+
+def outside(
+    upstream: str,
+    links: Iterable[LinkBehind],
+    prefixes: Iterable[Prefix],
+    rules: Rules,
+    file: str,
+) -> Iterator[Finding]:
+    """Yield findings about parts of the shared prefixes on links that are not in the share.
+
+    Args:
+        upstream: The upstream interface.
+        links: The interfaces behind this host that are not in the share.
+        prefixes: The shared prefixes.
+        rules: The rules of the upstream interface.
+        file: The configuration file; "" without one.
+    """
+    kept = list(prefixes)
+    own = rules.where(lambda rule: rule.origin != SHARE_ORIGIN and rule.answer is not Answer.NEVER)
+    answered = [*own.wider, *(Prefix(address, 128) for address in own.addresses)]
+    for link in links:
+        parts = [
+            part
+            for part in (*link.prefixes, *link.hosts)
+            if any(each.covers(part) and each != part for each in kept)
+            and not any(each.covers(part) or part.covers(each) for each in answered)
+        ]
+        if parts:
+            more = f" and {len(parts) - 1} more" if len(parts) > 1 else ""
+            yield warning(
+                f"{parts[0]}{more} of the shared prefix is on {link.name}, which is not in the"
+                f" share of {upstream}",
+                f"nothing answers for hosts there: add {quoted(link.name)} to `downstream`"
+                + (", or a table [[interface.docker]]" if link.by_engine else ""),
+                f"editor {file}" if file else f"ip -6 route show dev {link.name}",
+            )
 
 
 def on_downstream(member: Member) -> Iterator[Finding]:
