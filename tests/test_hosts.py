@@ -163,7 +163,7 @@ def test_forget_removes_the_routes(inner: Network) -> None:
 
 
 def test_forget_all(inner: Network) -> None:
-    done("hosts", "forget", "--all", "--interface", INNER)
+    done("hosts", "forget", INNER, "--all")
     assert routes() == {THIRD}
     report()  # with a host of the tunnel, which is nobody's to forget
     done("hosts", "forget", "--all")
@@ -185,11 +185,13 @@ def test_a_dry_run_says_what_would_be_forgotten(inner: Network) -> None:
     [
         ([FIRST, "2001:db8::4"], 1, "ndxdp: 2001:db8::4 is no learned host"),
         (["2001:db8::4", "2001:db8::5"], 1, "2001:db8::4, 2001:db8::5 are no learned hosts"),
-        ([THIRD, "--interface", INNER], 1, f"{THIRD} is no learned host on {INNER}"),
+        ([INNER, THIRD], 1, f"{THIRD} is no learned host on {INNER}"),
         (["2001:db8::88"], 1, "the route to 2001:db8::88 is not ndxdp's"),
         ([], 2, "no address is given"),
         (["--all", FIRST], 2, "--all and addresses cannot be combined"),
-        (["lan0"], 2, "'lan0' is not an IPv6 address"),
+        ([INNER], 2, f"no address is given for the interface '{INNER}'"),
+        (["192.0.2.1"], 2, "'192.0.2.1' is an IPv4 address"),
+        ([FIRST, OTHER], 2, f"the interface '{OTHER}' is named behind another word"),
         (["2001:db8::/64"], 2, "'2001:db8::/64' is not an IPv6 address"),
     ],
 )
@@ -226,8 +228,8 @@ def test_forget_without_privileges(inner: Network) -> None:
         ("hosts f", ["forget"]),
         ("hosts forget 2001", [FIRST, SECOND, THIRD]),
         (f"hosts forget {FIRST} 2001", [SECOND, THIRD]),
-        (f"hosts forget --interface {OTHER} 2001", [THIRD]),
-        ("hosts forget --interface lan2", [INNER, f"{INNER}-end"]),
+        (f"hosts forget {OTHER} 2001", [THIRD]),
+        ("hosts forget lan2", [INNER, f"{INNER}-end"]),
         ("hosts list lan10", [OTHER, f"{OTHER}-end"]),
         ("hosts lan10", [OTHER, f"{OTHER}-end"]),
         ("hosts --js", ["--json"]),

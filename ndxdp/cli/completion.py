@@ -169,17 +169,18 @@ def _origins(context: click.Context, incomplete: str) -> Values:
     yield from (rule.origin for _, rule in _rules(context))
 
 
-def _addresses(context: click.Context, incomplete: str) -> Values:
-    """Yield the addresses of learned hosts for `hosts forget`; others take new addresses."""
-    if context.command.name == "forget":
-        from ndxdp.netlink import host_routes
-        from ndxdp.rules.address import address_text
+def _learned(context: click.Context, incomplete: str) -> Values:
+    """Yield the interfaces for the first word, then the addresses of learned hosts."""
+    from ndxdp.netlink import host_routes
+    from ndxdp.rules.address import address_text
 
-        interface, given = context.params.get("interface"), context.params.get("addresses") or ()
-        for route in sorted(host_routes.read()):
-            text = address_text(route.address)
-            if text not in given and interface in (None, socket.if_indextoname(route.ifindex)):
-                yield text
+    named = context.params.get("named") or Named(None, ())
+    if named.interface is None and not named.words:
+        yield from _links()
+    for route in sorted(host_routes.read()):
+        text, link = address_text(route.address), socket.if_indextoname(route.ifindex)
+        if text not in named.words and named.interface in (None, link):
+            yield text
 
 
 def _reasons(context: click.Context, incomplete: str) -> Values:
@@ -225,9 +226,9 @@ COMPLETERS: dict[str, _Completer] = {
     "IFACE": _interfaces,
     "IFACE PREFIX": _named,
     "IFACE TARGET": _named,
+    "IFACE ADDRESS": _learned,
     "PREFIX": _targets,
     "NAME": _origins,
-    "ADDRESS": _addresses,
     "REASON": _reasons,
     "NETWORK": _networks,
     "PATTERN": _host_interfaces,
@@ -241,7 +242,7 @@ COMPLETERS: dict[str, _Completer] = {
 }
 """The values of a parameter, by its metavar."""
 
-FREE = ("ADDR|MAC", "ADDRESS:PORT", "ARGS", "MAC", "N", "S", "SECONDS")
+FREE = ("ADDR|MAC", "ADDRESS", "ADDRESS:PORT", "ARGS", "MAC", "N", "S", "SECONDS")
 """Metavars of parameters whose values nobody can know."""
 
 

@@ -142,7 +142,7 @@ EXAMPLES = {
         ("Forget one host", "ndxdp hosts forget 2001:db8:0:1::10"),
         (
             "See which hosts of an interface would be forgotten",
-            "ndxdp hosts forget --all --interface lan0 --dry-run",
+            "ndxdp hosts forget lan0 --all --dry-run",
         ),
     ),
     "explain": (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ndxdp.cli.group import Group
-from ndxdp.cli.interface import exists, interface_argument, real_name
+from ndxdp.cli.interface import Named, exists, interface_argument, interface_before
 from ndxdp.cli.options import json_option, verbosity
 from ndxdp.cli.output import echo, print_json
 from ndxdp.cli.table import print_table
@@ -87,35 +87,32 @@ def hosts_list(interface: str | None, as_json: bool) -> None:
 
 
 @hosts.command("forget")
-@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
-@click.option("--all", "every", is_flag=True, help="Forget all hosts, or all on the interface.")
-@click.option(
-    "-i", "--interface", metavar="IFACE", help="Forget only what was learned on this interface."
-)
+@interface_before("[ADDRESS]...")
+@click.option("--all", "every", is_flag=True, help="Forget all hosts, or all on IFACE.")
 @click.option("--missing-ok", is_flag=True, help="Exit with 0 even if an address is not learned.")
 @click.option("--dry-run", is_flag=True, help="Print what would be forgotten; change nothing.")
 @verbosity
 def hosts_forget(
-    addresses: tuple[str, ...],
+    named: Named,
     every: bool,
-    interface: str | None,
     missing_ok: bool,
     dry_run: bool,
 ) -> None:
     """Forget learned hosts: either all that are named or none.
 
-    Remove the kernel's routes to the addresses; a running daemon then forgets the hosts. It learns
-    a host again at the host's next sign of life.
+    Remove the kernel's routes to the addresses, with IFACE only those that leave by this interface;
+    a running daemon then forgets the hosts. It learns a host again at the host's next sign of life.
     """
     from ndxdp.observe.hosts import forget
 
-    if every == bool(addresses):
+    name, words = named
+    if every == bool(words):
+        where = f" for the interface '{name}'" if name else ""
         raise UsageError(
-            "--all and addresses cannot be combined" if every else "no address is given",
+            "--all and addresses cannot be combined" if every else f"no address is given{where}",
             "give either of them" if every else "name one, or give --all; to list: ndxdp hosts",
         )
-    wanted = set(map(parse_address, addresses))
-    name = None if interface is None else real_name(interface)
+    wanted = set(map(parse_address, words))
     present = [each for each in _hosts() if name in (None, each.interface)]
     found = [each for each in present if (every and each.learned) or each.address in wanted]
     for host in found:
