@@ -272,7 +272,7 @@ def test_a_prefix_that_is_not_shared(text: str) -> None:
     assert [each.prefix for each in layers(relayed, ICMPv6NDOptPrefixInfo)] == [PREFIX]
     assert ignored(relay) == {"prefix": 1}
     # Without the L flag it says nothing about the link (RFC 4861 section 6.3.4).
-    off_link = pio(address, int(length), on_link=0)
+    off_link = pio(address, int(length), on_link=0, autonomous=0)
     relayed = only(relay.heard(5, UP, ra(off_link, pio())))
     assert bytes(off_link) in options_of(relayed)
     assert ignored(relay) == {"prefix": 1}
@@ -293,7 +293,13 @@ def test_lengths_of_shared_prefixes(length: int) -> None:
 def test_prefixes_end_with_their_lifetime() -> None:
     relay = linked()
     relay.heard(
-        10, UP, ra(pio(valid=100), pio(OTHER_PREFIX, valid=INFINITY), pio("fd00::", on_link=0))
+        10,
+        UP,
+        ra(
+            pio(valid=100),
+            pio(OTHER_PREFIX, valid=INFINITY),
+            pio("fd00::", on_link=0, autonomous=0),
+        ),
     )
     assert relay.prefixes(10) == {P: 110, Q: None}
     relay.heard(20, UP, ra(pio(valid=20), pio(OTHER_PREFIX, valid=INFINITY)))  # no two-hour rule
@@ -311,11 +317,22 @@ def test_a_prefix_with_lifetime_zero_is_gone_at_once() -> None:
     assert lifetimes(relayed) == (0, 0)
 
 
-def test_a_prefix_without_the_flag_stays_on_link() -> None:
+@pytest.mark.parametrize("autonomous", [0, 1])
+def test_a_prefix_without_the_flag_stays_on_link(autonomous: int) -> None:
     relay = linked()
     relay.heard(10, UP, ra(pio(valid=100)))
-    relay.heard(20, UP, ra(pio(valid=7, on_link=0)))
+    relay.heard(20, UP, ra(pio(valid=7, on_link=0, autonomous=autonomous)))
     assert relay.prefixes(20) == {P: 110}
+
+
+def test_a_prefix_for_addresses_only_is_shared() -> None:
+    """Some networks send all traffic through the router: A, and not L."""
+    relay = linked()
+    relay.heard(10, UP, ra(pio(valid=100, on_link=0)))
+    assert relay.prefixes(10) == {P: 110}
+    relay.heard(20, UP, ra(pio(valid=0, on_link=0)))
+    assert relay.prefixes(109) == {P: 110}
+    assert relay.prefixes(110) == {}
 
 
 def test_host_bits_do_not_count() -> None:

@@ -1,4 +1,7 @@
-"""The on-link prefixes of the upstream link: the Prefix List of RFC 4861 section 5.1. Pure.
+"""The prefixes of the upstream link that its nodes have addresses of. Pure.
+
+These are the on-link prefixes, the Prefix List of RFC 4861 section 5.1, and those of which nodes
+form addresses (SLAAC) although they send everything to the router.
 
 Times are seconds of one monotonic clock.
 """
@@ -54,6 +57,10 @@ class PrefixList:
                 return False
         self._ends[prefix] = end
         return True
+
+    def extend(self, now: float, prefix: Prefix, end: float) -> bool:
+        """Let a prefix end no earlier than at a time; return as set_end()."""
+        return self.set_end(now, prefix, max(end, self._ends.get(prefix, end)))
 
     def end_by(self, prefix: Prefix, end: float) -> None:
         """End a prefix at a time at the latest."""

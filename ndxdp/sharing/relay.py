@@ -205,7 +205,7 @@ class Relay:
 
         Each call of another method may change the answer. prefixes() may have changed by then, too.
         """
-        times = [self._farewell_due, self._routers.on_link.next_end(now)]
+        times = [self._farewell_due, self._routers.shared.next_end(now)]
         times += [port.next_due() for port in self._ports.values()]
         if self._queue:
             times.append(now)
@@ -228,11 +228,12 @@ class Relay:
         return self._farewell(links)
 
     def prefixes(self, now: float) -> dict[Prefix, float | None]:
-        """Return the on-link prefixes that routers advertise, with the end of the valid lifetime.
+        """Return the prefixes that routers advertise for use, with the end of the valid lifetime.
 
-        The end is None for an infinite lifetime. A prefix whose lifetime is over is absent.
+        Those are the on-link ones (the L flag), and those of which nodes form addresses (the A
+        flag). The end is None for an infinite lifetime. A prefix whose lifetime is over is absent.
         """
-        return self._routers.on_link.left(now)
+        return self._routers.shared.left(now)
 
     def routers(self, now: float) -> list[KnownRouter]:
         """Return the routers that were heard in the last day, in the order of their addresses."""

@@ -84,10 +84,10 @@ class Advertised(NamedTuple):
 
 
 class UpstreamRouters:
-    """The routers, and the on-link prefixes of their link.
+    """The routers, and the prefixes of their link.
 
     Attributes:
-        on_link: The prefixes.
+        shared: The prefixes to share.
     """
 
     def __init__(self, ignored: dict[str, int]) -> None:
@@ -97,7 +97,7 @@ class UpstreamRouters:
             ignored: The counters of messages, and of prefixes, that are not used, by the reasons of
                 IGNORED.
         """
-        self.on_link = PrefixList()
+        self.shared = PrefixList()
         self._ignored = ignored
         self._routers: dict[bytes, UpstreamRouter] = {}
         self._restored: dict[Prefix, float] = {}
@@ -134,14 +134,14 @@ class UpstreamRouters:
             if not any(each.option_left(now, absent.key) for each in others):
                 router.withdraw(now, absent)
                 prefix = Prefix.around(absent.information.address, absent.information.length)
-                self.on_link.end_by(prefix, now + WITHDRAWN_VALID)
+                self.shared.end_by(prefix, now + WITHDRAWN_VALID)
         return Advertised(router, options)
 
     def restore(self, now: float, prefixes: Mapping[Prefix, float | None]) -> None:
         """Take prefixes as once advertised, with their ends; None for no end."""
         for prefix, until in prefixes.items():
             end = math.inf if until is None else until
-            if end > now and is_shareable(prefix) and self.on_link.set_end(now, prefix, end):
+            if end > now and is_shareable(prefix) and self.shared.set_end(now, prefix, end):
                 self._restored[prefix] = end
 
     def lose(self) -> None:
@@ -153,7 +153,7 @@ class UpstreamRouters:
         """Forget the routers and prefixes: this is another link."""
         self._routers.clear()
         self._restored.clear()
-        self.on_link.clear()
+        self.shared.clear()
 
     def known(self) -> list[KnownRouter]:
         """Return the routers in the order of their addresses."""
@@ -241,8 +241,8 @@ class UpstreamRouters:
     def _usable(self, options: Iterable[bytes]) -> tuple[bytes, ...]:
         """Return the options without malformed ones and prefixes that may not be shared.
 
-        Such a prefix is not relayed either: hosts would take addresses as on-link that nobody
-        answers for. Hosts ignore malformed options.
+        Such a prefix is not relayed either: hosts would take addresses, or believe those of others
+        to be on-link, that nobody answers for. Hosts ignore malformed options.
         """
         usable = []
         malformed = refused = False
@@ -258,7 +258,11 @@ class UpstreamRouters:
         return tuple(usable)
 
     def _learn(self, now: float, options: Iterable[bytes]) -> None:
-        """Take an advertisement's on-link prefixes."""
+        """Take an advertisement's prefixes.
+
+        A prefix with neither flag says nothing of the link. One with the A flag alone does not make
+        another one's on-link lifetime shorter (section 6.3.4).
+        """
         full = False
         for option in options:
             if option[0] != PREFIX_INFORMATION:
@@ -267,9 +271,11 @@ class UpstreamRouters:
             prefix = Prefix.around(information.address, information.length)
             for router in self._routers.values():
                 router.is_back(option_key(option))
+            end = end_of(now, information.valid)
             if information.on_link:
-                end = end_of(now, information.valid)
-                full = not self.on_link.set_end(now, prefix, end) or full
+                full = not self.shared.set_end(now, prefix, end) or full
+            elif information.flags & AUTONOMOUS:
+                full = not self.shared.extend(now, prefix, end) or full
         self._ignored["limit"] += full
 
 
@@ -278,7 +284,8 @@ def _is_refused(option: bytes) -> bool:
         return False
     information = prefix_information(option)
     prefix = Prefix.around(information.address, information.length)
-    return information.on_link and not is_shareable(prefix)
+    is_used = information.on_link or bool(information.flags & AUTONOMOUS)
+    return is_used and not is_shareable(prefix)
 
 
 def _assumed(now: float, prefix: Prefix, end: float) -> PrefixInformation:
