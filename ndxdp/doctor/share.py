@@ -26,6 +26,7 @@ from ndxdp.store.directories import Trees
 
 log = logging.getLogger(__name__)
 
+_NAMED_MAX = 6  # interfaces in a finding
 _ENOUGH = 2  # a warning about the neighbour table if the hosts fill a half of it
 
 
@@ -191,17 +192,25 @@ def _ended(found: Found) -> Iterator[Finding]:
     )
 
 
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return f"{', '.join(names[:_NAMED_MAX])}{more}"
+
+
 def _routes(hosts: int) -> str:
     return f"routes of {hosts} hosts stay" if hosts > 1 else "route of one host stays"
 
 
 def _running(report: ShareReport, idle: frozenset[str]) -> Iterator[Finding]:
+    empty = [
+        link.interface
+        for link in report.links
+        if link.interface in idle and link.kind != "upstream"
+    ]
+    if empty:
+        yield note(f"no host is on {_some(empty)}: without carrier, or without a port with carrier")
     for link in report.links:
-        if link.interface in idle and link.kind != "upstream":
-            yield note(
-                f"no host is on {link.interface}: it has no carrier, or no port with carrier"
-            )
-        elif link.problem:
+        if link.problem and link.interface not in empty:
             yield warning(
                 f"the share of {report.upstream} does not work on {link.interface} yet:"
                 f" {link.problem}",
@@ -224,7 +233,7 @@ def _running(report: ShareReport, idle: frozenset[str]) -> Iterator[Finding]:
         )
     counts = f"hosts {len(report.hosts)} of {report.max_hosts}"
     names = [link.interface for link in report.links if link.kind != "upstream"]
-    behind = ", ".join(names) or "no interface yet"
+    behind = _some(names) or "no interface yet"
     prefixes = ", ".join(each.prefix for each in report.prefixes)
     if prefixes:
         yield note(f"{prefixes} is shared with {behind}: {counts}")
@@ -295,7 +304,7 @@ def propose(interface: str, case: Case | None, file: str = "") -> Iterator[Findi
             cure,
         )
         return
-    hosts = "; ".join(f"{link.name}: {link.about_hosts}" for link in case.downstream)
+    hosts = _some([f"{link.name}: {link.about_hosts}" for link in case.downstream])
     yield note(
         f"hosts behind this host have no prefix of their own ({hosts}); a share lets them use"
         f" {prefixes} of {interface}",

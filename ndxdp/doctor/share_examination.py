@@ -15,6 +15,7 @@ from ndxdp.doctor import (
     share_probe,
 )
 from ndxdp.doctor.finding import Finding, cannot_check
+from ndxdp.doctor.listeners import Listener
 from ndxdp.doctor.share import Found
 from ndxdp.doctor.share_members import Member
 from ndxdp.doctor.subject import Subject
@@ -140,9 +141,11 @@ def _hosts(found: Found, interface: str) -> dict[bytes, bytes]:
 
 def _others(member: Member, daemons: set[int], *, relay: bool) -> Iterable[Finding]:
     """Return findings about other senders of advertisements on a downstream interface."""
-    heard = listeners.gather(member.name, member.ifindex, None, daemons)
+    running: tuple[Listener, ...] = ()
+    if member.soliciting:  # the search for processes takes time
+        running = listeners.gather(member.name, member.ifindex, None, daemons).listeners
     managed = manager.gather(member.name, member.ifindex)
-    yield from share_members.advertisers(member, heard.listeners, managed, relay=relay)
+    yield from share_members.advertisers(member, running, managed, relay=relay)
 
 
 def _firewall(

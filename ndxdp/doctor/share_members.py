@@ -391,8 +391,8 @@ def one_link(
         how = f"both have the neighbour {mac_text(same[0])}"
     what = f"{upstream.name} and {member.name} seem to be one link: {how}"
     why = (
-        "hosts there need no share, and hear every answer and every advertisement twice; put the"
-        " two ports into different switches or VLANs"
+        "hosts there need no share, and hear every advertisement twice; so does this host, which"
+        " may take itself as its router. Put the two ports into different switches or VLANs"
     )
     cure = f"ip -6 neighbour show dev {member.name}"
     return failure(what, why, cure) if sees_itself else warning(what, why, cure)

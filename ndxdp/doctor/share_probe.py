@@ -53,7 +53,7 @@ def finding(upstream: str, downstream: str) -> Finding:
     return failure(
         f"{upstream} and {downstream} are one link: a frame that left by {upstream} arrived by"
         f" {downstream}",
-        "hosts there need no share, and hear every answer and every advertisement twice; put the"
-        " two ports into different switches or VLANs",
+        "hosts there need no share, and hear every advertisement twice; so does this host, which"
+        " may take itself as its router. Put the two ports into different switches or VLANs",
         "ip -6 neighbour show dev " + downstream,
     )
