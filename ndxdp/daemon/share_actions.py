@@ -11,7 +11,7 @@ from ndxdp.daemon.share_log import ShareLog
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_sockets import LinkSockets, OnFrames
 from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.ndp.message import Host, advertise, solicit
+from ndxdp.ndp.message import Host, advertise, solicit, unsolicited
 from ndxdp.rules.address import address_text
 from ndxdp.sharing.actions import Action, Advertise, Ask, Bind, Unbind
 from ndxdp.sharing.hosts import LearnedHost
@@ -135,9 +135,28 @@ class ShareActions:
         if bind.former:
             former = self._name_of(bind.former)
             self._host_log.info("moved %s from %s to %s%s", text, former, link.name, mac)
+            if host and host.mac:
+                self._introduce(link, self.by_index.get(bind.former), (host.mac, bind.address))
         else:
             self._host_log.info("learned %s on %s%s", text, link.name, mac)
         return True
+
+    def _introduce(
+        self, link: ShareLink, former: ShareLink | None, node: tuple[bytes, bytes]
+    ) -> None:
+        """Tell a node that has moved by which MAC it reaches its router now.
+
+        The node may not have noticed that it has moved. Its default router is this host's address
+        on the former link, until that has not answered for 8 seconds (RFC 4861 section 10).
+
+        Args:
+            link: The link that the node lives on.
+            former: The link that it lived on; None if that is gone.
+            node: MAC and address of the node.
+        """
+        if former is None or former.link_local == UNSPECIFIED or former.mac == link.mac:
+            return
+        self.send([Send(link.ifindex, unsolicited(link.mac, former.link_local, node=node))])
 
     def _name_of(self, ifindex: int) -> str:
         link = next((each for each in self._links.all if each.ifindex == ifindex), None)

@@ -251,9 +251,14 @@ def fixed_source(host: Host, profile: Profile) -> bytes | None:
 
 
 def unsolicited(
-    mac: bytes, target: bytes, *, router: bool = True, lladdr: bytes | None = None
+    mac: bytes,
+    target: bytes,
+    *,
+    router: bool = True,
+    lladdr: bytes | None = None,
+    node: tuple[bytes, bytes] = (ALL_NODES_MAC, ALL_NODES),
 ) -> bytes:
-    """Build an unsolicited advertisement with O=1 from the target to all nodes (7.2.6): 86 bytes.
+    """Build an unsolicited advertisement with O=1 from the target (7.2.6): 86 bytes.
 
     The advertisement changes entries that nodes have. Only routers that implement RFC 9131 also
     create an entry.
@@ -263,10 +268,12 @@ def unsolicited(
         target: The target, which is the IPv6 source as well.
         router: The R flag.
         lladdr: The MAC in the TLLAO; None for `mac`.
+        node: MAC and address of the receiver; all nodes by default.
     """
     flags = OVERRIDE | (ROUTER if router else 0)
     body = bytes((flags, 0, 0, 0)) + target + bytes((TLLAO, 1)) + (lladdr or mac)
-    return icmpv6_frame(mac, ALL_NODES_MAC, target, ALL_NODES, TYPE_NA, body)
+    eth_destination, destination = node
+    return icmpv6_frame(mac, eth_destination, target, destination, TYPE_NA, body)
 
 
 def decode_own(frame: bytes) -> OwnAdvertisement:
