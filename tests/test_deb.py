@@ -205,9 +205,12 @@ def test_the_command_runs_with_the_modules_inside(tree: Path) -> None:
     assert __version__ in run(*python, "--version")
     assert "eth0" in run(*python, "convert", "--ndpresponder", "-i eth0 -n 2001:db8::/64")
     imported = (
-        "import click, prometheus_client, pyroute2, ndxdp.observe.metrics, ndxdp.netlink.links"
+        "import click, h11, prometheus_client, pyroute2, ndxdp.sources.http,"
+        " ndxdp.observe.metrics, ndxdp.netlink.links"
     )
-    lines = moved.replace("main()", f"{imported}\nprint(click.__file__, pyroute2.__file__)")
+    lines = moved.replace(
+        "main()", f"{imported}\nprint(click.__file__, h11.__file__, pyroute2.__file__)"
+    )
     for path in run("/usr/bin/python3", "-I", "-B", "-c", lines).split():
         assert path.startswith(str(tree))
 

@@ -1,8 +1,8 @@
-"""HTTP/1.1 GET over a unix socket, as far as the API of a container engine needs it.
+"""An HTTP/1.1 client on asyncio's streams, for container engines and for etcd.
 
-The module uses asyncio's streams, which the daemon has loaded already. http.client would block, so
-that the stream of events would need a thread, and takes 1.2 MB; client libraries take 10 MB and
-more. Each connection has one request. A body is read in pieces and never stored as a whole.
+h11 parses and writes the messages; this module moves bytes. http.client would block, so that a
+stream of events would need a thread; client libraries take 5 MB and more. Each connection has one
+request. A body is read in pieces and never stored as a whole.
 """
 
 from __future__ import annotations
@@ -11,152 +11,222 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from typing import Any, NamedTuple, Protocol
+
+import h11
 
 PIECE = 65536
-"""Bytes that one read returns at most, and that a line of the head may have."""
+"""Bytes that one read returns at most, and that the head of a message may have."""
 
-_HEADERS_MAX = 100
 _MESSAGE_TIMEOUT = 5.0  # seconds for the body of an error
-_REQUEST = "GET {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _CUT = "the connection broke off"
 _NOT_HTTP = "the answer is not HTTP"
 
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 class NoAnswer(Exception):
-    """A failed request: the engine is unreachable, silent, refuses, or sends a malformed answer.
+    """A failed request: the server is unreachable, silent, refuses, or sends a malformed answer.
 
     The text is the reason, for the log.
     """
 
 
+class Refused(NoAnswer):
+    """An answer with another status than 200.
+
+    Attributes:
+        status: The status.
+        body: The JSON object in the body; empty if there is none.
+    """
+
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        """Make the text of the status and of the message in the body.
+
+        Docker's body is `{"message": "…"}`; etcd's has `error` with the same text, too.
+        """
+        self.status, self.body = status, body
+        found = body.get("message") or body.get("error")
+        words = f": {' '.join(str(found).split())[:200]}" if found else ""
+        super().__init__(f"HTTP status {status}{words}")
+
+
+class Server(Protocol):
+    """A server that a connection can be opened to."""
+
+    @property
+    def host(self) -> str:
+        """The value of the header `Host`."""
+
+    async def connect(self) -> Streams:
+        """Open a connection; raise OSError, ValueError or NoAnswer."""
+
+
+class UnixServer(NamedTuple):
+    """A server behind a unix socket.
+
+    Attributes:
+        path: The path of the socket.
+        host: The value of the header `Host`.
+    """
+
+    path: str
+    host: str = "localhost"
+
+    async def connect(self) -> Streams:
+        """Open a connection; raise OSError, or ValueError for a path with a NUL."""
+        return await asyncio.open_unix_connection(self.path, limit=PIECE)
+
+
+class Request(NamedTuple):
+    """A request.
+
+    Attributes:
+        target: The path and query.
+        body: A JSON text to send by POST; None for GET.
+        headers: More headers.
+    """
+
+    target: str
+    body: bytes | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
 class Response:
     """The body of an answer with status 200, which is read in pieces."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, headers: dict[str, str], silence: float | None
-    ) -> None:
-        self._reader, self._silence = reader, silence
-        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        self._between = False  # a chunk has been read, but not the line end after it
-        # The remaining bytes of the body or chunk; None if the body ends with the connection.
-        self._left: int | None = None
-        if self._chunked:
-            self._left = 0
-        elif "content-length" in headers:
-            self._left = _number(headers["content-length"], 10)
+    def __init__(self, exchange: _Exchange, silence: float | None) -> None:
+        self._exchange, self._silence = exchange, silence
 
     async def read(self) -> bytes:
         """Return the next piece, b"" at the end; raise NoAnswer after a break or a long silence."""
         try:
             async with asyncio.timeout(self._silence):
-                return await self._read()
+                return await self._exchange.data()
+        except TimeoutError:
+            raise NoAnswer(f"no data for {self._silence:g} s") from None
         except OSError as error:
-            raise NoAnswer(_reason(error)) from None
+            raise NoAnswer(reason_of(error)) from None
 
-    async def _read(self) -> bytes:
-        if self._chunked and not self._left:
-            if self._between and await _line(self._reader):
-                raise NoAnswer(_NOT_HTTP)
-            size = (await _line(self._reader)).partition(";")[0].strip()
-            self._left = _number(size, 16)
-            self._between = True
-            if not self._left:  # trailers may follow, which ndxdp ignores
-                self._chunked = False
-        if self._left == 0:
-            return b""
-        piece = await self._reader.read(min(self._left or PIECE, PIECE))
-        if self._left is not None:
-            if not piece:
+    async def read_all(self, most: int) -> bytes:
+        """Return the whole body; raise NoAnswer if it has more than `most` bytes."""
+        body = bytearray()
+        while piece := await self.read():
+            body += piece
+            if len(body) > most:
+                raise NoAnswer(f"the answer exceeds {most >> 20} MB")
+        return bytes(body)
+
+
+class _Exchange:
+    """One request and its answer on a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=PIECE)
+
+    async def send(self, host: str, request: Request) -> None:
+        """Send the request."""
+        headers = [("Host", host), ("Connection", "close"), *request.headers]
+        body = request.body
+        if body is not None:
+            headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        try:
+            head = h11.Request(
+                method="GET" if body is None else "POST", target=request.target, headers=headers
+            )
+        except h11.LocalProtocolError as error:  # a value with a line end
+            raise NoAnswer(f"the request is not HTTP ({error})") from None
+        self._writer.write(self._http.send(head) or b"")
+        if body is not None:
+            self._writer.write(self._http.send(h11.Data(data=body)) or b"")
+        self._http.send(h11.EndOfMessage())
+        await self._writer.drain()
+
+    async def status(self) -> int:
+        """Read the head of the answer, and return its status."""
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.Response):
+                return event.status_code
+            if not isinstance(event, h11.InformationalResponse):  # after 1xx another head follows
                 raise NoAnswer(_CUT)
-            self._left -= len(piece)
-        return piece
+
+    async def data(self) -> bytes:
+        """Return a piece of the body; b"" at its end."""
+        while isinstance(event := await self._next(), h11.Data):
+            if event.data:
+                return bytes(event.data)
+        return b""
+
+    async def _next(self) -> object:
+        """Return the next event of the connection; raise NoAnswer if there is none."""
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(PIECE))
+        except h11.RemoteProtocolError as error:
+            broken_off = self._http.trailing_data[1]  # the peer has closed the connection
+            raise NoAnswer(_CUT if broken_off else f"{_NOT_HTTP} ({str(error)[:80]})") from None
+        return event
 
 
 @contextlib.asynccontextmanager
-async def get(
-    socket_path: str, target: str, *, timeout: float | None, silence: float | None
+async def send(
+    server: Server, request: Request, *, timeout: float | None, silence: float | None
 ) -> AsyncIterator[Response]:
     """Send a request; yield its response, and close the connection with the block.
 
     Args:
-        socket_path: The path of the engine's socket.
-        target: The path and query of the request.
+        server: The server.
+        request: The request.
         timeout: Seconds for the head of the answer; None for no limit.
         silence: Seconds without a byte of the body; None for a stream, which may be silent.
 
     Raises:
-        NoAnswer: The engine sends no answer, or one with another status than 200.
+        NoAnswer: The server sends no answer.
+        Refused: The server sends an answer with another status than 200.
     """
     writer: asyncio.StreamWriter | None = None
     try:
         try:
             async with asyncio.timeout(timeout):
-                reader, writer = await asyncio.open_unix_connection(socket_path, limit=PIECE)
-                writer.write(_REQUEST.format(target).encode())
-                status, headers = await _head(reader)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            raise NoAnswer(_reason(error)) from None
+                reader, writer = await server.connect()
+                exchange = _Exchange(reader, writer)
+                await exchange.send(server.host, request)
+                status = await exchange.status()
+        except TimeoutError:
+            raise NoAnswer(f"no answer within {timeout:g} s") from None
+        except (OSError, ValueError) as error:
+            raise NoAnswer(reason_of(error)) from None
         if status != 200:
-            message = await _message(Response(reader, headers, _MESSAGE_TIMEOUT))
-            raise NoAnswer(f"HTTP status {status}{message}")
-        yield Response(reader, headers, silence)
+            raise Refused(status, await _object(Response(exchange, _MESSAGE_TIMEOUT)))
+        yield Response(exchange, silence)
     finally:
         if writer is not None:
             # close() would wait until the output is flushed, which no peer needs.
             writer.transport.abort()
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Return the text of an error of the socket."""
-    if isinstance(error, TimeoutError):
-        return "the engine is silent"
+@contextlib.asynccontextmanager
+async def get(
+    socket_path: str, target: str, *, timeout: float | None, silence: float | None
+) -> AsyncIterator[Response]:
+    """Send a GET request to the server behind a unix socket; see send()."""
+    server, request = UnixServer(socket_path), Request(target)
+    async with send(server, request, timeout=timeout, silence=silence) as response:
+        yield response
+
+
+def reason_of(error: OSError | ValueError) -> str:
+    """Return the text of an error of a socket."""
     text = error.strerror if isinstance(error, OSError) else None
     return (text or str(error) or type(error).__name__).lower()
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Read the head; return the status, and the headers by their names in lower case."""
-    while True:
-        version, _, rest = (await _line(reader)).partition(" ")
-        code = rest[:3]
-        if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdecimal()):
-            raise NoAnswer(_NOT_HTTP)
-        headers: dict[str, str] = {}
-        while line := await _line(reader):
-            name, colon, value = line.partition(":")
-            if not colon or len(headers) >= _HEADERS_MAX:
-                raise NoAnswer(_NOT_HTTP)
-            headers[name.strip().lower()] = value.strip()
-        if int(code) >= 200:  # after 1xx another head follows
-            return int(code), headers
-
-
-async def _line(reader: asyncio.StreamReader) -> str:
-    """Return the next line without its end."""
+async def _object(response: Response) -> dict[str, Any]:
+    """Return the JSON object in the body of an error; an empty one without it."""
     try:
-        line = await reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError:
-        raise NoAnswer(_CUT) from None
-    except asyncio.LimitOverrunError:
-        raise NoAnswer(_NOT_HTTP) from None
-    return line.rstrip(b"\r\n").decode("latin-1")
-
-
-def _number(text: str, base: int) -> int:
-    """Return a length; raise NoAnswer if the text is not one."""
-    try:
-        number = int(text, base)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise NoAnswer(_NOT_HTTP)
-    return number
-
-
-async def _message(response: Response) -> str:
-    """Return `: ` and the message in the body of an error, `{"message": "…"}`; "" without one."""
-    try:
-        found = json.loads(await response.read())["message"]
-    except (NoAnswer, ValueError, LookupError, TypeError, RecursionError):
-        return ""
-    return f": {' '.join(str(found).split())[:200]}"
+        found = json.loads(await response.read_all(PIECE))
+    except (NoAnswer, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
