@@ -83,6 +83,9 @@ LAN0 = LinkBehind(LAN, neighbours=2)
         pytest.param([LAN0, LinkBehind("br1", prefixes=(OTHER,))], None, id="delegated"),
         pytest.param([LAN0, LinkBehind("br1", gateways=(OTHER,))], None, id="delegated-onward"),
         pytest.param([LAN0._replace(leads_out=True)], None, id="another-uplink"),
+        pytest.param([LAN0._replace(disabled=True)], None, id="ipv6-is-disabled"),
+        pytest.param([LAN0._replace(hosts=(GUEST,))], None, id="host-routes-of-another-program"),
+        pytest.param([LAN0._replace(neighbours=0, learned=3)], [LAN], id="learned-hosts"),
         pytest.param(
             [LinkBehind("docker0", "bridge", ports=2, neighbours=2)], None, id="docker's-bridge"
         ),
@@ -107,6 +110,26 @@ def test_which_share_fits(links: list[LinkBehind], downstream: list[str] | None)
     assert case is not None
     assert case.prefixes == (PREFIX,)
     assert [link.name for link in case.downstream] == downstream
+
+
+def test_links_without_known_hosts() -> None:
+    links = (
+        LinkBehind("lan1"),
+        LinkBehind("br0", "bridge", ports=1),
+        LinkBehind("br1", "bridge"),
+        LinkBehind("lan2", carrier=False),
+        LinkBehind("lan3", leads_out=True),
+        LinkBehind("lan4", disabled=True),
+        LinkBehind("lan5", prefixes=(PRIVATE,)),
+        LinkBehind("cali1", "veth", hosts=(GUEST,)),
+        LinkBehind("wg0", "wireguard", quiet=True),
+        LAN0,
+    )
+    found = share_case.empty([PREFIX], Surroundings(links))
+    assert [link.name for link in found] == ["lan1"]
+    assert share_case.empty([PRIVATE], Surroundings(links)) == ()
+    delegated = Surroundings(links, (parse_prefix("2001:db8:100::/56"),))
+    assert share_case.empty([PREFIX], delegated) == ()
 
 
 def test_a_discarded_prefix_is_delegated() -> None:
@@ -393,6 +416,15 @@ def test_it_proposes_a_share(lan: Network, tmp_path: Path) -> None:
         printed = found["cure"].partition(" && ")[0]
         sh("sh", "-c", printed)
     assert tomllib.loads(file.read_text())["share"] == [{"upstream": UPLINK, "downstream": [LAN]}]
+
+
+def test_hosts_are_known_by_ipv4(lan: Network) -> None:
+    """A host that does not forward IPv6 yet takes no neighbour from router solicitations."""
+    sh("ip", "-6", "neighbour", "flush", "dev", LAN)
+    ip(f"neighbour add 192.0.2.7 lladdr 02:00:00:00:00:77 dev {LAN} nud stale")
+    assert any(f"{LAN}: " in each["what"] for each in of_share())
+    sh("sysctl", "-qw", f"net.ipv6.conf.{LAN}.disable_ipv6=1")
+    assert of_share() == []
 
 
 def test_it_proposes_none_where_a_prefix_is_delegated(lan: Network) -> None:

@@ -293,6 +293,13 @@ def test_no_share_where_a_prefix_is_delegated(surroundings: Surroundings) -> Non
     assert "no share of eth0: 2001:db8:7::/" in notes(host)
 
 
+def test_an_interface_without_known_hosts_is_named() -> None:
+    host = Host((ETH0,), surroundings=Surroundings((LAN0._replace(neighbours=0),)))
+    assert proposed(host).is_empty
+    assert "no host is known on lan0; if hosts there are to use 2001:db8:0:1::/64" in notes(host)
+    assert "ndxdp share eth0 lan0" in notes(host)
+
+
 def test_an_interface_is_behind_one_uplink() -> None:
     second = replace(ETH0, name="eth1", on_link=(parse_prefix("2001:db8:2::/64"),))
     host = Host((ETH0, second), surroundings=Surroundings((LAN0,)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,9 +46,12 @@ class LinkBehind(NamedTuple):
         ports: The number of operational ports of a bridge.
         forwarding: The sysctl forwarding.
         prefixes: The prefixes that are on-link there, or routed there without a gateway.
-        hosts: The number of host routes (/128) by the interface.
+        hosts: The host routes (/128) by the interface, without those of a share.
         gateways: The prefixes that are routed there by a gateway.
-        leads_out: A default route, of IPv4 at least, leaves by the interface.
+        leads_out: A default route, of IPv4 at least, leaves by the interface: another uplink.
+        carrier: The interface has carrier.
+        learned: The number of hosts there that a share has learned.
+        disabled: The sysctl disable_ipv6, as on a bridge of libvirt or Incus without IPv6.
     """
 
     name: str
@@ -60,6 +64,9 @@ class LinkBehind(NamedTuple):
     hosts: tuple[Prefix, ...] = ()
     gateways: tuple[Prefix, ...] = ()
     leads_out: bool = False
+    carrier: bool = True
+    learned: int = 0
+    disabled: bool = False
 
     @property
     def by_engine(self) -> bool:
@@ -69,13 +76,15 @@ class LinkBehind(NamedTuple):
     @property
     def has_hosts(self) -> bool:
         """True if hosts are known to be there, or are likely: a bridge with ports."""
-        return bool(self.neighbours or self.hosts or (self.kind == "bridge" and self.ports))
+        ports = self.ports if self.kind == "bridge" else 0
+        return bool(self.neighbours or self.learned or ports)
 
     @property
     def about_hosts(self) -> str:
         """What is known of the hosts, as `3 neighbours`."""
         for count, word in (
             (self.neighbours, "neighbour"),
+            (self.learned, "learned host"),
             (len(self.hosts), "routed host"),
             (self.ports, "port"),
         ):
@@ -168,18 +177,31 @@ def _behind(
         ports,
         bool(sysctl.conf(link.name, "forwarding")),
         tuple(each.prefix for each in routes if each.direct and each.prefix.length < 128),
-        tuple(each.prefix for each in routes if each.direct and each.prefix.length == 128),
+        tuple(
+            each.prefix
+            for each in routes
+            if each.direct and each.prefix.length == 128 and not each.learned
+        ),
         tuple(each.prefix for each in routes if not each.direct),
         link.name in leading_out,
+        link.operational,
+        sum(each.learned for each in routes),
+        bool(sysctl.conf(link.name, "disable_ipv6")),
     )
 
 
 def _alive(fib: Fib, ifindex: int) -> int:
-    """Return the number of live neighbours on an interface."""
-    return sum(
-        1
-        for each in fib.neighbours(ifindex)
-        if each.mac and each.state.is_valid and each.state is not NudState.NOARP
+    """Return the number of nodes on an interface that the kernel has live neighbour entries of.
+
+    A host that does not forward IPv6 yet knows the nodes behind it mostly by IPv4.
+    """
+    known = [*fib.neighbours(ifindex), *fib.neighbours(ifindex, socket.AF_INET)]
+    return len(
+        {
+            each.mac
+            for each in known
+            if each.mac and each.state.is_valid and each.state is not NudState.NOARP
+        }
     )
 
 
@@ -202,6 +224,29 @@ def find(on_link: Iterable[Prefix], surroundings: Surroundings) -> Case | None:
     return Case(prefixes, tuple(fitting), both)
 
 
+def empty(on_link: Iterable[Prefix], surroundings: Surroundings) -> tuple[LinkBehind, ...]:
+    """Return links whose hosts could use the uplink's prefixes, if there are any.
+
+    No host is known there: the kernel of a host that does not forward ignores most of what they
+    send.
+
+    Args:
+        on_link: The on-link prefixes of the uplink.
+        surroundings: What is behind this host.
+    """
+    prefixes = tuple(each for each in on_link if not _PRIVATE.covers(each))
+    if not prefixes or delegated(prefixes, surroundings):
+        return ()
+    return tuple(
+        link
+        for link in surroundings.links
+        if link.carrier
+        and not (link.leads_out or link.disabled)
+        and not (link.quiet or link.by_engine or link.has_hosts or link.prefixes or link.hosts)
+        and (link.kind != "bridge" or link.ports)
+    )
+
+
 def delegated(on_link: Iterable[Prefix], surroundings: Surroundings) -> Prefix | None:
     """Return a prefix that is routed to this host for the hosts behind it; None without one.
 
@@ -220,10 +265,12 @@ def delegated(on_link: Iterable[Prefix], surroundings: Surroundings) -> Prefix |
 
 def _fits(link: LinkBehind, on_link: tuple[Prefix, ...]) -> bool:
     """Return whether hosts on a link can have addresses of the uplink's prefixes."""
-    if link.leads_out:  # another uplink
+    if link.leads_out or link.disabled:
         return False
+    inside = any(each.covers(host) for each in on_link for host in link.hosts)
     if link.quiet:
-        inside = any(each.covers(host) for each in on_link for host in link.hosts)
         return link.kind in _TUNNELS and inside
+    if inside:  # another program has routes to hosts there, for which a rule is enough
+        return False
     public = [each for each in link.prefixes if not _PRIVATE.covers(each)]
     return (link.has_hosts or bool(public)) and all(each in on_link for each in public)

@@ -163,10 +163,11 @@ def both_sides(
             if prefix in member.on_link and prefix in upstream.on_link:
                 yield _competing(upstream, member, prefix, used)
         if prefix not in upstream.on_link:
-            yield failure(
+            yield warning(
                 f"no route says that {prefix} is on the link of {upstream.name}",
-                f"hosts of {prefix} on {upstream.name} are unreachable, and ndxdp answers for none"
-                " of them downstream",
+                f"packets for hosts on {upstream.name} go to the router, and ndxdp answers for none"
+                " of them downstream; add the route unless the router advertises the prefix"
+                " without the L flag, which --probe shows",
                 f"ip -6 route add {prefix} dev {upstream.name}",
             )
 

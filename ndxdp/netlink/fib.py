@@ -235,9 +235,14 @@ class Fib:
             raise
         return NudState(_NDMSG.unpack_from(message)[4])
 
-    def neighbours(self, ifindex: int) -> list[Neighbour]:
-        """Return the entries for all unicast addresses on an interface."""
-        body = _NDMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0)
+    def neighbours(self, ifindex: int, family: int = socket.AF_INET6) -> list[Neighbour]:
+        """Return the entries for all unicast addresses on an interface.
+
+        Args:
+            ifindex: The interface.
+            family: AF_INET6, or AF_INET for IPv4, whose addresses have 4 bytes.
+        """
+        body = _NDMSG.pack(family, 0, 0, 0, 0, 0, 0)
         body += attribute(_NDA_IFINDEX, struct.pack("=i", ifindex))
         found: list[Neighbour] = []
         try:
@@ -245,7 +250,7 @@ class Fib:
                 _, _, _, where, state, _, _ = _NDMSG.unpack_from(message)
                 entry = attributes(message[_NDMSG.size :])
                 address = entry.get(_NDA_DST)
-                if where == ifindex and address and address[0] != 0xFF:
+                if where == ifindex and address and not _is_multicast(address):
                     found.append(Neighbour(address, NudState(state), entry.get(_NDA_LLADDR)))
         except OSError as error:
             if error.errno != errno.ENODEV:
@@ -288,6 +293,10 @@ class Fib:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
+
+
+def _is_multicast(address: bytes) -> bool:
+    return address[0] == 0xFF if len(address) == 16 else address[0] >= 0xE0
 
 
 def _gateways_of(message: bytes, ifindex: int) -> Iterator[bytes]:

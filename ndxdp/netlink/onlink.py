@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ndxdp.ndp.address import is_link_local, is_multicast
 from ndxdp.netlink.fib import Fib, NudState, RouteType
+from ndxdp.netlink.host_routes import PROTOCOL
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
 from ndxdp.rules.prefix import Prefix
 
@@ -46,11 +47,13 @@ class BehindRoute(NamedTuple):
         prefix: The destination.
         ifindex: The interface that the route leaves by.
         direct: True without a gateway: the destinations are neighbours there.
+        learned: True for the route of a host that a share has learned.
     """
 
     prefix: Prefix
     ifindex: int
     direct: bool
+    learned: bool = False
 
 
 def read(ifindexes: Iterable[int]) -> OnLink:
@@ -160,7 +163,7 @@ def routes_behind(uplink: frozenset[int]) -> list[BehindRoute]:
                 continue
             direct = not route.keys() & {_RTA_GATEWAY, _RTA_VIA, _RTA_MULTIPATH}
             found |= {
-                BehindRoute(prefix, ifindex, direct)
+                BehindRoute(prefix, ifindex, direct, message[5] == PROTOCOL)  # rtm_protocol
                 for ifindex in _leads(route)
                 if ifindex not in uplink
             }

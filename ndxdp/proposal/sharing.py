@@ -9,6 +9,8 @@ from ndxdp.doctor.share_case import Case, LinkBehind
 from ndxdp.proposal.facts import Host, Uplink
 from ndxdp.proposal.relations import called_link
 
+_NAMED_MAX = 4  # interfaces in a sentence
+
 
 def cases(host: Host, usable: Iterable[Uplink]) -> dict[str, Case]:
     """Return the share of each uplink, by its name; an interface is behind one uplink only.
@@ -60,12 +62,25 @@ def notes(host: Host, found: Mapping[str, Case], usable: Iterable[Uplink]) -> It
         for link in case.both:
             yield _both(name, case, link)
     for uplink in usable:
+        if uplink.name not in found:
+            yield from _possible(host, uplink)
         routed = share_case.delegated(uplink.on_link, host.surroundings)
         if uplink.name not in found and routed and _waits(host, uplink):
             yield (
                 f"no share of {uplink.name}: {routed} is routed to this host; give the hosts behind"
                 " it a part of that prefix, for which no responder is needed"
             )
+
+
+def _possible(host: Host, uplink: Uplink) -> Iterator[str]:
+    """Yield a note on interfaces whose hosts could use a share, if there are any."""
+    names = [link.name for link in share_case.empty(uplink.on_link, host.surroundings)]
+    if names and len(names) <= _NAMED_MAX:
+        prefixes = ", ".join(map(str, uplink.on_link))
+        yield (
+            f"no host is known on {' and '.join(names)}; if hosts there are to use {prefixes} of"
+            f" {uplink.name}: ndxdp share {uplink.name} {' '.join(names)}"
+        )
 
 
 def _both(uplink: str, case: Case, link: LinkBehind) -> str:

@@ -188,6 +188,8 @@ def _ways(fib: Fib, uplinks: frozenset[int]) -> tuple[Way, ...]:
     known: dict[int, links.Link | None] = {}
     guests: dict[int, _Guests] = {}
     for route in onlink.routes_behind(uplinks):
+        if route.learned:  # a share finds the host again
+            continue
         if route.ifindex not in known:
             known[route.ifindex] = _link(route.ifindex)
         link = known[route.ifindex]
