@@ -45,7 +45,11 @@ def site(privacy: None, tmp_path: Path) -> Iterator[SharedHost]:
 
 
 def doctor(site: SharedHost, interface: str = LINK) -> list[str]:
-    """Return doctor's warnings and failures, without those about the machine."""
+    """Return doctor's warnings and failures, without those about the machine.
+
+    A daemon that has just started has heard no advertisement yet.
+    """
+    eventually(lambda: not site.report() or site.report()["prefixes"])
     data = json.loads(site.ndxdp("doctor", interface, "--json").out)
     return [
         each["what"]
@@ -162,7 +166,6 @@ def test_a_docker_network_with_a_part_of_the_prefix(site: SharedHost) -> None:
 def test_the_whole_prefix_on_a_second_interface(site: SharedHost) -> None:
     container(site)
     site.start(downstream=["br-*"])
-    eventually(lambda: site.report().get("prefixes"))
     site.lab.host.ip(f"address add 2001:db8:1::5/64 dev {DOCKER_BRIDGE} nodad")
     (found,) = doctor(site)
     assert found.startswith(f"{PREFIX} is on-link on {LINK} and on {DOCKER_BRIDGE}: two routes")
