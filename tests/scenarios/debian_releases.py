@@ -29,6 +29,7 @@ from pathlib import Path
 from lab import private
 from ndxdp import __version__
 from ndxdp.kernel import abi
+from ndxdp.netlink.host_routes import PROTOCOL
 from tests.fixtures import network
 from tests.fixtures.network import BEHIND, REPOSITORY, TARGET, UPLINK, Done, Network, call, sh
 
@@ -252,10 +253,14 @@ def unanswered(net: Network) -> Iterator[list[float]]:
 
 @check
 def removed(host: Host, net: Network) -> None:
-    """removal detaches the program, removes its pins, and keeps the configuration"""
+    """removal detaches the program, removes its pins and routes, and keeps the configuration"""
     assert net.answers()
+    assert f"{PROTOCOL}\tndxdp\n" in host.path("/etc/iproute2/rt_protos.d/ndxdp.conf").read_text()
+    # As the daemon adds one to a learned host.
+    sh(*f"ip -6 route add 2001:db8:77::1/128 dev {UPLINK} proto {PROTOCOL}".split())
     host.apt("remove", "ndxdp")
     assert net.silent()
+    assert sh("ip", "-6", "route", "show", "proto", str(PROTOCOL)) == ""
     assert network.leftovers() == []
     assert not host.path("/usr/bin/ndxdp").exists()
     assert not host.path("/usr/lib/ndxdp").exists(), "nor what Python compiled"
