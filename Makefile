@@ -7,6 +7,7 @@
 # make test-long   run the gateway under a minute of traffic
 # make fuzz    compare the programs with their specification on ten million frames; FRAMES=, SEED=
 # make soak    run an hour of solicitations while everything changes; SECONDS=, SEED=
+# make test-share  run a share with 4096 hosts, under floods and kills; 20 minutes; SECONDS=, SEED=, PARTS=
 # make test-kills  send SIGKILL at every moment of every change, in every mode: takes hours
 # make test-service  test the systemd service in a virtual machine under a real systemd
 # make lab-vm  install, restart, upgrade, reboot and purge on a host, in three virtual machines
@@ -71,7 +72,7 @@ SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 .PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image
 .PHONY: lab-vagrant lab-vm lock screenshots soak test test-arm64 test-deb test-image test-kernels test-kills
-.PHONY: test-long test-service test-vm
+.PHONY: test-long test-service test-share test-vm
 .PHONY: packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb packages-demo
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -156,6 +157,10 @@ test-long: packages-test build .venv/tested
 
 test-kills: packages-test build .venv/tested
 	NDXDP_TEST_KILLS=1 .venv/bin/python -m tests tests/test_kill_points.py
+
+test-share: packages-test build .venv/tested
+	.venv/bin/python -m tests.scenarios.sharing --raise-limits $(if $(SECONDS),--seconds $(SECONDS)) \
+		$(if $(SEED),--seed $(SEED)) $(PARTS)
 
 test-vm: packages-vm build
 	.venv/bin/python -m lab.vm $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)

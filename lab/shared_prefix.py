@@ -176,11 +176,14 @@ class SharedLab:
 
     # ---- the router --------------------------------------------------------------------------
 
-    def advertise(self, *prefixes: Prefix, options: str = "") -> None:
+    def advertise(
+        self, *prefixes: Prefix, intervals: tuple[int, int] = (3, 4), options: str = ""
+    ) -> None:
         """Let radvd advertise these prefixes, and no others; the first time, start it.
 
         Args:
             prefixes: The prefixes; a router's address in each is added.
+            intervals: The least and the most seconds between two advertisements.
             options: More lines of radvd.conf, for the interface.
         """
         lines = "".join(
@@ -190,7 +193,8 @@ class SharedLab:
             for each in prefixes
         )
         (self._folder / "radvd.conf").write_text(
-            f"interface {LINK} {{ AdvSendAdvert on; MinRtrAdvInterval 3; MaxRtrAdvInterval 4;\n"
+            f"interface {LINK} {{ AdvSendAdvert on;\n"
+            f"MinRtrAdvInterval {intervals[0]}; MaxRtrAdvInterval {intervals[1]};\n"
             f"{options}\n{lines}}};\n"
         )
         for each in prefixes:
