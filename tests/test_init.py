@@ -300,6 +300,7 @@ def test_one_prefix_on_both_sides(host: Network) -> None:
     bridge("br-vm", ON_LINK)
     assert shares() == [{"upstream": UPLINK, "downstream": ["br-vm"]}]
     assert f"{ON_LINK} is on {UPLINK} and on br-vm: the kernel has two routes" in seen()
+    assert ndxdp("init", "--json").json()["shares"] == shares()
 
 
 def test_hosts_without_a_prefix_of_their_own(host: Network, place: Place) -> None:

@@ -163,6 +163,9 @@ def data(host: Host, plan: Plan, configuration: str, sysctls: str) -> dict[str, 
             {"key": each.key, "value": each.value, "present": each.present}
             for each in plan.settings
         ],
+        "shares": [
+            {"upstream": each.upstream, "downstream": list(each.downstream)} for each in plan.shares
+        ],
         "notes": list(plan.notes),
         "configuration": configuration,
         "sysctl_file": sysctls,
