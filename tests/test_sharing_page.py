@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lab.nodes import LINK, Node, wait_until
-from lab.shared_prefix import GUESTS, INTERNET_ADDRESS, LAN0, PREFIX
+from lab.shared_prefix import GUESTS, INTERNET_ADDRESS, LAN0, OUTER, PREFIX, SWITCH
 from tests.fixtures.network import NDXDP, REPOSITORY, Running, eventually
 from tests.fixtures.shared_link import AT_HOST, SharedHost, shared_link
 
@@ -169,6 +169,20 @@ def test_the_whole_prefix_on_a_second_interface(site: SharedHost) -> None:
     site.lab.host.ip(f"address add 2001:db8:1::5/64 dev {DOCKER_BRIDGE} nodad")
     (found,) = doctor(site)
     assert found.startswith(f"{PREFIX} is on-link on {LINK} and on {DOCKER_BRIDGE}: two routes")
+
+
+def test_both_interfaces_in_one_switch(site: SharedHost) -> None:
+    """The host's own advertisements come back, and its kernel takes itself as a router."""
+    Node(SWITCH).run("ip", "link", "set", "to-lan0", "master", OUTER)
+    site.start(downstream=["lan*"])
+    itself = f"via {site.lab.link_local(LAN0)}"
+    wait_until(
+        lambda: itself in site.lab.host.run("ip", "-6", "route", "show", "default").stdout,
+        "the host does not believe itself",
+        15,
+    )
+    (found,) = doctor(site)
+    assert found.endswith("which is this host itself, on lan0: the two interfaces are one link")
 
 
 def test_wireguard(site: SharedHost) -> None:

@@ -11,10 +11,10 @@ from ndxdp.doctor import (
     share,
     share_case,
     share_firewall,
+    share_loop,
     share_members,
-    share_probe,
 )
-from ndxdp.doctor.finding import Finding, cannot_check
+from ndxdp.doctor.finding import Finding, Level, cannot_check
 from ndxdp.doctor.listeners import Listener
 from ndxdp.doctor.share import Found
 from ndxdp.doctor.share_members import Member
@@ -91,10 +91,19 @@ def _members(subject: Subject, found: Found, *, probing: bool) -> list[Finding]:
         findings += _others(member, daemons, relay=found.relay)
         if member.quiet:
             continue
-        one = share_members.one_link(upstream, member, _hosts(found, member.name), routers)
-        if one is None and probing and share_probe.reaches(upstream, member):
-            one = share_probe.finding(upstream.name, member.name)
-        findings += [one] if one else []
+        loop = share_loop.seen(
+            upstream,
+            member,
+            _hosts(found, member.name),
+            routers,
+            _own_gateways(subject, downstream),
+        )
+        is_certain = loop is not None and loop.level is Level.FAILURE
+        if probing and not is_certain:
+            loop = None  # the probe tells
+            if share_loop.reaches(upstream, member):
+                loop = share_loop.finding(upstream.name, member.name)
+        findings += [loop] if loop else []
     findings += _firewall(subject, [each for each in downstream if not each.quiet], prefixes)
     return findings
 
@@ -136,6 +145,18 @@ def _hosts(found: Found, interface: str) -> dict[bytes, bytes]:
         parse_address(each.address): parse_mac(each.mac)
         for each in hosts
         if each.interface == interface and each.mac
+    }
+
+
+def _own_gateways(subject: Subject, downstream: list[Member]) -> dict[bytes, str]:
+    """Return the gateways of the upstream interface that are addresses of this host itself."""
+    gateways = set(subject.gateways)
+    return {
+        own.address: member.name
+        for member in downstream
+        if gateways and not member.quiet
+        for own in own_addresses(member.ifindex)
+        if own.address in gateways
     }
 
 

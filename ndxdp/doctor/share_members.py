@@ -17,7 +17,7 @@ from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import onlink
 from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.netlink.fib import Fib, NudState
-from ndxdp.rules.address import address_text, mac_text
+from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import SHARE_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -363,37 +363,3 @@ def _stop(interface: str, senders: list[Listener], manager: Manager | None) -> s
     if "dnsmasq" in names:
         return "grep -rnE 'enable-ra|ra-(only|stateless|names)|constructor:' /etc/dnsmasq*"
     return "ss -lwp6"
-
-
-def one_link(
-    upstream: Member, member: Member, hosts: Mapping[bytes, bytes], routers: Iterable[bytes]
-) -> Finding | None:
-    """Return a finding if two interfaces of a share seem to be on the same link.
-
-    Args:
-        upstream: The upstream interface.
-        member: A downstream interface.
-        hosts: The MACs of the learned hosts there, by address.
-        routers: The link-local addresses (16 bytes) of the routers that were heard upstream.
-    """
-    here = dict(member.macs or {}) | dict(hosts)
-    there = dict(upstream.macs or {})
-    same = sorted(set(here.values()) & set(there.values()))
-    own = upstream.mac if upstream.mac != member.mac else b""
-    sees_itself = own in here.values() or (own and member.mac in there.values())
-    router = next((each for each in routers if each in here and each in there), None)
-    if not same and not sees_itself:
-        return None
-    if sees_itself:
-        how = f"{member.name} hears this host's own {upstream.name}"
-    elif router is not None and here[router] == there[router]:
-        how = f"{member.name} hears the router {address_text(router)} of {upstream.name}"
-    else:
-        how = f"both have the neighbour {mac_text(same[0])}"
-    what = f"{upstream.name} and {member.name} seem to be one link: {how}"
-    why = (
-        "hosts there need no share, and hear every advertisement twice; so does this host, which"
-        " may take itself as its router. Put the two ports into different switches or VLANs"
-    )
-    cure = f"ip -6 neighbour show dev {member.name}"
-    return failure(what, why, cure) if sees_itself else warning(what, why, cure)
