@@ -1,5 +1,6 @@
 # make demo    show a router that reaches a container behind this host, and ndppd that fails at it
 # make demo-monitoring  the same network under traffic, with Prometheus at localhost, until Ctrl-C
+# make demo-share  show hosts behind a host that get addresses of the router's only /64
 # make test    run every test; TESTS='...' are arguments of pytest
 # make coverage  run the tests of ndxdp's Python code, and print which lines they reach
 # make test-vm   run the tests of the program in a virtual machine, with Debian 12's own kernel
@@ -42,6 +43,7 @@ BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEB_PACKAGES := debhelper dh-python dpkg-dev
 IMAGE_PACKAGES := docker.io docker-compose
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
+DEMO_SHARE_PACKAGES := $(DEMO_PACKAGES) radvd
 BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
@@ -70,16 +72,20 @@ PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
 .PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring dist format fuzz image
+.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring demo-share dist format fuzz image
 .PHONY: lab-vagrant lab-vm lock screenshots soak test test-arm64 test-deb test-image test-kernels test-kills
 .PHONY: test-long test-service test-share test-vm
 .PHONY: packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb packages-demo
+.PHONY: packages-demo-share
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
 build: packages-build .venv/built
 
 demo: packages-demo build
 	python3 lab/demo.py
+
+demo-share: packages-demo-share build
+	python3 lab/share_demo.py
 
 demo-monitoring: packages-demo build $(PROMETHEUS)
 	@.venv/bin/python -m lab.monitoring
@@ -234,13 +240,14 @@ clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
 packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
-packages-demo: | build-directory
+packages-demo packages-demo-share: | build-directory
 packages-image packages-lab packages-test packages-vagrant packages-vm: | build-directory
 packages-arm64: ; $(call packages,$(ARM64_PACKAGES))
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-image: ; $(call packages,$(IMAGE_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
+packages-demo-share: ; $(call packages,$(DEMO_SHARE_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))

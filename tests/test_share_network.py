@@ -5,11 +5,13 @@ So the other tests of shares show ndxdp, and fail for no other reason than ndxdp
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 from lab.nodes import LINK
 from lab.shared_prefix import GATEWAY, GUESTS, INTERNET_ADDRESS, LAN0, LAN1, PREFIX
+from tests.fixtures.network import call
 from tests.fixtures.shared_link import DISCOVERY_LINKS, shared_link
 
 
@@ -43,3 +45,16 @@ def test_the_network_needs_a_share(privacy: None, tmp_path: Path) -> None:
                 assert site.reaches(node, addresses[link]), (node.name, link)
             for target in (INTERNET_ADDRESS, neighbour, *addresses.values()):
                 assert site.reaches(client, target), (link, target)
+
+
+def test_the_demonstration(privacy: None) -> None:
+    """Run the program of `make demo-share`: it ends as it promises, and leaves nothing behind."""
+    done = call(
+        *(sys.executable, "lab/share_demo.py"),
+        *("--ndxdp", f"{Path(sys.executable).parent}/ndxdp"),
+    )
+    assert done.code == 0, done
+    assert "1. Without ndxdp" in done.out
+    assert done.out.count(": answered\n") == 4
+    assert done.out.splitlines()[-1].startswith("As expected:")
+    assert call("ip", "netns").out == ""

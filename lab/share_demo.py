@@ -1,0 +1,180 @@
+"""Demonstration of a share: `make demo-share`. Needs root.
+
+One /64 by router advertisement, and hosts behind a Linux host that want addresses of it: without
+ndxdp they get none, with `ndxdp share` they get them and are reached. Everything runs in private
+namespaces, which vanish however the program ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from ipaddress import IPv6Address
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lab import private
+from lab.demo import report
+from lab.nodes import LINK, Node, wait_until
+from lab.shared_prefix import HOST, INTERNET_ADDRESS, LAN0, LAN1, PREFIX, SharedLab
+from lab.topology import LabError, enter, exit_code, missing_tools, stop
+
+PICTURE = """\
+  internet --- router --- [ link ] --- eth0  host  lan0 --- laptop
+               radvd:         |                    lan1 --- phone
+               one /64    neighbour
+"""
+
+
+class Demo:
+    """The steps in their order; `differences` lists the outcomes that were not expected."""
+
+    def __init__(self, lab: SharedLab, ndxdp: Path) -> None:
+        self.differences: list[str] = []
+        self._lab = lab
+        self._ndxdp = ndxdp
+        self._laptop = lab.client("laptop", LAN0, up=False)
+        self._phone = lab.client("phone", LAN1, up=False)
+
+    def without(self) -> None:
+        report("\n1. Without ndxdp: the neighbour has an address, the hosts behind have none")
+        self._show_addresses(self._lab.neighbour)
+        self._laptop.ip(f"link set {LINK} up")
+        time.sleep(4.2)  # radvd advertises every 3 to 4 seconds
+        self._show_addresses(self._laptop)
+        self._expect(not self._laptop.addresses(PREFIX), "the laptop has no address")
+
+    def share(self) -> subprocess.Popen[str]:
+        """Start ndxdp, and show what it prints until it is ready."""
+        words = ("share", LINK, LAN0, LAN1)
+        report(f"\n2. With ndxdp\n  host# ndxdp {' '.join(words)}")
+        process = subprocess.Popen(
+            enter(HOST, (str(self._ndxdp), *words)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        output = b""
+        give_up = time.monotonic() + 10
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(max(0.0, give_up - time.monotonic())):
+                chunk = os.read(process.stdout.fileno(), 4096)
+                output += chunk
+                if not chunk or re.search(rb"^ready\b", output, re.MULTILINE):
+                    break
+        text = output.decode(errors="replace")
+        if not re.search(r"^ready\b", text, re.MULTILINE):
+            stop(process)
+            raise LabError("ndxdp did not report that it is ready.", text)
+        for line in text.splitlines():
+            report(f"    {line}".rstrip())
+        return process
+
+    def reached(self) -> None:
+        report("\n3. They get addresses, and everybody reaches everybody")
+        lab = self._lab
+        self._phone.ip(f"link set {LINK} up")
+        lab.wait_for_addresses(self._laptop, self._phone)
+        for node in (self._laptop, self._phone):
+            self._show_addresses(node)
+        laptop, phone = (node.slaac(PREFIX) for node in (self._laptop, self._phone))
+        self._ping(lab.router, laptop)
+        self._ping(self._laptop, INTERNET_ADDRESS)
+        self._ping(lab.neighbour, phone)
+        self._ping(self._laptop, phone)
+        report("  host# ndxdp hosts")
+        listed = self._lab.host.run(str(self._ndxdp), "hosts", check=False)
+        for line in (listed.stdout + listed.stderr).splitlines():
+            report(f"    {line}".rstrip())
+        self._expect(str(laptop) in listed.stdout, "ndxdp hosts lists the laptop")
+
+    def duplicate(self) -> None:
+        report("\n4. The neighbour tries to take the phone's address")
+        address, neighbour = self._phone.slaac(PREFIX), self._lab.neighbour
+        report(f"  neighbour# ip address add {address}/64 dev {LINK}")
+        neighbour.ip(f"address add {address}/64 dev {LINK}")
+        wait_until(lambda: neighbour.dad(address) in ("valid", "failed"), "DAD has no result", 5)
+        state = neighbour.dad(address)
+        report(f"    Duplicate Address Detection: {state}")
+        self._expect(state == "failed", "the duplicate is found")
+
+    def _ping(self, node: Node, target: IPv6Address) -> None:
+        answered = node.ping(target)
+        report(f"  {node.name}# ping -c 1 {target}: {'answered' if answered else 'NO ANSWER'}")
+        self._expect(answered == 1, f"{node.name} reaches {target}")
+
+    def _show_addresses(self, node: Node) -> None:
+        shown = json.loads(node.run("ip", "-j", "-6", "address", "show", "dev", LINK).stdout)
+        texts = [entry["local"] for link in shown for entry in link.get("addr_info", [])]
+        report(f"  {node.name}: {', '.join(texts)}")
+
+    def _expect(self, holds: bool, claim: str) -> None:
+        if not holds and claim not in self.differences:
+            self.differences.append(claim)
+
+
+def run_demo(ndxdp: Path) -> int:
+    """Run all steps, and return the exit code."""
+    report("A network of namespaces on this machine, gone when this program ends:\n")
+    report(PICTURE.rstrip())
+    with SharedLab() as lab:
+        demo = Demo(lab, ndxdp)
+        try:
+            demo.without()
+            process = demo.share()
+            try:
+                demo.reached()
+                demo.duplicate()
+            finally:
+                stop(process)
+        except LabError as error:
+            demo.differences.append(str(error))
+    if demo.differences:
+        report("\nNOT as expected; not true:")
+        for difference in demo.differences:
+            report("  " + difference.strip().replace("\n", "\n    "))
+        return 1
+    report("\nAs expected: hosts on both sides use one /64, and each reaches the others.")
+    return 0
+
+
+def check_machine(ndxdp: Path) -> None:
+    """Raise LabError if this machine lacks something."""
+    if os.geteuid() != 0:
+        raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
+    missing = missing_tools() + [name for name in ("radvd",) if not shutil.which(name)]
+    if missing:
+        raise LabError(
+            f"The lab needs {', '.join(missing)}.",
+            "Debian: apt install util-linux iproute2 procps nftables iputils-ping clang radvd",
+        )
+    if not os.access(ndxdp, os.X_OK):
+        raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
+
+
+@exit_code
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
+    parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
+    options = parser.parse_args()
+    ndxdp = options.ndxdp.absolute()
+    check_machine(ndxdp)
+    if not private.inside():
+        return private.run([sys.executable, *sys.argv])
+    return run_demo(ndxdp)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
