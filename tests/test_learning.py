@@ -827,6 +827,29 @@ def test_the_table_is_limited() -> None:
     assert world.counted["limit"] == 4
 
 
+def test_invented_hosts_make_room_for_real_ones() -> None:
+    """Who forges MACs can fill the table; a claim without room has the silent ones asked."""
+    world = World(max_hosts=40)
+    for number in range(16, 36):  # half of them are there
+        world.nodes[A, address(number)] = mac(number)
+    for number in range(16, 56):
+        world.use(A, address(number), mac(number))
+    world.wait()
+    assert len(world.routes) == 40
+    world.wait(60)
+    assert len(world.routes) == 40  # nobody needs the room
+    world.use(B, address(99))
+    assert world.learner.refused["limit"] == 1
+    world.wait(5)
+    assert len(world.routes) == 20
+    assert world.learner.counters["expired"] == 20
+    world.learn(B, address(99))
+    world.wait(20)
+    asked = world.learner.counters["asked"]
+    world.wait(200)
+    assert world.learner.counters["asked"] <= asked + 21  # by then there is no hurry any more
+
+
 def test_a_duplicate_is_found_beyond_the_limit() -> None:
     world = World(max_hosts=1)
     world.learn(A, address(99), OTHER)

@@ -52,7 +52,8 @@ _PAUSE_FACTOR = 10
 addresses change all the time, looks take a tenth of it at most."""
 
 _LOOK_PERIOD = 60.0
-"""Seconds between two looks at the interfaces and routes, about which messages may be lost."""
+"""Seconds between two comparisons with the kernel's interfaces and routes, about which messages may
+be lost."""
 
 _SHORTEST = 0.001  # seconds until the timer, so that the loop serves others in between
 
@@ -129,16 +130,21 @@ class ShareTask:
             self._neighbours = ShareNeighbours(self._shared, routes.interfaces, self._lost)
             opened.callback(self._close)
             self._restore_prefixes()
+            compared = float("-inf")
             while True:
                 self._changed.clear()
                 began = time.monotonic()
-                await self._look()
+                if began >= compared + _LOOK_PERIOD:
+                    compared = began
+                    routes.audit()
+                    await self._look(adopts=True)
+                else:
+                    await self._look()
                 pause = max(_BURST_TIME, _PAUSE_FACTOR * (time.monotonic() - began))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_PERIOD):
                         await self._changed.wait()
                 await asyncio.sleep(pause)
-                routes.audit()
 
     def leave(self, successor: Share | None) -> None:
         """Have run(), when it is cancelled, remove what is on links that nobody shares any more.
@@ -172,8 +178,12 @@ class ShareTask:
 
     # ---- the network
 
-    async def _look(self) -> None:
-        """Take the interfaces and addresses as they are now."""
+    async def _look(self, *, adopts: bool = False) -> None:
+        """Take the interfaces and addresses as they are now.
+
+        Args:
+            adopts: Look for routes to adopt even if the interfaces have not changed.
+        """
         links = await self._shared.call(partial(share_links.read, self.share, self._members))
         now = self._now()
         before, self._links = self._links, links
@@ -201,7 +211,9 @@ class ShareTask:
         )
         self._reserve(now)
         self._take_prefixes(now)
-        self._adopt(now)
+        # With thousands of hosts, to read all routes takes some 50 ms.
+        if adopts or links.indexes != before.indexes:
+            self._adopt(now)
         if links != before:
             self._set_rules()
         self._after(now)

@@ -95,6 +95,11 @@ class ShareLinks:
         return {link.ifindex: frozenset(every - {link.link_local}) for link in self.downstream}
 
     @property
+    def indexes(self) -> frozenset[tuple[int, int]]:
+        """The indexes of the downstream interfaces, each with the one that routes name."""
+        return frozenset((link.ifindex, link.l3_ifindex) for link in self.downstream)
+
+    @property
     def all(self) -> tuple[ShareLink, ...]:
         """All present interfaces, the upstream one first."""
         return ((self.upstream,) if self.upstream else ()) + self.downstream

@@ -42,6 +42,17 @@ class Bindings:
         """Return True if an address has moved too often, and stays where it is for now."""
         return self._moves.holds(address, now)
 
+    def refusal(self, now: float, address: bytes, mac: bytes) -> str | None:
+        """Return the limit that keeps an address from a MAC, as Hosts.refusal().
+
+        Where the table is full, hosts that are silent are asked, so that there is room soon if some
+        of them are gone, or never were there.
+        """
+        reason = self.hosts.refusal(address, mac)
+        if reason == "limit":
+            self._expiry.press(now)
+        return reason
+
     def confirm(self, now: float, host: LearnedHost, mac: bytes) -> None:
         """Record a sign of life of a host on its link.
 
@@ -57,7 +68,7 @@ class Bindings:
             self._tally.refuse(reason)
 
     def bind(self, now: float, address: bytes, claim: Claim) -> list[Action]:
-        """Bind an address to the link of a claim; the caller has asked `hosts.refusal()`."""
+        """Bind an address to the link of a claim; the caller has asked refusal()."""
         ifindex, mac = claim.ifindex, claim.mac
         host = self.hosts.host_of(address)
         if host is None:

@@ -19,6 +19,11 @@ QUESTION_PAUSE = 1.0
 
 _BATCH = 16  # hosts that are asked for the first time at once
 _BATCH_PAUSE = 0.05  # seconds until the next batch: 320 hosts a second
+_PRESSED_PATIENCE = 10.0
+"""Seconds of silence after which a host is asked while others find no room."""
+
+_PRESSED_TIME = 30.0  # seconds for which a claim without room has that effect
+
 _IDLE_PAUSE = 0.5  # seconds, so that thousands of hosts wake the daemon twice a second at most
 
 
@@ -180,9 +185,19 @@ class Expiry:
             expire: Seconds without a sign of life after which a host expires.
         """
         self._hosts = hosts
-        self._patience = max(expire - QUESTIONS * QUESTION_PAUSE, expire / 2)
+        self._usual_patience = max(expire - QUESTIONS * QUESTION_PAUSE, expire / 2)
+        self._pressed_until = float("-inf")
+        self._patience = self._usual_patience
         self._questions: deque[_Question] = deque()  # in order, because all pauses are equal
         self._next_batch = 0.0
+
+    def press(self, now: float) -> None:
+        """Ask hosts soon that are silent: the table is full, and there is a claim without room.
+
+        Hosts that are there answer, and stay. Those that somebody has invented do not.
+        """
+        self._pressed_until = now + _PRESSED_TIME
+        self._patience = min(self._usual_patience, _PRESSED_PATIENCE)
 
     def due(self) -> float | None:
         """Return the time of the next question or expiry; None without hosts."""
@@ -198,6 +213,8 @@ class Expiry:
 
         The caller removes a host that expires before it takes the next one.
         """
+        if now >= self._pressed_until:
+            self._patience = self._usual_patience
         while self._questions and self._questions[0].due <= now:
             question = self._questions.popleft()
             host = question.host

@@ -198,7 +198,7 @@ class Locator:
             return None
         if self._scope.is_router(target):
             return "router"
-        return self._hosts.refusal(target, claim.mac)
+        return self._bindings.refusal(now, target, claim.mac)
 
     def _reject(self, now: float, claim: Claim) -> list[Action]:
         """Refuse a claim because the address is in use on another link; DAD is answered."""
