@@ -152,6 +152,14 @@ INTERFACES: list[tuple[str, dict[str, Any]]] = [
         "[interface.announce]\ninterval = 60\nrate = 5",
         {"announce": Announce(True, True, True, 60.0, 5.0)},
     ),
+    (
+        "[interface.announce]\nneighbours = true",
+        {"announce": Announce(True, True, True, neighbours=True)},
+    ),
+    (
+        "[interface.announce]\nneighbours = true\nadvertise = true",
+        {"announce": Announce(advertise=True, neighbours=True)},
+    ),
     ("[interface.announce]\nprobe = true", {"announce": Announce(probe=True)}),
     ("announce.solicit_gateway = true", {"announce": Announce(solicit_gateway=True)}),
     ("announce = { advertise = true, probe = false }", {"announce": Announce(advertise=True)}),
@@ -527,6 +535,7 @@ BAD_INTERFACES = [
     within("announce", "interval = 0.1", "interval: 0.1 is out of range", "it may be 0, or from"),
     within("announce", "interval = 86401", "interval: 86401 is out of range"),
     within("announce", "rate = 0", "rate: 0 is out of range", "it may be from 1 to 1000000"),
+    within("announce", "neighbours = 1", "neighbours: an integer, not true or false"),
     within("announce", "announce = true", "announce: [interface.announce] has no such key"),
     within("gateway", "keep = 1", "keep: an integer, not true or false"),
     within("gateway", 'source = "::"', "source: '::' is no source that a host can have"),

@@ -182,3 +182,34 @@ def test_against_a_model() -> None:
         assert schedule.known == len(known)
         assert schedule.waiting == sum(not before for before in expected.values())
         assert schedule.waiting + schedule.repeating == len(expected)
+
+
+def test_transient_addresses_are_left_to_the_caller() -> None:
+    """restart() and refresh() announce other addresses again; add() announces each once."""
+    schedule = Clocked()
+    schedule.begin(addresses(1), DEFAULT_PROFILE)
+    schedule.begin(addresses(2), DEFAULT_PROFILE, transient=True)
+    assert schedule.new == 2
+    assert schedule.take_some() == [(1, 0), (2, 0)]
+    schedule.restart()
+    assert schedule.take_some() == [(1, 0)]
+    schedule.refresh()
+    assert schedule.take_some() == [(1, 0)]
+    for _ in range(2):
+        schedule.add(addresses(2, 3), DEFAULT_PROFILE)
+    schedule.begin(addresses(4), DEFAULT_PROFILE)
+    assert schedule.take_some() == [(4, 0), (2, 0), (3, 0)]
+    schedule.now += PAUSES[0]
+    assert schedule.take_some() == [(4, 1), (1, 1)]
+    schedule.remove(addresses(2, 3))
+    schedule.begin(addresses(2), DEFAULT_PROFILE)
+    schedule.restart()
+    assert (2, 0) in schedule.take_some(), "it is not transient any more"
+    assert schedule.known == 3
+
+
+def test_an_address_that_is_new_is_not_announced_once_more() -> None:
+    schedule = Clocked()
+    schedule.begin(addresses(1), DEFAULT_PROFILE, transient=True)
+    schedule.add(addresses(1), DEFAULT_PROFILE)
+    assert schedule.take_some() == [(1, 0)]

@@ -56,6 +56,8 @@ class Announce:
         advertise: Send an unsolicited advertisement.
         interval: Seconds between rounds that announce all addresses again; 0 for no rounds.
         rate: Frames per second at most.
+        neighbours: Announce the neighbours behind this host, too, that `neighbour` rules answer
+            for, when they appear.
     """
 
     solicit_gateway: bool = False
@@ -63,6 +65,7 @@ class Announce:
     advertise: bool = False
     interval: float = 0.0
     rate: float = 100.0
+    neighbours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +307,8 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
     announced = [key for key in ANNOUNCEMENTS if getattr(interface.announce, key)]
     if announced:
         every = f" every {interface.announce.interval:g} s" if interface.announce.interval else ""
-        words.append(f"announces: {', '.join(announced)}{every}")
+        guests = "; of neighbours, too" if interface.announce.neighbours else ""
+        words.append(f"announces: {', '.join(announced)}{every}{guests}")
     if interface.gateway.keep:
         words.append(_care(interface))
     if interface.addresses.deprecate:

@@ -171,7 +171,14 @@ def _announce(table: Table) -> Announce:
     default = Announce()
     interval = table.number("interval", 1, _DAY, zero=True)
     rate = table.number("rate", 1, 1_000_000)
-    return Announce(gateway, probe, advertise, interval or 0.0, rate or default.rate)
+    return Announce(
+        gateway,
+        probe,
+        advertise,
+        interval or 0.0,
+        rate or default.rate,
+        table.boolean("neighbours", False),
+    )
 
 
 def _gateway(table: Table) -> Gateway:

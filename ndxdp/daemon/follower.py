@@ -42,6 +42,7 @@ class Follower:
         gateways: Addresses (16 bytes each) of the interface's gateways.
         targets: Exact addresses of `always` and `local` rules, by profile, without owned ones.
         care: The source addresses from which gateways may be solicited.
+        rules: All rules.
         file_rules: All rules in userspace mode; none in the kernel's modes.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
@@ -63,7 +64,7 @@ class Follower:
         self.gateways: frozenset[bytes] = frozenset()
         self.targets: dict[Profile, AddressSet] = {}
         self.care: Choice = NO_KEEPALIVE
-        self.file_rules = Rules()
+        self.rules = self.file_rules = Rules()
         self.needs_gateway_macs = self.groups_may_be_lost = False
         self.copies = Copies()
         self._distinct_rules: tuple[Rule, ...] = ()
@@ -170,6 +171,7 @@ class Follower:
             if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
                 targets.setdefault(rule.profile, []).append(addresses)
         self.targets = {profile: AddressSet.union(sets) for profile, sets in targets.items()}
+        self.rules = rules.to_keep()
         if self._session.packets is not None:
             self.file_rules = rules
         self._distinct_rules = tuple(rules.distinct_rules)

@@ -34,9 +34,9 @@ from ndxdp.ndp.decision import Match
 from ndxdp.ndp.limiter import Limiter
 from ndxdp.ndp.message import Host, Solicitation, advertise
 from ndxdp.ndp.profile import Answer
-from ndxdp.netlink.fib import Fib, NudState, Route, RouteType
+from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.netlink.neighbour_monitor import NeighbourMonitor
-from ndxdp.rules.interface_name import matches_dev
+from ndxdp.netlink.refusal import leads_to_neighbour
 from ndxdp.rules.rule import RuleClass
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Resolved
@@ -263,7 +263,7 @@ class Resolver:
         try:
             settings = self._maps.settings()
             route = self._fib.route(target, settings.l3_ifindex)
-            if not _leads_to_neighbour(route, settings.l3_ifindex, rule.dev):
+            if not leads_to_neighbour(route, settings.l3_ifindex, rule.dev):
                 return None
             if self._monitor is None:
                 self._monitor = NeighbourMonitor()
@@ -410,12 +410,3 @@ class Resolver:
             log.debug("cannot answer: %s", error)
             return
         self._counts.add(Resolved(answered=1))
-
-
-def _leads_to_neighbour(route: Route, ifindex: int, dev: tuple[str, ...]) -> bool:
-    """Return True if a route makes its target a neighbour, by the program's conditions."""
-    if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
-        return False
-    if route.ifindex == ifindex:
-        return False
-    return not dev or matches_dev(socket.if_indextoname(route.ifindex), dev)

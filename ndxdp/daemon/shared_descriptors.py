@@ -22,6 +22,9 @@ from ndxdp.sockets.multicast import Allmulti
 
 _T = TypeVar("_T")
 
+_BUFFER = 1 << 20
+"""Bytes of changes of all neighbours that may wait, of which each takes about a thousand."""
+
 OnChanges = Callable[[list[NeighbourChange] | None], None]
 """Takes the changes of an interface's neighbours; None where changes were lost."""
 
@@ -45,6 +48,8 @@ class Shared:
         self._open = contextlib.ExitStack()
         self._monitor: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnChanges]] = {}
+        self._all_monitor: NeighbourMonitor | None = None
+        self._all_followers: list[OnChanges] = []
         self._reserved: dict[str, str] = {}
         self.tables = HostTables(self.call)
 
@@ -115,6 +120,33 @@ class Shared:
                 del self._followers[ifindex]
 
         return end
+
+    def follow_all_neighbours(self, on_changes: OnChanges) -> Callable[[], None]:
+        """Call back after changes of neighbours on any interface; return a function that ends it.
+
+        The socket is not that of follow_neighbours(): a flood of changes behind the host does no
+        harm to the neighbours on the uplinks.
+        """
+        if self._all_monitor is None:
+            monitor = NeighbourMonitor(buffer=_BUFFER)
+            asyncio.get_running_loop().add_reader(monitor.fileno(), self._on_all_changes)
+            self._all_monitor = monitor
+        self._all_followers.append(on_changes)
+
+        def end() -> None:
+            self._all_followers.remove(on_changes)
+            if not self._all_followers and self._all_monitor is not None:
+                asyncio.get_running_loop().remove_reader(self._all_monitor.fileno())
+                self._all_monitor.close()
+                self._all_monitor = None
+
+        return end
+
+    def _on_all_changes(self) -> None:
+        assert self._all_monitor is not None
+        changes = self._all_monitor.drain()
+        for on_changes in list(self._all_followers):
+            on_changes(changes)
 
     def _on_changes(self) -> None:
         assert self._monitor is not None

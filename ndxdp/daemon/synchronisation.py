@@ -108,7 +108,9 @@ class Synchronisation:
             )
             opened.callback(self._neighbours.close)
             opened.enter_context(shared.tables.serving(self.follower))
-            self._tasks = UpstreamTasks(spec, link, directory, self._state.changed.set)
+            self._tasks = UpstreamTasks(
+                spec, link, directory, self._state.changed.set, shared=shared
+            )
             opened.push_async_callback(self._tasks.end)
             announced, gateways = self._tasks.announced, self._tasks.gateways
             opened.enter_context(status.attending(spec.interface, announced, gateways))
@@ -202,6 +204,7 @@ class Synchronisation:
         if state.pending.announcement:
             state.pending.announcement = False
             tasks.interrupt()
+        tasks.follow_guests(follower.rules, link)
         tasks.follow(link, follower.gateways, self._groups.targets, follower.care)
         if state.health.renewal.is_due and not await call(follower.is_attached):
             log.warning(

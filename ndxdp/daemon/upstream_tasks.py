@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ndxdp.backoff import persist
+from ndxdp.daemon.guest_watch import GuestWatch
+from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.profile import Profile
@@ -22,6 +24,7 @@ from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.address_set import EMPTY, AddressSet
+from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import Announced, GatewayStatus
 from ndxdp.store import lifetimes
 from ndxdp.store.lifetimes import Record
@@ -125,6 +128,7 @@ class UpstreamTasks:
         directory: Path,
         wake: Callable[[], None] = lambda: None,
         suspended: Callable[[], float] | None = None,
+        shared: Shared | None = None,
     ) -> None:
         """Begin the tasks.
 
@@ -134,6 +138,7 @@ class UpstreamTasks:
             directory: Where former lifetimes of addresses are noted.
             wake: Called when follow() is wanted without a change of the network.
             suspended: Returns the seconds for which the machine has been suspended so far.
+            shared: What all uplinks share; without it, no neighbours are announced.
 
         Raises:
             NdxdpError: This process does not have CAP_NET_RAW.
@@ -151,6 +156,7 @@ class UpstreamTasks:
         self._stack.push_async_callback(self._care.end)
         self._addresses = AddressKeeper(spec, link, directory)
         self._stack.push_async_callback(self._addresses.end)
+        self._guests = self._watch_guests(spec, link, shared) if shared else None
         if self._announcer or spec.gateway.keep:
             self.start(self._notice_suspends)
 
@@ -215,10 +221,29 @@ class UpstreamTasks:
         self._addresses.notice_changes()
         self._targets = targets
 
+    def follow_guests(self, rules: Rules, link: Link) -> None:
+        """Announce the neighbours behind the host, if that is wanted; call this before follow().
+
+        Args:
+            rules: All rules of the interface.
+            link: The interface.
+        """
+        if self._guests:
+            self._guests.follow(rules, link)
+
     @property
     def announced(self) -> Callable[[], Announced] | None:
         """A function that returns the count of announcements; None if none are wanted."""
-        return self._announcer.total if self._announcer else None
+        return self._total if self._announcer else None
+
+    def _total(self) -> Announced:
+        """Return the counts of announcements, and of neighbours that are announced."""
+        assert self._announcer
+        total = self._announcer.total()
+        if not self._guests:
+            return total
+        guests = self._guests.guests
+        return total._replace(neighbours=guests.known, arrivals=guests.arrivals)
 
     def gateways(self) -> list[GatewayStatus]:
         """Return the state of each gateway that was solicited."""
@@ -239,6 +264,17 @@ class UpstreamTasks:
                 self.interrupt()
                 self._wake()
             before = now
+
+    def _watch_guests(self, spec: InterfaceSpec, link: Link, shared: Shared) -> GuestWatch | None:
+        """Begin to announce neighbours behind the host, if the specification wants that."""
+        if not self._announcer or not spec.announce.neighbours:
+            return None
+        with links.interface_errors(link.name):
+            watch = GuestWatch(shared, self._announcer, spec.announce.rate, link)
+        self._stack.callback(watch.close)
+        self.start(watch.run)
+        self.start(watch.run_surveys)
+        return watch
 
     def _announce(self, spec: InterfaceSpec, link: Link) -> Announcer | None:
         """Begin to announce addresses, if the specification wants that."""

@@ -242,16 +242,31 @@ class Fib:
             ifindex: The interface.
             family: AF_INET6, or AF_INET for IPv4, whose addresses have 4 bytes.
         """
-        body = _NDMSG.pack(family, 0, 0, 0, 0, 0, 0)
-        body += attribute(_NDA_IFINDEX, struct.pack("=i", ifindex))
-        found: list[Neighbour] = []
+        wanted = attribute(_NDA_IFINDEX, struct.pack("=i", ifindex))
+        found = self._neighbours(family, wanted)
+        return [each for where, each in found if where == ifindex]
+
+    def all_neighbours(self) -> list[tuple[int, Neighbour]]:
+        """Return the entries for all unicast IPv6 addresses, each with its interface."""
+        return self._neighbours(socket.AF_INET6, b"")
+
+    def _neighbours(self, family: int, wanted: bytes) -> list[tuple[int, Neighbour]]:
+        """Return the entries for unicast addresses, each with its interface.
+
+        Args:
+            family: AF_INET6, or AF_INET for IPv4, whose addresses have 4 bytes.
+            wanted: Attributes of the request, which may restrict the entries.
+        """
+        body = _NDMSG.pack(family, 0, 0, 0, 0, 0, 0) + wanted
+        found: list[tuple[int, Neighbour]] = []
         try:
             for message in self._kernel.ask(_RTM_GETNEIGH, NLM_F_DUMP, body):
                 _, _, _, where, state, _, _ = _NDMSG.unpack_from(message)
                 entry = attributes(message[_NDMSG.size :])
                 address = entry.get(_NDA_DST)
-                if where == ifindex and address and not _is_multicast(address):
-                    found.append(Neighbour(address, NudState(state), entry.get(_NDA_LLADDR)))
+                if address and not _is_multicast(address):
+                    mac = entry.get(_NDA_LLADDR)
+                    found.append((where, Neighbour(address, NudState(state), mac)))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise

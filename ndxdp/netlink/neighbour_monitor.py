@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
@@ -17,6 +18,8 @@ _RTMGRP_NEIGH = 0x4
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 
 _NDA_DST, _NDA_LLADDR = 1, 2
+
+_SO_RCVBUFFORCE = 33
 
 _KEPT = 65536  # bytes of a message
 
@@ -49,12 +52,21 @@ class NeighbourMonitor:
     PROBE and FAILED and removal, but not DELAY and the first INCOMPLETE.
     """
 
-    def __init__(self, *ifindexes: int) -> None:
+    def __init__(self, *ifindexes: int, buffer: int = 0) -> None:
+        """Open the socket.
+
+        Args:
+            ifindexes: As for limit_to().
+            buffer: Bytes of messages that may wait; 0 for the system's default.
+        """
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         self._receive = Receiver(self._socket).receive
         self.limit_to(*ifindexes)
+        if buffer:
+            with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
         self._socket.bind((0, _RTMGRP_NEIGH))
 
     def limit_to(self, *ifindexes: int) -> None:

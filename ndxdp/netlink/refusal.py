@@ -80,3 +80,12 @@ def _may_be_on_link(
 
 def _is_local(route: Route) -> bool:
     return route.type in (RouteType.LOCAL, RouteType.ANYCAST)
+
+
+def leads_to_neighbour(route: Route, ifindex: int, dev: tuple[str, ...]) -> bool:
+    """Return True if a route makes its target a neighbour, by the program's conditions."""
+    if route.type is not RouteType.UNICAST or route.encap or route.gateway is not None:
+        return False
+    if route.ifindex == ifindex:
+        return False
+    return not dev or matches_dev(socket.if_indextoname(route.ifindex), dev)

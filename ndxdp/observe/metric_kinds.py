@@ -128,6 +128,12 @@ KINDS = {
     "ndxdp_docker_connected": Kind("1 while the daemon is connected to the container engine."),
     "ndxdp_announcements_total": Kind("Frames that announced addresses to the upstream.", _I),
     "ndxdp_announcement_failures_total": Kind("Announcements that the interface did not take.", _I),
+    "ndxdp_announced_neighbours": Kind(
+        "Neighbours behind the host that are announced when they appear or move.", _I
+    ),
+    "ndxdp_announced_arrivals_total": Kind(
+        "Times that a neighbour behind the host appeared or moved, and was announced.", _I
+    ),
     "ndxdp_gateway_answering": Kind("1 if all gateways answered their last solicitation.", _I),
     "ndxdp_gateway_last_answer_timestamp_seconds": Kind(
         "Time of the gateway's last answer; with several gateways, the oldest of these times.", _I

@@ -275,6 +275,9 @@ class _Scrape:
                 announced = status.announced()
                 self.add("ndxdp_announcements_total", announced.sent, name)
                 self.add("ndxdp_announcement_failures_total", announced.failed, name)
+                if announced.neighbours is not None:
+                    self.add("ndxdp_announced_neighbours", announced.neighbours, name)
+                    self.add("ndxdp_announced_arrivals_total", announced.arrivals, name)
             if status.groups:
                 self._groups(name, status.groups)
             gateways = status.gateways() if status.gateways else []

@@ -16,10 +16,19 @@ from typing import NamedTuple
 
 
 class Announced(NamedTuple):
-    """Announcements to the upstream: frames sent, and frames that the interface refused."""
+    """Announcements to the upstream.
+
+    Attributes:
+        sent: Frames that were sent.
+        failed: Frames that the interface refused.
+        neighbours: Neighbours behind the host that are announced; None if none are wanted.
+        arrivals: How often one of them has appeared or moved.
+    """
 
     sent: int
     failed: int
+    neighbours: int | None = None
+    arrivals: int = 0
 
 
 class GatewayStatus(NamedTuple):

@@ -97,6 +97,7 @@ class Announcer:
         self._schedule = Schedule(max_addresses, clock)
         self._answers = GatewayAnswers(ifindex, mac, tuple(gateways), self._schedule)
         self._suspended = False
+        self._on_restart: Callable[[], None] = _nothing
         self._wake = asyncio.Event()
         burst = max(1, min(_BURST_MAX, int(what.rate * _BURST_TIME)))
         self._pace = Pace(what.rate, burst, clock)
@@ -119,6 +120,11 @@ class Announcer:
         return self._schedule.waiting
 
     @property
+    def new(self) -> int:
+        """How many addresses have appeared and wait for their first announcement."""
+        return self._schedule.new
+
+    @property
     def repeating(self) -> int:
         """How many addresses were announced, and wait for a repetition."""
         return self._schedule.repeating
@@ -139,8 +145,32 @@ class Announcer:
 
     # ---- changes, reported by the caller
 
-    def announce(self, addresses: Iterable[bytes], profile: Profile = DEFAULT_PROFILE) -> None:
+    def on_restart(self, call: Callable[[], None]) -> None:
+        """Set what is called when all addresses are announced again; transient ones are not."""
+        self._on_restart = call
+
+    def announce(
+        self,
+        addresses: Iterable[bytes],
+        profile: Profile = DEFAULT_PROFILE,
+        *,
+        transient: bool = False,
+    ) -> None:
         """Announce addresses that have appeared.
+
+        Args:
+            addresses: The addresses (16 bytes each).
+            profile: Its R flag and its MAC are those of the advertisements.
+            transient: Do not announce them again by announce_all() or after an interval. The caller
+                does so by announce_once(), if they are still there.
+        """
+        some = _packed(addresses)
+        self._answers.forget(some)
+        self._schedule.begin(some, profile, transient=transient)
+        self._wake.set()
+
+    def announce_once(self, addresses: Iterable[bytes], profile: Profile = DEFAULT_PROFILE) -> None:
+        """Announce transient addresses that are still there, without repetition, after all others.
 
         Args:
             addresses: The addresses (16 bytes each).
@@ -148,7 +178,7 @@ class Announcer:
         """
         some = _packed(addresses)
         self._answers.forget(some)
-        self._schedule.begin(some, profile)
+        self._schedule.add(some, profile)
         self._wake.set()
 
     def forget(self, addresses: Iterable[bytes]) -> None:
@@ -162,6 +192,7 @@ class Announcer:
         self._answers.clear()
         self._schedule.restart()
         self._wake.set()
+        self._on_restart()
 
     def set_suspended(self, suspended: bool) -> None:
         """Stop sending, or resume and announce all addresses again."""
@@ -216,6 +247,7 @@ class Announcer:
             return
         self._answers.clear()
         self._schedule.refresh()
+        self._on_restart()
 
     async def _transmit(self, turn: Turn) -> None:
         """Send the frames that are due for an address, and schedule the next transmission."""
@@ -319,6 +351,10 @@ class Announcer:
             else:
                 return True
         return False
+
+
+def _nothing() -> None:
+    pass
 
 
 def _packed(addresses: Iterable[bytes]) -> AddressSet:

@@ -151,7 +151,9 @@ class Schedule:
     """All addresses of one interface that are announced, and their lanes, served in this order.
 
     New addresses go first, then their repetitions; then addresses of restart() with their
-    repetitions, then those of refresh(). A few new addresses go before many that wait already.
+    repetitions, then those of refresh() and add(). A few new addresses go before many that wait
+    already. Transient addresses are those that restart() and refresh() leave to the caller, who
+    has to find out first whether they are still there.
 
     Attributes:
         dropped: How many addresses were not stored, because there was no room.
@@ -168,6 +170,7 @@ class Schedule:
         self._max_addresses, self._clock = max_addresses, clock
         self._changes = 0  # calls that may end a series
         self._known: dict[Profile, AddressSet] = {}
+        self._transient = EMPTY
         new, again = _series(), _series()
         self._new, self._again, self._refreshed = new[0], again[0], Lane(0, None)
         self._lanes = [*new, *again, self._refreshed]
@@ -190,6 +193,11 @@ class Schedule:
         return sum(len(lane) for lane in self._lanes if not lane.before)
 
     @property
+    def new(self) -> int:
+        """How many new addresses wait for the first transmission of their series."""
+        return len(self._new)
+
+    @property
     def repeating(self) -> int:
         """How many addresses wait for a repetition."""
         return sum(len(lane) for lane in self._lanes if lane.before)
@@ -206,8 +214,33 @@ class Schedule:
 
     # ---- changes
 
-    def begin(self, addresses: AddressSet, profile: Profile) -> None:
+    def begin(self, addresses: AddressSet, profile: Profile, *, transient: bool = False) -> None:
         """Begin a series for each address, before all others; end the series in progress."""
+        addresses = self._store(addresses, profile, self._new, transient=transient)
+        if len(addresses) > SLICE:
+            self._new.add(_without(addresses, self._new))
+        else:
+            now = self._clock()
+            new = [address for address in addresses if address not in self._new]
+            self._new.queue.update((address, now) for address in new)
+
+    def add(self, addresses: AddressSet, profile: Profile) -> None:
+        """Schedule one transmission of transient addresses, after all others.
+
+        Addresses that wait for their first transmission keep their place.
+        """
+        addresses = _without(addresses, self._new)
+        addresses = self._store(addresses, profile, self._refreshed, transient=True)
+        self._refreshed.add(_without(addresses, self._refreshed))
+
+    def _store(
+        self, addresses: AddressSet, profile: Profile, lane: Lane, *, transient: bool
+    ) -> AddressSet:
+        """Store addresses as far as there is room, and remove them from all lanes but one.
+
+        Returns:
+            The addresses that are stored.
+        """
         self._changes += 1
         unknown = addresses
         for some in self._known.values():
@@ -215,14 +248,11 @@ class Schedule:
         _, excess = unknown.split(max(0, self._max_addresses - self.known))
         self.dropped += len(excess)
         addresses -= excess
-        self._remove(addresses, [lane for lane in self._lanes if lane is not self._new])
+        self._remove(addresses, [each for each in self._lanes if each is not lane])
         self._known[profile] = self._known.get(profile, EMPTY) | addresses
-        if len(addresses) > SLICE:
-            self._new.add(_without(addresses, self._new))
-        else:
-            now = self._clock()
-            new = [address for address in addresses if address not in self._new]
-            self._new.queue.update((address, now) for address in new)
+        if transient:
+            self._transient |= addresses
+        return addresses
 
     def remove(self, addresses: AddressSet) -> None:
         """Forget addresses, and end their series."""
@@ -233,6 +263,7 @@ class Schedule:
         """Forget addresses, and remove them from some lanes."""
         left = {profile: some - addresses for profile, some in self._known.items()}
         self._known = {profile: some for profile, some in left.items() if some}
+        self._transient -= addresses
         members = frozenset(addresses) if self._known and len(addresses) > SLICE else addresses
         for lane in lanes:
             if not self._known:
@@ -247,7 +278,7 @@ class Schedule:
             if lane is not self._new:
                 lane.clear()
         for some in self._known.values():
-            self._again.add(_without(some, self._new))
+            self._again.add(_without(some - self._transient, self._new))
 
     def refresh(self) -> None:
         """Schedule one transmission for each address that does not wait for its first one.
@@ -255,7 +286,8 @@ class Schedule:
         Addresses that are left of the last call go first.
         """
         for some in self._known.values():
-            self._refreshed.add(_without(some, self._new, self._again, self._refreshed))
+            due = _without(some - self._transient, self._new, self._again, self._refreshed)
+            self._refreshed.add(due)
 
     # ---- transmissions
 
