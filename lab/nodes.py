@@ -190,13 +190,21 @@ def parse_pings(output: str) -> Pings:
     return Pings(last, [number for number in range(1, last + 1) if number not in answered])
 
 
-def wait_until(probe: Callable[[], object], problem: str, within: float) -> None:
-    """Wait until a probe is true. Raises LabError with the problem after `within` seconds."""
+def wait_until(
+    probe: Callable[[], object],
+    problem: str,
+    within: float,
+    explain: Callable[[], object] = str,
+) -> None:
+    """Wait until a probe is true.
+
+    Raises LabError with the problem, and the result of `explain`, after `within` seconds.
+    """
     patience = float(os.environ.get("NDXDP_TEST_PATIENCE", "1"))
     give_up = time.monotonic() + within * patience
     while not probe():
         if time.monotonic() > give_up:
-            raise LabError(f"After {within:g} s {problem}.")
+            raise LabError(f"After {within:g} s {problem}.", str(explain()))
         time.sleep(0.05)
 
 

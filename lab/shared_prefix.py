@@ -130,6 +130,7 @@ class SharedLab:
     def __init__(self, *prefixes: Prefix) -> None:
         self._exits = contextlib.ExitStack()
         self.clients: dict[str, Node] = {}
+        self._bridges = dict(_BRIDGES)
         self._ports: dict[str, tuple[str, str]] = {}
         self._next_mac = 0x100
         try:
@@ -235,7 +236,7 @@ class SharedLab:
 
         Args:
             name: Of its namespace.
-            link: OUTER, LAN0, LAN1 or GUESTS.
+            link: OUTER, LAN0, LAN1, GUESTS, or a bridge of `add_bridge`.
             mac: Of its interface; "" for one of its own.
             privacy: It also has temporary addresses (RFC 8981).
             up: Its interface is up.
@@ -246,12 +247,12 @@ class SharedLab:
         node = self._node(name, mac)
         if privacy:
             node.sysctl("all.use_tempaddr=2", "default.use_tempaddr=2")
-        owner = HOST if link == GUESTS else SWITCH
+        owner = SWITCH if link in (OUTER, LAN0, LAN1) else HOST
         port = f"v-{name}"
         Node(owner).ip(
             f"link add {port} type veth peer name {LINK} address {mac} netns {name}\n"
             f"link set {port} addrgenmode none\n"
-            f"link set {port} master {_BRIDGES[link]} up"
+            f"link set {port} master {self._bridges[link]} up"
         )
         self._ports[name] = (owner, port)
         node.ip(f"link set lo up\n{f'link set {LINK} up' if up else ''}")
@@ -259,10 +260,15 @@ class SharedLab:
             self.clients[name] = node
         return node
 
+    def add_bridge(self, name: str) -> None:
+        """Make one more bridge of the host, a downstream link for clients."""
+        self.host.ip(f"link add {name} type bridge\nlink set {name} up")
+        self._bridges[name] = name
+
     def move(self, node: Node, link: str) -> None:
         """Move a client from LAN0 to LAN1 or back; its own kernel notices nothing of it."""
         owner, port = self._ports[node.name]
-        Node(owner).run("ip", "link", "set", port, "master", _BRIDGES[link])
+        Node(owner).run("ip", "link", "set", port, "master", self._bridges[link])
 
     def link_local(self, link: str) -> IPv6Address:
         """Return the host's link-local address on one of its downstream links."""
@@ -300,4 +306,5 @@ class SharedLab:
     def wait_for_addresses(self, *nodes: Node, network: IPv6Network = PREFIX) -> None:
         """Wait until each node has formed its addresses from a prefix, and checked them by DAD."""
         for node in nodes:
-            wait_until(partial(node.has_settled, network), f"{node.name} has no address", 15)
+            problem = f"{node.name} has no address"
+            wait_until(partial(node.has_settled, network), problem, 15, node.address_objects)

@@ -132,6 +132,7 @@ def test_a_link_without_macs(site: SharedHost) -> None:
     assert site.reaches(road, client.slaac(PREFIX))
     (link,) = (each for each in site.report()["links"] if each["interface"] == TUNNEL)
     assert link["kind"] == "routes"
+    assert "those that the kernel has routes for" in site.ndxdp("status").out
     assert discovery_messages(road) == {}
     assert road.routes("proto", "ra") == []
 
