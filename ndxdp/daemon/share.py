@@ -48,8 +48,8 @@ log = logging.getLogger(__name__)
 _BURST_TIME = 0.05  # seconds: changes of the network come in bursts, and one look serves a burst
 
 _PAUSE_FACTOR = 10
-"""The pause after a look at the interfaces, as a multiple of the look's duration: on a host where
-addresses change all the time, looks take a tenth of it at most."""
+"""The pause after a look at the interfaces, as a multiple of the look's processor time: on a host
+where addresses change all the time, looks take a tenth of a processor at most."""
 
 _LOOK_PERIOD = 60.0
 """Seconds between two comparisons with the kernel's interfaces and routes, about which messages may
@@ -134,13 +134,11 @@ class ShareTask:
             while True:
                 self._changed.clear()
                 began = time.monotonic()
-                if began >= compared + _LOOK_PERIOD:
+                compares = began >= compared + _LOOK_PERIOD
+                if compares:
                     compared = began
                     routes.audit()
-                    await self._look(adopts=True)
-                else:
-                    await self._look()
-                pause = max(_BURST_TIME, _PAUSE_FACTOR * (time.monotonic() - began))
+                pause = max(_BURST_TIME, _PAUSE_FACTOR * await self._look(adopts=compares))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_PERIOD):
                         await self._changed.wait()
@@ -178,13 +176,19 @@ class ShareTask:
 
     # ---- the network
 
-    async def _look(self, *, adopts: bool = False) -> None:
+    async def _look(self, *, adopts: bool) -> float:
         """Take the interfaces and addresses as they are now.
 
         Args:
             adopts: Look for routes to adopt even if the interfaces have not changed.
+
+        Returns:
+            Seconds of processor time.
         """
-        links = await self._shared.call(partial(share_links.read, self.share, self._members))
+        links, work = await self._shared.call(
+            partial(share_links.read_timed, self.share, self._members)
+        )
+        began = time.thread_time()
         now = self._now()
         before, self._links = self._links, links
         self._own_macs = frozenset(link.mac for link in links.all if link.mac)
@@ -217,6 +221,7 @@ class ShareTask:
         if links != before:
             self._set_rules()
         self._after(now)
+        return work + time.thread_time() - began
 
     def _reserve(self, now: float) -> None:
         """Tell the learner which addresses are this host's own, and which are routers'."""

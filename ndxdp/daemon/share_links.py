@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -162,6 +163,19 @@ def read(share: Share, members: Members) -> ShareLinks:
     with Fib() as fib:
         local = frozenset(prefix.address for prefix in fib.local_prefixes() if prefix.length == 128)
     return ShareLinks(upstream, tuple(downstream), local)
+
+
+def read_timed(share: Share, members: Members) -> tuple[ShareLinks, float]:
+    """Read the present interfaces, and how many seconds of processor time that has taken.
+
+    The time is this thread's: it may have waited for other work before, which says nothing.
+
+    Raises:
+        NdxdpError: The kernel gave an unexpected error.
+        OSError: The same.
+    """
+    began = time.thread_time()
+    return read(share, members), time.thread_time() - began
 
 
 def _share_link(link: Link) -> ShareLink:
