@@ -136,7 +136,7 @@ def attackers(network: SharedHost) -> Iterator[dict[str, Attacker]]:
         for link, attacker in made.items():
             attacker.close()
             lab.remove(nodes[link])
-        eventually(lambda: forget_others(network))
+        eventually(lambda: forget_others(network), within=15)
 
 
 def forget_others(site: SharedHost) -> bool:
@@ -187,8 +187,8 @@ def test_forged_claims(site: SharedHost, attackers: dict[str, Attacker]) -> None
         return site.state().counters["defended"] - before.counters["defended"]
 
     # DAD is answered, and not also refused.
-    eventually(lambda: more("router", "elsewhere", "own_address") + defended() >= 12, within=8)
-    eventually(lambda: more("outside") >= 3, within=8)
+    eventually(lambda: more("router", "elsewhere", "own_address") + defended() >= 12, within=20)
+    eventually(lambda: more("outside") >= 3, within=20)
     assert more("router", "elsewhere") >= 6
     assert more("own_address") >= 2
 
@@ -207,7 +207,7 @@ def test_too_many_claims(site: SharedHost, attackers: dict[str, Attacker], macs:
             mac = b"\x02\xee" + number.to_bytes(4, "big") if macs == "many MACs" else evil.mac
             evil.claim(CLAIMS[number % 3], PREFIX[0xF100D0000 + number], mac)
         time.sleep(0.01)
-    eventually(lambda: total(site.state().refused, *reasons) - before > 100, within=8)
+    eventually(lambda: total(site.state().refused, *reasons) - before > 100, within=20)
     hosts = [address for address in site.routes() if address not in good_hosts(site)]
     assert 0 < len(hosts) <= (MAX_PER_MAC if macs == "one MAC" else MAX_HOSTS)
 
@@ -216,9 +216,11 @@ def test_a_host_that_moves_all_the_time(site: SharedHost, attackers: dict[str, A
     """An address that two links claim in turn is counted, and costs nobody else anything."""
     address = PREFIX[0x40B]
     before = site.state()
-    for number in range(12):
+    for number in range(40):
         attackers[(LAN0, LAN1)[number % 2]].claim("lookup", address)
         time.sleep(0.6)
+        if site.state().refused["unstable"] > before.refused["unstable"]:
+            break
     site.await_count("refused", "unstable", before.refused["unstable"] + 1)
     assert site.state().counters["moved"] - before.counters["moved"] <= 8
 
@@ -291,15 +293,15 @@ def test_extreme_lifetimes(site: SharedHost, attackers: dict[str, Attacker]) -> 
     def until() -> dict[str, float | None]:
         return {each["prefix"]: each["until"] for each in site.report()["prefixes"]}
 
-    eventually(lambda: str(forever) in until())
+    eventually(lambda: str(forever) in until(), within=15)
     assert until()[str(forever)] is None
     lab.wait_for_addresses(g, network=forever)
     assert g.addresses(narrow) == []
     assert lab.neighbour.ping(g.slaac(forever)) == 1
     ends = (prefix_option(forever, valid=0, preferred=0), prefix_option(narrow, valid=0))
     evil.send(advertisement(evil.mac, *ends, lifetime=0))
-    eventually(lambda: str(forever) not in until() and str(narrow) not in until())
-    eventually(lambda: not any(each in forever for each in site.routes()))
+    eventually(lambda: str(forever) not in until() and str(narrow) not in until(), within=15)
+    eventually(lambda: not any(each in forever for each in site.routes()), within=15)
 
 
 # ---- floods --------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_the_daemon_ends_and_returns(site: SharedHost) -> None:
     lab.wait_for_addresses(a, b)
     wanted = {a.slaac(PREFIX): LAN0, b.slaac(PREFIX): LAN1}
     site.await_routes(wanted)
-    eventually(lambda: site.state().hosts == wanted)
+    site.await_adopted(wanted)
     since = {host["address"]: host["since"] for host in site.report()["hosts"]}
     pairs = (
         (lab.internet, a.slaac(PREFIX)),
@@ -83,17 +83,17 @@ def test_the_daemon_ends_and_returns(site: SharedHost) -> None:
         time.sleep(0.5)
         assert site.routes() == wanted
         site.start_again()
-        eventually(lambda: site.state().hosts == wanted)
+        site.await_adopted(wanted)
         site.stop()
         assert site.routes() == wanted
         time.sleep(0.5)
         running = site.start("tc", expire=300)
         site.configure("tc", expire=400)
         reload(running)
-        time.sleep(0.5)
+        site.await_adopted(wanted)
         site.stop()
         running = site.start("tc", loader="bcc")
-        eventually(lambda: site.state().hosts == wanted)
+        site.await_adopted(wanted)
     assert {host["address"]: host["since"] for host in site.report()["hosts"]} == since
     assert running.process.poll() is None
 
@@ -108,7 +108,7 @@ def test_routes_while_no_daemon_runs(site: SharedHost) -> None:
     site.kill()
     lab.host.run("ip", "-6", "route", "delete", f"{b.slaac(PREFIX)}/128", "dev", LAN0)
     site.start_again()
-    eventually(lambda: set(site.state().hosts) == {a.slaac(PREFIX), c.slaac(PREFIX)})
+    site.await_adopted({a.slaac(PREFIX): LAN0, c.slaac(PREFIX): LAN0})
     assert site.reaches(lab.internet, b.slaac(PREFIX)), "it is found when it is asked for"
 
 
@@ -212,7 +212,7 @@ def test_an_interface_that_comes_and_goes(site: SharedHost) -> None:
     def names() -> set[str]:
         return {link["interface"] for link in site.report()["links"]}
 
-    eventually(lambda: "br-late" not in names(), within=20)
+    eventually(lambda: "br-late" not in names(), within=8)
     b = lab.client("b", LAN0)
     lab.wait_for_addresses(b)
     assert site.reaches(lab.internet, b.slaac(PREFIX))

@@ -38,7 +38,6 @@ from lab.topology import LabError, exit_code
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_mac
 from tests.fixtures.crowd import Crowd, start_all
-from tests.fixtures.network import eventually
 from tests.fixtures.shared_link import SharedHost, one_test, reload, shared_link
 
 LINKS = (LAN0, LAN1, GUESTS)
@@ -152,8 +151,7 @@ def learn_hosts(site: SharedHost, chance: random.Random, size: int) -> None:
         site.kill()
         started = time.monotonic()
         site.start_again()
-        pid = site.running.process.pid if site.running else 0
-        eventually(lambda: site.report()["pid"] == pid and site.state().hosts == wanted, within=60)
+        site.await_adopted(wanted, within=60)
         report(f"{size} hosts: adopted {time.monotonic() - started:.1f} s after a start")
         site.kill()
         site.clean()
