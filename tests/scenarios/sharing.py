@@ -7,6 +7,7 @@ Parts:
             processor time of an idle minute; a start with all routes, and one without any
     kills   a daemon that is killed, stopped, reloaded and started again at random moments, under
             100 pings a second in each direction; new clients come meanwhile
+    moves   a guest that moves between two links, of which its kernel notices nothing
     floods  10 000 addresses from one MAC and from many, and a scan of the prefix from upstream;
             the pings of good clients go on, and new ones come
 
@@ -265,6 +266,34 @@ def pinging(pairs: list[tuple[Node, IPv6Address]]) -> Iterator[Callable[[], int]
             total += pings.sent
 
 
+# ---- moves ---------------------------------------------------------------------------------------
+
+
+def moves(network: SharedHost, chance: random.Random, _: float) -> None:
+    """Move a guest between two links, whose kernel does not notice; it then speaks once."""
+    with one_test(network) as site:
+        lab = site.lab
+        site.start()
+        a = lab.client("a", LAN0)
+        lab.wait_for_addresses(a)
+        address = a.slaac(PREFIX)
+        site.await_routes({address: LAN0})
+        losses = []
+        for number in range(8):
+            link = (LAN1, LAN0)[number % 2]
+            assert lab.internet.ping(address) == 1
+            with lab.internet.pinging(address) as outcome:
+                time.sleep(0.5)
+                lab.move(a, link)
+                a.ping(PREFIX[chance.getrandbits(32)], count=1, wait=0.1)
+                time.sleep(3)
+                losses.append(len(outcome().lost) * 10)
+            assert site.routes()[address] == link
+            time.sleep(12)  # at most 5 moves in 30 s; the guest gives its old router up
+        report(f"moves: {losses} ms of loss")
+        assert max(losses) < 2000
+
+
 # ---- floods --------------------------------------------------------------------------------------
 
 
@@ -348,6 +377,7 @@ def send(call: Callable[[bytes], int], frames: list[bytes], *, seconds: float, r
 PARTS: dict[str, Callable[[SharedHost, random.Random, float], None]] = {
     "hosts": many_hosts,
     "kills": kills,
+    "moves": moves,
     "floods": floods,
 }
 
