@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -99,18 +100,47 @@ def test_routes_by_some_interfaces_are_removed(routes: HostRoutes, lans: tuple[i
     assert routes.read() == {other}
 
 
-def test_the_monitor_reports_removals_of_our_routes_only(
+def test_the_monitor_reports_removals_of_routes_to_single_addresses_only(
     routes: HostRoutes, lans: tuple[int, int]
 ) -> None:
     ours = HostRoute(ADDRESS, lans[0])
     with contextlib.closing(HostRouteMonitor()) as monitor:
         routes.add(ours)
-        shell(
-            "ip -6 route add 2001:db8::78/128 dev lan0; ip -6 route del 2001:db8::78/128 dev lan0"
-        )
+        for other in ("2001:db8:7::/64", "2001:db8::78/127", "2001:db8::79/128 table 99"):
+            shell(f"ip -6 route add {other} dev lan0; ip -6 route del {other} dev lan0")
         assert monitor.drain() == set()
         shell("ip -6 route del 2001:db8::77/128 dev lan0")
         assert monitor.drain() == {ours}
+        shell("ip -6 route add 2001:db8::77/128 dev lan1")
+        shell("ip -6 route del 2001:db8::77/128 dev lan1")
+        assert monitor.drain() == {HostRoute(ADDRESS, lans[1])}
+
+
+@pytest.mark.parametrize("other", ["dev lan0", "dev lan1", "via fe80::9 dev lan1"])
+def test_a_host_gets_a_route_when_another_programs_is_gone(
+    routes: HostRoutes, lans: tuple[int, int], other: str
+) -> None:
+    heard: list[set[bytes]] = []
+
+    async def check() -> None:
+        ours = ShareRoutes(heard.append)
+        assert ours.bind(ADDRESS, lans[0])
+        assert not ours.interfaces
+        assert ours.has(ADDRESS)
+        ours.audit()
+        assert not routes.read()
+        shell(f"ip -6 route del 2001:db8::77/128 {other}")
+        for _ in range(100):
+            if ours.interfaces:
+                break
+            await asyncio.sleep(0.02)
+        assert dict(ours.interfaces) == {ADDRESS: lans[0]}
+        ours.close()
+
+    shell(f"ip -6 route add 2001:db8::77/128 {other}")
+    asyncio.run(check())
+    assert not heard
+    assert routes.read() == {HostRoute(ADDRESS, lans[0])}
 
 
 def test_iproute2_names_the_protocol() -> None:
@@ -230,6 +260,21 @@ def test_each_socket_receives_its_types(net: Network) -> None:
     assert _sent(net, OTHERS, *frames)[-3:] == [TYPE_RS, TYPE_RA, TYPE_NA]
     assert TYPE_NS in _sent(net, SOLICITATIONS, *frames)
     assert set(_sent(net, SOLICITATIONS, *frames)) == {TYPE_NS}
+
+
+def test_a_socket_notices_that_its_interface_was_away(net: Network, lans: tuple[int, int]) -> None:
+    """The interface has the same name and index again, but the kernel has unbound the socket."""
+    shell("ip netns add elsewhere")
+    try:
+        with contextlib.closing(DiscoverySocket(lans[0], OTHERS)) as opened:
+            shell("ip link set lan0 down; ip link set lan0 up")
+            assert opened.is_bound()
+            here = os.getpid()
+            shell(f"ip link set lan0 netns elsewhere; ip -n elsewhere link set lan0 netns {here}")
+            assert socket.if_nametoindex("lan0") == lans[0]
+            assert not opened.is_bound()
+    finally:
+        shell("ip netns delete elsewhere")
 
 
 def test_frames_of_a_vlan_are_left_out(net: Network) -> None:

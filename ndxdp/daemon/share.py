@@ -112,9 +112,7 @@ class ShareTask:
     def network_changed(self, changes: Changes) -> None:
         """Look at the interfaces again if a change may concern them."""
         names = any(self._members.is_member(name) for name in changes.names)
-        ours = frozenset(
-            index for link in self._links.all for index in (link.ifindex, link.l3_ifindex)
-        )
+        ours = frozenset(index for link in self._links.all for index in link[1:3])
         if names or changes.lost or changes.local_routes or changes.concern(ours):
             self._changed.set()
 
@@ -218,6 +216,7 @@ class ShareTask:
         # With thousands of hosts, to read all routes takes some 50 ms.
         if adopts or links.indexes != before.indexes:
             self._adopt(now)
+        self._perform(self._actions.missing())
         if links != before:
             self._set_rules()
         self._after(now)

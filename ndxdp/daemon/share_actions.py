@@ -66,8 +66,9 @@ class ShareActions:
         """
         self._links = links
         self.by_index = {link.ifindex: link for link in links.all if link.has_discovery}
-        for ifindex in self._sockets.keys() - self.by_index.keys():
-            self._sockets.pop(ifindex).close()
+        for ifindex, sockets in list(self._sockets.items()):
+            if ifindex not in self.by_index or not sockets.is_bound():
+                self._sockets.pop(ifindex).close()
         for ifindex in self.by_index.keys() - self._sockets.keys():
             try:
                 self._sockets[ifindex] = LinkSockets(ifindex, self._on_frames)
@@ -104,6 +105,14 @@ class ShareActions:
                     name = self._name_of(ifindex)
                     self._host_log.info("forgot %s on %s", address_text(address), name)
         return failed
+
+    def missing(self) -> list[Bind]:
+        """Return what routes the hosts that no program routes, as after an error of the kernel."""
+        return [
+            Bind(host.address, host.ifindex)
+            for host in self._hosts.values()
+            if not self.routes.has(host.address)
+        ]
 
     def _advertise(self, answer: Advertise) -> None:
         link = self.by_index.get(answer.ifindex)

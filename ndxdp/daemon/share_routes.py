@@ -33,6 +33,7 @@ class ShareRoutes:
         """
         self._removed = removed
         self._present: dict[bytes, int] = {}  # by address: the interface of our route
+        self._others: dict[bytes, int] = {}  # those that another program routes, so far
         with contextlib.ExitStack() as opened:
             self._monitor = opened.enter_context(contextlib.closing(HostRouteMonitor()))
             self._routes = opened.enter_context(contextlib.closing(HostRoutes()))
@@ -73,6 +74,7 @@ class ShareRoutes:
             if former is None:
                 if not self._routes.add(route):
                     log.debug("%s has another program's route", address_text(address))
+                    self._others[address] = ifindex
                     return True
             elif former != ifindex:
                 self._routes.move(HostRoute(address, former), route)
@@ -82,10 +84,16 @@ class ShareRoutes:
             log.log(level, "cannot add the route to %s: %s", address_text(address), error.strerror)
             return False
         self._present[address] = ifindex
+        self._others.pop(address, None)
         return True
+
+    def has(self, address: bytes) -> bool:
+        """Return True if an address has a route, ours or another program's."""
+        return address in self._present or address in self._others
 
     def unbind(self, address: bytes) -> None:
         """Remove the route to an address, if there is one."""
+        self._others.pop(address, None)
         ifindex = self._present.pop(address, None)
         if ifindex is None:
             return
@@ -97,7 +105,14 @@ class ShareRoutes:
             log.error("cannot remove the route to %s: %s", text, error.strerror)
 
     def audit(self) -> None:
-        """Compare with the kernel's routes, and report those that are missing."""
+        """Compare with the kernel's routes, and report those that are missing.
+
+        A host whose route was another program's gets one of ours when that one is gone.
+        """
+        for address, ifindex in list(self._others.items()):
+            if not self.bind(address, ifindex):
+                del self._others[address]
+                self._removed({address})
         present = self._routes.read()
         missing = {
             address
@@ -118,7 +133,8 @@ class ShareRoutes:
         removed = self._monitor.drain()
         # A route that this object removed itself may be there again by now.
         if removed is None or any(
-            self._present.get(each.address) == each.ifindex for each in removed
+            self._present.get(each.address) == each.ifindex or each.address in self._others
+            for each in removed
         ):
             self.audit()
 

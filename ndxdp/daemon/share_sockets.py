@@ -98,6 +98,10 @@ class LinkSockets:
         for reader in self._readers:
             reader.close()
 
+    def is_bound(self) -> bool:
+        """Return False if the interface has disappeared, even if it is back since."""
+        return self._sender.is_bound()
+
     def send(self, frame: bytes) -> bool:
         """Send a frame; return False if the interface refused it."""
         try:

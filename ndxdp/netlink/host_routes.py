@@ -36,7 +36,7 @@ _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 253, 1
 _RTMGRP_IPV6_ROUTE = 0x400
 _NLM_F_REPLACE, _NLM_F_EXCL = 0x100, 0x200
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_PROTOCOL_AT = HEADER.size + 5  # of rtm_protocol in a message
+_LENGTH_AT = HEADER.size + 1  # of rtm_dst_len in a message
 _SO_RCVBUFFORCE = 33
 _BUFFER = 1 << 20  # bytes of messages that may wait
 _KEPT = 65536
@@ -144,7 +144,7 @@ def remove(route: HostRoute) -> bool:
 
 
 class HostRouteMonitor:
-    """A netlink socket that reports removed host routes.
+    """A netlink socket that reports removed routes to single addresses, whoever had added them.
 
     fileno() is readable when drain() has something to return. The kernel does not report the routes
     of an interface that was deleted or set down if net.ipv6.route.skip_notify_on_dev_down is 1.
@@ -184,26 +184,33 @@ class HostRouteMonitor:
                 continue
             for (_, kind, *_), message in records(data, HEADER):
                 if kind == _RTM_DELROUTE:
-                    found.update(_routes_of(message[HEADER.size :]))
+                    found.update(_any_route_of(message[HEADER.size :]))
 
 
 def _routes_of(message: bytes) -> list[HostRoute]:
     """Return the host route of a message without its nlmsghdr; none if the route is another."""
-    family, length, _, _, table, protocol, _, kind, _ = _RTMSG.unpack_from(message)
+    _, _, _, _, _, protocol, _, kind, _ = _RTMSG.unpack_from(message)
+    if (protocol, kind) != (PROTOCOL, _RTN_UNICAST):
+        return []
+    if _RTA_GATEWAY in attributes(message[_RTMSG.size :]):
+        return []
+    return _any_route_of(message)
+
+
+def _any_route_of(message: bytes) -> list[HostRoute]:
+    """Return the route of a message if it leads one address to an interface, as any program's."""
+    family, length, _, _, table, *_ = _RTMSG.unpack_from(message)
     found = attributes(message[_RTMSG.size :])
     number = struct.unpack("=I", found[_RTA_TABLE])[0] if _RTA_TABLE in found else table
-    if (
-        (family, length, number) != (socket.AF_INET6, 128, _RT_TABLE_MAIN)
-        or (protocol, kind) != (PROTOCOL, _RTN_UNICAST)
-        or not found.keys() >= {_RTA_DST, _RTA_OIF}
-        or _RTA_GATEWAY in found
-    ):
+    if (family, length, number) != (socket.AF_INET6, 128, _RT_TABLE_MAIN):
+        return []
+    if not found.keys() >= {_RTA_DST, _RTA_OIF}:
         return []
     return [HostRoute(found[_RTA_DST], struct.unpack("=i", found[_RTA_OIF])[0])]
 
 
 def _removals() -> bytes:
-    """Return the filter that passes removals of routes with PROTOCOL, and nothing else.
+    """Return the filter that passes removals of routes to single addresses, and nothing else.
 
     BPF loads in network byte order, while netlink uses the host's.
     """
@@ -211,8 +218,8 @@ def _removals() -> bytes:
         (
             (LD_H, 0, 0, 4),  # nlmsg_type
             (JEQ, 0, 3, socket.htons(_RTM_DELROUTE)),
-            (LD_B, 0, 0, _PROTOCOL_AT),
-            (JEQ, 0, 1, PROTOCOL),
+            (LD_B, 0, 0, _LENGTH_AT),
+            (JEQ, 0, 1, 128),
             (RET, 0, 0, _KEPT),
             (RET, 0, 0, 0),
         )

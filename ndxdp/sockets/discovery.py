@@ -84,6 +84,14 @@ class DiscoverySocket:
         """Close the socket."""
         self._socket.close()
 
+    def is_bound(self) -> bool:
+        """Return False if the interface has disappeared, even if it is back since.
+
+        The kernel unbinds the socket of an interface that is deleted or moved to another namespace;
+        the interface may return with the same index.
+        """
+        return bool(self._socket.getsockname()[0])
+
     def receive(self) -> list[bytes]:
         """Return the frames that wait, at most 64 of them.
 
