@@ -673,6 +673,34 @@ def test_the_probe_for_a_loop_finds_none_on_separate_links(shared: Network) -> N
     assert bad("--probe", "--watch", "0") == []
 
 
+@pytest.mark.parametrize(
+    ("namespace", "link", "interface"),
+    [(ROUTER, ROUTER_LINK, UPLINK), (CLIENT, CLIENT_LINK, LAN)],
+    ids=["upstream", "downstream"],
+)
+def test_the_probe_for_a_node_that_answers_for_all(
+    shared: Network, tmp_path: Path, namespace: str, link: str, interface: str
+) -> None:
+    """A real ndppd does, with a rule for the whole prefix."""
+    file = tmp_path / "ndppd.conf"
+    file.write_text(f"proxy {link} {{ rule {ON_LINK} {{ static }} }}")
+    at = ("nsenter", f"--net=/run/netns/{namespace}")
+    mac = sh("ip", "-n", namespace, "-br", "link", "show", link).split()[2]
+    process = subprocess.Popen([*at, "ndppd", "-c", str(file)], stderr=subprocess.DEVNULL)
+    try:
+        words = f"{mac} answers on {interface} for an address of {ON_LINK} that nobody has"
+        eventually(lambda: any(words == each["what"] for each in probed()))
+        assert len(probed()) == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert probed() == []
+
+
+def probed() -> list[dict[str, str]]:
+    return bad("--probe", "--watch", "0")
+
+
 def test_a_part_of_the_prefix_is_on_another_link(shared: Network, tmp_path: Path) -> None:
     ip("link add br-0123456789ab type bridge")
     ip("link set br-0123456789ab up")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-_RATE = 5.0  # lines per second, after the first _BURST
+_RATE = 0.5  # lines per second, after the first _BURST
 _BURST = 100.0
 
 

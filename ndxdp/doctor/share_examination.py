@@ -13,6 +13,7 @@ from ndxdp.doctor import (
     share_firewall,
     share_loop,
     share_members,
+    share_probe,
 )
 from ndxdp.doctor.finding import Finding, Level, cannot_check
 from ndxdp.doctor.listeners import Listener
@@ -104,8 +105,18 @@ def _members(subject: Subject, found: Found, *, probing: bool) -> list[Finding]:
             if share_loop.reaches(upstream, member):
                 loop = share_loop.finding(upstream.name, member.name)
         findings += [loop] if loop else []
+    if probing:
+        findings += _answerers((upstream, *downstream), prefixes)
     findings += _firewall(subject, [each for each in downstream if not each.quiet], prefixes)
     return findings
+
+
+def _answerers(members: Iterable[Member], prefixes: list[Prefix]) -> Iterable[Finding]:
+    for member in members:
+        for prefix in () if member.quiet else prefixes:
+            mac = share_probe.answerer(member, prefix)
+            if mac is not None:
+                yield share_probe.answers_for_all(member.name, mac, prefix)
 
 
 def _outside(subject: Subject, found: Found, prefixes: list[Prefix]) -> list[Finding]:
