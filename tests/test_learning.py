@@ -928,6 +928,22 @@ def test_a_share_with_many_links_searches_less(world: World) -> None:
     assert world.learner.refused["rate"] == 1000 - 50
 
 
+def test_a_proxy_upstream_claims_more_learned_hosts_than_one_node_may() -> None:
+    """Another host's share checks with its own MAC what its hosts claim, and is answered."""
+    world = World(max_hosts=200, max_hosts_per_mac=200)
+    hosts = [address(number + 99) for number in range(200)]
+    for number, target in enumerate(hosts):
+        world.learn(A, target, mac(number // 10 + 99))
+    for target in hosts:
+        world.dad(UP, target, GATEWAY)
+    world.wait()
+    assert world.advertised == [(UP, target) for target in hosts]
+    assert set(world.routes) == set(hosts)
+    for number in range(100):  # addresses that it has no answer for are limited as ever
+        world.dad(UP, address(number + 999), GATEWAY)
+    assert world.learner.refused["rate"] == 100 - 64
+
+
 def test_a_link_that_forges_macs_leaves_room_for_others() -> None:
     world = World(max_hosts=4096, max_hosts_per_mac=1024)
     for number in range(10_000):

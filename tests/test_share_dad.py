@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
 
+from lab.capture import packet_socket
 from lab.nodes import LINK, Node
-from lab.shared_prefix import GATEWAY, GUESTS, LAN0, LAN1, PREFIX
+from lab.shared_prefix import GATEWAY, GUESTS, HOST, LAN0, LAN1, MACS, PREFIX, ROUTER
+from ndxdp.ndp.decision import validate
+from ndxdp.ndp.message import Solicitation
 from tests.fixtures.network import eventually
 from tests.fixtures.shared_link import SharedHost, shared_link
 
@@ -67,6 +71,32 @@ def test_lan0_claims_an_address_of_upstream(site: SharedHost) -> None:
         give_up(lab.clients["a"], address)
         assert address not in site.routes()
     assert lab.neighbour.dad(lab.neighbour.slaac(PREFIX)) == "valid"
+
+
+def test_claims_are_checked_upstream_by_dad(site: SharedHost) -> None:
+    """The program of another host's share ignores DAD, and its daemon asks the host first."""
+    address = PREFIX[0xDAD]
+    with packet_socket(ROUTER, LINK) as router:
+        router.setblocking(False)
+        for node in site.lab.clients.values():
+            assert claim(node, address) == "valid"
+            eventually(lambda: address in site.routes())
+            give_up(node, address)
+            site.lab.host.run("ip", "-6", "route", "delete", f"{address}/128")
+        heard = list(solicitations(router, address))
+    assert {ns.eth_source.hex(":") for ns in heard} == {MACS[HOST]}
+    assert [ns.dad for ns in heard].count(True) == 2 * 2  # two rounds for each claim
+
+
+def solicitations(opened: socket.socket, address: IPv6Address) -> Iterator[Solicitation]:
+    """Yield the valid solicitations for an address that have arrived."""
+    while True:
+        try:
+            ns = validate(opened.recv(2048), bytes(6), lambda target: None)
+        except BlockingIOError:
+            return
+        if isinstance(ns, Solicitation) and ns.target == address.packed:
+            yield ns
 
 
 def test_one_inner_link_claims_an_address_of_the_other(site: SharedHost) -> None:

@@ -122,7 +122,15 @@ class ShareActions:
 
     def _ask(self, ask: Ask) -> None:
         link = self.by_index.get(ask.ifindex)
-        if link is None or link.link_local == UNSPECIFIED:
+        if link is None:
+            return
+        if link == self._links.upstream:
+            # Every question upstream checks a claim, as DAD does (RFC 6620 section 3.2.3). Another
+            # host's share on that link has the claim checked then, too, and lets a host go that has
+            # moved here; a solicitation, its program would answer from the kernel's old entry.
+            self.send([Send(ask.ifindex, solicit(link.mac, ask.target))])
+            return
+        if link.link_local == UNSPECIFIED:
             return
         frame = solicit(
             link.mac,

@@ -176,7 +176,11 @@ class Locator:
         is_new = search is None or search.claim is None
         if reason is None and is_new and not self._searches.has_room_for_claim():
             reason = "rate"
-        if reason is None and not self.rates.admits_claim(now, claim.ifindex, claim.mac):
+        # Upstream, another host's share checks the claims of all its hosts with one MAC.
+        one_mac = claim.ifindex != self._upstream or target not in self._hosts
+        if reason is None and not self.rates.admits_claim(
+            now, claim.ifindex, claim.mac, one_mac=one_mac
+        ):
             reason = "rate"
         if reason is not None:
             return self._refuse(reason)

@@ -32,19 +32,20 @@ class Rates:
         self._all = self._limiter(Limits(total=_rate(500 * share, 1000 * share)))
         self._lookups = self._limiter(Limits(each=_rate(200 * share, 200 * share)))
 
-    def admits_claim(self, now: float, ifindex: int, mac: bytes) -> bool:
+    def admits_claim(self, now: float, ifindex: int, mac: bytes, *, one_mac: bool = True) -> bool:
         """Charge a claim, and return True if it may be checked.
 
         Args:
             now: Monotonic seconds.
             ifindex: The link that it came by.
             mac: Its source MAC, 6 bytes.
+            one_mac: False if the MAC may be that of a proxy, whose claims are those of many nodes.
         """
         self._now = int(now * 1e9)
         link = ifindex.to_bytes(4, "big")
         # What one bucket refuses takes nothing from the next one.
         return (
-            self._mac.charge(mac, mac) is None
+            (not one_mac or self._mac.charge(mac, mac) is None)
             and self._link.charge(link, link) is None
             and self._all.charge(mac, mac) is None
         )
