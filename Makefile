@@ -15,7 +15,7 @@
 # make lab-vagrant  validate the Vagrantfile
 # make bench   measure ndxdp beside other responders, for docs/performance.md; takes 15 minutes
 # make bench-quick  the same in two minutes, without a million addresses; only prints it
-# make bench-daemon, bench-following, bench-groups, bench-growth, bench-routes, bench-trace
+# make bench-daemon, bench-etcd, bench-following, bench-groups, bench-growth, bench-routes, bench-trace
 #              measure memory and start of the daemon; how soon it follows changes; joined multicast
 #              groups; how cost grows with the number of rules; 200 000 routes; tracing
 # make dashboards  generate dashboard, alerts and recording rules
@@ -46,8 +46,9 @@ DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
 DEMO_SHARE_PACKAGES := $(DEMO_PACKAGES) radvd
 BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
-TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io ethtool fish iptables \
-	lintian man-db ndisc6 npd6 python3-bpfcc linux-headers-$(ARCH) \
+BENCH_ETCD_PACKAGES := $(BENCH_PACKAGES) etcd-client etcd-server openssl
+TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io etcd-client etcd-server ethtool fish iptables \
+	lintian man-db ndisc6 npd6 openssl python3-bpfcc linux-headers-$(ARCH) \
 	linux-libc-dev-arm64-cross radvd systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 ARM64_PACKAGES := cpio kmod mmdebstrap qemu-system-arm qemu-user-static util-linux
@@ -71,11 +72,11 @@ OTHER_LAYOUT = $$(git -c safe.directory=$(CURDIR) log -1 --format=%H -G'define N
 PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
+.PHONY: bench bench-daemon bench-etcd bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
 .PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring demo-share dist format fuzz image
 .PHONY: lab-vagrant lab-vm lock screenshots soak test test-arm64 test-deb test-image test-kernels test-kills
 .PHONY: test-long test-service test-share test-vm
-.PHONY: packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb packages-demo
+.PHONY: packages-arm64 packages-bench packages-bench-daemon packages-bench-etcd packages-build packages-deb packages-demo
 .PHONY: packages-demo-share
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
@@ -222,6 +223,9 @@ check-dashboards: | build-directory
 bench-daemon: packages-bench-daemon build
 	.venv/bin/python -m benchmarks.daemon
 
+bench-etcd: packages-bench-etcd build
+	.venv/bin/python -m benchmarks.etcd
+
 bench-following: packages-bench build
 	.venv/bin/python -m benchmarks.following
 
@@ -239,7 +243,8 @@ format: build .venv/tested
 clean:
 	rm -rf .venv build ndxdp/bpf *.egg-info
 
-packages-arm64 packages-bench packages-bench-daemon packages-build packages-deb: | build-directory
+packages-arm64 packages-bench packages-bench-daemon packages-bench-etcd: | build-directory
+packages-build packages-deb: | build-directory
 packages-demo packages-demo-share: | build-directory
 packages-image packages-lab packages-test packages-vagrant packages-vm: | build-directory
 packages-arm64: ; $(call packages,$(ARM64_PACKAGES))
@@ -249,6 +254,7 @@ packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
 packages-demo-share: ; $(call packages,$(DEMO_SHARE_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
+packages-bench-etcd: ; $(call packages,$(BENCH_ETCD_PACKAGES))
 packages-bench-daemon: ; $(call packages,$(BENCH_DAEMON_PACKAGES))
 packages-test: ; $(call packages,$(TEST_PACKAGES))
 packages-vm: ; $(call packages,$(VM_PACKAGES))

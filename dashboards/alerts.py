@@ -163,6 +163,24 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             "ndxdp does not answer for new containers.",
         ),
         Alert(
+            "NdxdpEtcdDisconnected",
+            f"ndxdp_etcd_connected{{{ours}}}",
+            "== 0",
+            "5m",
+            "warning",
+            "ndxdp on {{ $labels.instance }} is disconnected from etcd",
+            "ndxdp answers by the rules that it knew. Changes in etcd have no effect on this host.",
+        ),
+        Alert(
+            "NdxdpEtcdValuesRefused",
+            f"ndxdp_etcd_refused_values{{{ours}}}",
+            "> 0",
+            "10m",
+            "warning",
+            "ndxdp on {{ $labels.instance }} refuses {{ $value }} values in etcd",
+            "ndxdp does not answer for what these keys should say. The other keys are in force.",
+        ),
+        Alert(
             "NdxdpNoneAnswered",
             f"{_INTERFACE} (rate(ndxdp_advertisements_total{{{ours}}}[{window}]))"
             f" / {_INTERFACE} (rate(ndxdp_solicitations_total{{{ours},"

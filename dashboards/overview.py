@@ -256,6 +256,11 @@ _HOSTS = (
                 mappings=YES,
             ),
             Column(
+                "etcd",
+                f"min by (instance) (ndxdp_etcd_connected{{{HOST}}})",
+                mappings=YES,
+            ),
+            Column(
                 "memory",
                 f"max by (instance) (process_resident_memory_bytes{{{HOST}}})",
                 units.BytesIEC,

@@ -1017,13 +1017,15 @@ def test_the_page_has_every_key() -> None:
         title, _, body = section.partition("\n")
         cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", body, re.MULTILINE)
         page[title] = {key for cell in cells for key in re.findall(r"`(\w+)`", cell)}
-    tables = {"metrics", "docker", "interface", "prefix", "share"}
+    tables = {"metrics", "docker", "etcd", "interface", "prefix", "share"}
     tables |= {"announce", "gateway", "addresses", "limit", "resolve"}
     for title, good in {
         "The file": "",
         "[metrics]": "",
         "[docker]": "",
+        "[etcd]": 'endpoints = ["http://[::1]"]\nhost = "h1"\n',
         "[[interface]]": "",
+        "[[interface.etcd]]": 'segment = "vlan7"\n',
         "[[interface.prefix]]": 'prefix = "2001:db8::/64"\n',
         "[[interface.docker]]": 'network = "web"\n',
         "[interface.announce]": "",
@@ -1035,7 +1037,12 @@ def test_the_page_has_every_key() -> None:
     }.items():
         header = "" if title in ("The file", "[[interface]]") else title
         unknown = f"{header}\n{good}zzzzzzzz = 1\n"
-        error = refused(HEAD + unknown if "interface" in title else unknown + HEAD)
+        text = HEAD + unknown if "interface" in title else unknown + HEAD
+        if title == "[etcd]":  # both tables of etcd need each other
+            text += '[[interface.etcd]]\nsegment = "vlan7"\n'
+        elif title == "[[interface.etcd]]":
+            text = f'[etcd]\nendpoints = ["http://[::1]"]\nhost = "h1"\n{text}'
+        error = refused(text)
         known = error.hint.removeprefix("the keys are ").split(", ")
         assert set(known) - tables == page.pop(title) - tables, title
     assert not any(page.values())

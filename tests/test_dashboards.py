@@ -11,7 +11,7 @@ import shutil
 import threading
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,9 @@ from ndxdp.observe import metrics
 from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.runtime import share_report
 from ndxdp.store.directories import Trees
+from tests.fixtures import etcd
 from tests.fixtures.engine import Engine
+from tests.fixtures.etcd import Cluster
 from tests.fixtures.network import (
     BEHIND,
     REPOSITORY,
@@ -252,6 +254,9 @@ LAB = """
 listen = "[::1]:{port}"
 [docker]
 socket = "{docker}"
+[etcd]
+endpoints = ["{etcd}"]
+host = "h1"
 [[interface]]
 name = "{uplink}"
 mode = "tc"
@@ -262,9 +267,12 @@ prefix = "{behind}"
 prefix = "2001:db8::d:0:0:1"
 [[interface.docker]]
 network = "web"
+[[interface.etcd]]
+segment = "vlan7"
 [interface.announce]
 solicit_gateway = true
 interval = 1
+neighbours = true
 [interface.gateway]
 interval = 1
 [interface.limit]
@@ -298,8 +306,14 @@ def program_is_measured() -> Iterator[None]:
 
 
 @pytest.fixture
+def member(net: Network, tmp_path: Path) -> Iterator[Cluster]:
+    with etcd.cluster(tmp_path / "etcd") as cluster:
+        yield cluster
+
+
+@pytest.fixture
 def scraped(
-    net: Network, docker_engine: Engine, trees: Trees, tmp_path: Path
+    net: Network, docker_engine: Engine, member: Cluster, trees: Trees, tmp_path: Path
 ) -> Iterator[Prometheus]:
     """Yield a Prometheus that scrapes a daemon on two interfaces, which a router solicits."""
     sh("ip", "link", "add", OTHER, "type", "veth", "peer", "name", "far1")
@@ -311,6 +325,7 @@ def scraped(
         LAB.format(
             port=PORT,
             docker=docker_engine.socket,
+            etcd=member.members[0].url,
             uplink=UPLINK,
             behind=BEHIND,
             other=OTHER,
@@ -323,6 +338,7 @@ def scraped(
         while not stop.is_set():
             for target in (TARGET, "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"):
                 net.ask(target, wait=0.05)
+            member.put("vlan7/guest", {"prefix": "2001:db8::c:0:0:5"})
             call("ndisc6", "-1", "-q", "-r", "1", "-w", "50", "2001:db8:0:9::1", "far1")
 
     asking = threading.Thread(target=keep_asking)
@@ -365,10 +381,15 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
     # Variables of the dashboard.
     for label in ("job", "instance", "interface"):
         assert scraped.ask(f"label/{label}/values", **{"match[]": "ndxdp_attached"})
+
     # Every name in KINDS is scraped.
-    names = set(scraped.ask("label/__name__/values"))
-    assert set(KINDS) - names == set()
-    connected = scraped.query("ndxdp_docker_connected")
-    assert [sample["value"][1] for sample in connected] == ["1"]
+    def missing() -> set[str]:
+        return set(KINDS) - set(scraped.ask("label/__name__/values"))
+
+    with suppress(AssertionError):
+        eventually(lambda: not missing(), within=30)
+    assert missing() == set()
+    for name in ("ndxdp_docker_connected", "ndxdp_etcd_connected", "ndxdp_etcd_rules"):
+        assert [sample["value"][1] for sample in scraped.query(name)] == ["1"]
     answering = scraped.query("ndxdp_gateway_answering")
     assert [sample["value"][1] for sample in answering] == ["1"]

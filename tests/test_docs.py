@@ -77,6 +77,11 @@ COMPANIONS: dict[str | tuple[str, str], dict[str, str]] = {
     "[[interface.prefix]]": {"prefix": '"2001:db8::/64"'},
     "[[interface.docker]]": {"network": '"web"'},
     "[interface.addresses]": {"deprecate": "[]"},
+    "[etcd]": {"endpoints": '["https://[::1]"]', "host": '"h1"'},
+    ("[etcd]", "key"): {"certificate": '"etcd.pem"'},
+    ("[etcd]", "user"): {"password_file": '"password"'},
+    ("[etcd]", "password_file"): {"user": '"ndxdp"'},
+    "[[interface.etcd]]": {"segment": '"vlan7"'},
     "[[share]]": {"upstream": '"wan0"', "downstream": '["lan0"]'},
     ("[[share]]", "max_hosts_per_mac"): {"max_hosts": "65536"},
     ("[[interface.prefix]]", "dev"): {"answer": '"routed"'},
@@ -93,6 +98,10 @@ def file(table: str, name: str, value: str | None) -> str:
         keys[name] = value
     lines = "".join(f"{key} = {given}\n" for key, given in keys.items())
     interface = '[[interface]]\nname = "eth0"\n'
+    if table == "[etcd]":
+        interface += '[[interface.etcd]]\nsegment = "vlan7"\n'
+    elif table == "[[interface.etcd]]":
+        interface = f'[etcd]\nendpoints = ["https://[::1]"]\n{interface}'
     if table == "The file":
         return f"{lines}{interface}"
     if table == "[[interface]]":
@@ -254,11 +263,21 @@ def spec(given: Config) -> DaemonSpec:
         given.log_level,
         given.log_format,
         given.shares,
+        given.etcd,
     )
 
 
 # A second value of each key that has no other choice or number.
-OTHER = {
+OTHER: dict[str | tuple[str, str], str] = {
+    ("[etcd]", "prefix"): '"/elsewhere"',
+    "endpoints": '["https://[::2]"]',
+    "host": '"h2"',
+    "ca": '"other.pem"',
+    "certificate": '"other.pem"',
+    "key": '"other.key"',
+    "user": '"other"',
+    "password_file": '"other"',
+    "segment": '"vlan8"',
     "listen": '"[::1]:9999"',
     "socket": '"/run/podman/podman.sock"',
     "prefix": '"2001:db8:1::/64"',
@@ -299,6 +318,8 @@ def test_the_daemon_sees_each_changed_key() -> None:
             "via",
             "dev",
             "force",
+            "user",
+            "password_file",
         }:
             continue  # they exclude a companion, or are read together with one
         if key.name == "name":
@@ -308,7 +329,8 @@ def test_the_daemon_sees_each_changed_key() -> None:
             others = ["true", "false"]
         elif key.kind in ("number", "integer"):
             others = ["7"]
-        others = [OTHER[key.name]] if key.name in OTHER else others
+        other = OTHER.get((key.table, key.name)) or OTHER.get(key.name)
+        others = [other] if other else others
         before = spec(config(key, None))
         assert any(spec(config(key, other)) != before for other in others), key
 

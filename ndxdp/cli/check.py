@@ -45,7 +45,7 @@ def report(path: str, *, as_json: bool = False) -> None:
     """
     from ndxdp.config import reader
     from ndxdp.config.model import share_summary, summary
-    from ndxdp.daemon import preflight
+    from ndxdp.daemon import etcd_preflight, preflight
     from ndxdp.daemon.share_preflight import present_shares
 
     try:
@@ -62,8 +62,10 @@ def report(path: str, *, as_json: bool = False) -> None:
     tables = every[: len(config.interfaces)]
     broad = [warning for table in tables for warning in table.warnings()]
     shares = present_shares(config.shares)
+    of_etcd = list(etcd_preflight.problems(config.etcd)) if config.etcd else []
     # A problem of one interface on this host is a warning: a service starts for the others.
     warnings = [*((sentence, "") for sentence in refused), *broad]
+    warnings += of_etcd
     warnings += [warning for share in shares for warning in share.warnings]
     for sentence, hint in warnings:
         log.warning(sentence)
@@ -78,9 +80,11 @@ def report(path: str, *, as_json: bool = False) -> None:
         shared = [_share_data(each) for each in shares]
         print_json(_data(path, warnings=warnings, interfaces=interfaces, shares=shared))
         return
-    echo(f"{path}: good{', but `run` cannot do all of it here' if refused else ''}")
+    echo(f"{path}: good{', but `run` cannot do all of it here' if refused or of_etcd else ''}")
     for name, words in summaries.items():
         echo(f"{name}  {'; '.join(words)}")
+    if config.etcd:
+        echo(f"etcd  {etcd_preflight.words(config.etcd)}")
     for share in shares:
         words = [*share_summary(share.share), *share.words()]
         echo(f"{share.share.upstream}  {'; '.join(words)}")
@@ -122,6 +126,7 @@ def _interface_data(present: Present, words: list[str]) -> dict[str, Any]:
             "prefixes": len(interface.rules.wider),
         },
         "docker": list(map(str, interface.docker)),
+        "etcd": list(interface.segments),
         "summary": words,
         "matches": present.names if present.is_pattern else None,
     }

@@ -169,6 +169,7 @@ def _run_file(file: str, *, dry_run: bool) -> None:
             config.log_level,
             config.log_format,
             config.shares,
+            config.etcd,
         )
 
     def configure(spec: DaemonSpec) -> None:

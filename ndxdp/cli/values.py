@@ -172,6 +172,7 @@ def spec_of(interface: Interface, *, shared: bool = False) -> InterfaceSpec:
         resolve=interface.resolve,
         forced=interface.forced,
         shared=shared,
+        segments=interface.segments,
     )
 
 

@@ -15,6 +15,7 @@ from ndxdp.rules.interface_name import is_pattern, matches_dev
 from ndxdp.rules.interface_pattern import Patterns
 from ndxdp.rules.prefix import AddressPattern, Prefix
 from ndxdp.rules.ruleset import Rules
+from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.sources.selector import ENGINE_SOCKET, Selector
 
 DEADLINE = (0.01, 60)
@@ -168,6 +169,7 @@ class Interface:
             for never.
         rules: The rules of [[interface.prefix]].
         docker: The selectors of [[interface.docker]].
+        segments: The segments of [[interface.etcd]].
         announce: The table [interface.announce].
         gateway: The table [interface.gateway].
         addresses: The table [interface.addresses].
@@ -193,6 +195,12 @@ class Interface:
     resolve: Resolve = Resolve()
     forced: frozenset[Prefix] = frozenset()
     paused: bool = False
+    segments: tuple[str, ...] = ()
+
+    @property
+    def has_rules(self) -> bool:
+        """True if the interface has rules, or another source that makes some."""
+        return bool(self.rules or self.docker or self.segments)
 
 
 MAX_HOSTS = 4096
@@ -254,6 +262,7 @@ class Config:
         docker_socket: The path of the engine's socket.
         interfaces: The interfaces, in the order of the file.
         shares: The shares, in the order of the file.
+        etcd: The table [etcd]; None without one.
     """
 
     log_level: str = "info"
@@ -262,6 +271,7 @@ class Config:
     docker_socket: str = ENGINE_SOCKET
     interfaces: tuple[Interface, ...] = ()
     shares: tuple[Share, ...] = ()
+    etcd: Etcd | None = None
 
     @property
     def shared_names(self) -> tuple[str, ...]:
@@ -304,6 +314,8 @@ def summary(interface: Interface, unanswered: str = "") -> list[str]:
         words.append(f"joins groups: {interface.join}")
     if interface.docker:
         words.append(f"Docker: {', '.join(map(str, interface.docker))}")
+    if interface.segments:
+        words.append(f"etcd: {', '.join(interface.segments)}")
     announced = [key for key in ANNOUNCEMENTS if getattr(interface.announce, key)]
     if announced:
         every = f" every {interface.announce.interval:g} s" if interface.announce.interval else ""
@@ -339,7 +351,7 @@ def _care(interface: Interface) -> str:
     if source is None:
         usable = (rule for rule in rules.exact if not rule.profile.lladdr)
         exact = any(rule.answer is Answer.ALWAYS for rule in usable)
-        if exact or interface.docker:
+        if exact or interface.docker or interface.segments:
             return "keeps its gateway, from the host's address or an exact rule's"
         return "keeps its gateway, from the host's address only: there is no exact rule"
     text = address_text(source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ndxdp.config.etcd_tables import read_etcd, read_segments
 from ndxdp.config.model import (
     ANNOUNCEMENTS,
     DEADLINE,
@@ -93,6 +94,7 @@ def _config(root: Table, directory: Path) -> Config:
                 "name",
             )
     shares = read_shares(root)
+    etcd = read_etcd(root, directory, any(interface.segments for interface in interfaces))
     if not interfaces and not shares and "interface" not in root and "share" not in root:
         root.complain(
             "no interface is configured",
@@ -105,6 +107,7 @@ def _config(root: Table, directory: Path) -> Config:
         socket_path or Config().docker_socket,
         tuple(interfaces),
         shares,
+        etcd,
     )
 
 
@@ -151,6 +154,7 @@ def _interface(table: Table, directory: Path) -> Interface:
         _resolve(table.table("resolve")),
         forced,
         paused,
+        read_segments(table),
     )
 
 

@@ -43,7 +43,7 @@ def read_rules(interface: Table, directory: Path) -> tuple[Rules, frozenset[Pref
         if table.boolean("force", False):
             forced.update(part.wider)
         else:
-            _refuse_broad(table, key, part)
+            refuse_broad(table, key, part)
         parts.append((table, key, part))
     rules = Rules.union(part for _, _, part in parts)
     if len(rules.addresses) + len(rules.wider) < sum(len(part) for _, _, part in parts):
@@ -53,21 +53,33 @@ def read_rules(interface: Table, directory: Path) -> tuple[Rules, frozenset[Pref
 
 def _rules_of_table(table: Table, directory: Path) -> tuple[str, Rules]:
     """Return the rules of one [[interface.prefix]], and the key that has them."""
+    rule = read_rule(table, CONFIG_ORIGIN, "")
+    _require_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
+    prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
+    listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
+    return ("prefix", prefix or Rules()) if "prefix" in table else ("file", listed or Rules())
+
+
+def read_rule(table: Table, origin: str, label: str) -> Rule:
+    """Return the rule that a table describes by all its keys but the prefix and `force`.
+
+    Args:
+        table: The table.
+        origin: The origin of the rule.
+        label: The name that the rule is counted under, unless the table says `count = false`.
+    """
     answer = Answer[table.choice("answer", _ANSWERS, "always").upper()]
-    label = "" if table.boolean("count", True) else UNCOUNTED
+    label = label if table.boolean("count", True) else UNCOUNTED
     dev = _output_devices(table, answer)
-    rule = Rule(answer, _profile(table), CONFIG_ORIGIN, label, dev=dev)
+    rule = Rule(answer, _profile(table), origin, label, dev=dev)
     if answer is Answer.NEVER:
         for key in _PROFILE_KEYS:
             if key in table:
                 table.complain(
                     'this key has no effect with answer = "never"', "remove either key", key
                 )
-        rule = Rule(answer, origin=CONFIG_ORIGIN, label=label)
-    _require_one(table, ("prefix", "file"), 'prefix = "2001:db8::/64"')
-    prefix = table.parsed("prefix", lambda text: compile_rules([text], rule=rule))
-    listed = table.parsed("file", lambda text: _rules_of_file(directory, text, rule))
-    return ("prefix", prefix or Rules()) if "prefix" in table else ("file", listed or Rules())
+        rule = Rule(answer, origin=origin, label=label)
+    return rule
 
 
 def _output_devices(table: Table, answer: Answer) -> tuple[str, ...]:
@@ -98,7 +110,7 @@ def _rules_of_file(directory: Path, name: str, rule: Rule) -> Rules:
     return rules_of_lines(lines_of(read_text(path)), path.name, rule)
 
 
-def _refuse_broad(table: Table, key: str, rules: Rules) -> None:
+def refuse_broad(table: Table, key: str, rules: Rules) -> None:
     """Complain about rules that are too broad on any interface."""
     found = sorted(breadth.anywhere(rules), key=lambda broad: broad.prefix)
     if found:

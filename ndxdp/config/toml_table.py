@@ -1,4 +1,4 @@
-"""TOML tables that are read key by key, and collect every problem. Pure.
+"""Tables of TOML or JSON that are read key by key, and collect every problem. Pure.
 
 A reader asks a table for its keys by name and type. For a wrong value the table notes a problem,
 with its place, and returns a stand-in, so that one reading finds all problems. `finish` then raises
@@ -40,6 +40,7 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (dict, "a table"),
     (list, "an array"),
     ((datetime.date, datetime.time), "a date or time"),
+    (type(None), "null"),
 )
 
 
@@ -64,11 +65,7 @@ class Document:
         Raises:
             UsageError: The text is not TOML. The message names the line.
         """
-        self.name = name
-        self._text = text
-        self._problems: list[Problem] = []
-        self._tables: list[Table] = []
-        self._lines: dict[KeyPath, int] | None = None
+        self._begin(name, text)
         line = toml_lines.line_of_long_key(text, _PARTS_MAX)
         if line:
             raise UsageError(
@@ -84,6 +81,13 @@ class Document:
         except ValueError as error:  # also for an integer of thousands of digits
             raise _syntax_error(text, name, str(error)) from None
         self.root = self.enter((), data, _ROOT)
+
+    def _begin(self, name: str, text: str) -> None:
+        self.name = name
+        self._text = text
+        self._problems: list[Problem] = []
+        self._tables: list[Table] = []
+        self._lines: dict[KeyPath, int] | None = None
 
     def enter(self, path: KeyPath, data: dict[str, Any] | None, title: str) -> Table:
         """Return a table to read; without data, a table that the text does not have."""
@@ -106,6 +110,10 @@ class Document:
             path = path[:-1]
         return self._lines[path]
 
+    def _place(self, line: int) -> str:
+        """Return the beginning of a sentence about a line."""
+        return f"{self.name}:{line}: "
+
     def finish(self) -> None:
         """Raise UsageError if there are problems: the first one, with the others in `also`."""
         homes: dict[str, set[str]] = {}
@@ -119,13 +127,73 @@ class Document:
         found = [(self.line(problem.path), problem) for problem in self._problems]
         found.sort(key=lambda pair: pair[0])
         sentences = [
-            printable(f"{self.name}:{line}: {written(problem.path)}{problem.message}")
+            printable(f"{self._place(line)}{written(problem.path)}{problem.message}")
             for line, problem in found
         ]
         also = sentences[1 : 1 + _ALSO_MAX]
         if len(sentences) > 1 + _ALSO_MAX:
             also.append(f"and {len(sentences) - 1 - _ALSO_MAX} more")
         raise UsageError(sentences[0], printable(found[0][1].hint), tuple(also))
+
+
+class JsonDocument(Document):
+    """A JSON object that is read as a table of TOML would be. Its problems have no lines.
+
+    Attributes:
+        data: The object.
+    """
+
+    def __init__(self, text: str, title: str) -> None:
+        """Parse a text.
+
+        Args:
+            text: The JSON text.
+            title: What the text is, for messages, as in `the value`.
+
+        Raises:
+            UsageError: The text is not a JSON object, or has a key twice.
+        """
+        self._begin("", "")
+        self.data = _json_object(text, title)
+        self.root = self.enter((), self.data, title)
+
+    def _place(self, line: int) -> str:
+        return ""
+
+
+_OBJECT_HINT = 'write it as in {"prefix": "2001:db8::/64"}'
+
+
+def _json_object(text: str, title: str) -> dict[str, Any]:
+    """Return the object in a JSON text; raise UsageError if it is none."""
+    try:
+        data = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError:
+        raise UsageError(f"{title} is nested too deeply", "no key takes such a value") from None
+    except ValueError as error:
+        reason = str(error) if type(error) is ValueError else f"not JSON ({error})"
+        reason = reason.partition(";")[0]  # Python's advice on integers of thousands of digits
+        raise UsageError(f"{title} is wrong: {_shortened(reason)}", _OBJECT_HINT) from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{title} is {kind(data)}, not a JSON object", _OBJECT_HINT)
+    return data
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError for one that has a key twice, or null."""
+    data = dict(pairs)
+    for key, value in pairs:
+        if value is None:
+            raise ValueError(f"{json.dumps(key)} is null")
+    if len(data) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has the key {json.dumps(twice)} twice")
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 class Table:

@@ -22,7 +22,13 @@ class Admission:
     Call the methods in the executor's thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, warns: bool = True) -> None:
+        """Have left out nothing yet.
+
+        Args:
+            warns: Warn of nodes of the link that have an address with a rule, for new rules.
+        """
+        self._warns = warns
         self._left_out: frozenset[BroadRule] = frozenset()
         self._compared: Rules | None = None
 
@@ -49,7 +55,7 @@ class Admission:
         Raises:
             NdxdpError: There is such a rule, and `refuse` is true.
         """
-        if link is not None and spec.rules is not self._compared:
+        if self._warns and link is not None and spec.rules is not self._compared:
             self._compared = spec.rules
             warn_of_neighbours(spec.interface, link.l3_ifindex, spec.rules)
         found = frozenset(breadth.covering(spec.rules, here.prefixes, spec.forced))

@@ -8,6 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
@@ -22,7 +23,7 @@ from ndxdp.netlink.addresses import OwnAddress, uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules.address_set import AddressSet
-from ndxdp.rules.rule import Rule
+from ndxdp.rules.rule import ETCD_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session import kernel_tables
 from ndxdp.store import handover
@@ -72,6 +73,7 @@ class Follower:
         self._written: tuple[object, ...] = ()  # what the maps reflect
         self._tables_written: tuple[object, ...] = ()
         self._rules = RuleCache(answering.session)
+        self._etcd_admission, self._etcd_rules = Admission(warns=False), Rules()
         self._on_link: OnLink | None = None
         self._restored_at: float | None = None
 
@@ -107,7 +109,12 @@ class Follower:
             # Lifetimes are left out, as each router advertisement changes them.
             found = addresses.own.get(above.ifindex, [])
             own = tuple(each._replace(preferred=0, valid=0) for each in found)
+        if desired_by is not None:
+            self._etcd_rules = desired_by.get(ETCD_ORIGIN, Rules())
+        of_etcd = replace(spec, rules=self._etcd_rules, forced=self._state.forced)
         here = self._admission.on_link(spec, link)
+        if not here.prefixes:
+            here = self._etcd_admission.on_link(of_etcd, link)
         if here != self._on_link and desired_by is None:
             self._on_link = here
             self._loop.call_soon_threadsafe(self._state.write_rules)
@@ -117,6 +124,9 @@ class Follower:
             if desired_by is not None:
                 admitted = self._admission.admitted(spec, link, here)
                 desired_by = {**desired_by, spec.origin: admitted}
+                if ETCD_ORIGIN in desired_by:
+                    admitted = self._etcd_admission.admitted(of_etcd, link, here)
+                    desired_by[ETCD_ORIGIN] = admitted
             with session.maps.opened():
                 reconcile.apply_host(session, link, addresses.link_local)
                 rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)

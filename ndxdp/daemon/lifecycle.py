@@ -93,8 +93,8 @@ class Lifecycle:
             raise NdxdpError(
                 f"{name} has no MAC address: no router solicits there, and its rules answer"
                 " nothing",
-                "remove its [[interface.prefix]] and [[interface.docker]]: then its"
-                " [interface.addresses] works",
+                "remove its [[interface.prefix]], [[interface.docker]] and [[interface.etcd]]: then"
+                " its [interface.addresses] works",
             )
         return None
 

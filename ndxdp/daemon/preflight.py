@@ -109,7 +109,7 @@ def present(interfaces: Sequence[Interface]) -> Iterator[Present]:
         if not is_pattern(table.name):
             yield Present(table, (table,))
             continue
-        keeps_addresses = bool(table.addresses.deprecate) and not (table.rules or table.docker)
+        keeps_addresses = bool(table.addresses.deprecate) and not table.has_rules
         usable: list[str] = []
         left_alone: list[str] = []
         for link in ours_of.get(table.name, ()):
@@ -151,10 +151,10 @@ def refused(interfaces: Iterable[Interface], shares: Sequence[Share] = ()) -> It
 
 def _without_mac(interface: Interface, *, shared: bool) -> Iterator[str]:
     """Yield what `run` refuses on an interface without a MAC address; shared: it is in a share."""
-    if interface.rules or interface.docker:
+    if interface.has_rules:
         yield (
-            f"{interface.name} has no MAC address: `run` refuses its [[interface.prefix]] and"
-            " [[interface.docker]]"
+            f"{interface.name} has no MAC address: `run` refuses its [[interface.prefix]],"
+            " [[interface.docker]] and [[interface.etcd]]"
         )
     elif not interface.addresses.deprecate and not shared:
         yield f"{interface.name} has no MAC address, so no router solicits there"
@@ -217,7 +217,7 @@ def left_out(interface: Interface) -> Iterator[tuple[str, str]]:
 
 def unanswered(interface: Interface) -> str:
     """Return why nothing is answered on an interface whose addresses are kept; "" otherwise."""
-    if not interface.addresses.deprecate or interface.rules or interface.docker:
+    if not interface.addresses.deprecate or interface.has_rules:
         return ""
     from ndxdp.netlink import links
 

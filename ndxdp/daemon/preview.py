@@ -7,7 +7,7 @@ from dataclasses import replace
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.netlink import links
-from ndxdp.rules.rule import DOCKER_ORIGIN
+from ndxdp.rules.rule import DOCKER_ORIGIN, ETCD_ORIGIN
 from ndxdp.session.attach_preview import attaching
 from ndxdp.session.preview import Preview
 from ndxdp.store.directories import Trees
@@ -16,14 +16,14 @@ from ndxdp.store.directories import Trees
 def starting(trees: Trees, spec: InterfaceSpec) -> Preview:
     """Return what the start on an interface would change.
 
-    Rules for containers are left out: they follow from the engine's answers.
+    Rules for containers, and of etcd, are left out: they follow from the answers there.
 
     Raises:
         NdxdpError: The daemon could not answer there.
     """
     spec.check()
     link = links.find_link(spec.interface)
-    has_rules = bool(spec.rules) or bool(spec.selectors)
+    has_rules = bool(spec.rules or spec.selectors or spec.segments)
     is_quiet = link is not None and not links.has_mac(link)
     if is_quiet and spec.addresses.deprecate and not has_rules:
         return Preview(spec.interface, notes=(f"only its addresses are kept: {links.NO_MAC}",))
@@ -39,6 +39,10 @@ def starting(trees: Trees, spec: InterfaceSpec) -> Preview:
     else:
         selected = ", ".join(map(str, spec.selectors))
         notes.append(f"the rules of containers ({selected}) follow from the engine")
+    if not spec.segments:
+        desired = desired.where(lambda rule: rule.origin != ETCD_ORIGIN)
+    else:
+        notes.append(f"the rules of etcd ({', '.join(spec.segments)}) follow from its keys")
     if spec.addresses.deprecate:
         patterns = ", ".join(map(str, spec.addresses.deprecate))
         notes.append(f"addresses would be deprecated: {patterns}")

@@ -16,6 +16,7 @@ from typing import Any
 from ndxdp import threads
 from ndxdp.backoff import Backoff
 from ndxdp.daemon.container_rules import ContainerRules
+from ndxdp.daemon.etcd_rules import EtcdRules
 from ndxdp.daemon.exporter_listener import MetricsListener
 from ndxdp.daemon.heartbeat import Heartbeats, Pulse
 from ndxdp.daemon.leftovers import Leftovers
@@ -160,6 +161,7 @@ class _Daemon:
         self._metrics = MetricsListener(trees, status)
         self._configured: list[str] = []  # names and patterns
         self._containers = ContainerRules(status, lambda: self._uplinks)
+        self._etcd = EtcdRules(status, lambda: self._uplinks)
         self._shares = Shares(trees.files.root, self._shared, lambda: self._uplinks)
         self._uplinks = Uplinks(self._make_uplink, status, self._apply_rules, self._stop.set)
         self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
@@ -175,11 +177,12 @@ class _Daemon:
             # Metrics are served before READY=1, but a slow name server must not delay answers.
             listening = asyncio.ensure_future(self._metrics.serve_at(spec.metrics))
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
-            self._configured, selectors = _contents(spec)
+            self._configured, selectors, segments = _contents(spec)
             # The list is emptied: after a reload its rules would be a second copy.
             self._shares.begin(spec.shares)
             self._uplinks.begin(spec.interfaces)
             self._containers.watch(spec.docker_socket, selectors)
+            self._etcd.watch(spec.etcd, segments)
             proving = asyncio.ensure_future(self._prove())
             tasks = [
                 asyncio.ensure_future(self._notify_when_ready(listening)),
@@ -190,6 +193,7 @@ class _Daemon:
             for task in tasks:
                 task.cancel()
             self._containers.end()
+            self._etcd.end()
             await self._shares.end()
             self._uplinks.stop()
             ended = await self._all_ended()
@@ -225,8 +229,9 @@ class _Daemon:
         )
 
     def _apply_rules(self, uplink: Uplink) -> None:
-        """Give an uplink the rules that follow from containers and from shares."""
+        """Give an uplink the rules that follow from containers, etcd and shares."""
         self._containers.apply_to(uplink)
+        self._etcd.apply_to(uplink)
         self._shares.apply_to(uplink)
 
     def _summary(self) -> str:
@@ -281,10 +286,11 @@ class _Daemon:
             NdxdpError: An interface's specification cannot be put in force. All interfaces have
                 their former ones then.
         """
-        configured, selectors = _contents(spec)
+        configured, selectors, segments = _contents(spec)
         await self._uplinks.put_in_force(spec.interfaces, lambda: self._set_log(spec))
         self._configured = configured
         self._containers.watch(spec.docker_socket, selectors)
+        self._etcd.watch(spec.etcd, segments)
         await self._shares.put_in_force(spec.shares)
         await self._metrics.serve_at(spec.metrics)
         await self._leftovers.remove(configured)
@@ -330,7 +336,8 @@ class _Daemon:
         self._shares.network_changed(changes)
 
 
-def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector]]:
-    """Return the names and patterns of a task's interfaces, and all its selectors."""
+def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector], set[str]]:
+    """Return the names and patterns of a task's interfaces, all its selectors, all its segments."""
     selectors = [selector for each in spec.interfaces for selector in each.selectors]
-    return [each.interface for each in spec.interfaces], selectors
+    segments = {segment for each in spec.interfaces for segment in each.segments}
+    return [each.interface for each in spec.interfaces], selectors, segments

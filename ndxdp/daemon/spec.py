@@ -12,6 +12,7 @@ from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachOptions, AttachRequest
+from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.sources.selector import ENGINE_SOCKET, Selector
 
 
@@ -29,6 +30,7 @@ class InterfaceSpec:
         detach: The program is detached at the end even so.
         patient: The daemon waits for an interface that is absent at the start.
         selectors: The containers to answer for.
+        segments: The segments in etcd whose rules this interface gets.
         join: Whether to join the groups of exact addresses: `auto`, `never` or `always`.
         heartbeat_timeout: Seconds without a heartbeat after which dynamic rules expire; 0 for
             never.
@@ -59,14 +61,16 @@ class InterfaceSpec:
     forced: frozenset[Prefix] = frozenset()
     pattern: str = ""
     shared: bool = False
+    segments: tuple[str, ...] = ()
 
     def same_but_rules(self, other: InterfaceSpec) -> bool:
-        """Return True if only rules and selectors differ, which can change without a renewal."""
+        """Return True if only the rules or their sources differ, which needs no renewal."""
         same = replace(
             self,
             rules=other.rules,
             forced=other.forced,
             selectors=other.selectors,
+            segments=other.segments,
             pattern=other.pattern,
             shared=other.shared,
         )
@@ -93,7 +97,7 @@ class InterfaceSpec:
     def keeps_addresses_only(self) -> bool:
         """True if the interface is of use without answers: by its addresses, or to a share."""
         wanted = bool(self.addresses.deprecate) or self.shared
-        return wanted and not self.rules and not self.selectors
+        return wanted and not (self.rules or self.selectors or self.segments)
 
     @property
     def wants_process(self) -> bool:
@@ -131,6 +135,7 @@ class DaemonSpec:
         interfaces: One part for each interface. The daemon empties the list, so that the rules
             are in memory once.
         docker_socket: The path of the engine's socket.
+        etcd: How to reach etcd; None if no interface has rules there.
         metrics: The address to serve metrics at; None for none.
         log_level: The lowest level that is logged.
         log_format: The format of log lines.
@@ -143,3 +148,4 @@ class DaemonSpec:
     log_level: str = "info"
     log_format: str = "text"
     shares: tuple[Share, ...] = ()
+    etcd: Etcd | None = None

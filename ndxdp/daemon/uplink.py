@@ -35,7 +35,8 @@ from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.rule import DOCKER_ORIGIN, SHARE_ORIGIN
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import DOCKER_ORIGIN, ETCD_ORIGIN, SHARE_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
@@ -93,6 +94,7 @@ class Uplink:
         self._ready, self._released = ready, released
         self._containers: Rules | None = None
         self._share: Rules | None = None
+        self._etcd: tuple[Rules, frozenset[Prefix]] | None = None
         self._unmet = False  # the specification is not in force yet
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
@@ -137,6 +139,18 @@ class Uplink:
         """Take the rules for the present containers."""
         if rules != self._containers:
             self._containers = rules
+            self._state.write_rules()
+
+    @property
+    def etcd(self) -> tuple[Rules, frozenset[Prefix]] | None:
+        """The rules of etcd, and the forced prefixes; None if they were not read yet."""
+        return self._etcd
+
+    def set_etcd(self, rules: Rules, forced: frozenset[Prefix]) -> None:
+        """Take the rules that etcd has, and the prefixes of those of them that have `force`."""
+        if (rules, forced) != self._etcd:
+            self._etcd = (rules, forced)
+            self._state.forced = forced
             self._state.write_rules()
 
     def set_share(self, rules: Rules) -> None:
@@ -356,6 +370,10 @@ class Uplink:
             desired_by[DOCKER_ORIGIN] = self._containers
         elif not spec.selectors:
             desired_by[DOCKER_ORIGIN] = Rules()
+        if self._etcd is not None:
+            desired_by[ETCD_ORIGIN] = self._etcd[0]
+        elif not spec.segments:
+            desired_by[ETCD_ORIGIN] = Rules()
         if self._share is not None:
             desired_by[SHARE_ORIGIN] = self._share
         return desired_by

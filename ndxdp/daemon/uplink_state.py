@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ndxdp.backoff import Retry
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.errors import InterfaceGone, problem_of
+from ndxdp.rules.prefix import Prefix
 from ndxdp.runtime.daemon_status import DaemonStatus
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class UplinkState:
         stop: Set when the uplink is to end.
         note_links: Called with each change of `own_links`.
         pending: The work of the next round.
+        forced: The prefixes of the rules of etcd that have `force`.
         own_links: The uplink's interface, and the bridge or device that it is part of. Changes of
             other interfaces do not concern the uplink, except by the tables of HostTables.
     """
@@ -131,6 +133,7 @@ class UplinkState:
     stop: asyncio.Event
     note_links: Callable[[frozenset[int]], None]
     pending: Pending = field(default_factory=Pending)
+    forced: frozenset[Prefix] = frozenset()
     own_links: frozenset[int] = frozenset()
 
     def follow_links(self, links: frozenset[int]) -> None:

@@ -17,6 +17,7 @@ from ndxdp.doctor import (
     containers,
     daemon,
     engine,
+    etcd,
     exposure,
     firewall,
     forwarding,
@@ -165,6 +166,7 @@ class _Examination:
         yield _section("firewall", "the firewall", lambda: firewall.judge(subject.firewall))
         yield _section("exporter", "access to the exporter", self._exporter)
         yield _section("containers", "the containers", self._containers)
+        yield _section("etcd", "etcd", self._etcd)
         yield _section("engine", "Docker's networks", self._engine)
         yield _section(
             "limits", "the limits", lambda: limits.judge(limits.gather(subject.known_rules))
@@ -322,6 +324,10 @@ class _Examination:
         if unknown and running.endpoints:
             return [unseen(f"cannot check for which containers ndxdp answers: {unknown}")]
         return containers.judge(running)
+
+    def _etcd(self) -> list[Finding]:
+        facts = etcd.gather(self._subject.trees, self._subject.name)
+        return etcd.judge(facts) if facts else []
 
     def _engine(self) -> list[Finding]:
         subject = self._subject

@@ -126,6 +126,15 @@ KINDS = {
     "ndxdp_config_reload_success": Kind("1 if the last reload of the configuration succeeded."),
     "ndxdp_config_reload_timestamp_seconds": Kind("Time when the configuration in force was read."),
     "ndxdp_docker_connected": Kind("1 while the daemon is connected to the container engine."),
+    "ndxdp_etcd_connected": Kind("1 while the daemon follows this host's keys in etcd."),
+    "ndxdp_etcd_rules": Kind("Rules that this host's keys in etcd make."),
+    "ndxdp_etcd_refused_values": Kind("Keys of this host in etcd whose values are refused."),
+    "ndxdp_etcd_last_change_timestamp_seconds": Kind(
+        "Time when the last change of a key of this host arrived."
+    ),
+    "ndxdp_etcd_confirmed_timestamp_seconds": Kind(
+        "Time when a majority of etcd's members last confirmed the number of this host's keys."
+    ),
     "ndxdp_announcements_total": Kind("Frames that announced addresses to the upstream.", _I),
     "ndxdp_announcement_failures_total": Kind("Announcements that the interface did not take.", _I),
     "ndxdp_announced_neighbours": Kind(

@@ -29,7 +29,7 @@ from ndxdp.netlink.netns import netns
 from ndxdp.observe import class_series, share_metrics
 from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.runtime import report
-from ndxdp.runtime.daemon_status import DaemonStatus, GroupStatus
+from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus, GroupStatus
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance, KernelInstance, Place, open_instance
 from ndxdp.store.records import RuleCount, Settings
@@ -265,11 +265,22 @@ class _Scrape:
             self.add("ndxdp_neighbour_table_max_entries", table.most)
             self.add("ndxdp_neighbour_table_overflows_total", table.overflows)
 
+    def _etcd(self, etcd: EtcdStatus) -> None:
+        self.add("ndxdp_etcd_connected", etcd.connected)
+        self.add("ndxdp_etcd_rules", etcd.rules)
+        self.add("ndxdp_etcd_refused_values", etcd.refused)
+        if etcd.last_event is not None:
+            self.add("ndxdp_etcd_last_change_timestamp_seconds", etcd.last_event)
+        if etcd.confirmed is not None:
+            self.add("ndxdp_etcd_confirmed_timestamp_seconds", etcd.confirmed)
+
     def daemon(self, state: DaemonStatus) -> None:
         self.add("ndxdp_config_reload_success", state.reload_ok)
         self.add("ndxdp_config_reload_timestamp_seconds", state.reloaded)
         if state.docker_connected:
             self.add("ndxdp_docker_connected", state.docker_connected())
+        if state.etcd:
+            self._etcd(state.etcd())
         for name, status in list(state.interfaces.items()):
             if status.announced:
                 announced = status.announced()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from ndxdp.observe.status_text import (
 )
 from ndxdp.observe.units import elapsed
 from ndxdp.rules.interface_name import natural_order
-from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
 from ndxdp.runtime.report import Daemon, daemon_of
 
 REFRESH = 15  # seconds
@@ -353,6 +354,15 @@ def _summary_of(daemon: Daemon) -> str:
     return f"{about}{counted(len(daemon.interfaces), 'interface')}"
 
 
+def _etcd(etcd: EtcdStatus) -> str:
+    where = f"connected to {etcd.endpoint}" if etcd.connected else "disconnected"
+    refused = f", {counted(etcd.refused, 'value')} refused" if etcd.refused else ""
+    changed = ""
+    if etcd.last_event is not None:
+        changed = f", last change {elapsed(time.time() - etcd.last_event)} ago"
+    return f"{where}, {counted(etcd.rules, 'rule')}{refused}{changed}"
+
+
 def _daemon(state: DaemonStatus) -> Iterator[tuple[str, str]]:
     """Yield the name and the value of each fact about the daemon that serves the page."""
     read = datetime.fromtimestamp(state.reloaded).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -363,6 +373,8 @@ def _daemon(state: DaemonStatus) -> Iterator[tuple[str, str]]:
     if state.docker_connected:
         connected = state.docker_connected()
         yield "Containers", f"the engine is {'connected' if connected else 'disconnected'}"
+    if state.etcd:
+        yield "etcd", _etcd(state.etcd())
     for name, status in sorted(state.interfaces.items(), key=lambda item: natural_order(item[0])):
         for gateway in status.gateways() if status.gateways else []:
             seen = "never" if gateway.seen is None else f"{elapsed(gateway.seen)} ago"

@@ -20,6 +20,8 @@ from ndxdp.store.lifetimes import Kept
 _NOT_ATTACHED = "not attached: the interface was deleted, or the program was detached"
 _ADDRESSES_MAX = 4  # in a line
 
+_REFUSED_MAX = 5  # refused values of etcd
+
 _CLASSES_MAX = 100
 """Lines of rule classes. If there are more classes, the busiest ones are shown."""
 
@@ -38,6 +40,20 @@ def daemon_problems(daemon: Daemon) -> Iterator[str]:
         )
     if daemon.docker and not daemon.docker["connected"]:
         yield "the container engine is disconnected; container rules are kept"
+    if daemon.etcd:
+        yield from _etcd_problems(daemon.etcd)
+
+
+def _etcd_problems(etcd: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence on each problem with etcd, or with the values there."""
+    if not etcd["connected"]:
+        why = f": {etcd['problem']}" if etcd["problem"] else ""
+        yield f"etcd is disconnected{why}; its rules are kept"
+    shown = etcd["refused_values"][:_REFUSED_MAX]
+    for each in shown:
+        yield f"etcd: {each['key']} is refused: {each['reason']}"
+    if etcd["refused"] > len(shown):
+        yield f"etcd: {etcd['refused'] - len(shown)} more values are refused"
 
 
 def unread_text(reported: Mapping[str, Any]) -> str:

@@ -28,7 +28,12 @@ DOCKER_ORIGIN = "docker"
 SHARE_ORIGIN = "share"
 """Origin of the rules of a share: a prefix on both sides of this host."""
 
-RESERVED_ORIGINS = frozenset({HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN, SHARE_ORIGIN})
+ETCD_ORIGIN = "etcd"
+"""Origin of the rules that etcd has for this host."""
+
+RESERVED_ORIGINS = frozenset(
+    {HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN, SHARE_ORIGIN, ETCD_ORIGIN}
+)
 """Origins whose rules no `ndxdp prefix` command writes."""
 
 ORIGIN_MAX, LABEL_MAX = 15, 47

@@ -104,6 +104,37 @@ class ExporterStatus(NamedTuple):
     problem: str = ""
 
 
+class EtcdStatus(NamedTuple):
+    """The state of the connection to etcd, and of this host's keys there.
+
+    Attributes:
+        connected: All keys were read, and the stream of their changes continues.
+        endpoint: The URL of the member that the daemon is connected to, or was last; "" before.
+        problem: Why the daemon is disconnected; "" while it is connected.
+        since: time.time() of the last change of `connected`.
+        revision: The revision of etcd up to which the keys are known; 0 before the first.
+        confirmed: time.time() when a majority of etcd's members last confirmed the number of keys;
+            None before.
+        last_event: time.time() of the last change of a key; None before the first one.
+        rules: The rules that the keys make.
+        refused: The number of keys whose values are refused.
+        refused_values: Some of them: `key`, the segment and the name; `reason`.
+        unused: The number of keys of segments that no interface has, by segment.
+    """
+
+    connected: bool
+    endpoint: str
+    problem: str
+    since: float
+    revision: int
+    confirmed: float | None
+    last_event: float | None
+    rules: int
+    refused: int
+    refused_values: list[dict[str, str]]
+    unused: dict[str, int]
+
+
 @dataclass(slots=True)
 class InterfaceStatus:
     """The daemon's status of one interface.
@@ -135,6 +166,7 @@ class DaemonStatus:
         reloaded: time.time() when the present configuration was read.
         docker_connected: Returns True if the daemon is connected to the container engine; None if
             no container is answered for.
+        etcd: Returns the state of the connection to etcd; None if no interface has rules there.
         interfaces: The status of the interfaces, by name.
         reloads_begun: The number of reloads that have begun.
         reloads: The number of reloads that have ended.
@@ -146,6 +178,7 @@ class DaemonStatus:
     reload_ok: bool = True
     reloaded: float = field(default_factory=time.time)
     docker_connected: Callable[[], bool] | None = None
+    etcd: Callable[[], EtcdStatus] | None = None
     interfaces: dict[str, InterfaceStatus] = field(default_factory=dict)
     reloads_begun: int = 0
     reloads: int = 0

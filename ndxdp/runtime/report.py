@@ -17,12 +17,13 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError
 from ndxdp.files import access, locks
-from ndxdp.runtime.daemon_status import DaemonStatus
+from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Daemon(NamedTuple):
             have ended; `ok` and `error` of the last reload.
         exporter: `where` the exporter listens, and the `problem` with that; None without one.
         docker: `connected`; None if no container is answered for.
+        etcd: The fields of EtcdStatus but `confirmed`; None if no interface has rules in etcd
+            (absent from reports of older versions).
     """
 
     pid: int
@@ -55,11 +58,12 @@ class Daemon(NamedTuple):
     reload: dict[str, Any]
     exporter: dict[str, str] | None
     docker: dict[str, bool] | None
+    etcd: dict[str, Any] | None = None
 
 
 def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -> Daemon:
     """Return the report of this process, a daemon."""
-    exporter, connected = state.exporter, state.docker_connected
+    exporter, connected, etcd = state.exporter, state.docker_connected, state.etcd
     return Daemon(
         os.getpid(),
         netns,
@@ -82,7 +86,19 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
         },
         exporter._asdict() if exporter else None,
         {"connected": connected()} if connected else None,
+        _etcd(etcd()) if etcd else None,
     )
+
+
+def _etcd(etcd: EtcdStatus) -> dict[str, Any]:
+    """Return the fields of EtcdStatus that change with the connection and with keys only."""
+    data = etcd._asdict()
+    del data["confirmed"]
+    for key in ("since", "last_event"):
+        if data[key] is not None:
+            moment = datetime.fromtimestamp(data[key], UTC)
+            data[key] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return data
 
 
 class Publisher:

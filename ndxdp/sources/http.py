@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, Protocol
 
 import h11
+
+from ndxdp.printable import printable
 
 PIECE = 65536
 """Bytes that one read returns at most, and that the head of a message may have."""
@@ -47,7 +50,7 @@ class Refused(NoAnswer):
         """
         self.status, self.body = status, body
         found = body.get("message") or body.get("error")
-        words = f": {' '.join(str(found).split())[:200]}" if found else ""
+        words = f": {printable(' '.join(str(found).split())[:200])}" if found else ""
         super().__init__(f"HTTP status {status}{words}")
 
 
@@ -220,6 +223,10 @@ async def get(
 def reason_of(error: OSError | ValueError) -> str:
     """Return the text of an error of a socket."""
     text = error.strerror if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and error.errno and (text or "").startswith("Connect call"):
+        text = os.strerror(error.errno)  # asyncio's text repeats the address
+    if isinstance(error, ConnectionError) and not (text or str(error)):
+        return _CUT  # asyncio, during the handshake of TLS
     return (text or str(error) or type(error).__name__).lower()
 
 

@@ -1,0 +1,328 @@
+"""This host's keys in etcd: a stream of the changes of their values.
+
+The watcher reads all keys in pages, and then the stream of changes from the next revision on. After
+a loss of the connection it continues at the revision that it has reached, at the same or at another
+member; it reads all keys again if etcd has compacted that revision, or was restored from a backup.
+A check now and then finds what the stream does not report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import NamedTuple
+
+from ndxdp.errors import UsageError
+from ndxdp.printable import printable
+from ndxdp.sources.etcd_api import Changes, Compacted, EtcdApi, Header, Item
+from ndxdp.sources.etcd_settings import Endpoint, Etcd
+from ndxdp.sources.http import NoAnswer
+from ndxdp.sources.tls import TcpServer, context_of, plain_reason
+
+log = logging.getLogger(__name__)
+
+_DELAY_MIN, _DELAY_MAX = 0.1, 30.0  # seconds between two attempts to reach any member
+_STABLE = 2.0  # seconds; after a connection that lasted so long, the delay starts at its minimum
+
+_CHECK_AFTER = 20.0
+"""Seconds between two checks. A check is one request, whose answer a majority confirms."""
+
+_FIRST_CHECK = 2.0  # seconds from a connection to its first check
+_LAG = 2.0  # seconds for the stream to report what a check has found
+
+_KEYS_MAX = 1_000_000
+"""Keys that one host may have; the room for prefixes in the maps is 1 048 576."""
+
+
+class Batch(NamedTuple):
+    """Some keys with their present values.
+
+    Attributes:
+        items: The keys; a key without a value was deleted.
+        begins: Forget all earlier keys first: this is the first page of all keys.
+        ends: The batch completes a set of keys that was or is valid at one moment.
+    """
+
+    items: list[Item]
+    begins: bool = False
+    ends: bool = True
+
+
+class _Differs(NoAnswer):
+    """Keys in etcd that differ from those that were read: they have to be read again."""
+
+
+class _Position(NamedTuple):
+    """The place in the history of a cluster up to which this process knows the keys.
+
+    Attributes:
+        cluster: The id of the cluster.
+        term: The term of its leader.
+        revision: The revision up to which the keys are known.
+        changed: The revision of the last change of a key.
+        written: The keys that were written at that revision; none if they were deleted.
+    """
+
+    cluster: int
+    term: int
+    revision: int
+    changed: int = 0
+    written: frozenset[bytes] = frozenset()
+
+    def precedes(self, header: Header) -> bool:
+        """Return True if the history that a header is from may continue this one."""
+        return (
+            header.cluster == self.cluster
+            and header.term >= self.term
+            and header.revision >= self.revision
+        )
+
+    def after(self, items: list[Item]) -> _Position:
+        """Return the position after some changes; the revision is left as it is."""
+        newest = max((item.changed for item in items), default=0)
+        if newest < self.changed or not items:
+            return self
+        written = {item.key for item in items if item.changed == newest and item.value is not None}
+        if newest == self.changed:
+            written |= self.written
+        return self._replace(changed=newest, written=frozenset(written))
+
+
+class Watcher:
+    """A watcher of this host's keys.
+
+    Attributes:
+        settings: The table [etcd].
+        connected: True if all keys were read, and the stream of changes continues.
+        endpoint: The member that the watcher is connected to, or was last; "" before.
+        problem: Why the watcher is disconnected; "" while it is connected.
+        since: time.time() of the last change of `connected`.
+        last_event: time.time() of the last change of a key; None before the first one.
+        confirmed: time.time() when a majority last confirmed the number of keys; None before.
+        revision: The revision up to which the keys are known; 0 before.
+    """
+
+    def __init__(self, settings: Etcd, on_change: Callable[[], None] = lambda: None) -> None:
+        """Watch nothing yet.
+
+        Args:
+            settings: The table [etcd].
+            on_change: Called when `connected` or `problem` has changed.
+        """
+        self.settings = settings
+        self.connected, self.endpoint, self.problem = False, "", ""
+        self.since = time.time()
+        self.last_event: float | None = None
+        self.confirmed: float | None = None
+        self._on_change = on_change
+        self._position: _Position | None = None
+        self._events = 0
+        self._token = ""
+        self._size: Callable[[], int] = lambda: 0
+
+    @property
+    def revision(self) -> int:
+        """The revision up to which the keys are known; 0 before the first."""
+        return self._position.revision if self._position else 0
+
+    async def watch(self, size: Callable[[], int]) -> AsyncGenerator[Batch, None]:
+        """Yield all keys at first, and then every change.
+
+        The generator never ends and never raises. While etcd is out of reach it yields nothing, so
+        that the keys stay valid. The members are tried in turn, from a random one on; the delay
+        after a round in vain starts at 0.1 s and doubles up to 30 s.
+
+        Args:
+            size: Returns the number of keys that the batches so far have left.
+        """
+        self._size, self._position = size, None
+        members = list(self.settings.endpoints)
+        random.shuffle(members)
+        tried, delay = 0, _DELAY_MIN
+        while True:
+            endpoint = members[0]
+            members.append(members.pop(0))
+            began, was_connected = time.monotonic(), False
+            try:
+                async with contextlib.aclosing(self._session(endpoint)) as batches:
+                    async for batch in batches:
+                        yield batch
+            except NoAnswer as reason:
+                was_connected = self.connected
+                self._mark_lost(endpoint, plain_reason(reason))
+            finally:
+                self._set_connected(False)
+            tried += 1
+            if was_connected and time.monotonic() - began > _STABLE:
+                tried, delay = 0, _DELAY_MIN
+            if tried % len(members) == 0:
+                await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+                delay = min(delay * 2, _DELAY_MAX)
+
+    # ---- one connection
+
+    async def _session(self, endpoint: Endpoint) -> AsyncGenerator[Batch, None]:
+        """Read the keys and their changes from one member, until NoAnswer."""
+        try:
+            # The files are read again: certificates are renewed.
+            context = context_of(self.settings) if endpoint.tls else None
+        except UsageError as error:
+            raise NoAnswer(error.message) from None
+        api = EtcdApi(TcpServer(endpoint, context), self.settings, self._token)
+        try:
+            await self._check_continuity(api)
+            while True:
+                if self._position is None:
+                    async for batch in self._read_all(api):
+                        yield batch
+                try:
+                    async with contextlib.aclosing(self._follow(api, endpoint)) as batches:
+                        async for batch in batches:
+                            yield batch
+                except (Compacted, _Differs) as reason:
+                    log.info("%s: %s; reading all keys again", endpoint, plain_reason(reason))
+                    self._position = None
+                    await asyncio.sleep(_DELAY_MIN)
+        finally:
+            self._token = api.token
+
+    async def _check_continuity(self, api: EtcdApi) -> None:
+        """Forget the position if the history before it is not that of etcd now.
+
+        A restored etcd counts revisions on from its backup, and may have the id of the former
+        cluster. So the last change that this process knows is looked up in etcd's history.
+        """
+        position = self._position
+        if position is None:
+            return
+        try:
+            page = await api.changed_since(max(position.changed, 1), position.revision)
+        except Compacted as reason:
+            log.info("etcd: %s; reading all keys again", plain_reason(reason))
+            self._position = None
+            return
+        same = (
+            position.precedes(page.header)
+            and page.total == self._size()
+            and {item.key for item in page.items} == position.written
+            and all(item.changed == position.changed for item in page.items)
+        )
+        if not same:
+            log.warning("etcd has another history: it was restored, or is another cluster")
+            self._position = None
+
+    async def _read_all(self, api: EtcdApi) -> AsyncGenerator[Batch, None]:
+        """Yield all keys; a revision that is compacted meanwhile makes it begin again."""
+        while True:
+            begins, read, position = True, 0, _Position(0, 0, 0)
+            try:
+                async for page in api.pages():
+                    read += len(page.items)
+                    if read > _KEYS_MAX:
+                        raise NoAnswer(f"this host has more than {_KEYS_MAX} keys")
+                    ends = not page.more or not page.items
+                    position = position.after(page.items)
+                    if ends:
+                        self._position = _Position(*page.header, *position[3:])
+                    yield Batch(page.items, begins, ends)
+                    begins = False
+                return
+            except Compacted:
+                await asyncio.sleep(_DELAY_MIN)
+
+    async def _follow(self, api: EtcdApi, endpoint: Endpoint) -> AsyncGenerator[Batch, None]:
+        """Yield changes, until NoAnswer."""
+        assert self._position is not None
+        queue: asyncio.Queue[Changes | BaseException] = asyncio.Queue(16)
+
+        async def feed(work: Coroutine[None, None, None]) -> None:
+            try:
+                await work
+            except Exception as error:
+                await queue.put(error)
+
+        works = (self._listen(api, self._position.revision, queue), self._check(api, queue))
+        tasks = {asyncio.create_task(feed(work)) for work in works}
+        try:
+            while True:
+                found = await queue.get()
+                if isinstance(found, BaseException):
+                    raise found
+                self._mark_connected(endpoint)
+                if found.items:
+                    self._events += len(found.items)
+                    self.last_event = time.time()
+                    self._position = self._position.after(found.items)
+                if found.revision:
+                    self._position = self._position._replace(revision=found.revision)
+                if found.items:
+                    yield Batch(found.items)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _listen(
+        self, api: EtcdApi, revision: int, queue: asyncio.Queue[Changes | BaseException]
+    ) -> None:
+        async with api.changes(revision) as answers:
+            async for changes in answers:
+                await queue.put(changes)
+        raise NoAnswer("the stream of changes has ended")
+
+    async def _check(self, api: EtcdApi, queue: asyncio.Queue[Changes | BaseException]) -> None:
+        """Compare the number of keys, and the history, now and then.
+
+        Raises:
+            NoAnswer: The member does not answer, or has no majority.
+            _Differs: The keys differ, and the stream has reported no change for a while; or their
+                number differs by the same amount in three checks while keys change.
+        """
+        pause, differences = _FIRST_CHECK, [0]
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))
+            pause = _CHECK_AFTER
+            before = self._events
+            page = await api.count()
+            if self._position is not None and not self._position.precedes(page.header):
+                raise _Differs("etcd has another history: it was restored, or is another cluster")
+            difference = page.total - self._size()
+            if not difference:
+                self.confirmed = time.time()
+                continue
+            await asyncio.sleep(_LAG)
+            is_quiet = before == self._events and queue.empty()
+            differences = [*differences[-2:], difference]
+            if is_quiet or differences == [difference] * 3:
+                raise _Differs(f"etcd has {page.total} keys, and {self._size()} are known")
+            pause = _FIRST_CHECK
+
+    # ---- state
+
+    def _mark_connected(self, endpoint: Endpoint) -> None:
+        self.endpoint = str(endpoint)
+        if not self.connected:
+            log.info("%s: connected, keys of this host: %d", endpoint, self._size())
+        self.problem = ""
+        self._set_connected(True)
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected is not self.connected:
+            self.connected, self.since = connected, time.time()
+            self._on_change()
+
+    def _mark_lost(self, endpoint: Endpoint, reason: str) -> None:
+        """Log the reason why etcd is out of reach, as a warning only if it is another one."""
+        if endpoint.tls and not self.settings.certificate and not self.endpoint:
+            # With TLS 1.3 a refusal may show as a broken connection only.
+            reason += " (no certificate is configured, and etcd may require one)"
+        problem = f"{endpoint}: {printable(reason)}"
+        level = logging.DEBUG if self.problem else logging.WARNING
+        log.log(level, "%s; trying again, rules of etcd are kept", problem)
+        self.problem = problem
+        self.connected, self.since = False, time.time() if self.connected else self.since
+        self._on_change()
