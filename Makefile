@@ -49,7 +49,7 @@ BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
 BENCH_ETCD_PACKAGES := $(BENCH_PACKAGES) etcd-client etcd-server openssl
 TEST_PACKAGES := $(DEMO_PACKAGES) bpftool busybox-static clang-format docker.io etcd-client etcd-server ethtool fish iptables \
 	lintian man-db ndisc6 npd6 openssl python3-bpfcc linux-headers-$(ARCH) \
-	linux-libc-dev-arm64-cross radvd systemd tshark zsh
+	keepalived linux-libc-dev-arm64-cross radvd systemd tshark zsh
 VM_PACKAGES := cpio debootstrap e2fsprogs kmod qemu-system-x86 util-linux
 ARM64_PACKAGES := cpio kmod mmdebstrap qemu-system-arm qemu-user-static util-linux
 LAB_PACKAGES := $(VM_PACKAGES) qemu-utils

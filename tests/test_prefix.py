@@ -65,6 +65,7 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
         "prefix": one,
         "answer": "always",
         "owned": False,
+        "paused": False,
         "dev": [],
         "origin": "manual",
         "label": one,

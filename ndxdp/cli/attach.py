@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import IO, TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,13 +15,19 @@ from ndxdp.cli.output import print_json
 from ndxdp.cli.terminal_progress import show_progress
 from ndxdp.cli.values import one_of, options_of, rule_of, rules_of, trees
 from ndxdp.errors import NdxdpError, NotAttached, UsageError
-from ndxdp.rules.rule import MANUAL_ORIGIN
+from ndxdp.rules.pausing import name_of
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import MANUAL_ORIGIN, OWNED_LABELS
 
 if TYPE_CHECKING:
     from ndxdp.session.preview import Preview
     from ndxdp.session.request import AttachRequest
     from ndxdp.store.directories import Trees
     from ndxdp.store.maps import Maps
+
+log = logging.getLogger(__name__)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @click.command()
@@ -157,27 +165,91 @@ def _show_detach(both: Trees, interface: str) -> None:
     show_preview(preview, detach_summary(preview))
 
 
+def _selecting(command: _F) -> _F:
+    """Give a command --class and -n, which select rules."""
+    for option in (
+        click.option(
+            *("-n", "--prefix", "prefixes"),
+            multiple=True,
+            metavar="PREFIX",
+            help="Only what is answered for this prefix or address; may be repeated.",
+        ),
+        click.option(
+            *("--class", "labels"),
+            multiple=True,
+            metavar="LABEL",
+            help="Only the rules that `ndxdp status` counts under this label; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
 @interface_argument(required=True)
+@_selecting
+@dry_run_option
 @verbosity
-def pause(interface: str) -> None:
+def pause(
+    interface: str, labels: tuple[str, ...], prefixes: tuple[str, ...], dry_run: bool
+) -> None:
     """Stop answering on IFACE until `ndxdp resume`.
 
-    Keep the program, its counters and its rules, across restarts of the daemon as well.
+    Keep the program, its counters and its rules, across restarts of the daemon as well. With
+    --class or -n, stop answering by these rules only, also by those that are added later.
     """
-    from ndxdp.session.rule_changes import set_paused
-
-    set_paused(*one_of(interface), paused=True)
+    _set_paused(interface, _names(labels, prefixes), paused=True, dry_run=dry_run)
 
 
 @click.command()
 @interface_argument(required=True)
+@_selecting
+@dry_run_option
 @verbosity
-def resume(interface: str) -> None:
+def resume(
+    interface: str, labels: tuple[str, ...], prefixes: tuple[str, ...], dry_run: bool
+) -> None:
     """Answer on IFACE again, after `ndxdp pause`.
 
-    A running daemon announces the addresses, so that the router uses this host at once.
+    A running daemon announces the addresses, so that the router uses this host at once. What was
+    paused with --class or -n is resumed with the same options.
     """
-    from ndxdp.session.rule_changes import set_paused
+    _set_paused(interface, _names(labels, prefixes), paused=False, dry_run=dry_run)
 
-    set_paused(*one_of(interface), paused=False)
+
+def _names(labels: tuple[str, ...], prefixes: tuple[str, ...]) -> list[str]:
+    """Return the names of what --class and -n select."""
+    if "" in labels:
+        raise UsageError("--class is empty", "ndxdp status --json shows the labels of the rules")
+    found = [name_of(label) for label in labels]
+    if set(found) & set(OWNED_LABELS):
+        raise UsageError(
+            "the addresses of the host and its gateway are never answered for",
+            "name another class: ndxdp status --json shows them",
+        )
+    return [*found, *(str(parse_prefix(text)) for text in prefixes)]
+
+
+def _set_paused(interface: str, names: list[str], *, paused: bool, dry_run: bool) -> None:
+    """Pause or resume an interface, or what is selected of it."""
+    from ndxdp.session import rule_changes
+
+    tree, name = one_of(interface)
+    verb = "pause" if paused else "resume"
+    if not names:
+        if dry_run:
+            preview = rule_changes.preview_paused(tree, name, paused=paused)
+            show_preview(preview, f"{verb} answering on {name}")
+            return
+        rule_changes.set_paused(tree, name, paused=paused)
+        left = [] if paused else rule_changes.still_paused(tree, name)
+        if left:
+            log.warning("%s: still paused: %s", name, ", ".join(left))
+        return
+    if dry_run:
+        preview, unknown = rule_changes.preview_names(tree, name, names, paused=paused)
+        show_preview(preview, f"{verb} rules on {name}")
+    else:
+        unknown = rule_changes.set_names_paused(tree, name, names, paused=paused)
+    for each in sorted(unknown) if paused else ():
+        log.warning("%s: no rule has the class '%s' yet", name, each)

@@ -169,6 +169,17 @@ def _origins(context: click.Context, incomplete: str) -> Values:
     yield from (rule.origin for _, rule in _rules(context))
 
 
+def _labels(context: click.Context, incomplete: str) -> Values:
+    """Yield the labels of rules that may be paused."""
+    from ndxdp.rules.rule import HOST_ORIGIN, PAUSE_ORIGIN
+
+    yield from (
+        rule.label
+        for _, rule in _rules(context)
+        if rule.label and rule.origin not in (HOST_ORIGIN, PAUSE_ORIGIN)
+    )
+
+
 def _learned(context: click.Context, incomplete: str) -> Values:
     """Yield the interfaces for the first word, then the addresses of learned hosts."""
     from ndxdp.netlink import host_routes
@@ -229,6 +240,7 @@ COMPLETERS: dict[str, _Completer] = {
     "IFACE ADDRESS": _learned,
     "PREFIX": _targets,
     "NAME": _origins,
+    "LABEL": _labels,
     "REASON": _reasons,
     "NETWORK": _networks,
     "PATTERN": _host_interfaces,

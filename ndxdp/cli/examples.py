@@ -51,8 +51,18 @@ EXAMPLES = {
         ),
         ("See what would be attached, and change nothing", "ndxdp share eth0 lan0 --dry-run"),
     ),
-    "pause": (("Become the standby of two hosts", "ndxdp pause eth0"),),
-    "resume": (("Become the active one of two hosts", "ndxdp resume eth0"),),
+    "pause": (
+        ("Become the standby of two hosts", "ndxdp pause eth0"),
+        (
+            "Leave one address to another host, and answer for the others",
+            "ndxdp pause eth0 -n 2001:db8:0:1::20",
+        ),
+        ("See what would change", "ndxdp pause eth0 -n 2001:db8:0:1::20 --dry-run"),
+    ),
+    "resume": (
+        ("Become the active one of two hosts", "ndxdp resume eth0"),
+        ("Take the address over", "ndxdp resume eth0 -n 2001:db8:0:1::20"),
+    ),
     "init": (
         ("Propose a configuration for this host, ask, and write it", "ndxdp init"),
         ("Only print it", "ndxdp init -o -"),

@@ -234,12 +234,14 @@ def prefix_list(interface: str | None, origin: str | None, as_json: bool) -> Non
     IFACE is needed if ndxdp is attached to several interfaces.
     """
     from ndxdp.observe import render
+    from ndxdp.rules.pausing import is_marker
     from ndxdp.store.instance import open_instance
 
     show_progress()
     chosen = None if origin is None else parse_origin(origin)
     with open_instance(*one_of(interface)) as instance:
-        shown = instance.maps.in_order(lambda rule: chosen in (None, rule.origin))
+        rules = instance.maps.in_order(lambda rule: chosen in (None, rule.origin))
+        shown = ((prefix, rule) for prefix, rule in rules if not is_marker(prefix))
         if as_json:
             print_parts(render.rules_json(shown), "rules")
         else:

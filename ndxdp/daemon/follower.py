@@ -178,7 +178,7 @@ class Follower:
             self.care = choose(gateway.source, link, above, own, rules, paused=settings.paused)
         targets: dict[Profile, list[AddressSet]] = {}
         for rule, addresses in rules.exact.items():
-            if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and not rule.owned:
+            if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and rule.is_applied:
                 targets.setdefault(rule.profile, []).append(addresses)
         self.targets = {profile: AddressSet.union(sets) for profile, sets in targets.items()}
         self.rules = rules.to_keep()

@@ -253,7 +253,7 @@ def _nothing() -> None:
 
 def _asks(rule: Rule) -> bool:
     """Return True if a rule answers for live neighbours."""
-    return rule.answer is Answer.NEIGHBOUR and not rule.owned
+    return rule.answer is Answer.NEIGHBOUR and rule.is_applied
 
 
 def _read_all() -> list[tuple[int, Neighbour]]:

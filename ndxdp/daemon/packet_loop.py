@@ -209,7 +209,7 @@ class PacketLoop:
         explained: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found
-            owned = abi.RuleFlag.OWNED if rule.owned else 0
+            owned = 0 if rule.is_applied else abi.RuleFlag.OWNED
             explained = (matched.rule_class, reason, 1, rule.answer, owned, prefix.length)
         return abi.EVENT.pack_all(
             now,

@@ -17,6 +17,7 @@ from ndxdp.ndp.limiter import Limits
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
 from ndxdp.rules.difference import Difference, difference, mark_owned
+from ndxdp.rules.pausing import names_of, with_pauses, without_pauses
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import HOST_ORIGIN
 from ndxdp.rules.ruleset import Rules
@@ -65,14 +66,16 @@ def apply_rules(
         if desired_by is None:
             cache.keep(actual)
             return actual
-        desired = actual.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
+        names = names_of(actual)
+        others = without_pauses(actual)
+        desired = others.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
         for rules in desired_by.values():
             desired = desired.without(rules.equivalent_in(desired))
         for rules in desired_by.values():
             for prefix, _, present in rules.paired_with(desired):
                 log.warning("%s: %s has a rule by '%s' already", interface, prefix, present.origin)
             desired = rules | desired
-        desired = mark_owned(owned, desired).applied_to(desired)
+        desired = with_pauses(mark_owned(owned, desired).applied_to(desired), names)
         change = difference(desired, actual)
         if change:
             maps.apply(change, actual)

@@ -29,6 +29,7 @@ KINDS = {
         "Programs of others that see frames before ndxdp does.", (*_I, "hook")
     ),
     "ndxdp_paused": Kind("1 while answering is paused.", _I),
+    "ndxdp_paused_rules": Kind("Rule classes and prefixes that are paused.", _I),
     "ndxdp_solicitations_total": Kind("Solicitations, by reason.", (*_I, "reason")),
     "ndxdp_advertisements_total": Kind("Answers, by the path that sent them.", (*_I, "path")),
     "ndxdp_group_solicitations_total": Kind(

@@ -190,6 +190,7 @@ class _Scrape:
             self.add("ndxdp_heartbeat_age_seconds", age, name)
             self.add("ndxdp_heartbeat_timeout_seconds", settings.heartbeat_timeout / 1e9, name)
         rules = instance.maps.rule_count()
+        self.add("ndxdp_paused_rules", len(instance.maps.paused_names(rules)), name)
         self._counts(name, instance, settings, rules)
         self._rules(name, instance, rules)
         self._sent(name, instance, place)

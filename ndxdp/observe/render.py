@@ -41,6 +41,7 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
         "prefix": str(prefix),
         "answer": rule.answer.name.lower(),
         "owned": rule.owned,
+        "paused": rule.paused,
         "dev": list(rule.dev),
         "origin": rule.origin,
         "label": rule.label,
@@ -69,6 +70,8 @@ def _words(rule: Rule) -> str:
     if rule.dev:
         words.append(f"dev={','.join(rule.dev)}")
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
+    if rule.paused:
+        words.append("[paused]")
     if rule.owned:
         words.append("[owned: an address of this host or of its gateway]")
     return " ".join(words)

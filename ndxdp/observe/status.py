@@ -269,6 +269,7 @@ def status_data(
         "mac": mac_text(settings.mac),
         "link_local": address_text(settings.link_local),
         "paused": settings.paused,
+        "paused_rules": maps.paused_names(rules),
         "rate": settings.limits.each.per_second,
         "burst": settings.burst,
         "interface_rate": settings.limits.total.per_second,

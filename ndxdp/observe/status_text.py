@@ -163,6 +163,8 @@ def status_text(data: Mapping[str, Any], now: Rates | None = None) -> Iterator[s
         yield f"  WARNING   {warning}"
     if data["paused"]:
         yield "  paused: nothing is answered"
+    if data["paused_rules"]:
+        yield f"  paused: the rules of {', '.join(data['paused_rules'])}"
     for refused in mode_refusals(data):
         yield f"  not       {refused}"
     for sentence in xdp_before(data):

@@ -31,8 +31,19 @@ SHARE_ORIGIN = "share"
 ETCD_ORIGIN = "etcd"
 """Origin of the rules that etcd has for this host."""
 
+PAUSE_ORIGIN = "pause"
+"""Origin of the rules that note what `ndxdp pause` has paused (rules/pausing.py)."""
+
 RESERVED_ORIGINS = frozenset(
-    {HOST_ORIGIN, RUN_ORIGIN, CONFIG_ORIGIN, DOCKER_ORIGIN, SHARE_ORIGIN, ETCD_ORIGIN}
+    {
+        HOST_ORIGIN,
+        RUN_ORIGIN,
+        CONFIG_ORIGIN,
+        DOCKER_ORIGIN,
+        SHARE_ORIGIN,
+        ETCD_ORIGIN,
+        PAUSE_ORIGIN,
+    }
 )
 """Origins whose rules no `ndxdp prefix` command writes."""
 
@@ -95,6 +106,7 @@ class Rule:
         owned: True if the host or its gateway owns the address; the rule is then not applied.
         dev: Patterns of the interfaces that a route may leave by, where the answer depends on
             routes; () for any interface.
+        paused: True if the rule is paused by its class or prefix; it is then not applied.
     """
 
     answer: Answer = Answer.ALWAYS
@@ -104,6 +116,7 @@ class Rule:
     dynamic: bool = False
     owned: bool = False
     dev: tuple[str, ...] = ()
+    paused: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", cut(self.origin, ORIGIN_MAX))
@@ -111,8 +124,13 @@ class Rule:
 
     @property
     def effect(self) -> tuple[object, ...]:
-        """How the rule answers, as a key; origin, label and `owned` do not count."""
+        """How the rule answers, as a key; origin, label, `owned` and `paused` do not count."""
         return self.answer, self.profile, self.dynamic, self.dev
+
+    @property
+    def is_applied(self) -> bool:
+        """True unless the rule is owned or paused, so that nothing is answered by it."""
+        return not (self.owned or self.paused)
 
     def is_equivalent_to(self, other: Rule) -> bool:
         """Return True if both rules answer alike; origin, label and `owned` may differ."""

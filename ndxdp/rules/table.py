@@ -104,5 +104,8 @@ def entry_of(rule: Rule, rule_class: int, *, expired: bool, exact: bool) -> Entr
     """
     has_expired = expired and rule.dynamic
     return Entry(
-        rule, Match(rule.answer, rule.profile, rule.owned, has_expired, rule_class, rule.dev, exact)
+        rule,
+        Match(
+            rule.answer, rule.profile, not rule.is_applied, has_expired, rule_class, rule.dev, exact
+        ),
     )

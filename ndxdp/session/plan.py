@@ -14,6 +14,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.capacity import Shortage, room_for
 from ndxdp.rules.difference import merge_owned, resolve_conflicts
+from ndxdp.rules.pausing import names_of, with_pauses, without_pauses
 from ndxdp.rules.rule import CONFIG_ORIGIN, HOST_ORIGIN, RUN_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachRequest
@@ -78,11 +79,12 @@ class AttachPlan:
         """
         origin = self.request.origin
         stale = {origin} if attached else {origin, RUN_ORIGIN}
-        kept = actual.where(lambda rule: rule.origin not in stale)
-        added = self.carried.rules | self.request.rules
+        names = names_of(actual) | names_of(self.carried.rules)
+        kept = without_pauses(actual).where(lambda rule: rule.origin not in stale)
+        added = without_pauses(self.carried.rules) | self.request.rules
         if origin is not None:
             added, kept = resolve_conflicts(added, kept, origin)
-        desired = merge_owned(added, kept, self.addresses.owned)
+        desired = with_pauses(merge_owned(added, kept, self.addresses.owned), names)
         room = self.request.options.max_addresses
         if room is not None and len(desired.addresses) > room:
             have = len(kept.addresses)

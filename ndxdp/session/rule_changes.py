@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
 from ndxdp.errors import NdxdpError, NoRoom, UsageError
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.difference import Difference, difference, merge
+from ndxdp.rules.pausing import is_marker, is_prefix, names_of, with_pauses, without_pauses
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, owned_rule
+from ndxdp.rules.rule import HOST_ORIGIN, OWN_LABEL, PAUSE_ORIGIN, Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.kernel_tables import sync_local_routes
 from ndxdp.session.link_check import on_link, refuse_broad, warn_of_neighbours
@@ -56,9 +57,9 @@ def add_rules(
         maps = session.maps
         if not force:
             refuse_broad(interface, rules, lambda: on_link(maps.settings()))
-        few = _are_few(maps, rules)
+        few = _are_few(maps, rules) and not _pauses(maps)
         actual = maps.rules_at(rules) if few else maps.rules()
-        desired = merge(rules, actual, replacing=replacing)
+        desired = _merged(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
         at = _apply(session, difference(desired, actual), actual, few=few)
         sync_local_routes(maps)
@@ -66,6 +67,17 @@ def add_rules(
         settings = maps.settings()
         if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
+
+
+def _merged(rules: Rules, actual: Rules, *, replacing: bool) -> Rules:
+    """Merge rules into those of an interface, of which some may be paused."""
+    merged = merge(rules, without_pauses(actual), replacing=replacing)
+    return with_pauses(merged, names_of(actual))
+
+
+def _pauses(maps: Maps) -> bool:
+    """Return True if rules of an interface may be paused, so that all of them have to be read."""
+    return any(each.origin == PAUSE_ORIGIN for each in maps.rule_classes().values())
 
 
 def _are_few(maps: Maps, rules: Rules) -> bool:
@@ -142,7 +154,7 @@ def delete_rules(
     """
     _refuse_host(origin)
     with Session.open(tree, interface) as session:
-        few = named is not None and _are_few(session.maps, named)
+        few = named is not None and _are_few(session.maps, named) and not _pauses(session.maps)
         actual = session.maps.rules_at(named) if named and few else session.maps.rules()
         desired = _remaining(session.instance, actual, named, origin, missing_ok=missing_ok)
         at = _apply(session, difference(desired, actual), actual, few=few)
@@ -159,6 +171,7 @@ def _remaining(
     instance: Instance, actual: Rules, named: Rules | None, origin: str, *, missing_ok: bool
 ) -> Rules:
     """Return the rules that a deletion leaves; see delete_rules()."""
+    names, actual = names_of(actual), without_pauses(actual)
     if named is None:
         removed = actual.where(lambda rule: rule.origin == origin)
     else:
@@ -178,7 +191,7 @@ def _remaining(
     owned = removed.where(lambda rule: rule.owned)
     labels = _owners(instance) if owned else {}
     holes = {prefix: owned_rule(labels.get(prefix, OWN_LABEL)) for prefix in owned}
-    return actual.without(removed) | holes
+    return with_pauses(actual.without(removed) | holes, names)
 
 
 def _owners(instance: Instance) -> dict[Prefix, str]:
@@ -206,7 +219,7 @@ def preview_addition(
         if not force:
             refuse_broad(interface, rules, lambda: on_link(settings))
         actual = maps.rules()
-        desired = merge(rules, actual, replacing=replacing)
+        desired = _merged(rules, actual, replacing=replacing)
         try:
             refuse_without_room(desired, actual, maps.max_entries("addresses"))
         except NoRoom as error:
@@ -245,3 +258,77 @@ def set_paused(tree: Tree, interface: str, *, paused: bool) -> None:
         at = handover.announce(tree.path(interface))
         session.maps.set_settings(replace(settings, paused=paused))
         tree.notify(interface, at)  # a daemon also stops or starts other work
+
+
+def set_names_paused(
+    tree: Tree, interface: str, names: Iterable[str], *, paused: bool
+) -> frozenset[str]:
+    """Pause the rules of some classes and prefixes, or resume them; the other rules stay.
+
+    Args:
+        tree: The tree that has the interface.
+        interface: The interface's name.
+        names: Labels of rule classes, and prefixes as text.
+        paused: Pause them.
+
+    Returns:
+        The names that no rule has at present. They stay paused for rules that come later.
+
+    Raises:
+        NdxdpError: The maps have no room for the notes of what is paused.
+    """
+    chosen = frozenset(names)
+    with Session.open(tree, interface) as session:
+        actual = session.maps.rules()
+        desired = _with_names(actual, chosen, paused=paused)
+        change = difference(desired, actual)
+        if change:
+            at = _apply(session, change, actual, few=False)
+            tree.notify(interface, at)
+    return chosen - _named_by(actual, chosen)
+
+
+def preview_names(
+    tree: Tree, interface: str, names: Iterable[str], *, paused: bool
+) -> tuple[Preview, frozenset[str]]:
+    """Return what set_names_paused() would change, and what it would return."""
+    chosen = frozenset(names)
+    with _readable(tree, interface) as instance:
+        actual = instance.maps.rules()
+    desired = _with_names(actual, chosen, paused=paused)
+    preview = Preview(interface, actual=_shown(actual), desired=_shown(desired))
+    return preview, chosen - _named_by(actual, chosen)
+
+
+def preview_paused(tree: Tree, interface: str, *, paused: bool) -> Preview:
+    """Return what set_paused() would change."""
+    with _readable(tree, interface) as instance:
+        before = instance.maps.settings().paused
+    return Preview(interface, before={"paused": before}, after={"paused": paused})
+
+
+def still_paused(tree: Tree, interface: str) -> list[str]:
+    """Return the names that are paused on an interface, sorted."""
+    with _readable(tree, interface) as instance:
+        return instance.maps.paused_names()
+
+
+def _with_names(actual: Rules, names: frozenset[str], *, paused: bool) -> Rules:
+    before = names_of(actual)
+    return with_pauses(actual, before | names if paused else before - names)
+
+
+def _named_by(actual: Rules, names: frozenset[str]) -> frozenset[str]:
+    """Return the names that rules have, of those that are no prefixes."""
+    labels = {rule.label for rule in actual.distinct_rules if rule.origin != PAUSE_ORIGIN}
+    return frozenset(name for name in names if name in labels or is_prefix(name))
+
+
+def _shown(rules: Rules) -> Rules:
+    """Return the rules without those that only note what is paused."""
+    notes = {prefix for prefix, _ in rules.where(_is_of_pause).pairs() if is_marker(prefix)}
+    return rules.without(rules.at(notes))
+
+
+def _is_of_pause(rule: Rule) -> bool:
+    return rule.origin == PAUSE_ORIGIN

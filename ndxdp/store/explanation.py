@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndxdp.ndp.frame import target_of
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib, NudState, Route, RouteType
+from ndxdp.rules.prefix import Prefix
 from ndxdp.store.directories import Tree
 from ndxdp.store.instance import open_instance
+from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere
 from ndxdp.store.records import Explained
 
@@ -65,11 +68,26 @@ def explain(tree: Tree, interface: str, solicitation: Callable[[bytes], bytes]) 
         settings = instance.maps.settings()
         frame = solicitation(settings.mac)
         verdict, reply = instance.verdict(frame)
+        verdict = _with_pause(instance.maps, target_of(frame), verdict)
         instance.warn_of_rivals()
         forwarding = None
         if verdict.rule and verdict.rule.answer.asks_kernel:
             forwarding = _forwarding(target_of(frame), settings.l3_ifindex)
     return Explanation(frame, verdict, reply, forwarding)
+
+
+def _with_pause(maps: Maps, target: bytes, verdict: Explained) -> Explained:
+    """Return the verdict with the reason PAUSED if the rule that matched is paused.
+
+    The program counts such a solicitation as DENIED.
+    """
+    if verdict.reason is not Reason.DENIED or verdict.prefix_len is None:
+        return verdict
+    prefix = Prefix.around(target, verdict.prefix_len)
+    rule = maps.rules_at([prefix]).get(prefix)
+    if rule is None or not rule.paused:
+        return verdict
+    return Explained(Reason.PAUSED, verdict.prefix_len, rule)
 
 
 def _forwarding(target: bytes, ifindex: int) -> Forwarding:

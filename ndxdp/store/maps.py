@@ -11,6 +11,7 @@ from dataclasses import replace
 from ndxdp.kernel import abi, bpf_maps, jiffies
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import PAUSE_ORIGIN
 from ndxdp.store.records import (
     ENDED,
     ClassCount,
@@ -157,6 +158,18 @@ class Maps(RuleTables):
         counted = counted or self.rule_count()
         slots = {slot for slot, data in counted.classes.items() if data != ENDED}
         return [_class_count(counted, slot, data) for slot, data in self._class_counters(slots)]
+
+    def paused_names(self, counted: RuleCount | None = None) -> list[str]:
+        """Return the labels and prefixes whose rules are paused, sorted.
+
+        Args:
+            counted: The result of rule_count(), if the caller has it.
+        """
+        counted = counted or self.rule_count()
+        if PAUSE_ORIGIN not in counted.by_origin:
+            return []
+        classes = self.rule_classes_at(counted.by_slot)
+        return sorted({each.label for each in classes.values() if each.origin == PAUSE_ORIGIN})
 
     def first_class_counts(self, counted: RuleCount) -> list[ClassCount]:
         """Return what class_counts() returns of the first abi.FIRST_RULE_CLASSES slots only."""

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any, NamedTuple
 
 from ndxdp.errors import Damaged
@@ -337,15 +338,37 @@ def rule_of(fields: Mapping[str, Any], classes: Mapping[int, RuleClass]) -> Rule
     rule_class = classes.get(fields["rule_class"])
     if rule_class is None or fields["answer"] not in set(Answer):
         raise damaged(f"invalid rule: {fields}")
+    note = PauseNote((fields.get("reserved") or b"\0")[0])
+    owned = bool(fields["flags"] & abi.RuleFlag.OWNED)
     return Rule(
         Answer(fields["answer"]),
         rule_class.profile,
         rule_class.origin,
         rule_class.label,
         rule_class.dynamic,
-        bool(fields["flags"] & abi.RuleFlag.OWNED),
+        PauseNote.OWNED in note if note else owned,
         rule_class.dev,
+        PauseNote.PAUSED in note,
     )
+
+
+class PauseNote(IntFlag):
+    """The first of the reserved bytes of an abi.RULE, which the program does not read.
+
+    A rule that is paused has RuleFlag.OWNED, so that every program passes its solicitations on.
+    """
+
+    PAUSED = 1
+    """The rule is paused."""
+    OWNED = 2
+    """Beside PAUSED: the host or a gateway owns the address, too."""
+
+
+def pause_note(rule: Rule) -> bytes:
+    """Return the reserved bytes of a rule's abi.RULE."""
+    if not rule.paused:
+        return b""
+    return bytes((PauseNote.PAUSED | (PauseNote.OWNED if rule.owned else 0),))
 
 
 def damaged(detail: str) -> Damaged:

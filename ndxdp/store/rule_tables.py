@@ -25,6 +25,7 @@ from ndxdp.store.records import (
     is_uncounted,
     pack_dev_set,
     pack_rule_class,
+    pause_note,
     sum_of_counters,
 )
 from ndxdp.store.rule_reader import RuleReader, keys_of
@@ -279,8 +280,9 @@ class RuleTables(RuleReader):
             return abi.RULE.pack(
                 rule_class=slots[RuleClass.of(rule)],
                 answer=rule.answer,
-                flags=abi.RuleFlag.OWNED if rule.owned else 0,
+                flags=0 if rule.is_applied else abi.RuleFlag.OWNED,
                 prefix_len=length,
+                reserved=pause_note(rule),
             )
 
         self._set_hints(rules.addresses)

@@ -99,11 +99,11 @@ def _configured(
     if any(each.address == wanted for each in own):
         return Choice(above.ifindex, (Source(wanted, above.mac),))
     rule = rules.most_specific(wanted)
-    if rule is None or rule.answer is Answer.NEVER or rule.owned:
+    if rule is None or (rule.answer is Answer.NEVER and not rule.paused) or rule.owned:
         return Choice(above.ifindex, why=NoSource.UNCOVERED, named=wanted)
     if rule.profile.lladdr not in (None, link.mac):
         return Choice(above.ifindex, why=NoSource.OTHER_MAC, named=wanted)
-    if paused:
+    if paused or rule.paused:
         return Choice(above.ifindex, why=NoSource.PAUSED, named=wanted)
     return Choice(above.ifindex, (Source(wanted, link.mac),))
 
@@ -134,7 +134,7 @@ def _least_exact(rules: Rules) -> bytes | None:
 
 
 def _always(rule: Rule) -> bool:
-    return rule.answer is Answer.ALWAYS and not rule.owned and rule.profile.lladdr is None
+    return rule.answer is Answer.ALWAYS and rule.is_applied and rule.profile.lladdr is None
 
 
 class GatewayKeepalives:

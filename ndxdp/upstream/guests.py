@@ -18,12 +18,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple, Protocol
 
 from ndxdp.ndp.address import is_link_local, is_multicast
-from ndxdp.ndp.profile import Profile
 from ndxdp.netlink.fib import Neighbour, NudState
 from ndxdp.upstream.fair_queue import FairQueue
+from ndxdp.upstream.guest_tables import Announcing, Kernel, Place
 from ndxdp.upstream.schedule import Pace
 
 GUESTS_MAX = 65536
@@ -49,54 +48,6 @@ _FEED_TIME = 0.05  # seconds: what the announcer sends in this time is handed ov
 _BATCH = (4, 256)  # bounds of the number of addresses that are handed over at once
 
 _CONFIRMED = (NudState.REACHABLE, NudState.PERMANENT)
-
-
-class Place(NamedTuple):
-    """Where a guest lives; mac: 6 bytes."""
-
-    ifindex: int
-    mac: bytes
-
-
-class Announcing(Protocol):
-    """The part of an Announcer that announces guests."""
-
-    @property
-    def new(self) -> int:
-        """How many addresses wait for the first announcement of a series."""
-
-    def announce(
-        self, addresses: Iterable[bytes], profile: Profile, *, transient: bool = False
-    ) -> None:
-        """Announce addresses that have appeared."""
-
-    def announce_once(self, addresses: Iterable[bytes], profile: Profile) -> None:
-        """Announce addresses that are still there."""
-
-    def forget(self, addresses: Iterable[bytes]) -> None:
-        """Stop announcing addresses."""
-
-
-class Kernel(Protocol):
-    """What the kernel's tables and the rules have on an address."""
-
-    def covers(self, address: bytes) -> bool:
-        """Return True if a `neighbour` rule answers for an address, wherever it lives."""
-
-    def profile(self, address: bytes, ifindex: int) -> Profile | None:
-        """Return how an address is answered for; None if no route leads to it by an interface."""
-
-    def entry(self, address: bytes, ifindex: int) -> Neighbour:
-        """Return the kernel's neighbour entry."""
-
-    def confirm(self, address: bytes, ifindex: int) -> None:
-        """Have the kernel find out whether a neighbour is there, by its own solicitations."""
-
-    def forget(self, address: bytes, ifindex: int) -> None:
-        """Remove a neighbour's entry."""
-
-    def search(self, address: bytes, ifindex: int) -> None:
-        """Have the kernel forget a neighbour, and solicit it."""
 
 
 class Guests:
