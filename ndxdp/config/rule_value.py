@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from ndxdp.config.json_table import JsonDocument
 from ndxdp.config.rule_tables import read_rule, refuse_broad
-from ndxdp.config.toml_table import JsonDocument
 from ndxdp.errors import UsageError
 from ndxdp.rules import breadth
 from ndxdp.rules.prefix import Prefix, parse_target

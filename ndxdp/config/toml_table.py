@@ -1,4 +1,4 @@
-"""Tables of TOML or JSON that are read key by key, and collect every problem. Pure.
+"""TOML tables that are read key by key, and collect every problem. Pure.
 
 A reader asks a table for its keys by name and type. For a wrong value the table notes a problem,
 with its place, and returns a stand-in, so that one reading finds all problems. `finish` then raises
@@ -65,7 +65,7 @@ class Document:
         Raises:
             UsageError: The text is not TOML. The message names the line.
         """
-        self._begin(name, text)
+        self.begin(name, text)
         line = toml_lines.line_of_long_key(text, _PARTS_MAX)
         if line:
             raise UsageError(
@@ -82,7 +82,8 @@ class Document:
             raise _syntax_error(text, name, str(error)) from None
         self.root = self.enter((), data, _ROOT)
 
-    def _begin(self, name: str, text: str) -> None:
+    def begin(self, name: str, text: str) -> None:
+        """Have no tables and no problems yet."""
         self.name = name
         self._text = text
         self._problems: list[Problem] = []
@@ -97,7 +98,7 @@ class Document:
 
     def complain(self, path: KeyPath, message: str, hint: str) -> None:
         """Note a problem."""
-        self._problems.append(Problem(path, _shortened(message), _shortened(hint)))
+        self._problems.append(Problem(path, shortened(message), shortened(hint)))
 
     def line(self, path: KeyPath) -> int:
         """Return the line of a key; of the table that lacks the key, if it is missing."""
@@ -110,7 +111,7 @@ class Document:
             path = path[:-1]
         return self._lines[path]
 
-    def _place(self, line: int) -> str:
+    def place(self, line: int) -> str:
         """Return the beginning of a sentence about a line."""
         return f"{self.name}:{line}: "
 
@@ -127,73 +128,13 @@ class Document:
         found = [(self.line(problem.path), problem) for problem in self._problems]
         found.sort(key=lambda pair: pair[0])
         sentences = [
-            printable(f"{self._place(line)}{written(problem.path)}{problem.message}")
+            printable(f"{self.place(line)}{written(problem.path)}{problem.message}")
             for line, problem in found
         ]
         also = sentences[1 : 1 + _ALSO_MAX]
         if len(sentences) > 1 + _ALSO_MAX:
             also.append(f"and {len(sentences) - 1 - _ALSO_MAX} more")
         raise UsageError(sentences[0], printable(found[0][1].hint), tuple(also))
-
-
-class JsonDocument(Document):
-    """A JSON object that is read as a table of TOML would be. Its problems have no lines.
-
-    Attributes:
-        data: The object.
-    """
-
-    def __init__(self, text: str, title: str) -> None:
-        """Parse a text.
-
-        Args:
-            text: The JSON text.
-            title: What the text is, for messages, as in `the value`.
-
-        Raises:
-            UsageError: The text is not a JSON object, or has a key twice.
-        """
-        self._begin("", "")
-        self.data = _json_object(text, title)
-        self.root = self.enter((), self.data, title)
-
-    def _place(self, line: int) -> str:
-        return ""
-
-
-_OBJECT_HINT = 'write it as in {"prefix": "2001:db8::/64"}'
-
-
-def _json_object(text: str, title: str) -> dict[str, Any]:
-    """Return the object in a JSON text; raise UsageError if it is none."""
-    try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-    except RecursionError:
-        raise UsageError(f"{title} is nested too deeply", "no key takes such a value") from None
-    except ValueError as error:
-        reason = str(error) if type(error) is ValueError else f"not JSON ({error})"
-        reason = reason.partition(";")[0]  # Python's advice on integers of thousands of digits
-        raise UsageError(f"{title} is wrong: {_shortened(reason)}", _OBJECT_HINT) from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{title} is {kind(data)}, not a JSON object", _OBJECT_HINT)
-    return data
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raise ValueError for one that has a key twice, or null."""
-    data = dict(pairs)
-    for key, value in pairs:
-        if value is None:
-            raise ValueError(f"{json.dumps(key)} is null")
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {json.dumps(twice)} twice")
-    return data
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 class Table:
@@ -404,7 +345,7 @@ def written(path: KeyPath) -> str:
     return f"{text}: " if text else ""
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """Return a text, without its middle if it is too long for a sentence."""
     half = _SENTENCE_MAX // 2
     return text if len(text) <= _SENTENCE_MAX else f"{text[:half]}…{text[-half:]}"
