@@ -39,6 +39,7 @@ from lab.topology import LabError, exit_code
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_mac
 from tests.fixtures.crowd import Crowd, start_all
+from tests.fixtures.network import eventually
 from tests.fixtures.shared_link import SharedHost, one_test, reload, shared_link
 
 LINKS = (LAN0, LAN1, GUESTS)
@@ -318,19 +319,18 @@ def floods(network: SharedHost, chance: random.Random, _: float) -> None:
                 seconds = time.monotonic() - started
                 new = lab.client("new", LAN1)
                 lab.wait_for_addresses(new)
-                answered = lab.router.ping(new.slaac(PREFIX))
+                # Who fills the table keeps a new host out, until there is room for it again.
+                eventually(lambda: lab.router.ping(new.slaac(PREFIX)) == 1, within=15)  # noqa: B023
             busy = (processor_time(site) - before) / seconds
             routes = site.routes()
             assert good.items() <= routes.items()
             assert len(routes) <= 4096
             time.sleep(6)  # until the report is written
-            # Who fills the table keeps new hosts out, but none that is known.
-            assert answered or site.state().refused["limit"], "a client that comes after the flood"
             refused = {reason: count for reason, count in site.state().refused.items() if count}
             report(
                 f"{name}: {len(routes)} routes, refused {refused}, {busy:.0%} of a processor, "
-                f"memory {size} before, {memory(site)} after; no ping lost; "
-                f"a new client is {'reached' if answered else 'refused'}"
+                f"memory {size} before, {memory(site)} after; no ping lost, "
+                "a new client reached"
             )
 
 
