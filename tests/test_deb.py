@@ -159,7 +159,9 @@ def test_program_unit_and_dashboards_are_the_repositorys(tree: Path) -> None:
     assert len(manuals) == 1
     shipped = (REPOSITORY / "ndxdp/data/ndxdp.service").read_text()
     assert unit.replace("man:ndxdp(8) man:ndxdp.toml(5) ", "") == shipped
-    assert not (tree / "etc").exists(), "the configuration is no conffile, the unit not enabled"
+    # The configuration is no conffile, and the unit is not enabled.
+    found = {str(each.relative_to(tree)) for each in (tree / "etc").rglob("*") if each.is_file()}
+    assert found == {"etc/iproute2/rt_protos.d/ndxdp.conf"}
     assert not [path for path in tree.rglob("*") if path.stat().st_mode & stat.S_IWOTH]
 
 
