@@ -184,7 +184,8 @@ def test_status_json_has_its_documented_keys(answering: tuple[str, str]) -> None
     in_kernel = mode != "userspace"
     origin = "run" if command == "run" else "manual"
     data = ndxdp("status", "--json").json()
-    assert set(data) == {"version", "interfaces", "addresses", "daemons", "exporters"}
+    assert set(data) == {"version", "interfaces", "addresses", "shares", "daemons", "exporters"}
+    assert data["shares"] == []
     (entry,) = data["interfaces"]
     program = entry.pop("program")
     if in_kernel:
@@ -239,6 +240,7 @@ def test_status_json_has_its_documented_keys(answering: tuple[str, str]) -> None
         "mac": HOST_MAC,
         "link_local": HOST_LINK_LOCAL,
         "paused": False,
+        "paused_rules": [],
         "rate": 0,
         "burst": 0,
     }
@@ -405,8 +407,9 @@ class TestExplain:
         prefix: str | None,
     ) -> None:
         verdict = json.loads(by_mode[mode]["--json", *words])
-        assert set(verdict) == {"solicitation", "reason", "rule", "forwarding", "advertisement"}
-        assert verdict["forwarding"] is None
+        keys = {"solicitation", "reason", "rule", "forwarding", "host", "advertisement"}
+        assert set(verdict) == keys
+        assert verdict["forwarding"] is verdict["host"] is None
         assert verdict["reason"] == reason
         assert (verdict["rule"] and verdict["rule"]["prefix"]) == prefix
         answered = reason.startswith("answered")
