@@ -12,6 +12,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
@@ -129,6 +130,8 @@ def attackers(network: SharedHost) -> Iterator[dict[str, Attacker]]:
     for node in nodes.values():
         node.sysctl(f"{LINK}.disable_ipv6=1")
         node.ip(f"link set {LINK} up")
+    for node in nodes.values():  # otherwise the link drops the first frames
+        eventually(partial(is_up, node))
     made = {link: Attacker(node) for link, node in nodes.items()}
     try:
         yield made
@@ -137,6 +140,10 @@ def attackers(network: SharedHost) -> Iterator[dict[str, Attacker]]:
             attacker.close()
             lab.remove(nodes[link])
         eventually(lambda: forget_others(network), within=15)
+
+
+def is_up(node: Node) -> bool:
+    return " state UP " in node.run("ip", "link", "show", "dev", LINK).stdout
 
 
 def forget_others(site: SharedHost) -> bool:
