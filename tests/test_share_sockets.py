@@ -16,6 +16,7 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.config.model import Share
 from ndxdp.daemon import share_links, share_sockets
+from ndxdp.daemon.share_former import FormerHost, FormerShare
 from ndxdp.daemon.share_links import Members
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
@@ -28,6 +29,7 @@ from ndxdp.netlink import host_routes
 from ndxdp.netlink.host_routes import HostRoute, HostRouteMonitor, HostRoutes
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.share_report import SharedHost, SharedPrefix, ShareReport
 from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, TYPE_RA, TYPE_RS, DiscoverySocket
 from tests.fixtures.network import HOST, ROUTER, ROUTER_LINK, UPLINK, Network, eventually, sh
 
@@ -361,6 +363,36 @@ def test_the_interfaces_as_they_are(net: Network, lans: tuple[int, int]) -> None
 def test_an_absent_upstream(net: Network) -> None:
     share = Share("absent0", ("lan*",))
     assert share_links.read(share, Members(share)).upstream is None
+
+
+# ---- the report of an earlier daemon -------------------------------------------------------------
+
+
+def test_what_an_earlier_daemon_has_left() -> None:
+    wall = time.time()
+    host = SharedHost("2001:db8::77", "lan0", "02:00:00:00:00:07", wall - 100, wall - 40)
+    prefixes = [
+        SharedPrefix("2001:db8::/64", wall + 60),
+        SharedPrefix("fd00::/64"),
+        SharedPrefix("2001:db8:9::/64", wall - 1),
+        SharedPrefix("nonsense"),
+    ]
+    report = ShareReport("up0", 1, 1, wall, [], prefixes, [], True, 4096, [host], {}, {}, {})
+    former = FormerShare(report)
+    known = former.prefixes(1000.0)
+    assert known.keys() == {parse_prefix("2001:db8::/64"), parse_prefix("fd00::/64")}
+    assert known[parse_prefix("fd00::/64")] is None
+    until = known[parse_prefix("2001:db8::/64")]
+    assert until is not None
+    assert 1050 < until <= 1060
+    mac, age, idle = former.host(ADDRESS, "lan0")
+    assert mac == bytes.fromhex("020000000007")
+    assert 100 <= age < 110
+    assert 40 <= idle < 50
+    assert former.host(ADDRESS, "lan1") == FormerHost()
+    damaged = FormerShare(report._replace(hosts=[host._replace(mac="zz", since=wall + 1e6)]))
+    assert damaged.host(ADDRESS, "lan0")[:2] == (None, 0)
+    assert FormerShare(None).prefixes(0) == {}
 
 
 # ---- rules --------------------------------------------------------------------------------------

@@ -17,13 +17,13 @@ from pathlib import Path
 from ndxdp.config.model import Share
 from ndxdp.daemon import share_links
 from ndxdp.daemon.share_actions import ShareActions
+from ndxdp.daemon.share_former import FormerShare
 from ndxdp.daemon.share_links import Members, ShareLink, ShareLinks
 from ndxdp.daemon.share_neighbours import ShareNeighbours
 from ndxdp.daemon.share_reporter import ShareReporter
 from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
 from ndxdp.daemon.shared_descriptors import Shared
-from ndxdp.errors import UsageError
 from ndxdp.ndp import frame as layout
 from ndxdp.ndp.address import is_multicast
 from ndxdp.ndp.decision import validate
@@ -34,8 +34,7 @@ from ndxdp.ndp.message import (
     parse_advertisement,
 )
 from ndxdp.netlink.link_monitor import Changes
-from ndxdp.rules.address import address_text
-from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.share_report import ShareReport
 from ndxdp.sharing.actions import Action, Advertise, Unbind
@@ -93,7 +92,7 @@ class ShareTask:
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._reporter = ShareReporter(share, directory, netns)
-        self._former: ShareReport | None = None
+        self._former = FormerShare(None)
         self._leaves = False
         self._successor: Members | None = self._members
 
@@ -236,44 +235,23 @@ class ShareTask:
         """Adopt the routes that an earlier daemon has left, once it is clear what is shared."""
         if not self._prefixes:
             return
-        clock = time.time() - now
-        known = {each.address: each for each in self._former.hosts} if self._former else {}
         by_route = {link.l3_ifindex: link for link in reversed(self._links.downstream)}
         for route in self._actions.routes.adopt(by_route):
             link = by_route[route.ifindex]
-            host = known.get(address_text(route.address))
-            if host is None or host.interface != link.name:
-                self._perform(self._learner.adopt(now, route.address, link.ifindex))
-                continue
-            mac = bytes.fromhex(host.mac.replace(":", "")) if host.mac else None
+            mac, age, idle = self._former.host(route.address, link.name)
             self._perform(
-                self._learner.adopt(
-                    now,
-                    route.address,
-                    link.ifindex,
-                    mac,
-                    age=max(now - (host.since - clock), 0),
-                    idle=max(now - (host.seen - clock), 0),
-                )
+                self._learner.adopt(now, route.address, link.ifindex, mac, age=age, idle=idle)
             )
 
     # ---- prefixes and rules
 
     def _restore_prefixes(self) -> None:
         """Share what an earlier daemon shared, until routers are heard."""
-        self._former = self._reporter.former()
-        if self._former is not None:
-            self._actions.routes.remove_by(self._members.gone(self._former.links))
-        if self.share.prefixes or self._former is None:
-            return
-        now, clock = self._now(), time.time() - self._now()
-        known: dict[Prefix, float | None] = {}
-        for each in self._former.prefixes:
-            until = None if each.until is None else each.until - clock
-            if until is None or until > now:
-                with contextlib.suppress(UsageError):
-                    known[parse_prefix(each.prefix)] = until
-        self._relay.restore(now, known)
+        self._former = FormerShare(self._reporter.former())
+        self._actions.routes.remove_by(self._members.gone(self._former.links))
+        if not self.share.prefixes:
+            now = self._now()
+            self._relay.restore(now, self._former.prefixes(now))
 
     def _shared_prefixes(self, now: float) -> dict[Prefix, float | None]:
         """Return the shared prefixes, with the end of the valid lifetime."""
