@@ -1,8 +1,9 @@
 """Run pytest in namespaces that vanish with it: `python -m tests [pytest's arguments]`.
 
-Without a test file among the arguments, every test file runs, each in namespaces of its own, as
-many at once as there are processors, the longest files first. The output of a file is printed if
-one of its tests failed. No test is run a second time: a test that fails now and then is a defect.
+Without a test file among the arguments, every test file runs, each in namespaces of its own, the
+longest files first. One more runs at once than there are processors, because many tests wait for
+the kernels and daemons that they started. The output of a file is printed if one of its tests
+failed. No test is run a second time: a test that fails now and then is a defect.
 
 `python -m tests --repeat N ARGUMENTS` finds such a test: it runs pytest with the same arguments N
 times, several runs for each processor at once, so that every run competes for the processors, and
@@ -88,7 +89,8 @@ def _run_all_files(words: list[str]) -> int:
     files = sorted(_HERE.glob("test_*.py"), key=lambda path: -path.stat().st_size)
     total: Counter[str] = Counter()
     failed: list[str] = []
-    for run in _runs(os.cpu_count() or 1, ((f.name, [f"tests/{f.name}", *words]) for f in files)):
+    at_once = (os.cpu_count() or 1) + 1
+    for run in _runs(at_once, ((f.name, [f"tests/{f.name}", *words]) for f in files)):
         _print_run(run)
         for number, outcome in re.findall(r"(\d+) ([a-z]+)", run.summary.partition(" in ")[0]):
             total[outcome.rstrip("s")] += int(number)
