@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from ipaddress import IPv6Address, IPv6Network
 from typing import Self
 
@@ -33,6 +34,10 @@ GUEST_ADDRESS = IPv6Address("2001:db8:1:0:c::10")
 
 ROUTER_MAC, GUEST_MAC = "02:00:00:00:00:01", "02:00:00:00:01:10"
 _BRIDGE_MAC = "02:00:00:00:00:99"
+
+_ANNOUNCEMENTS, _ANNOUNCEMENT_PAUSE = 5, 0.1
+"""How often a guest announces itself after a migration, and the seconds in between: as QEMU has it
+(announce-rounds, announce-step)."""
 
 
 class Host(Node):
@@ -152,8 +157,8 @@ class TwoHosts:
         """Move the guest's port from one host's bridge to the other's, at once.
 
         The guest announces itself there, as the kernel of a virtual machine with virtio-net does
-        after a live migration (VIRTIO_NET_F_GUEST_ANNOUNCE): by an unsolicited advertisement. Its
-        neighbour entries stay, so that it sends nothing else by itself.
+        after a live migration (VIRTIO_NET_F_GUEST_ANNOUNCE): by unsolicited advertisements, as one
+        may be lost. Its neighbour entries stay, so that it sends nothing else by itself.
         """
         source.run("ip", "link", "set", "v-guest", "netns", target.name)
         target.ip(f"link set v-guest addrgenmode none\nlink set v-guest master {target.bridge} up")
@@ -165,7 +170,9 @@ class TwoHosts:
 
         wait_until(forwards, f"the port in {target.name} does not forward", 10)
         # The same MAC again: with ndisc_notify, the kernel sends the same as in a migration.
-        self.guest.run("ip", "link", "set", LINK, "address", GUEST_MAC)
+        for _ in range(_ANNOUNCEMENTS):
+            self.guest.run("ip", "link", "set", LINK, "address", GUEST_MAC)
+            time.sleep(_ANNOUNCEMENT_PAUSE)
 
     def mac_at_router(self, address: IPv6Address = GUEST_ADDRESS) -> str:
         """Return the MAC that the router has for an address; "" if it has none."""
