@@ -13,11 +13,11 @@ from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink.bridge_monitor import BridgeMonitor
 from ndxdp.netlink.fib import Fib, Neighbour, NudState
+from ndxdp.netlink.host_routes import NewHostRouteMonitor
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.neighbour_monitor import NeighbourChange
 from ndxdp.netlink.neighbours import neighbour
 from ndxdp.netlink.refusal import leads_to_neighbour
-from ndxdp.netlink.route_monitor import HostRouteMonitor
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
@@ -73,7 +73,7 @@ class GuestWatch:
         self._claims = Claims(link.ifindex, link.mac, self.guests.on_claim)
         self._bridges = BridgeMonitor()
         self._read_bridges(active=True)
-        self._routes = HostRouteMonitor()
+        self._routes = NewHostRouteMonitor()
         asyncio.get_running_loop().add_reader(self._routes.fileno(), self._on_routes)
         announcer.on_restart(self._announce_again)
 

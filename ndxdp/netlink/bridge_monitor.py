@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 
-from ndxdp.netlink.rtnetlink import HEADER, Receiver, attributes, records
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
+from ndxdp.netlink.rtnetlink import HEADER, attributes, records
+from ndxdp.netlink.subscription import Subscription
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble
 
 _RTMGRP_NEIGH = 0x4
 _RTM_DELNEIGH = 29
@@ -19,7 +19,7 @@ _KEPT = 65536  # bytes of a message
 _TYPE_AT, _FAMILY_AT, _ATTRIBUTES_AT = 4, 16, 28  # nlmsghdr, and struct ndmsg behind it
 
 
-class BridgeMonitor:
+class BridgeMonitor(Subscription):
     """A netlink socket that reports the MACs that bridges forget.
 
     fileno() is readable when drain() has something to return. Lost messages are not reported: the
@@ -27,38 +27,18 @@ class BridgeMonitor:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._receive = Receiver(self._socket).receive
-        attach_filter(self._socket, _filter())
-        self._socket.bind((0, _RTMGRP_NEIGH))
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when drain() has something to return."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        super().__init__(_RTMGRP_NEIGH, _filter())
 
     def drain(self) -> set[tuple[int, bytes]]:
         """Return bridge and MAC (6 bytes) of what was forgotten since the last call."""
         found: set[tuple[int, bytes]] = set()
-        while True:
-            try:
-                data = self._receive()
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                continue
+        for data in filter(None, self._pieces()):
             for _, message in records(data, HEADER):
                 entry = attributes(message[_ATTRIBUTES_AT:])
                 mac, bridge = entry.get(_NDA_LLADDR), entry.get(_NDA_MASTER)
                 if mac and bridge:
                     found.add((struct.unpack("=I", bridge)[0], mac))
+        return found
 
 
 def _filter() -> bytes:

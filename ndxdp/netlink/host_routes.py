@@ -10,7 +10,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ndxdp.netlink.rtnetlink import (
@@ -18,13 +18,13 @@ from ndxdp.netlink.rtnetlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
-    Receiver,
     Rtnetlink,
     attribute,
     attributes,
     records,
 )
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
+from ndxdp.netlink.subscription import Subscription
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble
 
 PROTOCOL = 158
 """The number of `proto ndxdp` (rtm_protocol); packaging/iproute2/ndxdp.conf has the name."""
@@ -34,10 +34,11 @@ _RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 _RTA_DST, _RTA_OIF, _RTA_TABLE, _RTA_GATEWAY = 1, 4, 15, 5
 _RT_TABLE_MAIN, _RT_SCOPE_LINK, _RTN_UNICAST = 254, 253, 1
 _RTMGRP_IPV6_ROUTE = 0x400
-_NLM_F_REPLACE, _NLM_F_EXCL = 0x100, 0x200
+_NLM_F_EXCL = 0x200
 _RTMSG = struct.Struct("=BBBBBBBBI")
-_LENGTH_AT = HEADER.size + 1  # of rtm_dst_len in a message
-_SO_RCVBUFFORCE = 33
+_TYPE_AT, _LENGTH_AT, _PROTOCOL_AT = 4, HEADER.size + 1, HEADER.size + 5
+"""Offsets of nlmsg_type, rtm_dst_len and rtm_protocol in a message."""
+
 _BUFFER = 1 << 20  # bytes of messages that may wait
 _KEPT = 65536
 
@@ -73,8 +74,8 @@ class HostRoutes:
             return route in self.read()
         return True
 
-    def move(self, former: HostRoute, route: HostRoute) -> bool:
-        """Replace a route by one to the same address; return as add().
+    def move(self, former: HostRoute, route: HostRoute) -> None:
+        """Replace a route by one to the same address.
 
         For a moment there are both, so that a packet is never without a route.
 
@@ -85,7 +86,6 @@ class HostRoutes:
         # another program's.
         self._ask(_RTM_NEWROUTE, NLM_F_CREATE, route)
         self.remove(former)
-        return True
 
     def remove(self, route: HostRoute) -> bool:
         """Remove a route; return False if there is none."""
@@ -133,17 +133,7 @@ def read() -> set[HostRoute]:
         return routes.read()
 
 
-def remove(route: HostRoute) -> bool:
-    """Remove a host route; return False if there is none.
-
-    Raises:
-        OSError: The kernel refused; EPERM without CAP_NET_ADMIN.
-    """
-    with contextlib.closing(HostRoutes()) as routes:
-        return routes.remove(route)
-
-
-class HostRouteMonitor:
+class HostRouteMonitor(Subscription):
     """A netlink socket that reports removed routes to single addresses, whoever had added them.
 
     fileno() is readable when drain() has something to return. The kernel does not report the routes
@@ -151,40 +141,40 @@ class HostRouteMonitor:
     """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._receive = Receiver(self._socket).receive
-        attach_filter(self._socket, _removals())
-        with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        self._socket.bind((0, _RTMGRP_IPV6_ROUTE))
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when drain() has something to return."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+        super().__init__(_RTMGRP_IPV6_ROUTE, _filter(_RTM_DELROUTE), buffer=_BUFFER)
 
     def drain(self) -> set[HostRoute] | None:
         """Return the routes that were removed since the last call; None if some were lost."""
         found: set[HostRoute] = set()
         lost = False
-        while True:
-            try:
-                data = self._receive()
-            except BlockingIOError:
-                return None if lost else found
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for data in self._pieces():
+            if data is None:
                 lost = True
-                continue
-            for (_, kind, *_), message in records(data, HEADER):
-                if kind == _RTM_DELROUTE:
-                    found.update(_any_route_of(message[HEADER.size :]))
+            else:
+                found.update(_routes_in(data, _RTM_DELROUTE))
+        return None if lost else found
+
+
+class NewHostRouteMonitor(Subscription):
+    """A netlink socket that reports new host routes of shares; lost messages are not reported.
+
+    fileno() is readable when drain() has something to return.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_RTMGRP_IPV6_ROUTE, _filter(_RTM_NEWROUTE, PROTOCOL))
+
+    def drain(self) -> list[HostRoute]:
+        """Return the routes that were added since the last call."""
+        pieces = filter(None, self._pieces())
+        return [route for data in pieces for route in _routes_in(data, _RTM_NEWROUTE)]
+
+
+def _routes_in(data: bytes, wanted: int) -> Iterator[HostRoute]:
+    """Yield the routes to single addresses in consecutive messages of a type."""
+    for (_, kind, *_), message in records(data, HEADER):
+        if kind == wanted:
+            yield from _any_route_of(message[HEADER.size :])
 
 
 def _routes_of(message: bytes) -> list[HostRoute]:
@@ -209,18 +199,20 @@ def _any_route_of(message: bytes) -> list[HostRoute]:
     return [HostRoute(found[_RTA_DST], struct.unpack("=i", found[_RTA_OIF])[0])]
 
 
-def _removals() -> bytes:
-    """Return the filter that passes removals of routes to single addresses, and nothing else.
+def _filter(kind: int, protocol: int | None = None) -> bytes:
+    """Return the filter that passes messages of a kind about routes to single addresses.
 
     BPF loads in network byte order, while netlink uses the host's.
+
+    Args:
+        kind: The message type.
+        protocol: The protocol of the routes (rtm_protocol); None for any.
     """
-    return assemble(
-        (
-            (LD_H, 0, 0, 4),  # nlmsg_type
-            (JEQ, 0, 3, socket.htons(_RTM_DELROUTE)),
-            (LD_B, 0, 0, _LENGTH_AT),
-            (JEQ, 0, 1, 128),
-            (RET, 0, 0, _KEPT),
-            (RET, 0, 0, 0),
-        )
-    )
+    wanted = [(LD_H, _TYPE_AT, socket.htons(kind)), (LD_B, _LENGTH_AT, 128)]
+    if protocol is not None:
+        wanted.append((LD_B, _PROTOCOL_AT, protocol))
+    reject = 2 * len(wanted) + 1
+    code: list[tuple[int, int, int, int]] = []
+    for load, at, value in wanted:
+        code += [(load, 0, 0, at), (JEQ, 0, reject - len(code) - 2, value)]
+    return assemble([*code, (RET, 0, 0, _KEPT), (RET, 0, 0, 0)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import socket
 import struct
 import sys
@@ -12,8 +10,9 @@ from dataclasses import dataclass, field
 from ndxdp.netlink.fib import RouteType
 from ndxdp.netlink.link_names import NamedLink, named_link
 from ndxdp.netlink.links import IFF_UP, is_operational
-from ndxdp.netlink.rtnetlink import Receiver, each_attribute, records
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble, attach_filter
+from ndxdp.netlink.rtnetlink import each_attribute, records
+from ndxdp.netlink.subscription import Subscription
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_H, RET, assemble
 
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV6_IFADDR = 0x100
@@ -25,8 +24,6 @@ _RTMGRP_IPV6_ROUTE = 0x400
 _RTM_DELROUTE = 25
 _RTM_NEWNETCONF = 80
 _RTNLGRP_IPV6_NETCONF = 25
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
-_SO_RCVBUFFORCE = 33
 _IFLA_OPERSTATE = 16
 _IFLA_CARRIER_UP_COUNT = 47
 _IFLA_EVENT = 44
@@ -80,7 +77,7 @@ class Changes:
         return self.anything or not self.interfaces.isdisjoint(interfaces)
 
 
-class LinkMonitor:
+class LinkMonitor(Subscription):
     """A netlink socket that reports changes of links, IPv6 addresses and important IPv6 routes.
 
     Important are default, local and on-link routes. fileno() is readable when drain() has something
@@ -90,36 +87,22 @@ class LinkMonitor:
     def __init__(self) -> None:
         self._interruptions = Interruptions()
         self._interrupted: set[int] = set()
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        super().__init__(
+            _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE,
+            _relevant_messages(),
+            buffer=_BUFFER,
+            more=_RTNLGRP_IPV6_NETCONF,
         )
-        self._receive = Receiver(self._socket).receive
-        attach_filter(self._socket, _relevant_messages())
-        with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-        self._socket.bind((0, _RTMGRP_LINK | _RTMGRP_IPV6_IFADDR | _RTMGRP_IPV6_ROUTE))
-        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _RTNLGRP_IPV6_NETCONF)
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when drain() has something to return."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
 
     def drain(self) -> Changes:
         """Read all messages; return what has changed."""
         changes = Changes()
-        while True:
-            try:
-                self._read(self._receive(), changes)
-            except BlockingIOError:
-                return changes
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for data in self._pieces():
+            if data is None:
                 changes.anything = changes.lost = True
+            else:
+                self._read(data, changes)
+        return changes
 
     def interrupted(self) -> frozenset[int]:
         """Return the interfaces that were interrupted since the last call (see Interruptions)."""

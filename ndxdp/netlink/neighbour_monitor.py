@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import struct
@@ -10,16 +9,15 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from ndxdp.netlink.fib import NudState
-from ndxdp.netlink.rtnetlink import HEADER, Receiver, attributes, records
-from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, RET, assemble, attach_filter
+from ndxdp.netlink.rtnetlink import HEADER, attributes, records
+from ndxdp.netlink.subscription import Subscription
+from ndxdp.sockets.cbpf import JEQ, LD_B, LD_W, NOTHING, RET, assemble
 
 _RTMGRP_NEIGH = 0x4
 
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 
 _NDA_DST, _NDA_LLADDR = 1, 2
-
-_SO_RCVBUFFORCE = 33
 
 _KEPT = 65536  # bytes of a message
 
@@ -45,7 +43,7 @@ class NeighbourChange(NamedTuple):
     mac: bytes | None
 
 
-class NeighbourMonitor:
+class NeighbourMonitor(Subscription):
     """A netlink socket that reports changes of IPv6 neighbours.
 
     fileno() is readable when drain() has changes. The kernel reports the states REACHABLE, STALE,
@@ -59,15 +57,8 @@ class NeighbourMonitor:
             ifindexes: As for limit_to().
             buffer: Bytes of messages that may wait; 0 for the system's default.
         """
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._receive = Receiver(self._socket).receive
+        super().__init__(_RTMGRP_NEIGH, NOTHING, buffer=buffer)
         self.limit_to(*ifindexes)
-        if buffer:
-            with contextlib.suppress(OSError):  # without CAP_NET_ADMIN the default has to do
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer)
-        self._socket.bind((0, _RTMGRP_NEIGH))
 
     def limit_to(self, *ifindexes: int) -> None:
         """Report only neighbours on these interfaces from now on; without any, report all.
@@ -76,35 +67,22 @@ class NeighbourMonitor:
         process. Where the interfaces are too many for a filter, all neighbours are reported.
         """
         try:
-            attach_filter(self._socket, _filter(ifindexes if len(ifindexes) <= _FILTERED else ()))
+            self._set_filter(_filter(ifindexes if len(ifindexes) <= _FILTERED else ()))
         except OSError as error:
             if error.errno != errno.ENOMEM:  # net.core.optmem_max
                 raise
-            attach_filter(self._socket, _filter(()))
-
-    def fileno(self) -> int:
-        """Return the descriptor, which is readable when drain() has something to return."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+            self._set_filter(_filter(()))
 
     def drain(self) -> list[NeighbourChange] | None:
         """Return the changes since the last call; None if changes were lost."""
         changes: list[NeighbourChange] = []
         lost = False
-        while True:
-            try:
-                data = self._receive()
-            except BlockingIOError:
-                return None if lost else changes
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+        for data in self._pieces():
+            if data is None:
                 lost = True
-                continue
-            changes += _changes(data)
+            else:
+                changes += _changes(data)
+        return None if lost else changes
 
 
 class NeighbourWatch:
