@@ -27,13 +27,11 @@ from lab.shared_prefix import (
     ULA,
     Prefix,
 )
-from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, eth_source_of, icmpv6_type_of
+from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, TYPE_RA, TYPE_RS, eth_source_of, icmpv6_type_of
 from ndxdp.rules.address import parse_mac
 from tests.fixtures.advertisements import complaints, dissect, fields
 from tests.fixtures.network import eventually
 from tests.fixtures.shared_link import shared_link
-
-TYPE_RS, TYPE_RA = 133, 134
 
 
 def test_the_prefix_changes(privacy: None, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ndxdp.daemon.share_routes import ShareRoutes
 from ndxdp.daemon.share_rules import share_rules
 from ndxdp.daemon.share_sockets import PacedReader
 from ndxdp.doctor import breadth
-from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_frame, icmpv6_type_of
+from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, TYPE_RA, TYPE_RS, icmpv6_frame, icmpv6_type_of
 from ndxdp.ndp.message import solicit
 from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import host_routes
@@ -30,7 +30,7 @@ from ndxdp.netlink.host_routes import HostRoute, HostRouteMonitor, HostRoutes
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.share_report import SharedHost, SharedPrefix, ShareReport
-from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, TYPE_RA, TYPE_RS, DiscoverySocket
+from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, DiscoverySocket
 from tests.fixtures.network import HOST, ROUTER, ROUTER_LINK, UPLINK, Network, eventually, sh
 
 ADDRESS = socket.inet_pton(socket.AF_INET6, "2001:db8::77")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import time
@@ -20,7 +19,13 @@ from ndxdp.ndp.resolution import PendingSolicitation, Reply, reply_to
 from ndxdp.netlink.links import Link
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
-from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, program
+from ndxdp.sockets.cbpf import (
+    attach_filter,
+    frames_within,
+    icmpv6_conditions,
+    packet_socket,
+    program,
+)
 
 _RS, _RA, _NS, _NA = 133, 134, 135, 136
 _ALL_ROUTERS = "ff02::2"
@@ -154,11 +159,8 @@ def solicit_from(packets: socket.socket, link: Link, source: bytes, router: byte
     attach_filter(packets, program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1))
     question = PendingSolicitation(link.mac, source, router)
     packets.send(solicit(link.mac, router, source=source, sllao=link.mac))
-    until = time.monotonic() + _WAIT_EACH
-    while (left := until - time.monotonic()) > 0:
-        if not select.select([packets], [], [], left)[0]:
-            break
-        reply = reply_to(question, packets.recv(FRAME_MAX + 1), None)
+    for frame in frames_within(packets, FRAME_MAX + 1, _WAIT_EACH):
+        reply = reply_to(question, frame, None)
         if not isinstance(reply, Fault):
             return reply
     return None

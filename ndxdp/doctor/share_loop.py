@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import time
 from collections.abc import Iterable, Mapping
 
 from ndxdp.doctor.finding import Finding, failure, warning
 from ndxdp.doctor.share_members import Member
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.frame import ETH_P_IPV6
+from ndxdp.ndp.frame import ETH_P_IPV6, TYPE_NS
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import address_text, mac_text
-from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, program
+from ndxdp.sockets.cbpf import (
+    attach_filter,
+    frames_within,
+    icmpv6_conditions,
+    packet_socket,
+    program,
+)
 from ndxdp.sockets.multicast import allmulti
 
-_NS = 135
 _WAIT = 0.5  # seconds
 _LENGTH = 78  # bytes of a solicitation without options
 
@@ -95,16 +98,11 @@ def reaches(upstream: Member, member: Member) -> bool:
         sends = opened.enter_context(packet_socket("looks for a loop"))
         sends.bind((upstream.name, ETH_P_IPV6))
         hears = opened.enter_context(packet_socket("looks for a loop"))
-        attach_filter(hears, program(icmpv6_conditions(_NS), last=_LENGTH - 1, keep=_LENGTH))
+        attach_filter(hears, program(icmpv6_conditions(TYPE_NS), last=_LENGTH - 1, keep=_LENGTH))
         hears.bind((member.name, ETH_P_IPV6))
         allmulti(hears, member.ifindex)
         sends.send(frame)
-        until = time.monotonic() + _WAIT
-        while (left := until - time.monotonic()) > 0:
-            if not select.select([hears], [], [], left)[0]:
-                break
-            if target in hears.recv(_LENGTH):
-                return True
+        return any(target in frame for frame in frames_within(hears, _LENGTH, _WAIT))
     return False
 
 

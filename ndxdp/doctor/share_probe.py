@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import select
-import time
 
 from ndxdp.doctor.finding import Finding, failure
 from ndxdp.doctor.share_members import Member
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.ndp.frame import ETH_P_IPV6
+from ndxdp.ndp.frame import ETH_P_IPV6, TYPE_NA
 from ndxdp.ndp.message import NeighborAdvertisement, parse_advertisement, solicit
 from ndxdp.netlink.addresses import own_addresses
 from ndxdp.rules.prefix import Prefix
-from ndxdp.sockets.cbpf import attach_filter, icmpv6_conditions, packet_socket, program
+from ndxdp.sockets.cbpf import (
+    attach_filter,
+    frames_within,
+    icmpv6_conditions,
+    packet_socket,
+    program,
+)
 from ndxdp.sockets.multicast import allmulti
 
-_NA = 136
 _WAIT = 0.5  # seconds
 _LENGTH = 78  # bytes of an advertisement without options
 _FREE_BITS = 32  # a prefix needs so many, or an address of it may be a node's by chance
@@ -43,16 +46,13 @@ def answerer(member: Member, prefix: Prefix) -> bytes | None:
     with contextlib.suppress(NdxdpError, OSError), contextlib.ExitStack() as opened:
         own = [each.address for each in own_addresses(member.ifindex) if each.link_local]
         both = opened.enter_context(packet_socket("looks for a node that answers for all"))
-        attach_filter(both, program(icmpv6_conditions(_NA), last=_LENGTH - 1, keep=1500))
+        attach_filter(both, program(icmpv6_conditions(TYPE_NA), last=_LENGTH - 1, keep=1500))
         both.bind((member.name, ETH_P_IPV6))
         allmulti(both, member.ifindex)
         source = own[0] if own else UNSPECIFIED
         both.send(solicit(member.mac, target, source=source, sllao=member.mac if own else None))
-        until = time.monotonic() + _WAIT
-        while (left := until - time.monotonic()) > 0:
-            if not select.select([both], [], [], left)[0]:
-                break
-            answer = parse_advertisement(both.recv(1500))
+        for frame in frames_within(both, 1500, _WAIT):
+            answer = parse_advertisement(frame)
             if isinstance(answer, NeighborAdvertisement) and answer.target == target:
                 return answer.eth_source
     return None

@@ -47,7 +47,9 @@ removed from the frame. No other frame that is_solicitation() accepts is as shor
 
 ETH_P_IPV6 = 0x86DD
 ICMPV6 = 58
-TYPE_NS, TYPE_NA = 135, 136
+TYPE_RS, TYPE_RA, TYPE_NS, TYPE_NA = 133, 134, 135, 136
+"""Types of ICMPv6 messages (RFC 4861 sections 4.1 to 4.4)."""
+
 SLLAO, TLLAO, NONCE = 1, 2, 14
 """Types of options (RFC 4861 section 4.6.1, RFC 3971 section 5.3.2)."""
 

@@ -30,6 +30,8 @@ from ndxdp.ndp.frame import (
     HOP_LIMIT_AT,
     SLLAO,
     TYPE_AT,
+    TYPE_RA,
+    TYPE_RS,
     checksum_correct,
     eth_source_of,
     icmpv6_frame,
@@ -38,8 +40,6 @@ from ndxdp.ndp.frame import (
     source_of,
 )
 from ndxdp.ndp.router_option import lladdr_option, split_options
-
-TYPE_RS, TYPE_RA = 133, 134
 
 ALL_ROUTERS = b"\xff\x02" + bytes(13) + b"\x02"
 

@@ -19,10 +19,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from ndxdp.ndp.address import ALL_NODES, ALL_NODES_MAC, UNSPECIFIED
-from ndxdp.ndp.frame import eth_destination_of, eth_source_of
+from ndxdp.ndp.frame import TYPE_RA, eth_destination_of, eth_source_of
 from ndxdp.ndp.router_message import (
     PREFERENCE,
-    TYPE_RA,
     Parameters,
     RouterFault,
     parse_router_solicitation,

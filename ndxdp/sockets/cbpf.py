@@ -7,9 +7,11 @@ the frame.
 from __future__ import annotations
 
 import array
+import select
 import socket
 import struct
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
@@ -21,6 +23,7 @@ LD_W, LD_H, LD_B = 0x20, 0x28, 0x30
 JEQ, RET = 0x15, 0x06
 AND = 0x54
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_ETH_P_ALL = 3  # linux/if_ether.h
 
 PACKET_TYPE = 0xFFFFF000 + 4
 """Offset (SKF_AD_OFF + SKF_AD_PKTTYPE) of the packet type, PACKET_HOST and so on."""
@@ -184,3 +187,42 @@ def packet_socket(purpose: str) -> socket.socket:
             f"this process may not open a packet socket, which {purpose}",
             "run this as root, or with CAP_NET_RAW too",
         ) from None
+
+
+def filtered_packet_socket(purpose: str, ifindex: int, code: bytes) -> socket.socket:
+    """Open a packet socket that receives what a filter passes of an interface's frames.
+
+    It receives frames before a bridge takes those of its port.
+
+    Args:
+        purpose: As for packet_socket().
+        ifindex: The interface.
+        code: The filter, as assemble() returns it.
+
+    Raises:
+        NdxdpError: This process does not have CAP_NET_RAW.
+        OSError: There is no such interface, or this process has too many open files.
+    """
+    opened = packet_socket(purpose)
+    try:
+        attach_filter(opened, code)
+        opened.bind((socket.if_indextoname(ifindex), _ETH_P_ALL))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def frames_within(packets: socket.socket, size: int, seconds: float) -> Iterator[bytes]:
+    """Yield the frames that a packet socket receives within so many seconds from now on.
+
+    Args:
+        packets: The socket.
+        size: The most bytes to receive of a frame.
+        seconds: The time, which includes that of the caller between two frames.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if not select.select([packets], [], [], left)[0]:
+            return
+        yield packets.recv(size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 
 from ndxdp.ndp.frame import (
     ETH_P_IPV6,
@@ -14,6 +13,8 @@ from ndxdp.ndp.frame import (
     TYPE_AT,
     TYPE_NA,
     TYPE_NS,
+    TYPE_RA,
+    TYPE_RS,
 )
 from ndxdp.sockets.cbpf import (
     AND,
@@ -23,18 +24,13 @@ from ndxdp.sockets.cbpf import (
     PACKET_TYPE,
     RET,
     assemble,
-    attach_filter,
+    filtered_packet_socket,
     other_vlans,
-    packet_socket,
 )
 from ndxdp.sockets.multicast import allmulti
 
-TYPE_RS, TYPE_RA = 133, 134
-"""Types of router messages (RFC 4861 sections 4.1 and 4.2)."""
-
 _RECEIVE_MAX = 9216  # bytes: a router advertisement may fill the link's MTU
 _BATCH = 64  # frames that one call of receive() returns at most
-_ETH_P_ALL = 3
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 
 
@@ -65,12 +61,12 @@ class DiscoverySocket:
             NdxdpError: The process lacks CAP_NET_RAW.
             OSError: There is no such interface.
         """
-        self._socket = packet_socket("learns the hosts of a share")
+        self._socket = filtered_packet_socket(
+            "learns the hosts of a share", ifindex, discovery_filter(types)
+        )
         try:
-            attach_filter(self._socket, discovery_filter(types))
             with contextlib.suppress(OSError):  # before Linux 4.20; the filter leaves them out, too
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            self._socket.bind((socket.if_indextoname(ifindex), _ETH_P_ALL))
             allmulti(self._socket, ifindex)
         except BaseException:
             self._socket.close()

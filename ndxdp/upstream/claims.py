@@ -7,7 +7,6 @@ on answering for the guest until its own neighbour entry fails.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 
 from ndxdp.ndp.address import is_multicast
@@ -16,16 +15,14 @@ from ndxdp.ndp.message import Fault, parse_advertisement
 from ndxdp.sockets.cbpf import (
     LD_B,
     Condition,
-    attach_filter,
+    filtered_packet_socket,
     icmpv6_conditions,
     other_vlans,
-    packet_socket,
     program,
 )
 
 _FRAMES_AT_ONCE = 64  # frames that are received before other tasks of the event loop run
 _PAUSE = 0.05  # seconds without reading after so many: a flood takes a bounded part of a CPU
-_ETH_P_ALL = 3  # receives frames before a bridge takes those of its port
 
 
 class Claims:
@@ -47,13 +44,9 @@ class Claims:
         self._on_claim = on_claim
         self._loop = asyncio.get_running_loop()
         self._rest: asyncio.TimerHandle | None = None
-        self._socket = packet_socket("notices that guests have moved to other hosts")
-        try:
-            attach_filter(self._socket, _unsolicited_advertisements())
-            self._socket.bind((socket.if_indextoname(ifindex), _ETH_P_ALL))
-        except BaseException:
-            self._socket.close()
-            raise
+        self._socket = filtered_packet_socket(
+            "notices that guests have moved to other hosts", ifindex, _unsolicited_advertisements()
+        )
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
     def close(self) -> None:

@@ -16,15 +16,13 @@ from ndxdp.ndp.message import Fault, is_sent_to, parse_advertisement
 from ndxdp.sockets.cbpf import (
     LD_B,
     Condition,
-    attach_filter,
+    filtered_packet_socket,
     icmpv6_conditions,
     other_vlans,
-    packet_socket,
     program,
 )
 
 _FRAMES_AT_ONCE = 64  # frames that are received before other tasks of the event loop run
-_ETH_P_ALL = 3  # receives frames before a bridge takes those of its port
 
 
 class GatewayAnswers:
@@ -91,15 +89,10 @@ class GatewayAnswers:
         """Open the socket, unless it is open or cannot be opened; see is_listening."""
         if self._socket is not None:
             return
+        purpose, code = "receives the gateways' answers", _solicited_advertisements()
         try:
-            opened = packet_socket("receives the gateways' answers")
+            opened = filtered_packet_socket(purpose, self._ifindex, code)
         except (NdxdpError, OSError):  # for example: too many open files
-            return
-        try:
-            attach_filter(opened, _solicited_advertisements())
-            opened.bind((socket.if_indextoname(self._ifindex), _ETH_P_ALL))
-        except OSError:
-            opened.close()
             return
         asyncio.get_running_loop().add_reader(opened.fileno(), self._receive)
         self._socket = opened
