@@ -185,7 +185,7 @@ def test_no_netlink(answering: Network) -> None:
 
 def test_a_kernel_without_ipv6(answering: Network) -> None:
     code = DENIED.format(family="AF_INET6")
-    code += "from pathlib import Path\nimport ndxdp.doctor.sysctl as s\ns._ROOT = Path('/none')\n"
+    code += "from pathlib import Path\nimport ndxdp.netlink.sysctl as s\ns._ROOT = Path('/none')\n"
     (found,) = [each for each in with_code(code) if each["level"] == "failure"]
     assert found["what"] == "this kernel has no IPv6"
     follow(found["cure"])

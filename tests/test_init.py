@@ -433,7 +433,9 @@ MAIN = "import sys; from ndxdp.cli.main import main; sys.argv[1:] = ['init', '-o
 def test_without_a_family_of_sockets(host: Network, family: str, sentence: str) -> None:
     code = DENIED.format(family=family)
     if family == "AF_INET6":
-        code += "from pathlib import Path\nimport ndxdp.doctor.sysctl as s\ns._ROOT = Path('/no')\n"
+        code += (
+            "from pathlib import Path\nimport ndxdp.netlink.sysctl as s\ns._ROOT = Path('/no')\n"
+        )
     result = python(code + MAIN)
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith(sentence)

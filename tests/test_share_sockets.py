@@ -306,7 +306,7 @@ def test_a_flood_is_read_at_a_bounded_rate(net: Network, monkeypatch: pytest.Mon
             return [b""] * 64
 
     read: list[int] = []
-    monkeypatch.setattr(share_sockets, "_BURST", 100.0)
+    monkeypatch.setattr(share_sockets, "_BURST", 100)
     monkeypatch.setattr(share_sockets, "_RATE", 640.0)
 
     async def check() -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ndxdp.config.model import Share
-from ndxdp.ndp.address import UNSPECIFIED, is_link_local
+from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.netlink import links
 from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.fib import Fib
@@ -202,9 +202,3 @@ def _mtu(ifindex: int) -> int:
         return MTU_MIN
     value = attributes.get(_IFLA_MTU, b"")
     return int(struct.unpack("=I", value)[0]) if len(value) == 4 else MTU_MIN
-
-
-def subnet_anycast(address: bytes, length: int) -> bool:
-    """Return True for the subnet-router anycast address of a prefix (RFC 4291 section 2.6.1)."""
-    rest = 128 - length
-    return not int.from_bytes(address, "big") & ((1 << rest) - 1) and not is_link_local(address)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
+from ndxdp.upstream.schedule import Pace
+
 _RATE = 0.5  # lines per second, after the first _BURST
-_BURST = 100.0
+_BURST = 100
 
 
 class ShareLog:
@@ -15,19 +17,16 @@ class ShareLog:
     def __init__(self, log: logging.Logger, upstream: str) -> None:
         """Begin; upstream: the interface that names the share."""
         self._log, self._upstream = log, upstream
-        self._tokens, self._since = _BURST, time.monotonic()
+        self._pace = Pace(_RATE, _BURST, time.monotonic)
         self._left_out = 0
 
     def info(self, text: str, *arguments: object) -> None:
         """Log a line at level info."""
-        now = time.monotonic()
-        self._tokens = min(_BURST, self._tokens + (now - self._since) * _RATE)
-        self._since = now
-        if self._tokens < 1:
+        if self._pace.delay():
             self._left_out += 1
             self._log.debug(text, *arguments)
             return
-        self._tokens -= 1
+        self._pace.charge()
         if self._left_out:
             self._log.info("share of %s: %d lines left out", self._upstream, self._left_out)
             self._left_out = 0

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ndxdp.config.model import Share, share_downstream
 from ndxdp.errors import NdxdpError
+from ndxdp.netlink import sysctl
 from ndxdp.rules.interface_name import is_pattern, natural_order
 
 if TYPE_CHECKING:
     from ndxdp.netlink.link_names import NamedLink
     from ndxdp.netlink.links import Link
-
-_CONF = Path("/proc/sys/net/ipv6/conf")
 
 
 class PresentShare(NamedTuple):
@@ -164,7 +162,4 @@ def at_start(share: Share) -> Iterator[tuple[str, str]]:
 
 def _conf(name: str, key: str) -> int | None:
     """Return an IPv6 sysctl of an interface; None if there is none, or it cannot be read."""
-    try:
-        return int(_CONF.joinpath(name, key).read_text())
-    except (OSError, ValueError):
-        return None
+    return sysctl.read("net", "ipv6", "conf", name, key)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, DiscoverySocket
+from ndxdp.upstream.schedule import Pace
 
 log = logging.getLogger(__name__)
 
@@ -14,7 +15,7 @@ _RATE = 2000.0
 """Frames per second that are read of one socket. A flood fills the queue, and takes a bounded part
 of a CPU: some 40 µs for each frame."""
 
-_BURST = 500.0  # frames that are read at once after a quiet time
+_BURST = 500  # frames that are read at once after a quiet time
 
 _PAUSE = 0.05  # seconds for which a socket in a flood is not read
 
@@ -35,7 +36,7 @@ class PacedReader:
         """
         self._socket, self._on_frames = socket, on_frames
         self._loop = asyncio.get_running_loop()
-        self._tokens, self._since = _BURST, self._loop.time()
+        self._pace = Pace(_RATE, _BURST, self._loop.time)
         self._rest: asyncio.TimerHandle | None = None
         self._loop.add_reader(socket.fileno(), self._read)
 
@@ -47,10 +48,7 @@ class PacedReader:
         self._socket.close()
 
     def _read(self) -> None:
-        now = self._loop.time()
-        self._tokens = min(_BURST, self._tokens + (now - self._since) * _RATE)
-        self._since = now
-        if self._tokens < 1:
+        if self._pace.delay():
             self._loop.remove_reader(self._socket.fileno())
             self._rest = self._loop.call_later(_PAUSE, self._resume)
             return
@@ -59,7 +57,7 @@ class PacedReader:
         except OSError as error:  # the interface went down: it says so once
             log.debug("cannot receive: %s", error)
             return
-        self._tokens -= len(frames)
+        self._pace.charge(len(frames))
         if frames:
             self._on_frames(frames)
 

@@ -13,10 +13,11 @@ import errno
 import socket
 from dataclasses import dataclass
 
-from ndxdp.doctor import anyip, sysctl
+from ndxdp.doctor import anyip
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.manager import Manager
 from ndxdp.errors import NdxdpError
+from ndxdp.netlink import sysctl
 from ndxdp.netlink.fib import DefaultRoute
 from ndxdp.rules.address import address_text
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, unseen, warning
-from ndxdp.netlink import neighbour_table
+from ndxdp.netlink import neighbour_table, sysctl
 from ndxdp.netlink.neighbour_table import NeighbourTable
 from ndxdp.rules.ruleset import Rules
 

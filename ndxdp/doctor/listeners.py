@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, note, reason_of, unseen, warning
 from ndxdp.ndp.profile import Answer
+from ndxdp.netlink import sysctl
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes
 from ndxdp.rules.address import address_text
 from ndxdp.rules.table import Table

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ndxdp.doctor import interfaces, sysctl
-from ndxdp.netlink import onlink
+from ndxdp.doctor import interfaces
+from ndxdp.netlink import onlink, sysctl
 from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.netlink.link_overview import SeenLink, all_links
 from ndxdp.rules.prefix import Prefix

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ndxdp.config.toml_text import quoted
-from ndxdp.doctor import listeners, sysctl
+from ndxdp.doctor import listeners
 from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.listeners import Listener
 from ndxdp.doctor.manager import Manager
 from ndxdp.doctor.share_case import LinkBehind
 from ndxdp.ndp.profile import Answer
-from ndxdp.netlink import onlink
+from ndxdp.netlink import onlink, sysctl
 from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.rules.address import address_text

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ndxdp.doctor import sysctl
 from ndxdp.doctor.finding import Finding, Level, failure, note, warning
+from ndxdp.netlink import sysctl
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.fib import DefaultRoute
 from ndxdp.rules.address import address_text

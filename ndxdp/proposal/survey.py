@@ -11,11 +11,11 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ndxdp.doctor import engine, forwarding, interfaces, listeners, share_case, sysctl
+from ndxdp.doctor import engine, forwarding, interfaces, listeners, share_case
 from ndxdp.doctor.finding import reason_of
 from ndxdp.doctor.subject import Subject
 from ndxdp.errors import NdxdpError
-from ndxdp.netlink import links, onlink
+from ndxdp.netlink import links, onlink, sysctl
 from ndxdp.netlink.addresses import FOREVER
 from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.observe import status

@@ -27,10 +27,7 @@ def expiry_of(path: str) -> float:
     try:
         match = _PEM.search(Path(path).read_bytes())
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            f"cannot read {path}: {reason}", f"to see its permissions: namei -l {path}"
-        ) from None
+        raise unreadable(path, error) from None
     try:
         if match is None:
             raise ValueError("no PEM")
@@ -40,6 +37,12 @@ def expiry_of(path: str) -> float:
             f"{path} has no certificate in PEM",
             f"openssl x509 -in {path} -noout -enddate shows what it has",
         ) from None
+
+
+def unreadable(path: str, error: OSError | ValueError) -> UsageError:
+    """Return the error for a file that cannot be read, or whose path no file can have."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return UsageError(f"cannot read {path}: {reason}", f"to see its permissions: namei -l {path}")
 
 
 def not_after(der: bytes) -> float:

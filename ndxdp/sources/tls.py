@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ndxdp import threads
 from ndxdp.errors import UsageError
+from ndxdp.sources.certificate import unreadable
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.http import PIECE, NoAnswer, Streams
 
@@ -155,10 +156,7 @@ def _check_readable(path: str) -> None:
         with open(path, "rb") as file:
             file.read(1)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            f"cannot read {path}: {reason}", f"to see its permissions: namei -l {path}"
-        ) from None
+        raise unreadable(path, error) from None
 
 
 def load_for_asyncio() -> None:

@@ -48,9 +48,9 @@ class Pace:
         """Return the seconds until the next frame may be sent; 0 if it may be sent now."""
         return max(0.0, self._due - self._credit - self._clock())
 
-    def charge(self) -> None:
-        """Count one frame as sent."""
-        self._due = max(self._due, self._clock()) + self._interval
+    def charge(self, frames: int = 1) -> None:
+        """Count frames as sent."""
+        self._due = max(self._due, self._clock()) + frames * self._interval
 
 
 class _Members(Container[bytes], Sized, Protocol):
