@@ -32,6 +32,7 @@ FLOORS = (
     "config",
     "sources",
     "sharing",
+    "fleet",
     "rules",
     "ndp",
     "runtime",

@@ -31,6 +31,9 @@ SHARE_ORIGIN = "share"
 ETCD_ORIGIN = "etcd"
 """Origin of the rules that etcd has for this host."""
 
+SHARED_ORIGIN = "shared"
+"""Origin of the rules for addresses that exactly one of several hosts answers for."""
+
 PAUSE_ORIGIN = "pause"
 """Origin of the rules that note what `ndxdp pause` has paused (rules/pausing.py)."""
 
@@ -42,6 +45,7 @@ RESERVED_ORIGINS = frozenset(
         DOCKER_ORIGIN,
         SHARE_ORIGIN,
         ETCD_ORIGIN,
+        SHARED_ORIGIN,
         PAUSE_ORIGIN,
     }
 )
@@ -107,6 +111,7 @@ class Rule:
         dev: Patterns of the interfaces that a route may leave by, where the answer depends on
             routes; () for any interface.
         paused: True if the rule is paused by its class or prefix; it is then not applied.
+        leased: True if the rule ends when the host's lease lapses, whatever the daemon does.
     """
 
     answer: Answer = Answer.ALWAYS
@@ -117,6 +122,7 @@ class Rule:
     owned: bool = False
     dev: tuple[str, ...] = ()
     paused: bool = False
+    leased: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "origin", cut(self.origin, ORIGIN_MAX))
@@ -125,7 +131,7 @@ class Rule:
     @property
     def effect(self) -> tuple[object, ...]:
         """How the rule answers, as a key; origin, label, `owned` and `paused` do not count."""
-        return self.answer, self.profile, self.dynamic, self.dev
+        return self.answer, self.profile, self.dynamic, self.dev, self.leased
 
     @property
     def is_applied(self) -> bool:

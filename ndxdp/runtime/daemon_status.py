@@ -104,6 +104,58 @@ class ExporterStatus(NamedTuple):
     problem: str = ""
 
 
+class SegmentStatus(NamedTuple):
+    """The shared addresses of a segment.
+
+    Attributes:
+        segment: The segment.
+        joined: This host is a member of it.
+        problem: Why this host is no member; "" if it is one.
+        members: The hosts that are members.
+        shared: The number of shared addresses.
+        held: Those of them that this host answers for.
+        unheld: Those of them that nobody answers for.
+        taken: How often this host has acquired an address.
+        given_up: How often it has released one, or lost it with its lease.
+    """
+
+    segment: str
+    joined: bool
+    problem: str
+    members: list[str]
+    shared: int
+    held: int
+    unheld: int
+    taken: int
+    given_up: int
+
+
+class FleetStatus(NamedTuple):
+    """This host's part in the shared addresses of its segments.
+
+    Attributes:
+        connected: The shared addresses and their holders are followed.
+        problem: Why this host answers for no shared address; "" if it may.
+        expires: time.time() when its lease lapses unless it is renewed; None without a lease.
+        drained: Somebody has drained this host: it gives up all shared addresses.
+        segments: The segments.
+        refused: The number of shared addresses whose values are refused.
+        refused_values: Some of them: `key`, the segment and the name; `reason`.
+        rivals: Advertisements seen from other MACs for an address that this host answers for.
+        lag: Seconds from the last renewal's request to its answer; None before the first.
+    """
+
+    connected: bool
+    problem: str
+    expires: float | None
+    drained: bool
+    segments: list[SegmentStatus]
+    refused: int
+    refused_values: list[dict[str, str]]
+    rivals: int
+    lag: float | None
+
+
 class EtcdStatus(NamedTuple):
     """The state of the connection to etcd, and of this host's keys there.
 
@@ -167,6 +219,7 @@ class DaemonStatus:
         docker_connected: Returns True if the daemon is connected to the container engine; None if
             no container is answered for.
         etcd: Returns the state of the connection to etcd; None if no interface has rules there.
+        fleet: Returns this host's part in shared addresses; None if no interface has a segment.
         interfaces: The status of the interfaces, by name.
         reloads_begun: The number of reloads that have begun.
         reloads: The number of reloads that have ended.
@@ -179,6 +232,7 @@ class DaemonStatus:
     reloaded: float = field(default_factory=time.time)
     docker_connected: Callable[[], bool] | None = None
     etcd: Callable[[], EtcdStatus] | None = None
+    fleet: Callable[[], FleetStatus] | None = None
     interfaces: dict[str, InterfaceStatus] = field(default_factory=dict)
     reloads_begun: int = 0
     reloads: int = 0

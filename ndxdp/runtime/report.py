@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError
 from ndxdp.files import access, locks
-from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
+from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus, FleetStatus
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Daemon(NamedTuple):
         docker: `connected`; None if no container is answered for.
         etcd: The fields of EtcdStatus but `confirmed`; None if no interface has rules in etcd
             (absent from reports of older versions).
+        fleet: The fields of FleetStatus but `expires` and `lag`; None if no interface has a segment
+            (absent from reports of older versions).
     """
 
     pid: int
@@ -59,11 +61,13 @@ class Daemon(NamedTuple):
     exporter: dict[str, str] | None
     docker: dict[str, bool] | None
     etcd: dict[str, Any] | None = None
+    fleet: dict[str, Any] | None = None
 
 
 def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -> Daemon:
     """Return the report of this process, a daemon."""
-    exporter, connected, etcd = state.exporter, state.docker_connected, state.etcd
+    exporter, connected = state.exporter, state.docker_connected
+    etcd, fleet = state.etcd, state.fleet
     return Daemon(
         os.getpid(),
         netns,
@@ -87,6 +91,7 @@ def daemon_of(state: DaemonStatus, netns: int = 0, config: Path | None = None) -
         exporter._asdict() if exporter else None,
         {"connected": connected()} if connected else None,
         _etcd(etcd()) if etcd else None,
+        _fleet(fleet()) if fleet else None,
     )
 
 
@@ -99,6 +104,13 @@ def _etcd(etcd: EtcdStatus) -> dict[str, Any]:
             moment = datetime.fromtimestamp(data[key], UTC)
             data[key] = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     return data
+
+
+def _fleet(fleet: FleetStatus) -> dict[str, Any]:
+    """Return the fields of FleetStatus that change with members and addresses only."""
+    data = fleet._asdict()
+    del data["expires"], data["lag"]
+    return data | {"segments": [segment._asdict() for segment in fleet.segments]}
 
 
 class Publisher:

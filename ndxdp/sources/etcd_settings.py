@@ -36,6 +36,9 @@ class Endpoint(NamedTuple):
         return f"{'https' if self.tls else 'http'}://{self.authority}"
 
 
+LEASE, LEASE_MIN, LEASE_MAX = 5, 2, 300  # seconds; etcd grants no lease below 2 s by default
+
+
 @dataclass(frozen=True, slots=True)
 class Etcd:
     """The table [etcd].
@@ -50,6 +53,7 @@ class Etcd:
         key: The file with the private key of `certificate`; "" if `certificate` has it, too.
         user: The name of a user of etcd; "" for none.
         password_file: The file with the user's password.
+        lease: Seconds after which other hosts take this host's shared addresses if it is silent.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -60,11 +64,17 @@ class Etcd:
     key: str = ""
     user: str = ""
     password_file: str = ""
+    lease: int = LEASE
 
     @property
     def directory(self) -> str:
         """The beginning of the keys of this host."""
-        return f"{self.prefix}/{VERSION}/hosts/{self.host}/"
+        return f"{self.root}hosts/{self.host}/"
+
+    @property
+    def root(self) -> str:
+        """The beginning of the keys of all hosts."""
+        return f"{self.prefix}/{VERSION}/"
 
     @property
     def uses_tls(self) -> bool:

@@ -1,0 +1,1 @@
+"""Shared addresses: which of several hosts answers for an address. Pure."""
