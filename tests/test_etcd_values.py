@@ -215,6 +215,7 @@ def test_etcd_of_the_file(tmp_path: Path) -> None:
     key = "/etc/c.key"
     user = "ndxdp"
     password_file = "password"
+    lease = 30
     """
     found = reader.parse(text + INTERFACE, str(tmp_path / "ndxdp.toml"))
     assert found.etcd == Etcd(
@@ -230,10 +231,18 @@ def test_etcd_of_the_file(tmp_path: Path) -> None:
         "/etc/c.key",
         "ndxdp",
         str(tmp_path / "password"),
+        30,
     )
     assert found.etcd.directory == "/ndxdp/prod/v1/hosts/node7/"
     assert str(found.etcd.endpoints[1]) == "https://[2001:db8::1]:2379"
     assert found.interfaces[0].segments == ("vlan7",)
+
+
+@pytest.mark.parametrize(("line", "lease"), [("", 5), ("lease = 2\n", 2), ("lease = 300\n", 300)])
+def test_the_lease_of_the_file(line: str, lease: int) -> None:
+    found = reader.parse(f"[etcd]\n{HTTP}{line}{INTERFACE}", "file")
+    assert found.etcd
+    assert found.etcd.lease == lease
 
 
 HTTP, HTTPS = 'endpoints = ["http://[::1]"]\n', 'endpoints = ["https://[::1]"]\n'
@@ -246,7 +255,11 @@ BAD = {
     "a path": ('[etcd]\nendpoints = ["http://[::1]/v3"]\n', "not the URL of a member"),
     "port": ('[etcd]\nendpoints = ["http://[::1]:70000"]\n', "has no port from 1"),
     "no address": ('[etcd]\nendpoints = ["http://[1::2::3]"]\n', "is not an IPv6 address"),
-    "lease": (f"[etcd]\n{HTTP}lease = 5\n", "[etcd] has no such key"),
+    "unknown": (f"[etcd]\n{HTTP}leases = 5\n", "[etcd] has no such key"),
+    "short": (f"[etcd]\n{HTTP}lease = 1\n", "etcd.lease: 1 is out of range"),
+    "long": (f"[etcd]\n{HTTP}lease = 301\n", "etcd.lease: 301 is out of range"),
+    "fraction": (f"[etcd]\n{HTTP}lease = 2.5\n", "etcd.lease: a number, not an integer"),
+    "text": (f'[etcd]\n{HTTP}lease = "5s"\n', "etcd.lease: a string, not an integer"),
     "prefix": (f'[etcd]\n{HTTP}prefix = "ndxdp"\n', "not the beginning of keys"),
     "prefix 2": (f'[etcd]\n{HTTP}prefix = "/a//b"\n', "not the beginning of keys"),
     "host": (f'[etcd]\n{HTTP}host = "a/b"\n', "not the name of a host"),
@@ -310,7 +323,8 @@ def test_check_examines_the_files(privacy: None, tmp_path: Path) -> None:
     good = checked(ca, client, f'key = "{files.client_key}"')
     assert "good\n" in good
     assert "etcd: vlan7" in good
-    assert "etcd  https://127.0.0.1:1; keys of /ndxdp/v1/hosts/h1/" in good
+    assert "etcd  https://127.0.0.1:1; keys of /ndxdp/v1/hosts/h1/; lease 5 s" in good
+    assert "; lease 60 s" in checked(ca, "lease = 60")
     assert "does not belong to the certificate" in checked(client, f'key = "{other.client_key}"')
     assert "cannot do all of it here" in checked(client, f'key = "{other.client_key}"')
     assert "No such file" in checked('ca = "/nowhere"')

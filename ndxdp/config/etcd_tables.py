@@ -9,7 +9,7 @@ from pathlib import Path
 from ndxdp.config.toml_table import Table
 from ndxdp.errors import UsageError
 from ndxdp.rules.rule import LABEL_MAX
-from ndxdp.sources.etcd_settings import PREFIX, Endpoint, Etcd
+from ndxdp.sources.etcd_settings import LEASE, LEASE_MAX, LEASE_MIN, PREFIX, Endpoint, Etcd
 
 _EXAMPLE = 'endpoints = ["https://192.0.2.11:2379"]'
 _PORT_MAX = 65535
@@ -61,6 +61,7 @@ def read_etcd(root: Table, directory: Path, segments: bool) -> Etcd | None:
     for key, other in (("user", "password_file"), ("password_file", "user")):
         if key in table and other not in table:
             table.complain(f"{key} needs {other}", f"add {other}, or remove {key}", key)
+    lease = table.integer("lease", LEASE_MIN, LEASE_MAX)
     if not endpoints:
         return None
     return Etcd(
@@ -72,6 +73,7 @@ def read_etcd(root: Table, directory: Path, segments: bool) -> Etcd | None:
         paths["key"] or "",
         user or "",
         password or "",
+        lease or LEASE,
     )
 
 

@@ -39,4 +39,4 @@ def words(settings: Etcd) -> str:
     endpoints = ", ".join(map(str, settings.endpoints))
     who = f"; user {settings.user}" if settings.user else ""
     who = "; with a certificate" + who if settings.certificate else who
-    return f"{endpoints}; keys of {settings.directory}{who}"
+    return f"{endpoints}; keys of {settings.directory}; lease {settings.lease} s{who}"
