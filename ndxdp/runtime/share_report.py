@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
-import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from ndxdp.errors import not_written
-from ndxdp.files import access
+from ndxdp.runtime import report_fields as fields
+from ndxdp.runtime import report_file
 from ndxdp.runtime.report import Daemon
-
-_MODE = 0o640
-_T = TypeVar("_T")
 
 
 class SharedHost(NamedTuple):
@@ -174,29 +168,7 @@ def write(directory: Path, report: ShareReport) -> None:
             former report stays.
     """
     path = path_of(directory, report.netns, report.upstream)
-    fresh = path.with_name(f"{path.name}.new")
-    data = json.dumps(report_data(report)).encode()
-    try:
-        try:
-            _write_new(fresh, data)
-        except FileNotFoundError:  # another process has just removed the empty directory
-            _write_new(fresh, data)
-        fresh.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise not_written(path, error) from error
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a new file, in place of what a killed daemon has left; no link is followed."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    access.refuse_untrusted(path.parent)
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-    with open(fd, "wb") as file:
-        file.write(data)
-        os.fchmod(fd, _MODE)
+    report_file.write(path, [json.dumps(report_data(report)).encode()])
 
 
 def reports(directory: Path, netns: int | None = None) -> list[ShareReport]:
@@ -213,7 +185,7 @@ def reports(directory: Path, netns: int | None = None) -> list[ShareReport]:
     found = []
     for path in directory.glob("share-*.json"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            report = report_of(json.loads(_read(path)))
+            report = report_of(json.loads(report_file.read(path)))
             if path == path_of(directory, report.netns, report.upstream):
                 found.append(report)
     return sorted(each for each in found if netns in (None, each.netns))
@@ -221,10 +193,7 @@ def reports(directory: Path, netns: int | None = None) -> list[ShareReport]:
 
 def remove(directory: Path, netns: int, upstream: str) -> None:
     """Remove the report of a share, if there is one, and the run directory if it is empty then."""
-    with contextlib.suppress(OSError):
-        path_of(directory, netns, upstream).unlink()
-    with contextlib.suppress(OSError):  # not empty
-        directory.rmdir()
+    report_file.remove(path_of(directory, netns, upstream))
 
 
 def is_running(report: ShareReport, daemons: Iterable[Daemon]) -> bool:
@@ -258,8 +227,12 @@ def report_of(data: Any) -> ShareReport:
 
 
 def _report_of(data: Any) -> ShareReport:
-    upstream, netns, pid = _text(data["upstream"]), _whole(data["netns"]), _whole(data["pid"])
-    written = _time(data.get("written", 0))
+    upstream, netns, pid = (
+        fields.text(data["upstream"]),
+        fields.whole(data["netns"]),
+        fields.whole(data["pid"]),
+    )
+    written = fields.moment(data.get("written", 0))
     return ShareReport(
         upstream,
         netns,
@@ -267,88 +240,40 @@ def _report_of(data: Any) -> ShareReport:
         written,
         [
             SharedLink(
-                _text(each["interface"]), _text(each["kind"]), _text(each.get("problem", ""))
+                fields.text(each["interface"]),
+                fields.text(each["kind"]),
+                fields.text(each.get("problem", "")),
             )
             for each in data.get("links", ())
         ],
         [
-            SharedPrefix(_prefix(each["prefix"]), _maybe(_time, each.get("until")))
+            SharedPrefix(
+                fields.prefix(each["prefix"]), fields.maybe(fields.moment, each.get("until"))
+            )
             for each in data.get("prefixes", ())
         ],
         [
             HeardRouter(
-                _address(each["address"]),
-                _time(each.get("heard", written)),
-                _whole(each.get("lifetime", 0)),
+                fields.address(each["address"]),
+                fields.moment(each.get("heard", written)),
+                fields.whole(each.get("lifetime", 0)),
             )
             for each in data.get("routers", ())
         ],
         bool(data.get("relay", False)),
-        _whole(data.get("max_hosts", 0)),
+        fields.whole(data.get("max_hosts", 0)),
         [
             SharedHost(
-                _address(each["address"]),
-                _text(each["interface"]),
-                _maybe(_text, each.get("mac")),
-                _time(each.get("since", written)),
-                _time(each.get("seen", written)),
+                fields.address(each["address"]),
+                fields.text(each["interface"]),
+                fields.maybe(fields.text, each.get("mac")),
+                fields.moment(each.get("since", written)),
+                fields.moment(each.get("seen", written)),
             )
             for each in data.get("hosts", ())
         ],
         *(
-            {_text(name): _whole(count) for name, count in data.get(key, {}).items()}
+            {fields.text(name): fields.whole(count) for name, count in data.get(key, {}).items()}
             for key in ("counters", "refused", "ignored")
         ),
     )
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    value.encode()  # a surrogate, which JSON may have, cannot be printed
-    return value
-
-
-def _address(value: object) -> str:
-    """Return an address in its canonical form."""
-    return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, _text(value)))
-
-
-def _prefix(value: object) -> str:
-    """Return a prefix in its canonical form."""
-    address, _, length = _text(value).partition("/")
-    if not length.isascii() or not length.isdigit() or int(length) > 128:
-        raise ValueError(f"{value!r} is no prefix")
-    return f"{_address(address)}/{int(length)}"
-
-
-def _time(value: object) -> float:
-    """Return a time, such as time.time() returns, of the years 1970 to 5138."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e11:
-        raise TypeError(f"{value!r} is no time")
-    return value
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _maybe(reader: Callable[[object], _T], value: object) -> _T | None:
-    return None if value is None else reader(value)
-
-
-def _read(path: Path) -> bytes:
-    """Return the content of a report.
-
-    Raises:
-        OSError: The file cannot be read, is no regular file, or its owner is neither root nor this
-            user.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        made = os.fstat(fd)
-        if not stat.S_ISREG(made.st_mode) or made.st_uid not in (0, os.geteuid()):
-            raise PermissionError(f"{path} is not a daemon's")
-        return file.read()
