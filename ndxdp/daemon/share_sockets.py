@@ -1,4 +1,4 @@
-"""The packet sockets of a share's interface, read at a bounded rate."""
+"""Packet sockets that are read at a bounded rate, and those of a share's interface."""
 
 from __future__ import annotations
 

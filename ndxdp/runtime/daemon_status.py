@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -117,6 +117,8 @@ class SegmentStatus(NamedTuple):
         unheld: Those of them that nobody answers for.
         taken: How often this host has acquired an address.
         given_up: How often it has released one, or lost it with its lease.
+        answering: The daemon answers on an interface of the segment, which has carrier. Then the
+            host should be a member, unless it is drained.
     """
 
     segment: str
@@ -128,6 +130,7 @@ class SegmentStatus(NamedTuple):
     unheld: int
     taken: int
     given_up: int
+    answering: bool = False
 
 
 class FleetStatus(NamedTuple):
@@ -143,6 +146,8 @@ class FleetStatus(NamedTuple):
         refused_values: Some of them: `key`, the segment and the name; `reason`.
         rivals: Advertisements seen from other MACs for an address that this host answers for.
         lag: Seconds from the last renewal's request to its answer; None before the first.
+        lease: The length of the lease in seconds; 0 if it is unknown.
+        rivals_seen: Some of the rivals: `address`, and the `mac` that advertises it, too.
     """
 
     connected: bool
@@ -154,6 +159,8 @@ class FleetStatus(NamedTuple):
     refused_values: list[dict[str, str]]
     rivals: int
     lag: float | None
+    lease: int = 0
+    rivals_seen: Sequence[dict[str, str]] = ()
 
 
 class EtcdStatus(NamedTuple):

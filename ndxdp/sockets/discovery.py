@@ -1,4 +1,4 @@
-"""Packet sockets for all Neighbor Discovery messages of one interface of a share."""
+"""Packet sockets for Neighbor Discovery messages of one interface."""
 
 from __future__ import annotations
 
@@ -50,24 +50,33 @@ class DiscoverySocket:
     and those of this host, are left out.
     """
 
-    def __init__(self, ifindex: int, types: tuple[int, ...]) -> None:
-        """Open a socket, and put the interface into allmulti while it is open.
+    def __init__(
+        self,
+        ifindex: int,
+        types: tuple[int, ...],
+        *,
+        purpose: str = "learns the hosts of a share",
+        every_group: bool = True,
+    ) -> None:
+        """Open a socket.
 
         Args:
             ifindex: The interface.
             types: The ICMPv6 types to receive.
+            purpose: What the socket does, to complete the sentence of the error.
+            every_group: Put the interface into allmulti while the socket is open. Otherwise the
+                socket receives the messages to groups that somebody on the host has joined.
 
         Raises:
             NdxdpError: The process lacks CAP_NET_RAW.
             OSError: There is no such interface.
         """
-        self._socket = filtered_packet_socket(
-            "learns the hosts of a share", ifindex, discovery_filter(types)
-        )
+        self._socket = filtered_packet_socket(purpose, ifindex, discovery_filter(types))
         try:
             with contextlib.suppress(OSError):  # before Linux 4.20; the filter leaves them out, too
                 self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
-            allmulti(self._socket, ifindex)
+            if every_group:
+                allmulti(self._socket, ifindex)
         except BaseException:
             self._socket.close()
             raise
