@@ -17,7 +17,9 @@ from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
 
 if TYPE_CHECKING:
+    from ndxdp.observe.holders import Holding
     from ndxdp.observe.hosts import Host
+    from ndxdp.store.records import Explained
 
 _SILENCE = 3
 """The exit code of --exit-code where there is no answer; 1 and 2 are those of errors."""
@@ -84,11 +86,14 @@ def explain(
     tree, interface = one_of(named.interface)
     explanation = explanations.explain(tree, interface, solicitation)
     host = _host(interface, address)
+    holding = _holding(address, explanation.verdict)
     if as_json:
+        from ndxdp.observe.holders import holding_data
         from ndxdp.observe.hosts import host_data
 
         data = render.explanation_data(explanation)
-        print_json(data | {"host": host_data(host) if host else None})
+        holder = holding_data(holding) if holding else None
+        print_json(data | {"host": host_data(host) if host else None, "holder": holder})
     else:
         for line in render.explanation_text(explanation):
             echo(line)
@@ -97,6 +102,10 @@ def explain(
 
             by = "" if host.learned else ", by a route of another program"
             echo(f"host     {host_text(host, time.time())}{by}")
+        if holding:
+            from ndxdp.observe.holders import holding_text
+
+            echo(f"holder   {holding_text(holding)}")
     return _SILENCE if by_code and explanation.reply is None else 0
 
 
@@ -115,6 +124,17 @@ def _host(interface: str, address: bytes) -> Host | None:
     from ndxdp.observe.hosts import read
 
     return next((each for each in read(reports) if each.address == address), None)
+
+
+def _holding(address: bytes, verdict: Explained) -> Holding | None:
+    """Return who answers for an address, if the rule for it is that of a shared address."""
+    from ndxdp.observe import holders
+    from ndxdp.rules.prefix import Prefix
+
+    if verdict.rule is None or verdict.prefix_len is None:
+        return None
+    prefix = Prefix.around(address, verdict.prefix_len)
+    return holders.find(trees().files.root, prefix, verdict.rule, verdict.reason.label)
 
 
 def _target(named: Named) -> str:

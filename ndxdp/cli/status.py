@@ -89,10 +89,12 @@ def _show(before: Snapshot, after: Snapshot, *, details: bool) -> None:
         details: Show everything of each interface, also if there are several.
     """
     from ndxdp.observe import overview
+    from ndxdp.observe.fleet_text import fleet_lines
     from ndxdp.observe.share_text import share_text
     from ndxdp.runtime import publications
 
     names = overview.names(after)
+    fleets = [daemon.fleet for daemon in after.daemons if daemon.fleet]
     if not names and not after.shares and not after.error:
         echo("ndxdp is attached to no interface")
     if len(names) > 1:
@@ -102,11 +104,14 @@ def _show(before: Snapshot, after: Snapshot, *, details: bool) -> None:
             _print_block(_details(before, after, name))
         for share in after.shares:
             _print_block(share_text(share, warn=False))
+        for fleet in fleets:
+            _print_block(fleet_lines(fleet))
     else:
         for line in chain(
             overview.problems_of_daemons(after),
             *(_details(before, after, name) for name in names),
             *map(share_text, after.shares),
+            *map(fleet_lines, fleets),
         ):
             echo(line)
     for exporter in publications.exporters():

@@ -16,7 +16,7 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import RouteType
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import Rule
+from ndxdp.rules.rule import SHARED_ORIGIN, Rule
 from ndxdp.store.explanation import Explanation, Forwarding
 
 _PLACE = "@"
@@ -42,6 +42,7 @@ def rule_data(prefix: Prefix, rule: Rule) -> dict[str, Any]:
         "answer": rule.answer.name.lower(),
         "owned": rule.owned,
         "paused": rule.paused,
+        "leased": rule.leased,
         "dev": list(rule.dev),
         "origin": rule.origin,
         "label": rule.label,
@@ -72,6 +73,10 @@ def _words(rule: Rule) -> str:
     words += [f"{key}={str(value).lower()}" for key, value in data.items() if value != usual[key]]
     if rule.paused:
         words.append("[paused]")
+    if rule.origin == SHARED_ORIGIN:
+        words.append(
+            "[while this host's lease lasts]" if rule.leased else "[not held by this host]"
+        )
     if rule.owned:
         words.append("[owned: an address of this host or of its gateway]")
     return " ".join(words)

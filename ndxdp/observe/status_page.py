@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from html import escape
+from itertools import chain
 from typing import Any, NamedTuple
 
 from ndxdp import __version__
+from ndxdp.observe.fleet_text import headline as headline_of_fleet
+from ndxdp.observe.fleet_text import segment_text
 from ndxdp.observe.overview import ANSWERING, state_of_unread
 from ndxdp.observe.overview import state as state_of
 from ndxdp.observe.page_choice import Choice
@@ -339,12 +342,13 @@ def _body(view: _View, name: str) -> Iterator[str]:
 def _daemons(view: _View) -> Iterator[str]:
     if view.state:
         yield '<section><h2>Daemon</h2><div class="panel">'
-        yield from facts(_daemon(view.state))
+        yield from facts(chain(_daemon(view.state), _fleets(view.after.daemons)))
         yield "</div></section>"
     elif view.after.daemons:
         yield f"<section><h2>{'Daemons' if len(view.after.daemons) > 1 else 'Daemon'}</h2>"
         yield '<div class="panel">'
-        yield from facts((f"Process {each.pid}", _summary_of(each)) for each in view.after.daemons)
+        processes = ((f"Process {each.pid}", _summary_of(each)) for each in view.after.daemons)
+        yield from facts(chain(processes, _fleets(view.after.daemons)))
         yield "</div></section>"
 
 
@@ -352,6 +356,15 @@ def _summary_of(daemon: Daemon) -> str:
     """Describe a daemon that is another process, from its report."""
     about = f"{daemon.config}, " if daemon.config else ""
     return f"{about}{counted(len(daemon.interfaces), 'interface')}"
+
+
+def _fleets(daemons: Sequence[Daemon]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each fact about shared addresses."""
+    for daemon in daemons:
+        if daemon.fleet:
+            yield "Shared addresses", headline_of_fleet(daemon.fleet)
+            for segment in daemon.fleet["segments"]:
+                yield f"Segment {segment['segment']}", segment_text(segment)
 
 
 def _etcd(etcd: EtcdStatus) -> str:

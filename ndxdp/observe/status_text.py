@@ -9,6 +9,7 @@ from typing import Any
 
 from ndxdp.hooks.hook_order import Program
 from ndxdp.kernel.abi import Mode
+from ndxdp.observe.fleet_text import fleet_problems
 from ndxdp.observe.status import Rates, answered
 from ndxdp.observe.units import elapsed
 from ndxdp.rules.address import address_text
@@ -42,6 +43,8 @@ def daemon_problems(daemon: Daemon) -> Iterator[str]:
         yield "the container engine is disconnected; container rules are kept"
     if daemon.etcd:
         yield from _etcd_problems(daemon.etcd)
+    if daemon.fleet:
+        yield from fleet_problems(daemon.fleet)
 
 
 def _etcd_problems(etcd: Mapping[str, Any]) -> Iterator[str]:
