@@ -1,0 +1,411 @@
+"""The lab's network for shared addresses: hosts with ndxdp on one segment, and a cluster of etcd.
+
+    router ---- [ segment ] ---- eth0  h1  mgmt0 ---- [ management ] ---- m1
+                    |                                      | | |
+                    +----------- eth0  h2  mgmt0 ----------+ | +--------- m2
+                    |                                        |
+                    +----------- eth0  h3  mgmt0 ------------+
+
+For the router, 2001:db8:1::/64 is on-link. Every host takes packets to all shared addresses, as
+hosts of a service do: the router reaches an address at the host whose MAC it has. `m1` and so on
+are members of etcd. The lab itself has an address on the management network, for its requests.
+
+Each host has a BPF file system and a run directory of its own, because pins have the names of
+interfaces only, and all uplinks are `eth0`.
+
+`Fleet` takes the names of its namespaces in /run/netns for itself, so run it in namespaces of its
+own: `lab.private`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from ipaddress import IPv6Address, IPv6Network
+from pathlib import Path
+from typing import Self
+
+from lab.etcd_nodes import EtcdMember, EtcdNodes
+from lab.nodes import LINK, Node, wait_until
+from lab.topology import LabError, build_xdp_pass, enter, run_command
+
+SWITCH, ROUTER = "switch", "router"
+SEGMENT = "lan"
+"""The name of the segment in etcd."""
+MANAGEMENT = "mgmt0"
+"""The interface of the management network, at hosts, at members, and here."""
+
+PREFIX = IPv6Network("2001:db8:1::/64")
+SHARED = IPv6Network("2001:db8:1:0:c::/80")
+"""The prefix of the shared addresses."""
+GATEWAY = IPv6Address("2001:db8:1::1")
+ROUTER_MAC = "02:00:00:00:00:01"
+
+KEYS = "/ndxdp/v1/"
+"""The beginning of all keys."""
+
+_LAB_ADDRESS = "10.0.0.1"
+_READY = re.compile(r"^ready\b", re.MULTILINE)
+
+
+def shared_address(number: int) -> str:
+    """Return one of the shared addresses; `number` counts from 1."""
+    return str(SHARED[number])
+
+
+def shared_name(number: int) -> str:
+    """Return the name of a shared address in etcd."""
+    return f"a{number:02}"
+
+
+class FleetHost(Node):
+    """A host with a daemon.
+
+    Attributes:
+        address: Its own address on the segment.
+        management: Its address on the management network.
+        file: The configuration file.
+        process: The daemon's process; None while there is none.
+    """
+
+    def __init__(self, number: int, folder: Path, ndxdp: Sequence[str]) -> None:
+        super().__init__(f"h{number}", f"02:00:00:00:01:{number:02x}")
+        self.address = PREFIX[0x100 + number]
+        self.management = f"10.0.0.{100 + number}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.folder = folder / self.name
+        self.folder.mkdir()
+        self.file = self.folder / "ndxdp.toml"
+        self.bpffs, self.run_directory = self.folder / "bpf", self.folder / "run"
+        self._ndxdp = list(ndxdp)
+        self._log = self.folder / "log"
+
+    # ---- the daemon
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the daemon; with `wait`, return when it is ready."""
+        written = self._log.stat().st_size if self._log.exists() else 0
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                enter(self.name, [*self._ndxdp, "run", "-c", str(self.file)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+            )
+        if wait:
+            wait_until(
+                lambda: _READY.search(self.log(written)),
+                f"ndxdp at {self.name} is not ready",
+                20,
+                lambda: self.log(written)[-1500:],
+            )
+
+    def log(self, begin: int = 0) -> str:
+        """Return what all daemons of this host have printed, from byte `begin` on."""
+        return self._log.read_bytes()[begin:].decode(errors="replace") if begin >= 0 else ""
+
+    def kill(self) -> None:
+        """End the daemon by SIGKILL, also if it is stopped."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def suspend(self) -> None:
+        """Stop the daemon by SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a stopped daemon run on."""
+        self._signal(signal.SIGCONT)
+
+    def end(self) -> int:
+        """End the daemon by SIGTERM, as systemd does; return its exit code."""
+        self._signal(signal.SIGTERM)
+        assert self.process is not None
+        try:
+            code = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            raise LabError(f"ndxdp at {self.name} does not end.", self.log()[-1500:]) from None
+        self.process = None
+        return code
+
+    def _signal(self, number: int) -> None:
+        if self.process is None:
+            raise LabError(f"There is no daemon at {self.name}.")
+        self.process.send_signal(number)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the host's processes."""
+        own = {"NDXDP_BPFFS": str(self.bpffs), "NDXDP_RUN_DIRECTORY": str(self.run_directory)}
+        return os.environ | own
+
+    def ndxdp(
+        self, *args: str, check: bool = True, timeout: float = 30
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of ndxdp on the host. Raises LabError if it fails and `check` is set."""
+        own = [f"NDXDP_BPFFS={self.bpffs}", f"NDXDP_RUN_DIRECTORY={self.run_directory}"]
+        return self.run("env", *own, *self._ndxdp, *args, check=check, timeout=timeout)
+
+    def drain(self) -> None:
+        """Let the host give up all shared addresses, and take none."""
+        self.ndxdp("fleet", "drain", "-c", str(self.file))
+
+    def undrain(self) -> None:
+        """Let the host take shared addresses again."""
+        self.ndxdp("fleet", "undrain", "-c", str(self.file))
+
+    # ---- the links
+
+    def cut_from_etcd(self) -> None:
+        """Take the switch's port of the management link down."""
+        _at_switch("link", "set", f"mg-{self.name}", "down")
+
+    def join_etcd(self) -> None:
+        """Take it up again."""
+        _at_switch("link", "set", f"mg-{self.name}", "up")
+
+    def cut_from_segment(self) -> None:
+        """Take the switch's port of the uplink down: the uplink has no carrier."""
+        _at_switch("link", "set", f"to-{self.name}", "down")
+
+    def join_segment(self) -> None:
+        """Take it up again."""
+        _at_switch("link", "set", f"to-{self.name}", "up")
+
+    def restore(self) -> None:
+        """Undo every fault: the links are up, the daemon runs."""
+        self.join_etcd()
+        self.join_segment()
+        if self.process is not None and self.process.poll() is None:
+            self.resume()
+        else:
+            self.process = None
+            self.start()
+
+
+class Fleet:
+    """The network, from construction until `close` (or the end of `with`).
+
+    Raises LabError after undoing a partial build.
+
+    Attributes:
+        router: The router.
+        hosts: The hosts.
+        etcd: The cluster.
+    """
+
+    def __init__(
+        self, ndxdp: Sequence[str], *, hosts: int = 3, members: int = 3, native: bool = False
+    ) -> None:
+        """Build the network, and start etcd; no daemon yet.
+
+        Args:
+            ndxdp: The command that starts ndxdp.
+            hosts: The number of hosts.
+            members: The number of members of etcd.
+            native: Let the switch's ports of the hosts run a program, without which native XDP at
+                the hosts can send nothing.
+        """
+        self._exits = contextlib.ExitStack()
+        try:
+            folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
+            for name in (SWITCH, ROUTER):
+                self._add_namespace(name)
+            Node(SWITCH).sysctl("all.disable_ipv6=1", "default.disable_ipv6=1")
+            Node(SWITCH).ip(
+                "link add segment type bridge\nlink add management type bridge\n"
+                "link set segment up\nlink set management up"
+            )
+            self.router = Node(ROUTER, ROUTER_MAC)
+            self._connect(ROUTER, "segment", "to-router", LINK, ROUTER_MAC)
+            self.router.ip(f"link set {LINK} up\naddress add {GATEWAY}/64 dev {LINK}")
+            self._connect_lab()
+            names = [f"m{number}" for number in range(1, members + 1)]
+            self.etcd = EtcdNodes(
+                [EtcdMember(name, f"10.0.0.{10 + n}", folder) for n, name in enumerate(names, 1)]
+            )
+            for member in self.etcd.members:
+                self._add_namespace(member.name)
+                self._connect_management(member.name, member.address)
+            self._exits.callback(self.etcd.kill)
+            self.hosts = [FleetHost(number, folder, ndxdp) for number in range(1, hosts + 1)]
+            for host in self.hosts:
+                self._add_host(host, native)
+            self.etcd.start()
+            for node in (self.router, *self.hosts):
+                self._wait_for_carrier(node)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes, and remove everything. A second call does nothing."""
+        self._exits.close()
+
+    def _add_namespace(self, name: str) -> None:
+        run_command(["ip", "netns", "add", name])
+        self._exits.callback(run_command, ["ip", "netns", "delete", name], check=False)
+        Node(name).sysctl("all.accept_dad=0", "default.accept_dad=0", "default.accept_ra=0")
+        Node(name).ip("link set lo up")
+
+    def _connect(self, name: str, bridge: str, port: str, link: str, mac: str = "") -> None:
+        address = f"address {mac} " if mac else ""
+        Node(SWITCH).ip(
+            f"link add {port} type veth peer name {link} {address}netns {name}\n"
+            f"link set {port} master {bridge} up"
+        )
+
+    def _connect_management(self, name: str, address: str) -> None:
+        self._connect(name, "management", f"mg-{name}", MANAGEMENT)
+        Node(name).run("ip", "address", "add", f"{address}/24", "dev", MANAGEMENT)
+        Node(name).run("ip", "link", "set", MANAGEMENT, "up")
+
+    def _connect_lab(self) -> None:
+        """Give the lab itself an address on the management network."""
+        run_command(["ip", "link", "add", MANAGEMENT, "type", "veth", "peer", "mg-lab"])
+        self._exits.callback(run_command, ["ip", "link", "delete", MANAGEMENT], check=False)
+        run_command(["ip", "link", "set", "mg-lab", "netns", SWITCH])
+        _at_switch("link", "set", "mg-lab", "master", "management", "up")
+        run_command(["ip", "address", "add", f"{_LAB_ADDRESS}/24", "dev", MANAGEMENT])
+        run_command(["ip", "link", "set", MANAGEMENT, "up"])
+
+    def _add_host(self, host: FleetHost, native: bool) -> None:
+        self._add_namespace(host.name)
+        self._connect(host.name, "segment", f"to-{host.name}", LINK, host.mac)
+        if native:
+            program = ("xdp", "obj", str(build_xdp_pass()), "sec", "xdp")
+            _at_switch("link", "set", "dev", f"to-{host.name}", *program)
+        host.sysctl("all.forwarding=1")
+        host.ip(
+            f"link set {LINK} up\naddress add {host.address}/64 dev {LINK}\n"
+            f"route add default via {GATEWAY}\nroute add local {SHARED} dev lo"
+        )
+        self._connect_management(host.name, host.management)
+        for directory in (host.bpffs, host.run_directory):
+            directory.mkdir(mode=0o700)
+        run_command(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(host.bpffs)])
+        self._exits.callback(run_command, ["umount", str(host.bpffs)], check=False)
+        self._exits.callback(host.kill)
+
+    def _wait_for_carrier(self, node: Node) -> None:
+        def sends() -> bool:
+            shown = json.loads(node.run("ip", "-j", "link", "show", LINK).stdout)
+            return bool(shown[0]["operstate"] == "UP")
+
+        wait_until(sends, f"{LINK} in {node.name} has no carrier", 10)
+
+    # ---- the hosts
+
+    def configure(self, *, mode: str = "tc", lease: int = 5, more: str = "") -> None:
+        """Write the configuration files of all hosts.
+
+        Args:
+            mode: How the uplinks answer.
+            lease: Seconds.
+            more: More lines for the interface.
+        """
+        endpoints = json.dumps([member.url for member in self.etcd.members])
+        for host in self.hosts:
+            host.file.write_text(
+                f'[etcd]\nendpoints = {endpoints}\nhost = "{host.name}"\nlease = {lease}\n\n'
+                f'[[interface]]\nname = "{LINK}"\nmode = "{mode}"\n{more}\n'
+                f'[[interface.etcd]]\nsegment = "{SEGMENT}"\n'
+            )
+
+    def start(self) -> None:
+        """Start the daemons of all hosts, and wait until they are ready."""
+        for host in self.hosts:
+            host.start(wait=False)
+        for host in self.hosts:
+            wait_until(
+                lambda host=host: _READY.search(host.log()),  # type: ignore[misc]
+                f"ndxdp at {host.name} is not ready",
+                20,
+                lambda host=host: host.log()[-1500:],  # type: ignore[misc]
+            )
+
+    def host(self, name: str) -> FleetHost:
+        """Return a host by its name or its MAC."""
+        return next(each for each in self.hosts if name in (each.name, each.mac))
+
+    # ---- shared addresses
+
+    def share(self, number: int, **more: object) -> None:
+        """Write a shared address to etcd.
+
+        Args:
+            number: See `shared_address`.
+            more: Further keys of its value, such as `hosts`.
+        """
+        value = {"prefix": shared_address(number), **more}
+        self.etcd.put(f"{KEYS}shared/{SEGMENT}/{shared_name(number)}", value)
+
+    def holders(self) -> dict[str, str]:
+        """Return the name of the host that holds each shared address, by name of the address."""
+        found = self.etcd.read(f"{KEYS}holders/{SEGMENT}/")
+        return {name: value.get("host", "") for name, value in found.items()}
+
+    def members(self) -> set[str]:
+        """Return the hosts that are alive on the segment."""
+        return set(self.etcd.read(f"{KEYS}members/{SEGMENT}/"))
+
+    def shared(self) -> set[str]:
+        """Return the names of all shared addresses."""
+        return set(self.etcd.read(f"{KEYS}shared/{SEGMENT}/"))
+
+    def await_holders(
+        self, wanted: Callable[[dict[str, str]], object], problem: str, within: float = 30
+    ) -> dict[str, str]:
+        """Wait until the holders are as wanted; return them."""
+        found: dict[str, str] = {}
+
+        def are_wanted() -> object:
+            found.clear()
+            found.update(self.holders())
+            return wanted(found)
+
+        wait_until(are_wanted, problem, within, lambda: found)
+        return found
+
+    def settle(self, within: float = 30) -> dict[str, str]:
+        """Wait until all hosts are members and every address has a holder; return the holders."""
+        names = {host.name for host in self.hosts}
+        problem = "not all hosts are members"
+        wait_until(lambda: self.members() == names, problem, within, self.members)
+        every = self.shared()
+        return self.await_holders(
+            lambda found: set(found) == every and set(found.values()) <= names,
+            "not every address has a holder",
+            within,
+        )
+
+    def move(self, number: int, host: FleetHost, via: FleetHost) -> None:
+        """Move an address to a host, by the command on some host; return when it has moved."""
+        name = f"{SEGMENT}/{shared_name(number)}"
+        via.ndxdp("fleet", "move", name, host.name, "-c", str(via.file))
+
+    def undo_all(self) -> None:
+        """Undo every fault, and wait until all is well."""
+        self.etcd.start()
+        for host in self.hosts:
+            host.restore()
+        self.settle(60)
+
+
+def _at_switch(*words: str) -> None:
+    run_command(enter(SWITCH, ["ip", *words]))
