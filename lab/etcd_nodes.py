@@ -103,7 +103,7 @@ class EtcdMember:
 
 
 class HolderEvent(NamedTuple):
-    """A change of a key of etcd that names the holder of a shared address.
+    """A change of the key that names the holder of a shared address.
 
     Attributes:
         time: time.monotonic() when the lab saw it.

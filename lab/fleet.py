@@ -402,6 +402,8 @@ class Fleet:
     def undo_all(self) -> None:
         """Undo every fault, and wait until all is well."""
         self.etcd.start()
+        for name in self.etcd.read(f"{KEYS}drained/"):
+            self.etcd.delete(f"{KEYS}drained/{name}")
         for host in self.hosts:
             host.restore()
         self.settle(60)

@@ -1,4 +1,4 @@
-"""What the judge of a fleet has seen, and what follows from it. Pure.
+"""Reports of the judge of a fleet, and conclusions from them. Pure.
 
 All times are of time.monotonic(), in seconds. MACs are texts.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Span(NamedTuple):
-    """Solicitations of one target, one after the other, that the same MACs answered.
+    """A sequence of solicitations of one target that the same MACs answered.
 
     Attributes:
         macs: The MACs; none if nobody answered, more than one after a double answer.
@@ -43,7 +43,7 @@ class Double(NamedTuple):
 
 
 class Announcement(NamedTuple):
-    """An advertisement that nobody solicited.
+    """An unsolicited advertisement.
 
     Attributes:
         time: When it came.
@@ -59,12 +59,12 @@ class Announcement(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the judge has seen since a time.
+    """The observations of the judge since a time.
 
     Attributes:
         spans: The solicitations, by target.
         doubles: The double answers of the judge's whole life.
-        announcements: The advertisements that nobody solicited.
+        announcements: The unsolicited advertisements.
         sent, answered: The numbers of solicitations, and of those that were answered.
         dropped: Frames that the judge's socket has lost. Without 0, the report is worth nothing.
         unsent: Solicitations that could not be sent.
@@ -84,7 +84,7 @@ class Report(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A time without an answer.
+    """A period without an answer.
 
     Attributes:
         target: The address.

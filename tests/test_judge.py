@@ -66,7 +66,7 @@ def test_a_change_needs_an_acquisition() -> None:
 
 
 def test_announcements() -> None:
-    """The former and the next host may announce an address, and nobody else."""
+    """The former and the next host may announce an address, and no other host."""
     report = seen((A, 5), ("", 5), (B, 5), announced=((2, A), (7, B), (7, A), (11, B)))
     assert wrong_announcements(report) == []
     report = seen((A, 5), ("", 5), (B, 5), announced=((2, B), (11, A)))
@@ -87,7 +87,7 @@ def fleet(privacy: None) -> Iterator[Fleet]:
 
 
 def answer_by(fleet: Fleet, host: int, number: int) -> None:
-    """Let a host answer for an address, whoever else does."""
+    """Let a host answer for an address, even if another one does."""
     key = f"{KEYS}hosts/h{host}/{SEGMENT}/a{number}"
     fleet.etcd.put(key, {"prefix": shared_address(number)})
 
