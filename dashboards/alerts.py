@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dashboards.alert import Alert
 from dashboards.config import CONFIG, Config
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Alert that fires if `value comparison` holds for `hold`. Texts are Prometheus' templates."""
-
-    name: str
-    value: str
-    comparison: str
-    hold: str
-    severity: str
-    summary: str
-    description: str
-
-    @property
-    def expr(self) -> str:
-        return f"{self.value} {self.comparison}"
-
+from dashboards.fleet_alerts import fleet_alerts
 
 _WHERE = "{{ $labels.interface }} of {{ $labels.instance }}"
 _INTERFACE = "sum by (job, instance, interface)"
@@ -212,6 +194,7 @@ def alerts(config: Config = CONFIG) -> list[Alert]:
             " host can send nothing through it.",
         ),
         *_of_shares(ours, config),
+        *fleet_alerts(config),
     ]
 
 

@@ -27,6 +27,9 @@ class Config:
         descriptors: The share of file descriptors in use above which
             NdxdpDescriptorsNearlyUsed fires.
         share_fill: The fill of a share above which NdxdpShareNearlyFull fires.
+        lease_left: The part of a lease below which NdxdpFleetLeaseShort fires. Two thirds are left
+            when a renewal is due.
+        rival_window: The time for which NdxdpFleetRival fires after a rival was seen.
         flood: The solicitations per second on one interface above which NdxdpFlood fires.
         unanswered_window: The time without an answer after which NdxdpNoneAnswered fires.
         unanswered_ignored: Reasons with which a solicitation needs no answer.
@@ -38,6 +41,8 @@ class Config:
     neighbour_fill: float = 0.8
     descriptors: float = 0.8
     share_fill: float = 0.8
+    lease_left: float = 0.5
+    rival_window: str = "10m"
     flood: int = 5000
     unanswered_window: str = "30m"
     unanswered_ignored: str = (

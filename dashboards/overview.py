@@ -8,6 +8,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from dashboards.config import CONFIG
+from dashboards.fleet import FLEET
 from dashboards.panels import (
     ANY_IS_BAD,
     BY_INTERFACE,
@@ -310,6 +311,7 @@ def overview() -> Dashboard:
     made.with_panel(_INTERFACES)
     add_row(made, "Traffic", *_TRAFFIC)
     add_row(made, "Shares", *SHARES)
+    add_row(made, "Shared addresses", *FLEET)
     add_row(made, "Limits", *_LIMITS)
     add_row(made, "Hosts", *_HOSTS)
     return model(made)

@@ -8,11 +8,14 @@ import os
 import platform
 import re
 import shutil
+import socket
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ from ndxdp.netlink.netns import netns
 from ndxdp.observe import metrics
 from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.runtime import share_report
+from ndxdp.runtime.daemon_status import DaemonStatus, FleetStatus, SegmentStatus
 from ndxdp.store.directories import Trees
 from tests.fixtures import etcd
 from tests.fixtures.engine import Engine
@@ -49,6 +53,7 @@ from tests.fixtures.prometheus import Prometheus, parsed, prometheus, promtool
 PORT = 9877
 DASHBOARDS = REPOSITORY / "dashboards"
 DOCS = REPOSITORY / "docs"
+FLEET = "ndxdp_fleet_"
 
 # ---- dashboards, alerts --------------------------------------------------------------------------
 
@@ -360,17 +365,22 @@ def scraped(
             share_report.remove(trees.files.root, netns(), UPLINK)
 
 
+def have_data(server: Prometheus, wanted: dict[str, str]) -> None:
+    """Fail unless each query returns something within a while."""
+    for what, expression in wanted.items():
+        try:
+            eventually(partial(server.query, resolved(expression)), within=30)
+        except AssertionError:
+            pytest.fail(f"no data for {what}: {expression}", pytrace=False)
+
+
 def test_every_query_has_data(scraped: Prometheus) -> None:
     """Return data for each query, each alert without its comparison, and each recording."""
     wanted = expressions()
     wanted |= {alert.name: alert.value for alert in alerts()}
     wanted |= {name: name for name, _ in recordings()}
     assert len(wanted) > 50
-    for what, expression in wanted.items():
-        try:
-            eventually(partial(scraped.query, resolved(expression)), within=30)
-        except AssertionError:
-            pytest.fail(f"no data for {what}: {expression}", pytrace=False)
+    have_data(scraped, {what: each for what, each in wanted.items() if FLEET not in each})
     # Prometheus knows all of them, in good health, and can parse the comparisons.
     groups = scraped.ask("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
@@ -384,7 +394,8 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
 
     # Every name in KINDS is scraped.
     def missing() -> set[str]:
-        return set(KINDS) - set(scraped.ask("label/__name__/values"))
+        served = set(scraped.ask("label/__name__/values"))
+        return {name for name in KINDS if FLEET not in name} - served
 
     with suppress(AssertionError):
         eventually(lambda: not missing(), within=30)
@@ -393,3 +404,66 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
         assert [sample["value"][1] for sample in scraped.query(name)] == ["1"]
     answering = scraped.query("ndxdp_gateway_answering")
     assert [sample["value"][1] for sample in answering] == ["1"]
+
+
+# ---- shared addresses ----------------------------------------------------------------------------
+
+
+@contextmanager
+def served(state: DaemonStatus) -> Iterator[None]:
+    """Serve the metrics of a daemon's status on PORT."""
+    exposition = metrics.Exposition(Trees(), state)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            text = exposition.text()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Server(HTTPServer):
+        address_family = socket.AF_INET6
+
+    with Server(("::1", PORT), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_every_query_about_shared_addresses_has_data(net: Network, tmp_path: Path) -> None:
+    """Return data for each, and let each alert fire for a host in trouble and for none without."""
+    segment = SegmentStatus("vlan7", True, "", ["h1", "h2"], 3, 2, 0, 5, 3, answering=True)
+    good = FleetStatus(True, "", time.time() + 1e6, False, [segment], 0, [], 0, 0.01, 1_000_000)
+    now = [good]
+    state = DaemonStatus(fleet=lambda: now[0])
+    wanted = {what: each for what, each in expressions().items() if FLEET in each}
+    wanted |= {alert.name: alert.value for alert in alerts() if FLEET in alert.value}
+    wanted |= {name: name for name in KINDS if FLEET in name}
+    assert len(wanted) > 30
+    about = [alert for alert in alerts() if FLEET in alert.value]
+    rules = [DASHBOARDS / "alerts.yaml", DASHBOARDS / "rules.yaml"]
+    with served(state), prometheus(tmp_path, PORT, rules) as server:
+        have_data(server, wanted)
+
+        def firing() -> set[str]:
+            return {
+                alert.name.removeprefix("NdxdpFleet") for alert in about if server.query(alert.expr)
+            }
+
+        assert firing() == set()
+        left_out = segment._replace(joined=False, unheld=2)
+        now[0] = good._replace(expires=time.time() - 5, refused=2, rivals=1, segments=[left_out])
+        names = {"LeaseShort", "AddressUnheld", "Rival", "ValuesRefused", "NotJoined"}
+        eventually(lambda: firing() == names, within=30)
+        now[0] = good._replace(connected=False, drained=True, rivals=1)
+        eventually(lambda: firing() == {"Disconnected", "Drained", "Rival"}, within=30)
+        assert len(about) == len(names | {"Disconnected", "Drained"})

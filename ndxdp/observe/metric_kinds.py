@@ -16,6 +16,7 @@ _I = ("interface",)
 _U = ("upstream",)
 _L = ("upstream", "interface")
 _R = ("upstream", "reason")
+_S = ("segment",)
 
 KINDS = {
     "ndxdp_build_info": Kind("The version of the exporter, and its ABI.", ("version", "abi")),
@@ -135,6 +136,27 @@ KINDS = {
     ),
     "ndxdp_etcd_confirmed_timestamp_seconds": Kind(
         "Time when a majority of etcd's members last confirmed the number of this host's keys."
+    ),
+    "ndxdp_fleet_connected": Kind("1 while the daemon follows the shared addresses in etcd."),
+    "ndxdp_fleet_lease_seconds": Kind("The length of this host's lease in etcd."),
+    "ndxdp_fleet_lease_remaining_seconds": Kind(
+        "Time until this host's lease lapses unless it is renewed; negative after that."
+    ),
+    "ndxdp_fleet_renewal_lag_seconds": Kind("Time from the last renewal's request to its answer."),
+    "ndxdp_fleet_drained": Kind("1 while this host gives up all shared addresses."),
+    "ndxdp_fleet_refused_values": Kind("Shared addresses whose values are refused."),
+    "ndxdp_fleet_rivals_total": Kind(
+        "Advertisements of other MACs for shared addresses that this host answers for."
+    ),
+    "ndxdp_fleet_answering": Kind("1 while the daemon answers on an interface of the segment.", _S),
+    "ndxdp_fleet_joined": Kind("1 while this host is a member of the segment.", _S),
+    "ndxdp_fleet_members": Kind("Hosts that are members of the segment.", _S),
+    "ndxdp_fleet_shared_addresses": Kind("Shared addresses of the segment.", _S),
+    "ndxdp_fleet_held_addresses": Kind("Shared addresses that this host answers for.", _S),
+    "ndxdp_fleet_unheld_addresses": Kind("Shared addresses that no host answers for.", _S),
+    "ndxdp_fleet_taken_total": Kind("Times that this host acquired a shared address.", _S),
+    "ndxdp_fleet_given_up_total": Kind(
+        "Times that this host released a shared address, or lost it with its lease.", _S
     ),
     "ndxdp_announcements_total": Kind("Frames that announced addresses to the upstream.", _I),
     "ndxdp_announcement_failures_total": Kind("Announcements that the interface did not take.", _I),

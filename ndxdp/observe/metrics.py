@@ -26,7 +26,7 @@ from ndxdp.kernel import abi, bpf_programs
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import neighbour_table, tx_stats
 from ndxdp.netlink.netns import netns
-from ndxdp.observe import class_series, share_metrics
+from ndxdp.observe import class_series, fleet_metrics, share_metrics
 from ndxdp.observe.metric_kinds import KINDS
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus, GroupStatus
@@ -282,6 +282,9 @@ class _Scrape:
             self.add("ndxdp_docker_connected", state.docker_connected())
         if state.etcd:
             self._etcd(state.etcd())
+        if state.fleet:
+            for sample in fleet_metrics.samples(state.fleet()):
+                self.add(sample.name, sample.value, *sample.labels)
         for name, status in list(state.interfaces.items()):
             if status.announced:
                 announced = status.announced()
