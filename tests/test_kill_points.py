@@ -223,7 +223,7 @@ class Bench:
 
     def is_clean(self) -> None:
         with contextlib.suppress(AssertionError):
-            eventually(lambda: not leftovers(), within=0.5)
+            eventually(lambda: not leftovers())
         left = leftovers()
         assert left == [], left
 
@@ -235,7 +235,7 @@ class Bench:
             call("ip", "link", "set", "dev", UPLINK, kind, "off")
         call("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
         with contextlib.suppress(AssertionError):
-            eventually(lambda: not leftovers(), within=1)
+            eventually(lambda: not leftovers())
 
 
 @pytest.fixture(scope="module")
