@@ -13,14 +13,14 @@
  *  - IPv6 addresses (16 bytes) and MACs (6 bytes) are byte arrays in network byte order, as in a
  *    frame.
  *  - Times are nanoseconds of CLOCK_MONOTONIC unless the field says otherwise. Intervals,
- *    credits and timeouts are nanoseconds.
+ *    credits and timeouts are nanoseconds. Clocks are those of the initial time namespace.
  *  - Strings are UTF-8, padded with NUL bytes.
  *  - Reserved bytes are zero.
  */
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 6
+#define NDP_ABI_VERSION 7
 
 /* ---- limits --------------------------------------------------------------------------- */
 
@@ -65,6 +65,9 @@
 /* Entries of `gateways`: MACs of the link's routers. */
 #define NDP_MAX_GATEWAYS 64
 
+/* Entries of `explained`: dry runs whose verdicts nobody has read yet. */
+#define NDP_MAX_DRY_RUNS 64
+
 /* Bytes of the ring buffer `events`: about a thousand records. */
 #define NDP_EVENTS 262144
 
@@ -97,28 +100,29 @@ enum ndp_reason {
 	NDP_NO_RULE = 12,    /* no rule covers the target */
 	NDP_DENIED = 13,     /* the rule says `never`, or the host owns the target */
 	NDP_EXPIRED = 14,    /* the rule is dynamic, and the daemon's heartbeat is too old */
-	NDP_NOT_LOCAL = 15, /* `local`: the kernel does not deliver the target's packets here */
+	NDP_LAPSED = 15,     /* the rule is leased, and the host's lease has lapsed */
+	NDP_NOT_LOCAL = 16, /* `local`: the kernel does not deliver the target's packets here */
 	/* For `routed` and `neighbour`: the FIB's result for a packet to the target. */
-	NDP_NOT_FORWARDING = 16,    /* the interface's sysctl `forwarding` is 0 */
-	NDP_NO_ROUTE = 17,	    /* no route, or a `throw` route and no other */
-	NDP_ROUTE_LOCAL = 18,	    /* the packet is for this host itself */
-	NDP_ROUTE_BLACKHOLE = 19,   /* a `blackhole` route */
-	NDP_ROUTE_UNREACHABLE = 20, /* an `unreachable` route */
-	NDP_ROUTE_PROHIBIT = 21,    /* a `prohibit` route */
-	NDP_ROUTE_BACK = 22,	    /* the route leaves by the input interface */
-	NDP_ROUTE_ELSEWHERE = 23,   /* the rule does not name the route's output interface */
-	NDP_ROUTE_ENCAP = 24,	  /* a lightweight tunnel, whose output the FIB does not show */
-	NDP_ROUTE_GATEWAY = 25,	  /* `neighbour`: the route has a gateway */
-	NDP_NO_NEIGHBOUR = 26,	  /* `neighbour`: the kernel has no live neighbor there */
-	NDP_DAD_IGNORED = 27,	  /* a DAD probe, and the rule does not defend */
-	NDP_DAD_ON_LINK = 28,	  /* a DAD probe, and a node of this link may own the target */
-	NDP_RATE_LIMITED = 29,	  /* over a limit; the only reason to drop the frame */
-	NDP_GATEWAY_LIMITED = 30, /* a gateway is over its limit; the frame is passed */
-	NDP_RESIZE_FAILED = 31,	  /* the driver has no room for the answer's 86 bytes */
-	NDP_SEND_FAILED = 32,	  /* userspace mode: the socket refused the answer */
-	NDP_ANSWERED = 33,	  /* this reason and all higher ones are answers */
-	NDP_ANSWERED_DAD = 34,	  /* a DAD probe was answered */
-	NDP_REASON_MAX = 35,
+	NDP_NOT_FORWARDING = 17,    /* the interface's sysctl `forwarding` is 0 */
+	NDP_NO_ROUTE = 18,	    /* no route, or a `throw` route and no other */
+	NDP_ROUTE_LOCAL = 19,	    /* the packet is for this host itself */
+	NDP_ROUTE_BLACKHOLE = 20,   /* a `blackhole` route */
+	NDP_ROUTE_UNREACHABLE = 21, /* an `unreachable` route */
+	NDP_ROUTE_PROHIBIT = 22,    /* a `prohibit` route */
+	NDP_ROUTE_BACK = 23,	    /* the route leaves by the input interface */
+	NDP_ROUTE_ELSEWHERE = 24,   /* the rule does not name the route's output interface */
+	NDP_ROUTE_ENCAP = 25,	  /* a lightweight tunnel, whose output the FIB does not show */
+	NDP_ROUTE_GATEWAY = 26,	  /* `neighbour`: the route has a gateway */
+	NDP_NO_NEIGHBOUR = 27,	  /* `neighbour`: the kernel has no live neighbor there */
+	NDP_DAD_IGNORED = 28,	  /* a DAD probe, and the rule does not defend */
+	NDP_DAD_ON_LINK = 29,	  /* a DAD probe, and a node of this link may own the target */
+	NDP_RATE_LIMITED = 30,	  /* over a limit; the only reason to drop the frame */
+	NDP_GATEWAY_LIMITED = 31, /* a gateway is over its limit; the frame is passed */
+	NDP_RESIZE_FAILED = 32,	  /* the driver has no room for the answer's 86 bytes */
+	NDP_SEND_FAILED = 33,	  /* userspace mode: the socket refused the answer */
+	NDP_ANSWERED = 34,	  /* this reason and all higher ones are answers */
+	NDP_ANSWERED_DAD = 35,	  /* a DAD probe was answered */
+	NDP_REASON_MAX = 36,
 };
 
 /* When a rule answers. */
@@ -147,6 +151,7 @@ enum ndp_rule_class_flag {
 	NDP_CLASS_LLADDR = 8,	/* advertise ndp_rule_class.lladdr, not the interface's MAC */
 	NDP_CLASS_DYNAMIC = 16, /* stop answering when the daemon's heartbeat is too old */
 	NDP_CLASS_DEV = 32,	/* only routes count that leave by an interface of dev_set */
+	NDP_CLASS_LEASED = 64,	/* stop answering when the host's lease has lapsed */
 };
 
 /* Bits of ndp_rule.flags. */
@@ -215,6 +220,19 @@ struct ndp_class_count {
 	__u64 solicited;   /* solicitations */
 	__u64 answered;	   /* solicitations */
 	__u64 last_answer; /* jiffies, which the program reads without a call */
+};
+
+/* ---- the lease ------------------------------------------------------------------------ */
+
+/*
+ * The only value of `lease`: the time up to which this host may answer for addresses that exactly
+ * one of several hosts answers for. Only the daemon writes it. The program compares it with the
+ * clock for each solicitation, so that a daemon that is stopped or cut off cannot keep another host
+ * from taking over. The clock is CLOCK_BOOTTIME: a lease goes on lapsing while the host is
+ * suspended, which CLOCK_MONOTONIC does not count.
+ */
+struct ndp_lease {
+	__u64 until; /* ns of CLOCK_BOOTTIME; 0: leased rules do not answer */
 };
 
 /* ---- limits on answers and requests --------------------------------------------------- */
@@ -309,7 +327,12 @@ struct ndp_settings {
 
 /* ---- tracing and explaining ----------------------------------------------------------- */
 
-/* The only value of `explained`: the verdict of the last dry run. */
+/*
+ * Value of `explained`: the verdict of a dry run. The key is the frame's 32 bits behind the
+ * EtherType: in a solicitation the IPv6 version, the traffic class and the flow label, which the
+ * program does not read otherwise. The reader chooses them at random, so that the verdict is that of
+ * its own run, and then removes the entry.
+ */
 struct ndp_explained {
 	__u16 rule_class; /* slot of the rule class */
 	__u8 reason;	  /* enum ndp_reason */

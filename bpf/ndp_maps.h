@@ -35,6 +35,8 @@ DEFINE_MAP(vias, BPF_MAP_TYPE_HASH, struct ndp_dev, __u8, NDP_MAX_DEVS, BPF_F_NO
 /* ---- the interface -------------------------------------------------------------------- */
 
 DEFINE_MAP(settings, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_settings, 1, 0);
+/* The end of the host's lease, beside the settings, which several processes write as a whole. */
+DEFINE_MAP(lease, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_lease, 1, 0);
 /* The host's local and anycast routes. The FIB lookup has one result for them and for no route. */
 DEFINE_MAP(locals, BPF_MAP_TYPE_LPM_TRIE, struct ndp_prefix, __u8, NDP_MAX_LOCALS,
 	   BPF_F_NO_PREALLOC);
@@ -70,7 +72,9 @@ DEFINE_MAP(resolver, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_resolver, 1, 0);
 /* Records of struct ndp_event for a tracer, and the memory in which they are built. */
 DEFINE_RING(events, NDP_EVENTS);
 DEFINE_MAP(tracers, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct ndp_tracer, 1, 0);
-DEFINE_MAP(explained, BPF_MAP_TYPE_ARRAY, __u32, struct ndp_explained, 1, 0);
+/* Verdicts of dry runs by the number that the reader has given to its frame. */
+DEFINE_MAP(explained, BPF_MAP_TYPE_HASH, __u32, struct ndp_explained, NDP_MAX_DRY_RUNS,
+	   BPF_F_NO_PREALLOC);
 
 /* ---- lookups -------------------------------------------------------------------------- */
 
@@ -82,6 +86,15 @@ static __always_inline const struct ndp_settings *get_settings(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(MAP(settings), &zero);
+}
+
+/* Return true if the host's lease has lapsed. */
+static __always_inline int has_lapsed(void)
+{
+	__u32 zero = 0;
+	const struct ndp_lease *held = bpf_map_lookup_elem(MAP(lease), &zero);
+
+	return !held || bpf_ktime_get_boot_ns() >= held->until;
 }
 
 /* Return the interface's MAC as a number. */

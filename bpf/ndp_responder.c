@@ -381,6 +381,18 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 	return NDP_CONTINUE;
 }
 
+/* Return NDP_CONTINUE if the rule is valid at this time. */
+static __always_inline enum ndp_reason check_time(const struct ndp_settings *config,
+						  const struct profile *profile)
+{
+	if (profile->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
+	    (__s64)(bpf_ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
+		return because(NDP_EXPIRED);
+	if (profile->flags & NDP_CLASS_LEASED && has_lapsed())
+		return because(NDP_LAPSED);
+	return NDP_CONTINUE;
+}
+
 /* Return the verdict of the rule, which is null if no rule matches, and of its profile. */
 static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solicitation *ns,
 						  const struct ndp_settings *config,
@@ -393,9 +405,11 @@ static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solici
 		return because(NDP_NO_RULE);
 	if (rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED)
 		return because(NDP_DENIED);
-	if (profile->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
-	    (__s64)(bpf_ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
-		return because(NDP_EXPIRED);
+	if (profile->flags & (NDP_CLASS_DYNAMIC | NDP_CLASS_LEASED)) {
+		reason = check_time(config, profile);
+		if (reason != NDP_CONTINUE)
+			return reason;
+	}
 	if (rule->answer != NDP_ALWAYS || ns->dad) {
 		reason = check_tables(ctx, ns, config, rule, profile);
 		if (reason != NDP_CONTINUE)
@@ -409,11 +423,14 @@ static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solici
 	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
-/* Initialise `ns` for a frame of the interface. Return the settings, or null. */
-static __always_inline const struct ndp_settings *begin(struct solicitation *ns, __u32 ifindex)
+/* Initialise `ns` for a frame of the interface, which has passed is_solicitation() or
+ * is_tagged_solicitation(). Return the settings, or null.
+ */
+static __always_inline const struct ndp_settings *begin(struct solicitation *ns,
+							const void *data, __u32 ifindex)
 {
 	ns->prefixlen = 128;
-	ns->dry_run = is_dry_run(ifindex);
+	ns->dry_run = dry_run(data, ifindex);
 	return get_settings();
 }
 
@@ -509,7 +526,7 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 	__u64 *total;
 
 	if (dry_run) {
-		explain(verdict);
+		explain(verdict, dry_run);
 		return;
 	}
 	if (tracer)
@@ -704,7 +721,7 @@ int ndp_xdp(struct xdp_md *ctx)
 
 	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end))
 		return xdp_pass_other(ctx);
-	config = begin(&ns, ctx->ingress_ifindex);
+	config = begin(&ns, data, ctx->ingress_ifindex);
 	tag = read_tag(data);
 	if (!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag))))
 		return XDP_PASS;
@@ -830,7 +847,7 @@ int ndp_tc(struct __sk_buff *skb)
 	end = (void *)(long)skb->data_end;
 	if (!is_solicitation(data, end))
 		return tc_pass_other(skb);
-	config = begin(&ns, skb->ifindex);
+	config = begin(&ns, data, skb->ifindex);
 	if (!config || tc_pull_frame(skb))
 		return TC_ACT_UNSPEC;
 	tc_judge(skb, config, &ns, &verdict);

@@ -22,7 +22,7 @@ struct solicitation {
 	__u64 peer;	  /* MAC as a number: the SLLAO, else the Ethernet source */
 	__u64 source_sum; /* sum_address(); the answer's checksum has the same words */
 	__u64 target_sum; /* sum_address() */
-	__u64 dry_run;	  /* 1: see is_dry_run() */
+	__u64 dry_run;	  /* the number of a dry run, else 0: see dry_run() */
 };
 
 /* The first fields of a struct ndp_rule_class, which say how its rules answer. They are copied

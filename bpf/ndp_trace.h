@@ -9,13 +9,17 @@
 /* The interface index of the loopback device, in every network namespace. */
 #define LOOPBACK_IFINDEX 1
 
-/* Return 1 for a dry run, else 0. The kernel gives a test run the loopback device as its input
- * interface, to which ndxdp never attaches. A dry run is judged like any other solicitation, but
- * is neither counted nor charged to a limit; its verdict goes to `explained`.
+/* Return the number of a dry run, which is the key of its verdict in `explained`, else 0. The
+ * kernel gives a test run the loopback device as its input interface, to which ndxdp never
+ * attaches. A dry run is judged like any other solicitation, but is neither counted nor charged to
+ * a limit. Its number, see struct ndp_explained, is not 0: it has the IP version, or an EtherType.
  */
-static __always_inline __u64 is_dry_run(__u32 ifindex)
+static __always_inline __u64 dry_run(const void *data, __u32 ifindex)
 {
-	return is_zero(ifindex ^ LOOPBACK_IFINDEX);
+	const struct ethernet *eth = data - PAD;
+	const volatile __u32 *number = (const void *)(eth + 1);
+
+	return -is_zero(ifindex ^ LOOPBACK_IFINDEX) & *number;
 }
 
 /* Return the verdict in the layout that Python reads. */
@@ -33,13 +37,12 @@ static __always_inline struct ndp_explained explanation(const struct verdict *ve
 	return found;
 }
 
-/* Store the verdict of a dry run. */
-static __always_inline void explain(const struct verdict *verdict)
+/* Store the verdict of a dry run under its number. */
+static __always_inline void explain(const struct verdict *verdict, __u32 number)
 {
 	struct ndp_explained found = explanation(verdict);
-	__u32 zero = 0;
 
-	bpf_map_update_elem(MAP(explained), &zero, &found, BPF_ANY);
+	bpf_map_update_elem(MAP(explained), &number, &found, BPF_ANY);
 }
 
 /* Return this CPU's record if the solicitation is to be traced, else null. Tracing has a deadline,

@@ -30,6 +30,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
+from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.message import Host
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.ndp.reason import Reason
@@ -64,6 +65,11 @@ HELD = "2001:db8:0:1::1"
 GATEWAY = "2001:db8:0:1::2"
 DYNAMIC = "2001:db8:0:1::dd"
 DYNAMIC_NO_DAD = "2001:db8:0:1::de"
+LEASED = "2001:db8:0:1::1ea5"
+LEASED_NO_DAD = "2001:db8:0:1::1ea6"
+LEASED_NEVER = "2001:db8:0:1::1ea7"
+LEASED_DYNAMIC = "2001:db8:0:1::1ea8"
+IN_LEASED = "2001:db8:0:1::1ea:1"
 
 _NO_DAD = Profile(defend=False)
 
@@ -81,6 +87,11 @@ RULES = Rules.of(
             GATEWAY: owned_rule("gateway"),
             DYNAMIC: Rule(origin="docker", label="ipv6exposed", dynamic=True),
             DYNAMIC_NO_DAD: Rule(profile=_NO_DAD, origin="docker", label="quiet", dynamic=True),
+            LEASED: Rule(origin="shared", label="leased", leased=True),
+            LEASED_NO_DAD: Rule(profile=_NO_DAD, origin="shared", label="quiet", leased=True),
+            LEASED_NEVER: Rule(Answer.NEVER, origin="shared", label="never", leased=True),
+            LEASED_DYNAMIC: Rule(origin="shared", label="both", dynamic=True, leased=True),
+            "2001:db8:0:1::1ea:0/112": Rule(origin="shared", label="wide", leased=True),
             "2001:db8:0:2::/64": Rule(profile=Profile(source=NaSource.LINK_LOCAL)),
             "2001:db8:0:3::/64": Rule(profile=Profile(source=parse_address(FIXED_SOURCE))),
             "2001:db8:0:4::/64": Rule(profile=Profile(lladdr=bytes.fromhex("02005e10aaaa"))),
@@ -263,6 +274,7 @@ class Case:
         rate_exceeded: A limit of one answer for each INTERVAL and BURST in a row is set, and the
             frame has come BURST times before. In all other cases there is no limit.
         gateway: The soliciting MAC is a gateway's.
+        lapsed: The host's lease has lapsed. In all other cases it ends much later.
     """
 
     name: str
@@ -274,6 +286,7 @@ class Case:
     daemon_dead: bool = False
     rate_exceeded: bool = False
     gateway: bool = False
+    lapsed: bool = False
 
     @property
     def gateways(self) -> frozenset[bytes]:
@@ -293,6 +306,11 @@ class Case:
         """HOST with the case's settings."""
         link_local = bytes(16) if self.no_link_local else HOST.link_local
         return replace(HOST, paused=self.paused, link_local=link_local)
+
+    @property
+    def lease(self) -> int:
+        """The end of the host's lease, in ns of boot_ns()."""
+        return boot_ns() + (0 if self.lapsed else INTERVAL)
 
     def settings(self, present: Settings) -> Settings:
         """Return `present` with the settings of this case."""
@@ -1314,6 +1332,70 @@ _SETTINGS = [
         Reason.EXPIRED,
         daemon_dead=True,
     ),
+    Case("a leased rule", to_group(LEASED) / ns(LEASED) / sllao(), Reason.ANSWERED, na(LEASED)),
+    Case(
+        "a leased rule, the lease lapsed: the /64 does not step in",
+        to_group(LEASED) / ns(LEASED) / sllao(),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
+    Case("a leased rule, dad", dad(LEASED) / ns(LEASED), Reason.ANSWERED_DAD, na_dad(LEASED)),
+    Case(
+        "a leased rule, the lease lapsed, dad",
+        dad(LEASED) / ns(LEASED),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
+    Case(
+        "a leased rule, unicast",
+        unicast(LEASED) / ns(LEASED) / sllao(),
+        Reason.ANSWERED,
+        na(LEASED),
+    ),
+    Case(
+        "a leased rule, the lease lapsed, unicast",
+        unicast(LEASED) / ns(LEASED) / sllao(),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
+    Case(
+        "a leased prefix",
+        to_group(IN_LEASED) / ns(IN_LEASED) / sllao(),
+        Reason.ANSWERED,
+        na(IN_LEASED),
+    ),
+    Case(
+        "a leased prefix, the lease lapsed: the /64 does not step in",
+        to_group(IN_LEASED) / ns(IN_LEASED) / sllao(),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
+    Case(
+        "a rule without lease, the lease lapsed",
+        to_group(A) / ns(A),
+        Reason.ANSWERED,
+        na(A),
+        lapsed=True,
+    ),
+    Case(
+        "a leased rule, the daemon's heartbeat missing: it does not matter",
+        to_group(LEASED) / ns(LEASED) / sllao(),
+        Reason.ANSWERED,
+        na(LEASED),
+        daemon_dead=True,
+    ),
+    Case(
+        "a dynamic and leased rule",
+        to_group(LEASED_DYNAMIC) / ns(LEASED_DYNAMIC) / sllao(),
+        Reason.ANSWERED,
+        na(LEASED_DYNAMIC),
+    ),
+    Case(
+        "a dynamic and leased rule, the lease lapsed",
+        to_group(LEASED_DYNAMIC) / ns(LEASED_DYNAMIC) / sllao(),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
     Case(
         "a static rule, the daemon dead",
         to_group(A) / ns(A) / sllao(),
@@ -1450,6 +1532,44 @@ _PRECEDENCE = [
         "no rule before rate",
         to_group(NOWHERE, eth_src="02:00:5e:20:00:06") / ns(NOWHERE),
         Reason.NO_RULE,
+        rate_exceeded=True,
+    ),
+    Case(
+        "denied before lapsed",
+        to_group(LEASED_NEVER) / ns(LEASED_NEVER),
+        Reason.DENIED,
+        lapsed=True,
+    ),
+    Case(
+        "paused before lapsed",
+        to_group(LEASED) / ns(LEASED),
+        Reason.PAUSED,
+        paused=True,
+        lapsed=True,
+    ),
+    Case(
+        "expired before lapsed",
+        to_group(LEASED_DYNAMIC) / ns(LEASED_DYNAMIC),
+        Reason.EXPIRED,
+        daemon_dead=True,
+        lapsed=True,
+    ),
+    Case(
+        "lapsed before dad ignored",
+        dad(LEASED_NO_DAD) / ns(LEASED_NO_DAD),
+        Reason.LAPSED,
+        lapsed=True,
+    ),
+    Case(
+        "its twin, the lease valid: dad ignored",
+        dad(LEASED_NO_DAD) / ns(LEASED_NO_DAD),
+        Reason.DAD_IGNORED,
+    ),
+    Case(
+        "lapsed before rate",
+        to_group(LEASED, eth_src="02:00:5e:20:00:1f") / ns(LEASED),
+        Reason.LAPSED,
+        lapsed=True,
         rate_exceeded=True,
     ),
     Case(

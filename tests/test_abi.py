@@ -143,6 +143,7 @@ def test_constants() -> None:
     assert defines["NDP_MAX_SOLICITORS"] == abi.MAX_SOLICITORS
     assert defines["NDP_MAX_DEVS"] == abi.MAX_DEVS
     assert defines["NDP_MAX_LOCALS"] == abi.MAX_LOCALS
+    assert defines["NDP_MAX_DRY_RUNS"] == abi.MAX_DRY_RUNS
     assert defines["NDP_EVENTS"] == abi.EVENTS
     assert defines["NDP_EVENT_FRAME"] == abi.EVENT_FRAME
     assert defines["NDP_REQUESTS"] == abi.REQUESTS

@@ -46,7 +46,7 @@ def test_programs_agree(loaded: Programs) -> None:
 def test_disagreements_are_found(loaded: Programs) -> None:
     """Find a wrong reply, a wrong reason and a wrong count."""
     rng = random.Random(SEED)
-    case = replace(random_case(rng, HOST), host=HOST, expired=False)
+    case = replace(random_case(rng, HOST), host=HOST, expired=False, lapsed=False)
     loaded.set_up(case)
     frame = next(case.frame for case in CASES if case.reason is Reason.BAD_HOP_LIMIT)
     right = loaded.judge(frame)

@@ -45,6 +45,7 @@ class Bench:
     def set_up(self, case: Case) -> None:
         self.set_gateways(case.gateways)
         until = time.monotonic_ns() + MINUTE
+        self.instance.maps.write_lease(case.lease)
         self.instance.maps.set_settings(
             replace(case.settings(self.settings), trace_until=until, trace_every=1)
         )

@@ -38,7 +38,9 @@ def matching(rules: Rules, daemon_dead: bool = False) -> Callable[[bytes], Match
         rule = found[1]
         expired = rule.dynamic and daemon_dead
         exact = found[0].length == 128
-        return Match(rule.answer, rule.profile, rule.owned, expired, exact=exact)
+        return Match(
+            rule.answer, rule.profile, rule.owned, expired, exact=exact, leased=rule.leased
+        )
 
     return match
 
@@ -54,10 +56,16 @@ def decide(case: Case, match: Callable[[bytes], Match | None] | None = None) -> 
     limit = Rate(INTERVAL, CREDIT) if case.rate_exceeded else Rate()
     limiter = Limiter(Limits(limit, gateway=limit), lambda: 0)
     limiter.gateways = case.gateways
+
+    def judged() -> Verdict:
+        return decision.decide(
+            case.frame, case.host, match, limiter.charge, lapsed=lambda: case.lapsed
+        )
+
     for _ in range(BURST if case.rate_exceeded else 0):
-        before = decision.decide(case.frame, case.host, match, limiter.charge)
+        before = judged()
         assert before.reason not in LIMITED, f"{case.name}: limited within its burst"
-    return decision.decide(case.frame, case.host, match, limiter.charge)
+    return judged()
 
 
 def explain(case: Case, verdict: Verdict) -> str:
@@ -99,7 +107,7 @@ def test_table_is_whole() -> None:
     assert len(BY_NAME) == len(CASES), "two cases have one name"
     elsewhere = {*BY_TABLES, Reason.RESIZE_FAILED, Reason.SEND_FAILED}
     assert {case.reason for case in CASES} == set(Reason) - elsewhere
-    assert len(RULES) <= 24
+    assert len(RULES) <= 32
 
 
 def test_table_is_sound() -> None:
@@ -148,7 +156,8 @@ def test_only_an_answer_is_charged() -> None:
         if case.rate_exceeded:
             continue
         charged.clear()
-        decision.decide(case.frame, case.host, DEAD if case.daemon_dead else ALIVE, admit)
+        match = DEAD if case.daemon_dead else ALIVE
+        decision.decide(case.frame, case.host, match, admit, lapsed=lambda case=case: case.lapsed)  # type: ignore[misc]
         assert [source for source, _ in charged] == ([case.frame[6:12]] if case.na else [])
         if case.reply and case.reason is Reason.ANSWERED:
             assert charged[0][1] == case.reply[:6], case.name

@@ -17,6 +17,7 @@ import pytest
 
 from ndxdp.errors import ModeUnavailable, NdxdpError
 from ndxdp.files import access
+from ndxdp.kernel import abi
 from ndxdp.store import tree_lock
 from ndxdp.store.directories import FileTree, PinTree
 from tests.fixtures import network
@@ -304,7 +305,7 @@ def as_nobody(*command: str) -> None:
 def test_a_directory_that_another_user_made_first(net: Network) -> None:
     """Refuse a foreign directory on a world-writable BPF file system, as `mount -t bpf` makes."""
     assert BPFFS.stat().st_mode & 0o1777 == 0o1777
-    as_nobody("mkdir", "-p", str(PINS / "v6" / UPLINK))
+    as_nobody("mkdir", "-p", str(PINS / f"v{abi.VERSION}" / UPLINK))
     refusal = f"{PINS} belongs to user {NOBODY}"
     commands = [
         ("attach", UPLINK, "--mode", "tc", "-n", BEHIND),
@@ -320,12 +321,12 @@ def test_a_directory_that_another_user_made_first(net: Network) -> None:
         ("metrics",),
     ]
     all_unchanged(ndxdp, commands, CANNOT, refusal)
-    with locking(str(PINS / "v6" / UPLINK), by=user()):
+    with locking(str(PINS / f"v{abi.VERSION}" / UPLINK), by=user()):
         run = net.run("-i", UPLINK, "-n", BEHIND)
         assert f"answers in userspace mode (native, tc: {refusal}" in run.ready
         assert net.answers()
         assert run.end().code == 0
-    assert PINS.joinpath("v6", UPLINK).is_dir()
+    assert PINS.joinpath(f"v{abi.VERSION}", UPLINK).is_dir()
     as_nobody("rm", "-r", str(PINS))
 
 
@@ -347,7 +348,7 @@ def test_a_run_directory_of_another_user(net: Network) -> None:
     words = ("--run-directory", str(place))
     refusal = f"{place} belongs to user {NOBODY}"
     try:
-        as_nobody("mkdir", "-p", str(place / "v6" / UPLINK))
+        as_nobody("mkdir", "-p", str(place / f"v{abi.VERSION}" / UPLINK))
         for each in (
             ("status",),
             ("status", UPLINK),
@@ -440,7 +441,7 @@ def test_directories_of_a_former_version(net: Network) -> None:
         (f"mount -t tmpfs none {BPFFS.parent}", f"there is no BPF file system at {BPFFS}"),
         (
             f"mkdir -p {PINS}/lock && mount -o remount,bind,ro {BPFFS}",
-            f"cannot write to {PINS}/v6: its file system is read-only",
+            f"cannot write to {PINS}/v{abi.VERSION}: its file system is read-only",
         ),
     ],
     ids=["tmpfs", "read-only tmpfs", "nothing", "read-only"],

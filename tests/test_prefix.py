@@ -66,6 +66,7 @@ def test_prefix_add_del_and_list(attached: Network, tmp_path: Path) -> None:
         "answer": "always",
         "owned": False,
         "paused": False,
+        "leased": False,
         "dev": [],
         "origin": "manual",
         "label": one,

@@ -185,7 +185,7 @@ def test_difference_of_the_same_is_nothing() -> None:
     assert changes({}, [], difference({}, {}))
 
 
-@pytest.mark.parametrize("field", ["profile", "source", "label", "dynamic", "held"])
+@pytest.mark.parametrize("field", ["profile", "source", "label", "dynamic", "held", "leased"])
 def test_difference_sees_every_field(field: str) -> None:
     other: dict[str, Rule] = {
         "profile": Rule(profile=Profile(override=True)),
@@ -193,6 +193,7 @@ def test_difference_sees_every_field(field: str) -> None:
         "label": Rule(label="x"),
         "dynamic": Rule(dynamic=True),
         "held": Rule(owned=True),
+        "leased": Rule(leased=True),
     }
     assert difference({P("::1"): other[field]}, {P("::1"): Rule()}).write
 

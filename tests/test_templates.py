@@ -61,10 +61,14 @@ class Both:
         *,
         limits: Limits | None = None,
         refuse: Refuse | None = None,
+        lapsed: bool = False,
     ) -> None:
-        self.now = 0
-        self._arguments = host, match, self._admit(limits), refuse
-        self.judge = Judge(host, match, self._admit(limits), refuse)
+        self.now, self.lapsed = 0, lapsed
+        self._arguments = host, match, self._admit(limits), refuse, self._has_lapsed
+        self.judge = Judge(host, match, self._admit(limits), refuse, self._has_lapsed)
+
+    def _has_lapsed(self) -> bool:
+        return self.lapsed
 
     def _admit(self, limits: Limits | None) -> Admit | None:
         return Limiter(limits, lambda: self.now).charge if limits else None
@@ -144,7 +148,7 @@ def test_the_table_of_packets(case: packets.Case) -> None:
     frame = untagged(case.frame)
     table = Table.of(RULES, expired=case.daemon_dead)
     limits = Limits(Rate(packets.INTERVAL, packets.CREDIT)) if case.rate_exceeded else None
-    both = Both(case.host, table.match, limits=limits)
+    both = Both(case.host, table.match, limits=limits, lapsed=case.lapsed)
     for _ in range(4):
         both.compare(frame)
         both.compare(*map(solicitation, random_targets(random.Random(3), 3)), frame)
@@ -227,13 +231,15 @@ def test_random_frames(decided: list[bytes]) -> None:
     judged, reasons = 0, set()
     for _ in range(40):
         case = random_case(rng, HOST)
-        both = Both(case.host, Table.of(case.rules, expired=case.expired).match)
+        table = Table.of(case.rules, expired=case.expired)
+        both = Both(case.host, table.match, lapsed=case.lapsed)
         source = Frames(rng, case)
         frames = [untagged(source.frame()) for _ in range(400)]
         frames += [solicitation(source._target()) for _ in range(200)]
         frames = [frame for frame in frames if is_solicitation(frame)]
         rng.shuffle(frames)
         for start in range(0, len(frames), 8):
+            both.lapsed = case.lapsed and rng.random() < 0.5  # a lease may be renewed
             reasons |= {verdict.reason for verdict in both.compare(*frames[start : start + 8])}
         judged += len(frames)
     assert len(decided) < judged * 0.8, (len(decided), judged)

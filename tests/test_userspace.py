@@ -54,6 +54,7 @@ class Bench:
 
     def set_up(self, case: Case) -> None:
         self.instance.maps.set_settings(case.settings(self.settings))
+        self.instance.maps.write_lease(case.lease)
         self.path._refresh()  # other limits create another limiter
         self.path.set_gateways(case.gateways)
 
@@ -227,13 +228,13 @@ def test_random_frames(bench: Bench) -> None:
     case = next(case for case in CASES if case.reason is Reason.ANSWERED)
     before = bench.instance.maps.reasons()
     expected: dict[Reason, int] = {}
-    source = fuzz.Frames(rng, fuzz.Case(RULES, case.host, expired=False))
+    source = fuzz.Frames(rng, fuzz.Case(RULES, case.host, expired=False, lapsed=False))
     # A bridge drops frames from a group's MAC.
     random_frames = (frame for frame in iter(source.frame, None) if not frame[6] & 1)
     for _ in range(FRAMES // BATCH):
         bench.set_up(case)  # a heartbeat, before dynamic rules expire
         frames = [next(random_frames)[:1990] for _ in range(BATCH + 7)]
-        wanted = [decide(frame, case.host, table.match) for frame in frames]
+        wanted = [decide(frame, case.host, table.match, lapsed=lambda: False) for frame in frames]
         for frame in frames:
             bench.ends.send(frame)
         for _ in frames:

@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, jiffies
+from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.decision import Match, validate
 from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.limiter import Limiter
@@ -44,7 +45,7 @@ _LASTING, _CALM, _SPREAD_AGAIN = 500_000_000, 1_000_000_000, 10_000_000_000
 """Durations in ns. Overflows for _LASTING are a flood, and not a burst. A flood is over after _CALM
 without an overflow. The queues are spread again after _SPREAD_AGAIN at the earliest."""
 
-_FAILED, _UNKNOWN = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR
+_FAILED, _UNKNOWN, _LAPSED = Reason.SEND_FAILED, Reason.NO_NEIGHBOUR, Reason.LAPSED
 _LAST_ANSWER = list(abi.CLASS_COUNT.fields).index("last_answer")
 _FIRST = bytes(4)  # the key of an array's first element
 
@@ -83,6 +84,7 @@ class PacketLoop:
         self._seen_settings: bytes | None = None
         self._seen_changes = -1
         self._seen_dead = False
+        self._leased_until: int | None = None  # of the present batch, ns of boot_ns()
         self._host = Host(bytes(6))
         self._table = Table()
         self._some_unknown = False
@@ -164,6 +166,9 @@ class PacketLoop:
     def _answer(self, frames: list[bytes]) -> None:
         """Judge frames, and send the answers."""
         verdicts = self._judge.judge(frames)
+        if self._leased_until is not None and self._has_lapsed():
+            # This process may have been stopped since it judged the first of these frames.
+            verdicts = [_without_lease(verdict) for verdict in verdicts]
         replies = [reply for _, reply, _ in verdicts if reply is not None]
         failed = self._packets.send(replies) if replies else {}
         if failed:
@@ -267,6 +272,7 @@ class PacketLoop:
 
     def _refresh(self) -> None:
         """Read settings and rules if they have changed; keep the former ones if that fails."""
+        self._leased_until = None
         try:
             settings = self._settings_file.lookup(_FIRST)
             if settings != self._seen_settings:
@@ -296,4 +302,23 @@ class PacketLoop:
 
     def _new_judge(self) -> Judge:
         admit = self._limiter.charge if self._settings.limits else None
-        return Judge(self._host, self._table.match, admit, self._refuse)
+        return Judge(self._host, self._table.match, admit, self._refuse, self._has_lapsed)
+
+    def _has_lapsed(self) -> bool:
+        """Return True if leased rules do not answer at the time of the call.
+
+        The first call in a batch reads the end of the lease, and each call reads the clock.
+        """
+        if self._leased_until is None:
+            try:
+                self._leased_until = self._maps.lease()
+            except (OSError, NdxdpError) as error:  # the file was removed or damaged
+                log.debug("cannot read the lease: %s", error)
+                self._leased_until = 0
+        return boot_ns() >= self._leased_until
+
+
+def _without_lease(verdict: Judged) -> Judged:
+    """Return a verdict as it is once the host's lease has lapsed."""
+    _, reply, rule = verdict
+    return (_LAPSED, None, rule) if reply is not None and rule and rule.leased else verdict

@@ -11,20 +11,21 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any, NamedTuple
 
-VERSION = 6
+VERSION = 7
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576
 MAX_RULE_CLASSES = 65536
 FIRST_RULE_CLASSES = 1024
 MAX_DEV_SETS = 65536
-REASON_MAX = 35
+REASON_MAX = 36
 HINTS = 4096
 MAX_SOLICITORS = 8192
 MAX_DEVS = 65536
 MAX_LOCALS = 65536
 MAX_ON_LINK = 16384
 MAX_GATEWAYS = 64
+MAX_DRY_RUNS = 64
 EVENTS = 262144
 EVENT_FRAME = 128
 REQUESTS = 65536
@@ -76,6 +77,7 @@ class ClassFlag(IntFlag):
     LLADDR = 8
     DYNAMIC = 16
     DEV = 32
+    LEASED = 64
 
 
 class RuleFlag(IntFlag):
@@ -185,6 +187,7 @@ SETTINGS = Layout(
     reserved="5s",
     refusals="256s",
 )
+LEASE = Layout("ndp_lease", until="Q")
 EXPLAINED = Layout(
     "ndp_explained",
     rule_class="H",
@@ -209,7 +212,7 @@ TRACER = Layout("ndp_tracer", seen="Q", lost="Q", event=f"{EVENT.size}s")
 
 LAYOUTS = (
     *(PREFIX, RULE, RULE_CLASS, CLASS_COUNT, DEV_SET, DEV, SHARE, REQUEST, RESOLVER, SETTINGS),
-    *(EXPLAINED, EVENT, TRACER),
+    *(LEASE, EXPLAINED, EVENT, TRACER),
 )
 
 # enum bpf_map_type and flags, linux/bpf.h
@@ -249,6 +252,7 @@ MAPS = {
         MapSpec("dev_sets", _HASH, 4, DEV_SET.size, MAX_DEV_SETS, _NO_PREALLOC),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, REASON_MAX),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
+        MapSpec("lease", ARRAY, 4, LEASE.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
         MapSpec("requesters", _LRU_HASH, 8, 8, MAX_SOLICITORS),
         MapSpec("gateways", _HASH, 8, SHARE.size, MAX_GATEWAYS, _NO_PREALLOC),
@@ -260,7 +264,7 @@ MAPS = {
         MapSpec("on_link", _HASH, 16, 1, MAX_ON_LINK, _NO_PREALLOC),
         MapSpec("events", _RINGBUF, 0, 0, EVENTS),
         MapSpec("tracers", PERCPU_ARRAY, 4, TRACER.size, 1),
-        MapSpec("explained", ARRAY, 4, EXPLAINED.size, 1),
+        MapSpec("explained", _HASH, 4, EXPLAINED.size, MAX_DRY_RUNS, _NO_PREALLOC),
     )
 }
 

@@ -51,6 +51,7 @@ class Match:
         rule_class: The number of the rule's class, by which the caller counts.
         dev: Patterns of the interfaces that a route may leave by; () for any interface.
         exact: True for a rule of the target alone, False for a rule of a wider prefix.
+        leased: True if the rule answers only until the host's lease lapses.
     """
 
     answer: Answer
@@ -60,6 +61,7 @@ class Match:
     rule_class: int = 0
     dev: tuple[str, ...] = ()
     exact: bool = False
+    leased: bool = False
 
 
 Refuse = Callable[[bytes, Match, bool], Reason | None]
@@ -70,6 +72,9 @@ against DAD."""
 
 Admit = Callable[[bytes, bytes], Reason | None]
 """Charges an answer to the limits; see Limiter.charge()."""
+
+Lapsed = Callable[[], bool]
+"""Returns True if the host's lease has lapsed at the time of the call."""
 
 
 class Verdict(NamedTuple):
@@ -92,6 +97,7 @@ def decide(
     match: Callable[[bytes], Match | None],
     admit: Admit | None = None,
     refuse: Refuse | None = None,
+    lapsed: Lapsed | None = None,
 ) -> Verdict:
     """Decide about one frame, which may have a VLAN tag.
 
@@ -104,13 +110,14 @@ def decide(
         match: Returns the most specific rule of a target (16 bytes), None without one.
         admit: Charges an answer to the limits; None for no limits.
         refuse: Asks the kernel's tables; None for tables without routes and neighbours.
+        lapsed: Reads the clock for a leased rule; None for a host without a lease.
     """
     inner = untagged(frame)
     if not is_solicitation(inner):
         return Verdict(Reason.NOT_NS)
     if inner is not frame and vlan_of(frame):
         return Verdict(Reason.OTHER_VLAN)
-    return judge(inner, host, match, admit, refuse)
+    return judge(inner, host, match, admit, refuse, lapsed)
 
 
 _NO_TARGETS = (UNSPECIFIED, LOOPBACK)
@@ -131,6 +138,7 @@ def judge(
     match: Callable[[bytes], Match | None],
     admit: Admit | None,
     refuse: Refuse | None,
+    lapsed: Lapsed | None,
 ) -> Verdict:
     """Decide about an untagged frame that is_solicitation() accepts.
 
@@ -140,6 +148,7 @@ def judge(
         match: As in decide().
         admit: As in decide().
         refuse: As in decide().
+        lapsed: As in decide().
     """
     ns = validate(frame, host.mac, match)
     if not isinstance(ns, Solicitation):
@@ -154,6 +163,8 @@ def judge(
         return Verdict(Reason.DENIED, None, rule)
     if rule.expired:
         return Verdict(Reason.EXPIRED, None, rule)
+    if rule.leased and (lapsed is None or lapsed()):
+        return Verdict(Reason.LAPSED, None, rule)
     reason = _ANSWERED
     if rule.answer is not _ALWAYS or source == UNSPECIFIED:
         dad = source == UNSPECIFIED

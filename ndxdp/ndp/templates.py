@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.ndp.decision import Admit, Match, Refuse, Verdict, judge
+from ndxdp.ndp.decision import Admit, Lapsed, Match, Refuse, Verdict, judge
 from ndxdp.ndp.frame import (
     NA_FRAME_LEN,
     NA_LEN,
@@ -41,7 +41,7 @@ _FRAME_LEN = NA_FRAME_LEN
 
 _LEARNED = (Reason.ANSWERED, Reason.NO_RULE, Reason.DENIED, Reason.EXPIRED)
 
-_ANSWERED = Reason.ANSWERED
+_ANSWERED, _LAPSED = Reason.ANSWERED, Reason.LAPSED
 _from_bytes = int.from_bytes
 
 Judged = tuple[Reason, bytes | None, Match | None]
@@ -60,6 +60,7 @@ class _Answer(NamedTuple):
         flags: The word with the flags.
         tllao: The option.
         macs: The source MAC of the solicitations, and the MAC that is answered.
+        leased: The rule is leased; the clock is read for each answer.
     """
 
     words: int
@@ -70,6 +71,7 @@ class _Answer(NamedTuple):
     flags: bytes
     tllao: bytes
     macs: tuple[bytes, bytes]
+    leased: bool
 
 
 class _Template(NamedTuple):
@@ -98,12 +100,14 @@ class Judge:
         match: Callable[[bytes], Match | None],
         admit: Admit | None,
         refuse: Refuse | None,
+        lapsed: Lapsed | None = None,
     ) -> None:
         """Make a judge without templates. The arguments are those of decision.judge().
 
         `match` returns the same object for all targets of a rule.
         """
         self._host, self._match, self._admit, self._refuse = host, match, admit, refuse
+        self._lapsed = lapsed
         self._templates: dict[tuple[bytes, bytes, bytes, int, bytes, int], _Template] = {}
 
     def judge(self, frames: list[bytes]) -> list[Judged]:
@@ -113,6 +117,7 @@ class Judge:
         without templates.
         """
         find, match, admit = self._templates.get, self._match, self._admit
+        lapsed = self._lapsed
         is_learning = True
         verdicts: list[Judged] = []
         for frame in frames:
@@ -139,10 +144,12 @@ class Judge:
                 verdicts.append(self._decide(frame))
             elif answer is None:
                 verdicts.append(verdict)
+            elif answer.leased and (lapsed is None or lapsed()):
+                verdicts.append((_LAPSED, None, rule))
             elif admit is not None and (against := admit(*answer.macs)) is not None:
                 verdicts.append((against, None, rule))
             else:
-                words, targets, source, before, middle, flags, tllao, _ = answer
+                words, targets, source, before, middle, flags, tllao, _, _ = answer
                 checksum = -(words + targets * number) % 0xFFFF
                 source = source or target
                 reply = pack_advertisement(before, source, middle, checksum, flags, target, tllao)
@@ -150,7 +157,7 @@ class Judge:
         return verdicts
 
     def _decide(self, frame: bytes) -> Verdict:
-        return judge(frame, self._host, self._match, self._admit, self._refuse)
+        return judge(frame, self._host, self._match, self._admit, self._refuse, self._lapsed)
 
     def _learn(self, frame: bytes) -> Verdict:
         """Judge a frame, and make a template of the verdict if it is simple."""
@@ -176,7 +183,9 @@ class Judge:
                 before, _, middle, checksum, flags, _, tllao = unpack_advertisement(reply)
                 same = (-checksum - targets * number) % 0xFFFF
                 macs = eth_source_of(frame), eth_destination_of(reply)
-                answer = _Answer(same, targets, source, before, middle, flags, tllao, macs)
+                answer = _Answer(
+                    same, targets, source, before, middle, flags, tllao, macs, rule.leased
+                )
             if len(self._templates) >= TEMPLATES_MAX:
                 del self._templates[next(iter(self._templates))]
             key = mac, head, code, reserved, option, id(rule)

@@ -215,6 +215,7 @@ _MEANING = {
     Reason.NO_RULE: "no prefix covers the target",
     Reason.DENIED: "the rule says never, or the host or its gateway owns the target",
     Reason.EXPIRED: "the daemon that wrote the rule has stopped",
+    Reason.LAPSED: "the rule is leased, and this host's lease has lapsed",
     Reason.NOT_LOCAL: "the kernel does not deliver packets for the target to this host",
     Reason.NOT_FORWARDING: "the interface does not forward: its sysctl `forwarding` is 0",
     Reason.NO_ROUTE: "the kernel has no route to the target",

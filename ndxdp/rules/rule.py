@@ -161,8 +161,9 @@ class RuleClass(NamedTuple):
     profile: Profile
     dynamic: bool = False
     dev: tuple[str, ...] = ()
+    leased: bool = False
 
     @classmethod
     def of(cls, rule: Rule) -> RuleClass:
         """Return the class of a rule."""
-        return cls(rule.origin, rule.label, rule.profile, rule.dynamic, rule.dev)
+        return cls(rule.origin, rule.label, rule.profile, rule.dynamic, rule.dev, rule.leased)

@@ -106,6 +106,13 @@ def entry_of(rule: Rule, rule_class: int, *, expired: bool, exact: bool) -> Entr
     return Entry(
         rule,
         Match(
-            rule.answer, rule.profile, not rule.is_applied, has_expired, rule_class, rule.dev, exact
+            rule.answer,
+            rule.profile,
+            not rule.is_applied,
+            has_expired,
+            rule_class,
+            rule.dev,
+            exact,
+            rule.leased,
         ),
     )

@@ -23,7 +23,7 @@ from ndxdp.kernel import abi, bpf_hooks, bpf_programs, libbpf
 from ndxdp.kernel.abi import Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp.decision import decide
-from ndxdp.ndp.frame import target_of
+from ndxdp.ndp.frame import VERSION_AT, target_of
 from ndxdp.ndp.message import Host
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.netns import netns
@@ -37,7 +37,7 @@ from ndxdp.store.records import Explained, Settings
 log = logging.getLogger(__name__)
 
 _XDP_TX, _TC_ACT_REDIRECT = 3, 7
-_RUNS = 10  # dry runs at most: another process may run the program at the same time
+_RUNS = 10  # dry runs at most, as there may be no room for the verdict
 
 
 class Place(Enum):
@@ -221,20 +221,22 @@ class KernelInstance(Instance):
 
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         """Return the verdict of a dry run of the program, and the answer if there is one."""
-        # Another process may run the program on another frame at the same time, and both verdicts
-        # are written to the same element. So the verdict counts if two runs in a row agree.
-        before = None
         for _ in range(_RUNS):
+            number, numbered = _numbered(frame)
             try:
-                run = bpf_programs.run_once(self.prog_fd, frame)
+                run = bpf_programs.run_once(self.prog_fd, numbered)
             except BpfError as error:
                 raise NdxdpError(
                     f"cannot run the program: {error.strerror}", "run this as root"
                 ) from error
-            explained = self.maps.explained()
-            if explained == before:
+            explained = self.maps.take_explained(number)
+            if explained is not None:
                 break
-            before = explained
+        else:
+            raise NdxdpError(
+                "the program has left no verdict: the map 'explained' has no room",
+                "other processes run the program, too: try again",
+            )
         is_xdp = bpf_programs.info_of(self.prog_fd).type == bpf_programs.BPF_PROG_TYPE_XDP
         answered = run.retval == (_XDP_TX if is_xdp else _TC_ACT_REDIRECT)
         return explained, run.data if answered else None
@@ -262,11 +264,24 @@ class UserspaceInstance(Instance):
         with Fib() as fib:
             refuse = partial(refusal, fib, settings.l3_ifindex)
 
-            reason, reply, matched = decide(frame, host, table.match, refuse=refuse)
+            reason, reply, matched = decide(
+                frame, host, table.match, refuse=refuse, lapsed=self.maps.has_lapsed
+            )
         found = table.lookup(target_of(frame)) if matched else None
         if found is None:
             return Explained(reason, None, None), reply
         return Explained(reason, found[0].length, found[1]), reply
+
+
+def _numbered(frame: bytes) -> tuple[bytes, bytes]:
+    """Return a random number for a dry run, and a solicitation with it; see struct ndp_explained.
+
+    The number is the traffic class and the flow label of the solicitation, which no receiver reads
+    and no checksum covers (RFC 4861 4.3, RFC 6437 2).
+    """
+    number = bytearray(os.urandom(4))
+    number[0] = 0x60 | number[0] & 0x0F  # the version of IPv6
+    return bytes(number), frame[:VERSION_AT] + number + frame[VERSION_AT + 4 :]
 
 
 def _is_of_other_netns(settings: Settings) -> bool:

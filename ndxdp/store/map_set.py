@@ -154,6 +154,14 @@ class MapSet:
         for name, each in rare.items():
             self._maps[name] = ParkedMap(abi.MAPS[name], each.value_size, self._parked)
 
+    def _kept_open(self, name: str) -> Map:
+        """Return a map, and keep its descriptor open from now on if it was parked."""
+        found = self._maps[name]
+        if isinstance(found, ParkedMap):
+            with found.opened() as opened:
+                found = self._maps[name] = opened.duplicate()
+        return found
+
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
         """Keep parked maps open during the block, for several calls."""

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from ndxdp.kernel import abi, bpf_maps, jiffies
+from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import PAUSE_ORIGIN
@@ -71,6 +72,29 @@ class Maps(RuleTables):
                     settings, heartbeat=time.monotonic_ns(), heartbeat_timeout=round(timeout * 1e9)
                 )
                 self._maps["settings"].update(_KEY0, settings.pack())
+
+    # ---- the lease
+
+    def write_lease(self, until: int) -> None:
+        """Set the time up to which leased rules answer; only the daemon may call this.
+
+        The call is one system call that writes a map of its own. So it neither waits for a thread
+        that writes other maps, nor undoes anything that another thread or process writes. The event
+        loop's thread may call it.
+
+        Args:
+            until: ns of boot_clock.boot_ns(); 0 to let no leased rule answer from now on.
+        """
+        self._kept_open("lease").update(_KEY0, abi.LEASE.pack(until=until))
+
+    def lease(self) -> int:
+        """Return the time up to which leased rules answer, in ns of boot_clock.boot_ns()."""
+        until: int = abi.LEASE.unpack(self._element("lease"))["until"]
+        return until
+
+    def has_lapsed(self) -> bool:
+        """Return True if leased rules do not answer at the time of the call."""
+        return boot_ns() >= self.lease()
 
     # ---- facts about the host that the program cannot ask the kernel for
 
@@ -249,9 +273,21 @@ class Maps(RuleTables):
         grown = {name: getattr(present, name) + getattr(more, name) for name in more._fields}
         self._maps["resolver"].update(_KEY0, abi.RESOLVER.pack(**grown))
 
-    def explained(self) -> Explained:
-        """Return the verdict of the last dry run."""
-        verdict = self._element("explained")
+    def take_explained(self, number: bytes) -> Explained | None:
+        """Remove the verdict of a dry run, and return it; None if it is not there.
+
+        A verdict that is not there found no room, as other processes were killed before they took
+        theirs. Then all verdicts are removed; a process that loses its own runs the program again.
+
+        Args:
+            number: The number of the run, 4 bytes; see struct ndp_explained.
+        """
+        every = self._maps["explained"]
+        verdict = every.lookup(number)
+        if verdict is None:
+            every.delete(b"".join(key for key, _ in every.items()))
+            return None
+        every.delete(number)
         slot = abi.EXPLAINED.unpack(verdict)["rule_class"]
         return explained_of(verdict, self.rule_classes_at([slot]))
 

@@ -131,6 +131,7 @@ def pack_rule_class(rule_class: RuleClass, dev_set: int = 0) -> bytes:
         (abi.ClassFlag.LLADDR, profile.lladdr is not None),
         (abi.ClassFlag.DYNAMIC, rule_class.dynamic),
         (abi.ClassFlag.DEV, bool(rule_class.dev)),
+        (abi.ClassFlag.LEASED, rule_class.leased),
     ):
         flags |= flag if value else 0
     is_address = isinstance(profile.source, bytes)
@@ -201,6 +202,7 @@ def unpack_rule_class(data: bytes, dev_sets: Mapping[int, tuple[str, ...]]) -> R
         profile,
         bool(flags & abi.ClassFlag.DYNAMIC),
         dev_sets[number] if number else (),
+        bool(flags & abi.ClassFlag.LEASED),
     )
 
 
@@ -349,6 +351,7 @@ def rule_of(fields: Mapping[str, Any], classes: Mapping[int, RuleClass]) -> Rule
         PauseNote.OWNED in note if note else owned,
         rule_class.dev,
         PauseNote.PAUSED in note,
+        rule_class.leased,
     )
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from ndxdp.kernel import abi, bpf_maps, bpf_programs
 from ndxdp.kernel.abi import Mode
+from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.decision import Verdict, decide
-from ndxdp.ndp.frame import untagged
+from ndxdp.ndp.frame import VERSION_AT, untagged
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
@@ -32,8 +33,6 @@ MODES = (Mode.NATIVE, Mode.TC)
 
 _TC_MIN = 54  # bytes of the shortest frame that the kernel test-runs a tc program on
 _TIMEOUT = 10_000_000_000  # ns without a heartbeat after which dynamic rules expire
-_KEY = bytes(4)
-_UNWRITTEN = bytes(abi.EXPLAINED.size)  # an empty result, which reads as NOT_NS
 _PASS = {Mode.NATIVE: 2, Mode.TC: 0xFFFFFFFF}  # XDP_PASS, TC_ACT_UNSPEC
 _SEND = {Mode.NATIVE: 3, Mode.TC: 7}  # XDP_TX, TC_ACT_REDIRECT
 
@@ -65,7 +64,6 @@ class Program:
     def __post_init__(self) -> None:
         self._explained = self.pinned.maps.fds["explained"]
         self._rules = Rules()
-        self._written = False
 
     def set_up(self, case: Case) -> None:
         """Write the case's rules and settings into the maps."""
@@ -81,6 +79,7 @@ class Program:
             heartbeat_timeout=_TIMEOUT,
         )
         maps.set_settings(settings)
+        maps.write_lease(boot_ns() + (0 if case.lapsed else 3600 * _TIMEOUT))
 
     def takes(self, frame: bytes) -> bool:
         """Return False for a frame that the kernel refuses to test-run this program on."""
@@ -94,12 +93,13 @@ class Program:
 
     def disagreement(self, frame: bytes, verdict: Verdict) -> Disagreement | None:
         """Judge one frame, uncounted; return how the program differs from `verdict`."""
-        if self._written:
-            bpf_maps.update(self._explained, _KEY, _UNWRITTEN)
+        number = frame[VERSION_AT : VERSION_AT + 4].ljust(4)
         run = bpf_programs.run_once(self.pinned.prog_fd, frame)
-        explained = bpf_maps.lookup(self._explained, _KEY, len(_UNWRITTEN)) or b""
-        self._written = explained != _UNWRITTEN
-        reason = Reason(abi.EXPLAINED.unpack(explained)["reason"])
+        explained = bpf_maps.lookup(self._explained, number, abi.EXPLAINED.size)
+        reason = Reason.NOT_NS
+        if explained is not None:
+            reason = Reason(abi.EXPLAINED.unpack(explained)["reason"])
+            bpf_maps.delete(self._explained, len(number), number)
         return self._compare(frame, verdict, reason, run)
 
     def counted(self, judged: Iterable[tuple[bytes, Verdict]]) -> str:
@@ -147,7 +147,7 @@ class Programs:
 
     def __init__(self, programs: dict[Mode, Program]) -> None:
         self.by_mode = programs
-        self._case = Case(Rules(), HOST, expired=False)
+        self._case = Case(Rules(), HOST, expired=False, lapsed=False)
         self._table = Table.of(self._case.rules)
 
     def set_up(self, case: Case) -> None:
@@ -157,7 +157,8 @@ class Programs:
 
     def judge(self, frame: bytes) -> Verdict:
         """Return the verdict of ndp.py."""
-        return decide(frame, self._case.host, self._table.match)
+        case = self._case
+        return decide(frame, case.host, self._table.match, lapsed=lambda: case.lapsed)
 
     def disagreements(self, frame: bytes, verdict: Verdict) -> Iterator[Disagreement]:
         for program in self.by_mode.values():

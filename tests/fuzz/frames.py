@@ -55,11 +55,13 @@ class Case:
     """A rule set, and the state of the host that it is tried on.
 
     expired: the daemon's heartbeat is too old for dynamic rules.
+    lapsed: the host's lease has lapsed.
     """
 
     rules: Rules
     host: Host
     expired: bool
+    lapsed: bool
 
 
 def random_case(rng: random.Random, host: Host) -> Case:
@@ -73,7 +75,8 @@ def random_case(rng: random.Random, host: Host) -> Case:
         around.append(prefix.address)
     link_local = host.link_local if rng.random() < 0.8 else UNSPECIFIED
     paused = rng.random() < 0.02
-    return Case(Rules.of(rules), Host(host.mac, link_local, paused), rng.random() < 0.3)
+    expired, lapsed = rng.random() < 0.3, rng.random() < 0.3
+    return Case(Rules.of(rules), Host(host.mac, link_local, paused), expired, lapsed)
 
 
 def _random_rule(rng: random.Random, label: str) -> Rule:
@@ -93,6 +96,7 @@ def _random_rule(rng: random.Random, label: str) -> Rule:
         label=label,
         dynamic=rng.random() < 0.3,
         owned=rng.random() < 0.1,
+        leased=rng.random() < 0.3,
     )
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from ndxdp.kernel import abi
 from tests.fixtures.fake_engine import Fake
 from tests.fixtures.network import BPFFS, call, ndxdp, sh
 from tests.soak import world
@@ -286,7 +287,7 @@ class Changes:
         for path in (BPFFS / "ndxdp").glob(f"v*/{each.name}"):
             shutil.rmtree(path)
         deadline = time.monotonic() + _SOON
-        while call(*("test", "-e"), f"{BPFFS}/ndxdp/v6/{each.name}/program").code:
+        while call(*("test", "-e"), f"{BPFFS}/ndxdp/v{abi.VERSION}/{each.name}/program").code:
             if time.monotonic() > deadline:
                 self.problems.append(f"{each.name}: the pins did not come back within 30 s")
                 return
