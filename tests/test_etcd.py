@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ndxdp.sources import etcd as source
-from ndxdp.sources import etcd_api, http
+from ndxdp.sources import etcd_api, etcd_session, http
 from ndxdp.sources.etcd_api import EtcdApi
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from tests.fixtures import etcd
@@ -82,7 +82,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "_CHECK_AFTER", 0.5)
     monkeypatch.setattr(source, "_LAG", 0.3)
     monkeypatch.setattr(source, "_DELAY_MAX", 0.5)
-    monkeypatch.setattr(etcd_api, "_TIMEOUT", 1.0)
+    monkeypatch.setattr(etcd_session, "_TIMEOUT", 1.0)
 
 
 # ---- keys ----------------------------------------------------------------------------------------
@@ -558,7 +558,7 @@ def test_a_header_with_a_line_end_is_not_sent() -> None:
         near, far = socket.socketpair()
         with near, far:
             reader, writer = await asyncio.open_connection(sock=near)
-            exchange = http._Exchange(reader, writer)
+            exchange = http.Exchange(reader, writer)
             await exchange.send("x", http.Request("/", headers=(("Authorization", "a\r\nb: c"),)))
 
     with pytest.raises(http.NoAnswer, match="the request is not HTTP"):

@@ -17,8 +17,8 @@ from ndxdp.rules.rule import LABEL_MAX, UNCOUNTED, cut
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
 from ndxdp.sources.etcd import Batch, Watcher
-from ndxdp.sources.etcd_api import Item
 from ndxdp.sources.etcd_settings import Etcd
+from ndxdp.sources.etcd_wire import Item
 
 log = logging.getLogger(__name__)
 

@@ -79,14 +79,16 @@ async def _ask_all(settings: Etcd, expiries: dict[str, float]) -> dict[str, str]
 
 async def _ask(settings: Etcd, endpoint: Endpoint, expiries: dict[str, float]) -> str:
     server = TcpServer(endpoint, context_of(settings) if endpoint.tls else None)
+    api = EtcdApi(server, settings)
     try:
         async with asyncio.timeout(_WITHIN):
-            await EtcdApi(server, settings).count()
+            await api.count()
     except TimeoutError:
         return f"no answer within {_WITHIN:g} s"
     except NoAnswer as reason:
         return plain_reason(reason)
     finally:
+        api.close()
         if server.expires is not None:
             expiries[str(endpoint)] = server.expires
     return ""

@@ -1,4 +1,4 @@
-"""This host's keys in etcd: a stream of the changes of their values.
+"""Ranges of keys in etcd, such as this host's: a stream of the changes of their values.
 
 The watcher reads all keys in pages, and then the stream of changes from the next revision on. After
 a loss of the connection it continues at the revision that it has reached, at the same or at another
@@ -13,13 +13,15 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import NamedTuple
 
 from ndxdp.errors import UsageError
 from ndxdp.printable import printable
-from ndxdp.sources.etcd_api import Changes, Compacted, EtcdApi, Header, Item
+from ndxdp.sources.etcd_api import Changes, EtcdApi
+from ndxdp.sources.etcd_session import Compacted
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
+from ndxdp.sources.etcd_wire import Header, Item
 from ndxdp.sources.http import NoAnswer
 from ndxdp.sources.tls import TcpServer, context_of, plain_reason
 
@@ -56,20 +58,27 @@ class _Differs(NoAnswer):
     """Keys in etcd that differ from those that were read: they have to be read again."""
 
 
+class _NewHistory(_Differs):
+    """A cluster that was restored from a backup, or is another one."""
+
+
+_HISTORY = "etcd has another history: it was restored, or is another cluster"
+
+
 class _Position(NamedTuple):
     """The place in the history of a cluster up to which this process knows the keys.
 
     Attributes:
         cluster: The id of the cluster.
         term: The term of its leader.
-        revision: The revision up to which the keys are known.
+        revisions: The revision of each range up to which its keys are known.
         changed: The revision of the last change of a key.
         written: The keys that were written at that revision; none if they were deleted.
     """
 
     cluster: int
     term: int
-    revision: int
+    revisions: tuple[int, ...]
     changed: int = 0
     written: frozenset[bytes] = frozenset()
 
@@ -78,11 +87,17 @@ class _Position(NamedTuple):
         return (
             header.cluster == self.cluster
             and header.term >= self.term
-            and header.revision >= self.revision
+            and header.revision >= max(self.revisions)
         )
 
+    def reaches(self, number: int, revision: int) -> _Position:
+        """Return the position with another revision of a range; ranges are counted from 1 on."""
+        revisions = list(self.revisions)
+        revisions[number - 1] = revision
+        return self._replace(revisions=tuple(revisions))
+
     def after(self, items: list[Item]) -> _Position:
-        """Return the position after some changes; the revision is left as it is."""
+        """Return the position after some changes; the revisions are left as they are."""
         newest = max((item.changed for item in items), default=0)
         if newest < self.changed or not items:
             return self
@@ -93,10 +108,11 @@ class _Position(NamedTuple):
 
 
 class Watcher:
-    """A watcher of this host's keys.
+    """A watcher of this host's keys, or of other ranges.
 
     Attributes:
         settings: The table [etcd].
+        ranges: The beginnings of the keys.
         connected: True if all keys were read, and the stream of changes continues.
         endpoint: The member that the watcher is connected to, or was last; "" before.
         problem: Why the watcher is disconnected; "" while it is connected.
@@ -106,19 +122,30 @@ class Watcher:
         revision: The revision up to which the keys are known; 0 before.
     """
 
-    def __init__(self, settings: Etcd, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Etcd,
+        on_change: Callable[[], None] = lambda: None,
+        *,
+        ranges: Sequence[str] = (),
+        on_new_history: Callable[[], None] = lambda: None,
+    ) -> None:
         """Watch nothing yet.
 
         Args:
             settings: The table [etcd].
             on_change: Called when `connected` or `problem` has changed.
+            ranges: The beginnings of the keys to watch; empty for the keys of this host.
+            on_new_history: Called when etcd turns out to be restored from a backup, or another
+                cluster, before the batches with its keys.
         """
+        self.ranges = tuple(ranges) or (settings.directory,)
         self.settings = settings
         self.connected, self.endpoint, self.problem = False, "", ""
         self.since = time.time()
         self.last_event: float | None = None
         self.confirmed: float | None = None
-        self._on_change = on_change
+        self._on_change, self._on_new_history = on_change, on_new_history
         self._position: _Position | None = None
         self._events = 0
         self._token = ""
@@ -127,7 +154,7 @@ class Watcher:
     @property
     def revision(self) -> int:
         """The revision up to which the keys are known; 0 before the first."""
-        return self._position.revision if self._position else 0
+        return min(self._position.revisions) if self._position else 0
 
     async def watch(self, size: Callable[[], int]) -> AsyncGenerator[Batch, None]:
         """Yield all keys at first, and then every change.
@@ -172,7 +199,7 @@ class Watcher:
             context = context_of(self.settings) if endpoint.tls else None
         except UsageError as error:
             raise NoAnswer(error.message) from None
-        api = EtcdApi(TcpServer(endpoint, context), self.settings, self._token)
+        api = EtcdApi(TcpServer(endpoint, context), self.settings, self._token, self.ranges)
         try:
             await self._check_continuity(api)
             while True:
@@ -186,9 +213,12 @@ class Watcher:
                 except (Compacted, _Differs) as reason:
                     log.info("%s: %s; reading all keys again", endpoint, plain_reason(reason))
                     self._position = None
+                    if isinstance(reason, _NewHistory):
+                        self._on_new_history()
                     await asyncio.sleep(_DELAY_MIN)
         finally:
-            self._token = api.token
+            self._token = api.session.token
+            api.close()
 
     async def _check_continuity(self, api: EtcdApi) -> None:
         """Forget the position if the history before it is not that of etcd now.
@@ -200,7 +230,7 @@ class Watcher:
         if position is None:
             return
         try:
-            page = await api.changed_since(max(position.changed, 1), position.revision)
+            page = await api.changed_since(max(position.changed, 1), position.revisions)
         except Compacted as reason:
             log.info("etcd: %s; reading all keys again", plain_reason(reason))
             self._position = None
@@ -212,22 +242,25 @@ class Watcher:
             and all(item.changed == position.changed for item in page.items)
         )
         if not same:
-            log.warning("etcd has another history: it was restored, or is another cluster")
+            log.warning(_HISTORY)
             self._position = None
+            self._on_new_history()
 
     async def _read_all(self, api: EtcdApi) -> AsyncGenerator[Batch, None]:
         """Yield all keys; a revision that is compacted meanwhile makes it begin again."""
         while True:
-            begins, read, position = True, 0, _Position(0, 0, 0)
+            begins, read, position = True, 0, _Position(0, 0, ())
             try:
                 async for page in api.pages():
                     read += len(page.items)
                     if read > _KEYS_MAX:
-                        raise NoAnswer(f"this host has more than {_KEYS_MAX} keys")
-                    ends = not page.more or not page.items
+                        raise NoAnswer(f"there are more than {_KEYS_MAX} keys")
+                    ends = not page.more
                     position = position.after(page.items)
                     if ends:
-                        self._position = _Position(*page.header, *position[3:])
+                        cluster, term, revision = page.header
+                        revisions = (revision,) * len(self.ranges)
+                        self._position = _Position(cluster, term, revisions, *position[3:])
                     yield Batch(page.items, begins, ends)
                     begins = False
                 return
@@ -245,31 +278,44 @@ class Watcher:
             except Exception as error:
                 await queue.put(error)
 
-        works = (self._listen(api, self._position.revision, queue), self._check(api, queue))
+        works = (self._listen(api, self._position.revisions, queue), self._check(api, queue))
         tasks = {asyncio.create_task(feed(work)) for work in works}
         try:
+            items: list[Item] = []
             while True:
                 found = await queue.get()
+                if not isinstance(found, BaseException):
+                    self._mark_connected(endpoint)
+                    items += found.items
+                    self._note(found)
+                # A change of several ranges arrives as one answer for each.
+                if items and (queue.empty() or isinstance(found, BaseException)):
+                    yield Batch(items)
+                    items = []
                 if isinstance(found, BaseException):
                     raise found
-                self._mark_connected(endpoint)
-                if found.items:
-                    self._events += len(found.items)
-                    self.last_event = time.time()
-                    self._position = self._position.after(found.items)
-                if found.revision:
-                    self._position = self._position._replace(revision=found.revision)
-                if found.items:
-                    yield Batch(found.items)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    def _note(self, changes: Changes) -> None:
+        """Note the place in the history that some changes lead to."""
+        assert self._position is not None
+        if changes.items:
+            self._events += len(changes.items)
+            self.last_event = time.time()
+            self._position = self._position.after(changes.items)
+        if changes.revision and changes.number:
+            self._position = self._position.reaches(changes.number, changes.revision)
+
     async def _listen(
-        self, api: EtcdApi, revision: int, queue: asyncio.Queue[Changes | BaseException]
+        self,
+        api: EtcdApi,
+        revisions: Sequence[int],
+        queue: asyncio.Queue[Changes | BaseException],
     ) -> None:
-        async with api.changes(revision) as answers:
+        async with api.changes(revisions) as answers:
             async for changes in answers:
                 await queue.put(changes)
         raise NoAnswer("the stream of changes has ended")
@@ -289,7 +335,7 @@ class Watcher:
             before = self._events
             page = await api.count()
             if self._position is not None and not self._position.precedes(page.header):
-                raise _Differs("etcd has another history: it was restored, or is another cluster")
+                raise _NewHistory(_HISTORY)
             difference = page.total - self._size()
             if not difference:
                 self.confirmed = time.time()

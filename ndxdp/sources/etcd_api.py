@@ -1,24 +1,17 @@
-"""The requests to etcd's JSON gateway: pages of keys, the stream of changes, authentication.
-
-etcd writes 64-bit numbers as strings, and leaves out fields that are 0, false or empty. Keys and
-values are in base64. The fields are those of etcd's protocol buffers (rpc.proto, kv.proto).
-"""
+"""Ranges of keys in etcd: pages of them, their number, and the stream of their changes."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
-from ndxdp.errors import UsageError
-from ndxdp.sources.etcd_settings import Etcd, read_password
-from ndxdp.sources.http import NoAnswer, Refused, Request, Server, send
+from ndxdp.sources.etcd_session import Compacted, Session, TooLong
+from ndxdp.sources.etcd_settings import Etcd
+from ndxdp.sources.etcd_wire import Header, Item, encode, end_of, header_of, item_of, readable
+from ndxdp.sources.http import NoAnswer, Server
 from ndxdp.sources.json_pieces import Objects
-
-log = logging.getLogger(__name__)
 
 _PAGE = 1000  # keys
 _PAGE_BYTES = 8 << 20
@@ -26,55 +19,16 @@ _PAGE_BYTES = 8 << 20
 
 _KEY_BYTES = 4 << 20  # one key and its value; etcd takes 1.5 MB in base64 by default
 
-_TIMEOUT = 5.0  # seconds for etcd to begin or continue an answer
-
-_MALFORMED = "the answer is malformed"
-
-# Codes of gRPC (google.golang.org/grpc/codes).
-_FAILED_PRECONDITION, _OUT_OF_RANGE, _UNAUTHENTICATED = 9, 11, 16
-
-
-class Compacted(NoAnswer):
-    """A revision that etcd no longer has, or does not have yet: all keys have to be read again."""
-
-
-class Header(NamedTuple):
-    """The header of an answer.
-
-    Attributes:
-        cluster: The id of the cluster.
-        term: The term of the cluster's leader, which never decreases.
-        revision: The revision of the store, which never decreases.
-    """
-
-    cluster: int
-    term: int
-    revision: int
-
-
-class Item(NamedTuple):
-    """A key with its value; the value is None after a deletion.
-
-    Attributes:
-        key: The key.
-        value: The value.
-        created: The revision of the key's creation.
-        changed: The revision of its last change.
-    """
-
-    key: bytes
-    value: bytes | None
-    created: int
-    changed: int
+_OPS = 60  # ranges in a transaction; etcd permits 128 by default
 
 
 class Page(NamedTuple):
-    """Some keys, in the order of the keys.
+    """Some keys, in the order of the ranges, and within a range in the order of the keys.
 
     Attributes:
         header: The header of the answer.
         items: The keys.
-        total: The number of all keys in the range.
+        total: The number of all keys in the range, or in all ranges.
         more: More keys follow.
     """
 
@@ -89,207 +43,180 @@ class Changes(NamedTuple):
 
     Attributes:
         items: The keys that have changed, in the order of the changes.
-        revision: The last revision that is complete with this answer; 0 if none is.
+        revision: The last revision that is complete with this answer; 0 for a fragment of an
+            answer, and for the first answer.
+        number: The number of the range that the answer is about, from 1 on; 0 if it is about none.
     """
 
     items: list[Item]
     revision: int
+    number: int = 1
 
 
 class EtcdApi:
-    """The requests to one member of etcd about all keys that begin with a text.
+    """The requests to one member of etcd about all keys that begin with one of several texts.
 
     Every method raises NoAnswer if the member gives no answer, or a malformed one.
+
+    Attributes:
+        session: The session with the member.
     """
 
-    def __init__(self, server: Server, settings: Etcd, token: str = "") -> None:
+    def __init__(
+        self, server: Server, settings: Etcd, token: str = "", beginnings: Sequence[str] = ()
+    ) -> None:
         """Send nothing yet.
 
         Args:
             server: The member.
-            settings: The user, and the beginning of the keys.
+            settings: The user, and the beginning of this host's keys.
             token: The token of an earlier authentication, which all members of a cluster accept.
+            beginnings: The beginnings of the keys; empty for the keys of this host.
         """
-        self._server, self._settings, self.token = server, settings, token
-        self._from = settings.directory.encode()
-        self._to = self._from[:-1] + bytes([self._from[-1] + 1])
+        self.session = Session(server, settings, token)
+        self._ranges = ranges_of(beginnings or [settings.directory])
+
+    def close(self) -> None:
+        """Close the connection; a later request opens another one."""
+        self.session.close()
 
     async def count(self) -> Page:
         """Return a page without keys. A majority of the members confirms it."""
-        return await self._page(self._from, 0, 0, count_only=True)
+        return await self._pages_of_all([0] * len(self._ranges), count_only=True)
 
-    async def changed_since(self, least: int, revision: int) -> Page:
-        """Return, as of a revision, the keys that were changed at or after another revision.
+    async def changed_since(self, least: int, revisions: Sequence[int]) -> Page:
+        """Return, as of a revision of each range, the keys that were changed since another one.
 
         Args:
-            least: The other revision.
-            revision: The revision.
+            least: The other revision; keys that were changed by it belong to the answer.
+            revisions: The revision of each range.
 
         Raises:
-            Compacted: etcd does not have the revision any more, or not yet.
+            Compacted: etcd does not have a revision any more, or not yet.
         """
-        return await self._page(
-            self._from, revision, _PAGE, keys_only=True, min_mod_revision=str(least)
+        return await self._pages_of_all(
+            revisions, limit=str(_PAGE), keys_only=True, min_mod_revision=str(least)
+        )
+
+    async def _pages_of_all(self, revisions: Sequence[int], **more: bool | str) -> Page:
+        """Return the first pages of all ranges as one page, with the first header."""
+        asked = [
+            {"request_range": each.asked(revision=str(revision), **more)}
+            for each, revision in zip(self._ranges, revisions, strict=True)
+        ]
+        found: list[Page] = []
+        for at in range(0, len(asked), _OPS):
+            part = asked[at : at + _OPS]
+            answer = await self.session.call("/v3/kv/txn", {"success": part}, _PAGE_BYTES)
+            with readable():
+                header = header_of(answer)
+                responses = answer["responses"]
+                if len(responses) != len(part):
+                    raise ValueError("another number of ranges")
+                found += [_page(each["response_range"], header) for each in responses]
+        return Page(
+            found[0].header,
+            [item for page in found for item in page.items],
+            sum(page.total for page in found),
+            any(page.more for page in found),
         )
 
     async def pages(self) -> AsyncIterator[Page]:
-        """Yield all keys in pages, as they are at the revision of the first page."""
-        start, revision, limit = self._from, 0, _PAGE
-        while True:
-            try:
-                page = await self._page(start, revision, limit)
-            except _TooLong:
-                if limit == 1:
-                    raise
-                limit //= 2
-                continue
-            revision = revision or page.header.revision
-            yield page._replace(header=page.header._replace(revision=revision))
-            if not page.more or not page.items:
-                return
-            start = page.items[-1].key + b"\0"
+        """Yield all keys in pages, as they are at the revision of the first page.
 
-    async def _page(self, start: bytes, revision: int, limit: int, **more: bool | str) -> Page:
-        asked: dict[str, Any] = {"key": _encode(start), "range_end": _encode(self._to)}
-        asked |= {"limit": str(limit), "revision": str(revision), **more}
-        most = _PAGE_BYTES if limit > 1 else _KEY_BYTES
-        answer = await self._call("/v3/kv/range", asked, most)
-        with _readable():
-            return Page(
-                _header(answer),
-                [_item(each, deleted=False) for each in answer.get("kvs") or ()],
-                int(answer.get("count") or 0),
-                answer.get("more") is True,
-            )
+        The total of a page is that of its range.
+        """
+        revision = 0
+        for number, each in enumerate(self._ranges, 1):
+            start, limit, more = each.start, _PAGE, True
+            while more:
+                asked = each.asked(revision=str(revision), limit=str(limit), key=encode(start))
+                most = _PAGE_BYTES if limit > 1 else _KEY_BYTES
+                try:
+                    answer = await self.session.call("/v3/kv/range", asked, most)
+                except TooLong:
+                    if limit == 1:
+                        raise
+                    limit //= 2
+                    continue
+                with readable():
+                    page = _page(answer, header_of(answer))
+                revision = revision or page.header.revision
+                more = page.more and bool(page.items)
+                if more:
+                    start = page.items[-1].key + b"\0"
+                yield page._replace(
+                    header=page.header._replace(revision=revision),
+                    more=more or number < len(self._ranges),
+                )
 
     @contextlib.asynccontextmanager
-    async def changes(self, revision: int) -> AsyncIterator[AsyncIterator[Changes]]:
-        """Open the stream of changes after a revision.
+    async def changes(self, revisions: Sequence[int]) -> AsyncIterator[AsyncIterator[Changes]]:
+        """Open the stream of changes after a revision of each range.
 
         Raises:
             Compacted: etcd no longer has all of these changes.
         """
-        asked = {
-            "key": _encode(self._from),
-            "range_end": _encode(self._to),
-            "start_revision": str(revision + 1),
-            "progress_notify": True,
-            "fragment": True,
-        }
+        asked = [
+            {
+                "create_request": each.asked(
+                    start_revision=str(revision + 1),
+                    progress_notify=True,
+                    fragment=True,
+                    watch_id=str(number),
+                )
+            }
+            for number, (each, revision) in enumerate(zip(self._ranges, revisions, strict=True), 1)
+        ]
+        body = "".join(map(json.dumps, asked)).encode()
         # A member without a leader ends the stream, instead of being silent.
-        headers = (*self._headers(), ("Grpc-Metadata-hasleader", "true"))
-        body = json.dumps({"create_request": asked}).encode()
-        request = Request("/v3/watch", body, headers)
-        async with (
-            self._authenticated(),
-            send(self._server, request, timeout=_TIMEOUT, silence=None) as response,
-        ):
+        leader = ("Grpc-Metadata-hasleader", "true")
+        async with self.session.stream("/v3/watch", body, leader) as response:
 
             async def each() -> AsyncIterator[Changes]:
                 objects = Objects(array=False)
+                fragments: dict[int, list[Item]] = {}
                 while piece := await response.read():
-                    with _readable():
+                    with readable():
                         found = [_changes(answer) for answer in objects.feed(piece)]
+                        if any(not 0 <= changes.number <= len(asked) for changes in found):
+                            raise ValueError("a range that was not asked for")
                     for changes in found:
-                        yield changes
+                        parts = fragments.setdefault(changes.number, [])
+                        parts += changes.items
+                        if changes.revision or not parts:
+                            yield changes._replace(items=fragments.pop(changes.number))
 
             yield each()
 
-    async def _call(self, target: str, asked: dict[str, Any], most: int) -> dict[str, Any]:
-        """Return the answer to a request; renew the token once if etcd does not accept it."""
-        body = json.dumps(asked).encode()
-        for last in (False, True):
-            await self._authenticate()
-            try:
-                return await self._once(Request(target, body, self._headers()), most)
-            except Refused as refused:
-                if last or not self._forget_token(refused):
-                    raise _known(refused) from None
-        raise AssertionError
 
-    async def _once(self, request: Request, most: int) -> dict[str, Any]:
-        async with send(self._server, request, timeout=_TIMEOUT, silence=_TIMEOUT) as response:
-            body = bytearray()
-            while piece := await response.read():
-                body += piece
-                if len(body) > most:
-                    raise _TooLong(f"the answer exceeds {most >> 20} MB")
-        with _readable():
-            answer = json.loads(body)
-            if not isinstance(answer, dict):
-                raise ValueError("not an object")
-            return answer
+class Range(NamedTuple):
+    """The keys from `start` to before `end`."""
 
-    def _headers(self) -> tuple[tuple[str, str], ...]:
-        return (("Authorization", self.token),) if self.token else ()
+    start: bytes
+    end: bytes
 
-    async def _authenticate(self) -> None:
-        """Get a token for the user, unless there is one, or no user."""
-        if self.token or not self._settings.user:
-            return
-        try:
-            password = read_password(self._settings.password_file)
-        except UsageError as error:
-            raise NoAnswer(error.message) from None
-        asked = {"name": self._settings.user, "password": password}
-        request = Request("/v3/auth/authenticate", json.dumps(asked).encode())
-        try:
-            answer = await self._once(request, _KEY_BYTES)
-        except Refused as refused:
-            if refused.body.get("code") == _FAILED_PRECONDITION:
-                return  # authentication is not enabled, so that everybody may read
-            raise
-        token = answer.get("token")
-        if not isinstance(token, str) or not token.isascii():
-            raise NoAnswer(_MALFORMED)
-        self.token = token
-
-    @contextlib.asynccontextmanager
-    async def _authenticated(self) -> AsyncIterator[None]:
-        """Translate a refusal of the stream within the block."""
-        try:
-            yield
-        except Refused as refused:
-            self._forget_token(refused)
-            raise _known(refused) from None
-
-    def _forget_token(self, refused: Refused) -> bool:
-        """Forget the token if etcd does not accept it; return True if it does not.
-
-        A token expires, does not survive a restart of all members, and becomes invalid when the
-        users or roles change (`revision of auth store is old`).
-        """
-        text = str(refused)
-        invalid = refused.body.get("code") == _UNAUTHENTICATED or "auth store" in text
-        if not invalid or not self.token:
-            return False
-        log.debug("%s: the token is not valid any more", self._server.host)
-        self.token = ""
-        return True
+    def asked(self, **more: bool | str) -> dict[str, Any]:
+        """Return the fields of a request for the range, and more fields."""
+        return {"key": encode(self.start), "range_end": encode(self.end), **more}
 
 
-class _TooLong(NoAnswer):
-    """An answer that is too long."""
+def ranges_of(beginnings: Sequence[str]) -> list[Range]:
+    """Return the ranges of all keys that begin with one of some texts."""
+    return [Range(each, end_of(each)) for each in map(str.encode, beginnings)]
 
 
-def _known(refused: Refused) -> NoAnswer:
-    """Return the exception for a refusal."""
-    if refused.body.get("code") == _OUT_OF_RANGE:
-        return Compacted(str(refused))
-    return refused
-
-
-@contextlib.contextmanager
-def _readable() -> Iterator[None]:
-    """Turn an error of the block, which parses an answer, into NoAnswer."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise NoAnswer(f"{_MALFORMED} ({str(error)[:100]})") from None
+def _page(answer: dict[str, Any], header: Header) -> Page:
+    return Page(
+        header,
+        [item_of(each) for each in answer.get("kvs") or ()],
+        int(answer.get("count") or 0),
+        answer.get("more") is True,
+    )
 
 
 def _changes(answer: dict[str, Any]) -> Changes:
-    """Return an answer of the stream, whose first one has no keys.
+    """Return an answer of the stream, whose first one for each range has no keys.
 
     Raises:
         NoAnswer: etcd ends the stream.
@@ -305,34 +232,12 @@ def _changes(answer: dict[str, Any]) -> Changes:
             raise Compacted("the revision was compacted")
         why = result.get("cancel_reason") or "etcd gives no reason"
         raise NoAnswer(f"the stream was cancelled: {str(why)[:200]}")
+    number = int(result.get("watch_id") or 0)
     if result.get("created"):
-        return Changes([], 0)
+        return Changes([], 0, number)
     events = result.get("events") or ()
-    items = [_item(each["kv"], deleted=each.get("type") == "DELETE") for each in events]
+    items = [item_of(each["kv"], deleted=each.get("type") == "DELETE") for each in events]
     if result.get("fragment"):
-        return Changes(items, 0)
+        return Changes(items, 0, number)
     # The header of an answer with events may be ahead of these events.
-    return Changes(items, items[-1].changed if items else _header(result).revision)
-
-
-def _header(answer: dict[str, Any]) -> Header:
-    found = answer["header"]
-    return Header(
-        int(found.get("cluster_id") or 0),
-        int(found.get("raft_term") or 0),
-        int(found.get("revision") or 0),
-    )
-
-
-def _item(found: dict[str, Any], *, deleted: bool) -> Item:
-    value = None if deleted else _decode(found.get("value") or "")
-    created, changed = found.get("create_revision") or 0, found.get("mod_revision") or 0
-    return Item(_decode(found["key"]), value, int(created), int(changed))
-
-
-def _encode(text: bytes) -> str:
-    return base64.b64encode(text).decode()
-
-
-def _decode(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
+    return Changes(items, items[-1].changed if items else header_of(result).revision, number)

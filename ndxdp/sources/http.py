@@ -1,8 +1,8 @@
 """An HTTP/1.1 client on asyncio's streams, for container engines and for etcd.
 
 h11 parses and writes the messages; this module moves bytes. http.client would block, so that a
-stream of events would need a thread; client libraries take 5 MB and more. Each connection has one
-request. A body is read in pieces and never stored as a whole.
+stream of events would need a thread; client libraries take 5 MB and more. A body is read in pieces.
+send() opens a connection for one request; http_connection.py has one for several.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple, Protocol
 
 import h11
@@ -33,6 +33,10 @@ class NoAnswer(Exception):
 
     The text is the reason, for the log.
     """
+
+
+class Unknown(NoAnswer):
+    """A request that was sent, and has no complete answer: the server may have carried it out."""
 
 
 class Refused(NoAnswer):
@@ -98,39 +102,55 @@ class Request(NamedTuple):
 class Response:
     """The body of an answer with status 200, which is read in pieces."""
 
-    def __init__(self, exchange: _Exchange, silence: float | None) -> None:
+    def __init__(self, exchange: Exchange, silence: float | None) -> None:
         self._exchange, self._silence = exchange, silence
 
     async def read(self) -> bytes:
-        """Return the next piece, b"" at the end; raise NoAnswer after a break or a long silence."""
+        """Return the next piece, b"" at the end; raise Unknown after a break or a long silence."""
         try:
             async with asyncio.timeout(self._silence):
                 return await self._exchange.data()
         except TimeoutError:
-            raise NoAnswer(f"no data for {self._silence:g} s") from None
+            raise Unknown(f"no data for {self._silence:g} s") from None
         except OSError as error:
-            raise NoAnswer(reason_of(error)) from None
+            raise Unknown(reason_of(error)) from None
 
     async def read_all(self, most: int) -> bytes:
-        """Return the whole body; raise NoAnswer if it has more than `most` bytes."""
+        """Return the whole body; raise Unknown if it has more than `most` bytes."""
         body = bytearray()
         while piece := await self.read():
             body += piece
             if len(body) > most:
-                raise NoAnswer(f"the answer exceeds {most >> 20} MB")
+                raise Unknown(f"the answer exceeds {most >> 20} MB")
         return bytes(body)
 
 
-class _Exchange:
-    """One request and its answer on a connection."""
+class Exchange:
+    """A connection with one request and its answer at a time.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    Attributes:
+        is_sent: Bytes of the present request may have reached the server.
+        is_answered: The server has sent bytes since the present request.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, keep: bool = False
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            reader: The reader of the connection.
+            writer: The writer of the connection.
+            keep: Ask the server to keep the connection open for further requests.
+        """
+        self._reader, self._writer, self._keep = reader, writer, keep
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=PIECE)
+        self.is_sent = self.is_answered = False
 
     async def send(self, host: str, request: Request) -> None:
-        """Send the request."""
-        headers = [("Host", host), ("Connection", "close"), *request.headers]
+        """Send a request."""
+        headers = [("Host", host), ("Connection", "keep-alive" if self._keep else "close")]
+        headers += request.headers
         body = request.body
         if body is not None:
             headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -140,6 +160,7 @@ class _Exchange:
             )
         except h11.LocalProtocolError as error:  # a value with a line end
             raise NoAnswer(f"the request is not HTTP ({error})") from None
+        self.is_sent = True
         self._writer.write(self._http.send(head) or b"")
         if body is not None:
             self._writer.write(self._http.send(h11.Data(data=body)) or b"")
@@ -153,23 +174,48 @@ class _Exchange:
             if isinstance(event, h11.Response):
                 return event.status_code
             if not isinstance(event, h11.InformationalResponse):  # after 1xx another head follows
-                raise NoAnswer(_CUT)
+                raise Unknown(_CUT)
 
     async def data(self) -> bytes:
         """Return a piece of the body; b"" at its end."""
+        if self._http.their_state is not h11.SEND_BODY:
+            return b""
         while isinstance(event := await self._next(), h11.Data):
             if event.data:
                 return bytes(event.data)
         return b""
 
+    def renew(self) -> bool:
+        """Prepare the connection for another request; return False if it permits none."""
+        if (self._http.our_state, self._http.their_state) != (h11.DONE, h11.DONE):
+            return False
+        if self._http.trailing_data[0] or not self.is_open:
+            return False
+        self._http.start_next_cycle()
+        self.is_sent = self.is_answered = False
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        """False if the server has closed the connection."""
+        ended = self._reader.at_eof() or self._reader.exception() is not None
+        return not ended and not self._writer.is_closing()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        # close() would wait until the output is flushed, which no peer needs.
+        self._writer.transport.abort()
+
     async def _next(self) -> object:
-        """Return the next event of the connection; raise NoAnswer if there is none."""
+        """Return the next event of the connection; raise Unknown if there is none."""
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._reader.read(PIECE))
+                piece = await self._reader.read(PIECE)
+                self.is_answered = self.is_answered or bool(piece)
+                self._http.receive_data(piece)
         except h11.RemoteProtocolError as error:
             broken_off = self._http.trailing_data[1]  # the peer has closed the connection
-            raise NoAnswer(_CUT if broken_off else f"{_NOT_HTTP} ({str(error)[:80]})") from None
+            raise Unknown(_CUT if broken_off else f"{_NOT_HTTP} ({str(error)[:80]})") from None
         return event
 
 
@@ -189,25 +235,42 @@ async def send(
         NoAnswer: The server sends no answer.
         Refused: The server sends an answer with another status than 200.
     """
-    writer: asyncio.StreamWriter | None = None
+    exchange: Exchange | None = None
     try:
-        try:
-            async with asyncio.timeout(timeout):
-                reader, writer = await server.connect()
-                exchange = _Exchange(reader, writer)
-                await exchange.send(server.host, request)
-                status = await exchange.status()
-        except TimeoutError:
-            raise NoAnswer(f"no answer within {timeout:g} s") from None
-        except (OSError, ValueError) as error:
-            raise NoAnswer(reason_of(error)) from None
+        async with within(timeout, lambda: exchange):
+            exchange = Exchange(*await server.connect())
+            await exchange.send(server.host, request)
+            status = await exchange.status()
         if status != 200:
-            raise Refused(status, await _object(Response(exchange, _MESSAGE_TIMEOUT)))
+            raise Refused(status, await message_of(exchange))
         yield Response(exchange, silence)
     finally:
-        if writer is not None:
-            # close() would wait until the output is flushed, which no peer needs.
-            writer.transport.abort()
+        if exchange is not None:
+            exchange.close()
+
+
+@contextlib.asynccontextmanager
+async def within(
+    timeout: float | None, exchange: Callable[[], Exchange | None]
+) -> AsyncIterator[None]:
+    """Limit the time of the block, which sends a request; translate errors of the connection.
+
+    Args:
+        timeout: Seconds; None for no limit.
+        exchange: Returns the exchange of the request; None before the connection is open.
+
+    Raises:
+        NoAnswer: The block fails before it sends a byte.
+        Unknown: The block fails later.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except (TimeoutError, OSError, ValueError) as error:
+        timed_out = isinstance(error, TimeoutError) and not error.errno
+        text = f"no answer within {timeout:g} s" if timed_out else reason_of(error)
+        begun = exchange()
+        raise (Unknown if begun is not None and begun.is_sent else NoAnswer)(text) from None
 
 
 @contextlib.asynccontextmanager
@@ -230,10 +293,10 @@ def reason_of(error: OSError | ValueError) -> str:
     return (text or str(error) or type(error).__name__).lower()
 
 
-async def _object(response: Response) -> dict[str, Any]:
+async def message_of(exchange: Exchange) -> dict[str, Any]:
     """Return the JSON object in the body of an error; an empty one without it."""
     try:
-        found = json.loads(await response.read_all(PIECE))
+        found = json.loads(await Response(exchange, _MESSAGE_TIMEOUT).read_all(PIECE))
     except (NoAnswer, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

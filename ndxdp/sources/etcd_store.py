@@ -1,0 +1,244 @@
+"""Single keys and leases in etcd: read, written and deleted, many in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from ndxdp.sources.etcd_session import LeaseLost, Session
+from ndxdp.sources.etcd_wire import Item, encode, end_of, item_of, readable
+from ndxdp.sources.http import NoAnswer, Unknown
+
+_BATCH = 60
+"""Keys in a transaction. etcd permits 128 operations by default, nested ones included."""
+
+_PAGE = 500  # keys
+_PAGE_BYTES = 8 << 20
+
+_T = TypeVar("_T")
+
+
+class Lease(NamedTuple):
+    """A lease.
+
+    Attributes:
+        id: The id.
+        ttl: Seconds after which it expires if nobody renews it.
+    """
+
+    id: int
+    ttl: int
+
+
+class Store:
+    """The keys and leases of etcd, by the requests to one member.
+
+    Each method raises NoAnswer for a request that etcd has certainly not carried out: LeaseLost and
+    Denied are two reasons. It raises Unknown if etcd may have carried out the request. All requests
+    may be repeated then; grant() would leave a lease that ends by itself, and a deletion that was
+    carried out returns False the second time.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Send nothing yet."""
+        self._session = session
+
+    # ---- keys
+
+    async def get(self, key: str) -> Item | None:
+        """Return a key; None if there is none. A majority of the members confirms it."""
+        answer = await self._read({"key": _text(key)})
+        with readable():
+            found = [item_of(each) for each in answer.get("kvs") or ()]
+        return found[0] if found else None
+
+    async def below(self, beginning: str) -> list[Item]:
+        """Return all keys that begin with a text, as they are at one moment."""
+        found: list[Item] = []
+        start, end, revision = beginning.encode(), end_of(beginning.encode()), "0"
+        while True:
+            asked = {"key": encode(start), "range_end": encode(end)}
+            asked |= {"limit": str(_PAGE), "revision": revision}
+            answer = await self._read(asked)
+            with readable():
+                items = [item_of(each) for each in answer.get("kvs") or ()]
+                revision = revision if int(revision) else str(int(answer["header"]["revision"]))
+            found += items
+            if answer.get("more") is not True or not items:
+                return found
+            start = items[-1].key + b"\0"
+
+    async def _read(self, asked: dict[str, str]) -> dict[str, Any]:
+        try:
+            return await self._session.call("/v3/kv/range", asked, _PAGE_BYTES)
+        except Unknown as reason:
+            raise NoAnswer(str(reason)) from None  # there is nothing to carry out
+
+    async def put(self, key: str, value: bytes, lease: int = 0) -> int:
+        """Write a key, and return the revision.
+
+        Args:
+            key: The key.
+            value: The value.
+            lease: The id of the lease that the key goes with; 0 for none.
+
+        Raises:
+            LeaseLost: etcd does not have the lease.
+        """
+        answer = await self._session.call("/v3/kv/put", _put(key, value, lease))
+        with readable():
+            return int(answer["header"]["revision"])
+
+    async def delete(self, key: str) -> bool:
+        """Delete a key; return False if there is none."""
+        answer = await self._session.call("/v3/kv/deleterange", {"key": _text(key)}, repeat=False)
+        with readable():
+            return int(answer.get("deleted") or 0) > 0
+
+    async def delete_if(self, key: str, changed: int) -> bool:
+        """Delete a key if a revision is that of its last change; return True if it was deleted."""
+        compare = {"key": _text(key), "target": "MOD", "result": "EQUAL"}
+        compare["mod_revision"] = str(changed)
+        delete = {"request_delete_range": {"key": _text(key)}}
+        asked = {"compare": [compare], "success": [delete]}
+        answer = await self._session.call("/v3/kv/txn", asked, repeat=False)
+        return answer.get("succeeded") is True
+
+    async def acquire(
+        self, keys: Mapping[str, bytes], lease: int, delete: Mapping[str, str] | None = None
+    ) -> set[str]:
+        """Create the keys that do not exist, under a lease.
+
+        Each key is created or left alone by itself; a transaction has 60 of them. The request may
+        be repeated: a key that the lease has already is one of the result.
+
+        Args:
+            keys: The keys, and the value of each.
+            lease: The id of the lease.
+            delete: For some of the keys, another key that is deleted in the moment of the creation.
+
+        Returns:
+            The keys that exist under the lease: the created ones, and those that it had before.
+
+        Raises:
+            LeaseLost: etcd does not have the lease. Keys of earlier transactions went with it.
+        """
+        others = delete or {}
+        found: set[str] = set()
+        for batch in _batches(keys.items()):
+            parts = [_creation(key, value, lease, others.get(key)) for key, value in batch]
+            answers = await self._transact(parts)
+            with readable():
+                for (key, _), answer in zip(batch, answers, strict=True):
+                    if answer.get("succeeded") is True or _lease_of(answer) == lease:
+                        found.add(key)
+        return found
+
+    async def release(self, keys: Collection[str], lease: int) -> set[str]:
+        """Delete the keys that are under a lease.
+
+        Afterwards, none of the keys is under the lease, whatever the result is.
+
+        Args:
+            keys: The keys.
+            lease: The id of the lease.
+
+        Returns:
+            The keys that this request has deleted.
+        """
+        found: set[str] = set()
+        for batch in _batches(keys):
+            answers = await self._transact([_deletion(key, lease) for key in batch])
+            with readable():
+                for key, answer in zip(batch, answers, strict=True):
+                    if answer.get("succeeded") is True:
+                        found.add(key)
+        return found
+
+    async def _transact(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Carry out transactions in one transaction, and return the answer of each."""
+        asked = {"success": [{"request_txn": part} for part in parts]}
+        answer = await self._session.call("/v3/kv/txn", asked)
+        with readable():
+            answers = [each["response_txn"] for each in answer["responses"]]
+            if len(answers) != len(parts) or not all(isinstance(each, dict) for each in answers):
+                raise ValueError("another number of transactions")
+            return answers
+
+    # ---- leases
+
+    async def grant(self, ttl: int) -> Lease:
+        """Grant a lease.
+
+        Args:
+            ttl: Seconds; etcd may grant more.
+        """
+        answer = await self._session.call("/v3/lease/grant", {"TTL": str(ttl)})
+        with readable():
+            found = Lease(int(answer["ID"]), int(answer["TTL"]))
+            if found.id <= 0 or found.ttl <= 0:
+                raise ValueError("no lease")
+            return found
+
+    async def keepalive(self, lease: int) -> int:
+        """Renew a lease, and return its TTL in seconds, which begins anew.
+
+        Raises:
+            LeaseLost: etcd does not have the lease.
+        """
+        answer = await self._session.call("/v3/lease/keepalive", {"ID": str(lease)})
+        with readable():
+            result = answer["result"]
+            if int(result["ID"]) != lease:
+                raise ValueError("another lease")
+            ttl = int(result.get("TTL") or 0)
+        if ttl <= 0:
+            raise LeaseLost("etcd does not have the lease: it has expired, or was revoked")
+        return ttl
+
+    async def revoke(self, lease: int) -> bool:
+        """End a lease, and delete its keys; return False if etcd does not have it."""
+        try:
+            await self._session.call("/v3/lease/revoke", {"ID": str(lease)})
+        except LeaseLost:
+            return False
+        return True
+
+
+def _text(key: str) -> str:
+    # A key is bytes, and need not be UTF-8; the watcher reads it in the same way.
+    return encode(key.encode(errors="surrogateescape"))
+
+
+def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
+    return {"key": _text(key), "value": encode(value), "lease": str(lease)}
+
+
+def _creation(key: str, value: bytes, lease: int, delete: str | None) -> dict[str, Any]:
+    """Return the transaction that creates a key, or reads it if it exists."""
+    absent = {"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+    success: list[dict[str, Any]] = [{"request_put": _put(key, value, lease)}]
+    if delete is not None:
+        success.append({"request_delete_range": {"key": _text(delete)}})
+    failure = [{"request_range": {"key": _text(key)}}]
+    return {"compare": [absent], "success": success, "failure": failure}
+
+
+def _deletion(key: str, lease: int) -> dict[str, Any]:
+    """Return the transaction that deletes a key if it is under a lease."""
+    ours = {"key": _text(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
+    return {"compare": [ours], "success": [{"request_delete_range": {"key": _text(key)}}]}
+
+
+def _lease_of(answer: dict[str, Any]) -> int:
+    """Return the lease of the key that a transaction has read; 0 without one."""
+    kvs = answer["responses"][0]["response_range"].get("kvs") or ()
+    return item_of(kvs[0]).lease if kvs else 0
+
+
+def _batches(each: Collection[_T]) -> Iterator[list[_T]]:
+    """Yield the elements in lists of 60 at most."""
+    elements = iter(each)
+    while batch := list(islice(elements, _BATCH)):
+        yield batch

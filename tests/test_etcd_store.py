@@ -1,0 +1,102 @@
+"""Keys and leases of etcd: written, deleted, acquired by many; refusals, and answers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from ndxdp.sources.etcd_client import EtcdClient
+from ndxdp.sources.etcd_session import LeaseLost
+from ndxdp.sources.etcd_settings import Etcd
+from ndxdp.sources.etcd_store import Store
+from tests.fixtures import etcd
+from tests.fixtures.etcd import Cluster
+from tests.test_etcd import settings_of
+
+_T = TypeVar("_T")
+
+Request = Callable[[Store], Coroutine[Any, Any, _T]]
+
+
+@pytest.fixture
+def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
+    with etcd.cluster(tmp_path / "etcd") as cluster:
+        yield cluster
+
+
+def ask(settings: Etcd, *requests: Request[Any]) -> list[Any]:
+    """Send requests, one after another; return their answers, or what they raise."""
+
+    async def asking() -> list[Any]:
+        client, found = EtcdClient(settings), list[Any]()
+        for request in requests:
+            try:
+                found.append(await client.call(request))
+            except Exception as error:
+                found.append(error)
+        client.close()
+        return found
+
+    return asyncio.run(asking())
+
+
+def names(*numbers: int) -> dict[str, bytes]:
+    return {f"/k/{number}": b"%d" % number for number in numbers}
+
+
+def test_keys(one: Cluster) -> None:
+    answers = ask(
+        settings_of(one),
+        lambda etcd: etcd.get("/k/1"),
+        lambda etcd: etcd.put("/k/1", b"\xff\0"),
+        lambda etcd: etcd.get("/k/1"),
+        lambda etcd: etcd.put("/k/2\udcff", b""),
+        lambda etcd: etcd.below("/k/"),
+        lambda etcd: etcd.delete("/k/1"),
+        lambda etcd: etcd.delete("/k/1"),
+    )
+    nothing, revision, item, _, items, *deleted = answers
+    assert nothing is None
+    assert item == (b"/k/1", b"\xff\0", revision, revision, 0)
+    assert [each.key for each in items] == [b"/k/1", b"/k/2\xff"]
+    assert deleted == [True, False]
+
+
+def test_keys_under_a_lease(one: Cluster) -> None:
+    settings = settings_of(one)
+    lease, other = ask(settings, lambda etcd: etcd.grant(60), lambda etcd: etcd.grant(60))
+    assert lease.ttl == 60
+    answers = ask(
+        settings,
+        lambda etcd: etcd.put("/m/1", b"move"),
+        lambda etcd: etcd.put("/m/2", b"move"),
+        lambda etcd: etcd.put("/k/2", b"x", other.id),
+        lambda etcd: etcd.acquire(names(1, 2, 3), lease.id, {"/k/1": "/m/1", "/k/2": "/m/2"}),
+        lambda etcd: etcd.acquire(names(1, 2, 3), lease.id),
+        lambda etcd: etcd.below("/"),
+        lambda etcd: etcd.release(list(names(1, 2, 3)), other.id),
+        lambda etcd: etcd.below("/"),
+        lambda etcd: etcd.revoke(lease.id),
+        lambda etcd: etcd.below("/"),
+        lambda etcd: etcd.keepalive(lease.id),
+        lambda etcd: etcd.put("/k/1", b"", lease.id),
+        lambda etcd: etcd.acquire(names(1), lease.id),
+        lambda etcd: etcd.revoke(lease.id),
+    )
+    assert answers[3] == answers[4] == {"/k/1", "/k/3"}
+    assert {item.key: item.lease for item in answers[5]} == {
+        b"/k/1": lease.id,
+        b"/k/2": other.id,
+        b"/k/3": lease.id,
+        b"/m/2": 0,
+    }
+    assert answers[6] == {"/k/2"}
+    assert {item.key for item in answers[7]} == {b"/k/1", b"/k/3", b"/m/2"}
+    assert answers[8]
+    assert {item.key for item in answers[9]} == {b"/m/2"}
+    assert [type(each) for each in answers[10:13]] == [LeaseLost] * 3
+    assert not answers[13]
