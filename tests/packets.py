@@ -30,7 +30,7 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Padding, Raw
 
-from ndxdp.kernel.boot_clock import boot_ns
+from ndxdp.boot_clock import boot_ns
 from ndxdp.ndp.message import Host
 from ndxdp.ndp.profile import Answer, NaSource, Profile
 from ndxdp.ndp.reason import Reason

@@ -16,9 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 
+from ndxdp.boot_clock import boot_ns
 from ndxdp.errors import NdxdpError
 from ndxdp.kernel import abi, jiffies
-from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.decision import Match, validate
 from ndxdp.ndp.frame import target_of
 from ndxdp.ndp.limiter import Limiter

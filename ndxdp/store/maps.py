@@ -8,8 +8,8 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
+from ndxdp.boot_clock import boot_ns
 from ndxdp.kernel import abi, bpf_maps, jiffies
-from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.reason import Reason
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import PAUSE_ORIGIN

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ndxdp.boot_clock import boot_ns
 from ndxdp.kernel import abi, bpf_maps, bpf_programs
 from ndxdp.kernel.abi import Mode
-from ndxdp.kernel.boot_clock import boot_ns
 from ndxdp.ndp.decision import Verdict, decide
 from ndxdp.ndp.frame import VERSION_AT, untagged
 from ndxdp.ndp.reason import Reason
