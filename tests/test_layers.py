@@ -44,6 +44,7 @@ FLOORS = (
     "printable",
     "errors",
     "threads",
+    "boot_clock",
     "memory",
     "__init__",
 )
