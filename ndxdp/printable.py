@@ -8,3 +8,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_NAME_MAX = 100  # characters
+
+
+def shown(name: str) -> str:
+    """Return the name of a key in etcd for messages: the first characters, and escaped."""
+    return printable(name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}…")

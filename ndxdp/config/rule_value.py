@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from typing import Generic, NamedTuple, TypeVar
 
 from ndxdp.config.json_table import JsonDocument
 from ndxdp.config.rule_tables import read_rule, refuse_broad
+from ndxdp.config.toml_table import Table
 from ndxdp.errors import UsageError
 from ndxdp.rules import breadth
 from ndxdp.rules.prefix import Prefix, parse_target
@@ -18,6 +20,8 @@ VALUE_MAX = 16384
 
 
 _KINDS_MAX = 1024  # values that differ in more than the prefix
+
+_V = TypeVar("_V")
 
 
 class RuleValue(NamedTuple):
@@ -34,20 +38,22 @@ class RuleValue(NamedTuple):
     force: bool
 
 
-class ValueReader:
+class KindReader(ABC, Generic[_V]):
     """A reader of the values of one segment. Values that differ in the prefix only share a rule."""
 
-    def __init__(self, label: str) -> None:
-        """Have read nothing yet.
+    def __init__(self) -> None:
+        """Have read nothing yet."""
+        self._known: dict[str, _V] = {}  # by everything but the prefix
 
-        Args:
-            label: The name that the rules are counted under, unless a value says
-                `"count": false`.
-        """
-        self._label = label
-        self._known: dict[str, RuleValue] = {}  # by everything but the prefix
+    @abstractmethod
+    def read_document(self, document: JsonDocument) -> _V:
+        """Return what a value says; raise UsageError if it is wrong."""
 
-    def read(self, value: bytes) -> RuleValue:
+    @abstractmethod
+    def with_prefix(self, found: _V, prefix: Prefix) -> _V:
+        """Return what a value says that differs in the prefix only."""
+
+    def read(self, value: bytes) -> _V:
         """Return what a value says.
 
         Raises:
@@ -69,11 +75,36 @@ class ValueReader:
         if known is not None and isinstance(given, str):
             prefix = _usual_prefix(given)
             if prefix is not None:
-                return known._replace(prefix=prefix)
-        found = _read(document, self._label)
+                return self.with_prefix(known, prefix)
+        found = self.read_document(document)
         if len(self._known) < _KINDS_MAX:
             self._known[kind] = found
         return found
+
+
+class ValueReader(KindReader[RuleValue]):
+    """A reader of the values of one segment that are rules of this host."""
+
+    def __init__(self, label: str) -> None:
+        """Have read nothing yet.
+
+        Args:
+            label: The name that the rules are counted under, unless a value says
+                `"count": false`.
+        """
+        super().__init__()
+        self._label = label
+
+    def read_document(self, document: JsonDocument) -> RuleValue:
+        """Return what a value says; raise UsageError if it is wrong."""
+        found = read_value(document.root, ETCD_ORIGIN, self._label)
+        document.finish()
+        assert found is not None
+        return found
+
+    def with_prefix(self, found: RuleValue, prefix: Prefix) -> RuleValue:
+        """Return the same with another prefix."""
+        return found._replace(prefix=prefix)
 
 
 def _usual_prefix(text: str) -> Prefix | None:
@@ -85,14 +116,20 @@ def _usual_prefix(text: str) -> Prefix | None:
     return prefix if prefix.length >= breadth.WIDEST and prefix.address[0] != 0xFE else None
 
 
-def _read(document: JsonDocument, label: str) -> RuleValue:
-    table = document.root
-    rule = read_rule(table, ETCD_ORIGIN, label)
+def read_value(table: Table, origin: str, label: str) -> RuleValue | None:
+    """Return what the keys of [[interface.prefix]] in a value say; None without a valid prefix.
+
+    Args:
+        table: The value.
+        origin: The origin of the rule.
+        label: The name that the rule is counted under, unless the value says `"count": false`.
+    """
+    rule = read_rule(table, origin, label)
     table.require("prefix", '{"prefix": "2001:db8::/64"}')
     prefix = table.parsed("prefix", parse_target)
     force = table.boolean("force", False)
-    if prefix is not None and not force:
+    if prefix is None:
+        return None
+    if not force:
         refuse_broad(table, "prefix", Rules.of({prefix: rule}))
-    document.finish()
-    assert prefix is not None
     return RuleValue(prefix, rule, force)

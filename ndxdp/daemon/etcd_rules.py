@@ -10,8 +10,9 @@ from functools import partial
 from itertools import islice
 
 from ndxdp.backoff import persist
-from ndxdp.daemon.etcd_table import SegmentTable, shown, union
+from ndxdp.daemon.etcd_table import SegmentTable, union
 from ndxdp.daemon.uplink import Uplink
+from ndxdp.printable import shown
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import LABEL_MAX, UNCOUNTED, cut
 from ndxdp.rules.ruleset import Rules

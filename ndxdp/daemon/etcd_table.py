@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
-from ndxdp.config.rule_value import ValueReader
+from ndxdp.config.rule_value import RuleValue, ValueReader
 from ndxdp.errors import UsageError
-from ndxdp.printable import printable
+from ndxdp.printable import printable, shown
+from ndxdp.rules.changing_rules import ChangingRules, RuleOfKey
+from ndxdp.rules.precedence import Precedence
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 
 log = logging.getLogger(__name__)
 
-_NAME_MAX = 100  # characters of a name in messages
 _LOGGED_MAX = 20  # lines on refused values for one batch
-
-
-class _Known(NamedTuple):
-    """The valid value of a key, and the revision of the key's creation."""
-
-    created: int
-    prefix: Prefix
-    rule: Rule
-    force: bool
 
 
 class SegmentTable:
     """The keys of this host for one segment.
 
     Attributes:
-        rules: The rules of the keys as of the last commit().
-        forced: The prefixes of those of them that have `force`.
         refused: By name, why the value of a key is refused.
     """
 
@@ -46,104 +34,78 @@ class SegmentTable:
         """
         self._segment, self._earlier = segment, earlier or {}
         self._reader = ValueReader(segment)
-        self._known: dict[str, _Known] = {}
-        self._owners: dict[Prefix, str] = {}  # the name whose rule is in force
-        self._rivals: dict[Prefix, set[str]] = {}  # names with a prefix that another name has
-        self._touched: set[Prefix] = set()
+        self._known: dict[str, RuleValue] = {}
+        self._precedence = Precedence()
+        self._changing = ChangingRules(self._rule_of)
         self._fresh: list[str] = []  # names that are refused since the last commit
-        self.rules = Rules()
-        self.forced: frozenset[Prefix] = frozenset()
         self.refused: dict[str, str] = {}
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of the keys as of the last commit()."""
+        return self._changing.rules
+
+    @property
+    def forced(self) -> frozenset[Prefix]:
+        """The prefixes of those of them that have `force`."""
+        return self._changing.forced
 
     def __len__(self) -> int:
         """Return the number of keys, with those whose values are refused."""
-        twice = sum(map(len, self._rivals.values()))
-        return len(self._known) + len(self.refused) - twice
+        return len(self._known) + sum(name not in self._known for name in self.refused)
 
     def put(self, name: str, value: bytes, created: int) -> None:
         """Take the value of a key, in place of an earlier one."""
         before = self.refused.get(name, self._earlier.get(name))
-        self._forget(name)
         try:
             if not name:
                 raise UsageError("the key ends after the segment", "write SEGMENT/NAME")
             found = self._reader.read(value)
         except UsageError as error:
+            self.delete(name)
             others = f" (and {len(error.also)} more)" if error.also else ""
             self._refuse(name, f"{error.message}{others}", before)
             return
-        self._known[name] = _Known(created, found.prefix, found.rule, found.force)
-        self._claim(name, found.prefix, before)
+        self._forget(name)
+        self._known[name] = found
+        self._changing.touch(found.prefix)
+        for each in self._precedence.put(name, found.prefix, created):
+            self._judge(each, before if each == name else None)
 
     def delete(self, name: str) -> None:
         """Forget a key."""
         self._forget(name)
+        for each in self._precedence.remove(name):
+            self._judge(each, None)
 
     def commit(self) -> bool:
         """Bring `rules` and `forced` in step; return True if they have changed."""
         self._log()
         self._earlier = {}
-        touched, self._touched = self._touched, set()
-        if not touched:
-            return False
-        there = {
-            prefix: self._known[self._owners[prefix]].rule
-            for prefix in touched
-            if prefix in self._owners
-        }
-        changed = self.rules.changed_at(touched, Rules.of(there))
-        forced = {
-            prefix
-            for prefix in touched
-            if prefix in self._owners and self._known[self._owners[prefix]].force
-        }
-        is_new = forced != touched & self.forced or changed != self.rules
-        if forced or self.forced:
-            self.forced = (self.forced - touched) | forced
-        self.rules = changed
-        return is_new
+        return self._changing.commit()
 
     # ---- one key
 
-    def _claim(self, name: str, prefix: Prefix, before: str | None = None) -> None:
-        """Put the rule of a key in force, unless an older key has the same prefix."""
-        self._touched.add(prefix)
-        owner = self._owners.get(prefix)
-        if owner is None:
-            self._owners[prefix] = name
-            return
-        first, second = sorted((owner, name), key=self._age)
-        self._owners[prefix] = first
-        self._rivals.setdefault(prefix, set()).add(second)
-        self.refused.pop(first, None)
-        self._refuse(
-            second, f"{shown(first)} has {prefix} already", before if second == name else None
-        )
-
-    def _age(self, name: str) -> tuple[int, str]:
-        return self._known[name].created, name
+    def _judge(self, name: str, before: str | None) -> None:
+        """Refuse a key if an older one has the same prefix."""
+        first = self._precedence.winner(name)
+        was_refused = self.refused.pop(name, None) is not None
+        if first is not None and first != name:
+            reason = f"{shown(first)} has {self._known[name].prefix} already"
+            self._refuse(name, reason, "" if was_refused else before)
 
     def _forget(self, name: str) -> None:
         known = self._known.pop(name, None)
         self.refused.pop(name, None)
-        if known is None:
-            return
-        prefix = known.prefix
-        rivals = self._rivals.get(prefix, set())
-        if self._owners[prefix] != name:
-            rivals.discard(name)
-        else:
-            self._touched.add(prefix)
-            del self._owners[prefix]
-            if rivals:
-                next_one = min(rivals, key=self._age)
-                rivals.discard(next_one)
-                self._owners[prefix] = next_one
-                self.refused.pop(next_one, None)
-                for other in rivals:
-                    self._refuse(other, f"{shown(next_one)} has {prefix} already", "")
-        if not rivals:
-            self._rivals.pop(prefix, None)
+        if known is not None:
+            self._changing.touch(known.prefix)
+
+    def _rule_of(self, prefix: Prefix) -> RuleOfKey | None:
+        name = self._precedence.in_force(prefix)
+        if name is None:
+            return None
+        found = self._known[name]
+        return RuleOfKey(found.rule, found.force)
 
     # ---- refusals
 
@@ -161,11 +123,6 @@ class SegmentTable:
             )
         if len(names) > _LOGGED_MAX:
             log.warning("etcd: %d more values are refused", len(names) - _LOGGED_MAX)
-
-
-def shown(name: str) -> str:
-    """Return the name of a key for messages."""
-    return printable(name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}…")
 
 
 def union(tables: Iterable[SegmentTable]) -> tuple[Rules, frozenset[Prefix]]:

@@ -30,10 +30,16 @@ class Holder(NamedTuple):
     Attributes:
         host: The name.
         since: time.time() when it acquired the address.
+        prefix: The prefix that it answers for, as a text. The key has a name only, and the prefix
+            of that name may have been changed meanwhile.
+        moved: Somebody has moved the address to this host, so that the first choice does not get
+            it back.
     """
 
     host: str
     since: float
+    prefix: str = ""
+    moved: bool = False
 
 
 def encode(**fields: str | float) -> bytes:
@@ -50,7 +56,17 @@ def decode_member(host: str, value: bytes) -> Member:
 def decode_holder(value: bytes) -> Holder:
     """Return a holder; its host is "" if the value names none."""
     found = _object(value)
-    return Holder(_text(found, "host"), _time(found, "since"))
+    return Holder(
+        _text(found, "host"),
+        _time(found, "since"),
+        _text(found, "prefix"),
+        found.get("moved") is True,
+    )
+
+
+def encode_holder(holder: Holder) -> bytes:
+    """Return the value of a holder's key."""
+    return encode(**holder._asdict())
 
 
 def decode_move(value: bytes) -> str:

@@ -1,0 +1,83 @@
+"""Bounds on the handover of addresses from one host, and one name, to another. Pure."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from ndxdp.rules.prefix import Prefix
+
+_K = TypeVar("_K")
+
+_WINDOW = 100
+"""Addresses that a host has given up for others, and that no host has taken yet.
+
+If the others do not take them, only so many are without an answer, and not all.
+"""
+
+
+class Window:
+    """The addresses that this host has given up for others, and that no host has taken yet."""
+
+    def __init__(self) -> None:
+        """Wait for nothing."""
+        self._until: dict[str, float] = {}  # in the order of time
+
+    def admits(self, name: str) -> bool:
+        """Return True if an address may be given up now."""
+        return name in self._until or len(self._until) < _WINDOW
+
+    def add(self, name: str, until: float) -> None:
+        """Wait for another host to take an address, until a time; times do not decrease."""
+        self._until.pop(name, None)
+        self._until[name] = until
+
+    def discard(self, name: str) -> None:
+        """Note that another host has taken an address."""
+        self._until.pop(name, None)
+
+    def clear(self) -> None:
+        """Wait for nothing any more."""
+        self._until.clear()
+
+    def expire(self, now: float) -> None:
+        """Wait no longer for addresses whose time has passed."""
+        for name in _expired(self._until, now):
+            del self._until[name]
+
+    @property
+    def opens(self) -> float | None:
+        """When a full window has room again at the latest; None if it has room."""
+        return next(iter(self._until.values())) if len(self._until) >= _WINDOW else None
+
+
+class Reservations:
+    """Prefixes that a name has lost, and that no other name gets for a while."""
+
+    def __init__(self) -> None:
+        """Reserve nothing."""
+        self._until: dict[Prefix, float] = {}  # in the order of time
+        self._names: dict[Prefix, str] = {}
+
+    def add(self, prefix: Prefix, name: str, until: float) -> None:
+        """Reserve a prefix for the name that had it, until a time; times do not decrease."""
+        self._until.pop(prefix, None)
+        self._until[prefix], self._names[prefix] = until, name
+
+    def against(self, prefix: Prefix, name: str) -> float:
+        """Return until when a prefix is reserved for another name than this; 0 if it is not."""
+        return 0.0 if self._names.get(prefix, name) == name else self._until[prefix]
+
+    def expire(self, now: float) -> None:
+        """Forget the reservations whose time has passed."""
+        for prefix in _expired(self._until, now):
+            del self._until[prefix], self._names[prefix]
+
+
+def _expired(until: dict[_K, float], now: float) -> list[_K]:
+    """Return the first keys whose time has passed."""
+    found = []
+    for key, when in until.items():
+        if now < when:
+            break
+        found.append(key)
+    return found
