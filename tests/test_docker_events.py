@@ -14,6 +14,8 @@ import pytest
 from ndxdp.daemon.container_rules import ContainerRules
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.uplink import Uplink
+from ndxdp.daemon.wanted_rules import WantedRules
+from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session.request import AttachOptions
@@ -279,14 +281,11 @@ class Selecting:
 
     def __init__(self, *selectors: Selector) -> None:
         self.spec = InterfaceSpec("up0", AttachOptions(), Rules(), selectors=selectors)
-        self.containers: Rules | None = None
-
-    def set_containers(self, rules: Rules) -> None:
-        self.containers = rules
+        self.rules = WantedRules(lambda: None)
 
     def chosen(self) -> set[str]:
         """Return the addresses that are answered for."""
-        return {str(prefix) for prefix in self.containers or Rules()}
+        return {str(prefix) for prefix in self.rules.get(DOCKER_ORIGIN) or Rules()}
 
 
 def test_a_container_that_starts_during_a_reload(fake: Fake) -> None:

@@ -11,6 +11,7 @@ from itertools import chain
 
 from ndxdp.backoff import persist
 from ndxdp.daemon.uplink import Uplink
+from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.sources.docker import Docker
@@ -83,13 +84,13 @@ class ContainerRules:
         """
         selectors, engine = uplink.spec.selectors, self._engine
         if not selectors:
-            uplink.set_containers(Rules())
+            uplink.rules.set(DOCKER_ORIGIN, Rules())
         elif engine and engine.endpoints is not None and engine.has_labels(label_keys(selectors)):
             endpoints = chain.from_iterable(engine.endpoints.values())
-            uplink.set_containers(rules_of(endpoints, selectors))
-        elif uplink.containers is not None:
+            uplink.rules.set(DOCKER_ORIGIN, rules_of(endpoints, selectors))
+        elif (before := uplink.rules.get(DOCKER_ORIGIN)) is not None:
             rules = {selector.rule for selector in selectors}
-            uplink.set_containers(uplink.containers.where(rules.__contains__))
+            uplink.rules.set(DOCKER_ORIGIN, before.where(rules.__contains__))
 
     def _apply_change(self, engine: Docker, uplink: Uplink, change: Change) -> None:
         """Give an uplink the rules that its selectors make of changed containers.
@@ -97,6 +98,6 @@ class ContainerRules:
         Without the labels that the selectors compare, a container that is excluded by its label
         would be chosen. A reload that is in progress then lists all containers again.
         """
-        selectors = uplink.spec.selectors
-        if selectors and uplink.containers is not None and engine.has_labels(label_keys(selectors)):
-            uplink.set_containers(rules_after(change, uplink.containers, selectors))
+        selectors, before = uplink.spec.selectors, uplink.rules.get(DOCKER_ORIGIN)
+        if selectors and before is not None and engine.has_labels(label_keys(selectors)):
+            uplink.rules.set(DOCKER_ORIGIN, rules_after(change, before, selectors))

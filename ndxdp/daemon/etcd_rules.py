@@ -14,7 +14,7 @@ from ndxdp.daemon.etcd_table import SegmentTable, union
 from ndxdp.daemon.uplink import Uplink
 from ndxdp.printable import shown
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import LABEL_MAX, UNCOUNTED, cut
+from ndxdp.rules.rule import ETCD_ORIGIN, LABEL_MAX, UNCOUNTED, cut
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
 from ndxdp.sources.etcd import Batch, Watcher
@@ -94,17 +94,17 @@ class EtcdRules:
         """
         segments = uplink.spec.segments
         if not segments:
-            uplink.set_etcd(Rules(), frozenset())
+            uplink.rules.set(ETCD_ORIGIN, Rules())
         elif self._tables is not None:
             if segments not in self._unions:
                 # A key that was deleted leaves its table; a segment without keys has none.
                 present = (self._tables[each] for each in segments if each in self._tables)
                 self._unions[segments] = union(present)
-            uplink.set_etcd(*self._unions[segments])
-        elif uplink.etcd is not None:
+            uplink.rules.set(ETCD_ORIGIN, *self._unions[segments])
+        elif (rules := uplink.rules.get(ETCD_ORIGIN)) is not None:
             labels = {cut(segment, LABEL_MAX) for segment in segments} | {UNCOUNTED}
-            rules, forced = uplink.etcd
-            uplink.set_etcd(rules.where(lambda rule: rule.label in labels), forced)
+            ours = rules.where(lambda rule: rule.label in labels)
+            uplink.rules.set(ETCD_ORIGIN, ours, uplink.rules.forced(ETCD_ORIGIN))
 
     # ---- batches of keys
 

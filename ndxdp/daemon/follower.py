@@ -8,14 +8,16 @@ import logging
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.host_tables import Copies, HostTables
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.rule_cache import RuleCache
+from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.uplink_state import UplinkState
+from ndxdp.daemon.wanted_rules import BY_KEYS
 from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links
@@ -23,7 +25,7 @@ from ndxdp.netlink.addresses import OwnAddress, uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
 from ndxdp.rules.address_set import AddressSet
-from ndxdp.rules.rule import ETCD_ORIGIN, Rule
+from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session import kernel_tables
 from ndxdp.store import handover
@@ -34,6 +36,14 @@ log = logging.getLogger(__name__)
 _RESTORE_PAUSE = 60.0  # seconds between restorations of what another program keeps switching off
 
 
+@dataclass
+class _ByKeys:
+    """The rules of one origin that keys in etcd make, and what leaves out those too broad."""
+
+    admission: Admission
+    rules: Rules
+
+
 class Follower:
     """Writes what changes of the network into the maps of one attachment.
 
@@ -42,8 +52,11 @@ class Follower:
     Attributes:
         gateways: Addresses (16 bytes each) of the interface's gateways.
         targets: Exact addresses of `always` and `local` rules, by profile, without owned ones.
+        leased_targets: Those of them whose rules are leased: shared addresses that this host holds.
+        unleased_targets: The others.
         care: The source addresses from which gateways may be solicited.
         rules: All rules.
+        leased: The leased rules: those of shared addresses that this host holds.
         file_rules: All rules in userspace mode; none in the kernel's modes.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
@@ -64,8 +77,10 @@ class Follower:
         self._session = answering.session
         self.gateways: frozenset[bytes] = frozenset()
         self.targets: dict[Profile, AddressSet] = {}
+        self.leased_targets: dict[Profile, AddressSet] = {}
+        self.unleased_targets: dict[Profile, AddressSet] = {}
         self.care: Choice = NO_KEEPALIVE
-        self.rules = self.file_rules = Rules()
+        self.rules = self.file_rules = self.leased = Rules()
         self.needs_gateway_macs = self.groups_may_be_lost = False
         self.copies = Copies()
         self._distinct_rules: tuple[Rule, ...] = ()
@@ -73,7 +88,7 @@ class Follower:
         self._written: tuple[object, ...] = ()  # what the maps reflect
         self._tables_written: tuple[object, ...] = ()
         self._rules = RuleCache(answering.session)
-        self._etcd_admission, self._etcd_rules = Admission(warns=False), Rules()
+        self._by_keys = {origin: _ByKeys(Admission(warns=False), Rules()) for origin in BY_KEYS}
         self._on_link: OnLink | None = None
         self._restored_at: float | None = None
 
@@ -109,12 +124,15 @@ class Follower:
             # Lifetimes are left out, as each router advertisement changes them.
             found = addresses.own.get(above.ifindex, [])
             own = tuple(each._replace(preferred=0, valid=0) for each in found)
-        if desired_by is not None:
-            self._etcd_rules = desired_by.get(ETCD_ORIGIN, Rules())
-        of_etcd = replace(spec, rules=self._etcd_rules, forced=self._state.forced)
         here = self._admission.on_link(spec, link)
-        if not here.prefixes:
-            here = self._etcd_admission.on_link(of_etcd, link)
+        specs: dict[str, InterfaceSpec] = {}
+        for origin, by_keys in self._by_keys.items():
+            if desired_by is not None:
+                by_keys.rules = desired_by.get(origin, Rules())
+            forced = self._state.wanted.forced(origin)
+            specs[origin] = replace(spec, rules=by_keys.rules, forced=forced)
+            if not here.prefixes:
+                here = by_keys.admission.on_link(specs[origin], link)
         if here != self._on_link and desired_by is None:
             self._on_link = here
             self._loop.call_soon_threadsafe(self._state.write_rules)
@@ -124,9 +142,9 @@ class Follower:
             if desired_by is not None:
                 admitted = self._admission.admitted(spec, link, here)
                 desired_by = {**desired_by, spec.origin: admitted}
-                if ETCD_ORIGIN in desired_by:
-                    admitted = self._etcd_admission.admitted(of_etcd, link, here)
-                    desired_by[ETCD_ORIGIN] = admitted
+                for origin in desired_by.keys() & specs.keys():
+                    admitted = self._by_keys[origin].admission.admitted(specs[origin], link, here)
+                    desired_by[origin] = admitted
             with session.maps.opened():
                 reconcile.apply_host(session, link, addresses.link_local)
                 rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)
@@ -176,11 +194,20 @@ class Follower:
         self.care = NO_KEEPALIVE
         if gateway.keep:
             self.care = choose(gateway.source, link, above, own, rules, paused=settings.paused)
-        targets: dict[Profile, list[AddressSet]] = {}
+        unleased: dict[Profile, list[AddressSet]] = {}
+        leased: dict[Profile, list[AddressSet]] = {}
         for rule, addresses in rules.exact.items():
             if rule.answer in (Answer.ALWAYS, Answer.LOCAL) and rule.is_applied:
-                targets.setdefault(rule.profile, []).append(addresses)
-        self.targets = {profile: AddressSet.union(sets) for profile, sets in targets.items()}
+                (leased if rule.leased else unleased).setdefault(rule.profile, []).append(addresses)
+        self.leased = rules.where(lambda rule: rule.leased).to_keep()
+        self.unleased_targets, self.leased_targets = _united(unleased), _united(leased)
+        self.targets = self.unleased_targets
+        if leased:
+            both = {
+                profile: unleased.get(profile, []) + leased.get(profile, [])
+                for profile in unleased | leased
+            }
+            self.targets = _united(both)
         self.rules = rules.to_keep()
         if self._session.packets is not None:
             self.file_rules = rules
@@ -238,3 +265,7 @@ class Follower:
         with contextlib.suppress(NdxdpError, OSError):
             self.restore_reception(self.find(), at_once=True)
         handover.remove(self._session.tree.path(self._session.interface))
+
+
+def _united(sets: dict[Profile, list[AddressSet]]) -> dict[Profile, AddressSet]:
+    return {profile: AddressSet.union(some) for profile, some in sets.items()}

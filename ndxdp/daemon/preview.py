@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.daemon.wanted_rules import BY_KEYS
 from ndxdp.netlink import links
-from ndxdp.rules.rule import DOCKER_ORIGIN, ETCD_ORIGIN
+from ndxdp.rules.rule import DOCKER_ORIGIN
 from ndxdp.session.attach_preview import attaching
 from ndxdp.session.preview import Preview
 from ndxdp.store.directories import Trees
@@ -40,7 +41,7 @@ def starting(trees: Trees, spec: InterfaceSpec) -> Preview:
         selected = ", ".join(map(str, spec.selectors))
         notes.append(f"the rules of containers ({selected}) follow from the engine")
     if not spec.segments:
-        desired = desired.where(lambda rule: rule.origin != ETCD_ORIGIN)
+        desired = desired.where(lambda rule: rule.origin not in BY_KEYS)
     else:
         notes.append(f"the rules of etcd ({', '.join(spec.segments)}) follow from its keys")
     if spec.addresses.deprecate:

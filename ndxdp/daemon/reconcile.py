@@ -19,7 +19,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.rules.difference import Difference, difference, mark_owned
 from ndxdp.rules.pausing import names_of, with_pauses, without_pauses
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import HOST_ORIGIN
+from ndxdp.rules.rule import HOST_ORIGIN, SHARED_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.session import Session
 from ndxdp.store.maps import Maps
@@ -50,8 +50,9 @@ def apply_rules(
     Args:
         session: The interface.
         owned: Exact addresses that are never answered for, and why each is owned.
-        desired_by: By origin, the rules to write. Rules of other origins stay and take precedence,
-            except that an identical rule passes to the daemon's origin.
+        desired_by: By origin, the rules to write; the first origin wins. Rules of other origins
+            stay and take precedence, except over rules of shared addresses, for which exactly one
+            host answers; an identical rule passes to the daemon's origin.
         cache: The interface's rules; without it, they are read from the maps.
 
     Returns:
@@ -69,6 +70,13 @@ def apply_rules(
         names = names_of(actual)
         others = without_pauses(actual)
         desired = others.where(lambda rule: rule.origin not in {*desired_by, HOST_ORIGIN})
+        shared = desired_by.get(SHARED_ORIGIN, Rules())
+        for prefix, _, present in shared.paired_with(desired):
+            log.warning(
+                "%s: the rule for %s by '%s' is removed: etcd shares the address among hosts",
+                *(interface, prefix, present.origin),
+            )
+        desired = desired.without(shared)
         for rules in desired_by.values():
             desired = desired.without(rules.equivalent_in(desired))
         for rules in desired_by.values():

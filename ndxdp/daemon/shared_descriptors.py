@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 from ndxdp.daemon.host_tables import HostTables
 from ndxdp.daemon.queriers import Queriers
 from ndxdp.errors import NdxdpError
+from ndxdp.fleet.lease_clock import LeaseClock
 from ndxdp.kernel.inotify import Watch
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
@@ -38,10 +39,12 @@ class Shared:
     Attributes:
         executor: One thread, for everything that reads or writes kernel objects.
         tables: The host's tables of which programs read copies.
+        lease: The end of the host's lease, for frames of shared addresses.
     """
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
+        self.lease = LeaseClock()
         # Uplinks take turns. If all their tasks queued in the executor, the proof that the executor
         # works would come last.
         self._turn = asyncio.Lock()

@@ -17,6 +17,7 @@ from ndxdp.daemon.uplink import Uplink
 from ndxdp.netlink.host_routes import HostRoutes
 from ndxdp.netlink.link_monitor import Changes
 from ndxdp.netlink.netns import netns
+from ndxdp.rules.rule import SHARE_ORIGIN
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime import report, share_report
 
@@ -104,9 +105,9 @@ class Shares:
             if rules is None:
                 return  # those of an earlier daemon stay until the share knows more
             if rules:
-                uplink.set_share(rules)
+                uplink.rules.set(SHARE_ORIGIN, rules)
                 return
-        uplink.set_share(Rules())
+        uplink.rules.set(SHARE_ORIGIN, Rules())
 
     def _give_rules(self) -> None:
         for uplink in self._uplinks():

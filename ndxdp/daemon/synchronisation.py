@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.resolver import Resolver
+from ndxdp.daemon.rival_watch import RivalWatch
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.state_directory import DirectoryId, directory_id
-from ndxdp.daemon.uplink_groups import UplinkGroups
+from ndxdp.daemon.uplink_groups import Targets, UplinkGroups
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.daemon.upstream_tasks import UpstreamTasks
 from ndxdp.errors import InterfaceGone, LimitReached, twice
 from ndxdp.netlink.links import Link
-from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.session.kernel_tables import LinkNeighbours
 
@@ -64,6 +64,8 @@ class Synchronisation:
         )
         self._state, self._shared = state, shared
         self._watched: DirectoryId | None = None
+        self._mac = b""
+        self._announced: tuple[Targets, Targets] = ({}, {})
 
     @contextlib.asynccontextmanager
     async def running(
@@ -108,6 +110,9 @@ class Synchronisation:
             )
             opened.callback(self._neighbours.close)
             opened.enter_context(shared.tables.serving(self.follower))
+            self._mac = link.mac
+            watch = RivalWatch(spec.interface, link.ifindex, lambda: self._mac)
+            opened.enter_context(self._state.noting_rivals(watch))
             self._tasks = UpstreamTasks(
                 spec, link, directory, self._state.changed.set, shared=shared
             )
@@ -118,11 +123,8 @@ class Synchronisation:
             await opened.enter_async_context(self._heartbeat(heartbeats))
             yield
 
-    async def round(self, desired_by: Callable[[], Mapping[str, Rules]]) -> None:
+    async def round(self) -> None:
         """Do the pending work. Failures are logged and retried later, and answering goes on.
-
-        Args:
-            desired_by: Returns the rules to write, by origin.
 
         Raises:
             InterfaceGone: The interface is absent.
@@ -141,7 +143,7 @@ class Synchronisation:
         # If the rules do not fit, the daemon still follows the MAC, the holes and the gateways.
         if pending.rules and health.rules.is_due:
             with health.guarding(health.rules):
-                link = await self._write_rules(desired_by())
+                link = await self._write_rules()
         with health.guarding(health.following):
             await self._follow(link)
 
@@ -174,10 +176,11 @@ class Synchronisation:
             ) from error
         self._watched = found
 
-    async def _write_rules(self, desired_by: Mapping[str, Rules]) -> Link:
+    async def _write_rules(self) -> Link:
         """Write rules and everything else that has changed; after a failure they stay pending."""
         pending = self._state.pending
         pending.rules = False
+        desired_by = self._state.wanted.by_origin(self._state.spec)
         try:
             return await self._shared.call(partial(self.follower.follow, desired_by))
         except Exception:
@@ -196,6 +199,9 @@ class Synchronisation:
         tasks.pause(settings.paused)
         if link is None:
             link = await call(follower.follow)
+        self._mac = link.mac
+        state.note_operational(link.operational)
+        state.hold(follower.leased)
         self._neighbours.follow(
             link.l3_ifindex, follower.gateways, solicit=follower.needs_gateway_macs
         )
@@ -205,7 +211,10 @@ class Synchronisation:
             state.pending.announcement = False
             tasks.interrupt()
         tasks.follow_guests(follower.rules, link)
-        tasks.follow(link, follower.gateways, self._groups.targets, follower.care)
+        if self._groups.targets is follower.targets:  # their groups are joined
+            self._announced = (follower.unleased_targets, follower.leased_targets)
+        own, leased = self._announced
+        tasks.follow(link, follower.gateways, own, follower.care, leased)
         if state.health.renewal.is_due and not await call(follower.is_attached):
             log.warning(
                 "%s: another process detached the program; attaching it again", state.spec.interface

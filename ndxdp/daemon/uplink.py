@@ -29,15 +29,14 @@ from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.synchronisation import Synchronisation
+from ndxdp.daemon.uplink_lease import UplinkLease
 from ndxdp.daemon.uplink_state import Health, UplinkState
 from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
+from ndxdp.daemon.wanted_rules import WantedRules
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
 from ndxdp.netlink import links
 from ndxdp.netlink.links import Link
-from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import DOCKER_ORIGIN, ETCD_ORIGIN, SHARE_ORIGIN
-from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
@@ -65,6 +64,7 @@ class Uplink:
         ready: Callable[[InterfaceSpec, Instance | None], None],
         released: Callable[[], None],
         index: LinkIndex[Uplink],
+        may_join: Callable[[], None] = lambda: None,
     ) -> None:
         """Do nothing until run().
 
@@ -79,6 +79,7 @@ class Uplink:
             released: Called when answering has ended. Another uplink may wait for this interface
                 under another name.
             index: Notes the links whose changes concern this uplink.
+            may_join: Called when `lease.may_join` has changed.
         """
         self.began = asyncio.Event()
         self._configured = spec.interface  # perhaps an alternative name; the state has the real one
@@ -92,9 +93,7 @@ class Uplink:
         self._directory = trees.files.root
         self._shared, self._heartbeats, self._status = shared, heartbeats, status
         self._ready, self._released = ready, released
-        self._containers: Rules | None = None
-        self._share: Rules | None = None
-        self._etcd: tuple[Rules, frozenset[Prefix]] | None = None
+        self._lease = UplinkLease(self._state, may_join)
         self._unmet = False  # the specification is not in force yet
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
@@ -131,33 +130,14 @@ class Uplink:
             self._state.changed.set()
 
     @property
-    def containers(self) -> Rules | None:
-        """The rules for the present containers; None if no engine has listed them yet."""
-        return self._containers
-
-    def set_containers(self, rules: Rules) -> None:
-        """Take the rules for the present containers."""
-        if rules != self._containers:
-            self._containers = rules
-            self._state.write_rules()
+    def rules(self) -> WantedRules:
+        """The rules of containers, of etcd and of a share that the interface gets."""
+        return self._state.wanted
 
     @property
-    def etcd(self) -> tuple[Rules, frozenset[Prefix]] | None:
-        """The rules of etcd, and the forced prefixes; None if they were not read yet."""
-        return self._etcd
-
-    def set_etcd(self, rules: Rules, forced: frozenset[Prefix]) -> None:
-        """Take the rules that etcd has, and the prefixes of those of them that have `force`."""
-        if (rules, forced) != self._etcd:
-            self._etcd = (rules, forced)
-            self._state.forced = forced
-            self._state.write_rules()
-
-    def set_share(self, rules: Rules) -> None:
-        """Take the rules of the share that the interface belongs to; none if it has no share."""
-        if rules != self._share:
-            self._share = rules
-            self._state.write_rules()
+    def lease(self) -> UplinkLease:
+        """The interface's part in the shared addresses of its segments."""
+        return self._lease
 
     def set_spec(self, spec: InterfaceSpec) -> asyncio.Future[str]:
         """Take another specification for the same interface; apply only the difference.
@@ -297,6 +277,7 @@ class Uplink:
                 ):
                     # Start the new packet loop before the former attachment ends: the queue of
                     # the new socket is short.
+                    self._lease.begin(answering.session.maps)
                     if active is not None and answering is not active:
                         await call(partial(lifecycle.retire, active, answering))
                     if answering is not active:
@@ -310,6 +291,7 @@ class Uplink:
             lost = True
             raise
         finally:
+            self._lease.end()
             if active is not None and active is not sync.answering:
                 await call(active.close)
             await call(partial(self._end, sync, lost=lost))
@@ -350,7 +332,8 @@ class Uplink:
             state.pending.rules = True
             state.changed.set()
             async for _ in state.rounds():
-                await sync.round(self._desired_by)
+                await sync.round()
+                self._lease.round_ended()
                 health.succeeded(health.beginning)
                 if state.pending.attachment:
                     return await self._renewed(sync)
@@ -361,22 +344,6 @@ class Uplink:
                 if not state.pending.rules or not health.rules.is_due:
                     self._settle(health.renewal.problem or health.rules.problem)
         return sync
-
-    def _desired_by(self) -> dict[str, Rules]:
-        """Return the rules that the daemon wants, by origin."""
-        spec = self._state.spec
-        desired_by = {spec.origin: spec.rules}
-        if self._containers is not None:
-            desired_by[DOCKER_ORIGIN] = self._containers
-        elif not spec.selectors:
-            desired_by[DOCKER_ORIGIN] = Rules()
-        if self._etcd is not None:
-            desired_by[ETCD_ORIGIN] = self._etcd[0]
-        elif not spec.segments:
-            desired_by[ETCD_ORIGIN] = Rules()
-        if self._share is not None:
-            desired_by[SHARE_ORIGIN] = self._share
-        return desired_by
 
     async def _renewed(self, sync: Synchronisation) -> Synchronisation:
         """Renew the attachment as the specification wants it; after a failure, keep the former."""

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from ndxdp.backoff import Retry
+from ndxdp.daemon.rival_watch import RivalWatch
 from ndxdp.daemon.spec import InterfaceSpec
+from ndxdp.daemon.wanted_rules import WantedRules
 from ndxdp.errors import InterfaceGone, problem_of
-from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 
 log = logging.getLogger(__name__)
@@ -122,7 +124,9 @@ class UplinkState:
         stop: Set when the uplink is to end.
         note_links: Called with each change of `own_links`.
         pending: The work of the next round.
-        forced: The prefixes of the rules of etcd that have `force`.
+        wanted: The rules that the interface gets.
+        operational: The interface has carrier; False while that is unknown.
+        on_operational: Called after each change of `operational`.
         own_links: The uplink's interface, and the bridge or device that it is part of. Changes of
             other interfaces do not concern the uplink, except by the tables of HostTables.
     """
@@ -133,14 +137,50 @@ class UplinkState:
     stop: asyncio.Event
     note_links: Callable[[frozenset[int]], None]
     pending: Pending = field(default_factory=Pending)
-    forced: frozenset[Prefix] = frozenset()
     own_links: frozenset[int] = frozenset()
+    operational: bool = False
+    on_operational: Callable[[], None] = lambda: None
+    wanted: WantedRules = field(init=False)
+    _watch: RivalWatch | None = None
+    _rivals_before: int = 0
+    _held: Rules | None = None
+
+    def __post_init__(self) -> None:
+        self.wanted = WantedRules(self.write_rules)
 
     def follow_links(self, links: frozenset[int]) -> None:
         """Have changes of these links, and of no others, concern the uplink. Any thread may."""
         if links != self.own_links:
             self.own_links = links
             self.note_links(links)
+
+    def note_operational(self, operational: bool) -> None:
+        """Note whether the interface has carrier."""
+        if operational is not self.operational:
+            self.operational = operational
+            self.on_operational()
+
+    @contextlib.contextmanager
+    def noting_rivals(self, watch: RivalWatch) -> Iterator[None]:
+        """Watch for other hosts that answer for shared addresses during the block."""
+        self._watch, self._held = watch, None
+        try:
+            with watch:
+                yield
+        finally:
+            self._rivals_before += watch.count
+            self._watch = None
+
+    def hold(self, leased: Rules) -> None:
+        """Take the leased rules, for whose prefixes no other host is to answer."""
+        if self._watch is not None and leased is not self._held:
+            self._held = leased
+            self._watch.hold(leased)
+
+    @property
+    def rivals(self) -> int:
+        """Advertisements of other nodes for shared addresses that this host answers for."""
+        return self._rivals_before + (self._watch.count if self._watch else 0)
 
     def write_rules(self) -> None:
         """Have the rules written in the next round, even after a failure a moment ago."""

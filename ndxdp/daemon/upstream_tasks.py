@@ -11,10 +11,12 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ndxdp.backoff import persist
+from ndxdp.config.model import Announce
 from ndxdp.daemon.guest_watch import GuestWatch
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _SUSPEND_PERIOD = 5.0  # seconds between checks whether the machine was suspended
 _SUSPEND_MIN = 0.5  # seconds: clocks that are read one after the other differ by less
+
+_NONE: Mapping[Profile, AddressSet] = {}
 
 
 class AddressKeeper:
@@ -146,7 +150,8 @@ class UpstreamTasks:
         """
         self._stack = contextlib.AsyncExitStack()
         self._interface = spec.interface
-        self._targets: Mapping[Profile, AddressSet] = {}
+        self._targets: Mapping[Profile, AddressSet] = _NONE
+        self._leased: Mapping[Profile, AddressSet] = _NONE
         self._carrier_ups = link.carrier_ups
         self._operational = link.operational
         self._interrupted = self._paused = False
@@ -157,7 +162,8 @@ class UpstreamTasks:
         self._addresses = AddressKeeper(spec, link, directory)
         self._stack.push_async_callback(self._addresses.end)
         self._guests = self._watch_guests(spec, link, shared) if shared else None
-        if self._announcer or spec.gateway.keep:
+        self._takeovers = self._announce_takeovers(spec, link, shared) if shared else None
+        if self._announcer or self._takeovers or spec.gateway.keep:
             self.start(self._notice_suspends)
 
     def start(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -178,7 +184,7 @@ class UpstreamTasks:
     def pause(self, paused: bool) -> None:
         """Announce nothing while answering is paused, and all addresses once it is resumed."""
         self._paused = paused
-        self._suspend_announcer()
+        self._suspend_announcers()
 
     def interrupt(self) -> None:
         """Treat the link, in the next follow(), as if it had lost its carrier and got it again."""
@@ -190,6 +196,7 @@ class UpstreamTasks:
         gateways: frozenset[bytes],
         targets: Mapping[Profile, AddressSet],
         care: Choice,
+        leased: Mapping[Profile, AddressSet] = _NONE,
     ) -> None:
         """Bring the tasks in step with the network.
 
@@ -197,8 +204,9 @@ class UpstreamTasks:
             link: The interface. Its count of carrier changes shows whether it has lost its carrier
                 and got it again since the last call.
             gateways: Addresses (16 bytes each) of the gateways.
-            targets: Exact addresses that are answered for, by profile.
+            targets: Exact addresses that are answered for, by profile, except leased ones.
             care: The addresses from which gateways may be solicited.
+            leased: The shared addresses that this host holds, by profile.
         """
         if not link.operational or link.carrier_ups != self._carrier_ups:
             self._interrupted = True
@@ -206,20 +214,25 @@ class UpstreamTasks:
         if came_up:
             self._interrupted = False
         self._carrier_ups, self._operational = link.carrier_ups, link.operational
-        self._suspend_announcer()
-        if self._announcer:
-            self._announcer.set_mac(link.mac)
-            self._announcer.set_gateways(gateways)
-            if targets is not self._targets:
-                for profile, addresses in self._targets.items():
-                    self._announcer.forget(addresses - targets.get(profile, EMPTY))
-                for profile, addresses in targets.items():
-                    self._announcer.announce(addresses - self._targets.get(profile, EMPTY), profile)
+        self._suspend_announcers()
+        for announcer, before, now in (
+            (self._takeovers, self._leased, leased),
+            (self._announcer, self._targets, targets),
+        ):
+            if announcer is None:
+                continue
+            announcer.set_mac(link.mac)
+            announcer.set_gateways(gateways)
+            if now is not before:
+                for profile, addresses in before.items():
+                    announcer.forget(addresses - now.get(profile, EMPTY))
+                for profile, addresses in now.items():
+                    announcer.announce(addresses - before.get(profile, EMPTY), profile)
             if came_up:
-                self._announcer.announce_all()
+                announcer.announce_all()
         self._care.follow(gateways, care, came_up=came_up)
         self._addresses.notice_changes()
-        self._targets = targets
+        self._targets, self._leased = targets, leased
 
     def follow_guests(self, rules: Rules, link: Link) -> None:
         """Announce the neighbours behind the host, if that is wanted; call this before follow().
@@ -234,12 +247,12 @@ class UpstreamTasks:
     @property
     def announced(self) -> Callable[[], Announced] | None:
         """A function that returns the count of announcements; None if none are wanted."""
-        return self._total if self._announcer else None
+        return self._total if self._announcer or self._takeovers else None
 
     def _total(self) -> Announced:
         """Return the counts of announcements, and of neighbours that are announced."""
-        assert self._announcer
-        total = self._announcer.total()
+        totals = [each.total() for each in (self._announcer, self._takeovers) if each]
+        total = Announced(sum(each.sent for each in totals), sum(each.failed for each in totals))
         if not self._guests:
             return total
         guests = self._guests.guests
@@ -249,10 +262,11 @@ class UpstreamTasks:
         """Return the state of each gateway that was solicited."""
         return self._care.statuses()
 
-    def _suspend_announcer(self) -> None:
+    def _suspend_announcers(self) -> None:
         """Suspend announcements while they would be lost or wrong, and resume them after that."""
-        if self._announcer:
-            self._announcer.set_suspended(self._paused or not self._operational)
+        for announcer in (self._announcer, self._takeovers):
+            if announcer:
+                announcer.set_suspended(self._paused or not self._operational)
 
     async def _notice_suspends(self) -> None:
         """Treat the link as interrupted after the machine was suspended."""
@@ -281,8 +295,25 @@ class UpstreamTasks:
         wanted = spec.announce
         if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
             return None
+        return self._start_announcer(link, wanted)
+
+    def _announce_takeovers(
+        self, spec: InterfaceSpec, link: Link, shared: Shared
+    ) -> Announcer | None:
+        """Begin to announce shared addresses that this host acquires, if there may be any.
+
+        They are always advertised, so that the upstream's routers forget the former holder.
+        """
+        if not spec.segments:
+            return None
+        wanted = replace(spec.announce, advertise=True, neighbours=False)
+        return self._start_announcer(link, wanted, lambda: shared.lease.is_valid)
+
+    def _start_announcer(
+        self, link: Link, what: Announce, may_send: Callable[[], bool] = lambda: True
+    ) -> Announcer:
         with links.interface_errors(link.name):
-            announcer = Announcer(link.ifindex, link.mac, wanted)
+            announcer = Announcer(link.ifindex, link.mac, what, may_send=may_send)
         self._stack.callback(announcer.close)
         self.start(announcer.run)
         return announcer

@@ -76,6 +76,7 @@ class Announcer:
         *,
         max_addresses: int = ADDRESSES_MAX,
         clock: Callable[[], float] = time.monotonic,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         """Open a packet socket; run() sends the first frame.
 
@@ -86,6 +87,8 @@ class Announcer:
             gateways: The gateways' addresses (16 bytes each).
             max_addresses: How many addresses to store; more are counted in `dropped`.
             clock: Returns the time in seconds, monotonic.
+            may_send: Asked right before each frame. This process may have been stopped for a while,
+                so that another host answers for the address meanwhile.
 
         Raises:
             NdxdpError: The process lacks CAP_NET_RAW.
@@ -94,6 +97,7 @@ class Announcer:
         self.sent = dict.fromkeys(Kind, 0)
         self.failed = dict.fromkeys(Kind, 0)
         self._what, self._mac, self._clock = what, mac, clock
+        self._may_send = may_send
         self._schedule = Schedule(max_addresses, clock)
         self._answers = GatewayAnswers(ifindex, mac, tuple(gateways), self._schedule)
         self._suspended = False
@@ -288,7 +292,7 @@ class Announcer:
                 self._answers.listen()
             await self._wait_for_turn()
             profile = self._schedule.profile_now(turn)
-            if profile is None or self._suspended:
+            if profile is None or self._suspended or not self._may_send():
                 return False
             self._pace.charge()
             sent = True

@@ -134,7 +134,9 @@ def _least_exact(rules: Rules) -> bytes | None:
 
 
 def _always(rule: Rule) -> bool:
-    return rule.answer is Answer.ALWAYS and rule.is_applied and rule.profile.lladdr is None
+    """Return True if the rule's addresses are always this host's to solicit from."""
+    is_ours = rule.is_applied and not rule.leased
+    return rule.answer is Answer.ALWAYS and is_ours and rule.profile.lladdr is None
 
 
 class GatewayKeepalives:

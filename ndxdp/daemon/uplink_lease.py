@@ -1,0 +1,128 @@
+"""One interface's part in shared addresses: its fence, and whether its rules are in the maps."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ndxdp.boot_clock import boot_ns
+from ndxdp.daemon.uplink_state import UplinkState
+from ndxdp.errors import problem_of
+from ndxdp.rules.rule import SHARED_ORIGIN
+from ndxdp.store.maps import Maps
+
+log = logging.getLogger(__name__)
+
+
+class UplinkLease:
+    """Writes the end of the host's lease into one interface's maps.
+
+    The maps may have leased rules of a lease that has lapsed, also of an earlier daemon. So no end
+    is written until the shared rules are known and in the maps, each time after forbid() and after
+    begin().
+
+    Call the methods in the event loop's thread.
+
+    Attributes:
+        written: The end that the maps have at most, in nanoseconds of CLOCK_BOOTTIME.
+    """
+
+    def __init__(self, state: UplinkState, on_change: Callable[[], None]) -> None:
+        """Write nothing yet.
+
+        Args:
+            state: The uplink's state.
+            on_change: Called when the property `may_join` has changed.
+        """
+        self.written = 0
+        self._state, self._on_change = state, on_change
+        state.on_operational = on_change
+        self._maps: Maps | None = None
+        self._until = 0
+        self._is_held_back = True
+        self._waiting: list[asyncio.Future[bool]] = []
+
+    @property
+    def may_join(self) -> bool:
+        """True if the interface has carrier, and solicitations are answered there."""
+        return self._maps is not None and self._state.operational and not self._state.stop.is_set()
+
+    @property
+    def rivals(self) -> int:
+        """Advertisements of other nodes for shared addresses that this host answers for."""
+        return self._state.rivals
+
+    def set_until(self, until: int) -> None:
+        """Let leased rules answer until a moment, in nanoseconds of CLOCK_BOOTTIME."""
+        self._until = until
+        if not self._is_held_back:
+            self._write(until)
+
+    def forbid(self) -> bool:
+        """Let leased rules answer no more, at once: this host has no lease.
+
+        Returns:
+            True if none answers on the interface any more; otherwise they do until `written`.
+        """
+        self._until, self._is_held_back = 0, True
+        self._state.write_rules()
+        return self._write(0)
+
+    def begin(self, maps: Maps) -> None:
+        """Write into these maps from now on."""
+        if maps is not self._maps:
+            self._maps, self._is_held_back = maps, True
+            self._state.write_rules()
+            self._on_change()
+
+    def end(self) -> None:
+        """Write nothing any more: this process does not answer on the interface now."""
+        if self._maps is not None:
+            self._write(0)
+            self._maps = None
+            self._note_written(False)
+            self._on_change()
+
+    async def rules_written(self) -> bool:
+        """Wait until the rules as they are wanted now are in the maps.
+
+        Returns:
+            False if they are not: the daemon does not answer on the interface, or failed to write.
+        """
+        if self._maps is None:
+            return False
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(written)
+        self._state.write_rules()
+        return await written
+
+    def round_ended(self) -> None:
+        """Notify those who wait for the rules, after a round of the uplink."""
+        if not self._state.pending.rules:
+            if self._is_held_back and self._state.wanted.get(SHARED_ORIGIN) is not None:
+                self._is_held_back = False
+                self._write(self._until)
+            self._note_written(True)
+        elif not self._state.health.rules.is_due:
+            self._note_written(False)
+
+    def _note_written(self, written: bool) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(written)
+
+    def _write(self, until: int) -> bool:
+        """Write the end of the lease; return False if that failed. Then leased rules end alone."""
+        if self._maps is None:
+            return boot_ns() >= self.written
+        self.written = max(self.written, until)
+        try:
+            self._maps.write_lease(until)
+        except Exception as error:
+            name = self._state.spec.interface
+            log.warning("%s: cannot write the end of the lease: %s", name, problem_of(error))
+            return False
+        self.written = until
+        return True
