@@ -407,7 +407,7 @@ class TestExplain:
         prefix: str | None,
     ) -> None:
         verdict = json.loads(by_mode[mode]["--json", *words])
-        keys = {"solicitation", "reason", "rule", "forwarding", "host", "advertisement"}
+        keys = {"solicitation", "reason", "rule", "forwarding", "host", "holder", "advertisement"}
         assert set(verdict) == keys
         assert verdict["forwarding"] is verdict["host"] is None
         assert verdict["reason"] == reason
