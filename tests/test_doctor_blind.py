@@ -157,7 +157,7 @@ def test_no_sysctls(answering: Network) -> None:
 
 def test_no_proc(answering: Network) -> None:
     checks = {each["check"] for each in hidden("/proc") if each["level"] == "unseen"}
-    unseen = {"forwarding", "daemon", "program", "share", "etcd", "listeners", "exporter"}
+    unseen = {"forwarding", "daemon", "program", "share", "etcd", "fleet", "listeners", "exporter"}
     assert checks == unseen
 
 

@@ -1,4 +1,4 @@
-"""Members of etcd that the daemon of an interface uses: reachable, and their certificates valid."""
+"""Members of etcd that the daemon of an interface uses: reachable, with a quorum, in time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ndxdp.observe import status
 from ndxdp.sources.certificate import expiry_of
 from ndxdp.sources.etcd_api import EtcdApi
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
-from ndxdp.sources.http import NoAnswer
+from ndxdp.sources.http import NoAnswer, Request, send
 from ndxdp.sources.tls import TcpServer, context_of, plain_reason
 from ndxdp.store.directories import Trees
 
@@ -21,6 +21,9 @@ _SOON = 14 * 86400.0
 """Seconds before its end at which a certificate is reported."""
 
 _WITHIN = 3.0  # seconds for a member to answer
+
+NO_QUORUM = "it runs, and reaches no majority of the members"
+"""Why a member does not answer that has lost the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Facts:
         settings: The table [etcd]; None if the file cannot be read.
         broken: Why the file, or a file that it names, cannot be read; "" if all can.
         members: By member, why it does not answer; "" if it does.
+        round_trips: By member that answers, the seconds from a request to its answer.
         expiries: By file or member, when its certificate expires, in seconds since 1970.
         now: The present time.
     """
@@ -38,6 +42,7 @@ class Facts:
     settings: Etcd | None
     broken: str
     members: dict[str, str]
+    round_trips: dict[str, float]
     expiries: dict[str, float]
     now: float
 
@@ -51,7 +56,7 @@ def gather(trees: Trees, interface: str) -> Facts | None:
             settings = reader.load(daemon.config).etcd
         except (NdxdpError, OSError) as error:
             reason = error.message if isinstance(error, NdxdpError) else str(error)
-            return Facts(None, reason, {}, {}, time.time())
+            return Facts(None, reason, {}, {}, {}, time.time())
         if settings is not None:
             return examine(settings)
     return None
@@ -67,31 +72,50 @@ def examine(settings: Etcd) -> Facts:
             expiries[path] = expiry_of(path)
     except UsageError as error:
         broken = error.message
-    members = {} if broken else asyncio.run(_ask_all(settings, expiries))
-    return Facts(settings, broken, members, expiries, time.time())
+    facts = Facts(settings, broken, {}, {}, expiries, time.time())
+    if not broken:
+        asyncio.run(_ask_all(settings, facts))
+    return facts
 
 
-async def _ask_all(settings: Etcd, expiries: dict[str, float]) -> dict[str, str]:
-    answers = (_ask(settings, endpoint, expiries) for endpoint in settings.endpoints)
+async def _ask_all(settings: Etcd, facts: Facts) -> None:
+    answers = (_ask(settings, endpoint, facts) for endpoint in settings.endpoints)
     reasons = await asyncio.gather(*answers)
-    return dict(zip(map(str, settings.endpoints), reasons, strict=True))
+    facts.members.update(zip(map(str, settings.endpoints), reasons, strict=True))
 
 
-async def _ask(settings: Etcd, endpoint: Endpoint, expiries: dict[str, float]) -> str:
+async def _ask(settings: Etcd, endpoint: Endpoint, facts: Facts) -> str:
+    """Return why a member does not answer; "" if it does. Note what else shows."""
     server = TcpServer(endpoint, context_of(settings) if endpoint.tls else None)
     api = EtcdApi(server, settings)
     try:
         async with asyncio.timeout(_WITHIN):
+            await api.count()  # the first request connects and authenticates, too
+            began = time.monotonic()
             await api.count()
+            facts.round_trips[str(endpoint)] = time.monotonic() - began
     except TimeoutError:
-        return f"no answer within {_WITHIN:g} s"
+        return NO_QUORUM if await _runs(server) else f"no answer within {_WITHIN:g} s"
     except NoAnswer as reason:
         return plain_reason(reason)
     finally:
         api.close()
         if server.expires is not None:
-            expiries[str(endpoint)] = server.expires
+            facts.expiries[str(endpoint)] = server.expires
     return ""
+
+
+async def _runs(server: TcpServer) -> bool:
+    """Return True if a member tells its own status, for which it needs no other member."""
+    request = Request("/v3/maintenance/status", b"{}")
+    try:
+        async with (
+            asyncio.timeout(_WITHIN),
+            send(server, request, timeout=_WITHIN, silence=_WITHIN) as response,
+        ):
+            return bool(await response.read())
+    except (NoAnswer, TimeoutError):
+        return False
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -14,12 +14,14 @@ from typing import NamedTuple
 from ndxdp.doctor import (
     arrival,
     breadth,
+    clock,
     containers,
     daemon,
     engine,
     etcd,
     exposure,
     firewall,
+    fleet,
     forwarding,
     gateway,
     limits,
@@ -42,6 +44,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.observe import status
 from ndxdp.rules.address import address_text
 from ndxdp.rules.ruleset import Rules
+from ndxdp.sources.answers import Endpoint
 from ndxdp.store import lifetimes
 from ndxdp.store.directories import Trees
 
@@ -143,7 +146,10 @@ class _Examination:
     def __init__(self, subject: Subject, docker_socket: str) -> None:
         self._subject = subject
         self._docker_socket = docker_socket
-        self._engine_answers = False  # a second request would wait for a silent engine again
+        # A second request would wait for a silent engine, or member of etcd, again.
+        self._engine_answers = False
+        self._endpoints: frozenset[Endpoint] = frozenset()
+        self._members: etcd.Facts | None = None
 
     def sections(self, probing: bool, watching: float) -> Iterator[Section]:
         """Make all checks; skip those that need the link up if it is down."""
@@ -167,6 +173,7 @@ class _Examination:
         yield _section("exporter", "access to the exporter", self._exporter)
         yield _section("containers", "the containers", self._containers)
         yield _section("etcd", "etcd", self._etcd)
+        yield _section("fleet", "the shared addresses", self._fleet)
         yield _section("engine", "Docker's networks", self._engine)
         yield _section(
             "limits", "the limits", lambda: limits.judge(limits.gather(subject.known_rules))
@@ -321,13 +328,21 @@ class _Examination:
         if running is None:
             return []
         self._engine_answers = running.endpoints is not None
+        self._endpoints = running.endpoints or frozenset()
         if unknown and running.endpoints:
             return [unseen(f"cannot check for which containers ndxdp answers: {unknown}")]
         return containers.judge(running)
 
     def _etcd(self) -> list[Finding]:
-        facts = etcd.gather(self._subject.trees, self._subject.name)
-        return etcd.judge(facts) if facts else []
+        self._members = etcd.gather(self._subject.trees, self._subject.name)
+        return etcd.judge(self._members) if self._members else []
+
+    def _fleet(self) -> list[Finding]:
+        facts = fleet.gather(self._subject, self._members, self._endpoints)
+        if facts is None:
+            return []
+        of_clock = clock.judge(clock.gather(), facts.lease) if facts.entries else []
+        return [*fleet.judge(facts), *of_clock]
 
     def _engine(self) -> list[Finding]:
         subject = self._subject
