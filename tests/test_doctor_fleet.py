@@ -290,7 +290,7 @@ def test_a_member_that_has_lost_the_others(
     monkeypatch.setattr(etcd, "_WITHIN", 1.5)
     with etcd_cluster.cluster(tmp_path / "etcd", 3) as cluster:
         endpoints = tuple(
-            Endpoint(*member.url.removeprefix("http://").split(":")[:1], 2379, False)
+            Endpoint(member.url.removeprefix("http://").removesuffix(":2379"), 2379, False)
             for member in cluster.members
         )
         settings = Etcd(endpoints, "h1")
