@@ -18,7 +18,9 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.daemon import rival_watch
 from ndxdp.daemon.rival_watch import RivalWatch
+from ndxdp.fleet.rival_probes import FIRST, PERIOD, RivalProbes
 from ndxdp.fleet.rivals import GRACE, LOG_PERIOD, PAIRS_MAX, Rivals
+from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_type_of, source_of, target_of
 from ndxdp.ndp.message import Host, Solicitation, advertise, unsolicited
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from tests.fixtures.network import (
@@ -29,6 +31,8 @@ from tests.fixtures.network import (
     ROUTER_MAC,
     UPLINK,
     Network,
+    done,
+    remove_instance,
 )
 
 OWN, OTHER = bytes.fromhex(HOST_MAC.replace(":", "")), b"\2\0\0\0\0\x77"
@@ -157,6 +161,30 @@ def test_any_number_of_addresses_and_macs_takes_bounded_memory() -> None:
     assert world.rivals.count == 4 * PAIRS_MAX
 
 
+# ---- which addresses are probed, and when --------------------------------------------------------
+
+
+def test_when_addresses_are_probed() -> None:
+    probes = RivalProbes()
+    assert probes.due() is None
+    assert probes.take(0.0) is None
+    probes.hold({ADDRESS}, 0.0)
+    assert probes.due() == FIRST
+    assert probes.take(FIRST - 0.1) is None
+    assert probes.take(FIRST) == ADDRESS
+    assert probes.take(FIRST) is None
+    assert probes.due() == FIRST + PERIOD
+    probes.hold({ADDRESS, inside(1)}, 100.0)  # the first one is known
+    assert probes.due() == 100.0 + FIRST
+    assert probes.take(PERIOD * 2) == inside(1)
+    assert probes.take(PERIOD * 2) == ADDRESS
+    assert len(probes) == 2
+    probes.hold({inside(1)}, 0.0)
+    assert len(probes) == 1
+    probes.hold(set(), 0.0)
+    assert probes.due() is None
+
+
 # ---- on the wire ---------------------------------------------------------------------------------
 
 
@@ -233,6 +261,74 @@ def test_the_kernel_of_a_second_host(net: Network, quick: None) -> None:
     finally:
         net.at_router("ip", "address", "del", "2001:db8::20/128", "dev", ROUTER_LINK)
         net.at_router("sysctl", "-qw", f"net.ipv6.conf.{ROUTER_LINK}.ndisc_notify=0")
+
+
+def test_a_node_that_announces_nothing_is_probed(
+    net: Network, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux announces no address by default. It defends one against a probe."""
+    monkeypatch.setattr("ndxdp.fleet.rival_probes.FIRST", 0.1)
+    added = net.at_router("ip", "address", "add", "2001:db8::20/128", "dev", ROUTER_LINK, "nodad")
+    assert added.code == 0
+
+    async def check() -> None:
+        with watching() as watch:
+            watch.hold([WIDE, Prefix(inside(1), 128)])
+            await asyncio.sleep(0.3)
+            assert watch.count == 0
+            watch.hold([SHARED])
+            await becomes(lambda: watch.count > 0)
+            (rival,) = watch.seen()
+            assert (rival.address, rival.mac.hex(":")) == (ADDRESS, ROUTER_MAC)
+
+    try:
+        asyncio.run(check())
+    finally:
+        net.at_router("ip", "address", "del", "2001:db8::20/128", "dev", ROUTER_LINK)
+
+
+def test_probes_are_paced_and_end_with_the_address(
+    net: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a solicitation of DAD, which this host's own program ignores."""
+    monkeypatch.setattr("ndxdp.fleet.rival_probes.FIRST", 0.05)
+    monkeypatch.setattr(rival_watch, "_PROBE_RATE", 40.0)
+    done("attach", UPLINK, "--mode", "tc", "-n", str(WIDE))
+    held = {Prefix(inside(number), 128) for number in range(30)}
+
+    async def check() -> None:
+        with watching() as watch, packet_socket(ROUTER, ROUTER_LINK) as wire:
+            wire.setblocking(False)
+
+            def frames() -> list[bytes]:
+                found = []
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        found.append(wire.recv(2000))
+                return [each for each in found if icmpv6_type_of(each) in (TYPE_NS, TYPE_NA)]
+
+            began = time.monotonic()
+            watch.hold(held)
+            seen: list[bytes] = []
+
+            def all_are_probed() -> bool:
+                seen.extend(frames())
+                return {target_of(each) for each in seen} == {each.address for each in held}
+
+            await becomes(all_are_probed)
+            assert time.monotonic() - began > 0.05 + 20 / 40  # ten at once
+            assert len(seen) == 30
+            assert {source_of(each) for each in seen} == {bytes(16)}
+            assert {icmpv6_type_of(each) for each in seen} == {TYPE_NS}
+            watch.hold([SHARED])
+            watch.hold([])
+            await asyncio.sleep(0.2)
+            assert frames() == []
+
+    try:
+        asyncio.run(check())
+    finally:
+        remove_instance()
 
 
 def test_the_socket_is_there_while_something_is_held(net: Network) -> None:

@@ -1,20 +1,25 @@
 """The watch for rivals on an uplink: a packet socket for the advertisements of other nodes.
 
 Hosts that take over an address announce it to all nodes, so every host of the link hears them.
+Nodes that are no members of the segment are probed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Self
 
 from ndxdp.daemon.share_sockets import PacedReader
 from ndxdp.errors import NdxdpError
+from ndxdp.fleet.rival_probes import RivalProbes
 from ndxdp.fleet.rivals import Rival, Rivals
 from ndxdp.ndp.frame import TYPE_NA
+from ndxdp.ndp.message import NONCE_LEN, probe
 from ndxdp.rules.address import address_text, mac_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.sockets.discovery import DiscoverySocket
@@ -25,6 +30,9 @@ log = logging.getLogger(__name__)
 _LINES_RATE, _LINES_BURST = 1 / 60, 10
 """Lines in the log per second, and at once: a node may forge any number of MACs."""
 
+_PROBE_RATE, _PROBE_BURST = 10.0, 10
+"""Probes per second, and at once."""
+
 _RETRY = 30.0  # seconds until a socket that could not be opened is tried again
 
 
@@ -32,8 +40,9 @@ class RivalWatch:
     """Counts the advertisements of other MACs for addresses that this host answers for.
 
     A socket is open only while this host answers for shared addresses. It is read at a bounded
-    rate: in a flood, advertisements are lost, and the count is too small. For use by the event
-    loop's thread only, except for `count` and seen().
+    rate: in a flood, advertisements are lost, and the count is too small. Each single address is
+    probed 2 s after it is new here, and every 10 minutes; wider prefixes are not. For use by the
+    event loop's thread only, except for `count` and seen().
 
         with RivalWatch("eth0", ifindex, lambda: link.mac) as watch:
             watch.hold(prefixes)    # at each change
@@ -55,7 +64,9 @@ class RivalWatch:
             clock: Returns the time in seconds, monotonic.
         """
         self._interface, self._ifindex, self._own_mac = interface, ifindex, own_mac
-        self._rivals = Rivals(clock)
+        self._rivals, self._probes, self._clock = Rivals(clock), RivalProbes(), clock
+        self._probe_pace = Pace(_PROBE_RATE, _PROBE_BURST, clock)
+        self._probing: asyncio.TimerHandle | None = None
         self._lines, self._left_out = Pace(_LINES_RATE, _LINES_BURST, clock), 0
         self._socket: DiscoverySocket | None = None
         self._reader: PacedReader | None = None
@@ -70,8 +81,7 @@ class RivalWatch:
 
     def close(self) -> None:
         """Watch nothing more; the count stays."""
-        self._rivals.hold(())
-        self._follow()
+        self.hold(())
 
     @property
     def count(self) -> int:
@@ -88,7 +98,9 @@ class RivalWatch:
         For a second after a prefix is new here, advertisements of its former holder are not
         counted. A socket that cannot be opened is tried again every 30 s.
         """
-        self._rivals.hold(prefixes)
+        held = set(prefixes)
+        self._rivals.hold(held)
+        self._probes.hold({each.address for each in held if each.length == 128}, self._clock())
         self._follow()
 
     def _follow(self) -> None:
@@ -98,6 +110,8 @@ class RivalWatch:
         elif self._socket is None or not self._socket.is_bound():
             self._stop()
             self._start()
+        else:
+            self._probe_when_due()
 
     def _start(self) -> None:
         try:
@@ -119,13 +133,32 @@ class RivalWatch:
             return
         self._has_failed = False
         self._reader = PacedReader(self._socket, self._on_frames)
+        self._probe_when_due()
 
     def _stop(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._probing):
+            if timer is not None:
+                timer.cancel()
         if self._reader is not None:
             self._reader.close()  # closes the socket, too
-        self._socket = self._reader = self._retry = None
+        self._socket = self._reader = self._retry = self._probing = None
+
+    def _probe_when_due(self) -> None:
+        """Send the probes that are due, and wait for the next one."""
+        if self._probing is not None:
+            self._probing.cancel()
+            self._probing = None
+        if self._socket is None:
+            return
+        while not self._probe_pace.delay() and (address := self._probes.take(self._clock())):
+            self._probe_pace.charge()
+            with contextlib.suppress(OSError):  # the link is down, or its queue is full
+                self._socket.send(probe(self._own_mac(), address, os.urandom(NONCE_LEN)))
+        due = self._probes.due()
+        if due is not None:
+            wait = max(due - self._clock(), self._probe_pace.delay())
+            loop = asyncio.get_running_loop()
+            self._probing = loop.call_later(wait, self._probe_when_due)
 
     def _on_frames(self, frames: list[bytes]) -> None:
         own_mac = self._own_mac()
