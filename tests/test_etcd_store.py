@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +12,9 @@ import pytest
 
 from ndxdp.sources.etcd_client import EtcdClient
 from ndxdp.sources.etcd_session import LeaseLost
-from ndxdp.sources.etcd_settings import Etcd
+from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.etcd_store import Store
+from ndxdp.sources.tls import TcpServer
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
 from tests.test_etcd import settings_of
@@ -100,3 +102,19 @@ def test_keys_under_a_lease(one: Cluster) -> None:
     assert {item.key for item in answers[9]} == {b"/m/2"}
     assert [type(each) for each in answers[10:13]] == [LeaseLost] * 3
     assert not answers[13]
+
+
+def test_a_request_does_not_wait_for_an_acknowledgement(privacy: None) -> None:
+    """Have no delay of Nagle's algorithm, which would take 40 ms from the second request on."""
+
+    async def option() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            endpoint = Endpoint("127.0.0.1", server.getsockname()[1], tls=False)
+            _, writer = await TcpServer(endpoint, None).connect()
+            found: int = writer.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY
+            )
+            writer.close()
+            return found
+
+    assert asyncio.run(option())
