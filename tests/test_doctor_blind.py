@@ -109,6 +109,8 @@ _NEED_RULES = ("arrival", "reception", "listeners", "firewall", "exporter", "lim
         ("firewall", ()),
         ("exposure", ()),
         ("containers", ("engine",)),
+        ("etcd", ()),
+        ("fleet", ()),
         ("limits", ()),
     ],
 )

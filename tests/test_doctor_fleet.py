@@ -59,7 +59,7 @@ def own(text: str, length: int = 64, flags: int = 0) -> OwnAddress:
 GOOD = Facts(
     "eth0", "eth0", "h1", 5, part(), ("vlan7",), frozenset({"vlan7"}), True, [ENTRY],
     [own("2001:db8::1")], drained=frozenset(), round_trips={"http://a:1": 0.001},
-    config="/etc/ndxdp/ndxdp.toml",
+    config="/etc/ndxdp/ndxdp.toml", named=3, cluster=3,
 )  # fmt: skip
 UNHELD = ENTRY._replace(holder="")
 NAMED = UNHELD._replace(hosts=["h3", "h4"])
@@ -106,6 +106,17 @@ CASES: dict[str, tuple[Facts, Level, str]] = {
         "http://a:1 answers after 2.9 s",
     ),
     "a short lease": (replace(GOOD, lease=2, round_trips={"http://a:1": 1.1}), FAILURE, "of 2 s"),
+    "etcd has one member": (
+        replace(GOOD, named=1, cluster=1),
+        NOTE,
+        "etcd has one member: if that fails, no host answers for shared addresses",
+    ),
+    "the file names one member": (
+        replace(GOOD, named=1, cluster=5),
+        WARNING,
+        "the file names one of the 5 members of etcd",
+    ),
+    "etcd does not tell its members": (replace(GOOD, named=1, cluster=0), NOTE, "answers for 1"),
     "nobody is alive": (
         replace(GOOD, entries=[UNHELD], fleet=part(members=[])),
         FAILURE,
@@ -252,7 +263,8 @@ def test_doctor_on_a_host_with_shared_addresses(net: Network, tmp_path: Path) ->
     local = '[[interface.prefix]]\nprefix = "2001:db8::21"\n'
     entries = [ENTRY, other, ENTRY._replace(name="db", prefix="2001:db8::21/128", holder="h2")]
     with published(tmp_path, [*entries[:2]], local) as cluster:
-        assert about("fleet")[0] == "this host answers for 1 of 1 shared addresses"
+        one_member = "etcd has one member: if that fails, no host answers for shared addresses"
+        assert about("fleet")[0] == one_member
         assert about("etcd") == ["every member of etcd answers"]
         fleet_report.write(FILES, FleetReport("h1", netns(), os.getpid(), 1.0, entries))
         sh("ip", "address", "add", "2001:db8::20/128", "dev", UPLINK, "nodad")
@@ -296,6 +308,7 @@ def test_a_member_that_has_lost_the_others(
         settings = Etcd(endpoints, "h1")
         facts = etcd.examine(settings)
         assert set(facts.members.values()) == {""}
+        assert set(facts.cluster.values()) == {3}
         assert set(facts.round_trips) == {member.url for member in cluster.members}
         assert all(0 < seconds < 1.5 for seconds in facts.round_trips.values())
         cluster.members[0].signal(signal.SIGSTOP)

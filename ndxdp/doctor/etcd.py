@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ndxdp.config import reader
 from ndxdp.doctor.finding import Finding, failure, note, unseen, warning
@@ -37,6 +38,7 @@ class Facts:
         round_trips: By member that answers, the seconds from a request to its answer.
         expiries: By file or member, when its certificate expires, in seconds since 1970.
         now: The present time.
+        cluster: By member that answers, the number of members that it knows.
     """
 
     settings: Etcd | None
@@ -45,6 +47,7 @@ class Facts:
     round_trips: dict[str, float]
     expiries: dict[str, float]
     now: float
+    cluster: dict[str, int] = field(default_factory=dict)
 
 
 def gather(trees: Trees, interface: str) -> Facts | None:
@@ -94,6 +97,9 @@ async def _ask(settings: Etcd, endpoint: Endpoint, facts: Facts) -> str:
             began = time.monotonic()
             await api.count()
             facts.round_trips[str(endpoint)] = time.monotonic() - began
+            with contextlib.suppress(NoAnswer):  # the user may not read it
+                answer = await api.session.call("/v3/cluster/member/list", {})
+                facts.cluster[str(endpoint)] = len(answer.get("members") or ())
     except TimeoutError:
         return NO_QUORUM if await _runs(server) else f"no answer within {_WITHIN:g} s"
     except NoAnswer as reason:

@@ -59,6 +59,8 @@ class Facts:
         drained: The hosts that are drained; None if etcd does not tell.
         round_trips: By member of etcd that answers, the seconds from a request to its answer.
         config: The path of the configuration file.
+        named: The number of members of etcd that the file names.
+        cluster: The number of members that etcd has; 0 if it does not tell.
     """
 
     interface: str
@@ -75,6 +77,8 @@ class Facts:
     drained: frozenset[str] | None = None
     round_trips: dict[str, float] = field(default_factory=dict)
     config: str = ""
+    named: int = 0
+    cluster: int = 0
 
 
 def gather(
@@ -116,6 +120,8 @@ def gather(
             _drained(config.etcd) if asks else None,
             round_trips,
             daemon.config,
+            len(config.etcd.endpoints),
+            max(members.cluster.values(), default=0) if members else 0,
         )
     return None
 
@@ -154,7 +160,7 @@ def _entries(trees: Trees, segments: tuple[str, ...]) -> list[SharedAddressEntry
 
 def judge(facts: Facts) -> list[Finding]:
     """Return findings about shared addresses that nobody, or more than one node, answers for."""
-    found = [*_membership(facts), *_round_trips(facts)]
+    found = [*_membership(facts), *_round_trips(facts), *_spare_members(facts)]
     if facts.fleet["connected"]:
         found += _unheld(facts)
     found += [*_own_addresses(facts), *_local_rules(facts), *_rivals(facts)]
@@ -222,6 +228,23 @@ def _round_trips(facts: Facts) -> Iterable[Finding]:
         else:
             why = "one late answer more, and the lease lapses: set a longer `lease` in [etcd]"
             yield warning(what, why, cure)
+
+
+def _spare_members(facts: Facts) -> Iterable[Finding]:
+    """Yield a finding if one member of etcd that fails ends the answers."""
+    if not facts.entries or facts.named > 1 or not facts.cluster:
+        return
+    if facts.cluster == 1:
+        yield note(
+            "etcd has one member: if that fails, no host answers for shared addresses",
+            "a cluster of three members outlives the failure of one",
+        )
+    else:
+        yield warning(
+            f"the file names one of the {facts.cluster} members of etcd",
+            "if that member fails, this host answers for no shared address",
+            f"editor {facts.config}",
+        )
 
 
 def _unheld(facts: Facts) -> Iterable[Finding]:
