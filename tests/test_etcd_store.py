@@ -78,7 +78,7 @@ def test_keys_under_a_lease(one: Cluster) -> None:
         lambda etcd: etcd.put("/m/2", b"move"),
         lambda etcd: etcd.put("/k/2", b"x", other.id),
         lambda etcd: etcd.acquire(names(1, 2, 3), lease.id, {"/k/1": "/m/1", "/k/2": "/m/2"}),
-        lambda etcd: etcd.acquire(names(1, 2, 3), lease.id),
+        lambda etcd: etcd.acquire(names(1, 2, 3), lease.id, unchanged={"/k/1": ("/m/1", 1)}),
         lambda etcd: etcd.below("/"),
         lambda etcd: etcd.release(list(names(1, 2, 3)), other.id),
         lambda etcd: etcd.below("/"),
@@ -89,14 +89,15 @@ def test_keys_under_a_lease(one: Cluster) -> None:
         lambda etcd: etcd.acquire(names(1), lease.id),
         lambda etcd: etcd.revoke(lease.id),
     )
-    assert answers[3] == answers[4] == {"/k/1", "/k/3"}
+    assert answers[3].keys() == answers[4].keys() == {"/k/1", "/k/3"}
+    assert answers[2] < answers[3]["/k/1"] <= answers[4]["/k/1"]
     assert {item.key: item.lease for item in answers[5]} == {
         b"/k/1": lease.id,
         b"/k/2": other.id,
         b"/k/3": lease.id,
         b"/m/2": 0,
     }
-    assert answers[6] == {"/k/2"}
+    assert answers[6].keys() == names(1, 2, 3).keys()
     assert {item.key for item in answers[7]} == {b"/k/1", b"/k/3", b"/m/2"}
     assert answers[8]
     assert {item.key for item in answers[9]} == {b"/m/2"}
@@ -118,3 +119,18 @@ def test_a_request_does_not_wait_for_an_acknowledgement(privacy: None) -> None:
             return found
 
     assert asyncio.run(option())
+
+
+def test_a_key_is_created_only_if_another_is_unchanged(one: Cluster) -> None:
+    settings = settings_of(one)
+    (lease, revision) = ask(
+        settings, lambda etcd: etcd.grant(60), lambda etcd: etcd.put("/m/7", b"x")
+    )
+    then, now = ({"/k/7": ("/m/7", each)} for each in (revision - 1, revision))
+    found = ask(
+        settings,
+        lambda etcd: etcd.acquire(names(7), lease.id, unchanged=then),
+        lambda etcd: etcd.acquire(names(7), lease.id, unchanged=now),
+        lambda etcd: etcd.revoke(lease.id),
+    )
+    assert [set(each) for each in found[:2]] == [set(), {"/k/7"}]

@@ -192,7 +192,7 @@ def test_the_first_segment_of_an_interface_wins() -> None:
     two.put("a", 1, force=True)
     two.put("b", 2, force=True)
     one.rules(), two.rules()
-    rules, forced = union([one.table, two.table])
+    rules, forced = union((each.table.rules, each.table.forced) for each in (one, two))
     assert {str(prefix): rule.answer.name for prefix, rule in rules.items()} == {
         "2001:db8::1": "NEVER",
         "2001:db8::2": "ALWAYS",

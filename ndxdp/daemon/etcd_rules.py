@@ -99,7 +99,7 @@ class EtcdRules:
             if segments not in self._unions:
                 # A key that was deleted leaves its table; a segment without keys has none.
                 present = (self._tables[each] for each in segments if each in self._tables)
-                self._unions[segments] = union(present)
+                self._unions[segments] = union((each.rules, each.forced) for each in present)
             uplink.rules.set(ETCD_ORIGIN, *self._unions[segments])
         elif (rules := uplink.rules.get(ETCD_ORIGIN)) is not None:
             labels = {cut(segment, LABEL_MAX) for segment in segments} | {UNCOUNTED}

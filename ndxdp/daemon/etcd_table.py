@@ -125,10 +125,12 @@ class SegmentTable:
             log.warning("etcd: %d more values are refused", len(names) - _LOGGED_MAX)
 
 
-def union(tables: Iterable[SegmentTable]) -> tuple[Rules, frozenset[Prefix]]:
+def union(
+    segments: Iterable[tuple[Rules, frozenset[Prefix]]],
+) -> tuple[Rules, frozenset[Prefix]]:
     """Return the rules of several segments, and the forced prefixes; the first segment wins."""
     rules, forced = Rules(), frozenset[Prefix]()
-    for table in tables:
-        forced = forced | frozenset(each for each in table.forced if each not in rules)
-        rules = table.rules | rules if rules else table.rules
+    for more, forced_more in segments:
+        forced = forced | frozenset(each for each in forced_more if each not in rules)
+        rules = more | rules if rules else more
     return rules, forced

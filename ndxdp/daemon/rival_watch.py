@@ -54,6 +54,7 @@ class RivalWatch:
         ifindex: int,
         own_mac: Callable[[], bytes],
         clock: Callable[[], float] = time.monotonic,
+        may_answer: Callable[[], bool] = lambda: True,
     ) -> None:
         """Watch nothing until hold().
 
@@ -62,7 +63,10 @@ class RivalWatch:
             ifindex: The uplink.
             own_mac: Returns the MAC (6 bytes) that this host answers with there.
             clock: Returns the time in seconds, monotonic.
+            may_answer: Returns False once this host's lease has lapsed. After this process was
+                stopped, advertisements of the next holder may have waited for it.
         """
+        self._may_answer = may_answer
         self._interface, self._ifindex, self._own_mac = interface, ifindex, own_mac
         self._rivals, self._probes, self._clock = Rivals(clock), RivalProbes(), clock
         self._probe_pace = Pace(_PROBE_RATE, _PROBE_BURST, clock)
@@ -161,6 +165,8 @@ class RivalWatch:
             self._probing = loop.call_later(wait, self._probe_when_due)
 
     def _on_frames(self, frames: list[bytes]) -> None:
+        if not self._may_answer():
+            return
         own_mac = self._own_mac()
         for frame in frames:
             found = self._rivals.see(frame, own_mac)

@@ -23,6 +23,7 @@ from ndxdp.daemon.leftovers import Leftovers
 from ndxdp.daemon.link_index import LinkIndex
 from ndxdp.daemon.sd_notify import Notifier
 from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.shared_rules import SharedRules
 from ndxdp.daemon.shares import Shares
 from ndxdp.daemon.spec import DaemonSpec, InterfaceSpec
 from ndxdp.daemon.uplink import Uplink
@@ -162,6 +163,9 @@ class _Daemon:
         self._configured: list[str] = []  # names and patterns
         self._containers = ContainerRules(status, lambda: self._uplinks)
         self._etcd = EtcdRules(status, lambda: self._uplinks)
+        self._fleet = SharedRules(
+            status, trees.files.root, self._shared.lease, lambda: self._uplinks
+        )
         self._shares = Shares(trees.files.root, self._shared, lambda: self._uplinks)
         self._uplinks = Uplinks(self._make_uplink, status, self._apply_rules, self._stop.set)
         self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
@@ -183,6 +187,7 @@ class _Daemon:
             self._uplinks.begin(spec.interfaces)
             self._containers.watch(spec.docker_socket, selectors)
             self._etcd.watch(spec.etcd, segments)
+            await self._fleet.watch(spec.etcd, segments)
             proving = asyncio.ensure_future(self._prove())
             tasks = [
                 asyncio.ensure_future(self._notify_when_ready(listening)),
@@ -194,6 +199,7 @@ class _Daemon:
                 task.cancel()
             self._containers.end()
             self._etcd.end()
+            await self._fleet.end()
             await self._shares.end()
             self._uplinks.stop()
             ended = await self._all_ended()
@@ -226,12 +232,14 @@ class _Daemon:
             self._ready,
             self._uplinks.wake_waiting,
             index,
+            self._fleet.presence_changed,
         )
 
     def _apply_rules(self, uplink: Uplink) -> None:
         """Give an uplink the rules that follow from containers, etcd and shares."""
         self._containers.apply_to(uplink)
         self._etcd.apply_to(uplink)
+        self._fleet.apply_to(uplink)
         self._shares.apply_to(uplink)
 
     def _summary(self) -> str:
@@ -291,6 +299,7 @@ class _Daemon:
         self._configured = configured
         self._containers.watch(spec.docker_socket, selectors)
         self._etcd.watch(spec.etcd, segments)
+        await self._fleet.watch(spec.etcd, segments)
         await self._shares.put_in_force(spec.shares)
         await self._metrics.serve_at(spec.metrics)
         await self._leftovers.remove(configured)

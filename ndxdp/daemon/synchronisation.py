@@ -111,7 +111,12 @@ class Synchronisation:
             opened.callback(self._neighbours.close)
             opened.enter_context(shared.tables.serving(self.follower))
             self._mac = link.mac
-            watch = RivalWatch(spec.interface, link.ifindex, lambda: self._mac)
+            watch = RivalWatch(
+                spec.interface,
+                link.ifindex,
+                lambda: self._mac,
+                may_answer=lambda: shared.lease.is_valid,
+            )
             opened.enter_context(self._state.noting_rivals(watch))
             self._tasks = UpstreamTasks(
                 spec, link, directory, self._state.changed.set, shared=shared

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from ndxdp.boot_clock import boot_ns
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.errors import problem_of
+from ndxdp.fleet.lease_clock import LeaseClock
+from ndxdp.fleet.rivals import Rival
 from ndxdp.rules.rule import SHARED_ORIGIN
 from ndxdp.store.maps import Maps
 
@@ -28,18 +30,20 @@ class UplinkLease:
         written: The end that the maps have at most, in nanoseconds of CLOCK_BOOTTIME.
     """
 
-    def __init__(self, state: UplinkState, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, state: UplinkState, clock: LeaseClock, on_change: Callable[[], None]
+    ) -> None:
         """Write nothing yet.
 
         Args:
             state: The uplink's state.
+            clock: The end of the host's lease.
             on_change: Called when the property `may_join` has changed.
         """
         self.written = 0
-        self._state, self._on_change = state, on_change
+        self._state, self._clock, self._on_change = state, clock, on_change
         state.on_operational = on_change
         self._maps: Maps | None = None
-        self._until = 0
         self._is_held_back = True
         self._waiting: list[asyncio.Future[bool]] = []
 
@@ -53,11 +57,15 @@ class UplinkLease:
         """Advertisements of other nodes for shared addresses that this host answers for."""
         return self._state.rivals
 
-    def set_until(self, until: int) -> None:
-        """Let leased rules answer until a moment, in nanoseconds of CLOCK_BOOTTIME."""
-        self._until = until
+    @property
+    def rivals_seen(self) -> list[Rival]:
+        """Some of the nodes that have sent them."""
+        return self._state.rivals_seen
+
+    def renewed(self) -> None:
+        """Write the end of the lease: it was renewed."""
         if not self._is_held_back:
-            self._write(until)
+            self._write(self._clock.until)
 
     def forbid(self) -> bool:
         """Let leased rules answer no more, at once: this host has no lease.
@@ -65,7 +73,7 @@ class UplinkLease:
         Returns:
             True if none answers on the interface any more; otherwise they do until `written`.
         """
-        self._until, self._is_held_back = 0, True
+        self._is_held_back = True
         self._state.write_rules()
         return self._write(0)
 
@@ -102,7 +110,7 @@ class UplinkLease:
         if not self._state.pending.rules:
             if self._is_held_back and self._state.wanted.get(SHARED_ORIGIN) is not None:
                 self._is_held_back = False
-                self._write(self._until)
+                self._write(self._clock.until)
             self._note_written(True)
         elif not self._state.health.rules.is_due:
             self._note_written(False)

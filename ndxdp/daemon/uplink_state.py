@@ -13,6 +13,7 @@ from ndxdp.daemon.rival_watch import RivalWatch
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.wanted_rules import WantedRules
 from ndxdp.errors import InterfaceGone, problem_of
+from ndxdp.fleet.rivals import Rival
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime.daemon_status import DaemonStatus
 
@@ -181,6 +182,11 @@ class UplinkState:
     def rivals(self) -> int:
         """Advertisements of other nodes for shared addresses that this host answers for."""
         return self._rivals_before + (self._watch.count if self._watch else 0)
+
+    @property
+    def rivals_seen(self) -> list[Rival]:
+        """Some of the nodes that have sent them."""
+        return self._watch.seen() if self._watch else []
 
     def write_rules(self) -> None:
         """Have the rules written in the next round, even after a failure a moment ago."""

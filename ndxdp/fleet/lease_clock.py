@@ -11,11 +11,12 @@ class LeaseClock:
     Whoever sends a frame for a leased address compares it with the clock right before.
 
     Attributes:
+        lease: The id of the lease, or of the last one; 0 before the first.
         until: The end in nanoseconds of CLOCK_BOOTTIME; 0 without a lease.
     """
 
     def __init__(self) -> None:
-        self.until = 0
+        self.lease = self.until = 0
 
     @property
     def is_valid(self) -> bool:

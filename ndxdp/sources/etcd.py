@@ -129,6 +129,8 @@ class Watcher:
         *,
         ranges: Sequence[str] = (),
         on_new_history: Callable[[], None] = lambda: None,
+        subject: str = "keys of this host",
+        meanwhile: str = "rules of etcd are kept",
     ) -> None:
         """Watch nothing yet.
 
@@ -138,7 +140,10 @@ class Watcher:
             ranges: The beginnings of the keys to watch; empty for the keys of this host.
             on_new_history: Called when etcd turns out to be restored from a backup, or another
                 cluster, before the batches with its keys.
+            subject: What the keys are, for the log.
+            meanwhile: What becomes of it while etcd is out of reach, for the log.
         """
+        self._subject, self._meanwhile = subject, meanwhile
         self.ranges = tuple(ranges) or (settings.directory,)
         self.settings = settings
         self.connected, self.endpoint, self.problem = False, "", ""
@@ -352,7 +357,7 @@ class Watcher:
     def _mark_connected(self, endpoint: Endpoint) -> None:
         self.endpoint = str(endpoint)
         if not self.connected:
-            log.info("%s: connected, keys of this host: %d", endpoint, self._size())
+            log.info("%s: connected, %s: %d", endpoint, self._subject, self._size())
         self.problem = ""
         self._set_connected(True)
 
@@ -368,7 +373,7 @@ class Watcher:
             reason += " (no certificate is configured, and etcd may require one)"
         problem = f"{endpoint}: {printable(reason)}"
         level = logging.DEBUG if self.problem else logging.WARNING
-        log.log(level, "%s; trying again, rules of etcd are kept", problem)
+        log.log(level, "%s; trying again, %s", problem, self._meanwhile)
         self.problem = problem
         self.connected, self.since = False, time.time() if self.connected else self.since
         self._on_change()

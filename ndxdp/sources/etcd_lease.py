@@ -69,6 +69,7 @@ class LeaseKeeper:
         ttl: Its TTL in seconds, which etcd decides; 0 before the first answer.
         until: CLOCK_BOOTTIME in nanoseconds until which this host may rely on the lease; 0 if it
             may not.
+        lag: Seconds from the last renewal's request to its answer; None before the first.
         endpoint: The member that answered last; "" before.
         problem: Why the last request failed; "" after an answer.
     """
@@ -88,6 +89,7 @@ class LeaseKeeper:
             on_lost: Called when etcd no longer has the lease, or when `until` has passed.
         """
         self.lease, self.ttl, self.until = 0, 0, 0
+        self.lag: float | None = None
         self.endpoint, self.problem = "", ""
         self._settings, self._on_renewed, self._on_lost = settings, on_renewed, on_lost
         self._known = 0  # the lease to renew, whether it counts as lost or not
@@ -203,7 +205,7 @@ class LeaseKeeper:
     def _take(self, lease: Lease, sent: int) -> None:
         """Note an answer to a request that was sent at a time."""
         until = sent + int((lease.ttl - guard_of(lease.ttl)) * 1e9)
-        self._asked, self.ttl = sent, lease.ttl
+        self._asked, self.ttl, self.lag = sent, lease.ttl, (boottime_ns() - sent) / 1e9
         if until <= boottime_ns():
             return  # the answer comes too late
         self.lease, self.until = lease.id, until

@@ -106,8 +106,12 @@ class Store:
         return answer.get("succeeded") is True
 
     async def acquire(
-        self, keys: Mapping[str, bytes], lease: int, delete: Mapping[str, str] | None = None
-    ) -> set[str]:
+        self,
+        keys: Mapping[str, bytes],
+        lease: int,
+        delete: Mapping[str, str] | None = None,
+        unchanged: Mapping[str, tuple[str, int]] | None = None,
+    ) -> dict[str, int]:
         """Create the keys that do not exist, under a lease.
 
         Each key is created or left alone by itself; a transaction has 60 of them. The request may
@@ -117,54 +121,55 @@ class Store:
             keys: The keys, and the value of each.
             lease: The id of the lease.
             delete: For some of the keys, another key that is deleted in the moment of the creation.
+            unchanged: For some of the keys, another key and the revision of its last change: only
+                if that is its last change still, the key is created.
 
         Returns:
-            The keys that exist under the lease: the created ones, and those that it had before.
+            The keys that exist under the lease, created now or before, and the revision of the
+            transaction that shows it.
 
         Raises:
             LeaseLost: etcd does not have the lease. Keys of earlier transactions went with it.
         """
-        others = delete or {}
-        found: set[str] = set()
+        others, conditions = delete or {}, unchanged or {}
+        found: dict[str, int] = {}
         for batch in _batches(keys.items()):
-            parts = [_creation(key, value, lease, others.get(key)) for key, value in batch]
-            answers = await self._transact(parts)
+            parts = [
+                _creation(key, value, lease, others.get(key), conditions.get(key))
+                for key, value in batch
+            ]
+            answers, revision = await self._transact(parts)
             with readable():
                 for (key, _), answer in zip(batch, answers, strict=True):
                     if answer.get("succeeded") is True or _lease_of(answer) == lease:
-                        found.add(key)
+                        found[key] = revision
         return found
 
-    async def release(self, keys: Collection[str], lease: int) -> set[str]:
+    async def release(self, keys: Collection[str], lease: int) -> dict[str, int]:
         """Delete the keys that are under a lease.
-
-        Afterwards, none of the keys is under the lease, whatever the result is.
 
         Args:
             keys: The keys.
             lease: The id of the lease.
 
         Returns:
-            The keys that this request has deleted.
+            For each key, the revision from which on it is not under the lease.
         """
-        found: set[str] = set()
+        found: dict[str, int] = {}
         for batch in _batches(keys):
-            answers = await self._transact([_deletion(key, lease) for key in batch])
-            with readable():
-                for key, answer in zip(batch, answers, strict=True):
-                    if answer.get("succeeded") is True:
-                        found.add(key)
+            _, revision = await self._transact([_deletion(key, lease) for key in batch])
+            found |= dict.fromkeys(batch, revision)
         return found
 
-    async def _transact(self, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Carry out transactions in one transaction, and return the answer of each."""
+    async def _transact(self, parts: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+        """Carry out transactions in one; return the answer of each, and the revision."""
         asked = {"success": [{"request_txn": part} for part in parts]}
         answer = await self._session.call("/v3/kv/txn", asked)
         with readable():
             answers = [each["response_txn"] for each in answer["responses"]]
             if len(answers) != len(parts) or not all(isinstance(each, dict) for each in answers):
                 raise ValueError("another number of transactions")
-            return answers
+            return answers, int(answer["header"]["revision"])
 
     # ---- leases
 
@@ -215,14 +220,26 @@ def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
     return {"key": _text(key), "value": encode(value), "lease": str(lease)}
 
 
-def _creation(key: str, value: bytes, lease: int, delete: str | None) -> dict[str, Any]:
+def _creation(
+    key: str, value: bytes, lease: int, delete: str | None, unchanged: tuple[str, int] | None
+) -> dict[str, Any]:
     """Return the transaction that creates a key, or reads it if it exists."""
-    absent = {"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+    compare = [{"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}]
+    if unchanged is not None:
+        other, changed = unchanged
+        compare.append(
+            {
+                "key": _text(other),
+                "target": "MOD",
+                "result": "EQUAL",
+                "mod_revision": str(changed),
+            }
+        )
     success: list[dict[str, Any]] = [{"request_put": _put(key, value, lease)}]
     if delete is not None:
         success.append({"request_delete_range": {"key": _text(delete)}})
     failure = [{"request_range": {"key": _text(key)}}]
-    return {"compare": [absent], "success": success, "failure": failure}
+    return {"compare": compare, "success": success, "failure": failure}
 
 
 def _deletion(key: str, lease: int) -> dict[str, Any]:

@@ -1,0 +1,210 @@
+"""Shared addresses: which uplink gets which of their rules, and what status and reports show."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ndxdp.boot_clock import boot_ns
+from ndxdp.daemon.etcd_table import union
+from ndxdp.daemon.fleet_reporter import FleetReporter
+from ndxdp.daemon.uplink import Uplink
+from ndxdp.fleet.lease_clock import LeaseClock
+from ndxdp.netlink.netns import netns
+from ndxdp.printable import shown
+from ndxdp.rules.address import address_text, mac_text
+from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.rule import LABEL_MAX, SHARED_ORIGIN, UNCOUNTED, cut
+from ndxdp.rules.ruleset import Rules
+from ndxdp.runtime.daemon_status import DaemonStatus, FleetStatus
+from ndxdp.runtime.fleet_report import SharedAddressEntry
+from ndxdp.sources.etcd_settings import Etcd
+
+if TYPE_CHECKING:
+    from ndxdp.daemon.fleet import FleetTask
+
+_SHOWN_MAX = 20  # refused values that the status names
+
+_REPORT_AFTER = 0.5  # seconds from a change to the report that has it
+
+
+class SharedRules:
+    """Gives the uplinks the rules of the shared addresses of their segments.
+
+    Call the methods in the event loop's thread.
+    """
+
+    def __init__(
+        self,
+        status: DaemonStatus,
+        directory: Path,
+        clock: LeaseClock,
+        uplinks: Callable[[], Iterable[Uplink]],
+    ) -> None:
+        """Follow nothing yet.
+
+        Args:
+            status: The daemon's status, which shows this host's part.
+            directory: The run directory, for reports.
+            clock: Gets the end of the lease.
+            uplinks: Returns the present uplinks.
+        """
+        self._status, self._directory, self._clock = status, directory, clock
+        self._uplinks = uplinks
+        self._task: FleetTask | None = None
+        self._reporter: FleetReporter | None = None
+        self._reporting: asyncio.TimerHandle | None = None
+        self._unions: dict[tuple[str, ...], tuple[list[Rules], Rules, frozenset[Prefix]]] = {}
+
+    async def watch(self, settings: Etcd | None, segments: Collection[str]) -> None:
+        """Follow shared addresses if there are segments.
+
+        A reload with the same settings keeps everything. With other segments or endpoints, the
+        lease is adopted, so that this host keeps its addresses.
+
+        Args:
+            settings: The table [etcd]; None without one.
+            segments: The segments of the configuration. Those of a pattern are here even while no
+                interface matches it.
+        """
+        task = self._task
+        if settings is None or not segments:
+            await self.end()
+        elif task is None or (task.settings, set(task.segments)) != (settings, set(segments)):
+            is_same_host = task is not None and (
+                (task.settings.host, task.settings.root) == (settings.host, settings.root)
+            )
+            if task is not None and not is_same_host:
+                await self.end()
+            elif task is not None:
+                task.abandon()
+            from ndxdp.daemon.fleet import FleetTask  # hashlib takes 4 MB of OpenSSL
+
+            self._reporter = self._reporter or FleetReporter(self._directory, netns())
+            self._task = FleetTask(
+                settings,
+                segments,
+                self._clock,
+                self._uplinks,
+                self._apply,
+                self._changed,
+            )
+            self._status.fleet = partial(self._state, self._task)
+        self._apply()
+        self._status.changed()
+
+    async def end(self) -> None:
+        """Give up all shared addresses, so that other hosts take them at once."""
+        task, self._task = self._task, None
+        self._status.fleet = None
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
+        if task is not None:
+            await task.end()
+        if self._reporter is not None:
+            self._reporter.close()
+            self._reporter = None
+        self._unions.clear()
+
+    def presence_changed(self) -> None:
+        """Join or leave segments: an interface has begun or ceased to answer, or its carrier."""
+        if self._task is not None:
+            self._task.presence_changed()
+
+    def apply_to(self, uplink: Uplink) -> None:
+        """Give an uplink the rules of its segments.
+
+        Until all keys were read, the uplink keeps the rules of the segments that it had before.
+        """
+        segments, task = uplink.spec.segments, self._task
+        if not segments:
+            uplink.rules.set(SHARED_ORIGIN, Rules())
+        elif task is not None and task.is_known:
+            uplink.rules.set(SHARED_ORIGIN, *self._union(task, segments))
+        elif (before := uplink.rules.get(SHARED_ORIGIN)) is not None:
+            labels = {cut(segment, LABEL_MAX) for segment in segments} | {UNCOUNTED}
+            ours = before.where(lambda rule: rule.label in labels)
+            uplink.rules.set(SHARED_ORIGIN, ours, uplink.rules.forced(SHARED_ORIGIN))
+
+    def _apply(self) -> None:
+        for uplink in self._uplinks():
+            self.apply_to(uplink)
+
+    def _union(self, task: FleetTask, segments: tuple[str, ...]) -> tuple[Rules, frozenset[Prefix]]:
+        """Return the rules of several segments; nothing is computed if they are as before."""
+        found = [task.segments[each].rules() for each in segments if each in task.segments]
+        parts = [rules for rules, _ in found]
+        known = self._unions.get(segments)
+        if known is None or [id(each) for each in known[0]] != [id(each) for each in parts]:
+            known = self._unions[segments] = (parts, *union(found))
+        return known[1], known[2]
+
+    # ---- status and reports
+
+    def _changed(self) -> None:
+        """Have the reports written soon: a burst of changes is one report."""
+        if self._reporting is None:
+            loop = asyncio.get_running_loop()
+            self._reporting = loop.call_later(_REPORT_AFTER, self._report_now)
+
+    def _report_now(self) -> None:
+        self._reporting = None
+        self._status.changed()
+        if self._task is not None and self._reporter is not None:
+            self._reporter.note(self._task.settings.host, partial(_entries, self._task))
+
+    def _state(self, task: FleetTask) -> FleetStatus:
+        """Return this host's part; another thread may call this."""
+        keeper, watcher = task.keeper, task.watcher
+        segments = list(task.segments.items())
+        problems = dict(task.membership.problems)
+        refused = [
+            {"key": f"{name}/{shown(key)}", "reason": reason}
+            for name, segment in segments
+            for key, reason in islice(list(segment.view.refused.items()), _SHOWN_MAX)
+        ]
+        expires = time.time() + (keeper.until - boot_ns()) / 1e9 if keeper.until else None
+        problem = task.problem
+        if not keeper.until:
+            problem = watcher.problem or keeper.problem or "etcd has not granted a lease yet"
+        rivals = [each for uplink in self._uplinks() for each in uplink.lease.rivals_seen]
+        return FleetStatus(
+            watcher.connected,
+            problem,
+            expires,
+            task.keys.drained,
+            [segment.status(problems.get(name, "")) for name, segment in segments],
+            sum(len(segment.view.refused) for _, segment in segments),
+            refused[:_SHOWN_MAX],
+            sum(uplink.lease.rivals for uplink in self._uplinks()),
+            keeper.lag,
+            keeper.ttl,
+            [
+                {"address": address_text(each.address), "mac": mac_text(each.mac)}
+                for each in rivals[:_SHOWN_MAX]
+            ],
+        )
+
+
+def _entries(task: FleetTask) -> list[SharedAddressEntry]:
+    """Return all shared addresses of this host's segments, for the report."""
+    return [
+        SharedAddressEntry(
+            name,
+            shown(each.name),
+            each.prefix,
+            list(each.hosts),
+            each.failback,
+            each.holder,
+            each.since,
+            each.problem,
+        )
+        for name, segment in task.segments.items()
+        for each in segment.addresses()
+    ]
