@@ -93,6 +93,7 @@ class FleetTask:
         self._wake = asyncio.Event()
         self._lease = 0  # the lease that the segments know
         self._keeps, self._adopts = False, True
+        self._adopting = False
         self.keeper = self._make_keeper()
         self.watcher = Watcher(
             settings,
@@ -109,8 +110,10 @@ class FleetTask:
 
     @property
     def is_known(self) -> bool:
-        """True once all keys were read."""
-        return all(segment.view.complete for segment in self.segments.values())
+        """True once all keys were read, and it is known whether a former lease is alive."""
+        return not self._adopting and all(
+            segment.view.complete for segment in self.segments.values()
+        )
 
     def presence_changed(self) -> None:
         """Join or leave segments: an interface has begun or ceased to answer, or its carrier."""
@@ -150,7 +153,9 @@ class FleetTask:
     def _keys_changed(self) -> None:
         if not self._keeps:
             self._keeps = True
-            self.keeper.start(self.membership.former_lease() if self._adopts else 0)
+            former = self.membership.former_lease() if self._adopts else 0
+            self._adopting = bool(former)
+            self.keeper.start(former)
         self._on_rules()
         self._wake.set()
         self._on_change()
@@ -164,7 +169,8 @@ class FleetTask:
         self._lease_lost()
         self.keeper.stop()
         self.keeper = self._make_keeper()
-        self._keeps = self._adopts = False  # the next lease is granted once all keys were read
+        # The next lease is granted once all keys were read.
+        self._keeps = self._adopts = self._adopting = False
 
     # ---- the lease
 
@@ -172,6 +178,7 @@ class FleetTask:
         return LeaseKeeper(self.settings, self._lease_renewed, self._lease_lost)
 
     def _lease_renewed(self, lease: int, until: int) -> None:
+        self._adopting = False
         if lease != self._lease:
             self._lease = lease
             for segment in self.segments.values():

@@ -65,7 +65,8 @@ class SharedRules:
         """Follow shared addresses if there are segments.
 
         A reload with the same settings keeps everything. With other segments or endpoints, the
-        lease is adopted, so that this host keeps its addresses.
+        lease is adopted, so that this host keeps its addresses. With another host, prefix or lease,
+        they are given up.
 
         Args:
             settings: The table [etcd]; None without one.
@@ -76,13 +77,10 @@ class SharedRules:
         if settings is None or not segments:
             await self.end()
         elif task is None or (task.settings, set(task.segments)) != (settings, set(segments)):
-            is_same_host = task is not None and (
-                (task.settings.host, task.settings.root) == (settings.host, settings.root)
-            )
-            if task is not None and not is_same_host:
-                await self.end()
-            elif task is not None:
+            if task is not None and _lease_of(task.settings) == _lease_of(settings):
                 task.abandon()
+            elif task is not None:
+                await self.end()
             from ndxdp.daemon.fleet import FleetTask  # hashlib takes 4 MB of OpenSSL
 
             self._reporter = self._reporter or FleetReporter(self._directory, netns())
@@ -190,6 +188,11 @@ class SharedRules:
                 for each in rivals[:_SHOWN_MAX]
             ],
         )
+
+
+def _lease_of(settings: Etcd) -> tuple[str, str, int]:
+    """Return what a lease depends on."""
+    return settings.host, settings.root, settings.lease
 
 
 def _entries(task: FleetTask) -> list[SharedAddressEntry]:

@@ -205,7 +205,7 @@ class Synchronisation:
         if link is None:
             link = await call(follower.follow)
         self._mac = link.mac
-        state.note_operational(link.operational)
+        state.reachable = link.operational and not settings.paused
         state.hold(follower.leased)
         self._neighbours.follow(
             link.l3_ifindex, follower.gateways, solicit=follower.needs_gateway_macs

@@ -42,15 +42,16 @@ class UplinkLease:
         """
         self.written = 0
         self._state, self._clock, self._on_change = state, clock, on_change
-        state.on_operational = on_change
         self._maps: Maps | None = None
-        self._is_held_back = True
+        self._is_held_back, self._might_join = True, False
         self._waiting: list[asyncio.Future[bool]] = []
 
     @property
     def may_join(self) -> bool:
-        """True if the interface has carrier, and solicitations are answered there."""
-        return self._maps is not None and self._state.operational and not self._state.stop.is_set()
+        """True if solicitations reach the interface, and the rules of the daemon answer them."""
+        state = self._state
+        is_in_step = self._maps is not None and not state.health.rules.problem
+        return is_in_step and state.reachable and not state.stop.is_set()
 
     @property
     def rivals(self) -> int:
@@ -82,7 +83,6 @@ class UplinkLease:
         if maps is not self._maps:
             self._maps, self._is_held_back = maps, True
             self._state.write_rules()
-            self._on_change()
 
     def end(self) -> None:
         """Write nothing any more: this process does not answer on the interface now."""
@@ -90,7 +90,7 @@ class UplinkLease:
             self._write(0)
             self._maps = None
             self._note_written(False)
-            self._on_change()
+            self._note_change()
 
     async def rules_written(self) -> bool:
         """Wait until the rules as they are wanted now are in the maps.
@@ -114,6 +114,12 @@ class UplinkLease:
             self._note_written(True)
         elif not self._state.health.rules.is_due:
             self._note_written(False)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self.may_join is not self._might_join:
+            self._might_join = not self._might_join
+            self._on_change()
 
     def _note_written(self, written: bool) -> None:
         waiting, self._waiting = self._waiting, []

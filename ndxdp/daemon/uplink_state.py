@@ -126,8 +126,8 @@ class UplinkState:
         note_links: Called with each change of `own_links`.
         pending: The work of the next round.
         wanted: The rules that the interface gets.
-        operational: The interface has carrier; False while that is unknown.
-        on_operational: Called after each change of `operational`.
+        reachable: The interface has carrier, and answering is not paused; False while that is
+            unknown.
         own_links: The uplink's interface, and the bridge or device that it is part of. Changes of
             other interfaces do not concern the uplink, except by the tables of HostTables.
     """
@@ -139,8 +139,7 @@ class UplinkState:
     note_links: Callable[[frozenset[int]], None]
     pending: Pending = field(default_factory=Pending)
     own_links: frozenset[int] = frozenset()
-    operational: bool = False
-    on_operational: Callable[[], None] = lambda: None
+    reachable: bool = False
     wanted: WantedRules = field(init=False)
     _watch: RivalWatch | None = None
     _rivals_before: int = 0
@@ -154,12 +153,6 @@ class UplinkState:
         if links != self.own_links:
             self.own_links = links
             self.note_links(links)
-
-    def note_operational(self, operational: bool) -> None:
-        """Note whether the interface has carrier."""
-        if operational is not self.operational:
-            self.operational = operational
-            self.on_operational()
 
     @contextlib.contextmanager
     def noting_rivals(self, watch: RivalWatch) -> Iterator[None]:
