@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from ndxdp.boot_clock import boot_ns
 from ndxdp.doctor import clock, etcd, fleet
 from ndxdp.doctor.finding import Finding, Level
 from ndxdp.doctor.fleet import Facts
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.netns import netns
 from ndxdp.rules.prefix import parse_prefix
-from ndxdp.rules.rule import Rule
+from ndxdp.rules.rule import SHARED_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime import fleet_report, report
 from ndxdp.runtime.daemon_status import (
@@ -30,7 +31,10 @@ from ndxdp.runtime.daemon_status import (
     SegmentStatus,
 )
 from ndxdp.runtime.fleet_report import FleetReport, SharedAddressEntry
+from ndxdp.session.rule_changes import add_rules
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
+from ndxdp.store.directories import Trees
+from ndxdp.store.instance import open_instance
 from tests.fixtures import etcd as etcd_cluster
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.network import FILES, UPLINK, Network, eventually, sh
@@ -61,6 +65,7 @@ GOOD = Facts(
     [own("2001:db8::1")], drained=frozenset(), round_trips={"http://a:1": 0.001},
     config="/etc/ndxdp/ndxdp.toml", named=3, cluster=3,
 )  # fmt: skip
+LEASED = Rule(origin=SHARED_ORIGIN, label="vlan7", leased=True)
 UNHELD = ENTRY._replace(holder="")
 NAMED = UNHELD._replace(hosts=["h3", "h4"])
 WIDE = ENTRY._replace(name="net", prefix="2001:db8::/64")
@@ -94,6 +99,11 @@ CASES: dict[str, tuple[Facts, Level, str]] = {
         replace(GOOD, fleet=part(joined=False, problem="the link has no carrier")),
         WARNING,
         "no member of the segment vlan7: the link has no carrier",
+    ),
+    "another host has its name": (
+        replace(GOOD, fleet=part(joined=False, problem="another host has the name h1, and is one")),
+        WARNING,
+        "no member of the segment vlan7: another host has the name h1",
     ),
     "a slow member of etcd": (
         replace(GOOD, round_trips={"http://a:1": 1.7, "http://b:1": 0.01}),
@@ -321,3 +331,20 @@ def test_a_member_that_has_lost_the_others(
         assert len(found) == 3
         assert f"{cluster.members[0].url} does not answer: no answer within 1.5 s" in found
         cluster.members[0].signal(signal.SIGCONT)
+
+
+# ---- the lease of the program --------------------------------------------------------------------
+
+
+def test_a_lease_that_nobody_renews(attached: Network) -> None:
+    tree, rules = Trees().of(UPLINK), Rules.of({parse_prefix("2001:db8::20"): LEASED})
+
+    def lapsed() -> list[str]:
+        return [what for what in about("program") if "lease" in what]
+
+    assert lapsed() == []  # no rule is leased
+    add_rules(tree, UPLINK, rules, force=True)
+    assert lapsed() == [f"the lease of the shared addresses on {UPLINK} has lapsed"]
+    with open_instance(tree, UPLINK) as instance:
+        instance.maps.write_lease(boot_ns() + 60 * 10**9)
+    assert lapsed() == []

@@ -201,10 +201,16 @@ def _membership(facts: Facts) -> Iterable[Finding]:
             )
         why = segment["problem"]
         if not segment["joined"] and facts.answered and not fleet["drained"] and not problem:
+            is_named_twice = "another host has the name" in why
             yield warning(
                 f"this host is no member of the segment {name}{f': {why}' if why else ''}",
-                "it takes none of its shared addresses",
-                "ndxdp status",
+                "it takes none of its shared addresses"
+                + (
+                    ": give each host a name of its own, by `host` in [etcd]"
+                    if is_named_twice
+                    else ""
+                ),
+                f"editor {facts.config}" if is_named_twice else "ndxdp status",
             )
 
 

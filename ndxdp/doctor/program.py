@@ -44,6 +44,7 @@ class Answering:
         is_locked: A process has locked the interface's directory.
         gateway_limited: Number of solicitations of gateways that exceeded their share.
         old_locals: There are `local` rules, and the program's copy of the local routes is outdated.
+        has_lapsed: There are leased rules, and this host's lease has lapsed.
     """
 
     mode: Mode
@@ -58,6 +59,7 @@ class Answering:
     is_locked: bool
     gateway_limited: int = 0
     old_locals: bool = False
+    has_lapsed: bool = False
 
     @property
     def table(self) -> Table:
@@ -173,7 +175,13 @@ def _answering(trees: Trees, interface: str) -> Answering:
             tree.is_locked(interface),
             instance.maps.reasons()[Reason.GATEWAY_LIMITED],
             _has_old_locals(instance.maps),
+            _has_lapsed(instance.maps),
         )
+
+
+def _has_lapsed(maps: Maps) -> bool:
+    """Return True if leased rules do not answer, for which the daemon keeps the lease."""
+    return maps.has_lapsed() and any(rule.leased for rule in maps.rules().distinct_rules)
 
 
 def _has_old_locals(maps: Maps) -> bool:
@@ -339,6 +347,15 @@ def _answers(name: str, answering: Answering) -> list[Finding]:
             warning(
                 f"the daemon's heartbeat for {name} is overdue",
                 "the daemon has ended or is stuck: ndxdp does not answer for containers any more",
+                _restart_command(),
+            )
+        )
+    if answering.has_lapsed:
+        found.append(
+            warning(
+                f"the lease of the shared addresses on {name} has lapsed",
+                "the daemon has ended, or is stopped or stuck: this host answers for no shared"
+                " address, and others take them",
                 _restart_command(),
             )
         )
