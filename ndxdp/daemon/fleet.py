@@ -16,6 +16,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 from ndxdp.backoff import persist
 from ndxdp.boot_clock import boot_ns
@@ -28,7 +29,7 @@ from ndxdp.fleet.lease_clock import LeaseClock
 from ndxdp.fleet.records import encode_holder
 from ndxdp.fleet.segment import Segment
 from ndxdp.fleet.takeover_rate import TakeoverRate
-from ndxdp.printable import printable
+from ndxdp.printable import printable, shown
 from ndxdp.sources.etcd import Watcher
 from ndxdp.sources.etcd_client import EtcdClient
 from ndxdp.sources.etcd_lease import LeaseKeeper
@@ -42,6 +43,7 @@ _RETRY = 1.0  # seconds after a request to etcd that failed
 _TIMEOUT = 2.0  # seconds for a member of etcd to answer
 _PATIENCE = 0.5  # seconds after which the next member is asked, too
 _REVOKE_WITHIN = 2.0  # seconds, at the end
+_LOGGED_MAX = 10  # names in a line of the log
 _QUIET_AFTER = 1.0  # seconds beyond the lease, after etcd turned out to have another history
 
 
@@ -292,6 +294,7 @@ class FleetTask:
             raise
         for key, (segment, name) in keys.items():
             self.segments[segment].released(name, found[key])
+        _log_names("given up", keys.values())
 
     async def _silence(self, uplink: Uplink) -> None:
         """Wait until an interface's maps have the present rules, or no leased rule answers."""
@@ -326,6 +329,15 @@ class FleetTask:
                 else:
                     self.segments[segment].refused(each.name, now)
         self._on_rules()
+        _log_names("taken", [(wanted[key][0], wanted[key][1].name) for key in found])
 
     def _key(self, kind: str, segment: str, name: str) -> str:
         return f"{self.settings.root}{FleetKey(kind, segment, name)}"
+
+
+def _log_names(verb: str, names: Collection[tuple[str, str]]) -> None:
+    """Log addresses that were taken or given up."""
+    if names:
+        some = [f"{segment}/{shown(name)}" for segment, name in islice(names, _LOGGED_MAX)]
+        more = f" and {len(names) - len(some)} more" if len(names) > len(some) else ""
+        log.info("shared addresses %s: %s%s", verb, ", ".join(some), more)

@@ -222,7 +222,8 @@ class LeaseKeeper:
         if boottime_ns() < self.until:  # the clock of the loop may be ahead
             self._arm()
             return
-        log.warning("the lease of etcd is lost: no renewal in time; %s", self.problem)
+        why = f" ({self.problem})" if self.problem else ""
+        log.warning("the lease of etcd is lost: it was not renewed in time%s", why)
         self._lose()
 
     def _lose(self) -> None:
