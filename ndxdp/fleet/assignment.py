@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 
 from ndxdp.fleet.shared_address import SharedAddress
 
@@ -55,6 +56,11 @@ class Candidates:
     def may_have(self, host: str, address: SharedAddress) -> bool:
         """Return True if a host is a candidate for an address."""
         return host in self.since and permits(address, host)
+
+    def has_other(self, host: str, address: SharedAddress) -> bool:
+        """Return True if there is a candidate for an address beside a host."""
+        hosts = address.hosts or islice(self.since, 2)
+        return any(other != host and other in self.since for other in hosts)
 
     def ahead(
         self, host: str, name: str, address: SharedAddress, moved_to: str = ""

@@ -15,7 +15,7 @@ class Acquisition(NamedTuple):
 
     Attributes:
         name: The name.
-        holder: The value of the key, but for `since`.
+        holder: The value of the key, but for `since`, which is 0.
         changed: The revision of the last change of the shared address.
         ends_move: The transaction deletes `moves/SEGMENT/NAME`, too.
     """

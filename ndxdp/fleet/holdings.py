@@ -20,18 +20,20 @@ from ndxdp.rules.ruleset import Rules
 
 
 class Flight(NamedTuple):
-    """A transaction that has no result yet.
+    """A transaction whose result is not in the keys yet.
 
     Attributes:
-        until: When it is tried again if no result was reported.
-        paused: It had no effect, so that it is tried again then, or when the keys change.
+        acquires: It creates the key of the holder; otherwise it deletes the key.
+        until: When it is tried again, unless the keys change before.
+        ended: Its result was reported; the keys do not have it yet.
         passed: The candidates that had their turn and did not take the address, and since when
             they are candidates.
     """
 
+    acquires: bool
     until: float
-    paused: bool
-    passed: dict[str, float]
+    ended: bool = False
+    passed: dict[str, float] = {}
 
 
 class Holdings:
@@ -42,8 +44,9 @@ class Holdings:
         lease: The id of this host's lease; None without one.
         held: The names that this host holds.
         unheld: The names in force that no host holds.
-        releasing: The names that this host gives up, and whose key is still there.
-        flights: Transactions that have no result yet, by name.
+        releasing: The names that this host gives up, and whose key is still there, with the lease
+            that it is under.
+        flights: Transactions whose result is not in the keys yet, by name.
         taken: How often this host has acquired an address.
         given_up: How often it has released one, or lost it with its lease.
     """
@@ -59,7 +62,7 @@ class Holdings:
         self.lease: int | None = None
         self.held: set[str] = set()
         self.unheld: set[str] = set()
-        self.releasing: set[str] = set()
+        self.releasing: dict[str, int] = {}
         self.flights: dict[str, Flight] = {}
         self.taken = self.given_up = 0
         self._host = host
@@ -95,21 +98,44 @@ class Holdings:
             if self._refresh(name) and flight is not None:
                 acquired[name] = flight
                 self.taken += 1  # otherwise an earlier daemon has taken it
-            if flight is not None and flight.paused:
+            if flight is not None and flight.ended:
                 del self.flights[name]
         return list(changed), acquired
 
     def give_up(self, name: str, until: float) -> None:
         """Take an address out of the rules, until the key of its holder is deleted."""
-        self.releasing.add(name)
-        self.flights[name] = Flight(until, False, {})
+        if self.lease is not None:
+            self.releasing[name] = self.lease
+        self.flights[name] = Flight(False, until)
         self.view.changed[name] = None
 
+    def end_flight(self, name: str, until: float | None) -> float | None:
+        """Note the result of a transaction, after catch_up().
+
+        Args:
+            name: The name.
+            until: When it is tried again; None for when it had no result.
+
+        Returns:
+            When to look at the name again if the keys do not have the result by then; None if they
+            have it already.
+        """
+        flight, entry = self.flights.get(name), self.view.entries.get(name)
+        if flight is None:
+            return None
+        has_holder = entry is not None and entry.holding is not None
+        if has_holder if flight.acquires else name not in self.releasing:
+            del self.flights[name]
+            return None
+        self.flights[name] = flight._replace(ended=True, until=until or flight.until)
+        return self.flights[name].until
+
     def lose_all(self) -> None:
-        """Hold nothing any more: the lease is lost."""
+        """Hold nothing any more: the lease is lost.
+
+        The lease may turn out to be alive. So a release that may still be carried out is kept.
+        """
         self.lease = None
-        self.flights.clear()
-        self.releasing.clear()
         self.view.changed |= dict.fromkeys((*self.held, *self.unheld))
 
     def is_ours(self, entry: Entry) -> bool:
@@ -122,8 +148,8 @@ class Holdings:
         entry = self.view.entries.get(name)
         address = entry.in_force if entry else None
         is_ours = entry is not None and self.is_ours(entry)
-        if not is_ours:
-            self.releasing.discard(name)
+        if entry is None or not entry.holding or entry.holding.lease != self.releasing.get(name):
+            self.releasing.pop(name, None)
         held = (
             is_ours
             and entry is not None

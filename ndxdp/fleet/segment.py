@@ -82,8 +82,11 @@ class Segment:
     def set_lease(self, lease: int) -> None:
         """Note that this host has a lease, a new one or that of the daemon before it.
 
-        Before the end of a new lease is written into the kernel, the rules after lease_lost() have
-        to be in force: rules from the time of the former lease would answer under this one.
+        Before the end of this lease is written into the kernel, rules() has to be in force: rules
+        from the time of a former lease would answer under this one.
+
+        Args:
+            lease: The id. It may be that of a lease that counted as lost and is alive.
         """
         if lease != self._own.lease:
             self.lease_lost()
@@ -120,40 +123,46 @@ class Segment:
         self._quiet_until = quiet_until
 
     def acquired(self, acquisition: Acquisition, since: float, lease: int, revision: int) -> None:
-        """Report a transaction that has created the key of a holder.
+        """Report a transaction that has created the key of a holder, or found it under the lease.
 
         Args:
-            acquisition: What was acquired.
+            acquisition: The address.
             since: time.time() in the key's value.
             lease: The id of the lease that the key is under.
             revision: The revision of the transaction.
         """
         if lease == self._own.lease:
             holding = Holding(acquisition.holder._replace(since=since), lease)
-            self.view.note_own(acquisition.name, holding, revision)
-        self._land(acquisition.name)
+            self.view.note_acquired(acquisition.name, holding, revision)
+        self._end_flight(acquisition.name)
 
     def released(self, name: str, revision: int) -> None:
-        """Report a transaction that has deleted the key of a holder, at a revision."""
-        self.view.note_own(name, None, revision)
-        self._land(name)
+        """Report a transaction after which the key of a holder is not this host's any more.
+
+        The address is not acquired again before the stream of changes has shown that.
+
+        Args:
+            name: The name.
+            revision: The revision of the transaction.
+        """
+        del revision  # the key may have a new holder by then: the stream shows which one
+        self._end_flight(name)
 
     def refused(self, name: str, now: float) -> None:
         """Report a transaction that had no effect, or whose result is unknown.
 
         The address is judged again after a second, or when its keys change. If it was to be
-        released, rules() stays without it until the key of its holder is deleted.
+        released, rules() stays without it until the key of the holder is deleted.
         """
-        self._catch_up()
-        flight = self._own.flights.get(name)
-        passed = flight.passed if flight is not None else {}
-        self._own.flights[name] = Flight(now + _RETRY, True, passed)
-        self._alarms.set(name, now + _RETRY)
+        self._end_flight(name, now + _RETRY)
 
-    def _land(self, name: str) -> None:
+    def _end_flight(self, name: str, until: float | None = None) -> None:
         self._catch_up()
-        self._own.flights.pop(name, None)
-        self._due[name] = None
+        again = self._own.end_flight(name, until)
+        if again is None:
+            self._due[name] = None
+        else:
+            self._alarms.set(name, again)
 
     # ---- what follows
 
@@ -353,7 +362,8 @@ class Segment:
         self._window.expire(now)
         release: list[str] = []
         for name in islice(self._to_release, self._rate.admitted(now)):
-            if self._has_taker(self.view.entries[name]):
+            address = self.view.entries[name].in_force
+            if address is not None and self._candidates.has_other(self._host, address):
                 if not self._window.admits(name):
                     break
                 self._window.add(name, now + self._turn)
@@ -366,14 +376,6 @@ class Segment:
         self._catch_up()
         return release
 
-    def _has_taker(self, entry: Entry) -> bool:
-        """Return True if another host may take an address that this one gives up."""
-        address = entry.in_force
-        if address is None:
-            return False
-        hosts = address.hosts or islice(self._candidates.since, 2)
-        return any(host != self._host and host in self._candidates for host in hosts)
-
     def _acquire_some(self, now: float) -> list[Acquisition]:
         acquire: list[Acquisition] = []
         for name in list(islice(self._to_acquire, self._rate.admitted(now))):
@@ -382,7 +384,7 @@ class Segment:
             moved = entry.move == self._host
             holder = Holder(self._host, 0.0, str(entry.address.prefix), moved)
             acquire.append(Acquisition(name, holder, entry.changed, moved))
-            self._own.flights[name] = Flight(now + self._turn, False, passed)
+            self._own.flights[name] = Flight(True, now + self._turn, passed=passed)
             self._alarms.set(name, now + self._turn)
         self._rate.charge(len(acquire))
         return acquire

@@ -1,8 +1,8 @@
 """The keys of one segment's shared addresses, as far as this host knows them. Pure.
 
-The stream of changes has the changes of one range in their order; it may be late, and other ranges
-may be ahead of it. The answers to this host's own transactions come beside the stream: an answer
-that the stream has not reached yet is kept until then.
+The stream of changes has the changes of one range in their order; it may be late, and one range may
+be ahead of another one. The answer to this host's own transaction may be ahead of the stream: older
+changes of that key are then ignored.
 """
 
 from __future__ import annotations
@@ -137,7 +137,14 @@ class View:
     # ---- shared addresses
 
     def put_shared(self, name: str, value: SharedAddress | str, created: int, changed: int) -> None:
-        """Take the value of a shared address; a text is the reason why the value is refused."""
+        """Take the value of a shared address.
+
+        Args:
+            name: The name.
+            value: The address; a text is the reason why the value is refused.
+            created: The revision of the key's creation.
+            changed: The revision of its last change.
+        """
         self._saw(SHARED, name)
         entry = self._entry(name)
         if isinstance(value, str):
@@ -204,41 +211,27 @@ class View:
     # ---- holders and moves
 
     def put_holder(self, name: str, holding: Holding, changed: int) -> None:
-        """Take the holder of an address, as the stream or a page has it.
-
-        Args:
-            name: The name of the address.
-            holding: The holder.
-            changed: The revision of its last change.
-        """
+        """Take the holder of an address, by a key that was last changed at a revision."""
         self._saw(HOLDERS, name)
         if not self._is_old(name, changed):
             self._set_holding(name, holding)
 
     def delete_holder(self, name: str, changed: int) -> None:
-        """Note that the key of a holder was deleted, at a revision."""
+        """Note that the key of a holder was deleted at a revision."""
         if not self._is_old(name, changed):
             self._set_holding(name, None)
 
-    def note_own(self, name: str, holding: Holding | None, revision: int) -> bool:
-        """Take the result of an own transaction: the holder, or None after a release.
+    def note_acquired(self, name: str, holding: Holding, revision: int) -> None:
+        """Take this host as the holder of an address, as a transaction at a revision has shown.
 
-        Args:
-            name: The name of the address.
-            holding: The holder; None for none.
-            revision: The revision of the transaction.
-
-        Returns:
-            False if the stream has passed the revision, so that it knows better.
+        The stream knows better if it has passed that revision.
         """
-        if revision <= max(self._watched, self._ahead.get(name, 0)):
-            return False
-        self._ahead[name] = revision
-        self._set_holding(name, holding)
-        return True
+        if revision > max(self._watched, self._ahead.get(name, 0)):
+            self._ahead[name] = revision
+            self._set_holding(name, holding)
 
     def _is_old(self, name: str, changed: int) -> bool:
-        """Return True for a change that came before an own write of this host to the same key."""
+        """Note a change in the stream; return True if an own transaction was later."""
         if not self.reading:
             self._watched = max(self._watched, changed)
         ahead = self._ahead.get(name, 0)
