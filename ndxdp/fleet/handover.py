@@ -51,26 +51,45 @@ class Window:
 
 
 class Reservations:
-    """Prefixes that a name has lost, and that no other name gets for a while."""
+    """Prefixes that a name has lost, and that no other name gets for a while.
+
+    The changes of holders may be known later than those of the addresses: another host may hold the
+    former name, and this host does not know it yet. A holder that is known keeps the prefix anyway.
+    """
 
     def __init__(self) -> None:
         """Reserve nothing."""
         self._until: dict[Prefix, float] = {}  # in the order of time
-        self._names: dict[Prefix, str] = {}
+        self._former: dict[Prefix, tuple[str, int]] = {}
 
-    def add(self, prefix: Prefix, name: str, until: float) -> None:
-        """Reserve a prefix for the name that had it, until a time; times do not decrease."""
+    def add(self, prefix: Prefix, name: str, changed: int, until: float) -> None:
+        """Reserve a prefix for the name that had it.
+
+        Args:
+            prefix: The prefix.
+            name: The name.
+            changed: The revision at which it lost the prefix.
+            until: When the changes of holders up to that revision are known in any case; times do
+                not decrease.
+        """
         self._until.pop(prefix, None)
-        self._until[prefix], self._names[prefix] = until, name
+        self._until[prefix], self._former[prefix] = until, (name, changed)
 
-    def against(self, prefix: Prefix, name: str) -> float:
-        """Return until when a prefix is reserved for another name than this; 0 if it is not."""
-        return 0.0 if self._names.get(prefix, name) == name else self._until[prefix]
+    def against(self, prefix: Prefix, name: str, watched: int) -> float:
+        """Return until when a prefix is reserved for another name than this; 0 if it is not.
+
+        Args:
+            prefix: The prefix.
+            name: The name.
+            watched: The revision up to which all changes of holders are known.
+        """
+        former, changed = self._former.get(prefix, (name, 0))
+        return 0.0 if former == name or watched >= changed else self._until[prefix]
 
     def expire(self, now: float) -> None:
         """Forget the reservations whose time has passed."""
         for prefix in _expired(self._until, now):
-            del self._until[prefix], self._names[prefix]
+            del self._until[prefix], self._former[prefix]
 
 
 def _expired(until: dict[_K, float], now: float) -> list[_K]:

@@ -32,8 +32,8 @@ class Flight(NamedTuple):
 
     acquires: bool
     until: float
-    ended: bool = False
-    passed: dict[str, float] = {}
+    ended: bool
+    passed: dict[str, float]
 
 
 class Holdings:
@@ -106,7 +106,7 @@ class Holdings:
         """Take an address out of the rules, until the key of its holder is deleted."""
         if self.lease is not None:
             self.releasing[name] = self.lease
-        self.flights[name] = Flight(False, until)
+        self.flights[name] = Flight(False, until, False, {})
         self.view.changed[name] = None
 
     def end_flight(self, name: str, until: float | None) -> float | None:

@@ -283,15 +283,10 @@ class Segment:
         return any(self._candidates.precedes(host, self._host, name, address) for host in arrived)
 
     def _reserve(self, now: float) -> None:
-        """Keep the prefixes that a name has lost from other names for one turn.
-
-        The stream of holders may be behind that of the addresses: somebody may have the former name
-        of whom this host does not know yet. If the holder is known, its release is waited for.
-        """
+        """Reserve the prefixes that a name has lost."""
         vacated, self.view.vacated = self.view.vacated, {}
-        for prefix, name in vacated.items():
-            if str(prefix) not in self.view.held_prefixes:
-                self._reservations.add(prefix, name, now + self._turn)
+        for prefix, (name, changed) in vacated.items():
+            self._reservations.add(prefix, name, changed, now + self._turn)
         self._reservations.expire(now)
 
     # ---- one name
@@ -339,7 +334,7 @@ class Segment:
         if str(address.prefix) in self.view.held_prefixes:  # by another name
             self._blocked[str(address.prefix)] = name
             return
-        until = self._reservations.against(address.prefix, name)
+        until = self._reservations.against(address.prefix, name, self.view.watched)
         if until:
             self._alarms.set(name, until)
             return
@@ -384,7 +379,7 @@ class Segment:
             moved = entry.move == self._host
             holder = Holder(self._host, 0.0, str(entry.address.prefix), moved)
             acquire.append(Acquisition(name, holder, entry.changed, moved))
-            self._own.flights[name] = Flight(True, now + self._turn, passed=passed)
+            self._own.flights[name] = Flight(True, now + self._turn, False, passed)
             self._alarms.set(name, now + self._turn)
         self._rate.charge(len(acquire))
         return acquire

@@ -73,9 +73,10 @@ class View:
         complete: True once all keys were read.
         changed: Names whose keys have changed; the reader of the view empties it.
         touched: Prefixes whose key in force may have changed; the reader empties it.
-        vacated: The name that was in force for a prefix before it lost that prefix; the reader
-            empties it.
+        vacated: The name that was in force for a prefix before another key, or none, and the
+            revision of that change; the reader empties it.
         freed: Prefixes, as texts, that no holder answers for any more; the reader empties it.
+        watched: The revision up to which all changes of holders are known.
         regrouped: Hosts that have become or ceased to be members, or drained; the reader empties
             it.
     """
@@ -90,12 +91,12 @@ class View:
         self.reading = self.complete = False
         self.changed: dict[str, None] = {}
         self.touched: set[Prefix] = set()
-        self.vacated: dict[Prefix, str] = {}
+        self.vacated: dict[Prefix, tuple[str, int]] = {}
         self.freed: set[str] = set()
         self.regrouped: dict[str, None] = {}
         self._precedence = Precedence()
         self._seen: dict[str, set[str]] = {}
-        self._watched = 0  # the revision of the last change of a holder in the stream
+        self.watched = 0
         self._ahead: dict[str, int] = {}  # revisions of this host's own writes beyond that
 
     # ---- all keys
@@ -112,11 +113,11 @@ class View:
             revision: The revision at which all keys were read.
         """
         seen, self._seen = self._seen, {}
-        self._watched = max(self._watched, revision)
+        self.watched = max(self.watched, revision)
         self._ahead = {name: at for name, at in self._ahead.items() if at > revision}
         for name, entry in list(self.entries.items()):
             if entry.has_value and name not in seen[SHARED]:
-                self.delete_shared(name)
+                self.delete_shared(name, revision)
             if entry.holding and name not in seen[HOLDERS]:
                 self.delete_holder(name, revision)
             if entry.move and name not in seen[MOVES]:
@@ -129,7 +130,7 @@ class View:
 
     def forget_holders(self) -> None:
         """Forget all holders, and how far the stream has reached: etcd has another history."""
-        self._watched, self._ahead = 0, {}
+        self.watched, self._ahead = 0, {}
         for name, entry in list(self.entries.items()):
             if entry.holding:
                 self._set_holding(name, None)
@@ -148,28 +149,28 @@ class View:
         self._saw(SHARED, name)
         entry = self._entry(name)
         if isinstance(value, str):
-            self._drop_value(name, entry)
+            self._drop_value(name, entry, changed)
             entry.has_value, entry.changed = True, changed
             self._refuse(name, entry, value)
             return
         if entry.address is not None and entry.address.prefix != value.prefix:
-            self._drop_value(name, entry)
+            self._drop_value(name, entry, changed)
         entry.has_value, entry.changed, entry.address = True, changed, value
         self.touched.add(value.prefix)
-        before = self._precedence.in_force(value.prefix)
+        before = self._precedence.in_force(value.prefix) or name
         for each in self._precedence.put(name, value.prefix, created):
             self._judge(each)
-        if before not in (None, name, self._precedence.in_force(value.prefix)):
-            self.vacated[value.prefix] = before
+        if before not in (name, self._precedence.in_force(value.prefix)):
+            self.vacated[value.prefix] = before, changed
 
-    def delete_shared(self, name: str) -> None:
-        """Note that the key of a shared address is deleted."""
+    def delete_shared(self, name: str, changed: int) -> None:
+        """Note that the key of a shared address was deleted at a revision."""
         entry = self.entries.get(name)
         if entry is not None:
-            self._drop_value(name, entry)
+            self._drop_value(name, entry, changed)
             self._prune(name, entry)
 
-    def _drop_value(self, name: str, entry: Entry) -> None:
+    def _drop_value(self, name: str, entry: Entry, changed: int) -> None:
         address, entry.address = entry.address, None
         entry.has_value, entry.changed = False, 0
         self._refuse(name, entry, "")
@@ -178,7 +179,7 @@ class View:
             return
         self.touched.add(address.prefix)
         if self._precedence.in_force(address.prefix) == name:
-            self.vacated[address.prefix] = name
+            self.vacated[address.prefix] = name, changed
         for each in self._precedence.remove(name):
             self._judge(each)
 
@@ -226,14 +227,14 @@ class View:
 
         The stream knows better if it has passed that revision.
         """
-        if revision > max(self._watched, self._ahead.get(name, 0)):
+        if revision > max(self.watched, self._ahead.get(name, 0)):
             self._ahead[name] = revision
             self._set_holding(name, holding)
 
     def _is_old(self, name: str, changed: int) -> bool:
         """Note a change in the stream; return True if an own transaction was later."""
         if not self.reading:
-            self._watched = max(self._watched, changed)
+            self.watched = max(self.watched, changed)
         ahead = self._ahead.get(name, 0)
         if ahead and changed >= ahead:
             del self._ahead[name]
