@@ -20,6 +20,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -83,6 +84,8 @@ class Resolver:
 
     Attributes:
         gateways: MACs (6 bytes each) of the gateways, which the caller updates.
+        holds: Returns True if this host answers for an address (16 bytes) under its lease at the
+            time of the call. The caller sets it.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Resolver:
         self._maps, self._limits = maps, limits
         self._loop = asyncio.get_running_loop()
         self.gateways: frozenset[bytes] = frozenset()
+        self.holds: Callable[[bytes], bool] = _nothing
         self._pending: dict[bytes, _Search] = {}
         self._taken = {False: 0, True: 0}  # searches at work, by for_gateway
         self._places = max(limits.pending // 2, 1)  # of each kind
@@ -182,6 +186,7 @@ class Resolver:
             rule_class.profile,
             rule_class=fields["rule_class"],
             dev=rule_class.dev,
+            leased=rule_class.leased,
         )
         self._resolve(ns, rule, until)
 
@@ -404,9 +409,15 @@ class Resolver:
                 return
             if ns.dad and self._fib.neighbour(settings.l3_ifindex, ns.target).is_valid:
                 return  # a node on the link itself has the address, too
+            if solicitor.rule.leased and not self.holds(ns.target):
+                return  # another host may answer by now
             host = Host(settings.mac, settings.link_local)
             self._sender.sendto(advertise(ns, host, profile), (self._interface, 0))
         except (OSError, NdxdpError) as error:
             log.debug("cannot answer: %s", error)
             return
         self._counts.add(Resolved(answered=1))
+
+
+def _nothing(address: bytes) -> bool:
+    return False

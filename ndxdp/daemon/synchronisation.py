@@ -14,6 +14,7 @@ from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.follower import Follower
 from ndxdp.daemon.heartbeat import Heartbeats
+from ndxdp.daemon.lease_guard import LeaseGuard
 from ndxdp.daemon.lifecycle import Answering
 from ndxdp.daemon.packet_loop import PacketLoop
 from ndxdp.daemon.resolver import Resolver
@@ -66,6 +67,7 @@ class Synchronisation:
         self._watched: DirectoryId | None = None
         self._mac = b""
         self._announced: tuple[Targets, Targets] = ({}, {})
+        self._guard = LeaseGuard(answering.session.maps)
 
     @contextlib.asynccontextmanager
     async def running(
@@ -118,8 +120,14 @@ class Synchronisation:
                 may_answer=lambda: shared.lease.is_valid,
             )
             opened.enter_context(self._state.noting_rivals(watch))
+            resolver.holds = self._guard.holds
             self._tasks = UpstreamTasks(
-                spec, link, directory, self._state.changed.set, shared=shared
+                spec,
+                link,
+                directory,
+                self._state.changed.set,
+                shared=shared,
+                guard=self._guard,
             )
             opened.push_async_callback(self._tasks.end)
             announced, gateways = self._tasks.announced, self._tasks.gateways
@@ -204,6 +212,7 @@ class Synchronisation:
         tasks.pause(settings.paused)
         if link is None:
             link = await call(follower.follow)
+        self._guard.follow(follower.rules, follower.leased)
         self._mac = link.mac
         state.reachable = link.operational and not settings.paused
         state.hold(follower.leased)
@@ -220,6 +229,9 @@ class Synchronisation:
             self._announced = (follower.unleased_targets, follower.leased_targets)
         own, leased = self._announced
         tasks.follow(link, follower.gateways, own, follower.care, leased)
+        if state.pending.leased:
+            state.pending.leased = False
+            tasks.announce_leased()
         if state.health.renewal.is_due and not await call(follower.is_attached):
             log.warning(
                 "%s: another process detached the program; attaching it again", state.spec.interface

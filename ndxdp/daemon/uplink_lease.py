@@ -131,7 +131,8 @@ class UplinkLease:
         """Write the end of the lease; return False if that failed. Then leased rules end alone."""
         if self._maps is None:
             return boot_ns() >= self.written
-        self.written = max(self.written, until)
+        now, before = boot_ns(), self.written
+        self.written = max(before, until)
         try:
             self._maps.write_lease(until)
         except Exception as error:
@@ -139,4 +140,7 @@ class UplinkLease:
             log.warning("%s: cannot write the end of the lease: %s", name, problem_of(error))
             return False
         self.written = until
+        if before <= now < until:
+            self._state.pending.leased = True
+            self._state.changed.set()
         return True

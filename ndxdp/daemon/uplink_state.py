@@ -30,12 +30,14 @@ class Pending:
         rules: Rules have changed and are not written yet.
         comparison: A command has changed the maps: they are compared with the network again.
         announcement: The link was interrupted: all addresses are announced again.
+        leased: Leased rules answer again: their addresses are announced again.
         attachment: The program is attached again, or renewed.
     """
 
     rules: bool = False
     comparison: bool = False
     announcement: bool = False
+    leased: bool = False
     attachment: bool = False
 
 

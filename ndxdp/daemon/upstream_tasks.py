@@ -18,6 +18,7 @@ from typing import Any
 from ndxdp.backoff import persist
 from ndxdp.config.model import Announce
 from ndxdp.daemon.guest_watch import GuestWatch
+from ndxdp.daemon.lease_guard import LeaseGuard
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.errors import NdxdpError
@@ -133,6 +134,7 @@ class UpstreamTasks:
         wake: Callable[[], None] = lambda: None,
         suspended: Callable[[], float] | None = None,
         shared: Shared | None = None,
+        guard: LeaseGuard | None = None,
     ) -> None:
         """Begin the tasks.
 
@@ -143,6 +145,8 @@ class UpstreamTasks:
             wake: Called when follow() is wanted without a change of the network.
             suspended: Returns the seconds for which the machine has been suspended so far.
             shared: What all uplinks share; without it, no neighbours are announced.
+            guard: Decides which addresses frames may be sent for; without it, there are no leased
+                rules.
 
         Raises:
             NdxdpError: This process does not have CAP_NET_RAW.
@@ -156,13 +160,14 @@ class UpstreamTasks:
         self._operational = link.operational
         self._interrupted = self._paused = False
         self._wake, self._suspended = wake, suspended or suspended_time
-        self._care = GatewayKeepalives(spec.interface, spec.gateway)
+        self._may_send = guard.may_send if guard else _always
+        self._care = GatewayKeepalives(spec.interface, spec.gateway, self._may_send)
         self._announcer = self._announce(spec, link)
         self._stack.push_async_callback(self._care.end)
         self._addresses = AddressKeeper(spec, link, directory)
         self._stack.push_async_callback(self._addresses.end)
         self._guests = self._watch_guests(spec, link, shared) if shared else None
-        self._takeovers = self._announce_takeovers(spec, link, shared) if shared else None
+        self._takeovers = self._announce_takeovers(spec, link, guard) if guard else None
         if self._announcer or self._takeovers or spec.gateway.keep:
             self.start(self._notice_suspends)
 
@@ -185,6 +190,11 @@ class UpstreamTasks:
         """Announce nothing while answering is paused, and all addresses once it is resumed."""
         self._paused = paused
         self._suspend_announcers()
+
+    def announce_leased(self) -> None:
+        """Announce all leased addresses again: until now, the lease had lapsed."""
+        if self._takeovers:
+            self._takeovers.announce_all()
 
     def interrupt(self) -> None:
         """Treat the link, in the next follow(), as if it had lost its carrier and got it again."""
@@ -295,10 +305,10 @@ class UpstreamTasks:
         wanted = spec.announce
         if not (wanted.solicit_gateway or wanted.probe or wanted.advertise):
             return None
-        return self._start_announcer(link, wanted)
+        return self._start_announcer(link, wanted, self._may_send)
 
     def _announce_takeovers(
-        self, spec: InterfaceSpec, link: Link, shared: Shared
+        self, spec: InterfaceSpec, link: Link, guard: LeaseGuard
     ) -> Announcer | None:
         """Begin to announce shared addresses that this host acquires, if there may be any.
 
@@ -307,16 +317,20 @@ class UpstreamTasks:
         if not spec.segments:
             return None
         wanted = replace(spec.announce, advertise=True, neighbours=False)
-        return self._start_announcer(link, wanted, lambda: shared.lease.is_valid)
+        return self._start_announcer(link, wanted, guard.holds)
 
     def _start_announcer(
-        self, link: Link, what: Announce, may_send: Callable[[], bool] = lambda: True
+        self, link: Link, what: Announce, may_send: Callable[[bytes], bool]
     ) -> Announcer:
         with links.interface_errors(link.name):
             announcer = Announcer(link.ifindex, link.mac, what, may_send=may_send)
         self._stack.callback(announcer.close)
         self.start(announcer.run)
         return announcer
+
+
+def _always(address: bytes) -> bool:
+    return True
 
 
 def suspended_time() -> float:

@@ -76,7 +76,7 @@ class Announcer:
         *,
         max_addresses: int = ADDRESSES_MAX,
         clock: Callable[[], float] = time.monotonic,
-        may_send: Callable[[], bool] = lambda: True,
+        may_send: Callable[[bytes], bool] = lambda address: True,
     ) -> None:
         """Open a packet socket; run() sends the first frame.
 
@@ -87,8 +87,8 @@ class Announcer:
             gateways: The gateways' addresses (16 bytes each).
             max_addresses: How many addresses to store; more are counted in `dropped`.
             clock: Returns the time in seconds, monotonic.
-            may_send: Asked right before each frame. This process may have been stopped for a while,
-                so that another host answers for the address meanwhile.
+            may_send: Returns True if a frame may be sent for an address (16 bytes) at the time of
+                the call. A series ends with a frame that may not be sent.
 
         Raises:
             NdxdpError: The process lacks CAP_NET_RAW.
@@ -292,11 +292,11 @@ class Announcer:
                 self._answers.listen()
             await self._wait_for_turn()
             profile = self._schedule.profile_now(turn)
-            if profile is None or self._suspended or not self._may_send():
+            if profile is None or not self._is_wanted(turn):
                 return False
             self._pace.charge()
             sent = True
-            if await self._send(build(profile)):
+            if await self._send(turn, build(profile)):
                 self.sent[kind] += 1
             else:
                 self.failed[kind] += 1
@@ -343,9 +343,16 @@ class Announcer:
                 ),
             )
 
-    async def _send(self, frame: bytes) -> bool:
+    def _is_wanted(self, turn: Turn) -> bool:
+        """Return True if a frame may be sent now. This process may have been stopped before."""
+        is_known = self._schedule.profile_now(turn) is not None
+        return is_known and not self._suspended and self._may_send(turn.address)
+
+    async def _send(self, turn: Turn, frame: bytes) -> bool:
         """Send a frame; return False if the link is down, or the device's queue stays full."""
         for _ in range(_TRIES):
+            if not self._is_wanted(turn):  # it may have changed while the queue was full
+                return False
             try:
                 self._socket.send(frame)
             except OSError as error:

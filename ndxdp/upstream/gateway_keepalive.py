@@ -128,6 +128,7 @@ class GatewayKeepalive:
         *,
         interval: float | None = None,
         changed: Callable[[], None] = lambda: None,
+        may_send: Callable[[bytes], bool] = lambda address: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the sockets; run() sends the first solicitation.
@@ -139,6 +140,8 @@ class GatewayKeepalive:
             interval: Seconds between solicitations. None for 0.4 of the kernel's base reachable
                 time for the interface (12 s by default), so that the entry stays REACHABLE.
             changed: Called when another source is used from now on.
+            may_send: Returns True if the gateway may be solicited from an address (16 bytes) at the
+                time of the call.
             clock: Returns the time in seconds, monotonic.
 
         Raises:
@@ -147,6 +150,7 @@ class GatewayKeepalive:
         """
         self._ifindex, self._gateway = ifindex, gateway
         self._sources, self._changed = tuple(sources), changed
+        self._may_send = may_send
         self._answered_source: bytes | None = None
         self._name = address_text(gateway)
         self._configured_interval, self._clock = interval, clock
@@ -264,11 +268,11 @@ class GatewayKeepalive:
         try:
             entry = neighbour(self._ifindex, self._gateway)
             self._state = entry.state
-            if entry.state in _FIXED or not self._sources:
+            if entry.state in _FIXED or not any(map(self._is_usable, self._sources)):
                 return
             reply = await self._search(entry.mac)
-            if reply is None and not self._sources:  # set_sources() removed them in between
-                return
+            if reply is None and not any(map(self._is_usable, self._sources)):
+                return  # none was left in between
             self._record(reply)
             if reply:
                 confirm_neighbour(self._ifindex, self._gateway, reply.mac, router=reply.router)
@@ -287,7 +291,7 @@ class GatewayKeepalive:
         """
         for source in sorted(self._sources, key=lambda each: each.address != self.source):
             for _ in range(TRIES):
-                if source not in self._sources:  # Another host may have the address by now.
+                if not self._is_usable(source):  # Another host may have the address by now.
                     break
                 reply = await self._solicit(source, known)
                 if reply:
@@ -295,6 +299,9 @@ class GatewayKeepalive:
                         self._set_answered_source(source.address)
                     return reply
         return None
+
+    def _is_usable(self, source: Source) -> bool:
+        return source in self._sources and self._may_send(source.address)
 
     def _set_answered_source(self, address: bytes) -> None:
         """Use the source that the gateway has answered; log it if it is another one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ndxdp.backoff import persist
@@ -142,14 +142,20 @@ def _always(rule: Rule) -> bool:
 class GatewayKeepalives:
     """The keepalives of an interface's gateways, until end(). For the event loop's thread only."""
 
-    def __init__(self, interface: str, wanted: Gateway) -> None:
+    def __init__(
+        self,
+        interface: str,
+        wanted: Gateway,
+        may_send: Callable[[bytes], bool] = lambda address: True,
+    ) -> None:
         """Create no keepalive yet; follow() does.
 
         Args:
             interface: The name of the interface on which ndxdp answers.
             wanted: The configuration of gateway care.
+            may_send: See GatewayKeepalive.
         """
-        self._interface, self._wanted = interface, wanted
+        self._interface, self._wanted, self._may_send = interface, wanted, may_send
         self._keepalives: dict[tuple[int, bytes], tuple[GatewayKeepalive, asyncio.Task[None]]] = {}
         self._gateways: frozenset[bytes] = frozenset()
         self._choice: Choice | None = None
@@ -187,6 +193,7 @@ class GatewayKeepalives:
                         choice.sources,
                         interval=self._wanted.interval,
                         changed=self._publish,
+                        may_send=self._may_send,
                     )
                 self._keepalives[key] = (
                     keepalive,
