@@ -120,7 +120,7 @@ class FleetKeys:
     def _delete(self, key: FleetKey, item: Item, segment: Segment) -> None:
         view = segment.view
         if key.kind == SHARED:
-            view.delete_shared(key.name)
+            view.delete_shared(key.name, item.changed)
         elif key.kind == MEMBERS:
             if key.name == self._host:
                 self.own.pop(key.segment, None)
