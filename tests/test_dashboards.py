@@ -31,7 +31,7 @@ from ndxdp.kernel.abi import Mode
 from ndxdp.netlink.netns import netns
 from ndxdp.observe import metrics
 from ndxdp.observe.metric_kinds import KINDS
-from ndxdp.runtime import share_report
+from ndxdp.runtime import fleet_report, share_report
 from ndxdp.runtime.daemon_status import DaemonStatus, FleetStatus, SegmentStatus
 from ndxdp.store.directories import Trees
 from tests.fixtures import etcd
@@ -337,6 +337,7 @@ def scraped(
             behind_share=BEHIND_SHARE,
         )
     )
+    member.put("vlan7/web", {"prefix": "2001:db8::c:0:0:20"}, "/ndxdp/v1/shared/")
     stop = threading.Event()
 
     def keep_asking() -> None:
@@ -363,6 +364,12 @@ def scraped(
             for name in (OTHER, BEHIND_SHARE):
                 call("ip", "link", "delete", name)
             share_report.remove(trees.files.root, netns(), UPLINK)
+            fleet_report.remove(trees.files.root, netns())
+
+
+def is_one(server: Prometheus, name: str) -> bool:
+    """Return True if there is one sample, with the value 1."""
+    return [sample["value"][1] for sample in server.query(name)] == ["1"]
 
 
 def have_data(server: Prometheus, wanted: dict[str, str]) -> None:
@@ -380,7 +387,7 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
     wanted |= {alert.name: alert.value for alert in alerts()}
     wanted |= {name: name for name, _ in recordings()}
     assert len(wanted) > 50
-    have_data(scraped, {what: each for what, each in wanted.items() if FLEET not in each})
+    have_data(scraped, wanted)
     # Prometheus knows all of them, in good health, and can parse the comparisons.
     groups = scraped.ask("rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
@@ -394,14 +401,19 @@ def test_every_query_has_data(scraped: Prometheus) -> None:
 
     # Every name in KINDS is scraped.
     def missing() -> set[str]:
-        served = set(scraped.ask("label/__name__/values"))
-        return {name for name in KINDS if FLEET not in name} - served
+        return set(KINDS) - set(scraped.ask("label/__name__/values"))
 
     with suppress(AssertionError):
         eventually(lambda: not missing(), within=30)
     assert missing() == set()
-    for name in ("ndxdp_docker_connected", "ndxdp_etcd_connected", "ndxdp_etcd_rules"):
-        assert [sample["value"][1] for sample in scraped.query(name)] == ["1"]
+    for name in (
+        *("ndxdp_docker_connected", "ndxdp_etcd_connected", "ndxdp_etcd_rules"),
+        *("ndxdp_fleet_connected", "ndxdp_fleet_answering", "ndxdp_fleet_joined"),
+        *("ndxdp_fleet_held_addresses", "ndxdp_fleet_taken_total"),
+    ):
+        eventually(partial(is_one, scraped, name), within=30)
+    (left,) = scraped.query("ndxdp_fleet_lease_remaining_seconds / ndxdp_fleet_lease_seconds")
+    assert 0 < float(left["value"][1]) <= 1
     answering = scraped.query("ndxdp_gateway_answering")
     assert [sample["value"][1] for sample in answering] == ["1"]
 

@@ -172,12 +172,21 @@ class SharedRules:
         if not keeper.until:
             problem = watcher.problem or keeper.problem or "etcd has not granted a lease yet"
         rivals = [each for uplink in self._uplinks() for each in uplink.lease.rivals_seen]
+        answering = {
+            segment
+            for uplink in self._uplinks()
+            if uplink.lease.may_join
+            for segment in uplink.spec.segments
+        }
         return FleetStatus(
             watcher.connected,
             problem,
             expires,
             task.keys.drained,
-            [segment.status(problems.get(name, "")) for name, segment in segments],
+            [
+                segment.status(problems.get(name, ""))._replace(answering=name in answering)
+                for name, segment in segments
+            ],
             sum(len(segment.view.refused) for _, segment in segments),
             refused[:_SHOWN_MAX],
             sum(uplink.lease.rivals for uplink in self._uplinks()),
