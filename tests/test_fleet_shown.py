@@ -192,6 +192,8 @@ def test_status_shows_the_segments(attached: Network, daemon: DaemonStatus) -> N
         "refused": "int",
         "refused_values": [],
         "rivals": "int",
+        "lease": "int",
+        "rivals_seen": [],
     }
 
 
@@ -220,6 +222,7 @@ def test_status_shows_what_is_wrong(attached: Network, daemon: DaemonStatus) -> 
             SEGMENT._replace(unheld=3, members=many),
             SEGMENT._replace(segment="b", joined=False, problem="eth1 has no carrier", members=[]),
         ],
+        rivals_seen=[{"address": ADDRESS, "mac": "02:00:00:00:00:99"}],
         refused=7,
         refused_values=[{"key": f"shared/vlan7/k{n}", "reason": "no JSON"} for n in range(6)],
     )
@@ -231,6 +234,10 @@ def test_status_shows_what_is_wrong(attached: Network, daemon: DaemonStatus) -> 
         for sentence in fleet_problems(daemon_report.daemon_of(daemon).fleet or {})
     ]
     assert "  WARNING   segment vlan7: nobody answers for 3 of 12 shared addresses" in lines
+    assert (
+        f"  WARNING   another node, 02:00:00:00:00:99, advertises {ADDRESS}, too, which this host"
+        " answers for"
+    ) in lines
     assert "  WARNING   segment b: this host is no member: eth1 has no carrier" in lines
     assert (
         "  WARNING   this host answers for no shared address: the lease has lapsed: no member of"

@@ -20,6 +20,7 @@ FLOORS = (
     "cli",
     "proposal",
     "doctor",
+    "inventory",
     "daemon",
     "observe",
     "session",

@@ -66,6 +66,7 @@ def test_each_example_can_be_parsed(
             monkeypatch.setattr(command, "callback", lambda full=full, **_: reached.append(full))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "guests.txt").write_text("2001:db8::1\n")
+    (tmp_path / "keys.json").write_text("{}")
     cli.main(words, prog_name="ndxdp", standalone_mode=False)
     assert len(reached) == 1
     parent, _, _ = name.rpartition(" ")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
@@ -21,12 +21,16 @@ from ndxdp.cli.values import trees_of
 from ndxdp.errors import NdxdpError
 
 if TYPE_CHECKING:
+    from ndxdp.inventory.keyspace import Keyspace
+    from ndxdp.inventory.listing import Listed
     from ndxdp.rules.prefix import Prefix
     from ndxdp.rules.rule import Rule
 
+_T = TypeVar("_T")
+
 VARIABLE = "_NDXDP_COMPLETE"
 _RULES_MAX = 10_000  # more are not offered: nobody reads such a list, and reading takes time
-_ENGINE_TIMEOUT = 0.5  # seconds for a container engine to answer
+_ENGINE_TIMEOUT = 0.5  # seconds for a container engine, or etcd, to answer
 
 _UNATTACHED = ("attach", "doctor", "init", "run")
 """Commands for interfaces to which ndxdp need not be attached."""
@@ -221,6 +225,49 @@ def _networks(context: click.Context, incomplete: str) -> Values:
     return sorted(network["Name"] for network in asyncio.run(ask()))
 
 
+def _keys(context: click.Context, incomplete: str) -> Values:
+    """Return the keys of rules and shared addresses in etcd."""
+    return [each.key for each in _listing(context)]
+
+
+def _shared_names(context: click.Context, incomplete: str) -> Values:
+    """Return the shared addresses, as SEGMENT/NAME."""
+    return [each.key.partition("/")[2] for each in _listing(context, "shared")]
+
+
+def _listing(context: click.Context, kind: str | None = None) -> list[Listed]:
+    from ndxdp.inventory.listing import read_listing
+
+    return _asked(context, lambda keys: read_listing(keys, kind))
+
+
+def _segments(context: click.Context, incomplete: str) -> Values:
+    """Return the segments that have shared addresses or members."""
+    given = context.params.get("segments") or ()
+    view = _asked(context, lambda keys: keys.view())
+    return [each.segment for each in view.segments if each.segment not in given]
+
+
+def _hosts(context: click.Context, incomplete: str) -> Values:
+    """Return the hosts that are members of a segment, or drained; for `undrain`, the latter."""
+    view = _asked(context, lambda keys: keys.view())
+    return sorted({*view.drained, *(view.hosts() if context.command.name != "undrain" else ())})
+
+
+def _asked(context: click.Context, work: Callable[[Keyspace], Coroutine[None, None, _T]]) -> _T:
+    """Return the result of requests to etcd, which has half a second."""
+    import asyncio
+
+    from ndxdp.cli.fleet_options import Connection, asked
+
+    async def soon(keys: Keyspace) -> _T:
+        async with asyncio.timeout(_ENGINE_TIMEOUT):
+            return await work(keys)
+
+    given = {name: context.params.get(name) for name in Connection._fields}
+    return asked(Connection(**given | {"endpoints": given["endpoints"] or ()}), soon)
+
+
 def _sources(context: click.Context, incomplete: str) -> Values:
     return ["target", "link-local"]
 
@@ -247,6 +294,10 @@ COMPLETERS: dict[str, _Completer] = {
     "UPSTREAM": _host_interfaces,
     "DOWNSTREAM": _host_interfaces,
     "SOURCE": _sources,
+    "KEY": _keys,
+    "SEGMENT": _segments,
+    "SEGMENT/NAME": _shared_names,
+    "HOST": _hosts,
     "COMMAND": _commands,
     "FILE": _files,
     "PATH": _files,
@@ -254,7 +305,10 @@ COMPLETERS: dict[str, _Completer] = {
 }
 """The values of a parameter, by its metavar."""
 
-FREE = ("ADDR|MAC", "ADDRESS", "ADDRESS:PORT", "ARGS", "MAC", "N", "S", "SECONDS")
+FREE = (
+    *("ADDR|MAC", "ADDRESS", "ADDRESS:PORT", "ARGS", "KEYS", "MAC", "N", "S", "SECONDS"),
+    *("URL", "USER"),
+)
 """Metavars of parameters whose values nobody can know."""
 
 

@@ -155,6 +155,62 @@ EXAMPLES = {
             "ndxdp hosts forget lan0 --all --dry-run",
         ),
     ),
+    "fleet": (
+        ("See who answers for which shared address", "ndxdp fleet status"),
+        (
+            "Share an address between two hosts, and prefer the first one",
+            "ndxdp fleet put shared/vlan7/web 2001:db8:0:1::20 --host h1 --host h2",
+        ),
+        ("Take this host out of service, and back into it", "ndxdp fleet drain"),
+        ("", "ndxdp fleet undrain"),
+    ),
+    "fleet status": (
+        ("Show all segments", "ndxdp fleet status"),
+        ("List all addresses of one segment", "ndxdp fleet status vlan7 --addresses"),
+        (
+            "Ask from a machine without a configuration file",
+            "ndxdp fleet status --endpoint https://192.0.2.11:2379 --ca ca.pem",
+        ),
+    ),
+    "fleet list": (
+        ("List all keys and values", "ndxdp fleet list"),
+        ("List those of one host", "ndxdp fleet list --host h1"),
+        (
+            "Save the shared addresses of a segment",
+            "ndxdp fleet list shared --segment vlan7 --json",
+        ),
+    ),
+    "fleet put": (
+        (
+            "Have exactly one of all hosts answer for an address",
+            "ndxdp fleet put shared/vlan7/web 2001:db8:0:1::20",
+        ),
+        (
+            "Prefer the first of two hosts, and give it the address back after a failure",
+            "ndxdp fleet put shared/vlan7/web 2001:db8:0:1::20 --host h1 --host h2 --failback",
+        ),
+        (
+            "Have one host answer for what it routes",
+            "ndxdp fleet put hosts/h1/vlan7/guests 2001:db8:0:1:d::/80 --answer routed",
+        ),
+    ),
+    "fleet apply": (
+        ("See what the keys of a file would change", "ndxdp fleet apply keys.json --dry-run"),
+        ("Write them", "ndxdp fleet apply keys.json"),
+    ),
+    "fleet delete": (
+        ("Delete a shared address", "ndxdp fleet delete shared/vlan7/web"),
+        (
+            "Delete a rule of a host, if there is one",
+            "ndxdp fleet delete hosts/h1/vlan7/guests --missing-ok",
+        ),
+    ),
+    "fleet move": (("Have h2 answer for an address now", "ndxdp fleet move vlan7/web h2"),),
+    "fleet drain": (
+        ("Take this host out of service", "ndxdp fleet drain"),
+        ("Take another host out of service", "ndxdp fleet drain h2 --timeout 60"),
+    ),
+    "fleet undrain": (("Let this host take addresses again", "ndxdp fleet undrain"),),
     "explain": (
         ("Ask why an address is not answered for", "ndxdp explain eth0 2001:db8:0:1:c::10"),
         ("Let a script test whether there is an answer", "ndxdp explain 2001:db8::7 --exit-code"),

@@ -11,6 +11,7 @@ from ndxdp.cli.usage import no_command
 SECTIONS = {
     "Answer": ("attach", "run", "share", "detach", "pause", "resume", "prefix"),
     "Observe": ("status", "hosts", "explain", "trace", "top", "doctor", "exporter", "metrics"),
+    "Many hosts": ("fleet",),
     "Configure": ("init", "check", "reload", "install-service", "convert", "help"),
 }
 """The commands in the order in which `ndxdp --help` lists them."""

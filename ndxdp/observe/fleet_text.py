@@ -24,6 +24,11 @@ def fleet_problems(fleet: Mapping[str, Any]) -> Iterator[str]:
         if segment["unheld"]:
             part = f"{segment['unheld']} of {segment['shared']}"
             yield f"segment {name}: nobody answers for {part} shared addresses"
+    for each in fleet.get("rivals_seen") or ():
+        yield (
+            f"another node, {each['mac']}, advertises {each['address']}, too, which this host"
+            " answers for"
+        )
     shown = fleet["refused_values"][:_REFUSED_MAX]
     for each in shown:
         yield f"etcd: {each['key']} is refused: {each['reason']}"

@@ -1,4 +1,4 @@
-"""Who answers for a shared address, by the report of the daemon on this host."""
+"""The holder of a shared address, by the report of the daemon on this host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAPSED = "lapsed"
 
 
 class Holding(NamedTuple):
-    """Who answers for the address of a rule.
+    """The holder of the address of a rule.
 
     Attributes:
         entry: The address in the report of the daemon; None if no report has it.

@@ -38,11 +38,14 @@ class Store:
     Denied are two reasons. It raises Unknown if etcd may have carried out the request. All requests
     may be repeated then; grant() would leave a lease that ends by itself, and a deletion that was
     carried out returns False the second time.
+
+    Attributes:
+        session: The session with the member.
     """
 
     def __init__(self, session: Session) -> None:
         """Send nothing yet."""
-        self._session = session
+        self.session = session
 
     # ---- keys
 
@@ -71,7 +74,7 @@ class Store:
 
     async def _read(self, asked: dict[str, str]) -> dict[str, Any]:
         try:
-            return await self._session.call("/v3/kv/range", asked, _PAGE_BYTES)
+            return await self.session.call("/v3/kv/range", asked, _PAGE_BYTES)
         except Unknown as reason:
             raise NoAnswer(str(reason)) from None  # there is nothing to carry out
 
@@ -86,13 +89,13 @@ class Store:
         Raises:
             LeaseLost: etcd does not have the lease.
         """
-        answer = await self._session.call("/v3/kv/put", _put(key, value, lease))
+        answer = await self.session.call("/v3/kv/put", _put(key, value, lease))
         with readable():
             return int(answer["header"]["revision"])
 
     async def delete(self, key: str) -> bool:
         """Delete a key; return False if there is none."""
-        answer = await self._session.call("/v3/kv/deleterange", {"key": _text(key)}, repeat=False)
+        answer = await self.session.call("/v3/kv/deleterange", {"key": _text(key)}, repeat=False)
         with readable():
             return int(answer.get("deleted") or 0) > 0
 
@@ -102,7 +105,7 @@ class Store:
         compare["mod_revision"] = str(changed)
         delete = {"request_delete_range": {"key": _text(key)}}
         asked = {"compare": [compare], "success": [delete]}
-        answer = await self._session.call("/v3/kv/txn", asked, repeat=False)
+        answer = await self.session.call("/v3/kv/txn", asked, repeat=False)
         return answer.get("succeeded") is True
 
     async def acquire(
@@ -164,7 +167,7 @@ class Store:
     async def _transact(self, parts: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
         """Carry out transactions in one; return the answer of each, and the revision."""
         asked = {"success": [{"request_txn": part} for part in parts]}
-        answer = await self._session.call("/v3/kv/txn", asked)
+        answer = await self.session.call("/v3/kv/txn", asked)
         with readable():
             answers = [each["response_txn"] for each in answer["responses"]]
             if len(answers) != len(parts) or not all(isinstance(each, dict) for each in answers):
@@ -179,7 +182,7 @@ class Store:
         Args:
             ttl: Seconds; etcd may grant more.
         """
-        answer = await self._session.call("/v3/lease/grant", {"TTL": str(ttl)})
+        answer = await self.session.call("/v3/lease/grant", {"TTL": str(ttl)})
         with readable():
             found = Lease(int(answer["ID"]), int(answer["TTL"]))
             if found.id <= 0 or found.ttl <= 0:
@@ -192,7 +195,7 @@ class Store:
         Raises:
             LeaseLost: etcd does not have the lease.
         """
-        answer = await self._session.call("/v3/lease/keepalive", {"ID": str(lease)})
+        answer = await self.session.call("/v3/lease/keepalive", {"ID": str(lease)})
         with readable():
             result = answer["result"]
             if int(result["ID"]) != lease:
@@ -205,7 +208,7 @@ class Store:
     async def revoke(self, lease: int) -> bool:
         """End a lease, and delete its keys; return False if etcd does not have it."""
         try:
-            await self._session.call("/v3/lease/revoke", {"ID": str(lease)})
+            await self.session.call("/v3/lease/revoke", {"ID": str(lease)})
         except LeaseLost:
             return False
         return True

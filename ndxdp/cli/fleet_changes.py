@@ -1,0 +1,229 @@
+"""`ndxdp fleet put`, `apply` and `delete`: changes of rules and shared addresses in etcd."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ndxdp.cli.fleet_options import Connection, asked, connected
+from ndxdp.cli.options import ANSWER_HELP, force_option, output_device, verbosity
+from ndxdp.cli.output import echo
+from ndxdp.cli.values import rule_of
+from ndxdp.errors import UsageError
+
+if TYPE_CHECKING:
+    from ndxdp.inventory.changes import Change
+    from ndxdp.inventory.rule_key import RuleKey
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_dry_run = click.option(
+    "--dry-run", is_flag=True, help="Print what would change, as a diff; change nothing."
+)
+
+
+_SWITCHES = ("failback", "force")  # false by default, and then left out
+_KEYS = (
+    *("hosts", "failback", "answer", "dev", "source", "router", "override", "dad", "lladdr"),
+    *("count", "force"),
+)
+"""The keys of a value that options make, in their order."""
+
+
+def _describing(command: _F) -> _F:
+    """Give a command the options that say what a value has, except for its prefix."""
+    for option in (
+        force_option,
+        click.option("--no-count", is_flag=True, help="Count the rule with others, not by itself."),
+        click.option(
+            "--lladdr", metavar="MAC", help="Advertise this MAC. Default: the interface's."
+        ),
+        click.option(
+            "--dad",
+            type=click.Choice(["defend", "ignore"]),
+            help="Answer Duplicate Address Detection (defend, the default), or not (ignore).",
+        ),
+        click.option(
+            "--override/--no-override",
+            default=None,
+            help="Set or clear the O flag of the answers. Default: clear it.",
+        ),
+        click.option(
+            "--router/--no-router",
+            default=None,
+            help="Set or clear the R flag of the answers. Default: set it.",
+        ),
+        click.option(
+            "--na-source",
+            "source",
+            metavar="SOURCE",
+            help="Source address of the answers: target (the default), link-local, or an address.",
+        ),
+        output_device,
+        click.option(
+            "--answer",
+            type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
+            help=f"{ANSWER_HELP} Default: always.",
+        ),
+        click.option(
+            "--failback",
+            is_flag=True,
+            help="Give a shared address back to the first choice when that is alive again.",
+        ),
+        click.option(
+            "--host",
+            "hosts",
+            multiple=True,
+            metavar="HOST",
+            help="Let this host answer for a shared address; may be repeated, the first choice"
+            " first. Default: any member of the segment.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command("put")
+@click.argument("name", metavar="KEY")
+@click.argument("prefix", metavar="PREFIX")
+@_describing
+@_dry_run
+@connected
+@verbosity
+def fleet_put(name: str, prefix: str, dry_run: bool, etcd: Connection, **described: Any) -> None:
+    """Write the key of a rule or of a shared address.
+
+    KEY is hosts/HOST/SEGMENT/NAME for a rule that one host answers by, or shared/SEGMENT/NAME for
+    an address that exactly one member of the segment answers for. The key is created, or its value
+    replaced; the same value again changes nothing. A value that the daemons would refuse is
+    refused, and so is a prefix that another key of the segment has.
+    """
+    from ndxdp.inventory import changes
+    from ndxdp.inventory.rule_key import parse_rule_key
+
+    settings = etcd.settings()
+    parsed = parse_rule_key(name, settings.root)
+    value = _value_of(parsed, prefix, **described)
+    wanted = {parsed: json.dumps(value).encode()}
+    changes.examined(wanted)
+    done = asked(settings, lambda keys: changes.put(keys, wanted, dry_run=dry_run))
+    _show(done, dry_run=dry_run)
+
+
+def _value_of(
+    key: RuleKey, prefix: str, *, dev: tuple[str, ...], via: tuple[str, ...], **described: Any
+) -> dict[str, Any]:
+    """Return the value that the options describe; what is not given has its default."""
+    from ndxdp.rules import breadth
+    from ndxdp.rules.prefix import parse_target
+    from ndxdp.rules.rule import SHARED_ORIGIN
+    from ndxdp.rules.ruleset import Rules
+
+    if key.host:
+        for option, name in (("--host", "hosts"), ("--failback", "failback")):
+            if described[name]:
+                raise UsageError(
+                    f"{option} is for shared addresses, and {key} is the key of one host",
+                    "write the key of one: shared/SEGMENT/NAME",
+                )
+    rule = rule_of(described["answer"] or "always", dev, via, SHARED_ORIGIN)
+    parsed = parse_target(prefix)
+    if not described["force"]:
+        breadth.refuse_anywhere(Rules.of({parsed: rule}))
+    value: dict[str, Any] = {"prefix": str(parsed)}
+    found = described | {"dev": dev or via, "count": False if described["no_count"] else None}
+    for name in _KEYS:
+        given = found[name] or None if name in _SWITCHES else found[name]
+        if given not in (None, ()):
+            value[name] = list(given) if isinstance(given, tuple) else given
+    return value
+
+
+@click.command("apply")
+@click.argument("file", type=click.File("r"), metavar="FILE")
+@_dry_run
+@connected
+@verbosity
+def fleet_apply(file: IO[str], dry_run: bool, etcd: Connection) -> None:
+    """Write all keys of a file.
+
+    FILE is a JSON object with the keys and their values, as `ndxdp fleet list` shows them: {"KEY":
+    {"prefix": PREFIX}}. - is stdin. All values are examined before the first one is written; 60
+    keys are written at once, all or none. Other keys in etcd stay as they are.
+    """
+    from ndxdp.inventory import changes
+
+    settings = etcd.settings()
+    wanted = _read(file, settings.root)
+    changes.examined(wanted)
+    done = asked(settings, lambda keys: changes.put(keys, wanted, dry_run=dry_run))
+    _show(done, dry_run=dry_run)
+
+
+def _read(file: IO[str], root: str) -> dict[RuleKey, bytes]:
+    """Return the keys of a file, and their values."""
+    from ndxdp.config.json_table import JsonDocument
+    from ndxdp.inventory.rule_key import parse_rule_key
+
+    name = "stdin" if file.name == "<stdin>" else file.name
+    try:
+        text = file.read()
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not a text file", "write JSON") from None
+    example = 'write {"shared/vlan7/web": {"prefix": "2001:db8::20"}}'
+    try:
+        found = JsonDocument(text, name).data
+    except UsageError as error:
+        raise UsageError(error.message, example) from None
+    if not found:
+        raise UsageError(f"{name} has no key", example)
+    wanted: dict[RuleKey, bytes] = {}
+    for key, value in found.items():
+        parsed = parse_rule_key(key, root)
+        if parsed in wanted:
+            raise UsageError(f"{name} has {parsed} twice", "name each key once")
+        if not isinstance(value, dict):
+            raise UsageError(f"{parsed}: its value is not a JSON object", example)
+        wanted[parsed] = json.dumps(value).encode()
+    return wanted
+
+
+@click.command("delete")
+@click.argument("names", nargs=-1, required=True, metavar="KEY...")
+@click.option("--missing-ok", is_flag=True, help="Exit with 0 even if there is no such key.")
+@_dry_run
+@connected
+@verbosity
+def fleet_delete(names: tuple[str, ...], missing_ok: bool, dry_run: bool, etcd: Connection) -> None:
+    """Delete keys of rules and shared addresses: either all that are named or none.
+
+    KEY is as in `ndxdp fleet put`. Nobody answers for the addresses any more, unless another rule
+    covers them. More than 60 keys are deleted in several steps.
+    """
+    from ndxdp.inventory import changes
+    from ndxdp.inventory.rule_key import parse_rule_key
+
+    settings = etcd.settings()
+    parsed = [parse_rule_key(key, settings.root) for key in names]
+    done = asked(
+        settings,
+        lambda space: changes.delete(space, parsed, missing_ok=missing_ok, dry_run=dry_run),
+    )
+    _show(done, dry_run=dry_run)
+
+
+def _show(done: Iterable[Change], *, dry_run: bool) -> None:
+    """With --dry-run, print the changes as a diff."""
+    if not dry_run:
+        return
+    nothing = True
+    for change in done:
+        for sign, value in (("-", change.before), ("+", change.after)):
+            if value is not None:
+                nothing = False
+                echo(f"{sign} {change.key}  {value.decode(errors='replace')}")
+    if nothing:
+        echo("nothing would change")

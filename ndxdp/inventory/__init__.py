@@ -1,0 +1,1 @@
+"""The keys in etcd as an operator reads and changes them: `ndxdp fleet`."""

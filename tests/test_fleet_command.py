@@ -1,0 +1,670 @@
+"""`ndxdp fleet` against real members of etcd; a thread stands for the daemons."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures import etcd
+from tests.fixtures.documented import json_of, shape
+from tests.fixtures.etcd import Cluster
+from tests.fixtures.network import Done, eventually, ndxdp
+
+ROOT = "/ndxdp/v1/"
+URL = "http://127.0.0.1:2379"
+WEB, MAIL = "2001:db8::20", "2001:db8::21"
+
+
+@pytest.fixture(scope="module")
+def started(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Start a member, which all tests here share that do not change it."""
+    with etcd.cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def one(started: Cluster) -> Iterator[Cluster]:
+    """Return the member, without keys."""
+    yield started
+    started.call("/v3/kv/deleterange", {"key": etcd.encode("/"), "range_end": etcd.encode("0")})
+
+
+def fleet(*words: str, stdin: str = "") -> Done:
+    return ndxdp("fleet", words[0], "--endpoint", URL, *words[1:], stdin=stdin)
+
+
+def did(*words: str, stdin: str = "") -> str:
+    """Return the output of a command that succeeds without a message."""
+    found = fleet(*words, stdin=stdin)
+    assert (found.code, found.err) == (0, ""), found
+    return found.out
+
+
+def refused(code: int, *words: str, stdin: str = "") -> str:
+    """Return the sentence and the hint of a command that fails, and prints nothing else."""
+    found = fleet(*words, stdin=stdin)
+    assert (found.code, found.out) == (code, ""), found
+    first, *others = found.err.splitlines()
+    assert first.startswith("ndxdp: ")
+    assert others
+    assert all(each.startswith(("  hint: ", "  also: ")) for each in others), found
+    return found.err
+
+
+def keys(cluster: Cluster, beginning: str = "") -> dict[str, str]:
+    """Return the keys below PREFIX/v1/ with their values."""
+    start = ROOT + beginning
+    asked = {
+        "key": etcd.encode(start),
+        "range_end": etcd.encode(start[:-1] + chr(ord(start[-1]) + 1)),
+    }
+    found = cluster.call("/v3/kv/range", asked).get("kvs", [])
+    return {
+        base64.b64decode(each["key"]).decode().removeprefix(ROOT): base64.b64decode(
+            each.get("value", "")
+        ).decode(errors="replace")
+        for each in found
+    }
+
+
+def put(cluster: Cluster, **values: Any) -> None:
+    cluster.put_all(values, ROOT)
+
+
+def remove(cluster: Cluster, *names: str) -> None:
+    for name in names:
+        cluster.call("/v3/kv/deleterange", {"key": etcd.encode(ROOT + name)})
+
+
+def members(cluster: Cluster, *hosts: str, segment: str = "vlan7") -> None:
+    since = time.time() - 3 * 3600
+    cluster.put_all(
+        {f"members/{segment}/{host}": {"version": "0.2.0", "since": since} for host in hosts}, ROOT
+    )
+
+
+def held(cluster: Cluster, host: str, *names: str, segment: str = "vlan7") -> None:
+    since = time.time() - 600
+    cluster.put_all(
+        {f"holders/{segment}/{name}": {"host": host, "since": since} for name in names}, ROOT
+    )
+
+
+class Daemons:
+    """A thread that does what all daemons do: it follows moves, and empties drained hosts."""
+
+    def __init__(self, cluster: Cluster, takers: tuple[str, ...] = ()) -> None:
+        self._cluster, self._takers, self._ended = cluster, takers, threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.02):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._look()
+
+    def _look(self) -> None:
+        there = keys(self._cluster)
+        for key, value in there.items():
+            kind, _, rest = key.partition("/")
+            if kind == "moves":
+                holder = {"host": json.loads(value)["host"], "since": time.time(), "moved": True}
+                self._cluster.put_all({f"holders/{rest}": holder}, ROOT)
+                remove(self._cluster, key)
+            if kind == "holders" and f"drained/{json.loads(value)['host']}" in there:
+                others = [each for each in self._takers if f"drained/{each}" not in there]
+                if others:
+                    self._cluster.put_all({key: {"host": others[0], "since": time.time()}}, ROOT)
+                else:
+                    remove(self._cluster, key)
+
+
+# ---- put, apply, delete --------------------------------------------------------------------------
+
+
+def test_put_writes_what_the_options_say(one: Cluster) -> None:
+    did("put", "shared/vlan7/web", WEB, "--host", "h1", "--host", "h2", "--failback")
+    options = ("--answer", "routed", "--dev", "br-*", "--na-source", "link-local", "--no-router")
+    more = ("--override", "--dad", "ignore", "--lladdr", "02:00:00:00:00:01", "--no-count")
+    did("put", "hosts/h1/vlan7/guests", "2001:db8:1::/80", *options, *more)
+    did("put", "hosts/h1/vlan7/a/b c", "2001:DB8:0::7", "--force")
+    assert {key: json.loads(value) for key, value in keys(one).items()} == {
+        "shared/vlan7/web": {"prefix": WEB, "hosts": ["h1", "h2"], "failback": True},
+        "hosts/h1/vlan7/guests": {
+            "prefix": "2001:db8:1::/80",
+            "answer": "routed",
+            "dev": ["br-*"],
+            "source": "link-local",
+            "router": False,
+            "override": True,
+            "dad": "ignore",
+            "lladdr": "02:00:00:00:00:01",
+            "count": False,
+        },
+        "hosts/h1/vlan7/a/b c": {"prefix": "2001:db8::7", "force": True},
+    }
+
+
+def test_the_same_again_changes_nothing(one: Cluster) -> None:
+    did("put", "shared/vlan7/web", WEB)
+    before = one.revision()
+    did("put", "shared/vlan7/web", WEB)
+    did("put", f"{ROOT}shared/vlan7/web", WEB)  # the whole key
+    assert did("put", "shared/vlan7/web", WEB, "--dry-run") == "nothing would change\n"
+    assert one.revision() == before
+    assert did("put", "shared/vlan7/web", MAIL, "--dry-run").splitlines() == [
+        f'- shared/vlan7/web  {{"prefix": "{WEB}"}}',
+        f'+ shared/vlan7/web  {{"prefix": "{MAIL}"}}',
+    ]
+    assert one.revision() == before
+    did("put", "shared/vlan7/web", MAIL)
+    assert json.loads(keys(one)["shared/vlan7/web"]) == {"prefix": MAIL}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("web", WEB), "'web' is not the key of a rule"),
+        (("shared/vlan7", WEB), "is not the key of a rule"),
+        (("shared/vlan7/", WEB), "is not the key of a rule"),
+        (("hosts//vlan7/a", WEB), "is not the key of a rule"),
+        (("hosts/h1/vlan7", WEB), "is not the key of a rule"),
+        (("shared/v\u00e4/a", WEB), "is not the name of a segment"),
+        (("hosts/h 1/vlan7/a", WEB), "is not the name of a host"),
+        (("shared/vlan7/a\tb", WEB), "is not usable"),
+        (("shared/vlan7/" + 300 * "a", WEB), "is not usable"),
+        (("members/vlan7/h1", WEB), "hint: the daemons write it"),
+        (("moves/vlan7/web", WEB), "hint: to move an address: ndxdp fleet move"),
+        (("drained/h1", WEB), "hint: to drain a host: ndxdp fleet drain"),
+        (("shared/vlan7/a", "nonsense"), "'nonsense' is not an IPv6 address"),
+        (("shared/vlan7/a", "::/0"), "--answer neighbour or routed"),
+        (("shared/vlan7/a", WEB, "--dev", "eth0"), "--answer always does not ask for a route"),
+        (("shared/vlan7/a", WEB, "--answer", "never"), "no host would answer"),
+        (("shared/vlan7/a", WEB, "--host", "h1", "--host", "h1"), "h1 is given twice"),
+        (("shared/vlan7/a", WEB, "--host", "h/1"), "is not the name of a host"),
+        (("shared/vlan7/a", WEB, "--lladdr", "x"), "x"),
+        (("hosts/h1/vlan7/a", WEB, "--host", "h1"), "--host is for shared addresses"),
+        (("hosts/h1/vlan7/a", WEB, "--failback"), "--failback is for shared addresses"),
+        (("shared/vlan7/a", WEB, "--dev", "a", "--via", "b"), "--dev and --via are the same"),
+    ],
+)
+def test_put_refuses_what_the_daemons_would_refuse(
+    privacy: None, words: tuple[str, ...], sentence: str
+) -> None:
+    """Refuse it before etcd is asked: no member runs here."""
+    assert sentence in refused(2, "put", *words)
+
+
+def test_put_refuses_the_prefix_of_another_key(one: Cluster) -> None:
+    did("put", "shared/vlan7/web", WEB)
+    did("put", "shared/other/web", WEB)
+    did("put", "hosts/h1/vlan7/web", WEB)
+    did("put", "hosts/h2/vlan7/web", WEB)
+    before = keys(one)
+    for key in ("shared/vlan7/it's", "hosts/h1/vlan7/x"):
+        assert f"has {WEB} already" in refused(1, "put", key, WEB)
+    assert "hint: delete that first: ndxdp fleet delete shared/vlan7/web" in refused(
+        1, "put", "shared/vlan7/a", WEB
+    )
+    assert keys(one) == before
+    put(one, **{"shared/vlan7/broken": "{", "shared/vlan7/odd": {"prefix": MAIL, "colour": "red"}})
+    did("put", "shared/vlan7/mail", MAIL)  # the daemons refuse the other one
+
+
+def test_two_writers_of_one_prefix_do_not_both_win(one: Cluster) -> None:
+    """Let two keys and one prefix race: exactly one is written, however it ends."""
+    for number in range(5):
+        prefix = f"2001:db8::{number}"
+        found: list[Done] = []
+
+        def write(key: str, prefix: str = prefix, found: list[Done] = found) -> None:
+            found.append(fleet("put", key, prefix))
+
+        threads = [
+            threading.Thread(target=write, args=(f"shared/race/{each}{number}",)) for each in "ab"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(each.code for each in found) == [0, 1], found
+    values = [json.loads(value)["prefix"] for value in keys(one, "shared/race/").values()]
+    assert len(values) == len(set(values)) == 5
+
+
+def test_writers_of_other_keys_do_no_harm(one: Cluster) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            put(one, **{"shared/vlan7/busy": {"prefix": f"2001:db8:5::{number:x}"}})
+            time.sleep(0.05)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(5):
+            did("put", f"shared/vlan7/n{number}", f"2001:db8::{number}")
+    finally:
+        ended.set()
+        writer.join()
+    assert len(keys(one, "shared/vlan7/n")) == 5
+
+
+def test_apply_writes_a_file(one: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    wanted = {
+        "shared/vlan7/web": {"prefix": WEB, "hosts": ["h1"]},
+        "hosts/h1/vlan7/net": {"prefix": "2001:db8:1::/80", "answer": "routed"},
+    }
+    file.write_text(json.dumps(wanted))
+    assert len(did("apply", str(file), "--dry-run").splitlines()) == 2
+    assert keys(one) == {}
+    did("apply", str(file))
+    assert {key: json.loads(value) for key, value in keys(one).items()} == wanted
+    listed = json.loads(did("list", "--json"))
+    did("apply", "-", stdin=json.dumps({each["key"]: each["value"] for each in listed}))
+    swapped = {"shared/vlan7/web": {"prefix": MAIL}, "shared/vlan7/mail": {"prefix": WEB}}
+    did("apply", "-", stdin=json.dumps(swapped))  # a prefix moves to another key
+    assert json.loads(keys(one)["shared/vlan7/mail"]) == {"prefix": WEB}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "not JSON"),
+        ("[]", "stdin is an array, not a JSON object"),
+        ("{}", "stdin has no key"),
+        ('{"shared/a/b": 1}', "its value is not a JSON object"),
+        ('{"shared/a/b": {}}', "shared/a/b: prefix"),
+        ('{"shared/a/b": {"prefix": "x"}}', "'x' is not an IPv6 address"),
+        ('{"shared/a/b": {"prefix": "::1:2", "color": 1}}', "no such key"),
+        ('{"a": {"prefix": "2001:db8::1"}}', "'a' is not the key of a rule"),
+        (
+            '{"shared/a/b": {"prefix": "2001:db8::1"}, "shared/a/c": {"prefix": "2001:db8::1"}}',
+            "shared/a/b has 2001:db8::1, too",
+        ),
+        (
+            '{"shared/a/b": {"prefix": "2001:db8::1"}, "shared/a/b": {"prefix": "2001:db8::2"}}',
+            "twice",
+        ),
+    ],
+)
+def test_apply_examines_all_values_first(privacy: None, text: str, sentence: str) -> None:
+    assert sentence in refused(2, "apply", "-", stdin=text)
+
+
+def test_delete(one: Cluster) -> None:
+    for name in ("a", "b", "c"):
+        did("put", f"shared/vlan7/{name}", f"2001:db8::{name}")
+    assert "etcd has no key shared/vlan7/x, nor 1 more of these keys" in refused(
+        1, "delete", "shared/vlan7/a", "shared/vlan7/x", "hosts/h1/vlan7/y"
+    )
+    assert len(keys(one)) == 3
+    assert did("delete", "shared/vlan7/a", "--dry-run") == (
+        '- shared/vlan7/a  {"prefix": "2001:db8::a"}\n'
+    )
+    assert len(keys(one)) == 3
+    did("delete", "shared/vlan7/a", "shared/vlan7/x", "shared/vlan7/b", "--missing-ok")
+    assert list(keys(one)) == ["shared/vlan7/c"]
+    assert did("delete", "shared/vlan7/x", "--missing-ok", "--dry-run") == "nothing would change\n"
+    assert "is not the key of a rule" in refused(2, "delete", "holders/vlan7/c")
+
+
+def test_two_thousand_addresses(one: Cluster) -> None:
+    many = {f"shared/big/n{number}": {"prefix": f"2001:db8::{number:x}"} for number in range(2000)}
+    did("apply", "-", stdin=json.dumps(many))
+    before = one.revision()
+    did("apply", "-", stdin=json.dumps(many))
+    assert one.revision() == before
+    members(one, "h1", "h2", segment="big")
+    held(one, "h1", *(f"n{number}" for number in range(1500)), segment="big")
+    lines = did("status").splitlines()
+    assert lines[0] == "segment big  shared 2000, held 1500, members 2"
+    assert "holds 1500" in lines[1]
+    assert len(lines) < 10
+    found = json.loads(did("status", "--json"))["segments"][0]
+    assert (found["held"], found["unheld"], len(found["addresses"])) == (1500, 500, 2000)
+    listed = did("status", "big", "--addresses").splitlines()
+    names = [line.split()[1] for line in listed if line.startswith("2001:db8::")]
+    assert names == [f"n{number}" for number in range(2000)]
+    assert len(did("list").splitlines()) == 2000
+    assert "has 2001:db8::7f already" in refused(1, "put", "shared/big/x", "2001:db8::7f")
+    did("delete", *many)
+    assert keys(one, "shared/") == {}
+
+
+# ---- status and list -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fleet_of_three(one: Cluster) -> Cluster:
+    """Write the keys of three members, some addresses, and whatever may be wrong with them."""
+    members(one, "h2", "h10", "h1")
+    one.put_all(
+        {
+            "shared/vlan7/web": {"prefix": WEB, "hosts": ["h1", "h2"], "failback": True},
+            "shared/vlan7/mail": {"prefix": MAIL},
+            "shared/vlan7/lost": {"prefix": "2001:db8::22", "hosts": ["h7", "h8"]},
+            "shared/vlan7/idle": {"prefix": "2001:db8::23", "hosts": ["h2", "h7"]},
+            "shared/vlan7/broken": '{"prefix"',
+            "shared/vlan7/odd": {"prefix": "2001:db8::24", "colour": "green"},
+            "shared/vlan7/raw": b"\xff\xfe",
+            "holders/vlan7/web": {"host": "h1", "since": time.time() - 3 * 3600, "prefix": WEB},
+            "holders/vlan7/mail": {
+                "host": "h9",
+                "since": time.time() - 60,
+                "prefix": "2001:db8::9",
+            },
+            "holders/vlan7/former": {"host": "h1"},
+            "moves/vlan7/web": {"host": "h2"},
+            "drained/h2": {},
+            "drained/h5": {},
+            "shared/lan/\x1b[31m": {"prefix": "2001:db8:9::1"},
+            "members/lan/h3": "nonsense",
+        },
+        ROOT,
+    )
+    put(one, **{"shared/vlan7/web2": {"prefix": WEB}})
+    return one
+
+
+def test_status_shows_members_holders_and_what_is_wrong(fleet_of_three: Cluster) -> None:
+    lines = did("status", "vlan7").splitlines()
+    assert lines[0] == "segment vlan7  shared 4, held 2, members 3"
+    assert lines[1:4] == [
+        "  member    h1, since 3 h ago, holds 1, ndxdp 0.2.0",
+        "  member    h2, since 3 h ago, holds 0, ndxdp 0.2.0, drained",
+        "  member    h10, since 3 h ago, holds 0, ndxdp 0.2.0",
+    ]
+    warnings = [line.removeprefix("  WARNING   ") for line in lines if "WARNING" in line]
+    for sentence in (
+        "nobody holds lost (2001:db8::22): none of its hosts is a member: h7, h8",
+        "nobody holds idle (2001:db8::23): those of its hosts that are members are drained: h2",
+        f"mail ({MAIL}): h9 still answers for 2001:db8::9 instead",
+        "former is held, but there is no such shared address",
+        "h9 holds 1, and is no member",
+        f"shared/vlan7/web2 is refused: web has {WEB} already",
+        "shared/vlan7/raw is refused: the value is not UTF-8",
+    ):
+        assert sentence in warnings
+    assert any(each.startswith("shared/vlan7/broken is refused: ") for each in warnings)
+    assert any(each.startswith("shared/vlan7/odd is refused: colour: ") for each in warnings)
+    assert f"  move      web ({WEB}) to h2 waits" in lines
+    assert "drained, and no member  h5" in lines
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split() == ["address", "name", "segment", "held", "by", "since", "hosts"]
+    assert [line.split()[1] for line in table[1:]] == ["idle", "lost", "mail", "web"]
+    assert table[4].split() == [
+        WEB,
+        "web",
+        "vlan7",
+        "h1",
+        "3",
+        "h",
+        "ago",
+        "h1,",
+        "h2;",
+        "failback",
+    ]
+
+
+def test_status_of_all_segments_escapes_their_names(fleet_of_three: Cluster) -> None:
+    text = did("status")
+    assert text.index("segment lan  ") < text.index("segment vlan7  ")
+    assert "\\x1b[31m" in text
+    assert "\x1b" not in text
+    assert "  member    h3, holds 0, ndxdp ?" in text.splitlines()
+    data = json.loads(did("status", "--json"))
+    assert [each["segment"] for each in data["segments"]] == ["lan", "vlan7"]
+    assert data["drained"] == ["h2", "h5"]
+    documented = json_of("fleet status")
+    whole = data["segments"][1]
+    assert data.keys() == documented.keys()
+    assert whole.keys() == documented["segments"][0].keys()
+    web = next(each for each in whole["addresses"] if each["name"] == "web")
+    assert shape(web) == shape(documented["segments"][0]["addresses"][0]) | {"move": "str"}
+    assert shape(whole["members"]) == shape(documented["segments"][0]["members"])
+    assert (web["holder"], web["move"], web["failback"]) == ("h1", "h2", True)
+    assert shape(whole["refused"]) == [{"key": "str", "reason": "str"}]
+
+
+def test_status_of_nothing(one: Cluster) -> None:
+    assert did("status") == "no shared address, and no host is a member of a segment\n"
+    assert json.loads(did("status", "--json"))["segments"] == []
+    assert "no shared address and no member of vlan8" in refused(1, "status", "vlan8")
+    assert "is not the name of a segment" in refused(2, "status", "a/b")
+
+
+def test_many_members_and_problems_are_cut(one: Cluster) -> None:
+    members(one, *(f"h{number}" for number in range(100)))
+    values = {f"shared/vlan7/n{number}": "{" for number in range(50)}
+    one.put_all(values, ROOT)
+    lines = did("status").splitlines()
+    assert len([line for line in lines if line.startswith("  member")]) == 21
+    assert "  member    and 80 more: see `ndxdp fleet status --all`" in lines
+    assert "  WARNING   and 30 more: see `ndxdp fleet status --all`" in lines
+    assert len(did("status", "--all").splitlines()) == 151
+
+
+def test_list(fleet_of_three: Cluster) -> None:
+    did("put", "hosts/h1/vlan7/net", "2001:db8:1::/80", "--answer", "routed")
+    did("put", "hosts/h1/lan/net", "2001:db8:2::/80")
+    did("put", "hosts/h2/vlan7/net", "2001:db8:1::/80")
+
+    def listed(*words: str) -> list[str]:
+        text = did("list", *words).splitlines()
+        data = json.loads(did("list", *words, "--json"))
+        assert [line.partition("  ")[0] for line in text] == [
+            each["key"].replace("\x1b", "\\x1b") for each in data
+        ]
+        return [each["key"] for each in data]
+
+    assert listed("hosts") == ["hosts/h1/lan/net", "hosts/h1/vlan7/net", "hosts/h2/vlan7/net"]
+    assert listed("--host", "h1") == ["hosts/h1/lan/net", "hosts/h1/vlan7/net"]
+    assert listed("--host", "h1", "--segment", "vlan7") == ["hosts/h1/vlan7/net"]
+    assert listed("hosts", "--segment", "vlan7") == ["hosts/h1/vlan7/net", "hosts/h2/vlan7/net"]
+    assert listed("--segment", "lan") == ["hosts/h1/lan/net", "shared/lan/\x1b[31m"]
+    assert len(listed("shared")) == 9
+    assert len(listed()) == 12
+    lines = did("list", "shared").splitlines()
+    assert f'shared/vlan7/web2  {{"prefix": "{WEB}"}}  [refused: web has {WEB} already]' in lines
+    data = {each["key"]: each for each in json.loads(did("list", "--json"))}
+    assert data["shared/vlan7/broken"]["value"] == '{"prefix"'
+    assert data["shared/vlan7/web"]["refused"] is None
+    assert shape(data["hosts/h1/lan/net"]) == shape(json_of("fleet list")[0])
+    assert did("list", "--host", "h9") == "there is no such key\n"
+    assert did("list", "--host", "h9", "--json") == "[]\n"
+    assert "--host is for the keys of hosts" in refused(2, "list", "shared", "--host", "h1")
+
+
+# ---- move ----------------------------------------------------------------------------------------
+
+
+def test_move(one: Cluster) -> None:
+    members(one, "h1", "h2")
+    did("put", "shared/vlan7/web", WEB, "--host", "h1", "--host", "h2", "--failback")
+    did("put", "shared/vlan7/mail", MAIL)
+    held(one, "h1", "web")
+    with Daemons(one):
+        text = did("move", "vlan7/web", "h2")
+        assert text.startswith(f"h2 holds vlan7/web ({WEB}) after ")
+        assert text.endswith(" s, h1 before\n")
+        text = did("move", "shared/vlan7/mail", "h1")
+        assert text.endswith(", nobody before\n")
+    assert json.loads(keys(one)["holders/vlan7/web"])["host"] == "h2"
+    assert did("move", "vlan7/web", "h2") == f"h2 holds vlan7/web ({WEB}) already\n"
+    assert keys(one, "moves/") == {}
+    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
+
+
+def test_a_move_that_nobody_does_leaves_nothing_behind(one: Cluster) -> None:
+    members(one, "h1", "h2")
+    did("put", "shared/vlan7/web", WEB)
+    held(one, "h1", "web")
+    text = refused(1, "move", "vlan7/web", "h2", "--timeout", "0.2")
+    assert "vlan7/web was not moved within 0.2 s: h1 holds it" in text
+    assert keys(one, "moves/") == {}
+    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
+    remove(one, "holders/vlan7/web")
+    text = refused(1, "move", "vlan7/web", "h2", "--timeout", "0.2")
+    assert "was not moved within 0.2 s: nobody holds it: " in text
+
+
+def test_an_address_that_goes_while_it_is_moved(one: Cluster) -> None:
+    members(one, "h1", "h2")
+    did("put", "shared/vlan7/web", WEB)
+    held(one, "h1", "web")
+    found: list[str] = []
+    mover = threading.Thread(
+        target=lambda: found.append(refused(1, "move", "vlan7/web", "h2", "--timeout", "1"))
+    )
+    mover.start()
+    eventually(lambda: keys(one, "moves/"))
+    assert "is just being moved to h2" in refused(1, "move", "vlan7/web", "h2")
+    remove(one, "shared/vlan7/web", "members/vlan7/h2")
+    mover.join()
+    assert "its key was deleted meanwhile" in found[0]
+    assert "hint: h2 is no member any more" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("vlan7/none", "h1"), "there is no shared address vlan7/none\n  hint: some of its"),
+        (("other/web", "h1"), "there is no shared address other/web\n  hint: its segment has none"),
+        (("vlan7/broken", "h1"), "shared/vlan7/broken is refused: "),
+        (("vlan7/web2", "h1"), f"shared/vlan7/web2 is refused: web has {WEB} already"),
+        (("vlan7/web", "h10"), "h10 is not one of the hosts of vlan7/web: h1, h2\n  hint: add it:"),
+        (
+            ("vlan7/mail", "h7"),
+            "h7 is no live member of vlan7\n  hint: its members are h1, h2, h10",
+        ),
+        (("vlan7/lost", "h7"), "h7 is no live member of vlan7"),
+        (("vlan7/mail", "h2"), "h2 is drained\n  hint: ndxdp fleet undrain h2"),
+        (("vlan7/web", "h2"), "h2 is drained"),
+    ],
+)
+def test_an_impossible_move_is_refused(
+    fleet_of_three: Cluster, words: tuple[str, str], sentence: str
+) -> None:
+    before = fleet_of_three.revision()
+    assert sentence in refused(1, "move", *words)
+    assert fleet_of_three.revision() == before
+
+
+def test_the_words_of_a_move(privacy: None) -> None:
+    assert "'web' is not the name of a shared address" in refused(2, "move", "web", "h1")
+    assert "is not the name of a host" in refused(2, "move", "vlan7/web", "h/1")
+    assert "is not in the range" in refused(2, "move", "vlan7/web", "h1", "--timeout", "0")
+
+
+# ---- drain ---------------------------------------------------------------------------------------
+
+
+def test_drain_and_undrain(one: Cluster) -> None:
+    members(one, "h1", "h2")
+    for number in range(70):
+        put(one, **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}"}})
+    held(one, "h1", *(f"n{number}" for number in range(70)))
+    with Daemons(one, takers=("h1", "h2")):
+        text = did("drain", "h1")
+    assert text.startswith("h1 is drained: it holds nothing, 70 before; that took ")
+    assert list(keys(one, "drained/")) == ["drained/h1"]
+    assert did("drain", "h1") == "h1 is drained: it holds nothing\n"
+    assert did("undrain", "h1") == "h1 may take shared addresses again\n"
+    assert keys(one, "drained/") == {}
+    assert did("undrain", "h1") == "h1 is not drained\n"
+
+
+def test_drain_warns_about_what_nobody_takes(one: Cluster) -> None:
+    members(one, "h1")
+    for number in range(7):
+        put(
+            one, **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}", "hosts": ["h1"]}}
+        )
+    held(one, "h1", *(f"n{number}" for number in range(7)))
+    with Daemons(one):
+        found = fleet("drain", "h1")
+    assert found.code == 0
+    assert found.err.splitlines() == [
+        *(
+            f"ndxdp: nobody holds vlan7/n{number} (2001:db8::{number or ''}):"
+            " those of its hosts that are members are drained: h1"
+            for number in range(5)
+        ),
+        "ndxdp: nobody holds 2 more: ndxdp fleet status",
+    ]
+
+
+def test_a_host_that_does_not_let_go(one: Cluster) -> None:
+    members(one, "h1")
+    did("put", "shared/vlan7/web", WEB)
+    held(one, "h1", "web")
+    text = refused(1, "drain", "h1", "--timeout", "0.2")
+    assert "h1 still holds 1 after 0.2 s: vlan7/web" in text
+    assert "it stays drained until: ndxdp fleet undrain h1" in text
+    assert list(keys(one, "drained/")) == ["drained/h1"]
+
+
+def test_this_host_is_the_default(one: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[etcd]\nendpoints = ["{URL}"]\nhost = "h7"\n[[interface]]\nname = "eth0"\n'
+        '[[interface.etcd]]\nsegment = "vlan7"\n'
+    )
+    found = ndxdp("fleet", "drain", "-c", str(file))
+    assert (found.code, found.out) == (0, "h7 is drained: it holds nothing\n")
+    assert found.err == "ndxdp: h7 is no member of any segment now\n"
+    assert ndxdp("fleet", "undrain", "-c", str(file)).out == "h7 may take shared addresses again\n"
+    own = socket.gethostname()
+    assert did("undrain") == f"{own} is not drained\n"
+
+
+# ---- completion ----------------------------------------------------------------------------------
+
+
+def offered(line: str) -> list[str]:
+    words = line.split(" ")
+    request = {
+        "_NDXDP_COMPLETE": "bash_complete",
+        "COMP_WORDS": "\n".join(["ndxdp", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    ended = ndxdp(env=request)
+    assert ended.err == ""
+    return [item.partition(",")[2] for item in ended.out.splitlines() if "," in item]
+
+
+def test_completion_offers_what_etcd_has(one: Cluster) -> None:
+    members(one, "h1", "h2")
+    did("put", "shared/vlan7/web", WEB)
+    did("put", "hosts/h1/vlan7/net", MAIL)
+    put(one, **{"drained/h3": {}})
+    start = f"--endpoint {URL}"
+    assert offered(f"fleet status {start} v") == ["vlan7"]
+    assert offered(f"fleet delete {start} sh") == ["shared/vlan7/web"]
+    assert offered(f"fleet delete {start} ") == ["hosts/h1/vlan7/net", "shared/vlan7/web"]
+    assert offered(f"fleet move {start} ") == ["vlan7/web"]
+    assert offered(f"fleet move {start} vlan7/web ") == ["h1", "h2", "h3"]
+    assert offered(f"fleet undrain {start} ") == ["h3"]
+    assert offered("fleet list ") == ["hosts", "shared"]
+    assert offered("fleet drain --endpoint http://127.0.0.1:1 ") == []
