@@ -214,7 +214,7 @@ def is_at(mac: str) -> bool:
 
 
 def test_failover_and_back(wired: Segment, tmp_path: Path) -> None:
-    """Fail over as keepalived's notify_backup and notify_master do; the router follows at once."""
+    """Fail over as keepalived's script does; the router follows at once."""
     words = ("-n", ADDRESS, "--announce", "--paused", "--mode", "userspace")
     with standby(tmp_path) as there, packet_socket(ROUTER, ROUTER_LINK) as wire:
         hosts = {
