@@ -43,7 +43,8 @@ class World:
         health = Health("up0", DaemonStatus(), lambda: None)
         self.state = UplinkState(spec, health, asyncio.Event(), asyncio.Event(), lambda links: None)
         self.clock, self.fence, self.changes = LeaseClock(), Fence(), 0
-        self.lease = UplinkLease(self.state, self.clock, self._changed)
+        self.began = asyncio.Event()
+        self.lease = UplinkLease(self.state, self.clock, self.began, self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -213,6 +214,33 @@ def test_a_host_joins_only_with_what_it_can_answer_on() -> None:
         world.round()
         world.lease.end()
         assert not world.lease.may_join
-        assert world.changes == 6
+        assert world.changes == 7
+
+    run(test)
+
+
+def test_what_an_earlier_daemon_left_is_unknown_before_the_maps_are_open() -> None:
+    """Do not take an interface for silent that an earlier daemon's program may answer on."""
+
+    async def test(world: World) -> None:
+        assert world.lease.is_undecided
+        assert not world.lease.forbid()
+        assert not await world.lease.rules_written()
+        fence = world.begin()
+        world.began.set()
+        assert world.lease.is_undecided
+        assert world.lease.forbid()
+        assert fence.ends == [0]
+        world.round()
+        assert not world.lease.is_undecided
+
+    run(test)
+
+
+def test_an_interface_that_cannot_be_answered_on_is_decided() -> None:
+    async def test(world: World) -> None:
+        world.began.set()
+        assert not world.lease.is_undecided
+        assert not world.lease.may_join
 
     run(test)

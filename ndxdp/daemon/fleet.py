@@ -93,6 +93,7 @@ class FleetTask:
         self._clock, self._uplinks = clock, uplinks
         self._on_rules, self._on_change = on_rules, on_change
         self._wake = asyncio.Event()
+        self._began = boot_ns()
         self._lease = 0  # the lease that the segments know
         self._keeps, self._adopts = False, True
         self._adopting = False
@@ -251,18 +252,18 @@ class FleetTask:
         return min((each.again for each in decisions.values() if each.again), default=None)
 
     async def _join_and_leave(self, lease: int) -> None:
-        present = {
-            segment
-            for uplink in self._uplinks()
-            if uplink.lease.may_join
-            for segment in uplink.spec.segments
-        }
+        present, undecided = set[str](), set[str]()
+        for uplink in self._uplinks():
+            if uplink.lease.may_join:
+                present |= set(uplink.spec.segments)
+            elif uplink.lease.is_undecided:
+                undecided |= set(uplink.spec.segments)
         for name, segment in self.segments.items():
             is_joined = self.membership.is_joined(name, lease)
             if name in present and not is_joined:
                 is_joined = await self.membership.join(name, lease)
                 self._on_change()
-            elif name not in present and is_joined:
+            elif name not in present | undecided and is_joined:
                 segment.set_joined(False)
                 await self.membership.leave(name, lease)
                 is_joined = False
@@ -299,8 +300,11 @@ class FleetTask:
     async def _silence(self, uplink: Uplink) -> None:
         """Wait until an interface's maps have the present rules, or no leased rule answers."""
         lease = uplink.lease
-        if not await lease.rules_written() and not lease.forbid():
-            await asyncio.sleep(max(0, lease.written - boot_ns()) / 1e9)
+        if await lease.rules_written() or lease.forbid():
+            return
+        # A program of an earlier daemon may answer, whose maps this one has not opened.
+        former = self._began + max(self.settings.lease, self.keeper.ttl) * 10**9
+        await asyncio.sleep(max(0, min(lease.written, former) - boot_ns()) / 1e9)
 
     async def _acquire(self, acquisitions: dict[str, list[Acquisition]], lease: int) -> None:
         """Acquire addresses, and give the uplinks their rules."""

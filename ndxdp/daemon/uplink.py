@@ -93,7 +93,7 @@ class Uplink:
         self._directory = trees.files.root
         self._shared, self._heartbeats, self._status = shared, heartbeats, status
         self._ready, self._released = ready, released
-        self._lease = UplinkLease(self._state, shared.lease, may_join)
+        self._lease = UplinkLease(self._state, shared.lease, self.began, may_join)
         self._unmet = False  # the specification is not in force yet
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()

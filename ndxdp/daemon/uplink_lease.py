@@ -16,6 +16,9 @@ from ndxdp.store.maps import Maps
 
 log = logging.getLogger(__name__)
 
+UNKNOWN = 1 << 62
+"""A time that never comes, in nanoseconds."""
+
 
 class UplinkLease:
     """Writes the end of the host's lease into one interface's maps.
@@ -27,20 +30,27 @@ class UplinkLease:
     Call the methods in the event loop's thread.
 
     Attributes:
-        written: The end that the maps have at most, in nanoseconds of CLOCK_BOOTTIME.
+        written: The end that the maps have at most, in nanoseconds of CLOCK_BOOTTIME; UNKNOWN
+            before this process has opened them.
     """
 
     def __init__(
-        self, state: UplinkState, clock: LeaseClock, on_change: Callable[[], None]
+        self,
+        state: UplinkState,
+        clock: LeaseClock,
+        began: asyncio.Event,
+        on_change: Callable[[], None],
     ) -> None:
         """Write nothing yet.
 
         Args:
             state: The uplink's state.
             clock: The end of the host's lease.
+            began: Set when the first attempt to answer has succeeded or failed.
             on_change: Called when the property `may_join` has changed.
         """
-        self.written = 0
+        self.written = UNKNOWN
+        self._began, self._has_looked = began, False
         self._state, self._clock, self._on_change = state, clock, on_change
         self._maps: Maps | None = None
         self._is_held_back, self._might_join = True, False
@@ -52,6 +62,12 @@ class UplinkLease:
         state = self._state
         is_in_step = self._maps is not None and not state.health.rules.problem
         return is_in_step and state.reachable and not state.stop.is_set()
+
+    @property
+    def is_undecided(self) -> bool:
+        """True in the beginning, while it is not known yet what `may_join` will be."""
+        is_looking = self._maps is not None and not self._has_looked
+        return is_looking or not self._began.is_set()
 
     @property
     def rivals(self) -> int:
@@ -107,6 +123,7 @@ class UplinkLease:
 
     def round_ended(self) -> None:
         """Notify those who wait for the rules, after a round of the uplink."""
+        is_first, self._has_looked = not self._has_looked, True
         if not self._state.pending.rules:
             if self._is_held_back and self._state.wanted.get(SHARED_ORIGIN) is not None:
                 self._is_held_back = False
@@ -114,11 +131,11 @@ class UplinkLease:
             self._note_written(True)
         elif not self._state.health.rules.is_due:
             self._note_written(False)
-        self._note_change()
+        self._note_change(is_first)
 
-    def _note_change(self) -> None:
-        if self.may_join is not self._might_join:
-            self._might_join = not self._might_join
+    def _note_change(self, is_first: bool = False) -> None:
+        if self.may_join is not self._might_join or is_first:
+            self._might_join = self.may_join
             self._on_change()
 
     def _note_written(self, written: bool) -> None:
