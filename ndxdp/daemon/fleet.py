@@ -286,15 +286,15 @@ class FleetTask:
             for name in some
         }
         try:
-            found = await self._client.call(
+            await self._client.call(
                 lambda etcd: etcd.release(list(keys), lease), patience=_PATIENCE
             )
         except NoAnswer:
             for segment, name in keys.values():
                 self.segments[segment].refused(name, time.monotonic())
             raise
-        for key, (segment, name) in keys.items():
-            self.segments[segment].released(name, found[key])
+        for segment, name in keys.values():
+            self.segments[segment].released(name)
         _log_names("given up", keys.values())
 
     async def _silence(self, uplink: Uplink) -> None:

@@ -68,7 +68,7 @@ class Reservations:
         Args:
             prefix: The prefix.
             name: The name.
-            changed: The revision at which it lost the prefix.
+            changed: The revision from which on no host acquires the prefix by that name.
             until: When the changes of holders up to that revision are known in any case; times do
                 not decrease.
         """

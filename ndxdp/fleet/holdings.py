@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
+from ndxdp.fleet.flights import Flight, Flights
 from ndxdp.fleet.shared_address import SharedAddress
 from ndxdp.fleet.view import Entry, View
 from ndxdp.ndp.profile import Answer
@@ -17,23 +17,6 @@ from ndxdp.rules.changing_rules import ChangingRules, RuleOfKey
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import SHARED_ORIGIN, Rule
 from ndxdp.rules.ruleset import Rules
-
-
-class Flight(NamedTuple):
-    """A transaction whose result is not in the keys yet.
-
-    Attributes:
-        acquires: It creates the key of the holder; otherwise it deletes the key.
-        until: When it is tried again, unless the keys change before.
-        ended: Its result was reported; the keys do not have it yet.
-        passed: The candidates that had their turn and did not take the address, and since when
-            they are candidates.
-    """
-
-    acquires: bool
-    until: float
-    ended: bool
-    passed: dict[str, float]
 
 
 class Holdings:
@@ -46,7 +29,7 @@ class Holdings:
         unheld: The names in force that no host holds.
         releasing: The names that this host gives up, and whose key is still there, with the lease
             that it is under.
-        flights: Transactions whose result is not in the keys yet, by name.
+        flights: The transactions whose result the keys do not show yet.
         taken: How often this host has acquired an address.
         given_up: How often it has released one, or lost it with its lease.
     """
@@ -60,10 +43,10 @@ class Holdings:
         """
         self.view = View()
         self.lease: int | None = None
-        self.held: set[str] = set()
-        self.unheld: set[str] = set()
+        self.held: dict[str, None] = {}
+        self.unheld: dict[str, None] = {}
         self.releasing: dict[str, int] = {}
-        self.flights: dict[str, Flight] = {}
+        self.flights = Flights()
         self.taken = self.given_up = 0
         self._host = host
         self._rules = ChangingRules(self._rule_of)
@@ -94,41 +77,19 @@ class Holdings:
         changed, view.changed = view.changed, {}
         acquired = {}
         for name in changed:
-            flight = self.flights.get(name)
-            if self._refresh(name) and flight is not None:
+            is_new, entry = self._refresh(name), view.entries.get(name)
+            is_ours = entry is not None and self.is_ours(entry)
+            flight = self.flights.changed(name, is_ours=is_ours)
+            if is_new and flight is not None:
                 acquired[name] = flight
-                self.taken += 1  # otherwise an earlier daemon has taken it
-            if flight is not None and flight.ended:
-                del self.flights[name]
+        self.taken += len(acquired)
         return list(changed), acquired
 
-    def give_up(self, name: str, until: float) -> None:
+    def give_up(self, name: str) -> None:
         """Take an address out of the rules, until the key of its holder is deleted."""
         if self.lease is not None:
             self.releasing[name] = self.lease
-        self.flights[name] = Flight(False, until, False, {})
         self.view.changed[name] = None
-
-    def end_flight(self, name: str, until: float | None) -> float | None:
-        """Note the result of a transaction, after catch_up().
-
-        Args:
-            name: The name.
-            until: When it is tried again; None for when it had no result.
-
-        Returns:
-            When to look at the name again if the keys do not have the result by then; None if they
-            have it already.
-        """
-        flight, entry = self.flights.get(name), self.view.entries.get(name)
-        if flight is None:
-            return None
-        has_holder = entry is not None and entry.holding is not None
-        if has_holder if flight.acquires else name not in self.releasing:
-            del self.flights[name]
-            return None
-        self.flights[name] = flight._replace(ended=True, until=until or flight.until)
-        return self.flights[name].until
 
     def lose_all(self) -> None:
         """Hold nothing any more: the lease is lost.
@@ -160,16 +121,16 @@ class Holdings:
         if address is not None:
             self._rules.touch(address.prefix)
         if entry is not None and address is not None and entry.holding is None:
-            self.unheld.add(name)
+            self.unheld[name] = None
         else:
-            self.unheld.discard(name)
+            self.unheld.pop(name, None)
         if held == (name in self.held):
             return False
         if not held:
-            self.held.discard(name)
+            del self.held[name]
             self.given_up += 1
             return False
-        self.held.add(name)
+        self.held[name] = None
         return True
 
     def _rule_of(self, prefix: Prefix) -> RuleOfKey | None:

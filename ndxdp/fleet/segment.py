@@ -20,7 +20,7 @@ from ndxdp.fleet.alarms import Alarms
 from ndxdp.fleet.assignment import Candidates
 from ndxdp.fleet.decision import Acquisition, Decision
 from ndxdp.fleet.handover import Reservations, Window
-from ndxdp.fleet.holdings import Flight, Holdings, has_prefix
+from ndxdp.fleet.holdings import Holdings, has_prefix
 from ndxdp.fleet.passed_over import Passed, PassedOver
 from ndxdp.fleet.records import Holder
 from ndxdp.fleet.shared_address import SharedAddress
@@ -32,6 +32,8 @@ from ndxdp.runtime.daemon_status import SegmentStatus
 
 GRACE = 1.0
 """Seconds beyond the lease. In this time, one turn, a host that is able to has taken an address."""
+
+_JUDGED = 5000  # names of one decision, which takes a tenth of a second
 
 _RETRY = 1.0  # seconds after a transaction that had no effect
 
@@ -131,38 +133,35 @@ class Segment:
             lease: The id of the lease that the key is under.
             revision: The revision of the transaction.
         """
+        name = acquisition.name
         if lease == self._own.lease:
             holding = Holding(acquisition.holder._replace(since=since), lease)
-            self.view.note_acquired(acquisition.name, holding, revision)
-        self._end_flight(acquisition.name)
+            self.view.note_acquired(name, holding, revision)
+        self._catch_up()
+        self._own.flights.end(name)
+        self._due[name] = None
 
-    def released(self, name: str, revision: int) -> None:
+    def released(self, name: str) -> None:
         """Report a transaction after which the key of a holder is not this host's any more.
 
         The address is not acquired again before the stream of changes has shown that.
-
-        Args:
-            name: The name.
-            revision: The revision of the transaction.
         """
-        del revision  # the key may have a new holder by then: the stream shows which one
-        self._end_flight(name)
+        self._catch_up()
+        if name in self._own.releasing:
+            self._own.flights.await_change(name)
+        else:
+            self._own.flights.end(name)
+            self._due[name] = None
 
     def refused(self, name: str, now: float) -> None:
         """Report a transaction that had no effect, or whose result is unknown.
 
-        The address is judged again after a second, or when its keys change. If it was to be
-        released, rules() stays without it until the key of the holder is deleted.
+        It is tried again after a second, if that is still right. If the address was to be released,
+        rules() stays without it until the key of the holder is deleted.
         """
-        self._end_flight(name, now + _RETRY)
-
-    def _end_flight(self, name: str, until: float | None = None) -> None:
         self._catch_up()
-        again = self._own.end_flight(name, until)
-        if again is None:
-            self._due[name] = None
-        else:
-            self._alarms.set(name, again)
+        self._own.flights.fail(name, now + _RETRY, now + self._turn)
+        self._alarms.set(name, now + _RETRY)
 
     # ---- what follows
 
@@ -186,8 +185,8 @@ class Segment:
             self._quiet_until = None
             self._due |= dict.fromkeys(self._own.unheld)
         self._due |= dict.fromkeys(self._alarms.due(now))
-        due, self._due = self._due, {}
-        for name in due:
+        for name in list(islice(self._due, _JUDGED)):
+            del self._due[name]
             self._judge(name, now)
         release = self._release_some(now)
         acquire = self._acquire_some(now)
@@ -295,12 +294,10 @@ class Segment:
         self._to_acquire.pop(name, None)
         self._to_release.pop(name, None)
         entry = self.view.entries.get(name)
-        flight = self._own.flights.get(name)
-        if flight is not None and now < flight.until:
-            self._alarms.set(name, flight.until)
+        wait = self._own.flights.wait(name, now, releasing=name in self._own.releasing)
+        if wait is not None:
+            self._alarms.set(name, wait)
             return
-        if flight is not None:
-            del self._own.flights[name]
         if entry is None:
             return
         if self._own.is_ours(entry):
@@ -365,10 +362,12 @@ class Segment:
             release.append(name)
         for name in release:
             del self._to_release[name]
-            self._own.give_up(name, now + self._turn)
+            self._own.give_up(name)
+            self._own.flights.release(name, now + self._turn)
             self._alarms.set(name, now + self._turn)
+            self._passed.discard(name)
         self._rate.charge(len(release))
-        self._catch_up()
+        self._own.catch_up()
         return release
 
     def _acquire_some(self, now: float) -> list[Acquisition]:
@@ -379,13 +378,13 @@ class Segment:
             moved = entry.move == self._host
             holder = Holder(self._host, 0.0, str(entry.address.prefix), moved)
             acquire.append(Acquisition(name, holder, entry.changed, moved))
-            self._own.flights[name] = Flight(True, now + self._turn, False, passed)
+            self._own.flights.acquire(name, now + self._turn, passed)
             self._alarms.set(name, now + self._turn)
         self._rate.charge(len(acquire))
         return acquire
 
     def _again(self, now: float) -> float | None:
-        times = [self._alarms.first, self._quiet_until]
+        times = [self._alarms.first, self._quiet_until, now if self._due else None]
         if self._to_release:
             times.append(self._window.opens or self._rate.again(now))
         if self._to_acquire:

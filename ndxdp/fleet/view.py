@@ -7,6 +7,7 @@ changes of that key are then ignored.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +17,13 @@ from ndxdp.fleet.shared_address import SharedAddress
 from ndxdp.printable import printable, shown
 from ndxdp.rules.precedence import Precedence
 from ndxdp.rules.prefix import Prefix
+
+NEVER = sys.maxsize
+"""The revision from which on no host acquires a name whose key stays as it is.
+
+An acquisition fails if the key has changed. But a key that is not in force any more, because of an
+older one with its prefix, may still be acquired by a host that does not know of the older one.
+"""
 
 
 class Holding(NamedTuple):
@@ -74,7 +82,7 @@ class View:
         changed: Names whose keys have changed; the reader of the view empties it.
         touched: Prefixes whose key in force may have changed; the reader empties it.
         vacated: The name that was in force for a prefix before another key, or none, and the
-            revision of that change; the reader empties it.
+            revision from which on no host acquires it by that name; the reader empties it.
         freed: Prefixes, as texts, that no holder answers for any more; the reader empties it.
         watched: The revision up to which all changes of holders are known.
         regrouped: Hosts that have become or ceased to be members, or drained; the reader empties
@@ -122,9 +130,9 @@ class View:
                 self.delete_holder(name, revision)
             if entry.move and name not in seen[MOVES]:
                 self.delete_move(name)
-        for host in self.members.keys() - seen[MEMBERS]:
+        for host in [each for each in self.members if each not in seen[MEMBERS]]:
             self.delete_member(host)
-        for host in self.drained - seen[DRAINED]:
+        for host in sorted(self.drained - seen[DRAINED]):
             self.delete_drained(host)
         self.reading, self.complete = False, True
 
@@ -161,7 +169,7 @@ class View:
         for each in self._precedence.put(name, value.prefix, created):
             self._judge(each)
         if before not in (name, self._precedence.in_force(value.prefix)):
-            self.vacated[value.prefix] = before, changed
+            self.vacated[value.prefix] = before, NEVER
 
     def delete_shared(self, name: str, changed: int) -> None:
         """Note that the key of a shared address was deleted at a revision."""

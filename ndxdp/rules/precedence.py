@@ -16,7 +16,7 @@ class Precedence:
         """Have no keys yet."""
         self._keys: dict[str, tuple[int, Prefix]] = {}
         self._first: dict[Prefix, str] = {}
-        self._others: dict[Prefix, set[str]] = {}
+        self._others: dict[Prefix, dict[str, None]] = {}
 
     def __len__(self) -> int:
         """Return the number of keys, with those that are not in force."""
@@ -27,7 +27,7 @@ class Precedence:
         """The number of different prefixes, which is that of the keys in force."""
         return len(self._first)
 
-    def put(self, name: str, prefix: Prefix, created: int) -> set[str]:
+    def put(self, name: str, prefix: Prefix, created: int) -> list[str]:
         """Take a key, in place of its earlier prefix.
 
         Args:
@@ -44,32 +44,30 @@ class Precedence:
         if first is None:
             self._first[prefix] = name
         else:
-            others = self._others.setdefault(prefix, set())
+            others = self._others.setdefault(prefix, {})
             if self._age(name) < self._age(first):
-                affected |= {first, *others}
-                others.add(first)
+                affected += [first, *others]
+                others[first] = None
                 self._first[prefix] = name
             else:
-                others.add(name)
-        return affected | {name}
+                others[name] = None
+        return [*affected, name]
 
-    def remove(self, name: str) -> set[str]:
+    def remove(self, name: str) -> list[str]:
         """Forget a key; return the names of other keys for which winner() may have changed."""
         known = self._keys.pop(name, None)
         if known is None:
-            return set()
+            return []
         prefix = known[1]
         others = self._others.get(prefix)
         if others is None:
             del self._first[prefix]
-            return set()
-        affected: set[str] = set()
+            return []
+        affected: list[str] = []
         if self._first[prefix] == name:
-            affected = set(others)
-            self._first[prefix] = min(others, key=self._age)
-            others.discard(self._first[prefix])
-        else:
-            others.discard(name)
+            affected = list(others)
+            name = self._first[prefix] = min(others, key=self._age)
+        del others[name]
         if not others:
             del self._others[prefix]
         return affected
