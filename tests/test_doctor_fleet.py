@@ -152,6 +152,15 @@ CASES: dict[str, tuple[Facts, Level, str]] = {
         FAILURE,
         "nobody answers for 2001:db8::20 (vlan7/web): its prefix is too broad",
     ),
+    "a value that is refused": (
+        replace(
+            GOOD,
+            entries=[UNHELD._replace(prefix="", problem="it is no JSON")],
+            local={"config": RULES},
+        ),
+        FAILURE,
+        "nobody answers for vlan7/web: it is no JSON",
+    ),
     "many without a holder": (
         replace(GOOD, entries=[NAMED._replace(name=f"n{number}") for number in range(9)]),
         FAILURE,

@@ -55,6 +55,7 @@ class RivalWatch:
         own_mac: Callable[[], bytes],
         clock: Callable[[], float] = time.monotonic,
         may_answer: Callable[[], bool] = lambda: True,
+        on_rival: Callable[[], None] = lambda: None,
     ) -> None:
         """Watch nothing until hold().
 
@@ -65,8 +66,9 @@ class RivalWatch:
             clock: Returns the time in seconds, monotonic.
             may_answer: Returns False once this host's lease has lapsed. After this process was
                 stopped, advertisements of the next holder may have waited for it.
+            on_rival: Called when the log has named a rival.
         """
-        self._may_answer = may_answer
+        self._may_answer, self._on_rival = may_answer, on_rival
         self._interface, self._ifindex, self._own_mac = interface, ifindex, own_mac
         self._rivals, self._probes, self._clock = Rivals(clock), RivalProbes(), clock
         self._probe_pace = Pace(_PROBE_RATE, _PROBE_BURST, clock)
@@ -178,6 +180,7 @@ class RivalWatch:
             self._left_out += 1
             return
         self._lines.charge()
+        self._on_rival()
         log.warning(
             "%s: %s answers for %s, too, which this host answers for: two hosts have the address",
             self._interface,

@@ -118,6 +118,7 @@ class Synchronisation:
                 link.ifindex,
                 lambda: self._mac,
                 may_answer=lambda: shared.lease.is_valid,
+                on_rival=status.changed,
             )
             opened.enter_context(self._state.noting_rivals(watch))
             resolver.holds = self._guard.holds

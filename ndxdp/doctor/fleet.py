@@ -320,7 +320,7 @@ def _own_addresses(facts: Facts) -> Iterable[Finding]:
 def _local_rules(facts: Facts) -> Iterable[Finding]:
     """Yield a finding for each origin of this host that has rules for shared prefixes, too."""
     for origin, rules in facts.local.items():
-        both = [entry for entry in facts.entries if _prefix(entry) in rules]
+        both = [entry for entry in facts.entries if (found := _prefix(entry)) and found in rules]
         if both:
             where = f"in {facts.config}" if origin == "config" else "of a container"
             yield warning(
@@ -365,12 +365,14 @@ def _prefix(entry: SharedAddressEntry) -> Prefix | None:
 
 
 def _text(entry: SharedAddressEntry) -> str:
-    """Return the prefix as commands write it: a single address without a length."""
+    """Return the prefix as commands write it: a single address without a length; "" without."""
     return str(_prefix(entry) or entry.prefix)
 
 
 def _named(entries: list[SharedAddressEntry]) -> str:
-    return _some([f"{_text(entry)} ({entry.key})" for entry in entries])
+    return _some(
+        [f"{_text(entry)} ({entry.key})" if entry.prefix else entry.key for entry in entries]
+    )
 
 
 def _some(names: list[str]) -> str:
