@@ -21,8 +21,8 @@ from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.fleet_report import FleetReport, SharedAddressEntry
 
 NETNS = 4026531840
-WEB = SharedAddressEntry("vlan7", "web", "2001:db8::20/128", ["h1", "h2"], True, "h2", 1000.5)
-MAIL = SharedAddressEntry("vlan7", "mail", "2001:db8::21/128", [], False, "", 0, "nobody lives")
+WEB = SharedAddressEntry("vlan7", "web", "2001:db8::20", ["h1", "h2"], True, "h2", 1000.5)
+MAIL = SharedAddressEntry("vlan7", "mail", "2001:db8:0:0:e::/80", [], False, "", 0, "nobody lives")
 REPORT = FleetReport("h1", NETNS, 4711, 2000.25, [MAIL, WEB])
 
 
@@ -63,9 +63,7 @@ def test_fields_of_another_version(tmp_path: Path) -> None:
     at.write_text(json.dumps(data_of(REPORT) | {"addresses": [entry], "more": 1}))
     found = fleet_report.read(tmp_path, NETNS)
     assert found is not None
-    assert found.addresses == [
-        SharedAddressEntry("s", "n", "2001:db8::1/128", [], False, "", 0, "")
-    ]
+    assert found.addresses == [SharedAddressEntry("s", "n", "2001:db8::1", [], False, "", 0, "")]
 
 
 def data_of(report: FleetReport) -> dict[str, Any]:
@@ -85,7 +83,8 @@ DAMAGED: dict[str, Any] = {
     "addresses": {"addresses": 5},
     "an address": {"addresses": ["web"]},
     "no name": {"addresses": [{"segment": "s", "prefix": "::1/128"}]},
-    "no prefix": {"addresses": [{"segment": "s", "name": "n", "prefix": "::1"}]},
+    "no prefix": {"addresses": [{"segment": "s", "name": "n", "prefix": "::1/129"}]},
+    "no address": {"addresses": [{"segment": "s", "name": "n", "prefix": "web"}]},
     "hosts": {"addresses": [data_of(REPORT)["addresses"][0] | {"hosts": [1]}]},
     "since": {"addresses": [data_of(REPORT)["addresses"][0] | {"since": "now"}]},
 }
@@ -146,8 +145,10 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[FleetReport]:
     write = fleet_report.write
 
     def noted(directory: Path, report: FleetReport) -> None:
-        found.append(report)
-        write(directory, report)
+        try:
+            write(directory, report)
+        finally:
+            found.append(report)
 
     monkeypatch.setattr(fleet_report, "write", noted)
     return found

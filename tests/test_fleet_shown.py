@@ -28,7 +28,7 @@ from tests.fixtures.documented import json_of, shape
 from tests.fixtures.network import FILES, UPLINK, Network, done, ndxdp, sh
 
 ADDRESS, NETWORK, OTHER = "2001:db8::20", "2001:db8::e:0:0:0/80", "2001:db8::21"
-WEB = SharedAddressEntry("vlan7", "web", f"{ADDRESS}/128", ["h1", "h2"], False, "h2", 0)
+WEB = SharedAddressEntry("vlan7", "web", ADDRESS, ["h1", "h2"], False, "h2", 0)
 SEGMENT = SegmentStatus("vlan7", True, "", ["h1", "h2", "h3"], 12, 5, 0, 7, 2)
 FLEET = FleetStatus(True, "", None, False, [SEGMENT], 0, [], 0, 0.002)
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from ndxdp.netlink.netns import netns
 from ndxdp.observe.hosts import moment
 from ndxdp.observe.units import elapsed
-from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import SHARED_ORIGIN, Rule
 from ndxdp.runtime import fleet_report, report
@@ -58,10 +57,10 @@ def find(directory: Path, prefix: Prefix, rule: Rule, reason: str) -> Holding | 
 
 
 def _entry(found: FleetReport, prefix: Prefix, segment: str) -> SharedAddressEntry | None:
-    """Return the address with a prefix; that of the segment first, as two may have the prefix."""
-    text = f"{address_text(prefix.address)}/{prefix.length}"
+    """Return the address with a prefix; of several, that of the segment, and one that is held."""
+    text = str(prefix)
     entries = [each for each in found.addresses if each.prefix == text]
-    return min(entries, key=lambda each: each.segment != segment, default=None)
+    return min(entries, key=lambda each: (each.segment != segment, not each.holder), default=None)
 
 
 def holding_data(holding: Holding) -> dict[str, Any]:

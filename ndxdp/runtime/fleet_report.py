@@ -29,7 +29,8 @@ class SharedAddressEntry(NamedTuple):
     Attributes:
         segment: The segment.
         name: The name in the key.
-        prefix: The prefix, as text.
+        prefix: The prefix, as text: an address alone, or with a length below 128; "" if the value
+            of the key is refused.
         hosts: The hosts that may answer for it, the preferred one first; [] for all members.
         failback: The preferred host gets it back.
         holder: The host that answers for it; "" for nobody.
@@ -148,7 +149,7 @@ def report_of(data: Any) -> FleetReport:
                 SharedAddressEntry(
                     fields.text(each["segment"]),
                     fields.text(each["name"]),
-                    fields.prefix(each["prefix"]),
+                    _prefix(each["prefix"]),
                     [fields.text(host) for host in each.get("hosts", ())],
                     bool(each.get("failback", False)),
                     fields.text(each.get("holder", "")),
@@ -160,3 +161,11 @@ def report_of(data: Any) -> FleetReport:
         )
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError) as error:
         raise ValueError(f"the report of shared addresses is damaged: {error}") from error
+
+
+def _prefix(value: object) -> str:
+    """Return a prefix in its canonical form, in which an address has no length; "" for ""."""
+    text = fields.text(value)
+    if not text:
+        return ""
+    return fields.prefix(text if "/" in text else f"{text}/128").removesuffix("/128")
