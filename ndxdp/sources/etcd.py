@@ -19,7 +19,7 @@ from typing import NamedTuple
 from ndxdp.errors import UsageError
 from ndxdp.printable import printable
 from ndxdp.sources.etcd_api import Changes, EtcdApi
-from ndxdp.sources.etcd_session import Compacted
+from ndxdp.sources.etcd_session import Compacted, Future
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.etcd_wire import Header, Item
 from ndxdp.sources.http import NoAnswer
@@ -60,9 +60,6 @@ class _Differs(NoAnswer):
 
 class _NewHistory(_Differs):
     """A cluster that was restored from a backup, or is another one."""
-
-
-_HISTORY = "etcd has another history: it was restored, or is another cluster"
 
 
 class _Position(NamedTuple):
@@ -219,7 +216,7 @@ class Watcher:
                     log.info("%s: %s; reading all keys again", endpoint, plain_reason(reason))
                     self._position = None
                     if isinstance(reason, _NewHistory):
-                        self._on_new_history()
+                        self._begin_history()
                     await asyncio.sleep(_DELAY_MIN)
         finally:
             self._token = api.session.token
@@ -239,6 +236,9 @@ class Watcher:
         except Compacted as reason:
             log.info("etcd: %s; reading all keys again", plain_reason(reason))
             self._position = None
+            # Without the revisions between, the header alone shows most other histories.
+            if isinstance(reason, Future) or not position.precedes((await api.count()).header):
+                self._begin_history()
             return
         same = (
             position.precedes(page.header)
@@ -247,9 +247,12 @@ class Watcher:
             and all(item.changed == position.changed for item in page.items)
         )
         if not same:
-            log.warning(_HISTORY)
             self._position = None
-            self._on_new_history()
+            self._begin_history()
+
+    def _begin_history(self) -> None:
+        log.warning("etcd has another history: it was restored, or is another cluster")
+        self._on_new_history()
 
     async def _read_all(self, api: EtcdApi) -> AsyncGenerator[Batch, None]:
         """Yield all keys; a revision that is compacted meanwhile makes it begin again."""
@@ -340,7 +343,7 @@ class Watcher:
             before = self._events
             page = await api.count()
             if self._position is not None and not self._position.precedes(page.header):
-                raise _NewHistory(_HISTORY)
+                raise _NewHistory("it may have another history")
             difference = page.total - self._size()
             if not difference:
                 self.confirmed = time.time()

@@ -31,7 +31,11 @@ _NOT_DONE = (
 
 
 class Compacted(NoAnswer):
-    """A revision that etcd no longer has, or does not have yet: all keys have to be read again."""
+    """A revision that etcd no longer has: all keys have to be read again."""
+
+
+class Future(Compacted):
+    """A revision that etcd does not have yet: its history is another one."""
 
 
 class LeaseLost(NoAnswer):
@@ -197,7 +201,7 @@ def _known(refused: Refused) -> NoAnswer:
     """Return the exception for a refusal."""
     code, text = refused.body.get("code"), str(refused)
     if code == _OUT_OF_RANGE:
-        return Compacted(text)
+        return Future(text) if "future revision" in text else Compacted(text)
     if code == _NOT_FOUND and "lease" in text:
         return LeaseLost(text)
     # `user name is empty` is an argument of a request without a token.
