@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lab import private
+from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.store.directories import Trees
 from tests.fixtures import engine, features, network
+from tests.fixtures import hostile as hostile_server
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake
 from tests.fixtures.network import Network
@@ -78,3 +80,10 @@ def fake(tmp_path: Path) -> Iterator[Fake]:
     made = Fake(tmp_path / "engine.sock")
     yield made
     made.close()
+
+
+@pytest.fixture
+def hostile(privacy: None) -> Iterator[tuple[Etcd, list[bytes]]]:
+    """Return settings for a server that answers every request by the last of some bytes."""
+    with hostile_server.hostile() as made:
+        yield made

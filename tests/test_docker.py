@@ -29,6 +29,7 @@ from ndxdp.sources.json_pieces import Objects
 from ndxdp.sources.selector import Selector, label_keys, rules_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake, container, network
+from tests.fixtures.hostile import BROKEN
 from tests.fixtures.network import BEHIND, HOST_MAC, UPLINK, Network, eventually, ndxdp
 from tests.fixtures.network import rules as listed
 from tests.fixtures.watching import Watching, endpoint, watching
@@ -374,38 +375,6 @@ def test_an_engine_that_begins_the_stream_with_the_first_event(fake: Fake) -> No
         begin.set()
         watcher.becomes({"2001:db8::2": "six"})
         end.set()
-
-
-HEAD = b"HTTP/1.1 200 OK\r\n"
-BROKEN: dict[str, bytes] = {
-    "nothing": b"",
-    "garbage": b"\x00\xff" * 5000,
-    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "half a head": HEAD,
-    "a head without end": HEAD + b"X: y\r\n" * 1000,
-    "a line without end": HEAD + b"X" * 200000,
-    "no header": HEAD + b"nonsense\r\n\r\n",
-    "half a body": HEAD + b"Content-Length: 100\r\n\r\n[{",
-    "a negative length": HEAD + b"Content-Length: -1\r\n\r\n",
-    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\n[{",
-    "no chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n[{",
-    "a chunk too long": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n[]\r\n0\r\n\r\n",
-    "half a list": HEAD + b"\r\n[{}",
-    "no JSON": HEAD + b"\r\n<html>",
-    "no UTF-8": HEAD + b'\r\n[{"\xff": 1}]',
-    "no list": HEAD + b'\r\n{"message": "hello"}',
-    "no objects": HEAD + b"\r\n[1, 2]",
-    "no id": HEAD + b'\r\n[{"Names": ["/a"], "ApiVersion": "x"}]',
-    "depth": HEAD + b'\r\n[{"a":' + b"[" * 100000,
-    "error": b'HTTP/1.1 500 Oh\r\nContent-Length: 18\r\n\r\n{"message": "oh!"}',
-    "an error without words": b"HTTP/1.1 503 Oh\r\n\r\n",
-    "moved": b"HTTP/1.1 301 There\r\nLocation: http://x/\r\n\r\n",
-    "names": HEAD + b'\r\n[{"Id": "1", "Names": 1, "Name": [], "ApiVersion": "x"}]',
-    "labels": HEAD + b'\r\n[{"Id": "1", "Names": ["/a"], "Labels": {"a": 1}}]',
-    "an address": HEAD
-    + b'\r\n[{"Id":"1","Names":[],"NetworkSettings":{"Networks":{"n":{"GlobalIPv6Address":"x"}}},'
-    b'"IPAM":{"Config":[{"Subnet":"2001:db8::/x"}]}}]',
-}
 
 
 @pytest.mark.parametrize("what", BROKEN)

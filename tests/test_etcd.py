@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Certificates, Cluster
 from tests.fixtures.following import Following, following
-from tests.fixtures.network import eventually, sh
+from tests.fixtures.hostile import NONSENSE
+from tests.fixtures.network import eventually
 from tests.fixtures.tcp_relay import TcpRelay
-from tests.test_docker import BROKEN
 
 
 def value(number: int) -> dict[str, object]:
@@ -484,50 +483,6 @@ def test_a_token_that_expires(one: Cluster, tmp_path: Path, hasty: None) -> None
 
 
 # ---- members that are none -----------------------------------------------------------------------
-
-
-@pytest.fixture
-def hostile(privacy: None) -> Iterator[tuple[Etcd, list[bytes]]]:
-    """Yield settings for a server that answers every request by the last of some bytes."""
-    sh("ip", "link", "set", "lo", "up")
-    answers = [b""]
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            try:
-                link = listener.accept()[0]
-            except OSError:
-                return
-            with link:
-                link.settimeout(2)
-                try:
-                    link.recv(65536)
-                    link.sendall(answers[-1])
-                except OSError:
-                    continue
-
-    threading.Thread(target=serve, daemon=True).start()
-    yield Etcd((endpoint(listener.getsockname()[1]),), "h1"), answers
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-
-
-def answer(text: str) -> bytes:
-    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
-
-
-NONSENSE = {
-    "no header": answer("{}"),
-    "a list": answer("[]"),
-    "text in a number": answer('{"header": {"revision": "x"}}'),
-    "keys that are no list": answer('{"header": {"revision": "1"}, "kvs": {"a": 1}}'),
-    "a key without base64": answer('{"header": {"revision": "1"}, "kvs": [{"key": "%"}]}'),
-    "depth": answer('{"header": ' + "[" * 50_000),
-    "a huge number": answer('{"header": {"revision": ' + "1" * 5000 + "}}"),
-    "an error": b'HTTP/1.1 503 X\r\n\r\n{"error": "e", "message": "m\\n\\u001b"}',
-    **{f"http: {name}": text for name, text in BROKEN.items()},
-}
 
 
 @pytest.mark.parametrize("what", NONSENSE)

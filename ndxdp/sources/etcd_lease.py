@@ -31,15 +31,6 @@ _WITHIN_MAX, _PATIENCE_MAX = (
 _PAUSE_PART, _PAUSE_MAX = 20, 0.5  # a part of the TTL; seconds
 _DELAY_MIN, _DELAY_MAX = 0.2, 5.0  # seconds between two attempts without a lease
 
-_CONFIRM_AFTER = 2.0
-"""Seconds since the last renewal after which a member first has to show that it has a majority.
-
-A leader that was stopped, and has been replaced, may renew a lease in the first moment after it
-continues. Its successor was elected after the election timeout (1 s by default), and has extended
-all leases by the TTL and another such timeout. So a renewal within 2 s of the last one is valid in
-any case.
-"""
-
 
 def boottime_ns() -> int:
     """Return the nanoseconds since the start of the system, with those of suspension."""
@@ -173,8 +164,11 @@ class LeaseKeeper:
 
     async def _renew(self, lease: int) -> None:
         async def ask(etcd: Store) -> tuple[int, int]:
-            if boottime_ns() - self._asked > _CONFIRM_AFTER * 1e9:
-                await etcd.get(f"{self._settings.root}members/")
+            # A leader whose disk hangs, or that was stopped, may renew leases after others have
+            # replaced it (https://github.com/etcd-io/etcd/issues/15247). A read, which a majority
+            # confirms, shows that it is the leader, or knows the present one. The next leader is
+            # elected later, and extends all leases by their TTL then.
+            await etcd.get(f"{self._settings.root}members/")
             sent = boottime_ns()
             return sent, await etcd.keepalive(lease)
 
@@ -222,8 +216,8 @@ class LeaseKeeper:
         if boottime_ns() < self.until:  # the clock of the loop may be ahead
             self._arm()
             return
-        why = f" ({self.problem})" if self.problem else ""
-        log.warning("the lease of etcd is lost: it was not renewed in time%s", why)
+        self.problem = self.problem or "no member of etcd answers"
+        log.warning("the lease of etcd is lost, as it was not renewed in time: %s", self.problem)
         self._lose()
 
     def _lose(self) -> None:
