@@ -34,6 +34,7 @@ from ndxdp.store.directories import Trees
 log = logging.getLogger(__name__)
 
 _NAMED_MAX = 3  # addresses or hosts that a finding names
+_PATIENCE = 0.5  # seconds after which the next member of etcd is asked, too
 _RENEWALS = 3  # in a lease
 _GUARD_MIN, _GUARD_PART = 0.25, 10  # the daemon stops answering so much earlier: s, 1/part
 
@@ -137,7 +138,8 @@ def _drained(settings: Etcd) -> frozenset[str] | None:
     beginning = f"{settings.root}{DRAINED}/"
     try:
         found = etcd_client.run(
-            settings, lambda client: client.call(lambda store: store.below(beginning))
+            settings,
+            lambda client: client.call(lambda store: store.below(beginning), patience=_PATIENCE),
         )
     except NdxdpError as error:
         log.debug("cannot read which hosts are drained: %s", error)
