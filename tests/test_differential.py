@@ -17,7 +17,7 @@ from tests.fuzz.frames import Frames, random_case
 from tests.packets import BY_TABLES, CASES, HOST
 
 SETS, SIZE = 30, 2_000
-SEED = "4861"
+SEED = "4862"
 
 _NOT_REACHED = {Reason.RATE_LIMITED, Reason.GATEWAY_LIMITED}  # no rate limit applies to a test run
 _NOT_REACHED |= {Reason.RESIZE_FAILED, Reason.SEND_FAILED}
