@@ -67,8 +67,10 @@ packages = @missing=$$(for name in $(1); do \
 GRAFANA_SCHEMA := 13.2.3
 
 DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
-# The last commit whose maps had another layout, for tests of upgrades.
-OTHER_LAYOUT = $$(git -c safe.directory=$(CURDIR) log -1 --format=%H -G'define NDP_ABI_VERSION' -- bpf/ndp_abi.h)~
+# The last commits whose maps had the former layout and the one before that, for tests of upgrades.
+LAYOUTS = git -c safe.directory=$(CURDIR) log -2 --format=%H~ -G'define NDP_ABI_VERSION' -- bpf/ndp_abi.h
+FORMER_LAYOUT = $$($(LAYOUTS) | head -n 1)
+OLDER_LAYOUT = $$($(LAYOUTS) | tail -n 1)
 PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
@@ -129,12 +131,13 @@ test-deb: packages-test packages-vm packages-deb build .venv/tested .venv/packag
 	.venv/bin/python packaging/deb.py --directory build/try
 	.venv/bin/python packaging/deb.py --directory build/try/again
 	.venv/bin/python packaging/deb.py --directory build/try --version 9~test
-	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.1~test --commit $(OTHER_LAYOUT)
+	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.1~test --commit $(FORMER_LAYOUT)
+	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.0~test --commit $(OLDER_LAYOUT)
 	cmp build/try/$(DEB) build/try/again/$(DEB)
 	lintian --display-info --pedantic --suppress-tags package-supports-alternative-init-but-no-init.d-script \
 		--fail-on error,warning,info,pedantic --allow-root build/try/$(DEB)
 	.venv/bin/python -m tests.scenarios.debian_releases build/try/$(DEB) build/try/ndxdp_9~test_all.deb \
-		build/try/ndxdp_0.0.1~test_all.deb $(RELEASES)
+		build/try/ndxdp_0.0.1~test_all.deb build/try/ndxdp_0.0.0~test_all.deb $(RELEASES)
 	.venv/bin/python -m tests.scenarios.first_use build/try/$(DEB) $(RELEASES)
 
 test-arm64: packages-arm64 packages-vm packages-deb build .venv/tested .venv/packages
@@ -180,7 +183,7 @@ test-service: packages-vm build
 	.venv/bin/python -m lab.vm --systemd $(if $(TIMEOUT),--timeout $(TIMEOUT)) -- $(TESTS)
 
 lab-vm: packages-lab deb
-	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.1~test --commit $(OTHER_LAYOUT)
+	.venv/bin/python packaging/deb.py --directory build/try --version 0.0.1~test --commit $(FORMER_LAYOUT)
 	.venv/bin/python -m lab.life --other build/try/ndxdp_0.0.1~test_all.deb $(CHECKS)
 
 # VirtualBox is not in Debian: Vagrant asks a stand-in for its version, and validates the settings.

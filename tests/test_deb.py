@@ -111,7 +111,10 @@ def test_a_missing_maintainer_is_reported(tmp_path: Path, text: str) -> None:
 
 
 def test_preinst_knows_the_layout_of_the_maps(package: Path) -> None:
-    assert f"*/v{abi.VERSION}/*) ;;" in run("dpkg-deb", "-I", package, "preinst")
+    known = f"*/v{abi.VERSION}/* | */v{abi.FORMER_VERSION}/*) ;;"
+    assert known in run("dpkg-deb", "-I", package, "preinst")
+    taken_over = f"for path in /sys/fs/bpf/ndxdp/v{abi.FORMER_VERSION}/*"
+    assert taken_over in run("dpkg-deb", "-I", package, "postinst")
 
 
 def test_the_needed_modules_are_those_of_pyproject() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 VERSION = 7
+FORMER_VERSION = 6
+"""The version whose pins and files attaching takes over; see session/former_layout.py."""
 
 MAX_ADDRESSES = 131072
 MAX_PREFIXES = 1048576

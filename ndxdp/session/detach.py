@@ -6,6 +6,7 @@ import contextlib
 import logging
 
 from ndxdp.errors import Damaged, ModeUnavailable
+from ndxdp.session.former_layout import take_over
 from ndxdp.session.recovery import recover
 from ndxdp.session.session import Session
 from ndxdp.store import lifetimes
@@ -37,6 +38,7 @@ def detach_interface(trees: Trees, interface: str) -> None:
 
 def _detach(tree: Tree, interface: str) -> None:
     with tree.lock.exclusive():
+        take_over(tree, interface)
         if tree.path(interface).is_dir():
             refuse_if_locked(tree, interface)
         try:

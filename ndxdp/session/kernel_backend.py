@@ -17,6 +17,7 @@ from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.session import kernel_program, modes
 from ndxdp.session.backend import Attached
+from ndxdp.session.former_layout import has_former, take_over
 from ndxdp.session.link_check import refuse_broad
 from ndxdp.session.modes import ModeRefusal, NoMode
 from ndxdp.session.plan import AttachPlan, CarriedState, attached_otherwise, carry_over
@@ -44,8 +45,12 @@ class KernelBackend:
         tree.check()
         if not request.force:
             refuse_broad(name, request.rules, lambda: onlink.read((link.ifindex, link.master)))
-        refuse_other_version(tree, name)
         with tree.lock.exclusive(), contextlib.ExitStack() as opened:
+            take_over(tree, name)
+            if has_former(trees.files, name):
+                with trees.files.lock.exclusive():
+                    take_over(trees.files, name)
+            refuse_other_version(tree, name)
             if locked is not trees.files:
                 refuse_if_locked(trees.files, name)
             if locked is not tree and tree.path(name).is_dir():

@@ -15,6 +15,7 @@ from ndxdp.netlink.links import Link
 from ndxdp.rules.difference import difference
 from ndxdp.session import modes
 from ndxdp.session.backend import Attached
+from ndxdp.session.former_layout import take_over
 from ndxdp.session.modes import ModeRefusal, NoMode
 from ndxdp.session.plan import AttachPlan, CarriedState, attached_otherwise, carry_over, too_small
 from ndxdp.session.recovery import recover
@@ -74,13 +75,15 @@ class UserspaceBackend:
     def _open_files(self, request: AttachRequest, link: Link, locked: Tree | None) -> Attached:
         """Open the interface's files, and write rules and settings to them."""
         tree, pins, name = self._tree, self._pins, link.name
-        refuse_other_version(tree, name)
         with _pins_locked(pins), tree.lock.exclusive(), contextlib.ExitStack() as undo:
+            take_over(tree, name)
+            refuse_other_version(tree, name)
             if locked is not tree:
                 refuse_if_locked(tree, name)
             if locked is not pins:
                 with contextlib.suppress(ModeUnavailable):
                     pins.check()
+                    take_over(pins, name)
                     adopt(pins, link)
             has_pins = _has_pins(pins, name)
             if has_pins and locked is not pins:

@@ -378,8 +378,11 @@ def refuse_other_version(tree: Tree, interface: str) -> None:
 def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     """Return the error for an interface that an ndxdp of another ABI version has attached."""
     path = tree.root / version / tree.path(interface).name
+    hint = f"detach it with the ndxdp that attached it, or: rm -r {path}"
+    if version == f"v{abi.FORMER_VERSION}":
+        hint = f"ndxdp attach {interface} takes it over, and so does a restart of the daemon"
     return NdxdpError(
         f"{interface} is attached by an ndxdp of another ABI version ({version},"
         f" this one has v{abi.VERSION})",
-        f"detach it with the ndxdp that attached it, or: rm -r {path}",
+        hint,
     )

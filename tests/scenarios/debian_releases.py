@@ -5,9 +5,10 @@ needs; no run changes it. The package is installed in an overlay, in namespaces 
 where the router of tests.fixtures.network solicits. There is no systemd: the virtual machines of
 `make test-service` and of the lab test the service. The program prints a line for each check.
 
-    python -m tests.scenarios.debian_releases PACKAGE NEWER OLDER [RELEASE...]
+    python -m tests.scenarios.debian_releases PACKAGE NEWER FORMER OLDER [RELEASE...]
 
-OLDER is a package whose maps have another layout.
+FORMER is a package whose maps have the layout before this one, and OLDER one whose layout is older
+still.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ mode = "tc"
 [[interface.prefix]]
 prefix = "{BEHIND}"
 """
+
+
+_PACKAGES = ("package.deb", "newer.deb", "former.deb", "older.deb")
+"""The names of the packages in the root file system, in the order of the arguments."""
 
 
 class Host:
@@ -186,6 +191,26 @@ def upgraded(host: Host, net: Network) -> str:
     assert daemon.end().code == 0
     assert net.answers(), "the program stays"
     return host.sh("dpkg-query", "-W", "-f", "${Version}", "ndxdp")
+
+
+@check
+def former_map_layout(host: Host, net: Network) -> str:
+    """an upgrade from the former map layout loses no answer, and keeps the rules of commands"""
+    host.apt("install", "--allow-downgrades", "./former.deb")
+    assert net.silent(), "the older package detaches the newer program, too"
+    host.sh("ndxdp", "attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    host.sh("ndxdp", "prefix", "add", "-i", UPLINK, "2001:db8::77", "--origin", "mine")
+    (former,) = _layouts()
+    assert former == f"v{abi.FORMER_VERSION}"
+    with net.solicited_continuously() as missed:
+        output = host.apt("install", "./newer.deb")
+        assert _layouts() == {f"v{abi.VERSION}"}
+        daemon = net.run("-c", "/etc/ndxdp/ndxdp.toml", command=host.inside("ndxdp"))
+    assert missed == []
+    assert "another map layout" not in output, output
+    assert net.answers("2001:db8::77")
+    assert daemon.end().code == 0
+    return f"from {former}"
 
 
 @check
@@ -372,7 +397,7 @@ def inside(release: str, packages: Sequence[str]) -> int:
     """Run all checks of one release, inside private namespaces."""
     began = time.monotonic()
     host = Host(release, overlay(ROOTS / release))
-    for path, name in zip(packages, ("package.deb", "newer.deb", "older.deb"), strict=True):
+    for path, name in zip(packages, _PACKAGES, strict=True):
         shutil.copy(path, host.path(name))
     others = needed(host)
     host.apt("install", *others)
@@ -398,11 +423,12 @@ def main() -> int:
     words = sys.argv[1:]
     if words[:1] == ["--inside"] and private.inside():
         return inside(words[1], words[2:])
-    if len(words) < 3 or os.geteuid() != 0:
+    if len(words) < len(_PACKAGES) or os.geteuid() != 0:
         program = "python -m tests.scenarios.debian_releases"
-        print(f"usage, as root: {program} PACKAGE NEWER OLDER [RELEASE...]")
+        print(f"usage, as root: {program} PACKAGE NEWER FORMER OLDER [RELEASE...]")
         return 2
-    packages, chosen = words[:3], words[3:] or list(RELEASES)
+    count = len(_PACKAGES)
+    packages, chosen = words[:count], words[count:] or list(RELEASES)
     again = (sys.executable, "-m", "tests.scenarios.debian_releases", "--inside")
     codes = []
     for release in chosen:

@@ -1,0 +1,245 @@
+"""Pins and files of the layout before this one: attaching takes them over and loses no answer.
+
+The pins are those of this ndxdp, turned into the former layout. `make lab-vm` upgrades a package
+that really has it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ndxdp.kernel import abi, libbpf
+from ndxdp.kernel.abi import MapSpec
+from ndxdp.kernel.bpf_maps import KernelMap
+from ndxdp.session import former_layout
+from ndxdp.session.former_layout import FORMER
+from ndxdp.store import pins
+from ndxdp.store.map_files import ArrayFile
+from tests.fixtures.network import (
+    BEHIND,
+    FILES,
+    PINS,
+    TARGET,
+    UPLINK,
+    Network,
+    done,
+    eventually,
+    explain,
+    leftovers,
+    ndxdp,
+    remove_instance,
+    rules,
+    status,
+)
+from tests.test_places import locking
+
+OTHER, ADDED = "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"
+NOW = f"v{abi.VERSION}"
+REASONS = MapSpec("reasons", abi.PERCPU_ARRAY, 4, 8, 35)
+EXPLAINED = MapSpec("explained", abi.ARRAY, 4, 8, 1)
+LAPSED = 15
+
+
+def former_key(key: bytes) -> bytes | None:
+    """Return the key that a reason has in the former layout; None if it has none."""
+    number = int.from_bytes(key, sys.byteorder)
+    if number == LAPSED:
+        return None
+    return (number - (number > LAPSED)).to_bytes(4, sys.byteorder)
+
+
+def make_former_pins() -> Path:
+    """Turn the pins into those of the former layout, and return their directory."""
+    path = PINS / NOW / UPLINK
+    (path / "lease").unlink()
+    (path / "explained").unlink()
+    made = KernelMap.create(EXPLAINED)
+    pins.pin(made.fd, path / "explained")
+    made.close()
+    before = KernelMap.open(path / "reasons", abi.MAPS["reasons"])
+    made = KernelMap.create(REASONS)
+    for key, value in before.items():
+        former = former_key(key)
+        if former is not None:
+            made.update(former, value)
+    pins.repin(made.fd, path / "reasons")
+    made.close()
+    before.close()
+    return moved(PINS)
+
+
+def make_former_files() -> Path:
+    """Turn the files of userspace mode into those of the former layout."""
+    path = FILES / NOW / UPLINK
+    (path / "lease").unlink()
+    values = dict(ArrayFile(path / "reasons", abi.FILES["reasons"]).items())
+    data = b"".join(value for key, value in values.items() if former_key(key) is not None)
+    assert len(data) == 35 * 8
+    (path / "reasons").write_bytes(data)
+    return moved(FILES)
+
+
+def moved(root: Path) -> Path:
+    (root / FORMER).mkdir()
+    (root / NOW / UPLINK).rename(root / FORMER / UPLINK)
+    (root / NOW).rmdir()
+    return root / FORMER / UPLINK
+
+
+def counted() -> dict[str, int]:
+    found: dict[str, int] = status()["reasons"]
+    return {reason: count for reason, count in found.items() if count}
+
+
+def taken_over() -> None:
+    assert not (PINS / FORMER).exists()
+    assert not (FILES / FORMER).exists()
+
+
+@pytest.fixture(params=["generic", "tc"])
+def former(net: Network, request: pytest.FixtureRequest) -> Any:
+    """Attach with some rules and counters, and make the pins those of the former layout."""
+    done("attach", UPLINK, "--mode", request.param, "-n", BEHIND)
+    done("prefix", "add", "--answer", "never", OTHER)
+    done("prefix", "add", "--answer", "local", ADDED)
+    assert net.answers()
+    for target in (OTHER, ADDED):
+        assert net.silent(target)
+    eventually(lambda: counted() == {"answered": 1, "denied": 1, "not_local": 1})
+    make_former_pins()
+    yield net
+    remove_instance()
+    assert leftovers() == []
+
+
+def test_attach_takes_over(former: Network) -> None:
+    refused = ndxdp("prefix", "add", UPLINK, "2001:db8::77")
+    assert (refused.code, f"hint: ndxdp attach {UPLINK} takes it over" in refused.err) == (1, True)
+    before = {name: bpf_id(PINS / FORMER / UPLINK / name) for name in ("addresses", "settings")}
+    with former.solicited_continuously() as missed:
+        done("attach", UPLINK)
+    assert missed == []
+    taken_over()
+    after = {name: bpf_id(PINS / NOW / UPLINK / name) for name in before}
+    assert before == after, "rules and settings are in other maps now"
+    found = counted()
+    assert (found["denied"], found["not_local"], found["answered"] > 1) == (1, 1, True)
+    assert {prefix: rule["answer"] for prefix, rule in rules().items()}.items() >= {
+        (BEHIND, "always"),
+        (OTHER, "never"),
+        (ADDED, "local"),
+    }
+    assert explain(ADDED)["reason"] == "not_local"
+    done("prefix", "add", OTHER, "--answer", "never")
+    assert former.answers()
+
+
+def bpf_id(path: Path) -> bytes:
+    fd = libbpf.get_pinned(str(path))
+    try:
+        return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"map_id:")[2].split()[0]
+    finally:
+        os.close(fd)
+
+
+def test_the_daemon_takes_over(former: Network, tmp_path: Path) -> None:
+    file = tmp_path / "ndxdp.toml"
+    file.write_text(
+        f'[[interface]]\nname = "{UPLINK}"\n[[interface.prefix]]\nprefix = "2001:db8::f:0:0:0/96"\n'
+    )
+    with former.solicited_continuously() as missed:
+        run = former.run("-c", str(file))
+        assert former.answers("2001:db8::f:0:0:1")
+    assert missed == []
+    taken_over()
+    assert counted()["not_local"] == 1
+    assert former.answers()
+    ended = run.end()
+    assert ended.code == 0, ended
+
+
+@pytest.mark.parametrize("until", ["_convert_pins", "rename"])
+def test_a_take_over_that_was_killed(
+    former: Network, until: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Go on where a killed process has stopped, also if only the last step is left."""
+    path = PINS / FORMER / UPLINK
+    if until == "rename":
+        former_layout._convert_pins(path)
+        former_layout._convert_pins(path)
+    else:
+        made = KernelMap.create(abi.MAPS["lease"])
+        pins.pin(made.fd, path / "lease")
+        pins.stage(made.fd, path / "explained")
+        made.close()
+    with former.solicited_continuously() as missed:
+        done("attach", UPLINK)
+    assert missed == []
+    taken_over()
+    found = counted()
+    assert (found["denied"], found["not_local"]) == (1, 1)
+
+
+def test_detach_takes_over(former: Network) -> None:
+    done("detach", UPLINK)
+    taken_over()
+    assert leftovers() == []
+
+
+def test_a_running_process_of_the_former_version(former: Network) -> None:
+    with locking(str(PINS / FORMER / UPLINK)):
+        for words in (("attach", UPLINK), ("detach", UPLINK)):
+            refused = ndxdp(*words)
+            assert refused.code == 1
+            assert f"{UPLINK} is locked by a running `ndxdp run`" in refused.err
+    assert former.answers()
+    done("attach", UPLINK)
+
+
+def test_userspace_mode_takes_over(net: Network) -> None:
+    words = ("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    run = net.run(*words)
+    done("prefix", "add", "--answer", "local", ADDED)
+    assert net.answers()
+    assert net.silent(ADDED)
+    eventually(lambda: counted() == {"answered": 1, "not_local": 1})
+    run.end(signal.SIGKILL)
+    make_former_files()
+    run = net.run(*words)
+    taken_over()
+    assert counted() == {"answered": 1, "not_local": 1}
+    assert net.answers(TARGET)
+    assert net.silent(ADDED)
+    eventually(lambda: counted() == {"answered": 2, "not_local": 2})
+    assert run.end() == (0, "", "")
+    assert leftovers() == []
+
+
+def test_a_kernel_mode_takes_over_files(net: Network) -> None:
+    run = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    done("prefix", "add", "--answer", "never", OTHER)
+    run.end(signal.SIGKILL)
+    make_former_files()
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    taken_over()
+    assert rules()[OTHER]["answer"] == "never"
+    assert net.answers()
+    remove_instance()
+
+
+def test_both_layouts_are_there(net: Network) -> None:
+    """Refuse to choose, where an older ndxdp has attached beside this one."""
+    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
+    (PINS / FORMER / UPLINK).mkdir(parents=True)
+    refused = ndxdp("attach", UPLINK)
+    assert refused.code == 1
+    assert f"another ABI version ({FORMER}" in refused.err
+    shutil.rmtree(PINS / FORMER)
+    remove_instance()
