@@ -18,6 +18,7 @@ from ndxdp.fleet.view import Holding
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.runtime.daemon_status import SegmentStatus
+from tests.fixtures.work import assert_in_proportion, work
 
 ME, LEASE, TURN = "h1", 5.0, 6.0
 OURS, THEIRS = 7001, 7002
@@ -459,6 +460,7 @@ def test_a_stream_that_has_passed_knows_better_than_an_answer() -> None:
     host.free("a")
     host.segment.acquired(acquisition, 7.0, OURS, created)
     assert host.answers() == ""
+    assert host.takes() == ["a"]
 
 
 def test_an_answer_of_a_former_lease_counts_for_nothing() -> None:
@@ -1005,3 +1007,86 @@ def test_addresses_as_they_are_reported() -> None:
     problems = {each.name: each.problem for each in host.segment.addresses()}
     assert problems["c"] == "no host is a member of the segment and not drained"
     assert problems["a"] == ""
+
+
+# ---- what it costs -------------------------------------------------------------------------------
+
+
+def fleet(members: int, addresses: int) -> Segment:
+    """Return the segment of h0, where each member holds as many addresses."""
+    segment = Segment("vlan7", "h0", LEASE, TakeoverRate())
+    segment.set_lease(OURS)
+    segment.set_joined(True)
+    view, rule = segment.view, Rule(origin="shared", label="vlan7")
+    view.begin()
+    for number in range(members):
+        view.put_member(Member(f"h{number}", "", 0.0, ""))
+    for number in range(addresses):
+        prefix = Prefix(address(number), 128)
+        view.put_shared(f"n{number}", SharedAddress(prefix, rule), number + 1, number + 1)
+        owner = number % members
+        holding = Holding(Holder(f"h{owner}", 0.0, str(prefix)), OURS + owner)
+        view.put_holder(f"n{number}", holding, addresses + number)
+    view.end(2 * addresses)
+    assert segment.decide(1.0) == Decision([], [], None)
+    segment.rules()
+    return segment
+
+
+def lose_a_member(segment: Segment, members: int, addresses: int) -> None:
+    segment.view.delete_member("h1")
+    for number in range(1, addresses, members):
+        segment.view.delete_holder(f"n{number}", 2 * addresses + 1)
+    segment.decide(2.0)
+    segment.rules()
+
+
+def test_the_loss_of_a_member_costs_its_addresses_only() -> None:
+    def with_others(addresses: int) -> int:
+        segment = fleet(addresses // 10, addresses)
+        return work(lambda: lose_a_member(segment, addresses // 10, addresses))
+
+    assert with_others(2000) < 1.5 * with_others(500)
+
+    def its_own(addresses: int) -> Callable[[], object]:
+        segment = fleet(10, addresses)
+        return lambda: lose_a_member(segment, 10, addresses)
+
+    assert_in_proportion(its_own, 500)
+
+
+def test_one_more_key_costs_the_same_beside_many() -> None:
+    def cost(addresses: int) -> int:
+        segment = fleet(10, addresses)
+
+        def add() -> None:
+            value = SharedAddress(Prefix(address(addresses), 128), Rule())
+            segment.view.put_shared("one", value, 2, 2)
+            segment.decide(2.0)
+            segment.rules()
+
+        return work(add)
+
+    assert cost(4000) <= cost(400) + 10
+
+
+def test_a_member_that_joins_costs_what_this_host_holds() -> None:
+    def cost(addresses: int) -> int:
+        segment = fleet(addresses // 10, addresses)
+
+        def join() -> None:
+            segment.view.put_member(Member("new", "", 0.0, ""))
+            segment.decide(2.0)
+
+        return work(join)
+
+    assert cost(4000) <= cost(400) + 10
+
+
+def test_a_cold_start_costs_few_hashes_for_each_address() -> None:
+    def prepare(addresses: int) -> Callable[[], object]:
+        segment = fleet(addresses, addresses)
+        segment.view.forget_holders()
+        return lambda: segment.decide(2.0)
+
+    assert_in_proportion(prepare, 300)

@@ -75,7 +75,7 @@ class Candidates:
             address: The address.
             moved_to: The host that the address is moved to; "" for none.
         """
-        if moved_to == host and permits(address, host):
+        if moved_to == host:
             return
         is_moved = self.may_have(moved_to, address)
         if is_moved:

@@ -35,10 +35,6 @@ class Window:
         """Note that another host has taken an address."""
         self._until.pop(name, None)
 
-    def clear(self) -> None:
-        """Wait for nothing any more."""
-        self._until.clear()
-
     def expire(self, now: float) -> None:
         """Wait no longer for addresses whose time has passed."""
         for name in _expired(self._until, now):

@@ -98,7 +98,6 @@ class Segment:
     def lease_lost(self) -> None:
         """Note that this host's lease is lost: it holds nothing any more."""
         self._own.lose_all()
-        self._window.clear()
         self.view.regrouped[self._host] = None
 
     def set_joined(self, joined: bool) -> None:
@@ -134,9 +133,8 @@ class Segment:
             revision: The revision of the transaction.
         """
         name = acquisition.name
-        if lease == self._own.lease:
-            holding = Holding(acquisition.holder._replace(since=since), lease)
-            self.view.note_acquired(name, holding, revision)
+        holding = Holding(acquisition.holder._replace(since=since), lease)
+        self.view.note_acquired(name, holding, revision)
         self._catch_up()
         self._own.flights.end(name)
         self._due[name] = None
