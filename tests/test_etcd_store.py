@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from ndxdp.sources.etcd_client import EtcdClient
 from ndxdp.sources.etcd_session import LeaseLost
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.etcd_store import Store
+from ndxdp.sources.http import Response, Unknown
 from ndxdp.sources.tls import TcpServer
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
@@ -134,3 +137,30 @@ def test_a_key_is_created_only_if_another_is_unchanged(one: Cluster) -> None:
         lambda etcd: etcd.revoke(lease.id),
     )
     assert [set(each) for each in found[:2]] == [set(), {"/k/7"}]
+
+
+def test_a_stream_that_tcp_gives_up_has_ended() -> None:
+    """Tell ETIMEDOUT, a TimeoutError without a limit of time, from silence."""
+
+    class GivenUp:
+        async def data(self) -> bytes:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+    class Silent:
+        async def data(self) -> bytes:
+            await asyncio.sleep(60)
+            return b""
+
+    async def reasons() -> list[str]:
+        found = []
+        for exchange, silence in ((GivenUp(), None), (GivenUp(), 9.0), (Silent(), 0.01)):
+            with pytest.raises(Unknown) as raised:
+                await Response(exchange, silence).read()  # type: ignore[arg-type]
+            found.append(str(raised.value))
+        return found
+
+    assert asyncio.run(reasons()) == [
+        "connection timed out",
+        "connection timed out",
+        "no data for 0.01 s",
+    ]

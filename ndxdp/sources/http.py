@@ -110,10 +110,11 @@ class Response:
         try:
             async with asyncio.timeout(self._silence):
                 return await self._exchange.data()
-        except TimeoutError:
-            raise Unknown(f"no data for {self._silence:g} s") from None
         except OSError as error:
-            raise Unknown(reason_of(error)) from None
+            # TCP gives up with ETIMEDOUT, which is a TimeoutError, too.
+            timed_out = isinstance(error, TimeoutError) and not error.errno
+            text = f"no data for {self._silence:.3g} s" if timed_out else reason_of(error)
+            raise Unknown(text) from None
 
     async def read_all(self, most: int) -> bytes:
         """Return the whole body; raise Unknown if it has more than `most` bytes."""
@@ -268,7 +269,7 @@ async def within(
             yield
     except (TimeoutError, OSError, ValueError) as error:
         timed_out = isinstance(error, TimeoutError) and not error.errno
-        text = f"no answer within {timeout:g} s" if timed_out else reason_of(error)
+        text = f"no answer within {timeout:.3g} s" if timed_out else reason_of(error)
         begun = exchange()
         raise (Unknown if begun is not None and begun.is_sent else NoAnswer)(text) from None
 
