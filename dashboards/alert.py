@@ -1,4 +1,4 @@
-"""One alert of Prometheus."""
+"""An alert of Prometheus, as one object."""
 
 from __future__ import annotations
 

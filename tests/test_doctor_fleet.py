@@ -1,4 +1,4 @@
-"""What doctor finds out about shared addresses: who answers for them, and who else could."""
+"""Doctor on shared addresses: who answers for them, and who else could."""
 
 from __future__ import annotations
 
