@@ -6,7 +6,9 @@ import base64
 import contextlib
 import http.client
 import json
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +17,16 @@ from typing import Any
 
 import pytest
 
+from ndxdp.cli.fleet_options import Connection
+from ndxdp.errors import NdxdpError
+from ndxdp.inventory import changes
+from ndxdp.inventory.keyspace import Keyspace
+from ndxdp.inventory.rule_key import RuleKey
+from ndxdp.sources.etcd_client import run
 from tests.fixtures import etcd
 from tests.fixtures.documented import json_of, shape
 from tests.fixtures.etcd import Cluster
-from tests.fixtures.network import Done, eventually, ndxdp
+from tests.fixtures.network import NDXDP, Done, eventually, ndxdp
 
 ROOT = "/ndxdp/v1/"
 URL = "http://127.0.0.1:2379"
@@ -329,6 +337,29 @@ def test_delete(one: Cluster) -> None:
     assert "is not the key of a rule" in refused(2, "delete", "holders/vlan7/c")
 
 
+@pytest.mark.parametrize("count", [1, 60, 61, 200])
+def test_a_prefix_that_another_writer_takes_meanwhile(one: Cluster, count: int) -> None:
+    """Find it out, whether it is taken before the writing or during it."""
+
+    class Slow(Keyspace):
+        async def change(self, *words: Any, **more: Any) -> bool:
+            put(one, **{"shared/many/mine": {"prefix": "2001:db8::0"}})
+            return await super().change(*words, **more)
+
+    settings = Connection(endpoints=(URL,)).settings()
+    wanted = {
+        RuleKey("", "many", f"n{number}"): json.dumps({"prefix": f"2001:db8::{number:x}"}).encode()
+        for number in range(count)
+    }
+    with pytest.raises(NdxdpError, match="shared/many/mine has 2001:db8:: already"):
+        run(settings, lambda client: changes.put(Slow(client, settings), wanted))
+    written = keys(one, "shared/many/n")
+    assert len(written) == (count if count > 60 else 0)
+    remove(one, "shared/many/mine")
+    run(settings, lambda client: changes.put(Keyspace(client, settings), wanted))
+    assert len(keys(one, "shared/many/n")) == count
+
+
 def test_two_thousand_addresses(one: Cluster) -> None:
     many = {f"shared/big/n{number}": {"prefix": f"2001:db8::{number:x}"} for number in range(2000)}
     did("apply", "-", stdin=json.dumps(many))
@@ -527,6 +558,21 @@ def test_a_move_that_nobody_does_leaves_nothing_behind(one: Cluster) -> None:
     remove(one, "holders/vlan7/web")
     text = refused(1, "move", "vlan7/web", "h2", "--timeout", "0.2")
     assert "was not moved within 0.2 s: nobody holds it: " in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_move_is_withdrawn(one: Cluster, number: int) -> None:
+    members(one, "h1", "h2")
+    did("put", "shared/vlan7/web", WEB)
+    held(one, "h1", "web")
+    words = ["fleet", "move", "--endpoint", URL, "vlan7/web", "h2"]
+    mover = subprocess.Popen([*NDXDP, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    eventually(lambda: keys(one, "moves/"))
+    mover.send_signal(number)
+    out, err = mover.communicate(timeout=30)
+    assert (mover.returncode, out, err.strip()) == (130, b"", b"")
+    assert keys(one, "moves/") == {}
+    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
 
 
 def test_an_address_that_goes_while_it_is_moved(one: Cluster) -> None:

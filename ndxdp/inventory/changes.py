@@ -14,6 +14,7 @@ from ndxdp.inventory.rule_key import RuleKey, split_rule_key
 from ndxdp.inventory.values import Entry, Readers
 from ndxdp.printable import printable
 from ndxdp.rules.prefix import Prefix
+from ndxdp.sources.etcd_snapshot import BATCH
 
 _PAUSE = 0.02  # seconds; the pause before an attempt is random, up to so long for each before it
 
@@ -66,7 +67,9 @@ async def put(
 ) -> list[Change]:
     """Write keys, and return what has changed; a key that has its value already is left alone.
 
-    Up to 60 keys are written all or none. Other writers may change the same tables meanwhile.
+    Other writers may change the same tables meanwhile. Up to 60 keys are written all or none, and
+    only if their prefixes are still free then. For more keys, which etcd would compare with a whole
+    table for each part of them, that is examined afterwards.
 
     Args:
         keyspace: The keys.
@@ -75,7 +78,8 @@ async def put(
 
     Raises:
         UsageError: A value is wrong.
-        NdxdpError: Another key of a table has one of the prefixes.
+        NdxdpError: Another key of a table has one of the prefixes. Of more than 60 keys, some may
+            be written.
         NoAnswer: etcd does not answer.
     """
     prefixes, changed = examined(wanted), dict[str, Change]()
@@ -88,7 +92,9 @@ async def put(
         if dry_run or not changes:
             return list(changed.values())
         values = {each.key: each.after for each in changes if each.after is not None}
-        if await keyspace.change(values, unchanged=tables, revision=present.revision):
+        if len(values) > BATCH:
+            await keyspace.change(values)
+        elif await keyspace.change(values, unchanged=tables, revision=present.revision):
             return list(changed.values())
     raise NdxdpError("others change the same keys all the time", "try again")
 
