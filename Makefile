@@ -1,5 +1,6 @@
 # make demo    show a router that reaches a container behind this host, and ndppd that fails at it
 # make demo-monitoring  the same network under traffic, with Prometheus at localhost, until Ctrl-C
+# make demo-fleet  show three hosts that share addresses, one of which fails, while pings go on
 # make demo-share  show hosts behind a host that get addresses of the router's only /64
 # make test    run every test; TESTS='...' are arguments of pytest
 # make coverage  run the tests of ndxdp's Python code, and print which lines they reach
@@ -8,6 +9,7 @@
 # make test-long   run the gateway under a minute of traffic
 # make fuzz    compare the programs with their specification on ten million frames; FRAMES=, SEED=
 # make soak    run an hour of solicitations while everything changes; SECONDS=, SEED=
+# make test-fleet  run five hosts that share addresses, and etcd, under random faults; MINUTES=, SEED=
 # make test-share  run a share with 4096 hosts, under floods and kills; 20 minutes; SECONDS=, SEED=, PARTS=
 # make test-kills  send SIGKILL at every moment of every change, in every mode: takes hours
 # make test-service  test the systemd service in a virtual machine under a real systemd
@@ -15,9 +17,10 @@
 # make lab-vagrant  validate the Vagrantfile
 # make bench   measure ndxdp beside other responders, for docs/performance.md; takes 15 minutes
 # make bench-quick  the same in two minutes, without a million addresses; only prints it
-# make bench-daemon, bench-etcd, bench-following, bench-groups, bench-growth, bench-routes, bench-trace
-#              measure memory and start of the daemon; how soon it follows changes; joined multicast
-#              groups; how cost grows with the number of rules; 200 000 routes; tracing
+# make bench-daemon, bench-etcd, bench-fleet, bench-following, bench-groups, bench-growth, bench-routes,
+#   bench-trace  measure memory and start of the daemon; rules from etcd; a thousand hosts at etcd; how
+#              soon it follows changes; joined multicast groups; how cost grows with the number of
+#              rules; 200 000 routes; tracing
 # make dashboards  generate dashboard, alerts and recording rules
 # make screenshots  take the pictures of the status page in docs/pictures; takes 3 minutes
 # make check-dashboards  compare the dashboard with Grafana's schema; needs npm
@@ -43,6 +46,7 @@ BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev python3-venv
 DEB_PACKAGES := debhelper dh-python dpkg-dev
 IMAGE_PACKAGES := docker.io docker-compose
 DEMO_PACKAGES := iproute2 iputils-ping ndppd nftables procps util-linux
+DEMO_FLEET_PACKAGES := $(DEMO_PACKAGES) etcd-server
 DEMO_SHARE_PACKAGES := $(DEMO_PACKAGES) radvd
 BENCH_PACKAGES := bpftool ethtool iproute2 ndppd npd6 procps util-linux
 BENCH_DAEMON_PACKAGES := $(BENCH_PACKAGES) busybox-static docker.io
@@ -74,18 +78,22 @@ OLDER_LAYOUT = $$($(LAYOUTS) | tail -n 1)
 PROMETHEUS := build/prometheus/usr/share/javascript
 SOURCES := pyproject.toml setup.py $(wildcard bpf/*.[ch])
 
-.PHONY: bench bench-daemon bench-etcd bench-following bench-groups bench-growth bench-quick bench-routes bench-trace
-.PHONY: build check-dashboards clean coverage dashboards deb demo demo-monitoring demo-share dist format fuzz image
+.PHONY: bench bench-daemon bench-etcd bench-fleet bench-following bench-groups bench-growth bench-quick bench-routes
+.PHONY: bench-trace build check-dashboards clean coverage dashboards deb demo demo-fleet demo-monitoring demo-share
+.PHONY: dist format fuzz image
 .PHONY: lab-vagrant lab-vm lock screenshots soak test test-arm64 test-deb test-image test-kernels test-kills
-.PHONY: test-long test-service test-share test-vm
+.PHONY: test-fleet test-long test-service test-share test-vm
 .PHONY: packages-arm64 packages-bench packages-bench-daemon packages-bench-etcd packages-build packages-deb packages-demo
-.PHONY: packages-demo-share
+.PHONY: packages-demo-fleet packages-demo-share
 .PHONY: packages-image packages-lab packages-test packages-vagrant packages-vm
 
 build: packages-build .venv/built
 
 demo: packages-demo build
 	python3 lab/demo.py
+
+demo-fleet: packages-demo-fleet build
+	python3 lab/fleet_demo.py
 
 demo-share: packages-demo-share build
 	python3 lab/share_demo.py
@@ -168,6 +176,9 @@ test-long: packages-test build .venv/tested
 test-kills: packages-test build .venv/tested
 	NDXDP_TEST_KILLS=1 .venv/bin/python -m tests tests/test_kill_points.py
 
+test-fleet: packages-test build .venv/tested
+	.venv/bin/python -m tests.scenarios.fleet $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
 test-share: packages-test build .venv/tested
 	.venv/bin/python -m tests.scenarios.sharing --raise-limits $(if $(SECONDS),--seconds $(SECONDS)) \
 		$(if $(SEED),--seed $(SEED)) $(PARTS)
@@ -229,6 +240,9 @@ bench-daemon: packages-bench-daemon build
 bench-etcd: packages-bench-etcd build
 	.venv/bin/python -m benchmarks.etcd
 
+bench-fleet: packages-bench-etcd build
+	.venv/bin/python -m benchmarks.fleet
+
 bench-following: packages-bench build
 	.venv/bin/python -m benchmarks.following
 
@@ -248,13 +262,14 @@ clean:
 
 packages-arm64 packages-bench packages-bench-daemon packages-bench-etcd: | build-directory
 packages-build packages-deb: | build-directory
-packages-demo packages-demo-share: | build-directory
+packages-demo packages-demo-fleet packages-demo-share: | build-directory
 packages-image packages-lab packages-test packages-vagrant packages-vm: | build-directory
 packages-arm64: ; $(call packages,$(ARM64_PACKAGES))
 packages-build: ; $(call packages,$(BUILD_PACKAGES))
 packages-image: ; $(call packages,$(IMAGE_PACKAGES))
 packages-deb: ; $(call packages,$(DEB_PACKAGES))
 packages-demo: ; $(call packages,$(DEMO_PACKAGES))
+packages-demo-fleet: ; $(call packages,$(DEMO_FLEET_PACKAGES))
 packages-demo-share: ; $(call packages,$(DEMO_SHARE_PACKAGES))
 packages-bench: ; $(call packages,$(BENCH_PACKAGES))
 packages-bench-etcd: ; $(call packages,$(BENCH_ETCD_PACKAGES))

@@ -17,11 +17,13 @@ SLACK = 1.0
 """Seconds beyond the lease within which another host answers after a failure."""
 ORDERLY = 0.2
 """Seconds without an answer that an orderly handover may take."""
+_BEFORE = 0.25
+"""Seconds before a fault from which the judge's report begins: all was well then."""
 _SETTLED = 60.0  # seconds within which all is well again after any fault
 
 
 class Bound(Enum):
-    """What a fault may cost."""
+    """The bound of a fault's cost."""
 
     TAKEOVER = "another host answers within the lease and a second"
     ORDERLY = "at most 200 ms without an answer"
@@ -30,7 +32,7 @@ class Bound(Enum):
 
 
 class Outcome(NamedTuple):
-    """What a fault has cost.
+    """The cost of a fault.
 
     Attributes:
         fault: Its name.
@@ -55,7 +57,7 @@ class Faults:
         self._fleet, self._judge, self._lease, self._chance = fleet, judge, lease, chance
 
     def make(self, name: str) -> Outcome:
-        """Make a fault, undo it, and judge what happened meanwhile."""
+        """Make a fault, undo it, and judge the answers of that time."""
         holders = self._fleet.settle(_SETTLED)
         time.sleep(self._chance.uniform(0.3, 1.5))
         began = time.monotonic()
@@ -75,7 +77,7 @@ class Faults:
             concerned: For each address that the fault concerns, by name, when that began.
             began: When the fault began.
         """
-        report = self._judge.report(began)
+        report = self._judge.report(began - _BEFORE)
         addresses = {name_of(address): address for address in report.spans}
         first_change: dict[str, float] = {}
         for change in changes(report):
@@ -156,7 +158,7 @@ class Faults:
         return self._failed(holders, FleetHost.cut_from_segment)
 
     def kill_and_start(self, holders: dict[str, str]) -> dict[str, float]:
-        """SIGKILL, and a start at once: the lease does not end meanwhile."""
+        """SIGKILL, and a start at once, before the lease ends."""
         victim = self._victim(holders)
         began = time.monotonic()
         victim.kill()
@@ -213,7 +215,7 @@ class Faults:
         return dict.fromkeys(holders, began)
 
     def kill_etcd(self, holders: dict[str, str]) -> dict[str, float]:
-        """All of etcd is killed for longer than the lease: nobody answers at last."""
+        """All of etcd is killed for longer than the lease: no host answers at last."""
         began = time.monotonic()
         self._fleet.etcd.kill()
         wait_until(
