@@ -98,6 +98,12 @@ def test_commands_that_need_no_netlink_have_none(attached: Network, words: tuple
     assert not [name for name in loaded if name.partition(".")[0] in ("pyroute2", "rich")]
 
 
+def test_shared_addresses_need_no_openssl() -> None:
+    """Save 3 MB where etcd is reached without TLS."""
+    script = "import ndxdp.daemon.fleet, sys; print({'_ssl', '_hashlib'} & sys.modules.keys())"
+    assert call(sys.executable, "-c", script).out == "set()\n"
+
+
 # ---- lazy packages ------------------------------------------------------------------------------
 
 

@@ -81,7 +81,7 @@ class SharedRules:
                 task.abandon()
             elif task is not None:
                 await self.end()
-            from ndxdp.daemon.fleet import FleetTask  # hashlib takes 4 MB of OpenSSL
+            from ndxdp.daemon.fleet import FleetTask  # most daemons need no memory for it
 
             self._reporter = self._reporter or FleetReporter(self._directory, netns())
             self._task = FleetTask(

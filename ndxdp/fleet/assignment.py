@@ -15,11 +15,15 @@ Another implementation that follows this agrees with ndxdp.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import islice
 
 from ndxdp.fleet.shared_address import SharedAddress
+
+try:
+    from _blake2 import blake2b
+except ImportError:  # another Python than CPython
+    from hashlib import blake2b  # it would load OpenSSL into the daemon, which takes 3 MB
 
 _SCORE = 8  # bytes
 
@@ -34,7 +38,7 @@ class Candidates:
     def __init__(self, segment: str) -> None:
         """Have no candidates yet."""
         self._segment = segment
-        self._hashes: dict[str, hashlib.blake2b] = {}  # of all but the name
+        self._hashes: dict[str, blake2b] = {}  # of all but the name
         self.since: dict[str, float] = {}
 
     def __contains__(self, host: object) -> bool:
@@ -115,12 +119,12 @@ class Candidates:
     def _score(self, host: str, packed: bytes) -> bytes:
         return _score(self._hashes.get(host) or self._begun(host), packed)
 
-    def _begun(self, host: str) -> hashlib.blake2b:
+    def _begun(self, host: str) -> blake2b:
         beginning = f"{host}\0{self._segment}\0".encode(errors="surrogateescape")
-        return hashlib.blake2b(beginning, digest_size=_SCORE)
+        return blake2b(beginning, digest_size=_SCORE)
 
 
-def _score(begun: hashlib.blake2b, name: bytes) -> bytes:
+def _score(begun: blake2b, name: bytes) -> bytes:
     whole = begun.copy()
     whole.update(name)
     return whole.digest()
