@@ -23,6 +23,8 @@ from ndxdp.fleet.rivals import GRACE, LOG_PERIOD, PAIRS_MAX, Rivals
 from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_type_of, source_of, target_of
 from ndxdp.ndp.message import Host, Solicitation, advertise, unsolicited
 from ndxdp.rules.prefix import Prefix, parse_prefix
+from ndxdp.rules.rule import Rule
+from ndxdp.rules.ruleset import Rules
 from tests.fixtures.network import (
     HOST_MAC,
     PATIENCE,
@@ -45,6 +47,12 @@ def inside(number: int) -> bytes:
     return WIDE.address[:8] + number.to_bytes(8, "big")
 
 
+def rules(*prefixes: Prefix) -> Rules:
+    """Return leased rules, some of them alike."""
+    made = {prefix: Rule(leased=True, label=str(prefix.length)) for prefix in prefixes}
+    return Rules.of(made)
+
+
 # ---- which advertisements are those of a rival ---------------------------------------------------
 
 
@@ -54,7 +62,7 @@ class World:
     def __init__(self) -> None:
         self.now = 1000.0
         self.rivals = Rivals(lambda: self.now)
-        self.rivals.hold([SHARED, WIDE])
+        self.rivals.hold(rules(SHARED, WIDE))
         self.now += GRACE
 
     def sees(self, frame: bytes) -> bool:
@@ -112,17 +120,17 @@ def test_every_cut_frame_is_harmless() -> None:
 
 def test_the_former_holder_has_a_second() -> None:
     world = World()
-    world.rivals.hold([WIDE])
+    world.rivals.hold(rules(WIDE))
     assert not world.sees(unsolicited(OTHER, ADDRESS))  # it is the other host's now
-    world.rivals.hold([WIDE, SHARED])
+    world.rivals.hold(rules(WIDE, SHARED))
     world.now += GRACE - 0.01
     assert not world.sees(unsolicited(OTHER, ADDRESS))
     assert world.sees(unsolicited(OTHER, inside(1)))  # held all the time
     world.now += 0.02
     assert world.sees(unsolicited(OTHER, ADDRESS))
-    world.rivals.hold([SHARED, WIDE])  # again, as at every change of another address
+    world.rivals.hold(rules(SHARED, WIDE))  # again, as at every change of another address
     assert world.sees(unsolicited(OTHER, ADDRESS))
-    world.rivals.hold([])
+    world.rivals.hold(rules())
     assert not world.rivals.holds_any
     assert not world.sees(unsolicited(OTHER, ADDRESS))
     assert world.rivals.count == 3
@@ -131,7 +139,7 @@ def test_the_former_holder_has_a_second() -> None:
 def test_the_grace_of_an_address_within_a_wide_prefix() -> None:
     world = World()
     narrow = Prefix(inside(1), 128)
-    world.rivals.hold([WIDE, narrow])
+    world.rivals.hold(rules(WIDE, narrow))
     assert not world.sees(unsolicited(OTHER, inside(1)))
     assert world.sees(unsolicited(OTHER, inside(2)))
 
@@ -168,20 +176,20 @@ def test_when_addresses_are_probed() -> None:
     probes = RivalProbes()
     assert probes.due() is None
     assert probes.take(0.0) is None
-    probes.hold({ADDRESS}, 0.0)
+    probes.add([ADDRESS], 0.0)
     assert probes.due() == FIRST
     assert probes.take(FIRST - 0.1) is None
     assert probes.take(FIRST) == ADDRESS
     assert probes.take(FIRST) is None
     assert probes.due() == FIRST + PERIOD
-    probes.hold({ADDRESS, inside(1)}, 100.0)  # the first one is known
+    probes.add([inside(1)], 100.0)
     assert probes.due() == 100.0 + FIRST
     assert probes.take(PERIOD * 2) == inside(1)
     assert probes.take(PERIOD * 2) == ADDRESS
     assert len(probes) == 2
-    probes.hold({inside(1)}, 0.0)
+    probes.remove([ADDRESS])
     assert len(probes) == 1
-    probes.hold(set(), 0.0)
+    probes.remove([inside(1), ADDRESS])
     assert probes.due() is None
 
 
@@ -211,7 +219,7 @@ def test_a_second_host_on_the_link(
     async def check() -> None:
         with watching() as watch, packet_socket(ROUTER, ROUTER_LINK) as wire:
             wire.send(unsolicited(OTHER, ADDRESS))  # before anything is held
-            watch.hold([SHARED, WIDE])
+            watch.hold(rules(SHARED, WIDE))
             wire.send(unsolicited(OTHER, parse_prefix("2001:db8::21").address))
             for _ in range(3):
                 wire.send(unsolicited(OTHER, ADDRESS))
@@ -228,9 +236,9 @@ def test_a_second_host_on_the_link(
             wire.send(unsolicited(OTHER, ADDRESS)[:12] + b"\x81\0\0\5" + BROKEN[12:])  # VLAN 5
             wire.send(answer(inside(2), OTHER))
             await becomes(lambda: watch.count == 5)
-            watch.hold([])
+            watch.hold(rules())
             wire.send(unsolicited(OTHER, ADDRESS))
-            watch.hold([WIDE])
+            watch.hold(rules(WIDE))
             wire.send(answer(inside(2), OTHER))
             await becomes(lambda: watch.count == 6)
 
@@ -249,7 +257,7 @@ def test_the_kernel_of_a_second_host(net: Network, quick: None) -> None:
 
     async def check() -> None:
         with watching() as watch:
-            watch.hold([SHARED])
+            watch.hold(rules(SHARED))
             net.at_router("sysctl", "-qw", f"net.ipv6.conf.{ROUTER_LINK}.ndisc_notify=1")
             added = net.at_router("ip", "address", "add", "2001:db8::20/128", "dev", ROUTER_LINK)
             assert added.code == 0
@@ -273,10 +281,10 @@ def test_a_node_that_announces_nothing_is_probed(
 
     async def check() -> None:
         with watching() as watch:
-            watch.hold([WIDE, Prefix(inside(1), 128)])
+            watch.hold(rules(WIDE, Prefix(inside(1), 128)))
             await asyncio.sleep(0.3)
             assert watch.count == 0
-            watch.hold([SHARED])
+            watch.hold(rules(SHARED))
             await becomes(lambda: watch.count > 0)
             (rival,) = watch.seen()
             assert (rival.address, rival.mac.hex(":")) == (ADDRESS, ROUTER_MAC)
@@ -294,7 +302,7 @@ def test_probes_are_paced_and_end_with_the_address(
     monkeypatch.setattr("ndxdp.fleet.rival_probes.FIRST", 0.05)
     monkeypatch.setattr(rival_watch, "_PROBE_RATE", 40.0)
     done("attach", UPLINK, "--mode", "tc", "-n", str(WIDE))
-    held = {Prefix(inside(number), 128) for number in range(30)}
+    held = [Prefix(inside(number), 128) for number in range(30)]
 
     async def check() -> None:
         with watching() as watch, packet_socket(ROUTER, ROUTER_LINK) as wire:
@@ -308,7 +316,7 @@ def test_probes_are_paced_and_end_with_the_address(
                 return [each for each in found if icmpv6_type_of(each) in (TYPE_NS, TYPE_NA)]
 
             began = time.monotonic()
-            watch.hold(held)
+            watch.hold(rules(*held))
             seen: list[bytes] = []
 
             def all_are_probed() -> bool:
@@ -320,8 +328,8 @@ def test_probes_are_paced_and_end_with_the_address(
             assert len(seen) == 30
             assert {source_of(each) for each in seen} == {bytes(16)}
             assert {icmpv6_type_of(each) for each in seen} == {TYPE_NS}
-            watch.hold([SHARED])
-            watch.hold([])
+            watch.hold(rules(SHARED))
+            watch.hold(rules())
             await asyncio.sleep(0.2)
             assert frames() == []
 
@@ -339,12 +347,12 @@ def test_the_socket_is_there_while_something_is_held(net: Network) -> None:
         before = sockets()
         with watching() as watch:
             assert sockets() == before
-            watch.hold([SHARED])
-            watch.hold([SHARED, WIDE])
+            watch.hold(rules(SHARED))
+            watch.hold(rules(SHARED, WIDE))
             assert sockets() == before + 1
-            watch.hold([])
+            watch.hold(rules())
             assert sockets() == before
-            watch.hold([SHARED])
+            watch.hold(rules(SHARED))
         assert sockets() == before
 
     asyncio.run(check())
@@ -360,7 +368,7 @@ def test_a_socket_that_cannot_be_opened(
         with watching() as watch, packet_socket(ROUTER, ROUTER_LINK) as wire:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
             try:
-                watch.hold([SHARED])
+                watch.hold(rules(SHARED))
                 await asyncio.sleep(0.2)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -422,7 +430,7 @@ def test_a_flood_takes_a_bounded_part_of_a_cpu(
         assert flood.stdout
         with watching() as watch:
             assert flood.stdout.readline() == "ready\n"
-            watch.hold([WIDE])
+            watch.hold(rules(WIDE))
             began = time.process_time()
             while flood.poll() is None:
                 await asyncio.sleep(0.05)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Self
 
 from ndxdp.daemon.share_sockets import PacedReader
@@ -21,7 +21,7 @@ from ndxdp.fleet.rivals import Rival, Rivals
 from ndxdp.ndp.frame import TYPE_NA
 from ndxdp.ndp.message import NONCE_LEN, probe
 from ndxdp.rules.address import address_text, mac_text
-from ndxdp.rules.prefix import Prefix
+from ndxdp.rules.ruleset import Rules
 from ndxdp.sockets.discovery import DiscoverySocket
 from ndxdp.upstream.schedule import Pace
 
@@ -45,7 +45,7 @@ class RivalWatch:
     event loop's thread only, except for `count` and seen().
 
         with RivalWatch("eth0", ifindex, lambda: link.mac) as watch:
-            watch.hold(prefixes)    # at each change
+            watch.hold(leased)    # at each change
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RivalWatch:
 
     def close(self) -> None:
         """Watch nothing more; the count stays."""
-        self.hold(())
+        self.hold(Rules())
 
     @property
     def count(self) -> int:
@@ -98,15 +98,15 @@ class RivalWatch:
         """Return the rivals that were seen last, the latest first."""
         return self._rivals.seen(most)
 
-    def hold(self, prefixes: Iterable[Prefix]) -> None:
-        """Take the shared prefixes that this host answers for now, of the uplink's segments.
+    def hold(self, leased: Rules) -> None:
+        """Take the leased rules that this host answers by now on the uplink.
 
         For a second after a prefix is new here, advertisements of its former holder are not
         counted. A socket that cannot be opened is tried again every 30 s.
         """
-        held = set(prefixes)
-        self._rivals.hold(held)
-        self._probes.hold({each.address for each in held if each.length == 128}, self._clock())
+        new, gone = self._rivals.hold(leased)
+        self._probes.remove(gone)
+        self._probes.add(new, self._clock())
         self._follow()
 
     def _follow(self) -> None:

@@ -8,7 +8,7 @@ It defends the address against Duplicate Address Detection, though, by an advert
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Iterable
 
 FIRST = 2.0
 """Seconds from the acquisition of an address to its first probe, when the grace is over."""
@@ -30,19 +30,15 @@ class RivalProbes:
     def __len__(self) -> int:
         return len(self._new) + len(self._again)
 
-    def hold(self, addresses: Collection[bytes], now: float) -> None:
-        """Take the addresses (16 bytes each) that this host answers for.
+    def add(self, addresses: Iterable[bytes], now: float) -> None:
+        """Have addresses (16 bytes each) that are not there yet, at a time in monotonic seconds."""
+        self._new.update((address, now + FIRST) for address in addresses)
 
-        Args:
-            addresses: A set, or the keys of a dict.
-            now: The time in seconds, monotonic.
-        """
-        for lane in (self._new, self._again):
-            for address in [each for each in lane if each not in addresses]:
-                del lane[address]
+    def remove(self, addresses: Iterable[bytes]) -> None:
+        """Have addresses no more."""
         for address in addresses:
-            if address not in self._new and address not in self._again:
-                self._new[address] = now + FIRST
+            self._new.pop(address, None)
+            self._again.pop(address, None)
 
     def due(self) -> float | None:
         """Return the time of the next probe; None if there is no address."""

@@ -7,12 +7,14 @@ a second host does so, too: one that no lease binds, such as a node with that ad
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ndxdp.ndp.frame import OPTIONS_AT, eth_source_of, target_of
 from ndxdp.ndp.message import Fault, parse_advertisement
+from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.prefix import Prefix, mask
+from ndxdp.rules.ruleset import Rules
 
 GRACE = 1.0
 """Seconds after this host has acquired an address, in which the former holder's frames arrive."""
@@ -43,7 +45,7 @@ class Rival(NamedTuple):
 
 
 class Rivals:
-    """The prefixes that this host answers for, and the rivals that were seen.
+    """The rules that this host answers by, and the rivals that were seen.
 
     Attributes:
         count: Advertisements from other MACs, so far.
@@ -57,21 +59,35 @@ class Rivals:
         """
         self.count = 0
         self._clock = clock
-        self._since: dict[Prefix, float] = {}
+        self._exact = EMPTY
+        self._since: dict[bytes, float] = {}  # of the addresses of _exact
+        self._wider: dict[Prefix, float] = {}
         self._lengths: list[int] = []
         # The rival, and when the log has named it.
         self._seen: OrderedDict[tuple[bytes, bytes], tuple[Rival, float]] = OrderedDict()
 
-    def hold(self, prefixes: Iterable[Prefix]) -> None:
-        """Take the prefixes that this host answers for now; the grace of new ones begins."""
-        now = self._clock()
-        self._since = {prefix: self._since.get(prefix, now) for prefix in prefixes}
-        self._lengths = sorted({prefix.length for prefix in self._since}, reverse=True)
+    def hold(self, rules: Rules) -> tuple[AddressSet, AddressSet]:
+        """Take the rules that this host answers by now; the grace of new prefixes begins.
+
+        Few changes of many addresses cost little.
+
+        Returns:
+            The single addresses that are new, and those that are gone.
+        """
+        now, exact = self._clock(), rules.addresses
+        new, gone = exact - self._exact, self._exact - exact
+        for address in gone:
+            del self._since[address]
+        self._since.update(dict.fromkeys(new, now))
+        self._exact = exact
+        self._wider = {prefix: self._wider.get(prefix, now) for prefix in rules.wider}
+        self._lengths = sorted({prefix.length for prefix in self._wider}, reverse=True)
+        return new, gone
 
     @property
     def holds_any(self) -> bool:
         """True if there is a prefix that this host answers for."""
-        return bool(self._since)
+        return bool(self._since or self._wider)
 
     def see(self, frame: bytes, own_mac: bytes) -> tuple[Rival, bool] | None:
         """Judge an advertisement; return the rival that has sent it, or None.
@@ -102,12 +118,11 @@ class Rivals:
 
     def _holds(self, target: bytes) -> bool:
         """Return True if this host has answered for a target for longer than the grace."""
-        now = self._clock()
+        since = self._since.get(target)
         for length in self._lengths:
-            since = self._since.get(Prefix(mask(target, length), length))
-            if since is not None:
-                return now >= since + GRACE
-        return False
+            if since is None:
+                since = self._wider.get(Prefix(mask(target, length), length))
+        return since is not None and self._clock() >= since + GRACE
 
     def _add(self, address: bytes, mac: bytes) -> tuple[Rival, bool]:
         self.count += 1
