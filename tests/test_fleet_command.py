@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -666,9 +667,29 @@ def test_a_host_that_does_not_let_go(one: Cluster) -> None:
     did("put", "shared/vlan7/web", WEB)
     held(one, "h1", "web")
     text = refused(1, "drain", "h1", "--timeout", "0.2")
-    assert "h1 still holds 1 after 0.2 s: vlan7/web" in text
+    assert "h1 still holds 1, and has given up none for 0.2 s: vlan7/web" in text
     assert "it stays drained until: ndxdp fleet undrain h1" in text
     assert list(keys(one, "drained/")) == ["drained/h1"]
+
+
+def test_a_host_that_gives_up_one_after_another_is_waited_for(one: Cluster) -> None:
+    """Let draining take longer than the timeout, which counts from the last address on."""
+    members(one, "h1")
+    names = [f"n{number}" for number in range(8)]
+    held(one, "h1", *names)
+
+    def give_up() -> None:
+        for name in names:
+            time.sleep(0.5)
+            remove(one, f"holders/vlan7/{name}")
+
+    giving = threading.Thread(target=give_up)
+    giving.start()
+    text = did("drain", "h1", "--timeout", "3")
+    giving.join()
+    found = re.fullmatch(r"h1 is drained: it holds nothing, 8 before; that took (.*) s\n", text)
+    assert found
+    assert float(found[1]) > 3
 
 
 def test_this_host_is_the_default(one: Cluster, tmp_path: Path) -> None:

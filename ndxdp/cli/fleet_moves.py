@@ -10,6 +10,7 @@ from ndxdp.cli.fleet_options import Connection, asked, connected
 from ndxdp.cli.options import verbosity
 from ndxdp.cli.output import echo
 from ndxdp.cli.ranges import Number
+from ndxdp.cli.terminal_progress import show_progress
 
 log = logging.getLogger("ndxdp")
 
@@ -58,7 +59,7 @@ def fleet_move(name: str, host: str, timeout: float, etcd: Connection) -> None:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Give up waiting after SECONDS; the host then stays drained.",
+    help="Give up waiting when the host has given up nothing for SECONDS; it stays drained.",
 )
 @connected
 @verbosity
@@ -70,6 +71,7 @@ def fleet_drain(host: str | None, timeout: float, etcd: Connection) -> None:
     """
     from ndxdp.inventory import moving
 
+    show_progress()
     settings = etcd.settings()
     name = _host(host, settings.host)
     found = asked(settings, lambda keys: moving.drain(keys, name, timeout))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
 from typing import NamedTuple
 
+from ndxdp import progress
 from ndxdp.errors import NdxdpError
 from ndxdp.fleet.keys import DRAINED, HOLDERS, MOVES
 from ndxdp.fleet.records import decode_holder, decode_move, encode
@@ -159,19 +159,13 @@ class Drained(NamedTuple):
     is_member: bool
 
 
-async def drain(
-    keyspace: Keyspace,
-    host: str,
-    timeout: float,
-    progress: Callable[[int], None] = lambda left: None,
-) -> Drained:
+async def drain(keyspace: Keyspace, host: str, timeout: float) -> Drained:
     """Drain a host, and wait until it holds no address.
 
     Args:
         keyspace: The keys.
         host: The host.
-        timeout: Seconds to wait.
-        progress: Called with the number of addresses that the host still holds.
+        timeout: Seconds to wait while the host gives up nothing more.
 
     Raises:
         NdxdpError: The host holds addresses after that time. It stays drained.
@@ -180,25 +174,49 @@ async def drain(
     first = await _held(keyspace, host)
     began = time.monotonic()
     await keyspace.change({f"{DRAINED}/{host}": encode(since=time.time())})
-    held, took = await _held(keyspace, host), time.monotonic() - began
-    while held:
-        progress(len(held))
-        await _until_released(keyspace, host, held[0], began + timeout)
-        held = await _held(keyspace, host)
-        if not held:
-            took = time.monotonic() - began
-            await asyncio.sleep(_SETTLED)
-            held = await _held(keyspace, host)
-        if held and time.monotonic() > began + timeout:
-            names = _listed([key.removeprefix(f"{HOLDERS}/") for key in held])
-            raise NdxdpError(
-                f"{host} still holds {len(held)} after {timeout:g} s: {names}",
-                f"on {host}: ndxdp status; it stays drained until: ndxdp fleet undrain {host}",
-            )
+    with progress.step("addresses given up", len(first)):
+        took = await _until_empty(keyspace, host, len(first), timeout) - began
     view = await keyspace.view()
     mine = {key.removeprefix(f"{HOLDERS}/") for key in first}
     unheld = [each for segment in view.segments for each in segment.unheld if each.key in mine]
     return Drained(len(first), took, unheld, host in view.hosts())
+
+
+async def _until_empty(keyspace: Keyspace, host: str, count: int, timeout: float) -> float:
+    """Wait until a host holds nothing; return that time of the monotonic clock.
+
+    Args:
+        keyspace: The keys.
+        host: The host.
+        count: The number of addresses that it holds.
+        timeout: Seconds to wait while that number does not decrease.
+
+    Raises:
+        NdxdpError: The host has given up nothing in that time.
+    """
+    deadline, emptied = time.monotonic() + timeout, 0.0
+    while True:
+        before = time.monotonic()
+        held = await _held(keyspace, host)
+        now = time.monotonic()
+        if not held:
+            if emptied:
+                return emptied
+            emptied = now
+            await asyncio.sleep(_SETTLED)
+            continue
+        emptied = 0.0
+        if len(held) < count:
+            progress.advance(count - len(held))
+            count, deadline = len(held), now + timeout
+        elif now > deadline:
+            names = _listed([key.removeprefix(f"{HOLDERS}/") for key in held])
+            raise NdxdpError(
+                f"{host} still holds {len(held)}, and has given up none for {timeout:g} s: {names}",
+                f"on {host}: ndxdp status; it stays drained until: ndxdp fleet undrain {host}",
+            )
+        await _until_released(keyspace, host, held[0], deadline)
+        await asyncio.sleep(now - before)  # leave etcd as much time as the request took
 
 
 async def _held(keyspace: Keyspace, host: str) -> list[str]:
