@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import random
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from ndxdp.sources.etcd_client import EtcdClient
+from ndxdp.errors import NdxdpError
+from ndxdp.sources import etcd_client
+from ndxdp.sources.etcd_client import EtcdClient, error_of
 from ndxdp.sources.etcd_session import LeaseLost
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.etcd_store import Store
-from ndxdp.sources.http import Response, Unknown
+from ndxdp.sources.http import NoAnswer, Response, Unknown
 from ndxdp.sources.tls import TcpServer
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
+from tests.fixtures.hostile import NONSENSE, answer
+from tests.fixtures.network import PATIENCE
+from tests.fixtures.tcp_relay import TcpRelay
 from tests.test_etcd import settings_of
 
 _T = TypeVar("_T")
@@ -164,3 +171,242 @@ def test_a_stream_that_tcp_gives_up_has_ended() -> None:
         "connection timed out",
         "no data for 0.01 s",
     ]
+
+
+def test_many_keys_at_once(one: Cluster) -> None:
+    settings = settings_of(one)
+    (lease,) = ask(settings, lambda etcd: etcd.grant(60))
+    keys = names(*range(500))
+    (before, acquired, after) = ask(
+        settings,
+        lambda etcd: etcd.put("/k/7", b"x"),
+        lambda etcd: etcd.acquire(keys, lease.id, {key: f"/m{key}" for key in keys}),
+        lambda etcd: etcd.below("/k/"),
+    )
+    assert acquired.keys() == keys.keys() - {"/k/7"}
+    assert len(set(acquired.values())) == 9, "transactions of 60 keys"
+    assert min(acquired.values()) > before
+    assert len(after) == 500
+    (released, left) = ask(
+        settings,
+        lambda etcd: etcd.release(keys.keys(), lease.id),
+        lambda etcd: etcd.below("/k/"),
+    )
+    assert released.keys() == keys.keys()
+    assert [item.key for item in left] == [b"/k/7"]
+
+
+def test_two_hosts_race_for_keys(privacy: None, tmp_path: Path) -> None:
+    with etcd.cluster(tmp_path / "etcd", 3) as three:
+        keys = names(*range(200))
+
+        async def race() -> list[set[str]]:
+            clients = [EtcdClient(settings_of(three)) for _ in range(4)]
+
+            async def take(client: EtcdClient) -> set[str]:
+                lease = await client.call(lambda etcd: etcd.grant(60))
+                order = random.sample(sorted(keys), len(keys))
+                wanted = {key: keys[key] for key in order}
+                return set(await client.call(lambda etcd: etcd.acquire(wanted, lease.id)))
+
+            found = await asyncio.gather(*map(take, clients))
+            for client in clients:
+                client.close()
+            return list(found)
+
+        taken = asyncio.run(race())
+        assert sum(map(len, taken)) == 200
+        assert set.union(*taken) == keys.keys()
+        assert sum(map(bool, taken)) > 1, "nobody raced"
+
+
+# ---- answers that do not come --------------------------------------------------------------------
+
+
+@pytest.fixture
+def relayed(one: Cluster) -> Iterator[tuple[Etcd, TcpRelay]]:
+    relay = TcpRelay(("127.0.0.1", 2379))
+    yield Etcd((Endpoint("127.0.0.1", relay.port, False),), "h1"), relay
+    relay.cut()
+
+
+def test_a_request_whose_answer_is_lost(relayed: tuple[Etcd, TcpRelay]) -> None:
+    """Report as unknown what etcd has done; the same request completes it."""
+    settings, relay = relayed
+    (lease,) = ask(settings, lambda etcd: etcd.grant(60))
+    requests: list[Request[Any]] = [
+        lambda etcd: etcd.put("/k/0", b"x"),
+        lambda etcd: etcd.acquire(names(1, 2), lease.id),
+        lambda etcd: etcd.release(["/k/1"], lease.id),
+        lambda etcd: etcd.delete("/k/0"),
+        lambda etcd: etcd.revoke(lease.id),
+        lambda etcd: etcd.grant(5),
+    ]
+    for request in requests:
+        relay.loses = 1
+        (failed,) = ask(settings, request)
+        assert isinstance(failed, Unknown), failed
+    found = ask(settings, *requests[:-1], lambda etcd: etcd.below("/"))
+    # All of it was done, so that nothing is left to do; the lease went with its keys.
+    assert found[0]
+    assert isinstance(found[1], LeaseLost)
+    assert found[3:] == [True, False, []]
+    relay.loses = 1
+    (failed,) = ask(settings, lambda etcd: etcd.below("/"))
+    assert isinstance(failed, NoAnswer)
+    assert not isinstance(failed, Unknown), "a read changes nothing"
+
+
+def test_a_request_that_is_repeated_on_a_kept_connection(relayed: tuple[Etcd, TcpRelay]) -> None:
+    settings, relay = relayed
+
+    async def work() -> None:
+        client = EtcdClient(settings)
+        lease = await client.call(lambda etcd: etcd.grant(60))
+        relay.loses = 1
+        found = await client.call(lambda etcd: etcd.acquire(names(1, 2), lease.id))
+        assert found.keys() == {"/k/1", "/k/2"}
+        await client.call(lambda etcd: etcd.put("/k/3", b""))
+        relay.loses = 1
+        with pytest.raises(Unknown):  # its result depends on the number of times
+            await client.call(lambda etcd: etcd.delete("/k/3"))
+        assert await client.call(lambda etcd: etcd.get("/k/3")) is None
+        client.close()
+
+    asyncio.run(work())
+
+
+def test_a_request_that_is_certainly_not_done(relayed: tuple[Etcd, TcpRelay]) -> None:
+    settings, relay = relayed
+    relay.cut()
+    (failed,) = ask(settings, lambda etcd: etcd.put("/k/1", b"x"))
+    assert isinstance(failed, NoAnswer)
+    assert not isinstance(failed, Unknown)
+
+
+NOTHING: dict[str, Request[Any]] = {
+    "get": lambda etcd: etcd.get("/k"),
+    "below": lambda etcd: etcd.below("/k"),
+    "put": lambda etcd: etcd.put("/k", b""),
+    "delete": lambda etcd: etcd.delete("/k"),
+    "delete_if": lambda etcd: etcd.delete_if("/k", 7),
+    "acquire": lambda etcd: etcd.acquire(names(1), 7),
+    "release": lambda etcd: etcd.release(["/k"], 7),
+    "grant": lambda etcd: etcd.grant(5),
+    "keepalive": lambda etcd: etcd.keepalive(7),
+}
+HEADER = '"header": {"revision": "3"}'
+MORE = {
+    "an empty object": answer("{}"),
+    "no answers": answer(f"{{{HEADER}, 'responses': []}}".replace("'", '"')),
+    "too many": answer(f'{{{HEADER}, "responses": [{{"response_txn": {{}}}}, {{}}]}}'),
+    "no transaction": answer(f'{{{HEADER}, "responses": [{{"response_txn": []}}]}}'),
+    "no range": answer(f'{{{HEADER}, "responses": [{{"response_txn": {{"responses": 7}}}}]}}'),
+    "keys of another kind": answer(f'{{{HEADER}, "kvs": [7]}}'),
+    "a lease of another kind": answer(f'{{{HEADER}, "kvs": [{{"key": "", "lease": "x"}}]}}'),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE | MORE)
+@pytest.mark.parametrize("request_name", NOTHING)
+def test_nonsense(hostile: tuple[Etcd, list[bytes]], what: str, request_name: str) -> None:
+    """Raise what callers expect, or return an answer that has nothing."""
+    settings, answers = hostile
+    answers.append((NONSENSE | MORE)[what])
+    (found,) = ask(settings, NOTHING[request_name])
+    if isinstance(found, Exception):
+        assert isinstance(found, NoAnswer), found
+        error = error_of(found, settings)
+        assert error.message.isprintable()
+        assert error.hint
+    else:
+        assert not found or request_name in ("put", "release")
+
+
+# ---- several members -----------------------------------------------------------------------------
+
+
+def test_a_client_passes_over_members_that_fail(one: Cluster) -> None:
+    (good,) = settings_of(one).endpoints
+    silent = socket.create_server(("127.0.0.1", 0))
+    dead = Endpoint("127.0.0.1", 1, False)
+    hung = Endpoint("127.0.0.1", silent.getsockname()[1], False)
+
+    async def work() -> None:
+        for _ in range(6):
+            client = EtcdClient(Etcd((dead, hung, good), "h1"), timeout=0.5)
+            assert await client.call(lambda etcd: etcd.put("/k", b"x"))
+            assert client.endpoint == str(good)
+            client.close()
+            client = EtcdClient(Etcd((dead, hung, good), "h1"), timeout=20)
+            async with asyncio.timeout(10 * PATIENCE):
+                assert await client.call(lambda etcd: etcd.put("/k", b"x"), patience=0.1)
+            client.close()
+        client = EtcdClient(Etcd((dead, hung), "h1"), timeout=0.3)
+        with pytest.raises(Unknown) as raised:
+            await client.call(lambda etcd: etcd.put("/k", b"x"))
+        assert f"{dead}: connection refused" in str(raised.value)
+        assert f"{hung}: no answer within 0.3 s" in str(raised.value)
+        client = EtcdClient(Etcd((hung,), "h1"), timeout=0.3)
+        with pytest.raises(Unknown):
+            await client.call(lambda etcd: etcd.put("/k", b"x"), once=True)
+
+    with silent:
+        asyncio.run(work())
+
+
+def test_a_request_that_must_be_sent_once(one: Cluster) -> None:
+    """Do not send it to another member after one may have received it."""
+    (good,) = settings_of(one).endpoints
+    silent = socket.create_server(("127.0.0.1", 0))
+    hung = Endpoint("127.0.0.1", silent.getsockname()[1], False)
+
+    async def work() -> set[str]:
+        found = set()
+        for _ in range(20):
+            client = EtcdClient(Etcd((hung, good), "h1"), timeout=0.1)
+            try:
+                await client.call(lambda etcd: etcd.put("/k", b"x"), once=True)
+                found.add("done")
+            except Unknown:
+                found.add("unknown")
+            client.close()
+        return found
+
+    with silent:
+        assert asyncio.run(work()) == {"done", "unknown"}
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+
+def test_the_errors_of_a_command(one: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(one)
+
+    async def read(client: EtcdClient) -> Any:
+        return await client.call(lambda etcd: etcd.below("/"))
+
+    assert etcd_client.run(settings, read) == []
+
+    def error(settings: Etcd) -> NdxdpError:
+        with pytest.raises(NdxdpError) as raised:
+            etcd_client.run(settings, read)
+        assert raised.value.hint
+        return raised.value
+
+    nowhere = Endpoint("127.0.0.1", 1, False)
+    assert (
+        "cannot reach etcd: http://127.0.0.1:1: connection" in error(Etcd((nowhere,), "h")).message
+    )
+    tls = Etcd((Endpoint("127.0.0.1", 2379, True),), "h")
+    assert "cannot reach etcd: https://127.0.0.1:2379: " in error(tls).message
+    assert "/nowhere" in error(replace(tls, ca="/nowhere")).message
+    wrong = tmp_path / "password"
+    wrong.write_text("wrong\n")
+    named = replace(settings, user="ndxdp", password_file=str(wrong))
+    one.add_user("ndxdp", "secret", "/ndxdp/")
+    assert "etcd refuses the request of the user ndxdp" in error(named).message
+    assert "a client without a user" in error(settings).message
+    wrong.write_text("secret\n")
+    assert "permission denied" in error(named).message
+    assert "first line is empty" in error(replace(named, password_file="/dev/null")).message

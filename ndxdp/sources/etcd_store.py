@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from ndxdp.sources.etcd_session import LeaseLost, Session
-from ndxdp.sources.etcd_wire import Item, encode, end_of, item_of, readable
+from ndxdp.sources.etcd_wire import Item, encode, end_of, header_of, item_of, readable
 from ndxdp.sources.http import NoAnswer, Unknown
 
 _BATCH = 60
@@ -74,9 +74,12 @@ class Store:
 
     async def _read(self, asked: dict[str, str]) -> dict[str, Any]:
         try:
-            return await self.session.call("/v3/kv/range", asked, _PAGE_BYTES)
+            answer = await self.session.call("/v3/kv/range", asked, _PAGE_BYTES)
+            with readable():
+                header_of(answer)  # an answer of something else has none, and no keys either
         except Unknown as reason:
             raise NoAnswer(str(reason)) from None  # there is nothing to carry out
+        return answer
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write a key, and return the revision.
@@ -97,7 +100,7 @@ class Store:
         """Delete a key; return False if there is none."""
         answer = await self.session.call("/v3/kv/deleterange", {"key": _text(key)}, repeat=False)
         with readable():
-            return int(answer.get("deleted") or 0) > 0
+            return header_of(answer).revision > 0 and int(answer.get("deleted") or 0) > 0
 
     async def delete_if(self, key: str, changed: int) -> bool:
         """Delete a key if a revision is that of its last change; return True if it was deleted."""
@@ -106,7 +109,8 @@ class Store:
         delete = {"request_delete_range": {"key": _text(key)}}
         asked = {"compare": [compare], "success": [delete]}
         answer = await self.session.call("/v3/kv/txn", asked, repeat=False)
-        return answer.get("succeeded") is True
+        with readable():
+            return header_of(answer).revision > 0 and answer.get("succeeded") is True
 
     async def acquire(
         self,
