@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from ndxdp import boot_clock
 from ndxdp.boot_clock import boot_ns
 from ndxdp.daemon.lease_guard import LeaseGuard
+from ndxdp.errors import NotAttached
 from ndxdp.kernel import libbpf
 from ndxdp.kernel.abi import Mode
 from ndxdp.ndp.profile import Answer
@@ -37,6 +38,7 @@ from tests.fixtures.network import (
     REPOSITORY,
     UPLINK,
     Network,
+    done,
     eventually,
     explain,
     sh,
@@ -101,18 +103,28 @@ def holding(trees: Trees, mode: Mode, where: Path, task: str = "answer") -> Iter
     """Start a process that answers on the receiver of a link, and renews its lease."""
     renewing = where / "renewing"
     renewing.touch()
-    command = (sys.executable, "-m", "tests.fixtures.lease_holder", mode.name, renewing, task)
     tree: Tree = trees.files if mode is Mode.USERSPACE else trees.pins
-    with pair(HOST.mac) as ends:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-        assert process.stdout
-        try:
-            assert process.stdout.readline() == "ready\n"
-            with open_instance(tree, RECEIVER) as instance:
-                yield Holder(process, renewing, ends, instance.maps)
-        finally:
-            process.kill()
-            process.communicate()
+    with (
+        pair(HOST.mac) as ends,
+        started(trees, mode, renewing, task) as process,
+        open_instance(tree, RECEIVER) as instance,
+    ):
+        yield Holder(process, renewing, ends, instance.maps)
+
+
+@contextmanager
+def started(trees: Trees, mode: Mode, renewing: Path, task: str) -> Iterator[subprocess.Popen[str]]:
+    """Run tests.fixtures.lease_holder during the block; then detach."""
+    command = (sys.executable, "-m", "tests.fixtures.lease_holder", mode.name, renewing, task)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    assert process.stdout
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+        with suppress(NotAttached):
             detach_interface(trees, RECEIVER)
 
 
@@ -192,6 +204,24 @@ def test_no_lease_is_a_lapsed_one(trees: Trees, mode: Mode, tmp_path: Path) -> N
             assert holder.maps.has_lapsed() is not answered
             found = holder.reply(ONE.frame, nothing=not answered)
             assert found == (ONE.reply if answered else None)
+
+
+def test_files_that_are_older_than_the_process(trees: Trees, tmp_path: Path) -> None:
+    """Answer by no lease of an earlier process: its files may be of another boot."""
+    with holding(trees, Mode.USERSPACE, tmp_path) as holder:
+        eventually(lambda: holder.is_answered(ONE))
+        holder.renewing.unlink()
+        eventually(holder.maps.has_lapsed, within=10)
+        holder.maps.write_lease(boot_ns() + INTERVAL)
+        assert holder.reply(ONE.frame) == ONE.reply
+        holder.process.kill()
+        holder.process.wait()
+        with started(trees, Mode.USERSPACE, holder.renewing, "answer"):
+            assert holder.reply(PLAIN.frame) == PLAIN.reply
+            assert holder.reply(ONE.frame, nothing=True) is None
+            assert holder.maps.lease() == 0
+            holder.renewing.touch()
+            eventually(lambda: holder.is_answered(ONE))
 
 
 def test_renewals_lose_nothing_of_other_writers(trees: Trees, tmp_path: Path) -> None:
@@ -321,6 +351,7 @@ def test_late_answers_of_the_resolver(
         "[interface.resolve]\ndeadline = 30\n"
     )
     running = routes.run("-c", str(file))
+    done("reload", "-c", str(file))  # which waits until the daemon, too, has written the lease
     tree: Tree = Trees().files if mode == "userspace" else Trees().pins
     in_guest(f"ip -6 address delete {KNOWN}/64 dev eth0")
     sh("ip", "-6", "neighbour", "flush", "dev", DOWN, "nud", "all")

@@ -103,6 +103,9 @@ class UserspaceBackend:
             desired = plan.rules(actual, attached=False)
             _resize(maps, request.options.max_addresses, len(actual), len(actual.addresses))
             lock = contextlib.ExitStack()
+            if locked is not tree:
+                # The files may be older than the boot, whose clock the end of the lease is of.
+                maps.write_lease(0)
             with uninterrupted():
                 maps.apply(difference(desired, actual), actual)
                 maps.set_settings(settings)
