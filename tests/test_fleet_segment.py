@@ -227,6 +227,30 @@ def test_this_host_waits_from_when_it_was_able_to() -> None:
     assert host.takes(0.1) == ["a"]
 
 
+def test_this_host_waits_anew_when_it_was_not_able_to_for_a_while() -> None:
+    host = Host("h2")
+    host.put("a", 1, hosts=["h2", "h1"])
+    assert host.takes() == []
+    host.segment.view.put_drained(ME)
+    assert host.takes() == []
+    host.now += 50
+    host.segment.view.delete_drained(ME)
+    assert host.takes() == []
+    assert host.takes(TURN - 0.1) == []
+    assert host.takes(0.1) == ["a"]
+
+
+def test_a_host_that_comes_while_others_wait_gets_a_whole_turn() -> None:
+    host = Host("h2")
+    host.put("a", 1, hosts=["h2", "h3", "h1"])
+    assert host.takes() == []
+    host.leave("h2")
+    host.join("h3")
+    assert host.takes(5.0) == []
+    assert host.takes(TURN - 0.1) == []
+    assert host.takes(0.1) == ["a"]
+
+
 def test_a_host_ahead_that_comes_and_goes_delays_its_turn_only() -> None:
     host = Host("h2")
     host.put("a", 1, hosts=["h2", "h1"])
@@ -541,6 +565,18 @@ def test_a_lease_that_comes_back_has_its_addresses_but_those_on_their_way_out() 
     assert host.segment.status("").given_up == 2
 
 
+def test_a_new_lease_ends_what_was_on_its_way_out() -> None:
+    host = Host("h2")
+    host.put("a", 1)
+    host.hold("a", 1)
+    host.move("a", "h2")
+    assert host.gives_up() == ["a"]
+    host.segment.lease_lost()
+    host.segment.set_lease(OURS + 1)
+    host.hold("a", 1, lease=OURS + 1)
+    assert host.answers() == "1"
+
+
 def test_counting() -> None:
     host = Host("h2")
     host.put("a", 1)
@@ -649,6 +685,15 @@ def test_a_host_that_does_not_take_it_does_not_get_it_back_at_once() -> None:
     assert host.decide(600).release == ["a"]
 
 
+def test_what_was_passed_over_is_forgotten_with_the_lease() -> None:
+    host = unable()
+    host.segment.lease_lost()
+    assert host.answers() == ""
+    host.segment.set_lease(OURS + 1)
+    host.hold("a", 1, lease=OURS + 1)
+    assert host.decide().release == ["a"]
+
+
 def test_a_host_that_has_come_again_gets_it_back() -> None:
     host = unable()
     host.leave("h2")
@@ -747,6 +792,24 @@ def test_a_prefix_comes_back_to_its_name_at_once() -> None:
     assert host.takes() == []
     host.put("a", 1)
     assert host.takes() == ["a"]
+
+
+def test_a_prefix_does_not_wait_after_all_keys_were_read() -> None:
+    host = Host()
+    host.put("a", 1)
+    host.segment.view.begin()
+    host.put("b", 1)
+    host.join(ME)
+    host.segment.view.end(host.tick())
+    assert host.takes() == ["b"]
+
+
+def test_a_younger_key_that_goes_changes_nothing() -> None:
+    host = Host()
+    host.put("b", 1, created=5)
+    host.put("a", 1, created=7)
+    host.segment.view.delete_shared("a", host.tick())
+    assert host.takes() == ["b"]
 
 
 def test_an_older_key_waits_for_hosts_that_do_not_know_it() -> None:
@@ -857,6 +920,20 @@ def test_after_another_history_all_is_quiet_for_a_while() -> None:
     assert host.answers() == "1"
 
 
+def test_another_history_forgets_what_this_host_wrote_in_the_former() -> None:
+    host = Host()
+    host.put("a", 1)
+    ((acquisition,), _, _) = host.decide()
+    host.segment.acquired(acquisition, 1.0, OURS, 100)
+    host.segment.new_history(host.now)
+    host.revision = 1
+    host.segment.view.begin()
+    host.put("a", 1)
+    host.hold("a", 1, "h2", THEIRS)
+    host.segment.view.end(host.tick())
+    assert [each.holder for each in host.segment.addresses()] == ["h2"]
+
+
 def test_another_history_forgets_how_far_the_stream_was() -> None:
     host = Host()
     host.put("a", 1)
@@ -952,6 +1029,32 @@ def test_only_so_many_wait_for_their_next_holder() -> None:
     for name in given_up[30:]:
         host.segment.view.delete_shared(name, host.tick())
     assert len(host.gives_up()) == 70
+
+
+def test_a_change_of_what_is_on_its_way_makes_no_room() -> None:
+    host = handed_over()
+    for name in host.gives_up():
+        host.put(name, int(name[1:]) + 1, created=1)
+    assert host.gives_up() == []
+
+
+def test_what_is_to_stay_again_is_not_given_up() -> None:
+    host = handed_over()
+    host.leave("h2")
+    assert len(host.gives_up()) == 100
+    host.segment.view.delete_drained(ME)
+    assert host.gives_up() == []
+    assert len(host.answers().split()) == 150
+
+
+def test_a_thousand_a_second_are_given_up() -> None:
+    host = Host()
+    for number in range(1100):
+        host.put(f"n{number}", number + 1)
+        host.hold(f"n{number}", number + 1)
+    host.segment.set_joined(False)
+    assert [len(host.gives_up()) for _ in range(11)] == [*[100] * 10, 0]
+    assert 99 <= len(host.gives_up(0.1)) <= 100
 
 
 def test_the_rest_follows_a_turn_later_if_they_are_not_taken() -> None:

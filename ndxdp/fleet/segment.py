@@ -363,7 +363,6 @@ class Segment:
             self._own.give_up(name)
             self._own.flights.release(name, now + self._turn)
             self._alarms.set(name, now + self._turn)
-            self._passed.discard(name)
         self._rate.charge(len(release))
         self._own.catch_up()
         return release

@@ -80,7 +80,7 @@ class View:
         reading: True while all keys are read; until they are, the view mixes old and new keys.
         complete: True once all keys were read.
         changed: Names whose keys have changed; the reader of the view empties it.
-        touched: Prefixes whose key in force may have changed; the reader empties it.
+        touched: Prefixes that a key had before; the reader empties it.
         vacated: The name that was in force for a prefix before another key, or none, and the
             revision from which on no host acquires it by that name; the reader empties it.
         freed: Prefixes, as texts, that no holder answers for any more; the reader empties it.
@@ -164,7 +164,6 @@ class View:
         if entry.address is not None and entry.address.prefix != value.prefix:
             self._drop_value(name, entry, changed)
         entry.has_value, entry.changed, entry.address = True, changed, value
-        self.touched.add(value.prefix)
         before = self._precedence.in_force(value.prefix) or name
         for each in self._precedence.put(name, value.prefix, created):
             self._judge(each)
@@ -241,8 +240,7 @@ class View:
 
     def _is_old(self, name: str, changed: int) -> bool:
         """Note a change in the stream; return True if an own transaction was later."""
-        if not self.reading:
-            self.watched = max(self.watched, changed)
+        self.watched = max(self.watched, changed)
         ahead = self._ahead.get(name, 0)
         if ahead and changed >= ahead:
             del self._ahead[name]
@@ -280,8 +278,7 @@ class View:
     def put_member(self, member: Member) -> None:
         """Take a live member of the segment."""
         self._saw(MEMBERS, member.host)
-        if member.host not in self.members:
-            self.regrouped[member.host] = None
+        self.regrouped[member.host] = None
         self.members[member.host] = member
 
     def delete_member(self, host: str) -> None:
@@ -310,8 +307,6 @@ class View:
 
     def _touch(self, name: str, entry: Entry) -> None:
         self.changed[name] = None
-        if entry.address is not None:
-            self.touched.add(entry.address.prefix)
         self._prune(name, entry)
 
     def _prune(self, name: str, entry: Entry) -> None:
