@@ -264,7 +264,7 @@ def test_users(privacy: None, tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("secret\n")
     with etcd.cluster(tmp_path / "etcd", more=("--auth-token-ttl", "2")) as one:
-        one.add_user("ndxdp", "secret", "/ndxdp/v1/members/")
+        one.add_user("ndxdp", "secret", settings(one).directory)
         named = replace(settings(one), user="ndxdp", password_file=str(password))
         with keeping(settings(one)) as stranger, keeping(named) as keeper:
             keeper.renews(2)

@@ -338,7 +338,7 @@ def test_ndxdp_is_killed(pair: Pair) -> None:
 
 
 def test_keepalived_is_killed(pair: Pair) -> None:
-    """Nobody pauses the former master until its keepalived starts again: both answer meanwhile."""
+    """The former master answers, too, until its keepalived starts again: no script pauses it."""
     with watching(pair) as watcher:
         pair.start_keepalived(pair.here, 150)
         watcher.settled(pair.here.letter)

@@ -167,8 +167,8 @@ class LeaseKeeper:
             # A leader whose disk hangs, or that was stopped, may renew leases after others have
             # replaced it (https://github.com/etcd-io/etcd/issues/15247). A read, which a majority
             # confirms, shows that it is the leader, or knows the present one. The next leader is
-            # elected later, and extends all leases by their TTL then.
-            await etcd.get(f"{self._settings.root}members/")
+            # elected later, and extends all leases by their TTL then. Each host may read this key.
+            await etcd.get(self._settings.directory)
             sent = boottime_ns()
             return sent, await etcd.keepalive(lease)
 
