@@ -75,12 +75,17 @@ FAILURE, WARNING, NOTE = Level.FAILURE, Level.WARNING, Level.NOTE
 CASES: dict[str, tuple[Facts, Level, str]] = {
     "all is well": (GOOD, NOTE, "this host answers for 1 of 1 shared addresses"),
     "no lease": (
-        replace(GOOD, fleet=part(STATUS._replace(problem="another host has the name h1"))),
+        replace(GOOD, fleet=part(STATUS._replace(problem="another host has the name h1"), held=0)),
         FAILURE,
         "this host answers for no shared address: another host has the name h1",
     ),
+    "a request failed": (
+        replace(GOOD, fleet=part(STATUS._replace(problem="connection refused"))),
+        WARNING,
+        "the last request about shared addresses failed: connection refused",
+    ),
     "no permission, and no shared address": (
-        replace(GOOD, entries=[], fleet=part(STATUS._replace(problem="permission denied"))),
+        replace(GOOD, entries=[], fleet=part(STATUS._replace(problem="permission denied"), held=0)),
         NOTE,
         "this host takes no part in shared addresses: permission denied",
     ),
@@ -219,7 +224,7 @@ def test_findings(name: str) -> None:
 
 def test_a_disconnected_daemon_claims_nothing_about_holders() -> None:
     away = STATUS._replace(connected=False, problem="etcd is out of reach")
-    (found,) = fleet.judge(replace(GOOD, entries=[UNHELD], fleet=part(away)))
+    (found,) = fleet.judge(replace(GOOD, entries=[UNHELD], fleet=part(away, held=0)))
     assert found.what == "this host answers for no shared address: etcd is out of reach"
 
 

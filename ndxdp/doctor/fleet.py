@@ -176,7 +176,13 @@ def _membership(facts: Facts) -> Iterable[Finding]:
     """Yield findings about this host's lease and its membership in the segments."""
     fleet = facts.fleet
     problem = fleet["problem"]
-    if problem and facts.entries:
+    if problem and any(segment["held"] for segment in fleet["segments"]):
+        yield warning(
+            f"the last request about shared addresses failed: {problem}",
+            "this host answers for what it holds while its lease lasts, and takes nothing else",
+            "ndxdp status",
+        )
+    elif problem and facts.entries:
         yield failure(
             f"this host answers for no shared address: {problem}",
             "other hosts take the addresses, if they reach etcd",
