@@ -128,7 +128,7 @@ def test_the_router_follows(pair: Pair, mode: str) -> None:
             pings = moved(pair, source, target, within=10)
             shown(f"with the key, {mode}", pings)
             assert pair.is_at(target), pair.known()
-            assert len(pings.lost) * INTERVAL <= 1
+            assert len(pings.lost) * INTERVAL <= 10  # 20 s and more without the key
             time.sleep(pause)
     assert pair.metric(pair.there, "ndxdp_announced_arrivals_total") == 3
     assert pair.metric(pair.here, "ndxdp_announced_neighbours") == 1
