@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 
 from ndxdp.sources.etcd_session import Compacted, Session, TooLong
 from ndxdp.sources.etcd_settings import Etcd
-from ndxdp.sources.etcd_wire import Header, Item, encode, end_of, header_of, item_of, readable
+from ndxdp.sources.etcd_wire import (
+    OPS,
+    Header,
+    Item,
+    encode,
+    end_of,
+    header_of,
+    item_of,
+    readable,
+)
 from ndxdp.sources.http import NoAnswer, Server
 from ndxdp.sources.json_pieces import Objects
 
@@ -18,8 +27,6 @@ _PAGE_BYTES = 8 << 20
 """A page with more bytes is requested again with half as many keys."""
 
 _KEY_BYTES = 4 << 20  # one key and its value; etcd takes 1.5 MB in base64 by default
-
-_OPS = 60  # ranges in a transaction; etcd permits 128 by default
 
 
 class Page(NamedTuple):
@@ -105,8 +112,8 @@ class EtcdApi:
             for each, revision in zip(self._ranges, revisions, strict=True)
         ]
         found: list[Page] = []
-        for at in range(0, len(asked), _OPS):
-            part = asked[at : at + _OPS]
+        for at in range(0, len(asked), OPS):
+            part = asked[at : at + OPS]
             answer = await self.session.call("/v3/kv/txn", {"success": part}, _PAGE_BYTES)
             with readable():
                 header = header_of(answer)
@@ -126,29 +133,8 @@ class EtcdApi:
 
         The total of a page is that of its range.
         """
-        revision = 0
-        for number, each in enumerate(self._ranges, 1):
-            start, limit, more = each.start, _PAGE, True
-            while more:
-                asked = each.asked(revision=str(revision), limit=str(limit), key=encode(start))
-                most = _PAGE_BYTES if limit > 1 else _KEY_BYTES
-                try:
-                    answer = await self.session.call("/v3/kv/range", asked, most)
-                except TooLong:
-                    if limit == 1:
-                        raise
-                    limit //= 2
-                    continue
-                with readable():
-                    page = _page(answer, header_of(answer))
-                revision = revision or page.header.revision
-                more = page.more and bool(page.items)
-                if more:
-                    start = page.items[-1].key + b"\0"
-                yield page._replace(
-                    header=page.header._replace(revision=revision),
-                    more=more or number < len(self._ranges),
-                )
+        async for page in pages_of(self.session, self._ranges):
+            yield page
 
     @contextlib.asynccontextmanager
     async def changes(self, revisions: Sequence[int]) -> AsyncIterator[AsyncIterator[Changes]]:
@@ -204,6 +190,36 @@ class Range(NamedTuple):
 def ranges_of(beginnings: Sequence[str]) -> list[Range]:
     """Return the ranges of all keys that begin with one of some texts."""
     return [Range(each, end_of(each)) for each in map(str.encode, beginnings)]
+
+
+async def pages_of(session: Session, ranges: Sequence[Range]) -> AsyncIterator[Page]:
+    """Yield all keys of ranges in pages, as they are at the revision of the first page.
+
+    The total of a page is that of its range.
+    """
+    revision = 0
+    for number, each in enumerate(ranges, 1):
+        start, limit, more = each.start, _PAGE, True
+        while more:
+            asked = each.asked(revision=str(revision), limit=str(limit), key=encode(start))
+            most = _PAGE_BYTES if limit > 1 else _KEY_BYTES
+            try:
+                answer = await session.call("/v3/kv/range", asked, most)
+            except TooLong:
+                if limit == 1:
+                    raise
+                limit //= 2
+                continue
+            with readable():
+                page = _page(answer, header_of(answer))
+            revision = revision or page.header.revision
+            more = page.more and bool(page.items)
+            if more:
+                start = page.items[-1].key + b"\0"
+            yield page._replace(
+                header=page.header._replace(revision=revision),
+                more=more or number < len(ranges),
+            )
 
 
 def _page(answer: dict[str, Any], header: Header) -> Page:

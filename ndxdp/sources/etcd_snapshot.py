@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ndxdp.sources.etcd_session import Session, TooLong
-from ndxdp.sources.etcd_wire import Item, encode, end_of, header_of, item_of, readable
+from ndxdp.sources.etcd_api import pages_of, ranges_of
+from ndxdp.sources.etcd_session import Session
+from ndxdp.sources.etcd_wire import (
+    OPS,
+    Item,
+    encode,
+    encode_key,
+    end_of,
+    header_of,
+    item_of,
+    readable,
+)
 from ndxdp.sources.http import NoAnswer, Unknown
 
-BATCH = 60
-"""Keys that one change may have; etcd permits 128 operations and comparisons by default."""
+BATCH = OPS
+"""Keys that one change may have."""
 
-_PAGE = 1000  # keys
-_PAGE_BYTES = 8 << 20
-"""A page with more bytes is requested again with half as many keys."""
+_ANSWER_BYTES = 8 << 20
 
 
 class Snapshot(NamedTuple):
@@ -36,26 +44,12 @@ async def read(session: Session, beginnings: Sequence[str]) -> Snapshot:
         NoAnswer: The member does not answer, or refuses.
     """
     revision, found = 0, list[Item]()
-    for beginning in beginnings:
-        start, end, limit, more = encode(beginning.encode()), _end(beginning), _PAGE, True
-        while more:
-            asked = {"key": start, "range_end": end, "limit": str(limit), "revision": str(revision)}
-            try:
-                answer = await session.call("/v3/kv/range", asked, _PAGE_BYTES)
-            except TooLong as reason:
-                if limit == 1:
-                    raise NoAnswer(str(reason)) from None
-                limit //= 2
-                continue
-            except Unknown as reason:
-                raise NoAnswer(str(reason)) from None  # there is nothing to carry out
-            with readable():
-                items = [item_of(each) for each in answer.get("kvs") or ()]
-                revision = revision or header_of(answer).revision
-            found += items
-            more = answer.get("more") is True and bool(items)
-            if more:
-                start = encode(items[-1].key + b"\0")
+    try:
+        async for page in pages_of(session, ranges_of(beginnings)):
+            revision = page.header.revision
+            found += page.items
+    except Unknown as reason:
+        raise NoAnswer(str(reason)) from None  # there is nothing to carry out
     return Snapshot(revision, found)
 
 
@@ -67,14 +61,14 @@ async def get(session: Session, keys: Sequence[str]) -> list[Item]:
     """
     found: list[Item] = []
     for at in range(0, len(keys), BATCH):
-        parts = [{"request_range": {"key": _text(key)}} for key in keys[at : at + BATCH]]
+        parts = [{"request_range": {"key": encode_key(key)}} for key in keys[at : at + BATCH]]
         try:
-            answer = await session.call("/v3/kv/txn", {"success": parts}, _PAGE_BYTES)
+            answer = await session.call("/v3/kv/txn", {"success": parts}, _ANSWER_BYTES)
+            with readable():
+                for each in answer["responses"]:
+                    found += [item_of(kv) for kv in each["response_range"].get("kvs") or ()]
         except Unknown as reason:
-            raise NoAnswer(str(reason)) from None
-        with readable():
-            for each in answer["responses"]:
-                found += [item_of(kv) for kv in each["response_range"].get("kvs") or ()]
+            raise NoAnswer(str(reason)) from None  # there is nothing to carry out
     return found
 
 
@@ -108,7 +102,7 @@ async def change(
     compare: list[dict[str, Any]] = [
         {
             "key": encode(beginning.encode()),
-            "range_end": _end(beginning),
+            "range_end": encode(end_of(beginning.encode())),
             "target": "MOD",
             "result": "LESS",
             "mod_revision": str(revision + 1),
@@ -116,17 +110,10 @@ async def change(
         for beginning in unchanged
     ]
     wanted: list[dict[str, Any]] = [
-        {"request_put": {"key": _text(key), "value": encode(value)}} for key, value in puts.items()
+        {"request_put": {"key": encode_key(key), "value": encode(value)}}
+        for key, value in puts.items()
     ]
-    wanted += [{"request_delete_range": {"key": _text(key)}} for key in deletes]
+    wanted += [{"request_delete_range": {"key": encode_key(key)}} for key in deletes]
     answer = await session.call("/v3/kv/txn", {"compare": compare, "success": wanted})
     with readable():
         return header_of(answer).revision if answer.get("succeeded") is True else 0
-
-
-def _end(beginning: str) -> str:
-    return encode(end_of(beginning.encode()))
-
-
-def _text(key: str) -> str:
-    return encode(key.encode(errors="surrogateescape"))

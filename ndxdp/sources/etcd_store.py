@@ -6,15 +6,10 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from ndxdp.sources import etcd_snapshot
 from ndxdp.sources.etcd_session import LeaseLost, Session
-from ndxdp.sources.etcd_wire import Item, encode, end_of, header_of, item_of, readable
+from ndxdp.sources.etcd_wire import OPS, Item, encode, encode_key, header_of, item_of, readable
 from ndxdp.sources.http import NoAnswer, Unknown
-
-_BATCH = 60
-"""Keys in a transaction. etcd permits 128 operations by default, nested ones included."""
-
-_PAGE = 500  # keys
-_PAGE_BYTES = 8 << 20
 
 _T = TypeVar("_T")
 
@@ -51,35 +46,18 @@ class Store:
 
     async def get(self, key: str) -> Item | None:
         """Return a key; None if there is none. A majority of the members confirms it."""
-        answer = await self._read({"key": _text(key)})
-        with readable():
-            found = [item_of(each) for each in answer.get("kvs") or ()]
+        try:
+            answer = await self.session.call("/v3/kv/range", {"key": encode_key(key)})
+            with readable():
+                header_of(answer)  # an answer of something else has none, and no keys either
+                found = [item_of(each) for each in answer.get("kvs") or ()]
+        except Unknown as reason:
+            raise NoAnswer(str(reason)) from None  # there is nothing to carry out
         return found[0] if found else None
 
     async def below(self, beginning: str) -> list[Item]:
         """Return all keys that begin with a text, as they are at one moment."""
-        found: list[Item] = []
-        start, end, revision = beginning.encode(), end_of(beginning.encode()), "0"
-        while True:
-            asked = {"key": encode(start), "range_end": encode(end)}
-            asked |= {"limit": str(_PAGE), "revision": revision}
-            answer = await self._read(asked)
-            with readable():
-                items = [item_of(each) for each in answer.get("kvs") or ()]
-                revision = revision if int(revision) else str(int(answer["header"]["revision"]))
-            found += items
-            if answer.get("more") is not True or not items:
-                return found
-            start = items[-1].key + b"\0"
-
-    async def _read(self, asked: dict[str, str]) -> dict[str, Any]:
-        try:
-            answer = await self.session.call("/v3/kv/range", asked, _PAGE_BYTES)
-            with readable():
-                header_of(answer)  # an answer of something else has none, and no keys either
-        except Unknown as reason:
-            raise NoAnswer(str(reason)) from None  # there is nothing to carry out
-        return answer
+        return (await etcd_snapshot.read(self.session, [beginning])).items
 
     async def put(self, key: str, value: bytes, lease: int = 0) -> int:
         """Write a key, and return the revision.
@@ -98,15 +76,17 @@ class Store:
 
     async def delete(self, key: str) -> bool:
         """Delete a key; return False if there is none."""
-        answer = await self.session.call("/v3/kv/deleterange", {"key": _text(key)}, repeat=False)
+        answer = await self.session.call(
+            "/v3/kv/deleterange", {"key": encode_key(key)}, repeat=False
+        )
         with readable():
             return header_of(answer).revision > 0 and int(answer.get("deleted") or 0) > 0
 
     async def delete_if(self, key: str, changed: int) -> bool:
         """Delete a key if a revision is that of its last change; return True if it was deleted."""
-        compare = {"key": _text(key), "target": "MOD", "result": "EQUAL"}
+        compare = {"key": encode_key(key), "target": "MOD", "result": "EQUAL"}
         compare["mod_revision"] = str(changed)
-        delete = {"request_delete_range": {"key": _text(key)}}
+        delete = {"request_delete_range": {"key": encode_key(key)}}
         asked = {"compare": [compare], "success": [delete]}
         answer = await self.session.call("/v3/kv/txn", asked, repeat=False)
         with readable():
@@ -218,25 +198,22 @@ class Store:
         return True
 
 
-def _text(key: str) -> str:
-    # A key is bytes, and need not be UTF-8; the watcher reads it in the same way.
-    return encode(key.encode(errors="surrogateescape"))
-
-
 def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
-    return {"key": _text(key), "value": encode(value), "lease": str(lease)}
+    return {"key": encode_key(key), "value": encode(value), "lease": str(lease)}
 
 
 def _creation(
     key: str, value: bytes, lease: int, delete: str | None, unchanged: tuple[str, int] | None
 ) -> dict[str, Any]:
     """Return the transaction that creates a key, or reads it if it exists."""
-    compare = [{"key": _text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}]
+    compare = [
+        {"key": encode_key(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+    ]
     if unchanged is not None:
         other, changed = unchanged
         compare.append(
             {
-                "key": _text(other),
+                "key": encode_key(other),
                 "target": "MOD",
                 "result": "EQUAL",
                 "mod_revision": str(changed),
@@ -244,15 +221,15 @@ def _creation(
         )
     success: list[dict[str, Any]] = [{"request_put": _put(key, value, lease)}]
     if delete is not None:
-        success.append({"request_delete_range": {"key": _text(delete)}})
-    failure = [{"request_range": {"key": _text(key)}}]
+        success.append({"request_delete_range": {"key": encode_key(delete)}})
+    failure = [{"request_range": {"key": encode_key(key)}}]
     return {"compare": compare, "success": success, "failure": failure}
 
 
 def _deletion(key: str, lease: int) -> dict[str, Any]:
     """Return the transaction that deletes a key if it is under a lease."""
-    ours = {"key": _text(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
-    return {"compare": [ours], "success": [{"request_delete_range": {"key": _text(key)}}]}
+    ours = {"key": encode_key(key), "target": "LEASE", "result": "EQUAL", "lease": str(lease)}
+    return {"compare": [ours], "success": [{"request_delete_range": {"key": encode_key(key)}}]}
 
 
 def _lease_of(answer: dict[str, Any]) -> int:
@@ -264,5 +241,5 @@ def _lease_of(answer: dict[str, Any]) -> int:
 def _batches(each: Collection[_T]) -> Iterator[list[_T]]:
     """Yield the elements in lists of 60 at most."""
     elements = iter(each)
-    while batch := list(islice(elements, _BATCH)):
+    while batch := list(islice(elements, OPS)):
         yield batch

@@ -15,6 +15,9 @@ from ndxdp.sources.http import Unknown
 
 MALFORMED = "the answer is malformed"
 
+OPS = 60
+"""Operations of a transaction. etcd permits 128 by default, with comparisons and nested ones."""
+
 
 class Header(NamedTuple):
     """The header of an answer.
@@ -78,6 +81,11 @@ def item_of(found: dict[str, Any], *, deleted: bool = False) -> Item:
 def encode(text: bytes) -> str:
     """Return the base64 of a key or value."""
     return base64.b64encode(text).decode()
+
+
+def encode_key(key: str) -> str:
+    """Return the base64 of a key. It need not be UTF-8: the watcher reads it in the same way."""
+    return encode(key.encode(errors="surrogateescape"))
 
 
 def decode(text: str) -> bytes:
