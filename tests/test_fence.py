@@ -257,6 +257,8 @@ def test_one_system_call(trees: Trees, tmp_path: Path, monkeypatch: pytest.Monke
             instance.maps.park()
             parked = len(os.listdir("/proc/self/fd"))
             assert parked < before
+            instance.maps.write_lease(0)
+            assert len(os.listdir("/proc/self/fd")) == parked
             instance.maps.write_lease(1)
             assert len(os.listdir("/proc/self/fd")) == parked + 1
             calls: list[str] = []

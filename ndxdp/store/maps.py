@@ -78,14 +78,16 @@ class Maps(RuleTables):
     def write_lease(self, until: int) -> None:
         """Set the time up to which leased rules answer; only the daemon may call this.
 
-        The call is one system call that writes a map of its own. So it neither waits for a thread
-        that writes other maps, nor undoes anything that another thread or process writes. The event
-        loop's thread may call it.
+        The call writes a map of its own, without reading it. So it neither waits for a thread that
+        writes other maps, nor undoes anything that another thread or process writes. The event
+        loop's thread may call it. From the first lease on, the map stays open, and each call is one
+        system call.
 
         Args:
             until: ns of boot_clock.boot_ns(); 0 to let no leased rule answer from now on.
         """
-        self._kept_open("lease").update(_KEY0, abi.LEASE.pack(until=until))
+        each = self._kept_open("lease") if until else self._maps["lease"]
+        each.update(_KEY0, abi.LEASE.pack(until=until))
 
     def lease(self) -> int:
         """Return the time up to which leased rules answer, in ns of boot_clock.boot_ns()."""
