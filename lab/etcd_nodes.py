@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -60,12 +61,15 @@ class EtcdMember:
         return self._process.pid
 
     def start(self, members: list[EtcdMember]) -> None:
-        """Start the process, with the data that it had before. It does not wait for the cluster.
+        """Start the process, with the data that it had before; let a stopped one run on.
+
+        It does not wait for the cluster.
 
         Args:
             members: All members of the cluster.
         """
         if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
             return
         every = ",".join(f"{each.name}={each.peer_url}" for each in members)
         words = ["etcd", "--name", self.name, "--data-dir", str(self._folder / self.name)]
@@ -76,6 +80,11 @@ class EtcdMember:
             self._process = subprocess.Popen(
                 enter(self.name, words), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+
+    def suspend(self) -> None:
+        """Stop the process by SIGSTOP, until it is started."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         """End the process by SIGKILL; its data stays."""
@@ -110,12 +119,14 @@ class HolderEvent(NamedTuple):
         name: Of the address.
         host: The holder; "" if nobody holds the address any more.
         created: True if the key did not exist before: the address was acquired.
+        address: The address; "" if nobody holds it any more.
     """
 
     time: float
     name: str
     host: str
     created: bool
+    address: str
 
 
 class EtcdNodes:
@@ -129,7 +140,7 @@ class EtcdNodes:
         self.members = members
 
     def start(self) -> None:
-        """Start all members that do not run, and wait until the cluster answers."""
+        """Start all members that do not run, or are stopped; wait until the cluster answers."""
         if not shutil.which("etcd"):
             raise LabError("The lab needs etcd.", "Debian: apt install etcd-server")
         for member in self.members:
@@ -271,11 +282,11 @@ class HolderLog:
         now = time.monotonic()
         for event in result.get("events") or []:
             pair = event["kv"]
-            value = {} if event.get("type") == "DELETE" else _value(pair)
-            host = value.get("host", "") if isinstance(value, dict) else ""
+            value: dict[str, Any] = {} if event.get("type") == "DELETE" else _value(pair)
+            host, address = value.get("host", ""), value.get("prefix", "")
             name = decode(pair["key"])[len(self._prefix) :]
             created = bool(host) and pair.get("create_revision") == pair["mod_revision"]
-            self.events.append(HolderEvent(now, name, host, created))
+            self.events.append(HolderEvent(now, name, host, created, address))
             self._next = int(pair["mod_revision"]) + 1
         return True
 

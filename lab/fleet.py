@@ -68,6 +68,7 @@ class FleetHost(Node):
     """A host with a daemon.
 
     Attributes:
+        number: From 1 on.
         address: Its own address on the segment.
         management: Its address on the management network.
         file: The configuration file.
@@ -76,7 +77,7 @@ class FleetHost(Node):
 
     def __init__(self, number: int, folder: Path, ndxdp: Sequence[str]) -> None:
         super().__init__(f"h{number}", f"02:00:00:00:01:{number:02x}")
-        self.address = PREFIX[0x100 + number]
+        self.number, self.address = number, PREFIX[0x100 + number]
         self.management = f"10.0.0.{100 + number}"
         self.process: subprocess.Popen[bytes] | None = None
         self.folder = folder / self.name
@@ -352,8 +353,20 @@ class Fleet:
             number: See `shared_address`.
             more: Further keys of its value, such as `hosts`.
         """
-        value = {"prefix": shared_address(number), **more}
-        self.etcd.put(f"{KEYS}shared/{SEGMENT}/{shared_name(number)}", value)
+        self.put(shared_name(number), {"prefix": shared_address(number), **more})
+
+    def put(self, name: str, value: dict[str, object]) -> None:
+        """Write the value of a shared address."""
+        self.etcd.put(f"{KEYS}shared/{SEGMENT}/{name}", value)
+
+    def delete(self, name: str) -> None:
+        """Delete a shared address."""
+        self.etcd.delete(f"{KEYS}shared/{SEGMENT}/{name}")
+
+    def value_of(self, name: str) -> dict[str, object]:
+        """Return the value of a shared address."""
+        found: dict[str, object] = self.etcd.read(f"{KEYS}shared/{SEGMENT}/{name}")[""]
+        return found
 
     def holders(self) -> dict[str, str]:
         """Return the name of the host that holds each shared address, by name of the address."""

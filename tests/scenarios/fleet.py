@@ -134,8 +134,7 @@ def acquisitions(fleet: Fleet, log: HolderLog) -> list[tuple[str, str]]:
     holders: dict[str, str] = {}
     for event in log.events:
         if event.host and (event.created or event.host != holders.get(event.name)):
-            mac = fleet.host(event.host).mac
-            found.append((shared_address(int(event.name[1:])), mac))
+            found.append((event.address, fleet.host(event.host).mac))
         holders[event.name] = event.host
     return found
 

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from lab.fleet import KEYS, SEGMENT, Fleet, FleetHost, shared_address, shared_name
+from lab.fleet import KEYS, PREFIX, SEGMENT, Fleet, FleetHost, shared_address, shared_name
 from lab.judge import Judge
-from lab.nodes import wait_until
+from lab.nodes import LINK, wait_until
 from lab.verdict import Report, changes, gaps, wrong_announcements
 
 SLACK = 1.0
 """Seconds beyond the lease within which another host answers after a failure."""
 ORDERLY = 0.2
 """Seconds without an answer that an orderly handover may take."""
+OWN = [PREFIX[0xD000 + number] for number in range(100)]
+"""Addresses that single hosts answer for."""
 _BEFORE = 0.25
 """Seconds before a fault from which the judge's report begins: all was well then."""
 _SETTLED = 60.0  # seconds within which all is well again after any fault
@@ -157,6 +159,16 @@ class Faults:
         """The uplink has no carrier."""
         return self._failed(holders, FleetHost.cut_from_segment)
 
+    def power_off(self, holders: dict[str, str]) -> dict[str, float]:
+        """Both links end, and the daemon: a host without power."""
+
+        def fail(host: FleetHost) -> None:
+            host.cut_from_segment()
+            host.cut_from_etcd()
+            host.kill()
+
+        return self._failed(holders, fail)
+
     def kill_and_start(self, holders: dict[str, str]) -> dict[str, float]:
         """SIGKILL, and a start at once, before the lease ends."""
         victim = self._victim(holders)
@@ -189,6 +201,52 @@ class Faults:
         self._fleet.move(int(name[1:]), target, via)
         return {name: began}
 
+    def pause(self, holders: dict[str, str]) -> dict[str, float]:
+        """`ndxdp pause`, and `ndxdp resume` later."""
+        victim = self._victim(holders)
+        began = time.monotonic()
+        victim.ndxdp("pause", LINK)
+        self._taken_over(victim)
+        victim.ndxdp("resume", LINK)
+        return self._of(victim, holders, began)
+
+    def reload(self, holders: dict[str, str]) -> dict[str, float]:
+        """Each daemon reads its file again: another rule of its own, and the rule is removed."""
+        began = time.monotonic()
+        for host in self._fleet.hosts:
+            text = host.file.read_text()
+            rule = f'[[interface.prefix]]\nprefix = "{OWN[host.number]}"\n'
+            for words in (text + rule, text):
+                host.file.write_text(words)
+                host.ndxdp("reload", "-c", str(host.file))
+        return dict.fromkeys(holders, began)
+
+    # ---- keys
+
+    def rewrite(self, holders: dict[str, str]) -> dict[str, float]:
+        """A shared address is deleted, and written again at once or later."""
+        name = self._chance.choice(sorted(holders))
+        value = self._fleet.value_of(name)
+        began = time.monotonic()
+        self._fleet.delete(name)
+        time.sleep(self._chance.choice((0, self._chance.uniform(0, 0.2), 1)))
+        self._fleet.put(name, value)
+        return {name: began}
+
+    def rename(self, holders: dict[str, str]) -> dict[str, float]:
+        """A shared address gets another name, and its former one again."""
+        name = self._chance.choice(sorted(holders))
+        value = self._fleet.value_of(name)
+        began = time.monotonic()
+        for former, latter in ((name, "renamed"), ("renamed", name)):
+            self._fleet.put(latter, value)
+            self._fleet.delete(former)
+            self._fleet.await_holders(
+                lambda found, name=latter: name in found,  # type: ignore[misc]
+                f"{latter} has no holder",
+            )
+        return {name: began}
+
     def restart_all(self, holders: dict[str, str]) -> dict[str, float]:
         """All daemons, one after the other, by SIGTERM."""
         began = time.monotonic()
@@ -205,6 +263,15 @@ class Faults:
         began = time.monotonic()
         self._fleet.etcd.leader().kill()
         time.sleep(self._chance.uniform(1, self._lease * 2))
+        return dict.fromkeys(holders, began)
+
+    def suspend_leader(self, holders: dict[str, str]) -> dict[str, float]:
+        """The leader of etcd is stopped, replaced, and goes on."""
+        began = time.monotonic()
+        leader = self._fleet.etcd.leader()
+        leader.suspend()
+        time.sleep(self._chance.uniform(0.5, self._lease * 2))
+        leader.start([])
         return dict.fromkeys(holders, began)
 
     def kill_etcd_shortly(self, holders: dict[str, str]) -> dict[str, float]:
@@ -265,12 +332,18 @@ FAULTS: dict[str, tuple[Callable[[Faults, dict[str, str]], dict[str, float]], Bo
     "SIGSTOP, about a lease": (Faults.suspend_shortly, Bound.NONE, 2),
     "cut from etcd": (Faults.cut_from_etcd, Bound.TAKEOVER, 3),
     "cut from the segment": (Faults.cut_from_segment, Bound.TAKEOVER, 3),
+    "power off": (Faults.power_off, Bound.TAKEOVER, 2),
     "kill -9, start at once": (Faults.kill_and_start, Bound.NOTHING, 2),
     "orderly stop": (Faults.stop, Bound.ORDERLY, 3),
     "drain": (Faults.drain, Bound.ORDERLY, 3),
     "move": (Faults.move, Bound.ORDERLY, 4),
+    "pause": (Faults.pause, Bound.TAKEOVER, 1),
+    "reload": (Faults.reload, Bound.NOTHING, 1),
+    "deleted, written again": (Faults.rewrite, Bound.NONE, 2),
+    "renamed": (Faults.rename, Bound.NONE, 1),
     "restart of all daemons": (Faults.restart_all, Bound.ORDERLY, 1),
     "etcd: leader killed": (Faults.kill_leader, Bound.NOTHING, 2),
+    "etcd: leader stopped": (Faults.suspend_leader, Bound.NONE, 2),
     "etcd: all restarted": (Faults.kill_etcd_shortly, Bound.NONE, 1),
     "etcd: all gone": (Faults.kill_etcd, Bound.NONE, 1),
     "etcd: compacted": (Faults.compact, Bound.NOTHING, 2),
