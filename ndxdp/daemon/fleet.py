@@ -95,6 +95,7 @@ class FleetTask:
         self._wake = asyncio.Event()
         self._began = boot_ns()
         self._lease = 0  # the lease that the segments know
+        self._was_lost = False
         self._keeps, self._adopts = False, True
         self._adopting = False
         self.keeper = self._make_keeper()
@@ -181,7 +182,13 @@ class FleetTask:
         return LeaseKeeper(self.settings, self._lease_renewed, self._lease_lost)
 
     def _lease_renewed(self, lease: int, until: int) -> None:
-        self._adopting = False
+        if not self.watcher.connected:
+            self.watcher.hurry()
+            if self._was_lost:
+                # The known keys may be those of a history that etcd does not have any more: it may
+                # have been restored, with this lease, while it was away.
+                return
+        self._was_lost = self._adopting = False
         if lease != self._lease:
             self._lease = lease
             for segment in self.segments.values():
@@ -196,7 +203,7 @@ class FleetTask:
             uplink.lease.renewed()
 
     def _lease_lost(self) -> None:
-        self._lease = 0
+        self._lease, self._was_lost = 0, True
         for segment in self.segments.values():
             segment.lease_lost()
             segment.set_joined(False)

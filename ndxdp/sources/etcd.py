@@ -149,6 +149,7 @@ class Watcher:
         self.confirmed: float | None = None
         self._on_change, self._on_new_history = on_change, on_new_history
         self._position: _Position | None = None
+        self._hurried = asyncio.Event()
         self._events = 0
         self._token = ""
         self._size: Callable[[], int] = lambda: 0
@@ -189,8 +190,15 @@ class Watcher:
             if was_connected and time.monotonic() - began > _STABLE:
                 tried, delay = 0, _DELAY_MIN
             if tried % len(members) == 0:
-                await asyncio.sleep(delay * random.uniform(0.8, 1.2))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay * random.uniform(0.8, 1.2)):
+                        await self._hurried.wait()
+                self._hurried.clear()
                 delay = min(delay * 2, _DELAY_MAX)
+
+    def hurry(self) -> None:
+        """End the delay before the next attempt: etcd has just answered another request."""
+        self._hurried.set()
 
     # ---- one connection
 
