@@ -76,9 +76,15 @@ def deaf(privacy: None) -> Iterator[Segment]:
 
 @contextlib.asynccontextmanager
 async def caring(
-    made: Segment, *, interval: float | None = None, sources: Sequence[Source] = (BEHIND_SOURCE,)
+    made: Segment,
+    *,
+    interval: float | None = None,
+    sources: Sequence[Source] = (BEHIND_SOURCE,),
+    may_send: Callable[[bytes], bool] = lambda address: True,
 ) -> AsyncIterator[GatewayKeepalive]:
-    care = GatewayKeepalive(made.ifindex(), GATEWAY_BYTES, sources, interval=interval)
+    care = GatewayKeepalive(
+        made.ifindex(), GATEWAY_BYTES, sources, interval=interval, may_send=may_send
+    )
     running = asyncio.create_task(care.run())
     try:
         yield care
@@ -174,6 +180,26 @@ def test_link_local_gateway(deaf: Segment) -> None:
         await until(lambda: deaf.entry(ROUTER_LINK_LOCAL) == ("REACHABLE", ROUTER_MAC))
         running.cancel()
         care.close()
+
+    asyncio.run(main())
+
+
+def test_a_source_whose_lease_has_lapsed(deaf: Segment, caplog: pytest.LogCaptureFixture) -> None:
+    """Solicit from no leased address while the lease has lapsed, and at once after that."""
+    lapsed = True
+
+    async def main() -> None:
+        nonlocal lapsed
+        async with caring(deaf, interval=0.1, may_send=lambda address: not lapsed) as care:
+            await asyncio.sleep(0.5)
+            assert (care.status().solicitations, care.status().silent) == (0, False)
+            lapsed = False
+            await until(lambda: deaf.entry() == ("REACHABLE", ROUTER_MAC))
+            lapsed = True
+            sent = care.status().solicitations
+            await asyncio.sleep(0.5)
+            assert care.status().solicitations <= sent + 1
+        assert "does not answer" not in caplog.text
 
     asyncio.run(main())
 

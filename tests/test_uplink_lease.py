@@ -175,6 +175,36 @@ def test_a_fence_that_cannot_be_written_ends_with_what_it_has() -> None:
     run(test)
 
 
+def test_what_was_not_announced_is_announced_when_the_fence_opens() -> None:
+    async def test(world: World) -> None:
+        def opened() -> bool:
+            pending = world.state.pending
+            was, pending.leased = pending.leased, False
+            return was
+
+        world.begin()
+        world.know()
+        world.round()
+        assert not opened()  # there is no lease yet
+        world.renew(boot_ns() + 10**8)
+        assert opened()
+        world.renew(boot_ns() + 10**8)
+        assert not opened()
+        await asyncio.sleep(0.11)
+        world.renew(LATER)  # after it has lapsed, as when the process was stopped
+        assert opened()
+        world.begin()  # other maps
+        world.round()
+        assert opened()
+        world.lease.forbid()
+        world.renew(LATER + 1)
+        assert not opened()
+        world.round()
+        assert opened()
+
+    run(test)
+
+
 @pytest.mark.parametrize("ending", ["written", "failed", "ended"])
 def test_rules_are_waited_for(ending: str) -> None:
     async def test(world: World) -> None:

@@ -82,7 +82,7 @@ class UplinkLease:
     def renewed(self) -> None:
         """Write the end of the lease: it was renewed."""
         if not self._is_held_back:
-            self._write(self._clock.until)
+            self._open(was_closed=boot_ns() >= self.written)
 
     def forbid(self) -> bool:
         """Let leased rules answer no more, at once: this host has no lease.
@@ -127,7 +127,7 @@ class UplinkLease:
         if not self._state.pending.rules:
             if self._is_held_back and self._state.wanted.get(SHARED_ORIGIN) is not None:
                 self._is_held_back = False
-                self._write(self._clock.until)
+                self._open(was_closed=True)
             self._note_written(True)
         elif not self._state.health.rules.is_due:
             self._note_written(False)
@@ -144,12 +144,21 @@ class UplinkLease:
             if not each.done():
                 each.set_result(written)
 
+    def _open(self, *, was_closed: bool) -> None:
+        """Write the end of the host's lease; announce the leased addresses if none was in force.
+
+        Announcements that were due before were not sent (daemon/lease_guard.py).
+        """
+        until = self._clock.until
+        if self._write(until) and was_closed and boot_ns() < until:
+            self._state.pending.leased = True
+            self._state.changed.set()
+
     def _write(self, until: int) -> bool:
         """Write the end of the lease; return False if that failed. Then leased rules end alone."""
         if self._maps is None:
             return boot_ns() >= self.written
-        now, before = boot_ns(), self.written
-        self.written = max(before, until)
+        self.written = max(self.written, until)
         try:
             self._maps.write_lease(until)
         except Exception as error:
@@ -157,7 +166,4 @@ class UplinkLease:
             log.warning("%s: cannot write the end of the lease: %s", name, problem_of(error))
             return False
         self.written = until
-        if before <= now < until:
-            self._state.pending.leased = True
-            self._state.changed.set()
         return True
