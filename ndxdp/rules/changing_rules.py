@@ -58,5 +58,6 @@ class ChangingRules:
         is_new = forced != touched & self.forced or changed != self.rules
         if forced or self.forced:
             self.forced = (self.forced - touched) | forced
-        self.rules = changed
+        if is_new:
+            self.rules = changed
         return is_new

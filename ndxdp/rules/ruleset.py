@@ -9,6 +9,8 @@ from ndxdp.rules.address_set import EMPTY, AddressSet
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 
+_FEW = 4  # different rules
+
 _PART = 65536
 """Addresses that paired_with() has as Python objects at a time."""
 
@@ -124,8 +126,10 @@ class Rules(Mapping[Prefix, Rule]):
     def __or__(self, other: Mapping[Prefix, Rule]) -> Rules:
         """Return the union of both sets; where both have a prefix, `other` wins."""
         more = Rules.of(other)
+        if not self or not more:
+            return more or self
         kept = self.without(more)
-        exact = kept.exact
+        exact = dict(kept.exact)
         for rule, some in more.exact.items():
             exact[rule] = exact.get(rule, EMPTY) | some
         return Rules(exact, kept.wider | more.wider)
@@ -170,8 +174,10 @@ class Rules(Mapping[Prefix, Rule]):
 
     def without(self, other: Rules) -> Rules:
         """Return the items whose prefix is absent from `other`."""
+        if not self or not other:
+            return self
         return Rules(
-            {rule: some - other.addresses for rule, some in self.exact.items()},
+            {rule: other._removed_from(some) for rule, some in self.exact.items()},
             {prefix: rule for prefix, rule in self.wider.items() if prefix not in other.wider},
         )
 
@@ -219,6 +225,8 @@ class Rules(Mapping[Prefix, Rule]):
 
     def paired_with(self, other: Rules) -> Iterator[tuple[Prefix, Rule, Rule]]:
         """Yield each prefix that both sets have, with the rule in this set and in `other`."""
+        if not self or not other:
+            return
         for part in (self.addresses & other.addresses).parts(_PART):
             there = dict(other._each_in(part))
             for address, rule in self._each_in(part):
@@ -226,6 +234,14 @@ class Rules(Mapping[Prefix, Rule]):
         for prefix, rule in self.wider.items():
             if prefix in other.wider:
                 yield prefix, rule, other.wider[prefix]
+
+    def _removed_from(self, addresses: AddressSet) -> AddressSet:
+        """Return those of some addresses that have no rule of their own."""
+        if "addresses" in self.__dict__ or len(self.exact) > _FEW:
+            return addresses - self.addresses
+        for some in self.exact.values():  # sets that overlap take long to join
+            addresses -= some
+        return addresses
 
     def _each_in(self, addresses: AddressSet) -> Iterator[tuple[bytes, Rule]]:
         """Yield those of some addresses that have a rule of their own, and the rule."""
