@@ -1,4 +1,4 @@
-"""The permissions that docs/etcd.md names suffice for shared addresses, and permit no more."""
+"""The permissions that docs/fleet.md names suffice for shared addresses, and permit no more."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.fixtures.ranges import watching
 from tests.test_etcd import settings_of
 
 ROOT = "/ndxdp/v1/"
-_PAGE = REPOSITORY / "docs" / "etcd.md"
+_PAGE = REPOSITORY / "docs" / "fleet.md"
 
 
 def documented() -> list[str]:
     """Return the commands of the section, in its order."""
-    section = _PAGE.read_text().partition("\n## Access\n")[2].partition("\n## ")[0]
+    section = _PAGE.read_text().partition("\n## Who may write what\n")[2].partition("\n## ")[0]
     return re.findall(r"^# (etcdctl .*)$", section, re.MULTILINE)
 
 
@@ -48,7 +48,9 @@ def node7(privacy: None, tmp_path: Path) -> Iterator[tuple[Cluster, Etcd]]:
             env = os.environ | {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": one.members[0].url}
             done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=20)
             assert done.returncode == 0, (command, done.stderr)
-        one.put_all({"shared/s/a": "1", "hosts/node7/s/a": "2", "hosts/node8/s/a": "3"}, ROOT)
+        one.put_all(
+            {"shared/vlan7/a": "1", "hosts/node7/vlan7/a": "2", "hosts/node8/vlan7/a": "3"}, ROOT
+        )
         one.enable_users()
         named = replace(settings_of(one), host="node7", user="node7", password_file=str(password))
         yield one, replace(named, lease=3)
@@ -56,28 +58,29 @@ def node7(privacy: None, tmp_path: Path) -> Iterator[tuple[Cluster, Etcd]]:
 
 def test_a_host_does_its_part(node7: tuple[Cluster, Etcd]) -> None:
     _, settings = node7
-    kinds = ("drained/", "shared/s/", "members/s/", "holders/s/", "moves/s/")
+    kinds = ("drained/", "shared/vlan7/", "members/vlan7/", "holders/vlan7/", "moves/vlan7/")
     with (
         watching(settings) as own,
         watching(settings, *(ROOT + kind for kind in kinds)) as watcher,
         keeping(settings) as keeper,
     ):
-        own.becomes({f"{ROOT}hosts/node7/s/a": b"2"})
+        own.becomes({f"{ROOT}hosts/node7/vlan7/a": b"2"})
         lease = keeper.renews().lease
 
         async def work() -> None:
             client = EtcdClient(settings)
-            await client.call(lambda etcd: etcd.put(f"{ROOT}members/s/node7", b"m", lease))
-            await client.call(lambda etcd: etcd.put(f"{ROOT}moves/s/a", b"m"))
-            keys = {f"{ROOT}holders/s/a": b"h"}
-            moves = {f"{ROOT}holders/s/a": f"{ROOT}moves/s/a"}
+            await client.call(lambda etcd: etcd.put(f"{ROOT}members/vlan7/node7", b"m", lease))
+            await client.call(lambda etcd: etcd.put(f"{ROOT}moves/vlan7/a", b"m"))
+            keys = {f"{ROOT}holders/vlan7/a": b"h"}
+            moves = {f"{ROOT}holders/vlan7/a": f"{ROOT}moves/vlan7/a"}
             assert await client.call(lambda etcd: etcd.acquire(keys, lease, moves))
             client.close()
 
         asyncio.run(work())
-        shared = {f"{ROOT}shared/s/a": b"1"}
+        shared = {f"{ROOT}shared/vlan7/a": b"1"}
         watcher.becomes(
-            {**shared, f"{ROOT}members/s/node7": b"m", f"{ROOT}holders/s/a": b"h"}, within=20
+            {**shared, f"{ROOT}members/vlan7/node7": b"m", f"{ROOT}holders/vlan7/a": b"h"},
+            within=20,
         )
         keeper.renews(2)
         assert keeper.run(keeper.keeper.revoke())
@@ -88,9 +91,10 @@ DENIED: dict[str, Callable[[Store], Coroutine[Any, Any, object]]] = {
     "another host": lambda etcd: etcd.below(f"{ROOT}hosts/node8/"),
     "all hosts": lambda etcd: etcd.below(f"{ROOT}hosts/"),
     "all": lambda etcd: etcd.below("/"),
-    "own rules": lambda etcd: etcd.put(f"{ROOT}hosts/node7/s/b", b"x"),
-    "shared": lambda etcd: etcd.put(f"{ROOT}shared/s/b", b"x"),
-    "delete": lambda etcd: etcd.delete(f"{ROOT}shared/s/a"),
+    "own rules": lambda etcd: etcd.put(f"{ROOT}hosts/node7/vlan7/b", b"x"),
+    "shared": lambda etcd: etcd.put(f"{ROOT}shared/vlan7/b", b"x"),
+    "delete": lambda etcd: etcd.delete(f"{ROOT}shared/vlan7/a"),
+    "another segment": lambda etcd: etcd.put(f"{ROOT}holders/vlan8/a", b"x"),
     "drained": lambda etcd: etcd.put(f"{ROOT}drained/node7", b"x"),
 }
 
