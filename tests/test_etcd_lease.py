@@ -14,11 +14,11 @@ import pytest
 from ndxdp.sources.etcd_lease import guard_of
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from tests.fixtures import etcd
-from tests.fixtures.disk import disk
 from tests.fixtures.etcd import Cluster, Member
 from tests.fixtures.hostile import NONSENSE, answer
 from tests.fixtures.keeping import keeping
 from tests.fixtures.network import PATIENCE, eventually, sh
+from tests.fixtures.slow_disk import slow_disk
 from tests.fixtures.tcp_relay import TcpRelay
 from tests.test_etcd import endpoint, settings_of, with_files
 
@@ -101,9 +101,9 @@ def test_a_member_hangs(three: Cluster, is_leader: bool) -> None:
 def test_the_disk_of_the_leader_hangs(privacy: None, tmp_path: Path) -> None:
     """Do not believe a leader that answers, but has been replaced (etcd's issue 15247)."""
     sh("ip", "link", "set", "lo", "up")
-    with disk(tmp_path) as slow, contextlib.closing(Cluster(tmp_path / "etcd", 3)) as three:
+    with slow_disk() as slow, contextlib.closing(Cluster(tmp_path / "etcd", 3)) as three:
         first, *_ = three.members
-        first.data = slow.folder / "m1"
+        first.disk = slow
         three.start()
         three.lead(first)
         only = replace(settings(three), endpoints=(Endpoint(first.address, 2379, False),))
@@ -113,7 +113,9 @@ def test_the_disk_of_the_leader_hangs(privacy: None, tmp_path: Path) -> None:
             slow.freeze()
             try:
                 # Its next write hangs, and others replace it.
-                writing = threading.Thread(target=three.call, args=("/v3/kv/put", key("/k", 0)))
+                writing = threading.Thread(
+                    target=three.try_to_call, args=("/v3/kv/put", key("/k", 0))
+                )
                 writing.start()
                 believer.loses()
                 keeper.renews(4)

@@ -355,6 +355,30 @@ def test_a_client_passes_over_members_that_fail(one: Cluster) -> None:
         asyncio.run(work())
 
 
+def test_a_member_that_recovers_while_another_hangs(one: Cluster) -> None:
+    (good,) = settings_of(one).endpoints
+    silent = socket.create_server(("127.0.0.1", 0))
+    hung = Endpoint("127.0.0.1", silent.getsockname()[1], False)
+    asked: list[str] = []
+
+    async def request(etcd: Store) -> str:
+        asked.append(etcd.session.server.host)
+        if etcd.session.server.host == good.authority and asked.count(good.authority) < 3:
+            raise NoAnswer("no leader")
+        await etcd.put("/k", b"x")
+        return "done"
+
+    async def work() -> None:
+        client = EtcdClient(Etcd((hung, good), "h1"), timeout=60)
+        async with asyncio.timeout(10 * PATIENCE):
+            assert await client.call(request, patience=0.05) == "done"
+        client.close()
+
+    with silent:
+        asyncio.run(work())
+    assert asked.count(hung.authority) == 1
+
+
 def test_a_request_that_must_be_sent_once(one: Cluster) -> None:
     """Do not send it to another member after one may have received it."""
     (good,) = settings_of(one).endpoints

@@ -59,7 +59,8 @@ class EtcdClient:
             once: Raise Unknown when etcd may have carried out the request, instead of sending it to
                 another member.
             patience: Seconds after which the next member is asked, too, while the former ones may
-                still answer; None to wait until they have failed. The first answer counts.
+                still answer; None to wait until they have failed. The first answer counts. Members
+                that have failed are asked again while others may still answer.
 
         Raises:
             NoAnswer: etcd has certainly not carried out the request; LeaseLost and Denied are two
@@ -74,7 +75,7 @@ class EtcdClient:
                 if waiting:
                     endpoint = waiting.pop(0)
                     running[asyncio.ensure_future(self._ask(endpoint, request))] = endpoint
-                limit = patience if waiting else None
+                limit = patience if waiting or (reasons and not once) else None
                 done, _ = await asyncio.wait(
                     running, timeout=limit, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -88,11 +89,12 @@ class EtcdClient:
                         reasons[endpoint] = reason
                         if once and isinstance(reason, Unknown):
                             waiting.clear()
+                if not done and not waiting:  # those that have failed may have recovered meanwhile
+                    waiting = [each for each in self._members if each not in running.values()]
         finally:
             for task in running:
                 task.cancel()
-            if running:
-                await asyncio.wait(running)
+            await asyncio.gather(*running, return_exceptions=True)
         self._members.append(self._members.pop(0))
         raise _failure(reasons)
 
