@@ -46,7 +46,15 @@ def test_a_lease_counts_again_once_the_keys_are_followed() -> None:
         assert (segment.lease, clock.until) == (None, 0)
         task._lease_renewed(LEASE, until)
         assert (segment.lease, clock.until) == (None, 0)
+        task.keeper.until = until
+        task._watcher_changed()
+        assert (segment.lease, clock.until) == (None, 0)
         task.watcher.connected = True
+        task._watcher_changed()
+        assert (segment.lease, clock.until) == (LEASE, until)
+        task._lease_lost()
+        task._watcher_changed()  # what was renewed before the loss does not count
+        assert (segment.lease, clock.until) == (None, 0)
         task._lease_renewed(LEASE, until)
         assert (segment.lease, clock.until) == (LEASE, until)
         task.watcher.connected = False

@@ -96,12 +96,13 @@ class FleetTask:
         self._began = boot_ns()
         self._lease = 0  # the lease that the segments know
         self._was_lost = False
+        self._doubted: tuple[int, int] | None = None  # a renewal that does not count yet
         self._keeps, self._adopts = False, True
         self._adopting = False
         self.keeper = self._make_keeper()
         self.watcher = Watcher(
             settings,
-            on_change,
+            self._watcher_changed,
             ranges=[f"{settings.root}{each}" for each in ranges(sorted(names))],
             on_new_history=self._new_history,
             subject="keys of shared addresses",
@@ -187,7 +188,9 @@ class FleetTask:
             if self._was_lost:
                 # The known keys may be those of a history that etcd does not have any more: it may
                 # have been restored, with this lease, while it was away.
+                self._doubted = lease, until
                 return
+        self._doubted = None
         self._was_lost = self._adopting = False
         if lease != self._lease:
             self._lease = lease
@@ -202,8 +205,13 @@ class FleetTask:
         for uplink in self._uplinks():
             uplink.lease.renewed()
 
+    def _watcher_changed(self) -> None:
+        if self.watcher.connected and self._doubted is not None and self.keeper.until:
+            self._lease_renewed(*self._doubted)
+        self._on_change()
+
     def _lease_lost(self) -> None:
-        self._lease, self._was_lost = 0, True
+        self._lease, self._was_lost, self._doubted = 0, True, None
         for segment in self.segments.values():
             segment.lease_lost()
             segment.set_joined(False)
