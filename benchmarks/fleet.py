@@ -119,12 +119,10 @@ def address_of(number: int) -> str:
 
 
 def write_addresses(etcd: EtcdNodes, size: int, each: int) -> None:
-    """Write the shared addresses; each has a preferred host, and another one of its segment."""
+    """Write the shared addresses. Each names one host, so that all hosts have equally many."""
     puts = []
     for host in range(size):
-        first = host - host % SEGMENT_HOSTS
-        after = host + 1 if host + 1 < min(size, first + SEGMENT_HOSTS) else first
-        hosts = [host_name(host), host_name(after)]
+        hosts = [host_name(host)]
         for number in range(each):
             key = f"{KEYS}shared/{segment_of(host)}/{host:04}-{number:03}"
             value = {"prefix": address_of(host * each + number), "hosts": hosts}

@@ -95,7 +95,7 @@ class SimulatedHost:
         self._task.taken = taken
 
     async def begun(self) -> None:
-        """Wait until the host is a member, and holds something."""
+        """Wait until the host holds something."""
         (segment,) = self._task.segments.values()
         while not segment.status("").held:
             await asyncio.sleep(0.1)
