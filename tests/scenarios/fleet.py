@@ -157,7 +157,12 @@ def describe(outcome: Outcome) -> str:
     if outcome.silences:
         parts.append(f"silent for {max(outcome.silences):.3f} s at most")
     if outcome.others:
-        parts.append(f"OTHERS silent for {max(outcome.others):.3f} s at most")
+        gap = max(outcome.others, key=lambda each: each.seconds)
+        between = f"{gap.before or 'nobody'} and {gap.after or 'nobody'}"
+        parts.append(
+            f"{len(outcome.others)} GAPS of others, {gap.target} was silent for"
+            f" {gap.seconds:.3f} s, {gap.begin:.1f} s after the fault, between {between}"
+        )
     return ", ".join([*parts, *outcome.problems])
 
 
@@ -180,7 +185,8 @@ def faults_of(outcomes: list[Outcome], doubles: list[Double], lease: float) -> l
         if bound is Bound.NOTHING and worst:
             wrong.append(f"{outcome.fault}: silent for {worst:.3f} s")
         if bound is not Bound.NONE and outcome.others:
-            wrong.append(f"{outcome.fault}: others silent for {max(outcome.others):.3f} s")
+            worst = max(gap.seconds for gap in outcome.others)
+            wrong.append(f"{outcome.fault}: others silent for {worst:.3f} s")
     return wrong
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lab.fleet import KEYS, PREFIX, SEGMENT, Fleet, FleetHost, shared_address, shared_name
 from lab.judge import Judge
 from lab.nodes import LINK, wait_until
-from lab.verdict import Report, changes, gaps, wrong_announcements
+from lab.verdict import Gap, Report, changes, gaps, wrong_announcements
 
 SLACK = 1.0
 """Seconds beyond the lease within which another host answers after a failure."""
@@ -21,6 +21,7 @@ OWN = [PREFIX[0xD000 + number] for number in range(100)]
 """Addresses that single hosts answer for."""
 _BEFORE = 0.25
 """Seconds before a fault from which the judge's report begins: all was well then."""
+_ANSWERED = 0.1  # seconds
 _SETTLED = 60.0  # seconds within which all is well again after any fault
 
 
@@ -41,14 +42,15 @@ class Outcome(NamedTuple):
         takeovers: Seconds from the fault to the first answer of another host, for each address of
             the host that failed.
         silences: Seconds without an answer of each address concerned; 0 for one without a gap.
-        others: Seconds without an answer of addresses that the fault does not concern.
+        others: The gaps of addresses that the fault does not concern; their begin is in seconds
+            from the fault.
         problems: Sentences about what must never happen.
     """
 
     fault: str
     takeovers: list[float]
     silences: list[float]
-    others: list[float]
+    others: list[Gap]
     problems: list[str]
 
 
@@ -65,6 +67,7 @@ class Faults:
         began = time.monotonic()
         concerned = FAULTS[name][0](self, holders)
         self._fleet.undo_all()
+        wait_until(self._all_answered, "not every address is answered for", _SETTLED)
         time.sleep(1)
         return self._judged(name, holders, concerned, began)
 
@@ -87,14 +90,19 @@ class Faults:
             if key in concerned and change.before == self._mac(holders[key]):
                 first_change.setdefault(key, change.first - concerned[key])
         longest: dict[str, float] = {}
-        for gap in gaps(report):
+        found = gaps(report)
+        for gap in found:
             longest[gap.target] = max(longest.get(gap.target, 0.0), gap.seconds)
         silent = {key: longest.get(address, 0.0) for key, address in addresses.items()}
         return Outcome(
             name,
             list(first_change.values()),
             [silent[key] for key in concerned if key in silent],
-            [silent[key] for key in silent if key not in concerned and silent[key]],
+            [
+                g._replace(begin=g.begin - began)
+                for g in found
+                if name_of(g.target) not in concerned
+            ],
             problems(report),
         )
 
@@ -102,6 +110,15 @@ class Faults:
         return self._fleet.host(host).mac if host else ""
 
     # ---- helpers
+
+    def _all_answered(self) -> bool:
+        """Return True if every address that has a holder was answered for shortly ago.
+
+        A host holds its addresses in etcd until their lease ends there, and may not have a lease.
+        """
+        latest = self._judge.latest()
+        addresses = [shared_address(int(name[1:])) for name in self._fleet.holders()]
+        return all(latest.get(address, ("", 9.0))[1] < _ANSWERED for address in addresses)
 
     def _victim(self, holders: dict[str, str]) -> FleetHost:
         """Return one of the hosts that hold an address."""
