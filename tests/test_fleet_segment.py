@@ -496,6 +496,26 @@ def test_an_answer_of_a_former_lease_counts_for_nothing() -> None:
     assert host.answers() == ""
 
 
+def test_an_answer_of_a_former_history_counts_for_nothing() -> None:
+    """Its revision may be greater than all that are to come for a long time."""
+    host = Host()
+    host.put("a", 1)
+    ((acquisition,), _, _) = host.decide()
+    host.segment.new_history(host.now)
+    host.revision = 1
+    host.segment.view.begin()
+    host.put("a", 1)
+    host.join(ME)
+    host.segment.view.end(host.tick())
+    host.segment.set_lease(OURS + 1)
+    host.segment.acquired(acquisition, 7.0, OURS, 500)
+    assert [each.holder for each in host.segment.addresses()] == [""]
+    host.hold("a", 1, "h2", THEIRS)
+    assert [each.holder for each in host.segment.addresses()] == ["h2"]
+    host.free("a")
+    assert host.takes() == ["a"]
+
+
 def test_an_answer_while_all_keys_are_read() -> None:
     host = Host()
     host.put("a", 1)

@@ -133,8 +133,9 @@ class Segment:
             revision: The revision of the transaction.
         """
         name = acquisition.name
-        holding = Holding(acquisition.holder._replace(since=since), lease)
-        self.view.note_acquired(name, holding, revision)
+        if lease == self._own.lease:  # otherwise the revision may be one of a former history
+            holding = Holding(acquisition.holder._replace(since=since), lease)
+            self.view.note_acquired(name, holding, revision)
         self._catch_up()
         self._own.flights.end(name)
         self._due[name] = None
