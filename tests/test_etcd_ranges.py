@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from ndxdp.sources import etcd_api, etcd_session
 from ndxdp.sources.etcd_settings import Etcd
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
+from tests.fixtures.hostile import answer
 from tests.fixtures.network import eventually
 from tests.fixtures.ranges import Ranges, watching
 from tests.fixtures.tcp_relay import TcpRelay
@@ -193,6 +196,76 @@ def test_a_missed_change_of_one_range_is_found(
         put(one, {"holders/s/a": "h1"})
         watcher.becomes(keys({"holders/s/a": "h1"}))
         assert sum(batch.begins for batch in watcher.batches) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=lambda each: each.name)
+def test_a_member_that_hangs_is_left(privacy: None, tmp_path: Path, number: signal.Signals) -> None:
+    """Notice it long before the next check of the number of keys."""
+    with etcd.cluster(tmp_path / "etcd", 3) as three:
+        members = {member.url: member for member in three.members}
+        with watching(settings_of(three), *ALL, silence=2) as watcher:
+            watcher.connects()
+            put(three, {"shared/s/a": "1"})
+            watcher.becomes(keys({"shared/s/a": "1"}))
+            hung = members[watcher.watcher.endpoint]
+            hung.signal(number)
+            eventually(lambda: watcher.watcher.endpoint != hung.url, within=10)
+            asked = {"key": etcd.encode(ROOT + "shared/s/b"), "value": etcd.encode("2")}
+            three.call("/v3/kv/put", asked, three.leader())
+            watcher.becomes(keys({"shared/s/a": "1", "shared/s/b": "2"}))
+            assert sum(batch.begins for batch in watcher.batches) == 1
+            hung.signal(signal.SIGCONT)
+
+
+def test_an_election_is_no_reason_to_leave_a_member(privacy: None, tmp_path: Path) -> None:
+    with etcd.cluster(tmp_path / "etcd", 3) as three:
+        leader = three.leader()
+        (near, *_) = (member for member in three.members if member is not leader)
+        only = replace(settings_of(three), endpoints=(endpoint(host=near.address),))
+        with watching(only, *ALL, silence=4) as watcher:
+            watcher.connects()
+            since = watcher.watcher.since
+            leader.kill()
+            three.leader()
+            time.sleep(4)
+            assert watcher.watcher.since == since, watcher.watcher.problem
+
+
+def test_a_long_answer_comes_in_fragments(relayed: tuple[Cluster, TcpRelay, Ranges]) -> None:
+    """Take changes of 6 MB, which etcd sends in several pieces, as one batch."""
+    cluster, relay, watcher = relayed
+    relay.cut()
+    watcher.loses()
+    values = {f"shared/s/{number}": str(number) * 1_000_000 for number in range(6)}
+    for name, value in values.items():
+        put(cluster, {name: value})
+    relay.open()
+    watcher.becomes(keys({"shared/s/a": "1", "holders/s/a": "h1", **values}))
+    assert sum(batch.begins for batch in watcher.batches) == 1
+    assert len(set(watcher.received)) == len(watcher.received)
+    assert max(len(batch.items) for batch in watcher.batches) > 1
+
+
+RESULTS = {
+    "a range that was not asked for": '{"watch_id": "9", "events": []}',
+    "a range below 0": '{"watch_id": "-5", "events": []}',
+    "no number": '{"watch_id": [], "events": []}',
+    "no keys": '{"watch_id": "1", "events": [7]}',
+    "no list": '{"watch_id": "1", "events": 7}',
+    "a revision of another kind": '{"watch_id": "1", "header": {"revision": {}}}',
+    "the end": '{"watch_id": "1", "canceled": true, "cancel_reason": 7}',
+    "a refusal": '{"watch_id": "-1", "canceled": true, "cancel_reason": "no\\u001b"}',
+}
+
+
+@pytest.mark.parametrize("what", RESULTS)
+def test_a_stream_of_nonsense(hostile: tuple[Etcd, list[bytes]], what: str) -> None:
+    settings, answers = hostile
+    # The server gives the same answer to the request for the keys, of which there are none.
+    answers.append(answer(f'{{"header": {{"revision": "1"}}, "result": {RESULTS[what]}}}'))
+    with watching(settings, *ALL) as watcher:
+        assert watcher.loses().isprintable()
+        assert watcher.keys == {}
 
 
 def test_a_role_that_lacks_some_ranges(one: Cluster, tmp_path: Path) -> None:

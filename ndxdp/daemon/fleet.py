@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 _RETRY = 1.0  # seconds after a request to etcd that failed
 _TIMEOUT = 2.0  # seconds for a member of etcd to answer
 _PATIENCE = 0.5  # seconds after which the next member is asked, too
+_SILENCE_MAX = 10.0  # seconds after which a member of etcd that hangs is left
 _REVOKE_WITHIN = 2.0  # seconds, at the end
 _LOGGED_MAX = 10  # names in a line of the log
 _QUIET_AFTER = 1.0  # seconds beyond the lease, after etcd turned out to have another history
@@ -107,6 +108,7 @@ class FleetTask:
             on_new_history=self._new_history,
             subject="keys of shared addresses",
             meanwhile="shared addresses are kept while the lease lasts",
+            silence=min(settings.lease, _SILENCE_MAX),
         )
         self._tasks = [
             asyncio.ensure_future(persist(log, "etcd: shared addresses", work))

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from ndxdp.errors import UsageError
 from ndxdp.printable import printable
 from ndxdp.sources.etcd_api import Changes, EtcdApi
+from ndxdp.sources.etcd_position import Position
 from ndxdp.sources.etcd_session import Compacted, Future
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
-from ndxdp.sources.etcd_wire import Header, Item
+from ndxdp.sources.etcd_wire import Item
 from ndxdp.sources.http import NoAnswer
 from ndxdp.sources.tls import TcpServer, context_of, plain_reason
 
@@ -33,6 +34,7 @@ _STABLE = 2.0  # seconds; after a connection that lasted so long, the delay star
 _CHECK_AFTER = 20.0
 """Seconds between two checks. A check is one request, whose answer a majority confirms."""
 
+_CONFIRM_MIN = 0.5  # seconds for an answer
 _FIRST_CHECK = 2.0  # seconds from a connection to its first check
 _LAG = 2.0  # seconds for the stream to report what a check has found
 
@@ -62,48 +64,6 @@ class _NewHistory(_Differs):
     """A cluster that was restored from a backup, or is another one."""
 
 
-class _Position(NamedTuple):
-    """The place in the history of a cluster up to which this process knows the keys.
-
-    Attributes:
-        cluster: The id of the cluster.
-        term: The term of its leader.
-        revisions: The revision of each range up to which its keys are known.
-        changed: The revision of the last change of a key.
-        written: The keys that were written at that revision; none if they were deleted.
-    """
-
-    cluster: int
-    term: int
-    revisions: tuple[int, ...]
-    changed: int = 0
-    written: frozenset[bytes] = frozenset()
-
-    def precedes(self, header: Header) -> bool:
-        """Return True if the history that a header is from may continue this one."""
-        return (
-            header.cluster == self.cluster
-            and header.term >= self.term
-            and header.revision >= max(self.revisions)
-        )
-
-    def reaches(self, number: int, revision: int) -> _Position:
-        """Return the position with another revision of a range; ranges are counted from 1 on."""
-        revisions = list(self.revisions)
-        revisions[number - 1] = revision
-        return self._replace(revisions=tuple(revisions))
-
-    def after(self, items: list[Item]) -> _Position:
-        """Return the position after some changes; the revisions are left as they are."""
-        newest = max((item.changed for item in items), default=0)
-        if newest < self.changed or not items:
-            return self
-        written = {item.key for item in items if item.changed == newest and item.value is not None}
-        if newest == self.changed:
-            written |= self.written
-        return self._replace(changed=newest, written=frozenset(written))
-
-
 class Watcher:
     """A watcher of this host's keys, or of other ranges.
 
@@ -128,6 +88,7 @@ class Watcher:
         on_new_history: Callable[[], None] = lambda: None,
         subject: str = "keys of this host",
         meanwhile: str = "rules of etcd are kept",
+        silence: float = 0.0,
     ) -> None:
         """Watch nothing yet.
 
@@ -139,6 +100,8 @@ class Watcher:
                 cluster, before the batches with its keys.
             subject: What the keys are, for the log.
             meanwhile: What becomes of it while etcd is out of reach, for the log.
+            silence: Seconds after which a member that hangs is left; 0 if the check of the number
+                of keys suffices, which notices it after half a minute.
         """
         self._subject, self._meanwhile = subject, meanwhile
         self.ranges = tuple(ranges) or (settings.directory,)
@@ -148,8 +111,9 @@ class Watcher:
         self.last_event: float | None = None
         self.confirmed: float | None = None
         self._on_change, self._on_new_history = on_change, on_new_history
-        self._position: _Position | None = None
+        self._position: Position | None = None
         self._hurried = asyncio.Event()
+        self._silence = silence
         self._events = 0
         self._token = ""
         self._size: Callable[[], int] = lambda: 0
@@ -204,12 +168,7 @@ class Watcher:
 
     async def _session(self, endpoint: Endpoint) -> AsyncGenerator[Batch, None]:
         """Read the keys and their changes from one member, until NoAnswer."""
-        try:
-            # The files are read again: certificates are renewed.
-            context = context_of(self.settings) if endpoint.tls else None
-        except UsageError as error:
-            raise NoAnswer(error.message) from None
-        api = EtcdApi(TcpServer(endpoint, context), self.settings, self._token, self.ranges)
+        api = self._api(endpoint, self._token)
         try:
             await self._check_continuity(api)
             while True:
@@ -229,6 +188,14 @@ class Watcher:
         finally:
             self._token = api.session.token
             api.close()
+
+    def _api(self, endpoint: Endpoint, token: str) -> EtcdApi:
+        try:
+            # The files are read again: certificates are renewed.
+            context = context_of(self.settings) if endpoint.tls else None
+        except UsageError as error:
+            raise NoAnswer(error.message) from None
+        return EtcdApi(TcpServer(endpoint, context), self.settings, token, self.ranges)
 
     async def _check_continuity(self, api: EtcdApi) -> None:
         """Forget the position if the history before it is not that of etcd now.
@@ -265,7 +232,7 @@ class Watcher:
     async def _read_all(self, api: EtcdApi) -> AsyncGenerator[Batch, None]:
         """Yield all keys; a revision that is compacted meanwhile makes it begin again."""
         while True:
-            begins, read, position = True, 0, _Position(0, 0, ())
+            begins, read, position = True, 0, Position(0, 0, ())
             try:
                 async for page in api.pages():
                     read += len(page.items)
@@ -276,7 +243,7 @@ class Watcher:
                     if ends:
                         cluster, term, revision = page.header
                         revisions = (revision,) * len(self.ranges)
-                        self._position = _Position(cluster, term, revisions, *position[3:])
+                        self._position = Position(cluster, term, revisions, *position[3:])
                     yield Batch(page.items, begins, ends)
                     begins = False
                 return
@@ -294,7 +261,9 @@ class Watcher:
             except Exception as error:
                 await queue.put(error)
 
-        works = (self._listen(api, self._position.revisions, queue), self._check(api, queue))
+        works = [self._listen(api, self._position.revisions, queue), self._check(api, queue)]
+        if self._silence:
+            works.append(self._confirm(api, endpoint))
         tasks = {asyncio.create_task(feed(work)) for work in works}
         try:
             items: list[Item] = []
@@ -335,6 +304,32 @@ class Watcher:
             async for changes in answers:
                 await queue.put(changes)
         raise NoAnswer("the stream of changes has ended")
+
+    async def _confirm(self, api: EtcdApi, endpoint: Endpoint) -> None:
+        """Leave a member that hangs, or has no majority; a check would cost more with many keys.
+
+        One request that fails is no reason yet, as etcd may be electing a leader.
+        """
+        own = self._api(endpoint, api.session.token)  # a long answer to a check is no silence
+        failures = 0
+        try:
+            while True:
+                if not failures:
+                    await asyncio.sleep(self._silence / 2 * random.uniform(0.9, 1.0))
+                limit = max(self._silence / 4, _CONFIRM_MIN)
+                try:
+                    async with asyncio.timeout(limit):
+                        await own.confirm()
+                    failures = 0
+                except (TimeoutError, NoAnswer) as error:
+                    failures += 1
+                    if failures > 1:
+                        silent = isinstance(error, TimeoutError)
+                        why = f"no answer within {limit:.3g} s" if silent else str(error)
+                        raise NoAnswer(why) from None
+                    await asyncio.sleep(_DELAY_MIN)
+        finally:
+            own.close()
 
     async def _check(self, api: EtcdApi, queue: asyncio.Queue[Changes | BaseException]) -> None:
         """Compare the number of keys, and the history, now and then.

@@ -87,6 +87,10 @@ class EtcdApi:
         """Close the connection; a later request opens another one."""
         self.session.close()
 
+    async def confirm(self) -> None:
+        """Return when a majority has confirmed that the member belongs to it."""
+        await self.session.call("/v3/kv/range", {"key": encode(self._ranges[0].start)})
+
     async def count(self) -> Page:
         """Return a page without keys. A majority of the members confirms it."""
         return await self._pages_of_all([0] * len(self._ranges), count_only=True)
