@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ndxdp.sources import etcd as source
 from ndxdp.sources import etcd_api, etcd_session
+from ndxdp.sources.etcd_api import EtcdApi
 from ndxdp.sources.etcd_settings import Etcd
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
@@ -266,6 +268,29 @@ def test_a_stream_of_nonsense(hostile: tuple[Etcd, list[bytes]], what: str) -> N
     with watching(settings, *ALL) as watcher:
         assert watcher.loses().isprintable()
         assert watcher.keys == {}
+
+
+def test_many_keys_are_counted_less_often(
+    one: Cluster, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "_COUNTED_OFTEN", 10)
+    asked: list[str] = []
+    for name in ("count", "confirm"):
+        real = getattr(EtcdApi, name)
+
+        async def noting(self: EtcdApi, real: Any = real, name: str = name) -> object:
+            asked.append(name)
+            return await real(self)
+
+        monkeypatch.setattr(EtcdApi, name, noting)
+    put(one, {f"shared/s/{number}": "x" for number in range(40)})
+    with watching(settings_of(one), *ALL) as watcher:
+        watcher.connects()
+        eventually(lambda: asked.count("count") == 3, within=20)
+        assert asked == (["count"] + ["confirm"] * 3) * 2 + ["count"]
+        put(one, {"shared/s/a": "x"})
+        eventually(lambda: len(watcher.keys) == 41)
+        assert watcher.watcher.connected
 
 
 def test_a_role_that_lacks_some_ranges(one: Cluster, tmp_path: Path) -> None:

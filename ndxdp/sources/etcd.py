@@ -34,6 +34,12 @@ _STABLE = 2.0  # seconds; after a connection that lasted so long, the delay star
 _CHECK_AFTER = 20.0
 """Seconds between two checks. A check is one request, whose answer a majority confirms."""
 
+_COUNTED_OFTEN = 10_000
+"""Keys that every check counts. With 10 times as many, one check in 10 does.
+
+etcd takes 0.2 ms of CPU time to count 1000 keys, for each host that follows them.
+"""
+
 _CONFIRM_MIN = 0.5  # seconds for an answer
 _FIRST_CHECK = 2.0  # seconds from a connection to its first check
 _LAG = 2.0  # seconds for the stream to report what a check has found
@@ -339,10 +345,13 @@ class Watcher:
             _Differs: The keys differ, and the stream has reported no change for a while; or their
                 number differs by the same amount in three checks while keys change.
         """
-        pause, differences = _FIRST_CHECK, [0]
+        pause, differences, due = _FIRST_CHECK, [0], 0
         while True:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))
-            pause = _CHECK_AFTER
+            pause, due = _CHECK_AFTER, due - 1
+            if due > 0:
+                await api.confirm()
+                continue
             before = self._events
             page = await api.count()
             if self._position is not None and not self._position.precedes(page.header):
@@ -350,6 +359,7 @@ class Watcher:
             difference = page.total - self._size()
             if not difference:
                 self.confirmed = time.time()
+                due = self._size() // _COUNTED_OFTEN
                 continue
             await asyncio.sleep(_LAG)
             is_quiet = before == self._events and queue.empty()
