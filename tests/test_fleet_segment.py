@@ -1,4 +1,4 @@
-"""What one host decides about the shared addresses of a segment."""
+"""The decisions of one host about the shared addresses of a segment."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class AddressState(NamedTuple):
         failback: The first choice gets the address back.
         holder: The host that answers; "" if nobody does.
         since: time.time() when it acquired the address; 0 without a holder.
-        problem: Why the value is refused, or why nobody can answer; "" without a problem.
+        problem: Why the value is refused, or why no host can answer; "" without a problem.
     """
 
     name: str
@@ -54,7 +54,7 @@ def address_states(view: View, candidates: Candidates) -> Iterator[AddressState]
 
 
 def _why_unheld(address: SharedAddress, candidates: list[str]) -> str:
-    """Return why nobody can answer; "" if some host can."""
+    """Return why no host can answer; "" if one can."""
     if any(permits(address, host) for host in candidates):
         return ""
     some = f"none of its hosts ({', '.join(address.hosts)})" if address.hosts else "no host"

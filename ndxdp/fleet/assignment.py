@@ -62,7 +62,7 @@ class Candidates:
         return host in self.since and permits(address, host)
 
     def has_other(self, host: str, address: SharedAddress) -> bool:
-        """Return True if there is a candidate for an address beside a host."""
+        """Return True if another host than this is a candidate for an address."""
         hosts = address.hosts or islice(self.since, 2)
         return any(other != host and other in self.since for other in hosts)
 
