@@ -1,6 +1,6 @@
 """Cost of shared addresses with many hosts: time to follow, and the load of etcd. Needs root.
 
-    python -m benchmarks.fleet [--sizes 10 100 1000] [--addresses 100] [--lease 5]
+    python -m benchmarks.fleet [--sizes 10 100 1000] [--addresses 100] [--lease 20]
 
 A real cluster of etcd with three members, one real daemon, and simulated hosts, all on this
 machine, so that they share its CPUs. The simulated hosts run the code of ndxdp that talks to etcd
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of hosts")
     parser.add_argument("--addresses", type=int, default=100, help="shared addresses of each host")
-    parser.add_argument("--lease", type=int, default=5, help="seconds")
+    parser.add_argument("--lease", type=int, default=20, help="seconds")
     parser.add_argument("--idle", type=float, default=60, help="seconds of measurement")
     parser.add_argument("--more", type=int, default=100, help="the number of further addresses")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the file for the figures")
