@@ -17,7 +17,7 @@ import pytest
 from ndxdp.errors import NdxdpError
 from ndxdp.sources import etcd_client
 from ndxdp.sources.etcd_client import EtcdClient, error_of
-from ndxdp.sources.etcd_session import LeaseLost
+from ndxdp.sources.etcd_session import LeaseLost, Session
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.sources.etcd_store import Store
 from ndxdp.sources.http import NoAnswer, Response, Unknown
@@ -28,6 +28,7 @@ from tests.fixtures.hostile import NONSENSE, answer
 from tests.fixtures.network import PATIENCE
 from tests.fixtures.tcp_relay import TcpRelay
 from tests.test_etcd import settings_of
+from tests.test_http_connection import scripted
 
 _T = TypeVar("_T")
 
@@ -282,6 +283,24 @@ def test_a_request_that_is_certainly_not_done(relayed: tuple[Etcd, TcpRelay]) ->
     (failed,) = ask(settings, lambda etcd: etcd.put("/k/1", b"x"))
     assert isinstance(failed, NoAnswer)
     assert not isinstance(failed, Unknown)
+
+
+def test_a_read_during_an_election(tmp_path: Path) -> None:
+    """Send it to the same member again, which knows the new leader; but only once."""
+    text = '{"message": "etcdserver: leader changed", "code": 14}'
+    changed = f"HTTP/1.1 503 X\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+    good = answer('{"header": {"revision": "1"}}')
+
+    async def work() -> None:
+        async with scripted(tmp_path, [changed, good, changed, changed]) as (server, connection):
+            store = Store(Session(connection.server, Etcd((), "h1")))
+            assert await store.get("/k") is None
+            with pytest.raises(NoAnswer, match="leader changed"):
+                await store.get("/k")
+            assert server.requests == [4]
+            store.session.close()
+
+    asyncio.run(work())
 
 
 NOTHING: dict[str, Request[Any]] = {

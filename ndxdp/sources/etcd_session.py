@@ -30,6 +30,9 @@ _NOT_DONE = (
 """The codes of requests that etcd has certainly not carried out."""
 
 
+_LEADER_CHANGED = "leader changed"  # in the text of a refusal; etcd has not even begun then
+
+
 class Compacted(NoAnswer):
     """A revision that etcd no longer has: all keys have to be read again."""
 
@@ -78,7 +81,9 @@ class Session:
     async def call(
         self, target: str, asked: dict[str, Any], most: int = _ANSWER_BYTES, *, repeat: bool = True
     ) -> dict[str, Any]:
-        """Return the answer to a request; renew the token once if etcd does not accept it.
+        """Return the answer to a request, with a new token if etcd does not accept the former one.
+
+        A read that the election of a leader ends is sent once more: the member knows the new one.
 
         Args:
             target: The path.
@@ -97,7 +102,7 @@ class Session:
             try:
                 return await self._once(Request(target, body, self._headers()), most, repeat)
             except Refused as refused:
-                if last or not self._forget_token(refused):
+                if last or not (_LEADER_CHANGED in str(refused) or self._forget_token(refused)):
                     raise _known(refused) from None
         raise AssertionError
 
