@@ -9,7 +9,6 @@ import argparse
 import os
 import re
 import selectors
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import private
 from lab.capture import Capture, Message
+from lab.demonstration import NDXDP, check_machine
 from lab.topology import (
     CONTAINER_ADDRESS,
     CONTAINER_PREFIX,
@@ -37,7 +37,6 @@ from lab.topology import (
     Lab,
     LabError,
     exit_code,
-    missing_tools,
     stop,
 )
 
@@ -299,33 +298,20 @@ def shell() -> int:
         ).returncode
 
 
-def check_machine(ndxdp: Path | None) -> None:
-    """Raise LabError if this machine lacks something; `ndxdp` is None if it is not needed."""
-    if os.geteuid() != 0:
-        raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
-    if missing := missing_tools():
-        raise LabError(
-            f"The lab needs {', '.join(missing)}.",
-            "Debian: apt install util-linux iproute2 procps nftables iputils-ping clang",
-        )
-    if ndxdp and not shutil.which("ndppd"):
-        raise LabError("ndppd, which step 2 shows, is not installed.", "Debian: apt install ndppd")
-    if ndxdp and not os.access(ndxdp, os.X_OK):
-        raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
-
-
 @exit_code
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
-    parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
+    parser.add_argument("--ndxdp", type=Path, default=NDXDP, metavar="PATH")
     parser.add_argument("--mode", choices=("native", "generic", "tc"), default="native")
     parser.add_argument(
         "--shell", action="store_true", help="build the network and start a shell in it"
     )
     options = parser.parse_args()
     ndxdp = options.ndxdp.absolute()
-    check_machine(None if options.shell else ndxdp)
+    if options.shell:
+        check_machine(None)
+    else:
+        check_machine(ndxdp, {"ndppd": "ndppd"})
     if not private.inside():
         return private.run([sys.executable, *sys.argv])
     return shell() if options.shell else run_demo(ndxdp, options.mode)

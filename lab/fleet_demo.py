@@ -7,9 +7,6 @@ namespaces, which vanish however the program ends.
 
 from __future__ import annotations
 
-import argparse
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -17,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import private
+from lab import demonstration
 from lab.demo import report
 from lab.fleet import GATEWAY, ROUTER, SEGMENT, Fleet, FleetHost, shared_address, shared_name
 from lab.judge import Judge
 from lab.nodes import wait_until
-from lab.topology import LabError, exit_code, missing_tools
+from lab.topology import LabError, exit_code
 from lab.verdict import gaps
 
 PICTURE = """\
@@ -204,32 +201,9 @@ def run_demo(ndxdp: Path) -> int:
     return 0
 
 
-def check_machine(ndxdp: Path) -> None:
-    """Raise LabError if this machine lacks something."""
-    if os.geteuid() != 0:
-        raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
-    missing = missing_tools() + [name for name in ("etcd",) if not shutil.which(name)]
-    if missing:
-        raise LabError(
-            f"The lab needs {', '.join(missing)}.",
-            "Debian: apt install util-linux iproute2 procps nftables iputils-ping clang"
-            " etcd-server",
-        )
-    if not os.access(ndxdp, os.X_OK):
-        raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
-
-
 @exit_code
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
-    parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
-    options = parser.parse_args()
-    ndxdp = options.ndxdp.absolute()
-    check_machine(ndxdp)
-    if not private.inside():
-        return private.run([sys.executable, *sys.argv])
-    return run_demo(ndxdp)
+    return demonstration.run(__doc__, run_demo, {"etcd": "etcd-server"})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 
 from lab import private
 from lab.capture import socket_in
-from lab.demo import check_machine
+from lab.demonstration import check_machine
 from lab.topology import (
     CONTAINER_ADDRESS,
     CONTAINER_PREFIX,

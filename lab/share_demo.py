@@ -7,12 +7,10 @@ namespaces, which vanish however the program ends.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import selectors
-import shutil
 import subprocess
 import sys
 import time
@@ -21,11 +19,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lab import private
+from lab import demonstration
 from lab.demo import report
 from lab.nodes import LINK, Node, wait_until
 from lab.shared_prefix import HOST, INTERNET_ADDRESS, LAN0, LAN1, PREFIX, SharedLab
-from lab.topology import LabError, enter, exit_code, missing_tools, stop
+from lab.topology import LabError, enter, exit_code, stop
 
 PICTURE = """\
   internet --- router --- [ link ] --- eth0  host  lan0 --- laptop
@@ -149,31 +147,9 @@ def run_demo(ndxdp: Path) -> int:
     return 0
 
 
-def check_machine(ndxdp: Path) -> None:
-    """Raise LabError if this machine lacks something."""
-    if os.geteuid() != 0:
-        raise LabError("The lab makes network namespaces, which takes root.", "Try it with sudo.")
-    missing = missing_tools() + [name for name in ("radvd",) if not shutil.which(name)]
-    if missing:
-        raise LabError(
-            f"The lab needs {', '.join(missing)}.",
-            "Debian: apt install util-linux iproute2 procps nftables iputils-ping clang radvd",
-        )
-    if not os.access(ndxdp, os.X_OK):
-        raise LabError(f"There is no ndxdp at {ndxdp}.", "Name another one with --ndxdp PATH.")
-
-
 @exit_code
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "ndxdp"
-    parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")
-    options = parser.parse_args()
-    ndxdp = options.ndxdp.absolute()
-    check_machine(ndxdp)
-    if not private.inside():
-        return private.run([sys.executable, *sys.argv])
-    return run_demo(ndxdp)
+    return demonstration.run(__doc__, run_demo, {"radvd": "radvd"})
 
 
 if __name__ == "__main__":
