@@ -1,7 +1,7 @@
 """Run pytest in namespaces that vanish with it: `python -m tests [pytest's arguments]`.
 
 Without a test file among the arguments, every test file runs, each in namespaces of its own, the
-longest files first. One more runs at once than there are processors, because many tests wait for
+longest files first. Two more run at once than there are processors, because many tests wait for
 the kernels and daemons that they started. The output of a file is printed if one of its tests
 failed. No test is run a second time: a test that fails now and then is a defect.
 
@@ -89,7 +89,7 @@ def _run_all_files(words: list[str]) -> int:
     files = sorted(_HERE.glob("test_*.py"), key=lambda path: -path.stat().st_size)
     total: Counter[str] = Counter()
     failed: list[str] = []
-    at_once = (os.cpu_count() or 1) + 1
+    at_once = (os.cpu_count() or 1) + 2
     for run in _runs(at_once, ((f.name, [f"tests/{f.name}", *words]) for f in files)):
         _print_run(run)
         for number, outcome in re.findall(r"(\d+) ([a-z]+)", run.summary.partition(" in ")[0]):

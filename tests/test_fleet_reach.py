@@ -15,7 +15,7 @@ from ndxdp.cli.fleet_options import Connection
 from ndxdp.errors import UsageError
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
-from tests.fixtures.network import ndxdp
+from tests.fixtures.network import ndxdp, sh
 from tests.test_fleet_command import MAIL, URL, WEB, did, refused
 
 
@@ -32,6 +32,7 @@ def test_no_member_answers(privacy: None) -> None:
 
 
 def test_another_server_than_etcd(privacy: None) -> None:
+    sh("ip", "link", "set", "lo", "up")
     with socket.create_server(("127.0.0.1", 2379)) as server:
 
         def answer() -> None:
