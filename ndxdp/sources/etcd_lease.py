@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from ndxdp.backoff import persist
+from ndxdp.boot_clock import boot_ns
 from ndxdp.printable import printable
 from ndxdp.sources.etcd_client import EtcdClient
 from ndxdp.sources.etcd_session import LeaseLost
@@ -30,11 +30,6 @@ _WITHIN_MAX, _PATIENCE_MAX = (
 )  # seconds for a member to answer; and before the next is asked
 _PAUSE_PART, _PAUSE_MAX = 20, 0.5  # a part of the TTL; seconds
 _DELAY_MIN, _DELAY_MAX = 0.2, 5.0  # seconds between two attempts without a lease
-
-
-def boottime_ns() -> int:
-    """Return the nanoseconds since the start of the system, with those of suspension."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def guard_of(ttl: int) -> float:
@@ -84,7 +79,7 @@ class LeaseKeeper:
         self.endpoint, self.problem = "", ""
         self._settings, self._on_renewed, self._on_lost = settings, on_renewed, on_lost
         self._known = 0  # the lease to renew, whether it counts as lost or not
-        self._asked = 0  # when the last renewal that was answered was sent, boottime_ns()
+        self._asked = 0  # when the last renewal that was answered was sent, boot_ns()
         self._client = EtcdClient(settings, min(settings.lease / 3, _WITHIN_MAX))
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -157,7 +152,7 @@ class LeaseKeeper:
             else:
                 delay = _DELAY_MIN
                 due = self._asked + self.ttl * 10**9 / _RENEWALS * random.uniform(0.9, 1.0)
-                await asyncio.sleep(max(0, due - boottime_ns()) / 1e9)
+                await asyncio.sleep(max(0, due - boot_ns()) / 1e9)
                 continue
             await asyncio.sleep(delay * random.uniform(0.8, 1.2))
             delay = min(delay * 2, _DELAY_MAX)
@@ -169,7 +164,7 @@ class LeaseKeeper:
             # confirms, shows that it is the leader, or knows the present one. The next leader is
             # elected later, and extends all leases by their TTL then. Each host may read this key.
             await etcd.get(self._settings.directory)
-            sent = boottime_ns()
+            sent = boot_ns()
             return sent, await etcd.keepalive(lease)
 
         sent, ttl = await self._ask(ask)
@@ -177,7 +172,7 @@ class LeaseKeeper:
 
     async def _grant(self) -> None:
         async def ask(etcd: Store) -> tuple[int, Lease]:
-            sent = boottime_ns()
+            sent = boot_ns()
             return sent, await etcd.grant(self._settings.lease)
 
         sent, lease = await self._ask(ask)
@@ -199,8 +194,8 @@ class LeaseKeeper:
     def _take(self, lease: Lease, sent: int) -> None:
         """Note an answer to a request that was sent at a time."""
         until = sent + int((lease.ttl - guard_of(lease.ttl)) * 1e9)
-        self._asked, self.ttl, self.lag = sent, lease.ttl, (boottime_ns() - sent) / 1e9
-        if until <= boottime_ns():
+        self._asked, self.ttl, self.lag = sent, lease.ttl, (boot_ns() - sent) / 1e9
+        if until <= boot_ns():
             return  # the answer comes too late
         self.lease, self.until = lease.id, until
         self._arm()
@@ -209,11 +204,11 @@ class LeaseKeeper:
     def _arm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        left = max(0, self.until - boottime_ns()) / 1e9
+        left = max(0, self.until - boot_ns()) / 1e9
         self._timer = asyncio.get_running_loop().call_later(left, self._elapsed)
 
     def _elapsed(self) -> None:
-        if boottime_ns() < self.until:  # the clock of the loop may be ahead
+        if boot_ns() < self.until:  # the clock of the loop may be ahead
             self._arm()
             return
         self.problem = self.problem or "no member of etcd answers"
