@@ -31,6 +31,11 @@ class NdxdpError(Exception):
         self.hint = hint
         self.also = also
 
+    @property
+    def summary(self) -> str:
+        """The message, and how many errors there are beside it."""
+        return f"{self.message} (and {len(self.also)} more)" if self.also else self.message
+
 
 class UsageError(NdxdpError):
     """An error in the arguments of a command, in a file or in a rule; nothing was changed."""

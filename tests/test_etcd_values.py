@@ -11,7 +11,8 @@ import pytest
 
 from ndxdp.config import reader
 from ndxdp.config.rule_value import ValueReader
-from ndxdp.daemon.etcd_table import SegmentTable, union
+from ndxdp.daemon.etcd_table import SegmentTable
+from ndxdp.daemon.segment_rules import union
 from ndxdp.errors import UsageError
 from ndxdp.rules.rule import UNCOUNTED
 from ndxdp.sources.certificate import expiry_of, not_after

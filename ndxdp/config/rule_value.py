@@ -53,6 +53,16 @@ class KindReader(ABC, Generic[_V]):
     def with_prefix(self, found: _V, prefix: Prefix) -> _V:
         """Return what a value says that differs in the prefix only."""
 
+    def read_named(self, name: str, value: bytes) -> _V:
+        """Return what the value of a key says.
+
+        Raises:
+            UsageError: The name after the segment is empty, or the value is wrong.
+        """
+        if not name:
+            raise UsageError("the key ends after the segment", "write SEGMENT/NAME")
+        return self.read(value)
+
     def read(self, value: bytes) -> _V:
         """Return what a value says.
 

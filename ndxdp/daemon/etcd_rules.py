@@ -7,29 +7,24 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import islice
 
 from ndxdp.backoff import persist
-from ndxdp.daemon.etcd_table import SegmentTable, union
+from ndxdp.daemon.etcd_table import SegmentTable
+from ndxdp.daemon.refusals import shown_refused
+from ndxdp.daemon.report_timer import ReportTimer
+from ndxdp.daemon.segment_rules import Forced, SegmentRules
 from ndxdp.daemon.uplink import Uplink
 from ndxdp.printable import shown
-from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import ETCD_ORIGIN, LABEL_MAX, UNCOUNTED, cut
-from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.rule import ETCD_ORIGIN
 from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus
-from ndxdp.sources.etcd import Batch, Watcher
+from ndxdp.sources.etcd import Watcher
+from ndxdp.sources.etcd_batch import Batch
 from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.sources.etcd_wire import Item
 
 log = logging.getLogger(__name__)
 
-_SHOWN_MAX = 20
-"""Refused values, and segments that no interface has, that the status names."""
-
-_YIELD_AFTER = 250
-"""Keys that are read at once; then the loop's other tasks get their turn."""
-
-_REPORT_AFTER = 0.5  # seconds from a change to the report that has it
+_UNUSED_MAX = 20  # segments that no interface has, and that the status names
 
 
 class EtcdRules:
@@ -51,8 +46,8 @@ class EtcdRules:
         self._segments: frozenset[str] = frozenset()
         self._tables: dict[str, SegmentTable] | None = None  # None before all keys were read
         self._reading: dict[str, SegmentTable] | None = None  # while all keys are read
-        self._unions: dict[tuple[str, ...], tuple[Rules, frozenset[Prefix]]] = {}
-        self._reporting: asyncio.TimerHandle | None = None
+        self._given = SegmentRules(ETCD_ORIGIN)
+        self._report = ReportTimer(status.changed)
 
     def watch(self, settings: Etcd | None, segments: Collection[str]) -> None:
         """Watch etcd if there are segments; a connection that serves them already is kept.
@@ -67,12 +62,12 @@ class EtcdRules:
             self.end()
         elif self._watcher is None or self._watcher.settings != settings:
             self.end()
-            watcher = self._watcher = Watcher(settings, self._report)
+            watcher = self._watcher = Watcher(settings, self._report.note)
             self._status.etcd = partial(self._state, watcher)
             self._watching = asyncio.ensure_future(
                 persist(log, "etcd", partial(self._watch, watcher))
             )
-        self._unions.clear()
+        self._given.forget()
         for uplink in self._uplinks():
             self.apply_to(uplink)
         self._status.changed()
@@ -81,30 +76,22 @@ class EtcdRules:
         """Watch nothing any more; the uplinks keep their rules."""
         if self._watching is not None:
             self._watching.cancel()
-        if self._reporting is not None:
-            self._reporting.cancel()
-        self._watching = self._watcher = self._tables = self._status.etcd = self._reporting = None
+        self._report.cancel()
+        self._watching = self._watcher = self._tables = self._status.etcd = None
         self._reading = None
-        self._unions.clear()
+        self._given.forget()
 
     def apply_to(self, uplink: Uplink) -> None:
         """Give an uplink the rules of its segments.
 
         Until all keys were read, the uplink keeps the rules of the segments that it had before.
         """
-        segments = uplink.spec.segments
-        if not segments:
-            uplink.rules.set(ETCD_ORIGIN, Rules())
-        elif self._tables is not None:
-            if segments not in self._unions:
-                # A key that was deleted leaves its table; a segment without keys has none.
-                present = (self._tables[each] for each in segments if each in self._tables)
-                self._unions[segments] = union((each.rules, each.forced) for each in present)
-            uplink.rules.set(ETCD_ORIGIN, *self._unions[segments])
-        elif (rules := uplink.rules.get(ETCD_ORIGIN)) is not None:
-            labels = {cut(segment, LABEL_MAX) for segment in segments} | {UNCOUNTED}
-            ours = rules.where(lambda rule: rule.label in labels)
-            uplink.rules.set(ETCD_ORIGIN, ours, uplink.rules.forced(ETCD_ORIGIN))
+        self._given.give(uplink, None if self._tables is None else self._rules_of)
+
+    def _rules_of(self, segment: str) -> Forced | None:
+        # A key that was deleted leaves its table; a segment without keys has none.
+        table = (self._tables or {}).get(segment)
+        return None if table is None else (table.rules, table.forced)
 
     # ---- batches of keys
 
@@ -125,10 +112,8 @@ class EtcdRules:
             }
         tables = self._tables if self._reading is None else self._reading
         assert tables is not None
-        for number, item in enumerate(batch.items, 1):
+        async for item in batch.each():
             self._put(tables, watcher.settings.directory, item)
-            if number % _YIELD_AFTER == 0:
-                await asyncio.sleep(0)
         if not batch.ends:
             return
         changed = False
@@ -138,15 +123,12 @@ class EtcdRules:
             self._tables, self._reading = self._reading, None
             changed = True
         if changed:
-            self._unions.clear()
             for uplink in self._uplinks():
                 self.apply_to(uplink)
-        self._report()
+        self._report.note()
 
     def _put(self, tables: dict[str, SegmentTable], directory: str, item: Item) -> None:
-        # A key is bytes, and need not be UTF-8.
-        path = item.key.decode(errors="surrogateescape")
-        segment, _, name = path.removeprefix(directory).partition("/")
+        segment, _, name = item.name_below(directory).partition("/")
         table = tables.get(segment)
         if table is None:
             table = tables[segment] = SegmentTable(segment)
@@ -155,27 +137,10 @@ class EtcdRules:
         else:
             table.put(name, item.value, item.created)
 
-    # ---- the report
-
-    def _report(self) -> None:
-        """Have the daemon's report written soon: a burst of changes is one report."""
-        if self._reporting is None:
-            loop = asyncio.get_running_loop()
-            self._reporting = loop.call_later(_REPORT_AFTER, self._report_now)
-
-    def _report_now(self) -> None:
-        self._reporting = None
-        self._status.changed()
-
     def _state(self, watcher: Watcher) -> EtcdStatus:
         """Return the state of the connection; another thread may call this."""
         tables, wanted = sorted((self._tables or {}).items()), self._segments
         ours = [(name, table) for name, table in tables if name in wanted]
-        refused = [
-            {"key": f"{segment}/{shown(name)}", "reason": reason}
-            for segment, table in ours
-            for name, reason in islice(list(table.refused.items()), _SHOWN_MAX)
-        ]
         unused = [(shown(name), len(table)) for name, table in tables if name not in wanted]
         return EtcdStatus(
             watcher.connected,
@@ -187,6 +152,6 @@ class EtcdRules:
             watcher.last_event,
             sum(len(table.rules) for _, table in ours),
             sum(len(table.refused) for _, table in ours),
-            refused[:_SHOWN_MAX],
-            {name: count for name, count in unused[:_SHOWN_MAX] if count},
+            shown_refused((name, table.refused) for name, table in ours),
+            {name: count for name, count in unused[:_UNUSED_MAX] if count},
         )

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from ndxdp.config.rule_value import RuleValue, ValueReader
+from ndxdp.daemon.refusals import log_refused
 from ndxdp.errors import UsageError
 from ndxdp.printable import printable, shown
 from ndxdp.rules.changing_rules import ChangingRules, RuleOfKey
 from ndxdp.rules.precedence import Precedence
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.ruleset import Rules
-
-log = logging.getLogger(__name__)
-
-_LOGGED_MAX = 20  # lines on refused values for one batch
 
 
 class SegmentTable:
@@ -58,13 +54,10 @@ class SegmentTable:
         """Take the value of a key, in place of an earlier one."""
         before = self.refused.get(name, self._earlier.get(name))
         try:
-            if not name:
-                raise UsageError("the key ends after the segment", "write SEGMENT/NAME")
-            found = self._reader.read(value)
+            found = self._reader.read_named(name, value)
         except UsageError as error:
             self.delete(name)
-            others = f" (and {len(error.also)} more)" if error.also else ""
-            self._refuse(name, f"{error.message}{others}", before)
+            self._refuse(name, error.summary, before)
             return
         self._forget(name)
         self._known[name] = found
@@ -117,20 +110,4 @@ class SegmentTable:
     def _log(self) -> None:
         fresh, self._fresh = self._fresh, []
         names = [name for name in dict.fromkeys(fresh) if name in self.refused]
-        for name in names[:_LOGGED_MAX]:
-            log.warning(
-                "etcd: %s/%s is refused: %s", self._segment, shown(name), self.refused[name]
-            )
-        if len(names) > _LOGGED_MAX:
-            log.warning("etcd: %d more values are refused", len(names) - _LOGGED_MAX)
-
-
-def union(
-    segments: Iterable[tuple[Rules, frozenset[Prefix]]],
-) -> tuple[Rules, frozenset[Prefix]]:
-    """Return the rules of several segments, and the forced prefixes; the first segment wins."""
-    rules, forced = Rules(), frozenset[Prefix]()
-    for more, forced_more in segments:
-        forced = forced | frozenset(each for each in forced_more if each not in rules)
-        rules = more | rules if rules else more
-    return rules, forced
+        log_refused([(f"{self._segment}/{shown(name)}", self.refused[name]) for name in names])

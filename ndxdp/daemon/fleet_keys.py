@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable
 
 from ndxdp.config.shared_value import SharedValueReader
+from ndxdp.daemon.refusals import log_refused
 from ndxdp.errors import UsageError
 from ndxdp.fleet.keys import DRAINED, HOLDERS, MEMBERS, MOVES, SHARED, FleetKey, parse_key
 from ndxdp.fleet.records import Member, decode_holder, decode_member, decode_move
@@ -14,15 +13,8 @@ from ndxdp.fleet.segment import Segment
 from ndxdp.fleet.shared_address import SharedAddress
 from ndxdp.fleet.view import Holding
 from ndxdp.printable import printable, shown
-from ndxdp.sources.etcd import Batch
+from ndxdp.sources.etcd_batch import Batch
 from ndxdp.sources.etcd_wire import Item
-
-log = logging.getLogger(__name__)
-
-_YIELD_AFTER = 250
-"""Keys that are read at once; then the loop's other tasks get their turn."""
-
-_LOGGED_MAX = 20  # lines on refused values for one batch
 
 
 class FleetKeys:
@@ -64,10 +56,8 @@ class FleetKeys:
             self.own, self.drained, self.count = {}, False, 0
             for segment in segments.values():
                 segment.view.begin()
-        for number, item in enumerate(batch.items, 1):
+        async for item in batch.each():
             self._take(item, segments)
-            if number % _YIELD_AFTER == 0:
-                await asyncio.sleep(0)
         if not batch.ends:
             return False
         if self._is_reading:
@@ -82,9 +72,7 @@ class FleetKeys:
             self.count -= 1
         elif self._is_reading or item.created == item.changed:
             self.count += 1
-        # A key is bytes, and need not be UTF-8.
-        path = item.key.decode(errors="surrogateescape")
-        key = parse_key(path.removeprefix(self._root))
+        key = parse_key(item.name_below(self._root))
         if key is None:
             return
         if key.kind == DRAINED:
@@ -136,12 +124,9 @@ class FleetKeys:
         if reader is None:
             reader = self._readers[key.segment] = SharedValueReader(key.segment)
         try:
-            if not key.name:
-                raise UsageError("the key ends after the segment", "write SEGMENT/NAME")
-            return reader.read(value)
+            return reader.read_named(key.name, value)
         except UsageError as error:
-            others = f" (and {len(error.also)} more)" if error.also else ""
-            return f"{error.message}{others}"
+            return error.summary
 
     def _log(self, segments: dict[str, Segment]) -> None:
         """Log each refused value once."""
@@ -152,7 +137,6 @@ class FleetKeys:
         }
         fresh = sorted(refused - self._known)
         self._known = refused
-        for name, key, reason in fresh[:_LOGGED_MAX]:
-            log.warning("etcd: shared/%s/%s is refused: %s", name, shown(key), printable(reason))
-        if len(fresh) > _LOGGED_MAX:
-            log.warning("etcd: %d more values are refused", len(fresh) - _LOGGED_MAX)
+        log_refused(
+            [(f"{SHARED}/{name}/{shown(key)}", printable(reason)) for name, key, reason in fresh]
+        )

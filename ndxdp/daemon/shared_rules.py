@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ndxdp.boot_clock import boot_ns
-from ndxdp.daemon.etcd_table import union
 from ndxdp.daemon.fleet_reporter import FleetReporter
+from ndxdp.daemon.refusals import shown_refused
+from ndxdp.daemon.report_timer import ReportTimer
+from ndxdp.daemon.segment_rules import Forced, SegmentRules
 from ndxdp.daemon.uplink import Uplink
 from ndxdp.fleet.lease_clock import LeaseClock
 from ndxdp.netlink.netns import netns
 from ndxdp.printable import shown
 from ndxdp.rules.address import address_text, mac_text
-from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import LABEL_MAX, SHARED_ORIGIN, UNCOUNTED, cut
-from ndxdp.rules.ruleset import Rules
+from ndxdp.rules.rule import SHARED_ORIGIN
 from ndxdp.runtime.daemon_status import DaemonStatus, FleetStatus
 from ndxdp.runtime.fleet_report import SharedAddressEntry
 from ndxdp.sources.etcd_settings import Etcd
@@ -28,9 +26,7 @@ from ndxdp.sources.etcd_settings import Etcd
 if TYPE_CHECKING:
     from ndxdp.daemon.fleet import FleetTask
 
-_SHOWN_MAX = 20  # refused values that the status names
-
-_REPORT_AFTER = 0.5  # seconds from a change to the report that has it
+_RIVALS_MAX = 20  # rivals that the status names
 
 
 class SharedRules:
@@ -58,8 +54,8 @@ class SharedRules:
         self._uplinks = uplinks
         self._task: FleetTask | None = None
         self._reporter: FleetReporter | None = None
-        self._reporting: asyncio.TimerHandle | None = None
-        self._unions: dict[tuple[str, ...], tuple[list[Rules], Rules, frozenset[Prefix]]] = {}
+        self._report = ReportTimer(self._report_now)
+        self._given = SegmentRules(SHARED_ORIGIN)
 
     async def watch(self, settings: Etcd | None, segments: Collection[str]) -> None:
         """Follow shared addresses if there are segments.
@@ -90,7 +86,7 @@ class SharedRules:
                 self._clock,
                 self._uplinks,
                 self._apply,
-                self._changed,
+                self._report.note,
             )
             self._status.fleet = partial(self._state, self._task)
         self._apply()
@@ -100,15 +96,13 @@ class SharedRules:
         """Give up all shared addresses, so that other hosts take them at once."""
         task, self._task = self._task, None
         self._status.fleet = None
-        if self._reporting is not None:
-            self._reporting.cancel()
-            self._reporting = None
+        self._report.cancel()
         if task is not None:
             await task.end()
         if self._reporter is not None:
             self._reporter.close()
             self._reporter = None
-        self._unions.clear()
+        self._given.forget()
 
     def presence_changed(self) -> None:
         """Join or leave segments: an interface has begun or ceased to answer, or its carrier."""
@@ -120,39 +114,21 @@ class SharedRules:
 
         Until all keys were read, the uplink keeps the rules of the segments that it had before.
         """
-        segments, task = uplink.spec.segments, self._task
-        if not segments:
-            uplink.rules.set(SHARED_ORIGIN, Rules())
-        elif task is not None and task.is_known:
-            uplink.rules.set(SHARED_ORIGIN, *self._union(task, segments))
-        elif (before := uplink.rules.get(SHARED_ORIGIN)) is not None:
-            labels = {cut(segment, LABEL_MAX) for segment in segments} | {UNCOUNTED}
-            ours = before.where(lambda rule: rule.label in labels)
-            uplink.rules.set(SHARED_ORIGIN, ours, uplink.rules.forced(SHARED_ORIGIN))
+        task = self._task
+        is_known = task is not None and task.is_known
+        self._given.give(uplink, self._rules_of if is_known else None)
+
+    def _rules_of(self, segment: str) -> Forced | None:
+        found = self._task.segments.get(segment) if self._task else None
+        return None if found is None else found.rules()
 
     def _apply(self) -> None:
         for uplink in self._uplinks():
             self.apply_to(uplink)
 
-    def _union(self, task: FleetTask, segments: tuple[str, ...]) -> tuple[Rules, frozenset[Prefix]]:
-        """Return the rules of several segments; nothing is computed if they are as before."""
-        found = [task.segments[each].rules() for each in segments if each in task.segments]
-        parts = [rules for rules, _ in found]
-        known = self._unions.get(segments)
-        if known is None or [id(each) for each in known[0]] != [id(each) for each in parts]:
-            known = self._unions[segments] = (parts, *union(found))
-        return known[1], known[2]
-
     # ---- status and reports
 
-    def _changed(self) -> None:
-        """Have the reports written soon: a burst of changes is one report."""
-        if self._reporting is None:
-            loop = asyncio.get_running_loop()
-            self._reporting = loop.call_later(_REPORT_AFTER, self._report_now)
-
     def _report_now(self) -> None:
-        self._reporting = None
         self._status.changed()
         if self._task is not None and self._reporter is not None:
             self._reporter.note(self._task.settings.host, partial(_entries, self._task))
@@ -162,11 +138,6 @@ class SharedRules:
         keeper, watcher = task.keeper, task.watcher
         segments = list(task.segments.items())
         problems = dict(task.membership.problems)
-        refused = [
-            {"key": f"{name}/{shown(key)}", "reason": reason}
-            for name, segment in segments
-            for key, reason in islice(list(segment.view.refused.items()), _SHOWN_MAX)
-        ]
         expires = time.time() + (keeper.until - boot_ns()) / 1e9 if keeper.until else None
         problem = task.problem
         if not keeper.until:
@@ -188,13 +159,13 @@ class SharedRules:
                 for name, segment in segments
             ],
             sum(len(segment.view.refused) for _, segment in segments),
-            refused[:_SHOWN_MAX],
+            shown_refused((name, segment.view.refused) for name, segment in segments),
             sum(uplink.lease.rivals for uplink in self._uplinks()),
             keeper.lag,
             keeper.ttl,
             [
                 {"address": address_text(each.address), "mac": mac_text(each.mac)}
-                for each in rivals[:_SHOWN_MAX]
+                for each in rivals[:_RIVALS_MAX]
             ],
         )
 

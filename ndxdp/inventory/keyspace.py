@@ -107,8 +107,9 @@ class Keyspace:
         return self.settings.root + key
 
     def _entry(self, item: Item) -> Entry:
-        key = item.key.decode(errors="surrogateescape").removeprefix(self.settings.root)
-        return Entry(key, item.value or b"", item.created, item.changed)
+        return Entry(
+            item.name_below(self.settings.root), item.value or b"", item.created, item.changed
+        )
 
 
 class _Permission:

@@ -52,7 +52,7 @@ class Readers:
         if reader is None:
             reader = ValueReader(key.segment) if key.host else SharedValueReader(key.segment)
             self._known[key.table] = reader
-        return reader.read(value)
+        return reader.read_named(key.name, value)
 
 
 def read_all(entries: Iterable[Entry]) -> tuple[dict[RuleKey, Value], list[Refusal]]:
@@ -67,14 +67,10 @@ def read_all(entries: Iterable[Entry]) -> tuple[dict[RuleKey, Value], list[Refus
     owners: dict[tuple[str, Prefix], RuleKey] = {}
     for entry in sorted(entries, key=lambda each: (each.created, each.key)):
         key = split_rule_key(entry.key)
-        if not key.name:
-            refused.append(Refusal(entry.key, "the key ends after the segment"))
-            continue
         try:
             value = readers.read(key, entry.value)
         except UsageError as error:
-            others = f" (and {len(error.also)} more)" if error.also else ""
-            refused.append(Refusal(entry.key, printable(f"{error.message}{others}")))
+            refused.append(Refusal(entry.key, printable(error.summary)))
             continue
         first = owners.setdefault((key.table, value.prefix), key)
         if first is key:

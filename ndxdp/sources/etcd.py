@@ -14,11 +14,11 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from typing import NamedTuple
 
 from ndxdp.errors import UsageError
 from ndxdp.printable import printable
 from ndxdp.sources.etcd_api import Changes, EtcdApi
+from ndxdp.sources.etcd_batch import Batch
 from ndxdp.sources.etcd_position import Position
 from ndxdp.sources.etcd_session import Compacted, Future
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
@@ -46,20 +46,6 @@ _LAG = 2.0  # seconds for the stream to report what a check has found
 
 _KEYS_MAX = 1_000_000
 """Keys that one host may have; the room for prefixes in the maps is 1 048 576."""
-
-
-class Batch(NamedTuple):
-    """Some keys with their present values.
-
-    Attributes:
-        items: The keys; a key without a value was deleted.
-        begins: Forget all earlier keys first: this is the first page of all keys.
-        ends: The batch completes a set of keys that was or is valid at one moment.
-    """
-
-    items: list[Item]
-    begins: bool = False
-    ends: bool = True
 
 
 class _Differs(NoAnswer):

@@ -50,6 +50,10 @@ class Item(NamedTuple):
     changed: int
     lease: int = 0
 
+    def name_below(self, beginning: str) -> str:
+        """Return the key without a beginning. A key is bytes, and need not be UTF-8."""
+        return self.key.decode(errors="surrogateescape").removeprefix(beginning)
+
 
 @contextlib.contextmanager
 def readable() -> Iterator[None]:
