@@ -19,7 +19,6 @@ own: `lab.private`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -29,10 +28,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Self
 
 from lab.etcd_nodes import EtcdMember, EtcdNodes
-from lab.nodes import LINK, Node, wait_until
+from lab.nodes import LINK, LabNetwork, Node, wait_until
 from lab.topology import LabError, build_xdp_pass, enter, run_command
 
 SWITCH, ROUTER = "switch", "router"
@@ -193,7 +191,7 @@ class FleetHost(Node):
             self.start()
 
 
-class Fleet:
+class Fleet(LabNetwork):
     """The network, from construction until `close` (or the end of `with`).
 
     Raises LabError after undoing a partial build.
@@ -216,7 +214,7 @@ class Fleet:
             native: Let the switch's ports of the hosts run a program, without which native XDP at
                 the hosts can send nothing.
         """
-        self._exits = contextlib.ExitStack()
+        super().__init__()
         try:
             folder = Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
             for name in (SWITCH, ROUTER):
@@ -248,19 +246,8 @@ class Fleet:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all processes, and remove everything. A second call does nothing."""
-        self._exits.close()
-
     def _add_namespace(self, name: str) -> None:
-        run_command(["ip", "netns", "add", name])
-        self._exits.callback(run_command, ["ip", "netns", "delete", name], check=False)
+        super()._add_namespace(name)
         Node(name).sysctl("all.accept_dad=0", "default.accept_dad=0", "default.accept_ra=0")
         Node(name).ip("link set lo up")
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from lab.capture import run_in
 from lab.topology import LabError, enter, run_command
@@ -26,6 +26,30 @@ LINK = "eth0"
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TUN_NO_PI = 0x1001
+
+
+class LabNetwork:
+    """Namespaces and processes of a lab, until `close` (or the end of `with`).
+
+    A subclass builds them, and registers in `_exits` how each is removed.
+    """
+
+    def __init__(self) -> None:
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes, and remove all namespaces. A second call does nothing."""
+        self._exits.close()
+
+    def _add_namespace(self, name: str) -> None:
+        run_command(["ip", "netns", "add", name])
+        self._exits.callback(run_command, ["ip", "netns", "delete", name], check=False)
 
 
 class Pings(NamedTuple):

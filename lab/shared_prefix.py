@@ -17,16 +17,15 @@ its own: `lab.private`.
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import tempfile
 import time
 from functools import partial
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
-from lab.nodes import LINK, Node, slaac_address, tunnel, wait_until
+from lab.nodes import LINK, LabNetwork, Node, slaac_address, tunnel, wait_until
 from lab.topology import build_xdp_pass, enter, run_command
 
 SWITCH, ROUTER, INTERNET, HOST = "switch", "router", "internet", "host"
@@ -117,7 +116,7 @@ class Prefix(NamedTuple):
     preferred: int = 1800
 
 
-class SharedLab:
+class SharedLab(LabNetwork):
     """The network, from construction until `close` (or the end of `with`).
 
     Raises LabError after undoing a partial build.
@@ -128,7 +127,7 @@ class SharedLab:
     """
 
     def __init__(self, *prefixes: Prefix) -> None:
-        self._exits = contextlib.ExitStack()
+        super().__init__()
         self.clients: dict[str, Node] = {}
         self._bridges = dict(_BRIDGES)
         self._ports: dict[str, tuple[str, str]] = {}
@@ -160,19 +159,8 @@ class SharedLab:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End radvd and the tunnel, and remove all namespaces. A second call does nothing."""
-        self._exits.close()
-
     def _node(self, name: str, mac: str = "") -> Node:
-        run_command(["ip", "netns", "add", name])
-        self._exits.callback(run_command, ["ip", "netns", "delete", name], check=False)
+        self._add_namespace(name)
         return Node(name, mac)
 
     # ---- the router --------------------------------------------------------------------------

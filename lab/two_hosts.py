@@ -16,14 +16,11 @@ its own: `lab.private`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from ipaddress import IPv6Address, IPv6Network
-from typing import Self
 
-from lab.nodes import LINK, Node, wait_until
-from lab.topology import run_command
+from lab.nodes import LINK, LabNetwork, Node, wait_until
 
 SWITCH, ROUTER, GUEST = "switch", "router", "guest"
 
@@ -57,7 +54,7 @@ class Host(Node):
         self.address = PREFIX[int(letter, 16)]
 
 
-class TwoHosts:
+class TwoHosts(LabNetwork):
     """The network, from construction until `close` (or the end of `with`).
 
     Raises LabError after undoing a partial build.
@@ -68,13 +65,12 @@ class TwoHosts:
     """
 
     def __init__(self) -> None:
-        self._exits = contextlib.ExitStack()
+        super().__init__()
         self.router, self.guest = Node(ROUTER, ROUTER_MAC), Node(GUEST, GUEST_MAC)
         self.hosts = (Host("a"), Host("b"))
         try:
             for name in (SWITCH, ROUTER, GUEST, *(host.name for host in self.hosts)):
-                run_command(["ip", "netns", "add", name])
-                self._exits.callback(run_command, ["ip", "netns", "delete", name], check=False)
+                self._add_namespace(name)
                 quiet = ("all.accept_dad=0", "default.accept_dad=0")
                 Node(name).sysctl(*quiet, "default.accept_ra=0")
             switch = Node(SWITCH)
@@ -142,16 +138,6 @@ class TwoHosts:
             route add {BEHIND} dev {host.bridge}
             """
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove all namespaces. A second call does nothing."""
-        self._exits.close()
 
     def move(self, source: Host, target: Host) -> None:
         """Move the guest's port from one host's bridge to the other's, at once.
