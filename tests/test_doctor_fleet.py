@@ -135,17 +135,17 @@ CASES: dict[str, tuple[Facts, Level, str]] = {
     "nobody is alive": (
         replace(GOOD, entries=[UNHELD], fleet=part(members=[])),
         FAILURE,
-        "nobody answers for 2001:db8::20 (vlan7/web): no host is a member of the segment vlan7",
+        "nobody answers for 2001:db8::20 (vlan7/web): no host is a member of the segment",
     ),
-    "none of its hosts is alive": (
+    "none of its hosts is a member": (
         replace(GOOD, entries=[NAMED]),
         FAILURE,
-        "(vlan7/web): none of its hosts is alive: h3, h4",
+        "(vlan7/web): none of its hosts is a member: h3, h4",
     ),
     "all are drained": (
         replace(GOOD, entries=[UNHELD], drained=frozenset({"h1", "h2", "h9"})),
         FAILURE,
-        "(vlan7/web): all of its hosts that are alive are drained: h1, h2",
+        "(vlan7/web): all members of the segment are drained",
     ),
     "one is not drained": (
         replace(GOOD, entries=[UNHELD], drained=frozenset({"h1"})),
@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Facts, Level, str]] = {
     "many without a holder": (
         replace(GOOD, entries=[NAMED._replace(name=f"n{number}") for number in range(9)]),
         FAILURE,
-        "2001:db8::20 (vlan7/n2) and 6 more: none of its hosts is alive",
+        "2001:db8::20 (vlan7/n2) and 6 more: none of its hosts is a member",
     ),
     "the interface has it": (
         replace(GOOD, own=[own("2001:db8::20", 128)]),
@@ -305,7 +305,7 @@ def test_doctor_on_a_host_with_shared_addresses(net: Network, tmp_path: Path) ->
         assert what in about("fleet")
         for name in ("h1", "h2"):
             cluster.put(name, {}, "/ndxdp/v1/drained/")
-        assert f"{what}: all of its hosts that are alive are drained: h1, h2" in about("fleet")
+        assert f"{what}: all members of the segment are drained" in about("fleet")
         # The report of another daemon, which has ended, is not believed.
         fleet_report.write(
             FILES, FleetReport("h1", netns(), 4_000_000, 1.0, [ENTRY._replace(holder="")])

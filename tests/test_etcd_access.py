@@ -108,7 +108,7 @@ def test_a_host_does_nothing_else(node7: tuple[Cluster, Etcd]) -> None:
             with pytest.raises(Denied) as raised:
                 await client.call(request)
             error = error_of(raised.value, settings)
-            assert "etcd refuses the request of the user node7" in error.message, what
+            assert "etcd does not let the user node7 send this request" in error.message, what
             assert "permission denied" in error.message, what
             assert error.hint
         client.close()

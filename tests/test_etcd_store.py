@@ -308,7 +308,6 @@ NOTHING: dict[str, Request[Any]] = {
     "below": lambda etcd: etcd.below("/k"),
     "put": lambda etcd: etcd.put("/k", b""),
     "delete": lambda etcd: etcd.delete("/k"),
-    "delete_if": lambda etcd: etcd.delete_if("/k", 7),
     "acquire": lambda etcd: etcd.acquire(names(1), 7),
     "release": lambda etcd: etcd.release(["/k"], 7),
     "grant": lambda etcd: etcd.grant(5),
@@ -448,7 +447,7 @@ def test_the_errors_of_a_command(one: Cluster, tmp_path: Path) -> None:
     wrong.write_text("wrong\n")
     named = replace(settings, user="ndxdp", password_file=str(wrong))
     one.add_user("ndxdp", "secret", "/ndxdp/")
-    assert "etcd refuses the request of the user ndxdp" in error(named).message
+    assert "etcd does not accept the user ndxdp or the password" in error(named).message
     assert "a client without a user" in error(settings).message
     wrong.write_text("secret\n")
     assert "permission denied" in error(named).message

@@ -17,6 +17,7 @@ from ndxdp.fleet.assignment import Candidates
 from ndxdp.fleet.handover import Reservations, Window
 from ndxdp.fleet.records import Holder, decode_holder, encode, encode_holder
 from ndxdp.fleet.shared_address import SharedAddress
+from ndxdp.fleet.unheld import why_unheld
 from ndxdp.rules.precedence import Precedence
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import SHARED_ORIGIN, UNCOUNTED, Rule
@@ -105,6 +106,24 @@ def test_the_documented_score() -> None:
         by_hand = sorted(hosts, key=lambda host: (score(host, name), host), reverse=True)
         assert several.order(name, ANY) == by_hand
     assert candidates("node1", "node2", "node3").order("web", ANY) == ["node2", "node3", "node1"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "able", "members", "problem"),
+    [
+        ("", "", "", "no host is a member of the segment"),
+        ("a", "", "", "no host is a member of the segment"),
+        ("", "", "ab", "all members of the segment are drained"),
+        ("", "b", "ab", ""),
+        ("ab", "b", "abc", ""),
+        ("cab", "d", "abd", "all of its hosts that are members are drained: a, b"),
+        ("ab", "c", "c", "none of its hosts is a member: a, b"),
+        ("abcdefg", "x", "x", "none of its hosts is a member: a, b, c, d, e and 2 more"),
+    ],
+)
+def test_why_no_host_can_answer(hosts: str, able: str, members: str, problem: str) -> None:
+    assert why_unheld(tuple(hosts), set(able), set(members)) == problem
+    assert why_unheld(tuple(hosts), candidates(*able), candidates(*members)) == problem
 
 
 def test_each_view_of_the_order_is_the_same() -> None:

@@ -430,7 +430,7 @@ def test_status_shows_members_holders_and_what_is_wrong(fleet_of_three: Cluster)
     warnings = [line.removeprefix("  WARNING   ") for line in lines if "WARNING" in line]
     for sentence in (
         "nobody holds lost (2001:db8::22): none of its hosts is a member: h7, h8",
-        "nobody holds idle (2001:db8::23): those of its hosts that are members are drained: h2",
+        "nobody holds idle (2001:db8::23): all of its hosts that are members are drained: h2",
         f"mail ({MAIL}): h9 still answers for 2001:db8::9 instead",
         "former is held, but there is no such shared address",
         "h9 holds 1, and is no member",
@@ -655,7 +655,7 @@ def test_drain_warns_about_what_nobody_takes(one: Cluster) -> None:
     assert found.err.splitlines() == [
         *(
             f"ndxdp: nobody holds vlan7/n{number} (2001:db8::{number or ''}):"
-            " those of its hosts that are members are drained: h1"
+            " all of its hosts that are members are drained: h1"
             for number in range(5)
         ),
         "ndxdp: nobody holds 2 more: ndxdp fleet status",

@@ -1116,7 +1116,7 @@ def test_addresses_as_they_are_reported() -> None:
     host.hold("a", 1, "h2", THEIRS)
     host.hold("z", 9, "h2", THEIRS)
     host.decide()
-    nobody = "none of its hosts (h8, h9) is a member of the segment and not drained"
+    nobody = "none of its hosts is a member: h8, h9"
     assert list(host.segment.addresses()) == [
         ("a", "2001:db8::1", ("h2", "h1"), True, "h2", 1.0, ""),
         ("b", "2001:db8::2", ("h8", "h9"), False, "", 0.0, nobody),
@@ -1124,11 +1124,16 @@ def test_addresses_as_they_are_reported() -> None:
         ("d", "2001:db8::4", (), False, "", 0.0, ""),
         ("e", "", (), False, "", 0.0, "why\\n"),
     ]
-    host.leave("h2")
+    host.join("h8")
+    host.segment.view.put_drained("h8")
+    host.decide()
+    problems = {each.name: each.problem for each in host.segment.addresses()}
+    assert problems["b"] == "all of its hosts that are members are drained: h8"
+    host.leave("h2", "h8")
     host.segment.set_joined(False)
     host.decide()
     problems = {each.name: each.problem for each in host.segment.addresses()}
-    assert problems["c"] == "no host is a member of the segment and not drained"
+    assert problems["c"] == "no host is a member of the segment"
     assert problems["a"] == ""
 
 

@@ -15,6 +15,7 @@ from ndxdp.doctor.finding import Finding, failure, note, warning
 from ndxdp.doctor.subject import Subject
 from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.fleet.keys import DRAINED
+from ndxdp.fleet.unheld import why_unheld
 from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.netns import netns
 from ndxdp.observe import status
@@ -267,8 +268,9 @@ def _unheld(facts: Facts) -> Iterable[Finding]:
     reasons: dict[str, list[SharedAddressEntry]] = defaultdict(list)
     for entry in facts.entries:
         if not entry.holder:
-            reason = _reason(entry, members.get(entry.segment, frozenset()), facts.drained)
-            reasons[reason].append(entry)
+            alive = members.get(entry.segment, frozenset())
+            able = alive - (facts.drained or frozenset())
+            reasons[entry.problem or why_unheld(entry.hosts, able, alive)].append(entry)
     for reason, entries in reasons.items():
         yield failure(
             f"nobody answers for {_named(entries)}{f': {reason}' if reason else ''}",
@@ -278,22 +280,6 @@ def _unheld(facts: Facts) -> Iterable[Finding]:
             " says why not",
             "ndxdp fleet status",
         )
-
-
-def _reason(
-    entry: SharedAddressEntry, members: frozenset[str], drained: frozenset[str] | None
-) -> str:
-    """Return why nobody can take an address; "" if a host can."""
-    if entry.problem:
-        return entry.problem
-    if not members:
-        return f"no host is a member of the segment {entry.segment}"
-    alive = members.intersection(entry.hosts) if entry.hosts else members
-    if not alive:
-        return f"none of its hosts is alive: {_some(entry.hosts)}"
-    if drained is not None and alive <= drained:
-        return f"all of its hosts that are alive are drained: {_some(sorted(alive))}"
-    return ""
 
 
 def _own_addresses(facts: Facts) -> Iterable[Finding]:

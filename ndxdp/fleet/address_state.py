@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ndxdp.fleet.assignment import Candidates, permits
-from ndxdp.fleet.shared_address import SharedAddress
+from ndxdp.fleet.assignment import Candidates
+from ndxdp.fleet.unheld import why_unheld
 from ndxdp.fleet.view import View
 
 
@@ -34,14 +34,15 @@ class AddressState(NamedTuple):
 
 def address_states(view: View, candidates: Candidates) -> Iterator[AddressState]:
     """Yield all shared addresses, with those whose values are refused."""
-    hosts = list(candidates.since)
+    # a key of this host may outlive its membership
+    members = {*candidates.since, *(view.drained & view.members.keys())}
     for name, entry in list(view.entries.items()):
         if not entry.has_value:
             continue
         address, holder = entry.address, entry.holding.holder if entry.holding else None
         problem = entry.refusal
         if address and not holder and not problem:
-            problem = _why_unheld(address, hosts)
+            problem = why_unheld(address.hosts, candidates, members)
         yield AddressState(
             name,
             str(address.prefix) if address else "",
@@ -51,11 +52,3 @@ def address_states(view: View, candidates: Candidates) -> Iterator[AddressState]
             holder.since if holder else 0.0,
             problem,
         )
-
-
-def _why_unheld(address: SharedAddress, candidates: list[str]) -> str:
-    """Return why no host can answer; "" if one can."""
-    if any(permits(address, host) for host in candidates):
-        return ""
-    some = f"none of its hosts ({', '.join(address.hosts)})" if address.hosts else "no host"
-    return f"{some} is a member of the segment and not drained"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from ndxdp.errors import NdxdpError
 from ndxdp.inventory.values import Entry
 from ndxdp.inventory.view import FleetView, beginnings, view_of
 from ndxdp.sources import etcd_snapshot
-from ndxdp.sources.etcd_client import EtcdClient
+from ndxdp.sources.etcd_client import EtcdClient, denial
 from ndxdp.sources.etcd_session import Denied
 from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.sources.etcd_snapshot import BATCH
@@ -124,19 +123,7 @@ class _Permission:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not isinstance(error, Denied):
             return
-        what = f"{self._settings.root}{self._keys[0]}" if self._keys else self._settings.root
-        more = f", and {len(self._keys) - 1} more" if len(self._keys) > 1 else ""
-        user = self._settings.user
-        if "authentication failed" in str(error):
-            raise NdxdpError(
-                f"etcd does not accept the user {user} or the password",
-                f"see the first line of {self._settings.password_file}",
-            ) from None
-        who = f"the user {user}" if user else "a client without a user"
-        raise NdxdpError(
-            f"etcd does not let {who} {self._verb} {what}{more}",
-            f"etcdctl role grant-permission ROLE --prefix=true readwrite {self._settings.root}"
-            if user
-            else "name a user who may: user and password_file in [etcd], or --user and"
-            " --password-file",
-        ) from None
+        first, *others = self._keys or [""]
+        more = f", and {len(others)} more" if others else ""
+        wish = f"{self._verb} {self._settings.root}{first}{more}"
+        raise denial(error, self._settings, wish) from None

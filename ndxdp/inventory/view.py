@@ -12,6 +12,7 @@ from ndxdp.fleet.assignment import Candidates
 from ndxdp.fleet.keys import DRAINED, HOLDERS, MEMBERS, MOVES, SHARED
 from ndxdp.fleet.records import Holder, Member, decode_holder, decode_member, decode_move
 from ndxdp.fleet.shared_address import SharedAddress
+from ndxdp.fleet.unheld import why_unheld
 from ndxdp.inventory.values import Entry, Refusal, read_all
 from ndxdp.rules.interface_name import natural_order
 
@@ -164,7 +165,10 @@ def _segment(segment: str, found: _Keys, drained: set[str]) -> SegmentView:
         holder = decode_holder(value) if value is not None else None
         move = decode_move(found.moves[name]) if name in found.moves else ""
         if holder is None:
-            problem = why_unheld(name, wanted[name], able, live, drained)
+            problem = why_unheld(wanted[name].hosts, able, live)
+            if not problem:
+                first = able.order(name, wanted[name])[0]
+                problem = f"{first} is its first choice, and has not acquired it yet"
         else:
             is_former = holder.prefix not in ("", str(wanted[name].prefix))
             problem = (
@@ -173,37 +177,3 @@ def _segment(segment: str, found: _Keys, drained: set[str]) -> SegmentView:
         addresses.append(AddressView(segment, name, wanted[name], holder, move, problem))
     abandoned = sorted(found.holders.keys() - wanted.keys(), key=natural_order)
     return SegmentView(segment, members, addresses, refused, abandoned)
-
-
-def why_unheld(
-    name: str, wanted: SharedAddress, able: Candidates, members: set[str], drained: set[str]
-) -> str:
-    """Return why nobody holds an address.
-
-    Args:
-        name: Its name.
-        wanted: The address.
-        able: The live members of its segment that are not drained.
-        members: The live members of its segment.
-        drained: The hosts that are drained.
-    """
-    if not members:
-        return "no host is a member of the segment"
-    order = able.order(name, wanted)
-    if order:
-        return f"{order[0]} is its first choice, and has not acquired it yet"
-    if not wanted.hosts:
-        return "all members of the segment are drained"
-    alive = [host for host in wanted.hosts if host in members]
-    if not alive:
-        return f"none of its hosts is a member: {_listed(wanted.hosts)}"
-    return f"those of its hosts that are members are drained: {_listed(alive)}"
-
-
-_LISTED_MAX = 5  # hosts in a sentence
-
-
-def _listed(hosts: Sequence[str]) -> str:
-    shown = ", ".join(hosts[:_LISTED_MAX])
-    more = len(hosts) - _LISTED_MAX
-    return f"{shown} and {more} more" if more > 0 else shown

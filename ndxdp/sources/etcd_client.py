@@ -162,13 +162,7 @@ def error_of(reason: NoAnswer, settings: Etcd) -> NdxdpError:
     if isinstance(reason.__cause__, UsageError):
         return reason.__cause__
     if isinstance(reason, Denied):
-        who = f"the user {settings.user}" if settings.user else "a client without a user"
-        return NdxdpError(
-            f"etcd refuses the request of {who}: {text}",
-            "grant the permissions: docs/etcd.md, Access"
-            if settings.user
-            else "set user and password_file in [etcd]",
-        )
+        return denial(reason, settings, "send this request")
     if isinstance(reason, Unknown):
         return NdxdpError(
             f"etcd has not confirmed the request, and may carry it out: {text}",
@@ -181,6 +175,32 @@ def error_of(reason: NoAnswer, settings: Etcd) -> NdxdpError:
             f"cannot reach etcd: {text}", "compare ca, certificate and key in [etcd]: ndxdp doctor"
         )
     return NdxdpError(f"cannot reach etcd: {text}", "ndxdp doctor examines each member")
+
+
+def denial(reason: Denied, settings: Etcd, wish: str) -> NdxdpError:
+    """Return the error for a denied request: a sentence and a hint.
+
+    Args:
+        reason: The answer of etcd.
+        settings: The table [etcd].
+        wish: A verb and its object, such as `write /ndxdp/v1/shared/vlan7/web`.
+    """
+    text = printable(plain_reason(reason))
+    user = settings.user
+    if user and "authentication failed" in text:
+        return NdxdpError(
+            f"etcd does not accept the user {user} or the password",
+            f"see the first line of {settings.password_file}",
+        )
+    if user:
+        return NdxdpError(
+            f"etcd does not let the user {user} {wish}: {text}",
+            f"etcdctl role grant-permission ROLE --prefix=true readwrite {settings.root}",
+        )
+    return NdxdpError(
+        f"etcd does not let a client without a user {wish}: {text}",
+        "name a user who may: user and password_file in [etcd], or --user and --password-file",
+    )
 
 
 def _failure(reasons: dict[Endpoint, NoAnswer]) -> NoAnswer:

@@ -82,16 +82,6 @@ class Store:
         with readable():
             return header_of(answer).revision > 0 and int(answer.get("deleted") or 0) > 0
 
-    async def delete_if(self, key: str, changed: int) -> bool:
-        """Delete a key if a revision is that of its last change; return True if it was deleted."""
-        compare = {"key": encode_key(key), "target": "MOD", "result": "EQUAL"}
-        compare["mod_revision"] = str(changed)
-        delete = {"request_delete_range": {"key": encode_key(key)}}
-        asked = {"compare": [compare], "success": [delete]}
-        answer = await self.session.call("/v3/kv/txn", asked, repeat=False)
-        with readable():
-            return header_of(answer).revision > 0 and answer.get("succeeded") is True
-
     async def acquire(
         self,
         keys: Mapping[str, bytes],
