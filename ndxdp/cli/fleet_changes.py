@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ndxdp.cli.fleet_options import Connection, asked, connected
-from ndxdp.cli.options import ANSWER_HELP, force_option, output_device, verbosity
+from ndxdp.cli.options import answering, dry_run_option, force_option, verbosity
 from ndxdp.cli.output import echo
 from ndxdp.cli.values import rule_of
 from ndxdp.errors import UsageError
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_dry_run = click.option(
-    "--dry-run", is_flag=True, help="Print what would change, as a diff; change nothing."
-)
-
-
-_SWITCHES = ("failback", "force")  # false by default, and then left out
-_KEYS = (
-    *("hosts", "failback", "answer", "dev", "source", "router", "override", "dad", "lladdr"),
-    *("count", "force"),
-)
-"""The keys of a value that options make, in their order."""
+_OPTIONS = {
+    "hosts": "hosts",
+    "failback": "failback",
+    "answer": "answer",
+    "dev": "dev",
+    "via": "dev",
+    "na_source": "source",
+    "router": "router",
+    "override": "override",
+    "dad": "dad",
+    "lladdr": "lladdr",
+    "no_count": "count",
+    "force": "force",
+}
+"""The key of a value that each option makes, in the order of the keys."""
 
 
 def _describing(command: _F) -> _F:
@@ -38,36 +43,7 @@ def _describing(command: _F) -> _F:
     for option in (
         force_option,
         click.option("--no-count", is_flag=True, help="Count the rule with others, not by itself."),
-        click.option(
-            "--lladdr", metavar="MAC", help="Advertise this MAC. Default: the interface's."
-        ),
-        click.option(
-            "--dad",
-            type=click.Choice(["defend", "ignore"]),
-            help="Answer Duplicate Address Detection (defend, the default), or not (ignore).",
-        ),
-        click.option(
-            "--override/--no-override",
-            default=None,
-            help="Set or clear the O flag of the answers. Default: clear it.",
-        ),
-        click.option(
-            "--router/--no-router",
-            default=None,
-            help="Set or clear the R flag of the answers. Default: set it.",
-        ),
-        click.option(
-            "--na-source",
-            "source",
-            metavar="SOURCE",
-            help="Source address of the answers: target (the default), link-local, or an address.",
-        ),
-        output_device,
-        click.option(
-            "--answer",
-            type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
-            help=f"{ANSWER_HELP} Default: always.",
-        ),
+        answering,
         click.option(
             "--failback",
             is_flag=True,
@@ -90,10 +66,10 @@ def _describing(command: _F) -> _F:
 @click.argument("name", metavar="KEY")
 @click.argument("prefix", metavar="PREFIX")
 @_describing
-@_dry_run
+@dry_run_option
 @connected
 @verbosity
-def fleet_put(name: str, prefix: str, dry_run: bool, etcd: Connection, **described: Any) -> None:
+def fleet_put(name: str, prefix: str, dry_run: bool, etcd: Connection, **options: Any) -> None:
     """Write the key of a rule or of a shared address.
 
     KEY is hosts/HOST/SEGMENT/NAME for a rule that one host answers by, or shared/SEGMENT/NAME for
@@ -106,17 +82,15 @@ def fleet_put(name: str, prefix: str, dry_run: bool, etcd: Connection, **describ
 
     settings = etcd.settings()
     parsed = parse_rule_key(name, settings.root)
-    value = _value_of(parsed, prefix, **described)
+    value = _value_of(parsed, prefix, options)
     wanted = {parsed: json.dumps(value).encode()}
     changes.examined(wanted)
     done = asked(settings, lambda keys: changes.put(keys, wanted, dry_run=dry_run))
     _show(done, dry_run=dry_run)
 
 
-def _value_of(
-    key: RuleKey, prefix: str, *, dev: tuple[str, ...], via: tuple[str, ...], **described: Any
-) -> dict[str, Any]:
-    """Return the value that the options describe; what is not given has its default."""
+def _value_of(key: RuleKey, prefix: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the value that the command line describes: an option that is absent makes no key."""
     from ndxdp.rules import breadth
     from ndxdp.rules.prefix import parse_target
     from ndxdp.rules.rule import SHARED_ORIGIN
@@ -124,27 +98,28 @@ def _value_of(
 
     if key.host:
         for option, name in (("--host", "hosts"), ("--failback", "failback")):
-            if described[name]:
+            if options[name]:
                 raise UsageError(
                     f"{option} is for shared addresses, and {key} is the key of one host",
                     "write the key of one: shared/SEGMENT/NAME",
                 )
-    rule = rule_of(described["answer"] or "always", dev, via, SHARED_ORIGIN)
+    rule = rule_of(options["answer"], options["dev"], options["via"], SHARED_ORIGIN)
     parsed = parse_target(prefix)
-    if not described["force"]:
+    if not options["force"]:
         breadth.refuse_anywhere(Rules.of({parsed: rule}))
     value: dict[str, Any] = {"prefix": str(parsed)}
-    found = described | {"dev": dev or via, "count": False if described["no_count"] else None}
-    for name in _KEYS:
-        given = found[name] or None if name in _SWITCHES else found[name]
-        if given not in (None, ()):
-            value[name] = list(given) if isinstance(given, tuple) else given
+    source_of = click.get_current_context().get_parameter_source
+    given = options | {"no_count": False}
+    for option, name in _OPTIONS.items():
+        if source_of(option) is not ParameterSource.DEFAULT:
+            each = given[option]
+            value[name] = list(each) if isinstance(each, tuple) else each
     return value
 
 
 @click.command("apply")
 @click.argument("file", type=click.File("r"), metavar="FILE")
-@_dry_run
+@dry_run_option
 @connected
 @verbosity
 def fleet_apply(file: IO[str], dry_run: bool, etcd: Connection) -> None:
@@ -194,7 +169,7 @@ def _read(file: IO[str], root: str) -> dict[RuleKey, bytes]:
 @click.command("delete")
 @click.argument("names", nargs=-1, required=True, metavar="KEY...")
 @click.option("--missing-ok", is_flag=True, help="Exit with 0 even if there is no such key.")
-@_dry_run
+@dry_run_option
 @connected
 @verbosity
 def fleet_delete(names: tuple[str, ...], missing_ok: bool, dry_run: bool, etcd: Connection) -> None:

@@ -59,7 +59,7 @@ def config_file(text: str) -> Callable[[_F], _F]:
 # ---- rules ---------------------------------------------------------------------------------------
 
 
-ANSWER_HELP = (
+_ANSWER_HELP = (
     "Answer always, or only if the kernel delivers packets for the address to this host (local),"
     " has a route to it (routed), or has it as a live neighbour."
 )
@@ -86,6 +86,56 @@ def output_device(command: _F) -> _F:
     ):
         command = option(command)
     return command
+
+
+def answering(command: _F) -> _F:
+    """Give a command the options that say when and how rules answer."""
+    for option in (
+        click.option(
+            "--lladdr", metavar="MAC", help="Advertise this MAC. Default: the interface's."
+        ),
+        click.option(
+            "--dad",
+            type=click.Choice(["defend", "ignore"]),
+            default="defend",
+            show_default=True,
+            help="Answer Duplicate Address Detection for the prefix (defend), or not (ignore).",
+        ),
+        click.option(
+            "--override/--no-override",
+            default=False,
+            show_default=True,
+            help="Set or clear the O flag of the answers.",
+        ),
+        click.option(
+            "--router/--no-router",
+            default=True,
+            show_default=True,
+            help="Set or clear the R flag of the answers.",
+        ),
+        click.option(
+            "--na-source",
+            default="target",
+            show_default=True,
+            metavar="SOURCE",
+            help="Source address of the answers: target, link-local, or an address.",
+        ),
+        output_device,
+        _answer(f"{_ANSWER_HELP} With never, make a hole in a wider prefix.", "never"),
+    ):
+        command = option(command)
+    return command
+
+
+def _answer(text: str, *more: str) -> Callable[[_F], _F]:
+    """Return the option --answer; `text` is its help."""
+    return click.option(
+        "--answer",
+        type=click.Choice(["always", "local", "routed", "neighbour", *more]),
+        default="always",
+        show_default=True,
+        help=text,
+    )
 
 
 force_option = click.option(
@@ -144,13 +194,7 @@ def attaching(command: _F) -> _F:
         force_option,
         list_files("Answer for each prefix in this file, one per line; - for stdin."),
         output_device,
-        click.option(
-            "--answer",
-            type=click.Choice(["always", "local", "routed", "neighbour"]),
-            default="always",
-            show_default=True,
-            help=ANSWER_HELP,
-        ),
+        _answer(_ANSWER_HELP),
         click.option(
             "--except",
             "excepted",

@@ -11,12 +11,11 @@ from ndxdp.cli.diff import show_preview
 from ndxdp.cli.group import Group
 from ndxdp.cli.interface import Named, interface_argument, interface_before
 from ndxdp.cli.options import (
-    ANSWER_HELP,
+    answering,
     dry_run_option,
     force_option,
     json_option,
     list_files,
-    output_device,
     verbosity,
 )
 from ndxdp.cli.output import print_parts
@@ -57,43 +56,7 @@ def _adding(command: _F) -> _F:
             metavar="NAME",
             help="Origin of the rules: a name that you choose, to find and delete them by.",
         ),
-        click.option(
-            "--lladdr", metavar="MAC", help="Advertise this MAC. Default: the interface's."
-        ),
-        click.option(
-            "--dad",
-            type=click.Choice(["defend", "ignore"]),
-            default="defend",
-            show_default=True,
-            help="Answer Duplicate Address Detection for the prefix (defend), or not (ignore).",
-        ),
-        click.option(
-            "--override/--no-override",
-            default=False,
-            show_default=True,
-            help="Set or clear the O flag of the answers.",
-        ),
-        click.option(
-            "--router/--no-router",
-            default=True,
-            show_default=True,
-            help="Set or clear the R flag of the answers.",
-        ),
-        click.option(
-            "--na-source",
-            default="target",
-            show_default=True,
-            metavar="SOURCE",
-            help="Source address of the answers: target, link-local, or an address.",
-        ),
-        output_device,
-        click.option(
-            "--answer",
-            type=click.Choice(["always", "local", "routed", "neighbour", "never"]),
-            default="always",
-            show_default=True,
-            help=f"{ANSWER_HELP} With never, make a hole in a wider prefix.",
-        ),
+        answering,
         list_files("Add each prefix in this file, one per line; - for stdin."),
         interface_before("[PREFIX]..."),
     ):
