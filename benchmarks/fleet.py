@@ -36,7 +36,8 @@ from benchmarks.daemon import _answers, _cpu, _kilobytes
 from benchmarks.wire import REPOSITORY
 from lab import private
 from lab.capture import packet_socket
-from lab.etcd_nodes import EtcdNodes, encode
+from lab.etcd_member import encode
+from lab.etcd_nodes import EtcdNodes
 from lab.fleet import KEYS, ROUTER, ROUTER_MAC, SEGMENT, SHARED, Fleet
 from lab.nodes import LINK, wait_until
 from ndxdp.ndp.message import solicit

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 
-from lab.etcd_nodes import EtcdMember, EtcdNodes
+from lab.etcd_nodes import EtcdNode, EtcdNodes
 from lab.nodes import LINK, LabNetwork, Node, wait_until
 from lab.topology import LabError, build_xdp_pass, enter, run_command
 
@@ -230,7 +230,7 @@ class Fleet(LabNetwork):
             self._connect_lab()
             names = [f"m{number}" for number in range(1, members + 1)]
             self.etcd = EtcdNodes(
-                [EtcdMember(name, f"10.0.0.{10 + n}", folder) for n, name in enumerate(names, 1)]
+                [EtcdNode(name, f"10.0.0.{10 + n}", folder) for n, name in enumerate(names, 1)]
             )
             for member in self.etcd.members:
                 self._add_namespace(member.name)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.etcd_member import encode
 from ndxdp.sources import etcd as source
 from ndxdp.sources import etcd_api, etcd_session, http
 from ndxdp.sources.etcd_api import EtcdApi
@@ -173,7 +174,7 @@ def test_a_bad_value_is_refused_alone(one: Cluster, caplog: pytest.LogCaptureFix
 def test_a_key_that_is_not_utf8(one: Cluster) -> None:
     one.call(
         "/v3/kv/put",
-        {"key": etcd.encode(etcd.DIRECTORY.encode() + b"vlan7/\xff"), "value": etcd.encode("x")},
+        {"key": encode(etcd.DIRECTORY.encode() + b"vlan7/\xff"), "value": encode("x")},
     )
     with following(settings_of(one)) as follower:
         eventually(lambda: follower.refused)
@@ -351,8 +352,8 @@ def test_three_members_of_which_some_fail(privacy: None, tmp_path: Path, hasty: 
                 cluster.call(
                     "/v3/kv/put",
                     {
-                        "key": etcd.encode(f"{etcd.DIRECTORY}vlan7/{number}"),
-                        "value": etcd.encode(f'{{"prefix": "{address(number)}"}}'),
+                        "key": encode(f"{etcd.DIRECTORY}vlan7/{number}"),
+                        "value": encode(f'{{"prefix": "{address(number)}"}}'),
                     },
                     living,
                 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.etcd_member import encode
 from ndxdp.sources.etcd_lease import guard_of
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from tests.fixtures import etcd
@@ -63,7 +64,7 @@ def test_a_lease_is_granted_renewed_and_revoked(one: Cluster) -> None:
 
 
 def key(name: str, lease: int) -> dict[str, object]:
-    return {"key": etcd.encode(name), "value": etcd.encode("x"), "lease": str(lease)}
+    return {"key": encode(name), "value": encode("x"), "lease": str(lease)}
 
 
 # ---- members that fail ---------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lab.etcd_member import encode
 from ndxdp.sources import etcd as source
 from ndxdp.sources import etcd_api, etcd_session
 from ndxdp.sources.etcd_api import EtcdApi
@@ -60,7 +61,7 @@ def put(cluster: Cluster, values: dict[str, str]) -> int:
 
 
 def delete(cluster: Cluster, name: str) -> None:
-    cluster.call("/v3/kv/deleterange", {"key": etcd.encode(ROOT + name)})
+    cluster.call("/v3/kv/deleterange", {"key": encode(ROOT + name)})
 
 
 def keys(values: dict[str, str]) -> dict[str, bytes]:
@@ -96,7 +97,7 @@ def test_items_have_their_lease(one: Cluster) -> None:
     lease = one.call("/v3/lease/grant", {"TTL": "60", "ID": "77"})["ID"]
     with watching(settings_of(one), *ALL) as watcher:
         watcher.connects()
-        asked = {"key": etcd.encode(ROOT + "members/s/h1"), "value": etcd.encode("m")}
+        asked = {"key": encode(ROOT + "members/s/h1"), "value": encode("m")}
         one.call("/v3/kv/put", {**asked, "lease": lease})
         watcher.becomes(keys({"members/s/h1": "m"}))
         assert watcher.batches[-1].items[0].lease == 77
@@ -212,7 +213,7 @@ def test_a_member_that_hangs_is_left(privacy: None, tmp_path: Path, number: sign
             hung = members[watcher.watcher.endpoint]
             hung.signal(number)
             eventually(lambda: watcher.watcher.endpoint != hung.url, within=10)
-            asked = {"key": etcd.encode(ROOT + "shared/s/b"), "value": etcd.encode("2")}
+            asked = {"key": encode(ROOT + "shared/s/b"), "value": encode("2")}
             three.call("/v3/kv/put", asked, three.leader())
             watcher.becomes(keys({"shared/s/a": "1", "shared/s/b": "2"}))
             assert sum(batch.begins for batch in watcher.batches) == 1

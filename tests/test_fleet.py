@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import pytest
 
 from lab import private
-from lab.etcd_nodes import HolderLog, holder_log
 from lab.fleet import (
     KEYS,
     ROUTER,
@@ -23,6 +22,7 @@ from lab.fleet import (
     shared_address,
     shared_name,
 )
+from lab.holder_log import HolderLog, holder_log
 from lab.judge import Judge
 from lab.verdict import gaps, unexplained
 from tests.fixtures.network import NDXDP, eventually

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from lab.etcd_member import encode
 from ndxdp.cli.fleet_options import Connection
 from ndxdp.errors import NdxdpError
 from ndxdp.inventory import changes
@@ -45,7 +46,7 @@ def started(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def one(started: Cluster) -> Iterator[Cluster]:
     """Return the member, without keys."""
     yield started
-    started.call("/v3/kv/deleterange", {"key": etcd.encode("/"), "range_end": etcd.encode("0")})
+    started.call("/v3/kv/deleterange", {"key": encode("/"), "range_end": encode("0")})
 
 
 def fleet(*words: str, stdin: str = "") -> Done:
@@ -74,8 +75,8 @@ def keys(cluster: Cluster, beginning: str = "") -> dict[str, str]:
     """Return the keys below PREFIX/v1/ with their values."""
     start = ROOT + beginning
     asked = {
-        "key": etcd.encode(start),
-        "range_end": etcd.encode(start[:-1] + chr(ord(start[-1]) + 1)),
+        "key": encode(start),
+        "range_end": encode(start[:-1] + chr(ord(start[-1]) + 1)),
     }
     found = cluster.call("/v3/kv/range", asked).get("kvs", [])
     return {
@@ -92,7 +93,7 @@ def put(cluster: Cluster, **values: Any) -> None:
 
 def remove(cluster: Cluster, *names: str) -> None:
     for name in names:
-        cluster.call("/v3/kv/deleterange", {"key": etcd.encode(ROOT + name)})
+        cluster.call("/v3/kv/deleterange", {"key": encode(ROOT + name)})
 
 
 def members(cluster: Cluster, *hosts: str, segment: str = "vlan7") -> None:

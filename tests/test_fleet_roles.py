@@ -6,8 +6,8 @@ import re
 import time
 from pathlib import Path
 
+from lab.etcd_member import encode
 from tests.fixtures import etcd
-from tests.fixtures.etcd import encode
 from tests.fixtures.network import REPOSITORY, UPLINK, Network, eventually, ndxdp
 from tests.test_etcd_daemon import ONE
 

@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from lab import private
-from lab.etcd_nodes import holder_log
 from lab.fleet import KEYS, ROUTER, SEGMENT, Fleet, shared_address
+from lab.holder_log import holder_log
 from lab.judge import Judge
 from lab.topology import LabError
 from lab.verdict import (

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import private
-from lab.etcd_nodes import HolderLog, holder_log
 from lab.fleet import KEYS, ROUTER, SEGMENT, Fleet, shared_address
+from lab.holder_log import HolderLog, holder_log
 from lab.judge import Judge
 from lab.topology import LabError, exit_code
 from lab.verdict import Double, Report, unexplained
