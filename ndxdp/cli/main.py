@@ -33,6 +33,7 @@ from ndxdp.cli import (
     service,
     share,
     status,
+    top,
     trace,
     usage,
 )
@@ -164,7 +165,7 @@ for _command in (
     fleet.fleet,
     reload.reload,
     trace.trace,
-    trace.top,
+    top.top,
     doctor.doctor,
     explain.explain,
     help.help_command,
