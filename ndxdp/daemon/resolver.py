@@ -21,12 +21,13 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from ndxdp.config.model import Resolve
 from ndxdp.daemon.neighbour_room import NeighbourRoom, WaitingTargets
 from ndxdp.daemon.resolver_counts import ResolverCounts
+from ndxdp.daemon.searches import Search, Searches, Solicitor
 from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.kernel.bpf_maps import RingBuffer
@@ -44,39 +45,11 @@ from ndxdp.store.records import Resolved
 
 log = logging.getLogger(__name__)
 
-_SOLICITORS_MAX = 8
-"""The most solicitors that one neighbour's advertisement is sent to."""
-
 _TIMEOUT = 5.0
 """Seconds of a search. The kernel gives up after mcast_solicit (3) solicitations, one a second."""
 
 _GRACE = 0.05
 """Seconds for which a search keeps its place even if another one needs it."""
-
-
-class _Solicitor(NamedTuple):
-    """A solicitor that waits for an advertisement.
-
-    Attributes:
-        solicitation: Its solicitation.
-        rule: The rule that matches the target.
-        until: The time after which it is not answered, in s of CLOCK_MONOTONIC.
-    """
-
-    solicitation: Solicitation
-    rule: Match
-    until: float
-
-
-@dataclass
-class _Search:
-    """A neighbour that the kernel is soliciting."""
-
-    ifindex: int
-    began: float  # s of CLOCK_MONOTONIC
-    for_gateway: bool  # it counts against the limit for gateways
-    timeout: asyncio.TimerHandle
-    solicitors: dict[tuple[bytes, bytes], _Solicitor] = field(default_factory=dict)
 
 
 class Resolver:
@@ -107,9 +80,7 @@ class Resolver:
         self._loop = asyncio.get_running_loop()
         self.gateways: frozenset[bytes] = frozenset()
         self.holds: Callable[[bytes], bool] = _nothing
-        self._pending: dict[bytes, _Search] = {}
-        self._taken = {False: 0, True: 0}  # searches at work, by for_gateway
-        self._places = max(limits.pending // 2, 1)  # of each kind
+        self._searches = Searches(limits.pending)
         self._monitor: NeighbourMonitor | None = None
         # Opened on the first request, because most hosts have none.
         self._requests: RingBuffer | None = None
@@ -137,7 +108,7 @@ class Resolver:
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        for target in list(self._pending):
+        for target, _ in list(self._searches):
             self._give_up(target)
         self._counts.write()
 
@@ -192,7 +163,7 @@ class Resolver:
 
     def _resolve(self, ns: Solicitation, rule: Match, until: float) -> None:
         """Answer a solicitation once its target is found, until the deadline."""
-        search = self._pending.get(ns.target)
+        search = self._searches.get(ns.target)
         has_room = not self._room.pause and not self._is_collecting
         if search is None and has_room:
             search = self._search(ns, rule)
@@ -202,10 +173,9 @@ class Resolver:
         elif not has_room:
             self._wait(ns, rule, until)
 
-    def _join(self, search: _Search, ns: Solicitation, rule: Match, until: float) -> None:
+    def _join(self, search: Search, ns: Solicitation, rule: Match, until: float) -> None:
         """Answer a solicitation once a search has found its target, until the deadline."""
-        if len(search.solicitors) < _SOLICITORS_MAX or (ns.source, ns.peer) in search.solicitors:
-            search.solicitors[ns.source, ns.peer] = _Solicitor(ns, rule, until)
+        search.join(ns, rule, until)
         # The kernel may know it by now, and then sends no netlink message.
         if self._fib.neighbour(search.ifindex, ns.target).is_valid:
             self._found(ns.target)
@@ -242,9 +212,9 @@ class Resolver:
             while waiting and not self._room.pause:
                 each = waiting[-1]
                 ns = each.solicitation
-                search = self._pending.get(ns.target)
+                search = self._searches.get(ns.target)
                 if search is None:
-                    if not self._has_free_place(ns):
+                    if not self._searches.has_place(for_gateway=self._is_gateway(ns)):
                         break
                     search = self._search(ns, each.rule)
                     if search is None and self._room.pause:
@@ -258,7 +228,7 @@ class Resolver:
         if len(self._waiting) and self._retry is None:
             self._retry_later()
 
-    def _search(self, ns: Solicitation, rule: Match) -> _Search | None:
+    def _search(self, ns: Solicitation, rule: Match) -> Search | None:
         """Have the kernel solicit a target; return None without a place, a route, or room."""
         target = ns.target
         for_gateway = self._is_gateway(ns)
@@ -290,9 +260,8 @@ class Resolver:
         self._room.granted()
         self._counts.add(Resolved(asked=1))
         timeout = self._loop.call_later(_TIMEOUT, self._failed, target)
-        search = _Search(route.ifindex, time.monotonic(), for_gateway, timeout)
-        self._pending[target] = search
-        self._taken[for_gateway] += 1
+        search = Search(route.ifindex, time.monotonic(), for_gateway, timeout)
+        self._searches.add(target, search)
         return search
 
     def _solicit(self, ifindex: int, target: bytes) -> None:
@@ -315,22 +284,17 @@ class Resolver:
         """Return True if a search for a solicitation takes one of the gateways' places."""
         return ns.eth_source == ns.peer and ns.peer in self.gateways
 
-    def _has_free_place(self, ns: Solicitation) -> bool:
-        """Return True if a search for a solicitation has a place without the end of another one."""
-        return self._taken[self._is_gateway(ns)] < self._places
-
     def _has_place(self, for_gateway: bool) -> bool:
         """Return True if one more search has a place; the oldest one may have to end for it."""
-        if self._taken[for_gateway] >= self._places and self._monitor is not None:
+        has_place = partial(self._searches.has_place, for_gateway=for_gateway)
+        if not has_place() and self._monitor is not None:
             self._on_changes()  # some may have been found a moment ago
-        if self._taken[for_gateway] < self._places:
+        if has_place():
             return True
-        oldest = next(
-            target for target, each in self._pending.items() if each.for_gateway == for_gateway
-        )
-        if time.monotonic() - self._pending[oldest].began < _GRACE:
+        target, oldest = self._searches.oldest(for_gateway=for_gateway)
+        if time.monotonic() - oldest.began < _GRACE:
             return False
-        self._give_up(oldest)
+        self._give_up(target)
         self._counts.add(Resolved(refused=1))
         return True
 
@@ -343,12 +307,12 @@ class Resolver:
         if changes is None:
             states = [
                 (target, search.ifindex, self._fib.neighbour(search.ifindex, target))
-                for target, search in self._pending.items()
+                for target, search in self._searches
             ]
         else:
             states = [(each.address, each.ifindex, each.state) for each in changes]
         for target, ifindex, state in states:
-            search = self._pending.get(target)
+            search = self._searches.get(target)
             if search is None or search.ifindex != ifindex:
                 continue
             if state.is_valid:
@@ -379,10 +343,9 @@ class Resolver:
         except OSError as error:
             log.debug("cannot remove a neighbour entry: %s", error)
 
-    def _drop(self, target: bytes) -> _Search:
+    def _drop(self, target: bytes) -> Search:
         """End a search, and remove the kernel's entry for the solicited-node group."""
-        search = self._pending.pop(target)
-        self._taken[search.for_gateway] -= 1
+        search = self._searches.remove(target)
         search.timeout.cancel()
         self._stop_listening()
         try:
@@ -393,14 +356,14 @@ class Resolver:
 
     def _stop_listening(self) -> None:
         """Receive neighbour messages only during a search: a hypervisor has thousands."""
-        if not self._pending and self._monitor is not None:
+        if not self._searches and self._monitor is not None:
             self._loop.remove_reader(self._monitor.fileno())
             self._monitor.close()
             self._monitor = None
 
     # ---- the answer
 
-    def _answer(self, solicitor: _Solicitor) -> None:
+    def _answer(self, solicitor: Solicitor) -> None:
         """Send an advertisement to a solicitor."""
         ns, profile = solicitor.solicitation, solicitor.rule.profile
         try:

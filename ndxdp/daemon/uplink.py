@@ -19,24 +19,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ndxdp.config.model import Announce
 from ndxdp.daemon.admission import Admission
 from ndxdp.daemon.heartbeat import Heartbeats
 from ndxdp.daemon.lifecycle import Answering, Lifecycle
 from ndxdp.daemon.link_index import LinkIndex
 from ndxdp.daemon.packet_loop import PacketLoop
+from ndxdp.daemon.quiet_interface import keep_addresses
 from ndxdp.daemon.resolver import Resolver
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.synchronisation import Synchronisation
 from ndxdp.daemon.uplink_lease import UplinkLease
 from ndxdp.daemon.uplink_state import Health, UplinkState
-from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.daemon.wanted_rules import WantedRules
-from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone, problem_of
-from ndxdp.netlink import links
-from ndxdp.netlink.links import Link
+from ndxdp.errors import InterfaceGone, NdxdpError, problem_of
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
@@ -260,7 +257,9 @@ class Uplink:
         state.health.beginning.hurry()
         quiet = await call(partial(lifecycle.quiet_link, state.spec))
         if quiet is not None:
-            await self._keep_addresses(quiet)
+            await keep_addresses(
+                state, quiet, self._shared, self._status, self._directory, self._kept
+            )
             return
         begun = await call(self._begin)
         if begun is None:
@@ -297,6 +296,12 @@ class Uplink:
             await call(partial(self._end, sync, lost=lost))
             if state.health.answered and not state.stop.is_set():
                 self._released()
+
+    def _kept(self) -> None:
+        """Note that the interface has no MAC, so that the daemon only keeps its addresses."""
+        self.began.set()
+        self._ready(self._state.spec, None)
+        self._settle("")
 
     def _begin(self) -> tuple[Answering | None, Answering] | None:
         """Begin to answer; return None if this uplink was stopped while it waited for its turn."""
@@ -370,34 +375,3 @@ class Uplink:
             health.renewal.succeeded()
         health.show()
         return renewed
-
-    # ---- keeping addresses
-
-    async def _keep_addresses(self, link: Link) -> None:
-        """Keep the addresses of an interface without solicitations, until its spec changes."""
-        state, spec = self._state, self._state.spec
-        name = spec.interface
-        state.follow_links(frozenset((link.ifindex,)))
-        log.info("ndxdp answers nothing on %s: %s", name, links.NO_MAC)
-        for table, wanted in (
-            ("announce", spec.announce != Announce()),
-            ("gateway", spec.gateway.keep),
-        ):
-            if wanted:
-                log.warning("[interface.%s] has no effect on %s: %s", table, name, links.NO_MAC)
-        keeper = AddressKeeper(spec, link, self._directory, links.NO_MAC)
-        try:
-            with self._status.not_answering(name, links.NO_MAC):
-                self.began.set()
-                self._ready(spec, None)
-                self._settle("")
-                async for _ in state.rounds():
-                    if state.spec != spec:
-                        return
-                    present = await self._shared.call(partial(links.find_link, name))
-                    if present is None or present.ifindex != link.ifindex:
-                        raise interface_gone(name)
-                    keeper.notice_changes()
-                    state.health.succeeded(state.health.beginning)
-        finally:
-            await keeper.end()
