@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import selectors
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import private
 from lab.capture import Capture, Message
-from lab.demonstration import NDXDP, check_machine
+from lab.demonstration import (
+    NDXDP,
+    Demonstration,
+    check_machine,
+    read_until_ready,
+    report,
+    report_output,
+)
 from lab.topology import (
     CONTAINER_ADDRESS,
     CONTAINER_PREFIX,
@@ -69,23 +74,22 @@ PS1='lab# '
 """
 
 
-class Demo:
-    """The steps in their order; `differences` lists the outcomes that were not expected."""
+class Demo(Demonstration):
+    """The steps in their order."""
 
     def __init__(self, lab: Lab, ndxdp: Path, mode: str) -> None:
-        self.differences: list[str] = []
+        super().__init__()
         self._lab = lab
         self._ndxdp = ndxdp
         self._mode = mode
-        self._step = ""
 
     def nobody_answers(self) -> None:
-        self._begin("1", "Nobody answers for the container")
+        self.begin("1", "Nobody answers for the container")
         capture = self._ask(ROUTER_ADDRESS, expect_answers=False)
-        self._expect(not capture.advertisements, "nobody advertises")
+        self.expect(not capture.advertisements, "nobody advertises")
 
     def ndppd_answers(self) -> None:
-        self._begin("2", "ndppd answers, but from an address of the host's")
+        self.begin("2", "ndppd answers, but from an address of the host's")
         ndppd = self._start_ndppd()
         try:
             for source in SOLICITS_FROM:
@@ -94,18 +98,18 @@ class Demo:
                 dropped = self._lab.dropped().advertisements - before
                 report(f"    the filter dropped {dropped} advertisements")
                 sent = capture.advertisements
-                self._expect(bool(sent), "ndppd answers")
-                self._expect(
+                self.expect(bool(sent), "ndppd answers")
+                self.expect(
                     all(na.source in (HOST_ADDRESS, HOST_LINK_LOCAL) for na in sent),
                     "ndppd's source is the host's",
                 )
-                self._expect(dropped == len(sent), "the filter drops each of ndppd's answers")
-            self._expect(ndppd.poll() is None, "ndppd keeps running")
+                self.expect(dropped == len(sent), "the filter drops each of ndppd's answers")
+            self.expect(ndppd.poll() is None, "ndppd keeps running")
         finally:
             stop(ndppd)
 
     def ndxdp_answers(self) -> None:
-        self._begin("3", f"ndxdp answers, from the target ({self._mode})")
+        self.begin("3", f"ndxdp answers, from the target ({self._mode})")
         ndxdp = self._start_ndxdp()
         try:
             before = self._lab.dropped().advertisements
@@ -113,11 +117,11 @@ class Demo:
                 capture = self._ask(source, expect_answers=True)
                 self._expect_right_answers(capture, SOLICITS_FROM[source])
                 neighbour = self._lab.neighbour(ROUTER, CONTAINER_ADDRESS)
-                self._expect(neighbour.lladdr == HOST_MAC, "the router learns the host's MAC")
+                self.expect(neighbour.lladdr == HOST_MAC, "the router learns the host's MAC")
             self._expect_right_answers(self._probe(), ROUTER_LINK_LOCAL)
             dropped = self._lab.dropped().advertisements - before
-            self._expect(dropped == 0, "the filter drops none of ndxdp's answers")
-            self._expect(ndxdp.poll() is None, "ndxdp keeps running")
+            self.expect(dropped == 0, "the filter drops none of ndxdp's answers")
+            self.expect(ndxdp.poll() is None, "ndxdp keeps running")
             self._show_status()
         finally:
             stop(ndxdp)
@@ -135,12 +139,12 @@ class Demo:
         show(capture.messages)
         report(f"    {received} of {count} pings answered; {describe_neighbour(*neighbour)}")
         if expect_answers:
-            self._expect(received == count, "every ping is answered")
+            self.expect(received == count, "every ping is answered")
         else:
-            self._expect(received == 0, "no ping is answered")
-            self._expect(neighbour.state == "FAILED", "the router's neighbour entry is FAILED")
+            self.expect(received == 0, "no ping is answered")
+            self.expect(neighbour.state == "FAILED", "the router's neighbour entry is FAILED")
         solicits_from = {ns.source for ns in capture.solicitations}
-        self._expect(
+        self.expect(
             solicits_from == {SOLICITS_FROM[source]},
             f"the router solicits from {SOLICITS_FROM[source]}",
         )
@@ -159,8 +163,8 @@ class Demo:
         report("  router# ip neighbour change ... nud probe")
         show(capture.messages)
         report(f"    {describe_neighbour(*neighbour)}")
-        self._expect(neighbour.state == "REACHABLE", "the NUD probe leaves the entry REACHABLE")
-        self._expect(
+        self.expect(neighbour.state == "REACHABLE", "the NUD probe leaves the entry REACHABLE")
+        self.expect(
             any(ns.destination == CONTAINER_ADDRESS for ns in capture.solicitations),
             "the NUD probe is unicast",
         )
@@ -168,15 +172,15 @@ class Demo:
 
     def _expect_right_answers(self, capture: Capture, solicits_from: IPv6Address) -> None:
         answers = [na for na in capture.advertisements if na.target == CONTAINER_ADDRESS]
-        self._expect(bool(answers), f"ndxdp answers {solicits_from}")
-        self._expect(
+        self.expect(bool(answers), f"ndxdp answers {solicits_from}")
+        self.expect(
             all(na.source == CONTAINER_ADDRESS for na in answers), "source and target are the same"
         )
-        self._expect(
+        self.expect(
             all(na.destination == solicits_from for na in answers),
             f"the answer goes to {solicits_from}",
         )
-        self._expect(all(na.passed for na in answers), "the answer passes the filter")
+        self.expect(all(na.passed for na in answers), "the answer passes the filter")
 
     # ---- the two responders -----------------------------------------------------------------
 
@@ -206,41 +210,14 @@ class Demo:
         process = self._lab.popen(
             *(HOST, str(self._ndxdp), *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert process.stdout is not None
-        output = b""
-        give_up = time.monotonic() + 10
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while selector.select(max(0.0, give_up - time.monotonic())):
-                chunk = os.read(process.stdout.fileno(), 4096)
-                output += chunk
-                if re.search(rb"^ready\b", output, re.MULTILINE | re.IGNORECASE):
-                    return process
-                if not chunk:
-                    break
-        raise LabError("ndxdp did not report that it is ready.", output.decode(errors="replace"))
+        read_until_ready(process)
+        return process
 
     def _show_status(self) -> None:
         report("  host# ndxdp status")
         status = self._lab.run(HOST, str(self._ndxdp), "status", check=False)
-        for line in (status.stdout + status.stderr).splitlines():
-            report(f"    {line}".rstrip())
-        self._expect(status.returncode == 0 and status.stdout != "", "ndxdp status tells something")
-
-    # ---- output ------------------------------------------------------------------------------
-
-    def _begin(self, step: str, title: str) -> None:
-        self._step = step
-        report(f"\n{step}. {title}")
-
-    def _expect(self, holds: bool, claim: str) -> None:
-        difference = f"step {self._step}: not true: {claim}"
-        if not holds and difference not in self.differences:
-            self.differences.append(difference)
-
-
-def report(line: str) -> None:
-    print(line, flush=True)
+        report_output(status.stdout + status.stderr)
+        self.expect(status.returncode == 0 and status.stdout != "", "ndxdp status tells something")
 
 
 def show(messages: list[Message]) -> None:
@@ -274,16 +251,9 @@ def run_demo(ndxdp: Path, mode: str) -> int:
             demo.ndxdp_answers()
         except LabError as error:
             demo.differences.append(str(error))
-    if demo.differences:
-        report("\nNOT as expected:")
-        for difference in demo.differences:
-            report("  " + difference.strip().replace("\n", "\n    "))
-        return 1
-    report(
-        "\nAs expected: ndppd's answers were dropped, ndxdp's were accepted,"
-        " and the container is reached."
+    return demo.end(
+        "ndppd's answers were dropped, ndxdp's were accepted, and the container is reached."
     )
-    return 0
 
 
 def shell() -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import demonstration
-from lab.demo import report
+from lab.demonstration import Demonstration, report, report_output
 from lab.fleet import GATEWAY, ROUTER, SEGMENT, Fleet, FleetHost, shared_address, shared_name
 from lab.judge import Judge
 from lab.nodes import wait_until
@@ -34,21 +34,23 @@ _INTERVAL = 0.02  # seconds between two pings
 _PERIOD = 1 / 100  # seconds between two solicitations of an address
 
 
-class Demo:
-    """The steps in their order; `differences` lists the outcomes that were not expected."""
+class Demo(Demonstration):
+    """The steps in their order."""
 
     def __init__(self, fleet: Fleet, judge: Judge) -> None:
-        self.differences: list[str] = []
+        super().__init__()
         self._fleet, self._judge = fleet, judge
 
     @property
     def _address(self) -> str:
         return shared_address(1)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the daemons, write the addresses to etcd, and show who answers."""
         fleet, host = self._fleet, self._fleet.hosts[0]
-        report("\n1. ndxdp on three hosts, and six addresses in etcd: each address has one host")
+        self.begin(
+            "1", "ndxdp on three hosts, and six addresses in etcd: each address has one host"
+        )
         report("  h1# ndxdp run -c ndxdp.toml\n      and so on h2 and h3")
         fleet.start()
         fleet.settle()
@@ -65,7 +67,7 @@ class Demo:
     def kill(self) -> None:
         """Kill the daemon that answers for the first address."""
         host = self._holder()
-        report(f"\n2. The daemon of {host.name} is killed. No other host may answer too early:")
+        self.begin("2", f"The daemon of {host.name} is killed. No other host may answer too early:")
         report(f"   its rules end in the kernel, before its lease of {LEASE} s ends in etcd")
         assert host.process is not None
         self._lose(host, host.kill, f"{host.name}# kill -9 {host.process.pid}", LEASE + 1)
@@ -74,7 +76,7 @@ class Demo:
     def power_off(self) -> None:
         """Take both links of the host that answers away."""
         host = self._holder()
-        report(f"\n3. The power of {host.name} fails")
+        self.begin("3", f"The power of {host.name} fails")
 
         def fail() -> None:
             host.cut_from_etcd()
@@ -87,7 +89,7 @@ class Demo:
     def freeze(self) -> None:
         """Stop the daemon that answers, and let it go on later."""
         host = self._holder()
-        report(f"\n4. The daemon of {host.name} hangs, and wakes up when another host answers")
+        self.begin("4", f"The daemon of {host.name} hangs, and wakes up when another host answers")
         self._lose(host, host.suspend, f"{host.name}# kill -STOP", LEASE + 1)
         since = time.monotonic()
         host.resume()
@@ -96,12 +98,12 @@ class Demo:
         spans = self._judge.report(since).spans[self._address]
         silent = all(host.mac not in span.macs for span in spans)
         report(f"    {host.name} answers for it: {'no' if silent else 'YES'}")
-        self._expect(silent, "a daemon that wakes up answers for nothing")
+        self.expect(silent, "a daemon that wakes up answers for nothing")
 
     def drain(self) -> None:
         """Drain the host that answers."""
         host = self._holder()
-        report(f"\n5. {host.name} needs a reboot: it hands over first")
+        self.begin("5", f"{host.name} needs a reboot: it hands over first")
         self._lose(host, host.drain, f"{host.name}# ndxdp fleet drain", 0.2)
         host.undrain()
 
@@ -110,7 +112,7 @@ class Demo:
         found = self._judge.report()
         report(f"\nThe router has solicited {found.sent} times meanwhile:")
         report(f"    {len(found.doubles)} solicitations were answered by two hosts")
-        self._expect(not found.doubles, "no solicitation is answered by two hosts")
+        self.expect(not found.doubles, "no solicitation is answered by two hosts")
 
     # ---- helpers
 
@@ -138,8 +140,8 @@ class Demo:
             f"    nobody answered for {silent:.2f} s;"
             f" {len(pings.lost)} of {pings.sent} pings were lost"
         )
-        self._expect(silent <= bound, f"another host answers within {bound:g} s")
-        self._expect(pings.sent > len(pings.lost), "the pings go on")
+        self.expect(silent <= bound, f"another host answers within {bound:g} s")
+        self.expect(pings.sent > len(pings.lost), "the pings go on")
 
     def _repair(self, host: FleetHost) -> None:
         host.restore()
@@ -158,19 +160,14 @@ class Demo:
         answered = self._fleet.router.ping(self._address)
         text = "answered" if answered else "NO ANSWER"
         report(f"  router# ping -c 1 {self._address}: {text}, by {self._answering()}")
-        self._expect(answered == 1, "the router reaches the address")
+        self.expect(answered == 1, "the router reaches the address")
 
     def _show_status(self) -> None:
         host = self._fleet.hosts[0]
         report("  h1# ndxdp fleet status")
         shown = host.ndxdp("fleet", "status", "-c", str(host.file), check=False)
-        for line in (shown.stdout + shown.stderr).splitlines():
-            report(f"    {line}".rstrip())
-        self._expect(shared_name(1) in shown.stdout, "ndxdp fleet status lists the addresses")
-
-    def _expect(self, holds: bool, claim: str) -> None:
-        if not holds and claim not in self.differences:
-            self.differences.append(claim)
+        report_output(shown.stdout + shown.stderr)
+        self.expect(shared_name(1) in shown.stdout, "ndxdp fleet status lists the addresses")
 
 
 def run_demo(ndxdp: Path) -> int:
@@ -184,7 +181,7 @@ def run_demo(ndxdp: Path) -> int:
         with Judge(ROUTER, addresses, 1 / _PERIOD) as judge:
             demo = Demo(fleet, judge)
             try:
-                demo.begin()
+                demo.start()
                 demo.kill()
                 demo.power_off()
                 demo.freeze()
@@ -192,13 +189,7 @@ def run_demo(ndxdp: Path) -> int:
             except LabError as error:
                 demo.differences.append(str(error))
             demo.verdict()
-    if demo.differences:
-        report("\nNOT as expected; not true:")
-        for difference in demo.differences:
-            report("  " + difference.strip().replace("\n", "\n    "))
-        return 1
-    report("\nAs expected: whatever fails, exactly one host answers, and the pings go on.")
-    return 0
+    return demo.end("whatever fails, exactly one host answers, and the pings go on.")
 
 
 @exit_code

@@ -8,9 +8,6 @@ namespaces, which vanish however the program ends.
 from __future__ import annotations
 
 import json
-import os
-import re
-import selectors
 import subprocess
 import sys
 import time
@@ -20,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import demonstration
-from lab.demo import report
+from lab.demonstration import Demonstration, read_until_ready, report, report_output
 from lab.nodes import LINK, Node, wait_until
 from lab.shared_prefix import HOST, INTERNET_ADDRESS, LAN0, LAN1, PREFIX, SharedLab
 from lab.topology import LabError, enter, exit_code, stop
@@ -32,28 +29,29 @@ PICTURE = """\
 """
 
 
-class Demo:
-    """The steps in their order; `differences` lists the outcomes that were not expected."""
+class Demo(Demonstration):
+    """The steps in their order."""
 
     def __init__(self, lab: SharedLab, ndxdp: Path) -> None:
-        self.differences: list[str] = []
+        super().__init__()
         self._lab = lab
         self._ndxdp = ndxdp
         self._laptop = lab.client("laptop", LAN0, up=False)
         self._phone = lab.client("phone", LAN1, up=False)
 
     def without(self) -> None:
-        report("\n1. Without ndxdp: the neighbour has an address, the hosts behind have none")
+        self.begin("1", "Without ndxdp: the neighbour has an address, the hosts behind have none")
         self._show_addresses(self._lab.neighbour)
         self._laptop.ip(f"link set {LINK} up")
         time.sleep(4.2)  # radvd advertises every 3 to 4 seconds
         self._show_addresses(self._laptop)
-        self._expect(not self._laptop.addresses(PREFIX), "the laptop has no address")
+        self.expect(not self._laptop.addresses(PREFIX), "the laptop has no address")
 
     def share(self) -> subprocess.Popen[str]:
         """Start ndxdp, and show what it prints until it is ready."""
         words = ("share", LINK, LAN0, LAN1)
-        report(f"\n2. With ndxdp\n  host# ndxdp {' '.join(words)}")
+        self.begin("2", "With ndxdp")
+        report(f"  host# ndxdp {' '.join(words)}")
         process = subprocess.Popen(
             enter(HOST, (str(self._ndxdp), *words)),
             stdin=subprocess.DEVNULL,
@@ -61,26 +59,11 @@ class Demo:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert process.stdout is not None
-        output = b""
-        give_up = time.monotonic() + 10
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while selector.select(max(0.0, give_up - time.monotonic())):
-                chunk = os.read(process.stdout.fileno(), 4096)
-                output += chunk
-                if not chunk or re.search(rb"^ready\b", output, re.MULTILINE):
-                    break
-        text = output.decode(errors="replace")
-        if not re.search(r"^ready\b", text, re.MULTILINE):
-            stop(process)
-            raise LabError("ndxdp did not report that it is ready.", text)
-        for line in text.splitlines():
-            report(f"    {line}".rstrip())
+        report_output(read_until_ready(process))
         return process
 
     def reached(self) -> None:
-        report("\n3. They get addresses, and everybody reaches everybody")
+        self.begin("3", "They get addresses, and everybody reaches everybody")
         lab = self._lab
         self._phone.ip(f"link set {LINK} up")
         lab.wait_for_addresses(self._laptop, self._phone)
@@ -93,33 +76,28 @@ class Demo:
         self._ping(self._laptop, phone)
         report("  host# ndxdp hosts")
         listed = self._lab.host.run(str(self._ndxdp), "hosts", check=False)
-        for line in (listed.stdout + listed.stderr).splitlines():
-            report(f"    {line}".rstrip())
-        self._expect(str(laptop) in listed.stdout, "ndxdp hosts lists the laptop")
+        report_output(listed.stdout + listed.stderr)
+        self.expect(str(laptop) in listed.stdout, "ndxdp hosts lists the laptop")
 
     def duplicate(self) -> None:
-        report("\n4. The neighbour tries to take the phone's address")
+        self.begin("4", "The neighbour tries to take the phone's address")
         address, neighbour = self._phone.slaac(PREFIX), self._lab.neighbour
         report(f"  neighbour# ip address add {address}/64 dev {LINK}")
         neighbour.ip(f"address add {address}/64 dev {LINK}")
         wait_until(lambda: neighbour.dad(address) in ("valid", "failed"), "DAD has no result", 5)
         state = neighbour.dad(address)
         report(f"    Duplicate Address Detection: {state}")
-        self._expect(state == "failed", "the duplicate is found")
+        self.expect(state == "failed", "the duplicate is found")
 
     def _ping(self, node: Node, target: IPv6Address) -> None:
         answered = node.ping(target)
         report(f"  {node.name}# ping -c 1 {target}: {'answered' if answered else 'NO ANSWER'}")
-        self._expect(answered == 1, f"{node.name} reaches {target}")
+        self.expect(answered == 1, f"{node.name} reaches {target}")
 
     def _show_addresses(self, node: Node) -> None:
         shown = json.loads(node.run("ip", "-j", "-6", "address", "show", "dev", LINK).stdout)
         texts = [entry["local"] for link in shown for entry in link.get("addr_info", [])]
         report(f"  {node.name}: {', '.join(texts)}")
-
-    def _expect(self, holds: bool, claim: str) -> None:
-        if not holds and claim not in self.differences:
-            self.differences.append(claim)
 
 
 def run_demo(ndxdp: Path) -> int:
@@ -138,13 +116,7 @@ def run_demo(ndxdp: Path) -> int:
                 stop(process)
         except LabError as error:
             demo.differences.append(str(error))
-    if demo.differences:
-        report("\nNOT as expected; not true:")
-        for difference in demo.differences:
-            report("  " + difference.strip().replace("\n", "\n    "))
-        return 1
-    report("\nAs expected: hosts on both sides use one /64, and each reaches the others.")
-    return 0
+    return demo.end("hosts on both sides use one /64, and each reaches the others.")
 
 
 @exit_code
