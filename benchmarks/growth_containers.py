@@ -1,4 +1,4 @@
-"""The curves of containers: starts beside others that run, and beside announcements; reloads."""
+"""The curves of containers: starts while others run, starts during announcements, reloads."""
 
 from __future__ import annotations
 

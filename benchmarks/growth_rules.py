@@ -120,7 +120,7 @@ def _reload_few(bench: Bench, count: int) -> Figures:
 
 
 def _change(bench: Bench, lines: Iterable[str], room: int, *words: str) -> Figures:
-    """Add or delete a rule, beside those of a list that a daemon has."""
+    """Add or delete a rule while a daemon has those of a list."""
     bench.file("list", lines)
     configuration = bench.file("it.toml", [_interface(_table("file", "list"), room)])
     found: dict[str, float] = {}

@@ -283,7 +283,7 @@ def _overlay() -> Path:
 def main() -> int:
     """Run one of three stages: the overlay's namespaces, the overlay, and the pictures in it."""
     parser = argparse.ArgumentParser(description="Take pictures of the status page.")
-    parser.add_argument("directory", type=Path, help="where the pictures go")
+    parser.add_argument("directory", type=Path, help="the folder for the pictures")
     parser.add_argument(
         "--stage", choices=["namespace", "overlay", "pictures"], default="namespace"
     )

@@ -38,7 +38,7 @@ _ANNOUNCEMENTS, _ANNOUNCEMENT_PAUSE = 5, 0.1
 
 
 class Host(Node):
-    """One of the two hosts.
+    """A host of the two.
 
     Attributes:
         letter: `a` or `b`.

@@ -33,7 +33,7 @@ class NdxdpError(Exception):
 
     @property
     def summary(self) -> str:
-        """The message, and how many errors there are beside it."""
+        """The message, and how many further errors there are."""
         return f"{self.message} (and {len(self.also)} more)" if self.also else self.message
 
 

@@ -23,7 +23,7 @@ _FILE = "/etc/ndxdp/ndxdp.toml"
 
 @click.command()
 @click.argument("file", metavar="[FILE]", required=False)
-@click.option("-c", "--config", "other", metavar="FILE", hidden=True, help="The same as FILE.")
+@click.option("-c", "--config", "other", metavar="FILE", hidden=True, help="Alias of FILE.")
 @json_option
 @verbosity
 def check(file: str | None, other: str | None, as_json: bool) -> None:

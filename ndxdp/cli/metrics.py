@@ -71,7 +71,7 @@ def exporter(listen: str, ipv6only: bool, all_classes: bool) -> None:
 
 
 def _is_readable(both: Trees, notifier: Notifier | None = None) -> bool:
-    """Return True if there is something to serve; log why not, when the first attempt fails.
+    """Return True if there is something to serve; otherwise log why not, at the first attempt.
 
     Args:
         both: The directories of pins and files.

@@ -1,4 +1,4 @@
-"""What the commands that serve until interrupted have in common: `run` and `share`."""
+"""Serving until an interrupt, for the commands `run` and `share`."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def hosts_per_mac(max_hosts: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One prefix on both sides of this host: a table [[share]].
+    """A table [[share]]: one prefix on both sides of this host.
 
     Attributes:
         upstream: The name of the interface that faces the upstream.

@@ -25,7 +25,7 @@ _V = TypeVar("_V")
 
 
 class RuleValue(NamedTuple):
-    """What a value says.
+    """The content of a value.
 
     Attributes:
         prefix: The prefix.

@@ -123,7 +123,7 @@ def _share(
 
 
 def _why_not_here(rule: DraftRule, share: DraftShare, others: list[DraftShare]) -> str:
-    """Return why a rule cannot be part of a share, beside other shares; "" if it can."""
+    """Return why a rule cannot be part of a share, given the other shares; "" if it can."""
     names = (share.upstream, *rule.dev)
     for name in names:
         if len(name.encode()) > INTERFACE_MAX:

@@ -1,4 +1,4 @@
-"""What the files of [etcd] lack on this host, for `ndxdp check`; etcd is not contacted."""
+"""Problems of the files of [etcd] on this host, for `ndxdp check`, which does not contact etcd."""
 
 from __future__ import annotations
 

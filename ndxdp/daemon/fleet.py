@@ -168,7 +168,7 @@ class FleetTask:
         self._on_change()
 
     def _new_history(self) -> None:
-        """Begin anew: etcd was restored, so that its leases and holders are those of the past."""
+        """Start over: etcd was restored, so that its leases and holders are those of the past."""
         log.warning("etcd has another history: shared addresses are given up, and taken later")
         quiet_until = time.monotonic() + self.settings.lease + _QUIET_AFTER
         for segment in self.segments.values():

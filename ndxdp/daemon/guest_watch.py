@@ -109,7 +109,7 @@ class GuestWatch:
     # ---- what Guests asks (upstream.guests.Kernel)
 
     def covers(self, address: bytes) -> bool:
-        """Return True if a `neighbour` rule answers for an address, wherever it lives."""
+        """Return True if a `neighbour` rule answers for an address, on whichever link it lives."""
         return self._neighbour_rule(address) is not None
 
     def profile(self, address: bytes, ifindex: int) -> Profile | None:

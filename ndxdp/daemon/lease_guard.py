@@ -1,4 +1,4 @@
-"""The right of the daemon to send frames for an address: its own fence beside the program's."""
+"""The right of the daemon to send frames for an address: a fence in addition to the program's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LeaseGuard:
     """Tells for which addresses of one interface the daemon may send a frame now.
 
     For a leased address, that is only while the host's lease lasts. The daemon may have been
-    stopped at any time, so whoever sends a frame asks right before. For the event loop's thread
+    stopped at any time, so each sender of a frame asks right before. For the event loop's thread
     only.
     """
 

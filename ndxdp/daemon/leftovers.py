@@ -1,4 +1,4 @@
-"""State of interfaces that are gone, which matched a pattern while no daemon ran."""
+"""State of interfaces that matched a pattern, and that disappeared while no daemon ran."""
 
 from __future__ import annotations
 

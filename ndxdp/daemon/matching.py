@@ -72,7 +72,7 @@ class Matching:
     def update(
         self, links: Mapping[int, NamedLink | None]
     ) -> tuple[list[Instance], list[Instance]]:
-        """Take what has changed: links by index, None for those that are gone.
+        """Apply changes of links, by their index; None stands for a link that has disappeared.
 
         Returns:
             The instances that have ended, and those that have begun.

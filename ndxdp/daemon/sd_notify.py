@@ -26,7 +26,7 @@ class Notifier:
         """Seconds within which alive() must be called; 0 for never."""
 
     def starting(self) -> None:
-        """Notify that the start makes progress, so that systemd's time limit begins anew."""
+        """Notify that the start makes progress, so that systemd extends its time limit."""
         self._send(f"EXTEND_TIMEOUT_USEC={_START_TIME * 1_000_000}")
 
     def ready(self, status: str) -> None:

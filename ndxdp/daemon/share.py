@@ -1,4 +1,4 @@
-"""One share of the daemon: learning hosts, routing to them, answering and relaying.
+"""A share of the daemon: learning hosts, routing to them, answering and relaying.
 
 The decisions are those of ndxdp/sharing/, which is pure. This module gives it frames, the state of
 the interfaces and the time, and does what it wants done.
@@ -142,7 +142,7 @@ class ShareTask:
                 await asyncio.sleep(pause)
 
     def leave(self, successor: Share | None) -> None:
-        """Have run(), when it is cancelled, remove what is on links that nobody shares any more.
+        """Have run(), when it is cancelled, clean up the links that no share has any more.
 
         Otherwise everything stays for the next daemon, which adopts it.
 

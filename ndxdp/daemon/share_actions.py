@@ -168,7 +168,7 @@ class ShareActions:
 
         Args:
             link: The link that the node lives on.
-            former: The link that it lived on; None if that is gone.
+            former: The link that it lived on; None if that no longer exists.
             node: MAC and address of the node.
         """
         if former is None or former.link_local == UNSPECIFIED or former.mac == link.mac:

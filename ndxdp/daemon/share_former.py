@@ -1,4 +1,4 @@
-"""What an earlier daemon has left of a share: its report, in the terms of this process."""
+"""The report of a share by an earlier daemon, in the terms of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ndxdp.runtime.share_report import ShareReport
 
 
 class FormerHost(NamedTuple):
-    """What is known of a learned host whose route is adopted.
+    """A learned host whose route is adopted.
 
     Attributes:
         mac: Its MAC, 6 bytes; None if it is unknown.

@@ -107,7 +107,7 @@ class ShareRoutes:
     def audit(self) -> None:
         """Compare with the kernel's routes, and report those that are missing.
 
-        A host whose route was another program's gets one of ours when that one is gone.
+        A host whose route was another program's gets one of ours once that one is deleted.
         """
         for address, ifindex in list(self._others.items()):
             if not self.bind(address, ifindex):

@@ -67,7 +67,7 @@ class PacedReader:
 
 
 class LinkSockets:
-    """Both sockets of one interface: solicitations have a queue of their own."""
+    """The two sockets of an interface: solicitations have a queue of their own."""
 
     def __init__(self, ifindex: int, on_frames: OnFrames) -> None:
         """Open the sockets, and begin to read.

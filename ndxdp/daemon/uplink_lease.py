@@ -1,4 +1,4 @@
-"""One interface's part in shared addresses: its fence, and whether its rules are in the maps."""
+"""An interface's part in shared addresses: its fence, and whether its rules are in the maps."""
 
 from __future__ import annotations
 

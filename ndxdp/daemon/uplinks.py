@@ -66,7 +66,7 @@ class Uplinks:
             make: Makes an uplink.
             status: The daemon's status.
             apply_rules: Gives an uplink the rules of the present containers, and of its share.
-            failed: Called when an uplink has ended that was not told to: it could not begin.
+            failed: Called when an uplink has ended by itself, because it could not begin.
         """
         self._make, self._status = make, status
         self._apply_rules, self._failed = apply_rules, failed

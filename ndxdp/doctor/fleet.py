@@ -44,7 +44,7 @@ _DAD_FAILED = 0x08  # IFA_F_DADFAILED: the kernel does not answer for such an ad
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The shared addresses of an interface's segments, and what could answer for them beside ndxdp.
+    """The shared addresses of an interface's segments, and what else could answer for them.
 
     Attributes:
         interface: The interface.

@@ -221,7 +221,7 @@ def _foreign(link: Link, answering: Answering | None) -> tuple[Program, ...]:
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Return findings about ndxdp's program, and about the programs of others beside it."""
+    """Return findings about ndxdp's program, and about other programs on the interface."""
     name = facts.interface
     foreign = [
         note(f"{_called(program)} uses XDP on {name}: `auto` takes tc beside it")

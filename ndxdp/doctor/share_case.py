@@ -81,7 +81,7 @@ class LinkBehind(NamedTuple):
 
     @property
     def about_hosts(self) -> str:
-        """What is known of the hosts, as `3 neighbours`."""
+        """A text on the hosts, such as `3 neighbours`."""
         for count, word in (
             (self.neighbours, "neighbour"),
             (self.learned, "learned host"),
@@ -95,7 +95,7 @@ class LinkBehind(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is behind this host.
+    """The interfaces and prefixes behind this host.
 
     Attributes:
         links: The interfaces that are up, without the uplinks and without ports of bridges.

@@ -8,7 +8,7 @@ from ndxdp.boot_clock import boot_ns
 class LeaseClock:
     """The end of the host's lease, as the maps of all interfaces have it.
 
-    Whoever sends a frame for a leased address compares it with the clock right before.
+    Each sender of a frame for a leased address compares it with the clock right before.
 
     Attributes:
         lease: The id of the lease, or of the last one; 0 before the first.

@@ -72,7 +72,7 @@ class Rivals:
         Few changes of many addresses cost little.
 
         Returns:
-            The single addresses that are new, and those that are gone.
+            The single addresses that are added, and those that are removed.
         """
         now, exact = self._clock(), rules.addresses
         new, gone = exact - self._exact, self._exact - exact

@@ -67,9 +67,9 @@ async def put(
 ) -> list[Change]:
     """Write keys, and return what has changed; a key that has its value already is left alone.
 
-    Other writers may change the same tables meanwhile. Up to 60 keys are written all or none, and
-    only if their prefixes are still free then. For more keys, which etcd would compare with a whole
-    table for each part of them, that is examined afterwards.
+    Other writers may change the same tables at the same time. Up to 60 keys are written all or
+    none, and only if their prefixes are still free then. For more keys, which etcd would compare
+    with a whole table for each part of them, that is examined afterwards.
 
     Args:
         keyspace: The keys.

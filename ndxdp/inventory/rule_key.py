@@ -44,7 +44,7 @@ class RuleKey(NamedTuple):
 
 
 def split_rule_key(text: str) -> RuleKey:
-    """Return the parts of a key that etcd has, whatever they are; a missing part is ""."""
+    """Return the parts of a key that etcd has, valid or not; a missing part is ""."""
     kind, _, rest = text.partition("/")
     host, _, rest = rest.partition("/") if kind == HOSTS else ("", "", rest)
     segment, _, name = rest.partition("/")

@@ -134,7 +134,7 @@ def read() -> set[HostRoute]:
 
 
 class HostRouteMonitor(Subscription):
-    """A netlink socket that reports removed routes to single addresses, whoever had added them.
+    """A netlink socket that reports removed routes to single addresses, of any origin.
 
     fileno() is readable when drain() has something to return. The kernel does not report the routes
     of an interface that was deleted or set down if net.ipv6.route.skip_notify_on_dev_down is 1.

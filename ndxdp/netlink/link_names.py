@@ -83,7 +83,7 @@ def named_link(message: bytes) -> NamedLink:
 def present_links() -> dict[int, NamedLink]:
     """Return all links of this network namespace by their index, in its order.
 
-    A link that is deleted or renamed meanwhile may be there as before; a message says so later.
+    A link that is deleted or renamed during the call may still be listed; a message follows.
 
     Raises:
         OSError: The kernel refused the request.

@@ -1,4 +1,4 @@
-"""Fields of reports, which another version may have written, and which nobody trusts.
+"""Fields of reports: checked, because another version may have written them.
 
 Each function returns a field, or raises TypeError, ValueError or OSError if the value is none.
 """

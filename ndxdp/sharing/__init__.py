@@ -1,1 +1,1 @@
-"""One prefix on both sides of the host: learned hosts, and relayed router advertisements. Pure."""
+"""Sharing a prefix: hosts learned on both sides, router advertisements relayed. Pure."""

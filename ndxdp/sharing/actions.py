@@ -1,4 +1,4 @@
-"""What a share wants done: the results of its decisions. Pure.
+"""The actions that follow from the decisions of a share. Pure.
 
 Addresses have 16 bytes, MACs 6. An interface is named by its index.
 """

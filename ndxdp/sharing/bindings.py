@@ -46,7 +46,7 @@ class Bindings:
         """Return the limit that keeps an address from a MAC, as Hosts.refusal().
 
         Where the table is full, hosts that are silent are asked, so that there is room soon if some
-        of them are gone, or never were there.
+        of them have left, or never existed.
         """
         reason = self.hosts.refusal(address, mac)
         if reason == "limit":
@@ -93,7 +93,7 @@ class Bindings:
         return [Unbind(host.address, host.ifindex)]
 
     def forget(self, hosts: Iterable[LearnedHost]) -> list[Action]:
-        """Forget hosts whose route, prefix or link is gone."""
+        """Forget hosts whose route, prefix or link no longer exists."""
         hosts = list(hosts)
         for host in hosts:
             self.hosts.remove(host.address)

@@ -1,4 +1,4 @@
-"""Who lives where on a share: its decisions on claims and lookups. Pure.
+"""The hosts of a share and their links: decisions on claims and lookups. Pure.
 
 The learner binds an address to the downstream link that claims it first, after it has asked for the
 address on the other links (RFC 6620: first come, first served). The caller passes it every valid
@@ -52,7 +52,7 @@ class Learner:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Those of runtime.share_report.COUNTERS that are the learner's; it counts its actions."""
+        """The learner's part of runtime.share_report.COUNTERS: the numbers of its actions."""
         return self._tally.counters
 
     @property

@@ -1,4 +1,4 @@
-"""Where an address lives: claims and lookups, and the searches that they cause. Pure.
+"""The link that an address lives on: claims, lookups, and the searches that they cause. Pure.
 
 What a message can and cannot do:
 

@@ -1,4 +1,4 @@
-"""What is remembered of addresses for a while, in bounded memory. Pure.
+"""Facts about addresses, remembered for a while in bounded memory. Pure.
 
 Times are seconds of one monotonic clock, addresses have 16 bytes.
 """

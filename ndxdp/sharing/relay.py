@@ -116,7 +116,7 @@ class Relay:
         """Set the interfaces of the share; frames that follow from the change come by tick().
 
         A downstream link that is new or has changed is sent the current advertisements. Without an
-        upstream link, clients are told that this host is no default router (RFC 7084 G-5); prefixes
+        upstream link, clients learn that this host is no default router (RFC 7084 G-5); prefixes
         stay until their lifetimes end. Another index upstream is another link: its routers and
         prefixes are new.
 

@@ -2,7 +2,7 @@
 
 What differs from the router's advertisement (RFC 4389 sections 4.1.2 and 4.1.3.3):
 
-- MACs, source and destination; the P flag is set; the checksum is computed anew.
+- MACs, source and destination; the P flag is set; the checksum is computed again.
 - The option with the sender's MAC has this host's MAC. It is added if there was none.
 - The MTU is the smaller one of the option and the downstream interface's; without an option, the
   downstream interface's MTU is added if it is below the upstream interface's. (Where the upstream

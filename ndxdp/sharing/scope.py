@@ -1,4 +1,4 @@
-"""Which addresses a share may learn. Pure. Addresses have 16 bytes."""
+"""The addresses that a share may learn. Pure. Addresses have 16 bytes."""
 
 from __future__ import annotations
 

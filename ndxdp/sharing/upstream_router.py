@@ -1,4 +1,4 @@
-"""What one router on the upstream link has advertised. Pure.
+"""A router on the upstream link, by its advertisements. Pure.
 
 Section numbers are those of RFC 4861 unless another RFC is named. Times are seconds of one
 monotonic clock.
@@ -147,7 +147,7 @@ class UpstreamRouter:
         self._kept.setdefault(option_key(option), _Kept(option, now, self._round - 1, assumed=True))
 
     def lose(self) -> None:
-        """Take the router as gone until it is heard again, as when its link is down."""
+        """Treat the router as absent until it is heard again, as when its link is down."""
         self._lost = True
 
     def withdraw(self, now: float, absent: Absent) -> None:

@@ -145,7 +145,7 @@ class UpstreamRouters:
                 self._restored[prefix] = end
 
     def lose(self) -> None:
-        """Take all routers as gone until they are heard again, as when their link is down."""
+        """Treat all routers as absent until they are heard again, as when their link is down."""
         for router in self._routers.values():
             router.lose()
 

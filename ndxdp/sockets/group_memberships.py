@@ -138,7 +138,7 @@ class GroupMemberships:
         """Leave the groups that the kernel has dropped, so that update() can join them again.
 
         The kernel drops all groups of an interface whose MTU goes below IPv6's 1280 bytes
-        (addrconf_ifdown()). The sockets still have them, and must leave before they join anew.
+        (addrconf_ifdown()). The sockets still have them, and must leave before they join again.
 
         Returns:
             The number of these groups.

@@ -1,8 +1,8 @@
 """The requests to a container engine: its version, its events, its networks and containers.
 
 Lists of containers and of networks are filtered by id where only some are wanted: with the same
-paths and the same objects as whole lists, a container that has gone is not listed and is no error,
-and one request is about many containers.
+paths and the same objects as whole lists, a container that no longer exists is not listed and is no
+error, and one request is about many containers.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class Watcher:
         self._on_new_history()
 
     async def _read_all(self, api: EtcdApi) -> AsyncGenerator[Batch, None]:
-        """Yield all keys; a revision that is compacted meanwhile makes it begin again."""
+        """Yield all keys; start over if their revision is compacted before the end."""
         while True:
             begins, read, position = True, 0, Position(0, 0, ())
             try:

@@ -164,7 +164,7 @@ class Store:
             return found
 
     async def keepalive(self, lease: int) -> int:
-        """Renew a lease, and return its TTL in seconds, which begins anew.
+        """Renew a lease, and return its TTL in seconds, counted from the renewal.
 
         Raises:
             LeaseLost: etcd does not have the lease.

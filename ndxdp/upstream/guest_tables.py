@@ -1,4 +1,4 @@
-"""What the logic of guests (upstream/guests.py) needs of the kernel and of the announcer. Pure."""
+"""The kernel and the announcer, as the logic of guests (upstream/guests.py) needs them. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ndxdp.netlink.fib import Neighbour
 
 
 class Place(NamedTuple):
-    """Where a guest lives; mac: 6 bytes."""
+    """The place of a guest; mac: 6 bytes."""
 
     ifindex: int
     mac: bytes
@@ -36,10 +36,10 @@ class Announcing(Protocol):
 
 
 class Kernel(Protocol):
-    """What the kernel's tables and the rules have on an address."""
+    """The kernel's tables and the rules, as far as they concern guests."""
 
     def covers(self, address: bytes) -> bool:
-        """Return True if a `neighbour` rule answers for an address, wherever it lives."""
+        """Return True if a `neighbour` rule answers for an address, on whichever link it lives."""
 
     def profile(self, address: bytes, ifindex: int) -> Profile | None:
         """Return how an address is answered for; None if no route leads to it by an interface."""

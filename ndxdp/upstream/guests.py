@@ -1,4 +1,4 @@
-"""Which neighbours behind the host are announced, and when. Pure but for the clock.
+"""Decisions on which neighbours behind the host are announced, and when. Pure but for the clock.
 
 A guest is a live neighbour behind the host that a `neighbour` rule answers for. When it appears, or
 moves to another interface or MAC, the upstream may still send its packets elsewhere: to the host
@@ -228,7 +228,7 @@ class Guests:
         self._noted = set()
 
     def end_survey(self, present: Iterable[tuple[int, Neighbour]]) -> None:
-        """Forget the guests that are not in the kernel's table, nor have appeared meanwhile.
+        """Forget the guests that are not in the kernel's table, and have not appeared since.
 
         Args:
             present: The table, as it was read after begin_survey().
