@@ -600,7 +600,6 @@ def test_removed_addresses_are_not_repeated(wired: Segment, quick: None) -> None
 def test_without_a_socket_for_answers_it_repeats_three_times(
     wired: Segment, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Solicit three times without a socket for answers."""
 
     async def main() -> None:
         async with announcing(wired, announce_config(rate=1000, advertise=False)) as announcer:

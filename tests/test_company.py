@@ -1,4 +1,4 @@
-"""Answering beside other kernels: clients, guests, routers and redundancy protocols.
+"""Answering in the company of other kernels: clients, guests, routers and redundancy protocols.
 
     [netns router] eth0 ==== up0 [this namespace] down0 ==== eth0 [netns guest]
 

@@ -243,7 +243,6 @@ def test_a_lost_event_is_mended_by_a_check(fake: Fake, monkeypatch: pytest.Monke
 
 
 def test_a_slow_engine_is_listed_rarely(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """List all containers of a slow engine rarely."""
     monkeypatch.setattr(docker, "_CHECK_AFTER", 0.01)
 
     def slow(connection: socket.socket) -> None:

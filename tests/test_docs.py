@@ -298,7 +298,6 @@ OTHER: dict[str | tuple[str, str], str] = {
 
 
 def test_the_reload_table_has_every_key() -> None:
-    """Each key and each table of the file has its row."""
     cells = reloaded()
     assert len(cells) > 6
     named = set(re.findall(r"`([^`]+)`", " ".join(cells)))

@@ -1,4 +1,4 @@
-"""The fence: leased rules end with the host's lease, whatever the process does that renews it."""
+"""The fence: leased rules end with the host's lease, even if the process that renews it hangs."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_files_that_are_older_than_the_process(trees: Trees, tmp_path: Path) -> 
 
 
 def test_renewals_lose_nothing_of_other_writers(trees: Trees, tmp_path: Path) -> None:
-    """Write the lease beside a thread that writes rules and settings."""
+    """Write the lease while a thread writes rules and settings."""
     with holding(trees, Mode.TC, tmp_path) as holder, ThreadPoolExecutor(1) as thread:
         holder.renewing.unlink()
         maps, rules = holder.maps, holder.maps.rules()

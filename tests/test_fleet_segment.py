@@ -403,7 +403,7 @@ def test_the_stream_may_be_before_the_answer_to_a_release() -> None:
 
 
 def test_a_release_of_unknown_result_may_still_be_carried_out() -> None:
-    """It would delete the key that this host creates now."""
+    """The release would delete the key that this host creates now."""
     host = Host()
     host.put("a", 1)
     host.hold("a", 1)
@@ -641,7 +641,7 @@ def test_a_move_to_this_host() -> None:
 
 @pytest.mark.parametrize("target", ["h9", "h3", "", ME])
 def test_a_move_without_effect(target: str) -> None:
-    """A host that is dead, or may not have it, or nobody, or the holder itself."""
+    """Move to a dead host, to one that may not have the address, to none, and to the holder."""
     host = Host("h2", "h3")
     host.put("a", 1, hosts=["h1", "h2", "h9"])
     host.hold("a", 1)
@@ -833,7 +833,7 @@ def test_a_younger_key_that_goes_changes_nothing() -> None:
 
 
 def test_an_older_key_waits_for_hosts_that_do_not_know_it() -> None:
-    """They may still acquire the younger key, which has not changed."""
+    """Other hosts may still acquire the younger key, which has not changed."""
     host = Host()
     host.put("b", 1, created=5)
     host.put("a", 1, created=3)

@@ -1,4 +1,4 @@
-"""What a host shows of shared addresses: `explain`, `status`, the page and `prefix list`."""
+"""Shared addresses as a host shows them: `explain`, `status`, the page and `prefix list`."""
 
 from __future__ import annotations
 

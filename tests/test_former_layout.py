@@ -235,7 +235,7 @@ def test_a_kernel_mode_takes_over_files(net: Network) -> None:
 
 
 def test_both_layouts_are_there(net: Network) -> None:
-    """Refuse to choose, where an older ndxdp has attached beside this one."""
+    """Refuse to choose, where an older ndxdp has attached, too."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     (PINS / FORMER / UPLINK).mkdir(parents=True)
     refused = ndxdp("attach", UPLINK)

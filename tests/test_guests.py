@@ -1,4 +1,4 @@
-"""Which neighbours are announced, and when: tables of changes, without a kernel."""
+"""The choice of the neighbours that are announced: tables of changes, without a kernel."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class World:
         self.once += addresses
 
     def forget(self, *addresses: object) -> None:
-        """Both the kernel's entry and the announcer's address."""
+        """Note a removed entry of the kernel, or addresses that the announcer forgets."""
         if isinstance(addresses[0], bytes):
             self.removed.append(addresses[0])
         else:
@@ -285,7 +285,7 @@ def test_a_guest_that_appears_during_a_survey_stays() -> None:
 
 
 def test_lost_changes() -> None:
-    """What was not known before is new; what has another MAC has moved."""
+    """An unknown guest is new; a guest with another MAC has moved."""
     world = World()
     world.change(REACHABLE)
     world.survey(

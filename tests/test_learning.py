@@ -1,4 +1,4 @@
-"""Who lives where on a share: claims, lookups, limits and expiry, against nodes that answer."""
+"""Learning hosts on a share: claims, lookups, limits and expiry, against nodes that answer."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class World:
         assert UP not in self.routes.values()
 
     def wait(self, seconds: float = 1.0) -> list[Action]:
-        """Let time pass; return the actions meanwhile."""
+        """Let time pass; return the actions of that time."""
         first, until = len(self.done), self.now + seconds
         while True:
             reply = self._replies[0][0] if self._replies else until + 1
@@ -338,7 +338,7 @@ def test_a_claim_that_has_failed_is_not_checked_again_at_once(world: World) -> N
 
 @pytest.mark.parametrize(("first", "second"), [(A, B), (B, A), (UP, A), (A, UP)])
 def test_a_node_in_its_probe_need_not_answer(first: int, second: int) -> None:
-    """Until its DAD has ended, it ignores questions: its link is silent, but not free."""
+    """A node ignores questions until its DAD has ended: its link is silent, but not free."""
     for wait in (0.3, 0.55, 0.9):
         world = World()
         world.dad(first)
@@ -354,7 +354,7 @@ def test_a_node_in_its_probe_need_not_answer(first: int, second: int) -> None:
 
 
 def test_a_node_that_moves_during_its_probe(world: World) -> None:
-    """It probes again on the other link, with the same MAC: that is no rival."""
+    """The node probes again on the other link, with the same MAC: that is no rival."""
     world.dad(A)
     world.wait(0.6)
     world.dad(B)
@@ -400,7 +400,7 @@ def test_a_probe_is_answered_although_the_owner_is_slow(world: World, home: int)
 
 
 def test_the_owner_that_probes_again_need_not_answer(world: World) -> None:
-    """Let nobody take the address meanwhile, neither by use nor by an answer."""
+    """No other node takes the address, neither by use nor by an answer."""
     world.learn(A)
     world.nodes.clear()
     world.dad(A)
@@ -828,7 +828,7 @@ def test_the_table_is_limited() -> None:
 
 
 def test_invented_hosts_make_room_for_real_ones() -> None:
-    """Who forges MACs can fill the table; a claim without room has the silent ones asked."""
+    """Forged MACs can fill the table; a claim without room has the silent hosts asked."""
     world = World(max_hosts=40)
     for number in range(16, 36):  # half of them are there
         world.nodes[A, address(number)] = mac(number)

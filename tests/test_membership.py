@@ -264,7 +264,7 @@ def test_groups_survive_ipv6_that_is_switched_off(wired: Segment, switch: str) -
 
 
 def test_any_sequence_of_changes(wired: Segment) -> None:
-    """Join what the last call wanted, and count what is left out, whatever was before."""
+    """Join what the last call wanted, and count what is left out."""
     rng = random.Random(7)
     known = [
         prefix + number.to_bytes(4, "big")

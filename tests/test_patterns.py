@@ -122,7 +122,7 @@ def test_links_that_come_go_and_change_their_names() -> None:
 
 
 def test_what_cannot_be_answered_on_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """Log one line for each, and for each one anew after it was deleted."""
+    """Log one line for each, and for each one again after it was deleted."""
     caplog.set_level(logging.INFO)
     matching = Matching([spec("*")])
     unusable = {
@@ -846,7 +846,7 @@ def test_a_long_start_asks_systemd_for_time(
 
 
 def test_an_interface_that_vanishes_while_it_is_attached(taps: None, tmp_path: Path) -> None:
-    """READY comes nevertheless, and the daemon ends when it is told to."""
+    """READY comes nevertheless, and the daemon ends at SIGTERM."""
     for number in range(20):
         add_tap(f"tap{number}")
     daemon = Daemon(tmp_path, table("tap*", BEHIND))

@@ -1,4 +1,4 @@
-"""Rules that are paused by their class or prefix, beside others that stay: in each mode."""
+"""Rules that are paused by their class or prefix, among others that stay: in each mode."""
 
 from __future__ import annotations
 

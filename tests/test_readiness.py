@@ -146,7 +146,7 @@ def test_it_is_ready_with_and_without_interfaces(net: Network, has_interface: bo
 
 
 def test_one_interface_is_enough(attached: Network) -> None:
-    """Be ready with an interface that can be read beside one that cannot, and not without it."""
+    """Be ready if one of two interfaces can be read, and not if none can."""
     (path,) = network.PINS.glob(f"v*/{UPLINK}")
     broken = path.with_name("broken")
     broken.mkdir()

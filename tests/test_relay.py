@@ -901,7 +901,7 @@ def test_relaying_is_off() -> None:
 
 
 def test_fuzz_of_events() -> None:
-    """Whatever happens, tick() moves on, and what is sent is valid and bounded."""
+    """After any events, tick() moves on, and the sent frames are valid and bounded."""
     chance = random.Random(4389)
     relay = Relay(chance=chance.random)
     pool: list[Packet] = [

@@ -262,7 +262,7 @@ def test_a_client_that_solicits(site: Site) -> None:
 
 
 def test_a_router_that_ends(site: Site) -> None:
-    """Let radvd end: the client's default route is gone at once, its address stays."""
+    """Let radvd end: the client loses its default route at once, and keeps its address."""
     with site.radvd(OLD) as radvd:
         site.host.until(lambda: site.default() and site.address(OLD))
         radvd.terminate()

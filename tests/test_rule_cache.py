@@ -96,7 +96,7 @@ def test_the_log_says_who_owns_an_address_with_a_rule(
 def test_an_older_command_beside_present_ones(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...]
 ) -> None:
-    """Miss no rule of a command that hands nothing over, whatever others do before and after."""
+    """Miss no rule of a command that hands nothing over, between commands that do."""
     daemon.write(FIRST)
     for number, hands_over in enumerate(order):
         rules = compile_rules([f"2001:db8::d:0:0:{number}"], rule=Rule(origin=MANUAL_ORIGIN))

@@ -1,4 +1,4 @@
-"""One prefix on both sides of a host: kernels reach each other through ndxdp's share.
+"""A prefix on both sides of a host: kernels reach each other through ndxdp's share.
 
 The network is that of lab/shared_prefix.py: radvd advertises a /64, and kernels form addresses.
 """
@@ -20,7 +20,6 @@ from tests.fixtures.shared_link import SharedHost, one_test, shared_link
 
 @pytest.fixture(scope="module")
 def network(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedHost]:
-    """Return the network."""
     with shared_link(Path(tmp_path_factory.mktemp("share"))) as made:
         yield made
 

@@ -241,7 +241,7 @@ def advertisement(mac: bytes, *options: bytes, source: str = "fe80::bad", **fiel
 
 
 def test_an_advertisement_from_downstream(site: SharedHost, attackers: dict[str, Attacker]) -> None:
-    """It is neither believed nor relayed, upstream or to another inner link."""
+    """The advertisement is neither believed nor relayed, upstream or to another inner link."""
     lab, evil = site.lab, attackers[LAN0]
     before = site.state().ignored["downstream"]
     for _ in range(3):
@@ -270,7 +270,7 @@ BAD_ADVERTISEMENTS = (
 
 
 def test_bad_advertisements_from_upstream(site: SharedHost, attackers: dict[str, Attacker]) -> None:
-    """They are counted by their reason, and no client hears of their prefixes."""
+    """The advertisements are counted by their reason, and no client hears of their prefixes."""
     lab, evil = site.lab, attackers[OUTER]
     before = site.state().ignored
     for _, source, option, hop_limit in BAD_ADVERTISEMENTS:

@@ -25,7 +25,6 @@ from tests.fixtures.shared_link import SharedHost, one_test, reload, shared_link
 
 @pytest.fixture(scope="module")
 def network(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedHost]:
-    """Return the network."""
     with shared_link(Path(tmp_path_factory.mktemp("share"))) as made:
         yield made
 
@@ -99,7 +98,7 @@ def test_the_daemon_ends_and_returns(site: SharedHost) -> None:
 
 
 def test_routes_while_no_daemon_runs(site: SharedHost) -> None:
-    """A host that has left meanwhile, and a route that was deleted, are not there again."""
+    """A host that has left, and a route that was deleted, do not come back."""
     lab = site.lab
     site.start()
     a, b, c = (lab.client(name, LAN0) for name in "abc")

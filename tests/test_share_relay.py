@@ -153,7 +153,7 @@ _LIFETIME = "icmpv6.nd.ra.router_lifetime"
 
 
 class Seen(NamedTuple):
-    """What tshark sees in a router advertisement: names and values.
+    """A router advertisement as tshark shows it: names and values.
 
     Attributes:
         head: The source and the header, without the checksum.

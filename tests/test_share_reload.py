@@ -33,7 +33,7 @@ def reload(site: SharedHost, file: Path, code: int = 0) -> str:
 
 @contextlib.contextmanager
 def removed_routes(site: SharedHost, log: Path) -> Iterator[list[str]]:
-    """Yield a list that has, after the block, the routes that the kernel has removed meanwhile."""
+    """Yield a list that has, after the block, the routes that the kernel has removed within it."""
     found: list[str] = []
     with log.open("w") as output:
         command = [*AT_HOST, "ip", "-6", "monitor", "route"]

@@ -1,4 +1,4 @@
-"""What a share needs of the kernel: host routes, packet sockets, and the state of interfaces."""
+"""The kernel as a share uses it: host routes, packet sockets, and the state of interfaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What shows a share: `status`, the page, the metrics, from report files that a daemon writes."""
+"""The views of a share: `status`, the page, the metrics, from report files that a daemon writes."""
 
 from __future__ import annotations
 

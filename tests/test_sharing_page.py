@@ -1,4 +1,4 @@
-"""What docs/sharing.md says is true: its commands, its recipes, and its limits."""
+"""The claims of docs/sharing.md: its commands, its recipes, and its limits."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_the_daemon_stops(site: SharedHost) -> None:
 
 @pytest.mark.parametrize("router_forgets", [True, False])
 def test_after_a_reboot(site: SharedHost, router_forgets: bool) -> None:
-    """The routes are gone. A router that still has this host's MAC solicits nobody."""
+    """The routes no longer exist. A router that still has this host's MAC solicits nobody."""
     lab = site.lab
     client = lab.client("a0", LAN0)
     site.start()

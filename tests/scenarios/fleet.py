@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30, help="default 30")
     parser.add_argument("--seed", default=secrets.token_hex(4), help="default: a new one")
     parser.add_argument("--hosts", type=int, default=5, help="default 5")
-    parser.add_argument("--members", type=int, default=5, help="of etcd; default 5")
+    parser.add_argument("--members", type=int, default=5, help="members of etcd; default 5")
     parser.add_argument("--mode", default="tc", help="how the hosts answer; default tc")
     parser.add_argument("--lease", type=int, default=LEASE, help=f"seconds; default {LEASE}")
     parser.add_argument("--output", type=Path, help="a file for the figures, as JSON")

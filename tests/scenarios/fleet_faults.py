@@ -177,7 +177,7 @@ class Faults:
         return self._failed(holders, FleetHost.cut_from_segment)
 
     def power_off(self, holders: dict[str, str]) -> dict[str, float]:
-        """Both links end, and the daemon: a host without power."""
+        """Cut both links of a host and kill its daemon, as without power."""
 
         def fail(host: FleetHost) -> None:
             host.cut_from_segment()

@@ -1,4 +1,4 @@
-"""More guests behind a `neighbour` rule than the kernel's neighbour table has room for.
+"""Many guests behind a `neighbour` rule: more than the kernel's neighbour table has room for.
 
 For the virtual machine of lab/vm.py: all network namespaces of a machine share the table and its
 limits, so these tests would take the room of everything else. Run

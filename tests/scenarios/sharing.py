@@ -58,12 +58,14 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 @exit_code
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios.sharing")
-    parser.add_argument("--seconds", type=float, default=180, help="of kills; default 180")
+    parser.add_argument(
+        "--seconds", type=float, default=180, help="duration of the kills; default 180"
+    )
     parser.add_argument("--seed", default=secrets.token_hex(4), help="default: a new one")
     parser.add_argument(
         "--raise-limits",
         action="store_true",
-        help="enlarge the machine's neighbour table meanwhile, if it is too small",
+        help="enlarge the machine's neighbour table for the test, if it is too small",
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=" ".join(PARTS))
     arguments = parser.parse_args()
@@ -351,7 +353,7 @@ def claims(site: SharedHost, *, one_mac: bool) -> None:
 
 
 def scan(site: SharedHost, chance: random.Random) -> None:
-    """Solicit addresses that nobody has, as the router, for 20 s."""
+    """Solicit addresses without a host, as the router, for 20 s."""
     mac, source = parse_mac(MACS[ROUTER]), IPv6Address("fe80::1").packed
     frames = [
         solicit(mac, PREFIX[chance.getrandbits(64)].packed, source=source, sllao=mac)
