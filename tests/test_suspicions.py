@@ -6,7 +6,7 @@ import pytest
 
 from ndxdp.ndp.message import Solicitation
 from ndxdp.sharing.actions import Ask
-from tests.test_learning import HOST, LINK_LOCAL, OTHER, A, B, C, T, World, address
+from tests.fixtures.learning_world import HOST, LINK_LOCAL, OTHER, A, B, C, T, World, address
 
 
 def adopt(world: World, target: bytes, mac: bytes) -> None:
