@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.wire import HOST_MAC, PREFIX, REPOSITORY, ROUTER_MAC, cpu_name
 from lab import private
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import Layout
 from ndxdp.kernel.loader import OBJECT

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import private
 from lab.capture import Capture, Message
+from lab.commands import LabError, exit_code, stop
 from lab.demonstration import (
     NDXDP,
     Demonstration,
@@ -40,9 +41,6 @@ from lab.topology import (
     ROUTER_LINK_LOCAL,
     UPLINK,
     Lab,
-    LabError,
-    exit_code,
-    stop,
 )
 
 PICTURE = """\

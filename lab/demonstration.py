@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lab import private
-from lab.topology import LabError, missing_tools, stop
+from lab.commands import LabError, missing_tools, stop
 
 _PACKAGES = "util-linux iproute2 procps nftables iputils-ping clang"
 _READY = re.compile(rb"^ready\b", re.MULTILINE)

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lab.topology import LabError
+from lab.commands import LabError
 
 CLIENT_PORT, PEER_PORT = 2379, 2380
 

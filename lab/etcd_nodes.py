@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from lab.commands import LabError, enter
 from lab.etcd_member import EtcdMember, after, decode, encode
 from lab.nodes import wait_until
-from lab.topology import LabError, enter
 
 _TIMEOUT = 2.0  # seconds for a request to one member
 

@@ -15,11 +15,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import demonstration
+from lab.commands import LabError, exit_code
 from lab.demonstration import Demonstration, report, report_output
-from lab.fleet import GATEWAY, ROUTER, SEGMENT, Fleet, FleetHost, shared_address, shared_name
+from lab.fleet import GATEWAY, ROUTER, SEGMENT, Fleet, shared_address, shared_name
+from lab.fleet_host import FleetHost
 from lab.judge import Judge
 from lab.nodes import wait_until
-from lab.topology import LabError, exit_code
 from lab.verdict import gaps
 
 PICTURE = """\

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from lab.commands import LabError, enter
 from lab.nodes import LINK
-from lab.topology import LabError, enter
 from lab.verdict import Announcement, Double, Report, Span
 from ndxdp.ndp.frame import (
     NA_LEN,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import kernels, vm
-from lab.topology import LabError
+from lab.commands import LabError
 from tests.scenarios.kernel_groups import GROUPS
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

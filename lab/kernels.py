@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lab import vm
-from lab.topology import LabError
+from lab.commands import LabError
 
 _KEYS = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DEBIAN = "http://deb.debian.org/debian"

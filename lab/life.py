@@ -26,9 +26,9 @@ from pathlib import Path
 
 from lab import testbed
 from lab.agent import Done
+from lab.commands import LabError, exit_code
 from lab.machine import Machine
 from lab.testbed import CONTAINER, RATE, WEB, Testbed, eventually, expect
-from lab.topology import LabError, exit_code
 
 _APT = "apt-get -o DPkg::Lock::Timeout=600"  # a new machine may be upgrading itself
 _CONFIG = "/etc/ndxdp/ndxdp.toml"

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 
 from lab import image
 from lab.agent import PORT, Agent, AgentError, Done
-from lab.topology import LabError
+from lab.commands import LabError
 
 BOOT = 900  # seconds for a boot, which takes about 30 on an idle machine
 PATIENCE = 600  # seconds for a command

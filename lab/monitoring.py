@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 
 from lab import private
 from lab.capture import socket_in
+from lab.commands import LabError, exit_code
 from lab.demonstration import check_machine
 from lab.topology import (
     CONTAINER_ADDRESS,
@@ -36,8 +37,6 @@ from lab.topology import (
     ROUTER_MAC,
     UPLINK,
     Lab,
-    LabError,
-    exit_code,
 )
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_mac

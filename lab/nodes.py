@@ -19,7 +19,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any, NamedTuple, Self
 
 from lab.capture import run_in
-from lab.topology import LabError, enter, run_command
+from lab.commands import LabError, enter, run_command
 
 LINK = "eth0"
 """The interface of a node."""

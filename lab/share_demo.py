@@ -17,10 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lab import demonstration
+from lab.commands import LabError, enter, exit_code, stop
 from lab.demonstration import Demonstration, read_until_ready, report, report_output
 from lab.nodes import LINK, Node, wait_until
 from lab.shared_prefix import HOST, INTERNET_ADDRESS, LAN0, LAN1, PREFIX, SharedLab
-from lab.topology import LabError, enter, exit_code, stop
 
 PICTURE = """\
   internet --- router --- [ link ] --- eth0  host  lan0 --- laptop

@@ -25,8 +25,9 @@ from ipaddress import IPv6Address, IPv6Network
 from pathlib import Path
 from typing import NamedTuple
 
+from lab.commands import enter, run_command
 from lab.nodes import LINK, LabNetwork, Node, slaac_address, tunnel, wait_until
-from lab.topology import build_xdp_pass, enter, run_command
+from lab.programs import build_xdp_pass
 
 SWITCH, ROUTER, INTERNET, HOST = "switch", "router", "internet", "host"
 NEIGHBOUR = "neighbour"

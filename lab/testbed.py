@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab import image
+from lab.commands import LabError
 from lab.machine import Card, Machine
-from lab.topology import LabError
 from ndxdp import __version__
 
 CONTAINER, WEB = "2001:db8:0:1:c::10", "2001:db8:0:1:d::77"  # in a namespace; Docker's

@@ -11,23 +11,19 @@ run it in namespaces of its own: `lab.private`, or `unshare` with a tmpfs on /ru
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import re
-import shutil
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import IPv6Address, IPv6Network
-from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
 from lab.capture import Capture, packet_socket
+from lab.commands import LabError, enter, run_command, stop
+from lab.programs import build_xdp_pass
 
 ROUTER, HYPERVISOR, HOST, CONTAINER = "router", "hypervisor", "host", "container"
 
@@ -47,8 +43,6 @@ CONTAINER_ADDRESS = IPv6Address("2001:db8:0:1:c::10")
 CONTAINER_GATEWAY = IPv6Address("fe80::1")  # the host, as the container sees it
 
 ROUTER_MAC, HOST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
-
-_REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Addresses are `nodad` and written out, and interfaces create no link-local address by themselves:
 # no step waits, and every address in a capture is known.
@@ -124,29 +118,6 @@ _BEFORE_LINKS = {
     HOST: ("net.ipv6.conf.all.forwarding=1",),
     CONTAINER: ("net.ipv6.conf.default.accept_ra=0",),
 }
-
-
-class LabError(Exception):
-    """A lab that cannot be built or used: one sentence, and a hint."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(f"{message}\n{hint}" if hint else message)
-
-
-def exit_code(main: Callable[[], int]) -> Callable[[], int]:
-    """Decorate a program's main(): print a LabError and return 1, return 130 after Ctrl-C."""
-
-    @functools.wraps(main)
-    def guarded() -> int:
-        try:
-            return main()
-        except LabError as error:
-            print(error, file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            return 130
-
-    return guarded
 
 
 class Drops(NamedTuple):
@@ -342,20 +313,6 @@ class Lab:
         return True
 
 
-def stop(process: subprocess.Popen[str]) -> None:
-    """End a process that the lab started, by SIGKILL if it ignores SIGTERM."""
-    process.terminate()
-    try:
-        process.wait(timeout=3)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for stream in (process.stdin, process.stdout, process.stderr):
-        if stream:
-            with contextlib.suppress(OSError):
-                stream.close()
-
-
 def show(link: str) -> str:
     """Return the input of `ip -6 -batch` that prints what `is_ready` reads."""
     return f"link show dev {link}\nmaddress show dev {link}\n"
@@ -378,57 +335,3 @@ def is_ready(shown: str, addresses: Iterable[IPv6Address]) -> bool:
     first = int(IPv6Address("ff02::1:ff00:0"))  # RFC 4291 2.7.1
     wanted = Counter(IPv6Address(first | int(address) & 0xFFFFFF) for address in addresses)
     return " state UP " in shown and all(members.get(g, 0) >= n for g, n in wanted.items())
-
-
-def build_xdp_pass() -> Path:
-    """Compile xdp_pass.c unless the object exists; return the object's path."""
-    return _build("xdp_pass.c")
-
-
-def build_tc_programs() -> Path:
-    """Compile tc_programs.c unless the object exists; return the object's path."""
-    return _build("tc_programs.c")
-
-
-def _build(name: str) -> Path:
-    source = Path(__file__).with_name(name)
-    target = _REPOSITORY / "build" / Path(name).with_suffix(".o")
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        target.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as work:
-            made = Path(work, target.name)
-            run_command(["clang", "-O2", "-target", "bpf", "-c", str(source), "-o", str(made)])
-            made.replace(target)  # a complete file or none: other processes may be building too
-    return target
-
-
-def enter(namespace: str, args: Sequence[str]) -> list[str]:
-    """Return the command that runs a command in a namespace."""
-    # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
-    return ["nsenter", f"--net=/run/netns/{namespace}", *args]
-
-
-def run_command(
-    args: list[str], *, check: bool = True, stdin: str = "", timeout: float = 30
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, and return its output.
-
-    Raises LabError if it is not installed, takes longer than `timeout` seconds, or fails and
-    `check` is set.
-    """
-    try:
-        done = subprocess.run(args, input=stdin, capture_output=True, text=True, timeout=timeout)
-    except FileNotFoundError as error:
-        raise LabError(f"{args[0]} is not installed.") from error
-    except subprocess.TimeoutExpired as error:
-        raise LabError(f"`{' '.join(args)}` did not end within {timeout:g} s.") from error
-    if check and done.returncode != 0:
-        output = done.stderr.strip() or done.stdout.strip()
-        raise LabError(f"`{' '.join(args)}` failed ({done.returncode}).", output)
-    return done
-
-
-def missing_tools() -> list[str]:
-    """Return the commands that the lab needs and this machine lacks."""
-    needed = ("setpriv", "unshare", "nsenter", "ip", "bridge", "sysctl", "nft", "ping", "clang")
-    return [name for name in needed if not shutil.which(name)]

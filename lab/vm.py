@@ -48,7 +48,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lab.topology import LabError, build_xdp_pass, exit_code
+from lab.commands import LabError, exit_code
+from lab.programs import build_xdp_pass
 
 DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.py")
 """The tests that run by default."""

@@ -21,7 +21,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import Ether
 
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.errors import ModeUnavailable
 from ndxdp.kernel import bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import MapSpec, Mode

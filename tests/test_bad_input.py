@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.config import reader
 from ndxdp.errors import UsageError
 from ndxdp.kernel.abi import MAX_RULE_CLASSES

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lab.capture import packet_socket
-from lab.topology import build_tc_programs
+from lab.programs import build_tc_programs
 from ndxdp.hooks import attachment
 from ndxdp.ndp.frame import TYPE_NA, TYPE_NS, icmpv6_type_of, target_of
 from ndxdp.netlink import tc_filters

@@ -23,7 +23,7 @@ import pytest
 
 from dashboards.alerts import alerts
 from lab import monitoring
-from lab.topology import LabError
+from lab.commands import LabError
 from tests.fixtures.network import REPOSITORY, eventually, sh
 from tests.fixtures.prometheus import get
 

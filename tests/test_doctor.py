@@ -19,7 +19,7 @@ from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
 from scapy.layers.l2 import Ether
 
 from lab.capture import packet_socket
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.doctor import examination, limits, listeners, source
 from ndxdp.doctor.finding import Level
 from ndxdp.ndp.frame import target_of

@@ -13,15 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab import private
-from lab.fleet import (
-    KEYS,
-    ROUTER,
-    SEGMENT,
-    Fleet,
-    FleetHost,
-    shared_address,
-    shared_name,
-)
+from lab.fleet import KEYS, ROUTER, SEGMENT, Fleet, shared_address, shared_name
+from lab.fleet_host import FleetHost
 from lab.holder_log import HolderLog, holder_log
 from lab.judge import Judge
 from lab.verdict import gaps, unexplained

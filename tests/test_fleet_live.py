@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.fleet import SEGMENT, Fleet, FleetHost, shared_address
+from lab.fleet import SEGMENT, Fleet, shared_address
+from lab.fleet_host import FleetHost
 from lab.nodes import wait_until
 from tests.fixtures.network import NDXDP
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab.fleet import Fleet, FleetHost, shared_address, shared_name
+from lab.fleet import Fleet, shared_address, shared_name
+from lab.fleet_host import FleetHost
 from lab.nodes import LINK, wait_until
 from ndxdp.fleet.rival_probes import FIRST
 from tests.fixtures.network import NDXDP

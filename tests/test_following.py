@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lab.capture import SO_RCVBUFFORCE, packet_socket
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.ndp.frame import (
     TYPE_NA,
     TYPE_NS,

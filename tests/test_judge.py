@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 
 from lab import private
+from lab.commands import LabError
 from lab.fleet import KEYS, ROUTER, SEGMENT, Fleet, shared_address
 from lab.holder_log import holder_log
 from lab.judge import Judge
-from lab.topology import LabError
 from lab.verdict import (
     Announcement,
     Report,

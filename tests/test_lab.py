@@ -18,7 +18,7 @@ import pytest
 from lab import private, testbed
 from lab.agent import Agent, AgentError
 from lab.capture import packet_socket
-from lab.topology import LabError
+from lab.commands import LabError
 from ndxdp import __version__
 from ndxdp.ndp.frame import TYPE_NA, icmpv6_frame
 from ndxdp.ndp.message import solicit

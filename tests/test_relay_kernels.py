@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
+from lab.commands import enter
 from lab.nodes import LINK, Node
-from lab.topology import enter
 from ndxdp.ndp.router_message import (
     RouterAdvertisement,
     parse_router_advertisement,

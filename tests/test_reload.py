@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
 from tests.fixtures.fake_engine import Fake, container, network

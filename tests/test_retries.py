@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.store.directories import Trees
 from tests.fixtures.network import (
     BEHIND,

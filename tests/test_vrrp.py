@@ -23,8 +23,8 @@ import pytest
 
 from lab import private
 from lab.capture import packet_socket
+from lab.commands import enter
 from lab.nodes import LINK
-from lab.topology import enter
 from lab.two_hosts import BEHIND, ROUTER, ROUTER_MAC, Host, TwoHosts
 from ndxdp.ndp.frame import TYPE_NA, eth_source_of, flags_of, icmpv6_type_of, target_of
 from ndxdp.ndp.message import solicit

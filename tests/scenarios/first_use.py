@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import private
-from lab.topology import CONTAINER_ADDRESS, HOST, INTERNET_ADDRESS, ROUTER, Lab, stop
+from lab.commands import stop
+from lab.topology import CONTAINER_ADDRESS, HOST, INTERNET_ADDRESS, ROUTER, Lab
 from tests.fixtures.network import REPOSITORY, eventually
 from tests.scenarios.debian_releases import ROOTS, Host, fetch_needed, overlay, prepare
 

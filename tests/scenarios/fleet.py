@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from lab import private
+from lab.commands import LabError, exit_code
 from lab.fleet import KEYS, ROUTER, SEGMENT, Fleet, shared_address
 from lab.holder_log import HolderLog, holder_log
 from lab.judge import Judge
-from lab.topology import LabError, exit_code
 from lab.verdict import Double, Report, unexplained
 from tests.fixtures.network import NDXDP
 from tests.scenarios.fleet_faults import FAULTS, ORDERLY, SLACK, Bound, Faults, Outcome

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
-from lab.fleet import KEYS, PREFIX, SEGMENT, Fleet, FleetHost, shared_address, shared_name
+from lab.fleet import KEYS, SEGMENT, Fleet, shared_address, shared_name
+from lab.fleet_host import PREFIX, FleetHost
 from lab.judge import Judge
 from lab.nodes import LINK, wait_until
 from lab.verdict import Gap, Report, changes, gaps, wrong_announcements

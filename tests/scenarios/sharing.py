@@ -33,9 +33,9 @@ from pathlib import Path
 
 from lab import private
 from lab.capture import packet_socket
+from lab.commands import LabError, exit_code
 from lab.nodes import LINK, Node
 from lab.shared_prefix import GUESTS, INTERNET_ADDRESS, LAN0, LAN1, MACS, PREFIX, ROUTER, Prefix
-from lab.topology import LabError, exit_code
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_mac
 from tests.fixtures.crowd import Crowd, start_all

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.topology import build_xdp_pass
+from lab.programs import build_xdp_pass
 from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures.fake_engine import Fake, container, network
 from tests.fixtures.network import sh
