@@ -37,6 +37,7 @@ class BuildPy(build_py):
     """Compile the BPF program, then collect the package's files."""
 
     def run(self):
+        """Compile the BPF program into the package, with its sources beside the object."""
         PACKAGE.mkdir(exist_ok=True)
         for source in SOURCES.glob("*.[ch]"):
             shutil.copy(source, PACKAGE)

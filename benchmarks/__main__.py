@@ -58,6 +58,7 @@ _TEST = Effort(True, 0.03, 1, 0.05, 1, 0.1, 1, 0.1, 1, 4_000, 1, 1, ("native",))
 
 
 def main() -> int:
+    """Measure, and write figures and tables; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="measure for two minutes, without a million addresses"

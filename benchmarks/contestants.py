@@ -220,5 +220,5 @@ CONTESTANTS = {
 
 
 def is_single(name: str) -> bool:
-    """True if the responder can be configured with single addresses only."""
+    """Return True if the responder can be configured with single addresses only."""
     return name in ("proxy_ndp", "own address")

@@ -44,6 +44,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--addresses", type=int, default=10_000)
     parser.add_argument("--idle", type=float, default=60, help="seconds of idling to measure")

@@ -37,6 +37,7 @@ _SETTLE = 8.0  # seconds: the first check comes after two
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--more", type=int, default=20, help="the number of further keys")

@@ -56,6 +56,7 @@ _SETTLE = 10.0  # seconds until nothing happens any more after the start
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of hosts")
     parser.add_argument("--addresses", type=int, default=100, help="shared addresses of each host")
@@ -169,6 +170,7 @@ class Simulated:
         return found
 
     def close(self) -> None:
+        """End the process."""
         self.process.kill()
         self.process.communicate()
 

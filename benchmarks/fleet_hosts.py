@@ -136,6 +136,7 @@ async def simulate(endpoints: tuple[Endpoint, ...], lease: int) -> None:
 
 
 def main() -> int:
+    """Run the hosts that the arguments name, until stdin ends; return the exit code."""
     logging.basicConfig(level=logging.ERROR)
     endpoints = []
     for url in sys.argv[1].split(","):

@@ -117,6 +117,7 @@ class Router:
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument(
@@ -147,6 +148,7 @@ def main() -> int:
 
 
 def measure(events: Events, repeats: int) -> dict[str, list[float]]:
+    """Measure each event a number of times; return the milliseconds of each, by event."""
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, took in events.all():
@@ -164,6 +166,7 @@ class Events:
         self._router, self._daemon, self._file = router, daemon, file
 
     def all(self) -> Iterator[tuple[str, float]]:
+        """Yield each event, and the seconds until the daemon has followed it."""
         yield "link deleted, created and up: answers", self._first(TARGET, self._recreate)
         ip("link set eth0 down")
         yield "link down and up: answers", self._first(TARGET, lambda: ip("link set eth0 up"))
@@ -246,6 +249,7 @@ def _is_announced(frame: bytes) -> bool:
 
 
 def configure(file: Path, *more: str) -> None:
+    """Write the configuration file, with further prefixes."""
     tables = "".join(
         f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in (PREFIX, EXACT, *more)
     )
@@ -253,10 +257,12 @@ def configure(file: Path, *more: str) -> None:
 
 
 def ip(commands: str) -> None:
+    """Run commands of ip, one in each line."""
     subprocess.run(["ip", "-6", "-batch", "-"], input=commands, text=True, check=True)
 
 
 def in_router(*command: str) -> None:
+    """Run a command in the router's namespace."""
     entered = ["nsenter", "--net=/run/netns/router", *command]
     subprocess.run(entered, check=True, capture_output=True)
 

@@ -36,6 +36,7 @@ _SLICE = 128  # groups, as the daemon's
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", type=int, nargs="+", default=[0, 1000, 4000, 16000])
     parser.add_argument("--packets", type=int, default=10)

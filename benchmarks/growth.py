@@ -38,6 +38,7 @@ _LONGEST = 60  # seconds of one step, at most
 
 
 def main() -> int:
+    """Measure the curves, and write figures and tables; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--only", default="", help="measure the curves with this in their names")
     parser.add_argument("--most", type=int, default=1_000_000, help="the largest size")

@@ -29,6 +29,7 @@ class Goal(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The goal as text, such as `≥ 0.85`."""
         return f"{'≥' if self.at_least else '≤'} {self.limit:g}{self.unit}"
 
     @property
@@ -38,6 +39,7 @@ class Goal(NamedTuple):
         return low >= self.limit if self.at_least else high <= self.limit
 
     def row(self) -> list[str]:
+        """Return the cells of the goal's row: name, goal, median, quartiles and verdict."""
         if not self.figures:
             return [self.name, self.text, "not measured", "", ""]
         low, high = quartiles(self.figures)

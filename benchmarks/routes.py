@@ -26,6 +26,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "routes.json"
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--routes", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=5)

@@ -64,10 +64,12 @@ class Program:
     denied_reason: int = Reason.DENIED
 
     def set(self, **fields: Any) -> None:
+        """Write the settings, with these fields."""
         packed = self.settings.pack(mac=parse_mac(HOST_MAC), **fields)
         self._update("settings", bytes(4), packed)
 
     def deny(self, target: bytes) -> None:
+        """Write a rule that never answers for a target (16 bytes)."""
         group = RuleClass("manual", PREFIX, Profile())
         self._update("groups", bytes(4), pack_rule_class(group))
         at = abi.hint(target)
@@ -78,6 +80,7 @@ class Program:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[int]:
+        """Yield the descriptor of a map."""
         fd = libbpf.get_pinned(str(self.directory / "maps" / name))
         try:
             yield fd
@@ -109,6 +112,7 @@ class Program:
 
 
 def main() -> int:
+    """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200_000, help="runs of each kind in each round")
     parser.add_argument("--rounds", type=int, default=25)

@@ -95,14 +95,17 @@ class Flood(NamedTuple):
 
     @property
     def offered(self) -> float:
+        """Solicitations sent per second."""
         return self.sent / self.seconds
 
     @property
     def answered(self) -> float:
+        """Answers received per second."""
         return self.counts.answers / self.seconds
 
     @property
     def received(self) -> float:
+        """Frames received per second."""
         return self.counts.received / self.seconds
 
 
@@ -328,6 +331,7 @@ def _neighbours() -> str:
 
 
 def cpu_name() -> str:
+    """Return the name of the processor; "" if the kernel does not name it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
 
@@ -348,15 +352,18 @@ def compile_programs() -> Path:
 
 
 def batch(commands: str) -> None:
+    """Run commands of ip, one in each line."""
     run("ip", "-6", "-batch", "-", stdin=commands)
 
 
 def host_command(*command: str) -> list[str]:
+    """Return the command that runs a command in the host's namespace."""
     # Not `ip netns exec`: that mounts a new /sys, which hides the bpffs.
     return ["nsenter", f"--net=/run/netns/{HOST}", *command]
 
 
 def in_host(*command: str, stdin: str = "") -> str:
+    """Run a command in the host's namespace, and return its output."""
     return run(*host_command(*command), stdin=stdin)
 
 

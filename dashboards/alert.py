@@ -19,4 +19,5 @@ class Alert:
 
     @property
     def expr(self) -> str:
+        """The PromQL expression."""
         return f"{self.value} {self.comparison}"

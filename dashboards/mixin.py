@@ -29,6 +29,7 @@ def _quoted(text: str) -> str:
 
 
 def alerts_yaml(config: Config = CONFIG) -> str:
+    """Return the file of alerts for Prometheus."""
     lines = [_GENERATED + "groups:", "  - name: ndxdp", "    rules:"]
     for alert in alerts(config):
         lines += [
@@ -46,6 +47,7 @@ def alerts_yaml(config: Config = CONFIG) -> str:
 
 
 def rules_yaml(config: Config = CONFIG) -> str:
+    """Return the file of recording rules for Prometheus."""
     lines = [_GENERATED + "groups:", "  - name: ndxdp-recordings", "    rules:"]
     for name, expr in recordings(config):
         lines += [f"      - record: {name}", f"        expr: {_quoted(expr)}"]

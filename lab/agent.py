@@ -43,6 +43,7 @@ class Agent:
         self._number = 0
 
     def close(self) -> None:
+        """Close the connection."""
         if self._link is not None:
             self._link.close()
             self._link = None

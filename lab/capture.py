@@ -59,10 +59,12 @@ class Capture:
 
     @property
     def advertisements(self) -> list[Message]:
+        """The advertisements among the messages."""
         return [message for message in self.messages if message.kind == "NA"]
 
     @property
     def solicitations(self) -> list[Message]:
+        """The solicitations among the messages."""
         return [message for message in self.messages if message.kind == "NS"]
 
     def close(self) -> None:

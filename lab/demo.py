@@ -82,11 +82,13 @@ class Demo(Demonstration):
         self._mode = mode
 
     def nobody_answers(self) -> None:
+        """Ping the container without a responder."""
         self.begin("1", "Nobody answers for the container")
         capture = self._ask(ROUTER_ADDRESS, expect_answers=False)
         self.expect(not capture.advertisements, "nobody advertises")
 
     def ndppd_answers(self) -> None:
+        """Ping the container with ndppd."""
         self.begin("2", "ndppd answers, but from an address of the host's")
         ndppd = self._start_ndppd()
         try:
@@ -107,6 +109,7 @@ class Demo(Demonstration):
             stop(ndppd)
 
     def ndxdp_answers(self) -> None:
+        """Ping the container with ndxdp."""
         self.begin("3", f"ndxdp answers, from the target ({self._mode})")
         ndxdp = self._start_ndxdp()
         try:
@@ -226,6 +229,7 @@ def show(messages: list[Message]) -> None:
 
 
 def describe(message: Message) -> str:
+    """Return a line on a message."""
     if message.kind == "NS":
         way = " by unicast" if message.destination == message.target else ""
         return f"NS from {message.source} for {message.target}{way}"
@@ -234,6 +238,7 @@ def describe(message: Message) -> str:
 
 
 def describe_neighbour(state: str, lladdr: str) -> str:
+    """Return a line on the router's neighbour entry."""
     return f"the router's neighbour entry: {' '.join((lladdr, state or 'none')).strip()}"
 
 
@@ -268,6 +273,7 @@ def shell() -> int:
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ndxdp", type=Path, default=NDXDP, metavar="PATH")
     parser.add_argument("--mode", choices=("native", "generic", "tc"), default="native")

@@ -195,6 +195,7 @@ def run_demo(ndxdp: Path) -> int:
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     return demonstration.run(__doc__, run_demo, {"etcd": "etcd-server"})
 
 

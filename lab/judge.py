@@ -346,6 +346,7 @@ def _write(descriptor: int, text: bytes) -> None:
 
 
 def main() -> int:
+    """Solicit the targets of the arguments until stdin ends; return the exit code."""
     rate, *targets = sys.argv[1:]
     gc.disable()  # nothing here is a cycle, and a collection would be a pause
     with open_wire(LINK) as wire:

@@ -32,6 +32,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def main() -> int:
+    """Run the program; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lab.kernel_matrix", description=__doc__)
     parser.add_argument(
         "--timeout",

@@ -72,6 +72,7 @@ FIRST: list[Check] = []
 
 
 def first(function: Check) -> Check:
+    """Register a check that all others require."""
     FIRST.append(function)
     return function
 
@@ -105,6 +106,7 @@ def provisioned(lab: Testbed) -> str:
 
 
 def provision(machine: Machine, script: str) -> Done:
+    """Run a script of vagrant/ in a machine."""
     return machine.run(f"bash /ndxdp/vagrant/{script}", within=1200)
 
 
@@ -369,6 +371,7 @@ def _holds(function: Check, lab: Testbed) -> bool:
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     names = ", ".join(each.__name__ for each in CHECKS)
     parser = argparse.ArgumentParser(
         prog="python -m lab.life",

@@ -93,6 +93,7 @@ class Machine:
         self.close()
 
     def close(self) -> None:
+        """End the machine."""
         self._agent.close()
         self._process.kill()
         self._process.wait()

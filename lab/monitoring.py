@@ -344,6 +344,7 @@ def inside(options: argparse.Namespace) -> int:
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     default = _REPOSITORY / ".venv" / "bin" / "ndxdp"
     parser.add_argument("--ndxdp", type=Path, default=default, metavar="PATH")

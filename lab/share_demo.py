@@ -40,6 +40,7 @@ class Demo(Demonstration):
         self._phone = lab.client("phone", LAN1, up=False)
 
     def without(self) -> None:
+        """Show which hosts have addresses without ndxdp."""
         self.begin("1", "Without ndxdp: the neighbour has an address, the hosts behind have none")
         self._show_addresses(self._lab.neighbour)
         self._laptop.ip(f"link set {LINK} up")
@@ -63,6 +64,7 @@ class Demo(Demonstration):
         return process
 
     def reached(self) -> None:
+        """Have each side reach the other."""
         self.begin("3", "They get addresses, and everybody reaches everybody")
         lab = self._lab
         self._phone.ip(f"link set {LINK} up")
@@ -80,6 +82,7 @@ class Demo(Demonstration):
         self.expect(str(laptop) in listed.stdout, "ndxdp hosts lists the laptop")
 
     def duplicate(self) -> None:
+        """Have the neighbour try to take an address that a client has."""
         self.begin("4", "The neighbour tries to take the phone's address")
         address, neighbour = self._phone.slaac(PREFIX), self._lab.neighbour
         report(f"  neighbour# ip address add {address}/64 dev {LINK}")
@@ -121,6 +124,7 @@ def run_demo(ndxdp: Path) -> int:
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     return demonstration.run(__doc__, run_demo, {"radvd": "radvd"})
 
 

@@ -1,7 +1,7 @@
-"""Three virtual machines, provisioned by the scripts of vagrant/, and queries of their state.
+r"""Three virtual machines, provisioned by the scripts of vagrant/, and queries of their state.
 
     router: br0, filter ---- host: uplink, ndxdp, two containers
-                       \\--- monitor: uplink, Prometheus
+                       \--- monitor: uplink, Prometheus
 
 QEMU's guest agent runs the commands, so that no query depends on the network that it is about.
 """

@@ -373,6 +373,7 @@ def _boot(kernel: Kernel, disks: list[Path], report: Path, timeout: float) -> No
 
 @exit_code
 def main() -> int:
+    """Run the program; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m lab.vm", description="Run tests under Debian 12's kernel, emulated."
     )

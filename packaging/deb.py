@@ -65,6 +65,7 @@ def fetch_needed() -> list[Path]:
 
 
 def build_wheel(source: Path, to: Path) -> None:
+    """Build the wheel of a source tree into a folder."""
     pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel")
     run(*pip, "--no-build-isolation", "--no-deps", "--wheel-dir", to, source)
 
@@ -120,6 +121,7 @@ def build(directory: Path, version: str | None = None, commit: str | None = None
 
 
 def main() -> None:
+    """Build the package that the arguments describe."""
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--version", help="build this version instead of debian/changelog's")
     parser.add_argument("--commit", help="build the sources of this commit, not the present ones")

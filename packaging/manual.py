@@ -114,10 +114,12 @@ def inline(text: str) -> str:
 
 
 def title(name: str, section: int, date: str) -> str:
+    """Return the first line of a manual page."""
     return f'.TH {escape(name).upper()} {section} "{date}" "ndxdp {__version__}" ndxdp\n'
 
 
 def example(text: str) -> str:
+    """Return an example, printed as it is."""
     return f".PP\n.EX\n{escape(text.rstrip())}\n.EE\n"
 
 
@@ -145,10 +147,12 @@ def records(command: click.Command, context: click.Context) -> list[tuple[str, s
 
 
 def options(records: list[tuple[str, str]]) -> str:
+    """Return a list of options and their meanings."""
     return "".join(f".TP\n.B {escape(names)}\n{escape(meaning)}\n" for names, meaning in records)
 
 
 def paragraphs(help_text: str | None) -> str:
+    """Return the paragraphs of a help text."""
     pieces = re.split(r"\n\s*\n", (help_text or "").strip())
     return "\n.PP\n".join(escape(" ".join(piece.split())) for piece in pieces)
 
@@ -215,6 +219,7 @@ def configuration_page(markdown: str, date: str) -> str:
 
 
 def main(directory: Path, date: str) -> None:
+    """Write both manual pages into a folder."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ndxdp.8").write_text(commands_page(date))
     markdown = CONFIGURATION.read_text()

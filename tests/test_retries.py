@@ -42,7 +42,7 @@ SHOWN = 6.0  # seconds for which a failing daemon is observed
 
 
 def config(path: Path, *interfaces: str, prefixes: tuple[str, ...] = (BEHIND,)) -> str:
-    """Write a configuration; `name\\nkey = value` adds keys to an interface."""
+    r"""Write a configuration; `name\nkey = value` adds keys to an interface."""
     tables = "".join(f'[[interface.prefix]]\nprefix = "{prefix}"\n' for prefix in prefixes)
     named = (each.partition("\n") for each in interfaces)
     path.write_text(

@@ -98,7 +98,6 @@ class Watcher:
 
     def settled(self, letter: str, within: float = 60) -> None:
         """Wait until a host, and no other, has answered for a second."""
-
         answering: set[str] = set()
 
         def is_settled() -> bool:
