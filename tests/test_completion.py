@@ -380,9 +380,14 @@ def odd(two: Network) -> Iterator[None]:
     sh("ip", "link", "delete", ODD)
 
 
+def need(shell: str) -> None:
+    """Skip a test if a shell is not installed."""
+    if not shutil.which(shell):
+        pytest.skip(f"{shell} is not installed")
+
+
 def test_bash_quotes_odd_names(odd: None, tmp_path: Path) -> None:
-    if not shutil.which("bash"):
-        pytest.skip("bash is not installed")
+    need("bash")
     show = """bind -x '"\\C-t": echo "LINE=<$READLINE_LINE>"'"""
     setup = f"{show}\nsource {script_of('bash', tmp_path)}"
     shell = Shell("bash", "--norc", "--noprofile", "-i", setup=setup)
@@ -394,8 +399,7 @@ def test_bash_quotes_odd_names(odd: None, tmp_path: Path) -> None:
 
 
 def test_bash_inserts_values(two: Network, tmp_path: Path) -> None:
-    if not shutil.which("bash"):
-        pytest.skip("bash is not installed")
+    need("bash")
     script = script_of("bash", tmp_path)
     (tmp_path / "some-config.toml").touch()
     show = """bind -x '"\\C-t": echo "LINE=<$READLINE_LINE>"'"""
@@ -415,8 +419,7 @@ def test_bash_inserts_values(two: Network, tmp_path: Path) -> None:
 
 
 def test_zsh_inserts_values(odd: None, tmp_path: Path) -> None:
-    if not shutil.which("zsh"):
-        pytest.skip("zsh is not installed")
+    need("zsh")
     script = script_of("zsh", tmp_path)
     (tmp_path / "some-config.toml").touch()
     setup = (
@@ -435,8 +438,7 @@ def test_zsh_inserts_values(odd: None, tmp_path: Path) -> None:
 
 
 def test_fish_offers_values(two: Network, tmp_path: Path) -> None:
-    if not shutil.which("fish"):
-        pytest.skip("fish is not installed")
+    need("fish")
     script = script_of("fish", tmp_path)
     path = f"{BIN}:{os.environ['PATH']}"
     for line, expected in INSERTED:

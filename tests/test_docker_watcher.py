@@ -404,7 +404,7 @@ def test_a_path_that_is_no_socket(path: str) -> None:
     with watching(Path("/unused")) as watcher:
         watcher.docker.socket_path = path
         time.sleep(0.4)
-        assert watcher.error is None
+        assert watcher.is_running
 
 
 def test_memory_of_a_process_that_only_watches(fake: Fake) -> None:

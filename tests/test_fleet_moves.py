@@ -73,11 +73,8 @@ def test_a_move_to_the_holder_keeps_it_from_failing_back() -> None:
 # ---- hosts that do not take what is theirs -------------------------------------------------------
 
 
-def unable() -> Host:
-    """Return a host that has given an address back to h2, which did not take it."""
-    host = Host("h2")
-    host.put("a", 1, hosts=["h2", "h1"], failback=True)
-    host.hold("a", 1)
+def give_up_in_vain(host: Host) -> None:
+    """Let a host give the address a up; take it back, because no other host takes it."""
     assert host.gives_up() == ["a"]
     host.free("a")
     host.segment.released("a")
@@ -85,6 +82,14 @@ def unable() -> Host:
     assert host.takes(TURN) == ["a"]
     host.hold("a", 1)
     assert host.decide().release == []
+
+
+def unable() -> Host:
+    """Return a host that has given an address back to h2, which did not take it."""
+    host = Host("h2")
+    host.put("a", 1, hosts=["h2", "h1"], failback=True)
+    host.hold("a", 1)
+    give_up_in_vain(host)
     return host
 
 
@@ -135,13 +140,7 @@ def test_a_move_in_vain_is_not_repeated_but_a_new_one_is_tried() -> None:
     host.put("a", 1, hosts=["h1", "h2"])
     host.hold("a", 1)
     host.move("a", "h2")
-    assert host.gives_up() == ["a"]
-    host.free("a")
-    host.segment.released("a")
-    assert host.takes() == []
-    assert host.takes(TURN) == ["a"]
-    host.hold("a", 1)
-    assert host.decide().release == []
+    give_up_in_vain(host)
     host.move("a", "h2")
     assert host.decide().release == ["a"]
 

@@ -35,6 +35,16 @@ def releasing() -> Host:
 # ---- releases and acquisitions on their way ------------------------------------------------------
 
 
+def restore_etcd(host: Host) -> None:
+    """Give etcd another history, in which the revision is small, with the address a."""
+    host.segment.new_history(host.now)
+    host.revision = 1
+    host.segment.view.begin()
+    host.put("a", 1)
+    host.join(ME)
+    host.segment.view.end(host.tick())
+
+
 def test_what_is_released_is_not_acquired_before_its_key_is_gone() -> None:
     host = releasing()
     assert host.decide(0.5) == Decision([], [], 106.0)
@@ -136,12 +146,7 @@ def test_an_answer_of_a_former_history_counts_for_nothing() -> None:
     """Its revision may be greater than all that are to come for a long time."""
     host = wanting()
     ((acquisition,), _, _) = host.decide()
-    host.segment.new_history(host.now)
-    host.revision = 1
-    host.segment.view.begin()
-    host.put("a", 1)
-    host.join(ME)
-    host.segment.view.end(host.tick())
+    restore_etcd(host)
     host.segment.set_lease(OURS + 1)
     host.segment.acquired(acquisition, 7.0, OURS, 500)
     assert [each.holder for each in host.segment.addresses()] == [""]
@@ -346,12 +351,7 @@ def test_another_history_forgets_how_far_the_stream_was() -> None:
     host = wanting()
     host.revision = 100
     host.hold("a", 1)
-    host.segment.new_history(host.now)
-    host.revision = 1
-    host.segment.view.begin()
-    host.put("a", 1)
-    host.join(ME)
-    host.segment.view.end(host.tick())
+    restore_etcd(host)
     host.segment.set_lease(OURS)
     ((acquisition,), _, _) = host.decide()
     host.segment.acquired(acquisition, 1.0, OURS, host.tick())

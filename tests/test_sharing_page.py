@@ -199,8 +199,8 @@ def test_wireguard(site: SharedHost) -> None:
     assert doctor(site) == []
 
 
-def test_the_daemon_stops(site: SharedHost) -> None:
-    """Known neighbours are answered for; a new host, and a forgotten one, wait for the daemon."""
+def learned(site: SharedHost) -> IPv6Address:
+    """Start the daemon; return the address of a client that it has learned, and that is reached."""
     lab = site.lab
     client = lab.client("a0", LAN0)
     site.start()
@@ -208,6 +208,13 @@ def test_the_daemon_stops(site: SharedHost) -> None:
     address = client.slaac(PREFIX)
     site.await_routes({address: LAN0})
     assert lab.internet.ping(address) == 1
+    return address
+
+
+def test_the_daemon_stops(site: SharedHost) -> None:
+    """Known neighbours are answered for; a new host, and a forgotten one, wait for the daemon."""
+    lab = site.lab
+    address = learned(site)
     site.stop()
     lab.router.forget_neighbours()
     assert lab.internet.ping(address) == 1
@@ -223,12 +230,7 @@ def test_the_daemon_stops(site: SharedHost) -> None:
 def test_after_a_reboot(site: SharedHost, router_forgets: bool) -> None:
     """The routes no longer exist. A router that still has this host's MAC solicits nobody."""
     lab = site.lab
-    client = lab.client("a0", LAN0)
-    site.start()
-    lab.wait_for_addresses(client)
-    address = client.slaac(PREFIX)
-    site.await_routes({address: LAN0})
-    assert lab.internet.ping(address) == 1
+    address = learned(site)
     site.stop()
     lab.host.run("ip", "-6", "route", "flush", "proto", "158")
     if router_forgets:

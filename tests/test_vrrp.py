@@ -280,6 +280,14 @@ def took_over(watcher: Watcher, host: Host, since: float, what: str) -> None:
     print(f"\n{what}: {watcher.gap(since):.2f} s without, {watcher.overlap(since):.2f} s with two")
 
 
+def start_both(pair: Pair, watcher: Watcher) -> None:
+    """Start keepalived on both hosts: `here` is the master, `there` its backup."""
+    pair.start_keepalived(pair.here, 150)
+    watcher.settled(pair.here.letter)
+    pair.start_keepalived(pair.there, 100)
+    pair.await_backup(pair.there)
+
+
 def test_failover_and_failback(pair: Pair) -> None:
     """The master ends in order, and comes back; then the same with the roles exchanged."""
     here, there = pair.here, pair.there
@@ -339,10 +347,7 @@ def test_ndxdp_is_killed(pair: Pair) -> None:
 def test_keepalived_is_killed(pair: Pair) -> None:
     """The former master answers, too, until its keepalived starts again: no script pauses it."""
     with watching(pair) as watcher:
-        pair.start_keepalived(pair.here, 150)
-        watcher.settled(pair.here.letter)
-        pair.start_keepalived(pair.there, 100)
-        pair.await_backup(pair.there)
+        start_both(pair, watcher)
         since = time.monotonic()
         pair.kill_keepalived(pair.here)
         eventually(lambda: watcher.overlap(since) > 0, within=60)
@@ -353,10 +358,7 @@ def test_keepalived_is_killed(pair: Pair) -> None:
 def test_the_outer_link_fails(pair: Pair) -> None:
     """The script pauses; the other host takes over."""
     with watching(pair) as watcher:
-        pair.start_keepalived(pair.here, 150)
-        watcher.settled(pair.here.letter)
-        pair.start_keepalived(pair.there, 100)
-        pair.await_backup(pair.there)
+        start_both(pair, watcher)
         since = time.monotonic()
         pair.here.run("ip", "link", "set", pair.here.uplink, "down")
         took_over(watcher, pair.there, since, "link down")
