@@ -52,7 +52,7 @@ def fenced(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
 
-EXAMPLE = fenced("toml")[0]
+EXAMPLE = fenced("toml")[1]
 
 
 def interface(text: str) -> Interface:

@@ -186,7 +186,7 @@ def test_every_choice_is_named(key: Key) -> None:
 SAMPLES = [
     (
         "configuration.md",
-        re.findall(r"^```toml\n(.*?)^```", text("configuration.md"), re.M | re.S)[0],
+        re.findall(r"^```toml\n(.*?)^```", text("configuration.md"), re.M | re.S)[1],
     ),
     ("ndxdp.toml", (REPOSITORY / "ndxdp/data/ndxdp.toml").read_text()),
 ]

@@ -36,7 +36,7 @@ def fleet() -> None:
 
 @fleet.command("status")
 @click.argument("segments", nargs=-1, metavar="[SEGMENT]...")
-@click.option("--addresses", is_flag=True, help="List the addresses, also if there are many.")
+@click.option("--addresses", is_flag=True, help="List all addresses, however many there are.")
 @click.option("--all", "every", is_flag=True, help="Show all members, problems and moves.")
 @json_option
 @connected

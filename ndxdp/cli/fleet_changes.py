@@ -173,10 +173,11 @@ def _read(file: IO[str], root: str) -> dict[RuleKey, bytes]:
 @connected
 @verbosity
 def fleet_delete(names: tuple[str, ...], missing_ok: bool, dry_run: bool, etcd: Connection) -> None:
-    """Delete keys of rules and shared addresses: either all that are named or none.
+    """Delete keys: either all that are named or none.
 
-    KEY is as in `ndxdp fleet put`. Nobody answers for the addresses any more, unless another rule
-    covers them. More than 60 keys are deleted in several steps.
+    KEY is the key of a rule or of a shared address, as in `ndxdp fleet put`. Nobody answers for the
+    addresses any more, unless another rule covers them. More than 60 keys are deleted in several
+    steps.
     """
     from ndxdp.inventory import changes
     from ndxdp.inventory.rule_key import parse_rule_key

@@ -67,11 +67,11 @@ def hosts() -> None:
 @json_option
 @verbosity
 def hosts_list(interface: str | None, as_json: bool) -> None:
-    """List learned hosts: address, interface, MAC, when it was learned and last seen.
+    """List the learned hosts, with their interfaces and MACs.
 
-    IFACE is a downstream interface, or the upstream interface of a share. What the reports of the
-    daemons do not have is `-`. On a link without MACs, the list has the addresses that the kernel
-    has routes for.
+    The list also shows when each was learned, and last seen. IFACE is a downstream interface, or
+    the upstream interface of a share. What the reports of the daemons do not have is `-`. On a
+    link without MACs, the list has the addresses that the kernel has routes for.
     """
     from ndxdp.observe.hosts import host_data
 

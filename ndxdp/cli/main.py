@@ -114,7 +114,7 @@ def _fail(error: NdxdpError, cause: BaseException | None = None) -> int:
     show_default=True,
     envvar="NDXDP_BPFFS",
     metavar="DIR",
-    help="The BPF file system that holds the pins.",
+    help="The BPF file system for the programs and maps.",
 )
 @click.option(
     "--run-directory",

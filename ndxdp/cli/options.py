@@ -61,7 +61,7 @@ def config_file(text: str) -> Callable[[_F], _F]:
 
 _ANSWER_HELP = (
     "Answer always, or only if the kernel delivers packets for the address to this host (local),"
-    " has a route to it (routed), or has it as a live neighbour."
+    " has a route to it (routed), or has it as a live neighbour, too (neighbour)."
 )
 
 

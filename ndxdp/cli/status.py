@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     help="Refresh every SECONDS (default 2) until interrupted.",
 )
 @click.option(
-    "--details", is_flag=True, help="Show everything about each interface, also if several."
+    "--details",
+    is_flag=True,
+    help="Show everything about each interface, even if there are several.",
 )
 @json_option
 @verbosity
@@ -42,7 +44,7 @@ def status(interface: str | None, watch: float | None, details: bool, as_json: b
     """Show where ndxdp answers, its problems and its counts.
 
     With several interfaces, show a line for each, and all problems. With IFACE, --details, or a
-    single interface, show the mode, the rules, and how many solicitations had which verdict. Show
+    single interface, show the mode, the rules, and the number of solicitations by reason. Show
     the shares and their learned hosts, too. The command measures the rates for one second; with
     --json it does not.
     """
