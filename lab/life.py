@@ -18,15 +18,13 @@ import json
 import re
 import signal
 import sys
-import time
-import traceback
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab import testbed
 from lab.agent import Done
-from lab.commands import LabError, exit_code
+from lab.checks import CHECKS, FIRST, check, first, holds
+from lab.commands import exit_code
 from lab.machine import Machine
 from lab.testbed import CONTAINER, RATE, WEB, Testbed, eventually, expect
 
@@ -62,25 +60,6 @@ def none_lost(load: dict[str, int]) -> str:
     lost = f"{load['sent']} sent, {load['unanswered']} unanswered"
     expect(load["sent"] > 5 * RATE and not load["unanswered"], f"{lost}: {load}")
     return lost
-
-
-Check = Callable[[Testbed], str | None]
-
-CHECKS: list[Check] = []
-FIRST: list[Check] = []
-"""The checks that all others require."""
-
-
-def first(function: Check) -> Check:
-    """Register a check that all others require."""
-    FIRST.append(function)
-    return function
-
-
-def check(function: Check) -> Check:
-    """Register a check, in order of definition; its docstring is the line to print."""
-    CHECKS.append(function)
-    return function
 
 
 # ---- from nothing to a container that is reached -------------------------------------------------
@@ -345,28 +324,13 @@ def run(package: Path, other: Path | None, chosen: list[str]) -> int:
     held = 0
     with testbed.started(package, other) as lab:
         for function in wanted:
-            if _holds(function, lab):
+            if holds(function, lab):
                 held += 1
             elif function in FIRST:
                 print("What is left needs that, and was not tried.")
                 break
     print(f"{held} of {len(wanted)} hold")
     return len(wanted) - held
-
-
-def _holds(function: Check, lab: Testbed) -> bool:
-    began = time.monotonic()
-    try:
-        more = function(lab)
-    except LabError as error:
-        print(f"FAILED  {function.__doc__}\n{error}", flush=True)
-        return False
-    except Exception:  # after any error, the other checks are still of interest
-        print(f"FAILED  {function.__doc__}\n{traceback.format_exc()}", flush=True)
-        return False
-    took = f"({time.monotonic() - began:.0f} s)"
-    print(f"ok      {function.__doc__}{f': {more}' if more else ''} {took}", flush=True)
-    return True
 
 
 @exit_code
