@@ -11,7 +11,7 @@ import pytest
 from lab import private
 from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.store.directories import Trees
-from tests.fixtures import engine, features, network
+from tests.fixtures import doctor, engine, features, network
 from tests.fixtures import hostile as hostile_server
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake
@@ -87,3 +87,19 @@ def hostile(privacy: None) -> Iterator[tuple[Etcd, list[bytes]]]:
     """Return settings for a server that answers every request by the last of some bytes."""
     with hostile_server.hostile() as made:
         yield made
+
+
+@pytest.fixture
+def healthy(net: Network) -> Iterator[Network]:
+    """Yield a host that forwards, with a static default route."""
+    with doctor.healthy_host():
+        yield net
+
+
+@pytest.fixture
+def answering(healthy: Network) -> Iterator[Network]:
+    """Yield a healthy host with ndxdp at tc."""
+    network.done("attach", network.UPLINK, "--mode", "tc", "-n", network.BEHIND)
+    assert doctor.bad() == []
+    yield healthy
+    network.remove_instance()

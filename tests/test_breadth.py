@@ -20,6 +20,7 @@ from ndxdp.rules.breadth import BroadRule
 from ndxdp.rules.prefix import parse_prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.rule_lists import compile_rules
+from tests.fixtures.doctor import bad, follow
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
@@ -42,7 +43,6 @@ from tests.fixtures.network import (
     without_gateway,
 )
 from tests.test_bad_input import unchanged
-from tests.test_doctor import bad, follow
 
 ON_LINK = "2001:db8::/64"
 UNSEEN = "2001:db8::77"

@@ -30,6 +30,7 @@ from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from tests import test_commands
 from tests.fixtures import network
+from tests.fixtures.doctor import bad, follow, notes
 from tests.fixtures.features import needs
 from tests.fixtures.network import (
     BEHIND,
@@ -48,7 +49,6 @@ from tests.fixtures.network import (
     status,
 )
 from tests.test_commands import LINK_CREATE, OBJ_PIN, attach_without_links
-from tests.test_doctor import bad, follow, notes
 
 signal_after = test_commands.signal_after
 pytestmark = pytest.mark.usefixtures("privacy")

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
-from scapy.layers.l2 import Ether
 
-from lab.capture import packet_socket
-from lab.programs import build_xdp_pass
-from ndxdp.doctor import examination, limits, listeners, source
+from ndxdp.doctor import examination, limits
 from ndxdp.doctor.finding import Level
-from ndxdp.ndp.frame import target_of
-from ndxdp.ndp.message import solicit
-from ndxdp.netlink.addresses import FOREVER, OwnAddress
 from ndxdp.netlink.neighbour_table import NeighbourTable
-from ndxdp.rules.address import parse_address
 from ndxdp.store.directories import Trees
+from tests.fixtures.doctor import (
+    advertise,
+    bad,
+    conf,
+    default_route,
+    findings,
+    follow,
+    found_one,
+    ip,
+    mends,
+    notes,
+    sysctl,
+)
 from tests.fixtures.documented import json_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
@@ -35,17 +36,13 @@ from tests.fixtures.network import (
     BPFFS,
     GATEWAY,
     HOST,
-    HOST_MAC,
     PINS,
     REPOSITORY,
-    ROUTER,
-    ROUTER_LINK,
     ROUTER_LINK_LOCAL,
     ROUTER_MAC,
     TARGET,
     UPLINK,
     Network,
-    call,
     done,
     eventually,
     ndxdp,
@@ -58,114 +55,6 @@ from tests.fixtures.tap import tap
 
 FROM_ROUTER = f"{ROUTER_LINK_LOCAL} dev {UPLINK} lladdr {ROUTER_MAC} STALE \n"
 
-OFFERED = "2001:db8:5::"
-"""A prefix that the router advertises."""
-
-
-def findings(*args: str, interface: str = UPLINK) -> list[dict[str, str]]:
-    """Return doctor's findings, and check its exit code."""
-    result = ndxdp("doctor", interface, "--json", *args)
-    answer = json.loads(result.out)
-    (one,) = answer["interfaces"]
-    assert one["interface"] == interface
-    levels = {each["level"] for each in one["findings"]}
-    code = 2 if "failure" in levels else 1 if "warning" in levels else 0
-    assert (result.code, answer["exit_code"], result.err) == (code, code, "")
-    found: list[dict[str, str]] = one["findings"]
-    return found
-
-
-def bad(*args: str, interface: str = UPLINK) -> list[dict[str, str]]:
-    """Return the warnings and failures; others may have filled the machine's neighbour table."""
-    return [
-        each
-        for each in findings(*args, interface=interface)
-        if each["level"] in ("warning", "failure")
-        and not each["what"].startswith("the IPv6 neighbour table holds")
-    ]
-
-
-def notes(interface: str = UPLINK) -> list[str]:
-    return [each["what"] for each in findings(interface=interface) if each["level"] == "note"]
-
-
-def found_one(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
-    """Return the only finding."""
-    (found,) = bad(*args, interface=interface)
-    assert found["check"] == check
-    assert words in found["what"]
-    assert found["why"]
-    return found
-
-
-def follow(cure: str) -> None:
-    """Run a cure exactly as it is printed."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
-    result = call("sh", "-c", cure, env={"PATH": path})
-    assert result.code == 0, (cure, result)
-
-
-def mends(check: str, words: str, *args: str, interface: str = UPLINK) -> dict[str, str]:
-    """Check that a fault is the only finding, and that its command leaves none."""
-    found = found_one(check, words, *args, interface=interface)
-    follow(found["cure"])
-    assert bad(*args, interface=interface) == []
-    return found
-
-
-def ip(line: str) -> None:
-    sh("ip", *line.split())
-
-
-def sysctl(*settings: str) -> None:
-    sh("sysctl", "-qw", *settings)
-
-
-def conf(key: str, value: int, interface: str = UPLINK) -> None:
-    sysctl(f"net.ipv6.conf.{interface}.{key}={value}")
-
-
-def lose(neighbour: str) -> None:
-    """Make the kernel solicit a neighbour that does not answer, until its entry has failed."""
-    sysctl(f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=100")
-    call("ping", "-c1", "-W5", neighbour)
-    assert "FAILED" in sh("ip", "-6", "neighbour", "show", neighbour, "dev", UPLINK)
-    sysctl(f"net.ipv6.neigh.{UPLINK}.retrans_time_ms=1000")
-
-
-@pytest.fixture
-def healthy(net: Network) -> Iterator[Network]:
-    """Yield a host that forwards, with a static default route."""
-    conf("forwarding", 1, "all")
-    assert bad() == []
-    yield net
-    conf("forwarding", 0, "all")
-
-
-@pytest.fixture
-def answering(healthy: Network) -> Iterator[Network]:
-    """Yield a healthy host with ndxdp at tc."""
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    assert bad() == []
-    yield healthy
-    remove_instance()
-
-
-def advertise(lifetime: int = 1800) -> None:
-    """Send a router advertisement with a prefix."""
-    frame = (
-        Ether(src=ROUTER_MAC, dst="33:33:00:00:00:01")
-        / IPv6(src=ROUTER_LINK_LOCAL, dst="ff02::1", hlim=255)
-        / ICMPv6ND_RA(routerlifetime=lifetime)
-        / ICMPv6NDOptPrefixInfo(prefix=OFFERED, prefixlen=64, L=1, A=1)
-    )
-    with packet_socket(ROUTER, ROUTER_LINK) as packets:
-        packets.send(bytes(frame))
-
-
-def default_route() -> str:
-    return sh("ip", "-6", "route", "show", "default", "dev", UPLINK)
-
 
 @pytest.fixture
 def advertised(net: Network) -> Network:
@@ -177,7 +66,7 @@ def advertised(net: Network) -> Network:
     return net
 
 
-# ---- a healthy host, and command lines ----------------------------------------------------------
+# ---- a healthy host, and command lines -----------------------------------------------------------
 
 
 def test_a_healthy_host(answering: Network) -> None:
@@ -407,373 +296,6 @@ def test_the_default_route_is_elsewhere(healthy: Network) -> None:
         assert f"the IPv6 default route leads out of {UPLINK}, not other0" in notes("other0")
     finally:
         ip("link delete other0")
-
-
-# ---- gateway, source -----------------------------------------------------------------------------
-
-
-def test_a_gateway_that_was_unreachable(healthy: Network) -> None:
-    healthy.at_router("ip", "link", "set", ROUTER_LINK, "down")
-    lose(GATEWAY)
-    healthy.at_router("ip", "link", "set", ROUTER_LINK, "up")
-    healthy.at_router("ip", "address", "replace", f"{GATEWAY}/64", "dev", ROUTER_LINK, "nodad")
-    found = mends("gateway", f"the gateway {GATEWAY} does not answer on {UPLINK}")
-    assert found["cure"] == f"ping -6 -c 3 -I {UPLINK} {GATEWAY}"
-    assert f"gateway {GATEWAY}: reachable, {ROUTER_MAC}" in notes()
-
-
-def test_a_permanent_entry(healthy: Network) -> None:
-    ip(f"-6 neighbour replace {GATEWAY} lladdr {ROUTER_MAC} dev {UPLINK} nud permanent")
-    mends("gateway", f"the neighbour entry of the gateway {GATEWAY} is permanent")
-    assert f"gateway {GATEWAY}: stale, {ROUTER_MAC}" in notes()
-
-
-def test_several_gateways_and_one_outside(healthy: Network) -> None:
-    hops = [
-        f"nexthop via {GATEWAY} dev {UPLINK}",
-        f"nexthop via 2001:db8:77::1 dev {UPLINK} onlink",
-    ]
-    ip(f"-6 route replace default {' '.join(hops)}")
-    texts = notes()
-    assert f"gateway {GATEWAY}: not solicited yet" in texts
-    outside = "gateway 2001:db8:77::1: not solicited yet, outside of the interface's prefixes"
-    assert outside in texts
-
-
-def test_a_duplicate_address(healthy: Network) -> None:
-    ip(f"-6 address add {GATEWAY}/64 dev {UPLINK}")
-    eventually(lambda: "dadfailed" in sh("ip", "-6", "address", "show", "dev", UPLINK))
-    mends("source", f"{GATEWAY} on {UPLINK} is a duplicate")
-
-
-def test_a_deprecated_source(healthy: Network) -> None:
-    ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
-    assert f"towards the Internet the host sends from {HOST}, which is deprecated" in notes()
-    mends("source", f"the only address of {UPLINK} is deprecated: {HOST}")
-
-
-def test_all_addresses_are_deprecated(healthy: Network) -> None:
-    """Report deprecated addresses: the kernel then sends from another interface's address."""
-    ip(f"-6 address change {HOST}/64 dev {UPLINK} preferred_lft 0")
-    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
-    ip("-6 address add 2001:db8:8::8/128 dev lo")
-    try:
-        expected = "towards the Internet the host sends from 2001:db8:8::8, an address of another"
-        assert any(each.startswith(expected) for each in notes())
-        found = mends("source", f"all 2 addresses of {UPLINK} are deprecated: ")
-        assert HOST in found["what"]
-    finally:
-        ip("-6 address delete 2001:db8:8::8/128 dev lo")
-
-
-def test_one_of_several_is_deprecated(healthy: Network) -> None:
-    ip(f"-6 address add {HOST}9/64 dev {UPLINK} nodad preferred_lft 0")
-    assert bad() == []
-    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src {HOST}9")
-    found = mends(
-        "source", f"towards the Internet the host sends from {HOST}9, which is deprecated"
-    )
-    assert "the route selects it" in found["why"]
-
-
-def expire(how: str) -> None:
-    """Wait until a default route has expired but is still listed."""
-    eventually(lambda: "expires -" in default_route(), within=10)
-    assert how in default_route()
-
-
-def test_an_expired_static_default_route(healthy: Network) -> None:
-    sysctl("net.ipv6.route.gc_interval=3600")  # the kernel keeps the route in its list
-    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} expires 1")
-    expire(GATEWAY)
-    found = mends("forwarding", f"the default route via {GATEWAY} dev {UPLINK} has expired")
-    assert "was not renewed" in found["why"]
-
-
-def test_an_expired_default_route_of_an_advertisement(net: Network) -> None:
-    """Renew an expired route by probing: the kernel also receives the solicited advertisement."""
-    # Otherwise its answers say that it is no router, and the host removes the route.
-    net.at_router("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
-    sh("ip", "-6", "route", "delete", "default")
-    sysctl("net.ipv6.route.gc_interval=3600")
-    conf("accept_ra", 2)
-    conf("forwarding", 1, "all")
-    try:
-        advertise(lifetime=1)
-        expire("proto ra")
-        found = found_one("forwarding", f"the default route via {ROUTER_LINK_LOCAL} dev {UPLINK}")
-        assert found["cure"] == f"ndxdp doctor {UPLINK} --probe"
-        with packet_socket(ROUTER, ROUTER_LINK) as packets:
-            packets.settimeout(10)
-            asking = subprocess.Popen(
-                [sys.executable, "-m", "ndxdp", *found["cure"].split()[1:]],
-                cwd=REPOSITORY,
-                stdout=subprocess.DEVNULL,
-            )
-            while packets.recv(2048)[54:55] != b"\x85":  # a router solicitation
-                pass
-            advertise()
-            assert asking.wait(60) in (0, 1, 2)
-        assert not [each for each in bad() if each["check"] == "forwarding"]
-    finally:
-        conf("forwarding", 0, "all")
-
-
-def test_an_expired_default_route_of_a_host_that_forwards(net: Network) -> None:
-    sh("ip", "-6", "route", "delete", "default")
-    sysctl("net.ipv6.route.gc_interval=3600")
-    conf("accept_ra", 2)
-    conf("forwarding", 1, "all")
-    try:
-        advertise(lifetime=1)
-        conf("accept_ra", 1)
-        expire("proto ra")
-        found = found_one("forwarding", "has expired")
-        assert "ignores router advertisements (accept_ra is 1)" in found["why"]
-        follow(found["cure"])
-        advertise()
-        eventually(lambda: "expires -" not in default_route())
-        assert bad() == []
-    finally:
-        conf("forwarding", 0, "all")
-
-
-def test_no_route_is_not_called_no_source(healthy: Network) -> None:
-    ip("-6 rule add to 2000::/16 unreachable")
-    try:
-        found = found_one("source", "the kernel does not send towards")
-        assert "no source" not in found["what"]
-        follow(found["cure"])
-    finally:
-        ip("-6 rule delete to 2000::/16 unreachable")
-
-
-def test_how_an_address_was_made(healthy: Network) -> None:
-    conf("accept_ra", 2)
-    sysctl(f"net.ipv6.conf.{UPLINK}.stable_secret=2001:db8::5ec")
-    conf("addr_gen_mode", 2)
-    advertise()
-    output = eventually(
-        lambda: [each for each in findings() if "is a stable privacy address" in each["what"]]
-    )
-    assert output[0]["level"] == "note"
-    assert "expect, is 2001:db8:5::ff:fe00:2;" in output[0]["why"]
-    follow(output[0]["cure"])
-    advertise()
-    made = f"2001:db8:5::ff:fe00:2 is made from the prefix and the MAC of {UPLINK} (EUI-64)"
-    eventually(lambda: made in notes())
-    assert not any("stable privacy" in each for each in notes())
-
-
-def own(text: str, flags: int = 0x80, *, link_local: bool = False) -> OwnAddress:
-    return OwnAddress(parse_address(text), 64, flags, FOREVER, FOREVER, link_local)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "others", "destination", "words"),
-    [
-        ("2001:db8::2", [], "2000::1", ""),
-        ("2001:db8::2", [own("fe80::2", link_local=True)], "2000::1", "scope"),
-        ("2001:db8::2", [own("2001:db8::3", 0xA0)], "2000::1", "the others are deprecated"),
-        ("2001:db8::2", [own("fd00::3")], "2000::1", "label"),
-        ("2001:db8::2", [own("2001:db8::3", 0x01)], "2000::1", "temporary"),
-        ("2001:db8:1::2", [own("2001:db8:2::2")], "2001:db8:1::9", "most bits in common"),
-        ("2001:db8::2", [own("2001:db8::3")], "2000::1", "as good as the others"),
-        ("2001:db8::2", [own("2001:db8:1::3")], "2001:db8:1::9", "the route selects it"),
-        ("2001:db8::2", [own("2001:db8::3", 0x48)], "2000::1", ""),
-    ],
-)
-def test_why_a_source(chosen: str, others: list[OwnAddress], destination: str, words: str) -> None:
-    ours = own(chosen)
-    output = source.reason(ours, [ours, *others], parse_address(destination))
-    assert words in output
-    assert bool(words) == bool(output)
-
-
-def test_the_reason_is_the_kernels(healthy: Network) -> None:
-    ip(f"-6 address add fd00::2/64 dev {UPLINK} nodad")
-    expected = f"towards the Internet the host sends from {HOST}: of the same label (RFC 6724 2.1)"
-    assert expected in notes()
-    ip(f"-6 address add 2001:db8:6::2/64 dev {UPLINK} nodad")
-    ip(f"-6 route replace default via {GATEWAY} dev {UPLINK} src 2001:db8:6::2")
-    assert any("2001:db8:6::2" in note for note in notes() if "the Internet" in note)
-
-
-# ---- reception, program --------------------------------------------------------------------------
-
-
-def test_allmulti_switched_off(answering: Network) -> None:
-    sh("ip", "link", "set", UPLINK, "allmulticast", "off")
-    mends("reception", f"{UPLINK} is not in allmulti")
-
-
-@contextmanager
-def bridge() -> Iterator[str]:
-    ip("link add br7 address 02:00:00:00:00:77 type bridge")
-    try:
-        ip("link set br7 up")
-        ip(f"-6 address add {HOST}7/64 dev br7 nodad")
-        ip("-6 route add default via 2001:db8::1 dev br7 metric 9")
-        yield "br7"
-    finally:
-        ip("link delete br7")
-
-
-def test_a_bridge_that_snoops(healthy: Network) -> None:
-    with bridge() as name:
-        done("attach", name, "--mode", "tc", "-n", BEHIND)
-        try:
-            assert bad(interface=name) == []
-            ip(f"link set {name} type bridge mcast_router 1")
-            mends("reception", f"the bridge {name} snoops MLD", interface=name)
-        finally:
-            ndxdp("detach", name)
-
-
-def test_paused(answering: Network) -> None:
-    done("pause", UPLINK)
-    mends("program", f"answering on {UPLINK} is paused")
-
-
-def test_the_program_was_detached(answering: Network) -> None:
-    (link,) = PINS.glob(f"v*/{UPLINK}/link")
-    link.unlink()
-    mends("program", f"ndxdp has rules for {UPLINK}, but answers nothing there")
-    assert answering.answers(TARGET)
-
-
-def test_damaged_pins(answering: Network) -> None:
-    (rules,) = PINS.glob(f"v*/{UPLINK}/addresses")
-    rules.unlink()
-    mends("program", f"the pins of {UPLINK} are incomplete")
-    assert not list(PINS.glob(f"v*/{UPLINK}"))
-
-
-def test_no_bpf_file_system(healthy: Network) -> None:
-    sh("umount", str(BPFFS))
-    try:
-        mends("program", f"ndxdp can answer on {UPLINK} in userspace mode only")
-        assert BPFFS.stat().st_mode & 0o777 == 0o700
-    finally:
-        if not os.path.ismount(BPFFS):
-            sh("mount", "-t", "bpf", "bpf", str(BPFFS))
-        BPFFS.chmod(0o1777)  # as it was
-
-
-def test_the_mode_that_auto_would_choose(healthy: Network) -> None:
-    assert any("`auto` takes tc: what XDP sends from a veth" in note for note in notes())
-    with tap("tap7"):
-        ip("link set tap7 up")
-        assert "ndxdp does not answer on tap7; `auto` tries native first, then tc" in notes("tap7")
-
-
-def test_a_foreign_xdp_program(healthy: Network) -> None:
-    program = str(build_xdp_pass())
-    sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "obj", program, "sec", "xdp")
-    assert any(
-        note.endswith(f"uses XDP on {UPLINK}: `auto` takes tc beside it") for note in notes()
-    )
-    assert bad() == []
-    sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
-
-
-# ---- other responders ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def ndppd(healthy: Network, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    configuration = tmp_path / "ndppd.conf"
-    configuration.write_text(f"proxy {UPLINK} {{ rule {BEHIND} {{ static }} }}\n")
-    process = subprocess.Popen(["ndppd", "-c", str(configuration)], stderr=subprocess.DEVNULL)
-    try:
-        eventually(lambda: any("ndppd" in note for note in notes()))
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_another_responder(ndppd: subprocess.Popen[bytes]) -> None:
-    assert f"ndppd (pid {ndppd.pid}) answers solicitations" in notes()
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND, "--except", TARGET)
-    try:
-        found = found_one("listeners", f"ndppd (pid {ndppd.pid}) answers solicitations, too")
-        follow(found["cure"])
-        ndppd.wait(timeout=10)
-        # ndppd restores the interface's old allmulti, even if another process needs it.
-        mends("reception", f"{UPLINK} is not in allmulti")
-    finally:
-        remove_instance()
-
-
-def test_a_network_manager_that_listens_is_harmless() -> None:
-    manager = listeners.Listener(712, "NetworkManager", "NetworkManager.service", raw=True)
-    other = listeners.Listener(713, "something", "", raw=True)
-    facts = listeners.Facts(UPLINK, (manager, other), 0, (), False, None)
-    first, second = listeners.judge(facts)
-    assert first.level is second.level is Level.NOTE
-    assert first.what == (
-        "NetworkManager (pid 712) receives ICMPv6, for router advertisements; this is harmless:"
-        " the program answers no solicitations"
-    )
-    assert "58 is the protocol number" in first.why
-    assert (second.what, second.why) == ("something (pid 713) receives ICMPv6", "")
-
-
-def test_a_socket_for_icmpv6_is_found(healthy: Network) -> None:
-    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6):
-        (found,) = [each for each in findings() if each["check"] == "listeners"]
-        assert f"(pid {os.getpid()}) receives ICMPv6" in found["what"]
-        assert "raw6 at [::]:58" in found["why"]
-
-
-def is_answered(net: Network, target: str, *, unicast: bool) -> bool:
-    """Solicit once; a solicitation for the host's own address marks the end of the wait."""
-    router, mac = parse_address(GATEWAY), bytes.fromhex(ROUTER_MAC.replace(":", ""))
-    host = bytes.fromhex(HOST_MAC.replace(":", ""))
-    wanted = parse_address(target)
-    frame = solicit(
-        mac,
-        wanted,
-        source=router,
-        destination=wanted if unicast else None,
-        eth_destination=host if unicast else None,
-        sllao=mac,
-    )
-    with net.advertisements() as frames, packet_socket(ROUTER, ROUTER_LINK) as packets:
-        packets.send(frame)
-        assert net.answers(HOST)
-    targets = [target_of(frame) for frame in frames]
-    assert parse_address(HOST) in targets
-    return wanted in targets
-
-
-def test_proxy_ndp_works_and_drops(healthy: Network) -> None:
-    conf("proxy_ndp", 1)
-    sysctl(f"net.ipv6.neigh.{UPLINK}.proxy_delay=0")
-    ip(f"-6 neighbour add proxy {TARGET} dev {UPLINK}")
-    ip("link add behind0 type veth peer name far0")
-    try:
-        ip("link set behind0 up")
-        ip(f"-6 route add {BEHIND} dev behind0")
-        assert is_answered(healthy, TARGET, unicast=False)
-        assert not is_answered(healthy, TARGET, unicast=True)
-        mends("listeners", f"proxy_ndp for {TARGET} does not answer unicast solicitations")
-        assert is_answered(healthy, TARGET, unicast=True)
-    finally:
-        ip("link delete behind0")
-        conf("proxy_ndp", 0, "all")
-
-
-def test_proxy_ndp_against_a_rule(answering: Network) -> None:
-    conf("proxy_ndp", 1, "all")
-    ip(f"-6 neighbour add proxy {TARGET} dev {UPLINK}")
-    try:
-        assert f"ndxdp answers for {TARGET} before the kernel's proxy_ndp does" in notes()
-        done("prefix", "add", TARGET, "--answer", "never")
-        mends("listeners", f"the kernel's proxy_ndp answers for {TARGET}")
-    finally:
-        conf("proxy_ndp", 0, "all")
 
 
 # ---- limits, containers --------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from ndxdp.ndp.profile import Answer
 from ndxdp.rules.prefix import parse_prefix
 from ndxdp.rules.rule import Rule, owned_rule
 from ndxdp.rules.ruleset import Rules
+from tests.fixtures.doctor import bad, conf, follow, found_one, mends, notes
 from tests.fixtures.network import (
     BEHIND,
     HOST,
@@ -28,7 +29,6 @@ from tests.fixtures.network import (
     remove_instance,
     sh,
 )
-from tests.test_doctor import bad, conf, follow, found_one, mends, notes
 
 HERE = "2001:db8:0:0:a::/80"
 SOME = "2001:db8::a:0:0:77"

@@ -21,6 +21,7 @@ from ndxdp.observe.trace import Event
 from ndxdp.rules.address import parse_address, parse_mac
 from ndxdp.rules.prefix import Prefix, parse_prefix
 from ndxdp.rules.rule import Rule
+from tests.fixtures.doctor import bad, conf, findings, follow, found_one, mends
 from tests.fixtures.network import (
     BEHIND,
     HOST,
@@ -38,7 +39,6 @@ from tests.fixtures.network import (
     remove_instance,
 )
 from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, segment
-from tests.test_doctor import bad, conf, findings, follow, found_one, mends
 
 WATCH = ("--watch", "1.5")
 FROM_INTERNET = "2001:db8:ffff::1"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.doctor import bad, conf, findings, follow
 from tests.fixtures.network import (
     BEHIND,
     FILES,
@@ -32,7 +33,6 @@ from tests.fixtures.network import (
     remove_instance,
     sh,
 )
-from tests.test_doctor import bad, conf, findings, follow
 
 DOCTOR = [*NDXDP, "doctor"]
 

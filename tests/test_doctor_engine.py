@@ -13,10 +13,10 @@ from ndxdp.doctor.engine import Facts, Network
 from ndxdp.doctor.finding import Level
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.prefix import parse_prefix
+from tests.fixtures.doctor import bad, conf, findings, follow, found_one
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import BEHIND, GATEWAY, HOST, TARGET, UPLINK, done, remove_instance, sh
 from tests.fixtures.network import Network as Net
-from tests.test_doctor import bad, conf, findings, follow, found_one
 
 ON_LINK = "2001:db8::/64"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.doctor import bad, conf, found_one, mends, notes
 from tests.fixtures.network import BEHIND, HOST, UPLINK, Network, remove_instance, sh
-from tests.test_doctor import bad, conf, found_one, mends, notes
 
 PORT = 9877
 FILE = f"""

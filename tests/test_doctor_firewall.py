@@ -14,6 +14,7 @@ from ndxdp.doctor import firewall
 from ndxdp.doctor.netfilter import Ruleset
 from ndxdp.ndp.frame import destination_of
 from ndxdp.rules.address import parse_address
+from tests.fixtures.doctor import bad, conf, follow, found_one, ip, mends
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
@@ -27,7 +28,6 @@ from tests.fixtures.network import (
     remove_instance,
     sh,
 )
-from tests.test_doctor import bad, conf, follow, found_one, ip, mends
 
 BASE = "type filter hook {0} priority 0; policy {1};"
 

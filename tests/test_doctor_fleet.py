@@ -36,9 +36,9 @@ from ndxdp.sources.etcd_settings import Endpoint, Etcd
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_instance
 from tests.fixtures import etcd as etcd_cluster
+from tests.fixtures.doctor import findings
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.network import FILES, UPLINK, Network, eventually, sh
-from tests.test_doctor import findings
 
 FOREVER = 0xFFFFFFFF
 DAD_FAILED = 0x08

@@ -22,6 +22,7 @@ from lab.capture import packet_socket
 from ndxdp.doctor import probe
 from ndxdp.rules.address import parse_mac
 from ndxdp.rules.prefix import parse_prefix
+from tests.fixtures.doctor import bad, conf, findings, follow, found_one, lose, mends
 from tests.fixtures.network import (
     BEHIND,
     GATEWAY,
@@ -41,7 +42,6 @@ from tests.fixtures.network import (
     sh,
 )
 from tests.fixtures.segment import Segment, segment
-from tests.test_doctor import bad, conf, findings, follow, found_one, lose, mends
 from tests.test_doctor_arrival import switch_drops
 
 RS = b"\x85"

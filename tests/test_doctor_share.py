@@ -20,6 +20,7 @@ from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.share_report import (
     SharedLink,
 )
+from tests.fixtures.doctor import bad, conf, findings, follow, ip, notes
 from tests.fixtures.network import (
     FILES,
     HOST,
@@ -34,7 +35,6 @@ from tests.fixtures.network import (
     sh,
 )
 from tests.fixtures.share_facts import HOSTS, LAN, ON_LINK, report_of, running
-from tests.test_doctor import bad, conf, findings, follow, ip, notes
 
 CLIENT, CLIENT_LINK = "client", "eth0"
 

@@ -14,6 +14,7 @@ import pytest
 from lab.capture import packet_socket
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
+from tests.fixtures.doctor import advertise, conf, default_route, ip, lose
 from tests.fixtures.engine import Engine
 from tests.fixtures.network import (
     BEHIND,
@@ -38,7 +39,6 @@ from tests.fixtures.network import (
 from tests.fixtures.segment import BRIDGE, SWITCH, at, segment
 from tests.fixtures.tap import ARPHRD_VOID, tun
 from tests.test_company_hooks import tcx
-from tests.test_doctor import advertise, conf, default_route, ip, lose
 from tests.test_doctor_arrival import attach, switch_drops, traffic
 
 FOLDER = REPOSITORY / "docs" / "symptoms"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures import etcd
+from tests.fixtures.doctor import findings
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.network import (
     ROUTER_LINK,
@@ -21,7 +22,6 @@ from tests.fixtures.network import (
     ndxdp,
 )
 from tests.fixtures.prometheus import get, parsed
-from tests.test_doctor import findings
 
 ADDRESS, OTHER = "2001:db8::c:0:0:20", "2001:db8::c:0:0:21"
 ROOT = "/ndxdp/v1/"

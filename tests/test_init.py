@@ -21,6 +21,7 @@ import pytest
 from ndxdp import systemd_unit
 from ndxdp.rules.prefix import parse_prefix
 from tests.fixtures import fake_engine
+from tests.fixtures.doctor import advertise, conf, default_route
 from tests.fixtures.documented import json_of
 from tests.fixtures.engine import Engine
 from tests.fixtures.fake_engine import Fake
@@ -45,7 +46,6 @@ from tests.fixtures.network import (
 )
 from tests.fixtures.tap import tap, tun
 from tests.test_auto import needs
-from tests.test_doctor import advertise, conf, default_route
 from tests.test_doctor_blind import DENIED
 
 ON_LINK = "2001:db8::/64"
