@@ -9,6 +9,9 @@
  * bcc would also create maps and rewrite `map.lookup(...)` calls. The program uses neither:
  * ndxdp creates the maps before it starts bcc, passes their file descriptors as macros, and
  * MAP() makes the pseudo instruction that bcc's rewriter would have made.
+ *
+ * A SUBPROGRAM is a function that few frames need. It has registers and a stack of its own, so that it
+ * takes none of the caller's. bcc returns the instructions of one function, so there it is inlined.
  */
 #ifndef NDP_DIALECT_H
 #define NDP_DIALECT_H
@@ -24,6 +27,8 @@
 #define MAP(name) ((void *)bpf_pseudo_fd(1, NDXDP_FD_##name))
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)
 #define DEFINE_RING(name, bytes)
+#define SUBPROGRAM static inline __attribute__((always_inline))
+#define barrier()  asm volatile("" ::: "memory")
 
 #define bpf_cpu_to_be64(x) bpf_htonll(x)
 #define barrier_var(var)   asm volatile("" : "=r"(var) : "0"(var))
@@ -35,7 +40,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#define MAP(name) ((void *)&name)
+#define MAP(name)  ((void *)&name)
+#define SUBPROGRAM static __attribute__((noinline))
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)                         \
 	struct {                                                                               \
 		__uint(type, map_type);                                                        \

@@ -56,6 +56,11 @@
 #define __always_inline inline __attribute__((always_inline))
 #endif
 
+#ifndef unlikely
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+#define likely(condition)   __builtin_expect(!!(condition), 1)
+#endif
+
 /* An IPv6 address, network byte order. */
 struct address {
 	union {
@@ -103,8 +108,13 @@ struct eth_macs {
 
 /* A VLAN tag, which a tagged frame has between the MACs and the EtherType. */
 struct vlan_tag {
-	__be16 type;	/* ETHERTYPE_8021Q or ETHERTYPE_8021AD */
-	__be16 control; /* priority, and VLAN_ID */
+	union {
+		__u32 word; /* 0: there is no tag */
+		struct {
+			__be16 type;	/* ETHERTYPE_8021Q or ETHERTYPE_8021AD */
+			__be16 control; /* priority, and VLAN_ID */
+		};
+	};
 };
 
 struct ipv6 {
@@ -176,10 +186,11 @@ static __always_inline __u64 is_zero(__u64 x)
 /* Return the MAC as a number, which is the `word` of a mac_leading with zeros behind it. */
 static __always_inline __u64 mac_load_leading(const struct mac_leading *from)
 {
-	struct mac_leading mac = *from;
-
-	mac.after = 0;
-	return mac.word;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return from->word << 16 >> 16;
+#else
+	return from->word >> 16 << 16;
+#endif
 }
 
 /* Return the MAC as the same number. */
@@ -195,10 +206,11 @@ static __always_inline __u64 mac_load_trailing(const struct mac_trailing *from)
 /* Store the MAC, and `after` behind it, by one write. */
 static __always_inline void mac_store_leading(struct mac_leading *to, __u64 mac, __be16 after)
 {
-	struct mac_leading word = {.word = mac};
-
-	word.after = after;
-	*to = word;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	to->word = mac | (__u64)after << 48;
+#else
+	to->word = mac | after;
+#endif
 }
 
 /* Store the MAC, and `before` before it, by one write. */
@@ -263,21 +275,24 @@ static __always_inline __u64 differs_from_group(const struct address *a,
 	return (a->d[0] ^ bpf_cpu_to_be64(0xff02000000000000)) | (a->d[1] ^ last);
 }
 
-/* Return the one's-complement sum of the address's words for fold(). A sum may have 2^32 words
- * before 64 bits overflow.
- */
+/* Return the one's-complement sum of the address's words for fold(). */
 static __always_inline __u64 sum_address(const struct address *a)
 {
 	return (__u64)a->w[0] + a->w[1] + a->w[2] + a->w[3];
 }
 
-/* Fold a one's-complement sum to 16 bits (RFC 1071). */
+/* Return the one's-complement sum of the word's halves for fold(). */
+static __always_inline __u64 sum_word(__u64 word)
+{
+	return (word & 0xffffffff) + (word >> 32);
+}
+
+/* Fold a one's-complement sum of less than 2^48 to 16 bits (RFC 1071). Bits 32 to 47 of the product
+ * are the sum of the two halves of `sum`, and of the carry of the same addition in bits 16 to 31.
+ */
 static __always_inline __u16 fold(__u64 sum)
 {
-	sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32 & 0xffff) + (sum >> 48);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
+	return sum_word(sum) * 0x100010001 >> 32;
 }
 
 #endif

@@ -123,12 +123,12 @@ static __always_inline const struct ndp_rule *find_rule(const struct solicitatio
 	const __u64 *bits = bpf_map_lookup_elem(MAP(hints), &word);
 	const struct ndp_rule *rule = 0;
 
-	if (bits && *bits >> hint % 64 & 1)
+	if (unlikely(bits && *bits >> hint % 64 & 1))
 		rule = bpf_map_lookup_elem(MAP(addresses), &ns->target);
 	return rule ? rule : bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
 }
 
-/* Copy the profile of the rule's class; `exists` is 0 if there is no rule. */
+/* Copy the profile of the rule's class to `to`, which is zero, and stays so if there is no rule. */
 static __always_inline void load_profile(struct profile *to, const struct ndp_rule *rule)
 {
 	__u64 *words = (void *)to;
@@ -138,12 +138,11 @@ static __always_inline void load_profile(struct profile *to, const struct ndp_ru
 	_Static_assert(__builtin_offsetof(struct profile, dev_set) == 24 &&
 			       __builtin_offsetof(struct ndp_rule_class, dev_set) == 24,
 		       "a class begins with its profile");
-	to->exists = 0;
 	if (!rule)
 		return;
 	slot = rule->rule_class;
 	found = bpf_map_lookup_elem(MAP(groups), &slot);
-	if (!found)
+	if (unlikely(!found))
 		found = bpf_map_lookup_elem(MAP(more_classes), &slot);
 	if (!found)
 		return;

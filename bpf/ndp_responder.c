@@ -108,13 +108,12 @@ static __always_inline int is_gateway_answer(const void *data, const void *end, 
  */
 static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
 						 const struct neighbor *msg, const void *end,
-						 struct solicitation *ns)
+						 const struct solicitation *ns)
 {
-	struct profile profile;
+	struct profile profile = {};
 
 	if (eth->dst.mac_first & bpf_htons(GROUP_MAC_BIT) || (const void *)(msg + 1) > end)
 		return 0;
-	ns->target = msg->target;
 	load_profile(&profile, find_rule(ns));
 	return profile.exists && profile.flags & NDP_CLASS_LLADDR &&
 	       is_same_mac(&eth->dst, profile_mac(&profile));
@@ -122,61 +121,65 @@ static __always_inline int is_for_advertised_mac(const struct ethernet *eth,
 
 /* Results of the walk over the options. */
 struct options {
-	__u64 sum;    /* one's-complement sum of the message, not folded */
-	__u64 lladdr; /* MAC as a number: the first SLLAO's, else the Ethernet source */
+	__u64 sum;    /* their one's-complement sum, not folded */
 	__u64 sllao;  /* 1: there is an SLLAO */
+	__u64 lladdr; /* MAC as a number: the first SLLAO's, if there is one */
 };
 
-/* Walk the options: `units` of 8 bytes from `cursor` on. The caller has set `sum` and `lladdr`.
+/* Walk the options, which begin at `cursor`.
+ * length: bytes of the ICMPv6 message; not below that of a struct neighbor.
  *
  * A step reads one unit, and has no branch that depends on the unit's content: the verifier follows
- * both ways of a branch, so a branch would double the verifier's work at each step.
+ * both ways of a branch, so a branch would double the verifier's work at each step. Nor does the
+ * rest of the program depend on the number of steps.
  */
-static __always_inline enum ndp_reason walk_options(const void *cursor, const void *end,
-						    __u64 units, struct options *options)
+SUBPROGRAM enum ndp_reason walk_options(const void *cursor, const void *end, __u64 length,
+					struct options *options)
 {
-	const struct lladdr_option *first = cursor;
-	__u64 left = 0; /* units that remain of the current option */
-	__u64 bad = 0, i;
+	__u64 units = (length - sizeof(struct neighbor)) / 8; /* that remain of the message */
+	__u64 left = 0;	 /* units that remain of the current option */
+	__u64 first = 0; /* the first unit of the first SLLAO */
+	__u64 found = 0; /* 1: there was an SLLAO */
+	__u64 sum = 0, bad = 0, begins, is_first_sllao, i;
+	struct lladdr_option sllao;
 
-	/* Nearly every solicitation has one option, an SLLAO of one unit. */
-	if (units == 1 && (const void *)(first + 1) <= end &&
-	    first->mac.before == bpf_htons(OPTION_SLLAO << 8 | 1)) {
-		options->lladdr = mac_load_trailing(&first->mac);
-		options->sum += (__u64)first->mac.halves[0] + first->mac.halves[1];
-		options->sllao = 1;
-		return NDP_CONTINUE;
-	}
 	for (i = 0; i < UNITS_MAX; i++) {
 		const struct lladdr_option *option = cursor;
-		__u64 begins, is_first_sllao;
 
-		if (i >= units || (const void *)(option + 1) > end)
+		cursor += 8;
+		/* Otherwise the compiler adds i * 8 to a pointer, which takes CAP_PERFMON. */
+		barrier_var(cursor);
+		barrier_var(units);
+		if (!units || cursor > end)
 			break;
 		begins = is_zero(left); /* the unit is the first of an option */
 		left |= -begins & option->len;
 		bad |= is_zero(left); /* an option of length 0 */
 		/* Linux, too, takes the first SLLAO and ignores all others. */
-		is_first_sllao =
-			begins & is_zero(option->type ^ OPTION_SLLAO) & ~options->sllao;
-		/* An Ethernet address takes one unit (4.6.1, RFC 2464 6). */
-		bad |= is_first_sllao & ~is_zero(left ^ 1);
-		options->lladdr ^=
-			(options->lladdr ^ mac_load_trailing(&option->mac)) & -is_first_sllao;
-		options->sllao |= is_first_sllao;
-		options->sum += (__u64)option->mac.halves[0] + option->mac.halves[1];
+		is_first_sllao = begins & is_zero(option->type ^ OPTION_SLLAO) & ~found;
+		first |= option->mac.word & -is_first_sllao;
+		found |= is_first_sllao;
+		sum += sum_word(option->mac.word);
 		left--;
-		cursor += 8;
-		/* Otherwise the compiler adds i * 8 to a pointer, which takes CAP_PERFMON. */
-		barrier_var(cursor);
+		units--;
 	}
-	if (i < units) /* the rest is in another piece of memory */
-		return because(NDP_BAD_LENGTH);
-	return bad | left ? NDP_BAD_OPTION : NDP_CONTINUE;
+	if (units) /* the rest is in another piece of memory */
+		return NDP_BAD_LENGTH;
+	sllao.mac.word = first;
+	/* An Ethernet address takes one unit (4.6.1, RFC 2464 6). */
+	if (bad | left | length % 8 || (found && sllao.len != 1))
+		return NDP_BAD_OPTION;
+	options->sum = sum;
+	options->sllao = found;
+	options->lladdr = mac_load_trailing(&sllao.mac);
+	return NDP_CONTINUE;
 }
 
 /* Check the Ethernet header, and all of 7.1.1, and fill `ns`. The caller has seen
  * is_solicitation(). frame_len: bytes of the frame, those outside the linear part included.
+ *
+ * The fields of `ns` are set before the first check: otherwise the verifier would follow the rest
+ * of the program once for each check, which would each leave other fields without a value.
  */
 static __always_inline enum ndp_reason validate(const void *data, const void *end,
 						__u64 frame_len,
@@ -186,65 +189,76 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
 	const struct ethernet *eth = data - PAD;
 	const struct ipv6 *ip6 = (const void *)(eth + 1);
 	const struct neighbor *msg = (const void *)(ip6 + 1);
-	struct options options = {};
+	const struct lladdr_option *option = (const void *)(msg + 1);
+	__u64 length = 0, sum, lladdr, no_dad;
 	struct mac_trailing own;
+	struct options options;
 	enum ndp_reason reason;
-	__u64 length, not_group;
 
-	if ((const void *)((const struct icmpv6 *)msg + 1) > end)
-		return NDP_BAD_LENGTH; /* never, but the verifier requires the check */
+	ns->eth_source = mac_load_leading(&eth->src);
+	ns->peer = ns->eth_source;
+	ns->source = ip6->src;
+	ns->source_sum = sum_address(&ip6->src);
+	if (likely((const void *)(msg + 1) <= end)) {
+		ns->target = msg->target;
+		ns->target_sum = sum_address(&msg->target);
+		length = bpf_ntohs(ip6->payload_len);
+	} else {
+		ns->target = (struct address){};
+		ns->target_sum = 0;
+	}
 	mac_store_trailing(&own, 0, own_mac(config));
-	options.lladdr = mac_load_leading(&eth->src);
-	if (options.lladdr == own_mac(config))
+	if (unlikely(ns->eth_source == own_mac(config)))
 		return because(NDP_OWN_FRAME);
-	if (!(eth->dst.mac_first == bpf_htons(MULTICAST_MAC) &&
-	      eth->dst.mac_rest == ip6->dst.w[3] && is_multicast(&ip6->dst)) &&
-	    !is_same_mac(&eth->dst, &own) && !is_for_advertised_mac(eth, msg, end, ns))
+	if (unlikely(!(eth->dst.mac_first == bpf_htons(MULTICAST_MAC) &&
+		       eth->dst.mac_rest == ip6->dst.w[3] && is_multicast(&ip6->dst)) &&
+		     !is_same_mac(&eth->dst, &own) &&
+		     !is_for_advertised_mac(eth, msg, end, ns)))
 		return because(NDP_OTHER_HOST);
-	if (ip6->hop_limit != HOP_LIMIT)
+	if (unlikely(ip6->hop_limit != HOP_LIMIT))
 		return because(NDP_BAD_HOP_LIMIT);
-	if (msg->icmp.code != 0)
+	if (unlikely(msg->icmp.code != 0))
 		return because(NDP_BAD_CODE);
 
 	/* The frame may have padding behind the IPv6 payload, so the frame may end behind the message. */
-	length = bpf_ntohs(ip6->payload_len);
-	if (length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
-	    NS_LEN - sizeof(*msg) + length > frame_len || (const void *)(msg + 1) > end)
+	if (unlikely(length < sizeof(*msg) || frame_len > NDP_FRAME_MAX ||
+		     NS_LEN - sizeof(*msg) + length > frame_len))
 		return because(NDP_BAD_LENGTH);
 
 	/* The checksum covers the pseudo-header (RFC 8200 8.1), the message and the options. */
-	ns->source_sum = sum_address(&ip6->src);
-	ns->target_sum = sum_address(&msg->target);
-	options.sum = ns->source_sum + sum_address(&ip6->dst);
-	options.sum += (__u64)bpf_htonl(length) + bpf_htonl(PROTOCOL_ICMPV6);
-	options.sum += *(const __u32 *)&msg->icmp;
-	options.sum += msg->flags + ns->target_sum;
+	sum = ns->source_sum + sum_address(&ip6->dst);
+	sum += (__u64)bpf_htonl(length) + bpf_htonl(PROTOCOL_ICMPV6);
+	sum += *(const __u32 *)&msg->icmp;
+	sum += msg->flags + ns->target_sum;
+	barrier_var(sum); /* otherwise the compiler keeps each word until after the options */
 
-	/* Copied before the walk, after which no pointer into the frame is used: otherwise the
-	 * verifier would follow the rest of the program once for each number of options.
-	 */
-	ns->source = ip6->src;
-	ns->target = msg->target;
-	ns->eth_source = options.lladdr;
-	not_group = differs_from_group(&ip6->dst, &ns->target);
-
-	reason = walk_options(msg + 1, end, (length - sizeof(*msg)) / 8, &options);
-	if (reason != NDP_CONTINUE)
-		return reason;
-	if (length % 8)
-		return because(NDP_BAD_OPTION);
-	if (fold(options.sum) != 0xffff)
+	/* Nearly every solicitation has one option, an SLLAO of one unit. */
+	if (likely(length == sizeof(*msg) + sizeof(*option) &&
+		   (const void *)(option + 1) <= end &&
+		   option->mac.before == bpf_htons(OPTION_SLLAO << 8 | 1))) {
+		lladdr = mac_load_trailing(&option->mac);
+		sum += sum_word(option->mac.word);
+		no_dad = 1;
+	} else {
+		no_dad = differs_from_group(&ip6->dst, &ns->target);
+		reason = walk_options(option, end, length, &options);
+		if (reason != NDP_CONTINUE)
+			return reason;
+		lladdr = options.sllao ? options.lladdr : ns->eth_source;
+		sum += options.sum;
+		no_dad |= options.sllao;
+	}
+	if (unlikely(fold(sum) != 0xffff))
 		return because(NDP_BAD_CHECKSUM);
 
-	if (is_multicast(&ns->target) || is_unspecified(&ns->target) ||
-	    is_loopback(&ns->target))
+	if (unlikely(is_multicast(&ns->target) || is_unspecified(&ns->target) ||
+		     is_loopback(&ns->target)))
 		return because(NDP_BAD_TARGET);
-	ns->dad = is_unspecified(&ns->source);
 	/* Linux drops packets from loopback and v4-mapped sources (ip6_rcv_core()). */
-	if (is_multicast(&ns->source) || is_loopback(&ns->source) ||
-	    is_v4_mapped(&ns->source) || (ns->dad && (options.sllao || not_group)))
+	if (unlikely(is_multicast(&ns->source) || is_loopback(&ns->source) ||
+		     is_v4_mapped(&ns->source) || (is_dad(ns) && no_dad)))
 		return because(NDP_BAD_SOURCE);
-	ns->peer = options.lladdr;
+	ns->peer = lladdr;
 	return NDP_CONTINUE;
 }
 
@@ -342,13 +356,13 @@ static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
 							const struct solicitation *ns,
 							const struct ndp_rule *rule)
 {
-	if (route == NDP_ROUTE_BACK)
+	if (unlikely(route == NDP_ROUTE_BACK))
 		return because(NDP_DAD_ON_LINK);
 	/* While forwarding is off, the FIB lookup does not return the output interface. */
-	if (route == NDP_NOT_FORWARDING && !is_local(ns))
+	if (unlikely(route == NDP_NOT_FORWARDING && !is_local(ns)))
 		return because(NDP_NOT_FORWARDING);
 	/* Every link has all of fe80::/10, so only a rule for the single address is meant here. */
-	if (is_link_local(&ns->target) && rule->prefix_len < 128)
+	if (unlikely(is_link_local(&ns->target) && rule->prefix_len < 128))
 		return because(NDP_DAD_ON_LINK);
 	return NDP_CONTINUE;
 }
@@ -361,22 +375,22 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 						    const struct ndp_rule *rule,
 						    const struct profile *profile)
 {
-	__u32 defends = ns->dad && profile->flags & NDP_CLASS_DEFEND;
+	__u32 defends = is_dad(ns) && profile->flags & NDP_CLASS_DEFEND;
 	enum ndp_reason reason;
 
 	if (rule->answer == NDP_LOCAL) {
-		if (!is_local(ns))
+		if (unlikely(!is_local(ns)))
 			return because(NDP_NOT_LOCAL);
 	} else if (rule->answer != NDP_ALWAYS || defends) {
 		reason = check_route(ctx, ns, config, rule, profile, defends);
 		if (rule->answer == NDP_ALWAYS)
 			reason = check_always_dad(reason, ns, rule);
-		if (reason != NDP_CONTINUE)
+		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
 	}
-	if (ns->dad && !defends)
+	if (unlikely(is_dad(ns) && !defends))
 		return because(NDP_DAD_IGNORED);
-	if (defends && bpf_map_lookup_elem(MAP(on_link), &ns->target))
+	if (unlikely(defends && bpf_map_lookup_elem(MAP(on_link), &ns->target)))
 		return because(NDP_DAD_ON_LINK);
 	return NDP_CONTINUE;
 }
@@ -385,10 +399,11 @@ static __always_inline enum ndp_reason check_tables(void *ctx, const struct soli
 static __always_inline enum ndp_reason check_time(const struct ndp_settings *config,
 						  const struct profile *profile)
 {
-	if (profile->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
-	    (__s64)(bpf_ktime_get_ns() - config->heartbeat) > (__s64)config->heartbeat_timeout)
+	if (unlikely(profile->flags & NDP_CLASS_DYNAMIC && config->heartbeat_timeout &&
+		     (__s64)(bpf_ktime_get_ns() - config->heartbeat) >
+			     (__s64)config->heartbeat_timeout))
 		return because(NDP_EXPIRED);
-	if (profile->flags & NDP_CLASS_LEASED && has_lapsed())
+	if (unlikely(profile->flags & NDP_CLASS_LEASED && has_lapsed()))
 		return because(NDP_LAPSED);
 	return NDP_CONTINUE;
 }
@@ -401,26 +416,26 @@ static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solici
 {
 	enum ndp_reason reason;
 
-	if (!rule || !profile->exists)
+	if (unlikely(!rule || !profile->exists))
 		return because(NDP_NO_RULE);
-	if (rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED)
+	if (unlikely(rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED))
 		return because(NDP_DENIED);
-	if (profile->flags & (NDP_CLASS_DYNAMIC | NDP_CLASS_LEASED)) {
+	if (unlikely(profile->flags & (NDP_CLASS_DYNAMIC | NDP_CLASS_LEASED))) {
 		reason = check_time(config, profile);
-		if (reason != NDP_CONTINUE)
+		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
 	}
-	if (rule->answer != NDP_ALWAYS || ns->dad) {
+	if (unlikely(rule->answer != NDP_ALWAYS || is_dad(ns))) {
 		reason = check_tables(ctx, ns, config, rule, profile);
-		if (reason != NDP_CONTINUE)
+		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
 	}
-	if (config->rate_interval | config->total_interval) {
+	if (unlikely(config->rate_interval | config->total_interval)) {
 		reason = charge(ns, config, FOR_ANSWER);
-		if (reason != NDP_CONTINUE)
+		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
 	}
-	return ns->dad ? NDP_ANSWERED_DAD : NDP_ANSWERED;
+	return is_dad(ns) ? NDP_ANSWERED_DAD : NDP_ANSWERED;
 }
 
 /* Initialise `ns` for a frame of the interface, which has passed is_solicitation() or
@@ -441,10 +456,14 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 				  const struct ndp_settings *config, struct solicitation *ns,
 				  struct verdict *verdict)
 {
-	verdict->reason = validate(data, end, frame_len, config, ns);
-	if (verdict->reason != NDP_CONTINUE)
+	verdict->reason = NDP_BAD_LENGTH;
+	if (unlikely(data + HEADERS_LEN > end))
+		return; /* never, but the verifier requires the check */
+	verdict->reason =
+		conceal(validate(data, end, frame_len, config, ns), config->l3_ifindex);
+	if (unlikely(verdict->reason != NDP_CONTINUE))
 		return;
-	if (config->paused) {
+	if (unlikely(config->paused)) {
 		verdict->reason = because(NDP_PAUSED);
 		return;
 	}
@@ -466,7 +485,7 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	const struct address *fixed = (const void *)profile->address;
 	struct mac_trailing tllao, peer;
 	__u64 lladdr = own_mac(config);
-	__u32 flags = ns->dad ? 0 : FLAG_SOLICITED;
+	__u32 flags = is_dad(ns) ? 0 : FLAG_SOLICITED;
 	__u64 sum = ns->target_sum + ns->source_sum; /* of the IPv6 source and destination */
 
 	if (profile->flags & NDP_CLASS_ROUTER)
@@ -484,14 +503,14 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	out->ip6.hop_limit = HOP_LIMIT;
 	out->ip6.src = ns->target;
 	out->ip6.dst = ns->source;
-	if (ns->dad) { /* to ff02::1; the source is zero, and so is its sum */
+	if (unlikely(is_dad(ns))) { /* to ff02::1; the source is zero, and so is its sum */
 		out->eth.dst.mac_first = bpf_htons(MULTICAST_MAC);
 		out->eth.dst.mac_rest = bpf_htonl(1);
 		out->ip6.dst =
 			(struct address){.w = {bpf_htonl(0xff020000), 0, 0, bpf_htonl(1)}};
 		sum += sum_address(&out->ip6.dst);
 	}
-	if (profile->na_source != NDP_SOURCE_TARGET) {
+	if (unlikely(profile->na_source != NDP_SOURCE_TARGET)) {
 		if (profile->na_source == NDP_SOURCE_ADDRESS)
 			out->ip6.src = *fixed;
 		else if (!is_unspecified(link_local))
@@ -505,13 +524,13 @@ static __always_inline void advertise(struct advertisement *out, const struct so
 	if (profile->flags & NDP_CLASS_LLADDR)
 		lladdr = mac_load_trailing(profile_mac(profile));
 	mac_store_trailing(&tllao, bpf_htons(OPTION_TLLAO << 8 | 1), lladdr);
-	out->tllao.mac = tllao;
+	out->tllao.mac.word = tllao.word;
 
 	sum += (__u64)bpf_htonl(sizeof(out->na) + sizeof(out->tllao)) +
 	       bpf_htonl(PROTOCOL_ICMPV6);
 	sum += bpf_htons(TYPE_NA << 8);
 	sum += bpf_htonl(flags) + ns->target_sum;
-	sum += (__u64)tllao.halves[0] + tllao.halves[1];
+	sum += sum_word(tllao.word);
 	out->na.icmp.checksum = ~fold(sum);
 }
 
@@ -525,11 +544,11 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 	__u32 key = verdict->reason;
 	__u64 *total;
 
-	if (dry_run) {
+	if (unlikely(dry_run)) {
 		explain(verdict, dry_run);
 		return;
 	}
-	if (tracer)
+	if (unlikely(tracer))
 		trace_submit(tracer, verdict);
 	total = bpf_map_lookup_elem(MAP(reasons), &key);
 	if (total)
@@ -542,7 +561,7 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 		class_count = bpf_map_lookup_elem(MAP(more_counters), &key);
 	if (class_count) {
 		class_count->solicited++;
-		if (verdict->reason >= NDP_ANSWERED) {
+		if (likely(verdict->reason >= NDP_ANSWERED)) {
 			class_count->answered++;
 			class_count->last_answer = bpf_jiffies64();
 		}
@@ -563,41 +582,33 @@ static __always_inline int xdp_pass_other(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-/* Return the four bytes behind the MACs: the tag, or without a tag the EtherType and what follows.
- * The caller has seen is_solicitation() or is_tagged_solicitation(). The read is volatile:
- * otherwise the verifier would know which of the two, and follow the program once for each.
- */
+/* Return the tag of a frame for which is_tagged_solicitation() returns true. */
 static __always_inline struct vlan_tag read_tag(const void *data)
 {
-	const volatile struct vlan_tag *tag = data + sizeof(struct eth_macs);
-	struct vlan_tag found;
+	const __be16 *words = data + sizeof(struct eth_macs);
+	struct vlan_tag tag;
 
-	found.type = tag->type;
-	found.control = tag->control;
-	return found;
-}
-
-static __always_inline int is_tagged(const struct vlan_tag tag)
-{
-	return tag.type != bpf_htons(ETHERTYPE_IPV6);
+	tag.type = words[0];
+	tag.control = words[1];
+	return tag;
 }
 
 /* Return true for a tag that names a VLAN. */
 static __always_inline int has_vlan(const struct vlan_tag tag)
 {
-	return is_tagged(tag) && tag.control & bpf_htons(VLAN_ID);
+	return tag.control & bpf_htons(VLAN_ID);
 }
 
 /* Return true for a tag that has only a priority. Linux takes such a frame for an untagged one. */
 static __always_inline int has_priority_tag(const struct vlan_tag tag)
 {
-	return is_tagged(tag) && !(tag.control & bpf_htons(VLAN_ID));
+	return tag.word && !has_vlan(tag);
 }
 
 /* Move the start of the frame by `delta` bytes towards its end, and the MACs with it. Return 0, or
  * -1 with the frame unchanged.
  */
-static __always_inline int move_macs(struct xdp_md *ctx, int delta)
+SUBPROGRAM int move_macs(struct xdp_md *ctx, int delta)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -619,39 +630,48 @@ static __always_inline int move_macs(struct xdp_md *ctx, int delta)
 /* Put back the tag that move_macs() has overwritten; on failure the frame stays without it. */
 static __always_inline void insert_tag(struct xdp_md *ctx, const struct vlan_tag tag)
 {
-	void *data, *end;
+	__be16 *words;
+	void *end;
 
 	if (move_macs(ctx, -(int)sizeof(tag)))
 		return;
-	data = (void *)(long)ctx->data + sizeof(struct eth_macs);
+	words = (void *)(long)ctx->data + sizeof(struct eth_macs);
 	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(tag) <= end)
-		*(struct vlan_tag *)data = tag;
+	if ((void *)(words + 2) > end)
+		return; /* never, but the verifier requires the check */
+	words[0] = tag.type;
+	words[1] = tag.control;
 }
 
-/* Judge the frame. The caller has removed the tag, unless it names a VLAN. Return the frame's length
- * in bytes.
+/* Return the frame's length in bytes. A frame in several buffers fills the first. So if the first
+ * buffer has exactly NA_LEN bytes, as for nearly every solicitation, it is the whole frame, and the
+ * helper (Linux 5.18) is not needed. `end - data` would take CAP_PERFMON.
+ * unknown: any number that the verifier does not know.
  */
-static __always_inline __u64 xdp_judge(struct xdp_md *ctx, const struct vlan_tag tag,
-				       const struct ndp_settings *config,
-				       struct solicitation *ns, struct verdict *verdict)
+static __always_inline __u64 xdp_frame_len(struct xdp_md *ctx, __u64 unknown)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	__u64 frame_len = NA_LEN;
 
-	if (has_vlan(tag)) {
-		verdict->reason = because(NDP_OTHER_VLAN);
-		return frame_len;
-	}
-	/* A frame in several buffers fills the first. So if the first buffer has exactly NA_LEN
-	 * bytes, as for nearly every solicitation, it is the whole frame, and the helper (Linux
-	 * 5.18) is not needed. `end - data` would take CAP_PERFMON.
-	 */
-	if (data + NA_LEN > end || data + NA_LEN + 1 <= end)
+	if (unlikely(data + NA_LEN > end || data + NA_LEN + 1 <= end))
 		frame_len = bpf_xdp_get_buff_len(ctx);
-	judge(ctx, data, end, frame_len, config, ns, verdict);
-	return frame_len;
+	barrier(); /* pointers into the frame are read again: these have passed different comparisons */
+	return conceal(frame_len, unknown);
+}
+
+/* Judge the frame. The caller has removed the tag, unless it names a VLAN. */
+static __always_inline void xdp_judge(struct xdp_md *ctx, const struct vlan_tag tag,
+				      __u64 frame_len, const struct ndp_settings *config,
+				      struct solicitation *ns, struct verdict *verdict)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+
+	if (unlikely(has_vlan(tag)))
+		verdict->reason = because(NDP_OTHER_VLAN);
+	else
+		judge(ctx, data, end, frame_len, config, ns, verdict);
 }
 
 /* Return the record of this solicitation if it is traced, else null. */
@@ -660,8 +680,9 @@ xdp_trace(struct xdp_md *ctx, const struct ndp_settings *config, const struct so
 {
 	struct ndp_tracer *tracer = trace_begin(config, ns);
 
-	if (tracer && bpf_xdp_load_bytes(ctx, 0, tracer->event.frame,
-					 trace_copy_len(tracer, bpf_xdp_get_buff_len(ctx))))
+	if (unlikely(tracer) &&
+	    bpf_xdp_load_bytes(ctx, 0, tracer->event.frame,
+			       trace_copy_len(tracer, bpf_xdp_get_buff_len(ctx))))
 		return 0;
 	return tracer;
 }
@@ -679,15 +700,16 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 	/* bpf_xdp_adjust_tail() changes only the last buffer. So the first buffer must already hold
 	 * the answer, or the frame must grow.
 	 */
-	if (frame_len != NA_LEN && ((frame_len > NA_LEN && data + NA_LEN > end) ||
-				    bpf_xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len)))
+	if (unlikely(frame_len != NA_LEN) &&
+	    ((frame_len > NA_LEN && data + NA_LEN > end) ||
+	     bpf_xdp_adjust_tail(ctx, (int)NA_LEN - (int)frame_len)))
 		return NDP_RESIZE_FAILED;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
 	if (data + NA_LEN > end || !verdict->profile.exists)
 		return NDP_RESIZE_FAILED; /* never, but the verifier requires the check */
 	advertise(data - PAD, ns, config, &verdict->profile);
-	if (tracer)
+	if (unlikely(tracer))
 		bpf_xdp_load_bytes(ctx, 0, tracer->event.reply, NA_LEN);
 	return verdict->reason;
 }
@@ -698,11 +720,11 @@ xdp_answer(struct xdp_md *ctx, const struct ndp_settings *config, const struct s
 static __always_inline int xdp_action(struct xdp_md *ctx, enum ndp_reason reason,
 				      const struct vlan_tag tag)
 {
-	if (reason >= NDP_ANSWERED)
+	if (likely(reason >= NDP_ANSWERED))
 		return XDP_TX;
 	if (reason == NDP_RATE_LIMITED)
 		return XDP_DROP;
-	if (is_tagged(tag) && reason != NDP_OTHER_VLAN)
+	if (has_priority_tag(tag))
 		insert_tag(ctx, tag);
 	return XDP_PASS;
 }
@@ -715,20 +737,25 @@ int ndp_xdp(struct xdp_md *ctx)
 	const struct ndp_settings *config;
 	struct verdict verdict = {};
 	struct ndp_tracer *tracer;
+	struct vlan_tag tag = {};
 	struct solicitation ns;
-	struct vlan_tag tag;
 	__u64 frame_len;
 
-	if (!is_solicitation(data, end) && !is_tagged_solicitation(data, end))
-		return xdp_pass_other(ctx);
+	if (unlikely(!is_solicitation(data, end))) {
+		if (!is_tagged_solicitation(data, end))
+			return xdp_pass_other(ctx);
+		tag = read_tag(data);
+	}
 	config = begin(&ns, data, ctx->ingress_ifindex);
-	tag = read_tag(data);
-	if (!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag))))
+	if (unlikely(!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag)))))
 		return XDP_PASS;
-	frame_len = xdp_judge(ctx, tag, config, &ns, &verdict);
-	verdict.reason = conceal(verdict.reason, ctx->ingress_ifindex);
+	/* The verifier then follows the rest once, and not once with a tag and once without. */
+	tag.word = conceal(tag.word, config->l3_ifindex);
+	frame_len = xdp_frame_len(ctx, config->trace_until);
+	xdp_judge(ctx, tag, frame_len, config, &ns, &verdict);
+	verdict.reason = conceal(verdict.reason, config->l3_ifindex);
 	tracer = xdp_trace(ctx, config, &ns);
-	if (verdict.reason >= NDP_ANSWERED)
+	if (likely(verdict.reason >= NDP_ANSWERED))
 		verdict.reason = xdp_answer(ctx, config, &ns, &verdict, frame_len, tracer);
 	count(&verdict, ns.dry_run, tracer);
 	return xdp_action(ctx, verdict.reason, tag);
@@ -794,7 +821,7 @@ static __always_inline struct ndp_tracer *tc_trace(struct __sk_buff *skb,
 {
 	struct ndp_tracer *tracer = trace_begin(config, ns);
 
-	if (tracer &&
+	if (unlikely(tracer) &&
 	    bpf_skb_load_bytes(skb, 0, tracer->event.frame, trace_copy_len(tracer, skb->len)))
 		return 0;
 	return tracer;
@@ -819,7 +846,7 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 	    (skb->vlan_present && bpf_skb_vlan_pop(skb)) ||
 	    bpf_skb_store_bytes(skb, 0, (void *)&na + PAD, NA_LEN, BPF_F_RECOMPUTE_CSUM))
 		return NDP_RESIZE_FAILED;
-	if (tracer)
+	if (unlikely(tracer))
 		__builtin_memcpy(tracer->event.reply, (void *)&na + PAD, NA_LEN);
 	return verdict->reason;
 }
@@ -827,7 +854,7 @@ static __always_inline enum ndp_reason tc_answer(struct __sk_buff *skb,
 /* Return the program's result for the verdict. */
 static __always_inline int tc_action(struct __sk_buff *skb, enum ndp_reason reason)
 {
-	if (reason >= NDP_ANSWERED)
+	if (likely(reason >= NDP_ANSWERED))
 		return bpf_redirect(skb->ifindex, 0);
 	return reason == NDP_RATE_LIMITED ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
@@ -851,9 +878,9 @@ int ndp_tc(struct __sk_buff *skb)
 	if (!config || tc_pull_frame(skb))
 		return TC_ACT_UNSPEC;
 	tc_judge(skb, config, &ns, &verdict);
-	verdict.reason = conceal(verdict.reason, skb->len);
+	verdict.reason = conceal(verdict.reason, config->l3_ifindex);
 	tracer = tc_trace(skb, config, &ns);
-	if (verdict.reason >= NDP_ANSWERED)
+	if (likely(verdict.reason >= NDP_ANSWERED))
 		verdict.reason = tc_answer(skb, config, &ns, &verdict, tracer);
 	count(&verdict, ns.dry_run, tracer);
 	return tc_action(skb, verdict.reason);

@@ -15,7 +15,7 @@
  */
 struct solicitation {
 	struct address source;
-	__u32 dad;	 /* 1: `source` is unspecified, so this is a DAD probe */
+	__u32 padding;	 /* aligns `target` */
 	__u32 prefixlen; /* 128; begins the trie key that `target` completes */
 	struct address target;
 	__u64 eth_source; /* MAC as a number: the Ethernet source */
@@ -24,6 +24,12 @@ struct solicitation {
 	__u64 target_sum; /* sum_address() */
 	__u64 dry_run;	  /* the number of a dry run, else 0: see dry_run() */
 };
+
+/* Return true for a DAD probe: its source is unspecified. A sum is zero only if each word is. */
+static __always_inline int is_dad(const struct solicitation *ns)
+{
+	return !ns->source_sum;
+}
 
 /* The first fields of a struct ndp_rule_class, which say how its rules answer. They are copied
  * because a class is in one of two maps, and the verifier would follow the rest of the program once
@@ -40,7 +46,7 @@ struct profile {
 
 /* The rule is null, and its class does not exist, as far as the checks did not reach them. */
 struct verdict {
-	enum ndp_reason reason;
+	__u64 reason; /* enum ndp_reason */
 	const struct ndp_rule *rule;
 	struct profile profile;
 };
@@ -54,17 +60,15 @@ static __always_inline enum ndp_reason because(enum ndp_reason reason)
 	return reason;
 }
 
-/* Return the reason, and hide from the verifier which one it is: it would follow the rest of the
- * program once for each reason, and take twice as long to load it.
+/* Return the number, and hide from the verifier which one it is: it would follow the rest of the
+ * program once for each number that the paths so far have left there.
  * unknown: any number that the verifier does not know.
  */
-static __always_inline enum ndp_reason conceal(enum ndp_reason reason, __u64 unknown)
+static __always_inline __u64 conceal(__u64 number, __u64 unknown)
 {
-	__u64 concealed = reason;
-
-	asm volatile("%0 ^= %1" : "+r"(concealed) : "r"(unknown));
-	asm volatile("%0 ^= %1" : "+r"(concealed) : "r"(unknown));
-	return concealed;
+	asm volatile("%0 ^= %1" : "+r"(number) : "r"(unknown));
+	asm volatile("%0 ^= %1" : "+r"(number) : "r"(unknown));
+	return number;
 }
 
 #endif

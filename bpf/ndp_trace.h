@@ -55,7 +55,7 @@ static __always_inline struct ndp_tracer *trace_begin(const struct ndp_settings 
 	__u32 zero = 0;
 	__u64 now, seen;
 
-	if (!config->trace_until || ns->dry_run)
+	if (likely(!config->trace_until || ns->dry_run))
 		return 0;
 	now = bpf_ktime_get_ns();
 	tracer = bpf_map_lookup_elem(MAP(tracers), &zero);
