@@ -79,10 +79,12 @@ SHARES = (
     graph(
         "Solicitations and router advertisements",
         "What the daemon sends per second: solicitations to find an address, answers once it was"
-        " found, relayed router advertisements, and answers to router solicitations.",
+        " found, announcements of learned hosts, relayed router advertisements, and answers to"
+        " router solicitations.",
         units.RequestsPerSecond,
         (_rate("ndxdp_share_asked_total"), "asked"),
         (_rate("ndxdp_share_found_total"), "found"),
+        (_rate("ndxdp_share_announced_total"), "announced"),
         (_rate("ndxdp_share_advertisements_relayed_total"), "advertisements relayed"),
         (_rate("ndxdp_share_router_solicitations_answered_total"), "solicitations answered"),
     ),

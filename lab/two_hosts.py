@@ -36,6 +36,8 @@ _ANNOUNCEMENTS, _ANNOUNCEMENT_PAUSE = 5, 0.1
 """How often a guest announces itself after a migration, and the seconds in between: as QEMU has it
 (announce-rounds, announce-step)."""
 
+_SLOW = ("delay_first_probe_time=600", "base_reachable_time_ms=600000", "gc_stale_time=600")
+
 
 class Host(Node):
     """A host of the two.
@@ -64,8 +66,15 @@ class TwoHosts(LabNetwork):
         hosts: The two hosts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, routed: bool = True) -> None:
+        """Build the network.
+
+        Args:
+            routed: The hosts have a route to the prefix behind them. Without it, a share adds a
+                route for each guest.
+        """
         super().__init__()
+        self._routed = routed
         self.router, self.guest = Node(ROUTER, ROUTER_MAC), Node(GUEST, GUEST_MAC)
         self.hosts = (Host("a"), Host("b"))
         try:
@@ -135,11 +144,12 @@ class TwoHosts(LabNetwork):
             link set stays-peer up
             link set stays master {host.bridge} up
             address add fe80::1/64 dev {host.bridge}
-            route add {BEHIND} dev {host.bridge}
             """
         )
+        if self._routed:
+            host.run("ip", "route", "add", str(BEHIND), "dev", host.bridge)
 
-    def move(self, source: Host, target: Host) -> None:
+    def move(self, source: Host, target: Host, *, announces: bool = True) -> None:
         """Move the guest's port from one host's bridge to the other's, at once.
 
         The guest announces itself there, as the kernel of a virtual machine with virtio-net does
@@ -155,10 +165,20 @@ class TwoHosts(LabNetwork):
             return bool(shown[0]["linkinfo"]["info_slave_data"]["state"] == "forwarding")
 
         wait_until(forwards, f"the port in {target.name} does not forward", 10)
+        if not announces:
+            return
         # The same MAC again: with ndisc_notify, the kernel sends the same as in a migration.
         for _ in range(_ANNOUNCEMENTS):
             self.guest.run("ip", "link", "set", LINK, "address", GUEST_MAC)
             time.sleep(_ANNOUNCEMENT_PAUSE)
+
+    def slow_down(self) -> None:
+        """Let all kernels keep their neighbour entries for ten minutes, dead or alive."""
+        links = [(self.router, LINK)]
+        links += [(host, link) for host in self.hosts for link in (host.uplink, host.bridge)]
+        for node, link in links:
+            keys = (f"net.ipv6.neigh.{link}.{setting}" for setting in _SLOW)
+            node.run("sysctl", "-qw", *keys)
 
     def mac_at_router(self, address: IPv6Address = GUEST_ADDRESS) -> str:
         """Return the MAC that the router has for an address; "" if it has none."""

@@ -27,6 +27,7 @@ from tests.fixtures.learning_world import (
     T,
     World,
     address,
+    mac,
     ip,
 )
 
@@ -155,9 +156,31 @@ def test_an_absent_address_is_searched_again_after_a_while(world: World) -> None
 def test_an_address_of_the_upstream_link_is_not_searched(world: World) -> None:
     world.use(UP)
     for _ in range(59):
-        assert world.look_up(UP) + world.look_up(A) + world.wait() == []
+        assert world.look_up(A) + world.wait() == []
     world.wait(2)
-    assert world.look_up(UP)
+    assert world.look_up(A)
+
+
+def test_an_address_that_has_left_the_upstream_link_is_searched(world: World) -> None:
+    """A node that solicits it twice has had no answer; the node that had it does not ask."""
+    for solicitors, searched in (
+        ((GATEWAY, GATEWAY), True),
+        ((OTHER,), True),
+        ((GATEWAY,), False),
+    ):
+        world.use(UP, source=OTHER)
+        for source in solicitors[:-1]:
+            assert world.look_up(UP, source=source) == []
+            world.wait()
+        assert bool(world.look_up(UP, source=solicitors[-1])) == searched
+        world.wait(10)
+
+
+def test_solicitors_that_ask_once_each_find_an_address_upstream(world: World) -> None:
+    world.use(UP, source=OTHER)
+    for number in range(50):
+        ns = Solicitation(address(number + 99), T, mac(number + 99), mac(number + 99))
+        assert world.do(world.learner.solicited(world.now, UP, ns)) == []
 
 
 @pytest.mark.parametrize("link", [UP, A])
@@ -184,7 +207,7 @@ def test_hosts_of_a_link_that_goes_away_are_forgotten(world: World) -> None:
     world.nodes[B, address(96)] = THIRD
     asked = world.wait()
     assert Ask(B, address(96)) in asked
-    assert not any(each.ifindex == A for each in asked)
+    assert not any(isinstance(each, Ask) and each.ifindex == A for each in asked)
     assert world.advertised == [(UP, address(96))]
     assert world.routes == {address(99): B, address(96): B}
     assert world.counted == {"learned": 3, "forgotten": 1, "found": 1}

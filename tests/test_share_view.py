@@ -349,8 +349,9 @@ def test_each_count_has_its_metric(inner: Network) -> None:
         "conflicts_defended_total": 5,
         "asked_total": 6,
         "found_total": 7,
-        "advertisements_relayed_total": 8,
-        "router_solicitations_answered_total": 9,
+        "announced_total": 8,
+        "advertisements_relayed_total": 9,
+        "router_solicitations_answered_total": 10,
     }
     for metric, reasons, first in (
         ("refused", REFUSALS, 100),

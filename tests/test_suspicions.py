@@ -5,8 +5,21 @@ from __future__ import annotations
 import pytest
 
 from ndxdp.ndp.message import Solicitation
-from ndxdp.sharing.actions import Ask
-from tests.fixtures.learning_world import HOST, LINK_LOCAL, OTHER, A, B, C, T, World, address
+from ndxdp.sharing.actions import Ask, Verify
+from tests.fixtures.learning_world import (
+    HOST,
+    LINK_LOCAL,
+    OTHER,
+    THIRD,
+    UP,
+    A,
+    B,
+    C,
+    T,
+    World,
+    address,
+)
+from tests.fixtures.learning_world import mac as mac_of
 
 
 def adopt(world: World, target: bytes, mac: bytes) -> None:
@@ -78,7 +91,8 @@ def test_a_flood_of_macs_is_bounded() -> None:
 
 
 def test_a_host_that_the_kernel_lost_is_found(world: World) -> None:
-    assert world.do(world.learner.lost(world.now, T)) == [Ask(B, T), Ask(C, T)]
+    upstream = Ask(UP, T, is_lookup=True)
+    assert world.do(world.learner.lost(world.now, T)) == [Ask(B, T), Ask(C, T), upstream]
     assert not world.do(world.learner.lost(world.now, T))
     world.wait()
     assert world.routes[T] == B
@@ -107,3 +121,47 @@ def test_what_is_no_hosts_address_is_not_asked_for(world: World) -> None:
     outside = b"\x20\x01\x0d\xb8\x00\x99" + bytes(10)
     for target in (outside, LINK_LOCAL, b"\xff\x02" + bytes(14)):
         assert not world.do(world.learner.lost(world.now, target))
+
+
+def test_a_host_whose_port_has_left_its_bridge() -> None:
+    """The kernel looks for it at once, and it is looked for on all other links."""
+    world = World()
+    world.learn(A)
+    world.learn(B, address(99), OTHER)
+    world.wait(10)
+    before = len(world.done)
+    world.do(world.learner.departed(world.now, A, HOST))
+    assert [action for _, action in world.done[before:]] == [
+        Verify(T),
+        Ask(B, T),
+        Ask(C, T),
+        Ask(UP, T, is_lookup=True),
+    ]
+    assert world.do(world.learner.departed(world.now, A, HOST)) == [], "within a second"
+    world.wait()
+    assert world.do(world.learner.departed(world.now, A, OTHER)) == [], "it is behind B"
+    assert world.do(world.learner.departed(world.now, A, THIRD)) == [], "unknown"
+    world.wait(10)
+    assert world.routes[T] == A, "it stays until it expires, or until another node has it"
+    assert world.counted == {"learned": 2}
+
+
+def test_departures_are_limited() -> None:
+    world = World(max_hosts=1000, max_hosts_per_mac=1000)
+    for number in range(300):
+        adopt(world, address(number + 99), mac_of(number + 99))
+    verified = [
+        action
+        for number in range(300)
+        for action in world.do(world.learner.departed(world.now, A, mac_of(number + 99)))
+        if isinstance(action, Verify)
+    ]
+    assert len(verified) == 200
+
+
+def test_a_host_whose_port_has_left_is_not_announced_any_more() -> None:
+    world = World()
+    world.learn(A)
+    world.do(world.learner.departed(world.now, A, HOST))
+    world.wait(10)
+    assert len(world.announced) == 1

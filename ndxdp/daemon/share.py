@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class ShareTask:
         netns: int,
         shared: Shared,
         rules_changed: Callable[[], None],
+        may_announce: Callable[[str], bool] = lambda interface: True,
     ) -> None:
         """Know nothing yet.
 
@@ -79,9 +80,11 @@ class ShareTask:
             netns: The inode number of the network namespace.
             shared: What all interfaces of the daemon share.
             rules_changed: Called when rules_of() may return others.
+            may_announce: Returns True if addresses may be announced on an interface, by its name.
         """
         self.share = share
-        self._shared, self._rules_changed = shared, rules_changed
+        self._shared = shared
+        self._rules_changed, self._may_announce = rules_changed, may_announce
         self._members = Members(share)
         self._links = ShareLinks()
         self._own_macs: frozenset[bytes] = frozenset()
@@ -122,9 +125,16 @@ class ShareTask:
         with contextlib.ExitStack() as opened:
             routes = ShareRoutes(self._routes_removed)
             self._actions = ShareActions(
-                self.share.upstream, routes, self._learner.hosts, self._on_frames
+                self.share.upstream,
+                routes,
+                self._learner.hosts,
+                self._on_frames,
+                self._may_announce,
+                self._learner.counters,
             )
-            self._neighbours = ShareNeighbours(self._shared, routes.interfaces, self._lost)
+            self._neighbours = ShareNeighbours(
+                self._shared, routes.interfaces, self._lost, self._departed
+            )
             opened.callback(self._close)
             self._restore_prefixes()
             compared = float("-inf")
@@ -156,7 +166,7 @@ class ShareTask:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._neighbours.follow(frozenset())
+        self._neighbours.close()
         if self._leaves:
             kept = self._successor.indexes(self._links) if self._successor else frozenset()
             self._actions.send(self._relay.withdraw(now, self._actions.by_index.keys() - kept))
@@ -349,6 +359,15 @@ class ShareTask:
         """Ask elsewhere for an address that the kernel does not reach."""
         now = self._now()
         self._perform(self._learner.lost(now, address))
+        self._after(now)
+
+    def _departed(self, gone: Collection[tuple[int, bytes]]) -> None:
+        """Look for the hosts whose MACs bridges have forgotten."""
+        now = self._now()
+        for link in self._links.downstream:
+            for bridge, mac in gone:
+                if bridge == link.l3_ifindex:
+                    self._perform(self._learner.departed(now, link.ifindex, mac))
         self._after(now)
 
     # ---- time

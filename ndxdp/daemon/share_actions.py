@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ndxdp.daemon.share_links import ShareLink, ShareLinks
 from ndxdp.daemon.share_log import ShareLog
@@ -13,7 +13,7 @@ from ndxdp.daemon.share_sockets import LinkSockets, OnFrames
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.ndp.message import Host, advertise, solicit, unsolicited
 from ndxdp.rules.address import address_text
-from ndxdp.sharing.actions import Action, Advertise, Ask, Bind, Unbind
+from ndxdp.sharing.actions import Action, Advertise, Announce, Ask, Bind, Unbind, Verify
 from ndxdp.sharing.hosts import LearnedHost
 from ndxdp.sharing.relay import Send
 
@@ -34,6 +34,8 @@ class ShareActions:
         routes: ShareRoutes,
         hosts: Mapping[bytes, LearnedHost],
         on_frames: OnFrames,
+        may_announce: Callable[[str], bool],
+        counters: dict[str, int],
     ) -> None:
         """Have no interfaces yet.
 
@@ -42,11 +44,14 @@ class ShareActions:
             routes: The host routes, which close() closes.
             hosts: A view of the learned hosts.
             on_frames: Takes the index of an interface and the frames that have come by it.
+            may_announce: Returns True if addresses may be announced on an interface, by its name.
+            counters: Those of the learner; `announced` is counted here.
         """
         self.routes = routes
         self.by_index: dict[int, ShareLink] = {}
         self._links = ShareLinks()
         self._hosts, self._on_frames = hosts, on_frames
+        self._may_announce, self._counters = may_announce, counters
         self._sockets: dict[int, LinkSockets] = {}
         self._host_log = ShareLog(log, upstream)
 
@@ -97,6 +102,10 @@ class ShareActions:
                     self._ask(action)
                 case Advertise():
                     self._advertise(action)
+                case Announce():
+                    self._announce(action.address)
+                case Verify():
+                    self.routes.verify(action.address)
                 case Bind():
                     if not self._bind(action):
                         failed.append(action.address)
@@ -124,10 +133,10 @@ class ShareActions:
         link = self.by_index.get(ask.ifindex)
         if link is None:
             return
-        if link == self._links.upstream:
-            # Every question upstream checks a claim, as DAD does (RFC 6620 section 3.2.3). Another
-            # host's share on that link has the claim checked then, too, and lets a host go that has
-            # moved here; a solicitation, its program would answer from the kernel's old entry.
+        if link == self._links.upstream and not ask.is_lookup:
+            # Claims are checked upstream as DAD does (RFC 6620 section 3.2.3). Another host's share
+            # on that link has the claim checked then, too, and lets a host go that has moved here;
+            # a solicitation, its program would answer from the kernel's old entry.
             self.send([Send(ask.ifindex, solicit(link.mac, ask.target))])
             return
         if link.link_local == UNSPECIFIED:
@@ -141,6 +150,13 @@ class ShareActions:
             sllao=link.mac,
         )
         self.send([Send(ask.ifindex, frame)])
+
+    def _announce(self, address: bytes) -> None:
+        """Let routers upstream replace the MAC that they have for an address."""
+        link = self._links.upstream
+        if link is not None and self._may_announce(link.name):
+            self.send([Send(link.ifindex, unsolicited(link.mac, address))])
+            self._counters["announced"] += 1
 
     def _bind(self, bind: Bind) -> bool:
         link = self.by_index.get(bind.ifindex)

@@ -104,6 +104,17 @@ class ShareRoutes:
             text = address_text(address)
             log.error("cannot remove the route to %s: %s", text, error.strerror)
 
+    def verify(self, address: bytes) -> None:
+        """Have the kernel forget its entry for an address, and solicit the address."""
+        ifindex = self._present.get(address)
+        if ifindex is None:
+            return
+        try:
+            self._fib.forget(ifindex, address)
+            self._fib.solicit(ifindex, address)
+        except OSError as error:  # the interface has gone, or the kernel's table is full
+            log.debug("cannot solicit %s: %s", address_text(address), error.strerror)
+
     def audit(self) -> None:
         """Compare with the kernel's routes, and report those that are missing.
 

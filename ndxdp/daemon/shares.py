@@ -75,7 +75,14 @@ class Shares:
             self._begin(share)
 
     def _begin(self, share: Share) -> None:
-        each = ShareTask(share, self._directory, self._netns, self._shared, self._give_rules)
+        each = ShareTask(
+            share,
+            self._directory,
+            self._netns,
+            self._shared,
+            self._give_rules,
+            self._may_announce,
+        )
         task = asyncio.ensure_future(persist(log, f"share of {share.upstream}", each.run))
         self._entries[share] = _Entry(each, task)
 
@@ -108,6 +115,12 @@ class Shares:
                 uplink.rules.set(SHARE_ORIGIN, rules)
                 return
         uplink.rules.set(SHARE_ORIGIN, Rules())
+
+    def _may_announce(self, interface: str) -> bool:
+        """Return True if this host answers on an interface, and is not paused there."""
+        return any(
+            each.may_announce for each in self._uplinks() if each.spec.interface == interface
+        )
 
     def _give_rules(self) -> None:
         for uplink in self._uplinks():

@@ -136,6 +136,11 @@ class Uplink:
         """The interface's part in the shared addresses of its segments."""
         return self._lease
 
+    @property
+    def may_announce(self) -> bool:
+        """True if answers are sent: the interface has a carrier, and answering is not paused."""
+        return self._state.health.answered and self._state.reachable
+
     def set_spec(self, spec: InterfaceSpec) -> asyncio.Future[str]:
         """Take another specification for the same interface; apply only the difference.
 

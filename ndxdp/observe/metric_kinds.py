@@ -115,6 +115,9 @@ KINDS = {
     "ndxdp_share_found_total": Kind(
         "Solicitations that the daemon answered once their target was found.", _U
     ),
+    "ndxdp_share_announced_total": Kind(
+        "Unsolicited advertisements of learned hosts that were sent upstream.", _U
+    ),
     "ndxdp_share_advertisements_relayed_total": Kind(
         "Router advertisements that were relayed.", _U
     ),

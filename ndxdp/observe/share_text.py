@@ -21,6 +21,7 @@ _COUNTED = {
     "defended": "conflicts defended",
     "asked": "asked",
     "found": "found",
+    "announced": "announced",
     "relayed": "advertisements relayed",
     "solicited": "solicitations of routers answered",
 }

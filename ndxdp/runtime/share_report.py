@@ -121,6 +121,7 @@ COUNTERS = {
     "defended": "attempts to take an address (DAD) that lives on another link, which were answered",
     "asked": "solicitations that were sent to find, check or verify an address",
     "found": "solicitations that were answered by the daemon once their target was found",
+    "announced": "unsolicited advertisements of learned hosts that were sent upstream",
     "relayed": "router advertisements that were relayed",
     "solicited": "router solicitations from downstream that were answered",
 }

@@ -17,11 +17,24 @@ class Ask(NamedTuple):
         ifindex: The interface to ask on.
         target: The address.
         mac: The MAC to ask; None to ask the address's solicited-node group.
+        is_lookup: True to look for the address upstream, as a node does that has packets for it;
+            False to check there that nobody else has it.
     """
 
     ifindex: int
     target: bytes
     mac: bytes | None = None
+    is_lookup: bool = False
+
+
+class Announce(NamedTuple):
+    """Advertise upstream, unsolicited, that this host is the way to an address now.
+
+    Attributes:
+        address: The address.
+    """
+
+    address: bytes
 
 
 class Advertise(NamedTuple):
@@ -62,4 +75,16 @@ class Unbind(NamedTuple):
     ifindex: int
 
 
-Action = Ask | Advertise | Bind | Unbind
+class Verify(NamedTuple):
+    """Have the kernel forget its entry for a learned host, and solicit the host.
+
+    The program answers for the host again once the host has answered.
+
+    Attributes:
+        address: The address of the host.
+    """
+
+    address: bytes
+
+
+Action = Ask | Advertise | Announce | Bind | Unbind | Verify

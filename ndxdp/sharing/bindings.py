@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ndxdp.sharing.actions import Action, Ask, Bind, Unbind
+from ndxdp.sharing.actions import Action, Announce, Ask, Bind, Unbind
+from ndxdp.sharing.announcements import Announcements
 from ndxdp.sharing.claim import Claim
 from ndxdp.sharing.hosts import QUESTIONS, Expiry, HostLimits, Hosts, LearnedHost
 from ndxdp.sharing.recent import Moves
@@ -27,6 +28,7 @@ class Bindings:
         self.hosts = Hosts(limits)
         self._expiry = Expiry(self.hosts, limits.expire)
         self._moves = Moves()
+        self._announcements = Announcements()
         self._tally = tally
 
     def adopt(self, host: LearnedHost) -> list[Action]:
@@ -74,6 +76,7 @@ class Bindings:
         if host is None:
             self.hosts.add(LearnedHost(address, ifindex, mac, now, now))
             self._tally.add("learned")
+            self._announcements.add(address)
             if address in self._moves:  # it is back from the upstream link
                 self._moves.add(address, now)
             return [Bind(address, ifindex)]
@@ -85,9 +88,29 @@ class Bindings:
         self._tally.add("moved")
         return [Bind(address, ifindex, former)]
 
+    def announce_again(self, address: bytes) -> None:
+        """Announce an address again that was learned a moment ago, and that another node claims.
+
+        That may be a belated announcement of the host that the address came from. To announce any
+        other address would be a quarrel with a node that has the same one.
+        """
+        if address in self._announcements:
+            self._announcements.add(address)
+
+    def doubt(self, now: float, address: bytes) -> None:
+        """Announce an address only later: another node claims it, which is checked.
+
+        An announcement would refuse the claim of the host that the address has moved to.
+        """
+        self._announcements.postpone(address, now)
+
+    def departed(self, address: bytes) -> None:
+        """Announce an address no more that seems to have left."""
+        self._announcements.discard(address)
+
     def release(self, now: float, host: LearnedHost) -> list[Action]:
         """Forget a host that has moved to the upstream link."""
-        self.hosts.remove(host.address)
+        self._remove(host.address)
         self._moves.add(host.address, now)
         self._tally.add("moved")
         return [Unbind(host.address, host.ifindex)]
@@ -96,24 +119,25 @@ class Bindings:
         """Forget hosts whose route, prefix or link no longer exists."""
         hosts = list(hosts)
         for host in hosts:
-            self.hosts.remove(host.address)
+            self._remove(host.address)
         self._tally.add("forgotten", len(hosts))
         return [Unbind(host.address, host.ifindex) for host in hosts]
 
     def due(self) -> float | None:
         """Return the time at which to call tick(); None without hosts."""
-        return self._expiry.due()
+        times = self._expiry.due(), self._announcements.due()
+        return min((each for each in times if each is not None), default=None)
 
     def tick(self, now: float) -> list[Action]:
-        """Ask hosts without a sign of life, and forget those that have not answered.
+        """Announce new hosts; ask those without a sign of life, and forget the silent ones.
 
         The first question goes to the host's MAC, the others to the address's group: the host may
         have another MAC now.
         """
-        actions: list[Action] = []
+        actions: list[Action] = [Announce(each) for each in self._announcements.take(now)]
         for host in self._expiry.take(now):
             if host.asked > QUESTIONS:
-                self.hosts.remove(host.address)
+                self._remove(host.address)
                 self._tally.add("expired")
                 actions.append(Unbind(host.address, host.ifindex))
             else:
@@ -121,3 +145,7 @@ class Bindings:
                 self._tally.add("asked")
                 actions.append(Ask(host.ifindex, host.address, mac))
         return actions
+
+    def _remove(self, address: bytes) -> None:
+        self.hosts.remove(address)
+        self._announcements.discard(address)

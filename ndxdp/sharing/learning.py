@@ -17,7 +17,7 @@ from functools import partial
 
 from ndxdp.ndp.message import NeighborAdvertisement, Solicitation
 from ndxdp.rules.prefix import Prefix
-from ndxdp.sharing.actions import Action, Unbind
+from ndxdp.sharing.actions import Action, Unbind, Verify
 from ndxdp.sharing.bindings import Bindings
 from ndxdp.sharing.claim import Claim
 from ndxdp.sharing.hosts import HostLimits, LearnedHost
@@ -52,7 +52,10 @@ class Learner:
 
     @property
     def counters(self) -> dict[str, int]:
-        """The learner's part of runtime.share_report.COUNTERS: the numbers of its actions."""
+        """The learner's part of runtime.share_report.COUNTERS: the numbers of its actions.
+
+        The caller counts the announcements that it has sent.
+        """
         return self._tally.counters
 
     @property
@@ -196,7 +199,24 @@ class Learner:
         if address not in self._hosts and not self._locator.may_search(now, address):
             return []
         admits = partial(self._locator.rates.admits_lookup, now, 0)
-        return self._suspicions.lost(now, address, self._downstream, admits)
+        return self._suspicions.lost(now, address, self._downstream, self._upstream, admits)
+
+    def departed(self, now: float, ifindex: int, mac: bytes) -> list[Action]:
+        """Take the news that a downstream bridge has forgotten a MAC: its hosts may have left.
+
+        Args:
+            now: The time.
+            ifindex: The downstream interface.
+            mac: The MAC.
+        """
+        admits = partial(self._locator.rates.admits_lookup, now, 0)
+        actions = self._suspicions.departed(
+            now, ifindex, mac, self._downstream, self._upstream, admits
+        )
+        for action in actions:
+            if isinstance(action, Verify):
+                self._bindings.departed(action.address)
+        return actions
 
     # ---- time
 

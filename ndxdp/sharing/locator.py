@@ -13,6 +13,8 @@ What a message can and cannot do:
   network reflects the frame (RFC 7527), or the node has moved, and will claim the address again.
 - If a node on one link uses an address that is not learned yet, and a node on another link answers
   for the address, neither of them is bound while both are there: it is unknown who came first.
+- An address that was heard on the upstream link is not searched downstream for a minute, unless the
+  node that had it solicits it itself, or another node there solicits it twice: then it is gone.
 - A lookup asks on the downstream links only. If one answers, its answer is checked like any other
   claim, on the upstream link and on all others. So a scan of the prefix from upstream is not
   repeated on the upstream link, and two shares on one link do not make each other search.
@@ -58,6 +60,7 @@ class Locator:
         self.rates = Rates(0)
         self._searches = Searches()
         self._on_upstream = recent.Recent(recent.UPSTREAM_LIFETIME)
+        self._unanswered = recent.Recent(recent.ABSENT_LIFETIME)  # target and solicitor
         self._absent = recent.Recent(recent.ABSENT_LIFETIME)
         self._rejected = recent.Recent(recent.REJECTED_LIFETIME)
         self._probes = recent.Probes()
@@ -120,7 +123,7 @@ class Locator:
         if search is not None and search.claim is not None:
             return self._compare(now, search, search.claim, claim)
         if is_upstream and claim.dad is None and host is None:
-            return self._locate_upstream(now, target)
+            return self._locate_upstream(now, target, claim.mac)
         if probe is None or self._rejected.has(target, now):
             return self._check(now, target, claim)
         # The owner answers late, as Linux's proxy_ndp does (up to 0.8 s), but in time for the node.
@@ -140,6 +143,8 @@ class Locator:
         if search.claim is None or search.claim.ifindex == host.ifindex:
             return self._answer(now, search, host.ifindex)
         self._rejected.add(host.address, now)
+        if search.claim.ifindex == self._upstream and search.claim.dad is None:
+            self._bindings.announce_again(host.address)
         return self._reject(now, search.claim)
 
     def _compare(self, now: float, search: Search, first: Claim, claim: Claim) -> list[Action]:
@@ -156,7 +161,7 @@ class Locator:
         # The address is in use on another link.
         actions = self._reject(now, first)
         if claim.ifindex == self._upstream and target not in self._hosts:
-            self._locate_upstream(now, target)
+            self._locate_upstream(now, target, claim.mac)
         elif not search.is_disputed:
             search.is_disputed = True
             actions += self._check(now, target, claim)
@@ -186,6 +191,7 @@ class Locator:
             return self._refuse(reason)
         self._on_upstream.discard(target)
         self._absent.discard(target)
+        self._bindings.doubt(now, target)
         if search is None:
             search = self._searches.begin(target, claim.ifindex, claim)
         else:
@@ -232,7 +238,7 @@ class Locator:
             others = [link for link in self._downstream if link != ifindex]
             if (
                 not others
-                or self._on_upstream.has(target, now)
+                or self._lives_upstream(now, ifindex, ns)
                 or self._absent.has(target, now)
                 or not self._searches.has_room_for_lookup(ifindex)
                 or not self.rates.admits_lookup(now, ifindex)
@@ -250,9 +256,29 @@ class Locator:
         self._tally.add("asked")
         return [Ask(skipped, target)]
 
-    def _locate_upstream(self, now: float, target: bytes) -> list[Action]:
-        """Note that an address lives on the upstream link, and end a lookup of it."""
-        self._on_upstream.add(target, now)
+    def _lives_upstream(self, now: float, ifindex: int, ns: Solicitation) -> bool:
+        """Return True if the target of a lookup lives on the upstream link, as far as is known.
+
+        A node that solicits an address does not have it. One that solicits it again has had no
+        answer for a second, so that nobody there has it.
+        """
+        target = ns.target
+        if not self._on_upstream.has(target, now):
+            return False
+        if ifindex != self._upstream:
+            return True
+        lookup = target + ns.source
+        if ns.eth_source != self._on_upstream.mac_of(target) and not self._unanswered.has(
+            lookup, now
+        ):
+            self._unanswered.add(lookup, now)
+            return True
+        self._on_upstream.discard(target)
+        return False
+
+    def _locate_upstream(self, now: float, target: bytes, mac: bytes) -> list[Action]:
+        """Note that a node on the upstream link has an address, and end a lookup of it."""
+        self._on_upstream.add(target, now, mac)
         if (search := self._searches.of(target)) and search.claim is None:
             self._searches.end(search)
         return []
@@ -279,7 +305,7 @@ class Locator:
             return self._refuse(reason)
         self._probes.add(target, claim)
         if claim.ifindex == self._upstream:
-            self._on_upstream.add(target, now)
+            self._on_upstream.add(target, now, claim.mac)
             host = self._hosts.host_of(target)
             return [] if host is None else self._bindings.release(now, host)
         actions = self._bindings.bind(now, target, claim)

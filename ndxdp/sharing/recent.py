@@ -48,18 +48,22 @@ class Recent:
             size: The most addresses.
         """
         self._lifetime, self._size = lifetime, size
-        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._until: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._until)
 
     def has(self, address: bytes, now: float) -> bool:
         """Return True if an address was added within the lifetime."""
-        return self._until.get(address, now) > now
+        return self._until.get(address, (now, b""))[0] > now
 
-    def add(self, address: bytes, now: float) -> None:
-        """Remember an address from now on."""
-        self._until[address] = now + self._lifetime
+    def mac_of(self, address: bytes) -> bytes:
+        """Return the MAC that an address was added with; empty without one."""
+        return self._until.get(address, (0.0, b""))[1]
+
+    def add(self, address: bytes, now: float, mac: bytes = b"") -> None:
+        """Remember an address from now on, with the MAC of the node that has it."""
+        self._until[address] = now + self._lifetime, mac
         self._until.move_to_end(address)
         if len(self._until) > self._size:
             self._until.popitem(last=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ndxdp.runtime.share_report import REFUSALS
 
-COUNTED = ("learned", "moved", "expired", "forgotten", "defended", "asked", "found")
+COUNTED = ("learned", "moved", "expired", "forgotten", "defended", "asked", "found", "announced")
 """The counters of runtime.share_report.COUNTERS that a learner keeps."""
 
 
