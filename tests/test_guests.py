@@ -341,6 +341,24 @@ def test_a_belated_claim_of_the_former_host() -> None:
     assert world.guests.arrivals == 1
 
 
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_search_in_vain_ends_before_the_kernel_gives_up(returns: bool) -> None:
+    """A failed entry would make the kernel ignore what the guest says when it returns."""
+    world = World()
+    world.change(REACHABLE)
+    world.guests.on_claim(GUEST)
+    world.change(INCOMPLETE, None)
+    world.wait(0.45)
+    assert world.removed == []
+    if returns:
+        world.entries[GUEST] = Neighbour(GUEST, REACHABLE, MAC)
+        world.change(REACHABLE)
+    world.wait(0.1)
+    assert world.removed == ([] if returns else [GUEST])
+    world.wait(10)
+    assert world.removed == ([] if returns else [GUEST])
+
+
 def test_claims_in_a_row_cause_one_search() -> None:
     world = World()
     world.change(REACHABLE)
@@ -370,3 +388,17 @@ def test_a_host_that_a_share_has_learned_is_solicited() -> None:
     world.guests.on_route(GUEST, BRIDGE)
     assert world.confirmed == [GUEST]
     assert world.announced == [GUEST]
+
+
+def test_a_host_that_a_share_has_learned_and_the_kernel_knows_is_announced_at_once() -> None:
+    """The entry came before the route, and is stale: the kernel would wait before it confirms."""
+    world = World()
+    world.default_route = 0
+    for ifindex in (BRIDGE, OTHER):  # another interface on the same bridge hears it, too
+        world.change(STALE, ifindex=ifindex)
+    world.entries[GUEST] = Neighbour(GUEST, STALE, MAC)
+    assert not world.announced
+    world.routes[GUEST] = BRIDGE
+    world.guests.on_route(GUEST, BRIDGE)
+    world.guests.work()
+    assert (world.announced, world.confirmed) == ([GUEST], [])

@@ -70,7 +70,7 @@ class GuestWatch:
         self._l3_ifindex = 0
         self._unfollow: Callable[[], None] = _nothing
         self.guests = Guests(self, announcer, rate, time.monotonic)
-        self._claims = Claims(link.ifindex, link.mac, self.guests.on_claim)
+        self._claims = Claims(link.ifindex, link.mac, self._on_claim)
         self._bridges = BridgeMonitor()
         self._read_bridges(active=True)
         self._routes = NewHostRouteMonitor()
@@ -199,15 +199,21 @@ class GuestWatch:
         gone = self._bridges.drain()
         if gone:
             self.guests.on_departures(gone)
+            self._wake.set()
             # Each look compares all guests: a flood of MACs takes a bounded part of a CPU.
             self._read_bridges(active=False)
             loop = asyncio.get_running_loop()
             self._pause = loop.call_later(_BRIDGES_PAUSE, partial(self._read_bridges, active=True))
 
+    def _on_claim(self, address: bytes) -> None:
+        self.guests.on_claim(address)
+        self._wake.set()
+
     def _on_routes(self) -> None:
         for address, ifindex in self._routes.drain():
             if ifindex not in self._here:
                 self.guests.on_route(address, ifindex)
+                self._wake.set()
 
     async def run(self) -> None:
         """Hand over guests to the announcer until cancelled."""

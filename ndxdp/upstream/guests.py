@@ -12,6 +12,8 @@ only after the kernel has found it again.
 For the same reason, this host looks for a guest whose port has left the bridge, or that another
 host claims: it has the kernel forget the entry, so that it no longer answers, and solicit the
 guest. A guest that returns later is news, although its entry would otherwise have been as before.
+A search in vain is ended early, because Linux ignores the announcements of a guest that returns
+while there is a failed entry (ndisc_recv_na()).
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ class Guests:
         self._recent: OrderedDict[bytes, float] = OrderedDict()
         self._settling: dict[bytes, float] = {}
         self._claimed: OrderedDict[bytes, float] = OrderedDict()
+        self._searches: OrderedDict[bytes, tuple[float, int]] = OrderedDict()
         self._arrived: OrderedDict[bytes, float] = OrderedDict()
         self._unconfirmed: set[bytes] = set()
         self._to_confirm: deque[bytes] = deque()
@@ -148,9 +151,18 @@ class Guests:
             self._search(address, place)
 
     def on_route(self, address: bytes, ifindex: int) -> None:
-        """Have the kernel solicit a guest that a share has learned, unless it is known already."""
+        """Announce a guest that a share has learned, unless it is known already.
+
+        The share has just heard it. If the kernel has not, have the kernel solicit it. A stale
+        entry is as good: the kernel would confirm it only after 5 s (delay_first_probe_time).
+        """
         known = self._known.get(address)
-        if (known is None or known.ifindex != ifindex) and self._kernel.covers(address):
+        if (known is not None and known.ifindex == ifindex) or not self._kernel.covers(address):
+            return
+        entry = self._kernel.entry(address, ifindex)
+        if entry.mac and entry.state.is_valid:
+            self.on_change(ifindex, *entry)
+        else:
             self._kernel.confirm(address, ifindex)
 
     def _search(self, address: bytes, place: Place) -> None:
@@ -161,6 +173,8 @@ class Guests:
         self.departures += 1
         self._claimed[address] = now
         self._forget(address)
+        self._searches.pop(address, None)
+        self._searches[address] = now, place.ifindex
         self._kernel.search(address, place.ifindex)
 
     def _arrive(self, address: bytes, place: Place) -> None:
@@ -288,7 +302,12 @@ class Guests:
     def work(self) -> float | None:
         """Do what is due; return the seconds until there is more, None if a change comes first."""
         now = self._clock()
-        pauses = [self._feed(now), self._confirm(), self._look_for_routes(now)]
+        pauses = [
+            self._feed(now),
+            self._confirm(),
+            self._look_for_routes(now),
+            self._end_searches(now),
+        ]
         return min((pause for pause in pauses if pause is not None), default=None)
 
     def _feed(self, now: float) -> float | None:
@@ -327,6 +346,17 @@ class Guests:
                 self._pace.charge()
                 self._kernel.confirm(address, self._known[address].ifindex)
             self._to_confirm.popleft()
+        return None
+
+    def _end_searches(self, now: float) -> float | None:
+        """Remove the entries of guests that were searched in vain, before they fail."""
+        while self._searches:
+            address, (began, ifindex) = next(iter(self._searches.items()))
+            if now < began + _SEARCH_TIME:
+                return began + _SEARCH_TIME - now
+            del self._searches[address]
+            if address not in self._known and not self._kernel.entry(address, ifindex).mac:
+                self._kernel.forget(address, ifindex)
         return None
 
     def _look_for_routes(self, now: float) -> float | None:
