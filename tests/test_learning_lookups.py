@@ -27,8 +27,8 @@ from tests.fixtures.learning_world import (
     T,
     World,
     address,
-    mac,
     ip,
+    mac,
 )
 
 
