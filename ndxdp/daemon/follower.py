@@ -145,18 +145,25 @@ class Follower:
                 for origin in desired_by.keys() & specs.keys():
                     admitted = self._by_keys[origin].admission.admitted(specs[origin], link, here)
                     desired_by[origin] = admitted
-            with session.maps.opened():
+            # Locked once for all that is written.
+            with session.tree.lock.if_usable(urgent=True), session.maps.opened():
                 reconcile.apply_host(session, link, addresses.link_local)
                 rules = reconcile.apply_rules(session, addresses.owned, desired_by, self._rules)
-            self._note(link, above, own, rules)
-            gateways = addresses.gateways
-            self.gateways = frozenset(gateways[link.ifindex] | gateways[link.l3_ifindex])
-            self._written, self._on_link = present, here
+                self._note(link, above, own, rules)
+                gateways = addresses.gateways
+                self.gateways = frozenset(gateways[link.ifindex] | gateways[link.l3_ifindex])
+                self._written, self._on_link = present, here
+                self._sync_copies(link)
+        else:
+            self._sync_copies(link)
         if present != self._network:
             self._network, self.groups_may_be_lost = present, True
+        return link
+
+    def _sync_copies(self, link: Link) -> None:
+        """Bring the copies in step that an answer depends on now."""
         self.copies = self._copies(link)
         self._write_tables()
-        return link
 
     def sync_tables(self) -> None:
         """Write what has changed of the host's tables; after a failure, follow() does it."""

@@ -90,8 +90,8 @@ def run(
     # The monitor is opened first, so that changes during an attach are seen afterwards.
     with contextlib.closing(LinkMonitor()) as monitor, masked as executor:
         daemon = _Daemon(trees, monitor, executor, ready, reread, set_log, status)
-        with Publisher(trees.files.root, netns(), config, status):
-            asyncio.run(daemon.run(spec))
+        with Publisher(trees.files.root, netns(), config, status) as publisher:
+            asyncio.run(daemon.run(spec, publisher))
 
 
 def _refuse_if_all_locked(trees: Trees, specs: list[InterfaceSpec]) -> None:
@@ -171,13 +171,17 @@ class _Daemon:
         self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
         self._gathering: asyncio.TimerHandle | None = None
 
-    async def run(self, spec: DaemonSpec) -> None:
+    async def run(self, spec: DaemonSpec, publisher: Publisher) -> None:
         """Answer until SIGINT or SIGTERM, or until an uplink fails at its start."""
         loop = asyncio.get_running_loop()
         loop.set_default_executor(self._executor)
         stray = Backoff(log)
         loop.set_exception_handler(lambda _, context: _log_stray(stray, context))
-        with self._shared, self._signals_and_netlink():
+
+        def later(seconds: float, function: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(loop.call_later, seconds, function)
+
+        with self._shared, self._signals_and_netlink(), publisher.gathering(later):
             # Metrics are served before READY=1, but a slow name server must not delay answers.
             listening = asyncio.ensure_future(self._metrics.serve_at(spec.metrics))
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
@@ -251,6 +255,7 @@ class _Daemon:
         for uplink in self._uplinks:
             await uplink.began.wait()
             self._notifier.starting()  # thousands of interfaces take minutes
+        self._status.changed(urgent=True)
         self._notifier.ready(self._summary())
         await self._leftovers.remove(self._configured)
         await self._shared.call(self._shares.remove_leftovers)

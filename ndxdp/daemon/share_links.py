@@ -197,7 +197,7 @@ def _share_link(link: Link) -> ShareLink:
 def _mtu(ifindex: int) -> int:
     """Return the MTU of an interface; MTU_MIN if the interface has just disappeared."""
     try:
-        _, attributes = ask_link(ifindex)
+        attributes = ask_link(ifindex).attributes
     except OSError:
         return MTU_MIN
     value = attributes.get(_IFLA_MTU, b"")

@@ -26,6 +26,11 @@ _T = TypeVar("_T")
 _BUFFER = 1 << 20
 """Bytes of changes of all neighbours that may wait, of which each takes about a thousand."""
 
+_FILTERED_AT_ONCE = 16
+"""Interfaces up to which the filter for their neighbours is made at once."""
+
+_NARROWING = 1.0  # seconds until it is made for more interfaces
+
 OnChanges = Callable[[list[NeighbourChange] | None], None]
 """Takes the changes of an interface's neighbours; None where changes were lost."""
 
@@ -51,6 +56,7 @@ class Shared:
         self._open = contextlib.ExitStack()
         self._monitor: NeighbourMonitor | None = None
         self._followers: dict[int, list[OnChanges]] = {}
+        self._narrowing: asyncio.TimerHandle | None = None
         self._all_monitor: NeighbourMonitor | None = None
         self._all_followers: list[OnChanges] = []
         self._reserved: dict[str, str] = {}
@@ -65,6 +71,8 @@ class Shared:
     def close(self) -> None:
         """Close everything; no interface uses it any more."""
         self.tables.close()
+        if self._narrowing is not None:
+            self._narrowing.cancel()
         self._open.close()
 
     async def call(self, function: Callable[[], _T]) -> _T:
@@ -114,7 +122,7 @@ class Shared:
             self._monitor = monitor
         followers = self._followers.setdefault(ifindex, [])
         followers.append(on_changes)
-        self._monitor.limit_to(*self._followers)
+        self._limit_neighbours()
 
         def end() -> None:
             followers.remove(on_changes)
@@ -123,6 +131,24 @@ class Shared:
                 del self._followers[ifindex]
 
         return end
+
+    def _limit_neighbours(self) -> None:
+        """Have only the neighbours on followed interfaces reported.
+
+        A filter has each interface. So while many interfaces begin, it is made once for several,
+        and lets all neighbours through until then.
+        """
+        assert self._monitor is not None
+        if len(self._followers) <= _FILTERED_AT_ONCE:
+            self._monitor.limit_to(*self._followers)
+        elif self._narrowing is None:
+            self._monitor.limit_to()
+            self._narrowing = asyncio.get_running_loop().call_later(_NARROWING, self._narrow)
+
+    def _narrow(self) -> None:
+        assert self._monitor is not None
+        self._narrowing = None
+        self._monitor.limit_to(*self._followers)
 
     def follow_all_neighbours(self, on_changes: OnChanges) -> Callable[[], None]:
         """Call back after changes of neighbours on any interface; return a function that ends it.

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ndxdp.errors import ModeUnavailable
@@ -50,14 +51,14 @@ def is_ours(file: os.stat_result) -> bool:
     return file.st_uid in (0, os.geteuid()) or file.st_uid == _unmapped_root()
 
 
-def _components(path: Path) -> Iterator[Path]:
-    """Yield the directories and symbolic links of a path, and the path itself."""
-    seen: set[Path] = set()
-    for end in (Path(os.path.abspath(path)), Path(os.path.realpath(path))):
-        for each in (*reversed(end.parents), end):
-            if each not in seen:
-                seen.add(each)
-                yield each
+def _components(path: Path) -> Iterable[str]:
+    """Return the directories and symbolic links of a path, and the path itself."""
+    found: dict[str, None] = {}
+    # Strings and not Path objects: a daemon checks its directories many times for each interface.
+    for end in (os.path.abspath(path), os.path.realpath(path)):
+        parts = itertools.accumulate(end.split("/"), "{}/{}".format)
+        found |= dict.fromkeys(each or "/" for each in parts)
+    return found
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ndxdp import progress
 from ndxdp.errors import NdxdpError
-from ndxdp.kernel.abi import PERCPU_ARRAY, PERCPU_HASH, MapSpec, not_ours
+from ndxdp.kernel.abi import ARRAY, PERCPU_ARRAY, PERCPU_HASH, MapSpec, not_ours
 from ndxdp.kernel.libbpf import (
     ENOTSUPP,
     SAMPLE_FN,
@@ -27,7 +27,12 @@ from ndxdp.kernel.libbpf import (
     pointer,
 )
 
-_BATCH = 16384
+_BATCH = 16384  # entries of one call, at most
+_FEW, _GROWTH = 64, 8
+"""Entries that the first call for a map has room for, and by how much that grows with each call.
+
+Most maps have few entries or none. To clear the buffers for a batch takes longer than to read them.
+"""
 _WAIT, _WAITS = 0.001, 100  # seconds, and how often in a row, to wait for memory of the kernel
 _RECORDS = 1024
 
@@ -290,9 +295,9 @@ class KernelMap:
         Entries that are added or removed during the iteration may be missed.
         """
         key_size, value_size = self._spec.key_size, self.value_size
-        most = min(_BATCH, self._spec.max_entries)
-        keys = ctypes.create_string_buffer(key_size * most)
-        values = ctypes.create_string_buffer(value_size * most)
+        limit = min(_BATCH, self._spec.max_entries)
+        most = limit if self._spec.type in (ARRAY, PERCPU_ARRAY) else min(_FEW, limit)
+        keys, values = self._buffers(most)
         token, after = None, ctypes.create_string_buffer(max(key_size, 4))
         while True:
             count = c_uint32(most)
@@ -312,6 +317,10 @@ class KernelMap:
                 if _no_batch(error) and token is None:
                     yield from self._items_one_by_one()
                     return
+                if error.errno == errno.ENOSPC and most < limit:  # more have one hash
+                    most = min(most * _GROWTH, limit)
+                    keys, values = self._buffers(most)
+                    continue
                 if error.errno != errno.ENOENT:
                     raise
                 finished = True
@@ -322,7 +331,19 @@ class KernelMap:
             )
             if finished:
                 return
+            if most < limit:
+                most = min(most * _GROWTH, limit)
+                keys, values = self._buffers(most)
             token, after = after, ctypes.create_string_buffer(max(key_size, 4))
+
+    def _buffers(
+        self, count: int
+    ) -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char]]:
+        """Return buffers for the keys and the values of so many entries."""
+        return (
+            ctypes.create_string_buffer(self._spec.key_size * count),
+            ctypes.create_string_buffer(self.value_size * count),
+        )
 
     def _items_one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
         key: bytes | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
+import sys
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
@@ -11,14 +13,13 @@ from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask
-from ndxdp.netlink.rtnetlink import netlink_errors
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import GATEWAY_LABEL, OWN_LABEL
 
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
-_NLM_F_DUMP = 0x300
 _RTM_GETADDR = 22
 _SCOPE_LINK = 253
 _NLM_F_REPLACE = 0x100
@@ -27,6 +28,10 @@ _RTM_GETADDRLABEL = 74
 _RTM_DELADDRLABEL = 73
 _RTM_NEWADDRLABEL = 72
 _NLM_F_CREATE = 0x400
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO = 1, 2, 6
+_IFA_FLAGS, _IFA_RT_PRIORITY, _IFA_PROTO = 8, 9, 11
+_IFADDRMSG = struct.Struct("=BBBBI")
+_LIFETIMES = struct.Struct("=II")  # the first fields of struct ifa_cacheinfo
 
 FOREVER = 0xFFFFFFFF
 """The lifetime, in seconds, of an address that does not expire (INFINITY_LIFE_TIME)."""
@@ -98,38 +103,41 @@ def uplink_addresses(link: Link) -> UplinkAddresses:
 def own_addresses(ifindex: int) -> list[OwnAddress]:
     """Return the IPv6 addresses of an interface; none if there is no such interface."""
     found = []
-    with netlink_errors():
+    with netlink_errors(), Rtnetlink() as kernel:
         try:
-            messages = ask(
-                _RTM_GETADDR,
-                _NLM_F_DUMP,
-                AddressMessage,
-                family=socket.AF_INET6,
-                index=ifindex,
-            )
+            body = _IFADDRMSG.pack(socket.AF_INET6, 0, 0, 0, ifindex)
+            messages = kernel.ask(_RTM_GETADDR, NLM_F_DUMP, body)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
-            messages = []
+            return []
     for message in messages:
-        if message["index"] != ifindex:  # Older kernels dump the addresses of all interfaces.
+        family, length, flags, scope, index = _IFADDRMSG.unpack_from(message)
+        # Older kernels dump the addresses of all interfaces, those without IPv6 the IPv4 ones.
+        if index != ifindex or family != socket.AF_INET6:
             continue
-        lifetimes = message.get_attr("IFA_CACHEINFO")
-        far, near = message.get_attr("IFA_ADDRESS"), message.get_attr("IFA_LOCAL")
+        values = attributes(message[_IFADDRMSG.size :])
+        far, near = values.get(_IFA_ADDRESS, b""), values.get(_IFA_LOCAL)
+        preferred, valid = _LIFETIMES.unpack_from(values[_IFA_CACHEINFO])
         found.append(
             OwnAddress(
-                address=bytes(near or far),
-                length=message["prefixlen"],
-                flags=message.get_attr("IFA_FLAGS") or message["flags"],
-                preferred=lifetimes["preferred"],
-                valid=lifetimes["valid"],
-                link_local=message["scope"] == _SCOPE_LINK,
-                peer=bytes(far) if near else None,
-                metric=message.get_attr("IFA_RT_PRIORITY") or 0,
-                origin=message.get_attr("IFA_PROTO") or 0,
+                address=near or far,
+                length=length,
+                flags=_number(values.get(_IFA_FLAGS)) or flags,
+                preferred=preferred,
+                valid=valid,
+                link_local=scope == _SCOPE_LINK,
+                peer=far if near else None,
+                metric=_number(values.get(_IFA_RT_PRIORITY)),
+                origin=_number(values.get(_IFA_PROTO)),
             )
         )
     return found
+
+
+def _number(value: bytes | None) -> int:
+    """Return an attribute of one or of four bytes as a number; 0 without it."""
+    return int.from_bytes(value or b"", sys.byteorder)
 
 
 def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
@@ -178,7 +186,7 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
 def address_labels(label: int) -> set[tuple[int, bytes]]:
     """Return ifindex and address (16 bytes) of each address with a label (`ip addrlabel`)."""
     with netlink_errors():
-        messages = ask(_RTM_GETADDRLABEL, _NLM_F_DUMP, AddressLabelMessage, family=socket.AF_INET6)
+        messages = ask(_RTM_GETADDRLABEL, NLM_F_DUMP, AddressLabelMessage, family=socket.AF_INET6)
     return {
         (message["index"], bytes(message.get_attr("IFAL_ADDRESS")))
         for message in messages

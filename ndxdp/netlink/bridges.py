@@ -30,7 +30,7 @@ class Snooping(NamedTuple):
 def link_attributes(ifindex: int) -> dict[int, bytes]:
     """Return a link's attributes (IFLA_*); none if the link does not exist."""
     try:
-        return ask_link(ifindex)[1]
+        return ask_link(ifindex).attributes
     except OSError:
         return {}
 

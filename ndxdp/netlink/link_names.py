@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 from ndxdp.errors import UsageError
@@ -11,17 +10,16 @@ from ndxdp.netlink.rtnetlink import (
     HEADER,
     LINK,
     RTM_GETLINK,
+    WITHOUT_STATISTICS,
     Rtnetlink,
-    attribute,
     each_attribute,
 )
 from ndxdp.rules.interface_name import check_interface
 
 _ARPHRD_ETHER = 1
 _IFF_LOOPBACK = 0x8
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_WIRELESS, _IFLA_EXT_MASK = 1, 3, 11, 29
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_WIRELESS = 1, 3, 11
 _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 52, 53
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 
 class NamedLink(NamedTuple):
@@ -88,9 +86,7 @@ def present_links() -> dict[int, NamedLink]:
     Raises:
         OSError: The kernel refused the request.
     """
-    body = LINK.pack(0, 0, 0, 0, 0) + attribute(
-        _IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS)
-    )
+    body = LINK.pack(0, 0, 0, 0, 0) + WITHOUT_STATISTICS
     with Rtnetlink() as kernel:
         found = [named_link(message) for message in kernel.gather(RTM_GETLINK, body)]
     return {link.ifindex: link for link in sorted(found, key=lambda link: link.ifindex)}

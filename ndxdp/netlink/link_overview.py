@@ -9,15 +9,20 @@ import struct
 from typing import NamedTuple
 
 from ndxdp.netlink.links import is_operational
-from ndxdp.netlink.rtnetlink import HEADER, LINK, RTM_GETLINK, Rtnetlink, attribute, attributes
+from ndxdp.netlink.rtnetlink import (
+    HEADER,
+    LINK,
+    RTM_GETLINK,
+    WITHOUT_STATISTICS,
+    Rtnetlink,
+    attributes,
+)
 
 # linux/if_link.h, linux/if_arp.h, linux/if.h
 _ARPHRD_ETHER = 1
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER, _IFLA_OPERSTATE, _IFLA_LINKINFO = 1, 3, 10, 16, 18
-_IFLA_EXT_MASK = 29
 _INFO_KIND, _INFO_SLAVE_KIND = 1, 4
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
 _PORTS = (b"bridge", b"bond", b"team")
 
 
@@ -51,9 +56,8 @@ def all_links() -> list[SeenLink]:
     Raises:
         OSError: The kernel refused the request.
     """
-    more = attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
     with Rtnetlink() as kernel:
-        messages = kernel.gather(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + more)
+        messages = kernel.gather(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + WITHOUT_STATISTICS)
     found = {link.ifindex: link for link in map(_link_of, messages)}
     return [found[ifindex] for ifindex in sorted(found)]
 

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ndxdp.errors import InterfaceGone, NdxdpError, interface_gone
-from ndxdp.netlink.messages import LinkMessage, ask
-from ndxdp.netlink.rtnetlink import netlink_errors
+from ndxdp.netlink.rtnetlink import (
+    LINK,
+    NLM_F_ACK,
+    Rtnetlink,
+    ask_link,
+    attribute,
+    attributes,
+    netlink_errors,
+)
 from ndxdp.rules.interface_name import INTERFACE_MAX, check_interface
 
-_RTM_GETLINK = 18
+# linux/rtnetlink.h, linux/if_link.h, linux/if_arp.h, linux/if.h
+_RTM_NEWLINK = 16
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINK, _IFLA_MASTER, _IFLA_OPERSTATE = 1, 3, 5, 10, 16
+_IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_CARRIER_UP_COUNT, _IFLA_ALT_IFNAME = 18, 37, 47, 53
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND = 1, 2, 4
+_BR_MCAST_ROUTER = 22
 _ARPHRD_ETHER = 1
 _IF_OPER_UNKNOWN = 0
 _IF_OPER_UP = 6
 _IFF_LOWER_UP = 0x10000
-_RTM_NEWLINK = 16
 
 IFF_UP = 0x1
 
@@ -76,38 +88,45 @@ def find_link(name: str) -> Link | None:
         NdxdpError: The kernel gave an unexpected error.
     """
     check_interface(name)
+    named = name.encode()
+    by = _IFLA_ALT_IFNAME if len(named) > INTERFACE_MAX else _IFLA_IFNAME
     with netlink_errors():
         try:
-            is_long = len(name.encode()) > INTERFACE_MAX
-            by = "IFLA_ALT_IFNAME" if is_long else "IFLA_IFNAME"
-            (message,) = ask(_RTM_GETLINK, 0, LinkMessage, [(by, name)])
+            ifindex, kind, flags, found = ask_link(more=attribute(by, named + b"\0"))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             return None
-    info = message.get_attr("IFLA_LINKINFO")
-    is_bridge = info and info.get_attr("IFLA_INFO_KIND") == "bridge"
-    bridge = info.get_attr("IFLA_INFO_DATA") if is_bridge else None
-    master = message.get_attr("IFLA_MASTER") or 0
-    is_port = info and info.get_attr("IFLA_INFO_SLAVE_KIND") in _PORTS
-    is_stacked = info and info.get_attr("IFLA_INFO_KIND") in _STACKED
-    elsewhere = message.get_attr("IFLA_LINK_NETNSID") is not None
-    lower = message.get_attr("IFLA_LINK") or 0 if is_stacked and not elsewhere else 0
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    own, of_master = _text(info.get(_INFO_KIND)), _text(info.get(_INFO_SLAVE_KIND))
+    bridge = attributes(info.get(_INFO_DATA, b"")) if own == "bridge" else {}
+    master = _number(found.get(_IFLA_MASTER))
+    is_stacked = own in _STACKED and _IFLA_LINK_NETNSID not in found
+    lower = _number(found.get(_IFLA_LINK)) if is_stacked else 0
     return Link(
-        ifindex=message["index"],
-        name=message.get_attr("IFLA_IFNAME"),
-        mac=bytes(message.get_attr("IFLA_ADDRESS") or b""),
-        kind=(info.get_attr("IFLA_INFO_KIND") or "") if info else "",
-        ethernet=message["ifi_type"] == _ARPHRD_ETHER,
-        up=bool(message["flags"] & IFF_UP),
-        allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        ifindex=ifindex,
+        name=_text(found.get(_IFLA_IFNAME)),
+        mac=found.get(_IFLA_ADDRESS, b""),
+        kind=own,
+        ethernet=kind == _ARPHRD_ETHER,
+        up=bool(flags & IFF_UP),
+        allmulti=bool(flags & IFF_ALLMULTI),
         master=master,
-        mcast_router=(bridge.get_attr("IFLA_BR_MCAST_ROUTER") or 0) if bridge else 0,
-        l3_ifindex=master if is_port else message["index"],
-        operational=is_operational(message["flags"], message.get_attr("IFLA_OPERSTATE") or 0),
-        carrier_ups=_carrier_ups(message) + (_carrier_ups_of(lower) if lower else 0),
+        mcast_router=_number(bridge.get(_BR_MCAST_ROUTER)),
+        l3_ifindex=master if of_master in _PORTS else ifindex,
+        operational=is_operational(flags, _number(found.get(_IFLA_OPERSTATE))),
+        carrier_ups=_carrier_ups(found) + (_carrier_ups_of(lower) if lower else 0),
         lower=lower,
     )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").rstrip(b"\0").decode(errors="replace")
+
+
+def _number(value: bytes | None) -> int:
+    """Return an attribute of one or of four bytes as a number; 0 without it."""
+    return int.from_bytes(value or b"", sys.byteorder)
 
 
 NO_MAC = "it has no MAC address, so no router solicits there"
@@ -147,20 +166,19 @@ def any_link(name: str) -> Link:
     return link
 
 
-def _carrier_ups(message: Any) -> int:
-    return message.get_attr("IFLA_CARRIER_UP_COUNT") or 0
+def _carrier_ups(found: dict[int, bytes]) -> int:
+    return _number(found.get(_IFLA_CARRIER_UP_COUNT))
 
 
 def _carrier_ups_of(ifindex: int) -> int:
     """Return how often the carrier of an interface has come up; 0 if there is no such interface."""
     with netlink_errors():
         try:
-            (message,) = ask(_RTM_GETLINK, 0, LinkMessage, index=ifindex)
+            return _carrier_ups(ask_link(ifindex).attributes)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
             return 0
-    return _carrier_ups(message)
 
 
 def is_operational(flags: int, operstate: int) -> bool:
@@ -209,7 +227,7 @@ def set_allmulti(ifindex: int, on: bool) -> None:
     """Set or clear allmulti, the reception of every multicast group; ignore a missing interface."""
     flags = IFF_ALLMULTI if on else 0
     try:
-        ask(_RTM_NEWLINK, 0, LinkMessage, index=ifindex, flags=flags, change=IFF_ALLMULTI)
+        _set_link(LINK.pack(0, 0, ifindex, flags, IFF_ALLMULTI))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return
@@ -218,10 +236,10 @@ def set_allmulti(ifindex: int, on: bool) -> None:
 
 def set_mcast_router(ifindex: int, value: int) -> None:
     """Set mcast_router of a bridge: deliver every multicast frame to the host (2), or snoop (1)."""
-    bridge = {"attrs": [("IFLA_BR_MCAST_ROUTER", value)]}
-    info = {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", bridge)]}
+    bridge = attribute(_BR_MCAST_ROUTER, bytes([value]))
+    info = attribute(_INFO_KIND, b"bridge\0") + attribute(_INFO_DATA, bridge)
     try:
-        ask(_RTM_NEWLINK, 0, LinkMessage, [("IFLA_LINKINFO", info)], index=ifindex)
+        _set_link(LINK.pack(0, 0, ifindex, 0, 0) + attribute(_IFLA_LINKINFO, info))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return
@@ -229,3 +247,9 @@ def set_mcast_router(ifindex: int, value: int) -> None:
             f"cannot set mcast_router of the bridge: {error.strerror}",
             "run this as root, or with CAP_NET_ADMIN too",
         ) from error
+
+
+def _set_link(body: bytes) -> None:
+    """Change a link; body: struct ifinfomsg and attributes."""
+    with Rtnetlink() as kernel:
+        kernel.ask(_RTM_NEWLINK, NLM_F_ACK, body)

@@ -17,44 +17,6 @@ _NLM_F_REQUEST = 0x1
 _NLM_F_ACK = 0x4
 
 
-class LinkMessage(nlmsg):  # type: ignore[misc]
-    """struct ifinfomsg, and the attributes that ndxdp uses."""
-
-    fields = (
-        ("family", "B"),
-        ("__align", "x"),
-        ("ifi_type", "H"),
-        ("index", "i"),
-        ("flags", "I"),
-        ("change", "I"),
-    )
-    nla_map = (
-        (1, "IFLA_ADDRESS", "cdata"),
-        (3, "IFLA_IFNAME", "asciiz"),
-        (5, "IFLA_LINK", "uint32"),
-        (10, "IFLA_MASTER", "uint32"),
-        (16, "IFLA_OPERSTATE", "uint8"),
-        (18, "IFLA_LINKINFO", "linkinfo"),
-        (37, "IFLA_LINK_NETNSID", "int32"),
-        (47, "IFLA_CARRIER_UP_COUNT", "uint32"),
-        (53, "IFLA_ALT_IFNAME", "asciiz"),
-    )
-
-    class linkinfo(nla):  # type: ignore[misc]
-        """Attributes nested in IFLA_LINKINFO."""
-
-        nla_map = (
-            (1, "IFLA_INFO_KIND", "asciiz"),
-            (2, "IFLA_INFO_DATA", "bridge"),
-            (4, "IFLA_INFO_SLAVE_KIND", "asciiz"),
-        )
-
-        class bridge(nla):  # type: ignore[misc]
-            """Attributes of a bridge, nested in IFLA_INFO_DATA."""
-
-            nla_map = ((22, "IFLA_BR_MCAST_ROUTER", "uint8"),)
-
-
 class AddressMessage(nlmsg):  # type: ignore[misc]
     """struct ifaddrmsg."""
 

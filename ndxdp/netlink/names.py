@@ -36,6 +36,6 @@ def _index_of_long(name: str) -> int:
     """Look up a long alternative name by netlink, because if_nametoindex() refuses long names."""
     named = attribute(_IFLA_ALT_IFNAME, name.encode() + b"\0")
     try:
-        return ask_link(more=named)[0]
+        return ask_link(more=named).ifindex
     except (OSError, ValueError):
         return 0

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ndxdp.errors import NdxdpError, is_exhausted
 
@@ -29,6 +29,9 @@ _NLA_TYPE = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _ERRNO = struct.Struct("=i")  # of struct nlmsgerr
+WITHOUT_STATISTICS = _ATTRIBUTE.pack(8, 29) + struct.pack("=I", 1 << 3)
+"""The attribute of a request for links, IFLA_EXT_MASK, that leaves out their statistics, which are
+half of an answer (RTEXT_FILTER_SKIP_STATS)."""
 _PIECE = 65536  # bytes; the kernel sends no larger messages in a dump
 _TRIES = 8  # attempts at a dump that changes interrupt
 
@@ -169,8 +172,24 @@ def exchange(request: bytes) -> list[bytes]:
         return kernel.exchange(request)
 
 
-def ask_link(ifindex: int = 0, more: bytes = b"") -> tuple[int, dict[int, bytes]]:
-    """Return the ifindex and the attributes (IFLA_*) of one link.
+class LinkAnswer(NamedTuple):
+    """The kernel's answer about a link.
+
+    Attributes:
+        ifindex: The index.
+        type: ARPHRD_*.
+        flags: IFF_*.
+        attributes: The attributes (IFLA_*).
+    """
+
+    ifindex: int
+    type: int
+    flags: int
+    attributes: dict[int, bytes]
+
+
+def ask_link(ifindex: int = 0, more: bytes = b"") -> LinkAnswer:
+    """Return the kernel's answer about one link, without statistics.
 
     Args:
         ifindex: The link; 0 if an attribute names it.
@@ -179,9 +198,11 @@ def ask_link(ifindex: int = 0, more: bytes = b"") -> tuple[int, dict[int, bytes]
     Raises:
         OSError: The kernel refused the request; ENODEV for a link that does not exist.
     """
+    body = LINK.pack(0, 0, ifindex, 0, 0) + more + WITHOUT_STATISTICS
     with Rtnetlink() as kernel:
-        (answer,) = kernel.ask(RTM_GETLINK, 0, LINK.pack(0, 0, ifindex, 0, 0) + more)
-    return LINK.unpack_from(answer)[2], attributes(answer[LINK.size :])
+        (answer,) = kernel.ask(RTM_GETLINK, 0, body)
+    _, kind, found, flags, _ = LINK.unpack_from(answer)
+    return LinkAnswer(found, kind, flags, attributes(answer[LINK.size :]))
 
 
 def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...], bytes]]:

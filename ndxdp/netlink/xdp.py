@@ -9,12 +9,11 @@ import errno
 import struct
 from typing import NamedTuple
 
-from ndxdp.netlink.rtnetlink import ask_link, attribute, attributes
+from ndxdp.netlink.rtnetlink import ask_link, attributes
 
 # linux/rtnetlink.h, linux/if_link.h
-_IFLA_EXT_MASK, _IFLA_XDP = 29, 43
+_IFLA_XDP = 43
 _IFLA_XDP_DRV_PROG_ID, _IFLA_XDP_SKB_PROG_ID, _IFLA_XDP_HW_PROG_ID = 5, 6, 7
-_RTEXT_FILTER_SKIP_STATS = 1 << 3
 _U32 = struct.Struct("=I")
 
 
@@ -28,9 +27,8 @@ class XdpPrograms(NamedTuple):
 
 def programs(ifindex: int) -> XdpPrograms:
     """Return the ids of the XDP programs on an interface; none if it does not exist."""
-    without_stats = attribute(_IFLA_EXT_MASK, _U32.pack(_RTEXT_FILTER_SKIP_STATS))
     try:
-        _, link = ask_link(ifindex, without_stats)
+        link = ask_link(ifindex).attributes
     except OSError as error:
         if error.errno in (errno.ENODEV, errno.EINVAL):
             return XdpPrograms()

@@ -232,7 +232,8 @@ class DaemonStatus:
         reloads: The number of reloads that have ended.
         reload_error: Why the last reload failed; "" if it succeeded.
         exporter: The daemon's exporter; None without one.
-        on_change: Called after a change, in the thread that makes the change.
+        on_change: Called after a change, in the thread that makes the change. The argument is True
+            if another process may wait for the change.
     """
 
     reload_ok: bool = True
@@ -245,17 +246,17 @@ class DaemonStatus:
     reloads: int = 0
     reload_error: str = ""
     exporter: ExporterStatus | None = None
-    on_change: Callable[[], None] | None = None
+    on_change: Callable[[bool], None] | None = None
 
-    def changed(self) -> None:
-        """Call `on_change` after a change."""
+    def changed(self, *, urgent: bool = False) -> None:
+        """Call `on_change` after a change; urgent: another process may wait for it."""
         if self.on_change is not None:
-            self.on_change()
+            self.on_change(urgent)
 
     def note_reload_begun(self) -> None:
         """Note that a reload has begun."""
         self.reloads_begun += 1
-        self.changed()
+        self.changed(urgent=True)
 
     def note_reload(self, ok: bool, error: str = "") -> None:
         """Note the result of a reload."""
@@ -263,7 +264,7 @@ class DaemonStatus:
         self.reloads += 1
         if ok:
             self.reloaded = time.time()
-        self.changed()
+        self.changed(urgent=True)
 
     def note_exporter(self, exporter: ExporterStatus | None) -> None:
         """Note the status of the exporter."""

@@ -16,7 +16,7 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _FILES = "report-*.json"
 _MODE = 0o640
+_FEW = 16  # interfaces for which each change is reported at once
+_GATHERING = 0.5  # seconds from a change to the report that has it, with more interfaces
 
 
 class Daemon(NamedTuple):
@@ -125,8 +127,10 @@ class Publisher:
         self._lock = threading.Lock()
         self._fd: int | None = None
         self._written = b""
+        self._later: Callable[[float, Callable[[], None]], None] | None = None
+        self._is_due = False
         remove_stale(directory)
-        state.on_change = self.update
+        state.on_change = self._on_change
         self.update()
 
     def __enter__(self) -> Self:
@@ -135,9 +139,36 @@ class Publisher:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def gathering(self, later: Callable[[float, Callable[[], None]], None]) -> Iterator[None]:
+        """Write one report for many changes during the block, where there are many interfaces.
+
+        Each interface changes several times while the daemon starts, and a report has all
+        interfaces: a report for each change would take the square of their number.
+
+        Args:
+            later: Calls a function after so many seconds; any thread may call this.
+        """
+        self._later = later
+        try:
+            yield
+        finally:
+            self._later = None
+
+    def _on_change(self, urgent: bool) -> None:
+        later = self._later
+        if later is None or urgent or len(self._state.interfaces) <= _FEW:
+            self.update()
+        elif not self._is_due:
+            self._is_due = True
+            later(_GATHERING, self.update)
+
     def update(self) -> None:
         """Write the report if it has changed, from any thread; log a failure once."""
+        self._is_due = False  # before the state is read
         with self._lock:
+            if self._state.on_change is None:
+                return
             data = json.dumps(daemon_of(self._state, self._netns, self._config)._asdict()).encode()
             if data == self._written:
                 return

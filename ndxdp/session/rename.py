@@ -81,12 +81,15 @@ def _former_names(tree: PinTree, link: Link) -> list[str]:
     Each program of ndxdp that is attached has a pin. So the pins of other names, which may be
     hundreds, are opened only if the device has a program that its own pins do not explain.
     """
-    others = [name for name in tree.interfaces() if name != link.name]
-    programs = _programs_on(link) if others else set()
+    programs = _programs_on(link)
     if programs:
         programs -= pins.program_ids(tree.path(link.name))
+    if programs is not None and not programs:
+        return []
     found = []
-    for name in others if programs is None or programs else ():
+    for name in tree.interfaces():
+        if name == link.name:
+            continue
         with contextlib.suppress(NdxdpError):
             if programs and not programs & pins.program_ids(tree.path(name)):
                 continue

@@ -165,6 +165,8 @@ class GroupMemberships:
         if few:
             unwanted, appeared = few
             self._wanted += len(appeared) - len(unwanted)
+        elif not addresses:  # which is usual, and takes no bitmap
+            self._wanted, unwanted, appeared = 0, set(self._socket_of), set()
         else:
             self._wanted, wanted = _bitmap(addresses)
             unwanted = {each for each in self._socket_of if not wanted[each >> 3] >> (each & 7) & 1}

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _REFUSALS_MAX = 255
 _U64_MAX = (1 << 64) - 1
-_ORIGIN_AT, _ORIGIN_SIZE = abi.RULE_CLASS.offsets()["origin"]
+ORIGIN_AT, _ORIGIN_SIZE = abi.RULE_CLASS.offsets()["origin"]
+"""The offset of the origin in an abi.RULE_CLASS; the first byte of it is 0 in a free slot."""
 _LABEL_AT = abi.RULE_CLASS.offsets()["label"][0]
 _DEV_SET_AT = abi.RULE_CLASS.offsets()["dev_set"][0]
 _NOTHING_TO_RESTORE = abi.Restore(0)
@@ -148,12 +149,12 @@ def pack_rule_class(rule_class: RuleClass, dev_set: int = 0) -> bytes:
 
 def is_free(data: bytes) -> bool:
     """Return True if an abi.RULE_CLASS is that of a free slot."""
-    return not data[_ORIGIN_AT]
+    return not data[ORIGIN_AT]
 
 
 def origin_of(data: bytes) -> str:
     """Return the origin of an abi.RULE_CLASS, in a tenth of the time of unpack_rule_class()."""
-    return _text(data[_ORIGIN_AT : _ORIGIN_AT + _ORIGIN_SIZE])
+    return _text(data[ORIGIN_AT : ORIGIN_AT + _ORIGIN_SIZE])
 
 
 def label_of(data: bytes) -> str:

@@ -15,6 +15,7 @@ from ndxdp.rules.ruleset import Rules
 from ndxdp.rules.table import Entry, Table, entry_of
 from ndxdp.store.map_set import MapSet
 from ndxdp.store.records import (
+    ORIGIN_AT,
     RuleCount,
     damaged,
     dev_set_of,
@@ -162,7 +163,7 @@ class RuleReader(MapSet):
 
     def _packed_classes(self) -> dict[int, bytes]:
         """Return the bytes of all rule classes by slot."""
-        return {slot: data for slot, data in self.slots("groups").items() if not is_free(data)}
+        return dict(self.slots("groups").marked(ORIGIN_AT))
 
     def _unpacked(self, packed: dict[int, bytes]) -> dict[int, RuleClass]:
         # Read after the classes: the output interfaces are written before the first class that

@@ -61,6 +61,19 @@ class SlotMap:
                 for key, value in each.items():
                     yield _U32.unpack(key)[0], value
 
+    def marked(self, at: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the slots whose value has another byte than 0 at an offset, with their values.
+
+        The others, which may be all but one of a thousand, get no Python object.
+        """
+        size = self.value_size
+        for each in (self._first, self._more):
+            for keys, values in each.pieces() if each is not None else ():
+                count = len(keys) // _U32.size
+                for number in itertools.compress(range(count), values[at::size]):
+                    slot = _U32.unpack_from(keys, number * _U32.size)[0]
+                    yield slot, values[number * size : (number + 1) * size]
+
     def first_items(self) -> Iterator[tuple[int, bytes]]:
         """Yield the slots that the array has in the kernel with their values."""
         for key, value in itertools.islice(self._first.items(), self._first_slots):

@@ -43,6 +43,7 @@ class TreeLock:
         self._stuck: Holder | None = None
         self._threads = threading.Lock()
         self._locking = 0  # the threads of this process that have the lock
+        self._owner: int | None = None  # the thread that has the lock, if one of this process has
         # The directories whose permissions are right, as names and inodes, and the version of
         # `base` that had them.
         self._restricted: set[tuple[str, int]] = set()
@@ -52,11 +53,17 @@ class TreeLock:
     def exclusive(self) -> Iterator[None]:
         """Exclude every other writer while the block runs; make the base directory.
 
+        A block inside a block of the same thread changes nothing.
+
         Raises:
             ModeUnavailable: The tree is not writable.
             NdxdpError: Another process has kept the lock for too long.
         """
+        if self._owner == threading.get_ident():
+            yield
+            return
         fd = self._acquire()
+        self._owner = threading.get_ident()
         with self._threads:
             self._locking += 1
         try:
@@ -64,11 +71,15 @@ class TreeLock:
         finally:
             with self._threads:  # a thread that shares the lock ends first
                 self._locking -= 1
+            with contextlib.suppress(OSError):
+                # Directories that were made under the lock have the right permissions.
+                self._restricted_version = _version_of(self._base)
             # The directories are removed under the lock, so that a process that waits for the lock
             # notices their removal.
             with contextlib.suppress(OSError):  # not empty: other pins
                 for directory in (self._base, self._path, self._root):
                     directory.rmdir()
+            self._owner = None
             os.close(fd)
 
     @contextlib.contextmanager
@@ -143,10 +154,11 @@ class TreeLock:
 
     def _open(self) -> int | None:
         """Return a descriptor of the lock's directory; None if it was removed at that moment."""
-        self._check()
         try:
-            self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
-            access.refuse_untrusted(self._root)  # another user may have made it since the check
+            if not os.path.isdir(self._root):
+                self._check()
+                self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._check()  # of a directory that another user may have just made, too
             self._path.mkdir(mode=0o700, exist_ok=True)
             fd = access.open_directory(self._path)
         except FileNotFoundError:
@@ -177,8 +189,7 @@ class TreeLock:
         """Make the base directory; withdraw permissions that an earlier ndxdp gave below it."""
         try:
             self._base.mkdir(mode=0o755, exist_ok=True)
-            base = os.stat(self._base)
-            version = base.st_ino, base.st_mtime_ns
+            version = _version_of(self._base)
             if version == self._restricted_version:
                 return
             present = {(entry.name, entry.inode()) for entry in os.scandir(self._base)}
@@ -190,3 +201,9 @@ class TreeLock:
             self._restricted, self._restricted_version = present, version
         except OSError as error:
             raise access.unwritable(self._base, error) from error
+
+
+def _version_of(directory: Path) -> tuple[int, int]:
+    """Return a value that changes when entries of a directory are added or removed."""
+    found = os.stat(directory)
+    return found.st_ino, found.st_mtime_ns
