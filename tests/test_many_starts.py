@@ -32,7 +32,8 @@ from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
 from ndxdp.store import tree_lock
 from ndxdp.store.directories import Trees
-from tests.fixtures.network import Running, call, done, sh
+from ndxdp.store.instance import open_instance
+from tests.fixtures.network import Running, call, done, eventually, sh
 from tests.fixtures.work import calls
 
 MAC = "02:00:00:00:00:99"
@@ -126,6 +127,29 @@ def test_a_kill_amid_the_start(names: list[str], trees: Trees, tmp_path: Path) -
     assert trees.interfaces() == []
     for name in names:
         assert "tcx" not in sh("bpftool", "net", "show", "dev", name).partition("tc:")[2]
+
+
+def test_the_program_asks_as_long_as_a_daemon_searches(
+    names: list[str], trees: Trees, tmp_path: Path
+) -> None:
+    """Let the program ask for neighbours from the start of the daemon to its end."""
+    name = names[0]
+    file = _file(tmp_path, [name])
+
+    def asks() -> bool:
+        with open_instance(trees.pins, name) as instance:
+            return bool(instance.maps.settings().resolve_interval)
+
+    with contextlib.closing(Running(("-c", str(file)))) as run:
+        assert asks()
+        run.end_cleanly()
+    assert not asks()
+    with contextlib.closing(Running(("-c", str(file)))) as run:
+        assert asks()
+        sh("ip", "link", "delete", name)
+        eventually(lambda: not asks())
+        run.end_cleanly()
+    done("detach", "--all")
 
 
 # ---- reports ------------------------------------------------------------------------------------

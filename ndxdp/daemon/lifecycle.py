@@ -181,6 +181,10 @@ class Lifecycle:
                 self._keep_allmulti(spec, answering)
             if session.maps.in_kernel:
                 handover.make_queue(session.tree.path(spec.interface))
+            # Here, and not when the resolver is opened: the event loop must not wait for the lock.
+            # Until then, requests wait in the map.
+            solicits = spec.gateway.keep or spec.announce.solicit_gateway
+            reconcile.enable_resolution(session, spec.resolve, solicits=solicits)
             undo.pop_all()
         if before is not None:
             before.session.hand_lock_to(session)
@@ -220,10 +224,12 @@ class Lifecycle:
             detach: The program is to be detached even if it outlives the process.
         """
         with contextlib.closing(answering):
+            if not lost and (detach or answering.ends_with_process):
+                answering.session.detach()
+                return
             if lost:
                 answering.session.suspend()
-            elif detach or answering.ends_with_process:
-                answering.session.detach()
+            reconcile.enable_resolution(answering.session, None)  # no resolver follows
 
     def detach(self, spec: InterfaceSpec) -> None:
         """Detach an interface that nothing answers on any more."""
@@ -234,19 +240,12 @@ class Lifecycle:
 
     @contextlib.contextmanager
     def resolving(self, spec: InterfaceSpec, answering: Answering) -> Iterator[Resolver]:
-        """Resolve unknown neighbours during the block; the program asks for them as long."""
-        session, wanted = answering.session, spec.resolve
+        """Resolve unknown neighbours, for which the program asks, during the block."""
+        maps, shared = answering.session.maps, self._shared
         with links.interface_errors(spec.interface):
-            resolver = Resolver(
-                answering.ifindex, session.maps, wanted, self._shared.fib, self._shared.sender
-            )
+            resolver = Resolver(answering.ifindex, maps, spec.resolve, shared.fib, shared.sender)
         with contextlib.closing(resolver):
-            solicits = spec.gateway.keep or spec.announce.solicit_gateway
-            reconcile.enable_resolution(session, wanted, solicits=solicits)
-            try:
-                yield resolver
-            finally:
-                reconcile.enable_resolution(session, None)
+            yield resolver
 
     @contextlib.contextmanager
     def packet_loop(self, answering: Answering, resolver: Resolver) -> Iterator[PacketLoop | None]:
