@@ -26,8 +26,8 @@ _AGAIN = 2.0  # seconds between two views of the page
 def _start(bench: Bench, count: int) -> Figures:
     """Measure a daemon until it answers on all interfaces; then count what it has open."""
     with (
-        _interfaces(count) as names,
-        bench.daemon(_configuration(bench, names), count) as daemon,
+        interfaces(count) as names,
+        bench.daemon(configuration(bench, names), count) as daemon,
     ):
         return {
             "start s": daemon.spent,
@@ -39,8 +39,8 @@ def _start(bench: Bench, count: int) -> Figures:
 def _foreign_addresses(bench: Bench, count: int) -> Figures:
     """Measure a daemon while an interface that is not its own gets and loses addresses."""
     with (
-        _interfaces(count + 1) as (foreign, *names),
-        bench.daemon(_configuration(bench, names), count) as daemon,
+        interfaces(count + 1) as (foreign, *names),
+        bench.daemon(configuration(bench, names), count) as daemon,
     ):
         found: dict[str, float] = {}
         with daemon.working(found):
@@ -53,8 +53,8 @@ def _page(bench: Bench, count: int) -> Figures:
     in_host("ip", "link", "set", "lo", "up")
     metrics = f'[metrics]\nlisten = "[::1]:{_PORT}"\n'
     with (
-        _interfaces(count) as names,
-        bench.daemon(_configuration(bench, names, metrics), count) as daemon,
+        interfaces(count) as names,
+        bench.daemon(configuration(bench, names, metrics), count) as daemon,
     ):
         found: dict[str, float] = {}
         for figure in ("first s", "again s"):
@@ -87,9 +87,9 @@ def _change_addresses(name: str) -> None:
 def _foreign_links(bench: Bench, count: int) -> Figures:
     """Measure a daemon with patterns that match nothing while other links come and go."""
     foreign = [f"foreign{number}" for number in range(_LINKS)]
-    with _interfaces(1) as names:
+    with interfaces(1) as names:
         absent = (f'[[interface]]\nname = "absent{number}x*"\n' for number in range(count))
-        file = bench.file("it.toml", (_configuration(bench, names).read_text(), *absent))
+        file = bench.file("it.toml", (configuration(bench, names).read_text(), *absent))
         with bench.daemon(file) as daemon:
             found: dict[str, float] = {}
             with daemon.working(found):
@@ -101,7 +101,7 @@ def _foreign_links(bench: Bench, count: int) -> Figures:
             return found
 
 
-def _configuration(bench: Bench, names: Sequence[str], top: str = "") -> Path:
+def configuration(bench: Bench, names: Sequence[str], top: str = "") -> Path:
     """Write the configuration of a daemon that answers on all interfaces; `top` is its head."""
     tables = (
         f'[[interface]]\nname = "{name}"\nmode = "tc"\non_stop = "detach"\n'
@@ -112,7 +112,7 @@ def _configuration(bench: Bench, names: Sequence[str], top: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def _interfaces(count: int) -> Iterator[list[str]]:
+def interfaces(count: int) -> Iterator[list[str]]:
     """Make Ethernet interfaces that are up, and remove them afterwards."""
     names = [f"up{number}" for number in range(count)]
     _ip(

@@ -50,6 +50,17 @@ def test_following(privacy: None, tmp_path: Path) -> None:
     assert all(name in printed for name in found)
 
 
+def test_starting(privacy: None, tmp_path: Path) -> None:
+    """Time each part of a start, and add the parts up."""
+    figures = tmp_path / "figures.json"
+    printed = run("starting", figures, "3")
+    (parts,) = json.loads(figures.read_text()).values()
+    *each, together = parts.values()
+    assert together == pytest.approx(sum(each))
+    assert parts["loading: mostly the verifier"] > parts["other calls of libbpf"] > 0
+    assert all(name in printed for name in parts)
+
+
 def test_everything(privacy: None, tmp_path: Path) -> None:
     """Fill each table, check each answer and omit no measurement, in half a minute."""
     figures = tmp_path / "figures.json"
