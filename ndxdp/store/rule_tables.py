@@ -176,16 +176,17 @@ class RuleTables(RuleReader):
             wanted: Classes that stay in their slots, although no rule has them so far.
             kept: As for _assign_classes().
         """
-        free = [slot for slot in range(abi.FIRST_RULE_CLASSES) if slot not in present]
+        free = sorted(set(range(abi.FIRST_RULE_CLASSES)).difference(present))
         if len(free) < count and kept is not None:
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
             classes = self._unpacked(dict(present))
             free += sorted(slot for slot, rule_class in classes.items() if rule_class not in used)
-        ended = [slot for slot in free if present.get(slot) == ENDED]
+        kept_for_sums = {slot for slot, data in present.items() if data == ENDED}
+        ended = [slot for slot in free if slot in kept_for_sums] if kept_for_sums else []
         if len(free) <= count + len(ended):
             more = range(abi.FIRST_RULE_CLASSES, abi.MAX_RULE_CLASSES)
             free += [slot for slot in more if slot not in present]
-        return [slot for slot in free if slot not in ended] + ended
+        return [slot for slot in free if slot not in ended] + ended if ended else free
 
     def _reset_counters(
         self, slots: Collection[int], present: Mapping[int, bytes], spare: Collection[int]
