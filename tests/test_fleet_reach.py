@@ -15,8 +15,8 @@ from ndxdp.cli.fleet_options import Connection
 from ndxdp.errors import UsageError
 from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
+from tests.fixtures.fleet_commands import MAIL, URL, WEB, did, refused
 from tests.fixtures.network import ndxdp, sh
-from tests.test_fleet_command import MAIL, URL, WEB, did, refused
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from ndxdp.rules.ruleset import Rules
 from ndxdp.session.request import AttachOptions
 from ndxdp.upstream.announce import Kind
 from ndxdp.upstream.gateways import NO_KEEPALIVE
+from tests.fixtures.announcing import ADDRESS, ADDRESS_BYTES, Seen, named
 from tests.fixtures.network import (
     GATEWAY,
     HOST_MAC,
@@ -44,7 +45,6 @@ from tests.fixtures.network import (
     sh,
 )
 from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, ip
-from tests.test_announce import ADDRESS, ADDRESS_BYTES, Seen, named
 from tests.test_auto import needs
 
 ANNOUNCE = "[interface.announce]\nsolicit_gateway = true\nadvertise = true"

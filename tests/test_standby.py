@@ -13,6 +13,7 @@ import pytest
 
 from lab.capture import packet_socket
 from ndxdp.upstream.announce import Kind
+from tests.fixtures.announcing import ADDRESS, NEIGHBOUR
 from tests.fixtures.network import (
     BEHIND,
     HOST_MAC,
@@ -32,7 +33,6 @@ from tests.fixtures.network import (
     status,
 )
 from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, at, ip
-from tests.test_announce import ADDRESS, NEIGHBOUR
 from tests.test_interruptions import ANNOUNCE, Listener, announced, daemon
 
 STANDBY, STANDBY_LINK, STANDBY_MAC = "standby", "up1", "02:00:00:00:00:03"
