@@ -51,7 +51,10 @@ from typing import NamedTuple
 from lab.commands import LabError, exit_code
 from lab.programs import build_xdp_pass
 
-DEFAULT_TESTS = ("tests/test_program.py", "tests/test_ndp.py", "tests/test_auto.py")
+DEFAULT_TESTS = (
+    *("tests/test_program.py", "tests/test_ndp.py"),
+    *("tests/test_auto.py", "tests/test_auto_missing.py", "tests/test_auto_vlan.py"),
+)
 """The tests that run by default."""
 
 _REPOSITORY = Path(__file__).resolve().parent.parent

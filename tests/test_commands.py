@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import random
-import signal
 import socket
 import struct
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fixtures import features, network
+from tests.fixtures import network
 from tests.fixtures.features import needs
 from tests.fixtures.network import (
     BEHIND,
@@ -43,38 +36,17 @@ from tests.fixtures.network import (
     eventually,
     explain,
     has_allmulti,
-    is_answered,
     leftovers,
     ndxdp,
-    python,
     remove_instance,
     rules,
     sh,
     status,
     without_gateway,
 )
+from tests.fixtures.without_links import MODES, attach, programs
 
-MODES = ("native", "generic", "tc")
-ELSEWHERE, ELSEWHERE_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:99"
-
-
-def attach(mode: str = "tc", *args: str) -> None:
-    """Run `ndxdp attach`, which prints nothing but a warning of native XDP on a veth."""
-    result = ndxdp("attach", UPLINK, "--mode", mode, *args)
-    assert (result.code, result.out) == (0, ""), result
-    if mode == "native":
-        assert "veth" in result.err
-        assert len(result.err.splitlines()) == 1
-    else:
-        assert result.err == ""
-
-
-def programs() -> list[int]:
-    """Return the ids of the programs at the uplink's hooks."""
-    return [*network.xdp_ids(), *network.tc_ids()]
-
-
-# ---- attach and detach --------------------------------------------------------------------------
+# ---- attach and detach ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -312,7 +284,7 @@ def test_the_lock_of_a_removed_directory(net: Network) -> None:
     assert (waiting.returncode, output) == (0, "")
 
 
-# ---- status -------------------------------------------------------------------------------------
+# ---- status --------------------------------------------------------------------------------------
 
 
 def test_status_of_nothing(net: Network) -> None:
@@ -335,7 +307,7 @@ def test_status_of_several(attached: Network) -> None:
         sh("ip", "link", "delete", "second")
 
 
-# ---- profile ------------------------------------------------------------------------------------
+# ---- profile -------------------------------------------------------------------------------------
 
 
 @a_way_behind()
@@ -380,7 +352,7 @@ def test_own_and_gateway_addresses_are_never_answered(net: Network) -> None:
     remove_instance()
 
 
-# ---- explain ------------------------------------------------------------------------------------
+# ---- explain -------------------------------------------------------------------------------------
 
 
 def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
@@ -399,527 +371,3 @@ def test_explain_counts_nothing_and_is_charged_to_no_rate(net: Network) -> None:
         assert explain(TARGET, "--mac", "02:00:00:00:00:03")["reason"] == "answered"
         assert counts() == {"answered": 2, "rate_limited": 1}
         remove_instance()
-
-
-# ---- run ----------------------------------------------------------------------------------------
-
-
-def test_a_killed_run_answers_no_more(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
-    if features.lacks("tcx"):
-        assert net.answers(), "a filter outlives the process"
-    else:
-        eventually(lambda: not programs())
-        assert net.silent()
-    assert allmulti_count() == 0
-    assert status()["attached"] is features.lacks("tcx")
-    attach("tc", "-n", TARGET)
-    assert net.answers()
-    shown = status()
-    assert shown["held_by"] == "pins"
-    done("detach", UPLINK)
-    assert leftovers() == []
-    assert shown["rules"]["by_source"] == {"host": 3, "manual": 1}
-
-
-def test_run_keep_leaves_it_answering(net: Network) -> None:
-    run = net.run("-i", UPLINK, "--mode", "tc", "-n", BEHIND, "--keep")
-    done("prefix", "add", "2001:db8::d:0:0:1")
-    assert run.end() == (0, "", "")
-    assert net.answers()
-    assert status()["held_by"] == "pins"
-    assert has_allmulti()
-
-    # Another one takes over: its rules are in the place of the first one's.
-    with net.solicited_continuously() as missed:
-        run = net.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
-    assert not missed
-    by_source = {prefix: rule["source"] for prefix, rule in rules().items()}
-    assert by_source[TARGET] == "run"
-    assert by_source["2001:db8::d:0:0:1"] == "manual"
-    assert BEHIND not in by_source
-    assert status()["held_by"] == "run"
-    assert run.end(signal.SIGKILL).code == -signal.SIGKILL
-    assert net.answers()
-    done("detach", UPLINK)
-    assert leftovers() == []
-
-
-def test_run_keep_takes_over_an_attached_program(attached: Network) -> None:
-    before = status()["program"]["id"]
-    run = attached.run("-i", UPLINK, "--mode", "tc", "-n", TARGET, "--keep")
-    assert status()["held_by"] == "run"
-    assert status()["program"]["id"] != before
-    assert {BEHIND, TARGET} <= set(rules())
-    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
-    eventually(lambda: is_answered("2001:db8::c:0:0:22") is False)
-    assert run.end() == (0, "", "")
-    assert attached.answers()
-
-
-def test_run_refuses_an_interface_that_attach_keeps(attached: Network) -> None:
-    before = network.snapshot()
-    refused = ndxdp("run", "-i", UPLINK, "--mode", "tc", "-n", TARGET)
-    assert (refused.code, refused.out) == (1, "")
-    assert "--keep" in refused.err
-    assert network.snapshot() == before
-
-
-# ---- verbosity ----------------------------------------------------------------------------------
-
-
-def test_verbosity(net: Network) -> None:
-    assert "veth" in ndxdp("attach", UPLINK, "--mode", "native").err
-    remove_instance()
-    assert ndxdp("attach", "-q", UPLINK, "--mode", "native").err == ""
-    remove_instance()
-    sh("ip", "link", "add", "second", "up", "type", "bridge")
-    try:
-        for words in (("-q", "attach"), ("attach", "-v"), ("--debug", "attach", "-q")):
-            refused = ndxdp(*words, "second", "--mode", "native")
-            assert refused.code == 1
-            assert "second does not run XDP" in refused.err
-            assert (len(refused.err.splitlines()) > 2) is ("--debug" in words)
-    finally:
-        sh("ip", "link", "delete", "second")
-
-
-def test_verbose_output_lists_the_actions(net: Network) -> None:
-    found = [
-        ndxdp(*words)
-        for words in (
-            ("-v", "attach", UPLINK, "--mode", "tc", "-n", BEHIND),
-            ("attach", "-v", UPLINK, "--loader", "prebuilt"),
-            ("detach", "-v", UPLINK),
-        )
-    ]
-    assert [result.code for result in found] == [0, 0, 0]
-    assert all(UPLINK in result.err for result in found)
-
-
-def test_verbose_run_lists_what_it_follows(net: Network) -> None:
-    run = net.run("-v", "-i", UPLINK, "--mode", "tc", "-n", BEHIND)
-    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
-    eventually(lambda: is_answered("2001:db8::c:0:0:22") is False)
-    ended = run.end()
-    assert (ended.code, ended.out) == (0, "")
-    assert "2001:db8::c:0:0:22" in ended.err
-
-
-_WITHOUT_LINKS = """
-import sys
-from ndxdp.rules.rule_lists import compile_rules
-from ndxdp.session.request import AttachOptions, AttachRequest
-from ndxdp.session.session import Session
-from ndxdp.kernel.abi import Mode
-from ndxdp.store.directories import Trees
-interface, mode, *prefixes = sys.argv[1:]
-options = AttachOptions(mode=Mode[mode.upper()], links=False)
-rules = compile_rules(prefixes)
-Session.attach(Trees(), AttachRequest(interface, rules, options)).close()
-"""
-
-
-def attach_without_links(mode: str, *prefixes: str) -> None:
-    result = python(_WITHOUT_LINKS, UPLINK, mode, *prefixes)
-    assert result.code == 0, result
-
-
-# ---- interrupting -------------------------------------------------------------------------------
-
-_MOMENTS = random.Random(1).sample(range(100, 400, 5), 9)  # ms; attach takes some 300
-
-
-def test_an_interrupted_attach_is_complete_or_undone(net: Network) -> None:
-    """Complete or undo an attach that a signal interrupts, on three interfaces at once."""
-
-    def interrupt(name: str, number: int, moments: list[int]) -> None:
-        for moment in moments:
-            process = subprocess.Popen(
-                [*NDXDP, "attach", name, "--mode", "tc", "-n", BEHIND],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd=REPOSITORY,
-            )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(moment / 1000)
-            process.send_signal(number)
-            process.communicate(timeout=10)
-            left = leftovers(name)
-            if left and number != signal.SIGKILL:
-                assert has_allmulti(name), moment
-                assert network.tc_ids(name) == [network.program_id(name)], moment
-                assert BEHIND in done("prefix", "list", "-i", name), moment
-            if number == signal.SIGKILL and moment % 2:
-                done("attach", name, "--mode", "tc", "-n", BEHIND)
-                assert network.tc_ids(name) == [network.program_id(name)], moment
-            if leftovers(name):
-                done("detach", name)
-            assert leftovers(name) == [], moment
-
-    attach()  # or the lock's directory comes and goes
-    signals = {"up1": signal.SIGINT, "up2": signal.SIGTERM, "up3": signal.SIGKILL}
-    for name in signals:
-        sh("ip", "link", "add", name, "up", "type", "bridge")
-    try:
-        with ThreadPoolExecutor() as pool:
-            ended = [
-                pool.submit(interrupt, name, number, _MOMENTS[index::3])
-                for index, (name, number) in enumerate(signals.items())
-            ]
-        for each in ended:
-            each.result()
-        remove_instance()
-    finally:
-        for name in signals:
-            sh("ip", "link", "delete", name)
-
-
-# ---- at the worst moment ------------------------------------------------------------------------
-
-# Preloaded, it sends a signal to its process right after the first call of a kind.
-_SIGNAL_AFTER = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
-
-static void reached(const char *call, long number)
-{
-	static int done;
-
-	if (done || strcmp(getenv("AFTER_CALL"), call) || atoi(getenv("AFTER_NUMBER")) != number)
-		return;
-	done = 1;
-	kill(getpid(), atoi(getenv("SIGNAL")));
-}
-
-long syscall(long number, ...)
-{
-	long (*real)(long, ...) = dlsym(RTLD_NEXT, "syscall");
-	long a[6], result;
-	va_list list;
-
-	va_start(list, number);
-	for (int i = 0; i < 6; i++)
-		a[i] = va_arg(list, long);
-	va_end(list);
-	result = real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-	if (number == SYS_bpf)
-		reached("bpf", a[0]);
-	return result;
-}
-
-ssize_t send(int fd, const void *data, size_t size, int flags)
-{
-	ssize_t (*real)(int, const void *, size_t, int) = dlsym(RTLD_NEXT, "send");
-	ssize_t result = real(fd, data, size, flags);
-
-	if (size >= 16)
-		reached("netlink", ((const unsigned short *)data)[2]);
-	return result;
-}
-"""
-
-
-@pytest.fixture(scope="session")
-def signal_after(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("signal_after") / "signal_after.so"
-    options = ("-O1", "-shared", "-fPIC", "-x", "c", "-", "-o", str(made))
-    sh("clang", *options, stdin=_SIGNAL_AFTER)
-    return made
-
-
-OBJ_PIN, LINK_CREATE = ("bpf", "6"), ("bpf", "28")
-NEW_LINK, NEW_QDISC, DEL_FILTER = ("netlink", "16"), ("netlink", "36"), ("netlink", "45")
-
-
-@pytest.mark.parametrize(
-    ("command", "moment", "number"),
-    [
-        pytest.param("attach", OBJ_PIN, signal.SIGKILL, id="first pin"),
-        pytest.param("attach", LINK_CREATE, signal.SIGTERM, id="attached, TERM"),
-        pytest.param("attach", LINK_CREATE, signal.SIGKILL, id="attached"),
-        pytest.param("attach", NEW_LINK, signal.SIGTERM, id="allmulti on, TERM"),
-        pytest.param("attach", NEW_LINK, signal.SIGKILL, id="allmulti on"),
-        pytest.param("attach*", NEW_QDISC, signal.SIGKILL, id="clsact made"),
-        pytest.param("detach", NEW_LINK, signal.SIGKILL, id="allmulti off"),
-        pytest.param("detach*", DEL_FILTER, signal.SIGTERM, id="filter gone, TERM"),
-        pytest.param("detach*", DEL_FILTER, signal.SIGKILL, id="filter gone"),
-    ],
-)
-def test_the_worst_moments(
-    net: Network, signal_after: Path, command: str, moment: tuple[str, str], number: int
-) -> None:
-    """Leave a complete state or none after a signal; detach repairs the state after SIGKILL.
-
-    command: with a star, as on a kernel without BPF links.
-    """
-    if command == "detach":
-        attach("tc", "-n", BEHIND)
-    elif command == "detach*":
-        attach_without_links("tc", BEHIND)
-    words = {
-        "attach": [*NDXDP, "attach", UPLINK, "--mode", "tc", "-n", BEHIND],
-        "attach*": [sys.executable, "-c", _WITHOUT_LINKS, UPLINK, "tc", BEHIND],
-    }.get(command, [*NDXDP, "detach", UPLINK])
-    when = dict(zip(("AFTER_CALL", "AFTER_NUMBER"), moment, strict=True))
-    preload = {"LD_PRELOAD": str(signal_after), "SIGNAL": str(int(number))}
-    ended = call(*words, env=when | preload)
-    assert ended.code == (-number if number == signal.SIGKILL else 130), ended
-
-    left = leftovers()
-    if left and (number == signal.SIGKILL or (has_allmulti() and net.answers())):
-        done("detach", UPLINK)
-        left = leftovers()
-    remove_instance()
-    call("tc", "qdisc", "delete", "dev", UPLINK, "clsact")
-    assert left == []
-
-
-# ---- kernels without BPF links ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_without_bpf_links(net: Network, mode: str) -> None:
-    if mode == "native":
-        net.pass_at_router()
-    attach_without_links(mode, BEHIND)
-    assert not any(path.endswith("/link") for path in network.pins())
-    assert net.answers()
-    assert programs() == [network.program_id()]
-    assert status()["attached"]
-    assert network.clsact() is (mode == "tc")
-
-    before = network.program_id()
-    with net.solicited_continuously() as missed:
-        done("attach", UPLINK)  # where links are known, this stays what it is
-    assert not missed
-    assert programs() == [network.program_id()] != [before]
-    assert not any(path.endswith("/link") for path in network.pins())
-    done("detach", UPLINK)
-    assert leftovers() == []
-    assert net.silent()
-
-
-@pytest.mark.parametrize("mode", ["generic", "tc"])
-def test_without_bpf_links_the_interface_is_deleted(net: Network, mode: str) -> None:
-    attach_without_links(mode, BEHIND)
-    sh("ip", "link", "delete", UPLINK)
-    shown, ended = ndxdp("status"), ndxdp("detach", UPLINK)
-    left = leftovers()
-    remove_instance()
-    assert "not attached" in shown.out
-    assert (ended, left) == ((0, "", ""), [])
-
-
-FOREIGN = ("protocol", "all", "pref", "7", "bpf", "bytecode", "1,6 0 0 0")  # matches nothing
-
-
-def test_filters_of_others_survive(net: Network) -> None:
-    sh("tc", "qdisc", "add", "dev", UPLINK, "clsact")
-    sh("tc", "filter", "add", "dev", UPLINK, "ingress", *FOREIGN)
-    foreign = network.filters()
-    assert foreign
-    attach_without_links("tc", BEHIND)
-    assert set(foreign) < set(network.filters())
-    assert net.answers()
-    done("detach", UPLINK)
-    assert network.filters() == foreign
-    sh("tc", "filter", "del", "dev", UPLINK, "ingress")
-    attach_without_links("tc", BEHIND)
-    done("detach", UPLINK)
-    assert network.clsact()  # it existed before ndxdp, though unused
-    sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
-
-
-@pytest.mark.parametrize("side", ["ingress", "egress"])
-def test_a_qdisc_of_ours_stays_while_it_is_used(net: Network, side: str) -> None:
-    attach_without_links("tc", BEHIND)
-    sh("tc", "filter", "add", "dev", UPLINK, side, *FOREIGN)
-    attach_without_links("tc")
-    assert net.answers()
-    done("detach", UPLINK)
-    assert network.clsact()
-    assert "bytecode" in sh("tc", "filter", "show", "dev", UPLINK, side)
-    assert not programs()
-    sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
-
-
-@pytest.mark.parametrize("mode", ["tc", "generic"])
-def test_a_program_detached_by_hand_is_restored(net: Network, mode: str) -> None:
-    attach_without_links(mode, BEHIND)
-    if mode == "tc":
-        sh("tc", "qdisc", "del", "dev", UPLINK, "clsact")
-    else:
-        sh("ip", "link", "set", "dev", UPLINK, "xdpgeneric", "off")
-    assert status()["attached"] is False
-    assert net.silent()
-    attach(mode)
-    assert status()["attached"] is True
-    assert net.answers()
-    done("detach", UPLINK)
-    assert leftovers() == []
-
-
-def test_a_killed_run_is_followed_by_another(net: Network) -> None:
-    """Detach the program that a killed run left behind on a kernel without BPF links."""
-    run = (
-        "import sys; from ndxdp.daemon import service, spec; from ndxdp.kernel.abi import Mode;"
-        "from ndxdp.rules.rule import Rule; from ndxdp.rules.rule_lists import compile_rules;"
-        "from ndxdp.store.directories import Trees;"
-        "from ndxdp.session.request import AttachOptions;"
-        f"rules = compile_rules(['{BEHIND}'], rule=Rule(origin='run'));"
-        "options = AttachOptions(Mode.TC, links=False);"
-        f"task = spec.DaemonSpec([spec.InterfaceSpec('{UPLINK}', options, rules)]);"
-        "service.run(Trees(), task, ready=lambda spec, instance: print('ready', flush=True))"
-    )
-    for ending in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(ending)
-        process.wait(timeout=10)
-    assert leftovers() == []
-
-
-@contextlib.contextmanager
-def renamed(name: str = "renamed0") -> Iterator[str]:
-    """Rename the uplink while it is up, as kernels since 6.2 allow."""
-    sh("ip", "link", "set", UPLINK, "name", name)
-    try:
-        yield name
-    finally:
-        sh("ip", "link", "set", name, "name", UPLINK)
-
-
-@needs("rename")
-@pytest.mark.parametrize("mode", ["native", "generic", "tc"])
-def test_attach_follows_a_rename(net: Network, mode: str) -> None:
-    """Continue under the new name with all rules and counters, and lose no answer."""
-    net.pass_at_router()
-    assert ndxdp("attach", UPLINK, "--mode", mode, "-n", BEHIND).code == 0
-    assert net.answers()
-    with net.solicited_continuously() as missed, renamed() as name:
-        assert [name in warning for warning in status()["warnings"]] == [True]
-        assert ndxdp("attach", name, "-n", ELSEWHERE).code == 0
-        assert status(name)["warnings"] == []
-        assert {BEHIND, ELSEWHERE} <= set(rules())
-        assert status(name)["reasons"]["answered"] > 0
-        assert ndxdp("detach", UPLINK).code == 1
-    assert missed == []
-    assert ndxdp("attach", UPLINK).code == 0
-    done("detach", UPLINK)
-
-
-@needs("rename")
-@pytest.mark.parametrize("mode", ["generic", "tc"])
-def test_detach_by_a_former_name(net: Network, mode: str) -> None:
-    done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
-    with renamed() as name:
-        done("detach", UPLINK)
-        assert leftovers(name) == []
-
-
-@needs("rename")
-def test_two_sets_of_pins_for_one_device(net: Network) -> None:
-    """Refuse to guess which of two sets of pins belongs to a renamed interface."""
-    sh("ip", "link", "add", "renamed0", "up", "type", "bridge")
-    done("attach", "renamed0", "--mode", "tc", "-n", ELSEWHERE)
-    sh("ip", "link", "del", "renamed0")
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    with renamed() as name:
-        refusal = ndxdp("attach", name)
-        assert refusal.code == 1
-        assert f"under its former name, {UPLINK}" in refusal.err
-        done("detach", UPLINK)
-        done("attach", name)
-        assert net.answers(ELSEWHERE_TARGET)
-        done("detach", name)
-
-
-def test_a_hole_that_finds_no_room_does_not_end_a_run(net: Network) -> None:
-    """Report a hole without room, continue to answer, and add the hole once there is room."""
-    own = len(rules_of_an_attach())
-    full = [f"2001:db8::c:0:0:{n:x}" for n in range(1, 4)]
-    words = [word for target in full for word in ("-n", target)]
-    room = ("--max-addresses", str(own + len(full)))
-    run = net.run("-i", UPLINK, "--mode", "tc", *room, *words)
-    output = run.process.stderr
-    assert output is not None
-    sh("ip", "address", "add", "2001:db8::77/128", "dev", UPLINK, "nodad")
-    assert "more than the limit" in output.readline()
-    assert is_answered(full[0])
-    eventually(lambda: "more than the limit" in status()["problem"])
-    done("prefix", "del", "--source", "run", full[1])
-    eventually(lambda: "2001:db8::77" in rules())
-    sh("ip", "address", "add", "2001:db8::78/128", "dev", UPLINK, "nodad")
-    eventually(lambda: "more than the limit" in status()["problem"])
-    assert "2001:db8::78" not in rules()
-    done("prefix", "del", "--source", "run", full[2])
-    eventually(lambda: "2001:db8::78" in rules())
-    sh("ip", "address", "del", "2001:db8::78/128", "dev", UPLINK)
-    eventually(lambda: "2001:db8::78" not in rules())
-    assert "2001:db8::77" in rules()
-    assert run.end().code == 0
-    sh("ip", "address", "del", "2001:db8::77/128", "dev", UPLINK)
-
-
-def rules_of_an_attach() -> dict[str, Any]:
-    """Return the holes that any attachment has."""
-    done("attach", UPLINK, "--mode", "tc")
-    found = rules()
-    remove_instance()
-    return found
-
-
-def test_the_next_run_replaces_the_rules_of_the_last(net: Network) -> None:
-    """Replace the rules of the last run, also contrary rules for the same prefix."""
-    run = ("run", "-i", UPLINK, "--mode", "tc", "--keep")
-    for words, answer in ((("--except", TARGET), "never"), (("-n", TARGET), "always")):
-        with subprocess.Popen([*NDXDP, *run, *words], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().startswith("ready")
-            assert rules()[TARGET]["answer"] == answer
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=10) == 0
-    remove_instance()
-
-
-def test_pins_of_a_renamed_interface_are_not_taken_over(net: Network) -> None:
-    """Leave the program of a renamed interface alone if a new interface gets the old name."""
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    sh("ip", "link", "set", UPLINK, "down")
-    sh("ip", "link", "set", UPLINK, "name", "renamed0")
-    sh("ip", "link", "set", "renamed0", "up")
-    sh("ip", "link", "add", UPLINK, "up", "type", "bridge")
-    try:
-        refusal = ndxdp("attach", UPLINK, "--mode", "tc")
-        assert refusal.code == 1
-        assert "another name now" in refusal.err
-        done("detach", UPLINK)
-    finally:
-        sh("ip", "link", "del", UPLINK)
-        sh("ip", "link", "set", "renamed0", "down")
-        sh("ip", "link", "set", "renamed0", "name", UPLINK)
-
-
-def test_a_command_that_waited_for_the_lock_changes_the_new_table(net: Network) -> None:
-    """Write to the new table if a renewal replaced it while the command waited for the lock."""
-    done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    lock = os.open(network.PINS / "lock", os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    renewal = subprocess.Popen([*NDXDP, "attach", UPLINK, "--max-addresses", "200000"])
-    time.sleep(1)
-    addition = subprocess.Popen([*NDXDP, "prefix", "add", TARGET])
-    time.sleep(1)
-    os.close(lock)
-    assert (renewal.wait(timeout=20), addition.wait(timeout=20)) == (0, 0)
-    assert TARGET in rules()
-    remove_instance()

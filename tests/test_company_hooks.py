@@ -28,7 +28,7 @@ from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
-from tests import test_commands
+from tests import test_run
 from tests.fixtures import network
 from tests.fixtures.doctor import bad, follow, notes
 from tests.fixtures.features import needs
@@ -48,9 +48,10 @@ from tests.fixtures.network import (
     sh,
     status,
 )
-from tests.test_commands import LINK_CREATE, OBJ_PIN, attach_without_links
+from tests.fixtures.without_links import attach_without_links
+from tests.test_run import LINK_CREATE, OBJ_PIN
 
-signal_after = test_commands.signal_after
+signal_after = test_run.signal_after
 pytestmark = pytest.mark.usefixtures("privacy")
 
 U32 = ("u32", "match", "u32", "0", "0", "flowid", "1:1")

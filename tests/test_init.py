@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures import fake_engine
+from tests.fixtures.auto import needs
 from tests.fixtures.doctor import advertise, conf, default_route
 from tests.fixtures.documented import json_of
 from tests.fixtures.engine import Engine
@@ -36,7 +37,6 @@ from tests.fixtures.network import (
 )
 from tests.fixtures.proposing import GUEST, GUEST_LINK, OTHER, Place, bridge, ip, without_forwarding
 from tests.fixtures.tap import tap, tun
-from tests.test_auto import needs
 from tests.test_doctor_blind import DENIED
 
 ON_LINK = "2001:db8::/64"

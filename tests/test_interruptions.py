@@ -30,6 +30,7 @@ from ndxdp.session.request import AttachOptions
 from ndxdp.upstream.announce import Kind
 from ndxdp.upstream.gateways import NO_KEEPALIVE
 from tests.fixtures.announcing import ADDRESS, ADDRESS_BYTES, Seen, named
+from tests.fixtures.auto import needs
 from tests.fixtures.network import (
     GATEWAY,
     HOST_MAC,
@@ -45,7 +46,6 @@ from tests.fixtures.network import (
     sh,
 )
 from tests.fixtures.segment import HOST_PORT, SWITCH, Segment, ip
-from tests.test_auto import needs
 
 ANNOUNCE = "[interface.announce]\nsolicit_gateway = true\nadvertise = true"
 

@@ -6,24 +6,17 @@ it, and remove its interface and its files.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
 import stat
-import struct
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.capture import packet_socket
-from ndxdp.ndp.address import solicited_node_group
 from ndxdp.ndp.frame import eth_destination_of
-from ndxdp.rules.address import parse_address
 from tests import packets
 from tests.fixtures import network
 from tests.fixtures.network import (
@@ -32,17 +25,13 @@ from tests.fixtures.network import (
     GATEWAY,
     HOST,
     HOST_LINK_LOCAL,
-    HOST_MAC,
     NDXDP,
     PINS,
-    ROUTER,
-    ROUTER_LINK,
     ROUTER_LINK_LOCAL,
     ROUTER_MAC,
     TARGET,
     UPLINK,
     Network,
-    Running,
     a_way_behind,
     allmulti_count,
     call,
@@ -51,59 +40,27 @@ from tests.fixtures.network import (
     explain,
     leftovers,
     ndxdp,
-    reason_names,
     rules,
     sh,
     status,
     timeless,
     without_gateway,
 )
+from tests.fixtures.serving import (
+    ANOTHER,
+    CANNOT,
+    OTHER,
+    USERSPACE,
+    counted,
+    counts,
+    directory,
+    send,
+    serve,
+    solicitation,
+)
 from tests.test_bad_input import as_nobody, refused
 
-CANNOT = 1
-OTHER, ANOTHER = "2001:db8::d:0:0:1", "2001:db8::d:0:0:2"
-USERSPACE = ("-i", UPLINK, "--mode", "userspace")
-
-
-def serve(net: Network, *words: str) -> Running:
-    """Run the userspace path, with one rule."""
-    return net.run(*USERSPACE, "-n", BEHIND, *words)
-
-
-def settled() -> None:
-    """Wait until a run has done everything; it joins the group of an exact address, OTHER, last."""
-    group = solicited_node_group(parse_address(OTHER)).hex()
-    eventually(lambda: group in Path("/proc/thread-self/net/igmp6").read_text())
-
-
-def directory(interface: str = UPLINK) -> Path:
-    """Return the directory of the interface's files."""
-    (found,) = FILES.glob(f"v*/{interface}")
-    return found
-
-
-def counts() -> dict[str, int]:
-    """Return the solicitations by reason, from the file; omit reasons without any."""
-    data = (directory() / "reasons").read_bytes()
-    names = reason_names()
-    numbers = enumerate(struct.unpack(f"={len(data) // 8}Q", data))
-    return {names[number]: count for number, count in numbers if count}
-
-
-def counted(expected: int) -> dict[str, int]:
-    """Return the counters once `expected` solicitations have been counted."""
-    eventually(lambda: sum(counts().values()) >= expected)
-    return counts()
-
-
-def survived(run: Running) -> str:
-    """End a run, which must end cleanly and leave nothing; return its stderr."""
-    ended = run.end_cleanly()
-    assert leftovers() == []
-    return ended
-
-
-# ---- run, and the commands beside it ------------------------------------------------------------
+# ---- run, and the commands beside it -------------------------------------------------------------
 
 
 def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) -> None:
@@ -150,13 +107,7 @@ def test_rules_hold_from_the_next_solicitation_on(net: Network, tmp_path: Path) 
     assert run.end() == (0, "", "")
 
 
-# ---- counting -----------------------------------------------------------------------------------
-
-
-def solicitation(target: str = TARGET, **fields: Any) -> bytes:
-    """Return a solicitation as the router's kernel sends it, with some header fields changed."""
-    headers = packets.to_group(target, ROUTER_LINK_LOCAL, eth_src=ROUTER_MAC, **fields)
-    return bytes(headers / packets.ns(target) / packets.sllao(ROUTER_MAC))
+# ---- counting ------------------------------------------------------------------------------------
 
 
 MIX: dict[str, tuple[bytes, int]] = {
@@ -170,18 +121,11 @@ MIX: dict[str, tuple[bytes, int]] = {
     "other_vlan": (solicitation()[:12] + bytes.fromhex("81000064") + solicitation()[12:], 2),
 }
 """A frame for each reason, and how often it is sent."""
-
 NOT_COUNTED = [
     bytes(packets.to_group(TARGET) / packets.na(TARGET).payload.payload),
     solicitation()[:40],
     bytes(60),
 ]
-
-
-def send(frames: list[bytes]) -> None:
-    with packet_socket(ROUTER, ROUTER_LINK) as far:
-        for frame in frames:
-            far.send(frame)
 
 
 @a_way_behind()
@@ -405,7 +349,7 @@ def test_a_run_directory_of_ones_own(net: Network, tmp_path: Path) -> None:
     assert not own.exists()
 
 
-# ---- killed -------------------------------------------------------------------------------------
+# ---- killed --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -467,202 +411,6 @@ def test_killed_at_any_moment(net: Network) -> None:
             done("detach", UPLINK)
         assert leftovers() == [], moment
     assert list(FILES.glob("v*")) == []
-
-
-# ---- changes of the interface --------------------------------------------------------------------
-
-
-def test_down_and_up(net: Network) -> None:
-    run = serve(net)
-    sh("ip", "link", "set", UPLINK, "down")
-    eventually(lambda: status()["socket"]["errors"])
-    assert run.process.poll() is None
-    assert done("prefix", "add", OTHER) == ""
-    sh("ip", "link", "set", UPLINK, "up")
-    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET))
-    assert net.answers(OTHER)
-    # The kernel has removed the addresses with the link, so they are no holes any more.
-    assert {rule["source"] for rule in rules().values()} == {"run", "manual"}
-    assert "errors " in done("status")
-    assert survived(run) == ""
-
-
-def test_down_in_the_middle_of_a_flood(net: Network) -> None:
-    run = serve(net)
-    for state in ("down", "up") * 3:
-        with contextlib.suppress(OSError):  # the far end has no carrier
-            send([solicitation()] * 50)
-        sh("ip", "link", "set", UPLINK, state)
-    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET))
-    found = counts()
-    assert set(found) <= {"answered", "send_failed"}
-    assert survived(run) == ""
-
-
-def test_the_interface_is_renamed(net: Network) -> None:
-    """Wait while the interface has another name, until it has its own again."""
-    run = serve(net)
-    sh("ip", "link", "set", UPLINK, "down")
-    sh("ip", "link", "set", UPLINK, "name", "renamed0")
-    try:
-        assert run.next_warning()
-        sh("ip", "link", "set", "renamed0", "up")
-        assert net.silent()
-        sh("ip", "link", "set", "renamed0", "down")
-    finally:
-        sh("ip", "link", "set", "renamed0", "name", UPLINK)
-    sh("ip", "link", "set", UPLINK, "up")
-    eventually(lambda: net.ask(TARGET, wait=0.2) == (HOST_MAC, TARGET), within=10)
-    survived(run)
-
-
-# ---- changes of the files ------------------------------------------------------------------------
-
-ARRAYS = ("settings", "reasons", "groups", "group_counters", "userspace")
-TABLES = ("addresses", "prefixes")
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, 3)
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def garble(path: Path) -> None:
-    """Overwrite a file with nonsense of the same size."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:  # a process that has mapped the file sees the change
-        file.write(b"\xa5" * size)
-
-
-def replace(path: Path) -> None:
-    """Replace a file by another one; processes that have it open keep the old one."""
-    fresh = path.with_name("fresh")
-    fresh.write_bytes(b"no map of ndxdp")
-    fresh.rename(path)
-
-
-DAMAGES: list[tuple[str, Callable[[Path], None]]] = [
-    (name, damage) for name in (*ARRAYS, *TABLES) for damage in (truncate, empty, replace)
-]
-"""Damage to files. A removed file is restored at once: see tests/test_removed.py."""
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"), DAMAGES, ids=[f"{name}, {damage.__name__}" for name, damage in DAMAGES]
-)
-def test_damaged_files(net: Network, name: str, damage: Callable[[Path], None]) -> None:
-    """Report damaged files in a sentence; the running process continues with its rules."""
-    run = serve(net, "-n", OTHER)
-    assert net.answers()
-    settled()  # otherwise it would write the damaged file again
-    damage(directory() / name)
-    for words in (
-        ("status",),
-        ("status", "--json"),
-        ("prefix", "list"),
-        ("prefix", "add", ANOTHER),
-        ("prefix", "del", "--source", "run", OTHER),
-        ("explain", TARGET),
-    ):
-        result = ndxdp(*words)
-        assert result.code == CANNOT, words
-        assert "Traceback" not in result.err, result.err
-        lines = result.err.splitlines()
-        assert len(lines) == 2, result.err
-        assert lines[1].startswith("  hint: ")
-    assert net.answers()
-    assert net.answers(OTHER)
-    assert run.process.poll() is None
-    assert "Traceback" not in run.end().err
-    call(*NDXDP, "detach", UPLINK)
-    assert leftovers() == []
-
-
-@pytest.mark.parametrize("name", [*ARRAYS, *TABLES])
-def test_files_of_nonsense(net: Network, name: str) -> None:
-    """Survive files with nonsense of the right size, whether a command notices or not."""
-    run = serve(net, "-n", OTHER)
-    assert net.answers()
-    garble(directory() / name)
-    for words in (("status",), ("prefix", "list"), ("explain", TARGET), ("prefix", "add", ANOTHER)):
-        result = ndxdp(*words)
-        assert result.code in (0, CANNOT), (words, result.err)
-        assert "Traceback" not in result.err, result.err
-    net.ask(TARGET, wait=0.2)
-    assert run.process.poll() is None
-    ended = run.end()
-    assert "Traceback" not in ended.err, ended.err
-    call(*NDXDP, "detach", UPLINK)
-    assert leftovers() == []
-
-
-@pytest.mark.parametrize("asked", [True, False], ids=["asked before", "not yet asked"])
-def test_all_files_are_removed(net: Network, asked: bool) -> None:
-    """Continue with the same rules if the files are removed, and end normally."""
-    run = serve(net)
-    assert not asked or net.answers()
-    shutil.rmtree(FILES)
-    assert net.answers()
-    # The process may have published its report again since.
-    assert done("status").rstrip() in (
-        "ndxdp is attached to no interface",
-        f"{UPLINK}  answering, but its state cannot be read",
-    )
-    refused(ndxdp("prefix", "add", OTHER), CANNOT, "attached to no interface")
-    sh("ip", "address", "add", "2001:db8::c:0:0:22/128", "dev", UPLINK, "nodad")
-    assert net.answers()
-    result = run.end()
-    assert (result.code, "Traceback" in result.err) == (0, False), result.err
-    assert not FILES.exists()
-
-
-@contextlib.contextmanager
-def small_file_system(where: Path, size: str) -> Iterator[Path]:
-    sh("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where))
-    try:
-        yield where / "ndxdp"
-    finally:
-        sh("umount", str(where))
-
-
-def test_a_file_system_that_is_too_small(net: Network, tmp_path: Path) -> None:
-    with small_file_system(tmp_path, "8k") as own:
-        refusal = call(*NDXDP, "--run-directory", str(own), "run", *USERSPACE, "-n", BEHIND)
-        refused(refusal, CANNOT, "No space left")
-        assert not own.exists()
-
-
-def test_a_file_system_that_is_full(net: Network, tmp_path: Path) -> None:
-    """Continue on a full file system; a command without room changes nothing, and reports that."""
-    with small_file_system(tmp_path, "4m") as own:
-        command = (*NDXDP, "--run-directory", str(own))
-        run = net.run(*USERSPACE, "-n", BEHIND, command=command)
-        filling = tmp_path / "filling"
-        with contextlib.suppress(OSError), filling.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-        before = call(*command, "prefix", "list")
-        refused(call(*command, "prefix", "add", OTHER, "2001:db8:0:0:e::/96"), CANNOT)
-        assert call(*command, "prefix", "list") == before
-        assert net.answers()
-        assert net.silent(OTHER)
-        filling.unlink()
-        assert call(*command, "prefix", "add", OTHER) == (0, "", "")
-        assert net.answers(OTHER)
-        assert run.end() == (0, "", "")
-        assert not own.exists()
-
-
-@pytest.mark.parametrize("where", ["/proc/ndxdp", "/sys/ndxdp", "/dev/null/ndxdp"])
-def test_a_run_directory_that_cannot_be(net: Network, where: str) -> None:
-    # `timeout` ends a command that would retry for ever.
-    command = ("timeout", "-s", "KILL", "10", *NDXDP, "--run-directory", where)
-    # `-q` omits the warning that there is no place for a report.
-    refusal = call(*command, "run", "-q", *USERSPACE, "-n", BEHIND)
-    refused(refusal, CANNOT, where)
 
 
 def test_debris_of_files(killed: Network) -> None:

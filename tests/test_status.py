@@ -38,7 +38,7 @@ from tests.fixtures.network import (
     status,
 )
 from tests.fixtures.prometheus import get
-from tests.test_commands import attach_without_links
+from tests.fixtures.without_links import attach_without_links
 
 OTHER, OTHER_TARGET = "2001:db8:0:0:d::/80", "2001:db8::d:0:0:1"
 GONE = "the interface was deleted"

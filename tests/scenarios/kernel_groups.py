@@ -26,7 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "virtio-net": ("tests/scenarios/virtio_nic.py",),
     # The mode that `auto` chooses on each other kind of interface, and why no better one.
     "ladder": (
-        "tests/test_auto.py",
+        *("tests/test_auto.py", "tests/test_auto_missing.py", "tests/test_auto_vlan.py"),
         "-k",
         "not userspace and not snooping and (test_veth or bridge or macvlan or tap or occupied"
         " or test_without_cap or no_bpf or vlan_interface or test_hidden_vlan or test_bond)",
@@ -34,9 +34,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     # Attach, renew and detach, with links and without; kills, renames, and programs of others. None
     # of these loses an answer.
     "lifecycle": (
-        "tests/test_commands.py",
-        "tests/test_backends.py",
-        "tests/test_live.py",
+        *("tests/test_commands.py", "tests/test_run.py", "tests/test_without_links.py"),
+        *("tests/test_backends.py", "tests/test_live.py"),
         "-k",
         "until_detach or each_loader or (until_a_signal and not userspace) or killed_run"
         " or (carries_over and not userspace)"
@@ -46,9 +45,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     # The packet socket, which needs few kernel features.
     "userspace": (
-        "tests/test_serving.py",
-        "tests/test_backends.py",
-        "tests/test_fanout.py",
+        *("tests/test_serving.py", "tests/test_serving_changes.py"),
+        *("tests/test_backends.py", "tests/test_fanout.py"),
         "-k",
         "test_fanout or (userspace and (until_a_signal or test_status)) or counted_once"
         " or rate_limit or after_sigkill or (carries_over and not tc) or down_and_up",
