@@ -1,4 +1,4 @@
-"""Announcements, on a real link and against a provider that delivers nothing before them."""
+"""The frames of announcements on a real link, and a provider that delivers nothing before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each command as a user runs it, judged by the kernel and by a router on the wire."""
+"""Each command as a user runs it, judged by the kernel and by a router; test_run.py has `run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ndxdp convert`: its results for other responders' configurations, compared with ndppd."""
+"""`ndxdp convert` as a command, and for ndpresponder; test_convert_ndppd.py has ndppd."""
 
 from __future__ import annotations
 

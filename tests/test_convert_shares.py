@@ -1,4 +1,4 @@
-"""`ndxdp convert` into [[share]]: ndppd's autowire, odhcpd's relays, ndp-proxy-go."""
+"""`ndxdp convert` into [[share]]: ndppd's autowire, the command, and a converted file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Docker's networks: the selection of endpoints, a robust client, and a real engine."""
+"""Docker's networks: the selection of endpoints, and a real engine."""
 
 from __future__ import annotations
 

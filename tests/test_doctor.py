@@ -1,4 +1,4 @@
-"""Doctor finds each fault, its command repairs the fault, and then it finds nothing."""
+"""Doctor finds faults of forwarding, limits and containers, and its commands repair them."""
 
 from __future__ import annotations
 

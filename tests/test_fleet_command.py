@@ -1,4 +1,4 @@
-"""`ndxdp fleet` against real members of etcd; a thread stands for the daemons."""
+"""`ndxdp fleet put`, `apply`, `delete`, `status` and `list` against real members of etcd."""
 
 from __future__ import annotations
 

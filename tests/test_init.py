@@ -1,4 +1,4 @@
-"""`ndxdp init` on real networks: it proposes what then answers, asks, and writes all or nothing."""
+"""`ndxdp init` on real networks: it proposes what then answers."""
 
 from __future__ import annotations
 

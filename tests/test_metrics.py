@@ -1,4 +1,4 @@
-"""Metrics: each counter against known packets, the exporter, a real Prometheus."""
+"""Metrics: each counter against known packets, in each mode, and `status`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`name = "tap*"`: each interface that matches is answered on for as long as it exists."""
+"""`name = "tap*"`: which interfaces match, and the work of an event, without a kernel."""
 
 from __future__ import annotations
 

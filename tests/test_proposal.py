@@ -1,4 +1,4 @@
-"""Proposals of `ndxdp init` from facts about a host. Each rule is narrow, and ndxdp accepts it."""
+"""Rules and shares that `ndxdp init` proposes from facts about a host: narrow and accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay of router advertisements: what is learned, relayed, answered, and when."""
+"""Relayed router advertisements: what differs, what is not relayed, and their prefixes."""
 
 from __future__ import annotations
 

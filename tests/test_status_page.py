@@ -1,4 +1,4 @@
-"""The status page: what it shows and in which order, its curves, and what a browser makes of it."""
+"""The status page: what it shows and in which order, and what a browser makes of it."""
 
 from __future__ import annotations
 
