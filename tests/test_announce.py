@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,15 +46,7 @@ from tests.fixtures.segment import (
     SWITCH,
     Segment,
     at,
-    segment,
 )
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
-
 
 # ---- frames --------------------------------------------------------------------------------------
 

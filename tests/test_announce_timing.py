@@ -48,15 +48,7 @@ from tests.fixtures.segment import (
     Segment,
     at,
     ip,
-    segment,
 )
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
-
 
 # ---- order and timing ----------------------------------------------------------------------------
 

@@ -45,7 +45,7 @@ from tests.fixtures.network import (
     sh,
     status,
 )
-from tests.fixtures.segment import BEHIND_LINK, BRIDGE, SWITCH, Segment, at, ip, segment
+from tests.fixtures.segment import BEHIND_LINK, BRIDGE, SWITCH, Segment, at, ip
 
 FIRST, SECOND = "2001:db8::d:0:0:7", "2001:db8::d:0:0:8"
 """Exact addresses behind this host."""
@@ -180,12 +180,6 @@ def test_most_specific_rule() -> None:
 
 
 # ---- the daemon ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
 
 
 @contextlib.contextmanager

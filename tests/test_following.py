@@ -497,12 +497,6 @@ def test_the_mac_changes_under_a_flood(net: Network, tmp_path: Path) -> None:
 # ---- upstreams ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
-
-
 @contextlib.contextmanager
 def at_work(tmp_path: Path, keys: str) -> Iterator[Running]:
     """Run a daemon for one address behind the uplink; detach at the end."""

@@ -26,7 +26,7 @@ from tests.fixtures.network import (
     ndxdp,
     sh,
 )
-from tests.fixtures.segment import Segment, segment
+from tests.fixtures.segment import Segment
 from tests.test_membership import kernel_groups
 
 NDPPD = f"""
@@ -138,12 +138,6 @@ def test_bridge_that_snoops_again(net: Network, tmp_path: Path) -> None:
         assert router() == 1
     finally:
         sh("ip", "link", "delete", bridge)
-
-
-@pytest.fixture
-def wired(privacy: None) -> Iterator[Segment]:
-    with segment() as made:
-        yield made
 
 
 def test_groups_after_an_mtu_that_is_too_small_for_ipv6(wired: Segment, tmp_path: Path) -> None:
