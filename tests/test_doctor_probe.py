@@ -37,6 +37,7 @@ from tests.fixtures.network import (
     Network,
     call,
     done,
+    eventually,
     ndxdp,
     remove_instance,
     sh,
@@ -149,19 +150,24 @@ def test_no_router_answers(host: Network) -> None:
 
 def test_the_wrong_gateway(host: Network) -> None:
     sh("ip", "-6", "route", "replace", "default", "via", "2001:db8::77", "dev", UPLINK)
-    with router():
+
+    def findings_of_loss() -> list[dict[str, str]]:
         # Where the kernel's table, one for all namespaces, is full, it forgets a failed entry.
-        for _ in range(3):
-            lose("2001:db8::77")
-            if bad(*PROBE):
-                break
-        found = found_one("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
+        lose("2001:db8::77")
+        return bad(*PROBE)
+
+    with router():
+        (found,) = eventually(findings_of_loss, within=60)
+        assert found["check"] == "gateway"
+        assert found["what"].startswith("the gateway 2001:db8::77 does not answer")
         assert "compare the gateway and the link with your provider's instructions" in found["why"]
     with router(advertisement(routerlifetime=1800)):
-        found = mends("gateway", "the gateway 2001:db8::77 does not answer", *PROBE)
+        (found,) = eventually(findings_of_loss, within=60)
         assert found["cure"] == (
             f"ip -6 route replace default via {ROUTER_LINK_LOCAL} dev {UPLINK}"
         )
+        follow(found["cure"])
+        assert bad(*PROBE) == []
     sh("ping", "-c1", "-W2", GATEWAY)
 
 
