@@ -224,6 +224,16 @@ static __always_inline void mac_store_trailing(struct mac_trailing *to, __be16 b
 #endif
 }
 
+/* Return the type of the option whose first unit is `word`, and anything above the type's 8 bits. */
+static __always_inline __u64 option_type(__u64 word)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return word;
+#else
+	return word >> 56;
+#endif
+}
+
 static __always_inline int is_same_mac(const struct mac_trailing *a,
 				       const struct mac_trailing *b)
 {

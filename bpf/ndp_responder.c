@@ -138,9 +138,8 @@ SUBPROGRAM enum ndp_reason walk_options(const void *cursor, const void *end, __u
 {
 	__u64 units = (length - sizeof(struct neighbor)) / 8; /* that remain of the message */
 	__u64 left = 0;	 /* units that remain of the current option */
-	__u64 first = 0; /* the first unit of the first SLLAO */
-	__u64 found = 0; /* 1: there was an SLLAO */
-	__u64 sum = 0, bad = 0, begins, is_first_sllao, i;
+	__u64 first = 0; /* the first unit of the first SLLAO, which is not 0 */
+	__u64 sum = 0, begins, is_first_sllao, i;
 	struct lladdr_option sllao;
 
 	for (i = 0; i < UNITS_MAX; i++) {
@@ -153,12 +152,12 @@ SUBPROGRAM enum ndp_reason walk_options(const void *cursor, const void *end, __u
 		if (!units || cursor > end)
 			break;
 		begins = is_zero(left); /* the unit is the first of an option */
+		/* From an option of length 0 on, `left` is negative, and so not 0 in the end. */
 		left |= -begins & option->len;
-		bad |= is_zero(left); /* an option of length 0 */
 		/* Linux, too, takes the first SLLAO and ignores all others. */
-		is_first_sllao = begins & is_zero(option->type ^ OPTION_SLLAO) & ~found;
+		is_first_sllao =
+			begins & is_zero(option->type ^ OPTION_SLLAO) & ~option_type(first);
 		first |= option->mac.word & -is_first_sllao;
-		found |= is_first_sllao;
 		sum += sum_word(option->mac.word);
 		left--;
 		units--;
@@ -167,10 +166,10 @@ SUBPROGRAM enum ndp_reason walk_options(const void *cursor, const void *end, __u
 		return NDP_BAD_LENGTH;
 	sllao.mac.word = first;
 	/* An Ethernet address takes one unit (4.6.1, RFC 2464 6). */
-	if (bad | left | length % 8 || (found && sllao.len != 1))
+	if (left | length % 8 || (first && sllao.len != 1))
 		return NDP_BAD_OPTION;
 	options->sum = sum;
-	options->sllao = found;
+	options->sllao = first != 0;
 	options->lladdr = mac_load_trailing(&sllao.mac);
 	return NDP_CONTINUE;
 }
