@@ -71,8 +71,8 @@ packages = @missing=$$(for name in $(1); do \
 GRAFANA_SCHEMA := 13.2.3
 
 DEB := ndxdp_$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' ndxdp/__init__.py)_all.deb
-# The last commits whose maps had the former layout and the one before that, for tests of upgrades.
-LAYOUTS = git -c safe.directory=$(CURDIR) log -2 --format=%H~ -G'define NDP_ABI_VERSION' -- bpf/ndp_abi.h
+# The last commits whose maps had the former layout, and one that is not taken over, for tests of upgrades.
+LAYOUTS = git -c safe.directory=$(CURDIR) log -3 --format=%H~ -G'define NDP_ABI_VERSION' -- bpf/ndp_abi.h
 FORMER_LAYOUT = $$($(LAYOUTS) | head -n 1)
 OLDER_LAYOUT = $$($(LAYOUTS) | tail -n 1)
 PROMETHEUS := build/prometheus/usr/share/javascript

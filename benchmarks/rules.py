@@ -100,23 +100,25 @@ def _attach(file: Path, count: int) -> dict[str, Any]:
     room = ("--max-addresses", str(max(count + 1000, 131072)))
     began = time.monotonic()
     in_host(*NDXDP, "-q", "attach", LINK, "--mode", "native", "--file", str(file), *room)
-    return {"rules": count, "attach_s": round(time.monotonic() - began, 3), "kernel_MB": _memory()}
+    attach_s = round(time.monotonic() - began, 3)
+    return {"rules": count, "attach_s": attach_s, "kernel_MB": memory(Trees().pins.base / LINK)}
 
 
-def _memory() -> float:
-    """Return the MB that the maps of the rules take, by the kernel's count."""
+def memory(directory: Path) -> float:
+    """Return the MB that the pinned maps of the rules take, by the kernel's count."""
     total = 0
-    for name in ("addresses", "hints", "prefixes"):
-        pin = Trees().pins.base / LINK / name
+    for name in ("addresses", "address_table", "hints", "prefixes"):
+        if not (directory / name).exists():
+            continue  # a version whose addresses are in a hash
         shown = json.loads(
             subprocess.run(
-                ["bpftool", "-j", "map", "show", "pinned", str(pin)],
+                ["bpftool", "-j", "map", "show", "pinned", str(directory / name)],
                 capture_output=True,
                 check=True,
             ).stdout
         )
         total += int(shown["bytes_memlock"])
-    return round(total / 1e6, 1)
+    return round(total / 1e6, 2)
 
 
 # ---- a daemon with many addresses ---------------------------------------------------------------

@@ -12,6 +12,7 @@
  *
  * A SUBPROGRAM is a function that few frames need. It has registers and a stack of its own, so that it
  * takes none of the caller's. bcc returns the instructions of one function, so there it is inlined.
+ * The verifier follows a GLOBAL_SUBPROGRAM once, and not for each call. Its arguments are numbers.
  */
 #ifndef NDP_DIALECT_H
 #define NDP_DIALECT_H
@@ -27,8 +28,10 @@
 #define MAP(name) ((void *)bpf_pseudo_fd(1, NDXDP_FD_##name))
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)
 #define DEFINE_RING(name, bytes)
-#define SUBPROGRAM static inline __attribute__((always_inline))
-#define barrier()  asm volatile("" ::: "memory")
+#define DEFINE_ARRAY_OF_ARRAYS(name, entries, inner_value, inner_flags)
+#define SUBPROGRAM	  static inline __attribute__((always_inline))
+#define GLOBAL_SUBPROGRAM SUBPROGRAM
+#define barrier()	  asm volatile("" ::: "memory")
 
 #define bpf_cpu_to_be64(x) bpf_htonll(x)
 #define barrier_var(var)   asm volatile("" : "=r"(var) : "0"(var))
@@ -40,8 +43,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
-#define MAP(name)  ((void *)&name)
-#define SUBPROGRAM static __attribute__((noinline))
+#define MAP(name)	  ((void *)&name)
+#define SUBPROGRAM	  static __attribute__((noinline))
+#define GLOBAL_SUBPROGRAM __attribute__((noinline))
 #define DEFINE_MAP(name, map_type, map_key, map_value, entries, flags)                         \
 	struct {                                                                               \
 		__uint(type, map_type);                                                        \
@@ -54,6 +58,22 @@
 	struct {                                                                               \
 		__uint(type, BPF_MAP_TYPE_RINGBUF);                                            \
 		__uint(max_entries, bytes);                                                    \
+	} name SEC(".maps")
+/* The arrays inside may have any number of elements (BPF_F_INNER_MAP, Linux 5.10). */
+#define DEFINE_ARRAY_OF_ARRAYS(name, entries, inner_value, inner_flags)                        \
+	struct {                                                                               \
+		__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);                                      \
+		__type(key, __u32);                                                            \
+		__type(value, __u32);                                                          \
+		__uint(max_entries, entries);                                                  \
+		__array(                                                                       \
+			values, struct {                                                       \
+				__uint(type, BPF_MAP_TYPE_ARRAY);                              \
+				__uint(key_size, sizeof(__u32));                               \
+				__uint(value_size, sizeof(inner_value));                       \
+				__uint(max_entries, 1);                                        \
+				__uint(map_flags, inner_flags);                                \
+			});                                                                    \
 	} name SEC(".maps")
 
 #endif

@@ -20,7 +20,7 @@
 #ifndef NDP_ABI_H
 #define NDP_ABI_H
 
-#define NDP_ABI_VERSION 7
+#define NDP_ABI_VERSION 8
 
 /* ---- limits --------------------------------------------------------------------------- */
 
@@ -30,8 +30,16 @@
  */
 #define NDP_FRAME_MAX 1514
 
-/* Entries of `addresses` unless the user asks for another number; its buckets take 2 MB. */
+/* Addresses that an interface can have unless the user asks for another number. */
 #define NDP_MAX_ADDRESSES 131072
+
+/* Slots of a bucket. */
+#define NDP_BUCKET_SLOTS 3
+
+/* Buckets that may have an address: its first one, and those behind. A table that would need more is
+ * replaced by a larger one.
+ */
+#define NDP_PROBES 16
 
 /* Entries of `prefixes`, which allocates memory only for entries in use. */
 #define NDP_MAX_PREFIXES 1048576
@@ -156,16 +164,17 @@ enum ndp_rule_class_flag {
 
 /* Bits of ndp_rule.flags. */
 enum ndp_rule_flag {
-	NDP_RULE_OWNED = 1, /* the host or a gateway owns the address: never answer for it */
+	NDP_RULE_OWNED = 1,   /* the host or a gateway owns the address: never answer for it */
+	NDP_RULE_PRESENT = 2, /* in a bucket, and while the program runs: no rule is zero */
 };
 
-/* Key of `prefixes`. The key of `addresses` is an IPv6 address alone. */
+/* Key of `prefixes`. */
 struct ndp_prefix {
 	__u32 length;	  /* bits, 0 to 127 */
 	__u8 address[16]; /* network order; host bits are zero */
 };
 
-/* Value of `addresses` and of `prefixes`. */
+/* Value of `prefixes`. The rule of a single address has the first four bytes. */
 struct ndp_rule {
 	__u16 rule_class; /* slot of the rule class */
 	__u8 answer;	  /* enum ndp_answer */
@@ -173,6 +182,53 @@ struct ndp_rule {
 	__u8 prefix_len;  /* bits, 0 to 128; a trie lookup does not return the key */
 	__u8 reserved[3];
 };
+
+/*
+ * The only element of `addresses` is a table: an array that has a struct ndp_address_table, and then
+ * a struct ndp_bucket in each further element. It is a hash table in which an address and its rule are
+ * in one cache line of a CPU. A writer changes it in shared memory.
+ *
+ * An address is in the first bucket with a free slot, counted from the bucket that ndp_bucket_of()
+ * returns. No entry ever moves. One process writes at a time: first `passed` of the full buckets,
+ * then the address, and last the rule, a single word that makes the entry valid. To remove an entry
+ * takes the steps in the other order. So the program finds each address before, during and after
+ * a change of any other one. Between processors that reorder (arm64), a rule may be seen for
+ * nanoseconds before its address, beside the address that the slot had earlier.
+ *
+ * A table keeps its size. For more addresses, a writer fills a larger table with the entries of the
+ * present one, and then replaces that. The program finds each address in both.
+ */
+struct ndp_address_table {
+	__u64 seed[5]; /* random, less than 2^63 */
+	__u32 buckets; /* those that ndp_bucket_of() returns; 0: the table was not initialised */
+	/* The program does not read the fields from here on: they are Python's own. */
+	__u32 max_addresses; /* the user's limit, be the table as large or not */
+	__u32 used;	     /* slots; a writer that was killed leaves a larger number */
+	__u32 reserved[3];
+};
+
+/* One cache line. */
+struct ndp_bucket {
+	__u8 addresses[NDP_BUCKET_SLOTS]
+		      [16];	       /* IPv6, network order; valid where the rule is not 0 */
+	__u32 rules[NDP_BUCKET_SLOTS]; /* the first four bytes of a struct ndp_rule; 0: free */
+	__u32 passed; /* at least the number of addresses that are in a later bucket than this */
+};
+
+/*
+ * Return the element of a table in which an address is looked for first. A random seed makes
+ * this a universal hash (multilinear, by pairs), so nobody can choose addresses that share a
+ * bucket. `words` is the address as it lies in memory.
+ */
+static inline __attribute__((always_inline)) __u32
+ndp_bucket_of(const __u32 *words, const struct ndp_address_table *table)
+{
+	const __u64 *seed = table->seed;
+	__u64 hash = seed[0] + (words[0] + seed[1]) * (words[1] + seed[2]) +
+		     (words[2] + seed[3]) * (words[3] + seed[4]);
+
+	return 1 + ((hash >> 32) * table->buckets >> 32);
+}
 
 /*
  * Return the number of an address's bit in `hints`. A bit that is zero means that `addresses`

@@ -11,9 +11,11 @@
 
 /* ---- rules ---------------------------------------------------------------------------- */
 
-/* Rules of single addresses. A hash, because a trie visits a node for each differing bit. */
-DEFINE_MAP(addresses, BPF_MAP_TYPE_HASH, struct address, struct ndp_rule, NDP_MAX_ADDRESSES,
-	   BPF_F_NO_PREALLOC);
+/* Rules of single addresses: the table, see struct ndp_address_table. A hash table, because a trie
+ * visits a node for each differing bit. A table that can be mapped begins at a page, and so each
+ * bucket at a cache line.
+ */
+DEFINE_ARRAY_OF_ARRAYS(addresses, 1, struct ndp_bucket, BPF_F_MMAPABLE | BPF_F_INNER_MAP);
 /* One bit per hash of an address: see ndp_hint(). */
 DEFINE_MAP(hints, BPF_MAP_TYPE_ARRAY, __u32, __u64, NDP_HINTS, 0);
 /* Rules of prefixes. */
@@ -113,23 +115,94 @@ static __always_inline const struct mac_trailing *profile_mac(const struct profi
 	return (const void *)profile;
 }
 
-/* Return the most specific rule of the target, or null. A single address beats any prefix. Most
- * targets have no rule of their own: a zero bit in `hints` shows that in a tenth of the time of a
- * lookup in `addresses`.
+/* Return the rule of an address that is in the bucket, as in ndp_bucket.rules, or 0. The rules are
+ * read before the addresses, which are written first. A branch for each slot would be mispredicted
+ * in half of the cases.
  */
-static __always_inline const struct ndp_rule *find_rule(const struct solicitation *ns)
+static __always_inline __u32 find_in_bucket(const struct ndp_bucket *bucket,
+					    const struct address *target)
 {
+	const volatile __u32 *rules = bucket->rules;
+	__u32 words[NDP_BUCKET_SLOTS], found = 0, i;
+	const struct address *address;
+	__u64 differs;
+
+#pragma unroll
+	for (i = 0; i < NDP_BUCKET_SLOTS; i++)
+		words[i] = rules[i];
+#pragma unroll
+	for (i = 0; i < NDP_BUCKET_SLOTS; i++) {
+		address = (const void *)bucket->addresses[i];
+		differs = (address->d[0] ^ target->d[0]) | (address->d[1] ^ target->d[1]);
+		found |= words[i] & -is_zero(differs >> 1 | (differs & 1));
+	}
+	return found;
+}
+
+/* Return the rule of a single address, as in ndp_bucket.rules, or 0. The address is passed in two
+ * words of `struct address`: the verifier follows such a function once, and not for each call.
+ */
+GLOBAL_SUBPROGRAM __u32 find_address(__u64 first, __u64 second)
+{
+	const struct address target = {.d = {first, second}};
+	const struct ndp_address_table *header;
+	const struct ndp_bucket *bucket;
+	__u32 found = 0, index = 0, i;
+	void *table;
+	__u64 more;
+
+	_Static_assert(sizeof(*header) == sizeof(*bucket), "the header is an element");
+	table = bpf_map_lookup_elem(MAP(addresses), &index);
+	if (!table)
+		return 0; /* never, but the verifier requires the check */
+	header = bpf_map_lookup_elem(table, &index);
+	if (!header)
+		return 0;
+	index = ndp_bucket_of(target.w, header);
+#pragma unroll /* without CAP_PERFMON, the verifier would follow a loop beyond its end */
+	for (i = 0; i < NDP_PROBES; i++) {
+		bucket = bpf_map_lookup_elem(table, &index);
+		if (!bucket)
+			break;
+		found = find_in_bucket(bucket, &target);
+		/* One branch, after which the verifier does not know whether there is a rule. */
+		more = bucket->passed & -is_zero(found);
+		barrier_var(more);
+		if (!more)
+			break;
+		index++;
+	}
+	return found;
+}
+
+/* Return the most specific rule of the target. A single address beats any prefix. Most targets have
+ * no rule of their own: a zero bit in `hints` shows that without a look at the table, which may have
+ * to come from memory.
+ */
+static __always_inline struct rule find_rule(const struct solicitation *ns)
+{
+	const struct rule of_address = {.prefix_len = 128},
+			  present = {.flags = NDP_RULE_PRESENT};
 	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
-	const __u64 *bits = bpf_map_lookup_elem(MAP(hints), &word);
-	const struct ndp_rule *rule = 0;
+	const __u64 *bits = bpf_map_lookup_elem(MAP(hints), &word), *wider;
+	struct rule rule = {};
 
 	if (unlikely(bits && *bits >> hint % 64 & 1))
-		rule = bpf_map_lookup_elem(MAP(addresses), &ns->target);
-	return rule ? rule : bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
+		rule.halves[0] = find_address(ns->target.d[0], ns->target.d[1]);
+	if (rule.word) {
+		rule.word |= of_address.word;
+	} else {
+		wider = bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
+		if (wider)
+			rule.word = *wider | present.word;
+	}
+	/* The verifier would follow the rest once for each way, by the bits that are known. */
+	rule.word = conceal(rule.word, ns->target.d[1]);
+	return rule;
 }
 
 /* Copy the profile of the rule's class to `to`, which is zero, and stays so if there is no rule. */
-static __always_inline void load_profile(struct profile *to, const struct ndp_rule *rule)
+static __always_inline void load_profile(struct profile *to, const struct rule rule)
 {
 	__u64 *words = (void *)to;
 	const __u64 *found;
@@ -138,9 +211,9 @@ static __always_inline void load_profile(struct profile *to, const struct ndp_ru
 	_Static_assert(__builtin_offsetof(struct profile, dev_set) == 24 &&
 			       __builtin_offsetof(struct ndp_rule_class, dev_set) == 24,
 		       "a class begins with its profile");
-	if (!rule)
+	if (!rule.word)
 		return;
-	slot = rule->rule_class;
+	slot = rule.rule_class;
 	found = bpf_map_lookup_elem(MAP(groups), &slot);
 	if (unlikely(!found))
 		found = bpf_map_lookup_elem(MAP(more_classes), &slot);

@@ -76,7 +76,7 @@ static __always_inline int is_gateway_answer(const void *data, const void *end, 
 	const struct ipv6 *ip6 = (const void *)(eth + 1);
 	const struct neighbor *msg = (const void *)(ip6 + 1);
 	const struct ndp_settings *config;
-	const struct ndp_rule *rule;
+	struct rule rule;
 	struct solicitation asked;
 	struct mac_trailing own;
 
@@ -96,7 +96,7 @@ static __always_inline int is_gateway_answer(const void *data, const void *end, 
 	asked.prefixlen = 128;
 	asked.target = ip6->dst;
 	rule = find_rule(&asked);
-	if (!rule || rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED)
+	if (!rule.word || rule.answer == NDP_NEVER || rule.flags & NDP_RULE_OWNED)
 		return 0;
 	return !is_local(&asked);
 }
@@ -268,7 +268,7 @@ static __always_inline enum ndp_reason validate(const void *data, const void *en
  */
 static __always_inline void request_resolution(const struct solicitation *ns,
 					       const struct ndp_settings *config,
-					       const struct ndp_rule *rule)
+					       const struct rule rule)
 {
 	struct ndp_request *request;
 
@@ -283,7 +283,7 @@ static __always_inline void request_resolution(const struct solicitation *ns,
 	*(struct address *)request->target = ns->target;
 	__builtin_memcpy(request->eth_source, &ns->eth_source, sizeof(request->eth_source));
 	__builtin_memcpy(request->peer, &ns->peer, sizeof(request->peer));
-	request->rule_class = rule->rule_class;
+	request->rule_class = rule.rule_class;
 	*(__u16 *)request->reserved = 0;
 	bpf_ringbuf_submit(request, 0);
 }
@@ -301,7 +301,7 @@ static __always_inline void request_resolution(const struct solicitation *ns,
  */
 static __always_inline enum ndp_reason check_route(void *ctx, const struct solicitation *ns,
 						   const struct ndp_settings *config,
-						   const struct ndp_rule *rule,
+						   const struct rule rule,
 						   const struct profile *profile, __u32 defends)
 {
 	/* Aligned like a struct address. */
@@ -336,7 +336,7 @@ static __always_inline enum ndp_reason check_route(void *ctx, const struct solic
 	dev.ifindex = fib.ifindex;
 	if (profile->flags & NDP_CLASS_DEV && !bpf_map_lookup_elem(MAP(vias), &dev))
 		return NDP_ROUTE_ELSEWHERE;
-	if (rule->answer == NDP_ALWAYS || (rule->answer == NDP_ROUTED && !defends))
+	if (rule.answer == NDP_ALWAYS || (rule.answer == NDP_ROUTED && !defends))
 		return NDP_CONTINUE;
 	if (!is_same_address(next_hop, &ns->target))
 		return NDP_ROUTE_GATEWAY;
@@ -351,9 +351,8 @@ static __always_inline enum ndp_reason check_route(void *ctx, const struct solic
  * defends only such a target: otherwise the rule would keep a node of the link from its own address.
  * route: the result of check_route().
  */
-static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
-							const struct solicitation *ns,
-							const struct ndp_rule *rule)
+static __always_inline enum ndp_reason
+check_always_dad(enum ndp_reason route, const struct solicitation *ns, const struct rule rule)
 {
 	if (unlikely(route == NDP_ROUTE_BACK))
 		return because(NDP_DAD_ON_LINK);
@@ -361,7 +360,7 @@ static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
 	if (unlikely(route == NDP_NOT_FORWARDING && !is_local(ns)))
 		return because(NDP_NOT_FORWARDING);
 	/* Every link has all of fe80::/10, so only a rule for the single address is meant here. */
-	if (unlikely(is_link_local(&ns->target) && rule->prefix_len < 128))
+	if (unlikely(is_link_local(&ns->target) && rule.prefix_len < 128))
 		return because(NDP_DAD_ON_LINK);
 	return NDP_CONTINUE;
 }
@@ -371,18 +370,18 @@ static __always_inline enum ndp_reason check_always_dad(enum ndp_reason route,
  */
 static __always_inline enum ndp_reason check_tables(void *ctx, const struct solicitation *ns,
 						    const struct ndp_settings *config,
-						    const struct ndp_rule *rule,
+						    const struct rule rule,
 						    const struct profile *profile)
 {
 	__u32 defends = is_dad(ns) && profile->flags & NDP_CLASS_DEFEND;
 	enum ndp_reason reason;
 
-	if (rule->answer == NDP_LOCAL) {
+	if (rule.answer == NDP_LOCAL) {
 		if (unlikely(!is_local(ns)))
 			return because(NDP_NOT_LOCAL);
-	} else if (rule->answer != NDP_ALWAYS || defends) {
+	} else if (rule.answer != NDP_ALWAYS || defends) {
 		reason = check_route(ctx, ns, config, rule, profile, defends);
-		if (rule->answer == NDP_ALWAYS)
+		if (rule.answer == NDP_ALWAYS)
 			reason = check_always_dad(reason, ns, rule);
 		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
@@ -407,24 +406,24 @@ static __always_inline enum ndp_reason check_time(const struct ndp_settings *con
 	return NDP_CONTINUE;
 }
 
-/* Return the verdict of the rule, which is null if no rule matches, and of its profile. */
+/* Return the verdict of the rule, which is zero if no rule matches, and of its profile. */
 static __always_inline enum ndp_reason apply_rule(void *ctx, const struct solicitation *ns,
 						  const struct ndp_settings *config,
-						  const struct ndp_rule *rule,
+						  const struct rule rule,
 						  const struct profile *profile)
 {
 	enum ndp_reason reason;
 
-	if (unlikely(!rule || !profile->exists))
+	if (unlikely(!profile->exists))
 		return because(NDP_NO_RULE);
-	if (unlikely(rule->answer == NDP_NEVER || rule->flags & NDP_RULE_OWNED))
+	if (unlikely(rule.answer == NDP_NEVER || rule.flags & NDP_RULE_OWNED))
 		return because(NDP_DENIED);
 	if (unlikely(profile->flags & (NDP_CLASS_DYNAMIC | NDP_CLASS_LEASED))) {
 		reason = check_time(config, profile);
 		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
 	}
-	if (unlikely(rule->answer != NDP_ALWAYS || is_dad(ns))) {
+	if (unlikely(rule.answer != NDP_ALWAYS || is_dad(ns))) {
 		reason = check_tables(ctx, ns, config, rule, profile);
 		if (unlikely(reason != NDP_CONTINUE))
 			return reason;
@@ -552,9 +551,9 @@ static __always_inline void count(const struct verdict *verdict, __u64 dry_run,
 	total = bpf_map_lookup_elem(MAP(reasons), &key);
 	if (total)
 		++*total;
-	if (!verdict->rule)
+	if (!verdict->rule.word)
 		return;
-	key = verdict->rule->rule_class;
+	key = verdict->rule.rule_class;
 	class_count = bpf_map_lookup_elem(MAP(group_counters), &key);
 	if (!class_count)
 		class_count = bpf_map_lookup_elem(MAP(more_counters), &key);

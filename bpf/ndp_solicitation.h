@@ -10,6 +10,25 @@
  */
 #define NDP_CONTINUE NDP_REASON_MAX
 
+/* A struct ndp_rule by value: the verifier would follow the rest of the program once for each map
+ * in which a rule may be.
+ */
+struct rule {
+	union {
+		__u64 word; /* 0: there is no rule; otherwise it has NDP_RULE_PRESENT */
+		__u32 halves[2];
+		struct {
+			__u16 rule_class; /* slot of the rule class */
+			__u8 answer;	  /* enum ndp_answer */
+			__u8 flags;	  /* enum ndp_rule_flag */
+			__u8 prefix_len;  /* bits, 0 to 128 */
+			__u8 reserved[3];
+		};
+	};
+};
+
+_Static_assert(sizeof(struct rule) == sizeof(struct ndp_rule), "a rule fills one word");
+
 /* Fields of a valid solicitation, copied out of the frame: pointers into the frame are invalid
  * once the frame is resized.
  */
@@ -44,10 +63,10 @@ struct profile {
 	__u32 exists; /* 0: there is no rule, or it has no class */
 } __attribute__((aligned(8)));
 
-/* The rule is null, and its class does not exist, as far as the checks did not reach them. */
+/* The rule is zero, and its class does not exist, as far as the checks did not reach them. */
 struct verdict {
 	__u64 reason; /* enum ndp_reason */
-	const struct ndp_rule *rule;
+	struct rule rule;
 	struct profile profile;
 };
 

@@ -27,12 +27,12 @@ static __always_inline struct ndp_explained explanation(const struct verdict *ve
 {
 	struct ndp_explained found = {.reason = verdict->reason};
 
-	if (verdict->rule) {
+	if (verdict->rule.word) {
 		found.matched = 1;
-		found.rule_class = verdict->rule->rule_class;
-		found.answer = verdict->rule->answer;
-		found.flags = verdict->rule->flags;
-		found.prefix_len = verdict->rule->prefix_len;
+		found.rule_class = verdict->rule.rule_class;
+		found.answer = verdict->rule.answer;
+		found.flags = verdict->rule.flags & NDP_RULE_OWNED;
+		found.prefix_len = verdict->rule.prefix_len;
 	}
 	return found;
 }

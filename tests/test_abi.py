@@ -54,8 +54,8 @@ def number(type_id: int) -> int:
     return int(btf()[btf()[type_id]["type_id"]]["nr_elems"])
 
 
-IN_NO_MAP = (abi.REQUEST, abi.EVENT)
-"""The types of ring buffers' records, which the object does not have."""
+IN_NO_MAP = (abi.REQUEST, abi.EVENT, abi.ADDRESS_TABLE, abi.BUCKET)
+"""The types of ring buffers' records and of a table's elements, which the object does not have."""
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,8 @@ def test_constants() -> None:
     defines = header_defines()
     assert defines["NDP_ABI_VERSION"] == abi.VERSION
     assert defines["NDP_MAX_ADDRESSES"] == abi.MAX_ADDRESSES
+    assert defines["NDP_BUCKET_SLOTS"] == abi.BUCKET_SLOTS
+    assert defines["NDP_PROBES"] == abi.PROBES
     assert defines["NDP_MAX_PREFIXES"] == abi.MAX_PREFIXES
     assert defines["NDP_HINTS"] == abi.HINTS
     assert defines["NDP_MAX_RULE_CLASSES"] == abi.MAX_RULE_CLASSES

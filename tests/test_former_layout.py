@@ -1,6 +1,6 @@
-"""Pins and files of the layout before this one: attaching takes them over and loses no answer.
+"""Pins and files of the layouts before this one: attaching takes them over and loses no answer.
 
-The pins are those of this ndxdp, turned into the former layout. `make lab-vm` upgrades a package
+The pins are those of this ndxdp, turned into a former layout. `make lab-vm` upgrades a package
 that really has it.
 """
 
@@ -21,6 +21,8 @@ from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.session import former_layout
 from ndxdp.session.former_layout import FORMER
 from ndxdp.store import pins
+from ndxdp.store.address_map import PIN, AddressMap
+from ndxdp.store.directories import Trees
 from ndxdp.store.map_files import ArrayFile
 from tests.fixtures.network import (
     BEHIND,
@@ -40,24 +42,43 @@ from tests.fixtures.network import (
 )
 from tests.test_places import locking
 
-OTHER, ADDED = "2001:db8::d:0:0:1", "2001:db8::e:0:0:1"
+OTHER, ADDED, EXACT = "2001:db8::d:0:0:1", "2001:db8::e:0:0:1", "2001:db8::d:0:0:2"
 NOW = f"v{abi.VERSION}"
 REASONS = MapSpec("reasons", abi.PERCPU_ARRAY, 4, 8, 35)
 EXPLAINED = MapSpec("explained", abi.ARRAY, 4, 8, 1)
+ADDRESSES = MapSpec("addresses", abi.HASH, 16, 8, 5000, abi.NO_PREALLOC)
+SIX, SEVEN = FORMER
 LAPSED = 15
 
 
 def former_key(key: bytes) -> bytes | None:
-    """Return the key that a reason has in the former layout; None if it has none."""
+    """Return the key that a reason has in version 6; None if it has none."""
     number = int.from_bytes(key, sys.byteorder)
     if number == LAPSED:
         return None
     return (number - (number > LAPSED)).to_bytes(4, sys.byteorder)
 
 
-def make_former_pins() -> Path:
-    """Turn the pins into those of the former layout, and return their directory."""
+def make_former_pins(version: str) -> Path:
+    """Turn the pins into those of a former layout, and return their directory.
+
+    The program keeps its maps, as one of that layout does.
+    """
     path = PINS / NOW / UPLINK
+    present = AddressMap.open(path)
+    made = KernelMap.create(ADDRESSES)
+    for keys, values in present.pieces():
+        made.update(keys, values)
+    present.close()
+    (path / PIN).unlink()
+    pins.repin(made.fd, path / "addresses")
+    made.close()
+    if version == SIX:
+        _make_version_6(path)
+    return moved(PINS, version)
+
+
+def _make_version_6(path: Path) -> None:
     (path / "lease").unlink()
     (path / "explained").unlink()
     made = KernelMap.create(EXPLAINED)
@@ -72,25 +93,25 @@ def make_former_pins() -> Path:
     pins.repin(made.fd, path / "reasons")
     made.close()
     before.close()
-    return moved(PINS)
 
 
-def make_former_files() -> Path:
-    """Turn the files of userspace mode into those of the former layout."""
+def make_former_files(version: str) -> Path:
+    """Turn the files of userspace mode into those of a former layout."""
     path = FILES / NOW / UPLINK
-    (path / "lease").unlink()
-    values = dict(ArrayFile(path / "reasons", abi.FILES["reasons"]).items())
-    data = b"".join(value for key, value in values.items() if former_key(key) is not None)
-    assert len(data) == 35 * 8
-    (path / "reasons").write_bytes(data)
-    return moved(FILES)
+    if version == SIX:
+        (path / "lease").unlink()
+        values = dict(ArrayFile(path / "reasons", abi.FILES["reasons"]).items())
+        data = b"".join(value for key, value in values.items() if former_key(key) is not None)
+        assert len(data) == 35 * 8
+        (path / "reasons").write_bytes(data)
+    return moved(FILES, version)
 
 
-def moved(root: Path) -> Path:
-    (root / FORMER).mkdir()
-    (root / NOW / UPLINK).rename(root / FORMER / UPLINK)
+def moved(root: Path, version: str) -> Path:
+    (root / version).mkdir()
+    (root / NOW / UPLINK).rename(root / version / UPLINK)
     (root / NOW).rmdir()
-    return root / FORMER / UPLINK
+    return root / version / UPLINK
 
 
 def counted() -> dict[str, int]:
@@ -99,21 +120,30 @@ def counted() -> dict[str, int]:
 
 
 def taken_over() -> None:
-    assert not (PINS / FORMER).exists()
-    assert not (FILES / FORMER).exists()
+    for version in FORMER:
+        assert not (PINS / version).exists()
+        assert not (FILES / version).exists()
 
 
-@pytest.fixture(params=["generic", "tc"])
+def former_path() -> Path:
+    """Return the directory of the former pins."""
+    (path,) = (each for version in FORMER if (each := PINS / version / UPLINK).is_dir())
+    return path
+
+
+@pytest.fixture(params=[("generic", SIX), ("tc", SEVEN)], ids=" ".join)
 def former(net: Network, request: pytest.FixtureRequest) -> Any:
     """Attach with some rules and counters, and make the pins those of the former layout."""
-    done("attach", UPLINK, "--mode", request.param, "-n", BEHIND)
+    mode, version = request.param
+    done("attach", UPLINK, "--mode", mode, "-n", BEHIND)
     done("prefix", "add", "--answer", "never", OTHER)
     done("prefix", "add", "--answer", "local", ADDED)
+    done("prefix", "add", EXACT)
     assert net.answers()
     for target in (OTHER, ADDED):
         assert net.silent(target)
     eventually(lambda: counted() == {"answered": 1, "denied": 1, "not_local": 1})
-    make_former_pins()
+    make_former_pins(version)
     yield net
     remove_instance()
     assert leftovers() == []
@@ -122,7 +152,7 @@ def former(net: Network, request: pytest.FixtureRequest) -> Any:
 def test_attach_takes_over(former: Network) -> None:
     refused = ndxdp("prefix", "add", UPLINK, "2001:db8::77")
     assert (refused.code, f"hint: ndxdp attach {UPLINK} takes it over" in refused.err) == (1, True)
-    before = {name: bpf_id(PINS / FORMER / UPLINK / name) for name in ("addresses", "settings")}
+    before = {name: bpf_id(former_path() / name) for name in ("prefixes", "settings")}
     with former.solicited_continuously() as missed:
         done("attach", UPLINK)
     assert missed == []
@@ -139,6 +169,8 @@ def test_attach_takes_over(former: Network) -> None:
     assert explain(ADDED)["reason"] == "not_local"
     done("prefix", "add", OTHER, "--answer", "never")
     assert former.answers()
+    assert former.answers(EXACT)
+    assert status()["rules"]["max_addresses"] == ADDRESSES.max_entries
 
 
 def bpf_id(path: Path) -> bytes:
@@ -165,16 +197,22 @@ def test_the_daemon_takes_over(former: Network, tmp_path: Path) -> None:
     assert ended.code == 0, ended
 
 
-@pytest.mark.parametrize("until", ["_convert_pins", "rename"])
+@pytest.mark.parametrize("until", ["addresses", "lease", "rename"])
 def test_a_take_over_that_was_killed(
     former: Network, until: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Go on where a killed process has stopped, also if only the last step is left."""
-    path = PINS / FORMER / UPLINK
+    path = former_path()
     if until == "rename":
         former_layout._convert_pins(path)
         former_layout._convert_pins(path)
+    elif until == "addresses":
+        table = AddressMap.create()
+        pins.pin(table._table.fd, path / PIN)
+        pins.stage(table._table.fd, path / PIN)
+        table.close()
     else:
+        (path / "lease").unlink(missing_ok=True)
         made = KernelMap.create(abi.MAPS["lease"])
         pins.pin(made.fd, path / "lease")
         pins.stage(made.fd, path / "explained")
@@ -185,6 +223,27 @@ def test_a_take_over_that_was_killed(
     taken_over()
     found = counted()
     assert (found["denied"], found["not_local"]) == (1, 1)
+    assert former.answers(EXACT)
+
+
+def test_an_upgrade_that_was_killed_before_the_program_was_replaced(former: Network) -> None:
+    """Refuse to change rules that the program does not read, until ndxdp attaches again."""
+    with Trees().pins.lock.exclusive():
+        former_layout.take_over(Trees().pins, UPLINK)
+    taken_over()
+    assert former.answers(EXACT)
+    for words in (("prefix", "add", "2001:db8::77"), ("prefix", "del", EXACT)):
+        refused = ndxdp(*words)
+        assert refused.code == 1
+        assert (
+            f"an upgrade of {UPLINK} was interrupted: its program reads other rules" in refused.err
+        )
+    assert rules()[EXACT]["answer"] == "always"
+    with former.solicited_continuously() as missed:
+        done("attach", UPLINK)
+    assert missed == []
+    done("prefix", "del", EXACT)
+    assert former.silent(EXACT)
 
 
 def test_detach_takes_over(former: Network) -> None:
@@ -194,7 +253,7 @@ def test_detach_takes_over(former: Network) -> None:
 
 
 def test_a_running_process_of_the_former_version(former: Network) -> None:
-    with locking(str(PINS / FORMER / UPLINK)):
+    with locking(str(former_path())):
         for words in (("attach", UPLINK), ("detach", UPLINK)):
             refused = ndxdp(*words)
             assert refused.code == 1
@@ -203,7 +262,8 @@ def test_a_running_process_of_the_former_version(former: Network) -> None:
     done("attach", UPLINK)
 
 
-def test_userspace_mode_takes_over(net: Network) -> None:
+@pytest.mark.parametrize("version", FORMER)
+def test_userspace_mode_takes_over(net: Network, version: str) -> None:
     words = ("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
     run = net.run(*words)
     done("prefix", "add", "--answer", "local", ADDED)
@@ -211,7 +271,7 @@ def test_userspace_mode_takes_over(net: Network) -> None:
     assert net.silent(ADDED)
     eventually(lambda: counted() == {"answered": 1, "not_local": 1})
     run.end(signal.SIGKILL)
-    make_former_files()
+    make_former_files(version)
     run = net.run(*words)
     taken_over()
     assert counted() == {"answered": 1, "not_local": 1}
@@ -222,11 +282,12 @@ def test_userspace_mode_takes_over(net: Network) -> None:
     assert leftovers() == []
 
 
-def test_a_kernel_mode_takes_over_files(net: Network) -> None:
+@pytest.mark.parametrize("version", FORMER)
+def test_a_kernel_mode_takes_over_files(net: Network, version: str) -> None:
     run = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
     done("prefix", "add", "--answer", "never", OTHER)
     run.end(signal.SIGKILL)
-    make_former_files()
+    make_former_files(version)
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     taken_over()
     assert rules()[OTHER]["answer"] == "never"
@@ -234,12 +295,13 @@ def test_a_kernel_mode_takes_over_files(net: Network) -> None:
     remove_instance()
 
 
-def test_both_layouts_are_there(net: Network) -> None:
+@pytest.mark.parametrize("version", FORMER)
+def test_both_layouts_are_there(net: Network, version: str) -> None:
     """Refuse to choose, where an older ndxdp has attached, too."""
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
-    (PINS / FORMER / UPLINK).mkdir(parents=True)
+    (PINS / version / UPLINK).mkdir(parents=True)
     refused = ndxdp("attach", UPLINK)
     assert refused.code == 1
-    assert f"another ABI version ({FORMER}" in refused.err
-    shutil.rmtree(PINS / FORMER)
+    assert f"another ABI version ({version}" in refused.err
+    shutil.rmtree(PINS / version)
     remove_instance()

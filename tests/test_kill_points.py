@@ -52,6 +52,8 @@ EVERYTHING = bool(os.environ.get("NDXDP_TEST_KILLS"))
 
 OTHER_MAC = "02:00:00:00:00:22"
 ADDED = "2001:db8:0:0:d::/80"
+MANY = tuple(f"2001:db8::e:0:0:{n:x}/128" for n in range(1, 101))
+"""Addresses for which the table of exact addresses has to grow."""
 MODES = ("native", "generic", "tc")
 KERNELS = ("links", "5.10", "netlink")
 
@@ -114,6 +116,14 @@ def _changes_in(mode: str, kernel: str) -> Iterator[Change]:
             switched = attach(other, kernel, ADDED, switch=True)
             yield change(f"{mode} to {other}", (here,), switched, answers=True)
     yield change(f"reload {mode}", (here,), Step("reload", mode, kernel, (ADDED,)))
+    grown = Step("reload", mode, kernel, (BEHIND, *MANY))
+    for each in (
+        change(f"grow {mode}", (here,), grown, answers=True),
+        change(f"shrink {mode}", (here, grown), again, answers=True),
+    ):
+        # A daemon in userspace mode removes the rules of MANY only after it is ready.
+        stays = tuple(way for way in each.restarts if way.mode != "userspace")
+        yield dataclasses.replace(each, restarts=stays)
     yield change(f"suspend {mode}", (here,), suspend)
     yield change(f"resume {mode}", (here, suspend), again)
     yield change(f"detach {mode}", (here,), detach(kernel))
@@ -145,6 +155,8 @@ IN_SHORT = (
     "generic to tc, links",
     "tc to generic, 5.10",
     "reload generic, links",
+    "grow tc, links",
+    "shrink generic, netlink",
     "suspend tc, netlink",
     "resume native, links",
     "detach tc, netlink",

@@ -121,7 +121,7 @@ def test_no_class_is_left_if_memory_is_short(monkeypatch: pytest.MonkeyPatch, na
     update = KernelMap.update
 
     def short(self: KernelMap, keys: bytes, values: bytes) -> None:
-        if self._spec.name == name:
+        if self.spec.name == name:
             raise BpfError(errno.ENOMEM, "bpf_map_update_elem")
         update(self, keys, values)
 

@@ -7,15 +7,20 @@ object. All integers are in the host's byte order; addresses and MACs are bytes 
 from __future__ import annotations
 
 import struct
+import sys
 from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import Any, NamedTuple
 
-VERSION = 7
-FORMER_VERSION = 6
-"""The version whose pins and files attaching takes over; see session/former_layout.py."""
+VERSION = 8
+FORMER_VERSIONS = (6, 7)
+"""The versions whose pins and files attaching takes over; see session/former_layout.py."""
+
+IS_LITTLE_ENDIAN = sys.byteorder == "little"
 
 MAX_ADDRESSES = 131072
+BUCKET_SLOTS = 3
+PROBES = 16
 MAX_PREFIXES = 1048576
 MAX_RULE_CLASSES = 65536
 FIRST_RULE_CLASSES = 1024
@@ -86,6 +91,7 @@ class RuleFlag(IntFlag):
     """enum ndp_rule_flag."""
 
     OWNED = 1
+    PRESENT = 2
 
 
 class Layout:
@@ -132,6 +138,17 @@ def hint(address: bytes) -> int:
 
 PREFIX = Layout("ndp_prefix", length="I", address="16s")
 RULE = Layout("ndp_rule", rule_class="H", answer="B", flags="B", prefix_len="B", reserved="3s")
+ADDRESS_TABLE = Layout(
+    "ndp_address_table",
+    seed="40s",
+    buckets="I",
+    max_addresses="I",
+    used="I",
+    reserved="12s",
+)
+BUCKET = Layout(
+    "ndp_bucket", addresses=f"{BUCKET_SLOTS * 16}s", rules=f"{BUCKET_SLOTS * 4}s", passed="I"
+)
 RULE_CLASS = Layout(
     "ndp_rule_class",
     na_source="B",
@@ -213,14 +230,14 @@ EVENT = Layout(
 TRACER = Layout("ndp_tracer", seen="Q", lost="Q", event=f"{EVENT.size}s")
 
 LAYOUTS = (
-    *(PREFIX, RULE, RULE_CLASS, CLASS_COUNT, DEV_SET, DEV, SHARE, REQUEST, RESOLVER, SETTINGS),
-    *(LEASE, EXPLAINED, EVENT, TRACER),
+    *(PREFIX, RULE, ADDRESS_TABLE, BUCKET, RULE_CLASS, CLASS_COUNT, DEV_SET, DEV, SHARE, REQUEST),
+    *(RESOLVER, SETTINGS, LEASE, EXPLAINED, EVENT, TRACER),
 )
 
 # enum bpf_map_type and flags, linux/bpf.h
-_HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, _LRU_HASH = 1, 2, 5, 6, 9
-_LPM_TRIE, _QUEUE, _RINGBUF = 11, 22, 27
-_NO_PREALLOC = 1
+HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, _LRU_HASH = 1, 2, 5, 6, 9
+_LPM_TRIE, ARRAY_OF_MAPS, _QUEUE, _RINGBUF = 11, 12, 22, 27
+NO_PREALLOC, _MMAPABLE, _INNER_MAP = 1, 1 << 10, 1 << 12
 
 
 class MapSpec(NamedTuple):
@@ -242,33 +259,35 @@ MORE_SLOTS = {"groups": "more_classes", "group_counters": "more_counters"}
 MAPS = {
     spec.name: spec
     for spec in (
-        MapSpec("addresses", _HASH, 16, RULE.size, MAX_ADDRESSES, _NO_PREALLOC),
+        MapSpec("addresses", ARRAY_OF_MAPS, 4, 4, 1),
         MapSpec("hints", ARRAY, 4, 8, HINTS),
-        MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, _NO_PREALLOC),
+        MapSpec("prefixes", _LPM_TRIE, PREFIX.size, RULE.size, MAX_PREFIXES, NO_PREALLOC),
         MapSpec("groups", ARRAY, 4, RULE_CLASS.size, FIRST_RULE_CLASSES),
-        MapSpec("more_classes", _HASH, 4, RULE_CLASS.size, _MORE_RULE_CLASSES, _NO_PREALLOC),
+        MapSpec("more_classes", HASH, 4, RULE_CLASS.size, _MORE_RULE_CLASSES, NO_PREALLOC),
         MapSpec("group_counters", PERCPU_ARRAY, 4, CLASS_COUNT.size, FIRST_RULE_CLASSES),
-        MapSpec(
-            "more_counters", PERCPU_HASH, 4, CLASS_COUNT.size, _MORE_RULE_CLASSES, _NO_PREALLOC
-        ),
-        MapSpec("dev_sets", _HASH, 4, DEV_SET.size, MAX_DEV_SETS, _NO_PREALLOC),
+        MapSpec("more_counters", PERCPU_HASH, 4, CLASS_COUNT.size, _MORE_RULE_CLASSES, NO_PREALLOC),
+        MapSpec("dev_sets", HASH, 4, DEV_SET.size, MAX_DEV_SETS, NO_PREALLOC),
         MapSpec("reasons", PERCPU_ARRAY, 4, 8, REASON_MAX),
         MapSpec("settings", ARRAY, 4, SETTINGS.size, 1),
         MapSpec("lease", ARRAY, 4, LEASE.size, 1),
         MapSpec("limiter", _LRU_HASH, 8, 8, MAX_SOLICITORS),
         MapSpec("requesters", _LRU_HASH, 8, 8, MAX_SOLICITORS),
-        MapSpec("gateways", _HASH, 8, SHARE.size, MAX_GATEWAYS, _NO_PREALLOC),
+        MapSpec("gateways", HASH, 8, SHARE.size, MAX_GATEWAYS, NO_PREALLOC),
         MapSpec("shares", ARRAY, 4, SHARE.size, 1),
         MapSpec("requests", _RINGBUF, 0, 0, REQUESTS),
         MapSpec("resolver", ARRAY, 4, RESOLVER.size, 1),
-        MapSpec("vias", _HASH, DEV.size, 1, MAX_DEVS, _NO_PREALLOC),
-        MapSpec("locals", _LPM_TRIE, PREFIX.size, 1, MAX_LOCALS, _NO_PREALLOC),
-        MapSpec("on_link", _HASH, 16, 1, MAX_ON_LINK, _NO_PREALLOC),
+        MapSpec("vias", HASH, DEV.size, 1, MAX_DEVS, NO_PREALLOC),
+        MapSpec("locals", _LPM_TRIE, PREFIX.size, 1, MAX_LOCALS, NO_PREALLOC),
+        MapSpec("on_link", HASH, 16, 1, MAX_ON_LINK, NO_PREALLOC),
         MapSpec("events", _RINGBUF, 0, 0, EVENTS),
         MapSpec("tracers", PERCPU_ARRAY, 4, TRACER.size, 1),
-        MapSpec("explained", _HASH, 4, EXPLAINED.size, MAX_DRY_RUNS, _NO_PREALLOC),
+        MapSpec("explained", HASH, 4, EXPLAINED.size, MAX_DRY_RUNS, NO_PREALLOC),
     )
 }
+
+TABLE = MapSpec("address_table", ARRAY, 4, BUCKET.size, 1, _MMAPABLE | _INNER_MAP)
+"""The table of exact addresses, the only element of `addresses`, with as many elements as it needs;
+see store/address_table.py."""
 
 CHANGES = MapSpec("changes", _QUEUE, 0, PREFIX.size, 256)
 """The queue of prefixes that commands change, for the daemon; see store/handover.py. No program
@@ -298,9 +317,11 @@ _PROGRAM_ALONE = {
 }
 
 FILES = {name: spec for name, spec in MAPS.items() if name not in _PROGRAM_ALONE} | {
-    "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1)
+    "addresses": MapSpec("addresses", HASH, 16, RULE.size, MAX_ADDRESSES),
+    "userspace": MapSpec("userspace", ARRAY, 4, USERSPACE.size, 1),
 }
-"""Files of userspace mode: the maps, except those that only the BPF program uses."""
+"""Files of userspace mode: the maps, except those that only the BPF program uses. The entries of
+`addresses` are an address and an abi.RULE there, and there are no buckets."""
 
 GROWING = dict.fromkeys(MORE_SLOTS, MAX_RULE_CLASSES)
 """Elements that those arrays of FILES can have that grow."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from ctypes import byref, c_size_t, c_uint32, c_uint64
 from pathlib import Path
+from typing import Self
 
 from ndxdp import progress
 from ndxdp.errors import NdxdpError
@@ -74,9 +75,14 @@ def possible_cpus() -> int:
     return call("libbpf_num_possible_cpus")
 
 
-def create(spec: MapSpec) -> int:
-    """Create a map, and return its descriptor."""
-    opts = _MapCreateOpts(map_flags=spec.flags)
+def create(spec: MapSpec, inner_fd: int = 0) -> int:
+    """Create a map, and return its descriptor.
+
+    Args:
+        spec: The map.
+        inner_fd: For a map of maps, one like those that will be its elements.
+    """
+    opts = _MapCreateOpts(map_flags=spec.flags, inner_map_fd=inner_fd)
     return call(
         "bpf_map_create",
         spec.type,
@@ -99,6 +105,16 @@ def spec_of(fd: int) -> MapSpec:
         found.max_entries,
         found.map_flags,
     )
+
+
+def open_id(number: int) -> int:
+    """Open a map by its number, which takes CAP_SYS_ADMIN; return the descriptor."""
+    return call("bpf_map_get_fd_by_id", number)
+
+
+def id_of(fd: int) -> int:
+    """Return the kernel's number of an open map, which a map of maps shows for its elements."""
+    return int(info(fd, _MapInfo).id)
 
 
 def lookup(fd: int, key: bytes, size: int) -> bytes | None:
@@ -198,24 +214,28 @@ class KernelMap:
     """An open BPF map. It exists as long as a descriptor or a pin refers to it.
 
     Attributes:
+        spec: The map as it was created or opened.
         fd: The descriptor.
         value_size: Bytes of a value; of a per-CPU map, of the values of all CPUs.
+        batch: How many entries are read at a time.
     """
+
+    batch = _BATCH
 
     def __init__(self, spec: MapSpec, fd: int) -> None:
         """Take over a descriptor of the map that `spec` describes."""
         self.fd = fd
-        self._spec = spec
+        self.spec = spec
         cpus = possible_cpus() if spec.type in (PERCPU_ARRAY, PERCPU_HASH) else 1
         self.value_size = spec.value_size * cpus
 
     @classmethod
-    def create(cls, spec: MapSpec) -> KernelMap:
+    def create(cls, spec: MapSpec) -> Self:
         """Create an empty map."""
         return cls(spec, create(spec))
 
     @classmethod
-    def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> KernelMap:
+    def open(cls, path: Path, spec: MapSpec, *, readonly: bool = False) -> Self:
         """Open a pinned map; raise NdxdpError if it is not the map that `spec` describes."""
         opened = cls(spec, get_pinned(str(path), readonly=readonly))
         expected = spec._replace(name=spec.name[:15], max_entries=0)
@@ -224,9 +244,9 @@ class KernelMap:
             raise NdxdpError(*not_ours(path))
         return opened
 
-    def duplicate(self) -> KernelMap:
+    def duplicate(self) -> Self:
         """Return the same map with a descriptor of its own."""
-        return KernelMap(self._spec, os.dup(self.fd))
+        return type(self)(self.spec, os.dup(self.fd))
 
     @property
     def max_entries(self) -> int:
@@ -239,7 +259,7 @@ class KernelMap:
 
     def update(self, keys: bytes, values: bytes) -> None:
         """Write entries. After a BpfError, the first entries may have been written."""
-        key_size, value_size = self._spec.key_size, self.value_size
+        key_size, value_size = self.spec.key_size, self.value_size
         if len(keys) == key_size:
             _update_patiently(self.fd, keys, values)
             return
@@ -261,7 +281,7 @@ class KernelMap:
         """Write entries by as few calls as possible; see _update_patiently()."""
         waits = 0
         while keys:
-            count = c_uint32(len(keys) // self._spec.key_size)
+            count = c_uint32(len(keys) // self.spec.key_size)
             try:
                 call(
                     "bpf_map_update_batch",
@@ -276,16 +296,16 @@ class KernelMap:
                     raise
                 waits = 0 if count.value else waits + 1
                 time.sleep(_WAIT)
-            keys = keys[count.value * self._spec.key_size :]
+            keys = keys[count.value * self.spec.key_size :]
             values = values[count.value * self.value_size :]
 
     def delete(self, keys: bytes) -> None:
         """Remove entries; a missing entry is no error."""
-        delete(self.fd, self._spec.key_size, keys)
+        delete(self.fd, self.spec.key_size, keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries; see pieces()."""
-        key_size, value_size = self._spec.key_size, self.value_size
+        key_size, value_size = self.spec.key_size, self.value_size
         for keys, values in self.pieces():
             yield from zip(_pieces(keys, key_size), _pieces(values, value_size), strict=True)
 
@@ -294,9 +314,9 @@ class KernelMap:
 
         Entries that are added or removed during the iteration may be missed.
         """
-        key_size, value_size = self._spec.key_size, self.value_size
-        limit = min(_BATCH, self._spec.max_entries)
-        most = limit if self._spec.type in (ARRAY, PERCPU_ARRAY) else min(_FEW, limit)
+        key_size, value_size = self.spec.key_size, self.value_size
+        limit = min(self.batch, self.spec.max_entries)
+        most = limit if self.spec.type in (ARRAY, PERCPU_ARRAY) else min(_FEW, limit)
         keys, values = self._buffers(most)
         token, after = None, ctypes.create_string_buffer(max(key_size, 4))
         while True:
@@ -341,13 +361,13 @@ class KernelMap:
     ) -> tuple[ctypes.Array[ctypes.c_char], ctypes.Array[ctypes.c_char]]:
         """Return buffers for the keys and the values of so many entries."""
         return (
-            ctypes.create_string_buffer(self._spec.key_size * count),
+            ctypes.create_string_buffer(self.spec.key_size * count),
             ctypes.create_string_buffer(self.value_size * count),
         )
 
     def _items_one_by_one(self) -> Iterator[tuple[bytes, bytes]]:
         key: bytes | None = None
-        following = ctypes.create_string_buffer(self._spec.key_size)
+        following = ctypes.create_string_buffer(self.spec.key_size)
         while True:
             try:
                 call("bpf_map_get_next_key", self.fd, key, following)
@@ -362,7 +382,7 @@ class KernelMap:
 
     def leading(self, code: str) -> Iterator[memoryview]:
         """Yield the first integer of each value, many at a time; `code` is struct's H or Q."""
-        step = self._spec.value_size // struct.calcsize(code)
+        step = self.spec.value_size // struct.calcsize(code)
         for _, values in self.pieces():
             yield memoryview(values).cast(code)[::step]  # type: ignore[call-overload]
 

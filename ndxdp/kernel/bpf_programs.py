@@ -15,6 +15,7 @@ BPF_PROG_TYPE_XDP = 6
 BPF_F_XDP_HAS_FRAGS = 1 << 5
 BPF_F_TEST_XDP_LIVE_FRAMES = 1 << 1
 _BPF_XDP = 37
+_MAPS_MAX = 64  # of one program, MAX_USED_MAPS
 
 
 class _ProgLoadOpts(Opts):
@@ -211,6 +212,14 @@ def info_of(fd: int) -> ProgInfo:
         found.run_cnt,
         found.type,
     )
+
+
+def map_ids(fd: int) -> set[int]:
+    """Return the kernel's numbers of the maps that an open program uses."""
+    ids = (c_uint32 * _MAPS_MAX)()
+    found = _ProgInfo(nr_map_ids=_MAPS_MAX, map_ids=ctypes.addressof(ids))
+    call("bpf_obj_get_info_by_fd", fd, byref(found), byref(c_uint32(ctypes.sizeof(found))))
+    return set(ids[: min(found.nr_map_ids, _MAPS_MAX)])
 
 
 def name_of(prog_id: int) -> str:

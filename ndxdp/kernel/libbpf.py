@@ -89,6 +89,7 @@ _SIGNATURES: dict[str, tuple[list[Any], Any]] = {
         c_int,
     ),
     "bpf_map_delete_batch": ([c_int, c_void_p, POINTER(c_uint32), c_void_p], c_int),
+    "bpf_map_get_fd_by_id": ([c_uint32], c_int),
     "bpf_obj_pin": ([c_int, c_char_p], c_int),
     "bpf_obj_get_opts": ([c_char_p, c_void_p], c_int),
     "bpf_obj_get_info_by_fd": ([c_int, c_void_p, POINTER(c_uint32)], c_int),

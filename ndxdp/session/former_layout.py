@@ -1,9 +1,12 @@
-"""Pins and files of the layout before this one, which attaching takes over.
+"""Pins and files of the layouts before this one, which attaching takes over.
+
+ABI version 8 has another kind of `addresses`: a map with a table in place of a hash. The program of
+an earlier version keeps its own hash, with the same addresses, shares all other maps, and answers
+until the new program replaces it, as in every renewal. In files, nothing changes.
 
 ABI version 7 has the maps of version 6, and one more, `lease`. `explained` is of another kind, and
-`reasons` has one more element, so that some counters move. The program of version 6 does not
-notice: it keeps its own maps of these names, shares all others, and answers until the new program
-replaces it, as in every renewal.
+`reasons` has one more element, so that some counters move. A program of version 6 keeps its own
+maps of these names, too.
 """
 
 from __future__ import annotations
@@ -21,27 +24,35 @@ from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.ndp.reason import Reason
 from ndxdp.session.signals import uninterrupted
 from ndxdp.store import pins
+from ndxdp.store.address_map import AddressMap
 from ndxdp.store.directories import PinTree, Tree
 from ndxdp.store.map_files import ArrayFile
 
-FORMER = f"v{abi.FORMER_VERSION}"
-"""The directory of the former layout."""
+FORMER = tuple(f"v{version}" for version in abi.FORMER_VERSIONS)
+"""The directories of the former layouts."""
 
 _NEW = (Reason.LAPSED,)
-"""The reasons that the former layout lacks."""
+"""The reasons that version 6 lacks."""
 
 _REASONS = abi.MAPS["reasons"]
 _FORMER_REASONS = _REASONS._replace(max_entries=_REASONS.max_entries - len(_NEW))
+_FORMER_ADDRESSES = MapSpec("addresses", abi.HASH, 16, abi.RULE.size, 0, abi.NO_PREALLOC)
 
 
 def has_former(tree: Tree, interface: str) -> bool:
-    """Return True if the tree has an interface in the former layout, and not in this one."""
+    """Return True if the tree has an interface in a former layout, and in no other one."""
+    return _former(tree, interface) is not None
+
+
+def _former(tree: Tree, interface: str) -> Path | None:
+    """Return the directory of an interface in a former layout; None if it has none or several."""
     path = tree.path(interface)
-    return not path.is_dir() and (tree.root / FORMER / path.name).is_dir()
+    found = [each for name in FORMER if (each := tree.root / name / path.name).is_dir()]
+    return found[0] if len(found) == 1 and not path.is_dir() else None
 
 
 def take_over(tree: Tree, interface: str) -> None:
-    """Turn what the former layout has of an interface into this one; do nothing without.
+    """Turn what a former layout has of an interface into this one; do nothing without.
 
     If this process is killed, the next call goes on. Solicitations that the former program judges
     from now on until it is replaced are missing in the counters by reason. The caller has the
@@ -50,9 +61,8 @@ def take_over(tree: Tree, interface: str) -> None:
     Raises:
         NdxdpError: A process of the former version answers on the interface.
     """
-    path = tree.path(interface)
-    former = tree.root / FORMER / path.name
-    if not has_former(tree, interface):
+    former = _former(tree, interface)
+    if former is None:
         return
     access.refuse_untrusted(former)
     if locks.is_taken(former):
@@ -66,12 +76,13 @@ def take_over(tree: Tree, interface: str) -> None:
             _convert_pins(former)
         else:
             _convert_files(former)
-        former.rename(path)
+        former.rename(tree.path(interface))
     if not os.listdir(former.parent):
         former.parent.rmdir()
 
 
 def _convert_pins(path: Path) -> None:
+    _convert_addresses(path)
     for name in ("lease", "explained"):
         if not _is_pinned(path / name, abi.MAPS[name]):
             made = KernelMap.create(abi.MAPS[name])
@@ -91,6 +102,24 @@ def _convert_pins(path: Path) -> None:
                 made.close()
         finally:
             before.close()
+
+
+def _convert_addresses(path: Path) -> None:
+    """Copy the addresses into a table; the map is pinned last, so that a kill changes nothing."""
+    found = _pinned(path / "addresses")
+    if found is None or found._replace(max_entries=0) != _FORMER_ADDRESSES:
+        return
+    before = KernelMap.open(path / "addresses", found)
+    try:
+        made = AddressMap.create(before.max_entries)
+        try:
+            for keys, values in before.pieces():
+                made.update(keys, values)
+            made.repin(path)
+        finally:
+            made.close()
+    finally:
+        before.close()
 
 
 def _convert_files(path: Path) -> None:
@@ -113,14 +142,19 @@ def _convert_files(path: Path) -> None:
 
 def _is_pinned(path: Path, spec: MapSpec) -> bool:
     """Return True if a path is a pin of a map of this kind and size."""
+    return _pinned(path) == spec
+
+
+def _pinned(path: Path) -> MapSpec | None:
+    """Return the kernel's description of the map that is pinned at a path; None without a pin."""
     try:
         fd = libbpf.get_pinned(str(path), readonly=True)
     except libbpf.BpfError as error:
         if error.errno != errno.ENOENT:
             raise
-        return False
+        return None
     try:
-        return bpf_maps.spec_of(fd) == spec
+        return bpf_maps.spec_of(fd)
     finally:
         os.close(fd)
 

@@ -16,7 +16,6 @@ from ndxdp.errors import NdxdpError
 from ndxdp.hooks import attachment
 from ndxdp.kernel import abi, loader
 from ndxdp.kernel.abi import Mode, Restore
-from ndxdp.kernel.libbpf import BpfError
 from ndxdp.netlink import links
 from ndxdp.rules.difference import difference
 from ndxdp.rules.ruleset import Rules
@@ -91,15 +90,18 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
         )
     )
     size = present.maps.max_entries("addresses")
-    resized = options.max_addresses not in (None, size)
+    room = size if options.max_addresses is None else options.max_addresses
     with contextlib.ExitStack() as undo:
         actual = present.maps.rules()
         desired = plan.rules(actual, attached=attached)
-        maps = _duplicate(present.maps, options.max_addresses or size, len(actual))
+        maps = present.maps.duplicate()
         undo.callback(maps.close)
         settings = plan.settings(before)
         prog_fd = _load(undo, plan, maps, settings, desired)
         with uninterrupted():
+            if room != size:
+                _resize(maps, room, len(actual))
+                undo.callback(maps.resize_addresses, size)
             maps.apply(difference(desired, actual), actual)
             undo.callback(maps.apply, difference(actual, desired), desired)
             # Pinned before it is attached: if this process is killed then, the next one finds it.
@@ -124,11 +126,11 @@ def renew(present: KernelInstance, plan: AttachPlan) -> KernelInstance:
                     undo.callback(pin.unlink, missing_ok=True)
                 link_fd = _attach_and_pin(undo, plan, prog_fd, settings, maps)
             undo.pop_all()
-            if resized:
-                pins.repin(maps.fds["addresses"], plan.path / "addresses")
             if has_own_place:
                 _detach_former(present, before, plan, maps, link_fd)
             staged.rename(plan.path / pins.PROGRAM)
+        with contextlib.suppress(OSError):  # memory is short
+            maps.fit_addresses()
     log.info("renewed the program on %s, %s mode", link.name, plan.mode.label)
     return _opened(plan, maps, prog_fd, link_fd)
 
@@ -231,11 +233,11 @@ def _detach_former(
         maps.set_settings(replace(settings, restore=settings.restore & ~Restore.CLSACT))
 
 
-def _duplicate(maps: Maps, max_addresses: int, have: int) -> Maps:
-    """Open the same maps once more, with room for `max_addresses`; `have` rules are in them."""
+def _resize(maps: Maps, max_addresses: int, have: int) -> None:
+    """Set how many addresses the maps can have; `have` rules are in them."""
     try:
-        return maps.duplicate(max_addresses)
-    except BpfError as error:
+        maps.resize_addresses(max_addresses)
+    except OSError as error:
         raise too_small(max_addresses, have, str(error.strerror)) from error
 
 

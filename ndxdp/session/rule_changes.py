@@ -21,7 +21,7 @@ from ndxdp.session.preview import Preview, refuse_without_room
 from ndxdp.session.session import Session
 from ndxdp.store import handover
 from ndxdp.store.directories import Tree
-from ndxdp.store.instance import Instance, open_instance
+from ndxdp.store.instance import Instance, KernelInstance, open_instance
 from ndxdp.store.maps import Maps
 from ndxdp.store.ownership import refuse_elsewhere
 
@@ -53,7 +53,7 @@ def add_rules(
     Raises:
         NdxdpError: A prefix has another rule, a rule is too broad, or the maps have no room.
     """
-    with Session.open(tree, interface) as session:
+    with _writable(tree, interface) as session:
         maps = session.maps
         if not force:
             refuse_broad(interface, rules, lambda: on_link(maps.settings()))
@@ -67,6 +67,19 @@ def add_rules(
         settings = maps.settings()
         if netns() == settings.netns:
             warn_of_neighbours(interface, settings.l3_ifindex, rules)
+
+
+@contextlib.contextmanager
+def _writable(tree: Tree, interface: str) -> Iterator[Session]:
+    """Open an interface whose rules a command changes."""
+    with Session.open(tree, interface) as session:
+        instance = session.instance
+        if isinstance(instance, KernelInstance) and not instance.reads_addresses():
+            raise NdxdpError(
+                f"an upgrade of {interface} was interrupted: its program reads other rules",
+                f"ndxdp attach {interface} completes it, and so does a restart of the daemon",
+            )
+        yield session
 
 
 def _merged(rules: Rules, actual: Rules, *, replacing: bool) -> Rules:
@@ -153,7 +166,7 @@ def delete_rules(
         NdxdpError: A prefix has no rule, or a rule of another origin.
     """
     _refuse_host(origin)
-    with Session.open(tree, interface) as session:
+    with _writable(tree, interface) as session:
         few = named is not None and _are_few(session.maps, named) and not _pauses(session.maps)
         actual = session.maps.rules_at(named) if named and few else session.maps.rules()
         desired = _remaining(session.instance, actual, named, origin, missing_ok=missing_ok)
@@ -278,7 +291,7 @@ def set_names_paused(
         NdxdpError: The maps have no room for the notes of what is paused.
     """
     chosen = frozenset(names)
-    with Session.open(tree, interface) as session:
+    with _writable(tree, interface) as session:
         actual = session.maps.rules()
         desired = _with_names(actual, chosen, paused=paused)
         change = difference(desired, actual)

@@ -19,7 +19,7 @@ from typing import Self
 from ndxdp.errors import Damaged, NdxdpError, NotAttached, is_exhausted
 from ndxdp.hooks import attachment, hook_order
 from ndxdp.hooks.hook_order import Program
-from ndxdp.kernel import abi, bpf_hooks, bpf_programs, libbpf
+from ndxdp.kernel import abi, bpf_hooks, bpf_maps, bpf_programs, libbpf
 from ndxdp.kernel.abi import Restore
 from ndxdp.kernel.libbpf import BpfError
 from ndxdp.ndp.decision import decide
@@ -157,6 +157,15 @@ class KernelInstance(Instance):
         os.close(self.prog_fd)
         if self.link_fd is not None:
             os.close(self.link_fd)
+
+    def reads_addresses(self) -> bool:
+        """Return True if the program reads these maps' addresses.
+
+        After an upgrade that was killed, a program of a former layout may read its own until ndxdp
+        attaches again.
+        """
+        ids = bpf_programs.map_ids(self.prog_fd)
+        return bpf_maps.id_of(self.maps.fds["addresses"]) in ids
 
     def pinned(self, *, link: bool) -> dict[str, int]:
         """Return the program and, with `link`, the link, by the names of their pins."""
@@ -379,7 +388,7 @@ def other_version(tree: Tree, interface: str, version: str) -> NdxdpError:
     """Return the error for an interface that an ndxdp of another ABI version has attached."""
     path = tree.root / version / tree.path(interface).name
     hint = f"detach it with the ndxdp that attached it, or: rm -r {path}"
-    if version == f"v{abi.FORMER_VERSION}":
+    if version in {f"v{each}" for each in abi.FORMER_VERSIONS}:
         hint = f"ndxdp attach {interface} takes it over, and so does a restart of the daemon"
     return NdxdpError(
         f"{interface} is attached by an ndxdp of another ABI version ({version},"

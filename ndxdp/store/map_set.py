@@ -17,7 +17,8 @@ from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.kernel.parked import Parked
 from ndxdp.rules.interface_name import FEWER_DEVS
-from ndxdp.store import pins
+from ndxdp.store import address_map, pins
+from ndxdp.store.address_map import AddressMap
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
 from ndxdp.store.parked_map import ParkedMap
 from ndxdp.store.slot_map import SlotMap
@@ -60,8 +61,12 @@ class MapSet:
         """
         try:
             with _all_or_none() as maps:
-                for spec in _sized(abi.MAPS, max_addresses):
-                    maps[spec.name] = KernelMap.create(spec)
+                for spec in abi.MAPS.values():
+                    maps[spec.name] = (
+                        AddressMap.create(max_addresses)
+                        if spec.name == "addresses"
+                        else KernelMap.create(spec)
+                    )
         except libbpf.BpfError as error:
             if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EINVAL):
                 raise
@@ -81,13 +86,19 @@ class MapSet:
         """
         with _all_or_none() as maps:
             for spec in abi.MAPS.values():
-                maps[spec.name] = KernelMap.open(directory / spec.name, spec, readonly=readonly)
+                maps[spec.name] = (
+                    AddressMap.open(directory, readonly=readonly)
+                    if spec.name == "addresses"
+                    else KernelMap.open(directory / spec.name, spec, readonly=readonly)
+                )
         return cls(maps)
 
     @classmethod
     def create_files(cls, directory: Path, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
         """Create empty maps in files, and open them."""
-        for spec in _sized(abi.FILES, max_addresses):
+        for spec in abi.FILES.values():
+            if spec.name == "addresses":
+                spec = spec._replace(max_entries=max_addresses)
             if spec.type in _ARRAYS:
                 ArrayFile.create(directory / spec.name, spec)
             else:
@@ -133,26 +144,38 @@ class MapSet:
     @property
     def fds(self) -> dict[str, int]:
         """Descriptors of the maps in the kernel, by name, except for parked ones."""
-        return {name: each.fd for name, each in self._maps.items() if isinstance(each, KernelMap)}
+        return {name: each.fd for name, each in self._open_maps().items()}
+
+    def _open_maps(self) -> dict[str, KernelMap]:
+        """Return the maps in the kernel by name, except for parked ones."""
+        maps = {
+            name: each.outer if isinstance(each, AddressMap) else each
+            for name, each in self._maps.items()
+        }
+        return {name: each for name, each in maps.items() if isinstance(each, KernelMap)}
 
     def park(self) -> None:
         """Park the descriptors of maps in the kernel, except for those in frequent use.
 
-        A call then opens the maps that it needs. If the kernel refuses, they stay open.
+        A call then opens the maps that it needs. If the kernel refuses, they stay open. So does the
+        table of addresses, which another one may replace.
         """
         assert self._parked is None, "called once"
-        rare = {
-            name: each
-            for name, each in self._maps.items()
-            if isinstance(each, KernelMap) and name not in _FREQUENT
-        }
+        rare = {name: each for name, each in self._open_maps().items() if name not in _FREQUENT}
         try:
             self._parked = Parked({name: each.fd for name, each in rare.items()})
         except OSError as error:
             log.debug("the maps stay open: %s", error)
             return
         for name, each in rare.items():
-            self._maps[name] = ParkedMap(abi.MAPS[name], each.value_size, self._parked)
+            parked, present = (
+                ParkedMap(abi.MAPS[name], each.value_size, self._parked),
+                self._maps[name],
+            )
+            if isinstance(present, AddressMap):
+                present.outer = parked
+            else:
+                self._maps[name] = parked
 
     def _kept_open(self, name: str) -> Map:
         """Return a map, and keep its descriptor open from now on if it was parked."""
@@ -183,29 +206,25 @@ class MapSet:
         assert self._directory is not None, "called in userspace mode only"
         return self._directory
 
-    def duplicate(self, max_addresses: int) -> Self:
-        """Return the same maps in the kernel, with descriptors of their own.
-
-        Args:
-            max_addresses: The capacity of the map of addresses. If it differs from the present
-                capacity, a new map is created and the entries are copied.
-        """
+    def duplicate(self) -> Self:
+        """Return the same maps in the kernel, with descriptors of their own."""
         with _all_or_none() as maps:
             for name, each in self._maps.items():
-                assert isinstance(each, KernelMap), "called for maps in the kernel only"
-                if name == "addresses" and each.max_entries != max_addresses:
-                    spec = abi.MAPS[name]._replace(max_entries=max_addresses)
-                    maps[name] = KernelMap.create(spec)
-                    for keys, values in each.pieces():
-                        maps[name].update(keys, values)
-                else:
-                    maps[name] = each.duplicate()
+                assert isinstance(each, KernelMap | AddressMap), "called for open maps only"
+                maps[name] = each.duplicate()
         return type(self)(maps)
 
     def pin(self, directory: Path) -> None:
         """Pin all maps in a directory, each under its name."""
         for name, fd in self.fds.items():
             pins.pin(fd, directory / name)
+        self._addresses().pin(directory)
+
+    def _addresses(self) -> AddressMap:
+        """Return the map of addresses in the kernel."""
+        found = self._maps["addresses"]
+        assert isinstance(found, AddressMap), "called in the kernel's modes only"
+        return found
 
     def missing(self, directory: Path) -> list[str]:
         """Return the names of maps whose pins or files were removed."""
@@ -213,12 +232,16 @@ class MapSet:
             present = set(os.listdir(directory))
         except FileNotFoundError:
             present = set()
-        return [name for name in self._maps if name not in present]
+        names = [*self._maps, address_map.PIN] if self.in_kernel else self._maps
+        return [name for name in names if name not in present]
 
     def restore_pins(self, directory: Path) -> None:
         """Pin the maps again whose pins were removed."""
         for name in self.missing(directory):
-            found = self._maps[name]
+            if name == address_map.PIN:
+                self._addresses().pin(directory)
+                continue
+            found = self._addresses().outer if name == "addresses" else self._maps[name]
             if isinstance(found, ParkedMap):
                 with found.opened() as opened:
                     pins.pin(opened.fd, directory / name)
@@ -236,14 +259,22 @@ class MapSet:
         """Return how many entries a map has, without an object for each; None without the map."""
         if name not in self._maps:
             return None
-        size = abi.MAPS[name].key_size
-        return sum(len(keys) for keys, _ in self._maps[name].pieces()) // size
+        found = self._maps[name]
+        return sum(len(values) for _, values in found.pieces()) // found.value_size
 
     def resize_addresses(self, max_addresses: int) -> None:
-        """Set how many entries the file of addresses can have."""
-        table = self._maps["addresses"]
-        assert isinstance(table, TableFile), "a map in the kernel keeps its size"
-        table.resize(max_addresses)
+        """Set how many addresses there can be.
+
+        Raises:
+            OSError: The kernel's map has more of them (E2BIG).
+        """
+        found = self._maps["addresses"]
+        assert isinstance(found, AddressMap | TableFile), "one of the two in each mode"
+        found.resize(max_addresses)
+
+    def fit_addresses(self) -> None:
+        """Give back memory of the kernel that the addresses do not need."""
+        self._addresses().fit()
 
     def slots(self, name: str) -> SlotMap:
         """Return the rule classes (`groups`) by slot, or their counters (`group_counters`)."""
@@ -312,8 +343,3 @@ def _can_create_small_map() -> bool:
     except libbpf.BpfError:
         return False
     return True
-
-
-def _sized(specs: Mapping[str, MapSpec], max_addresses: int) -> Iterator[MapSpec]:
-    for spec in specs.values():
-        yield spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec

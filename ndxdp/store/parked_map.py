@@ -1,6 +1,6 @@
 """Maps whose descriptors are parked (kernel/parked.py): each call opens the map while it runs.
 
-A daemon has 23 maps for each interface, and after the attachment it needs most of them only when
+A daemon has 24 maps for each interface, and after the attachment it needs most of them only when
 something changes.
 """
 
