@@ -387,6 +387,7 @@ def test_a_hanging_executor_is_not_alive(
         ended = running.end()
         assert ended.code == 1
         assert "ending without detaching" in ended.err
+        assert "in hanging" in ended.err, "the stack of the executor's thread"
     flag.unlink()
     with contextlib.closing(net.run("-c", str(path))) as again:
         assert OTHER in rules()
@@ -424,3 +425,26 @@ def test_a_long_reload_delays_no_other_work(
     assert changes > 1
     assert len(beats) > 1
     assert len(rules()) > 200 * 150
+
+
+# A thread that the interpreter joins at its end never ends.
+_ENDLESS = """
+import threading, time
+from ndxdp.cli.main import main
+from ndxdp.daemon import service
+
+service._STUCK = 1.0
+threading.Thread(target=time.sleep, args=(1000,), name="endless").start()
+main()
+"""
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_daemon(net: Network, tmp_path: Path) -> None:
+    path = tmp_path / "ndxdp.toml"
+    path.write_text(f'[[interface]]\nname = "{UPLINK}"\non_stop = "detach"\n')
+    running = net.run("-c", str(path), command=(sys.executable, "-c", _ENDLESS))
+    ended = running.end()
+    assert ended.code == 1
+    assert "Timeout (0:00:01)!" in ended.err
+    assert "in _shutdown" in ended.err, "the stack of the main thread"
+    assert leftovers() == []

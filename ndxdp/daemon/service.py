@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import resource
@@ -48,7 +49,8 @@ _LISTEN_TIME = 1.0  # seconds for which the start waits until metrics are served
 _BURST_TIME = 0.01  # seconds between two looks at netlink while messages come
 
 _STUCK = 10.0
-"""Seconds for which the end waits for a task that does not return; systemd kills after 20."""
+"""Seconds for which the end waits for a task or a thread that does not return; systemd kills after
+20."""
 
 
 def run(
@@ -134,6 +136,16 @@ def _log_stray(stray: Backoff, context: dict[str, Any]) -> None:
     stray.failed(problem_of(error) if error else f"internal error: {context['message']}")
 
 
+def _end_within(seconds: float) -> None:
+    """Exit with the stacks of all threads on stderr if the process has not ended after so long.
+
+    All interfaces have been left as they are to be left. A thread that does not return would keep
+    the executor or the interpreter from ending.
+    """
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+
 def _awaited(reread: Callable[[], DaemonSpec] | None) -> set[signal.Signals]:
     """Return the signals that the loop handles."""
     return _SIGNALS if reread else _ENDING
@@ -208,6 +220,7 @@ class _Daemon:
             self._uplinks.stop()
             ended = await self._all_ended()
             proving.cancel()
+            _end_within(_STUCK)
         for outcome in ended:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -224,6 +237,8 @@ class _Daemon:
                     "ending without detaching: a task has not returned for %d s", self._pulse.age
                 )
                 logging.shutdown()
+                with contextlib.suppress(OSError, ValueError, RuntimeError):  # there is no stderr
+                    faulthandler.dump_traceback()
                 os._exit(1)
 
     def _make_uplink(self, spec: InterfaceSpec, index: LinkIndex[Uplink]) -> Uplink:
