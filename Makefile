@@ -107,7 +107,8 @@ test: packages-test packages-deb build .venv/tested .venv/packages $(PROMETHEUS)
 # Files that reach every folder of ndxdp in a fraction of the time of all tests.
 IN_COVERAGE := addresses backoff commands config config_files convert convert_ndppd daemon dashboards docker \
 	docker_watcher doctor doctor_firewall doctor_reception doctor_sources exporter gateway hygiene metrics ndp \
-	neighbour policy prefix reload rules run status toml_lines trace userspace without_links
+	neighbour policy prefix reload rules run status toml_lines trace trace_load userspace \
+	without_links
 COVERAGE_TESTS ?= $(IN_COVERAGE:%=tests/test_%.py)
 
 coverage: packages-test build .venv/tested $(PROMETHEUS)

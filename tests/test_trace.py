@@ -1,48 +1,31 @@
-"""`ndxdp trace` and `ndxdp top`: each decision is shown, in every mode, and answering continues."""
+"""`ndxdp trace`: each decision is shown, in every mode; one tracer, and how it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import random
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lab.capture import packet_socket
 from ndxdp.kernel import abi
 from ndxdp.ndp.message import decode_own
-from ndxdp.ndp.reason import Reason
 from ndxdp.observe import pcap
-from ndxdp.observe.heavy_hitters import HeavyHitters
-from ndxdp.store.maps import Maps
 from tests import packets
 from tests.fixtures import network
 from tests.fixtures.documented import json_of, shape
 from tests.fixtures.network import (
     BEHIND,
-    BPFFS,
-    FILES,
     HOST_MAC,
-    NDXDP,
     PINS,
-    REPOSITORY,
-    ROUTER,
-    ROUTER_LINK,
     ROUTER_LINK_LOCAL,
     ROUTER_MAC,
     TARGET,
     UPLINK,
-    Done,
     Network,
     a_way_behind,
     call,
@@ -51,20 +34,23 @@ from tests.fixtures.network import (
     ndxdp,
     sh,
 )
+from tests.fixtures.traced import (
+    MODES,
+    OTHER,
+    OTHER_MAC,
+    Tracing,
+    flood,
+    in_mode,
+    opened,
+    seen,
+    send,
+    solicitation,
+    trace_deadline,
+)
 
-MINUTE = 60_000_000_000
 TRACE_LIFETIME = 3_000_000_000  # ns until tracing ends unless a tracer renews it
-OTHER = "2001:db8::d:1"  # no rule covers it
-OTHER_MAC = "02:00:00:00:00:77"
 
 # ---- what it shows -------------------------------------------------------------------------------
-
-MODES = {
-    "native": ("attach", "--mode", "native"),
-    "generic": ("attach", "--mode", "generic"),
-    "tc": ("attach", "--mode", "tc"),
-    "userspace": ("run", "--mode", "userspace"),
-}
 
 
 @pytest.fixture(params=MODES)
@@ -78,88 +64,6 @@ def answering(request: pytest.FixtureRequest, net: Network) -> Iterator[Network]
 def on_tc(net: Network) -> Iterator[Network]:
     with in_mode(net, "tc"):
         yield net
-
-
-@contextlib.contextmanager
-def in_mode(net: Network, mode: str) -> Iterator[None]:
-    command, *how = MODES[mode]
-    if mode == "native":
-        net.pass_at_router()
-    if command == "run":
-        run = net.run("-i", UPLINK, *how, "-n", BEHIND)
-        yield
-        assert run.end() == (0, "", "")
-    else:
-        done(command, "-q", UPLINK, *how, "-n", BEHIND)  # native: a veth's peer may discard it
-        yield
-        done("detach", UPLINK)
-
-
-class Tracing:
-    """A running command that traces."""
-
-    def __init__(self, *args: str, interface: str = UPLINK, stdout: int = subprocess.PIPE) -> None:
-        self.process = subprocess.Popen(
-            [*NDXDP, *args], stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY
-        )
-        self._interface = interface
-        eventually(lambda: trace_deadline(interface) > time.monotonic_ns())
-
-    def end(self, number: int = signal.SIGINT) -> Done:
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> Done:
-        """Wait for the command's end, and check that tracing is off."""
-        out, err = self.process.communicate(timeout=20)
-        if b"detached" not in err:
-            assert trace_deadline(self._interface) == 0
-        return Done(self.process.returncode, (out or b"").decode(), err.decode())
-
-    def memory(self) -> int:
-        """Return the maximum resident memory in bytes."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
-
-    def __enter__(self) -> Tracing:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def trace_deadline(interface: str = UPLINK) -> int:
-    """Return the map's trace_until."""
-    with opened(interface) as maps:
-        return maps.settings().trace_until
-
-
-def opened(interface: str = UPLINK) -> Maps:
-    (path,) = (path for root in (PINS, FILES) for path in root.glob(f"v*/{interface}"))
-    return Maps.open(path) if BPFFS in path.parents else Maps.open_files(path)
-
-
-def solicitation(target: str = TARGET, mac: str = ROUTER_MAC, *more: Any) -> bytes:
-    whole = packets.to_group(target, ROUTER_LINK_LOCAL, eth_src=mac) / packets.ns(target)
-    for option in more:
-        whole /= option
-    return bytes(whole)
-
-
-def send(*frames: bytes) -> None:
-    """Send frames from the router."""
-    with packet_socket(ROUTER, ROUTER_LINK) as out:
-        for frame in frames:
-            out.send(frame)
-
-
-def seen(result: Done) -> tuple[int, int, int]:
-    """Return the numbers of seen, shown and lost events in the last line on stderr."""
-    words = result.err.splitlines()[-1].replace(",", "").split()
-    assert words[0] == "ndxdp:"
-    numbers = [int(word) for word in words if word.isdecimal()]
-    return numbers[0], numbers[-2], numbers[-1]
 
 
 def test_lines(answering: Network) -> None:
@@ -197,7 +101,6 @@ def test_json(answering: Network) -> None:
 
 
 LONG = solicitation(TARGET, ROUTER_MAC, packets.sllao(ROUTER_MAC), packets.options(20))
-
 EXCHANGES: list[tuple[bytes, bool]] = [
     (solicitation(TARGET, ROUTER_MAC, packets.sllao(ROUTER_MAC)), True),
     (solicitation(), True),
@@ -309,7 +212,7 @@ def test_several_interfaces(on_tc: Network) -> None:
         call("ip", "link", "delete", "far")
 
 
-# ---- one tracer, and how it ends ----------------------------------------------------------------
+# ---- one tracer, and how it ends -----------------------------------------------------------------
 
 
 def test_a_second_tracer_is_refused(answering: Network) -> None:
@@ -427,152 +330,6 @@ def test_a_stalled_reader_does_not_delay_the_end(on_tc: Network) -> None:
     assert trace_deadline() == 0
     assert len(out) >= 1 << 15
     assert b"Traceback" not in err
-
-
-# ---- under load ---------------------------------------------------------------------------------
-
-
-def flood(rate: int, seconds: float) -> dict[str, Any]:
-    """Solicit a different target for each frame at `rate`. See tests/fixtures/flood.py."""
-    command = [
-        *("nsenter", f"--net=/run/netns/{ROUTER}", sys.executable, "-m", "tests.fixtures.flood"),
-        *(ROUTER_LINK, "--mac", ROUTER_MAC, "--prefix", BEHIND.partition("/")[0]),
-        *("--rate", str(rate), "--seconds", str(seconds)),
-    ]
-    found: dict[str, Any] = call(*command).json()
-    return found
-
-
-def test_answers_do_not_suffer(answering: Network, tmp_path: Path) -> None:
-    """Lose no answer at 5 000 a second while each is traced.
-
-    One flood of three must show it: other work on this machine may delay the process of userspace
-    mode for longer than its socket's buffer lasts.
-    """
-    for _ in range(3):
-        with (tmp_path / "lines").open("w+b") as lines:
-            with Tracing("trace", stdout=lines.fileno()) as tracing:
-                sent = flood(5000, 2)
-                result = tracing.end()
-            lines.seek(0)
-            rows = sum(1 for _ in lines)
-        total, shown, lost = seen(result)
-        assert rows == shown == total - lost
-        assert shown > 0
-        if sent["unanswered"] == 0:
-            break
-    assert sent["unanswered"] == 0
-    assert total == sent["sent"]
-
-
-@pytest.mark.parametrize("mode", ["tc", "userspace"])
-def test_a_flood(net: Network, mode: str, tmp_path: Path) -> None:
-    """Trace 20 000 a second, first with a running tracer, then with a stopped one.
-
-    Lost events are counted, and the tracer's memory does not grow.
-    """
-    with in_mode(net, mode), (tmp_path / "lines").open("w+b") as lines:
-        with Tracing("trace", stdout=lines.fileno()) as tracing:
-            before = tracing.memory()
-            sent = flood(20_000, 1)["sent"]
-            tracing.process.send_signal(signal.SIGSTOP)
-            keep_traced()
-            sent += flood(20_000, 1)["sent"]
-            tracing.process.send_signal(signal.SIGCONT)
-            grown = tracing.memory() - before
-            result = tracing.end()
-        lines.seek(0)
-        rows = sum(1 for _ in lines)
-        counted = sum(network.status()["reasons"].values())
-    total, shown, lost = seen(result)
-    assert total == counted
-    assert mode == "userspace" or total == sent  # its socket may overflow
-    assert rows == shown == total - lost
-    assert lost > 10_000, "the flood was too small"
-    assert shown > 500
-    assert grown < 4 << 20
-
-
-def keep_traced() -> None:
-    """Extend tracing by a minute on behalf of a stopped tracer."""
-    with opened() as maps:
-        maps.set_trace(time.monotonic_ns() + MINUTE)
-
-
-def test_sampling_a_flood(on_tc: Network) -> None:
-    """Sample on each CPU separately, so the number is approximate; all events are seen."""
-    with Tracing("trace", "--every", "100") as tracing:
-        sent = flood(5000, 1)
-        result = tracing.end()
-    total, shown, lost = seen(result)
-    assert "one of 100 examined" in result.err
-    assert total == sent["sent"]
-    assert lost == 0
-    assert abs(shown - total / 100) <= os.cpu_count()  # type: ignore[operator]
-
-
-# ---- top's heavy hitters -------------------------------------------------------------------------
-
-
-def test_top(answering: Network) -> None:
-    frames = [solicitation(TARGET, ROUTER_MAC)] * 12 + [solicitation(OTHER, OTHER_MAC)] * 5
-    with Tracing("top", "--seconds", "60") as tracing:
-        for frame in frames:
-            send(frame)
-        eventually(lambda: sum(network.status()["reasons"].values()) == len(frames))
-        result = tracing.end()
-    assert (result.code, result.err) == (0, "")
-    lines = [" ".join(line.split()) for line in result.out.splitlines()]
-    assert lines[0].startswith("17 solicitations in ")
-    assert lines[0].endswith(" s, 0 of them lost")
-    who = ROUTER_LINK_LOCAL
-    assert lines[1:] == [
-        "",
-        f"{UPLINK} sources",
-        f"12 {who} ({ROUTER_MAC}) answered 12",
-        f"5 {who} ({OTHER_MAC}) no_rule 5",
-        "",
-        f"{UPLINK} targets",
-        f"12 {TARGET} answered 12",
-        f"5 {OTHER} no_rule 5",
-    ]
-
-
-def test_top_ends_after_its_seconds(on_tc: Network) -> None:
-    result = ndxdp("top", "--seconds", "0.2", "--rows", "1")
-    assert result.code == 0
-    assert result.out.startswith("0 solicitations in 0.")
-    assert trace_deadline() == 0
-
-
-def test_busiest_are_found_in_bounded_memory() -> None:
-    """Find two frequent keys among 200 000 that come once; the bounds hold for every key."""
-    rng = random.Random(4861)
-    size = 256
-    keys = [*range(200_000), *[-1] * 20_000, *[-2] * 10_000]
-    rng.shuffle(keys)
-    hitters: HeavyHitters[int] = HeavyHitters(size)
-    largest = 0
-    for key in keys:
-        hitters.add(key, Reason.NO_RULE if key % 2 else Reason.ANSWERED)
-        largest = max(largest, len(hitters))
-    assert largest <= 2 * size + 1
-    true = Counter(keys)
-    most = hitters.most(10)
-    assert [one.key for one in most[:2]] == [-1, -2]
-    assert hitters.error_bound <= len(keys) / size
-    for one in most:
-        assert true[one.key] - hitters.error_bound <= one.total <= true[one.key]
-        assert one.total == sum(one.reasons.values())
-    assert most[0].reasons.keys() == {Reason.NO_RULE}
-
-
-def test_few_keys_are_all_counted() -> None:
-    hitters: HeavyHitters[str] = HeavyHitters(2)
-    for key in "abacabad":
-        hitters.add(key, Reason.ANSWERED)
-    assert hitters.error_bound == 0
-    assert [(one.key, one.total) for one in hitters.most(2)] == [("a", 4), ("b", 2)]
 
 
 # ---- invalid options -----------------------------------------------------------------------------
