@@ -10,18 +10,9 @@ import asyncio
 from collections.abc import Callable
 
 from ndxdp.ndp.address import is_multicast
-from ndxdp.ndp.frame import FLAGS_AT, FRAME_MAX, OPTIONS_AT, SOLICITED, TYPE_NA
 from ndxdp.ndp.message import Fault, parse_advertisement
-from ndxdp.sockets.cbpf import (
-    LD_B,
-    Condition,
-    filtered_packet_socket,
-    icmpv6_conditions,
-    other_vlans,
-    program,
-)
+from ndxdp.sockets.advertisements import FRAMES_AT_ONCE, advertisement_socket, waiting_frames
 
-_FRAMES_AT_ONCE = 64  # frames that are received before other tasks of the event loop run
 _PAUSE = 0.05  # seconds without reading after so many: a flood takes a bounded part of a CPU
 
 
@@ -44,8 +35,8 @@ class Claims:
         self._on_claim = on_claim
         self._loop = asyncio.get_running_loop()
         self._rest: asyncio.TimerHandle | None = None
-        self._socket = filtered_packet_socket(
-            "notices that guests have moved to other hosts", ifindex, _unsolicited_advertisements()
+        self._socket = advertisement_socket(
+            "notices that guests have moved to other hosts", ifindex, solicited=False
         )
         self._loop.add_reader(self._socket.fileno(), self._receive)
 
@@ -57,16 +48,14 @@ class Claims:
         self._socket.close()
 
     def _receive(self) -> None:
-        for _ in range(_FRAMES_AT_ONCE):
-            try:
-                frame = self._socket.recv(FRAME_MAX + 1)
-            except BlockingIOError:
-                return
-            except OSError:  # The socket returns one error when the link goes down.
-                continue
+        received = 0
+        for frame in waiting_frames(self._socket):
+            received += 1
             target = claimed_target(frame, self.mac)
             if target is not None:
                 self._on_claim(target)
+        if received < FRAMES_AT_ONCE:
+            return
         self._loop.remove_reader(self._socket.fileno())
         self._rest = self._loop.call_later(_PAUSE, self._resume)
 
@@ -90,12 +79,3 @@ def claimed_target(frame: bytes, mac: bytes) -> bytes | None:
     if not is_multicast(found.destination) or mac in (found.eth_source, found.lladdr):
         return None
     return found.target
-
-
-def _unsolicited_advertisements() -> bytes:
-    """Return the classic BPF program that passes unsolicited advertisements outside of VLANs."""
-    conditions = [
-        *icmpv6_conditions(TYPE_NA),
-        Condition(LD_B, FLAGS_AT, 0, mask=SOLICITED),
-    ]
-    return program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1, ending=other_vlans(0))

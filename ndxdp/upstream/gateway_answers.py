@@ -11,18 +11,8 @@ import socket
 from collections.abc import Container, Iterable, Iterator
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.frame import FLAGS_AT, FRAME_MAX, OPTIONS_AT, SOLICITED, TYPE_NA
 from ndxdp.ndp.message import Fault, is_sent_to, parse_advertisement
-from ndxdp.sockets.cbpf import (
-    LD_B,
-    Condition,
-    filtered_packet_socket,
-    icmpv6_conditions,
-    other_vlans,
-    program,
-)
-
-_FRAMES_AT_ONCE = 64  # frames that are received before other tasks of the event loop run
+from ndxdp.sockets.advertisements import advertisement_socket, waiting_frames
 
 
 class GatewayAnswers:
@@ -89,9 +79,9 @@ class GatewayAnswers:
         """Open the socket, unless it is open or cannot be opened; see is_listening."""
         if self._socket is not None:
             return
-        purpose, code = "receives the gateways' answers", _solicited_advertisements()
+        purpose = "receives the gateways' answers"
         try:
-            opened = filtered_packet_socket(purpose, self._ifindex, code)
+            opened = advertisement_socket(purpose, self._ifindex, solicited=True)
         except (NdxdpError, OSError):  # for example: too many open files
             return
         asyncio.get_running_loop().add_reader(opened.fileno(), self._receive)
@@ -111,13 +101,7 @@ class GatewayAnswers:
     def _receive(self) -> None:
         """Record the answers that have arrived."""
         assert self._socket is not None
-        for _ in range(_FRAMES_AT_ONCE):
-            try:
-                frame = self._socket.recv(FRAME_MAX + 1)
-            except BlockingIOError:
-                return
-            except OSError:  # The socket returns one error when the link goes down.
-                continue
+        for frame in waiting_frames(self._socket):
             answer = parse_advertisement(frame)
             if isinstance(answer, Fault) or answer.target not in self._gateways:
                 continue
@@ -127,12 +111,3 @@ class GatewayAnswers:
             if address in self._addresses:
                 bit = 1 << self._gateways.index(answer.target)
                 self._answered[address] = self._answered.get(address, 0) | bit
-
-
-def _solicited_advertisements() -> bytes:
-    """Return the classic BPF program that passes solicited advertisements outside of VLANs."""
-    conditions = [
-        *icmpv6_conditions(TYPE_NA),
-        Condition(LD_B, FLAGS_AT, SOLICITED, mask=SOLICITED),
-    ]
-    return program(conditions, last=OPTIONS_AT - 1, keep=FRAME_MAX + 1, ending=other_vlans(0))
