@@ -44,8 +44,10 @@
 /* Entries of `prefixes`, which allocates memory only for entries in use. */
 #define NDP_MAX_PREFIXES 1048576
 
-/* Words of 64 bits in `hints`: 32 kB, which fit the first-level cache of a CPU. */
-#define NDP_HINTS 4096
+/* Words of 64 bits in `hints`: 8 kB, a quarter of the first-level cache of a CPU. The program reads any
+ * of them, and needs the rest of the cache for the frames and for the other maps.
+ */
+#define NDP_HINTS 1024
 
 /* Rule classes of one interface. Their slots are the numbers below. */
 #define NDP_MAX_RULE_CLASSES 65536
@@ -241,7 +243,7 @@ static inline __attribute__((always_inline)) __u32 ndp_hint(const __u32 *words)
 	__u32 hash = words[0] * 0x85ebca6b ^ words[1] * 0xc2b2ae35 ^ words[2] * 0x27d4eb2f ^
 		     words[3] * 0x9e3779b1;
 
-	return hash >> 14; /* 18 bits: NDP_HINTS words of 64 bits */
+	return hash >> 16; /* 16 bits: NDP_HINTS words of 64 bits */
 }
 
 /* Value of `groups` and of `more_classes`: a rule class, which is the rules that share a profile and

@@ -467,6 +467,10 @@ static __always_inline void judge(void *ctx, const void *data, const void *end, 
 	}
 	verdict->rule = find_rule(ns);
 	load_profile(&verdict->profile, verdict->rule);
+	/* Otherwise the compiler holds each field in a register, and moves all of them around at each
+	 * place where paths meet.
+	 */
+	asm volatile("" : : "r"(verdict) : "memory");
 	verdict->reason = apply_rule(ctx, ns, config, verdict->rule, &verdict->profile);
 }
 

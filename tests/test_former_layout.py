@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,7 @@ NOW = f"v{abi.VERSION}"
 REASONS = MapSpec("reasons", abi.PERCPU_ARRAY, 4, 8, 35)
 EXPLAINED = MapSpec("explained", abi.ARRAY, 4, 8, 1)
 ADDRESSES = MapSpec("addresses", abi.HASH, 16, 8, 5000, abi.NO_PREALLOC)
+HINTS = MapSpec("hints", abi.ARRAY, 4, 8, 4096)
 SIX, SEVEN = FORMER
 LAPSED = 15
 
@@ -59,6 +62,29 @@ def former_key(key: bytes) -> bytes | None:
     return (number - (number > LAPSED)).to_bytes(4, sys.byteorder)
 
 
+def former_hint(address: bytes) -> int:
+    """Return the number of the address's bit in the former `hints`."""
+    words = struct.unpack("=4I", address)
+    factors = (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x9E3779B1)
+    number = 0
+    for word, factor in zip(words, factors, strict=True):
+        number ^= word * factor
+    return (number & 0xFFFFFFFF) >> 14
+
+
+def make_former_hints(path: Path, addresses: Iterable[bytes]) -> None:
+    """Pin the former `hints` of some addresses."""
+    made = KernelMap.create(HINTS)
+    words: dict[int, int] = {}
+    for address in addresses:
+        bit = former_hint(address)
+        words[bit // 64] = words.get(bit // 64, 0) | 1 << bit % 64
+    for at, word in words.items():
+        made.update(at.to_bytes(4, sys.byteorder), word.to_bytes(8, sys.byteorder))
+    pins.repin(made.fd, path / "hints")
+    made.close()
+
+
 def make_former_pins(version: str) -> Path:
     """Turn the pins into those of a former layout, and return their directory.
 
@@ -67,9 +93,12 @@ def make_former_pins(version: str) -> Path:
     path = PINS / NOW / UPLINK
     present = AddressMap.open(path)
     made = KernelMap.create(ADDRESSES)
+    addresses: list[bytes] = []
     for keys, values in present.pieces():
         made.update(keys, values)
+        addresses += (keys[at : at + 16] for at in range(0, len(keys), 16))
     present.close()
+    make_former_hints(path, addresses)
     (path / PIN).unlink()
     pins.repin(made.fd, path / "addresses")
     made.close()

@@ -80,7 +80,7 @@ def test_rules_read_back_as_written(bench: Bench) -> None:
     assert bench.instance.maps.rules() == RULES
 
 
-@pytest.mark.parametrize("most_hints", [1 << 16, 100], ids=["hinted", "all-hinted"])
+@pytest.mark.parametrize("most_hints", [1 << 14, 100], ids=["hinted", "all-hinted"])
 def test_every_address_is_found(
     bench: Bench, most_hints: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

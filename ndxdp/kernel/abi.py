@@ -26,7 +26,7 @@ MAX_RULE_CLASSES = 65536
 FIRST_RULE_CLASSES = 1024
 MAX_DEV_SETS = 65536
 REASON_MAX = 36
-HINTS = 4096
+HINTS = 1024
 MAX_SOLICITORS = 8192
 MAX_DEVS = 65536
 MAX_LOCALS = 65536
@@ -133,7 +133,7 @@ def hint(address: bytes) -> int:
     """Return the number of an address's bit in `hints`, as ndp_hint() does."""
     words: tuple[int, int, int, int] = _WORDS.unpack(address)
     a, b, c, d = words
-    return ((a * 0x85EBCA6B ^ b * 0xC2B2AE35 ^ c * 0x27D4EB2F ^ d * 0x9E3779B1) & 0xFFFFFFFF) >> 14
+    return ((a * 0x85EBCA6B ^ b * 0xC2B2AE35 ^ c * 0x27D4EB2F ^ d * 0x9E3779B1) & 0xFFFFFFFF) >> 16
 
 
 PREFIX = Layout("ndp_prefix", length="I", address="16s")

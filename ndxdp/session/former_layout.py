@@ -2,7 +2,8 @@
 
 ABI version 8 has another kind of `addresses`: a map with a table in place of a hash. The program of
 an earlier version keeps its own hash, with the same addresses, shares all other maps, and answers
-until the new program replaces it, as in every renewal. In files, nothing changes.
+until the new program replaces it, as in every renewal. `hints` has a quarter of the bits. In files,
+nothing changes.
 
 ABI version 7 has the maps of version 6, and one more, `lease`. `explained` is of another kind, and
 `reasons` has one more element, so that some counters move. A program of version 6 keeps its own
@@ -36,6 +37,11 @@ _NEW = (Reason.LAPSED,)
 
 _REASONS = abi.MAPS["reasons"]
 _FORMER_REASONS = _REASONS._replace(max_entries=_REASONS.max_entries - len(_NEW))
+_HINTS = abi.MAPS["hints"]
+_HINTS_PER_BIT = 4
+"""The bits of the former `hints` that are one bit now; their numbers follow each other."""
+
+_FORMER_HINTS = _HINTS._replace(max_entries=_HINTS.max_entries * _HINTS_PER_BIT)
 _FORMER_ADDRESSES = MapSpec("addresses", abi.HASH, 16, abi.RULE.size, 0, abi.NO_PREALLOC)
 
 
@@ -82,6 +88,7 @@ def take_over(tree: Tree, interface: str) -> None:
 
 
 def _convert_pins(path: Path) -> None:
+    _convert_hints(path)
     _convert_addresses(path)
     for name in ("lease", "explained"):
         if not _is_pinned(path / name, abi.MAPS[name]):
@@ -116,6 +123,33 @@ def _convert_addresses(path: Path) -> None:
             for keys, values in before.pieces():
                 made.update(keys, values)
             made.repin(path)
+        finally:
+            made.close()
+    finally:
+        before.close()
+
+
+def _convert_hints(path: Path) -> None:
+    """Set a bit of `hints` where the former map has any of the bits that it stands for."""
+    if not _is_pinned(path / "hints", _FORMER_HINTS):
+        return
+    before = KernelMap.open(path / "hints", _FORMER_HINTS)
+    try:
+        made = KernelMap.create(_HINTS)
+        try:
+            words = [0] * _HINTS.max_entries
+            for key, value in before.items():
+                former = int.from_bytes(value, sys.byteorder)
+                first = int.from_bytes(key, sys.byteorder) * 64
+                for at in range(0, 64, _HINTS_PER_BIT):
+                    if former >> at & (1 << _HINTS_PER_BIT) - 1:
+                        bit = (first + at) // _HINTS_PER_BIT
+                        words[bit // 64] |= 1 << bit % 64
+            made.update(
+                b"".join(at.to_bytes(4, sys.byteorder) for at in range(len(words))),
+                b"".join(word.to_bytes(8, sys.byteorder) for word in words),
+            )
+            pins.repin(made.fd, path / "hints")
         finally:
             made.close()
     finally:

@@ -32,7 +32,7 @@ from ndxdp.store.rule_reader import RuleReader, keys_of
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _U64_MAX = (1 << 64) - 1
-MOST_HINTS = 1 << 16
+MOST_HINTS = 1 << 14
 """Up to so many addresses, only their own bits in `hints` are set. More would set most of the
 bits, so all are set."""
 
