@@ -72,11 +72,9 @@ class Program:
         """Write a rule that never answers for a target (16 bytes)."""
         group = RuleClass("manual", PREFIX, Profile())
         self._update("groups", bytes(4), pack_rule_class(group))
-        at = abi.hint(target)
-        if (self.directory / "maps" / "hints").exists():  # older programs lack it
-            word = struct.pack("=Q", 1 << at % 64)
-            self._update("hints", struct.pack("=I", at // 64), word)
-        self._update("addresses", target, abi.RULE.pack(answer=Answer.NEVER, prefix_len=128))
+        # By a prefix: the maps of addresses of older programs differ.
+        key = abi.PREFIX.pack(length=127, address=target[:-1] + bytes([target[-1] & ~1]))
+        self._update("prefixes", key, abi.RULE.pack(answer=Answer.NEVER, prefix_len=127))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[int]:

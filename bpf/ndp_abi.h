@@ -167,7 +167,7 @@ enum ndp_rule_class_flag {
 /* Bits of ndp_rule.flags. */
 enum ndp_rule_flag {
 	NDP_RULE_OWNED = 1,   /* the host or a gateway owns the address: never answer for it */
-	NDP_RULE_PRESENT = 2, /* in a bucket, and while the program runs: no rule is zero */
+	NDP_RULE_PRESENT = 2, /* every rule has it, so that none is zero */
 };
 
 /* Key of `prefixes`. */

@@ -181,23 +181,22 @@ GLOBAL_SUBPROGRAM __u32 find_address(__u64 first, __u64 second)
  */
 static __always_inline struct rule find_rule(const struct solicitation *ns)
 {
-	const struct rule of_address = {.prefix_len = 128},
-			  present = {.flags = NDP_RULE_PRESENT};
 	__u32 hint = ndp_hint(ns->target.w), word = hint / 64;
 	const __u64 *bits = bpf_map_lookup_elem(MAP(hints), &word), *wider;
+	const struct rule of_address = {.prefix_len = 128};
 	struct rule rule = {};
 
 	if (unlikely(bits && *bits >> hint % 64 & 1))
 		rule.halves[0] = find_address(ns->target.d[0], ns->target.d[1]);
-	if (rule.word) {
-		rule.word |= of_address.word;
+	if (unlikely(rule.word)) {
+		/* The verifier would follow the rest once more, by the bits that are known. */
+		rule.word = conceal(rule.word | of_address.word, ns->target.d[1]);
 	} else {
 		wider = bpf_map_lookup_elem(MAP(prefixes), &ns->prefixlen);
-		if (wider)
-			rule.word = *wider | present.word;
+		if (likely(wider))
+			rule.word = *wider;
 	}
-	/* The verifier would follow the rest once for each way, by the bits that are known. */
-	rule.word = conceal(rule.word, ns->target.d[1]);
+	barrier_var(rule.word); /* otherwise the compiler keeps each field by itself */
 	return rule;
 }
 

@@ -15,7 +15,7 @@
  */
 struct rule {
 	union {
-		__u64 word; /* 0: there is no rule; otherwise it has NDP_RULE_PRESENT */
+		__u64 word; /* 0: there is no rule */
 		__u32 halves[2];
 		struct {
 			__u16 rule_class; /* slot of the rule class */

@@ -28,6 +28,7 @@ from ndxdp.rules.difference import Difference
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session import former_layout
 from ndxdp.store.address_map import PIN, AddressMap
 from ndxdp.store.maps import Maps
 from ndxdp.store.records import Settings
@@ -524,12 +525,15 @@ def test_rule_of_a_prefix_stays_below_an_address(program: Program) -> None:
     assert [program.denied(address(n)) for n in (1, 2)] == [1, 1]
 
 
-def test_a_rule_of_zeros(program: Program) -> None:
+def test_a_rule_of_zeros(program: Program, directory: Path) -> None:
     """A rule whose fields are all zero is a rule: `never` for ::/0, of the first class."""
-    program.maps._maps["prefixes"].update(abi.PREFIX.pack(length=0), abi.RULE.pack())
     program.maps.apply(
         Difference(Rules(wider={Prefix(bytes(16), 0): Rule(Answer.NEVER)}), Rules()), Rules()
     )
-    value = program.maps._maps["prefixes"].lookup(abi.PREFIX.pack(length=0))
-    assert value == bytes(8)
+    prefixes, key = program.maps._maps["prefixes"], abi.PREFIX.pack(length=0)
+    assert prefixes.lookup(key) == abi.RULE.pack(flags=abi.RuleFlag.PRESENT)
+    assert program.denied(address(1)) == 1
+    prefixes.update(key, bytes(abi.RULE.size))  # as a former layout has it
+    former_layout._convert_prefixes(directory)
+    assert prefixes.lookup(key) == abi.RULE.pack(flags=abi.RuleFlag.PRESENT)
     assert program.denied(address(1)) == 1

@@ -175,7 +175,7 @@ def former(net: Network, request: pytest.FixtureRequest) -> Any:
     make_former_pins(version)
     yield net
     remove_instance()
-    assert leftovers() == []
+    eventually(lambda: not leftovers())  # the kernel detaches some time after the last pin is gone
 
 
 def test_attach_takes_over(former: Network) -> None:

@@ -2,8 +2,8 @@
 
 ABI version 8 has another kind of `addresses`: a map with a table in place of a hash. The program of
 an earlier version keeps its own hash, with the same addresses, shares all other maps, and answers
-until the new program replaces it, as in every renewal. `hints` has a quarter of the bits. In files,
-nothing changes.
+until the new program replaces it, as in every renewal. `hints` has a quarter of the bits. A rule in
+`prefixes` is not zero, which concerns only one for ::/0. In files, nothing changes.
 
 ABI version 7 has the maps of version 6, and one more, `lease`. `explained` is of another kind, and
 `reasons` has one more element, so that some counters move. A program of version 6 keeps its own
@@ -90,6 +90,7 @@ def take_over(tree: Tree, interface: str) -> None:
 def _convert_pins(path: Path) -> None:
     _convert_hints(path)
     _convert_addresses(path)
+    _convert_prefixes(path)
     for name in ("lease", "explained"):
         if not _is_pinned(path / name, abi.MAPS[name]):
             made = KernelMap.create(abi.MAPS[name])
@@ -154,6 +155,22 @@ def _convert_hints(path: Path) -> None:
             made.close()
     finally:
         before.close()
+
+
+def _convert_prefixes(path: Path) -> None:
+    """Mark a rule for ::/0 that is zero; every other rule has the length of its prefix."""
+    try:
+        prefixes = KernelMap.open(path / "prefixes", abi.MAPS["prefixes"])
+    except libbpf.BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return
+    try:
+        key = abi.PREFIX.pack(length=0)
+        if prefixes.lookup(key) == bytes(abi.RULE.size):
+            prefixes.update(key, abi.RULE.pack(flags=abi.RuleFlag.PRESENT))
+    finally:
+        prefixes.close()
 
 
 def _convert_files(path: Path) -> None:

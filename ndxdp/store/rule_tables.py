@@ -281,7 +281,7 @@ class RuleTables(RuleReader):
             return abi.RULE.pack(
                 rule_class=slots[RuleClass.of(rule)],
                 answer=rule.answer,
-                flags=0 if rule.is_applied else abi.RuleFlag.OWNED,
+                flags=abi.RuleFlag.PRESENT | (0 if rule.is_applied else abi.RuleFlag.OWNED),
                 prefix_len=length,
                 reserved=pause_note(rule),
             )
