@@ -17,14 +17,22 @@ from typing import Any
 import pytest
 
 from ndxdp.daemon import shared_descriptors
+from ndxdp.daemon.admission import Admission
+from ndxdp.daemon.lifecycle import Answering, Lifecycle
 from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.kernel import abi, bpf_maps
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
+from ndxdp.ndp.profile import Answer
 from ndxdp.netlink import rtnetlink
 from ndxdp.netlink.addresses import FOREVER, own_addresses
+from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
 from ndxdp.rules.address import address_text
+from ndxdp.rules.prefix import parse_prefix
+from ndxdp.rules.rule import CONFIG_ORIGIN, Rule
+from ndxdp.rules.ruleset import Rules
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus, InterfaceStatus
 from ndxdp.session.detach import detach_interface
@@ -206,6 +214,20 @@ def test_an_attach_asks_as_much_beside_others(names: list[str], trees: Trees) ->
     assert (calls(exchange, attach), calls(scan, attach)) == (asked, locked)
     assert asked <= 20, asked
     done("detach", "--all")
+
+
+def test_a_beginning_reads_routes_and_addresses_once(names: list[str], trees: Trees) -> None:
+    """Read what a daemon's beginning needs of the network once, and hand it on."""
+    rules = Rules.of({parse_prefix(PREFIX): Rule(Answer.ALWAYS, origin=CONFIG_ORIGIN)})
+    spec = InterfaceSpec(names[0], AttachOptions(mode=abi.Mode.TC), rules)
+    begun: list[Answering] = []
+
+    with ThreadPoolExecutor(1) as executor, Shared(executor) as shared:
+        lifecycle = Lifecycle(trees, shared, Admission())
+        begin = lambda: begun.append(lifecycle.begin(spec, patient=True)[1])  # noqa: E731
+        for code in (Fib.routes_by.__code__, own_addresses.__code__):
+            assert calls(code, begin) == 1
+            lifecycle.end(begun.pop(), lost=False, detach=True)
 
 
 def test_a_thread_locks_once(trees: Trees) -> None:

@@ -32,11 +32,19 @@ class Admission:
         self._left_out: frozenset[BroadRule] = frozenset()
         self._compared: Rules | None = None
 
-    def on_link(self, spec: InterfaceSpec, link: Link | None) -> OnLink:
-        """Return the prefixes that are on-link at an interface, if a rule depends on them."""
+    def on_link(
+        self, spec: InterfaceSpec, link: Link | None, found: OnLink | None = None
+    ) -> OnLink:
+        """Return the prefixes that are on-link at an interface, if a rule depends on them.
+
+        Args:
+            spec: The interface's specification.
+            link: The interface; None if it is absent.
+            found: These prefixes, if they were read a moment ago.
+        """
         if link is None or not breadth.has_candidates(spec.rules, spec.forced):
             return OnLink()
-        return onlink.read((link.ifindex, link.master))
+        return onlink.read((link.ifindex, link.master)) if found is None else found
 
     def admitted(
         self, spec: InterfaceSpec, link: Link | None, here: OnLink, *, refuse: bool = False

@@ -124,7 +124,7 @@ class Follower:
             # Lifetimes are left out, as each router advertisement changes them.
             found = addresses.own.get(above.ifindex, [])
             own = tuple(each._replace(preferred=0, valid=0) for each in found)
-        here = self._admission.on_link(spec, link)
+        here = self._admission.on_link(spec, link, addresses.on_link)
         specs: dict[str, InterfaceSpec] = {}
         for origin, by_keys in self._by_keys.items():
             if desired_by is not None:
@@ -132,7 +132,7 @@ class Follower:
             forced = self._state.wanted.forced(origin)
             specs[origin] = replace(spec, rules=by_keys.rules, forced=forced)
             if not here.prefixes:
-                here = by_keys.admission.on_link(specs[origin], link)
+                here = by_keys.admission.on_link(specs[origin], link, addresses.on_link)
         if here != self._on_link and desired_by is None:
             self._on_link = here
             self._loop.call_soon_threadsafe(self._state.write_rules)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.admission import Admission
@@ -18,6 +18,7 @@ from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.state_directory import StateDirectory
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links
+from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.session.detach import detach_interface
 from ndxdp.session.recovery import recover
@@ -68,8 +69,10 @@ class Lifecycle:
         Raises:
             NdxdpError: The interface cannot be answered on. It may be down if `patient` is true.
         """
-        if self.quiet_link(spec) is not None:
-            return
+        if self.quiet_link(spec) is None:
+            self._check_attachable(spec, patient=patient)
+
+    def _check_attachable(self, spec: InterfaceSpec, *, patient: bool) -> None:
         with contextlib.suppress(ModeUnavailable):
             reconcile_renames(self._trees.pins, spec.interface)
         links.answering_link(spec.interface, down=patient)
@@ -99,7 +102,7 @@ class Lifecycle:
         return None
 
     def begin(self, spec: InterfaceSpec, *, patient: bool) -> tuple[Answering | None, Answering]:
-        """Begin to answer.
+        """Begin to answer on an interface that is no quiet_link().
 
         Args:
             spec: The interface's specification.
@@ -110,7 +113,7 @@ class Lifecycle:
             A program that was attached before, to be replaced by this process, if there is one;
             and the new attachment. A former program is renewed if a program is to answer.
         """
-        self.check(spec, patient=patient)
+        self._check_attachable(spec, patient=patient)
         former = self._former_program(spec)
         with contextlib.ExitStack() as undo:
             if former is not None:
@@ -164,9 +167,11 @@ class Lifecycle:
             patient: The interface may be down, and a rule for other nodes of the link is left out.
         """
         link = links.find_link(spec.interface)
-        here = self._admission.on_link(spec, link)
+        addresses = uplink_addresses(link) if link else None
+        here = self._admission.on_link(spec, link, addresses and addresses.on_link)
         rules = self._admission.admitted(spec, link, here, refuse=not patient)
         request = spec.request(rules, down=patient, switch=switch)
+        request = replace(request, addresses=addresses)
         if before is None:
             session = Session.attach(self._trees, request)
         else:

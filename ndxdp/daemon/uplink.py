@@ -34,6 +34,7 @@ from ndxdp.daemon.uplink_state import Health, UplinkState
 from ndxdp.daemon.waiting import ATTEMPT_PERIOD, Waiting
 from ndxdp.daemon.wanted_rules import WantedRules
 from ndxdp.errors import InterfaceGone, NdxdpError, problem_of
+from ndxdp.netlink.links import Link
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import Instance
@@ -260,14 +261,13 @@ class Uplink:
         state.pending.attachment = False
         lost = False
         state.health.beginning.hurry()
-        quiet = await call(partial(lifecycle.quiet_link, state.spec))
-        if quiet is not None:
-            await keep_addresses(
-                state, quiet, self._shared, self._status, self._directory, self._kept
-            )
-            return
         begun = await call(self._begin)
         if begun is None:
+            return
+        if isinstance(begun, Link):
+            await keep_addresses(
+                state, begun, self._shared, self._status, self._directory, self._kept
+            )
             return
         active, sync = begun[0], self._synchronisation(begun[1])
         self._unmet = self._switching = False
@@ -308,10 +308,18 @@ class Uplink:
         self._ready(self._state.spec, None)
         self._settle("")
 
-    def _begin(self) -> tuple[Answering | None, Answering] | None:
-        """Begin to answer; return None if this uplink was stopped while it waited for its turn."""
+    def _begin(self) -> tuple[Answering | None, Answering] | Link | None:
+        """Begin to answer.
+
+        Returns:
+            What Lifecycle.begin() returns; the interface if only its addresses are kept; None if
+            this uplink was stopped while it waited for its turn.
+        """
         if self._state.stop.is_set():
             return None
+        quiet = self._lifecycle.quiet_link(self._state.spec)
+        if quiet is not None:
+            return quiet
         return self._lifecycle.begin(self._state.spec, patient=self._is_patient)
 
     def _end(self, sync: Synchronisation, *, lost: bool) -> None:

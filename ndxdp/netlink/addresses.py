@@ -1,4 +1,7 @@
-"""IPv6 addresses of this host's interfaces: lookup, lifetimes and labels."""
+"""IPv6 addresses of this host's interfaces: lookup, lifetimes and labels.
+
+pyroute2 is loaded only where addresses are changed, and to read labels.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import errno
 import socket
 import struct
 import sys
+from itertools import chain
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
 from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.netlink.fib import Fib
+from ndxdp.netlink import onlink
+from ndxdp.netlink.fib import Fib, gateways_among
 from ndxdp.netlink.links import Link
-from ndxdp.netlink.messages import AddressLabelMessage, AddressMessage, ask
+from ndxdp.netlink.onlink import OnLink
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
@@ -74,12 +79,14 @@ class UplinkAddresses(NamedTuple):
         link_local: The usable link-local address of the uplink itself, 16 bytes; :: without one.
         owned: The /128 prefixes of all of them. Rules for owned addresses are not applied; the
             values are labels of owned_rule().
+        on_link: The on-link prefixes of the uplink.
     """
 
     own: dict[int, list[OwnAddress]]
     gateways: dict[int, set[bytes]]
     link_local: bytes
     owned: dict[Prefix, str]
+    on_link: OnLink = OnLink()
 
 
 def uplink_addresses(link: Link) -> UplinkAddresses:
@@ -87,7 +94,14 @@ def uplink_addresses(link: Link) -> UplinkAddresses:
     here = [link.ifindex] + ([link.master] if link.master else [])
     own = {ifindex: own_addresses(ifindex) for ifindex in here}
     with Fib() as fib:
-        gateways = {ifindex: fib.gateways(ifindex) for ifindex in here}
+        routes = {ifindex: fib.routes_by(ifindex) for ifindex in here}
+    gateways = {ifindex: gateways_among(some, ifindex) for ifindex, some in routes.items()}
+    prefixes = [
+        Prefix.around(each.peer or each.address, each.length)
+        for some in own.values()
+        for each in some
+    ]
+    on_link = onlink.among(prefixes, chain.from_iterable(routes.values()), here)
     unusable = _IFA_F_DADFAILED | _IFA_F_TENTATIVE
     usable = (
         each.address for each in own[link.ifindex] if each.link_local and not each.flags & unusable
@@ -97,7 +111,7 @@ def uplink_addresses(link: Link) -> UplinkAddresses:
         owned |= {Prefix(address, 128): GATEWAY_LABEL for address in found}
     for addresses in own.values():
         owned |= {Prefix(each.address, 128): OWN_LABEL for each in addresses}
-    return UplinkAddresses(own, gateways, next(usable, UNSPECIFIED), owned)
+    return UplinkAddresses(own, gateways, next(usable, UNSPECIFIED), owned, on_link)
 
 
 def own_addresses(ifindex: int) -> list[OwnAddress]:
@@ -153,6 +167,8 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
     Raises:
         NdxdpError: The kernel refused.
     """
+    from ndxdp.netlink.messages import AddressMessage, ask
+
     lifetimes = {"preferred": preferred, "valid": own.valid, "cstamp": 0, "tstamp": 0}
     attributes: list[tuple[str, object]] = [
         ("IFA_ADDRESS", own.peer or own.address),
@@ -185,6 +201,8 @@ def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:
 
 def address_labels(label: int) -> set[tuple[int, bytes]]:
     """Return ifindex and address (16 bytes) of each address with a label (`ip addrlabel`)."""
+    from ndxdp.netlink.messages import AddressLabelMessage, ask
+
     with netlink_errors():
         messages = ask(_RTM_GETADDRLABEL, NLM_F_DUMP, AddressLabelMessage, family=socket.AF_INET6)
     return {
@@ -199,6 +217,8 @@ def set_address_label(ifindex: int, address: bytes, label: int, *, present: bool
 
     The kernel prefers a source whose label is that of the destination (RFC 6724 section 5, rule 6).
     """
+    from ndxdp.netlink.messages import AddressLabelMessage, ask
+
     kind, flags = _RTM_DELADDRLABEL, 0
     if present:
         kind, flags = _RTM_NEWADDRLABEL, _NLM_F_CREATE | _NLM_F_REPLACE

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -204,17 +204,23 @@ class Fib:
         For a dump the kernel searches its tables once. For /proc/net/ipv6_route the kernel starts
         again every 4 KB, which takes 4 minutes with 200 000 routes.
         """
+        return gateways_among(self.routes_by(ifindex), ifindex)
+
+    def routes_by(self, ifindex: int) -> list[bytes]:
+        """Return the IPv6 routes by an interface, of all tables: struct rtmsg and attributes.
+
+        The kernel goes through all routes for that.
+        """
         body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
         body += attribute(_RTA_OIF, struct.pack("=i", ifindex))
-        found: set[bytes] = set()
         try:
-            for message in self._kernel.ask(_RTM_GETROUTE, NLM_F_DUMP, body):
-                if message[1] == 0:  # rtm_dst_len
-                    found.update(_gateways_of(message, ifindex))
+            found = self._kernel.ask(_RTM_GETROUTE, NLM_F_DUMP, body)
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
-        return found
+            return []
+        # A kernel without IPv6 answers with IPv4 messages.
+        return [message for message in found if message[0] == socket.AF_INET6]
 
     def default_routes(self) -> list[DefaultRoute]:
         """Return the default routes in the main table, of all interfaces."""
@@ -312,6 +318,15 @@ class Fib:
 
 def _is_multicast(address: bytes) -> bool:
     return address[0] == 0xFF if len(address) == 16 else address[0] >= 0xE0
+
+
+def gateways_among(routes: Iterable[bytes], ifindex: int) -> set[bytes]:
+    """Return the gateways (16 bytes) of default routes among the result of Fib.routes_by()."""
+    found: set[bytes] = set()
+    for message in routes:
+        if message[1] == 0:  # rtm_dst_len
+            found.update(_gateways_of(message, ifindex))
+    return found
 
 
 def _gateways_of(message: bytes, ifindex: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ndxdp.ndp.address import is_link_local, is_multicast
 from ndxdp.netlink.fib import Fib, NudState, RouteType
 from ndxdp.netlink.host_routes import PROTOCOL
-from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attribute, attributes, records
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, records
 from ndxdp.rules.prefix import Prefix
 
 # linux/rtnetlink.h, linux/if_addr.h
@@ -64,11 +64,23 @@ def read(ifindexes: Iterable[int]) -> OnLink:
     """
     wanted = frozenset(filter(None, ifindexes))
     found: set[Prefix] = set()
-    with Rtnetlink() as kernel:
+    with Rtnetlink() as kernel, Fib() as fib:
         for ifindex in wanted:
             found |= _of_addresses(kernel, ifindex)
-            found |= _of_routes(kernel, ifindex)
+            found |= _of_routes(fib.routes_by(ifindex))
     return OnLink(frozenset(each for each in found if _counts(each)), wanted)
+
+
+def among(own: Iterable[Prefix], routes: Iterable[bytes], ifindexes: Iterable[int]) -> OnLink:
+    """Return what read() returns, from what was read already.
+
+    Args:
+        own: The prefixes of the uplink's addresses; of one with a peer, the peer's.
+        routes: The results of Fib.routes_by().
+        ifindexes: The interfaces of which they were read.
+    """
+    found = {*own, *_of_routes(routes)}
+    return OnLink(frozenset(each for each in found if _counts(each)), frozenset(ifindexes))
 
 
 def _counts(prefix: Prefix) -> bool:
@@ -102,12 +114,10 @@ def _of_addresses(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
     return found
 
 
-def _of_routes(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
-    """Return the destinations of the routes without a gateway that leave by an interface."""
-    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0)
-    body += attribute(_RTA_OIF, struct.pack("=i", ifindex))
+def _of_routes(routes: Iterable[bytes]) -> set[Prefix]:
+    """Return the destinations of the routes without a gateway."""
     found = set()
-    for message in _dump(kernel, _RTM_GETROUTE, body):
+    for message in routes:
         if message[7] != RouteType.UNICAST or message[1] in (0, 128):  # rtm_type, rtm_dst_len
             continue
         route = attributes(message[_RTMSG.size :])

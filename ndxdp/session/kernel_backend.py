@@ -13,7 +13,6 @@ import logging
 
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links, onlink
-from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.session import kernel_program, modes
 from ndxdp.session.backend import Attached
@@ -99,7 +98,7 @@ class KernelBackend:
         attached = bool(present and settings and present.is_attached(settings))
         present_mode = settings.mode if settings and attached else None
         candidates = modes.candidates(named, present_mode, request.switch)
-        addresses, path = uplink_addresses(link), self._tree.path(link.name)
+        addresses, path = request.addresses_of(link), self._tree.path(link.name)
         refusals: list[ModeRefusal] = []
         for mode in candidates:
             stays = bool(settings and attached and settings.mode is mode)

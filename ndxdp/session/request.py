@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
+from ndxdp.netlink.addresses import UplinkAddresses, uplink_addresses
+from ndxdp.netlink.links import Link
 from ndxdp.rules.ruleset import Rules
 
 
@@ -58,6 +60,7 @@ class AttachRequest:
         switch: An attached program changes to the requested mode, or to the best one if none is
             requested. Otherwise an attached program stays in its mode.
         force: Rules that answer for other nodes of the link are accepted.
+        addresses: The addresses of the interface, if they were read a moment ago.
     """
 
     interface: str
@@ -70,3 +73,9 @@ class AttachRequest:
     down: bool = False
     switch: bool = False
     force: bool = False
+    addresses: UplinkAddresses | None = None
+
+    def addresses_of(self, link: Link) -> UplinkAddresses:
+        """Return the addresses of the interface, which are read unless they are known."""
+        known = self.addresses
+        return known if known and link.ifindex in known.own else uplink_addresses(link)

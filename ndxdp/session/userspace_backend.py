@@ -10,7 +10,6 @@ from dataclasses import replace
 from ndxdp.errors import Damaged, ModeUnavailable, NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
 from ndxdp.rules.difference import difference
 from ndxdp.session import modes
@@ -93,7 +92,7 @@ class UserspaceBackend:
             plan = AttachPlan(
                 request,
                 link,
-                uplink_addresses(link),
+                request.addresses_of(link),
                 Mode.USERSPACE,
                 tree.path(name),
                 modes.encode(self._refusals),
