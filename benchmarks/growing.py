@@ -24,7 +24,7 @@ _CALM = 3  # times _IDLE without work, after which a process is idle, even on a 
 _BUSY = 0.005  # seconds of CPU in _IDLE, above which a process is at work
 _CPU_CLOCK = 2  # CPUCLOCK_SCHED of the kernel's <linux/posix-timers.h>
 
-_NOISE = {"s": 0.03, "MB": 1.0, "descriptors": 1.0}
+_NOISE = {"s": 0.03, "MB": 1.0, "descriptors": 1.0, "answers": 1.0}
 """By unit, the largest growth that is only noise."""
 
 Figures = Mapping[str, float]

@@ -20,7 +20,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import growth_containers, growth_interfaces, growth_page, growth_rules, report
+from benchmarks import (
+    growth_containers,
+    growth_interfaces,
+    growth_page,
+    growth_rules,
+    growth_userspace,
+    report,
+)
 from benchmarks.growing import Bench, Curve, Figures, exponent
 from benchmarks.wire import HOST_CPU, REPOSITORY, cpu_name, make_links
 from lab import private
@@ -29,6 +36,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "growth.json"
 
 CURVES: Sequence[Curve] = (
     *growth_rules.CURVES,
+    *growth_userspace.CURVES,
     *growth_containers.CURVES,
     *growth_interfaces.CURVES,
 )

@@ -146,7 +146,7 @@ def test_growth(privacy: None, tmp_path: Path) -> None:
     assert set(found) == {curve.name for curve in growth.CURVES if "one beside" in curve.name}
     for name, by_size in found.items():
         assert name in printed
-        assert set(by_size["10"]) == {"command s", "peak MB", "daemon s"}
+        assert set(by_size["10"]) >= {"command s", "peak MB", "daemon s"}
         assert by_size["10"]["command s"] > 0
 
 

@@ -401,7 +401,7 @@ def test_pins_of_another_version(answering: Network) -> None:
     former.rmdir()
 
 
-@pytest.mark.parametrize("name", ["settings", "prefixes", "groups", "addresses"])
+@pytest.mark.parametrize("name", ["settings", "groups", "rules"])
 @pytest.mark.parametrize("damage", ["cut short", "filled", "away"])
 def test_damaged_files_of_userspace(net: Network, name: str, damage: str) -> None:
     conf("forwarding", 1, "all")
@@ -430,8 +430,8 @@ def test_damaged_files_that_a_process_holds(net: Network) -> None:
     """Print no cure while a process uses the files, because `detach` would refuse."""
     running = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
     try:
-        (path,) = FILES.glob(f"v*/{UPLINK}/prefixes")
-        os.truncate(path, path.stat().st_size - 1)  # a removed file would be restored
+        (path,) = FILES.glob(f"v*/{UPLINK}/rules")
+        os.truncate(path, 9)  # a removed file would be restored
         (finding,) = [
             each
             for each in findings_of(ndxdp("doctor", UPLINK, "--json"))

@@ -26,6 +26,8 @@ from ndxdp.store import pins
 from ndxdp.store.address_map import PIN, AddressMap
 from ndxdp.store.directories import Trees
 from ndxdp.store.map_files import ArrayFile
+from ndxdp.store.rule_file import RuleFile
+from ndxdp.store.rule_format import SIZES, TABLES
 from tests.fixtures.network import (
     BEHIND,
     FILES,
@@ -133,7 +135,19 @@ def make_former_files(version: str) -> Path:
         data = b"".join(value for key, value in values.items() if former_key(key) is not None)
         assert len(data) == 35 * 8
         (path / "reasons").write_bytes(data)
+    split_rules(path)
     return moved(FILES, version)
+
+
+def split_rules(path: Path) -> None:
+    """Turn the file of the rules into a file for each table, with entries in no order."""
+    view = RuleFile(path / "rules").view()
+    for table, name in enumerate(TABLES):
+        size, entries = SIZES[table], view.entries(table)
+        last_first = [entries[at : at + size] for at in range(0, len(entries), size)][::-1]
+        header = struct.pack("=II", view.snapshot.limits[table], 0)
+        (path / name).write_bytes(header + b"".join(last_first))
+    (path / "rules").unlink()
 
 
 def moved(root: Path, version: str) -> Path:
@@ -311,12 +325,33 @@ def test_userspace_mode_takes_over(net: Network, version: str) -> None:
     assert leftovers() == []
 
 
-@pytest.mark.parametrize("version", FORMER)
+def test_files_of_tables_of_this_version_are_taken_over(net: Network) -> None:
+    words = ("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
+    run = net.run(*words, "--max-addresses", "77")
+    done("prefix", "add", "--answer", "never", OTHER)
+    run.end(signal.SIGKILL)
+    before = rules()
+    split_rules(FILES / NOW / UPLINK)
+    refused = ndxdp("prefix", "list")
+    assert (refused.code, "hint: " in refused.err) == (1, True)
+    run = net.run(*words)
+    assert rules() == before
+    assert status()["rules"]["max_addresses"] == 77
+    assert net.answers()
+    assert net.silent(OTHER)
+    assert run.end() == (0, "", "")
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("version", [*FORMER, NOW])
 def test_a_kernel_mode_takes_over_files(net: Network, version: str) -> None:
     run = net.run("-i", UPLINK, "--mode", "userspace", "-n", BEHIND)
     done("prefix", "add", "--answer", "never", OTHER)
     run.end(signal.SIGKILL)
-    make_former_files(version)
+    if version == NOW:
+        split_rules(FILES / NOW / UPLINK)
+    else:
+        make_former_files(version)
     done("attach", UPLINK, "--mode", "tc", "-n", BEHIND)
     taken_over()
     assert rules()[OTHER]["answer"] == "never"

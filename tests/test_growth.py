@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import subprocess
 import sys
 import tracemalloc
@@ -37,12 +36,13 @@ from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session.rule_changes import add_rules, delete_rules, set_paused
 from ndxdp.session.session import Session
-from ndxdp.store import handover, map_files, pins, sorted_runs
+from ndxdp.store import handover, pins, sorted_runs
 from ndxdp.store.directories import Trees
 from ndxdp.store.handover import Inbox
 from ndxdp.store.instance import open_pinned
-from ndxdp.store.map_files import TableFile
 from ndxdp.store.maps import Maps
+from ndxdp.store.rule_file import RuleFile
+from ndxdp.store.rule_format import Changes
 from ndxdp.store.rule_tables import RuleTables
 from tests.fixtures import network
 from tests.fixtures.network import HOST, TARGET, UPLINK, Network
@@ -163,15 +163,14 @@ def test_few_addresses_are_looked_up(few: int) -> None:
 def test_a_file_is_written_once_for_all_rules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Write a table's file once for all rules: in userspace mode a change replaces the file."""
-    written: list[Path] = []
-    write = TableFile._write
+    written: list[Changes] = []
+    write = RuleFile.write
 
-    def counted(self: TableFile, data: bytes) -> None:
-        written.append(self._path)
-        write(self, data)
+    def counted(self: RuleFile, changes: Changes) -> None:
+        written.append(changes)
+        write(self, changes)
 
-    monkeypatch.setattr(TableFile, "_write", counted)
+    monkeypatch.setattr(RuleFile, "write", counted)
     rules = lists(abi.FIRST_RULE_CLASSES + 100)
     with Maps.create_files(tmp_path) as maps:
         maps.apply(Difference(rules, Rules()), Rules())
@@ -292,37 +291,6 @@ def test_few_rules_are_written_as_all_are(
             results.append(maps.rules())
     assert results[:2] == results[2:]
     assert results[1] == (there | writing if results[0] == "written" else there)
-
-
-@pytest.mark.parametrize("few", [0, 64])
-def test_a_table_in_a_file_is_a_dict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    """Do the same with few keys, which are searched for, as with many, which need all entries."""
-    monkeypatch.setattr(map_files, "_FEW", few)
-    rng, expected = random.Random(7), dict[bytes, bytes]()
-    spec = abi.FILES["addresses"]._replace(max_entries=60)
-    TableFile.create(tmp_path / "table", spec)
-    table = TableFile(tmp_path / "table", spec, lambda: None)
-    # Bytes that repeat are found in many places that are no entry's.
-    every = [bytes(rng.choice((0, 1)) for _ in range(16)) for _ in range(60)]
-    for _ in range(300):
-        keys = rng.sample(every, rng.randrange(4))
-        if rng.random() < 0.5:
-            values = [bytes(rng.choice((0, 1)) for _ in range(spec.value_size)) for _ in keys]
-            table.update(b"".join(keys), b"".join(values))
-            expected.update(zip(keys, values, strict=True))
-        else:
-            table.delete(b"".join(keys))
-            for key in keys:
-                expected.pop(key, None)
-        assert dict(table.items()) == expected
-        assert len(list(table.items())) == len(expected)
-        assert [table.lookup(key) for key in every] == [expected.get(key) for key in every]
-    table.resize(len(expected))
-    with pytest.raises(OSError, match="Argument list too long"):
-        table.update(b"\xff" * 16, bytes(spec.value_size))
-    assert dict(table.items()) == expected
 
 
 def test_a_class_without_rules_is_reused_for_few_rules() -> None:

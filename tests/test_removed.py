@@ -163,7 +163,7 @@ def test_removed_files_are_restored(net: Network, file: Path) -> None:
     with net.solicited_continuously() as missed:
         shutil.rmtree(FILES)
         eventually(lambda: names(FILES) == before and Trees().files.is_locked(UPLINK), within=10)
-        for name in ("prefixes", "reasons"):
+        for name in ("rules", "reasons"):
             (directory(FILES) / name).unlink()
         assert names(FILES) != before
         eventually(lambda: names(FILES) == before and set(rules()) >= {BEHIND, BY_HAND})

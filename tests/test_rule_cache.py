@@ -11,15 +11,18 @@ import pytest
 from ndxdp.daemon import reconcile
 from ndxdp.daemon.rule_cache import RuleCache
 from ndxdp.errors import NdxdpError
+from ndxdp.kernel.abi import Mode
 from ndxdp.rules.address import parse_address
 from ndxdp.rules.address_set import AddressSet
-from ndxdp.rules.rule import DOCKER_ORIGIN, MANUAL_ORIGIN, Rule
+from ndxdp.rules.rule import DOCKER_ORIGIN, MANUAL_ORIGIN, RUN_ORIGIN, Rule
 from ndxdp.rules.rule_lists import compile_rules
 from ndxdp.rules.ruleset import Rules
+from ndxdp.session.request import AttachOptions, AttachRequest
 from ndxdp.session.rule_changes import add_rules, delete_rules
 from ndxdp.session.session import Session
 from ndxdp.store.directories import Trees
 from ndxdp.store.instance import open_pinned
+from ndxdp.store.rule_file import FEW
 from tests.fixtures.network import UPLINK, Network
 
 DOCKER = Rule(origin=DOCKER_ORIGIN, label="six", dynamic=True)
@@ -59,36 +62,52 @@ def daemon(attached: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemo
         yield Daemon(session, monkeypatch)
 
 
-def test_one_read_serves_for_many_writes(daemon: Daemon) -> None:
+@pytest.fixture
+def in_userspace(net: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    options = AttachOptions(Mode.USERSPACE)
+    request = AttachRequest(UPLINK, options=options, origin=RUN_ORIGIN, lock=True)
+    with Session.attach(Trees(), request) as session:
+        yield Daemon(session, monkeypatch)
+        session.detach()
+
+
+@pytest.fixture(params=["daemon", "in_userspace"])
+def each(request: pytest.FixtureRequest) -> Daemon:
+    """Return a daemon in one of the kernel's modes, or in userspace mode."""
+    found: Daemon = request.getfixturevalue(request.param)
+    return found
+
+
+def test_one_read_serves_for_many_writes(each: Daemon) -> None:
     for addresses in ((FIRST,), (FIRST, SECOND), (SECOND,), ()):
-        daemon.write(*addresses)
-    assert daemon.reads == 1
+        each.write(*addresses)
+    assert each.reads == 1
 
 
 @pytest.mark.parametrize("pause", [0, 0.15])
-def test_a_command_is_noticed(daemon: Daemon, pause: float) -> None:
+def test_a_command_is_noticed(each: Daemon, pause: float) -> None:
     """Notice a command at once, even before the notification, and read only its rules."""
     rule = Rule(origin=MANUAL_ORIGIN)
-    daemon.write(FIRST)
-    add_rules(Trees().pins, UPLINK, compile_rules([BY_HAND, SECOND], rule=rule))
+    each.write(FIRST)
+    add_rules(each.session.tree, UPLINK, compile_rules([BY_HAND, SECOND], rule=rule))
     time.sleep(pause)
-    rules = daemon.write(FIRST, SECOND)
+    rules = each.write(FIRST, SECOND)
     assert len(rules.where(lambda rule: rule.origin == MANUAL_ORIGIN).addresses) == 2
-    delete_rules(Trees().pins, UPLINK, compile_rules([SECOND]), MANUAL_ORIGIN)
+    delete_rules(each.session.tree, UPLINK, compile_rules([SECOND]), MANUAL_ORIGIN)
     time.sleep(pause)
-    rules = daemon.write(FIRST, SECOND)
+    rules = each.write(FIRST, SECOND)
     assert len(rules.exact[DOCKER]) == 2
-    assert daemon.reads == 1
+    assert each.reads == 1
 
 
 def test_the_log_says_who_owns_an_address_with_a_rule(
-    daemon: Daemon, caplog: pytest.LogCaptureFixture
+    each: Daemon, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="ndxdp")
     rules = compile_rules([BY_HAND], rule=Rule(origin=MANUAL_ORIGIN, label="by hand"))
-    add_rules(Trees().pins, UPLINK, rules)
+    add_rules(each.session.tree, UPLINK, rules)
     owned = {next(iter(rules)): "gateway"}
-    assert reconcile.apply_rules(daemon.session, owned, None, daemon.cache)[next(iter(rules))].owned
+    assert reconcile.apply_rules(each.session, owned, None, each.cache)[next(iter(rules))].owned
     assert f"added a hole for {BY_HAND}: gateway" in caplog.messages
 
 
@@ -137,20 +156,20 @@ def test_a_command_that_is_killed(
 
 
 def test_what_is_not_written_is_not_remembered(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    each: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon.write(FIRST)
+    each.write(FIRST)
     with monkeypatch.context() as patched:
         error = NdxdpError("no room", "")
 
         def fail(*_: object) -> None:
             raise error
 
-        patched.setattr(daemon.session.maps, "apply", fail)
+        patched.setattr(each.session.maps, "apply", fail)
         with pytest.raises(NdxdpError, match="no room"):
-            daemon.write(FIRST, SECOND)
-    daemon.write(FIRST)
-    assert daemon.reads == 2
+            each.write(FIRST, SECOND)
+    each.write(FIRST)
+    assert each.reads == 2
 
 
 def test_a_directory_that_was_removed_is_read(daemon: Daemon) -> None:
@@ -174,3 +193,36 @@ def test_a_clock_that_was_set_back_is_not_trusted(daemon: Daemon) -> None:
     Trees().pins.notify(UPLINK)
     daemon.write(FIRST)
     assert daemon.reads == 3
+
+
+def test_in_userspace_mode_a_command_that_is_killed_is_noticed(
+    in_userspace: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read only what a command has written that ended before its notification."""
+    in_userspace.write(FIRST)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("ndxdp.store.directories.Tree.notify", kill)
+    with pytest.raises(Killed):
+        add_rules(Trees().files, UPLINK, compile_rules([BY_HAND]))
+    rules = in_userspace.write(FIRST, SECOND)
+    assert len(rules.where(lambda rule: rule.origin == MANUAL_ORIGIN).addresses) == 1
+    assert in_userspace.reads == 1
+
+
+def test_in_userspace_mode_large_changes_are_read_anew(in_userspace: Daemon) -> None:
+    """Read all rules after a change that is not in the log, except after one of the daemon."""
+    many = [f"2001:db8::d:0:{number:x}:1" for number in range(FEW + 1)]
+    in_userspace.write(*many)
+    add_rules(Trees().files, UPLINK, compile_rules([BY_HAND]))
+    in_userspace.write(*many, FIRST)
+    assert in_userspace.reads == 1
+    others = [f"2001:db8::e:0:{number:x}:1" for number in range(FEW + 1)]
+    add_rules(Trees().files, UPLINK, compile_rules(others))
+    in_userspace.write(*many)
+    assert in_userspace.reads == 2

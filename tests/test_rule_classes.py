@@ -110,7 +110,7 @@ def test_no_class_is_left_after_a_failure(tmp_path: Path) -> None:
             there = of_labels(range(_FIRST))
             write(maps, there)
             new = Rules.of({Prefix(address(n), 128): Rule(label=f"new {n}") for n in range(3)})
-            assert maps._write_or_undo(new, Rules()) is not None
+            assert maps._change(Difference(new, Rules()), Rules()) is not None
             assert maps.rules() == there
             assert max(maps.rule_classes()) < _FIRST
 

@@ -57,7 +57,6 @@ class Follower:
         care: The source addresses from which gateways may be solicited.
         rules: All rules.
         leased: The leased rules: those of shared addresses that this host holds.
-        file_rules: All rules in userspace mode; none in the kernel's modes.
         needs_gateway_macs: The program reads the gateways' MACs.
         groups_may_be_lost: The kernel may have dropped multicast groups that were joined.
         copies: The host's tables of which the program reads copies.
@@ -80,7 +79,7 @@ class Follower:
         self.leased_targets: dict[Profile, AddressSet] = {}
         self.unleased_targets: dict[Profile, AddressSet] = {}
         self.care: Choice = NO_KEEPALIVE
-        self.rules = self.file_rules = self.leased = Rules()
+        self.rules = self.leased = Rules()
         self.needs_gateway_macs = self.groups_may_be_lost = False
         self.copies = Copies()
         self._distinct_rules: tuple[Rule, ...] = ()
@@ -216,8 +215,6 @@ class Follower:
             }
             self.targets = _united(both)
         self.rules = rules.to_keep()
-        if self._session.packets is not None:
-            self.file_rules = rules
         self._distinct_rules = tuple(rules.distinct_rules)
         asks_kernel = any(rule.answer.asks_kernel for rule in self._distinct_rules)
         self.needs_gateway_macs = asks_kernel or bool(settings.limits)
@@ -268,7 +265,7 @@ class Follower:
     def repair_at_end(self) -> None:
         """Repair and restore what no daemon will repair any more, as far as that is possible."""
         with contextlib.suppress(NdxdpError, OSError):
-            self._answering.directory.repair(self.file_rules)
+            self._answering.directory.repair()
         with contextlib.suppress(NdxdpError, OSError):
             self.restore_reception(self.find(), at_once=True)
         handover.remove(self._session.tree.path(self._session.interface))

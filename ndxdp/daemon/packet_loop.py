@@ -27,10 +27,10 @@ from ndxdp.ndp.reason import Reason
 from ndxdp.ndp.templates import Judge, Judged
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.refusal import refusal
-from ndxdp.rules.table import Table
 from ndxdp.sockets.packet import BATCH, QUEUED_MAX, PacketSocket
 from ndxdp.sockets.trace_socket import EventSender
 from ndxdp.store.directories import TRACER
+from ndxdp.store.live_table import LiveTable
 from ndxdp.store.maps import Maps
 
 log = logging.getLogger(__name__)
@@ -82,11 +82,9 @@ class PacketLoop:
         self._settings_file = maps.file("settings")
         self._settings = maps.settings()
         self._seen_settings: bytes | None = None
-        self._seen_changes = -1
-        self._seen_dead = False
         self._leased_until: int | None = None  # of the present batch, ns of boot_ns()
         self._host = Host(bytes(6))
-        self._table = Table()
+        self._rules = LiveTable(maps)
         self._some_unknown = False
         self._limiter = Limiter(self._settings.limits, time.monotonic_ns)
         self._judge = self._new_judge()
@@ -186,7 +184,7 @@ class PacketLoop:
         """Report the solicitations for neighbours that the kernel does not know."""
         for frame, (reason, _, rule) in zip(frames, verdicts, strict=True):
             if reason is _UNKNOWN:
-                ns = validate(frame, self._host.mac, self._table.match)
+                ns = validate(frame, self._host.mac, self._rules.table.match)
                 if isinstance(ns, Solicitation) and rule:
                     self._unresolved(ns, rule)
 
@@ -210,7 +208,7 @@ class PacketLoop:
     def _event(self, now: int, frame: bytes, verdict: Judged) -> bytes:
         """Encode a trace event in the BPF program's layout."""
         reason, reply, matched = verdict
-        found = self._table.lookup(target_of(frame)) if matched else None
+        found = self._rules.table.lookup(target_of(frame)) if matched else None
         explained: tuple[int, ...] = (0, reason, 0, 0, 0, 0)
         if matched and found:
             prefix, rule = found
@@ -279,10 +277,7 @@ class PacketLoop:
                 self._seen_settings = settings
                 self._read_settings()
                 self._judge = self._new_judge()
-            changes, daemon_dead = self._own.number(0, 0), self._settings.daemon_dead
-            if changes != self._seen_changes or daemon_dead != self._seen_dead:
-                self._seen_changes, self._seen_dead = changes, daemon_dead
-                self._table = self._maps.table(expired=daemon_dead)
+            if self._rules.refresh(expired=self._settings.daemon_dead):
                 self._judge = self._new_judge()
         except (OSError, NdxdpError) as error:  # the files were removed or damaged
             log.debug("cannot read settings or rules: %s", error)
@@ -302,7 +297,7 @@ class PacketLoop:
 
     def _new_judge(self) -> Judge:
         admit = self._limiter.charge if self._settings.limits else None
-        return Judge(self._host, self._table.match, admit, self._refuse, self._has_lapsed)
+        return Judge(self._host, self._rules.table.match, admit, self._refuse, self._has_lapsed)
 
     def _has_lapsed(self) -> bool:
         """Return True if leased rules do not answer at the time of the call.

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from ndxdp.errors import Damaged
-from ndxdp.rules.ruleset import Rules
 from ndxdp.session.restore import detach_instance
 from ndxdp.session.session import Session
 from ndxdp.store import pins
@@ -60,14 +59,11 @@ class StateDirectory:
         wanted = instance.pinned(link=self._has_link)
         return {name: fd for name, fd in wanted.items() if not (self.path / name).exists()}
 
-    def repair(self, rules: Rules) -> None:
+    def repair(self) -> None:
         """Restore removed pins or files, and lock the directory again.
 
         If an `attach` has made another directory since, its program is detached. Call this in the
         executor's thread.
-
-        Args:
-            rules: All rules of an interface that this process answers on.
 
         Raises:
             NdxdpError: There is another directory that another process has locked, or that belongs
@@ -94,7 +90,7 @@ class StateDirectory:
                 for name, fd in self._missing_pins().items():
                     pins.pin(fd, self.path / name)
             else:
-                maps.restore_files(rules)
+                maps.restore_files()
         self._id = directory_id(self.path)
         if is_new:
             session.lock_again()

@@ -166,7 +166,7 @@ class Synchronisation:
         directory = self.answering.directory
         if directory.is_damaged():
             await asyncio.sleep(_REMOVAL_TIME)
-            await self._shared.call(partial(directory.repair, self.follower.file_rules))
+            await self._shared.call(directory.repair)
 
     def _watch(self) -> None:
         """Watch the interface's directory for changes by commands, and for removals."""

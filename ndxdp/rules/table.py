@@ -68,6 +68,24 @@ class Table:
                 wider.append((prefix, entry))
         return cls(exact, wider)
 
+    def put(self, prefix: Prefix, entry: Entry | None) -> None:
+        """Set the entry of a prefix; None for no entry. No work is done for the other entries."""
+        if prefix.length == 128:
+            if entry is None:
+                self._exact.pop(prefix.address, None)
+            else:
+                self._exact[prefix.address] = entry
+            return
+        bits = 128 - prefix.length
+        lengths = dict(self._lengths)
+        entries = lengths.setdefault(bits, {})
+        number = int.from_bytes(prefix.address, "big") >> bits
+        if entry is None:
+            entries.pop(number, None)
+        else:
+            entries[number] = entry
+        self._lengths = sorted((bits, some) for bits, some in lengths.items() if some)
+
     def lookup(self, target: bytes) -> tuple[Prefix, Rule] | None:
         """Return the most specific prefix of a target (16 bytes) and its rule; None without one."""
         entry = self._exact.get(target)

@@ -3,15 +3,17 @@
 ABI version 8 has another kind of `addresses`: a map with a table in place of a hash. The program of
 an earlier version keeps its own hash, with the same addresses, shares all other maps, and answers
 until the new program replaces it, as in every renewal. `hints` has a quarter of the bits. A rule in
-`prefixes` is not zero, which concerns only one for ::/0. In files, nothing changes.
+`prefixes` is not zero, which concerns only one for ::/0.
 
 ABI version 7 has the maps of version 6, and one more, `lease`. `explained` is of another kind, and
 `reasons` has one more element, so that some counters move. A program of version 6 keeps its own
-maps of these names, too.
+maps of these names, too. In userspace mode, all former layouts have a file for each table of rules
+(former_tables.py), and so had an early version 8.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -23,10 +25,11 @@ from ndxdp.kernel import abi, bpf_maps, libbpf
 from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.ndp.reason import Reason
+from ndxdp.session.former_tables import has_tables, join_tables
 from ndxdp.session.signals import uninterrupted
 from ndxdp.store import pins
 from ndxdp.store.address_map import AddressMap
-from ndxdp.store.directories import PinTree, Tree
+from ndxdp.store.directories import FileTree, PinTree, Tree
 from ndxdp.store.map_files import ArrayFile
 
 FORMER = tuple(f"v{version}" for version in abi.FORMER_VERSIONS)
@@ -53,8 +56,10 @@ def has_former(tree: Tree, interface: str) -> bool:
 def _former(tree: Tree, interface: str) -> Path | None:
     """Return the directory of an interface in a former layout; None if it has none or several."""
     path = tree.path(interface)
+    if path.is_dir():
+        return path if isinstance(tree, FileTree) and has_tables(path) else None
     found = [each for name in FORMER if (each := tree.root / name / path.name).is_dir()]
-    return found[0] if len(found) == 1 and not path.is_dir() else None
+    return found[0] if len(found) == 1 else None
 
 
 def take_over(tree: Tree, interface: str) -> None:
@@ -67,7 +72,7 @@ def take_over(tree: Tree, interface: str) -> None:
     Raises:
         NdxdpError: A process of the former version answers on the interface.
     """
-    former = _former(tree, interface)
+    former, path = _former(tree, interface), tree.path(interface)
     if former is None:
         return
     access.refuse_untrusted(former)
@@ -82,7 +87,11 @@ def take_over(tree: Tree, interface: str) -> None:
             _convert_pins(former)
         else:
             _convert_files(former)
-        former.rename(tree.path(interface))
+            with contextlib.suppress(Damaged):  # whoever opens the files reports it
+                join_tables(former)
+        if former == path:
+            return
+        former.rename(path)
     if not os.listdir(former.parent):
         former.parent.rmdir()
 

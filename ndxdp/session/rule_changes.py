@@ -30,9 +30,6 @@ log = logging.getLogger(__name__)
 _FEW = 4096
 """Rules that a command looks up one by one. Reading a million takes as long as 100 000 lookups."""
 
-_FEW_IN_FILES = 16
-"""The same in userspace mode, where each lookup reads a file."""
-
 _NEVER_ANSWERED = "the host's own and its gateway's addresses are never answered for"
 
 
@@ -57,7 +54,7 @@ def add_rules(
         maps = session.maps
         if not force:
             refuse_broad(interface, rules, lambda: on_link(maps.settings()))
-        few = _are_few(maps, rules) and not _pauses(maps)
+        few = len(rules) <= _FEW and not _pauses(maps)
         actual = maps.rules_at(rules) if few else maps.rules()
         desired = _merged(rules, actual, replacing=replacing)
         _log_kept(interface, rules, actual)
@@ -91,11 +88,6 @@ def _merged(rules: Rules, actual: Rules, *, replacing: bool) -> Rules:
 def _pauses(maps: Maps) -> bool:
     """Return True if rules of an interface may be paused, so that all of them have to be read."""
     return any(each.origin == PAUSE_ORIGIN for each in maps.rule_classes().values())
-
-
-def _are_few(maps: Maps, rules: Rules) -> bool:
-    """Return True if rules are to be looked up, instead of reading all rules of an interface."""
-    return len(rules) <= (_FEW if maps.in_kernel else _FEW_IN_FILES)
 
 
 def _apply(session: Session, change: Difference, actual: Rules, *, few: bool) -> int:
@@ -167,7 +159,7 @@ def delete_rules(
     """
     _refuse_host(origin)
     with _writable(tree, interface) as session:
-        few = named is not None and _are_few(session.maps, named) and not _pauses(session.maps)
+        few = named is not None and len(named) <= _FEW and not _pauses(session.maps)
         actual = session.maps.rules_at(named) if named and few else session.maps.rules()
         desired = _remaining(session.instance, actual, named, origin, missing_ok=missing_ok)
         at = _apply(session, difference(desired, actual), actual, few=few)

@@ -28,6 +28,7 @@ from ndxdp.ndp.message import Host
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.netns import netns
 from ndxdp.netlink.refusal import refusal
+from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.table import Table
 from ndxdp.store import pins
 from ndxdp.store.directories import PinTree, Tree
@@ -268,7 +269,9 @@ class UserspaceInstance(Instance):
     def verdict(self, frame: bytes) -> tuple[Explained, bytes | None]:
         """Return the verdict that the process would reach, and the answer if there is one."""
         settings = self.maps.settings()
-        table = Table.of(self.maps.rules(), expired=settings.daemon_dead)
+        target = target_of(frame)
+        possible = [Prefix.around(target, length) for length in range(129)]
+        table = Table.of(self.maps.rules_at(possible), expired=settings.daemon_dead)
         host = Host(settings.mac, settings.link_local, settings.paused)
         with Fib() as fib:
             refuse = partial(refusal, fib, settings.l3_ifindex)
@@ -276,7 +279,7 @@ class UserspaceInstance(Instance):
             reason, reply, matched = decide(
                 frame, host, table.match, refuse=refuse, lapsed=self.maps.has_lapsed
             )
-        found = table.lookup(target_of(frame)) if matched else None
+        found = table.lookup(target) if matched else None
         if found is None:
             return Explained(reason, None, None), reply
         return Explained(reason, found[0].length, found[1]), reply

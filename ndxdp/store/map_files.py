@@ -1,28 +1,28 @@
 """The files of userspace mode in place of BPF maps.
 
-A file and a BPF map have the same bytes under the same name (kernel/abi.py) and the same methods
-(Map), so that callers read and write rules, settings and counters in the same way.
+An array is a file of the map's name, which has the map's bytes (kernel/abi.py). The tables of rules
+are in one file (rule_file.py). Both have the methods of a BPF map (Map), so that callers read and
+write rules, settings and counters in the same way.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 import os
 import struct
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from ndxdp.errors import Damaged
 from ndxdp.kernel.abi import MapSpec, not_ours
+from ndxdp.store.rule_file import RuleFile, View
+from ndxdp.store.rule_format import TABLES
 
 _U32 = struct.Struct("=I")
 _U64_MAX = (1 << 64) - 1
-_HEADER = struct.Struct("=II")  # of a table's file: max_entries, zero
-_FEW = 64  # keys that are searched for in a table's file, instead of reading its entries
-_ENTRIES = 16384  # entries of a table's file that are objects at the same time
+_ENTRIES = 16384  # entries of a table that are objects at the same time
 
 
 class Map(Protocol):
@@ -181,149 +181,78 @@ class ArrayFile:
 
 
 class TableFile:
-    """A hash or a trie in a file: all entries, concatenated. Each change writes a new file."""
+    """A hash or a trie in userspace mode: one of the tables in the file of the rules."""
 
-    def __init__(self, path: Path, spec: MapSpec, changed: Callable[[], None]) -> None:
-        """Open a table.
+    def __init__(self, file: RuleFile, spec: MapSpec, view: View | None = None) -> None:
+        """Take an open file.
 
         Args:
-            path: Its file.
-            spec: Its sizes.
-            changed: Called when a change can be read, unless `quiet` is set.
+            file: The file.
+            spec: The sizes of the table, and its name.
+            view: What is read of the file; None for the contents at the time of each call.
         """
-        self._path, self._spec, self._changed = path, spec, changed
-        self.quiet = False
+        self._file, self._spec, self._view = file, spec, view
+        self._table = TABLES.index(spec.name)
         self.value_size = spec.value_size
-        self._entry = spec.key_size + spec.value_size
-        self.max_entries: int = _HEADER.unpack(self._read()[: _HEADER.size])[0]
+
+    def at(self, view: View) -> TableFile:
+        """Return the table as it was at one moment."""
+        return TableFile(self._file, self._spec, view)
 
     @property
-    def _header(self) -> bytes:
-        return _HEADER.pack(self.max_entries, 0)
-
-    @staticmethod
-    def create(path: Path, spec: MapSpec) -> None:
-        """Create an empty table, or replace one."""
-        _replace(path, _HEADER.pack(spec.max_entries, 0))
+    def max_entries(self) -> int:
+        """How many entries the table can have."""
+        return self._present().snapshot.limits[self._table]
 
     def lookup(self, key: bytes) -> bytes | None:
         """Return the value of a key; None if there is no entry."""
-        data = self._read()
-        place = self._place(data, key)
-        return data[place + len(key) : place + self._entry] if place else None
+        return self._present().lookup(self._table, key)
 
     def update(self, keys: bytes, values: bytes) -> None:
-        """Write entries to a new file; raise OSError if the table has no room for them."""
-        if not keys:
-            return
-        new = zip(self._keys(keys), self._values(values), strict=True)
-        if len(keys) > _FEW * self._spec.key_size:
-            entries = dict(self.items())
-            entries.update(new)
-            data = b"".join(chain((self._header,), *entries.items()))
-        else:
-            changed = bytearray(self._read())
-            for key, value in new:
-                place = self._place(changed, key) or len(changed)
-                changed[place : place + self._entry] = key + value
-            data = bytes(changed)
-        if len(data) > _HEADER.size + self.max_entries * self._entry:
-            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG), str(self._path))
-        self._write(data)
+        """Write entries, all or none; raise OSError if the table has no room for them."""
+        entries = zip(self._keys(keys), self._values(values), strict=True)
+        self._file.write({self._spec.name: dict(entries)})
 
     def delete(self, keys: bytes) -> None:
         """Remove entries; a missing entry is no error."""
-        data = before = self._read() if keys else b""
-        if len(keys) > _FEW * self._spec.key_size:
-            entries = dict(self.items())
-            for key in self._keys(keys):
-                entries.pop(key, None)
-            data = b"".join(chain((self._header,), *entries.items()))
-        else:
-            for key in self._keys(keys):
-                place = self._place(data, key)
-                if place:
-                    data = data[:place] + data[place + self._entry :]
-        if len(data) < len(before):  # a new file needs room, and the file system may be full
-            self._write(data)
+        self._file.write({self._spec.name: dict.fromkeys(self._keys(keys))})
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, as they were when the iteration began."""
-        entry = struct.Struct(f"{self._spec.key_size}s{self._spec.value_size}s")
-        return entry.iter_unpack(memoryview(self._read())[_HEADER.size :])
+        entries = self._present().entries(self._table)
+        return struct.iter_unpack(f"{self._spec.key_size}s{self.value_size}s", entries)
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all entries, many at a time, as they were when the iteration began."""
-        key, value = self._spec.key_size, self._spec.value_size
-        entries, most = memoryview(self._read())[_HEADER.size :], (key + value) * _ENTRIES
-        for start in range(0, len(entries), most):
-            piece = list(struct.iter_unpack(f"{key}s{value}s", entries[start : start + most]))
+        entries = self.items()
+        while piece := list(itertools.islice(entries, _ENTRIES)):
             yield b"".join(key for key, _ in piece), b"".join(value for _, value in piece)
 
     def leading(self, code: str) -> Iterator[memoryview]:
-        """Yield the first integer of each value, all at once."""
-        size = struct.calcsize(code)
-        key, value = self._spec.key_size // size, self._spec.value_size // size
-        entries = memoryview(self._read())[_HEADER.size :]
-        yield entries.cast(code)[key :: key + value]  # type: ignore[call-overload]
+        """Raise NotImplementedError: View has the numbers that readers need."""
+        raise NotImplementedError("View has the numbers")
 
     def resize(self, max_entries: int) -> None:
         """Set how many entries the table can have."""
-        self.max_entries = max_entries
-        self._write(self._header + self._read()[_HEADER.size :])
+        self._file.resize(self._spec.name, max_entries)
 
     def close(self) -> None:
-        """Do nothing: a table's file is not kept open."""
+        """Do nothing: the file is closed with the last reference to it."""
 
-    def _place(self, data: bytes | bytearray, key: bytes) -> int:
-        """Return where the entry of a key begins in the file's bytes; 0 if there is none."""
-        place = data.find(key, _HEADER.size)
-        while place >= 0 and (place - _HEADER.size) % self._entry:
-            place = data.find(key, place + 1)
-        return max(place, 0)
+    def _present(self) -> View:
+        return self._view or self._file.view()
 
     def _keys(self, packed: bytes) -> Iterator[bytes]:
         return (key for (key,) in struct.iter_unpack(f"{self._spec.key_size}s", packed))
 
     def _values(self, packed: bytes) -> Iterator[bytes]:
-        return (value for (value,) in struct.iter_unpack(f"{self._spec.value_size}s", packed))
-
-    def _read(self) -> bytes:
-        data = self._path.read_bytes()
-        if len(data) < _HEADER.size or (len(data) - _HEADER.size) % self._entry:
-            raise Damaged(*not_ours(self._path))
-        return data
-
-    def _write(self, data: bytes) -> None:
-        _replace(self._path, data)
-        if not self.quiet:
-            self._changed()
+        return (value for (value,) in struct.iter_unpack(f"{self.value_size}s", packed))
 
 
 def _reserve(path: Path, fd: int, size: int) -> None:
     """Give a file so many bytes now, so that counting continues on a full file system."""
-    with _naming(path):
+    try:
         os.posix_fallocate(fd, 0, size)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file at once; if there is no room for the new file, the old one stays."""
-    fresh = path.with_name(f"{path.name}:new")
-    try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
-        with _naming(path), os.fdopen(fd, "wb") as file:
-            file.write(data)
-        fresh.rename(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an OSError of the block, as open(2) does."""
-    try:
-        yield
     except OSError as error:
         error.filename = str(path)
         raise

@@ -21,6 +21,8 @@ from ndxdp.store import address_map, pins
 from ndxdp.store.address_map import AddressMap
 from ndxdp.store.map_files import ArrayFile, Map, TableFile
 from ndxdp.store.parked_map import ParkedMap
+from ndxdp.store.rule_file import FILE_NAME, RuleFile
+from ndxdp.store.rule_format import TABLES
 from ndxdp.store.slot_map import SlotMap
 
 log = logging.getLogger(__name__)
@@ -46,9 +48,14 @@ class MapSet:
         in_kernel: The maps are in the kernel, where a program reads them.
     """
 
-    def __init__(self, maps: Mapping[str, Map], directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, Map],
+        directory: Path | None = None,
+        rule_file: RuleFile | None = None,
+    ) -> None:
         self._maps = dict(maps)
-        self._directory = directory
+        self._directory, self._rule_file = directory, rule_file
         self.in_kernel = directory is None
         self._parked: Parked | None = None
 
@@ -96,41 +103,34 @@ class MapSet:
     @classmethod
     def create_files(cls, directory: Path, max_addresses: int = abi.MAX_ADDRESSES) -> Self:
         """Create empty maps in files, and open them."""
-        for spec in abi.FILES.values():
-            if spec.name == "addresses":
-                spec = spec._replace(max_entries=max_addresses)
+        specs = [
+            spec._replace(max_entries=max_addresses) if spec.name == "addresses" else spec
+            for spec in abi.FILES.values()
+        ]
+        for spec in specs:
             if spec.type in _ARRAYS:
                 ArrayFile.create(directory / spec.name, spec)
-            else:
-                TableFile.create(directory / spec.name, spec)
+        RuleFile.create(directory / FILE_NAME, {each.name: each.max_entries for each in specs})
         return cls.open_files(directory)
 
     @classmethod
     def open_files(cls, directory: Path) -> Self:
         """Open the maps in an interface's files."""
         with _all_or_none() as maps:
-            changes = ArrayFile(directory / "userspace", abi.FILES["userspace"])
-
-            def changed() -> None:
-                changes.add(0, 1, 0, 0, 0, 0)
-
-            maps["userspace"] = changes
+            rules = RuleFile(directory / FILE_NAME)
             for spec in abi.FILES.values():
-                if spec.name == "userspace":
-                    continue
-                path = directory / spec.name
                 maps[spec.name] = (
-                    ArrayFile(path, spec, abi.GROWING.get(spec.name, 0))
+                    ArrayFile(directory / spec.name, spec, abi.GROWING.get(spec.name, 0))
                     if spec.type in _ARRAYS
-                    else TableFile(path, spec, changed)
+                    else TableFile(rules, spec)
                 )
-        return cls(maps, directory)
+        return cls(maps, directory, rules)
 
     def close(self) -> None:
         """Close all maps."""
         for each in self._maps.values():
             each.close()
-        self._maps = {}
+        self._maps, self._rule_file = {}, None
         if self._parked is not None:
             self._parked.close()
             self._parked = None
@@ -201,6 +201,12 @@ class MapSet:
         return found
 
     @property
+    def rule_file(self) -> RuleFile:
+        """The file of the rules."""
+        assert self._rule_file is not None, "called in userspace mode only"
+        return self._rule_file
+
+    @property
     def directory(self) -> Path:
         """The directory of maps in files."""
         assert self._directory is not None, "called in userspace mode only"
@@ -232,7 +238,10 @@ class MapSet:
             present = set(os.listdir(directory))
         except FileNotFoundError:
             present = set()
-        names = [*self._maps, address_map.PIN] if self.in_kernel else self._maps
+        files = (
+            FILE_NAME if isinstance(each, TableFile) else name for name, each in self._maps.items()
+        )
+        names = [*dict.fromkeys(files), *([address_map.PIN] if self.in_kernel else [])]
         return [name for name in names if name not in present]
 
     def restore_pins(self, directory: Path) -> None:
@@ -259,6 +268,8 @@ class MapSet:
         """Return how many entries a map has, without an object for each; None without the map."""
         if name not in self._maps:
             return None
+        if self._rule_file is not None and name in TABLES:
+            return self._rule_file.view().counts[TABLES.index(name)]
         found = self._maps[name]
         return sum(len(values) for _, values in found.pieces()) // found.value_size
 
@@ -275,6 +286,14 @@ class MapSet:
     def fit_addresses(self) -> None:
         """Give back memory of the kernel that the addresses do not need."""
         self._addresses().fit()
+
+    def tables(self, *names: str) -> list[Map]:
+        """Return maps to read from, in userspace mode as they are at the time of this call."""
+        found = [self._maps[name] for name in names]
+        if self._rule_file is None:
+            return found
+        view = self._rule_file.view()
+        return [each.at(view) if isinstance(each, TableFile) else each for each in found]
 
     def slots(self, name: str) -> SlotMap:
         """Return the rule classes (`groups`) by slot, or their counters (`group_counters`)."""

@@ -12,7 +12,6 @@ from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import Rule, RuleClass
 from ndxdp.rules.ruleset import Rules
-from ndxdp.rules.table import Entry, Table, entry_of
 from ndxdp.store.map_set import MapSet
 from ndxdp.store.records import (
     ORIGIN_AT,
@@ -40,7 +39,8 @@ class RuleReader(MapSet):
     def rules(self) -> Rules:
         """Return all rules, without blocking writers."""
         packed: dict[bytes, bytearray] = {}  # addresses by the bytes of their rule
-        for keys, values in self._maps["addresses"].pieces():
+        addresses, wider = self.tables("addresses", "prefixes")
+        for keys, values in addresses.pieces():
             first = values[: abi.RULE.size]
             if first and values == first * (len(keys) // _ADDRESS.size):
                 packed.setdefault(first, bytearray()).extend(keys)
@@ -48,7 +48,7 @@ class RuleReader(MapSet):
             entries = zip(_ADDRESS.iter_unpack(keys), _RULE.iter_unpack(values), strict=True)
             for (key,), (value,) in entries:
                 packed.setdefault(value, bytearray()).extend(key)
-        prefixes = dict(self._maps["prefixes"].items())
+        prefixes = dict(wider.items())
         # Read after the entries: a class is written before the first rule that refers to it.
         classes = self.rule_classes()
         known = {
@@ -63,11 +63,12 @@ class RuleReader(MapSet):
     def rules_at(self, prefixes: Collection[Prefix]) -> Rules:
         """Return the rules of some prefixes, each of which is looked up."""
         found: dict[Prefix, bytes] = {}
+        addresses, wider = self.tables("addresses", "prefixes")
         for prefix in prefixes:
             if prefix.length == 128:
-                value = self._maps["addresses"].lookup(prefix.address)
+                value = addresses.lookup(prefix.address)
             else:
-                value = self._maps["prefixes"].lookup(keys_of([prefix]))
+                value = wider.lookup(keys_of([prefix]))
                 # In the kernel a trie returns the longest prefix that contains the key.
                 if value and abi.RULE.unpack(value)["prefix_len"] != prefix.length:
                     value = None
@@ -90,8 +91,9 @@ class RuleReader(MapSet):
         values: set[bytes] = set()
         with Runs(_SORTED.size) as runs:
             with progress.step("rules read"):
-                for name, sortable in (("addresses", _addresses), ("prefixes", _prefixes)):
-                    for keys, packed in self._maps[name].pieces():
+                tables = self.tables("addresses", "prefixes")
+                for each, sortable in zip(tables, (_addresses, _prefixes), strict=True):
+                    for keys, packed in each.pieces():
                         runs.add(sortable(keys, packed))
                         values.update(value for (value,) in _RULE.iter_unpack(packed))
                         progress.advance(len(packed) // _RULE.size)
@@ -120,34 +122,6 @@ class RuleReader(MapSet):
         return Rules(
             wider={prefix: rule_of(abi.RULE.unpack(value), classes) for prefix, value in found}
         )
-
-    def table(self, *, expired: bool) -> Table:
-        """Return the rules for lookups in userspace mode, each with the slot of its rule class.
-
-        No Prefix object is made for each address: that takes 4 times as long, and the process
-        answers no solicitation while it reads the rules.
-
-        Args:
-            expired: True if dynamic rules are no longer valid.
-        """
-        # Both files are read before the rule classes; see rules().
-        addresses, prefixes = self._maps["addresses"].items(), self._maps["prefixes"].items()
-        classes = self.rule_classes()
-        known: dict[bytes, Entry] = {}
-
-        def entry(value: bytes) -> Entry:
-            fields = abi.RULE.unpack(value)
-            known[value] = entry_of(
-                rule_of(fields, classes),
-                fields["rule_class"],
-                expired=expired,
-                exact=fields["prefix_len"] == 128,
-            )
-            return known[value]
-
-        exact = {key: known.get(value) or entry(value) for key, value in addresses}
-        wider = ((prefix_of(key), known.get(value) or entry(value)) for key, value in prefixes)
-        return Table(exact, wider)
 
     def rule_classes(self) -> dict[int, RuleClass]:
         """Return the rule classes by slot."""
@@ -181,22 +155,31 @@ class RuleReader(MapSet):
     def rule_count(self) -> RuleCount:
         """Return how many rules rules() would return.
 
-        Counting makes no object for each rule: it takes 15 ms for 100 000 rules.
+        In the kernel's modes, counting makes no object for each rule: it takes 15 ms for 100 000
+        rules. In userspace mode, the file of the rules has the numbers.
         """
-        totals, by_slot = [], Counter[int]()
-        for name in ("addresses", "prefixes"):
-            before = by_slot.total()
-            for words in self._maps[name].leading("H"):
-                by_slot.update(words.tolist())
-            totals.append(by_slot.total() - before)
+        by_slot = Counter[int]()
+        if self._rule_file is not None:
+            view = self._rule_file.view()
+            addresses, prefixes, _ = view.counts
+            by_slot.update(view.by_slot())
+        else:
+            addresses, prefixes = (self._count(name, by_slot) for name in ("addresses", "prefixes"))
         classes, by_origin = self._packed_classes(), Counter[str]()
         for slot, count in by_slot.items():
             if slot not in classes:
                 raise damaged(f"a rule refers to rule class {slot}, which does not exist")
             by_origin[origin_of(classes[slot])] += count
         return RuleCount(
-            totals[0], totals[1], dict(sorted(by_origin.items())), dict(by_slot), classes
+            addresses, prefixes, dict(sorted(by_origin.items())), dict(by_slot), classes
         )
+
+    def _count(self, name: str, by_slot: Counter[int]) -> int:
+        """Add the rules in a map in the kernel to those of their slots, and return their number."""
+        before = by_slot.total()
+        for words in self._maps[name].leading("H"):
+            by_slot.update(words.tolist())
+        return by_slot.total() - before
 
 
 def _addresses(keys: bytes, values: bytes) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ndxdp import progress
@@ -14,11 +14,10 @@ from ndxdp.errors import NdxdpError, from_os
 from ndxdp.kernel import abi
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.capacity import Capacity
-from ndxdp.rules.difference import Difference, difference
+from ndxdp.rules.difference import Difference
 from ndxdp.rules.interface_name import matching_dev
 from ndxdp.rules.rule import Rule, RuleClass
 from ndxdp.rules.ruleset import Rules
-from ndxdp.store.map_files import ArrayFile, TableFile
 from ndxdp.store.records import (
     ENDED,
     dev_set_of,
@@ -28,6 +27,7 @@ from ndxdp.store.records import (
     pause_note,
     sum_of_counters,
 )
+from ndxdp.store.rule_file import FILE_NAME
 from ndxdp.store.rule_reader import RuleReader, keys_of
 
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
@@ -63,12 +63,10 @@ class RuleTables(RuleReader):
         Raises:
             NdxdpError: The maps have no room for the rules.
         """
-        if self._write_or_undo(change.write, present):
+        if self._change(change, present):
             # The maps are full. With all rules, apply() can report what has no room, or remove
             # rules first.
             self.apply(change, self.rules())
-        else:
-            self._remove(change.remove)
 
     def apply(self, change: Difference, actual: Rules) -> None:
         """Write and remove rules: all of them or, on NdxdpError, none.
@@ -83,11 +81,13 @@ class RuleTables(RuleReader):
         capacity = Capacity(*(self._maps[name].max_entries for name in ("addresses", "prefixes")))
         lack = capacity.shortage(change.write, actual)
         if lack and change.remove:
-            self._apply_in_turn(change, actual, capacity)
-            return
+            if self.in_kernel:
+                self._apply_in_turn(change, actual, capacity)
+                return
+            lack = capacity.shortage(change.write, actual.without(change.remove))
         if lack:
             raise lack.error()
-        error = self._write_or_undo(change.write, actual, actual)
+        error = self._change(change, actual, actual)
         if error:
             if not self.in_kernel:
                 cause = from_os(error)
@@ -96,7 +96,6 @@ class RuleTables(RuleReader):
                 f"cannot write the rules: {error.strerror}; no rule was changed",
                 "if memory is short, dmesg shows it",
             ) from error
-        self._remove(change.remove)
 
     def _apply_in_turn(self, change: Difference, actual: Rules, capacity: Capacity) -> None:
         """Remove rules first, then write the rules for which there was no room before."""
@@ -248,23 +247,26 @@ class RuleTables(RuleReader):
             b"".join(_U32.pack(numbers[dev]) for dev in new), b"".join(map(pack_dev_set, new))
         )
 
-    def _write_or_undo(
-        self, writing: Rules, before: Rules, kept: Rules | None = None
+    def _change(
+        self, change: Difference, before: Rules, kept: Rules | None = None
     ) -> OSError | None:
-        """Write rules and their classes. If that fails, restore what was there before.
+        """Write rules and their classes, and remove rules. If that fails, undo it.
 
         Args:
-            writing: The rules to write.
+            change: The rules to write and to remove.
             before: The rules before, at least those of the prefixes to write.
             kept: As for _assign_classes().
 
         Returns:
             The error; None after a success.
         """
+        writing = change.write
         try:
             assigned = self._assign_classes(writing, kept)
         except OSError as error:
             return error
+        if not self.in_kernel:
+            return self._change_file(change, assigned)
         self.sync_dev_ifindexes()
         try:
             self._write(writing, assigned.by_class)
@@ -274,31 +276,35 @@ class RuleTables(RuleReader):
             self._write(replaced, self._assign_classes(replaced).by_class)
             self._clear_slots(assigned.new)
             return error
+        self._remove(change.remove)
+        return None
+
+    def _change_file(self, change: Difference, assigned: _Slots) -> OSError | None:
+        """Do what _change() does, in userspace mode: a reader sees the whole change or none."""
+        step, many = ("written", change.write) if change.write else ("removed", change.remove)
+        with progress.step(f"rules {step}", len(many)):
+            written, removed = _packed(change.write, assigned.by_class), change.remove
+            changes: dict[str, dict[bytes, bytes | None]] = {
+                "addresses": dict.fromkeys(removed.addresses),
+                "prefixes": {keys_of([prefix]): None for prefix in removed.wider},
+            }
+            for name, (keys, values) in written.items():
+                size = abi.FILES[name].key_size
+                changes[name].update(
+                    zip(_pieces(keys, size), _pieces(values, abi.RULE.size), strict=True)
+                )
+            try:
+                self.rule_file.write(changes)
+            except OSError as error:
+                self._clear_slots(assigned.new)
+                return error
         return None
 
     def _write(self, rules: Rules, slots: Mapping[RuleClass, int]) -> None:
-        def value(rule: Rule, length: int) -> bytes:
-            return abi.RULE.pack(
-                rule_class=slots[RuleClass.of(rule)],
-                answer=rule.answer,
-                flags=abi.RuleFlag.PRESENT | (0 if rule.is_applied else abi.RuleFlag.OWNED),
-                prefix_len=length,
-                reserved=pause_note(rule),
-            )
-
         self._set_hints(rules.addresses)
-        # All rules at once: each update replaces the whole file in userspace mode.
-        addresses = b"".join(some.packed for some in rules.exact.values())
-        values = b"".join(value(rule, 128) * len(some) for rule, some in rules.exact.items())
-        known: dict[tuple[int, int], bytes] = {}  # a list of 100 000 prefixes shares one rule
-        for prefix, rule in rules.wider.items():
-            kind = (id(rule), prefix.length)
-            known[kind] = known.get(kind) or value(rule, prefix.length)
-        prefixes = keys_of(rules.wider)
-        wider = b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items())
         with progress.step("rules written", len(rules)):
-            self._maps["addresses"].update(addresses, values)
-            self._maps["prefixes"].update(prefixes, wider)
+            for name, (keys, values) in _packed(rules, slots).items():
+                self._maps[name].update(keys, values)
 
     def _set_hints(self, addresses: AddressSet) -> None:
         """Set the bits of addresses in `hints`; without its bit, the program ignores an address.
@@ -325,29 +331,13 @@ class RuleTables(RuleReader):
             self._maps["addresses"].delete(rules.addresses.packed)
             self._maps["prefixes"].delete(keys_of(rules.wider))
 
-    def restore_files(self, rules: Rules) -> None:
-        """Write the files again that were removed.
-
-        Args:
-            rules: All rules. A table's file is not kept open, so its entries are lost with it.
-        """
-        tables = [each for each in self._maps.values() if isinstance(each, TableFile)]
+    def restore_files(self) -> None:
+        """Write the files again that were removed; this process has all of them open."""
         for name in self.missing(self.directory):
-            found = self._maps[name]
-            if isinstance(found, ArrayFile):
-                found.restore()
+            if name == FILE_NAME:
+                self.rule_file.restore()
             else:
-                spec = abi.FILES[name]._replace(max_entries=found.max_entries)
-                TableFile.create(self.directory / name, spec)
-        # The thread that answers has read these rules, and must not read half-written tables.
-        for table in tables:
-            table.quiet = True
-        try:
-            actual = self.rules()
-            self.apply(difference(rules, actual), actual)
-        finally:
-            for table in tables:
-                table.quiet = False
+                self.file(name).restore()
 
     def sync_dev_ifindexes(self, names: Iterable[tuple[int, str]] | None = None) -> None:
         """Update the ifindexes of the output interfaces that rule classes name.
@@ -367,3 +357,34 @@ class RuleTables(RuleReader):
             for name in matching_dev(ifindexes, dev)
         }
         self._set_keys("vias", wanted)
+
+
+def _packed(rules: Rules, slots: Mapping[RuleClass, int]) -> dict[str, tuple[bytes, bytes]]:
+    """Return rules as keys and values of the maps `addresses` and `prefixes`.
+
+    Args:
+        rules: The rules.
+        slots: The slots of their classes.
+    """
+
+    def value(rule: Rule, length: int) -> bytes:
+        return abi.RULE.pack(
+            rule_class=slots[RuleClass.of(rule)],
+            answer=rule.answer,
+            flags=abi.RuleFlag.PRESENT | (0 if rule.is_applied else abi.RuleFlag.OWNED),
+            prefix_len=length,
+            reserved=pause_note(rule),
+        )
+
+    addresses = b"".join(some.packed for some in rules.exact.values())
+    values = b"".join(value(rule, 128) * len(some) for rule, some in rules.exact.items())
+    known: dict[tuple[int, int], bytes] = {}  # a list of 100 000 prefixes shares one rule
+    for prefix, rule in rules.wider.items():
+        kind = (id(rule), prefix.length)
+        known[kind] = known.get(kind) or value(rule, prefix.length)
+    wider = b"".join(known[id(rule), prefix.length] for prefix, rule in rules.wider.items())
+    return {"addresses": (addresses, values), "prefixes": (keys_of(rules.wider), wider)}
+
+
+def _pieces(packed: bytes, size: int) -> Iterator[bytes]:
+    return (piece for (piece,) in struct.iter_unpack(f"{size}s", packed))

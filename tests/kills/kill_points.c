@@ -127,6 +127,12 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at)
 	return REAL(pwrite64)(fd, data, size, at);
 }
 
+int ftruncate64(int fd, off64_t size)
+{
+	writes(fd);
+	return REAL(ftruncate64)(fd, size);
+}
+
 int posix_fallocate64(int fd, off64_t at, off64_t size)
 {
 	writes(fd);
