@@ -100,7 +100,7 @@ def _compare(
     print(
         f"{name:16}",
         *(
-            f"{each}: {sorted(found)[len(found) // 4]:6.1f} ns {programs[each][1]:6.1f} MB"
+            f"{each}: {sorted(found)[len(found) // 4]:6.1f} ns {programs[each][1]:6.2f} MB"
             for each, found in taken.items()
         ),
         sep="  ",
