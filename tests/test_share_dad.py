@@ -14,6 +14,7 @@ from lab.nodes import LINK, Node
 from lab.shared_prefix import GATEWAY, GUESTS, HOST, LAN0, LAN1, MACS, PREFIX, ROUTER
 from ndxdp.ndp.decision import validate
 from ndxdp.ndp.message import Solicitation
+from ndxdp.sharing import announcements
 from tests.fixtures.network import eventually
 from tests.fixtures.shared_link import SharedHost, shared_link
 
@@ -25,6 +26,8 @@ def site(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sh
         made.start()
         made.lab.wait_for_addresses(made.lab.client("a", LAN0), made.lab.client("b", LAN1))
         made.await_routes({client_address(made, "a"): LAN0, client_address(made, "b"): LAN1})
+        # An announcement of a client is an answer to DAD, too, and would be the first one.
+        made.await_count("counters", "announced", 2 * announcements.TIMES)
         yield made
         made.stop()
 
