@@ -93,10 +93,10 @@ def test_maps_of_an_older_kernel(
 ) -> None:
     create = bpf_maps.create
 
-    def refuse(spec: MapSpec) -> int:
+    def refuse(spec: MapSpec, inner_fd: int = 0) -> int:
         if spec.name == "requests" or (spec.name == "small" and not small):
             raise libbpf.BpfError(number, "bpf_map_create")
-        return create(spec)
+        return create(spec, inner_fd)
 
     monkeypatch.setattr(bpf_maps, "create", refuse)
     with pytest.raises(ModeUnavailable, match=why):
