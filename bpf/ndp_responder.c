@@ -737,7 +737,7 @@ int ndp_xdp(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	const struct ndp_settings *config;
-	struct verdict verdict = {};
+	struct verdict verdict;
 	struct ndp_tracer *tracer;
 	struct vlan_tag tag = {};
 	struct solicitation ns;
@@ -748,6 +748,7 @@ int ndp_xdp(struct xdp_md *ctx)
 			return xdp_pass_other(ctx);
 		tag = read_tag(data);
 	}
+	verdict = (struct verdict){}; /* here, as most frames do not come so far */
 	config = begin(&ns, data, ctx->ingress_ifindex);
 	if (unlikely(!config || (has_priority_tag(tag) && move_macs(ctx, sizeof(tag)))))
 		return XDP_PASS;
@@ -865,7 +866,7 @@ SEC("tc")
 int ndp_tc(struct __sk_buff *skb)
 {
 	const struct ndp_settings *config;
-	struct verdict verdict = {};
+	struct verdict verdict;
 	struct ndp_tracer *tracer;
 	struct solicitation ns;
 	void *data, *end;
@@ -876,6 +877,7 @@ int ndp_tc(struct __sk_buff *skb)
 	end = (void *)(long)skb->data_end;
 	if (!is_solicitation(data, end))
 		return tc_pass_other(skb);
+	verdict = (struct verdict){};
 	config = begin(&ns, data, skb->ifindex);
 	if (!config || tc_pull_frame(skb))
 		return TC_ACT_UNSPEC;
