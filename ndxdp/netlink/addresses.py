@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import sys
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from ndxdp.netlink import onlink
 from ndxdp.netlink.fib import Fib, gateways_among
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
-from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors
+from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors, number_of
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
 from ndxdp.rules.rule import GATEWAY_LABEL, OWN_LABEL
@@ -137,21 +136,16 @@ def own_addresses(ifindex: int) -> list[OwnAddress]:
             OwnAddress(
                 address=near or far,
                 length=length,
-                flags=_number(values.get(_IFA_FLAGS)) or flags,
+                flags=number_of(values.get(_IFA_FLAGS)) or flags,
                 preferred=preferred,
                 valid=valid,
                 link_local=scope == _SCOPE_LINK,
                 peer=far if near else None,
-                metric=_number(values.get(_IFA_RT_PRIORITY)),
-                origin=_number(values.get(_IFA_PROTO)),
+                metric=number_of(values.get(_IFA_RT_PRIORITY)),
+                origin=number_of(values.get(_IFA_PROTO)),
             )
         )
     return found
-
-
-def _number(value: bytes | None) -> int:
-    """Return an attribute of one or of four bytes as a number; 0 without it."""
-    return int.from_bytes(value or b"", sys.byteorder)
 
 
 def set_preferred(ifindex: int, own: OwnAddress, preferred: int) -> None:

@@ -13,6 +13,7 @@ from ndxdp.netlink.rtnetlink import (
     WITHOUT_STATISTICS,
     Rtnetlink,
     each_attribute,
+    text_of,
 )
 from ndxdp.rules.interface_name import check_interface
 
@@ -65,12 +66,12 @@ def named_link(message: bytes) -> NamedLink:
     name, mac, altnames, is_whole = "", b"", list[str](), True
     for number, value in each_attribute(message, HEADER.size + LINK.size):
         if number == _IFLA_IFNAME:
-            name = _text(value)
+            name = text_of(value)
         elif number == _IFLA_ADDRESS:
             mac = value
         elif number == _IFLA_PROP_LIST:
             properties = each_attribute(value, 0)
-            altnames += [_text(each) for key, each in properties if key == _IFLA_ALT_IFNAME]
+            altnames += [text_of(each) for key, each in properties if key == _IFLA_ALT_IFNAME]
         elif number == _IFLA_WIRELESS:
             is_whole = False
     has_mac = kind == _ARPHRD_ETHER and len(mac) == 6 and any(mac)
@@ -90,7 +91,3 @@ def present_links() -> dict[int, NamedLink]:
     with Rtnetlink() as kernel:
         found = [named_link(message) for message in kernel.gather(RTM_GETLINK, body)]
     return {link.ifindex: link for link in sorted(found, key=lambda link: link.ifindex)}
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")

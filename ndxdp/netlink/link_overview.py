@@ -16,6 +16,7 @@ from ndxdp.netlink.rtnetlink import (
     WITHOUT_STATISTICS,
     Rtnetlink,
     attributes,
+    text_of,
 )
 
 # linux/if_link.h, linux/if_arp.h, linux/if.h
@@ -73,15 +74,11 @@ def _link_of(message: bytes) -> SeenLink:
     state = link.get(_IFLA_OPERSTATE, b"\0")[0]
     return SeenLink(
         ifindex,
-        _text(link.get(_IFLA_IFNAME, b"")),
-        _text(info.get(_INFO_KIND, b"")),
+        text_of(link.get(_IFLA_IFNAME)),
+        text_of(info.get(_INFO_KIND)),
         mac if has_mac else b"",
         bool(flags & _IFF_UP),
         is_operational(flags, state),
         struct.unpack("=I", master)[0] if master and is_port else 0,
         bool(flags & _IFF_LOOPBACK),
     )
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")

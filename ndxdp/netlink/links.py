@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +16,8 @@ from ndxdp.netlink.rtnetlink import (
     attribute,
     attributes,
     netlink_errors,
+    number_of,
+    text_of,
 )
 from ndxdp.rules.interface_name import INTERFACE_MAX, check_interface
 
@@ -98,35 +99,26 @@ def find_link(name: str) -> Link | None:
                 raise
             return None
     info = attributes(found.get(_IFLA_LINKINFO, b""))
-    own, of_master = _text(info.get(_INFO_KIND)), _text(info.get(_INFO_SLAVE_KIND))
+    own, of_master = text_of(info.get(_INFO_KIND)), text_of(info.get(_INFO_SLAVE_KIND))
     bridge = attributes(info.get(_INFO_DATA, b"")) if own == "bridge" else {}
-    master = _number(found.get(_IFLA_MASTER))
+    master = number_of(found.get(_IFLA_MASTER))
     is_stacked = own in _STACKED and _IFLA_LINK_NETNSID not in found
-    lower = _number(found.get(_IFLA_LINK)) if is_stacked else 0
+    lower = number_of(found.get(_IFLA_LINK)) if is_stacked else 0
     return Link(
         ifindex=ifindex,
-        name=_text(found.get(_IFLA_IFNAME)),
+        name=text_of(found.get(_IFLA_IFNAME)),
         mac=found.get(_IFLA_ADDRESS, b""),
         kind=own,
         ethernet=kind == _ARPHRD_ETHER,
         up=bool(flags & IFF_UP),
         allmulti=bool(flags & IFF_ALLMULTI),
         master=master,
-        mcast_router=_number(bridge.get(_BR_MCAST_ROUTER)),
+        mcast_router=number_of(bridge.get(_BR_MCAST_ROUTER)),
         l3_ifindex=master if of_master in _PORTS else ifindex,
-        operational=is_operational(flags, _number(found.get(_IFLA_OPERSTATE))),
+        operational=is_operational(flags, number_of(found.get(_IFLA_OPERSTATE))),
         carrier_ups=_carrier_ups(found) + (_carrier_ups_of(lower) if lower else 0),
         lower=lower,
     )
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").rstrip(b"\0").decode(errors="replace")
-
-
-def _number(value: bytes | None) -> int:
-    """Return an attribute of one or of four bytes as a number; 0 without it."""
-    return int.from_bytes(value or b"", sys.byteorder)
 
 
 NO_MAC = "it has no MAC address, so no router solicits there"
@@ -167,7 +159,7 @@ def any_link(name: str) -> Link:
 
 
 def _carrier_ups(found: dict[int, bytes]) -> int:
-    return _number(found.get(_IFLA_CARRIER_UP_COUNT))
+    return number_of(found.get(_IFLA_CARRIER_UP_COUNT))
 
 
 def _carrier_ups_of(ifindex: int) -> int:

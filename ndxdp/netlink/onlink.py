@@ -9,6 +9,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterable
+from itertools import chain
 from typing import NamedTuple
 
 from ndxdp.ndp.address import is_link_local, is_multicast
@@ -63,12 +64,10 @@ def read(ifindexes: Iterable[int]) -> OnLink:
         ifindexes: The interface, and the bridge or bond that it is a port of; zeros are ignored.
     """
     wanted = frozenset(filter(None, ifindexes))
-    found: set[Prefix] = set()
     with Rtnetlink() as kernel, Fib() as fib:
-        for ifindex in wanted:
-            found |= _of_addresses(kernel, ifindex)
-            found |= _of_routes(fib.routes_by(ifindex))
-    return OnLink(frozenset(each for each in found if _counts(each)), wanted)
+        own = [_of_addresses(kernel, ifindex) for ifindex in wanted]
+        routes = [fib.routes_by(ifindex) for ifindex in wanted]
+    return among(chain.from_iterable(own), chain.from_iterable(routes), wanted)
 
 
 def among(own: Iterable[Prefix], routes: Iterable[bytes], ifindexes: Iterable[int]) -> OnLink:

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
@@ -203,6 +204,16 @@ def ask_link(ifindex: int = 0, more: bytes = b"") -> LinkAnswer:
         (answer,) = kernel.ask(RTM_GETLINK, 0, body)
     _, kind, found, flags, _ = LINK.unpack_from(answer)
     return LinkAnswer(found, kind, flags, attributes(answer[LINK.size :]))
+
+
+def number_of(value: bytes | None) -> int:
+    """Return an attribute of one or of four bytes as a number; 0 without it."""
+    return int.from_bytes(value or b"", sys.byteorder)
+
+
+def text_of(value: bytes | None) -> str:
+    """Return an attribute that is a name, which ends with zeros; "" without it."""
+    return (value or b"").rstrip(b"\0").decode(errors="replace")
 
 
 def records(data: bytes, header: struct.Struct) -> Iterator[tuple[tuple[Any, ...], bytes]]:
