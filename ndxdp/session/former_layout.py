@@ -13,10 +13,10 @@ maps of these names, too. In userspace mode, all former layouts have a file for 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ndxdp.errors import Damaged, NdxdpError
@@ -30,7 +30,7 @@ from ndxdp.session.signals import uninterrupted
 from ndxdp.store import pins
 from ndxdp.store.address_map import AddressMap
 from ndxdp.store.directories import FileTree, PinTree, Tree
-from ndxdp.store.map_files import ArrayFile
+from ndxdp.store.map_files import ArrayFile, Map
 
 FORMER = tuple(f"v{version}" for version in abi.FORMER_VERSIONS)
 """The directories of the former layouts."""
@@ -87,7 +87,7 @@ def take_over(tree: Tree, interface: str) -> None:
             _convert_pins(former)
         else:
             _convert_files(former)
-            with contextlib.suppress(Damaged):  # whoever opens the files reports it
+            with suppress(Damaged):  # whoever opens the files reports it
                 join_tables(former)
         if former == path:
             return
@@ -102,23 +102,15 @@ def _convert_pins(path: Path) -> None:
     _convert_prefixes(path)
     for name in ("lease", "explained"):
         if not _is_pinned(path / name, abi.MAPS[name]):
-            made = KernelMap.create(abi.MAPS[name])
-            try:
+            with closing(KernelMap.create(abi.MAPS[name])) as made:
                 pins.repin(made.fd, path / name)
-            finally:
-                made.close()
     if _is_pinned(path / "reasons", _FORMER_REASONS):
-        before = KernelMap.open(path / "reasons", _FORMER_REASONS)
-        try:
-            made = KernelMap.create(_REASONS)
-            try:
-                for key, value in before.items():
-                    made.update(_renumbered(key), value)
-                pins.repin(made.fd, path / "reasons")
-            finally:
-                made.close()
-        finally:
-            before.close()
+        with (
+            closing(KernelMap.open(path / "reasons", _FORMER_REASONS)) as before,
+            closing(KernelMap.create(_REASONS)) as made,
+        ):
+            _copy_reasons(before, made)
+            pins.repin(made.fd, path / "reasons")
 
 
 def _convert_addresses(path: Path) -> None:
@@ -126,44 +118,34 @@ def _convert_addresses(path: Path) -> None:
     found = _pinned(path / "addresses")
     if found is None or found._replace(max_entries=0) != _FORMER_ADDRESSES:
         return
-    before = KernelMap.open(path / "addresses", found)
-    try:
-        made = AddressMap.create(before.max_entries)
-        try:
-            for keys, values in before.pieces():
-                made.update(keys, values)
-            made.repin(path)
-        finally:
-            made.close()
-    finally:
-        before.close()
+    with (
+        closing(KernelMap.open(path / "addresses", found)) as before,
+        closing(AddressMap.create(before.max_entries)) as made,
+    ):
+        for keys, values in before.pieces():
+            made.update(keys, values)
+        made.repin(path)
 
 
 def _convert_hints(path: Path) -> None:
     """Set a bit of `hints` where the former map has any of the bits that it stands for."""
     if not _is_pinned(path / "hints", _FORMER_HINTS):
         return
-    before = KernelMap.open(path / "hints", _FORMER_HINTS)
-    try:
-        made = KernelMap.create(_HINTS)
-        try:
-            words = [0] * _HINTS.max_entries
-            for key, value in before.items():
-                former = int.from_bytes(value, sys.byteorder)
-                first = int.from_bytes(key, sys.byteorder) * 64
-                for at in range(0, 64, _HINTS_PER_BIT):
-                    if former >> at & (1 << _HINTS_PER_BIT) - 1:
-                        bit = (first + at) // _HINTS_PER_BIT
-                        words[bit // 64] |= 1 << bit % 64
-            made.update(
-                b"".join(at.to_bytes(4, sys.byteorder) for at in range(len(words))),
-                b"".join(word.to_bytes(8, sys.byteorder) for word in words),
-            )
-            pins.repin(made.fd, path / "hints")
-        finally:
-            made.close()
-    finally:
-        before.close()
+    words = [0] * _HINTS.max_entries
+    with closing(KernelMap.open(path / "hints", _FORMER_HINTS)) as before:
+        for key, value in before.items():
+            former = int.from_bytes(value, sys.byteorder)
+            first = int.from_bytes(key, sys.byteorder) * 64
+            for at in range(0, 64, _HINTS_PER_BIT):
+                if former >> at & (1 << _HINTS_PER_BIT) - 1:
+                    bit = (first + at) // _HINTS_PER_BIT
+                    words[bit // 64] |= 1 << bit % 64
+    with closing(KernelMap.create(_HINTS)) as made:
+        made.update(
+            b"".join(at.to_bytes(4, sys.byteorder) for at in range(len(words))),
+            b"".join(word.to_bytes(8, sys.byteorder) for word in words),
+        )
+        pins.repin(made.fd, path / "hints")
 
 
 def _convert_prefixes(path: Path) -> None:
@@ -174,12 +156,10 @@ def _convert_prefixes(path: Path) -> None:
         if error.errno != errno.ENOENT:
             raise
         return
-    try:
+    with closing(prefixes):
         key = abi.PREFIX.pack(length=0)
         if prefixes.lookup(key) == bytes(abi.RULE.size):
             prefixes.update(key, abi.RULE.pack(flags=abi.RuleFlag.PRESENT))
-    finally:
-        prefixes.close()
 
 
 def _convert_files(path: Path) -> None:
@@ -192,11 +172,8 @@ def _convert_files(path: Path) -> None:
     fresh = path / f"reasons{pins.STAGED}"
     fresh.unlink(missing_ok=True)
     ArrayFile.create(fresh, _REASONS)
-    made = ArrayFile(fresh, _REASONS)
-    for key, value in before.items():
-        made.update(_renumbered(key), value)
-    made.close()
-    before.close()
+    with closing(before), closing(ArrayFile(fresh, _REASONS)) as made:
+        _copy_reasons(before, made)
     fresh.rename(path / "reasons")
 
 
@@ -219,9 +196,10 @@ def _pinned(path: Path) -> MapSpec | None:
         os.close(fd)
 
 
-def _renumbered(key: bytes) -> bytes:
-    """Return the key of a reason in this layout."""
-    number = int.from_bytes(key, sys.byteorder)
-    for new in _NEW:
-        number += number >= new
-    return number.to_bytes(4, sys.byteorder)
+def _copy_reasons(before: Map, made: Map) -> None:
+    """Copy the counters of version 6, whose reasons have other numbers in this layout."""
+    for key, value in before.items():
+        number = int.from_bytes(key, sys.byteorder)
+        for new in _NEW:
+            number += number >= new
+        made.update(number.to_bytes(4, sys.byteorder), value)
