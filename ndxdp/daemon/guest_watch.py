@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 
+from ndxdp.daemon.bridge_departures import BridgeDepartures
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.ndp.profile import Answer, Profile
-from ndxdp.netlink.bridge_monitor import BridgeMonitor
 from ndxdp.netlink.fib import Fib, Neighbour, NudState
 from ndxdp.netlink.host_routes import NewHostRouteMonitor
 from ndxdp.netlink.links import Link
@@ -30,9 +29,6 @@ log = logging.getLogger(__name__)
 
 _PIECE = 128
 """Neighbours of a survey that are judged before other tasks of the event loop may run."""
-
-_BRIDGES_PAUSE = 0.1
-"""Seconds between two looks for the MACs that bridges have forgotten."""
 
 _SURVEY_PERIOD = 1.0
 """Seconds between two surveys. Each reads the whole neighbour table."""
@@ -65,14 +61,12 @@ class GuestWatch:
         self._exact: dict[Rule, AddressSet] = {}  # `neighbour` rules
         self._other_exact: list[AddressSet] = []
         self._lengths: list[int] = []
-        self._pause: asyncio.TimerHandle | None = None
         self._here: frozenset[int] = frozenset()
         self._l3_ifindex = 0
         self._unfollow: Callable[[], None] = _nothing
         self.guests = Guests(self, announcer, rate, time.monotonic)
         self._claims = Claims(link.ifindex, link.mac, self._on_claim)
-        self._bridges = BridgeMonitor()
-        self._read_bridges(active=True)
+        self._bridges = BridgeDepartures(self._on_bridges)
         self._routes = NewHostRouteMonitor()
         asyncio.get_running_loop().add_reader(self._routes.fileno(), self._on_routes)
         announcer.on_restart(self._announce_again)
@@ -80,7 +74,6 @@ class GuestWatch:
     def close(self) -> None:
         """Follow nothing more."""
         self._claims.close()
-        self._read_bridges(active=False)
         self._bridges.close()
         asyncio.get_running_loop().remove_reader(self._routes.fileno())
         self._routes.close()
@@ -185,25 +178,9 @@ class GuestWatch:
                 self.guests.on_change(ifindex, address, state, mac)
         self._wake.set()
 
-    def _read_bridges(self, *, active: bool) -> None:
-        loop, fd = asyncio.get_running_loop(), self._bridges.fileno()
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        if active:
-            loop.add_reader(fd, self._on_bridges)
-        else:
-            loop.remove_reader(fd)
-
-    def _on_bridges(self) -> None:
-        gone = self._bridges.drain()
-        if gone:
-            self.guests.on_departures(gone)
-            self._wake.set()
-            # Each look compares all guests: a flood of MACs takes a bounded part of a CPU.
-            self._read_bridges(active=False)
-            loop = asyncio.get_running_loop()
-            self._pause = loop.call_later(_BRIDGES_PAUSE, partial(self._read_bridges, active=True))
+    def _on_bridges(self, gone: Collection[tuple[int, bytes]]) -> None:
+        self.guests.on_departures(gone)
+        self._wake.set()
 
     def _on_claim(self, address: bytes) -> None:
         self.guests.on_claim(address)

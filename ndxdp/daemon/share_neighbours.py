@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Mapping
 
+from ndxdp.daemon.bridge_departures import BridgeDepartures
 from ndxdp.daemon.shared_descriptors import Shared
-from ndxdp.netlink.bridge_monitor import BridgeMonitor
 from ndxdp.netlink.fib import NudState
 from ndxdp.netlink.neighbour_monitor import NeighbourChange
-
-_BRIDGES_PAUSE = 0.1
-"""Seconds between two looks for the MACs that bridges have forgotten: a flood of MACs takes a
-bounded part of a CPU."""
 
 
 class ShareNeighbours:
@@ -35,24 +30,16 @@ class ShareNeighbours:
             routes: A view of the interfaces that addresses are routed to.
             lost: Called with each address that the kernel has solicited in vain where its route
                 leads to: to a downstream interface for a learned host, upstream for all others.
-            departed: Called with indexes of bridges, of any on this host, and MACs that they have
-                forgotten: a port has left, or was silent for long.
+            departed: As BridgeDepartures takes it.
         """
-        self._shared, self._routes = shared, routes
-        self._lost, self._departed = lost, departed
+        self._shared, self._routes, self._lost = shared, routes, lost
         self._ends: dict[int, Callable[[], None]] = {}
         self._upstream = 0
-        self._bridges = BridgeMonitor()
-        self._pause: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._bridges.fileno(), self._on_bridges)
+        self._bridges = BridgeDepartures(departed)
 
     def close(self) -> None:
         """Follow nothing any more."""
         self.follow(frozenset())
-        if self._pause is not None:
-            self._pause.cancel()
-        self._loop.remove_reader(self._bridges.fileno())
         self._bridges.close()
 
     def follow(self, ifindexes: frozenset[int], upstream: int = 0) -> None:
@@ -76,14 +63,3 @@ class ShareNeighbours:
                 and self._routes.get(change.address, self._upstream) == change.ifindex
             ):
                 self._lost(change.address)
-
-    def _on_bridges(self) -> None:
-        gone = self._bridges.drain()
-        if gone:
-            self._loop.remove_reader(self._bridges.fileno())
-            self._pause = self._loop.call_later(_BRIDGES_PAUSE, self._resume)
-            self._departed(gone)
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._loop.add_reader(self._bridges.fileno(), self._on_bridges)
