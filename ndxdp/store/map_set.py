@@ -168,12 +168,9 @@ class MapSet:
             log.debug("the maps stay open: %s", error)
             return
         for name, each in rare.items():
-            parked, present = (
-                ParkedMap(abi.MAPS[name], each.value_size, self._parked),
-                self._maps[name],
-            )
-            if isinstance(present, AddressMap):
-                present.outer = parked
+            parked = ParkedMap(abi.MAPS[name], each.value_size, self._parked)
+            if name == "addresses":
+                self._addresses().outer = parked
             else:
                 self._maps[name] = parked
 

@@ -180,12 +180,12 @@ class RuleTables(RuleReader):
             used = {*map(RuleClass.of, kept.distinct_rules), *wanted}
             classes = self._unpacked(dict(present))
             free += sorted(slot for slot, rule_class in classes.items() if rule_class not in used)
-        kept_for_sums = {slot for slot, data in present.items() if data == ENDED}
-        ended = [slot for slot in free if slot in kept_for_sums] if kept_for_sums else []
+        with_sums = {slot for slot, data in present.items() if data == ENDED}
+        ended = [slot for slot in free if slot in with_sums]
         if len(free) <= count + len(ended):
             more = range(abi.FIRST_RULE_CLASSES, abi.MAX_RULE_CLASSES)
             free += [slot for slot in more if slot not in present]
-        return [slot for slot in free if slot not in ended] + ended if ended else free
+        return [slot for slot in free if slot not in with_sums] + ended
 
     def _reset_counters(
         self, slots: Collection[int], present: Mapping[int, bytes], spare: Collection[int]
