@@ -1,4 +1,4 @@
-"""Cost of the number of rules in two versions of ndxdp, measured in turn. Needs root.
+"""Compare what the number of rules costs in two versions of ndxdp, which take turns. Needs root.
 
     python -m benchmarks.beside OTHER [--rounds 9] [--runs 400000] [--sets 1 1000]
 

@@ -1,4 +1,4 @@
-"""What one interface costs when a daemon starts on many, by part. Needs root.
+"""Measure what an interface costs when a daemon starts on many, by part. Needs root.
 
     python -m benchmarks.starting [10 100 500] [--output FILE]
 

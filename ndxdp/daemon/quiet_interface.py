@@ -1,4 +1,4 @@
-"""An interface without a MAC, on which nobody solicits: the daemon keeps its addresses only."""
+"""An interface without a MAC, on which no router solicits: the daemon only keeps its addresses."""
 
 from __future__ import annotations
 
