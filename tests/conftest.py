@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 
 from lab import private
+from lab.etcd_member import encode
 from ndxdp.sources.etcd_settings import Etcd
 from ndxdp.store.directories import Trees
-from tests.fixtures import doctor, engine, features, network
+from tests.fixtures import doctor, engine, etcd, features, network
 from tests.fixtures import hostile as hostile_server
 from tests.fixtures.engine import Engine
+from tests.fixtures.etcd import Cluster
 from tests.fixtures.fake_engine import Fake
+from tests.fixtures.fleet_commands import write_fleet_of_three
+from tests.fixtures.learning_world import World
 from tests.fixtures.network import Network
 from tests.fixtures.segment import Segment, segment
+from tests.fixtures.traced import MODES, in_mode
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,6 +72,20 @@ def attached(net: Network) -> Iterator[Network]:
     network.remove_instance()
 
 
+@pytest.fixture(params=MODES)
+def in_each_mode(request: pytest.FixtureRequest, net: Network) -> Iterator[Network]:
+    """Return the same network, with ndxdp attached in each mode and one rule."""
+    with in_mode(net, request.param):
+        yield net
+
+
+@pytest.fixture
+def on_tc(net: Network) -> Iterator[Network]:
+    """Return the same network, with ndxdp attached in tc mode; detach it at the end."""
+    with in_mode(net, "tc"):
+        yield net
+
+
 @pytest.fixture(scope="module")
 def docker_engine(privacy: None) -> Iterator[Engine]:
     """Return a real Docker engine with an image; it starts in 0.2 s, so each module has its own."""
@@ -87,6 +106,41 @@ def hostile(privacy: None) -> Iterator[tuple[Etcd, list[bytes]]]:
     """Return settings for a server that answers every request by the last of some bytes."""
     with hostile_server.hostile() as made:
         yield made
+
+
+@pytest.fixture
+def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
+    """Return a member of etcd."""
+    with etcd.cluster(tmp_path / "etcd") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def started_member(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Start a member of etcd for all tests of a module that do not stop it."""
+    with etcd.cluster(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def member(started_member: Cluster) -> Iterator[Cluster]:
+    """Return that member, without keys."""
+    yield started_member
+    every = {"key": encode("/"), "range_end": encode("0")}
+    started_member.call("/v3/kv/deleterange", every)
+
+
+@pytest.fixture
+def fleet_of_three(member: Cluster) -> Cluster:
+    """Return that member, with the keys of three hosts that answer for shared addresses."""
+    write_fleet_of_three(member)
+    return member
+
+
+@pytest.fixture
+def world() -> World:
+    """Return a share that has learned no host yet."""
+    return World()
 
 
 @pytest.fixture

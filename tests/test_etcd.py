@@ -44,12 +44,6 @@ def settings_of(cluster: Cluster) -> Etcd:
 
 
 @pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
-
-
-@pytest.fixture
 def relayed(one: Cluster) -> Iterator[tuple[Cluster, TcpRelay, Following]]:
     """Yield a member with two keys, a relay before it, and a follower that has read the keys."""
     one.put_all({"vlan7/a": value(1), "vlan7/b": value(2)})

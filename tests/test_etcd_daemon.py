@@ -31,12 +31,6 @@ from tests.test_lean import TELLING, imported
 ONE, TWO, THREE = (f"2001:db8::c:0:0:{number}" for number in (101, 102, 103))
 
 
-@pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
-
-
 class Host:
     """A host with a configuration file."""
 

@@ -31,12 +31,6 @@ def settings(cluster: Cluster) -> Etcd:
 
 
 @pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
-
-
-@pytest.fixture
 def three(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
     with etcd.cluster(tmp_path / "etcd", 3) as cluster:
         yield cluster

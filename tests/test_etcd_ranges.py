@@ -30,12 +30,6 @@ ALL = tuple(ROOT + each for each in KINDS)
 
 
 @pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
-
-
-@pytest.fixture
 def relayed(one: Cluster) -> Iterator[tuple[Cluster, TcpRelay, Ranges]]:
     """Yield a member with a key in two ranges, a relay before it, and a watcher that has both."""
     put(one, {"shared/s/a": "1", "holders/s/a": "h1"})

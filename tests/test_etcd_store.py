@@ -35,12 +35,6 @@ _T = TypeVar("_T")
 Request = Callable[[Store], Coroutine[Any, Any, _T]]
 
 
-@pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
-
-
 def ask(settings: Etcd, *requests: Request[Any]) -> list[Any]:
     """Send requests, one after another; return their answers, or what they raise."""
 

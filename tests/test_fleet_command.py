@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.etcd_member import encode
 from ndxdp.cli.fleet_options import Connection
 from ndxdp.errors import NdxdpError
 from ndxdp.inventory import changes
 from ndxdp.inventory.keyspace import Keyspace
 from ndxdp.inventory.rule_key import RuleKey
 from ndxdp.sources.etcd_client import run
-from tests.fixtures import etcd
 from tests.fixtures.documented import json_of, shape
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.fleet_commands import (
@@ -34,35 +31,19 @@ from tests.fixtures.fleet_commands import (
     put,
     refused,
     remove,
-    write_fleet_of_three,
 )
 from tests.fixtures.network import Done, ndxdp
-
-
-@pytest.fixture(scope="module")
-def started(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Start a member, which all tests here share that do not change it."""
-    with etcd.cluster(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(started: Cluster) -> Iterator[Cluster]:
-    """Return the member, without keys."""
-    yield started
-    started.call("/v3/kv/deleterange", {"key": encode("/"), "range_end": encode("0")})
-
 
 # ---- put, apply, delete --------------------------------------------------------------------------
 
 
-def test_put_writes_what_the_options_say(one: Cluster) -> None:
+def test_put_writes_what_the_options_say(member: Cluster) -> None:
     did("put", "shared/vlan7/web", WEB, "--host", "h1", "--host", "h2", "--failback")
     options = ("--answer", "routed", "--dev", "br-*", "--na-source", "link-local", "--no-router")
     more = ("--override", "--dad", "ignore", "--lladdr", "02:00:00:00:00:01", "--no-count")
     did("put", "hosts/h1/vlan7/guests", "2001:db8:1::/80", *options, *more)
     did("put", "hosts/h1/vlan7/a/b c", "2001:DB8:0::7", "--force")
-    assert {key: json.loads(value) for key, value in keys(one).items()} == {
+    assert {key: json.loads(value) for key, value in keys(member).items()} == {
         "shared/vlan7/web": {"prefix": WEB, "hosts": ["h1", "h2"], "failback": True},
         "hosts/h1/vlan7/guests": {
             "prefix": "2001:db8:1::/80",
@@ -79,20 +60,20 @@ def test_put_writes_what_the_options_say(one: Cluster) -> None:
     }
 
 
-def test_the_same_again_changes_nothing(one: Cluster) -> None:
+def test_the_same_again_changes_nothing(member: Cluster) -> None:
     did("put", "shared/vlan7/web", WEB)
-    before = one.revision()
+    before = member.revision()
     did("put", "shared/vlan7/web", WEB)
     did("put", f"{ROOT}shared/vlan7/web", WEB)  # the whole key
     assert did("put", "shared/vlan7/web", WEB, "--dry-run") == "nothing would change\n"
-    assert one.revision() == before
+    assert member.revision() == before
     assert did("put", "shared/vlan7/web", MAIL, "--dry-run").splitlines() == [
         f'- shared/vlan7/web  {{"prefix": "{WEB}"}}',
         f'+ shared/vlan7/web  {{"prefix": "{MAIL}"}}',
     ]
-    assert one.revision() == before
+    assert member.revision() == before
     did("put", "shared/vlan7/web", MAIL)
-    assert json.loads(keys(one)["shared/vlan7/web"]) == {"prefix": MAIL}
+    assert json.loads(keys(member)["shared/vlan7/web"]) == {"prefix": MAIL}
 
 
 @pytest.mark.parametrize(
@@ -129,23 +110,26 @@ def test_put_refuses_what_the_daemons_would_refuse(
     assert sentence in refused(2, "put", *words)
 
 
-def test_put_refuses_the_prefix_of_another_key(one: Cluster) -> None:
+def test_put_refuses_the_prefix_of_another_key(member: Cluster) -> None:
     did("put", "shared/vlan7/web", WEB)
     did("put", "shared/other/web", WEB)
     did("put", "hosts/h1/vlan7/web", WEB)
     did("put", "hosts/h2/vlan7/web", WEB)
-    before = keys(one)
+    before = keys(member)
     for key in ("shared/vlan7/it's", "hosts/h1/vlan7/x"):
         assert f"has {WEB} already" in refused(1, "put", key, WEB)
     assert "hint: delete that first: ndxdp fleet delete shared/vlan7/web" in refused(
         1, "put", "shared/vlan7/a", WEB
     )
-    assert keys(one) == before
-    put(one, **{"shared/vlan7/broken": "{", "shared/vlan7/odd": {"prefix": MAIL, "colour": "red"}})
+    assert keys(member) == before
+    put(
+        member,
+        **{"shared/vlan7/broken": "{", "shared/vlan7/odd": {"prefix": MAIL, "colour": "red"}},
+    )
     did("put", "shared/vlan7/mail", MAIL)  # the daemons refuse the other one
 
 
-def test_two_writers_of_one_prefix_do_not_both_win(one: Cluster) -> None:
+def test_two_writers_of_one_prefix_do_not_both_win(member: Cluster) -> None:
     """Let two keys and one prefix race: exactly one is written, however it ends."""
     for number in range(5):
         prefix = f"2001:db8::{number}"
@@ -162,18 +146,18 @@ def test_two_writers_of_one_prefix_do_not_both_win(one: Cluster) -> None:
         for thread in threads:
             thread.join()
         assert sorted(each.code for each in found) == [0, 1], found
-    values = [json.loads(value)["prefix"] for value in keys(one, "shared/race/").values()]
+    values = [json.loads(value)["prefix"] for value in keys(member, "shared/race/").values()]
     assert len(values) == len(set(values)) == 5
 
 
-def test_writers_of_other_keys_do_no_harm(one: Cluster) -> None:
+def test_writers_of_other_keys_do_no_harm(member: Cluster) -> None:
     ended = threading.Event()
 
     def write() -> None:
         number = 0
         while not ended.is_set():
             number += 1
-            put(one, **{"shared/vlan7/busy": {"prefix": f"2001:db8:5::{number:x}"}})
+            put(member, **{"shared/vlan7/busy": {"prefix": f"2001:db8:5::{number:x}"}})
             time.sleep(0.05)
 
     writer = threading.Thread(target=write)
@@ -184,10 +168,10 @@ def test_writers_of_other_keys_do_no_harm(one: Cluster) -> None:
     finally:
         ended.set()
         writer.join()
-    assert len(keys(one, "shared/vlan7/n")) == 5
+    assert len(keys(member, "shared/vlan7/n")) == 5
 
 
-def test_apply_writes_a_file(one: Cluster, tmp_path: Path) -> None:
+def test_apply_writes_a_file(member: Cluster, tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     wanted = {
         "shared/vlan7/web": {"prefix": WEB, "hosts": ["h1"]},
@@ -195,14 +179,14 @@ def test_apply_writes_a_file(one: Cluster, tmp_path: Path) -> None:
     }
     file.write_text(json.dumps(wanted))
     assert len(did("apply", str(file), "--dry-run").splitlines()) == 2
-    assert keys(one) == {}
+    assert keys(member) == {}
     did("apply", str(file))
-    assert {key: json.loads(value) for key, value in keys(one).items()} == wanted
+    assert {key: json.loads(value) for key, value in keys(member).items()} == wanted
     listed = json.loads(did("list", "--json"))
     did("apply", "-", stdin=json.dumps({each["key"]: each["value"] for each in listed}))
     swapped = {"shared/vlan7/web": {"prefix": MAIL}, "shared/vlan7/mail": {"prefix": WEB}}
     did("apply", "-", stdin=json.dumps(swapped))  # a prefix moves to another key
-    assert json.loads(keys(one)["shared/vlan7/mail"]) == {"prefix": WEB}
+    assert json.loads(keys(member)["shared/vlan7/mail"]) == {"prefix": WEB}
 
 
 @pytest.mark.parametrize(
@@ -230,30 +214,30 @@ def test_apply_examines_all_values_first(privacy: None, text: str, sentence: str
     assert sentence in refused(2, "apply", "-", stdin=text)
 
 
-def test_delete(one: Cluster) -> None:
+def test_delete(member: Cluster) -> None:
     for name in ("a", "b", "c"):
         did("put", f"shared/vlan7/{name}", f"2001:db8::{name}")
     assert "etcd has no key shared/vlan7/x, nor 1 more of these keys" in refused(
         1, "delete", "shared/vlan7/a", "shared/vlan7/x", "hosts/h1/vlan7/y"
     )
-    assert len(keys(one)) == 3
+    assert len(keys(member)) == 3
     assert did("delete", "shared/vlan7/a", "--dry-run") == (
         '- shared/vlan7/a  {"prefix": "2001:db8::a"}\n'
     )
-    assert len(keys(one)) == 3
+    assert len(keys(member)) == 3
     did("delete", "shared/vlan7/a", "shared/vlan7/x", "shared/vlan7/b", "--missing-ok")
-    assert list(keys(one)) == ["shared/vlan7/c"]
+    assert list(keys(member)) == ["shared/vlan7/c"]
     assert did("delete", "shared/vlan7/x", "--missing-ok", "--dry-run") == "nothing would change\n"
     assert "is not the key of a rule" in refused(2, "delete", "holders/vlan7/c")
 
 
 @pytest.mark.parametrize("count", [1, 60, 61, 200])
-def test_a_prefix_that_another_writer_takes_meanwhile(one: Cluster, count: int) -> None:
+def test_a_prefix_that_another_writer_takes_meanwhile(member: Cluster, count: int) -> None:
     """Find it out, whether it is taken before the writing or during it."""
 
     class Slow(Keyspace):
         async def change(self, *words: Any, **more: Any) -> bool:
-            put(one, **{"shared/many/mine": {"prefix": "2001:db8::0"}})
+            put(member, **{"shared/many/mine": {"prefix": "2001:db8::0"}})
             return await super().change(*words, **more)
 
     settings = Connection(endpoints=(URL,)).settings()
@@ -263,21 +247,21 @@ def test_a_prefix_that_another_writer_takes_meanwhile(one: Cluster, count: int) 
     }
     with pytest.raises(NdxdpError, match="shared/many/mine has 2001:db8:: already"):
         run(settings, lambda client: changes.put(Slow(client, settings), wanted))
-    written = keys(one, "shared/many/n")
+    written = keys(member, "shared/many/n")
     assert len(written) == (count if count > 60 else 0)
-    remove(one, "shared/many/mine")
+    remove(member, "shared/many/mine")
     run(settings, lambda client: changes.put(Keyspace(client, settings), wanted))
-    assert len(keys(one, "shared/many/n")) == count
+    assert len(keys(member, "shared/many/n")) == count
 
 
-def test_two_thousand_addresses(one: Cluster) -> None:
+def test_two_thousand_addresses(member: Cluster) -> None:
     many = {f"shared/big/n{number}": {"prefix": f"2001:db8::{number:x}"} for number in range(2000)}
     did("apply", "-", stdin=json.dumps(many))
-    before = one.revision()
+    before = member.revision()
     did("apply", "-", stdin=json.dumps(many))
-    assert one.revision() == before
-    members(one, "h1", "h2", segment="big")
-    held(one, "h1", *(f"n{number}" for number in range(1500)), segment="big")
+    assert member.revision() == before
+    members(member, "h1", "h2", segment="big")
+    held(member, "h1", *(f"n{number}" for number in range(1500)), segment="big")
     lines = did("status").splitlines()
     assert lines[0] == "segment big  shared 2000, held 1500, members 2"
     assert "holds 1500" in lines[1]
@@ -290,16 +274,10 @@ def test_two_thousand_addresses(one: Cluster) -> None:
     assert len(did("list").splitlines()) == 2000
     assert "has 2001:db8::7f already" in refused(1, "put", "shared/big/x", "2001:db8::7f")
     did("delete", *many)
-    assert keys(one, "shared/") == {}
+    assert keys(member, "shared/") == {}
 
 
 # ---- status and list -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def fleet_of_three(one: Cluster) -> Cluster:
-    write_fleet_of_three(one)
-    return one
 
 
 def test_status_shows_members_holders_and_what_is_wrong(fleet_of_three: Cluster) -> None:
@@ -362,17 +340,17 @@ def test_status_of_all_segments_escapes_their_names(fleet_of_three: Cluster) -> 
     assert shape(whole["refused"]) == [{"key": "str", "reason": "str"}]
 
 
-def test_status_of_nothing(one: Cluster) -> None:
+def test_status_of_nothing(member: Cluster) -> None:
     assert did("status") == "no shared address, and no host is a member of a segment\n"
     assert json.loads(did("status", "--json"))["segments"] == []
     assert "no shared address and no member of vlan8" in refused(1, "status", "vlan8")
     assert "is not the name of a segment" in refused(2, "status", "a/b")
 
 
-def test_many_members_and_problems_are_cut(one: Cluster) -> None:
-    members(one, *(f"h{number}" for number in range(100)))
+def test_many_members_and_problems_are_cut(member: Cluster) -> None:
+    members(member, *(f"h{number}" for number in range(100)))
     values = {f"shared/vlan7/n{number}": "{" for number in range(50)}
-    one.put_all(values, ROOT)
+    member.put_all(values, ROOT)
     lines = did("status").splitlines()
     assert len([line for line in lines if line.startswith("  member")]) == 21
     assert "  member    and 80 more: see `ndxdp fleet status --all`" in lines
@@ -426,11 +404,11 @@ def offered(line: str) -> list[str]:
     return [item.partition(",")[2] for item in ended.out.splitlines() if "," in item]
 
 
-def test_completion_offers_what_etcd_has(one: Cluster) -> None:
-    members(one, "h1", "h2")
+def test_completion_offers_what_etcd_has(member: Cluster) -> None:
+    members(member, "h1", "h2")
     did("put", "shared/vlan7/web", WEB)
     did("put", "hosts/h1/vlan7/net", MAIL)
-    put(one, **{"drained/h3": {}})
+    put(member, **{"drained/h3": {}})
     start = f"--endpoint {URL}"
     assert offered(f"fleet status {start} v") == ["vlan7"]
     assert offered(f"fleet delete {start} sh") == ["shared/vlan7/web"]

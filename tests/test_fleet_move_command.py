@@ -11,13 +11,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from lab.etcd_member import encode
-from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.fleet_commands import (
     MAIL,
@@ -32,23 +29,8 @@ from tests.fixtures.fleet_commands import (
     put,
     refused,
     remove,
-    write_fleet_of_three,
 )
 from tests.fixtures.network import NDXDP, eventually, ndxdp
-
-
-@pytest.fixture(scope="module")
-def started(privacy: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Start a member, which all tests here share that do not change it."""
-    with etcd.cluster(tmp_path_factory.mktemp("etcd")) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def one(started: Cluster) -> Iterator[Cluster]:
-    """Return the member, without keys."""
-    yield started
-    started.call("/v3/kv/deleterange", {"key": encode("/"), "range_end": encode("0")})
 
 
 class Daemons:
@@ -89,72 +71,66 @@ class Daemons:
 # ---- status and list -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fleet_of_three(one: Cluster) -> Cluster:
-    write_fleet_of_three(one)
-    return one
-
-
 # ---- move ----------------------------------------------------------------------------------------
 
 
-def test_move(one: Cluster) -> None:
-    members(one, "h1", "h2")
+def test_move(member: Cluster) -> None:
+    members(member, "h1", "h2")
     did("put", "shared/vlan7/web", WEB, "--host", "h1", "--host", "h2", "--failback")
     did("put", "shared/vlan7/mail", MAIL)
-    held(one, "h1", "web")
-    with Daemons(one):
+    held(member, "h1", "web")
+    with Daemons(member):
         text = did("move", "vlan7/web", "h2")
         assert text.startswith(f"h2 holds vlan7/web ({WEB}) after ")
         assert text.endswith(" s, h1 before\n")
         text = did("move", "shared/vlan7/mail", "h1")
         assert text.endswith(", nobody before\n")
-    assert json.loads(keys(one)["holders/vlan7/web"])["host"] == "h2"
+    assert json.loads(keys(member)["holders/vlan7/web"])["host"] == "h2"
     assert did("move", "vlan7/web", "h2") == f"h2 holds vlan7/web ({WEB}) already\n"
-    assert keys(one, "moves/") == {}
-    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
+    assert keys(member, "moves/") == {}
+    assert member.call("/v3/lease/leases", {}).get("leases", []) == []
 
 
-def test_a_move_that_nobody_does_leaves_nothing_behind(one: Cluster) -> None:
-    members(one, "h1", "h2")
+def test_a_move_that_nobody_does_leaves_nothing_behind(member: Cluster) -> None:
+    members(member, "h1", "h2")
     did("put", "shared/vlan7/web", WEB)
-    held(one, "h1", "web")
+    held(member, "h1", "web")
     text = refused(1, "move", "vlan7/web", "h2", "--timeout", "0.2")
     assert "vlan7/web was not moved within 0.2 s: h1 holds it" in text
-    assert keys(one, "moves/") == {}
-    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
-    remove(one, "holders/vlan7/web")
+    assert keys(member, "moves/") == {}
+    assert member.call("/v3/lease/leases", {}).get("leases", []) == []
+    remove(member, "holders/vlan7/web")
     text = refused(1, "move", "vlan7/web", "h2", "--timeout", "0.2")
     assert "was not moved within 0.2 s: nobody holds it: " in text
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_move_is_withdrawn(one: Cluster, number: int) -> None:
-    members(one, "h1", "h2")
+def test_an_interrupted_move_is_withdrawn(member: Cluster, number: int) -> None:
+    members(member, "h1", "h2")
     did("put", "shared/vlan7/web", WEB)
-    held(one, "h1", "web")
+    held(member, "h1", "web")
     words = ["fleet", "move", "--endpoint", URL, "vlan7/web", "h2"]
     mover = subprocess.Popen([*NDXDP, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    eventually(lambda: keys(one, "moves/"))
+    eventually(lambda: keys(member, "moves/"))
     mover.send_signal(number)
     out, err = mover.communicate(timeout=30)
     assert (mover.returncode, out, err.strip()) == (130, b"", b"")
-    assert keys(one, "moves/") == {}
-    assert one.call("/v3/lease/leases", {}).get("leases", []) == []
+    assert keys(member, "moves/") == {}
+    assert member.call("/v3/lease/leases", {}).get("leases", []) == []
 
 
-def test_an_address_that_goes_while_it_is_moved(one: Cluster) -> None:
-    members(one, "h1", "h2")
+def test_an_address_that_goes_while_it_is_moved(member: Cluster) -> None:
+    members(member, "h1", "h2")
     did("put", "shared/vlan7/web", WEB)
-    held(one, "h1", "web")
+    held(member, "h1", "web")
     found: list[str] = []
     mover = threading.Thread(
         target=lambda: found.append(refused(1, "move", "vlan7/web", "h2", "--timeout", "1"))
     )
     mover.start()
-    eventually(lambda: keys(one, "moves/"))
+    eventually(lambda: keys(member, "moves/"))
     assert "is just being moved to h2" in refused(1, "move", "vlan7/web", "h2")
-    remove(one, "shared/vlan7/web", "members/vlan7/h2")
+    remove(member, "shared/vlan7/web", "members/vlan7/h2")
     mover.join()
     assert "its key was deleted meanwhile" in found[0]
     assert "hint: h2 is no member any more" in found[0]
@@ -194,29 +170,30 @@ def test_the_words_of_a_move(privacy: None) -> None:
 # ---- drain ---------------------------------------------------------------------------------------
 
 
-def test_drain_and_undrain(one: Cluster) -> None:
-    members(one, "h1", "h2")
+def test_drain_and_undrain(member: Cluster) -> None:
+    members(member, "h1", "h2")
     for number in range(70):
-        put(one, **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}"}})
-    held(one, "h1", *(f"n{number}" for number in range(70)))
-    with Daemons(one, takers=("h1", "h2")):
+        put(member, **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}"}})
+    held(member, "h1", *(f"n{number}" for number in range(70)))
+    with Daemons(member, takers=("h1", "h2")):
         text = did("drain", "h1")
     assert text.startswith("h1 is drained: it holds nothing, 70 before; that took ")
-    assert list(keys(one, "drained/")) == ["drained/h1"]
+    assert list(keys(member, "drained/")) == ["drained/h1"]
     assert did("drain", "h1") == "h1 is drained: it holds nothing\n"
     assert did("undrain", "h1") == "h1 may take shared addresses again\n"
-    assert keys(one, "drained/") == {}
+    assert keys(member, "drained/") == {}
     assert did("undrain", "h1") == "h1 is not drained\n"
 
 
-def test_drain_warns_about_what_nobody_takes(one: Cluster) -> None:
-    members(one, "h1")
+def test_drain_warns_about_what_nobody_takes(member: Cluster) -> None:
+    members(member, "h1")
     for number in range(7):
         put(
-            one, **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}", "hosts": ["h1"]}}
+            member,
+            **{f"shared/vlan7/n{number}": {"prefix": f"2001:db8::{number:x}", "hosts": ["h1"]}},
         )
-    held(one, "h1", *(f"n{number}" for number in range(7)))
-    with Daemons(one):
+    held(member, "h1", *(f"n{number}" for number in range(7)))
+    with Daemons(member):
         found = fleet("drain", "h1")
     assert found.code == 0
     assert found.err.splitlines() == [
@@ -229,26 +206,26 @@ def test_drain_warns_about_what_nobody_takes(one: Cluster) -> None:
     ]
 
 
-def test_a_host_that_does_not_let_go(one: Cluster) -> None:
-    members(one, "h1")
+def test_a_host_that_does_not_let_go(member: Cluster) -> None:
+    members(member, "h1")
     did("put", "shared/vlan7/web", WEB)
-    held(one, "h1", "web")
+    held(member, "h1", "web")
     text = refused(1, "drain", "h1", "--timeout", "0.2")
     assert "h1 still holds 1, and has given up none for 0.2 s: vlan7/web" in text
     assert "it stays drained until: ndxdp fleet undrain h1" in text
-    assert list(keys(one, "drained/")) == ["drained/h1"]
+    assert list(keys(member, "drained/")) == ["drained/h1"]
 
 
-def test_a_host_that_gives_up_one_after_another_is_waited_for(one: Cluster) -> None:
+def test_a_host_that_gives_up_one_after_another_is_waited_for(member: Cluster) -> None:
     """Let draining take longer than the timeout, which counts from the last address on."""
-    members(one, "h1")
+    members(member, "h1")
     names = [f"n{number}" for number in range(8)]
-    held(one, "h1", *names)
+    held(member, "h1", *names)
 
     def give_up() -> None:
         for name in names:
             time.sleep(0.5)
-            remove(one, f"holders/vlan7/{name}")
+            remove(member, f"holders/vlan7/{name}")
 
     giving = threading.Thread(target=give_up)
     giving.start()
@@ -259,7 +236,7 @@ def test_a_host_that_gives_up_one_after_another_is_waited_for(one: Cluster) -> N
     assert float(found[1]) > 3
 
 
-def test_this_host_is_the_default(one: Cluster, tmp_path: Path) -> None:
+def test_this_host_is_the_default(member: Cluster, tmp_path: Path) -> None:
     file = tmp_path / "ndxdp.toml"
     file.write_text(
         f'[etcd]\nendpoints = ["{URL}"]\nhost = "h7"\n[[interface]]\nname = "eth0"\n'

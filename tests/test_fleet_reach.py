@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from tests.fixtures import etcd
 from tests.fixtures.etcd import Cluster
 from tests.fixtures.fleet_commands import MAIL, URL, WEB, did, refused
 from tests.fixtures.network import ndxdp, sh
-
-
-@pytest.fixture
-def one(privacy: None, tmp_path: Path) -> Iterator[Cluster]:
-    with etcd.cluster(tmp_path / "etcd") as cluster:
-        yield cluster
 
 
 def test_no_member_answers(privacy: None) -> None:

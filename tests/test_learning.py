@@ -29,11 +29,6 @@ from tests.fixtures.learning_world import (
 )
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def test_the_counters_are_those_of_the_report(world: World) -> None:
     assert set(world.learner.counters) == set(COUNTERS) - {"relayed", "solicited"}
     assert set(world.learner.refused) == set(REFUSALS)

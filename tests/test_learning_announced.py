@@ -9,11 +9,6 @@ import pytest
 from tests.fixtures.learning_world import OTHER, UP, A, B, C, T, World, address, mac
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def test_a_learned_host_is_announced_upstream(world: World) -> None:
     world.learn(A)
     world.wait(60)

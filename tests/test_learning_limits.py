@@ -35,12 +35,6 @@ from tests.fixtures.learning_world import (
     mac,
 )
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 # ---- limits and floods ---------------------------------------------------------------------------
 
 

@@ -31,12 +31,6 @@ from tests.fixtures.learning_world import (
     mac,
 )
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 # ---- lookups -------------------------------------------------------------------------------------
 
 

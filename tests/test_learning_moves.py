@@ -20,12 +20,6 @@ from tests.fixtures.learning_world import (
     mac,
 )
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 # ---- claims of one address by several nodes ------------------------------------------------------
 
 

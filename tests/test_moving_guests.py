@@ -6,7 +6,6 @@ The figures in docs/announcing.md: `make test TESTS='-s tests/test_moving_guests
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ from lab.two_hosts import BEHIND, GUEST_ADDRESS, Host, TwoHosts
 from ndxdp.ndp.frame import checksum_correct
 from ndxdp.ndp.message import NONCE_LEN, probe, unsolicited
 from ndxdp.rules.address import parse_address, parse_mac
-from ndxdp.runtime import report
 from ndxdp.upstream.claims import claimed_target
-from tests.fixtures.network import FILES, NDXDP, PINS, Running, eventually
+from tests.fixtures.network import NDXDP, Running, eventually, remove_all_instances
 
 INTERVAL = 0.05
 """Seconds between two pings."""
@@ -107,9 +105,7 @@ def pair(privacy: None, tmp_path: Path) -> Iterator[Pair]:
             yield made
         finally:
             made.close()
-            shutil.rmtree(PINS, ignore_errors=True)
-            shutil.rmtree(FILES, ignore_errors=True)
-            report.remove_stale(FILES)
+            remove_all_instances()
 
 
 def moved(pair: Pair, source: Host, target: Host, within: float) -> Pings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -25,8 +24,7 @@ from lab.two_hosts import GUEST_ADDRESS, GUEST_MAC, PREFIX, ROUTER, Host, TwoHos
 from ndxdp.ndp.message import unsolicited
 from ndxdp.netlink.host_routes import PROTOCOL
 from ndxdp.rules.address import parse_mac
-from ndxdp.runtime import report
-from tests.fixtures.network import FILES, NDXDP, PINS, Running, eventually
+from tests.fixtures.network import FILES, NDXDP, Running, eventually, remove_all_instances
 
 INTERVAL = 0.02
 """Seconds between two pings."""
@@ -113,9 +111,7 @@ def shares(privacy: None, tmp_path: Path) -> Iterator[Shares]:
             yield made
         finally:
             made.close()
-            shutil.rmtree(PINS, ignore_errors=True)
-            shutil.rmtree(FILES, ignore_errors=True)
-            report.remove_stale(FILES)
+            remove_all_instances()
 
 
 # ---- moves ---------------------------------------------------------------------------------------

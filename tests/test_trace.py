@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,6 @@ from tests.fixtures.network import (
     sh,
 )
 from tests.fixtures.traced import (
-    MODES,
     OTHER,
     OTHER_MAC,
     Tracing,
@@ -53,24 +51,11 @@ TRACE_LIFETIME = 3_000_000_000  # ns until tracing ends unless a tracer renews i
 # ---- what it shows -------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=MODES)
-def answering(request: pytest.FixtureRequest, net: Network) -> Iterator[Network]:
-    """Attach in each mode, with one rule."""
-    with in_mode(net, request.param):
-        yield net
-
-
-@pytest.fixture
-def on_tc(net: Network) -> Iterator[Network]:
-    with in_mode(net, "tc"):
-        yield net
-
-
-def test_lines(answering: Network) -> None:
+def test_lines(in_each_mode: Network) -> None:
     """Print one line for each solicitation, in order."""
     with Tracing("trace") as tracing:
-        assert answering.answers()
-        assert answering.silent(OTHER)
+        assert in_each_mode.answers()
+        assert in_each_mode.silent(OTHER)
         result = tracing.end()
     assert result.code == 0
     rows = [line.split("  ") for line in result.out.splitlines()]
@@ -86,7 +71,7 @@ def test_lines(answering: Network) -> None:
     assert result.err == "ndxdp: solicitations: 2 seen, 2 shown, 0 lost\n"
 
 
-def test_json(answering: Network) -> None:
+def test_json(in_each_mode: Network) -> None:
     with Tracing("trace", "--json", "--count", "2") as tracing:
         send(solicitation(), solicitation(OTHER))
         result = tracing.wait()
@@ -124,7 +109,7 @@ def decoded(file: Path) -> list[dict[str, str]]:
 
 
 @a_way_behind()
-def test_pcap(answering: Network, tmp_path: Path) -> None:
+def test_pcap(in_each_mode: Network, tmp_path: Path) -> None:
     """Let tshark read each solicitation, followed by its answer; tcpdump cannot see these."""
     file = tmp_path / "trace.pcap"
     assert len(LONG) > abi.EVENT_FRAME
@@ -215,7 +200,7 @@ def test_several_interfaces(on_tc: Network) -> None:
 # ---- one tracer, and how it ends -----------------------------------------------------------------
 
 
-def test_a_second_tracer_is_refused(answering: Network) -> None:
+def test_a_second_tracer_is_refused(in_each_mode: Network) -> None:
     """Refuse a second tracer until the first one has ended."""
     with Tracing("trace") as tracing:
         for command in ("trace", "top"):
@@ -225,10 +210,10 @@ def test_a_second_tracer_is_refused(answering: Network) -> None:
                 f"ndxdp: {UPLINK} is being traced already\n"
                 "  hint: end the other `ndxdp trace` or `ndxdp top` first\n"
             )
-        assert answering.answers()
+        assert in_each_mode.answers()
         assert seen(tracing.end()) == (1, 1, 0)
     with Tracing("trace") as tracing:
-        assert answering.answers()
+        assert in_each_mode.answers()
         assert seen(tracing.end()) == (1, 1, 0)
 
 
@@ -257,7 +242,7 @@ def test_a_signal_ends_it(on_tc: Network, number: int) -> None:
     assert result == (0, "", "ndxdp: solicitations: 0 seen, 0 shown, 0 lost\n")
 
 
-def test_a_killed_tracer_expires(answering: Network) -> None:
+def test_a_killed_tracer_expires(in_each_mode: Network) -> None:
     """Stop tracing 3 s after a killed tracer's last renewal; the next tracer can start."""
     with Tracing("trace") as tracing:
         tracing.process.kill()
@@ -267,10 +252,10 @@ def test_a_killed_tracer_expires(answering: Network) -> None:
         eventually(lambda: time.monotonic_ns() > left)
     with opened() as maps:
         before = maps.traced()
-        assert answering.answers()
+        assert in_each_mode.answers()
         assert maps.traced() == before
     with Tracing("trace") as tracing:
-        assert answering.answers()
+        assert in_each_mode.answers()
         assert seen(tracing.end()) == (1, 1, 0)
 
 

@@ -7,7 +7,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from tests.fixtures.network import (
     ndxdp,
 )
 from tests.fixtures.traced import (
-    MODES,
     OTHER,
     OTHER_MAC,
     Tracing,
@@ -40,26 +38,10 @@ from tests.fixtures.traced import (
 
 MINUTE = 60_000_000_000
 
-# ---- what it shows -------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=MODES)
-def answering(request: pytest.FixtureRequest, net: Network) -> Iterator[Network]:
-    """Attach in each mode, with one rule."""
-    with in_mode(net, request.param):
-        yield net
-
-
-@pytest.fixture
-def on_tc(net: Network) -> Iterator[Network]:
-    with in_mode(net, "tc"):
-        yield net
-
-
 # ---- under load ----------------------------------------------------------------------------------
 
 
-def test_answers_do_not_suffer(answering: Network, tmp_path: Path) -> None:
+def test_answers_do_not_suffer(in_each_mode: Network, tmp_path: Path) -> None:
     """Lose no answer at 5 000 a second while each is traced.
 
     One flood of three must show it: other work on this machine may delay the process of userspace
@@ -130,7 +112,7 @@ def test_sampling_a_flood(on_tc: Network) -> None:
 # ---- top's heavy hitters -------------------------------------------------------------------------
 
 
-def test_top(answering: Network) -> None:
+def test_top(in_each_mode: Network) -> None:
     frames = [solicitation(TARGET, ROUTER_MAC)] * 12 + [solicitation(OTHER, OTHER_MAC)] * 5
     with Tracing("top", "--seconds", "60") as tracing:
         for frame in frames:

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,8 +28,7 @@ from lab.two_hosts import BEHIND, ROUTER, ROUTER_MAC, Host, TwoHosts
 from ndxdp.ndp.frame import TYPE_NA, eth_source_of, flags_of, icmpv6_type_of, target_of
 from ndxdp.ndp.message import solicit
 from ndxdp.rules.address import parse_address, parse_mac
-from ndxdp.runtime import report
-from tests.fixtures.network import FILES, NDXDP, PINS, REPOSITORY, Running, eventually
+from tests.fixtures.network import NDXDP, REPOSITORY, Running, eventually, remove_all_instances
 
 VIP = "2001:db8:1::20"
 OTHER = str(BEHIND[0x99])
@@ -254,9 +252,7 @@ def pair(privacy: None, tmp_path: Path) -> Iterator[Pair]:
         finally:
             made.close()
             print(made.logs())  # pytest shows it after a failure
-            shutil.rmtree(PINS, ignore_errors=True)
-            shutil.rmtree(FILES, ignore_errors=True)
-            report.remove_stale(FILES)
+            remove_all_instances()
 
 
 @contextlib.contextmanager
