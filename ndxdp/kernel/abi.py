@@ -293,10 +293,10 @@ CHANGES = MapSpec("changes", _QUEUE, 0, PREFIX.size, 256)
 """The queue of prefixes that commands change, for the daemon; see store/handover.py. No program
 uses it, so the header has no counterpart."""
 
-USERSPACE = Layout("userspace", changes="Q", overflows="Q", errors="Q", seen="Q", lost="Q")
-"""Counters of userspace mode beside the reasons: changes of rules by any process, solicitations
-for which the socket had no room, errors of the socket, and the counters of ndp_tracer. The header
-has no counterpart."""
+USERSPACE = Layout("userspace", reserved="Q", overflows="Q", errors="Q", seen="Q", lost="Q")
+"""Counters of userspace mode beside the reasons: solicitations for which the socket had no room,
+errors of the socket, and the counters of ndp_tracer. `reserved` keeps their places in files that
+version 7 has written. The header has no counterpart."""
 
 _PROGRAM_ALONE = {
     *(
