@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -148,6 +149,49 @@ def test_an_unavailable_mode_is_refused_whole(service: Service) -> None:
     assert status()["mode"] == "tc"
     assert service.reload() == Done(0, "", "")
     assert status()["mode"] == "generic"
+
+
+_SLOW_START = """
+import pathlib, sys, time
+from ndxdp.cli.main import main
+from ndxdp.daemon.lifecycle import Lifecycle
+from ndxdp.daemon.uplink import Uplink
+
+directory = pathlib.Path(sys.argv.pop(1))
+begin, set_spec = Lifecycle.begin, Uplink.set_spec
+
+def begin_slowly(self, spec, **how):
+    begun = begin(self, spec, **how)
+    (directory / "attached").touch()
+    for _ in range(1000):
+        if (directory / "reloaded").exists():
+            break
+        time.sleep(0.01)
+    return begun
+
+def set_noticed(self, spec):
+    outcome = set_spec(self, spec)
+    (directory / "reloaded").touch()
+    return outcome
+
+Lifecycle.begin, Uplink.set_spec = begin_slowly, set_noticed
+main()
+"""
+
+
+def test_a_reload_while_an_interface_begins_is_put_in_force(
+    net: Network, service: Service, tmp_path: Path
+) -> None:
+    service.write(BEHIND, more='mode = "generic"')
+    command = (sys.executable, "-c", _SLOW_START, str(tmp_path))
+    service.running = Running(("-c", str(tmp_path / "ndxdp.toml")), command, wait=False)
+    eventually((tmp_path / "attached").exists, within=20)
+    service.write(OTHER, more='mode = "auto"')
+    service.running.process.send_signal(signal.SIGHUP)
+    eventually(lambda: (status()["mode"], OTHER in rules()) == ("tc", True), within=20)
+    assert (tmp_path / "reloaded").exists()
+    assert BEHIND not in rules()
+    service.end()
 
 
 def test_an_absent_interface_does_not_delay_a_reload(service: Service, tmp_path: Path) -> None:

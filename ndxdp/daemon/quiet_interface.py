@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ndxdp.config.model import Announce
 from ndxdp.daemon.shared_descriptors import Shared
+from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.uplink_state import UplinkState
 from ndxdp.daemon.upstream_tasks import AddressKeeper
 from ndxdp.errors import interface_gone
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 async def keep_addresses(
     state: UplinkState,
+    spec: InterfaceSpec,
     link: Link,
     shared: Shared,
     status: DaemonStatus,
@@ -31,6 +33,7 @@ async def keep_addresses(
 
     Args:
         state: The state of the uplink.
+        spec: The specification that says to do so.
         link: The interface.
         shared: What all uplinks share.
         status: The daemon's status, where it is noted that the daemon does not answer here.
@@ -40,7 +43,8 @@ async def keep_addresses(
     Raises:
         InterfaceGone: The interface has disappeared.
     """
-    spec = state.spec
+    if state.spec != spec:  # it was reloaded meanwhile
+        return
     name = spec.interface
     state.follow_links(frozenset((link.ifindex,)))
     log.info("ndxdp answers nothing on %s: %s", name, links.NO_MAC)

@@ -258,19 +258,20 @@ class Uplink:
             InterfaceGone: The interface has disappeared; its directory keeps rules and counters.
         """
         state, call, lifecycle = self._state, self._shared.call, self._lifecycle
-        state.pending.attachment = False
+        # Before the specification is read: a reload during the attach is put in force afterwards.
+        state.pending.attachment = self._unmet = self._switching = False
         lost = False
         state.health.beginning.hurry()
-        begun = await call(self._begin)
+        spec = state.spec
+        begun = await call(partial(self._begin, spec))
         if begun is None:
             return
         if isinstance(begun, Link):
             await keep_addresses(
-                state, begun, self._shared, self._status, self._directory, self._kept
+                state, spec, begun, self._shared, self._status, self._directory, self._kept
             )
             return
         active, sync = begun[0], self._synchronisation(begun[1])
-        self._unmet = self._switching = False
         state.health.renewal.succeeded()
         try:
             while not state.stop.is_set() or sync.answering is not active:
@@ -308,8 +309,11 @@ class Uplink:
         self._ready(self._state.spec, None)
         self._settle("")
 
-    def _begin(self) -> tuple[Answering | None, Answering] | Link | None:
+    def _begin(self, spec: InterfaceSpec) -> tuple[Answering | None, Answering] | Link | None:
         """Begin to answer.
+
+        Args:
+            spec: The interface's specification.
 
         Returns:
             What Lifecycle.begin() returns; the interface if only its addresses are kept; None if
@@ -317,10 +321,10 @@ class Uplink:
         """
         if self._state.stop.is_set():
             return None
-        quiet = self._lifecycle.quiet_link(self._state.spec)
+        quiet = self._lifecycle.quiet_link(spec)
         if quiet is not None:
             return quiet
-        return self._lifecycle.begin(self._state.spec, patient=self._is_patient)
+        return self._lifecycle.begin(spec, patient=self._is_patient)
 
     def _end(self, sync: Synchronisation, *, lost: bool) -> None:
         """End the attachment; if it outlives this process, repair pins and reception settings."""
