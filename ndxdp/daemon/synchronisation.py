@@ -156,8 +156,13 @@ class Synchronisation:
         link: Link | None = None
         # If the rules do not fit, the daemon still follows the MAC, the holes and the gateways.
         if pending.rules and health.rules.is_due:
+            pending.rules = False  # before they are read: others may arrive while these are written
             with health.guarding(health.rules):
                 link = await self._write_rules()
+            if health.rules.problem:
+                if pending.rules:  # others have arrived, about which the failure says nothing
+                    health.rules.hurry()
+                pending.rules = True
         with health.guarding(health.following):
             await self._follow(link)
 
@@ -191,15 +196,9 @@ class Synchronisation:
         self._watched = found
 
     async def _write_rules(self) -> Link:
-        """Write rules and everything else that has changed; after a failure they stay pending."""
-        pending = self._state.pending
-        pending.rules = False
+        """Write rules and everything else that has changed."""
         desired_by = self._state.wanted.by_origin(self._state.spec)
-        try:
-            return await self._shared.call(partial(self.follower.follow, desired_by))
-        except Exception:
-            pending.rules = True
-            raise
+        return await self._shared.call(partial(self.follower.follow, desired_by))
 
     async def _follow(self, link: Link | None) -> None:
         """Follow the network.

@@ -96,6 +96,7 @@ class Uplink:
         self._switching = False  # the program's mode has to change
         self._outcome: asyncio.Future[str] | None = None  # of the last set_spec()
         self._outcome_counts = False  # set_spec() reports a failure: the interface answered before
+        self._is_new_spec = False  # set_spec() came after the present attempt had begun
 
     # ---- events
 
@@ -165,6 +166,7 @@ class Uplink:
         if self._unmet or not spec.same_but_rules(state.spec):
             state.pending.attachment = True
         self._switching = self._switching or spec.options.mode != state.spec.options.mode
+        self._is_new_spec = True
         state.spec = spec
         state.write_rules()
         state.health.beginning.hurry()
@@ -172,6 +174,7 @@ class Uplink:
 
     def _settle(self, problem: str) -> None:
         """Set the result of the last set_spec(): the problem, or "" if there is none."""
+        self._is_new_spec = False
         if self._outcome is not None and not self._outcome.done():
             self._outcome.set_result(problem)
         self._outcome = None
@@ -193,7 +196,7 @@ class Uplink:
     async def _run(self) -> None:
         state = self._state
         while not state.stop.is_set():
-            state.health.answered = False
+            state.health.answered = self._is_new_spec = False
             started, seen = time.monotonic(), await self._waiting.find()
             try:
                 name = seen.name if seen else self._configured
@@ -211,6 +214,8 @@ class Uplink:
                 seen = None
             except Exception as error:
                 self._raise_at_start(error)
+                if self._is_new_spec:  # the failure says nothing about it
+                    continue
                 problem = problem_of(error)
                 sentence = f"{state.spec.interface}: {problem}; trying again later"
                 state.health.beginning.failed(problem, sentence)
@@ -259,7 +264,7 @@ class Uplink:
         """
         state, call, lifecycle = self._state, self._shared.call, self._lifecycle
         # Before the specification is read: a reload during the attach is put in force afterwards.
-        state.pending.attachment = self._unmet = self._switching = False
+        state.pending.attachment = self._unmet = self._switching = self._is_new_spec = False
         lost = False
         state.health.beginning.hurry()
         spec = state.spec
