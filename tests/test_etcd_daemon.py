@@ -26,6 +26,7 @@ from tests.fixtures.network import (
     rules,
     sh,
 )
+from tests.fixtures.prometheus import get, parsed
 from tests.test_lean import TELLING, imported
 
 ONE, TWO, THREE = (f"2001:db8::c:0:0:{number}" for number in (101, 102, 103))
@@ -267,3 +268,21 @@ def test_doctor_on_certificates(privacy: None, tmp_path: Path) -> None:
         (broken,) = doctor.judge(doctor.examine(settings))
         assert broken.level is Level.FAILURE
         assert "cannot connect to etcd" in broken.what
+
+
+def test_a_segment_that_a_reload_adds(host: Host, one: Cluster) -> None:
+    """Announce the shared addresses that this host takes from then on."""
+    metrics = '[metrics]\nlisten = "[::1]:9892"\n'
+    interface = f'[[interface]]\nname = "{UPLINK}"\nmode = "tc"\non_stop = "detach"\n'
+    host.file.write_text(metrics + interface)
+    host.run()
+    host.write(metrics)
+    host.reload()
+    one.put("vlan7/web", {"prefix": ONE}, "/ndxdp/v1/shared/")
+    host.answers(ONE)
+
+    def announced() -> float:
+        found = parsed(get("http://[::1]:9892/metrics")).get("ndxdp_announcements_total", {})
+        return sum(found.values())
+
+    eventually(announced)

@@ -64,13 +64,19 @@ class InterfaceSpec:
     segments: tuple[str, ...] = ()
 
     def same_but_rules(self, other: InterfaceSpec) -> bool:
-        """Return True if only the rules or their sources differ, which needs no renewal."""
+        """Return True if only the rules or their sources differ, which needs no renewal.
+
+        The first segments need one: shared addresses that this host takes are announced.
+
+        Args:
+            other: The specification before.
+        """
         same = replace(
             self,
             rules=other.rules,
             forced=other.forced,
             selectors=other.selectors,
-            segments=other.segments,
+            segments=other.segments or self.segments,
             pattern=other.pattern,
             shared=other.shared,
         )
