@@ -20,6 +20,7 @@ import pytest
 from ndxdp.daemon import service
 from ndxdp.daemon.host_tables import Copies, HostTables
 from ndxdp.kernel import abi, libbpf
+from ndxdp.ndp.reason import Reason
 from ndxdp.netlink.fib import Fib, NudState
 from ndxdp.netlink.link_monitor import Changes, LinkMonitor
 from ndxdp.netlink.neighbour_monitor import NeighbourChange, NeighbourMonitor
@@ -33,6 +34,7 @@ from ndxdp.session.kernel_tables import LinkNeighbours, alive
 from ndxdp.session.rename import reconcile_renames
 from ndxdp.store.directories import Trees
 from ndxdp.store.maps import Maps
+from ndxdp.store.records import Resolved
 from tests.fixtures.network import Running, call, done, eventually, ndxdp, sh
 from tests.fixtures.work import calls
 
@@ -94,7 +96,7 @@ def test_status_shows_interfaces_in_natural_order(trees: Trees, privacy: None) -
 
 # ---- what a daemon has open ---------------------------------------------------------------------
 
-MOST_OPEN = {"tc": 7, "userspace": 10}
+MOST_OPEN = {"tc": 7, "userspace": 8}
 """Descriptors of an interface without exact addresses, announcements and gateway care."""
 
 
@@ -149,7 +151,9 @@ def test_what_is_open_for_each_interface(uplinks: list[str], tmp_path: Path, mod
 def few_descriptors() -> Iterator[None]:
     """Leave too few descriptors to open parked maps during the block."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, hard))
     try:
         yield
     finally:
@@ -176,6 +180,45 @@ def test_maps_are_parked_and_open_again(privacy: None) -> None:
     maps.close()
     table = 1  # of the exact addresses
     assert len(os.listdir("/proc/self/fd")) == count - len(abi.MAPS) - table
+
+
+def test_files_are_parked_and_open_again(tmp_path: Path) -> None:
+    """Use one descriptor for parked files, which are read and written as before."""
+    maps = Maps.create_files(tmp_path)
+    count = len(os.listdir("/proc/self/fd"))
+    maps.park()
+    parked = ("groups", "lease", "resolver")
+    assert len(os.listdir("/proc/self/fd")) == count - len(parked) + 1
+    rules = Rules({Rule(label="parked"): AddressSet.of([bytes(15) + b"\5"])})
+    maps.apply(difference(rules, Rules()), Rules())
+    maps.count_resolved(Resolved(asked=7))
+    with Maps.open_files(tmp_path) as other:
+        for each in (maps, other):
+            assert each.rules() == rules
+            assert each.resolved().asked == 7
+    with few_descriptors():
+        with pytest.raises(OSError, match="Too many open files"):
+            maps.rule_classes()
+        maps.file("reasons").add(Reason.ANSWERED, 1)  # this file stays open
+
+
+def test_parked_files_that_are_removed_or_replaced(tmp_path: Path) -> None:
+    """Keep the contents of parked files, and write them again where files were removed."""
+    maps = Maps.create_files(tmp_path)
+    rules = Rules({Rule(label="parked"): AddressSet.of([bytes(15) + b"\5"])})
+    maps.apply(difference(rules, Rules()), Rules())
+    maps.count_resolved(Resolved(asked=7))
+    maps.park()
+    (tmp_path / "resolver").unlink()
+    (tmp_path / "resolver").write_bytes(b"another file")
+    assert maps.resolved().asked == 7
+    for file in tmp_path.iterdir():
+        file.unlink()
+    maps.restore_files()
+    maps.count_resolved(Resolved(asked=1))
+    with Maps.open_files(tmp_path) as other:
+        assert other.rules() == maps.rules() == rules
+        assert other.resolved().asked == 8
 
 
 def test_neighbours_that_could_not_be_written(uplinks: list[str]) -> None:

@@ -181,8 +181,8 @@ class Lifecycle:
             ends_with_process = session.packets is not None or not spec.keep
             answering = Answering(session, session.maps.settings().ifindex, ends_with_process)
             undo.callback(answering.allmulti.close)
+            session.maps.park()
             if session.packets is None:
-                session.maps.park()
                 self._keep_allmulti(spec, answering)
             if session.maps.in_kernel:
                 handover.make_queue(session.tree.path(spec.interface))

@@ -244,9 +244,13 @@ class KernelMap:
             raise NdxdpError(*not_ours(path))
         return opened
 
+    def using(self, fd: int) -> Self:
+        """Return the same map with another descriptor, which it takes over."""
+        return type(self)(self.spec, fd)
+
     def duplicate(self) -> Self:
         """Return the same map with a descriptor of its own."""
-        return type(self)(self.spec, os.dup(self.fd))
+        return self.using(os.dup(self.fd))
 
     @property
     def max_entries(self) -> int:

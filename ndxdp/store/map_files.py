@@ -8,12 +8,13 @@ write rules, settings and counters in the same way.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from ndxdp.errors import Damaged
 from ndxdp.kernel.abi import MapSpec, not_ours
@@ -62,29 +63,45 @@ class ArrayFile:
     """An array in a file. It has one value where a BPF map has a value for each CPU.
 
     The file is not mapped into memory: if another process truncated it, SIGBUS would end this one.
+
+    Attributes:
+        spec: Its sizes.
+        fd: The descriptor.
+        value_size: Bytes of a value.
+        max_entries: How many elements the array can have.
     """
 
-    def __init__(self, path: Path, spec: MapSpec, max_entries: int = 0) -> None:
+    def __init__(
+        self, path: Path, spec: MapSpec, max_entries: int = 0, fd: int | None = None
+    ) -> None:
         """Open an array.
 
         Args:
             path: Its file.
             spec: Its sizes.
             max_entries: How many elements the array can have, if it grows.
+            fd: A descriptor of the file, which was open before; None to open it.
         """
-        self._path, self.value_size = path, spec.value_size
+        self._path, self.spec, self.value_size = path, spec, spec.value_size
         self.max_entries = max_entries or spec.max_entries
-        try:
-            self._fd = os.open(path, os.O_RDWR)
-            self._writable = True
-        except PermissionError:  # reading may suffice
-            self._fd = os.open(path, os.O_RDONLY)
-            self._writable = False
-        present, odd = divmod(os.fstat(self._fd).st_size, spec.value_size)
-        if odd or not spec.max_entries <= present <= self.max_entries:
-            os.close(self._fd)
-            raise Damaged(*not_ours(path))
         self._grows = self.max_entries > spec.max_entries
+        self.fd = self._open() if fd is None else fd
+
+    def _open(self) -> int:
+        """Return a descriptor of the file; raise Damaged if it is not of the array's size."""
+        try:
+            fd = os.open(self._path, os.O_RDWR)
+        except PermissionError:  # reading may suffice
+            fd = os.open(self._path, os.O_RDONLY)
+        present, odd = divmod(os.fstat(fd).st_size, self.value_size)
+        if odd or not self.spec.max_entries <= present <= self.max_entries:
+            os.close(fd)
+            raise Damaged(*not_ours(self._path))
+        return fd
+
+    def using(self, fd: int) -> Self:
+        """Return the same array with another descriptor of its file, which it takes over."""
+        return type(self)(self._path, self.spec, self.max_entries, fd)
 
     @staticmethod
     def create(path: Path, spec: MapSpec) -> None:
@@ -97,12 +114,12 @@ class ArrayFile:
 
     def restore(self) -> None:
         """Write the file again after it was removed, from the open descriptor."""
-        data = os.pread(self._fd, self.value_size * self.max_entries, 0)
+        data = os.pread(self.fd, self.value_size * self.max_entries, 0)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             os.pwrite(fd, data, 0)
             # dup2() switches atomically: the thread that answers counts in this file.
-            os.dup2(fd, self._fd, inheritable=False)
+            os.dup2(fd, self.fd, inheritable=False)
         finally:
             os.close(fd)
 
@@ -113,7 +130,7 @@ class ArrayFile:
             Damaged: The file is too short.
         """
         at = _U32.unpack(key)[0] * self.value_size
-        value = os.pread(self._fd, self.value_size, at)
+        value = os.pread(self.fd, self.value_size, at)
         if self._grows and not value:
             return None
         if len(value) != self.value_size:
@@ -122,18 +139,18 @@ class ArrayFile:
 
     def update(self, keys: bytes, values: bytes) -> None:
         """Write elements; raise PermissionError if the file is open for reading only."""
-        if not self._writable:
+        if fcntl.fcntl(self.fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._path))
         size = self.value_size
         if self._grows and keys:
             self._grow(1 + max(slot for (slot,) in _U32.iter_unpack(keys)))
         for n, (slot,) in enumerate(_U32.iter_unpack(keys)):
-            os.pwrite(self._fd, values[n * size : (n + 1) * size], slot * size)
+            os.pwrite(self.fd, values[n * size : (n + 1) * size], slot * size)
 
     def _grow(self, entries: int) -> None:
         """Extend the file to a power of two of elements, if it has too few."""
-        if entries * self.value_size > os.fstat(self._fd).st_size:
-            _reserve(self._path, self._fd, (1 << (entries - 1).bit_length()) * self.value_size)
+        if entries * self.value_size > os.fstat(self.fd).st_size:
+            _reserve(self._path, self.fd, (1 << (entries - 1).bit_length()) * self.value_size)
 
     def number(self, slot: int, index: int) -> int:
         """Return the 64-bit integer at position `index` of a value."""
@@ -161,13 +178,13 @@ class ArrayFile:
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all elements that the file has."""
         size = self.value_size
-        data = os.pread(self._fd, size * self.max_entries, 0)
+        data = os.pread(self.fd, size * self.max_entries, 0)
         for slot in range(len(data) // size):
             yield _U32.pack(slot), data[slot * size : (slot + 1) * size]
 
     def pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield all elements that the file has at once: concatenated keys, and values."""
-        data = os.pread(self._fd, self.value_size * self.max_entries, 0)
+        data = os.pread(self.fd, self.value_size * self.max_entries, 0)
         count = len(data) // self.value_size
         yield struct.pack(f"={count}I", *range(count)), data
 
@@ -177,7 +194,7 @@ class ArrayFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class TableFile:

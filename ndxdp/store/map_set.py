@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 _U32 = struct.Struct("=I")
 _ARRAYS = (abi.ARRAY, abi.PERCPU_ARRAY)
 _FREQUENT = ("settings", "requests")
-"""The maps that a daemon reads often, or waits for."""
+"""The maps in the kernel that a daemon reads often, or waits for."""
+
+_FREQUENT_FILES = ("settings", "reasons", "group_counters", "userspace")
+"""The files that a process which answers reads or writes with each batch of frames."""
 
 _HINTS = {
     "vias": FEWER_DEVS,
@@ -143,33 +146,36 @@ class MapSet:
 
     @property
     def fds(self) -> dict[str, int]:
-        """Descriptors of the maps in the kernel, by name, except for parked ones."""
+        """Descriptors of the maps in the kernel, or of the arrays in files, except parked ones."""
         return {name: each.fd for name, each in self._open_maps().items()}
 
-    def _open_maps(self) -> dict[str, KernelMap]:
-        """Return the maps in the kernel by name, except for parked ones."""
+    def _open_maps(self) -> dict[str, KernelMap | ArrayFile]:
+        """Return the maps in the kernel, or the arrays in files, by name, except parked ones."""
         maps = {
             name: each.outer if isinstance(each, AddressMap) else each
             for name, each in self._maps.items()
         }
-        return {name: each for name, each in maps.items() if isinstance(each, KernelMap)}
+        return {
+            name: each for name, each in maps.items() if isinstance(each, KernelMap | ArrayFile)
+        }
 
     def park(self) -> None:
-        """Park the descriptors of maps in the kernel, except for those in frequent use.
+        """Park the descriptors of maps and files, except for those in frequent use.
 
-        A call then opens the maps that it needs. If the kernel refuses, they stay open. So does the
-        table of addresses, which another one may replace.
+        A call then opens the maps that it needs. If the kernel refuses, they stay open. So do the
+        table of addresses and the file of the rules, which others may replace.
         """
         assert self._parked is None, "called once"
-        rare = {name: each for name, each in self._open_maps().items() if name not in _FREQUENT}
+        frequent = _FREQUENT if self.in_kernel else _FREQUENT_FILES
+        rare = {name: each for name, each in self._open_maps().items() if name not in frequent}
         try:
             self._parked = Parked({name: each.fd for name, each in rare.items()})
         except OSError as error:
             log.debug("the maps stay open: %s", error)
             return
         for name, each in rare.items():
-            parked = ParkedMap(abi.MAPS[name], each.value_size, self._parked)
-            if name == "addresses":
+            parked = ParkedMap(self._parked, each)
+            if name == "addresses":  # of the kernel, as that of files is in the file of the rules
                 self._addresses().outer = parked
             else:
                 self._maps[name] = parked
@@ -179,7 +185,7 @@ class MapSet:
         found = self._maps[name]
         if isinstance(found, ParkedMap):
             with found.opened() as opened:
-                found = self._maps[name] = opened.duplicate()
+                found = self._maps[name] = opened.using(os.dup(opened.fd))
         return found
 
     @contextlib.contextmanager
@@ -192,8 +198,8 @@ class MapSet:
             yield
 
     def file(self, name: str) -> ArrayFile:
-        """Return a map that is an array in a file."""
-        found = self._maps[name]
+        """Return a map that is an array in a file, which stays open from now on."""
+        found = self._kept_open(name)
         assert isinstance(found, ArrayFile), "called in userspace mode only"
         return found
 

@@ -1,7 +1,7 @@
 """Maps whose descriptors are parked (kernel/parked.py): each call opens the map while it runs.
 
-A daemon has 24 maps for each interface, and after the attachment it needs most of them only when
-something changes.
+A daemon has 24 maps or 7 files for each interface, and after the attachment it needs most maps, and
+some files, only when something changes.
 """
 
 from __future__ import annotations
@@ -9,42 +9,47 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from ndxdp.kernel.abi import MapSpec
 from ndxdp.kernel.bpf_maps import KernelMap
 from ndxdp.kernel.parked import Parked
+from ndxdp.store.map_files import ArrayFile
 
 
 class ParkedMap:
-    """A map in the kernel whose descriptor is parked.
+    """A map in the kernel or in a file, whose descriptor is parked.
 
     Attributes:
         value_size: Bytes of a value; of a per-CPU map, of the values of all CPUs.
     """
 
-    def __init__(self, spec: MapSpec, value_size: int, parked: Parked) -> None:
-        """Take the parked descriptor with the map's name, which the caller closes."""
-        self._spec, self._parked = spec, parked
-        self.value_size = value_size
+    def __init__(self, parked: Parked, before: KernelMap | ArrayFile) -> None:
+        """Take the parked descriptor with the map's name, which the caller closes.
+
+        Args:
+            parked: Has the descriptor.
+            before: The map as it was open before.
+        """
+        self._parked, self._before = parked, before
+        self.value_size = before.value_size
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[KernelMap]:
+    def opened(self) -> Iterator[KernelMap | ArrayFile]:
         """Yield the open map."""
         with self._parked.opened() as fds:
-            yield KernelMap(self._spec, fds[self._spec.name])
+            yield self._before.using(fds[self._before.spec.name])
 
     @property
     def max_entries(self) -> int:
-        """How many entries the map can have, from the kernel."""
+        """How many entries the map can have."""
         with self.opened() as opened:
             return opened.max_entries
 
     def lookup(self, key: bytes) -> bytes | None:
-        """Return a value; see KernelMap.lookup()."""
+        """Return a value; see Map.lookup()."""
         with self.opened() as opened:
             return opened.lookup(key)
 
     def update(self, keys: bytes, values: bytes) -> None:
-        """Write entries; see KernelMap.update()."""
+        """Write entries; see Map.update()."""
         with self.opened() as opened:
             opened.update(keys, values)
 
@@ -54,7 +59,7 @@ class ParkedMap:
             opened.delete(keys)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all entries; see KernelMap.items()."""
+        """Yield all entries; see Map.items()."""
         with self.opened() as opened:
             yield from opened.items()
 
