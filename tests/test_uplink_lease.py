@@ -274,3 +274,20 @@ def test_an_interface_that_cannot_be_answered_on_is_decided() -> None:
         assert not world.lease.may_join
 
     run(test)
+
+
+def test_an_uplink_that_ends_does_not_answer_again() -> None:
+    """Do not open the fence after a round that was under way when the uplink was stopped."""
+
+    async def test(world: World) -> None:
+        fence = world.begin()
+        world.know()
+        world.renew(LATER)
+        world.round()
+        assert fence.ends == [LATER]
+        world.state.stop.set()
+        assert world.lease.forbid()
+        world.round()
+        assert fence.ends == [LATER, 0]
+
+    run(test)

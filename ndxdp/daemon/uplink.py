@@ -106,8 +106,9 @@ class Uplink:
         return self._state.spec
 
     def stop(self) -> None:
-        """End answering, and return from run()."""
+        """End answering, and return from run(); answer for shared addresses no more, at once."""
         self._state.stop.set()
+        self._lease.forbid()
 
     def network_changed(self) -> None:
         """Follow changes of this uplink's links."""

@@ -124,12 +124,14 @@ class UplinkLease:
     def round_ended(self) -> None:
         """Notify those who wait for the rules, after a round of the uplink."""
         is_first, self._has_looked = not self._has_looked, True
-        if not self._state.pending.rules:
-            if self._is_held_back and self._state.wanted.get(SHARED_ORIGIN) is not None:
+        state = self._state
+        if not state.pending.rules:
+            may_open = state.wanted.get(SHARED_ORIGIN) is not None and not state.stop.is_set()
+            if self._is_held_back and may_open:
                 self._is_held_back = False
                 self._open(was_closed=True)
             self._note_written(True)
-        elif not self._state.health.rules.is_due:
+        elif not state.health.rules.is_due:
             self._note_written(False)
         self._note_change(is_first)
 
