@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ndxdp.files import locks
 from ndxdp.observe.status_text import unread_text
 from ndxdp.runtime import report
 from ndxdp.runtime.daemon_status import DaemonStatus
@@ -309,10 +310,12 @@ def test_a_killed_daemon_is_not_shown(net: Network, tmp_path: Path) -> None:
     file = tmp_path / "ndxdp.toml"
     file.write_text(CONFIG)
     net.run("-c", str(file)).end(signal.SIGKILL)
-    assert len(list(FILES.glob("report-*"))) == 1
+    assert len(list(FILES.glob("report-*.json"))) == 1
+    (FILES / "report-00000000.new").touch()  # it was killed while it wrote a report
     assert daemons() == []
     daemon = net.run("-c", str(file))
-    assert len(list(FILES.glob("report-*"))) == 1
+    assert len(list(FILES.glob("report-*.json"))) == 1
+    assert not (FILES / "report-00000000.new").exists()
     assert len(daemons()) == 1
     daemon.end(signal.SIGKILL)
     done("detach", UPLINK)
@@ -352,6 +355,25 @@ def test_a_daemon_without_a_place_for_its_report_warns_once(
         state.note_reload(False, "once")
         state.note_reload(False, "twice")
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_new_report_is_written_although_it_was_taken_for_a_stale_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write the report if another daemon removes its file between its creation and its lock."""
+    take, times = locks.take, iter(range(9))
+
+    def late(fd: int, seconds: float) -> bool:
+        if next(times) == 0:
+            report.remove_stale(tmp_path)
+            assert not list(tmp_path.glob("*.new"))
+        return take(fd, seconds)
+
+    state = DaemonStatus()
+    with report.Publisher(tmp_path, 1, None, state):
+        monkeypatch.setattr(locks, "take", late)
+        state.note_reload(ok=True)
+        assert report.daemons(tmp_path)[0].reload["number"] == 1
 
 
 def test_a_reader_sees_a_whole_report_at_each_moment(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
     <run directory>/report-<8 hexadecimal digits>.json
 
 A daemon locks its file as long as it runs, so a file without a lock is that of a killed daemon. A
-change replaces the file by a new file, which is locked before it is renamed. So a reader always
-finds a complete report.
+change replaces the file by a new file (.new), which is locked before it is renamed. So a reader
+always finds a complete report.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from ndxdp.runtime.daemon_status import DaemonStatus, EtcdStatus, FleetStatus
 
 log = logging.getLogger(__name__)
 
-_FILES = "report-*.json"
+_FILES, _FRESH = "report-*.json", "report-*.new"
 _MODE = 0o640
 _FEW = 16  # interfaces for which each change is reported at once
+_REMOVED_WITHIN = 1.0  # seconds for another process to remove a file that it took for a stale one
 _GATHERING = 0.5  # seconds from a change to the report that has it, with more interfaces
 
 
@@ -208,7 +209,7 @@ class Publisher:
             except FileNotFoundError:  # another process has just removed the empty directory
                 return None
 
-        fd = locks.acquire(fresh, opened, lambda fd: locks.take(fd, 0))
+        fd = locks.acquire(fresh, opened, lambda fd: locks.take(fd, _REMOVED_WITHIN))
         if fd is None:
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK), str(fresh))
         try:
@@ -241,24 +242,21 @@ def daemons(directory: Path, netns: int | None = None) -> list[Daemon]:
 
 def remove_stale(directory: Path) -> None:
     """Remove the reports of killed daemons, and the run directory if it is empty then."""
-    stale = list(_stale(directory))
-    for path in stale:
+    removed = False
+    for path in [*directory.glob(_FILES), *directory.glob(_FRESH)]:
         with contextlib.suppress(OSError):
-            path.unlink()
-    if stale:
+            removed = _read(path, remove=True) is None or removed
+    if removed:
         with contextlib.suppress(OSError):
             directory.rmdir()
 
 
-def _stale(directory: Path) -> Iterator[Path]:
-    for path in directory.glob(_FILES):
-        with contextlib.suppress(OSError):
-            if _read(path) is None:
-                yield path
-
-
-def _read(path: Path) -> bytes | None:
+def _read(path: Path, *, remove: bool = False) -> bytes | None:
     """Return the text of a report; None if its daemon has ended.
+
+    Args:
+        path: The report.
+        remove: Remove the report of a daemon that has ended.
 
     Raises:
         OSError: The file cannot be read, or its owner is neither root nor this user.
@@ -283,5 +281,9 @@ def _read(path: Path) -> bytes | None:
     fd = locks.acquire(path, opened, is_free)
     if fd is None:
         return text
-    os.close(fd)
+    try:
+        if remove:  # before the lock ends: a daemon that has just made the file waits for that
+            path.unlink()
+    finally:
+        os.close(fd)
     return None

@@ -31,7 +31,7 @@ def write(path: Path, parts: Iterable[bytes]) -> None:
         NdxdpError: The file cannot be written, or another user can change the run directory; the
             former file stays.
     """
-    fresh = path.with_name(f"{path.name}.new")
+    fresh = _fresh(path)
     try:
         try:
             file = _create(fresh)
@@ -45,6 +45,10 @@ def write(path: Path, parts: Iterable[bytes]) -> None:
         with contextlib.suppress(OSError):
             fresh.unlink()
         raise not_written(path, error) from error
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _create(path: Path) -> int:
@@ -72,7 +76,8 @@ def read(path: Path) -> bytes:
 
 def remove(path: Path) -> None:
     """Remove a report, if there is one, and the run directory if it is empty then."""
-    with contextlib.suppress(OSError):
-        path.unlink()
+    for each in (path, _fresh(path)):  # a killed daemon may have left the new file
+        with contextlib.suppress(OSError):
+            each.unlink()
     with contextlib.suppress(OSError):  # not empty
         path.parent.rmdir()
