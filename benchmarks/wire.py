@@ -52,7 +52,7 @@ _COUNTS = struct.Struct("=6Q")
 _BPFFS = Path("/sys/fs/bpf/bench")
 _MANY = (1 << 31) - 1
 _PARTS = 4
-_TRIES = 20  # in a flood so short that it may end before the first frame
+_TRIES = 10  # of a flood that ends before the first frame, each twice as long as the one before
 
 _LINKS = f"""
 link add {LINK} address {ROUTER_MAC} type veth peer name {LINK} address {HOST_MAC} netns {HOST}
@@ -170,14 +170,17 @@ class Wire:
         batch: int = 64,
         program: str = "solicit",
     ) -> Flood:
-        """Solicit for so long at so many per second; 0 for the maximum rate."""
+        """Solicit for so long at so many per second; 0 for the maximum rate.
+
+        The flood lasts longer if this process gets no time on its busy processor before it ends.
+        """
         descriptor, frame = self._programs[program], bytes(78 if plain else 86)
         signal.signal(signal.SIGALRM, lambda *_: None)  # it only has to interrupt the system call
-        for _ in range(_TRIES):
+        for doubled in range(_TRIES):
             self._plan(rate, timed=timed, beside=beside, macs=macs)
             self._kept()
             before = self.counts()
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds * 2**doubled)
             bpf_programs.run_live(descriptor, frame, _MANY, self._context(len(frame)), batch)
             signal.setitimer(signal.ITIMER_REAL, 0)
             counts = self.counts() - before

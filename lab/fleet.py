@@ -28,7 +28,7 @@ from pathlib import Path
 from lab.commands import run_command
 from lab.etcd_nodes import EtcdNode, EtcdNodes
 from lab.fleet_host import SWITCH, FleetHost, at_switch
-from lab.nodes import LINK, LabNetwork, Node, wait_until
+from lab.nodes import KERNEL_WITHIN, LINK, LabNetwork, Node, wait_until
 from lab.programs import build_xdp_pass
 
 ROUTER = "router"
@@ -162,7 +162,7 @@ class Fleet(LabNetwork):
             shown = json.loads(node.run("ip", "-j", "link", "show", LINK).stdout)
             return bool(shown[0]["operstate"] == "UP")
 
-        wait_until(sends, f"{LINK} in {node.name} has no carrier", 10)
+        wait_until(sends, f"{LINK} in {node.name} has no carrier", KERNEL_WITHIN)
 
     # ---- the hosts
 

@@ -24,6 +24,12 @@ from lab.commands import LabError, enter, run_command
 LINK = "eth0"
 """The interface of a node."""
 
+KERNEL_WITHIN = 60.0
+"""Seconds within which the kernel's work queues bring a link up and join its addresses' groups.
+
+All network namespaces of the machine share these queues: on a busy one, they are late by seconds.
+"""
+
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TUN_NO_PI = 0x1001
 

@@ -23,6 +23,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from lab.capture import Capture, packet_socket
 from lab.commands import LabError, enter, run_command, stop
+from lab.nodes import KERNEL_WITHIN
 from lab.programs import build_xdp_pass
 
 ROUTER, HYPERVISOR, HOST, CONTAINER = "router", "hypervisor", "host", "container"
@@ -291,7 +292,7 @@ class Lab:
 
         Then a bridge's port forwards, and each link answers solicitations for its addresses.
         """
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + KERNEL_WITHIN
         while not self._links_are_ready():
             if time.monotonic() > give_up:
                 raise LabError("The links do not come up.")

@@ -20,7 +20,7 @@ import json
 import time
 from ipaddress import IPv6Address, IPv6Network
 
-from lab.nodes import LINK, LabNetwork, Node, wait_until
+from lab.nodes import KERNEL_WITHIN, LINK, LabNetwork, Node, wait_until
 
 SWITCH, ROUTER, GUEST = "switch", "router", "guest"
 
@@ -120,7 +120,7 @@ class TwoHosts(LabNetwork):
             shown = json.loads(node.run("ip", "-j", "link", "show", link).stdout)
             return bool(shown[0]["operstate"] == "UP")
 
-        wait_until(sends, f"{link} in {node.name} has no carrier", 10)
+        wait_until(sends, f"{link} in {node.name} has no carrier", KERNEL_WITHIN)
 
     def _connect(self, host: Host) -> None:
         Node(SWITCH).ip(

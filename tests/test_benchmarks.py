@@ -34,7 +34,7 @@ def run(name: str, figures: Path, *words: str) -> str:
         [sys.executable, "-m", f"benchmarks.{name}".rstrip("."), "--output", str(figures), *words],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,  # of a hang: on a busy machine it takes minutes
         check=False,
         env=elsewhere,
     )
