@@ -24,6 +24,7 @@ from tests.fixtures.keeping import keeping
 from tests.fixtures.network import REPOSITORY
 from tests.fixtures.ranges import watching
 from tests.test_etcd import settings_of
+from tests.test_etcd_store import delete, put
 
 ROOT = "/ndxdp/v1/"
 _PAGE = REPOSITORY / "docs" / "fleet.md"
@@ -69,8 +70,9 @@ def test_a_host_does_its_part(node7: tuple[Cluster, Etcd]) -> None:
 
         async def work() -> None:
             client = EtcdClient(settings)
-            await client.call(lambda etcd: etcd.put(f"{ROOT}members/vlan7/node7", b"m", lease))
-            await client.call(lambda etcd: etcd.put(f"{ROOT}moves/vlan7/a", b"m"))
+            member = {f"{ROOT}members/vlan7/node7": b"m"}
+            assert await client.call(lambda etcd: etcd.acquire(member, lease))
+            await client.call(put(f"{ROOT}moves/vlan7/a"))
             keys = {f"{ROOT}holders/vlan7/a": b"h"}
             moves = {f"{ROOT}holders/vlan7/a": f"{ROOT}moves/vlan7/a"}
             assert await client.call(lambda etcd: etcd.acquire(keys, lease, moves))
@@ -91,11 +93,11 @@ DENIED: dict[str, Callable[[Store], Coroutine[Any, Any, object]]] = {
     "another host": lambda etcd: etcd.below(f"{ROOT}hosts/node8/"),
     "all hosts": lambda etcd: etcd.below(f"{ROOT}hosts/"),
     "all": lambda etcd: etcd.below("/"),
-    "own rules": lambda etcd: etcd.put(f"{ROOT}hosts/node7/vlan7/b", b"x"),
-    "shared": lambda etcd: etcd.put(f"{ROOT}shared/vlan7/b", b"x"),
-    "delete": lambda etcd: etcd.delete(f"{ROOT}shared/vlan7/a"),
-    "another segment": lambda etcd: etcd.put(f"{ROOT}holders/vlan8/a", b"x"),
-    "drained": lambda etcd: etcd.put(f"{ROOT}drained/node7", b"x"),
+    "own rules": put(f"{ROOT}hosts/node7/vlan7/b"),
+    "shared": put(f"{ROOT}shared/vlan7/b"),
+    "delete": delete(f"{ROOT}shared/vlan7/a"),
+    "another segment": put(f"{ROOT}holders/vlan8/a"),
+    "drained": put(f"{ROOT}drained/node7"),
 }
 
 

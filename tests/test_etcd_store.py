@@ -1,4 +1,4 @@
-"""Keys and leases of etcd: written, deleted, acquired by many; refusals, and answers that fail."""
+"""Keys and leases of etcd: written, acquired by many, deleted; refusals, and answers that fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from ndxdp.errors import NdxdpError
-from ndxdp.sources import etcd_client
+from ndxdp.sources import etcd_client, etcd_snapshot
 from ndxdp.sources.etcd_client import EtcdClient, error_of
 from ndxdp.sources.etcd_session import LeaseLost, Session
 from ndxdp.sources.etcd_settings import Endpoint, Etcd
@@ -55,22 +55,28 @@ def names(*numbers: int) -> dict[str, bytes]:
     return {f"/k/{number}": b"%d" % number for number in numbers}
 
 
+def put(key: str, value: bytes = b"x") -> Request[int]:
+    """Return the request that writes a key; its answer is the revision."""
+    return lambda etcd: etcd_snapshot.change(etcd.session, {key: value})
+
+
+def delete(key: str) -> Request[int]:
+    return lambda etcd: etcd_snapshot.change(etcd.session, {}, [key])
+
+
 def test_keys(one: Cluster) -> None:
     answers = ask(
         settings_of(one),
         lambda etcd: etcd.get("/k/1"),
-        lambda etcd: etcd.put("/k/1", b"\xff\0"),
+        put("/k/1", b"\xff\0"),
         lambda etcd: etcd.get("/k/1"),
-        lambda etcd: etcd.put("/k/2\udcff", b""),
+        put("/k/2\udcff", b""),
         lambda etcd: etcd.below("/k/"),
-        lambda etcd: etcd.delete("/k/1"),
-        lambda etcd: etcd.delete("/k/1"),
     )
-    nothing, revision, item, _, items, *deleted = answers
+    nothing, revision, item, _, items = answers
     assert nothing is None
     assert item == (b"/k/1", b"\xff\0", revision, revision, 0)
     assert [each.key for each in items] == [b"/k/1", b"/k/2\xff"]
-    assert deleted == [True, False]
 
 
 def test_keys_under_a_lease(one: Cluster) -> None:
@@ -79,9 +85,9 @@ def test_keys_under_a_lease(one: Cluster) -> None:
     assert lease.ttl == 60
     answers = ask(
         settings,
-        lambda etcd: etcd.put("/m/1", b"move"),
-        lambda etcd: etcd.put("/m/2", b"move"),
-        lambda etcd: etcd.put("/k/2", b"x", other.id),
+        put("/m/1", b"move"),
+        put("/m/2", b"move"),
+        lambda etcd: etcd.acquire(names(2), other.id),
         lambda etcd: etcd.acquire(names(1, 2, 3), lease.id, {"/k/1": "/m/1", "/k/2": "/m/2"}),
         lambda etcd: etcd.acquire(names(1, 2, 3), lease.id, unchanged={"/k/1": ("/m/1", 1)}),
         lambda etcd: etcd.below("/"),
@@ -90,12 +96,11 @@ def test_keys_under_a_lease(one: Cluster) -> None:
         lambda etcd: etcd.revoke(lease.id),
         lambda etcd: etcd.below("/"),
         lambda etcd: etcd.keepalive(lease.id),
-        lambda etcd: etcd.put("/k/1", b"", lease.id),
         lambda etcd: etcd.acquire(names(1), lease.id),
         lambda etcd: etcd.revoke(lease.id),
     )
     assert answers[3].keys() == answers[4].keys() == {"/k/1", "/k/3"}
-    assert answers[2] < answers[3]["/k/1"] <= answers[4]["/k/1"]
+    assert answers[2]["/k/2"] < answers[3]["/k/1"] <= answers[4]["/k/1"]
     assert {item.key: item.lease for item in answers[5]} == {
         b"/k/1": lease.id,
         b"/k/2": other.id,
@@ -106,8 +111,8 @@ def test_keys_under_a_lease(one: Cluster) -> None:
     assert {item.key for item in answers[7]} == {b"/k/1", b"/k/3", b"/m/2"}
     assert answers[8]
     assert {item.key for item in answers[9]} == {b"/m/2"}
-    assert [type(each) for each in answers[10:13]] == [LeaseLost] * 3
-    assert not answers[13]
+    assert [type(each) for each in answers[10:12]] == [LeaseLost] * 2
+    assert not answers[12]
 
 
 def test_a_request_does_not_wait_for_an_acknowledgement(privacy: None) -> None:
@@ -128,9 +133,7 @@ def test_a_request_does_not_wait_for_an_acknowledgement(privacy: None) -> None:
 
 def test_a_key_is_created_only_if_another_is_unchanged(one: Cluster) -> None:
     settings = settings_of(one)
-    (lease, revision) = ask(
-        settings, lambda etcd: etcd.grant(60), lambda etcd: etcd.put("/m/7", b"x")
-    )
+    (lease, revision) = ask(settings, lambda etcd: etcd.grant(60), put("/m/7"))
     then, now = ({"/k/7": ("/m/7", each)} for each in (revision - 1, revision))
     found = ask(
         settings,
@@ -174,7 +177,7 @@ def test_many_keys_at_once(one: Cluster) -> None:
     keys = names(*range(500))
     (before, acquired, after) = ask(
         settings,
-        lambda etcd: etcd.put("/k/7", b"x"),
+        put("/k/7"),
         lambda etcd: etcd.acquire(keys, lease.id, {key: f"/m{key}" for key in keys}),
         lambda etcd: etcd.below("/k/"),
     )
@@ -230,10 +233,10 @@ def test_a_request_whose_answer_is_lost(relayed: tuple[Etcd, TcpRelay]) -> None:
     settings, relay = relayed
     (lease,) = ask(settings, lambda etcd: etcd.grant(60))
     requests: list[Request[Any]] = [
-        lambda etcd: etcd.put("/k/0", b"x"),
+        put("/k/0"),
         lambda etcd: etcd.acquire(names(1, 2), lease.id),
         lambda etcd: etcd.release(["/k/1"], lease.id),
-        lambda etcd: etcd.delete("/k/0"),
+        delete("/k/0"),
         lambda etcd: etcd.revoke(lease.id),
         lambda etcd: etcd.grant(5),
     ]
@@ -243,9 +246,8 @@ def test_a_request_whose_answer_is_lost(relayed: tuple[Etcd, TcpRelay]) -> None:
         assert isinstance(failed, Unknown), failed
     found = ask(settings, *requests[:-1], lambda etcd: etcd.below("/"))
     # All of it was done, so that nothing is left to do; the lease went with its keys.
-    assert found[0]
     assert isinstance(found[1], LeaseLost)
-    assert found[3:] == [True, False, []]
+    assert found[4:] == [False, []]
     relay.loses = 1
     (failed,) = ask(settings, lambda etcd: etcd.below("/"))
     assert isinstance(failed, NoAnswer)
@@ -261,11 +263,6 @@ def test_a_request_that_is_repeated_on_a_kept_connection(relayed: tuple[Etcd, Tc
         relay.loses = 1
         found = await client.call(lambda etcd: etcd.acquire(names(1, 2), lease.id))
         assert found.keys() == {"/k/1", "/k/2"}
-        await client.call(lambda etcd: etcd.put("/k/3", b""))
-        relay.loses = 1
-        with pytest.raises(Unknown):  # its result depends on the number of times
-            await client.call(lambda etcd: etcd.delete("/k/3"))
-        assert await client.call(lambda etcd: etcd.get("/k/3")) is None
         client.close()
 
     asyncio.run(work())
@@ -274,7 +271,7 @@ def test_a_request_that_is_repeated_on_a_kept_connection(relayed: tuple[Etcd, Tc
 def test_a_request_that_is_certainly_not_done(relayed: tuple[Etcd, TcpRelay]) -> None:
     settings, relay = relayed
     relay.cut()
-    (failed,) = ask(settings, lambda etcd: etcd.put("/k/1", b"x"))
+    (failed,) = ask(settings, put("/k/1"))
     assert isinstance(failed, NoAnswer)
     assert not isinstance(failed, Unknown)
 
@@ -300,8 +297,7 @@ def test_a_read_during_an_election(tmp_path: Path) -> None:
 NOTHING: dict[str, Request[Any]] = {
     "get": lambda etcd: etcd.get("/k"),
     "below": lambda etcd: etcd.below("/k"),
-    "put": lambda etcd: etcd.put("/k", b""),
-    "delete": lambda etcd: etcd.delete("/k"),
+    "change": put("/k"),
     "acquire": lambda etcd: etcd.acquire(names(1), 7),
     "release": lambda etcd: etcd.release(["/k"], 7),
     "grant": lambda etcd: etcd.grant(5),
@@ -332,7 +328,7 @@ def test_nonsense(hostile: tuple[Etcd, list[bytes]], what: str, request_name: st
         assert error.message.isprintable()
         assert error.hint
     else:
-        assert not found or request_name in ("put", "release")
+        assert not found or request_name == "release"
 
 
 # ---- several members -----------------------------------------------------------------------------
@@ -347,21 +343,18 @@ def test_a_client_passes_over_members_that_fail(one: Cluster) -> None:
     async def work() -> None:
         for _ in range(6):
             client = EtcdClient(Etcd((dead, hung, good), "h1"), timeout=0.5)
-            assert await client.call(lambda etcd: etcd.put("/k", b"x"))
+            assert await client.call(put("/k"))
             assert client.endpoint == str(good)
             client.close()
             client = EtcdClient(Etcd((dead, hung, good), "h1"), timeout=20)
             async with asyncio.timeout(10 * PATIENCE):
-                assert await client.call(lambda etcd: etcd.put("/k", b"x"), patience=0.1)
+                assert await client.call(put("/k"), patience=0.1)
             client.close()
         client = EtcdClient(Etcd((dead, hung), "h1"), timeout=0.3)
         with pytest.raises(Unknown) as raised:
-            await client.call(lambda etcd: etcd.put("/k", b"x"))
+            await client.call(put("/k"))
         assert f"{dead}: connection refused" in str(raised.value)
         assert f"{hung}: no answer within 0.3 s" in str(raised.value)
-        client = EtcdClient(Etcd((hung,), "h1"), timeout=0.3)
-        with pytest.raises(Unknown):
-            await client.call(lambda etcd: etcd.put("/k", b"x"), once=True)
 
     with silent:
         asyncio.run(work())
@@ -377,7 +370,7 @@ def test_a_member_that_recovers_while_another_hangs(one: Cluster) -> None:
         asked.append(etcd.session.server.host)
         if etcd.session.server.host == good.authority and asked.count(good.authority) < 3:
             raise NoAnswer("no leader")
-        await etcd.put("/k", b"x")
+        await put("/k")(etcd)
         return "done"
 
     async def work() -> None:
@@ -389,28 +382,6 @@ def test_a_member_that_recovers_while_another_hangs(one: Cluster) -> None:
     with silent:
         asyncio.run(work())
     assert asked.count(hung.authority) == 1
-
-
-def test_a_request_that_must_be_sent_once(one: Cluster) -> None:
-    """Do not send it to another member after one may have received it."""
-    (good,) = settings_of(one).endpoints
-    silent = socket.create_server(("127.0.0.1", 0))
-    hung = Endpoint("127.0.0.1", silent.getsockname()[1], False)
-
-    async def work() -> set[str]:
-        found = set()
-        for _ in range(20):
-            client = EtcdClient(Etcd((hung, good), "h1"), timeout=0.1)
-            try:
-                await client.call(lambda etcd: etcd.put("/k", b"x"), once=True)
-                found.add("done")
-            except Unknown:
-                found.add("unknown")
-            client.close()
-        return found
-
-    with silent:
-        assert asyncio.run(work()) == {"done", "unknown"}
 
 
 # ---- commands ------------------------------------------------------------------------------------

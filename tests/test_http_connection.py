@@ -66,10 +66,8 @@ async def scripted(
         server.close()
 
 
-async def ask(connection: Connection, *, repeat: bool = True, timeout: float = 5) -> bytes:
-    async with connection.send(
-        Request("/"), timeout=timeout, silence=timeout, repeat=repeat
-    ) as response:
+async def ask(connection: Connection, *, timeout: float = 5) -> bytes:
+    async with connection.send(Request("/"), timeout=timeout, silence=timeout) as response:
         return await response.read_all(1000)
 
 
@@ -106,19 +104,19 @@ def test_a_connection_is_kept(tmp_path: Path, answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [LAST, OLD], ids=["close", "1.0"])
 def test_the_server_announces_the_end(tmp_path: Path, answer: bytes) -> None:
     async def work(connection: Connection) -> None:
-        assert await ask(connection, repeat=False) == b"hi"
-        assert await ask(connection, repeat=False) == b"hi"
+        assert await ask(connection) == b"hi"
+        assert await ask(connection) == b"hi"
 
     assert play(tmp_path, work, [answer], [GOOD, GOOD]) == [1, 1]
 
 
 def test_the_server_closes_an_idle_connection(tmp_path: Path) -> None:
-    """Open another one for the next request, also for one that must not be repeated."""
+    """Open another one for the next request."""
 
     async def work(connection: Connection) -> None:
         await ask(connection)
         await settle()
-        assert await ask(connection, repeat=False) == b"hi"
+        assert await ask(connection) == b"hi"
 
     assert play(tmp_path, work, [GOOD], [GOOD, GOOD]) == [1, 1]
 
@@ -127,17 +125,14 @@ def test_the_server_closes_while_a_request_is_under_way(tmp_path: Path) -> None:
     async def work(connection: Connection) -> None:
         await ask(connection)
         assert await ask(connection) == b"hi"  # repeated
-        with pytest.raises(Unknown, match="broke off"):
-            await ask(connection, repeat=False)
-        assert await ask(connection) == b"hi"
 
-    assert play(tmp_path, work, [GOOD, None], [GOOD, None], [GOOD, GOOD]) == [2, 2, 1]
+    assert play(tmp_path, work, [GOOD, None], [GOOD, GOOD]) == [2, 1]
 
 
 def test_an_idle_connection_that_a_proxy_ends(tmp_path: Path) -> None:
     async def work(connection: Connection) -> None:
         await ask(connection)
-        assert await ask(connection, repeat=False) == b"hi"
+        assert await ask(connection) == b"hi"
 
     assert play(tmp_path, work, [GOOD, IDLE], [GOOD, GOOD]) == [2, 1]
 
@@ -145,7 +140,7 @@ def test_an_idle_connection_that_a_proxy_ends(tmp_path: Path) -> None:
 def test_a_request_is_repeated_once_only(tmp_path: Path) -> None:
     async def work(connection: Connection) -> None:
         await ask(connection)
-        with pytest.raises(Unknown):
+        with pytest.raises(Unknown, match="broke off"):
             await ask(connection)
         with pytest.raises(Unknown):
             await ask(connection)
@@ -176,7 +171,7 @@ def test_a_refusal_keeps_the_connection(tmp_path: Path) -> None:
 
 def test_a_body_that_is_left_ends_the_connection(tmp_path: Path) -> None:
     async def work(connection: Connection) -> None:
-        async with connection.send(Request("/"), timeout=5, silence=5, repeat=True):
+        async with connection.send(Request("/"), timeout=5, silence=5):
             pass
         assert await ask(connection) == b"hi"
 

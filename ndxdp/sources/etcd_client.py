@@ -47,17 +47,14 @@ class EtcdClient:
         self,
         request: Callable[[Store], Coroutine[None, None, _T]],
         *,
-        once: bool = False,
         patience: float | None = None,
     ) -> _T:
         """Send a request to the members in turn until one answers; return the answer.
 
-        Example: `await client.call(lambda etcd: etcd.put(key, value))`.
+        Example: `await client.call(lambda etcd: etcd.get(key))`.
 
         Args:
-            request: Sends the request.
-            once: Raise Unknown when etcd may have carried out the request, instead of sending it to
-                another member.
+            request: Sends the request, which another member may carry out once more.
             patience: Seconds after which the next member is asked, too, while the former ones may
                 still answer; None to wait until they have failed. The first answer counts. Members
                 that have failed are asked again while others may still answer.
@@ -75,7 +72,7 @@ class EtcdClient:
                 if waiting:
                     endpoint = waiting.pop(0)
                     running[asyncio.ensure_future(self._ask(endpoint, request))] = endpoint
-                limit = patience if waiting or (reasons and not once) else None
+                limit = patience if waiting or reasons else None
                 done, _ = await asyncio.wait(
                     running, timeout=limit, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -87,8 +84,6 @@ class EtcdClient:
                         raise
                     except NoAnswer as reason:
                         reasons[endpoint] = reason
-                        if once and isinstance(reason, Unknown):
-                            waiting.clear()
                 if not done and not waiting:  # those that have failed may have recovered meanwhile
                     waiting = [each for each in self._members if each not in running.values()]
         finally:

@@ -79,7 +79,7 @@ class Session:
         self._timeout = _TIMEOUT if timeout is None else timeout
 
     async def call(
-        self, target: str, asked: dict[str, Any], most: int = _ANSWER_BYTES, *, repeat: bool = True
+        self, target: str, asked: dict[str, Any], most: int = _ANSWER_BYTES
     ) -> dict[str, Any]:
         """Return the answer to a request, with a new token if etcd does not accept the former one.
 
@@ -89,7 +89,6 @@ class Session:
             target: The path.
             asked: The request.
             most: Bytes that the answer may have.
-            repeat: Carrying out the request twice does no harm.
 
         Raises:
             NoAnswer: etcd has certainly not carried out the request. Compacted, LeaseLost and
@@ -100,7 +99,7 @@ class Session:
         for last in (False, True):
             await self._authenticate()
             try:
-                return await self._once(Request(target, body, self._headers()), most, repeat)
+                return await self._once(Request(target, body, self._headers()), most)
             except Refused as refused:
                 if last or not (_LEADER_CHANGED in str(refused) or self._forget_token(refused)):
                     raise _known(refused) from None
@@ -124,9 +123,9 @@ class Session:
         """Close the connection; a later request opens another one."""
         self.connection.close()
 
-    async def _once(self, request: Request, most: int, repeat: bool) -> dict[str, Any]:
+    async def _once(self, request: Request, most: int) -> dict[str, Any]:
         async with self.connection.send(
-            request, timeout=self._timeout, silence=self._timeout, repeat=repeat
+            request, timeout=self._timeout, silence=self._timeout
         ) as response:
             body = bytearray()
             while piece := await response.read():
@@ -158,7 +157,7 @@ class Session:
         asked = {"name": self._settings.user, "password": password}
         request = Request("/v3/auth/authenticate", json.dumps(asked).encode())
         try:
-            answer = await self._once(request, _ANSWER_BYTES, repeat=True)
+            answer = await self._once(request, _ANSWER_BYTES)
         except Unknown as reason:
             raise NoAnswer(str(reason)) from None  # the request itself is not sent yet
         except Refused as refused:

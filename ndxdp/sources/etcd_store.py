@@ -1,4 +1,4 @@
-"""Single keys and leases in etcd: read, written and deleted, many in one transaction."""
+"""Keys and leases in etcd: read, and keys created and deleted under a lease."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Store:
 
     Each method raises NoAnswer for a request that etcd has certainly not carried out: LeaseLost and
     Denied are two reasons. It raises Unknown if etcd may have carried out the request. All requests
-    may be repeated then; grant() would leave a lease that ends by itself, and a deletion that was
-    carried out returns False the second time.
+    may be repeated then: grant() leaves a lease that ends by itself, and revoke() returns False.
 
     Attributes:
         session: The session with the member.
@@ -58,29 +57,6 @@ class Store:
     async def below(self, beginning: str) -> list[Item]:
         """Return all keys that begin with a text, as they are at one moment."""
         return (await etcd_snapshot.read(self.session, [beginning])).items
-
-    async def put(self, key: str, value: bytes, lease: int = 0) -> int:
-        """Write a key, and return the revision.
-
-        Args:
-            key: The key.
-            value: The value.
-            lease: The id of the lease that the key goes with; 0 for none.
-
-        Raises:
-            LeaseLost: etcd does not have the lease.
-        """
-        answer = await self.session.call("/v3/kv/put", _put(key, value, lease))
-        with readable():
-            return int(answer["header"]["revision"])
-
-    async def delete(self, key: str) -> bool:
-        """Delete a key; return False if there is none."""
-        answer = await self.session.call(
-            "/v3/kv/deleterange", {"key": encode_key(key)}, repeat=False
-        )
-        with readable():
-            return header_of(answer).revision > 0 and int(answer.get("deleted") or 0) > 0
 
     async def acquire(
         self,
@@ -188,10 +164,6 @@ class Store:
         return True
 
 
-def _put(key: str, value: bytes, lease: int) -> dict[str, Any]:
-    return {"key": encode_key(key), "value": encode(value), "lease": str(lease)}
-
-
 def _creation(
     key: str, value: bytes, lease: int, delete: str | None, unchanged: tuple[str, int] | None
 ) -> dict[str, Any]:
@@ -209,7 +181,8 @@ def _creation(
                 "mod_revision": str(changed),
             }
         )
-    success: list[dict[str, Any]] = [{"request_put": _put(key, value, lease)}]
+    put = {"key": encode_key(key), "value": encode(value), "lease": str(lease)}
+    success: list[dict[str, Any]] = [{"request_put": put}]
     if delete is not None:
         success.append({"request_delete_range": {"key": encode_key(delete)}})
     failure = [{"request_range": {"key": encode_key(key)}}]

@@ -36,19 +36,18 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def send(
-        self, request: Request, *, timeout: float, silence: float, repeat: bool
+        self, request: Request, *, timeout: float, silence: float
     ) -> AsyncIterator[Response]:
         """Send a request; yield its response. Requests at the same time wait for each other.
 
         The server may close the connection while it is idle. A request that it does not answer for
-        that reason is sent once more on a new connection if it may be repeated (RFC 9112, 9.3.1).
-        The connection is closed if the block leaves a part of the body.
+        that reason is sent once more on a new connection (RFC 9112, 9.3.1). So it must do no harm
+        to carry it out twice. The connection is closed if the block leaves a part of the body.
 
         Args:
             request: The request.
             timeout: Seconds for the head of the answer.
             silence: Seconds without a byte of the body.
-            repeat: Carrying out the request twice does no harm.
 
         Raises:
             NoAnswer: The server does not receive the request.
@@ -65,7 +64,7 @@ class Connection:
                 except NoAnswer:
                     found = self._exchange
                     is_closed = found is not None and not found.is_answered and not found.is_open
-                    again = is_old and is_closed and repeat
+                    again = is_old and is_closed
                     if not again:
                         raise
                 if again:
