@@ -39,6 +39,7 @@ FLOORS = (
     "runtime",
     "systemd_unit",
     "backoff",
+    "resting_reader",
     "files",
     "kernel",
     "progress",

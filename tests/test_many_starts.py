@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -173,26 +173,25 @@ def test_many_changes_are_reported_together(tmp_path: Path, monkeypatch: Any) ->
         write(self, data)
 
     monkeypatch.setattr(report.Publisher, "_write", counted)
-    later: list[Callable[[], None]] = []
+    noted: list[None] = []
     for count, together in ((3, False), (MANY, True)):
         state = DaemonStatus(interfaces={f"eth{n}": InterfaceStatus() for n in range(count)})
         with (
             report.Publisher(tmp_path / "run", 1, None, state) as publisher,
-            publisher.gathering(lambda seconds, function: later.append(function)),
+            publisher.gathering(lambda: noted.append(None)),
         ):
             written.clear()
             for name in list(state.interfaces):
                 state.note_problem(name, "absent", answered=False)
-            assert (len(written), len(later)) == ((0, 1) if together else (count, 0))
+            assert (len(written), len(noted)) == ((0, count) if together else (count, 0))
             if together:
-                later.pop()()
+                publisher.update()
                 assert len(written) == 1
             (found,) = report.daemons(tmp_path / "run")
             assert {each["problem"] for each in found.interfaces} == {"absent"}
             written.clear()
             state.note_reload_begun()
             assert len(written) == 1, "`ndxdp reload` waits for this"
-            later.clear()
 
 
 # ---- what is asked ------------------------------------------------------------------------------

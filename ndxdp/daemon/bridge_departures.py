@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 
 from ndxdp.netlink.bridge_monitor import BridgeMonitor
+from ndxdp.resting_reader import RestingReader
 
 _PAUSE = 0.1
-"""Seconds between two reports: a flood of MACs takes a bounded part of a CPU."""
+"""Seconds between two reports."""
 
 
 class BridgeDepartures:
@@ -23,24 +23,15 @@ class BridgeDepartures:
         """
         self._departed = departed
         self._monitor = BridgeMonitor()
-        self._pause: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._monitor.fileno(), self._read)
+        self._reader = RestingReader(self._monitor.fileno(), self._read, _PAUSE)
 
     def close(self) -> None:
         """Follow nothing any more."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._loop.remove_reader(self._monitor.fileno())
+        self._reader.close()
         self._monitor.close()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         gone = self._monitor.drain()
         if gone:
-            self._loop.remove_reader(self._monitor.fileno())
-            self._pause = self._loop.call_later(_PAUSE, self._resume)
             self._departed(gone)
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._loop.add_reader(self._monitor.fileno(), self._read)
+        return bool(gone)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from ndxdp.resting_reader import RestingReader
 from ndxdp.sockets.mld import LISTENER_INTERVAL, QuerySocket
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,6 @@ class Queriers:
         """Begin to receive queries."""
         self._loop = asyncio.get_running_loop()
         self._links: dict[int, _Link] = {}
-        self._resume: asyncio.TimerHandle | None = None
         self._socket: QuerySocket | None = None
         try:
             self._socket = QuerySocket()
@@ -63,17 +63,16 @@ class Queriers:
                 error.strerror,
             )
             return
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._reader = RestingReader(self._socket.fileno(), self._receive, _FLOOD_PAUSE)
 
     def close(self) -> None:
         """Receive no more queries, and cancel all timers."""
-        timers = [self._resume, *(link.timer for link in self._links.values())]
-        for timer in timers:
-            if timer:
-                timer.cancel()
+        for link in self._links.values():
+            if link.timer:
+                link.timer.cancel()
         self._links.clear()
         if self._socket:
-            self._loop.remove_reader(self._socket.fileno())
+            self._reader.close()
             self._socket.close()
 
     def watch(self, ifindex: int, wake: Callable[[], None]) -> Callable[[], None]:
@@ -156,17 +155,10 @@ class Queriers:
         for wake in list(link.wakes):
             wake()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
         """Note the queries that have arrived; pause after a full batch, which is a flood."""
         assert self._socket
         queries, has_more = self._socket.receive()
         for query in queries:
             self.note(query.ifindex, query.interval)
-        if has_more:
-            self._loop.remove_reader(self._socket.fileno())
-            self._resume = self._loop.call_later(_FLOOD_PAUSE, self._read_again)
-
-    def _read_again(self) -> None:
-        assert self._socket
-        self._resume = None
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        return has_more

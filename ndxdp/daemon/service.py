@@ -22,6 +22,7 @@ from ndxdp.daemon.exporter_listener import MetricsListener
 from ndxdp.daemon.heartbeat import Heartbeats, Pulse
 from ndxdp.daemon.leftovers import Leftovers
 from ndxdp.daemon.link_index import LinkIndex
+from ndxdp.daemon.report_timer import ReportTimer
 from ndxdp.daemon.sd_notify import Notifier
 from ndxdp.daemon.shared_descriptors import Shared
 from ndxdp.daemon.shared_rules import SharedRules
@@ -32,6 +33,7 @@ from ndxdp.daemon.uplinks import Uplinks, interface_names
 from ndxdp.errors import ModeUnavailable, NdxdpError, problem_of
 from ndxdp.netlink.link_monitor import LinkMonitor
 from ndxdp.netlink.netns import netns
+from ndxdp.resting_reader import RestingReader
 from ndxdp.runtime.daemon_status import DaemonStatus
 from ndxdp.runtime.report import Publisher
 from ndxdp.sources.selector import Selector
@@ -181,7 +183,6 @@ class _Daemon:
         self._shares = Shares(trees.files.root, self._shared, lambda: self._uplinks)
         self._uplinks = Uplinks(self._make_uplink, status, self._apply_rules, self._stop.set)
         self._leftovers = Leftovers(trees, self._shared, self._uplinks.is_wanted)
-        self._gathering: asyncio.TimerHandle | None = None
 
     async def run(self, spec: DaemonSpec, publisher: Publisher) -> None:
         """Answer until SIGINT or SIGTERM, or until an uplink fails at its start."""
@@ -190,10 +191,12 @@ class _Daemon:
         stray = Backoff(log)
         loop.set_exception_handler(lambda _, context: _log_stray(stray, context))
 
-        def later(seconds: float, function: Callable[[], None]) -> None:
-            loop.call_soon_threadsafe(loop.call_later, seconds, function)
+        report = ReportTimer(publisher.update)
 
-        with self._shared, self._signals_and_netlink(), publisher.gathering(later):
+        def note() -> None:
+            loop.call_soon_threadsafe(report.note)
+
+        with self._shared, self._signals_and_netlink(), publisher.gathering(note):
             # Metrics are served before READY=1, but a slow name server must not delay answers.
             listening = asyncio.ensure_future(self._metrics.serve_at(spec.metrics))
             await asyncio.wait({listening}, timeout=_LISTEN_TIME)
@@ -335,34 +338,27 @@ class _Daemon:
         if self._reread:
             loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _awaited(self._reread))
-        self._loop = loop
-        loop.add_reader(self._monitor.fileno(), self._on_netlink)
+        netlink = RestingReader(self._monitor.fileno(), self._on_netlink, _BURST_TIME)
         try:
             yield
         finally:
             # asyncio resets them to their defaults afterwards: nothing may interrupt the end.
             signal.pthread_sigmask(signal.SIG_BLOCK, _awaited(self._reread))
-            if self._gathering is not None:
-                self._gathering.cancel()
-            loop.remove_reader(self._monitor.fileno())
+            netlink.close()
 
-    def _on_netlink(self) -> None:
-        """Notify each uplink of changes of the network, then let the next ones gather for a moment.
+    def _on_netlink(self) -> bool:
+        """Notify each uplink of changes of the network; return True to let the next ones gather.
 
         To wake for each message of a burst takes longer than to read them.
         """
-        self._loop.remove_reader(self._monitor.fileno())
-        # Before anything that may fail: the daemon must not become deaf.
-        self._gathering = self._loop.call_later(_BURST_TIME, self._on_netlink)
         changes = self._monitor.drain()
         if not changes:
-            self._gathering.cancel()
-            self._loop.add_reader(self._monitor.fileno(), self._on_netlink)
-            return
+            return False
         interrupted = self._monitor.interrupted()
         self._shared.tables.network_changed(changes)
         self._uplinks.network_changed(changes, interrupted)
         self._shares.network_changed(changes)
+        return True
 
 
 def _contents(spec: DaemonSpec) -> tuple[list[str], list[Selector], set[str]]:

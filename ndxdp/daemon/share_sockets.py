@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from ndxdp.resting_reader import RestingReader
 from ndxdp.sockets.discovery import OTHERS, SOLICITATIONS, DiscoverySocket
 from ndxdp.upstream.schedule import Pace
 
@@ -35,35 +36,26 @@ class PacedReader:
             on_frames: Takes the frames that have come.
         """
         self._socket, self._on_frames = socket, on_frames
-        self._loop = asyncio.get_running_loop()
-        self._pace = Pace(_RATE, _BURST, self._loop.time)
-        self._rest: asyncio.TimerHandle | None = None
-        self._loop.add_reader(socket.fileno(), self._read)
+        self._pace = Pace(_RATE, _BURST, asyncio.get_running_loop().time)
+        self._reader = RestingReader(socket.fileno(), self._read, _PAUSE)
 
     def close(self) -> None:
         """Stop reading, and close the socket."""
-        if self._rest is not None:
-            self._rest.cancel()
-        self._loop.remove_reader(self._socket.fileno())
+        self._reader.close()
         self._socket.close()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         if self._pace.delay():
-            self._loop.remove_reader(self._socket.fileno())
-            self._rest = self._loop.call_later(_PAUSE, self._resume)
-            return
+            return True
         try:
             frames = self._socket.receive()
         except OSError as error:  # the interface went down: it says so once
             log.debug("cannot receive: %s", error)
-            return
+            return False
         self._pace.charge(len(frames))
         if frames:
             self._on_frames(frames)
-
-    def _resume(self) -> None:
-        self._rest = None
-        self._loop.add_reader(self._socket.fileno(), self._read)
+        return False
 
 
 class LinkSockets:

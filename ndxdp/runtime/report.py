@@ -31,7 +31,6 @@ _FILES, _FRESH = "report-*.json", "report-*.new"
 _MODE = 0o640
 _FEW = 16  # interfaces for which each change is reported at once
 _REMOVED_WITHIN = 1.0  # seconds for another process to remove a file that it took for a stale one
-_GATHERING = 0.5  # seconds from a change to the report that has it, with more interfaces
 
 
 class Daemon(NamedTuple):
@@ -128,8 +127,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._fd: int | None = None
         self._written = b""
-        self._later: Callable[[float, Callable[[], None]], None] | None = None
-        self._is_due = False
+        self._note: Callable[[], None] | None = None
         remove_stale(directory)
         state.on_change = self._on_change
         self.update()
@@ -141,32 +139,30 @@ class Publisher:
         self.close()
 
     @contextlib.contextmanager
-    def gathering(self, later: Callable[[float, Callable[[], None]], None]) -> Iterator[None]:
-        """Write one report for many changes during the block, where there are many interfaces.
+    def gathering(self, note: Callable[[], None]) -> Iterator[None]:
+        """Have one report written for many changes in the block, where there are many interfaces.
 
         Each interface changes several times while the daemon starts, and a report has all
         interfaces: a report for each change would take the square of their number.
 
         Args:
-            later: Calls a function after so many seconds; any thread may call this.
+            note: Has update() called soon after a change; any thread may call this.
         """
-        self._later = later
+        self._note = note
         try:
             yield
         finally:
-            self._later = None
+            self._note = None
 
     def _on_change(self, urgent: bool) -> None:
-        later = self._later
-        if later is None or urgent or len(self._state.interfaces) <= _FEW:
+        note = self._note
+        if note is None or urgent or len(self._state.interfaces) <= _FEW:
             self.update()
-        elif not self._is_due:
-            self._is_due = True
-            later(_GATHERING, self.update)
+        else:
+            note()
 
     def update(self) -> None:
         """Write the report if it has changed, from any thread; log a failure once."""
-        self._is_due = False  # before the state is read
         with self._lock:
             if self._state.on_change is None:
                 return

@@ -6,14 +6,14 @@ on answering for the guest until its own neighbour entry fails.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from ndxdp.ndp.address import is_multicast
 from ndxdp.ndp.message import Fault, parse_advertisement
+from ndxdp.resting_reader import RestingReader
 from ndxdp.sockets.advertisements import FRAMES_AT_ONCE, advertisement_socket, waiting_frames
 
-_PAUSE = 0.05  # seconds without reading after so many: a flood takes a bounded part of a CPU
+_PAUSE = 0.05  # seconds without reading after FRAMES_AT_ONCE
 
 
 class Claims:
@@ -33,35 +33,24 @@ class Claims:
         """
         self.mac = mac
         self._on_claim = on_claim
-        self._loop = asyncio.get_running_loop()
-        self._rest: asyncio.TimerHandle | None = None
         self._socket = advertisement_socket(
             "notices that guests have moved to other hosts", ifindex, solicited=False
         )
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._reader = RestingReader(self._socket.fileno(), self._receive, _PAUSE)
 
     def close(self) -> None:
         """Stop listening."""
-        if self._rest is not None:
-            self._rest.cancel()
-        self._loop.remove_reader(self._socket.fileno())
+        self._reader.close()
         self._socket.close()
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
         received = 0
         for frame in waiting_frames(self._socket):
             received += 1
             target = claimed_target(frame, self.mac)
             if target is not None:
                 self._on_claim(target)
-        if received < FRAMES_AT_ONCE:
-            return
-        self._loop.remove_reader(self._socket.fileno())
-        self._rest = self._loop.call_later(_PAUSE, self._resume)
-
-    def _resume(self) -> None:
-        self._rest = None
-        self._loop.add_reader(self._socket.fileno(), self._receive)
+        return received == FRAMES_AT_ONCE
 
 
 def claimed_target(frame: bytes, mac: bytes) -> bytes | None:
