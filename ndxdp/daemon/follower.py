@@ -21,9 +21,10 @@ from ndxdp.daemon.wanted_rules import BY_KEYS
 from ndxdp.errors import NdxdpError, interface_gone
 from ndxdp.ndp.profile import Answer, Profile
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import OwnAddress, uplink_addresses
+from ndxdp.netlink.addresses import OwnAddress
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.onlink import OnLink
+from ndxdp.netlink.uplink_addresses import uplink_addresses
 from ndxdp.rules.address_set import AddressSet
 from ndxdp.rules.rule import Rule
 from ndxdp.rules.ruleset import Rules

@@ -18,8 +18,8 @@ from ndxdp.daemon.spec import InterfaceSpec
 from ndxdp.daemon.state_directory import StateDirectory
 from ndxdp.errors import Damaged, InterfaceGone, ModeUnavailable, NdxdpError
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
+from ndxdp.netlink.uplink_addresses import uplink_addresses
 from ndxdp.session.detach import detach_interface
 from ndxdp.session.recovery import recover
 from ndxdp.session.rename import reconcile_renames

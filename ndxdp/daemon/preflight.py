@@ -131,7 +131,7 @@ def refused(interfaces: Iterable[Interface], shares: Sequence[Share] = ()) -> It
         shares: The shares, whose downstream interfaces need no MAC address.
     """
     from ndxdp.netlink import links
-    from ndxdp.netlink.addresses import uplink_addresses
+    from ndxdp.netlink.uplink_addresses import uplink_addresses
 
     names: dict[int, str] = {}
     for interface in interfaces:

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from ndxdp.config.model import Share
 from ndxdp.ndp.address import UNSPECIFIED
 from ndxdp.netlink import links
-from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.fib import Fib
 from ndxdp.netlink.link_names import present_links
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.rtnetlink import ask_link
+from ndxdp.netlink.uplink_addresses import uplink_addresses
 from ndxdp.rules.interface_pattern import Patterns
 from ndxdp.runtime.share_report import SharedLink
 

@@ -190,11 +190,7 @@ def eui64(address: bytes, mac: bytes) -> bytes:
 
 def _deprecated(facts: Facts) -> list[Finding]:
     """Return a warning if no global address of the interface is preferred."""
-    usable = [
-        own
-        for own in facts.addresses
-        if not own.link_local and not own.flags & (_DADFAILED | _TENTATIVE)
-    ]
+    usable = [own for own in facts.addresses if not own.link_local and own.is_usable]
     if not usable or not all(own.flags & _DEPRECATED for own in usable):
         return []
     texts = [address_text(own.address) for own in usable]
@@ -299,7 +295,7 @@ def reason(
     last = 0
     rivals = False
     for other in addresses:
-        if other.address == chosen.address or other.flags & (_DADFAILED | _TENTATIVE):
+        if other.address == chosen.address or not other.is_usable:
             continue
         rivals = True
         ours = _ranks(chosen, destination, temporary)

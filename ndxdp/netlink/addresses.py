@@ -8,19 +8,12 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from itertools import chain
 from typing import NamedTuple
 
 from ndxdp.errors import NdxdpError
-from ndxdp.ndp.address import UNSPECIFIED
-from ndxdp.netlink import onlink
-from ndxdp.netlink.fib import Fib, gateways_among
-from ndxdp.netlink.links import Link
-from ndxdp.netlink.onlink import OnLink
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, netlink_errors, number_of
 from ndxdp.rules.address import address_text
 from ndxdp.rules.prefix import Prefix
-from ndxdp.rules.rule import GATEWAY_LABEL, OWN_LABEL
 
 _IFA_F_DADFAILED = 0x08
 _IFA_F_TENTATIVE = 0x40
@@ -66,51 +59,15 @@ class OwnAddress(NamedTuple):
     metric: int = 0
     origin: int = 0
 
+    @property
+    def prefix(self) -> Prefix:
+        """The prefix that the address makes on-link; with a peer, the peer's."""
+        return Prefix.around(self.peer or self.address, self.length)
 
-class UplinkAddresses(NamedTuple):
-    """The IPv6 addresses of an uplink and its gateways, as they were at one moment.
-
-    A port has also the addresses and gateways of its bridge or bond.
-
-    Attributes:
-        own: The host's addresses, by ifindex.
-        gateways: The gateways (16 bytes each) of default routes in all tables, by ifindex.
-        link_local: The usable link-local address of the uplink itself, 16 bytes; :: without one.
-        owned: The /128 prefixes of all of them. Rules for owned addresses are not applied; the
-            values are labels of owned_rule().
-        on_link: The on-link prefixes of the uplink.
-    """
-
-    own: dict[int, list[OwnAddress]]
-    gateways: dict[int, set[bytes]]
-    link_local: bytes
-    owned: dict[Prefix, str]
-    on_link: OnLink = OnLink()
-
-
-def uplink_addresses(link: Link) -> UplinkAddresses:
-    """Read the addresses of an uplink; a missing interface has none."""
-    here = [link.ifindex] + ([link.master] if link.master else [])
-    own = {ifindex: own_addresses(ifindex) for ifindex in here}
-    with Fib() as fib:
-        routes = {ifindex: fib.routes_by(ifindex) for ifindex in here}
-    gateways = {ifindex: gateways_among(some, ifindex) for ifindex, some in routes.items()}
-    prefixes = [
-        Prefix.around(each.peer or each.address, each.length)
-        for some in own.values()
-        for each in some
-    ]
-    on_link = onlink.among(prefixes, chain.from_iterable(routes.values()), here)
-    unusable = _IFA_F_DADFAILED | _IFA_F_TENTATIVE
-    usable = (
-        each.address for each in own[link.ifindex] if each.link_local and not each.flags & unusable
-    )
-    owned: dict[Prefix, str] = {}
-    for found in gateways.values():
-        owned |= {Prefix(address, 128): GATEWAY_LABEL for address in found}
-    for addresses in own.values():
-        owned |= {Prefix(each.address, 128): OWN_LABEL for each in addresses}
-    return UplinkAddresses(own, gateways, next(usable, UNSPECIFIED), owned, on_link)
+    @property
+    def is_usable(self) -> bool:
+        """True if the host may send from the address: DAD is over, and has found nobody."""
+        return not self.flags & (_IFA_F_DADFAILED | _IFA_F_TENTATIVE)
 
 
 def own_addresses(ifindex: int) -> list[OwnAddress]:

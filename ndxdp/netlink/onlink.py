@@ -13,17 +13,16 @@ from itertools import chain
 from typing import NamedTuple
 
 from ndxdp.ndp.address import is_link_local, is_multicast
+from ndxdp.netlink.addresses import own_addresses
 from ndxdp.netlink.fib import Fib, NudState, RouteType
 from ndxdp.netlink.host_routes import PROTOCOL
 from ndxdp.netlink.rtnetlink import NLM_F_DUMP, Rtnetlink, attributes, records
 from ndxdp.rules.prefix import Prefix
 
-# linux/rtnetlink.h, linux/if_addr.h
-_RTM_GETADDR, _RTM_GETROUTE = 22, 26
-_IFA_ADDRESS = 1
+# linux/rtnetlink.h
+_RTM_GETROUTE = 26
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 1, 4, 5, 9, 18
 
-_IFADDRMSG = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop
 
@@ -64,17 +63,17 @@ def read(ifindexes: Iterable[int]) -> OnLink:
         ifindexes: The interface, and the bridge or bond that it is a port of; zeros are ignored.
     """
     wanted = frozenset(filter(None, ifindexes))
-    with Rtnetlink() as kernel, Fib() as fib:
-        own = [_of_addresses(kernel, ifindex) for ifindex in wanted]
+    own = [each.prefix for ifindex in wanted for each in own_addresses(ifindex)]
+    with Fib() as fib:
         routes = [fib.routes_by(ifindex) for ifindex in wanted]
-    return among(chain.from_iterable(own), chain.from_iterable(routes), wanted)
+    return among(own, chain.from_iterable(routes), wanted)
 
 
 def among(own: Iterable[Prefix], routes: Iterable[bytes], ifindexes: Iterable[int]) -> OnLink:
     """Return what read() returns, from what was read already.
 
     Args:
-        own: The prefixes of the uplink's addresses; of one with a peer, the peer's.
+        own: The prefixes of the uplink's addresses; see OwnAddress.prefix.
         routes: The results of Fib.routes_by().
         ifindexes: The interfaces of which they were read.
     """
@@ -99,18 +98,6 @@ def _dump(kernel: Rtnetlink, kind: int, body: bytes) -> list[bytes]:
         if error.errno != errno.ENODEV:
             raise
         return []
-
-
-def _of_addresses(kernel: Rtnetlink, ifindex: int) -> set[Prefix]:
-    body = _IFADDRMSG.pack(socket.AF_INET6, 0, 0, 0, ifindex)
-    found = set()
-    for message in _dump(kernel, _RTM_GETADDR, body):
-        _, length, _, _, index = _IFADDRMSG.unpack_from(message)
-        # For an address with a peer, IFA_ADDRESS is the peer, whose prefix is on-link.
-        address = attributes(message[_IFADDRMSG.size :]).get(_IFA_ADDRESS)
-        if index == ifindex and address is not None:
-            found.add(Prefix.around(address, length))
-    return found
 
 
 def _of_routes(routes: Iterable[bytes]) -> set[Prefix]:

@@ -16,8 +16,8 @@ from ndxdp.hooks import attachment
 from ndxdp.kernel import abi, loader
 from ndxdp.kernel.abi import Mode
 from ndxdp.netlink import links, onlink
-from ndxdp.netlink.addresses import uplink_addresses
 from ndxdp.netlink.links import Link
+from ndxdp.netlink.uplink_addresses import uplink_addresses
 from ndxdp.rules.ruleset import Rules
 from ndxdp.session import modes
 from ndxdp.session.kernel_backend import conflict

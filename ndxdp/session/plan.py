@@ -9,9 +9,9 @@ from ndxdp.errors import NdxdpError, UsageError
 from ndxdp.kernel.abi import Mode, Restore
 from ndxdp.kernel.loader import Loader
 from ndxdp.ndp.limiter import Rate
-from ndxdp.netlink.addresses import UplinkAddresses
 from ndxdp.netlink.links import Link
 from ndxdp.netlink.netns import netns
+from ndxdp.netlink.uplink_addresses import UplinkAddresses
 from ndxdp.rules.capacity import Shortage, room_for
 from ndxdp.rules.difference import merge_owned, resolve_conflicts
 from ndxdp.rules.pausing import names_of, with_pauses, without_pauses

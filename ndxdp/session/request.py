@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from ndxdp.kernel.abi import Mode
 from ndxdp.kernel.loader import Loader
-from ndxdp.netlink.addresses import UplinkAddresses, uplink_addresses
 from ndxdp.netlink.links import Link
+from ndxdp.netlink.uplink_addresses import UplinkAddresses, uplink_addresses
 from ndxdp.rules.ruleset import Rules
 
 

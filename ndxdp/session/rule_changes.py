@@ -9,7 +9,9 @@ from dataclasses import replace
 from itertools import chain
 
 from ndxdp.errors import NdxdpError, NoRoom, UsageError
+from ndxdp.netlink import links
 from ndxdp.netlink.netns import netns
+from ndxdp.netlink.uplink_addresses import uplink_addresses
 from ndxdp.rules.difference import Difference, difference, merge
 from ndxdp.rules.pausing import is_marker, is_prefix, names_of, with_pauses, without_pauses
 from ndxdp.rules.prefix import Prefix
@@ -201,11 +203,9 @@ def _remaining(
 
 def _owners(instance: Instance) -> dict[Prefix, str]:
     """Return the labels of the holes for the addresses that the interface and its gateways own."""
-    from ndxdp.netlink import addresses, links  # pyroute2 is loaded only for owned rules
-
     device = instance.device()
     link = links.find_link(device) if device else None
-    return addresses.uplink_addresses(link).owned if link else {}
+    return uplink_addresses(link).owned if link else {}
 
 
 # ---- previews ------------------------------------------------------------------------------------

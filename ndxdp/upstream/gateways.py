@@ -28,7 +28,7 @@ from ndxdp.upstream.gateway_keepalive import GatewayKeepalive, Source
 log = logging.getLogger(__name__)
 
 # IFA_F_*, linux/if_addr.h
-_TEMPORARY, _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x01, 0x08, 0x20, 0x40, 0x80
+_TEMPORARY, _DEPRECATED, _PERMANENT = 0x01, 0x20, 0x80
 
 
 class Choice(NamedTuple):
@@ -71,7 +71,7 @@ def choose(
         paused: Answering is paused, so that another host, such as the active one of a pair, may
             have the addresses behind this host.
     """
-    own = [each for each in addresses if not each.flags & (_DADFAILED | _TENTATIVE)]
+    own = [each for each in addresses if each.is_usable]
     if wanted is not None:
         return _configured(wanted, link, above, own, rules, paused=paused)
     sources = [Source(address, above.mac) for address in _best(own)]

@@ -267,7 +267,7 @@ def _reload(step: Step, kill_at: int) -> None:
     """Apply the rules of a reloaded configuration."""
     from ndxdp.daemon import reconcile
     from ndxdp.netlink import links
-    from ndxdp.netlink.addresses import uplink_addresses
+    from ndxdp.netlink.uplink_addresses import uplink_addresses
     from ndxdp.rules.rule import CONFIG_ORIGIN
     from ndxdp.session.session import Session
     from ndxdp.store.directories import Trees
